@@ -1,0 +1,60 @@
+"""Every error that aprgraph raises on purpose.
+
+    AprgraphError                 anything below; the command line prints it as one line and exits with 2
+    ├── ModelFileError            a GGUF file that cannot be read as one, or whose tensors lie where they cannot
+    ├── UnsupportedModelError     a sound file that asks for something aprgraph does not have: architecture, block type
+    ├── ModelError                metadata and tensors that do not describe a model: missing, or sizes that do not fit
+    ├── PlanError                 `--taps` or `--layers` that cannot be parsed, or that name what the model lacks
+    ├── GraphError                a graph that breaks its own rules (the verifier), or text that is not a graph
+    ├── TokenError                prompts and token lists that cannot be run on this model
+    ├── ArtifactError             a compiled artifact that is missing, stale, damaged, or for another CPU
+    ├── ToolchainError            something outside the package is missing (a linker)
+    ├── TraceError                APRT files, manifests and trace directories that cannot be read or written
+    └── ComparisonError           two traces that cannot be compared
+"""
+
+from __future__ import annotations
+
+
+class AprgraphError(Exception):
+    """Base of all errors that a user can cause. The message is one line: what, where, what was expected, what to do."""
+
+
+class ModelFileError(AprgraphError):
+    """The file is not a readable GGUF file."""
+
+
+class UnsupportedModelError(AprgraphError):
+    """The file is sound, but needs an architecture, a block type or a feature that aprgraph does not have."""
+
+
+class ModelError(AprgraphError):
+    """The file's metadata and tensors do not fit together into a model."""
+
+
+class PlanError(AprgraphError):
+    """A tap plan that cannot be parsed, or that names stages or layers which the model does not have."""
+
+
+class GraphError(AprgraphError):
+    """A graph that breaks a rule of its ops, or text that does not parse as a graph."""
+
+
+class TokenError(AprgraphError):
+    """Tokens or a prompt that cannot be run on the model."""
+
+
+class ArtifactError(AprgraphError):
+    """A compiled artifact that cannot be used."""
+
+
+class ToolchainError(AprgraphError):
+    """A program outside the package is needed and was not found, or failed."""
+
+
+class TraceError(AprgraphError):
+    """A trace file or directory that cannot be read or written."""
+
+
+class ComparisonError(AprgraphError):
+    """Two traces that cannot be compared."""

@@ -1,0 +1,304 @@
+"""Reads the header of a GGUF file: metadata and tensor list, without touching tensor data.
+
+The `gguf` package has a reader too; it is the witness in the tests. This one exists because a tool that is given broken
+files must check every count and offset before it allocates or follows it, and must open a file of 50,000 tokens in
+milliseconds. Arrays stay undecoded until they are asked for. Format: ggml's docs/gguf.md, versions 2 and 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.block_formats import FORMAT_BY_GGML_TYPE, BlockFormat
+from aprgraph.graph.errors import ModelFileError, UnsupportedModelError
+from aprgraph.graph.metadata import Metadata, Scalar
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_STRING, _ARRAY, _BOOL = 8, 9, 7
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}
+_MAX_DIMS = 4
+_DEFAULT_ALIGNMENT = 32
+_FINGERPRINT_SAMPLES = 256
+_FINGERPRINT_SAMPLE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of the file. ``dims`` are elements, outermost first; ``offset`` counts from the start of the file."""
+
+    name: str
+    dims: tuple[int, ...]
+    format: BlockFormat
+    offset: int
+    nbytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of the innermost dimension."""
+        return self.format.row_bytes(self.dims[-1])
+
+
+class _Cursor:
+    """Reads little-endian values in order; every read is checked against the end of the file first."""
+
+    def __init__(self, data: mmap.mmap | bytes, path: Path) -> None:
+        self.data, self.path, self.position, self.size = data, path, 0, len(data)
+
+    def take(self, count: int, what: str) -> int:
+        """The offset of the next ``count`` bytes, which become consumed."""
+        start = self.position
+        if count > self.size - start:
+            raise ModelFileError(
+                f"{self.path}: truncated in {what} at byte {start}: {count} more bytes expected, "
+                f"{self.size - start} are there; copy or download the file again"
+            )
+        self.position = start + count
+        return start
+
+    def scalar(self, code: int, what: str) -> Scalar:
+        layout = _SCALARS[code]
+        value = struct.unpack_from(layout, self.data, self.take(struct.calcsize(layout), what))[0]
+        return bool(value) if code == _BOOL else value
+
+    def u32(self, what: str) -> int:
+        return int(self.scalar(4, what))
+
+    def u64(self, what: str) -> int:
+        return int(self.scalar(10, what))
+
+    def text(self, what: str) -> str:
+        return self.raw_text(what).decode("utf-8", errors="replace")
+
+    def raw_text(self, what: str) -> bytes:
+        length = self.u64(what)
+        start = self.take(length, what)
+        return bytes(self.data[start : start + length])
+
+    def count(self, value: int, least_bytes: int, what: str) -> int:
+        """``value`` if that many items of at least ``least_bytes`` can still follow."""
+        if value > (self.size - self.position) // least_bytes:
+            raise ModelFileError(
+                f"{self.path}: {what} says {value} entries at byte {self.position}, more than the rest of the file "
+                f"({self.size - self.position} bytes) can hold; the file is damaged or truncated"
+            )
+        return value
+
+
+class GGUFFile:
+    """A GGUF file: ``metadata``, ``tensors`` by name, and the bytes, memory-mapped.
+
+    The mapping is private and copy-on-write: pages are read when touched, and nothing can change the file.
+    Raises ModelFileError or UnsupportedModelError.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            with self.path.open("rb") as file:
+                head = file.read(len(_MAGIC))
+                if head != _MAGIC:
+                    raise ModelFileError(f"{self.path}: not a GGUF file: begins with {head!r}, expected {_MAGIC!r}")
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except OSError as error:
+            raise ModelFileError(f"{self.path}: cannot be opened: {error.strerror}; give the path of a .gguf file") from None
+        cursor = _Cursor(self._map, self.path)
+        cursor.take(len(_MAGIC), "the magic")
+        self.version = cursor.u32("the version")
+        if self.version not in _VERSIONS:
+            hint = " (a big-endian file?)" if self.version & 0xFFFF == 0 else ""
+            raise ModelFileError(f"{self.path}: GGUF version {self.version}{hint}, expected 2 or 3; convert the model again")
+        tensor_count = cursor.u64("the tensor count")
+        key_count = cursor.u64("the metadata count")
+        cursor.count(tensor_count, 32, "the tensor count")
+        cursor.count(key_count, 13, "the metadata count")
+        self.metadata = Metadata(self.path, self._read_metadata(cursor, key_count))
+        self.tensors = self._read_tensors(cursor, tensor_count)
+
+    # -- header -------------------------------------------------------------------------------------------------------
+
+    def _read_metadata(self, cursor: _Cursor, count: int) -> dict[str, object]:
+        values: dict[str, object] = {}
+        for index in range(count):
+            key = cursor.text(f"metadata key {index}")
+            if key in values:
+                raise ModelFileError(f"{self.path}: metadata key {key!r} appears twice; the file is damaged")
+            values[key] = self._read_value(cursor, cursor.u32(f"the type of {key}"), key)
+        return values
+
+    def _read_value(self, cursor: _Cursor, code: int, key: str) -> object:
+        what = f"the value of {key}"
+        if code == _STRING:
+            return cursor.text(what)
+        if code in _SCALARS:
+            return cursor.scalar(code, what)
+        if code == _ARRAY:
+            return self._skip_array(cursor, what)
+        raise ModelFileError(f"{self.path}: metadata key {key!r} has the unknown value type {code}; the file is damaged")
+
+    def _skip_array(self, cursor: _Cursor, what: str) -> LazyArray:
+        code = cursor.u32(what)
+        length = cursor.u64(what)
+        start = cursor.position
+        if code == _STRING:
+            cursor.count(length, 8, what)
+            unpack = struct.Struct("<Q").unpack_from
+            position, end, data = start, cursor.size, cursor.data
+            for _ in range(length):
+                if position + 8 > end:
+                    break
+                position += 8 + unpack(data, position)[0]
+            if position > end or (length and position < start + 8 * length):
+                cursor.position = start
+                cursor.take(end - start + 1, what)
+            cursor.position = position
+        elif code in _SCALARS:
+            size = struct.calcsize(_SCALARS[code])
+            cursor.count(length, size, what)
+            cursor.take(length * size, what)
+        else:
+            raise ModelFileError(f"{self.path}: {what} is an array of the unknown type {code}; the file is damaged")
+        return LazyArray(self, code, length, start)
+
+    def _read_tensors(self, cursor: _Cursor, count: int) -> dict[str, TensorInfo]:
+        raw: list[tuple[str, tuple[int, ...], BlockFormat, int, int]] = []
+        names: set[str] = set()
+        for index in range(count):
+            name = cursor.text(f"the name of tensor {index}")
+            if name in names:
+                raise ModelFileError(f"{self.path}: tensor {name!r} appears twice; the file is damaged")
+            names.add(name)
+            what = f"the entry of tensor {name!r}"
+            rank = cursor.u32(what)
+            if not 1 <= rank <= _MAX_DIMS:
+                raise ModelFileError(f"{self.path}: tensor {name!r} has {rank} dimensions, expected 1 to {_MAX_DIMS}")
+            dims = tuple(cursor.u64(what) for _ in range(rank))[::-1]
+            code = cursor.u32(what)
+            offset = cursor.u64(what)
+            fmt = FORMAT_BY_GGML_TYPE.get(code)
+            if fmt is None:
+                raise UnsupportedModelError(
+                    f"{self.path}: tensor {name!r} has the block type {_type_name(code)}; aprgraph decodes "
+                    f"{', '.join(known.name for known in FORMAT_BY_GGML_TYPE.values())}; requantise the model to one of them"
+                )
+            raw.append((name, dims, fmt, offset, self._tensor_bytes(name, dims, fmt)))
+        data_start = self._data_start(cursor.position)
+        tensors = {
+            name: TensorInfo(name, dims, fmt, data_start + offset, nbytes) for name, dims, fmt, offset, nbytes in raw
+        }
+        self._check_placement(list(tensors.values()), data_start)
+        return tensors
+
+    def _tensor_bytes(self, name: str, dims: tuple[int, ...], fmt: BlockFormat) -> int:
+        if dims[-1] % fmt.elements:
+            raise ModelFileError(
+                f"{self.path}: tensor {name!r} has rows of {dims[-1]} elements, expected a multiple of {fmt.elements} for {fmt.name}"
+            )
+        elements = 1
+        for dim in dims:
+            elements *= dim
+        if elements == 0 or elements // fmt.elements * fmt.block_bytes > self.size:
+            shape = " x ".join(map(str, dims))
+            raise ModelFileError(
+                f"{self.path}: tensor {name!r} of {shape} {fmt.name} elements does not fit into a file of {self.size} bytes"
+            )
+        return elements // fmt.elements * fmt.block_bytes
+
+    def _data_start(self, header_end: int) -> int:
+        alignment = self.metadata.integer("general.alignment", _DEFAULT_ALIGNMENT)
+        if alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 20:
+            raise ModelFileError(f"{self.path}: general.alignment is {alignment}, expected a power of two from 8 to 1048576")
+        self.alignment = alignment
+        return (header_end + alignment - 1) // alignment * alignment
+
+    def _check_placement(self, tensors: list[TensorInfo], data_start: int) -> None:
+        previous: TensorInfo | None = None
+        for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+            if (tensor.offset - data_start) % self.alignment:
+                raise ModelFileError(
+                    f"{self.path}: tensor {tensor.name!r} begins at byte {tensor.offset}, which is not a multiple of the "
+                    f"file's alignment of {self.alignment} from the start of the data"
+                )
+            if tensor.offset + tensor.nbytes > self.size:
+                raise ModelFileError(
+                    f"{self.path}: tensor {tensor.name!r} ends at byte {tensor.offset + tensor.nbytes}, past the end of the "
+                    f"file ({self.size} bytes); the file is truncated: copy or download it again"
+                )
+            if previous is not None and tensor.offset < previous.offset + previous.nbytes:
+                raise ModelFileError(f"{self.path}: tensors {previous.name!r} and {tensor.name!r} overlap; the file is damaged")
+            previous = tensor
+        self.data_start = data_start
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self._map)
+
+    @property
+    def mapping(self) -> mmap.mmap:
+        """The file's bytes, memory-mapped."""
+        return self._map
+
+    def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
+        """The tensor's bytes as u8 [rows, bytes of a row] (rows: all dims but the innermost), without copying."""
+        flat = np.frombuffer(self._map, dtype=np.uint8, count=tensor.nbytes, offset=tensor.offset)
+        return flat.reshape(-1, tensor.row_bytes)
+
+    def fingerprint(self) -> str:
+        """An identifier of the file's content: SHA-256 over its size, its header, and 256 samples of 4 KiB of its data.
+
+        Samples, because reading a 30 GB file to name it would take longer than tracing a layer of it. Two files that
+        differ only between samples share a fingerprint; a model quantised or trained again does not.
+        """
+        digest = hashlib.sha256(struct.pack("<Q", self.size))
+        digest.update(self._map[: self.data_start])
+        room = max(self.size - self.data_start - _FINGERPRINT_SAMPLE_BYTES, 0)
+        for index in range(_FINGERPRINT_SAMPLES):
+            start = self.data_start + room * index // (_FINGERPRINT_SAMPLES - 1)
+            digest.update(self._map[start : start + _FINGERPRINT_SAMPLE_BYTES])
+        return digest.hexdigest()
+
+
+class LazyArray:
+    """An array in the metadata, decoded when asked for."""
+
+    def __init__(self, file: GGUFFile, code: int, length: int, start: int) -> None:
+        self._file, self._code, self._length, self._start = file, code, length, start
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the elements are strings."""
+        return self._code == _STRING
+
+    def values(self) -> list[Scalar] | list[bytes]:
+        """The elements: numbers, or the raw bytes of strings (which need not be valid UTF-8)."""
+        cursor = _Cursor(self._file.mapping, self._file.path)
+        cursor.position = self._start
+        if self._code == _STRING:
+            return [cursor.raw_text("an array") for _ in range(self._length)]
+        layout = np.dtype(_SCALARS[self._code][0] + _SCALARS[self._code][1])
+        start = cursor.take(self._length * layout.itemsize, "an array")
+        numbers = np.frombuffer(self._file.mapping, dtype=layout, count=self._length, offset=start)
+        return list(numbers.astype(bool).tolist() if self._code == _BOOL else numbers.tolist())
+
+
+def _type_name(code: int) -> str:
+    """The ggml name of a tensor type, for messages."""
+    from gguf.constants import GGMLQuantizationType  # noqa: PLC0415 -- slow import, needed for one message
+
+    try:
+        return f"{GGMLQuantizationType(code).name} ({code})"
+    except ValueError:
+        return f"number {code}, which this version of the gguf package does not know"

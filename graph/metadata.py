@@ -1,0 +1,133 @@
+"""A model's metadata: typed access with errors that name the key, and overrides in llama.cpp's syntax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
+
+from aprgraph.graph.errors import AprgraphError, ModelError
+
+Scalar = int | float | bool
+_T = TypeVar("_T")
+
+
+@runtime_checkable
+class ArrayValue(Protocol):
+    """An array value that is decoded when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def values(self) -> list[Scalar] | list[bytes]:
+        """The elements: numbers, or the raw bytes of strings."""
+
+
+class Metadata(Mapping[str, object]):
+    """The key-value part of a GGUF file. Getters raise ModelError for a missing key or a value of the wrong type."""
+
+    def __init__(self, path: Path, values: Mapping[str, object]) -> None:
+        self.path = path
+        self._values = dict(values)
+
+    def __getitem__(self, key: str) -> object:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def with_overrides(self, overrides: Mapping[str, Scalar | str]) -> Metadata:
+        """The same metadata with some keys replaced or added. Raises ModelError if a replaced key is an array."""
+        for key in overrides:
+            if isinstance(self._values.get(key), ArrayValue):
+                raise ModelError(f"--override-kv {key}: the model holds an array there, which cannot be overridden")
+        return Metadata(self.path, {**self._values, **overrides})
+
+    def _get(self, key: str, kinds: tuple[type, ...], expected: str, default: _T | None) -> object | _T:
+        if key not in self._values:
+            if default is None:
+                raise ModelError(f"{self.path}: metadata key {key!r} is missing; expected {expected}; the conversion was incomplete")
+            return default
+        value = self._values[key]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            shown = f"an array of {len(value)}" if isinstance(value, ArrayValue) else repr(value)
+            raise ModelError(f"{self.path}: metadata key {key!r} is {shown}, expected {expected}")
+        return value
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A whole number."""
+        value = self._get(key, (int,), "a whole number", default)
+        assert isinstance(value, int)
+        return value
+
+    def positive(self, key: str, default: int | None = None) -> int:
+        """A whole number above zero."""
+        value = self.integer(key, default)
+        if value <= 0 or value >= 1 << 31:
+            raise ModelError(f"{self.path}: metadata key {key!r} is {value}, expected a number from 1 to {(1 << 31) - 1}")
+        return value
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """A finite number."""
+        value = self._get(key, (int, float), "a number", default)
+        assert isinstance(value, (int, float))
+        if not math.isfinite(value):
+            raise ModelError(f"{self.path}: metadata key {key!r} is {value}, expected a finite number")
+        return float(value)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Text."""
+        value = self._get(key, (str,), "text", default)
+        assert isinstance(value, str)
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        return bool(self._get(key, (bool,), "true or false", default))
+
+    def array(self, key: str) -> ArrayValue:
+        """An array."""
+        value = self._get(key, (ArrayValue,), "an array", None)
+        assert isinstance(value, ArrayValue)
+        return value
+
+
+def parse_overrides(items: Sequence[str]) -> dict[str, Scalar | str]:
+    """Parse ``KEY=TYPE:VALUE`` as llama.cpp does; TYPE is int, float, bool or str. Raises AprgraphError."""
+    overrides: dict[str, Scalar | str] = {}
+    for item in items:
+        key, equals, typed = item.partition("=")
+        kind, colon, value = typed.partition(":")
+        if not key or not equals or not colon:
+            raise AprgraphError(f"--override-kv {item!r}: expected KEY=TYPE:VALUE with TYPE int, float, bool or str, such as llama.rope.freq_base=float:10000")
+        try:
+            overrides[key] = _parse_value(kind, value)
+        except ValueError as error:
+            raise AprgraphError(f"--override-kv {item!r}: {error}") from None
+    return overrides
+
+
+def _parse_value(kind: str, value: str) -> Scalar | str:
+    if kind == "int":
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a whole number") from None
+        if not -(1 << 63) <= number < 1 << 63:
+            raise ValueError(f"{value} does not fit into 64 bits")
+        return number
+    if kind == "float":
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a number") from None
+    if kind == "bool":
+        if value not in ("true", "false"):
+            raise ValueError(f"{value!r} is neither true nor false")
+        return value == "true"
+    if kind == "str":
+        return value
+    raise ValueError(f"unknown type {kind!r}, expected int, float, bool or str")

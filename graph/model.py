@@ -1,0 +1,58 @@
+"""A model: the file, its metadata with overrides, its family and hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aprgraph.graph.errors import ModelError
+from aprgraph.graph.families import FAMILIES, Family, Hyperparameters, find_family, read_hyperparameters
+from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
+from aprgraph.graph.metadata import Metadata, Scalar
+
+
+@dataclass(frozen=True)
+class Model:
+    """A GGUF file understood as a model. ``overrides`` are the metadata keys that the user replaced."""
+
+    file: GGUFFile
+    metadata: Metadata
+    family: Family
+    hyperparameters: Hyperparameters
+    overrides: Mapping[str, Scalar | str]
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self.file.path
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of token ids, as the embedding table has rows."""
+        return self.tensor("token_embd.weight").dims[0]
+
+    def has(self, name: str) -> bool:
+        """Whether the file has the tensor ``name``."""
+        return name in self.file.tensors
+
+    def tensor(self, name: str, dims: tuple[int, ...] | None = None) -> TensorInfo:
+        """The tensor ``name``, which must have ``dims`` if they are given. Raises ModelError."""
+        info = self.file.tensors.get(name)
+        if info is None:
+            expected = f" of {' x '.join(map(str, dims))}" if dims else ""
+            raise ModelError(f"{self.path}: tensor {name!r}{expected} is missing; the conversion was incomplete")
+        if dims is not None and info.dims != dims:
+            raise ModelError(
+                f"{self.path}: tensor {name!r} is {' x '.join(map(str, info.dims))}, expected {' x '.join(map(str, dims))} "
+                f"from the metadata (outermost dimension first)"
+            )
+        return info
+
+
+def load_model(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None) -> Model:
+    """Open a GGUF file and read its hyperparameters. Raises ModelFileError, ModelError or UnsupportedModelError."""
+    file = GGUFFile(path)
+    metadata = file.metadata.with_overrides(overrides or {})
+    family = find_family(metadata, FAMILIES)
+    return Model(file, metadata, family, read_hyperparameters(metadata, family), dict(overrides or {}))

@@ -1,0 +1,23 @@
+"""The ops, each declared once. ``OPS`` is the table that the verifier, the interpreter and the kernels go by."""
+
+from __future__ import annotations
+
+from aprgraph.graph.ops.attention import ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
+from aprgraph.graph.ops.base import Array, Op
+from aprgraph.graph.ops.elementwise import ADD, MUL, SILU
+from aprgraph.graph.ops.linear import BIAS_ADD, LINEAR
+from aprgraph.graph.ops.lookup import COLUMNS, EMBED, LAST_ROW
+from aprgraph.graph.ops.normalization import RMS_NORM
+from aprgraph.graph.ops.rope import ROPE, ROPE_ANGLES
+from aprgraph.graph.ops.sources import INPUT, WEIGHT
+from aprgraph.graph.ops.tap import TAP
+
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        INPUT, WEIGHT, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, ROPE_ANGLES, ROPE,
+        ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ADD, MUL, SILU, TAP,
+    )
+}  # fmt: skip
+
+__all__ = ["OPS", "Array", "Op"]

@@ -1,0 +1,105 @@
+"""Causal attention in three stages, with grouped-query heads (Ainslie et al. 2023, arXiv:2305.13245).
+
+A query at row i of n attends to the keys 0 .. t - n + i, so that the same op serves a prefill (t = n) and a later
+step. Masked positions hold exactly 0 and are never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from aprgraph.graph.ir import Dim, TensorType
+from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
+
+
+def causal_mask(n: int, t: int) -> Array:
+    """bool [n, t]: whether query i may attend to key j."""
+    return np.arange(t)[None, :] <= np.arange(n)[:, None] + (t - n)
+
+
+def _heads(columns: Dim, heads: int, what: str) -> int:
+    size = width(columns, what)
+    require(heads >= 1 and size % heads == 0, f"{what}: {size} columns do not divide into {heads} heads")
+    return size // heads
+
+
+def _scores(types: Types, attrs: Attrs) -> TensorType:
+    heads, kv_heads = integer(attrs, "heads"), integer(attrs, "kv_heads")
+    n, q_columns = activation(2, types[0], "q")
+    t, k_columns = activation(2, types[1], "k")
+    q_size, k_size = _heads(q_columns, heads, "q"), _heads(k_columns, kv_heads, "k")
+    require(q_size == k_size, f"heads of q have {q_size} elements, heads of k {k_size}")
+    require(heads % kv_heads == 0, f"{heads} query heads do not divide among {kv_heads} KV heads")
+    return TensorType("f32", (heads, n, t))
+
+
+def _scores_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
+    q, k = operands
+    heads, kv_heads = integer(attrs, "heads"), integer(attrs, "kv_heads")
+    n, t = q.shape[0], k.shape[0]
+    queries = q.reshape(n, heads, -1).transpose(1, 0, 2)
+    keys = np.repeat(k.reshape(t, kv_heads, -1).transpose(1, 2, 0), heads // kv_heads, axis=0)
+    return np.where(causal_mask(n, t), (queries @ keys) * number(attrs, "scale"), 0.0)
+
+
+ATTN_SCORES = Op(
+    "attn_scores",
+    "q · k · scale per head, 0 where masked: q [n, H·D], k [t, K·D] -> [H, n, t].",
+    ("q", "k"),
+    infer=_scores,
+    reference=_scores_reference,
+    attrs={"heads": int, "kv_heads": int, "scale": float},
+)
+
+
+def _softmax_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
+    scores = operands[0]
+    mask = causal_mask(*scores.shape[1:])
+    shifted = np.where(mask, scores, -np.inf)
+    shifted = shifted - shifted.max(axis=-1, keepdims=True)
+    weights = np.where(mask, np.exp(shifted), 0.0)
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+ATTN_SOFTMAX = Op(
+    "attn_softmax",
+    "Softmax of each query's scores over the keys that it may attend to, 0 elsewhere: [H, n, t] -> [H, n, t].",
+    ("scores",),
+    infer=lambda types, _attrs: TensorType("f32", activation(3, types[0], "scores")),
+    reference=_softmax_reference,
+)
+
+
+def _mix(types: Types, attrs: Attrs) -> TensorType:
+    heads, n, t = activation(3, types[0], "weights")
+    rows, columns = activation(2, types[1], "v")
+    size = _heads(columns, integer(attrs, "kv_heads"), "v")
+    require(rows == t, f"v is {types[1]}, but the weights are {types[0]}")
+    count = width(heads, "heads of the weights")
+    require(count % integer(attrs, "kv_heads") == 0, f"{count} query heads do not divide among {attrs['kv_heads']} KV heads")
+    return TensorType("f32", (n, count * size))
+
+
+def _mix_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
+    weights, v = operands
+    heads, n, t = weights.shape
+    kv_heads = integer(attrs, "kv_heads")
+    values = np.repeat(v.reshape(t, kv_heads, -1).transpose(1, 0, 2), heads // kv_heads, axis=0)
+    # A query never reads a masked position, so that an Inf or NaN in a later v stays there (0 · Inf is NaN).
+    mixed = np.zeros((heads, n, values.shape[-1]))
+    for i in range(n):
+        seen = t - n + i + 1
+        mixed[:, i] = np.einsum("ht,htd->hd", weights[:, i, :seen], values[:, :seen])
+    return mixed.transpose(1, 0, 2).reshape(n, -1)
+
+
+ATTN_MIX = Op(
+    "attn_mix",
+    "softmax · v per head, heads side by side: weights [H, n, t], v [t, K·D] -> [n, H·D].",
+    ("weights", "v"),
+    infer=_mix,
+    reference=_mix_reference,
+    attrs={"kv_heads": int},
+)

@@ -1,0 +1,96 @@
+"""What the declaration of an op says: operands, attributes, the type of its result, and its meaning in float64.
+
+Everything else about an op follows from its declaration: the verifier, the parser, the reference interpreter, the
+generated documentation. The TVM kernel of an op lies in ``codegen/kernels`` under the op's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.errors import GraphError
+from aprgraph.graph.ir import Attr, Dim, Node, TensorType
+
+#: Values of the reference semantics: float64 for activations and decoded weights, int64 for ids and positions.
+Array = npt.NDArray[Any]
+Types = Sequence[TensorType]
+Attrs = Mapping[str, Attr]
+
+
+@dataclass(frozen=True)
+class Op:
+    """The declaration of one op.
+
+    ``operands`` names the operands in order; a trailing ``*`` means one or more of the last, ``?`` that it may be
+    absent. ``attrs`` maps attribute names to what they hold. ``infer`` gives the result's type or raises GraphError.
+    ``reference`` computes the result from float64 operands.
+    """
+
+    name: str
+    summary: str
+    operands: tuple[str, ...]
+    infer: Callable[[Types, Attrs], TensorType]
+    reference: Callable[[Sequence[Array], Attrs], Array] | None = None
+    attrs: Mapping[str, type] = field(default_factory=dict)
+
+    def check(self, node: Node, operand_types: Types) -> None:
+        """Raise GraphError unless ``node`` is a well-formed use of this op: operand count, attributes, result type."""
+        least = sum(1 for name in self.operands if not name.endswith("?"))
+        most = None if self.operands and self.operands[-1].endswith("*") else len(self.operands)
+        if len(operand_types) < least or (most is not None and len(operand_types) > most):
+            expected = ", ".join(self.operands) or "none"
+            raise GraphError(f"{self.name} has {len(operand_types)} operands, expected ({expected})")
+        if set(node.attrs) != set(self.attrs):
+            expected = ", ".join(sorted(self.attrs)) or "none"
+            raise GraphError(f"{self.name} has the attributes {sorted(node.attrs)}, expected {expected}")
+        for name, kind in self.attrs.items():
+            value = node.attrs[name]
+            ok = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            if not ok:
+                raise GraphError(f"{self.name}: attribute {name} is {value!r}, expected {kind.__name__}")
+        inferred = self.infer(operand_types, node.attrs)
+        if inferred != node.type:
+            raise GraphError(f"{self.name} gives {inferred}, but the node says {node.type}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise GraphError with ``message`` unless ``condition``."""
+    if not condition:
+        raise GraphError(message)
+
+
+def activation(rank: int, operand: TensorType, what: str) -> tuple[Dim, ...]:
+    """The dims of an f32 operand of ``rank`` dims. Raises GraphError for anything else."""
+    require(operand.dtype == "f32" and len(operand.dims) == rank, f"{what} is {operand}, expected f32 of {rank} dims")
+    return operand.dims
+
+
+def width(dim: Dim, what: str) -> int:
+    """A dimension that must be a number."""
+    if isinstance(dim, str):
+        raise GraphError(f"{what} is the symbol {dim!r}, expected a number")
+    return dim
+
+
+def integer(attrs: Attrs, name: str) -> int:
+    """An integer attribute that has been checked before."""
+    value = attrs[name]
+    assert isinstance(value, int)
+    return value
+
+
+def number(attrs: Attrs, name: str) -> float:
+    """A number attribute that has been checked before."""
+    value = attrs[name]
+    assert isinstance(value, (int, float))
+    return float(value)
+
+
+def as_float64(value: Array) -> Array:
+    """``value`` as float64."""
+    return np.asarray(value, dtype=np.float64)

@@ -1,0 +1,53 @@
+"""Matrix products with weights, and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from aprgraph.graph.ir import TensorType
+from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, require, width
+
+
+def _linear(types: Types, _attrs: Attrs) -> TensorType:
+    rows, columns = activation(2, types[0], "x")
+    total = 0
+    for weight in types[1:]:
+        require(len(weight.dims) == 2, f"a weight is {weight}, expected [out, in]")
+        require(weight.dims[1] == columns, f"a weight is {weight}, but x has rows of {columns}")
+        total += width(weight.dims[0], "rows of a weight")
+    return TensorType("f32", (rows, total))
+
+
+def _linear_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
+    x, *weights = operands
+    return np.concatenate([x @ weight.T for weight in weights], axis=1)
+
+
+LINEAR = Op(
+    "linear",
+    "x · Wᵀ for one or more weights, results side by side: x [n, C], W [R, C] each -> [n, sum of R].",
+    ("x", "weights*"),
+    infer=_linear,
+    reference=_linear_reference,
+)
+
+
+def _bias(types: Types, _attrs: Attrs) -> TensorType:
+    _, columns = activation(2, types[0], "x")
+    total = 0
+    for bias in types[1:]:
+        require(len(bias.dims) == 1, f"a bias is {bias}, expected one dimension")
+        total += width(bias.dims[0], "length of a bias")
+    require(total == columns, f"the biases have {total} elements, but x is {types[0]}")
+    return types[0]
+
+
+BIAS_ADD = Op(
+    "bias_add",
+    "x plus biases that lie side by side: x [n, C], biases of C elements together -> [n, C].",
+    ("x", "biases*"),
+    infer=_bias,
+    reference=lambda operands, _attrs: operands[0] + np.concatenate(operands[1:]),
+)

@@ -1,0 +1,40 @@
+"""Normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from aprgraph.graph.ir import TensorType
+from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
+
+
+def _rms_norm(types: Types, attrs: Attrs) -> TensorType:
+    rows, columns = activation(2, types[0], "x")
+    weight = types[1]
+    groups = integer(attrs, "groups")
+    require(len(weight.dims) == 1, f"the norm's weight is {weight}, expected one dimension")
+    require(
+        groups >= 1 and width(weight.dims[0], "length of the norm's weight") * groups == columns,
+        f"the norm's weight is {weight} for {groups} groups, but x is {types[0]}",
+    )
+    return TensorType("f32", (rows, columns))
+
+
+def _rms_norm_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
+    x, weight = operands
+    grouped = x.reshape(x.shape[0], integer(attrs, "groups"), -1)
+    mean_square = np.mean(np.square(grouped), axis=-1, keepdims=True)
+    return np.asarray(grouped / np.sqrt(mean_square + number(attrs, "eps")) * weight).reshape(x.shape)
+
+
+RMS_NORM = Op(
+    "rms_norm",
+    "x / sqrt(mean(x²) + eps) · weight, over each of `groups` equal parts of a row (Zhang and Sennrich 2019, "
+    "arXiv:1910.07467): x [n, C], weight [C / groups] -> [n, C].",
+    ("x", "weight"),
+    infer=_rms_norm,
+    reference=_rms_norm_reference,
+    attrs={"eps": float, "groups": int},
+)

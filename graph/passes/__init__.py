@@ -1,0 +1,28 @@
+"""The passes, one file each; ``make_pass`` is the table that the command line goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aprgraph.graph.errors import GraphError
+from aprgraph.graph.passes.all_positions import AllPositions
+from aprgraph.graph.passes.base import Pass, run_passes
+from aprgraph.graph.passes.insert_taps import InsertTaps
+from aprgraph.graph.passes.prune import Prune
+from aprgraph.graph.plan import Plan
+
+PASSES: dict[str, Callable[[Plan], Pass]] = {
+    AllPositions.name: lambda _plan: AllPositions(),
+    InsertTaps.name: InsertTaps,
+    Prune.name: lambda _plan: Prune(),
+}
+
+
+def make_pass(name: str, plan: Plan) -> Pass:
+    """The pass ``name`` for ``plan``. Raises GraphError that lists the passes."""
+    if name not in PASSES:
+        raise GraphError(f"unknown pass {name!r}; expected one of {', '.join(PASSES)}")
+    return PASSES[name](plan)
+
+
+__all__ = ["PASSES", "AllPositions", "InsertTaps", "Pass", "Prune", "make_pass", "run_passes"]

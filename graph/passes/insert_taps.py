@@ -1,0 +1,58 @@
+"""insert-taps: put a tap on every stage that the plan selects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aprgraph.graph.errors import PlanError
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.plan import Plan
+from aprgraph.graph.stages import STAGE_BY_NAME
+
+
+@dataclass(frozen=True)
+class InsertTaps:
+    """A tap reads a stage's value and nothing reads a tap, so no other node changes.
+
+    With taps, the taps alone are the graph's outputs (what they do not need can be pruned); an empty plan leaves the
+    graph as it is.
+    """
+
+    plan: Plan
+    name: ClassVar[str] = "insert-taps"
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Raises PlanError if the plan names a stage, or only layers, that the model does not have."""
+        if self.plan.is_empty:
+            return graph
+        staged = graph.staged()
+        _check(self.plan, staged)
+        result = graph.copy()
+        taps = []
+        for node in staged:
+            assert node.stage is not None
+            if self.plan.selects(node.stage, node.layer):
+                tap = Node(f"tap.{node.name}", "tap", node.type, {}, node.stage, node.layer)
+                taps.append(result.add(tap, [node.name]).name)
+        result.outputs = tuple(taps)
+        return result
+
+
+def _check(plan: Plan, staged: list[Node]) -> None:
+    there = {node.stage for node in staged}
+    layers = 1 + max((node.layer for node in staged if node.layer is not None), default=-1)
+    if not plan.everything:
+        missing = [stage for stage in plan.stages if stage not in there]
+        if missing:
+            own = ", ".join(stage for stage in STAGE_BY_NAME if stage in there)
+            raise PlanError(f"--taps: this model has no stage {', '.join(missing)}; its stages are: {own}")
+    if plan.layers.stop > layers and any(STAGE_BY_NAME[stage].per_layer for stage in plan.stages):
+        raise PlanError(
+            f"--layers {plan.layers.start}..{plan.layers.stop}: the model has {layers} layers, expected END of at most {layers} (END is exclusive)"
+        )
+    if not any(node.stage and plan.selects(node.stage, node.layer) for node in staged):
+        raise PlanError(
+            f"--taps {','.join(plan.stages)} --layers {plan.layers.start}..{plan.layers.stop}: nothing selected; "
+            "the embedding belongs to layer 0, so add layer 0 to --layers"
+        )

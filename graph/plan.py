@@ -1,0 +1,83 @@
+"""Tap plans: which stages of which layers a run saves. Parsed and checked before any model is opened."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from aprgraph.graph.errors import PlanError
+from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES
+
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages and the layers to save.
+
+    ``stages`` are canonical names in execution order; ``everything`` says that the user wrote ``all``, under which a
+    stage that the model lacks is simply not there. ``layers`` filters per-layer stages only.
+    """
+
+    stages: tuple[str, ...] = ()
+    layers: range = range(1)
+    everything: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is tapped."""
+        return not self.stages
+
+    def selects(self, stage: str, layer: int | None) -> bool:
+        """Whether the tensor of ``stage`` in ``layer`` (None for whole-model stages) is saved."""
+        return stage in self.stages and (not STAGE_BY_NAME[stage].per_layer or layer in self.layers)
+
+    def describe(self) -> str:
+        """The plan as the command line would spell it, in one canonical form."""
+        if self.is_empty:
+            return "none"
+        names = "all" if self.everything else ",".join(self.stages)
+        return f"{names} {self.layers.start}..{self.layers.stop}"
+
+
+def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:
+    """Parse ``--taps``: a comma list of stage names, or ``all``; case and blanks around names do not matter.
+
+    Returns the canonical names in execution order, and whether the text was ``all``.
+    Raises PlanError for an empty or unknown name, listing the valid ones.
+    """
+    valid = ", ".join(stage.name for stage in STAGES)
+    names = [name.strip().lower() for name in text.split(",")]
+    if names == ["all"]:
+        return tuple(stage.name for stage in STAGES), True
+    chosen: set[str] = set()
+    for name in names:
+        canonical = STAGE_ALIASES.get(name, name)
+        if not name:
+            raise PlanError(f"--taps {text!r}: empty stage name; expected a comma list of stage names, or 'all'. Stages: {valid}")
+        if name == "all":
+            raise PlanError(f"--taps {text!r}: 'all' stands alone; drop the other names, or list stages by name. Stages: {valid}")
+        if canonical not in STAGE_BY_NAME:
+            raise PlanError(f"--taps: unknown stage {name!r}; expected one of: {valid}, or 'all'")
+        chosen.add(canonical)
+    return tuple(stage.name for stage in STAGES if stage.name in chosen), False
+
+
+def parse_layers(text: str) -> range:
+    """Parse ``--layers START..END`` (END exclusive). Raises PlanError that says what was expected."""
+    match = _RANGE.fullmatch(text.strip())
+    if match is None or not match[1].isascii() or not match[2].isascii() or len(match[0]) > 20:
+        raise PlanError(f"--layers {text!r}: expected START..END with two whole numbers, END exclusive, such as 0..1 for the first layer")
+    start, end = int(match[1]), int(match[2])
+    if start >= end:
+        raise PlanError(f"--layers {text!r}: no layer in it; END is exclusive, so START must be below END, such as {start}..{start + 1}")
+    return range(start, end)
+
+
+def parse_plan(taps: str | None, layers: str = "0..1") -> Plan:
+    """Parse both options into a Plan; ``taps`` None means that nothing is saved. Raises PlanError."""
+    layer_range = parse_layers(layers)
+    if taps is None:
+        return Plan(layers=layer_range)
+    stages, everything = parse_taps(taps)
+    return Plan(stages, layer_range, everything)

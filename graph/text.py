@@ -1,0 +1,151 @@
+"""The textual form of a graph, in the manner of MLIR; it prints and parses back to an equal graph.
+
+    graph @name {architecture = "llama", layers = 2} {
+      %tokens = input : i32[n]
+      %token_embd.weight = weight {dims = [512, 64], dtype = "q8_0", tensor = "token_embd.weight"} : q8_0[512, 64]
+      %layer0.embedding = embed(%tokens, %token_embd.weight) {scale = 1.0} stage embedding layer 0 : f32[n, 64]
+      return %layer0.embedding
+    }
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import NoReturn
+
+from aprgraph.graph.errors import GraphError
+from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
+
+_NAME = r"[A-Za-z0-9_.\-]+"
+_NODE = re.compile(
+    rf"%(?P<name>{_NAME}) = (?P<op>[a-z_0-9]+)(?:\((?P<operands>[^)]*)\))?(?: (?P<attrs>\{{.*\}}))?"
+    rf"(?: stage (?P<stage>[a-z_]+))?(?: layer (?P<layer>\d+))? : (?P<dtype>[a-z0-9_]+)\[(?P<dims>[^\]]*)\]"
+)
+_HEADER = re.compile(rf"graph @(?P<name>{_NAME})(?: (?P<attrs>\{{.*\}}))? \{{")
+_ATTR = re.compile(r"(?P<name>[a-z_0-9]+) = ")
+
+
+def _print_attr(value: Attr) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def _print_attrs(attrs: Mapping[str, Attr]) -> str:
+    return "{" + ", ".join(f"{name} = {_print_attr(attrs[name])}" for name in sorted(attrs)) + "}"
+
+
+def print_node(graph: Graph, node: Node) -> str:
+    """One node on one line."""
+    operands = graph.operand_names(node.name)
+    parts = [f"%{node.name} = {node.op}"]
+    if operands:
+        parts[0] += "(" + ", ".join(f"%{name}" for name in operands) + ")"
+    if node.attrs:
+        parts.append(_print_attrs(node.attrs))
+    if node.stage is not None:
+        parts.append(f"stage {node.stage}")
+    if node.layer is not None:
+        parts.append(f"layer {node.layer}")
+    return " ".join(parts) + f" : {node.type}"
+
+
+def print_graph(graph: Graph) -> str:
+    """The whole graph; equal graphs print equal text."""
+    attrs = f" {_print_attrs(graph.attrs)}" if graph.attrs else ""
+    lines = [f"graph @{graph.name}{attrs} {{"]
+    lines += [f"  {print_node(graph, node)}" for node in graph]
+    if graph.outputs:
+        lines.append("  return " + ", ".join(f"%{name}" for name in graph.outputs))
+    return "\n".join([*lines, "}", ""])
+
+
+class _Parser:
+    """Line by line: the form has one node a line."""
+
+    def __init__(self, text: str) -> None:
+        self.lines = text.splitlines()
+        self.number = 0
+
+    def fail(self, message: str) -> NoReturn:
+        line = self.lines[self.number].strip() if self.number < len(self.lines) else "the end of the text"
+        raise GraphError(f"graph text, line {self.number + 1}: {message}: {line}")
+
+    def attrs(self, text: str | None) -> dict[str, Attr]:
+        """``{name = JSON, …}``."""
+        result: dict[str, Attr] = {}
+        if text is None:
+            return result
+        decoder = json.JSONDecoder()
+        position = 1
+        while text[position:].lstrip(" ,") != "}":
+            position += len(text[position:]) - len(text[position:].lstrip(" ,"))
+            match = _ATTR.match(text, position)
+            if match is None:
+                self.fail("expected 'name = value' in the attributes")
+            try:
+                value, position = decoder.raw_decode(text, match.end())
+            except json.JSONDecodeError:
+                self.fail(f"attribute {match['name']} has no JSON value")
+            if value is None or isinstance(value, dict):
+                self.fail(f"attribute {match['name']} is neither text, number, truth value nor list")
+            if match["name"] in result:
+                self.fail(f"attribute {match['name']} appears twice")
+            result[match["name"]] = tuple(value) if isinstance(value, list) else value
+        return result
+
+    def names(self, text: str | None) -> list[str]:
+        """``%a, %b``."""
+        if not text:
+            return []
+        names = [part.strip() for part in text.split(",")]
+        if any(re.fullmatch(f"%{_NAME}", name) is None for name in names):
+            self.fail("expected names such as %layer0.attn_norm")
+        return [name[1:] for name in names]
+
+    def dims(self, text: str) -> tuple[Dim, ...]:
+        parts = [part.strip() for part in text.split(",")] if text.strip() else []
+        if any(re.fullmatch(r"\d+|[a-z]", part) is None for part in parts):
+            self.fail("expected dims such as [n, 576]")
+        return tuple(int(part) if part.isdigit() else part for part in parts)
+
+    def parse(self) -> Graph:
+        header = _HEADER.fullmatch(self.lines[0].strip()) if self.lines else None
+        if header is None:
+            self.fail("expected 'graph @name {attributes} {'")
+        graph = Graph(header["name"], self.attrs(header["attrs"]))
+        for self.number in range(1, len(self.lines)):
+            line = self.lines[self.number].strip()
+            if line == "}":
+                if any(rest.strip() for rest in self.lines[self.number + 1 :]):
+                    self.number += 1
+                    self.fail("expected nothing after the closing brace")
+                return graph
+            if line.startswith("return "):
+                graph.outputs = tuple(self.names(line[len("return ") :]))
+            elif line and not line.startswith("//"):
+                self.node(graph, line)
+        self.number = len(self.lines)
+        self.fail("expected '}'")
+
+    def node(self, graph: Graph, line: str) -> None:
+        match = _NODE.fullmatch(line)
+        if match is None:
+            self.fail("expected '%name = op(%operands) {attributes} stage S layer N : dtype[dims]'")
+        layer = int(match["layer"]) if match["layer"] else None
+        result = TensorType(match["dtype"], self.dims(match["dims"]))
+        try:
+            graph.add(
+                Node(match["name"], match["op"], result, self.attrs(match["attrs"]), match["stage"], layer),
+                self.names(match["operands"]),
+            )
+        except GraphError as error:
+            self.fail(str(error))
+
+
+def parse_graph(text: str) -> Graph:
+    """Parse what ``print_graph`` prints; lines that begin with // are comments. Raises GraphError with the line.
+
+    The result is not verified: call ``verify`` before using it.
+    """
+    return _Parser(text).parse()

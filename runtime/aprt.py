@@ -1,0 +1,100 @@
+"""The APRT file: one tensor, shared with the Rust tool ``apr``.
+
+    bytes 0-3   magic "APRT"
+    bytes 4-7   u32 little-endian: layer, or 0xFFFFFFFF for a whole-model stage
+    bytes 8-11  u32 little-endian: number of f32 elements that follow
+    then        f32 little-endian, row-major, positions concatenated
+
+The size is exactly 12 + 4 · count. Bit patterns of NaN and Inf are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.errors import TraceError
+
+MAGIC = b"APRT"
+HEADER = struct.Struct("<4sII")
+WHOLE_MODEL = 0xFFFFFFFF
+MAX_ELEMENTS = 0xFFFFFFFF
+
+F32 = npt.NDArray[np.float32]
+
+
+def file_size(count: int) -> int:
+    """Bytes of an APRT file with ``count`` elements."""
+    return HEADER.size + 4 * count
+
+
+def pack_header(layer: int | None, count: int) -> bytes:
+    """The 12 header bytes. Raises TraceError if ``count`` does not fit into 32 bits."""
+    if count > MAX_ELEMENTS:
+        raise TraceError(f"a tensor of {count} elements does not fit into an APRT file, which holds at most {MAX_ELEMENTS}; trace fewer positions")
+    return HEADER.pack(MAGIC, WHOLE_MODEL if layer is None else layer, count)
+
+
+def read_header(path: Path) -> tuple[int | None, int]:
+    """The layer (None for a whole-model stage) and the element count, checked against the file's size.
+
+    Raises TraceError for a file that cannot be opened, has another magic, or another size than its header says.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEADER.size)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(head) < HEADER.size:
+        raise TraceError(f"{path}: {len(head)} bytes, too short for an APRT file, whose header alone has {HEADER.size}; dump it again")
+    magic, layer, count = HEADER.unpack(head)
+    if magic != MAGIC:
+        raise TraceError(f"{path}: begins with {magic!r}, expected {MAGIC!r}; not an APRT file")
+    if size != file_size(count):
+        raise TraceError(f"{path}: {size} bytes, expected {file_size(count)} for the {count} elements that its header names; truncated or damaged, dump it again")
+    return (None if layer == WHOLE_MODEL else layer), count
+
+
+def read_aprt(path: str | Path) -> tuple[int | None, F32]:
+    """The layer and the elements, flat and memory-mapped read-only. Raises TraceError."""
+    path = Path(path)
+    layer, count = read_header(path)
+    if count == 0:
+        return layer, np.empty(0, np.float32)
+    return layer, np.memmap(path, dtype="<f4", mode="r", offset=HEADER.size, shape=(count,))
+
+
+def write_aprt(path: str | Path, layer: int | None, values: F32) -> None:
+    """Write ``values`` (f32, any shape) to ``path``, whole or not at all: to a temporary name, then renamed.
+
+    Raises TraceError if the disk is full or the place cannot be written; nothing is left behind then.
+    """
+    path = Path(path)
+    flat = np.ascontiguousarray(values, dtype="<f4").reshape(-1)
+    header = pack_header(layer, flat.size)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb", buffering=0) as file:
+            _write_all(file.fileno(), header)
+            _write_all(file.fileno(), memoryview(flat).cast("B") if flat.size else b"")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise TraceError(f"{path}: cannot be written: {error.strerror}; free some space or give another directory with -o") from None
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def relative_path(stage: str, layer: int | None, step: int = 0) -> str:
+    """Where a tensor lies inside a trace directory: ``layer-<N>/<stage>.bin``, later steps under ``step-<i>/``."""
+    name = f"{stage}.bin" if layer is None else f"layer-{layer}/{stage}.bin"
+    return name if step == 0 else f"step-{step}/{name}"

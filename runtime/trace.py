@@ -1,0 +1,284 @@
+"""Trace directories: APRT files and the manifest ``trace.json`` beside them.
+
+The manifest is written last and atomically, so a directory with one is complete. It holds no clock and no absolute
+path: the same run gives the same bytes. Directories without a manifest (as ``apr`` writes them) are read too; then
+shapes are unknown and tensors are flat.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aprgraph.graph.errors import GraphError, TraceError
+from aprgraph.graph.ir import Graph
+from aprgraph.graph.stages import STAGE_BY_NAME, execution_key
+from aprgraph.graph.text import parse_graph
+from aprgraph.runtime.aprt import F32, read_aprt, read_header, relative_path, write_aprt
+from aprgraph.runtime.statistics import Statistics, compute_statistics
+
+MANIFEST = "trace.json"
+FORMAT = "aprgraph-trace"
+VERSION = 1
+
+_LAYER_DIRECTORY = re.compile(r"layer-(\d+)")
+_STEP_DIRECTORY = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class TraceEntry:
+    """One tensor of a trace. ``file`` is relative to the directory, or None if only statistics were kept."""
+
+    stage: str
+    layer: int | None
+    step: int
+    shape: tuple[int, ...]
+    file: str | None
+    node: str | None = None
+    statistics: Statistics | None = None
+
+    @property
+    def key(self) -> tuple[int, int | None, str]:
+        """What two traces are paired by: step, layer, stage."""
+        return (self.step, self.layer, self.stage)
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Sort key: step, then execution order."""
+        return (self.step, *execution_key(self.layer, self.stage))
+
+    @property
+    def label(self) -> str:
+        """What a person calls it: ``layer 3 ffn_gate``, ``lm_head``, ``step 2 layer 0 attn_out``."""
+        where = self.stage if self.layer is None else f"layer {self.layer} {self.stage}"
+        return where if self.step == 0 else f"step {self.step} {where}"
+
+
+@dataclass(frozen=True)
+class TraceInfo:
+    """What a manifest says about the run as a whole."""
+
+    model: Mapping[str, Any]
+    target: str
+    tokens: tuple[int, ...]
+    plan: str
+    positions: str
+    graph_text: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Trace:
+    """A trace directory. ``entries`` are in execution order; ``info`` is None where there is no manifest."""
+
+    def __init__(self, directory: Path, entries: Sequence[TraceEntry], info: TraceInfo | None) -> None:
+        self.directory = directory
+        self.entries = tuple(sorted(entries, key=lambda entry: entry.order))
+        self.info = info
+        self._by_key = {entry.key: entry for entry in self.entries}
+
+    @staticmethod
+    def open(directory: str | Path) -> Trace:
+        """Open a directory with or without a manifest. Raises TraceError."""
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise TraceError(f"{directory}: not a directory; expected a trace directory, such as `aprgraph run --taps all` writes")
+        if (directory / MANIFEST).is_file():
+            return _open_with_manifest(directory)
+        return Trace(directory, _scan(directory), None)
+
+    def get(self, stage: str, layer: int | None = None, step: int = 0) -> TraceEntry:
+        """The entry of one tensor. Raises TraceError if it was not recorded."""
+        try:
+            return self._by_key[(step, layer, stage)]
+        except KeyError:
+            raise TraceError(f"{self.directory}: {stage} of layer {layer}, step {step}, was not recorded; tap it with --taps and --layers") from None
+
+    def tensor(self, stage: str, layer: int | None = None, step: int = 0) -> F32:
+        """One tensor as f32 in its shape, memory-mapped read-only (flat where the shape is unknown). Raises TraceError."""
+        return self.load(self.get(stage, layer, step))
+
+    def load(self, entry: TraceEntry) -> F32:
+        """The tensor of ``entry``; see ``tensor``."""
+        if entry.file is None:
+            raise TraceError(f"{self.directory}: {entry.label} has statistics only; run again without --stats-only")
+        path = self.directory / entry.file
+        layer, values = read_aprt(path)
+        if layer != entry.layer:
+            raise TraceError(f"{path}: its header names layer {layer}, expected {entry.layer}")
+        count = 1
+        for dim in entry.shape:
+            count *= dim
+        if count != values.size:
+            raise TraceError(f"{path}: {values.size} elements, but the manifest says {' x '.join(map(str, entry.shape))}; written by another run?")
+        return values.reshape(entry.shape)
+
+    def graph(self) -> Graph | None:
+        """The graph that was run, with its taps; None where there is no manifest."""
+        return parse_graph(self.info.graph_text) if self.info is not None else None
+
+    def __iter__(self) -> Any:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
+
+
+class TraceWriter:
+    """Writes a trace as tensors appear. Nothing is touched before the first tensor; ``finish`` writes the manifest."""
+
+    def __init__(self, directory: str | Path, *, stats_only: bool = False) -> None:
+        self.directory = Path(directory)
+        self.stats_only = stats_only
+        self.entries: list[TraceEntry] = []
+        self._made: set[Path] = set()
+
+    def write(
+        self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None
+    ) -> TraceEntry:
+        """Write one tensor (f32, in its shape), with its statistics if the caller has them. Raises TraceError."""
+        if not self.entries:
+            self._begin()
+        file = None
+        if not self.stats_only:
+            file = relative_path(stage, layer, step)
+            path = self.directory / file
+            self._make(path.parent)
+            write_aprt(path, layer, values)
+        entry = TraceEntry(stage, layer, step, values.shape, file, node, statistics or compute_statistics(values))
+        self.entries.append(entry)
+        return entry
+
+    def finish(self, info: TraceInfo) -> Trace:
+        """Write the manifest and return the trace. Raises TraceError."""
+        if not self.entries:
+            self._begin()
+        trace = Trace(self.directory, self.entries, info)
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": dict(info.model),
+            "target": info.target,
+            "tokens": list(info.tokens),
+            "positions": info.positions,
+            "plan": info.plan,
+            **info.extra,
+            "tensors": [_entry_to_json(entry) for entry in trace.entries],
+            "graph": info.graph_text.splitlines(),
+        }
+        write_text_atomically(self.directory / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        return trace
+
+    def _begin(self) -> None:
+        """An old manifest would describe files that are about to change."""
+        self._make(self.directory)
+        try:
+            (self.directory / MANIFEST).unlink(missing_ok=True)
+        except OSError as error:
+            raise TraceError(f"{self.directory / MANIFEST}: cannot be replaced: {error.strerror}") from None
+
+    def _make(self, directory: Path) -> None:
+        if directory in self._made:
+            return
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TraceError(f"{directory}: cannot be created: {error.strerror}; give another directory with -o") from None
+        self._made.add(directory)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to a temporary name beside ``path``, then rename. Raises TraceError; nothing is left behind then."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise TraceError(f"{path}: cannot be written: {error.strerror}; free some space or give another place with -o") from None
+
+
+def _entry_to_json(entry: TraceEntry) -> dict[str, Any]:
+    assert entry.statistics is not None
+    return {
+        "stage": entry.stage,
+        "layer": entry.layer,
+        "step": entry.step,
+        "shape": list(entry.shape),
+        "file": entry.file,
+        "node": entry.node,
+        "statistics": entry.statistics.to_json(),
+    }
+
+
+def _open_with_manifest(directory: Path) -> Trace:
+    path = directory / MANIFEST
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT or document["version"] != VERSION:
+            raise TraceError(f"{path}: format {document['format']!r} version {document['version']!r}, expected {FORMAT!r} version {VERSION}")
+        entries = [
+            TraceEntry(
+                stage=str(item["stage"]),
+                layer=None if item["layer"] is None else int(item["layer"]),
+                step=int(item["step"]),
+                shape=tuple(int(dim) for dim in item["shape"]),
+                file=None if item["file"] is None else _inside(directory, str(item["file"])),
+                node=item["node"],
+                statistics=Statistics.from_json(item["statistics"]),
+            )
+            for item in document["tensors"]
+        ]
+        known = {"format", "version", "model", "target", "tokens", "positions", "plan", "tensors", "graph"}
+        info = TraceInfo(
+            model=dict(document["model"]),
+            target=str(document["target"]),
+            tokens=tuple(int(token) for token in document["tokens"]),
+            plan=str(document["plan"]),
+            positions=str(document["positions"]),
+            graph_text="\n".join(document["graph"]) + "\n",
+            extra={key: value for key, value in document.items() if key not in known},
+        )
+        parse_graph(info.graph_text)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, GraphError) as error:
+        raise TraceError(f"{path}: not a whole trace manifest ({type(error).__name__}: {error}); run the trace again") from None
+    return Trace(directory, entries, info)
+
+
+def _inside(directory: Path, file: str) -> str:
+    """``file``, which must stay inside the trace directory."""
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise TraceError(f"{directory / MANIFEST}: the file {file!r} lies outside the trace directory")
+    return file
+
+
+def _scan(directory: Path) -> list[TraceEntry]:
+    """The APRT files of a directory without a manifest; files of other names are left alone."""
+    entries: list[TraceEntry] = []
+    for path in sorted(directory.rglob("*.bin")):
+        parts = list(path.relative_to(directory).parts)
+        step = 0
+        if len(parts) > 1 and (match := _STEP_DIRECTORY.fullmatch(parts[0])):
+            step = int(match[1])
+            parts = parts[1:]
+        layer: int | None = None
+        if len(parts) == 2 and (match := _LAYER_DIRECTORY.fullmatch(parts[0])):
+            layer = int(match[1])
+            parts = parts[1:]
+        stage = parts[0].removesuffix(".bin")
+        if len(parts) != 1 or stage not in STAGE_BY_NAME:
+            continue
+        _, count = read_header(path)
+        entries.append(TraceEntry(stage, layer, step, (count,), path.relative_to(directory).as_posix()))
+    if not entries:
+        raise TraceError(f"{directory}: holds neither a manifest ({MANIFEST}) nor APRT files of known stages (layer-<N>/<stage>.bin)")
+    return entries

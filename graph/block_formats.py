@@ -16,6 +16,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.graph.ir import TensorType
+
 #: How many consecutive elements one call of ``decode`` gives. Within a run only byte offsets move.
 RUN = 16
 
@@ -158,6 +160,24 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
 }  # fmt: skip
 
 FORMAT_BY_GGML_TYPE: dict[int, BlockFormat] = {fmt.ggml_type: fmt for fmt in BLOCK_FORMATS.values()}
+
+
+#: Dtype of the buffer that hands a plain format to a kernel; bfloat16 travels as its bits.
+_PLAIN_DTYPES = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
+
+
+def weight_format(weight: TensorType) -> BlockFormat:
+    """The block format of a weight's type."""
+    return BLOCK_FORMATS[weight.dtype.upper()]
+
+
+def weight_storage(weight: TensorType) -> tuple[str, tuple[int, ...]]:
+    """NumPy dtype and dims under which a weight is handed to kernels: its own if plain, rows of bytes if in blocks."""
+    fmt = weight_format(weight)
+    dims = weight.bind()
+    if fmt.is_plain:
+        return _PLAIN_DTYPES[fmt.fields[0].dtype], dims
+    return "uint8", (*dims[:-1], fmt.row_bytes(dims[-1]))
 
 
 class _NumpyBlocks:

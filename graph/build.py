@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprgraph.graph.errors import ModelError
+from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import OPS
@@ -12,7 +12,8 @@ from aprgraph.graph.verify import verify
 def build_graph(model: Model) -> Graph:
     """The computation graph of ``model``, verified; its one output is the logits of the last position, f32[1, V].
 
-    Raises ModelError for a tensor that is missing or does not fit the metadata.
+    Raises ModelError for a tensor that is missing or does not fit the metadata, and UnsupportedModelError for one that
+    the graph would leave out: numbers traced without it would be silently wrong.
     """
     graph = _Builder(model).build()
     verify(graph)
@@ -25,7 +26,7 @@ class _Builder:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.hp = model.hyperparameters
-        stem = "".join(c if c.isalnum() or c in "_.-" else "_" for c in model.path.stem)
+        stem = "".join(c if c.isascii() and c.isalnum() or c in "_.-" else "_" for c in model.path.stem)
         self.graph = Graph(
             stem, {"architecture": model.family.architecture, "layers": self.hp.layers, "context": self.hp.context}
         )
@@ -85,7 +86,18 @@ class _Builder:
         last = self.op("last_row", "last_position", x)
         head = self.weight("output.weight", vocabulary, hp.hidden) if self.model.has("output.weight") else table
         self.graph.outputs = (self.staged("linear", None, "lm_head", last, head),)
+        self.refuse_unused()
         return self.graph
+
+    def refuse_unused(self) -> None:
+        """Raise UnsupportedModelError if the file has a tensor that no node uses."""
+        unused = [name for name in self.model.file.tensors if name not in self.graph]
+        if unused:
+            others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+            raise UnsupportedModelError(
+                f"{self.model.path}: tensor {unused[0]!r}{others} has no place in a {self.model.family.architecture!r} model of "
+                f"{self.hp.layers} layers; expected a file all of whose tensors are used, for without them the numbers would be wrong"
+            )
 
     def projection(self, layer: int, stage: str, x: str, weight: str, bias: str, rows: int, columns: int) -> str:
         """A projection with its optional bias; the stage is the value after the bias."""

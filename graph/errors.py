@@ -15,6 +15,16 @@
 
 from __future__ import annotations
 
+import reprlib
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
+
+
+def shown(value: object) -> str:
+    """``repr(value)``, shortened: a damaged file can hold a string of any length where a message quotes it."""
+    return _REPR.repr(value)
+
 
 class AprgraphError(Exception):
     """Base of all errors that a user can cause. The message is one line: what, where, what was expected, what to do."""

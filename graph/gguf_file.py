@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.block_formats import FORMAT_BY_GGML_TYPE, BlockFormat
-from aprgraph.graph.errors import ModelFileError, UnsupportedModelError
+from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata, Scalar
 
 _MAGIC = b"GGUF"
@@ -25,6 +26,8 @@ _VERSIONS = (2, 3)
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}
 _MAX_DIMS = 4
+#: Bytes of a metadata key and of a tensor name: the first is the format's own limit; ggml refuses names of 64 bytes and more.
+_MAX_KEY, _MAX_NAME = 65535, 63
 _DEFAULT_ALIGNMENT = 32
 _FINGERPRINT_SAMPLES = 256
 _FINGERPRINT_SAMPLE_BYTES = 4096
@@ -74,11 +77,13 @@ class _Cursor:
     def u64(self, what: str) -> int:
         return int(self.scalar(10, what))
 
-    def text(self, what: str) -> str:
-        return self.raw_text(what).decode("utf-8", errors="replace")
+    def text(self, what: str, most: int | None = None) -> str:
+        return self.raw_text(what, most).decode("utf-8", errors="replace")
 
-    def raw_text(self, what: str) -> bytes:
+    def raw_text(self, what: str, most: int | None = None) -> bytes:
         length = self.u64(what)
+        if most is not None and most < length <= self.size - self.position:
+            raise ModelFileError(f"{self.path}: {what} has {length} bytes, expected at most {most}; the file is damaged")
         start = self.take(length, what)
         return bytes(self.data[start : start + length])
 
@@ -102,6 +107,9 @@ class GGUFFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
+            # A named pipe would block for ever, and a device has no size.
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise ModelFileError(f"{self.path}: not a regular file; give the path of a .gguf file")
             with self.path.open("rb") as file:
                 head = file.read(len(_MAGIC))
                 if head != _MAGIC:
@@ -109,11 +117,13 @@ class GGUFFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise ModelFileError(f"{self.path}: cannot be opened: {error.strerror}; give the path of a .gguf file") from None
+        except ValueError as error:  # a path with a NUL in it, or a file that was emptied meanwhile
+            raise ModelFileError(f"{str(self.path)!r}: cannot be opened: {error}; give the path of a .gguf file") from None
         cursor = _Cursor(self._map, self.path)
         cursor.take(len(_MAGIC), "the magic")
         self.version = cursor.u32("the version")
         if self.version not in _VERSIONS:
-            hint = " (a big-endian file?)" if self.version & 0xFFFF == 0 else ""
+            hint = " (a big-endian file?)" if self.version and self.version & 0xFFFF == 0 else ""
             raise ModelFileError(f"{self.path}: GGUF version {self.version}{hint}, expected 2 or 3; convert the model again")
         tensor_count = cursor.u64("the tensor count")
         key_count = cursor.u64("the metadata count")
@@ -127,21 +137,21 @@ class GGUFFile:
     def _read_metadata(self, cursor: _Cursor, count: int) -> dict[str, object]:
         values: dict[str, object] = {}
         for index in range(count):
-            key = cursor.text(f"metadata key {index}")
+            key = cursor.text(f"metadata key {index}", _MAX_KEY)
             if key in values:
-                raise ModelFileError(f"{self.path}: metadata key {key!r} appears twice; the file is damaged")
-            values[key] = self._read_value(cursor, cursor.u32(f"the type of {key}"), key)
+                raise ModelFileError(f"{self.path}: metadata key {shown(key)} appears twice; the file is damaged")
+            values[key] = self._read_value(cursor, cursor.u32(f"the type of {shown(key)}"), key)
         return values
 
     def _read_value(self, cursor: _Cursor, code: int, key: str) -> object:
-        what = f"the value of {key}"
+        what = f"the value of {shown(key)}"
         if code == _STRING:
             return cursor.text(what)
         if code in _SCALARS:
             return cursor.scalar(code, what)
         if code == _ARRAY:
             return self._skip_array(cursor, what)
-        raise ModelFileError(f"{self.path}: metadata key {key!r} has the unknown value type {code}; the file is damaged")
+        raise ModelFileError(f"{self.path}: metadata key {shown(key)} has the unknown value type {code}, expected 0 to 12; the file is damaged")
 
     def _skip_array(self, cursor: _Cursor, what: str) -> LazyArray:
         code = cursor.u32(what)
@@ -149,29 +159,30 @@ class GGUFFile:
         start = cursor.position
         if code == _STRING:
             cursor.count(length, 8, what)
+            # The cursor's own methods would take most of the time of opening a file, whose vocabulary has 10^5 entries.
             unpack = struct.Struct("<Q").unpack_from
-            position, end, data = start, cursor.size, cursor.data
-            for _ in range(length):
-                if position + 8 > end:
-                    break
+            position, last, data = start, cursor.size - 8, cursor.data
+            for index in range(length):
+                if position > last:
+                    cursor.position = min(position, cursor.size)
+                    cursor.take(position + 8 - cursor.position, f"{what}, entry {index} of {length}")
                 position += 8 + unpack(data, position)[0]
-            if position > end or (length and position < start + 8 * length):
-                cursor.position = start
-                cursor.take(end - start + 1, what)
-            cursor.position = position
+            cursor.take(position - start, what)
         elif code in _SCALARS:
             size = struct.calcsize(_SCALARS[code])
             cursor.count(length, size, what)
             cursor.take(length * size, what)
+        elif code == _ARRAY:
+            raise ModelFileError(f"{self.path}: {what} is an array of arrays, expected an array of numbers or strings (ggml reads no others)")
         else:
-            raise ModelFileError(f"{self.path}: {what} is an array of the unknown type {code}; the file is damaged")
+            raise ModelFileError(f"{self.path}: {what} is an array of the unknown type {code}, expected 0 to 12; the file is damaged")
         return LazyArray(self, code, length, start)
 
     def _read_tensors(self, cursor: _Cursor, count: int) -> dict[str, TensorInfo]:
         raw: list[tuple[str, tuple[int, ...], BlockFormat, int, int]] = []
         names: set[str] = set()
         for index in range(count):
-            name = cursor.text(f"the name of tensor {index}")
+            name = cursor.text(f"the name of tensor {index}", _MAX_NAME)
             if name in names:
                 raise ModelFileError(f"{self.path}: tensor {name!r} appears twice; the file is damaged")
             names.add(name)
@@ -197,6 +208,9 @@ class GGUFFile:
         return tensors
 
     def _tensor_bytes(self, name: str, dims: tuple[int, ...], fmt: BlockFormat) -> int:
+        shape = " x ".join(map(str, dims))
+        if 0 in dims:
+            raise ModelFileError(f"{self.path}: tensor {name!r} is {shape}, expected dimensions of at least 1; the file is damaged")
         if dims[-1] % fmt.elements:
             raise ModelFileError(
                 f"{self.path}: tensor {name!r} has rows of {dims[-1]} elements, expected a multiple of {fmt.elements} for {fmt.name}"
@@ -204,10 +218,10 @@ class GGUFFile:
         elements = 1
         for dim in dims:
             elements *= dim
-        if elements == 0 or elements // fmt.elements * fmt.block_bytes > self.size:
-            shape = " x ".join(map(str, dims))
+        if elements // fmt.elements * fmt.block_bytes > self.size:
             raise ModelFileError(
-                f"{self.path}: tensor {name!r} of {shape} {fmt.name} elements does not fit into a file of {self.size} bytes"
+                f"{self.path}: tensor {name!r} of {shape} {fmt.name} elements does not fit into a file of {self.size} bytes; "
+                "the file is damaged or truncated"
             )
         return elements // fmt.elements * fmt.block_bytes
 

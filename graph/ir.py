@@ -165,9 +165,12 @@ class Graph:
     def ancestors(self, names: Iterable[str]) -> set[str]:
         """Names of everything that ``names`` are computed from, themselves included."""
         found: set[str] = set()
-        for name in names:
+        waiting = [self[name].name for name in names]
+        while waiting:  # one walk for all names; nx.ancestors would walk once for each
+            name = waiting.pop()
             if name not in found:
-                found |= nx.ancestors(self._graph, name) | {name}
+                found.add(name)
+                waiting.extend(self._graph.predecessors(name))
         return found
 
     def with_op(self, op: str) -> list[Node]:

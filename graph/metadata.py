@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
-from aprgraph.graph.errors import AprgraphError, ModelError
+from aprgraph.graph.errors import AprgraphError, ModelError, shown
 
 Scalar = int | float | bool
 _T = TypeVar("_T")
+#: Numbers as llama.cpp takes them; Python's own parsers also take 1_000, blanks around, and digits of other scripts.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
+_REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @runtime_checkable
@@ -53,8 +57,8 @@ class Metadata(Mapping[str, object]):
             return default
         value = self._values[key]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            shown = f"an array of {len(value)}" if isinstance(value, ArrayValue) else repr(value)
-            raise ModelError(f"{self.path}: metadata key {key!r} is {shown}, expected {expected}")
+            found = f"an array of {len(value)}" if isinstance(value, ArrayValue) else shown(value)
+            raise ModelError(f"{self.path}: metadata key {key!r} is {found}, expected {expected}")
         return value
 
     def integer(self, key: str, default: int | None = None) -> int:
@@ -112,22 +116,20 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Scalar | str]:
 
 def _parse_value(kind: str, value: str) -> Scalar | str:
     if kind == "int":
-        try:
-            number = int(value)
-        except ValueError:
-            raise ValueError(f"{value!r} is not a whole number") from None
+        if _INTEGER.fullmatch(value) is None:
+            raise ValueError(f"{shown(value)} is not a whole number of 64 bits")
+        number = int(value)
         if not -(1 << 63) <= number < 1 << 63:
             raise ValueError(f"{value} does not fit into 64 bits")
         return number
     if kind == "float":
-        try:
-            return float(value)
-        except ValueError:
-            raise ValueError(f"{value!r} is not a number") from None
+        if _REAL.fullmatch(value) is None or not math.isfinite(float(value)):
+            raise ValueError(f"{shown(value)} is not a finite number")
+        return float(value)
     if kind == "bool":
         if value not in ("true", "false"):
-            raise ValueError(f"{value!r} is neither true nor false")
+            raise ValueError(f"{shown(value)} is neither true nor false")
         return value == "true"
     if kind == "str":
         return value
-    raise ValueError(f"unknown type {kind!r}, expected int, float, bool or str")
+    raise ValueError(f"unknown type {shown(kind)}, expected int, float, bool or str")

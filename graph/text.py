@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from aprgraph.graph.errors import GraphError
+from aprgraph.graph.errors import GraphError, shown
 from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
 
 _NAME = r"[A-Za-z0-9_.\-]+"
+#: As many digits as fit into 64 bits; Python's int would take any number of them.
+_NUMBER = r"[0-9]{1,18}"
 _NODE = re.compile(
     rf"%(?P<name>{_NAME}) = (?P<op>[a-z_0-9]+)(?:\((?P<operands>[^)]*)\))?(?: (?P<attrs>\{{.*\}}))?"
-    rf"(?: stage (?P<stage>[a-z_]+))?(?: layer (?P<layer>\d+))? : (?P<dtype>[a-z0-9_]+)\[(?P<dims>[^\]]*)\]"
+    rf"(?: stage (?P<stage>[a-z_]+))?(?: layer (?P<layer>{_NUMBER}))? : (?P<dtype>[a-z0-9_]+)\[(?P<dims>[^\]]*)\]"
 )
 _HEADER = re.compile(rf"graph @(?P<name>{_NAME})(?: (?P<attrs>\{{.*\}}))? \{{")
 _ATTR = re.compile(r"(?P<name>[a-z_0-9]+) = ")
@@ -68,7 +70,7 @@ class _Parser:
         self.number = 0
 
     def fail(self, message: str) -> NoReturn:
-        line = self.lines[self.number].strip() if self.number < len(self.lines) else "the end of the text"
+        line = shown(self.lines[self.number].strip()) if self.number < len(self.lines) else "the end of the text"
         raise GraphError(f"graph text, line {self.number + 1}: {message}: {line}")
 
     def attrs(self, text: str | None) -> dict[str, Attr]:
@@ -76,23 +78,35 @@ class _Parser:
         result: dict[str, Attr] = {}
         if text is None:
             return result
+        if text == "{}":
+            return result
         decoder = json.JSONDecoder()
-        position = 1
-        while text[position:].lstrip(" ,") != "}":
-            position += len(text[position:]) - len(text[position:].lstrip(" ,"))
+        position, end = 1, len(text) - 1
+        while position <= end:
             match = _ATTR.match(text, position)
             if match is None:
                 self.fail("expected 'name = value' in the attributes")
             try:
                 value, position = decoder.raw_decode(text, match.end())
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # not JSON, a number of thousands of digits, lists within lists
                 self.fail(f"attribute {match['name']} has no JSON value")
-            if value is None or isinstance(value, dict):
-                self.fail(f"attribute {match['name']} is neither text, number, truth value nor list")
             if match["name"] in result:
                 self.fail(f"attribute {match['name']} appears twice")
-            result[match["name"]] = tuple(value) if isinstance(value, list) else value
-        return result
+            result[match["name"]] = self.attr(match["name"], value)
+            if position == end:
+                return result
+            if not text.startswith(", ", position):
+                self.fail(f"expected ', ' or '}}' after the attribute {match['name']}")
+            position += 2
+        self.fail("expected '}' after the attributes")
+
+    def attr(self, name: str, value: object) -> Attr:
+        """What JSON gave, as an attribute."""
+        if isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, list) and all(type(element) is int for element in value):
+            return tuple(value)
+        self.fail(f"attribute {name} is neither text, number, truth value nor list of whole numbers")
 
     def names(self, text: str | None) -> list[str]:
         """``%a, %b``."""
@@ -105,7 +119,7 @@ class _Parser:
 
     def dims(self, text: str) -> tuple[Dim, ...]:
         parts = [part.strip() for part in text.split(",")] if text.strip() else []
-        if any(re.fullmatch(r"\d+|[a-z]", part) is None for part in parts):
+        if any(re.fullmatch(rf"{_NUMBER}|[a-z]", part) is None for part in parts):
             self.fail("expected dims such as [n, 576]")
         return tuple(int(part) if part.isdigit() else part for part in parts)
 
@@ -114,14 +128,16 @@ class _Parser:
         if header is None:
             self.fail("expected 'graph @name {attributes} {'")
         graph = Graph(header["name"], self.attrs(header["attrs"]))
-        for self.number in range(1, len(self.lines)):
-            line = self.lines[self.number].strip()
+        for number, line in enumerate(map(str.strip, self.lines[1:]), start=1):
+            self.number = number
             if line == "}":
                 if any(rest.strip() for rest in self.lines[self.number + 1 :]):
                     self.number += 1
                     self.fail("expected nothing after the closing brace")
                 return graph
             if line.startswith("return "):
+                if graph.outputs:
+                    self.fail("expected one 'return'")
                 graph.outputs = tuple(self.names(line[len("return ") :]))
             elif line and not line.startswith("//"):
                 self.node(graph, line)
@@ -149,3 +165,9 @@ def parse_graph(text: str) -> Graph:
     The result is not verified: call ``verify`` before using it.
     """
     return _Parser(text).parse()
+
+
+def print_request(op: str, operands: Sequence[TensorType], attrs: Mapping[str, Attr], result: TensorType) -> str:
+    """An op at given types, without names: ``rms_norm(f32[n, 576], f32[576]) {eps = 1e-05, groups = 1} : f32[n, 576]``."""
+    printed = f"{op}({', '.join(map(str, operands))})"
+    return f"{printed} {_print_attrs(attrs)} : {result}" if attrs else f"{printed} : {result}"

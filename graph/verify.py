@@ -11,14 +11,16 @@ from aprgraph.graph.text import print_node
 
 def verify(graph: Graph) -> None:
     """Raise GraphError, showing the node and what it uses, unless every node is well-formed."""
-    measured: dict[tuple[int | None, str], str] = {}
+    measured: dict[tuple[bool, int | None, str], str] = {}
     for node in graph:
         try:
             _verify_node(graph, node)
-            if node.stage is not None and node.op != "tap":
-                first = measured.setdefault((node.layer, node.stage), node.name)
+            if node.stage is not None:
+                tap = node.op == "tap"
+                first = measured.setdefault((tap, node.layer, node.stage), node.name)
                 if first != node.name:
-                    raise GraphError(f"stage {node.stage} of layer {node.layer} is already %{first}")
+                    where = node.stage if node.layer is None else f"{node.stage} of layer {node.layer}"
+                    raise GraphError(f"stage {where} is already {'tapped by ' if tap else ''}%{first}")
         except GraphError as error:
             context = "".join(f"\n    {print_node(graph, operand)}" for operand in graph.operands(node.name))
             raise GraphError(f"graph @{graph.name}: {error}\n  at  {print_node(graph, node)}\n  with operands:{context or ' none'}") from None
@@ -31,7 +33,13 @@ def _verify_node(graph: Graph, node: Node) -> None:
     op = OPS.get(node.op)
     if op is None:
         raise GraphError(f"unknown op {node.op!r}; expected one of {', '.join(OPS)}")
-    op.check(node, [operand.type for operand in graph.operands(node.name)])
+    operands = graph.operands(node.name)
+    op.check(node, [operand.type for operand in operands])
+    for operand in operands:
+        if operand.op == "tap":
+            raise GraphError(f"%{operand.name} is a tap, and nothing may read a tap: use %{graph.operand_names(operand.name)[0]}")
+    if node.op == "tap" and (node.stage, node.layer) != (operands[0].stage, operands[0].layer):
+        raise GraphError(f"a tap has the stage and the layer of what it saves: {operands[0].stage} of layer {operands[0].layer}")
     if node.stage is None:
         if node.op == "tap":
             raise GraphError("a tap has no stage")
@@ -40,4 +48,6 @@ def _verify_node(graph: Graph, node: Node) -> None:
     if stage is None:
         raise GraphError(f"unknown stage {node.stage!r}")
     if (node.layer is None) == stage.per_layer:
-        raise GraphError(f"stage {node.stage} {'needs' if stage.per_layer else 'has no'} layer")
+        raise GraphError(f"stage {node.stage} {'needs a' if stage.per_layer else 'has no'} layer")
+    if stage.first_layer_only and node.layer != 0:
+        raise GraphError(f"stage {node.stage} belongs to layer 0 alone, not to layer {node.layer}")

@@ -1,0 +1,32 @@
+"""CPU kernels by op. ``KERNELS`` is the table that the kernel library is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.kernels import attention, linear, rows
+from aprgraph.codegen.kernels.base import WITHOUT_KERNEL, KernelRequest, request_of, requests_of
+
+#: A kernel makes the TVM function that computes a request on a CPU; the function takes the operands, then the result.
+Kernel = Callable[[KernelRequest, Cpu], Any]
+
+KERNELS: dict[str, Kernel] = {
+    "embed": linear.embed,
+    "linear": linear.linear,
+    "bias_add": linear.bias_add,
+    "rms_norm": rows.rms_norm,
+    "rope_angles": rows.rope_angles,
+    "rope": rows.rope,
+    "columns": rows.columns,
+    "last_row": rows.last_row,
+    "add": rows.add,
+    "mul": rows.mul,
+    "silu": rows.silu,
+    "attn_scores": attention.attn_scores,
+    "attn_softmax": attention.attn_softmax,
+    "attn_mix": attention.attn_mix,
+}
+
+__all__ = ["KERNELS", "WITHOUT_KERNEL", "Kernel", "KernelRequest", "request_of", "requests_of"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aprgraph.graph.errors import ModelError, UnsupportedModelError
+from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata
 
 _MAX_LAYERS = 4096
@@ -79,8 +79,10 @@ def read_hyperparameters(metadata: Metadata, family: Family) -> Hyperparameters:
         raise ModelError(f"{where}: {key('rope.dimension_count')} is {rope_dims}, expected an even number of at most the head size {head_size}")
     rope_base = metadata.real(key("rope.freq_base"), 10000.0)
     eps = metadata.real(key("attention.layer_norm_rms_epsilon"))
-    if rope_base <= 0 or eps < 0:
-        raise ModelError(f"{where}: {key('rope.freq_base')} is {rope_base} and the RMSNorm epsilon {eps}; expected positive numbers")
+    if rope_base <= 0:
+        raise ModelError(f"{where}: {key('rope.freq_base')} is {rope_base}, expected a positive number")
+    if eps < 0:
+        raise ModelError(f"{where}: {key('attention.layer_norm_rms_epsilon')} is {eps}, expected a number of at least 0")
     return Hyperparameters(
         layers=layers,
         context=metadata.positive(key("context_length")),
@@ -93,20 +95,29 @@ def read_hyperparameters(metadata: Metadata, family: Family) -> Hyperparameters:
         rope_base=rope_base,
         rope_scale=_rope_scale(metadata, prefix),
         eps=eps,
-        scale=metadata.real(key("attention.scale"), 1.0 / math.sqrt(head_size)),
+        # 0 stands for the default, as in llama.cpp.
+        scale=metadata.real(key("attention.scale"), 0.0) or 1.0 / math.sqrt(head_size),
     )
 
 
 def _rope_scale(metadata: Metadata, prefix: str) -> float:
-    """What positions are multiplied by: 1, or 1 / factor under linear scaling."""
-    kind = metadata.text(f"{prefix}.rope.scaling.type", "none")
+    """What positions are multiplied by: 1, or 1 / factor under linear scaling.
+
+    As llama.cpp reads it: a factor without a type means linear, 0 means none, and older files call it `rope.scale_linear`.
+    """
+    kind_key, key, old_key = (f"{prefix}.rope.{name}" for name in ("scaling.type", "scaling.factor", "scale_linear"))
+    kind = metadata.text(kind_key, "linear")
     if kind == "none":
         return 1.0
     if kind != "linear":
-        raise UnsupportedModelError(f"{metadata.path}: {prefix}.rope.scaling.type is {kind!r}; supported are none and linear")
-    factor = metadata.real(f"{prefix}.rope.scaling.factor")
-    if factor <= 0:
-        raise ModelError(f"{metadata.path}: {prefix}.rope.scaling.factor is {factor}, expected a positive number")
+        raise UnsupportedModelError(f"{metadata.path}: {kind_key} is {shown(kind)}; supported are none and linear")
+    if key not in metadata and old_key in metadata:
+        key = old_key
+    factor = metadata.real(key, None if kind_key in metadata else 0.0)
+    if factor == 0:
+        return 1.0
+    if factor < 0 or not math.isfinite(1.0 / factor):
+        raise ModelError(f"{metadata.path}: {key} is {factor}, expected a positive number")
     return 1.0 / factor
 
 
@@ -115,6 +126,6 @@ def find_family(metadata: Metadata, families: Mapping[str, Family]) -> Family:
     architecture = metadata.text("general.architecture")
     if architecture not in families:
         raise UnsupportedModelError(
-            f"{metadata.path}: general.architecture is {architecture!r}; supported: {', '.join(sorted(families))}"
+            f"{metadata.path}: general.architecture is {shown(architecture)}; supported: {', '.join(sorted(families))}"
         )
     return families[architecture]

@@ -6,6 +6,7 @@ generated documentation. The TVM kernel of an op lies in ``codegen/kernels`` und
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,8 @@ class Op:
             ok = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
             if not ok:
                 raise GraphError(f"{self.name}: attribute {name} is {value!r}, expected {kind.__name__}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise GraphError(f"{self.name}: attribute {name} is {value!r}, expected a finite number")
         inferred = self.infer(operand_types, node.attrs)
         if inferred != node.type:
             raise GraphError(f"{self.name} gives {inferred}, but the node says {node.type}")

@@ -50,7 +50,8 @@ def _rope(types: Types, attrs: Attrs) -> TensorType:
     heads, head_size, start = integer(attrs, "heads"), integer(attrs, "head_size"), integer(attrs, "start")
     require(rows == angle_rows, f"x is {types[0]}, but the angles are {types[1]}")
     require(str(attrs["pairing"]) in PAIRINGS, f"pairing is {attrs['pairing']!r}, expected one of {', '.join(PAIRINGS)}")
-    require(width(dims, "columns of the angles") <= head_size, f"the angles are {types[1]}, but heads have {head_size} elements")
+    require(width(dims, "columns of the angles") % 2 == 0, f"the angles are {types[1]}, expected an even number of columns")
+    require(0 < width(dims, "columns of the angles") <= head_size, f"the angles are {types[1]}, but heads have {head_size} elements")
     require(
         start >= 0 and heads >= 1 and start + heads * head_size <= width(columns, "columns of x"),
         f"{heads} heads of {head_size} from column {start} do not lie in {types[0]}",

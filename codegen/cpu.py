@@ -1,0 +1,81 @@
+"""CPU targets: the x86-64 microarchitecture levels, and what a kernel may use on each.
+
+Levels (x86-64 psABI), rather than the name of this machine's CPU: kernels then compute the same bits on every machine
+of a level, an artifact runs wherever the level's instructions are, and a hypervisor that hides some instruction of a
+named CPU cannot make one crash.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from aprgraph.graph.errors import ArtifactError, UnsupportedModelError
+
+_V2 = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
+_V3 = (*_V2, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """One CPU target.
+
+    ``lanes`` is how many f32 a vector register holds: sums over a row are kept in that many partial sums, so it is part
+    of the arithmetic. ``registers`` is the number of vector registers. ``flags`` are names in /proc/cpuinfo.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    fma: bool
+    flags: tuple[str, ...]
+
+
+CPUS: dict[str, Cpu] = {
+    cpu.name: cpu
+    for cpu in (
+        Cpu("x86-64-v2", 4, 16, fma=False, flags=_V2),
+        Cpu("x86-64-v3", 8, 16, fma=True, flags=_V3),
+        Cpu("x86-64-v4", 16, 32, fma=True, flags=_V4),
+    )
+}
+
+
+@cache
+def machine_flags() -> frozenset[str]:
+    """The instruction sets of this machine, as /proc/cpuinfo names them; empty where it cannot be read."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+
+
+def native_cpu() -> Cpu:
+    """The highest level that this machine has. Raises UnsupportedModelError on other processors."""
+    flags = machine_flags()
+    for cpu in reversed(CPUS.values()):
+        if flags.issuperset(cpu.flags):
+            return cpu
+    raise UnsupportedModelError(
+        f"this processor ({platform.machine()}) is not x86-64-v2 or later, which the LLVM target needs; use --target reference"
+    )
+
+
+def find_cpu(name: str | None) -> Cpu:
+    """The CPU target ``name``, or this machine's for None. Raises ArtifactError that lists the names."""
+    if name is None:
+        return native_cpu()
+    if name not in CPUS:
+        raise ArtifactError(f"unknown CPU {name!r}; expected one of {', '.join(CPUS)}")
+    return CPUS[name]
+
+
+def check_runs_here(cpu: Cpu, where: str) -> None:
+    """Raise ArtifactError if this machine lacks instructions of ``cpu``; ``where`` names the artifact."""
+    missing = [flag for flag in cpu.flags if flag not in machine_flags()]
+    if missing:
+        raise ArtifactError(f"{where}: built for {cpu.name}, but this machine lacks {', '.join(missing)}; compile it here again")

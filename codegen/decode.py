@@ -1,0 +1,83 @@
+"""Weights inside kernels: parameters in the file's own layout, and rows decoded from it.
+
+The layouts come from graph/block_formats.py; nothing here knows a format by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, i64
+from aprgraph.graph.block_formats import RUN, BlockFormat, weight_format, weight_storage
+from aprgraph.graph.ir import TensorType
+
+#: A GGUF file aligns tensors to `general.alignment`, which may be as little as 8 bytes.
+_WEIGHT_ALIGNMENT = 8
+
+
+class _KernelBlock:
+    """BlockReader whose values are TVM expressions; ``start`` is the block's byte offset in its row."""
+
+    def __init__(self, emitter: Emitter, fmt: BlockFormat, weight: Buffer, row: Expr, start: Expr) -> None:
+        self._emitter, self._format, self._weight, self._row, self._start = emitter, fmt, weight, row, start
+
+    def _byte(self, field: str, index: Any, byte: int = 0) -> Expr:
+        size = self._format.field(field).itemsize
+        return self._weight[self._row, self._start + self._format.offset(field) + index * size + byte]
+
+    def integer(self, field: str, index: Any = 0) -> Expr:
+        value = self._byte(field, index)
+        if self._format.field(field).dtype == "int8":
+            value = T.Cast("int8", value)
+        return T.Cast("int32", value)
+
+    def real(self, field: str, index: Any = 0) -> Expr:
+        assert self._format.field(field).dtype == "float16"
+        low, high = (T.Cast("uint16", self._byte(field, index, byte)) for byte in (0, 1))
+        return T.Cast("float32", T.reinterpret("float16", low | (high << T.uint16(8))))
+
+    def to_real(self, value: Expr) -> Expr:
+        return T.Cast("float32", value)
+
+    def fma(self, a: Expr, b: Expr, c: Expr) -> Expr:
+        return self._emitter.fma(a, b, c)
+
+
+class Weight:
+    """A weight parameter of a kernel: [rows, columns] elements, or [columns]."""
+
+    def __init__(self, emitter: Emitter, parameters: Parameters, name: str, weight: TensorType) -> None:
+        dtype, dims = weight_storage(weight)
+        self.format = weight_format(weight)
+        self.columns = int(weight.dims[-1])
+        self.rows = int(weight.dims[0]) if len(weight.dims) == 2 else 1
+        self._emitter = emitter
+        self._dtype = dtype
+        self._flat = len(dims) == 1
+        self._buffer = parameters.buffer(name, dims, dtype, align=_WEIGHT_ALIGNMENT)
+
+    def plain(self, row: Expr, column: Expr) -> Expr:
+        """One element of a plain format as f32."""
+        value = self._buffer[column] if self._flat else self._buffer[row, column]
+        if self._dtype == "uint16":
+            return T.reinterpret("float32", T.Cast("uint32", value) << T.uint32(16))
+        return value if self._dtype == "float32" else T.Cast("float32", value)
+
+    def decode_row(self, row: Expr, store: Any) -> None:
+        """Emit ``store(column, value)`` for every element of a row, as vectors, values in f32."""
+        emitter = self._emitter
+        if self.format.is_plain:
+            emitter.chunks(
+                self.columns,
+                lambda start, width: emitter.vector(width, lambda lane: store(start + lane, self.plain(row, start + lane))),
+            )
+            return
+        fmt = self.format
+        with T.serial(i64(0), i64(self.columns // fmt.elements)) as index:
+            reader = _KernelBlock(emitter, fmt, self._buffer, row, index * fmt.block_bytes)
+            for first in range(0, fmt.elements, RUN):
+                emitter.vector(
+                    RUN, lambda lane, first=first: store(index * fmt.elements + first + lane, fmt.decode(reader, first, lane))
+                )

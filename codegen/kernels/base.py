@@ -1,0 +1,66 @@
+"""What a kernel is asked for: an op at given operand types and attributes. Equal requests share one kernel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aprgraph.graph.ir import Attr, Graph, Node, TensorType
+from aprgraph.graph.text import print_request
+
+#: Ops that are not computed by a kernel: sources are bound, taps copy their operand out.
+WITHOUT_KERNEL = frozenset({"input", "weight", "tap"})
+
+
+@dataclass(frozen=True)
+class KernelRequest:
+    """An op at the types of its operands. ``symbol`` is the kernel's name in the library."""
+
+    op: str
+    operands: tuple[TensorType, ...]
+    attrs: Mapping[str, Attr]
+    result: TensorType
+
+    @property
+    def text(self) -> str:
+        """The request in the graph's textual form; equal requests have equal text."""
+        return print_request(self.op, self.operands, self.attrs, self.result)
+
+    @property
+    def symbol(self) -> str:
+        """``<op>_<hash of the request>``."""
+        return f"{self.op}_{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+
+    def attr_int(self, name: str) -> int:
+        """An integer attribute (the verifier has checked it)."""
+        value = self.attrs[name]
+        assert isinstance(value, int)
+        return value
+
+    def attr_float(self, name: str) -> float:
+        """A number attribute (the verifier has checked it)."""
+        value = self.attrs[name]
+        assert isinstance(value, (int, float))
+        return float(value)
+
+
+def generalised(kind: TensorType) -> TensorType:
+    """An activation's type with its number of positions left open: kernels serve one position and many."""
+    if kind.dtype in ("f32", "i32") and len(kind.dims) <= 2:
+        return TensorType(kind.dtype, ("n", *kind.dims[1:]))
+    return kind
+
+
+def request_of(graph: Graph, node: Node) -> KernelRequest:
+    """The kernel that computes ``node``."""
+    operands = []
+    for operand in graph.operands(node.name):
+        operands.append(operand.type if operand.op == "weight" else generalised(operand.type))
+    return KernelRequest(node.op, tuple(operands), dict(node.attrs), generalised(node.type))
+
+
+def requests_of(graph: Graph) -> dict[str, KernelRequest]:
+    """Every kernel that ``graph`` needs, by symbol: one for equal layers, however many there are."""
+    requests = (request_of(graph, node) for node in graph if node.op not in WITHOUT_KERNEL)
+    return {request.symbol: request for request in requests}

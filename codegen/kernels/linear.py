@@ -1,0 +1,147 @@
+"""The linear kernel: decode a tile of weight rows into the cache, then dot products in registers.
+
+Every output is ``lanes`` partial sums over the columns (lane l sums columns l, l + lanes, … in order), added by halves
+at the end. That order depends neither on how many positions there are nor on the tile an output falls into, so a
+position has the same bits alone and among others, on one thread and on two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.decode import Weight
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, block, build_function, f32, i64, registers, scratch
+
+#: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it.
+_TILE_BYTES = 128 * 1024
+
+
+def tile_shape(cpu: Cpu) -> tuple[int, int]:
+    """Positions and rows of the register tile: accumulators, a column of x and a row of weights fit the registers."""
+    return (4, 6) if cpu.registers >= 32 else (4, 3)
+
+
+def linear(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] f32, weights [R, C] each -> out [n, sum of R] f32, the results side by side."""
+    x_type, *weight_types = request.operands
+    columns = int(x_type.dims[1])
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        n = parameters.size("n")
+        x = parameters.buffer("x", ("n", columns), "float32")
+        weights = [Weight(emitter, parameters, f"w{index}", kind) for index, kind in enumerate(weight_types)]
+        out = parameters.buffer("out", ("n", sum(weight.rows for weight in weights)), "float32")
+        start = 0
+        for weight in weights:
+            _emit_segment(emitter, n, x, weight, out, start)
+            start += weight.rows
+
+    return build_function(request.symbol, emit)
+
+
+def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buffer, start: int) -> None:
+    """One weight: tiles of its rows in parallel; in each, positions in groups."""
+    positions, rows = tile_shape(emitter.cpu)
+    columns = weight.columns
+    groups = 2 if 2 * rows * columns * 4 <= _TILE_BYTES else 1
+    tile_rows = rows * groups
+    tiles = -(-weight.rows // tile_rows)
+    partial = weight.rows % tile_rows != 0
+    with T.parallel(i64(0), i64(tiles)) as tile, block("tile"):
+        decoded = scratch((tile_rows, columns))
+        sums = [registers(rows * emitter.lanes) for _ in range(positions)]
+        with T.serial(i64(0), i64(tile_rows)) as r:
+            row = tile * tile_rows + r
+
+            def decode(row: Expr = row, r: Expr = r) -> None:
+                weight.decode_row(row, lambda column, value: T.buffer_store(decoded, value, [r, column]))
+
+            if partial:
+                with T.If(row < weight.rows), T.Then():
+                    decode()
+            else:
+                decode()
+
+        def store(p: Expr, r: Expr, value: Expr) -> None:
+            row = tile * tile_rows + r
+            if partial:
+                with T.If(row < weight.rows), T.Then():
+                    T.buffer_store(out, value, [p, row + start])
+            else:
+                T.buffer_store(out, value, [p, row + start])
+
+        def group_of(first: Expr, count: int) -> None:
+            with T.serial(i64(0), i64(groups)) as group:
+                for i in range(count):
+                    for j in range(rows):
+                        emitter.zero(sums[i], j * emitter.lanes, emitter.lanes)
+
+                def step(column: Expr, width: int) -> None:
+                    for i in range(count):
+                        for j in range(rows):
+                            emitter.dot_step(
+                                sums[i],
+                                j * emitter.lanes,
+                                width,
+                                lambda lane, i=i: x[first + i, column + lane],
+                                lambda lane, j=j: decoded[group * rows + j, column + lane],
+                            )
+
+                emitter.chunks(columns, step)
+                for i in range(count):
+                    for j in range(rows):
+                        store(first + i, group * rows + j, emitter.sum_lanes(sums[i], j * emitter.lanes))
+
+        with T.serial(i64(0), T.floordiv(n, i64(positions))) as index:
+            group_of(index * positions, positions)
+        rest = T.floormod(n, i64(positions))
+        for count in range(1, positions):
+            with T.If(rest == count), T.Then():
+                group_of(n - count, count)
+
+
+def bias_add(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] f32, biases of C elements together -> out [n, C] f32."""
+    x_type, *bias_types = request.operands
+    columns = int(x_type.dims[1])
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        x = parameters.buffer("x", ("n", columns), "float32")
+        biases = [Weight(emitter, parameters, f"b{index}", kind) for index, kind in enumerate(bias_types)]
+        out = parameters.buffer("out", ("n", columns), "float32")
+        with T.parallel(i64(0), parameters.size("n")) as p:
+            start = 0
+            for bias in biases:
+
+                def add(column: Expr, value: Expr, start: int = start) -> None:
+                    T.buffer_store(out, x[p, column + start] + value, [p, column + start])
+
+                bias.decode_row(i64(0), add)
+                start += bias.columns
+
+    return build_function(request.symbol, emit)
+
+
+def embed(request: KernelRequest, cpu: Cpu) -> Any:
+    """tokens [n] i32, table [V, E] -> out [n, E] f32, times `scale`. Token ids are checked before the run."""
+    _, table_type = request.operands
+    scale = float(request.attrs["scale"])  # type: ignore[arg-type]
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        tokens = parameters.buffer("tokens", ("n",), "int32")
+        table = Weight(emitter, parameters, "table", table_type)
+        out = parameters.buffer("out", ("n", table.columns), "float32")
+        with T.parallel(i64(0), parameters.size("n")) as p:
+            row = T.Cast("int64", tokens[p])
+            table.decode_row(
+                row, lambda column, value: T.buffer_store(out, value if scale == 1.0 else value * f32(scale), [p, column])
+            )
+
+    return build_function(request.symbol, emit)

@@ -1,0 +1,181 @@
+"""Kernels that work on one position's row at a time: norms, RoPE, copies, elementwise ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.decode import Weight
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.tir import Emitter, Expr, Parameters, block, build_function, f32, i64, registers
+
+
+def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C], weight [C / groups] -> out [n, C], normalised over each group of columns."""
+    x_type, weight_type = request.operands
+    columns, groups, eps = int(x_type.dims[1]), request.attr_int("groups"), request.attr_float("eps")
+    size = columns // groups
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        x = parameters.buffer("x", ("n", columns), "float32")
+        weight = Weight(emitter, parameters, "weight", weight_type)
+        out = parameters.buffer("out", ("n", columns), "float32")
+        with T.parallel(i64(0), parameters.size("n") * groups) as index, block("row"):
+            sums = registers(cpu.lanes)
+            factor = registers(1)
+            p = T.floordiv(index, i64(groups))
+            start = T.floormod(index, i64(groups)) * size
+            emitter.zero(sums, 0, cpu.lanes)
+
+            def square(column: Expr, width: int) -> None:
+                emitter.dot_step(
+                    sums, 0, width, lambda lane: x[p, start + column + lane], lambda lane: x[p, start + column + lane]
+                )
+
+            emitter.chunks(size, square)
+            mean = emitter.sum_lanes(sums, 0) * f32(1.0 / size)
+            T.buffer_store(factor, f32(1.0) / T.sqrt(mean + f32(eps)), [i64(0)])
+            weight.decode_row(
+                i64(0),
+                lambda column, value: T.buffer_store(
+                    out, x[p, start + column] * factor[i64(0)] * value, [p, start + column]
+                ),
+            )
+
+    return build_function(request.symbol, emit)
+
+
+def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
+    """positions [n] i32, factors [dims/2] -> out [n, dims]: cosines, then sines, of angles computed in float64."""
+    dims, base, scale = request.attr_int("dims"), request.attr_float("base"), request.attr_float("scale")
+    half = dims // 2
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        positions = parameters.buffer("positions", ("n",), "int32")
+        factors = Weight(emitter, parameters, "factors", request.operands[1]) if len(request.operands) > 1 else None
+        out = parameters.buffer("out", ("n", dims), "float32")
+        with T.serial(i64(0), parameters.size("n")) as p, T.serial(i64(0), i64(half)) as i:
+            exponent = T.Cast("float64", i) * T.float64(-2.0 / dims)
+            angle = T.Cast("float64", positions[p]) * (T.pow(T.float64(base), exponent) * T.float64(scale))
+            if factors is not None:
+                angle = angle / T.Cast("float64", factors.plain(i64(0), i))
+            T.buffer_store(out, T.Cast("float32", T.cos(angle)), [p, i])
+            T.buffer_store(out, T.Cast("float32", T.sin(angle)), [p, i + half])
+
+    return build_function(request.symbol, emit)
+
+
+def rope(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C], angles [n, dims] -> out [n, heads · head_size], pairs rotated, the rest copied."""
+    x_type, angles_type = request.operands
+    heads, size, start = request.attr_int("heads"), request.attr_int("head_size"), request.attr_int("start")
+    dims = int(angles_type.dims[1])
+    half = dims // 2
+    # Distance between the elements of a pair, and between one pair and the next.
+    apart, stride = (1, 2) if request.attrs["pairing"] == "interleaved" else (half, 1)
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        x = parameters.buffer("x", ("n", int(x_type.dims[1])), "float32")
+        angles = parameters.buffer("angles", ("n", dims), "float32")
+        out = parameters.buffer("out", ("n", heads * size), "float32")
+        with T.parallel(i64(0), parameters.size("n")) as p, T.serial(i64(0), i64(heads)) as head:
+
+            def rotate(first: Expr, width: int) -> None:
+                def pair(lane: Expr) -> None:
+                    i = first + lane
+                    at = head * size + i * stride
+                    a, b = x[p, at + start], x[p, at + start + apart]
+                    cos, sin = angles[p, i], angles[p, i + half]
+                    T.buffer_store(out, emitter.fma(a, cos, -(b * sin)), [p, at])
+                    T.buffer_store(out, emitter.fma(a, sin, b * cos), [p, at + apart])
+
+                emitter.vector(width, pair)
+
+            emitter.chunks(half, rotate)
+            if size > dims:
+                emitter.chunks(
+                    size - dims,
+                    lambda column, width: emitter.vector(
+                        width,
+                        lambda lane: T.buffer_store(
+                            out, x[p, head * size + dims + column + lane + start], [p, head * size + dims + column + lane]
+                        ),
+                    ),
+                )
+
+    return build_function(request.symbol, emit)
+
+
+def _copy(source: int, columns: int, start: int, request: KernelRequest, cpu: Cpu, *, last: bool) -> Any:
+    """Columns start .. start + columns of every row, or of the last row alone."""
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        n = parameters.size("n")
+        x = parameters.buffer("x", ("n", source), "float32")
+        out = parameters.buffer("out", (1 if last else "n", columns), "float32")
+
+        def row(to: Expr, from_row: Expr) -> None:
+            emitter.chunks(
+                columns,
+                lambda column, width: emitter.vector(
+                    width, lambda lane: T.buffer_store(out, x[from_row, start + column + lane], [to, column + lane])
+                ),
+            )
+
+        if last:
+            row(i64(0), n - 1)
+        else:
+            with T.serial(i64(0), n) as p:
+                row(p, p)
+
+    return build_function(request.symbol, emit)
+
+
+def columns(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] -> out [n, stop - start]."""
+    start, stop = request.attr_int("start"), request.attr_int("stop")
+    return _copy(int(request.operands[0].dims[1]), stop - start, start, request, cpu, last=False)
+
+
+def last_row(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] -> out [1, C]."""
+    width = int(request.operands[0].dims[1])
+    return _copy(width, width, 0, request, cpu, last=True)
+
+
+def _elementwise(value: Callable[..., Expr]) -> Callable[[KernelRequest, Cpu], Any]:
+    """A kernel of ``value(emitter, operands…)`` on every element of [n, C] operands."""
+
+    def kernel(request: KernelRequest, cpu: Cpu) -> Any:
+        width = int(request.result.dims[1])
+
+        def emit(parameters: Parameters) -> None:
+            emitter = Emitter(cpu)
+            inputs = [parameters.buffer(f"x{i}", ("n", width), "float32") for i in range(len(request.operands))]
+            out = parameters.buffer("out", ("n", width), "float32")
+            with T.parallel(i64(0), parameters.size("n")) as p:
+                emitter.chunks(
+                    width,
+                    lambda column, count: emitter.vector(
+                        count,
+                        lambda lane: T.buffer_store(
+                            out, value(emitter, *(x[p, column + lane] for x in inputs)), [p, column + lane]
+                        ),
+                    ),
+                )
+
+        return build_function(request.symbol, emit)
+
+    return kernel
+
+
+add = _elementwise(lambda _emitter, a, b: a + b)
+mul = _elementwise(lambda _emitter, a, b: a * b)
+silu = _elementwise(lambda emitter, x: x / (f32(1.0) + emitter.exp(-x)))

@@ -1,0 +1,72 @@
+"""The statistics kernel: one pass over a tapped tensor on all threads, sums in float64, in a fixed order.
+
+Not an op of the graph: the runtime calls it from taps, so that a full trace does not spend longer on its summary than
+on the forward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.tir import Emitter, Expr, Parameters, block, build_function, f32, i64, registers
+from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
+
+_LANES = 8
+
+
+def tensor_statistics(cpu: Cpu) -> Any:
+    """x [count] f32 -> out [chunks, STATISTICS_COLUMNS] f64, one row per STATISTICS_CHUNK elements."""
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        count = parameters.size("count")
+        x = parameters.buffer("x", ("count",), "float32")
+        out = parameters.buffer("out", ("chunks", STATISTICS_COLUMNS), "float64")
+        with T.parallel(i64(0), parameters.size("chunks")) as chunk, block("chunk"):
+            low, high = registers(_LANES), registers(_LANES)
+            nan, inf, total, squares = (registers(_LANES, "float64") for _ in range(4))
+            sums = (nan, inf, total, squares)
+            first = chunk * STATISTICS_CHUNK
+            size = T.min(count - first, i64(STATISTICS_CHUNK))
+            whole = T.floordiv(size, i64(_LANES))
+
+            def reset(lane: Expr) -> None:
+                T.buffer_store(low, f32(float("inf")), [lane])
+                T.buffer_store(high, f32(float("-inf")), [lane])
+                for buffer in sums:
+                    T.buffer_store(buffer, T.float64(0.0), [lane])
+
+            def accumulate(lane: Expr, index: Expr) -> None:
+                value = x[index]
+                is_nan = value != value
+                finite = T.fabs(value) < f32(float("inf"))
+                wide = T.Cast("float64", T.Select(finite, value, f32(0.0)))
+                one, none = T.float64(1.0), T.float64(0.0)
+                T.buffer_store(nan, nan[lane] + T.Select(is_nan, one, none), [lane])
+                T.buffer_store(inf, inf[lane] + T.Select(T.Or(is_nan, finite), none, one), [lane])
+                T.buffer_store(low, T.Select(T.And(finite, value < low[lane]), value, low[lane]), [lane])
+                T.buffer_store(high, T.Select(T.And(finite, value > high[lane]), value, high[lane]), [lane])
+                T.buffer_store(total, total[lane] + wide, [lane])
+                T.buffer_store(squares, squares[lane] + wide * wide, [lane])
+
+            emitter.vector(_LANES, reset)
+            with T.serial(i64(0), whole) as step:
+                emitter.vector(_LANES, lambda lane: accumulate(lane, first + step * _LANES + lane))
+            with T.serial(i64(0), size - whole * _LANES) as rest:
+                accumulate(rest, first + whole * _LANES + rest)
+            results: list[Expr] = []
+            for buffer in (nan, inf):
+                results.append(sum((buffer[i64(lane)] for lane in range(1, _LANES)), start=buffer[i64(0)]))
+            smallest, largest = low[i64(0)], high[i64(0)]
+            for lane in range(1, _LANES):
+                smallest, largest = T.min(smallest, low[i64(lane)]), T.max(largest, high[i64(lane)])
+            results += [T.Cast("float64", smallest), T.Cast("float64", largest)]
+            for buffer in (total, squares):
+                results.append(sum((buffer[i64(lane)] for lane in range(1, _LANES)), start=buffer[i64(0)]))
+            for column, value in enumerate(results):
+                T.buffer_store(out, value, [chunk, i64(column)])
+
+    return build_function(STATISTICS_KERNEL, emit)

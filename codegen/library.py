@@ -1,0 +1,71 @@
+"""Builds the kernel library of a graph: every distinct kernel once, linked into one shared object."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm.target import Target
+
+from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.kernels import KERNELS, requests_of
+from aprgraph.codegen.kernels.statistics import tensor_statistics
+from aprgraph.graph.calling_convention import STATISTICS_KERNEL
+from aprgraph.graph.errors import GraphError, ToolchainError
+from aprgraph.graph.ir import Graph
+
+
+def llvm_target(cpu: Cpu) -> Any:
+    """The TVM target of ``cpu``."""
+    return Target({"kind": "llvm", "mcpu": cpu.name})
+
+
+def kernel_module(graph: Graph, cpu: Cpu) -> Any:
+    """The IRModule of every kernel that ``graph`` needs, and of the statistics kernel. Raises GraphError."""
+    functions = {STATISTICS_KERNEL: tensor_statistics(cpu)}
+    for symbol, request in requests_of(graph).items():
+        if request.op not in KERNELS:
+            raise GraphError(f"no kernel for the op {request.op!r}; there are kernels for {', '.join(KERNELS)}")
+        functions[symbol] = KERNELS[request.op](request, cpu)
+    return tvm.IRModule(functions)
+
+
+def compile_kernels(graph: Graph, cpu: Cpu) -> Any:
+    """The compiled kernels of ``graph`` as a TVM module, for use in this process."""
+    return tvm.compile(kernel_module(graph, cpu), llvm_target(cpu)).mod
+
+
+def build_library(graph: Graph, cpu: Cpu, path: Path) -> None:
+    """Compile the kernels of ``graph`` and link them into the shared object ``path``. Raises ToolchainError."""
+    compile_kernels(graph, cpu).export_library(str(path), fcompile=_link)
+
+
+def linker() -> list[str]:
+    """A command that links like a C compiler: cc, gcc or clang if installed, else the ziglang package's. Raises ToolchainError."""
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise ToolchainError(
+        "no linker: kernels are compiled by TVM, but linking them needs cc, gcc or clang, or the Python package ziglang; "
+        "install one (pip install 'aprgraph[linker]')"
+    )
+
+
+def _link(output: str, objects: list[str] | str, options: list[str] | None = None, **_: Any) -> None:
+    """Link object files into a shared object; the signature is the one that export_library calls."""
+    names = [objects] if isinstance(objects, str) else list(objects)
+    command = [*linker(), "-shared", "-fPIC", "-o", output, *names, *(options or []), "-lm"]
+    with tempfile.TemporaryFile() as log:
+        code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip().splitlines()
+    if code:
+        raise ToolchainError(f"linking the kernels failed ({command[0]}, exit {code}): {said[-1] if said else 'no message'}")

@@ -1,0 +1,82 @@
+"""The program of a plan: the tapped, pruned graph as a small Relax function that calls kernels compiled before.
+
+What a tap can change is which buffers are copied out, never a kernel. TVM's memory planner is left out of the pipeline:
+it has reused storage through an alias (apache/tvm issue 20134), and a tap that reads an overwritten buffer is fatal
+for a tracer. Every value has storage of its own until its last use; the allocator's pool hands it on after that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+from tvm.relax import transform
+
+from aprgraph.codegen.kernels import request_of
+from aprgraph.graph.block_formats import weight_storage
+from aprgraph.graph.calling_convention import ENTRY, TAP_FUNCTION, computed_types, program_parameters
+from aprgraph.graph.ir import Dim, Graph, Node
+
+_DTYPES = {"f32": "float32", "i32": "int32"}
+
+
+def lower(graph: Graph) -> Any:
+    """The Relax module of ``graph``: one function of its inputs and weights that returns its outputs.
+
+    Tap nodes become calls of TAP_FUNCTION; an output that is a tap is not returned, the tap has delivered it.
+    """
+    symbols: dict[str, Any] = {}
+
+    def dim(value: Dim) -> Any:
+        return tirx.IntImm("int64", value) if isinstance(value, int) else symbols.setdefault(value, tirx.Var(value, "int64"))
+
+    def tensor(node: Node) -> Any:
+        if node.op == "weight":
+            dtype, dims = weight_storage(node.type)
+            return relax.TensorType([dim(d) for d in dims], dtype)
+        return relax.TensorType([dim(d) for d in node.type.dims], _DTYPES[node.type.dtype])
+
+    parameters = program_parameters(graph)
+    values: dict[str, Any] = {node.name: relax.Var(f"p{index}", tensor(node)) for index, node in enumerate(parameters)}
+    sizes = {kind: tirx.Var(f"bytes{index}", "int64") for index, kind in enumerate(computed_types(graph))}
+    arguments = [*values.values(), relax.Var("sizes", relax.ShapeType(list(sizes.values())))]
+    builder = relax.BlockBuilder()
+    with builder.function(ENTRY, arguments):
+        for node in graph:
+            if node.name in values:
+                continue
+            operands = [values[name] for name in graph.operand_names(node.name)]
+            if node.op == "tap":
+                call = relax.Call(relax.ExternFunc(TAP_FUNCTION), [operands[0], tvm.ir.StringImm(node.name)], None, [relax.ObjectType()])
+                builder.emit(call)
+                values[node.name] = operands[0]
+            else:
+                size, shape = relax.ShapeExpr([sizes[node.type]]), relax.ShapeExpr([dim(d) for d in node.type.dims])
+                place = builder.emit(relax.op.memory.alloc_storage(size, 0, "global", "uint8"))
+                value = builder.emit(relax.op.memory.alloc_tensor(place, 0, shape, _DTYPES[node.type.dtype]))
+                builder.emit(relax.Call(relax.ExternFunc(request_of(graph, node).symbol), [*operands, value], None, [relax.TupleType([])]))
+                values[node.name] = value
+        returned = [values[name] for name in graph.outputs if graph[name].op != "tap"]
+        builder.emit_func_output(relax.Tuple(returned))
+    return builder.get()
+
+
+def _pipeline() -> Any:
+    """Of TVM's own build pipeline what this program needs: no legalisation, no fusion, no memory planning."""
+    return tvm.transform.Sequential(
+        [
+            transform.RemovePurityChecking(),
+            transform.KillAfterLastUse(),
+            transform.LowerRuntimeBuiltin(),
+            transform.VMShapeLower(),
+            transform.AttachGlobalSymbol(),
+        ]
+    )
+
+
+def build_program(graph: Graph, path: Path) -> None:
+    """Compile the program of ``graph`` to VM bytecode in the file ``path``; no linker is needed."""
+    executable = relax.build(lower(graph), target="llvm", relax_pipeline=_pipeline())
+    executable.mod.write_to_file(str(path), "relax.VMExecutable")

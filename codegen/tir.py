@@ -1,0 +1,154 @@
+"""Helpers over TVM's IRBuilder: kernels are Python functions that emit loops and stores.
+
+All index arithmetic is int64 (a weight matrix may exceed 2^31 bytes; TVM wants one width inside one buffer's indices).
+Multiply-adds are explicit: a fused multiply-add where the CPU has one, a product and a sum where it has not, and never
+left to the compiler, so that two kernels that must agree bit by bit do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.cpu import Cpu
+
+#: A TVM expression, variable or buffer; TVM ships no types.
+Expr = Any
+Buffer = Any
+
+
+def i64(value: int) -> Expr:
+    """An int64 constant."""
+    return tirx.IntImm("int64", value)
+
+
+def f32(value: float) -> Expr:
+    """An f32 constant."""
+    return tirx.FloatImm("float32", value)
+
+
+class Emitter:
+    """Emits statements of one kernel for one CPU."""
+
+    def __init__(self, cpu: Cpu) -> None:
+        self.cpu = cpu
+        self.lanes = cpu.lanes
+
+    # -- arithmetic ------------------------------------------------------------------------------------------------------
+
+    def fma(self, a: Expr, b: Expr, c: Expr) -> Expr:
+        """a · b + c in f32."""
+        if self.cpu.fma:
+            return T.call_llvm_pure_intrin("float32", "llvm.fma", a, b, c)
+        return a * b + c
+
+    def exp(self, x: Expr) -> Expr:
+        """e^x in f32 within 2 ulp, 0 below -87.3, inf above 88.7; NaN stays. Vectorises, unlike the library's.
+
+        Cody and Waite's reduction x = k·ln 2 + r (ln 2 in two parts), a polynomial on |r| <= ln 2 / 2 with the
+        coefficients of Cephes' expf, and 2^k put together from its exponent bits, in two halves so that k may be -150..129.
+        """
+        clamped = T.max(T.min(x, f32(89.0)), f32(-104.0))
+        k = T.floor(self.fma(clamped, f32(1.4426950408889634), f32(0.5)))
+        r = self.fma(k, f32(-0.693359375), clamped)
+        r = self.fma(k, f32(2.12194440e-4), r)
+        p = f32(1.9875691500e-4)
+        for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+            p = self.fma(p, r, f32(coefficient))
+        p = self.fma(p, r * r, r + f32(1.0))
+        whole = T.Cast("int32", k)
+        half = whole >> tirx.IntImm("int32", 1)
+        power = [T.reinterpret("float32", (e + 127) << tirx.IntImm("int32", 23)) for e in (half, whole - half)]
+        return T.Select(x == x, p * power[0] * power[1], x)
+
+    # -- loops -----------------------------------------------------------------------------------------------------------
+
+    def vector(self, count: int, body: Callable[[Expr], None]) -> None:
+        """Emit ``body(lane)`` for lane in 0 .. count - 1 as vector instructions."""
+        if count == 1:
+            body(i64(0))
+            return
+        with T.vectorized(i64(0), i64(count)) as lane:
+            body(lane)
+
+    def chunks(self, columns: int, body: Callable[[Expr, int], None]) -> None:
+        """Emit ``body(start, width)`` over a row of ``columns``: a loop of whole vectors, then what is left."""
+        whole = columns // self.lanes
+        if whole:
+            with T.serial(i64(0), i64(whole)) as step:
+                body(step * self.lanes, self.lanes)
+        if columns % self.lanes:
+            body(i64(whole * self.lanes), columns % self.lanes)
+
+    def zero(self, buffer: Buffer, first: int, count: int) -> None:
+        """Set ``count`` elements of a flat buffer from ``first`` on to 0."""
+        self.vector(count, lambda lane: T.buffer_store(buffer, f32(0.0), [i64(first) + lane]))
+
+    def dot_step(self, acc: Buffer, first: int, width: int, a: Callable[[Expr], Expr], b: Callable[[Expr], Expr]) -> None:
+        """acc[first + lane] += a(lane) · b(lane) for the lanes of one vector."""
+
+        def step(lane: Expr) -> None:
+            at = i64(first) + lane
+            T.buffer_store(acc, self.fma(a(lane), b(lane), acc[at]), [at])
+
+        self.vector(width, step)
+
+    def sum_lanes(self, acc: Buffer, first: int) -> Expr:
+        """Sum ``lanes`` partial sums by halves, always in the same order; the expression of the total."""
+        width = self.lanes // 2
+        while width:
+            self.vector(width, lambda lane, w=width: T.buffer_store(acc, acc[first + lane] + acc[i64(first + w) + lane], [i64(first) + lane]))
+            width //= 2
+        return acc[i64(first)]
+
+
+@contextmanager
+def block(name: str = "body") -> Iterator[None]:
+    """A TVM block, which allocations need."""
+    with T.sblock(name):
+        yield
+
+
+def scratch(shape: Sequence[int], dtype: str = "float32") -> Buffer:
+    """A buffer in the thread's workspace, aligned to 64 bytes."""
+    return T.sblock_alloc_buffer([i64(dim) for dim in shape], dtype)
+
+
+def registers(count: int, dtype: str = "float32") -> Buffer:
+    """A small buffer that the compiler keeps in registers. TVM moves more than 1024 bytes to the heap."""
+    assert count * 4 <= 1024
+    return T.sblock_alloc_buffer((i64(count),), dtype, scope="local")
+
+
+class Parameters:
+    """Declares the parameters of a kernel in order, and the sizes n and t that they share."""
+
+    def __init__(self) -> None:
+        self._symbols: dict[str, Expr] = {}
+
+    def size(self, dim: int | str) -> Expr:
+        """A dimension as int64; a symbol is one variable throughout the kernel."""
+        if isinstance(dim, int):
+            return i64(dim)
+        if dim not in self._symbols:
+            self._symbols[dim] = tirx.Var(dim, "int64")
+        return self._symbols[dim]
+
+    def buffer(self, name: str, dims: Sequence[int | str], dtype: str, align: int = 64) -> Buffer:
+        """The next parameter, a buffer whose data begins at a multiple of ``align`` bytes."""
+        handle = T.arg(name, T.handle())
+        return T.match_buffer(handle, [self.size(dim) for dim in dims], dtype, align=align)
+
+
+def build_function(name: str, emit: Callable[[Parameters], None]) -> Any:
+    """A PrimFunc ``name`` whose parameters and body ``emit`` declares."""
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        emit(Parameters())
+    return builder.get()

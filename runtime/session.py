@@ -1,0 +1,137 @@
+"""Runs a compiled program on a model's weights, with TVM's runtime alone."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aprgraph.graph.block_formats import weight_storage
+from aprgraph.graph.calling_convention import (
+    ENTRY,
+    STATISTICS_CHUNK,
+    STATISTICS_COLUMNS,
+    STATISTICS_KERNEL,
+    TAP_FUNCTION,
+    computed_types,
+    program_parameters,
+)
+from aprgraph.graph.errors import ArtifactError
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.model import Model
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.statistics import Statistics, statistics_from_sums
+
+_ITEMSIZE = 4
+
+#: Called with a tap's node, its value (f32 in its shape, valid during the call only) and its statistics.
+OnTap = Callable[[Node, F32, Statistics], None]
+
+
+def default_threads() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def load_tvm_runtime() -> Any:
+    """TVM, its runtime alone unless something has loaded the compiler before: that halves the time to start."""
+    os.environ.setdefault("TVM_USE_RUNTIME_LIB", "1")
+    # Otherwise TVM takes half of the processors, on the assumption that every other one is a second hardware thread.
+    os.environ.setdefault("TVM_NUM_THREADS", str(default_threads()))
+    import tvm  # noqa: PLC0415 -- costs half a second
+
+    return tvm
+
+
+class Session:
+    """A program, its kernels and a model's weights, ready to run.
+
+    Weights are the file's own pages: nothing is copied, and a page is read when a kernel touches it.
+    Raises ArtifactError if the files cannot be loaded.
+    """
+
+    def __init__(self, kernels: Path, program: Path, graph: Graph, model: Model, threads: int | None = None) -> None:
+        tvm = load_tvm_runtime()
+        from tvm.runtime.vm import VirtualMachine  # noqa: PLC0415
+
+        self._tvm = tvm
+        self.graph = graph
+        self.threads = threads or default_threads()
+        try:
+            self._kernels = tvm.runtime.load_module(str(kernels))
+            executable = tvm.get_global_func("relax.ExecutableLoadFromFile")(str(program))
+        except Exception as error:  # TVM raises whatever its loader raised
+            raise ArtifactError(f"{kernels.parent}: cannot be loaded ({_first_line(error)}); compile the model again") from None
+        executable.import_module(self._kernels)
+        self._statistics = self._kernels[STATISTICS_KERNEL]
+        self._on_tap: OnTap | None = None
+        self._failure: BaseException | None = None
+        # The machine looks the function up by name, once, when it is made.
+        tvm.register_global_func(TAP_FUNCTION, self._tap, override=True)
+        self._machine = VirtualMachine(executable, tvm.cpu())
+        self._parameters = program_parameters(graph)
+        self._weights = {node.name: self._bind(model, node) for node in self._parameters if node.op == "weight"}
+
+    def _bind(self, model: Model, node: Node) -> Any:
+        from tvm_ffi import from_dlpack  # noqa: PLC0415
+
+        dtype, dims = weight_storage(node.type)
+        raw = model.file.tensor_bytes(model.tensor(node.attr_str("tensor")))
+        return from_dlpack(raw.reshape(-1).view(dtype).reshape(dims))
+
+    def run(self, tokens: Sequence[int], on_tap: OnTap | None = None, start: int = 0) -> dict[str, F32]:
+        """Run ``tokens`` at positions start, start + 1, …; ``on_tap`` is called as tapped tensors appear.
+
+        Returns the outputs that are not taps, by node name. An exception raised by ``on_tap`` ends the run and is
+        raised here.
+        """
+        tensor = self._tvm.runtime.tensor
+        positions = np.arange(start, start + len(tokens), dtype=np.int32)
+        inputs = {"tokens": tensor(np.asarray(tokens, dtype=np.int32)), "positions": tensor(positions)}
+        arguments = [inputs[node.name] if node.op == "input" else self._weights[node.name] for node in self._parameters]
+        shapes = [kind.bind(n=len(tokens), t=start + len(tokens)) for kind in computed_types(self.graph)]
+        arguments.append(self._tvm.runtime.ShapeTuple([math.prod(shape) * _ITEMSIZE for shape in shapes]))
+        self._on_tap, self._failure = on_tap, None
+        self._tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
+        try:
+            results = self._machine[ENTRY](*arguments)
+        except Exception:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
+        finally:
+            self._on_tap = None
+        names = [name for name in self.graph.outputs if self.graph[name].op != "tap"]
+        return {name: np.array(np.from_dlpack(value)) for name, value in zip(names, results, strict=True)}
+
+    def _tap(self, value: Any, name: str) -> None:
+        """What the program calls. TVM would turn an exception into one of its own, so it is kept and raised by ``run``."""
+        if self._on_tap is None:
+            return
+        try:
+            self._on_tap(self.graph[str(name)], np.from_dlpack(value), self._summarise(value))
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _summarise(self, value: Any) -> Statistics:
+        """The statistics of a tensor, by the kernel: one pass on all threads."""
+        count = math.prod(value.shape)
+        flat = value._create_view((count,))
+        chunks = -(-count // STATISTICS_CHUNK)
+        partial = self._tvm.runtime.empty((chunks, STATISTICS_COLUMNS), "float64")
+        self._statistics(flat, partial)
+        rows = np.from_dlpack(partial)
+        nan, inf = (int(column.sum()) for column in rows[:, :2].T)
+        return statistics_from_sums(
+            count, nan, inf, float(rows[:, 2].min()), float(rows[:, 3].max()), float(rows[:, 4].sum()), float(rows[:, 5].sum())
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,31 @@
+"""Checks of what a run is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aprgraph.graph.errors import TokenError
+from aprgraph.graph.model import Model
+
+
+def parse_tokens(text: str) -> list[int]:
+    """Parse ``--tokens 1,2,3``. Raises TokenError."""
+    parts = [part.strip() for part in text.split(",")]
+    if any(not (part.isascii() and part.isdigit()) or len(part) > 12 for part in parts):
+        raise TokenError(f"--tokens {text!r}: expected token ids separated by commas, such as 1,2,3")
+    return [int(part) for part in parts]
+
+
+def check_tokens(tokens: Sequence[int], model: Model) -> None:
+    """Raise TokenError unless there are tokens, all inside the vocabulary, and no more than the model's context holds."""
+    if not tokens:
+        raise TokenError("no tokens to run: the prompt is empty; give --prompt TEXT or --tokens 1,2,3")
+    for position, token in enumerate(tokens):
+        if not 0 <= token < model.vocabulary:
+            raise TokenError(
+                f"token {token} at position {position} is outside the vocabulary of {model.path}, expected 0 to {model.vocabulary - 1}"
+            )
+    if len(tokens) > model.hyperparameters.context:
+        raise TokenError(
+            f"{len(tokens)} tokens, but {model.path} has a context of {model.hyperparameters.context}; shorten the prompt"
+        )

@@ -1,0 +1,40 @@
+"""aprgraph: find the first wrong tensor of a language model's forward pass.
+
+    import aprgraph
+
+    model = aprgraph.load("model.gguf")
+    compiled = model.compile(target="llvm")
+    trace = compiled.run(taps="all", layers="0..2", prompt="What is 2+2?")
+    trace.tensor("attn_scores", layer=0)            # a memory-mapped float32 array
+    report = aprgraph.diff("trace-a", "trace-b")
+    report.verdict, report.exit_code
+
+Everything that goes wrong on account of what was given raises an AprgraphError (see aprgraph.graph.errors).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aprgraph.api import CompiledModel, LoadedModel, diff, load, open_artifact
+    from aprgraph.graph.errors import AprgraphError
+    from aprgraph.graph.plan import Plan
+    from aprgraph.runtime.trace import Trace
+
+__all__ = ["AprgraphError", "CompiledModel", "LoadedModel", "Plan", "Trace", "diff", "load", "open_artifact"]
+
+_HOMES = {
+    "AprgraphError": "aprgraph.graph.errors",
+    "Plan": "aprgraph.graph.plan",
+    "Trace": "aprgraph.runtime.trace",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use: the command line starts without what it does not need."""
+    if name not in __all__:
+        raise AttributeError(f"module 'aprgraph' has no attribute {name!r}")
+    import importlib  # noqa: PLC0415
+
+    return getattr(importlib.import_module(_HOMES.get(name, "aprgraph.api")), name)

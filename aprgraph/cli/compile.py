@@ -1,0 +1,42 @@
+"""`aprgraph compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aprgraph.cli.options import Json, Override
+from aprgraph.cli.progress import spinner
+
+
+def compile_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file.")],
+    target: Annotated[str, typer.Option("--target", "-t", help="llvm (this machine's CPU) or reference (float64 NumPy: slow, exact).")] = "llvm",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to put the artifact [<stem>.<target>.aprg here].")] = None,
+    cpu: Annotated[str | None, typer.Option("--cpu", help="x86-64-v2, -v3 or -v4, to compile for another machine [this one's].")] = None,
+    override_kv: Override = None,
+    json: Json = False,
+) -> None:
+    """Compile a model's kernels into an artifact directory.
+
+    The artifact holds machine code and the graph, no weights: those stay in the model file. Every tap plan uses the same
+    kernels, so choosing taps later cannot change a number.
+
+    Example: aprgraph compile SmolLM2.gguf && aprgraph run --taps all --layers 0..30
+    """
+    from aprgraph.api import load  # noqa: PLC0415
+    from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+
+    loaded = load(model, parse_overrides(override_kv or []))
+    with spinner(f"compiling {model.name} for {target}"):
+        artifact = loaded.compile(target, output, cpu).artifact
+    if json:
+        import json as json_module  # noqa: PLC0415
+
+        document = {"artifact": str(artifact.directory), "target": artifact.target, "cpu": artifact.cpu, "kernels": dict(artifact.kernels)}
+        typer.echo(json_module.dumps(document, indent=1))
+        return
+    kernels = f", {len(artifact.kernels)} kernels" if artifact.kernels else ""
+    typer.echo(f"{artifact.directory}/ ({artifact.target_name}{kernels})")

@@ -1,0 +1,168 @@
+"""``aprgraph diff``: where do two traces first part?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from aprgraph.runtime.diff import DiffReport, DiffRow, FirstDivergence
+
+#: Columns of a table that goes to a file or a pipe, where nothing wraps it.
+_WIDE = 240
+_NAMES_SHOWN = 8
+#: (least width of the terminal, number columns shown)
+_COLUMNS_FOR_WIDTH = ((155, 9), (115, 5), (0, 2))
+
+_COLOURS = {"IDENTICAL": "dim", "NOISE": "green", "PROPAGATED": "yellow", "UNMEASURED": "dim"}
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(help="A trace directory, or one APRT file (.bin).", metavar="A", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="The same of the other side.", metavar="B", show_default=False)],
+    top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="Compare the K best tokens of the logits.")] = 10,
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            help="What the two runs have in common: same-graph-f32 (same weights, float32), or cross-engine-q8act "
+            "(one side rounds activations to 8 bits, as llama.cpp does).",
+        ),
+    ] = "same-graph-f32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Print every tensor, not only those around the first divergence.")] = False,
+) -> None:
+    """Compare two traces stage by stage, and name the first stage that differs.
+
+    Prints a verdict, then the first divergent tensors with the nearest ones before and after them. Between those before
+    and the divergent one lies the cause: tap the stages there to narrow it down.
+
+    \b
+    Example:
+      aprgraph run model.gguf --taps all --layers 0..30 -o good
+      aprgraph run model.gguf --taps all --layers 0..30 -o bad --override-kv llama.rope.freq_base=float:10000
+      aprgraph diff good bad
+
+    Either side may come from another program that writes APRT files. Tensors that one side lacks are UNMEASURED:
+    neither equal nor divergent.
+
+    Exit code: 0 alike, 1 diverged, 2 could not be compared, 3 nothing was measured.
+    """
+    report = _compare(a, b, top, profile)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
+    else:
+        _print(report, show_all)
+    raise typer.Exit(report.exit_code)
+
+
+def _compare(a: Path, b: Path, top: int, profile: str) -> DiffReport:
+    """The comparison, with a progress bar where someone is watching."""
+    from aprgraph.runtime.diff import diff as compare
+
+    if not sys.stderr.isatty():
+        return compare(a, b, top=top, profile=profile)
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("comparing")
+
+        def progress(done: int, total: int, label: str) -> None:
+            bar.update(task, completed=done, total=total, description=label)
+
+        return compare(a, b, top=top, profile=profile, progress=progress)
+
+
+def _print(report: DiffReport, show_all: bool) -> None:
+    from rich.console import Console
+
+    watched = sys.stdout.isatty()
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
+    console.print(report.verdict, style="bold", markup=False)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False)
+    for first in report.first[:_NAMES_SHOWN]:
+        console.print(_suspects(report, first), markup=False)
+    if report.common_suspects:
+        console.print(f"common to all of them: {_list(report.common_suspects)}", markup=False)
+    rows = list(report.rows) if show_all else report.rows_that_matter()
+    if rows:
+        console.print()
+        _print_table(console, rows, {first.key for first in report.first})
+    for row in rows:
+        if row.logits is not None:
+            console.print(_logits(row), markup=False)
+    if len(rows) < len(report.rows):
+        console.print(f"{len(rows)} of {len(report.rows)} tensors shown; --all prints every one", markup=False)
+
+
+def _suspects(report: DiffReport, first: FirstDivergence) -> str:
+    """Where the cause of one first divergence can lie, in a sentence."""
+    after = [report.row(key).label for key in first.good]
+    text = f"{report.row(first.key).label}: the cause lies in {_list(first.region[::-1])}"
+    if first.weights:
+        text += f", or in the weights {_list(first.weights[::-1])}"
+    return text + (f"; still good: {_list(after[::-1])}" if after else "; nothing before it was measured")
+
+
+def _list(names: tuple[str, ...] | list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
+
+
+def _logits(row: DiffRow) -> str:
+    logits = row.logits
+    assert logits is not None
+    best = f"token {logits.argmax_a} on both sides" if logits.argmax_a == logits.argmax_b else f"token {logits.argmax_a} in A, {logits.argmax_b} in B"
+    return f"{row.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats"
+
+
+def _print_table(console: Console, rows: list[DiffRow], first: set[tuple[int, int | None, str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table: Table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "class", "tensor", "shape"):
+        table.add_column(name, no_wrap=True)
+    # A narrow terminal gets fewer columns rather than cropped ones.
+    shown = next(count for width, count in _COLUMNS_FOR_WIDTH if console.width >= width)
+    for name in ("NMSE", "limit", "cosine", "worst position", "worst 1 % channels", "max|Δ|", "NaN+Inf A/B", "rms A", "rms B")[:shown]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        name = row.classification.value
+        cells = [Text("▶" if row.key in first else ""), Text(name), Text(row.label), Text(" x ".join(map(str, row.shape or ())))]
+        table.add_row(*cells, *map(Text, _numbers(row)[:shown]), style=_COLOURS.get(name, "red"))
+    console.print(table)
+
+
+def _numbers(row: DiffRow) -> list[str]:
+    """The cells of one row's numbers; the columns that do not apply are empty."""
+    from aprgraph.runtime.diff.metrics import TensorMetrics
+
+    metrics = row.metrics
+    if not isinstance(metrics, TensorMetrics):
+        return ["" if row.error is None else f"{row.error:.1%} of ids", f"{row.limit:.0e}"] if metrics is not None else []
+    positions, channels = metrics.positions, metrics.channels
+    return [
+        _small(metrics.nmse),
+        f"{row.limit:.0e}",
+        "" if metrics.cosine is None else f"{metrics.cosine:.6f}",
+        f"{positions.worst[0]}: {positions.share:.0%}" if positions is not None and positions.share else "",
+        f"{channels.share:.0%}" if channels is not None and channels.share else "",
+        _small(metrics.max_abs),
+        f"{metrics.nan_a + metrics.inf_a}/{metrics.nan_b + metrics.inf_b}",
+        _small(metrics.rms_a),
+        _small(metrics.rms_b),
+    ]
+
+
+def _small(value: float | None) -> str:
+    return "" if value is None else "0" if value == 0 else f"{value:.2e}"

@@ -1,0 +1,114 @@
+"""`aprgraph inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aprgraph.cli.options import Json
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="An APRT file, a trace, an artifact, or a GGUF file.")],
+    json: Json = False,
+) -> None:
+    """Say what a file or directory is, and what is in it.
+
+    Example: aprgraph inspect model-trace/layer-0/qkv_matmul.bin
+    """
+    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+
+    if path.is_dir():
+        document = _artifact(path) if (path / "artifact.json").is_file() else _trace(path)
+    elif path.is_file():
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if magic == b"GGUF":
+            document = _model(path)
+        elif magic == b"APRT":
+            document = _aprt(path)
+        else:
+            raise AprgraphError(f"{path}: begins with {magic!r}; expected an APRT file, a GGUF file, or the directory of a trace or an artifact")
+    else:
+        raise AprgraphError(f"{path}: not there; expected an APRT file, a GGUF file, or the directory of a trace or an artifact")
+    if json:
+        import json as json_module  # noqa: PLC0415
+
+        typer.echo(json_module.dumps(document, indent=1, allow_nan=False))
+    else:
+        typer.echo(_as_text(document))
+
+
+def _aprt(path: Path) -> dict[str, Any]:
+    from aprgraph.runtime.aprt import read_aprt  # noqa: PLC0415
+    from aprgraph.runtime.statistics import compute_statistics  # noqa: PLC0415
+
+    layer, values = read_aprt(path)
+    return {"kind": "APRT file", "stage": path.stem, "layer": "whole model" if layer is None else layer, **compute_statistics(values).to_json()}
+
+
+def _trace(path: Path) -> dict[str, Any]:
+    from aprgraph.runtime.trace import Trace  # noqa: PLC0415
+
+    trace = Trace.open(path)
+    document: dict[str, Any] = {"kind": "trace", "manifest": trace.info is not None}
+    if trace.info is not None:
+        document |= {
+            "model": dict(trace.info.model),
+            "target": trace.info.target,
+            "tokens": list(trace.info.tokens),
+            "positions": trace.info.positions,
+            "plan": trace.info.plan,
+        }
+    document["tensors"] = {entry.label: f"{'x'.join(map(str, entry.shape))}  {entry.file or 'statistics only'}" for entry in trace.entries}
+    return document
+
+
+def _artifact(path: Path) -> dict[str, Any]:
+    from aprgraph.codegen.artifact import open_artifact  # noqa: PLC0415
+
+    artifact = open_artifact(path)
+    return {
+        "kind": "artifact",
+        "target": artifact.target_name,
+        "model": str(artifact.model_path),
+        "fingerprint": artifact.fingerprint,
+        "overrides": dict(artifact.overrides),
+        "programs": len(list((path / "programs").glob("*.vm"))),
+        "kernels": dict(artifact.kernels),
+    }
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from aprgraph.graph.gguf_file import GGUFFile  # noqa: PLC0415
+    from aprgraph.graph.metadata import ArrayValue  # noqa: PLC0415
+
+    file = GGUFFile(path)
+    return {
+        "kind": "GGUF file",
+        "version": file.version,
+        "bytes": file.size,
+        "fingerprint": file.fingerprint(),
+        "metadata": {key: f"array of {len(value)}" if isinstance(value, ArrayValue) else value for key, value in file.metadata.items()},
+        "tensors": {info.name: f"{info.format.name} {' x '.join(map(str, info.dims))}" for info in file.tensors.values()},
+    }
+
+
+def _as_text(document: dict[str, Any]) -> str:
+    """Keys and values, one a line; nested objects indented."""
+    lines: list[str] = []
+    for key, value in document.items():
+        if isinstance(value, dict):
+            lines.append(f"{key}:" if value else f"{key}: none")
+            lines += [f"  {name}: {_one_line(item)}" for name, item in value.items()]
+        else:
+            lines.append(f"{key}: {_one_line(value)}")
+    return "\n".join(lines)
+
+
+def _one_line(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = text.replace("\n", "\\n")
+    return text if len(text) <= 160 else text[:157] + "..."

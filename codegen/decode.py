@@ -5,6 +5,8 @@ The layouts come from graph/block_formats.py; nothing here knows a format by nam
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tvm.tirx.script import builder as T
@@ -12,6 +14,9 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, i64
 from aprgraph.graph.block_formats import RUN, BlockFormat, weight_format, weight_storage
 from aprgraph.graph.ir import TensorType
+
+#: Receives a column and the value there, of as many lanes as the surrounding vector has.
+Store = Callable[[Expr, Expr], None]
 
 #: A GGUF file aligns tensors to `general.alignment`, which may be as little as 8 bytes.
 _WEIGHT_ALIGNMENT = 8
@@ -65,7 +70,10 @@ class Weight:
             return T.reinterpret("float32", T.Cast("uint32", value) << T.uint32(16))
         return value if self._dtype == "float32" else T.Cast("float32", value)
 
-    def decode_row(self, row: Expr, store: Any) -> None:
+    def _store_run(self, store: Store, reader: _KernelBlock, column: Expr, first: int, lane: Expr) -> None:
+        store(column + first + lane, self.format.decode(reader, first, lane))
+
+    def decode_row(self, row: Expr, store: Store) -> None:
         """Emit ``store(column, value)`` for every element of a row, as vectors, values in f32."""
         emitter = self._emitter
         if self.format.is_plain:
@@ -78,6 +86,4 @@ class Weight:
         with T.serial(i64(0), i64(self.columns // fmt.elements)) as index:
             reader = _KernelBlock(emitter, fmt, self._buffer, row, index * fmt.block_bytes)
             for first in range(0, fmt.elements, RUN):
-                emitter.vector(
-                    RUN, lambda lane, first=first: store(index * fmt.elements + first + lane, fmt.decode(reader, first, lane))
-                )
+                emitter.vector(RUN, partial(self._store_run, store, reader, index * fmt.elements, first))

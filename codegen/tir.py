@@ -64,7 +64,7 @@ class Emitter:
         whole = T.Cast("int32", k)
         half = whole >> tirx.IntImm("int32", 1)
         power = [T.reinterpret("float32", (e + 127) << tirx.IntImm("int32", 23)) for e in (half, whole - half)]
-        return T.Select(x == x, p * power[0] * power[1], x)
+        return T.Select(is_nan(x), x, p * power[0] * power[1])
 
     # -- loops -----------------------------------------------------------------------------------------------------------
 
@@ -98,13 +98,40 @@ class Emitter:
 
         self.vector(width, step)
 
+    def copy(self, source: Buffer, first: Expr, target: Buffer, row: Expr, column: Expr, lane: Expr) -> None:
+        """target[row, column + lane] = source[first + lane]."""
+        T.buffer_store(target, source[first + lane], [row, column + lane])
+
+    def _fold(self, acc: Buffer, first: int, width: int) -> None:
+        def step(lane: Expr) -> None:
+            T.buffer_store(acc, acc[i64(first) + lane] + acc[i64(first + width) + lane], [i64(first) + lane])
+
+        self.vector(width, step)
+
     def sum_lanes(self, acc: Buffer, first: int) -> Expr:
         """Sum ``lanes`` partial sums by halves, always in the same order; the expression of the total."""
         width = self.lanes // 2
         while width:
-            self.vector(width, lambda lane, w=width: T.buffer_store(acc, acc[first + lane] + acc[i64(first + w) + lane], [i64(first) + lane]))
+            self._fold(acc, first, width)
             width //= 2
         return acc[i64(first)]
+
+
+def is_nan(x: Expr) -> Expr:
+    """Whether an f32 is NaN, by its bits: TVM simplifies x != x to false."""
+    magnitude = T.reinterpret("int32", x) & tirx.IntImm("int32", 0x7FFFFFFF)
+    return magnitude > tirx.IntImm("int32", 0x7F800000)
+
+
+def is_finite(x: Expr) -> Expr:
+    """Whether an f32 is neither NaN nor Inf, by its bits."""
+    magnitude = T.reinterpret("int32", x) & tirx.IntImm("int32", 0x7FFFFFFF)
+    return magnitude < tirx.IntImm("int32", 0x7F800000)
+
+
+def along(buffer: Buffer, *indices: Expr) -> Callable[[Expr], Expr]:
+    """The elements of ``buffer`` from ``indices`` on along its last dimension, by lane."""
+    return lambda lane: buffer[(*indices[:-1], indices[-1] + lane)]
 
 
 @contextmanager

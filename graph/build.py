@@ -26,7 +26,7 @@ class _Builder:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.hp = model.hyperparameters
-        stem = "".join(c if c.isascii() and c.isalnum() or c in "_.-" else "_" for c in model.path.stem)
+        stem = "".join(c if (c.isascii() and c.isalnum()) or c in "_.-" else "_" for c in model.path.stem)
         self.graph = Graph(
             stem, {"architecture": model.family.architecture, "layers": self.hp.layers, "context": self.hp.context}
         )

@@ -123,7 +123,8 @@ class GGUFFile:
         cursor.take(len(_MAGIC), "the magic")
         self.version = cursor.u32("the version")
         if self.version not in _VERSIONS:
-            hint = " (a big-endian file?)" if self.version and self.version & 0xFFFF == 0 else ""
+            swapped = int.from_bytes(self.version.to_bytes(4, "little"), "big")
+            hint = " (a big-endian file?)" if swapped in _VERSIONS else ""
             raise ModelFileError(f"{self.path}: GGUF version {self.version}{hint}, expected 2 or 3; convert the model again")
         tensor_count = cursor.u64("the tensor count")
         key_count = cursor.u64("the metadata count")
@@ -298,10 +299,17 @@ class LazyArray:
 
     def values(self) -> list[Scalar] | list[bytes]:
         """The elements: numbers, or the raw bytes of strings (which need not be valid UTF-8)."""
+        if self._code == _STRING:
+            # Every length was checked when the file was opened, and the cursor's methods would take most of the time.
+            unpack, data, position = struct.Struct("<Q").unpack_from, self._file.mapping, self._start
+            texts: list[bytes] = []
+            for _ in range(self._length):
+                end = position + 8 + unpack(data, position)[0]
+                texts.append(data[position + 8 : end])
+                position = end
+            return texts
         cursor = _Cursor(self._file.mapping, self._file.path)
         cursor.position = self._start
-        if self._code == _STRING:
-            return [cursor.raw_text("an array") for _ in range(self._length)]
         layout = np.dtype(_SCALARS[self._code][0] + _SCALARS[self._code][1])
         start = cursor.take(self._length * layout.itemsize, "an array")
         numbers = np.frombuffer(self._file.mapping, dtype=layout, count=self._length, offset=start)

@@ -50,11 +50,11 @@ def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:
     names = [name.strip().lower() for name in text.split(",")]
     if names == ["all"]:
         return tuple(stage.name for stage in STAGES), True
+    if "" in names:
+        raise PlanError(f"--taps {text!r}: empty stage name; expected a comma list of stage names, or 'all'. Stages: {valid}")
     chosen: set[str] = set()
     for name in names:
         canonical = STAGE_ALIASES.get(name, name)
-        if not name:
-            raise PlanError(f"--taps {text!r}: empty stage name; expected a comma list of stage names, or 'all'. Stages: {valid}")
         if name == "all":
             raise PlanError(f"--taps {text!r}: 'all' stands alone; drop the other names, or list stages by name. Stages: {valid}")
         if canonical not in STAGE_BY_NAME:

@@ -81,7 +81,7 @@ def write_aprt(path: str | Path, layer: int | None, values: F32) -> None:
     try:
         with temporary.open("wb", buffering=0) as file:
             _write_all(file.fileno(), header)
-            _write_all(file.fileno(), memoryview(flat).cast("B") if flat.size else b"")
+            _write_all(file.fileno(), flat.data.cast("B") if flat.size else b"")
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

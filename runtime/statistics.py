@@ -40,9 +40,9 @@ class Statistics:
     @staticmethod
     def from_json(data: Mapping[str, float | int | None]) -> Statistics:
         """From what ``to_json`` gives."""
-        whole = {name: int(data[name] or 0) for name in ("count", "nan", "inf")}
-        real = {name: None if data[name] is None else float(data[name] or 0.0) for name in ("min", "max", "mean", "rms")}
-        return Statistics(**whole, **real)
+        count, nan, inf = (int(data[name] or 0) for name in ("count", "nan", "inf"))
+        low, high, mean, rms = (None if (value := data[name]) is None else float(value) for name in ("min", "max", "mean", "rms"))
+        return Statistics(count, low, high, mean, rms, nan, inf)
 
 
 def statistics_from_sums(

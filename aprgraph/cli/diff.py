@@ -24,7 +24,7 @@ _COLUMNS_FOR_WIDTH = ((155, 9), (115, 5), (0, 2))
 _COLOURS = {"IDENTICAL": "dim", "NOISE": "green", "PROPAGATED": "yellow", "UNMEASURED": "dim"}
 
 
-def diff(
+def diff(  # noqa: PLR0917 -- typer calls it
     a: Annotated[Path, typer.Argument(help="A trace directory, or one APRT file (.bin).", metavar="A", show_default=False)],
     b: Annotated[Path, typer.Argument(help="The same of the other side.", metavar="B", show_default=False)],
     top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="Compare the K best tokens of the logits.")] = 10,
@@ -44,7 +44,6 @@ def diff(
     Prints a verdict, then the first divergent tensors with the nearest ones before and after them. Between those before
     and the divergent one lies the cause: tap the stages there to narrow it down.
 
-    \b
     Example:
       aprgraph run model.gguf --taps all --layers 0..30 -o good
       aprgraph run model.gguf --taps all --layers 0..30 -o bad --override-kv llama.rope.freq_base=float:10000
@@ -65,12 +64,12 @@ def diff(
 
 def _compare(a: Path, b: Path, top: int, profile: str) -> DiffReport:
     """The comparison, with a progress bar where someone is watching."""
-    from aprgraph.runtime.diff import diff as compare
+    from aprgraph.runtime.diff import diff as compare  # noqa: PLC0415
 
     if not sys.stderr.isatty():
         return compare(a, b, top=top, profile=profile)
-    from rich.console import Console
-    from rich.progress import Progress
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("comparing")
@@ -82,7 +81,7 @@ def _compare(a: Path, b: Path, top: int, profile: str) -> DiffReport:
 
 
 def _print(report: DiffReport, show_all: bool) -> None:
-    from rich.console import Console
+    from rich.console import Console  # noqa: PLC0415
 
     watched = sys.stdout.isatty()
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
@@ -121,13 +120,15 @@ def _list(names: tuple[str, ...] | list[str]) -> str:
 def _logits(row: DiffRow) -> str:
     logits = row.logits
     assert logits is not None
-    best = f"token {logits.argmax_a} on both sides" if logits.argmax_a == logits.argmax_b else f"token {logits.argmax_a} in A, {logits.argmax_b} in B"
+    best = f"token {logits.argmax_a} on both sides"
+    if logits.argmax_a != logits.argmax_b:
+        best = f"token {logits.argmax_a} in A, {logits.argmax_b} in B"
     return f"{row.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats"
 
 
 def _print_table(console: Console, rows: list[DiffRow], first: set[tuple[int, int | None, str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     table: Table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "class", "tensor", "shape"):
@@ -145,7 +146,7 @@ def _print_table(console: Console, rows: list[DiffRow], first: set[tuple[int, in
 
 def _numbers(row: DiffRow) -> list[str]:
     """The cells of one row's numbers; the columns that do not apply are empty."""
-    from aprgraph.runtime.diff.metrics import TensorMetrics
+    from aprgraph.runtime.diff.metrics import TensorMetrics  # noqa: PLC0415
 
     metrics = row.metrics
     if not isinstance(metrics, TensorMetrics):

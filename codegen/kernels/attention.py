@@ -6,19 +6,25 @@ the key's position alone, so a position has the same bits whether later ones are
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.tir import Emitter, Expr, Parameters, block, build_function, f32, i64, registers
+from aprgraph.codegen.tir import Emitter, Expr, Parameters, along, block, build_function, f32, i64, is_nan, registers
 
 _KEYS_AT_ONCE = 4
 
 
 def _largest_divisor(number: int, limit: int) -> int:
     return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(limit, 1))
+
+
+def _same(value: Expr, _lane: Expr) -> Expr:
+    """One value in every lane."""
+    return value
 
 
 def _balanced(index: Expr, n: Expr) -> Expr:
@@ -56,13 +62,9 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
                 def step(column: Expr, width: int) -> None:
                     for h in range(together):
                         for j in range(count):
-                            emitter.dot_step(
-                                sums[h],
-                                j * lanes,
-                                width,
-                                lambda lane, h=h: q[p, (first_head + h) * size + column + lane],
-                                lambda lane, j=j: k[first_key + j, kv_head * size + column + lane],
-                            )
+                            a = along(q, p, (first_head + h) * size + column)
+                            b = along(k, first_key + j, kv_head * size + column)
+                            emitter.dot_step(sums[h], j * lanes, width, a, b)
 
                 emitter.chunks(size, step)
                 for h in range(together):
@@ -108,9 +110,9 @@ def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
                     single(whole * lanes + rest, rest)
 
             def keep_larger(at: Expr, value: Expr) -> None:
-                # Not max(): a NaN score must reach the result, whichever operand it is.
+                # Not max(): a NaN score must reach the result, whichever operand it is (a comparison with NaN is false).
                 best = lane_values[at]
-                T.buffer_store(lane_values, T.Select(T.Or(value > best, value != value), value, best), [at])
+                T.buffer_store(lane_values, T.Select(T.Or(value > best, is_nan(value)), value, best), [at])
 
             emitter.vector(lanes, lambda lane: T.buffer_store(lane_values, f32(float("-inf")), [lane]))
             over_row(
@@ -177,20 +179,12 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
                 with T.serial(i64(0), t - n + p + 1) as key:
                     for h in range(together):
                         for at, width in spans:
-                            emitter.dot_step(
-                                sums[h],
-                                at,
-                                width,
-                                lambda _lane, h=h: weights[first_head + h, p, key],
-                                lambda lane, at=at, start=start: v[key, kv_head * size + start + at + lane],
-                            )
+                            weight = weights[first_head + h, p, key]
+                            values = along(v, key, kv_head * size + start + at)
+                            emitter.dot_step(sums[h], at, width, partial(_same, weight), values)
                 for h in range(together):
                     for at, width in spans:
-                        emitter.vector(
-                            width,
-                            lambda lane, h=h, at=at, start=start: T.buffer_store(
-                                out, sums[h][i64(at) + lane], [p, (first_head + h) * size + start + at + lane]
-                            ),
-                        )
+                        column = (first_head + h) * size + start + at
+                        emitter.vector(width, partial(emitter.copy, sums[h], i64(at), out, p, column))
 
     return build_function(request.symbol, emit)

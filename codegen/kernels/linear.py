@@ -14,7 +14,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.cpu import Cpu
 from aprgraph.codegen.decode import Weight
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, block, build_function, f32, i64, registers, scratch
+from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, along, block, build_function, f32, i64, registers, scratch
 
 #: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it.
 _TILE_BYTES = 128 * 1024
@@ -84,13 +84,8 @@ def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buf
                 def step(column: Expr, width: int) -> None:
                     for i in range(count):
                         for j in range(rows):
-                            emitter.dot_step(
-                                sums[i],
-                                j * emitter.lanes,
-                                width,
-                                lambda lane, i=i: x[first + i, column + lane],
-                                lambda lane, j=j: decoded[group * rows + j, column + lane],
-                            )
+                            a, b = along(x, first + i, column), along(decoded, group * rows + j, column)
+                            emitter.dot_step(sums[i], j * emitter.lanes, width, a, b)
 
                 emitter.chunks(columns, step)
                 for i in range(count):

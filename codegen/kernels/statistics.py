@@ -11,7 +11,7 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.tir import Emitter, Expr, Parameters, block, build_function, f32, i64, registers
+from aprgraph.codegen.tir import Emitter, Expr, Parameters, block, build_function, f32, i64, is_finite, is_nan, registers
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
 
 _LANES = 8
@@ -41,12 +41,11 @@ def tensor_statistics(cpu: Cpu) -> Any:
 
             def accumulate(lane: Expr, index: Expr) -> None:
                 value = x[index]
-                is_nan = value != value
-                finite = T.fabs(value) < f32(float("inf"))
+                nan_here, finite = is_nan(value), is_finite(value)
                 wide = T.Cast("float64", T.Select(finite, value, f32(0.0)))
                 one, none = T.float64(1.0), T.float64(0.0)
-                T.buffer_store(nan, nan[lane] + T.Select(is_nan, one, none), [lane])
-                T.buffer_store(inf, inf[lane] + T.Select(T.Or(is_nan, finite), none, one), [lane])
+                T.buffer_store(nan, nan[lane] + T.Select(nan_here, one, none), [lane])
+                T.buffer_store(inf, inf[lane] + T.Select(T.Or(nan_here, finite), none, one), [lane])
                 T.buffer_store(low, T.Select(T.And(finite, value < low[lane]), value, low[lane]), [lane])
                 T.buffer_store(high, T.Select(T.And(finite, value > high[lane]), value, high[lane]), [lane])
                 T.buffer_store(total, total[lane] + wide, [lane])

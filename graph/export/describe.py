@@ -6,8 +6,8 @@ from aprgraph.graph.export.view import ELIDED, NodeView, View
 
 
 def headline(node: NodeView) -> str:
-    """The second line of a box: ``rope  f32[n, 576]``."""
-    return "not shown" if node.op == ELIDED else f"{node.op}  {node.type}"
+    """The second line of a box: ``rope · f32[n, 576]``."""
+    return "not shown" if node.op == ELIDED else f"{node.op} · {node.type}"
 
 
 def lines(node: NodeView) -> list[str]:

@@ -8,9 +8,12 @@ warm is bad, and the class is always written beside the colour too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-#: (layer, stage) -> (class name, NMSE or None); layer is None for whole-model stages.
+from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
+
+#: (layer, stage) -> (class name, NMSE or None); layer is None for whole-model stages. For stages of expert ids, the number
+#: is the share of positions with another set of ids.
 Colouring = Mapping[tuple[int | None, str], tuple[str, float | None]]
 
 
@@ -52,27 +55,32 @@ class Divergence:
     nmse: float | None
     layer: int | None = None
     note: str | None = None
+    measure: str = "NMSE"
 
     @property
     def label(self) -> str:
-        """``INTRODUCED  NMSE 3.6e-01``."""
-        return self.cls.name if self.nmse is None else f"{self.cls.name}  NMSE {self.nmse:.1e}"
+        """``INTRODUCED, NMSE 3.6e-01``."""
+        return self.cls.name if not self.nmse else f"{self.cls.name}, {self.measure} {self.nmse:.1e}"
+
+
+def severity(cls: DivergenceClass) -> int:
+    """A rank among classes; one that is not known here counts as the most severe."""
+    return _SEVERITY.get(cls.name, len(CLASSES))
 
 
 def divergence_of(colouring: Colouring, layer: int | None, stage: str) -> Divergence:
     """The divergence of one stage; UNMEASURED where the colouring has none. A class that is not known here looks like it."""
     name, nmse = colouring.get((layer, stage), (UNMEASURED.name, None))
     known = CLASS_BY_NAME.get(name)
-    return Divergence(known or DivergenceClass(name, "", UNMEASURED.bar, UNMEASURED.light, UNMEASURED.dark, stands_apart=True), nmse, layer)
+    cls = known or DivergenceClass(name, "", UNMEASURED.bar, UNMEASURED.light, UNMEASURED.dark, stands_apart=True)
+    is_index = stage in STAGE_BY_NAME and STAGE_BY_NAME[stage].kind is StageKind.INDEX
+    return Divergence(cls, nmse, layer, measure="other ids" if is_index else "NMSE")
 
 
 def worst(divergences: Sequence[Divergence]) -> Divergence:
     """The worst of the layers of a fold, with a note on where it is and what the other layers are."""
-
-    def severity(item: Divergence) -> tuple[int, float]:
-        return _SEVERITY.get(item.cls.name, len(CLASSES)), -1.0 if item.nmse is None else item.nmse
-
-    chosen = max(divergences, key=severity)  # the first of equals: the earliest layer
+    # max gives the first of equals, which is the earliest layer.
+    chosen = max(divergences, key=lambda item: (severity(item.cls), -1.0 if item.nmse is None else item.nmse))
     counts: dict[str, int] = {}
     for item in divergences:
         counts[item.cls.name] = counts.get(item.cls.name, 0) + 1
@@ -82,4 +90,4 @@ def worst(divergences: Sequence[Divergence]) -> Divergence:
         note = f"worst: layer {chosen.layer}; {', '.join(others)}"
     elif chosen.nmse is not None and len({item.nmse for item in divergences}) > 1:
         note = f"worst: layer {chosen.layer}"
-    return Divergence(chosen.cls, chosen.nmse, chosen.layer, note)
+    return replace(chosen, note=note)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 #: An item by its name, or the bend point of (trunk, row).
 Vertex = str | tuple[str, int]
 
-_LONG = 4  # an arrow over so many rows is drawn at the side
+LONG = 4  # an arrow over so many rows is drawn at the side
+
+#: One step of an arrow between neighbouring rows: upper vertex, lower vertex, and the shifts of its ends.
+_Segment = tuple[Vertex, Vertex, float, float]
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Box:
 class Link:
     """An arrow between items. Shifts say where it starts and ends, from the centres; links of one ``trunk`` share a lane.
 
-    ``side`` is where its lane goes when it passes rows: -1 always at the left, 1 at the right if it is long.
+    ``side`` is where its lane goes when it passes rows: -1 always at the left, 1 at the right if it is long. Links of side
+    -1 bring what every layer uses, such as the angles of RoPE; they do not shape the picture.
     """
 
     source: str
@@ -66,7 +71,7 @@ def make_layering(items: Mapping[str, Box], links: Sequence[Link]) -> Layering:
         span = max(row_of[link.target] - row_of[link.source] for link in users)
         if any(link.side < 0 for link in users):
             sides[bend] = (-1, -span)
-        elif span >= _LONG:
+        elif span >= LONG:
             sides[bend] = (1, span)
     _order(layering, sides)
     return layering
@@ -91,7 +96,7 @@ def _rows(items: Mapping[str, Box], links: Sequence[Link]) -> dict[str, int]:
             waiting[user] -= 1
             if not waiting[user]:
                 ready.append(user)
-    last = max(row_of.values(), default=0)
+    last = 1 + max((row for name, row in row_of.items() if items[name].pin != "last"), default=-1)
     for name, item in items.items():
         if item.pin == "last":
             row_of[name] = last
@@ -102,11 +107,15 @@ def _rows(items: Mapping[str, Box], links: Sequence[Link]) -> dict[str, int]:
 
 def _order(layering: Layering, sides: Mapping[Vertex, tuple[int, int]]) -> None:
     """Barycentre sweeps over what is not a side lane; the order with the fewest crossings stays."""
-    neighbours: dict[Vertex, set[Vertex]] = {vertex: set() for row in layering.rows for vertex in row}
-    segments = {pair for path in layering.paths.values() for pair in zip(path, path[1:], strict=False)}
-    for upper, lower in segments:
-        neighbours[upper].add(lower)
-        neighbours[lower].add(upper)
+    neighbours: dict[Vertex, list[tuple[Vertex, float]]] = {vertex: [] for row in layering.rows for vertex in row}
+    segments: list[_Segment] = []
+    for link, path in layering.paths.items():
+        for upper, lower in pairwise(path):
+            start = link.source_shift if upper == link.source else 0.0
+            end = link.target_shift if lower == link.target else 0.0
+            segments.append((upper, lower, start, end))
+            neighbours[upper].append((lower, end))
+            neighbours[lower].append((upper, start))
 
     def arranged(row: Sequence[Vertex]) -> list[Vertex]:
         left = sorted((v for v in row if sides.get(v, (0, 0))[0] < 0), key=lambda v: sides[v][1])
@@ -125,7 +134,8 @@ def _order(layering: Layering, sides: Mapping[Vertex, tuple[int, int]]) -> None:
             beside = set(rows[index - 1 if sweep % 2 == 0 else index + 1])
             wish: dict[Hashable, float] = {}
             for vertex in rows[index]:
-                near = [place[v] for v in neighbours[vertex] if v in beside]
+                # Ports of one box count by their order too, though they share its place.
+                near = [place[v] + shift * 1e-6 for v, shift in neighbours[vertex] if v in beside]
                 wish[vertex] = sum(near) / len(near) if near else place[vertex]
             rows[index] = arranged(sorted(rows[index], key=wish.__getitem__))
             place.update(_places([rows[index]]))
@@ -140,12 +150,12 @@ def _places(rows: Sequence[Sequence[Vertex]]) -> dict[Vertex, float]:
     return {vertex: (index + 0.5) / len(row) for row in rows for index, vertex in enumerate(row)}
 
 
-def crossings(rows: Sequence[Sequence[Vertex]], segments: set[tuple[Vertex, Vertex]]) -> int:
+def crossings(rows: Sequence[Sequence[Vertex]], segments: Sequence[_Segment]) -> int:
     """How many pairs of segments between neighbouring rows cross."""
     total = 0
-    for upper_row, lower_row in zip(rows, rows[1:], strict=False):
+    for upper_row, lower_row in pairwise(rows):
         upper = {vertex: index for index, vertex in enumerate(upper_row)}
         lower = {vertex: index for index, vertex in enumerate(lower_row)}
-        here = [(upper[a], lower[b]) for a, b in segments if a in upper and b in lower]
-        total += sum((a - c) * (b - d) < 0 for i, (a, b) in enumerate(here) for c, d in here[:i])
+        here = list({((upper[a], x), (lower[b], y)) for a, b, x, y in segments if a in upper and b in lower})
+        total += sum((a < c and b > d) or (a > c and b < d) for i, (a, b) in enumerate(here) for c, d in here[:i])
     return total

@@ -29,7 +29,7 @@ def _document(view: View) -> Iterator[str]:
         yield from (f"    {boxes[name]}" for name in group.nodes)
         yield "  end"
     for edge in view.edges:
-        arrow = '-. next layer .->' if edge.repeat else "-->"
+        arrow = "-. next layer .->" if edge.repeat else "-->"
         yield f"  {ids[edge.source]} {arrow} {ids[edge.target]}"
     if any(node.tapped for node in view.nodes):
         yield "  classDef tapped stroke-width:3px"

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import networkx as nx
 import numpy as np
 
-from aprgraph.graph.export.layering import Box, Layering, Link, Vertex, make_layering
+from aprgraph.graph.export.layering import LONG, Box, Layering, Link, Vertex, make_layering
 
 _ITEM_GAP = 26.0
 _LANE_GAP = 18.0
@@ -39,6 +40,20 @@ class Placed:
     def height(self) -> float:
         """From the top of the first row to the bottom of the last."""
         return self.bottom[-1] if self.bottom else 0.0
+
+    def renamed(self, items: Mapping[str, Box], links: Sequence[Link]) -> Placed:
+        """The same drawing for items and links of other names, in the same order."""
+        names: dict[str, str] = dict(zip(self.items, items, strict=True))
+        trunks = {old.trunk: new.trunk for old, new in zip(self.layering.paths, links, strict=True)}
+
+        def of(vertex: Vertex) -> Vertex:
+            return names[vertex] if isinstance(vertex, str) else (trunks[vertex[0]], vertex[1])
+
+        paths = zip(links, self.layering.paths.values(), strict=True)
+        layering = Layering([[of(v) for v in row] for row in self.layering.rows], {link: [of(v) for v in path] for link, path in paths})
+        x = {of(vertex): value for vertex, value in self.x.items()}
+        row_of = {of(vertex): row for vertex, row in self.row_of.items()}
+        return Placed(items, layering, x, row_of, self.top, self.bottom, self.left, self.right)
 
     def centre(self, name: str) -> tuple[float, float]:
         """The centre of an item."""
@@ -70,7 +85,7 @@ def _width(items: Mapping[str, Box], vertex: Vertex) -> float:
 
 def _horizontal(items: Mapping[str, Box], links: Sequence[Link], layering: Layering) -> dict[Vertex, float]:
     pulls = _pulls(links, layering)
-    block_of, shift = _blocks(items, layering, pulls)
+    block_of, shift = _blocks(layering, pulls, _columns(layering))
     blocks = sorted(set(block_of.values()))
     number = {block: index for index, block in enumerate(blocks)}
     size = len(blocks)
@@ -103,16 +118,35 @@ def _pulls(links: Sequence[Link], layering: Layering) -> dict[tuple[Vertex, Vert
     pulls: dict[tuple[Vertex, Vertex], tuple[float, float]] = {}
     for link in links:
         path = layering.paths[link]
-        for upper, lower in zip(path, path[1:], strict=False):
+        for upper, lower in pairwise(path):
             start = link.source_shift if upper == link.source else 0.0
             end = link.target_shift if lower == link.target else 0.0
             lane_end = isinstance(upper, tuple) != isinstance(lower, tuple)
-            pulls[upper, lower] = (end - start, _LIGHT if lane_end else _PLAIN)
+            pulls[upper, lower] = (end - start, _LIGHT if lane_end or link.side < 0 else _PLAIN)
     return pulls
 
 
+def _columns(layering: Layering) -> list[tuple[str, str, float]]:
+    """Items that should stand in one column, with the shift between them, the most wanted first.
+
+    These are both ends of a long arrow, which is how the residual stream becomes the picture's axis, and an item with its
+    only user that is in the next row.
+    """
+    long, steps = [], []
+    for link, path in layering.paths.items():
+        if link.side > 0:
+            found = (link.source, link.target, link.target_shift - link.source_shift)
+            if len(path) > LONG:
+                long.append(found)
+            elif len(path) == 2:
+                steps.append(found)
+    uppers = [source for source, _, _ in steps]
+    lowers = [target for _, target, _ in steps]
+    return [*long, *(step for step in steps if uppers.count(step[0]) == 1 and lowers.count(step[1]) == 1)]
+
+
 def _neighbours(layering: Layering) -> list[tuple[Vertex, Vertex]]:
-    return [pair for row in layering.rows for pair in zip(row, row[1:], strict=False)]
+    return [pair for row in layering.rows for pair in pairwise(row)]
 
 
 def _distance(items: Mapping[str, Box], left: Vertex, right: Vertex) -> float:
@@ -121,7 +155,9 @@ def _distance(items: Mapping[str, Box], left: Vertex, right: Vertex) -> float:
 
 
 def _blocks(
-    items: Mapping[str, Box], layering: Layering, pulls: Mapping[tuple[Vertex, Vertex], tuple[float, float]]
+    layering: Layering,
+    pulls: Mapping[tuple[Vertex, Vertex], tuple[float, float]],
+    columns: Sequence[tuple[str, str, float]],
 ) -> tuple[dict[Vertex, str], dict[Vertex, float]]:
     """Tie vertices into columns: the block of each, and its place relative to the block."""
     vertices = [vertex for row in layering.rows for vertex in row]
@@ -138,15 +174,12 @@ def _blocks(
     def upper_of(vertex: Vertex) -> list[Vertex]:
         return [upper for upper, lower in pulls if lower == vertex]
 
-    def solid(found: list[Vertex]) -> list[Vertex]:
-        return [vertex for vertex in found if isinstance(vertex, str)]
-
-    def tie(upper: Vertex, lower: Vertex) -> None:
+    def tie(upper: Vertex, lower: Vertex, difference: float = 0.0) -> None:
         one, other = block_of[upper], block_of[lower]
         # A path from one to the other in the left-to-right order means that they cannot share a column.
         if one == other or nx.has_path(order, one, other) or nx.has_path(order, other, one):
             return
-        move = shift[upper] - pulls[upper, lower][0] - shift[lower]
+        move = shift[upper] - difference - shift[lower]
         for vertex in members.pop(other):
             members[one].append(vertex)
             block_of[vertex] = one
@@ -158,12 +191,11 @@ def _blocks(
     for upper, lower in segments:
         if isinstance(upper, tuple) and isinstance(lower, tuple):
             tie(upper, lower)
-    for upper, lower in segments:
-        if isinstance(upper, str) and isinstance(lower, str) and len(solid(lower_of(upper))) == 1 and len(solid(upper_of(lower))) == 1:
-            tie(upper, lower)
+    for upper_item, lower_item, difference in columns:
+        tie(upper_item, lower_item, difference)
     for upper, lower in segments:
         if isinstance(upper, str) != isinstance(lower, str) and len(lower_of(upper)) == 1 and len(upper_of(lower)) == 1:
-            tie(upper, lower)
+            tie(upper, lower, pulls[upper, lower][0])
     return block_of, shift
 
 

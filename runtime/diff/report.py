@@ -1,0 +1,191 @@
+"""The result of a comparison: a sentence first, then the first divergences, then one row per tensor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.classify import Class, FirstDivergence
+from aprgraph.runtime.diff.indices import IndexMetrics
+from aprgraph.runtime.diff.logits import LogitMetrics
+from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.diff.tolerances import TABLE_VERSION
+
+FORMAT = "aprgraph-diff"
+VERSION = 1
+
+#: Classes that say that two tensors differ.
+DIVERGED = frozenset({Class.PROPAGATED, Class.INTRODUCED, Class.ACCUMULATED, Class.NAN, Class.SHAPE})
+
+
+@dataclass(frozen=True)
+class DiffRow:
+    """One tensor. ``node`` is its name in the trace's graph; ``limit`` what its tolerance is; ``reason`` why it has
+    its class, where that needs words. ``metrics`` is None for SHAPE and UNMEASURED, ``logits`` except for logits.
+    """
+
+    key: Key
+    label: str
+    node: str | None
+    classification: Class
+    shape: tuple[int, ...] | None
+    limit: float
+    reason: str | None
+    metrics: TensorMetrics | IndexMetrics | None
+    logits: LogitMetrics | None
+
+    @property
+    def error(self) -> float | None:
+        """How far apart, on the scale of ``limit``: NMSE, or the share of positions with another set of ids."""
+        if isinstance(self.metrics, IndexMetrics):
+            return self.metrics.share
+        return None if self.metrics is None else self.metrics.nmse
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        step, layer, stage = self.key
+        return {
+            "step": step,
+            "layer": layer,
+            "stage": stage,
+            "node": self.node,
+            "class": self.classification.value,
+            "shape": None if self.shape is None else list(self.shape),
+            "limit": self.limit,
+            "reason": self.reason,
+            "kind": None if self.metrics is None else "ids" if isinstance(self.metrics, IndexMetrics) else "values",
+            "metrics": None if self.metrics is None else self.metrics.to_json(),
+            "logits": None if self.logits is None else self.logits.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class DiffReport:
+    """Two traces compared. ``rows`` are in execution order; ``first`` are the first divergences, several where they
+    stand on parallel branches; ``notes`` are facts about the two traces that a reader should know.
+    """
+
+    a: str
+    b: str
+    profile: str
+    rows: tuple[DiffRow, ...]
+    first: tuple[FirstDivergence, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def counts(self) -> dict[Class, int]:
+        """How many tensors are in each class, those without any left out."""
+        counted = Counter(row.classification for row in self.rows)
+        return {name: counted[name] for name in Class if counted[name]}
+
+    @property
+    def compared(self) -> int:
+        """How many tensors both sides hold."""
+        return len(self.rows) - self.counts.get(Class.UNMEASURED, 0)
+
+    @property
+    def diverged(self) -> int:
+        """How many tensors differ."""
+        return sum(count for name, count in self.counts.items() if name in DIVERGED)
+
+    @property
+    def exit_code(self) -> int:
+        """0 alike, 1 diverged, 3 nothing was measured. (2, could not be compared, is an AprgraphError instead.)"""
+        if not self.compared:
+            return 3
+        return 1 if self.diverged else 0
+
+    def row(self, key: Key) -> DiffRow:
+        """The row of one tensor, by (step, layer, stage). Raises KeyError."""
+        return {row.key: row for row in self.rows}[key]
+
+    def colouring(self, step: int = 0) -> dict[tuple[int | None, str], tuple[str, float | None]]:
+        """(layer, stage) -> (class, error) of one step, as the pictures of graphs take it."""
+        return {(row.key[1], row.key[2]): (row.classification.value, row.error) for row in self.rows if row.key[0] == step}
+
+    @property
+    def verdict(self) -> str:
+        """The sentence to read first."""
+        if not self.compared:
+            return f"Nothing was measured: {self._why_nothing()}."
+        unmeasured = len(self.rows) - self.compared
+        aside = f"; {unmeasured} more not measured" if unmeasured else ""
+        if not self.diverged:
+            identical = self.counts.get(Class.IDENTICAL, 0)
+            tensors = f"all {self.compared} compared tensors agree" if self.compared > 1 else f"{self.rows_compared[0].label} agrees"
+            detail = "bit for bit" if identical == self.compared else f"within {self.profile}"
+            if 0 < identical < self.compared:
+                detail += f", {identical} of them bit for bit"
+            return f"Alike: {tensors} {detail}{aside}."
+        rows = [self.row(first.key) for first in self.first]
+        names = _join([f"{row.label} ({row.reason})" for row in rows[:4]] + ([f"{len(rows) - 4} more"] if len(rows) > 4 else []))
+        compared = f"{self.compared} tensors" if self.compared > 1 else "1 tensor"
+        following = self.diverged - len(rows)
+        rest = f", {following} more diverge after" if following else ""
+        return f"Diverged: first at {names}; {compared} compared{rest}{aside}."
+
+    @property
+    def rows_compared(self) -> tuple[DiffRow, ...]:
+        """The rows that are not UNMEASURED."""
+        return tuple(row for row in self.rows if row.classification is not Class.UNMEASURED)
+
+    @property
+    def common_suspects(self) -> tuple[str, ...]:
+        """The nodes that can explain all of several first divergences at once; empty where there is only one."""
+        if len(self.first) < 2:
+            return ()
+        others = [{*first.region, *first.weights} for first in self.first[1:]]
+        return tuple(name for name in (*self.first[0].region, *self.first[0].weights) if all(name in other for other in others))
+
+    def rows_that_matter(self) -> list[DiffRow]:
+        """The first divergences, the nearest measured tensors before and after them, and the logits; else the worst five."""
+        if not self.first:
+            compared = sorted(self.rows_compared, key=lambda row: -((row.error or 0.0) / row.limit if row.limit else 0.0))
+            keys = {row.key for row in compared[:5]} | {row.key for row in self.rows if row.logits is not None}
+        else:
+            keys = {key for first in self.first[:6] for key in (*first.good[-3:], first.key, *first.following[:3])}
+            keys |= {row.key for row in self.rows if row.logits is not None}
+        return [row for row in self.rows if row.key in keys]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object, free of NaN and Infinity; its form is what ``format`` and ``version`` name."""
+        labels = {row.key: row.label for row in self.rows}
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "a": self.a,
+            "b": self.b,
+            "profile": self.profile,
+            "tolerances": TABLE_VERSION,
+            "exit_code": self.exit_code,
+            "verdict": self.verdict,
+            "notes": list(self.notes),
+            "counts": {name.value: count for name, count in self.counts.items()},
+            "first": [
+                {
+                    "step": first.key[0],
+                    "layer": first.key[1],
+                    "stage": first.key[2],
+                    "label": labels[first.key],
+                    "region": list(first.region),
+                    "weights": list(first.weights),
+                    "good": [labels[key] for key in first.good],
+                    "following": [labels[key] for key in first.following],
+                }
+                for first in self.first
+            ],
+            "common_suspects": list(self.common_suspects),
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+    def _why_nothing(self) -> str:
+        reasons = Counter(row.reason for row in self.rows)
+        if not reasons:
+            return "both traces are empty"
+        return "; ".join(f"{reason} ({count} tensor{'s' if count > 1 else ''})" for reason, count in reasons.most_common(3))
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

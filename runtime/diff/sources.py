@@ -1,0 +1,55 @@
+"""What the two arguments of a comparison may be: trace directories, single APRT files, or open traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+from aprgraph.graph.errors import ComparisonError, TraceError
+from aprgraph.runtime.aprt import read_header
+from aprgraph.runtime.trace import MANIFEST, Trace, TraceEntry
+
+Source: TypeAlias = str | Path | Trace
+
+
+def is_file(side: Source) -> bool:
+    """Whether ``side`` names a single file."""
+    return not isinstance(side, Trace) and Path(side).is_file()
+
+
+def open_pair(a: Source, b: Source) -> tuple[Trace, Trace]:
+    """Open both sides. Two single files become two traces of one entry each.
+
+    Raises TraceError for a path that cannot be read, ComparisonError for a file against a directory.
+    """
+    opened = _open(a), _open(b)
+    if is_file(a) != is_file(b):
+        file, other = (a, opened[1]) if is_file(a) else (b, opened[0])
+        raise ComparisonError(f"{file} is a file and {other.directory} a directory; compare two directories, or two files")
+    return opened
+
+
+def _open(side: Source) -> Trace:
+    if isinstance(side, Trace):
+        return side
+    path = Path(side)
+    if path.is_file():
+        return _open_file(path)
+    if not path.exists():
+        raise TraceError(f"{path}: no such file or directory; expected a trace directory, or an APRT file (.bin)")
+    return Trace.open(path)
+
+
+def _open_file(path: Path) -> Trace:
+    """A trace of this one file. The manifest above it, if it lists the file, tells its shape, tokens and graph."""
+    inside = path.absolute()
+    # A file lies at most two folders deep: step-<i>/layer-<N>/<stage>.bin.
+    for depth, directory in enumerate(list(inside.parents)[:3]):
+        if (directory / MANIFEST).is_file():
+            trace = Trace.open(directory)
+            name = inside.relative_to(directory).as_posix()
+            listed = [entry for entry in trace.entries if entry.file == name]
+            if listed:
+                return Trace(list(path.parents)[depth] if depth < len(path.parents) else directory, listed, trace.info)
+    layer, count = read_header(path)
+    return Trace(path.parent, [TraceEntry(path.stem, layer, 0, (count,), path.name)], None)

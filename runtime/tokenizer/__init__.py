@@ -1,0 +1,33 @@
+"""The model's own tokenizer, from the metadata of its GGUF file; the same ids as llama.cpp gives with parse_special."""
+
+from __future__ import annotations
+
+from aprgraph.graph.errors import UnsupportedModelError, shown
+from aprgraph.graph.metadata import Metadata
+from aprgraph.runtime.tokenizer.byte_pair import BytePairEncoder
+from aprgraph.runtime.tokenizer.sentence_piece import SentencePieceEncoder
+from aprgraph.runtime.tokenizer.tokenizer import Encoder, Tokenizer
+from aprgraph.runtime.tokenizer.vocabulary import MODEL_KEY, read_vocabulary
+
+_ENCODERS: dict[str, type[BytePairEncoder | SentencePieceEncoder]] = {
+    "gpt2": BytePairEncoder,
+    "llama": SentencePieceEncoder,
+}
+
+
+def load_tokenizer(metadata: Metadata) -> Tokenizer:
+    """The tokenizer that the metadata describes.
+
+    Raises UnsupportedModelError for an unknown tokenizer model or pre-tokenizer, and ModelError for a vocabulary that is
+    incomplete or contradicts itself.
+    """
+    kind = metadata.text(MODEL_KEY)
+    if kind not in _ENCODERS:
+        raise UnsupportedModelError(
+            f"{metadata.path}: {MODEL_KEY} is {shown(kind)}; supported: {', '.join(_ENCODERS)}; give the prompt as token ids with --tokens"
+        )
+    vocabulary = read_vocabulary(metadata)
+    return Tokenizer(metadata, vocabulary, _ENCODERS[kind](metadata, vocabulary))
+
+
+__all__ = ["Encoder", "Tokenizer", "load_tokenizer"]

@@ -1,0 +1,130 @@
+"""Prompt to token ids and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from aprgraph.graph.errors import ModelError, TokenError
+from aprgraph.graph.metadata import Metadata
+from aprgraph.runtime.tokenizer.special_tokens import end_tokens, whole_tokens
+from aprgraph.runtime.tokenizer.vocabulary import Vocabulary, read_token_id
+
+
+class Encoder(Protocol):
+    """What differs between kinds of tokenizers. ``adds_bos`` and the two default ids hold where the metadata is silent.
+
+    ``adds_space``: a text at the start, or after a special token, gets a space before it.
+    """
+
+    adds_bos: bool
+    adds_space: bool
+    default_bos: int | None
+    default_eos: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text without special tokens."""
+
+    def piece(self, token: int) -> bytes:
+        """What a token that is not special stands for: UTF-8, possibly not whole characters."""
+
+
+class Tokenizer:
+    """``eos_ids`` are the tokens that end a generation; ``bos_id`` is None unless the model wants one at the start."""
+
+    def __init__(self, metadata: Metadata, vocabulary: Vocabulary, encoder: Encoder) -> None:
+        """Raises ModelError if the metadata asks for a BOS or EOS token and does not say which."""
+        self.vocabulary = vocabulary
+        self._encoder = encoder
+        count = len(vocabulary)
+        ends = end_tokens(metadata, vocabulary)
+        if not ends and encoder.default_eos is not None and encoder.default_eos < count:
+            ends = frozenset({encoder.default_eos})
+        self.eos_ids = ends
+        self.bos_id = _affix(metadata, "bos", encoder.adds_bos, encoder.default_bos, count)
+        self._last = _affix(metadata, "eos", False, encoder.default_eos, count)
+        self._whole = whole_tokens(vocabulary, ends)
+        self._whole_ids = frozenset(self._whole.values())
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``. Special tokens written in the text become their ids; BOS and EOS are added if the model asks.
+
+        Bytes that the vocabulary has no token for are left out, as llama.cpp does. Raises TokenError for text that is
+        not valid Unicode.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TokenError(f"the prompt is not valid UTF-8 at character {error.start}; give it in UTF-8") from None
+        tokens = [] if self.bos_id is None else [self.bos_id]
+        after_special = True
+        for part in self._partition(text):
+            if isinstance(part, int):
+                tokens.append(part)
+            else:
+                prefix = " " if self._encoder.adds_space and after_special else ""
+                tokens += self._encoder.encode(prefix + part)
+            after_special = isinstance(part, int)
+        return tokens if self._last is None else [*tokens, self._last]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``: the inverse of ``encode``. Bytes that are not UTF-8 become U+FFFD.
+
+        Special tokens appear as they are written, but for the BOS that ``encode`` put at the start and the EOS that it
+        put at the end. Raises TokenError for an id outside the vocabulary.
+        """
+        tokens = list(ids)
+        for token in tokens:
+            if not 0 <= token < len(self):
+                raise TokenError(f"token {token} is not in the vocabulary, which has the tokens 0 to {len(self) - 1}")
+        if self.bos_id is not None and tokens[:1] == [self.bos_id]:
+            del tokens[0]
+        if self._last is not None and tokens[-1:] == [self._last]:
+            del tokens[-1]
+        result = bytearray()
+        after_special = True
+        for token in tokens:
+            special = token in self._whole_ids
+            piece = self.vocabulary.texts[token].encode() if special else self._encoder.piece(token)
+            if self._encoder.adds_space and after_special and not special:
+                piece = piece.removeprefix(b" ")
+            result += piece
+            after_special = special
+        return result.decode("utf-8", errors="replace")
+
+    def _partition(self, text: str) -> list[str | int]:
+        """``text`` cut at special tokens. A longer token is cut out everywhere before a shorter one is looked for."""
+        parts: list[str | int] = [text] if text else []
+        for special, token in self._whole.items():
+            if special not in text:
+                continue
+            cut: list[str | int] = []
+            for part in parts:
+                if isinstance(part, int):
+                    cut.append(part)
+                    continue
+                first, *rest = part.split(special)
+                cut.append(first)
+                for piece in rest:
+                    cut += [token, piece]
+            parts = [part for part in cut if part != ""]
+        return parts
+
+
+def _affix(metadata: Metadata, name: str, default: bool, default_id: int | None, count: int) -> int | None:
+    """The id of BOS or EOS if texts get one, else None."""
+    flag = f"tokenizer.ggml.add_{name}_token"
+    token = read_token_id(metadata, name, count)
+    if not metadata.flag(flag, default):
+        return None
+    if token is None:
+        token = default_id
+    if token is None or token >= count:
+        raise ModelError(
+            f"{metadata.path}: the model wants a {name.upper()} token ({flag}, or its kind of tokenizer does), but "
+            f"tokenizer.ggml.{name}_token_id is missing"
+        )
+    return token

@@ -1,0 +1,104 @@
+"""The attention kernels: against the reference, causal to the bit, and safe from what later positions hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aprgraph.codegen.cpu import Cpu
+from tests.support.golden import nmse
+from tests.support.kernels import RUNNABLE, f32, reference, request, run, set_threads
+
+CPU_IDS = [cpu.name for cpu in RUNNABLE]
+RNG = np.random.default_rng(5)
+#: Query heads, KV heads, head size: grouped, one KV head, no sharing, an odd size, one larger than a register piece.
+HEADS = [(6, 2, 16), (4, 1, 24), (3, 3, 5), (9, 3, 64), (2, 1, 288)]
+
+
+def activations(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def requests(heads: int, kv_heads: int, size: int) -> tuple:
+    scores = request("attn_scores", [f32("n", heads * size), f32("n", kv_heads * size)], heads=heads, kv_heads=kv_heads, scale=size**-0.5)
+    softmax = request("attn_softmax", [scores.result])
+    mix = request("attn_mix", [scores.result, f32("n", kv_heads * size)], kv_heads=kv_heads)
+    return scores, softmax, mix
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("shape", HEADS)
+def test_each_kernel_agrees_with_the_reference(shape: tuple[int, int, int], cpu: Cpu) -> None:
+    heads, kv_heads, size = shape
+    scores, softmax, mix = requests(*shape)
+    for n in (1, 2, 7, 18, 33):
+        q, k, v = activations(n, heads * size), activations(n, kv_heads * size), activations(n, kv_heads * size)
+        s = run(scores, [q, k], (heads, n, n), cpu)
+        assert nmse(s, reference(scores, [q, k])) < 1e-12
+        w = run(softmax, [s], (heads, n, n), cpu)
+        assert nmse(w, reference(softmax, [s])) < 1e-12
+        assert nmse(run(mix, [w, v], (n, heads * size), cpu), reference(mix, [w, v])) < 1e-12
+        future = np.triu(np.ones((n, n), dtype=bool), 1)
+        assert (s[:, future] == 0).all()
+        assert (w[:, future] == 0).all()
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_later_positions_change_no_bit_of_earlier_ones(cpu: Cpu) -> None:
+    heads, kv_heads, size = 6, 2, 16
+    scores, softmax, mix = requests(heads, kv_heads, size)
+    q, k, v = activations(21, heads * size), activations(21, kv_heads * size), activations(21, kv_heads * size)
+
+    def forward(n: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        s = run(scores, [q[:n].copy(), k[:n].copy()], (heads, n, n), cpu)
+        w = run(softmax, [s], (heads, n, n), cpu)
+        return s, w, run(mix, [w, v[:n].copy()], (n, heads * size), cpu)
+
+    whole = forward(21, k, v)
+    for n in (1, 2, 5, 16, 17):
+        part = forward(n, k, v)
+        assert part[0].tobytes() == whole[0][:, :n, :n].tobytes()
+        assert part[1].tobytes() == whole[1][:, :n, :n].tobytes()
+        assert part[2].tobytes() == whole[2][:n].tobytes()
+    poisoned_k, poisoned_v = k.copy(), v.copy()
+    poisoned_k[20], poisoned_v[20] = np.nan, np.inf
+    poisoned = forward(21, poisoned_k, poisoned_v)
+    assert poisoned[2][:20].tobytes() == whole[2][:20].tobytes()
+    assert np.isnan(poisoned[2][20]).all()
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_a_query_after_others_attends_to_all_of_them(cpu: Cpu) -> None:
+    """n < t: the last rows of a prefill are what a later step computes, to the bit."""
+    heads, kv_heads, size = 4, 2, 8
+    scores = request("attn_scores", [f32("n", 32), f32("t", 16)], heads=heads, kv_heads=kv_heads, scale=1.0)
+    q, k = activations(9, 32), activations(9, 16)
+    whole = run(scores, [q, k], (heads, 9, 9), cpu)
+    step = run(scores, [q[6:].copy(), k], (heads, 3, 9), cpu)
+    assert step.tobytes() == whole[:, 6:].tobytes()
+    assert nmse(step, reference(scores, [q[6:], k])) < 1e-12
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    scores, softmax, mix = requests(9, 3, 64)
+    q, k, v = activations(13, 576), activations(13, 192), activations(13, 192)
+    results = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        s = run(scores, [q, k], (9, 13, 13), RUNNABLE[-1])
+        w = run(softmax, [s], (9, 13, 13), RUNNABLE[-1])
+        results.append(s.tobytes() + w.tobytes() + run(mix, [w, v], (13, 576), RUNNABLE[-1]).tobytes())
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_softmax_of_extremes(cpu: Cpu) -> None:
+    softmax = request("attn_softmax", [f32(1, "n", "n")])
+    scores = np.zeros((1, 20, 20), dtype=np.float32)
+    scores[0, 17] = 1e4 * RNG.standard_normal(20)  # overflows without the largest score taken off first
+    scores[0, 18] = -1e30
+    scores[0, 19, 3] = np.nan
+    weights = run(softmax, [scores], (1, 20, 20), cpu)
+    assert nmse(weights[0, :19], reference(softmax, [scores])[0, :19]) < 1e-12
+    assert np.isnan(weights[0, 19]).all()
+    np.testing.assert_allclose(weights[0, :19].sum(axis=1), 1.0, rtol=1e-6)

@@ -1,0 +1,108 @@
+"""The linear kernel, its bias and the embedding, in every block format and on every CPU level."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aprgraph.codegen.cpu import Cpu
+from aprgraph.graph.block_formats import BLOCK_FORMATS
+from tests.support.golden import nmse
+from tests.support.kernels import RUNNABLE, f32, i32, reference, request, run, set_threads, weight
+
+CPU_IDS = [cpu.name for cpu in RUNNABLE]
+RNG = np.random.default_rng(11)
+
+
+def activations(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def columns_of(fmt: str) -> int:
+    """Two blocks; for plain formats a width that no vector divides."""
+    elements = BLOCK_FORMATS[fmt].elements
+    return 2 * elements if elements > 1 else 53
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("fmt", BLOCK_FORMATS)
+def test_every_format_agrees_with_the_reference_at_awkward_sizes(fmt: str, cpu: Cpu) -> None:
+    columns = columns_of(fmt)
+    weights = [weight(fmt, rows, columns, seed=rows) for rows in (13, 1, 24)]
+    what = request("linear", [f32("n", columns), *(w.type for w in weights)])
+    for n in (1, 2, 3, 4, 5, 9):
+        x = activations(n, columns)
+        assert nmse(run(what, [x, *weights], (n, 38), cpu), reference(what, [x, *weights])) < 1e-12
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_segments_may_have_different_formats(cpu: Cpu) -> None:
+    weights = [weight("Q4_K", 7, 256), weight("Q6_K", 5, 256), weight("F16", 3, 256)]
+    what = request("linear", [f32("n", 256), *(w.type for w in weights)])
+    x = activations(6, 256)
+    assert nmse(run(what, [x, *weights], (6, 15), cpu), reference(what, [x, *weights])) < 1e-12
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_a_position_has_the_same_bits_alone_and_among_others(cpu: Cpu) -> None:
+    w = weight("Q4_1", 29, 96)
+    what = request("linear", [f32("n", 96), w.type])
+    x = activations(11, 96)
+    together = run(what, [x, w], (11, 29), cpu)
+    for n in (1, 2, 3, 4, 7):
+        for start in range(0, 11 - n):
+            part = run(what, [x[start : start + n].copy(), w], (n, 29), cpu)
+            assert part.tobytes() == together[start : start + n].tobytes()
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    w = weight("Q8_0", 200, 64)
+    what = request("linear", [f32("n", 64), w.type])
+    x = activations(17, 64)
+    results = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        results.append(run(what, [x, w], (17, 200), RUNNABLE[-1]).tobytes())
+    assert len(set(results)) == 1
+
+
+def test_a_row_too_long_for_two_groups_in_the_cache() -> None:
+    w = weight("Q4_0", 8, 8192)
+    what = request("linear", [f32("n", 8192), w.type])
+    x = activations(5, 8192)
+    assert nmse(run(what, [x, w], (5, 8), RUNNABLE[-1]), reference(what, [x, w])) < 1e-12
+
+
+def test_nan_in_one_position_stays_there() -> None:
+    w = weight("Q4_1", 12, 64)
+    what = request("linear", [f32("n", 64), w.type])
+    x = activations(6, 64)
+    clean = run(what, [x, w], (6, 12), RUNNABLE[-1])
+    x[2, 5] = np.nan
+    dirty = run(what, [x, w], (6, 12), RUNNABLE[-1])
+    assert np.isnan(dirty[2]).all()
+    assert np.delete(dirty, 2, axis=0).tobytes() == np.delete(clean, 2, axis=0).tobytes()
+
+
+@pytest.mark.parametrize("fmt", BLOCK_FORMATS)
+def test_embedding_rows_are_decoded_exactly(fmt: str) -> None:
+    table = weight(fmt, 19, columns_of(fmt))
+    what = request("embed", [i32("n"), table.type], scale=1.0)
+    tokens = np.array([18, 0, 7, 7], dtype=np.int32)
+    got = run(what, [tokens, table], (4, columns_of(fmt)), RUNNABLE[-1])
+    assert nmse(got, reference(what, [tokens, table])) < 1e-13
+
+
+def test_embedding_scale() -> None:
+    table = weight("F32", 5, 10)
+    what = request("embed", [i32("n"), table.type], scale=3.5)
+    tokens = np.array([4, 1], dtype=np.int32)
+    assert nmse(run(what, [tokens, table], (2, 10), RUNNABLE[-1]), reference(what, [tokens, table])) < 1e-13
+
+
+@pytest.mark.parametrize("fmt", ["F32", "F16", "BF16"])
+def test_biases_lie_side_by_side(fmt: str) -> None:
+    biases = [weight(fmt, 9), weight(fmt, 4, seed=1), weight(fmt, 21, seed=2)]
+    what = request("bias_add", [f32("n", 34), *(b.type for b in biases)])
+    x = activations(3, 34)
+    assert nmse(run(what, [x, *biases], (3, 34), RUNNABLE[-1]), reference(what, [x, *biases])) < 1e-13

@@ -1,0 +1,35 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# The repository's folder `aprgraph` holds only the front door; the installed package, which maps the other three folders
+# into it, has to be found first. pytest and `python -m` both put the repository in front, pytest before every test file.
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT] + [str(_ROOT)]
+import aprgraph  # noqa: E402, F401 -- with the path above; what is imported once stays
+
+from tests.support.tiny import write_tiny_model  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``tiny_model(**options)``: the path of a tiny random llama model; see ``write_tiny_model`` for the options.
+
+    A model is written once per session and set of options, so tests must not change the file.
+    """
+    directory = tmp_path_factory.mktemp("tiny")
+    written: dict[str, Path] = {}
+
+    def make(**options: object) -> Path:
+        key = repr(sorted(options.items()))
+        if key not in written:
+            written[key] = write_tiny_model(directory / f"tiny-{len(written)}.gguf", **options)  # type: ignore[arg-type]
+        return written[key]
+
+    return make

@@ -1,0 +1,190 @@
+"""`aprgraph graph` and `aprgraph stages`."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprgraph.cli.graph import graph, open_graph
+from aprgraph.cli.stages import stages
+from aprgraph.graph.build import build_graph
+from aprgraph.graph.errors import AprgraphError, ArtifactError, GraphError, PlanError, TraceError
+from aprgraph.graph.model import load_model
+from aprgraph.graph.passes import InsertTaps, Prune
+from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.stages import STAGES
+from aprgraph.graph.text import parse_graph, print_graph
+from aprgraph.runtime.trace import Trace, TraceInfo, TraceWriter
+
+Models = Callable[..., Path]
+
+
+def write_trace(directory: Path, model: Path, scale: float = 1.0) -> Trace:
+    """A trace of two stages of layer 0, with made-up numbers."""
+    tapped = Prune()(InsertTaps(parse_plan("embedding,attn_norm"))(build_graph(load_model(model))))
+    writer = TraceWriter(directory)
+    values = np.arange(3 * 64, dtype=np.float32).reshape(3, 64) + 1
+    writer.write("layer0.embedding", "embedding", 0, 0, values)
+    writer.write("layer0.attn_norm", "attn_norm", 0, 0, values * np.float32(scale))
+    info = TraceInfo({"name": "tiny"}, "reference", (1, 2, 3), "embedding,attn_norm 0..1", "last", print_graph(tapped))
+    return writer.finish(info)
+
+
+def test_text_is_the_default_and_parses_back(tiny_model: Models, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model()
+    graph(model)
+    assert parse_graph(capsys.readouterr().out) == build_graph(load_model(model))
+
+
+def test_passes_show_what_they_do(tiny_model: Models, capsys: pytest.CaptureFixture[str]) -> None:
+    graph(tiny_model(layers=3), taps="qkv_matmul", layers="1..2", passes="insert-taps, prune", print_ir_after="all")
+    captured = capsys.readouterr()
+    pruned = parse_graph(captured.out)
+    assert pruned.outputs == ("tap.layer1.qkv_matmul",)
+    assert "layer0.ffn_out" in pruned
+    assert "layer1.attn_scores" not in pruned
+    first, second = captured.err.split("// after prune\n")
+    assert parse_graph(first.removeprefix("// after insert-taps\n")).with_op("tap")
+    assert parse_graph(second) == pruned
+
+
+def test_taps_alone_insert_and_do_not_prune(tiny_model: Models, capsys: pytest.CaptureFixture[str]) -> None:
+    graph(tiny_model(), taps="qkv_matmul", output_format="json")
+    nodes = json.loads(capsys.readouterr().out)["nodes"]
+    assert [node["id"] for node in nodes if node["tapped"]] == ["layer0.qkv_matmul"]
+    assert nodes[-1]["id"] == "lm_head"
+
+
+def test_the_ending_of_the_file_chooses_the_format(tiny_model: Models, tmp_path: Path) -> None:
+    graph(tiny_model(), output=tmp_path / "g.svg")
+    assert ET.parse(tmp_path / "g.svg").getroot().tag.endswith("svg")
+    graph(tiny_model(), output=tmp_path / "g.svg", output_format="dot")
+    assert (tmp_path / "g.svg").read_text().startswith("digraph")
+    assert [path.name for path in tmp_path.iterdir()] == ["g.svg"]
+
+
+def test_layers_and_unfold(tiny_model: Models, capsys: pytest.CaptureFixture[str]) -> None:
+    def titles(**options: object) -> list[str]:
+        graph(tiny_model(layers=3), output_format="json", **options)  # type: ignore[arg-type]
+        return [group["title"] for group in json.loads(capsys.readouterr().out)["groups"]]
+
+    assert titles() == ["layers 0-2 (x3)"]
+    assert titles(unfold=True) == ["layer 0", "layer 1", "layer 2"]
+    assert titles(layers="1..3") == ["layer 1", "layer 2"]
+
+
+def test_an_override_reaches_the_graph(tiny_model: Models) -> None:
+    changed = open_graph(tiny_model(), ["llama.rope.freq_base=float:500"])
+    assert changed["rope_angles"].attrs["base"] == 500.0
+
+
+def test_an_artifact_is_drawn_from_its_text(tiny_model: Models, tmp_path: Path) -> None:
+    expected = build_graph(load_model(tiny_model()))
+    (tmp_path / "artifact.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"graph\.txt: cannot be read"):
+        open_graph(tmp_path)
+    (tmp_path / "graph.txt").write_text("graph @x {")
+    with pytest.raises(ArtifactError, match="not the graph of an artifact"):
+        open_graph(tmp_path)
+    (tmp_path / "graph.txt").write_text(print_graph(expected))
+    assert open_graph(tmp_path) == expected
+    with pytest.raises(AprgraphError, match="--override-kv needs the model"):
+        open_graph(tmp_path, ["llama.rope.freq_base=float:500"])
+
+
+def test_a_trace_is_drawn_with_its_taps(tiny_model: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_trace(tmp_path / "a", tiny_model())
+    graph(tmp_path / "a", output_format="json")
+    nodes = json.loads(capsys.readouterr().out)["nodes"]
+    assert [node["id"] for node in nodes if node["tapped"]] == ["layer0.embedding", "layer0.attn_norm"]
+    with pytest.raises(PlanError, match="has its taps already"):
+        graph(tmp_path / "a", taps="attn_norm")
+    (tmp_path / "a" / "trace.json").unlink()
+    with pytest.raises(TraceError, match=r"no manifest .* give the model"):
+        graph(tmp_path / "a")
+
+
+def test_diff_colours_the_graph(tiny_model: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_trace(tmp_path / "a", tiny_model())
+    write_trace(tmp_path / "b", tiny_model(), scale=2.0)
+    sides = (tmp_path / "a", tmp_path / "b")
+
+    def classes(source: Path | None) -> dict[str, str]:
+        graph(source, output_format="json", diff=sides, unfold=True)
+        nodes = json.loads(capsys.readouterr().out)["nodes"]
+        return {node["id"]: node["divergence"]["class"] for node in nodes if node["divergence"]}
+
+    assert classes(None) == {"layer0.embedding": "IDENTICAL", "layer0.attn_norm": "INTRODUCED"}
+    whole = classes(tiny_model())
+    assert (whole["layer0.embedding"], whole["layer0.attn_norm"]) == ("IDENTICAL", "INTRODUCED")
+    assert set(whole.values()) == {"IDENTICAL", "INTRODUCED", "UNMEASURED"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"output_format": "png"}, AprgraphError, "--format 'png': expected one of text, dot"),
+        ({"output": Path("g.png")}, AprgraphError, r"its ending names no format; .*\.svg"),
+        ({"layers": "1..9"}, PlanError, r"graph @\S+ has layers 0\.\.2"),
+        ({"layers": "2..1", "taps": "attn_norm"}, PlanError, "no layer in it"),
+        ({"passes": "prune", "taps": "attn_norm"}, PlanError, "nothing inserts them"),
+        ({"passes": "shake"}, GraphError, "unknown pass 'shake'"),
+        ({"taps": "attn_norm", "print_ir_after": "prune"}, GraphError, "a pass that runs: insert-taps"),
+        ({"print_ir_after": "all", "taps": "nonsense"}, PlanError, "unknown stage 'nonsense'"),
+        ({"taps": "qkv_bias"}, PlanError, "no stage qkv_bias"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_error(
+    options: dict[str, object], error: type[Exception], message: str, tiny_model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        graph(model, **options)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sources_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(AprgraphError, match="not there; expected a GGUF file"):
+        graph(tmp_path / "none.gguf")
+    with pytest.raises(AprgraphError, match="nothing to draw"):
+        graph()
+    with pytest.raises(TraceError, match="cannot be written"):
+        graph(Path(__file__).parents[1] / "golden" / "llama-f32.gguf", output=tmp_path / "no" / "g.svg")
+
+
+def test_stages_lists_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    stages()
+    rows = capsys.readouterr().out.split("\n\n")[0].splitlines()[2:]
+    assert [row.split()[0] for row in rows] == [stage.name + "*" * stage.addition for stage in STAGES]
+    stages(json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["stages"][0] == {
+        "name": "embedding",
+        "dims": ["n", "E"],
+        "where": "layer 0",
+        "kind": "lookup",
+        "summary": STAGES[0].summary,
+        "addition": False,
+    }
+
+
+def test_stages_of_a_model_have_its_shapes(tiny_model: Models, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model(layers=4, format="Q8_0", formats={"blk.1.ffn_down.weight": "F16"})
+    stages(model, json=True)
+    rows = json.loads(capsys.readouterr().out)["stages"]
+    assert [(row["layers"], row["weights"]) for row in rows if row["name"] == "ffn_out"] == [
+        ([0, 2, 3], ["q8_0[64, 96]"]),
+        ([1], ["f16[64, 96]"]),
+    ]
+    assert next(row["dims"] for row in rows if row["name"] == "attn_scores") == [4, "n", "n"]
+    assert "qkv_bias" not in {row["name"] for row in rows}
+    stages(model)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["ffn_out", "n,", "64", "0,", "2-3", "linear", "q8_0[64,", "96]"] for line in lines)
+    assert lines[-1].startswith("lm_head")

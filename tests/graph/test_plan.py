@@ -1,0 +1,111 @@
+"""The rules of tap plans."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from aprgraph.graph.errors import PlanError
+from aprgraph.graph.plan import Plan, parse_layers, parse_plan, parse_taps
+from aprgraph.graph.stages import STAGES
+
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def test_names_come_back_in_execution_order_each_once() -> None:
+    assert parse_taps("lm_head,embedding,ffn_gate,embedding") == (("embedding", "ffn_gate", "lm_head"), False)
+
+
+@pytest.mark.parametrize("text", ["QKV_MATMUL,Attn_Out", " qkv_matmul , attn_out ", "\tattn_out,\tqkv_matmul\n"])
+def test_case_and_blanks_do_not_matter(text: str) -> None:
+    assert parse_taps(text) == (("qkv_matmul", "attn_out"), False)
+
+
+@pytest.mark.parametrize("text", ["all", "ALL", " All "])
+def test_all_is_every_stage(text: str) -> None:
+    assert parse_taps(text) == (NAMES, True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_can_be_named(name: str) -> None:
+    assert parse_taps(name.upper()) == ((name,), False)
+
+
+def test_layer_output_is_an_alias() -> None:
+    assert parse_taps("layer_output") == parse_taps("post_ffn_residual") == parse_taps("Layer_Output,post_ffn_residual")
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "embedding,", ",embedding", "embedding,,attn_norm", "all,", "embedding, ,attn_norm"])
+def test_an_empty_name_is_an_error_that_lists_the_valid_ones(text: str) -> None:
+    with pytest.raises(PlanError, match="empty stage name") as caught:
+        parse_taps(text)
+    assert all(name in str(caught.value) for name in NAMES)
+
+
+@pytest.mark.parametrize("text", ["qkv", "embedding,bogus", "attn-norm", "all layers", "none", "*", "lm_head\nx"])
+def test_an_unknown_name_is_an_error_that_lists_the_valid_ones(text: str) -> None:
+    with pytest.raises(PlanError, match="unknown stage") as caught:
+        parse_taps(text)
+    assert all(name in str(caught.value) for name in NAMES)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["all,embedding", "embedding,ALL"])
+def test_all_stands_alone(text: str) -> None:
+    with pytest.raises(PlanError, match="'all' stands alone"):
+        parse_taps(text)
+
+
+@pytest.mark.parametrize(("text", "layers"), [("0..1", range(1)), ("3..17", range(3, 17)), (" 5..6 ", range(5, 6)), ("00..02", range(2))])
+def test_layers(text: str, layers: range) -> None:
+    assert parse_layers(text) == layers
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "..", "0-3", "-1..2", "0..-2", "0..x", "x..1", "0..", "..3", "0...3", "0.0..1", "3", "0..1..2", "1e1..20", "+0..1", "0 ..1", "0..1,2..3",
+     "٠..١", "²..3", "0.." + "9" * 5000],
+)  # fmt: skip
+def test_layers_that_do_not_parse_say_what_was_expected(text: str) -> None:
+    with pytest.raises(PlanError, match=re.escape("expected START..END with two whole numbers, END exclusive")):
+        parse_layers(text)
+
+
+@pytest.mark.parametrize("text", ["5..5", "7..3", "0..0"])
+def test_layers_with_nothing_in_them_say_so(text: str) -> None:
+    with pytest.raises(PlanError, match="no layer in it; END is exclusive"):
+        parse_layers(text)
+
+
+def test_defaults() -> None:
+    assert parse_plan("embedding") == Plan(("embedding",), range(1), everything=False)
+    assert parse_plan(None) == Plan()
+    assert parse_plan(None).is_empty
+    assert not parse_plan("embedding").is_empty
+
+
+def test_layers_are_checked_even_where_nothing_is_tapped() -> None:
+    with pytest.raises(PlanError):
+        parse_plan(None, "5..5")
+
+
+def test_layers_filter_per_layer_stages_only() -> None:
+    plan = parse_plan("attn_norm,final_norm,lm_head", "2..4")
+    assert [layer for layer in range(6) if plan.selects("attn_norm", layer)] == [2, 3]
+    assert plan.selects("final_norm", None)
+    assert plan.selects("lm_head", None)
+    assert not plan.selects("ffn_norm", 2)
+
+
+@pytest.mark.parametrize(
+    ("taps", "layers", "text"),
+    [
+        ("lm_head, Embedding", "0..2", "embedding,lm_head 0..2"),
+        ("ALL", "1..2", "all 1..2"),
+        (None, "0..1", "none"),
+        ("layer_output", "0..1", "post_ffn_residual 0..1"),
+    ],
+)
+def test_one_canonical_spelling(taps: str | None, layers: str, text: str) -> None:
+    assert parse_plan(taps, layers).describe() == text

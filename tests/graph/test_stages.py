@@ -1,0 +1,58 @@
+"""The stage table: names and order are shared with another tool, and must not drift."""
+
+from __future__ import annotations
+
+from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind, execution_key
+
+#: As the interchange document gives them.
+ORDER = [
+    "embedding", "attn_norm", "qkv_matmul", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "attn_scores", "attn_softmax",
+    "attention", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
+    "ffn_post_norm", "moe_router_logits", "moe_router", "moe_router_indices", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
+    "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "lm_head",
+]  # fmt: skip
+ADDITIONS = {"q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits"}
+
+
+def test_names_and_order() -> None:
+    assert [stage.name for stage in STAGES] == ORDER
+    assert list(STAGE_BY_NAME) == ORDER
+
+
+def test_whole_model_stages_and_additions() -> None:
+    assert [stage.name for stage in STAGES if not stage.per_layer] == ["final_norm", "lm_head"]
+    assert [stage.name for stage in STAGES if stage.first_layer_only] == ["embedding"]
+    assert {stage.name for stage in STAGES if stage.addition} == ADDITIONS
+
+
+def test_shapes() -> None:
+    dims = {stage.name: ", ".join(stage.dims) for stage in STAGES}
+    assert dims["qkv_matmul"] == dims["qkv_bias"] == "n, (H+2K)*D"
+    assert dims["q_post_rope"] == dims["q_norm"] == dims["attention"] == "n, H*D"
+    assert dims["k_post_rope"] == dims["k_norm"] == "n, K*D"
+    assert dims["attn_scores"] == dims["attn_softmax"] == "H, n, t"
+    assert dims["ffn_gate"] == dims["ffn_up"] == dims["ffn_silu"] == dims["ffn_swigl"] == "n, F"
+    assert dims["moe_expert_out"] == "n, k, E"
+    assert dims["lm_head"] == "V"
+    hidden = "embedding attn_norm attn_out post_attn_residual ffn_norm ffn_out moe_ffn_out post_ffn_residual final_norm"
+    assert {dims[name] for name in hidden.split()} == {"n, E"}
+
+
+def test_every_stage_is_described_and_has_a_kind() -> None:
+    assert all(stage.summary and isinstance(stage.kind, StageKind) for stage in STAGES)
+    assert STAGE_BY_NAME["moe_router_indices"].kind is StageKind.INDEX
+
+
+def test_aliases_name_stages() -> None:
+    assert STAGE_ALIASES == {"layer_output": "post_ffn_residual"}
+    assert set(STAGE_ALIASES).isdisjoint(STAGE_BY_NAME)
+
+
+def test_execution_order_of_layers_and_whole_model_stages() -> None:
+    ordered = [(0, "embedding"), (0, "post_ffn_residual"), (1, "attn_norm"), (10, "embedding"), (None, "final_norm"), (None, "lm_head")]
+    for pairs in (ordered[::-1], ordered[1::2] + ordered[::2]):
+        assert sorted(pairs, key=lambda pair: execution_key(*pair)) == ordered
+
+
+def test_a_stage_that_is_not_known_comes_after_those_that_are() -> None:
+    assert execution_key(0, "ssm_scan") > execution_key(0, "lm_head")

@@ -1,0 +1,224 @@
+"""The tokenizer against llama.cpp's ids, and vocabularies that are broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from aprgraph.graph.errors import ModelError, TokenError, UnsupportedModelError
+from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.metadata import Metadata, Scalar
+from aprgraph.runtime.tokenizer import load_tokenizer
+from aprgraph.runtime.tokenizer.byte_pair import byte_letters
+from tests.golden.token_prompts import PROMPTS
+from tests.support.golden import GOLDEN, golden_json
+from tests.support.models import require_smollm2
+
+
+@dataclass(frozen=True)
+class Values:
+    """An array value of metadata."""
+
+    items: Sequence[Scalar] | Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def values(self) -> list[Scalar] | list[bytes]:
+        return list(self.items)  # type: ignore[return-value]  # either kind, by construction
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Metadata:
+    return GGUFFile(require_smollm2()).metadata
+
+
+def byte_pair(**changes: object) -> Metadata:
+    """A small byte-level vocabulary: every byte, "he", "ll", "hell", <s>, </s>.
+
+    ``changes`` are keys without their prefix; None removes one.
+    """
+    texts = [*byte_letters(), "he", "ll", "hell", "<s>", "</s>"]
+    values: dict[str, object] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": Values([text.encode() for text in texts]),
+        "tokenizer.ggml.token_type": Values([1] * (len(texts) - 2) + [3, 3]),
+        "tokenizer.ggml.merges": Values([b"h e", b"l l", b"he ll"]),
+        "tokenizer.ggml.bos_token_id": 259,
+        "tokenizer.ggml.eos_token_id": 260,
+    }
+    values |= {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
+    return Metadata(Path("small.gguf"), {key: value for key, value in values.items() if value is not None})
+
+
+def encoded(text: str) -> list[int]:
+    """What ``byte_pair`` gives without merges."""
+    ids = {byte: token for token, byte in enumerate(byte_letters().values())}
+    return [ids[byte] for byte in text.encode()]
+
+
+# -- llama.cpp's ids ----------------------------------------------------------------------------------------------------
+
+
+def test_smollm2_gives_the_ids_of_llama_cpp(smollm2: Metadata) -> None:
+    golden = golden_json("smollm2_token_ids.json")
+    tokenizer = load_tokenizer(smollm2)
+    assert [pair["text"] for pair in golden["prompts"]] == list(PROMPTS)
+    for pair in golden["prompts"]:
+        assert tokenizer.encode(pair["text"]) == pair["ids"], repr(pair["text"])
+    assert sorted(tokenizer.eos_ids) == golden["end_tokens"]
+    assert tokenizer.bos_id is None
+    assert len(tokenizer) == 49152
+
+
+@pytest.mark.parametrize("pre", sorted(golden_json("pre_tokenizer_ids.json")))
+def test_other_pre_tokenizers_give_the_ids_of_llama_cpp(smollm2: Metadata, pre: str) -> None:
+    tokenizer = load_tokenizer(smollm2.with_overrides({"tokenizer.ggml.pre": pre}))
+    for text, ids in zip(PROMPTS, golden_json("pre_tokenizer_ids.json")[pre], strict=True):
+        assert tokenizer.encode(text) == ids, repr(text)
+
+
+def test_sentence_piece_gives_the_ids_of_llama_cpp() -> None:
+    tokenizer = load_tokenizer(GGUFFile(GOLDEN / "sentence_piece.gguf").metadata)
+    for text, ids in zip(PROMPTS, golden_json("sentence_piece_ids.json"), strict=True):
+        assert tokenizer.encode(text) == ids, repr(text)
+        assert tokenizer.decode(ids) == text
+    assert tokenizer.eos_ids == {2}
+
+
+def test_smollm2_decodes_what_it_encodes(smollm2: Metadata) -> None:
+    tokenizer = load_tokenizer(smollm2)
+    without_token = {"\x04", "\x06", "\x13", "\x14", "\x16", "\x1d"}
+    for text in PROMPTS:
+        assert tokenizer.decode(tokenizer.encode(text)) == "".join(letter for letter in text if letter not in without_token)
+
+
+# -- special tokens, BOS and EOS -----------------------------------------------------------------------------------------
+
+
+def test_bos_and_eos_are_added_only_where_the_model_asks() -> None:
+    assert load_tokenizer(byte_pair()).encode("hell") == [258]
+    tokenizer = load_tokenizer(byte_pair(add_bos_token=True, add_eos_token=True))
+    assert tokenizer.encode("hell") == [259, 258, 260]
+    assert tokenizer.encode("") == [259, 260]
+    assert tokenizer.decode([259, 258, 260]) == "hell"
+    assert tokenizer.decode([258, 259]) == "hell<s>"
+
+
+def test_llama_3_adds_bos_unless_told_otherwise() -> None:
+    assert load_tokenizer(byte_pair(pre="llama-bpe")).bos_id == 259
+    assert load_tokenizer(byte_pair(pre="llama-bpe", add_bos_token=False)).bos_id is None
+
+
+def test_a_longer_special_token_is_found_before_a_shorter_one() -> None:
+    texts = [*byte_letters(), "<a", "<ab>", "b>"]
+    metadata = byte_pair(
+        tokens=Values([text.encode() for text in texts]), token_type=Values([1] * 256 + [4, 3, 2]), merges=Values([]),
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    assert load_tokenizer(metadata).encode("<ab><ab b>") == [257, 256, *encoded("b "), 258]
+
+
+def test_a_byte_without_a_token_is_left_out_and_keeps_its_neighbours_apart() -> None:
+    texts = [text for text in [*byte_letters(), "he"] if text != "x"]
+    metadata = byte_pair(
+        tokens=Values([text.encode() for text in texts]), token_type=None, merges=Values([b"h e"]), bos_token_id=None, eos_token_id=None
+    )  # fmt: skip
+    tokenizer = load_tokenizer(metadata)
+    assert tokenizer.encode("hxe") == [tokenizer.vocabulary.ids["h"], tokenizer.vocabulary.ids["e"]]
+    assert tokenizer.encode("xhex") == [tokenizer.vocabulary.ids["he"]]
+
+
+def test_a_file_without_token_types_has_normal_tokens() -> None:
+    assert load_tokenizer(byte_pair(token_type=None)).encode("<s>") == encoded("<s>")
+
+
+def test_a_missing_pre_tokenizer_is_the_default_one() -> None:
+    digits = "12345"
+    assert load_tokenizer(byte_pair(pre=None)).encode(digits) == encoded(digits)
+
+
+def test_eos_ids_come_from_the_metadata_and_from_known_texts() -> None:
+    assert load_tokenizer(byte_pair()).eos_ids == {260}
+    assert load_tokenizer(byte_pair(eos_token_id=0, eot_token_id=1)).eos_ids == {0, 1, 260}
+
+
+def test_part_of_a_character_decodes_to_the_replacement_character() -> None:
+    tokenizer = load_tokenizer(byte_pair())
+    assert tokenizer.decode(encoded("é")[:1]) == "\ufffd"
+    assert tokenizer.decode(encoded("é")) == "é"
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", [-1, 261])
+def test_a_token_outside_the_vocabulary_does_not_decode(token: int) -> None:
+    with pytest.raises(TokenError, match=f"token {token} is not in the vocabulary, which has the tokens 0 to 260"):
+        load_tokenizer(byte_pair()).decode([0, token])
+
+
+def test_a_prompt_that_is_not_unicode_is_an_error() -> None:
+    with pytest.raises(TokenError, match="not valid UTF-8 at character 2"):
+        load_tokenizer(byte_pair()).encode("ab\udc80")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model": "bert"}, "tokenizer.ggml.model is 'bert'; supported: gpt2, llama"),
+    ({"pre": "nonesuch"}, "tokenizer.ggml.pre is 'nonesuch'; supported: default"),
+])  # fmt: skip
+def test_unknown_tokenizers_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        load_tokenizer(byte_pair(**change))
+
+
+_TEXTS = [text.encode() for text in [*byte_letters(), "he", "ll", "hell", "<s>", "</s>"]]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model": None}, "'tokenizer.ggml.model' is missing"),
+    ({"tokens": None}, "'tokenizer.ggml.tokens' is missing"),
+    ({"merges": None}, "'tokenizer.ggml.merges' is missing"),
+    ({"tokens": "abc"}, "'tokenizer.ggml.tokens' is 'abc', expected an array"),
+    ({"tokens": Values([])}, "tokens is empty"),
+    ({"tokens": Values([1, 2, 3])}, "tokens holds numbers, expected an array of texts"),
+    ({"tokens": Values([*_TEXTS[:-1], _TEXTS[0]])}, "tokens holds '!' twice, as 0 and as 260"),
+    ({"tokens": Values([*_TEXTS[:7], b"", *_TEXTS[8:]])}, "tokens has no text for token 7; the vocabulary has holes"),
+    ({"tokens": Values([*_TEXTS[:7], b"\xff\xfe", *_TEXTS[8:]])}, r"element 7 of tokenizer.ggml.tokens is not valid UTF-8"),
+    ({"token_type": Values([1] * 260)}, "token_type has 260 elements for 261 tokens"),
+    ({"token_type": Values([1] * 260 + [9])}, "token_type holds 9, expected numbers from 0 to 6"),
+    ({"token_type": Values(_TEXTS)}, "token_type holds texts, expected an array of numbers"),
+    ({"merges": Values([b"h e", b"q zz"])}, "merges does not fit the vocabulary: .*zz"),
+    ({"merges": Values([b"h e", b"l h"])}, "merges does not fit the vocabulary: .*lh"),
+    ({"merges": Values([b"h e", b"hell"])}, "element 1 of tokenizer.ggml.merges is 'hell', expected two tokens"),
+    ({"merges": Values([b"h e l"])}, "element 0 of tokenizer.ggml.merges is 'h e l', expected two tokens"),
+    ({"eos_token_id": 261}, "eos_token_id is 261, but the vocabulary has the tokens 0 to 260"),
+    ({"bos_token_id": None, "add_bos_token": True}, "the model wants a BOS token .* is missing"),
+    ({"model": "llama"}, "'tokenizer.ggml.scores' is missing"),
+    ({"model": "llama", "scores": Values([0.0] * 260)}, "scores has 260 elements for 261 tokens"),
+])  # fmt: skip
+def test_a_broken_vocabulary_is_a_model_error(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message) as error:
+        load_tokenizer(byte_pair(**change))
+    assert "\n" not in str(error.value)
+
+
+def test_sentence_piece_without_byte_tokens_refuses_what_it_cannot_encode() -> None:
+    texts = [b"<unk>", b"<s>", b"</s>", "▁".encode(), b"a"]
+    metadata = byte_pair(
+        model="llama", tokens=Values(texts), scores=Values([0.0] * 5), token_type=Values([2, 3, 3, 1, 1]), bos_token_id=1, eos_token_id=2
+    )  # fmt: skip
+    tokenizer = load_tokenizer(metadata)
+    assert tokenizer.encode("a") == [1, 3, 4]
+    with pytest.raises(TokenError, match="no token for the byte 0x62"):
+        tokenizer.encode("b")
+
+
+def test_the_tokenizers_of_tiny_models_round_trip(tiny_model: Callable[..., Path]) -> None:
+    tokenizer = load_tokenizer(GGUFFile(tiny_model()).metadata)
+    assert tokenizer.decode(tokenizer.encode("hello world is 2+2?\n")) == "hello world is 2+2?\n"
+    assert len(tokenizer.encode("hello")) == 1

@@ -1,0 +1,98 @@
+"""Loads the golden numbers, which an independent implementation computed (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+F32 = npt.NDArray[np.float32]
+#: (layer or None, stage)
+StageKey = tuple[int | None, str]
+
+
+@dataclass(frozen=True)
+class GoldenModel:
+    """A tiny model, and every stage of a prefill of ``tokens``: f32 in the shapes of the stage table."""
+
+    name: str
+    path: Path
+    tokens: tuple[int, ...]
+    stages: Mapping[StageKey, F32]
+
+
+@dataclass(frozen=True)
+class StageSample:
+    """Some elements of a stage: ``indices`` into the flat tensor, ``values`` f32 of the same length, and the whole tensor's RMS."""
+
+    indices: npt.NDArray[np.int64]
+    values: F32
+    rms: float
+
+    def nmse(self, actual: npt.NDArray[Any]) -> float:
+        """Mean square error of the sampled elements of ``actual``, the whole tensor, relative to its mean square."""
+        error = actual.reshape(-1)[self.indices].astype(np.float64) - self.values
+        return float(np.mean(np.square(error)) / self.rms**2)
+
+    def rms_error(self, actual: npt.NDArray[Any]) -> float:
+        """How far the RMS of ``actual``, the whole tensor, is from the golden one, relative to it."""
+        return abs(float(np.sqrt(np.mean(np.square(actual.astype(np.float64))))) / self.rms - 1)
+
+
+@dataclass(frozen=True)
+class SmolLM2Golden:
+    """Samples of every stage of SmolLM2-135M-Instruct Q4_1 on "What is 2+2?", and the last position's logits, f32 [V]."""
+
+    tokens: tuple[int, ...]
+    samples: Mapping[StageKey, StageSample]
+    logits: F32
+
+
+def nmse(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """Mean square error relative to the mean square of ``expected``, in float64. The numbers of elements must be equal."""
+    a, b = actual.reshape(-1).astype(np.float64), expected.reshape(-1).astype(np.float64)
+    assert a.shape == b.shape, f"{actual.shape} is not {expected.shape}"
+    return float(np.sum(np.square(a - b)) / np.sum(np.square(b)))
+
+
+def _key(label: str) -> StageKey:
+    layer, slash, stage = label.rpartition("/")
+    return (int(layer.removeprefix("layer-")), stage) if slash else (None, stage)
+
+
+@lru_cache(maxsize=1)
+def golden_models() -> tuple[GoldenModel, ...]:
+    """All tiny models, by name."""
+    models = []
+    for path in sorted(GOLDEN.glob("llama-*.gguf")):
+        with np.load(path.with_suffix(".npz")) as arrays:
+            stages = {_key(label): arrays[label] for label in arrays.files if label != "tokens"}
+            models.append(GoldenModel(path.stem, path, tuple(arrays["tokens"].tolist()), stages))
+    return tuple(models)
+
+
+@lru_cache(maxsize=1)
+def smollm2_golden() -> SmolLM2Golden:
+    """The numbers of SmolLM2."""
+    samples: dict[StageKey, StageSample] = {}
+    with np.load(GOLDEN / "smollm2_stages.npz") as arrays:
+        for label in arrays.files:
+            stage, _, part = label.partition("/")
+            if part != "indices":
+                continue
+            values, rms = arrays[f"{stage}/values"], arrays[f"{stage}/rms"]
+            for row, layer in enumerate(arrays[f"{stage}/layers"].tolist()):
+                samples[None if layer < 0 else layer, stage] = StageSample(arrays[label].astype(np.int64), values[row], float(rms[row]))
+        return SmolLM2Golden(tuple(arrays["tokens"].tolist()), samples, arrays["lm_head"])
+
+
+def golden_json(name: str) -> Any:
+    """The content of a JSON file of the golden folder."""
+    return json.loads((GOLDEN / name).read_text(encoding="utf-8"))

@@ -1,0 +1,107 @@
+"""Runs one kernel alone: random operands, a poisoned output, and the op's float64 reference beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm_ffi import from_dlpack
+
+from aprgraph.codegen.cpu import CPUS, Cpu, machine_flags
+from aprgraph.codegen.kernels import KERNELS, KernelRequest
+from aprgraph.codegen.library import llvm_target
+from aprgraph.graph.block_formats import decode_reference, weight_format, weight_storage
+from aprgraph.graph.ir import Attr, TensorType
+from aprgraph.graph.ops import OPS
+from tests.support.tiny import random_weight
+
+#: What outputs hold before a kernel runs; no kernel computes it.
+POISON = np.float32(1.2345e30)
+
+#: The CPU levels that this machine can run.
+RUNNABLE = [cpu for cpu in CPUS.values() if machine_flags().issuperset(cpu.flags)]
+
+
+def f32(*dims: int | str) -> TensorType:
+    return TensorType("f32", dims)
+
+
+def i32(*dims: int | str) -> TensorType:
+    return TensorType("i32", dims)
+
+
+def request(op: str, operands: Sequence[TensorType], **attrs: Attr) -> KernelRequest:
+    return KernelRequest(op, tuple(operands), attrs, OPS[op].infer(operands, attrs))
+
+
+@cache
+def _compiled(text: str, cpu: Cpu, key: _Key) -> Any:
+    del text
+    function = KERNELS[key.request.op](key.request, cpu)
+    return tvm.compile(tvm.IRModule({key.request.symbol: function}), llvm_target(cpu)).mod[key.request.symbol]
+
+
+@dataclass(frozen=True, eq=False)
+class _Key:
+    """Carries a request through the cache, whose key is the request's text."""
+
+    request: KernelRequest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.request.text == other.request.text
+
+    def __hash__(self) -> int:
+        return hash(self.request.text)
+
+
+def set_threads(count: int) -> None:
+    tvm.get_global_func("runtime.config_threadpool")(1, count)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Random blocks of a weight: as kernels take them, and decoded."""
+
+    type: TensorType
+    stored: npt.NDArray[Any]
+    decoded: npt.NDArray[np.float64]
+
+
+def weight(fmt: str, *dims: int, seed: int = 0) -> Weight:
+    kind = TensorType(fmt.lower(), dims)
+    generator = np.random.default_rng([seed, *dims])
+    raw = random_weight(fmt, dims, generator)
+    dtype, shape = weight_storage(kind)
+    # At the worst alignment that a GGUF file may have: 8 bytes.
+    room = np.empty(raw.size + 72, dtype=np.uint8)
+    start = (8 - room.ctypes.data) % 64
+    room[start : start + raw.size] = raw
+    stored = room[start : start + raw.size].view(dtype).reshape(shape)
+    return Weight(kind, stored, decode_reference(weight_format(kind), stored.reshape(-1).view(np.uint8), dims))
+
+
+def run(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], shape: Sequence[int], cpu: Cpu) -> npt.NDArray[np.float32]:
+    """Run the kernel of ``what``; every element of the output must have been written."""
+    result = tvm.runtime.tensor(np.full(shape, POISON, dtype=np.float32))
+    # Activations are TVM's own tensors, aligned to 64 bytes; weights lie as they are.
+    arguments = [from_dlpack(operand.stored) if isinstance(operand, Weight) else tvm.runtime.tensor(operand) for operand in operands]
+    _compiled(what.text, cpu, _Key(what))(*arguments, result)
+    out = result.numpy()
+    assert not (out == POISON).any(), f"{what.text}: elements were not written"
+    return out
+
+
+def reference(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight]) -> npt.NDArray[Any]:
+    """The op's float64 reference on the same operands."""
+    values = [operand.decoded if isinstance(operand, Weight) else operand for operand in operands]
+    wide = [value.astype(np.int64 if value.dtype.kind == "i" else np.float64) for value in values]
+    function = OPS[what.op].reference
+    assert function is not None
+    return function(wide, what.attrs)
+
+

@@ -152,7 +152,9 @@ class GGUFFile:
             return cursor.scalar(code, what)
         if code == _ARRAY:
             return self._skip_array(cursor, what)
-        raise ModelFileError(f"{self.path}: metadata key {shown(key)} has the unknown value type {code}, expected 0 to 12; the file is damaged")
+        raise ModelFileError(
+            f"{self.path}: metadata key {shown(key)} has the unknown value type {code}, expected 0 to 12; the file is damaged"
+        )
 
     def _skip_array(self, cursor: _Cursor, what: str) -> LazyArray:
         code = cursor.u32(what)
@@ -174,7 +176,9 @@ class GGUFFile:
             cursor.count(length, size, what)
             cursor.take(length * size, what)
         elif code == _ARRAY:
-            raise ModelFileError(f"{self.path}: {what} is an array of arrays, expected an array of numbers or strings (ggml reads no others)")
+            raise ModelFileError(
+                f"{self.path}: {what} is an array of arrays, expected an array of numbers or strings (ggml reads no others)"
+            )
         else:
             raise ModelFileError(f"{self.path}: {what} is an array of the unknown type {code}, expected 0 to 12; the file is damaged")
         return LazyArray(self, code, length, start)

@@ -106,7 +106,10 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Scalar | str]:
         key, equals, typed = item.partition("=")
         kind, colon, value = typed.partition(":")
         if not key or not equals or not colon:
-            raise AprgraphError(f"--override-kv {item!r}: expected KEY=TYPE:VALUE with TYPE int, float, bool or str, such as llama.rope.freq_base=float:10000")
+            raise AprgraphError(
+                f"--override-kv {item!r}: expected KEY=TYPE:VALUE with TYPE int, float, bool or str, "
+                "such as llama.rope.freq_base=float:10000"
+            )
         try:
             overrides[key] = _parse_value(kind, value)
         except ValueError as error:

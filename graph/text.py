@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 from aprgraph.graph.errors import GraphError, shown
 from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
@@ -69,9 +68,10 @@ class _Parser:
         self.lines = text.splitlines()
         self.number = 0
 
-    def fail(self, message: str) -> NoReturn:
+    def error(self, message: str) -> GraphError:
+        """The error that says ``message`` about the line at hand."""
         line = shown(self.lines[self.number].strip()) if self.number < len(self.lines) else "the end of the text"
-        raise GraphError(f"graph text, line {self.number + 1}: {message}: {line}")
+        return GraphError(f"graph text, line {self.number + 1}: {message}: {line}")
 
     def attrs(self, text: str | None) -> dict[str, Attr]:
         """``{name = JSON, …}``."""
@@ -85,20 +85,20 @@ class _Parser:
         while position <= end:
             match = _ATTR.match(text, position)
             if match is None:
-                self.fail("expected 'name = value' in the attributes")
+                raise self.error("expected 'name = value' in the attributes")
             try:
                 value, position = decoder.raw_decode(text, match.end())
             except (ValueError, RecursionError):  # not JSON, a number of thousands of digits, lists within lists
-                self.fail(f"attribute {match['name']} has no JSON value")
+                raise self.error(f"attribute {match['name']} has no JSON value") from None
             if match["name"] in result:
-                self.fail(f"attribute {match['name']} appears twice")
+                raise self.error(f"attribute {match['name']} appears twice")
             result[match["name"]] = self.attr(match["name"], value)
             if position == end:
                 return result
             if not text.startswith(", ", position):
-                self.fail(f"expected ', ' or '}}' after the attribute {match['name']}")
+                raise self.error(f"expected ', ' or '}}' after the attribute {match['name']}")
             position += 2
-        self.fail("expected '}' after the attributes")
+        raise self.error("expected '}' after the attributes")
 
     def attr(self, name: str, value: object) -> Attr:
         """What JSON gave, as an attribute."""
@@ -106,7 +106,7 @@ class _Parser:
             return value
         if isinstance(value, list) and all(type(element) is int for element in value):
             return tuple(value)
-        self.fail(f"attribute {name} is neither text, number, truth value nor list of whole numbers")
+        raise self.error(f"attribute {name} is neither text, number, truth value nor list of whole numbers")
 
     def names(self, text: str | None) -> list[str]:
         """``%a, %b``."""
@@ -114,40 +114,40 @@ class _Parser:
             return []
         names = [part.strip() for part in text.split(",")]
         if any(re.fullmatch(f"%{_NAME}", name) is None for name in names):
-            self.fail("expected names such as %layer0.attn_norm")
+            raise self.error("expected names such as %layer0.attn_norm")
         return [name[1:] for name in names]
 
     def dims(self, text: str) -> tuple[Dim, ...]:
         parts = [part.strip() for part in text.split(",")] if text.strip() else []
         if any(re.fullmatch(rf"{_NUMBER}|[a-z]", part) is None for part in parts):
-            self.fail("expected dims such as [n, 576]")
+            raise self.error("expected dims such as [n, 576]")
         return tuple(int(part) if part.isdigit() else part for part in parts)
 
     def parse(self) -> Graph:
         header = _HEADER.fullmatch(self.lines[0].strip()) if self.lines else None
         if header is None:
-            self.fail("expected 'graph @name {attributes} {'")
+            raise self.error("expected 'graph @name {attributes} {'")
         graph = Graph(header["name"], self.attrs(header["attrs"]))
         for number, line in enumerate(map(str.strip, self.lines[1:]), start=1):
             self.number = number
             if line == "}":
                 if any(rest.strip() for rest in self.lines[self.number + 1 :]):
                     self.number += 1
-                    self.fail("expected nothing after the closing brace")
+                    raise self.error("expected nothing after the closing brace")
                 return graph
             if line.startswith("return "):
                 if graph.outputs:
-                    self.fail("expected one 'return'")
+                    raise self.error("expected one 'return'")
                 graph.outputs = tuple(self.names(line[len("return ") :]))
             elif line and not line.startswith("//"):
                 self.node(graph, line)
         self.number = len(self.lines)
-        self.fail("expected '}'")
+        raise self.error("expected '}'")
 
     def node(self, graph: Graph, line: str) -> None:
         match = _NODE.fullmatch(line)
         if match is None:
-            self.fail("expected '%name = op(%operands) {attributes} stage S layer N : dtype[dims]'")
+            raise self.error("expected '%name = op(%operands) {attributes} stage S layer N : dtype[dims]'")
         layer = int(match["layer"]) if match["layer"] else None
         result = TensorType(match["dtype"], self.dims(match["dims"]))
         try:
@@ -156,7 +156,7 @@ class _Parser:
                 self.names(match["operands"]),
             )
         except GraphError as error:
-            self.fail(str(error))
+            raise self.error(str(error)) from None
 
 
 def parse_graph(text: str) -> Graph:

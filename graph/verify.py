@@ -11,22 +11,33 @@ from aprgraph.graph.text import print_node
 
 def verify(graph: Graph) -> None:
     """Raise GraphError, showing the node and what it uses, unless every node is well-formed."""
-    measured: dict[tuple[bool, int | None, str], str] = {}
+    staged: dict[tuple[bool, int | None, str], str] = {}
     for node in graph:
-        try:
-            _verify_node(graph, node)
-            if node.stage is not None:
-                tap = node.op == "tap"
-                first = measured.setdefault((tap, node.layer, node.stage), node.name)
-                if first != node.name:
-                    where = node.stage if node.layer is None else f"{node.stage} of layer {node.layer}"
-                    raise GraphError(f"stage {where} is already {'tapped by ' if tap else ''}%{first}")
-        except GraphError as error:
-            context = "".join(f"\n    {print_node(graph, operand)}" for operand in graph.operands(node.name))
-            raise GraphError(f"graph @{graph.name}: {error}\n  at  {print_node(graph, node)}\n  with operands:{context or ' none'}") from None
+        _verify_in_context(graph, node, staged)
     for name in graph.outputs:
         if name not in graph:
             raise GraphError(f"graph @{graph.name}: returns %{name}, which is not in it")
+
+
+def _verify_in_context(graph: Graph, node: Node, staged: dict[tuple[bool, int | None, str], str]) -> None:
+    """Verify one node; the error shows it. ``staged`` maps (is a tap, layer, stage) to the node that has been seen there."""
+    try:
+        _verify_node(graph, node)
+        _verify_unique(node, staged)
+    except GraphError as error:
+        operands = "".join(f"\n    {print_node(graph, operand)}" for operand in graph.operands(node.name)) or " none"
+        shown_node = print_node(graph, node)
+        raise GraphError(f"graph @{graph.name}: {error}\n  at  {shown_node}\n  with operands:{operands}") from None
+
+
+def _verify_unique(node: Node, staged: dict[tuple[bool, int | None, str], str]) -> None:
+    if node.stage is None:
+        return
+    is_tap = node.op == "tap"
+    first = staged.setdefault((is_tap, node.layer, node.stage), node.name)
+    if first != node.name:
+        where = node.stage if node.layer is None else f"{node.stage} of layer {node.layer}"
+        raise GraphError(f"stage {where} is already {'tapped by ' if is_tap else ''}%{first}")
 
 
 def _verify_node(graph: Graph, node: Node) -> None:

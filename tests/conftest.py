@@ -13,7 +13,6 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT] + [str(_ROOT)]
 import aprgraph  # noqa: E402, F401 -- with the path above; what is imported once stays
-
 from tests.support.tiny import write_tiny_model  # noqa: E402
 
 

@@ -10,8 +10,10 @@ import typer
 
 from aprgraph.cli.compile import compile_command
 from aprgraph.cli.diff import diff
+from aprgraph.cli.graph import graph
 from aprgraph.cli.inspect import inspect
 from aprgraph.cli.run import run
+from aprgraph.cli.stages import stages
 from aprgraph.graph.errors import AprgraphError
 
 EXIT_ERROR = 2
@@ -22,22 +24,24 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help starts faster, pipes well, and keeps the examples' lines
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Find the first wrong tensor of a language model's forward pass.
 
-    aprgraph compile model.gguf                      # kernels for this CPU, in model.llvm.aprg/
-
-    aprgraph run --taps qkv_matmul --layers 0..2     # dump two layers' projections as APRT files
-
-    aprgraph diff trace-a/ trace-b/                  # where do two traces first part?
-
-    aprgraph graph model.gguf -o model.svg           # draw it
+    \b
+    Example:
+      aprgraph compile model.gguf                   kernels for this CPU, in model.llvm.aprg/
+      aprgraph run --taps qkv_matmul --layers 0..2  two layers' projections as APRT files
+      aprgraph diff trace-a/ trace-b/               where do two traces first part?
+      aprgraph graph model.gguf -o model.svg        draw it
     """,
 )
 app.command("compile")(compile_command)
 app.command()(run)
 app.command()(diff)
+app.command()(graph)
 app.command()(inspect)
+app.command()(stages)
 
 
 def _show_version(value: bool) -> None:

@@ -24,7 +24,9 @@ def compile_command(
     The artifact holds machine code and the graph, no weights: those stay in the model file. Every tap plan uses the same
     kernels, so choosing taps later cannot change a number.
 
-    Example: aprgraph compile SmolLM2.gguf && aprgraph run --taps all --layers 0..30
+    \b
+    Example:
+      aprgraph compile SmolLM2.gguf && aprgraph run --taps all --layers 0..30
     """
     from aprgraph.api import load  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415

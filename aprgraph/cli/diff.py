@@ -24,7 +24,7 @@ _COLUMNS_FOR_WIDTH = ((155, 9), (115, 5), (0, 2))
 _COLOURS = {"IDENTICAL": "dim", "NOISE": "green", "PROPAGATED": "yellow", "UNMEASURED": "dim"}
 
 
-def diff(  # noqa: PLR0917 -- typer calls it
+def diff(
     a: Annotated[Path, typer.Argument(help="A trace directory, or one APRT file (.bin).", metavar="A", show_default=False)],
     b: Annotated[Path, typer.Argument(help="The same of the other side.", metavar="B", show_default=False)],
     top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="Compare the K best tokens of the logits.")] = 10,
@@ -156,7 +156,7 @@ def _numbers(row: DiffRow) -> list[str]:
         _small(metrics.nmse),
         f"{row.limit:.0e}",
         "" if metrics.cosine is None else f"{metrics.cosine:.6f}",
-        f"{positions.worst[0]}: {positions.share:.0%}" if positions is not None and positions.share else "",
+        f"{positions.worst[0]}: {positions.share:.0%}" if positions is not None and positions.size > 1 and positions.share else "",
         f"{channels.share:.0%}" if channels is not None and channels.share else "",
         _small(metrics.max_abs),
         f"{metrics.nan_a + metrics.inf_a}/{metrics.nan_b + metrics.inf_b}",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aprgraph.graph.plan import Plan
 
 
-def graph(  # noqa: PLR0917  # typer passes by name
+def graph(
     source: Annotated[
         Path | None,
         typer.Argument(

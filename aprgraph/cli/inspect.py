@@ -16,7 +16,9 @@ def inspect(
 ) -> None:
     """Say what a file or directory is, and what is in it.
 
-    Example: aprgraph inspect model-trace/layer-0/qkv_matmul.bin
+    \b
+    Example:
+      aprgraph inspect model-trace/layer-0/qkv_matmul.bin
     """
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
 

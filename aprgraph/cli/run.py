@@ -37,7 +37,9 @@ def run(
     Each tensor becomes one APRT file, layer-<N>/<stage>.bin, beside a manifest trace.json. What the taps do not need is not
     computed, and its weights are not read.
 
-    Example: aprgraph run model.gguf --taps qkv_matmul,attn_out --layers 0..2 --prompt "Hello"
+    \b
+    Example:
+      aprgraph run model.gguf --taps qkv_matmul,attn_out --layers 0..2 --prompt "Hello"
     """
     from aprgraph.api import DEFAULT_PROMPT  # noqa: PLC0415
     from aprgraph.graph.errors import PlanError, TokenError  # noqa: PLC0415

@@ -1,7 +1,7 @@
 """Where everything of an SVG picture goes: clusters laid out one by one, then all of them as boxes of the whole.
 
-No library does this: Graphviz is a system program, and of the layout packages on PyPI none that is kept up handles
-clusters. Graphs of transformers need little: rows from top to bottom, lanes at the side, and boxes within boxes.
+Graphviz would do it, but it is a system program that users would have to install. Graphs of transformers need little: rows
+from top to bottom, lanes at the side, and boxes within boxes.
 """
 
 from __future__ import annotations

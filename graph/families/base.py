@@ -73,10 +73,14 @@ def read_hyperparameters(metadata: Metadata, family: Family) -> Hyperparameters:
     head_size = metadata.positive(key("attention.key_length"), max(hidden // heads, 1))
     value_size = metadata.positive(key("attention.value_length"), head_size)
     if value_size != head_size:
-        raise UnsupportedModelError(f"{where}: heads of v have {value_size} elements and those of k {head_size}; only equal sizes are supported")
+        raise UnsupportedModelError(
+            f"{where}: heads of v have {value_size} elements and those of k {head_size}; only equal sizes are supported"
+        )
     rope_dims = metadata.positive(key("rope.dimension_count"), head_size)
     if rope_dims % 2 or rope_dims > head_size:
-        raise ModelError(f"{where}: {key('rope.dimension_count')} is {rope_dims}, expected an even number of at most the head size {head_size}")
+        raise ModelError(
+            f"{where}: {key('rope.dimension_count')} is {rope_dims}, expected an even number of at most the head size {head_size}"
+        )
     rope_base = metadata.real(key("rope.freq_base"), 10000.0)
     eps = metadata.real(key("attention.layer_norm_rms_epsilon"))
     if rope_base <= 0:

@@ -49,7 +49,8 @@ def _check(plan: Plan, staged: list[Node]) -> None:
             raise PlanError(f"--taps: this model has no stage {', '.join(missing)}; its stages are: {own}")
     if plan.layers.stop > layers and any(STAGE_BY_NAME[stage].per_layer for stage in plan.stages):
         raise PlanError(
-            f"--layers {plan.layers.start}..{plan.layers.stop}: the model has {layers} layers, expected END of at most {layers} (END is exclusive)"
+            f"--layers {plan.layers.start}..{plan.layers.stop}: the model has {layers} layers, "
+            f"expected END of at most {layers} (END is exclusive)"
         )
     if not any(node.stage and plan.selects(node.stage, node.layer) for node in staged):
         raise PlanError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -99,23 +99,16 @@ def classify(
     return classes, tuple(firsts)
 
 
-def only_itself_differs(key: Key, states: Mapping[Key, State], dependencies: Dependencies) -> bool:
-    """Whether a tensor within its tolerance was computed from nothing but identical tensors, with no other stage between."""
-    if states[key] is not State.NOISE:
-        return False
-    key_of = {value: other for other, value in dependencies.value_of.items()}
-    todo, seen, inputs = [dependencies.value_of[key]], set(), 0
-    while todo:
-        for operand in dependencies.graph.predecessors(todo.pop()):
-            stage = key_of.get(operand)
-            if stage is not None and states.get(stage) is not State.IDENTICAL:
-                return False
-            if stage is not None:
-                inputs += 1
-            elif operand not in seen:
-                seen.add(operand)
-                todo.append(operand)
-    return inputs > 0
+def computed_from_identical(states: Mapping[Key, State], dependencies: Dependencies) -> set[Key]:
+    """The tensors within tolerance that are computed from identical tensors alone, with no unmeasured stage between."""
+    stages = {value: states.get(key, State.UNMEASURED) for key, value in dependencies.value_of.items()}
+    found: set[Key] = set()
+    for key, state in states.items():
+        if state is State.NOISE:
+            _, inputs = _reach(dependencies.value_of[key], dependencies.graph.predecessors, stages)
+            if inputs and all(stages[value] is State.IDENTICAL for value in inputs):
+                found.add(key)
+    return found
 
 
 def _order(graph: nx.DiGraph[Value]) -> Iterable[Value]:
@@ -133,7 +126,7 @@ def _behind(dependencies: Dependencies, sources: set[Value]) -> set[Value]:
     return found
 
 
-def _reach(start: Value, neighbours: Callable[[Value], Iterable[Value]], stop: set[Value]) -> tuple[set[Value], set[Value]]:
+def _reach(start: Value, neighbours: Callable[[Value], Iterable[Value]], stop: Container[Value]) -> tuple[set[Value], set[Value]]:
     """What lies between ``start`` and the nearest of ``stop``, ``start`` included; and those nearest ones."""
     between, nearest, todo = {start}, set(), [start]
     while todo:

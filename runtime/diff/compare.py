@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.diff.align import Pair, align, align_single, differences
-from aprgraph.runtime.diff.classify import Finding, State, classify, only_itself_differs
+from aprgraph.runtime.diff.classify import Finding, State, classify, computed_from_identical
 from aprgraph.runtime.diff.dependencies import find_dependencies
 from aprgraph.runtime.diff.indices import IndexMetrics, compare_indices
 from aprgraph.runtime.diff.logits import LogitMetrics, compare_logits
@@ -52,8 +52,9 @@ def diff(
         measured.append(_measure(pair, trace_a, trace_b, find_tolerance(profile, pair.key[2]), top))
     states = {pair.key: one.state for pair, one in zip(pairs, measured, strict=True)}
     dependencies = find_dependencies(trace_a, trace_b, states)
+    strict = computed_from_identical(states, dependencies)
     judged = [
-        _held_to_its_own(one, find_tolerance(profile, key[2])) if only_itself_differs(key, states, dependencies) else one
+        _held_to_its_own(one, find_tolerance(profile, key[2])) if key in strict else one
         for key, one in zip(states, measured, strict=True)
     ]
     findings = {key: Finding(one.state, one.nmse) for key, one in zip(states, judged, strict=True)}

@@ -32,17 +32,16 @@ def stack(layers: int, *, formats: dict[int, str] | None = None, eps: dict[int, 
     stream = "layer0.embedding"
     for layer in range(layers):
         fmt, norm = (formats or {}).get(layer, "q4_0"), f"blk.{layer}.attn_norm.weight"
-        weight = f"blk.{layer}.attn_output.weight"
+        weight, following = f"blk.{layer}.attn_output.weight", f"layer{layer}.post_attn_residual"
+        attrs = f"{{eps = {(eps or {}).get(layer, 1e-5)}, groups = 1}}"
         lines += [
             f'%{norm} = weight {{dims = [32], dtype = "f32", tensor = "{norm}"}} : f32[32]',
-            f"%layer{layer}.attn_norm = rms_norm(%{stream}, %{norm}) {{eps = {(eps or {}).get(layer, 1e-5)}, groups = 1}}"
-            f" stage attn_norm layer {layer} : f32[n, 32]",
+            f"%layer{layer}.attn_norm = rms_norm(%{stream}, %{norm}) {attrs} stage attn_norm layer {layer} : f32[n, 32]",
             f'%{weight} = weight {{dims = [32, 32], dtype = "{fmt}", tensor = "{weight}"}} : {fmt}[32, 32]',
             f"%layer{layer}.attn_out = linear(%layer{layer}.attn_norm, %{weight}) stage attn_out layer {layer} : f32[n, 32]",
-            f"%layer{layer}.post_attn_residual = add(%{stream}, %layer{layer}.attn_out)"
-            f" stage post_attn_residual layer {layer} : f32[n, 32]",
+            f"%{following} = add(%{stream}, %layer{layer}.attn_out) stage post_attn_residual layer {layer} : f32[n, 32]",
         ]
-        stream = f"layer{layer}.post_attn_residual"
+        stream = following
     graph = parse_graph("\n".join([*lines, f"return %{stream}", "}"]))
     verify(graph)
     return graph

@@ -92,7 +92,7 @@ def angles(positions: Sequence[int], dims: int, base: float = 100.0, scale: floa
 
 def test_rope_angles_by_hand() -> None:
     """Frequencies base^(-2i/dims) of Su et al. 2021, eq. 15: 1 and 1/10 here."""
-    close(angles([0, 3], 4), [[1, 1, 0, 0], [math.cos(3), math.cos(0.3), math.sin(3), math.sin(0.3)]])
+    close(angles([0, 3], 4), [[1.0, 1.0, 0.0, 0.0], [math.cos(3), math.cos(0.3), math.sin(3), math.sin(0.3)]])
 
 
 def test_rope_angles_scale_multiplies_positions_and_factors_divide_frequencies() -> None:

@@ -57,8 +57,8 @@ def test_layers_of_the_plan() -> None:
 def test_all_taps_what_the_model_has() -> None:
     graph = run_passes(graph_of(TOY), [InsertTaps(parse_plan("all", "0..2"))])
     assert graph.outputs == (
-        "tap.layer0.embedding", "tap.layer0.attn_norm", "tap.layer0.post_ffn_residual", "tap.layer1.attn_norm", "tap.layer1.post_ffn_residual",
-        "tap.final_norm", "tap.lm_head",
+        "tap.layer0.embedding", "tap.layer0.attn_norm", "tap.layer0.post_ffn_residual", "tap.layer1.attn_norm",
+        "tap.layer1.post_ffn_residual", "tap.final_norm", "tap.lm_head",
     )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def test_every_pass_has_a_name_and_can_be_made() -> None:
 
 def test_observers_see_each_pass_in_order() -> None:
     seen: list[tuple[str, int]] = []
-    passes = [AllPositions(), InsertTaps(parse_plan("embedding")), Prune()]
+    passes: list[Pass] = [AllPositions(), InsertTaps(parse_plan("embedding")), Prune()]
     run_passes(graph_of(TOY), passes, lambda name, graph: seen.append((name, len(graph))))
     assert seen == [("all-positions", 10), ("insert-taps", 11), ("prune", 4)]
 

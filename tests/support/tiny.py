@@ -22,7 +22,7 @@ _RANDOM_BLOCKS = {"Q4_K": (256, 144), "Q6_K": (256, 210)}
 def write_tiny_model(
     path: Path,
     *,
-    format: str = "F32",
+    format: str = "F32",  # noqa: A002 -- the word of the field
     formats: Mapping[str, str] | None = None,
     hidden: int | None = None,
     ffn: int | None = None,

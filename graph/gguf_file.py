@@ -19,12 +19,11 @@ import numpy.typing as npt
 
 from aprgraph.graph.block_formats import FORMAT_BY_GGML_TYPE, BlockFormat
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
 from aprgraph.graph.metadata import Metadata, Scalar
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_STRING, _ARRAY, _BOOL = 8, 9, 7
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}
 _MAX_DIMS = 4
 #: Bytes of a metadata key and of a tensor name: the first is the format's own limit; ggml refuses names of 64 bytes and more.
 _MAX_KEY, _MAX_NAME = 65535, 63
@@ -49,54 +48,6 @@ class TensorInfo:
         return self.format.row_bytes(self.dims[-1])
 
 
-class _Cursor:
-    """Reads little-endian values in order; every read is checked against the end of the file first."""
-
-    def __init__(self, data: mmap.mmap | bytes, path: Path) -> None:
-        self.data, self.path, self.position, self.size = data, path, 0, len(data)
-
-    def take(self, count: int, what: str) -> int:
-        """The offset of the next ``count`` bytes, which become consumed."""
-        start = self.position
-        if count > self.size - start:
-            raise ModelFileError(
-                f"{self.path}: truncated in {what} at byte {start}: {count} more bytes expected, "
-                f"{self.size - start} are there; copy or download the file again"
-            )
-        self.position = start + count
-        return start
-
-    def scalar(self, code: int, what: str) -> Scalar:
-        layout = _SCALARS[code]
-        value = struct.unpack_from(layout, self.data, self.take(struct.calcsize(layout), what))[0]
-        return bool(value) if code == _BOOL else value
-
-    def u32(self, what: str) -> int:
-        return int(self.scalar(4, what))
-
-    def u64(self, what: str) -> int:
-        return int(self.scalar(10, what))
-
-    def text(self, what: str, most: int | None = None) -> str:
-        return self.raw_text(what, most).decode("utf-8", errors="replace")
-
-    def raw_text(self, what: str, most: int | None = None) -> bytes:
-        length = self.u64(what)
-        if most is not None and most < length <= self.size - self.position:
-            raise ModelFileError(f"{self.path}: {what} has {length} bytes, expected at most {most}; the file is damaged")
-        start = self.take(length, what)
-        return bytes(self.data[start : start + length])
-
-    def count(self, value: int, least_bytes: int, what: str) -> int:
-        """``value`` if that many items of at least ``least_bytes`` can still follow."""
-        if value > (self.size - self.position) // least_bytes:
-            raise ModelFileError(
-                f"{self.path}: {what} says {value} entries at byte {self.position}, more than the rest of the file "
-                f"({self.size - self.position} bytes) can hold; the file is damaged or truncated"
-            )
-        return value
-
-
 class GGUFFile:
     """A GGUF file: ``metadata``, ``tensors`` by name, and the bytes, memory-mapped.
 
@@ -119,7 +70,7 @@ class GGUFFile:
             raise ModelFileError(f"{self.path}: cannot be opened: {error.strerror}; give the path of a .gguf file") from None
         except ValueError as error:  # a path with a NUL in it, or a file that was emptied meanwhile
             raise ModelFileError(f"{str(self.path)!r}: cannot be opened: {error}; give the path of a .gguf file") from None
-        cursor = _Cursor(self._map, self.path)
+        cursor = Cursor(self._map, self.path)
         cursor.take(len(_MAGIC), "the magic")
         self.version = cursor.u32("the version")
         if self.version not in _VERSIONS:
@@ -135,7 +86,7 @@ class GGUFFile:
 
     # -- header -------------------------------------------------------------------------------------------------------
 
-    def _read_metadata(self, cursor: _Cursor, count: int) -> dict[str, object]:
+    def _read_metadata(self, cursor: Cursor, count: int) -> dict[str, object]:
         values: dict[str, object] = {}
         for index in range(count):
             key = cursor.text(f"metadata key {index}", _MAX_KEY)
@@ -144,23 +95,23 @@ class GGUFFile:
             values[key] = self._read_value(cursor, cursor.u32(f"the type of {shown(key)}"), key)
         return values
 
-    def _read_value(self, cursor: _Cursor, code: int, key: str) -> object:
+    def _read_value(self, cursor: Cursor, code: int, key: str) -> object:
         what = f"the value of {shown(key)}"
-        if code == _STRING:
+        if code == STRING:
             return cursor.text(what)
-        if code in _SCALARS:
+        if code in SCALARS:
             return cursor.scalar(code, what)
-        if code == _ARRAY:
+        if code == ARRAY:
             return self._skip_array(cursor, what)
         raise ModelFileError(
             f"{self.path}: metadata key {shown(key)} has the unknown value type {code}, expected 0 to 12; the file is damaged"
         )
 
-    def _skip_array(self, cursor: _Cursor, what: str) -> LazyArray:
+    def _skip_array(self, cursor: Cursor, what: str) -> LazyArray:
         code = cursor.u32(what)
         length = cursor.u64(what)
         start = cursor.position
-        if code == _STRING:
+        if code == STRING:
             cursor.count(length, 8, what)
             # The cursor's own methods would take most of the time of opening a file, whose vocabulary has 10^5 entries.
             unpack = struct.Struct("<Q").unpack_from
@@ -171,11 +122,11 @@ class GGUFFile:
                     cursor.take(position + 8 - cursor.position, f"{what}, entry {index} of {length}")
                 position += 8 + unpack(data, position)[0]
             cursor.take(position - start, what)
-        elif code in _SCALARS:
-            size = struct.calcsize(_SCALARS[code])
+        elif code in SCALARS:
+            size = struct.calcsize(SCALARS[code])
             cursor.count(length, size, what)
             cursor.take(length * size, what)
-        elif code == _ARRAY:
+        elif code == ARRAY:
             raise ModelFileError(
                 f"{self.path}: {what} is an array of arrays, expected an array of numbers or strings (ggml reads no others)"
             )
@@ -183,7 +134,7 @@ class GGUFFile:
             raise ModelFileError(f"{self.path}: {what} is an array of the unknown type {code}, expected 0 to 12; the file is damaged")
         return LazyArray(self, code, length, start)
 
-    def _read_tensors(self, cursor: _Cursor, count: int) -> dict[str, TensorInfo]:
+    def _read_tensors(self, cursor: Cursor, count: int) -> dict[str, TensorInfo]:
         raw: list[tuple[str, tuple[int, ...], BlockFormat, int, int]] = []
         names: set[str] = set()
         for index in range(count):
@@ -299,11 +250,11 @@ class LazyArray:
     @property
     def is_text(self) -> bool:
         """Whether the elements are strings."""
-        return self._code == _STRING
+        return self._code == STRING
 
     def values(self) -> list[Scalar] | list[bytes]:
         """The elements: numbers, or the raw bytes of strings (which need not be valid UTF-8)."""
-        if self._code == _STRING:
+        if self._code == STRING:
             # Every length was checked when the file was opened, and the cursor's methods would take most of the time.
             unpack, data, position = struct.Struct("<Q").unpack_from, self._file.mapping, self._start
             texts: list[bytes] = []
@@ -312,12 +263,12 @@ class LazyArray:
                 texts.append(data[position + 8 : end])
                 position = end
             return texts
-        cursor = _Cursor(self._file.mapping, self._file.path)
+        cursor = Cursor(self._file.mapping, self._file.path)
         cursor.position = self._start
-        layout = np.dtype(_SCALARS[self._code][0] + _SCALARS[self._code][1])
+        layout = np.dtype(SCALARS[self._code][0] + SCALARS[self._code][1])
         start = cursor.take(self._length * layout.itemsize, "an array")
         numbers = np.frombuffer(self._file.mapping, dtype=layout, count=self._length, offset=start)
-        return list(numbers.astype(bool).tolist() if self._code == _BOOL else numbers.tolist())
+        return list(numbers.astype(bool).tolist() if self._code == BOOL else numbers.tolist())
 
 
 def _type_name(code: int) -> str:

@@ -7,44 +7,19 @@ import os
 import re
 import struct
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import pytest
 
 from aprgraph.graph.build import build_graph
-from aprgraph.graph.errors import AprgraphError, ModelError, ModelFileError, UnsupportedModelError
+from aprgraph.graph.errors import ModelFileError
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.model import load_model
-from tests.support.gguf_bytes import ARRAY, BOOL, F32, F64, I32, STRING, U8, U32, U64, RawGGUF, RawTensor, array, small_llama, text
+from tests.support.damage import failure, with_odd_keys, write
+from tests.support.gguf_bytes import ARRAY, STRING, U8, RawGGUF, RawTensor, array, small_llama
 
-#: What a bad model file may raise. GraphError is not among them: it would mean that the checks of the file let it through.
-EXPECTED = (ModelFileError, ModelError, UnsupportedModelError)
 HUGE = (2**31, 2**32, 2**62, 2**63, 2**64 - 1)
-
-
-def write(tmp_path: Path, file: RawGGUF | bytes) -> Path:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(file if isinstance(file, bytes) else file.pack())
-    return path
-
-
-def checked(error: AprgraphError, path: Path) -> AprgraphError:
-    """``error``, whose message must be one line of readable length that begins with the path."""
-    message = str(error)
-    assert message.startswith(f"{path}: "), message
-    assert "\n" not in message, message
-    assert len(message) < len(str(path)) + 600, message
-    return error
-
-
-def failure(path: Path) -> AprgraphError:
-    """The error of opening the file and building its graph."""
-    with pytest.raises(EXPECTED) as caught:
-        build_graph(load_model(path))
-    return checked(caught.value, path)
 
 
 def test_the_small_model_that_the_others_damage_is_sound(tmp_path: Path) -> None:
@@ -97,15 +72,6 @@ def test_other_contents(tmp_path: Path, head: bytes) -> None:
 
 
 # -- truncation -----------------------------------------------------------------------------------------------------------
-
-
-def with_odd_keys() -> RawGGUF:
-    """The small model with arrays and strings in its metadata, the last of them an array of strings."""
-    file = small_llama()
-    file.set("general.name", STRING, "small")
-    file.keys["flags"] = (ARRAY, array(BOOL, [True, False, True]))
-    file.keys["merges"] = (ARRAY, array(STRING, ["a b", "", "a long string between short ones", "c"]))
-    return file
 
 
 def test_truncated_at_every_byte(tmp_path: Path) -> None:
@@ -207,238 +173,3 @@ def test_a_key_longer_than_the_format_allows(tmp_path: Path) -> None:
     file = small_llama()
     file.set("x" * 65536, U8, 1)
     assert "has 65536 bytes, expected at most 65535" in str(failure(write(tmp_path, file)))
-
-
-Change = Callable[[RawGGUF], object]
-
-
-def key(name: str, kind: int, value: object) -> Change:
-    return lambda file: file.set(name, kind, value)
-
-
-def hyper(name: str, kind: int, value: object) -> Change:
-    return key(f"llama.{name}", kind, value)
-
-
-def without_key(name: str) -> Change:
-    return lambda file: file.keys.pop(name)
-
-
-def without(name: str) -> Change:
-    return lambda file: file.tensors.pop(name)
-
-
-def tensor(name: str, *dims: int, **fields: int) -> Change:
-    return lambda file: file.tensors.__setitem__(name, RawTensor(dims, **fields))
-
-
-def head_size(size: int) -> Change:
-    return lambda file: [hyper(f"attention.{name}_length", U32, size)(file) for name in ("key", "value")]
-
-
-def unpacked_key(name: str, kind: int, packed: bytes) -> Change:
-    return lambda file: file.keys.__setitem__(name, (kind, packed))
-
-
-def twice_key(file: RawGGUF) -> None:
-    file.key_count = len(file.keys) + 1
-    file.extra_keys = text("llama.block_count") + struct.pack("<II", U32, 2)
-
-
-def twice_tensor(file: RawGGUF) -> None:
-    file.tensor_count = len(file.tensors) + 1
-    file.extra_tensors = text("output_norm.weight") + struct.pack("<IQIQ", 1, 8, 0, 0)
-
-
-NAN, INF = float("nan"), float("inf")
-EMBEDDING, QUERY, DOWN = "token_embd.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight"
-
-DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
-    "key of an unknown type": (unpacked_key("odd", 13, b""), ModelFileError, "'odd' has the unknown value type 13"),
-    "array of an unknown type": (unpacked_key("odd", ARRAY, struct.pack("<IQ", 99, 1)), ModelFileError, "array of the unknown type 99"),
-    "array of arrays": (
-        unpacked_key("odd", ARRAY, struct.pack("<IQ", ARRAY, 1) + array(U8, [1])),
-        ModelFileError,
-        "an array of arrays, expected an array of numbers or strings",
-    ),
-    "key twice": (twice_key, ModelFileError, "'llama.block_count' appears twice"),
-    "tensor twice": (twice_tensor, ModelFileError, "'output_norm.weight' appears twice"),
-    "no dims": (tensor("extra"), ModelFileError, "has 0 dimensions, expected 1 to 4"),
-    "five dims": (tensor("extra", 1, 1, 1, 1, 8), ModelFileError, "has 5 dimensions, expected 1 to 4"),
-    "zero rows": (tensor(EMBEDDING, 0, 8), ModelFileError, "is 0 x 8, expected dimensions of at least 1"),
-    "zero columns": (tensor(EMBEDDING, 4, 0), ModelFileError, "is 4 x 0, expected dimensions of at least 1"),
-    "misaligned": (tensor("extra", 8, offset=4), ModelFileError, "not a multiple of the file's alignment of 32"),
-    "overlap": (tensor("extra", 8, offset=0), ModelFileError, "overlap"),
-    "overlap by one row": (tensor("extra", 8, offset=96), ModelFileError, "overlap"),
-    "past the end": (tensor("extra", 8, offset=1 << 20), ModelFileError, "past the end of the file"),
-    "far past the end": (tensor("extra", 8, offset=(1 << 64) - 32), ModelFileError, "past the end of the file"),
-    "rows of part of a block": (tensor("extra", 40, kind=8), ModelFileError, "rows of 40 elements, expected a multiple of 32 for Q8_0"),
-    "unknown block type": (tensor("extra", 8, kind=999), UnsupportedModelError, "number 999"),
-    "removed block type": (tensor("extra", 8, kind=4), UnsupportedModelError, "block type number 4"),
-    "alignment 0": (key("general.alignment", U32, 0), ModelFileError, "general.alignment is 0, expected a power of two"),
-    "alignment 1": (key("general.alignment", U32, 1), ModelFileError, "expected a power of two from 8"),
-    "alignment 48": (key("general.alignment", U32, 48), ModelFileError, "expected a power of two"),
-    "alignment -32": (key("general.alignment", I32, -32), ModelFileError, "is -32, expected a power of two"),
-    "alignment huge": (key("general.alignment", U64, 1 << 63), ModelFileError, "expected a power of two from 8 to 1048576"),
-    "alignment text": (key("general.alignment", STRING, "32"), ModelError, "'general.alignment' is '32', expected a whole number"),
-    "no architecture": (without_key("general.architecture"), ModelError, "'general.architecture' is missing"),
-    "architecture of a number": (key("general.architecture", U32, 1), ModelError, "is 1, expected text"),
-    "other architecture": (key("general.architecture", STRING, "mamba"), UnsupportedModelError, "is 'mamba'; supported: .*llama"),
-    "long architecture": (key("general.architecture", STRING, "x" * 5000), UnsupportedModelError, "supported: .*llama"),
-    "zero layers": (hyper("block_count", U32, 0), ModelError, "'llama.block_count' is 0, expected a number from 1"),
-    "absurd layers": (hyper("block_count", U32, 2**31 - 1), ModelError, "expected at most 4096"),
-    "negative layers": (hyper("block_count", I32, -1), ModelError, "is -1, expected a number from 1"),
-    "fewer layers than tensors for none": (without("blk.0.attn_norm.weight"), ModelError, "'blk.0.attn_norm.weight' of 8 is missing"),
-    "more layers than tensors": (hyper("block_count", U32, 2), ModelError, "'blk.1.attn_norm.weight' of 8 is missing"),
-    "fewer layers than tensors": (
-        tensor("blk.1.attn_norm.weight", 8),
-        UnsupportedModelError,
-        "'blk.1.attn_norm.weight' has no place in a 'llama' model of 1 layers",
-    ),
-    "a tensor that would be left out": (tensor("output.bias", 4), UnsupportedModelError, "'output.bias' has no place"),
-    "several tensors that would be left out": (
-        lambda file: [tensor(f"odd{i}", 8)(file) for i in range(3)],
-        UnsupportedModelError,
-        "'odd0' and 2 more has no place",
-    ),
-    "experts": (hyper("expert_count", U32, 8), UnsupportedModelError, "mixture-of-experts"),
-    "layers as text": (hyper("block_count", STRING, "1"), ModelError, "is '1', expected a whole number"),
-    "layers as a real number": (hyper("block_count", F32, 1.0), ModelError, "is 1.0, expected a whole number"),
-    "layers as a truth value": (hyper("block_count", BOOL, True), ModelError, "is True, expected a whole number"),
-    "layers as an array": (
-        unpacked_key("llama.block_count", ARRAY, array(U32, [1])),
-        ModelError,
-        "is an array of 1, expected a whole number",
-    ),
-    "no hidden size": (without_key("llama.embedding_length"), ModelError, "'llama.embedding_length' is missing"),
-    "no FFN size": (without_key("llama.feed_forward_length"), ModelError, "'llama.feed_forward_length' is missing"),
-    "no context": (without_key("llama.context_length"), ModelError, "'llama.context_length' is missing"),
-    "zero context": (hyper("context_length", U32, 0), ModelError, "is 0, expected a number from 1"),
-    "no heads": (without_key("llama.attention.head_count"), ModelError, "'llama.attention.head_count' is missing"),
-    "zero heads": (hyper("attention.head_count", U32, 0), ModelError, "is 0, expected a number from 1"),
-    "zero KV heads": (hyper("attention.head_count_kv", U32, 0), ModelError, "is 0, expected a number from 1"),
-    "heads that do not divide": (hyper("attention.head_count_kv", U32, 3), ModelError, "2 query heads .* do not divide among 3 KV heads"),
-    "hidden size that heads do not divide": (hyper("attention.head_count", U32, 3), ModelError, "8 is not a multiple of .* 3"),
-    "heads as an array": (
-        unpacked_key("llama.attention.head_count", ARRAY, array(U32, [2])),
-        ModelError,
-        "an array of 1, expected a whole number",
-    ),
-    "heads of another size": (head_size(6), ModelError, "'blk.0.attn_q.weight' is 8 x 8, expected 12 x 8"),
-    "v of another head size": (
-        hyper("attention.value_length", U32, 8),
-        UnsupportedModelError,
-        "heads of v have 8 elements and those of k 4",
-    ),
-    "odd rope dims": (hyper("rope.dimension_count", U32, 3), ModelError, "is 3, expected an even number of at most the head size 4"),
-    "rope dims beyond the head": (
-        hyper("rope.dimension_count", U32, 6),
-        ModelError,
-        "is 6, expected an even number of at most the head size 4",
-    ),
-    "rope base NaN": (hyper("rope.freq_base", F32, NAN), ModelError, "is nan, expected a finite number"),
-    "rope base infinite": (hyper("rope.freq_base", F64, INF), ModelError, "is inf, expected a finite number"),
-    "rope base zero": (hyper("rope.freq_base", F32, 0.0), ModelError, "is 0.0, expected a positive number"),
-    "rope base as text": (hyper("rope.freq_base", STRING, "10000"), ModelError, "is '10000', expected a number"),
-    "epsilon NaN": (hyper("attention.layer_norm_rms_epsilon", F32, NAN), ModelError, "is nan, expected a finite number"),
-    "epsilon negative": (hyper("attention.layer_norm_rms_epsilon", F32, -1.0), ModelError, "is -1.0, expected a number of at least 0"),
-    "no epsilon": (
-        without_key("llama.attention.layer_norm_rms_epsilon"),
-        ModelError,
-        "'llama.attention.layer_norm_rms_epsilon' is missing",
-    ),
-    "scale NaN": (hyper("attention.scale", F32, NAN), ModelError, "is nan, expected a finite number"),
-    "rope scaling of another type": (
-        hyper("rope.scaling.type", STRING, "yarn"),
-        UnsupportedModelError,
-        "is 'yarn'; supported are none and linear",
-    ),
-    "linear rope scaling without a factor": (
-        hyper("rope.scaling.type", STRING, "linear"),
-        ModelError,
-        "'llama.rope.scaling.factor' is missing",
-    ),
-    "rope factor negative": (hyper("rope.scaling.factor", F32, -2.0), ModelError, "is -2.0, expected a positive number"),
-    "rope factor whose inverse is infinite": (hyper("rope.scaling.factor", F64, 1e-310), ModelError, "expected a positive number"),
-    "no embedding": (without(EMBEDDING), ModelError, "'token_embd.weight' is missing"),
-    "embedding of one dim": (tensor(EMBEDDING, 8), ModelError, "'token_embd.weight' is 8, expected 8 x 8"),
-    "embedding of another width": (tensor(EMBEDDING, 4, 9), ModelError, "is 4 x 9, expected 4 x 8"),
-    "no output norm": (without("output_norm.weight"), ModelError, "'output_norm.weight' of 8 is missing"),
-    "output head of another vocabulary": (tensor("output.weight", 5, 8), ModelError, "'output.weight' is 5 x 8, expected 4 x 8"),
-    "no q": (without(QUERY), ModelError, "'blk.0.attn_q.weight' of 8 x 8 is missing"),
-    "q transposed": (tensor("blk.0.attn_k.weight", 8, 4), ModelError, "'blk.0.attn_k.weight' is 8 x 4, expected 4 x 8"),
-    "down of three dims": (tensor(DOWN, 1, 8, 12), ModelError, "'blk.0.ffn_down.weight' is 1 x 8 x 12, expected 8 x 12"),
-    "FFN size that the tensors lack": (
-        hyper("feed_forward_length", U32, 16),
-        ModelError,
-        "'blk.0.ffn_gate.weight' is 12 x 8, expected 16 x 8",
-    ),
-    "norm of another length": (tensor("blk.0.ffn_norm.weight", 4), ModelError, "'blk.0.ffn_norm.weight' is 4, expected 8"),
-    "one bias of three": (
-        tensor("blk.0.attn_k.bias", 4),
-        ModelError,
-        "'blk.0.attn_k.bias' is there, but 'blk.0.attn_q.bias', 'blk.0.attn_v.bias' is missing",
-    ),
-    "bias of another length": (tensor("blk.0.attn_output.bias", 4), ModelError, "'blk.0.attn_output.bias' is 4, expected 8"),
-    "rope factors of another length": (tensor("rope_freqs.weight", 4), ModelError, "'rope_freqs.weight' is 4, expected 2"),
-    "names with line breaks": (tensor("a\nb", 8), UnsupportedModelError, r"'a\\nb' has no place"),
-    "keys with line breaks": (unpacked_key("a\nb", 77, b""), ModelFileError, r"'a\\nb' has the unknown value type 77"),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGE)
-def test_damage(tmp_path: Path, case: str) -> None:
-    change, expected, message = DAMAGE[case]
-    file = small_llama()
-    change(file)
-    error = failure(write(tmp_path, file))
-    assert type(error) is expected, error
-    assert re.search(message, str(error)), error
-
-
-# -- fuzzing -------------------------------------------------------------------------------------------------------------
-
-
-def attempt(path: Path) -> AprgraphError | None:
-    """The error of opening and building, if it is one that a bad file may raise; anything else goes through."""
-    try:
-        build_graph(load_model(path)).ancestors(())
-    except EXPECTED as error:
-        return checked(error, path)
-    return None
-
-
-def test_random_bytes_in_the_header(tmp_path: Path) -> None:
-    """Errors or success, and both happen; 4,000 files that differ from a sound one in 1 to 4 bytes of the header."""
-    file = with_odd_keys()
-    path, header = write(tmp_path, file), file.header()
-    generator = np.random.default_rng(20240817)
-    favourites = np.array([0, 1, 2, 3, 8, 9, 10, 127, 128, 255], np.uint8)
-    failed = 0
-    with path.open("r+b") as handle:
-        for _ in range(4000):
-            where = generator.integers(0, len(header), generator.integers(1, 5))
-            what = generator.integers(0, 256, len(where), dtype=np.uint8)
-            what = np.where(generator.random(len(where)) < 0.5, generator.choice(favourites, len(where)), what)
-            for position, value in zip(where, what, strict=True):
-                os.pwrite(handle.fileno(), bytes([value]), int(position))
-            failed += attempt(path) is not None
-            for position in where:
-                os.pwrite(handle.fileno(), header[position : position + 1], int(position))
-    assert 1000 < failed < 4000
-
-
-def test_random_values_of_every_hyperparameter(tmp_path: Path) -> None:
-    """Every number of the metadata in turn, as every kind of value."""
-    values: list[tuple[int, object]] = [(U32, n) for n in (0, 1, 2, 3, 5, 2**16, 2**31, 2**32 - 1)]
-    values += [(I32, -1), (I32, -(2**31)), (U64, 2**64 - 1), (F32, 0.0), (F32, -1.5), (F32, NAN), (F32, INF), (F64, 5e-324), (F64, 1e308)]
-    values += [(BOOL, False), (BOOL, True), (STRING, ""), (STRING, "llama")]
-    others = ("attention.key_length", "attention.value_length", "attention.scale", "rope.scaling.factor", "expert_count")
-    names = [*small_llama().keys, *(f"llama.{name}" for name in others)]
-    outcomes = set()
-    for name in names:
-        for kind, value in values:
-            file = small_llama()
-            file.set(str(name), kind, value)
-            outcomes.add(type(attempt(write(tmp_path, file))))
-    assert outcomes == {type(None), ModelError, UnsupportedModelError}

@@ -1,0 +1,92 @@
+"""Prefill against llama.cpp: same file, same tokens, same threads, in turns within one run.
+
+    python bench/prefill.py --model MODEL.gguf --llama-python VENV/bin/python
+
+Both sides compute the logits of the last position. "plain" records nothing; "dump" writes every tensor of every layer to
+the same file system (llama.cpp by a C callback, as raw files; aprgraph as APRT files with their statistics). Prints medians and
+the ratio; only the ratio means something on a shared machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SIZES = (7, 32, 256)
+#: Between two measurements, so that the idle side's threads have gone to sleep.
+_PAUSE_SECONDS = 0.02
+
+
+class Worker:
+    """A process that answers requests, one JSON line each."""
+
+    def __init__(self, python: str, script: str, *arguments: str) -> None:
+        self.process = subprocess.Popen(  # noqa: S603
+            [python, str(HERE / script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.info = self.read()
+
+    def read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"error: {self.process.args} ended with exit code {self.process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, tokens: list[int], *, dump: bool) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"tokens": tokens, "dump": dump}) + "\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--llama-python", required=True, help="a Python that has llama-cpp-python")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--scratch", default=tempfile.gettempdir(), help="where both sides write")
+    options = parser.parse_args()
+    common = (options.model, str(options.threads), options.scratch)
+    ours, theirs = Worker(sys.executable, "worker_aprgraph.py", *common), Worker(options.llama_python, "worker_llama.py", *common)
+    print(f"{options.threads} threads, {options.rounds} rounds; {ours.info['name']}: {ours.info['system']}; {theirs.info['name']}: {theirs.info['system']}")
+    print(f"{'tokens':>6}  {'mode':5}  {'aprgraph ms':>11}  {'llama.cpp ms':>12}  {'ratio':>6}  {'spread of ratios':>16}  {'MB written':>16}")
+    for dump in (False, True):
+        for count in SIZES:
+            tokens = [100 + i for i in range(count)]
+            pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
+            for _ in range(options.rounds + 2):
+                pair = []
+                for worker in (ours, theirs):
+                    time.sleep(_PAUSE_SECONDS)
+                    pair.append(worker.ask(tokens, dump=dump))
+                pairs.append((pair[0], pair[1]))
+            pairs = pairs[2:]
+            ratios = sorted(b["seconds"] / a["seconds"] for a, b in pairs)
+            mine, peer = (statistics.median(pair[i]["seconds"] for pair in pairs) * 1e3 for i in (0, 1))
+            written = " / ".join(f"{pairs[0][i]['bytes'] / 1e6:.0f}" for i in (0, 1)) if dump else "-"
+            print(
+                f"{count:6}  {'dump' if dump else 'plain':5}  {mine:11.1f}  {peer:12.1f}  {statistics.median(ratios):6.2f}"
+                f"  {ratios[0]:7.2f} .. {ratios[-1]:.2f}  {written:>16}"
+            )
+    ours.close()
+    theirs.close()
+
+
+if __name__ == "__main__":
+    main()

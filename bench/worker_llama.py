@@ -1,0 +1,86 @@
+"""One side of bench/prefill.py: llama.cpp through llama-cpp-python. Reads requests as JSON lines, answers with seconds."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import llama_cpp
+from llama_cpp import llama_cpp as low
+
+
+def dumper(scratch: Path) -> ctypes.CDLL:
+    """The compiled callback, linked against the libggml-base that llama-cpp-python loads."""
+    library = Path(llama_cpp.__file__).parent / "lib"
+    out = scratch / "libllama_nodes.so"
+    source = Path(__file__).with_name("llama_nodes.c")
+    subprocess.run(
+        ["cc", "-O2", "-shared", "-fPIC", "-o", out, source, f"-L{library}", "-lggml-base", f"-Wl,-rpath,{library}"], check=True
+    )
+    return ctypes.CDLL(str(out))
+
+
+class Context:
+    """A context of one batch size, with or without the callback."""
+
+    def __init__(self, model: ctypes.c_void_p, tokens: int, threads: int, callback: object | None) -> None:
+        parameters = low.llama_context_default_params()
+        parameters.n_ctx = max(256, tokens)
+        parameters.n_batch = parameters.n_ubatch = max(256, tokens)
+        parameters.n_threads = parameters.n_threads_batch = threads
+        if callback is not None:
+            parameters.cb_eval = callback
+        self.handle = low.llama_init_from_model(model, parameters)
+
+    def prefill(self, tokens: list[int]) -> float:
+        memory = low.llama_get_memory(self.handle)
+        low.llama_memory_clear(memory, True)
+        array = (low.llama_token * len(tokens))(*tokens)
+        batch = low.llama_batch_get_one(array, len(tokens))  # logits of the last position alone
+        start = time.perf_counter()
+        code = low.llama_decode(self.handle, batch)
+        low.llama_synchronize(self.handle)
+        seconds = time.perf_counter() - start
+        if code:
+            raise RuntimeError(f"llama_decode: {code}")
+        return seconds
+
+
+def main() -> None:
+    model_path, threads = sys.argv[1], int(sys.argv[2])
+    quiet = low.llama_log_callback(lambda *_: None)
+    low.llama_log_set(quiet, None)
+    low.llama_backend_init()
+    model = low.llama_model_load_from_file(model_path.encode(), low.llama_model_default_params())
+    scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=sys.argv[3]))
+    library = dumper(scratch)
+    callback = ctypes.cast(library.dump_node, low.ggml_backend_sched_eval_callback)
+    library.dump_bytes.restype = ctypes.c_size_t
+    contexts: dict[tuple[int, bool], Context] = {}
+    print(json.dumps({"name": "llama.cpp", "system": low.llama_print_system_info().decode()}), flush=True)
+    try:
+        for line in sys.stdin:
+            request = json.loads(line)
+            tokens, dump = request["tokens"], request["dump"]
+            key = (len(tokens), dump)
+            if key not in contexts:
+                contexts[key] = Context(model, len(tokens), threads, callback if dump else None)
+            directory = scratch / "dump"
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            library.dump_begin(os.fsencode(directory))
+            seconds = contexts[key].prefill(tokens)
+            print(json.dumps({"seconds": seconds, "files": library.dump_files(), "bytes": library.dump_bytes()}), flush=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

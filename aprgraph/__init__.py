@@ -14,6 +14,7 @@ Everything that goes wrong on account of what was given raises an AprgraphError 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from aprgraph.graph.errors import AprgraphError
     from aprgraph.graph.plan import Plan
     from aprgraph.runtime.trace import Trace
+
+# In a checkout the folders graph, codegen and runtime lie beside this one, and Python finds this one first when it is started
+# there; the installed package has them inside.
+_HERE = Path(__file__).parent
+if not (_HERE / "graph").is_dir():
+    __path__.append(str(_HERE.parent))
 
 __all__ = ["AprgraphError", "CompiledModel", "LoadedModel", "Plan", "Trace", "diff", "load", "open_artifact"]
 

@@ -68,12 +68,14 @@ class Session:
             raise ArtifactError(f"{kernels.parent}: cannot be loaded ({_first_line(error)}); compile the model again") from None
         executable.import_module(self._kernels)
         self._statistics = self._kernels[STATISTICS_KERNEL]
+        self._partial: dict[int, Any] = {}  # buffers of the statistics kernel, by number of rows
         self._on_tap: OnTap | None = None
         self._failure: BaseException | None = None
         # The machine looks the function up by name, once, when it is made.
         tvm.register_global_func(TAP_FUNCTION, self._tap, override=True)
         self._machine = VirtualMachine(executable, tvm.cpu())
         self._parameters = program_parameters(graph)
+        self._types = computed_types(graph)
         self._weights = {node.name: self._bind(model, node) for node in self._parameters if node.op == "weight"}
 
     def _bind(self, model: Model, node: Node) -> Any:
@@ -93,7 +95,7 @@ class Session:
         positions = np.arange(start, start + len(tokens), dtype=np.int32)
         inputs = {"tokens": tensor(np.asarray(tokens, dtype=np.int32)), "positions": tensor(positions)}
         arguments = [inputs[node.name] if node.op == "input" else self._weights[node.name] for node in self._parameters]
-        shapes = [kind.bind(n=len(tokens), t=start + len(tokens)) for kind in computed_types(self.graph)]
+        shapes = [kind.bind(n=len(tokens), t=start + len(tokens)) for kind in self._types]
         arguments.append(self._tvm.runtime.ShapeTuple([math.prod(shape) * _ITEMSIZE for shape in shapes]))
         self._on_tap, self._failure = on_tap, None
         self._tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
@@ -113,7 +115,8 @@ class Session:
         if self._on_tap is None:
             return
         try:
-            self._on_tap(self.graph[str(name)], np.from_dlpack(value), self._summarise(value))
+            array: F32 = np.from_dlpack(value)  # type: ignore[assignment]  # a tap's value is f32
+            self._on_tap(self.graph[str(name)], array, self._summarise(value))
         except BaseException as error:
             self._failure = error
             raise
@@ -121,15 +124,15 @@ class Session:
     def _summarise(self, value: Any) -> Statistics:
         """The statistics of a tensor, by the kernel: one pass on all threads."""
         count = math.prod(value.shape)
-        flat = value._create_view((count,))
         chunks = -(-count // STATISTICS_CHUNK)
-        partial = self._tvm.runtime.empty((chunks, STATISTICS_COLUMNS), "float64")
-        self._statistics(flat, partial)
+        if chunks not in self._partial:
+            self._partial[chunks] = self._tvm.runtime.empty((chunks, STATISTICS_COLUMNS), "float64")
+        partial = self._partial[chunks]
+        self._statistics(value._create_view((count,)), partial)
         rows = np.from_dlpack(partial)
-        nan, inf = (int(column.sum()) for column in rows[:, :2].T)
-        return statistics_from_sums(
-            count, nan, inf, float(rows[:, 2].min()), float(rows[:, 3].max()), float(rows[:, 4].sum()), float(rows[:, 5].sum())
-        )
+        nan, inf, _, _, total, squares = rows.sum(axis=0).tolist()
+        low, high = float(rows[:, 2].min()), float(rows[:, 3].max())
+        return statistics_from_sums(count, int(nan), int(inf), low, high, total, squares)
 
 
 def _first_line(error: Exception) -> str:

@@ -138,7 +138,7 @@ class TraceWriter:
         self.directory = Path(directory)
         self.stats_only = stats_only
         self.entries: list[TraceEntry] = []
-        self._made: set[Path] = set()
+        self._made: set[str] = set()
 
     def write(
         self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None
@@ -149,8 +149,8 @@ class TraceWriter:
         file = None
         if not self.stats_only:
             file = relative_path(stage, layer, step)
-            path = self.directory / file
-            self._make(path.parent)
+            path = f"{self.directory}{os.sep}{file}"
+            self._make(os.path.dirname(path))
             write_aprt(path, layer, values)
         entry = TraceEntry(stage, layer, step, values.shape, file, node, statistics or compute_statistics(values))
         self.entries.append(entry)
@@ -178,17 +178,17 @@ class TraceWriter:
 
     def _begin(self) -> None:
         """An old manifest would describe files that are about to change."""
-        self._make(self.directory)
+        self._make(str(self.directory))
         try:
             (self.directory / MANIFEST).unlink(missing_ok=True)
         except OSError as error:
             raise TraceError(f"{self.directory / MANIFEST}: cannot be replaced: {error.strerror}") from None
 
-    def _make(self, directory: Path) -> None:
+    def _make(self, directory: str) -> None:
         if directory in self._made:
             return
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            os.makedirs(directory, exist_ok=True)
         except OSError as error:
             raise TraceError(f"{directory}: cannot be created: {error.strerror}; give another directory with -o") from None
         self._made.add(directory)

@@ -17,7 +17,7 @@ from aprgraph.graph.errors import ArtifactError, TokenError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
-from aprgraph.graph.passes import AllPositions, InsertTaps, Pass, Prune, run_passes
+from aprgraph.graph.passes.pipeline import executed_graph, recorded_graph
 from aprgraph.graph.plan import Plan, parse_plan
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.aprt import F32, MAX_ELEMENTS, file_size
@@ -125,9 +125,7 @@ class CompiledModel:
         check_tokens(tokens, self.model)
         if positions not in ("last", "all"):
             raise TokenError(f"positions {positions!r}: expected last or all")
-        passes: list[Pass] = [AllPositions()] if positions == "all" else []
-        graph = run_passes(self.artifact.graph, [*passes, InsertTaps(plan), Prune()])
-        return RunPlan(graph, plan, tuple(tokens), positions)
+        return RunPlan(recorded_graph(self.artifact.graph, plan, positions), plan, tuple(tokens), positions)
 
     def run(
         self,
@@ -197,10 +195,11 @@ class CompiledModel:
         if self.artifact.target == "reference":
             return self._interpret(run, on_tap)
         # The program first: where it must be compiled, the session then shares the TVM that the compiler has loaded.
-        program = self.artifact.program(run.graph)
+        graph = executed_graph(run.graph)
+        program = self.artifact.program(graph)
         from aprgraph.runtime.session import Session  # noqa: PLC0415 -- imports TVM
 
-        session = Session(self.artifact.library, program, run.graph, self.model, threads)
+        session = Session(self.artifact.library, program, graph, self.model, threads)
         return session.run(run.tokens, on_tap)
 
     def _interpret(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aprgraph
 from aprgraph.api import RunPlan
+from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.plan import parse_plan
 from aprgraph.runtime.session import Session
 from aprgraph.runtime.trace import TraceWriter
@@ -29,9 +30,8 @@ def main() -> None:
             tokens, dump = request["tokens"], request["dump"]
             run: RunPlan = compiled.plan(parse_plan("all" if dump else None, f"0..{layers}"), tokens)
             if dump not in sessions:
-                sessions[dump] = Session(
-                    compiled.artifact.library, compiled.artifact.program(run.graph), run.graph, compiled.model, threads
-                )
+                graph = executed_graph(run.graph)
+                sessions[dump] = Session(compiled.artifact.library, compiled.artifact.program(graph), graph, compiled.model, threads)
             directory = scratch / "dump"
             shutil.rmtree(directory, ignore_errors=True)
             writer = TraceWriter(directory)

@@ -28,6 +28,7 @@ from aprgraph.graph.errors import ArtifactError, GraphError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
+from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.graph.verify import verify
 
@@ -135,8 +136,9 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
             from aprgraph.codegen.kernels import requests_of  # noqa: PLC0415 -- imports the compiler
             from aprgraph.codegen.library import build_library  # noqa: PLC0415
 
-            kernels = {symbol: request.text for symbol, request in requests_of(graph).items()}
-            build_library(graph, chosen, temporary / _KERNELS)
+            requests = requests_of(compiled_graphs(graph))
+            kernels = {symbol: request.text for symbol, request in requests.items()}
+            build_library(requests, chosen, temporary / _KERNELS)
         (temporary / _GRAPH).write_text(print_graph(graph), encoding="utf-8")
         document = {
             "format": FORMAT,

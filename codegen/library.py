@@ -1,4 +1,4 @@
-"""Builds the kernel library of a graph: every distinct kernel once, linked into one shared object."""
+"""Builds a kernel library: every distinct kernel once, linked into one shared object."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import tvm
 from tvm.target import Target
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.kernels import KERNELS, requests_of
+from aprgraph.codegen.kernels import KERNELS, KernelRequest
 from aprgraph.codegen.kernels.statistics import tensor_statistics
 from aprgraph.graph.calling_convention import STATISTICS_KERNEL
 from aprgraph.graph.errors import GraphError, ToolchainError
-from aprgraph.graph.ir import Graph
 
 
 def llvm_target(cpu: Cpu) -> Any:
@@ -26,24 +26,19 @@ def llvm_target(cpu: Cpu) -> Any:
     return Target({"kind": "llvm", "mcpu": cpu.name})
 
 
-def kernel_module(graph: Graph, cpu: Cpu) -> Any:
-    """The IRModule of every kernel that ``graph`` needs, and of the statistics kernel. Raises GraphError."""
+def kernel_module(requests: Mapping[str, KernelRequest], cpu: Cpu) -> Any:
+    """The IRModule of the kernels ``requests``, by symbol, and of the statistics kernel. Raises GraphError."""
     functions = {STATISTICS_KERNEL: tensor_statistics(cpu)}
-    for symbol, request in requests_of(graph).items():
+    for symbol, request in requests.items():
         if request.op not in KERNELS:
             raise GraphError(f"no kernel for the op {request.op!r}; there are kernels for {', '.join(KERNELS)}")
         functions[symbol] = KERNELS[request.op](request, cpu)
     return tvm.IRModule(functions)
 
 
-def compile_kernels(graph: Graph, cpu: Cpu) -> Any:
-    """The compiled kernels of ``graph`` as a TVM module, for use in this process."""
-    return tvm.compile(kernel_module(graph, cpu), llvm_target(cpu)).mod
-
-
-def build_library(graph: Graph, cpu: Cpu, path: Path) -> None:
-    """Compile the kernels of ``graph`` and link them into the shared object ``path``. Raises ToolchainError."""
-    compile_kernels(graph, cpu).export_library(str(path), fcompile=_link)
+def build_library(requests: Mapping[str, KernelRequest], cpu: Cpu, path: Path) -> None:
+    """Compile the kernels ``requests`` and link them into the shared object ``path``. Raises ToolchainError."""
+    tvm.compile(kernel_module(requests, cpu), llvm_target(cpu)).mod.export_library(str(path), fcompile=_link)
 
 
 def linker() -> list[str]:

@@ -34,7 +34,9 @@ def file_size(count: int) -> int:
 
 
 def pack_header(layer: int | None, count: int) -> bytes:
-    """The 12 header bytes. Raises TraceError if ``count`` does not fit into 32 bits."""
+    """The 12 header bytes. Raises TraceError if ``layer`` or ``count`` does not fit into 32 bits."""
+    if layer is not None and not 0 <= layer < WHOLE_MODEL:
+        raise TraceError(f"layer {layer} does not fit into an APRT file, expected 0 to {WHOLE_MODEL - 1}")
     if count > MAX_ELEMENTS:
         raise TraceError(f"a tensor of {count} elements does not fit into an APRT file, which holds at most {MAX_ELEMENTS}; trace fewer positions")
     return HEADER.pack(MAGIC, WHOLE_MODEL if layer is None else layer, count)
@@ -51,6 +53,8 @@ def read_header(path: Path) -> tuple[int | None, int]:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name, which a damaged manifest can hold
+        raise TraceError(f"{str(path)!r}: cannot be read: {error}") from None
     if len(head) < HEADER.size:
         raise TraceError(f"{path}: {len(head)} bytes, too short for an APRT file, whose header alone has {HEADER.size}; dump it again")
     magic, layer, count = HEADER.unpack(head)
@@ -87,20 +91,23 @@ def write_aprt(path: str | Path, layer: int | None, values: F32) -> None:
         finally:
             os.close(descriptor)
         os.rename(temporary, path)
-    except OSError as error:
+    except BaseException as error:  # an interrupt as well: nothing half-written stays
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if not isinstance(error, OSError):
+            raise
         raise TraceError(f"{path}: cannot be written: {error.strerror}; free some space or give another directory with -o") from None
 
 
 def _write_all(descriptor: int, header: bytes, data: memoryview) -> None:
     """Both, in one call where the system takes them at once (it takes at most 2 GiB, and may take less)."""
-    written = os.writev(descriptor, [header, data])
-    if written < len(header):
-        written += os.write(descriptor, header[written:])
-    data = data[written - len(header) :]
-    while data:
-        data = data[os.write(descriptor, data) :]
+    rest = [memoryview(header), data]
+    while rest:
+        written = os.writev(descriptor, rest)
+        while rest and written >= len(rest[0]):
+            written -= len(rest.pop(0))
+        if rest:
+            rest[0] = rest[0][written:]
 
 
 def relative_path(stage: str, layer: int | None, step: int = 0) -> str:

@@ -7,7 +7,9 @@ shapes are unknown and tensors are flat.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aprgraph.graph.errors import GraphError, TraceError
+from aprgraph.graph.errors import GraphError, TraceError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.stages import STAGE_BY_NAME, execution_key
 from aprgraph.graph.text import parse_graph
@@ -110,10 +112,7 @@ class Trace:
         layer, values = read_aprt(path)
         if layer != entry.layer:
             raise TraceError(f"{path}: its header names layer {layer}, expected {entry.layer}")
-        count = 1
-        for dim in entry.shape:
-            count *= dim
-        if count != values.size:
+        if math.prod(entry.shape) != values.size:
             raise TraceError(f"{path}: {values.size} elements, but the manifest says {' x '.join(map(str, entry.shape))}; written by another run?")
         return values.reshape(entry.shape)
 
@@ -200,8 +199,11 @@ def write_text_atomically(path: Path, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:  # an interrupt as well: nothing half-written stays
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise TraceError(f"{path}: cannot be written: {error.strerror}; free some space or give another place with -o") from None
 
 
@@ -224,34 +226,54 @@ def _open_with_manifest(directory: Path) -> Trace:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT or document["version"] != VERSION:
             raise TraceError(f"{path}: format {document['format']!r} version {document['version']!r}, expected {FORMAT!r} version {VERSION}")
-        entries = [
-            TraceEntry(
-                stage=str(item["stage"]),
-                layer=None if item["layer"] is None else int(item["layer"]),
-                step=int(item["step"]),
-                shape=tuple(int(dim) for dim in item["shape"]),
-                file=None if item["file"] is None else _inside(directory, str(item["file"])),
-                node=item["node"],
-                statistics=Statistics.from_json(item["statistics"]),
-            )
-            for item in document["tensors"]
-        ]
+        entries = [_entry_from_json(directory, item) for item in document["tensors"]]
+        if len({entry.key for entry in entries}) < len(entries):
+            raise ValueError("a tensor appears twice")
         known = {"format", "version", "model", "target", "tokens", "positions", "plan", "tensors", "graph"}
         info = TraceInfo(
             model=dict(document["model"]),
-            target=str(document["target"]),
-            tokens=tuple(int(token) for token in document["tokens"]),
-            plan=str(document["plan"]),
-            positions=str(document["positions"]),
+            target=_text(document["target"]),
+            tokens=tuple(_whole(token) for token in document["tokens"]),
+            plan=_text(document["plan"]),
+            positions=_text(document["positions"]),
             graph_text="\n".join(document["graph"]) + "\n",
             extra={key: value for key, value in document.items() if key not in known},
         )
         parse_graph(info.graph_text)
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, GraphError) as error:
-        raise TraceError(f"{path}: not a whole trace manifest ({type(error).__name__}: {error}); run the trace again") from None
+    except KeyError as error:
+        raise TraceError(f"{path}: not a whole trace manifest: {error} is missing; run the trace again") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, GraphError) as error:
+        raise TraceError(f"{path}: not a whole trace manifest ({error}); run the trace again") from None
     return Trace(directory, entries, info)
+
+
+def _entry_from_json(directory: Path, item: Mapping[str, Any]) -> TraceEntry:
+    """The inverse of ``_entry_to_json``. Raises KeyError, TypeError or ValueError for what is not one."""
+    return TraceEntry(
+        stage=_text(item["stage"]),
+        layer=None if item["layer"] is None else _whole(item["layer"]),
+        step=_whole(item["step"]),
+        shape=tuple(_whole(dim) for dim in item["shape"]),
+        file=None if item["file"] is None else _inside(directory, _text(item["file"])),
+        node=None if item["node"] is None else _text(item["node"]),
+        statistics=Statistics.from_json(item["statistics"]),
+    )
+
+
+def _whole(value: object) -> int:
+    """A JSON value that must be a whole number of at least 0."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{shown(value)} where a whole number of at least 0 was expected")
+    return value
+
+
+def _text(value: object) -> str:
+    """A JSON value that must be text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} where text was expected")  # noqa: TRY004 -- told from other type errors by nobody
+    return value
 
 
 def _inside(directory: Path, file: str) -> str:

@@ -15,6 +15,8 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _R
 import aprgraph  # noqa: E402, F401 -- with the path above; what is imported once stays
 from tests.support.tiny import write_tiny_model  # noqa: E402
 
+pytest_plugins = ["tests.plugin_contracts"]
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:

@@ -27,6 +27,7 @@ KERNELS: dict[str, Kernel] = {
     "attn_scores": attention.attn_scores,
     "attn_softmax": attention.attn_softmax,
     "attn_mix": attention.attn_mix,
+    "attention": attention.attention,
 }
 
 __all__ = ["KERNELS", "WITHOUT_KERNEL", "Kernel", "KernelRequest", "request_of", "requests_of"]

@@ -1,11 +1,15 @@
-"""Attention kernels: scores, softmax, mix. A query's loops end at the last key that it may attend to.
+"""Attention kernels: scores, softmax, mix, each alone for when it is tapped, and the three in one for when none is.
 
-Rows are computed one position at a time, query heads that share a KV head together; the order of every sum depends on
-the key's position alone, so a position has the same bits whether later ones are there or not.
+Rows are computed one position at a time, query heads that share a KV head together. A query's loops end at the last key
+that it may attend to, and the order of every sum depends on the key's position alone. So a position has the same bits
+whether later ones are there or not; and since the fused kernel emits the very same rows, keeping scores and softmax in
+scratch memory instead of in [H, n, t] buffers changes no bit either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,13 +17,69 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.tir import Emitter, Expr, Parameters, along, block, build_function, f32, i64, is_nan, registers
+from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, along, block, build_function, f32, i64, is_nan, registers
 
 _KEYS_AT_ONCE = 4
+#: Head columns that a register buffer holds at once in the mix.
+_PIECE_LIMIT = 256
 
 
 def _largest_divisor(number: int, limit: int) -> int:
     return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(limit, 1))
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """How heads are grouped: ``together`` query heads of one KV head are one row of work."""
+
+    heads: int
+    kv_heads: int
+    size: int
+    together: int
+
+    @property
+    def groups(self) -> int:
+        return self.heads // self.together
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One position and one group of heads. ``seen`` is how many keys the position may attend to, of ``t``."""
+
+    heads: _Heads
+    position: Expr
+    first_head: Expr
+    kv_head: Expr
+    seen: Expr
+    t: Expr
+
+
+def _for_each_row(parameters: Parameters, heads: _Heads, body: Callable[[_Row], None]) -> None:
+    """Emit ``body`` for every position and group of heads, in parallel.
+
+    Positions come from both ends in turn: threads take contiguous halves of the loop, and late positions see more keys.
+    """
+    n, t = parameters.size("n"), parameters.size("t")
+    with T.parallel(i64(0), n * heads.groups) as index, block("row"):
+        step = T.floordiv(index, i64(heads.groups))
+        half = T.floordiv(step, i64(2))
+        position = T.Select(T.floormod(step, i64(2)) == 0, half, n - 1 - half)
+        first_head = T.floormod(index, i64(heads.groups)) * heads.together
+        kv_head = T.floordiv(first_head, i64(heads.heads // heads.kv_heads))
+        body(_Row(heads, position, first_head, kv_head, t - n + position + 1, t))
+
+
+def _scores_together(share: int, cpu: Cpu) -> int:
+    return _largest_divisor(share, cpu.registers // 2 // _KEYS_AT_ONCE)
+
+
+def _mix_piece(size: int, cpu: Cpu) -> int:
+    """A head's columns in pieces that fit the registers."""
+    return min(size, cpu.registers // 2 * cpu.lanes, _PIECE_LIMIT)
+
+
+def _mix_together(share: int, size: int, cpu: Cpu) -> int:
+    return _largest_divisor(share, (cpu.registers - 6) * cpu.lanes // _mix_piece(size, cpu))
 
 
 def _same(value: Expr, _lane: Expr) -> Expr:
@@ -27,122 +87,143 @@ def _same(value: Expr, _lane: Expr) -> Expr:
     return value
 
 
-def _balanced(index: Expr, n: Expr) -> Expr:
-    """Positions from both ends in turn: threads take contiguous halves of ``index``, and late positions see more keys."""
-    half = T.floordiv(index, i64(2))
-    return T.Select(T.floormod(index, i64(2)) == 0, half, n - 1 - half)
+# -- rows: what all four kernels are made of -----------------------------------------------------------------------------
+
+
+def _emit_scores(emitter: Emitter, row: _Row, q: Buffer, k: Buffer, scale: float, store: Callable[[int, Expr, Expr], None]) -> None:
+    """``store(head of the group, key, score)`` for every key that the row may attend to."""
+    lanes, size, together = emitter.lanes, row.heads.size, row.heads.together
+    sums = [registers(_KEYS_AT_ONCE * lanes) for _ in range(together)]
+
+    def keys(first_key: Expr, count: int) -> None:
+        for h in range(together):
+            emitter.zero(sums[h], 0, count * lanes)
+
+        def step(column: Expr, width: int) -> None:
+            for h in range(together):
+                for j in range(count):
+                    a = along(q, row.position, (row.first_head + h) * size + column)
+                    b = along(k, first_key + j, row.kv_head * size + column)
+                    emitter.dot_step(sums[h], j * lanes, width, a, b)
+
+        emitter.chunks(size, step)
+        for h in range(together):
+            for j in range(count):
+                store(h, first_key + j, emitter.sum_lanes(sums[h], j * lanes) * f32(scale))
+
+    whole = T.floordiv(row.seen, i64(_KEYS_AT_ONCE))
+    with T.serial(i64(0), whole) as step_of_keys:
+        keys(step_of_keys * _KEYS_AT_ONCE, _KEYS_AT_ONCE)
+    with T.serial(i64(0), row.seen - whole * _KEYS_AT_ONCE) as rest:
+        keys(whole * _KEYS_AT_ONCE + rest, 1)
+
+
+def _emit_softmax(emitter: Emitter, row: _Row, score: Callable[[Expr], Expr], out: Buffer, *at: Expr) -> None:
+    """out[*at, key] = softmax over the keys that the row may attend to; ``score(key)`` may be that same place."""
+    lanes = emitter.lanes
+    lane_values, total = registers(lanes), registers(1)
+    whole = T.floordiv(row.seen, i64(lanes))
+
+    def over_row(body: Callable[[Expr, Expr], None]) -> None:
+        """``body(lane, key)`` for whole vectors of keys, then for those left over one at a time, each in its lane."""
+        with T.serial(i64(0), whole) as step:
+            emitter.vector(lanes, lambda lane: body(lane, step * lanes + lane))
+        with T.serial(i64(0), row.seen - whole * lanes) as rest:
+            body(rest, whole * lanes + rest)
+
+    def keep_larger(lane: Expr, value: Expr) -> None:
+        # Not max(): a NaN score must reach the result, whichever operand it is (a comparison with NaN is false).
+        best = lane_values[lane]
+        T.buffer_store(lane_values, T.Select(T.Or(value > best, is_nan(value)), value, best), [lane])
+
+    def exponent(lane: Expr, key: Expr) -> None:
+        T.buffer_store(out, emitter.exp(score(key) - total[i64(0)]), [*at, key])
+        T.buffer_store(lane_values, lane_values[lane] + out[(*at, key)], [lane])
+
+    emitter.vector(lanes, lambda lane: T.buffer_store(lane_values, f32(float("-inf")), [lane]))
+    over_row(lambda lane, key: keep_larger(lane, score(key)))
+    for lane in range(1, lanes):
+        keep_larger(i64(0), lane_values[i64(lane)])
+    T.buffer_store(total, lane_values[i64(0)], [i64(0)])
+    emitter.zero(lane_values, 0, lanes)
+    over_row(exponent)
+    T.buffer_store(total, emitter.sum_lanes(lane_values, 0), [i64(0)])
+    over_row(lambda _lane, key: T.buffer_store(out, out[(*at, key)] / total[i64(0)], [*at, key]))
+
+
+def _emit_mix(emitter: Emitter, row: _Row, weight: Callable[[int, Expr], Expr], v: Buffer, out: Buffer) -> None:
+    """out[position, columns of the row's heads] = sum over keys, in order, of ``weight(head of the group, key)`` · v."""
+    size, together = row.heads.size, row.heads.together
+    piece = _mix_piece(size, emitter.cpu)
+    sums = [registers(piece) for _ in range(together)]
+    for start in range(0, size, piece):
+        count = min(piece, size - start)
+        # Vectors of the piece; unrolled, so that the sums stay in registers.
+        spans = [(at, min(emitter.lanes, count - at)) for at in range(0, count, emitter.lanes)]
+        for h in range(together):
+            for at, width in spans:
+                emitter.zero(sums[h], at, width)
+        with T.serial(i64(0), row.seen) as key:
+            for h in range(together):
+                for at, width in spans:
+                    values = along(v, key, row.kv_head * size + start + at)
+                    emitter.dot_step(sums[h], at, width, partial(_same, weight(h, key)), values)
+        for h in range(together):
+            for at, width in spans:
+                column = (row.first_head + h) * size + start + at
+                emitter.vector(width, partial(emitter.copy, sums[h], i64(at), out, row.position, column))
+
+
+def _emit_masked(row: _Row, out: Buffer, head: Expr) -> None:
+    """0 at the keys that the row may not attend to."""
+    with T.serial(i64(0), row.t - row.seen) as masked:
+        T.buffer_store(out, f32(0.0), [head, row.position, row.seen + masked])
+
+
+# -- kernels -------------------------------------------------------------------------------------------------------------
 
 
 def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
     """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, 0 at masked keys."""
-    heads, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
-    size = int(request.operands[0].dims[1]) // heads
-    share = heads // kv_heads
-    together = _largest_divisor(share, cpu.registers // 2 // _KEYS_AT_ONCE)
+    count, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
+    size = int(request.operands[0].dims[1]) // count
+    heads = _Heads(count, kv_heads, size, _scores_together(count // kv_heads, cpu))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
-        lanes = cpu.lanes
-        n, t = parameters.size("n"), parameters.size("t")
-        q = parameters.buffer("q", ("n", heads * size), "float32")
+        q = parameters.buffer("q", ("n", count * size), "float32")
         k = parameters.buffer("k", ("t", kv_heads * size), "float32")
-        out = parameters.buffer("out", (heads, "n", "t"), "float32")
-        groups = heads // together
-        with T.parallel(i64(0), n * groups) as index, block("row"):
-            sums = [registers(_KEYS_AT_ONCE * lanes) for _ in range(together)]
-            p = _balanced(T.floordiv(index, i64(groups)), n)
-            first_head = T.floormod(index, i64(groups)) * together
-            kv_head = T.floordiv(first_head, i64(share))
-            seen = t - n + p + 1
+        out = parameters.buffer("out", (count, "n", "t"), "float32")
 
-            def keys(first_key: Expr, count: int) -> None:
-                for h in range(together):
-                    emitter.zero(sums[h], 0, count * lanes)
+        def body(row: _Row) -> None:
+            def store(h: int, key: Expr, score: Expr) -> None:
+                T.buffer_store(out, score, [row.first_head + h, row.position, key])
 
-                def step(column: Expr, width: int) -> None:
-                    for h in range(together):
-                        for j in range(count):
-                            a = along(q, p, (first_head + h) * size + column)
-                            b = along(k, first_key + j, kv_head * size + column)
-                            emitter.dot_step(sums[h], j * lanes, width, a, b)
+            _emit_scores(emitter, row, q, k, scale, store)
+            for h in range(heads.together):
+                _emit_masked(row, out, row.first_head + h)
 
-                emitter.chunks(size, step)
-                for h in range(together):
-                    for j in range(count):
-                        total = emitter.sum_lanes(sums[h], j * lanes) * f32(scale)
-                        T.buffer_store(out, total, [first_head + h, p, first_key + j])
-
-            whole = T.floordiv(seen, i64(_KEYS_AT_ONCE))
-            with T.serial(i64(0), whole) as step:
-                keys(step * _KEYS_AT_ONCE, _KEYS_AT_ONCE)
-            with T.serial(i64(0), seen - whole * _KEYS_AT_ONCE) as rest:
-                keys(whole * _KEYS_AT_ONCE + rest, 1)
-            for h in range(together):
-                with T.serial(i64(0), t - seen) as masked:
-                    T.buffer_store(out, f32(0.0), [first_head + h, p, seen + masked])
+        _for_each_row(parameters, heads, body)
 
     return build_function(request.symbol, emit)
 
 
 def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
     """scores [H, n, t] -> out [H, n, t]: softmax over the keys that a query may attend to, 0 at the others."""
-    heads = int(request.operands[0].dims[0])
+    count = int(request.operands[0].dims[0])
+    heads = _Heads(count, count, 1, 1)
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
-        lanes = cpu.lanes
-        n, t = parameters.size("n"), parameters.size("t")
-        scores = parameters.buffer("scores", (heads, "n", "t"), "float32")
-        out = parameters.buffer("out", (heads, "n", "t"), "float32")
-        with T.parallel(i64(0), n * heads) as index, block("row"):
-            lane_values = registers(lanes)
-            total = registers(1)
-            p = _balanced(T.floordiv(index, i64(heads)), n)
-            head = T.floormod(index, i64(heads))
-            seen = t - n + p + 1
-            whole = T.floordiv(seen, i64(lanes))
+        scores = parameters.buffer("scores", (count, "n", "t"), "float32")
+        out = parameters.buffer("out", (count, "n", "t"), "float32")
 
-            def over_row(vector: Any, single: Any) -> None:
-                """``vector(first)`` for whole vectors of keys, ``single(key, lane)`` for those left over."""
-                with T.serial(i64(0), whole) as step:
-                    vector(step * lanes)
-                with T.serial(i64(0), seen - whole * lanes) as rest:
-                    single(whole * lanes + rest, rest)
+        def body(row: _Row) -> None:
+            head, position = row.first_head, row.position
+            _emit_softmax(emitter, row, lambda key: scores[head, position, key], out, head, position)
+            _emit_masked(row, out, head)
 
-            def keep_larger(at: Expr, value: Expr) -> None:
-                # Not max(): a NaN score must reach the result, whichever operand it is (a comparison with NaN is false).
-                best = lane_values[at]
-                T.buffer_store(lane_values, T.Select(T.Or(value > best, is_nan(value)), value, best), [at])
-
-            emitter.vector(lanes, lambda lane: T.buffer_store(lane_values, f32(float("-inf")), [lane]))
-            over_row(
-                lambda first: emitter.vector(lanes, lambda lane: keep_larger(lane, scores[head, p, first + lane])),
-                lambda key, lane: keep_larger(lane, scores[head, p, key]),
-            )
-            for lane in range(1, lanes):
-                keep_larger(i64(0), lane_values[i64(lane)])
-            T.buffer_store(total, lane_values[i64(0)], [i64(0)])
-            largest = total[i64(0)]
-
-            def exponent(at: Expr, key: Expr) -> None:
-                T.buffer_store(out, emitter.exp(scores[head, p, key] - largest), [head, p, key])
-                T.buffer_store(lane_values, lane_values[at] + out[head, p, key], [at])
-
-            emitter.zero(lane_values, 0, lanes)
-            over_row(
-                lambda first: emitter.vector(lanes, lambda lane: exponent(lane, first + lane)),
-                lambda key, lane: exponent(lane, key),
-            )
-            T.buffer_store(total, emitter.sum_lanes(lane_values, 0), [i64(0)])
-
-            def divide(key: Expr) -> None:
-                T.buffer_store(out, out[head, p, key] / total[i64(0)], [head, p, key])
-
-            over_row(
-                lambda first: emitter.vector(lanes, lambda lane: divide(first + lane)), lambda key, _lane: divide(key)
-            )
-            with T.serial(i64(0), t - seen) as masked:
-                T.buffer_store(out, f32(0.0), [head, p, seen + masked])
+        _for_each_row(parameters, heads, body)
 
     return build_function(request.symbol, emit)
 
@@ -150,41 +231,50 @@ def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
 def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
     """weights [H, n, t], v [t, K·D] -> out [n, H·D]: each query's weighted sum of v, keys in order."""
     weights_type, v_type = request.operands
-    heads, kv_heads = int(weights_type.dims[0]), request.attr_int("kv_heads")
+    count, kv_heads = int(weights_type.dims[0]), request.attr_int("kv_heads")
     size = int(v_type.dims[1]) // kv_heads
-    share = heads // kv_heads
-    # A head's columns in pieces that fit the registers together with those of the heads beside it.
-    piece = min(size, max(cpu.registers // 2, 1) * cpu.lanes, 256)
-    together = _largest_divisor(share, (cpu.registers - 6) * cpu.lanes // piece)
+    heads = _Heads(count, kv_heads, size, _mix_together(count // kv_heads, size, cpu))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
-        n, t = parameters.size("n"), parameters.size("t")
-        weights = parameters.buffer("weights", (heads, "n", "t"), "float32")
+        weights = parameters.buffer("weights", (count, "n", "t"), "float32")
         v = parameters.buffer("v", ("t", kv_heads * size), "float32")
-        out = parameters.buffer("out", ("n", heads * size), "float32")
-        groups = heads // together
-        with T.parallel(i64(0), n * groups) as index, block("row"):
-            sums = [registers(piece) for _ in range(together)]
-            p = _balanced(T.floordiv(index, i64(groups)), n)
-            first_head = T.floormod(index, i64(groups)) * together
-            kv_head = T.floordiv(first_head, i64(share))
-            for start in range(0, size, piece):
-                count = min(piece, size - start)
-                # Vectors of the piece; unrolled, so that the sums stay in registers.
-                spans = [(at, min(cpu.lanes, count - at)) for at in range(0, count, cpu.lanes)]
-                for h in range(together):
-                    for at, width in spans:
-                        emitter.zero(sums[h], at, width)
-                with T.serial(i64(0), t - n + p + 1) as key:
-                    for h in range(together):
-                        for at, width in spans:
-                            weight = weights[first_head + h, p, key]
-                            values = along(v, key, kv_head * size + start + at)
-                            emitter.dot_step(sums[h], at, width, partial(_same, weight), values)
-                for h in range(together):
-                    for at, width in spans:
-                        column = (first_head + h) * size + start + at
-                        emitter.vector(width, partial(emitter.copy, sums[h], i64(at), out, p, column))
+        out = parameters.buffer("out", ("n", count * size), "float32")
+
+        def body(row: _Row) -> None:
+            _emit_mix(emitter, row, lambda h, key: weights[row.first_head + h, row.position, key], v, out)
+
+        _for_each_row(parameters, heads, body)
 
     return build_function(request.symbol, emit)
+
+
+def attention(request: KernelRequest, cpu: Cpu) -> Any:
+    """q [n, H·D], k [t, K·D], v [t, K·D] -> out [n, H·D]: the three above, a row of scores at a time in scratch memory."""
+    count, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
+    size = int(request.operands[0].dims[1]) // count
+    share = count // kv_heads
+    together = min(_scores_together(share, cpu), _mix_together(share, size, cpu))
+    heads = _Heads(count, kv_heads, size, _largest_divisor(share, together))
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        q = parameters.buffer("q", ("n", count * size), "float32")
+        k = parameters.buffer("k", ("t", kv_heads * size), "float32")
+        v = parameters.buffer("v", ("t", kv_heads * size), "float32")
+        out = parameters.buffer("out", ("n", count * size), "float32")
+
+        def body(row: _Row) -> None:
+            scores = T.sblock_alloc_buffer((i64(heads.together), row.t), "float32")
+            _emit_scores(emitter, row, q, k, scale, lambda h, key, score: T.buffer_store(scores, score, [i64(h), key]))
+            for h in range(heads.together):
+                _emit_softmax(emitter, row, partial(_score_of, scores, h), scores, i64(h))
+            _emit_mix(emitter, row, lambda h, key: scores[i64(h), key], v, out)
+
+        _for_each_row(parameters, heads, body)
+
+    return build_function(request.symbol, emit)
+
+
+def _score_of(scores: Buffer, head: int, key: Expr) -> Expr:
+    return scores[i64(head), key]

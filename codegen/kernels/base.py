@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
@@ -60,7 +60,7 @@ def request_of(graph: Graph, node: Node) -> KernelRequest:
     return KernelRequest(node.op, tuple(operands), dict(node.attrs), generalised(node.type))
 
 
-def requests_of(graph: Graph) -> dict[str, KernelRequest]:
-    """Every kernel that ``graph`` needs, by symbol: one for equal layers, however many there are."""
-    requests = (request_of(graph, node) for node in graph if node.op not in WITHOUT_KERNEL)
+def requests_of(graphs: Iterable[Graph]) -> dict[str, KernelRequest]:
+    """Every kernel that ``graphs`` need, by symbol: one for equal layers, however many there are."""
+    requests = (request_of(graph, node) for graph in graphs for node in graph if node.op not in WITHOUT_KERNEL)
     return {request.symbol: request for request in requests}

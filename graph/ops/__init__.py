@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprgraph.graph.ops.attention import ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
+from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
 from aprgraph.graph.ops.base import Array, Op
 from aprgraph.graph.ops.elementwise import ADD, MUL, SILU
 from aprgraph.graph.ops.linear import BIAS_ADD, LINEAR
@@ -16,7 +16,7 @@ OPS: dict[str, Op] = {
     op.name: op
     for op in (
         INPUT, WEIGHT, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, ROPE_ANGLES, ROPE,
-        ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ADD, MUL, SILU, TAP,
+        ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, TAP,
     )
 }  # fmt: skip
 

@@ -103,3 +103,26 @@ ATTN_MIX = Op(
     reference=_mix_reference,
     attrs={"kv_heads": int},
 )
+
+
+def _attention(types: Types, attrs: Attrs) -> TensorType:
+    q, k, v = types
+    scores = _scores((q, k), attrs)
+    return _mix((scores, v), {"kv_heads": attrs["kv_heads"]})
+
+
+def _attention_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
+    q, k, v = operands
+    weights = _softmax_reference([_scores_reference([q, k], attrs)], {})
+    return _mix_reference([weights, v], attrs)
+
+
+ATTENTION = Op(
+    "attention",
+    "attn_scores, attn_softmax and attn_mix in one, for when neither scores nor softmax is tapped: "
+    "q [n, H·D], k [t, K·D], v [t, K·D] -> [n, H·D].",
+    ("q", "k", "v"),
+    infer=_attention,
+    reference=_attention_reference,
+    attrs={"heads": int, "kv_heads": int, "scale": float},
+)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.passes.all_positions import AllPositions
 from aprgraph.graph.passes.base import Pass, run_passes
+from aprgraph.graph.passes.fuse_attention import FuseAttention
 from aprgraph.graph.passes.insert_taps import InsertTaps
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.plan import Plan
@@ -15,6 +16,7 @@ PASSES: dict[str, Callable[[Plan], Pass]] = {
     AllPositions.name: lambda _plan: AllPositions(),
     InsertTaps.name: InsertTaps,
     Prune.name: lambda _plan: Prune(),
+    FuseAttention.name: lambda _plan: FuseAttention(),
 }
 
 
@@ -25,4 +27,4 @@ def make_pass(name: str, plan: Plan) -> Pass:
     return PASSES[name](plan)
 
 
-__all__ = ["PASSES", "AllPositions", "InsertTaps", "Pass", "Prune", "make_pass", "run_passes"]
+__all__ = ["PASSES", "AllPositions", "FuseAttention", "InsertTaps", "Pass", "Prune", "make_pass", "run_passes"]

@@ -102,3 +102,18 @@ def test_softmax_of_extremes(cpu: Cpu) -> None:
     assert nmse(weights[0, :19], reference(softmax, [scores])[0, :19]) < 1e-12
     assert np.isnan(weights[0, 19]).all()
     np.testing.assert_allclose(weights[0, :19].sum(axis=1), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("shape", HEADS)
+def test_the_fused_kernel_has_the_bits_of_the_three(shape: tuple[int, int, int], cpu: Cpu) -> None:
+    heads, kv_heads, size = shape
+    scores, softmax, mix = requests(*shape)
+    what = request("attention", [scores.operands[0], *[f32("n", kv_heads * size)] * 2], **scores.attrs)
+    for n in (1, 2, 17, 33):
+        q, k, v = activations(n, heads * size), activations(n, kv_heads * size), activations(n, kv_heads * size)
+        w = run(softmax, [run(scores, [q, k], (heads, n, n), cpu)], (heads, n, n), cpu)
+        three = run(mix, [w, v], (n, heads * size), cpu)
+        fused = run(what, [q, k, v], (n, heads * size), cpu)
+        assert fused.tobytes() == three.tobytes()
+        assert nmse(fused, reference(what, [q, k, v])) < 1e-12

@@ -55,7 +55,7 @@ class Project:
     """A checkout with one contract and one file of tests; the plugin is its conftest."""
 
     root: Path
-    capsys: pytest.CaptureFixture[str]
+    captured: pytest.CaptureFixture[str]
 
     def edit(self, old: str, new: str) -> None:
         path = self.root / "tests/test_sums.py"
@@ -76,10 +76,10 @@ class Project:
         return json.loads(self.command(as_json=True)[1])
 
     def command(self, *, run: bool = False, as_json: bool = False) -> tuple[int, str]:
-        self.capsys.readouterr()
+        self.captured.readouterr()
         with pytest.raises(typer.Exit) as stopped:
             contracts(run=run, json=as_json)
-        return stopped.value.exit_code, self.capsys.readouterr().out
+        return stopped.value.exit_code, self.captured.readouterr().out
 
     def gaps(self) -> Sequence[str]:
         marks = self.root / "marks.json"
@@ -88,7 +88,7 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Project:
     for name, text in {
         f"{FOLDER}/{SCHEMA}": "{}",
         f"{FOLDER}/sum.yaml": CONTRACT,
@@ -100,7 +100,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    return Project(tmp_path, capsys)
+    return Project(tmp_path, capfd)
 
 
 def test_nothing_run_is_exit_3_and_collecting_is_not_running(project: Project) -> None:
@@ -145,19 +145,18 @@ def test_a_failing_test_falsifies_until_it_passes(project: Project) -> None:
     assert project.states()["SUM-ZERO-1"] == "held"
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param("@pytest.fixture(autouse=True)\ndef broken():\n    raise OSError\n", id="setup"),
-        pytest.param("@pytest.fixture(autouse=True)\ndef broken():\n    yield\n    raise OSError\n", id="teardown"),
-        pytest.param("import no_such_module\n", id="import"),
-        pytest.param("pytestmark = pytest.mark.xfail(reason='known')\nassert_ = exec('import builtins; builtins.sum = None')\n", id="xfail"),
-    ],
-)
+FAULTS = {
+    "setup": ("def test_pair():", "def test_pair(no_such_fixture):"),
+    "teardown": ("def test_pair():", "def test_pair(request):\n    request.addfinalizer(lambda: 1 / 0)"),
+    "import": ("import pytest\n", "import pytest, no_such_module\n"),
+    "expected failure": ("def test_pair():\n    assert 2 + 2 == 4", "@pytest.mark.xfail\ndef test_pair():\n    assert 2 + 2 == 5"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_does_not_get_to_its_end_is_falsified(project: Project, fault: str) -> None:
     assert project.pytest() == 0
-    project.edit("assert 2 + 2 == 4", "assert sum([2, 2]) == 4")
-    project.edit("import pytest\n", f"import pytest\n{fault}")
+    project.edit(*FAULTS[fault])
     project.pytest()
     assert project.states()["SUM-PAIR-1"] == "FALSIFIED"
 

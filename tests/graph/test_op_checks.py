@@ -36,6 +36,7 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "attn_scores": ("f32[n,12] f32[t,6]", {"heads": 4, "kv_heads": 2, "scale": 0.5}, "f32[4,n,t]"),
     "attn_softmax": ("f32[4,n,t]", {}, "f32[4,n,t]"),
     "attn_mix": ("f32[4,n,t] f32[t,6]", {"kv_heads": 2}, "f32[n,12]"),
+    "attention": ("f32[n,12] f32[t,6] f32[t,6]", {"heads": 4, "kv_heads": 2, "scale": 0.5}, "f32[n,12]"),
     "add": ("f32[n,8] f32[n,8]", {}, "f32[n,8]"),
     "mul": ("f32[n,8] f32[n,8]", {}, "f32[n,8]"),
     "silu": ("f32[n,8]", {}, "f32[n,8]"),

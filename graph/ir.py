@@ -80,7 +80,7 @@ class Node:
 
 
 class Graph:
-    """A computation graph. Iteration gives nodes in execution order (topological, ties in order of insertion)."""
+    """A computation graph. Iteration gives nodes in execution order, which is the order they were added in."""
 
     def __init__(self, name: str, attrs: Mapping[str, Attr] | None = None) -> None:
         self.name = name
@@ -97,7 +97,7 @@ class Graph:
         for operand in operands:
             if operand not in self:
                 raise GraphError(f"%{node.name} uses %{operand}, which is not defined before it")
-        self._graph.add_node(node.name, node=node, index=self._graph.number_of_nodes())
+        self._graph.add_node(node.name, node=node, operands=tuple(operands))
         for index, operand in enumerate(operands):
             self._graph.add_edge(operand, node.name, key=index)
         return node
@@ -134,9 +134,9 @@ class Graph:
         return node
 
     def __iter__(self) -> Iterator[Node]:
-        index = self._graph.nodes
-        for name in nx.lexicographical_topological_sort(self._graph, key=lambda name: index[name]["index"]):
-            yield index[name]["node"]
+        # A node is added after its operands, and networkx keeps that order: it is a topological one.
+        for _, node in self._graph.nodes(data="node"):
+            yield node
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):
@@ -151,8 +151,9 @@ class Graph:
 
     def operand_names(self, name: str) -> tuple[str, ...]:
         """Names of the operands of ``name``, in operand order."""
-        edges = sorted((key, source) for source, _, key in self._graph.in_edges(name, keys=True))
-        return tuple(source for _, source in edges)
+        self[name]  # raises if it is not there
+        operands: tuple[str, ...] = self._graph.nodes[name]["operands"]
+        return operands
 
     def operands(self, name: str) -> tuple[Node, ...]:
         """The operands of ``name``, in operand order."""

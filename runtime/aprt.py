@@ -90,6 +90,9 @@ def write_aprt(path: str | Path, layer: int | None, values: F32) -> None:
             _write_all(descriptor, header, flat.data.cast("B") if flat.size else memoryview(b""))
         finally:
             os.close(descriptor)
+        # Renaming over a file makes ext4 write the new one's data to disk first, 4 ms for each of hundreds.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         os.rename(temporary, path)
     except BaseException as error:  # an interrupt as well: nothing half-written stays
         with contextlib.suppress(OSError):

@@ -28,11 +28,11 @@ class InsertTaps:
             return graph
         staged = graph.staged()
         _check(self.plan, staged)
-        result = graph.copy()
+        result = Graph(graph.name, graph.attrs)
         taps = []
-        for node in staged:
-            assert node.stage is not None
-            if self.plan.selects(node.stage, node.layer):
+        for node in graph:
+            result.add(node, graph.operand_names(node.name))
+            if node.op != "tap" and node.stage is not None and self.plan.selects(node.stage, node.layer):
                 tap = Node(f"tap.{node.name}", "tap", node.type, {}, node.stage, node.layer)
                 taps.append(result.add(tap, [node.name]).name)
         result.outputs = tuple(taps)

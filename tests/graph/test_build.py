@@ -67,11 +67,13 @@ def test_the_whole_graph_of_one_layer(tmp_path: Path) -> None:
     assert graph.outputs == ("lm_head",)
 
 
+@pytest.mark.contract("STAGES-ORDER-1")
 def test_stages_of_a_dense_model_in_execution_order(tiny_model: Tiny) -> None:
     layers = [(layer, name) for layer in range(3) for name in LAYER]
     assert stages(built(tiny_model(layers=3))) == [(0, "embedding"), *layers, (None, "final_norm"), (None, "lm_head")]
 
 
+@pytest.mark.contract("STAGES-SHAPE-1")
 def test_stage_shapes_are_those_of_the_stage_table(tiny_model: Tiny) -> None:
     sizes = {"n": "n", "t": "n", "H": 6, "E": 36, "F": 20, "V": 290, "H*D": 60, "K*D": 20, "(H+2K)*D": 100}
     path = tiny_model(heads=6, kv_heads=2, head_size=10, hidden=36, ffn=20, vocabulary=290, layers=1, qkv_bias=True)

@@ -158,6 +158,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         graph(Path(__file__).parents[1] / "golden" / "llama-f32.gguf", output=tmp_path / "no" / "g.svg")
 
 
+@pytest.mark.contract("STAGES-SINGLE-1")
 def test_stages_lists_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
     stages()
     rows = capsys.readouterr().out.split("\n\n")[0].splitlines()[2:]

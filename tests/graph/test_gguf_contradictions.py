@@ -190,6 +190,7 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
 }
 
 
+@pytest.mark.contract("ERR-GGUF-1", "ERR-MODEL-1")
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damage(tmp_path: Path, case: str) -> None:
     change, expected, message = DAMAGE[case]

@@ -74,6 +74,7 @@ def test_other_contents(tmp_path: Path, head: bytes) -> None:
 # -- truncation -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.contract("ERR-GGUF-1")
 def test_truncated_at_every_byte(tmp_path: Path) -> None:
     path = write(tmp_path, with_odd_keys())
     size = path.stat().st_size
@@ -118,6 +119,7 @@ def test_big_endian(tmp_path: Path) -> None:
     assert "big-endian" in str(failure(write(tmp_path, file)))
 
 
+@pytest.mark.contract("ERR-COUNTS-1")
 @pytest.mark.parametrize("count", HUGE)
 @pytest.mark.parametrize(
     "where", ["keys", "tensors", "key length", "string length", "name length", "array", "strings", "first dim", "last dim"]
@@ -151,12 +153,14 @@ def test_huge_counts_are_refused_without_allocating(tmp_path: Path, where: str, 
     assert peak < 1 << 20
 
 
+@pytest.mark.contract("ERR-COUNTS-1")
 def test_every_dim_huge(tmp_path: Path) -> None:
     file = small_llama()
     file.tensors["token_embd.weight"] = RawTensor((2**64 - 1,) * 4, nbytes=128)
     assert "does not fit into a file of" in str(failure(write(tmp_path, file)))
 
 
+@pytest.mark.contract("ERR-COUNTS-1")
 def test_dims_whose_product_overflows_64_bits_to_a_small_number(tmp_path: Path) -> None:
     file = small_llama()
     file.tensors["token_embd.weight"] = RawTensor((2**32, 2**32 + 8), nbytes=128)

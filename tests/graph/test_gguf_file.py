@@ -186,6 +186,7 @@ def test_fingerprint_names_the_content(tmp_path: Path) -> None:
     assert len(fingerprint("f.gguf", RawGGUF().pack())) == 64
 
 
+@pytest.mark.contract("ERR-MODEL-1")
 def test_a_block_type_that_is_not_decoded_is_named_with_those_that_are(tmp_path: Path) -> None:
     file = small_llama()
     file.tensors["blk.0.attn_q.weight"].kind = gguf.GGMLQuantizationType.IQ2_XXS

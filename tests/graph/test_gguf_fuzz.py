@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from tests.support.damage import attempt, with_odd_keys, write
 from tests.support.gguf_bytes import BOOL, F32, F64, I32, STRING, U32, U64, small_llama
 
 
+@pytest.mark.contract("ERR-GGUF-1")
 def test_random_bytes_in_the_header(tmp_path: Path) -> None:
     """Errors or success, and both happen; 4,000 files that differ from a sound one in 1 to 4 bytes of the header."""
     file = with_odd_keys()
@@ -32,6 +34,7 @@ def test_random_bytes_in_the_header(tmp_path: Path) -> None:
     assert 1000 < failed < 4000
 
 
+@pytest.mark.contract("ERR-MODEL-1")
 def test_random_values_of_every_hyperparameter(tmp_path: Path) -> None:
     """Every number of the metadata in turn, as every kind of value."""
     values: list[tuple[int, object]] = [(U32, n) for n in (0, 1, 2, 3, 5, 2**16, 2**31, 2**32 - 1)]

@@ -38,15 +38,18 @@ def assert_fails(taps: str, layers: str, message: str) -> None:
 # -- insert-taps ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.contract("TAPS-GRAPH-1")
 def test_taps_read_stages_and_become_the_outputs() -> None:
-    """Taps come in execution order, whatever the plan's; whole-model stages are tapped under any layers."""
-    returned = "  return %lm_head\n"
-    taps = """\
-  %tap.layer0.attn_norm = tap(%layer0.attn_norm) stage attn_norm layer 0 : f32[n, 4]
-  %tap.final_norm = tap(%final_norm) stage final_norm : f32[n, 4]
-  return %tap.layer0.attn_norm, %tap.final_norm
-"""
-    assert_becomes(TOY, [InsertTaps(parse_plan("final_norm,attn_norm"))], TOY.replace(returned, taps))
+    """A tap follows its stage at once, whatever the plan's order; whole-model stages are tapped under any layers."""
+    after = ""
+    for line in TOY.splitlines(keepends=True):
+        after += line
+        for stage in ("layer0.attn_norm", "final_norm"):
+            if line.lstrip().startswith(f"%{stage} ="):
+                layer = " layer 0" if stage.startswith("layer") else ""
+                after += f"  %tap.{stage} = tap(%{stage}) stage {stage.split('.')[-1]}{layer} : f32[n, 4]\n"
+    after = after.replace("  return %lm_head\n", "  return %tap.layer0.attn_norm, %tap.final_norm\n")
+    assert_becomes(TOY, [InsertTaps(parse_plan("final_norm,attn_norm"))], after)
 
 
 def test_layers_of_the_plan() -> None:
@@ -54,6 +57,7 @@ def test_layers_of_the_plan() -> None:
     assert graph.outputs == ("tap.layer1.attn_norm", "tap.lm_head")
 
 
+@pytest.mark.contract("PLAN-ALL-1")
 def test_all_taps_what_the_model_has() -> None:
     graph = run_passes(graph_of(TOY), [InsertTaps(parse_plan("all", "0..2"))])
     assert graph.outputs == (
@@ -66,6 +70,7 @@ def test_an_empty_plan_changes_nothing() -> None:
     assert_becomes(TOY, [InsertTaps(Plan())], TOY)
 
 
+@pytest.mark.contract("PLAN-ABSENT-1")
 def test_a_stage_that_the_model_lacks_is_an_error_that_names_its_own() -> None:
     own = "embedding, attn_norm, post_ffn_residual, final_norm, lm_head"
     assert_fails("attn_norm,moe_router,qkv_bias", "0..1", f"this model has no stage qkv_bias, moe_router; its stages are: {own}")
@@ -77,6 +82,7 @@ def test_layers_past_the_end(taps: str, layers: str) -> None:
     assert_fails(taps, layers, f"--layers {layers}: the model has 2 layers, expected END of at most 2")
 
 
+@pytest.mark.contract("PLAN-LAYERS-3")
 def test_layers_do_not_matter_to_whole_model_stages() -> None:
     graph = run_passes(graph_of(TOY), [InsertTaps(parse_plan("lm_head", "7..9"))])
     assert graph.outputs == ("tap.lm_head",)
@@ -122,6 +128,7 @@ def test_prune_without_outputs_keeps_nothing() -> None:
     assert_becomes(TOY.replace("  return %lm_head\n", ""), [Prune()], "graph @toy {layers = 2} {\n}")
 
 
+@pytest.mark.contract("PRUNE-ANCESTORS-1")
 @pytest.mark.parametrize("seed", range(20))
 def test_prune_of_random_graphs_is_idempotent_and_keeps_ancestors(seed: int) -> None:
     graph = random_graph(seed)
@@ -135,6 +142,7 @@ def weights(graph: Graph) -> set[str]:
     return {node.attr_str("tensor") for node in graph.with_op("weight")}
 
 
+@pytest.mark.contract("PRUNE-WEIGHTS-1")
 @pytest.mark.parametrize(
     ("taps", "layers", "expected"),
     [
@@ -169,6 +177,7 @@ def test_a_later_layer_needs_all_that_comes_before_it(tiny_model: Tiny) -> None:
     assert {name for name in weights(pruned) if name.startswith("blk.1")} == {"blk.1.attn_norm.weight"}
 
 
+@pytest.mark.contract("PLAN-ABSENT-1", "PLAN-ALL-1")
 def test_a_model_without_biases_has_no_qkv_bias_stage(tiny_model: Tiny) -> None:
     graph = build_graph(load_model(tiny_model()))
     with pytest.raises(PlanError, match="this model has no stage qkv_bias; its stages are: embedding, attn_norm, qkv_matmul, q_"):
@@ -223,7 +232,7 @@ def test_all_positions_and_taps_in_either_order_tap_the_same() -> None:
 
 
 def test_every_pass_has_a_name_and_can_be_made() -> None:
-    assert list(PASSES) == ["all-positions", "insert-taps", "prune"]
+    assert list(PASSES) == ["all-positions", "insert-taps", "prune", "fuse-attention"]
     assert [make_pass(name, parse_plan("lm_head")).name for name in PASSES] == list(PASSES)
     with pytest.raises(GraphError, match="unknown pass 'fold'; expected one of all-positions, insert-taps, prune"):
         make_pass("fold", Plan())

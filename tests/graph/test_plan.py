@@ -13,15 +13,18 @@ from aprgraph.graph.stages import STAGES
 NAMES = tuple(stage.name for stage in STAGES)
 
 
+@pytest.mark.contract("PLAN-SPELLING-1")
 def test_names_come_back_in_execution_order_each_once() -> None:
     assert parse_taps("lm_head,embedding,ffn_gate,embedding") == (("embedding", "ffn_gate", "lm_head"), False)
 
 
+@pytest.mark.contract("PLAN-SPELLING-1")
 @pytest.mark.parametrize("text", ["QKV_MATMUL,Attn_Out", " qkv_matmul , attn_out ", "\tattn_out,\tqkv_matmul\n"])
 def test_case_and_blanks_do_not_matter(text: str) -> None:
     assert parse_taps(text) == (("qkv_matmul", "attn_out"), False)
 
 
+@pytest.mark.contract("PLAN-ALL-1")
 @pytest.mark.parametrize("text", ["all", "ALL", " All "])
 def test_all_is_every_stage(text: str) -> None:
     assert parse_taps(text) == (NAMES, True)
@@ -36,6 +39,7 @@ def test_layer_output_is_an_alias() -> None:
     assert parse_taps("layer_output") == parse_taps("post_ffn_residual") == parse_taps("Layer_Output,post_ffn_residual")
 
 
+@pytest.mark.contract("PLAN-NAMES-1")
 @pytest.mark.parametrize("text", ["", " ", ",", "embedding,", ",embedding", "embedding,,attn_norm", "all,", "embedding, ,attn_norm"])
 def test_an_empty_name_is_an_error_that_lists_the_valid_ones(text: str) -> None:
     with pytest.raises(PlanError, match="empty stage name") as caught:
@@ -43,6 +47,7 @@ def test_an_empty_name_is_an_error_that_lists_the_valid_ones(text: str) -> None:
     assert all(name in str(caught.value) for name in NAMES)
 
 
+@pytest.mark.contract("PLAN-NAMES-1")
 @pytest.mark.parametrize("text", ["qkv", "embedding,bogus", "attn-norm", "all layers", "none", "*", "lm_head\nx"])
 def test_an_unknown_name_is_an_error_that_lists_the_valid_ones(text: str) -> None:
     with pytest.raises(PlanError, match="unknown stage") as caught:
@@ -57,11 +62,13 @@ def test_all_stands_alone(text: str) -> None:
         parse_taps(text)
 
 
+@pytest.mark.contract("PLAN-LAYERS-1")
 @pytest.mark.parametrize(("text", "layers"), [("0..1", range(1)), ("3..17", range(3, 17)), (" 5..6 ", range(5, 6)), ("00..02", range(2))])
 def test_layers(text: str, layers: range) -> None:
     assert parse_layers(text) == layers
 
 
+@pytest.mark.contract("PLAN-LAYERS-2")
 @pytest.mark.parametrize(
     "text",
     ["", "..", "0-3", "-1..2", "0..-2", "0..x", "x..1", "0..", "..3", "0...3", "0.0..1", "3", "0..1..2", "1e1..20", "+0..1", "0 ..1",
@@ -72,12 +79,14 @@ def test_layers_that_do_not_parse_say_what_was_expected(text: str) -> None:
         parse_layers(text)
 
 
+@pytest.mark.contract("PLAN-LAYERS-2")
 @pytest.mark.parametrize("text", ["5..5", "7..3", "0..0"])
 def test_layers_with_nothing_in_them_say_so(text: str) -> None:
     with pytest.raises(PlanError, match="no layer in it; END is exclusive"):
         parse_layers(text)
 
 
+@pytest.mark.contract("PLAN-LAYERS-1")
 def test_defaults() -> None:
     assert parse_plan("embedding") == Plan(("embedding",), range(1), everything=False)
     assert parse_plan(None) == Plan()
@@ -90,6 +99,7 @@ def test_layers_are_checked_even_where_nothing_is_tapped() -> None:
         parse_plan(None, "5..5")
 
 
+@pytest.mark.contract("PLAN-LAYERS-3")
 def test_layers_filter_per_layer_stages_only() -> None:
     plan = parse_plan("attn_norm,final_norm,lm_head", "2..4")
     assert [layer for layer in range(6) if plan.selects("attn_norm", layer)] == [2, 3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind, execution_key
 
 #: As the interchange document gives them.
@@ -14,11 +16,13 @@ ORDER = [
 ADDITIONS = {"q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits"}
 
 
+@pytest.mark.contract("STAGES-INTERCHANGE-1")
 def test_names_and_order() -> None:
     assert [stage.name for stage in STAGES] == ORDER
     assert list(STAGE_BY_NAME) == ORDER
 
 
+@pytest.mark.contract("STAGES-INTERCHANGE-1")
 def test_whole_model_stages_and_additions() -> None:
     assert [stage.name for stage in STAGES if not stage.per_layer] == ["final_norm", "lm_head"]
     assert [stage.name for stage in STAGES if stage.first_layer_only] == ["embedding"]

@@ -141,6 +141,7 @@ MALFORMED: dict[str, tuple[str, int, str]] = {
 }
 
 
+@pytest.mark.contract("ERR-GRAPH-1")
 @pytest.mark.parametrize("case", MALFORMED)
 def test_malformed_text_is_refused_with_its_line(case: str) -> None:
     text, line, message = MALFORMED[case]
@@ -184,6 +185,7 @@ def mutated(text: str, generator: np.random.Generator) -> str:
     return text
 
 
+@pytest.mark.contract("ERR-GRAPH-1")
 def test_mutated_text_gives_a_graph_or_a_graph_error() -> None:
     """3,000 texts one to three edits from a good one: never another exception; what is accepted prints and parses back."""
     generator = np.random.default_rng(11)

@@ -144,6 +144,7 @@ TAPS: dict[str, tuple[list[str], str]] = {
 }
 
 
+@pytest.mark.contract("TAPS-GRAPH-1")
 @pytest.mark.parametrize("case", TAPS)
 def test_taps_that_break_rules(case: str) -> None:
     lines, message = TAPS[case]

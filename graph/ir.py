@@ -135,8 +135,8 @@ class Graph:
 
     def __iter__(self) -> Iterator[Node]:
         # A node is added after its operands, and networkx keeps that order: it is a topological one.
-        for _, node in self._graph.nodes(data="node"):
-            yield node
+        for name in self._graph:
+            yield self[name]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):

@@ -64,7 +64,7 @@ class Session:
         try:
             self._kernels = tvm.runtime.load_module(str(kernels))
             executable = tvm.get_global_func("relax.ExecutableLoadFromFile")(str(program))
-        except Exception as error:  # TVM raises whatever its loader raised
+        except Exception as error:  # noqa: BLE001 -- TVM raises whatever its loader raised
             raise ArtifactError(f"{kernels.parent}: cannot be loaded ({_first_line(error)}); compile the model again") from None
         executable.import_module(self._kernels)
         self._statistics = self._kernels[STATISTICS_KERNEL]
@@ -128,7 +128,7 @@ class Session:
         if chunks not in self._partial:
             self._partial[chunks] = self._tvm.runtime.empty((chunks, STATISTICS_COLUMNS), "float64")
         partial = self._partial[chunks]
-        self._statistics(value._create_view((count,)), partial)
+        self._statistics(value._create_view((count,)), partial)  # noqa: SLF001 -- TVM has no public reshape without a copy
         rows = np.from_dlpack(partial)
         nan, inf, _, _, total, squares = rows.sum(axis=0).tolist()
         low, high = float(rows[:, 2].min()), float(rows[:, 3].max())

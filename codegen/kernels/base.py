@@ -54,9 +54,7 @@ def generalised(kind: TensorType) -> TensorType:
 
 def request_of(graph: Graph, node: Node) -> KernelRequest:
     """The kernel that computes ``node``."""
-    operands = []
-    for operand in graph.operands(node.name):
-        operands.append(operand.type if operand.op == "weight" else generalised(operand.type))
+    operands = (kind.type if kind.op == "weight" else generalised(kind.type) for kind in graph.operands(node.name))
     return KernelRequest(node.op, tuple(operands), dict(node.attrs), generalised(node.type))
 
 

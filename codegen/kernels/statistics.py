@@ -11,10 +11,15 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.tir import Emitter, Expr, Parameters, block, build_function, f32, i64, is_finite, is_nan, registers
+from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, block, build_function, f32, i64, is_finite, is_nan, registers
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
 
 _LANES = 8
+
+
+def _total(lanes: Buffer) -> Expr:
+    """The sum of a buffer's lanes, in order."""
+    return sum((lanes[i64(lane)] for lane in range(1, _LANES)), start=lanes[i64(0)])
 
 
 def tensor_statistics(cpu: Cpu) -> Any:
@@ -56,15 +61,12 @@ def tensor_statistics(cpu: Cpu) -> Any:
                 emitter.vector(_LANES, lambda lane: accumulate(lane, first + step * _LANES + lane))
             with T.serial(i64(0), size - whole * _LANES) as rest:
                 accumulate(rest, first + whole * _LANES + rest)
-            results: list[Expr] = []
-            for buffer in (nan, inf):
-                results.append(sum((buffer[i64(lane)] for lane in range(1, _LANES)), start=buffer[i64(0)]))
+            results: list[Expr] = [_total(buffer) for buffer in (nan, inf)]
             smallest, largest = low[i64(0)], high[i64(0)]
             for lane in range(1, _LANES):
                 smallest, largest = T.min(smallest, low[i64(lane)]), T.max(largest, high[i64(lane)])
             results += [T.Cast("float64", smallest), T.Cast("float64", largest)]
-            for buffer in (total, squares):
-                results.append(sum((buffer[i64(lane)] for lane in range(1, _LANES)), start=buffer[i64(0)]))
+            results += [_total(buffer) for buffer in (total, squares)]
             for column, value in enumerate(results):
                 T.buffer_store(out, value, [chunk, i64(column)])
 

@@ -49,6 +49,7 @@ lock:
 	$(LOCK) --group dev pyproject.toml -o requirements.lock
 	$(LOCK) --no-deps --group model -o requirements-model.lock
 	$(LOCK) --no-deps --group linker -o requirements-linker.lock
+	$(LOCK) --group bench -o bench/requirements.lock
 
 clean:
 	rm -rf $(VENV) build demo .mypy_cache .ruff_cache .pytest_cache

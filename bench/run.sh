@@ -33,4 +33,5 @@ if ! works; then
     install
     works || { cat "$scratch/smoke" >&2; exit 1; }
 fi
+"$ours" bench/overhead.py --model "$model"
 "$ours" bench/prefill.py --model "$model" --llama-python "$venv/bin/python" --scratch "$scratch" "$@"

@@ -38,7 +38,7 @@ def graph(
         ),
     ] = None,
     taps: Annotated[
-        str | None, typer.Option("--taps", metavar="LIST|all", help="Tap these stages, as `run` would; see `aprgraph stages`.")
+        str | None, typer.Option("--taps", metavar="LIST|all", help="Tap these stages, as `run` would; see `aprgraph stages` (default with insert-taps: all).")
     ] = None,
     passes: Annotated[
         str | None,
@@ -69,8 +69,10 @@ def graph(
     from aprgraph.graph.plan import parse_layers, parse_plan  # noqa: PLC0415
 
     chosen = _choose_format(output_format, output)
-    plan = parse_plan(taps, layers or "0..1")
     names = _pass_names(passes, taps)
+    if taps is None and "insert-taps" in names:
+        taps = "all"
+    plan = parse_plan(taps, layers or "0..1")
     shown = parse_layers(layers) if layers is not None else None
     if print_ir_after is not None:
         _check_print(print_ir_after, names)

@@ -189,3 +189,11 @@ def test_stages_of_a_model_have_its_shapes(tiny_model: Models, capsys: pytest.Ca
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split() == ["ffn_out", "n,", "64", "0,", "2-3", "linear", "q8_0[64,", "96]"] for line in lines)
     assert lines[-1].startswith("lm_head")
+
+
+def test_insert_taps_without_a_list_taps_all_stages_of_layer_0(tiny_model: Models, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model()
+    graph(model, passes="insert-taps,prune")
+    tapped = parse_graph(capsys.readouterr().out).with_op("tap")
+    expected = [node.stage for node in build_graph(load_model(model)).staged() if node.layer in (0, None)]
+    assert [tap.stage for tap in tapped] == expected

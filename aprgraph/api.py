@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from aprgraph.codegen.artifact import Artifact, cache_directory, compile_model
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
 from aprgraph.graph.build import build_graph
-from aprgraph.graph.errors import ArtifactError, TokenError, TraceError
+from aprgraph.graph.errors import AprgraphError, ArtifactError, TokenError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
@@ -29,6 +30,7 @@ from aprgraph.runtime.trace import Trace, TraceEntry, TraceInfo, TraceWriter
 __all__ = ["CompiledModel", "LoadedModel", "RunPlan", "diff", "load", "open_artifact"]
 
 DEFAULT_PROMPT = "What is 2+2?"
+MAX_THREADS = 1024
 
 #: Called with each tensor as it is recorded.
 OnEntry = Callable[[TraceEntry], None]
@@ -52,11 +54,25 @@ class LoadedModel:
 
     def compile_cached(self, target: str = "llvm", cpu: str | None = None) -> CompiledModel:
         """The artifact of this model in the user's cache, compiled if it is not there. Raises AprgraphError."""
+        return self.find_cached(target, cpu) or self.compile(target, cache_directory(self.model, target, cpu), cpu)
+
+    def find_cached(self, target: str = "llvm", cpu: str | None = None) -> CompiledModel | None:
+        """The artifact of this model in the user's cache, or None if it is not there or damaged. Raises AprgraphError."""
         place = cache_directory(self.model, target, cpu)
         try:
             return CompiledModel(_open_artifact(place), self.model)
         except ArtifactError:
-            return CompiledModel(compile_model(self.model, target, place, cpu), self.model)
+            return None
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of ``prompt`` by the model's own tokenizer. Raises AprgraphError."""
+        from aprgraph.runtime.tokenizer import load_tokenizer  # noqa: PLC0415
+
+        return load_tokenizer(self.model.metadata).encode(prompt)
+
+    def plan(self, plan: Plan, tokens: Sequence[int], positions: str = "last") -> RunPlan:
+        """What ``CompiledModel.plan`` gives, before anything is compiled. Raises TokenError or PlanError."""
+        return _plan_run(self.graph, self.model, plan, tokens, positions)
 
 
 def load(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None) -> LoadedModel:
@@ -97,17 +113,23 @@ class RunPlan:
         for node in self.taps:
             count = math.prod(self.shape(node))
             if count > MAX_ELEMENTS:
-                raise TraceError(f"{node.stage} of layer {node.layer} has {count} elements, more than the {MAX_ELEMENTS} of an APRT file; trace fewer positions")
+                where = node.stage if node.layer is None else f"layer {node.layer} {node.stage}"
+                raise TraceError(f"{where} has {count} elements, more than the {MAX_ELEMENTS} of an APRT file; trace fewer positions")
             total += file_size(count)
         return total
 
 
 @dataclass(frozen=True)
 class CompiledModel:
-    """A compiled model with its weights at hand."""
+    """A compiled model with its weights at hand.
+
+    ``once`` promises that this process runs one plan and ends, as the command line does: TVM is then loaded without its
+    compiler where that is not needed, which halves the time to start.
+    """
 
     artifact: Artifact
     model: Model
+    once: bool = False
 
     @property
     def default_trace_directory(self) -> Path:
@@ -116,16 +138,11 @@ class CompiledModel:
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of ``prompt`` by the model's own tokenizer. Raises AprgraphError."""
-        from aprgraph.runtime.tokenizer import load_tokenizer  # noqa: PLC0415
-
-        return load_tokenizer(self.model.metadata).encode(prompt)
+        return LoadedModel(self.model).encode(prompt)
 
     def plan(self, plan: Plan, tokens: Sequence[int], positions: str = "last") -> RunPlan:
         """Check tokens and plan, and run the passes. Raises TokenError or PlanError."""
-        check_tokens(tokens, self.model)
-        if positions not in ("last", "all"):
-            raise TokenError(f"positions {positions!r}: expected last or all")
-        return RunPlan(recorded_graph(self.artifact.graph, plan, positions), plan, tuple(tokens), positions)
+        return _plan_run(self.artifact.graph, self.model, plan, tokens, positions)
 
     def run(
         self,
@@ -146,7 +163,7 @@ class CompiledModel:
         ``<model-stem>-trace`` beside the model. Raises AprgraphError.
         """
         plan = parse_plan(taps, layers)
-        ids = list(tokens) if tokens is not None else self.encode(prompt if prompt is not None else DEFAULT_PROMPT)
+        ids = tokens if tokens is not None else self.encode(prompt if prompt is not None else DEFAULT_PROMPT)
         run = self.plan(plan, ids, positions)
         place = Path(directory) if directory is not None else self.default_trace_directory
         return self.record(run, place, threads=threads, stats_only=stats_only, on_entry=on_entry)
@@ -167,20 +184,23 @@ class CompiledModel:
                 on_entry(entry)
 
         self._execute(run, on_tap, threads)
-        info = TraceInfo(
-            model={
-                "name": self.model.path.name,
-                "architecture": self.model.family.architecture,
-                "fingerprint": self.artifact.fingerprint,
-                "overrides": dict(self.model.overrides),
-            },
+        return writer.finish(self._trace_info(run))
+
+    def _trace_info(self, run: RunPlan) -> TraceInfo:
+        model = {
+            "name": self.model.path.name,
+            "architecture": self.model.family.architecture,
+            "fingerprint": self.artifact.fingerprint,
+            "overrides": dict(self.model.overrides),
+        }
+        return TraceInfo(
+            model=model,
             target=self.artifact.target_name,
             tokens=run.tokens,
             plan=run.plan.describe(),
             positions=run.positions,
             graph_text=print_graph(run.graph),
         )
-        return writer.finish(info)
 
     def logits(self, tokens: Sequence[int], *, positions: str = "last", threads: int | None = None) -> F32:
         """The logits of the last position as f32 [V], or of all as [n, V], with nothing recorded. Raises AprgraphError."""
@@ -192,6 +212,8 @@ class CompiledModel:
         self, run: RunPlan, on_tap: Callable[[Node, F32, Statistics | None], None] | None, threads: int | None
     ) -> dict[str, F32]:
         """Run the graph on this artifact's target; the outputs that are not taps, by name."""
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise AprgraphError(f"threads {threads}: expected 1 to {MAX_THREADS}")
         if self.artifact.target == "reference":
             return self._interpret(run, on_tap)
         # The program first: where it must be compiled, the session then shares the TVM that the compiler has loaded.
@@ -199,7 +221,7 @@ class CompiledModel:
         program = self.artifact.program(graph)
         from aprgraph.runtime.session import Session  # noqa: PLC0415 -- imports TVM
 
-        session = Session(self.artifact.library, program, graph, self.model, threads)
+        session = Session(self.artifact.library, program, graph, self.model, threads, runtime_alone=self.once)
         return session.run(run.tokens, on_tap)
 
     def _interpret(
@@ -209,18 +231,28 @@ class CompiledModel:
 
         outputs: dict[str, F32] = {}
         for node, value in run_reference(run.graph, self.model, run.tokens):
-            if node.op == "tap":
-                if on_tap is not None:
-                    on_tap(node, value.astype(np.float32), None)
-            elif node.name in run.graph.outputs:
-                outputs[node.name] = value.astype(np.float32)
+            if node.op != "tap" and node.name not in run.graph.outputs:
+                continue
+            with np.errstate(over="ignore"):  # beyond float32 is Inf there
+                narrow = value.astype(np.float32)
+            if node.op != "tap":
+                outputs[node.name] = narrow
+            elif on_tap is not None:
+                on_tap(node, narrow, None)
         return outputs
+
+
+def _plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], positions: str) -> RunPlan:
+    ids = check_tokens(tokens, model)
+    if positions not in ("last", "all"):
+        raise TokenError(f"positions {positions!r}: expected last or all")
+    return RunPlan(recorded_graph(graph, plan, positions), plan, ids, positions)
 
 
 def check_room(directory: Path, nbytes: int) -> None:
     """Raise TraceError unless the disk that ``directory`` lies on, or will lie on, has ``nbytes`` and a little more."""
     place = directory.absolute()
-    while not place.exists():
+    while not os.path.exists(place):  # noqa: PTH110 -- Path.exists raises for a name that is too long, or a folder that is closed to us
         place = place.parent
     free = shutil.disk_usage(place).free
     if nbytes + (1 << 20) > free:

@@ -102,7 +102,9 @@ def load_contracts(checkout: Path) -> tuple[Contract, ...]:
             raise AprgraphError(f"{path}: not a contract ({type(error).__name__}: {reason}); its form is {FOLDER}/{SCHEMA}") from None
         strange = [falsifier.id for falsifier in falsifiers if not falsifier.id.startswith(f"{contract.id}-")]
         if strange:
-            raise AprgraphError(f"{path}: falsifier {strange[0]!r} of contract {contract.id}, expected an id that begins with {contract.id}-")
+            raise AprgraphError(
+                f"{path}: falsifier {strange[0]!r} of contract {contract.id}, expected an id that begins with {contract.id}-"
+            )
         contracts.append(contract)
     if not contracts:
         raise AprgraphError(f"{checkout / FOLDER}: holds no contract; expected one .yaml file a subject")
@@ -141,19 +143,22 @@ def read_record(checkout: Path) -> Record:
     """What real runs found, empty where there was none. Raises AprgraphError for a damaged record."""
     path = checkout / RECORD
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if (document["format"], document["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"format {document['format']!r} version {document['version']!r}")
-        return {
-            test: TestResult(str(item["outcome"]), tuple(map(str, item["falsifiers"])), item["commit"])
-            for test, item in document["tests"].items()
-        }
+        return _parse_record(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise AprgraphError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AprgraphError(f"{path}: not a record of test runs ({type(error).__name__}: {error}); remove it and run the tests") from None
+
+
+def _parse_record(document: dict[str, Any]) -> Record:
+    if (document["format"], document["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"format {document['format']!r} version {document['version']!r}")
+    return {
+        test: TestResult(str(item["outcome"]), tuple(map(str, item["falsifiers"])), item["commit"])
+        for test, item in document["tests"].items()
+    }
 
 
 def write_record(checkout: Path, record: Record) -> None:

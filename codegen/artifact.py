@@ -6,11 +6,15 @@
         kernels.so      the kernel library (not for the reference target)
         programs/       VM bytecode, one file per tapped and pruned graph, made when first needed
 
-It holds no weights. TVM is imported only where something has to be compiled.
+Kernels are checked against a digest in artifact.json, and programs against one in their names: the system's loader and
+TVM's crash on damaged code. It holds no weights. TVM is imported only where something has to be compiled.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -39,6 +43,9 @@ SUFFIX = ".aprg"
 TARGETS = ("llvm", "reference")
 
 _MANIFEST, _GRAPH, _KERNELS, _PROGRAMS = "artifact.json", "graph.txt", "kernels.so", "programs"
+_DIGEST = 24
+#: What must be free where objects and the library go: LLVM ends the process when it cannot write. The largest need a few MB.
+_ROOM = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -80,23 +87,52 @@ class Artifact:
 
     def program(self, graph: Graph) -> Path:
         """The program of ``graph`` (this artifact's graph after passes), compiled unless it is there already."""
-        text = print_graph(graph)
-        name = hashlib.sha256(text.encode()).hexdigest()[:24] + ".vm"
-        path = self.directory / _PROGRAMS / name
-        if path.is_file():
-            return path
-        from aprgraph.codegen.program import build_program  # noqa: PLC0415 -- imports the compiler
+        programs, key = self.directory / _PROGRAMS, _digest(print_graph(graph).encode())
+        with contextlib.suppress(OSError):
+            for path in programs.glob(f"{key}-*.vm"):
+                if path.stem == f"{key}-{_digest(path.read_bytes())}":
+                    return path
+        program = _compile_program(graph)
+        name = f"{key}-{_digest(program)}.vm"
+        with contextlib.suppress(OSError):  # a full disk, or an artifact that belongs to someone else
+            return _write(programs / name, program)
+        return _write_for_this_process(name, program)
 
-        if not os.access(self.directory, os.W_OK):
-            path = Path(tempfile.mkdtemp(prefix="aprgraph-")) / name
-        try:
-            path.parent.mkdir(exist_ok=True)
-            temporary = path.with_name(f".{os.getpid()}.{path.name}")
-            build_program(graph, temporary)
-            temporary.replace(path)
-        except OSError as error:
-            raise ArtifactError(f"{path}: cannot be written: {error.strerror}") from None
-        return path
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:_DIGEST]
+
+
+def _compile_program(graph: Graph) -> bytes:
+    """Through a file in memory: TVM does not notice when a disk is full."""
+    from aprgraph.codegen.program import build_program  # noqa: PLC0415 -- imports the compiler
+
+    with os.fdopen(os.memfd_create("program"), "rb") as file:
+        build_program(graph, Path(f"/proc/self/fd/{file.fileno()}"))
+        return file.read()
+
+
+def _write_for_this_process(name: str, data: bytes) -> Path:
+    """Write a file that is gone when the process ends. Raises ArtifactError."""
+    try:
+        place = tempfile.mkdtemp(prefix="aprgraph-")
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        return _write(Path(place) / name, data)
+    except OSError as error:
+        raise ArtifactError(
+            f"{tempfile.gettempdir()}: cannot be written: {error.strerror}; the plan's program must go there, {len(data):,} bytes"
+        ) from None
+
+
+def _write(path: Path, data: bytes) -> Path:
+    """Write ``path`` whole or not at all, and return it. Raises OSError."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        return temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def default_directory(model: Path, target: str) -> Path:
@@ -109,8 +145,8 @@ def cache_directory(model: Model, target: str, cpu: str | None) -> Path:
     root = os.environ.get("APRGRAPH_CACHE")
     base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aprgraph"
     cpu_name = find_cpu(cpu).name if target == "llvm" else ""
-    key = json.dumps([model.file.fingerprint(), str(model.path.resolve()), target, cpu_name, dict(model.overrides), _versions()], sort_keys=True)
-    return base / f"{model.path.stem}.{target}.{hashlib.sha256(key.encode()).hexdigest()[:16]}{SUFFIX}"
+    parts = [model.file.fingerprint(), str(model.path.resolve()), target, cpu_name, dict(model.overrides), _versions()]
+    return base / f"{model.path.stem}.{target}.{_digest(json.dumps(parts, sort_keys=True).encode())}{SUFFIX}"
 
 
 def compile_model(model: Model, target: str = "llvm", directory: Path | None = None, cpu: str | None = None) -> Artifact:
@@ -122,16 +158,18 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
     if target not in TARGETS:
         raise ArtifactError(f"unknown target {target!r}; expected one of {', '.join(TARGETS)}")
     directory = directory or default_directory(model.path, target)
-    if directory.exists() and not (directory / _MANIFEST).is_file():
+    if os.path.lexists(directory) and not (directory / _MANIFEST).is_file():
         raise ArtifactError(f"{directory}: is there, and is no artifact; give another place with -o, or remove it")
     graph = build_graph(model)
     chosen = find_cpu(cpu) if target == "llvm" else None
     temporary: Path | None = None
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(directory.parent, Path(tempfile.gettempdir()))
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         temporary.chmod(0o755)
         kernels: dict[str, str] = {}
+        library = None
         if chosen is not None:
             from aprgraph.codegen.kernels import requests_of  # noqa: PLC0415 -- imports the compiler
             from aprgraph.codegen.library import build_library  # noqa: PLC0415
@@ -139,6 +177,7 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
             requests = requests_of(compiled_graphs(graph))
             kernels = {symbol: request.text for symbol, request in requests.items()}
             build_library(requests, chosen, temporary / _KERNELS)
+            library = _digest((temporary / _KERNELS).read_bytes())
         (temporary / _GRAPH).write_text(print_graph(graph), encoding="utf-8")
         document = {
             "format": FORMAT,
@@ -148,6 +187,7 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
             "cpu": chosen.name if chosen else None,
             "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
             "overrides": dict(model.overrides),
+            "library": library,
             "kernels": kernels,
         }
         (temporary / _MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -157,13 +197,24 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-    return open_artifact(directory)
+    return read_artifact(directory)
+
+
+def _check_room(*directories: Path) -> None:
+    for directory in directories:
+        free = shutil.disk_usage(directory).free
+        if free < _ROOM:
+            raise ArtifactError(f"{directory}: only {free:,} bytes are free there, expected {_ROOM:,} to compile in; free some space")
 
 
 def _put_in_place(temporary: Path, directory: Path) -> None:
     """Rename ``temporary`` to ``directory``; an artifact that was there is removed after the new one has its name."""
-    if not directory.exists():
-        temporary.rename(directory)
+    try:
+        temporary.rename(directory)  # fails if one is there, perhaps since a moment ago and by another process
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
         return
     old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
     directory.rename(old / directory.name)
@@ -177,7 +228,15 @@ def _put_in_place(temporary: Path, directory: Path) -> None:
 
 
 def open_artifact(directory: str | Path) -> Artifact:
-    """Read an artifact. Raises ArtifactError for one that is damaged, of another version, or for another CPU."""
+    """Read an artifact that is to run here. Raises ArtifactError as ``read_artifact`` does, and for one for another CPU."""
+    artifact = read_artifact(directory)
+    if artifact.cpu is not None:
+        check_runs_here(find_cpu(artifact.cpu), str(directory))
+    return artifact
+
+
+def read_artifact(directory: str | Path) -> Artifact:
+    """Read an artifact for any CPU. Raises ArtifactError for one that is damaged or of another version."""
     directory = Path(directory)
     path = directory / _MANIFEST
     if not path.is_file():
@@ -193,23 +252,25 @@ def open_artifact(directory: str | Path) -> Artifact:
             raise ArtifactError(f"{directory}: compiled with other versions ({'; '.join(stale)}); compile the model again")
         graph = parse_graph((directory / _GRAPH).read_text(encoding="utf-8"))
         verify(graph)
-        artifact = Artifact(
+        library = None if document["library"] is None else _digest((directory / _KERNELS).read_bytes())
+        if library != document["library"]:
+            raise ArtifactError(f"{directory / _KERNELS}: not the library that was compiled; compile the model again")
+        return Artifact(
             directory=directory,
             target=str(document["target"]),
-            cpu=document["cpu"],
+            cpu=None if library is None else find_cpu(document["cpu"]).name,
             model_path=Path(document["model"]["path"]),
             fingerprint=str(document["model"]["fingerprint"]),
             overrides=dict(document["overrides"]),
             kernels=dict(document["kernels"]),
             graph=graph,
         )
-    except (OSError, ValueError, KeyError, TypeError, GraphError) as error:
-        raise ArtifactError(f"{directory}: damaged ({type(error).__name__}: {error}); compile the model again") from None
-    if artifact.cpu is not None:
-        check_runs_here(find_cpu(artifact.cpu), str(directory))
-        if not artifact.library.is_file():
-            raise ArtifactError(f"{directory}: damaged ({_KERNELS} is missing); compile the model again")
-    return artifact
+    except OSError as error:
+        raise ArtifactError(f"{error.filename}: cannot be read: {error.strerror}; compile the model again") from None
+    except KeyError as error:
+        raise ArtifactError(f"{directory}: damaged ({error} is missing in {_MANIFEST}); compile the model again") from None
+    except (ValueError, TypeError, AttributeError, RecursionError, GraphError) as error:
+        raise ArtifactError(f"{directory}: damaged ({error}); compile the model again") from None
 
 
 def _versions() -> dict[str, str]:

@@ -38,7 +38,9 @@ def pack_header(layer: int | None, count: int) -> bytes:
     if layer is not None and not 0 <= layer < WHOLE_MODEL:
         raise TraceError(f"layer {layer} does not fit into an APRT file, expected 0 to {WHOLE_MODEL - 1}")
     if count > MAX_ELEMENTS:
-        raise TraceError(f"a tensor of {count} elements does not fit into an APRT file, which holds at most {MAX_ELEMENTS}; trace fewer positions")
+        raise TraceError(
+            f"a tensor of {count} elements does not fit into an APRT file, which holds at most {MAX_ELEMENTS}; trace fewer positions"
+        )
     return HEADER.pack(MAGIC, WHOLE_MODEL if layer is None else layer, count)
 
 
@@ -61,7 +63,10 @@ def read_header(path: Path) -> tuple[int | None, int]:
     if magic != MAGIC:
         raise TraceError(f"{path}: begins with {magic!r}, expected {MAGIC!r}; not an APRT file")
     if size != file_size(count):
-        raise TraceError(f"{path}: {size} bytes, expected {file_size(count)} for the {count} elements that its header names; truncated or damaged, dump it again")
+        raise TraceError(
+            f"{path}: {size} bytes, expected {file_size(count)} for the {count} elements that its header names; "
+            "truncated or damaged, dump it again"
+        )
     return (None if layer == WHOLE_MODEL else layer), count
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.calling_convention import (
@@ -27,8 +28,9 @@ from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.statistics import Statistics, statistics_from_sums
 
 _ITEMSIZE = 4
+_RUNTIME_ALONE = "TVM_USE_RUNTIME_LIB"
 
-#: Called with a tap's node, its value (f32 in its shape, valid during the call only) and its statistics.
+#: Called with a tap's node, its value (f32 in its shape; it stays as it is for as long as it is held) and its statistics.
 OnTap = Callable[[Node, F32, Statistics], None]
 
 
@@ -37,13 +39,22 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def load_tvm_runtime() -> Any:
-    """TVM, its runtime alone unless something has loaded the compiler before: that halves the time to start."""
-    os.environ.setdefault("TVM_USE_RUNTIME_LIB", "1")
+def load_tvm(*, runtime_alone: bool) -> Any:
+    """TVM. Its runtime alone halves the time to start, but then this process cannot load the compiler any more.
+
+    It has no effect where the compiler is loaded already.
+    """
     # Otherwise TVM takes half of the processors, on the assumption that every other one is a second hardware thread.
     os.environ.setdefault("TVM_NUM_THREADS", str(default_threads()))
-    import tvm  # noqa: PLC0415 -- costs half a second
-
+    said = os.environ.get(_RUNTIME_ALONE)
+    if runtime_alone:
+        os.environ[_RUNTIME_ALONE] = "1"
+    try:
+        import tvm  # noqa: PLC0415 -- costs half a second
+    finally:
+        # Read at import; processes that this one starts must not inherit it.
+        if runtime_alone and said is None:
+            del os.environ[_RUNTIME_ALONE]
     return tvm
 
 
@@ -54,8 +65,10 @@ class Session:
     Raises ArtifactError if the files cannot be loaded.
     """
 
-    def __init__(self, kernels: Path, program: Path, graph: Graph, model: Model, threads: int | None = None) -> None:
-        tvm = load_tvm_runtime()
+    def __init__(
+        self, kernels: Path, program: Path, graph: Graph, model: Model, threads: int | None = None, *, runtime_alone: bool = False
+    ) -> None:
+        tvm = load_tvm(runtime_alone=runtime_alone)
         from tvm.runtime.vm import VirtualMachine  # noqa: PLC0415
 
         self._tvm = tvm
@@ -68,7 +81,7 @@ class Session:
             raise ArtifactError(f"{kernels.parent}: cannot be loaded ({_first_line(error)}); compile the model again") from None
         executable.import_module(self._kernels)
         self._statistics = self._kernels[STATISTICS_KERNEL]
-        self._partial: dict[int, Any] = {}  # buffers of the statistics kernel, by number of rows
+        self._partial: dict[int, tuple[Any, npt.NDArray[np.float64]]] = {}  # results of the statistics kernel, by number of rows
         self._on_tap: OnTap | None = None
         self._failure: BaseException | None = None
         # The machine looks the function up by name, once, when it is made.
@@ -126,12 +139,14 @@ class Session:
         count = math.prod(value.shape)
         chunks = -(-count // STATISTICS_CHUNK)
         if chunks not in self._partial:
-            self._partial[chunks] = self._tvm.runtime.empty((chunks, STATISTICS_COLUMNS), "float64")
-        partial = self._partial[chunks]
-        self._statistics(value._create_view((count,)), partial)  # noqa: SLF001 -- TVM has no public reshape without a copy
-        rows = np.from_dlpack(partial)
-        nan, inf, _, _, total, squares = rows.sum(axis=0).tolist()
-        low, high = float(rows[:, 2].min()), float(rows[:, 3].max())
+            buffer = self._tvm.runtime.empty((chunks, STATISTICS_COLUMNS), "float64")
+            self._partial[chunks] = (buffer, np.from_dlpack(buffer))
+        buffer, rows = self._partial[chunks]
+        self._statistics(value._create_view((count,)), buffer)  # noqa: SLF001 -- TVM has no public reshape without a copy
+        nan, inf, low, high, total, squares = rows[0].tolist()
+        if chunks > 1:
+            nan, inf, _, _, total, squares = rows.sum(axis=0).tolist()
+            low, high = float(rows[:, 2].min()), float(rows[:, 3].max())
         return statistics_from_sums(count, int(nan), int(inf), low, high, total, squares)
 
 

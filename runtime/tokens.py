@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
-from aprgraph.graph.errors import TokenError
+from aprgraph.graph.errors import TokenError, shown
 from aprgraph.graph.model import Model
 
 
@@ -16,16 +17,24 @@ def parse_tokens(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def check_tokens(tokens: Sequence[int], model: Model) -> None:
-    """Raise TokenError unless there are tokens, all inside the vocabulary, and no more than the model's context holds."""
-    if not tokens:
+def check_tokens(tokens: Sequence[int], model: Model) -> tuple[int, ...]:
+    """The tokens as Python's integers.
+
+    Raises TokenError unless there are some, all inside the vocabulary, and no more than the model's context holds.
+    """
+    try:
+        ids = tuple(operator.index(token) for token in tokens)
+    except TypeError:
+        raise TokenError(f"tokens {shown(tokens)}: expected a list of token ids, which are whole numbers") from None
+    if not ids:
         raise TokenError("no tokens to run: the prompt is empty; give --prompt TEXT or --tokens 1,2,3")
-    for position, token in enumerate(tokens):
+    for position, token in enumerate(ids):
         if not 0 <= token < model.vocabulary:
             raise TokenError(
                 f"token {token} at position {position} is outside the vocabulary of {model.path}, expected 0 to {model.vocabulary - 1}"
             )
-    if len(tokens) > model.hyperparameters.context:
+    if len(ids) > model.hyperparameters.context:
         raise TokenError(
-            f"{len(tokens)} tokens, but {model.path} has a context of {model.hyperparameters.context}; shorten the prompt"
+            f"{len(ids)} tokens, but {model.path} has a context of {model.hyperparameters.context}; shorten the prompt"
         )
+    return ids

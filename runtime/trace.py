@@ -98,7 +98,8 @@ class Trace:
         try:
             return self._by_key[(step, layer, stage)]
         except KeyError:
-            raise TraceError(f"{self.directory}: {stage} of layer {layer}, step {step}, was not recorded; tap it with --taps and --layers") from None
+            label = TraceEntry(stage, layer, step, (), None).label
+            raise TraceError(f"{self.directory}: {label} was not recorded; tap it with --taps and --layers") from None
 
     def tensor(self, stage: str, layer: int | None = None, step: int = 0) -> F32:
         """One tensor as f32 in its shape, memory-mapped read-only (flat where the shape is unknown). Raises TraceError."""
@@ -111,9 +112,11 @@ class Trace:
         path = self.directory / entry.file
         layer, values = read_aprt(path)
         if layer != entry.layer:
-            raise TraceError(f"{path}: its header names layer {layer}, expected {entry.layer}")
+            names = ["the whole model" if index is None else f"layer {index}" for index in (layer, entry.layer)]
+            raise TraceError(f"{path}: its header names {names[0]}, expected {names[1]}; written by another run?")
         if math.prod(entry.shape) != values.size:
-            raise TraceError(f"{path}: {values.size} elements, but the manifest says {' x '.join(map(str, entry.shape))}; written by another run?")
+            dims = " x ".join(map(str, entry.shape))
+            raise TraceError(f"{path}: {values.size} elements, but the manifest says {dims}; written by another run?")
         return values.reshape(entry.shape)
 
     def graph(self) -> Graph | None:
@@ -225,10 +228,11 @@ def _open_with_manifest(directory: Path) -> Trace:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT or document["version"] != VERSION:
-            raise TraceError(f"{path}: format {document['format']!r} version {document['version']!r}, expected {FORMAT!r} version {VERSION}")
+            found = f"format {shown(document['format'])} version {shown(document['version'])}"
+            raise TraceError(f"{path}: {found}, expected {FORMAT!r} version {VERSION}")
         entries = [_entry_from_json(directory, item) for item in document["tensors"]]
         if len({entry.key for entry in entries}) < len(entries):
-            raise ValueError("a tensor appears twice")
+            raise TraceError(f"{path}: a tensor appears twice; run the trace again")
         known = {"format", "version", "model", "target", "tokens", "positions", "plan", "tensors", "graph"}
         info = TraceInfo(
             model=dict(document["model"]),
@@ -244,13 +248,13 @@ def _open_with_manifest(directory: Path) -> Trace:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
     except KeyError as error:
         raise TraceError(f"{path}: not a whole trace manifest: {error} is missing; run the trace again") from None
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, GraphError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, AttributeError, GraphError) as error:
         raise TraceError(f"{path}: not a whole trace manifest ({error}); run the trace again") from None
     return Trace(directory, entries, info)
 
 
 def _entry_from_json(directory: Path, item: Mapping[str, Any]) -> TraceEntry:
-    """The inverse of ``_entry_to_json``. Raises KeyError, TypeError or ValueError for what is not one."""
+    """The inverse of ``_entry_to_json``. Raises KeyError or TypeError for what is not one."""
     return TraceEntry(
         stage=_text(item["stage"]),
         layer=None if item["layer"] is None else _whole(item["layer"]),
@@ -263,16 +267,14 @@ def _entry_from_json(directory: Path, item: Mapping[str, Any]) -> TraceEntry:
 
 
 def _whole(value: object) -> int:
-    """A JSON value that must be a whole number of at least 0."""
     if type(value) is not int or value < 0:
-        raise ValueError(f"{shown(value)} where a whole number of at least 0 was expected")
+        raise TypeError(f"{shown(value)}, expected a whole number of at least 0")
     return value
 
 
 def _text(value: object) -> str:
-    """A JSON value that must be text."""
     if not isinstance(value, str):
-        raise ValueError(f"{shown(value)} where text was expected")  # noqa: TRY004 -- told from other type errors by nobody
+        raise TypeError(f"{shown(value)}, expected text")
     return value
 
 

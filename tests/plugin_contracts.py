@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.contracts import FOLDER, SCHEMA, Record, TestResult, describe_commit, read_record, write_record
+from aprgraph.contracts import FOLDER, SCHEMA, TestResult, describe_commit, read_record, write_record
 from aprgraph.graph.errors import AprgraphError
 
 _MARKER = "contract"

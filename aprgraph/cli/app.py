@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import io
+import signal
 import sys
 from typing import Annotated
 
 import typer
 
 from aprgraph.cli.compile import compile_command
+from aprgraph.cli.contracts import contracts
 from aprgraph.cli.diff import diff
 from aprgraph.cli.graph import graph
 from aprgraph.cli.inspect import inspect
 from aprgraph.cli.run import run
 from aprgraph.cli.stages import stages
-from aprgraph.graph.errors import AprgraphError
+from aprgraph.graph.errors import AprgraphError, GraphError
 
 EXIT_ERROR = 2
 _EXIT_INTERRUPTED = 130
@@ -42,6 +44,7 @@ app.command()(diff)
 app.command()(graph)
 app.command()(inspect)
 app.command()(stages)
+app.command()(contracts)
 
 
 def _show_version(value: bool) -> None:
@@ -61,14 +64,19 @@ def _root(
 
 def main() -> None:
     """The console script: every AprgraphError is one line on stderr and exit code 2."""
+    # `aprgraph stages | head -1` ends as other programs do there. As an exception it would be exit 1, which is diff's "diverged".
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a model's tokens and file names may not fit the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except AprgraphError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # File names may hold line ends. What breaks the verifier, a defect of our own, is shown with the graph that it left.
+        text = str(error) if isinstance(error, GraphError) else str(error).replace("\n", "\\n")
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    except OSError as error:  # what the system refused and no one foresaw; a defect of our own would be another exception
+        print(f"error: {'' if error.filename is None else f'{error.filename}: '}{error.strerror or error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:
         sys.exit(_EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone (`aprgraph stages | head`); leave quietly, also when Python flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

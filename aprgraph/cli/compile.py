@@ -13,8 +13,12 @@ from aprgraph.cli.progress import spinner
 
 def compile_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file.")],
-    target: Annotated[str, typer.Option("--target", "-t", help="llvm (this machine's CPU) or reference (float64 NumPy: slow, exact).")] = "llvm",
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to put the artifact [<stem>.<target>.aprg here].")] = None,
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="llvm (this machine's CPU) or reference (float64 NumPy: slow, exact).")
+    ] = "llvm",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to put the artifact [<stem>.<target>.aprg here].")
+    ] = None,
     cpu: Annotated[str | None, typer.Option("--cpu", help="x86-64-v2, -v3 or -v4, to compile for another machine [this one's].")] = None,
     override_kv: Override = None,
     json: Json = False,

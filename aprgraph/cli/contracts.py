@@ -142,5 +142,7 @@ def _tests(results: list[dict[str, Any]]) -> list[str]:
     for result in results:
         function = result["test"].partition("[")[0]
         lines.setdefault(function, Counter())[result["outcome"]] += 1
-    shown = [f"{function} ({', '.join(f'{count} {outcome}' for outcome, count in outcomes.items())})" for function, outcomes in lines.items()]
+    shown = [
+        f"{function} ({', '.join(f'{count} {outcome}' for outcome, count in outcomes.items())})" for function, outcomes in lines.items()
+    ]
     return shown + [f"failed: {result['test']}" for result in results if result["outcome"] == "failed" and "[" in result["test"]]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aprgraph.cli.options import Json
+
+_EXPECTED = "an APRT file, a GGUF file, or the directory of a trace or an artifact"
 
 
 def inspect(
@@ -25,16 +28,19 @@ def inspect(
     if path.is_dir():
         document = _artifact(path) if (path / "artifact.json").is_file() else _trace(path)
     elif path.is_file():
-        with path.open("rb") as file:
-            magic = file.read(4)
+        try:
+            with path.open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise AprgraphError(f"{path}: cannot be read: {error.strerror}") from None
         if magic == b"GGUF":
             document = _model(path)
         elif magic == b"APRT":
             document = _aprt(path)
         else:
-            raise AprgraphError(f"{path}: begins with {magic!r}; expected an APRT file, a GGUF file, or the directory of a trace or an artifact")
+            raise AprgraphError(f"{path}: begins with {magic!r}; expected {_EXPECTED}")
     else:
-        raise AprgraphError(f"{path}: not there; expected an APRT file, a GGUF file, or the directory of a trace or an artifact")
+        raise AprgraphError(f"{path}: not there; expected {_EXPECTED}")
     if json:
         import json as json_module  # noqa: PLC0415
 
@@ -48,7 +54,8 @@ def _aprt(path: Path) -> dict[str, Any]:
     from aprgraph.runtime.statistics import compute_statistics  # noqa: PLC0415
 
     layer, values = read_aprt(path)
-    return {"kind": "APRT file", "stage": path.stem, "layer": "whole model" if layer is None else layer, **compute_statistics(values).to_json()}
+    where = "whole model" if layer is None else layer
+    return {"kind": "APRT file", "stage": path.stem, "layer": where, **compute_statistics(values).to_json()}
 
 
 def _trace(path: Path) -> dict[str, Any]:
@@ -69,9 +76,9 @@ def _trace(path: Path) -> dict[str, Any]:
 
 
 def _artifact(path: Path) -> dict[str, Any]:
-    from aprgraph.codegen.artifact import open_artifact  # noqa: PLC0415
+    from aprgraph.codegen.artifact import read_artifact  # noqa: PLC0415
 
-    artifact = open_artifact(path)
+    artifact = read_artifact(path)
     return {
         "kind": "artifact",
         "target": artifact.target_name,
@@ -93,9 +100,16 @@ def _model(path: Path) -> dict[str, Any]:
         "version": file.version,
         "bytes": file.size,
         "fingerprint": file.fingerprint(),
-        "metadata": {key: f"array of {len(value)}" if isinstance(value, ArrayValue) else value for key, value in file.metadata.items()},
+        "metadata": {
+            key: f"array of {len(value)}" if isinstance(value, ArrayValue) else _finite(value) for key, value in file.metadata.items()
+        },
         "tensors": {info.name: f"{info.format.name} {' x '.join(map(str, info.dims))}" for info in file.tensors.values()},
     }
+
+
+def _finite(value: object) -> object:
+    """``value`` as JSON can hold it: NaN and Inf as text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _as_text(document: dict[str, Any]) -> str:
@@ -104,7 +118,7 @@ def _as_text(document: dict[str, Any]) -> str:
     for key, value in document.items():
         if isinstance(value, dict):
             lines.append(f"{key}:" if value else f"{key}: none")
-            lines += [f"  {name}: {_one_line(item)}" for name, item in value.items()]
+            lines += [f"  {_one_line(name)}: {_one_line(item)}" for name, item in value.items()]
         else:
             lines.append(f"{key}: {_one_line(value)}")
     return "\n".join(lines)
@@ -112,5 +126,6 @@ def _as_text(document: dict[str, Any]) -> str:
 
 def _one_line(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    text = text.replace("\n", "\\n")
-    return text if len(text) <= 160 else text[:157] + "..."
+    text = text if len(text) <= 160 else text[:157] + "..."
+    # A file's own text may hold line ends and what a terminal takes for commands.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

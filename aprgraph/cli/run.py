@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,19 +13,42 @@ from aprgraph.cli.options import Json, Layers, Override
 from aprgraph.cli.progress import progress_bar, spinner
 
 if TYPE_CHECKING:
-    from aprgraph.api import CompiledModel, RunPlan
+    from aprgraph.api import CompiledModel, LoadedModel, RunPlan
     from aprgraph.runtime.aprt import F32
     from aprgraph.runtime.trace import Trace
 
 
 def run(
-    source: Annotated[Path | None, typer.Argument(metavar="[ARTIFACT|MODEL]", help="An artifact, or a GGUF file (compiled into a cache first) [the one artifact in this folder].", show_default=False)] = None,
-    taps: Annotated[str | None, typer.Option("--taps", metavar="LIST|all", help="Stages to save, separated by commas; `aprgraph stages` lists them. Without it nothing is saved, and the next token is printed.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[ARTIFACT|MODEL]",
+            help="An artifact, or a GGUF file (compiled into a cache first) [the one artifact in this folder].",
+            show_default=False,
+        ),
+    ] = None,
+    taps: Annotated[
+        str | None,
+        typer.Option(
+            "--taps",
+            metavar="LIST|all",
+            help="Stages to save, separated by commas; `aprgraph stages` lists them. "
+            "Without it nothing is saved, and the next token is printed.",
+        ),
+    ] = None,
     layers: Layers = "0..1",
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The input, tokenized by the model's own tokenizer [What is 2+2?].")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", "-p", metavar="TEXT", help="The input, tokenized by the model's own tokenizer [What is 2+2?]."),
+    ] = None,
     tokens: Annotated[str | None, typer.Option("--tokens", metavar="1,2,3", help="The input as token ids.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to write the trace [<model-stem>-trace beside the model].")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads; results do not depend on it [all processors].")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where to write the trace [<model-stem>-trace beside the model]."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=1024, help="Threads; results do not depend on it [all processors].")
+    ] = None,
     positions: Annotated[str, typer.Option("--positions", metavar="last|all", help="Positions whose logits lm_head holds.")] = "last",
     stats_only: Annotated[bool, typer.Option("--stats-only", help="Write the manifest with its statistics, and no tensors.")] = False,
     target: Annotated[str | None, typer.Option("--target", "-t", help="With a MODEL: llvm or reference [llvm].")] = None,
@@ -54,8 +78,11 @@ def run(
     if positions not in ("last", "all"):
         raise TokenError(f"--positions {positions!r}: expected last or all")
     ids = parse_tokens(tokens) if tokens is not None else None
-    compiled = _open(source, target, model, override_kv or [])
-    run_plan = compiled.plan(plan, ids if ids is not None else compiled.encode(DEFAULT_PROMPT if prompt is None else prompt), positions)
+    opened = _open(source, target, model, override_kv or [])
+    if ids is None:
+        ids = opened.encode(DEFAULT_PROMPT if prompt is None else prompt)
+    run_plan = opened.plan(plan, ids, positions)
+    compiled = replace(_compile(opened, target), once=True)
     if plan.is_empty:
         _report_next(compiled, run_plan, compiled.logits(run_plan.tokens, positions=positions, threads=threads), json)
         return
@@ -64,8 +91,8 @@ def run(
     _report_trace(compiled, trace, json)
 
 
-def _open(source: Path | None, target: str | None, model: Path | None, override_kv: list[str]) -> CompiledModel:
-    """The artifact or model that the arguments name. Raises ArtifactError."""
+def _open(source: Path | None, target: str | None, model: Path | None, override_kv: list[str]) -> CompiledModel | LoadedModel:
+    """What the arguments name: an artifact, or a model, as the artifact that the cache has of it. Raises AprgraphError."""
     from aprgraph.api import load, open_artifact  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
@@ -75,15 +102,30 @@ def _open(source: Path | None, target: str | None, model: Path | None, override_
     if chosen.is_dir():
         compiled = open_artifact(chosen, model)
         if overrides:
-            raise ArtifactError(f"{chosen}: --override-kv changes the graph, so it must be given to `aprgraph compile`, or to run with the MODEL")
+            raise ArtifactError(
+                f"{chosen}: --override-kv changes the graph, so it must be given to `aprgraph compile`, or to run with the MODEL"
+            )
         if target is not None and target != compiled.artifact.target:
-            raise ArtifactError(f"{chosen}: compiled for {compiled.artifact.target}, not for {target}; compile the model with --target {target}")
+            raise ArtifactError(
+                f"{chosen}: compiled for {compiled.artifact.target}, not for {target}; compile the model with --target {target}"
+            )
         return compiled
     if model is not None:
         raise ArtifactError(f"{chosen}: --model goes with an artifact directory, and this is none")
+    if not os.path.lexists(chosen):
+        raise ArtifactError(f"{chosen}: not there; expected a GGUF file, or the directory of an artifact")
     loaded = load(chosen, overrides)
-    with spinner(f"compiling {chosen.name}"):
-        return loaded.compile_cached(target or "llvm")
+    return loaded.find_cached(target or "llvm") or loaded
+
+
+def _compile(opened: CompiledModel | LoadedModel, target: str | None) -> CompiledModel:
+    """Compiles what is not compiled yet; that takes seconds, so it comes after all else has been checked."""
+    from aprgraph.api import CompiledModel  # noqa: PLC0415
+
+    if isinstance(opened, CompiledModel):
+        return opened
+    with spinner(f"compiling {opened.model.path.name}"):
+        return opened.compile_cached(target or "llvm")
 
 
 def _only_artifact() -> Path:
@@ -173,9 +215,9 @@ def _report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: 
         texts: list[str | None] = [tokenizer.decode([int(token)]) for token in best]
     except AprgraphError:  # a model may be run by token ids without a tokenizer that is known here
         texts = [None] * len(rows)
+    highest = [float(value) if np.isfinite(value) else None for value in rows[np.arange(len(rows)), best]]
     predictions = [
-        {"position": first + i, "token": int(token), "logit": float(rows[i, token]) if np.isfinite(rows[i, token]) else None, "text": texts[i]}
-        for i, token in enumerate(best)
+        {"position": first + i, "token": int(token), "logit": highest[i], "text": texts[i]} for i, token in enumerate(best)
     ]
     if json:
         _print_json({"tokens": list(run_plan.tokens), "target": compiled.artifact.target_name, "next": predictions})

@@ -27,47 +27,54 @@ def tensor_statistics(cpu: Cpu) -> Any:
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
-        count = parameters.size("count")
+        count, chunks = parameters.size("count"), parameters.size("chunks")
         x = parameters.buffer("x", ("count",), "float32")
         out = parameters.buffer("out", ("chunks", STATISTICS_COLUMNS), "float64")
-        with T.parallel(i64(0), parameters.size("chunks")) as chunk, block("chunk"):
-            low, high = registers(_LANES), registers(_LANES)
-            nan, inf, total, squares = (registers(_LANES, "float64") for _ in range(4))
-            sums = (nan, inf, total, squares)
-            first = chunk * STATISTICS_CHUNK
-            size = T.min(count - first, i64(STATISTICS_CHUNK))
-            whole = T.floordiv(size, i64(_LANES))
-
-            def reset(lane: Expr) -> None:
-                T.buffer_store(low, f32(float("inf")), [lane])
-                T.buffer_store(high, f32(float("-inf")), [lane])
-                for buffer in sums:
-                    T.buffer_store(buffer, T.float64(0.0), [lane])
-
-            def accumulate(lane: Expr, index: Expr) -> None:
-                value = x[index]
-                nan_here, finite = is_nan(value), is_finite(value)
-                wide = T.Cast("float64", T.Select(finite, value, f32(0.0)))
-                one, none = T.float64(1.0), T.float64(0.0)
-                T.buffer_store(nan, nan[lane] + T.Select(nan_here, one, none), [lane])
-                T.buffer_store(inf, inf[lane] + T.Select(T.Or(nan_here, finite), none, one), [lane])
-                T.buffer_store(low, T.Select(T.And(finite, value < low[lane]), value, low[lane]), [lane])
-                T.buffer_store(high, T.Select(T.And(finite, value > high[lane]), value, high[lane]), [lane])
-                T.buffer_store(total, total[lane] + wide, [lane])
-                T.buffer_store(squares, squares[lane] + wide * wide, [lane])
-
-            emitter.vector(_LANES, reset)
-            with T.serial(i64(0), whole) as step:
-                emitter.vector(_LANES, lambda lane: accumulate(lane, first + step * _LANES + lane))
-            with T.serial(i64(0), size - whole * _LANES) as rest:
-                accumulate(rest, first + whole * _LANES + rest)
-            results: list[Expr] = [_total(buffer) for buffer in (nan, inf)]
-            smallest, largest = low[i64(0)], high[i64(0)]
-            for lane in range(1, _LANES):
-                smallest, largest = T.min(smallest, low[i64(lane)]), T.max(largest, high[i64(lane)])
-            results += [T.Cast("float64", smallest), T.Cast("float64", largest)]
-            results += [_total(buffer) for buffer in (total, squares)]
-            for column, value in enumerate(results):
-                T.buffer_store(out, value, [chunk, i64(column)])
+        # Waking the other threads costs more than a small tensor.
+        with T.If(chunks == 1):
+            with T.Then(), block("only"):
+                _summarise_chunk(emitter, x, out, count, i64(0))
+            with T.Else(), T.parallel(i64(0), chunks) as chunk, block("chunk"):
+                _summarise_chunk(emitter, x, out, count, chunk)
 
     return build_function(STATISTICS_KERNEL, emit)
+
+
+def _summarise_chunk(emitter: Emitter, x: Buffer, out: Buffer, count: Expr, chunk: Expr) -> None:
+    """Row ``chunk`` of ``out``: lanes first, then the few left over, each in its lane, then the lanes in order."""
+    low, high = registers(_LANES), registers(_LANES)
+    nan, inf, total, squares = (registers(_LANES, "float64") for _ in range(4))
+    first = chunk * STATISTICS_CHUNK
+    size = T.min(count - first, i64(STATISTICS_CHUNK))
+    whole = T.floordiv(size, i64(_LANES))
+
+    def reset(lane: Expr) -> None:
+        T.buffer_store(low, f32(float("inf")), [lane])
+        T.buffer_store(high, f32(float("-inf")), [lane])
+        for buffer in (nan, inf, total, squares):
+            T.buffer_store(buffer, T.float64(0.0), [lane])
+
+    def accumulate(lane: Expr, index: Expr) -> None:
+        value = x[index]
+        nan_here, finite = is_nan(value), is_finite(value)
+        wide = T.Cast("float64", T.Select(finite, value, f32(0.0)))
+        one, none = T.float64(1.0), T.float64(0.0)
+        T.buffer_store(nan, nan[lane] + T.Select(nan_here, one, none), [lane])
+        T.buffer_store(inf, inf[lane] + T.Select(T.Or(nan_here, finite), none, one), [lane])
+        T.buffer_store(low, T.Select(T.And(finite, value < low[lane]), value, low[lane]), [lane])
+        T.buffer_store(high, T.Select(T.And(finite, value > high[lane]), value, high[lane]), [lane])
+        T.buffer_store(total, total[lane] + wide, [lane])
+        T.buffer_store(squares, squares[lane] + wide * wide, [lane])
+
+    emitter.vector(_LANES, reset)
+    with T.serial(i64(0), whole) as step:
+        emitter.vector(_LANES, lambda lane: accumulate(lane, first + step * _LANES + lane))
+    with T.serial(i64(0), size - whole * _LANES) as rest:
+        accumulate(rest, first + whole * _LANES + rest)
+    smallest, largest = low[i64(0)], high[i64(0)]
+    for lane in range(1, _LANES):
+        smallest, largest = T.min(smallest, low[i64(lane)]), T.max(largest, high[i64(lane)])
+    extremes = (T.Cast("float64", smallest), T.Cast("float64", largest))
+    results = (_total(nan), _total(inf), *extremes, _total(total), _total(squares))
+    for column, value in enumerate(results):
+        T.buffer_store(out, value, [chunk, i64(column)])

@@ -43,6 +43,7 @@ def test_each_kernel_agrees_with_the_reference(shape: tuple[int, int, int], cpu:
         assert (w[:, future] == 0).all()
 
 
+@pytest.mark.contract("DET-POSITION-1")
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 def test_later_positions_change_no_bit_of_earlier_ones(cpu: Cpu) -> None:
     heads, kv_heads, size = 6, 2, 16
@@ -79,6 +80,7 @@ def test_a_query_after_others_attends_to_all_of_them(cpu: Cpu) -> None:
     assert nmse(step, reference(scores, [q[6:], k])) < 1e-12
 
 
+@pytest.mark.contract("DET-THREADS-1")
 def test_threads_do_not_change_a_bit() -> None:
     scores, softmax, mix = requests(9, 3, 64)
     q, k, v = activations(13, 576), activations(13, 192), activations(13, 192)

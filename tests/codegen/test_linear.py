@@ -43,6 +43,7 @@ def test_segments_may_have_different_formats(cpu: Cpu) -> None:
     assert nmse(run(what, [x, *weights], (6, 15), cpu), reference(what, [x, *weights])) < 1e-12
 
 
+@pytest.mark.contract("DET-POSITION-1")
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 def test_a_position_has_the_same_bits_alone_and_among_others(cpu: Cpu) -> None:
     w = weight("Q4_1", 29, 96)
@@ -55,6 +56,7 @@ def test_a_position_has_the_same_bits_alone_and_among_others(cpu: Cpu) -> None:
             assert part.tobytes() == together[start : start + n].tobytes()
 
 
+@pytest.mark.contract("DET-THREADS-1")
 def test_threads_do_not_change_a_bit() -> None:
     w = weight("Q8_0", 200, 64)
     what = request("linear", [f32("n", 64), w.type])

@@ -158,9 +158,7 @@ def test_a_place_where_nothing_can_be_made(compiled: CompiledModel, tmp_path: Pa
 
 
 @pytest.mark.contract("ERR-ROOM-1")
-def test_a_plan_without_room_is_refused_before_it_starts(
-    compiled: CompiledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_without_room_is_refused_before_it_starts(compiled: CompiledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled.run("all", tokens=[1, 2, 3], directory=tmp_path)
     before = read(tmp_path)
     usage = namedtuple("usage", "total used free")  # noqa: PYI024 -- as shutil's

@@ -32,6 +32,7 @@ def test_tensors_are_paired_by_step_layer_and_stage(tmp_path: Path) -> None:
     assert "B has no manifest" in report.notes[0]
 
 
+@pytest.mark.contract("DIFF-UNMEASURED-1")
 def test_a_stage_that_one_side_lacks_is_unmeasured(tmp_path: Path) -> None:
     a = write_trace(tmp_path / "a", {(0, "ffn_gate"): GATE, (0, "ffn_up"): UP})
     b = write_trace(tmp_path / "b", {(0, "ffn_gate"): GATE, (0, "ffn_norm"): UP})
@@ -43,6 +44,7 @@ def test_a_stage_that_one_side_lacks_is_unmeasured(tmp_path: Path) -> None:
     assert [row.reason for row in report.rows] == ["only B recorded it", None, "only A recorded it"]
 
 
+@pytest.mark.contract("DIFF-UNMEASURED-1")
 def test_nothing_in_common_is_exit_3(tmp_path: Path) -> None:
     a = write_trace(tmp_path / "a", {(0, "ffn_gate"): GATE})
     b = write_trace(tmp_path / "b", {(1, "ffn_gate"): GATE})
@@ -51,6 +53,7 @@ def test_nothing_in_common_is_exit_3(tmp_path: Path) -> None:
     assert report.verdict.startswith("Nothing was measured: only A recorded it")
 
 
+@pytest.mark.contract("DIFF-UNMEASURED-1")
 def test_statistics_alone_and_empty_tensors_are_not_measured(tmp_path: Path) -> None:
     tensors = {(0, "ffn_gate"): GATE, (0, "ffn_up"): np.empty((0, 8), np.float32)}
     write_trace(tmp_path / "a", tensors)
@@ -62,6 +65,7 @@ def test_statistics_alone_and_empty_tensors_are_not_measured(tmp_path: Path) -> 
     assert [row.reason for row in diff(tmp_path / "a", tmp_path / "a").rows] == [None, "it has no elements"]
 
 
+@pytest.mark.contract("DIFF-UNMEASURED-1")
 def test_two_empty_traces_are_exit_3(tmp_path: Path) -> None:
     report = diff(write_trace(tmp_path / "a", {}), write_trace(tmp_path / "b", {}))
     assert report.exit_code == 3
@@ -75,6 +79,7 @@ def test_only_files_that_the_manifest_lists_count(tmp_path: Path) -> None:
     assert classes(diff(tmp_path / "a", tmp_path / "b"))["layer 0 ffn_up"] is Class.UNMEASURED
 
 
+@pytest.mark.contract("DIFF-TOKENS-1")
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
@@ -99,6 +104,7 @@ def test_other_model_files_are_compared_and_noted(tmp_path: Path) -> None:
     assert any("different model files" in note for note in report.notes)
 
 
+@pytest.mark.contract("DIFF-SHAPE-1")
 @pytest.mark.parametrize("other", [(8, 3), (3, 9), (4, 8)])
 def test_shapes_that_do_not_fit(tmp_path: Path, other: tuple[int, ...]) -> None:
     a = write_trace(tmp_path / "a", {(0, "ffn_gate"): GATE, (0, "ffn_up"): UP})
@@ -187,6 +193,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         diff(trace, trace, profile="none")
 
 
+@pytest.mark.contract("APRT-DAMAGE-1")
 @pytest.mark.parametrize("damage", ["truncated", "longer", "magic", "layer", "count", "missing"])
 def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     trace = write_trace(tmp_path / "a", {(0, "ffn_gate"): GATE, (0, "ffn_up"): UP})

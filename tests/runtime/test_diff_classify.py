@@ -41,6 +41,7 @@ def diamond() -> Dependencies:
     return from_graph(parse_graph(DIAMOND))
 
 
+@pytest.mark.contract("DIFF-FIRST-1")
 def test_what_follows_from_a_divergence_is_propagated() -> None:
     classes, first = classify({NORM: GOOD, GATE: BAD, UP: GOOD, PRODUCT: BAD, OUT: BAD}, diamond())
     assert list(classes.values()) == [Class.NOISE, Class.INTRODUCED, Class.NOISE, Class.PROPAGATED, Class.PROPAGATED]
@@ -51,12 +52,14 @@ def test_what_follows_from_a_divergence_is_propagated() -> None:
     assert first[0].following == (PRODUCT,)
 
 
+@pytest.mark.contract("DIFF-FIRST-1")
 def test_parallel_branches_diverge_first_side_by_side() -> None:
     classes, first = classify({NORM: GOOD, GATE: BAD, UP: BAD, PRODUCT: BAD, OUT: BAD}, diamond())
     assert [one.key for one in first] == [GATE, UP]
     assert [classes[key] for key in (GATE, UP, PRODUCT)] == [Class.INTRODUCED, Class.INTRODUCED, Class.PROPAGATED]
 
 
+@pytest.mark.contract("DIFF-REGION-1")
 def test_the_region_reaches_back_to_the_nearest_good_tensors() -> None:
     classes, (first,) = classify({NORM: GOOD, GATE: GONE, UP: GOOD, PRODUCT: GONE, OUT: BAD}, diamond())
     assert classes[GATE] is Class.UNMEASURED
@@ -68,12 +71,14 @@ def test_the_region_reaches_back_to_the_nearest_good_tensors() -> None:
     assert first.weights == ("table", "w"), "the input's tokens are the same on both sides, the weights may not be"
 
 
+@pytest.mark.contract("DIFF-FIRST-1")
 def test_an_unmeasured_stage_hides_no_divergent_ancestor() -> None:
     classes, first = classify({NORM: BAD, GATE: GONE, UP: GONE, PRODUCT: GONE, OUT: BAD}, diamond())
     assert classes[OUT] is Class.PROPAGATED
     assert [one.key for one in first] == [NORM]
 
 
+@pytest.mark.contract("DIFF-ACCUMULATED-1")
 def test_error_that_its_inputs_already_carry_is_accumulated() -> None:
     heavy = Finding(State.NOISE, 0.9e-10)
     classes, first = classify({NORM: GOOD, GATE: heavy, UP: GOOD, PRODUCT: Finding(State.EXCEEDS, 1.2e-10), OUT: BAD}, diamond())
@@ -154,6 +159,7 @@ def firsts(report: DiffReport) -> list[tuple[int | None, str]]:
     return [first.key[1:] for first in report.first]
 
 
+@pytest.mark.contract("DIFF-FIRST-3", "DIFF-SYMMETRY-1")
 @pytest.mark.parametrize("manifests", [True, False])
 @pytest.mark.parametrize("swap", [True, False])
 def test_another_rope_base_is_first_seen_in_q_and_k(tmp_path: Path, tiny_model: Callable[..., Path], manifests: bool, swap: bool) -> None:
@@ -177,6 +183,7 @@ def test_another_rope_base_is_first_seen_in_q_and_k(tmp_path: Path, tiny_model: 
         assert f"the graphs differ at %rope_angles: base = {a} in A, {b} in B" in report.notes
 
 
+@pytest.mark.contract("DIFF-REGION-1")
 def test_few_taps_give_a_region(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     trace_model(tmp_path / "a", tiny_model(), taps="attn_norm,attn_out")
     trace_model(tmp_path / "b", tiny_model(), overrides={"llama.rope.freq_base": 500000.0})
@@ -190,6 +197,7 @@ def test_few_taps_give_a_region(tmp_path: Path, tiny_model: Callable[..., Path])
     assert not any("ffn" in name for name in first.weights)
 
 
+@pytest.mark.contract("DIFF-NOISE-1")
 @pytest.mark.parametrize("seed", range(10))
 def test_noise_is_alike(tmp_path: Path, tiny_model: Callable[..., Path], seed: int) -> None:
     trace_model(tmp_path / f"a{seed}", tiny_model(), noise=5e-7)
@@ -225,6 +233,7 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.contract("DIFF-FIRST-2")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("place", ["layer0.attn_norm", "layer1.ffn_up", "layer1.attn_softmax", "final_norm"])
 @pytest.mark.parametrize("swap", [True, False])
@@ -240,6 +249,7 @@ def test_a_fault_is_named_at_its_stage(tmp_path: Path, tiny_model: Callable[...,
     assert [other.node for other in report.rows if other.classification is not Class.NOISE] == [place]
 
 
+@pytest.mark.contract("DIFF-NAN-1")
 @pytest.mark.parametrize("swap", [True, False])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_nan_or_inf_on_one_side(tmp_path: Path, tiny_model: Callable[..., Path], value: float, swap: bool) -> None:
@@ -268,6 +278,7 @@ def test_the_same_nan_on_both_sides_is_alike_and_noted(tmp_path: Path) -> None:
     assert "both sides hold NaN or Inf, first in layer 0 ffn_up" in report.notes
 
 
+@pytest.mark.contract("DIFF-SETS-1")
 def test_expert_ids_in_another_order_are_alike_and_another_set_is_not(tmp_path: Path) -> None:
     ids = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
     a = write_trace(tmp_path / "a", {(0, "moe_router_indices"): ids})

@@ -51,6 +51,7 @@ def test_positions_lie_along_the_axis_that_is_named() -> None:
     assert (found.size, found.worst, found.share) == (6, (2,), 1.0)
 
 
+@pytest.mark.contract("DIFF-IDENTICAL-1")
 def test_the_same_bits_are_identical_and_a_zero_of_another_sign_is_not() -> None:
     a = values(3, 5)
     assert compare_tensors(a, a.copy()).bit_identical

@@ -82,6 +82,7 @@ def test_the_verdict_comes_first_and_the_rows_that_matter_after(traces: Path) ->
     assert "--all" not in output
 
 
+@pytest.mark.contract("DIFF-EXIT-1")
 def test_exit_codes(traces: Path, tmp_path: Path) -> None:
     assert run(traces / "a", traces / "a") == (0, run(traces / "a", traces / "a")[1])
     assert run(traces / "a", traces / "alike")[0] == 0
@@ -104,6 +105,7 @@ def test_a_profile_decides(tmp_path: Path) -> None:
     assert run(tmp_path / "a", tmp_path / "b", "--profile", "cross-engine-q8act")[0] == 0
 
 
+@pytest.mark.contract("DIFF-SYMMETRY-1")
 def test_both_orders_agree(traces: Path) -> None:
     one, other = diff(traces / "a", traces / "other"), diff(traces / "other", traces / "a")
     assert one.verdict == other.verdict

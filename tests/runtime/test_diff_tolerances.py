@@ -39,6 +39,7 @@ def test_a_name_that_is_no_stage_is_held_to_what_a_matmul_is() -> None:
     assert kind_of("something_else") is StageKind.MATMUL
 
 
+@pytest.mark.contract("DIFF-NOISE-1")
 @pytest.mark.parametrize("seed", range(20))
 def test_another_order_of_summation_is_noise(seed: int) -> None:
     x, w = values(3, 4096, seed=seed), values(4096, 120, seed=seed + 100)
@@ -65,6 +66,7 @@ def test_activations_rounded_to_8_bits_are_noise_across_engines_only(seed: int) 
     assert breaks(x @ w, rounded @ w, "ffn_gate", "same-graph-f32")
 
 
+@pytest.mark.contract("DIFF-LOCAL-1")
 def test_two_swapped_rows_of_4096_are_found_though_the_whole_is_within_the_limit() -> None:
     x, w = values(16, 256).astype(np.float64), values(256, 4096, seed=5).astype(np.float64)
     swapped = w.copy()
@@ -80,6 +82,7 @@ def test_two_swapped_rows_of_4096_are_found_though_the_whole_is_within_the_limit
     assert breaks(a, noisy(np.asarray(a, np.float32), 0.03), "ffn_gate", "cross-engine-q8act") is None
 
 
+@pytest.mark.contract("DIFF-LOCAL-1")
 def test_one_wrong_position_of_500_is_found_though_the_whole_is_within_the_limit() -> None:
     a = values(500, 64)
     b = noisy(a, 0.03)
@@ -87,6 +90,7 @@ def test_one_wrong_position_of_500_is_found_though_the_whole_is_within_the_limit
     assert "position 321 alone" in str(breaks(a, b, "attn_out", "cross-engine-q8act"))
 
 
+@pytest.mark.contract("DIFF-LOCAL-1")
 def test_all_of_an_honest_error_in_one_large_channel_is_noise() -> None:
     a = values(32, 576)
     a[:, 100] *= 3000

@@ -1,0 +1,216 @@
+"""The command line as a whole: help, versions, start, errors of every command, pipes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from aprgraph.cli import app as app_module
+from aprgraph.graph.errors import AprgraphError
+from tests.support.cli import error_of, fails, run_cli, run_process, run_python
+
+COMMANDS = ("compile", "run", "diff", "graph", "inspect", "stages")
+
+
+def test_help_lists_the_commands_and_shows_examples() -> None:
+    result = run_cli("--help")
+    assert (result.code, result.err) == (0, "")
+    for command in COMMANDS:
+        assert f"\n  {command} " in result.out
+    assert "Example:\n    aprgraph compile model.gguf" in result.out
+    assert run_cli("-h") == result
+
+
+def test_no_arguments_show_the_help() -> None:
+    result = run_cli()
+    assert run_cli("--help").out in (result.out, result.err)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_has_an_example_that_parses(command: str) -> None:
+    result = run_cli(command, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert max(map(len, result.out.splitlines())) <= 120
+    _, _, example = result.out.partition("Example:")
+    line = next(line for line in example.split("&&")[0].splitlines() if f"aprgraph {command}" in line)
+    options = {word for word in line.split() if word.startswith("-")}
+    assert all(option in result.out.replace(line, "") for option in options)
+
+
+def test_version() -> None:
+    result = run_cli("--version")
+    assert (result.code, result.out, result.err) == (0, f"aprgraph {version('aprgraph')}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["run", "--nonsense"], ["run", "--threads", "0"], ["run", "--threads", "x"], ["diff", "a"]])
+def test_what_the_command_line_cannot_parse(arguments: list[str]) -> None:
+    result = run_cli(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert "Error: " in result.err
+    assert "Traceback" not in result.err
+
+
+# -- what is imported ---------------------------------------------------------------------------------------------------
+
+_IMPORTED = """
+import atexit, sys
+heavy = ("tvm", "numpy", "networkx", "rich", "tokenizers", "gguf")
+atexit.register(lambda: print(*(name for name in heavy if name in sys.modules), file=sys.stderr))
+from aprgraph.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_imports_nothing_heavy(command: str | None, tmp_path: Path) -> None:
+    result = run_python(_IMPORTED, *([command] if command else []), "--help", cwd=tmp_path)
+    assert result.code == 0
+    assert result.err.split() == []
+
+
+def test_what_needs_no_kernels_does_not_import_tvm(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    model = tiny_model()
+    for name in ("a", "b"):
+        assert run_cli("run", model, "--tokens", "1,2", "--taps", "ffn_up", "--target", "reference", "-o", tmp_path / name).code == 0
+    for arguments in (
+        ["stages"], ["stages", model], ["graph", model], ["diff", "a", "b"], ["inspect", model], ["inspect", "a"],
+        ["inspect", "a/layer-0/ffn_up.bin"], ["compile", model, "--target", "reference"], ["--version"],
+        ["run", model, "--tokens", "1,2", "--taps", "ffn_out", "--target", "reference", "-o", "c"],
+    ):  # fmt: skip
+        result = run_python(_IMPORTED, *arguments, cwd=tmp_path)
+        assert result.code == 0, arguments
+        assert result.out, arguments
+        assert "tvm" not in result.err.split(), arguments
+
+
+# -- errors -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["compile", "run", "inspect", "graph", "stages"])
+def test_a_model_that_is_not_there(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = fails(command, "no.gguf")
+    assert message.startswith("no.gguf: ")
+    assert "expected a" in message or "give the path of a .gguf file" in message
+
+
+@pytest.mark.parametrize("command", ["compile", "run", "inspect", "graph", "stages", "diff"])
+@pytest.mark.parametrize("name", ["x" * 300, "a\nb", "caf\udce9"])
+def test_names_that_are_odd(command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too long for the system, with a line end, or in no encoding: one line all the same."""
+    monkeypatch.chdir(tmp_path)
+    fails(command, name, *([name] if command == "diff" else []))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["compile", "run", "inspect", "graph", "stages"])
+@pytest.mark.parametrize("damage", ["empty", "text", "cut in the header", "cut in the data"])
+def test_a_model_that_is_damaged(
+    command: str, damage: str, tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = tiny_model().read_bytes()
+    Path("m.gguf").write_bytes(
+        {"empty": b"", "text": b"GPT-2 weights", "cut in the header": whole[:1000], "cut in the data": whole[:-1]}[damage]
+    )
+    message = fails(command, "m.gguf")
+    assert message.startswith("m.gguf: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+@pytest.mark.parametrize(("override", "expected"), [
+    ("llama.rope.freq_base", "expected KEY=TYPE:VALUE with TYPE int, float, bool or str"),
+    ("=float:1", "expected KEY=TYPE:VALUE"),
+    ("a=1", "expected KEY=TYPE:VALUE"),
+    ("a=double:1", "unknown type 'double', expected int, float, bool or str"),
+    ("a=float:nan", "is not a finite number"),
+    ("a=int:1.5", "is not a whole number"),
+    ("a=int:99999999999999999999", "64 bits"),
+    ("a=bool:yes", "is neither true nor false"),
+    ("tokenizer.ggml.tokens=str:x", "the model holds an array there, which cannot be overridden"),
+    ("llama.block_count=int:0", "'llama.block_count' is 0, expected a number from 1"),
+    ("llama.block_count=int:1", "has no place in a 'llama' model of 1 layers"),
+    ("llama.block_count=str:two", "'llama.block_count' is 'two', expected a whole number"),
+    ("general.architecture=str:gpt9", "general.architecture is 'gpt9'; supported: "),
+])  # fmt: skip
+@pytest.mark.parametrize("command", ["compile", "run", "graph", "stages"])
+def test_overrides_that_are_refused(
+    command: str, override: str, expected: str, tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert expected in fails(command, tiny_model(), "--override-kv", override)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/some/where")
+
+    monkeypatch.setattr(app_module, "app", refused)
+    assert error_of(run_cli()) == "/some/where: Permission denied"
+
+
+def test_errors_go_to_stderr_alone(tmp_path: Path) -> None:
+    result = run_process("run", "no.gguf", cwd=tmp_path)
+    assert result.out == ""
+    assert error_of(result).startswith("no.gguf: ")
+
+
+def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what users cause becomes one line; the rest needs its traceback."""
+
+    def defect() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app_module, "app", defect)
+    with pytest.raises(ZeroDivisionError):
+        run_cli()
+
+
+def test_an_error_class_of_every_kind_is_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kinds(kind: type[AprgraphError]) -> list[type[AprgraphError]]:
+        return [kind] + [below for child in kind.__subclasses__() for below in kinds(child)]
+
+    found = kinds(AprgraphError)
+    assert len(found) > 8
+    for kind in found:
+
+        def fail(kind: type[AprgraphError] = kind) -> None:
+            raise kind("what, where")
+
+        monkeypatch.setattr(app_module, "app", fail)
+        assert error_of(run_cli()) == "what, where"
+
+
+# -- pipes and encodings ------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_leaves(tmp_path: Path) -> None:
+    """`aprgraph stages | head -1` says nothing on stderr, and ends as other programs do."""
+    code = "from aprgraph.cli import main; main()"
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-c", code, "stages"], stdout=pipe, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_terminals_of_any_encoding(encoding: str, tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """A token's text may be any character."""
+    model = tiny_model()
+    command = ("run", model, "--tokens", ",".join(map(str, range(60))), "--positions", "all", "--target", "reference")
+    for arguments in (("stages",), ("inspect", model), command):
+        result = run_python(
+            "import sys; sys.stdout.reconfigure(encoding=sys.argv.pop(1), errors='strict'); from aprgraph.cli import main; main()",
+            encoding, *arguments, cwd=tmp_path, env={"PYTHONUTF8": "0"},
+        )  # fmt: skip
+        assert (result.code, result.err) == (0, "")

@@ -1,0 +1,92 @@
+"""`aprgraph compile`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aprgraph.codegen import cpu, library
+from aprgraph.codegen.artifact import read_artifact
+from tests.support.cli import fails, files_under, run_cli
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of the command."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def model(tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model(layers=1)
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the compiler: these tests are about what is around it."""
+    monkeypatch.setattr(library, "build_library", lambda _requests, chosen, path: path.write_text(chosen.name))
+
+
+def test_the_default_place_is_here(model: Path, here: Path) -> None:
+    result = run_cli("compile", model, "--target", "reference")
+    assert (result.code, result.out, result.err) == (0, f"{model.stem}.reference.aprg/ (reference)\n", "")
+    assert [path.name for path in here.iterdir()] == [f"{model.stem}.reference.aprg"]
+
+
+@pytest.mark.usefixtures("fast")
+def test_llvm_is_the_default_target(model: Path, here: Path) -> None:
+    result = run_cli("compile", model, "-o", "deep/er/m.aprg")
+    artifact = read_artifact(here / "deep" / "er" / "m.aprg")
+    assert result.out == f"deep/er/m.aprg/ (llvm {cpu.native_cpu().name}, {len(artifact.kernels)} kernels)\n"
+    assert artifact.target == "llvm"
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("name", cpu.CPUS)
+def test_another_machine(model: Path, here: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that this machine could not run."""
+    monkeypatch.setattr(cpu, "machine_flags", lambda: frozenset(cpu.CPUS["x86-64-v2"].flags))
+    assert run_cli("compile", model, "-o", "m.aprg", "--cpu", name).code == 0
+    assert read_artifact("m.aprg").cpu == name
+    inspected = run_cli("inspect", "m.aprg")
+    assert (inspected.code, f"target: llvm {name}\n" in inspected.out) == (0, True)
+    if name != "x86-64-v2":
+        assert f"m.aprg: built for {name}, but this machine lacks " in fails("run", "m.aprg", "--tokens", "1")
+
+
+def test_json(model: Path, here: Path) -> None:
+    result = run_cli("compile", model, "--target", "reference", "--json", "-o", "m.aprg")
+    assert json.loads(result.out) == {"artifact": "m.aprg", "target": "reference", "cpu": None, "kernels": {}}
+
+
+def test_compiling_again_replaces(model: Path, here: Path) -> None:
+    for base in ("5", "6"):
+        assert run_cli("compile", model, "--target", "reference", "-o", "m.aprg", "--override-kv", f"llama.rope.freq_base=float:{base}").code == 0
+    assert read_artifact("m.aprg").overrides == {"llama.rope.freq_base": 6.0}
+    assert [path.name for path in here.iterdir()] == ["m.aprg"]
+
+
+def test_a_place_that_is_taken(model: Path, here: Path) -> None:
+    (here / "thesis").mkdir()
+    (here / "thesis" / "chapter.txt").write_text("text")
+    message = fails("compile", model, "-o", "thesis")
+    assert message == "thesis: is there, and is no artifact; give another place with -o, or remove it"
+    assert files_under(here) == {"thesis/chapter.txt": b"text"}
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    (["--target", "cuda"], "unknown target 'cuda'; expected one of llvm, reference"),
+    (["--cpu", "z80"], "unknown CPU 'z80'; expected one of x86-64-v2, x86-64-v3, x86-64-v4"),
+    (["-o", "file"], "file: is there, and is no artifact"),
+    (["-o", "file/m.aprg"], "file/m.aprg: cannot be written: "),
+    (["-o", "x" * 300], "cannot be written: File name too long"),
+    (["-o", "."], ".: is there, and is no artifact"),
+])  # fmt: skip
+def test_what_cannot_be_compiled(options: list[str], expected: str, model: Path, here: Path) -> None:
+    (here / "file").write_text("kept")
+    assert expected in fails("compile", model, *options)
+    assert files_under(here) == {"file": b"kept"}

@@ -1,0 +1,140 @@
+"""`aprgraph inspect`: what it says of each kind of file, and of what is none of them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aprgraph.api import CompiledModel
+from aprgraph.runtime.aprt import write_aprt
+from tests.support.cli import fails, run_cli
+from tests.support.gguf_bytes import F32, STRING, small_llama
+from tests.support.traces import EMPTY_GRAPH, values, write_bare, write_trace
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of the command."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def inspect(path: object) -> tuple[dict[str, Any], list[str]]:
+    """What is said as JSON, and the lines of the text."""
+    text, data = run_cli("inspect", path), run_cli("inspect", path, "--json")
+    assert (text.code, data.code, text.err, data.err) == (0, 0, "", "")
+    return json.loads(data.out), text.out.splitlines()
+
+
+def test_an_aprt_file() -> None:
+    write_aprt("ffn_up.bin", 7, np.array([1.0, -3.0, np.nan, np.inf], np.float32))
+    document, lines = inspect("ffn_up.bin")
+    assert document == {
+        "kind": "APRT file", "stage": "ffn_up", "layer": 7, "count": 4, "min": -3.0, "max": 1.0, "mean": -1.0, "rms": 5**0.5, "nan": 1, "inf": 1,
+    }  # fmt: skip
+    assert lines[:4] == ["kind: APRT file", "stage: ffn_up", "layer: 7", "count: 4"]
+
+
+def test_an_aprt_file_of_the_whole_model() -> None:
+    write_aprt("lm_head.bin", None, np.empty(0, np.float32))
+    document, _ = inspect("lm_head.bin")
+    assert (document["layer"], document["count"], document["min"]) == ("whole model", 0, None)
+
+
+def test_a_trace() -> None:
+    write_trace(Path("t"), {(0, "ffn_up"): values(3, 4), (None, "lm_head"): values(9)}, tokens=(5, 6))
+    document, lines = inspect("t")
+    assert (document["kind"], document["manifest"], document["tokens"]) == ("trace", True, [5, 6])
+    assert document["tensors"] == {"layer 0 ffn_up": "3x4  layer-0/ffn_up.bin", "lm_head": "9  lm_head.bin"}
+    assert "  layer 0 ffn_up: 3x4  layer-0/ffn_up.bin" in lines
+
+
+def test_a_trace_without_a_manifest() -> None:
+    write_bare(Path("t"), {(0, "ffn_up"): values(3, 4)})
+    document, _ = inspect("t")
+    assert document == {"kind": "trace", "manifest": False, "tensors": {"layer 0 ffn_up": "12  layer-0/ffn_up.bin"}}
+
+
+def test_an_artifact(tiny: CompiledModel) -> None:
+    document, lines = inspect(tiny.artifact.directory)
+    assert (document["kind"], document["target"]) == ("artifact", tiny.artifact.target_name)
+    assert document["kernels"] == dict(tiny.artifact.kernels)
+    assert "overrides: none" in lines
+
+
+def test_a_model(model_path: Path) -> None:
+    document, _ = inspect(model_path)
+    assert (document["kind"], document["version"], document["bytes"]) == ("GGUF file", 3, model_path.stat().st_size)
+    assert document["metadata"]["llama.block_count"] == 3
+    assert document["metadata"]["tokenizer.ggml.tokens"] == "array of 291"
+    assert document["tensors"]["blk.2.attn_v.weight"] == "F16 32 x 64"
+    assert document["tensors"]["blk.0.ffn_up.weight"] == "Q8_0 96 x 64"
+
+
+def test_a_model_of_another_architecture() -> None:
+    """What cannot be run can be looked at."""
+    file = small_llama()
+    file.set("general.architecture", STRING, "gpt9")
+    Path("m.gguf").write_bytes(file.pack())
+    assert inspect("m.gguf")[0]["metadata"]["general.architecture"] == "gpt9"
+
+
+def test_metadata_that_json_and_terminals_do_not_hold() -> None:
+    """NaN and Inf; line ends and what moves a cursor, in names and values."""
+    file = small_llama()
+    for key, number in (("nan", "nan"), ("inf", "inf")):
+        file.keys[f"general.{key}"] = (F32, struct.pack("<f", float(number)))
+    file.set("general.na\nme", STRING, "a\nb\x1b[2Jc\r\u2028d")
+    Path("m.gguf").write_bytes(file.pack())
+    document, lines = inspect("m.gguf")
+    assert (document["metadata"]["general.nan"], document["metadata"]["general.inf"]) == ("nan", "inf")
+    assert "  general.na\\nme: a\\nb\\x1b[2Jc\\r\\u2028d" in lines
+
+
+def test_long_values_are_cut() -> None:
+    file = small_llama()
+    file.set("general.description", STRING, "x" * 5000)
+    Path("m.gguf").write_bytes(file.pack())
+    document, lines = inspect("m.gguf")
+    assert len(document["metadata"]["general.description"]) == 5000
+    assert max(map(len, lines)) < 200
+
+
+@pytest.mark.parametrize(("make", "expected"), [
+    (lambda: None, "x: not there; expected an APRT file, a GGUF file, or the directory of a trace or an artifact"),
+    (lambda: Path("x").write_bytes(b""), "x: begins with b''; expected an APRT file, a GGUF file, "),
+    (lambda: Path("x").write_bytes(b"PK\x03\x04 and so on"), r"x: begins with b'PK\x03\x04'; expected"),
+    (lambda: Path("x").write_bytes(b"APRT"), "x: 4 bytes, too short for an APRT file"),
+    (lambda: Path("x").write_bytes(b"APRT" + bytes(9)), "x: 13 bytes, expected 12 for the 0 elements"),
+    (lambda: Path("x").write_bytes(b"GGUF" + bytes(4)), "x: GGUF version 0, expected 2 or 3"),
+    (lambda: Path("x").mkdir(), "x: holds neither a manifest (trace.json) nor APRT files of known stages"),
+    (lambda: os.mkfifo("x"), "x: not there; expected"),
+    (lambda: Path("x").symlink_to("nowhere"), "x: not there; expected"),
+    (lambda: (Path("x").mkdir(), Path("x/trace.json").write_text("{}")), "x/trace.json: not a whole trace manifest: 'format' is missing; run the trace again"),
+    (lambda: (Path("x").mkdir(), Path("x/artifact.json").write_text("{}")), "x: damaged ('format' is missing in artifact.json); compile the model again"),
+])  # fmt: skip
+def test_what_is_none_of_them(make: Any, expected: str) -> None:
+    make()
+    assert expected in fails("inspect", "x")
+
+
+def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("x").write_bytes(b"APRT")
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert fails("inspect", "x") == "x: cannot be read: Permission denied"
+
+
+def test_an_empty_graph_is_no_obstacle() -> None:
+    write_trace(Path("t"), {}, graph=EMPTY_GRAPH)
+    assert inspect("t")[0]["tensors"] == {}

@@ -1,0 +1,94 @@
+"""The whole road against independent numbers: every stage of every golden model, and of SmolLM2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprgraph.api import CompiledModel
+from tests.support.compiled import compile_together, compiled
+from tests.support.golden import GoldenModel, golden_models, nmse, smollm2_golden
+from tests.support.models import require_smollm2, smollm2_path
+
+#: The project's promise is 1e-9. float32 in any order of summation stays far below this; a wrong kernel does not.
+TOLERANCE = 1e-11
+#: Samples hold a residual stream's outliers, hundreds of times its RMS, more often than the tensor does.
+SAMPLE_TOLERANCE = 1e-9
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_all() -> Iterator[None]:
+    smollm2 = smollm2_path()
+    compile_together([golden.path for golden in golden_models()] + ([] if smollm2 is None else [smollm2]))
+    yield
+
+
+@pytest.mark.parametrize("golden", golden_models(), ids=lambda golden: golden.name)
+@pytest.mark.parametrize("target", ["llvm", "reference"])
+def test_every_stage_of_a_golden_model(golden: GoldenModel, target: str, tmp_path: Path) -> None:
+    model = compiled(golden.path, target)
+    layers = model.model.hyperparameters.layers
+    trace = model.run("all", f"0..{layers}", tokens=golden.tokens, directory=tmp_path / "trace")
+    assert {(entry.layer, entry.stage) for entry in trace.entries} == set(golden.stages)
+    for entry in trace.entries:
+        actual, expected = trace.load(entry), golden.stages[entry.layer, entry.stage]
+        assert actual.shape == expected.shape, entry.label
+        error = nmse(actual, expected)
+        assert error <= TOLERANCE, f"{entry.label}: NMSE {error:.1e}"
+    assert trace.tensor("lm_head").argmax() == golden.stages[None, "lm_head"].argmax()
+
+
+def test_the_two_targets_agree(tiny: CompiledModel, reference: CompiledModel, tmp_path: Path) -> None:
+    """A model that no golden file covers: biases, three layers, two formats in one projection, every position's logits."""
+    tokens, layers = [5, 200, 17, 17, 0, 287, 3], "0..3"
+    actual = tiny.run("all", layers, tokens=tokens, directory=tmp_path / "llvm", positions="all")
+    expected = reference.run("all", layers, tokens=tokens, directory=tmp_path / "reference", positions="all")
+    assert [entry.key for entry in actual.entries] == [entry.key for entry in expected.entries]
+    for entry in expected.entries:
+        error = nmse(actual.load(actual.get(entry.stage, entry.layer)), expected.load(entry))
+        assert error <= TOLERANCE, f"{entry.label}: NMSE {error:.1e}"
+    assert actual.tensor("lm_head").shape == (len(tokens), 291)
+    assert (actual.tensor("lm_head").argmax(axis=1) == expected.tensor("lm_head").argmax(axis=1)).all()
+
+
+def test_overrides_change_the_numbers_as_the_reference_says(model_path: Path, tmp_path: Path) -> None:
+    """Another RoPE base: the artifact keeps it, and exactly the stages behind RoPE differ."""
+    import aprgraph
+
+    overrides = {"llama.rope.freq_base": 500.0}
+    base = compiled(model_path, "reference").run("all", tokens=[9, 8, 7], directory=tmp_path / "base")
+    model = aprgraph.load(model_path, overrides).compile("reference", tmp_path / "changed.aprg")
+    changed = aprgraph.open_artifact(model.artifact.directory).run("all", tokens=[9, 8, 7], directory=tmp_path / "changed")
+    same = [entry.stage for entry in base.entries if np.array_equal(base.load(entry), changed.tensor(entry.stage, entry.layer))]
+    assert same == ["embedding", "attn_norm", "qkv_matmul", "qkv_bias"]
+    assert changed.info is not None
+    assert changed.info.model["overrides"] == overrides
+
+
+def test_every_stage_of_smollm2(tmp_path: Path) -> None:
+    """Both targets against samples of the golden numbers, and every element of one against the other."""
+    model, golden = require_smollm2(), smollm2_golden()
+    actual, exact = (
+        compiled(model, target).run("all", "0..30", tokens=golden.tokens, directory=tmp_path / target) for target in ("llvm", "reference")
+    )
+    assert {entry.key for entry in actual.entries} == {(0, layer, stage) for layer, stage in golden.samples}
+    assert [entry.key for entry in actual.entries] == [entry.key for entry in exact.entries]
+    for entry in exact.entries:
+        sample, expected, found = golden.samples[entry.layer, entry.stage], exact.load(entry), actual.tensor(entry.stage, entry.layer)
+        assert sample.nmse(expected) <= TOLERANCE, entry.label
+        assert sample.rms_error(expected) <= TOLERANCE**0.5, entry.label
+        assert sample.nmse(found) <= SAMPLE_TOLERANCE, entry.label
+        assert nmse(found, expected) <= TOLERANCE, entry.label
+    logits = actual.tensor("lm_head")
+    assert nmse(logits, golden.logits) <= TOLERANCE
+    assert logits.argmax() == exact.tensor("lm_head").argmax() == golden.logits.argmax()
+
+
+def test_smollm2_from_text() -> None:
+    """The tokenizer's ids for the default prompt are those of the golden numbers, and so is the next token."""
+    golden, model = smollm2_golden(), compiled(require_smollm2())
+    assert tuple(model.encode("What is 2+2?")) == golden.tokens
+    assert int(model.logits(golden.tokens).argmax()) == int(golden.logits.argmax())

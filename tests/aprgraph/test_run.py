@@ -1,0 +1,239 @@
+"""`aprgraph run`: what it prints and writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aprgraph.api import CompiledModel
+from aprgraph.graph.stages import execution_key
+from aprgraph.runtime.trace import Trace
+from tests.support.cli import files_under, run_cli, run_process
+
+TOKENS = "5,200,17"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of the command."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: object) -> str:
+    """What a run that must succeed prints."""
+    result = run_cli("run", *arguments)
+    assert (result.code, result.err) == (0, ""), result.err
+    return result.out
+
+
+def run_json(*arguments: object) -> Any:
+    return json.loads(run(*arguments, "--json"))
+
+
+# -- without taps -------------------------------------------------------------------------------------------------------
+
+
+def test_without_taps_the_next_token_is_printed(tiny: CompiledModel, here: Path) -> None:
+    logits = tiny.logits([5, 200, 17])
+    token = int(logits.argmax())
+    out = run(tiny.artifact.directory, "--tokens", TOKENS)
+    assert re.fullmatch(rf"next token {token} '.+', logit {logits[token]:.6g}\n", out)
+    assert files_under(here) == {}
+
+
+def test_next_tokens_of_all_positions(tiny: CompiledModel, here: Path) -> None:
+    best = tiny.logits([5, 200, 17], positions="all").argmax(axis=1)
+    lines = run(tiny.artifact.directory, "--tokens", TOKENS, "--positions", "all").splitlines()
+    assert [line.split(" '")[0] for line in lines] == [f"position {i}: next token {token}" for i, token in enumerate(best)]
+
+
+def test_next_token_as_json(tiny: CompiledModel, here: Path) -> None:
+    document = run_json(tiny.artifact.directory, "--tokens", TOKENS)
+    logits = tiny.logits([5, 200, 17])
+    (found,) = document["next"]
+    assert document["tokens"] == [5, 200, 17]
+    assert (found["position"], found["token"], found["logit"]) == (2, int(logits.argmax()), float(logits.max()))
+    assert isinstance(found["text"], str)
+
+
+def test_the_default_prompt(tiny: CompiledModel, here: Path) -> None:
+    assert run_json(tiny.artifact.directory)["tokens"] == tiny.encode("What is 2+2?")
+    assert run_json(tiny.artifact.directory, "--prompt", "hello world")["tokens"] == tiny.encode("hello world")
+    assert run_json(tiny.artifact.directory, "-p", "hello world") == run_json(tiny.artifact.directory, "--prompt", "hello world")
+
+
+def test_a_model_without_a_tokenizer_runs_token_ids(tiny_model: Callable[..., Path], here: Path) -> None:
+    model = tiny_model(vocabulary=40, tokenizer=False)
+    assert re.fullmatch(r"next token \d+, logit [-.\d]+\n", run(model, "--tokens", "1,2", "--target", "reference"))
+
+
+# -- with taps ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_table(tiny: CompiledModel, here: Path) -> None:
+    out = run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "all", "--layers", "0..3", "-o", "t")
+    announcement, header, _, *rows = out.splitlines()
+    trace = Trace.open(here / "t")
+    size = sum(len(data) for name, data in files_under(here / "t").items() if name.endswith(".bin"))
+    assert announcement == f"{len(trace)} tensors, {size / 1000:.1f} KB, will be written to t/"
+    assert header.split() == ["stage", "layer", "shape", "min", "max", "mean", "rms", "NaN/Inf", "file"]
+    cells = [row.split() for row in rows]
+    assert [(row[0], row[1]) for row in cells] == [(entry.stage, "-" if entry.layer is None else str(entry.layer)) for entry in trace]
+    order = [execution_key(None if row[1] == "-" else int(row[1]), row[0]) for row in cells]
+    assert order == sorted(order)
+    for row, entry in zip(cells, trace.entries, strict=True):
+        values = trace.load(entry).astype(np.float64)
+        assert row[2] == "x".join(map(str, values.shape))
+        assert [float(cell) for cell in row[3:7]] == pytest.approx(
+            [values.min(), values.max(), values.mean(), np.sqrt((values**2).mean())], rel=1e-3, abs=1e-9
+        )
+        assert row[7:] == ["0/0", entry.file]
+
+
+def test_all_layers_of_one_stage_and_the_whole_model_stages(tiny: CompiledModel, here: Path) -> None:
+    run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", " FFN_UP , lm_head,Final_Norm,layer_output", "--layers", "1..3", "-o", "t")
+    assert sorted(files_under(here / "t")) == [
+        "final_norm.bin", "layer-1/ffn_up.bin", "layer-1/post_ffn_residual.bin", "layer-2/ffn_up.bin", "layer-2/post_ffn_residual.bin",
+        "lm_head.bin", "trace.json",
+    ]  # fmt: skip
+
+
+def test_json_is_all_that_is_on_stdout(tiny: CompiledModel, here: Path) -> None:
+    document = run_json(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "attn_scores,ffn_up", "--layers", "1..2", "-o", "t")
+    trace = Trace.open(here / "t")
+    assert (document["trace"], document["tokens"], document["first_nonfinite"]) == ("t", [5, 200, 17], None)
+    assert [(item["stage"], item["layer"], item["shape"], item["file"]) for item in document["tensors"]] == [
+        ("attn_scores", 1, [4, 3, 3], "layer-1/attn_scores.bin"), ("ffn_up", 1, [3, 96], "layer-1/ffn_up.bin"),
+    ]  # fmt: skip
+    statistics = trace.get("ffn_up", 1).statistics
+    assert statistics is not None
+    assert document["tensors"][1]["statistics"] == statistics.to_json()
+
+
+def test_statistics_only(tiny: CompiledModel, here: Path) -> None:
+    whole = run_json(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "all", "-o", "whole")
+    out = run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "all", "-o", "t", "--stats-only")
+    assert out.startswith("20 tensors, statistics only, in t/\n")
+    assert sorted(files_under(here / "t")) == ["trace.json"]
+    again = run_json(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "all", "-o", "t", "--stats-only")
+    assert [item["statistics"] for item in again["tensors"]] == [item["statistics"] for item in whole["tensors"]]
+    assert {item["file"] for item in again["tensors"]} == {None}
+
+
+def test_logits_of_all_positions(tiny: CompiledModel, here: Path) -> None:
+    run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "lm_head", "--positions", "all", "-o", "all")
+    run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "lm_head", "-o", "last")
+    every, last = Trace.open(here / "all").tensor("lm_head"), Trace.open(here / "last").tensor("lm_head")
+    assert (every.shape, last.shape) == ((3, 291), (291,))
+    assert every[-1].tobytes() == last.tobytes()
+
+
+def test_the_default_place_is_beside_the_model(tiny_model: Callable[..., Path], here: Path) -> None:
+    shutil.copyfile(tiny_model(), here / "my.model.gguf")
+    out = run(here / "my.model.gguf", "--tokens", "1", "--taps", "embedding", "--target", "reference")
+    assert f"will be written to {here}/my.model-trace/" in out
+    assert sorted(files_under(here / "my.model-trace")) == ["layer-0/embedding.bin", "trace.json"]
+
+
+def test_another_run_into_the_same_place_replaces_and_never_cleans(tiny: CompiledModel, here: Path) -> None:
+    run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "ffn_up,ffn_out", "-o", "t")
+    (here / "t" / "notes.txt").write_text("mine")
+    run(tiny.artifact.directory, "--tokens", "9,9", "--taps", "ffn_up", "-o", "t")
+    assert sorted(files_under(here / "t")) == ["layer-0/ffn_out.bin", "layer-0/ffn_up.bin", "notes.txt", "trace.json"]
+    trace = Trace.open(here / "t")
+    assert [entry.stage for entry in trace.entries] == ["ffn_up"]
+    assert trace.tensor("ffn_up", 0).shape == (2, 96)
+
+
+def test_threads_change_no_byte(tiny: CompiledModel, here: Path) -> None:
+    for threads in (1, 2):
+        run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "all", "--layers", "0..3", "-o", f"t{threads}", "--threads", threads)
+    assert files_under(here / "t1") == files_under(here / "t2")
+
+
+# -- which artifact -----------------------------------------------------------------------------------------------------
+
+
+def test_the_one_artifact_of_this_folder(tiny: CompiledModel, here: Path) -> None:
+    shutil.copytree(tiny.artifact.directory, here / "m.llvm.aprg")
+    (here / "notes.aprg").write_text("a file, no artifact")
+    assert run("--tokens", TOKENS) == run(tiny.artifact.directory, "--tokens", TOKENS)
+
+
+def test_a_model_is_compiled_into_the_cache_once(tiny_model: Callable[..., Path], here: Path, cache: Path) -> None:
+    model = tiny_model(layers=1)
+    first = run(model, "--tokens", "1,2", "--target", "reference")
+    (place,) = cache.glob(f"{model.stem}.reference.*.aprg")
+    manifest = place / "artifact.json"
+    written = manifest.stat().st_mtime_ns
+    assert run(model, "--tokens", "1,2", "--target", "reference") == first
+    assert manifest.stat().st_mtime_ns == written
+    assert files_under(here) == {}
+
+
+def test_an_override_is_another_model(tiny_model: Callable[..., Path], here: Path) -> None:
+    model = tiny_model(layers=1)
+    common = (model, "--tokens", "1,2", "--taps", "qkv_matmul,q_post_rope", "--target", "reference")
+    run(*common, "-o", "a")
+    run(*common, "-o", "b", "--override-kv", "llama.rope.freq_base=float:7")
+    a, b = Trace.open(here / "a"), Trace.open(here / "b")
+    assert np.array_equal(a.tensor("qkv_matmul", 0), b.tensor("qkv_matmul", 0))
+    assert not np.array_equal(a.tensor("q_post_rope", 0), b.tensor("q_post_rope", 0))
+    result = run_cli("diff", here / "a", here / "b")
+    assert result.code == 1
+    assert "layer 0 q_post_rope" in result.out.splitlines()[0]
+
+
+def test_another_process_writes_the_same_bytes(tiny: CompiledModel, here: Path) -> None:
+    command = ("run", tiny.artifact.directory, "--tokens", TOKENS, "--taps", "all", "--layers", "0..3", "-o")
+    run(*command[1:], "here")
+    result = run_process(*command, "there", cwd=here)
+    assert (result.code, result.err) == (0, "")
+    assert files_under(here / "here") == files_under(here / "there")
+
+
+# -- NaN and Inf --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def poisoned(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with one NaN: in row 5 of layer 1's ffn_up."""
+    model = tiny_model(layers=2)
+    from aprgraph.graph.gguf_file import GGUFFile
+
+    info, data = GGUFFile(model).tensors["blk.1.ffn_up.weight"], bytearray(model.read_bytes())
+    start = info.offset + 5 * info.row_bytes
+    data[start : start + 4] = bytes.fromhex("0000c07f")
+    path = tmp_path_factory.mktemp("poisoned") / "poisoned.gguf"
+    path.write_bytes(data)
+    return path
+
+
+def test_the_first_stage_with_a_nan_is_named(poisoned: Path, here: Path) -> None:
+    """In execution order, though `attn_…` of later layers and `final_norm` have NaN too."""
+    out = run(poisoned, "--tokens", "1,2,3", "--taps", "all", "--layers", "0..2", "--target", "reference", "-o", "t")
+    assert out.splitlines()[-1] == "first NaN or Inf: layer 1 ffn_up (3 NaN, 0 Inf of 288)"
+    row = next(line for line in out.splitlines() if line.startswith("ffn_swigl") and line.split()[1] == "1")
+    assert row.split()[7] == "3/0"
+    lm_head = next(line for line in out.splitlines() if line.startswith("lm_head"))
+    assert lm_head.split()[3:8] == ["-", "-", "-", "-", "288/0"]
+    assert np.isnan(Trace.open(here / "t").tensor("ffn_up", 1)[:, 5]).all()
+
+
+def test_the_first_stage_with_a_nan_as_json(poisoned: Path, here: Path) -> None:
+    document = run_json(poisoned, "--tokens", "1,2,3", "--taps", "all", "--layers", "0..2", "--target", "reference", "-o", "t")
+    assert document["first_nonfinite"] == {"stage": "ffn_up", "layer": 1}
+    assert document["tensors"][-1]["statistics"] == {"count": 288, "min": None, "max": None, "mean": None, "rms": None, "nan": 288, "inf": 0}
+
+
+def test_logits_that_are_not_finite(poisoned: Path, here: Path) -> None:
+    assert "logit not finite" in run(poisoned, "--tokens", "1,2", "--target", "reference")
+    assert run_json(poisoned, "--tokens", "1,2", "--target", "reference")["next"][0]["logit"] is None

@@ -1,0 +1,491 @@
+"""Artifacts on disk: what is in them, what is refused, and what is left when something fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aprgraph.api import CompiledModel, load, open_artifact
+from aprgraph.codegen import artifact, cpu
+from aprgraph.codegen.artifact import Artifact, cache_directory, compile_model, default_directory, read_artifact
+from aprgraph.graph.build import build_graph
+from aprgraph.graph.errors import AprgraphError, ArtifactError, ModelError, ModelFileError, ToolchainError
+from aprgraph.graph.model import load_model
+from tests.support.cli import files_under, run_python
+from tests.support.compiled import compiled, shared_model
+
+TOKENS = [5, 200, 17]
+
+
+@pytest.fixture(scope="module")
+def model_path(tiny_model: Callable[..., Path]) -> Path:
+    return shared_model(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def tiny(model_path: Path) -> CompiledModel:
+    return compiled(model_path)
+
+
+@pytest.fixture
+def copy(tiny: CompiledModel, tmp_path: Path) -> Path:
+    """An artifact that a test may spoil."""
+    shutil.copytree(tiny.artifact.directory, tmp_path / "m.llvm.aprg")
+    return tmp_path / "m.llvm.aprg"
+
+
+
+
+def edit(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = directory / "artifact.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+# -- what is in it ------------------------------------------------------------------------------------------------------
+
+
+def test_contents(tiny: CompiledModel, model_path: Path) -> None:
+    directory = tiny.artifact.directory
+    assert {path.name for path in directory.iterdir()} - {"programs"} == {"artifact.json", "graph.txt", "kernels.so"}
+    document = json.loads((directory / "artifact.json").read_text())
+    assert (document["format"], document["target"], document["cpu"]) == ("aprgraph-artifact", "llvm", cpu.native_cpu().name)
+    assert document["model"] == {"path": str(model_path.resolve()), "fingerprint": load_model(model_path).file.fingerprint()}
+    assert set(document["kernels"]) == set(tiny.artifact.kernels)
+    assert tiny.artifact.graph == build_graph(load_model(model_path))
+
+
+def test_no_weights_are_in_it(tiny: CompiledModel) -> None:
+    """No 64 bytes of any matrix occur in any file of the artifact."""
+    whole = b"".join(files_under(tiny.artifact.directory).values())
+    for info in tiny.model.file.tensors.values():
+        if len(info.dims) == 2:
+            assert tiny.model.file.tensor_bytes(info).tobytes()[512:576] not in whole, info.name
+
+
+def test_the_reference_target_has_no_kernels(model_path: Path, tmp_path: Path) -> None:
+    found = compile_model(load_model(model_path), "reference", tmp_path / "r.aprg")
+    assert sorted(files_under(tmp_path / "r.aprg")) == ["artifact.json", "graph.txt"]
+    assert (found.cpu, dict(found.kernels), found.target_name) == (None, {}, "reference")
+
+
+def test_overrides_travel_with_it(model_path: Path, tmp_path: Path) -> None:
+    overrides = {"llama.rope.freq_base": 500.0, "general.name": "x", "llama.context_length": 8}
+    compile_model(load_model(model_path, overrides), "reference", tmp_path / "r.aprg")
+    opened = open_artifact(tmp_path / "r.aprg")
+    assert opened.model.overrides == overrides
+    assert opened.model.hyperparameters.context == 8
+    assert "500.0" in (tmp_path / "r.aprg" / "graph.txt").read_text()
+
+
+def test_default_place(model_path: Path) -> None:
+    assert default_directory(Path("/models/a.b.gguf"), "llvm") == Path("a.b.llvm.aprg")
+
+
+# -- in another process -------------------------------------------------------------------------------------------------
+
+_RUN = """
+import sys
+from dataclasses import replace
+from aprgraph import open_artifact
+model = replace(open_artifact(sys.argv[1], sys.argv[2]), once=True)
+model.run("ffn_up", tokens=eval(sys.argv[3]), directory="t")
+print("tvm" in sys.modules, "tvm.relax" in sys.modules)
+"""
+
+
+def test_another_process_opens_it_and_a_plan_seen_before_needs_no_compiler(
+    tiny: CompiledModel, model_path: Path, copy: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(copy / "programs", ignore_errors=True)
+    tiny.run("ffn_up", tokens=TOKENS, directory=tmp_path / "here")
+    first = run_python(_RUN, copy, model_path, TOKENS, cwd=tmp_path)
+    assert (first.err, first.out.split()) == ("", ["True", "True"])
+    assert files_under(tmp_path / "t") == files_under(tmp_path / "here")
+    (program,) = (copy / "programs").iterdir()
+    written = program.stat().st_mtime_ns
+    second = run_python(_RUN, copy, model_path, TOKENS, cwd=tmp_path)
+    assert (second.err, second.out.split()) == ("", ["True", "False"])
+    assert files_under(tmp_path / "t") == files_under(tmp_path / "here")
+    assert [(path, path.stat().st_mtime_ns) for path in (copy / "programs").iterdir()] == [(program, written)]
+
+
+_PLANS = """
+import sys
+from aprgraph import open_artifact
+model = open_artifact(sys.argv[1], sys.argv[2])
+model.logits([1])
+model.run("ffn_up,ffn_norm", tokens=[1, 2], directory="t")
+"""
+
+
+def test_a_process_may_compile_after_it_has_run(copy: Path, model_path: Path, tmp_path: Path) -> None:
+    """From Python, plans follow each other: the first, seen before, must not shut the compiler out."""
+    open_artifact(copy, model_path).logits([1])
+    result = run_python(_PLANS, copy, model_path, cwd=tmp_path)
+    assert (result.code, result.err) == (0, "")
+    assert len(files_under(tmp_path / "t")) == 3
+
+
+# -- programs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_program_is_made_again(tiny: CompiledModel, copy: Path, model_path: Path) -> None:
+    expected = tiny.logits(TOKENS)
+    shutil.rmtree(copy / "programs", ignore_errors=True)
+    model = open_artifact(copy, model_path)
+    model.logits(TOKENS)
+    (program,) = (copy / "programs").iterdir()
+    whole = program.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1], whole[: len(whole) // 2] + b"\xff" * 8 + whole[len(whole) // 2 + 8 :]):
+        program.write_bytes(damaged)
+        assert model.logits(TOKENS).tobytes() == expected.tobytes()
+        assert program.read_bytes() == whole
+
+
+def _cannot_write(*_: object, **__: object) -> int:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_an_artifact_that_cannot_be_written_runs(
+    tiny: CompiledModel, copy: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program then lies in a temporary folder, which the end of the process removes."""
+    expected, write = tiny.logits(TOKENS), artifact._write
+    shutil.rmtree(copy / "programs", ignore_errors=True)
+    before = files_under(copy)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(artifact.tempfile, "tempdir", None)
+    monkeypatch.setattr(
+        artifact, "_write", lambda path, data: _cannot_write() if path.is_relative_to(copy) else write(path, data)
+    )
+    removals: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(artifact.atexit, "register", lambda function, *given, **named: removals.append((function, given, named)))
+    assert open_artifact(copy, model_path).logits(TOKENS).tobytes() == expected.tobytes()
+    assert files_under(copy) == before
+    ((remove, given, named),) = removals
+    assert [path.suffix for path in Path(given[0]).iterdir()] == [".vm"]
+    remove(*given, **named)
+    assert not Path(given[0]).exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_artifact_runs_and_leaves_nothing_behind(tiny: CompiledModel, copy: Path, model_path: Path, tmp_path: Path) -> None:
+    """As above, for real, and in a process that ends."""
+    shutil.rmtree(copy / "programs", ignore_errors=True)
+    before = files_under(copy)
+    copy.chmod(0o555)
+    code = "import sys; from aprgraph import open_artifact; print(open_artifact(sys.argv[1], sys.argv[2]).logits([5, 200, 17]).argmax())"
+    (tmp_path / "temporary").mkdir()
+    result = run_python(code, copy, model_path, cwd=tmp_path, env={"TMPDIR": str(tmp_path / "temporary")})
+    copy.chmod(0o755)
+    assert (result.code, result.out, result.err) == (0, f"{tiny.logits(TOKENS).argmax()}\n", "")
+    assert files_under(copy) == before
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_nowhere_to_write_a_program(copy: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copy / "programs", ignore_errors=True)
+    monkeypatch.setattr(artifact, "_write", _cannot_write)
+    with pytest.raises(ArtifactError, match="cannot be written: Read-only file system; the plan's program must go there"):
+        open_artifact(copy, model_path).logits(TOKENS)
+
+
+def test_a_full_disk_does_not_spoil_the_artifact(
+    tiny: CompiledModel, copy: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that was cut would be found, and fail, ever after."""
+    shutil.rmtree(copy / "programs", ignore_errors=True)
+    write_bytes, cut = Path.write_bytes, []
+
+    def full(self: Path, data: bytes) -> int:
+        cut.append(write_bytes(self, data[: len(data) // 2]))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(ArtifactError, match="cannot be written: No space left on device"):
+            open_artifact(copy, model_path).logits(TOKENS)
+    assert len(cut) == 2
+    assert files_under(copy / "programs") == {}
+    assert open_artifact(copy, model_path).logits(TOKENS).tobytes() == tiny.logits(TOKENS).tobytes()
+
+
+# -- the model ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_changed(copy: Path, model_path: Path, tmp_path: Path) -> None:
+    data = bytearray(model_path.read_bytes())
+    data[-100] ^= 1
+    (tmp_path / model_path.name).write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"is not the file it was compiled from, or has changed since; compile it again"):
+        open_artifact(copy, tmp_path / model_path.name)
+
+
+def test_a_model_that_moved(copy: Path, model_path: Path, tmp_path: Path) -> None:
+    edit(copy, lambda document: document["model"].update(path=str(tmp_path / "old" / "m.gguf")))
+    with pytest.raises(ArtifactError, match=rf"its model {tmp_path}/old/m\.gguf is not there; give its place with --model"):
+        open_artifact(copy)
+    assert open_artifact(copy, model_path).model.path == model_path
+    with pytest.raises(ArtifactError, match=r"its model .*/elsewhere\.gguf is not there"):
+        open_artifact(copy, tmp_path / "elsewhere.gguf")
+    shutil.copyfile(model_path, copy.parent / "m.gguf")  # beside the artifact, as both are moved together
+    assert open_artifact(copy).model.path == copy.parent / "m.gguf"
+
+
+def test_what_is_no_model(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"something else")
+    with pytest.raises(ModelFileError, match="not a GGUF file"):
+        open_artifact(copy, tmp_path / "m.gguf")
+
+
+# -- damage -------------------------------------------------------------------------------------------------------------
+
+
+def test_other_versions(copy: Path) -> None:
+    for change, message in (
+        ({"version": 99}, "artifact format 99, here 1"),
+        ({"aprgraph": "0.0.1"}, "aprgraph 0.0.1, here "),
+        ({"apache-tvm": "9.9"}, "apache-tvm 9.9, here "),
+        ({"apache-tvm": None}, "apache-tvm None, here "),
+    ):
+        original = (copy / "artifact.json").read_text()
+        edit(copy, lambda document, change=change: document.update(change))
+        with pytest.raises(ArtifactError, match=rf"compiled with other versions \({message}.*\); compile the model again"):
+            read_artifact(copy)
+        (copy / "artifact.json").write_text(original)
+
+
+def test_another_cpu(copy: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(copy, lambda document: document.update(cpu="x86-64-v4"))
+    monkeypatch.setattr(cpu, "machine_flags", lambda: frozenset(cpu.CPUS["x86-64-v3"].flags))
+    with pytest.raises(ArtifactError, match="built for x86-64-v4, but this machine lacks avx512f.*; compile it here again"):
+        open_artifact(copy, model_path)
+    assert read_artifact(copy).cpu == "x86-64-v4"  # to look at, it is sound
+
+
+def test_compiling_for_another_cpu(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not be run here, and need not be."""
+    from aprgraph.codegen import library
+
+    monkeypatch.setattr(cpu, "machine_flags", lambda: frozenset(cpu.CPUS["x86-64-v2"].flags))
+    monkeypatch.setattr(library, "build_library", lambda _requests, chosen, path: path.write_text(chosen.name))
+    found = load(model_path).compile(directory=tmp_path / "m.aprg", cpu="x86-64-v4")
+    assert (found.artifact.cpu, found.artifact.library.read_text()) == ("x86-64-v4", "x86-64-v4")
+
+
+@pytest.mark.parametrize("name", ["artifact.json", "graph.txt", "kernels.so"])
+def test_damaged_files(copy: Path, name: str) -> None:
+    """A cut library would otherwise end the process when it is loaded."""
+    whole = (copy / name).read_bytes()
+    for damaged in (b"", whole[:1], whole[:100], whole[: len(whole) // 2], whole[:-9], b"\xff" + whole[1:]):
+        (copy / name).write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=rf"^{re.escape(str(copy))}.*compile the model again$") as caught:
+            read_artifact(copy)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["graph.txt", "kernels.so"])
+def test_missing_files(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(ArtifactError, match=rf"{name}: cannot be read: No such file or directory; compile the model again"):
+        read_artifact(copy)
+
+
+def test_manifests_that_are_none(copy: Path) -> None:
+    path = copy / "artifact.json"
+    original = json.loads(path.read_text())
+    spoiled: list[Any] = [None, [], 7, "x", {}, [original]]
+    spoiled += [{key: value for key, value in original.items() if key != missing} for missing in original]
+    wrong: list[Any] = [None, 7, "x", [], {}, [[]], {"path": None, "fingerprint": 3}, "[" * 10_000]
+    spoiled += [{**original, key: value} for key in original for value in wrong if value != original[key]]
+    refused = 0
+    for document in spoiled:
+        path.write_text(json.dumps(document))
+        try:
+            read_artifact(copy)
+        except ArtifactError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > len(spoiled) * 0.8
+    path.write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match="damaged"):
+        read_artifact(copy)
+
+
+def test_what_is_no_artifact(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "no"):
+        with pytest.raises(ArtifactError, match=r"not an artifact \(no artifact\.json\); make one with `aprgraph compile MODEL\.gguf`"):
+            read_artifact(place)
+
+
+# -- compiling into a place ---------------------------------------------------------------------------------------------
+
+
+def compile_reference(model: Path, place: Path) -> Artifact:
+    return compile_model(load_model(model), "reference", place)
+
+
+def test_an_existing_place_that_is_no_artifact_is_left_alone(model_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("text")
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "empty").mkdir()
+    for name in ("mine", "file", "empty"):
+        with pytest.raises(ArtifactError, match="is there, and is no artifact; give another place with -o, or remove it"):
+            compile_reference(model_path, tmp_path / name)
+    assert files_under(tmp_path) == {"mine/thesis.txt": b"text", "file": b"text"}
+    assert (tmp_path / "empty").is_dir()
+
+
+def test_an_older_artifact_is_replaced(tiny_model: Callable[..., Path], model_path: Path, tmp_path: Path) -> None:
+    old = compile_reference(tiny_model(), tmp_path / "m.aprg")
+    (tmp_path / "m.aprg" / "programs").mkdir()
+    (tmp_path / "m.aprg" / "programs" / "old.vm").write_text("old")
+    new = compile_reference(model_path, tmp_path / "m.aprg")
+    assert new.fingerprint != old.fingerprint
+    assert sorted(files_under(tmp_path)) == ["m.aprg/artifact.json", "m.aprg/graph.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.aprg"]
+
+
+def test_two_processes_that_compile_into_one_place(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one is done between our look and our rename."""
+    put_in_place = artifact._put_in_place
+
+    def late(temporary: Path, directory: Path) -> None:
+        monkeypatch.setattr(artifact, "_put_in_place", put_in_place)
+        compile_reference(model_path, directory)
+        put_in_place(temporary, directory)
+
+    monkeypatch.setattr(artifact, "_put_in_place", late)
+    assert compile_reference(model_path, tmp_path / "m.aprg").target == "reference"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.aprg"]
+
+
+def test_a_new_artifact_that_cannot_be_put_in_place_leaves_the_old_one(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_reference(model_path, tmp_path / "m.aprg")
+    before, rename, calls = files_under(tmp_path), Path.rename, []
+
+    def fail_third(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 3:  # the first finds the old one there, the second moves it away
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_third)
+    with pytest.raises(ArtifactError, match="cannot be written: Input/output error"):
+        compile_reference(model_path, tmp_path / "m.aprg")
+    assert files_under(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m.aprg"]
+
+
+def test_a_link_that_fails_leaves_nothing(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aprgraph.codegen import library
+
+    def no_linker(_requests: object, _cpu: object, path: Path) -> None:
+        path.write_text("half a library")
+        raise ToolchainError("no linker")
+
+    monkeypatch.setattr(library, "build_library", no_linker)
+    for place in (tmp_path / "m.aprg", tmp_path / "new" / "m.aprg"):
+        with pytest.raises(ToolchainError, match="no linker"):
+            load(model_path).compile(directory=place)
+    assert files_under(tmp_path) == {}
+
+
+def test_a_machine_without_a_linker(model_path: Path, tmp_path: Path) -> None:
+    """For real: nothing on the PATH. It is said before the seconds that compiling takes."""
+    (tmp_path / "bin").mkdir()
+    code = "import sys; sys.modules['ziglang'] = None; from aprgraph.cli import main; main()"
+    env = {"PATH": str(tmp_path / "bin"), "TMPDIR": str(tmp_path)}
+    result = run_python(code, "compile", model_path, "-o", tmp_path / "m.aprg", cwd=tmp_path, env=env)
+    assert result.code == 2
+    assert result.err.startswith("error: no linker: ")
+    assert len(result.err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+def test_a_disk_without_room(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before LLVM is asked: it would end the process."""
+    monkeypatch.setattr(artifact.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 4096, 4096))
+    with pytest.raises(ArtifactError, match=r"only 4,096 bytes are free there, expected 67,108,864 to compile in; free some space"):
+        load(model_path).compile(directory=tmp_path / "m.aprg")
+    assert files_under(tmp_path) == {}
+
+
+@pytest.mark.parametrize("place", ["file/m.aprg", "x" * 300, "file/below/m.aprg"])
+def test_places_that_cannot_be_made(model_path: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ArtifactError, match="cannot be written: .*; give another place with -o"):
+        compile_reference(model_path, tmp_path / place)
+    assert files_under(tmp_path) == {"file": b"kept"}
+
+
+def test_what_cannot_be_compiled(model_path: Path, tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, Any], type[AprgraphError], str]] = [
+        ({"target": "cuda"}, ArtifactError, "unknown target 'cuda'; expected one of llvm, reference"),
+        ({"cpu": "i386"}, ArtifactError, "unknown CPU 'i386'; expected one of x86-64-v2"),
+    ]
+    for options, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            load(model_path).compile(directory=tmp_path / "m.aprg", **options)
+    with pytest.raises(ModelError, match="expected"):
+        load(model_path, {"llama.embedding_length": 128}).compile(directory=tmp_path / "m.aprg")
+    assert files_under(tmp_path) == {}
+
+
+# -- the cache ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_has_a_place_for_each_thing_that_matters(
+    tiny_model: Callable[..., Path], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APRGRAPH_CACHE", str(tmp_path))
+    model = load_model(model_path)
+    shutil.copyfile(model_path, tmp_path / model_path.name)
+    places = [
+        cache_directory(model, "llvm", None), cache_directory(model, "reference", None),
+        cache_directory(load_model(model_path, {"general.name": "x"}), "llvm", None), cache_directory(load_model(tiny_model()), "llvm", None),
+        cache_directory(load_model(tmp_path / model_path.name), "llvm", None),
+    ]  # fmt: skip
+    assert len(set(places)) == len(places)
+    assert {place.parent for place in places} == {tmp_path}
+    assert cache_directory(load_model(model_path), "llvm", None) == places[0]
+    monkeypatch.setattr(artifact, "_versions", lambda: {"aprgraph": "99"})
+    assert cache_directory(model, "llvm", None) not in places
+
+
+def test_where_the_cache_is(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(model_path)
+    monkeypatch.delenv("APRGRAPH_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory(model, "reference", None).parent == tmp_path / "xdg" / "aprgraph"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_directory(model, "reference", None).parent == tmp_path / "home" / ".cache" / "aprgraph"
+
+
+def test_the_cache_is_filled_once_and_mended(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APRGRAPH_CACHE", str(tmp_path))
+    loaded = load(model_path)
+    assert loaded.find_cached("reference") is None
+    place = loaded.compile_cached("reference").artifact.directory
+    manifest = place / "artifact.json"
+    written, whole = manifest.stat().st_mtime_ns, manifest.read_bytes()
+    assert loaded.compile_cached("reference").artifact.directory == place
+    assert manifest.stat().st_mtime_ns == written
+    manifest.write_bytes(whole[:50])
+    loaded.compile_cached("reference")
+    assert manifest.read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]

@@ -1,0 +1,82 @@
+"""The kernel library: one kernel per request, and linking."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aprgraph.codegen import library
+from aprgraph.codegen.kernels import requests_of
+from aprgraph.codegen.library import linker
+from aprgraph.graph.build import build_graph
+from aprgraph.graph.errors import ToolchainError
+from aprgraph.graph.model import load_model
+from aprgraph.graph.passes.pipeline import compiled_graphs
+from tests.support.compiled import compiled, shared_model
+
+
+def symbols(path: Path) -> set[str]:
+    """The kernels that a model needs."""
+    return set(requests_of(compiled_graphs(build_graph(load_model(path)))))
+
+
+def test_kernels_do_not_grow_with_depth(tiny_model: Callable[..., Path]) -> None:
+    """Twelve equal layers need what two need; a layer of another block format needs its own projection more."""
+    assert symbols(tiny_model(layers=12)) == symbols(tiny_model(layers=2))
+    mixed = symbols(tiny_model(layers=12, formats={"blk.7.ffn_down.weight": "Q8_0"}))
+    assert len(mixed) == len(symbols(tiny_model(layers=2))) + 1
+
+
+def test_the_library_has_the_kernels_of_the_manifest_and_no_others(tiny_model: Callable[..., Path]) -> None:
+    model = compiled(shared_model(tiny_model))
+    assert set(model.artifact.kernels) == symbols(model.model.path)
+    listed = subprocess.run(["nm", "-D", "--defined-only", model.artifact.library], capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("nm is not here")
+    names = [line.split()[-1] for line in listed.stdout.splitlines()]
+    exported = {name.removeprefix("__tvm_ffi_") for name in names if name.startswith("__tvm_ffi_") and name[10] != "_"}
+    assert exported == {*model.artifact.kernels, "tensor_statistics"}
+
+
+# -- the linker ---------------------------------------------------------------------------------------------------------
+
+
+def have(monkeypatch: pytest.MonkeyPatch, *programs: str, ziglang: bool = False) -> None:
+    monkeypatch.setattr(library.shutil, "which", lambda name: f"/bin/{name}" if name in programs else None)
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: object() if ziglang and name == "ziglang" else None)
+
+
+def test_a_compiler_that_is_installed_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    for program in ("cc", "gcc", "clang"):
+        have(monkeypatch, program, ziglang=True)
+        assert linker() == [f"/bin/{program}"]
+
+
+def test_else_the_package_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    have(monkeypatch, ziglang=True)
+    assert linker() == [sys.executable, "-m", "ziglang", "cc"]
+
+
+def test_no_linker(monkeypatch: pytest.MonkeyPatch) -> None:
+    have(monkeypatch)
+    with pytest.raises(ToolchainError, match=r"no linker: .* needs cc, gcc or clang, or the Python package ziglang; install one"):
+        linker()
+
+
+def test_a_linker_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "cc"
+    program.write_text("#!/bin/sh\necho first >&2\necho 'cannot find -lm' >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(library, "linker", lambda: [str(program)])
+    with pytest.raises(ToolchainError, match=r"linking the kernels failed \(.*cc, exit 3\): cannot find -lm"):
+        library._link(str(tmp_path / "out.so"), [str(tmp_path / "a.o")])
+
+
+def test_a_linker_that_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(library, "linker", lambda: ["false"])
+    with pytest.raises(ToolchainError, match=r"linking the kernels failed \(false, exit 1\): no message"):
+        library._link(str(tmp_path / "out.so"), str(tmp_path / "a.o"))

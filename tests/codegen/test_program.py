@@ -1,0 +1,84 @@
+"""Programs: what a plan is lowered to, and that it can only call kernels that were there before."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aprgraph.api import CompiledModel
+from aprgraph.codegen.kernels import request_of, requests_of
+from aprgraph.codegen.kernels.base import WITHOUT_KERNEL
+from aprgraph.codegen.program import build_program, lower
+from aprgraph.graph.calling_convention import TAP_FUNCTION
+from aprgraph.graph.ir import Graph
+from aprgraph.graph.passes.pipeline import executed_graph
+from aprgraph.graph.plan import Plan, parse_plan
+from tests.support.compiled import LAYERS, compiled, shared_model
+
+TOKENS = [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Callable[..., Path]) -> CompiledModel:
+    return compiled(shared_model(tiny_model))
+
+
+def planned(model: CompiledModel, taps: str | None = None, layers: str = f"0..{LAYERS}", positions: str = "last") -> Graph:
+    plan = Plan() if taps is None else parse_plan(taps, layers)
+    return executed_graph(model.plan(plan, TOKENS, positions).graph)
+
+
+def own_stages(model: CompiledModel) -> list[str]:
+    return list(dict.fromkeys(str(node.stage) for node in model.artifact.graph.staged()))
+
+
+def test_no_plan_needs_a_kernel_that_was_not_compiled(tiny: CompiledModel) -> None:
+    """Every pair of stages, every layer range, both settings of positions: kernels come before taps."""
+    kernels, plans = set(tiny.artifact.kernels), 0
+    for stages in [(), *itertools.combinations(own_stages(tiny), 1), *itertools.combinations(own_stages(tiny), 2), ("all",)]:
+        for positions in ("last", "all"):
+            graph = planned(tiny, ",".join(stages) or None, positions=positions)
+            assert set(requests_of([graph])) <= kernels, stages
+            plans += 1
+    for first, last in itertools.combinations(range(LAYERS + 1), 2):
+        assert set(requests_of([planned(tiny, "all", f"{first}..{last}")])) <= kernels
+    assert plans > 400
+
+
+def test_every_compiled_kernel_is_used_by_some_plan(tiny: CompiledModel) -> None:
+    assert set(requests_of([planned(tiny), planned(tiny, "all")])) == set(tiny.artifact.kernels)
+
+
+@pytest.mark.parametrize("taps", [None, "all", "ffn_silu,lm_head", "attn_scores"])
+def test_a_program_is_one_call_for_each_node_and_each_value_has_its_own_storage(tiny: CompiledModel, taps: str | None) -> None:
+    graph = planned(tiny, taps)
+    text = lower(graph).script()
+    computed = [node for node in graph if node.op not in WITHOUT_KERNEL]
+    called = re.findall(r'call_packed\("([\w.]+)"', text)
+    assert [name for name in called if name != TAP_FUNCTION] == [request_of(graph, node).symbol for node in computed]
+    assert called.count(TAP_FUNCTION) == len(graph.with_op("tap"))
+    assert text.count("alloc_storage") == len(computed)
+
+
+def test_a_tap_is_called_right_behind_its_stage(tiny: CompiledModel) -> None:
+    """So that a full trace holds a tensor no longer than a run without taps does."""
+    graph = planned(tiny, "all")
+    order = [node.name for node in graph if node.op not in ("input", "weight")]
+    for tap in graph.with_op("tap"):
+        (stage,) = graph.operand_names(tap.name)
+        assert order[order.index(stage) + 1] == tap.name
+
+
+def test_the_same_graph_gives_the_same_bytes(tiny: CompiledModel, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        build_program(planned(tiny, "ffn_up,attn_out"), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_programs_hold_no_weights(tiny: CompiledModel, tmp_path: Path) -> None:
+    build_program(planned(tiny, "all"), tmp_path / "p")
+    assert (tmp_path / "p").stat().st_size < 100_000

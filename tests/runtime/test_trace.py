@@ -1,0 +1,328 @@
+"""Trace directories: what is written when, what is in the manifest, and manifests that are not sound."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aprgraph.graph.errors import TraceError
+from aprgraph.runtime import aprt
+from aprgraph.runtime.aprt import write_aprt
+from aprgraph.runtime.trace import MANIFEST, Trace, TraceInfo, TraceWriter, write_text_atomically
+from tests.support.cli import files_under
+from tests.support.traces import EMPTY_GRAPH, values, write_bare, write_trace
+
+TENSORS = {
+    (0, "embedding"): values(3, 4),
+    (0, "ffn_out"): values(3, 4, seed=1),
+    (1, "attn_scores"): values(2, 3, 3),
+    (None, "lm_head"): values(9),
+    (0, "ffn_out", 2): values(1, 4),
+}
+INFO = TraceInfo({"name": "m.gguf"}, "reference", (1, 2, 3), "all 0..1", "last", EMPTY_GRAPH)
+
+
+# -- layout and order ---------------------------------------------------------------------------------------------------
+
+
+def test_layout(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", TENSORS)
+    assert sorted(files_under(tmp_path / "t")) == [
+        "layer-0/embedding.bin", "layer-0/ffn_out.bin", "layer-1/attn_scores.bin", "lm_head.bin", "step-2/layer-0/ffn_out.bin", "trace.json",
+    ]  # fmt: skip
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", TENSORS)
+    trace = Trace.open(tmp_path / "t")
+    assert [entry.label for entry in trace.entries] == [
+        "layer 0 embedding", "layer 0 ffn_out", "layer 1 attn_scores", "lm_head", "step 2 layer 0 ffn_out",
+    ]  # fmt: skip
+    for (layer, stage, *step), tensor in TENSORS.items():
+        found = trace.tensor(stage, layer, step[0] if step else 0)
+        assert found.shape == tensor.shape
+        assert found.tobytes() == tensor.tobytes()
+    assert (0, 1, "attn_scores") in trace
+    assert (0, 1, "ffn_out") not in trace
+
+
+def test_the_manifest_comes_last(tmp_path: Path) -> None:
+    """A directory with a manifest is complete: whoever kills the run before the end leaves none."""
+    writer = TraceWriter(tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+    writer.write("x", "embedding", 0, 0, values(3, 4))
+    assert sorted(files_under(tmp_path / "t")) == ["layer-0/embedding.bin"]
+    writer.finish(INFO)
+    assert sorted(files_under(tmp_path / "t")) == ["layer-0/embedding.bin", "trace.json"]
+
+
+def test_an_old_manifest_goes_with_the_first_tensor_and_not_before(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", TENSORS)
+    old = files_under(tmp_path / "t")
+    writer = TraceWriter(tmp_path / "t")
+    assert files_under(tmp_path / "t") == old
+    writer.write("x", "embedding", 0, 0, values(3, 4, seed=5))
+    assert MANIFEST not in files_under(tmp_path / "t")
+
+
+def test_a_failure_at_the_first_tensor_of_a_new_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    for place in ("file", "file/below"):
+        with pytest.raises(TraceError, match="cannot be created"):
+            TraceWriter(tmp_path / place).write("x", "embedding", 0, 0, values(3, 4))
+    assert files_under(tmp_path) == {"file": b"kept"}
+
+
+def test_other_files_stay(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "notes.txt").write_text("mine")
+    write_trace(tmp_path / "t", TENSORS)
+    assert (tmp_path / "t" / "notes.txt").read_text() == "mine"
+
+
+def test_a_full_disk_in_the_middle_leaves_whole_files_and_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_trace(tmp_path / "t", TENSORS)
+    writer = TraceWriter(tmp_path / "t")
+    writer.write("x", "embedding", 0, 0, values(3, 4, seed=7))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(aprt.os, "writev", full)
+    with pytest.raises(TraceError, match="No space left on device"):
+        writer.write("y", "ffn_out", 0, 0, values(3, 4, seed=8))
+    assert sorted(files_under(tmp_path / "t")) == [
+        "layer-0/embedding.bin", "layer-0/ffn_out.bin", "layer-1/attn_scores.bin", "lm_head.bin", "step-2/layer-0/ffn_out.bin",
+    ]  # fmt: skip
+    assert Trace.open(tmp_path / "t").tensor("ffn_out", 0).tobytes() == TENSORS[0, "ffn_out"].tobytes()
+
+
+# -- the manifest -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_this_machine_is_in_the_manifest(tmp_path: Path) -> None:
+    """Two directories, two times, the same bytes."""
+    write_trace(tmp_path / "one", TENSORS)
+    write_trace(tmp_path / "another" / "place", TENSORS)
+    assert files_under(tmp_path / "one") == files_under(tmp_path / "another" / "place")
+    assert str(tmp_path) not in (tmp_path / "one" / MANIFEST).read_text()
+
+
+def test_the_manifest_says_what_files_do_not(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", {(None, "lm_head"): np.array([1.0, -3.0, np.nan], np.float32)})
+    document = json.loads((tmp_path / "t" / MANIFEST).read_text())
+    assert document["format"] == "aprgraph-trace"
+    assert document["tokens"] == [1, 2, 3]
+    assert document["graph"] == EMPTY_GRAPH.splitlines()
+    (entry,) = document["tensors"]
+    rms = entry["statistics"].pop("rms")
+    assert rms == pytest.approx(5**0.5)
+    assert entry == {
+        "stage": "lm_head", "layer": None, "step": 0, "shape": [3], "file": "lm_head.bin", "node": "lm_head",
+        "statistics": {"count": 3, "min": -3.0, "max": 1.0, "mean": -1.0, "nan": 1, "inf": 0},
+    }  # fmt: skip
+
+
+def test_statistics_only(tmp_path: Path) -> None:
+    trace = write_trace(tmp_path / "t", TENSORS, stats_only=True)
+    assert sorted(files_under(tmp_path / "t")) == [MANIFEST]
+    opened = Trace.open(tmp_path / "t")
+    assert [entry.statistics for entry in opened.entries] == [entry.statistics for entry in trace.entries]
+    with pytest.raises(TraceError, match="layer 0 embedding has statistics only; run again without --stats-only"):
+        opened.tensor("embedding", 0)
+
+
+def test_an_empty_trace(tmp_path: Path) -> None:
+    TraceWriter(tmp_path / "t").finish(INFO)
+    assert len(Trace.open(tmp_path / "t")) == 0
+
+
+def _mutations() -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """(what, how) for each way to spoil a manifest, at every place of it."""
+    for key in ("format", "version", "model", "target", "tokens", "positions", "plan", "tensors", "graph"):
+        yield f"no {key}", lambda document, key=key: {name: value for name, value in document.items() if name != key}
+        for wrong in (None, 7, "x", -1, 1.5, {"a": 1}, [None], [[]], [{}], True, "\x00"):
+            yield f"{key} {wrong!r}", lambda document, key=key, wrong=wrong: {**document, key: wrong}
+
+    def entry(document: Any, key: str, wrong: object) -> Any:
+        document["tensors"][0][key] = wrong
+        return document
+
+    def without(document: Any, key: str) -> Any:
+        del document["tensors"][0][key]
+        return document
+
+    for key in ("stage", "layer", "step", "shape", "file", "node", "statistics"):
+        yield f"an entry without {key}", lambda document, key=key: without(document, key)
+        for wrong in (-1, 1.5, "x", [], {}, [1.5], [-2, -6], True, 1e999, [1e999], float("nan"), "a\0b", 10**30):
+            yield f"an entry whose {key} is {wrong!r}", lambda document, key=key, wrong=wrong: entry(document, key, wrong)
+
+    for key in ("count", "nan", "inf", "min", "max", "mean", "rms"):
+        for wrong in (1e999, "x", [], {}):
+            yield (
+                f"statistics whose {key} is {wrong!r}",
+                lambda document, key=key, wrong=wrong: entry(
+                    document, "statistics", {**document["tensors"][0]["statistics"], key: wrong}
+                ),
+            )
+    yield "a tensor twice", lambda document: {**document, "tensors": document["tensors"] * 2}
+    yield "a list", lambda document: [document]
+    yield "null", lambda document: None
+    yield "a number", lambda document: 7
+
+
+def test_a_spoiled_manifest_gives_a_trace_error_or_a_sound_trace(tmp_path: Path) -> None:
+    """No other exception, wherever the damage is; and what opens can be read, or says why not."""
+    write_trace(tmp_path / "t", TENSORS)
+    path, refused = tmp_path / "t" / MANIFEST, 0
+    original = json.loads(path.read_text())
+    for what, spoil in _mutations():
+        path.write_text(json.dumps(spoil(copy.deepcopy(original))))
+        try:
+            trace = Trace.open(tmp_path / "t")
+            for entry in trace.entries:
+                trace.load(entry)
+        except TraceError as error:
+            refused += 1
+            assert "\n" not in str(error), what
+            assert str(tmp_path / "t") in str(error), what
+    assert refused > 150
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\ufeff{}", '{"format": 1}', "nonsense"])
+def test_a_manifest_that_is_no_json(tmp_path: Path, text: str) -> None:
+    write_trace(tmp_path / "t", TENSORS)
+    (tmp_path / "t" / MANIFEST).write_text(text)
+    with pytest.raises(TraceError, match=r"trace\.json: (not a whole trace manifest|format)"):
+        Trace.open(tmp_path / "t")
+
+
+def test_every_truncation_of_a_manifest(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", {(0, "embedding"): values(2, 2)})
+    path = tmp_path / "t" / MANIFEST
+    whole = path.read_bytes()
+    for size in range(0, len(whole) - 2, 7):
+        path.write_bytes(whole[:size])
+        with pytest.raises(TraceError, match="not a whole trace manifest"):
+            Trace.open(tmp_path / "t")
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", TENSORS)
+    (tmp_path / "t" / MANIFEST).write_bytes(b"\xff\xfe{}")
+    with pytest.raises(TraceError, match="not a whole trace manifest"):
+        Trace.open(tmp_path / "t")
+
+
+def test_another_version(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", TENSORS)
+    path = tmp_path / "t" / MANIFEST
+    path.write_text(path.read_text().replace('"version": 1', '"version": 9'))
+    with pytest.raises(TraceError, match=r"format 'aprgraph-trace' version 9, expected 'aprgraph-trace' version 1"):
+        Trace.open(tmp_path / "t")
+
+
+@pytest.mark.parametrize("file", ["../outside.bin", "/etc/hostname", "layer-0/../../outside.bin"])
+def test_a_file_outside_is_not_followed(tmp_path: Path, file: str) -> None:
+    write_trace(tmp_path / "t", TENSORS)
+    write_aprt(tmp_path / "outside.bin", 0, values(3, 4))
+    path = tmp_path / "t" / MANIFEST
+    path.write_text(path.read_text().replace("layer-0/embedding.bin", file))
+    with pytest.raises(TraceError, match=rf"the file {re.escape(repr(file))} lies outside the trace directory"):
+        Trace.open(tmp_path / "t")
+
+
+# -- files that do not fit the manifest ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("layer", "tensor", "message"), [
+    (1, values(3, 4), r"embedding\.bin: its header names layer 1, expected layer 0"),
+    (None, values(3, 4), r"embedding\.bin: its header names the whole model, expected layer 0; written by another run\?"),
+    (0, values(3, 5), r"embedding\.bin: 15 elements, but the manifest says 3 x 4; written by another run\?"),
+])  # fmt: skip
+def test_a_file_of_another_run(tmp_path: Path, layer: int | None, tensor: aprt.F32, message: str) -> None:
+    write_trace(tmp_path / "t", TENSORS)
+    write_aprt(tmp_path / "t" / "layer-0" / "embedding.bin", layer, tensor)
+    with pytest.raises(TraceError, match=message):
+        Trace.open(tmp_path / "t").tensor("embedding", 0)
+
+
+def test_a_file_that_has_gone(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", TENSORS)
+    (tmp_path / "t" / "lm_head.bin").unlink()
+    with pytest.raises(TraceError, match=r"lm_head\.bin: cannot be read: No such file or directory"):
+        Trace.open(tmp_path / "t").tensor("lm_head")
+
+
+def test_a_tensor_that_was_not_recorded(tmp_path: Path) -> None:
+    trace = write_trace(tmp_path / "t", TENSORS)
+    with pytest.raises(TraceError, match="layer 3 ffn_up was not recorded; tap it with --taps and --layers"):
+        trace.tensor("ffn_up", 3)
+
+
+# -- directories without a manifest -------------------------------------------------------------------------------------
+
+
+def test_files_alone(tmp_path: Path) -> None:
+    """As another program leaves them: flat, for shapes are unknown; what is no stage is left alone."""
+    write_bare(tmp_path / "t", TENSORS)
+    write_aprt(tmp_path / "t" / "layer-0" / "mystery.bin", 0, values(2))
+    write_aprt(tmp_path / "t" / "elsewhere.bin", 0, values(2))
+    trace = Trace.open(tmp_path / "t")
+    assert trace.info is None
+    assert trace.graph() is None
+    assert {entry.key: entry.shape for entry in trace.entries} == {
+        (0, 0, "embedding"): (12,), (0, 0, "ffn_out"): (12,), (0, 1, "attn_scores"): (18,), (0, None, "lm_head"): (9,), (2, 0, "ffn_out"): (4,),
+    }  # fmt: skip
+    assert trace.tensor("ffn_out", 0, 2).tobytes() == TENSORS[0, "ffn_out", 2].tobytes()
+
+
+def test_nothing_to_open(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"not a directory; expected a trace directory"):
+        Trace.open(tmp_path / "no")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TraceError, match=r"holds neither a manifest \(trace\.json\) nor APRT files"):
+        Trace.open(tmp_path / "empty")
+
+
+def test_a_damaged_file_among_them(tmp_path: Path) -> None:
+    write_bare(tmp_path / "t", TENSORS)
+    with (tmp_path / "t" / "lm_head.bin").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(TraceError, match=r"lm_head\.bin: 49 bytes, expected 48"):
+        Trace.open(tmp_path / "t")
+
+
+# -- text files ---------------------------------------------------------------------------------------------------------
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    write_text_atomically(path, "old")
+
+    def full(self: Path, *_: object, **__: object) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(TraceError, match=r"a\.txt: cannot be written: No space left on device"):
+        write_text_atomically(path, "new")
+    assert files_under(tmp_path) == {"a.txt": b"old"}
+
+
+@pytest.mark.parametrize("place", ["no/a.txt", "file/a.txt", "taken", "x" * 300])
+def test_places_where_no_text_can_be_written(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(TraceError, match="cannot be written"):
+        write_text_atomically(tmp_path / place, "new")
+    assert files_under(tmp_path) == {"file": b"kept"}

@@ -1,0 +1,53 @@
+"""Compiled models that tests share: compiling takes seconds, and no test changes what it gets."""
+
+from __future__ import annotations
+
+import atexit
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from aprgraph.api import CompiledModel, load, open_artifact
+
+LAYERS = 3
+_TOGETHER = 2
+_COMPILE = """
+import sys
+from aprgraph import load
+for model, place in zip(sys.argv[1::2], sys.argv[2::2]):
+    load(model).compile(directory=place)
+"""
+
+
+def shared_model(tiny_model: Callable[..., Path]) -> Path:
+    """The model that most tests run: three layers, biases, two block formats, a vocabulary and places that suit no vector."""
+    return tiny_model(format="Q8_0", formats={"attn_v.weight": "F16"}, layers=LAYERS, qkv_bias=True, alignment=8, vocabulary=291)
+
+
+@lru_cache(maxsize=1)
+def _directory() -> Path:
+    temporary = tempfile.TemporaryDirectory(prefix="aprgraph-tests-")
+    atexit.register(temporary.cleanup)
+    return Path(temporary.name)
+
+
+def _place(model: Path, target: str) -> Path:
+    return _directory() / f"{model.stem}.{target}.aprg"
+
+
+@lru_cache(maxsize=None)
+def compiled(model: Path, target: str = "llvm") -> CompiledModel:
+    """The model of a file, compiled once for all tests."""
+    place = _place(model, target)
+    return open_artifact(place, model) if place.exists() else load(model).compile(target, place)
+
+
+def compile_together(models: Sequence[Path]) -> None:
+    """Compile several models into what ``compiled`` then opens, on two processors."""
+    waiting = [model for model in models if not _place(model, "llvm").exists()]
+    shares = [[str(path) for model in waiting[part::_TOGETHER] for path in (model, _place(model, "llvm"))] for part in range(_TOGETHER)]
+    processes = [subprocess.Popen([sys.executable, "-c", _COMPILE, *share], cwd=_directory()) for share in shares if share]
+    assert [process.wait() for process in processes] == [0] * len(processes)

@@ -33,6 +33,7 @@ test: lint type-check pytest
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 type-check: $(VENV)/.installed
 	$(BIN)/mypy

@@ -208,9 +208,7 @@ class CompiledModel:
         (value,) = self._execute(run, None, threads).values()
         return value.reshape(run.shape(run.graph[run.graph.outputs[0]]))
 
-    def _execute(
-        self, run: RunPlan, on_tap: Callable[[Node, F32, Statistics | None], None] | None, threads: int | None
-    ) -> dict[str, F32]:
+    def _execute(self, run: RunPlan, on_tap: Callable[[Node, F32, Statistics | None], None] | None, threads: int | None) -> dict[str, F32]:
         """Run the graph on this artifact's target; the outputs that are not taps, by name."""
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise AprgraphError(f"threads {threads}: expected 1 to {MAX_THREADS}")
@@ -224,9 +222,7 @@ class CompiledModel:
         session = Session(self.artifact.library, program, graph, self.model, threads, runtime_alone=self.once)
         return session.run(run.tokens, on_tap)
 
-    def _interpret(
-        self, run: RunPlan, on_tap: Callable[[Node, F32, Statistics | None], None] | None
-    ) -> dict[str, F32]:
+    def _interpret(self, run: RunPlan, on_tap: Callable[[Node, F32, Statistics | None], None] | None) -> dict[str, F32]:
         from aprgraph.runtime.reference import run_reference  # noqa: PLC0415
 
         outputs: dict[str, F32] = {}

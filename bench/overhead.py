@@ -45,7 +45,18 @@ def main() -> None:
         graph = executed_graph(run.graph)
         session = Session(compiled.artifact.library, compiled.artifact.program(graph), graph, compiled.model)
         cli = [sys.executable, "-c", "from aprgraph.cli import main; main()"]
-        text = ["run", str(compiled.artifact.directory), "--taps", "all", "--layers", f"0..{layers}", "--prompt", "What is 2+2?", "-o", f"{scratch}/out"]
+        text = [
+            "run",
+            str(compiled.artifact.directory),
+            "--taps",
+            "all",
+            "--layers",
+            f"0..{layers}",
+            "--prompt",
+            "What is 2+2?",
+            "-o",
+            f"{scratch}/out",
+        ]
         bare = [sys.executable, "-c", "import numpy, networkx, tokenizers, typer, tvm"]
         whole, inner, floor = [], [], []
         for _ in range(options.rounds + 1):
@@ -55,11 +66,13 @@ def main() -> None:
             start = time.perf_counter()
             session.run(
                 TOKENS,
-                lambda node, value, stats, writer=writer: writer.write(node.name, node.stage, node.layer, 0, value.reshape(run.shape(node)), stats),
+                lambda node, value, stats, writer=writer: writer.write(
+                    node.name, node.stage, node.layer, 0, value.reshape(run.shape(node)), stats
+                ),
             )
             inner.append(time.perf_counter() - start)
         w, i, f = (statistics.median(values[1:]) * 1e3 for values in (whole, inner, floor))
-        print(f"whole process {w:.0f} ms, of it forward pass and writing {i:.0f} ms, imports alone {f:.0f} ms; ratio whole / imports {w / f:.2f}")
+        print(f"whole process {w:.0f} ms, of it forward pass and writing {i:.0f} ms; imports alone {f:.0f} ms, whole / imports {w / f:.2f}")
 
 
 if __name__ == "__main__":

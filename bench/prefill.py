@@ -29,9 +29,7 @@ class Worker:
     """A process that answers requests, one JSON line each."""
 
     def __init__(self, python: str, script: str, *arguments: str) -> None:
-        self.process = subprocess.Popen(  # noqa: S603
-            [python, str(HERE / script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen([python, str(HERE / script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.info = self.read()
 
     def read(self) -> dict[str, Any]:
@@ -64,8 +62,12 @@ def main() -> None:
     options = parser.parse_args()
     common = (options.model, str(options.threads), options.scratch)
     ours, theirs = Worker(sys.executable, "worker_aprgraph.py", *common), Worker(options.llama_python, "worker_llama.py", *common)
-    print(f"{options.threads} threads, {options.rounds} rounds; {ours.info['name']}: {ours.info['system']}; {theirs.info['name']}: {theirs.info['system']}")
-    print(f"{'tokens':>6}  {'mode':5}  {'aprgraph ms':>11}  {'llama.cpp ms':>12}  {'ratio':>6}  {'spread of ratios':>16}  {'MB written':>16}")
+    print(f"{options.threads} threads, {options.rounds} rounds")
+    for worker in (ours, theirs):
+        print(f"{worker.info['name']}: {worker.info['system']}")
+    print(
+        f"{'tokens':>6}  {'mode':5}  {'aprgraph ms':>11}  {'llama.cpp ms':>12}  {'ratio':>6}  {'spread of ratios':>16}  {'MB written':>16}"
+    )
     for dump in (False, True):
         for count in SIZES:
             tokens = [100 + i for i in range(count)]

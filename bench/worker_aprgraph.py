@@ -37,7 +37,10 @@ def main() -> None:
             writer = TraceWriter(directory)
             start = time.perf_counter()
             sessions[dump].run(
-                tokens, lambda node, value, stats, run=run, writer=writer: writer.write(node.name, node.stage, node.layer, 0, value.reshape(run.shape(node)), stats)
+                tokens,
+                lambda node, value, stats, run=run, writer=writer: writer.write(
+                    node.name, node.stage, node.layer, 0, value.reshape(run.shape(node)), stats
+                ),
             )
             seconds = time.perf_counter() - start
             print(json.dumps({"seconds": seconds, "files": len(run.taps), "bytes": run.nbytes}), flush=True)

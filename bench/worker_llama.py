@@ -21,9 +21,7 @@ def dumper(scratch: Path) -> ctypes.CDLL:
     library = Path(llama_cpp.__file__).parent / "lib"
     out = scratch / "libllama_nodes.so"
     source = Path(__file__).with_name("llama_nodes.c")
-    subprocess.run(
-        ["cc", "-O2", "-shared", "-fPIC", "-o", out, source, f"-L{library}", "-lggml-base", f"-Wl,-rpath,{library}"], check=True
-    )
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", out, source, f"-L{library}", "-lggml-base", f"-Wl,-rpath,{library}"], check=True)
     return ctypes.CDLL(str(out))
 
 

@@ -27,15 +27,11 @@ class _Builder:
         self.model = model
         self.hp = model.hyperparameters
         stem = "".join(c if (c.isascii() and c.isalnum()) or c in "_.-" else "_" for c in model.path.stem)
-        self.graph = Graph(
-            stem, {"architecture": model.family.architecture, "layers": self.hp.layers, "context": self.hp.context}
-        )
+        self.graph = Graph(stem, {"architecture": model.family.architecture, "layers": self.hp.layers, "context": self.hp.context})
 
     # -- adding nodes ---------------------------------------------------------------------------------------------------
 
-    def op(
-        self, op: str, name: str, *operands: str, stage: str | None = None, layer: int | None = None, **attrs: Attr
-    ) -> str:
+    def op(self, op: str, name: str, *operands: str, stage: str | None = None, layer: int | None = None, **attrs: Attr) -> str:
         """Add one op; its type is inferred. Returns the node's name."""
         types = [self.graph[operand].type for operand in operands]
         result = OPS[op].infer(types, attrs)
@@ -75,9 +71,7 @@ class _Builder:
         self.op("input", "positions")
         table = self.weight("token_embd.weight", vocabulary, hp.hidden)
         factors = [self.weight("rope_freqs.weight", hp.rope_dims // 2)] if self.model.has("rope_freqs.weight") else []
-        angles = self.op(
-            "rope_angles", "rope_angles", "positions", *factors, base=hp.rope_base, dims=hp.rope_dims, scale=hp.rope_scale
-        )
+        angles = self.op("rope_angles", "rope_angles", "positions", *factors, base=hp.rope_base, dims=hp.rope_dims, scale=hp.rope_scale)
         x = self.staged("embed", 0, "embedding", "tokens", table, scale=1.0)
         for layer in range(hp.layers):
             x = self.attention_block(layer, x, angles)
@@ -120,21 +114,15 @@ class _Builder:
         if biases:
             qkv = self.staged("bias_add", layer, "qkv_bias", qkv, *biases)
         pairing = self.model.family.rope_pairing
-        q = self.staged(
-            "rope", layer, "q_post_rope", qkv, angles, heads=hp.heads, head_size=hp.head_size, start=0, pairing=pairing
-        )
+        q = self.staged("rope", layer, "q_post_rope", qkv, angles, heads=hp.heads, head_size=hp.head_size, start=0, pairing=pairing)
         k = self.staged(
             "rope", layer, "k_post_rope", qkv, angles, heads=hp.kv_heads, head_size=hp.head_size, start=q_columns, pairing=pairing
         )
-        v = self.op(
-            "columns", f"layer{layer}.v", qkv, layer=layer, start=q_columns + kv_columns, stop=q_columns + 2 * kv_columns
-        )
+        v = self.op("columns", f"layer{layer}.v", qkv, layer=layer, start=q_columns + kv_columns, stop=q_columns + 2 * kv_columns)
         scores = self.staged("attn_scores", layer, "attn_scores", q, k, heads=hp.heads, kv_heads=hp.kv_heads, scale=hp.scale)
         softmax = self.staged("attn_softmax", layer, "attn_softmax", scores)
         mixed = self.staged("attn_mix", layer, "attention", softmax, v, kv_heads=hp.kv_heads)
-        out = self.projection(
-            layer, "attn_out", mixed, f"{prefix}_output.weight", f"{prefix}_output.bias", hp.hidden, q_columns
-        )
+        out = self.projection(layer, "attn_out", mixed, f"{prefix}_output.weight", f"{prefix}_output.bias", hp.hidden, q_columns)
         return self.staged("add", layer, "post_attn_residual", x, out)
 
     def ffn_block(self, layer: int, x: str) -> str:

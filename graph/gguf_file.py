@@ -157,9 +157,7 @@ class GGUFFile:
                 )
             raw.append((name, dims, fmt, offset, self._tensor_bytes(name, dims, fmt)))
         data_start = self._data_start(cursor.position)
-        tensors = {
-            name: TensorInfo(name, dims, fmt, data_start + offset, nbytes) for name, dims, fmt, offset, nbytes in raw
-        }
+        tensors = {name: TensorInfo(name, dims, fmt, data_start + offset, nbytes) for name, dims, fmt, offset, nbytes in raw}
         self._check_placement(list(tensors.values()), data_start)
         return tensors
 

@@ -142,9 +142,8 @@ class Graph:
         if not isinstance(other, Graph):
             return NotImplemented
         mine, theirs = list(self), list(other)
-        return (
-            (self.name, self.attrs, self.outputs, mine) == (other.name, other.attrs, other.outputs, theirs)
-            and all(self.operand_names(node.name) == other.operand_names(node.name) for node in mine)
+        return (self.name, self.attrs, self.outputs, mine) == (other.name, other.attrs, other.outputs, theirs) and all(
+            self.operand_names(node.name) == other.operand_names(node.name) for node in mine
         )
 
     __hash__ = None  # type: ignore[assignment]  # a mutable container

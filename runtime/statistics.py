@@ -45,9 +45,7 @@ class Statistics:
         return Statistics(count, low, high, mean, rms, nan, inf)
 
 
-def statistics_from_sums(
-    count: int, nan: int, inf: int, low: float, high: float, total: float, squares: float
-) -> Statistics:
+def statistics_from_sums(count: int, nan: int, inf: int, low: float, high: float, total: float, squares: float) -> Statistics:
     """Statistics from sums over the finite elements."""
     finite = count - nan - inf
     if finite == 0:

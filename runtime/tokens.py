@@ -34,7 +34,5 @@ def check_tokens(tokens: Sequence[int], model: Model) -> tuple[int, ...]:
                 f"token {token} at position {position} is outside the vocabulary of {model.path}, expected 0 to {model.vocabulary - 1}"
             )
     if len(ids) > model.hyperparameters.context:
-        raise TokenError(
-            f"{len(ids)} tokens, but {model.path} has a context of {model.hyperparameters.context}; shorten the prompt"
-        )
+        raise TokenError(f"{len(ids)} tokens, but {model.path} has a context of {model.hyperparameters.context}; shorten the prompt")
     return ids

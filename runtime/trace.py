@@ -142,9 +142,7 @@ class TraceWriter:
         self.entries: list[TraceEntry] = []
         self._made: set[str] = set()
 
-    def write(
-        self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None
-    ) -> TraceEntry:
+    def write(self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None) -> TraceEntry:
         """Write one tensor (f32, in its shape), with its statistics if the caller has them. Raises TraceError."""
         if not self.entries:
             self._begin()

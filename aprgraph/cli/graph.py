@@ -38,7 +38,10 @@ def graph(
         ),
     ] = None,
     taps: Annotated[
-        str | None, typer.Option("--taps", metavar="LIST|all", help="Tap these stages, as `run` would; see `aprgraph stages` (default with insert-taps: all).")
+        str | None,
+        typer.Option(
+            "--taps", metavar="LIST|all", help="Tap these stages, as `run` would; see `aprgraph stages` (default with insert-taps: all)."
+        ),
     ] = None,
     passes: Annotated[
         str | None,

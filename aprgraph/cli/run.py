@@ -216,9 +216,7 @@ def _report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: 
     except AprgraphError:  # a model may be run by token ids without a tokenizer that is known here
         texts = [None] * len(rows)
     highest = [float(value) if np.isfinite(value) else None for value in rows[np.arange(len(rows)), best]]
-    predictions = [
-        {"position": first + i, "token": int(token), "logit": highest[i], "text": texts[i]} for i, token in enumerate(best)
-    ]
+    predictions = [{"position": first + i, "token": int(token), "logit": highest[i], "text": texts[i]} for i, token in enumerate(best)]
     if json:
         _print_json({"tokens": list(run_plan.tokens), "target": compiled.artifact.target_name, "next": predictions})
         return

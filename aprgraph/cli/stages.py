@@ -50,8 +50,7 @@ def stages(
         typer.echo(f"\n{_LETTERS}")
     else:
         rows = [
-            [_name(row), ", ".join(map(str, row["dims"])), _layers(row["layers"]), row["op"], ", ".join(row["weights"])]
-            for row in document
+            [_name(row), ", ".join(map(str, row["dims"])), _layers(row["layers"]), row["op"], ", ".join(row["weights"])] for row in document
         ]
         typer.echo(format_table(["stage", "shape", "layers", "op", "weights"], rows))
 

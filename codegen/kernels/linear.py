@@ -135,8 +135,6 @@ def embed(request: KernelRequest, cpu: Cpu) -> Any:
         out = parameters.buffer("out", ("n", table.columns), "float32")
         with T.parallel(i64(0), parameters.size("n")) as p:
             row = T.Cast("int64", tokens[p])
-            table.decode_row(
-                row, lambda column, value: T.buffer_store(out, value if scale == 1.0 else value * f32(scale), [p, column])
-            )
+            table.decode_row(row, lambda column, value: T.buffer_store(out, value if scale == 1.0 else value * f32(scale), [p, column]))
 
     return build_function(request.symbol, emit)

@@ -32,18 +32,14 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
             emitter.zero(sums, 0, cpu.lanes)
 
             def square(column: Expr, width: int) -> None:
-                emitter.dot_step(
-                    sums, 0, width, lambda lane: x[p, start + column + lane], lambda lane: x[p, start + column + lane]
-                )
+                emitter.dot_step(sums, 0, width, lambda lane: x[p, start + column + lane], lambda lane: x[p, start + column + lane])
 
             emitter.chunks(size, square)
             mean = emitter.sum_lanes(sums, 0) * f32(1.0 / size)
             T.buffer_store(factor, f32(1.0) / T.sqrt(mean + f32(eps)), [i64(0)])
             weight.decode_row(
                 i64(0),
-                lambda column, value: T.buffer_store(
-                    out, x[p, start + column] * factor[i64(0)] * value, [p, start + column]
-                ),
+                lambda column, value: T.buffer_store(out, x[p, start + column] * factor[i64(0)] * value, [p, start + column]),
             )
 
     return build_function(request.symbol, emit)
@@ -165,9 +161,7 @@ def _elementwise(value: Callable[..., Expr]) -> Callable[[KernelRequest, Cpu], A
                     width,
                     lambda column, count: emitter.vector(
                         count,
-                        lambda lane: T.buffer_store(
-                            out, value(emitter, *(x[p, column + lane] for x in inputs)), [p, column + lane]
-                        ),
+                        lambda lane: T.buffer_store(out, value(emitter, *(x[p, column + lane] for x in inputs)), [p, column + lane]),
                     ),
                 )
 

@@ -67,9 +67,7 @@ def _signatures(graph: Graph, layers: Mapping[int, Sequence[Node]], tapped: set[
     return result
 
 
-def equal_runs(
-    graph: Graph, layers: Mapping[int, Sequence[Node]], tapped: set[str], colouring: Colouring | None = None
-) -> list[range]:
+def equal_runs(graph: Graph, layers: Mapping[int, Sequence[Node]], tapped: set[str], colouring: Colouring | None = None) -> list[range]:
     """The runs of equal layers, in order; a layer that equals neither neighbour is a run of one.
 
     ``layers`` gives the drawn nodes of each layer in execution order; ``tapped`` the names of nodes that a tap reads.

@@ -31,9 +31,7 @@ def export_json(view: View) -> str:
             {"id": group.id, "title": group.title, "layers": _range(group.layers), "nodes": list(group.nodes)} for group in view.groups
         ],
         "nodes": [_node(node, group_of.get(node.id)) for node in view.nodes],
-        "edges": [
-            {"source": edge.source, "target": edge.target, "operand": edge.operand, "repeat": edge.repeat} for edge in view.edges
-        ],
+        "edges": [{"source": edge.source, "target": edge.target, "operand": edge.operand, "repeat": edge.repeat} for edge in view.edges],
         "legend": [{"class": cls.name, "summary": cls.summary, "count": count} for cls, count in view.legend],
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -141,9 +141,7 @@ def _place_once(items: Mapping[str, Box], links: Sequence[Link], kept: dict[obje
     """Unfolded layers are mostly equal: what was laid out once is used again under the new names."""
     number = {name: index for index, name in enumerate(items)}
     trunks: dict[str, int] = {}
-    shape = tuple(
-        (number[link.source], number[link.target], trunks.setdefault(link.trunk, len(trunks)), link.side) for link in links
-    )
+    shape = tuple((number[link.source], number[link.target], trunks.setdefault(link.trunk, len(trunks)), link.side) for link in links)
     key = (tuple(items.values()), shape)
     if key not in kept:
         kept[key] = place(items, links, _INSIDE)

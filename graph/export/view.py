@@ -99,9 +99,7 @@ class View:
         return ", ".join(parts)
 
 
-def make_view(
-    graph: Graph, *, layers: range | None = None, fold: bool = True, colouring: Colouring | None = None
-) -> View:
+def make_view(graph: Graph, *, layers: range | None = None, fold: bool = True, colouring: Colouring | None = None) -> View:
     """The view of ``graph``: equal layers folded if ``fold``, or only ``layers``, unfolded, and a box for those before and after.
 
     Raises PlanError for layers that the graph does not have.
@@ -175,9 +173,7 @@ class _Viewer:
         if self.colouring is not None and first.stage is not None:
             divergence = worst([divergence_of(self.colouring, node.layer, first.stage) for node in nodes])
         weights = tuple(
-            WeightView(
-                tensor_pattern(tensor, first.layer) if len(nodes) > 1 else tensor, operand.type.dtype, operand.type.dims
-            )
+            WeightView(tensor_pattern(tensor, first.layer) if len(nodes) > 1 else tensor, operand.type.dtype, operand.type.dims)
             for operand in self.graph.operands(first.name)
             if operand.op == "weight" and (tensor := str(operand.attrs.get("tensor", operand.name)))
         )

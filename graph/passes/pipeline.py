@@ -1,11 +1,11 @@
 """Every pass between a model's graph and what runs, in order.
 
-    1. all-positions     if the logits of all positions are asked for
-    2. insert-taps       a tap on every stage that the plan selects
-    3. prune             what no tap (or, without taps, no output) needs is dropped
-       = the recorded graph: interpreted by the reference target, and written into the trace's manifest
-    4. fuse-attention    scores, softmax and mix in one kernel where neither scores nor softmax is tapped
-       = the executed graph: lowered to the program that runs on a compiled target
+1. all-positions     if the logits of all positions are asked for
+2. insert-taps       a tap on every stage that the plan selects
+3. prune             what no tap (or, without taps, no output) needs is dropped
+   = the recorded graph: interpreted by the reference target, and written into the trace's manifest
+4. fuse-attention    scores, softmax and mix in one kernel where neither scores nor softmax is tapped
+   = the executed graph: lowered to the program that runs on a compiled target
 """
 
 from __future__ import annotations

@@ -66,9 +66,7 @@ class FirstDivergence:
     following: tuple[Key, ...]
 
 
-def classify(
-    findings: Mapping[Key, Finding], dependencies: Dependencies
-) -> tuple[dict[Key, Class], tuple[FirstDivergence, ...]]:
+def classify(findings: Mapping[Key, Finding], dependencies: Dependencies) -> tuple[dict[Key, Class], tuple[FirstDivergence, ...]]:
     """The class of each tensor, and the first divergences; both in the order of ``findings``.
 
     NAN and SHAPE are facts and stay what they are wherever they stand. A tensor beyond its tolerance is PROPAGATED

@@ -22,9 +22,7 @@ from aprgraph.runtime.trace import Trace
 Progress = Callable[[int, int, str], None]
 
 
-def diff(
-    a: Source, b: Source, *, top: int = 10, profile: str = DEFAULT_PROFILE, progress: Progress | None = None
-) -> DiffReport:
+def diff(a: Source, b: Source, *, top: int = 10, profile: str = DEFAULT_PROFILE, progress: Progress | None = None) -> DiffReport:
     """Compare two traces: directories (with or without a manifest), two APRT files, or open traces.
 
     ``top`` is the K of the top-K overlap of logits; ``profile`` names a column of the tolerance table. The verdict
@@ -54,8 +52,7 @@ def diff(
     dependencies = find_dependencies(trace_a, trace_b, states)
     strict = computed_from_identical(states, dependencies)
     judged = [
-        _held_to_its_own(one, find_tolerance(profile, key[2])) if key in strict else one
-        for key, one in zip(states, measured, strict=True)
+        _held_to_its_own(one, find_tolerance(profile, key[2])) if key in strict else one for key, one in zip(states, measured, strict=True)
     ]
     findings = {key: Finding(one.state, one.nmse) for key, one in zip(states, judged, strict=True)}
     classes, first = classify(findings, dependencies)

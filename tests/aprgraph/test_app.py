@@ -50,7 +50,9 @@ def test_version() -> None:
     assert (result.code, result.out, result.err) == (0, f"aprgraph {version('aprgraph')}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["run", "--nonsense"], ["run", "--threads", "0"], ["run", "--threads", "x"], ["diff", "a"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["run", "--nonsense"], ["run", "--threads", "0"], ["run", "--threads", "x"], ["diff", "a"]]
+)
 def test_what_the_command_line_cannot_parse(arguments: list[str]) -> None:
     result = run_cli(*arguments)
     assert (result.code, result.out) == (2, "")

@@ -65,7 +65,10 @@ def test_json(model: Path, here: Path) -> None:
 
 def test_compiling_again_replaces(model: Path, here: Path) -> None:
     for base in ("5", "6"):
-        assert run_cli("compile", model, "--target", "reference", "-o", "m.aprg", "--override-kv", f"llama.rope.freq_base=float:{base}").code == 0
+        assert (
+            run_cli("compile", model, "--target", "reference", "-o", "m.aprg", "--override-kv", f"llama.rope.freq_base=float:{base}").code
+            == 0
+        )
     assert read_artifact("m.aprg").overrides == {"llama.rope.freq_base": 6.0}
     assert [path.name for path in here.iterdir()] == ["m.aprg"]
 

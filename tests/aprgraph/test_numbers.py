@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,9 @@ SAMPLE_TOLERANCE = 1e-9
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compile_all() -> Iterator[None]:
+def _compile_all() -> None:
     smollm2 = smollm2_path()
     compile_together([golden.path for golden in golden_models()] + ([] if smollm2 is None else [smollm2]))
-    yield
 
 
 @pytest.mark.parametrize("golden", golden_models(), ids=lambda golden: golden.name)

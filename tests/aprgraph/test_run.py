@@ -231,7 +231,15 @@ def test_the_first_stage_with_a_nan_is_named(poisoned: Path, here: Path) -> None
 def test_the_first_stage_with_a_nan_as_json(poisoned: Path, here: Path) -> None:
     document = run_json(poisoned, "--tokens", "1,2,3", "--taps", "all", "--layers", "0..2", "--target", "reference", "-o", "t")
     assert document["first_nonfinite"] == {"stage": "ffn_up", "layer": 1}
-    assert document["tensors"][-1]["statistics"] == {"count": 288, "min": None, "max": None, "mean": None, "rms": None, "nan": 288, "inf": 0}
+    assert document["tensors"][-1]["statistics"] == {
+        "count": 288,
+        "min": None,
+        "max": None,
+        "mean": None,
+        "rms": None,
+        "nan": 288,
+        "inf": 0,
+    }
 
 
 def test_logits_that_are_not_finite(poisoned: Path, here: Path) -> None:

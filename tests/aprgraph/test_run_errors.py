@@ -70,7 +70,9 @@ def test_a_stage_that_the_model_does_not_have(stage: str, common: tuple[object, 
 
 
 def test_embedding_is_of_layer_0(common: tuple[object, ...]) -> None:
-    assert "the embedding belongs to layer 0, so add layer 0 to --layers" in fails("run", *common, "--taps", "embedding", "--layers", "1..2")
+    assert "the embedding belongs to layer 0, so add layer 0 to --layers" in fails(
+        "run", *common, "--taps", "embedding", "--layers", "1..2"
+    )
 
 
 @pytest.mark.parametrize("option", [["-o", "t"], ["--stats-only"]])
@@ -111,7 +113,11 @@ def test_text_for_a_model_without_a_tokenizer(tiny_model: Callable[..., Path]) -
 
 def test_what_can_be_checked_is_checked_before_compiling(tiny_model: Callable[..., Path], cache: Path) -> None:
     model = tiny_model(layers=4)
-    for arguments in (["--tokens", "9999"], ["--tokens", "1", "--taps", "moe_router"], ["--tokens", "1", "--taps", "all", "--layers", "0..5"]):
+    for arguments in (
+        ["--tokens", "9999"],
+        ["--tokens", "1", "--taps", "moe_router"],
+        ["--tokens", "1", "--taps", "all", "--layers", "0..5"],
+    ):
         fails("run", model, *arguments)
     assert list(cache.glob(f"{model.stem}.*")) == []
 
@@ -205,7 +211,10 @@ def test_the_model_of_an_artifact(tiny: CompiledModel, here: Path) -> None:
     assert run_cli("compile", "m.gguf", "--target", "reference").code == 0
     (here / "m.gguf").rename(here / "moved.gguf")
     artifact = "m.reference.aprg"
-    assert fails("run", artifact, "--tokens", "1") == f"{artifact}: its model {here}/m.gguf is not there; give its place with --model, or compile again"
+    assert (
+        fails("run", artifact, "--tokens", "1")
+        == f"{artifact}: its model {here}/m.gguf is not there; give its place with --model, or compile again"
+    )
     assert run_cli("run", artifact, "--tokens", "1", "--model", "moved.gguf").code == 0
     with (here / "moved.gguf").open("r+b") as file:
         file.seek(-10, os.SEEK_END)

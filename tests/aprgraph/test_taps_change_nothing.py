@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,9 @@ STAGES = (
 
 
 @pytest.fixture(scope="module")
-def everything(tiny: CompiledModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trace]:
+def everything(tiny: CompiledModel, tmp_path_factory: pytest.TempPathFactory) -> Trace:
     """Every stage of every layer, every position's logits."""
-    yield tiny.run("all", f"0..{LAYERS}", tokens=TOKENS, directory=tmp_path_factory.mktemp("all") / "t", positions="all")
+    return tiny.run("all", f"0..{LAYERS}", tokens=TOKENS, directory=tmp_path_factory.mktemp("all") / "t", positions="all")
 
 
 def bits(values: F32) -> bytes:

@@ -42,8 +42,6 @@ def copy(tiny: CompiledModel, tmp_path: Path) -> Path:
     return tmp_path / "m.llvm.aprg"
 
 
-
-
 def edit(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = directory / "artifact.json"
     document = json.loads(path.read_text())
@@ -165,9 +163,7 @@ def test_an_artifact_that_cannot_be_written_runs(
     before = files_under(copy)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(artifact.tempfile, "tempdir", None)
-    monkeypatch.setattr(
-        artifact, "_write", lambda path, data: _cannot_write() if path.is_relative_to(copy) else write(path, data)
-    )
+    monkeypatch.setattr(artifact, "_write", lambda path, data: _cannot_write() if path.is_relative_to(copy) else write(path, data))
     removals: list[tuple[Any, ...]] = []
     monkeypatch.setattr(artifact.atexit, "register", lambda function, *given, **named: removals.append((function, given, named)))
     assert open_artifact(copy, model_path).logits(TOKENS).tobytes() == expected.tobytes()

@@ -71,7 +71,7 @@ def test_later_positions_change_no_bit_of_earlier_ones(cpu: Cpu) -> None:
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 def test_a_query_after_others_attends_to_all_of_them(cpu: Cpu) -> None:
     """n < t: the last rows of a prefill are what a later step computes, to the bit."""
-    heads, kv_heads, size = 4, 2, 8
+    heads, kv_heads = 4, 2
     scores = request("attn_scores", [f32("n", 32), f32("t", 16)], heads=heads, kv_heads=kv_heads, scale=1.0)
     q, k = activations(9, 32), activations(9, 16)
     whole = run(scores, [q, k], (heads, 9, 9), cpu)

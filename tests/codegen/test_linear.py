@@ -51,7 +51,7 @@ def test_a_position_has_the_same_bits_alone_and_among_others(cpu: Cpu) -> None:
     x = activations(11, 96)
     together = run(what, [x, w], (11, 29), cpu)
     for n in (1, 2, 3, 4, 7):
-        for start in range(0, 11 - n):
+        for start in range(11 - n):
             part = run(what, [x[start : start + n].copy(), w], (n, 29), cpu)
             assert part.tobytes() == together[start : start + n].tobytes()
 

@@ -203,9 +203,7 @@ def test_where_a_divergence_begins_stays_apart() -> None:
 
 def test_a_fold_shows_the_worst_of_its_layers() -> None:
     graph = stack(3)
-    noise: Colouring = colours(
-        graph, layer0_attn_out=("NOISE", 1e-13), layer1_attn_out=("NOISE", 3e-12), layer2_attn_out=("NOISE", 2e-12)
-    )
+    noise: Colouring = colours(graph, layer0_attn_out=("NOISE", 1e-13), layer1_attn_out=("NOISE", 3e-12), layer2_attn_out=("NOISE", 2e-12))
     view = make_view(graph, colouring=noise)
     worst = box(view, "layers0-2.attn_out").divergence
     assert worst is not None

@@ -78,7 +78,7 @@ def test_two_swapped_rows_of_4096_are_found_though_the_whole_is_within_the_limit
     assert metrics.nmse < limit
     reason = exceeds(metrics, limit)
     assert reason is not None
-    assert ("channel 17 alone" in reason or "channel 900 alone" in reason)
+    assert "channel 17 alone" in reason or "channel 900 alone" in reason
     assert breaks(a, noisy(np.asarray(a, np.float32), 0.03), "ffn_gate", "cross-engine-q8act") is None
 
 

@@ -170,9 +170,7 @@ def _mutations() -> Iterator[tuple[str, Callable[[Any], Any]]]:
         for wrong in (1e999, "x", [], {}):
             yield (
                 f"statistics whose {key} is {wrong!r}",
-                lambda document, key=key, wrong=wrong: entry(
-                    document, "statistics", {**document["tensors"][0]["statistics"], key: wrong}
-                ),
+                lambda document, key=key, wrong=wrong: entry(document, "statistics", {**document["tensors"][0]["statistics"], key: wrong}),
             )
     yield "a tensor twice", lambda document: {**document, "tensors": document["tensors"] * 2}
     yield "a list", lambda document: [document]

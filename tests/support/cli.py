@@ -47,9 +47,7 @@ def run_cli(*arguments: object) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
-def run_process(
-    *arguments: object, cwd: Path, env: Mapping[str, str] | None = None, preexec: Callable[[], None] | None = None
-) -> Result:
+def run_process(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None, preexec: Callable[[], None] | None = None) -> Result:
     """Run ``aprgraph ARGUMENTS`` in a process of its own, in the folder ``cwd``."""
     return run_python(_MAIN, *arguments, cwd=cwd, env=env, preexec=preexec)
 

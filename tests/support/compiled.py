@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from aprgraph.api import CompiledModel, load, open_artifact
@@ -38,7 +38,7 @@ def _place(model: Path, target: str) -> Path:
     return _directory() / f"{model.stem}.{target}.aprg"
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(model: Path, target: str = "llvm") -> CompiledModel:
     """The model of a file, compiled once for all tests."""
     place = _place(model, target)

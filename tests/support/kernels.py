@@ -103,5 +103,3 @@ def reference(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight]
     function = OPS[what.op].reference
     assert function is not None
     return function(wide, what.attrs)
-
-

@@ -36,7 +36,8 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 type-check: $(VENV)/.installed
-	$(BIN)/mypy
+	@# From elsewhere: here mypy would find the folder aprgraph alone, not the package that has the other three inside.
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml
 
 pytest: $(VENV)/.installed
 	$(BIN)/python -m pytest

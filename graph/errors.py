@@ -1,16 +1,18 @@
 """Every error that aprgraph raises on purpose.
 
-AprgraphError                 anything below; the command line prints it as one line and exits with 2
-├── ModelFileError            a GGUF file that cannot be read as one, or whose tensors lie where they cannot
-├── UnsupportedModelError     a sound file that asks for something aprgraph does not have: architecture, block type
-├── ModelError                metadata and tensors that do not describe a model: missing, or sizes that do not fit
-├── PlanError                 `--taps` or `--layers` that cannot be parsed, or that name what the model lacks
-├── GraphError                a graph that breaks its own rules (the verifier), or text that is not a graph
-├── TokenError                prompts and token lists that cannot be run on this model
-├── ArtifactError             a compiled artifact that is missing, stale, damaged, or for another CPU
-├── ToolchainError            something outside the package is missing (a linker)
-├── TraceError                APRT files, manifests and trace directories that cannot be read or written
-└── ComparisonError           two traces that cannot be compared
+    AprgraphError                 anything below; the command line prints it as one line and exits with 2
+    ├── ModelFileError            a GGUF file that cannot be read as one, or whose tensors lie where they cannot
+    ├── UnsupportedModelError     a sound file that asks for something aprgraph does not have: architecture, block type
+    ├── ModelError                metadata and tensors that do not describe a model: missing, or sizes that do not fit
+    ├── PlanError                 `--taps` or `--layers` that cannot be parsed, or that name what the model lacks
+    ├── GraphError                a graph that breaks its own rules (the verifier), or text that is not a graph
+    ├── TokenError                prompts and token lists that cannot be run on this model
+    ├── ArtifactError             a compiled artifact that is missing, stale, damaged, or for another CPU
+    ├── ToolchainError            something outside the package is missing (a linker)
+    ├── TraceError                APRT files, manifests and trace directories that cannot be read or written
+    └── ComparisonError           two traces that cannot be compared
+
+Each message says what is wrong, where, what was expected, and what to do.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """The textual form of a graph, in the manner of MLIR; it prints and parses back to an equal graph.
 
-graph @name {architecture = "llama", layers = 2} {
-  %tokens = input : i32[n]
-  %token_embd.weight = weight {dims = [512, 64], dtype = "q8_0", tensor = "token_embd.weight"} : q8_0[512, 64]
-  %layer0.embedding = embed(%tokens, %token_embd.weight) {scale = 1.0} stage embedding layer 0 : f32[n, 64]
-  return %layer0.embedding
-}
+    graph @name {architecture = "llama", layers = 2} {
+      %tokens = input : i32[n]
+      %token_embd.weight = weight {dims = [512, 64], dtype = "q8_0", tensor = "token_embd.weight"} : q8_0[512, 64]
+      %layer0.embedding = embed(%tokens, %token_embd.weight) {scale = 1.0} stage embedding layer 0 : f32[n, 64]
+      return %layer0.embedding
+    }
+
+One node a line, so that a difference between two graphs is a difference between lines.
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ class Session:
         chunks = -(-count // STATISTICS_CHUNK)
         if chunks not in self._partial:
             buffer = self._tvm.runtime.empty((chunks, STATISTICS_COLUMNS), "float64")
-            self._partial[chunks] = (buffer, np.from_dlpack(buffer))
+            view: npt.NDArray[np.float64] = np.from_dlpack(buffer)  # type: ignore[assignment]  # it is what was asked for
+            self._partial[chunks] = (buffer, view)
         buffer, rows = self._partial[chunks]
         self._statistics(value._create_view((count,)), buffer)  # noqa: SLF001 -- TVM has no public reshape without a copy
         nan, inf, low, high, total, squares = rows[0].tolist()

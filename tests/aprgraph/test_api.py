@@ -114,7 +114,7 @@ def test_bytes_are_told_beforehand(tiny: CompiledModel, tmp_path: Path) -> None:
 def test_more_elements_than_a_file_can_count(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aprgraph.api.MAX_ELEMENTS", 800)
     plan = tiny.plan(parse_plan("lm_head"), TOKENS, "all")
-    with pytest.raises(TraceError, match="^lm_head has 873 elements, more than the 800 of an APRT file; trace fewer positions"):
+    with pytest.raises(TraceError, match=r"^lm_head has 873 elements, more than the 800 of an APRT file; trace fewer positions"):
         _ = plan.nbytes
     assert tiny.plan(parse_plan("lm_head"), TOKENS).nbytes == aprt.file_size(291)
 

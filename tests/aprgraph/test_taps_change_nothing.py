@@ -97,7 +97,7 @@ def test_two_runs_leave_the_same_bytes(tiny: CompiledModel, tmp_path: Path) -> N
 
 
 def test_what_ran_before_leaves_nothing_behind(tiny: CompiledModel, everything: Trace, tmp_path: Path) -> None:
-    """The allocator hands out buffers that hold a larger run's values, one of them all NaN and Inf-like bits."""
+    """The allocator hands out buffers that hold the values of runs of more, fewer and other tokens."""
     for other in ([287] * 40, [1], TOKENS[::-1]):
         tiny.run("all", f"0..{LAYERS}", tokens=other, directory=tmp_path / "other")
         assert_same_bits(tiny.run("all", f"0..{LAYERS}", tokens=TOKENS, directory=tmp_path / "t", positions="all"), everything)

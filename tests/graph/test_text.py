@@ -211,5 +211,5 @@ def test_mutated_text_gives_a_graph_or_a_graph_error() -> None:
 
 def test_the_example_in_the_documentation_parses() -> None:
     documentation = text_module.__doc__ or ""
-    example = dedent(documentation[documentation.index("    graph @") :])
+    example = dedent(documentation[documentation.index("    graph @") : documentation.index("    }") + 6])
     verify(parse_graph(example))

@@ -131,7 +131,13 @@ def is_finite(x: Expr) -> Expr:
 
 def along(buffer: Buffer, *indices: Expr) -> Callable[[Expr], Expr]:
     """The elements of ``buffer`` from ``indices`` on along its last dimension, by lane."""
-    return lambda lane: buffer[(*indices[:-1], indices[-1] + lane)]
+    *rows, column = indices
+
+    def element(lane: Expr) -> Expr:
+        index = (*rows, column + lane)
+        return buffer[index]
+
+    return element
 
 
 @contextmanager

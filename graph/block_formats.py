@@ -208,8 +208,10 @@ def decode_reference(fmt: BlockFormat, raw: npt.NDArray[np.uint8], shape: tuple[
     """Decode the bytes ``raw`` of a tensor into float64 of ``shape`` (outermost dimension first)."""
     if fmt.is_plain:
         dtype = ml_dtypes.bfloat16 if fmt.fields[0].dtype == "bfloat16" else np.dtype(fmt.fields[0].dtype)
-        return np.ascontiguousarray(raw).view(dtype).astype(np.float64).reshape(shape)
+        plain: npt.NDArray[np.float64] = np.ascontiguousarray(raw).view(dtype).astype(np.float64)
+        return plain.reshape(shape)
     blocks = _NumpyBlocks(fmt, np.ascontiguousarray(raw).reshape(-1, fmt.block_bytes))
     lane = np.arange(RUN)
     runs = [fmt.decode(blocks, first, lane) for first in range(0, fmt.elements, RUN)]
-    return np.concatenate(runs, axis=1).reshape(shape)
+    decoded: npt.NDArray[np.float64] = np.concatenate(runs, axis=1)
+    return decoded.reshape(shape)

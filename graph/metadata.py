@@ -33,6 +33,7 @@ class Metadata(Mapping[str, object]):
     def __init__(self, path: Path, values: Mapping[str, object]) -> None:
         self.path = path
         self._values = dict(values)
+        self._read: set[str] = set()
 
     def __getitem__(self, key: str) -> object:
         return self._values[key]
@@ -50,7 +51,13 @@ class Metadata(Mapping[str, object]):
                 raise ModelError(f"--override-kv {key}: the model holds an array there, which cannot be overridden")
         return Metadata(self.path, {**self._values, **overrides})
 
+    @property
+    def keys_read(self) -> frozenset[str]:
+        """The keys that a getter has been asked for, there or not."""
+        return frozenset(self._read)
+
     def _get(self, key: str, kinds: tuple[type, ...], expected: str, default: _T | None) -> object | _T:
+        self._read.add(key)
         if key not in self._values:
             if default is None:
                 raise ModelError(f"{self.path}: metadata key {key!r} is missing; expected {expected}; the conversion was incomplete")

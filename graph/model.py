@@ -11,6 +11,9 @@ from aprgraph.graph.families import FAMILIES, Family, Hyperparameters, find_fami
 from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
 from aprgraph.graph.metadata import Metadata, Scalar
 
+#: Keys that the tokenizer reads, when there is a prompt.
+_READ_LATER = "tokenizer."
+
 
 @dataclass(frozen=True)
 class Model:
@@ -55,4 +58,14 @@ def load_model(path: str | Path, overrides: Mapping[str, Scalar | str] | None = 
     file = GGUFFile(path)
     metadata = file.metadata.with_overrides(overrides or {})
     family = find_family(metadata, FAMILIES)
-    return Model(file, metadata, family, read_hyperparameters(metadata, family), dict(overrides or {}))
+    hyperparameters = read_hyperparameters(metadata, family)
+    _check_overrides(metadata, overrides or {})
+    return Model(file, metadata, family, hyperparameters, dict(overrides or {}))
+
+
+def _check_overrides(metadata: Metadata, overrides: Mapping[str, Scalar | str]) -> None:
+    """Raise ModelError for a key that nothing reads: a misspelt one would leave the numbers as they are, unnoticed."""
+    for key in overrides:
+        if key not in metadata.keys_read and not key.startswith(_READ_LATER):
+            known = ", ".join(sorted(metadata.keys_read))
+            raise ModelError(f"--override-kv {key}: nothing reads this key of {metadata.path}; those that change the graph are {known}")

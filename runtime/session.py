@@ -102,7 +102,7 @@ class Session:
         """Run ``tokens`` at positions start, start + 1, …; ``on_tap`` is called as tapped tensors appear.
 
         Returns the outputs that are not taps, by node name. An exception raised by ``on_tap`` ends the run and is
-        raised here.
+        raised here. Raises MemoryError where the values do not fit into memory.
         """
         tensor = self._tvm.runtime.tensor
         positions = np.arange(start, start + len(tokens), dtype=np.int32)
@@ -114,9 +114,11 @@ class Session:
         self._tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
         try:
             results = self._machine[ENTRY](*arguments)
-        except Exception:
+        except Exception as error:
             if self._failure is not None:
                 raise self._failure from None
+            if "bad_alloc" in str(error):  # TVM's allocator is C++
+                raise MemoryError(f"{len(tokens)} positions do not fit into memory") from None
             raise
         finally:
             self._on_tap = None

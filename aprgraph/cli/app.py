@@ -78,5 +78,8 @@ def main() -> None:
     except OSError as error:  # what the system refused and no one foresaw; a defect of our own would be another exception
         print(f"error: {'' if error.filename is None else f'{error.filename}: '}{error.strerror or error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
+    except MemoryError as error:
+        print(f"error: not enough memory{f': {error}' if str(error) else ''}; shorten the prompt", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:
         sys.exit(_EXIT_INTERRUPTED)

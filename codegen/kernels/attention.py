@@ -124,6 +124,10 @@ def _emit_softmax(emitter: Emitter, row: _Row, score: Callable[[Expr], Expr], ou
     lane_values, total = registers(lanes), registers(1)
     whole = T.floordiv(row.seen, i64(lanes))
 
+    def stored(key: Expr) -> Expr:
+        index = (*at, key)
+        return out[index]
+
     def over_row(body: Callable[[Expr, Expr], None]) -> None:
         """``body(lane, key)`` for whole vectors of keys, then for those left over one at a time, each in its lane."""
         with T.serial(i64(0), whole) as step:
@@ -138,7 +142,7 @@ def _emit_softmax(emitter: Emitter, row: _Row, score: Callable[[Expr], Expr], ou
 
     def exponent(lane: Expr, key: Expr) -> None:
         T.buffer_store(out, emitter.exp(score(key) - total[i64(0)]), [*at, key])
-        T.buffer_store(lane_values, lane_values[lane] + out[(*at, key)], [lane])
+        T.buffer_store(lane_values, lane_values[lane] + stored(key), [lane])
 
     emitter.vector(lanes, lambda lane: T.buffer_store(lane_values, f32(float("-inf")), [lane]))
     over_row(lambda lane, key: keep_larger(lane, score(key)))
@@ -148,7 +152,7 @@ def _emit_softmax(emitter: Emitter, row: _Row, score: Callable[[Expr], Expr], ou
     emitter.zero(lane_values, 0, lanes)
     over_row(exponent)
     T.buffer_store(total, emitter.sum_lanes(lane_values, 0), [i64(0)])
-    over_row(lambda _lane, key: T.buffer_store(out, out[(*at, key)] / total[i64(0)], [*at, key]))
+    over_row(lambda _lane, key: T.buffer_store(out, stored(key) / total[i64(0)], [*at, key]))
 
 
 def _emit_mix(emitter: Emitter, row: _Row, weight: Callable[[int, Expr], Expr], v: Buffer, out: Buffer) -> None:

@@ -14,8 +14,11 @@ from itertools import pairwise
 
 import networkx as nx
 import numpy as np
+import numpy.typing as npt
 
 from aprgraph.graph.export.layering import LONG, Box, Layering, Link, Vertex, make_layering
+
+_Vector = npt.NDArray[np.float64]
 
 _ITEM_GAP = 26.0
 _LANE_GAP = 18.0
@@ -199,10 +202,10 @@ def _blocks(
     return block_of, shift
 
 
-def _minimise(hessian: np.ndarray, linear: np.ndarray, normals: list[np.ndarray], bounds: list[float]) -> np.ndarray:
+def _minimise(hessian: _Vector, linear: _Vector, normals: Sequence[_Vector], bounds: list[float]) -> _Vector:
     """The x with the least ½ xᵀ·hessian·x - linear·x such that normal · x >= bound for all (Hildreth 1957: dual coordinate ascent)."""
     inverse = np.linalg.inv(hessian)
-    x: np.ndarray = inverse @ linear
+    x: _Vector = inverse @ linear
     steps = [inverse @ normal for normal in normals]
     lengths = [float(normal @ step) for normal, step in zip(normals, steps, strict=True)]
     multipliers = [0.0] * len(normals)

@@ -160,6 +160,15 @@ def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     assert error_of(run_cli()) == "/some/where: Permission denied"
 
 
+@pytest.mark.parametrize(("reason", "expected"), [((), ""), (("9 positions do not fit",), ": 9 positions do not fit")])
+def test_too_little_memory_is_one_line(reason: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise MemoryError(*reason)
+
+    monkeypatch.setattr(app_module, "app", fail)
+    assert error_of(run_cli()) == f"not enough memory{expected}; shorten the prompt"
+
+
 def test_errors_go_to_stderr_alone(tmp_path: Path) -> None:
     result = run_process("run", "no.gguf", cwd=tmp_path)
     assert result.out == ""

@@ -192,3 +192,11 @@ def test_kv_heads_default_to_the_query_heads(tmp_path: Path) -> None:
 def test_experts_are_refused_by_name(tiny_model: Tiny) -> None:
     with pytest.raises(UnsupportedModelError, match=r"llama\.expert_count is set: mixture-of-experts"):
         load_model(tiny_model(), {"llama.expert_count": 4})
+
+
+def test_an_override_that_nothing_reads_is_refused_with_the_keys_that_are(tiny_model: Callable[..., Path]) -> None:
+    """A misspelt key would leave the numbers as they are, and the comparison with them would say that all is well."""
+    with pytest.raises(ModelError, match=r"--override-kv llama\.rope\.freq_bas: nothing reads this key .*llama\.rope\.freq_base"):
+        load_model(tiny_model(), {"llama.rope.freq_bas": 1.0})
+    load_model(tiny_model(), {"llama.rope.freq_base": 1.0, "tokenizer.ggml.add_bos_token": True})
+    assert load_model(tiny_model(rope_base=None), {"llama.rope.freq_base": 5.0}).hyperparameters.rope_base == 5.0

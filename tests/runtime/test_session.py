@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aprgraph.api import CompiledModel
+from aprgraph.graph.calling_convention import ENTRY
 from aprgraph.graph.errors import ArtifactError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import load_model
@@ -111,6 +112,24 @@ def test_an_interrupt_passes_through(tiny: CompiledModel) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         session(tiny, planned(tiny, "ffn_up")).run(TOKENS, interrupt)
+
+
+def test_a_prompt_that_does_not_fit_into_memory(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What TVM's allocator throws becomes Python's own exception; another error of TVM stays as it is."""
+    running = session(tiny, planned(tiny))
+
+    def failing(message: str) -> None:
+        def call(*_: object) -> None:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(running, "_machine", {ENTRY: call})
+
+    failing("std::bad_alloc")
+    with pytest.raises(MemoryError, match=r"^5 positions do not fit into memory$"):
+        running.run(TOKENS)
+    failing("something else")
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        running.run(TOKENS)
 
 
 def test_weights_are_the_pages_of_the_file(tiny: CompiledModel) -> None:

@@ -38,7 +38,7 @@ from aprgraph.graph.verify import verify
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files above change in a way that older artifacts do not follow.
-VERSION = 1
+VERSION = 2
 SUFFIX = ".aprg"
 TARGETS = ("llvm", "reference")
 

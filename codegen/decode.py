@@ -11,8 +11,10 @@ from typing import Any
 
 from tvm.tirx.script import builder as T
 
+from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, i64
 from aprgraph.graph.block_formats import RUN, BlockFormat, weight_format, weight_storage
+from aprgraph.graph.calling_convention import HALF_TABLE_SIZE
 from aprgraph.graph.ir import TensorType
 
 #: Receives a column and the value there, of as many lanes as the surrounding vector has.
@@ -22,11 +24,20 @@ Store = Callable[[Expr, Expr], None]
 _WEIGHT_ALIGNMENT = 8
 
 
+def half_table(parameters: Parameters, request: KernelRequest) -> Buffer | None:
+    """The next parameter, if ``request`` needs it: the f32 value of every half-precision bit pattern, f32 [65536].
+
+    A block's scales are scalars. Converting one takes three operations on the port that decoding needs most, a table in
+    the cache one load; decoding is over half of a linear kernel's time when there are few positions.
+    """
+    return parameters.buffer("halves", (HALF_TABLE_SIZE,), "float32") if request.needs_half_table else None
+
+
 class _KernelBlock:
     """BlockReader whose values are TVM expressions; ``start`` is the block's byte offset in its row."""
 
-    def __init__(self, emitter: Emitter, fmt: BlockFormat, weight: Buffer, row: Expr, start: Expr) -> None:
-        self._emitter, self._format, self._weight, self._row, self._start = emitter, fmt, weight, row, start
+    def __init__(self, emitter: Emitter, fmt: BlockFormat, weight: Buffer, halves: Buffer, row: Expr, start: Expr) -> None:
+        self._emitter, self._format, self._weight, self._halves, self._row, self._start = emitter, fmt, weight, halves, row, start
 
     def _byte(self, field: str, index: Any, byte: int = 0) -> Expr:
         size = self._format.field(field).itemsize
@@ -40,8 +51,8 @@ class _KernelBlock:
 
     def real(self, field: str, index: Any = 0) -> Expr:
         assert self._format.field(field).dtype == "float16"
-        low, high = (T.Cast("uint16", self._byte(field, index, byte)) for byte in (0, 1))
-        return T.Cast("float32", T.reinterpret("float16", low | (high << T.uint16(8))))
+        low, high = (T.Cast("int64", self._byte(field, index, byte)) for byte in (0, 1))
+        return self._halves[low | (high << i64(8))]
 
     def to_real(self, value: Expr) -> Expr:
         return T.Cast("float32", value)
@@ -53,12 +64,13 @@ class _KernelBlock:
 class Weight:
     """A weight parameter of a kernel: [rows, columns] elements, or [columns]."""
 
-    def __init__(self, emitter: Emitter, parameters: Parameters, name: str, weight: TensorType) -> None:
+    def __init__(self, emitter: Emitter, parameters: Parameters, name: str, weight: TensorType, halves: Buffer | None = None) -> None:
         dtype, dims = weight_storage(weight)
         self.format = weight_format(weight)
         self.columns = int(weight.dims[-1])
         self.rows = int(weight.dims[0]) if len(weight.dims) == 2 else 1
         self._emitter = emitter
+        self._halves = halves
         self._dtype = dtype
         self._flat = len(dims) == 1
         self._buffer = parameters.buffer(name, dims, dtype, align=_WEIGHT_ALIGNMENT)
@@ -84,6 +96,6 @@ class Weight:
             return
         fmt = self.format
         with T.serial(i64(0), i64(self.columns // fmt.elements)) as index:
-            reader = _KernelBlock(emitter, fmt, self._buffer, row, index * fmt.block_bytes)
+            reader = _KernelBlock(emitter, fmt, self._buffer, self._halves, row, index * fmt.block_bytes)
             for first in range(0, fmt.elements, RUN):
                 emitter.vector(RUN, partial(self._store_run, store, reader, index * fmt.elements, first))

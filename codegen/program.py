@@ -16,7 +16,7 @@ from tvm.relax import transform
 
 from aprgraph.codegen.kernels import request_of
 from aprgraph.graph.block_formats import weight_storage
-from aprgraph.graph.calling_convention import ENTRY, TAP_FUNCTION, computed_types, program_parameters
+from aprgraph.graph.calling_convention import ENTRY, HALF_TABLE_SIZE, TAP_FUNCTION, computed_types, program_parameters
 from aprgraph.graph.ir import Dim, Graph, Node
 
 _DTYPES = {"f32": "float32", "i32": "int32"}
@@ -41,7 +41,8 @@ def lower(graph: Graph) -> Any:
     parameters = program_parameters(graph)
     values: dict[str, Any] = {node.name: relax.Var(f"p{index}", tensor(node)) for index, node in enumerate(parameters)}
     sizes = {kind: tirx.Var(f"bytes{index}", "int64") for index, kind in enumerate(computed_types(graph))}
-    arguments = [*values.values(), relax.Var("sizes", relax.ShapeType(list(sizes.values())))]
+    halves = relax.Var("halves", relax.TensorType([dim(HALF_TABLE_SIZE)], "float32"))
+    arguments = [*values.values(), halves, relax.Var("sizes", relax.ShapeType(list(sizes.values())))]
     builder = relax.BlockBuilder()
     with builder.function(ENTRY, arguments):
         for node in graph:
@@ -56,7 +57,9 @@ def lower(graph: Graph) -> Any:
                 size, shape = relax.ShapeExpr([sizes[node.type]]), relax.ShapeExpr([dim(d) for d in node.type.dims])
                 place = builder.emit(relax.op.memory.alloc_storage(size, 0, "global", "uint8"))
                 value = builder.emit(relax.op.memory.alloc_tensor(place, 0, shape, _DTYPES[node.type.dtype]))
-                builder.emit(relax.Call(relax.ExternFunc(request_of(graph, node).symbol), [*operands, value], None, [relax.TupleType([])]))
+                request = request_of(graph, node)
+                given = [halves, *operands, value] if request.needs_half_table else [*operands, value]
+                builder.emit(relax.Call(relax.ExternFunc(request.symbol), given, None, [relax.TupleType([])]))
                 values[node.name] = value
         returned = [values[name] for name in graph.outputs if graph[name].op != "tap"]
         builder.emit_func_output(relax.Tuple(returned))

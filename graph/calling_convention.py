@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from aprgraph.graph.ir import Graph, Node, TensorType
 
 #: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, then
-#: the sizes of ``computed_types``, and returns the tuple of those outputs that are not taps.
+#: the half table, then the sizes of ``computed_types``, and returns the tuple of those outputs that are not taps.
 ENTRY = "main"
 #: The packed function that a tap calls, with the tensor and the tap node's name.
 TAP_FUNCTION = "aprgraph.tap"
+
+#: A kernel that decodes blocks takes, before its operands, the f32 value of every half-precision bit pattern.
+HALF_TABLE_SIZE = 1 << 16
 
 #: The kernel that summarises a tensor: x [count] f32 -> [chunks, columns] f64, one row per STATISTICS_CHUNK elements,
 #: with NaN count, Inf count, min, max, sum and sum of squares (of the finite elements).
 STATISTICS_KERNEL = "tensor_statistics"
 STATISTICS_CHUNK = 16384
 STATISTICS_COLUMNS = 6
+
+
+def half_table() -> npt.NDArray[np.float32]:
+    """The f32 value of every half-precision bit pattern, f32 [HALF_TABLE_SIZE]."""
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return np.arange(HALF_TABLE_SIZE, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def computed_types(graph: Graph) -> list[TensorType]:

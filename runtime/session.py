@@ -19,6 +19,7 @@ from aprgraph.graph.calling_convention import (
     STATISTICS_KERNEL,
     TAP_FUNCTION,
     computed_types,
+    half_table,
     program_parameters,
 )
 from aprgraph.graph.errors import ArtifactError
@@ -89,6 +90,7 @@ class Session:
         self._machine = VirtualMachine(executable, tvm.cpu())
         self._parameters = program_parameters(graph)
         self._types = computed_types(graph)
+        self._halves = tvm.runtime.tensor(half_table())
         self._weights = {node.name: self._bind(model, node) for node in self._parameters if node.op == "weight"}
 
     def _bind(self, model: Model, node: Node) -> Any:
@@ -109,6 +111,7 @@ class Session:
         inputs = {"tokens": tensor(np.asarray(tokens, dtype=np.int32)), "positions": tensor(positions)}
         arguments = [inputs[node.name] if node.op == "input" else self._weights[node.name] for node in self._parameters]
         shapes = [kind.bind(n=len(tokens), t=start + len(tokens)) for kind in self._types]
+        arguments.append(self._halves)
         arguments.append(self._tvm.runtime.ShapeTuple([math.prod(shape) * _ITEMSIZE for shape in shapes]))
         self._on_tap, self._failure = on_tap, None
         self._tvm.get_global_func("runtime.config_threadpool")(1, self.threads)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from aprgraph.graph.block_formats import BLOCK_FORMATS, weight_format
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.text import print_request
 
@@ -31,6 +32,11 @@ class KernelRequest:
     def symbol(self) -> str:
         """``<op>_<hash of the request>``."""
         return f"{self.op}_{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+
+    @property
+    def needs_half_table(self) -> bool:
+        """Whether the kernel takes the table of half-precision values, before its operands: if it decodes blocks."""
+        return any(kind.dtype.upper() in BLOCK_FORMATS and not weight_format(kind).is_plain for kind in self.operands)
 
     def attr_int(self, name: str) -> int:
         """An integer attribute (the verifier has checked it)."""

@@ -12,7 +12,7 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.decode import Weight
+from aprgraph.codegen.decode import Weight, half_table
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, along, block, build_function, f32, i64, registers, scratch
 
@@ -33,8 +33,9 @@ def linear(request: KernelRequest, cpu: Cpu) -> Any:
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         n = parameters.size("n")
+        halves = half_table(parameters, request)
         x = parameters.buffer("x", ("n", columns), "float32")
-        weights = [Weight(emitter, parameters, f"w{index}", kind) for index, kind in enumerate(weight_types)]
+        weights = [Weight(emitter, parameters, f"w{index}", kind, halves) for index, kind in enumerate(weight_types)]
         out = parameters.buffer("out", ("n", sum(weight.rows for weight in weights)), "float32")
         start = 0
         for weight in weights:
@@ -130,8 +131,9 @@ def embed(request: KernelRequest, cpu: Cpu) -> Any:
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
+        halves = half_table(parameters, request)
         tokens = parameters.buffer("tokens", ("n",), "int32")
-        table = Weight(emitter, parameters, "table", table_type)
+        table = Weight(emitter, parameters, "table", table_type, halves)
         out = parameters.buffer("out", ("n", table.columns), "float32")
         with T.parallel(i64(0), parameters.size("n")) as p:
             row = T.Cast("int64", tokens[p])

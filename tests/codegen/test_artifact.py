@@ -15,7 +15,7 @@ import pytest
 
 from aprgraph.api import CompiledModel, load, open_artifact
 from aprgraph.codegen import artifact, cpu
-from aprgraph.codegen.artifact import Artifact, cache_directory, compile_model, default_directory, read_artifact
+from aprgraph.codegen.artifact import VERSION, Artifact, cache_directory, compile_model, default_directory, read_artifact
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ArtifactError, ModelError, ModelFileError, ToolchainError
 from aprgraph.graph.model import load_model
@@ -77,7 +77,7 @@ def test_the_reference_target_has_no_kernels(model_path: Path, tmp_path: Path) -
 
 
 def test_overrides_travel_with_it(model_path: Path, tmp_path: Path) -> None:
-    overrides = {"llama.rope.freq_base": 500.0, "general.name": "x", "llama.context_length": 8}
+    overrides = {"llama.rope.freq_base": 500.0, "tokenizer.ggml.model": "x", "llama.context_length": 8}
     compile_model(load_model(model_path, overrides), "reference", tmp_path / "r.aprg")
     opened = open_artifact(tmp_path / "r.aprg")
     assert opened.model.overrides == overrides
@@ -249,7 +249,7 @@ def test_what_is_no_model(copy: Path, tmp_path: Path) -> None:
 
 def test_other_versions(copy: Path) -> None:
     for change, message in (
-        ({"version": 99}, "artifact format 99, here 1"),
+        ({"version": 99}, f"artifact format 99, here {VERSION}"),
         ({"aprgraph": "0.0.1"}, "aprgraph 0.0.1, here "),
         ({"apache-tvm": "9.9"}, "apache-tvm 9.9, here "),
         ({"apache-tvm": None}, "apache-tvm None, here "),
@@ -452,7 +452,7 @@ def test_the_cache_has_a_place_for_each_thing_that_matters(
     shutil.copyfile(model_path, tmp_path / model_path.name)
     places = [
         cache_directory(model, "llvm", None), cache_directory(model, "reference", None),
-        cache_directory(load_model(model_path, {"general.name": "x"}), "llvm", None), cache_directory(load_model(tiny_model()), "llvm", None),
+        cache_directory(load_model(model_path, {"tokenizer.ggml.model": "x"}), "llvm", None), cache_directory(load_model(tiny_model()), "llvm", None),
         cache_directory(load_model(tmp_path / model_path.name), "llvm", None),
     ]  # fmt: skip
     assert len(set(places)) == len(places)

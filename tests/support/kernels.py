@@ -16,6 +16,7 @@ from aprgraph.codegen.cpu import CPUS, Cpu, machine_flags
 from aprgraph.codegen.kernels import KERNELS, KernelRequest
 from aprgraph.codegen.library import llvm_target
 from aprgraph.graph.block_formats import decode_reference, weight_format, weight_storage
+from aprgraph.graph.calling_convention import half_table
 from aprgraph.graph.ir import Attr, TensorType
 from aprgraph.graph.ops import OPS
 from tests.support.tiny import random_weight
@@ -90,6 +91,8 @@ def run(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], shap
     result = tvm.runtime.tensor(np.full(shape, POISON, dtype=np.float32))
     # Activations are TVM's own tensors, aligned to 64 bytes; weights lie as they are.
     arguments = [from_dlpack(operand.stored) if isinstance(operand, Weight) else tvm.runtime.tensor(operand) for operand in operands]
+    if what.needs_half_table:
+        arguments.insert(0, tvm.runtime.tensor(half_table()))
     _compiled(what.text, cpu, _Key(what))(*arguments, result)
     out = result.numpy()
     assert not (out == POISON).any(), f"{what.text}: elements were not written"

@@ -25,7 +25,8 @@ from aprgraph.runtime.aprt import F32, MAX_ELEMENTS, file_size
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.statistics import Statistics
 from aprgraph.runtime.tokens import check_tokens
-from aprgraph.runtime.trace import Trace, TraceEntry, TraceInfo, TraceWriter
+from aprgraph.runtime.trace import Trace, TraceEntry, TraceInfo
+from aprgraph.runtime.trace_writer import TraceWriter
 
 __all__ = ["CompiledModel", "LoadedModel", "RunPlan", "diff", "load", "open_artifact"]
 

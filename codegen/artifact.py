@@ -38,7 +38,7 @@ from aprgraph.graph.verify import verify
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files above change in a way that older artifacts do not follow.
-VERSION = 2
+VERSION = 3
 SUFFIX = ".aprg"
 TARGETS = ("llvm", "reference")
 
@@ -178,7 +178,8 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
             kernels = {symbol: request.text for symbol, request in requests.items()}
             build_library(requests, chosen, temporary / _KERNELS)
             library = _digest((temporary / _KERNELS).read_bytes())
-        (temporary / _GRAPH).write_text(print_graph(graph), encoding="utf-8")
+        text = print_graph(graph)
+        (temporary / _GRAPH).write_text(text, encoding="utf-8")
         document = {
             "format": FORMAT,
             "version": VERSION,
@@ -187,6 +188,7 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
             "cpu": chosen.name if chosen else None,
             "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
             "overrides": dict(model.overrides),
+            "graph": _digest(text.encode()),
             "library": library,
             "kernels": kernels,
         }
@@ -250,7 +252,10 @@ def read_artifact(directory: str | Path) -> Artifact:
             stale.insert(0, f"artifact format {document['version']}, here {VERSION}")
         if stale:
             raise ArtifactError(f"{directory}: compiled with other versions ({'; '.join(stale)}); compile the model again")
-        graph = parse_graph((directory / _GRAPH).read_text(encoding="utf-8"))
+        text = (directory / _GRAPH).read_text(encoding="utf-8")
+        if _digest(text.encode()) != document["graph"]:
+            raise ArtifactError(f"{directory / _GRAPH}: not the graph that was compiled; compile the model again")
+        graph = parse_graph(text)
         verify(graph)
         library = None if document["library"] is None else _digest((directory / _KERNELS).read_bytes())
         if library != document["library"]:

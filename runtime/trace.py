@@ -7,10 +7,8 @@ shapes are unknown and tensors are flat.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +19,12 @@ from aprgraph.graph.errors import GraphError, TraceError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.stages import STAGE_BY_NAME, execution_key
 from aprgraph.graph.text import parse_graph
-from aprgraph.runtime.aprt import F32, read_aprt, read_header, relative_path, write_aprt
-from aprgraph.runtime.statistics import Statistics, compute_statistics
+from aprgraph.runtime.aprt import F32, read_aprt, read_header
+from aprgraph.runtime.statistics import Statistics
 
 MANIFEST = "trace.json"
+#: There, and locked, while a run writes; what an interrupted run leaves.
+MARKER = "trace.incomplete"
 FORMAT = "aprgraph-trace"
 VERSION = 1
 
@@ -89,6 +89,10 @@ class Trace:
         directory = Path(directory)
         if not directory.is_dir():
             raise TraceError(f"{directory}: not a directory; expected a trace directory, such as `aprgraph run --taps all` writes")
+        if (directory / MARKER).exists():
+            raise TraceError(
+                f"{directory}: a run is writing there, or was interrupted ({MARKER}); its tensors may be of two runs: trace again"
+            )
         if (directory / MANIFEST).is_file():
             return _open_with_manifest(directory)
         return Trace(directory, _scan(directory), None)
@@ -131,94 +135,6 @@ class Trace:
 
     def __contains__(self, key: object) -> bool:
         return key in self._by_key
-
-
-class TraceWriter:
-    """Writes a trace as tensors appear. Nothing is touched before the first tensor; ``finish`` writes the manifest."""
-
-    def __init__(self, directory: str | Path, *, stats_only: bool = False) -> None:
-        self.directory = Path(directory)
-        self.stats_only = stats_only
-        self.entries: list[TraceEntry] = []
-        self._made: set[str] = set()
-
-    def write(self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None) -> TraceEntry:
-        """Write one tensor (f32, in its shape), with its statistics if the caller has them. Raises TraceError."""
-        if not self.entries:
-            self._begin()
-        file = None
-        if not self.stats_only:
-            file = relative_path(stage, layer, step)
-            path = f"{self.directory}{os.sep}{file}"
-            self._make(os.path.dirname(path))
-            write_aprt(path, layer, values)
-        entry = TraceEntry(stage, layer, step, values.shape, file, node, statistics or compute_statistics(values))
-        self.entries.append(entry)
-        return entry
-
-    def finish(self, info: TraceInfo) -> Trace:
-        """Write the manifest and return the trace. Raises TraceError."""
-        if not self.entries:
-            self._begin()
-        trace = Trace(self.directory, self.entries, info)
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "model": dict(info.model),
-            "target": info.target,
-            "tokens": list(info.tokens),
-            "positions": info.positions,
-            "plan": info.plan,
-            **info.extra,
-            "tensors": [_entry_to_json(entry) for entry in trace.entries],
-            "graph": info.graph_text.splitlines(),
-        }
-        write_text_atomically(self.directory / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
-        return trace
-
-    def _begin(self) -> None:
-        """An old manifest would describe files that are about to change."""
-        self._make(str(self.directory))
-        try:
-            (self.directory / MANIFEST).unlink(missing_ok=True)
-        except OSError as error:
-            raise TraceError(f"{self.directory / MANIFEST}: cannot be replaced: {error.strerror}") from None
-
-    def _make(self, directory: str) -> None:
-        if directory in self._made:
-            return
-        try:
-            os.makedirs(directory, exist_ok=True)
-        except OSError as error:
-            raise TraceError(f"{directory}: cannot be created: {error.strerror}; give another directory with -o") from None
-        self._made.add(directory)
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary name beside ``path``, then rename. Raises TraceError; nothing is left behind then."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException as error:  # an interrupt as well: nothing half-written stays
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if not isinstance(error, OSError):
-            raise
-        raise TraceError(f"{path}: cannot be written: {error.strerror}; free some space or give another place with -o") from None
-
-
-def _entry_to_json(entry: TraceEntry) -> dict[str, Any]:
-    assert entry.statistics is not None
-    return {
-        "stage": entry.stage,
-        "layer": entry.layer,
-        "step": entry.step,
-        "shape": list(entry.shape),
-        "file": entry.file,
-        "node": entry.node,
-        "statistics": entry.statistics.to_json(),
-    }
 
 
 def _open_with_manifest(directory: Path) -> Trace:

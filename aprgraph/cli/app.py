@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -62,10 +64,19 @@ def _root(
     pass
 
 
+def _terminate(number: int, _frame: object) -> None:
+    """Ends as an interrupt does, so that nothing half-written stays."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """The console script: every AprgraphError is one line on stderr and exit code 2."""
     # `aprgraph stages | head -1` ends as other programs do there. As an exception it would be exit 1, which is diff's "diverged".
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _terminate)
+    for name in ("stdout", "stderr"):  # closed by the shell (>&-)
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 -- until the process ends
     if isinstance(sys.stdout, io.TextIOWrapper):  # a model's tokens and file names may not fit the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -82,4 +93,5 @@ def main() -> None:
         print(f"error: not enough memory{f': {error}' if str(error) else ''}; shorten the prompt", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(_EXIT_INTERRUPTED)

@@ -44,6 +44,7 @@ def diff(
     Prints a verdict, then the first divergent tensors with the nearest ones before and after them. Between those before
     and the divergent one lies the cause: tap the stages there to narrow it down.
 
+    \b
     Example:
       aprgraph run model.gguf --taps all --layers 0..30 -o good
       aprgraph run model.gguf --taps all --layers 0..30 -o bad --override-kv llama.rope.freq_base=float:10000

@@ -60,7 +60,7 @@ def graph(
     unfold: Annotated[bool, typer.Option("--unfold", help="Draw every layer; otherwise equal neighbours are drawn once.")] = False,
     override_kv: Override = None,
 ) -> None:
-    r"""Print or draw the graph of a model, an artifact or a trace.
+    """Print or draw the graph of a model, an artifact or a trace.
 
     \b
     Example:
@@ -89,7 +89,7 @@ def graph(
     if output is None:
         typer.echo(text, nl=False)
         return
-    from aprgraph.runtime.trace import write_text_atomically  # noqa: PLC0415
+    from aprgraph.runtime.trace_writer import write_text_atomically  # noqa: PLC0415
 
     write_text_atomically(output, text)
 

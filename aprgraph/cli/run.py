@@ -146,10 +146,11 @@ def _record(compiled: CompiledModel, run_plan: RunPlan, directory: Path, threads
     from aprgraph.cli.tables import format_bytes  # noqa: PLC0415
 
     count = len(run_plan.taps)
+    tensors = "1 tensor" if count == 1 else f"{count} tensors"
     if stats_only:
-        announcement = f"{count} tensors, statistics only, in {directory}{os.sep}"
+        announcement = f"{tensors}, statistics only, in {directory}{os.sep}"
     else:
-        announcement = f"{count} tensors, {format_bytes(run_plan.nbytes)}, will be written to {directory}{os.sep}"
+        announcement = f"{tensors}, {format_bytes(run_plan.nbytes)}, will be written to {directory}{os.sep}"
         check_room(directory, run_plan.nbytes)
     if not quiet:
         typer.echo(announcement)

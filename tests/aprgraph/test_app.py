@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aprgraph.cli import app as app_module
 from aprgraph.graph.errors import AprgraphError
+from aprgraph.runtime.trace_writer import TraceWriter
 from tests.support.cli import error_of, fails, run_cli, run_process, run_python
 
 COMMANDS = ("compile", "run", "diff", "graph", "inspect", "stages")
@@ -225,3 +228,38 @@ def test_terminals_of_any_encoding(encoding: str, tiny_model: Callable[..., Path
             encoding, *arguments, cwd=tmp_path, env={"PYTHONUTF8": "0"},
         )  # fmt: skip
         assert (result.code, result.err) == (0, "")
+
+
+def test_examples_in_the_help_keep_their_lines() -> None:
+    for command in ("compile", "run", "diff", "graph", "inspect"):
+        lines = [line.strip() for line in run_cli(command, "--help").out.splitlines()]
+        assert "Example:" in lines, command
+        assert lines[lines.index("Example:") + 1].startswith(f"aprgraph {'run' if command == 'diff' else command} "), command
+        assert "\\b" not in " ".join(lines)
+
+
+def test_closed_standard_streams(tmp_path: Path) -> None:
+    """``>&-``: Python has no sys.stdout then; 1 would say that two traces diverge."""
+    for name in ("a", "b"):
+        TraceWriter(tmp_path / name).write("x", "lm_head", None, 0, np.ones(3, np.float32))
+        (tmp_path / name / "trace.incomplete").unlink()
+    command = [sys.executable, "-c", "from aprgraph.cli import main; main()", "diff", "a", "b"]
+    for streams in (">&-", ">&- 2>&-"):
+        line = shlex.join(command) + " " + streams
+        assert subprocess.run(["bash", "-c", line], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_termination_leaves_nothing_half_written(tmp_path: Path) -> None:
+    code = """
+import os, signal
+from aprgraph.cli import app
+from aprgraph.runtime import aprt
+def terminated(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("still here")
+aprt.os.writev = terminated
+app.app = lambda: aprt.write_aprt("x.bin", None, __import__("numpy").ones(3, "f4"))
+app.main()
+"""
+    assert run_python(code, cwd=tmp_path).code == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []

@@ -137,7 +137,7 @@ def test_places_that_cannot_be_written(place: str, option: list[str], common: tu
 def test_a_folder_in_place_of_a_file(common: tuple[object, ...], here: Path) -> None:
     (here / "t" / "layer-0" / "ffn_up.bin").mkdir(parents=True)
     assert "t/layer-0/ffn_up.bin: cannot be written: Is a directory" in fails("run", *common, "--taps", "ffn_up", "-o", "t")
-    assert files_under(here) == {}
+    assert files_under(here) == {"t/trace.incomplete": b""}
 
 
 def test_a_disk_without_room(common: tuple[object, ...], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +164,8 @@ def test_a_disk_that_fills_up(common: tuple[object, ...], here: Path, monkeypatc
 
     monkeypatch.setattr(aprt.os, "writev", full)
     message = fails("run", *common, "--taps", "all", "-o", "t")
-    assert "cannot be written: No space left on device; free some space or give another directory with -o" in message
-    assert len(files_under(here)) == 3
+    assert "cannot be written: No space left on device; free some space, or give another place with -o" in message
+    assert len(files_under(here)) == 3 + 1  # and the mark that the trace is not whole
     for path in (here / "t").rglob("*.bin"):
         aprt.read_aprt(path)
 

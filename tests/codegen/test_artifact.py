@@ -290,6 +290,14 @@ def test_damaged_files(copy: Path, name: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_an_edited_graph(copy: Path) -> None:
+    """It may name kernels that the library does not have."""
+    text = (copy / "graph.txt").read_text()
+    (copy / "graph.txt").write_text(text.replace("base = ", "base = 1"))
+    with pytest.raises(ArtifactError, match=r"graph\.txt: not the graph that was compiled; compile the model again"):
+        read_artifact(copy)
+
+
 @pytest.mark.parametrize("name", ["graph.txt", "kernels.so"])
 def test_missing_files(copy: Path, name: str) -> None:
     (copy / name).unlink()

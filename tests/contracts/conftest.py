@@ -11,6 +11,7 @@ import pytest
 @pytest.fixture(autouse=True)
 def _keep_signals() -> Iterator[None]:
     """Some of these tests run the command line in this process, and it sets what a broken pipe does."""
-    before = signal.getsignal(signal.SIGPIPE)
+    before = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGPIPE, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

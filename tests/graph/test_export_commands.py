@@ -19,7 +19,8 @@ from aprgraph.graph.passes import InsertTaps, Prune
 from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.stages import STAGES
 from aprgraph.graph.text import parse_graph, print_graph
-from aprgraph.runtime.trace import Trace, TraceInfo, TraceWriter
+from aprgraph.runtime.trace import Trace, TraceInfo
+from aprgraph.runtime.trace_writer import TraceWriter
 
 Models = Callable[..., Path]
 

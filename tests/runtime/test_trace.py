@@ -17,7 +17,8 @@ import pytest
 from aprgraph.graph.errors import TraceError
 from aprgraph.runtime import aprt
 from aprgraph.runtime.aprt import write_aprt
-from aprgraph.runtime.trace import MANIFEST, Trace, TraceInfo, TraceWriter, write_text_atomically
+from aprgraph.runtime.trace import MANIFEST, MARKER, Trace, TraceInfo
+from aprgraph.runtime.trace_writer import TraceWriter, write_text_atomically
 from tests.support.cli import files_under
 from tests.support.traces import EMPTY_GRAPH, values, write_bare, write_trace
 
@@ -60,9 +61,41 @@ def test_the_manifest_comes_last(tmp_path: Path) -> None:
     writer = TraceWriter(tmp_path / "t")
     assert not (tmp_path / "t").exists()
     writer.write("x", "embedding", 0, 0, values(3, 4))
-    assert sorted(files_under(tmp_path / "t")) == ["layer-0/embedding.bin"]
+    assert sorted(files_under(tmp_path / "t")) == ["layer-0/embedding.bin", MARKER]
     writer.finish(INFO)
     assert sorted(files_under(tmp_path / "t")) == ["layer-0/embedding.bin", "trace.json"]
+
+
+def test_a_directory_is_for_one_run_at_a_time(tmp_path: Path) -> None:
+    first, second = TraceWriter(tmp_path / "t"), TraceWriter(tmp_path / "t")
+    first.write("x", "embedding", 0, 0, values(3, 4))
+    with pytest.raises(TraceError, match="another run is writing there"):
+        second.write("x", "embedding", 0, 0, values(2, 4))
+    first.finish(INFO)
+    assert Trace.open(tmp_path / "t").tensor("embedding", 0).shape == (3, 4)
+    second.write("x", "embedding", 0, 0, values(2, 4))
+    second.finish(INFO)
+    assert Trace.open(tmp_path / "t").tensor("embedding", 0).shape == (2, 4)
+
+
+def test_what_an_interrupted_run_leaves_is_not_a_trace_until_a_run_ends_there(tmp_path: Path) -> None:
+    """Over an older trace its tensors are of two runs, and nothing else would tell."""
+    write_trace(tmp_path / "t", TENSORS)
+    writer = TraceWriter(tmp_path / "t")
+    writer.write("x", "embedding", 0, 0, values(3, 4))
+    del writer
+    with pytest.raises(TraceError, match="was interrupted"):
+        Trace.open(tmp_path / "t")
+    write_trace(tmp_path / "t", TENSORS)
+    assert len(Trace.open(tmp_path / "t")) == len(TENSORS)
+
+
+def test_an_artifact_is_no_place_for_a_trace(tmp_path: Path) -> None:
+    """Compiling again would remove it."""
+    (tmp_path / "artifact.json").write_text("{}")
+    with pytest.raises(TraceError, match="holds an artifact; give another directory"):
+        TraceWriter(tmp_path).write("x", "embedding", 0, 0, values(3, 4))
+    assert files_under(tmp_path) == {"artifact.json": b"{}"}
 
 
 def test_an_old_manifest_goes_with_the_first_tensor_and_not_before(tmp_path: Path) -> None:
@@ -102,8 +135,10 @@ def test_a_full_disk_in_the_middle_leaves_whole_files_and_no_manifest(tmp_path: 
         writer.write("y", "ffn_out", 0, 0, values(3, 4, seed=8))
     assert sorted(files_under(tmp_path / "t")) == [
         "layer-0/embedding.bin", "layer-0/ffn_out.bin", "layer-1/attn_scores.bin", "lm_head.bin", "step-2/layer-0/ffn_out.bin",
+        MARKER,
     ]  # fmt: skip
-    assert Trace.open(tmp_path / "t").tensor("ffn_out", 0).tobytes() == TENSORS[0, "ffn_out"].tobytes()
+    _, kept = aprt.read_aprt(tmp_path / "t" / "layer-0" / "ffn_out.bin")
+    assert kept.tobytes() == TENSORS[0, "ffn_out"].tobytes()
 
 
 # -- the manifest -------------------------------------------------------------------------------------------------------

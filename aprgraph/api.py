@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -160,10 +161,12 @@ class CompiledModel:
     ) -> Trace:
         """Run the model and record the tensors that ``taps`` and ``layers`` select (as on the command line).
 
-        ``tokens``, or else ``prompt`` (default "What is 2+2?"), is the input; ``directory`` defaults to
+        ``tokens`` or ``prompt`` (default "What is 2+2?") is the input; ``directory`` defaults to
         ``<model-stem>-trace`` beside the model. Raises AprgraphError.
         """
         plan = parse_plan(taps, layers)
+        if prompt is not None and tokens is not None:
+            raise TokenError("prompt and tokens exclude each other; give one of them")
         ids = tokens if tokens is not None else self.encode(prompt if prompt is not None else DEFAULT_PROMPT)
         run = self.plan(plan, ids, positions)
         place = Path(directory) if directory is not None else self.default_trace_directory
@@ -184,8 +187,10 @@ class CompiledModel:
             if on_entry is not None:
                 on_entry(entry)
 
-        self._execute(run, on_tap, threads)
-        return writer.finish(self._trace_info(run))
+        # Closed also when the run fails: an exception may keep this frame, and with it the lock, for as long as the process lives.
+        with contextlib.closing(writer):
+            self._execute(run, on_tap, threads)
+            return writer.finish(self._trace_info(run))
 
     def _trace_info(self, run: RunPlan) -> TraceInfo:
         model = {

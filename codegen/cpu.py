@@ -1,8 +1,8 @@
 """CPU targets: the x86-64 microarchitecture levels, and what a kernel may use on each.
 
-Levels (x86-64 psABI), rather than the name of this machine's CPU: kernels then compute the same bits on every machine
-of a level, an artifact runs wherever the level's instructions are, and a hypervisor that hides some instruction of a
-named CPU cannot make one crash.
+Levels (x86-64 psABI), rather than the name of this machine's CPU: kernels then do the same arithmetic on every machine
+of a level (but for the cosines of RoPE, which are the C library's, in float64), an artifact runs wherever the level's
+instructions are, and a hypervisor that hides some instruction of a named CPU cannot make one crash.
 """
 
 from __future__ import annotations

@@ -65,8 +65,12 @@ class TraceWriter:
         }
         write_text_atomically(self.directory / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
         (self.directory / MARKER).unlink(missing_ok=True)
-        self._unlock()
+        self.close()
         return trace
+
+    def close(self) -> None:
+        """Give the directory free, finished or not; MARKER stays there if not."""
+        self._unlock()
 
     def _begin(self) -> None:
         """Take the directory. An old manifest goes: it would describe files that are about to change."""

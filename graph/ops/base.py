@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import GraphError
@@ -92,8 +91,3 @@ def number(attrs: Attrs, name: str) -> float:
     value = attrs[name]
     assert isinstance(value, (int, float))
     return float(value)
-
-
-def as_float64(value: Array) -> Array:
-    """``value`` as float64."""
-    return np.asarray(value, dtype=np.float64)

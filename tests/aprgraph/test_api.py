@@ -169,3 +169,22 @@ def test_numbers_beyond_float32_become_inf_without_a_warning(tiny_model: Callabl
     entry = model.run("attn_scores", tokens=[1, 2], directory=tmp_path / "t").get("attn_scores", 0)
     assert entry.statistics is not None
     assert entry.statistics.inf > 0
+
+
+def test_prompt_and_tokens_exclude_each_other(tiny: CompiledModel, tmp_path: Path) -> None:
+    with pytest.raises(TokenError, match="prompt and tokens exclude each other"):
+        tiny.run("lm_head", prompt="a", tokens=TOKENS, directory=tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_run_that_failed_does_not_keep_its_directory(tiny: CompiledModel, tmp_path: Path) -> None:
+    """In a notebook the last exception lives on, and with it everything that its frames hold."""
+
+    def stop(_entry: object) -> None:
+        raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop") as kept:
+        tiny.run("ffn_up", tokens=TOKENS, directory=tmp_path / "t", on_entry=stop)
+    trace = tiny.run("ffn_up", tokens=TOKENS, directory=tmp_path / "t")
+    assert len(aprgraph.Trace.open(trace.directory)) == 1
+    assert kept.value.__traceback__ is not None

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from aprgraph.codegen.artifact import Artifact, cache_directory, compile_model
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
+from aprgraph.execution import OnToken, Outcome, execute, open_engine
 from aprgraph.graph.build import build_graph
-from aprgraph.graph.errors import AprgraphError, ArtifactError, TokenError, TraceError
-from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.errors import ArtifactError, NonFiniteError, TokenError, TraceError
+from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
-from aprgraph.graph.passes.pipeline import executed_graph, recorded_graph
-from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.graph.plan import Plan, parse_plan, parse_steps
 from aprgraph.graph.text import print_graph
-from aprgraph.runtime.aprt import F32, MAX_ELEMENTS, file_size
+from aprgraph.recording import OnEntry, Recorder
+from aprgraph.run_plan import RunOptions, RunPlan, check_room, plan_run
+from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff import diff
-from aprgraph.runtime.statistics import Statistics
-from aprgraph.runtime.tokens import check_tokens
-from aprgraph.runtime.trace import Trace, TraceEntry, TraceInfo
+from aprgraph.runtime.prompts import encode_chat, encode_prompt, end_tokens_of
+from aprgraph.runtime.trace import Trace, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
 
-__all__ = ["CompiledModel", "LoadedModel", "RunPlan", "diff", "load", "open_artifact"]
+__all__ = ["CompiledModel", "LoadedModel", "RunOptions", "RunPlan", "check_room", "diff", "load", "open_artifact"]
 
 DEFAULT_PROMPT = "What is 2+2?"
-MAX_THREADS = 1024
-
-#: Called with each tensor as it is recorded.
-OnEntry = Callable[[TraceEntry], None]
+DEFAULT_OPTIONS = RunOptions()
 
 
 @dataclass(frozen=True)
@@ -68,13 +61,15 @@ class LoadedModel:
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of ``prompt`` by the model's own tokenizer. Raises AprgraphError."""
-        from aprgraph.runtime.tokenizer import load_tokenizer  # noqa: PLC0415
+        return encode_prompt(self.model.metadata, prompt)
 
-        return load_tokenizer(self.model.metadata).encode(prompt)
+    def encode_chat(self, prompt: str, system: str | None = None) -> list[int]:
+        """Token ids of a chat that ``prompt`` begins, by the model's own template. Raises AprgraphError."""
+        return encode_chat(self.model.metadata, prompt, system)
 
-    def plan(self, plan: Plan, tokens: Sequence[int], positions: str = "last") -> RunPlan:
+    def plan(self, plan: Plan, tokens: Sequence[int], options: RunOptions = DEFAULT_OPTIONS) -> RunPlan:
         """What ``CompiledModel.plan`` gives, before anything is compiled. Raises TokenError or PlanError."""
-        return _plan_run(self.graph, self.model, plan, tokens, positions)
+        return plan_run(self.graph, self.model, plan, tokens, options)
 
 
 def load(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None) -> LoadedModel:
@@ -86,39 +81,6 @@ def open_artifact(directory: str | Path, model: str | Path | None = None) -> Com
     """Open an artifact and its model (at its recorded place, or at ``model``). Raises AprgraphError."""
     artifact = _open_artifact(directory)
     return CompiledModel(artifact, artifact.load_model(Path(model) if model is not None else None))
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """A run that has been checked: the graph after its passes, and what it will record."""
-
-    graph: Graph
-    plan: Plan
-    tokens: tuple[int, ...]
-    positions: str
-
-    @property
-    def taps(self) -> list[Node]:
-        """The tap nodes, in execution order."""
-        return self.graph.with_op("tap")
-
-    def shape(self, node: Node) -> tuple[int, ...]:
-        """The shape that a node's tensor is recorded in: logits of one position have one dimension."""
-        count = len(self.tokens)
-        shape = node.type.bind(n=count, t=count)
-        return shape[1:] if node.stage == "lm_head" and self.positions == "last" else shape
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the APRT files that the run writes. Raises TraceError if a tensor exceeds what one file can hold."""
-        total = 0
-        for node in self.taps:
-            count = math.prod(self.shape(node))
-            if count > MAX_ELEMENTS:
-                where = node.stage if node.layer is None else f"layer {node.layer} {node.stage}"
-                raise TraceError(f"{where} has {count} elements, more than the {MAX_ELEMENTS} of an APRT file; trace fewer positions")
-            total += file_size(count)
-        return total
 
 
 @dataclass(frozen=True)
@@ -142,9 +104,13 @@ class CompiledModel:
         """Token ids of ``prompt`` by the model's own tokenizer. Raises AprgraphError."""
         return LoadedModel(self.model).encode(prompt)
 
-    def plan(self, plan: Plan, tokens: Sequence[int], positions: str = "last") -> RunPlan:
+    def encode_chat(self, prompt: str, system: str | None = None) -> list[int]:
+        """Token ids of a chat that ``prompt`` begins, by the model's own template. Raises AprgraphError."""
+        return LoadedModel(self.model).encode_chat(prompt, system)
+
+    def plan(self, plan: Plan, tokens: Sequence[int], options: RunOptions = DEFAULT_OPTIONS) -> RunPlan:
         """Check tokens and plan, and run the passes. Raises TokenError or PlanError."""
-        return _plan_run(self.artifact.graph, self.model, plan, tokens, positions)
+        return plan_run(self.artifact.graph, self.model, plan, tokens, options)
 
     def run(
         self,
@@ -156,43 +122,85 @@ class CompiledModel:
         directory: str | Path | None = None,
         threads: int | None = None,
         positions: str = "last",
+        max_tokens: int = 0,
+        steps: str = "0..1",
+        prefill_chunk: int | None = None,
         stats_only: bool = False,
         on_entry: OnEntry | None = None,
     ) -> Trace:
-        """Run the model and record the tensors that ``taps`` and ``layers`` select (as on the command line).
+        """Run the model and record the tensors that ``taps``, ``layers`` and ``steps`` select (as on the command line).
 
         ``tokens`` or ``prompt`` (default "What is 2+2?") is the input; ``directory`` defaults to
         ``<model-stem>-trace`` beside the model. Raises AprgraphError.
         """
         plan = parse_plan(taps, layers)
-        if prompt is not None and tokens is not None:
-            raise TokenError("prompt and tokens exclude each other; give one of them")
-        ids = tokens if tokens is not None else self.encode(prompt if prompt is not None else DEFAULT_PROMPT)
-        run = self.plan(plan, ids, positions)
+        options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk)
+        run = self.plan(plan, self._input(prompt, tokens), options)
         place = Path(directory) if directory is not None else self.default_trace_directory
         return self.record(run, place, threads=threads, stats_only=stats_only, on_entry=on_entry)
 
+    def generate(
+        self,
+        max_tokens: int,
+        *,
+        prompt: str | None = None,
+        tokens: Sequence[int] | None = None,
+        threads: int | None = None,
+        on_token: OnToken | None = None,
+    ) -> tuple[int, ...]:
+        """Generate up to ``max_tokens`` tokens, each the likeliest; the last may be an end token. Raises AprgraphError."""
+        run = self.plan(Plan(), self._input(prompt, tokens), RunOptions(max_tokens=max_tokens))
+        return self.execute(run, threads=threads, on_token=on_token).generated
+
+    def _input(self, prompt: str | None, tokens: Sequence[int] | None) -> Sequence[int]:
+        if prompt is not None and tokens is not None:
+            raise TokenError("prompt and tokens exclude each other; give one of them")
+        return tokens if tokens is not None else self.encode(prompt if prompt is not None else DEFAULT_PROMPT)
+
     def record(
-        self, run: RunPlan, directory: Path, *, threads: int | None = None, stats_only: bool = False, on_entry: OnEntry | None = None
+        self,
+        run: RunPlan,
+        directory: Path,
+        *,
+        threads: int | None = None,
+        stats_only: bool = False,
+        on_entry: OnEntry | None = None,
+        on_token: OnToken | None = None,
     ) -> Trace:
-        """Run what ``plan`` has checked and write the trace. Raises TraceError if the disk has not the room."""
+        """Run what ``plan`` has checked and write the trace.
+
+        Raises TraceError if the disk has not the room, or if a text ended before the first step that was to be recorded, and
+        NonFiniteError where no expert or token could be chosen; what was recorded until then is a whole trace.
+        """
         if not stats_only:
             check_room(directory, run.nbytes)
         writer = TraceWriter(directory, stats_only=stats_only)
-
-        def on_tap(node: Node, value: F32, statistics: Statistics | None) -> None:
-            assert node.stage is not None
-            name = node.name.removeprefix("tap.")
-            entry = writer.write(name, node.stage, node.layer, 0, value.reshape(run.shape(node)), statistics)
-            if on_entry is not None:
-                on_entry(entry)
-
         # Closed also when the run fails: an exception may keep this frame, and with it the lock, for as long as the process lives.
         with contextlib.closing(writer):
-            self._execute(run, on_tap, threads)
-            return writer.finish(self._trace_info(run))
+            engine = open_engine(self.artifact, self.model, run, threads, once=self.once)
+            chosen: list[int] = []
 
-    def _trace_info(self, run: RunPlan) -> TraceInfo:
+            def keep(token: int) -> None:
+                chosen.append(token)
+                if on_token is not None:
+                    on_token(token)
+
+            failure = None
+            try:
+                execute(run, engine, Recorder(run, writer, engine.summarise, on_entry), self._end_tokens(run), keep)
+            except NonFiniteError as error:
+                failure = error
+            if not writer.entries:
+                raise failure or TraceError(
+                    f"{directory}: the text ended at step {len(chosen) - 1}, before step {run.options.steps.start}, the first of --steps: "
+                    "nothing was recorded"
+                )
+            trace = writer.finish(self._trace_info(run, chosen))
+            if failure is not None:
+                raise failure
+            return trace
+
+    def _trace_info(self, run: RunPlan, generated: Sequence[int]) -> TraceInfo:
         model = {
             "name": self.model.path.name,
             "architecture": self.model.family.architecture,
@@ -204,61 +212,24 @@ class CompiledModel:
             target=self.artifact.target_name,
             tokens=run.tokens,
             plan=run.plan.describe(),
-            positions=run.positions,
+            positions=run.options.positions,
             graph_text=print_graph(run.graph),
+            extra={"generated": list(generated)} if run.options.max_tokens else {},
         )
 
     def logits(self, tokens: Sequence[int], *, positions: str = "last", threads: int | None = None) -> F32:
         """The logits of the last position as f32 [V], or of all as [n, V], with nothing recorded. Raises AprgraphError."""
-        run = self.plan(Plan(), tokens, positions)
-        (value,) = self._execute(run, None, threads).values()
+        return self.logits_of(self.plan(Plan(), tokens, RunOptions(positions)), threads=threads)
+
+    def logits_of(self, run: RunPlan, *, threads: int | None = None) -> F32:
+        """The logits of a run without taps and without generation: see ``logits``."""
+        (value,) = self.execute(run, threads=threads).outputs.values()
         return value.reshape(run.shape(run.graph[run.graph.outputs[0]]))
 
-    def _execute(self, run: RunPlan, on_tap: Callable[[Node, F32, Statistics | None], None] | None, threads: int | None) -> dict[str, F32]:
-        """Run the graph on this artifact's target; the outputs that are not taps, by name."""
-        if threads is not None and not 1 <= threads <= MAX_THREADS:
-            raise AprgraphError(f"threads {threads}: expected 1 to {MAX_THREADS}")
-        if self.artifact.target == "reference":
-            return self._interpret(run, on_tap)
-        # The program first: where it must be compiled, the session then shares the TVM that the compiler has loaded.
-        graph = executed_graph(run.graph)
-        program = self.artifact.program(graph)
-        from aprgraph.runtime.session import Session  # noqa: PLC0415 -- imports TVM
+    def execute(self, run: RunPlan, *, threads: int | None = None, on_token: OnToken | None = None) -> Outcome:
+        """Run with nothing recorded. Raises AprgraphError."""
+        engine = open_engine(self.artifact, self.model, run, threads, once=self.once)
+        return execute(run, engine, None, self._end_tokens(run), on_token)
 
-        session = Session(self.artifact.library, program, graph, self.model, threads, runtime_alone=self.once)
-        return session.run(run.tokens, on_tap)
-
-    def _interpret(self, run: RunPlan, on_tap: Callable[[Node, F32, Statistics | None], None] | None) -> dict[str, F32]:
-        from aprgraph.runtime.reference import run_reference  # noqa: PLC0415
-
-        outputs: dict[str, F32] = {}
-        for node, value in run_reference(run.graph, self.model, run.tokens):
-            if node.op != "tap" and node.name not in run.graph.outputs:
-                continue
-            with np.errstate(over="ignore"):  # beyond float32 is Inf there
-                narrow = value.astype(np.float32)
-            if node.op != "tap":
-                outputs[node.name] = narrow
-            elif on_tap is not None:
-                on_tap(node, narrow, None)
-        return outputs
-
-
-def _plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], positions: str) -> RunPlan:
-    ids = check_tokens(tokens, model)
-    if positions not in ("last", "all"):
-        raise TokenError(f"positions {positions!r}: expected last or all")
-    return RunPlan(recorded_graph(graph, plan, positions), plan, ids, positions)
-
-
-def check_room(directory: Path, nbytes: int) -> None:
-    """Raise TraceError unless the disk that ``directory`` lies on, or will lie on, has ``nbytes`` and a little more."""
-    place = directory.absolute()
-    while not os.path.exists(place):  # noqa: PTH110 -- Path.exists raises for a name that is too long, or a folder that is closed to us
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if nbytes + (1 << 20) > free:
-        raise TraceError(
-            f"{directory}: the plan writes {nbytes:,} bytes, but only {free:,} are free there; "
-            "tap fewer stages or layers, give another place with -o, or keep statistics alone with --stats-only"
-        )
+    def _end_tokens(self, run: RunPlan) -> frozenset[int]:
+        return end_tokens_of(self.model.metadata) if run.options.max_tokens else frozenset()

@@ -38,7 +38,7 @@ from aprgraph.graph.verify import verify
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files above change in a way that older artifacts do not follow.
-VERSION = 3
+VERSION = 4
 SUFFIX = ".aprg"
 TARGETS = ("llvm", "reference")
 
@@ -85,14 +85,17 @@ class Artifact:
             raise ArtifactError(f"{self.directory}: {found} is not the file it was compiled from, or has changed since; compile it again")
         return model
 
-    def program(self, graph: Graph) -> Path:
-        """The program of ``graph`` (this artifact's graph after passes), compiled unless it is there already."""
-        programs, key = self.directory / _PROGRAMS, _digest(print_graph(graph).encode())
+    def program(self, graph: Graph, *, single_pass: bool) -> Path:
+        """The program of ``graph`` (this artifact's graph after passes), compiled unless it is there already.
+
+        A ``single_pass`` sees all positions at once; several need caches between them.
+        """
+        programs, key = self.directory / _PROGRAMS, _digest(f"{single_pass} {print_graph(graph)}".encode())
         with contextlib.suppress(OSError):
             for path in programs.glob(f"{key}-*.vm"):
                 if path.stem == f"{key}-{_digest(path.read_bytes())}":
                     return path
-        program = _compile_program(graph)
+        program = _compile_program(graph, single_pass=single_pass)
         name = f"{key}-{_digest(program)}.vm"
         with contextlib.suppress(OSError):  # a full disk, or an artifact that belongs to someone else
             return _write(programs / name, program)
@@ -103,12 +106,12 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:_DIGEST]
 
 
-def _compile_program(graph: Graph) -> bytes:
+def _compile_program(graph: Graph, *, single_pass: bool) -> bytes:
     """Through a file in memory: TVM does not notice when a disk is full."""
     from aprgraph.codegen.program import build_program  # noqa: PLC0415 -- imports the compiler
 
     with os.fdopen(os.memfd_create("program"), "rb") as file:
-        build_program(graph, Path(f"/proc/self/fd/{file.fileno()}"))
+        build_program(graph, Path(f"/proc/self/fd/{file.fileno()}"), single_pass=single_pass)
         return file.read()
 
 

@@ -16,21 +16,34 @@ from tvm.relax import transform
 
 from aprgraph.codegen.kernels import request_of
 from aprgraph.graph.block_formats import weight_storage
-from aprgraph.graph.calling_convention import ENTRY, HALF_TABLE_SIZE, TAP_FUNCTION, computed_types, program_parameters
+from aprgraph.graph.calling_convention import (
+    CHOICE_FUNCTION,
+    ENTRY,
+    HALF_TABLE_SIZE,
+    TAP_FUNCTION,
+    cache_nodes,
+    computed_types,
+    program_parameters,
+    returned_nodes,
+)
 from aprgraph.graph.ir import Dim, Graph, Node
 
 _DTYPES = {"f32": "float32", "i32": "int32"}
 
 
-def lower(graph: Graph) -> Any:
-    """The Relax module of ``graph``: one function of its inputs and weights that returns its outputs.
+def lower(graph: Graph, *, single_pass: bool) -> Any:
+    """The Relax module of ``graph``: one function of its inputs, weights and caches that returns its outputs.
 
-    Tap nodes become calls of TAP_FUNCTION; an output that is a tap is not returned, the tap has delivered it.
+    Tap nodes become calls of TAP_FUNCTION. In a ``single_pass`` no earlier one has filled the caches: t is n, and the value
+    of a cache is its operand, without a copy.
     """
     symbols: dict[str, Any] = {}
 
     def dim(value: Dim) -> Any:
-        return tirx.IntImm("int64", value) if isinstance(value, int) else symbols.setdefault(value, tirx.Var(value, "int64"))
+        if isinstance(value, int):
+            return tirx.IntImm("int64", value)
+        name = "n" if single_pass else value
+        return symbols.setdefault(name, tirx.Var(name, "int64"))
 
     def tensor(node: Node) -> Any:
         if node.op == "weight":
@@ -38,11 +51,20 @@ def lower(graph: Graph) -> Any:
             return relax.TensorType([dim(d) for d in dims], dtype)
         return relax.TensorType([dim(d) for d in node.type.dims], _DTYPES[node.type.dtype])
 
+    def call(function: str, *arguments: Any) -> Any:
+        return builder.emit(relax.Call(relax.ExternFunc(function), list(arguments), None, [relax.ObjectType()]))
+
+    def allocate(node: Node) -> Any:
+        size, shape = relax.ShapeExpr([sizes[node.type]]), relax.ShapeExpr([dim(d) for d in node.type.dims])
+        place = builder.emit(relax.op.memory.alloc_storage(size, 0, "global", "uint8"))
+        return builder.emit(relax.op.memory.alloc_tensor(place, 0, shape, _DTYPES[node.type.dtype]))
+
     parameters = program_parameters(graph)
     values: dict[str, Any] = {node.name: relax.Var(f"p{index}", tensor(node)) for index, node in enumerate(parameters)}
+    caches = {} if single_pass else {node.name: relax.Var(f"c{index}", tensor(node)) for index, node in enumerate(cache_nodes(graph))}
     sizes = {kind: tirx.Var(f"bytes{index}", "int64") for index, kind in enumerate(computed_types(graph))}
     halves = relax.Var("halves", relax.TensorType([dim(HALF_TABLE_SIZE)], "float32"))
-    arguments = [*values.values(), halves, relax.Var("sizes", relax.ShapeType(list(sizes.values())))]
+    arguments = [*values.values(), *caches.values(), halves, relax.Var("sizes", relax.ShapeType(list(sizes.values())))]
     builder = relax.BlockBuilder()
     with builder.function(ENTRY, arguments):
         for node in graph:
@@ -50,19 +72,19 @@ def lower(graph: Graph) -> Any:
                 continue
             operands = [values[name] for name in graph.operand_names(node.name)]
             if node.op == "tap":
-                call = relax.Call(relax.ExternFunc(TAP_FUNCTION), [operands[0], tvm.ir.StringImm(node.name)], None, [relax.ObjectType()])
-                builder.emit(call)
+                call(TAP_FUNCTION, operands[0], tvm.ir.StringImm(node.name))
+                values[node.name] = operands[0]
+            elif node.op == "cache" and single_pass:
                 values[node.name] = operands[0]
             else:
-                size, shape = relax.ShapeExpr([sizes[node.type]]), relax.ShapeExpr([dim(d) for d in node.type.dims])
-                place = builder.emit(relax.op.memory.alloc_storage(size, 0, "global", "uint8"))
-                value = builder.emit(relax.op.memory.alloc_tensor(place, 0, shape, _DTYPES[node.type.dtype]))
+                value = caches[node.name] if node.op == "cache" else allocate(node)
                 request = request_of(graph, node)
                 given = [halves, *operands, value] if request.needs_half_table else [*operands, value]
                 builder.emit(relax.Call(relax.ExternFunc(request.symbol), given, None, [relax.TupleType([])]))
                 values[node.name] = value
-        returned = [values[name] for name in graph.outputs if graph[name].op != "tap"]
-        builder.emit_func_output(relax.Tuple(returned))
+                if node.op == "top_k":
+                    call(CHOICE_FUNCTION, value, tvm.ir.StringImm(node.name))
+        builder.emit_func_output(relax.Tuple([values[node.name] for node in returned_nodes(graph)]))
     return builder.get()
 
 
@@ -79,7 +101,7 @@ def _pipeline() -> Any:
     )
 
 
-def build_program(graph: Graph, path: Path) -> None:
+def build_program(graph: Graph, path: Path, *, single_pass: bool) -> None:
     """Compile the program of ``graph`` to VM bytecode in the file ``path``; no linker is needed."""
-    executable = relax.build(lower(graph), target="llvm", relax_pipeline=_pipeline())
+    executable = relax.build(lower(graph, single_pass=single_pass), target="llvm", relax_pipeline=_pipeline())
     executable.mod.write_to_file(str(path), "relax.VMExecutable")

@@ -63,8 +63,12 @@ class Emitter:
         p = self.fma(p, r * r, r + f32(1.0))
         whole = T.Cast("int32", k)
         half = whole >> tirx.IntImm("int32", 1)
-        power = [T.reinterpret("float32", (e + 127) << tirx.IntImm("int32", 23)) for e in (half, whole - half)]
-        return T.Select(is_nan(x), x, p * power[0] * power[1])
+        return T.Select(is_nan(x), x, p * _normal_power(half) * _normal_power(whole - half))
+
+    def power_of_two(self, exponent: Expr) -> Expr:
+        """2^exponent in f32 for an int32 from -149 to 127: in two factors, for what lies below the normal numbers."""
+        half = exponent >> tirx.IntImm("int32", 1)
+        return _normal_power(half) * _normal_power(exponent - half)
 
     # -- loops -----------------------------------------------------------------------------------------------------------
 
@@ -115,6 +119,11 @@ class Emitter:
             self._fold(acc, first, width)
             width //= 2
         return acc[i64(first)]
+
+
+def _normal_power(exponent: Expr) -> Expr:
+    """2^exponent put together from its bits, for an int32 from -126 to 127."""
+    return T.reinterpret("float32", (exponent + 127) << tirx.IntImm("int32", 23))
 
 
 def is_nan(x: Expr) -> Expr:

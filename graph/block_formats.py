@@ -1,41 +1,26 @@
 """Block formats: how ggml lays out the elements of a quantised tensor, each declared once.
 
-A row is a sequence of blocks; a block holds ``elements`` values in ``fields`` that follow each other without padding.
-``decode`` gives RUN consecutive values of one block in terms of a BlockReader, whose values are NumPy arrays in the
-reference decoder below and TVM expressions in ``codegen/decode.py``: the CPU kernel, the reference and the documentation
-all come from the same few lines. The layouts are ggml's (ggml-common.h and ggml-quants.c of llama.cpp).
+A row is a sequence of blocks; a block holds ``elements`` values in ``fields`` that follow each other without padding, out
+of which the format's decoder (graph/block_decoders.py) brings the values: in the kernels, and in the reference below.
+
+Formats that are not in ``BLOCK_FORMATS``, but that the `gguf` package can dequantise, are decoded by it when a weight is
+bound: they cost memory, 4 bytes an element, and a notice says so. Everything else is refused when the file is opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cache
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.graph import block_decoders as decoders
+from aprgraph.graph.block_decoders import RUN, BlockReader
 from aprgraph.graph.ir import TensorType
-
-#: How many consecutive elements one call of ``decode`` gives. Within a run only byte offsets move.
-RUN = 16
-
-
-class BlockReader(Protocol):
-    """Access to the fields of one block. Integer values are 32 bits wide; real values are the target's float."""
-
-    def integer(self, field: str, index: Any = 0) -> Any:
-        """Element ``index`` of an integer field."""
-
-    def real(self, field: str, index: Any = 0) -> Any:
-        """Element ``index`` of a floating-point field."""
-
-    def to_real(self, value: Any) -> Any:
-        """An integer value as a real one."""
-
-    def fma(self, a: Any, b: Any, c: Any) -> Any:
-        """a · b + c, rounded once where the target rounds."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +39,16 @@ class Field:
 
 @dataclass(frozen=True)
 class BlockFormat:
-    """One ggml tensor type. ``decode(block, first, lane)`` gives the elements first + lane, for lane in 0 .. RUN - 1."""
+    """One ggml tensor type. ``decode(block, first, lane)`` gives the elements first + lane, for lane in 0 .. RUN - 1.
+
+    ``decode`` is None where only the `gguf` package knows how; ``fields`` is then one field of a block's bytes.
+    """
 
     name: str
     ggml_type: int
     elements: int
     fields: tuple[Field, ...]
-    decode: Callable[[BlockReader, int, Any], Any]
+    decode: Callable[[BlockReader, int, Any], Any] | None
     summary: str
 
     @property
@@ -72,6 +60,16 @@ class BlockFormat:
     def is_plain(self) -> bool:
         """Whether elements lie side by side without blocks, so that rows may have any length."""
         return self.elements == 1
+
+    @property
+    def is_decoded_when_bound(self) -> bool:
+        """Whether kernels get the weight as f32, decoded by the `gguf` package, instead of the file's own blocks."""
+        return self.decode is None
+
+    @property
+    def arrives_in_blocks(self) -> bool:
+        """Whether kernels decode the weight from blocks; otherwise its elements come one by one."""
+        return not (self.is_plain or self.is_decoded_when_bound)
 
     def offset(self, name: str) -> int:
         """Byte offset of the field ``name`` in a block."""
@@ -92,74 +90,82 @@ class BlockFormat:
         return columns // self.elements * self.block_bytes
 
 
-def _decode_plain(block: BlockReader, first: int, lane: Any) -> Any:
-    return block.real("x", first + lane)
-
-
-def _decode_q8_0(block: BlockReader, first: int, lane: Any) -> Any:
-    return block.real("d") * block.to_real(block.integer("qs", first + lane))
-
-
-def _nibble(block: BlockReader, first: int, lane: Any) -> Any:
-    """4-bit values of a 32-element block: bytes hold element i in the low half, i + 16 in the high half."""
-    return (block.integer("qs", lane) >> (first // 16 * 4)) & 15
-
-
-def _decode_q4_0(block: BlockReader, first: int, lane: Any) -> Any:
-    return block.real("d") * block.to_real(_nibble(block, first, lane) - 8)
-
-
-def _decode_q4_1(block: BlockReader, first: int, lane: Any) -> Any:
-    return block.fma(block.real("d"), block.to_real(_nibble(block, first, lane)), block.real("m"))
-
-
-def _decode_q4_k(block: BlockReader, first: int, lane: Any) -> Any:
-    # Eight sub-blocks of 32 values; two share 32 bytes. Their 6-bit scales and minima are packed into 12 bytes.
-    sub = first // 32
-    q = (block.integer("qs", sub // 2 * 32 + first % 32 + lane) >> (sub % 2 * 4)) & 15
-    if sub < 4:
-        scale = block.integer("scales", sub) & 63
-        minimum = block.integer("scales", sub + 4) & 63
-    else:
-        scale = (block.integer("scales", sub + 4) & 15) | ((block.integer("scales", sub - 4) >> 6) << 4)
-        minimum = (block.integer("scales", sub + 4) >> 4) | ((block.integer("scales", sub) >> 6) << 4)
-    offset = block.real("dmin") * block.to_real(minimum)
-    return block.fma(block.real("d") * block.to_real(scale), block.to_real(q), -offset)
-
-
-def _decode_q6_k(block: BlockReader, first: int, lane: Any) -> Any:
-    # Two halves of 128 values; in each, four quarters of 32 share 64 bytes of low nibbles and 32 of high bit pairs.
-    half, quarter, inside = first // 128, first % 128 // 32, first % 32
-    low = (block.integer("ql", half * 64 + quarter % 2 * 32 + inside + lane) >> (quarter // 2 * 4)) & 15
-    high = (block.integer("qh", half * 32 + inside + lane) >> (quarter * 2)) & 3
-    scale = block.real("d") * block.to_real(block.integer("scales", first // 16))
-    return scale * block.to_real((low | (high << 4)) - 32)
-
-
 _F16 = "float16"
 _U8 = "uint8"
+
+_D, _M = Field("d", _F16), Field("m", _F16)
+_D_AND_DMIN = (_D, Field("dmin", _F16))
 
 BLOCK_FORMATS: dict[str, BlockFormat] = {
     fmt.name: fmt
     for fmt in (
-        BlockFormat("F32", 0, 1, (Field("x", "float32"),), _decode_plain, "x"),
-        BlockFormat("F16", 1, 1, (Field("x", _F16),), _decode_plain, "x"),
-        BlockFormat("BF16", 30, 1, (Field("x", "bfloat16"),), _decode_plain, "x"),
-        BlockFormat("Q8_0", 8, 32, (Field("d", _F16), Field("qs", "int8", 32)), _decode_q8_0, "d · q, q in -128..127"),
-        BlockFormat("Q4_0", 2, 32, (Field("d", _F16), Field("qs", _U8, 16)), _decode_q4_0, "d · (q - 8), q in 0..15"),
-        BlockFormat("Q4_1", 3, 32, (Field("d", _F16), Field("m", _F16), Field("qs", _U8, 16)), _decode_q4_1, "d · q + m, q in 0..15"),
+        BlockFormat("F32", 0, 1, (Field("x", "float32"),), decoders.decode_plain, "x"),
+        BlockFormat("F16", 1, 1, (Field("x", _F16),), decoders.decode_plain, "x"),
+        BlockFormat("BF16", 30, 1, (Field("x", "bfloat16"),), decoders.decode_plain, "x"),
+        BlockFormat("Q8_0", 8, 32, (_D, Field("qs", "int8", 32)), decoders.decode_q8_0, "d · q, q in -128..127"),
+        BlockFormat("Q4_0", 2, 32, (_D, Field("qs", _U8, 16)), decoders.decode_q4_0, "d · (q - 8), q in 0..15"),
+        BlockFormat("Q4_1", 3, 32, (_D, _M, Field("qs", _U8, 16)), decoders.decode_q4_1, "d · q + m, q in 0..15"),
+        BlockFormat("Q5_0", 6, 32, (_D, Field("qh", _U8, 4), Field("qs", _U8, 16)), decoders.decode_q5_0, "d · (q - 16), q in 0..31"),
+        BlockFormat("Q5_1", 7, 32, (_D, _M, Field("qh", _U8, 4), Field("qs", _U8, 16)), decoders.decode_q5_1, "d · q + m, q in 0..31"),
+        BlockFormat("IQ4_NL", 20, 32, (_D, Field("qs", _U8, 16)), decoders.decode_iq4_nl, "d · table[q], 16 values denser around 0"),
+        BlockFormat("MXFP4", 39, 32, (Field("e", _U8), Field("qs", _U8, 16)), decoders.decode_mxfp4, "2^(e - 127) · q, q of E2M1"),
         BlockFormat(
-            "Q4_K", 12, 256, (Field("d", _F16), Field("dmin", _F16), Field("scales", _U8, 12), Field("qs", _U8, 128)),
-            _decode_q4_k, "d · scale · q - dmin · min, q in 0..15, 6-bit scale and min per 32",
+            "Q2_K", 10, 256, (Field("scales", _U8, 16), Field("qs", _U8, 64), *_D_AND_DMIN),
+            decoders.decode_q2_k, "d · scale · q - dmin · min, q in 0..3, 4-bit scale and min per 16",
         ),
         BlockFormat(
-            "Q6_K", 14, 256, (Field("ql", _U8, 128), Field("qh", _U8, 64), Field("scales", "int8", 16), Field("d", _F16)),
-            _decode_q6_k, "d · scale · (q - 32), q in 0..63, 8-bit scale per 16",
+            "Q3_K", 11, 256, (Field("hmask", _U8, 32), Field("qs", _U8, 64), Field("scales", _U8, 12), _D),
+            decoders.decode_q3_k, "d · (scale - 32) · (q - 4), q in 0..7, 6-bit scale per 16",
+        ),
+        BlockFormat(
+            "Q4_K", 12, 256, (*_D_AND_DMIN, Field("scales", _U8, 12), Field("qs", _U8, 128)),
+            decoders.decode_q4_k, "d · scale · q - dmin · min, q in 0..15, 6-bit scale and min per 32",
+        ),
+        BlockFormat(
+            "Q5_K", 13, 256, (*_D_AND_DMIN, Field("scales", _U8, 12), Field("qh", _U8, 32), Field("qs", _U8, 128)),
+            decoders.decode_q5_k, "d · scale · q - dmin · min, q in 0..31, 6-bit scale and min per 32",
+        ),
+        BlockFormat(
+            "Q6_K", 14, 256, (Field("ql", _U8, 128), Field("qh", _U8, 64), Field("scales", "int8", 16), _D),
+            decoders.decode_q6_k, "d · scale · (q - 32), q in 0..63, 8-bit scale per 16",
+        ),
+        BlockFormat(
+            "IQ4_XS", 23, 256, (_D, Field("scales_h", "uint16"), Field("scales_l", _U8, 4), Field("qs", _U8, 128)),
+            decoders.decode_iq4_xs, "d · (scale - 32) · table[q], 6-bit scale per 32, the table of IQ4_NL",
         ),
     )
 }  # fmt: skip
 
-FORMAT_BY_GGML_TYPE: dict[int, BlockFormat] = {fmt.ggml_type: fmt for fmt in BLOCK_FORMATS.values()}
+_BY_GGML_TYPE: dict[int, BlockFormat] = {fmt.ggml_type: fmt for fmt in BLOCK_FORMATS.values()}
+
+
+def find_format(name: str) -> BlockFormat | None:
+    """The block format ``name`` (upper case), None if neither this module nor the `gguf` package decodes it."""
+    return BLOCK_FORMATS.get(name) or _foreign_formats().get(name)
+
+
+def format_of_ggml_type(code: int) -> BlockFormat | None:
+    """The block format of a tensor type number, None if neither this module nor the `gguf` package decodes it."""
+    return _BY_GGML_TYPE.get(code) or next((fmt for fmt in _foreign_formats().values() if fmt.ggml_type == code), None)
+
+
+@cache
+def _foreign_formats() -> dict[str, BlockFormat]:
+    """What the `gguf` package can dequantise beyond ``BLOCK_FORMATS``; asked for only by files that have such tensors."""
+    from gguf.constants import GGML_QUANT_SIZES  # noqa: PLC0415 -- slow import
+    from gguf.quants import dequantize  # noqa: PLC0415
+
+    found: dict[str, BlockFormat] = {}
+    for kind, (elements, nbytes) in GGML_QUANT_SIZES.items():
+        if kind.name in BLOCK_FORMATS:
+            continue
+        try:
+            dequantize(np.zeros((1, nbytes), np.uint8), kind)
+        except NotImplementedError:
+            continue
+        fields = (Field("block", _U8, nbytes),)
+        found[kind.name] = BlockFormat(kind.name, int(kind), elements, fields, None, "decoded by the gguf package when it is bound")
+    return found
 
 
 #: Dtype of the buffer that hands a plain format to a kernel; bfloat16 travels as its bits.
@@ -168,13 +174,17 @@ _PLAIN_DTYPES = {"float32": "float32", "float16": "float16", "bfloat16": "uint16
 
 def weight_format(weight: TensorType) -> BlockFormat:
     """The block format of a weight's type."""
-    return BLOCK_FORMATS[weight.dtype.upper()]
+    fmt = find_format(weight.dtype.upper())
+    assert fmt is not None, weight.dtype  # the verifier has seen the weight
+    return fmt
 
 
 def weight_storage(weight: TensorType) -> tuple[str, tuple[int, ...]]:
     """NumPy dtype and dims under which a weight is handed to kernels: its own if plain, rows of bytes if in blocks."""
     fmt = weight_format(weight)
     dims = weight.bind()
+    if fmt.is_decoded_when_bound:
+        return "float32", dims
     if fmt.is_plain:
         return _PLAIN_DTYPES[fmt.fields[0].dtype], dims
     return "uint8", (*dims[:-1], fmt.row_bytes(dims[-1]))
@@ -194,6 +204,10 @@ class _NumpyBlocks:
     def integer(self, field: str, index: Any = 0) -> Any:
         return self._columns[field][:, np.atleast_1d(index)].astype(np.int32)
 
+    def bit(self, field: str, first: int, lane: Any) -> Any:
+        index = first + lane
+        return (self.integer(field, index // 8) >> (index % 8)) & 1
+
     def real(self, field: str, index: Any = 0) -> Any:
         return self._columns[field][:, np.atleast_1d(index)].astype(np.float64)
 
@@ -203,9 +217,27 @@ class _NumpyBlocks:
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return a * b + c
 
+    def lookup(self, table: tuple[int, ...], index: Any) -> Any:
+        return np.array(table, np.int32)[index]
+
+    def power_of_two(self, exponent: Any) -> Any:
+        return np.ldexp(1.0, exponent)
+
+
+def decode_by_gguf(fmt: BlockFormat, raw: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Decode the bytes ``raw`` of a tensor of any format by the `gguf` package, into f32 of ``shape``."""
+    from gguf.constants import GGMLQuantizationType  # noqa: PLC0415 -- slow import
+    from gguf.quants import dequantize  # noqa: PLC0415
+
+    rows = np.ascontiguousarray(raw).reshape(-1, fmt.row_bytes(shape[-1]))
+    decoded: npt.NDArray[np.float32] = dequantize(rows, GGMLQuantizationType(fmt.ggml_type))
+    return np.ascontiguousarray(decoded, np.float32).reshape(shape)
+
 
 def decode_reference(fmt: BlockFormat, raw: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     """Decode the bytes ``raw`` of a tensor into float64 of ``shape`` (outermost dimension first)."""
+    if fmt.decode is None:
+        return decode_by_gguf(fmt, raw, shape).astype(np.float64)
     if fmt.is_plain:
         dtype = ml_dtypes.bfloat16 if fmt.fields[0].dtype == "bfloat16" else np.dtype(fmt.fields[0].dtype)
         plain: npt.NDArray[np.float64] = np.ascontiguousarray(raw).view(dtype).astype(np.float64)

@@ -70,12 +70,12 @@ class _Builder:
         self.op("input", "tokens")
         self.op("input", "positions")
         table = self.weight("token_embd.weight", vocabulary, hp.hidden)
-        factors = [self.weight("rope_freqs.weight", hp.rope_dims // 2)] if self.model.has("rope_freqs.weight") else []
-        angles = self.op("rope_angles", "rope_angles", "positions", *factors, base=hp.rope_base, dims=hp.rope_dims, scale=hp.rope_scale)
-        x = self.staged("embed", 0, "embedding", "tokens", table, scale=1.0)
+        factors = self.rope_factors()
+        angles = {sliding: self.rope_angles(sliding, factors) for sliding in dict.fromkeys((False, True) if hp.window else (False,))}
+        x = self.staged("embed", 0, "embedding", "tokens", table, scale=hp.embedding_scale)
         for layer in range(hp.layers):
-            x = self.attention_block(layer, x, angles)
-            x = self.ffn_block(layer, x)
+            x = self.attention_block(layer, x, angles[hp.sliding[layer]])
+            x = self.expert_block(layer, x) if hp.experts else self.ffn_block(layer, x)
         x = self.staged("rms_norm", None, "final_norm", x, self.weight("output_norm.weight", hp.hidden), eps=hp.eps, groups=1)
         last = self.op("last_row", "last_position", x)
         head = self.weight("output.weight", vocabulary, hp.hidden) if self.model.has("output.weight") else table
@@ -93,6 +93,37 @@ class _Builder:
                 f"{self.hp.layers} layers; expected a file all of whose tensors are used, for without them the numbers would be wrong"
             )
 
+    # -- RoPE -----------------------------------------------------------------------------------------------------------
+
+    def rope_factors(self) -> list[str]:
+        """What each frequency is divided by: Llama 3.1's factors, LongRoPE's two sets, or nothing."""
+        count = self.hp.rope.dims // 2
+        if self.model.has("rope_freqs.weight"):
+            return [self.weight("rope_freqs.weight", count)]
+        names = ("rope_factors_short.weight", "rope_factors_long.weight")
+        there = [name for name in names if self.model.has(name)]
+        if not there:
+            return []
+        short, long = (self.weight(name, count) for name in names)
+        return [self.op("context_choice", "rope_factors", short, long, limit=self.hp.original_context)]
+
+    def rope_angles(self, sliding: bool, factors: list[str]) -> str:
+        hp = self.hp
+        if sliding and hp.sliding_rope == hp.rope:
+            return "rope_angles"
+        rope, name = (hp.sliding_rope, "rope_angles_sliding") if sliding else (hp.rope, "rope_angles")
+        start, end = rope.ramp
+        return self.op(
+            "rope_angles", name, "positions", *([] if sliding else factors),
+            base=rope.base, dims=rope.dims, scale=rope.scale, ramp_start=start, ramp_end=end, magnitude=rope.magnitude,
+        )  # fmt: skip
+
+    # -- attention ------------------------------------------------------------------------------------------------------
+
+    def norm(self, layer: int, stage: str, x: str, weight: str) -> str:
+        """An RMSNorm of whole rows."""
+        return self.staged("rms_norm", layer, stage, x, self.weight(weight, self.hp.hidden), eps=self.hp.eps, groups=1)
+
     def projection(self, layer: int, stage: str, x: str, weight: str, bias: str, rows: int, columns: int) -> str:
         """A projection with its optional bias; the stage is the value after the bias."""
         w = self.weight(weight, rows, columns)
@@ -102,36 +133,117 @@ class _Builder:
         product = self.op("linear", f"layer{layer}.{stage}_matmul", x, w, layer=layer)
         return self.staged("bias_add", layer, stage, product, *biases)
 
+    def qkv(self, layer: int, x: str) -> str:
+        """q, k and v side by side, after their biases if there are any."""
+        hp, prefix = self.hp, f"blk.{layer}.attn"
+        parts = [("q", hp.heads * hp.head_size), ("k", hp.kv_heads * hp.head_size), ("v", hp.kv_heads * hp.head_size)]
+        if self.model.has(f"{prefix}_qkv.weight"):
+            parts = [("qkv", sum(rows for _, rows in parts))]
+        weights = [self.weight(f"{prefix}_{part}.weight", rows, hp.hidden) for part, rows in parts]
+        qkv = self.staged("linear", layer, "qkv_matmul", x, *weights)
+        biases = self.biases(*((f"{prefix}_{part}.bias", rows) for part, rows in parts))
+        if self.model.family.qkv_bias and not biases:
+            self.model.tensor(f"{prefix}_{parts[0][0]}.bias", (parts[0][1],))  # raises: it is missing
+        return self.staged("bias_add", layer, "qkv_bias", qkv, *biases) if biases else qkv
+
+    def rotated(self, layer: int, part: str, qkv: str, angles: str, heads: int, start: int) -> str:
+        """q or k after RoPE, and before it after its norm where the family has one."""
+        hp, family = self.hp, self.model.family
+        columns = heads * hp.head_size
+        if family.qk_norm:
+            x = self.op("columns", f"layer{layer}.{part}", qkv, layer=layer, start=start, stop=start + columns)
+            weight = self.weight(f"blk.{layer}.attn_{part}_norm.weight", hp.head_size)
+            qkv, start = self.staged("rms_norm", layer, f"{part}_norm", x, weight, eps=hp.eps, groups=heads), 0
+        return self.staged(
+            "rope", layer, f"{part}_post_rope", qkv, angles,
+            heads=heads, head_size=hp.head_size, start=start, pairing=family.rope_pairing,
+        )  # fmt: skip
+
     def attention_block(self, layer: int, x: str, angles: str) -> str:
         hp = self.hp
         q_columns, kv_columns = hp.heads * hp.head_size, hp.kv_heads * hp.head_size
         prefix = f"blk.{layer}.attn"
-        norm = self.staged("rms_norm", layer, "attn_norm", x, self.weight(f"{prefix}_norm.weight", hp.hidden), eps=hp.eps, groups=1)
-        parts = (("q", q_columns), ("k", kv_columns), ("v", kv_columns))
-        weights = [self.weight(f"{prefix}_{part}.weight", rows, hp.hidden) for part, rows in parts]
-        qkv = self.staged("linear", layer, "qkv_matmul", norm, *weights)
-        biases = self.biases(*((f"{prefix}_{part}.bias", rows) for part, rows in parts))
-        if biases:
-            qkv = self.staged("bias_add", layer, "qkv_bias", qkv, *biases)
-        pairing = self.model.family.rope_pairing
-        q = self.staged("rope", layer, "q_post_rope", qkv, angles, heads=hp.heads, head_size=hp.head_size, start=0, pairing=pairing)
-        k = self.staged(
-            "rope", layer, "k_post_rope", qkv, angles, heads=hp.kv_heads, head_size=hp.head_size, start=q_columns, pairing=pairing
-        )
+        window = hp.window if hp.sliding[layer] else 0
+        qkv = self.qkv(layer, self.norm(layer, "attn_norm", x, f"{prefix}_norm.weight"))
+        q = self.rotated(layer, "q", qkv, angles, hp.heads, 0)
+        k = self.rotated(layer, "k", qkv, angles, hp.kv_heads, q_columns)
         v = self.op("columns", f"layer{layer}.v", qkv, layer=layer, start=q_columns + kv_columns, stop=q_columns + 2 * kv_columns)
-        scores = self.staged("attn_scores", layer, "attn_scores", q, k, heads=hp.heads, kv_heads=hp.kv_heads, scale=hp.scale)
-        softmax = self.staged("attn_softmax", layer, "attn_softmax", scores)
-        mixed = self.staged("attn_mix", layer, "attention", softmax, v, kv_heads=hp.kv_heads)
+        keys, values = (self.op("cache", f"layer{layer}.{name}_cache", part, layer=layer) for name, part in (("k", k), ("v", v)))
+        scores = self.staged(
+            "attn_scores", layer, "attn_scores", q, keys, heads=hp.heads, kv_heads=hp.kv_heads, scale=hp.scale, window=window
+        )
+        softmax = self.staged("attn_softmax", layer, "attn_softmax", scores, window=window)
+        mixed = self.staged("attn_mix", layer, "attention", softmax, values, kv_heads=hp.kv_heads, window=window)
         out = self.projection(layer, "attn_out", mixed, f"{prefix}_output.weight", f"{prefix}_output.bias", hp.hidden, q_columns)
+        if self.model.family.post_norms:
+            out = self.norm(layer, "attn_post_norm", out, f"blk.{layer}.post_attention_norm.weight")
         return self.staged("add", layer, "post_attn_residual", x, out)
 
+    # -- feed-forward networks ------------------------------------------------------------------------------------------
+
     def ffn_block(self, layer: int, x: str) -> str:
-        hp = self.hp
-        prefix = f"blk.{layer}.ffn"
-        norm = self.staged("rms_norm", layer, "ffn_norm", x, self.weight(f"{prefix}_norm.weight", hp.hidden), eps=hp.eps, groups=1)
-        gate = self.projection(layer, "ffn_gate", norm, f"{prefix}_gate.weight", f"{prefix}_gate.bias", hp.ffn, hp.hidden)
-        up = self.projection(layer, "ffn_up", norm, f"{prefix}_up.weight", f"{prefix}_up.bias", hp.ffn, hp.hidden)
-        activated = self.staged("silu", layer, "ffn_silu", gate)
-        product = self.staged("mul", layer, "ffn_swigl", activated, up)
-        out = self.projection(layer, "ffn_out", product, f"{prefix}_down.weight", f"{prefix}_down.bias", hp.hidden, hp.ffn)
+        norm = self.norm(layer, "ffn_norm", x, f"blk.{layer}.ffn_norm.weight")
+        out = self.fused_ffn(layer, norm) if self.model.family.fused_gate_up else self.ffn(layer, norm, "", self.hp.ffn)
+        if self.model.family.post_norms:
+            out = self.norm(layer, "ffn_post_norm", out, f"blk.{layer}.post_ffw_norm.weight")
         return self.staged("add", layer, "post_ffn_residual", x, out)
+
+    def ffn(self, layer: int, x: str, suffix: str, columns: int) -> str:
+        """A gated network (Shazeer 2020, arXiv:2002.05202) of ``columns`` columns; ``suffix`` ends its tensors' names."""
+        prefix, hidden = f"blk.{layer}.ffn", self.hp.hidden
+        gate, up = (
+            self.projection(layer, f"ffn_{part}", x, f"{prefix}_{part}{suffix}.weight", f"{prefix}_{part}{suffix}.bias", columns, hidden)
+            for part in ("gate", "up")
+        )
+        return self.down(layer, gate, up, f"{prefix}_down{suffix}", columns)
+
+    def fused_ffn(self, layer: int, x: str) -> str:
+        """The same where ffn_up holds the gate's rows first, then its own."""
+        columns, prefix = self.hp.ffn, f"blk.{layer}.ffn"
+        both = self.op(
+            "linear", f"layer{layer}.ffn_gate_up", x, self.weight(f"{prefix}_up.weight", 2 * columns, self.hp.hidden), layer=layer
+        )
+        gate = self.staged("columns", layer, "ffn_gate", both, start=0, stop=columns)
+        up = self.staged("columns", layer, "ffn_up", both, start=columns, stop=2 * columns)
+        return self.down(layer, gate, up, f"{prefix}_down", columns)
+
+    def down(self, layer: int, gate: str, up: str, tensor: str, columns: int) -> str:
+        activated = self.staged(self.model.family.activation, layer, "ffn_silu", gate)
+        product = self.staged("mul", layer, "ffn_swigl", activated, up)
+        return self.projection(layer, "ffn_out", product, f"{tensor}.weight", f"{tensor}.bias", self.hp.hidden, columns)
+
+    def expert_block(self, layer: int, x: str) -> str:
+        experts, hidden = self.hp.experts, self.hp.hidden
+        assert experts is not None
+        prefix = f"blk.{layer}.ffn"
+        norm = self.norm(layer, "ffn_norm", x, f"{prefix}_norm.weight")
+        shared = self.shared_expert(layer, norm) if experts.shared_ffn else None
+        scores = self.staged("linear", layer, "moe_router_logits", norm, self.weight(f"{prefix}_gate_inp.weight", experts.count, hidden))
+        # Ids before weights: the weights are of the experts that were chosen.
+        ids = self.staged("top_k", layer, "moe_router_indices", scores, k=experts.used)
+        weights = self.staged("router_weights", layer, "moe_router", scores, ids, normalise=experts.normalise, scale=experts.scale)
+
+        def inside(part: str, operand: str, rows: int, columns: int) -> str:
+            weight = self.weight(f"{prefix}_{part}_exps.weight", experts.count, rows, columns)
+            return self.staged("expert_linear", layer, f"moe_expert_{'out' if part == 'down' else part}", operand, ids, weight)
+
+        gate, up = inside("gate", norm, experts.ffn, hidden), inside("up", norm, experts.ffn, hidden)
+        activated = self.op(self.model.family.activation, f"layer{layer}.moe_expert_activated", gate, layer=layer)
+        product = self.staged("mul", layer, "moe_expert_swigl", activated, up)
+        outputs = inside("down", product, hidden, experts.ffn)
+        if shared is None:
+            out = self.staged("expert_sum", layer, "moe_ffn_out", outputs, weights)
+        else:
+            total = self.op("expert_sum", f"layer{layer}.moe_expert_sum", outputs, weights, layer=layer)
+            out = self.staged("add", layer, "moe_ffn_out", total, shared)
+        return self.staged("add", layer, "post_ffn_residual", x, out)
+
+    def shared_expert(self, layer: int, x: str) -> str:
+        """The expert that every position uses: a dense network, whose stages are the dense ones, times a sigmoid of its own gate."""
+        assert self.hp.experts is not None
+        out = self.ffn(layer, x, "_shexp", self.hp.experts.shared_ffn)
+        name = f"blk.{layer}.ffn_gate_inp_shexp.weight"
+        dims = (self.hp.hidden,) if self.model.has(name) and len(self.model.tensor(name).dims) == 1 else (1, self.hp.hidden)
+        logit = self.op("linear", f"layer{layer}.shared_gate_logit", x, self.weight(name, *dims), layer=layer)
+        gate = self.op("sigmoid", f"layer{layer}.shared_gate", logit, layer=layer)
+        return self.op("scale_rows", f"layer{layer}.shared_expert", out, gate, layer=layer)

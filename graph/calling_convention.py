@@ -7,11 +7,14 @@ import numpy.typing as npt
 
 from aprgraph.graph.ir import Graph, Node, TensorType
 
-#: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, then
-#: the half table, then the sizes of ``computed_types``, and returns the tuple of those outputs that are not taps.
+#: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, then, if
+#: the program is one of several passes, the first t rows of each of ``cache_nodes``, then the half table, then the sizes of
+#: ``computed_types``, and returns the tuple of those outputs that are neither taps nor caches.
 ENTRY = "main"
 #: The packed function that a tap calls, with the tensor and the tap node's name.
 TAP_FUNCTION = "aprgraph.tap"
+#: The packed function that is given the ids which a `top_k` node chose, with the node's name: NaN where nothing could be.
+CHOICE_FUNCTION = "aprgraph.choice"
 
 #: A kernel that decodes blocks takes, before its operands, the f32 value of every half-precision bit pattern.
 HALF_TABLE_SIZE = 1 << 16
@@ -35,9 +38,19 @@ def computed_types(graph: Graph) -> list[TensorType]:
     A program's last parameter is the shape of these types' sizes in bytes: the caller, who knows n, does the arithmetic
     that the program would otherwise need code of its own for.
     """
-    return list(dict.fromkeys(node.type for node in graph if node.op not in ("input", "weight", "tap")))
+    return list(dict.fromkeys(node.type for node in graph if node.op not in ("input", "weight", "cache", "tap")))
 
 
 def program_parameters(graph: Graph) -> list[Node]:
     """The inputs and weights that the program of ``graph`` takes, in the order of its parameters."""
     return [node for node in graph if node.op in ("input", "weight")]
+
+
+def cache_nodes(graph: Graph) -> list[Node]:
+    """The KV caches of ``graph``: f32 [t, columns] each."""
+    return graph.with_op("cache")
+
+
+def returned_nodes(graph: Graph) -> list[Node]:
+    """The outputs that a program returns: taps have been delivered, and caches belong to the caller."""
+    return [graph[name] for name in graph.outputs if graph[name].op not in ("tap", "cache")]

@@ -9,6 +9,7 @@
     ├── TokenError                prompts and token lists that cannot be run on this model
     ├── ArtifactError             a compiled artifact that is missing, stale, damaged, or for another CPU
     ├── ToolchainError            something outside the package is missing (a linker)
+    ├── NonFiniteError           NaN where a choice has to be made: among experts, or among tokens
     ├── TraceError                APRT files, manifests and trace directories that cannot be read or written
     └── ComparisonError           two traces that cannot be compared
 
@@ -62,6 +63,10 @@ class ArtifactError(AprgraphError):
 
 class ToolchainError(AprgraphError):
     """A program outside the package is needed and was not found, or failed."""
+
+
+class NonFiniteError(AprgraphError):
+    """A choice among experts or tokens whose scores are NaN. What was recorded up to there is a whole trace."""
 
 
 class TraceError(AprgraphError):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.block_formats import FORMAT_BY_GGML_TYPE, BlockFormat
+from aprgraph.graph.block_formats import BLOCK_FORMATS, BlockFormat, format_of_ggml_type
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
 from aprgraph.graph.metadata import Metadata, Scalar
@@ -149,11 +149,11 @@ class GGUFFile:
             dims = tuple(cursor.u64(what) for _ in range(rank))[::-1]
             code = cursor.u32(what)
             offset = cursor.u64(what)
-            fmt = FORMAT_BY_GGML_TYPE.get(code)
+            fmt = format_of_ggml_type(code)
             if fmt is None:
                 raise UnsupportedModelError(
                     f"{self.path}: tensor {name!r} has the block type {_type_name(code)}; aprgraph decodes "
-                    f"{', '.join(known.name for known in FORMAT_BY_GGML_TYPE.values())}; requantise the model to one of them"
+                    f"{', '.join(BLOCK_FORMATS)}, and what the gguf package can dequantise; requantise the model to one of them"
                 )
             raw.append((name, dims, fmt, offset, self._tensor_bytes(name, dims, fmt)))
         data_start = self._data_start(cursor.position)

@@ -15,6 +15,8 @@ from aprgraph.graph.errors import GraphError
 
 #: A dimension: a number, or a symbol ("n" positions in this pass, "t" positions attended to).
 Dim = int | str
+#: Element types of computed values; weights have their block format's name.
+ACTIVATION_DTYPES = ("f32", "i32")
 #: What an attribute may hold: the values that JSON can print and parse back.
 Attr = bool | int | float | str | tuple[int, ...]
 

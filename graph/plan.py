@@ -65,13 +65,22 @@ def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:
 
 def parse_layers(text: str) -> range:
     """Parse ``--layers START..END`` (END exclusive). Raises PlanError that says what was expected."""
+    return _parse_range(text, "--layers", "layer", "such as 0..1 for the first layer")
+
+
+def _parse_range(text: str, option: str, what: str, example: str) -> range:
     match = _RANGE.fullmatch(text.strip())
     if match is None or not match[1].isascii() or not match[2].isascii() or len(match[0]) > 20:
-        raise PlanError(f"--layers {text!r}: expected START..END with two whole numbers, END exclusive, such as 0..1 for the first layer")
+        raise PlanError(f"{option} {text!r}: expected START..END with two whole numbers, END exclusive, {example}")
     start, end = int(match[1]), int(match[2])
     if start >= end:
-        raise PlanError(f"--layers {text!r}: no layer in it; END is exclusive, so START must be below END, such as {start}..{start + 1}")
+        raise PlanError(f"{option} {text!r}: no {what} in it; END is exclusive, so START must be below END, such as {start}..{start + 1}")
     return range(start, end)
+
+
+def parse_steps(text: str) -> range:
+    """Parse ``--steps A..B`` (B exclusive); step 0 is the prompt. Raises PlanError that says what was expected."""
+    return _parse_range(text, "--steps", "step", "such as 0..3 for the prompt and two generated tokens")
 
 
 def parse_plan(taps: str | None, layers: str = "0..1") -> Plan:

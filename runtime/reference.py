@@ -5,7 +5,7 @@ Every kernel is tested against it, and it is itself tested against Hugging Face 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,26 @@ from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import OPS, Array
+from aprgraph.graph.passes.fix_context import fix_context
 
 
 def decode_weight(model: Model, node: Node) -> Array:
     """The weight of a `weight` node, decoded to float64 in its dims."""
     info = model.tensor(node.attr_str("tensor"))
     return decode_reference(info.format, model.file.tensor_bytes(info), info.dims)
+
+
+class _LazyExperts:
+    """A weight [X, R, C] of which experts are decoded one at a time: 128 of them in float64 are gigabytes."""
+
+    def __init__(self, model: Model, node: Node) -> None:
+        self._info = model.tensor(node.attr_str("tensor"))
+        self._raw = model.file.tensor_bytes(self._info)
+        self.shape = self._info.dims
+
+    def __getitem__(self, expert: int) -> Array:
+        _, rows, columns = self.shape
+        return decode_reference(self._info.format, self._raw[expert * rows : (expert + 1) * rows], (rows, columns))
 
 
 def _embedding_rows(model: Model, node: Node, tokens: Array) -> Array:
@@ -31,12 +45,18 @@ def _embedding_rows(model: Model, node: Node, tokens: Array) -> Array:
 
 
 def evaluate(
-    graph: Graph, inputs: Mapping[str, Array], weight: Callable[[Node], Array], *, embedding: Callable[[Node, Array], Array] | None = None
+    graph: Graph,
+    inputs: Mapping[str, Array],
+    weight: Callable[[Node], Array],
+    *,
+    embedding: Callable[[Node, Array], Array] | None = None,
+    caches: MutableMapping[str, Array] | None = None,
 ) -> Iterator[tuple[Node, Array]]:
     """Yield every computed node with its value (float64), in execution order; values are dropped after their last use.
 
     ``inputs`` holds the `input` nodes by name as int64; ``weight`` decodes a `weight` node; ``embedding(node, tokens)``
-    may give the rows of an embedding table alone. Raises GraphError for an input that is not given.
+    may give the rows of an embedding table alone. ``caches`` holds what earlier passes left in each `cache` node, and is
+    brought up to date. Raises GraphError for an input that is not given.
     """
     values: dict[str, Array] = {}
     left = {node.name: len(graph.users(node.name)) for node in graph}
@@ -53,6 +73,9 @@ def evaluate(
             value = _reference(node, [np.arange(len(rows)), rows])
         else:
             value = _reference(node, [values[name] if name in values else weight(graph[name]) for name in names])
+        if node.op == "cache" and caches is not None:
+            value = np.concatenate([caches[node.name], value]) if node.name in caches else value
+            caches[node.name] = value
         values[node.name] = value
         for name in set(names):
             left[name] -= 1
@@ -64,18 +87,25 @@ def evaluate(
 def _reference(node: Node, operands: Sequence[Array]) -> Array:
     function = OPS[node.op].reference
     if function is None:
-        raise GraphError(f"the op {node.op!r} of %{node.name} has no reference")
+        raise GraphError(f"the op {node.op!r} of %{node.name} has no reference; run the passes that replace it first")
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         return function(operands, node.attrs)
 
 
-def run_reference(graph: Graph, model: Model, tokens: Sequence[int], start: int = 0) -> Iterator[tuple[Node, Array]]:
+def run_reference(
+    graph: Graph, model: Model, tokens: Sequence[int], start: int = 0, caches: MutableMapping[str, Array] | None = None
+) -> Iterator[tuple[Node, Array]]:
     """Run ``graph`` on ``tokens`` at positions start, start + 1, …; see ``evaluate``."""
     ids = np.asarray(tokens, dtype=np.int64)
     inputs: dict[str, Any] = {"tokens": ids, "positions": np.arange(start, start + len(ids))}
-    return evaluate(graph, inputs, lambda node: decode_weight(model, node), embedding=lambda node, ids: _embedding_rows(model, node, ids))
+
+    def weight(node: Node) -> Any:
+        lazily = len(node.type.dims) == 3 and all(user.op == "expert_linear" for user in graph.users(node.name))
+        return _LazyExperts(model, node) if lazily else decode_weight(model, node)
+
+    return evaluate(graph, inputs, weight, embedding=lambda node, ids: _embedding_rows(model, node, ids), caches=caches)
 
 
 def interpret(graph: Graph, model: Model, tokens: Sequence[int]) -> dict[str, Array]:
-    """Every node's value by name. For small models: all of them are kept."""
-    return {node.name: value for node, value in run_reference(graph, model, tokens)}
+    """Every node's value by name, of one pass over ``tokens``. For small models: all of them are kept."""
+    return {node.name: value for node, value in run_reference(fix_context(graph, len(tokens)), model, tokens)}

@@ -1,38 +1,41 @@
-"""Runs a compiled program on a model's weights, with TVM's runtime alone."""
+"""Runs compiled programs on a model's weights, with TVM's runtime alone."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.block_formats import weight_storage
+from aprgraph.graph.block_formats import decode_by_gguf, weight_format, weight_storage
 from aprgraph.graph.calling_convention import (
+    CHOICE_FUNCTION,
     ENTRY,
     STATISTICS_CHUNK,
     STATISTICS_COLUMNS,
     STATISTICS_KERNEL,
     TAP_FUNCTION,
+    cache_nodes,
     computed_types,
     half_table,
     program_parameters,
+    returned_nodes,
 )
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.statistics import Statistics, statistics_from_sums
 
 _ITEMSIZE = 4
 _RUNTIME_ALONE = "TVM_USE_RUNTIME_LIB"
-
-#: Called with a tap's node, its value (f32 in its shape; it stays as it is for as long as it is held) and its statistics.
-OnTap = Callable[[Node, F32, Statistics], None]
+#: How many chunks of a tensor in a file are summarised at once: 16 MiB.
+_CHUNKS_AT_ONCE = 256
 
 
 def default_threads() -> int:
@@ -60,100 +63,187 @@ def load_tvm(*, runtime_alone: bool) -> Any:
 
 
 class Session:
-    """A program, its kernels and a model's weights, ready to run.
+    """Kernels, a model's weights, and the KV caches of one text; ``load`` adds programs that work on them.
 
-    Weights are the file's own pages: nothing is copied, and a page is read when a kernel touches it.
-    Raises ArtifactError if the files cannot be loaded.
+    Weights are the file's own pages: nothing is copied, and a page is read when a kernel touches it. Those of a block format
+    that kernels do not decode are the exception: the `gguf` package decodes them, once. Caches have ``capacity`` rows.
+    Raises ArtifactError if the kernels cannot be loaded.
     """
 
-    def __init__(
-        self, kernels: Path, program: Path, graph: Graph, model: Model, threads: int | None = None, *, runtime_alone: bool = False
-    ) -> None:
-        tvm = load_tvm(runtime_alone=runtime_alone)
+    def __init__(self, kernels: Path, model: Model, threads: int | None = None, *, capacity: int = 0, runtime_alone: bool = False) -> None:
+        self._tvm = load_tvm(runtime_alone=runtime_alone)
+        self.threads = threads or default_threads()
+        self.capacity = capacity
+        self._model = model
+        self._directory = kernels.parent
+        self.kernels = self._guarded(lambda: self._tvm.runtime.load_module(str(kernels)))
+        self._statistics = self.kernels[STATISTICS_KERNEL]
+        self._partial: dict[int, tuple[Any, npt.NDArray[np.float64]]] = {}  # results of the statistics kernel, by number of rows
+        self.halves = self._tvm.runtime.tensor(half_table())
+        self._weights: dict[str, Any] = {}
+        self._caches: dict[str, Any] = {}
+        self._running: _Run | None = None
+
+    def _guarded(self, load: Any) -> Any:
+        try:
+            return load()
+        except Exception as error:  # noqa: BLE001 -- TVM raises whatever its loader raised
+            raise ArtifactError(f"{self._directory}: cannot be loaded ({_first_line(error)}); compile the model again") from None
+
+    def load(self, program: Path, graph: Graph, *, single_pass: bool = True) -> Program:
+        """The program of ``graph`` in the file ``program``. Raises ArtifactError if it cannot be loaded."""
         from tvm.runtime.vm import VirtualMachine  # noqa: PLC0415
 
-        self._tvm = tvm
-        self.graph = graph
-        self.threads = threads or default_threads()
-        try:
-            self._kernels = tvm.runtime.load_module(str(kernels))
-            executable = tvm.get_global_func("relax.ExecutableLoadFromFile")(str(program))
-        except Exception as error:  # noqa: BLE001 -- TVM raises whatever its loader raised
-            raise ArtifactError(f"{kernels.parent}: cannot be loaded ({_first_line(error)}); compile the model again") from None
-        executable.import_module(self._kernels)
-        self._statistics = self._kernels[STATISTICS_KERNEL]
-        self._partial: dict[int, tuple[Any, npt.NDArray[np.float64]]] = {}  # results of the statistics kernel, by number of rows
-        self._on_tap: OnTap | None = None
-        self._failure: BaseException | None = None
-        # The machine looks the function up by name, once, when it is made.
-        tvm.register_global_func(TAP_FUNCTION, self._tap, override=True)
-        self._machine = VirtualMachine(executable, tvm.cpu())
-        self._parameters = program_parameters(graph)
-        self._types = computed_types(graph)
-        self._halves = tvm.runtime.tensor(half_table())
-        self._weights = {node.name: self._bind(model, node) for node in self._parameters if node.op == "weight"}
+        executable = self._guarded(lambda: self._tvm.get_global_func("relax.ExecutableLoadFromFile")(str(program)))
+        executable.import_module(self.kernels)
+        # The machine looks functions up by name, once, when it is made.
+        self._tvm.register_global_func(TAP_FUNCTION, self._tap, override=True)
+        self._tvm.register_global_func(CHOICE_FUNCTION, self._choice, override=True)
+        return Program(self, VirtualMachine(executable, self._tvm.cpu()), graph, single_pass=single_pass)
 
-    def _bind(self, model: Model, node: Node) -> Any:
+    # -- what programs are given -----------------------------------------------------------------------------------------
+
+    def weight(self, node: Node) -> Any:
+        """The weight of a `weight` node, as kernels take it."""
+        if node.name not in self._weights:
+            self._weights[node.name] = self._bind(node)
+        return self._weights[node.name]
+
+    def _bind(self, node: Node) -> Any:
         from tvm_ffi import from_dlpack  # noqa: PLC0415
 
         dtype, dims = weight_storage(node.type)
-        raw = model.file.tensor_bytes(model.tensor(node.attr_str("tensor")))
+        raw = self._model.file.tensor_bytes(self._model.tensor(node.attr_str("tensor")))
+        fmt = weight_format(node.type)
+        if fmt.is_decoded_when_bound:
+            return self._tvm.runtime.tensor(decode_by_gguf(fmt, raw, dims))
         return from_dlpack(raw.reshape(-1).view(dtype).reshape(dims))
 
-    def run(self, tokens: Sequence[int], on_tap: OnTap | None = None, start: int = 0) -> dict[str, F32]:
-        """Run ``tokens`` at positions start, start + 1, …; ``on_tap`` is called as tapped tensors appear.
+    def cache(self, node: Node, rows: int) -> Any:
+        """The first ``rows`` rows of the cache of a `cache` node."""
+        columns = int(node.type.dims[1])
+        if node.name not in self._caches:
+            self._caches[node.name] = self._tvm.runtime.empty((self.capacity, columns), "float32")
+        assert rows <= self.capacity
+        return self._caches[node.name]._create_view((rows, columns))  # noqa: SLF001 -- TVM has no public reshape without a copy
 
-        Returns the outputs that are not taps, by node name. An exception raised by ``on_tap`` ends the run and is
-        raised here. Raises MemoryError where the values do not fit into memory.
-        """
-        tensor = self._tvm.runtime.tensor
-        positions = np.arange(start, start + len(tokens), dtype=np.int32)
-        inputs = {"tokens": tensor(np.asarray(tokens, dtype=np.int32)), "positions": tensor(positions)}
-        arguments = [inputs[node.name] if node.op == "input" else self._weights[node.name] for node in self._parameters]
-        shapes = [kind.bind(n=len(tokens), t=start + len(tokens)) for kind in self._types]
-        arguments.append(self._halves)
-        arguments.append(self._tvm.runtime.ShapeTuple([math.prod(shape) * _ITEMSIZE for shape in shapes]))
-        self._on_tap, self._failure = on_tap, None
+    # -- what programs call ----------------------------------------------------------------------------------------------
+
+    def start(self, run: _Run) -> None:
+        """``run`` is what taps and choices belong to from now on."""
+        self._running = run
         self._tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
-        try:
-            results = self._machine[ENTRY](*arguments)
-        except Exception as error:
-            if self._failure is not None:
-                raise self._failure from None
-            if "bad_alloc" in str(error):  # TVM's allocator is C++
-                raise MemoryError(f"{len(tokens)} positions do not fit into memory") from None
-            raise
-        finally:
-            self._on_tap = None
-        names = [name for name in self.graph.outputs if self.graph[name].op != "tap"]
-        return {name: np.array(np.from_dlpack(value)) for name, value in zip(names, results, strict=True)}
+
+    def stop(self) -> None:
+        """Taps and choices belong to nothing any more."""
+        self._running = None
+
+    def tensor(self, values: npt.NDArray[Any]) -> Any:
+        """A TVM tensor of ``values``."""
+        return self._tvm.runtime.tensor(values)
+
+    def shape(self, values: Sequence[int]) -> Any:
+        """A TVM shape."""
+        return self._tvm.runtime.ShapeTuple(values)
 
     def _tap(self, value: Any, name: str) -> None:
-        """What the program calls. TVM would turn an exception into one of its own, so it is kept and raised by ``run``."""
-        if self._on_tap is None:
-            return
-        try:
-            array: F32 = np.from_dlpack(value)  # type: ignore[assignment]  # a tap's value is f32
-            self._on_tap(self.graph[str(name)], array, self._summarise(value))
-        except BaseException as error:
-            self._failure = error
-            raise
+        if self._running is not None and self._running.on_tap is not None:
+            run, on_tap = self._running, self._running.on_tap
+            run.keep_failure(lambda: on_tap(run.graph[str(name)], np.from_dlpack(value), self._summarise(value)))  # type: ignore[arg-type]
+
+    def _choice(self, value: Any, name: str) -> None:
+        if self._running is not None:
+            run = self._running
+            run.keep_failure(lambda: run.choices.see(run.graph[str(name)], np.from_dlpack(value), run.first))
+
+    # -- statistics ------------------------------------------------------------------------------------------------------
 
     def _summarise(self, value: Any) -> Statistics:
-        """The statistics of a tensor, by the kernel: one pass on all threads."""
+        """The statistics of a TVM tensor, by the kernel: one pass on all threads."""
         count = math.prod(value.shape)
+        return _from_rows(count, self._rows(value, count))
+
+    def summarise(self, values: F32) -> Statistics:
+        """The same of a tensor that lies anywhere, as in a file: the same bits, in bounded memory."""
+        flat = values.reshape(-1)
+        step = _CHUNKS_AT_ONCE * STATISTICS_CHUNK
+        pieces = [flat[start : start + step] for start in range(0, flat.size, step)]
+        rows = [self._rows(self.tensor(np.ascontiguousarray(piece)), piece.size).copy() for piece in pieces]
+        return _from_rows(flat.size, np.concatenate(rows))
+
+    def _rows(self, value: Any, count: int) -> npt.NDArray[np.float64]:
         chunks = -(-count // STATISTICS_CHUNK)
         if chunks not in self._partial:
             buffer = self._tvm.runtime.empty((chunks, STATISTICS_COLUMNS), "float64")
             view: npt.NDArray[np.float64] = np.from_dlpack(buffer)  # type: ignore[assignment]  # it is what was asked for
             self._partial[chunks] = (buffer, view)
         buffer, rows = self._partial[chunks]
-        self._statistics(value._create_view((count,)), buffer)  # noqa: SLF001 -- TVM has no public reshape without a copy
-        nan, inf, low, high, total, squares = rows[0].tolist()
-        if chunks > 1:
-            nan, inf, _, _, total, squares = rows.sum(axis=0).tolist()
-            low, high = float(rows[:, 2].min()), float(rows[:, 3].max())
-        return statistics_from_sums(count, int(nan), int(inf), low, high, total, squares)
+        self._statistics(value._create_view((count,)), buffer)  # noqa: SLF001
+        return rows
+
+
+class _Run:
+    """One pass of a program: who is told of its taps, and what went wrong in them."""
+
+    def __init__(self, graph: Graph, first: int, on_tap: OnTap | None) -> None:
+        self.graph, self.first, self.on_tap, self.choices = graph, first, on_tap, Choices()
+        self.failure: BaseException | None = None
+
+    def keep_failure(self, call: Any) -> None:
+        """TVM would turn an exception into one of its own, so it is kept, and raised when the program has ended."""
+        try:
+            call()
+        except BaseException as error:
+            self.failure = error
+            raise
+
+
+class Program:
+    """A program of a session. One of a ``single_pass`` does without caches, so it starts at position 0 every time."""
+
+    def __init__(self, session: Session, machine: Any, graph: Graph, *, single_pass: bool) -> None:
+        self._session = session
+        self._machine = machine
+        self.graph = graph
+        self._single_pass = single_pass
+        self._parameters = program_parameters(graph)
+        self._caches = [] if single_pass else cache_nodes(graph)
+        self._types = computed_types(graph)
+
+    def run(self, tokens: Sequence[int], on_tap: OnTap | None = None, start: int = 0) -> dict[str, F32]:
+        """See ``Engine.run``."""
+        assert start == 0 or not self._single_pass
+        session, total = self._session, start + len(tokens)
+        inputs = {
+            "tokens": session.tensor(np.asarray(tokens, dtype=np.int32)),
+            "positions": session.tensor(np.arange(start, total, dtype=np.int32)),
+        }
+        arguments = [inputs[node.name] if node.op == "input" else session.weight(node) for node in self._parameters]
+        arguments += [session.cache(node, total) for node in self._caches]
+        shapes = [kind.bind(n=len(tokens), t=total) for kind in self._types]
+        arguments += [session.halves, session.shape([math.prod(shape) * _ITEMSIZE for shape in shapes])]
+        run = _Run(self.graph, start, on_tap)
+        session.start(run)
+        try:
+            results = self._machine[ENTRY](*arguments)
+        except Exception as error:
+            if run.failure is not None:
+                raise run.failure from None
+            if "bad_alloc" in str(error):  # TVM's allocator is C++
+                raise MemoryError(f"{len(tokens)} positions do not fit into memory") from None
+            raise
+        finally:
+            session.stop()
+        run.choices.check()
+        return {node.name: np.array(np.from_dlpack(value)) for node, value in zip(returned_nodes(self.graph), results, strict=True)}
+
+
+def _from_rows(count: int, rows: npt.NDArray[np.float64]) -> Statistics:
+    nan, inf, low, high, total, squares = rows[0].tolist()
+    if len(rows) > 1:
+        nan, inf, _, _, total, squares = rows.sum(axis=0).tolist()
+        low, high = float(rows[:, 2].min()), float(rows[:, 3].max())
+    return statistics_from_sums(count, int(nan), int(inf), low, high, total, squares)
 
 
 def _first_line(error: Exception) -> str:

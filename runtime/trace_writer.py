@@ -6,11 +6,13 @@ import contextlib
 import fcntl
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.aprt import F32, hint, relative_path, write_aprt
+from aprgraph.runtime.partial_tensor import PartialTensor
 from aprgraph.runtime.statistics import Statistics, compute_statistics
 from aprgraph.runtime.trace import FORMAT, MANIFEST, MARKER, VERSION, Trace, TraceEntry, TraceInfo
 
@@ -30,26 +32,43 @@ class TraceWriter:
         self.stats_only = stats_only
         self.entries: list[TraceEntry] = []
         self._made: set[str] = set()
+        self._partial: list[PartialTensor] = []
         self._lock: int | None = None
 
     def write(self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None) -> TraceEntry:
         """Write one tensor (f32, in its shape), with its statistics if the caller has them. Raises TraceError."""
-        if not self.entries:
-            self._begin()
+        self._begin()
         file = None
         if not self.stats_only:
             file = relative_path(stage, layer, step)
-            path = f"{self.directory}{os.sep}{file}"
-            self._make(os.path.dirname(path))
-            write_aprt(path, layer, values)
+            write_aprt(self._place(file), layer, values)
         entry = TraceEntry(stage, layer, step, values.shape, file, node, statistics or compute_statistics(values))
+        self.entries.append(entry)
+        return entry
+
+    def reserve(self, stage: str, layer: int | None, step: int, shape: tuple[int, ...]) -> PartialTensor:
+        """A tensor that comes in parts; ``write_partial`` takes it when it is whole. Raises TraceError."""
+        self._begin()
+        partial = PartialTensor(self._place(relative_path(stage, layer, step)), layer, shape)
+        self._partial.append(partial)
+        return partial
+
+    def write_partial(
+        self, node: str, stage: str, layer: int | None, step: int, partial: PartialTensor, summarise: Callable[[F32], Statistics]
+    ) -> TraceEntry:
+        """Keep a tensor whose parts are all there, with its statistics. Raises TraceError."""
+        statistics, shape = summarise(partial.values), partial.values.shape
+        if not self.stats_only:
+            partial.keep()
+            self._partial.remove(partial)
+        file = None if self.stats_only else relative_path(stage, layer, step)
+        entry = TraceEntry(stage, layer, step, shape, file, node, statistics)
         self.entries.append(entry)
         return entry
 
     def finish(self, info: TraceInfo) -> Trace:
         """Write the manifest and return the trace. Raises TraceError."""
-        if not self.entries:
-            self._begin()
+        self._begin()
         trace = Trace(self.directory, self.entries, info)
         document = {
             "format": FORMAT,
@@ -70,10 +89,21 @@ class TraceWriter:
 
     def close(self) -> None:
         """Give the directory free, finished or not; MARKER stays there if not."""
+        for partial in self._partial:
+            partial.discard()
+        self._partial.clear()
         self._unlock()
 
+    def _place(self, file: str) -> str:
+        """The path of ``file``, whose folder is made."""
+        path = f"{self.directory}{os.sep}{file}"
+        self._make(os.path.dirname(path))
+        return path
+
     def _begin(self) -> None:
-        """Take the directory. An old manifest goes: it would describe files that are about to change."""
+        """Take the directory, once. An old manifest goes: it would describe files that are about to change."""
+        if self._lock is not None:
+            return
         if (self.directory / _ARTIFACT).is_file():
             raise TraceError(f"{self.directory}: holds an artifact; give another directory with -o")
         self._make(str(self.directory))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +15,10 @@ from aprgraph.cli.progress import progress_bar, spinner
 
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel, RunPlan
-    from aprgraph.runtime.aprt import F32
+    from aprgraph.cli.generated_text import GeneratedText
     from aprgraph.runtime.trace import Trace
+
+_HELP = "The input, tokenized by the model's own tokenizer [What is 2+2?]."
 
 
 def run(
@@ -37,11 +40,33 @@ def run(
         ),
     ] = None,
     layers: Layers = "0..1",
-    prompt: Annotated[
-        str | None,
-        typer.Option("--prompt", "-p", metavar="TEXT", help="The input, tokenized by the model's own tokenizer [What is 2+2?]."),
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help=_HELP)] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--prompt-file", "-f", metavar="FILE", help="The input from a file; - is standard input.")
     ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the input through the model's own chat template.")] = False,
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="With --chat: the system message.")] = None,
     tokens: Annotated[str | None, typer.Option("--tokens", metavar="1,2,3", help="The input as token ids.")] = None,
+    tokens_file: Annotated[
+        Path | None,
+        typer.Option("--tokens-file", metavar="FILE", help="Token ids from a file, apart by commas or blanks; - is standard input."),
+    ] = None,
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-tokens", "-n", metavar="N", help="Generate up to N tokens, each the likeliest, and print the text as it comes."
+        ),
+    ] = 0,
+    steps: Annotated[
+        str,
+        typer.Option(
+            "--steps", metavar="A..B", help="Steps that the taps record, B exclusive: 0 is the prompt, i the i-th generated token."
+        ),
+    ] = "0..1",
+    prefill_chunk: Annotated[
+        int | None,
+        typer.Option("--prefill-chunk", metavar="N", help="Run the prompt N positions at a time; results do not depend on it [all]."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Where to write the trace [<model-stem>-trace beside the model]."),
@@ -56,39 +81,77 @@ def run(
     override_kv: Override = None,
     json: Json = False,
 ) -> None:
-    """Run a model on a prompt and dump the tensors that the plan selects.
+    """Run a model on a prompt, dump the tensors that the plan selects, and go on with the text if asked for.
 
-    Each tensor becomes one APRT file, layer-<N>/<stage>.bin, beside a manifest trace.json. What the taps do not need is not
-    computed, and its weights are not read.
+    Each tensor becomes one APRT file, layer-<N>/<stage>.bin, beside a manifest trace.json; those of generated tokens lie
+    below step-<i>/. What the taps do not need is not computed, and its weights are not read.
 
     \b
     Example:
       aprgraph run model.gguf --taps qkv_matmul,attn_out --layers 0..2 --prompt "Hello"
+      aprgraph run model.gguf --chat --prompt "What is 2+2?" --max-tokens 64
+      aprgraph run model.gguf --prompt "Hello" --max-tokens 3 --taps all --steps 1..3
     """
-    from aprgraph.api import DEFAULT_PROMPT  # noqa: PLC0415
+    from aprgraph.api import RunOptions  # noqa: PLC0415
+    from aprgraph.cli import run_report  # noqa: PLC0415
+    from aprgraph.cli.generated_text import GeneratedText  # noqa: PLC0415
     from aprgraph.graph.errors import PlanError, TokenError  # noqa: PLC0415
-    from aprgraph.graph.plan import parse_plan  # noqa: PLC0415
-    from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
+    from aprgraph.graph.plan import parse_plan, parse_steps  # noqa: PLC0415
 
     plan = parse_plan(taps, layers)
     if plan.is_empty and (stats_only or output is not None):
         raise PlanError("nothing is saved without --taps; add --taps LIST or --taps all")
-    if prompt is not None and tokens is not None:
-        raise TokenError("--prompt and --tokens exclude each other; give one of them")
     if positions not in ("last", "all"):
         raise TokenError(f"--positions {positions!r}: expected last or all")
-    ids = parse_tokens(tokens) if tokens is not None else None
+    options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk)
+    given = _read_input(prompt, prompt_file, tokens, tokens_file, chat, system)
     opened = _open(source, target, model, override_kv or [])
-    if ids is None:
-        ids = opened.encode(DEFAULT_PROMPT if prompt is None else prompt)
-    run_plan = opened.plan(plan, ids, positions)
+    run_plan = opened.plan(plan, _encode(opened, given, chat, system), options)
+    for notice in run_plan.notices:
+        typer.echo(f"note: {notice}", err=True)
     compiled = replace(_compile(opened, target), once=True)
-    if plan.is_empty:
-        _report_next(compiled, run_plan, compiled.logits(run_plan.tokens, positions=positions, threads=threads), json)
-        return
-    directory = output or compiled.default_trace_directory
-    trace = _record(compiled, run_plan, directory, threads, stats_only, quiet=json)
-    _report_trace(compiled, trace, json)
+    text = GeneratedText(compiled.model.metadata, run_plan.tokens, quiet=json)
+    if plan.is_empty and not max_tokens:
+        run_report.report_next(compiled, run_plan, compiled.logits_of(run_plan, threads=threads), json)
+    elif plan.is_empty:
+        outcome = compiled.execute(run_plan, threads=threads, on_token=text.add)
+        text.finish()
+        run_report.report_generation(compiled, run_plan, outcome.generated, outcome.ended_by, text.text, json)
+    else:
+        directory = output or compiled.default_trace_directory
+        trace = _record(compiled, run_plan, directory, threads, stats_only, text, quiet=json)
+        run_report.report_trace(compiled, trace, text.text if max_tokens else None, json)
+
+
+def _read_input(
+    prompt: str | None, prompt_file: Path | None, tokens: str | None, tokens_file: Path | None, chat: bool, system: str | None
+) -> str | Sequence[int]:
+    """What is to be run: text, or token ids. Raises TokenError."""
+    from aprgraph.api import DEFAULT_PROMPT  # noqa: PLC0415
+    from aprgraph.graph.errors import TokenError  # noqa: PLC0415
+    from aprgraph.runtime.tokens import parse_tokens, read_prompt_file, read_tokens_file  # noqa: PLC0415
+
+    options = {"--prompt": prompt, "--prompt-file": prompt_file, "--tokens": tokens, "--tokens-file": tokens_file}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise TokenError(f"{' and '.join(given)} exclude each other; give one of them")
+    if system is not None and not chat:
+        raise TokenError("--system goes with --chat; add --chat, or put the text into the prompt")
+    if chat and given and given[0].startswith("--tokens"):
+        raise TokenError(f"--chat puts a text through the model's template, and {given[0]} gives token ids; give --prompt instead")
+    if tokens is not None:
+        return parse_tokens(tokens)
+    if tokens_file is not None:
+        return read_tokens_file(tokens_file)
+    if prompt_file is not None:
+        return read_prompt_file(prompt_file)
+    return DEFAULT_PROMPT if prompt is None else prompt
+
+
+def _encode(opened: CompiledModel | LoadedModel, given: str | Sequence[int], chat: bool, system: str | None) -> Sequence[int]:
+    if not isinstance(given, str):
+        return given
+    return opened.encode_chat(given, system) if chat else opened.encode(given)
 
 
 def _open(source: Path | None, target: str | None, model: Path | None, override_kv: list[str]) -> CompiledModel | LoadedModel:
@@ -141,11 +204,20 @@ def _only_artifact() -> Path:
     raise ArtifactError("no artifact in this folder; name one, or a model: aprgraph run model.gguf, or aprgraph compile model.gguf first")
 
 
-def _record(compiled: CompiledModel, run_plan: RunPlan, directory: Path, threads: int | None, stats_only: bool, *, quiet: bool) -> Trace:
+def _record(
+    compiled: CompiledModel,
+    run_plan: RunPlan,
+    directory: Path,
+    threads: int | None,
+    stats_only: bool,
+    text: GeneratedText,
+    *,
+    quiet: bool,
+) -> Trace:
     from aprgraph.api import check_room  # noqa: PLC0415
     from aprgraph.cli.tables import format_bytes  # noqa: PLC0415
 
-    count = len(run_plan.taps)
+    count = len(run_plan.taps) * len(run_plan.options.steps)
     tensors = "1 tensor" if count == 1 else f"{count} tensors"
     if stats_only:
         announcement = f"{tensors}, statistics only, in {directory}{os.sep}"
@@ -154,81 +226,9 @@ def _record(compiled: CompiledModel, run_plan: RunPlan, directory: Path, threads
         check_room(directory, run_plan.nbytes)
     if not quiet:
         typer.echo(announcement)
+    if run_plan.options.max_tokens:  # the text shows how far it is
+        trace = compiled.record(run_plan, directory, threads=threads, stats_only=stats_only, on_token=text.add)
+        text.finish()
+        return trace
     with progress_bar("tracing", count) as advance:
         return compiled.record(run_plan, directory, threads=threads, stats_only=stats_only, on_entry=lambda _entry: advance())
-
-
-def _report_trace(compiled: CompiledModel, trace: Trace, json: bool) -> None:
-    from aprgraph.cli.tables import format_number, format_table  # noqa: PLC0415
-
-    bad = next((entry for entry in trace.entries if entry.statistics and not entry.statistics.is_finite), None)
-    if json:
-        _print_json(
-            {
-                "trace": str(trace.directory),
-                "target": compiled.artifact.target_name,
-                "tokens": list(trace.info.tokens) if trace.info else [],
-                "first_nonfinite": None if bad is None else {"stage": bad.stage, "layer": bad.layer},
-                "tensors": [
-                    {
-                        "stage": entry.stage,
-                        "layer": entry.layer,
-                        "shape": list(entry.shape),
-                        "file": entry.file,
-                        "statistics": entry.statistics.to_json() if entry.statistics else None,
-                    }
-                    for entry in trace.entries
-                ],
-            }
-        )
-        return
-    rows = []
-    for entry in trace.entries:
-        statistics = entry.statistics
-        assert statistics is not None
-        rows.append(
-            (
-                entry.stage,
-                "-" if entry.layer is None else str(entry.layer),
-                "x".join(map(str, entry.shape)),
-                *(format_number(value) for value in (statistics.min, statistics.max, statistics.mean, statistics.rms)),
-                f"{statistics.nan}/{statistics.inf}",
-                entry.file or "-",
-            )
-        )
-    typer.echo(format_table(("stage", "layer", "shape", "min", "max", "mean", "rms", "NaN/Inf", "file"), rows, right=(1, 3, 4, 5, 6, 7)))
-    if bad is not None and bad.statistics is not None:
-        typer.echo(f"first NaN or Inf: {bad.label} ({bad.statistics.nan} NaN, {bad.statistics.inf} Inf of {bad.statistics.count})")
-
-
-def _report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: bool) -> None:
-    """The next token of each position whose logits were asked for, the last one in words."""
-    import numpy as np  # noqa: PLC0415
-
-    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
-    from aprgraph.runtime.tokenizer import load_tokenizer  # noqa: PLC0415
-
-    rows = logits.reshape(-1, logits.shape[-1])
-    first = len(run_plan.tokens) - len(rows)
-    best = rows.argmax(axis=1)
-    try:
-        tokenizer = load_tokenizer(compiled.model.metadata)
-        texts: list[str | None] = [tokenizer.decode([int(token)]) for token in best]
-    except AprgraphError:  # a model may be run by token ids without a tokenizer that is known here
-        texts = [None] * len(rows)
-    highest = [float(value) if np.isfinite(value) else None for value in rows[np.arange(len(rows)), best]]
-    predictions = [{"position": first + i, "token": int(token), "logit": highest[i], "text": texts[i]} for i, token in enumerate(best)]
-    if json:
-        _print_json({"tokens": list(run_plan.tokens), "target": compiled.artifact.target_name, "next": predictions})
-        return
-    for item in predictions:
-        where = f"position {item['position']}: " if len(predictions) > 1 else ""
-        text = "" if item["text"] is None else f" {item['text']!r}"
-        logit = "not finite" if item["logit"] is None else f"{item['logit']:.6g}"
-        typer.echo(f"{where}next token {item['token']}{text}, logit {logit}")
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    import json as json_module  # noqa: PLC0415
-
-    typer.echo(json_module.dumps(document, indent=1, allow_nan=False))

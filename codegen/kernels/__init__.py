@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.kernels import attention, linear, rows
+from aprgraph.codegen.kernels import attention, experts, linear, rows
 from aprgraph.codegen.kernels.base import WITHOUT_KERNEL, KernelRequest, request_of, requests_of
 
 #: A kernel makes the TVM function that computes a request on a CPU; the function takes the operands, then the result.
@@ -24,10 +24,18 @@ KERNELS: dict[str, Kernel] = {
     "add": rows.add,
     "mul": rows.mul,
     "silu": rows.silu,
+    "gelu": rows.gelu,
+    "sigmoid": rows.sigmoid,
+    "scale_rows": rows.scale_rows,
+    "cache": rows.cache,
     "attn_scores": attention.attn_scores,
     "attn_softmax": attention.attn_softmax,
     "attn_mix": attention.attn_mix,
     "attention": attention.attention,
+    "top_k": experts.top_k,
+    "router_weights": experts.router_weights,
+    "expert_linear": experts.expert_linear,
+    "expert_sum": experts.expert_sum,
 }
 
 __all__ = ["KERNELS", "WITHOUT_KERNEL", "Kernel", "KernelRequest", "request_of", "requests_of"]

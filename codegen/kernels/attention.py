@@ -30,12 +30,13 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 @dataclass(frozen=True)
 class _Heads:
-    """How heads are grouped: ``together`` query heads of one KV head are one row of work."""
+    """How heads are grouped: ``together`` query heads of one KV head are one row of work. ``window`` is 0 for none."""
 
     heads: int
     kv_heads: int
     size: int
     together: int
+    window: int
 
     @property
     def groups(self) -> int:
@@ -44,12 +45,13 @@ class _Heads:
 
 @dataclass(frozen=True)
 class _Row:
-    """One position and one group of heads. ``seen`` is how many keys the position may attend to, of ``t``."""
+    """One position and one group of heads. The position may attend to ``seen`` keys of ``t``, from ``first_key`` on."""
 
     heads: _Heads
     position: Expr
     first_head: Expr
     kv_head: Expr
+    first_key: Expr
     seen: Expr
     t: Expr
 
@@ -66,7 +68,9 @@ def _for_each_row(parameters: Parameters, heads: _Heads, body: Callable[[_Row], 
         position = T.Select(T.floormod(step, i64(2)) == 0, half, n - 1 - half)
         first_head = T.floormod(index, i64(heads.groups)) * heads.together
         kv_head = T.floordiv(first_head, i64(heads.heads // heads.kv_heads))
-        body(_Row(heads, position, first_head, kv_head, t - n + position + 1, t))
+        stop = t - n + position + 1
+        first_key = T.max(stop - heads.window, i64(0)) if heads.window else i64(0)
+        body(_Row(heads, position, first_head, kv_head, first_key, stop - first_key, t))
 
 
 def _scores_together(share: int, cpu: Cpu) -> int:
@@ -91,7 +95,7 @@ def _same(value: Expr, _lane: Expr) -> Expr:
 
 
 def _emit_scores(emitter: Emitter, row: _Row, q: Buffer, k: Buffer, scale: float, store: Callable[[int, Expr, Expr], None]) -> None:
-    """``store(head of the group, key, score)`` for every key that the row may attend to."""
+    """``store(head of the group, key, score)`` for every key that the row may attend to; keys count from its first one."""
     lanes, size, together = emitter.lanes, row.heads.size, row.heads.together
     sums = [registers(_KEYS_AT_ONCE * lanes) for _ in range(together)]
 
@@ -103,7 +107,7 @@ def _emit_scores(emitter: Emitter, row: _Row, q: Buffer, k: Buffer, scale: float
             for h in range(together):
                 for j in range(count):
                     a = along(q, row.position, (row.first_head + h) * size + column)
-                    b = along(k, first_key + j, row.kv_head * size + column)
+                    b = along(k, row.first_key + first_key + j, row.kv_head * size + column)
                     emitter.dot_step(sums[h], j * lanes, width, a, b)
 
         emitter.chunks(size, step)
@@ -119,13 +123,18 @@ def _emit_scores(emitter: Emitter, row: _Row, q: Buffer, k: Buffer, scale: float
 
 
 def _emit_softmax(emitter: Emitter, row: _Row, score: Callable[[Expr], Expr], out: Buffer, *at: Expr) -> None:
-    """out[*at, key] = softmax over the keys that the row may attend to; ``score(key)`` may be that same place."""
+    """out(key) = softmax over the keys that the row may attend to; ``score(key)`` may be that same place.
+
+    Keys count from the row's first one; the last of ``at`` is where that one lies in ``out``.
+    """
     lanes = emitter.lanes
     lane_values, total = registers(lanes), registers(1)
     whole = T.floordiv(row.seen, i64(lanes))
 
+    *outer, first = at
+
     def stored(key: Expr) -> Expr:
-        index = (*at, key)
+        index = (*outer, first + key)
         return out[index]
 
     def over_row(body: Callable[[Expr, Expr], None]) -> None:
@@ -141,7 +150,7 @@ def _emit_softmax(emitter: Emitter, row: _Row, score: Callable[[Expr], Expr], ou
         T.buffer_store(lane_values, T.Select(T.Or(value > best, is_nan(value)), value, best), [lane])
 
     def exponent(lane: Expr, key: Expr) -> None:
-        T.buffer_store(out, emitter.exp(score(key) - total[i64(0)]), [*at, key])
+        T.buffer_store(out, emitter.exp(score(key) - total[i64(0)]), [*outer, first + key])
         T.buffer_store(lane_values, lane_values[lane] + stored(key), [lane])
 
     emitter.vector(lanes, lambda lane: T.buffer_store(lane_values, f32(float("-inf")), [lane]))
@@ -152,11 +161,14 @@ def _emit_softmax(emitter: Emitter, row: _Row, score: Callable[[Expr], Expr], ou
     emitter.zero(lane_values, 0, lanes)
     over_row(exponent)
     T.buffer_store(total, emitter.sum_lanes(lane_values, 0), [i64(0)])
-    over_row(lambda _lane, key: T.buffer_store(out, stored(key) / total[i64(0)], [*at, key]))
+    over_row(lambda _lane, key: T.buffer_store(out, stored(key) / total[i64(0)], [*outer, first + key]))
 
 
 def _emit_mix(emitter: Emitter, row: _Row, weight: Callable[[int, Expr], Expr], v: Buffer, out: Buffer) -> None:
-    """out[position, columns of the row's heads] = sum over keys, in order, of ``weight(head of the group, key)`` · v."""
+    """out[position, columns of the row's heads] = sum over keys, in order, of ``weight(head of the group, key)`` · v.
+
+    Keys count from the row's first one.
+    """
     size, together = row.heads.size, row.heads.together
     piece = _mix_piece(size, emitter.cpu)
     sums = [registers(piece) for _ in range(together)]
@@ -170,7 +182,7 @@ def _emit_mix(emitter: Emitter, row: _Row, weight: Callable[[int, Expr], Expr], 
         with T.serial(i64(0), row.seen) as key:
             for h in range(together):
                 for at, width in spans:
-                    values = along(v, key, row.kv_head * size + start + at)
+                    values = along(v, row.first_key + key, row.kv_head * size + start + at)
                     emitter.dot_step(sums[h], at, width, partial(_same, weight(h, key)), values)
         for h in range(together):
             for at, width in spans:
@@ -179,9 +191,13 @@ def _emit_mix(emitter: Emitter, row: _Row, weight: Callable[[int, Expr], Expr], 
 
 
 def _emit_masked(row: _Row, out: Buffer, head: Expr) -> None:
-    """0 at the keys that the row may not attend to."""
-    with T.serial(i64(0), row.t - row.seen) as masked:
-        T.buffer_store(out, f32(0.0), [head, row.position, row.seen + masked])
+    """0 at the keys that the row may not attend to: those before its window, and those after its own position."""
+    if row.heads.window:
+        with T.serial(i64(0), row.first_key) as early:
+            T.buffer_store(out, f32(0.0), [head, row.position, early])
+    stop = row.first_key + row.seen
+    with T.serial(i64(0), row.t - stop) as late:
+        T.buffer_store(out, f32(0.0), [head, row.position, stop + late])
 
 
 # -- kernels -------------------------------------------------------------------------------------------------------------
@@ -191,7 +207,7 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
     """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, 0 at masked keys."""
     count, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
     size = int(request.operands[0].dims[1]) // count
-    heads = _Heads(count, kv_heads, size, _scores_together(count // kv_heads, cpu))
+    heads = _Heads(count, kv_heads, size, _scores_together(count // kv_heads, cpu), request.attr_int("window"))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -201,7 +217,7 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
 
         def body(row: _Row) -> None:
             def store(h: int, key: Expr, score: Expr) -> None:
-                T.buffer_store(out, score, [row.first_head + h, row.position, key])
+                T.buffer_store(out, score, [row.first_head + h, row.position, row.first_key + key])
 
             _emit_scores(emitter, row, q, k, scale, store)
             for h in range(heads.together):
@@ -215,7 +231,7 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
 def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
     """scores [H, n, t] -> out [H, n, t]: softmax over the keys that a query may attend to, 0 at the others."""
     count = int(request.operands[0].dims[0])
-    heads = _Heads(count, count, 1, 1)
+    heads = _Heads(count, count, 1, 1, request.attr_int("window"))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -223,8 +239,8 @@ def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
         out = parameters.buffer("out", (count, "n", "t"), "float32")
 
         def body(row: _Row) -> None:
-            head, position = row.first_head, row.position
-            _emit_softmax(emitter, row, lambda key: scores[head, position, key], out, head, position)
+            head, position, first = row.first_head, row.position, row.first_key
+            _emit_softmax(emitter, row, lambda key: scores[head, position, first + key], out, head, position, first)
             _emit_masked(row, out, head)
 
         _for_each_row(parameters, heads, body)
@@ -237,7 +253,7 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
     weights_type, v_type = request.operands
     count, kv_heads = int(weights_type.dims[0]), request.attr_int("kv_heads")
     size = int(v_type.dims[1]) // kv_heads
-    heads = _Heads(count, kv_heads, size, _mix_together(count // kv_heads, size, cpu))
+    heads = _Heads(count, kv_heads, size, _mix_together(count // kv_heads, size, cpu), request.attr_int("window"))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -246,7 +262,7 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
         out = parameters.buffer("out", ("n", count * size), "float32")
 
         def body(row: _Row) -> None:
-            _emit_mix(emitter, row, lambda h, key: weights[row.first_head + h, row.position, key], v, out)
+            _emit_mix(emitter, row, lambda h, key: weights[row.first_head + h, row.position, row.first_key + key], v, out)
 
         _for_each_row(parameters, heads, body)
 
@@ -259,7 +275,7 @@ def attention(request: KernelRequest, cpu: Cpu) -> Any:
     size = int(request.operands[0].dims[1]) // count
     share = count // kv_heads
     together = min(_scores_together(share, cpu), _mix_together(share, size, cpu))
-    heads = _Heads(count, kv_heads, size, _largest_divisor(share, together))
+    heads = _Heads(count, kv_heads, size, _largest_divisor(share, together), request.attr_int("window"))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -269,10 +285,10 @@ def attention(request: KernelRequest, cpu: Cpu) -> Any:
         out = parameters.buffer("out", ("n", count * size), "float32")
 
         def body(row: _Row) -> None:
-            scores = T.sblock_alloc_buffer((i64(heads.together), row.t), "float32")
+            scores = T.sblock_alloc_buffer((i64(heads.together), row.seen), "float32")
             _emit_scores(emitter, row, q, k, scale, lambda h, key, score: T.buffer_store(scores, score, [i64(h), key]))
             for h in range(heads.together):
-                _emit_softmax(emitter, row, partial(_score_of, scores, h), scores, i64(h))
+                _emit_softmax(emitter, row, partial(_score_of, scores, h), scores, i64(h), i64(0))
             _emit_mix(emitter, row, lambda h, key: scores[i64(h), key], v, out)
 
         _for_each_row(parameters, heads, body)

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from aprgraph.graph.block_formats import BLOCK_FORMATS, weight_format
-from aprgraph.graph.ir import Attr, Graph, Node, TensorType
+from aprgraph.graph.block_formats import weight_format
+from aprgraph.graph.ir import ACTIVATION_DTYPES, Attr, Graph, Node, TensorType
 from aprgraph.graph.text import print_request
 
 #: Ops that are not computed by a kernel: sources are bound, taps copy their operand out.
@@ -36,7 +36,7 @@ class KernelRequest:
     @property
     def needs_half_table(self) -> bool:
         """Whether the kernel takes the table of half-precision values, before its operands: if it decodes blocks."""
-        return any(kind.dtype.upper() in BLOCK_FORMATS and not weight_format(kind).is_plain for kind in self.operands)
+        return any(kind.dtype not in ACTIVATION_DTYPES and weight_format(kind).arrives_in_blocks for kind in self.operands)
 
     def attr_int(self, name: str) -> int:
         """An integer attribute (the verifier has checked it)."""
@@ -53,7 +53,7 @@ class KernelRequest:
 
 def generalised(kind: TensorType) -> TensorType:
     """An activation's type with its number of positions left open: kernels serve one position and many."""
-    if kind.dtype in ("f32", "i32") and len(kind.dims) <= 2:
+    if kind.dtype in ACTIVATION_DTYPES and len(kind.dims) <= 2 and "t" not in kind.dims:
         return TensorType(kind.dtype, ("n", *kind.dims[1:]))
     return kind
 

@@ -7,6 +7,9 @@ position has the same bits alone and among others, on one thread and on two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tvm.tirx.script import builder as T
@@ -47,58 +50,100 @@ def linear(request: KernelRequest, cpu: Cpu) -> Any:
 
 def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buffer, start: int) -> None:
     """One weight: tiles of its rows in parallel; in each, positions in groups."""
-    positions, rows = tile_shape(emitter.cpu)
-    columns = weight.columns
-    groups = 2 if 2 * rows * columns * 4 <= _TILE_BYTES else 1
-    tile_rows = rows * groups
-    tiles = -(-weight.rows // tile_rows)
-    partial = weight.rows % tile_rows != 0
-    with T.parallel(i64(0), i64(tiles)) as tile, block("tile"):
-        decoded = scratch((tile_rows, columns))
-        sums = [registers(rows * emitter.lanes) for _ in range(positions)]
-        with T.serial(i64(0), i64(tile_rows)) as r:
-            row = tile * tile_rows + r
+    tiles = Tiles(emitter, weight)
+    with T.parallel(i64(0), i64(tiles.count)) as tile, block("tile"):
+        decoded = tiles.decode(tile)
+        tiles.multiply(tile, decoded, n, partial(along, x), lambda p, row, value: T.buffer_store(out, value, [p, row + start]))
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A weight's rows in tiles, each decoded once and then multiplied with every row of x that wants it."""
+
+    emitter: Emitter
+    weight: Weight
+
+    @property
+    def groups(self) -> int:
+        """How many register tiles of rows one tile holds."""
+        _, rows = tile_shape(self.emitter.cpu)
+        return 2 if 2 * rows * self.weight.columns * 4 <= _TILE_BYTES else 1
+
+    @property
+    def rows(self) -> int:
+        """Weight rows of a tile."""
+        return tile_shape(self.emitter.cpu)[1] * self.groups
+
+    @property
+    def count(self) -> int:
+        """Tiles of the weight, the last one perhaps not full."""
+        return -(-self.weight.rows // self.rows)
+
+    def _inside(self, row: Expr, body: Callable[[], None]) -> None:
+        """Emit ``body`` for a row that the weight has."""
+        if self.weight.rows % self.rows == 0:
+            body()
+            return
+        with T.If(row < self.weight.rows), T.Then():
+            body()
+
+    def decode(self, tile: Expr, expert: Expr | None = None) -> Buffer:
+        """The tile's rows in f32, in scratch memory: [rows, columns]."""
+        decoded = scratch((self.rows, self.weight.columns))
+        with T.serial(i64(0), i64(self.rows)) as r:
+            row = tile * self.rows + r
 
             def decode(row: Expr = row, r: Expr = r) -> None:
-                weight.decode_row(row, lambda column, value: T.buffer_store(decoded, value, [r, column]))
+                self.weight.decode_row(row, lambda column, value: T.buffer_store(decoded, value, [r, column]), expert)
 
-            if partial:
-                with T.If(row < weight.rows), T.Then():
-                    decode()
-            else:
-                decode()
+            self._inside(row, decode)
+        return decoded
 
-        def store(p: Expr, r: Expr, value: Expr) -> None:
-            row = tile * tile_rows + r
-            if partial:
-                with T.If(row < weight.rows), T.Then():
-                    T.buffer_store(out, value, [p, row + start])
-            else:
-                T.buffer_store(out, value, [p, row + start])
+    def multiply(
+        self,
+        tile: Expr,
+        decoded: Buffer,
+        count: Expr,
+        x: Callable[[Expr, Expr], Callable[[Expr], Expr]],
+        store: Callable[[Expr, Expr, Expr], None],
+    ) -> None:
+        """``store(index, weight row, x(index) · row)`` for index in 0 .. count - 1 and all rows of the tile.
 
-        def group_of(first: Expr, count: int) -> None:
-            with T.serial(i64(0), i64(groups)) as group:
-                for i in range(count):
+        ``x(index, column)`` gives the elements of a row of x from ``column`` on, by lane.
+        """
+        emitter = self.emitter
+        positions, rows = tile_shape(emitter.cpu)
+        sums = [registers(rows * emitter.lanes) for _ in range(positions)]
+
+        def products(first: Expr, together: int) -> None:
+            with T.serial(i64(0), i64(self.groups)) as group:
+                for i in range(together):
                     for j in range(rows):
                         emitter.zero(sums[i], j * emitter.lanes, emitter.lanes)
 
                 def step(column: Expr, width: int) -> None:
-                    for i in range(count):
+                    for i in range(together):
                         for j in range(rows):
-                            a, b = along(x, first + i, column), along(decoded, group * rows + j, column)
+                            a, b = x(first + i, column), along(decoded, group * rows + j, column)
                             emitter.dot_step(sums[i], j * emitter.lanes, width, a, b)
 
-                emitter.chunks(columns, step)
-                for i in range(count):
+                emitter.chunks(self.weight.columns, step)
+                for i in range(together):
                     for j in range(rows):
-                        store(first + i, group * rows + j, emitter.sum_lanes(sums[i], j * emitter.lanes))
+                        row = tile * self.rows + group * rows + j
+                        total = partial(emitter.sum_lanes, sums[i], j * emitter.lanes)
+                        self._inside(row, partial(_store_total, store, first + i, row, total))
 
-        with T.serial(i64(0), T.floordiv(n, i64(positions))) as index:
-            group_of(index * positions, positions)
-        rest = T.floormod(n, i64(positions))
-        for count in range(1, positions):
-            with T.If(rest == count), T.Then():
-                group_of(n - count, count)
+        with T.serial(i64(0), T.floordiv(count, i64(positions))) as index:
+            products(index * positions, positions)
+        rest = T.floormod(count, i64(positions))
+        for together in range(1, positions):
+            with T.If(rest == together), T.Then():
+                products(count - together, together)
+
+
+def _store_total(store: Callable[[Expr, Expr, Expr], None], index: Expr, row: Expr, total: Callable[[], Expr]) -> None:
+    store(index, row, total())
 
 
 def bias_add(request: KernelRequest, cpu: Cpu) -> Any:

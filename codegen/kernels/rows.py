@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,18 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
 def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
     """positions [n] i32, factors [dims/2] -> out [n, dims]: cosines, then sines, of angles computed in float64."""
     dims, base, scale = request.attr_int("dims"), request.attr_float("base"), request.attr_float("scale")
+    start, end, magnitude = (request.attr_float(name) for name in ("ramp_start", "ramp_end", "magnitude"))
     half = dims // 2
+
+    def wide(value: float) -> Expr:
+        return T.float64(value)
+
+    def stretch(i: Expr) -> Expr:
+        """What frequency i is multiplied by."""
+        if end <= 0:
+            return wide(scale)
+        scaled = T.max(T.min((T.Cast("float64", i) - wide(start)) * wide(1.0 / (end - start)), wide(1.0)), wide(0.0))
+        return scaled * wide(scale) + (wide(1.0) - scaled)
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -56,12 +68,12 @@ def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
         factors = Weight(emitter, parameters, "factors", request.operands[1]) if len(request.operands) > 1 else None
         out = parameters.buffer("out", ("n", dims), "float32")
         with T.serial(i64(0), parameters.size("n")) as p, T.serial(i64(0), i64(half)) as i:
-            exponent = T.Cast("float64", i) * T.float64(-2.0 / dims)
-            angle = T.Cast("float64", positions[p]) * (T.pow(T.float64(base), exponent) * T.float64(scale))
+            exponent = T.Cast("float64", i) * wide(-2.0 / dims)
+            angle = T.Cast("float64", positions[p]) * (T.pow(wide(base), exponent) * stretch(i))
             if factors is not None:
                 angle = angle / T.Cast("float64", factors.plain(i64(0), i))
-            T.buffer_store(out, T.Cast("float32", T.cos(angle)), [p, i])
-            T.buffer_store(out, T.Cast("float32", T.sin(angle)), [p, i + half])
+            T.buffer_store(out, T.Cast("float32", T.cos(angle) * wide(magnitude)), [p, i])
+            T.buffer_store(out, T.Cast("float32", T.sin(angle) * wide(magnitude)), [p, i + half])
 
     return build_function(request.symbol, emit)
 
@@ -108,14 +120,14 @@ def rope(request: KernelRequest, cpu: Cpu) -> Any:
     return build_function(request.symbol, emit)
 
 
-def _copy(source: int, columns: int, start: int, request: KernelRequest, cpu: Cpu, *, last: bool) -> Any:
-    """Columns start .. start + columns of every row, or of the last row alone."""
+def _copy(source: int, columns: int, start: int, request: KernelRequest, cpu: Cpu, *, last: bool = False, to_end: bool = False) -> Any:
+    """Columns start .. start + columns of every row; of the ``last`` row alone; or to the end of an output that has t rows."""
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         n = parameters.size("n")
         x = parameters.buffer("x", ("n", source), "float32")
-        out = parameters.buffer("out", (1 if last else "n", columns), "float32")
+        out = parameters.buffer("out", (1 if last else "t" if to_end else "n", columns), "float32")
 
         def row(to: Expr, from_row: Expr) -> None:
             emitter.chunks(
@@ -128,8 +140,9 @@ def _copy(source: int, columns: int, start: int, request: KernelRequest, cpu: Cp
         if last:
             row(i64(0), n - 1)
         else:
+            offset = parameters.size("t") - n if to_end else i64(0)
             with T.serial(i64(0), n) as p:
-                row(p, p)
+                row(offset + p, p)
 
     return build_function(request.symbol, emit)
 
@@ -137,7 +150,7 @@ def _copy(source: int, columns: int, start: int, request: KernelRequest, cpu: Cp
 def columns(request: KernelRequest, cpu: Cpu) -> Any:
     """x [n, C] -> out [n, stop - start]."""
     start, stop = request.attr_int("start"), request.attr_int("stop")
-    return _copy(int(request.operands[0].dims[1]), stop - start, start, request, cpu, last=False)
+    return _copy(int(request.operands[0].dims[1]), stop - start, start, request, cpu)
 
 
 def last_row(request: KernelRequest, cpu: Cpu) -> Any:
@@ -146,30 +159,68 @@ def last_row(request: KernelRequest, cpu: Cpu) -> Any:
     return _copy(width, width, 0, request, cpu, last=True)
 
 
+def cache(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] -> the last n rows of out [t, C]; the rows before them stay as earlier passes left them."""
+    width = int(request.operands[0].dims[1])
+    return _copy(width, width, 0, request, cpu, to_end=True)
+
+
+def scale_rows(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C], factors [n, 1] -> out [n, C]."""
+    width = int(request.operands[0].dims[1])
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        x = parameters.buffer("x", ("n", width), "float32")
+        factors = parameters.buffer("factors", ("n", 1), "float32")
+        out = parameters.buffer("out", ("n", width), "float32")
+        with T.parallel(i64(0), parameters.size("n")) as p:
+
+            def scale(column: Expr, count: int) -> None:
+                emitter.vector(count, lambda lane: T.buffer_store(out, x[p, column + lane] * factors[p, i64(0)], [p, column + lane]))
+
+            emitter.chunks(width, scale)
+
+    return build_function(request.symbol, emit)
+
+
 def _elementwise(value: Callable[..., Expr]) -> Callable[[KernelRequest, Cpu], Any]:
-    """A kernel of ``value(emitter, operands…)`` on every element of [n, C] operands."""
+    """A kernel of ``value(emitter, operands…)`` on every element of [n, C] or [n, k, C] operands."""
 
     def kernel(request: KernelRequest, cpu: Cpu) -> Any:
-        width = int(request.result.dims[1])
+        _, *inner, width = request.result.dims
+        dims = ("n", *inner, width)
+        each = int(inner[0]) if inner else 1
 
         def emit(parameters: Parameters) -> None:
             emitter = Emitter(cpu)
-            inputs = [parameters.buffer(f"x{i}", ("n", width), "float32") for i in range(len(request.operands))]
-            out = parameters.buffer("out", ("n", width), "float32")
-            with T.parallel(i64(0), parameters.size("n")) as p:
-                emitter.chunks(
-                    width,
-                    lambda column, count: emitter.vector(
-                        count,
-                        lambda lane: T.buffer_store(out, value(emitter, *(x[p, column + lane] for x in inputs)), [p, column + lane]),
-                    ),
-                )
+            inputs = [parameters.buffer(f"x{i}", dims, "float32") for i in range(len(request.operands))]
+            out = parameters.buffer("out", dims, "float32")
+            with T.parallel(i64(0), parameters.size("n") * each) as index:
+                row = (T.floordiv(index, i64(each)), T.floormod(index, i64(each))) if inner else (index,)
+
+                def store(column: Expr, count: int) -> None:
+                    def element(lane: Expr) -> None:
+                        at = (*row, column + lane)
+                        T.buffer_store(out, value(emitter, *(x[at] for x in inputs)), list(at))
+
+                    emitter.vector(count, element)
+
+                emitter.chunks(int(width), store)
 
         return build_function(request.symbol, emit)
 
     return kernel
 
 
+def _gelu(emitter: Emitter, x: Expr) -> Expr:
+    # (1 + tanh u) / 2 is the sigmoid of 2u, which loses no digits where tanh is close to -1.
+    inner = x * emitter.fma(x * x, f32(0.044715), f32(1.0))
+    return x / (f32(1.0) + emitter.exp(inner * f32(-2.0 * math.sqrt(2.0 / math.pi))))
+
+
 add = _elementwise(lambda _emitter, a, b: a + b)
 mul = _elementwise(lambda _emitter, a, b: a * b)
 silu = _elementwise(lambda emitter, x: x / (f32(1.0) + emitter.exp(-x)))
+gelu = _elementwise(_gelu)
+sigmoid = _elementwise(lambda emitter, x: f32(1.0) / (f32(1.0) + emitter.exp(-x)))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
 from aprgraph.graph.ops.base import Array, Op
-from aprgraph.graph.ops.elementwise import ADD, MUL, SILU
+from aprgraph.graph.ops.cache import CACHE
+from aprgraph.graph.ops.elementwise import ADD, GELU, MUL, SCALE_ROWS, SIGMOID, SILU
+from aprgraph.graph.ops.experts import EXPERT_LINEAR, EXPERT_SUM, ROUTER_WEIGHTS, TOP_K
 from aprgraph.graph.ops.linear import BIAS_ADD, LINEAR
 from aprgraph.graph.ops.lookup import COLUMNS, EMBED, LAST_ROW
 from aprgraph.graph.ops.normalization import RMS_NORM
-from aprgraph.graph.ops.rope import ROPE, ROPE_ANGLES
+from aprgraph.graph.ops.rope import CONTEXT_CHOICE, ROPE, ROPE_ANGLES
 from aprgraph.graph.ops.sources import INPUT, WEIGHT
 from aprgraph.graph.ops.tap import TAP
 
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        INPUT, WEIGHT, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, ROPE_ANGLES, ROPE,
-        ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, TAP,
+        INPUT, WEIGHT, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE, CACHE,
+        ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
+        TOP_K, ROUTER_WEIGHTS, EXPERT_LINEAR, EXPERT_SUM, TAP,
     )
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Causal attention in three stages, with grouped-query heads (Ainslie et al. 2023, arXiv:2305.13245).
 
-A query at row i of n attends to the keys 0 .. t - n + i, so that the same op serves a prefill (t = n) and a later
-step. Masked positions hold exactly 0 and are never read.
+A query at row i of n stands at position p = t - n + i and attends to the keys 0 .. p, so that the same op serves a prefill
+(t = n) and a later step; with a sliding window of w > 0 to the keys p - w + 1 .. p (Beltagy et al. 2020, arXiv:2004.05150).
+Masked positions hold exactly 0 and are never read.
 """
 
 from __future__ import annotations
@@ -14,9 +15,15 @@ from aprgraph.graph.ir import Dim, TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
 
 
-def causal_mask(n: int, t: int) -> Array:
+def attention_mask(n: int, t: int, window: int) -> Array:
     """bool [n, t]: whether query i may attend to key j."""
-    return np.arange(t)[None, :] <= np.arange(n)[:, None] + (t - n)
+    keys, positions = np.arange(t)[None, :], np.arange(n)[:, None] + (t - n)
+    seen = keys <= positions
+    return seen & (keys > positions - window) if window else seen
+
+
+def _check_window(attrs: Attrs) -> None:
+    require(integer(attrs, "window") >= 0, f"window is {attrs['window']}, expected a number of positions, or 0 for none")
 
 
 def _heads(columns: Dim, heads: int, what: str) -> int:
@@ -27,6 +34,7 @@ def _heads(columns: Dim, heads: int, what: str) -> int:
 
 def _scores(types: Types, attrs: Attrs) -> TensorType:
     heads, kv_heads = integer(attrs, "heads"), integer(attrs, "kv_heads")
+    _check_window(attrs)
     n, q_columns = activation(2, types[0], "q")
     t, k_columns = activation(2, types[1], "k")
     q_size, k_size = _heads(q_columns, heads, "q"), _heads(k_columns, kv_heads, "k")
@@ -41,7 +49,7 @@ def _scores_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     n, t = q.shape[0], k.shape[0]
     queries = q.reshape(n, heads, -1).transpose(1, 0, 2)
     keys = np.repeat(k.reshape(t, kv_heads, -1).transpose(1, 2, 0), heads // kv_heads, axis=0)
-    return np.where(causal_mask(n, t), (queries @ keys) * number(attrs, "scale"), 0.0)
+    return np.where(attention_mask(n, t, integer(attrs, "window")), (queries @ keys) * number(attrs, "scale"), 0.0)
 
 
 ATTN_SCORES = Op(
@@ -50,13 +58,19 @@ ATTN_SCORES = Op(
     ("q", "k"),
     infer=_scores,
     reference=_scores_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float},
+    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int},
 )
 
 
-def _softmax_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
+def _softmax(types: Types, attrs: Attrs) -> TensorType:
+    _check_window(attrs)
+    return TensorType("f32", activation(3, types[0], "scores"))
+
+
+def _softmax_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     scores = operands[0]
-    mask = causal_mask(*scores.shape[1:])
+    _, n, t = scores.shape
+    mask = attention_mask(n, t, integer(attrs, "window"))
     shifted = np.where(mask, scores, -np.inf)
     shifted = shifted - shifted.max(axis=-1, keepdims=True)
     weights = np.where(mask, np.exp(shifted), 0.0)
@@ -67,12 +81,14 @@ ATTN_SOFTMAX = Op(
     "attn_softmax",
     "Softmax of each query's scores over the keys that it may attend to, 0 elsewhere: [H, n, t] -> [H, n, t].",
     ("scores",),
-    infer=lambda types, _attrs: TensorType("f32", activation(3, types[0], "scores")),
+    infer=_softmax,
     reference=_softmax_reference,
+    attrs={"window": int},
 )
 
 
 def _mix(types: Types, attrs: Attrs) -> TensorType:
+    _check_window(attrs)
     heads, n, t = activation(3, types[0], "weights")
     rows, columns = activation(2, types[1], "v")
     size = _heads(columns, integer(attrs, "kv_heads"), "v")
@@ -85,13 +101,14 @@ def _mix(types: Types, attrs: Attrs) -> TensorType:
 def _mix_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     weights, v = operands
     heads, n, t = weights.shape
-    kv_heads = integer(attrs, "kv_heads")
+    kv_heads, window = integer(attrs, "kv_heads"), integer(attrs, "window")
     values = np.repeat(v.reshape(t, kv_heads, -1).transpose(1, 0, 2), heads // kv_heads, axis=0)
     # A query never reads a masked position, so that an Inf or NaN in a later v stays there (0 · Inf is NaN).
     mixed = np.zeros((heads, n, values.shape[-1]))
     for i in range(n):
-        seen = t - n + i + 1
-        mixed[:, i] = np.einsum("ht,htd->hd", weights[:, i, :seen], values[:, :seen])
+        stop = t - n + i + 1
+        start = max(stop - window, 0) if window else 0
+        mixed[:, i] = np.einsum("ht,htd->hd", weights[:, i, start:stop], values[:, start:stop])
     return mixed.transpose(1, 0, 2).reshape(n, -1)
 
 
@@ -101,19 +118,19 @@ ATTN_MIX = Op(
     ("weights", "v"),
     infer=_mix,
     reference=_mix_reference,
-    attrs={"kv_heads": int},
+    attrs={"kv_heads": int, "window": int},
 )
 
 
 def _attention(types: Types, attrs: Attrs) -> TensorType:
     q, k, v = types
     scores = _scores((q, k), attrs)
-    return _mix((scores, v), {"kv_heads": attrs["kv_heads"]})
+    return _mix((scores, v), attrs)
 
 
 def _attention_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     q, k, v = operands
-    weights = _softmax_reference([_scores_reference([q, k], attrs)], {})
+    weights = _softmax_reference([_scores_reference([q, k], attrs)], attrs)
     return _mix_reference([weights, v], attrs)
 
 
@@ -124,5 +141,5 @@ ATTENTION = Op(
     ("q", "k", "v"),
     infer=_attention,
     reference=_attention_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float},
+    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int},
 )

@@ -14,20 +14,20 @@ def _linear(types: Types, _attrs: Attrs) -> TensorType:
     rows, columns = activation(2, types[0], "x")
     total = 0
     for weight in types[1:]:
-        require(len(weight.dims) == 2, f"a weight is {weight}, expected [out, in]")
-        require(weight.dims[1] == columns, f"a weight is {weight}, but x has rows of {columns}")
-        total += width(weight.dims[0], "rows of a weight")
+        require(len(weight.dims) in (1, 2), f"a weight is {weight}, expected [out, in], or [in] for one row")
+        require(weight.dims[-1] == columns, f"a weight is {weight}, but x has rows of {columns}")
+        total += width(weight.dims[0], "rows of a weight") if len(weight.dims) == 2 else 1
     return TensorType("f32", (rows, total))
 
 
 def _linear_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
     x, *weights = operands
-    return np.concatenate([x @ weight.T for weight in weights], axis=1)
+    return np.concatenate([x @ np.atleast_2d(weight).T for weight in weights], axis=1)
 
 
 LINEAR = Op(
     "linear",
-    "x · Wᵀ for one or more weights, results side by side: x [n, C], W [R, C] each -> [n, sum of R].",
+    "x · Wᵀ for one or more weights, results side by side: x [n, C], W [R, C] each, or [C] for one row -> [n, sum of R].",
     ("x", "weights*"),
     infer=_linear,
     reference=_linear_reference,

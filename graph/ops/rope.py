@@ -19,6 +19,8 @@ def _angles(types: Types, attrs: Attrs) -> TensorType:
     require(positions.dtype == "i32" and len(positions.dims) == 1, f"positions are {positions}, expected i32[n]")
     require(dims >= 2 and dims % 2 == 0, f"dims is {dims}, expected an even number of at least 2")
     require(number(attrs, "base") > 0, f"base is {attrs['base']}, expected a positive number")
+    start, end = number(attrs, "ramp_start"), number(attrs, "ramp_end")
+    require(start < end, f"the ramp goes from {start} to {end}, expected it to end after it starts")
     if len(types) > 1:
         require(types[1].dims == (dims // 2,), f"the frequency factors are {types[1]}, expected {dims // 2} elements")
     return TensorType("f32", (positions.dims[0], dims))
@@ -26,21 +28,39 @@ def _angles(types: Types, attrs: Attrs) -> TensorType:
 
 def _angles_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     dims = integer(attrs, "dims")
-    frequencies = number(attrs, "base") ** (-np.arange(0, dims, 2, dtype=np.float64) / dims) * number(attrs, "scale")
+    frequencies = number(attrs, "base") ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
+    start, end = number(attrs, "ramp_start"), number(attrs, "ramp_end")
+    scaled = np.clip((np.arange(dims // 2) - start) / (end - start), 0.0, 1.0)
+    frequencies = frequencies * (scaled * number(attrs, "scale") + (1.0 - scaled))
     if len(operands) > 1:
         frequencies = frequencies / operands[1]
     angles = operands[0][:, None] * frequencies
-    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    return number(attrs, "magnitude") * np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _choice(types: Types, _attrs: Attrs) -> TensorType:
+    short, long = types
+    require(short == long, f"the short factors are {short}, the long ones {long}; expected one type")
+    return short
 
 
 ROPE_ANGLES = Op(
     "rope_angles",
-    "cos and sin of position · scale · base^(-2i/dims) / factor_i, computed in float64 on every target: "
-    "positions [n], factors [dims/2] -> [n, dims], the cosines first.",
+    "magnitude · cos and sin of position · base^(-2i/dims) · s_i / factor_i, computed in float64 on every target; s_i goes from "
+    "1 at pair ramp_start to `scale` at pair ramp_end: positions [n], factors [dims/2] -> [n, dims], the cosines first.",
     ("positions", "factors?"),
     infer=_angles,
     reference=_angles_reference,
-    attrs={"base": float, "dims": int, "scale": float},
+    attrs={"base": float, "dims": int, "scale": float, "ramp_start": float, "ramp_end": float, "magnitude": float},
+)
+
+CONTEXT_CHOICE = Op(
+    "context_choice",
+    "LongRoPE's factors (arXiv:2402.13753): `short` if a run has at most `limit` positions, else `long`. The pass fix-context, which "
+    "knows the run, puts one of them in its place.",
+    ("short", "long"),
+    infer=_choice,
+    attrs={"limit": int},
 )
 
 

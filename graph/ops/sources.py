@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprgraph.graph.block_formats import BLOCK_FORMATS
+from aprgraph.graph.block_formats import BLOCK_FORMATS, find_format
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Attrs, Op, Types, require
@@ -12,7 +12,7 @@ def _declared(_types: Types, attrs: Attrs) -> TensorType:
     dims, dtype = attrs["dims"], str(attrs["dtype"])
     if not isinstance(dims, tuple) or not dims or not all(type(dim) is int and dim > 0 for dim in dims):
         raise GraphError(f"dims is {dims!r}, expected a list of whole numbers above 0")
-    fmt = BLOCK_FORMATS.get(dtype.upper())
+    fmt = find_format(dtype.upper())
     if fmt is None or dtype != dtype.lower():
         raise GraphError(f"dtype is {dtype!r}, expected one of {', '.join(BLOCK_FORMATS).lower()}")
     require(dims[-1] % fmt.elements == 0, f"rows have {dims[-1]} elements, expected a multiple of {fmt.elements} for {dtype}")

@@ -15,11 +15,12 @@ from aprgraph.graph.stages import STAGE_BY_NAME
 class InsertTaps:
     """A tap reads a stage's value and nothing reads a tap, so no other node changes.
 
-    With taps, the taps alone are the graph's outputs (what they do not need can be pruned); an empty plan leaves the
-    graph as it is.
+    With taps, the taps alone are the graph's outputs (what they do not need can be pruned), unless the run goes on from its
+    outputs and they are to be kept; an empty plan leaves the graph as it is.
     """
 
     plan: Plan
+    keep_outputs: bool = False
     name: ClassVar[str] = "insert-taps"
 
     def __call__(self, graph: Graph) -> Graph:
@@ -35,7 +36,7 @@ class InsertTaps:
             if node.op != "tap" and node.stage is not None and self.plan.selects(node.stage, node.layer):
                 tap = Node(f"tap.{node.name}", "tap", node.type, {}, node.stage, node.layer)
                 taps.append(result.add(tap, [node.name]).name)
-        result.outputs = tuple(taps)
+        result.outputs = (*taps, *graph.outputs) if self.keep_outputs else tuple(taps)
         return result
 
 

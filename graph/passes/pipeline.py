@@ -1,10 +1,12 @@
 """Every pass between a model's graph and what runs, in order.
 
-1. all-positions     if the logits of all positions are asked for
-2. insert-taps       a tap on every stage that the plan selects
-3. prune             what no tap (or, without taps, no output) needs is dropped
+1. fix-context       what depends on how many positions the run has in all
+2. all-positions     if the logits of all positions are asked for
+3. insert-taps       a tap on every stage that the plan selects
+4. prune             what no output needs is dropped
    = the recorded graph: interpreted by the reference target, and written into the trace's manifest
-4. fuse-attention    scores, softmax and mix in one kernel where neither scores nor softmax is tapped
+5. fill-caches, prune   for a part of the prompt that is not its last
+6. fuse-attention    scores, softmax and mix in one kernel where neither scores nor softmax is tapped
    = the executed graph: lowered to the program that runs on a compiled target
 """
 
@@ -13,23 +15,33 @@ from __future__ import annotations
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.passes.all_positions import AllPositions
 from aprgraph.graph.passes.base import Pass, run_passes
+from aprgraph.graph.passes.fill_caches import FillCaches
+from aprgraph.graph.passes.fix_context import FixContext
 from aprgraph.graph.passes.fuse_attention import FuseAttention
 from aprgraph.graph.passes.insert_taps import InsertTaps
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.plan import Plan
 
 
-def recorded_graph(graph: Graph, plan: Plan, positions: str) -> Graph:
-    """Phases 1 to 3. Raises PlanError for a plan that the model cannot follow."""
-    first: list[Pass] = [AllPositions()] if positions == "all" else []
-    return run_passes(graph, [*first, InsertTaps(plan), Prune()])
+def recorded_graph(graph: Graph, plan: Plan, positions: str, total: int, *, keep_outputs: bool = False) -> Graph:
+    """Phases 1 to 4, for a run of ``total`` positions. Raises PlanError for a plan that the model cannot follow."""
+    first: list[Pass] = [FixContext(total)]
+    if positions == "all":
+        first.append(AllPositions())
+    return run_passes(graph, [*first, InsertTaps(plan, keep_outputs), Prune()])
+
+
+def early_graph(recorded: Graph) -> Graph:
+    """Phase 5."""
+    return run_passes(recorded, [FillCaches(), Prune()])
 
 
 def executed_graph(recorded: Graph) -> Graph:
-    """Phase 4."""
+    """Phase 6."""
     return run_passes(recorded, [FuseAttention()])
 
 
 def compiled_graphs(graph: Graph) -> tuple[Graph, ...]:
     """Graphs that together need every kernel that any plan on ``graph`` can need: with everything tapped, and with nothing."""
-    return (graph, executed_graph(graph))
+    fixed = run_passes(graph, [FixContext(0)])
+    return (fixed, executed_graph(fixed))

@@ -6,8 +6,9 @@ from aprgraph.graph.errors import UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata
 from aprgraph.runtime.tokenizer.byte_pair import BytePairEncoder
 from aprgraph.runtime.tokenizer.sentence_piece import SentencePieceEncoder
+from aprgraph.runtime.tokenizer.stream import TokenStream
 from aprgraph.runtime.tokenizer.tokenizer import Encoder, Tokenizer
-from aprgraph.runtime.tokenizer.vocabulary import MODEL_KEY, read_vocabulary
+from aprgraph.runtime.tokenizer.vocabulary import MODEL_KEY, check_embedding_rows, read_vocabulary
 
 _ENCODERS: dict[str, type[BytePairEncoder | SentencePieceEncoder]] = {
     "gpt2": BytePairEncoder,
@@ -30,4 +31,4 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
     return Tokenizer(metadata, vocabulary, _ENCODERS[kind](metadata, vocabulary))
 
 
-__all__ = ["Encoder", "Tokenizer", "load_tokenizer"]
+__all__ = ["Encoder", "TokenStream", "Tokenizer", "check_embedding_rows", "load_tokenizer"]

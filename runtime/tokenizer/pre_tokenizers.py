@@ -29,10 +29,33 @@ class PreTokenizer:
 
 _CONTRACTIONS = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 _GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+#: llama.cpp takes every white space outside ASCII for an ordinary blank, so its ranges of characters do not match them.
+_CJK = "(?:(?!\\s)[一-龥ࠀ-一가-퟿])+"
+_ASCII_PUNCTUATION = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+#: Letters of the scripts that have case, without CJK.
+_CASED = (
+    "[A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373\u0376\u0377\u037b-\u037d"
+    "\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5"
+    "\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45"
+    "\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3"
+    "\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d"
+    "\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee\u2cf2\u2cf3\ua640-\ua66d"
+    "\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a"
+    "\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df"
+    "\U0001e900-\U0001e943]"
+)
+# Upper and lower case as llama.cpp approximates them: outside A-Z and a-z a letter is both.
+_UPPER, _LOWER = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"
 
 
 def _gpt4_words(digits: str) -> str:
-    return _CONTRACTIONS + rf"|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    return _CONTRACTIONS + rf"|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_REST}"
+
+
+def _cased_words(ending: str, digits: str) -> str:
+    start = r"[^\r\n\p{L}\p{N}]?"
+    return rf"{start}{_UPPER}*{_LOWER}+{ending}|{start}{_UPPER}+{_LOWER}*{ending}|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_REST}"
 
 
 _DEFAULT = PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2_WORDS, r"\p{N}+", "[0-9][0-9][0-9]"))
@@ -41,31 +64,55 @@ _SINGLE_DIGITS = PreTokenizer((r"\p{N}", _GPT2_WORDS))
 _FALCON = PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2_WORDS, "[0-9][0-9][0-9]"))
 _LLAMA3 = PreTokenizer((_gpt4_words(r"\p{N}{1,3}"),), ignores_merges=True, adds_bos=True)
 _THREE_DIGITS = PreTokenizer((_gpt4_words(r"\p{N}{1,3}"),))
+_GLM4 = PreTokenizer((_gpt4_words(r"\p{N}{1,3}"),), ignores_merges=True)
 _QWEN2 = PreTokenizer((_gpt4_words(r"\p{N}"),))
-_DEEPSEEK_CODER = PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"))
-_ASCII_PUNCTUATION = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+# As Qwen 2, but accents belong to the word of their letter.
+_QWEN35 = PreTokenizer((
+    _CONTRACTIONS + rf"|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_REST}",
+))  # fmt: skip
+_MINICPM5 = PreTokenizer((r"\p{N}{1,3}", _gpt4_words(r"\p{N}+")), ignores_merges=True)
+_SEED_CODER = PreTokenizer((_CONTRACTIONS + rf"|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_REST}",))
+_DEEPSEEK_LLM = PreTokenizer((
+    r"[\r\n]", rf"\s?{_CASED}+", r"\s?(?:(?!\s)[!-/:-~！-／：-～‘-‟　-。])+", r"\s+\z", _CJK, r"\p{N}+",
+))  # fmt: skip
+_DEEPSEEK_CODER = PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}"))
 _DEEPSEEK_V3 = PreTokenizer((
     r"\p{N}{1,3}",
     "[一-龥぀-ゟ゠-ヿ]+",
-    _ASCII_PUNCTUATION + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    _ASCII_PUNCTUATION + rf"[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_REST}",
 ))  # fmt: skip
-# Upper and lower case as llama.cpp approximates them: outside A-Z and a-z a letter is both.
-_TEKKEN_UPPER, _TEKKEN_LOWER = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"
-_TEKKEN_WORD = rf"[^\r\n\p{{L}}\p{{N}}]?{_TEKKEN_UPPER}*{_TEKKEN_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_TEKKEN_UPPER}+{_TEKKEN_LOWER}*"
-_TEKKEN = PreTokenizer((_TEKKEN_WORD + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",), ignores_merges=True, adds_bos=True)
+_TEKKEN = PreTokenizer((_cased_words("", r"\p{N}"),), ignores_merges=True, adds_bos=True)
+_GPT4O = PreTokenizer((_cased_words(f"{_CONTRACTIONS}?", r"\p{N}{1,3}"),))
+# Groups of three digits, counted from the end of the number.
+_SUPERBPE = PreTokenizer((r"\p{N}+", "(?=([0-9]{3})+(?![0-9]))"))
+_BLOOM_WORDS = r" ?[^(\s|.,!?…。，、।۔،)]+"
+_BLOOM = PreTokenizer((_BLOOM_WORDS,))
+_VIKING = PreTokenizer((_BLOOM_WORDS, r"\p{N}"))
 
-PRE_TOKENIZERS: dict[str, PreTokenizer] = {
-    "default": _DEFAULT,
-    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "exaone4", "gigachat", "granite-docling"), _GPT2),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), _SINGLE_DIGITS),
-    "falcon": _FALCON,
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"), _LLAMA3),
-    **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe", "glm4"), _THREE_DIGITS),
-    "deepseek-coder": _DEEPSEEK_CODER,
-    "deepseek-v3": _DEEPSEEK_V3,
-    "tekken": _TEKKEN,
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan"), _QWEN2),
+_NAMES: dict[PreTokenizer, str] = {
+    _DEFAULT: "default",
+    _GPT2: "gpt-2 phi-2 mpt olmo jais trillion exaone4 gigachat granite-docling mellum a.x-4.0",
+    _SINGLE_DIGITS: "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
+    _FALCON: "falcon",
+    _LLAMA3: "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+    _THREE_DIGITS: "dbrx smaug-bpe chatglm-bpe",
+    _GLM4: "glm4 glm5",
+    _QWEN2: "qwen2 deepseek-r1-qwen kormo stablelm2 megrez hunyuan solar-open grok-2 bailingmoe bailingmoe2 llada-moe",
+    _QWEN35: "qwen35",
+    _MINICPM5: "minicpm5",
+    _SEED_CODER: "seed-coder",
+    _DEEPSEEK_LLM: "deepseek-llm",
+    _DEEPSEEK_CODER: "deepseek-coder",
+    _DEEPSEEK_V3: "deepseek-v3 hunyuan-dense joyai-llm hy_v4",
+    _TEKKEN: "tekken",
+    _GPT4O: "gpt-4o llama4 kanana2 talkie minimax-m2",
+    _SUPERBPE: "superbpe",
+    _BLOOM: "bloom poro-chat gpt3-finnish",
+    _VIKING: "viking",
 }
+
+#: By the value of ``tokenizer.ggml.pre``.
+PRE_TOKENIZERS: dict[str, PreTokenizer] = {name: entry for entry, names in _NAMES.items() for name in names.split()}
 
 
 def read_pre_tokenizer(metadata: Metadata) -> PreTokenizer:

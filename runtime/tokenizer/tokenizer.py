@@ -7,8 +7,11 @@ from typing import Protocol
 
 from aprgraph.graph.errors import ModelError, TokenError
 from aprgraph.graph.metadata import Metadata
-from aprgraph.runtime.tokenizer.special_tokens import end_tokens, whole_tokens
+from aprgraph.runtime.tokenizer.special_tokens import read_special_tokens
 from aprgraph.runtime.tokenizer.vocabulary import Vocabulary, read_token_id
+
+#: What C's isspace holds for white space.
+_SPACES = " \t\n\v\f\r"
 
 
 class Encoder(Protocol):
@@ -36,15 +39,11 @@ class Tokenizer:
         """Raises ModelError if the metadata asks for a BOS or EOS token and does not say which."""
         self.vocabulary = vocabulary
         self._encoder = encoder
-        count = len(vocabulary)
-        ends = end_tokens(metadata, vocabulary)
-        if not ends and encoder.default_eos is not None and encoder.default_eos < count:
-            ends = frozenset({encoder.default_eos})
-        self.eos_ids = ends
-        self.bos_id = _affix(metadata, "bos", encoder.adds_bos, encoder.default_bos, count)
-        self._last = _affix(metadata, "eos", False, encoder.default_eos, count)
-        self._whole = whole_tokens(vocabulary, ends)
-        self._whole_ids = frozenset(self._whole.values())
+        self._special = read_special_tokens(metadata, vocabulary, encoder.default_eos)
+        self._special_ids = frozenset(self._special.whole.values())
+        self.eos_ids = self._special.ends
+        self.bos_id = _affix(metadata, "bos", encoder.adds_bos, encoder.default_bos, len(vocabulary))
+        self._last = _affix(metadata, "eos", False, encoder.default_eos, len(vocabulary))
 
     def __len__(self) -> int:
         return len(self.vocabulary)
@@ -70,6 +69,17 @@ class Tokenizer:
             after_special = isinstance(part, int)
         return tokens if self._last is None else [*tokens, self._last]
 
+    def encode_chat(self, text: str) -> list[int]:
+        """Token ids of what a chat template made: as ``encode``, but a BOS or EOS that the template wrote is not added again.
+
+        So there is one BOS if the model asks for one or the template writes one, as in llama.cpp's chat. Raises TokenError.
+        """
+        if self.bos_id is not None:
+            text = text.removeprefix(self.vocabulary.texts[self.bos_id])
+        if self._last is not None:
+            text = text.removesuffix(self.vocabulary.texts[self._last])
+        return self.encode(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``: the inverse of ``encode``. Bytes that are not UTF-8 become U+FFFD.
 
@@ -77,9 +87,6 @@ class Tokenizer:
         put at the end. Raises TokenError for an id outside the vocabulary.
         """
         tokens = list(ids)
-        for token in tokens:
-            if not 0 <= token < len(self):
-                raise TokenError(f"token {token} is not in the vocabulary, which has the tokens 0 to {len(self) - 1}")
         if self.bos_id is not None and tokens[:1] == [self.bos_id]:
             del tokens[0]
         if self._last is not None and tokens[-1:] == [self._last]:
@@ -87,20 +94,38 @@ class Tokenizer:
         result = bytearray()
         after_special = True
         for token in tokens:
-            special = token in self._whole_ids
-            piece = self.vocabulary.texts[token].encode() if special else self._encoder.piece(token)
-            if self._encoder.adds_space and after_special and not special:
-                piece = piece.removeprefix(b" ")
-            result += piece
-            after_special = special
+            result += self.piece(token, after_special=after_special)
+            after_special = self.is_special(token)
         return result.decode("utf-8", errors="replace")
+
+    def piece(self, token: int, *, after_special: bool) -> bytes:
+        """What a token stands for: UTF-8, possibly not whole characters.
+
+        ``after_special``: it is the first one, or follows a special token; a space that ``encode`` adds there is taken off.
+        Raises TokenError for an id outside the vocabulary.
+        """
+        if self.is_special(token):
+            return self.vocabulary.texts[token].encode()
+        piece = self._encoder.piece(token)
+        return piece.removeprefix(b" ") if self._encoder.adds_space and after_special else piece
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is matched whole in a prompt. Raises TokenError for an id outside the vocabulary."""
+        if not 0 <= token < len(self):
+            raise TokenError(f"token {token} is not in the vocabulary, which has the tokens 0 to {len(self) - 1}")
+        return token in self._special_ids
+
+    def is_hidden(self, token: int) -> bool:
+        """Whether a token is a mark and no text for a reader, such as the end of a turn."""
+        return token in self._special.hidden
 
     def _partition(self, text: str) -> list[str | int]:
         """``text`` cut at special tokens. A longer token is cut out everywhere before a shorter one is looked for."""
         parts: list[str | int] = [text] if text else []
-        for special, token in self._whole.items():
+        for special, token in self._special.whole.items():
             if special not in text:
                 continue
+            strips = token in self._special.strips
             cut: list[str | int] = []
             for part in parts:
                 if isinstance(part, int):
@@ -109,7 +134,7 @@ class Tokenizer:
                 first, *rest = part.split(special)
                 cut.append(first)
                 for piece in rest:
-                    cut += [token, piece]
+                    cut += [token, piece.lstrip(_SPACES) if strips else piece]
             parts = [part for part in cut if part != ""]
         return parts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 
 from aprgraph.graph.errors import ModelError, shown
 from aprgraph.graph.metadata import Metadata, Scalar
@@ -90,6 +91,18 @@ def read_token_id(metadata: Metadata, name: str, count: int) -> int | None:
     if not 0 <= token < count:
         raise ModelError(f"{metadata.path}: {key} is {token}, but the vocabulary has the tokens 0 to {count - 1}")
     return token
+
+
+def check_embedding_rows(vocabulary: Vocabulary, rows: int, path: Path) -> None:
+    """Check that the embedding table, which has ``rows`` rows, has one for every token. Raises ModelError.
+
+    More rows than tokens are padding, which models have to make the table's size a round number.
+    """
+    if rows < len(vocabulary):
+        raise ModelError(
+            f"{path}: {TOKENS_KEY} has {len(vocabulary)} tokens, but token_embd.weight has only {rows} rows; expected one for every "
+            "token; the vocabulary belongs to another model, convert the model again"
+        )
 
 
 def _read_kinds(metadata: Metadata, count: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import aprgraph
-from aprgraph.api import CompiledModel, check_room
+from aprgraph.api import CompiledModel, RunOptions, check_room
 from aprgraph.graph.errors import PlanError, TokenError, TraceError
 from aprgraph.graph.plan import parse_plan
 from aprgraph.runtime import aprt
@@ -106,14 +106,14 @@ def test_the_manifest_names_no_place_and_no_time(tiny: CompiledModel, tmp_path: 
 
 def test_bytes_are_told_beforehand(tiny: CompiledModel, tmp_path: Path) -> None:
     for taps, layers, positions in (("all", "0..3", "last"), ("lm_head", "0..1", "all"), ("attn_scores,qkv_bias", "1..3", "last")):
-        plan = tiny.plan(parse_plan(taps, layers), TOKENS, positions)
+        plan = tiny.plan(parse_plan(taps, layers), TOKENS, RunOptions(positions))
         tiny.record(plan, tmp_path / taps)
         assert plan.nbytes == sum(len(data) for name, data in files_under(tmp_path / taps).items() if name.endswith(".bin"))
 
 
 def test_more_elements_than_a_file_can_count(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aprgraph.api.MAX_ELEMENTS", 800)
-    plan = tiny.plan(parse_plan("lm_head"), TOKENS, "all")
+    monkeypatch.setattr("aprgraph.run_plan.MAX_ELEMENTS", 800)
+    plan = tiny.plan(parse_plan("lm_head"), TOKENS, RunOptions("all"))
     with pytest.raises(TraceError, match=r"^lm_head has 873 elements, more than the 800 of an APRT file; trace fewer positions"):
         _ = plan.nbytes
     assert tiny.plan(parse_plan("lm_head"), TOKENS).nbytes == aprt.file_size(291)
@@ -156,7 +156,7 @@ def test_room_is_looked_for_where_the_directory_will_be(tmp_path: Path, monkeypa
         asked.append(Path(place))
         return shutil._ntuple_diskusage(1 << 40, 0, 1 << 40)
 
-    monkeypatch.setattr("aprgraph.api.shutil.disk_usage", usage)
+    monkeypatch.setattr("aprgraph.run_plan.shutil.disk_usage", usage)
     (tmp_path / "file").write_text("")
     for place in (tmp_path, tmp_path / "a" / "b" / "c", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         check_room(place, 5)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph import api
+from aprgraph import run_plan
 from aprgraph.api import CompiledModel
 from aprgraph.graph.stages import STAGES
 from aprgraph.runtime import aprt
@@ -144,7 +144,7 @@ def test_a_disk_without_room(common: tuple[object, ...], here: Path, monkeypatch
     """Said before anything is computed, and before an older trace is touched."""
     run_cli("run", *common, "--taps", "ffn_up", "-o", "t")
     before = files_under(here)
-    monkeypatch.setattr(api.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
+    monkeypatch.setattr(run_plan.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
     message = fails("run", *common, "--taps", "all", "-o", "t")
     assert message.startswith("t: the plan writes ")
     assert "but only 1,000 are free there; tap fewer stages or layers, give another place with -o, or keep statistics alone" in message

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from aprgraph.codegen.cpu import Cpu
+from aprgraph.graph.ops.attention import attention_mask
 from tests.support.golden import nmse
 from tests.support.kernels import RUNNABLE, f32, reference, request, run, set_threads
 
@@ -19,28 +20,31 @@ def activations(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def requests(heads: int, kv_heads: int, size: int) -> tuple:
-    scores = request("attn_scores", [f32("n", heads * size), f32("n", kv_heads * size)], heads=heads, kv_heads=kv_heads, scale=size**-0.5)
-    softmax = request("attn_softmax", [scores.result])
-    mix = request("attn_mix", [scores.result, f32("n", kv_heads * size)], kv_heads=kv_heads)
+def requests(heads: int, kv_heads: int, size: int, window: int = 0) -> tuple:
+    scores = request(
+        "attn_scores", [f32("n", heads * size), f32("t", kv_heads * size)], heads=heads, kv_heads=kv_heads, scale=size**-0.5, window=window
+    )
+    softmax = request("attn_softmax", [scores.result], window=window)
+    mix = request("attn_mix", [scores.result, f32("t", kv_heads * size)], kv_heads=kv_heads, window=window)
     return scores, softmax, mix
 
 
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("window", [0, 1, 5, 40])
 @pytest.mark.parametrize("shape", HEADS)
-def test_each_kernel_agrees_with_the_reference(shape: tuple[int, int, int], cpu: Cpu) -> None:
+def test_each_kernel_agrees_with_the_reference(shape: tuple[int, int, int], window: int, cpu: Cpu) -> None:
     heads, kv_heads, size = shape
-    scores, softmax, mix = requests(*shape)
+    scores, softmax, mix = requests(*shape, window)
     for n in (1, 2, 7, 18, 33):
         q, k, v = activations(n, heads * size), activations(n, kv_heads * size), activations(n, kv_heads * size)
         s = run(scores, [q, k], (heads, n, n), cpu)
-        assert nmse(s, reference(scores, [q, k])) < 1e-12
+        assert nmse(s, reference(scores, [q, k])) < 1e-11  # of a single score, a sum that nearly cancels
         w = run(softmax, [s], (heads, n, n), cpu)
         assert nmse(w, reference(softmax, [s])) < 1e-12
         assert nmse(run(mix, [w, v], (n, heads * size), cpu), reference(mix, [w, v])) < 1e-12
-        future = np.triu(np.ones((n, n), dtype=bool), 1)
-        assert (s[:, future] == 0).all()
-        assert (w[:, future] == 0).all()
+        hidden = ~attention_mask(n, n, window)
+        assert (s[:, hidden] == 0).all()
+        assert (w[:, hidden] == 0).all()
 
 
 @pytest.mark.contract("DET-POSITION-1")
@@ -69,15 +73,26 @@ def test_later_positions_change_no_bit_of_earlier_ones(cpu: Cpu) -> None:
 
 
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
-def test_a_query_after_others_attends_to_all_of_them(cpu: Cpu) -> None:
-    """n < t: the last rows of a prefill are what a later step computes, to the bit."""
-    heads, kv_heads = 4, 2
-    scores = request("attn_scores", [f32("n", 32), f32("t", 16)], heads=heads, kv_heads=kv_heads, scale=1.0)
-    q, k = activations(9, 32), activations(9, 16)
-    whole = run(scores, [q, k], (heads, 9, 9), cpu)
-    step = run(scores, [q[6:].copy(), k], (heads, 3, 9), cpu)
-    assert step.tobytes() == whole[:, 6:].tobytes()
-    assert nmse(step, reference(scores, [q[6:], k])) < 1e-12
+@pytest.mark.parametrize("window", [0, 4])
+def test_a_query_after_others_has_the_bits_of_a_prefill(window: int, cpu: Cpu) -> None:
+    """n < t: the last rows of a prefill are what a later step computes."""
+    heads, kv_heads, size = 4, 2, 8
+    scores, softmax, mix = requests(heads, kv_heads, size, window)
+    fused = request("attention", [scores.operands[0], *[f32("t", kv_heads * size)] * 2], **scores.attrs)
+    q, k, v = activations(9, heads * size), activations(9, kv_heads * size), activations(9, kv_heads * size)
+
+    def forward(q: np.ndarray) -> tuple[np.ndarray, ...]:
+        n = len(q)
+        s = run(scores, [q, k], (heads, n, 9), cpu)
+        w = run(softmax, [s], (heads, n, 9), cpu)
+        return s, w, run(mix, [w, v], (n, heads * size), cpu), run(fused, [q, k, v], (n, heads * size), cpu)
+
+    whole, step = forward(q), forward(q[6:].copy())
+    for part, every in zip(step[:2], whole[:2], strict=True):
+        assert part.tobytes() == every[:, 6:].tobytes()
+    for part in step[2:]:
+        assert part.tobytes() == whole[2][6:].tobytes()
+    assert nmse(step[0], reference(scores, [q[6:], k])) < 1e-12
 
 
 @pytest.mark.contract("DET-THREADS-1")
@@ -95,7 +110,7 @@ def test_threads_do_not_change_a_bit() -> None:
 
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 def test_softmax_of_extremes(cpu: Cpu) -> None:
-    softmax = request("attn_softmax", [f32(1, "n", "n")])
+    softmax = request("attn_softmax", [f32(1, "n", "t")], window=0)
     scores = np.zeros((1, 20, 20), dtype=np.float32)
     scores[0, 17] = 1e4 * RNG.standard_normal(20)  # overflows without the largest score taken off first
     scores[0, 18] = -1e30
@@ -107,11 +122,12 @@ def test_softmax_of_extremes(cpu: Cpu) -> None:
 
 
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("window", [0, 5])
 @pytest.mark.parametrize("shape", HEADS)
-def test_the_fused_kernel_has_the_bits_of_the_three(shape: tuple[int, int, int], cpu: Cpu) -> None:
+def test_the_fused_kernel_has_the_bits_of_the_three(shape: tuple[int, int, int], window: int, cpu: Cpu) -> None:
     heads, kv_heads, size = shape
-    scores, softmax, mix = requests(*shape)
-    what = request("attention", [scores.operands[0], *[f32("n", kv_heads * size)] * 2], **scores.attrs)
+    scores, softmax, mix = requests(*shape, window)
+    what = request("attention", [scores.operands[0], *[f32("t", kv_heads * size)] * 2], **scores.attrs)
     for n in (1, 2, 17, 33):
         q, k, v = activations(n, heads * size), activations(n, kv_heads * size), activations(n, kv_heads * size)
         w = run(softmax, [run(scores, [q, k], (heads, n, n), cpu)], (heads, n, n), cpu)

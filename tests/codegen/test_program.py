@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.api import CompiledModel
+from aprgraph.api import CompiledModel, RunOptions
 from aprgraph.codegen.kernels import request_of, requests_of
 from aprgraph.codegen.kernels.base import WITHOUT_KERNEL
 from aprgraph.codegen.program import build_program, lower
@@ -29,7 +29,7 @@ def tiny(tiny_model: Callable[..., Path]) -> CompiledModel:
 
 def planned(model: CompiledModel, taps: str | None = None, layers: str = f"0..{LAYERS}", positions: str = "last") -> Graph:
     plan = Plan() if taps is None else parse_plan(taps, layers)
-    return executed_graph(model.plan(plan, TOKENS, positions).graph)
+    return executed_graph(model.plan(plan, TOKENS, RunOptions(positions)).graph)
 
 
 def own_stages(model: CompiledModel) -> list[str]:
@@ -53,15 +53,19 @@ def test_every_compiled_kernel_is_used_by_some_plan(tiny: CompiledModel) -> None
     assert set(requests_of([planned(tiny), planned(tiny, "all")])) == set(tiny.artifact.kernels)
 
 
+@pytest.mark.parametrize("single_pass", [True, False])
 @pytest.mark.parametrize("taps", [None, "all", "ffn_silu,lm_head", "attn_scores"])
-def test_a_program_is_one_call_for_each_node_and_each_value_has_its_own_storage(tiny: CompiledModel, taps: str | None) -> None:
+def test_a_program_is_one_call_for_each_node_and_each_value_has_its_own_storage(
+    tiny: CompiledModel, taps: str | None, single_pass: bool
+) -> None:
+    """In a single pass there is nothing to cache; in one of several, caches are the caller's."""
     graph = planned(tiny, taps)
-    text = lower(graph).script()
-    computed = [node for node in graph if node.op not in WITHOUT_KERNEL]
+    text = lower(graph, single_pass=single_pass).script()
+    computed = [node for node in graph if node.op not in WITHOUT_KERNEL and not (node.op == "cache" and single_pass)]
     called = re.findall(r'call_packed\("([\w.]+)"', text)
     assert [name for name in called if name != TAP_FUNCTION] == [request_of(graph, node).symbol for node in computed]
     assert called.count(TAP_FUNCTION) == len(graph.with_op("tap"))
-    assert text.count("alloc_storage") == len(computed)
+    assert text.count("alloc_storage") == len([node for node in computed if node.op != "cache"])
 
 
 def test_a_tap_is_called_right_behind_its_stage(tiny: CompiledModel) -> None:
@@ -75,10 +79,10 @@ def test_a_tap_is_called_right_behind_its_stage(tiny: CompiledModel) -> None:
 
 def test_the_same_graph_gives_the_same_bytes(tiny: CompiledModel, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        build_program(planned(tiny, "ffn_up,attn_out"), tmp_path / name)
+        build_program(planned(tiny, "ffn_up,attn_out"), tmp_path / name, single_pass=True)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_programs_hold_no_weights(tiny: CompiledModel, tmp_path: Path) -> None:
-    build_program(planned(tiny, "all"), tmp_path / "p")
+    build_program(planned(tiny, "all"), tmp_path / "p", single_pass=False)
     assert (tmp_path / "p").stat().st_size < 100_000

@@ -62,7 +62,9 @@ def test_rope_angles_far_out_keep_their_precision(factors: bool) -> None:
     if factors:
         operands[0].stored[:] = RNG.uniform(1, 8, 32)
         operands[0].decoded[:] = operands[0].stored
-    what = request("rope_angles", [i32("n"), *(w.type for w in operands)], base=5e5, dims=64, scale=0.5)
+    what = request(
+        "rope_angles", [i32("n"), *(w.type for w in operands)], base=5e5, dims=64, scale=0.5, ramp_start=-1.0, ramp_end=0.0, magnitude=1.0
+    )
     positions = np.array([0, 1, 4095, 131071], dtype=np.int32)
     got = run(what, [positions, *operands], (4, 64), RUNNABLE[-1])
     np.testing.assert_allclose(got, reference(what, [positions, *operands]), atol=1e-7)
@@ -126,3 +128,37 @@ def test_statistics_kernel_agrees_with_numpy(count: int, cpu: Cpu) -> None:
         if expected.mean is not None:
             assert got.mean == pytest.approx(expected.mean, rel=1e-12)
             assert got.rms == pytest.approx(expected.rms, rel=1e-12)
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_rope_angles_along_a_ramp(cpu: Cpu) -> None:
+    attrs = {"base": 1e4, "dims": 20, "scale": 0.25, "ramp_start": 2.0, "ramp_end": 6.5, "magnitude": 1.138}
+    what = request("rope_angles", [i32("n")], **attrs)
+    positions = np.arange(50, dtype=np.int32)
+    np.testing.assert_allclose(run(what, [positions], (50, 20), cpu), reference(what, [positions]), atol=2e-7)
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_a_cache_takes_the_last_rows_and_leaves_the_others(cpu: Cpu) -> None:
+    what, x = request("cache", [f32("n", 13)]), activations(3, 13)
+    assert run(what, [x], (3, 13), cpu).tobytes() == x.tobytes()
+    with pytest.raises(AssertionError, match="elements were not written"):
+        run(what, [x], (5, 13), cpu)
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("op", ["silu", "gelu", "sigmoid"])
+def test_activations_of_experts_and_of_extremes(op: str, cpu: Cpu) -> None:
+    what = request(op, [f32("n", 3, 21)])
+    x = activations(4, 3, 21) * np.float32(4)
+    assert nmse(run(what, [x], (4, 3, 21), cpu), reference(what, [x])) < 1e-12
+    x[0, 0, :6] = [-1e30, 1e30, -50.0, 50.0, np.nan, 0.0]
+    got, expected = run(what, [x], (4, 3, 21), cpu), reference(what, [x]).astype(np.float32)
+    assert np.isnan(got[0, 0, 4])
+    np.testing.assert_allclose(np.delete(got[0, 0], 4), np.delete(expected[0, 0], 4), rtol=1e-5, atol=1e-18)
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_scaled_rows(cpu: Cpu) -> None:
+    what, x, factors = request("scale_rows", [f32("n", 13), f32("n", 1)]), activations(5, 13), activations(5, 1)
+    assert run(what, [x, factors], (5, 13), cpu).tobytes() == (x * factors).tobytes()

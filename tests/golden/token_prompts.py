@@ -76,3 +76,9 @@ PROMPTS: tuple[str, ...] = (
     "internationalization antidisestablishmentarianism",
     "                                        x",
 )  # fmt: skip
+
+#: For byte_pair.gguf: a token that no merge makes, and blanks before digits that are cut out first.
+BYTE_PAIR_PROMPTS: tuple[str, ...] = (*PROMPTS, "hell", "a  12\n\n 345")
+
+#: For phi3.gguf.
+PHI3_PROMPTS: tuple[str, ...] = (*PROMPTS, "<|system|>\nBe brief.<|end|>\n<|user|>\n  What is 2+2? <|end|> \t<|assistant|>\n")

@@ -48,9 +48,11 @@ def test_the_whole_graph_of_one_layer(tmp_path: Path) -> None:
         %layer0.q_post_rope = rope(%layer0.qkv_matmul, %rope_angles) : f32[n, 8]
         %layer0.k_post_rope = rope(%layer0.qkv_matmul, %rope_angles) : f32[n, 4]
         %layer0.v = columns(%layer0.qkv_matmul) : f32[n, 4]
-        %layer0.attn_scores = attn_scores(%layer0.q_post_rope, %layer0.k_post_rope) : f32[2, n, n]
-        %layer0.attn_softmax = attn_softmax(%layer0.attn_scores) : f32[2, n, n]
-        %layer0.attention = attn_mix(%layer0.attn_softmax, %layer0.v) : f32[n, 8]
+        %layer0.k_cache = cache(%layer0.k_post_rope) : f32[t, 4]
+        %layer0.v_cache = cache(%layer0.v) : f32[t, 4]
+        %layer0.attn_scores = attn_scores(%layer0.q_post_rope, %layer0.k_cache) : f32[2, n, t]
+        %layer0.attn_softmax = attn_softmax(%layer0.attn_scores) : f32[2, n, t]
+        %layer0.attention = attn_mix(%layer0.attn_softmax, %layer0.v_cache) : f32[n, 8]
         %layer0.attn_out = linear(%layer0.attention, %blk.0.attn_output.weight) : f32[n, 8]
         %layer0.post_attn_residual = add(%layer0.embedding, %layer0.attn_out) : f32[n, 8]
         %layer0.ffn_norm = rms_norm(%layer0.post_attn_residual, %blk.0.ffn_norm.weight) : f32[n, 8]
@@ -75,7 +77,7 @@ def test_stages_of_a_dense_model_in_execution_order(tiny_model: Tiny) -> None:
 
 @pytest.mark.contract("STAGES-SHAPE-1")
 def test_stage_shapes_are_those_of_the_stage_table(tiny_model: Tiny) -> None:
-    sizes = {"n": "n", "t": "n", "H": 6, "E": 36, "F": 20, "V": 290, "H*D": 60, "K*D": 20, "(H+2K)*D": 100}
+    sizes = {"n": "n", "t": "t", "H": 6, "E": 36, "F": 20, "V": 290, "H*D": 60, "K*D": 20, "(H+2K)*D": 100}
     path = tiny_model(heads=6, kv_heads=2, head_size=10, hidden=36, ffn=20, vocabulary=290, layers=1, qkv_bias=True)
     graph = built(path)
     for node in graph.staged():
@@ -129,9 +131,9 @@ def test_rope_factors_are_an_operand_of_the_angles(tiny_model: Tiny) -> None:
 def test_hyperparameters_reach_the_ops(tiny_model: Tiny) -> None:
     sizes = {"heads": 3, "kv_heads": 1, "head_size": 10, "hidden": 36, "ffn": 20, "rope_dims": 6, "context": 17}
     graph = built(tiny_model(**sizes, rope_base=500.0, rope_linear_factor=4.0, eps=0.25))
-    assert graph["rope_angles"].attrs == {"base": 500.0, "dims": 6, "scale": 0.25}
+    assert graph["rope_angles"].attrs == {"base": 500.0, "dims": 6, "scale": 0.25, "ramp_start": -1.0, "ramp_end": 0.0, "magnitude": 1.0}
     assert graph["layer0.attn_norm"].attr_float("eps") == graph["final_norm"].attr_float("eps") == 0.25
-    assert graph["layer1.attn_scores"].attrs == {"heads": 3, "kv_heads": 1, "scale": 10**-0.5}
+    assert graph["layer1.attn_scores"].attrs == {"heads": 3, "kv_heads": 1, "scale": 10**-0.5, "window": 0}
     assert graph["layer0.k_post_rope"].attrs == {"heads": 1, "head_size": 10, "start": 30, "pairing": "interleaved"}
     assert graph["layer0.v"].attrs == {"start": 40, "stop": 50}
     assert graph.attrs["context"] == 17

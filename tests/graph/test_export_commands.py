@@ -184,7 +184,7 @@ def test_stages_of_a_model_have_its_shapes(tiny_model: Models, capsys: pytest.Ca
         ([0, 2, 3], ["q8_0[64, 96]"]),
         ([1], ["f16[64, 96]"]),
     ]
-    assert next(row["dims"] for row in rows if row["name"] == "attn_scores") == [4, "n", "n"]
+    assert next(row["dims"] for row in rows if row["name"] == "attn_scores") == [4, "n", "t"]
     assert "qkv_bias" not in {row["name"] for row in rows}
     stages(model)
     lines = capsys.readouterr().out.splitlines()

@@ -17,9 +17,9 @@ SEPARATE = dedent("""\
       %q = embed(%tokens, %table) {scale = 1.0} : f32[n, 8]
       %k = columns(%q) {start = 0, stop = 4} : f32[n, 4]
       %v = columns(%q) {start = 4, stop = 8} : f32[n, 4]
-      %layer0.attn_scores = attn_scores(%q, %k) {heads = 4, kv_heads = 2, scale = 0.5} stage attn_scores layer 0 : f32[4, n, n]
-      %layer0.attn_softmax = attn_softmax(%layer0.attn_scores) stage attn_softmax layer 0 : f32[4, n, n]
-      %layer0.attention = attn_mix(%layer0.attn_softmax, %v) {kv_heads = 2} stage attention layer 0 : f32[n, 8]
+      %layer0.attn_scores = attn_scores(%q, %k) {heads = 4, kv_heads = 2, scale = 0.5, window = 0} stage attn_scores layer 0 : f32[4, n, n]
+      %layer0.attn_softmax = attn_softmax(%layer0.attn_scores) {window = 0} stage attn_softmax layer 0 : f32[4, n, n]
+      %layer0.attention = attn_mix(%layer0.attn_softmax, %v) {kv_heads = 2, window = 0} stage attention layer 0 : f32[n, 8]
       return %layer0.attention
     }
     """)
@@ -31,7 +31,7 @@ FUSED = dedent("""\
       %q = embed(%tokens, %table) {scale = 1.0} : f32[n, 8]
       %k = columns(%q) {start = 0, stop = 4} : f32[n, 4]
       %v = columns(%q) {start = 4, stop = 8} : f32[n, 4]
-      %layer0.attention = attention(%q, %k, %v) {heads = 4, kv_heads = 2, scale = 0.5} stage attention layer 0 : f32[n, 8]
+      %layer0.attention = attention(%q, %k, %v) {heads = 4, kv_heads = 2, scale = 0.5, window = 0} stage attention layer 0 : f32[n, 8]
       return %layer0.attention
     }
     """)
@@ -61,7 +61,7 @@ def test_a_tap_between_keeps_the_three() -> None:
 
 def test_the_recorded_graph_stays_as_the_model_is() -> None:
     graph = parse_graph(SEPARATE)
-    recorded = recorded_graph(graph, parse_plan("attention"), "last")
+    recorded = recorded_graph(graph, parse_plan("attention"), "last", 3)
     assert [node.op for node in recorded if node.stage == "attention" and node.op != "tap"] == ["attn_mix"]
     assert [node.op for node in executed_graph(recorded) if node.stage == "attention" and node.op != "tap"] == ["attention"]
 

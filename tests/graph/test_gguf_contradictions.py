@@ -105,7 +105,7 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
         UnsupportedModelError,
         "'odd0' and 2 more has no place",
     ),
-    "experts": (hyper("expert_count", U32, 8), UnsupportedModelError, "mixture-of-experts"),
+    "experts without how many are used": (hyper("expert_count", U32, 8), ModelError, "'llama.expert_used_count' is missing"),
     "layers as text": (hyper("block_count", STRING, "1"), ModelError, "is '1', expected a whole number"),
     "layers as a real number": (hyper("block_count", F32, 1.0), ModelError, "is 1.0, expected a whole number"),
     "layers as a truth value": (hyper("block_count", BOOL, True), ModelError, "is True, expected a whole number"),
@@ -153,9 +153,9 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
     ),
     "scale NaN": (hyper("attention.scale", F32, NAN), ModelError, "is nan, expected a finite number"),
     "rope scaling of another type": (
-        hyper("rope.scaling.type", STRING, "yarn"),
+        hyper("rope.scaling.type", STRING, "su"),
         UnsupportedModelError,
-        "is 'yarn'; supported are none and linear",
+        "is 'su'; supported are none, linear, yarn, longrope",
     ),
     "linear rope scaling without a factor": (
         hyper("rope.scaling.type", STRING, "linear"),

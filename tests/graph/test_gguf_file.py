@@ -189,10 +189,10 @@ def test_fingerprint_names_the_content(tmp_path: Path) -> None:
 @pytest.mark.contract("ERR-MODEL-1")
 def test_a_block_type_that_is_not_decoded_is_named_with_those_that_are(tmp_path: Path) -> None:
     file = small_llama()
-    file.tensors["blk.0.attn_q.weight"].kind = gguf.GGMLQuantizationType.IQ2_XXS
+    file.tensors["blk.0.attn_q.weight"].kind = gguf.GGMLQuantizationType.Q8_1
     file.tensors["blk.0.attn_q.weight"].nbytes = 256
     path = tmp_path / "model.gguf"
     path.write_bytes(file.pack())
-    message = r"model\.gguf: tensor 'blk\.0\.attn_q\.weight' has the block type IQ2_XXS \(16\).*F32, F16, BF16"
+    message = r"model\.gguf: tensor 'blk\.0\.attn_q\.weight' has the block type Q8_1 \(9\).*F32, F16, BF16"
     with pytest.raises(UnsupportedModelError, match=message):
         GGUFFile(path)

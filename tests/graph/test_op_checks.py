@@ -31,15 +31,28 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "linear": ("f32[n,64] q8_0[4,64] f16[2,64]", {}, "f32[n,6]"),
     "bias_add": ("f32[n,6] f32[4] f32[2]", {}, "f32[n,6]"),
     "rms_norm": ("f32[n,8] f32[4]", {"eps": 1e-5, "groups": 2}, "f32[n,8]"),
-    "rope_angles": ("i32[n] f32[2]", {"base": 1e4, "dims": 4, "scale": 1.0}, "f32[n,4]"),
+    "rope_angles": (
+        "i32[n] f32[2]",
+        {"base": 1e4, "dims": 4, "scale": 1.0, "ramp_start": -1.0, "ramp_end": 0.0, "magnitude": 1.0},
+        "f32[n,4]",
+    ),
     "rope": ("f32[n,24] f32[n,4]", {"heads": 2, "head_size": 6, "start": 12, "pairing": "halves"}, "f32[n,12]"),
-    "attn_scores": ("f32[n,12] f32[t,6]", {"heads": 4, "kv_heads": 2, "scale": 0.5}, "f32[4,n,t]"),
-    "attn_softmax": ("f32[4,n,t]", {}, "f32[4,n,t]"),
-    "attn_mix": ("f32[4,n,t] f32[t,6]", {"kv_heads": 2}, "f32[n,12]"),
-    "attention": ("f32[n,12] f32[t,6] f32[t,6]", {"heads": 4, "kv_heads": 2, "scale": 0.5}, "f32[n,12]"),
+    "context_choice": ("f32[2] f32[2]", {"limit": 9}, "f32[2]"),
+    "cache": ("f32[n,6]", {}, "f32[t,6]"),
+    "attn_scores": ("f32[n,12] f32[t,6]", {"heads": 4, "kv_heads": 2, "scale": 0.5, "window": 3}, "f32[4,n,t]"),
+    "attn_softmax": ("f32[4,n,t]", {"window": 0}, "f32[4,n,t]"),
+    "attn_mix": ("f32[4,n,t] f32[t,6]", {"kv_heads": 2, "window": 0}, "f32[n,12]"),
+    "attention": ("f32[n,12] f32[t,6] f32[t,6]", {"heads": 4, "kv_heads": 2, "scale": 0.5, "window": 0}, "f32[n,12]"),
     "add": ("f32[n,8] f32[n,8]", {}, "f32[n,8]"),
     "mul": ("f32[n,8] f32[n,8]", {}, "f32[n,8]"),
     "silu": ("f32[n,8]", {}, "f32[n,8]"),
+    "gelu": ("f32[n,2,8]", {}, "f32[n,2,8]"),
+    "sigmoid": ("f32[n,1]", {}, "f32[n,1]"),
+    "scale_rows": ("f32[n,8] f32[n,1]", {}, "f32[n,8]"),
+    "top_k": ("f32[n,8]", {"k": 3}, "f32[n,3]"),
+    "router_weights": ("f32[n,8] f32[n,3]", {"normalise": False, "scale": 1.0}, "f32[n,3]"),
+    "expert_linear": ("f32[n,64] f32[n,3] q8_0[8,5,64]", {}, "f32[n,3,5]"),
+    "expert_sum": ("f32[n,3,5] f32[n,3]", {}, "f32[n,5]"),
     "tap": ("f32[4,n,t]", {}, "f32[4,n,t]"),
 }
 
@@ -83,8 +96,9 @@ def test_attributes_missing_added_or_of_another_type_are_rejected(op: str) -> No
     for name, value in attrs.items():
         with pytest.raises(GraphError, match=f"{op} has the attributes .*, expected {', '.join(sorted(attrs))}"):
             check(op, operands, {key: attrs[key] for key in attrs if key != name}, result)
-        with pytest.raises(GraphError, match=f"{op}: attribute {name} is True, expected {type(value).__name__}"):
-            check(op, operands, {**attrs, name: True}, result)
+        wrong = 1 if isinstance(value, bool) else True
+        with pytest.raises(GraphError, match=f"{op}: attribute {name} is {wrong}, expected {type(value).__name__}"):
+            check(op, operands, {**attrs, name: wrong}, result)
         if isinstance(value, float):
             for bad in (math.nan, math.inf):
                 with pytest.raises(GraphError, match=f"{op}: attribute {name} is {bad}, expected a finite number"):
@@ -110,7 +124,8 @@ def test_attributes_missing_added_or_of_another_type_are_rejected(op: str) -> No
         ("last_row", "f32[8]", {}, r"x is f32\[8\], expected f32 of 2 dims"),
         ("linear", "q8_0[4,64] q8_0[4,64]", {}, r"x is q8_0\[4, 64\], expected f32 of 2 dims"),
         ("linear", "f32[n,64] q8_0[4,32]", {}, r"a weight is q8_0\[4, 32\], but x has rows of 64"),
-        ("linear", "f32[n,64] f32[64]", {}, r"a weight is f32\[64\], expected \[out, in\]"),
+        ("linear", "f32[n,64] f32[1,2,64]", {}, r"a weight is f32\[1, 2, 64\], expected \[out, in\], or \[in\] for one row"),
+        ("linear", "f32[n,64] f32[63]", {}, r"a weight is f32\[63\], but x has rows of 64"),
         ("linear", "f32[n,64] f32[n,64]", {}, "rows of a weight is the symbol 'n', expected a number"),
         ("bias_add", "f32[n,6] f32[4]", {}, r"the biases have 4 elements, but x is f32\[n, 6\]"),
         ("bias_add", "f32[n,6] f32[1,6]", {}, r"a bias is f32\[1, 6\], expected one dimension"),
@@ -122,6 +137,14 @@ def test_attributes_missing_added_or_of_another_type_are_rejected(op: str) -> No
         ("rope_angles", "i32[n]", {"dims": 3}, "dims is 3, expected an even number of at least 2"),
         ("rope_angles", "i32[n]", {"dims": 0}, "dims is 0, expected an even number of at least 2"),
         ("rope_angles", "i32[n]", {"base": 0.0}, "base is 0.0, expected a positive number"),
+        (
+            "rope_angles",
+            "i32[n]",
+            {"ramp_start": 2.0, "ramp_end": 2.0},
+            "the ramp goes from 2.0 to 2.0, expected it to end after it starts",
+        ),
+        ("context_choice", "f32[2] f32[3]", {}, r"the short factors are f32\[2\], the long ones f32\[3\]; expected one type"),
+        ("cache", "f32[t,6]", {}, r"x is f32\[t, 6\], expected f32\[n, columns\]"),
         ("rope", "f32[n,24] f32[m,4]", {}, r"x is f32\[n, 24\], but the angles are f32\[m, 4\]"),
         ("rope", "f32[n,24] f32[n,8]", {}, r"the angles are f32\[n, 8\], but heads have 6 elements"),
         ("rope", "f32[n,24] f32[n,3]", {}, r"the angles are f32\[n, 3\], expected an even number of columns"),
@@ -132,12 +155,23 @@ def test_attributes_missing_added_or_of_another_type_are_rejected(op: str) -> No
         ("attn_scores", "f32[n,12] f32[t,8]", {}, "heads of q have 3 elements, heads of k 4"),
         ("attn_scores", "f32[n,12] f32[t,9]", {"kv_heads": 3}, "4 query heads do not divide among 3 KV heads"),
         ("attn_scores", "f32[n,12] f32[t,6]", {"kv_heads": 0}, "k: 6 columns do not divide into 0 heads"),
+        ("attn_scores", "f32[n,12] f32[t,6]", {"window": -1}, "window is -1, expected a number of positions, or 0 for none"),
+        ("attn_softmax", "f32[4,n,t]", {"window": -2}, "window is -2, expected a number of positions, or 0 for none"),
         ("attn_softmax", "f32[n,t]", {}, r"scores is f32\[n, t\], expected f32 of 3 dims"),
         ("attn_mix", "f32[4,n,t] f32[n,6]", {}, r"v is f32\[n, 6\], but the weights are f32\[4, n, t\]"),
         ("attn_mix", "f32[4,n,t] f32[t,6]", {"kv_heads": 3}, "4 query heads do not divide among 3 KV heads"),
         ("attn_mix", "f32[4,n,t] f32[t,6]", {"kv_heads": 0}, "v: 6 columns do not divide into 0 heads"),
         ("add", "f32[n,8] f32[n,9]", {}, r"operands differ: f32\[n, 8\], f32\[n, 9\]"),
         ("mul", "f32[n,8] i32[n]", {}, r"operands are f32\[n, 8\], i32\[n\], expected f32"),
+        ("scale_rows", "f32[n,8] f32[n,8]", {}, r"the factors are f32\[n, 8\], but x is f32\[n, 8\]: expected one factor a row"),
+        ("top_k", "f32[n,8]", {"k": 9}, r"k is 9, but the scores are f32\[n, 8\]"),
+        ("top_k", "f32[n,8]", {"k": 0}, "k is 0, but the scores are"),
+        ("router_weights", "f32[n,8] f32[m,3]", {}, r"the scores are f32\[n, 8\], but the ids are f32\[m, 3\]"),
+        ("expert_linear", "f32[n,64] f32[n,3] q8_0[8,64]", {}, r"the experts' weight is q8_0\[8, 64\], expected \[experts, out, in\]"),
+        ("expert_linear", "f32[n,32] f32[n,3] q8_0[8,5,64]", {}, r"the experts' weight is q8_0\[8, 5, 64\], but x is f32\[n, 32\]"),
+        ("expert_linear", "f32[n,2,64] f32[n,3] q8_0[8,5,64]", {}, r"x is f32\[n, 2, 64\], but the ids are f32\[n, 3\]"),
+        ("expert_linear", "f32[64] f32[n,3] q8_0[8,5,64]", {}, r"x is f32\[64\], expected f32 of 2 dims, or of 3"),
+        ("expert_sum", "f32[n,3,5] f32[n,2]", {}, r"x is f32\[n, 3, 5\], but the weights are f32\[n, 2\]"),
         ("silu", "q8_0[2,32]", {}, r"operands are q8_0\[2, 32\], expected f32"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from aprgraph.graph.ir import Attr
 from aprgraph.graph.ops import OPS
-from aprgraph.graph.ops.attention import causal_mask
+from aprgraph.graph.ops.attention import attention_mask
 
 F64 = npt.NDArray[np.float64]
 
@@ -84,8 +84,11 @@ def test_rms_norm_of_groups_is_that_of_each_group_with_the_same_weight() -> None
 # -- rope -----------------------------------------------------------------------------------------------------------------
 
 
+PLAIN = {"ramp_start": -1.0, "ramp_end": 0.0, "magnitude": 1.0}
+
+
 def angles(positions: Sequence[int], dims: int, base: float = 100.0, scale: float = 1.0) -> F64:
-    return run("rope_angles", positions, base=base, dims=dims, scale=scale)
+    return run("rope_angles", positions, base=base, dims=dims, scale=scale, **PLAIN)
 
 
 def test_rope_angles_by_hand() -> None:
@@ -95,7 +98,7 @@ def test_rope_angles_by_hand() -> None:
 
 def test_rope_angles_scale_multiplies_positions_and_factors_divide_frequencies() -> None:
     close(angles([6], 4, scale=0.5), angles([3], 4))
-    halved = run("rope_angles", [6], [2.0, 4.0], base=100.0, dims=4, scale=1.0)
+    halved = run("rope_angles", [6], [2.0, 4.0], base=100.0, dims=4, scale=1.0, **PLAIN)
     close(halved, [[math.cos(3), math.cos(0.15), math.sin(3), math.sin(0.15)]])
 
 
@@ -156,9 +159,9 @@ def test_attention_by_loops(n: int, t: int) -> None:
     """Grouped heads: query head h reads KV head h // (H / K). Query i of n is position t - n + i."""
     heads, kv_heads, size, scale = 4, 2, 3, 0.7
     q, k, v = normal(n, heads * size), normal(t, kv_heads * size, seed=1), normal(t, kv_heads * size, seed=2)
-    scores = run("attn_scores", q, k, heads=heads, kv_heads=kv_heads, scale=scale)
-    weights = run("attn_softmax", scores)
-    mixed = run("attn_mix", weights, v, kv_heads=kv_heads)
+    scores = run("attn_scores", q, k, heads=heads, kv_heads=kv_heads, scale=scale, window=0)
+    weights = run("attn_softmax", scores, window=0)
+    mixed = run("attn_mix", weights, v, kv_heads=kv_heads, window=0)
     for h in range(heads):
         kv = slice(h // 2 * size, (h // 2 + 1) * size)
         for i in range(n):
@@ -170,27 +173,29 @@ def test_attention_by_loops(n: int, t: int) -> None:
             close(mixed[i, h * size : (h + 1) * size], sum(math.exp(p) / total * v[j, kv] for j, p in enumerate(products)))
 
 
-def test_causal_mask() -> None:
-    assert causal_mask(2, 4).tolist() == [[True, True, True, False], [True, True, True, True]]
+def test_attention_mask() -> None:
+    assert attention_mask(2, 4, 0).tolist() == [[True, True, True, False], [True, True, True, True]]
+    assert attention_mask(2, 4, 2).tolist() == [[False, True, True, False], [False, False, True, True]]
+    assert attention_mask(3, 3, 1).tolist() == np.eye(3, dtype=bool).tolist()
 
 
 def test_softmax_of_large_scores_and_of_shifted_scores() -> None:
     scores = np.array([[[1000.0, 1000.0]], [[-1000.0, -1000.0]], [[5.0, 7.0]]])
-    close(run("attn_softmax", scores)[:2], [[[0.5, 0.5]], [[0.5, 0.5]]])
-    close(run("attn_softmax", scores + 300), run("attn_softmax", scores))
+    close(run("attn_softmax", scores, window=0)[:2], [[[0.5, 0.5]], [[0.5, 0.5]]])
+    close(run("attn_softmax", scores + 300, window=0), run("attn_softmax", scores, window=0))
 
 
 def test_what_is_masked_is_never_read() -> None:
     """A NaN in a later position stays there; 0 · NaN would not be 0."""
     q, k, v = normal(3, 4), normal(3, 4, seed=1), normal(3, 4, seed=2)
     k[2], v[2] = np.nan, np.inf
-    scores = run("attn_scores", q, k, heads=1, kv_heads=1, scale=1.0)
+    scores = run("attn_scores", q, k, heads=1, kv_heads=1, scale=1.0, window=0)
     assert np.isfinite(scores[:, :2]).all()
     assert not scores[:, 0, 1:].any()
-    weights = run("attn_softmax", scores)
+    weights = run("attn_softmax", scores, window=0)
     assert np.isfinite(weights[:, :2]).all()
     assert not weights[:, 0, 1:].any()
-    mixed = run("attn_mix", weights, v, kv_heads=1)
+    mixed = run("attn_mix", weights, v, kv_heads=1, window=0)
     assert np.isfinite(mixed[:2]).all()
     assert not np.isfinite(mixed[2]).any()
 
@@ -216,5 +221,5 @@ def test_tap_gives_its_operand() -> None:
 
 
 def test_every_op_but_the_sources_has_reference_semantics_and_a_summary() -> None:
-    assert [op.name for op in OPS.values() if op.reference is None] == ["input", "weight"]
+    assert [op.name for op in OPS.values() if op.reference is None] == ["input", "weight", "context_choice"]
     assert all(op.summary and name == op.name for name, op in OPS.items())

@@ -232,9 +232,9 @@ def test_all_positions_and_taps_in_either_order_tap_the_same() -> None:
 
 
 def test_every_pass_has_a_name_and_can_be_made() -> None:
-    assert list(PASSES) == ["all-positions", "insert-taps", "prune", "fuse-attention"]
+    assert list(PASSES) == ["fix-context", "all-positions", "insert-taps", "prune", "fill-caches", "fuse-attention"]
     assert [make_pass(name, parse_plan("lm_head")).name for name in PASSES] == list(PASSES)
-    with pytest.raises(GraphError, match="unknown pass 'fold'; expected one of all-positions, insert-taps, prune"):
+    with pytest.raises(GraphError, match="unknown pass 'fold'; expected one of fix-context, all-positions, insert-taps, prune"):
         make_pass("fold", Plan())
 
 

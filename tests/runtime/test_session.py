@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprgraph.api import CompiledModel
+from aprgraph.api import CompiledModel, RunOptions
 from aprgraph.graph.calling_convention import ENTRY
 from aprgraph.graph.errors import ArtifactError, TraceError
 from aprgraph.graph.ir import Graph, Node
@@ -16,7 +16,7 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.plan import Plan, parse_plan
 from aprgraph.runtime.aprt import F32
-from aprgraph.runtime.session import Session, default_threads
+from aprgraph.runtime.session import Program, Session, default_threads
 from aprgraph.runtime.statistics import Statistics, compute_statistics
 from tests.support.compiled import LAYERS, compiled, shared_model
 
@@ -30,11 +30,12 @@ def tiny(tiny_model: Callable[..., Path]) -> CompiledModel:
 
 def planned(model: CompiledModel, taps: str | None = None, layers: str = f"0..{LAYERS}", positions: str = "last") -> Graph:
     plan = Plan() if taps is None else parse_plan(taps, layers)
-    return executed_graph(model.plan(plan, TOKENS, positions).graph)
+    return executed_graph(model.plan(plan, TOKENS, RunOptions(positions)).graph)
 
 
-def session(model: CompiledModel, graph: Graph, threads: int | None = None) -> Session:
-    return Session(model.artifact.library, model.artifact.program(graph), graph, model.model, threads)
+def session(model: CompiledModel, graph: Graph, threads: int | None = None) -> Program:
+    program = model.artifact.program(graph, single_pass=True)
+    return Session(model.artifact.library, model.model, threads).load(program, graph)
 
 
 class Recorder:
@@ -135,7 +136,9 @@ def test_a_prompt_that_does_not_fit_into_memory(tiny: CompiledModel, monkeypatch
 def test_weights_are_the_pages_of_the_file(tiny: CompiledModel) -> None:
     """No copy, and wherever they begin: this file's tensors lie at odd multiples of 8 bytes."""
     whole = np.frombuffer(tiny.model.file.mapping, np.uint8)
-    first, running = whole.ctypes.data, session(tiny, planned(tiny))
+    first, graph = whole.ctypes.data, planned(tiny)
+    running = Session(tiny.artifact.library, tiny.model)
+    running.load(tiny.artifact.program(graph, single_pass=True), graph).run(TOKENS)
     offsets = {info.name: info.offset for info in tiny.model.file.tensors.values()}
     addresses = {name: np.from_dlpack(weight).ctypes.data for name, weight in running._weights.items()}
     assert addresses == {name: first + offsets[name] for name in addresses}
@@ -167,8 +170,8 @@ def test_statistics_of_nan_and_inf(tiny: CompiledModel, tmp_path: Path) -> None:
     data[table.offset + 3 * table.row_bytes + 2] = 0
     (tmp_path / "odd.gguf").write_bytes(data)
     recorder, graph = Recorder(), planned(tiny, "embedding", "0..1")
-    program = tiny.artifact.program(graph)
-    Session(tiny.artifact.library, program, graph, load_model(tmp_path / "odd.gguf")).run([3, 4, 5], recorder)
+    program = tiny.artifact.program(graph, single_pass=True)
+    Session(tiny.artifact.library, load_model(tmp_path / "odd.gguf")).load(program, graph).run([3, 4, 5], recorder)
     found, values = recorder.statistics["tap.layer0.embedding"], recorder.values["tap.layer0.embedding"]
     zeros = int(np.count_nonzero(np.isnan(values[0])))
     assert zeros >= 1
@@ -180,14 +183,14 @@ def test_statistics_of_nan_and_inf(tiny: CompiledModel, tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_loaded(tiny: CompiledModel, tmp_path: Path) -> None:
     graph = planned(tiny)
-    library, program = tiny.artifact.library, tiny.artifact.program(graph)
+    library, program = tiny.artifact.library, tiny.artifact.program(graph, single_pass=True)
     (tmp_path / "broken").write_bytes(b"no code")
     for kernels, code in ((tmp_path / "broken", program), (library, tmp_path / "broken"), (tmp_path / "no.so", program)):
         with pytest.raises(ArtifactError, match=r"cannot be loaded \(.*\); compile the model again"):
-            Session(kernels, code, graph, tiny.model)
+            Session(kernels, tiny.model).load(code, graph)
 
 
 def test_threads_by_default_are_the_processors_of_this_process(tiny: CompiledModel) -> None:
     assert default_threads() >= 1
-    assert session(tiny, planned(tiny)).threads == default_threads()
-    assert session(tiny, planned(tiny), 1).threads == 1
+    assert Session(tiny.artifact.library, tiny.model).threads == default_threads()
+    assert Session(tiny.artifact.library, tiny.model, 1).threads == 1

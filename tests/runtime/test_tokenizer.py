@@ -1,4 +1,4 @@
-"""The tokenizer against llama.cpp's ids, and vocabularies that are broken."""
+"""Special tokens, BOS and EOS, and vocabularies that are broken; test_tokenizer_ids.py has real vocabularies."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import pytest
 from aprgraph.graph.errors import ModelError, TokenError, UnsupportedModelError
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.metadata import Metadata, Scalar
-from aprgraph.runtime.tokenizer import load_tokenizer
+from aprgraph.runtime.tokenizer import check_embedding_rows, load_tokenizer
 from aprgraph.runtime.tokenizer.byte_pair import byte_letters
-from tests.golden.token_prompts import PROMPTS
-from tests.support.golden import GOLDEN, golden_json
-from tests.support.models import require_smollm2
 
 
 @dataclass(frozen=True)
@@ -29,11 +26,6 @@ class Values:
 
     def values(self) -> list[Scalar] | list[bytes]:
         return list(self.items)  # type: ignore[return-value]  # either kind, by construction
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Metadata:
-    return GGUFFile(require_smollm2()).metadata
 
 
 def byte_pair(**changes: object) -> Metadata:
@@ -59,42 +51,6 @@ def encoded(text: str) -> list[int]:
     """What ``byte_pair`` gives without merges."""
     ids = {byte: token for token, byte in enumerate(byte_letters().values())}
     return [ids[byte] for byte in text.encode()]
-
-
-# -- llama.cpp's ids ----------------------------------------------------------------------------------------------------
-
-
-def test_smollm2_gives_the_ids_of_llama_cpp(smollm2: Metadata) -> None:
-    golden = golden_json("smollm2_token_ids.json")
-    tokenizer = load_tokenizer(smollm2)
-    assert [pair["text"] for pair in golden["prompts"]] == list(PROMPTS)
-    for pair in golden["prompts"]:
-        assert tokenizer.encode(pair["text"]) == pair["ids"], repr(pair["text"])
-    assert sorted(tokenizer.eos_ids) == golden["end_tokens"]
-    assert tokenizer.bos_id is None
-    assert len(tokenizer) == 49152
-
-
-@pytest.mark.parametrize("pre", sorted(golden_json("pre_tokenizer_ids.json")))
-def test_other_pre_tokenizers_give_the_ids_of_llama_cpp(smollm2: Metadata, pre: str) -> None:
-    tokenizer = load_tokenizer(smollm2.with_overrides({"tokenizer.ggml.pre": pre}))
-    for text, ids in zip(PROMPTS, golden_json("pre_tokenizer_ids.json")[pre], strict=True):
-        assert tokenizer.encode(text) == ids, repr(text)
-
-
-def test_sentence_piece_gives_the_ids_of_llama_cpp() -> None:
-    tokenizer = load_tokenizer(GGUFFile(GOLDEN / "sentence_piece.gguf").metadata)
-    for text, ids in zip(PROMPTS, golden_json("sentence_piece_ids.json"), strict=True):
-        assert tokenizer.encode(text) == ids, repr(text)
-        assert tokenizer.decode(ids) == text
-    assert tokenizer.eos_ids == {2}
-
-
-def test_smollm2_decodes_what_it_encodes(smollm2: Metadata) -> None:
-    tokenizer = load_tokenizer(smollm2)
-    without_token = {"\x04", "\x06", "\x13", "\x14", "\x16", "\x1d"}
-    for text in PROMPTS:
-        assert tokenizer.decode(tokenizer.encode(text)) == "".join(letter for letter in text if letter not in without_token)
 
 
 # -- special tokens, BOS and EOS -----------------------------------------------------------------------------------------
@@ -145,6 +101,40 @@ def test_a_missing_pre_tokenizer_is_the_default_one() -> None:
 def test_eos_ids_come_from_the_metadata_and_from_known_texts() -> None:
     assert load_tokenizer(byte_pair()).eos_ids == {260}
     assert load_tokenizer(byte_pair(eos_token_id=0, eot_token_id=1)).eos_ids == {0, 1, 260}
+
+
+def test_llama_cpp_s_default_end_holds_where_the_file_is_silent() -> None:
+    metadata = byte_pair(model="llama", scores=Values([0.0] * 261), eos_token_id=None, add_space_prefix=False)
+    assert load_tokenizer(metadata).eos_ids == {2, 260}
+
+
+def named(*texts: str, kind: int = 3, **changes: object) -> Metadata:
+    """Bytes, and ``texts`` with ids from 256 on."""
+    tokens = [text.encode() for text in (*byte_letters(), *texts)]
+    values = {"tokens": Values(tokens), "token_type": Values([1] * 256 + [kind] * len(texts)), "merges": Values([])}
+    return byte_pair(**(values | {"bos_token_id": None, "eos_token_id": None} | changes))
+
+
+def test_the_end_of_a_message_is_no_end_where_calls_and_returns_are() -> None:
+    assert load_tokenizer(named("<|end|>", "<|call|>")).eos_ids == {256, 257}
+    assert load_tokenizer(named("<|end|>", "<|call|>", "<|return|>")).eos_ids == {257, 258}
+    assert load_tokenizer(named("<|end|>", "<|calls|>", "<|flush|>", eos_token_id=256)).eos_ids == {257, 258}
+
+
+def test_tokens_are_matched_whole_by_their_kind_or_text_and_not_for_being_named() -> None:
+    assert load_tokenizer(named("<|im_end|>", kind=1)).encode("<|im_end|>") == [256]
+    assert load_tokenizer(named("<fim_prefix>", kind=1)).encode("<fim_prefix>") == [256]
+    assert load_tokenizer(named("<stop>", kind=1, eos_token_id=256)).encode("<stop>") == encoded("<stop>")
+    assert load_tokenizer(named("<fim_prefix>", kind=1, fim_pre_token_id=0)).encode("<fim_prefix>") == encoded("<fim_prefix>")
+
+
+def test_a_chat_has_one_bos_whether_or_not_its_template_writes_it() -> None:
+    tokenizer = load_tokenizer(byte_pair(add_bos_token=True, add_eos_token=True))
+    assert tokenizer.encode_chat("<s>hell</s>") == tokenizer.encode_chat("hell") == [259, 258, 260]
+    assert tokenizer.encode_chat("<s><s>hell") == [259, 259, 258, 260]
+    assert tokenizer.encode("<s>hell") == [259, 259, 258, 260]
+    assert load_tokenizer(byte_pair()).encode_chat("<s>hell</s>") == [259, 258, 260]
+    assert load_tokenizer(byte_pair()).encode_chat("hell") == [258]
 
 
 def test_part_of_a_character_decodes_to_the_replacement_character() -> None:
@@ -205,6 +195,14 @@ def test_a_broken_vocabulary_is_a_model_error(change: dict[str, object], message
     with pytest.raises(ModelError, match=message) as error:
         load_tokenizer(byte_pair(**change))
     assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_without_rows_for_all_its_tokens_is_an_error() -> None:
+    vocabulary = load_tokenizer(byte_pair()).vocabulary
+    check_embedding_rows(vocabulary, 261, Path("small.gguf"))
+    check_embedding_rows(vocabulary, 320, Path("small.gguf"))  # padding
+    with pytest.raises(ModelError, match=r"small\.gguf: tokenizer\.ggml\.tokens has 261 tokens, but token_embd.weight has only 260 rows"):
+        check_embedding_rows(vocabulary, 260, Path("small.gguf"))
 
 
 def test_sentence_piece_without_byte_tokens_refuses_what_it_cannot_encode() -> None:

@@ -90,7 +90,16 @@ def random_graph(seed: int, length: int = 25) -> Graph:
             start = int(generator.integers(0, width))
             add("columns", x, start=start, stop=int(generator.integers(start + 1, width + 1)))
         else:
-            angles = add("rope_angles", positions, base=float(generator.uniform(1, 1e6)), dims=2, scale=1.0)
+            angles = add(
+                "rope_angles",
+                positions,
+                base=float(generator.uniform(1, 1e6)),
+                dims=2,
+                scale=1.0,
+                ramp_start=-1.0,
+                ramp_end=0.0,
+                magnitude=1.0,
+            )
             if width >= 2:
                 pairing = str(generator.choice(["interleaved", "halves"]))
                 add("rope", x, angles, heads=1, head_size=width, start=0, pairing=pairing)

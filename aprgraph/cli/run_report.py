@@ -1,0 +1,104 @@
+"""What `aprgraph run` prints when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from aprgraph.api import CompiledModel, RunPlan
+    from aprgraph.runtime.aprt import F32
+    from aprgraph.runtime.trace import Trace
+
+
+def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: bool) -> None:
+    """What was recorded, and the text if one was generated."""
+    from aprgraph.cli.tables import format_number, format_table  # noqa: PLC0415
+
+    bad = next((entry for entry in trace.entries if entry.statistics and not entry.statistics.is_finite), None)
+    if json:
+        _print_json(
+            {
+                "trace": str(trace.directory),
+                "target": compiled.artifact.target_name,
+                "tokens": list(trace.info.tokens) if trace.info else [],
+                **({} if text is None or trace.info is None else {"generated": trace.info.extra["generated"], "text": text}),
+                "first_nonfinite": None if bad is None else {"stage": bad.stage, "layer": bad.layer},
+                "tensors": [
+                    {
+                        "stage": entry.stage,
+                        "layer": entry.layer,
+                        "step": entry.step,
+                        "shape": list(entry.shape),
+                        "file": entry.file,
+                        "statistics": entry.statistics.to_json() if entry.statistics else None,
+                    }
+                    for entry in trace.entries
+                ],
+            }
+        )
+        return
+    rows = []
+    for entry in trace.entries:
+        statistics = entry.statistics
+        assert statistics is not None
+        rows.append(
+            (
+                entry.stage,
+                "-" if entry.layer is None else str(entry.layer),
+                "x".join(map(str, entry.shape)),
+                *(format_number(value) for value in (statistics.min, statistics.max, statistics.mean, statistics.rms)),
+                f"{statistics.nan}/{statistics.inf}",
+                entry.file or "-",
+            )
+        )
+    typer.echo(format_table(("stage", "layer", "shape", "min", "max", "mean", "rms", "NaN/Inf", "file"), rows, right=(1, 3, 4, 5, 6, 7)))
+    if bad is not None and bad.statistics is not None:
+        typer.echo(f"first NaN or Inf: {bad.label} ({bad.statistics.nan} NaN, {bad.statistics.inf} Inf of {bad.statistics.count})")
+
+
+def report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: bool) -> None:
+    """The next token of each position whose logits were asked for, the last one in words."""
+    import numpy as np  # noqa: PLC0415
+
+    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+    from aprgraph.runtime.tokenizer import load_tokenizer  # noqa: PLC0415
+
+    rows = logits.reshape(-1, logits.shape[-1])
+    first = len(run_plan.tokens) - len(rows)
+    best = rows.argmax(axis=1)
+    try:
+        tokenizer = load_tokenizer(compiled.model.metadata)
+        texts: list[str | None] = [tokenizer.decode([int(token)]) for token in best]
+    except AprgraphError:  # a model may be run by token ids without a tokenizer that is known here
+        texts = [None] * len(rows)
+    highest = [float(value) if np.isfinite(value) else None for value in rows[np.arange(len(rows)), best]]
+    predictions = [{"position": first + i, "token": int(token), "logit": highest[i], "text": texts[i]} for i, token in enumerate(best)]
+    if json:
+        _print_json({"tokens": list(run_plan.tokens), "target": compiled.artifact.target_name, "next": predictions})
+        return
+    for item in predictions:
+        where = f"position {item['position']}: " if len(predictions) > 1 else ""
+        text = "" if item["text"] is None else f" {item['text']!r}"
+        logit = "not finite" if item["logit"] is None else f"{item['logit']:.6g}"
+        typer.echo(f"{where}next token {item['token']}{text}, logit {logit}")
+
+
+def report_generation(
+    compiled: CompiledModel, run_plan: RunPlan, generated: Sequence[int], ended_by: str | None, text: str, json: bool
+) -> None:
+    """How a generation ended; its text has been printed."""
+    if json:
+        target = compiled.artifact.target_name
+        _print_json({"tokens": list(run_plan.tokens), "target": target, "generated": list(generated), "ended_by": ended_by, "text": text})
+        return
+    count = len(generated)
+    typer.echo(f"{count} token{'' if count == 1 else 's'}, ended by {ended_by}", err=True)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    import json as json_module  # noqa: PLC0415
+
+    typer.echo(json_module.dumps(document, indent=1, allow_nan=False))

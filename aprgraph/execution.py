@@ -1,0 +1,102 @@
+"""Carries a run out: the prompt, in one pass or in parts, then one token after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aprgraph.codegen.artifact import Artifact
+from aprgraph.graph.errors import AprgraphError, NonFiniteError
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.model import Model
+from aprgraph.graph.passes.pipeline import executed_graph
+from aprgraph.run_plan import PromptPart, RunPlan
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.engine import Engine, OnTap, ReferenceEngine
+from aprgraph.runtime.statistics import Statistics
+
+MAX_THREADS = 1024
+
+#: Called with the step, the part of the prompt (None in a later step), the tap's node, its value and its statistics.
+OnStepTap = Callable[[int, PromptPart | None, Node, F32, Statistics], None]
+#: Called with each generated token as it is chosen.
+OnToken = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``outputs`` of the last pass that ran, by node; the tokens that were ``generated``, and what ended that, in words."""
+
+    outputs: dict[str, F32]
+    generated: tuple[int, ...]
+    ended_by: str | None
+
+
+class CompiledEngine:
+    """Runs the programs of an artifact."""
+
+    def __init__(self, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, *, once: bool) -> None:
+        # Programs first: where one must be compiled, the session then shares the TVM that the compiler has loaded.
+        single = run.is_single_pass
+        graphs = {id(graph): (graph, executed_graph(graph)) for graph in run.graphs()}
+        programs = {key: artifact.program(executed, single_pass=single) for key, (_, executed) in graphs.items()}
+        from aprgraph.runtime.session import Session  # noqa: PLC0415 -- imports TVM
+
+        self._session = Session(artifact.library, model, threads, capacity=run.total, runtime_alone=once)
+        self._graphs = graphs  # holds what the keys are the ids of
+        self._programs = {key: self._session.load(path, graphs[key][1], single_pass=single) for key, path in programs.items()}
+
+    def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
+        """See ``Engine.run``."""
+        return self._programs[id(graph)].run(tokens, on_tap, start)
+
+    def summarise(self, values: F32) -> Statistics:
+        """See ``Engine.summarise``."""
+        return self._session.summarise(values)
+
+
+def open_engine(artifact: Artifact, model: Model, run: RunPlan, threads: int | None, *, once: bool) -> Engine:
+    """What runs ``run`` on the artifact's target. Raises ArtifactError, or AprgraphError for a number of threads that cannot be."""
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise AprgraphError(f"threads {threads}: expected 1 to {MAX_THREADS}")
+    if artifact.target == "reference":
+        return ReferenceEngine(model)
+    return CompiledEngine(artifact, model, run, threads, once=once)
+
+
+def execute(
+    run: RunPlan, engine: Engine, on_tap: OnStepTap | None, end_tokens: Collection[int] = (), on_token: OnToken | None = None
+) -> Outcome:
+    """Run every step. Raises NonFiniteError where a choice among experts or tokens cannot be made, and what ``on_tap`` raises."""
+
+    def tell(step: int, part: PromptPart | None) -> OnTap | None:
+        if on_tap is None:
+            return None
+        return lambda node, value, statistics: on_tap(step, part, node, value, statistics)
+
+    outputs: dict[str, F32] = {}
+    for part in run.parts:
+        outputs = engine.run(run.graph_of(0, part), run.tokens[part.start : part.stop], part.start, tell(0, part))
+    generated: list[int] = []
+    for step in range(run.options.max_tokens):
+        if step:
+            outputs = engine.run(run.graph_of(step), generated[-1:], len(run.tokens) + step - 1, tell(step, None))
+        generated.append(_choose(run.graph_of(step), outputs, step))
+        if on_token is not None:
+            on_token(generated[-1])
+        if generated[-1] in end_tokens:
+            return Outcome(outputs, tuple(generated), "an end token")
+    return Outcome(outputs, tuple(generated), "the number of tokens" if generated else None)
+
+
+def _choose(graph: Graph, outputs: dict[str, F32], step: int) -> int:
+    """The token of the largest logit of the last position, the lowest id where several are equal."""
+    logits = outputs[graph.outputs[-1]].reshape(-1, outputs[graph.outputs[-1]].shape[-1])[-1]
+    if np.isnan(logits).any():
+        raise NonFiniteError(
+            f"lm_head of step {step}: {int(np.isnan(logits).sum())} of {logits.size} logits are NaN, so no token can be chosen; "
+            "tap the stages before it to see where that comes from"
+        )
+    return int(logits.argmax())

@@ -1,0 +1,41 @@
+"""Between the taps of a run and the files of its trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aprgraph.graph.ir import Node
+from aprgraph.run_plan import PromptPart, RunPlan
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.partial_tensor import PartialTensor
+from aprgraph.runtime.statistics import Statistics
+from aprgraph.runtime.trace import TraceEntry
+from aprgraph.runtime.trace_writer import TraceWriter
+
+#: Called with each tensor as it is recorded.
+OnEntry = Callable[[TraceEntry], None]
+
+
+class Recorder:
+    """Hands tensors to a writer as they appear; those of a prompt that runs in parts are put together first."""
+
+    def __init__(self, run: RunPlan, writer: TraceWriter, summarise: Callable[[F32], Statistics], on_entry: OnEntry | None) -> None:
+        self._run, self._writer, self._summarise, self._on_entry = run, writer, summarise, on_entry
+        self._partial: dict[str, PartialTensor] = {}
+
+    def __call__(self, step: int, part: PromptPart | None, node: Node, value: F32, statistics: Statistics) -> None:
+        """Record ``value``, unless it is that of a part of the prompt whose last position is asked for, and not there."""
+        assert node.stage is not None
+        name, shape = node.name.removeprefix("tap."), self._run.shape(node, step)
+        if part is None or len(self._run.parts) == 1 or "n" not in node.type.dims:
+            entry = self._writer.write(name, node.stage, node.layer, step, value.reshape(shape), statistics)
+        else:
+            if part.start == 0:
+                self._partial[name] = self._writer.reserve(node.stage, node.layer, step, shape)
+            partial = self._partial[name]
+            partial.put(value, node.type.dims.index("n"), part.start)
+            if not part.is_last:
+                return
+            entry = self._writer.write_partial(name, node.stage, node.layer, step, self._partial.pop(name), self._summarise)
+        if self._on_entry is not None:
+            self._on_entry(entry)

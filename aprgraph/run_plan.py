@@ -1,0 +1,179 @@
+"""A run that has been checked: which graphs run on which tokens in which order, and what they record."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from aprgraph.graph.block_formats import weight_format
+from aprgraph.graph.errors import PlanError, TokenError, TraceError
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.model import Model
+from aprgraph.graph.passes.pipeline import early_graph, recorded_graph
+from aprgraph.graph.plan import Plan
+from aprgraph.runtime.aprt import MAX_ELEMENTS, file_size
+from aprgraph.runtime.tokens import check_tokens
+
+POSITIONS = ("last", "all")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, beside what to record.
+
+    ``positions`` (last or all) are those whose logits `lm_head` holds. ``max_tokens`` is how many tokens to generate, 0 for
+    none. ``steps`` are those that record: step 0 is the prompt, step i the i-th generated token. ``prefill_chunk`` is how many
+    positions of the prompt to run at once, None for all.
+    """
+
+    positions: str = "last"
+    max_tokens: int = 0
+    steps: range = range(1)
+    prefill_chunk: int | None = None
+
+
+@dataclass(frozen=True)
+class PromptPart:
+    """The positions ``start`` .. ``stop`` - 1 of a prompt, in one pass."""
+
+    start: int
+    stop: int
+    is_last: bool
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """``graph`` is what a step that records runs, and ``untapped`` what the others do."""
+
+    graph: Graph
+    untapped: Graph
+    plan: Plan
+    tokens: tuple[int, ...]
+    options: RunOptions
+
+    @property
+    def taps(self) -> list[Node]:
+        """The tap nodes, in execution order."""
+        return self.graph.with_op("tap")
+
+    @property
+    def total(self) -> int:
+        """Positions of the whole run: the prompt's, and those of all generated tokens but the last, which nothing reads."""
+        return len(self.tokens) + max(self.options.max_tokens - 1, 0)
+
+    @property
+    def is_single_pass(self) -> bool:
+        """Whether one pass sees every position, so that there is nothing to cache."""
+        return self.total == len(self.tokens) and len(self.parts) == 1
+
+    @cached_property
+    def parts(self) -> tuple[PromptPart, ...]:
+        """The prompt, in order."""
+        count, chunk = len(self.tokens), self.options.prefill_chunk or len(self.tokens)
+        return tuple(PromptPart(start, min(start + chunk, count), start + chunk >= count) for start in range(0, count, chunk))
+
+    @cached_property
+    def _early(self) -> dict[bool, Graph]:
+        return {tapped: early_graph(self.graph if tapped else self.untapped) for tapped in (True, False)}
+
+    def graph_of(self, step: int, part: PromptPart | None = None) -> Graph:
+        """The graph of a step; of the prompt, the graph of one part."""
+        tapped = step in self.options.steps and not self.plan.is_empty
+        if part is not None and not part.is_last:
+            return self._early[tapped]
+        return self.graph if tapped else self.untapped
+
+    def graphs(self) -> Iterator[Graph]:
+        """Every graph that the run may need, each once."""
+        wanted = [self.graph_of(0, part) for part in self.parts[:1] + self.parts[-1:]]
+        wanted += [self.graph_of(step) for step in range(1, self.options.max_tokens)]
+        yield from {id(graph): graph for graph in wanted}.values()
+
+    def shape(self, node: Node, step: int = 0) -> tuple[int, ...]:
+        """The shape that a node's tensor is recorded in: logits of one position have one dimension."""
+        count = len(self.tokens)
+        shape = node.type.bind(n=count, t=count) if step == 0 else node.type.bind(n=1, t=count + step)
+        return shape[1:] if node.stage == "lm_head" and shape[0] == 1 and (self.options.positions == "last" or step) else shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the APRT files that the run writes at most. Raises TraceError if a tensor exceeds what one file can hold."""
+        total = 0
+        for step in self.options.steps:
+            for node in self.taps:
+                count = math.prod(self.shape(node, step))
+                if count > MAX_ELEMENTS:
+                    where = node.stage if node.layer is None else f"layer {node.layer} {node.stage}"
+                    raise TraceError(f"{where} has {count} elements, more than the {MAX_ELEMENTS} of an APRT file; trace fewer positions")
+                total += file_size(count)
+        return total
+
+    @property
+    def notices(self) -> list[str]:
+        """What a user should know beforehand, in sentences."""
+        found = {
+            node.name: weight_format(node.type)
+            for graph in (self.graph, self.untapped)
+            for node in graph.with_op("weight")
+            if weight_format(node.type).is_decoded_when_bound
+        }
+        if not found:
+            return []
+        nbytes = sum(4 * math.prod(node.type.bind()) for node in self.untapped.with_op("weight") if node.name in found)
+        names = ", ".join(sorted({fmt.name for fmt in found.values()}))
+        return [
+            f"{len(found)} weights of type {names} are decoded in memory by the gguf package ({nbytes:,} bytes): no kernel decodes them"
+        ]
+
+
+def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], options: RunOptions) -> RunPlan:
+    """Check everything and run the passes. Raises TokenError or PlanError."""
+    ids = check_tokens(tokens, model)
+    if options.positions not in POSITIONS:
+        raise TokenError(f"positions {options.positions!r}: expected last or all")
+    if options.prefill_chunk is not None and options.prefill_chunk < 1:
+        raise TokenError(f"prefill chunk {options.prefill_chunk}: expected a number of positions, at least 1")
+    options = _check_generation(model, plan, ids, options)
+    total = len(ids) + max(options.max_tokens - 1, 0)
+    generates = options.max_tokens > 0
+    recorded = recorded_graph(graph, plan, options.positions, total, keep_outputs=generates)
+    untapped = recorded_graph(graph, Plan(), options.positions if plan.is_empty else "last", total)
+    return RunPlan(recorded, untapped, plan, ids, options)
+
+
+def _check_generation(model: Model, plan: Plan, ids: tuple[int, ...], options: RunOptions) -> RunOptions:
+    context = model.hyperparameters.context
+    if options.max_tokens < 0:
+        raise TokenError(f"max tokens {options.max_tokens}: expected a number of tokens to generate, at least 0")
+    if options.steps.start < 0 or not options.steps:
+        raise PlanError(f"steps {options.steps.start}..{options.steps.stop}: expected A..B with A below B; step 0 is the prompt")
+    if options.steps != range(1) and plan.is_empty:
+        raise PlanError("--steps says which steps the taps record; add --taps LIST or --taps all")
+    last = max(options.max_tokens, 1)
+    if options.steps.stop > last:
+        have = f"{options.max_tokens} tokens are generated" if options.max_tokens else "nothing is generated without --max-tokens"
+        raise PlanError(
+            f"--steps {options.steps.start}..{options.steps.stop}: {have}, so the run has the steps 0..{last} "
+            "(END exclusive; step 0 is the prompt)"
+        )
+    # A generation ends where the context does, as it ends at an end token.
+    room = context - len(ids) + 1
+    return replace(options, max_tokens=min(options.max_tokens, room))
+
+
+def check_room(directory: Path, nbytes: int) -> None:
+    """Raise TraceError unless the disk that ``directory`` lies on, or will lie on, has ``nbytes`` and a little more."""
+    place = directory.absolute()
+    while not os.path.exists(place):  # noqa: PTH110 -- Path.exists raises for a name that is too long, or a folder that is closed to us
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if nbytes + (1 << 20) > free:
+        raise TraceError(
+            f"{directory}: the plan writes {nbytes:,} bytes, but only {free:,} are free there; "
+            "tap fewer stages or layers, give another place with -o, or keep statistics alone with --stats-only"
+        )

@@ -1,0 +1,219 @@
+"""Kernels of mixtures of experts.
+
+The matrix products first sort the (position, choice) pairs by expert: only the chosen experts' rows are decoded, each tile of
+them once, for all pairs that want it. A pair's sums are those of the linear kernel, in the same order whoever else chose
+the expert, so a position has the same bits alone and among others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.decode import Weight, half_table
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.linear import Tiles
+from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, block, build_function, f32, i64, is_nan, registers, scratch
+
+_NAN = float("nan")
+
+
+def _count_of(buffer: Buffer) -> Expr:
+    return buffer[i64(0)]
+
+
+def top_k(request: KernelRequest, cpu: Cpu) -> Any:
+    """scores [n, X] -> out [n, k]: ids of the largest, as f32; NaN throughout a row that holds a NaN.
+
+    By selection: the best of those that come after the one chosen last, k times. Neither k nor X is large.
+    """
+    del cpu
+    experts, k = int(request.operands[0].dims[1]), request.attr_int("k")
+
+    def emit(parameters: Parameters) -> None:
+        scores = parameters.buffer("scores", ("n", experts), "float32")
+        out = parameters.buffer("out", ("n", k), "float32")
+        with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
+            last, best, broken = registers(1), registers(1), registers(1)
+            last_id, best_id = registers(1, "int32"), registers(1, "int32")
+
+            def put(buffer: Buffer, value: Expr) -> None:
+                T.buffer_store(buffer, value, [i64(0)])
+
+            put(broken, f32(0.0))
+            with T.serial(i64(0), i64(experts)) as expert:
+                put(broken, T.Select(is_nan(scores[p, expert]), f32(_NAN), _count_of(broken)))
+            put(last, f32(float("inf")))
+            put(last_id, T.int32(-1))
+            with T.serial(i64(0), i64(k)) as choice:
+                put(best_id, T.int32(-1))
+                with T.serial(i64(0), i64(experts)) as expert:
+                    score, index = scores[p, expert], T.Cast("int32", expert)
+                    later = T.Or(score < _count_of(last), T.And(score == _count_of(last), index > _count_of(last_id)))
+                    better = T.Or(_count_of(best_id) < 0, score > _count_of(best))
+                    with T.If(T.And(later, better)), T.Then():
+                        put(best, score)
+                        put(best_id, index)
+                put(last, _count_of(best))
+                put(last_id, _count_of(best_id))
+                T.buffer_store(out, T.Cast("float32", _count_of(best_id)) + _count_of(broken), [p, choice])
+
+    return build_function(request.symbol, emit)
+
+
+def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
+    """scores [n, X], ids [n, k] -> out [n, k]: the softmax of all scores at the ids, normalised if asked for, times `scale`."""
+    experts, k = int(request.operands[0].dims[1]), int(request.operands[1].dims[1])
+    normalise, scale = bool(request.attrs["normalise"]), request.attr_float("scale")
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        scores = parameters.buffer("scores", ("n", experts), "float32")
+        ids = parameters.buffer("ids", ("n", k), "float32")
+        out = parameters.buffer("out", ("n", k), "float32")
+        with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
+            largest, total = registers(1), registers(1)
+            sums = registers(cpu.lanes)
+
+            def put(buffer: Buffer, value: Expr) -> None:
+                T.buffer_store(buffer, value, [i64(0)])
+
+            put(largest, f32(float("-inf")))
+            with T.serial(i64(0), i64(experts)) as expert:
+                put(largest, T.max(_count_of(largest), scores[p, expert]))
+            emitter.zero(sums, 0, cpu.lanes)
+
+            def accumulate(column: Expr, width: int) -> None:
+                def step(lane: Expr) -> None:
+                    T.buffer_store(sums, sums[lane] + emitter.exp(scores[p, column + lane] - _count_of(largest)), [lane])
+
+                emitter.vector(width, step)
+
+            emitter.chunks(experts, accumulate)
+            put(total, emitter.sum_lanes(sums, 0))
+            with T.serial(i64(0), i64(k)) as choice:
+                unknown = is_nan(ids[p, choice])
+                expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[p, choice]))
+                weight = emitter.exp(scores[p, expert] - _count_of(largest)) / _count_of(total)
+                T.buffer_store(out, T.Select(unknown, f32(_NAN), weight), [p, choice])
+            if normalise:
+                put(total, f32(0.0))
+                with T.serial(i64(0), i64(k)) as choice:
+                    put(total, _count_of(total) + out[p, choice])
+                with T.serial(i64(0), i64(k)) as choice:
+                    T.buffer_store(out, out[p, choice] / _count_of(total), [p, choice])
+            if scale != 1.0:
+                with T.serial(i64(0), i64(k)) as choice:
+                    T.buffer_store(out, out[p, choice] * f32(scale), [p, choice])
+
+    return build_function(request.symbol, emit)
+
+
+class _Grouping:
+    """The pairs (position, choice), numbered position · k + choice, sorted by expert.
+
+    ``pairs[first[e] .. first[e + 1] - 1]`` are those of expert e, in order; ``active`` lists the experts that have some, and
+    ``number`` holds how many these are.
+    """
+
+    def __init__(self, ids: Buffer, pairs: Expr, k: int, experts: int) -> None:
+        self.pairs = T.sblock_alloc_buffer((pairs,), "int64")
+        self.first = scratch((experts + 1,), "int64")
+        self.active = scratch((experts,), "int64")
+        self.number = scratch((1,), "int64")
+        following = scratch((experts,), "int64")
+
+        def of_pair(pair: Expr) -> tuple[Expr, Expr]:
+            value = ids[T.floordiv(pair, i64(k)), T.floormod(pair, i64(k))]
+            unknown = is_nan(value)
+            return T.Not(unknown), T.Cast("int64", T.Select(unknown, f32(0.0), value))
+
+        with T.serial(i64(0), i64(experts)) as expert:
+            T.buffer_store(following, i64(0), [expert])
+        with T.serial(i64(0), pairs) as pair:
+            known, expert = of_pair(pair)
+            with T.If(known), T.Then():
+                T.buffer_store(following, following[expert] + 1, [expert])
+        T.buffer_store(self.first, i64(0), [i64(0)])
+        T.buffer_store(self.number, i64(0), [i64(0)])
+        with T.serial(i64(0), i64(experts)) as expert:
+            T.buffer_store(self.first, self.first[expert] + following[expert], [expert + 1])
+            with T.If(following[expert] > 0), T.Then():
+                T.buffer_store(self.active, expert, [_count_of(self.number)])
+                T.buffer_store(self.number, _count_of(self.number) + 1, [i64(0)])
+            T.buffer_store(following, self.first[expert], [expert])
+        with T.serial(i64(0), pairs) as pair:
+            known, expert = of_pair(pair)
+            with T.If(known), T.Then():
+                T.buffer_store(self.pairs, pair, [following[expert]])
+                T.buffer_store(following, following[expert] + 1, [expert])
+
+
+def expert_linear(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] or [n, k, C], ids [n, k], W [X, R, C] -> out [n, k, R]; rows of pairs without an expert are NaN."""
+    x_type, ids_type, weight_type = request.operands
+    k, experts = int(ids_type.dims[1]), int(weight_type.dims[0])
+    columns = int(weight_type.dims[2])
+    has_row_each = len(x_type.dims) == 3
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        halves = half_table(parameters, request)
+        x = parameters.buffer("x", ("n", k, columns) if has_row_each else ("n", columns), "float32")
+        ids = parameters.buffer("ids", ("n", k), "float32")
+        weight = Weight(emitter, parameters, "weight", weight_type, halves)
+        out = parameters.buffer("out", ("n", k, weight.rows), "float32")
+        tiles = Tiles(emitter, weight)
+
+        def place(pair: Expr) -> tuple[Expr, Expr]:
+            return T.floordiv(pair, i64(k)), T.floormod(pair, i64(k))
+
+        with block("experts"):
+            pairs = parameters.size("n") * k
+            grouping = _Grouping(ids, pairs, k, experts)
+            with T.serial(i64(0), pairs) as pair:
+                position, choice = place(pair)
+                with T.If(is_nan(ids[position, choice])), T.Then(), T.serial(i64(0), i64(weight.rows)) as row:
+                    T.buffer_store(out, f32(_NAN), [position, choice, row])
+            with T.parallel(i64(0), _count_of(grouping.number) * tiles.count) as index, block("tile"):
+                expert = grouping.active[T.floordiv(index, i64(tiles.count))]
+                tile = T.floormod(index, i64(tiles.count))
+                start = grouping.first[expert]
+
+                def element(i: Expr, column: Expr) -> Any:
+                    position, choice = place(grouping.pairs[start + i])
+                    row = (position, choice) if has_row_each else (position,)
+                    return lambda lane: x[(*row, column + lane)]
+
+                def store(i: Expr, row: Expr, value: Expr) -> None:
+                    T.buffer_store(out, value, [*place(grouping.pairs[start + i]), row])
+
+                decoded = tiles.decode(tile, expert)
+                tiles.multiply(tile, decoded, grouping.first[expert + 1] - start, element, store)
+
+    return build_function(request.symbol, emit)
+
+
+def expert_sum(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, k, C], weights [n, k] -> out [n, C]: the sum over the choices, in their order."""
+    _, k, columns = (request.operands[0].dims[0], int(request.operands[0].dims[1]), int(request.operands[0].dims[2]))
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        x = parameters.buffer("x", ("n", k, columns), "float32")
+        weights = parameters.buffer("weights", ("n", k), "float32")
+        out = parameters.buffer("out", ("n", columns), "float32")
+        with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
+            sums = registers(cpu.lanes)
+
+            def piece(column: Expr, width: int) -> None:
+                emitter.zero(sums, 0, width)
+                with T.serial(i64(0), i64(k)) as choice:
+                    emitter.dot_step(sums, 0, width, lambda _lane: weights[p, choice], lambda lane: x[p, choice, column + lane])
+                emitter.vector(width, lambda lane: T.buffer_store(out, sums[lane], [p, column + lane]))
+
+            emitter.chunks(columns, piece)
+
+    return build_function(request.symbol, emit)

@@ -1,0 +1,107 @@
+"""Which angles a model's RoPE turns by: base, and how frequencies were stretched for a longer context."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
+from aprgraph.graph.metadata import Metadata
+
+_KINDS = ("none", "linear", "yarn", "longrope")
+_EVERY_PAIR = (-1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Pair i of ``dims`` / 2 turns by position · base^(-2i / dims), times ``scale`` as far as ``ramp`` says.
+
+    Pairs up to the first number of ``ramp`` are not scaled, those from the second on are, with a line between. cos and sin
+    are multiplied by ``magnitude``.
+    """
+
+    dims: int
+    base: float
+    scale: float = 1.0
+    ramp: tuple[float, float] = _EVERY_PAIR
+    magnitude: float = 1.0
+
+
+def read_rope(metadata: Metadata, prefix: str, head_size: int, default_base: float, original_context: int) -> Rope:
+    """Read and check the RoPE of the layers that see all positions. Raises ModelError or UnsupportedModelError."""
+    where = metadata.path
+    dims = metadata.positive(f"{prefix}.rope.dimension_count", head_size)
+    if dims % 2 or dims > head_size:
+        raise ModelError(f"{where}: {prefix}.rope.dimension_count is {dims}, expected an even number of at most the head size {head_size}")
+    base = read_base(metadata, f"{prefix}.rope.freq_base", default_base)
+    kind = metadata.text(f"{prefix}.rope.scaling.type", "linear")
+    if kind not in _KINDS:
+        raise UnsupportedModelError(f"{where}: {prefix}.rope.scaling.type is {shown(kind)}; supported are {', '.join(_KINDS)}")
+    magnitude = _positive(metadata, f"{prefix}.rope.scaling.attn_factor", 1.0)
+    if kind in ("none", "longrope"):  # LongRoPE's factors are a tensor
+        return Rope(dims, base, magnitude=magnitude)
+    factor = _read_factor(metadata, prefix)
+    if kind == "linear":
+        return Rope(dims, base, 1.0 / factor, magnitude=magnitude)
+    ramp = _yarn_ramp(metadata, prefix, dims, base, original_context)
+    return Rope(dims, base, 1.0 / factor, ramp, magnitude * _yarn_magnitude(metadata, prefix, factor))
+
+
+def read_base(metadata: Metadata, key: str, default: float) -> float:
+    """A base of RoPE. Raises ModelError."""
+    base = metadata.real(key, default)
+    if base <= 0:
+        raise ModelError(f"{metadata.path}: {key} is {base}, expected a positive number")
+    return base
+
+
+def _read_factor(metadata: Metadata, prefix: str) -> float:
+    """By what the context was stretched.
+
+    As llama.cpp reads it: a factor without a type means linear, 0 means 1, and older files call it `rope.scale_linear`.
+    """
+    kind_key, key, old_key = (f"{prefix}.rope.{name}" for name in ("scaling.type", "scaling.factor", "scale_linear"))
+    if key not in metadata and old_key in metadata:
+        key = old_key
+    factor = metadata.real(key, None if kind_key in metadata else 0.0)
+    if factor == 0:
+        return 1.0
+    if factor < 0 or not math.isfinite(1.0 / factor):
+        raise ModelError(f"{metadata.path}: {key} is {factor}, expected a positive number")
+    return factor
+
+
+def _positive(metadata: Metadata, key: str, default: float) -> float:
+    value = metadata.real(key, default)
+    if value <= 0:
+        raise ModelError(f"{metadata.path}: {key} is {value}, expected a positive number")
+    return value
+
+
+def _yarn_ramp(metadata: Metadata, prefix: str, dims: int, base: float, original_context: int) -> tuple[float, float]:
+    """Between which pairs YaRN (Peng et al. 2023, arXiv:2309.00071, section 3.2) goes over from not scaling to scaling.
+
+    A pair that makes `beta_fast` turns over the original context is not scaled, one that makes `beta_slow` is.
+    """
+    fast, slow = (
+        _positive(metadata, f"{prefix}.rope.scaling.yarn_beta_{name}", default) for name, default in (("fast", 32.0), ("slow", 1.0))
+    )
+    if base == 1:
+        raise ModelError(f"{metadata.path}: {prefix}.rope.freq_base is 1, with which YaRN cannot tell frequencies apart")
+
+    def pair_with(turns: float) -> float:
+        return dims * math.log(original_context / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    start, end = max(math.floor(pair_with(fast)), 0), min(math.ceil(pair_with(slow)), dims - 1)
+    # As both llama.cpp and transformers avoid a division by zero.
+    return float(start), max(float(end), start + 0.001)
+
+
+def _yarn_magnitude(metadata: Metadata, prefix: str, factor: float) -> float:
+    """YaRN's temperature of the softmax, put into cos and sin: 0.1 · ln(factor) + 1 (section 3.3)."""
+
+    def temperature(strength: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * strength * math.log(factor) + 1.0
+
+    multiplier = metadata.real(f"{prefix}.rope.scaling.yarn_log_multiplier", 0.0)
+    return temperature(1.0) / (temperature(multiplier) if multiplier else 1.0)

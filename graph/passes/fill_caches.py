@@ -1,0 +1,23 @@
+"""fill-caches: what a part of a prompt that is not its last has to compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aprgraph.graph.ir import Graph
+
+
+@dataclass(frozen=True)
+class FillCaches:
+    """Outputs are the caches that later parts read, and the taps but for those of the last position, which this part lacks."""
+
+    name: ClassVar[str] = "fill-caches"
+
+    def __call__(self, graph: Graph) -> Graph:
+        of_last: set[str] = set()
+        for node in graph:
+            if node.op == "last_row" or of_last.intersection(graph.operand_names(node.name)):
+                of_last.add(node.name)
+        taps = [node.name for node in graph.with_op("tap") if node.name not in of_last]
+        return graph.rebuild(graph, [*taps, *(node.name for node in graph.with_op("cache"))])

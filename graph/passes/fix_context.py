@@ -1,0 +1,39 @@
+"""fix-context: what depends on how many positions a run has in all is decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aprgraph.graph.ir import Graph
+
+
+@dataclass(frozen=True)
+class FixContext:
+    """Puts one of its operands in place of every `context_choice`: the second if the run passes its limit.
+
+    By the whole run, and not by the pass at hand: otherwise a position would change its angles when the text grows past the
+    limit, and the keys that lie in the cache would not fit the new ones.
+    """
+
+    positions: int
+    name: ClassVar[str] = "fix-context"
+
+    def __call__(self, graph: Graph) -> Graph:
+        if not graph.with_op("context_choice"):
+            return graph
+        result = Graph(graph.name, graph.attrs)
+        instead: dict[str, str] = {}
+        for node in graph:
+            operands = [instead.get(name, name) for name in graph.operand_names(node.name)]
+            if node.op == "context_choice":
+                instead[node.name] = operands[self.positions > node.attr_int("limit")]
+            else:
+                result.add(node, operands)
+        result.outputs = tuple(instead.get(name, name) for name in graph.outputs)
+        return result
+
+
+def fix_context(graph: Graph, positions: int) -> Graph:
+    """``graph`` for a run of ``positions`` positions in all."""
+    return FixContext(positions)(graph)

@@ -1,0 +1,87 @@
+"""What runs a graph, on whatever target: one pass at a time, with caches that live from pass to pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from aprgraph.graph.errors import NonFiniteError
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.model import Model
+from aprgraph.graph.ops import Array
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.reference import run_reference
+from aprgraph.runtime.statistics import Statistics, compute_statistics
+
+#: Called with a tap's node, its value (f32 in its shape; it stays as it is for as long as it is held) and its statistics.
+OnTap = Callable[[Node, F32, Statistics], None]
+
+
+class Engine(Protocol):
+    """Runs graphs of one model. Passes come in the order of their positions."""
+
+    def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
+        """Run ``tokens`` at positions start, start + 1, …; ``on_tap`` is called as tapped tensors appear.
+
+        Returns the outputs that are neither taps nor caches, by node name. Raises what ``on_tap`` raises, NonFiniteError
+        after a pass in which a router's scores were NaN, and MemoryError where the values do not fit into memory.
+        """
+
+    def summarise(self, values: F32) -> Statistics:
+        """The statistics of a tensor, as those that ``on_tap`` is given."""
+
+
+class Choices:
+    """Collects where a pass could choose no expert, for one error when the pass is over."""
+
+    def __init__(self) -> None:
+        self._first: tuple[Node, int] | None = None
+
+    def see(self, node: Node, ids: Array, start: int) -> None:
+        """``ids`` [n, k] is what the `top_k` node chose at the positions from ``start`` on."""
+        if self._first is None:
+            rows = np.flatnonzero(np.isnan(ids[:, 0]))
+            if rows.size:
+                self._first = (node, start + int(rows[0]))
+
+    def check(self) -> None:
+        """Raise NonFiniteError if there was a choice that could not be made since the last check."""
+        first, self._first = self._first, None
+        if first is not None:
+            node, position = first
+            raise NonFiniteError(
+                f"layer {node.layer} moe_router_logits: the router's scores at position {position} hold a NaN, so no expert can be "
+                "chosen there, and all that follows is NaN; tap the stages before it to see where it comes from"
+            )
+
+
+class ReferenceEngine:
+    """Interprets graphs in float64; values are rounded to f32 where they leave it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._caches: dict[str, Array] = {}
+        self._choices = Choices()
+
+    def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
+        """See ``Engine.run``."""
+        outputs: dict[str, F32] = {}
+        for node, value in run_reference(graph, self._model, tokens, start, self._caches):
+            if node.op == "top_k":
+                self._choices.see(node, value, start)
+            if node.op == "cache" or (node.op != "tap" and node.name not in graph.outputs):
+                continue
+            with np.errstate(over="ignore"):  # beyond float32 is Inf there
+                narrow = value.astype(np.float32)
+            if node.op != "tap":
+                outputs[node.name] = narrow
+            elif on_tap is not None:
+                on_tap(node, narrow, compute_statistics(narrow))
+        self._choices.check()
+        return outputs
+
+    def summarise(self, values: F32) -> Statistics:
+        """See ``Engine.summarise``."""
+        return compute_statistics(values)

@@ -1,0 +1,109 @@
+"""Kernels of mixtures of experts against the float64 reference, on every CPU level that this machine has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aprgraph.codegen.cpu import Cpu
+from tests.support.golden import nmse
+from tests.support.kernels import RUNNABLE, f32, reference, request, run, set_threads, weight
+
+CPU_IDS = [cpu.name for cpu in RUNNABLE]
+RNG = np.random.default_rng(11)
+EXPERTS, USED = 8, 3
+
+each_cpu = pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+
+
+def activations(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def choices(n: int) -> np.ndarray:
+    return np.stack([RNG.permutation(EXPERTS)[:USED] for _ in range(n)]).astype(np.float32)
+
+
+@each_cpu
+@pytest.mark.parametrize("fmt", ["F32", "F16", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("each", [False, True], ids=["one row a position", "one row a choice"])
+def test_products_with_the_chosen_experts(fmt: str, each: bool, cpu: Cpu) -> None:
+    w = weight(fmt, EXPERTS, 29, 64)
+    what = request("expert_linear", [f32("n", USED, 64) if each else f32("n", 64), f32("n", USED), w.type])
+    for n in (1, 2, 7, 33):
+        x, ids = activations(n, USED, 64) if each else activations(n, 64), choices(n)
+        assert nmse(run(what, [x, ids, w], (n, USED, 29), cpu), reference(what, [x, ids, w])) < 1e-12
+
+
+@pytest.mark.contract("DET-POSITION-1", "DET-THREADS-1")
+@each_cpu
+def test_a_position_has_the_same_bits_whoever_else_chose_its_experts(cpu: Cpu) -> None:
+    w = weight("Q4_0", EXPERTS, 20, 96)
+    what = request("expert_linear", [f32("n", 96), f32("n", USED), w.type])
+    x, ids = activations(19, 96), choices(19)
+    whole = run(what, [x, ids, w], (19, USED, 20), cpu)
+    for position in (0, 5, 18):
+        alone = run(what, [x[position : position + 1], ids[position : position + 1], w], (1, USED, 20), cpu)
+        assert alone.tobytes() == whole[position].tobytes()
+    set_threads(1)
+    assert run(what, [x, ids, w], (19, USED, 20), cpu).tobytes() == whole.tobytes()
+    set_threads(2)
+
+
+@each_cpu
+def test_all_positions_with_one_expert_and_one_position_with_all(cpu: Cpu) -> None:
+    w = weight("F32", EXPERTS, 7, 24)
+    for n, k in ((6, 1), (1, EXPERTS)):
+        what = request("expert_linear", [f32("n", 24), f32("n", k), w.type])
+        x, ids = activations(n, 24), np.tile(np.arange(k, dtype=np.float32)[::-1], (n, 1))
+        assert nmse(run(what, [x, ids.copy(), w], (n, k, 7), cpu), reference(what, [x, ids, w])) < 1e-12
+
+
+@each_cpu
+def test_a_position_that_could_choose_nothing_is_nan_and_the_others_are_not(cpu: Cpu) -> None:
+    w = weight("F32", EXPERTS, 7, 24)
+    what = request("expert_linear", [f32("n", 24), f32("n", USED), w.type])
+    x, ids = activations(4, 24), choices(4)
+    before = run(what, [x, ids, w], (4, USED, 7), cpu)
+    ids[2] = np.nan
+    after = run(what, [x, ids, w], (4, USED, 7), cpu)
+    assert np.isnan(after[2]).all()
+    assert np.delete(after, 2, axis=0).tobytes() == np.delete(before, 2, axis=0).tobytes()
+
+
+@each_cpu
+def test_the_largest_scores_are_chosen_and_ties_go_to_the_lower_id(cpu: Cpu) -> None:
+    scores = activations(9, EXPERTS)
+    scores[1] = 0.5
+    scores[2, [1, 6]] = 9.0
+    scores[3] = -np.inf
+    scores[4, 5] = np.inf
+    scores[5, [0, 1]] = [0.0, -0.0]
+    scores[6, 3] = np.nan
+    for k in (1, USED, EXPERTS):
+        what = request("top_k", [f32("n", EXPERTS)], k=k)
+        ids = run(what, [scores], (9, k), cpu)
+        np.testing.assert_array_equal(ids, reference(what, [scores]))
+        assert ids[1].tolist() == list(range(k))
+        assert np.isnan(ids[6]).all()
+
+
+@each_cpu
+@pytest.mark.parametrize("normalise", [False, True])
+def test_weights_of_the_chosen_experts(normalise: bool, cpu: Cpu) -> None:
+    scores, ids = activations(6, 37) * np.float32(3), choices(6)
+    scores[4] += 200  # overflows without the largest score taken off first
+    ids[5] = np.nan
+    what = request("router_weights", [f32("n", 37), f32("n", USED)], normalise=normalise, scale=1.5)
+    got, expected = run(what, [scores, ids], (6, USED), cpu), reference(what, [scores, ids])
+    assert nmse(got[:5], expected[:5]) < 1e-12
+    assert np.isnan(got[5]).all()
+    if normalise:
+        np.testing.assert_allclose(got[:5].sum(axis=1), 1.5, rtol=1e-6)
+
+
+@each_cpu
+def test_the_weighted_sum(cpu: Cpu) -> None:
+    what = request("expert_sum", [f32("n", USED, 21), f32("n", USED)])
+    x, weights = activations(5, USED, 21), activations(5, USED)
+    assert nmse(run(what, [x, weights], (5, 21), cpu), reference(what, [x, weights])) < 1e-12

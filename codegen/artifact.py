@@ -3,7 +3,8 @@
     <stem>.<target>.aprg/
         artifact.json   versions, target, CPU, the model's path and fingerprint, the kernels
         graph.txt       the model's graph in its textual form
-        kernels.so      the kernel library (not for the reference target)
+        kernels-*.so    the kernel library (not for the reference target), named by its digest: the system's loader takes a
+                        library for one that it has loaded already if only the path is the same
         programs/       VM bytecode, one file per tapped and pruned graph, made when first needed
 
 Kernels are checked against a digest in artifact.json, and programs against one in their names: the system's loader and
@@ -42,7 +43,7 @@ VERSION = 4
 SUFFIX = ".aprg"
 TARGETS = ("llvm", "reference")
 
-_MANIFEST, _GRAPH, _KERNELS, _PROGRAMS = "artifact.json", "graph.txt", "kernels.so", "programs"
+_MANIFEST, _GRAPH, _PROGRAMS = "artifact.json", "graph.txt", "programs"
 _DIGEST = 24
 #: What must be free where objects and the library go: LLVM ends the process when it cannot write. The largest need a few MB.
 _ROOM = 64 << 20
@@ -57,14 +58,16 @@ class Artifact:
     cpu: str | None
     model_path: Path
     fingerprint: str
+    library_digest: str | None
     overrides: Mapping[str, Scalar | str]
     kernels: Mapping[str, str]
     graph: Graph
 
     @property
     def library(self) -> Path:
-        """The kernel library."""
-        return self.directory / _KERNELS
+        """The kernel library. The reference target has none."""
+        assert self.library_digest is not None
+        return _library(self.directory, self.library_digest)
 
     @property
     def target_name(self) -> str:
@@ -100,6 +103,10 @@ class Artifact:
         with contextlib.suppress(OSError):  # a full disk, or an artifact that belongs to someone else
             return _write(programs / name, program)
         return _write_for_this_process(name, program)
+
+
+def _library(directory: Path, digest: str) -> Path:
+    return directory / f"kernels-{digest}.so"
 
 
 def _digest(data: bytes) -> str:
@@ -179,8 +186,9 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
 
             requests = requests_of(compiled_graphs(graph))
             kernels = {symbol: request.text for symbol, request in requests.items()}
-            build_library(requests, chosen, temporary / _KERNELS)
-            library = _digest((temporary / _KERNELS).read_bytes())
+            build_library(requests, chosen, _library(temporary, "new"))
+            library = _digest(_library(temporary, "new").read_bytes())
+            _library(temporary, "new").rename(_library(temporary, library))
         text = print_graph(graph)
         (temporary / _GRAPH).write_text(text, encoding="utf-8")
         document = {
@@ -260,15 +268,16 @@ def read_artifact(directory: str | Path) -> Artifact:
             raise ArtifactError(f"{directory / _GRAPH}: not the graph that was compiled; compile the model again")
         graph = parse_graph(text)
         verify(graph)
-        library = None if document["library"] is None else _digest((directory / _KERNELS).read_bytes())
-        if library != document["library"]:
-            raise ArtifactError(f"{directory / _KERNELS}: not the library that was compiled; compile the model again")
+        library = document["library"]
+        if library is not None and _digest(_library(directory, str(library)).read_bytes()) != library:
+            raise ArtifactError(f"{_library(directory, library)}: not the library that was compiled; compile the model again")
         return Artifact(
             directory=directory,
             target=str(document["target"]),
             cpu=None if library is None else find_cpu(document["cpu"]).name,
             model_path=Path(document["model"]["path"]),
             fingerprint=str(document["model"]["fingerprint"]),
+            library_digest=library,
             overrides=dict(document["overrides"]),
             kernels=dict(document["kernels"]),
             graph=graph,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aprgraph.api import CompiledModel, load, open_artifact
@@ -54,7 +55,7 @@ def edit(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def test_contents(tiny: CompiledModel, model_path: Path) -> None:
     directory = tiny.artifact.directory
-    assert {path.name for path in directory.iterdir()} - {"programs"} == {"artifact.json", "graph.txt", "kernels.so"}
+    assert {path.name for path in directory.iterdir()} - {"programs"} == {"artifact.json", "graph.txt", tiny.artifact.library.name}
     document = json.loads((directory / "artifact.json").read_text())
     assert (document["format"], document["target"], document["cpu"]) == ("aprgraph-artifact", "llvm", cpu.native_cpu().name)
     assert document["model"] == {"path": str(model_path.resolve()), "fingerprint": load_model(model_path).file.fingerprint()}
@@ -279,9 +280,10 @@ def test_compiling_for_another_cpu(model_path: Path, tmp_path: Path, monkeypatch
     assert (found.artifact.cpu, found.artifact.library.read_text()) == ("x86-64-v4", "x86-64-v4")
 
 
-@pytest.mark.parametrize("name", ["artifact.json", "graph.txt", "kernels.so"])
-def test_damaged_files(copy: Path, name: str) -> None:
+@pytest.mark.parametrize("pattern", ["artifact.json", "graph.txt", "kernels-*.so"])
+def test_damaged_files(copy: Path, pattern: str) -> None:
     """A cut library would otherwise end the process when it is loaded."""
+    (name,) = (path.name for path in copy.glob(pattern))
     whole = (copy / name).read_bytes()
     for damaged in (b"", whole[:1], whole[:100], whole[: len(whole) // 2], whole[:-9], b"\xff" + whole[1:]):
         (copy / name).write_bytes(damaged)
@@ -298,11 +300,20 @@ def test_an_edited_graph(copy: Path) -> None:
         read_artifact(copy)
 
 
-@pytest.mark.parametrize("name", ["graph.txt", "kernels.so"])
-def test_missing_files(copy: Path, name: str) -> None:
+@pytest.mark.parametrize("pattern", ["graph.txt", "kernels-*.so"])
+def test_missing_files(copy: Path, pattern: str) -> None:
+    (name,) = (path.name for path in copy.glob(pattern))
     (copy / name).unlink()
     with pytest.raises(ArtifactError, match=rf"{name}: cannot be read: No such file or directory; compile the model again"):
         read_artifact(copy)
+
+
+def test_another_model_compiled_into_the_same_place_in_one_process(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """The system's loader would give the first library again if only the path were looked at."""
+    place = tmp_path / "m.aprg"
+    for hidden in (64, 128):
+        found = load(tiny_model(layers=1, hidden=hidden)).compile(directory=place)
+        assert np.isfinite(found.logits([1, 2, 3])).all()
 
 
 def test_manifests_that_are_none(copy: Path) -> None:

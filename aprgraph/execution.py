@@ -77,8 +77,14 @@ def execute(
         return lambda node, value, statistics: on_tap(step, part, node, value, statistics)
 
     outputs: dict[str, F32] = {}
+    failure: NonFiniteError | None = None
     for part in run.parts:
-        outputs = engine.run(run.graph_of(0, part), run.tokens[part.start : part.stop], part.start, tell(0, part))
+        try:
+            outputs = engine.run(run.graph_of(0, part), run.tokens[part.start : part.stop], part.start, tell(0, part))
+        except NonFiniteError as error:  # noqa: PERF203 -- the later parts still run, so that the prompt's tensors become whole
+            failure = failure or error
+    if failure is not None:
+        raise failure
     generated: list[int] = []
     for step in range(run.options.max_tokens):
         if step:

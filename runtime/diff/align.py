@@ -80,7 +80,21 @@ def align(a: Trace, b: Trace) -> tuple[Pair, ...]:
     theirs = {entry.key: entry for entry in b.entries}
     entries = sorted([*ours.values(), *(entry for key, entry in theirs.items() if key not in ours)], key=lambda entry: entry.order)
     known = (a.info is not None, b.info is not None)
-    return tuple(_pair(entry.key, ours.get(entry.key), theirs.get(entry.key), known) for entry in entries)
+    parted = _parting_step(a, b)
+    return tuple(
+        Pair(entry.key, ours.get(entry.key), theirs.get(entry.key), missing="the two texts have parted before this step")
+        if parted is not None and entry.step >= parted
+        else _pair(entry.key, ours.get(entry.key), theirs.get(entry.key), known)
+        for entry in entries
+    )
+
+
+def _parting_step(a: Trace, b: Trace) -> int | None:
+    """The first step that ran on other tokens on the two sides: behind it, numbers differ because the texts do."""
+    ours, theirs = (trace.info.extra.get("generated") if trace.info is not None else None for trace in (a, b))
+    if not isinstance(ours, list) or not isinstance(theirs, list):
+        return None
+    return next((step for step, (x, y) in enumerate(zip(ours, theirs, strict=False), start=1) if x != y), None)
 
 
 def align_single(a: Trace, b: Trace) -> tuple[Pair, ...]:

@@ -69,9 +69,8 @@ def from_graph(graph: Graph, steps: Iterable[int] = (0,)) -> Dependencies:
             value = (step, node.name)
             key = (step, node.layer, node.stage) if node.stage is not None else None
             operands = [(step, name) for name in graph.operand_names(node.name)]
-            # Attention's second operand (k of the scores, v of the mix) holds the earlier positions too.
-            if previous is not None and node.stage in ("attn_scores", "attention"):
-                operands += [(previous, name) for name in graph.operand_names(node.name)[1:2]]
+            if previous is not None and node.op == "cache":  # it holds the earlier positions too
+                operands.append((previous, node.name))
             result.add(value, operands, key)
             if node.op == "weight":
                 result.weights.add(value)
@@ -104,13 +103,13 @@ _INPUTS: Mapping[str, tuple[str, ...]] = {
     "ffn_swigl": ("ffn_silu", "ffn_up"),
     "ffn_out": ("ffn_swigl",),
     "moe_router_logits": ("ffn_norm",),
-    "moe_router": ("moe_router_logits",),
     "moe_router_indices": ("moe_router_logits",),
+    "moe_router": ("moe_router_logits", "moe_router_indices"),
     "moe_expert_gate": ("ffn_norm", "moe_router_indices"),
     "moe_expert_up": ("ffn_norm", "moe_router_indices"),
     "moe_expert_swigl": ("moe_expert_gate", "moe_expert_up"),
     "moe_expert_out": ("moe_expert_swigl", "moe_router_indices"),
-    "moe_ffn_out": ("moe_expert_out", "moe_router"),
+    "moe_ffn_out": ("moe_expert_out", "moe_router", "ffn_out"),  # the last of a shared expert
     "ffn_post_norm": ("ffn_out", "moe_ffn_out"),
     "post_ffn_residual": ("post_attn_residual", "ffn_post_norm"),
 }

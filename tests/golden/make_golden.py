@@ -1,19 +1,23 @@
 """Writes the golden numbers: tiny models with all stages of a prefill, and samples of SmolLM2's stages.
 
-    python make_golden.py [SmolLM2-135M-Instruct.Q4_1.gguf]
+    python -m tests.golden.make_golden [NAME ...] [SmolLM2-135M-Instruct.Q4_1.gguf]
 
-An independent implementation computes them: Hugging Face transformers in float64 on weights that the gguf package
-decodes. Needs torch, transformers, gguf and llama-cpp-python; versions and date are in README.md.
+in the repository's root: the tiny models of those names, and SmolLM2's samples if its file is given; without arguments all
+tiny models. An independent implementation computes them: Hugging Face transformers in float64 on weights that the gguf
+package decodes. Needs torch, transformers, gguf and llama-cpp-python; versions and date are in README.md.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from tiny_llama import MODELS, write_model
-from transformers_llama import Recorder, load
+
+from tests.golden import tiny_llama, tiny_models
+from tests.golden.transformers_models import load
+from tests.golden.transformers_recorder import Recorder
 
 HERE = Path(__file__).parent
 #: Repeated tokens, the first and the last of the vocabulary.
@@ -28,15 +32,26 @@ def label(layer: int | None, stage: str) -> str:
     return stage if layer is None else f"layer-{layer}/{stage}"
 
 
-def make_tiny() -> None:
-    """Write each tiny model, and all its stages as f32."""
-    for index, spec in enumerate(MODELS):
-        path = HERE / f"{spec.name}.gguf"
-        write_model(spec, path, seed=1000 + index)
-        stages = Recorder(load(path, spec.llama3_rope)).run(TOKENS)
-        arrays = {label(*key): values.astype(np.float32) for key, values in stages.items()}
-        np.savez_compressed(path.with_suffix(".npz"), tokens=np.array(TOKENS, np.int64), **arrays)
-        print(f"{spec.name}: {len(arrays)} stages, model {path.stat().st_size} bytes, numbers {path.with_suffix('.npz').stat().st_size}")
+def make_tiny(names: Collection[str]) -> None:
+    """Write the tiny models of those names, all if there are none, and all their stages as f32."""
+    for index, spec in enumerate(tiny_llama.MODELS):
+        if not names or spec.name in names:
+            path = HERE / f"{spec.name}.gguf"
+            tiny_llama.write_model(spec, path, seed=1000 + index)
+            record(path, spec.llama3_rope)
+    for index, name in enumerate(tiny_models.MODELS):
+        if not names or name in names:
+            path = HERE / f"{name}.gguf"
+            tiny_models.write_model(name, path, seed=2000 + index)
+            record(path)
+
+
+def record(path: Path, llama3_rope: tuple[float, float, float, int] | None = None) -> None:
+    """Write the stages of a model beside it."""
+    stages = Recorder(load(path, llama3_rope)).run(TOKENS)
+    arrays = {label(*key): values.astype(np.float32) for key, values in stages.items()}
+    np.savez_compressed(path.with_suffix(".npz"), tokens=np.array(TOKENS, np.int64), **arrays)
+    print(f"{path.stem}: {len(arrays)} stages, model {path.stat().st_size} bytes, numbers {path.with_suffix('.npz').stat().st_size}")
 
 
 def make_smollm2(path: Path) -> None:
@@ -59,6 +74,9 @@ def make_smollm2(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    make_tiny()
-    if len(sys.argv) > 1:
-        make_smollm2(Path(sys.argv[1]))
+    real = [name for name in sys.argv[1:] if name.endswith(".gguf")]
+    tiny = [name for name in sys.argv[1:] if name not in real]
+    if tiny or not real:
+        make_tiny(tiny)
+    for name in real:
+        make_smollm2(Path(name))

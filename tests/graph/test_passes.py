@@ -14,7 +14,7 @@ from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import GraphError, PlanError
 from aprgraph.graph.ir import Graph, TensorType, renamed
 from aprgraph.graph.model import load_model
-from aprgraph.graph.passes import PASSES, AllPositions, InsertTaps, Pass, Prune, make_pass, run_passes
+from aprgraph.graph.passes import PASSES, AllPositions, FillCaches, FixContext, InsertTaps, Pass, Prune, make_pass, run_passes
 from aprgraph.graph.plan import Plan, parse_plan
 from aprgraph.graph.text import print_graph
 from tests.support.graphs import TOY, graph_of, random_graph
@@ -229,6 +229,58 @@ def test_all_positions_and_taps_in_either_order_tap_the_same() -> None:
 
 
 # -- running --------------------------------------------------------------------------------------------------------------
+
+
+LONG_OR_SHORT = """
+graph @toy {
+  %positions = input : i32[n]
+  %short = weight {dims = [2], dtype = "f32", tensor = "short"} : f32[2]
+  %long = weight {dims = [2], dtype = "f32", tensor = "long"} : f32[2]
+  %factors = context_choice(%short, %long) {limit = 8} : f32[2]
+  %angles = rope_angles(%positions, %factors) {base = 100.0, dims = 4, magnitude = 1.0, ramp_end = 0.0, ramp_start = -1.0, scale = 1.0} : f32[n, 4]
+  return %angles
+}
+"""
+
+
+@pytest.mark.parametrize(("total", "chosen"), [(1, "short"), (8, "short"), (9, "long")])
+def test_fix_context_chooses_by_the_whole_run(total: int, chosen: str) -> None:
+    graph = run_passes(graph_of(LONG_OR_SHORT), [FixContext(total), Prune()])
+    assert graph.operand_names("angles") == ("positions", chosen)
+    assert [node.name for node in graph.with_op("weight")] == [chosen]
+
+
+def test_fix_context_leaves_other_graphs_alone() -> None:
+    graph = graph_of(TOY)
+    assert FixContext(5)(graph) is graph
+
+
+CACHED = """
+graph @toy {
+  %tokens = input : i32[n]
+  %table = weight {dims = [9, 4], dtype = "f32", tensor = "table"} : f32[9, 4]
+  %layer0.embedding = embed(%tokens, %table) {scale = 1.0} stage embedding layer 0 : f32[n, 4]
+  %cache = cache(%layer0.embedding) : f32[t, 4]
+  %w = weight {dims = [4], dtype = "f32", tensor = "w"} : f32[4]
+  %final_norm = rms_norm(%layer0.embedding, %w) {eps = 0.5, groups = 1} stage final_norm : f32[n, 4]
+  %last = last_row(%final_norm) : f32[1, 4]
+  %lm_head = linear(%last, %table) stage lm_head : f32[1, 9]
+  return %lm_head
+}
+"""
+
+
+def test_fill_caches_keeps_what_later_parts_read_and_leaves_the_last_position_out() -> None:
+    graph = run_passes(graph_of(CACHED), [InsertTaps(parse_plan("embedding,lm_head")), FillCaches(), Prune()])
+    assert graph.outputs == ("tap.layer0.embedding", "cache")
+    assert "final_norm" not in graph
+    graph = run_passes(graph_of(CACHED), [InsertTaps(parse_plan("final_norm")), FillCaches(), Prune()])
+    assert graph.outputs == ("tap.final_norm", "cache")
+
+
+def test_taps_beside_the_outputs_of_a_run_that_goes_on() -> None:
+    graph = run_passes(graph_of(TOY), [InsertTaps(parse_plan("final_norm"), keep_outputs=True), Prune()])
+    assert graph.outputs == ("tap.final_norm", "lm_head")
 
 
 def test_every_pass_has_a_name_and_can_be_made() -> None:

@@ -32,6 +32,21 @@ def test_tensors_are_paired_by_step_layer_and_stage(tmp_path: Path) -> None:
     assert "B has no manifest" in report.notes[0]
 
 
+def test_steps_behind_the_one_where_two_texts_part_are_unmeasured(tmp_path: Path) -> None:
+    """Their numbers differ because their tokens do."""
+    tensors = {(0, "ffn_gate"): GATE, **{(0, "ffn_gate", step): values(1, 8, seed=step) for step in (1, 2, 3)}}
+    for name, generated in (("a", [4, 5, 6, 7]), ("b", [4, 9, 6, 7])):
+        write_trace(tmp_path / name, tensors, extra={"generated": generated})
+    report = diff(tmp_path / "a", tmp_path / "b")
+    found = [(row.label, row.classification) for row in report.rows]
+    assert found == [
+        ("layer 0 ffn_gate", Class.IDENTICAL),
+        ("step 1 layer 0 ffn_gate", Class.IDENTICAL),
+        ("step 2 layer 0 ffn_gate", Class.UNMEASURED),
+        ("step 3 layer 0 ffn_gate", Class.UNMEASURED),
+    ]
+
+
 @pytest.mark.contract("DIFF-UNMEASURED-1")
 def test_a_stage_that_one_side_lacks_is_unmeasured(tmp_path: Path) -> None:
     a = write_trace(tmp_path / "a", {(0, "ffn_gate"): GATE, (0, "ffn_up"): UP})

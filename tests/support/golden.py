@@ -69,10 +69,13 @@ def _key(label: str) -> StageKey:
 
 @lru_cache(maxsize=1)
 def golden_models() -> tuple[GoldenModel, ...]:
-    """All tiny models, by name."""
+    """All tiny models, by name: the GGUF files that have numbers beside them; the others are vocabularies."""
     models = []
-    for path in sorted(GOLDEN.glob("llama-*.gguf")):
-        with np.load(path.with_suffix(".npz")) as arrays:
+    for path in sorted(GOLDEN.glob("*.gguf")):
+        numbers = path.with_suffix(".npz")
+        if not numbers.is_file():
+            continue
+        with np.load(numbers) as arrays:
             stages = {_key(label): arrays[label] for label in arrays.files if label != "tokens"}
             models.append(GoldenModel(path.stem, path, tuple(arrays["tokens"].tolist()), stages))
     return tuple(models)

@@ -37,9 +37,7 @@ TINY_FAMILIES: dict[str, TinyFamily] = {
     "qwen2moe": TinyFamily(qkv_bias=True, rope_base=1e6, experts=8, experts_used=3, expert_ffn=True, shared_expert=True),
     "qwen3": TinyFamily(qk_norm=True, wide_heads=True, rope_base=1e6),
     "qwen3moe": TinyFamily(qk_norm=True, wide_heads=True, rope_base=1e6, experts=8, expert_ffn=True),
-    "gemma3": TinyFamily(
-        qk_norm=True, post_norms=True, wide_heads=True, scaled_embedding=True, tied=True, rope_base=1e6, sliding_window=5
-    ),
+    "gemma3": TinyFamily(qk_norm=True, post_norms=True, wide_heads=True, scaled_embedding=True, tied=True, rope_base=1e6, sliding_window=5),
     # 0 says that there is no window.
     "phi3": TinyFamily(fused=True, rope_dims=True, sliding_window=0),
 }

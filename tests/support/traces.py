@@ -45,13 +45,15 @@ def write_trace(
     tokens: Sequence[int] = (1, 2, 3),
     stats_only: bool = False,
     fingerprint: str = "f",
+    extra: Mapping[str, Any] | None = None,
 ) -> Trace:
     """A trace with a manifest."""
     writer = TraceWriter(directory, stats_only=stats_only)
     for (layer, stage, *step), tensor in tensors.items():
         name = stage if layer is None else f"layer{layer}.{stage}"
         writer.write(name, stage, layer, step[0] if step else 0, tensor)
-    return writer.finish(TraceInfo({"name": "m.gguf", "fingerprint": fingerprint}, "reference", tuple(tokens), "all 0..1", "last", graph))
+    model = {"name": "m.gguf", "fingerprint": fingerprint}
+    return writer.finish(TraceInfo(model, "reference", tuple(tokens), "all 0..1", "last", graph, extra or {}))
 
 
 def write_bare(directory: Path, tensors: Tensors) -> Path:

@@ -1,0 +1,212 @@
+"""What each family makes of its files: the graph's ops and stages, hyperparameters, and files that contradict themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aprgraph.graph.build import build_graph
+from aprgraph.graph.errors import ModelError, UnsupportedModelError
+from aprgraph.graph.families import FAMILIES
+from aprgraph.graph.families.rope_scaling import Rope
+from aprgraph.graph.ir import Graph
+from aprgraph.graph.model import load_model
+
+Tiny = Callable[..., Path]
+
+DENSE = ["ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out"]
+EXPERTS = [
+    "moe_router_logits", "moe_router_indices", "moe_router", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out",
+    "moe_ffn_out",
+]  # fmt: skip
+ATTENTION = ["q_post_rope", "k_post_rope", "attn_scores", "attn_softmax", "attention", "attn_out"]
+LAYER: dict[str, list[str]] = {
+    "llama": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "qwen2": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "qwen2moe": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
+    "qwen3": [
+        "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", *DENSE, "post_ffn_residual",
+    ],
+    "qwen3moe": [
+        "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", "ffn_norm", *EXPERTS,
+        "post_ffn_residual",
+    ],
+    "gemma3": [
+        "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "attn_post_norm", "post_attn_residual", *DENSE,
+        "ffn_post_norm", "post_ffn_residual",
+    ],
+    "phi3": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+}  # fmt: skip
+
+
+def built(path: Path, **overrides: Any) -> Graph:
+    return build_graph(load_model(path, {key.replace("__", "."): value for key, value in overrides.items()}))
+
+
+def test_every_family_is_tested() -> None:
+    assert set(FAMILIES) == set(LAYER)
+
+
+@pytest.mark.contract("STAGES-ORDER-1")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stages_of_a_layer_in_execution_order(family: str, tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family=family, layers=2))
+    for layer in range(2):
+        own = [node.stage for node in graph.staged() if node.layer == layer and node.stage != "embedding"]
+        assert own == LAYER[family]
+
+
+def test_mixtral_comes_under_the_name_of_llama(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(experts=4, layers=1))
+    assert [node.stage for node in graph.staged() if node.layer == 0 and node.stage != "embedding"] == [
+        *LAYER["llama"][:8], "post_attn_residual", "ffn_norm", *EXPERTS, "post_ffn_residual",
+    ]  # fmt: skip
+    assert graph["layer0.moe_router"].attrs == {"normalise": True, "scale": 1.0}
+    assert graph["layer0.moe_router_indices"].attrs == {"k": 2}
+
+
+def test_the_weights_of_qwen2moes_experts_are_not_normalised_and_its_shared_expert_is_added(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="qwen2moe", layers=1))
+    assert graph["layer0.moe_router"].attrs == {"normalise": False, "scale": 1.0}
+    assert graph.operand_names("layer0.moe_ffn_out") == ("layer0.moe_expert_sum", "layer0.shared_expert")
+    assert graph.operand_names("layer0.shared_expert") == ("layer0.ffn_out", "layer0.shared_gate")
+    assert graph.operand_names("layer0.ffn_gate") == ("layer0.ffn_norm", "blk.0.ffn_gate_shexp.weight")
+    assert graph["layer0.shared_gate_logit"].type.dims == ("n", 1)
+
+
+def test_gemmas_layers_slide_but_for_every_sixth(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="gemma3", layers=13, sliding_window=4))
+    windows = [graph[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(13)]
+    assert windows == [0 if layer in (5, 11) else 4 for layer in range(13)]
+    assert {graph[f"layer{layer}.{op}"].attrs["window"] for layer in (0, 5) for op in ("attn_softmax", "attention")} == {0, 4}
+    angles = [graph.operand_names(f"layer{layer}.q_post_rope")[1] for layer in range(13)]
+    assert angles == ["rope_angles" if layer in (5, 11) else "rope_angles_sliding" for layer in range(13)]
+    assert (graph["rope_angles"].attrs["base"], graph["rope_angles_sliding"].attrs["base"]) == (1e6, 1e4)
+    assert graph["layer0.embedding"].attrs["scale"] == math.sqrt(64)
+    assert graph["layer0.ffn_silu"].op == "gelu"
+
+
+def test_gemmas_rope_scaling_is_of_the_layers_that_see_everything(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="gemma3", layers=6, rope_linear_factor=8.0))
+    assert (graph["rope_angles"].attrs["scale"], graph["rope_angles_sliding"].attrs["scale"]) == (0.125, 1.0)
+
+
+def test_the_largest_gemma_divides_scores_by_another_number(tiny_model: Tiny) -> None:
+    sizes = {"heads": 2, "kv_heads": 1, "hidden": 36, "ffn": 8, "head_size": 4}
+    assert built(tiny_model(family="gemma3", layers=61, **sizes))["layer0.attn_scores"].attrs["scale"] == 0.5
+    assert built(tiny_model(family="gemma3", layers=62, **sizes))["layer0.attn_scores"].attrs["scale"] == pytest.approx(18**-0.5)
+
+
+def test_qwen3moe_without_a_rope_base_has_a_million(tiny_model: Tiny) -> None:
+    assert load_model(tiny_model(family="qwen3moe", rope_base=None)).hyperparameters.rope.base == 1_000_000.0
+    assert load_model(tiny_model(family="qwen2", rope_base=None)).hyperparameters.rope.base == 10_000.0
+
+
+def test_phi3s_fused_tensors_are_one_product_each(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="phi3", layers=1))
+    assert graph.operand_names("layer0.qkv_matmul") == ("layer0.attn_norm", "blk.0.attn_qkv.weight")
+    assert graph.operand_names("layer0.ffn_gate") == graph.operand_names("layer0.ffn_up") == ("layer0.ffn_gate_up",)
+    assert (graph["layer0.ffn_gate"].attrs["start"], graph["layer0.ffn_up"].attrs["start"]) == (0, 96)
+    assert [graph[f"layer0.{stage}"].attrs["window"] for stage in ("attn_scores", "attention")] == [0, 0]
+
+
+def test_phi3s_window_is_every_layers(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="phi3", layers=3, sliding_window=7))
+    assert [graph[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(3)] == [7, 7, 7]
+    assert not [node for node in graph if node.name == "rope_angles_sliding"]
+
+
+def test_longrope_has_two_sets_of_factors_to_choose_from(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="phi3", rope_long_and_short=True, original_context=8, context=64))
+    assert graph.operand_names("rope_factors") == ("rope_factors_short.weight", "rope_factors_long.weight")
+    assert graph["rope_factors"].attrs == {"limit": 8}
+    # LongRoPE's magnitude, sqrt(1 + ln(stretch) / ln(original context)), comes from the file.
+    assert graph["rope_angles"].attrs["magnitude"] == pytest.approx(math.sqrt(1 + math.log(8) / math.log(8)))
+
+
+def test_yarn_goes_from_unscaled_to_scaled_pairs(tiny_model: Tiny) -> None:
+    """Peng et al. 2023: pairs that turn more than 32 times over the original context stay, those that turn less than once are scaled."""
+    path = tiny_model(family="qwen2", head_size=64, heads=1, kv_heads=1, rope_base=10000.0, rope_yarn_factor=4.0, original_context=4096)
+    rope = load_model(path).hyperparameters.rope
+    assert (rope.dims, rope.base, rope.scale) == (64, 10000.0, 0.25)
+    turns = [4096 / (2 * math.pi) * 10000.0 ** (-2 * pair / 64) for pair in rope.ramp]
+    assert turns[0] >= 32
+    assert turns[1] <= 1
+    assert rope.ramp == (10.0, 23.0)
+    assert rope.magnitude == pytest.approx(1 + 0.1 * math.log(4))
+
+
+def test_yarn_keys_of_newer_files(tiny_model: Tiny) -> None:
+    path = tiny_model(family="qwen2", head_size=64, heads=1, kv_heads=1, rope_yarn_factor=4.0, original_context=4096)
+    keys = {"qwen2.rope.scaling.yarn_log_multiplier": 1.0, "qwen2.rope.scaling.yarn_beta_fast": 64.0, "qwen2.rope.scaling.attn_factor": 2.0}
+    rope = load_model(path, keys).hyperparameters.rope
+    assert rope.magnitude == pytest.approx(2.0)
+    assert rope.ramp[0] < load_model(path).hyperparameters.rope.ramp[0]
+    assert load_model(path, {"qwen2.rope.scaling.type": "none"}).hyperparameters.rope == Rope(64, 1e6)
+
+
+@pytest.mark.parametrize(
+    ("options", "overrides", "error", "message"),
+    [
+        ({"family": "qwen3moe"}, {"expert_used_count": 9}, ModelError, "expert_used_count is 9, but there are 8 experts"),
+        ({"family": "qwen3moe"}, {"expert_used_count": 0}, ModelError, "'qwen3moe.expert_used_count' is 0"),
+        ({"family": "qwen3moe"}, {"expert_count": 0}, ModelError, "'qwen3moe.expert_count' is 0"),
+        ({"family": "qwen3moe"}, {"expert_count": 9}, ModelError, r"'blk\.0\.ffn_gate_inp\.weight' is 8 x 64, expected 9 x 64 from the metadata"),
+        ({"family": "qwen3moe"}, {"expert_count": 1 << 20}, ModelError, "expert_count is 1048576, expected a number from 1 to 65536"),
+        ({"family": "qwen3moe"}, {"expert_feed_forward_length": 48}, ModelError, r"'blk\.0\.ffn_gate_exps\.weight' is 8 x 32 x 64, expected 8 x 48 x 64"),
+        ({"family": "qwen3moe"}, {"expert_gating_func": 2}, UnsupportedModelError, "expert_gating_func is 2; supported is 1, the softmax"),
+        ({"family": "qwen2moe"}, {"expert_shared_feed_forward_length": 32}, ModelError, r"'blk\.0\.ffn_gate_shexp\.weight' is 64 x 64, expected 32 x 64"),
+        ({"family": "qwen2"}, {"expert_count": 4}, UnsupportedModelError, "models of the family 'qwen2' have no experts"),
+        ({"experts": 4}, {"expert_count": 0}, ModelError, r"'blk\.0\.ffn_gate\.weight' of 96 x 64 is missing"),
+        ({}, {"expert_count": 4, "expert_used_count": 2}, ModelError, r"'blk\.0\.ffn_gate_inp\.weight' of 4 x 64 is missing"),
+        ({"family": "gemma3"}, {"attention.sliding_window": -1}, ModelError, "sliding_window is -1, expected a number of positions"),
+        ({"family": "gemma3"}, {"attention.sliding_window_pattern": 0}, ModelError, "'gemma3.attention.sliding_window_pattern' is 0"),
+        ({"family": "gemma3"}, {"rope.freq_base_swa": -5.0}, ModelError, "rope.freq_base_swa is -5.0, expected a positive number"),
+        ({"family": "gemma3"}, {"attention.key_length": 30}, UnsupportedModelError, "heads of v have 32 elements and those of k 30"),
+        ({"family": "gemma3"}, {"attention.key_length": 30, "attention.value_length": 30}, ModelError,
+         r"'blk\.0\.attn_q\.weight' is 128 x 64, expected 120 x 64"),
+        ({"family": "qwen3"}, {"attention.head_count": 8}, ModelError, r"'blk\.0\.attn_q\.weight' is 128 x 64, expected 256 x 64"),
+        ({"family": "qwen3"}, {"attention.head_count_kv": 3}, ModelError, "4 query heads .* do not divide among 3 KV heads"),
+        ({"family": "qwen3"}, {"rope.dimension_count": 34}, ModelError, "rope.dimension_count is 34, expected an even number of at most the head size 32"),
+        ({"family": "phi3", "rope_long_and_short": True, "original_context": 8}, {"rope.dimension_count": 8}, ModelError,
+         r"'rope_factors_short\.weight' is 8, expected 4"),
+        ({"family": "qwen2", "rope_yarn_factor": 4.0}, {"rope.freq_base": 1.0}, ModelError, "rope.freq_base is 1, with which YaRN"),
+        ({"family": "qwen2", "rope_yarn_factor": 4.0}, {"rope.scaling.yarn_beta_fast": 0.0}, ModelError, "expected a positive number"),
+        ({"family": "qwen2"}, {"rope.scaling.attn_factor": 0.0}, ModelError, "attn_factor is 0.0, expected a positive number"),
+        ({"family": "qwen2"}, {"rope.scaling.type": "dynamic"}, UnsupportedModelError, "is 'dynamic'; supported are none, linear, yarn, longrope"),
+    ],
+)  # fmt: skip
+def test_metadata_that_contradicts_tensors(
+    options: dict[str, Any], overrides: dict[str, Any], error: type[Exception], message: str, tiny_model: Tiny
+) -> None:
+    family = options.get("family", "llama")
+    with pytest.raises(error, match=message) as caught:
+        build_graph(load_model(tiny_model(**options), {f"{family}.{key}": value for key, value in overrides.items()}))
+    assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "missing"),
+    [
+        ("qwen2", "blk.0.attn_q.bias"), ("qwen3", "blk.1.attn_k_norm.weight"), ("gemma3", "blk.0.post_ffw_norm.weight"),
+        ("qwen2moe", "blk.1.ffn_gate_inp_shexp.weight"), ("qwen3moe", "blk.0.ffn_gate_inp.weight"), ("phi3", "blk.1.ffn_up.weight"),
+    ],
+)  # fmt: skip
+def test_a_tensor_of_the_family_that_is_missing_is_named(family: str, missing: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Its name is overwritten by one of the same length, so the file is sound and lacks it."""
+    data = tiny_model(family=family).read_bytes()
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data.replace(missing.encode(), missing.replace("blk", "bla").encode()))
+    with pytest.raises(ModelError, match=f"{missing}' .*is missing|{missing.replace('_q', '_k')}' is there, but '{missing}' is missing"):
+        build_graph(load_model(path))
+
+
+def test_qwen2_without_any_bias_is_refused(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_model(family="qwen2").read_bytes().replace(b".bias", b".bbbb"))
+    with pytest.raises(ModelError, match=r"tensor 'blk\.0\.attn_q\.bias' of 64 is missing"):
+        build_graph(load_model(path))

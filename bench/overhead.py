@@ -43,7 +43,7 @@ def main() -> None:
         layers = compiled.model.hyperparameters.layers
         run = compiled.plan(parse_plan("all", f"0..{layers}"), TOKENS)
         graph = executed_graph(run.graph)
-        session = Session(compiled.artifact.library, compiled.artifact.program(graph), graph, compiled.model)
+        program = Session(compiled.artifact.library, compiled.model).load(compiled.artifact.program(graph, single_pass=True), graph)
         cli = [sys.executable, "-c", "from aprgraph.cli import main; main()"]
         text = [
             "run",
@@ -64,7 +64,7 @@ def main() -> None:
             floor.append(seconds(bare))
             writer = TraceWriter(Path(scratch) / "inner")
             start = time.perf_counter()
-            session.run(
+            program.run(
                 TOKENS,
                 lambda node, value, stats, writer=writer: writer.write(
                     node.name, node.stage, node.layer, 0, value.reshape(run.shape(node)), stats

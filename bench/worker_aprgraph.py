@@ -13,7 +13,7 @@ import aprgraph
 from aprgraph.api import RunPlan
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.plan import parse_plan
-from aprgraph.runtime.session import Session
+from aprgraph.runtime.session import Program, Session
 from aprgraph.runtime.trace_writer import TraceWriter
 
 
@@ -22,21 +22,22 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=sys.argv[3]))
     compiled = aprgraph.load(model_path).compile(directory=scratch / "model.aprg")
     layers = compiled.model.hyperparameters.layers
-    sessions: dict[bool, Session] = {}
+    programs: dict[bool, Program] = {}
     print(json.dumps({"name": "aprgraph", "system": compiled.artifact.target_name}), flush=True)
     try:
         for line in sys.stdin:
             request = json.loads(line)
             tokens, dump = request["tokens"], request["dump"]
             run: RunPlan = compiled.plan(parse_plan("all" if dump else None, f"0..{layers}"), tokens)
-            if dump not in sessions:
+            if dump not in programs:
                 graph = executed_graph(run.graph)
-                sessions[dump] = Session(compiled.artifact.library, compiled.artifact.program(graph), graph, compiled.model, threads)
+                session = Session(compiled.artifact.library, compiled.model, threads)
+                programs[dump] = session.load(compiled.artifact.program(graph, single_pass=True), graph)
             directory = scratch / "dump"
             shutil.rmtree(directory, ignore_errors=True)
             writer = TraceWriter(directory)
             start = time.perf_counter()
-            sessions[dump].run(
+            programs[dump].run(
                 tokens,
                 lambda node, value, stats, run=run, writer=writer: writer.write(
                     node.name, node.stage, node.layer, 0, value.reshape(run.shape(node)), stats

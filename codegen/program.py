@@ -21,8 +21,10 @@ from aprgraph.graph.calling_convention import (
     ENTRY,
     HALF_TABLE_SIZE,
     TAP_FUNCTION,
+    USED_FUNCTION,
     cache_nodes,
     computed_types,
+    is_large,
     program_parameters,
     returned_nodes,
 )
@@ -59,6 +61,7 @@ def lower(graph: Graph, *, single_pass: bool) -> Any:
         place = builder.emit(relax.op.memory.alloc_storage(size, 0, "global", "uint8"))
         return builder.emit(relax.op.memory.alloc_tensor(place, 0, shape, _DTYPES[node.type.dtype]))
 
+    large = is_large(graph)
     parameters = program_parameters(graph)
     values: dict[str, Any] = {node.name: relax.Var(f"p{index}", tensor(node)) for index, node in enumerate(parameters)}
     caches = {} if single_pass else {node.name: relax.Var(f"c{index}", tensor(node)) for index, node in enumerate(cache_nodes(graph))}
@@ -84,6 +87,8 @@ def lower(graph: Graph, *, single_pass: bool) -> Any:
                 values[node.name] = value
                 if node.op == "top_k":
                     call(CHOICE_FUNCTION, value, tvm.ir.StringImm(node.name))
+                if large and node.op in ("linear", "expert_linear"):
+                    call(USED_FUNCTION, tvm.ir.StringImm(node.name))
         builder.emit_func_output(relax.Tuple([values[node.name] for node in returned_nodes(graph)]))
     return builder.get()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.ir import Graph, Node, TensorType
 
 #: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, then, if
@@ -15,6 +18,11 @@ ENTRY = "main"
 TAP_FUNCTION = "aprgraph.tap"
 #: The packed function that is given the ids which a `top_k` node chose, with the node's name: NaN where nothing could be.
 CHOICE_FUNCTION = "aprgraph.choice"
+
+#: The packed function that is given the names of nodes whose weights have just been read, in programs of ``is_large`` graphs.
+USED_FUNCTION = "aprgraph.used"
+#: How many bytes of weights a run may have read before their pages are given back, which then cost no memory of its own.
+RESIDENT_WEIGHTS = 1 << 30
 
 #: A kernel that decodes blocks takes, before its operands, the f32 value of every half-precision bit pattern.
 HALF_TABLE_SIZE = 1 << 16
@@ -39,6 +47,17 @@ def computed_types(graph: Graph) -> list[TensorType]:
     that the program would otherwise need code of its own for.
     """
     return list(dict.fromkeys(node.type for node in graph if node.op not in ("input", "weight", "cache", "tap")))
+
+
+def weight_nbytes(weight: Node) -> int:
+    """Bytes of a `weight` node as kernels take it."""
+    dtype, dims = weight_storage(weight.type)
+    return math.prod(dims) * np.dtype(dtype).itemsize
+
+
+def is_large(graph: Graph) -> bool:
+    """Whether one pass over ``graph`` may read more weights than should stay in memory."""
+    return sum(weight_nbytes(node) for node in graph.with_op("weight")) > RESIDENT_WEIGHTS
 
 
 def program_parameters(graph: Graph) -> list[Node]:

@@ -221,6 +221,10 @@ class GGUFFile:
         flat = np.frombuffer(self._map, dtype=np.uint8, count=tensor.nbytes, offset=tensor.offset)
         return flat.reshape(-1, tensor.row_bytes)
 
+    def release(self) -> None:
+        """Give back the memory of all pages that were read; the next touch reads them again, if need be from the disk."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
     def fingerprint(self) -> str:
         """An identifier of the file's content: SHA-256 over its size, its header, and 256 samples of 4 KiB of its data.
 
@@ -233,6 +237,7 @@ class GGUFFile:
         for index in range(_FINGERPRINT_SAMPLES):
             start = self.data_start + room * index // (_FINGERPRINT_SAMPLES - 1)
             digest.update(self._map[start : start + _FINGERPRINT_SAMPLE_BYTES])
+        self.release()
         return digest.hexdigest()
 
 

@@ -15,15 +15,18 @@ from aprgraph.graph.block_formats import decode_by_gguf, weight_format, weight_s
 from aprgraph.graph.calling_convention import (
     CHOICE_FUNCTION,
     ENTRY,
+    RESIDENT_WEIGHTS,
     STATISTICS_CHUNK,
     STATISTICS_COLUMNS,
     STATISTICS_KERNEL,
     TAP_FUNCTION,
+    USED_FUNCTION,
     cache_nodes,
     computed_types,
     half_table,
     program_parameters,
     returned_nodes,
+    weight_nbytes,
 )
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.ir import Graph, Node
@@ -65,8 +68,9 @@ def load_tvm(*, runtime_alone: bool) -> Any:
 class Session:
     """Kernels, a model's weights, and the KV caches of one text; ``load`` adds programs that work on them.
 
-    Weights are the file's own pages: nothing is copied, and a page is read when a kernel touches it. Those of a block format
-    that kernels do not decode are the exception: the `gguf` package decodes them, once. Caches have ``capacity`` rows.
+    Weights are the file's own pages: nothing is copied, a page is read when a kernel touches it, and given back when many have
+    been (the system keeps it in its cache while there is room). Those of a block format that kernels do not decode are the
+    exception: the `gguf` package decodes them, once. Caches have ``capacity`` rows.
     Raises ArtifactError if the kernels cannot be loaded.
     """
 
@@ -83,6 +87,7 @@ class Session:
         self._weights: dict[str, Any] = {}
         self._caches: dict[str, Any] = {}
         self._running: _Run | None = None
+        self._touched = 0  # bytes of weights that may be in memory
 
     def _guarded(self, load: Any) -> Any:
         try:
@@ -99,6 +104,7 @@ class Session:
         # The machine looks functions up by name, once, when it is made.
         self._tvm.register_global_func(TAP_FUNCTION, self._tap, override=True)
         self._tvm.register_global_func(CHOICE_FUNCTION, self._choice, override=True)
+        self._tvm.register_global_func(USED_FUNCTION, self._used, override=True)
         return Program(self, VirtualMachine(executable, self._tvm.cpu()), graph, single_pass=single_pass)
 
     # -- what programs are given -----------------------------------------------------------------------------------------
@@ -155,6 +161,14 @@ class Session:
         if self._running is not None:
             run = self._running
             run.keep_failure(lambda: run.choices.see(run.graph[str(name)], np.from_dlpack(value), run.first))
+
+    def _used(self, name: str) -> None:
+        if self._running is not None:
+            weights = (node for node in self._running.graph.operands(str(name)) if node.op == "weight")
+            self._touched += sum(weight_nbytes(node) for node in weights)
+            if self._touched > RESIDENT_WEIGHTS:
+                self._model.file.release()
+                self._touched = 0
 
     # -- statistics ------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ pytest_plugins = ["tests.plugin_contracts"]
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``tiny_model(**options)``: the path of a tiny random llama model; see ``write_tiny_model`` for the options.
+    """``tiny_model(**options)``: the path of a tiny random model; see ``write_tiny_model`` for the options.
 
     A model is written once per session and set of options, so tests must not change the file.
     """

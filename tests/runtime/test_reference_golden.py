@@ -7,6 +7,7 @@ import pytest
 
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.runtime.reference import run_reference
 from tests.support.golden import GoldenModel, golden_models, nmse, smollm2_golden
 from tests.support.models import require_smollm2
@@ -24,7 +25,7 @@ def test_there_is_a_golden_model_for_every_block_format() -> None:
 def test_every_stage_of_a_tiny_model(golden: GoldenModel) -> None:
     model = load_model(golden.path)
     seen = set()
-    for node, value in run_reference(build_graph(model), model, golden.tokens):
+    for node, value in run_reference(fix_context(build_graph(model), len(golden.tokens)), model, golden.tokens):
         if node.stage is None:
             continue
         expected = golden.stages[node.layer, node.stage]

@@ -17,9 +17,8 @@ from tests.support.tiny import FORMATS, write_tiny_model
 for package in ("torch", "transformers"):
     pytest.importorskip(package, reason=f"{package} is not here; install with `pip install torch==2.13.0 transformers`")
 
-# transformers' recorder needs both.
-from tests.golden.transformers_models import load
-from tests.golden.transformers_recorder import Recorder
+from tests.golden.transformers_models import load  # noqa: E402 -- imports what may not be there
+from tests.golden.transformers_recorder import Recorder  # noqa: E402
 
 TOLERANCE = 1e-9
 TOKENS = (17, 3, 30, 3, 0, 31, 29, 29)

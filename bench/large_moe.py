@@ -143,7 +143,8 @@ def main() -> None:
             for _ in range(2):  # the first compiles the plan's program
                 seconds, resident, anonymous = measure(artifact, taps, layers, Path(scratch) / "out")
             print(
-                f"layers {layers}, {what}: {seconds:.2f} s, at most {resident:.0f} MiB resident; {anonymous:.0f} MiB without the file's pages"
+                f"layers {layers}, {what}: {seconds:.2f} s, at most {resident:.0f} MiB resident; "
+                f"{anonymous:.0f} MiB without the file's pages"
             )
         file = model.model.file
         names = [name for name in file.tensors if name.startswith("blk.0.")]

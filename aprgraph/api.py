@@ -61,11 +61,11 @@ class LoadedModel:
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of ``prompt`` by the model's own tokenizer. Raises AprgraphError."""
-        return encode_prompt(self.model.metadata, prompt)
+        return encode_prompt(self.model, prompt)
 
     def encode_chat(self, prompt: str, system: str | None = None) -> list[int]:
         """Token ids of a chat that ``prompt`` begins, by the model's own template. Raises AprgraphError."""
-        return encode_chat(self.model.metadata, prompt, system)
+        return encode_chat(self.model, prompt, system)
 
     def plan(self, plan: Plan, tokens: Sequence[int], options: RunOptions = DEFAULT_OPTIONS) -> RunPlan:
         """What ``CompiledModel.plan`` gives, before anything is compiled. Raises TokenError or PlanError."""
@@ -232,4 +232,4 @@ class CompiledModel:
         return execute(run, engine, None, self._end_tokens(run), on_token)
 
     def _end_tokens(self, run: RunPlan) -> frozenset[int]:
-        return end_tokens_of(self.model.metadata) if run.options.max_tokens else frozenset()
+        return end_tokens_of(self.model) if run.options.max_tokens else frozenset()

@@ -28,7 +28,13 @@ class ArrayValue(Protocol):
 
 
 class Metadata(Mapping[str, object]):
-    """The key-value part of a GGUF file. Getters raise ModelError for a missing key or a value of the wrong type."""
+    """The key-value part of a GGUF file. Getters raise ModelError for a missing key or a value of the wrong type.
+
+    Equal only to itself, so that what is made of a file's metadata can be kept by it.
+    """
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __init__(self, path: Path, values: Mapping[str, object]) -> None:
         self.path = path

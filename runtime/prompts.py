@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from aprgraph.graph.errors import AprgraphError
-from aprgraph.graph.metadata import Metadata
+from aprgraph.graph.model import Model
 from aprgraph.runtime.chat import chat_messages, render_chat
-from aprgraph.runtime.tokenizer import load_tokenizer
+from aprgraph.runtime.tokenizer import Tokenizer, check_embedding_rows, load_tokenizer
 
 _EOS = "tokenizer.ggml.eos_token_id"
 
 
-def encode_prompt(metadata: Metadata, prompt: str) -> list[int]:
+def tokenizer_of(model: Model) -> Tokenizer:
+    """The model's own tokenizer. Raises AprgraphError, also if it has tokens for which there is no embedding row."""
+    tokenizer = load_tokenizer(model.metadata)
+    check_embedding_rows(tokenizer.vocabulary, model.vocabulary, model.path)
+    return tokenizer
+
+
+def encode_prompt(model: Model, prompt: str) -> list[int]:
     """Token ids of a prompt; special tokens written in it are parsed. Raises AprgraphError."""
-    return load_tokenizer(metadata).encode(prompt)
+    return tokenizer_of(model).encode(prompt)
 
 
-def encode_chat(metadata: Metadata, prompt: str, system: str | None = None) -> list[int]:
+def encode_chat(model: Model, prompt: str, system: str | None = None) -> list[int]:
     """Token ids of a chat of one user message, after a system message if there is one, up to where the answer begins.
 
     Raises AprgraphError.
     """
-    tokenizer = load_tokenizer(metadata)
-    return tokenizer.encode_chat(render_chat(metadata, chat_messages(prompt, system)))
+    return tokenizer_of(model).encode_chat(render_chat(model.metadata, chat_messages(prompt, system)))
 
 
-def end_tokens_of(metadata: Metadata) -> frozenset[int]:
+def end_tokens_of(model: Model) -> frozenset[int]:
     """The tokens that end a generation; of a tokenizer that is not known here, the one that the metadata names, if it does."""
+    metadata = model.metadata
     try:
         return load_tokenizer(metadata).eos_ids
     except AprgraphError:

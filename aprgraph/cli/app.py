@@ -16,6 +16,7 @@ from aprgraph.cli.contracts import contracts
 from aprgraph.cli.diff import diff
 from aprgraph.cli.graph import graph
 from aprgraph.cli.inspect import inspect
+from aprgraph.cli.models import models
 from aprgraph.cli.run import run
 from aprgraph.cli.stages import stages
 from aprgraph.graph.errors import AprgraphError, GraphError
@@ -46,6 +47,7 @@ app.command()(diff)
 app.command()(graph)
 app.command()(inspect)
 app.command()(stages)
+app.command()(models)
 app.command()(contracts)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 from aprgraph.graph.errors import UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata
 from aprgraph.runtime.tokenizer.byte_pair import BytePairEncoder
@@ -16,19 +18,25 @@ _ENCODERS: dict[str, type[BytePairEncoder | SentencePieceEncoder]] = {
 }
 
 
+_LOADED: WeakKeyDictionary[Metadata, Tokenizer] = WeakKeyDictionary()
+
+
 def load_tokenizer(metadata: Metadata) -> Tokenizer:
-    """The tokenizer that the metadata describes.
+    """The tokenizer that the metadata describes; it is made once for as long as the metadata is held.
 
     Raises UnsupportedModelError for an unknown tokenizer model or pre-tokenizer, and ModelError for a vocabulary that is
     incomplete or contradicts itself.
     """
+    if metadata in _LOADED:
+        return _LOADED[metadata]
     kind = metadata.text(MODEL_KEY)
     if kind not in _ENCODERS:
         raise UnsupportedModelError(
             f"{metadata.path}: {MODEL_KEY} is {shown(kind)}; supported: {', '.join(_ENCODERS)}; give the prompt as token ids with --tokens"
         )
     vocabulary = read_vocabulary(metadata)
-    return Tokenizer(metadata, vocabulary, _ENCODERS[kind](metadata, vocabulary))
+    _LOADED[metadata] = Tokenizer(metadata, vocabulary, _ENCODERS[kind](metadata, vocabulary))
+    return _LOADED[metadata]
 
 
 __all__ = ["Encoder", "TokenStream", "Tokenizer", "check_embedding_rows", "load_tokenizer"]

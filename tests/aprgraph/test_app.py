@@ -20,7 +20,7 @@ from aprgraph.graph.errors import AprgraphError
 from aprgraph.runtime.trace_writer import TraceWriter
 from tests.support.cli import error_of, fails, run_cli, run_process, run_python
 
-COMMANDS = ("compile", "run", "diff", "graph", "inspect", "stages")
+COMMANDS = ("compile", "run", "diff", "graph", "inspect", "stages", "models")
 
 
 def test_help_lists_the_commands_and_shows_examples() -> None:

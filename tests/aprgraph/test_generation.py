@@ -97,7 +97,7 @@ def test_the_announcement_counts_every_step(tiny: CompiledModel, tmp_path: Path)
 def test_a_text_that_ends_early_leaves_the_steps_that_there_were(tiny: CompiledModel, tmp_path: Path) -> None:
     free = tiny.generate(5, tokens=[5, 6, 7])
     ended = CompiledModel(tiny.artifact, load(tiny.model.path, {"tokenizer.ggml.eos_token_id": free[2]}).model)
-    assert free[2] in end_tokens_of(ended.model.metadata)
+    assert free[2] in end_tokens_of(ended.model)
     assert ended.generate(5, tokens=[5, 6, 7]) == free[: free.index(free[2]) + 1]
     trace = ended.run("ffn_up", tokens=[5, 6, 7], directory=tmp_path / "t", max_tokens=5, steps="1..5")
     assert {entry.step for entry in trace.entries} == set(range(1, free.index(free[2]) + 1))

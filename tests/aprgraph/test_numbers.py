@@ -9,8 +9,8 @@ import pytest
 
 from aprgraph.api import CompiledModel
 from tests.support.compiled import compile_together, compiled
-from tests.support.golden import GoldenModel, golden_models, nmse, smollm2_golden
-from tests.support.models import require_smollm2, smollm2_path
+from tests.support.golden import GoldenModel, gemma3_golden, golden_models, nmse, smollm2_golden
+from tests.support.models import require_gemma3, require_smollm2, smollm2_path
 
 #: The project's promise is 1e-9. float32 in any order of summation stays far below this; a wrong kernel does not.
 TOLERANCE = 1e-11
@@ -83,6 +83,22 @@ def test_every_stage_of_smollm2(tmp_path: Path) -> None:
     logits = actual.tensor("lm_head")
     assert nmse(logits, golden.logits) <= TOLERANCE
     assert logits.argmax() == exact.tensor("lm_head").argmax() == golden.logits.argmax()
+
+
+def test_every_stage_of_gemma3(tmp_path: Path) -> None:
+    """A second real model: mixed K-quants, sliding windows, a vocabulary of 262,144."""
+    path, golden = require_gemma3(), gemma3_golden()
+    actual, exact = (
+        compiled(path, target).run("all", "0..18", tokens=golden.tokens, directory=tmp_path / target) for target in ("llvm", "reference")
+    )
+    assert {entry.key for entry in actual.entries} == {(0, layer, stage) for layer, stage in golden.samples}
+    for entry in exact.entries:
+        sample, expected, found = golden.samples[entry.layer, entry.stage], exact.load(entry), actual.tensor(entry.stage, entry.layer)
+        assert sample.nmse(expected) <= SAMPLE_TOLERANCE, entry.label
+        assert sample.nmse(found) <= SAMPLE_TOLERANCE, entry.label
+        assert sample.rms_error(expected) <= TOLERANCE**0.5, entry.label
+        assert nmse(found, expected) <= TOLERANCE, entry.label
+    assert actual.tensor("lm_head").argmax() == exact.tensor("lm_head").argmax() == golden.best
 
 
 def test_smollm2_from_text() -> None:

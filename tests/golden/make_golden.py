@@ -1,8 +1,8 @@
-"""Writes the golden numbers: tiny models with all stages of a prefill, and samples of SmolLM2's stages.
+"""Writes the golden numbers: tiny models with all stages of a prefill, and samples of two real models' stages.
 
-    python -m tests.golden.make_golden [NAME ...] [SmolLM2-135M-Instruct.Q4_1.gguf]
+    python -m tests.golden.make_golden [NAME ...] [SmolLM2-135M-Instruct.Q4_1.gguf] [gemma3-270m-q4_k_m.gguf]
 
-in the repository's root: the tiny models of those names, and SmolLM2's samples if its file is given; without arguments all
+in the repository's root: the tiny models of those names, and the samples of the real ones whose files are given; without arguments all
 tiny models. An independent implementation computes them: Hugging Face transformers in float64 on weights that the gguf
 package decodes. Needs torch, transformers, gguf and llama-cpp-python; versions and date are in README.md.
 """
@@ -22,8 +22,8 @@ from tests.golden.transformers_recorder import Recorder
 HERE = Path(__file__).parent
 #: Repeated tokens, the first and the last of the vocabulary.
 TOKENS = (17, 3, 88, 41, 3, 0, 95, 62, 29, 29, 54)
-#: "What is 2+2?" (see smollm2_token_ids.json).
-SMOLLM2_TOKENS = (1780, 314, 216, 34, 27, 34, 47)
+#: "What is 2+2?" (see smollm2_token_ids.json), and, after BOS, "The capital of France is".
+REAL_TOKENS = {"smollm2": (1780, 314, 216, 34, 27, 34, 47), "gemma3": (2, 818, 5279, 529, 7001, 563)}
 SAMPLES = 64
 
 
@@ -54,11 +54,14 @@ def record(path: Path, llama3_rope: tuple[float, float, float, int] | None = Non
     print(f"{path.stem}: {len(arrays)} stages, model {path.stat().st_size} bytes, numbers {path.with_suffix('.npz').stat().st_size}")
 
 
-def make_smollm2(path: Path) -> None:
-    """Of every stage of every layer: its RMS and 64 elements, the same ones in all layers; the logits whole."""
-    stages = Recorder(load(path)).run(SMOLLM2_TOKENS)
+def make_real(path: Path) -> None:
+    """Of every stage of every layer: its RMS and 64 elements, the same ones in all layers; SmolLM2's logits whole, Gemma's best."""
+    name = "gemma3" if "gemma" in path.name.lower() else "smollm2"
+    stages = Recorder(load(path)).run(REAL_TOKENS[name])
     random = np.random.default_rng(2)
-    arrays = {"tokens": np.array(SMOLLM2_TOKENS, np.int64), "lm_head": stages[None, "lm_head"].astype(np.float32)}
+    arrays = {"tokens": np.array(REAL_TOKENS[name], np.int64), "best": np.array(stages[None, "lm_head"].argmax(), np.int64)}
+    if name == "smollm2":
+        arrays = {"tokens": arrays["tokens"], "lm_head": stages[None, "lm_head"].astype(np.float32)}
     for stage in dict.fromkeys(stage for _, stage in stages):
         values = [array.reshape(-1) for (_, name), array in stages.items() if name == stage]
         # Masked positions are zero everywhere and say nothing.
@@ -68,7 +71,7 @@ def make_smollm2(path: Path) -> None:
         arrays[f"{stage}/values"] = np.stack([array[indices] for array in values]).astype(np.float32)
         arrays[f"{stage}/rms"] = np.array([np.sqrt(np.mean(np.square(array))) for array in values])
         arrays[f"{stage}/layers"] = np.array([-1 if layer is None else layer for layer, name in stages if name == stage], np.int32)
-    target = HERE / "smollm2_stages.npz"
+    target = HERE / f"{name}_stages.npz"
     np.savez_compressed(target, **arrays)
     print(f"{target.name}: {len(stages)} stages, {target.stat().st_size} bytes")
 
@@ -79,4 +82,4 @@ if __name__ == "__main__":
     if tiny or not real:
         make_tiny(tiny)
     for name in real:
-        make_smollm2(Path(name))
+        make_real(Path(name))

@@ -47,12 +47,25 @@ class StageSample:
 
 
 @dataclass(frozen=True)
-class SmolLM2Golden:
-    """Samples of every stage of SmolLM2-135M-Instruct Q4_1 on "What is 2+2?", and the last position's logits, f32 [V]."""
+class RealGolden:
+    """Samples of every stage of a real model on ``tokens``."""
 
     tokens: tuple[int, ...]
     samples: Mapping[StageKey, StageSample]
+
+
+@dataclass(frozen=True)
+class SmolLM2Golden(RealGolden):
+    """SmolLM2-135M-Instruct Q4_1 on "What is 2+2?": also the last position's logits, f32 [V]."""
+
     logits: F32
+
+
+@dataclass(frozen=True)
+class Gemma3Golden(RealGolden):
+    """Gemma 3 270M Q4_K_M on "The capital of France is": also the token that comes next."""
+
+    best: int
 
 
 def nmse(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
@@ -84,16 +97,27 @@ def golden_models() -> tuple[GoldenModel, ...]:
 @lru_cache(maxsize=1)
 def smollm2_golden() -> SmolLM2Golden:
     """The numbers of SmolLM2."""
-    samples: dict[StageKey, StageSample] = {}
     with np.load(GOLDEN / "smollm2_stages.npz") as arrays:
-        for label in arrays.files:
-            stage, _, part = label.partition("/")
-            if part != "indices":
-                continue
-            values, rms = arrays[f"{stage}/values"], arrays[f"{stage}/rms"]
-            for row, layer in enumerate(arrays[f"{stage}/layers"].tolist()):
-                samples[None if layer < 0 else layer, stage] = StageSample(arrays[label].astype(np.int64), values[row], float(rms[row]))
-        return SmolLM2Golden(tuple(arrays["tokens"].tolist()), samples, arrays["lm_head"])
+        return SmolLM2Golden(tuple(arrays["tokens"].tolist()), _samples(arrays), arrays["lm_head"])
+
+
+@lru_cache(maxsize=1)
+def gemma3_golden() -> Gemma3Golden:
+    """The numbers of Gemma 3 270M."""
+    with np.load(GOLDEN / "gemma3_stages.npz") as arrays:
+        return Gemma3Golden(tuple(arrays["tokens"].tolist()), _samples(arrays), int(arrays["best"]))
+
+
+def _samples(arrays: Any) -> dict[StageKey, StageSample]:
+    samples: dict[StageKey, StageSample] = {}
+    for label in arrays.files:
+        stage, _, part = label.partition("/")
+        if part != "indices":
+            continue
+        values, rms = arrays[f"{stage}/values"], arrays[f"{stage}/rms"]
+        for row, layer in enumerate(arrays[f"{stage}/layers"].tolist()):
+            samples[None if layer < 0 else layer, stage] = StageSample(arrays[label].astype(np.int64), values[row], float(rms[row]))
+    return samples
 
 
 def golden_json(name: str) -> Any:

@@ -68,6 +68,7 @@ def _trace(path: Path) -> dict[str, Any]:
             "model": dict(trace.info.model),
             "target": trace.info.target,
             "tokens": list(trace.info.tokens),
+            **({"generated": trace.info.extra["generated"]} if "generated" in trace.info.extra else {}),
             "positions": trace.info.positions,
             "plan": trace.info.plan,
         }

@@ -84,6 +84,14 @@ def test_a_trace_of_chosen_steps(tiny: CompiledModel, tmp_path: Path) -> None:
     assert int(trace.tensor("lm_head", None, 2).argmax()) == found["generated"][2]
 
 
+def test_a_trace_tells_what_was_generated(tiny: CompiledModel, tmp_path: Path) -> None:
+    trace = tiny.run("ffn_up", tokens=[5, 6], directory=tmp_path / "t", max_tokens=3, steps="1..2")
+    assert trace.info is not None
+    shown = json.loads(run_cli("inspect", tmp_path / "t", "--json").out)
+    assert shown["generated"] == trace.info.extra["generated"]
+    assert list(shown["tensors"]) == ["step 1 layer 0 ffn_up"]
+
+
 def test_the_announcement_counts_every_step(tiny: CompiledModel, tmp_path: Path) -> None:
     result = run_cli(
         "run", tiny.artifact.directory, "--tokens", "5,6", "-n", 3, "--taps", "ffn_up", "--steps", "0..3", "-o", tmp_path / "t"

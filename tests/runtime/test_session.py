@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aprgraph.api import CompiledModel, RunOptions
+from aprgraph.codegen.program import build_program
 from aprgraph.graph.calling_convention import ENTRY
 from aprgraph.graph.errors import ArtifactError, TraceError
 from aprgraph.graph.ir import Graph, Node
@@ -144,6 +145,33 @@ def test_weights_are_the_pages_of_the_file(tiny: CompiledModel) -> None:
     assert addresses == {name: first + offsets[name] for name in addresses}
     assert len(addresses) == len(offsets)
     assert {address % 16 for address in addresses.values()} == {8}
+
+
+def test_pages_of_a_large_model_are_given_back_and_no_bit_changes(
+    tiny: CompiledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, released = planned(tiny), []
+    expected = session(tiny, graph).run(TOKENS)["lm_head"]
+    monkeypatch.setattr("aprgraph.graph.calling_convention.RESIDENT_WEIGHTS", 10_000)
+    monkeypatch.setattr("aprgraph.runtime.session.RESIDENT_WEIGHTS", 10_000)
+    build_program(graph, tmp_path / "large", single_pass=True)
+    model = load_model(tiny.model.path)
+    monkeypatch.setattr(model.file, "release", lambda release=model.file.release: released.append(release()))
+    running = Session(tiny.artifact.library, model).load(tmp_path / "large", graph)
+    assert running.run(TOKENS)["lm_head"].tobytes() == expected.tobytes()
+    assert len(released) > LAYERS
+
+
+def test_summaries_of_tensors_that_lie_elsewhere_are_those_of_taps(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits, at any alignment, over more than one piece: a prompt in parts leaves the manifest of one in one pass."""
+    monkeypatch.setattr("aprgraph.runtime.session._CHUNKS_AT_ONCE", 1)
+    recorder, running = Recorder(), Session(tiny.artifact.library, tiny.model)
+    graph = planned(tiny, "all", positions="all")
+    running.load(tiny.artifact.program(graph, single_pass=True), graph).run(list(range(64)), recorder)
+    for name, value in recorder.values.items():
+        moved = np.empty(4 * value.size + 12, np.uint8)[12:].view(np.float32)
+        moved[:] = value.reshape(-1)
+        assert running.summarise(moved) == recorder.statistics[name]
 
 
 @pytest.mark.parametrize("count", [1, 5, 64])

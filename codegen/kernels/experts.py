@@ -20,7 +20,8 @@ from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, block, build
 _NAN = float("nan")
 
 
-def _count_of(buffer: Buffer) -> Expr:
+def _only(buffer: Buffer) -> Expr:
+    """The one element of a buffer that stands for a variable."""
     return buffer[i64(0)]
 
 
@@ -44,21 +45,21 @@ def top_k(request: KernelRequest, cpu: Cpu) -> Any:
 
             put(broken, f32(0.0))
             with T.serial(i64(0), i64(experts)) as expert:
-                put(broken, T.Select(is_nan(scores[p, expert]), f32(_NAN), _count_of(broken)))
+                put(broken, T.Select(is_nan(scores[p, expert]), f32(_NAN), _only(broken)))
             put(last, f32(float("inf")))
             put(last_id, T.int32(-1))
             with T.serial(i64(0), i64(k)) as choice:
                 put(best_id, T.int32(-1))
                 with T.serial(i64(0), i64(experts)) as expert:
                     score, index = scores[p, expert], T.Cast("int32", expert)
-                    later = T.Or(score < _count_of(last), T.And(score == _count_of(last), index > _count_of(last_id)))
-                    better = T.Or(_count_of(best_id) < 0, score > _count_of(best))
+                    later = T.Or(score < _only(last), T.And(score == _only(last), index > _only(last_id)))
+                    better = T.Or(_only(best_id) < 0, score > _only(best))
                     with T.If(T.And(later, better)), T.Then():
                         put(best, score)
                         put(best_id, index)
-                put(last, _count_of(best))
-                put(last_id, _count_of(best_id))
-                T.buffer_store(out, T.Cast("float32", _count_of(best_id)) + _count_of(broken), [p, choice])
+                put(last, _only(best))
+                put(last_id, _only(best_id))
+                T.buffer_store(out, T.Cast("float32", _only(best_id)) + _only(broken), [p, choice])
 
     return build_function(request.symbol, emit)
 
@@ -82,12 +83,12 @@ def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
 
             put(largest, f32(float("-inf")))
             with T.serial(i64(0), i64(experts)) as expert:
-                put(largest, T.max(_count_of(largest), scores[p, expert]))
+                put(largest, T.max(_only(largest), scores[p, expert]))
             emitter.zero(sums, 0, cpu.lanes)
 
             def accumulate(column: Expr, width: int) -> None:
                 def step(lane: Expr) -> None:
-                    T.buffer_store(sums, sums[lane] + emitter.exp(scores[p, column + lane] - _count_of(largest)), [lane])
+                    T.buffer_store(sums, sums[lane] + emitter.exp(scores[p, column + lane] - _only(largest)), [lane])
 
                 emitter.vector(width, step)
 
@@ -96,14 +97,14 @@ def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
             with T.serial(i64(0), i64(k)) as choice:
                 unknown = is_nan(ids[p, choice])
                 expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[p, choice]))
-                weight = emitter.exp(scores[p, expert] - _count_of(largest)) / _count_of(total)
+                weight = emitter.exp(scores[p, expert] - _only(largest)) / _only(total)
                 T.buffer_store(out, T.Select(unknown, f32(_NAN), weight), [p, choice])
             if normalise:
                 put(total, f32(0.0))
                 with T.serial(i64(0), i64(k)) as choice:
-                    put(total, _count_of(total) + out[p, choice])
+                    put(total, _only(total) + out[p, choice])
                 with T.serial(i64(0), i64(k)) as choice:
-                    T.buffer_store(out, out[p, choice] / _count_of(total), [p, choice])
+                    T.buffer_store(out, out[p, choice] / _only(total), [p, choice])
             if scale != 1.0:
                 with T.serial(i64(0), i64(k)) as choice:
                     T.buffer_store(out, out[p, choice] * f32(scale), [p, choice])
@@ -141,8 +142,8 @@ class _Grouping:
         with T.serial(i64(0), i64(experts)) as expert:
             T.buffer_store(self.first, self.first[expert] + following[expert], [expert + 1])
             with T.If(following[expert] > 0), T.Then():
-                T.buffer_store(self.active, expert, [_count_of(self.number)])
-                T.buffer_store(self.number, _count_of(self.number) + 1, [i64(0)])
+                T.buffer_store(self.active, expert, [_only(self.number)])
+                T.buffer_store(self.number, _only(self.number) + 1, [i64(0)])
             T.buffer_store(following, self.first[expert], [expert])
         with T.serial(i64(0), pairs) as pair:
             known, expert = of_pair(pair)
@@ -177,7 +178,7 @@ def expert_linear(request: KernelRequest, cpu: Cpu) -> Any:
                 position, choice = place(pair)
                 with T.If(is_nan(ids[position, choice])), T.Then(), T.serial(i64(0), i64(weight.rows)) as row:
                     T.buffer_store(out, f32(_NAN), [position, choice, row])
-            with T.parallel(i64(0), _count_of(grouping.number) * tiles.count) as index, block("tile"):
+            with T.parallel(i64(0), _only(grouping.number) * tiles.count) as index, block("tile"):
                 expert = grouping.active[T.floordiv(index, i64(tiles.count))]
                 tile = T.floormod(index, i64(tiles.count))
                 start = grouping.first[expert]
@@ -198,7 +199,7 @@ def expert_linear(request: KernelRequest, cpu: Cpu) -> Any:
 
 def expert_sum(request: KernelRequest, cpu: Cpu) -> Any:
     """x [n, k, C], weights [n, k] -> out [n, C]: the sum over the choices, in their order."""
-    _, k, columns = (request.operands[0].dims[0], int(request.operands[0].dims[1]), int(request.operands[0].dims[2]))
+    k, columns = (int(dim) for dim in request.operands[0].dims[1:])
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)

@@ -15,8 +15,9 @@ import tvm
 from tvm.target import Target
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.kernels import KERNELS, KernelRequest
-from aprgraph.codegen.kernels.statistics import tensor_statistics
+from aprgraph.codegen.kernels import KernelRequest
+from aprgraph.codegen.kernels.cpu import KERNELS
+from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
 from aprgraph.graph.calling_convention import STATISTICS_KERNEL
 from aprgraph.graph.errors import GraphError, ToolchainError
 

@@ -7,6 +7,7 @@ left to the compiler, so that two kernels that must agree bit by bit do.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,6 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
-
-from aprgraph.codegen.cpu import Cpu
 
 #: A TVM expression, variable or buffer; TVM ships no types.
 Expr = Any
@@ -32,20 +31,12 @@ def f32(value: float) -> Expr:
     return tirx.FloatImm("float32", value)
 
 
-class Emitter:
-    """Emits statements of one kernel for one CPU."""
+class Arithmetic(ABC):
+    """Arithmetic that every target does alike, but for how it says multiply-add."""
 
-    def __init__(self, cpu: Cpu) -> None:
-        self.cpu = cpu
-        self.lanes = cpu.lanes
-
-    # -- arithmetic ------------------------------------------------------------------------------------------------------
-
+    @abstractmethod
     def fma(self, a: Expr, b: Expr, c: Expr) -> Expr:
-        """a · b + c in f32."""
-        if self.cpu.fma:
-            return T.call_llvm_pure_intrin("float32", "llvm.fma", a, b, c)
-        return a * b + c
+        """a · b + c in f32, rounded once where the target can."""
 
     def exp(self, x: Expr) -> Expr:
         """e^x in f32 within 2 ulp, 0 below -87.3, inf above 88.7; NaN stays. Vectorises, unlike the library's.
@@ -69,56 +60,6 @@ class Emitter:
         """2^exponent in f32 for an int32 from -149 to 127: in two factors, for what lies below the normal numbers."""
         half = exponent >> tirx.IntImm("int32", 1)
         return _normal_power(half) * _normal_power(exponent - half)
-
-    # -- loops -----------------------------------------------------------------------------------------------------------
-
-    def vector(self, count: int, body: Callable[[Expr], None]) -> None:
-        """Emit ``body(lane)`` for lane in 0 .. count - 1 as vector instructions."""
-        if count == 1:
-            body(i64(0))
-            return
-        with T.vectorized(i64(0), i64(count)) as lane:
-            body(lane)
-
-    def chunks(self, columns: int, body: Callable[[Expr, int], None]) -> None:
-        """Emit ``body(start, width)`` over a row of ``columns``: a loop of whole vectors, then what is left."""
-        whole = columns // self.lanes
-        if whole:
-            with T.serial(i64(0), i64(whole)) as step:
-                body(step * self.lanes, self.lanes)
-        if columns % self.lanes:
-            body(i64(whole * self.lanes), columns % self.lanes)
-
-    def zero(self, buffer: Buffer, first: int, count: int) -> None:
-        """Set ``count`` elements of a flat buffer from ``first`` on to 0."""
-        self.vector(count, lambda lane: T.buffer_store(buffer, f32(0.0), [i64(first) + lane]))
-
-    def dot_step(self, acc: Buffer, first: int, width: int, a: Callable[[Expr], Expr], b: Callable[[Expr], Expr]) -> None:
-        """acc[first + lane] += a(lane) · b(lane) for the lanes of one vector."""
-
-        def step(lane: Expr) -> None:
-            at = i64(first) + lane
-            T.buffer_store(acc, self.fma(a(lane), b(lane), acc[at]), [at])
-
-        self.vector(width, step)
-
-    def copy(self, source: Buffer, first: Expr, target: Buffer, row: Expr, column: Expr, lane: Expr) -> None:
-        """target[row, column + lane] = source[first + lane]."""
-        T.buffer_store(target, source[first + lane], [row, column + lane])
-
-    def _fold(self, acc: Buffer, first: int, width: int) -> None:
-        def step(lane: Expr) -> None:
-            T.buffer_store(acc, acc[i64(first) + lane] + acc[i64(first + width) + lane], [i64(first) + lane])
-
-        self.vector(width, step)
-
-    def sum_lanes(self, acc: Buffer, first: int) -> Expr:
-        """Sum ``lanes`` partial sums by halves, always in the same order; the expression of the total."""
-        width = self.lanes // 2
-        while width:
-            self._fold(acc, first, width)
-            width //= 2
-        return acc[i64(first)]
 
 
 def _normal_power(exponent: Expr) -> Expr:

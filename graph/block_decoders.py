@@ -2,7 +2,7 @@
 
 ``decode(block, first, lane)`` gives the elements ``first + lane`` of a block, for lane in 0 .. RUN - 1, in terms of a
 BlockReader, whose values are NumPy arrays in the reference decoder (graph/block_formats.py) and TVM expressions in
-``codegen/decode.py``: CPU kernel, reference and documentation all come from these few lines. ``first`` is a Python number
+``codegen/kernels``: kernel, reference and documentation all come from these few lines. ``first`` is a Python number
 and a multiple of RUN; ``lane`` is not, so a decision may depend on ``first`` alone. The layouts are ggml's (ggml-common.h
 and ggml-quants.c of llama.cpp); MXFP4 is that of the OCP Microscaling Formats specification 1.0.
 """

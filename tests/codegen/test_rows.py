@@ -7,7 +7,7 @@ import pytest
 import tvm
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.kernels.statistics import tensor_statistics
+from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
 from aprgraph.codegen.library import llvm_target
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
 from aprgraph.runtime.statistics import compute_statistics, statistics_from_sums

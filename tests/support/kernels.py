@@ -13,7 +13,8 @@ import tvm
 from tvm_ffi import from_dlpack
 
 from aprgraph.codegen.cpu import CPUS, Cpu, machine_flags
-from aprgraph.codegen.kernels import KERNELS, KernelRequest
+from aprgraph.codegen.kernels import KernelRequest
+from aprgraph.codegen.kernels.cpu import KERNELS
 from aprgraph.codegen.library import llvm_target
 from aprgraph.graph.block_formats import decode_reference, weight_format, weight_storage
 from aprgraph.graph.calling_convention import half_table

@@ -15,9 +15,10 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.decode import Weight, half_table
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, along, block, build_function, f32, i64, registers, scratch
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, block, build_function, f32, i64, registers, scratch
 
 #: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it.
 _TILE_BYTES = 128 * 1024

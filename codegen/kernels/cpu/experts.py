@@ -12,10 +12,11 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.decode import Weight, half_table
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.kernels.linear import Tiles
-from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, block, build_function, f32, i64, is_nan, registers, scratch
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.cpu.linear import Tiles
+from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, block, build_function, f32, i64, is_nan, registers, scratch
 
 _NAN = float("nan")
 

@@ -9,9 +9,10 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.decode import Weight
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.tir import Emitter, Expr, Parameters, block, build_function, f32, i64, registers
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.cpu.weights import Weight
+from aprgraph.codegen.tir import Expr, Parameters, block, build_function, f32, i64, registers
 
 
 def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu import Cpu
-from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, block, build_function, f32, i64, is_finite, is_nan, registers
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, block, build_function, f32, i64, is_finite, is_nan, registers
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
 
 _LANES = 8

@@ -12,7 +12,8 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, i64
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, i64
 from aprgraph.graph.block_decoders import RUN
 from aprgraph.graph.block_formats import BlockFormat, weight_format, weight_storage
 from aprgraph.graph.calling_convention import HALF_TABLE_SIZE

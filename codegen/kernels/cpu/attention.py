@@ -17,7 +17,8 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.tir import Buffer, Emitter, Expr, Parameters, along, block, build_function, f32, i64, is_nan, registers
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, block, build_function, f32, i64, is_nan, registers
 
 _KEYS_AT_ONCE = 4
 #: Head columns that a register buffer holds at once in the mix.

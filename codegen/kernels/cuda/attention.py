@@ -1,0 +1,368 @@
+"""CUDA attention kernels: scores, softmax, mix, each alone for when it is tapped, and the three in one for when none is.
+
+A block has a few queries of one head, and goes through the keys in tiles of as many as it has threads; a tile begins at a multiple of
+that, wherever the first query stands. A thread's scores are those of one key in each tile, its part of the softmax's sum
+those keys in order, and a column of the mix all keys in order. None of that depends on which other positions there are, nor on
+whether scores and softmax are kept: the fused kernel computes the scores three times (for the largest, for the sum and for
+the mix), so that the numbers are those of the three kernels and no buffer of [H, n, t] is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cuda.emitter import WARP, Emitter, ceil_div, get, launch, put, registers, shared, sync_block, zero
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, build_function, f32, i64, is_nan
+
+#: Threads of a block, and keys of a tile.
+_THREADS = 128
+#: Queries of a block.
+_QUERIES = 8
+#: Columns of the keys that lie in shared memory at once, and of a row there: threads that read down a column meet all banks.
+_CHUNK, _PITCH = 32, 33
+
+
+@dataclass(frozen=True)
+class _Block:
+    """``queries`` queries of one head, from ``first`` on, and the keys that any of them may attend to: tiles start .. stop - 1."""
+
+    emitter: Emitter
+    thread: Expr
+    head: Expr
+    first: Expr
+    n: Expr
+    t: Expr
+    window: int
+    queries: int
+
+    def position(self, query: int) -> Expr:
+        """Where a query stands among the keys."""
+        return self.t - self.n + self.first + query
+
+    def exists(self, query: int) -> Expr:
+        """Whether there is such a query: the last block may not be full."""
+        return self.first + query < self.n
+
+    def sees(self, query: int, key: Expr) -> Expr:
+        """Whether a query may attend to a key."""
+        seen = T.And(self.exists(query), key <= self.position(query))
+        return T.And(seen, key > self.position(query) - self.window) if self.window else seen
+
+    def for_tiles(self, body: Callable[[Expr], None]) -> None:
+        """Emit ``body(first key)`` for each tile with keys that some query of the block may attend to."""
+        stop = ceil_div(T.min(self.position(self.queries), self.t), _THREADS)
+        start = T.floordiv(T.max(self.position(0) - self.window + 1, i64(0)), i64(_THREADS)) if self.window else i64(0)
+        with T.serial(i64(0), stop - start) as tile:
+            body((start + tile) * _THREADS)
+
+    def reduce(self, values: Buffer, scratch: Buffer, combine: Callable[[Expr, Expr], Expr]) -> None:
+        """``values[q]`` of all threads combined in a fixed order, for each query; ``scratch`` is [queries, _THREADS]."""
+        for query in range(self.queries):
+            T.buffer_store(scratch, get(values, query), [i64(query), self.thread])
+        sync_block()
+        distance = _THREADS // 2
+        while distance:
+            with T.If(self.thread < distance), T.Then():
+                for query in range(self.queries):
+                    a, b = scratch[i64(query), self.thread], scratch[i64(query), self.thread + distance]
+                    T.buffer_store(scratch, combine(a, b), [i64(query), self.thread])
+            sync_block()
+            distance //= 2
+        for query in range(self.queries):
+            put(values, scratch[i64(query), i64(0)], query)
+        sync_block()
+
+
+def _larger(a: Expr, b: Expr) -> Expr:
+    # Not max(): a NaN score must reach the result, whichever operand it is (a comparison with NaN is false).
+    return T.Select(T.Or(b > a, is_nan(b)), b, a)
+
+
+def _sum(a: Expr, b: Expr) -> Expr:
+    return a + b
+
+
+def _for_each_block(parameters: Parameters, heads: int, window: int, body: Callable[[_Block], None], queries: int = _QUERIES) -> None:
+    n, t = parameters.size("n"), parameters.size("t")
+    with launch(ceil_div(n, queries) * heads, _THREADS) as (index, thread):
+        head, group = T.floormod(index, i64(heads)), T.floordiv(index, i64(heads))
+        body(_Block(Emitter(), thread, head, group * queries, n, t, window, queries))
+
+
+class _Scores:
+    """The scores of a block's queries: q · k · scale."""
+
+    def __init__(self, block: _Block, q: Buffer, k: Buffer, size: int, kv_head: Expr, scale: float) -> None:
+        self._block, self._k, self._size, self._kv_head, self._scale = block, k, size, kv_head, scale
+        self._queries = shared(block.queries, size)
+        self._keys = shared(_THREADS, _PITCH)
+        self._sums = registers(block.queries)
+        with T.serial(i64(0), i64(-(-size // _THREADS))) as step:
+            column = step * _THREADS + block.thread
+            with T.If(column < size), T.Then():
+                for query in range(block.queries):
+                    value = T.if_then_else(block.exists(query), q[block.first + query, block.head * size + column], f32(0.0))
+                    T.buffer_store(self._queries, value, [i64(query), column])
+
+    def of_tile(self, first_key: Expr, store: Callable[[int, Expr, Expr], None]) -> None:
+        """``store(query, key, score)`` for the thread's key of a tile; the caller asks which queries may attend to it."""
+        block, size = self._block, self._size
+        zero(self._sums, block.queries)
+        for start in range(0, size, _CHUNK):
+            width = min(_CHUNK, size - start)
+            column, line = T.floormod(block.thread, i64(WARP)), T.floordiv(block.thread, i64(WARP))
+            sync_block()
+            with T.serial(i64(0), i64(_THREADS // (_THREADS // WARP))) as step:
+                row = step * (_THREADS // WARP) + line
+                inside = T.And(first_key + row < block.t, column < width)
+                value = T.if_then_else(inside, self._k[first_key + row, self._kv_head * size + start + column], f32(0.0))
+                T.buffer_store(self._keys, value, [row, column])
+            sync_block()
+            with T.serial(i64(0), i64(width)) as column:
+                for query in range(block.queries):
+                    a, b = self._queries[i64(query), start + column], self._keys[block.thread, column]
+                    put(self._sums, block.emitter.fma(a, b, get(self._sums, query)), query)
+        for query in range(block.queries):
+            store(query, first_key + block.thread, get(self._sums, query) * f32(self._scale))
+
+
+class _Softmax:
+    """The largest score and the sum of exponents of each query, as threads come by their keys in order."""
+
+    def __init__(self, block: _Block, scratch: Buffer) -> None:
+        self._block, self._scratch = block, scratch
+        self._largest, self._total = registers(block.queries), registers(block.queries)
+        for query in range(block.queries):
+            put(self._largest, f32(float("-inf")), query)
+        zero(self._total, block.queries)
+
+    def see(self, query: int, score: Expr) -> None:
+        """First: a score."""
+        put(self._largest, _larger(get(self._largest, query), score), query)
+
+    def seen(self) -> None:
+        """Then, when all have been seen."""
+        self._block.reduce(self._largest, self._scratch, _larger)
+
+    def exponent(self, query: int, score: Expr) -> Expr:
+        """e^(score - largest)."""
+        return self._block.emitter.exp(score - get(self._largest, query))
+
+    def add(self, query: int, score: Expr) -> None:
+        """Each again."""
+        put(self._total, get(self._total, query) + self.exponent(query, score), query)
+
+    def added(self) -> None:
+        """And when all have been added."""
+        self._block.reduce(self._total, self._scratch, _sum)
+
+    def weight(self, query: int, score: Expr) -> Expr:
+        """The softmax."""
+        return self.exponent(query, score) / get(self._total, query)
+
+
+class _Mix:
+    """Weighted sums of v: a thread has some columns of some of the block's queries."""
+
+    def __init__(self, block: _Block, v: Buffer, size: int, kv_head: Expr, weights: Buffer) -> None:
+        self._block, self._v, self._size, self._kv_head, self._weights = block, v, size, kv_head, weights
+        self._across = min(_THREADS, 1 << (size - 1).bit_length())
+        groups = min(_THREADS // self._across, block.queries)
+        self._each = block.queries // groups
+        self._columns = -(-size // self._across)
+        self._sums = registers(self._each * self._columns)
+        self._group = T.floordiv(block.thread, i64(self._across))
+        self._first_column = T.floormod(block.thread, i64(self._across))
+        self._busy = self._group < groups
+        zero(self._sums, self._each * self._columns)
+
+    def _query(self, number: int) -> Expr:
+        return self._group * self._each + number
+
+    def add_tile(self, first_key: Expr) -> None:
+        """Add the keys of a tile, whose weights are in shared memory. All threads of the block come here."""
+        block = self._block
+        count = T.min(T.min(block.position(block.queries), block.t) - first_key, i64(_THREADS))
+        with T.If(self._busy), T.Then(), T.serial(i64(0), count) as at:
+            key = first_key + at
+            for column in range(self._columns):
+                mine = self._first_column + column * self._across
+                with T.If(mine < self._size), T.Then():
+                    value = registers(1)
+                    put(value, self._v[key, self._kv_head * self._size + mine])
+                    for number in range(self._each):
+                        query = self._query(number)
+                        position = block.position(0) + query
+                        seen = T.And(block.first + query < block.n, key <= position)
+                        if block.window:
+                            seen = T.And(seen, key > position - block.window)
+                        to = number * self._columns + column
+                        with T.If(seen), T.Then():
+                            put(self._sums, block.emitter.fma(self._weights[query, at], get(value), get(self._sums, to)), to)
+
+    def store(self, out: Buffer) -> None:
+        """out[query, columns of the head] = the sums."""
+        block = self._block
+        with T.If(self._busy), T.Then():
+            for column in range(self._columns):
+                mine = self._first_column + column * self._across
+                for number in range(self._each):
+                    query = block.first + self._query(number)
+                    with T.If(T.And(mine < self._size, query < block.n)), T.Then():
+                        to = number * self._columns + column
+                        T.buffer_store(out, get(self._sums, to), [query, block.head * self._size + mine])
+
+
+# -- kernels -------------------------------------------------------------------------------------------------------------
+
+
+def attn_scores(request: KernelRequest) -> Any:
+    """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, 0 at masked keys."""
+    heads, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
+    size = int(request.operands[0].dims[1]) // heads
+
+    def emit(parameters: Parameters) -> None:
+        q = parameters.buffer("q", ("n", heads * size), "float32")
+        k = parameters.buffer("k", ("t", kv_heads * size), "float32")
+        out = parameters.buffer("out", (heads, "n", "t"), "float32")
+
+        def body(block: _Block) -> None:
+            scores = _Scores(block, q, k, size, _kv_head(block, heads, kv_heads), scale)
+
+            def store(query: int, key: Expr, score: Expr) -> None:
+                with T.If(T.And(block.exists(query), key < block.t)), T.Then():
+                    visible = T.Select(block.sees(query, key), score, f32(0.0))
+                    T.buffer_store(out, visible, [block.head, block.first + query, key])
+
+            with T.serial(i64(0), ceil_div(block.t, _THREADS)) as tile:
+                scores.of_tile(tile * _THREADS, store)
+
+        _for_each_block(parameters, heads, request.attr_int("window"), body)
+
+    return build_function(request.symbol, emit)
+
+
+def attn_softmax(request: KernelRequest) -> Any:
+    """scores [H, n, t] -> out [H, n, t]: softmax over the keys that a query may attend to, 0 at the others."""
+    heads = int(request.operands[0].dims[0])
+
+    def emit(parameters: Parameters) -> None:
+        scores = parameters.buffer("scores", (heads, "n", "t"), "float32")
+        out = parameters.buffer("out", (heads, "n", "t"), "float32")
+
+        def body(block: _Block) -> None:
+            softmax = _Softmax(block, shared(1, _THREADS))
+
+            def over_keys(use: Callable[[Expr], None]) -> None:
+                def tile(first_key: Expr) -> None:
+                    key = first_key + block.thread
+                    with T.If(block.sees(0, key)), T.Then():
+                        use(key)
+
+                block.for_tiles(tile)
+
+            def score(key: Expr) -> Expr:
+                return scores[block.head, block.first, key]
+
+            over_keys(lambda key: softmax.see(0, score(key)))
+            softmax.seen()
+            over_keys(lambda key: softmax.add(0, score(key)))
+            softmax.added()
+            with T.serial(i64(0), ceil_div(block.t, _THREADS)) as step:
+                key = step * _THREADS + block.thread
+                with T.If(key < block.t), T.Then():
+                    value = T.if_then_else(block.sees(0, key), softmax.weight(0, score(key)), f32(0.0))
+                    T.buffer_store(out, value, [block.head, block.first, key])
+
+        _for_each_block(parameters, heads, request.attr_int("window"), body, queries=1)
+
+    return build_function(request.symbol, emit)
+
+
+def attn_mix(request: KernelRequest) -> Any:
+    """weights [H, n, t], v [t, K·D] -> out [n, H·D]: each query's weighted sum of v, keys in order."""
+    weights_type, v_type = request.operands
+    heads, kv_heads = int(weights_type.dims[0]), request.attr_int("kv_heads")
+    size = int(v_type.dims[1]) // kv_heads
+
+    def emit(parameters: Parameters) -> None:
+        weights = parameters.buffer("weights", (heads, "n", "t"), "float32")
+        v = parameters.buffer("v", ("t", kv_heads * size), "float32")
+        out = parameters.buffer("out", ("n", heads * size), "float32")
+
+        def body(block: _Block) -> None:
+            tile_weights = shared(block.queries, _THREADS)
+            mix = _Mix(block, v, size, _kv_head(block, heads, kv_heads), tile_weights)
+
+            def tile(first_key: Expr) -> None:
+                key = first_key + block.thread
+                for query in range(block.queries):
+                    known = T.And(block.exists(query), key < block.t)
+                    value = T.if_then_else(known, weights[block.head, block.first + query, key], f32(0.0))
+                    T.buffer_store(tile_weights, value, [i64(query), block.thread])
+                sync_block()
+                mix.add_tile(first_key)
+                sync_block()
+
+            block.for_tiles(tile)
+            mix.store(out)
+
+        _for_each_block(parameters, heads, request.attr_int("window"), body)
+
+    return build_function(request.symbol, emit)
+
+
+def attention(request: KernelRequest) -> Any:
+    """q [n, H·D], k [t, K·D], v [t, K·D] -> out [n, H·D]: the three above, with a tile of scores at a time."""
+    heads, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
+    size = int(request.operands[0].dims[1]) // heads
+
+    def emit(parameters: Parameters) -> None:
+        q = parameters.buffer("q", ("n", heads * size), "float32")
+        k = parameters.buffer("k", ("t", kv_heads * size), "float32")
+        v = parameters.buffer("v", ("t", kv_heads * size), "float32")
+        out = parameters.buffer("out", ("n", heads * size), "float32")
+
+        def body(block: _Block) -> None:
+            kv_head = _kv_head(block, heads, kv_heads)
+            scores = _Scores(block, q, k, size, kv_head, scale)
+            tile_weights = shared(block.queries, _THREADS)
+            softmax = _Softmax(block, tile_weights)
+            mix = _Mix(block, v, size, kv_head, tile_weights)
+
+            def where_seen(use: Callable[[int, Expr], None]) -> Callable[[int, Expr, Expr], None]:
+                def store(query: int, key: Expr, score: Expr) -> None:
+                    with T.If(block.sees(query, key)), T.Then():
+                        use(query, score)
+
+                return store
+
+            block.for_tiles(lambda first_key: scores.of_tile(first_key, where_seen(softmax.see)))
+            softmax.seen()
+            block.for_tiles(lambda first_key: scores.of_tile(first_key, where_seen(softmax.add)))
+            softmax.added()
+
+            def keep(query: int, key: Expr, score: Expr) -> None:
+                value = T.if_then_else(block.sees(query, key), softmax.weight(query, score), f32(0.0))
+                T.buffer_store(tile_weights, value, [i64(query), block.thread])
+
+            def tile(first_key: Expr) -> None:
+                scores.of_tile(first_key, keep)
+                sync_block()
+                mix.add_tile(first_key)
+
+            block.for_tiles(tile)
+            mix.store(out)
+
+        _for_each_block(parameters, heads, request.attr_int("window"), body)
+
+    return build_function(request.symbol, emit)
+
+
+def _kv_head(block: _Block, heads: int, kv_heads: int) -> Expr:
+    return T.floordiv(block.head, i64(heads // kv_heads))

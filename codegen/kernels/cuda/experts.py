@@ -1,0 +1,284 @@
+"""CUDA kernels of mixtures of experts.
+
+With few positions each (position, choice) pair is a product of its own. With many, a block has rows of one expert, and
+collects the pairs that want it, in order: each tile of rows is decoded for all of them. Nothing is counted atomically, and a
+pair's sums are those of the linear kernel whoever else chose the expert, so a position has the same bits alone and among others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cuda.emitter import (
+    WARP,
+    Emitter,
+    ballot,
+    ceil_div,
+    count_bits,
+    get,
+    launch,
+    launch_over,
+    put,
+    registers,
+    shared,
+    shuffle_xor,
+    sync_block,
+)
+from aprgraph.codegen.kernels.cuda.linear import FEW, TILE_POSITIONS, TILE_THREADS, Product
+from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, build_function, f32, i64, is_nan
+from aprgraph.graph.block_decoders import RUN
+
+_NAN = float("nan")
+
+
+def _each_of(count: int, lane: Expr, body: Callable[[int, Expr], None]) -> None:
+    """``body(number, index)`` for the lane's own of ``count`` indices: number is what it is in the lane's registers."""
+    for number in range(-(-count // WARP)):
+        index = lane + number * WARP
+        with T.If(index < count), T.Then():
+            body(number, index)
+
+
+def top_k(request: KernelRequest) -> Any:
+    """scores [n, X] -> out [n, k]: ids of the largest, as f32; NaN throughout a row that holds a NaN.
+
+    A warp for each row. By selection: the best of those that come after the one chosen last, k times.
+    """
+    experts, k = int(request.operands[0].dims[1]), request.attr_int("k")
+
+    def emit(parameters: Parameters) -> None:
+        scores = parameters.buffer("scores", ("n", experts), "float32")
+        out = parameters.buffer("out", ("n", k), "float32")
+        with launch(parameters.size("n"), WARP) as (p, lane):
+            mine = registers(-(-experts // WARP))
+            last, best, other = registers(1), registers(1), registers(1)
+            last_id, best_id, other_id = (registers(1, "int32") for _ in range(3))
+            broken, votes = registers(1, "int32"), registers(1, "uint32")
+            put(broken, T.int32(0))
+
+            def load(number: int, expert: Expr) -> None:
+                put(mine, scores[p, expert], number)
+                put(broken, T.Select(is_nan(get(mine, number)), T.int32(1), get(broken)))
+
+            _each_of(experts, lane, load)
+            put(votes, ballot(get(broken) != 0))
+            put(last, f32(float("inf")))
+            put(last_id, T.int32(-1))
+            with T.serial(i64(0), i64(k)) as choice:
+                put(best, f32(0.0))
+                put(best_id, T.int32(-1))
+
+                def look(number: int, expert: Expr) -> None:
+                    score, index = get(mine, number), T.Cast("int32", expert)
+                    later = T.Or(score < get(last), T.And(score == get(last), index > get(last_id)))
+                    better = T.Or(get(best_id) < 0, score > get(best))
+                    with T.If(T.And(later, better)), T.Then():
+                        put(best, score)
+                        put(best_id, index)
+
+                _each_of(experts, lane, look)
+                for distance in (16, 8, 4, 2, 1):
+                    put(other, shuffle_xor(get(best), distance))
+                    put(other_id, shuffle_xor(get(best_id), distance, "int32"))
+                    equal = T.And(get(other) == get(best), get(other_id) < get(best_id))
+                    better = T.Or(get(best_id) < 0, T.Or(get(other) > get(best), equal))
+                    with T.If(T.And(get(other_id) >= 0, better)), T.Then():
+                        put(best, get(other))
+                        put(best_id, get(other_id))
+                put(last, get(best))
+                put(last_id, get(best_id))
+                with T.If(lane == 0), T.Then():
+                    chosen = T.Cast("float32", get(best_id))
+                    T.buffer_store(out, T.Select(get(votes) != T.uint32(0), f32(_NAN), chosen), [p, choice])
+
+    return build_function(request.symbol, emit)
+
+
+def router_weights(request: KernelRequest) -> Any:
+    """scores [n, X], ids [n, k] -> out [n, k]: the softmax of all scores at the ids, normalised if asked for, times `scale`."""
+    experts, k = int(request.operands[0].dims[1]), int(request.operands[1].dims[1])
+    normalise, scale = bool(request.attrs["normalise"]), request.attr_float("scale")
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        scores = parameters.buffer("scores", ("n", experts), "float32")
+        ids = parameters.buffer("ids", ("n", k), "float32")
+        out = parameters.buffer("out", ("n", k), "float32")
+        with launch(parameters.size("n"), WARP) as (p, lane):
+            largest, other, total, share = registers(1), registers(1), registers(1), registers(1)
+            chosen = shared(k)
+            put(largest, f32(float("-inf")))
+            _each_of(experts, lane, lambda _number, expert: put(largest, T.max(get(largest), scores[p, expert])))
+            for distance in (16, 8, 4, 2, 1):
+                put(other, shuffle_xor(get(largest), distance))
+                put(largest, T.max(get(largest), get(other)))
+            put(total, f32(0.0))
+            _each_of(experts, lane, lambda _number, expert: put(total, get(total) + emitter.exp(scores[p, expert] - get(largest))))
+            emitter.warp_sum(total)
+
+            def choose(_number: int, choice: Expr) -> None:
+                unknown = is_nan(ids[p, choice])
+                expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[p, choice]))
+                weight = emitter.exp(scores[p, expert] - get(largest)) / get(total)
+                T.buffer_store(chosen, T.Select(unknown, f32(_NAN), weight), [choice])
+
+            _each_of(k, lane, choose)
+            sync_block()
+            put(total, f32(1.0))
+            if normalise:
+                put(total, f32(0.0))
+                for choice in range(k):
+                    put(total, get(total) + chosen[i64(choice)])
+
+            def store(_number: int, choice: Expr) -> None:
+                put(share, chosen[choice] / get(total) if normalise else chosen[choice])
+                T.buffer_store(out, get(share) if scale == 1.0 else get(share) * f32(scale), [p, choice])
+
+            _each_of(k, lane, store)
+
+    return build_function(request.symbol, emit)
+
+
+class _Pairs:
+    """The (position, choice) pairs of one expert, numbered position · k + choice, as the threads of a block find them together."""
+
+    def __init__(self, ids: Buffer, pairs: Expr, k: int, expert: Expr, thread: Expr) -> None:
+        self._ids, self._pairs, self._k, self._expert, self._thread = ids, pairs, k, expert, thread
+        self.chosen = shared(TILE_POSITIONS, dtype="int32")
+        self._counts = shared(TILE_THREADS // WARP, dtype="int32")
+        self.seen = registers(1, "int32")
+        self._votes = registers(1, "uint32")
+
+    def _scan(self, found: Callable[[Expr, Expr], None]) -> None:
+        """``found(pair, rank)`` for those of the thread's own pairs that are the expert's; ``seen`` counts all of them."""
+        put(self.seen, T.int32(0))
+        lane, warp = T.floormod(self._thread, i64(WARP)), T.floordiv(self._thread, i64(WARP))
+        with T.serial(i64(0), ceil_div(self._pairs, TILE_THREADS)) as step:
+            pair = step * TILE_THREADS + self._thread
+            # A NaN is no expert's id. T.if_then_else reads the id of a pair that exists only.
+            chosen = T.if_then_else(
+                pair < self._pairs, self._ids[T.floordiv(pair, i64(self._k)), T.floormod(pair, i64(self._k))], f32(-1.0)
+            )
+            put(self._votes, ballot(chosen == T.Cast("float32", self._expert)))
+            with T.If(lane == 0), T.Then():
+                T.buffer_store(self._counts, count_bits(get(self._votes)), [warp])
+            sync_block()
+            with T.If(((get(self._votes) >> T.Cast("uint32", lane)) & T.uint32(1)) == T.uint32(1)), T.Then():
+                below = get(self._votes) & ((T.uint32(1) << T.Cast("uint32", lane)) - T.uint32(1))
+                before = sum(
+                    (T.Select(warp > other, self._counts[i64(other)], T.int32(0)) for other in range(TILE_THREADS // WARP)),
+                    start=get(self.seen),
+                )
+                found(pair, before + count_bits(below))
+            put(self.seen, sum((self._counts[i64(other)] for other in range(TILE_THREADS // WARP)), start=get(self.seen)))
+            sync_block()
+
+    def count(self) -> Expr:
+        """How many there are."""
+        self._scan(lambda _pair, _rank: None)
+        return T.Cast("int64", get(self.seen))
+
+    def collect(self, first: Expr) -> None:
+        """Put those of rank ``first`` … into ``chosen``, as many as it holds."""
+
+        def keep(pair: Expr, rank: Expr) -> None:
+            place = T.Cast("int64", rank) - first
+            with T.If(T.And(place >= 0, place < TILE_POSITIONS)), T.Then():
+                T.buffer_store(self.chosen, T.Cast("int32", pair), [place])
+
+        self._scan(keep)
+
+
+def expert_linear(request: KernelRequest) -> Any:
+    """x [n, C] or [n, k, C], ids [n, k], W [X, R, C] -> out [n, k, R]; rows of pairs without an expert are NaN."""
+    x_type, ids_type, weight_type = request.operands
+    k, experts = int(ids_type.dims[1]), int(weight_type.dims[0])
+    columns = int(weight_type.dims[2])
+    has_row_each = len(x_type.dims) == 3
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        n = parameters.size("n")
+        x = parameters.buffer("x", ("n", k, columns) if has_row_each else ("n", columns), "float32")
+        ids = parameters.buffer("ids", ("n", k), "float32")
+        weight = Weight(emitter, parameters, "weight", weight_type)
+        out = parameters.buffer("out", ("n", k, weight.rows), "float32")
+        weight.open()
+        product = Product(emitter, weight, columns % RUN == 0 and columns % QUAD == 0)
+
+        def place(pair: Expr) -> tuple[Expr, Expr]:
+            return T.floordiv(pair, i64(k)), T.floormod(pair, i64(k))
+
+        def element(pair: Expr, column: Expr) -> Expr:
+            position, choice = place(pair)
+            return x[position, choice, column] if has_row_each else x[position, column]
+
+        def few() -> None:
+            with launch(n * k * product.few_blocks, WARP) as (index, thread):
+                pair, block = T.floordiv(index, i64(product.few_blocks)), T.floormod(index, i64(product.few_blocks))
+                position, choice = place(pair)
+                with T.If(T.Not(is_nan(ids[position, choice]))), T.Then():
+
+                    def store(_index: Expr, row: Expr, value: Expr) -> None:
+                        T.buffer_store(out, value, [position, choice, row])
+
+                    expert = T.Cast("int64", ids[position, choice])
+                    product.few(block, thread, 1, lambda _index, column: element(pair, column), store, expert)
+
+        def many() -> None:
+            with launch(i64(experts * product.row_tiles), TILE_THREADS) as (index, thread):
+                expert, tile = T.floordiv(index, i64(product.row_tiles)), T.floormod(index, i64(product.row_tiles))
+                pairs = _Pairs(ids, n * k, k, expert, thread)
+                total = registers(1, "int64")
+                put(total, pairs.count())
+
+                def chosen(number: Expr) -> Expr:
+                    return T.Cast("int64", pairs.chosen[number])
+
+                with T.serial(i64(0), ceil_div(get(total), TILE_POSITIONS)) as wave:
+                    pairs.collect(wave * TILE_POSITIONS)
+
+                    def store(number: Expr, row: Expr, value: Expr) -> None:
+                        T.buffer_store(out, value, [*place(chosen(number)), row])
+
+                    count = T.min(get(total) - wave * TILE_POSITIONS, i64(TILE_POSITIONS))
+                    product.many(tile, thread, i64(0), count, lambda number, column: element(chosen(number), column), store, expert)
+                    sync_block()
+
+        with launch_over(n * (k * weight.rows)) as index:
+            pair, row = T.floordiv(index, i64(weight.rows)), T.floormod(index, i64(weight.rows))
+            position, choice = place(pair)
+            with T.If(is_nan(ids[position, choice])), T.Then():
+                T.buffer_store(out, f32(_NAN), [position, choice, row])
+        with T.If(n <= FEW):
+            with T.Then():
+                few()
+            with T.Else():
+                many()
+
+    return build_function(request.symbol, emit)
+
+
+def expert_sum(request: KernelRequest) -> Any:
+    """x [n, k, C], weights [n, k] -> out [n, C]: the sum over the choices, in their order."""
+    k, columns = (int(dim) for dim in request.operands[0].dims[1:])
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        x = parameters.buffer("x", ("n", k, columns), "float32")
+        weights = parameters.buffer("weights", ("n", k), "float32")
+        out = parameters.buffer("out", ("n", columns), "float32")
+        with launch_over(parameters.size("n") * columns) as index:
+            p, column = T.floordiv(index, i64(columns)), T.floormod(index, i64(columns))
+            total = registers(1)
+            put(total, f32(0.0))
+            with T.serial(i64(0), i64(k)) as choice:
+                put(total, emitter.fma(weights[p, choice], x[p, choice, column], get(total)))
+            T.buffer_store(out, get(total), [p, column])
+
+    return build_function(request.symbol, emit)

@@ -1,0 +1,312 @@
+"""The linear kernels: for few positions, bound by how fast blocks come out of memory, and for many, tiled in shared memory.
+
+Both add up in the same order, so that a position has the same bits alone and among others. A row's blocks are split into
+``parts`` contiguous segments. The products of a segment are summed one after the other, and then the segments' sums. The
+kernel for few positions gives each segment to a thread; the kernel for many walks them in turn, and adds its
+accumulators to the totals at the end of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cuda.emitter import (
+    WARP,
+    Emitter,
+    ceil_div,
+    get,
+    launch,
+    launch_over,
+    put,
+    registers,
+    shared,
+    sync_block,
+    zero,
+)
+from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, build_function, f32, i64
+from aprgraph.graph.block_decoders import RUN
+
+#: With up to this many positions each weight is decoded where it is used; with more, once for a tile of positions.
+FEW = 8
+#: Positions that the kernel for few takes at once.
+_TOGETHER = 4
+#: At most so many parts: half a warp, so that a warp has two rows at least.
+_MOST_PARTS = 16
+
+#: The tile of the kernel for many: positions × rows, and what each of its threads has of it.
+TILE_POSITIONS, TILE_ROWS = 64, 64
+_POSITIONS, _ROWS = 8, 4
+TILE_THREADS = TILE_POSITIONS // _POSITIONS * (TILE_ROWS // _ROWS)
+#: Rows of a tile in shared memory are this much longer, so that threads that write down a column meet different banks.
+_PADDING = 4
+
+#: Element ``column`` of the x that belongs to an index.
+X = Callable[[Expr, Expr], Expr]
+#: Stores the value of an index and a weight row.
+Store = Callable[[Expr, Expr, Expr], None]
+
+
+@dataclass(frozen=True)
+class Product:
+    """x · Wᵀ of one weight. ``aligned`` says that rows of x begin at multiples of 16 bytes."""
+
+    emitter: Emitter
+    weight: Weight
+    aligned: bool
+
+    @property
+    def parts(self) -> int:
+        """Segments of a row: the largest power of two that is neither more than _MOST_PARTS nor than there are blocks."""
+        return min(_MOST_PARTS, 1 << (self.weight.blocks.bit_length() - 1))
+
+    @property
+    def few_rows(self) -> int:
+        """Rows of a block of the kernel for few positions, which is one warp."""
+        return WARP // self.parts
+
+    @property
+    def few_blocks(self) -> int:
+        """Blocks of that kernel that cover all rows."""
+        return -(-self.weight.rows // self.few_rows)
+
+    @property
+    def row_tiles(self) -> int:
+        """Tiles of the kernel for many positions that cover all rows."""
+        return -(-self.weight.rows // TILE_ROWS)
+
+    def _start(self, part: Expr) -> Expr:
+        """The first block of a part."""
+        return T.floordiv(part * self.weight.blocks, i64(self.parts))
+
+    def _load_x(self, target: Buffer, at: int, x: X, index: Expr, column: Expr) -> None:
+        """target[at + j] = x(index)[column + j] for one quad, 0 beyond the end of the row."""
+        if self.aligned:
+            self.emitter.vector(QUAD, lambda lane: put(target, x(index, column + lane), i64(at) + lane))
+            return
+        columns = self.weight.columns
+        for j in range(QUAD):
+            value = x(index, column + j)
+            put(target, value if columns % RUN == 0 else T.if_then_else(column + j < columns, value, f32(0.0)), at + j)
+
+    def _decode(self, run: Expr, quads: list[Quad], valid: list[Expr], store: Callable[[int, int, Expr], None]) -> None:
+        """``store(k, j, value)`` for element j of each of the quads, all of run ``run`` of their blocks, where it is valid."""
+        for number in range(self.weight.elements // RUN):
+            with T.If(run == number), T.Then():
+                for k, quad in enumerate(quads):
+                    with T.If(valid[k]), T.Then():
+                        for j, value in enumerate(self.weight.quad(quad.row, quad.block, number * RUN, quad.quad, quad.expert)):
+                            store(k, j, value)
+
+    def few(self, block: Expr, thread: Expr, count: Expr | int, x: X, store: Store, expert: Expr | None = None) -> None:
+        """The body of the kernel for few positions: rows ``few_rows`` · block …, indices 0 .. ``count`` - 1."""
+        weight, parts = self.weight, self.parts
+        together = 1 if count == 1 else _TOGETHER
+        decoded = shared(WARP, RUN + _PADDING)
+        partial_sums = shared(together, WARP)
+        sums, w, a, total = registers(together), registers(QUAD), registers(QUAD), registers(1)
+        first_row = block * self.few_rows
+
+        def pair(number: Expr) -> tuple[Expr, Expr, Expr]:
+            """The row and part of a pair, and the block after its last."""
+            part = T.floormod(number, i64(parts))
+            return first_row + T.floordiv(number, i64(parts)), self._start(part), self._start(part + 1)
+
+        def dot(step: Expr, run: Expr, first: Expr) -> None:
+            quads, valid = [], []
+            for k in range(RUN // QUAD):
+                row, start, stop = pair(T.floordiv(thread, i64(QUAD)) + k * (WARP // QUAD))
+                quads.append(Quad(row, start + step, T.floormod(thread, i64(QUAD)), expert))
+                valid.append(T.And(row < weight.rows, start + step < stop))
+
+            def keep(k: int, j: int, value: Expr) -> None:
+                to = T.floordiv(thread, i64(QUAD)) + k * (WARP // QUAD)
+                T.buffer_store(decoded, value, [to, T.floormod(thread, i64(QUAD)) * QUAD + j])
+
+            self._decode(run, quads, valid, keep)
+            sync_block()
+            row, start, stop = pair(thread)
+            with T.If(T.And(row < weight.rows, start + step < stop)), T.Then():
+                column = (start + step) * weight.elements + run * RUN
+                for quad in range(RUN // QUAD):
+                    self.emitter.vector(QUAD, lambda lane, quad=quad: put(w, decoded[thread, quad * QUAD + lane], lane))
+                    for i in range(together):
+
+                        def multiply(i: int = i, quad: int = quad) -> None:
+                            self._load_x(a, 0, x, first + i, column + quad * QUAD)
+                            for j in range(QUAD):
+                                put(sums, self.emitter.fma(get(w, j), get(a, j), get(sums, i)), i)
+
+                        _where(first + i < count, multiply, always=together == 1)
+            sync_block()
+
+        with T.serial(i64(0), ceil_div(_expr(count), together)) as group:
+            first = group * together
+            zero(sums, together)
+            with (
+                T.serial(i64(0), i64(-(-weight.blocks // parts))) as step,
+                T.serial(i64(0), i64(weight.elements // RUN)) as run,
+            ):
+                dot(step, run, first)
+            for i in range(together):
+                T.buffer_store(partial_sums, get(sums, i), [i64(i), thread])
+            sync_block()
+            row = first_row + thread
+            with T.If(T.And(thread < self.few_rows, row < weight.rows)), T.Then():
+                for i in range(together):
+
+                    def fold(i: int = i) -> None:
+                        put(total, f32(0.0))
+                        for part in range(parts):
+                            put(total, get(total) + partial_sums[i64(i), thread * parts + part])
+                        store(first + i, row, get(total))
+
+                    _where(first + i < count, fold, always=together == 1)
+            sync_block()
+
+    def many(self, tile: Expr, thread: Expr, first: Expr, count: Expr, x: X, store: Store, expert: Expr | None = None) -> None:
+        """The body of the kernel for many: rows TILE_ROWS · tile …, indices ``first`` … (TILE_POSITIONS of them, below ``count``)."""
+        weight, emitter = self.weight, self.emitter
+        xs, ws = shared(RUN, TILE_POSITIONS + _PADDING), shared(RUN, TILE_ROWS + _PADDING)
+        sums, totals = registers(_POSITIONS * _ROWS), registers(_POSITIONS * _ROWS)
+        a, w, loaded = registers(_POSITIONS), registers(_ROWS), registers(QUAD)
+        across = TILE_ROWS // _ROWS
+        my_position, my_row = T.floordiv(thread, i64(across)) * _POSITIONS, T.floormod(thread, i64(across)) * _ROWS
+        quad = T.floormod(thread, i64(QUAD))
+        lines = [T.floordiv(thread, i64(QUAD)) + k for k in range(0, TILE_ROWS, TILE_THREADS // QUAD)]
+
+        def load(block: Expr, run: Expr) -> None:
+            column = block * weight.elements + run * RUN + quad * QUAD
+            for line in lines:
+                zero(loaded, QUAD)
+                with T.If(first + line < count), T.Then():
+                    self._load_x(loaded, 0, x, first + line, column)
+                for j in range(QUAD):
+                    T.buffer_store(xs, get(loaded, j), [quad * QUAD + j, line])
+            rows = [tile * TILE_ROWS + line for line in lines]
+            for row, line in zip(rows, lines, strict=True):
+                with T.If(row >= weight.rows), T.Then():
+                    for j in range(QUAD):
+                        T.buffer_store(ws, f32(0.0), [quad * QUAD + j, line])
+            self._decode(
+                run,
+                [Quad(row, block, quad, expert) for row in rows],
+                [row < weight.rows for row in rows],
+                lambda k, j, value: T.buffer_store(ws, value, [quad * QUAD + j, lines[k]]),
+            )
+
+        def multiply() -> None:
+            with T.serial(i64(0), i64(RUN)) as column:
+                for at in range(0, _POSITIONS, QUAD):
+                    emitter.vector(QUAD, lambda lane, at=at: put(a, xs[column, my_position + at + lane], i64(at) + lane))
+                emitter.vector(_ROWS, lambda lane: put(w, ws[column, my_row + lane], lane))
+                for i in range(_POSITIONS):
+                    for j in range(_ROWS):
+                        at = i * _ROWS + j
+                        put(sums, emitter.fma(get(w, j), get(a, i), get(sums, at)), at)
+
+        zero(totals, _POSITIONS * _ROWS)
+        with T.serial(i64(0), i64(self.parts)) as part:
+            zero(sums, _POSITIONS * _ROWS)
+            start = self._start(part)
+            with (
+                T.serial(i64(0), self._start(part + 1) - start) as step,
+                T.serial(i64(0), i64(weight.elements // RUN)) as run,
+            ):
+                load(start + step, run)
+                sync_block()
+                multiply()
+                sync_block()
+            for at in range(_POSITIONS * _ROWS):
+                put(totals, get(totals, at) + get(sums, at), at)
+        for i in range(_POSITIONS):
+            for j in range(_ROWS):
+                index, row = first + my_position + i, tile * TILE_ROWS + my_row + j
+                with T.If(T.And(index < count, row < weight.rows)), T.Then():
+                    store(index, row, get(totals, i * _ROWS + j))
+
+
+@dataclass(frozen=True)
+class Quad:
+    """Where a quad of weights lies."""
+
+    row: Expr
+    block: Expr
+    quad: Expr
+    expert: Expr | None
+
+
+def _expr(count: Expr | int) -> Expr:
+    return i64(count) if isinstance(count, int) else count
+
+
+def _where(condition: Expr, body: Callable[[], None], *, always: bool) -> None:
+    if always:
+        body()
+        return
+    with T.If(condition), T.Then():
+        body()
+
+
+def linear(request: KernelRequest) -> Any:
+    """x [n, C] f32, weights [R, C] each -> out [n, sum of R] f32, the results side by side."""
+    x_type, *weight_types = request.operands
+    columns = int(x_type.dims[1])
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        n = parameters.size("n")
+        x = parameters.buffer("x", ("n", columns), "float32")
+        weights = [Weight(emitter, parameters, f"w{index}", kind) for index, kind in enumerate(weight_types)]
+        out = parameters.buffer("out", ("n", sum(weight.rows for weight in weights)), "float32")
+        start = 0
+        for weight in weights:
+            weight.open()
+        for weight in weights:
+            product = Product(emitter, weight, columns % QUAD == 0 and columns % RUN == 0)
+            store = partial(_store_at, out, start)
+            with T.If(n <= FEW):
+                with T.Then(), launch(i64(product.few_blocks), WARP) as (block, thread):
+                    product.few(block, thread, n, lambda index, column: x[index, column], store)
+                with T.Else(), launch(ceil_div(n, TILE_POSITIONS) * product.row_tiles, TILE_THREADS) as (block, thread):
+                    tile, first = T.floormod(block, i64(product.row_tiles)), T.floordiv(block, i64(product.row_tiles))
+                    product.many(tile, thread, first * TILE_POSITIONS, n, lambda index, column: x[index, column], store)
+            start += weight.rows
+
+    return build_function(request.symbol, emit)
+
+
+def _store_at(out: Buffer, start: int, index: Expr, row: Expr, value: Expr) -> None:
+    T.buffer_store(out, value, [index, row + start])
+
+
+def embed(request: KernelRequest) -> Any:
+    """tokens [n] i32, table [V, E] -> out [n, E] f32, times `scale`. Token ids are checked before the run."""
+    scale = request.attr_float("scale")
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        tokens = parameters.buffer("tokens", ("n",), "int32")
+        table = Weight(emitter, parameters, "table", request.operands[1])
+        out = parameters.buffer("out", ("n", table.columns), "float32")
+        table.open()
+        threads = table.blocks * (RUN // QUAD)
+        with launch_over(parameters.size("n") * threads) as index:
+            p, rest = T.floordiv(index, i64(threads)), T.floormod(index, i64(threads))
+            block, quad = T.floordiv(rest, i64(RUN // QUAD)), T.floormod(rest, i64(RUN // QUAD))
+            for first in range(0, table.elements, RUN):
+                for j, value in enumerate(table.quad(T.Cast("int64", tokens[p]), block, first, quad)):
+                    column = block * table.elements + quad * QUAD + (first + j)
+
+                    def store(column: Expr = column, value: Expr = value) -> None:
+                        T.buffer_store(out, value if scale == 1.0 else value * f32(scale), [p, column])
+
+                    _where(column < table.columns, store, always=table.columns % RUN == 0)
+
+    return build_function(request.symbol, emit)

@@ -5,6 +5,7 @@
         graph.txt       the model's graph in its textual form
         kernels-*.so    the kernel library (not for the reference target), named by its digest: the system's loader takes a
                         library for one that it has loaded already if only the path is the same
+        kernels-*.fatbin    for CUDA, the kernels themselves; the library then launches them
         programs/       VM bytecode, one file per tapped and pruned graph, made when first needed
 
 Kernels are checked against a digest in artifact.json, and programs against one in their names: the system's loader and
@@ -21,13 +22,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from aprgraph.codegen.cpu import check_runs_here, find_cpu
+from aprgraph.codegen.cuda.architectures import Architecture, parse_architectures
+from aprgraph.codegen.cuda.device_code import DeviceCode
+from aprgraph.codegen.kernels.base import KernelRequest, requests_of
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ArtifactError, GraphError
 from aprgraph.graph.ir import Graph
@@ -39,9 +43,9 @@ from aprgraph.graph.verify import verify
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files above change in a way that older artifacts do not follow.
-VERSION = 4
+VERSION = 5
 SUFFIX = ".aprg"
-TARGETS = ("llvm", "reference")
+TARGETS = ("llvm", "cuda", "reference")
 
 _MANIFEST, _GRAPH, _PROGRAMS = "artifact.json", "graph.txt", "programs"
 _DIGEST = 24
@@ -51,7 +55,7 @@ _ROOM = 64 << 20
 
 @dataclass(frozen=True)
 class Artifact:
-    """A compiled model. ``cpu`` is None for the reference target, which has no kernels."""
+    """A compiled model. ``cpu`` is there for the target llvm, ``device`` for cuda; the reference target has no kernels."""
 
     directory: Path
     target: str
@@ -59,6 +63,7 @@ class Artifact:
     model_path: Path
     fingerprint: str
     library_digest: str | None
+    device: DeviceCode | None
     overrides: Mapping[str, Scalar | str]
     kernels: Mapping[str, str]
     graph: Graph
@@ -68,6 +73,17 @@ class Artifact:
         """The kernel library. The reference target has none."""
         assert self.library_digest is not None
         return _library(self.directory, self.library_digest)
+
+    @property
+    def fat_binary(self) -> Path:
+        """The kernels for the GPU. Other targets than cuda have none."""
+        assert self.device is not None
+        return _fat_binary(self.directory, self.device.digest)
+
+    @property
+    def architectures(self) -> list[str]:
+        """The GPU architectures that the kernels are compiled for; later ones than the last run its PTX. None but for cuda."""
+        return [str(architecture) for architecture in self.device.architectures] if self.device else []
 
     @property
     def target_name(self) -> str:
@@ -98,7 +114,7 @@ class Artifact:
             for path in programs.glob(f"{key}-*.vm"):
                 if path.stem == f"{key}-{_digest(path.read_bytes())}":
                     return path
-        program = _compile_program(graph, single_pass=single_pass)
+        program = _compile_program(graph, self.target, single_pass=single_pass)
         name = f"{key}-{_digest(program)}.vm"
         with contextlib.suppress(OSError):  # a full disk, or an artifact that belongs to someone else
             return _write(programs / name, program)
@@ -109,16 +125,20 @@ def _library(directory: Path, digest: str) -> Path:
     return directory / f"kernels-{digest}.so"
 
 
+def _fat_binary(directory: Path, digest: str) -> Path:
+    return directory / f"kernels-{digest}.fatbin"
+
+
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:_DIGEST]
 
 
-def _compile_program(graph: Graph, *, single_pass: bool) -> bytes:
+def _compile_program(graph: Graph, target: str, *, single_pass: bool) -> bytes:
     """Through a file in memory: TVM does not notice when a disk is full."""
     from aprgraph.codegen.program import build_program  # noqa: PLC0415 -- imports the compiler
 
     with os.fdopen(os.memfd_create("program"), "rb") as file:
-        build_program(graph, Path(f"/proc/self/fd/{file.fileno()}"), single_pass=single_pass)
+        build_program(graph, Path(f"/proc/self/fd/{file.fileno()}"), single_pass=single_pass, target=target)
         return file.read()
 
 
@@ -159,14 +179,22 @@ def cache_directory(model: Model, target: str, cpu: str | None) -> Path:
     return base / f"{model.path.stem}.{target}.{_digest(json.dumps(parts, sort_keys=True).encode())}{SUFFIX}"
 
 
-def compile_model(model: Model, target: str = "llvm", directory: Path | None = None, cpu: str | None = None) -> Artifact:
+def compile_model(
+    model: Model, target: str = "llvm", directory: Path | None = None, cpu: str | None = None, architectures: Sequence[str] = ()
+) -> Artifact:
     """Compile ``model`` into ``directory`` (default: ``<stem>.<target>.aprg`` here), replacing an artifact that is there.
 
-    The directory appears whole or not at all. Raises ArtifactError for an unknown target or a place that cannot be
-    written, and ModelError for a model that cannot be built.
+    ``cpu`` is for the target llvm (default: this machine's), ``architectures`` for cuda (default: sm_80 and sm_90). The directory
+    appears whole or not at all. Raises ArtifactError for an unknown target or a place that cannot be written, ToolchainError
+    where a compiler or linker is missing, and ModelError for a model that cannot be built.
     """
     if target not in TARGETS:
         raise ArtifactError(f"unknown target {target!r}; expected one of {', '.join(TARGETS)}")
+    if cpu is not None and target != "llvm":
+        raise ArtifactError(f"--cpu {cpu} is for --target llvm, and the target is {target}")
+    if architectures and target != "cuda":
+        raise ArtifactError(f"--arch {', '.join(architectures)} is for --target cuda, and the target is {target}")
+    chosen_architectures = parse_architectures(architectures)
     directory = directory or default_directory(model.path, target)
     if os.path.lexists(directory) and not (directory / _MANIFEST).is_file():
         raise ArtifactError(f"{directory}: is there, and is no artifact; give another place with -o, or remove it")
@@ -179,16 +207,19 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         temporary.chmod(0o755)
         kernels: dict[str, str] = {}
-        library = None
-        if chosen is not None:
-            from aprgraph.codegen.kernels import requests_of  # noqa: PLC0415 -- imports the compiler
-            from aprgraph.codegen.library import build_library  # noqa: PLC0415
-
+        library = device = None
+        if target != "reference":
             requests = requests_of(compiled_graphs(graph))
             kernels = {symbol: request.text for symbol, request in requests.items()}
-            build_library(requests, chosen, _library(temporary, "new"))
-            library = _digest(_library(temporary, "new").read_bytes())
-            _library(temporary, "new").rename(_library(temporary, library))
+            new = _library(temporary, "new")
+            if chosen is not None:
+                from aprgraph.codegen.library import build_library  # noqa: PLC0415 -- imports the compiler
+
+                build_library(requests, chosen, new)
+            else:
+                device = _build_for_cuda(requests, chosen_architectures, temporary)
+            library = _digest(new.read_bytes())
+            new.rename(_library(temporary, library))
         text = print_graph(graph)
         (temporary / _GRAPH).write_text(text, encoding="utf-8")
         document = {
@@ -201,6 +232,7 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
             "overrides": dict(model.overrides),
             "graph": _digest(text.encode()),
             "library": library,
+            "device": device.to_json() if device else None,
             "kernels": kernels,
         }
         (temporary / _MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -211,6 +243,18 @@ def compile_model(model: Model, target: str = "llvm", directory: Path | None = N
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return read_artifact(directory)
+
+
+def _build_for_cuda(requests: Mapping[str, KernelRequest], architectures: Sequence[Architecture], directory: Path) -> DeviceCode:
+    """Build the library "new" in ``directory``, and the fat binary beside it, under its digest."""
+    from aprgraph.codegen.cuda.compiler import compiler_name  # noqa: PLC0415
+    from aprgraph.codegen.cuda.library import build_cuda_library  # noqa: PLC0415 -- imports the compiler
+
+    compiler, new = compiler_name(), _fat_binary(directory, "new")
+    functions = build_cuda_library(requests, architectures, _library(directory, "new"), new)
+    digest = _digest(new.read_bytes())
+    new.rename(_fat_binary(directory, digest))
+    return DeviceCode(digest, tuple(architectures), compiler, functions)
 
 
 def _check_room(*directories: Path) -> None:
@@ -271,13 +315,17 @@ def read_artifact(directory: str | Path) -> Artifact:
         library = document["library"]
         if library is not None and _digest(_library(directory, str(library)).read_bytes()) != library:
             raise ArtifactError(f"{_library(directory, library)}: not the library that was compiled; compile the model again")
+        device = None if document["device"] is None else DeviceCode.from_json(document["device"])
+        if device is not None and _digest(_fat_binary(directory, device.digest).read_bytes()) != device.digest:
+            raise ArtifactError(f"{_fat_binary(directory, device.digest)}: not the kernels that were compiled; compile the model again")
         return Artifact(
             directory=directory,
             target=str(document["target"]),
-            cpu=None if library is None else find_cpu(document["cpu"]).name,
+            cpu=None if document["cpu"] is None else find_cpu(document["cpu"]).name,
             model_path=Path(document["model"]["path"]),
             fingerprint=str(document["model"]["fingerprint"]),
             library_digest=library,
+            device=device,
             overrides=dict(document["overrides"]),
             kernels=dict(document["kernels"]),
             graph=graph,

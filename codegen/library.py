@@ -40,7 +40,12 @@ def kernel_module(requests: Mapping[str, KernelRequest], cpu: Cpu) -> Any:
 def build_library(requests: Mapping[str, KernelRequest], cpu: Cpu, path: Path) -> None:
     """Compile the kernels ``requests`` and link them into the shared object ``path``. Raises ToolchainError."""
     linker()  # says that there is none before the seconds that compiling takes
-    tvm.compile(kernel_module(requests, cpu), llvm_target(cpu)).mod.export_library(str(path), fcompile=_link)
+    export(tvm.compile(kernel_module(requests, cpu), llvm_target(cpu)).mod, path)
+
+
+def export(module: Any, path: Path) -> None:
+    """Link a compiled TVM module into the shared object ``path``. Raises ToolchainError."""
+    module.export_library(str(path), fcompile=_link)
 
 
 def linker() -> list[str]:

@@ -33,11 +33,12 @@ from aprgraph.graph.ir import Dim, Graph, Node
 _DTYPES = {"f32": "float32", "i32": "int32"}
 
 
-def lower(graph: Graph, *, single_pass: bool) -> Any:
+def lower(graph: Graph, *, single_pass: bool, target: str = "llvm") -> Any:
     """The Relax module of ``graph``: one function of its inputs, weights and caches that returns its outputs.
 
     Tap nodes become calls of TAP_FUNCTION. In a ``single_pass`` no earlier one has filled the caches: t is n, and the value
-    of a cache is its operand, without a copy.
+    of a cache is its operand, without a copy. Half tables and the giving back of pages are for kernels that read the file
+    itself, those of the ``target`` llvm.
     """
     symbols: dict[str, Any] = {}
 
@@ -61,7 +62,8 @@ def lower(graph: Graph, *, single_pass: bool) -> Any:
         place = builder.emit(relax.op.memory.alloc_storage(size, 0, "global", "uint8"))
         return builder.emit(relax.op.memory.alloc_tensor(place, 0, shape, _DTYPES[node.type.dtype]))
 
-    large = is_large(graph)
+    reads_file = target == "llvm"
+    large = reads_file and is_large(graph)
     parameters = program_parameters(graph)
     values: dict[str, Any] = {node.name: relax.Var(f"p{index}", tensor(node)) for index, node in enumerate(parameters)}
     caches = {} if single_pass else {node.name: relax.Var(f"c{index}", tensor(node)) for index, node in enumerate(cache_nodes(graph))}
@@ -82,7 +84,7 @@ def lower(graph: Graph, *, single_pass: bool) -> Any:
             else:
                 value = caches[node.name] if node.op == "cache" else allocate(node)
                 request = request_of(graph, node)
-                given = [halves, *operands, value] if request.needs_half_table else [*operands, value]
+                given = [halves, *operands, value] if reads_file and request.needs_half_table else [*operands, value]
                 builder.emit(relax.Call(relax.ExternFunc(request.symbol), given, None, [relax.TupleType([])]))
                 values[node.name] = value
                 if node.op == "top_k":
@@ -106,7 +108,7 @@ def _pipeline() -> Any:
     )
 
 
-def build_program(graph: Graph, path: Path, *, single_pass: bool) -> None:
+def build_program(graph: Graph, path: Path, *, single_pass: bool, target: str = "llvm") -> None:
     """Compile the program of ``graph`` to VM bytecode in the file ``path``; no linker is needed."""
-    executable = relax.build(lower(graph, single_pass=single_pass), target="llvm", relax_pipeline=_pipeline())
+    executable = relax.build(lower(graph, single_pass=single_pass, target=target), target="llvm", relax_pipeline=_pipeline())
     executable.mod.write_to_file(str(path), "relax.VMExecutable")

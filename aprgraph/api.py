@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aprgraph.codegen.artifact import Artifact, cache_directory, compile_model
+from aprgraph.codegen.artifact import Artifact, cache_directory, compile_model, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
-from aprgraph.execution import OnToken, Outcome, execute, open_engine
+from aprgraph.execution import OnToken, Outcome, check_remote, execute, open_engine
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ArtifactError, NonFiniteError, TokenError, TraceError
 from aprgraph.graph.ir import Graph
@@ -22,6 +22,7 @@ from aprgraph.run_plan import RunOptions, RunPlan, check_room, plan_run
 from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.prompts import encode_chat, encode_prompt, end_tokens_of
+from aprgraph.runtime.remote_address import RemoteAddress, parse_remote
 from aprgraph.runtime.trace import Trace, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
 
@@ -42,10 +43,19 @@ class LoadedModel:
         """The computation graph."""
         return build_graph(self.model)
 
-    def compile(self, target: str = "llvm", directory: str | Path | None = None, cpu: str | None = None) -> CompiledModel:
-        """Compile into an artifact (default: ``<stem>.<target>.aprg`` in the current folder). Raises AprgraphError."""
+    def compile(
+        self,
+        target: str = "llvm",
+        directory: str | Path | None = None,
+        cpu: str | None = None,
+        architectures: Sequence[str] = (),
+    ) -> CompiledModel:
+        """Compile into an artifact (default: ``<stem>.<target>.aprg`` in the current folder). Raises AprgraphError.
+
+        ``cpu`` and ``architectures`` are what --cpu and --arch are on the command line.
+        """
         place = Path(directory) if directory is not None else None
-        return CompiledModel(compile_model(self.model, target, place, cpu), self.model)
+        return CompiledModel(compile_model(self.model, target, place, cpu, architectures), self.model)
 
     def compile_cached(self, target: str = "llvm", cpu: str | None = None) -> CompiledModel:
         """The artifact of this model in the user's cache, compiled if it is not there. Raises AprgraphError."""
@@ -77,9 +87,12 @@ def load(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None) 
     return LoadedModel(load_model(path, overrides))
 
 
-def open_artifact(directory: str | Path, model: str | Path | None = None) -> CompiledModel:
-    """Open an artifact and its model (at its recorded place, or at ``model``). Raises AprgraphError."""
-    artifact = _open_artifact(directory)
+def open_artifact(directory: str | Path, model: str | Path | None = None, *, elsewhere: bool = False) -> CompiledModel:
+    """Open an artifact and its model (at its recorded place, or at ``model``). Raises AprgraphError.
+
+    It may be for another machine's CPU if it is to run ``elsewhere``: see ``CompiledModel.on``.
+    """
+    artifact = read_artifact(directory) if elsewhere else _open_artifact(directory)
     return CompiledModel(artifact, artifact.load_model(Path(model) if model is not None else None))
 
 
@@ -88,12 +101,18 @@ class CompiledModel:
     """A compiled model with its weights at hand.
 
     ``once`` promises that this process runs one plan and ends, as the command line does: TVM is then loaded without its
-    compiler where that is not needed, which halves the time to start.
+    compiler where that is not needed, which halves the time to start. ``remote`` is the TVM RPC server that runs it: see ``on``.
     """
 
     artifact: Artifact
     model: Model
     once: bool = False
+    remote: RemoteAddress | None = None
+
+    def on(self, rpc: str) -> CompiledModel:
+        """The same, to be run on the TVM RPC server ``rpc``, HOST:PORT[/KEY] (docs/remote.md). Raises RemoteError or ArtifactError."""
+        check_remote(self.artifact)
+        return replace(self, remote=parse_remote(rpc))
 
     @property
     def default_trace_directory(self) -> Path:
@@ -176,8 +195,8 @@ class CompiledModel:
             check_room(directory, run.nbytes)
         writer = TraceWriter(directory, stats_only=stats_only)
         # Closed also when the run fails: an exception may keep this frame, and with it the lock, for as long as the process lives.
-        with contextlib.closing(writer):
-            engine = open_engine(self.artifact, self.model, run, threads, once=self.once)
+        with contextlib.closing(writer), contextlib.ExitStack() as stack:
+            engine = stack.enter_context(open_engine(self.artifact, self.model, run, threads, once=self.once, remote=self.remote))
             chosen: list[int] = []
 
             def keep(token: int) -> None:
@@ -228,8 +247,8 @@ class CompiledModel:
 
     def execute(self, run: RunPlan, *, threads: int | None = None, on_token: OnToken | None = None) -> Outcome:
         """Run with nothing recorded. Raises AprgraphError."""
-        engine = open_engine(self.artifact, self.model, run, threads, once=self.once)
-        return execute(run, engine, None, self._end_tokens(run), on_token)
+        with open_engine(self.artifact, self.model, run, threads, once=self.once, remote=self.remote) as engine:
+            return execute(run, engine, None, self._end_tokens(run), on_token)
 
     def _end_tokens(self, run: RunPlan) -> frozenset[int]:
         return end_tokens_of(self.model) if run.options.max_tokens else frozenset()

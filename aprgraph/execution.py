@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aprgraph.codegen.artifact import Artifact
-from aprgraph.graph.errors import AprgraphError, NonFiniteError
+from aprgraph.codegen.cpu import find_cpu
+from aprgraph.graph.errors import AprgraphError, ArtifactError, NonFiniteError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.run_plan import PromptPart, RunPlan
 from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.engine import Engine, OnTap, ReferenceEngine
+from aprgraph.runtime.remote_address import RemoteAddress
 from aprgraph.runtime.statistics import Statistics
+
+if TYPE_CHECKING:
+    from aprgraph.runtime.remote import RemoteEngine
 
 MAX_THREADS = 1024
 
@@ -57,13 +64,63 @@ class CompiledEngine:
         return self._session.summarise(values)
 
 
-def open_engine(artifact: Artifact, model: Model, run: RunPlan, threads: int | None, *, once: bool) -> Engine:
-    """What runs ``run`` on the artifact's target. Raises ArtifactError, or AprgraphError for a number of threads that cannot be."""
+@contextmanager
+def open_engine(
+    artifact: Artifact, model: Model, run: RunPlan, threads: int | None, *, once: bool, remote: RemoteAddress | None = None
+) -> Iterator[Engine]:
+    """What runs ``run`` on the artifact's target, here or on a TVM RPC server.
+
+    Raises ArtifactError, RemoteError, or AprgraphError for a number of threads that cannot be.
+    """
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise AprgraphError(f"threads {threads}: expected 1 to {MAX_THREADS}")
-    if artifact.target == "reference":
-        return ReferenceEngine(model)
-    return CompiledEngine(artifact, model, run, threads, once=once)
+    if remote is not None:
+        with closing(_open_remote_engine(remote, artifact, model, run, threads, once=once)) as engine:
+            yield engine
+    elif artifact.target == "reference":
+        yield ReferenceEngine(model)
+    else:
+        yield CompiledEngine(artifact, model, run, threads, once=once)
+
+
+def check_remote(artifact: Artifact) -> None:
+    """Raise ArtifactError for an artifact that a TVM RPC server cannot run."""
+    if artifact.target != "llvm":
+        raise ArtifactError(
+            f"{artifact.directory}: the target {artifact.target} runs on this machine alone; leave out --rpc, or compile the model for llvm"
+        )
+
+
+def _open_remote_engine(
+    remote: RemoteAddress, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, *, once: bool
+) -> RemoteEngine:
+    from aprgraph.codegen.kernels.base import WITHOUT_KERNEL, request_of  # noqa: PLC0415
+    from aprgraph.runtime.remote import ExecutedGraph, KernelCall, RemoteEngine  # noqa: PLC0415
+
+    check_remote(artifact)
+
+    def kernel_of(graph: Graph, node: Node) -> KernelCall:
+        request = request_of(graph, node)
+        return KernelCall(request.symbol, request.needs_half_table)
+
+    graphs = {}
+    for graph in run.graphs():
+        executed = executed_graph(graph)
+        kernels = {node.name: kernel_of(executed, node) for node in executed if node.op not in WITHOUT_KERNEL}
+        graphs[id(graph)] = ExecutedGraph(graph, executed, kernels)
+    cpu = find_cpu(artifact.cpu)
+    return RemoteEngine(
+        remote,
+        artifact.library,
+        model,
+        graphs,
+        threads,
+        capacity=run.total,
+        single_pass=run.is_single_pass,
+        target_name=artifact.target_name,
+        cpu=(cpu.name, cpu.flags),
+        runtime_alone=once,
+    )
 
 
 def execute(

@@ -8,7 +8,8 @@
     ├── GraphError                a graph that breaks its own rules (the verifier), or text that is not a graph
     ├── TokenError                prompts and token lists that cannot be run on this model
     ├── ArtifactError             a compiled artifact that is missing, stale, damaged, or for another CPU
-    ├── ToolchainError            something outside the package is missing (a linker)
+    ├── ToolchainError            something outside the package is missing or fails (a linker, a CUDA compiler)
+    ├── DeviceError               a GPU or its driver that is missing, fails, or has not the memory
     ├── NonFiniteError           NaN where a choice has to be made: among experts, or among tokens
     ├── TraceError                APRT files, manifests and trace directories that cannot be read or written
     └── ComparisonError           two traces that cannot be compared
@@ -63,6 +64,10 @@ class ArtifactError(AprgraphError):
 
 class ToolchainError(AprgraphError):
     """A program outside the package is needed and was not found, or failed."""
+
+
+class DeviceError(AprgraphError):
+    """A GPU or its driver that is not there, fails, or has not the memory that a run needs."""
 
 
 class NonFiniteError(AprgraphError):

@@ -15,12 +15,16 @@ from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.reference import run_reference
 from aprgraph.runtime.statistics import Statistics, compute_statistics
 
-#: Called with a tap's node, its value (f32 in its shape; it stays as it is for as long as it is held) and its statistics.
+#: Called with a tap's node, its value (f32 in its shape; whoever wants it later must copy it) and its statistics.
 OnTap = Callable[[Node, F32, Statistics], None]
 
 
 class Engine(Protocol):
     """Runs graphs of one model. Passes come in the order of their positions."""
+
+    @property
+    def target_name(self) -> str:
+        """What it runs on, as traces name it."""
 
     def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
         """Run ``tokens`` at positions start, start + 1, …; ``on_tap`` is called as tapped tensors appear.
@@ -59,6 +63,8 @@ class Choices:
 
 class ReferenceEngine:
     """Interprets graphs in float64; values are rounded to f32 where they leave it."""
+
+    target_name = "reference"
 
     def __init__(self, model: Model) -> None:
         self._model = model

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.block_formats import decode_by_gguf, weight_format, weight_storage
+from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.calling_convention import (
     CHOICE_FUNCTION,
     ENTRY,
@@ -28,12 +28,16 @@ from aprgraph.graph.calling_convention import (
     returned_nodes,
     weight_nbytes,
 )
-from aprgraph.graph.errors import ArtifactError
+from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.engine import Choices, OnTap
-from aprgraph.runtime.statistics import Statistics, statistics_from_sums
+from aprgraph.runtime.kernel_values import statistics_from_rows, weight_array
+from aprgraph.runtime.statistics import Statistics
+
+#: Called with the arrays of tensors that were fetched; they are good until it returns.
+Receive = Callable[..., None]
 
 _ITEMSIZE = 4
 _RUNTIME_ALONE = "TVM_USE_RUNTIME_LIB"
@@ -72,28 +76,31 @@ class Session:
     been (the system keeps it in its cache while there is room). Those of a block format that kernels do not decode are the
     exception: the `gguf` package decodes them, once. Caches have ``capacity`` rows.
     Raises ArtifactError if the kernels cannot be loaded.
+
+    What depends on where all of it lies is in the methods of the section "on the device", which runtime/cuda replaces.
     """
 
     def __init__(self, kernels: Path, model: Model, threads: int | None = None, *, capacity: int = 0, runtime_alone: bool = False) -> None:
-        self._tvm = load_tvm(runtime_alone=runtime_alone)
+        self._tvm = self._load_tvm(runtime_alone=runtime_alone)
         self.threads = threads or default_threads()
         self.capacity = capacity
         self._model = model
         self._directory = kernels.parent
-        self.kernels = self._guarded(lambda: self._tvm.runtime.load_module(str(kernels)))
+        self.kernels = self._guarded(lambda: self._load_kernels(kernels))
         self._statistics = self.kernels[STATISTICS_KERNEL]
-        self._partial: dict[int, tuple[Any, npt.NDArray[np.float64]]] = {}  # results of the statistics kernel, by number of rows
-        self.halves = self._tvm.runtime.tensor(half_table())
+        self.half_table = self._make_half_table()
         self._weights: dict[str, Any] = {}
         self._caches: dict[str, Any] = {}
         self._running: _Run | None = None
         self._touched = 0  # bytes of weights that may be in memory
 
-    def _guarded(self, load: Any) -> Any:
+    def _guarded(self, load: Callable[[], Any]) -> Any:
         try:
             return load()
+        except AprgraphError:
+            raise
         except Exception as error:  # noqa: BLE001 -- TVM raises whatever its loader raised
-            raise ArtifactError(f"{self._directory}: cannot be loaded ({_first_line(error)}); compile the model again") from None
+            raise ArtifactError(f"{self._directory}: cannot be loaded ({first_line(error)}); compile the model again") from None
 
     def load(self, program: Path, graph: Graph, *, single_pass: bool = True) -> Program:
         """The program of ``graph`` in the file ``program``. Raises ArtifactError if it cannot be loaded."""
@@ -105,7 +112,49 @@ class Session:
         self._tvm.register_global_func(TAP_FUNCTION, self._tap, override=True)
         self._tvm.register_global_func(CHOICE_FUNCTION, self._choice, override=True)
         self._tvm.register_global_func(USED_FUNCTION, self._used, override=True)
-        return Program(self, VirtualMachine(executable, self._tvm.cpu()), graph, single_pass=single_pass)
+        return Program(self, VirtualMachine(executable, self._device()), graph, single_pass=single_pass)
+
+    # -- on the device -----------------------------------------------------------------------------------------------------
+
+    def _load_tvm(self, *, runtime_alone: bool) -> Any:
+        return load_tvm(runtime_alone=runtime_alone)
+
+    def _device(self) -> Any:
+        """TVM's name of it."""
+        return self._tvm.cpu()
+
+    def _load_kernels(self, library: Path) -> Any:
+        return self._tvm.runtime.load_module(str(library))
+
+    def _make_half_table(self) -> Any | None:
+        """What programs are given for it; None for those that take none."""
+        return self._tvm.runtime.tensor(half_table())
+
+    def _bind(self, node: Node) -> Any:
+        """The weight of a `weight` node, as kernels take it."""
+        from tvm_ffi import from_dlpack  # noqa: PLC0415
+
+        array = weight_array(self._model, node)
+        return self._tvm.runtime.tensor(array) if weight_format(node.type).is_decoded_when_bound else from_dlpack(array)
+
+    def tensor(self, values: npt.NDArray[Any]) -> Any:
+        """A TVM tensor of ``values``."""
+        return self._tvm.runtime.tensor(values, self._device())
+
+    def _empty(self, shape: Sequence[int], dtype: str) -> Any:
+        return self._tvm.runtime.empty(tuple(shape), dtype, self._device())
+
+    def fetch(self, tensors: Sequence[Any], receive: Receive) -> None:
+        """Call ``receive`` with the tensors as arrays, now or soon; in the order of the calls, and before ``wait`` returns."""
+        receive(*(np.from_dlpack(tensor) for tensor in tensors))
+
+    def wait(self) -> None:
+        """Until all that was to be fetched has been."""
+
+    def explain(self, error: Exception, positions: int) -> None:
+        """Raise an error that says what one of TVM's means, if that is known."""
+        if "bad_alloc" in str(error):  # TVM's allocator is C++
+            raise MemoryError(f"{positions} positions do not fit into memory") from None
 
     # -- what programs are given -----------------------------------------------------------------------------------------
 
@@ -115,23 +164,17 @@ class Session:
             self._weights[node.name] = self._bind(node)
         return self._weights[node.name]
 
-    def _bind(self, node: Node) -> Any:
-        from tvm_ffi import from_dlpack  # noqa: PLC0415
-
-        dtype, dims = weight_storage(node.type)
-        raw = self._model.file.tensor_bytes(self._model.tensor(node.attr_str("tensor")))
-        fmt = weight_format(node.type)
-        if fmt.is_decoded_when_bound:
-            return self._tvm.runtime.tensor(decode_by_gguf(fmt, raw, dims))
-        return from_dlpack(raw.reshape(-1).view(dtype).reshape(dims))
-
     def cache(self, node: Node, rows: int) -> Any:
         """The first ``rows`` rows of the cache of a `cache` node."""
         columns = int(node.type.dims[1])
         if node.name not in self._caches:
-            self._caches[node.name] = self._tvm.runtime.empty((self.capacity, columns), "float32")
+            self._caches[node.name] = self._empty((self.capacity, columns), "float32")
         assert rows <= self.capacity
         return self._caches[node.name]._create_view((rows, columns))  # noqa: SLF001 -- TVM has no public reshape without a copy
+
+    def shape(self, values: Sequence[int]) -> Any:
+        """A TVM shape."""
+        return self._tvm.runtime.ShapeTuple(values)
 
     # -- what programs call ----------------------------------------------------------------------------------------------
 
@@ -144,23 +187,19 @@ class Session:
         """Taps and choices belong to nothing any more."""
         self._running = None
 
-    def tensor(self, values: npt.NDArray[Any]) -> Any:
-        """A TVM tensor of ``values``."""
-        return self._tvm.runtime.tensor(values)
-
-    def shape(self, values: Sequence[int]) -> Any:
-        """A TVM shape."""
-        return self._tvm.runtime.ShapeTuple(values)
-
     def _tap(self, value: Any, name: str) -> None:
         if self._running is not None and self._running.on_tap is not None:
-            run, on_tap = self._running, self._running.on_tap
-            run.keep_failure(lambda: on_tap(run.graph[str(name)], np.from_dlpack(value), self._summarise(value)))  # type: ignore[arg-type]
+            run, on_tap, node = self._running, self._running.on_tap, self._running.graph[str(name)]
+
+            def receive(array: F32, rows: npt.NDArray[np.float64]) -> None:
+                on_tap(node, array, statistics_from_rows(array.size, rows))
+
+            run.keep_failure(lambda: self.fetch([value, self._rows(value, math.prod(value.shape))], receive))
 
     def _choice(self, value: Any, name: str) -> None:
         if self._running is not None:
-            run = self._running
-            run.keep_failure(lambda: run.choices.see(run.graph[str(name)], np.from_dlpack(value), run.first))
+            run, node = self._running, self._running.graph[str(name)]
+            run.keep_failure(lambda: self.fetch([value], lambda ids: run.choices.see(node, ids, run.first)))
 
     def _used(self, name: str) -> None:
         if self._running is not None:
@@ -172,27 +211,21 @@ class Session:
 
     # -- statistics ------------------------------------------------------------------------------------------------------
 
-    def _summarise(self, value: Any) -> Statistics:
-        """The statistics of a TVM tensor, by the kernel: one pass on all threads."""
-        count = math.prod(value.shape)
-        return _from_rows(count, self._rows(value, count))
-
     def summarise(self, values: F32) -> Statistics:
-        """The same of a tensor that lies anywhere, as in a file: the same bits, in bounded memory."""
+        """The statistics of a tensor that lies anywhere, as in a file: those that a tap is given, in bounded memory."""
         flat = values.reshape(-1)
         step = _CHUNKS_AT_ONCE * STATISTICS_CHUNK
-        pieces = [flat[start : start + step] for start in range(0, flat.size, step)]
-        rows = [self._rows(self.tensor(np.ascontiguousarray(piece)), piece.size).copy() for piece in pieces]
-        return _from_rows(flat.size, np.concatenate(rows))
+        found: list[npt.NDArray[np.float64]] = []
+        for start in range(0, flat.size, step):
+            piece = flat[start : start + step]
+            self.fetch([self._rows(self.tensor(np.ascontiguousarray(piece)), piece.size)], lambda rows: found.append(rows.copy()))
+        self.wait()
+        return statistics_from_rows(flat.size, np.concatenate(found))
 
-    def _rows(self, value: Any, count: int) -> npt.NDArray[np.float64]:
-        chunks = -(-count // STATISTICS_CHUNK)
-        if chunks not in self._partial:
-            buffer = self._tvm.runtime.empty((chunks, STATISTICS_COLUMNS), "float64")
-            view: npt.NDArray[np.float64] = np.from_dlpack(buffer)  # type: ignore[assignment]  # it is what was asked for
-            self._partial[chunks] = (buffer, view)
-        buffer, rows = self._partial[chunks]
-        self._statistics(value._create_view((count,)), buffer)  # noqa: SLF001
+    def _rows(self, value: Any, count: int) -> Any:
+        """What the statistics kernel says of a tensor."""
+        rows = self._empty((-(-count // STATISTICS_CHUNK), STATISTICS_COLUMNS), "float64")
+        self._statistics(value._create_view((count,)), rows)  # noqa: SLF001
         return rows
 
 
@@ -235,31 +268,28 @@ class Program:
         arguments = [inputs[node.name] if node.op == "input" else session.weight(node) for node in self._parameters]
         arguments += [session.cache(node, total) for node in self._caches]
         shapes = [kind.bind(n=len(tokens), t=total) for kind in self._types]
-        arguments += [session.halves, session.shape([math.prod(shape) * _ITEMSIZE for shape in shapes])]
+        arguments += [] if session.half_table is None else [session.half_table]
+        arguments.append(session.shape([math.prod(shape) * _ITEMSIZE for shape in shapes]))
         run = _Run(self.graph, start, on_tap)
         session.start(run)
         try:
             results = self._machine[ENTRY](*arguments)
+            outputs: list[F32] = []
+            for value in results:
+                session.fetch([value], lambda array: outputs.append(array.copy()))
+            session.wait()
         except Exception as error:
             if run.failure is not None:
                 raise run.failure from None
-            if "bad_alloc" in str(error):  # TVM's allocator is C++
-                raise MemoryError(f"{len(tokens)} positions do not fit into memory") from None
+            session.explain(error, len(tokens))
             raise
         finally:
             session.stop()
         run.choices.check()
-        return {node.name: np.array(np.from_dlpack(value)) for node, value in zip(returned_nodes(self.graph), results, strict=True)}
+        return {node.name: output for node, output in zip(returned_nodes(self.graph), outputs, strict=True)}
 
 
-def _from_rows(count: int, rows: npt.NDArray[np.float64]) -> Statistics:
-    nan, inf, low, high, total, squares = rows[0].tolist()
-    if len(rows) > 1:
-        nan, inf, _, _, total, squares = rows.sum(axis=0).tolist()
-        low, high = float(rows[:, 2].min()), float(rows[:, 3].max())
-    return statistics_from_sums(count, int(nan), int(inf), low, high, total, squares)
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of TVM's says: its last line, behind those that say where it came from."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

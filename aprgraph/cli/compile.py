@@ -14,35 +14,47 @@ from aprgraph.cli.progress import spinner
 def compile_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file.")],
     target: Annotated[
-        str, typer.Option("--target", "-t", help="llvm (this machine's CPU) or reference (float64 NumPy: slow, exact).")
+        str, typer.Option("--target", "-t", help="llvm (this machine's CPU), cuda (NVIDIA GPUs) or reference (float64 NumPy: slow, exact).")
     ] = "llvm",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to put the artifact [<stem>.<target>.aprg here].")
     ] = None,
     cpu: Annotated[str | None, typer.Option("--cpu", help="x86-64-v2, -v3 or -v4, to compile for another machine [this one's].")] = None,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option("--arch", metavar="sm_XY", help="With cuda: a GPU architecture to compile for [sm_80, sm_90, PTX]. Repeatable."),
+    ] = None,
     override_kv: Override = None,
     json: Json = False,
 ) -> None:
     """Compile a model's kernels into an artifact directory.
 
     The artifact holds machine code and the graph, no weights: those stay in the model file. Every tap plan uses the same
-    kernels, so choosing taps later cannot change a number.
+    kernels, so choosing taps later cannot change a number. Compiling for CUDA needs no GPU.
 
     \b
     Example:
       aprgraph compile SmolLM2.gguf && aprgraph run --taps all --layers 0..30
+      aprgraph compile --target cuda --arch sm_80 --arch sm_89 SmolLM2.gguf
     """
     from aprgraph.api import load  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
 
     loaded = load(model, parse_overrides(override_kv or []))
     with spinner(f"compiling {model.name} for {target}"):
-        artifact = loaded.compile(target, output, cpu).artifact
+        artifact = loaded.compile(target, output, cpu, arch or ()).artifact
     if json:
         import json as json_module  # noqa: PLC0415
 
-        document = {"artifact": str(artifact.directory), "target": artifact.target, "cpu": artifact.cpu, "kernels": dict(artifact.kernels)}
+        document = {
+            "artifact": str(artifact.directory),
+            "target": artifact.target,
+            "cpu": artifact.cpu,
+            "architectures": artifact.architectures,
+            "kernels": dict(artifact.kernels),
+        }
         typer.echo(json_module.dumps(document, indent=1))
         return
     kernels = f", {len(artifact.kernels)} kernels" if artifact.kernels else ""
-    typer.echo(f"{artifact.directory}/ ({artifact.target_name}{kernels})")
+    code = f" {', '.join(artifact.architectures)}" if artifact.architectures else ""
+    typer.echo(f"{artifact.directory}/ ({artifact.target_name}{code}{kernels})")

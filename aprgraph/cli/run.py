@@ -78,6 +78,10 @@ def run(
     stats_only: Annotated[bool, typer.Option("--stats-only", help="Write the manifest with its statistics, and no tensors.")] = False,
     target: Annotated[str | None, typer.Option("--target", "-t", help="With a MODEL: llvm or reference [llvm].")] = None,
     model: Annotated[Path | None, typer.Option("--model", metavar="GGUF", help="With an ARTIFACT: where its model lies now.")] = None,
+    rpc: Annotated[
+        str | None,
+        typer.Option("--rpc", metavar="HOST:PORT[/KEY]", help="Run on the TVM RPC server there; the trace is that of a run here."),
+    ] = None,
     override_kv: Override = None,
     json: Json = False,
 ) -> None:
@@ -91,12 +95,14 @@ def run(
       aprgraph run model.gguf --taps qkv_matmul,attn_out --layers 0..2 --prompt "Hello"
       aprgraph run model.gguf --chat --prompt "What is 2+2?" --max-tokens 64
       aprgraph run model.gguf --prompt "Hello" --max-tokens 3 --taps all --steps 1..3
+      aprgraph run model.gguf --prompt "Hello" --taps all --rpc board:9090
     """
     from aprgraph.api import RunOptions  # noqa: PLC0415
     from aprgraph.cli import run_report  # noqa: PLC0415
     from aprgraph.cli.generated_text import GeneratedText  # noqa: PLC0415
-    from aprgraph.graph.errors import PlanError, TokenError  # noqa: PLC0415
+    from aprgraph.graph.errors import ArtifactError, PlanError, TokenError  # noqa: PLC0415
     from aprgraph.graph.plan import parse_plan, parse_steps  # noqa: PLC0415
+    from aprgraph.runtime.remote_address import parse_remote  # noqa: PLC0415
 
     plan = parse_plan(taps, layers)
     if plan.is_empty and (stats_only or output is not None):
@@ -104,12 +110,18 @@ def run(
     if positions not in ("last", "all"):
         raise TokenError(f"--positions {positions!r}: expected last or all")
     options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk)
+    if rpc is not None:
+        parse_remote(rpc)  # before anything that takes time
+        if target not in (None, "llvm"):
+            raise ArtifactError(f"--rpc runs kernels of the target llvm, not of {target}; leave out one of --rpc and --target")
     given = _read_input(prompt, prompt_file, tokens, tokens_file, chat, system)
-    opened = _open(source, target, model, override_kv or [])
+    opened = _open(source, target, model, override_kv or [], elsewhere=rpc is not None)
     run_plan = opened.plan(plan, _encode(opened, given, chat, system), options)
     for notice in run_plan.notices:
         typer.echo(f"note: {notice}", err=True)
     compiled = replace(_compile(opened, target), once=True)
+    if rpc is not None:
+        compiled = compiled.on(rpc)
     text = GeneratedText(compiled.model.metadata, run_plan.tokens, quiet=json)
     if plan.is_empty and not max_tokens:
         run_report.report_next(compiled, run_plan, compiled.logits_of(run_plan, threads=threads), json)
@@ -154,8 +166,13 @@ def _encode(opened: CompiledModel | LoadedModel, given: str | Sequence[int], cha
     return opened.encode_chat(given, system) if chat else opened.encode(given)
 
 
-def _open(source: Path | None, target: str | None, model: Path | None, override_kv: list[str]) -> CompiledModel | LoadedModel:
-    """What the arguments name: an artifact, or a model, as the artifact that the cache has of it. Raises AprgraphError."""
+def _open(
+    source: Path | None, target: str | None, model: Path | None, override_kv: list[str], *, elsewhere: bool
+) -> CompiledModel | LoadedModel:
+    """What the arguments name: an artifact, or a model, as the artifact that the cache has of it. Raises AprgraphError.
+
+    An artifact may be for another CPU if it is to run ``elsewhere``.
+    """
     from aprgraph.api import load, open_artifact  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
@@ -163,7 +180,7 @@ def _open(source: Path | None, target: str | None, model: Path | None, override_
     overrides = parse_overrides(override_kv)
     chosen = source if source is not None else _only_artifact()
     if chosen.is_dir():
-        compiled = open_artifact(chosen, model)
+        compiled = open_artifact(chosen, model, elsewhere=elsewhere)
         if overrides:
             raise ArtifactError(
                 f"{chosen}: --override-kv changes the graph, so it must be given to `aprgraph compile`, or to run with the MODEL"

@@ -1,0 +1,112 @@
+"""A session whose weights, values and caches lie on a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from aprgraph.graph.errors import DeviceError
+from aprgraph.graph.ir import Node
+from aprgraph.graph.model import Model
+from aprgraph.runtime.cuda.driver import Driver, Gpu
+from aprgraph.runtime.cuda.transfers import Transfers
+from aprgraph.runtime.kernel_values import weight_array
+from aprgraph.runtime.session import Receive, Session, first_line, load_tvm
+
+_CREATE = "ffi.Module.create.cuda"
+
+
+class CudaSession(Session):
+    """A session on ``gpu``, with the kernels of a fat binary.
+
+    Each weight goes up once, as the file's own blocks, when a program first needs it. Taps come down as they appear, beside what
+    the GPU computes: each is delivered while the next is on its way. ``functions`` is how the kernels are called, as JSON.
+    """
+
+    def __init__(
+        self, library: Path, fat_binary: Path, functions: str, model: Model, driver: Driver, gpu: Gpu, *, capacity: int, runtime_alone: bool
+    ) -> None:
+        self._fat_binary, self._functions, self._driver, self._gpu = fat_binary, functions, driver, gpu
+        driver.use(gpu)
+        self._transfers = Transfers(driver)
+        super().__init__(library, model, capacity=capacity, runtime_alone=runtime_alone)
+
+    def close(self) -> None:
+        """Give the memory of the copies back."""
+        self._transfers.close()
+
+    # -- on the device -----------------------------------------------------------------------------------------------------
+
+    def _load_tvm(self, *, runtime_alone: bool) -> Any:
+        tvm = load_tvm(runtime_alone=runtime_alone)
+        if tvm.get_global_func(_CREATE, allow_missing=True) is None:
+            # TVM loads it by itself where it finds the driver and the runtime library, which may lie in a package.
+            from tvm.base import _LOADED_LIBS  # noqa: PLC0415
+
+            place = Path(_LOADED_LIBS["tvm_runtime"]._name).resolve().parent / "libtvm_runtime_cuda.so"  # noqa: SLF001
+            try:
+                ctypes.CDLL(str(place), mode=ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                raise DeviceError(f"TVM's CUDA runtime cannot be loaded: {error}; install apache-tvm again") from None
+        return tvm
+
+    def _device(self) -> Any:
+        return self._tvm.cuda(self._gpu.index)
+
+    def _load_kernels(self, library: Path) -> Any:
+        functions = self._tvm.get_global_func("runtime.LoadMetaDataFromJSON")(self._functions)
+        kernels = self._tvm.get_global_func(_CREATE)(self._fat_binary.read_bytes(), "fatbin", functions, {})
+        host = super()._load_kernels(library)
+        host.import_module(kernels)
+        return host
+
+    def _make_half_table(self) -> None:
+        return None  # GPUs convert half-precision numbers as fast as they could look them up
+
+    def _bind(self, node: Node) -> Any:
+        array = weight_array(self._model, node)
+        try:
+            weight = self._empty(array.shape, array.dtype.name)
+        except Exception as error:
+            self.explain(error, 0)
+            raise
+        self._transfers.upload(array, weight.data_ptr())
+        self._model.file.release()
+        return weight
+
+    def tensor(self, values: npt.NDArray[Any]) -> Any:
+        """See ``Session.tensor``."""
+        tensor = self._empty(values.shape, values.dtype.name)
+        self._transfers.upload(values, tensor.data_ptr())
+        return tensor
+
+    def fetch(self, tensors: Sequence[Any], receive: Receive) -> None:
+        """See ``Session.fetch``: later, while the GPU goes on."""
+        self._transfers.download(tensors, receive)
+
+    def wait(self) -> None:
+        """See ``Session.wait``."""
+        self._transfers.wait()
+
+    def stop(self) -> None:
+        """See ``Session.stop``."""
+        self._transfers.forget()
+        super().stop()
+
+    def explain(self, error: Exception, positions: int) -> None:
+        """See ``Session.explain``. Raises DeviceError for whatever the driver or its runtime library said."""
+        super().explain(error, positions)
+        said = str(error)
+        if "out of memory" in said:
+            free, total = self._driver.memory()
+            raise DeviceError(
+                f"{self._gpu}: out of memory ({free:,} bytes free of {total:,}); tap fewer layers, run the prompt in parts with "
+                "--prefill-chunk, or use --target llvm"
+            ) from None
+        if re.search(r"\bCUDA", said, re.IGNORECASE):
+            raise DeviceError(f"{self._gpu} failed: {first_line(error)}") from None

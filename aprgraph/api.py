@@ -102,12 +102,14 @@ class CompiledModel:
 
     ``once`` promises that this process runs one plan and ends, as the command line does: TVM is then loaded without its
     compiler where that is not needed, which halves the time to start. ``remote`` is the TVM RPC server that runs it: see ``on``.
+    ``gpu`` is the number of the GPU that a CUDA artifact runs on.
     """
 
     artifact: Artifact
     model: Model
     once: bool = False
     remote: RemoteAddress | None = None
+    gpu: int = 0
 
     def on(self, rpc: str) -> CompiledModel:
         """The same, to be run on the TVM RPC server ``rpc``, HOST:PORT[/KEY] (docs/remote.md). Raises RemoteError or ArtifactError."""
@@ -196,7 +198,9 @@ class CompiledModel:
         writer = TraceWriter(directory, stats_only=stats_only)
         # Closed also when the run fails: an exception may keep this frame, and with it the lock, for as long as the process lives.
         with contextlib.closing(writer), contextlib.ExitStack() as stack:
-            engine = stack.enter_context(open_engine(self.artifact, self.model, run, threads, once=self.once, remote=self.remote))
+            engine = stack.enter_context(
+                open_engine(self.artifact, self.model, run, threads, once=self.once, remote=self.remote, gpu=self.gpu)
+            )
             chosen: list[int] = []
 
             def keep(token: int) -> None:
@@ -214,12 +218,12 @@ class CompiledModel:
                     f"{directory}: the text ended at step {len(chosen) - 1}, before step {run.options.steps.start}, the first of --steps: "
                     "nothing was recorded"
                 )
-            trace = writer.finish(self._trace_info(run, chosen))
+            trace = writer.finish(self._trace_info(run, engine.target_name, chosen))
             if failure is not None:
                 raise failure
             return trace
 
-    def _trace_info(self, run: RunPlan, generated: Sequence[int]) -> TraceInfo:
+    def _trace_info(self, run: RunPlan, target_name: str, generated: Sequence[int]) -> TraceInfo:
         model = {
             "name": self.model.path.name,
             "architecture": self.model.family.architecture,
@@ -228,7 +232,7 @@ class CompiledModel:
         }
         return TraceInfo(
             model=model,
-            target=self.artifact.target_name,
+            target=target_name,
             tokens=run.tokens,
             plan=run.plan.describe(),
             positions=run.options.positions,
@@ -247,7 +251,7 @@ class CompiledModel:
 
     def execute(self, run: RunPlan, *, threads: int | None = None, on_token: OnToken | None = None) -> Outcome:
         """Run with nothing recorded. Raises AprgraphError."""
-        with open_engine(self.artifact, self.model, run, threads, once=self.once, remote=self.remote) as engine:
+        with open_engine(self.artifact, self.model, run, threads, once=self.once, remote=self.remote, gpu=self.gpu) as engine:
             return execute(run, engine, None, self._end_tokens(run), on_token)
 
     def _end_tokens(self, run: RunPlan) -> frozenset[int]:

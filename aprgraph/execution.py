@@ -11,6 +11,7 @@ import numpy as np
 
 from aprgraph.codegen.artifact import Artifact
 from aprgraph.codegen.cpu import find_cpu
+from aprgraph.gpu import check_gpu_memory
 from aprgraph.graph.errors import AprgraphError, ArtifactError, NonFiniteError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
@@ -23,6 +24,7 @@ from aprgraph.runtime.statistics import Statistics
 
 if TYPE_CHECKING:
     from aprgraph.runtime.remote import RemoteEngine
+    from aprgraph.runtime.session import Session
 
 MAX_THREADS = 1024
 
@@ -42,18 +44,21 @@ class Outcome:
 
 
 class CompiledEngine:
-    """Runs the programs of an artifact."""
+    """Runs the programs of an artifact, in the session that ``open_session`` gives."""
 
-    def __init__(self, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, *, once: bool) -> None:
+    def __init__(self, artifact: Artifact, run: RunPlan, open_session: Callable[[], Session], target_name: str) -> None:
+        self.target_name = target_name
         # Programs first: where one must be compiled, the session then shares the TVM that the compiler has loaded.
         single = run.is_single_pass
         graphs = {id(graph): (graph, executed_graph(graph)) for graph in run.graphs()}
         programs = {key: artifact.program(executed, single_pass=single) for key, (_, executed) in graphs.items()}
-        from aprgraph.runtime.session import Session  # noqa: PLC0415 -- imports TVM
-
-        self._session = Session(artifact.library, model, threads, capacity=run.total, runtime_alone=once)
+        self._session = open_session()
         self._graphs = graphs  # holds what the keys are the ids of
         self._programs = {key: self._session.load(path, graphs[key][1], single_pass=single) for key, path in programs.items()}
+
+    def close(self) -> None:
+        """End the session."""
+        self._session.close()
 
     def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
         """See ``Engine.run``."""
@@ -66,11 +71,18 @@ class CompiledEngine:
 
 @contextmanager
 def open_engine(
-    artifact: Artifact, model: Model, run: RunPlan, threads: int | None, *, once: bool, remote: RemoteAddress | None = None
+    artifact: Artifact,
+    model: Model,
+    run: RunPlan,
+    threads: int | None,
+    *,
+    once: bool,
+    remote: RemoteAddress | None = None,
+    gpu: int = 0,
 ) -> Iterator[Engine]:
-    """What runs ``run`` on the artifact's target, here or on a TVM RPC server.
+    """What runs ``run`` on the artifact's target, here (for CUDA on the GPU number ``gpu``) or on a TVM RPC server.
 
-    Raises ArtifactError, RemoteError, or AprgraphError for a number of threads that cannot be.
+    Raises ArtifactError, DeviceError, RemoteError, or AprgraphError for a number of threads that cannot be.
     """
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise AprgraphError(f"threads {threads}: expected 1 to {MAX_THREADS}")
@@ -80,7 +92,40 @@ def open_engine(
     elif artifact.target == "reference":
         yield ReferenceEngine(model)
     else:
-        yield CompiledEngine(artifact, model, run, threads, once=once)
+        open_here = _open_cuda_engine if artifact.target == "cuda" else _open_llvm_engine
+        with closing(open_here(artifact, model, run, threads, gpu, once=once)) as engine:
+            yield engine
+
+
+def _open_llvm_engine(artifact: Artifact, model: Model, run: RunPlan, threads: int | None, _gpu: int, *, once: bool) -> CompiledEngine:
+    def open_session() -> Session:
+        from aprgraph.runtime.session import Session  # noqa: PLC0415
+
+        return Session(artifact.library, model, threads, capacity=run.total, runtime_alone=once)
+
+    return CompiledEngine(artifact, run, open_session, artifact.target_name)
+
+
+def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: int | None, index: int, *, once: bool) -> CompiledEngine:
+    from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
+
+    code = artifact.device
+    assert code is not None
+    driver = load_driver()
+    gpu = find_gpu(driver, index)
+    code.check_runs_on(gpu.compute_capability, gpu.name, str(artifact.directory))
+    driver.use(gpu)
+    check_gpu_memory(run, gpu, *driver.memory())
+
+    def open_session() -> Session:
+        from aprgraph.runtime.cuda.session import CudaSession  # noqa: PLC0415
+
+        return CudaSession(
+            artifact.library, artifact.fat_binary, code.functions, model, driver, gpu, capacity=run.total, runtime_alone=once
+        )
+
+    major, minor = gpu.compute_capability
+    return CompiledEngine(artifact, run, open_session, f"{artifact.target} sm_{major}{minor}")
 
 
 def check_remote(artifact: Artifact) -> None:

@@ -69,7 +69,8 @@ def lower(graph: Graph, *, single_pass: bool, target: str = "llvm") -> Any:
     caches = {} if single_pass else {node.name: relax.Var(f"c{index}", tensor(node)) for index, node in enumerate(cache_nodes(graph))}
     sizes = {kind: tirx.Var(f"bytes{index}", "int64") for index, kind in enumerate(computed_types(graph))}
     halves = relax.Var("halves", relax.TensorType([dim(HALF_TABLE_SIZE)], "float32"))
-    arguments = [*values.values(), *caches.values(), halves, relax.Var("sizes", relax.ShapeType(list(sizes.values())))]
+    shapes = relax.Var("sizes", relax.ShapeType(list(sizes.values())))
+    arguments = [*values.values(), *caches.values(), *([halves] if reads_file else []), shapes]
     builder = relax.BlockBuilder()
     with builder.function(ENTRY, arguments):
         for node in graph:

@@ -11,8 +11,8 @@ from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.ir import Graph, Node, TensorType
 
 #: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, then, if
-#: the program is one of several passes, the first t rows of each of ``cache_nodes``, then the half table, then the sizes of
-#: ``computed_types``, and returns the tuple of those outputs that are neither taps nor caches.
+#: the program is one of several passes, the first t rows of each of ``cache_nodes``, then on a CPU the half table, then the
+#: sizes of ``computed_types``, and returns the tuple of those outputs that are neither taps nor caches.
 ENTRY = "main"
 #: The packed function that a tap calls, with the tensor and the tap node's name.
 TAP_FUNCTION = "aprgraph.tap"
@@ -24,7 +24,7 @@ USED_FUNCTION = "aprgraph.used"
 #: How many bytes of weights a run may have read before their pages are given back, which then cost no memory of its own.
 RESIDENT_WEIGHTS = 1 << 30
 
-#: A kernel that decodes blocks takes, before its operands, the f32 value of every half-precision bit pattern.
+#: A CPU kernel that decodes blocks takes, before its operands, the f32 value of every half-precision bit pattern.
 HALF_TABLE_SIZE = 1 << 16
 
 #: The kernel that summarises a tensor: x [count] f32 -> [chunks, columns] f64, one row per STATISTICS_CHUNK elements,

@@ -10,6 +10,7 @@
     ├── ArtifactError             a compiled artifact that is missing, stale, damaged, or for another CPU
     ├── ToolchainError            something outside the package is missing or fails (a linker, a CUDA compiler)
     ├── DeviceError               a GPU or its driver that is missing, fails, or has not the memory
+    ├── RemoteError               a TVM RPC server that cannot be reached, or that failed
     ├── NonFiniteError           NaN where a choice has to be made: among experts, or among tokens
     ├── TraceError                APRT files, manifests and trace directories that cannot be read or written
     └── ComparisonError           two traces that cannot be compared
@@ -68,6 +69,10 @@ class ToolchainError(AprgraphError):
 
 class DeviceError(AprgraphError):
     """A GPU or its driver that is not there, fails, or has not the memory that a run needs."""
+
+
+class RemoteError(AprgraphError):
+    """A TVM RPC server that cannot be reached, or that failed."""
 
 
 class NonFiniteError(AprgraphError):

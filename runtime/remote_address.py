@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 
-from aprgraph.graph.errors import AprgraphError, shown
+from aprgraph.graph.errors import RemoteError, shown
 
 #: Seconds to wait for each answer until a session is there.
 CONNECT_TIMEOUT = 10.0
@@ -16,10 +16,6 @@ _MAX_PORT = 65535
 _FORM = "expected HOST:PORT or HOST:PORT/KEY, as in board:9090, [::1]:9090 or board:9090/secret"
 #: Not the number that a client of TVM begins with, so the server hangs up, silently, and waits for the next.
 _NO_CLIENT = bytes(4)
-
-
-class RemoteError(AprgraphError):
-    """A TVM RPC server that cannot be reached, or that failed."""
 
 
 @dataclass(frozen=True)

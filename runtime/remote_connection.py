@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.graph.errors import RemoteError
 from aprgraph.runtime import remote_address
-from aprgraph.runtime.remote_address import RemoteAddress, RemoteError, find_server, no_answer
+from aprgraph.runtime.remote_address import RemoteAddress, find_server, no_answer
 from aprgraph.runtime.remote_signals import SessionSignals
 from aprgraph.runtime.session import first_line, load_tvm
 

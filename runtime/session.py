@@ -94,6 +94,9 @@ class Session:
         self._running: _Run | None = None
         self._touched = 0  # bytes of weights that may be in memory
 
+    def close(self) -> None:
+        """Give back what is not given back with the session itself."""
+
     def _guarded(self, load: Callable[[], Any]) -> Any:
         try:
             return load()

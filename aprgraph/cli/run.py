@@ -76,7 +76,12 @@ def run(
     ] = None,
     positions: Annotated[str, typer.Option("--positions", metavar="last|all", help="Positions whose logits lm_head holds.")] = "last",
     stats_only: Annotated[bool, typer.Option("--stats-only", help="Write the manifest with its statistics, and no tensors.")] = False,
-    target: Annotated[str | None, typer.Option("--target", "-t", help="With a MODEL: llvm or reference [llvm].")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", "-t", metavar="TARGET[:N]", help="With a MODEL: llvm, cuda or reference [llvm]. cuda:N is the GPU number N."
+        ),
+    ] = None,
     model: Annotated[Path | None, typer.Option("--model", metavar="GGUF", help="With an ARTIFACT: where its model lies now.")] = None,
     rpc: Annotated[
         str | None,
@@ -100,6 +105,7 @@ def run(
     from aprgraph.api import RunOptions  # noqa: PLC0415
     from aprgraph.cli import run_report  # noqa: PLC0415
     from aprgraph.cli.generated_text import GeneratedText  # noqa: PLC0415
+    from aprgraph.gpu import parse_target  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError, PlanError, TokenError  # noqa: PLC0415
     from aprgraph.graph.plan import parse_plan, parse_steps  # noqa: PLC0415
     from aprgraph.runtime.remote_address import parse_remote  # noqa: PLC0415
@@ -114,12 +120,13 @@ def run(
         parse_remote(rpc)  # before anything that takes time
         if target not in (None, "llvm"):
             raise ArtifactError(f"--rpc runs kernels of the target llvm, not of {target}; leave out one of --rpc and --target")
+    target, gpu = (None, 0) if target is None else parse_target(target)
     given = _read_input(prompt, prompt_file, tokens, tokens_file, chat, system)
     opened = _open(source, target, model, override_kv or [], elsewhere=rpc is not None)
     run_plan = opened.plan(plan, _encode(opened, given, chat, system), options)
     for notice in run_plan.notices:
         typer.echo(f"note: {notice}", err=True)
-    compiled = replace(_compile(opened, target), once=True)
+    compiled = replace(_compile(opened, target, gpu), once=True, gpu=gpu)
     if rpc is not None:
         compiled = compiled.on(rpc)
     text = GeneratedText(compiled.model.metadata, run_plan.tokens, quiet=json)
@@ -198,12 +205,16 @@ def _open(
     return loaded.find_cached(target or "llvm") or loaded
 
 
-def _compile(opened: CompiledModel | LoadedModel, target: str | None) -> CompiledModel:
+def _compile(opened: CompiledModel | LoadedModel, target: str | None, gpu: int) -> CompiledModel:
     """Compiles what is not compiled yet; that takes seconds, so it comes after all else has been checked."""
     from aprgraph.api import CompiledModel  # noqa: PLC0415
 
     if isinstance(opened, CompiledModel):
         return opened
+    if target == "cuda":
+        from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
+
+        find_gpu(load_driver(), gpu)
     with spinner(f"compiling {opened.model.path.name}"):
         return opened.compile_cached(target or "llvm")
 

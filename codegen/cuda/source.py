@@ -33,7 +33,7 @@ class DeviceSource:
 
 def build_source(functions: Mapping[str, Any], cpu: str) -> tuple[Any, DeviceSource]:
     """TIR functions by name -> the host module that launches their kernels, for the CPU level ``cpu``, and their source."""
-    compilation_pipeline.PIPELINE_MAP.setdefault(_PIPELINE, _pipeline)
+    compilation_pipeline.register_tir_pipeline(_PIPELINE, _pipeline)
     # The architecture is chosen when the source is compiled; none of what is emitted depends on it.
     target = Target({"kind": "cuda", "arch": "sm_80"}, host=Target({"kind": "llvm", "mcpu": cpu}))
     with _captured() as found:
@@ -79,12 +79,12 @@ def _describe(functions: Any) -> str:
 def _pipeline() -> tuple[Any, Any, Any]:
     """Of TVM's own passes what these kernels need, then those for the host and for the device.
 
-    Left out: ThreadSync (barriers are written in the kernels, which knows what it cannot prove: that a branch is taken by
+    Left out: ThreadSync (barriers are written in the kernels, which know what it cannot prove: that a branch is taken by
     all threads of a block or by none), HoistIfThenElse (it moves loads out of the conditions that guard them) and StorageRewrite
-    (it lets shared buffers share storage, where a barrier would be missing).
+    (it lets shared buffers share storage, where a barrier would be missing). So is the elimination of common subexpressions: the
+    CUDA compiler does it better, and TVM's takes longer than all the rest.
     """
 
-    @tvm.transform.module_pass(opt_level=0)
     def lower(mod: Any, _context: Any) -> Any:
         passes = [
             s_tir.transform.UnifyThreadBinding(),
@@ -108,4 +108,4 @@ def _pipeline() -> tuple[Any, Any, Any]:
     def finalize_device() -> Any:
         return tvm.ir.transform.Sequential([tirx.transform.StmtSimplify(), tirx.transform.LowerIntrin()])
 
-    return lower, finalize_host, finalize_device
+    return tvm.transform.module_pass(lower, opt_level=0), finalize_host, finalize_device

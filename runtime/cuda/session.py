@@ -37,7 +37,7 @@ class CudaSession(Session):
         super().__init__(library, model, capacity=capacity, runtime_alone=runtime_alone)
 
     def close(self) -> None:
-        """Give the memory of the copies back."""
+        """See ``Session.close``: the buffers of copies."""
         self._transfers.close()
 
     # -- on the device -----------------------------------------------------------------------------------------------------

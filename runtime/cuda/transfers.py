@@ -45,7 +45,7 @@ class _Buffer:
         """The memory from ``offset`` on as an array."""
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         memory = (ctypes.c_char * nbytes).from_address(self._address + offset)
-        return np.frombuffer(memory, dtype).reshape(tuple(shape))
+        return np.frombuffer(memoryview(memory), dtype).reshape(tuple(shape))
 
     def free(self) -> None:
         """Give the memory back."""
@@ -143,4 +143,4 @@ class Transfers:
 
 
 def _nbytes(tensor: Any) -> int:
-    return math.prod(tensor.shape) * np.dtype(str(tensor.dtype)).itemsize
+    return math.prod(int(dim) for dim in tensor.shape) * np.dtype(str(tensor.dtype)).itemsize

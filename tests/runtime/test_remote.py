@@ -12,12 +12,12 @@ import pytest
 from aprgraph.api import CompiledModel, RunOptions, load
 from aprgraph.execution import execute, open_engine
 from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS
-from aprgraph.graph.errors import ArtifactError, NonFiniteError
+from aprgraph.graph.errors import ArtifactError, NonFiniteError, RemoteError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.plan import parse_plan
 from aprgraph.runtime import remote_address, remote_connection
 from aprgraph.runtime.remote import RemoteEngine
-from aprgraph.runtime.remote_address import RemoteError, parse_remote
+from aprgraph.runtime.remote_address import parse_remote
 from aprgraph.runtime.remote_connection import Connection
 from aprgraph.runtime.trace import Trace
 from tests.support.cli import files_under

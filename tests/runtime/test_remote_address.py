@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from aprgraph.graph.errors import RemoteError
 from aprgraph.runtime import remote_address
-from aprgraph.runtime.remote_address import RemoteAddress, RemoteError, find_server, parse_remote
+from aprgraph.runtime.remote_address import RemoteAddress, find_server, parse_remote
 from aprgraph.runtime.remote_connection import Connection
 
 

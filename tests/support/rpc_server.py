@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aprgraph.runtime.remote_address import RemoteAddress, RemoteError, find_server
+from aprgraph.graph.errors import RemoteError
+from aprgraph.runtime.remote_address import RemoteAddress, find_server
 
 #: What `python -m tvm.exec.rpc_server` starts, without the package cloudpickle, which it wants for starting a process alone.
 _SERVE = "import sys; from tvm.rpc.server import PopenRPCServerState as S; S(sys.argv[1], int(sys.argv[2]), int(sys.argv[2]) + 1, key=sys.argv[3])"

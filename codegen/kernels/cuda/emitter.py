@@ -28,10 +28,10 @@ class Emitter(Arithmetic):
         """See ``Arithmetic.fma``."""
         return T.call_pure_extern("float32", "fmaf", a, b, c)
 
-    def vector(self, count: int, body: Callable[[Expr], None]) -> None:
-        """Emit ``body(lane)`` for lane in 0 .. count - 1 as one access of that many elements."""
+    def load(self, target: Buffer, at: int, count: int, source: Callable[[Expr], Expr]) -> None:
+        """target[at + lane] = source(lane) for ``count`` lanes, in one access: the elements lie at a multiple of its size."""
         with T.vectorized(i64(0), i64(count)) as lane:
-            body(lane)
+            put(target, source(lane), i64(at) + lane)
 
     def warp_sum(self, value: Buffer, at: int = 0) -> None:
         """Every lane's ``value[at]`` becomes the sum over the warp, by halves: the same bits in all lanes."""

@@ -30,7 +30,7 @@ from aprgraph.codegen.kernels.cuda.emitter import (
     zero,
 )
 from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, build_function, f32, i64
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, build_function, f32, i64
 from aprgraph.graph.block_decoders import RUN
 
 #: With up to this many positions each weight is decoded where it is used; with more, once for a tile of positions.
@@ -88,7 +88,7 @@ class Product:
     def _load_x(self, target: Buffer, at: int, x: X, index: Expr, column: Expr) -> None:
         """target[at + j] = x(index)[column + j] for one quad, 0 beyond the end of the row."""
         if self.aligned:
-            self.emitter.vector(QUAD, lambda lane: put(target, x(index, column + lane), i64(at) + lane))
+            self.emitter.load(target, at, QUAD, lambda lane: x(index, column + lane))
             return
         columns = self.weight.columns
         for j in range(QUAD):
@@ -135,7 +135,7 @@ class Product:
             with T.If(T.And(row < weight.rows, start + step < stop)), T.Then():
                 column = (start + step) * weight.elements + run * RUN
                 for quad in range(RUN // QUAD):
-                    self.emitter.vector(QUAD, lambda lane, quad=quad: put(w, decoded[thread, quad * QUAD + lane], lane))
+                    self.emitter.load(w, 0, QUAD, along(decoded, thread, i64(quad * QUAD)))
                     for i in range(together):
 
                         def multiply(i: int = i, quad: int = quad) -> None:
@@ -204,8 +204,8 @@ class Product:
         def multiply() -> None:
             with T.serial(i64(0), i64(RUN)) as column:
                 for at in range(0, _POSITIONS, QUAD):
-                    emitter.vector(QUAD, lambda lane, at=at: put(a, xs[column, my_position + at + lane], i64(at) + lane))
-                emitter.vector(_ROWS, lambda lane: put(w, ws[column, my_row + lane], lane))
+                    emitter.load(a, at, QUAD, along(xs, column, my_position + at))
+                emitter.load(w, 0, _ROWS, along(ws, column, my_row))
                 for i in range(_POSITIONS):
                     for j in range(_ROWS):
                         at = i * _ROWS + j

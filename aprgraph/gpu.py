@@ -1,0 +1,80 @@
+"""Which GPU a run is for, and whether it fits into its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aprgraph.graph.calling_convention import weight_nbytes
+from aprgraph.graph.errors import ArtifactError, DeviceError
+from aprgraph.graph.ir import Graph
+from aprgraph.graph.passes.pipeline import executed_graph
+from aprgraph.run_plan import RunPlan
+from aprgraph.runtime.cuda.driver import Gpu
+from aprgraph.runtime.cuda.memory import caches_nbytes, values_nbytes, weights_nbytes
+
+#: What the driver keeps for itself, the kernels and the buffers of copies beside what is counted.
+_RESERVE = 256 << 20
+
+
+def parse_target(text: str) -> tuple[str, int]:
+    """``TARGET`` or ``cuda:N`` -> the target and the number of the GPU (0 if none is given). Raises ArtifactError."""
+    target, colon, number = text.partition(":")
+    if not colon:
+        return target, 0
+    if target != "cuda" or not (number.isascii() and number.isdigit()):
+        raise ArtifactError(f"--target {text!r}: expected a target alone, or cuda:N with N the number of a GPU, from 0 on")
+    return target, int(number)
+
+
+def check_gpu_memory(run: RunPlan, gpu: Gpu, free: int, total: int) -> None:
+    """Raise DeviceError that says what would fit, if ``run`` needs more than the ``free`` bytes of the GPU's ``total``."""
+    graphs = [executed_graph(graph) for graph in run.graphs()]
+    weights = weights_nbytes(graphs)
+    caches = 0 if run.is_single_pass else caches_nbytes(graphs, run.total)
+    longest = max(part.stop - part.start for part in run.parts)
+    values = _values(graphs, longest, run)
+    available = free - min(_RESERVE, total // 16)
+    if weights + caches + values <= available:
+        return
+    raise DeviceError(
+        f"{gpu}: the run needs {_size(weights)} of weights, {_size(caches)} of KV cache and {_size(values)} of values, and "
+        f"{_size(max(available, 0))} of {_size(total)} are free; {_what_fits(run, graphs, available, weights, longest)}"
+    )
+
+
+def _values(graphs: Iterable[Graph], longest: int, run: RunPlan) -> int:
+    return max(values_nbytes(graph, longest, run.total, single_pass=run.is_single_pass) for graph in graphs)
+
+
+def _what_fits(run: RunPlan, graphs: list[Graph], available: int, weights: int, longest: int) -> str:
+    caches = caches_nbytes(graphs, run.total)
+    chunk = longest // 2
+    while chunk:
+        if weights + caches + max(values_nbytes(graph, chunk, run.total, single_pass=False) for graph in graphs) <= available:
+            return f"--prefill-chunk {chunk} fits"
+        chunk //= 2
+    layers = _layers_that_fit(graphs, available // 2)
+    if layers and run.taps and not run.options.max_tokens:
+        return f"about the first {layers} layers fit: --layers 0..{layers}"
+    return "free memory there, take a larger GPU, or use --target llvm, which reads weights from the file as it needs them"
+
+
+def _layers_that_fit(graphs: list[Graph], available: int) -> int:
+    """How many layers' weights fit, with the embedding's."""
+    by_layer: dict[int, dict[str, Graph]] = {}
+    for graph in graphs:
+        for node in graph.with_op("weight"):
+            layers = [user.layer for user in graph.users(node.name)]
+            first = min((layer for layer in layers if layer is not None), default=0)
+            by_layer.setdefault(first, {})[node.name] = graph
+    count, used = 0, 0
+    for layer in sorted(by_layer):
+        used += sum(weight_nbytes(graph[name]) for name, graph in by_layer[layer].items())
+        if used > available:
+            break
+        count = layer + 1
+    return count
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / (1 << 30):.2f} GiB" if nbytes >= 1 << 28 else f"{nbytes / (1 << 20):.1f} MiB"

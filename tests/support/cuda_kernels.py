@@ -1,0 +1,56 @@
+"""CUDA kernels in tests: built together, once a test file, and run on the CPU with the emulator's checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from aprgraph.codegen.cuda.library import kernel_functions
+from aprgraph.codegen.cuda.source import build_source
+from aprgraph.codegen.kernels import KernelRequest
+from aprgraph.graph.ir import Attr, TensorType
+from tests.support import kernels
+from tests.support.cuda_emulator import InOut, Out, call_host, compile_source, host_compiler
+from tests.support.cuda_emulator.runs import Argument
+from tests.support.kernels import Weight
+
+#: The level of the code that launches, as a library's.
+_HOST_CPU = "x86-64-v2"
+
+
+class Requests(list[KernelRequest]):
+    """Makes requests, and remembers them: what a test file asks for at its top is built when its first test runs."""
+
+    def __call__(self, op: str, operands: Sequence[TensorType], **attrs: Attr) -> KernelRequest:
+        self.append(kernels.request(op, operands, **attrs))
+        return self[-1]
+
+
+class CudaKernels:
+    """The kernels of requests, and the statistics kernel. Without a compiler the test that asks for them is skipped."""
+
+    def __init__(self, requests: Iterable[KernelRequest]) -> None:
+        if host_compiler() is None:
+            pytest.skip("no g++ 12 or later, with which kernels are compiled for the CPU")
+        functions = kernel_functions({request.symbol: request for request in requests})
+        self._host, self._source = build_source(functions, _HOST_CPU)
+        self._kernels = compile_source(self._source.code)
+
+    def call(self, symbol: str, args: Sequence[Argument], orders: Sequence[str | int] = ("ascending", "descending")) -> npt.NDArray[Any]:
+        """The one output among ``args`` of a kernel by name. Raises EmulationError."""
+        (out,) = call_host(self._host, symbol, self._kernels, self._source.functions, args, orders=orders)
+        return out
+
+    def run(
+        self, what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], result: Sequence[int] | InOut
+    ) -> npt.NDArray[np.float32]:
+        """Run the kernel of ``what``, whose output has the shape ``result``, or is it. Raises EmulationError.
+
+        Every element must have been written, alike in each order of threads.
+        """
+        arrays = [operand.stored if isinstance(operand, Weight) else operand for operand in operands]
+        return self.call(what.symbol, [*arrays, result if isinstance(result, InOut) else Out(tuple(result))])

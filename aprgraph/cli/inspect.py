@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aprgraph.cli.options import Json
+
+if TYPE_CHECKING:
+    from aprgraph.codegen.artifact import Artifact
 
 _EXPECTED = "an APRT file, a GGUF file, or the directory of a trace or an artifact"
 
@@ -87,7 +90,29 @@ def _artifact(path: Path) -> dict[str, Any]:
         "fingerprint": artifact.fingerprint,
         "overrides": dict(artifact.overrides),
         "programs": len(list((path / "programs").glob("*.vm"))),
+        **(_gpu_code(artifact) if artifact.device is not None else {}),
         "kernels": dict(artifact.kernels),
+    }
+
+
+def _gpu_code(artifact: Artifact) -> dict[str, Any]:
+    """What the fat binary itself says: its images, and of each kernel what it takes on each architecture."""
+    from aprgraph.codegen.cuda.fat_binary import read_fat_binary  # noqa: PLC0415
+
+    assert artifact.device is not None
+    images = read_fat_binary(artifact.fat_binary.read_bytes())
+    kernels: dict[str, list[str]] = {}
+    for image in images:
+        for kernel in image.kernels:
+            needs = kernels.setdefault(kernel.name, [])
+            if kernel.registers is not None:
+                needs.append(f"{image}: {kernel.registers} registers, {kernel.shared_bytes} + {kernel.local_bytes} bytes")
+    return {
+        "compiler": artifact.device.compiler,
+        "GPU code": {str(image): f"{len(image.kernels)} kernels, {image.size:,} bytes" for image in images},
+        "GPU kernels (registers a thread, shared bytes a block + local bytes a thread)": {
+            name: "; ".join(needs) for name, needs in sorted(kernels.items())
+        },
     }
 
 

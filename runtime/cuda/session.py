@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
+from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS
 from aprgraph.graph.errors import DeviceError
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
 from aprgraph.runtime.cuda.driver import Driver, Gpu
-from aprgraph.runtime.cuda.transfers import Transfers
+from aprgraph.runtime.cuda.transfers import PENDING, Transfers
 from aprgraph.runtime.kernel_values import weight_array
 from aprgraph.runtime.session import Receive, Session, first_line, load_tvm
 
 _CREATE = "ffi.Module.create.cuda"
+#: Tensors of one kind that go up for a pass: tokens and positions.
+_INPUTS = 2
 
 
 class CudaSession(Session):
@@ -34,6 +38,7 @@ class CudaSession(Session):
         self._fat_binary, self._functions, self._driver, self._gpu = fat_binary, functions, driver, gpu
         driver.use(gpu)
         self._transfers = Transfers(driver)
+        self._kept: dict[tuple[tuple[int, ...], str], tuple[list[Any], Iterator[int]]] = {}
         super().__init__(library, model, capacity=capacity, runtime_alone=runtime_alone)
 
     def close(self) -> None:
@@ -70,20 +75,36 @@ class CudaSession(Session):
 
     def _bind(self, node: Node) -> Any:
         array = weight_array(self._model, node)
-        try:
-            weight = self._empty(array.shape, array.dtype.name)
-        except Exception as error:
-            self.explain(error, 0)
-            raise
+        weight = self._empty(array.shape, array.dtype.name)
         self._transfers.upload(array, weight.data_ptr())
         self._model.file.release()
         return weight
 
+    def _empty(self, shape: Sequence[int], dtype: str) -> Any:
+        try:
+            return super()._empty(shape, dtype)
+        except Exception as error:
+            self.explain(error, 0)
+            raise
+
     def tensor(self, values: npt.NDArray[Any]) -> Any:
         """See ``Session.tensor``."""
-        tensor = self._empty(values.shape, values.dtype.name)
+        tensor = self._one_of(_INPUTS, values.shape, values.dtype.name)
         self._transfers.upload(values, tensor.data_ptr())
         return tensor
+
+    def _rows(self, value: Any, count: int) -> Any:
+        rows = self._one_of(PENDING + 1, (-(-count // STATISTICS_CHUNK), STATISTICS_COLUMNS), "float64")
+        self._statistics(value._create_view((count,)), rows)  # noqa: SLF001
+        return rows
+
+    def _one_of(self, count: int, shape: Sequence[int], dtype: str) -> Any:
+        """One of ``count`` tensors of a kind, in turn: the memory of a tensor that is let go is given back by stopping the GPU."""
+        key = (tuple(shape), dtype)
+        if key not in self._kept:
+            self._kept[key] = ([self._empty(shape, dtype) for _ in range(count)], cycle(range(count)))
+        tensors, turn = self._kept[key]
+        return tensors[next(turn)]
 
     def fetch(self, tensors: Sequence[Any], receive: Receive) -> None:
         """See ``Session.fetch``: later, while the GPU goes on."""
@@ -107,6 +128,12 @@ class CudaSession(Session):
             raise DeviceError(
                 f"{self._gpu}: out of memory ({free:,} bytes free of {total:,}); tap fewer layers, run the prompt in parts with "
                 "--prefill-chunk, or use --target llvm"
+            ) from None
+        if "UNSUPPORTED_PTX" in said:
+            major, minor = self._gpu.compute_capability
+            raise DeviceError(
+                f"{self._gpu}: its driver is older than the compiler that made this artifact's PTX, and no architecture in it is the "
+                f"GPU's own; compile the model again with --arch sm_{major}{minor}, or update the driver"
             ) from None
         if re.search(r"\bCUDA", said, re.IGNORECASE):
             raise DeviceError(f"{self._gpu} failed: {first_line(error)}") from None

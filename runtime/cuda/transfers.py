@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from aprgraph.runtime.cuda.driver import Driver
 
+#: How many downloads are on their way at most, when another one is begun.
+PENDING = 2
 #: Bytes of a weight that go up at once.
 _PIECE = 32 << 20
 #: Buffers begin at multiples of this, so that any dtype may lie anywhere in them that it would in a tensor of its own.
@@ -77,7 +79,7 @@ class Transfers:
         self._driver = driver
         self._stream = driver.new_stream()
         self._ready = driver.new_event()
-        self._down = [_Buffer(driver), _Buffer(driver)]
+        self._down = [_Buffer(driver) for _ in range(PENDING)]
         self._up = [_Buffer(driver), _Buffer(driver)]
         self._pending: list[_Download] = []
         self._next = 0
@@ -87,7 +89,7 @@ class Transfers:
         buffer = self._down[self._next]
         while any(download.buffer is buffer for download in self._pending):
             self._deliver_first()
-        self._next = 1 - self._next
+        self._next = (self._next + 1) % PENDING
         offsets, size = [], 0
         for tensor in tensors:
             offsets.append(size)
@@ -117,8 +119,13 @@ class Transfers:
             self._driver.wait(self._pending.pop(0).buffer.event)
 
     def upload(self, array: npt.NDArray[Any], address: int) -> None:
-        """Copy ``array`` (contiguous, wherever it lies) to the GPU's memory at ``address``; it is there for what is launched next."""
+        """Copy ``array`` (contiguous, wherever it lies) to the GPU's memory at ``address``; it is there for what is launched next.
+
+        What was launched before still reads what was there.
+        """
         source = array.reshape(-1).view(np.uint8)
+        self._driver.record(self._ready)
+        self._driver.stream_waits(self._stream, self._ready)
         waiting = [False, False]
         for number, start in enumerate(range(0, source.size, _PIECE)):
             piece, buffer = source[start : start + _PIECE], self._up[number % 2]

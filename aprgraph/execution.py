@@ -11,6 +11,7 @@ import numpy as np
 
 from aprgraph.codegen.artifact import Artifact
 from aprgraph.codegen.cpu import find_cpu
+from aprgraph.codegen.cuda.device_code import HOST_CPU
 from aprgraph.gpu import check_gpu_memory
 from aprgraph.graph.errors import AprgraphError, ArtifactError, NonFiniteError
 from aprgraph.graph.ir import Graph, Node
@@ -87,7 +88,7 @@ def open_engine(
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise AprgraphError(f"threads {threads}: expected 1 to {MAX_THREADS}")
     if remote is not None:
-        with closing(_open_remote_engine(remote, artifact, model, run, threads, once=once)) as engine:
+        with closing(_open_remote_engine(remote, artifact, model, run, threads, gpu, once=once)) as engine:
             yield engine
     elif artifact.target == "reference":
         yield ReferenceEngine(model)
@@ -130,30 +131,39 @@ def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: 
 
 def check_remote(artifact: Artifact) -> None:
     """Raise ArtifactError for an artifact that a TVM RPC server cannot run."""
-    if artifact.target != "llvm":
+    if artifact.target == "reference":
         raise ArtifactError(
-            f"{artifact.directory}: the target {artifact.target} runs on this machine alone; leave out --rpc, or compile the model for llvm"
+            f"{artifact.directory}: the reference target runs on this machine alone; leave out --rpc, or compile the model for llvm or cuda"
         )
 
 
 def _open_remote_engine(
-    remote: RemoteAddress, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, *, once: bool
+    remote: RemoteAddress, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, gpu: int, *, once: bool
 ) -> RemoteEngine:
     from aprgraph.codegen.kernels.base import WITHOUT_KERNEL, request_of  # noqa: PLC0415
     from aprgraph.runtime.remote import ExecutedGraph, KernelCall, RemoteEngine  # noqa: PLC0415
+    from aprgraph.runtime.remote_connection import GpuCode  # noqa: PLC0415
 
     check_remote(artifact)
 
     def kernel_of(graph: Graph, node: Node) -> KernelCall:
         request = request_of(graph, node)
-        return KernelCall(request.symbol, request.needs_half_table)
+        return KernelCall(request.symbol, artifact.target == "llvm" and request.needs_half_table)
 
     graphs = {}
     for graph in run.graphs():
         executed = executed_graph(graph)
         kernels = {node.name: kernel_of(executed, node) for node in executed if node.op not in WITHOUT_KERNEL}
         graphs[id(graph)] = ExecutedGraph(graph, executed, kernels)
-    cpu = find_cpu(artifact.cpu)
+    cpu = find_cpu(artifact.cpu or HOST_CPU)
+    code = artifact.device
+    gpu_code = None
+    if code is not None:
+
+        def check(compute_capability: tuple[int, int], name: str) -> None:
+            code.check_runs_on(compute_capability, name, str(artifact.directory))
+
+        gpu_code = GpuCode(artifact.fat_binary, code.functions, gpu, check)
     return RemoteEngine(
         remote,
         artifact.library,
@@ -164,6 +174,7 @@ def _open_remote_engine(
         single_pass=run.is_single_pass,
         target_name=artifact.target_name,
         cpu=(cpu.name, cpu.flags),
+        gpu_code=gpu_code,
         runtime_alone=once,
     )
 

@@ -28,7 +28,7 @@ from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import statistics_from_rows
 from aprgraph.runtime.remote_address import RemoteAddress
-from aprgraph.runtime.remote_connection import Connection
+from aprgraph.runtime.remote_connection import Connection, GpuCode
 from aprgraph.runtime.remote_tensors import RemoteTensors, RemoteValue
 from aprgraph.runtime.statistics import Statistics
 
@@ -61,7 +61,8 @@ class RemoteEngine:
 
     ``graphs`` holds what is to be run, by id of the graph that ``run`` is given. ``capacity`` is the number of rows of the KV
     caches; in a ``single_pass`` there are none, and a weight is dropped after its last use. ``target_name`` is what traces name
-    the target; ``cpu`` is the processor that the kernels are built for, and the flags in its /proc/cpuinfo.
+    the target; ``cpu`` is the processor that the kernels are built for, and the flags in its /proc/cpuinfo. ``gpu_code`` is there
+    for CUDA: traces then name the server's architecture too.
     Raises RemoteError, here and in each method.
     """
 
@@ -77,6 +78,7 @@ class RemoteEngine:
         single_pass: bool,
         target_name: str,
         cpu: tuple[str, Collection[str]],
+        gpu_code: GpuCode | None = None,
         runtime_alone: bool = False,
     ) -> None:
         self._graphs, self.single_pass, self.target_name = graphs, single_pass, target_name
@@ -87,7 +89,10 @@ class RemoteEngine:
         self.doing = self._connection.doing
         try:
             self._connection.check_cpu(*cpu)
-            self._find = self._connection.load(library)
+            if gpu_code is not None:
+                capability = self._connection.use_gpu(gpu_code)
+                self.target_name = f"{target_name} sm_{capability[0]}{capability[1]}"
+            self._find = self._connection.load(library, gpu_code)
             if threads is not None:
                 self._connection.set_threads(threads)
         except BaseException:

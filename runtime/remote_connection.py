@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,20 @@ _SAME_VERSION = f"expected one of TVM {version('apache-tvm')}, as this side is"
 _PIECE = 16 << 20
 #: What LLVM calls the instruction sets that have another name in /proc/cpuinfo.
 _LLVM_NAMES = {"abm": "lzcnt", "bmi1": "bmi", "lahf_lm": "sahf", "pni": "sse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2"}
+
+
+@dataclass(frozen=True)
+class GpuCode:
+    """CUDA kernels: the fat binary, and how they are called (the JSON that TVM's runtime reads).
+
+    ``gpu`` is the number of the GPU to use on the server. ``check`` raises ArtifactError where one of a compute capability
+    (major, minor), with its name, cannot run them.
+    """
+
+    fat_binary: Path
+    functions: str
+    gpu: int
+    check: Callable[[tuple[int, int], str], None]
 
 
 class Connection:
@@ -95,11 +110,33 @@ class Connection:
                 "compile for it with `aprgraph compile --cpu`, and run that artifact"
             )
 
-    def load(self, library: Path) -> Callable[[str], Any]:
+    def use_gpu(self, code: GpuCode) -> tuple[int, int]:
+        """Let all tensors lie on the GPU that ``code`` is for. Its compute capability. Raises ArtifactError if it cannot run it."""
+        with self.doing("telling its GPU"):
+            device = self._session.cuda(code.gpu)
+            if not device.exist:
+                raise RemoteError(
+                    f"{self.address}: the server has no GPU {code.gpu}, or no driver and CUDA runtime library (libcudart.so.13) that TVM "
+                    "finds when it starts"
+                )
+            major, minor = (int(part) for part in str(device.compute_version).split("."))
+            name = str(device.device_name)
+        code.check((major, minor), f"{self.address} GPU {code.gpu} ({name})")
+        self._device = device
+        return major, minor
+
+    def load(self, library: Path, gpu_code: GpuCode | None = None) -> Callable[[str], Any]:
         """Send a kernel library; gives the function that finds kernels in it by name."""
         with self.doing("loading the kernels"):
             self._session.upload(bytearray(library.read_bytes()), library.name)
-            find: Callable[[str], Any] = self._session.load_module(library.name).get_function
+            module = self._session.load_module(library.name)
+            if gpu_code is not None:
+                functions = self._session.get_function("runtime.LoadMetaDataFromJSON")(gpu_code.functions)
+                create = self._session.get_function("ffi.Module.create.cuda")
+                no_sources = self._session.get_function("ffi.Map")()
+                module.import_module(create(gpu_code.fat_binary.read_bytes(), "fatbin", functions, no_sources))
+                del functions, create, no_sources  # each of which is a message
+            find: Callable[[str], Any] = module.get_function
             return find
 
     def set_threads(self, threads: int) -> None:

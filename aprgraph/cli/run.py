@@ -116,17 +116,17 @@ def run(
     if positions not in ("last", "all"):
         raise TokenError(f"--positions {positions!r}: expected last or all")
     options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk)
+    target, gpu = (None, 0) if target is None else parse_target(target)
     if rpc is not None:
         parse_remote(rpc)  # before anything that takes time
-        if target not in (None, "llvm"):
-            raise ArtifactError(f"--rpc runs kernels of the target llvm, not of {target}; leave out one of --rpc and --target")
-    target, gpu = (None, 0) if target is None else parse_target(target)
+        if target == "reference":
+            raise ArtifactError("--rpc runs compiled kernels, and --target reference has none; leave out one of them")
     given = _read_input(prompt, prompt_file, tokens, tokens_file, chat, system)
     opened = _open(source, target, model, override_kv or [], elsewhere=rpc is not None)
     run_plan = opened.plan(plan, _encode(opened, given, chat, system), options)
     for notice in run_plan.notices:
         typer.echo(f"note: {notice}", err=True)
-    compiled = replace(_compile(opened, target, gpu), once=True, gpu=gpu)
+    compiled = replace(_compile(opened, target, None if rpc else gpu), once=True, gpu=gpu)
     if rpc is not None:
         compiled = compiled.on(rpc)
     text = GeneratedText(compiled.model.metadata, run_plan.tokens, quiet=json)
@@ -205,13 +205,13 @@ def _open(
     return loaded.find_cached(target or "llvm") or loaded
 
 
-def _compile(opened: CompiledModel | LoadedModel, target: str | None, gpu: int) -> CompiledModel:
-    """Compiles what is not compiled yet; that takes seconds, so it comes after all else has been checked."""
+def _compile(opened: CompiledModel | LoadedModel, target: str | None, gpu: int | None) -> CompiledModel:
+    """Compiles what is not compiled yet; that takes seconds, so it comes after all else, a GPU here included, has been checked."""
     from aprgraph.api import CompiledModel  # noqa: PLC0415
 
     if isinstance(opened, CompiledModel):
         return opened
-    if target == "cuda":
+    if target == "cuda" and gpu is not None:
         from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
 
         find_gpu(load_driver(), gpu)

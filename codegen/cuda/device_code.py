@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from aprgraph.codegen.cuda.architectures import Architecture, check_runs_on, parse_architectures, ptx_architecture
 
+#: The CPU level of the code that launches kernels: it does nothing that a later one would do faster.
+HOST_CPU = "x86-64-v2"
+
 
 @dataclass(frozen=True)
 class CompiledFor:

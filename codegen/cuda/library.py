@@ -8,6 +8,7 @@ from typing import Any
 
 from aprgraph.codegen.cuda.architectures import Architecture
 from aprgraph.codegen.cuda.compiler import compile_fat_binary
+from aprgraph.codegen.cuda.device_code import HOST_CPU
 from aprgraph.codegen.cuda.source import build_source
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cuda import KERNELS
@@ -15,9 +16,6 @@ from aprgraph.codegen.kernels.cuda.statistics import tensor_statistics
 from aprgraph.codegen.library import export, linker
 from aprgraph.graph.calling_convention import STATISTICS_KERNEL
 from aprgraph.graph.errors import GraphError
-
-#: What launches kernels does nothing that a later level would do faster.
-_HOST_CPU = "x86-64-v2"
 
 
 def kernel_functions(requests: Mapping[str, KernelRequest]) -> dict[str, Any]:
@@ -38,7 +36,7 @@ def build_cuda_library(
     Returns how the kernels are called, as the JSON that TVM's runtime reads. Raises ToolchainError.
     """
     linker()  # says that there is none before the time that compiling takes
-    host, source = build_source(kernel_functions(requests), _HOST_CPU)
+    host, source = build_source(kernel_functions(requests), HOST_CPU)
     fat_binary.write_bytes(compile_fat_binary(source.code, architectures))
     export(host, library)
     return source.functions

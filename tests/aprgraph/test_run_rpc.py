@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aprgraph.api import CompiledModel
+from aprgraph.codegen.artifact import cache_directory
 from aprgraph.codegen.cpu import CPUS
 from tests.support.cli import error_of, fails, files_under, run_cli, run_python
 from tests.support.rpc_server import RpcServer, rpc_server
@@ -50,8 +52,10 @@ def test_it_prints_and_leaves_what_a_run_here_does(
     assert files_under(tmp_path / "t") == expected
 
 
-def test_a_model_is_compiled_here_and_a_text_comes_as_it_is_generated(model_path: Path, server: RpcServer) -> None:
-    run = ("run", model_path, "--tokens", "5,200,17")
+def test_a_model_is_compiled_here_and_a_text_comes_as_it_is_generated(tiny: CompiledModel, server: RpcServer) -> None:
+    place = cache_directory(tiny.model, "llvm", None)  # with what compiling gives, which takes seconds
+    shutil.copytree(tiny.artifact.directory, place, dirs_exist_ok=True)
+    run = ("run", tiny.model.path, "--tokens", "5,200,17")
     for options in ((), ("--max-tokens", "4"), ("--positions", "all", "--threads", "1")):
         assert run_cli(*run, *options, "--rpc", server.address) == run_cli(*run, *options)
 
@@ -66,12 +70,12 @@ def test_an_artifact_for_a_processor_that_this_machine_is_not(
 
 
 @pytest.mark.contract("REMOTE-LOST-1")
-def test_a_server_that_dies_in_the_middle(tiny: CompiledModel, tmp_path: Path) -> None:
-    with rpc_server(tmp_path / "log", runtime_alone=True) as server:
-        result = run_python(
-            _KILL_AT_THE_THIRD_TAP, "run", tiny.artifact.directory, "--tokens", "5,200,17", "--taps", "all", "-o", "t", "--rpc", server.address,
-            cwd=tmp_path, env={"SERVER": str(server.process.pid)},
-        )  # fmt: skip
+def test_a_server_that_dies_in_the_middle(tiny: CompiledModel, server: RpcServer, tmp_path: Path) -> None:
+    """The last test with this server."""
+    result = run_python(
+        _KILL_AT_THE_THIRD_TAP, "run", tiny.artifact.directory, "--tokens", "5,200,17", "--taps", "all", "-o", "t", "--rpc", server.address,
+        cwd=tmp_path, env={"SERVER": str(server.process.pid)},
+    )  # fmt: skip
     assert re.match(rf"{server.address}: the connection was lost while fetching layer 0 [a-z_]+ \(.*\); ", error_of(result))
     assert (tmp_path / "t" / "trace.incomplete").exists()
     assert not (tmp_path / "t" / "trace.json").exists()
@@ -82,9 +86,9 @@ def test_errors(model_path: Path, reference: CompiledModel, tmp_path: Path) -> N
     run = ("run", model_path, "--tokens", "5,200,17", "--taps", "all", "-o", tmp_path / "t")
     assert "expected HOST:PORT or HOST:PORT/KEY" in fails(*run, "--rpc", "board")
     assert "connection refused, no server is there" in fails(*run, "--rpc", "127.0.0.1:1")
-    assert "--rpc runs kernels of the target llvm, not of reference; leave out one" in fails(
+    assert "--rpc runs compiled kernels, and --target reference has none; leave out one" in fails(
         *run, "--rpc", "127.0.0.1:1", "--target", "reference"
     )
     assert not (tmp_path / "t").exists()
     message = fails("run", reference.artifact.directory, "--tokens", "1", "--rpc", "127.0.0.1:1")
-    assert "the target reference runs on this machine alone; leave out --rpc, or compile" in message
+    assert "the reference target runs on this machine alone; leave out --rpc, or compile" in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aprgraph.api import CompiledModel, RunOptions, load
+from aprgraph.api import CompiledModel, LoadedModel, RunOptions, load
 from aprgraph.execution import execute, open_engine
 from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS
-from aprgraph.graph.errors import ArtifactError, NonFiniteError, RemoteError
+from aprgraph.graph.errors import NonFiniteError, RemoteError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.plan import parse_plan
 from aprgraph.runtime import remote_address, remote_connection
+from aprgraph.runtime.kernel_values import weight_array
 from aprgraph.runtime.remote import RemoteEngine
 from aprgraph.runtime.remote_address import parse_remote
 from aprgraph.runtime.remote_connection import Connection
+from aprgraph.runtime.remote_tensors import RemoteTensors
 from aprgraph.runtime.trace import Trace
 from tests.support.cli import files_under
-from tests.support.compiled import LAYERS, compiled, shared_model
+from tests.support.compiled import LAYERS, SHARED, compiled, shared_model
+from tests.support.golden import golden_models
 from tests.support.rpc_server import RpcServer, rpc_server
 
-TOKENS = (11, 7, 200, 3, 7, 0, 45, 9)
+TOKENS = (11, 7, 90, 3, 7, 0, 45, 9)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +38,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RpcServer]:
 
 
 @pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RpcServer]:
+    """One with a key, where there is IPv6 on such an address, and without the compiler. The last test crashes it."""
+    with rpc_server(tmp_path_factory.mktemp("keyed") / "log", host=_loopback(), key="secret", runtime_alone=True) as server:
+        yield server
+
+
+def _loopback() -> str:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return "::1"
+    except OSError:
+        return "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
 def models(tiny_model: Callable[..., Path]) -> dict[str, CompiledModel]:
-    """One that most tests have, and one with experts beside a shared one and weights that the gguf package decodes."""
-    experts = tiny_model(family="qwen2moe", format="Q5_1", formats={"attn_q.weight": "TQ2_0"}, layers=2, tied=True)
+    """The one that most tests have, and one with experts beside a shared one."""
+    experts = next(golden.path for golden in golden_models() if golden.name == "qwen2moe-f32")
     return {"llama": compiled(shared_model(tiny_model)), "qwen2moe": compiled(experts)}
 
 
@@ -85,23 +104,33 @@ def test_large_tensors_travel_in_pieces(
 
 
 @pytest.mark.contract("REMOTE-NEEDED-1")
-def test_only_what_the_plan_needs_is_sent(models: dict[str, CompiledModel], server: RpcServer) -> None:
-    def sent(name: str, taps: str, options: RunOptions) -> tuple[set[str], dict[str, set[int] | None]]:
-        model = models[name]
+def test_only_what_the_plan_needs_is_sent(tiny: CompiledModel, tiny_model: Callable[..., Path], server: RpcServer) -> None:
+    def sent(model: LoadedModel, taps: str, options: RunOptions) -> tuple[set[str], dict[str, set[int] | None]]:
         run = model.plan(parse_plan(taps, "0..1"), TOKENS, options)
-        with open_engine(model.artifact, model.model, run, None, once=False, remote=parse_remote(server.address)) as engine:
+        with open_engine(tiny.artifact, model.model, run, None, once=False, remote=parse_remote(server.address)) as engine:
             assert isinstance(engine, RemoteEngine)
             execute(run, engine, lambda *_: None)
             needed = {node.name for graph in run.graphs() for node in graph.with_op("weight")}
             return needed, {name: weight.rows for name, weight in engine.tensors.weights.items()}
 
-    needed, found = sent("llama", "qkv_matmul", RunOptions(prefill_chunk=5))
+    untied, tied = LoadedModel(tiny.model), load(tiny_model(**SHARED, tied=True))  # of the same kernels
+    needed, found = sent(untied, "qkv_matmul", RunOptions(prefill_chunk=5))
     assert 3 < len(needed) < 10
     assert found.keys() == needed
     assert [rows for rows in found.values() if rows is not None] == [set(TOKENS)]  # of the embedding table
-    _, found = sent("qwen2moe", "lm_head", RunOptions(prefill_chunk=5))
-    assert found["token_embd.weight"] is None  # it is also the output's weight
-    assert sent("llama", "qkv_matmul", RunOptions())[1] == {}  # in one pass a weight is dropped after its last use
+    assert sent(tied, "lm_head", RunOptions(prefill_chunk=5))[1]["token_embd.weight"] is None  # it is also the output's weight
+    assert sent(untied, "qkv_matmul", RunOptions())[1] == {}  # in one pass a weight is dropped after its last use
+
+
+def test_a_weight_that_no_kernel_decodes_is_sent_decoded(tiny_model: Callable[..., Path], server: RpcServer) -> None:
+    model = load(tiny_model(layers=1, formats={"token_embd.weight": "TQ2_0"}))
+    node, connection = model.graph["token_embd.weight"], Connection(parse_remote(server.address))
+    try:
+        found = RemoteTensors(connection, model.model, 1).weight(node, np.int64([3, 5])).numpy()
+    finally:
+        connection.close()
+    assert found.dtype == np.float32
+    assert found.tobytes() == weight_array(model.model, node).tobytes()
 
 
 @pytest.mark.contract("REMOTE-NEEDED-1")
@@ -139,7 +168,7 @@ def test_memory_on_the_server_does_not_grow_with_the_text(tiny: CompiledModel, s
 
 
 def test_a_router_with_nan(models: dict[str, CompiledModel], server: RpcServer, tmp_path: Path) -> None:
-    """Token 7 has Inf for scales in its embedding. The error and the trace are those of a run here."""
+    """Token 7 has NaN in its embedding. The error and the trace are those of a run here."""
     model = models["qwen2moe"]
     table = model.model.file.tensors["token_embd.weight"]
     data = bytearray(model.model.path.read_bytes())
@@ -207,43 +236,20 @@ def test_a_processor_that_lacks_something(server: RpcServer) -> None:
         connection.close()
 
 
-def test_a_key_and_an_ipv6_address(tiny: CompiledModel, tmp_path: Path) -> None:
-    with rpc_server(tmp_path / "log", host=_loopback(), key="secret") as server:
-        place, expected = server.address.removesuffix("/secret"), tiny.logits(TOKENS).tobytes()
-        with pytest.raises(RemoteError, match=r"the server has a key; give --rpc .*/KEY, with the KEY it was started with \(--key\)"):
-            tiny.on(place).logits(TOKENS)
-        with pytest.raises(RemoteError, match=r"the server has another key than 'Secret'"):
-            tiny.on(f"{place}/Secret").logits(TOKENS)
-        assert tiny.on(server.address).logits(TOKENS).tobytes() == expected
+def test_a_key_and_an_ipv6_address(tiny: CompiledModel, keyed: RpcServer) -> None:
+    place = keyed.address.removesuffix("/secret")
+    with pytest.raises(RemoteError, match=r"the server has a key; give --rpc .*/KEY, with the KEY it was started with \(--key\)"):
+        tiny.on(place).logits(TOKENS)
+    with pytest.raises(RemoteError, match=r"the server has another key than 'Secret'"):
+        tiny.on(f"{place}/Secret").logits(TOKENS)
+    assert tiny.on(keyed.address).logits(TOKENS).tobytes() == tiny.logits(TOKENS).tobytes()
 
 
-def _loopback() -> str:
-    import socket
-
-    try:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6):
-            return "::1"
-    except OSError:
-        return "127.0.0.1"
-
-
-def test_a_session_that_crashes(tiny: CompiledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server without the compiler cannot tell its processor; on an instruction that it lacks the session ends."""
-    with rpc_server(tmp_path / "log", runtime_alone=True) as server:
-        there = tiny.on(server.address)
-        assert there.logits(TOKENS).tobytes() == tiny.logits(TOKENS).tobytes()
-        with pytest.raises(
-            RemoteError, match=r"the connection was lost while computing layer 0 [a-z_]+ \(.+\); where the server has crashed"
-        ):
-            there.run("all", "0..2", tokens=TOKENS, directory=tmp_path / "t", on_entry=lambda _: server.crash_session())
-        assert (tmp_path / "t" / "trace.incomplete").exists()
-        assert not (tmp_path / "t" / "trace.json").exists()
-        monkeypatch.setattr(remote_address, "CONNECT_TIMEOUT", 0.5)
-        with pytest.raises(RemoteError, match="no answer within 0.5 s; .* start the server again|connection refused"):
-            there.logits(TOKENS)
-
-
-def test_the_reference_runs_here_alone(tiny: CompiledModel, tmp_path: Path) -> None:
-    reference = load(tiny.model.path).compile("reference", tmp_path / "r.aprg")
-    with pytest.raises(ArtifactError, match="the target reference runs on this machine alone; leave out --rpc, or compile"):
-        reference.on("board:9090")
+def test_a_session_that_crashes(tiny: CompiledModel, keyed: RpcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server without the compiler cannot tell its processor; on an instruction that it lacks the session ends, and the server with it."""
+    there = tiny.on(keyed.address)
+    with pytest.raises(RemoteError, match=r"the connection was lost while computing layer 0 [a-z_]+ \(.+\); where the server has crashed"):
+        there.run("all", "0..2", tokens=TOKENS, directory=tmp_path / "t", on_entry=lambda _: keyed.crash_session())
+    monkeypatch.setattr(remote_address, "CONNECT_TIMEOUT", 0.5)
+    with pytest.raises(RemoteError, match="no answer within 0.5 s; .* start the server again|connection refused"):
+        there.logits(TOKENS)

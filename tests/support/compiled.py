@@ -9,10 +9,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 from aprgraph.api import CompiledModel, load, open_artifact
 
 LAYERS = 3
+#: Options of the model that most tests run: three layers, biases, two block formats, a vocabulary and places that suit no vector.
+SHARED: dict[str, Any] = {
+    "format": "Q8_0", "formats": {"attn_v.weight": "F16"}, "layers": LAYERS, "qkv_bias": True, "alignment": 8, "vocabulary": 291,
+}  # fmt: skip
 _TOGETHER = 2
 _COMPILE = """
 import sys
@@ -23,8 +28,8 @@ for model, place in zip(sys.argv[1::2], sys.argv[2::2]):
 
 
 def shared_model(tiny_model: Callable[..., Path]) -> Path:
-    """The model that most tests run: three layers, biases, two block formats, a vocabulary and places that suit no vector."""
-    return tiny_model(format="Q8_0", formats={"attn_v.weight": "F16"}, layers=LAYERS, qkv_bias=True, alignment=8, vocabulary=291)
+    """The model that most tests run."""
+    return tiny_model(**SHARED)
 
 
 @lru_cache(maxsize=1)

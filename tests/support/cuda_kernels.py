@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,18 @@ import numpy.typing as npt
 import pytest
 
 from aprgraph.codegen.cuda.library import kernel_functions
-from aprgraph.codegen.cuda.source import build_source
+from aprgraph.codegen.cuda.source import DeviceSource, build_source
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.graph.ir import Attr, TensorType
 from tests.support import kernels
-from tests.support.cuda_emulator import InOut, Out, call_host, compile_source, host_compiler
+from tests.support.cuda_emulator import InOut, Kernels, Out, call_host, compile_source, host_compiler
 from tests.support.cuda_emulator.runs import Argument
 from tests.support.kernels import Weight
 
 #: The level of the code that launches, as a library's.
 _HOST_CPU = "x86-64-v2"
+#: Kernels that are built at once.
+_TOGETHER = 8
 
 
 class Requests(list[KernelRequest]):
@@ -36,13 +39,20 @@ class CudaKernels:
     def __init__(self, requests: Iterable[KernelRequest]) -> None:
         if host_compiler() is None:
             pytest.skip("no g++ 12 or later, with which kernels are compiled for the CPU")
-        functions = kernel_functions({request.symbol: request for request in requests})
-        self._host, self._source = build_source(functions, _HOST_CPU)
-        self._kernels = compile_source(self._source.code)
+        functions = list(kernel_functions({request.symbol: request for request in requests}).items())
+        self._built: dict[str, tuple[Any, DeviceSource, Future[Kernels]]] = {}
+        # TVM works on some while the compiler works on those before.
+        with ThreadPoolExecutor(1) as compiler:
+            for start in range(0, len(functions), _TOGETHER):
+                together = dict(functions[start : start + _TOGETHER])
+                host, source = build_source(together, _HOST_CPU)
+                built = host, source, compiler.submit(compile_source, source.code)
+                self._built.update(dict.fromkeys(together, built))
 
-    def call(self, symbol: str, args: Sequence[Argument], orders: Sequence[str | int] = ("ascending", "descending")) -> npt.NDArray[Any]:
+    def call(self, symbol: str, args: Sequence[Argument]) -> npt.NDArray[Any]:
         """The one output among ``args`` of a kernel by name. Raises EmulationError."""
-        (out,) = call_host(self._host, symbol, self._kernels, self._source.functions, args, orders=orders)
+        host, source, kernels = self._built[symbol]
+        (out,) = call_host(host, symbol, kernels.result(), source.functions, args)
         return out
 
     def run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import socket
@@ -17,8 +16,6 @@ from pathlib import Path
 from aprgraph.graph.errors import RemoteError
 from aprgraph.runtime.remote_address import RemoteAddress, find_server
 
-#: What `python -m tvm.exec.rpc_server` starts, without the package cloudpickle, which it wants for starting a process alone.
-_SERVE = "import sys; from tvm.rpc.server import PopenRPCServerState as S; S(sys.argv[1], int(sys.argv[2]), int(sys.argv[2]) + 1, key=sys.argv[3])"
 _PATIENCE = 60.0
 
 
@@ -54,10 +51,7 @@ def rpc_server(log: Path, *, host: str = "127.0.0.1", key: str = "", runtime_alo
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         port = probe.getsockname()[1]
-    if importlib.util.find_spec("cloudpickle"):
-        command = ["-m", "tvm.exec.rpc_server", "--host", host, "--port", str(port), "--port-end", str(port + 1), "--key", key]
-    else:
-        command = ["-c", _SERVE, host, str(port), key]
+    command = ["-m", "tvm.exec.rpc_server", "--host", host, "--port", str(port), "--port-end", str(port + 1), "--key", key]
     environment = {**os.environ, **({"TVM_USE_RUNTIME_LIB": "1"} if runtime_alone else {})}
     with log.open("wb") as output:
         process = subprocess.Popen(

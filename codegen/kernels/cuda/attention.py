@@ -88,10 +88,22 @@ def _sum(a: Expr, b: Expr) -> Expr:
 
 
 def _for_each_block(parameters: Parameters, heads: int, window: int, body: Callable[[_Block], None], queries: int = _QUERIES) -> None:
+    """Emit a kernel whose blocks have ``queries`` queries, and beside it, for a position alone, one whose blocks have one."""
     n, t = parameters.size("n"), parameters.size("t")
-    with launch(ceil_div(n, queries) * heads, _THREADS) as (index, thread):
-        head, group = T.floormod(index, i64(heads)), T.floordiv(index, i64(heads))
-        body(_Block(Emitter(), thread, head, group * queries, n, t, window, queries))
+
+    def emit(queries: int) -> None:
+        with launch(ceil_div(n, queries) * heads, _THREADS) as (index, thread):
+            head, group = T.floormod(index, i64(heads)), T.floordiv(index, i64(heads))
+            body(_Block(Emitter(), thread, head, group * queries, n, t, window, queries))
+
+    if queries == 1:
+        emit(1)
+        return
+    with T.If(n == 1):
+        with T.Then():
+            emit(1)
+        with T.Else():
+            emit(queries)
 
 
 class _Scores:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from aprgraph.codegen.cpu import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
+from aprgraph.codegen.kernels.values import ELEMENTWISE, Value, rope_angle
 from aprgraph.codegen.tir import Expr, Parameters, block, build_function, f32, i64, registers
 
 
@@ -49,19 +49,8 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
 
 def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
     """positions [n] i32, factors [dims/2] -> out [n, dims]: cosines, then sines, of angles computed in float64."""
-    dims, base, scale = request.attr_int("dims"), request.attr_float("base"), request.attr_float("scale")
-    start, end, magnitude = (request.attr_float(name) for name in ("ramp_start", "ramp_end", "magnitude"))
+    dims, magnitude = request.attr_int("dims"), T.float64(request.attr_float("magnitude"))
     half = dims // 2
-
-    def wide(value: float) -> Expr:
-        return T.float64(value)
-
-    def stretch(i: Expr) -> Expr:
-        """What frequency i is multiplied by."""
-        if end <= 0:
-            return wide(scale)
-        scaled = T.max(T.min((T.Cast("float64", i) - wide(start)) * wide(1.0 / (end - start)), wide(1.0)), wide(0.0))
-        return scaled * wide(scale) + (wide(1.0) - scaled)
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -69,12 +58,11 @@ def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
         factors = Weight(emitter, parameters, "factors", request.operands[1]) if len(request.operands) > 1 else None
         out = parameters.buffer("out", ("n", dims), "float32")
         with T.serial(i64(0), parameters.size("n")) as p, T.serial(i64(0), i64(half)) as i:
-            exponent = T.Cast("float64", i) * wide(-2.0 / dims)
-            angle = T.Cast("float64", positions[p]) * (T.pow(wide(base), exponent) * stretch(i))
+            angle = rope_angle(request, positions[p], i)
             if factors is not None:
                 angle = angle / T.Cast("float64", factors.plain(i64(0), i))
-            T.buffer_store(out, T.Cast("float32", T.cos(angle) * wide(magnitude)), [p, i])
-            T.buffer_store(out, T.Cast("float32", T.sin(angle) * wide(magnitude)), [p, i + half])
+            T.buffer_store(out, T.Cast("float32", T.cos(angle) * magnitude), [p, i])
+            T.buffer_store(out, T.Cast("float32", T.sin(angle) * magnitude), [p, i + half])
 
     return build_function(request.symbol, emit)
 
@@ -185,7 +173,7 @@ def scale_rows(request: KernelRequest, cpu: Cpu) -> Any:
     return build_function(request.symbol, emit)
 
 
-def _elementwise(value: Callable[..., Expr]) -> Callable[[KernelRequest, Cpu], Any]:
+def _elementwise(value: Value) -> Callable[[KernelRequest, Cpu], Any]:
     """A kernel of ``value(emitter, operands…)`` on every element of [n, C] or [n, k, C] operands."""
 
     def kernel(request: KernelRequest, cpu: Cpu) -> Any:
@@ -214,14 +202,8 @@ def _elementwise(value: Callable[..., Expr]) -> Callable[[KernelRequest, Cpu], A
     return kernel
 
 
-def _gelu(emitter: Emitter, x: Expr) -> Expr:
-    # (1 + tanh u) / 2 is the sigmoid of 2u, which loses no digits where tanh is close to -1.
-    inner = x * emitter.fma(x * x, f32(0.044715), f32(1.0))
-    return x / (f32(1.0) + emitter.exp(inner * f32(-2.0 * math.sqrt(2.0 / math.pi))))
-
-
-add = _elementwise(lambda _emitter, a, b: a + b)
-mul = _elementwise(lambda _emitter, a, b: a * b)
-silu = _elementwise(lambda emitter, x: x / (f32(1.0) + emitter.exp(-x)))
-gelu = _elementwise(_gelu)
-sigmoid = _elementwise(lambda emitter, x: f32(1.0) / (f32(1.0) + emitter.exp(-x)))
+add = _elementwise(ELEMENTWISE["add"])
+mul = _elementwise(ELEMENTWISE["mul"])
+silu = _elementwise(ELEMENTWISE["silu"])
+gelu = _elementwise(ELEMENTWISE["gelu"])
+sigmoid = _elementwise(ELEMENTWISE["sigmoid"])

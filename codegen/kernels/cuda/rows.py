@@ -11,6 +11,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import THREADS, WARP, Emitter, get, launch, launch_over, put, registers, shared, sync_block
 from aprgraph.codegen.kernels.cuda.weights import Weight
+from aprgraph.codegen.kernels.values import ELEMENTWISE, Value, rope_angle
 from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64
 
 #: Rows up to this long are summed by one warp.
@@ -91,19 +92,8 @@ def bias_add(request: KernelRequest) -> Any:
 
 def rope_angles(request: KernelRequest) -> Any:
     """positions [n] i32, factors [dims/2] -> out [n, dims]: cosines, then sines, of angles computed in float64."""
-    dims, base, scale = request.attr_int("dims"), request.attr_float("base"), request.attr_float("scale")
-    start, end, magnitude = (request.attr_float(name) for name in ("ramp_start", "ramp_end", "magnitude"))
+    dims, magnitude = request.attr_int("dims"), T.float64(request.attr_float("magnitude"))
     half = dims // 2
-
-    def wide(value: float) -> Expr:
-        return T.float64(value)
-
-    def stretch(i: Expr) -> Expr:
-        """What frequency i is multiplied by."""
-        if end <= 0:
-            return wide(scale)
-        scaled = T.max(T.min((T.Cast("float64", i) - wide(start)) * wide(1.0 / (end - start)), wide(1.0)), wide(0.0))
-        return scaled * wide(scale) + (wide(1.0) - scaled)
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter()
@@ -115,11 +105,10 @@ def rope_angles(request: KernelRequest) -> Any:
         with launch_over(parameters.size("n") * half) as index:
             p, i = _split(index, half)
             angle = registers(1, "float64")
-            exponent = T.Cast("float64", i) * wide(-2.0 / dims)
-            value = T.Cast("float64", positions[p]) * (T.pow(wide(base), exponent) * stretch(i))
+            value = rope_angle(request, positions[p], i)
             put(angle, value if factors is None else value / T.Cast("float64", factors.element(i64(0), i)))
-            T.buffer_store(out, T.Cast("float32", T.cos(get(angle)) * wide(magnitude)), [p, i])
-            T.buffer_store(out, T.Cast("float32", T.sin(get(angle)) * wide(magnitude)), [p, i + half])
+            T.buffer_store(out, T.Cast("float32", T.cos(get(angle)) * magnitude), [p, i])
+            T.buffer_store(out, T.Cast("float32", T.sin(get(angle)) * magnitude), [p, i + half])
 
     return build_function(request.symbol, emit)
 
@@ -210,7 +199,7 @@ def scale_rows(request: KernelRequest) -> Any:
     return build_function(request.symbol, emit)
 
 
-def _elementwise(value: Callable[..., Expr]) -> Callable[[KernelRequest], Any]:
+def _elementwise(value: Value) -> Callable[[KernelRequest], Any]:
     """A kernel of ``value(emitter, operands…)`` on every element of [n, C] or [n, k, C] operands."""
 
     def kernel(request: KernelRequest) -> Any:
@@ -229,14 +218,8 @@ def _elementwise(value: Callable[..., Expr]) -> Callable[[KernelRequest], Any]:
     return kernel
 
 
-def _gelu(emitter: Emitter, x: Expr) -> Expr:
-    # (1 + tanh u) / 2 is the sigmoid of 2u, which loses no digits where tanh is close to -1.
-    inner = x * emitter.fma(x * x, f32(0.044715), f32(1.0))
-    return x / (f32(1.0) + emitter.exp(inner * f32(-2.0 * math.sqrt(2.0 / math.pi))))
-
-
-add = _elementwise(lambda _emitter, a, b: a + b)
-mul = _elementwise(lambda _emitter, a, b: a * b)
-silu = _elementwise(lambda emitter, x: x / (f32(1.0) + emitter.exp(-x)))
-gelu = _elementwise(_gelu)
-sigmoid = _elementwise(lambda emitter, x: f32(1.0) / (f32(1.0) + emitter.exp(-x)))
+add = _elementwise(ELEMENTWISE["add"])
+mul = _elementwise(ELEMENTWISE["mul"])
+silu = _elementwise(ELEMENTWISE["silu"])
+gelu = _elementwise(ELEMENTWISE["gelu"])
+sigmoid = _elementwise(ELEMENTWISE["sigmoid"])

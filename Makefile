@@ -39,8 +39,9 @@ type-check: $(VENV)/.installed
 	@# From elsewhere: here mypy would find the folder aprgraph alone, not the package that has the other three inside.
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml
 
+# Two processes, each with whole files: most tests wait for a compiler that uses one processor.
 pytest: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(VENV)/.installed
 	@sh bench/run.sh

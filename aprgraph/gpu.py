@@ -53,23 +53,25 @@ def _what_fits(run: RunPlan, graphs: list[Graph], available: int, weights: int, 
         if weights + caches + max(values_nbytes(graph, chunk, run.total, single_pass=False) for graph in graphs) <= available:
             return f"--prefill-chunk {chunk} fits"
         chunk //= 2
-    layers = _layers_that_fit(graphs, available // 2)
+    layers = _layers_that_fit(graphs, available - _values(graphs, longest, run))
     if layers and run.taps and not run.options.max_tokens:
-        return f"about the first {layers} layers fit: --layers 0..{layers}"
+        which = "layer fits" if layers == 1 else f"{layers} layers fit"
+        return f"the first {which}: --layers 0..{layers}, with --taps that name neither final_norm nor lm_head, which need all layers"
     return "free memory there, take a larger GPU, or use --target llvm, which reads weights from the file as it needs them"
 
 
 def _layers_that_fit(graphs: list[Graph], available: int) -> int:
-    """How many layers' weights fit, with the embedding's."""
-    by_layer: dict[int, dict[str, Graph]] = {}
+    """How many layers' weights fit, the embedding's with the first's."""
+    by_layer: dict[int, dict[str, int]] = {}
     for graph in graphs:
         for node in graph.with_op("weight"):
-            layers = [user.layer for user in graph.users(node.name)]
-            first = min((layer for layer in layers if layer is not None), default=0)
-            by_layer.setdefault(first, {})[node.name] = graph
+            layers = [0 if user.op == "embed" else user.layer for user in graph.users(node.name)]
+            first = min((layer for layer in layers if layer is not None), default=None)
+            if first is not None:
+                by_layer.setdefault(first, {})[node.name] = weight_nbytes(node)
     count, used = 0, 0
     for layer in sorted(by_layer):
-        used += sum(weight_nbytes(graph[name]) for name, graph in by_layer[layer].items())
+        used += sum(by_layer[layer].values())
         if used > available:
             break
         count = layer + 1

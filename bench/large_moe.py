@@ -26,9 +26,13 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
-import aprgraph
-from aprgraph.graph.block_formats import BLOCK_FORMATS
-from tests.support.tiny_blocks import random_blocks
+# The repository behind the installed package: its folder `aprgraph` is the front door alone, and `tests` lies nowhere else.
+_HERE = Path(__file__).resolve().parent
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (_HERE, _HERE.parent)] + [str(_HERE.parent)]
+
+import aprgraph  # noqa: E402 -- with the path above
+from aprgraph.graph.block_formats import BLOCK_FORMATS  # noqa: E402
+from tests.support.tiny_blocks import random_blocks  # noqa: E402
 
 HIDDEN, HEADS, KV_HEADS, HEAD = 2048, 32, 4, 128
 EXPERTS, USED, EXPERT_FFN, VOCABULARY = 128, 8, 768, 151936

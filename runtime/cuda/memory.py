@@ -45,7 +45,7 @@ def values_nbytes(graph: Graph, n: int, t: int, *, single_pass: bool) -> int:
             live[size] += 1
             most[size] = max(most[size], live[size])
         for name in set(names):
-            left[name] -= names.count(name)
+            left[name] -= 1
             if not left[name] and name in sizes:
                 live[sizes[name]] -= 1
     return sum(size * count for size, count in most.items()) + sum(sorted(tapped)[-2:])

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from aprgraph.codegen.cuda.device_code import HOST_CPU
 from aprgraph.codegen.cuda.library import kernel_functions
 from aprgraph.codegen.cuda.source import DeviceSource, build_source
 from aprgraph.codegen.kernels import KernelRequest
@@ -19,8 +20,6 @@ from tests.support.cuda_emulator import InOut, Kernels, Out, call_host, compile_
 from tests.support.cuda_emulator.runs import Argument
 from tests.support.kernels import Weight
 
-#: The level of the code that launches, as a library's.
-_HOST_CPU = "x86-64-v2"
 #: Kernels that are built at once.
 _TOGETHER = 8
 
@@ -45,7 +44,7 @@ class CudaKernels:
         with ThreadPoolExecutor(1) as compiler:
             for start in range(0, len(functions), _TOGETHER):
                 together = dict(functions[start : start + _TOGETHER])
-                host, source = build_source(together, _HOST_CPU)
+                host, source = build_source(together, HOST_CPU)
                 built = host, source, compiler.submit(compile_source, source.code)
                 self._built.update(dict.fromkeys(together, built))
 

@@ -1,0 +1,179 @@
+"""CUDA's kernels of mixtures of experts, emulated: every block format, few positions and many, whoever chose which expert."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aprgraph.codegen.kernels import KernelRequest
+from aprgraph.graph.block_formats import BLOCK_FORMATS
+from tests.support.cuda_kernels import CudaKernels, Requests
+from tests.support.golden import nmse
+from tests.support.kernels import Weight, f32, reference, weight
+
+RNG = np.random.default_rng(11)
+request = Requests()
+
+
+def activations(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def choices(n: int, k: int, experts: int) -> np.ndarray:
+    return np.stack([RNG.permutation(experts)[:k] for _ in range(n)]).astype(np.float32)
+
+
+Experts = tuple[KernelRequest, Weight]
+
+
+def _experts(fmt: str, experts: int, rows: int, columns: int, k: int, *, each: bool = False) -> Experts:
+    w = weight(fmt, experts, rows, columns)
+    return request("expert_linear", [f32("n", k, columns) if each else f32("n", columns), f32("n", k), w.type]), w
+
+
+def _size(fmt: str, index: int) -> int:
+    """The columns of a format's weight: from 1 block to 3, one of 17; for plain formats a width that no run divides."""
+    elements = BLOCK_FORMATS[fmt].elements
+    return 53 if elements == 1 else elements * (17 if fmt == "Q5_0" else 1 + index % 3)
+
+
+#: A tile has 64 rows.
+FORMATS = {
+    fmt: _experts(fmt, 5, (7, 65, 33)[index % 3], _size(fmt, index), 1 + index % 3, each=index % 2 == 1)
+    for index, fmt in enumerate(BLOCK_FORMATS)
+}
+ONE, ALL_OF_8 = _experts("Q4_0", 3, 66, 64, 1), _experts("F32", 8, 7, 48, 8)
+TOP_K = {(experts, k): request("top_k", [f32("n", experts)], k=k) for experts, k in ((8, 1), (8, 2), (8, 8), (33, 2), (130, 8))}
+SCALES = {
+    (experts, k, normalise, scale): request("router_weights", [f32("n", experts), f32("n", k)], normalise=normalise, scale=scale)
+    for experts, k, normalise, scale in (
+        (37, 3, False, 1.0),
+        (37, 3, True, 1.5),
+        (8, 1, True, 1.0),
+        (130, 8, False, 2.5),
+        (64, 40, True, 1.0),
+    )
+}
+SUMS = {(k, columns): request("expert_sum", [f32("n", k, columns), f32("n", k)]) for k, columns in ((1, 5), (3, 21), (8, 300))}
+
+
+@pytest.fixture(scope="module")
+def kernels() -> CudaKernels:
+    return CudaKernels(request)
+
+
+def product(kernels: CudaKernels, what: Experts, x: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    return kernels.run(what[0], [x, ids, what[1]], (*ids.shape, what[1].type.dims[1]))
+
+
+def inputs(what: Experts, n: int) -> tuple[np.ndarray, np.ndarray]:
+    x, ids, w = what[0].operands
+    return activations(n, *x.dims[1:]), choices(n, ids.dims[1], w.dims[0])
+
+
+@pytest.mark.contract("DET-POSITION-1")
+@pytest.mark.parametrize("what", FORMATS.values(), ids=FORMATS)
+def test_every_format_agrees_with_the_reference_and_a_position_is_the_same_alone(what: Experts, kernels: CudaKernels) -> None:
+    x, ids = inputs(what, 33)
+    many = product(kernels, what, x, ids)
+    assert nmse(many, reference(what[0], [x, ids, what[1]])) < 1e-12
+    # Up to 8 positions have a kernel of their own.
+    for start, n in ((0, 1), (31, 2), (5, 7), (20, 8), (24, 9)):
+        rows = slice(start, start + n)
+        assert product(kernels, what, x[rows].copy(), ids[rows].copy()).tobytes() == many[rows].tobytes(), n
+
+
+def test_more_choices_of_one_expert_than_a_tile_holds(kernels: CudaKernels) -> None:
+    for what, n in ((ONE, 257), (ALL_OF_8, 100), (FORMATS["Q4_1"], 150), (FORMATS["BF16"], 70)):
+        x, ids = inputs(what, n)
+        got = product(kernels, what, x, ids)
+        assert nmse(got, reference(what[0], [x, ids, what[1]])) < 1e-12
+        for position in (0, 64, n - 1):
+            alone = product(kernels, what, x[position : position + 1].copy(), ids[position : position + 1].copy())
+            assert alone.tobytes() == got[position].tobytes()
+
+
+def test_all_positions_with_one_expert_and_one_position_with_all(kernels: CudaKernels) -> None:
+    for n in (1, 8, 64, 65, 130):
+        for expert in (0, 2):
+            x, ids = activations(n, 64), np.full((n, 1), expert, dtype=np.float32)
+            assert nmse(product(kernels, ONE, x, ids), reference(ONE[0], [x, ids, ONE[1]])) < 1e-12
+    for n in (1, 9):
+        x, ids = activations(n, 48), np.tile(np.arange(8, dtype=np.float32)[::-1], (n, 1))
+        assert nmse(product(kernels, ALL_OF_8, x, ids), reference(ALL_OF_8[0], [x, ids, ALL_OF_8[1]])) < 1e-12
+
+
+@pytest.mark.parametrize("n", [4, 70])
+def test_a_position_that_could_choose_nothing_is_nan_and_the_others_are_not(n: int, kernels: CudaKernels) -> None:
+    for what in (ONE, ALL_OF_8, FORMATS["F16"]):
+        x, ids = inputs(what, n)
+        before = product(kernels, what, x, ids)
+        ids[[0, 2]] = np.nan
+        after = product(kernels, what, x, ids)
+        assert np.isnan(after[[0, 2]]).all()
+        assert np.delete(after, [0, 2], axis=0).tobytes() == np.delete(before, [0, 2], axis=0).tobytes()
+        ids[:] = np.nan
+        assert np.isnan(product(kernels, what, x, ids)).all()
+
+
+@pytest.mark.parametrize("n", [6, 20])
+def test_nan_in_one_position_stays_there(n: int, kernels: CudaKernels) -> None:
+    for what in (ONE, ALL_OF_8, FORMATS["Q8_0"]):
+        x, ids = inputs(what, n)
+        clean = product(kernels, what, x, ids)
+        x[2, ..., 5] = np.nan
+        dirty = product(kernels, what, x, ids)
+        assert np.isnan(dirty[2]).all()
+        assert np.delete(dirty, 2, axis=0).tobytes() == np.delete(clean, 2, axis=0).tobytes()
+
+
+@pytest.mark.parametrize(("experts", "k"), TOP_K)
+def test_the_largest_scores_are_chosen_and_ties_go_to_the_lower_id(experts: int, k: int, kernels: CudaKernels) -> None:
+    scores = activations(33, experts)
+    scores[1] = 0.5
+    scores[2, [1, 6]] = 9.0
+    scores[2, experts - 1] = 9.0
+    scores[3] = -np.inf
+    scores[4, 5] = np.inf
+    scores[5, [0, 1]] = [0.0, -0.0]
+    scores[6, 3] = np.nan
+    scores[7] = np.inf
+    scores[8, experts - 1] = np.nan
+    scores[9:20] = RNG.integers(0, 3, (11, experts))
+    what = TOP_K[experts, k]
+    ids = kernels.run(what, [scores], (33, k))
+    np.testing.assert_array_equal(ids, reference(what, [scores]))
+    for row in (1, 3, 7):
+        assert ids[row].tolist() == list(range(k))
+    assert np.isnan(ids[[6, 8]]).all()
+    assert not np.isnan(np.delete(ids, [6, 8], axis=0)).any()
+    for row in (0, 2, 6):
+        assert kernels.run(what, [scores[row : row + 1].copy()], (1, k)).tobytes() == ids[row].tobytes()
+
+
+@pytest.mark.parametrize(("experts", "k", "normalise", "scale"), SCALES)
+def test_weights_of_the_chosen_experts(experts: int, k: int, normalise: bool, scale: float, kernels: CudaKernels) -> None:
+    what = SCALES[experts, k, normalise, scale]
+    scores, ids = activations(33, experts) * np.float32(3), choices(33, k, experts)
+    scores[4] += 200  # overflows without the largest score taken off first
+    ids[5] = np.nan
+    scores[6] = np.nan
+    ids[6] = np.nan
+    got, expected = kernels.run(what, [scores, ids], (33, k)), reference(what, [scores, ids])
+    fine = np.delete(np.arange(33), [5, 6])
+    assert nmse(got[fine], expected[fine]) < 1e-12
+    assert np.isnan(got[[5, 6]]).all()
+    if normalise:
+        np.testing.assert_allclose(got[fine].sum(axis=1), scale, rtol=1e-6)
+    for row in (0, 4):
+        assert kernels.run(what, [scores[row : row + 1].copy(), ids[row : row + 1].copy()], (1, k)).tobytes() == got[row].tobytes()
+
+
+@pytest.mark.parametrize(("k", "columns"), SUMS)
+def test_the_weighted_sum(k: int, columns: int, kernels: CudaKernels) -> None:
+    what = SUMS[k, columns]
+    for n in (1, 2, 7, 33, 257):
+        x, weights = activations(n, k, columns), activations(n, k)
+        assert nmse(kernels.run(what, [x, weights], (n, columns)), reference(what, [x, weights])) < 1e-12
+    weights[3] = np.nan
+    assert np.isnan(kernels.run(what, [x, weights], (257, columns))).any(axis=1).nonzero()[0].tolist() == [3]

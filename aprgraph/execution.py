@@ -109,6 +109,7 @@ def _open_llvm_engine(artifact: Artifact, model: Model, run: RunPlan, threads: i
 
 def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: int | None, index: int, *, once: bool) -> CompiledEngine:
     from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
+    from aprgraph.runtime.cuda.session import CudaSession, release_pool  # noqa: PLC0415
 
     code = artifact.device
     assert code is not None
@@ -116,11 +117,10 @@ def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: 
     gpu = find_gpu(driver, index)
     code.check_runs_on(gpu.compute_capability, gpu.name, str(artifact.directory))
     driver.use(gpu)
+    release_pool()
     check_gpu_memory(run, gpu, *driver.memory())
 
     def open_session() -> Session:
-        from aprgraph.runtime.cuda.session import CudaSession  # noqa: PLC0415
-
         return CudaSession(
             artifact.library, artifact.fat_binary, code.functions, model, driver, gpu, capacity=run.total, runtime_alone=once
         )

@@ -10,7 +10,7 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.run_plan import RunPlan
 from aprgraph.runtime.cuda.driver import Gpu
-from aprgraph.runtime.cuda.memory import caches_nbytes, values_nbytes, weights_nbytes
+from aprgraph.runtime.cuda.memory import caches_nbytes, summaries_nbytes, values_nbytes, weights_nbytes
 
 #: What the driver keeps for itself, the kernels and the buffers of copies beside what is counted.
 _RESERVE = 256 << 20
@@ -43,14 +43,19 @@ def check_gpu_memory(run: RunPlan, gpu: Gpu, free: int, total: int) -> None:
 
 
 def _values(graphs: Iterable[Graph], longest: int, run: RunPlan) -> int:
-    return max(values_nbytes(graph, longest, run.total, single_pass=run.is_single_pass) for graph in graphs)
+    values = max(values_nbytes(graph, longest, run.total, single_pass=run.is_single_pass) for graph in graphs)
+    return values if len(run.parts) == 1 else values + _summaries(run)
+
+
+def _summaries(run: RunPlan) -> int:
+    return summaries_nbytes(run.taps, len(run.tokens), len(run.tokens))
 
 
 def _what_fits(run: RunPlan, graphs: list[Graph], available: int, weights: int, longest: int) -> str:
     caches = caches_nbytes(graphs, run.total)
-    chunk = longest // 2
+    fixed, chunk = weights + caches + _summaries(run), longest // 2
     while chunk:
-        if weights + caches + max(values_nbytes(graph, chunk, run.total, single_pass=False) for graph in graphs) <= available:
+        if fixed + max(values_nbytes(graph, chunk, run.total, single_pass=False) for graph in graphs) <= available:
             return f"--prefill-chunk {chunk} fits"
         chunk //= 2
     layers = _layers_that_fit(graphs, available - _values(graphs, longest, run))

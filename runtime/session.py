@@ -42,7 +42,7 @@ Receive = Callable[..., None]
 _ITEMSIZE = 4
 _RUNTIME_ALONE = "TVM_USE_RUNTIME_LIB"
 #: How many chunks of a tensor in a file are summarised at once: 16 MiB.
-_CHUNKS_AT_ONCE = 256
+CHUNKS_AT_ONCE = 256
 
 
 def default_threads() -> int:
@@ -217,13 +217,17 @@ class Session:
     def summarise(self, values: F32) -> Statistics:
         """The statistics of a tensor that lies anywhere, as in a file: those that a tap is given, in bounded memory."""
         flat = values.reshape(-1)
-        step = _CHUNKS_AT_ONCE * STATISTICS_CHUNK
+        step = CHUNKS_AT_ONCE * STATISTICS_CHUNK
         found: list[npt.NDArray[np.float64]] = []
         for start in range(0, flat.size, step):
             piece = flat[start : start + step]
-            self.fetch([self._rows(self.tensor(np.ascontiguousarray(piece)), piece.size)], lambda rows: found.append(rows.copy()))
+            self.fetch([self._rows(self._piece(np.ascontiguousarray(piece)), piece.size)], lambda rows: found.append(rows.copy()))
         self.wait()
         return statistics_from_rows(flat.size, np.concatenate(found))
+
+    def _piece(self, values: F32) -> Any:
+        """A TVM tensor of ``values``, for the statistics kernel alone."""
+        return self.tensor(values)
 
     def _rows(self, value: Any, count: int) -> Any:
         """What the statistics kernel says of a tensor."""

@@ -6,8 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from aprgraph.graph.calling_convention import cache_nodes, weight_nbytes
-from aprgraph.graph.ir import Graph
+from aprgraph.graph.calling_convention import STATISTICS_CHUNK, cache_nodes, weight_nbytes
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.runtime.session import CHUNKS_AT_ONCE
 
 _ITEMSIZE = 4
 #: TVM's allocator rounds up to this, and hands freed memory on to tensors of the same size only.
@@ -49,3 +50,9 @@ def values_nbytes(graph: Graph, n: int, t: int, *, single_pass: bool) -> int:
             if not left[name] and name in sizes:
                 live[sizes[name]] -= 1
     return sum(size * count for size, count in most.items()) + sum(sorted(tapped)[-2:])
+
+
+def summaries_nbytes(taps: Iterable[Node], n: int, t: int) -> int:
+    """Bytes that go up for the statistics of tensors whose parts came down in several passes: of ``n`` positions in all."""
+    largest = max((math.prod(tap.type.bind(n=n, t=t)) for tap in taps if "n" in tap.type.dims), default=0)
+    return min(largest, CHUNKS_AT_ONCE * STATISTICS_CHUNK) * _ITEMSIZE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -15,6 +16,7 @@ from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUM
 from aprgraph.graph.errors import DeviceError
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
+from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.cuda.driver import Driver, Gpu
 from aprgraph.runtime.cuda.transfers import PENDING, Transfers
 from aprgraph.runtime.kernel_values import weight_array
@@ -23,6 +25,12 @@ from aprgraph.runtime.session import Receive, Session, first_line, load_tvm
 _CREATE = "ffi.Module.create.cuda"
 #: Tensors of one kind that go up for a pass: tokens and positions.
 _INPUTS = 2
+
+
+def release_pool() -> None:
+    """Give back the memory that TVM keeps for values to come: it would count as taken."""
+    if "tvm" in sys.modules:
+        load_tvm(runtime_alone=False).get_global_func("vm.builtin.memory_manager.clear")()
 
 
 class CudaSession(Session):
@@ -39,11 +47,16 @@ class CudaSession(Session):
         driver.use(gpu)
         self._transfers = Transfers(driver)
         self._kept: dict[tuple[tuple[int, ...], str], tuple[list[Any], Iterator[int]]] = {}
+        self._pieces: Any = None
         super().__init__(library, model, capacity=capacity, runtime_alone=runtime_alone)
 
     def close(self) -> None:
-        """See ``Session.close``: the buffers of copies."""
+        """See ``Session.close``: all that lies on the GPU, for TVM still knows this session by its taps, and the buffers of copies."""
         self._transfers.close()
+        for held in (self._weights, self._caches, self._kept):
+            held.clear()
+        self._pieces = None
+        release_pool()
 
     # -- on the device -----------------------------------------------------------------------------------------------------
 
@@ -92,6 +105,14 @@ class CudaSession(Session):
         tensor = self._one_of(_INPUTS, values.shape, values.dtype.name)
         self._transfers.upload(values, tensor.data_ptr())
         return tensor
+
+    def _piece(self, values: F32) -> Any:
+        # One for pieces of all sizes, so that what they need is known beforehand: memory.py.
+        if self._pieces is None or self._pieces.shape[0] < values.size:
+            self._pieces = None
+            self._pieces = self._empty(values.shape, "float32")
+        self._transfers.upload(values, self._pieces.data_ptr())
+        return self._pieces._create_view(values.shape)  # noqa: SLF001
 
     def _rows(self, value: Any, count: int) -> Any:
         rows = self._one_of(PENDING + 1, (-(-count // STATISTICS_CHUNK), STATISTICS_COLUMNS), "float64")

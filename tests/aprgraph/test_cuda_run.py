@@ -6,6 +6,7 @@ Models are compiled and run in processes of their own, two at a time and several
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,8 +33,8 @@ TOKENS = (5, 90, 17, 17, 0, 87, 3, 9, 50, 42, 7)
 #: A token of `qwen2moe` whose embedding is NaN.
 NAN = 95
 GENERATED = 4
-LAYERS = {"llama": 2, "qwen2moe": 2, "gemma3": 7}
-FEW = {"llama": "attn_out,ffn_silu", "qwen2moe": "moe_router,attn_softmax,lm_head", "gemma3": "attn_scores,post_ffn_norm"}
+LAYERS = {"gemma3": 7, "qwen2moe": 2, "llama": 2}
+FEW = {"llama": "attn_out,ffn_silu", "qwen2moe": "moe_router,attn_softmax,lm_head", "gemma3": "attn_scores,post_ffn_residual"}
 #: What a GPU may do in another order.
 OTHERWISE = {"streams": "ahead", "order": "descending", "guard": "start"}
 
@@ -165,7 +166,7 @@ def test_every_stage_agrees_with_the_cpu(name: str, runs: Runs) -> None:
     assert len(report["rows"]) == len(cuda)
     for tensor in report["rows"]:
         assert tensor["class"] in ("NOISE", "IDENTICAL"), tensor
-        assert tensor["metrics"]["nmse"] <= 1e-9, tensor
+        assert tensor["class"] == "IDENTICAL" or tensor["metrics"]["nmse"] <= 1e-9, tensor
 
 
 @emulated
@@ -213,10 +214,8 @@ def test_a_step_gives_the_bits_of_that_position_in_a_prompt(name: str, runs: Run
     for entry in steps.entries:
         expected = long.tensor(entry.stage, entry.layer)
         positions = slice(count) if entry.step == 0 else slice(count + entry.step - 1, count + entry.step)
-        if entry.stage in ("attn_scores", "attn_softmax"):
-            expected = expected[:, positions, : positions.stop]
-        else:
-            expected = expected[positions]
+        by_head = entry.stage in ("attn_scores", "attn_softmax")
+        expected = expected[:, positions, : positions.stop] if by_head else expected[positions]
         assert bits(steps.load(entry)) == bits(expected), entry.label
 
 
@@ -245,7 +244,9 @@ def test_statistics_alone(runs: Runs) -> None:
 def test_a_router_without_a_choice(runs: Runs) -> None:
     """The trace is whole: it shows where the NaN comes from."""
     result = runs.first["qwen2moe"].result()["nan"]
-    assert error_of(result).startswith("layer 0 moe_router_logits: the router's scores at position 2 hold a NaN, so no expert can be chosen")
+    assert error_of(result).startswith(
+        "layer 0 moe_router_logits: the router's scores at position 2 hold a NaN, so no expert can be chosen"
+    )
     trace = Trace.open(runs.place / "qwen2moe-nan")
     assert len(trace) == len(runs.trace("qwen2moe", "cuda"))
     embedding = trace.tensor("embedding", 0)
@@ -286,20 +287,24 @@ class Devices:
 TRACE = ("--taps", "all", "--layers", "0..2")
 #: A prompt whose values are most of what a run needs.
 LONG = tuple(range(1, 65))
-#: More than the weights of `qwen2moe` and a few positions' values, and less than those of 64; and less than the weights of `llama`.
-MEMORY = 300_000
+#: Bytes of a GPU: for the weights of `qwen2moe` and the values of a few positions; and for most of the weights alone.
+SMALL, SMALLER = 300_000, 150_000
 
 
 @pytest.fixture(scope="module")
 def devices(place: Path, runs: Runs, pool: ThreadPoolExecutor) -> Devices:
     run = ("run", "qwen2moe.aprg", "--tokens")
+    one = command(*run, ids(TOKENS), *TRACE, "-o")
     small = [
         command(*run, ids(LONG), *TRACE, "-o", "values"),
-        command(*run, ids(LONG), *TRACE, "-o", "values", "--prefill-chunk", 16),
-        command("run", "llama.aprg", "--tokens", ids(TOKENS), *TRACE, "-o", "weights"),
-        command("run", "llama.aprg", "--tokens", ids(TOKENS), "--taps", "all", "--layers", "0..1", "-o", "weights"),
+        command(*run, ids(LONG), *TRACE, "-o", "values", "--prefill-chunk", 8),
+        Command((*one.arguments, "after")),
     ]
-    one = command(*run, ids(TOKENS), *TRACE, "-o")
+    smaller = [
+        Command((*one.arguments, "weights")),
+        command(*run, ids(TOKENS), "--taps", "embedding,attn_out,ffn_out", "--layers", "0..1", "-o", "weights"),
+        command(*run, ids(TOKENS), "--max-tokens", 2),
+    ]
 
     def on(commands: Sequence[Command], **settings: object) -> Future[list[Result]]:
         return pool.submit(run_emulated, commands, place, settings)
@@ -313,7 +318,8 @@ def devices(place: Path, runs: Runs, pool: ThreadPoolExecutor) -> Devices:
         place,
         {
             "none": on([*named("none"), command("run", "qwen2moe.gguf", "--tokens", "1", "--target", "cuda")], devices=0),
-            "small": on(small, memory=MEMORY),
+            "small": on(small, memory=SMALL),
+            "smaller": on(smaller, memory=SMALLER),
             "7.5": on(named("turing"), arch="7.5"),
             "12.0": on(named("blackwell"), arch="12.0"),
         },
@@ -335,21 +341,26 @@ def test_a_gpu_that_is_not_there(runs: Runs) -> None:
 
 @emulated
 def test_values_that_do_not_fit(devices: Devices) -> None:
-    """What the message advises does."""
-    refused, advised, *_ = devices.results("small")
+    """What the message advises does. The run after it finds the memory free again, all of it: with weights of another it would not fit."""
+    refused, advised, after = devices.results("small")
     message = error_of(refused)
     assert message.startswith("GPU 0 (emulated CUDA device): the run needs 0.1 MiB of weights, ")
-    assert message.endswith("; --prefill-chunk 16 fits")
+    assert message.endswith("; --prefill-chunk 8 fits")
     assert (advised.code, advised.err) == (0, "")
     assert Trace.open(devices.place / "values").tensor("lm_head").shape == (96,)
+    assert (after.code, after.err) == (0, "")
 
 
 @emulated
 def test_weights_that_do_not_fit(devices: Devices) -> None:
-    refused, advised = devices.results("small")[2:]
-    assert error_of(refused).endswith("; about the first layer fits: --layers 0..1")
+    refused, advised, without_advice = devices.results("smaller")
+    advice = "the first layer fits: --layers 0..1, with --taps that name neither final_norm nor lm_head, which need all layers"
+    assert error_of(refused).endswith(f"; {advice}")
     assert (advised.code, advised.err) == (0, "")
-    assert len(Trace.open(devices.place / "weights")) > 10
+    assert len(Trace.open(devices.place / "weights")) == 3
+    assert error_of(without_advice).endswith(
+        "; free memory there, take a larger GPU, or use --target llvm, which reads weights from the file as it needs them"
+    )
 
 
 @emulated
@@ -434,8 +445,6 @@ def test_an_artifact_for_another_target(runs: Runs, here: Path) -> None:
     runs.first["llama"].result()
     message = fails("run", "llama.aprg", "--tokens", "1", "--target", "llvm")
     assert message == "llama.aprg: compiled for cuda, not for llvm; compile the model with --target llvm"
-    message = fails("run", "llama.aprg", "--tokens", "1", "--rpc", "127.0.0.1:1")
-    assert message == "llama.aprg: the target cuda runs on this machine alone; leave out --rpc, or compile the model for llvm"
 
 
 @emulated
@@ -455,3 +464,22 @@ def test_damaged_kernels(damage: str, runs: Runs, here: Path, tmp_path: Path) ->
     assert message == f"{kernels}: {said}; compile the model again"
     assert run_cli("inspect", kernels).code in (0, 2)
     assert not (tmp_path / "t").exists()
+
+
+@emulated
+def test_kernels_that_the_driver_refuses(runs: Runs, tmp_path: Path) -> None:
+    """They are what the artifact's manifest says, and yet no kernels."""
+    runs.first["qwen2moe"].result()
+    directory = shutil.copytree(runs.place / "qwen2moe.aprg", tmp_path / "m.aprg")
+    (kernels,) = directory.glob("kernels-*.fatbin")
+    content = b"none" + kernels.read_bytes()[4:]
+    old, new = kernels.stem.removeprefix("kernels-"), hashlib.sha256(content).hexdigest()[:24]
+    (directory / f"kernels-{new}.fatbin").write_bytes(content)
+    manifest = directory / "artifact.json"
+    manifest.write_text(manifest.read_text().replace(old, new))
+    result = run_process("run", "m.aprg", "--tokens", 1, cwd=tmp_path, env=toolkit().environment())
+    emulator, message = result.err.splitlines()
+    assert emulator.startswith("CUDA emulator: cuModuleLoadData: ")
+    assert message.startswith("error: GPU 0 (emulated CUDA device) failed: cuModuleLoadData(")
+    assert message.endswith(") failed with error: CUDA_ERROR_INVALID_IMAGE")
+    assert result.code == 2

@@ -67,10 +67,11 @@ def kernels() -> CudaKernels:
     return CudaKernels(request)
 
 
-#: Queries, and keys: more of them in a later pass than in the first. A tile has 128 keys, a block 8 queries.
-SIZES = [(1, 1), (2, 2), (7, 7), (8, 8), (9, 9), (33, 33), (1, 128), (2, 129), (130, 130), (3, 257), (9, 270)]
+#: Queries, and keys: more of them in a later pass than in the first. A tile has 128 keys, a block 8 queries, or 1 if there is 1.
+SIZES = [(1, 1), (2, 2), (7, 7), (8, 8), (9, 9), (33, 33), (1, 128), (1, 257), (2, 129), (130, 130), (3, 257), (9, 270)]
 
 
+@pytest.mark.contract("CUDA-KERNELS-1")
 @each
 def test_each_kernel_agrees_with_the_reference(what: Attention, kernels: CudaKernels) -> None:
     for n, t in SIZES:
@@ -97,7 +98,7 @@ def test_a_position_has_the_same_bits_whatever_comes_with_it(what: Attention, ke
         for got, every in zip(part[:2], whole[:2], strict=True):
             assert got.tobytes() == every[:, :stop, :stop].tobytes()
         assert part[2].tobytes() == whole[2][:stop].tobytes()
-    for first in (121, 126, 130):
+    for first in (121, 130):
         part = what.forward(kernels, q[first:].copy(), k, v)
         for got, every in zip(part[:2], whole[:2], strict=True):
             assert got.tobytes() == every[:, first:].tobytes()
@@ -105,11 +106,11 @@ def test_a_position_has_the_same_bits_whatever_comes_with_it(what: Attention, ke
 
 
 @each
-@pytest.mark.parametrize(("n", "t"), [(21, 21), (10, 140)])
+@pytest.mark.parametrize(("n", "t"), [(21, 21), (12, 140)])
 def test_what_later_positions_hold_does_not_reach_earlier_ones(n: int, t: int, what: Attention, kernels: CudaKernels) -> None:
     q, k, v = what.inputs(n, t)
     whole = what.forward(kernels, q, k, v)
-    for bad_k, bad_v in ((np.nan, np.inf), (1.0, np.nan), (np.inf, -np.inf)):
+    for bad_k, bad_v in ((np.nan, np.inf), (1.0, np.nan)):
         k[t - 2], v[t - 2] = bad_k, bad_v
         k[t - 1], v[t - 1] = bad_k, bad_v
         poisoned = what.forward(kernels, q, k, v)
@@ -119,13 +120,14 @@ def test_what_later_positions_hold_does_not_reach_earlier_ones(n: int, t: int, w
 
 @pytest.mark.parametrize("what", [WINDOW_1, WINDOW_5, WINDOW_40], ids=["1", "5", "40"])
 def test_what_lies_before_the_window_does_not_reach_a_query(what: Attention, kernels: CudaKernels) -> None:
-    for n, t in ((50, 50), (44, 140)):
+    for n, t, before in ((50, 50, 0), (44, 140, 96), (44, 140, 90), (1, 140, 139 - what.window)):
         q, k, v = what.inputs(n, t)
         whole = what.forward(kernels, q, k, v)
-        k[t - n], v[t - n] = np.nan, np.inf
+        k[before], v[before] = np.nan, np.inf
         poisoned = what.forward(kernels, q, k, v)
-        assert np.isnan(poisoned[2][: what.window]).all()
-        assert poisoned[2][what.window :].tobytes() == whole[2][what.window :].tobytes()
+        sees = attention_mask(n, t, what.window)[:, before]
+        assert np.isnan(poisoned[2][sees]).all()
+        assert poisoned[2][~sees].tobytes() == whole[2][~sees].tobytes()
 
 
 @each
@@ -139,17 +141,18 @@ def test_nan_in_one_query_stays_there(what: Attention, kernels: CudaKernels) -> 
     assert poisoned[2].tobytes() == whole[2].tobytes()
 
 
+@pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("bad", [0, 3, 127, 128, 149])
-def test_a_nan_score_reaches_the_result(bad: int, kernels: CudaKernels) -> None:
+def test_a_nan_score_reaches_the_result(bad: int, n: int, kernels: CudaKernels) -> None:
     """Whichever thread and tile comes by it."""
-    q, k, v = GROUPED.inputs(2, 150)
+    q, k, v = GROUPED.inputs(n, 150)
     k[bad] = np.nan
     _, weights, mix = GROUPED.forward(kernels, q, k, v)
-    for row in range(1 if bad == 149 else 0, 2):
-        seen = slice(0, 149 + row)
-        assert np.isnan(weights[:, row, seen]).all()
-        assert np.isnan(mix[row]).all()
-    assert np.isfinite(mix[0]).all() == (bad == 149)
+    mask = attention_mask(n, 150, 0)
+    sees = mask[:, bad]
+    assert np.isnan(weights[:, sees][:, mask[sees]]).all()
+    assert np.isnan(mix[sees]).all()
+    assert np.isfinite(mix[~sees]).all()
 
 
 def test_softmax_of_extremes(kernels: CudaKernels) -> None:

@@ -140,6 +140,7 @@ def test_exactly_the_images_that_were_asked_for(arithmetic: bytes) -> None:
     assert not any(image.compressed for image in images)
 
 
+@pytest.mark.contract("CUDA-ARITHMETIC-1")
 @needs_compiler
 def test_ptx_neither_fuses_nor_approximates(arithmetic: bytes) -> None:
     (text,) = (image.text for image in read_fat_binary(arithmetic) if image.kind == "PTX")
@@ -185,6 +186,7 @@ def test_nvrtc_makes_the_same_without_a_toolkit(monkeypatch: pytest.MonkeyPatch)
         compile_fat_binary(ARITHMETIC, parse_architectures(["sm_70"]))
 
 
+@pytest.mark.contract("CUDA-ARITHMETIC-1")
 @needs_compiler
 def test_the_environment_does_not_change_the_arithmetic(arithmetic: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVCC_APPEND_FLAGS", "--use_fast_math")

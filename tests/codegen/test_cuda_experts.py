@@ -1,6 +1,8 @@
-"""CUDA's kernels of mixtures of experts, emulated: every block format, few positions and many, whoever chose which expert."""
+"""CUDA's kernels of mixtures of experts, emulated: block formats of every kind, few positions and many, whoever chose which expert."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -31,18 +33,19 @@ def _experts(fmt: str, experts: int, rows: int, columns: int, k: int, *, each: b
     return request("expert_linear", [f32("n", k, columns) if each else f32("n", columns), f32("n", k), w.type]), w
 
 
-def _size(fmt: str, index: int) -> int:
-    """The columns of a format's weight: from 1 block to 3, one of 17; for plain formats a width that no run divides."""
+def _of_format(fmt: str, index: int) -> Experts:
+    """Columns from 1 block to 3, once 17; for plain formats a width that no run divides. A tile has 64 rows."""
     elements = BLOCK_FORMATS[fmt].elements
-    return 53 if elements == 1 else elements * (17 if fmt == "Q5_0" else 1 + index % 3)
+    columns = 53 if elements == 1 else elements * (17 if fmt == "Q5_0" else 1 + index % 3)
+    return _experts(fmt, 5, (7, 65, 33)[index % 3], columns, 1 + index % 3, each=index % 2 == 1)
 
 
-#: A tile has 64 rows.
-FORMATS = {
-    fmt: _experts(fmt, 5, (7, 65, 33)[index % 3], _size(fmt, index), 1 + index % 3, each=index % 2 == 1)
-    for index, fmt in enumerate(BLOCK_FORMATS)
-}
+#: Decoders that differ from others here in nothing but what the tests of the linear kernel show, and that take long to compile.
+ELSEWHERE = ("Q2_K", "Q3_K", "Q5_K", "IQ4_XS")
 ONE, ALL_OF_8 = _experts("Q4_0", 3, 66, 64, 1), _experts("F32", 8, 7, 48, 8)
+FORMATS = {"Q4_0": ONE, "F32": ALL_OF_8} | {
+    fmt: _of_format(fmt, index) for index, fmt in enumerate(BLOCK_FORMATS) if fmt not in ("Q4_0", "F32", *ELSEWHERE)
+}
 TOP_K = {(experts, k): request("top_k", [f32("n", experts)], k=k) for experts, k in ((8, 1), (8, 2), (8, 8), (33, 2), (130, 8))}
 SCALES = {
     (experts, k, normalise, scale): request("router_weights", [f32("n", experts), f32("n", k)], normalise=normalise, scale=scale)
@@ -71,6 +74,13 @@ def inputs(what: Experts, n: int) -> tuple[np.ndarray, np.ndarray]:
     return activations(n, *x.dims[1:]), choices(n, ids.dims[1], w.dims[0])
 
 
+def test_every_kind_of_format_is_among_them() -> None:
+    """Every size of block, and every width of the words that it is read in."""
+    kinds = {fmt: (BLOCK_FORMATS[fmt].elements, math.gcd(BLOCK_FORMATS[fmt].block_bytes, 4)) for fmt in BLOCK_FORMATS}
+    assert {kinds[fmt] for fmt in FORMATS} == set(kinds.values())
+
+
+@pytest.mark.contract("CUDA-KERNELS-1")
 @pytest.mark.contract("DET-POSITION-1")
 @pytest.mark.parametrize("what", FORMATS.values(), ids=FORMATS)
 def test_every_format_agrees_with_the_reference_and_a_position_is_the_same_alone(what: Experts, kernels: CudaKernels) -> None:
@@ -127,6 +137,7 @@ def test_nan_in_one_position_stays_there(n: int, kernels: CudaKernels) -> None:
         assert np.delete(dirty, 2, axis=0).tobytes() == np.delete(clean, 2, axis=0).tobytes()
 
 
+@pytest.mark.contract("CUDA-KERNELS-1")
 @pytest.mark.parametrize(("experts", "k"), TOP_K)
 def test_the_largest_scores_are_chosen_and_ties_go_to_the_lower_id(experts: int, k: int, kernels: CudaKernels) -> None:
     scores = activations(33, experts)

@@ -67,6 +67,7 @@ def test_every_format_is_among_them() -> None:
     assert sorted(fmt for _, rows in SHAPES for fmt in rows) == sorted(BLOCK_FORMATS) == sorted(EMBED)
 
 
+@pytest.mark.contract("CUDA-KERNELS-1")
 @pytest.mark.contract("DET-POSITION-1")
 @pytest.mark.parametrize("what", LINEAR.values(), ids=LINEAR)
 def test_every_format_agrees_with_the_reference_and_a_position_is_the_same_alone(

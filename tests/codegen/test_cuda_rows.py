@@ -73,12 +73,14 @@ def kernels() -> CudaKernels:
     return CudaKernels(request)
 
 
+@pytest.mark.contract("CUDA-KERNELS-1")
 def test_every_kernel_is_tested_and_there_are_those_of_the_cpu() -> None:
     files = (test_cuda_linear.request, test_cuda_attention.request, test_cuda_experts.request, request)
     assert {what.op for made in files for what in made} == set(cuda.KERNELS)
     assert set(cuda.KERNELS) == set(cpu.KERNELS)
 
 
+@pytest.mark.contract("CUDA-KERNELS-1")
 @pytest.mark.parametrize("what", NORMS, ids=[f"{w.type.dtype} {r.operands[0].dims[1]}/{r.attrs['groups']}" for r, w in NORMS])
 def test_rms_norm(what: tuple[KernelRequest, Weight], kernels: CudaKernels) -> None:
     norm, w = what

@@ -164,7 +164,7 @@ def test_pages_of_a_large_model_are_given_back_and_no_bit_changes(
 
 def test_summaries_of_tensors_that_lie_elsewhere_are_those_of_taps(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bits, at any alignment, over more than one piece: a prompt in parts leaves the manifest of one in one pass."""
-    monkeypatch.setattr("aprgraph.runtime.session._CHUNKS_AT_ONCE", 1)
+    monkeypatch.setattr("aprgraph.runtime.session.CHUNKS_AT_ONCE", 1)
     recorder, running = Recorder(), Session(tiny.artifact.library, tiny.model)
     graph = planned(tiny, "all", positions="all")
     running.load(tiny.artifact.program(graph, single_pass=True), graph).run(list(range(64)), recorder)

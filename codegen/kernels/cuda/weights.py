@@ -14,7 +14,7 @@ from typing import Any
 
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.kernels.cuda.emitter import Emitter
+from aprgraph.codegen.kernels.cuda.emitter import Emitter, get, put, registers
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, f32, i64
 from aprgraph.graph.block_decoders import RUN
 from aprgraph.graph.block_formats import BlockFormat, weight_format, weight_storage
@@ -99,6 +99,9 @@ class _Block:
     def lookup(self, table: tuple[int, ...], index: Expr) -> Expr:
         # Four registers hold the table, a byte an element.
         words = [int.from_bytes(bytes(value & 255 for value in table[at : at + 4]), "little") for at in range(0, 16, 4)]
+        place = registers(1, "int32")
+        put(place, index)
+        index = get(place)  # which is written several times below
         low = T.Select(index < 4, T.uint32(words[0]), T.uint32(words[1]))
         high = T.Select(index < 12, T.uint32(words[2]), T.uint32(words[3]))
         chosen = T.Select(index < 8, low, high) >> T.Cast("uint32", (index & 3) << 3)

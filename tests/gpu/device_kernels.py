@@ -1,0 +1,89 @@
+"""CUDA kernels on a real GPU, as tests/support/cuda_kernels.py runs them on an emulated one: the same tests call both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+
+from aprgraph.codegen.cuda.architectures import Architecture
+from aprgraph.codegen.cuda.compiler import compile_fat_binary
+from aprgraph.codegen.cuda.device_code import HOST_CPU
+from aprgraph.codegen.cuda.library import kernel_functions
+from aprgraph.codegen.cuda.source import build_source
+from aprgraph.codegen.kernels import KernelRequest
+from aprgraph.codegen.library import export
+from aprgraph.runtime.cuda.driver import Gpu, load_driver
+from aprgraph.runtime.cuda.session import CudaSession
+from tests.support.cuda_emulator import InOut, Out
+from tests.support.cuda_emulator.runs import POISONS, Argument
+from tests.support.kernels import Weight
+
+#: Kernels that are compiled at once, by a compiler that works on one processor.
+_TOGETHER = 8
+
+
+def cases_of(module: ModuleType) -> Mapping[str, Any]:
+    """The tests of a module, to be run in another with that one's fixtures."""
+    return {name: value for name, value in vars(module).items() if name.startswith("test_")}
+
+
+class DeviceKernels:
+    """The kernels of ``requests``, and the statistics kernel, on ``gpu``. Built in ``directory``."""
+
+    def __init__(self, requests: Iterable[KernelRequest], gpu: Gpu, directory: Path) -> None:
+        by_symbol = list({request.symbol: request for request in requests}.items())
+        self._kernels: dict[str, Any] = {}
+        self._device = tvm.cuda(gpu.index)
+        with ThreadPoolExecutor(os.cpu_count()) as compilers:
+            waiting = []
+            for number, start in enumerate(range(0, len(by_symbol), _TOGETHER)):
+                functions = kernel_functions(dict(by_symbol[start : start + _TOGETHER]))
+                host, source = build_source(functions, HOST_CPU)
+                library = directory / f"{number}.so"
+                export(host, library)
+                binary = compilers.submit(compile_fat_binary, source.code, [Architecture(*gpu.compute_capability)])
+                waiting.append((functions, library, source.functions, binary))
+        for functions, library, described, binary in waiting:
+            fat_binary = library.with_suffix(".fatbin")
+            fat_binary.write_bytes(binary.result())
+            # Without a model: it is there for weights alone.
+            session = CudaSession(library, fat_binary, described, None, load_driver(), gpu, capacity=0, runtime_alone=False)  # type: ignore[arg-type]
+            self._kernels.update((symbol, session.kernels[symbol]) for symbol in functions)
+
+    def call(self, symbol: str, args: Sequence[Argument]) -> npt.NDArray[Any]:
+        """The one output among ``args`` of a kernel by name: twice, from memory that holds other bytes. Every element must be written."""
+        runs = [self._call_once(symbol, args, poison) for poison in POISONS]
+        for poison, run in zip(POISONS, runs, strict=True):
+            unwritten = (run.reshape(-1, 1).view(np.uint8) == poison).all(axis=1)
+            assert not unwritten.any(), f"{symbol}: {unwritten.sum()} of {unwritten.size} elements were not written"
+        assert runs[0].tobytes() == runs[1].tobytes(), f"{symbol}: two runs gave different bits"
+        return runs[0]
+
+    def _call_once(self, symbol: str, args: Sequence[Argument], poison: int) -> npt.NDArray[Any]:
+        tensors, outputs = [], []
+        for arg in args:
+            if isinstance(arg, Out):
+                dtype = np.dtype(arg.dtype)
+                values = np.full((*arg.dims[:-1], arg.dims[-1] * dtype.itemsize), poison, np.uint8).view(dtype)
+            else:
+                values = arg.values if isinstance(arg, InOut) else arg  # type: ignore[assignment]
+            tensors.append(tvm.runtime.tensor(np.ascontiguousarray(values), self._device))
+            outputs += [tensors[-1]] if isinstance(arg, (Out, InOut)) else []
+        self._kernels[symbol](*tensors)
+        (out,) = outputs
+        return np.array(out.numpy())
+
+    def run(
+        self, what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], result: Sequence[int] | InOut
+    ) -> npt.NDArray[np.float32]:
+        """Run the kernel of ``what``, whose output has the shape ``result``, or is it."""
+        arrays = [operand.stored if isinstance(operand, Weight) else operand for operand in operands]
+        return self.call(what.symbol, [*arrays, result if isinstance(result, InOut) else Out(tuple(result))])

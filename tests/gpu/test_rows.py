@@ -1,0 +1,16 @@
+"""The tests of tests/codegen/test_cuda_rows.py, on the GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from aprgraph.runtime.cuda.driver import Gpu
+from tests.codegen import test_cuda_rows
+from tests.gpu.device_kernels import DeviceKernels, cases_of
+
+globals().update(cases_of(test_cuda_rows))
+
+
+@pytest.fixture(scope="module")
+def kernels(gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> DeviceKernels:
+    return DeviceKernels(test_cuda_rows.request, gpu, tmp_path_factory.mktemp("rows"))

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
 
-.PHONY: demo test lint type-check pytest bench lock clean
+.PHONY: demo test lint type-check pytest test-gpu bench lock clean
 
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -42,6 +42,11 @@ type-check: $(VENV)/.installed
 # Two processes, each with whole files: most tests wait for a compiler that uses one processor.
 pytest: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# On an NVIDIA GPU; without one both say so.
+test-gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/gpu -q
+	$(BIN)/python bench/cuda.py
 
 bench: $(VENV)/.installed
 	@sh bench/run.sh

@@ -25,6 +25,7 @@ from tests.support.cli import Result, error_of, fails, files_under, run_cli, run
 from tests.support.cuda_emulator import host_compiler, toolkit
 from tests.support.cuda_runs import Command, command, run_emulated
 from tests.support.golden import GOLDEN
+from tests.support.rpc_server import rpc_server
 
 emulated = pytest.mark.skipif(host_compiler() is None, reason="no g++ 12 or later, with which kernels are compiled for the CPU")
 
@@ -153,6 +154,7 @@ def bits(values: npt.NDArray[np.float32]) -> bytes:
 # --- the CPU's numbers
 
 
+@pytest.mark.contract("CUDA-NOISE-1")
 @emulated
 @each_model
 def test_every_stage_agrees_with_the_cpu(name: str, runs: Runs) -> None:
@@ -169,6 +171,7 @@ def test_every_stage_agrees_with_the_cpu(name: str, runs: Runs) -> None:
         assert tensor["class"] == "IDENTICAL" or tensor["metrics"]["nmse"] <= 1e-9, tensor
 
 
+@pytest.mark.contract("CUDA-NOISE-1")
 @emulated
 @each_model
 def test_generated_tokens_are_those_of_the_cpu(name: str, runs: Runs) -> None:
@@ -182,12 +185,14 @@ def test_generated_tokens_are_those_of_the_cpu(name: str, runs: Runs) -> None:
 # --- the same bits
 
 
+@pytest.mark.contract("CUDA-BITS-1")
 @emulated
 @each_model
 def test_a_gpu_that_works_in_another_order_gives_the_same_bytes(name: str, runs: Runs) -> None:
     assert runs.files(name, "again") == runs.files(name, "cuda")
 
 
+@pytest.mark.contract("CUDA-BITS-1")
 @emulated
 @each_model
 def test_a_prompt_in_parts_gives_the_same_bytes(name: str, runs: Runs) -> None:
@@ -196,6 +201,7 @@ def test_a_prompt_in_parts_gives_the_same_bytes(name: str, runs: Runs) -> None:
         assert runs.files(name, chunk) == runs.files(name, "cuda"), chunk
 
 
+@pytest.mark.contract("CUDA-BITS-1")
 @emulated
 @each_model
 def test_another_plan_gives_the_same_bits(name: str, runs: Runs) -> None:
@@ -205,6 +211,7 @@ def test_another_plan_gives_the_same_bits(name: str, runs: Runs) -> None:
         assert bits(few.load(entry)) == bits(whole.tensor(entry.stage, entry.layer)), entry.label
 
 
+@pytest.mark.contract("CUDA-BITS-1")
 @emulated
 @each_model
 def test_a_step_gives_the_bits_of_that_position_in_a_prompt(name: str, runs: Runs) -> None:
@@ -483,3 +490,20 @@ def test_kernels_that_the_driver_refuses(runs: Runs, tmp_path: Path) -> None:
     assert message.startswith("error: GPU 0 (emulated CUDA device) failed: cuModuleLoadData(")
     assert message.endswith(") failed with error: CUDA_ERROR_INVALID_IMAGE")
     assert result.code == 2
+
+
+# --- on a server
+
+
+@emulated
+def test_a_servers_gpu_leaves_the_files_of_one_here(runs: Runs, here: Path, tmp_path: Path) -> None:
+    """The artifact goes there, fat binary and all; this process has no CUDA."""
+    expected = runs.files("llama", "cuda")
+    with rpc_server(tmp_path / "server.log", variables=toolkit().environment()) as server:
+        arguments = traced("llama", "remote").arguments
+        result = run_cli(*arguments, "--rpc", server.address)
+        assert (result.code, result.err) == (0, "")
+        assert files_under(here / "llama-remote") == expected
+        assert error_of(run_cli(*arguments, "--rpc", server.address, "--target", "cuda:2")).startswith(
+            f"{server.address}: the server has no GPU 2"
+        )

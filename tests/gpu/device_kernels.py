@@ -61,9 +61,9 @@ class DeviceKernels:
     def call(self, symbol: str, args: Sequence[Argument]) -> npt.NDArray[Any]:
         """The one output among ``args`` of a kernel by name: twice, from memory that holds other bytes. Every element must be written."""
         runs = [self._call_once(symbol, args, poison) for poison in POISONS]
-        for poison, run in zip(POISONS, runs, strict=True):
-            unwritten = (run.reshape(-1, 1).view(np.uint8) == poison).all(axis=1)
-            assert not unwritten.any(), f"{symbol}: {unwritten.sum()} of {unwritten.size} elements were not written"
+        poisoned = ((run.reshape(-1, 1).view(np.uint8) == poison).all(axis=1) for poison, run in zip(POISONS, runs, strict=True))
+        unwritten = np.logical_and(*poisoned)
+        assert not unwritten.any(), f"{symbol}: {unwritten.sum()} of {unwritten.size} elements were not written"
         assert runs[0].tobytes() == runs[1].tobytes(), f"{symbol}: two runs gave different bits"
         return runs[0]
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,13 +46,18 @@ def _children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def rpc_server(log: Path, *, host: str = "127.0.0.1", key: str = "", runtime_alone: bool = False) -> Iterator[RpcServer]:
-    """A server that takes connections, until the block ends; ``runtime_alone`` leaves out TVM's compiler."""
+def rpc_server(
+    log: Path, *, host: str = "127.0.0.1", key: str = "", runtime_alone: bool = False, variables: Mapping[str, str] | None = None
+) -> Iterator[RpcServer]:
+    """A server that takes connections, until the block ends; ``runtime_alone`` leaves out TVM's compiler.
+
+    ``variables`` of the environment are set for it.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         port = probe.getsockname()[1]
     command = ["-m", "tvm.exec.rpc_server", "--host", host, "--port", str(port), "--port-end", str(port + 1), "--key", key]
-    environment = {**os.environ, **({"TVM_USE_RUNTIME_LIB": "1"} if runtime_alone else {})}
+    environment = {**os.environ, **({"TVM_USE_RUNTIME_LIB": "1"} if runtime_alone else {}), **(variables or {})}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *command], env=environment, cwd=log.parent, start_new_session=True,

@@ -50,7 +50,7 @@ def compile_command(
             "artifact": str(artifact.directory),
             "target": artifact.target,
             "cpu": artifact.cpu,
-            "architectures": artifact.architectures,
+            **({"architectures": artifact.architectures} if artifact.device is not None else {}),
             "kernels": dict(artifact.kernels),
         }
         typer.echo(json_module.dumps(document, indent=1))

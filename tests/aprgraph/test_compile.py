@@ -82,7 +82,7 @@ def test_a_place_that_is_taken(model: Path, here: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "expected"), [
-    (["--target", "cuda"], "unknown target 'cuda'; expected one of llvm, reference"),
+    (["--target", "vulkan"], "unknown target 'vulkan'; expected one of llvm, cuda, reference"),
     (["--cpu", "z80"], "unknown CPU 'z80'; expected one of x86-64-v2, x86-64-v3, x86-64-v4"),
     (["-o", "file"], "file: is there, and is no artifact"),
     (["-o", "file/m.aprg"], "file/m.aprg: cannot be written: "),

@@ -449,7 +449,7 @@ def test_places_that_cannot_be_made(model_path: Path, tmp_path: Path, place: str
 
 def test_what_cannot_be_compiled(model_path: Path, tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], type[AprgraphError], str]] = [
-        ({"target": "cuda"}, ArtifactError, "unknown target 'cuda'; expected one of llvm, reference"),
+        ({"target": "vulkan"}, ArtifactError, "unknown target 'vulkan'; expected one of llvm, cuda, reference"),
         ({"cpu": "i386"}, ArtifactError, "unknown CPU 'i386'; expected one of x86-64-v2"),
     ]
     for options, kind, message in cases:

@@ -1,6 +1,7 @@
 # Two commands do everything on a machine with git, make and Python 3.10 to 3.13:
 #   make demo     install, trace a real model twice, find the first divergence, draw it
 #   make test     install, lint, type-check, test
+# `make test-gpu`, on a machine with an NVIDIA GPU, tests the CUDA kernels there, and times them.
 # `make bench` compares with llama.cpp (it compiles llama.cpp, some 10 minutes); `make lock` pins dependencies again.
 
 PYTHON ?= python3

@@ -197,7 +197,9 @@ def test_a_model_with_options_that_belong_to_artifacts(model_path: Path) -> None
 
 
 def test_a_target_that_there_is_not(model_path: Path) -> None:
-    assert fails("run", model_path, "--tokens", "1", "--target", "vulkan") == "unknown target 'vulkan'; expected one of llvm, cuda, reference"
+    assert (
+        fails("run", model_path, "--tokens", "1", "--target", "vulkan") == "unknown target 'vulkan'; expected one of llvm, cuda, reference"
+    )
 
 
 def test_a_folder_that_is_no_artifact(here: Path) -> None:

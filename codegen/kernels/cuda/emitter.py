@@ -94,11 +94,6 @@ def sync_block() -> None:
     T.evaluate(T.tvm_storage_sync("shared"))
 
 
-def sync_warp() -> None:
-    """The same for the threads of a warp."""
-    T.evaluate(T.call_extern("int32", "__syncwarp"))
-
-
 def shuffle_xor(value: Expr, distance: int, dtype: str = "float32") -> Expr:
     """``value`` of the lane whose number differs in the bits of ``distance``. A call, so store it before it is used twice."""
     return T.call_extern(dtype, "__shfl_xor_sync", T.uint32(_ALL_LANES), value, T.int32(distance))

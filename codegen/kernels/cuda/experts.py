@@ -29,9 +29,8 @@ from aprgraph.codegen.kernels.cuda.emitter import (
     sync_block,
 )
 from aprgraph.codegen.kernels.cuda.linear import FEW, TILE_POSITIONS, TILE_THREADS, Product
-from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
+from aprgraph.codegen.kernels.cuda.weights import Weight
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, build_function, f32, i64, is_nan
-from aprgraph.graph.block_decoders import RUN
 
 _NAN = float("nan")
 
@@ -209,7 +208,7 @@ def expert_linear(request: KernelRequest) -> Any:
         weight = Weight(emitter, parameters, "weight", weight_type)
         out = parameters.buffer("out", ("n", k, weight.rows), "float32")
         weight.open()
-        product = Product(emitter, weight, columns % RUN == 0 and columns % QUAD == 0)
+        product = Product(emitter, weight)
 
         def place(pair: Expr) -> tuple[Expr, Expr]:
             return T.floordiv(pair, i64(k)), T.floormod(pair, i64(k))

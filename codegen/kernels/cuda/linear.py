@@ -55,11 +55,10 @@ Store = Callable[[Expr, Expr, Expr], None]
 
 @dataclass(frozen=True)
 class Product:
-    """x · Wᵀ of one weight. ``aligned`` says that rows of x begin at multiples of 16 bytes."""
+    """x · Wᵀ of one weight."""
 
     emitter: Emitter
     weight: Weight
-    aligned: bool
 
     @property
     def parts(self) -> int:
@@ -87,13 +86,11 @@ class Product:
 
     def _load_x(self, target: Buffer, at: int, x: X, index: Expr, column: Expr) -> None:
         """target[at + j] = x(index)[column + j] for one quad, 0 beyond the end of the row."""
-        if self.aligned:
+        if self.weight.columns % RUN == 0:  # rows of x then begin at multiples of 16 bytes
             self.emitter.load(target, at, QUAD, lambda lane: x(index, column + lane))
             return
-        columns = self.weight.columns
         for j in range(QUAD):
-            value = x(index, column + j)
-            put(target, value if columns % RUN == 0 else T.if_then_else(column + j < columns, value, f32(0.0)), at + j)
+            put(target, T.if_then_else(column + j < self.weight.columns, x(index, column + j), f32(0.0)), at + j)
 
     def _decode(self, run: Expr, quads: list[Quad], valid: list[Expr], store: Callable[[int, int, Expr], None]) -> None:
         """``store(k, j, value)`` for element j of each of the quads, all of run ``run`` of their blocks, where it is valid."""
@@ -269,7 +266,7 @@ def linear(request: KernelRequest) -> Any:
         for weight in weights:
             weight.open()
         for weight in weights:
-            product = Product(emitter, weight, columns % QUAD == 0 and columns % RUN == 0)
+            product = Product(emitter, weight)
             store = partial(_store_at, out, start)
             with T.If(n <= FEW):
                 with T.Then(), launch(i64(product.few_blocks), WARP) as (block, thread):

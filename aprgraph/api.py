@@ -9,7 +9,8 @@ from pathlib import Path
 
 from aprgraph.codegen.artifact import Artifact, cache_directory, compile_model, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
-from aprgraph.execution import OnToken, Outcome, check_remote, execute, open_engine
+from aprgraph.engines import check_remote, open_engine
+from aprgraph.execution import OnToken, Outcome, execute
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ArtifactError, NonFiniteError, TokenError, TraceError
 from aprgraph.graph.ir import Graph

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aprgraph.codegen.artifact import Artifact
-from aprgraph.codegen.cpu import find_cpu
-from aprgraph.codegen.cuda.device_code import HOST_CPU
-from aprgraph.gpu import check_gpu_memory
-from aprgraph.graph.errors import AprgraphError, ArtifactError, NonFiniteError
+from aprgraph.graph.errors import NonFiniteError
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.model import Model
-from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.run_plan import PromptPart, RunPlan
 from aprgraph.runtime.aprt import F32
-from aprgraph.runtime.engine import Engine, OnTap, ReferenceEngine
-from aprgraph.runtime.remote_address import RemoteAddress
+from aprgraph.runtime.engine import Engine, OnTap
 from aprgraph.runtime.statistics import Statistics
-
-if TYPE_CHECKING:
-    from aprgraph.runtime.remote import RemoteEngine
-    from aprgraph.runtime.session import Session
-
-MAX_THREADS = 1024
 
 #: Called with the step, the part of the prompt (None in a later step), the tap's node, its value and its statistics.
 OnStepTap = Callable[[int, PromptPart | None, Node, F32, Statistics], None]
@@ -42,141 +27,6 @@ class Outcome:
     outputs: dict[str, F32]
     generated: tuple[int, ...]
     ended_by: str | None
-
-
-class CompiledEngine:
-    """Runs the programs of an artifact, in the session that ``open_session`` gives."""
-
-    def __init__(self, artifact: Artifact, run: RunPlan, open_session: Callable[[], Session], target_name: str) -> None:
-        self.target_name = target_name
-        # Programs first: where one must be compiled, the session then shares the TVM that the compiler has loaded.
-        single = run.is_single_pass
-        graphs = {id(graph): (graph, executed_graph(graph)) for graph in run.graphs()}
-        programs = {key: artifact.program(executed, single_pass=single) for key, (_, executed) in graphs.items()}
-        self._session = open_session()
-        self._graphs = graphs  # holds what the keys are the ids of
-        self._programs = {key: self._session.load(path, graphs[key][1], single_pass=single) for key, path in programs.items()}
-
-    def close(self) -> None:
-        """End the session."""
-        self._session.close()
-
-    def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
-        """See ``Engine.run``."""
-        return self._programs[id(graph)].run(tokens, on_tap, start)
-
-    def summarise(self, values: F32) -> Statistics:
-        """See ``Engine.summarise``."""
-        return self._session.summarise(values)
-
-
-@contextmanager
-def open_engine(
-    artifact: Artifact,
-    model: Model,
-    run: RunPlan,
-    threads: int | None,
-    *,
-    once: bool,
-    remote: RemoteAddress | None = None,
-    gpu: int = 0,
-) -> Iterator[Engine]:
-    """What runs ``run`` on the artifact's target, here (for CUDA on the GPU number ``gpu``) or on a TVM RPC server.
-
-    Raises ArtifactError, DeviceError, RemoteError, or AprgraphError for a number of threads that cannot be.
-    """
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise AprgraphError(f"threads {threads}: expected 1 to {MAX_THREADS}")
-    if remote is not None:
-        with closing(_open_remote_engine(remote, artifact, model, run, threads, gpu, once=once)) as engine:
-            yield engine
-    elif artifact.target == "reference":
-        yield ReferenceEngine(model)
-    else:
-        open_here = _open_cuda_engine if artifact.target == "cuda" else _open_llvm_engine
-        with closing(open_here(artifact, model, run, threads, gpu, once=once)) as engine:
-            yield engine
-
-
-def _open_llvm_engine(artifact: Artifact, model: Model, run: RunPlan, threads: int | None, _gpu: int, *, once: bool) -> CompiledEngine:
-    def open_session() -> Session:
-        from aprgraph.runtime.session import Session  # noqa: PLC0415
-
-        return Session(artifact.library, model, threads, capacity=run.total, runtime_alone=once)
-
-    return CompiledEngine(artifact, run, open_session, artifact.target_name)
-
-
-def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: int | None, index: int, *, once: bool) -> CompiledEngine:
-    from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
-    from aprgraph.runtime.cuda.session import CudaSession, release_pool  # noqa: PLC0415
-
-    code = artifact.device
-    assert code is not None
-    driver = load_driver()
-    gpu = find_gpu(driver, index)
-    code.check_runs_on(gpu.compute_capability, gpu.name, str(artifact.directory))
-    driver.use(gpu)
-    release_pool()
-    check_gpu_memory(run, gpu, *driver.memory())
-
-    def open_session() -> Session:
-        return CudaSession(
-            artifact.library, artifact.fat_binary, code.functions, model, driver, gpu, capacity=run.total, runtime_alone=once
-        )
-
-    major, minor = gpu.compute_capability
-    return CompiledEngine(artifact, run, open_session, f"{artifact.target} sm_{major}{minor}")
-
-
-def check_remote(artifact: Artifact) -> None:
-    """Raise ArtifactError for an artifact that a TVM RPC server cannot run."""
-    if artifact.target == "reference":
-        raise ArtifactError(
-            f"{artifact.directory}: the reference target runs on this machine alone; leave out --rpc, or compile the model for llvm or cuda"
-        )
-
-
-def _open_remote_engine(
-    remote: RemoteAddress, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, gpu: int, *, once: bool
-) -> RemoteEngine:
-    from aprgraph.codegen.kernels.base import WITHOUT_KERNEL, request_of  # noqa: PLC0415
-    from aprgraph.runtime.remote import ExecutedGraph, KernelCall, RemoteEngine  # noqa: PLC0415
-    from aprgraph.runtime.remote_connection import GpuCode  # noqa: PLC0415
-
-    check_remote(artifact)
-
-    def kernel_of(graph: Graph, node: Node) -> KernelCall:
-        request = request_of(graph, node)
-        return KernelCall(request.symbol, artifact.target == "llvm" and request.needs_half_table)
-
-    graphs = {}
-    for graph in run.graphs():
-        executed = executed_graph(graph)
-        kernels = {node.name: kernel_of(executed, node) for node in executed if node.op not in WITHOUT_KERNEL}
-        graphs[id(graph)] = ExecutedGraph(graph, executed, kernels)
-    cpu = find_cpu(artifact.cpu or HOST_CPU)
-    code = artifact.device
-    gpu_code = None
-    if code is not None:
-
-        def check(compute_capability: tuple[int, int], name: str) -> None:
-            code.check_runs_on(compute_capability, name, str(artifact.directory))
-
-        gpu_code = GpuCode(artifact.fat_binary, code.functions, gpu, check)
-    return RemoteEngine(
-        remote,
-        artifact.library,
-        model,
-        graphs,
-        threads,
-        capacity=run.total,
-        single_pass=run.is_single_pass,
-        target_name=artifact.target_name,
-        cpu=(cpu.name, cpu.flags),
-        gpu_code=gpu_code,
-        runtime_alone=once,
-    )
 
 
 def execute(

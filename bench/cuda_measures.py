@@ -19,7 +19,8 @@ import aprgraph
 from aprgraph.api import CompiledModel, RunPlan
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cuda.linear import Product
-from aprgraph.execution import execute, open_engine
+from aprgraph.engines import open_engine
+from aprgraph.execution import execute
 from aprgraph.graph.block_formats import decode_reference, weight_format, weight_storage
 from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.ir import Attr, TensorType

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from aprgraph.api import CompiledModel, LoadedModel, RunOptions, load
-from aprgraph.execution import execute, open_engine
+from aprgraph.engines import open_engine
+from aprgraph.execution import execute
 from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS
 from aprgraph.graph.errors import NonFiniteError, RemoteError
 from aprgraph.graph.model import load_model

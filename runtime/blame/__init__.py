@@ -1,0 +1,14 @@
+"""Blame: which side is wrong, and where.
+
+Every stage of a trace is computed again in float64, from the inputs that the same trace recorded. What the replay cannot
+explain is that side's local error: an error that came from upstream is in the recorded inputs, and so is explained; a bug is
+not. It takes the model, and one trace alone (``audit``) or two (``blame``).
+
+    recorded -> replay -> audit of each side -> verdicts
+"""
+
+from __future__ import annotations
+
+from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
+
+__all__ = ["Audit", "Blame", "LocalError", "LocalState", "Verdict"]

@@ -1,0 +1,134 @@
+"""What blame finds: the local error of each tensor of a trace, and the verdicts on two traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.indices import IndexMetrics
+from aprgraph.runtime.diff.metrics import TensorMetrics
+
+#: The largest number of stages that a sentence names.
+NAMED = 4
+
+
+class LocalState(str, Enum):
+    """What the replay of one tensor says."""
+
+    RIGHT = "RIGHT"
+    WRONG = "WRONG"
+    UNKNOWN = "UNKNOWN"  # not recorded, or what it is computed from was not
+
+
+@dataclass(frozen=True)
+class LocalError:
+    """What the replay of one tensor, from the inputs that its own trace recorded, leaves unexplained.
+
+    ``metrics`` compare what was recorded (A) with the replay (B). ``sources`` are the recorded tensors that the replay started
+    from, ``region`` the graph nodes that it computed, the tensor's own last, and ``weights`` the model tensors that it read.
+    ``reason`` says why the state is what it is, where that needs words.
+    """
+
+    key: Key
+    label: str
+    state: LocalState
+    limit: float
+    metrics: TensorMetrics | IndexMetrics | None = None
+    sources: tuple[Key, ...] = ()
+    region: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    reason: str | None = None
+
+    @property
+    def error(self) -> float | None:
+        """The NMSE, or the share of positions with another set of ids."""
+        if isinstance(self.metrics, IndexMetrics):
+            return self.metrics.share
+        return None if self.metrics is None else self.metrics.nmse
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "state": self.state.value,
+            "error": self.error,
+            "limit": self.limit,
+            "region": list(self.region),
+            "weights": list(self.weights),
+            "sources": [list(key) for key in self.sources],
+            "reason": self.reason,
+            "metrics": None if self.metrics is None else self.metrics.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One trace against the model: a local error for each tensor, in execution order."""
+
+    trace: str
+    model: str
+    arithmetic: str
+    locals: tuple[LocalError, ...]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def by_key(self) -> Mapping[Key, LocalError]:
+        """The local errors by (step, layer, stage)."""
+        return {one.key: one for one in self.locals}
+
+    @property
+    def wrong(self) -> tuple[LocalError, ...]:
+        """The tensors that the model does not explain, in execution order."""
+        return tuple(one for one in self.locals if one.state is LocalState.WRONG)
+
+    @property
+    def replayed(self) -> int:
+        """How many tensors were computed again."""
+        return sum(one.state is not LocalState.UNKNOWN for one in self.locals)
+
+
+class Verdict(str, Enum):
+    """What blame says of one tensor of two traces."""
+
+    INTRODUCED_BY_A = "INTRODUCED by A"
+    INTRODUCED_BY_B = "INTRODUCED by B"
+    INTRODUCED_BY_BOTH = "INTRODUCED by both"
+    PROPAGATED = "PROPAGATED"  # both sides are right, given their inputs, and an input was wrong
+    ACCUMULATED = "ACCUMULATED"  # both sides are right all the way up, and the tensors differ beyond the tolerance
+    ALIKE = "ALIKE"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Both sides' audits, a verdict on each tensor, and the sentence to read first."""
+
+    a: Audit
+    b: Audit
+    verdicts: Mapping[Key, Verdict]
+    sentence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "sentence": self.sentence,
+            "model": self.a.model,
+            "sides": {
+                side: {"arithmetic": audit.arithmetic, "replayed": audit.replayed, "notes": list(audit.notes)}
+                for side, audit in (("a", self.a), ("b", self.b))
+            },
+            "tensors": [
+                {
+                    "step": key[0],
+                    "layer": key[1],
+                    "stage": key[2],
+                    "verdict": verdict.value,
+                    "a": self.a.by_key[key].to_json() if key in self.a.by_key else None,
+                    "b": self.b.by_key[key].to_json() if key in self.b.by_key else None,
+                }
+                for key, verdict in self.verdicts.items()
+            ],
+        }

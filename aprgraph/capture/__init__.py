@@ -1,0 +1,1 @@
+"""Recording what other programs compute, as traces of this one's format."""

@@ -1,0 +1,1 @@
+"""Comparisons as self-contained HTML pages."""

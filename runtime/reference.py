@@ -10,38 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from aprgraph.graph.block_formats import decode_reference
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import OPS, Array
 from aprgraph.graph.passes.fix_context import fix_context
-
-
-def decode_weight(model: Model, node: Node) -> Array:
-    """The weight of a `weight` node, decoded to float64 in its dims."""
-    info = model.tensor(node.attr_str("tensor"))
-    return decode_reference(info.format, model.file.tensor_bytes(info), info.dims)
-
-
-class _LazyExperts:
-    """A weight [X, R, C] of which experts are decoded one at a time: 128 of them in float64 are gigabytes."""
-
-    def __init__(self, model: Model, node: Node) -> None:
-        self._info = model.tensor(node.attr_str("tensor"))
-        self._raw = model.file.tensor_bytes(self._info)
-        self.shape = self._info.dims
-
-    def __getitem__(self, expert: int) -> Array:
-        _, rows, columns = self.shape
-        return decode_reference(self._info.format, self._raw[expert * rows : (expert + 1) * rows], (rows, columns))
-
-
-def _embedding_rows(model: Model, node: Node, tokens: Array) -> Array:
-    """Only the rows of the embedding table that ``tokens`` name: a table of 50,000 rows in float64 is large."""
-    info = model.tensor(node.attr_str("tensor"))
-    raw = model.file.tensor_bytes(info)[tokens]
-    return decode_reference(info.format, raw, (len(tokens), info.dims[-1]))
+from aprgraph.runtime.decoded_weights import DecodedWeights
 
 
 def evaluate(
@@ -54,7 +28,7 @@ def evaluate(
 ) -> Iterator[tuple[Node, Array]]:
     """Yield every computed node with its value (float64), in execution order; values are dropped after their last use.
 
-    ``inputs`` holds the `input` nodes by name as int64; ``weight`` decodes a `weight` node; ``embedding(node, tokens)``
+    ``inputs`` holds the `input` nodes by name as int64, and the `recorded` ones as float64; ``weight`` decodes a `weight` node; ``embedding(node, tokens)``
     may give the rows of an embedding table alone. ``caches`` holds what earlier passes left in each `cache` node, and is
     brought up to date. Raises GraphError for an input that is not given.
     """
@@ -64,10 +38,10 @@ def evaluate(
         if node.op == "weight":
             continue
         names = graph.operand_names(node.name)
-        if node.op == "input":
+        if node.op in ("input", "recorded"):
             if node.name not in inputs:
                 raise GraphError(f"the graph's input %{node.name} is not given")
-            value: Array = np.asarray(inputs[node.name], dtype=np.int64)
+            value: Array = np.asarray(inputs[node.name], dtype=np.int64 if node.op == "input" else np.float64)
         elif node.op == "embed" and embedding is not None:
             rows = embedding(graph[names[1]], values[names[0]])
             value = _reference(node, [np.arange(len(rows)), rows])
@@ -98,12 +72,8 @@ def run_reference(
     """Run ``graph`` on ``tokens`` at positions start, start + 1, …; see ``evaluate``."""
     ids = np.asarray(tokens, dtype=np.int64)
     inputs: dict[str, Any] = {"tokens": ids, "positions": np.arange(start, start + len(ids))}
-
-    def weight(node: Node) -> Any:
-        lazily = len(node.type.dims) == 3 and all(user.op == "expert_linear" for user in graph.users(node.name))
-        return _LazyExperts(model, node) if lazily else decode_weight(model, node)
-
-    return evaluate(graph, inputs, weight, embedding=lambda node, ids: _embedding_rows(model, node, ids), caches=caches)
+    weights = DecodedWeights(model)
+    return evaluate(graph, inputs, lambda node: weights.read(graph, node), embedding=weights.embedding_rows, caches=caches)
 
 
 def interpret(graph: Graph, model: Model, tokens: Sequence[int]) -> dict[str, Array]:

@@ -2,7 +2,8 @@
 
 The manifest is written last and atomically, so a directory with one is complete. It holds no clock and no absolute
 path: the same run gives the same bytes. Directories without a manifest (as ``apr`` writes them) are read too; then
-shapes are unknown and tensors are flat.
+shapes are unknown and tensors are flat. A manifest of somebody else's tensors has no graph (``null``), and may not know
+the tokens (an empty list).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ MANIFEST = "trace.json"
 MARKER = "trace.incomplete"
 FORMAT = "aprgraph-trace"
 VERSION = 1
+#: What a run can say that it computed in; the last: in float32, activations rounded to 8 bits before each quantised matmul.
+ARITHMETICS = ("float64", "float32", "float16", "bfloat16", "q8-activations")
 
 _LAYER_DIRECTORY = re.compile(r"layer-(\d+)")
 _STEP_DIRECTORY = re.compile(r"step-(\d+)")
@@ -63,7 +66,13 @@ class TraceEntry:
 
 @dataclass(frozen=True)
 class TraceInfo:
-    """What a manifest says about the run as a whole."""
+    """What a manifest says about the run as a whole.
+
+    ``model`` has a ``fingerprint`` where the file was at hand. ``tokens`` is empty where they are not known, and ``graph_text``
+    where there is no graph: both so in captures of other programs. These say in ``extra`` what wrote them (``writer``),
+    what it computed in (``arithmetic``, one of ARITHMETICS), ``"weights": "float"`` where its weights were not quantised, and
+    in ``notes``, a list of sentences, what else a reader should know. ``generated``, there too, are the tokens of the steps.
+    """
 
     model: Mapping[str, Any]
     target: str
@@ -97,6 +106,39 @@ class Trace:
             return _open_with_manifest(directory)
         return Trace(directory, _scan(directory), None)
 
+    @staticmethod
+    def write(
+        directory: str | Path,
+        tensors: Mapping[Any, Any],
+        *,
+        tokens: Sequence[int] = (),
+        generated: Sequence[int] = (),
+        model: Mapping[str, Any] | str = "",
+        target: str = "numpy",
+        arithmetic: str | None = None,
+        weights: str | None = None,
+        writer: str | None = None,
+        notes: Sequence[str] = (),
+    ) -> Trace:
+        """Write a trace from NumPy arrays, such as another program's tensors, and return it.
+
+        ``tensors`` maps (layer, stage) or (layer, stage, step), with layer None for whole-model stages, or names such as
+        ``"layer3.ffn_gate"``, ``"lm_head"`` and ``"step2.layer3.ffn_gate"`` (a file's place in a trace, ``"layer-3/ffn_gate"``, is one too)
+        to arrays in the shapes of the stage table: float16, float32, float64, bfloat16 of ml_dtypes, or whole
+        numbers. Each element is rounded to float32 once. A tensor of one position among others of n is that of the last position.
+
+        ``tokens`` are those of step 0 and ``generated`` those of the steps after it, where they are known. ``model`` is
+        the model's name, or what the manifest is to say of it. For the rest see TraceInfo.
+
+        Raises TraceError, before anything is written, for names, layers, types and shapes that the stage table does not have.
+        """
+        from aprgraph.runtime.trace_arrays import write_arrays  # noqa: PLC0415 -- it needs this module
+
+        described = {"name": model} if isinstance(model, str) else dict(model)
+        extra: dict[str, Any] = {"arithmetic": arithmetic, "weights": weights, "writer": writer}
+        extra |= {"generated": list(generated), "notes": list(notes)}
+        return write_arrays(directory, tensors, tokens, described, target, {key: value for key, value in extra.items() if value})
+
     def get(self, stage: str, layer: int | None = None, step: int = 0) -> TraceEntry:
         """The entry of one tensor. Raises TraceError if it was not recorded."""
         try:
@@ -124,8 +166,8 @@ class Trace:
         return values.reshape(entry.shape)
 
     def graph(self) -> Graph | None:
-        """The graph that was run, with its taps; None where there is no manifest."""
-        return parse_graph(self.info.graph_text) if self.info is not None else None
+        """The graph that was run, with its taps; None where there is no manifest, or none in it."""
+        return parse_graph(self.info.graph_text) if self.info is not None and self.info.graph_text else None
 
     def __iter__(self) -> Any:
         return iter(self.entries)
@@ -154,10 +196,11 @@ def _open_with_manifest(directory: Path) -> Trace:
             tokens=tuple(_whole(token) for token in document["tokens"]),
             plan=_text(document["plan"]),
             positions=_text(document["positions"]),
-            graph_text="\n".join(document["graph"]) + "\n",
+            graph_text="" if document["graph"] is None else "\n".join(document["graph"]) + "\n",
             extra={key: value for key, value in document.items() if key not in known},
         )
-        parse_graph(info.graph_text)
+        if info.graph_text:
+            parse_graph(info.graph_text)
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
     except KeyError as error:

@@ -80,7 +80,7 @@ class TraceWriter:
             "plan": info.plan,
             **info.extra,
             "tensors": [_entry_to_json(entry) for entry in trace.entries],
-            "graph": info.graph_text.splitlines(),
+            "graph": info.graph_text.splitlines() if info.graph_text else None,
         }
         write_text_atomically(self.directory / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
         (self.directory / MARKER).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from aprgraph.graph.ir import ACTIVATION_DTYPES, Attr, Graph, Node, TensorType
 from aprgraph.graph.text import print_request
 
 #: Ops that are not computed by a kernel: sources are bound, taps copy their operand out.
-WITHOUT_KERNEL = frozenset({"input", "weight", "tap"})
+WITHOUT_KERNEL = frozenset({"input", "weight", "recorded", "tap"})
 
 
 @dataclass(frozen=True)

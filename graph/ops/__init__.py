@@ -11,13 +11,13 @@ from aprgraph.graph.ops.linear import BIAS_ADD, LINEAR
 from aprgraph.graph.ops.lookup import COLUMNS, EMBED, LAST_ROW
 from aprgraph.graph.ops.normalization import RMS_NORM
 from aprgraph.graph.ops.rope import CONTEXT_CHOICE, ROPE, ROPE_ANGLES
-from aprgraph.graph.ops.sources import INPUT, WEIGHT
+from aprgraph.graph.ops.sources import INPUT, RECORDED, WEIGHT
 from aprgraph.graph.ops.tap import TAP
 
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        INPUT, WEIGHT, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE, CACHE,
+        INPUT, WEIGHT, RECORDED, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE, CACHE,
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
         TOP_K, ROUTER_WEIGHTS, EXPERT_LINEAR, EXPERT_SUM, TAP,
     )

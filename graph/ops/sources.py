@@ -1,6 +1,8 @@
-"""Ops without operands: what a run is given, and the weights, which stay in the model file."""
+"""Ops without operands: what a run is given, the weights, which stay in the model file, and what a trace holds."""
 
 from __future__ import annotations
+
+import re
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS, find_format
 from aprgraph.graph.errors import GraphError
@@ -32,4 +34,22 @@ WEIGHT = Op(
     (),
     infer=_declared,
     attrs={"tensor": str, "dtype": str, "dims": tuple},
+)
+
+_TYPE = re.compile(r"f32\[((?:n|t|[1-9]\d*)(?:, (?:n|t|[1-9]\d*))*)\]")
+
+
+def _recorded(_types: Types, attrs: Attrs) -> TensorType:
+    match = _TYPE.fullmatch(str(attrs["type"]))
+    if match is None:
+        raise GraphError(f"type is {attrs['type']!r}, expected such as 'f32[n, 576]'")
+    return TensorType("f32", tuple(int(dim) if dim.isdigit() else dim for dim in match[1].split(", ")))
+
+
+RECORDED = Op(
+    "recorded",
+    "A tensor that a trace recorded: in a replay it stands where the tensor that the model would have computed is read.",
+    (),
+    infer=_recorded,
+    attrs={"type": str},
 )

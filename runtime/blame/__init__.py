@@ -4,11 +4,13 @@ Every stage of a trace is computed again in float64, from the inputs that the sa
 explain is that side's local error: an error that came from upstream is in the recorded inputs, and so is explained; a bug is
 not. It takes the model, and one trace alone (``audit``) or two (``blame``).
 
-    recorded -> replay -> audit of each side -> verdicts
+    recorded -> replay -> audit of each side -> verdicts -> a sentence; then what to tap next, and the guilty stage alone
 """
 
 from __future__ import annotations
 
+from aprgraph.runtime.blame.audit import audit
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
+from aprgraph.runtime.blame.verdict import blame
 
-__all__ = ["Audit", "Blame", "LocalError", "LocalState", "Verdict"]
+__all__ = ["Audit", "Blame", "LocalError", "LocalState", "Verdict", "audit", "blame"]

@@ -75,7 +75,7 @@ def classify(findings: Mapping[Key, Finding], dependencies: Dependencies) -> tup
     """
     key_of = {value: key for key, value in dependencies.value_of.items() if key in findings}
     divergent = {key for key, finding in findings.items() if finding.state in DIVERGENT}
-    behind = _behind(dependencies, {dependencies.value_of[key] for key in divergent})
+    behind = dependencies.behind({dependencies.value_of[key] for key in divergent})
     measured = {value for value, key in key_of.items() if findings[key].state is not State.UNMEASURED}
     order = {value: index for index, value in enumerate(_order(dependencies.graph))}
     classes: dict[Key, Class] = {}
@@ -113,15 +113,6 @@ def _order(graph: nx.DiGraph[Value]) -> Iterable[Value]:
     """Topological; ties in order of insertion."""
     index = {value: number for number, value in enumerate(graph)}
     return nx.lexicographical_topological_sort(graph, key=lambda value: index[value])
-
-
-def _behind(dependencies: Dependencies, sources: set[Value]) -> set[Value]:
-    """Every value with one of ``sources`` among its proper ancestors."""
-    found: set[Value] = set()
-    for value in nx.topological_sort(dependencies.graph):
-        if any(operand in sources or operand in found for operand in dependencies.graph.predecessors(value)):
-            found.add(value)
-    return found
 
 
 def _reach(start: Value, neighbours: Callable[[Value], Iterable[Value]], stop: Container[Value]) -> tuple[set[Value], set[Value]]:

@@ -6,7 +6,7 @@ that the next token was picked from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -43,6 +43,14 @@ class Dependencies:
         """Add an edge between two tensors, if both are there."""
         if source in self.value_of and target in self.value_of:
             self.graph.add_edge(self.value_of[source], self.value_of[target])
+
+    def behind(self, sources: Container[Value]) -> set[Value]:
+        """Every value with one of ``sources`` among its proper ancestors."""
+        found: set[Value] = set()
+        for value in nx.topological_sort(self.graph):
+            if any(operand in sources or operand in found for operand in self.graph.predecessors(value)):
+                found.add(value)
+        return found
 
 
 def find_dependencies(a: Trace, b: Trace, keys: Iterable[Key]) -> Dependencies:

@@ -120,7 +120,7 @@ class DiffReport:
                 detail += f", {identical} of them bit for bit"
             return f"Alike: {tensors} {detail}{aside}."
         rows = [self.row(first.key) for first in self.first]
-        names = _join([f"{row.label} ({row.reason})" for row in rows[:4]] + ([f"{len(rows) - 4} more"] if len(rows) > 4 else []))
+        names = join([f"{row.label} ({row.reason})" for row in rows[:4]] + ([f"{len(rows) - 4} more"] if len(rows) > 4 else []))
         compared = f"{self.compared} tensors" if self.compared > 1 else "1 tensor"
         following = self.diverged - len(rows)
         rest = f", {following} more diverge after" if following else ""
@@ -187,5 +187,6 @@ class DiffReport:
         return "; ".join(f"{reason} ({count} tensor{'s' if count > 1 else ''})" for reason, count in reasons.most_common(3))
 
 
-def _join(parts: list[str]) -> str:
+def join(parts: list[str]) -> str:
+    """Words as a person lists them."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.runtime import aprt
 from aprgraph.runtime.aprt import write_aprt
+from aprgraph.runtime.diff import diff
 from aprgraph.runtime.trace import MANIFEST, MARKER, Trace, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter, write_text_atomically
 from tests.support.cli import files_under
@@ -359,3 +361,110 @@ def test_places_where_no_text_can_be_written(tmp_path: Path, place: str) -> None
     with pytest.raises(TraceError, match="cannot be written"):
         write_text_atomically(tmp_path / place, "new")
     assert files_under(tmp_path) == {"file": b"kept"}
+
+
+# -- traces of arrays ---------------------------------------------------------------------------------------------------
+
+ARRAYS = {
+    (0, "embedding"): values(3, 4),
+    (1, "attn_softmax"): values(2, 3, 3),
+    "layer1.ffn_gate": values(3, 5).astype(np.float64),
+    "layer-1/moe_router_indices": np.array([[1, 0], [2, 1], [0, 7]]),
+    "layer1.moe_router": values(1, 2).astype(ml_dtypes.bfloat16),
+    (None, "lm_head"): values(9).astype(np.float16),
+    "step2.layer0.embedding": values(1, 4),
+    (1, "attn_softmax", 2): values(2, 1, 5),
+}
+
+
+@pytest.mark.contract("CAPTURE-ARRAYS-1")
+def test_arrays_become_a_trace(tmp_path: Path) -> None:
+    """Whatever type they have, each element is rounded to float32 once, and nothing else happens to it."""
+    written = Trace.write(
+        tmp_path / "t", ARRAYS, tokens=[5, 6, 7], generated=[1, 2], model="m", target="engine", arithmetic="bfloat16", weights="float",
+        writer="engine 1.0", notes=["a note"],
+    )  # fmt: skip
+    trace = Trace.open(tmp_path / "t")
+    assert [entry.label for entry in trace.entries] == [
+        "layer 0 embedding", "layer 1 attn_softmax", "layer 1 ffn_gate", "layer 1 moe_router", "layer 1 moe_router_indices", "lm_head",
+        "step 2 layer 0 embedding", "step 2 layer 1 attn_softmax",
+    ]  # fmt: skip
+    assert written.entries == trace.entries
+    arrays = list(ARRAYS.values())
+    order = [0, 1, 2, 4, 3, 5, 6, 7]
+    for entry, index in zip(trace.entries, order, strict=True):
+        assert entry.shape == arrays[index].shape
+        assert np.array_equal(trace.load(entry), arrays[index].astype(np.float32)), entry.label
+    assert trace.info is not None
+    assert trace.info == TraceInfo(
+        {"name": "m"}, "engine", (5, 6, 7), "embedding,attn_softmax,ffn_gate,moe_router,moe_router_indices,lm_head 0..2", "last", "",
+        {"arithmetic": "bfloat16", "weights": "float", "writer": "engine 1.0", "generated": [1, 2], "notes": ["a note"]},
+    )  # fmt: skip
+    assert trace.graph() is None
+    assert json.loads((tmp_path / "t" / MANIFEST).read_text())["graph"] is None
+
+
+@pytest.mark.contract("CAPTURE-ARRAYS-1")
+def test_arrays_keep_their_bits_and_their_own_order(tmp_path: Path) -> None:
+    planted = np.array([0x7FC00123, 0xFF800000, 0x80000000, 1], "<u4").view("<f4").reshape(2, 2)
+    trace = Trace.write(tmp_path / "t", {"layer0.ffn_norm": planted, "layer0.attn_norm": planted.T, "final_norm": planted.astype(">f4")})
+    assert trace.tensor("ffn_norm", 0).tobytes() == planted.tobytes()
+    assert trace.tensor("attn_norm", 0).tobytes() == planted.T.tobytes()
+    assert trace.tensor("final_norm").tobytes() == planted.tobytes()
+
+
+def test_little_need_be_known(tmp_path: Path) -> None:
+    """Logits of all positions, and nothing about them: they compare with a trace of known tokens, of whatever model."""
+    logits = values(3, 9)
+    Trace.write(tmp_path / "b", {"lm_head": logits})
+    write_trace(tmp_path / "a", {(None, "lm_head"): logits[-1]}, tokens=(1, 2, 3))
+    info = Trace.open(tmp_path / "b").info
+    assert info == TraceInfo({"name": ""}, "numpy", (), "lm_head 0..1", "all", "", {})
+    report = diff(tmp_path / "a", tmp_path / "b")
+    assert report.exit_code == 0, report.verdict
+    assert [row.classification.value for row in report.rows] == ["IDENTICAL"]
+    assert not any("fingerprint" in note for note in report.notes)
+
+
+@pytest.mark.contract("CAPTURE-ARRAYS-2")
+@pytest.mark.parametrize(("tensors", "options", "message"), [
+    ({}, {}, "no tensors to write"),
+    ({"layer0.ffn_gaet": values(3, 4)}, {}, "unknown stage 'ffn_gaet'; expected one of: embedding, "),
+    ({(0, "mystery"): values(3, 4)}, {}, "unknown stage 'mystery'"),
+    ({"0.ffn_gate": values(3, 4)}, {}, "names no tensor, expected such as 'layer3.ffn_gate'"),
+    ({("ffn_gate", 0): values(3, 4)}, {}, r"names no tensor, expected \(layer, stage\)"),
+    ({0: values(3, 4)}, {}, "names no tensor"),
+    ({"ffn_gate": values(3, 4)}, {}, "ffn_gate belongs to a layer, expected its number, from 0"),
+    ({(-1, "ffn_gate"): values(3, 4)}, {}, "ffn_gate belongs to a layer"),
+    ({(True, "ffn_gate"): values(3, 4)}, {}, "ffn_gate belongs to a layer"),
+    ({(1 << 32, "ffn_gate"): values(3, 4)}, {}, "ffn_gate belongs to a layer"),
+    ({"layer0.lm_head": values(9)}, {}, "lm_head is a whole-model stage, expected no layer"),
+    ({"layer1.embedding": values(3, 4)}, {}, "embedding is in layer 0 alone"),
+    ({(0, "ffn_gate", -1): values(3, 4)}, {}, "step -1, expected a whole number of at least 0"),
+    ({(0, "ffn_out"): values(3, 4), "layer0.ffn_out": values(3, 4)}, {}, r"layer 0 ffn_out is given twice, as \(0, 'ffn_out'\) and as"),
+    ({"layer0.ffn_gate": np.array(["x"])}, {}, "layer 0 ffn_gate is <U1, expected float16, float32"),
+    ({"layer0.ffn_gate": np.zeros((3, 4), complex)}, {}, "is complex128, expected"),
+    ({"layer0.ffn_gate": np.array([[1e300]])}, {}, r"holds 1e\+300, beyond what float32 can hold"),
+    ({"layer0.moe_router_indices": np.array([[(1 << 24) + 1]])}, {}, r"whole numbers beyond 2\^24"),
+    ({"layer0.ffn_gate": values(12)}, {}, "layer 0 ffn_gate has the shape 12, expected n x F"),
+    ({"layer0.attn_scores": values(3, 9)}, {}, "has the shape 3 x 9, expected H x n x t"),
+    ({"lm_head": values(1, 3, 9)}, {}, r"lm_head has the shape 1 x 3 x 9, expected V \(or n x V\)"),
+    ({"layer0.ffn_gate": values(3, 4), "layer1.ffn_up": values(2, 4)}, {}, r"layer 1 ffn_up has the shape 2 x 4, with n = 2, but layer 0 ffn_gate says 3"),
+    ({"layer0.attn_scores": values(2, 3, 4)}, {}, "with n = 4, but layer 0 attn_scores says 3; expected H x n x t"),
+    ({"layer0.attn_norm": values(3, 4), "final_norm": values(3, 5)}, {}, "final_norm has the shape 3 x 5, with E = 5, but layer 0 attn_norm says 4"),
+    ({"layer0.ffn_gate": values(3, 4)}, {"tokens": [1, 2]}, "with n = 3, but the list of tokens says 2"),
+    ({"layer0.ffn_gate": values(3, 4)}, {"tokens": [1, -2, 3]}, "-2 among the tokens, expected whole numbers of at least 0"),
+    ({"layer0.ffn_gate": values(3, 4)}, {"generated": [1.5]}, "1.5 among the generated tokens, expected whole numbers"),
+    ({"layer0.ffn_gate": values(3, 4)}, {"arithmetic": "fp8"}, "arithmetic 'fp8', expected one of float64, float32"),
+])  # fmt: skip
+def test_arrays_that_are_no_trace(tmp_path: Path, tensors: Any, options: Any, message: str) -> None:
+    """One sentence that names the directory and the tensor, and nothing is touched: neither the place nor what was there."""
+    place = tmp_path / "t"
+    for _ in range(2):
+        before = files_under(tmp_path)
+        with pytest.raises(TraceError, match=message) as raised:
+            Trace.write(place, {"layer0.ffn_silu": values(3, 4), **tensors} if tensors else {}, **options)
+        assert str(raised.value).startswith(f"{place}: ")
+        assert "\n" not in str(raised.value)
+        assert files_under(tmp_path) == before
+        write_trace(place, TENSORS)

@@ -1,0 +1,78 @@
+"""How much of a local error rounding alone explains: the replay of the same inputs, each changed by a rounding error.
+
+The tolerance table holds for sums as they usually are. Where large terms cancel, the same rounding is a larger part of what is
+left, and no table knows that beforehand; so a tensor beyond its limit is computed once more before anybody is blamed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from aprgraph.graph.passes.prune import Prune
+from aprgraph.graph.passes.replay_recorded import PREFIX
+from aprgraph.graph.stages import StageKind
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.blame.recorded import RecordedTensor
+from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
+from aprgraph.runtime.diff.tolerances import LOCAL_FACTOR, exceeds, kind_of
+
+if TYPE_CHECKING:
+    from aprgraph.runtime.blame.audit import Auditor, Replay
+
+#: The relative rounding error of an element (the largest) of what a matrix product reads, by profile.
+_UNIT = {"same-graph-f32": 2.0**-24, "same-graph-f16": 2.0**-8, "cross-engine-q8act": 2.0**-7, "quant-vs-float": 2.0**-4}
+#: A sum of K terms rounds K times, the replay its inputs once: errors of sums grow with sqrt(K) at most, twice that of the inputs
+#: where K is 4096 in blocks of 32. As NMSE, with room for an unlucky draw.
+_FACTOR = 64.0
+
+
+def explained_by_rounding(
+    auditor: Auditor, replay: Replay, tensor: RecordedTensor, computed: F32, metrics: TensorMetrics, limit: float, *, profile: str
+) -> str | None:
+    """Why ``metrics`` (recorded against ``computed``) is no more than rounding, in words; None if it is more."""
+    stage = tensor.node.stage
+    assert stage is not None
+    unit = _UNIT.get(profile, _UNIT["same-graph-f32"]) if kind_of(stage) is StageKind.MATMUL else _UNIT["same-graph-f32"]
+    name = tensor.node.name
+    graph = replay.graph.copy()
+    graph.outputs = (name,)
+    changed = replace(replay, graph=Prune()(graph), inputs=_Rounded(replay.inputs, unit))
+    value = next(value for node, value in auditor.run(changed) if node.name == name)
+    with np.errstate(over="ignore", invalid="ignore"):
+        other: F32 = value.astype(np.float32)
+    if tensor.last_axis is not None:
+        other = other.take([-1], axis=tensor.last_axis)
+    axis = tensor.node.type.dims.index("n") if "n" in tensor.node.type.dims else None
+    floor = compare_tensors(computed, other, position_axis=axis)
+    local = max((part.local_nmse for part in (floor.positions, floor.channels) if part is not None), default=0.0)
+    allowed = _FACTOR * max(floor.nmse or 0.0, local / LOCAL_FACTOR)
+    if allowed <= limit or exceeds(metrics, allowed) is not None:
+        return None
+    return f"large terms cancel here: rounding its inputs alone gives an NMSE of {floor.nmse:.1e}"
+
+
+class _Rounded(Mapping[str, Array]):
+    """Inputs of which the recorded tensors carry another rounding error of the relative size ``unit`` in each element."""
+
+    def __init__(self, inputs: Mapping[str, Array], unit: float) -> None:
+        self._inputs = inputs
+        self._unit = unit
+
+    def __getitem__(self, name: str) -> Array:
+        value = self._inputs[name]
+        if not name.startswith(PREFIX):
+            return value
+        errors = np.random.default_rng(zlib.crc32(name.encode())).uniform(-self._unit, self._unit, value.shape)
+        return np.asarray(value * (1.0 + errors))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inputs)
+
+    def __len__(self) -> int:
+        return len(self._inputs)

@@ -1,0 +1,141 @@
+"""The tensors of a trace as values of the model's graph: which node each is, in which shape, and for which positions."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops import Array
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.trace import Trace, TraceEntry
+
+#: The tokens of a prompt, None if they are not given.
+PromptTokens = Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class RecordedTensor:
+    """One tensor of a trace. ``shape`` is the node's, of all positions of the pass; ``last_axis`` is the axis of the positions
+    where the trace holds the last of them alone. ``misfit`` says why it is neither.
+    """
+
+    entry: TraceEntry
+    node: Node
+    shape: tuple[int, ...] | None = None
+    last_axis: int | None = None
+    misfit: str | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can stand for the node's value."""
+        return self.misfit is None and self.last_axis is None
+
+
+class Recorded:
+    """The tensors of ``trace`` by (step, node name). ``tokens`` are the prompt's, None if nobody knows them."""
+
+    def __init__(self, trace: Trace, graph: Graph, tokens: Sequence[int] | None) -> None:
+        self.trace = trace
+        self.tokens = None if tokens is None else tuple(tokens)
+        generated = trace.info.extra.get("generated", []) if trace.info is not None else []
+        self.generated: tuple[int, ...] = tuple(generated) if isinstance(generated, list) else ()
+        nodes = {(node.layer, node.stage): node for node in graph.staged()}
+        placed = [(entry, nodes[entry.layer, entry.stage]) for entry in trace.entries if (entry.layer, entry.stage) in nodes]
+        self.foreign = tuple(entry for entry in trace.entries if (entry.layer, entry.stage) not in nodes)
+        self.prompt_length = len(self.tokens) if self.tokens is not None else _positions(placed)
+        self._tensors = {(entry.step, node.name): self._place(entry, node) for entry, node in placed}
+
+    @cached_property
+    def steps(self) -> tuple[int, ...]:
+        """The recorded steps."""
+        return tuple(sorted({step for step, _ in self._tensors}))
+
+    def of_step(self, step: int) -> Mapping[str, RecordedTensor]:
+        """The tensors of one step by node name, in execution order."""
+        return {name: tensor for (at, name), tensor in self._tensors.items() if at == step}
+
+    def pass_tokens(self, step: int) -> tuple[int, ...] | None:
+        """The tokens of a step's pass, or None if they are not known."""
+        if step == 0:
+            return self.tokens
+        return self.generated[step - 1 : step] if step <= len(self.generated) else None
+
+    def pass_start(self, step: int) -> int | None:
+        """The position of the first token of a step's pass, or None if it is not known."""
+        if step == 0:
+            return 0
+        return None if self.prompt_length is None else self.prompt_length + step - 1
+
+    def pass_length(self, step: int) -> int | None:
+        """How many positions a step's pass has, or None if that is not known."""
+        return self.prompt_length if step == 0 else 1
+
+    def load(self, tensor: RecordedTensor) -> F32:
+        """The values, f32 in ``shape``; of the last position alone where the trace holds no more. Raises TraceError."""
+        assert tensor.shape is not None
+        shape = list(tensor.shape)
+        if tensor.last_axis is not None:
+            shape[tensor.last_axis] = 1
+        return self.trace.load(tensor.entry).reshape(shape)
+
+    def value(self, tensor: RecordedTensor) -> Array:
+        """The values in float64, of all positions. Raises TraceError."""
+        assert tensor.is_whole
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            return self.load(tensor).astype(np.float64)
+
+    def _place(self, entry: TraceEntry, node: Node) -> RecordedTensor:
+        if entry.file is None:
+            return RecordedTensor(entry, node, misfit="it has statistics only")
+        n, start = self.pass_length(entry.step), self.pass_start(entry.step)
+        if n is None or start is None:
+            return RecordedTensor(entry, node, misfit="how many positions it has is not known; give the tokens with --tokens")
+        shape = node.type.bind(n=n, t=start + n)
+        count = math.prod(entry.shape)
+        if count == math.prod(shape):
+            return RecordedTensor(entry, node, shape)
+        axis = node.type.dims.index("n") if "n" in node.type.dims else None
+        if axis is not None and count * n == math.prod(shape):
+            return RecordedTensor(entry, node, shape, last_axis=axis)
+        dims = " x ".join(map(str, shape))
+        return RecordedTensor(entry, node, misfit=f"it has {count} elements, but for {n} positions the model has {dims}")
+
+
+def _positions(placed: Sequence[tuple[TraceEntry, Node]]) -> int | None:
+    """The number of positions of the prompt that fits most tensors of step 0; None if none says it, or two fit equally many.
+
+    Tensors of the last position alone fit one position: they do not count where others are longer.
+    """
+    fits: Counter[int] = Counter()
+    for entry, node in placed:
+        unknown = node.type.dims.count("n") + node.type.dims.count("t")
+        if entry.step or not unknown:
+            continue
+        each = math.prod(dim for dim in node.type.dims if isinstance(dim, int))
+        count = math.prod(entry.shape)
+        n = count // each if unknown == 1 else math.isqrt(count // each)
+        if n and each * n**unknown == count:
+            fits[n] += 1
+    if len(fits) > 1:
+        fits.pop(1, None)
+    ranked = fits.most_common(2)
+    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
+        return None
+    return ranked[0][0]
+
+
+def tokens_of(trace: Trace, given: Sequence[int] | None) -> tuple[int, ...] | None:
+    """The prompt's tokens: as the manifest says, else as ``given``. Raises ComparisonError if they contradict each other."""
+    known = tuple(trace.info.tokens) if trace.info is not None and trace.info.tokens else None
+    if given is None:
+        return known
+    if known is not None and known != tuple(given):
+        raise ComparisonError(f"{trace.directory}: its manifest names other tokens than those that were given; leave them out")
+    return tuple(given)

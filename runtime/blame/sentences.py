@@ -1,0 +1,123 @@
+"""The sentence that a person wants to read first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from aprgraph.runtime.blame.local import NAMED, Audit, LocalError, LocalState, Verdict
+from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.report import DiffReport, join
+
+
+def audit_sentence(audit: Audit) -> str:
+    """What an audit found."""
+    if not audit.replayed:
+        why = audit.locals[0].reason if audit.locals else "it holds no stage of the model"
+        return f"Nothing could be replayed: {why}."
+    aside = _unknown(audit)
+    if not audit.wrong:
+        return f"Right: the model explains all {audit.replayed} tensors that could be replayed{aside}."
+    return f"Wrong at {places(audit.wrong)}; {_rest(audit)}{aside}."
+
+
+def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key, Verdict]) -> str:
+    """What blame found."""
+    sides = [(name, audit, other) for name, audit, other in (("A", a, b), ("B", b, a)) if audit.wrong]
+    if len(sides) == 1:
+        (name, audit, other) = sides[0]
+        return f"{name} is wrong at {places(audit.wrong, other, 'B' if name == 'A' else 'A')}; {_rest(audit)}{_unknown(audit)}."
+    if sides:
+        same = [local.key for local in a.wrong] == [local.key for local in b.wrong]
+        if same and not report.diverged:
+            return f"A and B agree, and both are wrong at {places(a.wrong)}: neither is what the model computes."
+        return f"Both are wrong: A at {places(a.wrong)}; B at {places(b.wrong)}."
+    if not a.replayed and not b.replayed:
+        return f"{report.verdict} Which side is wrong cannot be said: {_why(a)}."
+    if not report.diverged:
+        return f"{report.verdict} The model explains {_counts(a, b)}."
+    by_elimination = [key for key, verdict in verdicts.items() if verdict in (Verdict.INTRODUCED_BY_A, Verdict.INTRODUCED_BY_B)]
+    if by_elimination:
+        side = "A" if verdicts[by_elimination[0]] is Verdict.INTRODUCED_BY_A else "B"
+        label = report.row(by_elimination[0]).label
+        return (
+            f"{side} is wrong at {label}: the other side is right there, and what both are computed from agrees "
+            f"(it could not be replayed: {_reason_of(a if side == 'A' else b, by_elimination[0])})."
+        )
+    first = next(
+        (key for key, verdict in verdicts.items() if verdict in (Verdict.ACCUMULATED, Verdict.UNKNOWN) and _is_off(report, key)), None
+    )
+    if first is not None and verdicts[first] is Verdict.ACCUMULATED:
+        row = report.row(first)
+        return (
+            f"Neither side is wrong at any stage: each is within the tolerance of its own arithmetic, given its inputs, and the "
+            f"differences add up to more than the limit at {row.label} ({row.reason})."
+        )
+    return f"{report.verdict} Which side is wrong cannot be said: {_why(a, b)}."
+
+
+def places(wrong: Sequence[LocalError], other: Audit | None = None, other_name: str = "") -> str:
+    """The stages of ``wrong``, runs of layers together, each with its error, and what the other side's is there."""
+    groups: dict[tuple[int, str], list[LocalError]] = {}
+    for local in wrong:
+        step, _, stage = local.key
+        groups.setdefault((step, stage), []).append(local)
+    texts = [_place(group, other, other_name) for group in list(groups.values())[:NAMED]]
+    if len(groups) > NAMED:
+        texts.append(f"{len(groups) - NAMED} more stages")
+    return join(texts)
+
+
+def _place(group: Sequence[LocalError], other: Audit | None, other_name: str) -> str:
+    first = group[0]
+    layers = [local.key[1] for local in group if local.key[1] is not None]
+    text = first.label
+    if len(layers) > 1:
+        consecutive = layers == list(range(layers[0], layers[-1] + 1))
+        which = f"{layers[0]} to {layers[-1]}" if consecutive else ", ".join(map(str, layers[:8])) + (" …" if len(layers) > 8 else "")
+        step = f"step {first.key[0]} " if first.key[0] else ""
+        text = f"{step}{first.key[2]} of the layers {which}"
+    facts = [f"local error {first.error:.1e}" if first.error is not None and first.error > 0 else first.reason or ""]
+    theirs = other.by_key.get(first.key) if other is not None else None
+    if theirs is not None and theirs.error is not None:
+        facts.append(f"{other_name} {theirs.error:.0e}" if theirs.error else f"{other_name} none")
+    between = [name for name in first.region[:-1] if "." in name]
+    if first.sources and len(between) > 1:
+        facts.append(f"replayed from {_source(first.sources[-1])} on")
+    return f"{text} ({'; '.join(fact for fact in facts if fact)})"
+
+
+def _source(key: Key) -> str:
+    return key[2] if key[1] is None else f"layer {key[1]} {key[2]}"
+
+
+def _rest(audit: Audit) -> str:
+    """What becomes of the tensors after the first wrong ones."""
+    first = audit.wrong[0].key
+    after = [local for local in audit.locals[[local.key for local in audit.locals].index(first) + 1 :] if local.state is LocalState.RIGHT]
+    return f"the {len(after)} tensors after it that are right follow from their inputs" if after else "nothing after it was replayed"
+
+
+def _unknown(audit: Audit) -> str:
+    unknown = len(audit.locals) - audit.replayed
+    return f"; {unknown} could not be replayed" if unknown else ""
+
+
+def _why(*audits: Audit) -> str:
+    for audit in audits:
+        for local in audit.locals:
+            if local.state is LocalState.UNKNOWN:
+                return f"{local.label} of {audit.trace}: {local.reason}"
+    return "the stages between were not recorded"
+
+
+def _reason_of(audit: Audit, key: Key) -> str:
+    local = audit.by_key.get(key)
+    return (local.reason if local is not None else None) or "it was not recorded"
+
+
+def _counts(a: Audit, b: Audit) -> str:
+    return f"the {a.replayed} tensors of A and the {b.replayed} of B that could be replayed"
+
+
+def _is_off(report: DiffReport, key: Key) -> bool:
+    return any(first.key == key for first in report.first) or report.row(key).classification.value in ("ACCUMULATED", "INTRODUCED", "NAN")

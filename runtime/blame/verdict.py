@@ -1,0 +1,87 @@
+"""``blame``: both sides' local errors, and what they say together about each tensor."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+from aprgraph.graph.model import Model
+from aprgraph.runtime.blame.audit import Auditor, Find, Progress
+from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
+from aprgraph.runtime.blame.recorded import PromptTokens
+from aprgraph.runtime.blame.sentences import blame_sentence
+from aprgraph.runtime.decoded_weights import DecodedWeights
+from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.classify import Class
+from aprgraph.runtime.diff.compare import diff
+from aprgraph.runtime.diff.dependencies import Dependencies, from_graph
+from aprgraph.runtime.diff.report import DIVERGED, DiffReport
+from aprgraph.runtime.trace import Trace
+
+#: Bytes of decoded weights that stay for the other side, which reads them next.
+_KEEP = 1 << 29
+
+
+def blame(
+    a: Trace,
+    b: Trace,
+    model: Model,
+    report: DiffReport | None = None,
+    *,
+    tokens: PromptTokens = None,
+    profile: str | None = None,
+    find: Find | None = None,
+    progress: Progress | None = None,
+) -> Blame:
+    """Which side of a comparison is wrong, and where: ``report`` is that comparison (made if it is not given).
+
+    ``tokens`` are those of the prompt, for traces whose manifests do not name them; ``profile`` is taken for both sides'
+    arithmetic (default: what each manifest says), and ``find`` in place of its tolerances. Raises what ``diff`` and ``Auditor`` do.
+    """
+    report = report if report is not None else diff(a, b)
+    weights = DecodedWeights(model, _KEEP)
+    auditors = [Auditor(trace, model, tokens=tokens, profile=profile, weights=weights, find=find) for trace in (a, b)]
+    found: tuple[list[LocalError], list[LocalError]] = ([], [])
+    # Side by side, so that a weight is decoded once for both.
+    for pair in zip_longest(*(auditor.locals() for auditor in auditors)):
+        for side, local in zip(found, pair, strict=True):
+            if local is not None:
+                side.append(local)
+                if progress is not None:
+                    progress(local.label)
+    audits = [auditor.finish(side) for auditor, side in zip(auditors, found, strict=True)]
+    steps = sorted({row.key[0] for row in report.rows})
+    verdicts = _verdicts(report, audits[0], audits[1], from_graph(auditors[0].graph, steps))
+    return Blame(audits[0], audits[1], verdicts, blame_sentence(report, audits[0], audits[1], verdicts))
+
+
+def _verdicts(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies) -> dict[Key, Verdict]:
+    wrong = {local.key for audit in (a, b) for local in audit.wrong}
+    behind_wrong = _behind(dependencies, wrong)
+    behind_unknown = _behind(dependencies, {row.key for row in report.rows if not _right_on_both(row.key, a, b)})
+    return {row.key: _verdict(row.key, row.classification, a, b, row.key in behind_wrong, row.key in behind_unknown) for row in report.rows}
+
+
+def _verdict(key: Key, classification: Class, a: Audit, b: Audit, behind_wrong: bool, behind_unknown: bool) -> Verdict:
+    states = [audit.by_key[key].state if key in audit.by_key else LocalState.UNKNOWN for audit in (a, b)]
+    wrong_a, wrong_b = (state is LocalState.WRONG for state in states)
+    if wrong_a or wrong_b:
+        return Verdict.INTRODUCED_BY_BOTH if wrong_a and wrong_b else Verdict.INTRODUCED_BY_A if wrong_a else Verdict.INTRODUCED_BY_B
+    diverged = classification in DIVERGED
+    if not diverged:
+        return Verdict.UNKNOWN if classification is Class.UNMEASURED and LocalState.RIGHT not in states else Verdict.ALIKE
+    if behind_wrong:
+        return Verdict.PROPAGATED
+    if LocalState.RIGHT in states and LocalState.UNKNOWN in states and classification in (Class.INTRODUCED, Class.NAN):
+        # What both are computed from agrees, and one side is right: the other is not.
+        return Verdict.INTRODUCED_BY_B if states[0] is LocalState.RIGHT else Verdict.INTRODUCED_BY_A
+    return Verdict.UNKNOWN if behind_unknown or LocalState.UNKNOWN in states else Verdict.ACCUMULATED
+
+
+def _right_on_both(key: Key, a: Audit, b: Audit) -> bool:
+    return all(key in audit.by_key and audit.by_key[key].state is LocalState.RIGHT for audit in (a, b))
+
+
+def _behind(dependencies: Dependencies, sources: set[Key]) -> set[Key]:
+    """The tensors that are computed from one of ``sources``."""
+    values = dependencies.behind({dependencies.value_of[key] for key in sources if key in dependencies.value_of})
+    return {key for key, value in dependencies.value_of.items() if value in values}

@@ -1,0 +1,69 @@
+"""Weights as the reference reads them: decoded to float64, whole where they are small and in parts where they are not."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+
+from aprgraph.graph.block_formats import decode_reference
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.model import Model
+from aprgraph.graph.ops import Array
+
+#: A matrix of more elements is decoded in the parts that are asked for: the table of a large vocabulary is gigabytes in float64.
+_WHOLE = 1 << 26
+
+
+def decode_weight(model: Model, node: Node) -> Array:
+    """The weight of a `weight` node, decoded to float64 in its dims."""
+    info = model.tensor(node.attr_str("tensor"))
+    return decode_reference(info.format, model.file.tensor_bytes(info), info.dims)
+
+
+class _Parts:
+    """A weight [R, C] or [X, R, C] of which rows, or one expert, are decoded when they are asked for."""
+
+    def __init__(self, model: Model, node: Node) -> None:
+        self._info = model.tensor(node.attr_str("tensor"))
+        self._raw = model.file.tensor_bytes(self._info)
+        self.shape = self._info.dims
+
+    def __getitem__(self, part: int | slice) -> Array:
+        if isinstance(part, slice):
+            raw = self._raw[part]
+            return decode_reference(self._info.format, raw, (len(raw), self.shape[-1]))
+        _, rows, columns = self.shape
+        return decode_reference(self._info.format, self._raw[part * rows : (part + 1) * rows], (rows, columns))
+
+
+class DecodedWeights:
+    """The weights of a model by node. ``keep`` is how many bytes of those decoded last stay, for whoever reads them next."""
+
+    def __init__(self, model: Model, keep: int = 0) -> None:
+        self._model = model
+        self._keep = keep
+        self._kept: OrderedDict[str, Array] = OrderedDict()
+
+    def read(self, graph: Graph, node: Node) -> Array:
+        """The weight of ``node`` in float64, or something of its shape that decodes the rows or the expert that it is indexed by."""
+        users = {user.op for user in graph.users(node.name)}
+        if (len(node.type.dims) == 3 and users == {"expert_linear"}) or (users == {"linear"} and np.prod(node.type.bind()) > _WHOLE):
+            parts: Array = _Parts(self._model, node)  # type: ignore[assignment]
+            return parts
+        tensor = node.attr_str("tensor")
+        if tensor in self._kept:
+            self._kept.move_to_end(tensor)
+            return self._kept[tensor]
+        value = decode_weight(self._model, node)
+        if value.nbytes <= self._keep:
+            self._kept[tensor] = value
+            while sum(kept.nbytes for kept in self._kept.values()) > self._keep:
+                self._kept.popitem(last=False)
+        return value
+
+    def embedding_rows(self, node: Node, tokens: Array) -> Array:
+        """Only the rows of the embedding table that ``tokens`` name: a table of 50,000 rows in float64 is large."""
+        info = self._model.tensor(node.attr_str("tensor"))
+        raw = self._model.file.tensor_bytes(info)[tokens]
+        return decode_reference(info.format, raw, (len(tokens), info.dims[-1]))

@@ -1,0 +1,109 @@
+"""Which tolerances two traces are held to, as their manifests say: in what arithmetic each was computed, and from which weights.
+
+A manifest may hold ``"arithmetic"`` (one of ``ARITHMETICS``; the targets of this project compute in float32, and what says
+nothing is taken for that) and ``"weights": "float"``, where a capture ran the float model that a quantised file was made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aprgraph.graph.block_formats import find_format
+from aprgraph.graph.errors import ComparisonError, GraphError, shown
+from aprgraph.graph.text import parse_graph
+from aprgraph.runtime.trace import TraceInfo
+
+#: The keys of a manifest.
+ARITHMETIC = "arithmetic"
+WEIGHTS = "weights"
+
+FLOAT64 = "float64"
+FLOAT32 = "float32"
+FLOAT16 = "float16"  # TF32 too: it has the same 10 bits of mantissa
+BFLOAT16 = "bfloat16"
+Q8_ACTIVATIONS = "q8-activations"
+
+FLOAT_WEIGHTS = "float"
+QUANTISED_WEIGHTS = "quantised"
+
+#: The profile that covers each arithmetic, the finest first. Two traces need that of the coarser.
+_PROFILE_OF: Mapping[str, str] = {
+    FLOAT64: "same-graph-f32",  # what is recorded is float32
+    FLOAT32: "same-graph-f32",
+    FLOAT16: "same-graph-f16",
+    BFLOAT16: "same-graph-bf16",
+    Q8_ACTIVATIONS: "cross-engine-q8act",
+}
+ARITHMETICS = tuple(_PROFILE_OF)
+
+_QUANT_VS_FLOAT = "quant-vs-float"
+_IN_WORDS: Mapping[str, str] = {
+    FLOAT64: "computes in float64",
+    FLOAT32: "computes in float32",
+    FLOAT16: "computes in float16 or TF32",
+    BFLOAT16: "computes in bfloat16",
+    Q8_ACTIVATIONS: "rounds activations to 8 bits",
+}
+
+
+def choose_profile(a: TraceInfo | None, b: TraceInfo | None) -> tuple[str, str]:
+    """The profile for two traces (None: no manifest), and why, in words. The order of the two does not change the profile.
+
+    Raises ComparisonError for a manifest that names an arithmetic or weights that are not known.
+    """
+    sides = {"A": a, "B": b}
+    float_weights = {name: _has_float_weights(info) for name, info in sides.items()}
+    steps = {name: ARITHMETICS.index(_arithmetic(info)) for name, info in sides.items()}
+    if float_weights["A"] != float_weights["B"]:
+        name, other = ("A", "B") if float_weights["A"] else ("B", "A")
+        if not _is_plain(sides[other]):
+            return _QUANT_VS_FLOAT, f"{name} has the float weights of a model that {other} has quantised"
+    coarser = max(steps.values())
+    names = [name for name, step in steps.items() if step == coarser]
+    arithmetic = ARITHMETICS[coarser]
+    if a is None and b is None:
+        return _PROFILE_OF[arithmetic], "no manifest says how either side was computed, so both are taken to compute in float32"
+    if len(names) == 2:
+        words = _IN_WORDS[arithmetic].replace("computes", "compute").replace("rounds", "round")
+        silent = [name for name, info in sides.items() if info is None]
+        return _PROFILE_OF[arithmetic], f"both sides {words}" + (f", as far as is known: {silent[0]} has no manifest" if silent else "")
+    return _PROFILE_OF[arithmetic], f"{names[0]} {_IN_WORDS[arithmetic]}"
+
+
+def own_profile(info: TraceInfo | None) -> str:
+    """The profile that covers one trace against an exact replay of the model file. Raises ComparisonError as ``choose_profile`` does."""
+    arithmetic = _arithmetic(info)
+    if _has_float_weights(info) and not _is_plain(info):
+        return _QUANT_VS_FLOAT
+    return _PROFILE_OF[arithmetic]
+
+
+def _arithmetic(info: TraceInfo | None) -> str:
+    value = FLOAT32 if info is None else info.extra.get(ARITHMETIC, FLOAT32)
+    if value not in ARITHMETICS:
+        raise ComparisonError(
+            f"a manifest's {ARITHMETIC} is {shown(value)}, expected one of {', '.join(ARITHMETICS)}; name the tolerances with --profile"
+        )
+    return str(value)
+
+
+def _has_float_weights(info: TraceInfo | None) -> bool:
+    """Whether the manifest says that the weights were float ones."""
+    value = None if info is None else info.extra.get(WEIGHTS)
+    if value not in (None, FLOAT_WEIGHTS, QUANTISED_WEIGHTS):
+        raise ComparisonError(
+            f"a manifest's {WEIGHTS} are {shown(value)}, expected {FLOAT_WEIGHTS} or {QUANTISED_WEIGHTS}; name the tolerances with --profile"
+        )
+    return value == FLOAT_WEIGHTS
+
+
+def _is_plain(info: TraceInfo | None) -> bool:
+    """Whether the model file of a trace holds no quantised weight, as the graph in the manifest says: nothing was lost then."""
+    if info is None or info.extra.get(WEIGHTS) == QUANTISED_WEIGHTS:
+        return False
+    try:
+        weights = parse_graph(info.graph_text).with_op("weight")
+    except GraphError:
+        return False
+    formats = [find_format(weight.attr_str("dtype").upper()) for weight in weights]
+    return bool(formats) and all(fmt is not None and fmt.is_plain for fmt in formats)

@@ -1,0 +1,215 @@
+"""The error along depth: one chart of all tensors in execution order, and one of each stage along the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from aprgraph.graph.export.divergence import CLASSES
+from aprgraph.graph.export.escape import xml
+from aprgraph.runtime.blame import Audit, Blame
+from aprgraph.runtime.diff.report import DiffReport, DiffRow
+from aprgraph.runtime.report.drawing import LogScale
+from aprgraph.runtime.report.numbers import place, small
+
+#: Names of the rails: what has no error at all, and what differs without a number (NaN, another shape).
+_RAILS = ("0", "no nr.")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The size of a chart and of the plot in it; the rails lie above ``top`` and below ``bottom``."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    ticks: int
+
+
+_OVERVIEW = Frame(1080, 300, 54, 1068, 34, 238, 8)
+_PANEL = Frame(250, 132, 42, 242, 18, 96, 3)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One tensor in a chart: the number of its row, and where it stands; y is None where it is not measured."""
+
+    number: int
+    x: float
+    y: float | None
+    row: DiffRow
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The chart of one stage: a drawing, and what to read instead of it."""
+
+    stage: str
+    svg: str
+
+
+def draw_overview(report: DiffReport) -> str:
+    """Every tensor in execution order, as an SVG element; the limit as a line, the first divergences ringed."""
+    scale, frame = _scale(report, None, _OVERVIEW), _OVERVIEW
+    rows = report.rows
+    step = (frame.right - frame.left) / max(1, len(rows))
+    marks = [Mark(number, frame.left + (number + 0.5) * step, _y(row, row.error, scale, frame), row) for number, row in enumerate(rows)]
+    lines = [*_open("overview", frame, marks, "All tensors in execution order", tabindex=0), *_axis(scale, frame)]
+    lines += _layers(rows, frame, step)
+    lines += _limits(marks, scale, step)
+    for cls in CLASSES:
+        dots = [mark for mark in marks if mark.row.classification.value == cls.name and mark.y is not None]
+        if dots:
+            lines.append(f'<path class="dots is-{cls.name.lower()}" d="{_dots(dots)}"/>')
+    first = {item.key for item in report.first}
+    ringed = [mark for mark in marks if mark.row.key in first and mark.y is not None]
+    lines += [f'<circle class="ring" cx="{place(mark.x)}" cy="{place(mark.y or 0)}" r="7"/>' for mark in ringed[:8]]
+    if ringed:
+        mark = ringed[0]
+        right = mark.x > (frame.left + frame.right) / 2
+        anchor, x = ("end", mark.x - 11) if right else ("start", mark.x + 11)
+        lines.append(f'<text class="first" x="{place(x)}" y="{place(max((mark.y or 0) - 9, 12))}" text-anchor="{anchor}">{xml(mark.row.label)}</text>')
+    return "".join([*lines, "</svg>"])
+
+
+def draw_panels(report: DiffReport, blame: Blame | None) -> list[Panel]:
+    """A chart of each stage along the layers (and steps); all have the same scale. With blame, also each side's local error."""
+    scale, frame = _scale(report, blame, _PANEL), _PANEL
+    by_stage: dict[str, list[tuple[int, DiffRow]]] = {}
+    for number, row in enumerate(report.rows):
+        by_stage.setdefault(row.key[2], []).append((number, row))
+    columns = sorted({row.key[:2] for row in report.rows if row.key[1] is not None}, key=lambda column: (column[0], column[1] or 0))
+    steps = [(step, None) for step in sorted({row.key[0] for row in report.rows})]
+    panels = []
+    for stage, rows in by_stage.items():
+        there = steps if rows[0][1].key[1] is None else columns
+        x_of = {column: frame.left + (index + 0.5) * (frame.right - frame.left) / len(there) for index, column in enumerate(there)}
+        marks = [Mark(number, x_of[row.key[:2]], _y(row, row.error, scale, frame), row) for number, row in rows]
+        lines = [*_open("panel", frame, marks, f"{stage} along the layers", tabindex=-1 if panels else 0), *_axis(scale, frame)]
+        lines.append(f'<text class="name" x="{place(frame.left)}" y="11">{xml(stage)}</text>')
+        lines += _ends(marks, frame)
+        lines += _limits(marks, scale, (frame.right - frame.left) / len(there))
+        if blame is not None:
+            for side, audit in (("a", blame.a), ("b", blame.b)):
+                lines += _series(f"local-{side}", [(mark.x, _local_y(audit, mark.row, scale, frame)) for mark in marks])
+        lines += _series("apart", [(mark.x, mark.y) for mark in marks])
+        panels.append(Panel(stage, "".join([*lines, "</svg>"])))
+    return panels
+
+
+def _scale(report: DiffReport, blame: Blame | None, frame: Frame) -> LogScale:
+    values = [value for row in report.rows for value in (row.error, row.limit) if value]
+    if blame is not None:
+        values += [one.error for audit in (blame.a, blame.b) for one in audit.locals if one.error]
+    return LogScale.over(values, frame.bottom, frame.top)
+
+
+def _y(row: DiffRow, error: float | None, scale: LogScale, frame: Frame) -> float | None:
+    """The height of an error; the rail below for none, the rail above for what has no number; None for what is not measured."""
+    if row.classification.value in ("NAN", "SHAPE"):
+        return frame.top - 12
+    if error is None:
+        return None
+    return scale.y(error) if error > 0 else frame.bottom + 12
+
+
+def _local_y(audit: Audit, row: DiffRow, scale: LogScale, frame: Frame) -> float | None:
+    local = audit.by_key.get(row.key)
+    if local is None or local.error is None:
+        return None
+    return scale.y(local.error) if local.error > 0 else frame.bottom + 12
+
+
+def _open(name: str, frame: Frame, marks: Sequence[Mark], title: str, *, tabindex: int) -> Iterator[str]:
+    """The element; its label says what the drawing shows, its data where each tensor stands, for the page's script."""
+    errors = [(mark.row.error, mark.row.label) for mark in marks if mark.row.error is not None]
+    over = sum(mark.row.classification.value in ("PROPAGATED", "INTRODUCED", "ACCUMULATED", "NAN", "SHAPE") for mark in marks)
+    summary = f"{title}: {len(marks)} tensors, {over} diverge"
+    if errors:
+        (low, low_at), (high, high_at) = min(errors), max(errors)
+        summary += f"; least error {small(low)} at {low_at}, largest {small(high)} at {high_at}"
+    points = " ".join(f"{mark.number},{place(mark.x)},{place(mark.y)}" for mark in marks if mark.y is not None)
+    yield (
+        f'<svg class="chart {name}" viewBox="0 0 {place(frame.width)} {place(frame.height)}" role="img" tabindex="{tabindex}" '
+        f'aria-label="{xml(summary)}" data-points="{points}">'
+    )
+
+
+def _axis(scale: LogScale, frame: Frame) -> Iterator[str]:
+    for y, text in scale.ticks(frame.ticks):
+        yield f'<path class="grid" d="M{place(frame.left)} {place(y)}H{place(frame.right)}"/>'
+        yield f'<text class="tick" x="{place(frame.left - 6)}" y="{place(y + 3.5)}" text-anchor="end">{text}</text>'
+    for y, text in ((frame.bottom + 12, "0"), (frame.top - 12, "")):
+        if text:
+            yield f'<path class="rail" d="M{place(frame.left)} {place(y)}H{place(frame.right)}"/>'
+            yield f'<text class="tick" x="{place(frame.left - 6)}" y="{place(y + 3.5)}" text-anchor="end">{text}</text>'
+
+
+def _layers(rows: Sequence[DiffRow], frame: Frame, step: float) -> Iterator[str]:
+    """Where layers begin, with as many numbers as there is room for."""
+    begins: list[tuple[float, DiffRow]] = []
+    for number, row in enumerate(rows):
+        if not begins or begins[-1][1].key[:2] != row.key[:2]:
+            begins.append((frame.left + number * step, row))
+    last = -100.0
+    for x, row in begins:
+        yield f'<path class="grid" d="M{place(x)} {place(frame.top)}V{place(frame.bottom + 20)}"/>'
+        text = "model" if row.key[1] is None else str(row.key[1])
+        if row.key[0]:
+            text = f"{row.key[0]}:{text}"
+        if x - last >= 8.0 * len(text) + 10 and x + 7.0 * len(text) <= frame.width:
+            last = x
+            yield f'<text class="tick" x="{place(x + 3)}" y="{place(frame.bottom + 34)}">{text}</text>'
+    middle = place((frame.left + frame.right) / 2)
+    yield f'<text class="tick" x="{middle}" y="{place(frame.bottom + 54)}" text-anchor="middle">layer, in execution order</text>'
+
+
+def _ends(marks: Sequence[Mark], frame: Frame) -> Iterator[str]:
+    """The first and the last layer below a panel."""
+    layers = [(mark.x, mark.row) for mark in marks]
+    for (x, row), anchor in ((layers[0], "middle"), (layers[-1], "middle")) if len(layers) > 1 else ((layers[0], "middle"),):
+        text = "model" if row.key[1] is None else f"layer {row.key[1]}"
+        x = min(max(x, frame.left + 16), frame.right - 18)
+        yield f'<text class="tick" x="{place(x)}" y="{place(frame.bottom + 30)}" text-anchor="{anchor}">{text}</text>'
+
+
+def _limits(marks: Sequence[Mark], scale: LogScale, width: float) -> Iterator[str]:
+    """The limit of each tensor, as steps."""
+    path, before = [], None
+    for mark in marks:
+        if not mark.row.limit:
+            before = None
+            continue
+        y = place(scale.y(mark.row.limit))
+        left, right = place(mark.x - width / 2), place(mark.x + width / 2)
+        path.append(f"H{right}" if y == before else f"{'M' if before is None else 'L'}{left} {y}H{right}")
+        before = y
+    if path:
+        yield f'<path class="limit" d="{_shorter(path)}"/>'
+
+
+def _shorter(path: Sequence[str]) -> str:
+    """Of a run of horizontal pieces the last alone."""
+    return "".join(piece for piece, after in zip(path, [*path[1:], ""], strict=True) if not (piece.startswith("H") and after.startswith("H")))
+
+
+def _series(name: str, places: Sequence[tuple[float, float | None]]) -> Iterator[str]:
+    """A line through the places, broken where there is none, and a dot at each."""
+    line, pen = [], "M"
+    for x, y in places:
+        if y is None:
+            pen = "M"
+            continue
+        line.append(f"{pen}{place(x)} {place(y)}")
+        pen = "L"
+    if line:
+        yield f'<path class="line {name}" d="{"".join(line)}"/>'
+        yield f'<path class="dots {name}" d="{"".join(f"M{place(x)} {place(y)}h0" for x, y in places if y is not None)}"/>'
+
+
+def _dots(marks: Sequence[Mark]) -> str:
+    """Points without length, which round line ends draw as dots."""
+    return "".join(f"M{place(mark.x)} {place(mark.y)}h0" for mark in marks if mark.y is not None)

@@ -1,0 +1,81 @@
+"""Which tensors the page points at: those that blame says were introduced, else the first divergences, else the worst."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aprgraph.graph.stages import StageKind
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.blame import Audit, Blame, Verdict
+from aprgraph.runtime.diff.align import Key, Pair, align, align_single
+from aprgraph.runtime.diff.classify import FirstDivergence
+from aprgraph.runtime.diff.report import DiffReport, DiffRow
+from aprgraph.runtime.diff.tolerances import kind_of
+from aprgraph.runtime.trace import Trace
+
+INTRODUCED = (Verdict.INTRODUCED_BY_A, Verdict.INTRODUCED_BY_B, Verdict.INTRODUCED_BY_BOTH)
+
+
+@dataclass(frozen=True)
+class Guilty:
+    """One tensor, shown element by element: A's and B's values (f32, of ``pair.shape``, memory-mapped), and why this one."""
+
+    row: DiffRow
+    pair: Pair
+    why: str
+    a: F32
+    b: F32
+
+    @property
+    def is_ids(self) -> bool:
+        """Whether the elements are ids, whose difference means nothing."""
+        return kind_of(self.row.key[2]) is StageKind.INDEX
+
+
+def introduced(report: DiffReport, blame: Blame | None) -> list[Key]:
+    """The tensors that blame says one side got wrong, in execution order."""
+    if blame is None:
+        return []
+    return [row.key for row in report.rows if blame.verdicts.get(row.key) in INTRODUCED]
+
+
+def suspects(report: DiffReport, blame: Blame | None) -> list[FirstDivergence]:
+    """Where the cause can lie: by blame, what the replay of a wrong tensor computed; without, the first divergences."""
+    wrong = introduced(report, blame)
+    if blame is None or not wrong:
+        return list(report.first)
+    found = []
+    for key in wrong:
+        audit: Audit = blame.a if blame.verdicts[key] is Verdict.INTRODUCED_BY_A else blame.b
+        local = audit.by_key[key]
+        following = next((first.following for first in report.first if first.key == key), ())
+        found.append(FirstDivergence(key, local.region, local.weights, local.sources, following))
+    return found
+
+
+def find_guilty(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None) -> Guilty | str:
+    """The tensor to show, or why there is none. Raises TraceError, naming the file, if one has been damaged since."""
+    wrong = introduced(report, blame)
+    if wrong:
+        key, why = wrong[0], f"the first that is {blame.verdicts[wrong[0]].value}" if blame is not None else ""
+    elif report.first:
+        key, why = report.first[0].key, "the first that diverges"
+    else:
+        compared = [row for row in report.rows_compared if row.metrics is not None]
+        if not compared:
+            return "No tensor was compared, so there is none to show."
+        worst = max(compared, key=lambda row: (row.error or 0.0) / row.limit if row.limit else row.error or 0.0)
+        key, why = worst.key, "the one that comes closest to its limit"
+    row, pair = report.row(key), _pairs(trace_a, trace_b)[key]
+    if pair.shape is None:
+        return f"{row.label} cannot be shown element by element: {pair.mismatch or pair.missing}."
+    a, b = pair.load(trace_a, trace_b)
+    return Guilty(row, pair, why, a, b)
+
+
+def _pairs(trace_a: Trace, trace_b: Trace) -> dict[Key, Pair]:
+    """As ``diff`` has paired them: two traces of one entry each may be two files that the user named."""
+    pairs = align(trace_a, trace_b)
+    if len(trace_a) == len(trace_b) == 1 and len(pairs) > 1:
+        pairs = align_single(trace_a, trace_b)
+    return {pair.key: pair for pair in pairs}

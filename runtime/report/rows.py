@@ -1,0 +1,100 @@
+"""The tables: what each column says of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aprgraph.runtime.blame import Audit, Blame
+from aprgraph.runtime.diff.indices import IndexMetrics
+from aprgraph.runtime.diff.metrics import Concentration, TensorMetrics
+from aprgraph.runtime.diff.report import DiffReport, DiffRow
+from aprgraph.runtime.report.marks import glyph, level
+from aprgraph.runtime.report.numbers import dims, small
+
+
+@dataclass(frozen=True)
+class Column:
+    """``short`` columns are those of the short table as well; ``numeric`` ones are sorted as numbers."""
+
+    name: str
+    cell: Callable[[DiffRow], str]
+    numeric: bool = False
+    short: bool = False
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row as the page shows it. ``number`` is its place in execution order, which the page's script finds it by."""
+
+    number: int
+    label: str
+    classification: str
+    mark: str
+    level: str
+    cells: tuple[str, ...]
+
+
+def make_columns(blame: Blame | None) -> tuple[Column, ...]:
+    """The columns after class and tensor; with blame, also its verdict and each side's local error."""
+    blamed: tuple[Column, ...] = ()
+    if blame is not None:
+        verdicts, a, b = blame.verdicts, blame.a, blame.b
+        blamed = (
+            Column("verdict", lambda row: verdicts[row.key].value if row.key in verdicts else "", short=True),
+            Column("local error A", lambda row: _local(a, row), numeric=True, short=True),
+            Column("local error B", lambda row: _local(b, row), numeric=True, short=True),
+        )
+    return (
+        *blamed,
+        Column("shape", lambda row: dims(row.shape), short=True),
+        Column("error", _error, numeric=True, short=True),
+        Column("limit", lambda row: small(row.limit), numeric=True, short=True),
+        Column("SQNR dB", lambda row: _of(row, lambda m: "" if m.sqnr_db is None else f"{m.sqnr_db:.1f}"), numeric=True),
+        Column("cosine", lambda row: _of(row, lambda m: "" if m.cosine is None else f"{m.cosine:.6f}"), numeric=True, short=True),
+        Column("max |Δ|", lambda row: _of(row, lambda m: small(m.max_abs)), numeric=True, short=True),
+        Column("max |Δ| at", lambda row: _of(row, lambda m: ", ".join(map(str, m.max_index)) if m.max_index and m.max_abs else "")),
+        Column("worst position", lambda row: _of(row, lambda m: _worst(m.positions)), numeric=True, short=True),
+        Column("worst channel", lambda row: _of(row, lambda m: _worst(m.channels)), numeric=True),
+        Column("NaN+Inf A/B", lambda row: _of(row, lambda m: f"{m.nan_a + m.inf_a}/{m.nan_b + m.inf_b}"), short=True),
+        Column("rms A", lambda row: _of(row, lambda m: small(m.rms_a)), numeric=True, short=True),
+        Column("rms B", lambda row: _of(row, lambda m: small(m.rms_b)), numeric=True, short=True),
+        Column("why", lambda row: row.reason or ""),
+    )
+
+
+def table_rows(report: DiffReport, columns: tuple[Column, ...], blame: Blame | None) -> list[TableRow]:
+    """All rows, in execution order."""
+    return [
+        TableRow(number, row.label, row.classification.value, glyph(row, blame), level(row), tuple(column.cell(row) for column in columns))
+        for number, row in enumerate(report.rows)
+    ]
+
+
+def summarise_logits(row: DiffRow) -> str:
+    """What a difference of logits comes to, in a sentence."""
+    logits = row.logits
+    assert logits is not None
+    best = f"token {logits.argmax_a} on both sides"
+    if logits.argmax_a != logits.argmax_b:
+        best = f"token {logits.argmax_a} in A, {logits.argmax_b} in B"
+    return f"{row.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats."
+
+
+def _of(row: DiffRow, text: Callable[[TensorMetrics], str]) -> str:
+    return text(row.metrics) if isinstance(row.metrics, TensorMetrics) else ""
+
+
+def _error(row: DiffRow) -> str:
+    if isinstance(row.metrics, IndexMetrics):
+        return f"{row.metrics.share:.3g} of ids"
+    return small(row.error)
+
+
+def _worst(axis: Concentration | None) -> str:
+    """The index with most of the error, and the part that it (for channels: the worst 1 %) has of it."""
+    return "" if axis is None or axis.size < 2 or not axis.share else f"{axis.worst[0]} ({axis.share:.0%})"
+
+
+def _local(audit: Audit, row: DiffRow) -> str:
+    return small(audit.by_key[row.key].error) if row.key in audit.by_key else ""

@@ -1,0 +1,59 @@
+"""The map of stages by layers: one cell per tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aprgraph.runtime.diff.report import DiffReport
+
+
+@dataclass(frozen=True)
+class MapLine:
+    """One stage: the number of its row in each column, None where there is no such tensor; the last column is the whole model."""
+
+    stage: str
+    cells: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class StageMap:
+    """The map of one step. ``columns`` are the layers, and ``model`` for whole-model stages."""
+
+    step: int
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[MapLine, ...]
+    is_first: bool
+
+
+def make_maps(report: DiffReport, current: int | None) -> list[StageMap]:
+    """One map a step. ``is_first`` is true for the one that holds row ``current``, which is where a reader should begin."""
+    steps = sorted({row.key[0] for row in report.rows})
+    begin = report.rows[current].key[0] if current is not None else steps[0] if steps else None
+    return [_make_map(report, step, is_first=step == begin) for step in steps]
+
+
+def _make_map(report: DiffReport, step: int, *, is_first: bool) -> StageMap:
+    numbers = {row.key: number for number, row in enumerate(report.rows) if row.key[0] == step}
+    layers = sorted({layer for _, layer, _ in numbers if layer is not None})
+    whole = any(layer is None for _, layer, _ in numbers)
+    columns: list[int | None] = [*layers, *([None] if whole else [])]
+    # Rows stand in execution order layer by layer; a stage that only later layers have stands where it is first seen there.
+    stages = _merge([[stage for _, of, stage in numbers if of == layer] for layer in columns])
+    lines = tuple(MapLine(stage, tuple(numbers.get((step, layer, stage)) for layer in columns)) for stage in stages)
+    names = tuple("model" if layer is None else str(layer) for layer in columns)
+    return StageMap(step, "the prompt" if step == 0 else f"step {step}", names, lines, is_first)
+
+
+def _merge(orders: list[list[str]]) -> list[str]:
+    """One order of all stages that keeps each layer's."""
+    merged: list[str] = []
+    for order in orders:
+        at = 0
+        for stage in order:
+            if stage in merged:
+                at = merged.index(stage) + 1
+            else:
+                merged.insert(at, stage)
+                at += 1
+    return merged

@@ -1,0 +1,88 @@
+"""How a fault gets into a run: nodes that compute something else, weights that are read as something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aprgraph.graph.gguf_file import TensorInfo
+from aprgraph.graph.ir import Node, renamed
+from aprgraph.graph.ops import Array
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.diff.align import Key
+from tests.zoo.arithmetic import Float32
+from tests.zoo.subjects import Subject
+
+
+@dataclass(frozen=True)
+class Call:
+    """One node about to be computed, in one pass of a run.
+
+    ``values`` are those of the nodes before it in this pass; ``earlier`` are, for a cache, the rows of earlier passes.
+    """
+
+    subject: Subject
+    node: Node
+    operands: Sequence[Array]
+    values: Mapping[str, Array]
+    step: int
+    arithmetic: Float32
+    earlier: Array | None = None
+
+    def compute(self, operands: Sequence[Array] | None = None, **attrs: object) -> Array:
+        """What the node gives, from other operands or with other attributes if these are given."""
+        node = renamed(self.node, attrs={**self.node.attrs, **attrs})
+        return self.arithmetic.compute(node, self.operands if operands is None else operands)
+
+    def compute_as(self, op: str, operands: Sequence[Array], **attrs: object) -> Array:
+        """What another op gives."""
+        return self.arithmetic.compute(renamed(self.node, op=op, attrs=attrs), operands)
+
+    def near(self, name: str) -> Array:
+        """The value of a node of the same layer."""
+        return self.values[f"layer{self.node.layer}.{name}"]
+
+
+#: What a node computes instead.
+Patch = Callable[[Call], Array]
+#: How a tensor of the file is read instead: its description, a copy of its bytes u8 [rows, bytes of a row], its right values.
+Misreading = Callable[[TensorInfo, Array, F32], Array]
+
+
+@dataclass(frozen=True)
+class Plant:
+    """The nodes and weights that are wrong, by name, from step ``since`` on (weights: always)."""
+
+    nodes: Mapping[str, Patch] = field(default_factory=dict)
+    weights: Mapping[str, Misreading] = field(default_factory=dict)
+    steps: range = range(1 << 20)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place of a fault.
+
+    ``place`` is "layer 1", or "model" where it is in no one layer. ``wrong`` are the recorded tensors that are not what they
+    should be, given what they are computed from, when everything is recorded. ``tokens``, where the run has other ones.
+    """
+
+    place: str
+    plant: Plant
+    wrong: frozenset[Key]
+    tokens: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A named mistake of an engine, and where it can be in a model; ``sites`` is empty where it cannot.
+
+    ``kind`` is "graph" (another computation), "weights" (a tensor read or stored otherwise), "kernel" (an op that computes
+    otherwise) or "input". ``variant`` is that of the models in which it shows.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    sites: Callable[[Subject], Sequence[Site]]
+    variant: str = "plain"
+    families: tuple[str, ...] | None = None

@@ -1,0 +1,156 @@
+"""Runs of a model, right or with a fault, as traces that lie in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops import Array
+from aprgraph.graph.plan import Plan
+from aprgraph.graph.text import print_graph
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.trace import Trace, TraceEntry, TraceInfo
+from tests.zoo.arithmetic import Float32
+from tests.zoo.planting import Call, Plant
+from tests.zoo.subjects import TOKENS, Subject
+
+NOTHING = Plant()
+
+
+class MemoryTrace(Trace):
+    """A trace whose tensors and graph are at hand: thousands are compared, and files are other tests' subject."""
+
+    def __init__(self, name: str, graph: Graph, tensors: Mapping[Key, tuple[str, F32]], info: TraceInfo) -> None:
+        entries = [
+            TraceEntry(stage, layer, step, value.shape, f"{step}-{layer}-{stage}", node)
+            for (step, layer, stage), (node, value) in tensors.items()
+        ]
+        super().__init__(Path(name), entries, info)
+        self._graph = graph
+        self._tensors = {key: value for key, (_, value) in tensors.items()}
+
+    def load(self, entry: TraceEntry) -> F32:
+        return self._tensors[entry.key]
+
+    def graph(self) -> Graph:
+        return self._graph
+
+
+@dataclass
+class Run:
+    """``tensors`` of every stage, by key; ``generated`` tokens; ``visible``, for each planted value, how far it is off."""
+
+    subject: Subject
+    tokens: tuple[int, ...]
+    tensors: dict[Key, tuple[str, F32]] = field(default_factory=dict)
+    generated: list[int] = field(default_factory=list)
+    visible: dict[tuple[int, str], float] = field(default_factory=dict)
+
+    def trace(self, name: str, plan: Plan | None = None) -> MemoryTrace:
+        """What a run with the taps of ``plan`` leaves (None: everything). The manifest has the right graph: a bug does not stand there."""
+        graph = self.subject.graph if plan is None else self.subject.recorded(plan)
+        kept = {key: one for key, one in self.tensors.items() if plan is None or plan.selects(key[2], key[1])}
+        model = {
+            "name": self.subject.model.path.name,
+            "architecture": self.subject.model.family.architecture,
+            "fingerprint": self.subject.fingerprint,
+            "overrides": {},
+        }
+        extra = {"generated": self.generated} if self.subject.steps > 1 else {}
+        described = "all" if plan is None else plan.describe()
+        info = TraceInfo(model, "float32", self.tokens, described, "last", _text(graph), extra)
+        return MemoryTrace(name, graph, kept, info)
+
+
+_TEXTS: dict[int, tuple[Graph, str]] = {}
+
+
+def _text(graph: Graph) -> str:
+    if id(graph) not in _TEXTS:
+        _TEXTS[id(graph)] = (graph, print_graph(graph))  # the graph too, so that its id stays its own
+    return _TEXTS[id(graph)][1]
+
+
+def run(subject: Subject, seed: int, plant: Plant = NOTHING, tokens: Sequence[int] = TOKENS) -> Run:
+    """Run a model in float32 of the given seed, with what ``plant`` puts into it."""
+    result = Run(subject, tuple(tokens))
+    caches: dict[str, Array] = {}
+    for step in range(subject.steps):
+        given = tokens if step == 0 else result.generated[-1:]
+        start = 0 if step == 0 else len(tokens) + step - 1
+        values = _pass(result, Float32(seed), plant, step, np.asarray(given), start, caches)
+        if subject.steps > 1:
+            result.generated.append(int(values["lm_head"][-1].argmax()))
+    return result
+
+
+def _pass(result: Run, arithmetic: Float32, plant: Plant, step: int, tokens: Array, start: int, caches: dict[str, Array]) -> dict[str, Array]:
+    subject = result.subject
+    graph = subject.graph
+    values: dict[str, Array] = {"tokens": tokens.astype(np.int64), "positions": np.arange(start, start + len(tokens))}
+    wrong_weights = {name: _misread(subject, plant, name) for name in plant.weights}
+    for node in graph:
+        if node.op in ("weight", "input"):
+            continue
+        names = graph.operand_names(node.name)
+        if node.op == "tap":
+            _record(result, step, node, names[0], values[names[0]])
+            continue
+        right = [values[name] if name in values else subject.weight(graph[name].attr_str("tensor")) for name in names]
+        call = Call(subject, node, right, values, step, arithmetic, caches.get(node.name))
+        patch = plant.nodes.get(node.name) if step in plant.steps else None
+        if patch is not None:
+            with np.errstate(all="ignore"):
+                value = np.asarray(patch(call), np.float32)
+        elif wrong_weights and any(name in wrong_weights for name in names):
+            value = call.compute([wrong_weights.get(name, operand) for name, operand in zip(names, right, strict=True)])
+        else:
+            value = _computed(call)
+            values[node.name] = value
+            if node.op == "cache":
+                caches[node.name] = value
+            continue
+        result.visible[step, node.name] = distance(value, _computed(call))
+        values[node.name] = value
+        if node.op == "cache":
+            caches[node.name] = value
+    return values
+
+
+def _computed(call: Call) -> Array:
+    if call.node.op == "cache" and call.earlier is not None:
+        return np.concatenate([call.earlier, call.operands[0]])
+    return call.compute()
+
+
+def _misread(subject: Subject, plant: Plant, tensor: str) -> F32:
+    info = subject.model.tensor(tensor)
+    raw = subject.model.file.tensor_bytes(info).copy()
+    value: F32 = np.asarray(plant.weights[tensor](info, raw, subject.weight(tensor)), np.float32)
+    assert value.shape == info.dims, f"{tensor} is {value.shape}, expected {info.dims}"
+    return value
+
+
+def _record(result: Run, step: int, tap: Node, name: str, value: Array) -> None:
+    assert tap.stage is not None
+    shape = (value.size,) if tap.stage == "lm_head" else value.shape
+    result.tensors[step, tap.layer, tap.stage] = (name, np.asarray(value, np.float32).reshape(shape))
+
+
+def distance(a: Array, b: Array) -> float:
+    """How far two values are apart: the relative mean square error of the worst row or column, Inf where only one is finite."""
+    if a.shape != b.shape or (np.isfinite(a) != np.isfinite(b)).any():
+        return math.inf
+    finite = np.isfinite(a) & np.isfinite(b)
+    wide_a, wide_b = (np.where(finite, side, 0.0).astype(np.float64).reshape(-1, a.shape[-1]) for side in (a, b))
+    error, signal = np.square(wide_a - wide_b), np.square(wide_b)
+    scale = float(signal.mean())
+    if scale == 0.0:
+        return math.inf if error.any() else 0.0
+    return float(max(error.mean(axis=0).max(), error.mean(axis=1).max())) / scale

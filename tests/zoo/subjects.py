@@ -1,0 +1,192 @@
+"""The models that faults are planted in: tiny random ones of every family, with what single faults need to show themselves."""
+
+from __future__ import annotations
+
+import atexit
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from aprgraph.graph.block_formats import decode_reference
+from aprgraph.graph.build import build_graph
+from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.ir import Graph
+from aprgraph.graph.model import Model, load_model
+from aprgraph.graph.ops import Array
+from aprgraph.graph.passes.pipeline import recorded_graph
+from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.runtime.aprt import F32
+from tests.support.tiny import write_tiny_model
+
+#: Ten positions: more than the sliding windows, no multiple of any tile; some tokens come twice.
+TOKENS = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3)
+#: Steps of a run that generates: the prompt, and two tokens.
+STEPS = 3
+
+_BASE: dict[str, Any] = {
+    "layers": 3, "vocabulary": 40, "tokenizer": False, "context": 32, "format": "Q8_0",
+    "formats": {
+        "token_embd.weight": "F16", "attn_output.weight": "Q4_0",
+        "ffn_down.weight": "Q4_0", "ffn_down_exps.weight": "Q4_0", "ffn_down_shexp.weight": "Q4_0",
+    },
+}  # fmt: skip
+#: The families of the zoo, and the options of each. Mixtral is the family `llama` with experts.
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen2moe": {},
+    "qwen3": {},
+    "qwen3moe": {},
+    "mixtral": {"family": "llama", "experts": 8, "ffn": 32},
+    # Six layers, of which the last sees everything; a hidden size whose root bfloat16 cannot hold.
+    "gemma3": {"layers": 6, "hidden": 96},
+    "phi3": {"sliding_window": 5},
+}
+#: What writes to the stream of hidden states, after its last norm where there is one.
+_OUTPUTS = ("attn_output.weight", "ffn_down.weight", "ffn_down_exps.weight", "ffn_down_shexp.weight")
+_POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a model differs from the plain one of its family: ``options`` of ``write_tiny_model``, then ``scales`` (the tensors
+    whose names end so, times a power of two), then ``edit`` of the tensors by name. ``steps`` are run.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
+    edit: Callable[[Model, dict[str, F32]], None] | None = None
+    steps: int = 1
+
+
+def _tie_experts(model: Model, tensors: dict[str, F32]) -> None:
+    """Groups of one expert more than are used have the same router row, so that whoever is left out has an equal."""
+    experts = model.hyperparameters.experts
+    assert experts is not None
+    for name, rows in tensors.items():
+        if name.endswith("ffn_gate_inp.weight"):
+            rows[:] = rows[np.arange(experts.count) // (experts.used + 1)]
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "plain": Variant(),
+    "generating": Variant(steps=STEPS),
+    # Hidden states of trained models are small in the first layers (rms about 0.01): there, eps counts.
+    "faint": Variant(scales={"token_embd.weight": 2**-6, **dict.fromkeys((*_OUTPUTS, *_POST_NORMS), 2**-6)}),
+    # Scores beyond 88.7, whose exp a float32 cannot hold.
+    "large scores": Variant(scales={"attn_q_norm.weight": 2**7, "attn_q.weight": 2**7, "attn_q.bias": 2**7, "attn_qkv.weight": 2**4}),
+    # Activations of the FFN beyond 65504, the largest float16.
+    "large activations": Variant(scales={"ffn_up.weight": 2**17, "ffn_up_exps.weight": 2**17}),
+    # Block scales below 2^-14, float16's smallest normal number.
+    "small scales": Variant(scales={"attn_output.weight": 2**-11}),
+    "tied experts": Variant(edit=_tie_experts),
+    "k-quants": Variant({"hidden": 256, "head_size": 16, "ffn": 32, "formats": {"attn_q.weight": "Q4_K", "attn_qkv.weight": "Q4_K"}}),
+    "frequency factors": Variant({"rope_freqs": True}),
+    "long and short": Variant({"rope_long_and_short": True, "original_context": 16}),
+    "yarn": Variant({"rope_yarn_factor": 4.0, "original_context": 16, "context": 64}),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model of ``family`` in ``variant``, its graph, and how to read its weights."""
+
+    family: str
+    variant: str
+    model: Model
+
+    @property
+    def steps(self) -> int:
+        """How many passes a run has: the prompt, and one for each generated token but the last."""
+        return VARIANTS[self.variant].steps
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph with every stage of every layer tapped."""
+        return self.recorded(parse_plan("all", f"0..{self.model.hyperparameters.layers}"))
+
+    def recorded(self, plan: Plan) -> Graph:
+        """The graph that a run with the taps of ``plan`` computes."""
+        total = len(TOKENS) + self.steps - 1
+        return recorded_graph(build_graph(self.model), plan, "last", total, keep_outputs=self.steps > 1)
+
+    @cached_property
+    def layers(self) -> tuple[int, int, int]:
+        """The first layer, the middle one, the last one."""
+        count = self.model.hyperparameters.layers
+        return 0, count // 2, count - 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The model file's."""
+        return self.model.file.fingerprint()
+
+    def weight(self, tensor: str) -> F32:
+        """A tensor of the model, decoded. Not to be changed."""
+        if tensor not in self._decoded:
+            info = self.model.tensor(tensor)
+            value = decode_reference(info.format, self.model.file.tensor_bytes(info), info.dims).astype(np.float32)
+            value.flags.writeable = False
+            self._decoded[tensor] = value
+        return self._decoded[tensor]
+
+    @cached_property
+    def _decoded(self) -> dict[str, F32]:
+        return {}
+
+
+@lru_cache(maxsize=1)
+def _directory() -> Path:
+    temporary = tempfile.TemporaryDirectory(prefix="aprgraph-zoo-")
+    atexit.register(temporary.cleanup)
+    return Path(temporary.name)
+
+
+@cache
+def subject(family: str, variant: str = "plain") -> Subject:
+    """The model of a family in a variant, written once."""
+    about = VARIANTS[variant]
+    options = {"family": family, **_BASE, **FAMILIES[family], **about.options}
+    options["formats"] = {**_BASE["formats"], **about.options.get("formats", {})}
+    path = _directory() / f"{family}-{variant.replace(' ', '-')}.gguf"
+    write_tiny_model(path, **options)
+    _change(path, about)
+    return Subject(family, variant, load_model(path))
+
+
+def _change(path: Path, about: Variant) -> None:
+    """Apply the scales and the edit of a variant to the file at ``path``."""
+    if not about.scales and about.edit is None:
+        return
+    model = load_model(path)
+    data = bytearray(path.read_bytes())
+    plain: dict[str, F32] = {}
+    for info in model.file.tensors.values():
+        raw = np.frombuffer(data, np.uint8, info.nbytes, info.offset)
+        if info.format.name == "F32":
+            plain[info.name] = raw.view(np.float32).reshape(info.dims)
+        for ending, factor in about.scales.items():
+            if info.name.endswith(ending):
+                _scale(raw, info.format.block_bytes, [(info.format.offset(f.name), f) for f in info.format.fields], factor)
+    if about.edit is not None:
+        about.edit(model, plain)
+    path.write_bytes(data)
+
+
+def _scale(raw: Array, block_bytes: int, fields: list[tuple[int, Any]], factor: float) -> None:
+    """Multiply the floating-point fields of every block; a power of two keeps them exact unless they become subnormal."""
+    blocks = raw.reshape(-1, block_bytes)
+    for offset, one in fields:
+        if one.dtype in ("float32", "float16", "bfloat16"):
+            dtype = ml_dtypes.bfloat16 if one.dtype == "bfloat16" else np.dtype(one.dtype)
+            columns = slice(offset, offset + one.itemsize * one.count)
+            values = np.ascontiguousarray(blocks[:, columns]).view(dtype)
+            blocks[:, columns] = (values * values.dtype.type(factor)).view(np.uint8)
+
+

@@ -8,6 +8,8 @@
     trace.tensor("attn_scores", layer=0)            # a memory-mapped float32 array
     report = aprgraph.diff("trace-a", "trace-b")
     report.verdict, report.exit_code
+    aprgraph.Trace.write("theirs", {"layer0.attn_norm": array}, tokens=tokens)
+    with aprgraph.capture.transformers(hf_model, "theirs"): ...
 
 Everything that goes wrong on account of what was given raises an AprgraphError (see aprgraph.graph.errors).
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aprgraph import capture
     from aprgraph.api import CompiledModel, LoadedModel, diff, load, open_artifact
     from aprgraph.graph.errors import AprgraphError
     from aprgraph.graph.plan import Plan
@@ -29,7 +32,7 @@ _HERE = Path(__file__).parent
 if not (_HERE / "graph").is_dir():
     __path__.append(str(_HERE.parent))
 
-__all__ = ["AprgraphError", "CompiledModel", "LoadedModel", "Plan", "Trace", "diff", "load", "open_artifact"]
+__all__ = ["AprgraphError", "CompiledModel", "LoadedModel", "Plan", "Trace", "capture", "diff", "load", "open_artifact"]
 
 _HOMES = {
     "AprgraphError": "aprgraph.graph.errors",
@@ -44,4 +47,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'aprgraph' has no attribute {name!r}")
     import importlib  # noqa: PLC0415
 
+    if name == "capture":
+        return importlib.import_module("aprgraph.capture")
     return getattr(importlib.import_module(_HOMES.get(name, "aprgraph.api")), name)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aprgraph.codegen.artifact import Artifact, cache_directory, compile_model, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
+from aprgraph.comparison import audit, diff
 from aprgraph.engines import check_remote, open_engine
 from aprgraph.execution import OnToken, Outcome, execute
 from aprgraph.graph.build import build_graph
@@ -21,13 +22,12 @@ from aprgraph.graph.text import print_graph
 from aprgraph.recording import OnEntry, Recorder
 from aprgraph.run_plan import RunOptions, RunPlan, check_room, plan_run
 from aprgraph.runtime.aprt import F32
-from aprgraph.runtime.diff import diff
 from aprgraph.runtime.prompts import encode_chat, encode_prompt, end_tokens_of
 from aprgraph.runtime.remote_address import RemoteAddress, parse_remote
 from aprgraph.runtime.trace import Trace, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
 
-__all__ = ["CompiledModel", "LoadedModel", "RunOptions", "RunPlan", "check_room", "diff", "load", "open_artifact"]
+__all__ = ["CompiledModel", "LoadedModel", "RunOptions", "RunPlan", "audit", "check_room", "diff", "load", "open_artifact"]
 
 DEFAULT_PROMPT = "What is 2+2?"
 DEFAULT_OPTIONS = RunOptions()

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from aprgraph.cli.audit import audit
 from aprgraph.cli.compile import compile_command
 from aprgraph.cli.contracts import contracts
 from aprgraph.cli.diff import diff
@@ -38,12 +39,14 @@ app = typer.Typer(
       aprgraph compile model.gguf                   kernels for this CPU, in model.llvm.aprg/
       aprgraph run --taps qkv_matmul --layers 0..2  two layers' projections as APRT files
       aprgraph diff trace-a/ trace-b/               where do two traces first part?
+      aprgraph audit trace-b/ --model model.gguf    where is one trace wrong?
       aprgraph graph model.gguf -o model.svg        draw it
     """,
 )
 app.command("compile")(compile_command)
 app.command()(run)
 app.command()(diff)
+app.command()(audit)
 app.command()(graph)
 app.command()(inspect)
 app.command()(stages)

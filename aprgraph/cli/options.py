@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,3 +21,16 @@ Layers = Annotated[
     typer.Option("--layers", metavar="A..B", help="Layers to save, B exclusive. Whole-model stages are saved whenever they are named."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+ReplayTokens = Annotated[
+    str | None,
+    typer.Option("--tokens", metavar="1,2,3", help="With a model: the prompt's token ids, for a trace whose manifest does not name them."),
+]
+Suggest = Annotated[bool, typer.Option("--suggest", help="Print only what to tap next: options of `aprgraph run`.")]
+Repro = Annotated[
+    Path | None,
+    typer.Option(
+        "--repro",
+        metavar="DIR",
+        help="Write the guilty stage alone: inputs, weights, expected and actual output (.npy), and a script that shows the error.",
+    ),
+]

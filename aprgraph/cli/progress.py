@@ -32,3 +32,15 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(text, total=total)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def replaying() -> Iterator[Callable[[str], None]]:
+    """A line that names the tensor that has been replayed last; the block gets the function that changes it."""
+    if not sys.stderr.isatty():
+        yield lambda _label: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    with Console(stderr=True).status("replaying in float64") as status:
+        yield lambda label: status.update(f"replayed {label}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aprgraph.cli.input import encode, read_input
 from aprgraph.cli.options import Json, Layers, Override
 from aprgraph.cli.progress import progress_bar, spinner
 
@@ -121,9 +121,9 @@ def run(
         parse_remote(rpc)  # before anything that takes time
         if target == "reference":
             raise ArtifactError("--rpc runs compiled kernels, and --target reference has none; leave out one of them")
-    given = _read_input(prompt, prompt_file, tokens, tokens_file, chat, system)
+    given = read_input(prompt, prompt_file, tokens, tokens_file, chat, system)
     opened = _open(source, target, model, override_kv or [], elsewhere=rpc is not None)
-    run_plan = opened.plan(plan, _encode(opened, given, chat, system), options)
+    run_plan = opened.plan(plan, encode(opened, given, chat, system), options)
     for notice in run_plan.notices:
         typer.echo(f"note: {notice}", err=True)
     compiled = replace(_compile(opened, target, None if rpc else gpu), once=True, gpu=gpu)
@@ -140,37 +140,6 @@ def run(
         directory = output or compiled.default_trace_directory
         trace = _record(compiled, run_plan, directory, threads, stats_only, text, quiet=json)
         run_report.report_trace(compiled, trace, text.text if max_tokens else None, json)
-
-
-def _read_input(
-    prompt: str | None, prompt_file: Path | None, tokens: str | None, tokens_file: Path | None, chat: bool, system: str | None
-) -> str | Sequence[int]:
-    """What is to be run: text, or token ids. Raises TokenError."""
-    from aprgraph.api import DEFAULT_PROMPT  # noqa: PLC0415
-    from aprgraph.graph.errors import TokenError  # noqa: PLC0415
-    from aprgraph.runtime.tokens import parse_tokens, read_prompt_file, read_tokens_file  # noqa: PLC0415
-
-    options = {"--prompt": prompt, "--prompt-file": prompt_file, "--tokens": tokens, "--tokens-file": tokens_file}
-    given = [name for name, value in options.items() if value is not None]
-    if len(given) > 1:
-        raise TokenError(f"{' and '.join(given)} exclude each other; give one of them")
-    if system is not None and not chat:
-        raise TokenError("--system goes with --chat; add --chat, or put the text into the prompt")
-    if chat and given and given[0].startswith("--tokens"):
-        raise TokenError(f"--chat puts a text through the model's template, and {given[0]} gives token ids; give --prompt instead")
-    if tokens is not None:
-        return parse_tokens(tokens)
-    if tokens_file is not None:
-        return read_tokens_file(tokens_file)
-    if prompt_file is not None:
-        return read_prompt_file(prompt_file)
-    return DEFAULT_PROMPT if prompt is None else prompt
-
-
-def _encode(opened: CompiledModel | LoadedModel, given: str | Sequence[int], chat: bool, system: str | None) -> Sequence[int]:
-    if not isinstance(given, str):
-        return given
-    return opened.encode_chat(given, system) if chat else opened.encode(given)
 
 
 def _open(

@@ -22,12 +22,13 @@ from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
+from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.blame.ties import NearTies
 from aprgraph.runtime.decoded_weights import DecodedWeights
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
-from aprgraph.runtime.diff.profiles import own_profile
+from aprgraph.runtime.diff.profiles import own_profile, states_arithmetic
 from aprgraph.runtime.diff.tolerances import Tolerance, check_profile, exceeds, find_tolerance, kind_of
 from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
@@ -70,8 +71,8 @@ class Replay:
 class Auditor:
     """Replays a trace. ``locals`` yields what it finds as it goes, so that two traces can be replayed side by side.
 
-    ``tokens`` are those of the prompt, for a trace whose manifest does not name them; ``profile`` is the arithmetic of whoever
-    computed the trace (default: what the manifest says); ``weights`` may be shared by two auditors of one model.
+    ``tokens`` are those of the prompt, for a trace whose manifest does not name them; ``profile`` covers the arithmetic of whoever
+    computed the trace, where its manifest does not say that; ``weights`` may be shared by two auditors of one model.
 
     Raises ComparisonError for tokens that contradict the manifest or an unknown profile, TokenError for tokens that the model
     does not have, TraceError for a damaged file, ModelError for a model that cannot be built.
@@ -87,9 +88,8 @@ class Auditor:
         weights: DecodedWeights | None = None,
         find: Find | None = None,
     ) -> None:
-        self.profile = own_profile(trace.info) if profile is None else profile
-        check_profile(self.profile)
-        self.find = find or (lambda stage: find_tolerance(self.profile, stage))
+        if profile is not None:
+            check_profile(profile)
         self.model = model
         self.weights = weights or DecodedWeights(model, _KEEP)
         known = tokens_of(trace, tokens)
@@ -97,11 +97,15 @@ class Auditor:
             check_tokens(known, model)
         self.graph = _graph_of(trace, model, known)
         self.recorded = Recorded(trace, self.graph, known)
+        own = own_profile(trace.info, self.graph)
+        self.profile = own if profile is None or states_arithmetic(trace.info) else profile
+        self.find = find or (lambda stage: find_tolerance(self.profile, stage))
         self._ties = NearTies()
 
-    def finish(self, found: Sequence[LocalError]) -> Audit:
+    def finish(self, locals_: Sequence[LocalError]) -> Audit:
         """The audit that consists of what ``locals`` has yielded."""
-        return Audit(str(self.recorded.trace.directory), str(self.model.path), self.profile, tuple(found), tuple(self._notes()))
+        found = Audit(str(self.recorded.trace.directory), str(self.model.path), self.profile, tuple(locals_), tuple(self._notes()))
+        return replace(found, sentence=audit_sentence(found))
 
     def _notes(self) -> Iterator[str]:
         trace, recorded = self.recorded.trace, self.recorded
@@ -125,7 +129,7 @@ class Auditor:
             tensors = self.recorded.of_step(step)
             replay = self.replay(step, caches, lost, keep_caches=step < last)
             found = {local.key: local for local in self._evaluate(step, replay, tensors, caches)}
-            lost |= {cache.name for cache in self.graph.with_op("cache") if cache.name not in replay.graph}
+            lost |= self._lost(replay)
             for tensor in tensors.values():
                 yield found.get(tensor.entry.key) or self._unknown(tensor, self._why_not(tensor, lost))
 
@@ -150,11 +154,26 @@ class Auditor:
         order = {node.name: index for index, node in enumerate(graph)}
         return Replay(graph, _Inputs(inputs, tensors, recorded), dict(caches), order)
 
-    def run(self, replay: Replay, caches: dict[str, Array] | None = None) -> Iterator[tuple[Node, Array]]:
-        """Every computed node of a replay with its value in float64; ``caches`` is brought up to date."""
-        graph, weights = replay.graph, self.weights
+    def replay_of(self, step: int) -> Replay:
+        """The replay of one step, with the caches that the steps before it leave."""
+        caches: dict[str, Array] = {}
+        lost: frozenset[str] = frozenset()
+        for earlier in range(step):
+            replay = self.replay(earlier, caches, lost, keep_caches=True)
+            for _ in self.run(replay, caches):
+                pass
+            lost |= self._lost(replay)
+        return self.replay(step, caches, lost, keep_caches=False)
+
+    def run(self, replay: Replay, caches: dict[str, Array] | None = None, *, graph: Graph | None = None) -> Iterator[tuple[Node, Array]]:
+        """Every computed node of a replay, or of a part of its graph, with its value in float64; ``caches`` is brought up to date."""
+        graph, weights = graph or replay.graph, self.weights
         state = dict(replay.caches) if caches is None else caches
         return evaluate(graph, replay.inputs, lambda node: weights.read(graph, node), embedding=weights.embedding_rows, caches=state)
+
+    def _lost(self, replay: Replay) -> frozenset[str]:
+        """The caches that a replay does not bring up to date."""
+        return frozenset(cache.name for cache in self.graph.with_op("cache") if cache.name not in replay.graph)
 
     def _evaluate(self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], caches: dict[str, Array]) -> Iterator[LocalError]:
         targets = {name for name in replay.graph.outputs if name in tensors}
@@ -276,7 +295,7 @@ def _graph_of(trace: Trace, model: Model, tokens: Sequence[int] | None) -> Graph
     total = len(tokens or ()) + max(len(generated) - 1, 0)
     if total > model.hyperparameters.context:
         raise ComparisonError(
-            f"{trace.directory}: {total} positions, but {model.path} has a context of {model.hyperparameters.context}; another model's trace?"
+            f"{trace.directory}: {total} positions, but {model.path} has room for {model.hyperparameters.context}; another model's trace?"
         )
     head = next((entry for entry in trace.entries if entry.stage == "lm_head" and entry.step == 0), None)
     every = head is not None and np.prod(head.shape, dtype=np.int64) > model.vocabulary

@@ -42,8 +42,11 @@ def explained_by_rounding(
     name = tensor.node.name
     graph = replay.graph.copy()
     graph.outputs = (name,)
-    changed = replace(replay, graph=Prune()(graph), inputs=_Rounded(replay.inputs, unit))
-    value = next(value for node, value in auditor.run(changed) if node.name == name)
+    changed = replace(replay, inputs=_Rounded(replay.inputs, unit))
+    value: Array | None = None
+    for _, value in auditor.run(changed, graph=Prune()(graph)):  # noqa: B007 -- the last one is the tensor
+        pass
+    assert value is not None
     with np.errstate(over="ignore", invalid="ignore"):
         other: F32 = value.astype(np.float32)
     if tensor.last_axis is not None:

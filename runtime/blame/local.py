@@ -12,6 +12,9 @@ from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 
+FORMAT = "aprgraph-audit"
+VERSION = 1
+
 #: The largest number of stages that a sentence names.
 NAMED = 4
 
@@ -66,13 +69,14 @@ class LocalError:
 
 @dataclass(frozen=True)
 class Audit:
-    """One trace against the model: a local error for each tensor, in execution order."""
+    """One trace against the model: a local error for each tensor, in execution order, and the sentence to read first."""
 
     trace: str
     model: str
-    arithmetic: str
+    profile: str
     locals: tuple[LocalError, ...]
     notes: tuple[str, ...] = ()
+    sentence: str = ""
 
     @cached_property
     def by_key(self) -> Mapping[Key, LocalError]:
@@ -88,6 +92,36 @@ class Audit:
     def replayed(self) -> int:
         """How many tensors were computed again."""
         return sum(one.state is not LocalState.UNKNOWN for one in self.locals)
+
+    @property
+    def exit_code(self) -> int:
+        """0 right, 1 wrong somewhere, 3 nothing could be replayed. (2, could not be audited, is an AprgraphError instead.)"""
+        return 1 if self.wrong else 0 if self.replayed else 3
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The nodes and weights that the replays of all wrong tensors read, where there are several of different stages."""
+        if len({one.key[2] for one in self.wrong}) < 2:
+            return ()
+        others = [{*one.region, *one.weights} for one in self.wrong[1:]]
+        return tuple(name for name in (*self.wrong[0].region, *self.wrong[0].weights) if all(name in other for other in others))
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "trace": self.trace,
+            "model": self.model,
+            "profile": self.profile,
+            "sentence": self.sentence,
+            "exit_code": self.exit_code,
+            "notes": list(self.notes),
+            "common": list(self.common),
+            "tensors": [
+                {"step": one.key[0], "layer": one.key[1], "stage": one.key[2], "label": one.label, **one.to_json()} for one in self.locals
+            ],
+        }
 
 
 class Verdict(str, Enum):
@@ -117,7 +151,7 @@ class Blame:
             "sentence": self.sentence,
             "model": self.a.model,
             "sides": {
-                side: {"arithmetic": audit.arithmetic, "replayed": audit.replayed, "notes": list(audit.notes)}
+                side: {"profile": audit.profile, "replayed": audit.replayed, "wrong": len(audit.wrong), "notes": list(audit.notes)}
                 for side, audit in (("a", self.a), ("b", self.b))
             },
             "tensors": [

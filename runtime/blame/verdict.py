@@ -34,8 +34,8 @@ def blame(
 ) -> Blame:
     """Which side of a comparison is wrong, and where: ``report`` is that comparison (made if it is not given).
 
-    ``tokens`` are those of the prompt, for traces whose manifests do not name them; ``profile`` is taken for both sides'
-    arithmetic (default: what each manifest says), and ``find`` in place of its tolerances. Raises what ``diff`` and ``Auditor`` do.
+    ``tokens`` are those of the prompt, for traces whose manifests do not name them; ``profile`` covers the arithmetic of
+    sides whose manifests do not say it, and ``find`` stands in place of all tolerances. Raises what ``diff`` and ``Auditor`` do.
     """
     report = report if report is not None else diff(a, b)
     weights = DecodedWeights(model, _KEEP)

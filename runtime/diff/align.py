@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.diff.shapes import Key, ShapedTrace, position_axis
 from aprgraph.runtime.trace import Trace, TraceEntry
 
-#: What two traces are paired by: step, layer (None for a whole-model stage), stage.
-Key = tuple[int, int | None, str]
+__all__ = ["Key", "Pair", "align", "align_single", "check_tokens"]
 
 
 @dataclass(frozen=True)
@@ -73,18 +72,17 @@ def check_tokens(a: Trace, b: Trace) -> None:
     )
 
 
-def align(a: Trace, b: Trace) -> tuple[Pair, ...]:
+def align(a: ShapedTrace, b: ShapedTrace) -> tuple[Pair, ...]:
     """All tensors of both traces, paired, in execution order. Raises ComparisonError for traces of different tokens."""
-    check_tokens(a, b)
-    ours = {entry.key: entry for entry in a.entries}
-    theirs = {entry.key: entry for entry in b.entries}
+    check_tokens(a.trace, b.trace)
+    ours = {entry.key: entry for entry in a.trace.entries}
+    theirs = {entry.key: entry for entry in b.trace.entries}
     entries = sorted([*ours.values(), *(entry for key, entry in theirs.items() if key not in ours)], key=lambda entry: entry.order)
-    known = (a.info is not None, b.info is not None)
-    parted = _parting_step(a, b)
+    parted = _parting_step(a.trace, b.trace)
     return tuple(
         Pair(entry.key, ours.get(entry.key), theirs.get(entry.key), missing="the two texts have parted before this step")
         if parted is not None and entry.step >= parted
-        else _pair(entry.key, ours.get(entry.key), theirs.get(entry.key), known)
+        else _pair(entry.key, ours.get(entry.key), theirs.get(entry.key), (entry.key in a.known, entry.key in b.known))
         for entry in entries
     )
 
@@ -97,10 +95,11 @@ def _parting_step(a: Trace, b: Trace) -> int | None:
     return next((step for step, (x, y) in enumerate(zip(ours, theirs, strict=False), start=1) if x != y), None)
 
 
-def align_single(a: Trace, b: Trace) -> tuple[Pair, ...]:
+def align_single(a: ShapedTrace, b: ShapedTrace) -> tuple[Pair, ...]:
     """Pair the one tensor of each side, whatever stage and layer each is. Raises ComparisonError as ``align`` does."""
-    check_tokens(a, b)
-    return (_pair(a.entries[0].key, a.entries[0], b.entries[0], (a.info is not None, b.info is not None)),)
+    check_tokens(a.trace, b.trace)
+    ours, theirs = a.trace.entries[0], b.trace.entries[0]
+    return (_pair(ours.key, ours, theirs, (ours.key in a.known, theirs.key in b.known)),)
 
 
 def _pair(key: Key, a: TraceEntry | None, b: TraceEntry | None, known: tuple[bool, bool]) -> Pair:
@@ -109,7 +108,7 @@ def _pair(key: Key, a: TraceEntry | None, b: TraceEntry | None, known: tuple[boo
     for side, entry in (("A", a), ("B", b)):
         if entry.file is None:
             return Pair(key, a, b, missing=f"{side} has statistics only")
-    axis = _position_axis(key[2])
+    axis = position_axis(key[2])
     count_a, count_b = math.prod(a.shape), math.prod(b.shape)
     if count_a == count_b:
         if count_a == 0:
@@ -142,14 +141,6 @@ def _is_last_position(whole: tuple[int, ...], part: tuple[int, ...] | None, coun
     return math.prod(last) == count > 0 and (part is None or _without_ones(part) == _without_ones(last))
 
 
-def _position_axis(stage: str) -> int | None:
-    """The axis of the positions; logits are V or n, V."""
-    if stage not in STAGE_BY_NAME:
-        return None
-    dims = STAGE_BY_NAME[stage].dims
-    return dims.index("n") if "n" in dims else 0
-
-
 def _has_positions(stage: str) -> bool:
     return stage not in STAGE_BY_NAME or "n" in STAGE_BY_NAME[stage].dims
 
@@ -160,45 +151,3 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _dims(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) if shape else "a single number"
-
-
-def differences(a: Trace, b: Trace) -> Iterator[str]:
-    """What the manifests say about the two runs that differs, in sentences; such traces are comparable all the same."""
-    for side, trace in (("A", a), ("B", b)):
-        if trace.info is None:
-            yield f"{side} has no manifest: its tokens are not known, and its shapes only where the other side tells them"
-    if a.info is None or b.info is None:
-        return
-    fingerprints = [info.model.get("fingerprint") for info in (a.info, b.info)]
-    if None not in fingerprints and fingerprints[0] != fingerprints[1]:
-        yield "the traces are of different model files (their fingerprints differ)"
-    if a.info.target != b.info.target:
-        yield f"the targets differ: {a.info.target} in A, {b.info.target} in B"
-    yield from _graph_differences(a, b)
-
-
-def _graph_differences(a: Trace, b: Trace) -> Iterator[str]:
-    """Nodes of one name that are computed in another way, at most four."""
-    graph_a, graph_b = a.graph(), b.graph()
-    if graph_a is None or graph_b is None:
-        return
-    found = 0
-    for node in graph_a:
-        if node.name not in graph_b or node.op == "tap":
-            continue
-        other = graph_b[node.name]
-        changes = [
-            f"{name} = {node.attrs.get(name)} in A, {other.attrs.get(name)} in B"
-            for name in sorted({*node.attrs, *other.attrs})
-            if node.attrs.get(name) != other.attrs.get(name)
-        ]
-        if node.op != other.op:
-            changes.insert(0, f"{node.op} in A, {other.op} in B")
-        elif graph_a.operand_names(node.name) != graph_b.operand_names(node.name):
-            changes.append("it has other operands")
-        if changes:
-            found += 1
-            if found > 4:
-                yield "the graphs differ at further nodes"
-                return
-            yield f"the graphs differ at %{node.name}: {'; '.join(changes)}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from aprgraph.graph.block_formats import find_format
 from aprgraph.graph.errors import ComparisonError, GraphError, shown
+from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.trace import TraceInfo
 
@@ -70,12 +71,20 @@ def choose_profile(a: TraceInfo | None, b: TraceInfo | None) -> tuple[str, str]:
     return _PROFILE_OF[arithmetic], f"{names[0]} {_IN_WORDS[arithmetic]}"
 
 
-def own_profile(info: TraceInfo | None) -> str:
-    """The profile that covers one trace against an exact replay of the model file. Raises ComparisonError as ``choose_profile`` does."""
+def own_profile(info: TraceInfo | None, graph: Graph) -> str:
+    """The profile that covers one trace against an exact replay of the model file, whose graph is ``graph``.
+
+    Raises ComparisonError as ``choose_profile`` does.
+    """
     arithmetic = _arithmetic(info)
-    if _has_float_weights(info) and not _is_plain(info):
+    if _has_float_weights(info) and not _has_plain_weights(graph):
         return _QUANT_VS_FLOAT
     return _PROFILE_OF[arithmetic]
+
+
+def states_arithmetic(info: TraceInfo | None) -> bool:
+    """Whether a manifest says in what arithmetic its trace was computed: by name, or by being of a target of this project."""
+    return info is not None and (ARITHMETIC in info.extra or info.target.split()[0:1] in (["reference"], ["llvm"], ["cuda"]))
 
 
 def _arithmetic(info: TraceInfo | None) -> str:
@@ -102,8 +111,12 @@ def _is_plain(info: TraceInfo | None) -> bool:
     if info is None or info.extra.get(WEIGHTS) == QUANTISED_WEIGHTS:
         return False
     try:
-        weights = parse_graph(info.graph_text).with_op("weight")
+        return _has_plain_weights(parse_graph(info.graph_text))
     except GraphError:
         return False
+
+
+def _has_plain_weights(graph: Graph) -> bool:
+    weights = graph.with_op("weight")
     formats = [find_format(weight.attr_str("dtype").upper()) for weight in weights]
     return bool(formats) and all(fmt is not None and fmt.is_plain for fmt in formats)

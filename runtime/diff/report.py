@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Class, FirstDivergence
@@ -12,6 +12,9 @@ from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.logits import LogitMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
+
+if TYPE_CHECKING:
+    from aprgraph.runtime.blame.local import Blame
 
 FORMAT = "aprgraph-diff"
 VERSION = 1
@@ -64,7 +67,8 @@ class DiffRow:
 @dataclass(frozen=True)
 class DiffReport:
     """Two traces compared. ``rows`` are in execution order; ``first`` are the first divergences, several where they
-    stand on parallel branches; ``notes`` are facts about the two traces that a reader should know.
+    stand on parallel branches; ``notes`` are facts about the two traces that a reader should know; ``blame`` says which
+    side is wrong, where the model was at hand.
     """
 
     a: str
@@ -73,6 +77,7 @@ class DiffReport:
     rows: tuple[DiffRow, ...]
     first: tuple[FirstDivergence, ...]
     notes: tuple[str, ...]
+    blame: Blame | None = None
 
     @property
     def counts(self) -> dict[Class, int]:
@@ -92,10 +97,17 @@ class DiffReport:
 
     @property
     def exit_code(self) -> int:
-        """0 alike, 1 diverged, 3 nothing was measured. (2, could not be compared, is an AprgraphError instead.)"""
+        """0 alike, 1 diverged or a side wrong, 3 nothing was measured. (2, could not be compared, is an AprgraphError instead.)"""
+        if self.blame is not None and (self.blame.a.wrong or self.blame.b.wrong):
+            return 1
         if not self.compared:
             return 3
         return 1 if self.diverged else 0
+
+    @property
+    def headline(self) -> str:
+        """The sentence to read first: who is wrong and where, as far as it is known, else where the two part."""
+        return self.blame.sentence if self.blame is not None else self.verdict
 
     def row(self, key: Key) -> DiffRow:
         """The row of one tensor, by (step, layer, stage). Raises KeyError."""
@@ -160,6 +172,7 @@ class DiffReport:
             "profile": self.profile,
             "tolerances": TABLE_VERSION,
             "exit_code": self.exit_code,
+            "headline": self.headline,
             "verdict": self.verdict,
             "notes": list(self.notes),
             "counts": {name.value: count for name, count in self.counts.items()},
@@ -178,6 +191,7 @@ class DiffReport:
             ],
             "common_suspects": list(self.common_suspects),
             "rows": [row.to_json() for row in self.rows],
+            "blame": None if self.blame is None else self.blame.to_json(),
         }
 
     def _why_nothing(self) -> str:

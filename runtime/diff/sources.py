@@ -22,14 +22,15 @@ def open_pair(a: Source, b: Source) -> tuple[Trace, Trace]:
 
     Raises TraceError for a path that cannot be read, ComparisonError for a file against a directory.
     """
-    opened = _open(a), _open(b)
+    opened = open_source(a), open_source(b)
     if is_file(a) != is_file(b):
         file, other = (a, opened[1]) if is_file(a) else (b, opened[0])
         raise ComparisonError(f"{file} is a file and {other.directory} a directory; compare two directories, or two files")
     return opened
 
 
-def _open(side: Source) -> Trace:
+def open_source(side: Source) -> Trace:
+    """Open one side. Raises TraceError for a path that cannot be read."""
     if isinstance(side, Trace):
         return side
     path = Path(side)

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from aprgraph.graph.export.divergence import CLASSES
 from aprgraph.graph.export.escape import xml
 from aprgraph.runtime.blame import Audit, Blame
-from aprgraph.runtime.diff.report import DiffReport, DiffRow
+from aprgraph.runtime.diff.classify import Class
+from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
 from aprgraph.runtime.report.drawing import LogScale
 from aprgraph.runtime.report.numbers import place, small
-
-#: Names of the rails: what has no error at all, and what differs without a number (NaN, another shape).
-_RAILS = ("0", "no nr.")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The size of a chart and of the plot in it; the rails lie above ``top`` and below ``bottom``."""
+    """The size of a chart and of the plot in it. Above the plot is a rail for what differs without a number (NaN, another shape),
+    below it one for what has no error at all.
+    """
 
     width: float
     height: float
@@ -29,8 +29,11 @@ class Frame:
     ticks: int
 
 
-_OVERVIEW = Frame(1080, 300, 54, 1068, 34, 238, 8)
-_PANEL = Frame(250, 132, 42, 242, 18, 96, 3)
+_OVERVIEW = Frame(900, 300, 50, 890, 36, 240, 8)
+_PANEL = Frame(220, 128, 40, 212, 30, 92, 3)
+#: From the plot to the rails.
+_RAIL = 12
+_WITHOUT_NUMBER = frozenset({Class.NAN, Class.SHAPE})
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def draw_overview(report: DiffReport) -> str:
     rows = report.rows
     step = (frame.right - frame.left) / max(1, len(rows))
     marks = [Mark(number, frame.left + (number + 0.5) * step, _y(row, row.error, scale, frame), row) for number, row in enumerate(rows)]
-    lines = [*_open("overview", frame, marks, "All tensors in execution order", tabindex=0), *_axis(scale, frame)]
+    lines = [*_open("overview", frame, marks, "All tensors in execution order", tabindex=0), *_axis(scale, frame, marks)]
     lines += _layers(rows, frame, step)
     lines += _limits(marks, scale, step)
     for cls in CLASSES:
@@ -88,7 +91,7 @@ def draw_panels(report: DiffReport, blame: Blame | None) -> list[Panel]:
         there = steps if rows[0][1].key[1] is None else columns
         x_of = {column: frame.left + (index + 0.5) * (frame.right - frame.left) / len(there) for index, column in enumerate(there)}
         marks = [Mark(number, x_of[row.key[:2]], _y(row, row.error, scale, frame), row) for number, row in rows]
-        lines = [*_open("panel", frame, marks, f"{stage} along the layers", tabindex=-1 if panels else 0), *_axis(scale, frame)]
+        lines = [*_open("panel", frame, marks, f"{stage} along the layers", tabindex=-1 if panels else 0), *_axis(scale, frame, marks)]
         lines.append(f'<text class="name" x="{place(frame.left)}" y="11">{xml(stage)}</text>')
         lines += _ends(marks, frame)
         lines += _limits(marks, scale, (frame.right - frame.left) / len(there))
@@ -109,24 +112,24 @@ def _scale(report: DiffReport, blame: Blame | None, frame: Frame) -> LogScale:
 
 def _y(row: DiffRow, error: float | None, scale: LogScale, frame: Frame) -> float | None:
     """The height of an error; the rail below for none, the rail above for what has no number; None for what is not measured."""
-    if row.classification.value in ("NAN", "SHAPE"):
-        return frame.top - 12
+    if row.classification in _WITHOUT_NUMBER:
+        return frame.top - _RAIL
     if error is None:
         return None
-    return scale.y(error) if error > 0 else frame.bottom + 12
+    return scale.y(error) if error > 0 else frame.bottom + _RAIL
 
 
 def _local_y(audit: Audit, row: DiffRow, scale: LogScale, frame: Frame) -> float | None:
     local = audit.by_key.get(row.key)
     if local is None or local.error is None:
         return None
-    return scale.y(local.error) if local.error > 0 else frame.bottom + 12
+    return scale.y(local.error) if local.error > 0 else frame.bottom + _RAIL
 
 
 def _open(name: str, frame: Frame, marks: Sequence[Mark], title: str, *, tabindex: int) -> Iterator[str]:
     """The element; its label says what the drawing shows, its data where each tensor stands, for the page's script."""
     errors = [(mark.row.error, mark.row.label) for mark in marks if mark.row.error is not None]
-    over = sum(mark.row.classification.value in ("PROPAGATED", "INTRODUCED", "ACCUMULATED", "NAN", "SHAPE") for mark in marks)
+    over = sum(mark.row.classification in DIVERGED for mark in marks)
     summary = f"{title}: {len(marks)} tensors, {over} diverge"
     if errors:
         (low, low_at), (high, high_at) = min(errors), max(errors)
@@ -138,14 +141,20 @@ def _open(name: str, frame: Frame, marks: Sequence[Mark], title: str, *, tabinde
     )
 
 
-def _axis(scale: LogScale, frame: Frame) -> Iterator[str]:
+def _axis(scale: LogScale, frame: Frame, marks: Sequence[Mark]) -> Iterator[str]:
     for y, text in scale.ticks(frame.ticks):
         yield f'<path class="grid" d="M{place(frame.left)} {place(y)}H{place(frame.right)}"/>'
-        yield f'<text class="tick" x="{place(frame.left - 6)}" y="{place(y + 3.5)}" text-anchor="end">{text}</text>'
-    for y, text in ((frame.bottom + 12, "0"), (frame.top - 12, "")):
-        if text:
-            yield f'<path class="rail" d="M{place(frame.left)} {place(y)}H{place(frame.right)}"/>'
-            yield f'<text class="tick" x="{place(frame.left - 6)}" y="{place(y + 3.5)}" text-anchor="end">{text}</text>'
+        yield _tick(frame, y, text)
+    rails = {frame.bottom + _RAIL: "0"}
+    if any(mark.row.classification in _WITHOUT_NUMBER for mark in marks):
+        rails[frame.top - _RAIL] = "n/a"
+    for y, text in rails.items():
+        yield f'<path class="rail" d="M{place(frame.left)} {place(y)}H{place(frame.right)}"/>'
+        yield _tick(frame, y, text)
+
+
+def _tick(frame: Frame, y: float, text: str) -> str:
+    return f'<text class="tick" x="{place(frame.left - 6)}" y="{place(y + 3.5)}" text-anchor="end">{text}</text>'
 
 
 def _layers(rows: Sequence[DiffRow], frame: Frame, step: float) -> Iterator[str]:
@@ -170,10 +179,10 @@ def _layers(rows: Sequence[DiffRow], frame: Frame, step: float) -> Iterator[str]
 def _ends(marks: Sequence[Mark], frame: Frame) -> Iterator[str]:
     """The first and the last layer below a panel."""
     layers = [(mark.x, mark.row) for mark in marks]
-    for (x, row), anchor in ((layers[0], "middle"), (layers[-1], "middle")) if len(layers) > 1 else ((layers[0], "middle"),):
+    for x, row in (layers[0], layers[-1]) if len(layers) > 1 else layers:
         text = "model" if row.key[1] is None else f"layer {row.key[1]}"
         x = min(max(x, frame.left + 16), frame.right - 18)
-        yield f'<text class="tick" x="{place(x)}" y="{place(frame.bottom + 30)}" text-anchor="{anchor}">{text}</text>'
+        yield f'<text class="tick" x="{place(x)}" y="{place(frame.bottom + 30)}" text-anchor="middle">{text}</text>'
 
 
 def _limits(marks: Sequence[Mark], scale: LogScale, width: float) -> Iterator[str]:

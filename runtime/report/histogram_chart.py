@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from aprgraph.graph.export.escape import xml
@@ -10,13 +11,14 @@ from aprgraph.runtime.report.histogram import Histogram
 from aprgraph.runtime.report.numbers import counted, place, signed
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520.0, 230.0, 54.0, 508.0, 14.0, 180.0
+_ABOVE_NONE = 12.0
 
 
 def draw_histograms(histograms: Sequence[Histogram], label: str) -> str:
     """Histograms of one set of edges over each other, as an SVG element; empty bins stand on the axis."""
-    # Half a count is the bottom, so that a bin of one element can be seen.
-    counts = [float(count) for histogram in histograms for count in histogram.counts if count]
-    scale = LogScale.over([0.5, *counts], _BOTTOM, _TOP)
+    most = max(int(histogram.counts.max()) for histogram in histograms)
+    # One element stands above the axis, so that it can be told from none.
+    scale = LogScale(0, max(1, math.ceil(math.log10(max(most, 1)))), _BOTTOM - _ABOVE_NONE, _TOP)
     edges = histograms[0].edges
     step = (_RIGHT - _LEFT) / (len(edges) - 1)
     lines = [f'<svg class="chart histogram" viewBox="0 0 {place(_WIDTH)} {place(_HEIGHT)}" role="img" aria-label="{xml(label)}">']

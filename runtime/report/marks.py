@@ -28,10 +28,10 @@ VERDICT_GLYPHS: dict[Verdict, str] = {
     Verdict.ACCUMULATED: "+",
 }
 #: Levels of error by the decades that it lies above the limit; a level's number is the number of bounds below it. 0 is no error.
-_BOUNDS = (-3.0, -1.0, 0.0, 2.0, 5.0, 8.0)
+_BOUNDS = (-3.0, -1.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 LEVEL_TEXTS = (
     "no error", "below 0.001 of the limit", "below 0.1 of it", "within the limit",
-    "up to 100 times the limit", "up to 10⁵ times", "up to 10⁸ times", "more",
+    "up to 100 times the limit", "up to 10⁴ times", "up to 10⁶ times", "up to 10⁸ times", "more",
 )  # fmt: skip
 #: Classes whose colour says what they are, for there is no number that a level could show.
 _WITHOUT_LEVEL = frozenset({Class.NAN, Class.SHAPE, Class.UNMEASURED})
@@ -46,7 +46,7 @@ def glyph(row: DiffRow, blame: Blame | None) -> str:
 
 
 def level(row: DiffRow) -> str:
-    """The CSS class of a row's cell: ``level-0`` to ``level-7``, or ``is-nan`` and its like where no number tells."""
+    """The CSS class of a row's cell: ``level-0`` to ``level-8``, or ``is-nan`` and its like where no number tells."""
     if row.classification in _WITHOUT_LEVEL or row.error is None:
         return f"is-{row.classification.value.lower()}"
     if row.error == 0:

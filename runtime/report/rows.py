@@ -56,7 +56,7 @@ def make_columns(blame: Blame | None) -> tuple[Column, ...]:
         Column("max |Δ| at", lambda row: _of(row, lambda m: ", ".join(map(str, m.max_index)) if m.max_index and m.max_abs else "")),
         Column("worst position", lambda row: _of(row, lambda m: _worst(m.positions)), numeric=True, short=True),
         Column("worst channel", lambda row: _of(row, lambda m: _worst(m.channels)), numeric=True),
-        Column("NaN+Inf A/B", lambda row: _of(row, lambda m: f"{m.nan_a + m.inf_a}/{m.nan_b + m.inf_b}"), short=True),
+        Column("NaN+Inf A/B", lambda row: _of(row, lambda m: f"{m.nan_a + m.inf_a}/{m.nan_b + m.inf_b}"), numeric=True, short=True),
         Column("rms A", lambda row: _of(row, lambda m: small(m.rms_a)), numeric=True, short=True),
         Column("rms B", lambda row: _of(row, lambda m: small(m.rms_b)), numeric=True, short=True),
         Column("why", lambda row: row.reason or ""),

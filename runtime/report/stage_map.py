@@ -49,7 +49,7 @@ def _merge(orders: list[list[str]]) -> list[str]:
     """One order of all stages that keeps each layer's."""
     merged: list[str] = []
     for order in orders:
-        at = 0
+        at = 0 if set(order) & set(merged) else len(merged)  # the whole model's stages come after every layer's
         for stage in order:
             if stage in merged:
                 at = merged.index(stage) + 1

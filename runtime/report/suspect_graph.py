@@ -69,13 +69,12 @@ def _around(graph: Graph, suspects: Sequence[FirstDivergence], nearest: int | No
     good = {name for suspect in suspects for key in suspect.good if (name := staged.get(key[1:])) is not None}
     if nearest is not None:
         good &= {operand for name in core for operand in graph.operand_names(name)}
-    # What the region reads is drawn too, its own sources are not: a picture that ends at a border, not at a riddle.
+    # What the region reads is drawn as well, so that every arrow into it begins somewhere.
     border = {operand for name in core for operand in graph.operand_names(name)} - core
     result = Graph(graph.name, graph.attrs)
     for node in graph:
         if node.name in core:
             result.add(node, graph.operand_names(node.name))
         elif node.name in border or node.name in good:
-            weights = [operand for operand in graph.operand_names(node.name) if operand in border and operand in result]
-            result.add(node, weights if node.op != "weight" else ())
+            result.add(node, [operand for operand in graph.operand_names(node.name) if operand in result])
     return result

@@ -45,8 +45,20 @@ class Call:
 
 #: What a node computes instead.
 Patch = Callable[[Call], Array]
-#: How a tensor of the file is read instead: its description, a copy of its bytes u8 [rows, bytes of a row], its right values.
-Misreading = Callable[[TensorInfo, Array, F32], Array]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of the file: a copy of its bytes, u8 [rows, bytes of a row], and its ``right`` values."""
+
+    subject: Subject
+    info: TensorInfo
+    raw: Array
+    right: F32
+
+
+#: How a tensor of the file is read instead.
+Misreading = Callable[[Stored], Array]
 
 
 @dataclass(frozen=True)

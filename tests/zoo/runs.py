@@ -17,7 +17,7 @@ from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.trace import Trace, TraceEntry, TraceInfo
 from tests.zoo.arithmetic import Float32
-from tests.zoo.planting import Call, Plant
+from tests.zoo.planting import Call, Plant, Stored
 from tests.zoo.subjects import TOKENS, Subject
 
 NOTHING = Plant()
@@ -132,7 +132,7 @@ def _computed(call: Call) -> Array:
 def _misread(subject: Subject, plant: Plant, tensor: str) -> F32:
     info = subject.model.tensor(tensor)
     raw = subject.model.file.tensor_bytes(info).copy()
-    value: F32 = np.asarray(plant.weights[tensor](info, raw, subject.weight(tensor)), np.float32)
+    value: F32 = np.asarray(plant.weights[tensor](Stored(subject, info, raw, subject.weight(tensor))), np.float32)
     assert value.shape == info.dims, f"{tensor} is {value.shape}, expected {info.dims}"
     return value
 

@@ -187,6 +187,6 @@ def _scale(raw: Array, block_bytes: int, fields: list[tuple[int, Any]], factor: 
             dtype = ml_dtypes.bfloat16 if one.dtype == "bfloat16" else np.dtype(one.dtype)
             columns = slice(offset, offset + one.itemsize * one.count)
             values = np.ascontiguousarray(blocks[:, columns]).view(dtype)
-            blocks[:, columns] = (values * values.dtype.type(factor)).view(np.uint8)
+            blocks[:, columns] = (values.astype(np.float32) * np.float32(factor)).astype(dtype).view(np.uint8)
 
 

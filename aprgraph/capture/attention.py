@@ -1,0 +1,92 @@
+"""What happens between the projections of an attention layer: q and k after RoPE, scores and weights."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from aprgraph.capture.functions import watching
+from aprgraph.capture.model_classes import ATTENTION_FUNCTION, ROPE_FUNCTION, CapturedModel
+
+#: Takes (stage, layer, tensor in the shape of the stage table).
+Record = Callable[[str, int, torch.Tensor], None]
+
+
+class AttentionWatch:
+    """Watches the functions that attention layers call. ``positions_so_far`` says how many positions there are to attend to (t)."""
+
+    def __init__(self, captured: CapturedModel, record: Record, positions_so_far: Callable[[], int]) -> None:
+        self._captured, self._record, self._positions_so_far = captured, record, positions_so_far
+        self._layer_of = {layer.self_attn: index for index, layer in enumerate(captured.layers)}
+        # RoPE's function is not told for whom it works, and other models in other threads call the same one.
+        self._running = threading.local()
+
+    def watch_rope(self, stack: contextlib.ExitStack) -> None:
+        """Record q_post_rope and k_post_rope of every layer until ``stack`` closes."""
+        for attention in self._layer_of:
+            stack.callback(attention.register_forward_pre_hook(self._enter).remove)
+            stack.callback(attention.register_forward_hook(self._leave, always_call=True).remove)
+        stack.enter_context(watching(self._captured.functions, ROPE_FUNCTION, self._around_rope))
+
+    def watch_scores(self, stack: contextlib.ExitStack) -> None:
+        """Record attn_scores and attn_softmax of every layer until ``stack`` closes. Only eager attention has them."""
+        stack.enter_context(watching(self._captured.functions, ATTENTION_FUNCTION, self._around_attention))
+
+    def _enter(self, attention: Any, _args: Any) -> None:
+        self._running.layer = self._layer_of[attention]
+
+    def _leave(self, _attention: Any, _args: Any, _output: Any) -> None:
+        self._running.layer = None
+
+    def _around_rope(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        layer = getattr(self._running, "layer", None)
+        if layer is not None:
+            for stage, heads in zip(("q_post_rope", "k_post_rope"), result, strict=True):
+                self._record(stage, layer, in_file_order(self._captured, heads[0].transpose(0, 1)))
+        return result
+
+    def _around_attention(
+        self, function: Callable[..., Any], module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if module not in self._layer_of:
+            return function(module, query, key, value, attention_mask, *args, **kwargs)
+        with _SoftmaxInput() as softmax:
+            result = function(module, query, key, value, attention_mask, *args, **kwargs)
+        if softmax.value is not None:
+            scores, layer = softmax.value, self._layer_of[module]
+            if attention_mask is not None:
+                mask = attention_mask[..., : scores.shape[-1]]
+                # What the mask adds where nothing is masked is 0, so that the sum is the score.
+                scores = torch.where(mask if mask.dtype == torch.bool else mask == 0, scores, 0.0)
+            self._record("attn_scores", layer, self._over_all_positions(scores[0]))
+            self._record("attn_softmax", layer, self._over_all_positions(result[1][0]))
+        return result
+
+    def _over_all_positions(self, values: torch.Tensor) -> torch.Tensor:
+        """[H, n, m] as [H, n, t]: the cache of a sliding window drops the first positions, which are masked then."""
+        return torch.nn.functional.pad(values, (self._positions_so_far() - values.shape[-1], 0))
+
+
+class _SoftmaxInput(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not known
+    """While inside, ``value`` becomes what a softmax is computed of. It changes nothing."""
+
+    value: torch.Tensor | None = None
+
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.nn.functional.softmax:
+            self.value = args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def in_file_order(captured: CapturedModel, heads: torch.Tensor) -> torch.Tensor:
+    """Heads of q or k [n, heads, D] as [n, heads · D], with rows in the order of the GGUF file."""
+    n, count, size = heads.shape
+    if captured.model_class.pairs_neighbours:
+        heads = heads.reshape(n, count, 2, size // 2).transpose(2, 3)
+    return heads.reshape(n, count * size)

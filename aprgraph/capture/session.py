@@ -1,0 +1,184 @@
+"""The context manager behind ``aprgraph.capture.transformers``: which pass is which step, and what goes into the trace."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from aprgraph.capture.model_classes import open_model
+from aprgraph.capture.taps import Tap, find_notes, find_taps
+from aprgraph.graph.errors import PlanError, TraceError
+from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.runtime.trace import Trace, TraceInfo
+from aprgraph.runtime.trace_writer import TraceWriter
+
+_ARITHMETICS = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+class Capture:
+    """See ``aprgraph.capture.transformers``. ``trace`` is the trace, from the end of the block on."""
+
+    def __init__(self, model: Any, directory: Path, taps: str, layers: str | None, positions: str) -> None:
+        if positions not in ("last", "all"):
+            raise PlanError(f"positions {positions!r}: expected 'last' or 'all'")
+        self._captured = open_model(model)
+        if model.training:
+            raise TraceError(f"{type(model).__name__} is in training mode, where dropout is drawn anew each time; call model.eval() first")
+        self._directory = directory
+        self._plan = parse_plan(taps, layers or f"0..{len(self._captured.layers)}")
+        self._positions = positions
+        self._taps = list(find_taps(self._captured, self._record, lambda: self._total, all_logits=positions == "all"))
+        self._check_plan()
+        self._writer = TraceWriter(directory)
+        self._recorded: set[tuple[int, int | None, str]] = set()
+        self._stack = contextlib.ExitStack()
+        self._tokens: list[int] = []
+        self._generated: list[int] = []
+        #: Positions so far, those of the running pass included; and the step of that pass.
+        self._total, self._step = 0, -1
+        #: What the embedding of the running pass was given and gave, until its positions tell which step it is.
+        self._embedded: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._is_running = False
+        self._trace: Trace | None = None
+
+    @property
+    def trace(self) -> Trace:
+        """The trace. Raises TraceError before the end of the block."""
+        if self._trace is None:
+            raise TraceError(f"{self._directory}: the capture has not ended, so there is no trace yet")
+        return self._trace
+
+    def __enter__(self) -> Capture:  # noqa: PYI034 -- Self is in typing from Python 3.11 on
+        captured = self._captured
+        with contextlib.ExitStack() as stack:
+            for module in dict.fromkeys((captured.model, captured.decoder)):
+                stack.callback(module.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
+            stack.callback(captured.decoder.embed_tokens.register_forward_hook(self._after_embedding).remove)
+            stack.callback(captured.decoder.rotary_emb.register_forward_pre_hook(self._at_positions, with_kwargs=True).remove)
+            for tap in self._taps:
+                if self._wants(tap):
+                    tap.open(stack)
+            stack.callback(captured.decoder.register_forward_hook(self._after_pass).remove)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None) -> None:
+        self._stack.close()
+        with contextlib.closing(self._writer):
+            if kind is None:
+                self._trace = self._finish()
+
+    def _check_plan(self) -> None:
+        """Raise PlanError if the plan names a stage or a layer that the model does not show."""
+        plan, count = self._plan, len(self._captured.layers)
+        shown = {"embedding", *(stage for tap in self._taps for stage in tap.stages)}
+        missing = [stage for stage in plan.stages if stage not in shown]
+        if missing and not plan.everything:
+            own = ", ".join(stage for stage in STAGE_BY_NAME if stage in shown)
+            why = "".join(f" ({note})" for note in find_notes(self._captured) if any(stage in note for stage in missing))
+            raise PlanError(f"taps: this model does not show {', '.join(missing)}{why}; what it shows is: {own}")
+        if plan.layers.stop > count and any(STAGE_BY_NAME[stage].per_layer for stage in plan.stages):
+            raise PlanError(
+                f"layers {plan.layers.start}..{plan.layers.stop}: the model has {count} layers, expected END of at most {count}"
+            )
+
+    def _wants(self, tap: Tap) -> bool:
+        layers = self._plan.layers if tap.everywhere else [tap.layer]
+        return any(self._plan.selects(stage, layer) for stage in tap.stages for layer in layers)
+
+    # -- passes ---------------------------------------------------------------------------------------------------------
+
+    def _fail(self, what: str) -> TraceError:
+        return TraceError(f"{self._directory}: {what}")
+
+    def _before_pass(self, module: Any, args: Any, kwargs: Any) -> None:
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        if isinstance(mask, torch.Tensor):
+            if mask.dim() != 2:
+                raise self._fail(f"the attention mask has {mask.dim()} dimensions, expected none or [1, positions], all of it 1")
+            if not bool((mask != 0).all()):
+                raise self._fail("the attention mask has zeros, expected none: a text with padding cannot be compared; drop the padding")
+        if module is self._captured.decoder:
+            if self._is_running:
+                raise self._fail("a pass begins before the one before it has ended; was an exception caught inside the block?")
+            self._is_running = True
+
+    def _after_embedding(self, _module: Any, args: Any, output: torch.Tensor) -> None:
+        self._embedded = (args[0], output)
+
+    def _at_positions(self, _module: Any, args: Any, kwargs: Any) -> None:
+        """The positions are known: this pass is the prompt, or one token after all that came before."""
+        if self._embedded is None:
+            if self._step < 0 or self._total == 0:
+                raise self._fail("the model was given embeddings, expected input_ids: the trace is to name its tokens")
+            return  # a family with several RoPEs asks once for each
+        (tokens, rows), self._embedded = self._embedded, None
+        if tokens.shape[0] != 1:
+            raise self._fail(
+                f"a batch of {tokens.shape[0]} texts, expected one: run them one after the other, each with a capture of its own"
+            )
+        positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+        count, first = tokens.shape[1], int(positions[0, 0])
+        if positions[0].tolist() != list(range(first, first + count)):
+            raise self._fail(f"the positions are {positions[0].tolist()}, expected one after the other")
+        if first != self._total or (self._total > 0 and count != 1):
+            expected = "the whole prompt from position 0" if self._total == 0 else f"one token, at position {self._total}"
+            raise self._fail(
+                f"a pass on {count} tokens from position {first}, expected {expected}: a capture is of one text, "
+                "its prompt in one pass and what follows token by token with a KV cache"
+            )
+        self._total += count
+        self._step += 1
+        (self._generated if self._step else self._tokens).extend(tokens[0].tolist())
+        self._record("embedding", 0, rows[0])
+
+    def _after_pass(self, _module: Any, _args: Any, _output: Any) -> None:
+        self._is_running = False
+
+    def _record(self, stage: str, layer: int | None, values: torch.Tensor) -> None:
+        if not self._plan.selects(stage, layer):
+            return
+        key = (self._step, layer, stage)
+        name = stage if layer is None else f"layer{layer}.{stage}"
+        if key in self._recorded:
+            raise self._fail(f"{name} is computed twice in one pass, which cannot be recorded")
+        if stage == "lm_head" and self._positions == "all" and len(values) != (1 if self._step else len(self._tokens)):
+            raise self._fail(
+                f"the model computed logits of {len(values)} of {len(self._tokens)} positions; drop positions='all', or logits_to_keep"
+            )
+        self._recorded.add(key)
+        rounded = values.detach().to("cpu", torch.float32).contiguous().numpy()
+        self._writer.write(name, stage, layer, self._step, rounded)
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> Trace:
+        if self._step < 0:
+            raise self._fail("no forward pass of the model ran inside the block, so nothing was recorded")
+        if self._is_running or self._embedded is not None:
+            raise self._fail("the last pass inside the block did not end, so this is no whole trace")
+        seen = {stage for _, _, stage in self._recorded}
+        missing = [] if self._plan.everything else [stage for stage in self._plan.stages if stage not in seen]
+        if missing or not seen:
+            raise self._fail(f"{', '.join(missing) or 'nothing'} was not recorded: the passes did not get there")
+        captured, config = self._captured, self._captured.decoder.config
+        extra: dict[str, Any] = {"writer": captured.description}
+        if captured.model.dtype in _ARITHMETICS:
+            extra["arithmetic"] = _ARITHMETICS[captured.model.dtype]
+        if getattr(config, "quantization_config", None) is None:
+            extra["weights"] = "float"
+        if self._generated:
+            extra["generated"] = self._generated
+        notes = list(find_notes(captured))
+        if notes:
+            extra["notes"] = notes
+        # The last part alone: where a model lies on this machine is nobody's business.
+        name = Path(str(getattr(config, "_name_or_path", ""))).name or captured.model_class.name
+        model = {"name": name, "architecture": captured.model_class.architecture}
+        info = TraceInfo(model, "transformers", tuple(self._tokens), self._plan.describe(), self._positions, "", extra)
+        return self._writer.finish(info)

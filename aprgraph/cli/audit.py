@@ -1,0 +1,103 @@
+"""``aprgraph audit``: where is one trace wrong?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aprgraph.cli.options import Override, ReplayTokens, Repro, Suggest
+from aprgraph.cli.progress import replaying
+from aprgraph.cli.tables import format_table
+
+if TYPE_CHECKING:
+    from aprgraph.runtime.blame import Audit, LocalError
+
+#: Rows of what is wrong that are shown without --all.
+_SHOWN = 12
+
+
+def audit(
+    trace: Annotated[Path, typer.Argument(help="A trace directory, or one APRT file (.bin).", metavar="TRACE", show_default=False)],
+    model: Annotated[Path, typer.Option("--model", "-m", metavar="GGUF", help="The model that it is to be a run of.", show_default=False)],
+    tokens: ReplayTokens = None,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="The arithmetic of what wrote the trace, where its manifest does not say it [same-graph-f32]."),
+    ] = None,
+    override_kv: Override = None,
+    suggest: Suggest = False,
+    repro: Repro = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole audit as JSON.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Print every tensor, not only those that are wrong.")] = False,
+) -> None:
+    """Check one trace against the model, whoever wrote it: which stages are wrong, given what they were computed from?
+
+    Each stage is computed again in float64 from the tensors that the trace itself recorded. An error that came from an
+    earlier stage is in these, and so is explained; what is left is the stage's own. Where inputs were not recorded, the
+    replay starts at the nearest ones that were.
+
+    \b
+    Example:
+      aprgraph audit theirs --model model.gguf
+      aprgraph audit theirs --model model.gguf --profile cross-engine-q8act --tokens 1,2,3
+      aprgraph audit theirs --model model.gguf --repro guilty && python guilty/repro.py
+
+    Exit code: 0 right, 1 wrong, 2 could not be audited, 3 nothing could be replayed.
+    """
+    from aprgraph import comparison  # noqa: PLC0415
+    from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.graph.model import load_model  # noqa: PLC0415
+    from aprgraph.runtime.diff.sources import open_source  # noqa: PLC0415
+    from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
+
+    ids = None if tokens is None else parse_tokens(tokens)
+    opened = open_source(trace)
+    loaded = load_model(model, parse_overrides(override_kv or []))
+    with replaying() as progress:
+        found = comparison.audit(opened, loaded, tokens=ids, profile=profile, progress=progress)
+    if suggest:
+        options = comparison.suggested_options_of(found, opened)
+        typer.echo(options if options is not None else "nothing: " + ("what is wrong is one stage" if found.wrong else "nothing is wrong"))
+        raise typer.Exit(found.exit_code)
+    if repro is not None and found.wrong:
+        script = comparison.write_repro(repro, opened, loaded, found.wrong[0], tokens=ids)
+        print(f"{found.wrong[0].label} alone: python {script}", file=sys.stderr)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
+    else:
+        _print(found, show_all)
+    raise typer.Exit(found.exit_code)
+
+
+def _print(found: Audit, show_all: bool) -> None:
+    typer.echo(found.sentence)
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    if found.common:
+        typer.echo(f"common to all of them: {', '.join(found.common)}")
+    rows = found.locals if show_all else found.wrong[:_SHOWN]
+    if rows:
+        typer.echo("")
+        typer.echo(local_table(rows))
+    if len(rows) < len(found.locals):
+        typer.echo(f"{len(rows)} of {len(found.locals)} tensors shown; --all prints every one")
+
+
+def local_table(rows: tuple[LocalError, ...]) -> str:
+    """A table of local errors."""
+    cells = [
+        [
+            one.state.value,
+            one.label,
+            "" if one.error is None else f"{one.error:.1e}",
+            f"{one.limit:.0e}",
+            ", ".join(("" if key[1] is None else f"layer {key[1]} ") + key[2] for key in one.sources),
+            one.reason or "",
+        ]
+        for one in rows
+    ]
+    return format_table(("", "tensor", "local error", "limit", "replayed from", "why"), cells, right=(2, 3))

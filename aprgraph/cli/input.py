@@ -1,0 +1,42 @@
+"""What a model is run on: the options that give a text or token ids, and the ids that they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aprgraph.api import CompiledModel, LoadedModel
+
+
+def read_input(
+    prompt: str | None, prompt_file: Path | None, tokens: str | None, tokens_file: Path | None, chat: bool, system: str | None
+) -> str | Sequence[int]:
+    """What is to be run: text, or token ids. Raises TokenError."""
+    from aprgraph.api import DEFAULT_PROMPT  # noqa: PLC0415
+    from aprgraph.graph.errors import TokenError  # noqa: PLC0415
+    from aprgraph.runtime.tokens import parse_tokens, read_prompt_file, read_tokens_file  # noqa: PLC0415
+
+    options = {"--prompt": prompt, "--prompt-file": prompt_file, "--tokens": tokens, "--tokens-file": tokens_file}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise TokenError(f"{' and '.join(given)} exclude each other; give one of them")
+    if system is not None and not chat:
+        raise TokenError("--system goes with --chat; add --chat, or put the text into the prompt")
+    if chat and given and given[0].startswith("--tokens"):
+        raise TokenError(f"--chat puts a text through the model's template, and {given[0]} gives token ids; give --prompt instead")
+    if tokens is not None:
+        return parse_tokens(tokens)
+    if tokens_file is not None:
+        return read_tokens_file(tokens_file)
+    if prompt_file is not None:
+        return read_prompt_file(prompt_file)
+    return DEFAULT_PROMPT if prompt is None else prompt
+
+
+def encode(opened: CompiledModel | LoadedModel, given: str | Sequence[int], chat: bool, system: str | None) -> Sequence[int]:
+    """The token ids of what ``read_input`` gave. Raises AprgraphError."""
+    if not isinstance(given, str):
+        return given
+    return opened.encode_chat(given, system) if chat else opened.encode(given)

@@ -1,0 +1,107 @@
+"""Comparing and auditing traces, with the model at hand or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.model import Model, load_model
+from aprgraph.runtime.blame import Audit, LocalError
+from aprgraph.runtime.blame import audit as _audit
+from aprgraph.runtime.blame import blame as _blame
+from aprgraph.runtime.blame.repro import write_repro
+from aprgraph.runtime.blame.suggest import Suspicion, command_options, guilty_of, suggest, suspicion_of
+from aprgraph.runtime.diff import DiffReport
+from aprgraph.runtime.diff import diff as _diff
+from aprgraph.runtime.diff.sources import Source, open_pair, open_source
+from aprgraph.runtime.trace import Trace
+
+#: Called before each tensor with what it is called.
+OnTensor = Callable[[str], None]
+
+
+def diff(
+    a: Source,
+    b: Source,
+    *,
+    model: str | Path | Model | None = None,
+    tokens: Sequence[int] | None = None,
+    on_replay: OnTensor | None = None,
+    **options: Any,
+) -> DiffReport:
+    """Compare two traces, and with ``model`` (the GGUF file that both are to be runs of) say which side is wrong.
+
+    ``tokens`` are those of the prompt, for traces whose manifests do not name them. ``options`` are those of
+    ``aprgraph.runtime.diff.diff``: top, profile, tolerances, progress. The report's ``headline`` is the sentence to read first.
+    Raises AprgraphError for what cannot be compared or read.
+    """
+    report = _diff(a, b, **options)
+    if model is None:
+        return report
+    trace_a, trace_b = open_pair(a, b)
+    profile = options.get("profile")
+    found = _blame(trace_a, trace_b, _loaded(model), report, tokens=tokens, profile=profile, progress=on_replay)
+    return replace(report, blame=found)
+
+
+def audit(
+    trace: Source,
+    model: str | Path | Model,
+    *,
+    tokens: Sequence[int] | None = None,
+    profile: str | None = None,
+    progress: OnTensor | None = None,
+) -> Audit:
+    """Replay each stage of one trace in float64 from the inputs that it recorded: where is it wrong? See ``Audit``.
+
+    Raises AprgraphError for what cannot be read or is no run of the model.
+    """
+    return _audit(open_source(trace), _loaded(model), tokens=tokens, profile=profile, progress=progress)
+
+
+def _loaded(model: str | Path | Model) -> Model:
+    return model if isinstance(model, Model) else load_model(model)
+
+
+@dataclass(frozen=True)
+class Guilty:
+    """The stage to look at: ``local`` is its error, ``trace`` the one that recorded it, ``side`` "A" or "B" (None of an audit)."""
+
+    local: LocalError
+    trace: Trace
+    side: str | None = None
+
+
+def find_guilty(report: DiffReport, a: Trace, b: Trace) -> Guilty:
+    """The first stage that a side is wrong at. Raises ComparisonError where there is none."""
+    guilty = None if report.blame is None else guilty_of(report.blame)
+    if guilty is None:
+        raise ComparisonError("--repro shows the stage that is wrong, and no replay found one; give --model, and tap more stages")
+    side, local = guilty
+    return Guilty(local, a if side == "A" else b, side)
+
+
+def suggested_options(report: DiffReport, recorded: Sequence[Trace]) -> str | None:
+    """The options of ``aprgraph run`` that narrow a comparison down; None where nothing does."""
+    suspicion = suspicion_of(report, report.blame)
+    return None if suspicion is None else _options(suspicion, recorded)
+
+
+def suggested_options_of(found: Audit, trace: Trace) -> str | None:
+    """The same, of an audit."""
+    if not found.wrong:
+        return None
+    first = found.wrong[0]
+    return _options(Suspicion(first.key, first.region, first.sources), [trace])
+
+
+def _options(suspicion: Suspicion, traces: Sequence[Trace]) -> str | None:
+    recorded = set.intersection(*({entry.key for entry in trace.entries} for trace in traces))
+    plan = suggest(suspicion, recorded)
+    return None if plan is None else command_options(plan, suspicion.key[0])
+
+
+__all__ = ["Guilty", "audit", "diff", "find_guilty", "suggested_options", "suggested_options_of", "write_repro"]

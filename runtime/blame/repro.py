@@ -1,0 +1,207 @@
+"""The guilty stage alone: its inputs, its weights, what it should have given and what it gave, and a script that shows the error."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aprgraph.graph.block_formats import decode_reference, weight_format
+from aprgraph.graph.errors import ComparisonError, TraceError
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.model import Model
+from aprgraph.graph.ops import Array
+from aprgraph.graph.passes.prune import Prune
+from aprgraph.graph.passes.replay_recorded import PREFIX
+from aprgraph.graph.stages import StageKind
+from aprgraph.runtime.aprt import hint
+from aprgraph.runtime.blame.audit import Auditor
+from aprgraph.runtime.blame.local import LocalError
+from aprgraph.runtime.diff.tolerances import kind_of
+from aprgraph.runtime.trace import Trace
+
+SCRIPT = "repro.py"
+
+_TEMPLATE = '''"""{title}
+
+{origin}
+"""
+
+import sys
+
+import numpy as np
+from aprgraph.graph.ops import OPS
+from aprgraph.runtime.diff.{module} import {compare}
+from aprgraph.runtime.diff.tolerances import exceeds
+
+
+def load(name):
+    return np.load(name + ".npy").astype(np.float64)
+
+
+def op(name, *operands, **attrs):  # the op in float64 NumPy, as aprgraph/graph/ops has it
+    return OPS[name].reference(operands, attrs)
+
+
+{body}
+
+actual = np.load("actual.npy")
+metrics = {compare}(actual, expected.astype(np.float32).reshape(actual.shape))
+print(metrics)
+sys.exit({verdict})
+'''
+
+def write_repro(directory: Path, trace: Trace, model: Model, local: LocalError, *, tokens: Sequence[int] | None = None) -> Path:
+    """Write the stage of ``local`` into ``directory``, which must not exist or be empty. Returns the script's path.
+
+    Arrays are .npy: recorded inputs, decoded weights (f32, and their blocks as the file has them, u8), ``expected`` and
+    ``actual`` (f32). Raises TraceError if the directory cannot be written, ComparisonError for a stage that was not replayed.
+    """
+    if not local.region:
+        raise ComparisonError(f"{local.label} of {trace.directory} was not replayed, so there is nothing to show: {local.reason}")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise TraceError(f"{directory}: is not an empty folder; give another one, so that nothing of yours is overwritten")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as error:
+        raise TraceError(f"{directory}: cannot be written: {error.strerror}; {hint(error)}") from None
+    try:
+        _write(part, trace, model, local, tokens)
+        part.chmod(0o777 & ~_umask())
+        part.replace(directory)
+    except OSError as error:
+        raise TraceError(f"{directory}: cannot be written: {error.strerror}; {hint(error)}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return directory / SCRIPT
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write(part: Path, trace: Trace, model: Model, local: LocalError, tokens: Sequence[int] | None) -> None:
+    auditor = Auditor(trace, model, tokens=tokens)
+    step, layer, stage = local.key
+    target = next(node for node in auditor.graph.staged() if (node.layer, node.stage) == (layer, stage))
+    replay = auditor.replay_of(step)
+    graph = replay.graph.copy()
+    graph.outputs = (target.name,)
+    graph = Prune()(graph)
+    body = []
+    value: Array | None = None
+    for node, value in auditor.run(replay, graph=graph):
+        if node.op in ("input", "recorded", "cache"):
+            name = node.name.removeprefix(PREFIX)
+            np.save(part / f"{name}.npy", value if node.op == "input" else value.astype(np.float32))
+    assert value is not None
+    cached = {node.name for node in graph.with_op("cache")}
+    needed = _behind_caches(graph, target.name, cached)
+    for node in graph:
+        if node.name not in needed:
+            continue
+        if node.op == "weight":
+            _save_weight(part, model, graph, node)
+        body.append(_line(graph, node, cached, target.name))
+    tensor = auditor.recorded.of_step(step)[target.name]
+    expected: Array = value
+    if tensor.last_axis is not None:
+        expected = expected.take([-1], axis=tensor.last_axis)
+        body.append(f"expected = expected.take([-1], axis={tensor.last_axis})")
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.save(part / "expected.npy", expected.astype(np.float32))
+    np.save(part / "actual.npy", np.asarray(auditor.recorded.load(tensor)))
+    inputs = [node.name.removeprefix(PREFIX) for node in graph if node.name in needed and node.op in ("recorded", "input", "cache")]
+    ids = kind_of(stage) is StageKind.INDEX
+    script = _TEMPLATE.format(
+        title=_printable(f"{local.label} of {trace.directory}, alone: what it should have given, and what it gave."),
+        origin=_printable(
+            f"{', '.join(inputs) or 'No tensor'}: as {trace.directory} recorded them; weights: those of {model.path}, decoded. "
+            "Run me in this folder."
+        ),
+        module="indices" if ids else "metrics",
+        compare="compare_indices" if ids else "compare_tensors",
+        verdict=f"exceeds(metrics, {local.limit!r})" + ("" if ids else " or bool(metrics.mismatched_nonfinite)"),
+        body="\n".join(body),
+    )
+    (part / SCRIPT).write_text(script, encoding="utf-8")
+
+
+def _printable(text: str) -> str:
+    """``text`` as it may stand in a docstring, whatever characters a path holds."""
+    return text.encode("unicode_escape").decode("ascii").replace('"', "'")
+
+
+def _behind_caches(graph: Graph, target: str, cached: set[str]) -> set[str]:
+    """What the target is computed from, as far as the caches, whose rows are saved."""
+    needed, waiting = set(), [target]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            if name not in cached:
+                waiting.extend(graph.operand_names(name))
+    return needed
+
+
+def _line(graph: Graph, node: Node, cached: set[str], target: str) -> str:
+    """The statement that gives a node its value."""
+    left = "expected" if node.name == target else _identifier(node.name)
+    if node.op in ("input", "weight", "recorded") or node.name in cached:
+        cast = ".astype(np.int64)" if node.op == "input" else ""
+        shape = f"  # {node.type}" if node.op == "weight" else ""
+        return f"{left} = load({node.name.removeprefix(PREFIX)!r}){cast}{shape}"
+    operands = [_identifier(name) for name in graph.operand_names(node.name)]
+    attrs = [f"{name}={value!r}" for name, value in node.attrs.items()]
+    return f"{left} = op({', '.join([repr(node.op), *operands, *attrs])})"
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W", "_", name.removeprefix(PREFIX))
+
+
+def _save_weight(part: Path, model: Model, graph: Graph, node: Node) -> None:
+    """The weight decoded to f32; of the rows or experts that are read, the others stay zeros, which take no room on the disk."""
+    info = model.tensor(node.attr_str("tensor"))
+    raw = model.file.tensor_bytes(info)
+    columns = info.dims[-1]
+    rows = len(raw)
+    out = np.lib.format.open_memmap(part / f"{node.name}.npy", mode="w+", dtype=np.float32, shape=info.dims)
+    flat = out.reshape(rows, columns)
+    for start, stop in _rows_read(part, graph, node, rows):
+        flat[start:stop] = decode_reference(info.format, raw[start:stop], (stop - start, columns))
+    out.flush()
+    if not weight_format(node.type).is_plain and rows * raw.shape[-1] < _MOST_BLOCK_BYTES:
+        np.save(part / f"{node.name}.{info.format.name.lower()}-blocks.npy", np.asarray(raw))
+
+
+#: Blocks are for those who debug a decoder; of larger weights the model file itself serves.
+_MOST_BLOCK_BYTES = 64 << 20
+#: Rows decoded at once.
+_ROWS = 4096
+
+
+def _rows_read(part: Path, graph: Graph, node: Node, rows: int) -> Iterator[tuple[int, int]]:
+    """The ranges of rows that the stage reads: those of the tokens, or of the chosen experts, if that is all."""
+    users = graph.users(node.name)
+    if len(users) == 1 and users[0].op == "embed":
+        for token in np.unique(np.load(part / f"{graph.operand_names(users[0].name)[0]}.npy")):
+            yield int(token), int(token) + 1
+        return
+    ids = graph.operands(users[0].name)[1] if users and users[0].op == "expert_linear" else None
+    if ids is not None and ids.op == "recorded" and len(users) == 1:
+        chosen = np.load(part / f"{ids.name.removeprefix(PREFIX)}.npy")
+        each = rows // graph[node.name].type.bind()[0]
+        for expert in np.unique(chosen[np.isfinite(chosen)]).astype(int):
+            yield int(expert) * each, (int(expert) + 1) * each
+        return
+    for start in range(0, rows, _ROWS):
+        yield start, min(start + _ROWS, rows)

@@ -1,0 +1,87 @@
+"""Tensors of chosen experts, aligned by expert: the slots of [n, k, …] are in the order of each side's own choice.
+
+Where both sides recorded their ids, slot j of one side is compared with the slot of the same expert on the other. Experts that
+one side alone chose are left out. Without ids on both sides slots are compared as they stand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.diff.align import Key, Pair, last_rows
+from aprgraph.runtime.trace import Trace
+
+IDS = "moe_router_indices"
+SCORES = "moe_router_logits"
+#: What holds one value or row for each chosen expert, in the order of the choice.
+SLOTTED = frozenset(name for name, stage in STAGE_BY_NAME.items() if "k" in stage.dims and name != IDS)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How the slots of B lie in those of A: ``taken`` [n, k] is B's slot for each of A's, -1 where B did not choose that expert."""
+
+    taken: npt.NDArray[np.int64]
+
+    @property
+    def left_out(self) -> int:
+        """How many slots of either side have no counterpart."""
+        return int((self.taken < 0).sum())
+
+    @property
+    def reordered(self) -> int:
+        """How many positions have the same experts in other slots."""
+        own = np.arange(self.taken.shape[1])
+        return int(((self.taken != own) & (self.taken >= 0)).any(axis=1).sum())
+
+    def apply(self, a: F32, b: F32) -> tuple[F32, F32]:
+        """Both tensors [n, k, …] with B's slots in A's order, 0 on both sides where there is no counterpart.
+
+        Positions whose slots agree already are copied as they are.
+        """
+        missing = self.taken < 0
+        moved = np.flatnonzero((self.taken != np.arange(self.taken.shape[1])).any(axis=1))
+        left, right = a, np.array(b)
+        for row in moved:
+            right[row] = b[row][np.maximum(self.taken[row], 0)]
+        if missing.any():
+            left = np.array(a)
+            left[missing] = 0.0
+            right[missing] = 0.0
+        return left, right
+
+
+def find_slots(a: Trace, b: Trace, pair: Pair) -> Slots | None:
+    """The slots of a pair of ``SLOTTED`` tensors; None where they agree, or where the ids or the shapes do not tell.
+
+    Raises TraceError that names a damaged file.
+    """
+    step, layer, stage = pair.key
+    if stage not in SLOTTED or not pair.structured or pair.shape is None or len(pair.shape) < 2:
+        return None
+    n, k = pair.shape[:2]
+    ids = [_ids(trace, (step, layer, IDS), n, k) for trace in (a, b)]
+    if ids[0] is None or ids[1] is None or np.array_equal(ids[0], ids[1]):
+        return None
+    same = ids[0][:, :, None] == ids[1][:, None, :]
+    if (same.sum(axis=2) > 1).any() or (same.sum(axis=1) > 1).any():  # an expert chosen twice: a fault that the ids' own row shows
+        return None
+    return Slots(np.where(same.any(axis=2), same.argmax(axis=2), -1))
+
+
+def _ids(trace: Trace, key: Key, n: int, k: int) -> F32 | None:
+    return last_rows(trace, key, n, k)
+
+
+def find_scores(trace: Trace, key: Key, n: int, least: int) -> F32 | None:
+    """The router's logits [n, X] of the ids ``key``, of the last ``n`` positions; None where they are not recorded or not certain.
+
+    ``least`` is the number of experts that there are at least. Raises TraceError that names a damaged file.
+    """
+    scores = last_rows(trace, (key[0], key[1], SCORES), n, None)
+    return scores if scores is not None and scores.shape[1] >= least else None

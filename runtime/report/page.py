@@ -1,0 +1,219 @@
+"""The page: its sections gathered, and the template filled."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from aprgraph.graph.export.divergence import CLASS_BY_NAME
+from aprgraph.runtime.blame import Blame
+from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.diff.report import DiffReport
+from aprgraph.runtime.diff.tolerances import TABLE_VERSION
+from aprgraph.runtime.report.depth_chart import draw_overview, draw_panels
+from aprgraph.runtime.report.guilty import Guilty, find_guilty, suspects
+from aprgraph.runtime.report.histogram import make_histograms
+from aprgraph.runtime.report.histogram_chart import describe, draw_histograms
+from aprgraph.runtime.report.marks import CLASS_GLYPHS, LEVEL_TEXTS, VERDICT_GLYPHS, class_rules
+from aprgraph.runtime.report.numbers import counted, dims, listed, small
+from aprgraph.runtime.report.png import data_uri
+from aprgraph.runtime.report.rows import make_columns, summarise_logits, table_rows
+from aprgraph.runtime.report.stage_map import make_maps
+from aprgraph.runtime.report.suspect_graph import SuspectGraph, draw_suspects, graph_rules
+from aprgraph.runtime.report.tensor_map import make_tensor_map, scale_png
+from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace_writer import write_text_atomically
+
+_OUTCOMES = {0: "alike", 1: "diverged", 3: "nothing measured"}
+
+
+def write_page(path: Path, report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None = None) -> None:
+    """Write the page to ``path``, whole or not at all. Raises TraceError where that, or a tensor to show, fails."""
+    write_text_atomically(path, render_page(report, trace_a, trace_b, blame))
+
+
+def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None = None) -> str:
+    """The comparison ``report`` of two traces as an HTML document.
+
+    With ``blame`` its sentence is the headline, and rows and charts show verdicts and local errors. The traces are read for the
+    one tensor that is shown element by element. Raises TraceError, naming the file, if that one has been damaged since.
+    """
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
+    from markupsafe import Markup  # noqa: PLC0415
+
+    style = _resource("page.css") + class_rules() + graph_rules()
+    script = _resource("page.js")
+    columns = make_columns(blame)
+    rows = table_rows(report, columns, blame)
+    guilty = find_guilty(report, trace_a, trace_b, blame)
+    number_of = {row.key: number for number, row in enumerate(report.rows)}
+    current = number_of[guilty.row.key] if isinstance(guilty, Guilty) else next(iter(number_of[one.key] for one in report.first), None)
+    regions = suspects(report, blame)
+    graph = draw_suspects(report, regions, trace_a, trace_b)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    page: str = environment.from_string(_resource("page.html.jinja")).render(
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+        headline=report.verdict if blame is None else blame.sentence,
+        verdict=None if blame is None else report.verdict,
+        outcome=_OUTCOMES[report.exit_code],
+        report=report,
+        facts=list(_facts(report, trace_a, trace_b, blame)),
+        notes=[*report.notes, *(note for audit in (blame.a, blame.b) for note in audit.notes)] if blame else report.notes,
+        regions=[_region(report, region) for region in regions[:8]],
+        regions_left=max(0, len(regions) - 8),
+        common=listed(report.common_suspects),
+        logits=[summarise_logits(row) for row in report.rows if row.logits is not None],
+        columns=columns,
+        short=[index for index, column in enumerate(columns) if column.short],
+        rows=rows,
+        matter=[rows[number_of[row.key]] for row in report.rows_that_matter()],
+        first=frozenset(number_of[first.key] for first in report.first),
+        current=current,
+        maps=make_maps(report, current),
+        glyphs=[(CLASS_GLYPHS[name], name.value, CLASS_BY_NAME[name.value].summary) for name in report.counts],
+        verdicts=[] if blame is None else [(mark, verdict.value) for verdict, mark in VERDICT_GLYPHS.items()],
+        levels=list(enumerate(LEVEL_TEXTS)),
+        overview=Markup(draw_overview(report)),
+        panels=[Markup(panel.svg) for panel in draw_panels(report, blame)],
+        blamed=blame is not None,
+        graph=graph if isinstance(graph, str) else None,
+        graph_svg=Markup(graph.svg) if isinstance(graph, SuspectGraph) else None,
+        graph_note=graph.note if isinstance(graph, SuspectGraph) else "",
+        tensor=_tensor(guilty) if isinstance(guilty, Guilty) else None,
+        no_tensor=guilty if isinstance(guilty, str) else "",
+    )
+    return page
+
+
+def _resource(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing from anywhere but this page's own style and script, known by their hashes, and pictures within the page."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") for text in (style, script)]
+    return (
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _facts(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None) -> Iterator[tuple[str, str]]:
+    for side, name, trace in (("A", report.a, trace_a), ("B", report.b, trace_b)):
+        info = trace.info
+        about = "no manifest" if info is None else ", ".join(filter(None, (str(info.model.get("name", "")), info.target)))
+        yield side, f"{name} ({about}; {counted(len(trace), 'tensor')})"
+    tokens = next((info.tokens for info in (trace_a.info, trace_b.info) if info is not None), None)
+    yield "tokens", "not known" if tokens is None else f"{len(tokens):,}"
+    yield "profile", f"{report.profile}, tolerances version {TABLE_VERSION}"
+    yield "tensors", ", ".join(f"{count:,} {name.value}" for name, count in report.counts.items()) or "none"
+    yield "exit code", f"{report.exit_code}, {_OUTCOMES[report.exit_code]}"
+    if blame is not None:
+        yield "model", blame.a.model
+        for side, audit in (("A", blame.a), ("B", blame.b)):
+            yield f"replay of {side}", f"{counted(audit.replayed, 'tensor')}, arithmetic {audit.arithmetic}"
+
+
+@dataclass(frozen=True)
+class _Region:
+    """Where the cause of one tensor can lie, in words."""
+
+    label: str
+    region: str
+    weights: str
+    good: str
+    following: str
+
+
+def _region(report: DiffReport, found: Any) -> _Region:
+    labels = {row.key: row.label for row in report.rows}
+    return _Region(
+        labels[found.key],
+        listed(found.region[::-1]),
+        listed(found.weights[::-1]),
+        listed(labels.get(key, key[2]) for key in found.good[::-1]),
+        listed(labels.get(key, key[2]) for key in found.following),
+    )
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """What the page shows of one tensor, in words and pictures."""
+
+    label: str
+    why: str
+    shape: str
+    picture: str
+    scale: str
+    low: str
+    high: str
+    rows: str
+    row_name: str
+    columns: str
+    column_name: str
+    block: str
+    words: list[str]
+    histograms: list[tuple[list[tuple[int, str]], Any]]
+    is_ids: bool
+
+
+def _tensor(guilty: Guilty) -> _Tensor:
+    from markupsafe import Markup  # noqa: PLC0415
+
+    shown = make_tensor_map(guilty.a, guilty.b, guilty.pair.position_axis)
+    a, b, apart = make_histograms(guilty.a, guilty.b)
+    height, width = shown.cells.shape
+    low, high = shown.range or (0.0, 0.0)
+    block = f"a cell is the largest of up to {-(-shown.rows // height)} × {-(-shown.columns // width)} elements"
+    if height == shown.rows and width == shown.columns:
+        block = "a cell is one element"
+    if shown.pooled:
+        block += f", and of {shown.pooled}"
+    sides, difference = [(0, describe(a)), (1, describe(b))], [(2, describe(apart))]
+    return _Tensor(
+        label=guilty.row.label,
+        why=guilty.why,
+        shape=dims(guilty.pair.shape),
+        picture=data_uri(shown.png()),
+        scale=data_uri(scale_png()),
+        low=small(low),
+        high=small(high),
+        rows=str(shown.rows - 1),
+        row_name=shown.row_name,
+        columns=str(shown.columns - 1),
+        column_name=shown.column_name,
+        block=block,
+        words=list(_worst_places(guilty)),
+        histograms=[
+            (sides, Markup(draw_histograms((a, b), "Histogram of both sides"))),
+            (difference, Markup(draw_histograms((apart,), "Histogram of the difference"))),
+        ],
+        is_ids=guilty.is_ids,
+    )
+
+
+def _worst_places(guilty: Guilty) -> Iterator[str]:
+    """The picture in words."""
+    metrics = guilty.row.metrics
+    if not isinstance(metrics, TensorMetrics):
+        yield f"{guilty.row.reason}." if guilty.row.reason else "The same ids at every position."
+        return
+    if metrics.bit_identical:
+        yield "Both sides have the same bits."
+        return
+    if metrics.max_abs and metrics.max_index is not None:
+        at = f" at [{', '.join(map(str, metrics.max_index))}]" if metrics.max_index else ""
+        yield f"Largest difference {small(metrics.max_abs)}{at}."
+    for name, axis in (("position", metrics.positions), ("channel", metrics.channels)):
+        if axis is not None and axis.size > 1 and axis.share:
+            worst = f"{name}{'s' if len(axis.worst) > 1 else ''} {listed(axis.worst, 8)}"
+            yield f"Of the error energy {axis.share:.0%} is in {worst} of {axis.size}."
+    if metrics.mismatched_nonfinite:
+        yield f"{counted(metrics.mismatched_nonfinite, 'element')} with NaN or Inf on one side and something else on the other."

@@ -1,0 +1,141 @@
+"""Is a fault found? The checks of the two levels, in both orders of the arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.plan import Plan
+from aprgraph.runtime.blame import Audit, Blame, Verdict, blame
+from aprgraph.runtime.diff import diff
+from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.report import DiffReport
+from aprgraph.runtime.trace import Trace
+from tests.zoo.expectation import first_of, guilty, wrong_tensors
+from tests.zoo.planting import Fault, Site
+from tests.zoo.runs import Run, run
+from tests.zoo.subjects import TOKENS, Subject
+
+#: A planted value that is no further off than this hides in the noise of float32: then there is nothing to find.
+VISIBLE = 1e-9
+#: The seed of every faulty run; right ones have others.
+_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one level said of a case: what it named first, and what is wrong with that; None if it is what was expected."""
+
+    named: tuple[str, ...]
+    missed: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One fault at one place of one family."""
+
+    fault: str
+    family: str
+    place: str
+    values: Finding
+    blame: Finding
+
+    def __str__(self) -> str:
+        return f"{self.fault}, {self.family}, {self.place}: values {self.values.missed or 'found'}; blame {self.blame.missed or 'found'}"
+
+
+def check(fault: Fault, subject: Subject, site: Site, right: Run, plan: Plan | None = None) -> Result:
+    """Plant the fault, and compare with the ``right`` run. With ``plan`` only its taps are recorded.
+
+    Raises AssertionError for a case that is none: a plant that shows nowhere, or a site that declares other stages than follow
+    from the graph.
+    """
+    faulty = run(subject, _SEED, site.plant, site.tokens or TOKENS)
+    a, b = right.trace("right", plan), faulty.trace("faulty", plan)
+    where = f"{fault.name}, {subject.family}, {site.place}"
+    if site.tokens is not None:
+        found = _check_refusal(a, b, subject, site.tokens)
+        return Result(fault.name, subject.family, site.place, found, found)
+    hidden = [f"step {step} %{name} ({off:.1e})" for (step, name), off in faulty.visible.items() if off < VISIBLE]
+    assert faulty.visible, f"{where}: nothing was planted"
+    assert not hidden, f"{where}: the fault does not show at {', '.join(hidden)}"
+    wrong = wrong_tensors(subject, site.plant, subject.graph if plan is None else subject.recorded(plan))
+    assert plan is not None or wrong == site.wrong, f"{where}: declared {_names(site.wrong)}, but by the graph it is {_names(wrong)}"
+    culprits = guilty(subject, site.plant)
+    reports = [diff(a, b), diff(b, a)]
+    values = [_check_values(subject, report, wrong, culprits) for report in reports]
+    blames = [_check_blame(subject, blame(*pair, subject.model, report), wrong, culprits, order)
+              for order, (pair, report) in enumerate(zip(((a, b), (b, a)), reports, strict=True))]  # fmt: skip
+    return Result(fault.name, subject.family, site.place, _both(values), _both(blames))
+
+
+def _both(orders: list[Finding]) -> Finding:
+    """The finding of the first order; missed if either is."""
+    for order, finding in zip(("", "with the sides exchanged: "), orders, strict=True):
+        if finding.missed is not None:
+            return Finding(orders[0].named, order + finding.missed)
+    if orders[0].named != orders[1].named:
+        return Finding(orders[0].named, f"the orders differ: {orders[0].named} and {orders[1].named}")
+    return orders[0]
+
+
+def _check_values(subject: Subject, report: DiffReport, wrong: frozenset[Key], culprits: frozenset[str]) -> Finding:
+    """The first divergences are the first wrong tensors, and each one's region holds a guilty node."""
+    found, due = [first.key for first in report.first], first_of(subject, wrong)
+    named = _names(found)
+    if frozenset(found) != due:
+        return Finding(named, f"first are {', '.join(named) or 'none'}, expected {', '.join(_names(due))}")
+    for first in report.first:
+        # In the region of a later step, names have the step in front.
+        if not culprits & {name.rpartition(" ")[2] for name in first.region}:
+            return Finding(named, f"the region {first.region} holds none of {sorted(culprits)}")
+    return Finding(named)
+
+
+def _check_blame(subject: Subject, found: Blame, wrong: frozenset[Key], culprits: frozenset[str], order: int) -> Finding:
+    """The faulty side is wrong at the wrong tensors, for a guilty node, and the right side nowhere; the verdicts say so."""
+    right, faulty = (found.a, found.b) if order == 0 else (found.b, found.a)
+    due = Verdict.INTRODUCED_BY_B if order == 0 else Verdict.INTRODUCED_BY_A
+    named = _names(first_of(subject, (local.key for local in faulty.wrong)))
+    if right.wrong:
+        return Finding(named, f"the right side is called wrong at {_wrong(right)}")
+    if {local.key for local in faulty.wrong} != wrong:
+        return Finding(named, f"wrong are {_wrong(faulty)}, expected {', '.join(_names(wrong))}")
+    for local in faulty.wrong:
+        if not culprits & {*local.region}:
+            return Finding(named, f"the region of {local.label}, {local.region}, holds none of {sorted(culprits)}")
+    blamed = {key for key, verdict in found.verdicts.items() if verdict.value.startswith("INTRODUCED")}
+    unlike = [f"{key} {found.verdicts.get(key)}" for key in sorted(blamed | wrong, key=str) if key not in wrong or found.verdicts.get(key) is not due]
+    if unlike:
+        return Finding(named, f"expected {due.value} at {', '.join(_names(wrong))}, but it says {', '.join(unlike)}")
+    return Finding(named)
+
+
+def _check_refusal(a: Trace, b: Trace, subject: Subject, tokens: tuple[int, ...]) -> Finding:
+    """Traces of other tokens are refused, with the first position at which they differ."""
+    position = next(i for i, (x, y) in enumerate(zip(TOKENS, tokens, strict=False)) if x != y)
+    for left, right in ((a, b), (b, a)):
+        for compare in (lambda: diff(left, right), lambda: blame(left, right, subject.model)):
+            try:
+                compare()
+            except ComparisonError as error:
+                if f"position {position} " not in str(error):
+                    return Finding(("refused",), f"the refusal does not name position {position}: {error}")
+            else:
+                return Finding((), "traces of other tokens were compared")
+    return Finding((f"refused: tokens differ at position {position}",))
+
+
+def _wrong(audit: Audit) -> str:
+    return ", ".join(f"{local.label} ({local.reason})" for local in audit.wrong) or "none"
+
+
+def _names(keys: Iterable[Key]) -> tuple[str, ...]:
+    """``step 1 attn_scores``, in order; without layers, which the case names."""
+    return tuple(dict.fromkeys(f"step {step} {stage}" if step else stage for step, _, stage in sorted(keys, key=_order)))
+
+
+def _order(key: Key) -> tuple[int, int, str]:
+    step, layer, stage = key
+    return (step, 1 << 30 if layer is None else layer, stage)

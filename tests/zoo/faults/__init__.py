@@ -1,0 +1,10 @@
+"""All faults, in the order of the table: one module a theme."""
+
+from __future__ import annotations
+
+from tests.zoo.faults import attention, caches, ends, experts, feed_forward, norms, rope, weights
+from tests.zoo.planting import Fault
+
+FAULTS: tuple[Fault, ...] = tuple(
+    fault for theme in (ends, norms, weights, rope, attention, caches, feed_forward, experts) for fault in theme.FAULTS
+)

@@ -1,0 +1,176 @@
+"""Faults of attention: masks, scales, heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from aprgraph.graph.ops.attention import attention_mask
+from tests.zoo.faults.patches import reading, then, with_attrs
+from tests.zoo.faults.places import each_layer
+from tests.zoo.planting import Call, Fault, Patch
+from tests.zoo.subjects import Subject
+
+#: From a right mask [n, t] to a wrong one.
+Mask = Callable[[Array], Array]
+
+
+def _mask_of(call: Call, wrong: Mask) -> Array:
+    n, t = call.values[f"layer{call.node.layer}.attn_norm"].shape[0], call.near("k_cache").shape[0]
+    return wrong(attention_mask(n, t, call.node.attr_int("window")))
+
+
+def _masked(wrong: Mask) -> dict[str, Patch]:
+    """Scores, softmax and mix under another mask."""
+
+    def scores(call: Call) -> Array:
+        q, k = call.operands
+        heads, kv_heads = call.node.attr_int("heads"), call.node.attr_int("kv_heads")
+        keys = np.repeat(k.reshape(len(k), kv_heads, -1), heads // kv_heads, axis=1)
+        product = np.einsum("nhd,thd->hnt", q.reshape(len(q), heads, -1), keys) * np.float32(call.node.attr_float("scale"))
+        return np.where(_mask_of(call, wrong), product, 0.0)
+
+    def softmax(call: Call) -> Array:
+        mask = _mask_of(call, wrong)
+        shifted = np.where(mask, call.operands[0], -np.inf)
+        weights = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+    def mix(call: Call) -> Array:
+        weights, v = call.operands
+        values = np.repeat(v.reshape(len(v), call.node.attr_int("kv_heads"), -1), len(weights) // call.node.attr_int("kv_heads"), axis=1)
+        return np.einsum("hnt,thd->nhd", np.where(_mask_of(call, wrong), weights, 0.0), values).reshape(weights.shape[1], -1)
+
+    return {"attn_scores": scores, "attn_softmax": softmax, "attention": mix}
+
+
+def _sees_one_ahead(mask: Array) -> Array:
+    ahead = mask.copy()
+    ahead[:, 1:] |= mask[:, :-1]
+    return ahead
+
+
+def _without_itself(mask: Array) -> Array:
+    """No query sees its own key, but for the first, which would see nothing."""
+    hidden = mask.copy()
+    index = np.arange(1, len(mask))
+    hidden[index, index + mask.shape[1] - len(mask)] = False
+    return hidden
+
+
+def _first(patches: dict[str, Patch], *names: str) -> dict[str, Patch]:
+    return {name: patches[name] for name in names}
+
+
+def _window(change: Callable[[int], int]) -> Patch:
+    return lambda call: call.compute(window=change(call.node.attr_int("window")))
+
+
+def _has_window(subject: Subject, layer: int) -> bool:
+    return subject.graph[f"layer{layer}.attn_scores"].attr_int("window") > 0
+
+
+def _sees_everything(subject: Subject, layer: int) -> bool:
+    """Whether the model has windows, and this layer none."""
+    return subject.model.hyperparameters.window > 0 and not _has_window(subject, layer)
+
+
+def _interleaved(index: int, heads: Callable[[Call], int]) -> Patch:
+    """KV heads are taken in turn, h mod K, where each serves H / K query heads that lie side by side."""
+
+    def in_turn(call: Call) -> Array:
+        kv_heads = call.node.attr_int("kv_heads")
+        rows = call.operands[index]
+        per_head = rows.reshape(len(rows), kv_heads, -1)
+        return per_head[:, np.arange(heads(call)) % kv_heads].reshape(len(rows), -1)
+
+    def patch(call: Call) -> Array:
+        operands = [in_turn(call) if i == index else operand for i, operand in enumerate(call.operands)]
+        return call.compute(operands, kv_heads=heads(call))
+
+    return patch
+
+
+_SCORES_IN_TURN = _interleaved(1, lambda call: call.node.attr_int("heads"))
+_MIX_IN_TURN = _interleaved(1, lambda call: len(call.operands[0]))
+
+
+def _overflowing_softmax(call: Call) -> Array:
+    scores = call.operands[0]
+    weights = np.where(_mask_of(call, lambda mask: mask), np.exp(scores), 0.0)
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def _unnormalised_softmax(call: Call) -> Array:
+    mask = _mask_of(call, lambda mask: mask)
+    shifted = np.where(mask, call.operands[0], -np.inf)
+    return np.where(mask, np.exp(shifted - shifted.max(axis=-1, keepdims=True)), 0.0)
+
+
+def _scaled(change: Callable[[float], float]) -> Patch:
+    return lambda call: call.compute(scale=change(call.node.attr_float("scale")))
+
+
+def _soft_cap(scores: Array) -> Array:
+    return np.asarray(50 * np.tanh(scores / 50))
+
+
+_ALL = ("attn_scores", "attn_softmax", "attention")
+
+FAULTS = (
+    Fault(
+        "mask one ahead", "kernel", "Every query sees the key after its own.",
+        each_layer(_masked(_sees_one_ahead), *_ALL),
+    ),
+    Fault(
+        "mask one behind", "kernel", "No query sees its own key.",
+        each_layer(_first(_masked(_without_itself), "attn_scores", "attn_softmax"), "attn_scores", "attn_softmax"),
+    ),
+    Fault(
+        "window one wider", "graph", "A sliding window of one position more.",
+        each_layer(dict.fromkeys(_ALL, _window(lambda w: w + 1)), *_ALL, when=_has_window),
+    ),
+    Fault(
+        "window one narrower", "graph", "A sliding window of one position less.",
+        each_layer(dict.fromkeys(_ALL[:2], _window(lambda w: w - 1)), *_ALL[:2], when=_has_window),
+    ),
+    Fault(
+        "window forgotten", "graph", "A layer with a sliding window sees everything.",
+        each_layer(dict.fromkeys(_ALL, with_attrs(window=0)), *_ALL, when=_has_window),
+    ),
+    Fault(
+        "window in the wrong layer", "graph", "A layer that sees everything gets the window of the others.",
+        each_layer(dict.fromkeys(_ALL[:2], lambda call: call.compute(window=call.subject.model.hyperparameters.window)), *_ALL[:2], when=_sees_everything),
+    ),
+    Fault(
+        "scale by D", "graph", "Scores are divided by D and not by its root.",
+        each_layer({"attn_scores": _scaled(lambda scale: scale * scale)}, "attn_scores"),
+    ),
+    Fault("scale forgotten", "graph", "Scores are not scaled.", each_layer({"attn_scores": with_attrs(scale=1.0)}, "attn_scores")),
+    Fault(
+        "soft cap of Gemma 2", "graph", "Scores go through 50 · tanh(s / 50), as in Gemma 2, where Gemma 3 has the norms of q and k instead.",
+        each_layer({"attn_scores": then(_soft_cap)}, "attn_scores"), families=("gemma3",),
+    ),
+    Fault(
+        "GQA heads in turn", "kernel", "Query head h reads KV head h mod K in place of h / (H / K).",
+        each_layer({"attn_scores": _SCORES_IN_TURN, "attention": _MIX_IN_TURN}, "attn_scores", "attention"),
+    ),
+    Fault(
+        "GQA heads of v in turn", "kernel", "The same for v alone.",
+        each_layer({"attention": _MIX_IN_TURN}, "attention"),
+    ),
+    Fault(
+        "softmax overflows", "kernel", "exp without the largest score subtracted: Inf / Inf where scores are beyond 88.7.",
+        each_layer({"attn_softmax": _overflowing_softmax}, "attn_softmax"), variant="large scores",
+    ),
+    Fault(
+        "softmax not normalised", "kernel", "exp without the division by the sum.",
+        each_layer({"attn_softmax": _unnormalised_softmax}, "attn_softmax"),
+    ),
+    Fault(
+        "v before its neighbour", "kernel", "The values of the row before are mixed: v is read one position late.",
+        each_layer({"attention": reading(1, lambda call: np.roll(call.operands[1], 1, axis=0))}, "attention"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,59 @@
+"""Faults of the KV cache, which show when tokens are generated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from tests.zoo.faults.places import each_layer
+from tests.zoo.planting import Call, Fault
+from tests.zoo.subjects import STEPS, TOKENS
+
+_DECODED = range(1, STEPS)
+#: The first decoded step alone; what it leaves in the cache is wrong in later ones.
+_ONCE = range(1, 2)
+
+
+def _whole(call: Call) -> Array:
+    assert call.earlier is not None
+    return np.concatenate([call.earlier, call.operands[0]])
+
+
+def _stale(call: Call) -> Array:
+    """The row of the prompt's last position is that of its second."""
+    rows = _whole(call)
+    rows[len(TOKENS) - 1] = rows[1]
+    return rows
+
+
+def _zero(call: Call) -> Array:
+    """The new row was never written."""
+    rows = _whole(call)
+    rows[-1] = 0.0
+    return rows
+
+
+def _before_rope(call: Call) -> Array:
+    """The new row is that of k before it is rotated."""
+    rope = call.subject.graph[f"layer{call.node.layer}.k_post_rope"]
+    source = call.values[call.subject.graph.operand_names(rope.name)[0]]
+    start = rope.attr_int("start")
+    rows = _whole(call)
+    rows[-1:] = source[:, start : start + rows.shape[1]]
+    return rows
+
+
+def _exchanged(call: Call) -> Array:
+    """Two rows of the prompt have changed places, as where a cache was moved to make room."""
+    rows = _whole(call)
+    rows[[0, 1]] = rows[[1, 0]]
+    return rows
+
+
+FAULTS = (
+    Fault("stale key", "kernel", "A decoded step reads another position's key.", each_layer({"k_cache": _stale}, "attn_scores", steps=_ONCE, wrong_steps=_DECODED), variant="generating"),
+    Fault("stale value", "kernel", "A decoded step reads another position's value.", each_layer({"v_cache": _stale}, "attention", steps=_ONCE, wrong_steps=_DECODED), variant="generating"),
+    Fault("new key not written", "kernel", "A decoded step attends to its own position before its key is in the cache.", each_layer({"k_cache": _zero}, "attn_scores", steps=_ONCE, wrong_steps=_DECODED), variant="generating"),
+    Fault("keys cached before RoPE", "graph", "Decoded steps leave keys in the cache that were not rotated.", each_layer({"k_cache": _before_rope}, "attn_scores", steps=_DECODED), variant="generating"),
+    Fault("values exchanged", "kernel", "Two rows of the cache of v have changed places.", each_layer({"v_cache": _exchanged}, "attention", steps=_ONCE, wrong_steps=_DECODED), variant="generating"),
+)  # fmt: skip

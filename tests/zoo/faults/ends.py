@@ -1,0 +1,74 @@
+"""Faults before the first layer and behind the last: embedding, head, and what a run is given."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from tests.zoo.faults.patches import left_out, reading, with_attrs
+from tests.zoo.faults.places import Sites, once
+from tests.zoo.planting import Call, Fault, Plant, Site
+from tests.zoo.subjects import TOKENS
+
+#: Stands for the tokens of an empty block of thoughts, which a chat template puts before the answer.
+_THOUGHTS = (7, 8)
+
+
+def _rounded_scale(call: Call) -> Array:
+    return call.compute(scale=float(ml_dtypes.bfloat16(call.node.attr_float("scale"))))
+
+
+def _embedding(call: Call) -> Array:
+    return call.subject.weight("token_embd.weight")
+
+
+def _never_loaded(call: Call) -> Array:
+    """What a head that was never loaded may hold: random numbers of the usual size."""
+    shape = call.operands[1].shape
+    return (np.random.default_rng(0).standard_normal(shape) * shape[1] ** -0.5).astype(np.float32)
+
+
+def _where(tied: bool, sites: Sites) -> Sites:
+    return lambda subject: [] if subject.model.has("output.weight") == tied else sites(subject)
+
+
+def _given(tokens: tuple[int, ...]) -> Sites:
+    """The run has other tokens than the one that it is compared with."""
+    return lambda _subject: [Site("prompt", Plant(), frozenset(), tokens)]
+
+
+def _shifted(tokens: Array) -> Array:
+    return np.concatenate([tokens[:1], tokens[:-1]])
+
+
+FAULTS = (
+    Fault(
+        "embedding scale forgotten", "graph", "Embedding rows are not multiplied by the root of E.",
+        once({"layer0.embedding": with_attrs(scale=1.0)}, "embedding"), families=("gemma3",),
+    ),
+    Fault(
+        "embedding scale in bfloat16", "graph", "The root of E is rounded to bfloat16 before embedding rows are multiplied by it.",
+        once({"layer0.embedding": _rounded_scale}, "embedding"), families=("gemma3",),
+    ),
+    Fault(
+        "tokens shifted", "input", "Every position but the first gets the embedding of the token before.",
+        once({"layer0.embedding": reading(0, lambda call: _shifted(call.operands[0]))}, "embedding"),
+    ),
+    Fault(
+        "one token late", "input", "The first decoded step gets the last token of the prompt again.",
+        once({"layer0.embedding": reading(0, lambda call: np.array(TOKENS[-1:]))}, "embedding", steps=range(1, 2)), variant="generating",
+    ),
+    Fault("logits of another position", "kernel", "The head reads the last position but one.", once({"last_position": lambda call: call.operands[0][-2:-1]}, "lm_head")),
+    Fault("final norm forgotten", "graph", "The last hidden state goes to the head as it is.", once({"final_norm": left_out}, "final_norm")),
+    Fault(
+        "untied head taken for tied", "weights", "The embedding table serves as the head of a model that has one of its own.",
+        _where(False, once({"lm_head": reading(1, _embedding)}, "lm_head")),
+    ),
+    Fault(
+        "tied head taken for untied", "weights", "The head of a model that has none of its own holds what no file gave it.",
+        _where(True, once({"lm_head": reading(1, _never_loaded)}, "lm_head")),
+    ),
+    Fault("thoughts in the template", "input", "The chat template adds an empty block of thoughts.", _given((*TOKENS[:-1], *_THOUGHTS, TOKENS[-1]))),
+    Fault("two tokens of beginning", "input", "The token that begins a text is put in front twice.", _given((TOKENS[0], *TOKENS))),
+)  # fmt: skip

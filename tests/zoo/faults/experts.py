@@ -1,0 +1,90 @@
+"""Faults of mixtures of experts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from tests.zoo.faults.patches import left_out, reading, then, with_attrs
+from tests.zoo.faults.places import each_layer, either
+from tests.zoo.planting import Call, Fault
+from tests.zoo.subjects import Subject
+
+
+def _normalises(subject: Subject, layer: int) -> bool:
+    return subject.graph[f"layer{layer}.moe_router"].attrs["normalise"] is True
+
+
+def _highest_id(call: Call) -> Array:
+    """Of equal scores the higher id comes first."""
+    scores = call.operands[0]
+    backwards = np.argsort(-scores[:, ::-1], axis=-1, kind="stable")[:, : call.node.attr_int("k")]
+    return scores.shape[1] - 1 - backwards
+
+
+def _smallest(call: Call) -> Array:
+    return call.compute([-call.operands[0]])
+
+
+def _next_expert(call: Call) -> Array:
+    return (call.operands[1] + 1) % len(call.operands[2])
+
+
+def _weights_in_another_order(call: Call) -> Array:
+    return call.operands[1][:, ::-1]
+
+
+def _one_expert_is_nan(call: Call) -> Array:
+    """The expert that the last position likes best."""
+    value, ids = call.compute().copy(), call.operands[1]
+    value[ids == ids[-1, 0]] = np.nan
+    return value
+
+
+def _last_expert_forgotten(call: Call) -> Array:
+    x, weights = call.operands
+    return call.compute([x[:, :-1], weights[:, :-1]])
+
+
+def _bfloat16(value: Array) -> Array:
+    bits = value.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+FAULTS = (
+    Fault(
+        "router weights not renormalised", "graph", "The weights of the chosen experts are left as the softmax over all gives them.",
+        each_layer({"moe_router": with_attrs(normalise=False)}, "moe_router", when=_normalises),
+    ),
+    Fault(
+        "router softmax after top-k", "graph", "The softmax runs over the chosen experts alone, which renormalises.",
+        each_layer({"moe_router": with_attrs(normalise=True)}, "moe_router", when=lambda subject, layer: not _normalises(subject, layer)),
+    ),
+    Fault(
+        "wrong expert on a tie", "kernel", "Of experts with equal scores the higher id is chosen.",
+        each_layer({"moe_router_indices": _highest_id}, "moe_router_indices"), variant="tied experts",
+    ),
+    Fault("smallest scores chosen", "kernel", "top-k sorts the other way.", each_layer({"moe_router_indices": _smallest}, "moe_router_indices")),
+    Fault("router in bfloat16", "kernel", "Router scores are rounded to bfloat16.", each_layer({"moe_router_logits": then(_bfloat16)}, "moe_router_logits")),
+    Fault(
+        "next expert's down", "kernel", "The down projection is that of the expert behind the chosen one.",
+        each_layer({"moe_expert_out": reading(1, _next_expert)}, "moe_expert_out"),
+    ),
+    Fault("NaN from one expert", "kernel", "One expert's output is NaN.", each_layer({"moe_expert_out": _one_expert_is_nan}, "moe_expert_out")),
+    Fault(
+        "router weights in another order", "kernel", "Each expert's output gets another one's weight.",
+        either(
+            each_layer({"moe_expert_sum": reading(1, _weights_in_another_order)}, "moe_ffn_out"),
+            each_layer({"moe_ffn_out": reading(1, _weights_in_another_order)}, "moe_ffn_out"),
+        ),
+    ),
+    Fault(
+        "last expert left out", "kernel", "The sum has one expert less.",
+        either(each_layer({"moe_expert_sum": _last_expert_forgotten}, "moe_ffn_out"), each_layer({"moe_ffn_out": _last_expert_forgotten}, "moe_ffn_out")),
+    ),
+    Fault(
+        "shared expert forgotten", "graph", "The sum is that of the chosen experts alone.",
+        each_layer({"moe_ffn_out": left_out}, "moe_ffn_out", when=lambda subject, layer: f"layer{layer}.shared_expert" in subject.graph),
+    ),
+    Fault("shared expert's gate forgotten", "graph", "The shared expert's output is added whole.", each_layer({"shared_expert": left_out}, "moe_ffn_out")),
+)  # fmt: skip

@@ -1,0 +1,70 @@
+"""Faults of feed-forward networks, dense and inside experts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from tests.zoo.faults.patches import then, through
+from tests.zoo.faults.places import Sites, each_layer, each_layer_weight, either
+from tests.zoo.planting import Call, Fault, Patch, Stored
+
+_ERF = np.vectorize(math.erf)
+
+
+def _activation(patch: Patch) -> Sites:
+    """The activation: inside the experts, where there are any."""
+    return either(each_layer({"moe_expert_activated": patch}, "moe_expert_swigl"), each_layer({"ffn_silu": patch}, "ffn_silu"))
+
+
+def _product(patch: Patch) -> Sites:
+    return either(each_layer({"moe_expert_swigl": patch}, "moe_expert_swigl"), each_layer({"ffn_swigl": patch}, "ffn_swigl"))
+
+
+def _other_activation(call: Call) -> Array:
+    return call.compute_as("gelu" if call.node.op == "silu" else "silu", call.operands)
+
+
+def _exact_gelu(call: Call) -> Array:
+    x = call.operands[0].astype(np.float64)
+    return np.asarray(x / 2 * (1 + _ERF(x / math.sqrt(2))))
+
+
+def _of(tensor: str) -> Patch:
+    """The projection of the same rows by the other tensor."""
+    return lambda call: call.compute([*call.operands[:-1], call.subject.weight(f"blk.{call.node.layer}.{tensor}")])
+
+
+def _halves_swapped(stored: Stored) -> Array:
+    half = len(stored.right) // 2
+    return np.concatenate([stored.right[half:], stored.right[:half]])
+
+
+def _tile_tail(value: Array) -> Array:
+    """A kernel that computes four positions at a time, and forgets those that are left."""
+    cut = value.copy()
+    cut[len(cut) // 4 * 4 :] = 0.0
+    return cut
+
+
+FAULTS = (
+    Fault(
+        "gate and up swapped", "weights", "The gate projection has the weights of up, and the reverse.",
+        either(
+            each_layer({"moe_expert_gate": _of("ffn_up_exps.weight"), "moe_expert_up": _of("ffn_gate_exps.weight")}, "moe_expert_gate", "moe_expert_up"),
+            each_layer({"ffn_gate": _of("ffn_up.weight"), "ffn_up": _of("ffn_gate.weight")}, "ffn_gate", "ffn_up", when=lambda s, _: not s.model.family.fused_gate_up),
+            each_layer_weight(("ffn_up.weight",), _halves_swapped, "ffn_gate", "ffn_up"),
+        ),
+    ),
+    Fault("another activation", "graph", "GELU for SiLU, or the reverse.", _activation(_other_activation)),
+    Fault("exact GELU", "kernel", "GELU by erf, where the model has the approximation with tanh.", _activation(_exact_gelu), families=("gemma3",)),
+    Fault("no activation", "graph", "The gate is taken as it is.", _activation(lambda call: call.operands[0])),
+    Fault("up forgotten", "graph", "act(gate) is not multiplied by up.", _product(lambda call: call.operands[0])),
+    Fault("float16 overflow", "kernel", "act(gate) · up is stored as float16: Inf beyond 65504.", _product(through(np.float16)), variant="large activations"),
+    Fault(
+        "tail of a tile", "kernel", "A kernel of four positions at a time leaves out those that are left.",
+        either(each_layer({"moe_ffn_out": then(_tile_tail)}, "moe_ffn_out"), each_layer({"ffn_out": then(_tile_tail)}, "ffn_out")),
+    ),
+)  # fmt: skip

@@ -1,0 +1,129 @@
+"""Faults of RoPE: bases, pairings, positions, frequency factors, and rows of q and k in the other order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from tests.zoo.faults.patches import reading, with_attrs
+from tests.zoo.faults.places import Sites, each_layer, each_layer_weight, either, once
+from tests.zoo.planting import Call, Fault, Misreading, Patch, Stored
+from tests.zoo.subjects import STEPS, Subject
+
+_ROTATED = ("q_post_rope", "k_post_rope")
+_ANGLES = ("rope_angles", "rope_angles_sliding")
+
+
+def _another_base(call: Call) -> Array:
+    return call.compute(base=10_000.0 if call.node.attr_float("base") == 1e6 else 1e6)
+
+
+def _other_pairing(call: Call) -> Array:
+    return call.compute(pairing="halves" if call.node.attrs["pairing"] == "interleaved" else "interleaved")
+
+
+def _not_rotated(call: Call) -> Array:
+    start = call.node.attr_int("start")
+    return call.operands[0][:, start : start + call.node.attr_int("heads") * call.node.attr_int("head_size")]
+
+
+def _other_direction(call: Call) -> Array:
+    half = call.operands[1].shape[1] // 2
+    return np.concatenate([call.operands[1][:, :half], -call.operands[1][:, half:]], axis=1)
+
+
+def _half_of_the_head(call: Call) -> Array:
+    """Angles of half as many dims: what is left of a head stays as it is."""
+    angles = call.operands[1]
+    quarter, half = angles.shape[1] // 4, angles.shape[1] // 2
+    return np.concatenate([angles[:, :quarter], angles[:, half : half + quarter]], axis=1)
+
+
+def _shifted(by: int) -> Patch:
+    return reading(0, lambda call: call.operands[0] + by)
+
+
+def _turns_by_its_own_base(subject: Subject, layer: int) -> bool:
+    """Whether the model has two bases, and this layer that of those without a window."""
+    graph = subject.graph
+    return "rope_angles_sliding" in graph and graph.operand_names(f"layer{layer}.q_post_rope")[1] == "rope_angles"
+
+
+def _permuted_rows(stored: Stored) -> Array:
+    """Each head's rows in the order that conversion of `llama` models gives them: 0, D/2, 1, D/2 + 1, …"""
+    return _reordered(stored, lambda heads: heads.reshape(len(heads), 2, heads.shape[1] // 2, -1).swapaxes(1, 2))
+
+
+def _unpermuted_rows(stored: Stored) -> Array:
+    """Each head's rows in the order from before that conversion: 0, 2, 4, …, 1, 3, 5, …"""
+    return _reordered(stored, lambda heads: heads.reshape(len(heads), heads.shape[1] // 2, 2, -1).swapaxes(1, 2))
+
+
+def _reordered(stored: Stored, reorder: Callable[[Array], Array]) -> Array:
+    """The rows of q and k, head by head; where q, k and v are one tensor, those of v stay."""
+    hp = stored.subject.model.hyperparameters
+    value = stored.right.copy()
+    rows = len(value) - (hp.kv_heads * hp.head_size if "attn_qkv" in stored.info.name else 0)
+    heads = value[:rows].reshape(rows // hp.head_size, hp.head_size, -1)
+    value[:rows] = reorder(heads).reshape(rows, -1)
+    return value
+
+
+def _q_and_k(misreading: Misreading) -> Sites:
+    return either(
+        each_layer_weight(("attn_q.weight", "attn_k.weight"), misreading, "qkv_matmul"),
+        each_layer_weight(("attn_qkv.weight",), misreading, "qkv_matmul"),
+    )
+
+
+_PERMUTED_FILES = ("llama", "mixtral")
+_OTHER_FILES = ("qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma3", "phi3")
+_DECODED = range(1, STEPS)
+
+
+def _each_rotation(patch: Patch) -> Sites:
+    return each_layer(dict.fromkeys(_ROTATED, patch), *_ROTATED)
+
+
+def _all_angles(patch: Patch) -> Sites:
+    return once(dict.fromkeys(_ANGLES, patch), *_ROTATED)
+
+
+FAULTS = (
+    Fault("RoPE base", "graph", "RoPE turns by base 10,000 in place of 1,000,000, or the reverse.", _all_angles(_another_base)),
+    Fault(
+        "RoPE base of the sliding layers", "graph", "The layer without a window turns by the angles of those with one.",
+        each_layer(
+            dict.fromkeys(_ROTATED, reading(1, lambda call: call.values["rope_angles_sliding"])), *_ROTATED, when=_turns_by_its_own_base
+        ),
+    ),
+    Fault("RoPE pairing", "graph", "RoPE pairs (i, i + D/2) where the file has (2i, 2i + 1), or the reverse.", _each_rotation(_other_pairing)),
+    Fault("RoPE forgotten on k", "graph", "k is not rotated.", each_layer({"k_post_rope": _not_rotated}, "k_post_rope")),
+    Fault("RoPE the other way", "kernel", "q and k are turned by the negative angle.", _each_rotation(reading(1, _other_direction))),
+    Fault("RoPE of half the head", "graph", "Half of each head's pairs stay as they are.", _each_rotation(reading(1, _half_of_the_head))),
+    Fault("positions from 1", "graph", "RoPE counts positions from 1; no score shows it.", _all_angles(_shifted(1))),
+    Fault(
+        "q rotated one further", "kernel", "q is turned by the angle of the next position.",
+        each_layer({"q_post_rope": reading(1, lambda call: np.roll(call.operands[1], -1, axis=0))}, "q_post_rope"),
+    ),
+    Fault(
+        "frequency factors forgotten", "graph", "RoPE without the factors of Llama 3.1 (rope_freqs.weight).",
+        _all_angles(lambda call: call.compute(call.operands[:1])), variant="frequency factors", families=("llama",),
+    ),
+    Fault(
+        "long factors for a short text", "graph", "LongRoPE's second set of factors for a text within the original context.",
+        _all_angles(reading(1, lambda call: call.subject.weight("rope_factors_long.weight"))), variant="long and short", families=("phi3",),
+    ),
+    Fault(
+        "YaRN's magnitude forgotten", "graph", "cos and sin without YaRN's factor 0.1 · ln(s) + 1.",
+        _all_angles(with_attrs(magnitude=1.0)), variant="yarn", families=("qwen2", "qwen3"),
+    ),
+    Fault("q and k rows permuted", "weights", "Rows of q and k are reordered for RoPE of neighbours in a family that has none.", _q_and_k(_permuted_rows), families=_OTHER_FILES),
+    Fault("q and k rows not permuted", "weights", "Rows of q and k are in the order from before conversion.", _q_and_k(_unpermuted_rows), families=_PERMUTED_FILES),
+    Fault(
+        "decoding one position late", "graph", "RoPE of generated tokens counts one position too many.",
+        once(dict.fromkeys(_ANGLES, _shifted(1)), *_ROTATED, steps=_DECODED), variant="generating",
+    ),
+)  # fmt: skip

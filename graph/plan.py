@@ -16,7 +16,8 @@ class Plan:
     """The stages and the layers to save.
 
     ``stages`` are canonical names in execution order; ``everything`` says that the user wrote ``all``, under which a
-    stage that the model lacks is simply not there. ``layers`` filters per-layer stages only.
+    stage that the model lacks is simply not there. ``layers`` filters per-layer stages only; the command line
+    gives ranges without a step, a bisection every n-th layer.
     """
 
     stages: tuple[str, ...] = ()
@@ -37,7 +38,8 @@ class Plan:
         if self.is_empty:
             return "none"
         names = "all" if self.everything else ",".join(self.stages)
-        return f"{names} {self.layers.start}..{self.layers.stop}"
+        every = f" every {self.layers.step}" if self.layers.step > 1 else ""
+        return f"{names} {self.layers.start}..{self.layers.stop}{every}"
 
 
 def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from aprgraph.cli.audit import audit
+from aprgraph.cli.bisect import bisect
 from aprgraph.cli.compile import compile_command
 from aprgraph.cli.contracts import contracts
 from aprgraph.cli.diff import diff
@@ -47,6 +48,7 @@ app.command("compile")(compile_command)
 app.command()(run)
 app.command()(diff)
 app.command()(audit)
+app.command()(bisect)
 app.command()(graph)
 app.command()(inspect)
 app.command()(stages)

@@ -56,6 +56,7 @@ print(metrics)
 sys.exit({verdict})
 '''
 
+
 def write_repro(directory: Path, trace: Trace, model: Model, local: LocalError, *, tokens: Sequence[int] | None = None) -> Path:
     """Write the stage of ``local`` into ``directory``, which must not exist or be empty. Returns the script's path.
 

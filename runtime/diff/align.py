@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.aprt import F32
-from aprgraph.runtime.diff.shapes import Key, ShapedTrace, position_axis
+from aprgraph.runtime.diff.shapes import Key, ShapedTrace, find_shapes, position_axis
 from aprgraph.runtime.trace import Trace, TraceEntry
 
-__all__ = ["Key", "Pair", "align", "align_single", "check_tokens"]
+__all__ = ["Key", "Pair", "align", "align_shaped", "align_single", "check_tokens", "last_rows"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,16 @@ def check_tokens(a: Trace, b: Trace) -> None:
     )
 
 
-def align(a: ShapedTrace, b: ShapedTrace) -> tuple[Pair, ...]:
-    """All tensors of both traces, paired, in execution order. Raises ComparisonError for traces of different tokens."""
+def align(a: Trace, b: Trace) -> tuple[Pair, ...]:
+    """All tensors of both traces, paired, in execution order.
+
+    Raises ComparisonError for traces of different tokens, TraceError that names a damaged file.
+    """
+    return align_shaped(*find_shapes(a, b))
+
+
+def align_shaped(a: ShapedTrace, b: ShapedTrace) -> tuple[Pair, ...]:
+    """As ``align``, of traces whose shapes have been found."""
     check_tokens(a.trace, b.trace)
     ours = {entry.key: entry for entry in a.trace.entries}
     theirs = {entry.key: entry for entry in b.trace.entries}
@@ -95,11 +103,13 @@ def _parting_step(a: Trace, b: Trace) -> int | None:
     return next((step for step, (x, y) in enumerate(zip(ours, theirs, strict=False), start=1) if x != y), None)
 
 
-def align_single(a: ShapedTrace, b: ShapedTrace) -> tuple[Pair, ...]:
-    """Pair the one tensor of each side, whatever stage and layer each is. Raises ComparisonError as ``align`` does."""
-    check_tokens(a.trace, b.trace)
-    ours, theirs = a.trace.entries[0], b.trace.entries[0]
-    return (_pair(ours.key, ours, theirs, (ours.key in a.known, theirs.key in b.known)),)
+def align_single(a: Trace, b: Trace) -> tuple[Pair, ...]:
+    """Pair the one tensor of each side, whatever stage and layer each is. Raises as ``align`` does."""
+    check_tokens(a, b)
+    ours, theirs = a.entries[0], b.entries[0]
+    if ours.key == theirs.key:
+        return align(a, b)
+    return (_pair(ours.key, ours, theirs, (a.info is not None, b.info is not None)),)
 
 
 def _pair(key: Key, a: TraceEntry | None, b: TraceEntry | None, known: tuple[bool, bool]) -> Pair:
@@ -151,3 +161,18 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _dims(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) if shape else "a single number"
+
+
+def last_rows(shaped: ShapedTrace, key: Key, n: int, width: int | None = None) -> F32 | None:
+    """The last ``n`` rows of a tensor [rows, width], f32 [n, width]; None where it was not recorded or its shape is not certain.
+
+    ``width`` None takes any. Raises TraceError that names a damaged file.
+    """
+    trace = shaped.trace
+    if key not in trace:
+        return None
+    step, layer, stage = key
+    entry = trace.get(stage, layer, step)
+    if key not in shaped.known or entry.file is None or len(entry.shape) != 2 or entry.shape[0] < n or width not in (None, entry.shape[1]):
+        return None
+    return trace.load(entry)[-n:]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.align import Key, Pair, last_rows
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.diff.shapes import ShapedTrace
 
 IDS = "moe_router_indices"
 SCORES = "moe_router_logits"
@@ -56,7 +56,7 @@ class Slots:
         return left, right
 
 
-def find_slots(a: Trace, b: Trace, pair: Pair) -> Slots | None:
+def find_slots(a: ShapedTrace, b: ShapedTrace, pair: Pair) -> Slots | None:
     """The slots of a pair of ``SLOTTED`` tensors; None where they agree, or where the ids or the shapes do not tell.
 
     Raises TraceError that names a damaged file.
@@ -65,20 +65,16 @@ def find_slots(a: Trace, b: Trace, pair: Pair) -> Slots | None:
     if stage not in SLOTTED or not pair.structured or pair.shape is None or len(pair.shape) < 2:
         return None
     n, k = pair.shape[:2]
-    ids = [_ids(trace, (step, layer, IDS), n, k) for trace in (a, b)]
-    if ids[0] is None or ids[1] is None or np.array_equal(ids[0], ids[1]):
+    ours, theirs = (last_rows(trace, (step, layer, IDS), n, k) for trace in (a, b))
+    if ours is None or theirs is None or np.array_equal(ours, theirs):
         return None
-    same = ids[0][:, :, None] == ids[1][:, None, :]
+    same = ours[:, :, None] == theirs[:, None, :]
     if (same.sum(axis=2) > 1).any() or (same.sum(axis=1) > 1).any():  # an expert chosen twice: a fault that the ids' own row shows
         return None
     return Slots(np.where(same.any(axis=2), same.argmax(axis=2), -1))
 
 
-def _ids(trace: Trace, key: Key, n: int, k: int) -> F32 | None:
-    return last_rows(trace, key, n, k)
-
-
-def find_scores(trace: Trace, key: Key, n: int, least: int) -> F32 | None:
+def find_scores(trace: ShapedTrace, key: Key, n: int, least: int) -> F32 | None:
     """The router's logits [n, X] of the ids ``key``, of the last ``n`` positions; None where they are not recorded or not certain.
 
     ``least`` is the number of experts that there are at least. Raises TraceError that names a damaged file.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aprgraph.graph.block_formats import find_format
-from aprgraph.graph.errors import ComparisonError, GraphError, shown
+from aprgraph.graph.block_formats import BlockFormat, find_format
+from aprgraph.graph.errors import ComparisonError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.trace import TraceInfo
@@ -38,6 +38,7 @@ _PROFILE_OF: Mapping[str, str] = {
 ARITHMETICS = tuple(_PROFILE_OF)
 
 _QUANT_VS_FLOAT = "quant-vs-float"
+_Q8_K = "cross-engine-q8k"
 _IN_WORDS: Mapping[str, str] = {
     FLOAT64: "computes in float64",
     FLOAT32: "computes in float32",
@@ -60,6 +61,9 @@ def choose_profile(a: TraceInfo | None, b: TraceInfo | None) -> tuple[str, str]:
         if not _is_plain(sides[other]):
             return _QUANT_VS_FLOAT, f"{name} has the float weights of a model that {other} has quantised"
     coarser = max(steps.values())
+    if ARITHMETICS[coarser] == Q8_ACTIVATIONS and any(_multiplies_super_blocks(info) for info in sides.values()):
+        names = [name for name, step in steps.items() if step == coarser]
+        return _Q8_K, f"{' and '.join(names)} {'rounds' if len(names) == 1 else 'round'} activations to 8 bits, in blocks of 256 beside K-quants"
     names = [name for name, step in steps.items() if step == coarser]
     arithmetic = ARITHMETICS[coarser]
     if a is None and b is None:
@@ -79,6 +83,8 @@ def own_profile(info: TraceInfo | None, graph: Graph) -> str:
     arithmetic = _arithmetic(info)
     if _has_float_weights(info) and not _has_plain_weights(graph):
         return _QUANT_VS_FLOAT
+    if arithmetic == Q8_ACTIVATIONS and _has_super_blocks(graph):
+        return _Q8_K
     return _PROFILE_OF[arithmetic]
 
 
@@ -108,15 +114,23 @@ def _has_float_weights(info: TraceInfo | None) -> bool:
 
 def _is_plain(info: TraceInfo | None) -> bool:
     """Whether the model file of a trace holds no quantised weight, as the graph in the manifest says: nothing was lost then."""
-    if info is None or info.extra.get(WEIGHTS) == QUANTISED_WEIGHTS:
-        return False
-    try:
-        return _has_plain_weights(parse_graph(info.graph_text))
-    except GraphError:
-        return False
+    return info is not None and info.extra.get(WEIGHTS) != QUANTISED_WEIGHTS and _has_plain_weights(parse_graph(info.graph_text))
+
+
+def _multiplies_super_blocks(info: TraceInfo | None) -> bool:
+    return info is not None and _has_super_blocks(parse_graph(info.graph_text))
+
+
+def _formats(graph: Graph) -> list[BlockFormat]:
+    found = [find_format(weight.attr_str("dtype").upper()) for weight in graph.with_op("weight")]
+    return [fmt for fmt in found if fmt is not None]
 
 
 def _has_plain_weights(graph: Graph) -> bool:
-    weights = graph.with_op("weight")
-    formats = [find_format(weight.attr_str("dtype").upper()) for weight in weights]
-    return bool(formats) and all(fmt is not None and fmt.is_plain for fmt in formats)
+    formats = _formats(graph)
+    return bool(formats) and all(fmt.is_plain for fmt in formats)
+
+
+def _has_super_blocks(graph: Graph) -> bool:
+    """Whether some weight lies in blocks of 256 (K-quants and most IQ formats)."""
+    return any(fmt.elements == 256 for fmt in _formats(graph))

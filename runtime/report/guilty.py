@@ -66,16 +66,14 @@ def find_guilty(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame
             return "No tensor was compared, so there is none to show."
         worst = max(compared, key=lambda row: (row.error or 0.0) / row.limit if row.limit else row.error or 0.0)
         key, why = worst.key, "the one that comes closest to its limit"
-    row, pair = report.row(key), _pairs(trace_a, trace_b)[key]
+    row, pair = report.row(key), _pairs(report, trace_a, trace_b)[key]
     if pair.shape is None:
         return f"{row.label} cannot be shown element by element: {pair.mismatch or pair.missing}."
     a, b = pair.load(trace_a, trace_b)
     return Guilty(row, pair, why, a, b)
 
 
-def _pairs(trace_a: Trace, trace_b: Trace) -> dict[Key, Pair]:
-    """As ``diff`` has paired them: two traces of one entry each may be two files that the user named."""
-    pairs = align(trace_a, trace_b)
-    if len(trace_a) == len(trace_b) == 1 and len(pairs) > 1:
-        pairs = align_single(trace_a, trace_b)
-    return {pair.key: pair for pair in pairs}
+def _pairs(report: DiffReport, trace_a: Trace, trace_b: Trace) -> dict[Key, Pair]:
+    """As ``diff`` has paired them: the one tensor of two files that the user named is compared whatever each is called."""
+    named = len(report.rows) == len(trace_a) == len(trace_b) == 1
+    return {pair.key: pair for pair in (align_single if named else align)(trace_a, trace_b)}

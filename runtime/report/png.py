@@ -17,12 +17,16 @@ Rgb = tuple[int, int, int]
 
 
 def encode_png(indices: npt.NDArray[np.uint8], palette: Sequence[Rgb]) -> bytes:
-    """``indices``, u8 [height, width], as a PNG file; each is the number of a colour of ``palette`` (at most 256)."""
+    """``indices``, u8 [height, width], as a PNG file; each is the number of a colour of ``palette`` (at most 256).
+
+    Colour 0 is transparent, so that it is the page's own, light or dark.
+    """
     height, width = indices.shape
     header = struct.pack(">IIBBBBB", width, height, 8, _INDEXED, 0, 0, 0)
     lines = np.zeros((height, width + 1), np.uint8)  # in front of each row the number of its filter, 0 for none
     lines[:, 1:] = indices
-    parts = [(b"IHDR", header), (b"PLTE", bytes(np.array(palette, np.uint8))), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b"")]
+    parts = [(b"IHDR", header), (b"PLTE", bytes(np.array(palette, np.uint8))), (b"tRNS", b"\0")]
+    parts += [(b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b"")]
     return SIGNATURE + b"".join(_chunk(name, data) for name, data in parts)
 
 

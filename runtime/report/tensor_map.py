@@ -20,7 +20,7 @@ EQUAL, FIRST, LAST, NO_NUMBER = 0, 1, 254, 255
 _DECADES = 8.0
 #: Anchors of cividis (Nunez, Anderton and Renslow, 2018), which looks alike to people with and without colour-vision deficiencies.
 _ANCHORS: tuple[Rgb, ...] = ((0, 34, 78), (33, 59, 110), (77, 86, 108), (112, 113, 115), (148, 142, 119), (189, 175, 106), (254, 232, 56))
-_EQUAL_COLOUR: Rgb = (236, 239, 243)
+_EQUAL_COLOUR: Rgb = (255, 255, 255)  # never seen: the PNG makes it transparent
 _NO_NUMBER_COLOUR: Rgb = (204, 51, 153)
 
 

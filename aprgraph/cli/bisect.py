@@ -1,0 +1,149 @@
+"""``aprgraph bisect``: on two targets, where does a model first part from itself?"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aprgraph.cli.input import encode, read_input
+from aprgraph.cli.options import Override, Repro
+from aprgraph.cli.progress import spinner
+
+if TYPE_CHECKING:
+    from aprgraph.api import CompiledModel, LoadedModel
+    from aprgraph.bisect import Bisection
+    from aprgraph.graph.plan import Plan
+
+_SIDE = "llvm, cuda[:N] or reference, or the directory of an artifact of this model."
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
+
+def bisect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file.", show_default=False)],
+    a: Annotated[str, typer.Option("--a", metavar="TARGET", help=f"One side: {_SIDE}", show_default=False)],
+    b: Annotated[str, typer.Option("--b", metavar="TARGET", help="The other side.", show_default=False)],
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The input [What is 2+2?].")] = None,
+    tokens: Annotated[str | None, typer.Option("--tokens", metavar="1,2,3", help="The input as token ids.")] = None,
+    room: Annotated[
+        str, typer.Option("--room", metavar="BYTES", help="Disk that the two traces of a round may take together, such as 500M or 2G.")
+    ] = "1G",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Keep the last round's traces there, in a/ and b/ [a temporary folder, removed]."
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads [all processors].")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="Tolerances, as for `aprgraph diff` [by what the targets are].")] = None,
+    override_kv: Override = None,
+    repro: Repro = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rounds and the last comparison as JSON.")] = False,
+) -> None:
+    """Find the first stage at which a model's runs on two targets part, in rounds of few taps, and say which side is wrong.
+
+    The first round taps the ends of all layers, or of as many as fit into --room; the next ones go between the last that
+    agreed and the first that did not, down to the stages of one layer.
+
+    \b
+    Example:
+      aprgraph bisect model.gguf --a llvm --b reference --prompt "Hello"
+      aprgraph bisect model.gguf --a reference --b patched.cuda.aprg --repro guilty
+
+    Exit code: 0 alike, 1 diverged, 2 could not be run or compared.
+    """
+    from aprgraph.api import load  # noqa: PLC0415
+    from aprgraph.bisect import bisect as search  # noqa: PLC0415
+    from aprgraph.bisect import place_for  # noqa: PLC0415
+    from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+
+    limit = _parse_room(room)
+    given = read_input(prompt, None, tokens, None, chat=False, system=None)
+    loaded = load(model, parse_overrides(override_kv or []))
+    ids = encode(loaded, given, chat=False, system=None)
+    sides = (_open(loaded, "--a", a), _open(loaded, "--b", b))
+    with place_for(output) as place:
+        found = search(loaded.model, *sides, ids, place, room=limit, profile=profile, threads=threads, on_round=_announce(as_json))
+        if repro is not None and found.report.blame is not None:
+            _write_repro(found, repro, loaded)
+        if as_json:
+            typer.echo(json.dumps(_document(found), indent=1, allow_nan=False))
+        else:
+            _print(found, output)
+    raise typer.Exit(found.report.exit_code)
+
+
+def _parse_room(text: str) -> int:
+    from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
+
+    match = re.fullmatch(r"(\d{1,15})([KMG]?)B?", text.strip().upper(), re.ASCII)
+    if match is None or not int(match[1]):
+        raise ComparisonError(f"--room {text!r}: expected a number of bytes, such as 500M or 2G")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _open(loaded: LoadedModel, option: str, text: str) -> CompiledModel:
+    """A side: a target to compile the model for, or an artifact. Raises AprgraphError."""
+    from aprgraph.api import open_artifact  # noqa: PLC0415
+    from aprgraph.codegen.artifact import TARGETS  # noqa: PLC0415
+    from aprgraph.gpu import parse_target  # noqa: PLC0415
+    from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
+
+    if Path(text).is_dir():
+        return open_artifact(text, loaded.model.path)
+    target, gpu = parse_target(text)
+    if target not in TARGETS:
+        raise ArtifactError(f"{option} {text!r}: expected {', '.join(TARGETS)}, or the directory of an artifact")
+    with spinner(f"compiling {loaded.model.path.name} for {text}"):
+        return replace(loaded.compile_cached(target), gpu=gpu)
+
+
+def _announce(quiet: bool) -> Callable[[Plan, int], None]:
+    from aprgraph.cli.tables import format_bytes  # noqa: PLC0415
+
+    def announce(plan: Plan, nbytes: int) -> None:
+        if not quiet:
+            typer.echo(f"taps {','.join(plan.stages)}, layers {_layers(plan.layers)}: {format_bytes(nbytes)}")
+
+    return announce
+
+
+def _layers(layers: range) -> str:
+    every = f", every {layers.step}th" if layers.step > 1 else ""
+    return f"{layers.start}..{layers.stop}{every}"
+
+
+def _write_repro(found: Bisection, directory: Path, loaded: LoadedModel) -> None:
+    from aprgraph.comparison import find_guilty, write_repro  # noqa: PLC0415
+
+    guilty = find_guilty(found.report, found.a, found.b)
+    script = write_repro(directory, guilty.trace, loaded.model, guilty.local)
+    print(f"{guilty.local.label} of {guilty.side} alone: python {script}", file=sys.stderr)
+
+
+def _print(found: Bisection, output: Path | None) -> None:
+    typer.echo(found.sentence)
+    for note in found.report.notes:
+        typer.echo(f"note: {note}")
+    if output is not None:
+        typer.echo(f"the last round's traces: {output / 'a'} and {output / 'b'}")
+
+
+def _document(found: Bisection) -> dict[str, object]:
+    return {
+        "format": "aprgraph-bisection",
+        "version": 1,
+        "sentence": found.sentence,
+        "exit_code": found.report.exit_code,
+        "rounds": [
+            {"plan": one.plan.describe(), "bytes": one.nbytes, "verdict": one.report.verdict, "diverged": one.report.diverged}
+            for one in found.rounds
+        ],
+        "report": found.report.to_json(),
+    }

@@ -167,8 +167,8 @@ class _Search:
             if self._fits(plan):
                 return plan
         raise ComparisonError(
-            f"the end of one layer takes {sum(run.nbytes for run in self._runs(plan)):,} bytes on both sides, more than the room of "
-            f"{self.room:,}; give more with --room, or a shorter prompt"
+            f"{', '.join(plan.stages)} of one layer take {sum(run.nbytes for run in self._runs(plan)):,} bytes on both sides, more than the "
+            f"room of {self.room:,}; give more with --room, or a shorter prompt"
         )
 
     def _stages(self, unseen: Sequence[tuple[int | None, str]], suspicion: Suspicion) -> Plan | None:

@@ -38,6 +38,11 @@ def transformers(model: Any, directory: str | Path, *, taps: str = "all", layers
     Raises UnsupportedModelError for another class, PlanError for stages and layers that the model does not show, and inside or
     at the end of the block TraceError for passes that cannot be recorded, or for a directory that cannot be written.
     """
-    from aprgraph.capture.session import Capture  # noqa: PLC0415 -- imports torch
+    try:
+        from aprgraph.capture.session import Capture  # noqa: PLC0415 -- imports torch
+    except ModuleNotFoundError as error:
+        from aprgraph.graph.errors import UnsupportedModelError  # noqa: PLC0415
+
+        raise UnsupportedModelError(f"{error.name} is not here; captures need torch and transformers 5, as the model does") from None
 
     return Capture(model, Path(directory), taps, layers, positions)

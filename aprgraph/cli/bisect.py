@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aprgraph.bisect import Bisection
     from aprgraph.graph.plan import Plan
 
-_SIDE = "llvm, cuda[:N] or reference, or the directory of an artifact of this model."
+_SIDE = "llvm, cuda[:N] or reference, or the directory of an artifact."
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -96,7 +96,7 @@ def _open(loaded: LoadedModel, option: str, text: str) -> CompiledModel:
     from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
 
     if Path(text).is_dir():
-        return open_artifact(text, loaded.model.path)
+        return open_artifact(text)
     target, gpu = parse_target(text)
     if target not in TARGETS:
         raise ArtifactError(f"{option} {text!r}: expected {', '.join(TARGETS)}, or the directory of an artifact")

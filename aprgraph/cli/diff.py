@@ -29,13 +29,27 @@ def diff(
     b: Annotated[Path, typer.Argument(help="The same of the other side.", metavar="B", show_default=False)],
     top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="Compare the K best tokens of the logits.")] = 10,
     profile: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--profile",
-            help="What the two runs have in common: same-graph-f32 (same weights, float32), or cross-engine-q8act "
-            "(one side rounds activations to 8 bits, as llama.cpp does).",
+            metavar="NAME",
+            help="What the two runs have in common (default: as the manifests say): same-graph-f32 (same weights, float32), "
+            "same-graph-f16 and same-graph-bf16 (one side computes in float16, TF32 or bfloat16), cross-engine-q8act and cross-engine-q8k "
+            "(one side rounds activations to 8 bits, as llama.cpp does beside Q4_0 to Q8_0, and beside K-quants), quant-vs-float "
+            "(one side has the float weights of a model that the other has quantised).",
+            show_default=False,
         ),
-    ] = "same-graph-f32",
+    ] = None,
+    tolerances: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tol",
+            metavar="REGEX=nmse:VALUE",
+            help="Set the limit of the stages whose whole name matches, such as 'ffn_.*=nmse:1e-6', or 'moe_router_indices=ids:0.05' for "
+            "the share of positions that may choose other experts. May be repeated; the last that matches counts.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print every tensor, not only those around the first divergence.")] = False,
 ) -> None:
@@ -51,11 +65,13 @@ def diff(
       aprgraph diff good bad
 
     Either side may come from another program that writes APRT files. Tensors that one side lacks are UNMEASURED:
-    neither equal nor divergent.
+    neither equal nor divergent. So is what lies behind experts that the two chose differently at a near-tie.
+
+    How far two tensors may differ is in docs/tolerances.md, with where each number comes from.
 
     Exit code: 0 alike, 1 diverged, 2 could not be compared, 3 nothing was measured.
     """
-    report = _compare(a, b, top, profile)
+    report = _compare(a, b, top, profile, tolerances or [])
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
     else:
@@ -63,12 +79,12 @@ def diff(
     raise typer.Exit(report.exit_code)
 
 
-def _compare(a: Path, b: Path, top: int, profile: str) -> DiffReport:
+def _compare(a: Path, b: Path, top: int, profile: str | None, tolerances: list[str]) -> DiffReport:
     """The comparison, with a progress bar where someone is watching."""
     from aprgraph.runtime.diff import diff as compare  # noqa: PLC0415
 
     if not sys.stderr.isatty():
-        return compare(a, b, top=top, profile=profile)
+        return compare(a, b, top=top, profile=profile, tolerances=tolerances)
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -78,7 +94,7 @@ def _compare(a: Path, b: Path, top: int, profile: str) -> DiffReport:
         def progress(done: int, total: int, label: str) -> None:
             bar.update(task, completed=done, total=total, description=label)
 
-        return compare(a, b, top=top, profile=profile, progress=progress)
+        return compare(a, b, top=top, profile=profile, tolerances=tolerances, progress=progress)
 
 
 def _print(report: DiffReport, show_all: bool) -> None:
@@ -93,7 +109,7 @@ def _print(report: DiffReport, show_all: bool) -> None:
         console.print(_suspects(report, first), markup=False)
     if report.common_suspects:
         console.print(f"common to all of them: {_list(report.common_suspects)}", markup=False)
-    rows = list(report.rows) if show_all else report.rows_that_matter()
+    rows = _rows_of_common_layers(report) if show_all else report.rows_that_matter()
     if rows:
         console.print()
         _print_table(console, rows, {first.key for first in report.first})
@@ -101,7 +117,14 @@ def _print(report: DiffReport, show_all: bool) -> None:
         if row.logits is not None:
             console.print(_logits(row), markup=False)
     if len(rows) < len(report.rows):
-        console.print(f"{len(rows)} of {len(report.rows)} tensors shown; --all prints every one", markup=False)
+        more = "the others are of layers that one side lacks" if show_all else "--all prints every one"
+        console.print(f"{len(rows)} of {len(report.rows)} tensors shown; {more}", markup=False)
+
+
+def _rows_of_common_layers(report: DiffReport) -> list[DiffRow]:
+    """All rows but those of layers of which no tensor was compared, which a note names: they would say so hundreds of times."""
+    layers = {row.key[1] for row in report.rows_compared} or {row.key[1] for row in report.rows}
+    return [row for row in report.rows if row.key[1] is None or row.key[1] in layers]
 
 
 def _suspects(report: DiffReport, first: FirstDivergence) -> str:
@@ -151,11 +174,11 @@ def _numbers(row: DiffRow) -> list[str]:
 
     metrics = row.metrics
     if not isinstance(metrics, TensorMetrics):
-        return ["" if row.error is None else f"{row.error:.1%} of ids", f"{row.limit:.0e}"] if metrics is not None else []
+        return ["" if row.error is None else f"{row.error:.1%} of ids", _limit(row)] if metrics is not None else []
     positions, channels = metrics.positions, metrics.channels
     return [
         _small(metrics.nmse),
-        f"{row.limit:.0e}",
+        _limit(row),
         "" if metrics.cosine is None else f"{metrics.cosine:.6f}",
         f"{positions.worst[0]}: {positions.share:.0%}" if positions is not None and positions.size > 1 and positions.share else "",
         f"{channels.share:.0%}" if channels is not None and channels.share else "",
@@ -164,6 +187,11 @@ def _numbers(row: DiffRow) -> list[str]:
         _small(metrics.rms_a),
         _small(metrics.rms_b),
     ]
+
+
+def _limit(row: DiffRow) -> str:
+    """The limit, with a star where --tol set it."""
+    return f"{row.limit:.2g}" + ("*" if row.override is not None else "")
 
 
 def _small(value: float | None) -> str:

@@ -217,7 +217,7 @@ class Auditor:
         tie = self._ties.find(origins.region)
         if tie is not None:
             return replace(local, state=LocalState.UNKNOWN, reason=tie)
-        rounding = explained_by_rounding(self, replay, tensor, computed, metrics, local.limit, profile=self.profile)
+        rounding = explained_by_rounding(self, replay, tensor, computed, metrics, profile=self.profile)
         if rounding is not None:
             return replace(local, reason=rounding)
         return replace(local, state=LocalState.WRONG, reason=reason)

@@ -6,6 +6,7 @@ left, and no table knows that beforehand; so a tensor beyond its limit is comput
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +21,7 @@ from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
-from aprgraph.runtime.diff.tolerances import LOCAL_FACTOR, exceeds, kind_of
+from aprgraph.runtime.diff.tolerances import kind_of
 
 if TYPE_CHECKING:
     from aprgraph.runtime.blame.audit import Auditor, Replay
@@ -33,7 +34,7 @@ _FACTOR = 64.0
 
 
 def explained_by_rounding(
-    auditor: Auditor, replay: Replay, tensor: RecordedTensor, computed: F32, metrics: TensorMetrics, limit: float, *, profile: str
+    auditor: Auditor, replay: Replay, tensor: RecordedTensor, computed: F32, metrics: TensorMetrics, *, profile: str
 ) -> str | None:
     """Why ``metrics`` (recorded against ``computed``) is no more than rounding, in words; None if it is more."""
     stage = tensor.node.stage
@@ -51,13 +52,19 @@ def explained_by_rounding(
         other: F32 = value.astype(np.float32)
     if tensor.last_axis is not None:
         other = other.take([-1], axis=tensor.last_axis)
-    axis = tensor.node.type.dims.index("n") if "n" in tensor.node.type.dims else None
-    floor = compare_tensors(computed, other, position_axis=axis)
-    local = max((part.local_nmse for part in (floor.positions, floor.channels) if part is not None), default=0.0)
-    allowed = _FACTOR * max(floor.nmse or 0.0, local / LOCAL_FACTOR)
-    if allowed <= limit or exceeds(metrics, allowed) is not None:
+    floor = compare_tensors(computed, other)
+    if (
+        not floor.max_abs
+        or _energy(metrics) > _FACTOR * _energy(floor)
+        or (metrics.max_abs or 0.0) > 2 * math.sqrt(_FACTOR) * floor.max_abs
+    ):
         return None
     return f"large terms cancel here: rounding its inputs alone gives an NMSE of {floor.nmse:.1e}"
+
+
+def _energy(metrics: TensorMetrics) -> float:
+    """The energy of the error, per element. Relative to the values it would say nothing where these are rounding errors themselves."""
+    return (metrics.nmse or 0.0) * max(metrics.rms_a or 0.0, metrics.rms_b or 0.0) ** 2
 
 
 class _Rounded(Mapping[str, Array]):

@@ -39,7 +39,10 @@ class RecordedTensor:
 
 
 class Recorded:
-    """The tensors of ``trace`` by (step, node name). ``tokens`` are the prompt's, None if nobody knows them."""
+    """The tensors of ``trace`` by (step, node name). ``tokens`` are the prompt's, None if nobody knows them.
+
+    Raises ComparisonError for tensors of another number of positions than there are tokens.
+    """
 
     def __init__(self, trace: Trace, graph: Graph, tokens: Sequence[int] | None) -> None:
         self.trace = trace
@@ -49,7 +52,12 @@ class Recorded:
         nodes = {(node.layer, node.stage): node for node in graph.staged()}
         placed = [(entry, nodes[entry.layer, entry.stage]) for entry in trace.entries if (entry.layer, entry.stage) in nodes]
         self.foreign = tuple(entry for entry in trace.entries if (entry.layer, entry.stage) not in nodes)
-        self.prompt_length = len(self.tokens) if self.tokens is not None else _positions(placed)
+        seen = _positions(placed)
+        if self.tokens is not None and seen not in (None, len(self.tokens)):
+            raise ComparisonError(
+                f"{trace.directory}: its tensors are of {seen} positions, but the prompt has {len(self.tokens)} tokens; give those of this run"
+            )
+        self.prompt_length = len(self.tokens) if self.tokens is not None else seen
         self._tensors = {(entry.step, node.name): self._place(entry, node) for entry, node in placed}
 
     @cached_property
@@ -111,9 +119,11 @@ class Recorded:
 def _positions(placed: Sequence[tuple[TraceEntry, Node]]) -> int | None:
     """The number of positions of the prompt that fits most tensors of step 0; None if none says it, or two fit equally many.
 
-    Tensors of the last position alone fit one position: they do not count where others are longer.
+    Tensors of the last position alone fit one position: they do not count where others are longer, and where none is, it takes
+    attention scores of one position by one to say that there was no more.
     """
     fits: Counter[int] = Counter()
+    single = False
     for entry, node in placed:
         unknown = node.type.dims.count("n") + node.type.dims.count("t")
         if entry.step or not unknown:
@@ -123,7 +133,8 @@ def _positions(placed: Sequence[tuple[TraceEntry, Node]]) -> int | None:
         n = count // each if unknown == 1 else math.isqrt(count // each)
         if n and each * n**unknown == count:
             fits[n] += 1
-    if len(fits) > 1:
+            single = single or (unknown == 2 and n == 1)
+    if not single:
         fits.pop(1, None)
     ranked = fits.most_common(2)
     if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):

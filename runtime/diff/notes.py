@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from aprgraph.runtime.diff.align import Pair
-from aprgraph.runtime.diff.experts import IDS
+from aprgraph.runtime.diff.experts import SCORES
 from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffRow
@@ -56,3 +56,91 @@ def _graph_differences(a: Trace, b: Trace) -> Iterator[str]:
                 yield "the graphs differ at further nodes"
                 return
             yield f"the graphs differ at %{node.name}: {'; '.join(changes)}"
+
+
+def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[ShapedTrace, ShapedTrace]) -> Iterator[str]:
+    """What the comparison came across."""
+    for side in ("a", "b"):
+        labels = [pair.entry.label for pair in pairs if pair.last_of == side]
+        if labels:
+            yield f"{'B' if side == 'a' else 'A'} holds the last position only, which is what is compared, for {_named(labels)}"
+    yield from _layers(shaped)
+    yield from _uncertain_shapes(pairs, shaped)
+    overridden = {row.override: 0 for row in rows if row.override is not None}
+    for row in rows:
+        if row.override is not None:
+            overridden[row.override] += 1
+    yield from (f"limits marked * ({count} tensor{'s' if count > 1 else ''}) are set by {text!r}" for text, count in overridden.items())
+    yield from _choices(rows)
+    remarked = [row for row in rows if row.remark is not None]
+    yield from (f"{row.label}: {row.remark}" for row in remarked[:NAMED])
+    if len(remarked) > NAMED:
+        yield f"{len(remarked) - NAMED} more tensors were compared in part, or by expert; --json says how"
+    both = [row for row in rows if isinstance(row.metrics, TensorMetrics) and _nonfinite_on_both(row.metrics)]
+    if both:
+        yield f"both sides hold NaN or Inf, first in {both[0].label}"
+    if rows and all(row.classification.value == "SHAPE" for row in rows):
+        yield "no shape fits: traces of different models, or of a different number of tokens?" + _counts(shaped)
+
+
+def _layers(shaped: tuple[ShapedTrace, ShapedTrace]) -> Iterator[str]:
+    """A side with fewer layers, in one sentence instead of a row for each of their stages."""
+    a, b = ({entry.layer for entry in side.trace.entries if entry.layer is not None} for side in shaped)
+    for name, mine, other, theirs in (("A", a, "B", b), ("B", b, "A", a)):
+        if mine and theirs - mine:
+            missing = ranges(theirs - mine)
+            yield f"{name} has {ranges(mine)} of the {len(theirs | mine)} recorded; {missing}, which {other} has, are not compared"
+
+
+def ranges(layers: Iterable[int]) -> str:
+    """Layer numbers in words: ``layer 4``, ``layers 0..3 and 7``; both ends are named, and are in."""
+    parts: list[list[int]] = []
+    for layer in sorted(layers):
+        if parts and parts[-1][1] == layer - 1:
+            parts[-1][1] = layer
+        else:
+            parts.append([layer, layer])
+    names = [str(first) if first == last else f"{first}..{last}" for first, last in parts]
+    text = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"layer {text}" if len(parts) == 1 and parts[0][0] == parts[0][1] else f"layers {text}"
+
+
+def _uncertain_shapes(pairs: Sequence[Pair], shaped: tuple[ShapedTrace, ShapedTrace]) -> Iterator[str]:
+    """Which tensors are compared as a whole only, since neither side tells positions from channels."""
+    flat = [pair.entry.label for pair in pairs if pair.shape is not None and not pair.structured]
+    if flat and not any(side.has_manifest for side in shaped):
+        yield (
+            f"no manifest tells the shapes, nor does attn_softmax, of {_named(flat)}: compared as a whole, not by position and channel, "
+            "so that a fault in few of them can be missed"
+        )
+
+
+def _choices(rows: Sequence[DiffRow]) -> Iterator[str]:
+    """Experts in another order, and other experts at near-ties."""
+    ids = [(row, row.metrics) for row in rows if isinstance(row.metrics, IndexMetrics)]
+    for row, metrics in ids:
+        if metrics.reordered:
+            yield f"{row.label}: the same ids in another order at {metrics.reordered} positions"
+    near = [(row, metrics) for row, metrics in ids if metrics.near_ties]
+    for row, metrics in near[:NAMED]:
+        first = next((choice for choice in metrics.choices if choice.state is ChoiceState.NEAR_TIE), None)
+        example = "" if first is None else f": {first.describe()}"
+        yield f"{row.label}: near-tie at {metrics.near_ties} of {metrics.positions} positions{example}"
+    if len(near) > NAMED:
+        yield f"near-ties in {len(near) - NAMED} more layers"
+    unjudged = [row.label for row, metrics in ids if metrics.differing and not metrics.judged]
+    if unjudged:
+        yield f"whether other experts were chosen at near-ties is not known for {_named(unjudged)}: tap {SCORES}"
+
+
+def _counts(shaped: tuple[ShapedTrace, ShapedTrace]) -> str:
+    a, b = (side.positions.get(0) for side in shaped)
+    return f" A holds {a} positions, B {b}." if a is not None and b is not None and a != b else ""
+
+
+def _named(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:NAMED]) + (" and more" if len(labels) > NAMED else "")
+
+
+def _nonfinite_on_both(metrics: TensorMetrics) -> bool:
+    return bool((metrics.nan_a or metrics.inf_a) and (metrics.nan_b or metrics.inf_b))

@@ -63,7 +63,10 @@ def choose_profile(a: TraceInfo | None, b: TraceInfo | None) -> tuple[str, str]:
     coarser = max(steps.values())
     if ARITHMETICS[coarser] == Q8_ACTIVATIONS and any(_multiplies_super_blocks(info) for info in sides.values()):
         names = [name for name, step in steps.items() if step == coarser]
-        return _Q8_K, f"{' and '.join(names)} {'rounds' if len(names) == 1 else 'round'} activations to 8 bits, in blocks of 256 beside K-quants"
+        return (
+            _Q8_K,
+            f"{' and '.join(names)} {'rounds' if len(names) == 1 else 'round'} activations to 8 bits, in blocks of 256 beside K-quants",
+        )
     names = [name for name, step in steps.items() if step == coarser]
     arithmetic = ARITHMETICS[coarser]
     if a is None and b is None:
@@ -107,7 +110,8 @@ def _has_float_weights(info: TraceInfo | None) -> bool:
     value = None if info is None else info.extra.get(WEIGHTS)
     if value not in (None, FLOAT_WEIGHTS, QUANTISED_WEIGHTS):
         raise ComparisonError(
-            f"a manifest's {WEIGHTS} are {shown(value)}, expected {FLOAT_WEIGHTS} or {QUANTISED_WEIGHTS}; name the tolerances with --profile"
+            f"a manifest's {WEIGHTS} are {shown(value)}, expected {FLOAT_WEIGHTS} or {QUANTISED_WEIGHTS}; "
+            "name the tolerances with --profile"
         )
     return value == FLOAT_WEIGHTS
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aprgraph.runtime.blame.local import Blame
 
 FORMAT = "aprgraph-diff"
-VERSION = 1
+VERSION = 2
 
 #: Classes that say that two tensors differ.
 DIVERGED = frozenset({Class.PROPAGATED, Class.INTRODUCED, Class.ACCUMULATED, Class.NAN, Class.SHAPE})
@@ -27,6 +27,8 @@ DIVERGED = frozenset({Class.PROPAGATED, Class.INTRODUCED, Class.ACCUMULATED, Cla
 class DiffRow:
     """One tensor. ``node`` is its name in the trace's graph; ``limit`` what its tolerance is; ``reason`` why it has
     its class, where that needs words. ``metrics`` is None for SHAPE and UNMEASURED, ``logits`` except for logits.
+    ``override`` is what set the limit, where that is not the table of tolerances; ``remark`` says how the tensor was compared,
+    where that was not element by element.
     """
 
     key: Key
@@ -38,12 +40,14 @@ class DiffRow:
     reason: str | None
     metrics: TensorMetrics | IndexMetrics | None
     logits: LogitMetrics | None
+    override: str | None = None
+    remark: str | None = None
 
     @property
     def error(self) -> float | None:
-        """How far apart, on the scale of ``limit``: NMSE, or the share of positions with another set of ids."""
+        """How far apart, on the scale of ``limit``: NMSE, or the share of positions with another set of ids that no near-tie explains."""
         if isinstance(self.metrics, IndexMetrics):
-            return self.metrics.share
+            return self.metrics.unexplained_share
         return None if self.metrics is None else self.metrics.nmse
 
     def to_json(self) -> dict[str, Any]:
@@ -57,7 +61,9 @@ class DiffRow:
             "class": self.classification.value,
             "shape": None if self.shape is None else list(self.shape),
             "limit": self.limit,
+            "override": self.override,
             "reason": self.reason,
+            "remark": self.remark,
             "kind": None if self.metrics is None else "ids" if isinstance(self.metrics, IndexMetrics) else "values",
             "metrics": None if self.metrics is None else self.metrics.to_json(),
             "logits": None if self.logits is None else self.logits.to_json(),
@@ -68,7 +74,7 @@ class DiffRow:
 class DiffReport:
     """Two traces compared. ``rows`` are in execution order; ``first`` are the first divergences, several where they
     stand on parallel branches; ``notes`` are facts about the two traces that a reader should know; ``blame`` says which
-    side is wrong, where the model was at hand.
+    side is wrong, where the model was at hand. ``profile_reason`` says why the tolerances are those of ``profile``.
     """
 
     a: str
@@ -78,6 +84,7 @@ class DiffReport:
     first: tuple[FirstDivergence, ...]
     notes: tuple[str, ...]
     blame: Blame | None = None
+    profile_reason: str = ""
 
     @property
     def counts(self) -> dict[Class, int]:
@@ -170,6 +177,7 @@ class DiffReport:
             "a": self.a,
             "b": self.b,
             "profile": self.profile,
+            "profile_reason": self.profile_reason,
             "tolerances": TABLE_VERSION,
             "exit_code": self.exit_code,
             "headline": self.headline,

@@ -95,10 +95,10 @@ def draw_panels(report: DiffReport, blame: Blame | None) -> list[Panel]:
         lines.append(f'<text class="name" x="{place(frame.left)}" y="11">{xml(stage)}</text>')
         lines += _ends(marks, frame)
         lines += _limits(marks, scale, (frame.right - frame.left) / len(there))
+        lines += _series("apart", [(mark.x, mark.y) for mark in marks])
         if blame is not None:
             for side, audit in (("a", blame.a), ("b", blame.b)):
                 lines += _series(f"local-{side}", [(mark.x, _local_y(audit, mark.row, scale, frame)) for mark in marks])
-        lines += _series("apart", [(mark.x, mark.y) for mark in marks])
         panels.append(Panel(stage, "".join([*lines, "</svg>"])))
     return panels
 
@@ -186,23 +186,17 @@ def _ends(marks: Sequence[Mark], frame: Frame) -> Iterator[str]:
 
 
 def _limits(marks: Sequence[Mark], scale: LogScale, width: float) -> Iterator[str]:
-    """The limit of each tensor, as steps."""
-    path, before = [], None
+    """The limit of each tensor, a line for each run of equal ones."""
+    runs: list[tuple[float, float, float]] = []
     for mark in marks:
-        if not mark.row.limit:
-            before = None
-            continue
-        y = place(scale.y(mark.row.limit))
-        left, right = place(mark.x - width / 2), place(mark.x + width / 2)
-        path.append(f"H{right}" if y == before else f"{'M' if before is None else 'L'}{left} {y}H{right}")
-        before = y
-    if path:
-        yield f'<path class="limit" d="{_shorter(path)}"/>'
-
-
-def _shorter(path: Sequence[str]) -> str:
-    """Of a run of horizontal pieces the last alone."""
-    return "".join(piece for piece, after in zip(path, [*path[1:], ""], strict=True) if not (piece.startswith("H") and after.startswith("H")))
+        if mark.row.limit:
+            left, right, limit = mark.x - width / 2, mark.x + width / 2, mark.row.limit
+            if runs and runs[-1][2] == limit and abs(runs[-1][1] - left) < width / 2:
+                left = runs.pop()[0]
+            runs.append((left, right, limit))
+    if runs:
+        lines = "".join(f"M{place(left)} {place(scale.y(limit))}H{place(right)}" for left, right, limit in runs)
+        yield f'<path class="limit" d="{lines}"/>'
 
 
 def _series(name: str, places: Sequence[tuple[float, float | None]]) -> Iterator[str]:

@@ -10,7 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.runtime.blame import Blame
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport
@@ -19,7 +18,7 @@ from aprgraph.runtime.report.depth_chart import draw_overview, draw_panels
 from aprgraph.runtime.report.guilty import Guilty, find_guilty, suspects
 from aprgraph.runtime.report.histogram import make_histograms
 from aprgraph.runtime.report.histogram_chart import describe, draw_histograms
-from aprgraph.runtime.report.marks import CLASS_GLYPHS, LEVEL_TEXTS, VERDICT_GLYPHS, class_rules
+from aprgraph.runtime.report.marks import LEVEL_TEXTS, class_rules
 from aprgraph.runtime.report.numbers import counted, dims, listed, small
 from aprgraph.runtime.report.png import data_uri
 from aprgraph.runtime.report.rows import make_columns, summarise_logits, table_rows
@@ -29,6 +28,8 @@ from aprgraph.runtime.report.tensor_map import make_tensor_map, scale_png
 from aprgraph.runtime.trace import Trace
 from aprgraph.runtime.trace_writer import write_text_atomically
 
+#: Tensors of which the page says in words where their cause can lie.
+_REGIONS = 4
 _OUTCOMES = {0: "alike", 1: "diverged", 3: "nothing measured"}
 
 
@@ -66,8 +67,8 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame
         report=report,
         facts=list(_facts(report, trace_a, trace_b, blame)),
         notes=[*report.notes, *(note for audit in (blame.a, blame.b) for note in audit.notes)] if blame else report.notes,
-        regions=[_region(report, region) for region in regions[:8]],
-        regions_left=max(0, len(regions) - 8),
+        regions=[_region(report, region) for region in regions[:_REGIONS]],
+        regions_left=max(0, len(regions) - _REGIONS),
         common=listed(report.common_suspects),
         logits=[summarise_logits(row) for row in report.rows if row.logits is not None],
         columns=columns,
@@ -77,8 +78,7 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame
         first=frozenset(number_of[first.key] for first in report.first),
         current=current,
         maps=make_maps(report, current),
-        glyphs=[(CLASS_GLYPHS[name], name.value, CLASS_BY_NAME[name.value].summary) for name in report.counts],
-        verdicts=[] if blame is None else [(mark, verdict.value) for verdict, mark in VERDICT_GLYPHS.items()],
+        glyphs={row.mark: row.meaning for row in rows},
         levels=list(enumerate(LEVEL_TEXTS)),
         overview=Markup(draw_overview(report)),
         panels=[Markup(panel.svg) for panel in draw_panels(report, blame)],
@@ -182,7 +182,7 @@ def _tensor(guilty: Guilty) -> _Tensor:
         why=guilty.why,
         shape=dims(guilty.pair.shape),
         picture=data_uri(shown.png()),
-        scale=data_uri(scale_png()),
+        scale=data_uri(scale_png()) if shown.range else "",
         low=small(low),
         high=small(high),
         rows=str(shown.rows - 1),

@@ -31,6 +31,7 @@ class TableRow:
     label: str
     classification: str
     mark: str
+    meaning: str
     level: str
     cells: tuple[str, ...]
 
@@ -57,8 +58,8 @@ def make_columns(blame: Blame | None) -> tuple[Column, ...]:
         Column("worst position", lambda row: _of(row, lambda m: _worst(m.positions)), numeric=True, short=True),
         Column("worst channel", lambda row: _of(row, lambda m: _worst(m.channels)), numeric=True),
         Column("NaN+Inf A/B", lambda row: _of(row, lambda m: f"{m.nan_a + m.inf_a}/{m.nan_b + m.inf_b}"), numeric=True, short=True),
-        Column("rms A", lambda row: _of(row, lambda m: small(m.rms_a)), numeric=True, short=True),
-        Column("rms B", lambda row: _of(row, lambda m: small(m.rms_b)), numeric=True, short=True),
+        Column("rms A", lambda row: _of(row, lambda m: small(m.rms_a)), numeric=True, short=blame is None),
+        Column("rms B", lambda row: _of(row, lambda m: small(m.rms_b)), numeric=True, short=blame is None),
         Column("why", lambda row: row.reason or ""),
     )
 
@@ -66,7 +67,7 @@ def make_columns(blame: Blame | None) -> tuple[Column, ...]:
 def table_rows(report: DiffReport, columns: tuple[Column, ...], blame: Blame | None) -> list[TableRow]:
     """All rows, in execution order."""
     return [
-        TableRow(number, row.label, row.classification.value, glyph(row, blame), level(row), tuple(column.cell(row) for column in columns))
+        TableRow(number, row.label, row.classification.value, *glyph(row, blame), level(row), tuple(column.cell(row) for column in columns))
         for number, row in enumerate(report.rows)
     ]
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from aprgraph.runtime.diff.report import DiffReport
 
+#: The column of whole-model stages.
+WHOLE_MODEL = "model"
+
 
 @dataclass(frozen=True)
 class MapLine:
@@ -17,13 +20,18 @@ class MapLine:
 
 @dataclass(frozen=True)
 class StageMap:
-    """The map of one step. ``columns`` are the layers, and ``model`` for whole-model stages."""
+    """The map of one step. ``columns`` are the layers, and WHOLE_MODEL for whole-model stages."""
 
     step: int
     title: str
     columns: tuple[str, ...]
     lines: tuple[MapLine, ...]
     is_first: bool
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the last column is the whole model."""
+        return self.columns[-1] == WHOLE_MODEL
 
 
 def make_maps(report: DiffReport, current: int | None) -> list[StageMap]:
@@ -41,7 +49,7 @@ def _make_map(report: DiffReport, step: int, *, is_first: bool) -> StageMap:
     # Rows stand in execution order layer by layer; a stage that only later layers have stands where it is first seen there.
     stages = _merge([[stage for _, of, stage in numbers if of == layer] for layer in columns])
     lines = tuple(MapLine(stage, tuple(numbers.get((step, layer, stage)) for layer in columns)) for stage in stages)
-    names = tuple("model" if layer is None else str(layer) for layer in columns)
+    names = tuple(WHOLE_MODEL if layer is None else str(layer) for layer in columns)
     return StageMap(step, "the prompt" if step == 0 else f"step {step}", names, lines, is_first)
 
 

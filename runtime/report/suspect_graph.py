@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aprgraph.graph.export import make_view
 from aprgraph.graph.export.svg import export_svg
 from aprgraph.graph.export.svg_style import style_sheet
 from aprgraph.graph.ir import Graph
-from aprgraph.runtime.diff.classify import FirstDivergence
+from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.classify import Class, FirstDivergence
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.trace import Trace
 
@@ -38,7 +39,10 @@ def draw_suspects(report: DiffReport, suspects: Sequence[FirstDivergence], trace
         which = "that holds this tensor" if known else "(it lies in a trace's manifest, trace.json)"
         return f"Neither trace has a graph {which}, so the region is named, but not drawn."
     drawn = [one for one in suspects if one.key[0] == suspects[0].key[0]][:_DRAWN]
-    colouring = report.colouring(suspects[0].key[0])
+    step = suspects[0].key[0]
+    colouring = report.colouring(step)
+    # Blame can tell that a tensor behind a divergence is wrong by itself.
+    colouring |= {key[1:]: ("INTRODUCED", error) for key, error in _propagated(report, suspects) if key[0] == step}
     note = f"{len(drawn)} of {len(suspects)} are drawn." if len(drawn) < len(suspects) else ""
     view = make_view(_around(graph, drawn, None), colouring=colouring)
     if len(view.nodes) > _BOXES:
@@ -46,6 +50,13 @@ def draw_suspects(report: DiffReport, suspects: Sequence[FirstDivergence], trace
         note = f"Of each region the {_NEAREST} nodes nearest to its tensor are drawn. {note}".strip()
     svg = re.sub("<style>.*?</style>", "", export_svg(view), count=1, flags=re.DOTALL)
     return SuspectGraph(svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1), note)
+
+
+def _propagated(report: DiffReport, suspects: Sequence[FirstDivergence]) -> Iterator[tuple[Key, float | None]]:
+    for suspect in suspects:
+        row = report.row(suspect.key)
+        if row.classification is Class.PROPAGATED:
+            yield row.key, row.error
 
 
 def graph_rules() -> str:

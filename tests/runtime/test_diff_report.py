@@ -44,7 +44,7 @@ def test_json_has_its_format_and_every_tensor(traces: Path) -> None:
     code, output = run(traces / "a", traces / "other", "--json")
     report = json.loads(output, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert code == report["exit_code"] == 1
-    assert (report["format"], report["version"], report["profile"]) == ("aprgraph-diff", 1, "same-graph-f32")
+    assert (report["format"], report["version"], report["profile"]) == ("aprgraph-diff", 2, "same-graph-f32")
     assert [first["label"] for first in report["first"]] == ["layer 0 q_post_rope", "layer 0 k_post_rope"]
     assert report["first"][0]["good"] == ["layer 0 qkv_matmul"]
     assert report["common_suspects"] == ["rope_angles"]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.ir import Graph
 from aprgraph.graph.plan import Plan
-from aprgraph.runtime.blame import Audit, Blame, Verdict, blame
+from aprgraph.runtime.blame import Audit, Blame, Verdict, audit, blame
+from aprgraph.runtime.blame.verdict import _verdicts
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.trace import Trace
 from tests.zoo.expectation import first_of, guilty, wrong_tensors
 from tests.zoo.planting import Fault, Site
-from tests.zoo.runs import Run, run
+from tests.zoo.runs import run
 from tests.zoo.subjects import TOKENS, Subject
 
 #: A planted value that is no further off than this hides in the noise of float32: then there is nothing to find.
@@ -45,29 +49,58 @@ class Result:
         return f"{self.fault}, {self.family}, {self.place}: values {self.values.missed or 'found'}; blame {self.blame.missed or 'found'}"
 
 
-def check(fault: Fault, subject: Subject, site: Site, right: Run, plan: Plan | None = None) -> Result:
-    """Plant the fault, and compare with the ``right`` run. With ``plan`` only its taps are recorded.
+@dataclass(frozen=True)
+class Right:
+    """A right run with the taps of ``plan`` (None: everything): its trace, and its audit, which is the same in every comparison."""
+
+    subject: Subject
+    trace: Trace
+    plan: Plan | None = None
+
+    @cached_property
+    def audit(self) -> Audit:
+        """The trace against the model."""
+        return audit(self.trace, self.subject.model)
+
+    @cached_property
+    def tapped(self) -> Graph:
+        """The graph with the taps of the plan."""
+        return self.subject.graph if self.plan is None else self.subject.recorded(self.plan)
+
+
+def check(fault: Fault, site: Site, right: Right) -> Result:
+    """Plant the fault, and compare with the right run.
 
     Raises AssertionError for a case that is none: a plant that shows nowhere, or a site that declares other stages than follow
     from the graph.
     """
+    subject = right.subject
     faulty = run(subject, _SEED, site.plant, site.tokens or TOKENS)
-    a, b = right.trace("right", plan), faulty.trace("faulty", plan)
+    trace = faulty.trace("faulty", right.plan)
     where = f"{fault.name}, {subject.family}, {site.place}"
     if site.tokens is not None:
-        found = _check_refusal(a, b, subject, site.tokens)
+        found = _check_refusal(right.trace, trace, subject, site.tokens)
         return Result(fault.name, subject.family, site.place, found, found)
     hidden = [f"step {step} %{name} ({off:.1e})" for (step, name), off in faulty.visible.items() if off < VISIBLE]
     assert faulty.visible, f"{where}: nothing was planted"
     assert not hidden, f"{where}: the fault does not show at {', '.join(hidden)}"
-    wrong = wrong_tensors(subject, site.plant, subject.graph if plan is None else subject.recorded(plan))
-    assert plan is not None or wrong == site.wrong, f"{where}: declared {_names(site.wrong)}, but by the graph it is {_names(wrong)}"
+    wrong = wrong_tensors(subject, site.plant, right.tapped)
+    assert right.plan is not None or wrong == site.wrong, f"{where}: declared {_names(site.wrong)}, but by the graph it is {_names(wrong)}"
     culprits = guilty(subject, site.plant)
-    reports = [diff(a, b), diff(b, a)]
-    values = [_check_values(subject, report, wrong, culprits) for report in reports]
-    blames = [_check_blame(subject, blame(*pair, subject.model, report), wrong, culprits, order)
-              for order, (pair, report) in enumerate(zip(((a, b), (b, a)), reports, strict=True))]  # fmt: skip
+    own = audit(trace, subject.model)
+    orders = (
+        (diff(right.trace, trace), right.audit, own, Verdict.INTRODUCED_BY_B),
+        (diff(trace, right.trace), own, right.audit, Verdict.INTRODUCED_BY_A),
+    )
+    values = [_check_values(subject, report, wrong, culprits) for report, *_ in orders]
+    blames = [_check_blame(subject, _blame(subject, report, a, b), due, wrong, culprits) for report, a, b, due in orders]
     return Result(fault.name, subject.family, site.place, _both(values), _both(blames))
+
+
+def _blame(subject: Subject, report: DiffReport, a: Audit, b: Audit) -> Blame:
+    """As ``blame`` judges; it would audit both traces again, in each order."""
+    dependencies = from_graph(subject.graph, range(subject.steps))
+    return Blame(a, b, _verdicts(report, a, b, dependencies), "")
 
 
 def _both(orders: list[Finding]) -> Finding:
@@ -93,10 +126,12 @@ def _check_values(subject: Subject, report: DiffReport, wrong: frozenset[Key], c
     return Finding(named)
 
 
-def _check_blame(subject: Subject, found: Blame, wrong: frozenset[Key], culprits: frozenset[str], order: int) -> Finding:
-    """The faulty side is wrong at the wrong tensors, for a guilty node, and the right side nowhere; the verdicts say so."""
-    right, faulty = (found.a, found.b) if order == 0 else (found.b, found.a)
-    due = Verdict.INTRODUCED_BY_B if order == 0 else Verdict.INTRODUCED_BY_A
+def _check_blame(subject: Subject, found: Blame, due: Verdict, wrong: frozenset[Key], culprits: frozenset[str]) -> Finding:
+    """The faulty side is wrong at the wrong tensors, for a guilty node, and the right side nowhere; the verdicts say so.
+
+    ``due`` is what the verdicts have to be, which says which side is the faulty one.
+    """
+    right, faulty = (found.a, found.b) if due is Verdict.INTRODUCED_BY_B else (found.b, found.a)
     named = _names(first_of(subject, (local.key for local in faulty.wrong)))
     if right.wrong:
         return Finding(named, f"the right side is called wrong at {_wrong(right)}")

@@ -93,7 +93,7 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A model of ``family`` in ``variant``, its graph, and how to read its weights."""
 

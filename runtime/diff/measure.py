@@ -1,0 +1,138 @@
+"""Reading and measuring one pair of tensors: its numbers, and what these say by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from aprgraph.graph.stages import StageKind
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.diff.align import Pair
+from aprgraph.runtime.diff.classify import State
+from aprgraph.runtime.diff.experts import SCORES, find_scores, find_slots
+from aprgraph.runtime.diff.indices import IndexMetrics, compare_indices
+from aprgraph.runtime.diff.logits import LogitMetrics, compare_logits
+from aprgraph.runtime.diff.margins import judge_choices
+from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
+from aprgraph.runtime.diff.overrides import Tolerances
+from aprgraph.runtime.diff.shapes import ShapedTrace
+from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One pair: its state by itself, why in words, the limit that it was held to, and its numbers.
+
+    ``remark`` is what else a reader should know of how it was compared.
+    """
+
+    state: State
+    limit: float
+    reason: str | None = None
+    metrics: TensorMetrics | IndexMetrics | None = None
+    logits: LogitMetrics | None = None
+    remark: str | None = None
+
+    @property
+    def nmse(self) -> float | None:
+        """None for ids, and for what was not measured."""
+        return self.metrics.nmse if isinstance(self.metrics, TensorMetrics) else None
+
+    @property
+    def near_ties(self) -> tuple[int, ...]:
+        """The positions that chose other experts at near-ties."""
+        return self.metrics.near_tie_positions if isinstance(self.metrics, IndexMetrics) else ()
+
+
+class Measurer:
+    """Measures pairs of two traces; ``top`` is the K of the top-K overlap of logits."""
+
+    def __init__(self, a: ShapedTrace, b: ShapedTrace, tolerances: Tolerances, top: int) -> None:
+        self._a, self._b = a, b
+        self._tolerances = tolerances
+        self._top = top
+
+    def measure(self, pair: Pair) -> Measured:
+        """Read and measure one pair. Raises TraceError that names a damaged file."""
+        tolerance = self._tolerances.find(pair.key[2])
+        if pair.missing is not None:
+            return Measured(State.UNMEASURED, tolerance.limit, pair.missing)
+        if pair.mismatch is not None:
+            return Measured(State.SHAPE, tolerance.limit, pair.mismatch)
+        a, b = pair.load(self._a.trace, self._b.trace)
+        if kind_of(pair.key[2]) is StageKind.INDEX:
+            return self._ids(pair, a, b, tolerance)
+        slots = find_slots(self._a, self._b, pair)
+        if slots is None:
+            return self._values(pair, a, b, tolerance)
+        if slots.left_out == slots.taken.size:
+            return Measured(State.UNMEASURED, tolerance.limit, "the two sides chose no expert in common")
+        found = self._values(pair, *slots.apply(a, b), tolerance)
+        parts = []
+        if slots.reordered:
+            parts.append(f"slots put in order by expert at {slots.reordered} positions")
+        if slots.left_out:
+            parts.append(f"{slots.left_out} of {slots.taken.size} slots left out, whose experts one side alone chose")
+        # What had to be moved, or left out, was not the same bits.
+        metrics = replace(found.metrics, bit_identical=False) if isinstance(found.metrics, TensorMetrics) else found.metrics
+        state = State.NOISE if found.state is State.IDENTICAL else found.state
+        return replace(found, state=state, metrics=metrics, remark="; ".join(parts))
+
+    def measure_without(self, pair: Pair, positions: Collection[int]) -> TensorMetrics | None:
+        """The numbers of a pair without some of its positions; None where none is left, or where they are not known."""
+        axis, shape = pair.position_axis, pair.shape
+        if not pair.structured or axis is None or shape is None:
+            return None
+        kept = [position for position in range(shape[axis]) if position not in positions]
+        if not kept:
+            return None
+        a, b = pair.load(self._a.trace, self._b.trace)
+        slots = find_slots(self._a, self._b, pair)
+        if slots is not None:
+            a, b = slots.apply(a, b)
+        return compare_tensors(a.take(kept, axis), b.take(kept, axis), position_axis=axis)
+
+    def _values(self, pair: Pair, a: F32, b: F32, tolerance: Tolerance) -> Measured:
+        metrics = compare_tensors(a, b, structured=pair.structured, position_axis=pair.position_axis)
+        logits = compare_logits(a, b, self._top) if pair.key[2] == "lm_head" else None
+        if metrics.mismatched_nonfinite:
+            return Measured(State.NAN, tolerance.limit, nonfinite(metrics), metrics, logits)
+        reason = exceeds(metrics, tolerance.limit, tolerance)
+        return Measured(state_of(metrics.bit_identical, reason), tolerance.limit, reason, metrics, logits)
+
+    def _ids(self, pair: Pair, a: F32, b: F32, tolerance: Tolerance) -> Measured:
+        limit = tolerance.limit
+        ids = compare_indices(a, b, structured=pair.structured)
+        if ids is None:
+            return Measured(State.UNMEASURED, limit, "the ids stand in another order, and no manifest says how many belong to a position")
+        if ids.differing and pair.structured:
+            largest = max((float(side[np.isfinite(side)].max(initial=0.0)) for side in (a, b)), default=0.0)
+            scores = [find_scores(trace, pair.key, ids.positions, int(largest) + 1) for trace in (self._a, self._b)]
+            ids = judge_choices(ids, a, b, scores, self._tolerances.find(SCORES).limit)
+        reason = exceeds(ids, limit)
+        return Measured(state_of(ids.bit_identical, reason), limit, reason, ids)
+
+
+def held_to_its_own(one: Measured, tolerance: Tolerance) -> Measured:
+    """``one`` under the limit of its own arithmetic, since nothing else explains a difference."""
+    assert one.metrics is not None
+    reason = exceeds(one.metrics, tolerance.own)
+    if reason is None:
+        return replace(one, limit=tolerance.own)
+    return replace(one, state=State.EXCEEDS, limit=tolerance.own, reason=f"{reason} where all inputs are identical")
+
+
+def state_of(bit_identical: bool, reason: str | None) -> State:
+    """The state of two tensors without NaN or Inf on one side: ``reason`` says which rule they break."""
+    if bit_identical:
+        return State.IDENTICAL
+    return State.NOISE if reason is None else State.EXCEEDS
+
+
+def nonfinite(metrics: TensorMetrics) -> str:
+    """How many NaN and Inf each side holds, in words."""
+    sides = ((metrics.nan_a, metrics.inf_a), (metrics.nan_b, metrics.inf_b))
+    a, b = (" and ".join(f"{count} {what}" for count, what in zip(side, ("NaN", "Inf"), strict=True) if count) or "none" for side in sides)
+    return f"{a} in A, {b} in B" if a != b else f"{a} on each side, at different places"

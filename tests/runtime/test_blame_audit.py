@@ -1,0 +1,290 @@
+"""One trace against the model: what was recorded, what of it can be replayed, and what the replay leaves unexplained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprgraph.graph.errors import ComparisonError, TokenError, TraceError
+from aprgraph.graph.model import load_model
+from aprgraph.runtime.aprt import write_aprt
+from aprgraph.runtime.blame import Audit, LocalState, audit
+from aprgraph.runtime.trace import Trace
+from tests.support.blame import TOKENS, bare, spoil, traced
+from tests.support.tiny_families import TINY_FAMILIES
+from tests.support.traces import Tensor, noisy
+
+Tiny = Callable[..., Path]
+
+
+def wrong(found: Audit) -> list[str]:
+    return [local.label for local in found.wrong]
+
+
+def unknown(found: Audit) -> list[str]:
+    return [local.label for local in found.locals if local.state is LocalState.UNKNOWN]
+
+
+@pytest.mark.contract("BLAME-RIGHT-1")
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_a_right_trace_is_right_everywhere(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model(family=family, format="Q8_0")
+    trace = traced(tmp_path / "trace", model, max_tokens=3, steps="0..3")
+    found = audit(trace, load_model(model))
+    assert (wrong(found), unknown(found), found.exit_code) == ([], [], 0)
+    assert found.replayed == len(trace.entries) > 60
+    assert found.sentence == f"Right: the model explains all {found.replayed} tensors that could be replayed."
+    assert all(local.error is not None and local.error < 1e-12 for local in found.locals)
+
+
+@pytest.mark.contract("BLAME-LOCAL-1")
+@pytest.mark.parametrize("stage", ["attn_norm", "qkv_matmul", "k_post_rope", "attn_softmax", "post_attn_residual", "ffn_swigl", "ffn_out"])
+def test_a_wrong_tensor_is_named_and_what_is_computed_from_it_too(stage: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Only the recorded tensor is spoilt here, so whatever was computed from the right one is now off as well: the users, and no more."""
+    model = tiny_model(qkv_bias=False)
+    trace = traced(tmp_path / "trace", model)
+    spoil(trace, stage, 1, lambda values: values * np.float32(1.01))
+    found = audit(trace, load_model(model))
+    users = {
+        "attn_norm": ["qkv_matmul"],
+        "qkv_matmul": ["q_post_rope", "k_post_rope", "attention"],
+        "k_post_rope": ["attn_scores"],
+        "attn_softmax": ["attention"],
+        "post_attn_residual": ["ffn_norm", "post_ffn_residual"],
+        "ffn_swigl": ["ffn_out"],
+        "ffn_out": ["post_ffn_residual"],
+    }
+    # A norm does not see a factor.
+    expected = [stage, *(user for user in users[stage] if user != "ffn_norm")]
+    assert wrong(found) == [f"layer 1 {name}" for name in expected]
+    assert found.exit_code == 1
+    assert found.sentence.startswith(f"Wrong at layer 1 {stage} (local error ")
+
+
+def test_sources_region_and_weights_of_a_stage(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model()
+    found = audit(traced(tmp_path / "trace", model, taps="attn_norm,q_post_rope,post_ffn_residual"), load_model(model))
+    rope = found.by_key[0, 1, "q_post_rope"]
+    assert rope.sources == ((0, 1, "attn_norm"),)
+    assert rope.region == ("rope_angles", "layer1.qkv_matmul", "layer1.q_post_rope")
+    assert rope.weights == ("blk.1.attn_q.weight", "blk.1.attn_k.weight", "blk.1.attn_v.weight")
+    first = found.by_key[0, 0, "attn_norm"]
+    assert (first.sources, first.region) == ((), ("layer0.embedding", "layer0.attn_norm"))
+    assert found.by_key[0, 1, "post_ffn_residual"].sources == ((0, 0, "post_ffn_residual"), (0, 1, "attn_norm"), (0, 1, "q_post_rope"))
+
+
+@pytest.mark.contract("BLAME-SPARSE-1")
+@pytest.mark.parametrize("layers", ["2..3", "0..3"])
+def test_few_taps_are_replayed_from_the_nearest_ones(layers: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Even from the tokens, through layers that were not recorded at all."""
+    model = tiny_model(family="qwen3moe", layers=3)
+    trace = traced(tmp_path / "trace", model, taps="attn_out,lm_head", layers=layers)
+    assert wrong(audit(trace, load_model(model))) == []
+    spoil(trace, "attn_out", 2, lambda values: noisy(values, 1e-3))
+    found = audit(trace, load_model(model))
+    assert wrong(found) == ["layer 2 attn_out", "lm_head"]
+    assert found.by_key[0, None, "lm_head"].sources[-1] == (0, 2, "attn_out")
+
+
+@pytest.mark.contract("BLAME-BARE-1")
+def test_a_directory_without_a_manifest(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model(family="gemma3", layers=3)
+    trace = traced(tmp_path / "trace", model, layers="0..3")
+    spoil(trace, "ffn_gate", 1, lambda values: noisy(values, 1e-3))
+    directory = bare(trace)
+    found = audit(Trace.open(directory), load_model(model))
+    assert wrong(found) == ["layer 1 ffn_gate", "layer 1 ffn_silu"]
+    assert unknown(found) == ["layer 0 embedding"]
+    assert found.notes == (f"the tokens of {directory} are not known, so its embedding is not checked; give them with --tokens",)
+    found = audit(Trace.open(directory), load_model(model), tokens=TOKENS)
+    assert (wrong(found), unknown(found), found.notes) == (["layer 1 ffn_gate", "layer 1 ffn_silu"], [], ())
+    other = audit(Trace.open(directory), load_model(model), tokens=(3, 1, 4, 1, 5, 9, 3))
+    assert wrong(other)[0] == "layer 0 embedding"
+
+
+def test_tensors_of_the_last_position_alone(tiny_model: Tiny, tmp_path: Path) -> None:
+    """As `apr` writes some of a mixture of experts: they are checked, and what is computed from them starts further back."""
+    model = tiny_model(family="qwen3moe")
+    directory = bare(traced(tmp_path / "trace", model))
+    for stage in ("moe_router", "moe_ffn_out"):
+        _last_position_alone(directory / "layer-1" / f"{stage}.bin")
+    found = audit(Trace.open(directory), load_model(model), tokens=TOKENS)
+    assert (wrong(found), unknown(found)) == ([], [])
+    assert (0, 1, "moe_router") not in found.by_key[0, 1, "post_ffn_residual"].sources
+    values = np.frombuffer((directory / "layer-1/moe_ffn_out.bin").read_bytes()[12:], "<f4")
+    write_aprt(directory / "layer-1/moe_ffn_out.bin", 1, noisy(values, 1e-3))
+    assert wrong(audit(Trace.open(directory), load_model(model), tokens=TOKENS)) == ["layer 1 moe_ffn_out"]
+
+
+def _last_position_alone(path: Path) -> None:
+    values = np.frombuffer(path.read_bytes()[12:], "<f4").reshape(len(TOKENS), -1)
+    write_aprt(path, 1, np.ascontiguousarray(values[-1]))
+
+
+def test_logits_of_all_positions(tiny_model: Tiny, tmp_path: Path) -> None:
+    import aprgraph
+
+    model = tiny_model()
+    compiled = aprgraph.load(model).compile("reference", tmp_path / "m.aprg")
+    trace = compiled.run("final_norm,lm_head", tokens=TOKENS, directory=tmp_path / "trace", positions="all")
+    assert wrong(audit(trace, load_model(model))) == []
+    spoil(trace, "lm_head", None, lambda values: np.roll(values, 1, axis=0))
+    assert wrong(audit(trace, load_model(model))) == ["lm_head"]
+
+
+@pytest.mark.contract("BLAME-STEPS-1")
+def test_steps_are_replayed_with_the_keys_and_values_that_earlier_ones_recorded(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model(family="qwen2")
+    trace = traced(tmp_path / "trace", model, max_tokens=3, steps="0..3")
+    # A stale key: the cache that step 2 reads has another row of step 1 than step 1 recorded.
+    spoil(trace, "k_post_rope", 1, lambda values: np.roll(values, 1, axis=-1), step=1)
+    found = audit(trace, load_model(model))
+    assert wrong(found) == ["step 1 layer 1 k_post_rope", "step 1 layer 1 attn_scores", "step 2 layer 1 attn_scores"]
+
+
+def test_steps_whose_prompt_was_not_recorded(tiny_model: Tiny, tmp_path: Path) -> None:
+    """What it left in the caches is computed from the tokens; without these nothing is known."""
+    model = tiny_model(family="gemma3")
+    trace = traced(tmp_path / "trace", model, max_tokens=3, steps="2..3", taps="attention,lm_head")
+    found = audit(trace, load_model(model))
+    assert (wrong(found), unknown(found)) == ([], [])
+    directory = bare(trace)
+    found = audit(Trace.open(directory), load_model(model))
+    assert (found.exit_code, found.replayed) == (3, 0)
+    assert "not known" in found.sentence
+
+
+@pytest.mark.contract("BLAME-NAN-1")
+def test_nan_and_inf(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model()
+    trace = traced(tmp_path / "trace", model)
+
+    def plant(values: Tensor) -> Tensor:
+        values[2, 3] = np.nan
+        return values
+
+    spoil(trace, "ffn_up", 1, plant)
+    found = audit(trace, load_model(model))
+    assert wrong(found) == ["layer 1 ffn_up"]
+    assert found.wrong[0].reason == "it holds 1 NaN, the replay none"
+    # What is computed from the NaN is not blamed for being right: nor is it called right.
+    assert unknown(found) == ["layer 1 ffn_swigl"]
+
+
+def test_a_nan_that_goes_on_is_explained(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model()
+    trace = traced(tmp_path / "trace", model)
+
+    def plant(values: Tensor) -> Tensor:
+        values[2, 3] = np.nan
+        return values
+
+    spoil(trace, "ffn_up", 1, plant)
+    spoil(trace, "ffn_swigl", 1, plant)
+    assert wrong(audit(trace, load_model(model))) == ["layer 1 ffn_up"]
+
+
+def test_a_tie_that_is_broken_differently(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model(family="qwen3moe", experts=4, experts_used=2)
+    trace = traced(tmp_path / "trace", model, taps="moe_router_logits,moe_router_indices")
+    logits = np.zeros((len(TOKENS), 4), np.float32)
+    spoil(trace, "moe_router_logits", 0, lambda _: logits)
+    spoil(trace, "moe_router_indices", 0, lambda _: np.tile(np.float32([0, 1]), (len(TOKENS), 1)))
+    found = audit(trace, load_model(model))
+    assert found.by_key[0, 0, "moe_router_indices"].state is LocalState.RIGHT
+    spoil(trace, "moe_router_indices", 0, lambda _: np.tile(np.float32([0, 2]), (len(TOKENS), 1)))
+    local = audit(trace, load_model(model)).by_key[0, 0, "moe_router_indices"]
+    assert local.state is LocalState.WRONG
+    assert local.reason is not None
+    assert local.reason.endswith("where the scores tie: of equal scores the lower id comes first")
+
+
+@pytest.mark.contract("BLAME-ROUNDING-1")
+def test_where_large_terms_cancel_rounding_is_no_fault(tiny_model: Tiny, tmp_path: Path) -> None:
+    """A down projection whose inputs cancel to a millionth of themselves: float32 cannot do better, and 1 % off still is a fault."""
+    model = tiny_model(format="F32")
+    trace = traced(tmp_path / "trace", model, taps="ffn_swigl,ffn_out")
+    weights = _matrix(model, "blk.0.ffn_down.weight")
+    _, _, basis = np.linalg.svd(weights.astype(np.float64))
+    inputs = (100.0 * basis[len(weights) :][: len(TOKENS)]).astype(np.float32)  # in the null space, but for their rounding
+    spoil(trace, "ffn_swigl", 0, lambda _: inputs)
+    exact = inputs.astype(np.float64) @ weights.astype(np.float64).T
+    in_float32 = np.zeros(exact.shape, np.float32)
+    for column in range(inputs.shape[1]):
+        in_float32 += inputs[:, column : column + 1] * weights[None, :, column]
+    spoil(trace, "ffn_out", 0, lambda _: in_float32)
+    local = audit(trace, load_model(model)).by_key[0, 0, "ffn_out"]
+    assert local.error is not None
+    assert local.error > 1e-6
+    assert local.state is LocalState.RIGHT
+    assert local.reason is not None
+    assert local.reason.startswith("large terms cancel here")
+    spoil(trace, "ffn_out", 0, lambda values: values + np.float32(0.01))
+    assert audit(trace, load_model(model)).by_key[0, 0, "ffn_out"].state is LocalState.WRONG
+
+
+def _matrix(path: Path, name: str) -> Tensor:
+    model = load_model(path)
+    info = model.tensor(name)
+    return np.asarray(model.file.tensor_bytes(info)).view(np.float32).reshape(info.dims)
+
+
+def test_notes_on_another_model_and_on_stages_that_it_lacks(tiny_model: Tiny, tmp_path: Path) -> None:
+    model, other = tiny_model(qkv_bias=True), tiny_model(qkv_bias=True, seed=1)
+    trace = traced(tmp_path / "trace", model)
+    found = audit(trace, load_model(other))
+    assert found.exit_code == 1
+    assert found.notes == (f"{trace.directory} was recorded from another model file than {other} (the fingerprints differ)",)
+    found = audit(trace, load_model(tiny_model(qkv_bias=False)))
+    assert found.notes[-1] == f"{trace.directory} holds what the model has not: layer 0 qkv_bias, layer 1 qkv_bias"
+
+
+def test_errors(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = load_model(tiny_model())
+    trace = traced(tmp_path / "trace", tiny_model())
+    with pytest.raises(ComparisonError, match="names other tokens"):
+        audit(trace, model, tokens=(1, 2))
+    with pytest.raises(ComparisonError, match="unknown tolerance profile 'loose'"):
+        audit(trace, model, profile="loose")
+    assert trace.info is not None
+    strange = Trace(trace.directory, trace.entries, replace(trace.info, tokens=(99999, 1)))
+    with pytest.raises(TokenError, match="99999"):
+        audit(strange, model)
+    long = Trace(trace.directory, trace.entries, replace(trace.info, tokens=(1,) * 70))
+    with pytest.raises((ComparisonError, TokenError), match="70"):
+        audit(long, model)
+    (trace.directory / "layer-0/ffn_out.bin").write_bytes(b"APRT")
+    with pytest.raises(TraceError, match=r"ffn_out\.bin"):
+        audit(trace, model)
+
+
+def test_tensors_of_another_number_of_positions(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = load_model(tiny_model())
+    directory = bare(traced(tmp_path / "trace", tiny_model()))
+    with pytest.raises(ComparisonError, match="its tensors are of 7 positions, but the prompt has 3 tokens"):
+        audit(Trace.open(directory), model, tokens=(1, 2, 3))
+    values = np.frombuffer((directory / "layer-1/ffn_out.bin").read_bytes()[12:], "<f4")
+    write_aprt(directory / "layer-1/ffn_out.bin", 1, np.ascontiguousarray(values[:-64]))
+    local = audit(Trace.open(directory), model).by_key[0, 1, "ffn_out"]
+    assert (local.state, local.reason) == (LocalState.UNKNOWN, "it has 384 elements, but for 7 positions the model has 7 x 64")
+
+
+def test_one_position_and_the_last_position_are_told_apart(tiny_model: Tiny, tmp_path: Path) -> None:
+    """A tensor of one row may be the last of many: only attention scores of one by one say that there was one position."""
+    import aprgraph
+
+    model = tiny_model()
+    compiled = aprgraph.load(model).compile("reference", tmp_path / "m.aprg")
+    compiled.run("all", "0..2", tokens=[5], directory=tmp_path / "trace")
+    directory = bare(Trace.open(tmp_path / "trace"))
+    assert audit(Trace.open(directory), load_model(model)).replayed > 20
+    for layer in (0, 1):
+        for stage in ("attn_scores", "attn_softmax"):
+            (directory / f"layer-{layer}" / f"{stage}.bin").unlink()
+    found = audit(Trace.open(directory), load_model(model))
+    assert found.by_key[0, 1, "q_post_rope"].reason == "how many positions it has is not known; give the tokens with --tokens"
+    assert audit(Trace.open(directory), load_model(model), tokens=[5]).exit_code == 0

@@ -1,0 +1,127 @@
+"""The results of one family: every fault at every place, and runs without a fault. Each case runs once in a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.runtime.blame import audit
+from aprgraph.runtime.diff import diff
+from aprgraph.runtime.trace import Trace
+from tests.support.compiled import compiled
+from tests.zoo.check import Result, Right, check
+from tests.zoo.faults import FAULTS
+from tests.zoo.planting import Fault, Site
+from tests.zoo.runs import MemoryTrace, run
+from tests.zoo.subjects import FAMILIES, TOKENS, VARIANTS, Subject, subject
+
+#: Families whose right runs, where models are plain, are the compiled kernels'; the others' are float32 NumPy's.
+COMPILED = ("llama", "qwen2moe")
+#: A fault of each family that is also looked for with few taps.
+SPARSE_FAULTS = {
+    "llama": "nibbles swapped",
+    "qwen2": "bias forgotten",
+    "qwen2moe": "shared expert forgotten",
+    "qwen3": "norms of q and k forgotten",
+    "qwen3moe": "router weights not renormalised",
+    "mixtral": "gate and up swapped",
+    "gemma3": "norm after the FFN forgotten",
+    "phi3": "layout transposed",
+}
+SPARSE_TAPS = "post_ffn_residual,lm_head"
+#: Seeds of the right runs of a plain model that are compared with each other; of other models, the first two.
+_SEEDS = (1, 2, 3, 4, 5)
+
+_BY_NAME = {fault.name: fault for fault in FAULTS}
+
+
+def sites_of(fault: Fault, family: str) -> tuple[Site, ...]:
+    """Where a fault can be in a family; none if it cannot."""
+    if fault.families is not None and family not in fault.families:
+        return ()
+    return tuple(fault.sites(subject(family, fault.variant)))
+
+
+@cache
+def faults_of(family: str) -> tuple[Fault, ...]:
+    """The faults that a family can have."""
+    return tuple(fault for fault in FAULTS if sites_of(fault, family))
+
+
+@cache
+def results_of(family: str, name: str) -> tuple[Result, ...]:
+    """The results of one fault at each of its places."""
+    fault = _BY_NAME[name]
+    right = _right(subject(family, fault.variant), None)
+    return tuple(check(fault, site, right) for site in sites_of(fault, family))
+
+
+@cache
+def sparse_results_of(family: str) -> tuple[Result, ...]:
+    """The results of one fault with few taps."""
+    fault = _BY_NAME[SPARSE_FAULTS[family]]
+    model = subject(family, fault.variant)
+    right = _right(model, parse_plan(SPARSE_TAPS, f"0..{model.model.hyperparameters.layers}"))
+    return tuple(check(fault, site, right) for site in sites_of(fault, family))
+
+
+@dataclass(frozen=True)
+class NoiseResult:
+    """Two right runs: of which models and what computed them, the exit code of ``diff``, and what audits call wrong."""
+
+    what: str
+    exit_code: int
+    verdict: str
+    wrong: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was flagged."""
+        return self.exit_code == 0 and not self.wrong
+
+
+@cache
+def noise_results_of(family: str) -> tuple[NoiseResult, ...]:
+    """Runs without a fault, compared with each other, in every variant that a fault of the family needs."""
+    found = []
+    for variant in dict.fromkeys(["plain", *(fault.variant for fault in faults_of(family))]):
+        model = subject(family, variant)
+        traces: list[tuple[str, Trace]] = [
+            (f"seed {seed}", run(model, seed).trace(f"seed {seed}")) for seed in (_SEEDS if variant == "plain" else _SEEDS[:2])
+        ]
+        if variant == "plain" and family in COMPILED:
+            traces.insert(0, ("kernels", _kernels(model)))
+        first, *others = traces
+        for name, trace in others:
+            report = diff(first[1], trace)
+            audits = [audit(trace, model.model)] if len(found) else [audit(first[1], model.model), audit(trace, model.model)]
+            wrong = tuple(f"{local.label}: {local.reason}" for one in audits for local in one.wrong)
+            found.append(NoiseResult(f"{variant}, {first[0]} and {name}", report.exit_code, report.verdict, wrong))
+    return tuple(found)
+
+
+@cache
+def _right(model: Subject, plan: Plan | None) -> Right:
+    if model.variant == "plain" and model.family in COMPILED and plan is None:
+        return Right(model, _kernels(model))
+    return Right(model, run(model, _SEEDS[0]).trace("right", plan), plan)
+
+
+@cache
+def _kernels(model: Subject) -> MemoryTrace:
+    """A run of the compiled kernels, with everything recorded."""
+    path = model.model.path
+    layers = model.model.hyperparameters.layers
+    trace = compiled(path).run(taps="all", layers=f"0..{layers}", tokens=TOKENS, directory=path.with_suffix(".kernels"))
+    assert trace.info is not None
+    tensors = {entry.key: (entry.node or "", trace.load(entry)) for entry in trace.entries}
+    return MemoryTrace("kernels", model.graph, tensors, trace.info)
+
+
+def all_families() -> tuple[str, ...]:
+    """The families, in the order of the table."""
+    return tuple(FAMILIES)
+
+
+assert all(fault.variant in VARIANTS for fault in FAULTS)

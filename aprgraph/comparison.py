@@ -42,8 +42,8 @@ def diff(
     if model is None:
         return report
     trace_a, trace_b = open_pair(a, b)
-    profile = options.get("profile")
-    found = _blame(trace_a, trace_b, _loaded(model), report, tokens=tokens, profile=profile, progress=on_replay)
+    given = {name: options[name] for name in ("profile", "tolerances") if name in options}
+    found = _blame(trace_a, trace_b, _loaded(model), report, tokens=tokens, progress=on_replay, **given)
     return replace(report, blame=found)
 
 
@@ -53,13 +53,14 @@ def audit(
     *,
     tokens: Sequence[int] | None = None,
     profile: str | None = None,
+    tolerances: Sequence[str] = (),
     progress: OnTensor | None = None,
 ) -> Audit:
     """Replay each stage of one trace in float64 from the inputs that it recorded: where is it wrong? See ``Audit``.
 
     Raises AprgraphError for what cannot be read or is no run of the model.
     """
-    return _audit(open_source(trace), _loaded(model), tokens=tokens, profile=profile, progress=progress)
+    return _audit(open_source(trace), _loaded(model), tokens=tokens, profile=profile, tolerances=tolerances, progress=progress)
 
 
 def _loaded(model: str | Path | Model) -> Model:

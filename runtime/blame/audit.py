@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,8 +28,9 @@ from aprgraph.runtime.decoded_weights import DecodedWeights
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
+from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import own_profile, states_arithmetic
-from aprgraph.runtime.diff.tolerances import Tolerance, check_profile, exceeds, find_tolerance, kind_of
+from aprgraph.runtime.diff.tolerances import check_profile, exceeds, kind_of
 from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace import Trace
@@ -39,14 +40,19 @@ _KEEP = 1 << 29
 
 #: Called after each tensor with its label.
 Progress = Callable[[str], None]
-Find = Callable[[str], Tolerance]
 
 
 def audit(
-    trace: Trace, model: Model, *, tokens: PromptTokens = None, profile: str | None = None, progress: Progress | None = None
+    trace: Trace,
+    model: Model,
+    *,
+    tokens: PromptTokens = None,
+    profile: str | None = None,
+    tolerances: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Audit:
     """Replay every tensor of ``trace`` that can be. See ``Auditor`` for the arguments and errors."""
-    auditor = Auditor(trace, model, tokens=tokens, profile=profile)
+    auditor = Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances)
     found = []
     for local in auditor.locals():
         if progress is not None:
@@ -72,7 +78,8 @@ class Auditor:
     """Replays a trace. ``locals`` yields what it finds as it goes, so that two traces can be replayed side by side.
 
     ``tokens`` are those of the prompt, for a trace whose manifest does not name them; ``profile`` covers the arithmetic of whoever
-    computed the trace, where its manifest does not say that; ``weights`` may be shared by two auditors of one model.
+    computed the trace, where its manifest does not say that, and
+    ``tolerances`` set limits for some stages, as for ``diff``; ``stages`` are those that they may name (default: the trace's); ``weights`` may be shared by two auditors of one model.
 
     Raises ComparisonError for tokens that contradict the manifest or an unknown profile, TokenError for tokens that the model
     does not have, TraceError for a damaged file, ModelError for a model that cannot be built.
@@ -85,8 +92,9 @@ class Auditor:
         *,
         tokens: PromptTokens = None,
         profile: str | None = None,
+        tolerances: Sequence[str] = (),
+        stages: Iterable[str] | None = None,
         weights: DecodedWeights | None = None,
-        find: Find | None = None,
     ) -> None:
         if profile is not None:
             check_profile(profile)
@@ -99,7 +107,7 @@ class Auditor:
         self.recorded = Recorded(trace, self.graph, known)
         own = own_profile(trace.info, self.graph)
         self.profile = own if profile is None or states_arithmetic(trace.info) else profile
-        self.find = find or (lambda stage: find_tolerance(self.profile, stage))
+        self._find = Tolerances(self.profile, tolerances, [entry.stage for entry in trace.entries] if stages is None else stages).find
         self._ties = NearTies()
 
     def finish(self, locals_: Sequence[LocalError]) -> Audit:
@@ -178,7 +186,7 @@ class Auditor:
     def _evaluate(self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], caches: dict[str, Array]) -> Iterator[LocalError]:
         targets = {name for name in replay.graph.outputs if name in tensors}
         for node, value in self.run(replay, caches):
-            self._ties.see(replay.graph, node, value, self.find)
+            self._ties.see(replay.graph, node, value, self._find)
             if node.name in targets:
                 yield self._judge(step, tensors[node.name], value, replay)
 
@@ -192,7 +200,7 @@ class Auditor:
         if tensor.last_axis is not None:
             computed = computed.take([-1], axis=tensor.last_axis)
         origins = find_origins(replay.graph, node.name, replay.order)
-        tolerance = self.find(node.stage)
+        tolerance = self._find(node.stage)
         # What lies between recorded tensors and could have been recorded too has an error of its own.
         is_own = not any(self.graph[name].stage is not None for name in origins.region[:-1])
         local = LocalError(
@@ -257,7 +265,7 @@ class Auditor:
 
     def _unknown(self, tensor: RecordedTensor, reason: str) -> LocalError:
         assert tensor.node.stage is not None
-        limit = self.find(tensor.node.stage).limit
+        limit = self._find(tensor.node.stage).limit
         return LocalError(tensor.entry.key, tensor.entry.label, LocalState.UNKNOWN, limit, reason=reason)
 
     def _why_not(self, tensor: RecordedTensor, lost: frozenset[str]) -> str:

@@ -9,11 +9,8 @@ import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
+from aprgraph.runtime.diff.margins import NOISE_FACTOR
 from aprgraph.runtime.diff.tolerances import Tolerance
-
-#: Noise of an NMSE of e moves a score by sqrt(e) of the scores' rms, and a difference of two by sqrt(2) times that; over all
-#: positions and experts of a trace the largest such move is about five times the usual one.
-_SIGMAS = 7.0
 
 
 class NearTies:
@@ -35,7 +32,7 @@ class NearTies:
             margin = ranked[:, k - 1] - ranked[:, k] if k < scores.shape[-1] else np.full(len(scores), np.inf)
             self._margins[node.name] = margin
             rms = np.sqrt(np.mean(np.square(scores), axis=-1))
-            self._noise[node.name] = _SIGMAS * math.sqrt(find("moe_router_logits").limit) * rms
+            self._noise[node.name] = NOISE_FACTOR * math.sqrt(find("moe_router_logits").limit) * rms
 
     def find(self, region: Sequence[str]) -> str | None:
         """A near-tie among the choices of ``region``, in words; None if there is none."""

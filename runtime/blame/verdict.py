@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 
 from aprgraph.graph.model import Model
-from aprgraph.runtime.blame.audit import Auditor, Find, Progress
+from aprgraph.runtime.blame.audit import Auditor, Progress
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
 from aprgraph.runtime.blame.recorded import PromptTokens
 from aprgraph.runtime.blame.sentences import blame_sentence
@@ -29,17 +30,20 @@ def blame(
     *,
     tokens: PromptTokens = None,
     profile: str | None = None,
-    find: Find | None = None,
+    tolerances: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Blame:
     """Which side of a comparison is wrong, and where: ``report`` is that comparison (made if it is not given).
 
     ``tokens`` are those of the prompt, for traces whose manifests do not name them; ``profile`` covers the arithmetic of
-    sides whose manifests do not say it, and ``find`` stands in place of all tolerances. Raises what ``diff`` and ``Auditor`` do.
+    sides whose manifests do not say it, and ``tolerances`` set limits for some stages, as for ``diff``. Raises what ``diff`` and ``Auditor`` do.
     """
-    report = report if report is not None else diff(a, b)
+    report = report if report is not None else diff(a, b, profile=profile, tolerances=tolerances)
     weights = DecodedWeights(model, _KEEP)
-    auditors = [Auditor(trace, model, tokens=tokens, profile=profile, weights=weights, find=find) for trace in (a, b)]
+    stages = {row.key[2] for row in report.rows}
+    auditors = [
+        Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, weights=weights) for trace in (a, b)
+    ]
     found: tuple[list[LocalError], list[LocalError]] = ([], [])
     # Side by side, so that a weight is decoded once for both.
     for pair in zip_longest(*(auditor.locals() for auditor in auditors)):

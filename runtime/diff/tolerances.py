@@ -195,7 +195,7 @@ _QUANT_SUMS = Tolerance(
     "30 layers of a small model (SmolLM2-135M, its weights as Q4_0 against them as they were) up to 0.78, so that a whole tensor says "
     "only whether it has to do with the other: what is unrelated gives 2, another sign 4, zeros 1. Own: twice the single matmul. "
     "Crowding: noise alone puts up to 17 times the tensor's NMSE into one channel of a matmul (7 and 60 tokens), so that a wrong row, "
-    "which gives 2, stands out where the tensor's NMSE is below 0.06. What is subtler takes the model: replay each side. Formats of less "
+    "which gives 2, stands out where the tensor's NMSE is below 0.04. What is subtler takes the model: replay each side. Formats of less "
     "than 4 bits are not covered.",
     crowding=30.0,
 )

@@ -131,5 +131,5 @@ def _pool(a: F32, b: F32, lines: int | None = None) -> F64:
             with np.errstate(invalid="ignore"):
                 left, right = (side[head, top : top + step, slot].astype(np.float64) for side in (a, b))
             blocks = np.maximum.reduceat(np.abs(difference(left, right)), starts, axis=1)
-            np.maximum.at(cells, row_of[top : top + step], blocks)
+            np.maximum.at(cells, row_of[top : top + len(blocks)], blocks)
     return cells

@@ -111,17 +111,17 @@ def of_format(name: str) -> Callable[[int], tuple[F64, F64]]:
 
 
 def norm(rounding: Rounding) -> Callable[[int], tuple[F64, F64]]:
-    """RMSNorm, the squares summed from both ends, intermediate results rounded."""
+    """RMSNorm: the squares summed in float32, one after the other from either end, what is multiplied rounded."""
 
     def run(seed: int) -> tuple[F64, F64]:
         x, w = operands(seed)
-        x = rounding(x)
+        x, weight = rounding(x), rounding(w[0])
 
         def normed(squares: F64, to: Rounding) -> F64:
-            mean = to(np.cumsum(to(squares), axis=1)[:, -1:] / squares.shape[1])
-            return to(to(x * to(1 / np.sqrt(mean + 1e-5))) * to(w[0]))
+            mean = np.cumsum(squares.astype(np.float32), axis=1)[:, -1:] / np.float32(squares.shape[1])
+            return to(to(x * to_float32(1 / np.sqrt(mean.astype(np.float64) + 1e-5))) * weight)
 
-        return normed(x**2, exact if rounding is not to_float32 else to_float32), normed((x**2)[:, ::-1], rounding)
+        return normed(x**2, to_float32), normed((x**2)[:, ::-1], rounding)
 
     return run
 
@@ -193,8 +193,8 @@ SOURCES = (
     Source("bfloat16 gate", BF16_GRAPH, "ffn_swigl", gate(to_bfloat16), 20),
     Source("bfloat16 softmax", BF16_GRAPH, "attn_softmax", softmax(to_bfloat16), 20),
     Source("RoPE in bfloat16", BF16_GRAPH, "q_post_rope", rope(to_bfloat16), 20),
-    Source("8-bit activations, blocks of 32", Q8, "ffn_gate", rounded(to_q8_0), 10),
-    Source("8-bit activations beside Q4_0", Q8, "ffn_gate", beside_q4_0, 10),
+    Source("8-bit activations, blocks of 32", Q8, "ffn_gate", rounded(to_q8_0), 20),
+    Source("8-bit activations beside Q4_0", Q8, "ffn_gate", beside_q4_0, 20),
     Source("8-bit activations, blocks of 256", Q8_K, "ffn_gate", rounded(to_q8_k), 20),
     Source("Q4_0 weights", QUANT, "ffn_gate", of_format("Q4_0"), 5),
     Source("Q4_1 weights", QUANT, "ffn_gate", of_format("Q4_1"), 5),
@@ -258,13 +258,13 @@ def test_swapped_rows_stand_out_of_quantisation_noise(seed: int) -> None:
     generator = np.random.default_rng([43, seed])
     x, w = generator.standard_normal((16, 256)), generator.standard_normal((1024, 256))
     # What arrives at a matmul in the middle of a quantised model is itself off.
-    quantised, arrives = through_format(w, "Q4_0"), x + 0.15 * generator.standard_normal(x.shape)
+    quantised, arrives = through_format(w, "Q4_0"), x + 0.1 * generator.standard_normal(x.shape)
     swapped = quantised.copy()
     swapped[[17, 900]] = quantised[[900, 17]]
     tolerance = find_tolerance(QUANT, "ffn_gate")
     good, bad = (compare_tensors(*(np.asarray(y @ side.T, np.float32) for y, side in ((x, w), (arrives, other)))) for other in (quantised, swapped))
     assert good.nmse is not None
-    assert 0.02 < good.nmse < 0.06
+    assert 0.01 < good.nmse < 0.04
     assert exceeds(good, tolerance.limit, tolerance) is None
     reason = exceeds(bad, tolerance.limit, tolerance)
     assert reason is not None
@@ -273,9 +273,9 @@ def test_swapped_rows_stand_out_of_quantisation_noise(seed: int) -> None:
 
 def test_one_channel_of_one_position_is_not_judged_by_the_others() -> None:
     """The square of one normal number says little: a single element may be far off."""
-    a = np.ones((1, 64), np.float32)
+    a = np.ones((1, 256), np.float32)
     b = a.copy()
-    b[0, 5] = 2.5
+    b[0, 5] = -1.0
     tolerance = find_tolerance(QUANT, "ffn_gate")
     assert exceeds(compare_tensors(a, b), tolerance.limit, tolerance) is None
     a, b = np.repeat(a, 8, axis=0), np.repeat(b, 8, axis=0)

@@ -282,13 +282,14 @@ def test_a_higher_error_stands_higher(tmp_path: Path) -> None:
     tensors = {(layer, "ffn_up"): values(4, 64, seed=layer) for layer in range(5)}
     write_trace(tmp_path / "a", tensors)
     write_trace(tmp_path / "b", {key: noisy(tensor, 10.0 ** (key[0] - 6)) for key, tensor in tensors.items()})
+    report = diff(tmp_path / "a", tmp_path / "b")
     overview = read_page(page_of(tmp_path / "a", tmp_path / "b")).every("svg")[0]
     heights = [float(point.split(",")[2]) for point in overview.attributes["data-points"].split()]
-    assert len(heights) == 5
-    steps = np.diff(heights)
-    assert (steps < 0).all()
-    # Each layer's NMSE is a hundred times the one before: on a logarithmic scale, equal steps.
-    np.testing.assert_allclose(steps, steps.mean(), rtol=0.2)
+    decades = [np.log10(row.error) for row in report.rows if row.error]
+    assert len(heights) == len(decades) == 5
+    slope, offset = np.polyfit(decades, heights, 1)
+    assert slope < -5
+    np.testing.assert_allclose(heights, np.multiply(decades, slope) + offset, atol=0.1)
 
 
 def test_the_graph_is_drawn_around_the_region(traces: Path) -> None:

@@ -1,0 +1,151 @@
+"""Two traces against the model: who introduced what, who only passed it on, and the sentence that says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aprgraph
+from aprgraph.comparison import diff
+from aprgraph.graph.model import load_model
+from aprgraph.runtime.blame import Verdict, blame
+from aprgraph.runtime.trace import Trace
+from tests.support.blame import TOKENS, spoil, traced
+from tests.support.traces import noisy, trace_model
+
+Tiny = Callable[..., Path]
+
+EPS = {"llama.attention.layer_norm_rms_epsilon": 0.3}
+
+
+def run(directory: Path, model: Path, overrides: Mapping[str, object] | None = None, *, taps: str = "all", layers: str = "0..2") -> Trace:
+    """A trace by the reference target, of the model with other hyperparameters, which its manifest says, but nobody looks at."""
+    compiled = aprgraph.load(model, overrides).compile("reference", directory.parent / f"{directory.name}.aprg")  # type: ignore[arg-type]
+    return compiled.run(taps, layers, tokens=TOKENS, directory=directory)
+
+
+@pytest.mark.contract("BLAME-SIDE-1")
+@pytest.mark.parametrize("guilty", ["A", "B"])
+def test_the_side_that_is_wrong_is_named_and_what_follows_is_propagated(guilty: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    right, wrong = run(tmp_path / "right", path), run(tmp_path / "wrong", path, EPS)
+    sides = (wrong, right) if guilty == "A" else (right, wrong)
+    found = blame(*sides, load_model(path))
+    introduced = Verdict.INTRODUCED_BY_A if guilty == "A" else Verdict.INTRODUCED_BY_B
+    norms = {(0, 0, "attn_norm"), (0, 1, "attn_norm"), (0, 0, "ffn_norm"), (0, 1, "ffn_norm"), (0, None, "final_norm")}
+    assert {key for key, verdict in found.verdicts.items() if verdict is introduced} == norms
+    assert found.verdicts[0, 0, "embedding"] is Verdict.ALIKE
+    others = Counter(verdict for key, verdict in found.verdicts.items() if key not in norms)
+    assert others == {Verdict.ALIKE: 1, Verdict.PROPAGATED: len(found.verdicts) - 6}
+    assert found.sentence.startswith(f"{guilty} is wrong at attn_norm of the layers 0 to 1 (local error ")
+    other = "B" if guilty == "A" else "A"
+    assert f"; {other} " in found.sentence
+    assert "ffn_norm of the layers 0 to 1" in found.sentence
+    assert "final_norm" in found.sentence
+
+
+@pytest.mark.contract("BLAME-SIDE-1")
+def test_both_sides_wrong_at_different_places(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    a, b = traced(tmp_path / "a", path), traced(tmp_path / "b", path)
+    spoil(a, "ffn_out", 0, lambda values: noisy(values, 1e-3))
+    spoil(b, "attn_out", 1, lambda values: noisy(values, 1e-3))
+    found = blame(a, b, load_model(path))
+    assert found.verdicts[0, 0, "ffn_out"] is Verdict.INTRODUCED_BY_A
+    assert found.verdicts[0, 1, "attn_out"] is Verdict.INTRODUCED_BY_B
+    assert found.sentence.startswith("Both are wrong: A at layer 0 ffn_out")
+    assert "; B at layer 1 attn_out" in found.sentence
+
+
+@pytest.mark.contract("BLAME-ALIKE-1")
+def test_two_sides_that_agree_and_are_both_wrong(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    a, b = run(tmp_path / "a", path, EPS), run(tmp_path / "b", path, EPS)
+    report = diff(a, b, model=path)
+    assert report.blame is not None
+    assert report.blame.verdicts[0, 0, "attn_norm"] is Verdict.INTRODUCED_BY_BOTH
+    assert report.headline.startswith("A and B agree, and both are wrong at attn_norm of the layers 0 to 1")
+    assert (report.diverged, report.exit_code) == (0, 1)
+
+
+def test_two_sides_that_are_right(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    report = diff(traced(tmp_path / "a", path), trace_model(tmp_path / "b", path, tokens=TOKENS), model=path)
+    assert report.blame is not None
+    assert set(report.blame.verdicts.values()) == {Verdict.ALIKE}
+    assert report.exit_code == 0
+    count = len(report.rows)
+    expected = f"The model explains the {count} tensors of A and the {count} of B that could be replayed."
+    assert report.headline == f"{report.verdict} {expected}"
+
+
+@pytest.mark.contract("BLAME-ACCUMULATED-1")
+def test_errors_that_add_up_without_anyone_being_wrong(tiny_model: Tiny, tmp_path: Path) -> None:
+    """Each stage of B is off by half of what its own arithmetic may be; what is held to a tenth of that overall is passed."""
+    path = tiny_model(layers=3)
+    a = traced(tmp_path / "a", path, layers="0..3")
+    model = load_model(path)
+    b = _with_small_errors(tmp_path / "b", path)
+    report = diff(a, b, tolerances=["post_.*|final_norm|lm_head=nmse:1e-9"])
+    assert report.diverged
+    found = blame(a, b, model, report)
+    assert (found.a.wrong, found.b.wrong) == ((), ())
+    off = [key for key, verdict in found.verdicts.items() if verdict is Verdict.ACCUMULATED]
+    assert [first.key for first in report.first] == off[:1]
+    assert found.sentence.startswith("Neither side is wrong at any stage: each is within the tolerance of its own arithmetic")
+
+
+def _with_small_errors(directory: Path, path: Path) -> Trace:
+    """A run whose bfloat16 activations its manifest names: every stage is right by that, and the end is off by what they come to."""
+    import shutil
+
+    from aprgraph.runtime.trace_writer import TraceWriter
+    from tests.zoo.bfloat16 import run_in_bfloat16
+
+    del shutil
+    return run_in_bfloat16(TraceWriter(directory), path, TOKENS)
+
+
+@pytest.mark.contract("BLAME-ELIMINATION-1")
+@pytest.mark.parametrize("guilty", ["A", "B"])
+def test_one_tensor_alone_is_judged_by_what_the_other_side_shows(guilty: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Of B there are two tensors, from which nothing can be replayed: what they are computed from agrees, and A is right."""
+    path = tiny_model()
+    whole = traced(tmp_path / "whole", path)
+    part = tmp_path / "part"
+    (part / "layer-1").mkdir(parents=True)
+    for stage in ("ffn_norm", "ffn_gate"):
+        (part / "layer-1" / f"{stage}.bin").write_bytes((whole.directory / "layer-1" / f"{stage}.bin").read_bytes())
+    spoiled = Trace.open(part)
+    values = np.array(spoiled.tensor("ffn_gate", 1))
+    from aprgraph.runtime.aprt import write_aprt
+
+    write_aprt(part / "layer-1/ffn_gate.bin", 1, noisy(values, 1e-3))
+    spoiled = Trace.open(part)
+    sides = (spoiled, whole) if guilty == "A" else (whole, spoiled)
+    found = blame(*sides, load_model(path))
+    assert found.verdicts[0, 1, "ffn_gate"].value == f"INTRODUCED by {guilty}"
+    assert found.sentence.startswith(f"{guilty} is wrong at layer 1 ffn_gate")
+
+
+def test_what_is_not_known_is_said(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    a = traced(tmp_path / "a", path, taps="attn_out")
+    for trace in (a,):
+        assert trace.info is not None
+    from tests.support.blame import bare
+    from tests.support.traces import write_bare
+
+    b = write_bare(tmp_path / "b", {(1, "attn_out"): noisy(np.array(a.tensor("attn_out", 1)), 1e-3).ravel()})
+    bare(a)
+    report = diff(a.directory, b, model=path)
+    assert report.blame is not None
+    assert report.blame.verdicts[0, 1, "attn_out"] is Verdict.UNKNOWN
+    assert "Which side is wrong cannot be said" in report.headline
+    assert report.exit_code == 1
+    with_tokens = diff(a.directory, b, model=path, tokens=TOKENS)
+    assert with_tokens.headline.startswith("B is wrong at layer 1 attn_out")

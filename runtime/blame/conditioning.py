@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,8 @@ def explained_by_rounding(
     name = tensor.node.name
     graph = replay.graph.copy()
     graph.outputs = (name,)
-    changed = replace(replay, inputs=_Rounded(replay.inputs, unit))
+    ids = {f"{PREFIX}{node.name}" for node in auditor.graph.staged() if kind_of(node.stage or "") is StageKind.INDEX}
+    changed = replace(replay, inputs=_Rounded(replay.inputs, unit, ids))
     value: Array | None = None
     for _, value in auditor.run(changed, graph=Prune()(graph)):  # noqa: B007 -- the last one is the tensor
         pass
@@ -68,15 +69,16 @@ def _energy(metrics: TensorMetrics) -> float:
 
 
 class _Rounded(Mapping[str, Array]):
-    """Inputs of which the recorded tensors carry another rounding error of the relative size ``unit`` in each element."""
+    """Inputs of which the recorded tensors, but for those of ``ids``, carry another rounding error of at most ``unit`` in each element."""
 
-    def __init__(self, inputs: Mapping[str, Array], unit: float) -> None:
+    def __init__(self, inputs: Mapping[str, Array], unit: float, ids: Container[str]) -> None:
         self._inputs = inputs
         self._unit = unit
+        self._ids = ids
 
     def __getitem__(self, name: str) -> Array:
         value = self._inputs[name]
-        if not name.startswith(PREFIX):
+        if not name.startswith(PREFIX) or name in self._ids:
             return value
         errors = np.random.default_rng(zlib.crc32(name.encode())).uniform(-self._unit, self._unit, value.shape)
         return np.asarray(value * (1.0 + errors))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aprgraph.runtime.blame import Blame
+from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
@@ -66,10 +67,10 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame
         outcome=_OUTCOMES[report.exit_code],
         report=report,
         facts=list(_facts(report, trace_a, trace_b, blame)),
-        notes=[*report.notes, *(note for audit in (blame.a, blame.b) for note in audit.notes)] if blame else report.notes,
+        notes=list(_notes(report, blame)),
         regions=[_region(report, region) for region in regions[:_REGIONS]],
         regions_left=max(0, len(regions) - _REGIONS),
-        common=listed(report.common_suspects),
+        common=listed(_common(report, blame)),
         logits=[summarise_logits(row) for row in report.rows if row.logits is not None],
         columns=columns,
         short=[index for index, column in enumerate(columns) if column.short],
@@ -118,7 +119,19 @@ def _facts(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | No
     if blame is not None:
         yield "model", blame.a.model
         for side, audit in (("A", blame.a), ("B", blame.b)):
-            yield f"replay of {side}", f"{counted(audit.replayed, 'tensor')}, arithmetic {audit.arithmetic}"
+            yield f"replay of {side}", f"{counted(audit.replayed, 'tensor')}, profile {audit.profile}"
+
+
+def _notes(report: DiffReport, blame: Blame | None) -> Iterator[str]:
+    yield from report.notes
+    if blame is not None:
+        for side, audit in (("A", blame.a), ("B", blame.b)):
+            yield from (f"replay of {side}: {note}" for note in audit.notes)
+
+
+def _common(report: DiffReport, blame: Blame | None) -> tuple[str, ...]:
+    """What can explain all that is pointed at: of the side that is wrong, else of the first divergences."""
+    return report.common_suspects if blame is None else blame.a.common or blame.b.common
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ class _Region:
     following: str
 
 
-def _region(report: DiffReport, found: Any) -> _Region:
+def _region(report: DiffReport, found: FirstDivergence) -> _Region:
     labels = {row.key: row.label for row in report.rows}
     return _Region(
         labels[found.key],

@@ -39,6 +39,7 @@ class TableRow:
 def make_columns(blame: Blame | None) -> tuple[Column, ...]:
     """The columns after class and tensor; with blame, also its verdict and each side's local error."""
     blamed: tuple[Column, ...] = ()
+    replayed: tuple[Column, ...] = ()
     if blame is not None:
         verdicts, a, b = blame.verdicts, blame.a, blame.b
         blamed = (
@@ -46,6 +47,7 @@ def make_columns(blame: Blame | None) -> tuple[Column, ...]:
             Column("local error A", lambda row: _local(a, row), numeric=True, short=True),
             Column("local error B", lambda row: _local(b, row), numeric=True, short=True),
         )
+        replayed = (Column("replay of A", lambda row: _reason(a, row)), Column("replay of B", lambda row: _reason(b, row)))
     return (
         *blamed,
         Column("shape", lambda row: dims(row.shape), short=True),
@@ -61,6 +63,7 @@ def make_columns(blame: Blame | None) -> tuple[Column, ...]:
         Column("rms A", lambda row: _of(row, lambda m: small(m.rms_a)), numeric=True, short=blame is None),
         Column("rms B", lambda row: _of(row, lambda m: small(m.rms_b)), numeric=True, short=blame is None),
         Column("why", lambda row: row.reason or ""),
+        *replayed,
     )
 
 
@@ -99,3 +102,7 @@ def _worst(axis: Concentration | None) -> str:
 
 def _local(audit: Audit, row: DiffRow) -> str:
     return small(audit.by_key[row.key].error) if row.key in audit.by_key else ""
+
+
+def _reason(audit: Audit, row: DiffRow) -> str:
+    return (audit.by_key[row.key].reason or "") if row.key in audit.by_key else ""

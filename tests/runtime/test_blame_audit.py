@@ -227,6 +227,14 @@ def test_where_large_terms_cancel_rounding_is_no_fault(tiny_model: Tiny, tmp_pat
     assert audit(trace, load_model(model)).by_key[0, 0, "ffn_out"].state is LocalState.WRONG
 
 
+def test_ids_are_not_rounded(tiny_model: Tiny, tmp_path: Path) -> None:
+    """Where rounding is tried as an explanation, an expert's id stays that expert's: another one would explain anything."""
+    model = tiny_model(family="qwen3moe")
+    trace = traced(tmp_path / "trace", model)
+    spoil(trace, "moe_router", 1, lambda values: np.roll(values, 1, axis=-1))
+    assert wrong(audit(trace, load_model(model))) == ["layer 1 moe_router", "layer 1 moe_ffn_out"]
+
+
 def _matrix(path: Path, name: str) -> Tensor:
     model = load_model(path)
     info = model.tensor(name)

@@ -216,7 +216,7 @@ def test_a_small_error_behind_identical_inputs_is_found(tmp_path: Path, tiny_mod
     assert firsts(report) == [(0, "attn_norm")]
     assert classes(report)[0, "qkv_matmul"] is Class.NOISE
     row = report.row((0, 0, "attn_norm"))
-    assert row.limit < 1e-11
+    assert row.limit == 1e-11
     assert "where all inputs are identical" in str(row.reason)
     # With another stage in between, unmeasured, the wider limit of the trace holds.
     trace_model(tmp_path / "c", tiny_model(), taps="embedding,qkv_matmul", overrides={"llama.attention.layer_norm_rms_epsilon": 1e-6})

@@ -111,14 +111,15 @@ def of_format(name: str) -> Callable[[int], tuple[F64, F64]]:
 
 
 def norm(rounding: Rounding) -> Callable[[int], tuple[F64, F64]]:
-    """RMSNorm: the squares summed in float32, one after the other from either end, what is multiplied rounded."""
+    """RMSNorm: the squares summed in float32, in 8 lanes from either end, what is multiplied rounded."""
 
     def run(seed: int) -> tuple[F64, F64]:
         x, w = operands(seed)
         x, weight = rounding(x), rounding(w[0])
 
         def normed(squares: F64, to: Rounding) -> F64:
-            mean = np.cumsum(squares.astype(np.float32), axis=1)[:, -1:] / np.float32(squares.shape[1])
+            lanes = squares.astype(np.float32).reshape(len(x), -1, 8)
+            mean = np.cumsum(lanes, axis=1)[:, -1].sum(axis=1, keepdims=True) / np.float32(squares.shape[1])
             return to(to(x * to_float32(1 / np.sqrt(mean.astype(np.float64) + 1e-5))) * weight)
 
         return normed(x**2, to_float32), normed((x**2)[:, ::-1], rounding)
@@ -134,7 +135,7 @@ def gate(rounding: Rounding) -> Callable[[int], tuple[F64, F64]]:
         y = np.resize(w, x.shape)
         x = np.clip(x, -60, 60)
         x, y = rounding(x), rounding(y)
-        return x / (1 + np.exp(-x)) * y, rounding(rounding(x * rounding(1 / (1 + rounding(np.exp(-x))))) * y)
+        return x / (1 + np.exp(-x)) * y, rounding(rounding(x * to_float32(1 / (1 + to_float32(np.exp(-x))))) * y)
 
     return run
 
@@ -234,12 +235,12 @@ def test_no_profile_flags_what_a_finer_one_allows(profile: str) -> None:
         assert tolerance.own >= finer[kind].own, kind
 
 
-@pytest.mark.parametrize(
-    ("profile", "nmse"), [(F16_GRAPH, 2e-5), (BF16_GRAPH, 2e-3), (Q8, 6e-3), (Q8_K, 4.3e-2), (QUANT, 4.3e-2)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("profile", "nmse"), [(F16_GRAPH, 2e-5), (BF16_GRAPH, 2e-3), (Q8, 6e-3), (Q8_K, 4.3e-2), (QUANT, 4.3e-2)], ids=str)
 @pytest.mark.parametrize(("experts", "used"), [(8, 2), (64, 8), (128, 8)])
 @pytest.mark.parametrize("positions", [1, 7, 300])
-def test_choices_of_experts_by_noisy_scores_stay_within_the_share(profile: str, nmse: float, experts: int, used: int, positions: int) -> None:
+def test_choices_of_experts_by_noisy_scores_stay_within_the_share(
+    profile: str, nmse: float, experts: int, used: int, positions: int
+) -> None:
     limit = PROFILES[profile][StageKind.INDEX].limit
     for seed in range(20):
         generator = np.random.default_rng([41, seed, experts, positions])
@@ -256,15 +257,17 @@ def test_choices_of_experts_by_noisy_scores_stay_within_the_share(profile: str, 
 def test_swapped_rows_stand_out_of_quantisation_noise(seed: int) -> None:
     """Less NMSE than the noise of Q4_0 has, in two channels."""
     generator = np.random.default_rng([43, seed])
-    x, w = generator.standard_normal((16, 256)), generator.standard_normal((1024, 256))
+    x, w = generator.standard_normal((64, 256)), generator.standard_normal((1024, 256))
     # What arrives at a matmul in the middle of a quantised model is itself off.
     quantised, arrives = through_format(w, "Q4_0"), x + 0.1 * generator.standard_normal(x.shape)
     swapped = quantised.copy()
     swapped[[17, 900]] = quantised[[900, 17]]
     tolerance = find_tolerance(QUANT, "ffn_gate")
-    good, bad = (compare_tensors(*(np.asarray(y @ side.T, np.float32) for y, side in ((x, w), (arrives, other)))) for other in (quantised, swapped))
+    good, bad = (
+        compare_tensors(*(np.asarray(y @ side.T, np.float32) for y, side in ((x, w), (arrives, other)))) for other in (quantised, swapped)
+    )
     assert good.nmse is not None
-    assert 0.01 < good.nmse < 0.04
+    assert 0.01 < good.nmse < 0.03
     assert exceeds(good, tolerance.limit, tolerance) is None
     reason = exceeds(bad, tolerance.limit, tolerance)
     assert reason is not None

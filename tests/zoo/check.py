@@ -15,7 +15,7 @@ from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.report import DiffReport
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace import Trace, TraceEntry
 from tests.zoo.expectation import first_of, guilty, wrong_tensors
 from tests.zoo.planting import Fault, Site
 from tests.zoo.runs import run
@@ -85,7 +85,7 @@ def check(fault: Fault, site: Site, right: Right) -> Result:
     assert faulty.visible, f"{where}: nothing was planted"
     assert not hidden, f"{where}: the fault does not show at {', '.join(hidden)}"
     wrong = wrong_tensors(subject, site.plant, right.tapped)
-    assert right.plan is not None or wrong == site.wrong, f"{where}: declared {_names(site.wrong)}, but by the graph it is {_names(wrong)}"
+    assert right.plan is not None or wrong == site.wrong, f"{where}: declared {_keys(site.wrong)}, but by the graph it is {_keys(wrong)}"
     culprits = guilty(subject, site.plant)
     own = audit(trace, subject.model)
     orders = (
@@ -118,7 +118,7 @@ def _check_values(subject: Subject, report: DiffReport, wrong: frozenset[Key], c
     found, due = [first.key for first in report.first], first_of(subject, wrong)
     named = _names(found)
     if frozenset(found) != due:
-        return Finding(named, f"first are {', '.join(named) or 'none'}, expected {', '.join(_names(due))}")
+        return Finding(named, f"first are {_keys(found)}, expected {_keys(due)}")
     for first in report.first:
         # In the region of a later step, names have the step in front.
         if not culprits & {name.rpartition(" ")[2] for name in first.region}:
@@ -136,14 +136,14 @@ def _check_blame(subject: Subject, found: Blame, due: Verdict, wrong: frozenset[
     if right.wrong:
         return Finding(named, f"the right side is called wrong at {_wrong(right)}")
     if {local.key for local in faulty.wrong} != wrong:
-        return Finding(named, f"wrong are {_wrong(faulty)}, expected {', '.join(_names(wrong))}")
+        return Finding(named, f"wrong are {_wrong(faulty)}, expected {_keys(wrong)}")
     for local in faulty.wrong:
         if not culprits & {*local.region}:
             return Finding(named, f"the region of {local.label}, {local.region}, holds none of {sorted(culprits)}")
     blamed = {key for key, verdict in found.verdicts.items() if verdict.value.startswith("INTRODUCED")}
     unlike = [f"{key} {found.verdicts.get(key)}" for key in sorted(blamed | wrong, key=str) if key not in wrong or found.verdicts.get(key) is not due]
     if unlike:
-        return Finding(named, f"expected {due.value} at {', '.join(_names(wrong))}, but it says {', '.join(unlike)}")
+        return Finding(named, f"expected {due.value} at {_keys(wrong)}, but it says {', '.join(unlike)}")
     return Finding(named)
 
 
@@ -162,13 +162,18 @@ def _check_refusal(a: Trace, b: Trace, subject: Subject, tokens: tuple[int, ...]
     return Finding((f"refused: tokens differ at position {position}",))
 
 
-def _wrong(audit: Audit) -> str:
-    return ", ".join(f"{local.label} ({local.reason})" for local in audit.wrong) or "none"
+def _wrong(side: Audit) -> str:
+    return ", ".join(f"{local.label} ({local.reason})" for local in side.wrong) or "none"
 
 
 def _names(keys: Iterable[Key]) -> tuple[str, ...]:
     """``step 1 attn_scores``, in order; without layers, which the case names."""
     return tuple(dict.fromkeys(f"step {step} {stage}" if step else stage for step, _, stage in sorted(keys, key=_order)))
+
+
+def _keys(keys: Iterable[Key]) -> str:
+    labels = [TraceEntry(stage, layer, step, (), None).label for step, layer, stage in sorted(keys, key=_order)]
+    return ", ".join(labels) or "none"
 
 
 def _order(key: Key) -> tuple[int, int, str]:

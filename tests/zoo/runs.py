@@ -60,7 +60,7 @@ class Run:
             "name": self.subject.model.path.name,
             "architecture": self.subject.model.family.architecture,
             "fingerprint": self.subject.fingerprint,
-            "overrides": {},
+            "overrides": dict(self.subject.model.overrides),
         }
         extra = {"generated": self.generated} if self.subject.steps > 1 else {}
         described = "all" if plan is None else plan.describe()

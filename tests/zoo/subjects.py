@@ -44,10 +44,12 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "qwen3": {},
     "qwen3moe": {},
     "mixtral": {"family": "llama", "experts": 8, "ffn": 32},
-    # Six layers, of which the last sees everything; a hidden size whose root bfloat16 cannot hold.
-    "gemma3": {"layers": 6, "hidden": 96},
+    # A hidden size whose root bfloat16 cannot hold.
+    "gemma3": {"hidden": 96},
     "phi3": {"sliding_window": 5},
 }
+#: Metadata in place of a file's own: of Gemma 3's layers every sixth sees everything, here the last.
+OVERRIDES: Mapping[str, Mapping[str, int]] = {"gemma3": {"gemma3.attention.sliding_window_pattern": 3}}
 #: What writes to the stream of hidden states, after its last norm where there is one.
 _OUTPUTS = ("attn_output.weight", "ffn_down.weight", "ffn_down_exps.weight", "ffn_down_shexp.weight")
 _POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
@@ -68,9 +70,8 @@ class Variant:
 def _tie_experts(model: Model, tensors: dict[str, F32]) -> None:
     """Groups of one expert more than are used have the same router row, so that whoever is left out has an equal."""
     experts = model.hyperparameters.experts
-    assert experts is not None
     for name, rows in tensors.items():
-        if name.endswith("ffn_gate_inp.weight"):
+        if experts is not None and name.endswith("ffn_gate_inp.weight"):
             rows[:] = rows[np.arange(experts.count) // (experts.used + 1)]
 
 
@@ -80,7 +81,7 @@ VARIANTS: Mapping[str, Variant] = {
     # Hidden states of trained models are small in the first layers (rms about 0.01): there, eps counts.
     "faint": Variant(scales={"token_embd.weight": 2**-6, **dict.fromkeys((*_OUTPUTS, *_POST_NORMS), 2**-6)}),
     # Scores beyond 88.7, whose exp a float32 cannot hold.
-    "large scores": Variant(scales={"attn_q_norm.weight": 2**7, "attn_q.weight": 2**7, "attn_q.bias": 2**7, "attn_qkv.weight": 2**4}),
+    "large scores": Variant(scales={"attn_q_norm.weight": 2**6, "attn_q.weight": 2**6, "attn_q.bias": 2**6, "attn_qkv.weight": 2**3}),
     # Activations of the FFN beyond 65504, the largest float16.
     "large activations": Variant(scales={"ffn_up.weight": 2**17, "ffn_up_exps.weight": 2**17}),
     # Block scales below 2^-14, float16's smallest normal number.
@@ -157,7 +158,7 @@ def subject(family: str, variant: str = "plain") -> Subject:
     path = _directory() / f"{family}-{variant.replace(' ', '-')}.gguf"
     write_tiny_model(path, **options)
     _change(path, about)
-    return Subject(family, variant, load_model(path))
+    return Subject(family, variant, load_model(path, OVERRIDES.get(family)))
 
 
 def _change(path: Path, about: Variant) -> None:

@@ -46,7 +46,8 @@ def _before_rope(call: Call) -> Array:
 def _exchanged(call: Call) -> Array:
     """Two rows of the prompt have changed places, as where a cache was moved to make room."""
     rows = _whole(call)
-    rows[[0, 1]] = rows[[1, 0]]
+    last = len(TOKENS) - 1
+    rows[[last - 2, last - 1]] = rows[[last - 1, last - 2]]
     return rows
 
 

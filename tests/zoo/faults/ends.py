@@ -56,8 +56,8 @@ FAULTS = (
         once({"layer0.embedding": reading(0, lambda call: _shifted(call.operands[0]))}, "embedding"),
     ),
     Fault(
-        "one token late", "input", "The first decoded step gets the last token of the prompt again.",
-        once({"layer0.embedding": reading(0, lambda call: np.array(TOKENS[-1:]))}, "embedding", steps=range(1, 2)), variant="generating",
+        "stale token", "input", "The first decoded step gets a token of the prompt in place of the one that was generated.",
+        once({"layer0.embedding": reading(0, lambda call: np.array(TOKENS[-2:-1]))}, "embedding", steps=range(1, 2)), variant="generating",
     ),
     Fault("logits of another position", "kernel", "The head reads the last position but one.", once({"last_position": lambda call: call.operands[0][-2:-1]}, "lm_head")),
     Fault("final norm forgotten", "graph", "The last hidden state goes to the head as it is.", once({"final_norm": left_out}, "final_norm")),

@@ -1,0 +1,311 @@
+"""Run a GGUF model in llama.cpp and write what its layers compute as a trace, to be compared with aprgraph's own.
+
+    pip install llama-cpp-python
+    python llama_cpp_trace.py model.gguf --prompt "What is 2+2?" -o theirs
+    aprgraph run model.gguf --prompt "What is 2+2?" --taps all --layers 0..30 -o ours
+    aprgraph diff ours theirs
+
+llama.cpp calls a function back for each node of its graph, before and after it computes it (``cb_eval`` of llama_context_params). Which
+stage a node is follows from its operation, from the model tensor that it reads, and, where it reads none, from the name that llama.cpp
+gives it. Tried with llama-cpp-python 0.3.36 and the families llama (Mixtral too), qwen2, qwen2moe, qwen3, qwen3moe, gemma3 and phi3.
+
+What to know of its numbers:
+- Activations are rounded to 8 bits before each matrix that is quantised: a relative error of about 1 % in what follows. The manifest says
+  so (``"arithmetic": "q8-activations"``). Before F16 and BF16 matrices they are rounded to these.
+- The KV cache is in float32 here, so that attention can be compared closely; ``--kv f16`` is llama.cpp's own default.
+- GELU (gemma3) is looked up in a table of float16, which leaves an NMSE of 1e-7 in ffn_swigl.
+- Flash attention is off, since it has no scores and no weights. There is no ffn_silu: activation and product are one operation.
+- All positions go through one pass, and logits are computed for all of them, since llama.cpp drops the other positions in the last layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph import Trace
+
+Array = npt.NDArray[Any]
+#: (layer, stage), or a part of a stage: q, k, v and their biased sums.
+Place = tuple["int | None", str]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of llama.cpp's graph. ``sources`` are the names of what it reads, model tensors among them.
+
+    ``values`` has its dimensions, the slowest first. A softmax has the ``scale`` that it multiplies the scores with, and ``mask``,
+    which it adds to them: [positions, positions attended to], 0 where nothing is masked; both padded.
+    """
+
+    operation: str
+    name: str
+    sources: tuple[str, ...]
+    values: Array
+    scale: float = 1.0
+    mask: Array | None = None
+
+
+# -- which node is which stage ------------------------------------------------------------------------------------------
+
+#: By the model tensor that a product reads. Norms are products with their weights.
+_BY_TENSOR = {
+    "attn_norm": "attn_norm", "attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_qkv": "qkv_matmul", "attn_q_norm": "q_norm",
+    "attn_k_norm": "k_norm", "attn_output": "attn_out", "post_attention_norm": "attn_post_norm", "ffn_norm": "ffn_norm",
+    "ffn_gate": "ffn_gate", "ffn_up": "ffn_up", "ffn_down": "ffn_out", "post_ffw_norm": "ffn_post_norm",
+    "ffn_gate_shexp": "ffn_gate", "ffn_up_shexp": "ffn_up", "ffn_down_shexp": "ffn_out", "ffn_gate_inp": "moe_router_logits",
+    "ffn_gate_exps": "moe_expert_gate", "ffn_up_exps": "moe_expert_up", "ffn_down_exps": "moe_expert_out",
+}  # fmt: skip
+#: By the bias that a sum reads; the sum is a stage of its own in q, k and v alone.
+_BY_BIAS = {name: _BY_TENSOR[name] + ("_bias" if len(_BY_TENSOR[name]) == 1 else "") for name in (
+    "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
+)}  # fmt: skip
+#: By operation and name, where no model tensor tells. A later node of the same stage takes the place of an earlier one.
+_BY_NAME = {
+    ("ROPE", "Qcur"): "q_post_rope", ("ROPE", "Kcur"): "k_post_rope", ("MUL_MAT", "kq"): "attn_scores",
+    ("SOFT_MAX", "kq_soft_max"): "attn_softmax", ("CONT", "kqv_out"): "attention", ("ADD", "ffn_inp"): "post_attn_residual",
+    ("ADD", "sa_out"): "post_attn_residual", ("SWIGLU", "ffn_swiglu"): "ffn_swigl", ("GEGLU", "ffn_geglu"): "ffn_swigl",
+    ("SWIGLU", "ffn_moe_swiglu"): "moe_expert_swigl", ("VIEW", "ffn_moe_topk"): "moe_router_indices",
+    ("GET_ROWS", "ffn_moe_weights"): "moe_router", ("DIV", "ffn_moe_weights_norm"): "moe_router",
+    ("SCALE", "ffn_moe_weights_scaled"): "moe_router", ("ADD", "ffn_moe_out"): "moe_ffn_out", ("ADD", "l_out"): "post_ffn_residual",
+}  # fmt: skip
+_OF_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_NAMED = re.compile(r"(\w+)-(\d+)")
+
+
+def find_place(operation: str, name: str, sources: Sequence[str]) -> Place | None:
+    """The stage that a node is, or the part of one; None for the many that are none."""
+    if (operation == "GET_ROWS" and sources[:1] == ("token_embd.weight",)) or name == "inp_scaled":
+        return (0, "embedding")
+    if operation == "MUL_MAT" and sources[0] in ("output.weight", "token_embd.weight"):
+        return (None, "lm_head")
+    if operation == "MUL" and "output_norm.weight" in sources:
+        return (None, "final_norm")
+    for source in sources[:2]:
+        match = _OF_LAYER.fullmatch(source)
+        if match is not None:
+            by_bias = operation == "ADD" and match[3] == "bias"
+            table = _BY_BIAS if by_bias else _BY_TENSOR if operation in ("MUL", "MUL_MAT", "MUL_MAT_ID") else {}
+            return (int(match[1]), table[match[2]]) if match[2] in table else None
+    match = _NAMED.fullmatch(name)
+    if match is None:
+        return None
+    if operation == "ADD" and match[1] == "ffn_out" and sources[0].startswith("ffn_moe_out"):  # with the shared expert
+        return (int(match[2]), "moe_ffn_out")
+    stage = _BY_NAME.get((operation, match[1]))
+    return None if stage is None else (int(match[2]), stage)
+
+
+def assemble(nodes: Iterable[Node], positions: int, attended: int) -> dict[tuple[int | None, str], Array]:
+    """The stages of one pass on ``positions`` tokens that attends to ``attended``, in the shapes of aprgraph's stage table."""
+    found: dict[Place, Node] = {}
+    for node in nodes:
+        place = find_place(node.operation, node.name, node.sources)
+        if place is not None:
+            found[place] = node
+    stages: dict[tuple[int | None, str], Array] = {}
+    for (layer, stage), node in found.items():
+        values = node.values
+        if stage in ("attn_scores", "attn_softmax"):
+            softmax = found[layer, "attn_softmax"]
+            assert softmax.mask is not None
+            visible = (softmax.mask.reshape(-1, softmax.mask.shape[-1]) == 0)[:positions, :attended]
+            weights = values.reshape(-1, positions, values.shape[-1])[:, :, :attended]
+            # The scores are recorded before the scale; the cache has room for more positions than there are.
+            stages[layer, stage] = np.where(visible, weights * np.float32(softmax.scale) if stage == "attn_scores" else weights, 0)
+        elif stage.startswith("moe_expert_"):
+            stages[layer, stage] = values.reshape(positions, -1, values.shape[-1])
+        elif stage == "lm_head":
+            stages[layer, stage] = values.reshape(-1, values.shape[-1])[-1]
+        elif stage in {"q", "q_bias"}:
+            parts = [found[layer, stage.replace("q", name, 1)].values.reshape(positions, -1) for name in "qkv"]
+            stages[layer, "qkv_matmul" if stage == "q" else "qkv_bias"] = np.concatenate(parts, axis=1)
+        elif stage not in ("k", "v", "k_bias", "v_bias"):
+            stages[layer, stage] = values.reshape(positions, -1)
+    for layer, stage in list(stages):
+        # phi3 has the gate and the up projection in one matrix.
+        if stage == "ffn_up" and (layer, "ffn_gate") not in stages:
+            stages[layer, "ffn_gate"], stages[layer, "ffn_up"] = np.split(stages[layer, "ffn_up"], 2, axis=1)
+    return stages
+
+
+def describe_arithmetic(types: Iterable[str]) -> str:
+    """What was computed in, by the types of the matrices, of the KV cache and of the activation, in the words of a trace's manifest."""
+    types = set(types)
+    if types - {"f32", "f16", "bf16"}:
+        return "q8-activations"
+    return "bfloat16" if "bf16" in types else "float16" if "f16" in types else "float32"
+
+
+# -- llama.cpp ----------------------------------------------------------------------------------------------------------
+
+_DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32}
+_KV_TYPES = {"f32": 0, "f16": 1}
+_NO_FLASH_ATTENTION = 0
+
+
+class _Tensor(ctypes.Structure):
+    """``struct ggml_tensor`` of ggml.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int), ("buffer", ctypes.c_void_p), ("ne", ctypes.c_int64 * 4), ("nb", ctypes.c_size_t * 4), ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16), ("flags", ctypes.c_int32), ("src", ctypes.c_void_p * 10), ("view_src", ctypes.c_void_p),
+        ("view_offs", ctypes.c_size_t), ("data", ctypes.c_void_p), ("name", ctypes.c_char * 64), ("extra", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+class Engine:
+    """A model in llama.cpp, on the CPU, whose passes are recorded."""
+
+    def __init__(self, path: Path, *, kv: str, threads: int, room: int) -> None:
+        import llama_cpp  # noqa: PLC0415 -- the rest of this file works without it
+
+        self._api = llama_cpp
+        self._ggml = ctypes.CDLL(str(next(Path(llama_cpp.__file__).parent.glob("lib/libggml-base.*"))))
+        for name in ("ggml_op_desc", "ggml_type_name"):
+            getattr(self._ggml, name).restype = ctypes.c_char_p
+        self._ggml.ggml_op_desc.argtypes = [ctypes.c_void_p]
+        self.nodes: list[Node] = []
+        #: The types of the matrices, of the KV cache and of GELU: what values were rounded to.
+        self.types = {kv}
+        self._error: BaseException | None = None
+        self._silent = llama_cpp.llama_log_callback(lambda *_: None)
+        llama_cpp.llama_log_set(self._silent, None)
+        llama_cpp.llama_backend_init()
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self._model:
+            sys.exit(f"{path}: llama.cpp cannot load it")
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        # Kept, because llama.cpp has only its address.
+        self._callback = llama_cpp.llama_cpp.ggml_backend_sched_eval_callback(self._called_back)
+        context = llama_cpp.llama_context_default_params()
+        context.n_ctx = context.n_batch = context.n_ubatch = (room + 255) // 256 * 256
+        context.n_threads = context.n_threads_batch = threads
+        context.flash_attn_type = _NO_FLASH_ATTENTION
+        context.type_k = context.type_v = _KV_TYPES[kv]
+        context.swa_full = True
+        context.cb_eval = self._callback
+        self._context = llama_cpp.llama_init_from_model(self._model, context)
+        if not self._context:
+            sys.exit(f"{path}: llama.cpp cannot make a context of {context.n_ctx} positions")
+        self._batch = llama_cpp.llama_batch_init(context.n_batch, 0, 1)
+
+    def run(self, tokens: Sequence[int], start: int) -> list[Node]:
+        """The nodes of a pass on ``tokens``, which stand at ``start`` and after it."""
+        self.nodes = []
+        self._batch.n_tokens = len(tokens)
+        for index, token in enumerate(tokens):
+            self._batch.token[index], self._batch.pos[index] = token, start + index
+            self._batch.n_seq_id[index], self._batch.seq_id[index][0], self._batch.logits[index] = 1, 0, 1
+        code = self._api.llama_decode(self._context, self._batch)
+        if self._error is not None:
+            raise self._error
+        if code:
+            sys.exit(f"llama_decode returned {code}")
+        return self.nodes
+
+    def _called_back(self, address: int, is_question: bool, _user_data: Any) -> bool:
+        """Before a node: whether it is wanted. After it: take it; True goes on."""
+        try:
+            tensor = ctypes.cast(address, ctypes.POINTER(_Tensor)).contents
+            sources = [ctypes.cast(source, ctypes.POINTER(_Tensor)).contents for source in tensor.src if source]
+            operation, name = self._ggml.ggml_op_desc(address).decode(), tensor.name.decode()
+            names = tuple(source.name.decode() for source in sources)
+            if find_place(operation, name, names) is None:
+                return not is_question
+            if is_question:
+                return True
+            if operation.startswith("MUL_MAT") and names[0].endswith(".weight"):
+                self.types.add(self._type_name(sources[0]))
+            if operation == "GEGLU":
+                self.types.add("f16")  # it looks GELU up in a table
+            scale, mask = 1.0, None
+            if operation == "SOFT_MAX":
+                scale = ctypes.c_float.from_buffer_copy(ctypes.c_int32(tensor.op_params[0])).value
+                mask = self._read(sources[1])
+            self.nodes.append(Node(operation, name, names, self._read(tensor), scale, mask))
+        except Exception as error:  # noqa: BLE001 -- through C no exception can pass; `run` raises it
+            self._error = error
+            return False
+        return True
+
+    def _type_name(self, tensor: _Tensor) -> str:
+        return str(self._ggml.ggml_type_name(tensor.type).decode())
+
+    def _read(self, tensor: _Tensor) -> Array:
+        """A copy of a tensor, which may be a view with gaps."""
+        dtype = np.dtype(_DTYPES[self._type_name(tensor)])
+        shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
+        size = sum((dim - 1) * stride for dim, stride in zip(shape, strides, strict=True)) + dtype.itemsize
+        raw = (ctypes.c_char * size).from_address(tensor.data)
+        return np.ndarray(shape, dtype, raw, 0, strides).copy()
+
+    def encode(self, prompt: str) -> list[int]:
+        """The token ids of a prompt."""
+        raw = prompt.encode()
+        ids = (self._api.llama_token * (len(raw) + 16))()
+        count = self._api.llama_tokenize(self._vocabulary, raw, len(raw), ids, len(ids), True, True)
+        return list(ids[:count])
+
+    def is_end(self, token: int) -> bool:
+        """Whether a text ends with ``token``."""
+        return bool(self._api.llama_vocab_is_eog(self._vocabulary, token))
+
+
+def trace(engine: Engine, model: Path, tokens: Sequence[int], directory: Path, max_tokens: int) -> Trace:
+    """Run ``tokens`` as step 0 and up to ``max_tokens`` - 1 chosen tokens as the steps after it, and write all of it."""
+    import llama_cpp  # noqa: PLC0415
+
+    tensors: dict[Any, Array] = {}
+    generated: list[int] = []
+    batch, start = list(tokens), 0
+    for step in range(max(1, max_tokens)):
+        stages = assemble(engine.run(batch, start), len(batch), start + len(batch))
+        tensors |= {(layer, stage, step): values for (layer, stage), values in stages.items()}
+        start += len(batch)
+        if max_tokens:
+            generated.append(int(stages[None, "lm_head"].argmax()))
+            if engine.is_end(generated[-1]):
+                break
+            batch = [generated[-1]]
+    return Trace.write(
+        directory, tensors, tokens=tokens, generated=generated, model=model.name, target="llama.cpp",
+        arithmetic=describe_arithmetic(engine.types), writer=f"llama-cpp-python {llama_cpp.__version__}",
+        notes=["ffn_silu is not recorded: llama.cpp computes act(gate) · up in one operation"],
+    )  # fmt: skip
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Run a GGUF model in llama.cpp and write an aprgraph trace.")
+    parser.add_argument("model", type=Path)
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--prompt")
+    text.add_argument("--tokens", help="ids, separated by commas")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "-n", "--max-tokens", type=int, default=0, help="generate this many tokens, and record a step for each but the last"
+    )
+    parser.add_argument("--kv", choices=sorted(_KV_TYPES), default="f32", help="the type of the KV cache")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    size = len(given.tokens.split(",")) if given.tokens else len(given.prompt.encode()) + 1
+    engine = Engine(given.model, kv=given.kv, threads=given.threads, room=size + given.max_tokens)
+    tokens = [int(token) for token in given.tokens.split(",")] if given.tokens else engine.encode(given.prompt)
+    written = trace(engine, given.model, tokens, given.output, given.max_tokens)
+    print(f"{given.output}: {len(written)} tensors")
+
+
+if __name__ == "__main__":
+    main()

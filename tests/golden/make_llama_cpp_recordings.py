@@ -1,0 +1,78 @@
+"""Writes llama_cpp_recordings.npz: the nodes that llama.cpp computes for tiny models, as examples/llama_cpp_trace.py gets them.
+
+    python -m tests.golden.make_llama_cpp_recordings
+
+in the repository's root. Needs llama-cpp-python; version and date are in README.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.support.tiny import write_tiny_model
+
+HERE = Path(__file__).parent
+RECORDINGS = HERE / "llama_cpp_recordings.npz"
+#: A prompt, and a token after it.
+TOKENS, NEXT = (17, 3, 88, 3, 0), 29
+_SIZES: dict[str, Any] = {"layers": 2, "vocabulary": 272, "hidden": 32, "ffn": 40, "heads": 2, "kv_heads": 1}
+#: Options of ``write_tiny_model``; in gemma3 the prompt is longer than the window.
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": _SIZES,
+    "qwen2": _SIZES,
+    "qwen2moe": _SIZES | {"experts": 3, "experts_used": 2, "expert_ffn": 12, "shared_ffn": 20},
+    "qwen3": _SIZES,
+    "qwen3moe": _SIZES | {"experts": 4, "experts_used": 2, "expert_ffn": 12},
+    "gemma3": _SIZES | {"sliding_window": 3},
+    "phi3": _SIZES | {"layers": 1},
+}
+
+
+def write_model(family: str, path: Path) -> Path:
+    """One of the models in F32; the same bytes each time."""
+    return write_tiny_model(path, family=family, **MODELS[family])
+
+
+def load_example() -> Any:
+    """examples/llama_cpp_trace.py as a module."""
+    name = "llama_cpp_trace"
+    spec = importlib.util.spec_from_file_location(name, HERE.parents[1] / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    example = load_example()
+    arrays: dict[str, Any] = {}
+    described: dict[str, Any] = {}
+    for family in MODELS:
+        with tempfile.TemporaryDirectory() as place:
+            path = write_model(family, Path(place) / "tiny.gguf")
+            engine = example.Engine(path, kv="f32", threads=1, room=len(TOKENS) + 1)
+            passes = [engine.run(TOKENS, 0), engine.run([NEXT], len(TOKENS))]
+        described[family] = [
+            [{"operation": node.operation, "name": node.name, "sources": node.sources, "scale": node.scale} for node in nodes]
+            for nodes in passes
+        ]
+        for step, nodes in enumerate(passes):
+            for index, node in enumerate(nodes):
+                arrays[f"{family}/{step}/{index}"] = node.values
+                if node.mask is not None:
+                    arrays[f"{family}/{step}/{index}/mask"] = node.mask
+    np.savez_compressed(RECORDINGS, nodes=np.array(json.dumps(described)), **arrays)
+    print(f"{RECORDINGS.name}: {len(arrays)} arrays, {RECORDINGS.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The guilty stage alone: the script shows the error by itself, in a process of its own, whatever the stage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprgraph.graph.errors import ComparisonError, TraceError
+from aprgraph.graph.model import load_model
+from aprgraph.runtime.blame import audit
+from aprgraph.runtime.blame.repro import write_repro
+from aprgraph.runtime.trace import Trace
+from tests.support.blame import TOKENS, bare, spoil, traced
+from tests.support.cli import files_under
+from tests.support.traces import Tensor, noisy
+
+Tiny = Callable[..., Path]
+
+
+def shifted(values: Tensor) -> Tensor:
+    return np.roll(values, 1, axis=-1)
+
+
+def one_channel(values: Tensor) -> Tensor:
+    """Too little for the tensor as a whole: one channel of one position."""
+    values[-1, 3] *= np.float32(1 + 4e-4)
+    return values
+
+
+def planted(values: Tensor) -> Tensor:
+    values.flat[5] = np.nan
+    return values
+
+
+def run(script: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, script.name], cwd=script.parent, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.contract("BLAME-REPRO-1")
+@pytest.mark.parametrize(
+    ("stage", "layer", "step", "fault"),
+    [
+        ("embedding", 0, 0, shifted),
+        ("attn_norm", 1, 0, noisy),
+        ("qkv_matmul", 1, 1, shifted),
+        ("q_norm", 0, 0, shifted),
+        ("k_post_rope", 1, 2, shifted),
+        ("attn_scores", 1, 2, shifted),
+        ("attention", 0, 2, shifted),
+        ("attn_out", 0, 0, one_channel),
+        ("moe_router", 0, 0, shifted),
+        ("moe_router_indices", 1, 0, lambda values: (values + 1) % 8),
+        ("moe_expert_gate", 1, 0, shifted),
+        ("moe_expert_out", 1, 2, planted),
+        ("moe_ffn_out", 0, 0, shifted),
+        ("final_norm", None, 0, shifted),
+        ("lm_head", None, 1, shifted),
+    ],
+)
+def test_the_script_shows_the_error(
+    stage: str, layer: int | None, step: int, fault: Callable[[Tensor], Tensor], tiny_model: Tiny, tmp_path: Path
+) -> None:
+    path = tiny_model(family="qwen3moe", format="Q8_0")
+    trace = traced(tmp_path / "trace", path, max_tokens=3, steps="0..3")
+    before = [np.array(trace.tensor(stage, layer, step))]
+    spoil(trace, stage, layer, (lambda values: noisy(values, 1e-3)) if fault is noisy else fault, step)
+    model = load_model(path)
+    local = audit(trace, model).by_key[step, layer, stage]
+    script = write_repro(tmp_path / "guilty", trace, model, local)
+    shown = run(script)
+    assert shown.returncode == 1, shown.stderr + shown.stdout
+    assert (shown.stderr.strip() == local.reason) or fault is planted
+    expected, actual = (np.load(tmp_path / "guilty" / f"{name}.npy") for name in ("expected", "actual"))
+    assert np.array_equal(actual.ravel(), np.array(trace.tensor(stage, layer, step)).ravel(), equal_nan=True)
+    assert np.allclose(expected.ravel(), before[0].ravel(), rtol=1e-5, atol=1e-6)
+    # With the error put right, the script says so: it does not just always fail.
+    np.save(tmp_path / "guilty/actual.npy", before[0].reshape(actual.shape))
+    assert run(script).returncode == 0
+
+
+def test_few_taps_give_a_longer_script(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model(format="Q4_0")
+    trace = traced(tmp_path / "trace", path, taps="ffn_norm,ffn_out")
+    spoil(trace, "ffn_out", 1, shifted)
+    model = load_model(path)
+    script = write_repro(tmp_path / "guilty", trace, model, audit(trace, model).by_key[0, 1, "ffn_out"])
+    assert run(script).returncode == 1
+    assert {path.name for path in script.parent.iterdir()} == {
+        "repro.py", "actual.npy", "expected.npy", "layer1.ffn_norm.npy",
+        *(f"blk.1.ffn_{name}.weight{end}" for name in ("gate", "up", "down") for end in (".npy", ".q4_0-blocks.npy")),
+    }  # fmt: skip
+
+
+def test_only_the_rows_that_are_read_take_room(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model(family="qwen3moe", vocabulary=272)
+    trace = traced(tmp_path / "trace", path)
+    model = load_model(path)
+    found = audit(trace, model)
+    table = np.load(write_repro(tmp_path / "one", trace, model, found.by_key[0, 0, "embedding"]).parent / "token_embd.weight.npy")
+    assert set(np.flatnonzero(table.any(axis=1))) == set(TOKENS)
+    gate = np.load(
+        write_repro(tmp_path / "two", trace, model, found.by_key[0, 1, "moe_expert_gate"]).parent / "blk.1.ffn_gate_exps.weight.npy"
+    )
+    chosen = {int(expert) for expert in np.array(trace.tensor("moe_router_indices", 1)).ravel()}
+    assert set(np.flatnonzero(gate.any(axis=(1, 2)))) == chosen
+
+
+def test_a_folder_of_someone_else_is_left_alone(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    trace = traced(tmp_path / "trace", path)
+    model = load_model(path)
+    local = audit(trace, model).by_key[0, 1, "ffn_out"]
+    (tmp_path / "guilty").mkdir()
+    (tmp_path / "guilty/mine").write_text("mine")
+    with pytest.raises(TraceError, match="is not an empty folder"):
+        write_repro(tmp_path / "guilty", trace, model, local)
+    assert files_under(tmp_path / "guilty") == {"mine": b"mine"}
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(TraceError, match="is not an empty folder"):
+        write_repro(tmp_path / "file", trace, model, local)
+    with pytest.raises(TraceError, match="cannot be written"):
+        write_repro(tmp_path / "file/below", trace, model, local)
+    (tmp_path / "empty").mkdir()
+    assert write_repro(tmp_path / "empty", trace, model, local).is_file()
+
+
+def test_a_stage_that_was_not_replayed_cannot_be_shown(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    directory = bare(traced(tmp_path / "trace", path))
+    model = load_model(path)
+    trace = Trace.open(directory)
+    with pytest.raises(ComparisonError, match="layer 0 embedding of .* was not replayed, so there is nothing to show"):
+        write_repro(tmp_path / "guilty", trace, model, audit(trace, model).by_key[0, 0, "embedding"])
+    assert not (tmp_path / "guilty").exists()
+
+
+def test_names_that_a_script_must_quote(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    trace = traced(tmp_path / 'quo"""te\\ né', path)
+    model = load_model(path)
+    script = write_repro(tmp_path / "guilty", trace, model, audit(trace, model).by_key[0, 1, "ffn_out"])
+    assert run(script).returncode == 0

@@ -1,0 +1,107 @@
+"""Whole models in another arithmetic: what the roundings of every layer come to must be alike under the profile that is chosen for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprgraph.graph.build import build_graph
+from aprgraph.graph.model import load_model
+from aprgraph.graph.passes import InsertTaps, Prune, run_passes
+from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.text import print_graph
+from aprgraph.runtime.diff import diff
+from aprgraph.runtime.diff.tolerances import find_tolerance
+from aprgraph.runtime.trace import Trace, TraceInfo
+from aprgraph.runtime.trace_writer import TraceWriter
+from tests.support.arithmetic import Rounding, run_in, to_bfloat16, to_float16, to_float32, to_q8_0, to_q8_k
+from tests.support.models import require_smollm2
+
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "phi3", "qwen2moe", "qwen3moe")
+TOKENS = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the other engine computes, what its manifest says of it, and which profile has to be chosen for that.
+
+    ``format`` is that of the weights of the file; ``other_format``, where the other engine has other weights, that of its own.
+    """
+
+    profile: str
+    roundings: Mapping[str, Rounding] = field(default_factory=dict)
+    says: Mapping[str, str] = field(default_factory=dict)
+    format: str = "F32"
+    other_format: str | None = None
+
+
+Q8 = {"arithmetic": "q8-activations"}
+ARITHMETICS = {
+    "float32": Arithmetic("same-graph-f32", {"inputs": to_float32, "outputs": to_float32}),
+    "float16": Arithmetic("same-graph-f16", {"inputs": to_float16, "outputs": to_float16}, {"arithmetic": "float16"}),
+    "float16 cache": Arithmetic("same-graph-f16", {"attention_inputs": to_float16}, {"arithmetic": "float16"}),
+    "bfloat16": Arithmetic("same-graph-bf16", {"inputs": to_bfloat16, "outputs": to_bfloat16}, {"arithmetic": "bfloat16"}),
+    "8-bit activations": Arithmetic("cross-engine-q8act", {"inputs": to_q8_0, "attention_inputs": to_float16}, Q8, "Q4_0"),
+    "8-bit activations beside K-quants": Arithmetic("cross-engine-q8k", {"inputs": to_q8_k, "attention_inputs": to_float16}, Q8, "Q4_K"),
+    "float weights against Q4_0": Arithmetic("quant-vs-float", {}, {"weights": "float"}, "Q4_0", "F32"),
+    "float weights against Q8_0": Arithmetic("quant-vs-float", {}, {"weights": "float"}, "Q8_0", "F32"),
+}
+
+
+def trace_in(
+    directory: Path,
+    path: Path,
+    roundings: Mapping[str, Rounding] | None = None,
+    says: Mapping[str, str] | None = None,
+    *,
+    layers: int = 2,
+    tokens: tuple[int, ...] = TOKENS,
+) -> Trace:
+    """A trace of a model, in float64 but for the roundings."""
+    model = load_model(path)
+    graph = run_passes(build_graph(model), [InsertTaps(parse_plan("all", f"0..{layers}")), Prune()])
+    writer = TraceWriter(directory)
+    for node, value in run_in(graph, model, tokens, **(roundings or {})):
+        if node.op == "tap":
+            assert node.stage is not None
+            writer.write(node.name.removeprefix("tap."), node.stage, node.layer, 0, value.astype(np.float32))
+    return writer.finish(
+        TraceInfo({"name": path.name, "fingerprint": "f"}, "reference", tokens, "all", "last", print_graph(graph), says or {})
+    )
+
+
+@pytest.mark.contract("DIFF-NOISE-1", "DIFF-PROFILE-1")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ARITHMETICS)
+def test_a_whole_model_in_another_arithmetic_is_alike(tmp_path: Path, tiny_model: Callable[..., Path], name: str, family: str) -> None:
+    arithmetic = ARITHMETICS[name]
+    a = trace_in(tmp_path / "a", tiny_model(family=family, format=arithmetic.format))
+    other = tiny_model(family=family, format=arithmetic.other_format or arithmetic.format)
+    b = trace_in(tmp_path / "b", other, arithmetic.roundings, arithmetic.says)
+    for sides in ((a, b), (b, a)):
+        report = diff(*sides)
+        assert report.profile == arithmetic.profile
+        assert report.exit_code == 0, report.verdict
+        assert any(note.startswith(f"tolerances of {arithmetic.profile}: ") for note in report.notes)
+    if name != "float32":
+        assert diff(a, b, profile="same-graph-f32").exit_code == 1, "noise of another arithmetic is more than float32 explains"
+
+
+@pytest.mark.contract("DIFF-NOISE-1")
+@pytest.mark.parametrize("tokens", [(1,), (1, 9690, 198, 2683, 359, 253, 5356)])
+@pytest.mark.parametrize("name", [name for name, arithmetic in ARITHMETICS.items() if arithmetic.other_format is None])
+def test_thirty_layers_in_another_arithmetic_are_alike(tmp_path: Path, name: str, tokens: tuple[int, ...]) -> None:
+    """The model that the table's end-to-end numbers were measured on; its activations have a few very large values."""
+    arithmetic = ARITHMETICS[name]
+    path = require_smollm2()
+    a = trace_in(tmp_path / "a", path, layers=30, tokens=tokens)
+    b = trace_in(tmp_path / "b", path, arithmetic.roundings, arithmetic.says, layers=30, tokens=tokens)
+    report = diff(a, b, profile=arithmetic.profile)
+    assert report.exit_code == 0, report.verdict
+    assert report.compared > 500
+    worst = max(row.error or 0.0 for row in report.rows_compared)
+    assert worst > find_tolerance(arithmetic.profile, "ffn_gate").limit / 1000, "the limit is there for something"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aprgraph import capture
-    from aprgraph.api import CompiledModel, LoadedModel, diff, load, open_artifact
+    from aprgraph.api import CompiledModel, LoadedModel, audit, diff, load, open_artifact
     from aprgraph.graph.errors import AprgraphError
     from aprgraph.graph.plan import Plan
     from aprgraph.runtime.trace import Trace
@@ -32,7 +32,7 @@ _HERE = Path(__file__).parent
 if not (_HERE / "graph").is_dir():
     __path__.append(str(_HERE.parent))
 
-__all__ = ["AprgraphError", "CompiledModel", "LoadedModel", "Plan", "Trace", "capture", "diff", "load", "open_artifact"]
+__all__ = ["AprgraphError", "CompiledModel", "LoadedModel", "Plan", "Trace", "audit", "capture", "diff", "load", "open_artifact"]
 
 _HOMES = {
     "AprgraphError": "aprgraph.graph.errors",

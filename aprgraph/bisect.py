@@ -8,26 +8,41 @@ the next. So a region of a model of which no whole trace fits on the disk is sea
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from aprgraph.api import CompiledModel, RunOptions
 from aprgraph.comparison import diff
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.model import Model
+from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import STAGE_BY_NAME, STAGES
 from aprgraph.run_plan import RunPlan
-from aprgraph.runtime.blame.suggest import END_OF_LAYER, Suspicion, plan_of, suspicion_of, unseen_stages
-from aprgraph.runtime.diff import DiffReport
+from aprgraph.runtime.blame.suggest import END_OF_LAYER, Suspicion, unseen_stages
+from aprgraph.runtime.diff import Class, DiffReport, FirstDivergence
 from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.classify import Finding, State, classify
+from aprgraph.runtime.diff.dependencies import from_graph
+from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.trace import Trace
 
 #: Bytes that the two traces of a round may take together.
 DEFAULT_ROOM = 1 << 30
+_STATES = {
+    Class.IDENTICAL: State.IDENTICAL,
+    Class.NOISE: State.NOISE,
+    Class.PROPAGATED: State.EXCEEDS,
+    Class.INTRODUCED: State.EXCEEDS,
+    Class.ACCUMULATED: State.EXCEEDS,
+    Class.NAN: State.NAN,
+    Class.SHAPE: State.SHAPE,
+    Class.UNMEASURED: State.UNMEASURED,
+}
 _WHOLE = tuple(stage.name for stage in STAGES if not stage.per_layer)
 
 
@@ -44,7 +59,7 @@ class Round:
 class Bisection:
     """``rounds`` in order. ``report`` is the last comparison, with blame; ``a`` and ``b`` are its traces.
 
-    ``left`` are stages of the region that were too large for the room that was given.
+    ``left`` are stages of the region that there was no room for.
     """
 
     rounds: tuple[Round, ...]
@@ -85,12 +100,13 @@ def bisect(
     search = _Search(model, (a, b), tokens, directory, room, profile, threads, on_round)
     plan: Plan | None = search.ends(range(model.hyperparameters.layers), _WHOLE)
     while plan is not None:
-        plan = search.round(plan)
+        search.round(plan)
+        plan = search.next()
     return search.result()
 
 
 class _Search:
-    """What the rounds so far have found: ``suspicion`` is the first tensor that differed, and what was alike before it."""
+    """What the rounds so far have found, taken together: both sides give the same numbers each time."""
 
     def __init__(
         self,
@@ -107,13 +123,12 @@ class _Search:
         self.room, self.profile, self.threads, self.on_round = room, profile, threads, on_round
         self.rounds: list[Round] = []
         self.traces: tuple[Trace, Trace] | None = None
-        self.suspicion: Suspicion | None = None
         self.left: tuple[str, ...] = ()
+        self._graph = fix_context(sides[0].artifact.graph, len(tokens))
+        self._findings: dict[Key, Finding] = {}
 
-    # -- rounds ---------------------------------------------------------------------------------------------------------
-
-    def round(self, plan: Plan) -> Plan | None:
-        """Run and compare; the plan of the next round, or None if this was the last."""
+    def round(self, plan: Plan) -> None:
+        """Run both sides and compare."""
         runs = self._runs(plan)
         nbytes = sum(run.nbytes for run in runs)
         if self.on_round is not None:
@@ -125,38 +140,28 @@ class _Search:
         self.traces = (traces[0], traces[1])
         report = diff(*self.traces, profile=self.profile)
         self.rounds.append(Round(plan, nbytes, report))
-        recorded = {entry.key for entry in traces[0].entries}
-        found = suspicion_of(report, None)
-        if found is not None:
-            self.suspicion = found
-        elif self.suspicion is not None:
-            # What was tapped lies before the suspect, and agrees: the search goes on behind it.
-            self.suspicion = self._behind(self.suspicion, recorded)
-        if self.suspicion is None:
-            return None
-        return self._next(self.suspicion, recorded)
+        for row in report.rows:
+            nmse = row.metrics.nmse if isinstance(row.metrics, TensorMetrics) else None
+            self._findings[row.key] = Finding(_STATES[row.classification], nmse)
 
-    def _behind(self, suspicion: Suspicion, alike: set[Key]) -> Suspicion | None:
-        """``suspicion`` after tensors before it were found alike; None if the suspect itself is one of them."""
-        if suspicion.key in alike:  # a side that gives other numbers each time
+    def next(self) -> Plan | None:
+        """The plan of the next round; None if there is nothing to narrow down, or no room for what would."""
+        first = self._first()
+        if first is None:
             return None
-        region = list(suspicion.region)
-        names = [(_node_name(key), key) for key in alike]
-        last = max((region.index(name) for name, _ in names if name in region), default=-1)
-        known = tuple(key for name, key in names if name in region and region.index(name) == last)
-        return replace(suspicion, region=tuple(region[last + 1 :]), known=known or suspicion.known)
-
-    def _next(self, suspicion: Suspicion, recorded: set[Key]) -> Plan | None:
-        unseen = unseen_stages(suspicion, recorded, self.model.hyperparameters.layers)
-        if not unseen:
-            return None
+        suspicion = Suspicion(first.key, first.region, first.good)
+        unseen = unseen_stages(suspicion, self._findings, self.model.hyperparameters.layers)
         layers = sorted({layer for layer, _ in unseen if layer is not None})
         if len(layers) > 1:
-            whole = tuple(stage for layer, stage in unseen if layer is None)
-            last = suspicion.key[1]
-            # The suspect's own layer needs no tap at its end: that is what differs, or lies behind it.
-            return self.ends(range(layers[0], layers[-1] + (last is None)), whole)
-        return self._stages(unseen, suspicion)
+            # Where the suspect is the end of the last of them, that is what differs, and needs no second look.
+            is_end = first.key[1:] == (layers[-1], END_OF_LAYER)
+            return self.ends(range(layers[0], layers[-1] + (not is_end)), tuple(stage for layer, stage in unseen if layer is None))
+        if unseen:
+            plan = self._exactly(sorted(unseen, key=self._elements))
+            if plan is not None:
+                return plan
+            self.left = tuple(stage for _, stage in unseen)
+        return self._frame(suspicion)
 
     def ends(self, layers: range, others: Sequence[str]) -> Plan:
         """The plan that taps as many ends of ``layers`` as there is room for, evenly spaced, and the stages ``others``."""
@@ -171,33 +176,6 @@ class _Search:
             f"room of {self.room:,}; give more with --room, or a shorter prompt"
         )
 
-    def _stages(self, unseen: Sequence[tuple[int | None, str]], suspicion: Suspicion) -> Plan | None:
-        """The plan that taps the stages of one layer, without the largest ones if there is no room for all."""
-        size = {node.stage: node.type for node in self.sides[0].artifact.graph.staged()}
-        n = len(self.tokens)
-
-        def elements(item: tuple[int | None, str]) -> int:
-            count = 1
-            for dim in size[item[1]].bind(n=n, t=n):
-                count *= dim
-            return count
-
-        chosen = sorted((item for item in unseen if item[1] in size), key=elements)
-        while chosen:
-            plan = plan_of(chosen, suspicion)
-            if self._fits(plan):
-                self.left = tuple(stage for _, stage in unseen if stage not in plan.stages)
-                return plan
-            chosen.pop()
-        self.left = tuple(stage for _, stage in unseen)
-        return None
-
-    def _fits(self, plan: Plan) -> bool:
-        return sum(run.nbytes for run in self._runs(plan)) <= self.room
-
-    def _runs(self, plan: Plan) -> list[RunPlan]:
-        return [side.plan(plan, self.tokens, RunOptions()) for side in self.sides]
-
     def result(self) -> Bisection:
         """The last round's comparison again, with blame."""
         assert self.traces is not None
@@ -206,13 +184,43 @@ class _Search:
             report = diff(*self.traces, model=self.model, profile=self.profile)
         return Bisection(tuple(self.rounds), report, *self.traces, self.left)
 
+    def _first(self) -> FirstDivergence | None:
+        _, firsts = classify(self._findings, from_graph(self._graph))
+        return firsts[0] if firsts else None
+
+    def _frame(self, suspicion: Suspicion) -> Plan | None:
+        """The plan that taps what is wrong and what it is computed from, for blame; None if the last round did."""
+        assert self.traces is not None
+        wanted = [suspicion.key, *suspicion.known]
+        if all(key in self.traces[0] for key in wanted):
+            return None
+        return self._exactly([key[1:] for key in wanted])
+
+    def _exactly(self, wanted: Sequence[tuple[int | None, str]]) -> Plan | None:
+        """The plan that taps ``wanted``, or the first of them that there is room for; None if there is room for none."""
+        for count in range(len(wanted), 0, -1):
+            chosen = wanted[:count]
+            layers = [layer for layer, _ in chosen if layer is not None]
+            span = range(min(layers), max(layers) + 1) if layers else range(1)
+            plan = Plan(_in_order({stage for _, stage in chosen}), span, only=frozenset(chosen))
+            if self._fits(plan):
+                return plan
+        return None
+
+    def _elements(self, item: tuple[int | None, str]) -> int:
+        n = len(self.tokens)
+        node = next(node for node in self._graph.staged() if (node.layer, node.stage) == item)
+        return math.prod(node.type.bind(n=n, t=n))
+
+    def _fits(self, plan: Plan) -> bool:
+        return sum(run.nbytes for run in self._runs(plan)) <= self.room
+
+    def _runs(self, plan: Plan) -> list[RunPlan]:
+        return [side.plan(plan, self.tokens, RunOptions()) for side in self.sides]
+
 
 def _in_order(stages: set[str]) -> tuple[str, ...]:
     return tuple(name for name in STAGE_BY_NAME if name in stages)
-
-
-def _node_name(key: Key) -> str:
-    return key[2] if key[1] is None else f"layer{key[1]}.{key[2]}"
 
 
 @contextlib.contextmanager

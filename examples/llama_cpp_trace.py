@@ -78,6 +78,7 @@ _BY_NAME = {
     ("GET_ROWS", "ffn_moe_weights"): "moe_router", ("DIV", "ffn_moe_weights_norm"): "moe_router",
     ("SCALE", "ffn_moe_weights_scaled"): "moe_router", ("ADD", "ffn_moe_out"): "moe_ffn_out", ("ADD", "l_out"): "post_ffn_residual",
 }  # fmt: skip
+_FLOATS = {"f32", "f16", "bf16"}
 _OF_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 _NAMED = re.compile(r"(\w+)-(\d+)")
 
@@ -141,7 +142,7 @@ def assemble(nodes: Iterable[Node], positions: int, attended: int) -> dict[tuple
 def describe_arithmetic(types: Iterable[str]) -> str:
     """What was computed in, by the types of the matrices, of the KV cache and of the activation, in the words of a trace's manifest."""
     types = set(types)
-    if types - {"f32", "f16", "bf16"}:
+    if types - _FLOATS:
         return "q8-activations"
     return "bfloat16" if "bf16" in types else "float16" if "f16" in types else "float32"
 
@@ -281,7 +282,8 @@ def trace(engine: Engine, model: Path, tokens: Sequence[int], directory: Path, m
             batch = [generated[-1]]
     return Trace.write(
         directory, tensors, tokens=tokens, generated=generated, model=model.name, target="llama.cpp",
-        arithmetic=describe_arithmetic(engine.types), writer=f"llama-cpp-python {llama_cpp.__version__}",
+        arithmetic=describe_arithmetic(engine.types), weights="float" if engine.types <= _FLOATS else "quantised",
+        writer=f"llama-cpp-python {llama_cpp.__version__}",
         notes=["ffn_silu is not recorded: llama.cpp computes act(gate) · up in one operation"],
     )  # fmt: skip
 

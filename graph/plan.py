@@ -17,12 +17,14 @@ class Plan:
 
     ``stages`` are canonical names in execution order; ``everything`` says that the user wrote ``all``, under which a
     stage that the model lacks is simply not there. ``layers`` filters per-layer stages only; the command line
-    gives ranges without a step, a bisection every n-th layer.
+    gives ranges without a step, a bisection every n-th layer. ``only`` are the tensors to save of those, by (layer, stage), where
+    that is not all of them.
     """
 
     stages: tuple[str, ...] = ()
     layers: range = range(1)
     everything: bool = False
+    only: frozenset[tuple[int | None, str]] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -31,7 +33,8 @@ class Plan:
 
     def selects(self, stage: str, layer: int | None) -> bool:
         """Whether the tensor of ``stage`` in ``layer`` (None for whole-model stages) is saved."""
-        return stage in self.stages and (not STAGE_BY_NAME[stage].per_layer or layer in self.layers)
+        chosen = stage in self.stages and (not STAGE_BY_NAME[stage].per_layer or layer in self.layers)
+        return chosen and (self.only is None or (layer, stage) in self.only)
 
     def describe(self) -> str:
         """The plan as the command line would spell it, in one canonical form."""
@@ -39,7 +42,8 @@ class Plan:
             return "none"
         names = "all" if self.everything else ",".join(self.stages)
         every = f" every {self.layers.step}" if self.layers.step > 1 else ""
-        return f"{names} {self.layers.start}..{self.layers.stop}{every}"
+        only = "" if self.only is None else f", {len(self.only)} tensors of these"
+        return f"{names} {self.layers.start}..{self.layers.stop}{every}{only}"
 
 
 def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:

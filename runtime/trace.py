@@ -70,7 +70,7 @@ class TraceInfo:
 
     ``model`` has a ``fingerprint`` where the file was at hand. ``tokens`` is empty where they are not known, and ``graph_text``
     where there is no graph: both so in captures of other programs. These say in ``extra`` what wrote them (``writer``),
-    what it computed in (``arithmetic``, one of ARITHMETICS), ``"weights": "float"`` where its weights were not quantised, and
+    what it computed in (``arithmetic``, one of ARITHMETICS), whether its ``weights`` were ``"float"`` or ``"quantised"``, and
     in ``notes``, a list of sentences, what else a reader should know. ``generated``, there too, are the tokens of the steps.
     """
 

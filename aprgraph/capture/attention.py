@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from aprgraph.capture.functions import watching
 from aprgraph.capture.model_classes import ATTENTION_FUNCTION, ROPE_FUNCTION, CapturedModel
+from aprgraph.graph.errors import TraceError
 
 #: Takes (stage, layer, tensor in the shape of the stage table).
 Record = Callable[[str, int, torch.Tensor], None]
@@ -70,7 +71,13 @@ class AttentionWatch:
 
     def _over_all_positions(self, values: torch.Tensor) -> torch.Tensor:
         """[H, n, m] as [H, n, t]: the cache of a sliding window drops the first positions, which are masked then."""
-        return torch.nn.functional.pad(values, (self._positions_so_far() - values.shape[-1], 0))
+        places, positions = values.shape[-1], self._positions_so_far()
+        if places > positions:
+            raise TraceError(
+                f"attention is over {places} places of a cache for {positions} positions, expected a cache that grows "
+                "(DynamicCache, the default of generate)"
+            )
+        return torch.nn.functional.pad(values, (positions - places, 0))
 
 
 class _SoftmaxInput(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not known

@@ -170,8 +170,7 @@ class Capture:
         extra: dict[str, Any] = {"writer": captured.description}
         if captured.model.dtype in _ARITHMETICS:
             extra["arithmetic"] = _ARITHMETICS[captured.model.dtype]
-        if getattr(config, "quantization_config", None) is None:
-            extra["weights"] = "float"
+        extra["weights"] = "float" if getattr(config, "quantization_config", None) is None else "quantised"
         if self._generated:
             extra["generated"] = self._generated
         notes = list(find_notes(captured))

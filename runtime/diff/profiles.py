@@ -118,11 +118,13 @@ def _has_float_weights(info: TraceInfo | None) -> bool:
 
 def _is_plain(info: TraceInfo | None) -> bool:
     """Whether the model file of a trace holds no quantised weight, as the graph in the manifest says: nothing was lost then."""
-    return info is not None and info.extra.get(WEIGHTS) != QUANTISED_WEIGHTS and _has_plain_weights(parse_graph(info.graph_text))
+    if info is None or not info.graph_text or info.extra.get(WEIGHTS) == QUANTISED_WEIGHTS:
+        return False
+    return _has_plain_weights(parse_graph(info.graph_text))
 
 
 def _multiplies_super_blocks(info: TraceInfo | None) -> bool:
-    return info is not None and _has_super_blocks(parse_graph(info.graph_text))
+    return info is not None and bool(info.graph_text) and _has_super_blocks(parse_graph(info.graph_text))
 
 
 def _formats(graph: Graph) -> list[BlockFormat]:

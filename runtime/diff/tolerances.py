@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import ComparisonError
-from aprgraph.graph.stages import STAGE_BY_NAME, STAGES, StageKind
+from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 
@@ -205,8 +205,8 @@ _QUANT_SUMS = Tolerance(
     "30 layers of a small model (SmolLM2-135M, its weights as Q4_0 against them as they were) up to 0.78, so that a whole tensor says "
     "only whether it has to do with the other: what is unrelated gives 2, another sign 4, zeros 1. Own: twice the single matmul. "
     "Crowding: noise alone puts up to 17 times the tensor's NMSE into one channel of a matmul (7 and 60 tokens), so that a wrong row, "
-    "which gives 1 to 2.6, stands out where the tensor's NMSE is below 0.03. What is subtler takes the model: replay each side. Formats of less "
-    "than 4 bits are not covered.",
+    "which gives 1 to 2.6, stands out where the tensor's NMSE is below 0.03. What is subtler takes the model: replay each side. "
+    "Formats of less than 4 bits are not covered.",
     crowding=30.0,
 )
 _QUANT_POINTWISE = Tolerance(
@@ -335,34 +335,3 @@ def _ids_exceed(metrics: IndexMetrics, limit: float) -> str | None:
         if metrics.differing <= expected + 3 * math.sqrt(expected * (1 - limit)):
             return None
     return metrics.describe()
-
-
-def markdown() -> str:
-    """The table as docs/tolerances.md holds it."""
-    lines = [
-        "# How far two tensors may differ",
-        "",
-        "<!-- Written by `python -m aprgraph.runtime.diff.tolerances > docs/tolerances.md` from runtime/diff/tolerances.py. -->",
-        "",
-        f"Version {TABLE_VERSION}. `aprgraph diff` chooses a profile from what the manifests say; `--profile NAME` names one, and",
-        "`--tol 'REGEX=nmse:VALUE'` sets the limit of some stages.",
-        "",
-        *(__doc__ or "").strip().replace("``", "`").splitlines()[2:],
-        "",
-        "`tests/runtime/test_diff_noise.py` measures the numbers anew: honest noise must stay within them.",
-    ]
-    for profile, table in PROFILES.items():
-        lines += ["", f"## {profile}", "", f"{PROFILE_SUMMARIES[profile].capitalize()}.", ""]
-        lines += ["| stages | limit | own | crowding | where it comes from |", "|---|---|---|---|---|"]
-        for tolerance in dict.fromkeys(table.values()):
-            kinds = ", ".join(kind.value for kind in table if table[kind] is tolerance)
-            crowding = "" if tolerance.crowding is None else f"{tolerance.crowding:g}"
-            lines.append(f"| {kinds} | {tolerance.limit:g} | {tolerance.own:g} | {crowding} | {tolerance.derivation} |")
-    kinds = {kind: [stage.name for stage in STAGES if stage.kind is kind] for kind in StageKind}
-    lines += ["", "## Which stage is of which kind", "", "| kind | stages |", "|---|---|"]
-    lines += [f"| {kind.value} | {', '.join(names)} |" for kind, names in kinds.items()]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

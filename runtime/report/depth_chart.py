@@ -11,7 +11,7 @@ from aprgraph.runtime.blame import Audit, Blame
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
 from aprgraph.runtime.report.drawing import LogScale
-from aprgraph.runtime.report.numbers import place, small
+from aprgraph.runtime.report.numbers import counted, place, small
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,6 @@ class Mark:
     row: DiffRow
 
 
-@dataclass(frozen=True)
-class Panel:
-    """The chart of one stage: a drawing, and what to read instead of it."""
-
-    stage: str
-    svg: str
-
-
 def draw_overview(report: DiffReport) -> str:
     """Every tensor in execution order, as an SVG element; the limit as a line, the first divergences ringed."""
     scale, frame = _scale(report, None, _OVERVIEW), _OVERVIEW
@@ -72,21 +64,21 @@ def draw_overview(report: DiffReport) -> str:
     lines += [f'<circle class="ring" cx="{place(mark.x)}" cy="{place(mark.y or 0)}" r="7"/>' for mark in ringed[:8]]
     if ringed:
         mark = ringed[0]
-        right = mark.x > (frame.left + frame.right) / 2
-        anchor, x = ("end", mark.x - 11) if right else ("start", mark.x + 11)
-        lines.append(f'<text class="first" x="{place(x)}" y="{place(max((mark.y or 0) - 9, 12))}" text-anchor="{anchor}">{xml(mark.row.label)}</text>')
+        anchor, x = ("end", mark.x - 11) if mark.x > (frame.left + frame.right) / 2 else ("start", mark.x + 11)
+        where = f'x="{place(x)}" y="{place(max((mark.y or 0) - 9, 12))}"'
+        lines.append(f'<text class="first" {where} text-anchor="{anchor}">{xml(mark.row.label)}</text>')
     return "".join([*lines, "</svg>"])
 
 
-def draw_panels(report: DiffReport, blame: Blame | None) -> list[Panel]:
-    """A chart of each stage along the layers (and steps); all have the same scale. With blame, also each side's local error."""
+def draw_panels(report: DiffReport, blame: Blame | None) -> list[str]:
+    """An SVG element for each stage along the layers (and steps), all of one scale. With blame, also each side's local error."""
     scale, frame = _scale(report, blame, _PANEL), _PANEL
     by_stage: dict[str, list[tuple[int, DiffRow]]] = {}
     for number, row in enumerate(report.rows):
         by_stage.setdefault(row.key[2], []).append((number, row))
     columns = sorted({row.key[:2] for row in report.rows if row.key[1] is not None}, key=lambda column: (column[0], column[1] or 0))
     steps = [(step, None) for step in sorted({row.key[0] for row in report.rows})]
-    panels = []
+    panels: list[str] = []
     for stage, rows in by_stage.items():
         there = steps if rows[0][1].key[1] is None else columns
         x_of = {column: frame.left + (index + 0.5) * (frame.right - frame.left) / len(there) for index, column in enumerate(there)}
@@ -99,7 +91,7 @@ def draw_panels(report: DiffReport, blame: Blame | None) -> list[Panel]:
         if blame is not None:
             for side, audit in (("a", blame.a), ("b", blame.b)):
                 lines += _series(f"local-{side}", [(mark.x, _local_y(audit, mark.row, scale, frame)) for mark in marks])
-        panels.append(Panel(stage, "".join([*lines, "</svg>"])))
+        panels.append("".join([*lines, "</svg>"]))
     return panels
 
 
@@ -130,7 +122,7 @@ def _open(name: str, frame: Frame, marks: Sequence[Mark], title: str, *, tabinde
     """The element; its label says what the drawing shows, its data where each tensor stands, for the page's script."""
     errors = [(mark.row.error, mark.row.label) for mark in marks if mark.row.error is not None]
     over = sum(mark.row.classification in DIVERGED for mark in marks)
-    summary = f"{title}: {len(marks)} tensors, {over} diverge"
+    summary = f"{title}: {counted(len(marks), 'tensor')}, {over} of them divergent"
     if errors:
         (low, low_at), (high, high_at) = min(errors), max(errors)
         summary += f"; least error {small(low)} at {low_at}, largest {small(high)} at {high_at}"
@@ -177,11 +169,12 @@ def _layers(rows: Sequence[DiffRow], frame: Frame, step: float) -> Iterator[str]
 
 
 def _ends(marks: Sequence[Mark], frame: Frame) -> Iterator[str]:
-    """The first and the last layer below a panel."""
-    layers = [(mark.x, mark.row) for mark in marks]
-    for x, row in (layers[0], layers[-1]) if len(layers) > 1 else layers:
-        text = "model" if row.key[1] is None else f"layer {row.key[1]}"
-        x = min(max(x, frame.left + 16), frame.right - 18)
+    """The first and the last layer below a panel, or step, where there are several."""
+    steps = len({mark.row.key[0] for mark in marks}) > 1
+    for mark in (marks[0], marks[-1]) if len(marks) > 1 else marks:
+        step, layer, _ = mark.row.key
+        text = f"step {step}" if steps else "model" if layer is None else f"layer {layer}"
+        x = min(max(mark.x, frame.left + 16), frame.right - 18)
         yield f'<text class="tick" x="{place(x)}" y="{place(frame.bottom + 30)}" text-anchor="middle">{text}</text>'
 
 

@@ -60,6 +60,4 @@ def level(row: DiffRow) -> str:
 
 def class_rules() -> str:
     """The colours of the classes as CSS custom properties, from the table that the graph's pictures use."""
-    return "".join(
-        f".is-{cls.name.lower()}{{--bar:{cls.bar};--tint:light-dark({cls.light},{cls.dark})}}\n" for cls in CLASSES
-    )
+    return "".join(f".is-{cls.name.lower()}{{--bar:{cls.bar};--tint:light-dark({cls.light},{cls.dark})}}\n" for cls in CLASSES)

@@ -16,8 +16,8 @@
     const verdict = names.includes("verdict") ? textOf(row, "verdict") : "";
     const error = textOf(row, "error");
     const limit = textOf(row, "limit");
-    return [textOf(row, "tensor"), wordsOf(row), verdict, error && `error ${error}, limit ${limit}`, textOf(row, "why")]
-      .filter(Boolean).join("; ");
+    const why = textOf(row, "why").replace(/^NMSE [^;]*;? ?/, ""); // the error is said already
+    return [textOf(row, "tensor"), wordsOf(row), verdict, error && `error ${error}, limit ${limit}`, why].filter(Boolean).join("; ");
   };
 
   const select = (row) => {
@@ -45,16 +45,28 @@
   };
 
   // -- the tip ------------------------------------------------------------------------------------------------------
-  const showTip = (row, x, y) => {
-    tip.textContent = say(row);
-    tip.hidden = false;
+  // Where a key has brought the tip, it goes along with ``anchor`` when the page scrolls.
+  let anchor = null;
+  const placeTip = (x, y) => {
     const box = tip.getBoundingClientRect();
     tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 4))}px`;
     tip.style.top = `${y + 18 + box.height > innerHeight ? y - box.height - 12 : y + 18}px`;
   };
+  const placeAtAnchor = () => {
+    const box = anchor.getBoundingClientRect();
+    placeTip(box.left, box.bottom - 12);
+  };
+  const showTip = (row, at) => {
+    tip.textContent = say(row);
+    tip.hidden = false;
+    anchor = at instanceof Element ? at : null;
+    if (anchor) placeAtAnchor(); else placeTip(at.clientX, at.clientY);
+  };
   const hideTip = () => { tip.hidden = true; };
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
-  document.addEventListener("scroll", hideTip, { capture: true, passive: true });
+  document.addEventListener("scroll", () => {
+    if (anchor && !tip.hidden) placeAtAnchor(); else hideTip();
+  }, { capture: true, passive: true });
 
   // -- the maps: a grid with one tab stop ---------------------------------------------------------------------------
   const bindMap = (table) => {
@@ -63,10 +75,7 @@
     if (!at) return;
     at.tabIndex = 0;
     const place = (cell) => [cell.parentNode.rowIndex - 1, cell.cellIndex - 1];
-    const show = () => {
-      const box = at.getBoundingClientRect();
-      showTip(at.dataset.row, box.left, box.bottom - 12);
-    };
+    const show = () => showTip(at.dataset.row, at);
     const move = (cell) => {
       at.tabIndex = -1;
       at = cell;
@@ -104,7 +113,7 @@
     table.addEventListener("focusout", hideTip);
     table.addEventListener("pointerover", (event) => {
       const cell = event.target.closest("td[data-row]");
-      if (cell) showTip(cell.dataset.row, event.clientX, event.clientY); else hideTip();
+      if (cell) showTip(cell.dataset.row, event); else hideTip();
     });
     table.addEventListener("pointerleave", hideTip);
     table.addEventListener("click", (event) => {
@@ -133,8 +142,7 @@
       item.cursor.setAttribute("cx", x);
       item.cursor.setAttribute("cy", y);
       item.cursor.setAttribute("visibility", "visible");
-      const box = item.cursor.getBoundingClientRect();
-      showTip(row, box.left, box.bottom);
+      showTip(row, item.cursor);
       if (spoken) one("#status").textContent = say(row);
       return row;
     };

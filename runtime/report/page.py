@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from aprgraph.runtime.blame import Blame
 from aprgraph.runtime.diff.classify import FirstDivergence
@@ -46,7 +45,6 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame
     one tensor that is shown element by element. Raises TraceError, naming the file, if that one has been damaged since.
     """
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
-    from markupsafe import Markup  # noqa: PLC0415
 
     style = _resource("page.css") + class_rules() + graph_rules()
     script = _resource("page.js")
@@ -59,12 +57,12 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame
     graph = draw_suspects(report, regions, trace_a, trace_b)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     page: str = environment.from_string(_resource("page.html.jinja")).render(
-        style=Markup(style),
-        script=Markup(script),
+        style=style,
+        script=script,
         policy=_policy(style, script),
         headline=report.verdict if blame is None else blame.sentence,
         verdict=None if blame is None else report.verdict,
-        outcome=_OUTCOMES[report.exit_code],
+        outcome=_outcome(report, blame),
         report=report,
         facts=list(_facts(report, trace_a, trace_b, blame)),
         notes=list(_notes(report, blame)),
@@ -81,11 +79,11 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame
         maps=make_maps(report, current),
         glyphs={row.mark: row.meaning for row in rows},
         levels=list(enumerate(LEVEL_TEXTS)),
-        overview=Markup(draw_overview(report)),
-        panels=[Markup(panel.svg) for panel in draw_panels(report, blame)],
+        overview=draw_overview(report),
+        panels=draw_panels(report, blame),
         blamed=blame is not None,
         graph=graph if isinstance(graph, str) else None,
-        graph_svg=Markup(graph.svg) if isinstance(graph, SuspectGraph) else None,
+        graph_svg=graph.svg if isinstance(graph, SuspectGraph) else None,
         graph_note=graph.note if isinstance(graph, SuspectGraph) else "",
         tensor=_tensor(guilty) if isinstance(guilty, Guilty) else None,
         no_tensor=guilty if isinstance(guilty, str) else "",
@@ -115,11 +113,17 @@ def _facts(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | No
     yield "tokens", "not known" if tokens is None else f"{len(tokens):,}"
     yield "profile", f"{report.profile}, tolerances version {TABLE_VERSION}"
     yield "tensors", ", ".join(f"{count:,} {name.value}" for name, count in report.counts.items()) or "none"
-    yield "exit code", f"{report.exit_code}, {_OUTCOMES[report.exit_code]}"
+    yield "exit code", f"{report.exit_code}, {_outcome(report, blame)}"
     if blame is not None:
         yield "model", blame.a.model
         for side, audit in (("A", blame.a), ("B", blame.b)):
             yield f"replay of {side}", f"{counted(audit.replayed, 'tensor')}, profile {audit.profile}"
+
+
+def _outcome(report: DiffReport, blame: Blame | None) -> str:
+    if report.diverged or blame is None or not (blame.a.wrong or blame.b.wrong):
+        return _OUTCOMES[report.exit_code]
+    return "a side is wrong"
 
 
 def _notes(report: DiffReport, blame: Blame | None) -> Iterator[str]:
@@ -173,12 +177,11 @@ class _Tensor:
     column_name: str
     block: str
     words: list[str]
-    histograms: list[tuple[list[tuple[int, str]], Any]]
+    histograms: list[tuple[list[tuple[int, str]], str]]
     is_ids: bool
 
 
 def _tensor(guilty: Guilty) -> _Tensor:
-    from markupsafe import Markup  # noqa: PLC0415
 
     shown = make_tensor_map(guilty.a, guilty.b, guilty.pair.position_axis)
     a, b, apart = make_histograms(guilty.a, guilty.b)
@@ -205,8 +208,8 @@ def _tensor(guilty: Guilty) -> _Tensor:
         block=block,
         words=list(_worst_places(guilty)),
         histograms=[
-            (sides, Markup(draw_histograms((a, b), "Histogram of both sides"))),
-            (difference, Markup(draw_histograms((apart,), "Histogram of the difference"))),
+            (sides, draw_histograms((a, b), "Histogram of both sides")),
+            (difference, draw_histograms((apart,), "Histogram of the difference")),
         ],
         is_ids=guilty.is_ids,
     )

@@ -62,7 +62,7 @@ def make_columns(blame: Blame | None) -> tuple[Column, ...]:
         Column("NaN+Inf A/B", lambda row: _of(row, lambda m: f"{m.nan_a + m.inf_a}/{m.nan_b + m.inf_b}"), numeric=True, short=True),
         Column("rms A", lambda row: _of(row, lambda m: small(m.rms_a)), numeric=True, short=blame is None),
         Column("rms B", lambda row: _of(row, lambda m: small(m.rms_b)), numeric=True, short=blame is None),
-        Column("why", lambda row: row.reason or ""),
+        Column("why", _why),
         *replayed,
     )
 
@@ -91,8 +91,13 @@ def _of(row: DiffRow, text: Callable[[TensorMetrics], str]) -> str:
 
 def _error(row: DiffRow) -> str:
     if isinstance(row.metrics, IndexMetrics):
-        return f"{row.metrics.share:.3g} of ids"
+        return f"{row.error:.3g} of ids"
     return small(row.error)
+
+
+def _why(row: DiffRow) -> str:
+    limit = f"limit by {row.override}" if row.override else None
+    return "; ".join(filter(None, (row.reason, row.remark, limit)))
 
 
 def _worst(axis: Concentration | None) -> str:

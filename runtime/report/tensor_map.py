@@ -98,8 +98,11 @@ def _wrapped(a: F32, b: F32) -> TensorMap:
     width = max(1, min(a.size, math.isqrt(2 * a.size)))
     lines = -(-a.size // width)
     whole = a.size // width
-    top = _pool(*(side[: whole * width].reshape(1, whole, 1, width) for side in (a, b)), lines=lines) if whole else None
-    cells = np.zeros(_size(lines, width)) if top is None else top
+    if whole:
+        left, right = (side[: whole * width].reshape(1, whole, 1, width) for side in (a, b))
+        cells = _pool(left, right, lines)
+    else:
+        cells = np.zeros(_size(lines, width))
     if whole < lines:
         rest = np.abs(difference(*(side[whole * width :].astype(np.float64) for side in (a, b))))
         starts = _starts(width, cells.shape[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.diff.metrics import compare_tensors
+from aprgraph.runtime.diff.tolerance_table import markdown
 from aprgraph.runtime.diff.tolerances import PROFILES, check_profile, exceeds, find_tolerance, kind_of
 from tests.support.traces import Tensor, noisy, values
 
@@ -37,6 +40,14 @@ def test_an_unknown_profile_is_refused_with_those_there_are() -> None:
 
 def test_a_name_that_is_no_stage_is_held_to_what_a_matmul_is() -> None:
     assert kind_of("something_else") is StageKind.MATMUL
+
+
+def test_the_page_of_the_table_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "tolerances.md"
+    assert page.read_text(encoding="utf-8") == markdown(), (
+        "run `python -m aprgraph.runtime.diff.tolerance_table > docs/tolerances.md`, and raise TABLE_VERSION if a number has changed"
+    )
+    assert all(f"## {profile}" in markdown() for profile in PROFILES)
 
 
 @pytest.mark.contract("DIFF-NOISE-1")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import itertools
 import re
 import subprocess
 import sys
@@ -140,7 +143,10 @@ def page(request: pytest.FixtureRequest, traces: Path, tmp_path_factory: pytest.
     if request.param == "blamed":
         return page_of(traces / "a", traces / "faulty", blame_b)
     if request.param == "bare":
-        sides = [write_bare(folder / side, {(1, "ffn_up"): values(4, 8, seed=seed), (None, "lm_head"): values(9)}) for side, seed in (("a", 1), ("b", 2))]
+        sides = [
+            write_bare(folder / side, {(1, "ffn_up"): values(4, 8, seed=seed), (None, "lm_head"): values(9)})
+            for side, seed in (("a", 1), ("b", 2))
+        ]
         return page_of(*sides)
     if request.param == "ids":
         ids = np.array([[0, 1], [2, 3], [1, 0]], np.float32)
@@ -186,9 +192,6 @@ def test_the_page_loads_nothing(page: str) -> None:
 
 
 def test_the_policy_allows_this_style_and_this_script_alone(page: str) -> None:
-    import base64
-    import hashlib
-
     root = read_page(page)
     policy = next(one.attributes["content"] for one in root.every("meta") if "http-equiv" in one.attributes)
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
@@ -218,7 +221,7 @@ def test_what_is_seen_has_words(page: str) -> None:
     levels = [int(one.tag[1]) for one in root.every() if re.fullmatch("h[1-6]", one.tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert {"header", "nav", "main", "footer"} <= {one.tag for one in root.every()}
 
 
@@ -239,7 +242,7 @@ def test_the_verdict_is_the_headline_and_all_rows_are_there(traces: Path) -> Non
     assert [row.every("th")[0].text for row in rows] == [row.label for row in report.rows]
     (matter,) = [table for table in root.every("table") if table.every("caption") and "that matter" in table.every("caption")[0].text]
     assert [row.every("th")[0].text for row in matter.every("tbody")[0].every("tr")] == [row.label for row in report.rows_that_matter()]
-    facts = [one.text for one in root.every("dl") if one.attributes.get("class") == "facts"][0]
+    facts = next(one.text for one in root.every("dl") if one.attributes.get("class") == "facts")
     for fact in (str(traces / "a"), str(traces / "other"), report.profile, "exit code", "1, diverged"):
         assert fact in facts
     assert "the graphs differ at %rope_angles" in root.every("header")[0].text
@@ -297,7 +300,9 @@ def test_the_graph_is_drawn_around_the_region(traces: Path) -> None:
     section = root.by_id("graph")
     (drawing,) = section.every("svg")
     drawn = {one.attributes["id"] for one in drawing.every("g") if one.attributes.get("class") == "node"}
-    assert {f"node-{name}" for name in ("rope_angles", "layer0.qkv_matmul", "layer0.q_post_rope", "layer0.k_post_rope", "layer0.attn_scores")} <= drawn
+    assert {
+        f"node-{name}" for name in ("rope_angles", "layer0.qkv_matmul", "layer0.q_post_rope", "layer0.k_post_rope", "layer0.attn_scores")
+    } <= drawn
     assert "node-lm_head" not in drawn
     assert not drawing.every("style")  # its rules would hold for the whole page; they stand in the page's own, confined
 
@@ -329,7 +334,7 @@ def test_blame_gives_the_headline_the_verdicts_and_the_local_errors(traces: Path
     gate = next(one for one in root.every("svg") if one.attributes.get("aria-label", "").startswith("ffn_gate along"))
     lines = {one.attributes["class"] for one in gate.every("path")}
     assert {"line apart", "line local-a", "line local-b", "limit"} <= lines
-    (region,) = [one for one in root.by_id("where").every("dl")]
+    (region,) = root.by_id("where").every("dl")
     assert "layer 1 ffn_norm" in region.text
 
 
@@ -342,7 +347,10 @@ def test_without_blame_there_is_no_local_error(traces: Path) -> None:
 def test_the_tensor_that_cannot_be_shown_is_explained(tmp_path: Path) -> None:
     write_trace(tmp_path / "a", {(0, "ffn_up"): values(3, 8)})
     write_trace(tmp_path / "b", {(0, "ffn_up"): values(3, 9)})
-    assert "cannot be shown element by element: A is 3 x 8, B is 3 x 9." in read_page(page_of(tmp_path / "a", tmp_path / "b")).by_id("tensor").text
+    assert (
+        "cannot be shown element by element: A is 3 x 8, B is 3 x 9."
+        in read_page(page_of(tmp_path / "a", tmp_path / "b")).by_id("tensor").text
+    )
 
 
 def test_two_files_of_other_stages(tmp_path: Path) -> None:
@@ -390,7 +398,11 @@ def test_the_same_comparison_gives_the_same_bytes(traces: Path, tmp_path: Path) 
     )
     path = tmp_path / "elsewhere.html"
     arguments = [str(traces / "a"), str(traces / "other"), str(path)]
-    subprocess.run([sys.executable, "-P", "-c", code, *arguments] if sys.version_info >= (3, 11) else [sys.executable, "-c", code, *arguments], check=True, cwd=tmp_path)
+    subprocess.run(
+        [sys.executable, "-P", "-c", code, *arguments] if sys.version_info >= (3, 11) else [sys.executable, "-c", code, *arguments],
+        check=True,
+        cwd=tmp_path,
+    )
     assert path.read_text(encoding="utf-8") == once
 
 

@@ -16,7 +16,6 @@ import pytest
 
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.report import write_page
-from aprgraph.runtime.trace import Trace
 from tests.support.traces import trace_model
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -43,7 +42,15 @@ const report = () => {
 def browse(page: Path, folder: Path, *options: str) -> tuple[str, list[str]]:
     """The page's DOM once its scripts have run, and what was on the console."""
     assert BROWSER is not None
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
     command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr"]
     command += ["--virtual-time-budget=4000", "--window-size=1280,900", *options, "--dump-dom", page.as_uri()]
     environment = {**os.environ, "HOME": str(folder)}
@@ -54,7 +61,9 @@ def browse(page: Path, folder: Path, *options: str) -> tuple[str, list[str]]:
 def ask(page: Path, folder: Path, script: str, *options: str) -> Any:
     """What ``script`` finds in the page. It runs in a copy without the policy, which would forbid it."""
     text = page.read_text(encoding="utf-8")
-    text = re.sub(r"<meta http-equiv[^>]*>", "", text, count=1).replace("</body>", f"<script>{{{_HELPERS}{script}\nreport();}}</script></body>")
+    text = re.sub(r"<meta http-equiv[^>]*>", "", text, count=1).replace(
+        "</body>", f"<script>{{{_HELPERS}{script}\nreport();}}</script></body>"
+    )
     copy = folder / "asked.html"
     copy.write_text(text, encoding="utf-8")
     dom, console = browse(copy, folder, *options)
@@ -233,7 +242,9 @@ const choose = (value) => {
 
 
 def test_all_text_has_contrast_in_light_and_dark(page: Path, tmp_path: Path) -> None:
-    script = _CONTRAST + 'choose("light"); found.light = checked(); choose("dark"); found.dark = checked(); choose(""); found.auto = checked();'
+    script = (
+        _CONTRAST + 'choose("light"); found.light = checked(); choose("dark"); found.dark = checked(); choose(""); found.auto = checked();'
+    )
     found = ask(page, tmp_path, script)
     for look in ("light", "dark", "auto"):
         assert found[look]["texts"] > 500
@@ -244,13 +255,18 @@ def test_all_text_has_contrast_in_light_and_dark(page: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("width", [420, 1280])
 def test_nothing_but_its_scrolling_parts_is_wider_than_the_window(page: Path, tmp_path: Path, width: int) -> None:
-    framed = (
-        "const frame = document.createElement('iframe'); frame.style.cssText = 'border:0;height:900px;width:%dpx';"
-        "frame.srcdoc = document.documentElement.outerHTML.replace(/<script>[^]*<\\/script>/, '');"
-        "document.body.replaceChildren(frame);"
-        "frame.onload = () => { const root = frame.contentDocument.documentElement;"
-        "found.width = root.scrollWidth; found.shown = root.clientWidth; report(); };"
-    ) % width
+    framed = f"""
+        const frame = document.createElement("iframe");
+        frame.style.cssText = "border: 0; height: 900px; width: {width}px";
+        frame.srcdoc = document.documentElement.outerHTML.replace(/<script>[^]*<\\/script>/, "");
+        document.body.replaceChildren(frame);
+        frame.onload = () => {{
+          const root = frame.contentDocument.documentElement;
+          found.width = root.scrollWidth;
+          found.shown = root.clientWidth;
+          report();
+        }};
+        """
     text = page.read_text(encoding="utf-8")
     text = re.sub(r"<meta http-equiv[^>]*>", "", text, count=1).replace("</body>", f"<script>{{{_HELPERS}{framed}}}</script></body>")
     (tmp_path / "framed.html").write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import tracemalloc
 import zlib
@@ -114,7 +115,7 @@ def test_the_picture_shows_the_numbers() -> None:
 
 def test_the_scale_is_ordered_and_its_ends_are_apart() -> None:
     luminance = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in make_palette()[FIRST : LAST + 1]]
-    assert all(after >= before - 0.5 for before, after in zip(luminance, luminance[1:], strict=False))
+    assert all(after >= before - 0.5 for before, after in itertools.pairwise(luminance))
     assert luminance[-1] - luminance[0] > 150
 
 

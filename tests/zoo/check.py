@@ -45,6 +45,11 @@ class Result:
     values: Finding
     blame: Finding
 
+    @property
+    def found(self) -> bool:
+        """Whether both levels found it."""
+        return self.values.missed is None and self.blame.missed is None
+
     def __str__(self) -> str:
         return f"{self.fault}, {self.family}, {self.place}: values {self.values.missed or 'found'}; blame {self.blame.missed or 'found'}"
 

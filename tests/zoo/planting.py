@@ -89,12 +89,12 @@ class Fault:
     """A named mistake of an engine, and where it can be in a model; ``sites`` is empty where it cannot.
 
     ``kind`` is "graph" (another computation), "weights" (a tensor read or stored otherwise), "kernel" (an op that computes
-    otherwise) or "input". ``variant`` is that of the models in which it shows.
+    otherwise) or "input". ``variants`` are those of the models in which it shows: it is planted in each.
     """
 
     name: str
     kind: str
     summary: str
     sites: Callable[[Subject], Sequence[Site]]
-    variant: str = "plain"
+    variants: tuple[str, ...] = ("plain",)
     families: tuple[str, ...] | None = None

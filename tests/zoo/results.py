@@ -14,7 +14,7 @@ from tests.zoo.check import Result, Right, check
 from tests.zoo.faults import FAULTS
 from tests.zoo.planting import Fault, Site
 from tests.zoo.runs import MemoryTrace, run
-from tests.zoo.subjects import FAMILIES, TOKENS, VARIANTS, Subject, subject
+from tests.zoo.subjects import TOKENS, Subject, subject
 
 #: Families whose right runs, where models are plain, are the compiled kernels'; the others' are float32 NumPy's.
 COMPILED = ("llama", "qwen2moe")
@@ -36,34 +36,38 @@ _SEEDS = (1, 2, 3, 4, 5)
 _BY_NAME = {fault.name: fault for fault in FAULTS}
 
 
-def sites_of(fault: Fault, family: str) -> tuple[Site, ...]:
-    """Where a fault can be in a family; none if it cannot."""
+@cache
+def cases_of(fault: Fault, family: str) -> tuple[tuple[Subject, Site], ...]:
+    """Where a fault can be in a family, and in which model; nowhere if it cannot."""
     if fault.families is not None and family not in fault.families:
         return ()
-    return tuple(fault.sites(subject(family, fault.variant)))
+    models = [subject(family, variant) for variant in fault.variants]
+    return tuple((model, site) for model in models for site in fault.sites(model))
 
 
 @cache
 def faults_of(family: str) -> tuple[Fault, ...]:
     """The faults that a family can have."""
-    return tuple(fault for fault in FAULTS if sites_of(fault, family))
+    return tuple(fault for fault in FAULTS if cases_of(fault, family))
 
 
 @cache
 def results_of(family: str, name: str) -> tuple[Result, ...]:
     """The results of one fault at each of its places."""
     fault = _BY_NAME[name]
-    right = _right(subject(family, fault.variant), None)
-    return tuple(check(fault, site, right) for site in sites_of(fault, family))
+    return tuple(check(fault, site, _right(model, None)) for model, site in cases_of(fault, family))
 
 
 @cache
 def sparse_results_of(family: str) -> tuple[Result, ...]:
     """The results of one fault with few taps."""
     fault = _BY_NAME[SPARSE_FAULTS[family]]
-    model = subject(family, fault.variant)
-    right = _right(model, parse_plan(SPARSE_TAPS, f"0..{model.model.hyperparameters.layers}"))
-    return tuple(check(fault, site, right) for site in sites_of(fault, family))
+    return tuple(check(fault, site, _right(model, _few_taps(model))) for model, site in cases_of(fault, family))
+
+
+@cache
+def _few_taps(model: Subject) -> Plan:
+    return parse_plan(SPARSE_TAPS, f"0..{model.model.hyperparameters.layers}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class NoiseResult:
 def noise_results_of(family: str) -> tuple[NoiseResult, ...]:
     """Runs without a fault, compared with each other, in every variant that a fault of the family needs."""
     found = []
-    for variant in dict.fromkeys(["plain", *(fault.variant for fault in faults_of(family))]):
+    for variant in dict.fromkeys(["plain", *(variant for fault in faults_of(family) for variant in fault.variants)]):
         model = subject(family, variant)
         traces: list[tuple[str, Trace]] = [
             (f"seed {seed}", run(model, seed).trace(f"seed {seed}")) for seed in (_SEEDS if variant == "plain" else _SEEDS[:2])
@@ -117,11 +121,3 @@ def _kernels(model: Subject) -> MemoryTrace:
     assert trace.info is not None
     tensors = {entry.key: (entry.node or "", trace.load(entry)) for entry in trace.entries}
     return MemoryTrace("kernels", model.graph, tensors, trace.info)
-
-
-def all_families() -> tuple[str, ...]:
-    """The families, in the order of the table."""
-    return tuple(FAMILIES)
-
-
-assert all(fault.variant in VARIANTS for fault in FAULTS)

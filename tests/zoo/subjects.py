@@ -58,7 +58,7 @@ _POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 @dataclass(frozen=True)
 class Variant:
     """How a model differs from the plain one of its family: ``options`` of ``write_tiny_model``, then ``scales`` (the tensors
-    whose names end so, times a power of two), then ``edit`` of the tensors by name. ``steps`` are run.
+    whose names end so, times a number), then ``edit`` of the tensors by name. ``steps`` are run.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -75,13 +75,22 @@ def _tie_experts(model: Model, tensors: dict[str, F32]) -> None:
             rows[:] = rows[np.arange(experts.count) // (experts.used + 1)]
 
 
+def _with_large_scores(layer: int) -> Variant:
+    """Scores beyond 88.7 in one layer, whose exp a float32 cannot hold.
+
+    Not much beyond, and in one layer alone: a softmax multiplies the relative noise of scores by their size.
+    """
+    factors = {"attn_q_norm.weight": 48, "attn_q.weight": 35, "attn_q.bias": 35, "attn_qkv.weight": 6.1}
+    return Variant({"seed": 13}, {f"blk.{layer}.{ending}": factor for ending, factor in factors.items()})
+
+
+#: The variants whose scores are large, by layer.
+LARGE_SCORES = ("large scores in layer 0", "large scores in layer 1", "large scores in layer 2")
 VARIANTS: Mapping[str, Variant] = {
     "plain": Variant(),
     "generating": Variant(steps=STEPS),
     # Hidden states of trained models are small in the first layers (rms about 0.01): there, eps counts.
     "faint": Variant(scales={"token_embd.weight": 2**-6, **dict.fromkeys((*_OUTPUTS, *_POST_NORMS), 2**-6)}),
-    # Scores beyond 88.7, whose exp a float32 cannot hold.
-    "large scores": Variant(scales={"attn_q_norm.weight": 2**6, "attn_q.weight": 2**6, "attn_q.bias": 2**6, "attn_qkv.weight": 2**3}),
     # Activations of the FFN beyond 65504, the largest float16.
     "large activations": Variant(scales={"ffn_up.weight": 2**17, "ffn_up_exps.weight": 2**17}),
     # Block scales below 2^-14, float16's smallest normal number.
@@ -91,6 +100,7 @@ VARIANTS: Mapping[str, Variant] = {
     "frequency factors": Variant({"rope_freqs": True}),
     "long and short": Variant({"rope_long_and_short": True, "original_context": 16}),
     "yarn": Variant({"rope_yarn_factor": 4.0, "original_context": 16, "context": 64}),
+    **{name: _with_large_scores(layer) for layer, name in enumerate(LARGE_SCORES)},
 }
 
 

@@ -11,7 +11,7 @@ from aprgraph.graph.ops.attention import attention_mask
 from tests.zoo.faults.patches import reading, then, with_attrs
 from tests.zoo.faults.places import each_layer
 from tests.zoo.planting import Call, Fault, Patch
-from tests.zoo.subjects import Subject
+from tests.zoo.subjects import LARGE_SCORES, Subject
 
 #: From a right mask [n, t] to a wrong one.
 Mask = Callable[[Array], Array]
@@ -103,6 +103,10 @@ def _overflowing_softmax(call: Call) -> Array:
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
+def _has_large_scores(subject: Subject, layer: int) -> bool:
+    return subject.variant == LARGE_SCORES[layer]
+
+
 def _unnormalised_softmax(call: Call) -> Array:
     mask = _mask_of(call, lambda mask: mask)
     shifted = np.where(mask, call.operands[0], -np.inf)
@@ -163,7 +167,7 @@ FAULTS = (
     ),
     Fault(
         "softmax overflows", "kernel", "exp without the largest score subtracted: Inf / Inf where scores are beyond 88.7.",
-        each_layer({"attn_softmax": _overflowing_softmax}, "attn_softmax"), variant="large scores",
+        each_layer({"attn_softmax": _overflowing_softmax}, "attn_softmax", when=_has_large_scores), variants=LARGE_SCORES,
     ),
     Fault(
         "softmax not normalised", "kernel", "exp without the division by the sum.",

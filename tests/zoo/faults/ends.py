@@ -57,7 +57,7 @@ FAULTS = (
     ),
     Fault(
         "stale token", "input", "The first decoded step gets a token of the prompt in place of the one that was generated.",
-        once({"layer0.embedding": reading(0, lambda call: np.array(TOKENS[-2:-1]))}, "embedding", steps=range(1, 2)), variant="generating",
+        once({"layer0.embedding": reading(0, lambda call: np.array(TOKENS[-2:-1]))}, "embedding", steps=range(1, 2)), variants=("generating",),
     ),
     Fault("logits of another position", "kernel", "The head reads the last position but one.", once({"last_position": lambda call: call.operands[0][-2:-1]}, "lm_head")),
     Fault("final norm forgotten", "graph", "The last hidden state goes to the head as it is.", once({"final_norm": left_out}, "final_norm")),

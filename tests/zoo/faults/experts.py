@@ -62,7 +62,7 @@ FAULTS = (
     ),
     Fault(
         "wrong expert on a tie", "kernel", "Of experts with equal scores the higher id is chosen.",
-        each_layer({"moe_router_indices": _highest_id}, "moe_router_indices"), variant="tied experts",
+        each_layer({"moe_router_indices": _highest_id}, "moe_router_indices"), variants=("tied experts",),
     ),
     Fault("smallest scores chosen", "kernel", "top-k sorts the other way.", each_layer({"moe_router_indices": _smallest}, "moe_router_indices")),
     Fault("router in bfloat16", "kernel", "Router scores are rounded to bfloat16.", each_layer({"moe_router_logits": then(_bfloat16)}, "moe_router_logits")),

@@ -62,7 +62,7 @@ FAULTS = (
     Fault("exact GELU", "kernel", "GELU by erf, where the model has the approximation with tanh.", _activation(_exact_gelu), families=("gemma3",)),
     Fault("no activation", "graph", "The gate is taken as it is.", _activation(lambda call: call.operands[0])),
     Fault("up forgotten", "graph", "act(gate) is not multiplied by up.", _product(lambda call: call.operands[0])),
-    Fault("float16 overflow", "kernel", "act(gate) · up is stored as float16: Inf beyond 65504.", _product(through(np.float16)), variant="large activations"),
+    Fault("float16 overflow", "kernel", "act(gate) · up is stored as float16: Inf beyond 65504.", _product(through(np.float16)), variants=("large activations",)),
     Fault(
         "tail of a tile", "kernel", "A kernel of four positions at a time leaves out those that are left.",
         either(each_layer({"moe_ffn_out": then(_tile_tail)}, "moe_ffn_out"), each_layer({"ffn_out": then(_tile_tail)}, "ffn_out")),

@@ -7,14 +7,20 @@ import numpy as np
 from aprgraph.graph.ops import Array
 from tests.zoo.faults.patches import left_out, reading, with_attrs
 from tests.zoo.faults.places import Sites, each_layer
-from tests.zoo.planting import Call, Fault, Patch
-
-_NORMS = ("attn_norm", "ffn_norm")
-
+from tests.zoo.planting import Call, Fault, Patch, Site
+from tests.zoo.subjects import Subject
 
 def _each_norm(patch: Patch) -> Sites:
-    """Either norm of a layer, each a place of its own."""
-    return lambda subject: [site for norm in _NORMS for site in each_layer({norm: patch}, norm)(subject)]
+    """The norm before attention in the first and the last layer, the one before the FFN in the middle one."""
+
+    def sites(subject: Subject) -> list[Site]:
+        middle = subject.layers[1]
+        before_attention = each_layer({"attn_norm": patch}, "attn_norm", when=lambda _, layer: layer != middle)
+        before_ffn = each_layer({"ffn_norm": patch}, "ffn_norm", when=lambda _, layer: layer == middle)
+        first, last = before_attention(subject)
+        return [first, *before_ffn(subject), last]
+
+    return sites
 
 
 def _centred(call: Call) -> Array:
@@ -49,7 +55,7 @@ FAULTS = (
     ),
     Fault("norm of q over the row", "kernel", "The norm of q takes one root mean square for all heads.", each_layer({"q_norm": _over_the_row}, "q_norm")),
     Fault(
-        "eps ten times too small", "graph", "RMSNorm adds 1e-6 (Llama 1) in place of 1e-5 (Llama 2).", _each_norm(with_attrs(eps=1e-6)), variant="faint",
+        "eps ten times too small", "graph", "RMSNorm adds 1e-6 (Llama 1) in place of 1e-5 (Llama 2).", _each_norm(with_attrs(eps=1e-6)), variants=("faint",),
     ),
     Fault("LayerNorm for RMSNorm", "kernel", "The mean is subtracted before the norm.", _each_norm(reading(0, _centred))),
     Fault(

@@ -110,20 +110,20 @@ FAULTS = (
     ),
     Fault(
         "frequency factors forgotten", "graph", "RoPE without the factors of Llama 3.1 (rope_freqs.weight).",
-        _all_angles(lambda call: call.compute(call.operands[:1])), variant="frequency factors", families=("llama",),
+        _all_angles(lambda call: call.compute(call.operands[:1])), variants=("frequency factors",), families=("llama",),
     ),
     Fault(
         "long factors for a short text", "graph", "LongRoPE's second set of factors for a text within the original context.",
-        _all_angles(reading(1, lambda call: call.subject.weight("rope_factors_long.weight"))), variant="long and short", families=("phi3",),
+        _all_angles(reading(1, lambda call: call.subject.weight("rope_factors_long.weight"))), variants=("long and short",), families=("phi3",),
     ),
     Fault(
         "YaRN's magnitude forgotten", "graph", "cos and sin without YaRN's factor 0.1 · ln(s) + 1.",
-        _all_angles(with_attrs(magnitude=1.0)), variant="yarn", families=("qwen2", "qwen3"),
+        _all_angles(with_attrs(magnitude=1.0)), variants=("yarn",), families=("qwen2", "qwen3"),
     ),
     Fault("q and k rows permuted", "weights", "Rows of q and k are reordered for RoPE of neighbours in a family that has none.", _q_and_k(_permuted_rows), families=_OTHER_FILES),
     Fault("q and k rows not permuted", "weights", "Rows of q and k are in the order from before conversion.", _q_and_k(_unpermuted_rows), families=_PERMUTED_FILES),
     Fault(
         "decoding one position late", "graph", "RoPE of generated tokens counts one position too many.",
-        once(dict.fromkeys(_ANGLES, _shifted(1)), *_ROTATED, steps=_DECODED), variant="generating",
+        once(dict.fromkeys(_ANGLES, _shifted(1)), *_ROTATED, steps=_DECODED), variants=("generating",),
     ),
 )  # fmt: skip

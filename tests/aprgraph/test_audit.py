@@ -1,0 +1,101 @@
+"""`aprgraph audit` at the command line and from Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import aprgraph
+from tests.support.blame import TOKENS, bare, spoil, traced
+from tests.support.cli import fails, run_cli
+from tests.support.traces import noisy
+
+Tiny = Callable[..., Path]
+
+
+@pytest.fixture
+def spoilt(tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A model, and a trace of it in which layer 1 ffn_gate is off."""
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model()
+    trace = traced(tmp_path / "theirs", model)
+    spoil(trace, "ffn_gate", 1, lambda values: noisy(values, 1e-2))
+    return model, trace.directory
+
+
+def test_the_sentence_comes_first_and_then_what_is_wrong(spoilt: tuple[Path, Path]) -> None:
+    result = run_cli("audit", "theirs", "--model", spoilt[0])
+    assert (result.code, result.err) == (1, "")
+    lines = result.out.splitlines()
+    assert lines[0].startswith("Wrong at layer 1 ffn_gate (local error 1.0e-04) and layer 1 ffn_silu (local error ")
+    assert lines[2].split() == ["tensor", "local", "error", "limit", "replayed", "from", "why"]
+    assert lines[4].split()[:6] == ["WRONG", "layer", "1", "ffn_gate", lines[4].split()[4], "1e-11"]
+    assert "layer 1 ffn_norm" in lines[4]
+    assert lines[-1] == "2 of 35 tensors shown; --all prints every one"
+    everything = run_cli("audit", "theirs", "--model", spoilt[0], "--all").out.splitlines()
+    assert len(everything) == 4 + 35
+
+
+def test_json(spoilt: tuple[Path, Path]) -> None:
+    result = run_cli("audit", "theirs", "--model", spoilt[0], "--json")
+    document = json.loads(result.out)
+    assert (document["format"], document["version"], document["exit_code"], result.code) == ("aprgraph-audit", 1, 1, 1)
+    assert [one["label"] for one in document["tensors"] if one["state"] == "WRONG"] == ["layer 1 ffn_gate", "layer 1 ffn_silu"]
+    gate = next(one for one in document["tensors"] if one["label"] == "layer 1 ffn_gate")
+    assert (gate["region"], gate["weights"], gate["sources"]) == (["layer1.ffn_gate"], ["blk.1.ffn_gate.weight"], [[0, 1, "ffn_norm"]])
+
+
+def test_suggest_and_repro(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
+    model, _ = spoilt
+    result = run_cli("audit", "theirs", "--model", model, "--suggest")
+    assert (result.code, result.out) == (1, "nothing: what is wrong is one stage\n")
+    result = run_cli("audit", "theirs", "--model", model, "--repro", "guilty")
+    assert (result.code, result.err) == (1, "layer 1 ffn_gate alone: python guilty/repro.py\n")
+    assert (tmp_path / "guilty/repro.py").is_file()
+    assert "is not an empty folder" in fails("audit", "theirs", "--model", model, "--repro", "guilty")
+    few = traced(tmp_path / "few", model, taps="ffn_norm,ffn_out")
+    spoil(few, "ffn_out", 1, lambda values: noisy(values, 1e-2))
+    result = run_cli("audit", "few", "--model", model, "--suggest")
+    assert (result.code, result.out) == (1, "--taps ffn_norm,ffn_gate,ffn_up,ffn_silu,ffn_swigl,ffn_out --layers 1..2\n")
+
+
+def test_a_trace_without_a_manifest(spoilt: tuple[Path, Path]) -> None:
+    model, directory = spoilt
+    bare(aprgraph.Trace.open(directory))
+    assert "the tokens of theirs are not known" in run_cli("audit", "theirs", "--model", model).out
+    result = run_cli("audit", "theirs", "--model", model, "--tokens", ",".join(map(str, TOKENS)))
+    assert "note:" not in result.out
+    assert result.code == 1
+
+
+def test_hyperparameters_can_be_put_right(tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose metadata are wrong: with the key replaced, the trace is right."""
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model()
+    override = ["--override-kv", "llama.rope.freq_base=float:500000"]
+    assert run_cli("run", model, "--target", "reference", "--taps", "all", "--tokens", "1,2,3", "-o", "theirs", *override).code == 0
+    assert run_cli("audit", "theirs", "--model", model).code == 1
+    assert run_cli("audit", "theirs", "--model", model, *override).code == 0
+
+
+def test_from_python(spoilt: tuple[Path, Path]) -> None:
+    found = aprgraph.audit("theirs", spoilt[0])
+    assert [local.label for local in found.wrong] == ["layer 1 ffn_gate", "layer 1 ffn_silu"]
+    report = aprgraph.diff("theirs", traced(spoilt[1].parent / "ours", spoilt[0]), model=spoilt[0])
+    assert report.headline.startswith("A is wrong at layer 1 ffn_gate")
+
+
+def test_errors(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
+    model, _ = spoilt
+    assert "no such file or directory" in fails("audit", "nowhere", "--model", model)
+    assert "nowhere.gguf" in fails("audit", "theirs", "--model", "nowhere.gguf")
+    assert "names other tokens" in fails("audit", "theirs", "--model", model, "--tokens", "1,2")
+    assert "unknown tolerance profile 'loose'" in fails("audit", "theirs", "--model", model, "--profile", "loose")
+    assert "nothing reads this key" in fails("audit", "theirs", "--model", model, "--override-kv", "llama.nonsense=int:1")
+    result = run_cli("audit", "theirs")
+    assert (result.code, "--model" in result.err) == (2, True)
+    (tmp_path / "empty").mkdir()
+    assert "holds neither a manifest" in fails("audit", "empty", "--model", model)

@@ -1,0 +1,137 @@
+"""Two targets, rounds of few taps: the stage where they part, in whatever layer it is and however little room there is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aprgraph
+from aprgraph.api import CompiledModel
+from aprgraph.bisect import Bisection, bisect
+from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.model import load_model
+from aprgraph.graph.plan import Plan
+from tests.support.blame import TOKENS
+from tests.support.cli import fails, files_under, run_cli
+
+Tiny = Callable[..., Path]
+
+LAYERS = 7
+IDS = ",".join(map(str, TOKENS))
+
+
+def damaged(path: Path, copy: Path, tensor: str) -> Path:
+    """A copy of the model file with two elements of one tensor exchanged: what a loader with a bug would read."""
+    shutil.copyfile(path, copy)
+    info = load_model(path).tensor(tensor)
+    data = np.memmap(copy, np.float32, "r+", offset=info.offset, shape=info.dims)
+    data[[0, 1]] = data[[1, 0]]
+    data.flush()
+    return copy
+
+
+@pytest.fixture
+def models(tiny_model: Tiny, tmp_path: Path) -> Callable[[str], tuple[Path, CompiledModel, CompiledModel]]:
+    """``models(tensor)``: the model's file, the model, and the same with that tensor damaged; both interpreted."""
+
+    def make(tensor: str) -> tuple[Path, CompiledModel, CompiledModel]:
+        path = tiny_model(layers=LAYERS, format="F32")
+        other = damaged(path, tmp_path / "damaged.gguf", tensor)
+        right, wrong = (
+            aprgraph.load(file).compile("reference", tmp_path / f"{name}.aprg") for name, file in (("right", path), ("wrong", other))
+        )
+        return path, right, wrong
+
+    return make
+
+
+def search(path: Path, a: CompiledModel, b: CompiledModel, place: Path, room: int = 1 << 30) -> tuple[Bisection, list[tuple[Plan, int]]]:
+    announced: list[tuple[Plan, int]] = []
+    found = bisect(load_model(path), a, b, TOKENS, place, room=room, on_round=lambda plan, nbytes: announced.append((plan, nbytes)))
+    return found, announced
+
+
+@pytest.mark.contract("BLAME-BISECT-1")
+@pytest.mark.parametrize("layer", [0, 3, LAYERS - 1])
+@pytest.mark.parametrize(("tensor", "stage"), [("attn_q.weight", "qkv_matmul"), ("ffn_down.weight", "ffn_out")])
+@pytest.mark.parametrize("room", [1 << 30, 16_000])
+def test_the_stage_is_found(layer: int, tensor: str, stage: str, room: int, models: Callable[..., object], tmp_path: Path) -> None:
+    path, right, wrong = models(f"blk.{layer}.{tensor}")  # type: ignore[misc]
+    found, announced = search(path, right, wrong, tmp_path / "rounds", room)
+    assert found.report.blame is not None
+    first = found.report.blame.b.wrong[0]
+    assert first.key == (0, layer, stage)
+    assert found.report.blame.a.wrong == ()
+    assert found.sentence.startswith(f"B is wrong at layer {layer} {stage}")
+    assert all(nbytes <= room for _, nbytes in announced)
+    assert sum(len(data) for name, data in files_under(tmp_path / "rounds").items() if name.endswith(".bin")) <= room
+    assert [one.plan for one in found.rounds] == [plan for plan, _ in announced]
+    assert len(announced) <= (2 if room > 1 << 20 else 8)
+
+
+def test_the_head_is_found(models: Callable[..., object], tmp_path: Path) -> None:
+    path, right, wrong = models("output.weight")  # type: ignore[misc]
+    found, announced = search(path, wrong, right, tmp_path / "rounds")
+    assert found.sentence.startswith("A is wrong at lm_head")
+    assert len(announced) == 1
+
+
+def test_two_sides_that_are_alike(models: Callable[..., object], tmp_path: Path) -> None:
+    path, right, _ = models("output.weight")  # type: ignore[misc]
+    found, announced = search(path, right, right, tmp_path / "rounds")
+    assert found.report.exit_code == 0
+    assert found.sentence.startswith("Alike: all 9 compared tensors agree bit for bit")
+    assert len(announced) == 1
+
+
+def test_too_little_room(models: Callable[..., object], tmp_path: Path) -> None:
+    path, right, wrong = models("blk.1.ffn_down.weight")  # type: ignore[misc]
+    with pytest.raises(ComparisonError, match="of one layer take .* bytes on both sides, more than the room of 1,000"):
+        search(path, right, wrong, tmp_path / "rounds", 1000)
+    assert not (tmp_path / "rounds").exists()
+
+
+@pytest.mark.contract("BLAME-BISECT-1")
+def test_command(tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tiny_model(layers=LAYERS, format="F32")
+    other = damaged(path, tmp_path / "damaged.gguf", "blk.4.attn_output.weight")
+    assert run_cli("compile", other, "--target", "reference", "-o", "wrong.aprg").code == 0
+    result = run_cli("bisect", path, "--a", "wrong.aprg", "--b", "llvm", "--tokens", IDS, "--repro", "guilty", "-o", "kept")
+    assert result.code == 1
+    lines = result.out.splitlines()
+    assert lines[0].startswith("taps post_ffn_residual,final_norm,lm_head, layers 0..7: ")
+    assert lines[2].startswith("A is wrong at layer 4 attn_out (local error ")
+    assert "the last round's traces: kept/a and kept/b" in lines
+    assert result.err == "layer 4 attn_out of A alone: python guilty/repro.py\n"
+    assert (tmp_path / "guilty/repro.py").is_file()
+    assert (tmp_path / "kept/a/layer-4/attn_out.bin").is_file()
+    assert "is not an empty folder" in fails("bisect", path, "--a", "llvm", "--b", "reference", "--tokens", IDS, "-o", "kept")
+    document = json.loads(run_cli("bisect", path, "--a", "wrong.aprg", "--b", "reference", "--tokens", IDS, "--json").out)
+    assert [one["diverged"] > 0 for one in document["rounds"]] == [True, True]
+    assert (document["exit_code"], document["report"]["blame"]["sides"]["a"]["wrong"]) == (1, 1)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"damaged.gguf", "wrong.aprg", "guilty", "kept"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--a", "llvm", "--b", "vulkan"], "--b 'vulkan': expected llvm, cuda, reference, or the directory of an artifact"),
+        (["--a", "cuda:x", "--b", "llvm"], "--target 'cuda:x': expected a target alone, or cuda:N"),
+        (["--a", "llvm", "--b", "reference", "--room", "0"], "--room '0': expected a number of bytes, such as 500M or 2G"),
+        (["--a", "llvm", "--b", "reference", "--room", "many"], "--room 'many': expected a number of bytes, such as 500M or 2G"),
+        (["--a", "llvm", "--b", "reference", "--room", "1K", "--tokens", "1,2"], "more than the room of 1,000"),
+        (["--a", "llvm", "--b", "reference", "--tokens", "99999"], "99999"),
+        (["--a", "llvm", "--b", "reference", "--tokens", "1", "--prompt", "x"], "exclude each other"),
+        (["--a", "llvm", "--b", "reference", "--tokens", "1", "--profile", "loose"], "unknown tolerance profile 'loose'"),
+    ],
+)
+def test_errors(arguments: list[str], message: str, tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in fails("bisect", tiny_model(), *arguments)
+    assert list(tmp_path.iterdir()) == []

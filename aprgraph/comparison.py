@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.model import Model, load_model
 from aprgraph.runtime.blame import Audit, LocalError
 from aprgraph.runtime.blame import audit as _audit
@@ -41,9 +40,23 @@ def diff(
     report = _diff(a, b, **options)
     if model is None:
         return report
-    trace_a, trace_b = open_pair(a, b)
     given = {name: options[name] for name in ("profile", "tolerances") if name in options}
-    found = _blame(trace_a, trace_b, _loaded(model), report, tokens=tokens, progress=on_replay, **given)
+    return with_blame(report, *open_pair(a, b), _loaded(model), tokens=tokens, progress=on_replay, **given)
+
+
+def with_blame(
+    report: DiffReport,
+    a: Trace,
+    b: Trace,
+    model: Model,
+    *,
+    tokens: Sequence[int] | None = None,
+    profile: str | None = None,
+    tolerances: Sequence[str] = (),
+    progress: OnTensor | None = None,
+) -> DiffReport:
+    """``report`` of ``a`` and ``b`` with what a replay says of who is wrong. Raises AprgraphError."""
+    found = _blame(a, b, model, report, tokens=tokens, profile=profile, tolerances=tolerances, progress=progress)
     return replace(report, blame=found)
 
 
@@ -76,11 +89,11 @@ class Guilty:
     side: str | None = None
 
 
-def find_guilty(report: DiffReport, a: Trace, b: Trace) -> Guilty:
-    """The first stage that a side is wrong at. Raises ComparisonError where there is none."""
+def find_guilty(report: DiffReport, a: Trace, b: Trace) -> Guilty | None:
+    """The first stage that a replay found a side to be wrong at; None where there is none."""
     guilty = None if report.blame is None else guilty_of(report.blame)
     if guilty is None:
-        raise ComparisonError("--repro shows the stage that is wrong, and no replay found one; give --model, and tap more stages")
+        return None
     side, local = guilty
     return Guilty(local, a if side == "A" else b, side)
 
@@ -105,4 +118,4 @@ def _options(suspicion: Suspicion, traces: Sequence[Trace]) -> str | None:
     return None if plan is None else command_options(plan, suspicion.key[0])
 
 
-__all__ = ["Guilty", "audit", "diff", "find_guilty", "suggested_options", "suggested_options_of", "write_repro"]
+__all__ = ["Guilty", "audit", "diff", "find_guilty", "suggested_options", "suggested_options_of", "with_blame", "write_repro"]

@@ -70,7 +70,7 @@ def bisect(
     sides = (_open(loaded, "--a", a), _open(loaded, "--b", b))
     with place_for(output) as place:
         found = search(loaded.model, *sides, ids, place, room=limit, profile=profile, threads=threads, on_round=_announce(as_json))
-        if repro is not None and found.report.blame is not None:
+        if repro is not None:
             _write_repro(found, repro, loaded)
         if as_json:
             typer.echo(json.dumps(_document(found), indent=1, allow_nan=False))
@@ -123,6 +123,9 @@ def _write_repro(found: Bisection, directory: Path, loaded: LoadedModel) -> None
     from aprgraph.comparison import find_guilty, write_repro  # noqa: PLC0415
 
     guilty = find_guilty(found.report, found.a, found.b)
+    if guilty is None:
+        print("nothing to reproduce: no replay found a side wrong", file=sys.stderr)
+        return
     script = write_repro(directory, guilty.trace, loaded.model, guilty.local)
     print(f"{guilty.local.label} of {guilty.side} alone: python {script}", file=sys.stderr)
 

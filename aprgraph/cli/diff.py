@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aprgraph.cli.options import Override, Repro, ReplayTokens, Suggest
+from aprgraph.cli.progress import replaying
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from aprgraph.graph.model import Model
+    from aprgraph.runtime.blame import Blame
     from aprgraph.runtime.diff import DiffReport, DiffRow, FirstDivergence
 
 #: Columns of a table that goes to a file or a pipe, where nothing wraps it.
 _WIDE = 240
 _NAMES_SHOWN = 8
+_INTRODUCED_SHOWN = 12
 #: (least width of the terminal, number columns shown)
 _COLUMNS_FOR_WIDTH = ((155, 9), (115, 5), (0, 2))
 
@@ -50,33 +56,104 @@ def diff(
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", "-m", metavar="GGUF", help="The model that both are to be runs of: say which side is wrong.", show_default=False
+        ),
+    ] = None,
+    tokens: ReplayTokens = None,
+    override_kv: Override = None,
+    suggest: Suggest = False,
+    repro: Repro = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page that opens offline.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print every tensor, not only those around the first divergence.")] = False,
 ) -> None:
     """Compare two traces stage by stage, and name the first stage that differs.
 
     Prints a verdict, then the first divergent tensors with the nearest ones before and after them. Between those before
-    and the divergent one lies the cause: tap the stages there to narrow it down.
+    and the divergent one lies the cause: tap the stages there to narrow it down; --suggest prints the options for that.
+
+    The first to differ is not always wrong, nor is its side. With --model each stage of each side is computed again in float64
+    from what that side itself recorded, which says who is wrong, and where.
 
     \b
     Example:
       aprgraph run model.gguf --taps all --layers 0..30 -o good
       aprgraph run model.gguf --taps all --layers 0..30 -o bad --override-kv llama.rope.freq_base=float:10000
       aprgraph diff good bad
+      aprgraph diff good bad --model model.gguf --html report.html --repro guilty
 
     Either side may come from another program that writes APRT files. Tensors that one side lacks are UNMEASURED:
     neither equal nor divergent. So is what lies behind experts that the two chose differently at a near-tie.
 
     How far two tensors may differ is in docs/tolerances.md, with where each number comes from.
 
-    Exit code: 0 alike, 1 diverged, 2 could not be compared, 3 nothing was measured.
+    Exit code: 0 alike, 1 diverged (or a side is wrong), 2 could not be compared, 3 nothing was measured.
     """
+    from aprgraph import comparison  # noqa: PLC0415
+    from aprgraph.runtime.diff.sources import open_pair  # noqa: PLC0415
+
+    truth = _load(model, tokens, override_kv or [], repro)
     report = _compare(a, b, top, profile, tolerances or [])
+    if truth is not None:
+        ids = None if tokens is None else _parse_tokens(tokens)
+        with replaying() as progress:
+            report = comparison.with_blame(
+                report, *open_pair(a, b), truth, tokens=ids, profile=profile, tolerances=tolerances or [], progress=progress
+            )
+        if repro is not None:
+            _write_repro(report, a, b, truth, ids, repro)
+    if html is not None:
+        from aprgraph.runtime.report import write_page  # noqa: PLC0415
+
+        write_page(html, report, *open_pair(a, b), report.blame)
+    if suggest:
+        options = comparison.suggested_options(report, open_pair(a, b))
+        nothing = "what differs is one stage" if report.exit_code == 1 else "nothing differs"
+        typer.echo(options if options is not None else f"nothing: {nothing}")
+        raise typer.Exit(report.exit_code)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
     else:
         _print(report, show_all)
     raise typer.Exit(report.exit_code)
+
+
+def _load(model: Path | None, tokens: str | None, override_kv: list[str], repro: Path | None) -> Model | None:
+    """The model to replay, if one is named. Raises AprgraphError, also for options that need one."""
+    from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
+    from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.graph.model import load_model  # noqa: PLC0415
+
+    if model is not None:
+        return load_model(model, parse_overrides(override_kv))
+    for option, given in (("--tokens", tokens), ("--override-kv", override_kv), ("--repro", repro)):
+        if given:
+            raise ComparisonError(f"{option} is for the replay of a model; name it with --model")
+    return None
+
+
+def _parse_tokens(text: str) -> list[int]:
+    from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
+
+    return parse_tokens(text)
+
+
+def _write_repro(report: DiffReport, a: Path, b: Path, model: Model, tokens: list[int] | None, directory: Path) -> None:
+    """The guilty stage alone, if there is one."""
+    from aprgraph import comparison  # noqa: PLC0415
+    from aprgraph.runtime.diff.sources import open_pair  # noqa: PLC0415
+
+    guilty = comparison.find_guilty(report, *open_pair(a, b))
+    if guilty is None:
+        print("nothing to reproduce: no replay found a side wrong", file=sys.stderr)
+        return
+    script = comparison.write_repro(directory, guilty.trace, model, guilty.local, tokens=tokens)
+    print(f"{guilty.local.label} of {guilty.side} alone: python {script}", file=sys.stderr)
 
 
 def _compare(a: Path, b: Path, top: int, profile: str | None, tolerances: list[str]) -> DiffReport:
@@ -102,13 +179,16 @@ def _print(report: DiffReport, show_all: bool) -> None:
 
     watched = sys.stdout.isatty()
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
-    console.print(report.verdict, style="bold", markup=False)
-    for note in report.notes:
+    console.print(report.headline, style="bold", markup=False)
+    for note in (*report.notes, *(report.blame.notes if report.blame is not None else ())):
         console.print(f"note: {note}", markup=False)
     for first in report.first[:_NAMES_SHOWN]:
         console.print(_suspects(report, first), markup=False)
     if report.common_suspects:
         console.print(f"common to all of them: {_list(report.common_suspects)}", markup=False)
+    if report.blame is not None and report.blame.introduced:
+        console.print()
+        console.print(_blame_table(report.blame, None if show_all else _INTRODUCED_SHOWN), markup=False)
     rows = _rows_of_common_layers(report) if show_all else report.rows_that_matter()
     if rows:
         console.print()
@@ -122,9 +202,14 @@ def _print(report: DiffReport, show_all: bool) -> None:
 
 
 def _rows_of_common_layers(report: DiffReport) -> list[DiffRow]:
-    """All rows but those of layers of which no tensor was compared, which a note names: they would say so hundreds of times."""
-    layers = {row.key[1] for row in report.rows_compared} or {row.key[1] for row in report.rows}
-    return [row for row in report.rows if row.key[1] is None or row.key[1] in layers]
+    """All rows but those of layers that one side lacks, which a note names: they would say so hundreds of times."""
+    from aprgraph.runtime.diff.align import ONLY_A, ONLY_B  # noqa: PLC0415
+
+    reasons: dict[int | None, set[str | None]] = {}
+    for row in report.rows:
+        reasons.setdefault(row.key[1], set()).add(row.reason)
+    lacking = {layer for layer, found in reasons.items() if layer is not None and found in ({ONLY_A}, {ONLY_B})}
+    return [row for row in report.rows if row.key[1] not in lacking]
 
 
 def _suspects(report: DiffReport, first: FirstDivergence) -> str:

@@ -145,6 +145,17 @@ class Blame:
     verdicts: Mapping[Key, Verdict]
     sentence: str
 
+    @property
+    def introduced(self) -> tuple[Key, ...]:
+        """The tensors that a side is wrong at, in execution order."""
+        guilty = (Verdict.INTRODUCED_BY_A, Verdict.INTRODUCED_BY_B, Verdict.INTRODUCED_BY_BOTH)
+        return tuple(key for key, verdict in self.verdicts.items() if verdict in guilty)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the two replays, each once."""
+        return tuple(dict.fromkeys((*self.a.notes, *self.b.notes)))
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {

@@ -11,7 +11,10 @@ from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.shapes import Key, ShapedTrace, find_shapes, position_axis
 from aprgraph.runtime.trace import Trace, TraceEntry
 
-__all__ = ["Key", "Pair", "align", "align_shaped", "align_single", "check_tokens", "last_rows"]
+__all__ = ["ONLY_A", "ONLY_B", "Key", "Pair", "align", "align_shaped", "align_single", "check_tokens", "last_rows"]
+
+#: Why a tensor that one side lacks is not measured.
+ONLY_A, ONLY_B = "only A recorded it", "only B recorded it"
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def align_single(a: Trace, b: Trace) -> tuple[Pair, ...]:
 
 def _pair(key: Key, a: TraceEntry | None, b: TraceEntry | None, known: tuple[bool, bool]) -> Pair:
     if a is None or b is None:
-        return Pair(key, a, b, missing=f"only {'B' if a is None else 'A'} recorded it")
+        return Pair(key, a, b, missing=ONLY_B if a is None else ONLY_A)
     for side, entry in (("A", a), ("B", b)):
         if entry.file is None:
             return Pair(key, a, b, missing=f"{side} has statistics only")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import aprgraph
 from aprgraph.cli.diff import diff as command
 from aprgraph.graph.errors import AprgraphError
-from aprgraph.runtime.diff import Class, diff
+from aprgraph.runtime.diff import PROFILES, Class, diff
 from tests.support.traces import noisy, trace_model, values, write_trace
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -138,3 +138,55 @@ def test_the_command_imports_nothing_heavy(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(aprgraph.__file__).parents[1])}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_help_names_every_profile_and_how_to_set_a_limit() -> None:
+    code, output = run("--help")
+    text = " ".join(output.replace("│", " ").split())
+    assert code == 0
+    for name in (*PROFILES, "--profile", "--tol", "--top", "--json", "--all", "nmse:1e-6", "ids:0.05", "docs/tolerances.md"):
+        assert name in text, name
+
+
+@pytest.mark.contract("DIFF-TOL-1")
+def test_a_limit_that_is_set_is_marked(tmp_path: Path) -> None:
+    x = values(30, 96)
+    write_trace(tmp_path / "a", {(0, "ffn_up"): x, (0, "attn_out"): x})
+    write_trace(tmp_path / "b", {(0, "ffn_up"): noisy(x, 1e-3), (0, "attn_out"): noisy(x, 1e-7)})
+    assert run(tmp_path / "a", tmp_path / "b")[0] == 1
+    code, output = run(tmp_path / "a", tmp_path / "b", "--tol", "ffn_.*=nmse:2.5e-5", "--all")
+    assert code == 0
+    assert "note: limits marked * (1 tensor) are set by 'ffn_.*=nmse:2.5e-5'" in output
+    lines = output.splitlines()
+    assert "2.5e-05*" in next(line for line in lines if "layer 0 ffn_up" in line)
+    assert "*" not in next(line for line in lines if "layer 0 attn_out" in line)
+    document = json.loads(run(tmp_path / "a", tmp_path / "b", "--tol", "ffn_.*=nmse:2.5e-5", "--json")[1])
+    assert [row["override"] for row in document["rows"]] == [None, "ffn_.*=nmse:2.5e-5"]
+    with pytest.raises(AprgraphError, match=r"applies to no stage"):
+        run(tmp_path / "a", tmp_path / "b", "--tol", "ffn_down=nmse:1")
+
+
+def test_the_profile_and_why_are_a_note(traces: Path) -> None:
+    assert "note: tolerances of same-graph-f32: both sides compute in float32" in run(traces / "a", traces / "alike")[1]
+    assert "note: tolerances of same-graph-f16: as asked for" in run(traces / "a", traces / "alike", "--profile", "same-graph-f16")[1]
+
+
+def test_layers_that_one_side_lacks_are_a_note_and_no_rows(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    path = tiny_model(layers=4)
+    trace_model(tmp_path / "a", path, layers=4)
+    trace_model(tmp_path / "b", path, layers=1)
+    code, output = run(tmp_path / "a", tmp_path / "b", "--all")
+    assert code == 0
+    assert "note: B has layer 0 of the 4 recorded; layers 1..3, which A has, are not compared" in output
+    assert "layer 0 ffn_up" in output
+    assert "layer 2 ffn_up" not in output
+    assert "the others are of layers that one side lacks" in output.splitlines()[-1]
+
+
+def test_rows_that_are_not_measured_for_another_reason_are_shown(tmp_path: Path) -> None:
+    tensors = {(0, "ffn_up"): values(3, 8), (1, "ffn_up"): values(3, 8)}
+    write_trace(tmp_path / "a", tensors)
+    write_trace(tmp_path / "b", tensors, stats_only=True)
+    code, output = run(tmp_path / "a", tmp_path / "b", "--all")
+    assert code == 3
+    assert sum("UNMEASURED" in line for line in output.splitlines()) == 2

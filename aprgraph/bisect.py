@@ -172,8 +172,8 @@ class _Search:
             if self._fits(plan):
                 return plan
         raise ComparisonError(
-            f"{', '.join(plan.stages)} of one layer take {sum(run.nbytes for run in self._runs(plan)):,} bytes on both sides, more than the "
-            f"room of {self.room:,}; give more with --room, or a shorter prompt"
+            f"{', '.join(plan.stages)} of one layer take {sum(run.nbytes for run in self._runs(plan)):,} bytes on both sides, more than "
+            f"the room of {self.room:,}; give more with --room, or a shorter prompt"
         )
 
     def result(self) -> Bisection:

@@ -28,9 +28,9 @@ def evaluate(
 ) -> Iterator[tuple[Node, Array]]:
     """Yield every computed node with its value (float64), in execution order; values are dropped after their last use.
 
-    ``inputs`` holds the `input` nodes by name as int64, and the `recorded` ones as float64; ``weight`` decodes a `weight` node; ``embedding(node, tokens)``
-    may give the rows of an embedding table alone. ``caches`` holds what earlier passes left in each `cache` node, and is
-    brought up to date. Raises GraphError for an input that is not given.
+    ``inputs`` holds the `input` nodes by name as int64, and the `recorded` ones as float64; ``weight`` decodes a `weight` node;
+    ``embedding(node, tokens)`` may give the rows of an embedding table alone. ``caches`` holds what earlier passes left in each
+    `cache` node, and is brought up to date. Raises GraphError for an input that is not given.
     """
     values: dict[str, Array] = {}
     left = {node.name: len(graph.users(node.name)) for node in graph}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aprgraph.cli.options import Override, Repro, ReplayTokens, Suggest
+from aprgraph.cli.options import Override, ReplayTokens, Repro, Suggest
 from aprgraph.cli.progress import replaying
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _print(report: DiffReport, show_all: bool) -> None:
     rows = _rows_of_common_layers(report) if show_all else report.rows_that_matter()
     if rows:
         console.print()
-        _print_table(console, rows, {first.key for first in report.first})
+        _print_table(console, rows, {first.key for first in report.first}, report.blame)
     for row in rows:
         if row.logits is not None:
             console.print(_logits(row), markup=False)
@@ -210,6 +210,22 @@ def _rows_of_common_layers(report: DiffReport) -> list[DiffRow]:
         reasons.setdefault(row.key[1], set()).add(row.reason)
     lacking = {layer for layer, found in reasons.items() if layer is not None and found in ({ONLY_A}, {ONLY_B})}
     return [row for row in report.rows if row.key[1] not in lacking]
+
+
+def _blame_table(blame: Blame, most: int | None) -> str:
+    """The tensors that a side is wrong at, with both sides' local errors."""
+    from aprgraph.cli.tables import format_table  # noqa: PLC0415
+
+    cells = []
+    for key in blame.introduced[:most]:
+        sides = [audit.by_key.get(key) for audit in (blame.a, blame.b)]
+        known = next(side for side in sides if side is not None)
+        errors = ["" if side is None or side.error is None else f"{side.error:.1e}" for side in sides]
+        reasons = [f"{name}: {side.reason}" for name, side in zip("AB", sides, strict=True) if side is not None and side.reason]
+        cells.append([blame.verdicts[key].value, known.label, *errors, f"{known.limit:.0e}", "; ".join(reasons)])
+    table = format_table(("", "tensor", "local A", "local B", "limit", "why"), cells, right=(2, 3, 4))
+    hidden = len(blame.introduced) - len(cells)
+    return table + (f"\n{hidden} more tensors that a side is wrong at; --all prints every one" if hidden else "")
 
 
 def _suspects(report: DiffReport, first: FirstDivergence) -> str:
@@ -235,7 +251,14 @@ def _logits(row: DiffRow) -> str:
     return f"{row.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats"
 
 
-def _print_table(console: Console, rows: list[DiffRow], first: set[tuple[int, int | None, str]]) -> None:
+def _verdict(blame: Blame | None, row: DiffRow) -> str:
+    """The class of a row, or what blame says of it where that is more."""
+    if blame is not None and blame.verdicts[row.key].value not in ("ALIKE", "UNKNOWN"):
+        return blame.verdicts[row.key].value
+    return row.classification.value
+
+
+def _print_table(console: Console, rows: list[DiffRow], first: set[tuple[int, int | None, str]], blame: Blame | None) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
@@ -248,7 +271,12 @@ def _print_table(console: Console, rows: list[DiffRow], first: set[tuple[int, in
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         name = row.classification.value
-        cells = [Text("▶" if row.key in first else ""), Text(name), Text(row.label), Text(" x ".join(map(str, row.shape or ())))]
+        cells = [
+            Text("▶" if row.key in first else ""),
+            Text(_verdict(blame, row)),
+            Text(row.label),
+            Text(" x ".join(map(str, row.shape or ()))),
+        ]
         table.add_row(*cells, *map(Text, _numbers(row)[:shown]), style=_COLOURS.get(name, "red"))
     console.print(table)
 

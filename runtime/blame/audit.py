@@ -77,9 +77,9 @@ class Replay:
 class Auditor:
     """Replays a trace. ``locals`` yields what it finds as it goes, so that two traces can be replayed side by side.
 
-    ``tokens`` are those of the prompt, for a trace whose manifest does not name them; ``profile`` covers the arithmetic of whoever
-    computed the trace, where its manifest does not say that, and
-    ``tolerances`` set limits for some stages, as for ``diff``; ``stages`` are those that they may name (default: the trace's); ``weights`` may be shared by two auditors of one model.
+    ``tokens`` are those of the prompt, for a trace whose manifest does not name them. ``profile`` covers the arithmetic of whoever
+    computed the trace, where its manifest does not say that; ``tolerances`` set limits for some stages, as for ``diff``, and
+    ``stages`` are those that they may name (default: the trace's). ``weights`` may be shared by two auditors of one model.
 
     Raises ComparisonError for tokens that contradict the manifest or an unknown profile, TokenError for tokens that the model
     does not have, TraceError for a damaged file, ModelError for a model that cannot be built.
@@ -219,7 +219,7 @@ class Auditor:
         local = replace(local, metrics=metrics)
         if metrics.mismatched_nonfinite:
             return self._judge_nonfinite(local, metrics, origins, step)
-        reason = exceeds(metrics, local.limit)
+        reason = exceeds(metrics, local.limit, tolerance)
         if reason is None:
             return local
         tie = self._ties.find(origins.region)

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from aprgraph.runtime.blame.audit import Auditor, Replay
 
 #: The relative rounding error of an element (the largest) of what a matrix product reads, by profile.
-_UNIT = {"same-graph-f32": 2.0**-24, "same-graph-f16": 2.0**-8, "cross-engine-q8act": 2.0**-7, "quant-vs-float": 2.0**-4}
+_UNIT = {
+    "same-graph-f32": 2.0**-24,
+    "same-graph-f16": 2.0**-11,
+    "same-graph-bf16": 2.0**-8,
+    "cross-engine-q8act": 2.0**-7,
+    "cross-engine-q8k": 2.0**-6,
+    "quant-vs-float": 2.0**-4,
+}
 #: A sum of K terms rounds K times, the replay its inputs once: errors of sums grow with sqrt(K) at most, twice that of the inputs
 #: where K is 4096 in blocks of 32. As NMSE, with room for an unlucky draw.
 _FACTOR = 64.0
@@ -39,7 +46,7 @@ def explained_by_rounding(
     """Why ``metrics`` (recorded against ``computed``) is no more than rounding, in words; None if it is more."""
     stage = tensor.node.stage
     assert stage is not None
-    unit = _UNIT.get(profile, _UNIT["same-graph-f32"]) if kind_of(stage) is StageKind.MATMUL else _UNIT["same-graph-f32"]
+    unit = _UNIT[profile] if kind_of(stage) is StageKind.MATMUL else _UNIT["same-graph-f32"]
     name = tensor.node.name
     graph = replay.graph.copy()
     graph.outputs = (name,)

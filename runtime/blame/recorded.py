@@ -55,7 +55,7 @@ class Recorded:
         seen = _positions(placed)
         if self.tokens is not None and seen not in (None, len(self.tokens)):
             raise ComparisonError(
-                f"{trace.directory}: its tensors are of {seen} positions, but the prompt has {len(self.tokens)} tokens; give those of this run"
+                f"{trace.directory}: its tensors are of {seen} positions, but the prompt has {len(self.tokens)} tokens; give this run's"
             )
         self.prompt_length = len(self.tokens) if self.tokens is not None else seen
         self._tensors = {(entry.step, node.name): self._place(entry, node) for entry, node in placed}

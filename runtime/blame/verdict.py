@@ -35,8 +35,8 @@ def blame(
 ) -> Blame:
     """Which side of a comparison is wrong, and where: ``report`` is that comparison (made if it is not given).
 
-    ``tokens`` are those of the prompt, for traces whose manifests do not name them; ``profile`` covers the arithmetic of
-    sides whose manifests do not say it, and ``tolerances`` set limits for some stages, as for ``diff``. Raises what ``diff`` and ``Auditor`` do.
+    ``tokens`` are those of the prompt, for traces whose manifests do not name them; ``profile`` covers the arithmetic of sides
+    whose manifests do not say it; ``tolerances`` set limits for some stages, as for ``diff``. Raises what ``diff`` and ``Auditor`` do.
     """
     report = report if report is not None else diff(a, b, profile=profile, tolerances=tolerances)
     weights = DecodedWeights(model, _KEEP)

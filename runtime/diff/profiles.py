@@ -12,17 +12,14 @@ from aprgraph.graph.block_formats import BlockFormat, find_format
 from aprgraph.graph.errors import ComparisonError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
-from aprgraph.runtime.trace import TraceInfo
+from aprgraph.runtime.trace import ARITHMETICS, TraceInfo
 
 #: The keys of a manifest.
 ARITHMETIC = "arithmetic"
 WEIGHTS = "weights"
 
-FLOAT64 = "float64"
-FLOAT32 = "float32"
-FLOAT16 = "float16"  # TF32 too: it has the same 10 bits of mantissa
-BFLOAT16 = "bfloat16"
-Q8_ACTIVATIONS = "q8-activations"
+# FLOAT16 is TF32 too: it has the same 10 bits of mantissa.
+FLOAT64, FLOAT32, FLOAT16, BFLOAT16, Q8_ACTIVATIONS = ARITHMETICS
 
 FLOAT_WEIGHTS = "float"
 QUANTISED_WEIGHTS = "quantised"
@@ -35,7 +32,6 @@ _PROFILE_OF: Mapping[str, str] = {
     BFLOAT16: "same-graph-bf16",
     Q8_ACTIVATIONS: "cross-engine-q8act",
 }
-ARITHMETICS = tuple(_PROFILE_OF)
 
 _QUANT_VS_FLOAT = "quant-vs-float"
 _Q8_K = "cross-engine-q8k"

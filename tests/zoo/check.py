@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -98,13 +98,18 @@ def check(fault: Fault, site: Site, right: Right) -> Result:
         (diff(trace, right.trace), own, right.audit, Verdict.INTRODUCED_BY_A),
     )
     values = [_check_values(subject, report, wrong, culprits) for report, *_ in orders]
-    blames = [_check_blame(subject, _blame(subject, report, a, b), due, wrong, culprits) for report, a, b, due in orders]
+    blames = [_check_blame(subject, _blame(right, trace, *order), order[-1], wrong, culprits) for order in orders]
     return Result(fault.name, subject.family, site.place, _both(values), _both(blames))
 
 
-def _blame(subject: Subject, report: DiffReport, a: Audit, b: Audit) -> Blame:
-    """As ``blame`` judges; it would audit both traces again, in each order."""
-    dependencies = from_graph(subject.graph, range(subject.steps))
+def _blame(right: Right, faulty: Trace, report: DiffReport, a: Audit, b: Audit, due: Verdict) -> Blame:
+    """``blame`` itself where few tensors are recorded. It audits both traces again, in each order, so that where everything is recorded
+    its verdicts are asked for alone, on the audits at hand.
+    """
+    model = right.subject.model
+    if right.plan is not None:
+        return blame(right.trace, faulty, model, report) if due is Verdict.INTRODUCED_BY_B else blame(faulty, right.trace, model, report)
+    dependencies = from_graph(right.subject.graph, range(right.subject.steps))
     return Blame(a, b, _verdicts(report, a, b, dependencies), "")
 
 
@@ -146,7 +151,11 @@ def _check_blame(subject: Subject, found: Blame, due: Verdict, wrong: frozenset[
         if not culprits & {*local.region}:
             return Finding(named, f"the region of {local.label}, {local.region}, holds none of {sorted(culprits)}")
     blamed = {key for key, verdict in found.verdicts.items() if verdict.value.startswith("INTRODUCED")}
-    unlike = [f"{key} {found.verdicts.get(key)}" for key in sorted(blamed | wrong, key=str) if key not in wrong or found.verdicts.get(key) is not due]
+    unlike = [
+        f"{key} {found.verdicts.get(key)}"
+        for key in sorted(blamed | wrong, key=str)
+        if key not in wrong or found.verdicts.get(key) is not due
+    ]
     if unlike:
         return Finding(named, f"expected {due.value} at {_keys(wrong)}, but it says {', '.join(unlike)}")
     return Finding(named)
@@ -155,16 +164,20 @@ def _check_blame(subject: Subject, found: Blame, due: Verdict, wrong: frozenset[
 def _check_refusal(a: Trace, b: Trace, subject: Subject, tokens: tuple[int, ...]) -> Finding:
     """Traces of other tokens are refused, with the first position at which they differ."""
     position = next(i for i, (x, y) in enumerate(zip(TOKENS, tokens, strict=False)) if x != y)
-    for left, right in ((a, b), (b, a)):
-        for compare in (lambda: diff(left, right), lambda: blame(left, right, subject.model)):
-            try:
-                compare()
-            except ComparisonError as error:
-                if f"position {position} " not in str(error):
-                    return Finding(("refused",), f"the refusal does not name position {position}: {error}")
-            else:
-                return Finding((), "traces of other tokens were compared")
+    for refusal in (_refusal(diff, a, b), _refusal(diff, b, a), _refusal(blame, a, b, subject.model), _refusal(blame, b, a, subject.model)):
+        if refusal is None:
+            return Finding((), "traces of other tokens were compared")
+        if f"position {position} " not in refusal:
+            return Finding(("refused",), f"the refusal does not name position {position}: {refusal}")
     return Finding((f"refused: tokens differ at position {position}",))
+
+
+def _refusal(compare: Callable[..., object], *arguments: object) -> str | None:
+    try:
+        compare(*arguments)
+    except ComparisonError as error:
+        return str(error)
+    return None
 
 
 def _wrong(side: Audit) -> str:

@@ -63,7 +63,7 @@ Misreading = Callable[[Stored], Array]
 
 @dataclass(frozen=True)
 class Plant:
-    """The nodes and weights that are wrong, by name, from step ``since`` on (weights: always)."""
+    """The nodes that are wrong in ``steps``, and the weights, which always are, by name."""
 
     nodes: Mapping[str, Patch] = field(default_factory=dict)
     weights: Mapping[str, Misreading] = field(default_factory=dict)

@@ -91,17 +91,15 @@ def noise_results_of(family: str) -> tuple[NoiseResult, ...]:
     found = []
     for variant in dict.fromkeys(["plain", *(variant for fault in faults_of(family) for variant in fault.variants)]):
         model = subject(family, variant)
-        traces: list[tuple[str, Trace]] = [
-            (f"seed {seed}", run(model, seed).trace(f"seed {seed}")) for seed in (_SEEDS if variant == "plain" else _SEEDS[:2])
-        ]
+        seeds = _SEEDS if variant == "plain" else _SEEDS[:2]
+        traces: list[tuple[str, Trace]] = [(f"seed {seed}", run(model, seed).trace(f"seed {seed}")) for seed in seeds]
         if variant == "plain" and family in COMPILED:
             traces.insert(0, ("kernels", _kernels(model)))
-        first, *others = traces
+        wrong = {name: [f"{local.label}: {local.reason}" for local in audit(trace, model.model).wrong] for name, trace in traces}
+        (first, left), *others = traces
         for name, trace in others:
-            report = diff(first[1], trace)
-            audits = [audit(trace, model.model)] if len(found) else [audit(first[1], model.model), audit(trace, model.model)]
-            wrong = tuple(f"{local.label}: {local.reason}" for one in audits for local in one.wrong)
-            found.append(NoiseResult(f"{variant}, {first[0]} and {name}", report.exit_code, report.verdict, wrong))
+            report = diff(left, trace)
+            found.append(NoiseResult(f"{variant}, {first} and {name}", report.exit_code, report.verdict, (*wrong[first], *wrong[name])))
     return tuple(found)
 
 

@@ -90,11 +90,13 @@ def run(subject: Subject, seed: int, plant: Plant = NOTHING, tokens: Sequence[in
     return result
 
 
-def _pass(result: Run, arithmetic: Float32, plant: Plant, step: int, tokens: Array, start: int, caches: dict[str, Array]) -> dict[str, Array]:
+def _pass(
+    result: Run, arithmetic: Float32, plant: Plant, step: int, tokens: Array, start: int, caches: dict[str, Array]
+) -> dict[str, Array]:
     subject = result.subject
     graph = subject.graph
     values: dict[str, Array] = {"tokens": tokens.astype(np.int64), "positions": np.arange(start, start + len(tokens))}
-    wrong_weights = {name: _misread(subject, plant, name) for name in plant.weights}
+    misread = {name: _read_wrongly(subject, plant, name) for name in plant.weights}
     for node in graph:
         if node.op in ("weight", "input"):
             continue
@@ -107,19 +109,15 @@ def _pass(result: Run, arithmetic: Float32, plant: Plant, step: int, tokens: Arr
         patch = plant.nodes.get(node.name) if step in plant.steps else None
         if patch is not None:
             with np.errstate(all="ignore"):
-                value = np.asarray(patch(call), np.float32)
-        elif wrong_weights and any(name in wrong_weights for name in names):
-            value = call.compute([wrong_weights.get(name, operand) for name, operand in zip(names, right, strict=True)])
+                values[node.name] = np.asarray(patch(call), np.float32)
+        elif any(name in misread for name in names):
+            values[node.name] = call.compute([misread.get(name, operand) for name, operand in zip(names, right, strict=True)])
         else:
-            value = _computed(call)
-            values[node.name] = value
-            if node.op == "cache":
-                caches[node.name] = value
-            continue
-        result.visible[step, node.name] = distance(value, _computed(call))
-        values[node.name] = value
+            values[node.name] = _computed(call)
+        if patch is not None or any(name in misread for name in names):
+            result.visible[step, node.name] = distance(values[node.name], _computed(call))
         if node.op == "cache":
-            caches[node.name] = value
+            caches[node.name] = values[node.name]
     return values
 
 
@@ -129,7 +127,7 @@ def _computed(call: Call) -> Array:
     return call.compute()
 
 
-def _misread(subject: Subject, plant: Plant, tensor: str) -> F32:
+def _read_wrongly(subject: Subject, plant: Plant, tensor: str) -> F32:
     info = subject.model.tensor(tensor)
     raw = subject.model.file.tensor_bytes(info).copy()
     value: F32 = np.asarray(plant.weights[tensor](Stored(subject, info, raw, subject.weight(tensor))), np.float32)

@@ -15,7 +15,6 @@ import numpy as np
 
 from aprgraph.graph.block_formats import decode_reference
 from aprgraph.graph.build import build_graph
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.ops import Array
@@ -199,5 +198,3 @@ def _scale(raw: Array, block_bytes: int, fields: list[tuple[int, Any]], factor: 
             columns = slice(offset, offset + one.itemsize * one.count)
             values = np.ascontiguousarray(blocks[:, columns]).view(dtype)
             blocks[:, columns] = (values.astype(np.float32) * np.float32(factor)).astype(dtype).view(np.uint8)
-
-

@@ -14,7 +14,9 @@ from tests.zoo.faults import FAULTS
 from tests.zoo.results import SPARSE_FAULTS, SPARSE_TAPS, faults_of, noise_results_of, results_of, sparse_results_of
 from tests.zoo.subjects import FAMILIES
 
-_ROW = re.compile(r"\| (?P<fault>[^|]+) \| (?P<places>[^|]+) \| (?P<values>\d+)/(?P<cases>\d+) \| (?P<blame>\d+)/\d+ \| (?P<named>[^|]*) \|")
+_ROW = re.compile(
+    r"\| (?P<fault>[^|]+) \| (?P<places>[^|]+) \| (?P<values>\d+)/(?P<cases>\d+) \| (?P<blame>\d+)/\d+ \| (?P<named>[^|]*) \|"
+)
 
 _HEAD = """# The bug zoo
 
@@ -66,20 +68,13 @@ def section_of(family: str) -> str:
     noise, sparse = noise_results_of(family), sparse_results_of(family)
     quiet = sum(result.passed for result in noise)
     few = row_of(sparse)
-    rows = [row_of(results_of(family, fault.name)) for fault in faults_of(family)]
-    return "\n".join(
-        [
-            f"## {family}",
-            "",
-            f"Without a fault: {quiet} of {len(noise)} comparisons of right runs flag nothing. With `--taps {SPARSE_TAPS}` alone, "
-            f"{SPARSE_FAULTS[family]} ({few.places}): values {few.values}/{few.cases}, blame {few.blame}/{few.cases}, first {few.named}.",
-            "",
-            "| fault | places | values | blame | named first |",
-            "|---|---|---|---|---|",
-            *map(str, rows),
-            "",
-        ]
+    about = (
+        f"Without a fault: {quiet} of {len(noise)} comparisons of right runs flag nothing. With `--taps {SPARSE_TAPS}` alone, "
+        f"{SPARSE_FAULTS[family]} ({few.places}): values {few.values}/{few.cases}, blame {few.blame}/{few.cases}, first {few.named}."
     )
+    rows = [str(row_of(results_of(family, fault.name))) for fault in faults_of(family)]
+    header = ["| fault | places | values | blame | named first |", "|---|---|---|---|---|"]
+    return "\n".join([f"## {family}", "", about, "", *header, *rows, ""])
 
 
 def summary_of(sections: Iterable[str]) -> str:
@@ -92,7 +87,9 @@ def summary_of(sections: Iterable[str]) -> str:
         lines.append(f"| {fault.name} | {fault.kind} | {fault.summary} | {len(mine)} | {values}/{cases} | {blame}/{cases} |")
     cases, values, blame = (sum(getattr(row, name) for row in rows) for name in ("cases", "values", "blame"))
     total = f"{len(FAULTS)} faults in {len(FAMILIES)} families, {cases} cases: values found {values}, blame {blame}."
-    return "\n".join([_HEAD, total, "", "| fault | kind | what is wrong | families | values | blame |", "|---|---|---|---|---|---|", *lines, ""])
+    return "\n".join(
+        [_HEAD, total, "", "| fault | kind | what is wrong | families | values | blame |", "|---|---|---|---|---|---|", *lines, ""]
+    )
 
 
 def page() -> str:

@@ -9,8 +9,8 @@ import pytest
 from tests.zoo.check import Finding, Result
 from tests.zoo.faults import FAULTS
 from tests.zoo.results import faults_of
-from tests.zoo.suite import PAGE
 from tests.zoo.subjects import FAMILIES
+from tests.zoo.suite import PAGE
 from tests.zoo.table import parse_rows, parse_sections, row_of, summary_of
 
 

@@ -10,6 +10,7 @@ from tests.zoo.faults.places import Sites, each_layer
 from tests.zoo.planting import Call, Fault, Patch, Site
 from tests.zoo.subjects import Subject
 
+
 def _each_norm(patch: Patch) -> Sites:
     """The norm before attention in the first and the last layer, the one before the FFN in the middle one."""
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
+from aprgraph.comparison import diff as compare
+from aprgraph.runtime.blame import Verdict
 from aprgraph.runtime.diff import Class, DiffReport, diff
 from aprgraph.runtime.diff.report import FORMAT, VERSION
 from aprgraph.runtime.diff.tolerances import PROFILES
@@ -47,6 +49,24 @@ def test_reports_of_models_validate(tmp_path: Path, tiny_model: Callable[..., Pa
         found |= set(document["counts"])
         assert len(document["rows"]) > 30
     assert {"IDENTICAL", "NOISE", "INTRODUCED", "PROPAGATED", "UNMEASURED"} <= found
+
+
+@pytest.mark.contract("DIFF-JSON-1")
+def test_reports_with_blame_validate(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    path = tiny_model(family="qwen3moe")
+    trace_model(tmp_path / "a", path)
+    trace_model(tmp_path / "b", path, overrides={"qwen3moe.rope.freq_base": 500.0}, layers=1)
+    (tmp_path / "b" / "trace.json").unlink()
+    document = check(compare(tmp_path / "a", tmp_path / "b", model=path))
+    blame = document["blame"]
+    verdicts = {item["verdict"] for item in blame["tensors"]}
+    assert {"INTRODUCED by B", "PROPAGATED", "ALIKE"} <= verdicts
+    assert set(SCHEMA["$defs"]["blamed"]["properties"]["verdict"]["enum"]) == {verdict.value for verdict in Verdict}
+    assert blame["sides"]["b"]["wrong"] == 2
+    assert document["headline"] == blame["sentence"]
+    blame["tensors"][0]["a"]["state"] = "GUILTY"
+    with pytest.raises(ValidationError):
+        VALIDATOR.validate(document)
 
 
 @pytest.mark.contract("DIFF-JSON-1")

@@ -62,7 +62,8 @@ def test_reports_with_blame_validate(tmp_path: Path, tiny_model: Callable[..., P
     verdicts = {item["verdict"] for item in blame["tensors"]}
     assert {"INTRODUCED by B", "PROPAGATED", "ALIKE"} <= verdicts
     assert set(SCHEMA["$defs"]["blamed"]["properties"]["verdict"]["enum"]) == {verdict.value for verdict in Verdict}
-    assert blame["sides"]["b"]["wrong"] == 2
+    # q and k after RoPE, and the logits, whose replay goes through the layer that was not recorded.
+    assert blame["sides"]["b"]["wrong"] == 3
     assert document["headline"] == blame["sentence"]
     blame["tensors"][0]["a"]["state"] = "GUILTY"
     with pytest.raises(ValidationError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import struct
 from pathlib import Path
@@ -78,6 +79,23 @@ def read_aprt(path: str | Path) -> tuple[int | None, F32]:
     if count == 0:
         return layer, np.empty(0, np.float32)
     return layer, np.memmap(path, dtype="<f4", mode="r", offset=HEADER.size, shape=(count,))
+
+
+def give_back(values: F32) -> None:
+    """Take the pages under ``values``, a part of what ``read_aprt`` gave, out of this process's memory; other arrays are left alone.
+
+    They stay in the system's cache, and come back if they are read again.
+    """
+    if not isinstance(values, np.memmap) or values.mode != "r" or not values.size:
+        return
+    owner: object = values.base
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap):
+        first, last = np.lib.array_utils.byte_bounds(values)
+        start = first - np.frombuffer(owner, np.uint8).ctypes.data
+        aligned = start - start % mmap.PAGESIZE
+        owner.madvise(mmap.MADV_DONTNEED, aligned, last - first + start - aligned)
 
 
 def write_aprt(path: str | Path, layer: int | None, values: F32) -> None:

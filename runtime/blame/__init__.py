@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from aprgraph.runtime.blame.audit import audit
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
-from aprgraph.runtime.blame.verdict import blame
+from aprgraph.runtime.blame.replayed_model import ReplayedModel
+from aprgraph.runtime.blame.verdict import blame, judge
 
-__all__ = ["Audit", "Blame", "LocalError", "LocalState", "Verdict", "audit", "blame"]
+__all__ = ["Audit", "Blame", "LocalError", "LocalState", "ReplayedModel", "Verdict", "audit", "blame", "judge"]

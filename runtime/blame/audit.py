@@ -7,24 +7,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
-from aprgraph.graph.passes.base import run_passes
-from aprgraph.graph.passes.pipeline import recorded_graph
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX, Origins, ReplayRecorded, find_origins
-from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
+from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.blame.ties import NearTies
-from aprgraph.runtime.decoded_weights import DecodedWeights
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
@@ -35,16 +31,13 @@ from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace import Trace
 
-#: Bytes of decoded weights that stay for the other side, which reads them next.
-_KEEP = 1 << 29
-
 #: Called after each tensor with its label.
 Progress = Callable[[str], None]
 
 
 def audit(
     trace: Trace,
-    model: Model,
+    model: Model | ReplayedModel,
     *,
     tokens: PromptTokens = None,
     profile: str | None = None,
@@ -79,7 +72,8 @@ class Auditor:
 
     ``tokens`` are those of the prompt, for a trace whose manifest does not name them. ``profile`` covers the arithmetic of whoever
     computed the trace, where its manifest does not say that; ``tolerances`` set limits for some stages, as for ``diff``, and
-    ``stages`` are those that they may name (default: the trace's). ``weights`` may be shared by two auditors of one model.
+    ``stages`` are those that they may name (default: the trace's). Audits of one model may
+    share a ReplayedModel.
 
     Raises ComparisonError for tokens that contradict the manifest or an unknown profile, TokenError for tokens that the model
     does not have, TraceError for a damaged file, ModelError for a model that cannot be built.
@@ -88,22 +82,22 @@ class Auditor:
     def __init__(
         self,
         trace: Trace,
-        model: Model,
+        model: Model | ReplayedModel,
         *,
         tokens: PromptTokens = None,
         profile: str | None = None,
         tolerances: Sequence[str] = (),
         stages: Iterable[str] | None = None,
-        weights: DecodedWeights | None = None,
     ) -> None:
         if profile is not None:
             check_profile(profile)
-        self.model = model
-        self.weights = weights or DecodedWeights(model, _KEEP)
+        replayed = ReplayedModel.of(model)
+        self.model = model = replayed.model
+        self.weights = replayed.weights
         known = tokens_of(trace, tokens)
         if known is not None:
             check_tokens(known, model)
-        self.graph = _graph_of(trace, model, known)
+        self.graph = _graph_of(trace, replayed, known)
         self.recorded = Recorded(trace, self.graph, known)
         own = own_profile(trace.info, self.graph)
         self.profile = own if profile is None or states_arithmetic(trace.info) else profile
@@ -158,7 +152,7 @@ class Auditor:
             kept=frozenset(kept),
             lost=lost,
         )
-        graph = run_passes(self.graph, [transform, Prune()])
+        graph = Prune()(transform(self.graph))  # not verified: for a long trace that takes longer than the replay
         order = {node.name: index for index, node in enumerate(graph)}
         return Replay(graph, _Inputs(inputs, tensors, recorded), dict(caches), order)
 
@@ -296,9 +290,9 @@ class _Inputs(Mapping[str, Array]):
         return len(self._inputs) + len(self._tensors)
 
 
-def _graph_of(trace: Trace, model: Model, tokens: Sequence[int] | None) -> Graph:
+def _graph_of(trace: Trace, replayed: ReplayedModel, tokens: Sequence[int] | None) -> Graph:
     """The model's graph, of which the trace is a run: for as many positions, with the logits of as many. Raises ModelError."""
-    graph = build_graph(model)
+    model = replayed.model
     generated = trace.info.extra.get("generated", []) if trace.info is not None else []
     total = len(tokens or ()) + max(len(generated) - 1, 0)
     if total > model.hyperparameters.context:
@@ -307,4 +301,4 @@ def _graph_of(trace: Trace, model: Model, tokens: Sequence[int] | None) -> Graph
         )
     head = next((entry for entry in trace.entries if entry.stage == "lm_head" and entry.step == 0), None)
     every = head is not None and np.prod(head.shape, dtype=np.int64) > model.vocabulary
-    return recorded_graph(graph, Plan(), "all" if every else "last", total)
+    return replayed.graph_of("all" if every else "last", total)

@@ -9,8 +9,8 @@ from aprgraph.graph.model import Model
 from aprgraph.runtime.blame.audit import Auditor, Progress
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
 from aprgraph.runtime.blame.recorded import PromptTokens
+from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import blame_sentence
-from aprgraph.runtime.decoded_weights import DecodedWeights
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.compare import diff
@@ -18,14 +18,11 @@ from aprgraph.runtime.diff.dependencies import Dependencies, from_graph
 from aprgraph.runtime.diff.report import DIVERGED, DiffReport
 from aprgraph.runtime.trace import Trace
 
-#: Bytes of decoded weights that stay for the other side, which reads them next.
-_KEEP = 1 << 29
-
 
 def blame(
     a: Trace,
     b: Trace,
-    model: Model,
+    model: Model | ReplayedModel,
     report: DiffReport | None = None,
     *,
     tokens: PromptTokens = None,
@@ -39,11 +36,9 @@ def blame(
     whose manifests do not say it; ``tolerances`` set limits for some stages, as for ``diff``. Raises what ``diff`` and ``Auditor`` do.
     """
     report = report if report is not None else diff(a, b, profile=profile, tolerances=tolerances)
-    weights = DecodedWeights(model, _KEEP)
+    model = ReplayedModel.of(model)  # one for both
     stages = {row.key[2] for row in report.rows}
-    auditors = [
-        Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, weights=weights) for trace in (a, b)
-    ]
+    auditors = [Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages) for trace in (a, b)]
     found: tuple[list[LocalError], list[LocalError]] = ([], [])
     # Side by side, so that a weight is decoded once for both.
     for pair in zip_longest(*(auditor.locals() for auditor in auditors)):
@@ -54,15 +49,18 @@ def blame(
                     progress(local.label)
     audits = [auditor.finish(side) for auditor, side in zip(auditors, found, strict=True)]
     steps = sorted({row.key[0] for row in report.rows})
-    verdicts = _verdicts(report, audits[0], audits[1], from_graph(auditors[0].graph, steps))
-    return Blame(audits[0], audits[1], verdicts, blame_sentence(report, audits[0], audits[1], verdicts))
+    return judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps))
 
 
-def _verdicts(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies) -> dict[Key, Verdict]:
+def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies) -> Blame:
+    """What a comparison and the audits of its sides say together; ``dependencies`` are those of the model."""
     wrong = {local.key for audit in (a, b) for local in audit.wrong}
     behind_wrong = _behind(dependencies, wrong)
     behind_unknown = _behind(dependencies, {row.key for row in report.rows if not _right_on_both(row.key, a, b)})
-    return {row.key: _verdict(row.key, row.classification, a, b, row.key in behind_wrong, row.key in behind_unknown) for row in report.rows}
+    verdicts = {
+        row.key: _verdict(row.key, row.classification, a, b, row.key in behind_wrong, row.key in behind_unknown) for row in report.rows
+    }
+    return Blame(a, b, verdicts, blame_sentence(report, a, b, verdicts))
 
 
 def _verdict(key: Key, classification: Class, a: Audit, b: Audit, behind_wrong: bool, behind_unknown: bool) -> Verdict:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from aprgraph.graph.stages import StageKind
-from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.aprt import F32, give_back
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.classify import State
-from aprgraph.runtime.diff.experts import SCORES, find_scores, find_slots
+from aprgraph.runtime.diff.experts import SCORES, Slots, find_scores, find_slots
 from aprgraph.runtime.diff.indices import IndexMetrics, compare_indices
 from aprgraph.runtime.diff.logits import LogitMetrics, compare_logits
 from aprgraph.runtime.diff.margins import judge_choices
-from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
+from aprgraph.runtime.diff.metrics import BLOCK, TensorMetrics, compare_blocks, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
@@ -69,7 +70,8 @@ class Measurer:
             return self._values(pair, a, b, tolerance)
         if slots.left_out == slots.taken.size:
             return Measured(State.UNMEASURED, tolerance.limit, "the two sides chose no expert in common")
-        found = self._values(pair, *slots.apply(a, b), tolerance)
+        blocks = _blocks(a, b, range(len(a)), slots)
+        found = self._judge(compare_blocks(a.shape, blocks, position_axis=pair.position_axis), tolerance)
         parts = []
         if slots.reordered:
             parts.append(f"slots put in order by expert at {slots.reordered} positions")
@@ -89,14 +91,18 @@ class Measurer:
         if not kept:
             return None
         a, b = pair.load(self._a.trace, self._b.trace)
-        slots = find_slots(self._a, self._b, pair)
-        if slots is not None:
-            a, b = slots.apply(a, b)
-        return compare_tensors(a.take(kept, axis), b.take(kept, axis), position_axis=axis)
+        rest = (*shape[:axis], len(kept), *shape[axis + 1 :])
+        if axis == 0:
+            blocks = _blocks(a, b, kept, find_slots(self._a, self._b, pair))
+        else:
+            blocks = ((left.take(kept, axis), right.take(kept, axis)) for left, right in _blocks(a, b, range(len(a)), None))
+        return compare_blocks(rest, blocks, position_axis=axis)
 
     def _values(self, pair: Pair, a: F32, b: F32, tolerance: Tolerance) -> Measured:
         metrics = compare_tensors(a, b, structured=pair.structured, position_axis=pair.position_axis)
-        logits = compare_logits(a, b, self._top) if pair.key[2] == "lm_head" else None
+        return self._judge(metrics, tolerance, compare_logits(a, b, self._top) if pair.key[2] == "lm_head" else None)
+
+    def _judge(self, metrics: TensorMetrics, tolerance: Tolerance, logits: LogitMetrics | None = None) -> Measured:
         if metrics.mismatched_nonfinite:
             return Measured(State.NAN, tolerance.limit, nonfinite(metrics), metrics, logits)
         reason = exceeds(metrics, tolerance.limit, tolerance)
@@ -113,6 +119,17 @@ class Measurer:
             ids = judge_choices(ids, a, b, scores, self._tolerances.find(SCORES).limit)
         reason = exceeds(ids, limit)
         return Measured(state_of(ids.bit_identical, reason), limit, reason, ids)
+
+
+def _blocks(a: F32, b: F32, rows: Sequence[int], slots: Slots | None) -> Iterator[tuple[F32, F32]]:
+    """Some rows of the first axis of both tensors, a few MB at a time, with B's slots in A's order; pages that were read are given back."""
+    size = max(1, BLOCK // max(1, math.prod(a.shape[1:])))
+    for start in range(0, len(rows), size):
+        part = list(rows[start : start + size])
+        left, right = np.asarray(a[part]), np.asarray(b[part])
+        yield (left, right) if slots is None else Slots(slots.taken[part]).apply(left, right)
+        for side in (a, b):
+            give_back(side[part[0] : part[-1] + 1])
 
 
 def held_to_its_own(one: Measured, tolerance: Tolerance) -> Measured:

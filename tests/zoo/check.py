@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from aprgraph.graph.errors import ComparisonError
-from aprgraph.graph.ir import Graph
 from aprgraph.graph.plan import Plan
-from aprgraph.runtime.blame import Audit, Blame, Verdict, audit, blame
-from aprgraph.runtime.blame.verdict import _verdicts
+from aprgraph.runtime.blame import Audit, Blame, Verdict, audit, blame, judge
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.align import Key
-from aprgraph.runtime.diff.dependencies import from_graph
+from aprgraph.runtime.diff.dependencies import Dependencies, from_graph
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.trace import Trace, TraceEntry
 from tests.zoo.expectation import first_of, guilty, wrong_tensors
 from tests.zoo.planting import Fault, Site
-from tests.zoo.runs import run
-from tests.zoo.subjects import TOKENS, Subject
+from tests.zoo.runs import Run, run
+from tests.zoo.subjects import TOKENS, Subject, recorded
 
 #: A planted value that is no further off than this hides in the noise of float32: then there is nothing to find.
 VISIBLE = 1e-9
@@ -56,21 +54,30 @@ class Result:
 
 @dataclass(frozen=True)
 class Right:
-    """A right run with the taps of ``plan`` (None: everything): its trace, and its audit, which is the same in every comparison."""
+    """A right run with the taps of ``plan``: its trace, and its audit, which is the same in every comparison."""
 
-    subject: Subject
-    trace: Trace
-    plan: Plan | None = None
+    run: Run
+    plan: Plan
+
+    @property
+    def subject(self) -> Subject:
+        """The model that was run."""
+        return self.run.subject
+
+    @cached_property
+    def trace(self) -> Trace:
+        """What the run recorded."""
+        return self.run.trace("right", self.plan)
 
     @cached_property
     def audit(self) -> Audit:
         """The trace against the model."""
-        return audit(self.trace, self.subject.model)
+        return audit(self.trace, self.subject.replayed)
 
     @cached_property
-    def tapped(self) -> Graph:
-        """The graph with the taps of the plan."""
-        return self.subject.graph if self.plan is None else self.subject.recorded(self.plan)
+    def dependencies(self) -> Dependencies:
+        """What each tensor of the run is computed from."""
+        return from_graph(self.subject.graph, range(self.subject.steps))
 
 
 def check(fault: Fault, site: Site, right: Right) -> Result:
@@ -89,10 +96,11 @@ def check(fault: Fault, site: Site, right: Right) -> Result:
     hidden = [f"step {step} %{name} ({off:.1e})" for (step, name), off in faulty.visible.items() if off < VISIBLE]
     assert faulty.visible, f"{where}: nothing was planted"
     assert not hidden, f"{where}: the fault does not show at {', '.join(hidden)}"
-    wrong = wrong_tensors(subject, site.plant, right.tapped)
-    assert right.plan is not None or wrong == site.wrong, f"{where}: declared {_keys(site.wrong)}, but by the graph it is {_keys(wrong)}"
+    wrong = wrong_tensors(subject, site.plant, recorded(subject, right.plan))
+    if right.plan.everything:
+        assert wrong == site.wrong, f"{where}: declared {_keys(site.wrong)}, but by the graph it is {_keys(wrong)}"
     culprits = guilty(subject, site.plant)
-    own = audit(trace, subject.model)
+    own = audit(trace, subject.replayed)
     orders = (
         (diff(right.trace, trace), right.audit, own, Verdict.INTRODUCED_BY_B),
         (diff(trace, right.trace), own, right.audit, Verdict.INTRODUCED_BY_A),
@@ -103,14 +111,13 @@ def check(fault: Fault, site: Site, right: Right) -> Result:
 
 
 def _blame(right: Right, faulty: Trace, report: DiffReport, a: Audit, b: Audit, due: Verdict) -> Blame:
-    """``blame`` itself where few tensors are recorded. It audits both traces again, in each order, so that where everything is recorded
+    """``blame`` itself where few stages are recorded. It audits both traces again, in each order, so that where all are recorded
     its verdicts are asked for alone, on the audits at hand.
     """
-    model = right.subject.model
-    if right.plan is not None:
-        return blame(right.trace, faulty, model, report) if due is Verdict.INTRODUCED_BY_B else blame(faulty, right.trace, model, report)
-    dependencies = from_graph(right.subject.graph, range(right.subject.steps))
-    return Blame(a, b, _verdicts(report, a, b, dependencies), "")
+    if not right.plan.everything:
+        sides = (right.trace, faulty) if due is Verdict.INTRODUCED_BY_B else (faulty, right.trace)
+        return blame(*sides, right.subject.replayed, report)
+    return judge(report, a, b, right.dependencies)
 
 
 def _both(orders: list[Finding]) -> Finding:

@@ -74,14 +74,21 @@ class Plant:
 class Site:
     """One place of a fault.
 
-    ``place`` is "layer 1", or "model" where it is in no one layer. ``wrong`` are the recorded tensors that are not what they
-    should be, given what they are computed from, when everything is recorded. ``tokens``, where the run has other ones.
+    ``layer`` is None where it is in no one layer. ``wrong`` are the tensors that are not what they should be, given what they are
+    computed from, when everything around is recorded. ``tokens``, where the run has other ones.
     """
 
-    place: str
+    layer: int | None
     plant: Plant
     wrong: frozenset[Key]
     tokens: tuple[int, ...] | None = None
+
+    @property
+    def place(self) -> str:
+        """``layer 1``, ``model`` or ``prompt``."""
+        if self.layer is None:
+            return "model" if self.tokens is None else "prompt"
+        return f"layer {self.layer}"
 
 
 @dataclass(frozen=True)

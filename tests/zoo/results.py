@@ -8,12 +8,11 @@ from functools import cache
 from aprgraph.graph.plan import Plan, parse_plan
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.diff import diff
-from aprgraph.runtime.trace import Trace
 from tests.support.compiled import compiled
 from tests.zoo.check import Result, Right, check
 from tests.zoo.faults import FAULTS
 from tests.zoo.planting import Fault, Site
-from tests.zoo.runs import MemoryTrace, run
+from tests.zoo.runs import Run, run
 from tests.zoo.subjects import TOKENS, Subject, subject
 
 #: Families whose right runs, where models are plain, are the compiled kernels'; the others' are float32 NumPy's.
@@ -55,7 +54,7 @@ def faults_of(family: str) -> tuple[Fault, ...]:
 def results_of(family: str, name: str) -> tuple[Result, ...]:
     """The results of one fault at each of its places."""
     fault = _BY_NAME[name]
-    return tuple(check(fault, site, _right(model, None)) for model, site in cases_of(fault, family))
+    return tuple(check(fault, site, _right(model, _around(model, site))) for model, site in cases_of(fault, family))
 
 
 @cache
@@ -65,7 +64,11 @@ def sparse_results_of(family: str) -> tuple[Result, ...]:
     return tuple(check(fault, site, _right(model, _few_taps(model))) for model, site in cases_of(fault, family))
 
 
-@cache
+def _around(model: Subject, site: Site) -> Plan:
+    """All stages of the layer of a fault and of the one before it; of every layer, where it is in no one layer."""
+    return model.everything if site.layer is None else parse_plan("all", f"{max(site.layer - 1, 0)}..{site.layer + 1}")
+
+
 def _few_taps(model: Subject) -> Plan:
     return parse_plan(SPARSE_TAPS, f"0..{model.model.hyperparameters.layers}")
 
@@ -92,9 +95,10 @@ def noise_results_of(family: str) -> tuple[NoiseResult, ...]:
     for variant in dict.fromkeys(["plain", *(variant for fault in faults_of(family) for variant in fault.variants)]):
         model = subject(family, variant)
         seeds = _SEEDS if variant == "plain" else _SEEDS[:2]
-        traces: list[tuple[str, Trace]] = [(f"seed {seed}", run(model, seed).trace(f"seed {seed}")) for seed in seeds]
+        runs = {f"seed {seed}": run(model, seed) for seed in seeds}
         if variant == "plain" and family in COMPILED:
-            traces.insert(0, ("kernels", _kernels(model)))
+            runs = {"kernels": _right_run(model), **runs}
+        traces = [(name, one.trace(name, model.everything)) for name, one in runs.items()]
         wrong = {name: [f"{local.label}: {local.reason}" for local in audit(trace, model.model).wrong] for name, trace in traces}
         (first, left), *others = traces
         for name, trace in others:
@@ -104,18 +108,17 @@ def noise_results_of(family: str) -> tuple[NoiseResult, ...]:
 
 
 @cache
-def _right(model: Subject, plan: Plan | None) -> Right:
-    if model.variant == "plain" and model.family in COMPILED and plan is None:
-        return Right(model, _kernels(model))
-    return Right(model, run(model, _SEEDS[0]).trace("right", plan), plan)
+def _right(model: Subject, plan: Plan) -> Right:
+    return Right(_right_run(model), plan)
 
 
 @cache
-def _kernels(model: Subject) -> MemoryTrace:
-    """A run of the compiled kernels, with everything recorded."""
+def _right_run(model: Subject) -> Run:
+    """The compiled kernels' run of plain models of some families, and NumPy's of the others."""
+    if model.variant != "plain" or model.family not in COMPILED:
+        return run(model, _SEEDS[0])
     path = model.model.path
-    layers = model.model.hyperparameters.layers
-    trace = compiled(path).run(taps="all", layers=f"0..{layers}", tokens=TOKENS, directory=path.with_suffix(".kernels"))
+    layers = f"0..{model.model.hyperparameters.layers}"
+    trace = compiled(path).run(taps="all", layers=layers, tokens=TOKENS, directory=path.with_suffix(".kernels"))
     assert trace.info is not None
-    tensors = {entry.key: (entry.node or "", trace.load(entry)) for entry in trace.entries}
-    return MemoryTrace("kernels", model.graph, tensors, trace.info)
+    return Run(model, TOKENS, {entry.key: (entry.node or "", trace.load(entry)) for entry in trace.entries}, target=trace.info.target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.trace import Trace, TraceEntry, TraceInfo
 from tests.zoo.arithmetic import Float32
 from tests.zoo.planting import Call, Plant, Stored
-from tests.zoo.subjects import TOKENS, Subject
+from tests.zoo.subjects import TOKENS, Subject, recorded
 
 NOTHING = Plant()
 
@@ -44,37 +45,33 @@ class MemoryTrace(Trace):
 
 @dataclass
 class Run:
-    """``tensors`` of every stage, by key; ``generated`` tokens; ``visible``, for each planted value, how far it is off."""
+    """``tensors`` of every stage, by key: the node, and its value; ``generated`` tokens; ``visible``, for each planted value, how far it is off."""
 
     subject: Subject
     tokens: tuple[int, ...]
     tensors: dict[Key, tuple[str, F32]] = field(default_factory=dict)
     generated: list[int] = field(default_factory=list)
     visible: dict[tuple[int, str], float] = field(default_factory=dict)
+    target: str = "float32"
 
-    def trace(self, name: str, plan: Plan | None = None) -> MemoryTrace:
-        """What a run with the taps of ``plan`` leaves (None: everything). The manifest has the right graph: a bug does not stand there."""
-        graph = self.subject.graph if plan is None else self.subject.recorded(plan)
-        kept = {key: one for key, one in self.tensors.items() if plan is None or plan.selects(key[2], key[1])}
+    def trace(self, name: str, plan: Plan) -> MemoryTrace:
+        """What a run with the taps of ``plan`` leaves. The manifest has the right graph: a bug does not stand there."""
+        subject = self.subject
         model = {
-            "name": self.subject.model.path.name,
-            "architecture": self.subject.model.family.architecture,
-            "fingerprint": self.subject.fingerprint,
-            "overrides": dict(self.subject.model.overrides),
+            "name": subject.model.path.name,
+            "architecture": subject.model.family.architecture,
+            "fingerprint": subject.fingerprint,
+            "overrides": dict(subject.model.overrides),
         }
-        extra = {"generated": self.generated} if self.subject.steps > 1 else {}
-        described = "all" if plan is None else plan.describe()
-        info = TraceInfo(model, "float32", self.tokens, described, "last", _text(graph), extra)
-        return MemoryTrace(name, graph, kept, info)
+        extra = {"generated": self.generated} if subject.steps > 1 else {}
+        info = TraceInfo(model, self.target, self.tokens, plan.describe(), "last", _text(subject, plan), extra)
+        tensors = {key: one for key, one in self.tensors.items() if plan.selects(key[2], key[1])}
+        return MemoryTrace(name, recorded(subject, plan), tensors, info)
 
 
-_TEXTS: dict[int, tuple[Graph, str]] = {}
-
-
-def _text(graph: Graph) -> str:
-    if id(graph) not in _TEXTS:
-        _TEXTS[id(graph)] = (graph, print_graph(graph))  # the graph too, so that its id stays its own
-    return _TEXTS[id(graph)][1]
+@cache
+def _text(subject: Subject, plan: Plan) -> str:
+    return print_graph(recorded(subject, plan))
 
 
 def run(subject: Subject, seed: int, plant: Plant = NOTHING, tokens: Sequence[int] = TOKENS) -> Run:

@@ -21,6 +21,7 @@ from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.pipeline import recorded_graph
 from aprgraph.graph.plan import Plan, parse_plan
 from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.blame import ReplayedModel
 from tests.support.tiny import write_tiny_model
 
 #: Ten positions: more than the sliding windows, no multiple of any tile; some tokens come twice.
@@ -117,20 +118,25 @@ class Subject:
         return VARIANTS[self.variant].steps
 
     @cached_property
-    def graph(self) -> Graph:
-        """The graph with every stage of every layer tapped."""
-        return self.recorded(parse_plan("all", f"0..{self.model.hyperparameters.layers}"))
+    def everything(self) -> Plan:
+        """Every stage of every layer."""
+        return parse_plan("all", f"0..{self.model.hyperparameters.layers}")
 
-    def recorded(self, plan: Plan) -> Graph:
-        """The graph that a run with the taps of ``plan`` computes."""
-        total = len(TOKENS) + self.steps - 1
-        return recorded_graph(build_graph(self.model), plan, "last", total, keep_outputs=self.steps > 1)
+    @property
+    def graph(self) -> Graph:
+        """The graph with everything tapped."""
+        return recorded(self, self.everything)
 
     @cached_property
     def layers(self) -> tuple[int, int, int]:
         """The first layer, the middle one, the last one."""
         count = self.model.hyperparameters.layers
         return 0, count // 2, count - 1
+
+    @cached_property
+    def replayed(self) -> ReplayedModel:
+        """The model, as all its audits share it."""
+        return ReplayedModel(self.model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -149,6 +155,13 @@ class Subject:
     @cached_property
     def _decoded(self) -> dict[str, F32]:
         return {}
+
+
+@cache
+def recorded(subject: Subject, plan: Plan) -> Graph:
+    """The graph that a run with the taps of ``plan`` computes."""
+    total = len(TOKENS) + subject.steps - 1
+    return recorded_graph(build_graph(subject.model), plan, "last", total, keep_outputs=subject.steps > 1)
 
 
 @lru_cache(maxsize=1)

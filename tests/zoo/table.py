@@ -24,7 +24,8 @@ Generated: `python -m tests.zoo > docs/bug-zoo.md`.
 
 Faults put in on purpose, into tiny random models of every family that can have them: at the first, the middle and the last layer, or once
 where they are of the whole model. Each faulty run is compared with a right one, whose float32 rounding is other than its own. The manifest of a
-faulty run names the right graph: a bug does not stand in it.
+faulty run names the right graph: a bug does not stand in it. Recorded are all stages of the fault's layer and of the one before it, and of the
+whole model; of every layer, where the fault is in no one layer.
 
 *Values* (`diff`) has found a fault if its first divergences are exactly the first tensors that the fault makes wrong, and the region of
 each holds the guilty node. *Blame* has found it if the tensors that it calls wrong are exactly those that the fault makes wrong, all on the

@@ -35,7 +35,7 @@ def _where(tied: bool, sites: Sites) -> Sites:
 
 def _given(tokens: tuple[int, ...]) -> Sites:
     """The run has other tokens than the one that it is compared with."""
-    return lambda _subject: [Site("prompt", Plant(), frozenset(), tokens)]
+    return lambda _subject: [Site(None, Plant(), frozenset(), tokens)]
 
 
 def _shifted(tokens: Array) -> Array:

@@ -34,7 +34,7 @@ def each_layer(
             nodes = {f"layer{layer}.{name}": patch for name, patch in patches.items()}
             if all(name in subject.graph for name in nodes) and when(subject, layer):
                 wrong = keys(range(subject.steps), layer, stages, steps if wrong_steps is None else wrong_steps)
-                found.append(Site(f"layer {layer}", Plant(nodes, steps=steps if subject.steps > 1 else _ALWAYS), wrong))
+                found.append(Site(layer, Plant(nodes, steps=steps if subject.steps > 1 else _ALWAYS), wrong))
         return found
 
     return sites
@@ -48,7 +48,7 @@ def each_layer_weight(endings: Sequence[str], misreading: Misreading, *stages: s
         for layer in subject.layers:
             tensors = {f"blk.{layer}.{ending}": misreading for ending in endings}
             if all(name in subject.graph for name in tensors) and when(subject, layer):
-                found.append(Site(f"layer {layer}", Plant(weights=tensors), keys(range(subject.steps), layer, stages)))
+                found.append(Site(layer, Plant(weights=tensors), keys(range(subject.steps), layer, stages)))
         return found
 
     return sites
@@ -71,7 +71,7 @@ def once(patches: Mapping[str, Patch], *stages: str, steps: range = range(1)) ->
             for step in range(subject.steps)
             if step in steps
         }
-        return [Site("model", Plant(nodes, steps=steps if subject.steps > 1 else _ALWAYS), frozenset(wrong))]
+        return [Site(None, Plant(nodes, steps=steps if subject.steps > 1 else _ALWAYS), frozenset(wrong))]
 
     return sites
 

@@ -1,0 +1,40 @@
+"""A model as replays read it: its graph for runs of each length, and its weights, decoded once for traces replayed side by side."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from aprgraph.graph.build import build_graph
+from aprgraph.graph.ir import Graph
+from aprgraph.graph.model import Model
+from aprgraph.graph.passes.pipeline import recorded_graph
+from aprgraph.graph.plan import Plan
+from aprgraph.runtime.decoded_weights import DecodedWeights
+
+#: Bytes of decoded weights that stay for the other side, which reads them next.
+_KEEP = 1 << 29
+
+
+class ReplayedModel:
+    """What all replays of one model share. Raises ModelError for one whose graph cannot be built."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.weights = DecodedWeights(model, _KEEP)
+        self._graphs: dict[tuple[str, int], Graph] = {}
+
+    def graph_of(self, positions: str, total: int) -> Graph:
+        """The graph of a run of ``total`` positions with the logits of ``positions``, last or all."""
+        key = (positions, total)
+        if key not in self._graphs:
+            self._graphs[key] = recorded_graph(self._graph, Plan(), positions, total)
+        return self._graphs[key]
+
+    @cached_property
+    def _graph(self) -> Graph:
+        return build_graph(self.model)
+
+    @staticmethod
+    def of(model: Model | ReplayedModel) -> ReplayedModel:
+        """``model``, wrapped if it is not yet."""
+        return model if isinstance(model, ReplayedModel) else ReplayedModel(model)

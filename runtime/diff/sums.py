@@ -1,0 +1,141 @@
+"""The sums that the distance of two tensors is made of: one pass over both, in pieces, accumulated in float64.
+
+They are added in an order that the shape alone decides, and by functions that no number of threads changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.runtime.aprt import F32
+
+F64 = npt.NDArray[np.float64]
+#: Rows and columns of a matrix.
+Cut = tuple[slice, slice]
+
+#: Elements that are looked at first to see whether two pieces differ: these decide most of the time.
+_GLANCE = 64
+#: Rows narrower than this are added side by side: NumPy's inner loop over a short row costs more than the additions.
+_NARROW = 1024
+#: Longest vector of one dot product. From 10,001 elements on OpenBLAS uses threads, which would change the order of the
+#: additions, and which wait for each other for milliseconds where something else uses the processors.
+_DOT = 1 << 13
+
+
+class Sums:
+    """What is added up over the elements of two matrices [rows, columns]; ``piece`` elements are in work at a time.
+
+    ``rows`` [3, rows] and ``columns`` [3, columns], or [3, 0] where they are not asked for, are sums of squares of the error a - b,
+    of a, and of b, over the elements that are finite on both sides. ``elsewhere`` are those of each side's elements that are finite on
+    that side only; ``nan`` and ``inf`` count by side, ``nonfinite`` elements that are finite on at most one side, ``mismatched`` those of
+    them that are NaN or Inf on one side and something else on the other. ``largest`` is the largest square of the error, below 0
+    where nothing was added, and ``largest_index`` its index in the flat matrix, the first of equals.
+    """
+
+    def __init__(self, rows: int, columns: int, *, by_column: bool, piece: int) -> None:
+        self.rows = np.zeros((3, rows))
+        self.columns = np.zeros((3, columns if by_column else 0))
+        self.bit_identical = True
+        self.nan = [0, 0]
+        self.inf = [0, 0]
+        self.elsewhere = [0.0, 0.0]
+        self.mismatched = 0
+        self.nonfinite = 0
+        self.largest, self.largest_index = -1.0, 0
+        self._stride, self._by_column, self._piece = columns, by_column, piece
+        self._buffer = np.empty(3 * min(piece, rows * columns))
+
+    def add(self, a: F32, b: F32, where: Cut) -> None:
+        """Add both sides of one cut; each is given once, from the first row to the last."""
+        a, b = np.asarray(a), np.asarray(b)
+        top, left = where[0].start, where[1].start
+        # A signalling NaN raises the invalid flag when it is widened; it is counted all the same.
+        with np.errstate(invalid="ignore"):
+            for cut in cuts(a.shape[0], a.shape[1], self._piece):
+                rows, columns = cut
+                at = slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)
+                self._add_piece(a[cut], b[cut], at)
+
+    def _add_piece(self, a: F32, b: F32, at: Cut) -> None:
+        # The error, a and b lie one behind the other, so that each step is one call for all three.
+        three = self._buffer[: 3 * a.size].reshape(3, *a.shape)
+        np.copyto(three[1], a)
+        if _same_bits(a, b):
+            energies = _by_row(three[1:2])
+            if np.isfinite(energies).all():
+                self._put(slice(1, 3), three[1:2], energies, at)
+                self._found(0.0, at[0].start, at[1].start)
+                return
+        else:
+            self.bit_identical = False
+        np.copyto(three[2], b)
+        np.subtract(three[1], three[2], out=three[0])
+        energies = _by_row(three)
+        if not np.isfinite(energies).all():
+            self._take_out_nonfinite(three[1], three[2])
+            np.subtract(three[1], three[2], out=three[0])
+            energies = _by_row(three)
+        self._put(slice(0, 3), three, energies, at)
+        squares = three[0] if self._by_column else np.multiply(three[0], three[0], out=three[0])
+        if squares.max() > self.largest:
+            row, column = divmod(int(squares.argmax()), a.shape[1])
+            self._found(float(squares[row, column]), at[0].start + row, at[1].start + column)
+
+    def _put(self, which: slice, values: F64, energies: F64, at: Cut) -> None:
+        """Add the energies of ``values``, which become squares where sums by column are asked for."""
+        self.rows[which, at[0]] += energies
+        if self._by_column:
+            np.multiply(values, values, out=values)
+            self.columns[which, at[1]] += _by_column(values)
+
+    def _found(self, square: float, row: int, column: int) -> None:
+        if square > self.largest:
+            self.largest, self.largest_index = square, row * self._stride + column
+
+    def _take_out_nonfinite(self, a: F64, b: F64) -> None:
+        """Count what is not finite, and set it to 0 on both sides so that it takes no part in the sums."""
+        finite = (np.isfinite(a), np.isfinite(b))
+        both = finite[0] & finite[1]
+        for side, values in enumerate((a, b)):
+            nan = np.isnan(values)
+            self.nan[side] += int(nan.sum())
+            self.inf[side] += int((~finite[side] & ~nan).sum())
+            self.elsewhere[side] += float(np.square(values[finite[side] & ~both]).sum())
+        self.mismatched += int((~both & ~((a == b) | (np.isnan(a) & np.isnan(b)))).sum())
+        self.nonfinite += int((~both).sum())
+        a[~both] = 0.0
+        b[~both] = 0.0
+
+
+def cuts(rows: int, columns: int, size: int) -> Iterator[Cut]:
+    """A matrix [rows, columns] in row-major order, cut into whole rows, or parts of one row, of at most ``size`` elements."""
+    height, width = max(1, size // max(columns, 1)), min(columns, size)
+    for top in range(0, rows, height):
+        for left in range(0, columns, width):
+            yield slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
+
+
+def _same_bits(a: F32, b: F32) -> bool:
+    """Whether two pieces are equal bit for bit."""
+    bits_a, bits_b = a.view(np.uint32), b.view(np.uint32)
+    return np.array_equal(bits_a[0, :_GLANCE], bits_b[0, :_GLANCE]) and np.array_equal(bits_a, bits_b)
+
+
+def _by_row(values: F64) -> F64:
+    """The sum of squares of each row of [sides, rows, columns]."""
+    parts = (values[..., left : left + _DOT] for left in range(0, values.shape[-1], _DOT))
+    return np.asarray(sum(np.vecdot(part, part) for part in parts))
+
+
+def _by_column(squares: F64) -> F64:
+    """The sums over the rows of [sides, rows, columns], which lie without gaps."""
+    sides, rows, columns = squares.shape
+    beside = min(rows, _NARROW // columns)
+    if beside < 2:
+        return np.asarray(squares.sum(axis=1))
+    whole = rows - rows % beside
+    wide = squares[:, :whole].reshape(sides, whole // beside, beside * columns).sum(axis=1)
+    return np.asarray(wide.reshape(sides, beside, columns).sum(axis=1) + squares[:, whole:].sum(axis=1))

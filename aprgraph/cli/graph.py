@@ -109,7 +109,7 @@ def open_graph(source: Path, override_kv: list[str] | None = None) -> Graph:
 
         found = Trace.open(source).graph()
         if found is None:
-            raise TraceError(f"{source}: has no manifest (trace.json), and so no graph; give the model as the source instead")
+            raise TraceError(f"{source}: has no graph (no manifest, or that of a program without one); give the model as the source instead")
         return found
     if not source.exists():
         raise AprgraphError(f"{source}: not there; expected a GGUF file, or the directory of an artifact or a trace")
@@ -148,7 +148,7 @@ def _graph_of_diff(diff: tuple[Path, Path] | None) -> Graph:
         found = Trace.open(side).graph()
         if found is not None:
             return found
-    raise AprgraphError(f"--diff {diff[0]} {diff[1]}: neither has a manifest with its graph; name the model too: graph MODEL --diff A B")
+    raise AprgraphError(f"--diff {diff[0]} {diff[1]}: neither trace has a graph; name the model too: graph MODEL --diff A B")
 
 
 def _colouring(a: Path, b: Path) -> Colouring:

@@ -94,7 +94,7 @@ def _rest(audit: Audit) -> str:
     """What becomes of the tensors after the first wrong ones."""
     first = audit.wrong[0].key
     after = [local for local in audit.locals[[local.key for local in audit.locals].index(first) + 1 :] if local.state is LocalState.RIGHT]
-    return f"the {len(after)} tensors after it that are right follow from their inputs" if after else "nothing after it was replayed"
+    return f"the other {len(after)} tensors after it follow from their inputs" if after else "nothing after it was replayed"
 
 
 def _unknown(audit: Audit) -> str:

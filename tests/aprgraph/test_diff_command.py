@@ -1,0 +1,100 @@
+"""`aprgraph diff` with the model at hand: the sentence, the table, what to tap next, the guilty stage, the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.blame import spoil, traced
+from tests.support.cli import fails, run_cli
+from tests.support.traces import noisy
+
+Tiny = Callable[..., Path]
+
+
+@pytest.fixture
+def model(tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model, with two traces of it here: ours, and theirs, in which layer 1 attn_out is off."""
+    monkeypatch.chdir(tmp_path)
+    path = tiny_model()
+    traced(tmp_path / "ours", path)
+    spoil(traced(tmp_path / "theirs", path), "attn_out", 1, lambda values: noisy(values, 1e-2))
+    return path
+
+
+@pytest.mark.parametrize(("sides", "guilty"), [(("ours", "theirs"), "B"), (("theirs", "ours"), "A")])
+def test_the_sentence_and_the_errors_of_both_sides(sides: tuple[str, str], guilty: str, model: Path) -> None:
+    result = run_cli("diff", *sides, "--model", model)
+    lines = result.out.splitlines()
+    assert (result.code, result.err) == (1, "")
+    assert lines[0].startswith(
+        f"{guilty} is wrong at layer 1 attn_out (local error 9.6e-05; {'B' if guilty == 'A' else 'A'} 1e-15) and layer 1 post_attn_residual"
+    )
+    header = next(index for index, line in enumerate(lines) if "local A" in line)
+    assert lines[header + 2].startswith(f"INTRODUCED by {guilty}  layer 1 attn_out ")
+    assert f"{guilty}: NMSE 9.6e-05, limit 1e-11" in lines[header + 2]
+    assert any(f"▶  INTRODUCED by {guilty}  layer 1 attn_out " in line for line in lines)
+
+
+def test_nothing_to_blame(model: Path, tmp_path: Path) -> None:
+    traced(tmp_path / "again", model)
+    result = run_cli("diff", "ours", "again", "--model", model, "--repro", "guilty")
+    assert result.code == 0
+    assert "The model explains the 35 tensors of A and the 35 of B" in result.out
+    assert result.err == "nothing to reproduce: no replay found a side wrong\n"
+    assert not (tmp_path / "guilty").exists()
+    assert run_cli("diff", "ours", "again", "--suggest").out == "nothing: nothing differs\n"
+
+
+def test_suggest_repro_html_and_json(model: Path, tmp_path: Path) -> None:
+    assert run_cli("diff", "ours", "theirs", "--suggest").out == "nothing: what differs is one stage\n"
+    for name in ("ours", "theirs"):
+        few = traced(tmp_path / f"few-{name}", model, taps="attn_norm,attn_out")
+        if name == "theirs":
+            spoil(few, "attn_out", 1, lambda values: noisy(values, 1e-2))
+    result = run_cli("diff", "few-ours", "few-theirs", "--suggest")
+    assert result.code == 1
+    taps = "attn_norm,qkv_matmul,q_post_rope,k_post_rope,attn_scores,attn_softmax,attention,attn_out"
+    assert result.out == f"--taps {taps} --layers 1..2\n"
+    result = run_cli("diff", "ours", "theirs", "-m", model, "--repro", "guilty", "--html", "report.html", "--json")
+    assert (result.code, result.err) == (1, "layer 1 attn_out of B alone: python guilty/repro.py\n")
+    document = json.loads(result.out)
+    assert document["headline"] == document["blame"]["sentence"] != document["verdict"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "B is wrong at layer 1 attn_out" in page
+    assert (tmp_path / "guilty/repro.py").is_file()
+
+
+def test_a_page_without_a_model(model: Path, tmp_path: Path) -> None:
+    assert run_cli("diff", "ours", "theirs", "--html", "report.html").code == 1
+    assert "Diverged: first at layer 1 attn_out" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    # Two files of different stages are compared because they were named.
+    assert run_cli("diff", "ours/layer-0/attn_out.bin", "theirs/layer-1/attn_out.bin", "--html", "files.html").code == 1
+    assert (tmp_path / "files.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tokens", "1,2"], "--tokens is for the replay of a model; name it with --model"),
+        (["--repro", "guilty"], "--repro is for the replay of a model; name it with --model"),
+        (["--override-kv", "llama.x=int:1"], "--override-kv is for the replay of a model; name it with --model"),
+        (["--model", "nowhere.gguf"], "nowhere.gguf"),
+        (["--html", "nowhere/report.html"], "nowhere"),
+        (["--html", "."], "."),
+    ],
+)
+def test_errors(arguments: list[str], message: str, model: Path, tmp_path: Path) -> None:
+    before = {path.name for path in tmp_path.iterdir()}
+    assert message in fails("diff", "ours", "theirs", *arguments)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_model_that_it_is_not_a_run_of(tiny_model: Tiny, model: Path) -> None:
+    result = run_cli("diff", "ours", "theirs", "--model", tiny_model(seed=5))
+    assert result.code == 1
+    assert result.out.startswith("Both are wrong: A at layer 0 embedding")
+    assert "note: ours was recorded from another model file than" in result.out

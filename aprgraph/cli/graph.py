@@ -109,7 +109,7 @@ def open_graph(source: Path, override_kv: list[str] | None = None) -> Graph:
 
         found = Trace.open(source).graph()
         if found is None:
-            raise TraceError(f"{source}: has no graph (no manifest, or that of a program without one); give the model as the source instead")
+            raise TraceError(f"{source}: has no graph: no manifest, or one of another program; give the model as the source instead")
         return found
     if not source.exists():
         raise AprgraphError(f"{source}: not there; expected a GGUF file, or the directory of an artifact or a trace")

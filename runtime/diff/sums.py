@@ -49,12 +49,12 @@ class Sums:
         self._buffer = np.empty(3 * min(piece, rows * columns))
 
     def add(self, a: F32, b: F32, where: Cut) -> None:
-        """Add both sides of one cut; each is given once, from the first row to the last."""
+        """Add both sides, f32, of the cut ``where``; each part of the matrices is given once."""
         a, b = np.asarray(a), np.asarray(b)
         top, left = where[0].start, where[1].start
         # A signalling NaN raises the invalid flag when it is widened; it is counted all the same.
         with np.errstate(invalid="ignore"):
-            for cut in cuts(a.shape[0], a.shape[1], self._piece):
+            for cut in _pieces(a.shape[0], a.shape[1], self._piece):
                 rows, columns = cut
                 at = slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)
                 self._add_piece(a[cut], b[cut], at)
@@ -80,7 +80,7 @@ class Sums:
             energies = _by_row(three)
         self._put(slice(0, 3), three, energies, at)
         squares = three[0] if self._by_column else np.multiply(three[0], three[0], out=three[0])
-        if squares.max() > self.largest:
+        if squares.max() >= self.largest:
             row, column = divmod(int(squares.argmax()), a.shape[1])
             self._found(float(squares[row, column]), at[0].start + row, at[1].start + column)
 
@@ -92,8 +92,9 @@ class Sums:
             self.columns[which, at[1]] += _by_column(values)
 
     def _found(self, square: float, row: int, column: int) -> None:
-        if square > self.largest:
-            self.largest, self.largest_index = square, row * self._stride + column
+        index = row * self._stride + column
+        if square > self.largest or (square == self.largest and index < self.largest_index):
+            self.largest, self.largest_index = square, index
 
     def _take_out_nonfinite(self, a: F64, b: F64) -> None:
         """Count what is not finite, and set it to 0 on both sides so that it takes no part in the sums."""
@@ -116,6 +117,14 @@ def cuts(rows: int, columns: int, size: int) -> Iterator[Cut]:
     for top in range(0, rows, height):
         for left in range(0, columns, width):
             yield slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
+
+
+def _pieces(rows: int, columns: int, size: int) -> Iterator[Cut]:
+    """As ``cuts``, but several rows high if there are any: sums by column are loaded and stored once for each piece."""
+    width = max(1, min(columns, size, max(_DOT, size // max(rows, 1))))
+    for top, _ in cuts(rows, 1, max(1, size // width)):
+        for _, left in cuts(1, columns, width):
+            yield top, left
 
 
 def _same_bits(a: F32, b: F32) -> bool:

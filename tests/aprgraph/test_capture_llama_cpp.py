@@ -81,6 +81,18 @@ def test_every_stage_that_llama_cpp_has(family: str, ours: Callable[[str], Path]
     assert report.compared == len(theirs)
 
 
+@pytest.mark.contract("BLAME-WITNESS-1")
+@pytest.mark.parametrize("family", MODELS)
+def test_what_llama_cpp_computed_is_right_by_the_replay(family: str, tmp_path: Path) -> None:
+    """Prompt and a generated token; GELU from a table in float16 is what the profile of 16 bits covers."""
+    theirs = write(family, tmp_path / "theirs")
+    model = write_model(family, tmp_path / "tiny.gguf")
+    profile = "same-graph-f16" if family == "gemma3" else None
+    found = aprgraph.audit(theirs, model, profile=profile)
+    assert found.exit_code == 0, found.sentence
+    assert found.replayed >= sum(entry.step == 0 for entry in theirs.entries)
+
+
 @pytest.mark.parametrize("family", ["gemma3"])
 def test_gelu_is_all_that_gemma3_differs_in(family: str, ours: Callable[[str], Path], tmp_path: Path) -> None:
     write(family, tmp_path / "theirs")

@@ -1,13 +1,17 @@
-"""Gives the tests of a family their faults."""
+"""Gives the tests of a family their faults: the rows of its section, since asking the models would cost every collection seconds.
+
+test_page.py holds that the rows are all the faults that the family can have.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.zoo.results import faults_of
-from tests.zoo.suite import FamilyTests
+from tests.zoo.suite import PAGE, FamilyTests
+from tests.zoo.table import parse_rows, parse_sections
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fault" in metafunc.fixturenames and metafunc.cls is not None and issubclass(metafunc.cls, FamilyTests):
-        metafunc.parametrize("fault", [fault.name for fault in faults_of(metafunc.cls.family)])
+        section = parse_sections(PAGE.read_text(encoding="utf-8")).get(metafunc.cls.family, "")
+        metafunc.parametrize("fault", [row.fault for row in parse_rows(section)])

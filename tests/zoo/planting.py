@@ -97,6 +97,7 @@ class Fault:
 
     ``kind`` is "graph" (another computation), "weights" (a tensor read or stored otherwise), "kernel" (an op that computes
     otherwise) or "input". ``variants`` are those of the models in which it shows: it is planted in each.
+    ``seen`` is a report of it, or of one like it, in an engine: owner/repository#number on GitHub.
     """
 
     name: str
@@ -105,3 +106,4 @@ class Fault:
     sites: Callable[[Subject], Sequence[Site]]
     variants: tuple[str, ...] = ("plain",)
     families: tuple[str, ...] | None = None
+    seen: str = ""

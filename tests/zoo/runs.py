@@ -45,7 +45,7 @@ class MemoryTrace(Trace):
 
 @dataclass
 class Run:
-    """``tensors`` of every stage, by key: the node, and its value; ``generated`` tokens; ``visible``, for each planted value, how far it is off."""
+    """``tensors`` of every stage by key: the node, and its value. ``generated`` tokens. In ``visible``, how far planted values are off."""
 
     subject: Subject
     tokens: tuple[int, ...]

@@ -22,15 +22,15 @@ _HEAD = """# The bug zoo
 
 Generated: `python -m tests.zoo > docs/bug-zoo.md`.
 
-Faults put in on purpose, into tiny random models of every family that can have them: at the first, the middle and the last layer, or once
-where they are of the whole model. Each faulty run is compared with a right one, whose float32 rounding is other than its own. The manifest of a
-faulty run names the right graph: a bug does not stand in it. Recorded are all stages of the fault's layer and of the one before it, and of the
-whole model; of every layer, where the fault is in no one layer.
+Faults put in on purpose, into tiny random models of every family that can have them: at the first, the middle and the last layer, or
+once where they are of the whole model. Each faulty run is compared with a right one, whose float32 rounding is other than its own. The
+manifest of a faulty run names the right graph: a bug does not stand in it. Recorded are all stages of the fault's layer and of the one
+before it, and of the whole model; of every layer, where the fault is in no one layer.
 
 *Values* (`diff`) has found a fault if its first divergences are exactly the first tensors that the fault makes wrong, and the region of
 each holds the guilty node. *Blame* has found it if the tensors that it calls wrong are exactly those that the fault makes wrong, all on the
 faulty side, and none on the other. Both in both orders of the arguments. For a run of other tokens, found means refused, with the
-position.
+position. *Seen in* is a report of such a fault in an engine.
 """
 
 
@@ -84,13 +84,21 @@ def summary_of(sections: Iterable[str]) -> str:
     lines = []
     for fault in FAULTS:
         mine = [row for row in rows if row.fault == fault.name]
-        cases, values, blame = (sum(getattr(row, name) for row in mine) for name in ("cases", "values", "blame"))
-        lines.append(f"| {fault.name} | {fault.kind} | {fault.summary} | {len(mine)} | {values}/{cases} | {blame}/{cases} |")
+        lines.append(f"| {fault.name} | {fault.kind} | {fault.summary} | {_link(fault.seen)} | {len(mine)} | {_found_of(mine)} |")
     cases, values, blame = (sum(getattr(row, name) for row in rows) for name in ("cases", "values", "blame"))
     total = f"{len(FAULTS)} faults in {len(FAMILIES)} families, {cases} cases: values found {values}, blame {blame}."
-    return "\n".join(
-        [_HEAD, total, "", "| fault | kind | what is wrong | families | values | blame |", "|---|---|---|---|---|---|", *lines, ""]
-    )
+    header = ["| fault | kind | what is wrong | seen in | families | values | blame |", "|---|---|---|---|---|---|---|"]
+    return "\n".join([_HEAD, total, "", *header, *lines, ""])
+
+
+def _found_of(rows: Sequence[Row]) -> str:
+    cases, values, blame = (sum(getattr(row, name) for row in rows) for name in ("cases", "values", "blame"))
+    return f"{values}/{cases} | {blame}/{cases}"
+
+
+def _link(seen: str) -> str:
+    repository, _, number = seen.partition("#")
+    return f"[{seen}](https://github.com/{repository}/issues/{number})" if seen else ""
 
 
 def page() -> str:

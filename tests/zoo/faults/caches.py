@@ -52,9 +52,39 @@ def _exchanged(call: Call) -> Array:
 
 
 FAULTS = (
-    Fault("stale key", "kernel", "A decoded step reads another position's key.", each_layer({"k_cache": _stale}, "attn_scores", steps=_ONCE, wrong_steps=_DECODED), variants=("generating",)),
-    Fault("stale value", "kernel", "A decoded step reads another position's value.", each_layer({"v_cache": _stale}, "attention", steps=_ONCE, wrong_steps=_DECODED), variants=("generating",)),
-    Fault("new key not written", "kernel", "A decoded step attends to its own position before its key is in the cache.", each_layer({"k_cache": _zero}, "attn_scores", steps=_ONCE, wrong_steps=_DECODED), variants=("generating",)),
-    Fault("keys cached before RoPE", "graph", "Decoded steps leave keys in the cache that were not rotated.", each_layer({"k_cache": _before_rope}, "attn_scores", steps=_DECODED), variants=("generating",)),
-    Fault("values exchanged", "kernel", "Two rows of the cache of v have changed places.", each_layer({"v_cache": _exchanged}, "attention", steps=_ONCE, wrong_steps=_DECODED), variants=("generating",)),
-)  # fmt: skip
+    Fault(
+        "stale key",
+        "kernel",
+        "A decoded step reads another position's key.",
+        each_layer({"k_cache": _stale}, "attn_scores", steps=_ONCE, wrong_steps=_DECODED),
+        variants=("generating",),
+    ),
+    Fault(
+        "stale value",
+        "kernel",
+        "A decoded step reads another position's value.",
+        each_layer({"v_cache": _stale}, "attention", steps=_ONCE, wrong_steps=_DECODED),
+        variants=("generating",),
+    ),
+    Fault(
+        "new key not written",
+        "kernel",
+        "A decoded step attends to its own position before its key is in the cache.",
+        each_layer({"k_cache": _zero}, "attn_scores", steps=_ONCE, wrong_steps=_DECODED),
+        variants=("generating",),
+    ),
+    Fault(
+        "keys cached before RoPE",
+        "graph",
+        "Decoded steps leave keys in the cache that were not rotated.",
+        each_layer({"k_cache": _before_rope}, "attn_scores", steps=_DECODED),
+        variants=("generating",),
+    ),
+    Fault(
+        "values exchanged",
+        "kernel",
+        "Two rows of the cache of v have changed places.",
+        each_layer({"v_cache": _exchanged}, "attention", steps=_ONCE, wrong_steps=_DECODED),
+        variants=("generating",),
+    ),
+)

@@ -44,31 +44,67 @@ def _shifted(tokens: Array) -> Array:
 
 FAULTS = (
     Fault(
-        "embedding scale forgotten", "graph", "Embedding rows are not multiplied by the root of E.",
-        once({"layer0.embedding": with_attrs(scale=1.0)}, "embedding"), families=("gemma3",),
+        "embedding scale forgotten",
+        "graph",
+        "Embedding rows are not multiplied by the root of E.",
+        once({"layer0.embedding": with_attrs(scale=1.0)}, "embedding"),
+        families=("gemma3",),
     ),
     Fault(
-        "embedding scale in bfloat16", "graph", "The root of E is rounded to bfloat16 before embedding rows are multiplied by it.",
-        once({"layer0.embedding": _rounded_scale}, "embedding"), families=("gemma3",),
+        "embedding scale in bfloat16",
+        "graph",
+        "The root of E is rounded to bfloat16 before embedding rows are multiplied by it.",
+        once({"layer0.embedding": _rounded_scale}, "embedding"),
+        families=("gemma3",),
+        seen="huggingface/transformers#37109",
     ),
     Fault(
-        "tokens shifted", "input", "Every position but the first gets the embedding of the token before.",
+        "tokens shifted",
+        "input",
+        "Every position but the first gets the embedding of the token before.",
         once({"layer0.embedding": reading(0, lambda call: _shifted(call.operands[0]))}, "embedding"),
     ),
     Fault(
-        "stale token", "input", "The first decoded step gets a token of the prompt in place of the one that was generated.",
-        once({"layer0.embedding": reading(0, lambda call: np.array(TOKENS[-2:-1]))}, "embedding", steps=range(1, 2)), variants=("generating",),
+        "stale token",
+        "input",
+        "The first decoded step gets a token of the prompt in place of the one that was generated.",
+        once({"layer0.embedding": reading(0, lambda call: np.array(TOKENS[-2:-1]))}, "embedding", steps=range(1, 2)),
+        variants=("generating",),
     ),
-    Fault("logits of another position", "kernel", "The head reads the last position but one.", once({"last_position": lambda call: call.operands[0][-2:-1]}, "lm_head")),
-    Fault("final norm forgotten", "graph", "The last hidden state goes to the head as it is.", once({"final_norm": left_out}, "final_norm")),
     Fault(
-        "untied head taken for tied", "weights", "The embedding table serves as the head of a model that has one of its own.",
+        "logits of another position",
+        "kernel",
+        "The head reads the last position but one.",
+        once({"last_position": lambda call: call.operands[0][-2:-1]}, "lm_head"),
+    ),
+    Fault(
+        "final norm forgotten", "graph", "The last hidden state goes to the head as it is.", once({"final_norm": left_out}, "final_norm")
+    ),
+    Fault(
+        "untied head taken for tied",
+        "weights",
+        "The embedding table serves as the head of a model that has one of its own.",
         _where(False, once({"lm_head": reading(1, _embedding)}, "lm_head")),
+        seen="pegainfer-project/pegainfer#544",
     ),
     Fault(
-        "tied head taken for untied", "weights", "The head of a model that has none of its own holds what no file gave it.",
+        "tied head taken for untied",
+        "weights",
+        "The head of a model that has none of its own holds what no file gave it.",
         _where(True, once({"lm_head": reading(1, _never_loaded)}, "lm_head")),
+        seen="vllm-project/vllm#53020",
     ),
-    Fault("thoughts in the template", "input", "The chat template adds an empty block of thoughts.", _given((*TOKENS[:-1], *_THOUGHTS, TOKENS[-1]))),
-    Fault("two tokens of beginning", "input", "The token that begins a text is put in front twice.", _given((TOKENS[0], *TOKENS))),
-)  # fmt: skip
+    Fault(
+        "thoughts in the template",
+        "input",
+        "The chat template adds an empty block of thoughts.",
+        _given((*TOKENS[:-1], *_THOUGHTS, TOKENS[-1])),
+    ),
+    Fault(
+        "two tokens of beginning",
+        "input",
+        "The token that begins a text is put in front twice.",
+        _given((TOKENS[0], *TOKENS)),
+        seen="abetlen/llama-cpp-python#1501",
+    ),
+)

@@ -53,38 +53,76 @@ def _bfloat16(value: Array) -> Array:
 
 FAULTS = (
     Fault(
-        "router weights not renormalised", "graph", "The weights of the chosen experts are left as the softmax over all gives them.",
+        "router weights not renormalised",
+        "graph",
+        "The weights of the chosen experts are left as the softmax over all gives them.",
         each_layer({"moe_router": with_attrs(normalise=False)}, "moe_router", when=_normalises),
+        seen="pytorch/torchtitan#1448",
     ),
     Fault(
-        "router softmax after top-k", "graph", "The softmax runs over the chosen experts alone, which renormalises.",
+        "router softmax after top-k",
+        "graph",
+        "The softmax runs over the chosen experts alone, which renormalises.",
         each_layer({"moe_router": with_attrs(normalise=True)}, "moe_router", when=lambda subject, layer: not _normalises(subject, layer)),
+        seen="lablup/mlxcel#391",
     ),
     Fault(
-        "wrong expert on a tie", "kernel", "Of experts with equal scores the higher id is chosen.",
-        each_layer({"moe_router_indices": _highest_id}, "moe_router_indices"), variants=("tied experts",),
+        "wrong expert on a tie",
+        "kernel",
+        "Of experts with equal scores the higher id is chosen.",
+        each_layer({"moe_router_indices": _highest_id}, "moe_router_indices"),
+        variants=("tied experts",),
     ),
-    Fault("smallest scores chosen", "kernel", "top-k sorts the other way.", each_layer({"moe_router_indices": _smallest}, "moe_router_indices")),
-    Fault("router in bfloat16", "kernel", "Router scores are rounded to bfloat16.", each_layer({"moe_router_logits": then(_bfloat16)}, "moe_router_logits")),
     Fault(
-        "next expert's down", "kernel", "The down projection is that of the expert behind the chosen one.",
+        "smallest scores chosen",
+        "kernel",
+        "top-k sorts the other way.",
+        each_layer({"moe_router_indices": _smallest}, "moe_router_indices"),
+    ),
+    Fault(
+        "router in bfloat16",
+        "kernel",
+        "Router scores are rounded to bfloat16.",
+        each_layer({"moe_router_logits": then(_bfloat16)}, "moe_router_logits"),
+    ),
+    Fault(
+        "next expert's down",
+        "kernel",
+        "The down projection is that of the expert behind the chosen one.",
         each_layer({"moe_expert_out": reading(1, _next_expert)}, "moe_expert_out"),
     ),
-    Fault("NaN from one expert", "kernel", "One expert's output is NaN.", each_layer({"moe_expert_out": _one_expert_is_nan}, "moe_expert_out")),
     Fault(
-        "router weights in another order", "kernel", "Each expert's output gets another one's weight.",
+        "NaN from one expert", "kernel", "One expert's output is NaN.", each_layer({"moe_expert_out": _one_expert_is_nan}, "moe_expert_out")
+    ),
+    Fault(
+        "router weights in another order",
+        "kernel",
+        "Each expert's output gets another one's weight.",
         either(
             each_layer({"moe_expert_sum": reading(1, _weights_in_another_order)}, "moe_ffn_out"),
             each_layer({"moe_ffn_out": reading(1, _weights_in_another_order)}, "moe_ffn_out"),
         ),
     ),
     Fault(
-        "last expert left out", "kernel", "The sum has one expert less.",
-        either(each_layer({"moe_expert_sum": _last_expert_forgotten}, "moe_ffn_out"), each_layer({"moe_ffn_out": _last_expert_forgotten}, "moe_ffn_out")),
+        "last expert left out",
+        "kernel",
+        "The sum has one expert less.",
+        either(
+            each_layer({"moe_expert_sum": _last_expert_forgotten}, "moe_ffn_out"),
+            each_layer({"moe_ffn_out": _last_expert_forgotten}, "moe_ffn_out"),
+        ),
     ),
     Fault(
-        "shared expert forgotten", "graph", "The sum is that of the chosen experts alone.",
+        "shared expert forgotten",
+        "graph",
+        "The sum is that of the chosen experts alone.",
         each_layer({"moe_ffn_out": left_out}, "moe_ffn_out", when=lambda subject, layer: f"layer{layer}.shared_expert" in subject.graph),
     ),
-    Fault("shared expert's gate forgotten", "graph", "The shared expert's output is added whole.", each_layer({"shared_expert": left_out}, "moe_ffn_out")),
-)  # fmt: skip
+    Fault(
+        "shared expert's gate forgotten",
+        "graph",
+        "The shared expert's output is added whole.",
+        each_layer({"shared_expert": left_out}, "moe_ffn_out"),
+        seen="NousResearch/torchtitan#36",
+    ),
+)

@@ -51,20 +51,47 @@ def _tile_tail(value: Array) -> Array:
 
 FAULTS = (
     Fault(
-        "gate and up swapped", "weights", "The gate projection has the weights of up, and the reverse.",
+        "gate and up swapped",
+        "weights",
+        "The gate projection has the weights of up, and the reverse.",
         either(
-            each_layer({"moe_expert_gate": _of("ffn_up_exps.weight"), "moe_expert_up": _of("ffn_gate_exps.weight")}, "moe_expert_gate", "moe_expert_up"),
-            each_layer({"ffn_gate": _of("ffn_up.weight"), "ffn_up": _of("ffn_gate.weight")}, "ffn_gate", "ffn_up", when=lambda s, _: not s.model.family.fused_gate_up),
+            each_layer(
+                {"moe_expert_gate": _of("ffn_up_exps.weight"), "moe_expert_up": _of("ffn_gate_exps.weight")},
+                "moe_expert_gate",
+                "moe_expert_up",
+            ),
+            each_layer(
+                {"ffn_gate": _of("ffn_up.weight"), "ffn_up": _of("ffn_gate.weight")},
+                "ffn_gate",
+                "ffn_up",
+                when=lambda s, _: not s.model.family.fused_gate_up,
+            ),
             each_layer_weight(("ffn_up.weight",), _halves_swapped, "ffn_gate", "ffn_up"),
         ),
     ),
     Fault("another activation", "graph", "GELU for SiLU, or the reverse.", _activation(_other_activation)),
-    Fault("exact GELU", "kernel", "GELU by erf, where the model has the approximation with tanh.", _activation(_exact_gelu), families=("gemma3",)),
+    Fault(
+        "exact GELU",
+        "kernel",
+        "GELU by erf, where the model has the approximation with tanh.",
+        _activation(_exact_gelu),
+        families=("gemma3",),
+        seen="google/gemma_pytorch#37",
+    ),
     Fault("no activation", "graph", "The gate is taken as it is.", _activation(lambda call: call.operands[0])),
     Fault("up forgotten", "graph", "act(gate) is not multiplied by up.", _product(lambda call: call.operands[0])),
-    Fault("float16 overflow", "kernel", "act(gate) · up is stored as float16: Inf beyond 65504.", _product(through(np.float16)), variants=("large activations",)),
     Fault(
-        "tail of a tile", "kernel", "A kernel of four positions at a time leaves out those that are left.",
+        "float16 overflow",
+        "kernel",
+        "act(gate) · up is stored as float16: Inf beyond 65504.",
+        _product(through(np.float16)),
+        variants=("large activations",),
+        seen="ggml-org/llama.cpp#27016",
+    ),
+    Fault(
+        "tail of a tile",
+        "kernel",
+        "A kernel of four positions at a time leaves out those that are left.",
         either(each_layer({"moe_ffn_out": then(_tile_tail)}, "moe_ffn_out"), each_layer({"ffn_out": then(_tile_tail)}, "ffn_out")),
     ),
-)  # fmt: skip
+)

@@ -149,8 +149,8 @@ class TraceWriter:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write ``text`` to a temporary name beside ``path``, then rename. Raises TraceError; nothing is left behind then."""
-    if path.is_dir():
-        raise TraceError(f"{path}: is a folder; give the name of a file")
+    if os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises for a name that is too long
+        raise TraceError(f"{path}: cannot be written: it is a folder; give the name of a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.model import Model, load_model
 from aprgraph.runtime.blame import Audit, LocalError
 from aprgraph.runtime.blame import audit as _audit
@@ -39,6 +40,8 @@ def diff(
     """
     report = _diff(a, b, **options)
     if model is None:
+        if tokens is not None:
+            raise ComparisonError("tokens are for the replay of a model; give the model too")
         return report
     given = {name: options[name] for name in ("profile", "tolerances") if name in options}
     return with_blame(report, *open_pair(a, b), _loaded(model), tokens=tokens, progress=on_replay, **given)

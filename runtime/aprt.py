@@ -14,6 +14,7 @@ import contextlib
 import errno
 import mmap
 import os
+import stat
 import struct
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def read_header(path: Path) -> tuple[int | None, int]:
     Raises TraceError for a file that cannot be opened, has another magic, or another size than its header says.
     """
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):  # to open it would wait for whoever writes to it
+            raise TraceError(f"{path}: is a pipe, expected a file")
         with path.open("rb") as file:
             head = file.read(HEADER.size)
             size = os.fstat(file.fileno()).st_size

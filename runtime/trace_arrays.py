@@ -36,6 +36,8 @@ def write_arrays(
     where = str(directory)
     _check_ids(where, "tokens", tokens)
     _check_ids(where, "generated tokens", extra.get("generated", ()))
+    if extra.get("weights", "float") not in ("float", "quantised"):
+        raise TraceError(f"{where}: weights {shown(extra['weights'])}, expected float or quantised")
     if extra.get("arithmetic", ARITHMETICS[0]) not in ARITHMETICS:
         raise TraceError(f"{where}: arithmetic {shown(extra['arithmetic'])}, expected one of {', '.join(ARITHMETICS)}")
     entries = _read_keys(where, tensors)

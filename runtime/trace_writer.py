@@ -148,9 +148,19 @@ class TraceWriter:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary name beside ``path``, then rename. Raises TraceError; nothing is left behind then."""
-    if os.path.isdir(path):  # noqa: PTH112 -- Path.is_dir raises for a name that is too long
+    """Write ``text`` to a temporary name beside ``path``, then rename. Raises TraceError; nothing is left behind then.
+
+    A link stays one, and what it points to is written; devices and pipes, which no file may replace, are written as they are.
+    """
+    if os.path.isdir(path):
         raise TraceError(f"{path}: cannot be written: it is a folder; give the name of a file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise TraceError(f"{path}: cannot be written: {error.strerror}; {hint(error)}") from None
+        return
+    named, path = path, Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -160,7 +170,7 @@ def write_text_atomically(path: Path, text: str) -> None:
             temporary.unlink()
         if not isinstance(error, OSError):
             raise
-        raise TraceError(f"{path}: cannot be written: {error.strerror}; {hint(error)}") from None
+        raise TraceError(f"{named}: cannot be written: {error.strerror}; {hint(error)}") from None
 
 
 def _entry_to_json(entry: TraceEntry) -> dict[str, Any]:

@@ -44,16 +44,19 @@ def audit(
     Example:
       aprgraph audit theirs --model model.gguf
       aprgraph audit theirs --model model.gguf --profile cross-engine-q8act --tokens 1,2,3
-      aprgraph audit theirs --model model.gguf --repro guilty && python guilty/repro.py
+      aprgraph audit theirs --model model.gguf --repro guilty; python guilty/repro.py
 
     Exit code: 0 right, 1 wrong, 2 could not be audited, 3 nothing could be replayed.
     """
     from aprgraph import comparison  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
     from aprgraph.graph.model import load_model  # noqa: PLC0415
+    from aprgraph.runtime.blame.repro import check_place  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_source  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
+    if repro is not None:
+        check_place(repro)
     ids = None if tokens is None else parse_tokens(tokens)
     opened = open_source(trace)
     loaded = load_model(model, parse_overrides(override_kv or []))
@@ -61,7 +64,7 @@ def audit(
         found = comparison.audit(opened, loaded, tokens=ids, profile=profile, progress=progress)
     if suggest:
         options = comparison.suggested_options_of(found, opened)
-        typer.echo(options if options is not None else "nothing: " + ("what is wrong is one stage" if found.wrong else "nothing is wrong"))
+        print_suggestion(options, "what is wrong is one stage" if found.wrong else "nothing is wrong", as_json=as_json)
         raise typer.Exit(found.exit_code)
     if repro is not None and found.wrong:
         script = comparison.write_repro(repro, opened, loaded, found.wrong[0], tokens=ids)
@@ -71,6 +74,14 @@ def audit(
     else:
         _print(found, show_all)
     raise typer.Exit(found.exit_code)
+
+
+def print_suggestion(options: str | None, why_none: str, *, as_json: bool) -> None:
+    """What to tap next, or why there is nothing."""
+    if as_json:
+        typer.echo(json.dumps({"options": options, "why_none": why_none if options is None else None}))
+    else:
+        typer.echo(options if options is not None else f"nothing: {why_none}")
 
 
 def _print(found: Audit, show_all: bool) -> None:

@@ -62,8 +62,14 @@ def bisect(
     from aprgraph.bisect import bisect as search  # noqa: PLC0415
     from aprgraph.bisect import place_for  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.runtime.blame.repro import check_place  # noqa: PLC0415
+    from aprgraph.runtime.diff.tolerances import check_profile  # noqa: PLC0415
 
     limit = _parse_room(room)
+    if profile is not None:
+        check_profile(profile)
+    if repro is not None:
+        check_place(repro)
     given = read_input(prompt, None, tokens, None, chat=False, system=None)
     loaded = load(model, parse_overrides(override_kv or []))
     ids = encode(loaded, given, chat=False, system=None)
@@ -94,12 +100,15 @@ def _open(loaded: LoadedModel, option: str, text: str) -> CompiledModel:
     from aprgraph.codegen.artifact import TARGETS  # noqa: PLC0415
     from aprgraph.gpu import parse_target  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
+    from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
 
     if Path(text).is_dir():
         return open_artifact(text)
     target, gpu = parse_target(text)
     if target not in TARGETS:
         raise ArtifactError(f"{option} {text!r}: expected {', '.join(TARGETS)}, or the directory of an artifact")
+    if target == "cuda":  # before anything takes time
+        find_gpu(load_driver(), gpu)
     with spinner(f"compiling {loaded.model.path.name} for {text}"):
         return replace(loaded.compile_cached(target), gpu=gpu)
 
@@ -115,7 +124,7 @@ def _announce(quiet: bool) -> Callable[[Plan, int], None]:
 
 
 def _layers(layers: range) -> str:
-    every = f", every {layers.step}th" if layers.step > 1 else ""
+    every = f", one in {layers.step}" if layers.step > 1 else ""
     return f"{layers.start}..{layers.stop}{every}"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aprgraph.cli.audit import print_suggestion
 from aprgraph.cli.options import Override, ReplayTokens, Repro, Suggest
 from aprgraph.cli.progress import replaying
 
@@ -97,6 +98,7 @@ def diff(
     from aprgraph import comparison  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_pair  # noqa: PLC0415
 
+    _check_places(html, repro)
     truth = _load(model, tokens, override_kv or [], repro)
     report = _compare(a, b, top, profile, tolerances or [])
     if truth is not None:
@@ -113,14 +115,25 @@ def diff(
         write_page(html, report, *open_pair(a, b), report.blame)
     if suggest:
         options = comparison.suggested_options(report, open_pair(a, b))
-        nothing = "what differs is one stage" if report.exit_code == 1 else "nothing differs"
-        typer.echo(options if options is not None else f"nothing: {nothing}")
+        print_suggestion(options, "what differs is one stage" if report.exit_code == 1 else "nothing differs", as_json=as_json)
         raise typer.Exit(report.exit_code)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
     else:
         _print(report, show_all)
     raise typer.Exit(report.exit_code)
+
+
+def _check_places(html: Path | None, repro: Path | None) -> None:
+    """Raise TraceError for places that cannot be written, before anything takes time."""
+    if html is not None:
+        from aprgraph.runtime.report import check_place as check_page  # noqa: PLC0415
+
+        check_page(html)
+    if repro is not None:
+        from aprgraph.runtime.blame.repro import check_place  # noqa: PLC0415
+
+        check_place(repro)
 
 
 def _load(model: Path | None, tokens: str | None, override_kv: list[str], repro: Path | None) -> Model | None:

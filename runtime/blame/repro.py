@@ -19,7 +19,6 @@ from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.graph.stages import StageKind
-from aprgraph.runtime.aprt import hint
 from aprgraph.runtime.blame.audit import Auditor
 from aprgraph.runtime.blame.local import LocalError
 from aprgraph.runtime.diff.tolerances import kind_of
@@ -33,6 +32,7 @@ _TEMPLATE = '''"""{title}
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
 from aprgraph.graph.ops import OPS
@@ -40,8 +40,11 @@ from aprgraph.runtime.diff.{module} import {compare}
 from aprgraph.runtime.diff.tolerances import exceeds
 
 
+HERE = Path(__file__).parent
+
+
 def load(name):
-    return np.load(name + ".npy").astype(np.float64)
+    return np.load(HERE / (name + ".npy")).astype(np.float64)
 
 
 def op(name, *operands, **attrs):  # the op in float64 NumPy, as aprgraph/graph/ops has it
@@ -50,7 +53,7 @@ def op(name, *operands, **attrs):  # the op in float64 NumPy, as aprgraph/graph/
 
 {body}
 
-actual = np.load("actual.npy")
+actual = np.load(HERE / "actual.npy")
 metrics = {compare}(actual, expected.astype(np.float32).reshape(actual.shape))
 print(metrics)
 sys.exit({verdict})
@@ -65,22 +68,31 @@ def write_repro(directory: Path, trace: Trace, model: Model, local: LocalError, 
     """
     if not local.region:
         raise ComparisonError(f"{local.label} of {trace.directory} was not replayed, so there is nothing to show: {local.reason}")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise TraceError(f"{directory}: is not an empty folder; give another one, so that nothing of yours is overwritten")
+    check_place(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     except OSError as error:
-        raise TraceError(f"{directory}: cannot be written: {error.strerror}; {hint(error)}") from None
+        raise TraceError(f"{directory}: cannot be written: {error.strerror}; give another folder") from None
     try:
         _write(part, trace, model, local, tokens)
         part.chmod(0o777 & ~_umask())
         part.replace(directory)
     except OSError as error:
-        raise TraceError(f"{directory}: cannot be written: {error.strerror}; {hint(error)}") from None
+        raise TraceError(f"{directory}: cannot be written: {error.strerror}; give another folder") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return directory / SCRIPT
+
+
+def check_place(directory: Path) -> None:
+    """Raise TraceError unless ``directory`` is an empty folder, or not there."""
+    try:
+        taken = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    except OSError as error:
+        raise TraceError(f"{directory}: cannot be written: {error.strerror}; give another folder") from None
+    if taken:
+        raise TraceError(f"{directory}: is not an empty folder; give another one, so that nothing of yours is overwritten")
 
 
 def _umask() -> int:
@@ -125,8 +137,7 @@ def _write(part: Path, trace: Trace, model: Model, local: LocalError, tokens: Se
     script = _TEMPLATE.format(
         title=_printable(f"{local.label} of {trace.directory}, alone: what it should have given, and what it gave."),
         origin=_printable(
-            f"{', '.join(inputs) or 'No tensor'}: as {trace.directory} recorded them; weights: those of {model.path}, decoded. "
-            "Run me in this folder."
+            f"{', '.join(inputs) or 'No tensor'}: as {trace.directory} recorded them; weights: those of {model.path}, decoded."
         ),
         module="indices" if ids else "metrics",
         compare="compare_indices" if ids else "compare_tensors",

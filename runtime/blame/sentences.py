@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from aprgraph.runtime.blame.local import NAMED, Audit, LocalError, LocalState, Verdict
 from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport, join
 
 
@@ -16,7 +17,8 @@ def audit_sentence(audit: Audit) -> str:
         return f"Nothing could be replayed: {why}."
     aside = _unknown(audit)
     if not audit.wrong:
-        return f"Right: the model explains all {audit.replayed} tensors that could be replayed{aside}."
+        tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
+        return f"Right: the model explains {tensors} that could be replayed{aside}."
     return f"Wrong at {places(audit.wrong)}; {_rest(audit)}{aside}."
 
 
@@ -63,7 +65,7 @@ def places(wrong: Sequence[LocalError], other: Audit | None = None, other_name: 
         groups.setdefault((step, stage), []).append(local)
     texts = [_place(group, other, other_name) for group in list(groups.values())[:NAMED]]
     if len(groups) > NAMED:
-        texts.append(f"{len(groups) - NAMED} more stages")
+        texts.append("1 more stage" if len(groups) == NAMED + 1 else f"{len(groups) - NAMED} more stages")
     return join(texts)
 
 
@@ -76,10 +78,11 @@ def _place(group: Sequence[LocalError], other: Audit | None, other_name: str) ->
         which = f"{layers[0]} to {layers[-1]}" if consecutive else ", ".join(map(str, layers[:8])) + (" …" if len(layers) > 8 else "")
         step = f"step {first.key[0]} " if first.key[0] else ""
         text = f"{step}{first.key[2]} of the layers {which}"
-    facts = [f"local error {first.error:.1e}" if first.error is not None and first.error > 0 else first.reason or ""]
+    nonfinite = isinstance(first.metrics, TensorMetrics) and first.metrics.mismatched_nonfinite
+    facts = [f"local error {first.error:.1e}" if first.error and not nonfinite else first.reason or ""]
     theirs = other.by_key.get(first.key) if other is not None else None
     if theirs is not None and theirs.error is not None:
-        facts.append(f"{other_name} {theirs.error:.0e}" if theirs.error else f"{other_name} none")
+        facts.append(f"{other_name} {theirs.error:.0e}" if theirs.error else f"{other_name} 0")
     between = [name for name in first.region[:-1] if "." in name]
     if first.sources and len(between) > 1:
         facts.append(f"replayed from {_source(first.sources[-1])} on")
@@ -94,12 +97,18 @@ def _rest(audit: Audit) -> str:
     """What becomes of the tensors after the first wrong ones."""
     first = audit.wrong[0].key
     after = [local for local in audit.locals[[local.key for local in audit.locals].index(first) + 1 :] if local.state is LocalState.RIGHT]
-    return f"the other {len(after)} tensors after it follow from their inputs" if after else "nothing after it was replayed"
+    if not after:
+        return "nothing after it was replayed"
+    return (
+        "the other tensor after it follows from its inputs"
+        if len(after) == 1
+        else f"the other {len(after)} tensors after it follow from their inputs"
+    )
 
 
 def _unknown(audit: Audit) -> str:
-    unknown = len(audit.locals) - audit.replayed
-    return f"; {unknown} could not be replayed" if unknown else ""
+    unknown = [local for local in audit.locals if local.state is LocalState.UNKNOWN]
+    return f"; {len(unknown)} could not be replayed, the first, {unknown[0].label}, because {unknown[0].reason}" if unknown else ""
 
 
 def _why(*audits: Audit) -> str:

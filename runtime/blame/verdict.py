@@ -15,7 +15,7 @@ from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.compare import diff
 from aprgraph.runtime.diff.dependencies import Dependencies, from_graph
-from aprgraph.runtime.diff.report import DIVERGED, DiffReport
+from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
 from aprgraph.runtime.trace import Trace
 
 
@@ -57,13 +57,16 @@ def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies) ->
     wrong = {local.key for audit in (a, b) for local in audit.wrong}
     behind_wrong = _behind(dependencies, wrong)
     behind_unknown = _behind(dependencies, {row.key for row in report.rows if not _right_on_both(row.key, a, b)})
+    # Without a measured ancestor nothing says that what both sides are computed from agrees: their tokens may differ.
+    grounded = {first.key for first in report.first if first.good}
     verdicts = {
-        row.key: _verdict(row.key, row.classification, a, b, row.key in behind_wrong, row.key in behind_unknown) for row in report.rows
+        row.key: _verdict(row, a, b, row.key in behind_wrong, row.key in behind_unknown, row.key in grounded) for row in report.rows
     }
     return Blame(a, b, verdicts, blame_sentence(report, a, b, verdicts))
 
 
-def _verdict(key: Key, classification: Class, a: Audit, b: Audit, behind_wrong: bool, behind_unknown: bool) -> Verdict:
+def _verdict(row: DiffRow, a: Audit, b: Audit, behind_wrong: bool, behind_unknown: bool, grounded: bool) -> Verdict:
+    key, classification = row.key, row.classification
     states = [audit.by_key[key].state if key in audit.by_key else LocalState.UNKNOWN for audit in (a, b)]
     wrong_a, wrong_b = (state is LocalState.WRONG for state in states)
     if wrong_a or wrong_b:
@@ -73,7 +76,7 @@ def _verdict(key: Key, classification: Class, a: Audit, b: Audit, behind_wrong: 
         return Verdict.UNKNOWN if classification is Class.UNMEASURED and LocalState.RIGHT not in states else Verdict.ALIKE
     if behind_wrong:
         return Verdict.PROPAGATED
-    if LocalState.RIGHT in states and LocalState.UNKNOWN in states and classification in (Class.INTRODUCED, Class.NAN):
+    if grounded and LocalState.RIGHT in states and LocalState.UNKNOWN in states and classification in (Class.INTRODUCED, Class.NAN):
         # What both are computed from agrees, and one side is right: the other is not.
         return Verdict.INTRODUCED_BY_B if states[0] is LocalState.RIGHT else Verdict.INTRODUCED_BY_A
     return Verdict.UNKNOWN if behind_unknown or LocalState.UNKNOWN in states else Verdict.ACCUMULATED

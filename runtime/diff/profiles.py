@@ -12,6 +12,7 @@ from aprgraph.graph.block_formats import BlockFormat, find_format
 from aprgraph.graph.errors import ComparisonError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
+from aprgraph.runtime.diff.tolerances import PROFILES
 from aprgraph.runtime.trace import ARITHMETICS, TraceInfo
 
 #: The keys of a manifest.
@@ -85,6 +86,12 @@ def own_profile(info: TraceInfo | None, graph: Graph) -> str:
     if arithmetic == Q8_ACTIVATIONS and _has_super_blocks(graph):
         return _Q8_K
     return _PROFILE_OF[arithmetic]
+
+
+def stricter(one: str, other: str) -> str:
+    """The profile of the two that allows less."""
+    order = list(PROFILES)
+    return min(one, other, key=order.index)
 
 
 def states_arithmetic(info: TraceInfo | None) -> bool:

@@ -8,6 +8,6 @@ its Content-Security-Policy forbids the network and any other script.
 
 from __future__ import annotations
 
-from aprgraph.runtime.report.page import render_page, write_page
+from aprgraph.runtime.report.page import check_place, render_page, write_page
 
-__all__ = ["render_page", "write_page"]
+__all__ = ["check_place", "render_page", "write_page"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.blame import Blame
 from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -30,12 +31,27 @@ from aprgraph.runtime.trace_writer import write_text_atomically
 
 #: Tensors of which the page says in words where their cause can lie.
 _REGIONS = 4
+_DOCTYPE = b"<!doctype html"
 _OUTCOMES = {0: "alike", 1: "diverged", 3: "nothing measured"}
 
 
 def write_page(path: Path, report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None = None) -> None:
     """Write the page to ``path``, whole or not at all. Raises TraceError where that, or a tensor to show, fails."""
+    check_place(path)
     write_text_atomically(path, render_page(report, trace_a, trace_b, blame))
+
+
+def check_place(path: Path) -> None:
+    """Raise TraceError if a file lies at ``path`` that is no page: it may be a trace's, or the model."""
+    try:
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            head = file.read(len(_DOCTYPE)).lower()
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be written: {error.strerror}; give another name") from None
+    if head and head != _DOCTYPE:
+        raise TraceError(f"{path}: is there, and is no HTML page; give another name, so that nothing of yours is overwritten")
 
 
 def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None = None) -> str:

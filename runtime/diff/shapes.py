@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.aprt import F32, give_back
 from aprgraph.runtime.trace import Trace, TraceEntry
 
 #: What two traces are paired by: step, layer (None for a whole-model stage), stage.
@@ -26,6 +26,8 @@ _SOFTMAX = "attn_softmax"
 _PERHAPS_LAST = frozenset(name for name in STAGE_BY_NAME if name.startswith("moe_") or name == "lm_head")
 #: A row of float32 weights sums to 1 within this.
 _SUM_ERROR = 1e-3
+#: Elements of attention weights that are looked at at once.
+_SLICE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,29 @@ def _by_softmax(bare: Trace, entries: list[TraceEntry]) -> tuple[dict[Key, Shape
 
 def _shape_of_softmax(weights: F32) -> tuple[int | None, int]:
     """n and H of attention weights [H, n, n] of a prefill, given flat: (None, 0) where these are not that."""
-    flat = np.asarray(weights, np.float64).reshape(-1)
-    total = float(flat.sum()) if flat.size else 0.0
+    flat = weights.reshape(-1)
+    total = 0.0
+    for start in range(0, flat.size, _SLICE):  # a long prompt's attention weights are gigabytes
+        piece = flat[start : start + _SLICE]
+        total += float(piece.sum(dtype=np.float64))
+        give_back(piece)
     if not math.isfinite(total) or total < 0.5:
         return None, 0
     n = round(flat.size / total)
     if n < 1 or flat.size % (n * n):
         return None, 0
-    rows = flat.reshape(-1, n, n)
-    causal = not np.triu(rows, 1).any()
-    return (n, len(rows)) if causal and np.abs(rows.sum(axis=2) - 1).max() < _SUM_ERROR else (None, 0)
+    heads = flat.reshape(-1, n, n)
+    fits = all(_is_causal_softmax(head) for head in heads)
+    return (n, len(heads)) if fits else (None, 0)
+
+
+def _is_causal_softmax(head: F32) -> bool:
+    """Whether the rows of one head [n, n] sum to 1, with 0 at later positions."""
+    n = len(head)
+    for start in range(0, n, max(1, _SLICE // n)):
+        rows = head[start : start + max(1, _SLICE // n)]
+        fits = not np.triu(rows, start + 1).any() and np.abs(rows.sum(axis=1, dtype=np.float64) - 1).max() < _SUM_ERROR
+        give_back(rows)
+        if not fits:
+            return False
+    return True

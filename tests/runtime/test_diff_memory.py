@@ -51,6 +51,7 @@ def _write_large(directory: Path, rows: Mapping[int, Tensor]) -> None:
             file.write(content.tobytes())
 
 
+@pytest.mark.contract("DIFF-SIZE-1")
 @pytest.mark.parametrize("identical", [True, False])
 def test_memory_does_not_grow_with_the_tensors(tmp_path: Path, identical: bool) -> None:
     """Two files of 307 MB each; the comparison takes 100 MB at most, and what it finds is in their last row."""
@@ -98,6 +99,7 @@ class _Destroyer:
         pytest.fail("what is given back is no part of a tensor that was loaded")
 
 
+@pytest.mark.contract("DIFF-SIZE-1")
 @pytest.mark.parametrize("difference", ["none", "noise", "nan", "slots"])
 def test_each_element_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: str) -> None:
     monkeypatch.setattr(metrics, "BLOCK", 1000)

@@ -76,6 +76,38 @@ def test_a_page_without_a_model(model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "files.html").is_file()
 
 
+def test_a_page_replaces_pages_alone(model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model.gguf"
+    copy.write_bytes(model.read_bytes())
+    for place in (copy, tmp_path / "ours/trace.json", tmp_path / "theirs/layer-0/attn_out.bin"):
+        before = place.read_bytes()
+        assert "is there, and is no HTML page" in fails("diff", "ours", "theirs", "--html", place)
+        assert place.read_bytes() == before
+    (tmp_path / "link.html").symlink_to("page.html")
+    for _ in range(2):
+        assert run_cli("diff", "ours", "theirs", "--html", "link.html").code == 1
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_suggestions_as_json(model: Path) -> None:
+    document = json.loads(run_cli("diff", "ours", "theirs", "--suggest", "--json").out)
+    assert document == {"options": None, "why_none": "what differs is one stage"}
+    document = json.loads(run_cli("audit", "theirs", "--model", model, "--suggest", "--json").out)
+    assert document == {"options": None, "why_none": "what is wrong is one stage"}
+
+
+def test_places_are_checked_before_anything_takes_time(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").write_text("mine")
+    for arguments in (
+        ("diff", "ours", "theirs", "--model", model),
+        ("audit", "nowhere", "--model", model),
+        ("bisect", model, "--a", "x", "--b", "x"),
+    ):
+        assert "mine: is not an empty folder" in fails(*arguments, "--repro", "mine")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -225,3 +225,9 @@ def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(TraceError, match="cannot be written: Permission denied"):
         write_aprt(tmp_path / "a.bin", 0, np.ones(2, np.float32))
     assert names(tmp_path) == []
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.bin")
+    with pytest.raises(TraceError, match=r"a\.bin: is a pipe, expected a file"):
+        read_header(tmp_path / "a.bin")

@@ -38,7 +38,8 @@ def planted(values: Tensor) -> Tensor:
 
 
 def run(script: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, script.name], cwd=script.parent, capture_output=True, text=True, check=False)
+    """From a folder that is not its own, as the command that is printed does."""
+    return subprocess.run([sys.executable, str(script)], cwd="/", capture_output=True, text=True, check=False)
 
 
 @pytest.mark.contract("BLAME-REPRO-1")

@@ -21,7 +21,7 @@ from aprgraph.runtime.trace import Trace, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
 from tests.support.arithmetic import run_in, to_bfloat16
 from tests.support.blame import TOKENS, bare, spoil, traced
-from tests.support.traces import noisy, trace_model, write_bare
+from tests.support.traces import Tensor, noisy, trace_model, write_bare
 
 Tiny = Callable[..., Path]
 
@@ -128,6 +128,48 @@ def test_one_tensor_alone_is_judged_by_what_the_other_side_shows(guilty: str, ti
     found = blame(*sides, load_model(path))
     assert found.verdicts[0, 1, "ffn_gate"].value == f"INTRODUCED by {guilty}"
     assert found.sentence.startswith(f"{guilty} is wrong at layer 1 ffn_gate")
+
+
+def test_tokens_that_nobody_knows_accuse_nobody(tiny_model: Tiny, tmp_path: Path) -> None:
+    """A right run of other tokens, which no manifest names: that A is right does not make B wrong."""
+    path = tiny_model()
+    a = traced(tmp_path / "a", path)
+    compiled = aprgraph.load(path).compile("reference", tmp_path / "b.aprg")
+    b = compiled.run("all", "0..2", tokens=(*TOKENS[:-1], 77), directory=tmp_path / "b")
+    report = diff(a.directory, bare(b), model=path)
+    assert report.blame is not None
+    assert report.blame.verdicts[0, 0, "embedding"] is Verdict.UNKNOWN
+    assert report.blame.introduced == ()
+    assert "Which side is wrong cannot be said" in report.headline
+    assert "the tokens are not known" in report.headline
+
+
+def test_the_stricter_of_two_profiles_holds_and_is_named(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    a = traced(tmp_path / "a", path)
+    halves = {(entry.layer, entry.stage): np.array(a.load(entry)).astype(np.float16) for entry in a.entries}
+    b = aprgraph.Trace.write(tmp_path / "b", halves, tokens=TOKENS, arithmetic="float16")
+    found = blame(a, b, load_model(path))
+    assert (found.a.wrong, found.b.wrong, found.b.profile) == ((), (), "same-graph-f16")
+    strict = blame(a, b, load_model(path), profile="same-graph-f32")
+    assert strict.b.wrong[0].key == (0, 0, "embedding")
+    assert strict.sentence.startswith("B is wrong at layer 0 embedding")
+    loose = blame(a, b, load_model(path), profile="cross-engine-q8act")
+    assert loose.a.profile == "same-graph-f32"
+    assert loose.notes[0] == f"{a.directory} is held to same-graph-f32, as its manifest says, which is stricter than cross-engine-q8act"
+
+
+def test_a_nan_is_the_reason_that_is_named(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    a, b = traced(tmp_path / "a", path), traced(tmp_path / "b", path)
+
+    def plant(values: Tensor) -> Tensor:
+        values[2, 3] = np.nan
+        return values
+
+    spoil(b, "attention", 1, plant)
+    found = blame(a, b, load_model(path))
+    assert found.sentence.startswith("B is wrong at layer 1 attention (it holds 1 NaN, the replay none; A ")
 
 
 def test_what_is_not_known_is_said(tiny_model: Tiny, tmp_path: Path) -> None:

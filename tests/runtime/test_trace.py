@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,12 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     assert files_under(tmp_path) == {"a.txt": b"old"}
 
 
+def test_a_device_stays_one() -> None:
+    """As root a rename would put a file in its place."""
+    write_text_atomically(Path(os.devnull), "gone")
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+
+
 @pytest.mark.parametrize("place", ["no/a.txt", "file/a.txt", "taken", "x" * 300])
 def test_places_where_no_text_can_be_written(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("kept")
@@ -455,6 +462,7 @@ def test_little_need_be_known(tmp_path: Path) -> None:
     ({"layer0.ffn_gate": values(3, 4)}, {"tokens": [1, 2]}, "with n = 3, but the list of tokens says 2"),
     ({"layer0.ffn_gate": values(3, 4)}, {"tokens": [1, -2, 3]}, "-2 among the tokens, expected whole numbers of at least 0"),
     ({"layer0.ffn_gate": values(3, 4)}, {"generated": [1.5]}, "1.5 among the generated tokens, expected whole numbers"),
+    ({"layer0.ffn_gate": values(3, 4)}, {"weights": "int4"}, "weights 'int4', expected float or quantised"),
     ({"layer0.ffn_gate": values(3, 4)}, {"arithmetic": "fp8"}, "arithmetic 'fp8', expected one of float64, float32"),
 ])  # fmt: skip
 def test_arrays_that_are_no_trace(tmp_path: Path, tensors: Any, options: Any, message: str) -> None:

@@ -31,32 +31,11 @@ _TEMPLATE = '''"""{title}
 {origin}
 """
 
-import sys
-from pathlib import Path
+from aprgraph.runtime.blame.stage_alone import StageAlone
 
-import numpy as np
-from aprgraph.graph.ops import OPS
-from aprgraph.runtime.diff.{module} import {compare}
-from aprgraph.runtime.diff.tolerances import exceeds
-
-
-HERE = Path(__file__).parent
-
-
-def load(name):
-    return np.load(HERE / (name + ".npy")).astype(np.float64)
-
-
-def op(name, *operands, **attrs):  # the op in float64 NumPy, as aprgraph/graph/ops has it
-    return OPS[name].reference(operands, attrs)
-
-
+stage = StageAlone(__file__)
 {body}
-
-actual = np.load(HERE / "actual.npy")
-metrics = {compare}(actual, expected.astype(np.float32).reshape(actual.shape))
-print(metrics)
-sys.exit({verdict})
+stage.compare(expected, limit={limit!r}{ids})
 '''
 
 
@@ -133,15 +112,13 @@ def _write(part: Path, trace: Trace, model: Model, local: LocalError, tokens: Se
         np.save(part / "expected.npy", expected.astype(np.float32))
     np.save(part / "actual.npy", np.asarray(auditor.recorded.load(tensor)))
     inputs = [node.name.removeprefix(PREFIX) for node in graph if node.name in needed and node.op in ("recorded", "input", "cache")]
-    ids = kind_of(stage) is StageKind.INDEX
     script = _TEMPLATE.format(
         title=_printable(f"{local.label} of {trace.directory}, alone: what it should have given, and what it gave."),
         origin=_printable(
             f"{', '.join(inputs) or 'No tensor'}: as {trace.directory} recorded them; weights: those of {model.path}, decoded."
         ),
-        module="indices" if ids else "metrics",
-        compare="compare_indices" if ids else "compare_tensors",
-        verdict=f"exceeds(metrics, {local.limit!r})" + ("" if ids else " or bool(metrics.mismatched_nonfinite)"),
+        limit=local.limit,
+        ids=", ids=True" if kind_of(stage) is StageKind.INDEX else "",
         body="\n".join(body),
     )
     (part / SCRIPT).write_text(script, encoding="utf-8")
@@ -168,12 +145,11 @@ def _line(graph: Graph, node: Node, cached: set[str], target: str) -> str:
     """The statement that gives a node its value."""
     left = "expected" if node.name == target else _identifier(node.name)
     if node.op in ("input", "weight", "recorded") or node.name in cached:
-        cast = ".astype(np.int64)" if node.op == "input" else ""
         shape = f"  # {node.type}" if node.op == "weight" else ""
-        return f"{left} = load({node.name.removeprefix(PREFIX)!r}){cast}{shape}"
+        return f"{left} = stage.load({node.name.removeprefix(PREFIX)!r}){shape}"
     operands = [_identifier(name) for name in graph.operand_names(node.name)]
     attrs = [f"{name}={value!r}" for name, value in node.attrs.items()]
-    return f"{left} = op({', '.join([repr(node.op), *operands, *attrs])})"
+    return f"{left} = stage.op({', '.join([repr(node.op), *operands, *attrs])})"
 
 
 def _identifier(name: str) -> str:

@@ -1,0 +1,51 @@
+"""What a script of ``--repro`` stands on: the arrays beside it, the ops in float64 NumPy, and the comparison that blame makes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from aprgraph.graph.ir import Attr
+from aprgraph.graph.ops import OPS, Array
+from aprgraph.runtime.diff.indices import compare_indices
+from aprgraph.runtime.diff.metrics import compare_tensors
+from aprgraph.runtime.diff.tolerances import exceeds
+
+
+class StageAlone:
+    """One stage, its inputs and weights, in the folder of ``script``."""
+
+    def __init__(self, script: str) -> None:
+        self._folder = Path(script).resolve().parent
+
+    def load(self, name: str) -> Array:
+        """An array of the folder: token ids and positions as int64, tensors and weights as float64."""
+        array: Array = np.load(self._folder / f"{name}.npy")
+        return array.astype(np.int64 if array.dtype.kind == "i" else np.float64)
+
+    def op(self, name: str, *operands: Array, **attrs: Attr) -> Array:
+        """What an op gives, in float64 NumPy: its ``reference`` in aprgraph/graph/ops."""
+        function = OPS[name].reference
+        assert function is not None, f"{name} has no reference"
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            return function(operands, attrs)
+
+    def compare(self, expected: Array, limit: float, *, ids: bool = False) -> None:
+        """Compare ``actual.npy`` with ``expected``, print how far it is off, and exit: 0 within ``limit``, else 1 with the reason."""
+        actual = np.load(self._folder / "actual.npy")
+        with np.errstate(over="ignore", invalid="ignore"):
+            due = expected.astype(np.float32).reshape(actual.shape)
+        if ids:
+            chosen = compare_indices(actual, due)
+            assert chosen is not None
+            print(f"another set of ids at {chosen.differing} of {chosen.positions} positions")
+            sys.exit(exceeds(chosen, limit))
+        metrics = compare_tensors(actual, due)
+        if metrics.max_index is not None:
+            worst = metrics.max_index
+            print(f"NMSE {metrics.nmse:.2e}, limit {limit:.0e}; worst at {worst}: {actual[worst]:.7g}, expected {due[worst]:.7g}")
+        if metrics.mismatched_nonfinite:
+            sys.exit(f"NaN or Inf on one side alone, elements: {metrics.mismatched_nonfinite}")
+        sys.exit(exceeds(metrics, limit))

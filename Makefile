@@ -2,7 +2,8 @@
 #   make demo     install, trace a real model twice, find the first divergence, draw it
 #   make test     install, lint, type-check, test
 # `make test-gpu`, on a machine with an NVIDIA GPU, tests the CUDA kernels there, and times them.
-# `make bench` compares with llama.cpp (it compiles llama.cpp, some 10 minutes); `make lock` pins dependencies again.
+# `make zoo` runs every fault of the bug zoo; `make bench` compares with llama.cpp (it compiles llama.cpp, some 10 minutes);
+# `make lock` pins dependencies again.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
 
-.PHONY: demo test lint type-check pytest test-gpu bench lock clean
+.PHONY: demo test lint type-check pytest test-gpu zoo bench lock clean
 
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -48,6 +49,10 @@ pytest: $(VENV)/.installed
 test-gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/gpu -q
 	$(BIN)/python bench/cuda.py
+
+# Every fault at every place (about 4 minutes), and the page of the results.
+zoo: $(VENV)/.installed
+	$(BIN)/python -m tests.zoo > docs/bug-zoo.md.new && mv docs/bug-zoo.md.new docs/bug-zoo.md
 
 bench: $(VENV)/.installed
 	@sh bench/run.sh

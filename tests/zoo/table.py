@@ -20,7 +20,8 @@ _ROW = re.compile(
 
 _HEAD = """# The bug zoo
 
-Generated: `python -m tests.zoo > docs/bug-zoo.md`.
+Generated: `make zoo` runs every case and writes this page. `make test` runs each fault of each family at one of its places, another one
+in the next family, and compares with this page.
 
 Faults put in on purpose, into tiny random models of every family that can have them: at the first, the middle and the last layer, or
 once where they are of the whole model. Each faulty run is compared with a right one, whose float32 rounding is other than its own. The
@@ -64,18 +65,22 @@ def row_of(results: Sequence[Result]) -> Row:
     )
 
 
-def section_of(family: str) -> str:
-    """The section of one family."""
+def about(family: str) -> str:
+    """What a section says of runs without a fault, and of few taps."""
     noise, sparse = noise_results_of(family), sparse_results_of(family)
     quiet = sum(result.passed for result in noise)
     few = row_of(sparse)
-    about = (
+    return (
         f"Without a fault: {quiet} of {len(noise)} comparisons of right runs flag nothing. With `--taps {SPARSE_TAPS}` alone, "
         f"{SPARSE_FAULTS[family]} ({few.places}): values {few.values}/{few.cases}, blame {few.blame}/{few.cases}, first {few.named}."
     )
+
+
+def section_of(family: str) -> str:
+    """The section of one family. Runs all of its cases."""
     rows = [str(row_of(results_of(family, fault.name))) for fault in faults_of(family)]
     header = ["| fault | places | values | blame | named first |", "|---|---|---|---|---|"]
-    return "\n".join([f"## {family}", "", about, "", *header, *rows, ""])
+    return "\n".join([f"## {family}", "", about(family), "", *header, *rows, ""])
 
 
 def summary_of(sections: Iterable[str]) -> str:

@@ -41,9 +41,10 @@ type-check: $(VENV)/.installed
 	@# From elsewhere: here mypy would find the folder aprgraph alone, not the package that has the other three inside.
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml
 
-# Two processes, each with whole files: most tests wait for a compiler that uses one processor.
+# Two processes, each with whole files: most tests wait for a compiler that uses one processor. NumPy's products take one thread
+# each, because the threads of two processes wait for each other.
 pytest: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # On an NVIDIA GPU; without one both say so.
 test-gpu: $(VENV)/.installed

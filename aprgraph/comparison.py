@@ -12,7 +12,6 @@ from aprgraph.graph.model import Model, load_model
 from aprgraph.runtime.blame import Audit, LocalError
 from aprgraph.runtime.blame import audit as _audit
 from aprgraph.runtime.blame import blame as _blame
-from aprgraph.runtime.blame.repro import write_repro
 from aprgraph.runtime.blame.suggest import Suspicion, command_options, guilty_of, suggest, suspicion_of
 from aprgraph.runtime.diff import DiffReport
 from aprgraph.runtime.diff import diff as _diff
@@ -85,20 +84,29 @@ def _loaded(model: str | Path | Model) -> Model:
 
 @dataclass(frozen=True)
 class Guilty:
-    """The stage to look at: ``local`` is its error, ``trace`` the one that recorded it, ``side`` "A" or "B" (None of an audit)."""
+    """The stage to look at: ``local`` is its error, ``trace`` the one that recorded it, held to ``profile``; ``side`` is "A" or "B", None
+    of an audit.
+    """
 
     local: LocalError
     trace: Trace
+    profile: str
     side: str | None = None
 
 
-def find_guilty(report: DiffReport, a: Trace, b: Trace) -> Guilty | None:
+def guilty_of_diff(report: DiffReport, a: Trace, b: Trace) -> Guilty | None:
     """The first stage that a replay found a side to be wrong at; None where there is none."""
     guilty = None if report.blame is None else guilty_of(report.blame)
-    if guilty is None:
+    if report.blame is None or guilty is None:
         return None
     side, local = guilty
-    return Guilty(local, a if side == "A" else b, side)
+    trace, found = (a, report.blame.a) if side == "A" else (b, report.blame.b)
+    return Guilty(local, trace, found.profile, side)
+
+
+def guilty_of_audit(found: Audit, trace: Trace) -> Guilty | None:
+    """The first stage that is wrong; None where there is none."""
+    return Guilty(found.wrong[0], trace, found.profile) if found.wrong else None
 
 
 def suggested_options(report: DiffReport, recorded: Sequence[Trace]) -> str | None:
@@ -119,6 +127,3 @@ def _options(suspicion: Suspicion, traces: Sequence[Trace]) -> str | None:
     recorded = set.intersection(*({entry.key for entry in trace.entries} for trace in traces))
     plan = suggest(suspicion, recorded)
     return None if plan is None else command_options(plan, suspicion.key[0])
-
-
-__all__ = ["Guilty", "audit", "diff", "find_guilty", "suggested_options", "suggested_options_of", "with_blame", "write_repro"]

@@ -134,9 +134,9 @@ class Auditor:
             tensors = self.recorded.of_step(step)
             replay = self.replay(step, caches, lost, keep_caches=step < last)
             found = {local.key: local for local in self._evaluate(step, replay, tensors, caches)}
-            lost |= self._lost(replay)
             for tensor in tensors.values():
                 yield found.get(tensor.entry.key) or self._unknown(tensor, self._why_not(tensor, lost))
+            lost |= self._lost(replay)
 
     def replay(self, step: int, caches: Mapping[str, Array], lost: frozenset[str], *, keep_caches: bool) -> Replay:
         """The replay of one step; ``caches`` is what the steps before it left, but for those ``lost``."""

@@ -35,8 +35,9 @@ _UNIT = {
     "cross-engine-q8k": 2.0**-6,
     "quant-vs-float": 2.0**-4,
 }
-#: A sum of K terms rounds K times, the replay its inputs once: errors of sums grow with sqrt(K) at most, twice that of the inputs
-#: where K is 4096 in blocks of 32. As NMSE, with room for an unlucky draw.
+#: How much more energy a kernel's error may have than that of rounded inputs. In a sum of K terms of random sign on L lanes the k-th
+#: partial sum has k times the energy of a term, and each is rounded: K / (2 L) times what rounding every term once gives; 64 for
+#: K = 4096 and 32 lanes (four vectors of eight).
 _FACTOR = 64.0
 
 

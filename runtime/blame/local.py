@@ -11,6 +11,7 @@ from typing import Any
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.diff.report import common_to
 
 FORMAT = "aprgraph-audit"
 VERSION = 1
@@ -103,8 +104,7 @@ class Audit:
         """The nodes and weights that the replays of all wrong tensors read, where there are several of different stages."""
         if len({one.key[2] for one in self.wrong}) < 2:
             return ()
-        others = [{*one.region, *one.weights} for one in self.wrong[1:]]
-        return tuple(name for name in (*self.wrong[0].region, *self.wrong[0].weights) if all(name in other for other in others))
+        return common_to([(*one.region, *one.weights) for one in self.wrong])
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -18,10 +18,9 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
-from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.audit import Auditor
 from aprgraph.runtime.blame.local import LocalError
-from aprgraph.runtime.diff.tolerances import kind_of
+from aprgraph.runtime.places import check_empty_folder
 from aprgraph.runtime.trace import Trace
 
 SCRIPT = "repro.py"
@@ -35,43 +34,37 @@ from aprgraph.runtime.blame.stage_alone import StageAlone
 
 stage = StageAlone(__file__)
 {body}
-stage.compare(expected, limit={limit!r}{ids})
+stage.compare(expected, {name!r}, {profile!r}, limit={limit!r})
 '''
 
 
-def write_repro(directory: Path, trace: Trace, model: Model, local: LocalError, *, tokens: Sequence[int] | None = None) -> Path:
+def write_repro(
+    directory: Path, trace: Trace, model: Model, local: LocalError, *, profile: str | None = None, tokens: Sequence[int] | None = None
+) -> Path:
     """Write the stage of ``local`` into ``directory``, which must not exist or be empty. Returns the script's path.
+
+    ``profile`` is the one that the audit held the trace to (default: that of its manifest).
 
     Arrays are .npy: recorded inputs, decoded weights (f32, and their blocks as the file has them, u8), ``expected`` and
     ``actual`` (f32). Raises TraceError if the directory cannot be written, ComparisonError for a stage that was not replayed.
     """
     if not local.region:
         raise ComparisonError(f"{local.label} of {trace.directory} was not replayed, so there is nothing to show: {local.reason}")
-    check_place(directory)
+    check_empty_folder(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     except OSError as error:
-        raise TraceError(f"{directory}: cannot be written: {error.strerror}; give another folder") from None
+        raise TraceError(f"{directory}: cannot be written: {error.strerror or error}; give another folder") from None
     try:
-        _write(part, trace, model, local, tokens)
+        _write(part, Auditor(trace, model, tokens=tokens, profile=profile), local)
         part.chmod(0o777 & ~_umask())
         part.replace(directory)
     except OSError as error:
-        raise TraceError(f"{directory}: cannot be written: {error.strerror}; give another folder") from None
+        raise TraceError(f"{directory}: cannot be written: {error.strerror or error}; give another folder") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return directory / SCRIPT
-
-
-def check_place(directory: Path) -> None:
-    """Raise TraceError unless ``directory`` is an empty folder, or not there."""
-    try:
-        taken = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
-    except OSError as error:
-        raise TraceError(f"{directory}: cannot be written: {error.strerror}; give another folder") from None
-    if taken:
-        raise TraceError(f"{directory}: is not an empty folder; give another one, so that nothing of yours is overwritten")
 
 
 def _umask() -> int:
@@ -80,8 +73,8 @@ def _umask() -> int:
     return mask
 
 
-def _write(part: Path, trace: Trace, model: Model, local: LocalError, tokens: Sequence[int] | None) -> None:
-    auditor = Auditor(trace, model, tokens=tokens)
+def _write(part: Path, auditor: Auditor, local: LocalError) -> None:
+    trace, model = auditor.recorded.trace, auditor.model
     step, layer, stage = local.key
     target = next(node for node in auditor.graph.staged() if (node.layer, node.stage) == (layer, stage))
     replay = auditor.replay_of(step)
@@ -117,8 +110,9 @@ def _write(part: Path, trace: Trace, model: Model, local: LocalError, tokens: Se
         origin=_printable(
             f"{', '.join(inputs) or 'No tensor'}: as {trace.directory} recorded them; weights: those of {model.path}, decoded."
         ),
+        profile=auditor.profile,
         limit=local.limit,
-        ids=", ids=True" if kind_of(stage) is StageKind.INDEX else "",
+        name=stage,
         body="\n".join(body),
     )
     (part / SCRIPT).write_text(script, encoding="utf-8")
@@ -162,11 +156,13 @@ def _save_weight(part: Path, model: Model, graph: Graph, node: Node) -> None:
     raw = model.file.tensor_bytes(info)
     columns = info.dims[-1]
     rows = len(raw)
-    out = np.lib.format.open_memmap(part / f"{node.name}.npy", mode="w+", dtype=np.float32, shape=info.dims)
-    flat = out.reshape(rows, columns)
-    for start, stop in _rows_read(part, graph, node, rows):
-        flat[start:stop] = decode_reference(info.format, raw[start:stop], (stop - start, columns))
-    out.flush()
+    with (part / f"{node.name}.npy").open("wb") as file:  # not mapped: a full disk would end the process
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": info.dims})
+        begin = file.tell()
+        for start, stop in _rows_read(part, graph, node, rows):
+            file.seek(begin + 4 * columns * start)
+            file.write(decode_reference(info.format, raw[start:stop], (stop - start, columns)).astype("<f4").tobytes())
+        file.truncate(begin + 4 * columns * rows)
     if not weight_format(node.type).is_plain and rows * raw.shape[-1] < _MOST_BLOCK_BYTES:
         np.save(part / f"{node.name}.{info.format.name.lower()}-blocks.npy", np.asarray(raw))
 

@@ -9,9 +9,11 @@ import numpy as np
 
 from aprgraph.graph.ir import Attr
 from aprgraph.graph.ops import OPS, Array
+from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import compare_tensors
-from aprgraph.runtime.diff.tolerances import exceeds
+from aprgraph.runtime.diff.shapes import position_axis
+from aprgraph.runtime.diff.tolerances import exceeds, find_tolerance, kind_of
 
 
 class StageAlone:
@@ -32,20 +34,23 @@ class StageAlone:
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             return function(operands, attrs)
 
-    def compare(self, expected: Array, limit: float, *, ids: bool = False) -> None:
-        """Compare ``actual.npy`` with ``expected``, print how far it is off, and exit: 0 within ``limit``, else 1 with the reason."""
+    def compare(self, expected: Array, stage: str, profile: str, limit: float) -> None:
+        """Compare ``actual.npy`` with ``expected`` as blame does a tensor of ``stage``, print how far it is off, and exit.
+
+        The exit code is 0 within ``limit`` and what else ``profile`` allows, else 1, with the reason on stderr.
+        """
         actual = np.load(self._folder / "actual.npy")
         with np.errstate(over="ignore", invalid="ignore"):
             due = expected.astype(np.float32).reshape(actual.shape)
-        if ids:
+        if kind_of(stage) is StageKind.INDEX:
             chosen = compare_indices(actual, due)
             assert chosen is not None
             print(f"another set of ids at {chosen.differing} of {chosen.positions} positions")
             sys.exit(exceeds(chosen, limit))
-        metrics = compare_tensors(actual, due)
+        metrics = compare_tensors(actual, due, position_axis=position_axis(stage))
         if metrics.max_index is not None:
             worst = metrics.max_index
             print(f"NMSE {metrics.nmse:.2e}, limit {limit:.0e}; worst at {worst}: {actual[worst]:.7g}, expected {due[worst]:.7g}")
         if metrics.mismatched_nonfinite:
             sys.exit(f"NaN or Inf on one side alone, elements: {metrics.mismatched_nonfinite}")
-        sys.exit(exceeds(metrics, limit))
+        sys.exit(exceeds(metrics, limit, find_tolerance(profile, stage)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from aprgraph.graph.plan import Plan
@@ -62,11 +62,8 @@ def suggest(suspicion: Suspicion, recorded: Collection[Key], layers: int | None 
     is another one. ``layers`` is how many the model has, where that is known.
     """
     unseen = unseen_stages(suspicion, recorded, layers)
-    return plan_of(unseen, suspicion) if unseen else None
-
-
-def plan_of(unseen: Sequence[tuple[int | None, str]], suspicion: Suspicion) -> Plan:
-    """The plan that taps ``unseen`` stages, or the ends of their layers if they lie in several, and what frames them."""
+    if not unseen:
+        return None
     frame = [suspicion.key, *suspicion.known]
     inside = sorted({layer for layer, _ in unseen if layer is not None})
     if len(inside) > 1:

@@ -29,6 +29,7 @@ from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.places import check_empty_folder
 from aprgraph.runtime.trace import Trace
 
 #: Bytes that the two traces of a round may take together.
@@ -225,10 +226,9 @@ def _in_order(stages: set[str]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def place_for(directory: Path | None) -> Iterator[Path]:
-    """``directory``, made if need be, or a temporary one that is gone afterwards. Raises ComparisonError if something is in it."""
+    """``directory``, made if need be, or a temporary one that is gone afterwards. Raises TraceError if something is in it."""
     if directory is not None:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise ComparisonError(f"{directory}: is not an empty folder; rounds remove what those before them wrote, so give another one")
+        check_empty_folder(directory)  # rounds remove what those before them wrote
         directory.mkdir(parents=True, exist_ok=True)
         yield directory
         return

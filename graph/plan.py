@@ -37,7 +37,7 @@ class Plan:
         return chosen and (self.only is None or (layer, stage) in self.only)
 
     def describe(self) -> str:
-        """The plan as the command line would spell it, in one canonical form."""
+        """The plan in one canonical form: as the command line would spell it, if it can."""
         if self.is_empty:
             return "none"
         names = "all" if self.everything else ",".join(self.stages)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aprgraph.cli.options import Override, ReplayTokens, Repro, Suggest
+from aprgraph.cli.follow_up import print_suggestion, write_guilty
+from aprgraph.cli.options import Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
 
@@ -28,6 +28,7 @@ def audit(
         str | None,
         typer.Option("--profile", help="The arithmetic of what wrote the trace, where its manifest does not say it [same-graph-f32]."),
     ] = None,
+    tolerances: Tolerance = None,
     override_kv: Override = None,
     suggest: Suggest = False,
     repro: Repro = None,
@@ -51,37 +52,28 @@ def audit(
     from aprgraph import comparison  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
     from aprgraph.graph.model import load_model  # noqa: PLC0415
-    from aprgraph.runtime.blame.repro import check_place  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_source  # noqa: PLC0415
+    from aprgraph.runtime.places import check_empty_folder  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
     if repro is not None:
-        check_place(repro)
+        check_empty_folder(repro)
     ids = None if tokens is None else parse_tokens(tokens)
     opened = open_source(trace)
     loaded = load_model(model, parse_overrides(override_kv or []))
     with replaying() as progress:
-        found = comparison.audit(opened, loaded, tokens=ids, profile=profile, progress=progress)
+        found = comparison.audit(opened, loaded, tokens=ids, profile=profile, tolerances=tolerances or [], progress=progress)
     if suggest:
         options = comparison.suggested_options_of(found, opened)
         print_suggestion(options, "what is wrong is one stage" if found.wrong else "nothing is wrong", as_json=as_json)
         raise typer.Exit(found.exit_code)
-    if repro is not None and found.wrong:
-        script = comparison.write_repro(repro, opened, loaded, found.wrong[0], tokens=ids)
-        print(f"{found.wrong[0].label} alone: python {script}", file=sys.stderr)
+    if repro is not None:
+        write_guilty(repro, comparison.guilty_of_audit(found, opened), loaded, ids)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
         _print(found, show_all)
     raise typer.Exit(found.exit_code)
-
-
-def print_suggestion(options: str | None, why_none: str, *, as_json: bool) -> None:
-    """What to tap next, or why there is nothing."""
-    if as_json:
-        typer.echo(json.dumps({"options": options, "why_none": why_none if options is None else None}))
-    else:
-        typer.echo(options if options is not None else f"nothing: {why_none}")
 
 
 def _print(found: Audit, show_all: bool) -> None:
@@ -93,12 +85,12 @@ def _print(found: Audit, show_all: bool) -> None:
     rows = found.locals if show_all else found.wrong[:_SHOWN]
     if rows:
         typer.echo("")
-        typer.echo(local_table(rows))
+        typer.echo(_local_table(rows))
     if len(rows) < len(found.locals):
         typer.echo(f"{len(rows)} of {len(found.locals)} tensors shown; --all prints every one")
 
 
-def local_table(rows: tuple[LocalError, ...]) -> str:
+def _local_table(rows: tuple[LocalError, ...]) -> str:
     """A table of local errors."""
     cells = [
         [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aprgraph.cli.follow_up import write_guilty
 from aprgraph.cli.input import encode, read_input
 from aprgraph.cli.options import Override, Repro
 from aprgraph.cli.progress import spinner
@@ -61,15 +61,16 @@ def bisect(
     from aprgraph.api import load  # noqa: PLC0415
     from aprgraph.bisect import bisect as search  # noqa: PLC0415
     from aprgraph.bisect import place_for  # noqa: PLC0415
+    from aprgraph.comparison import guilty_of_diff  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
-    from aprgraph.runtime.blame.repro import check_place  # noqa: PLC0415
     from aprgraph.runtime.diff.tolerances import check_profile  # noqa: PLC0415
+    from aprgraph.runtime.places import check_empty_folder  # noqa: PLC0415
 
     limit = _parse_room(room)
     if profile is not None:
         check_profile(profile)
     if repro is not None:
-        check_place(repro)
+        check_empty_folder(repro)
     given = read_input(prompt, None, tokens, None, chat=False, system=None)
     loaded = load(model, parse_overrides(override_kv or []))
     ids = encode(loaded, given, chat=False, system=None)
@@ -77,7 +78,7 @@ def bisect(
     with place_for(output) as place:
         found = search(loaded.model, *sides, ids, place, room=limit, profile=profile, threads=threads, on_round=_announce(as_json))
         if repro is not None:
-            _write_repro(found, repro, loaded)
+            write_guilty(repro, guilty_of_diff(found.report, found.a, found.b), loaded.model)
         if as_json:
             typer.echo(json.dumps(_document(found), indent=1, allow_nan=False))
         else:
@@ -126,17 +127,6 @@ def _announce(quiet: bool) -> Callable[[Plan, int], None]:
 def _layers(layers: range) -> str:
     every = f", one in {layers.step}" if layers.step > 1 else ""
     return f"{layers.start}..{layers.stop}{every}"
-
-
-def _write_repro(found: Bisection, directory: Path, loaded: LoadedModel) -> None:
-    from aprgraph.comparison import find_guilty, write_repro  # noqa: PLC0415
-
-    guilty = find_guilty(found.report, found.a, found.b)
-    if guilty is None:
-        print("nothing to reproduce: no replay found a side wrong", file=sys.stderr)
-        return
-    script = write_repro(directory, guilty.trace, loaded.model, guilty.local)
-    print(f"{guilty.local.label} of {guilty.side} alone: python {script}", file=sys.stderr)
 
 
 def _print(found: Bisection, output: Path | None) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aprgraph.cli.audit import print_suggestion
-from aprgraph.cli.options import Override, ReplayTokens, Repro, Suggest
+from aprgraph.cli.follow_up import print_suggestion, write_guilty
+from aprgraph.cli.options import Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 
 if TYPE_CHECKING:
@@ -47,16 +47,7 @@ def diff(
             show_default=False,
         ),
     ] = None,
-    tolerances: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tol",
-            metavar="REGEX=nmse:VALUE",
-            help="Set the limit of the stages whose whole name matches, such as 'ffn_.*=nmse:1e-6', or 'moe_router_indices=ids:0.05' for "
-            "the share of positions that may choose other experts. May be repeated; the last that matches counts.",
-            show_default=False,
-        ),
-    ] = None,
+    tolerances: Tolerance = None,
     model: Annotated[
         Path | None,
         typer.Option(
@@ -97,22 +88,23 @@ def diff(
     """
     from aprgraph import comparison  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_pair  # noqa: PLC0415
+    from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
     _check_places(html, repro)
     truth = _load(model, tokens, override_kv or [], repro)
+    ids = None if tokens is None else parse_tokens(tokens)
     report = _compare(a, b, top, profile, tolerances or [])
     if truth is not None:
-        ids = None if tokens is None else _parse_tokens(tokens)
         with replaying() as progress:
             report = comparison.with_blame(
                 report, *open_pair(a, b), truth, tokens=ids, profile=profile, tolerances=tolerances or [], progress=progress
             )
         if repro is not None:
-            _write_repro(report, a, b, truth, ids, repro)
+            write_guilty(repro, comparison.guilty_of_diff(report, *open_pair(a, b)), truth, ids)
     if html is not None:
         from aprgraph.runtime.report import write_page  # noqa: PLC0415
 
-        write_page(html, report, *open_pair(a, b), report.blame)
+        write_page(html, report, *open_pair(a, b))
     if suggest:
         options = comparison.suggested_options(report, open_pair(a, b))
         print_suggestion(options, "what differs is one stage" if report.exit_code == 1 else "nothing differs", as_json=as_json)
@@ -127,13 +119,13 @@ def diff(
 def _check_places(html: Path | None, repro: Path | None) -> None:
     """Raise TraceError for places that cannot be written, before anything takes time."""
     if html is not None:
-        from aprgraph.runtime.report import check_place as check_page  # noqa: PLC0415
+        from aprgraph.runtime.report import check_place  # noqa: PLC0415
 
-        check_page(html)
+        check_place(html)
     if repro is not None:
-        from aprgraph.runtime.blame.repro import check_place  # noqa: PLC0415
+        from aprgraph.runtime.places import check_empty_folder  # noqa: PLC0415
 
-        check_place(repro)
+        check_empty_folder(repro)
 
 
 def _load(model: Path | None, tokens: str | None, override_kv: list[str], repro: Path | None) -> Model | None:
@@ -148,25 +140,6 @@ def _load(model: Path | None, tokens: str | None, override_kv: list[str], repro:
         if given:
             raise ComparisonError(f"{option} is for the replay of a model; name it with --model")
     return None
-
-
-def _parse_tokens(text: str) -> list[int]:
-    from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
-
-    return parse_tokens(text)
-
-
-def _write_repro(report: DiffReport, a: Path, b: Path, model: Model, tokens: list[int] | None, directory: Path) -> None:
-    """The guilty stage alone, if there is one."""
-    from aprgraph import comparison  # noqa: PLC0415
-    from aprgraph.runtime.diff.sources import open_pair  # noqa: PLC0415
-
-    guilty = comparison.find_guilty(report, *open_pair(a, b))
-    if guilty is None:
-        print("nothing to reproduce: no replay found a side wrong", file=sys.stderr)
-        return
-    script = comparison.write_repro(directory, guilty.trace, model, guilty.local, tokens=tokens)
-    print(f"{guilty.local.label} of {guilty.side} alone: python {script}", file=sys.stderr)
 
 
 def _compare(a: Path, b: Path, top: int, profile: str | None, tolerances: list[str]) -> DiffReport:

@@ -34,3 +34,13 @@ Repro = Annotated[
         help="Write the guilty stage alone: inputs, weights, expected and actual output (.npy), and a script that shows the error.",
     ),
 ]
+Tolerance = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tol",
+        metavar="REGEX=nmse:VALUE",
+        help="Set the limit of the stages whose whole name matches, such as 'ffn_.*=nmse:1e-6', or 'moe_router_indices=ids:0.05' for "
+        "the share of positions that may choose other experts. May be repeated; the last that matches counts.",
+        show_default=False,
+    ),
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,10 +154,7 @@ class DiffReport:
     @property
     def common_suspects(self) -> tuple[str, ...]:
         """The nodes that can explain all of several first divergences at once; empty where there is only one."""
-        if len(self.first) < 2:
-            return ()
-        others = [{*first.region, *first.weights} for first in self.first[1:]]
-        return tuple(name for name in (*self.first[0].region, *self.first[0].weights) if all(name in other for other in others))
+        return common_to([(*first.region, *first.weights) for first in self.first])
 
     def rows_that_matter(self) -> list[DiffRow]:
         """The first divergences, the nearest measured tensors before and after them, and the logits; else the worst five."""
@@ -207,6 +205,14 @@ class DiffReport:
         if not reasons:
             return "both traces are empty"
         return "; ".join(f"{reason} ({count} tensor{'s' if count > 1 else ''})" for reason, count in reasons.most_common(3))
+
+
+def common_to(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The names that stand in every one of several groups, in the order of the first; empty where there is only one group."""
+    if len(groups) < 2:
+        return ()
+    others = [set(group) for group in groups[1:]]
+    return tuple(name for name in groups[0] if all(name in other for other in others))
 
 
 def join(parts: list[str]) -> str:

@@ -1,6 +1,6 @@
 """The comparison as one HTML page that opens offline.
 
-    report, traces, blame -> sections (tables, charts, pictures) -> page.html.jinja -> one file
+    report, traces -> sections (tables, charts, pictures) -> page.html.jinja -> one file
 
 ``render_page`` is pure: the same report and traces give the same bytes. Everything stands in the page: style, script, pictures;
 its Content-Security-Policy forbids the network and any other script.

@@ -35,10 +35,10 @@ _DOCTYPE = b"<!doctype html"
 _OUTCOMES = {0: "alike", 1: "diverged", 3: "nothing measured"}
 
 
-def write_page(path: Path, report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None = None) -> None:
+def write_page(path: Path, report: DiffReport, trace_a: Trace, trace_b: Trace) -> None:
     """Write the page to ``path``, whole or not at all. Raises TraceError where that, or a tensor to show, fails."""
     check_place(path)
-    write_text_atomically(path, render_page(report, trace_a, trace_b, blame))
+    write_text_atomically(path, render_page(report, trace_a, trace_b))
 
 
 def check_place(path: Path) -> None:
@@ -54,16 +54,17 @@ def check_place(path: Path) -> None:
         raise TraceError(f"{path}: is there, and is no HTML page; give another name, so that nothing of yours is overwritten")
 
 
-def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None = None) -> str:
+def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace) -> str:
     """The comparison ``report`` of two traces as an HTML document.
 
-    With ``blame`` its sentence is the headline, and rows and charts show verdicts and local errors. The traces are read for the
+    Where the report has blame, rows and charts show verdicts and local errors. The traces are read for the
     one tensor that is shown element by element. Raises TraceError, naming the file, if that one has been damaged since.
     """
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
 
     style = _resource("page.css") + class_rules() + graph_rules()
     script = _resource("page.js")
+    blame = report.blame
     columns = make_columns(blame)
     rows = table_rows(report, columns, blame)
     guilty = find_guilty(report, trace_a, trace_b, blame)
@@ -76,7 +77,7 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame
         style=style,
         script=script,
         policy=_policy(style, script),
-        headline=report.verdict if blame is None else blame.sentence,
+        headline=report.headline,
         verdict=None if blame is None else report.verdict,
         outcome=_outcome(report, blame),
         report=report,

@@ -44,7 +44,7 @@ def test_nothing_to_blame(model: Path, tmp_path: Path) -> None:
     result = run_cli("diff", "ours", "again", "--model", model, "--repro", "guilty")
     assert result.code == 0
     assert "The model explains the 35 tensors of A and the 35 of B" in result.out
-    assert result.err == "nothing to reproduce: no replay found a side wrong\n"
+    assert result.err == "nothing to reproduce: no replay found anything wrong\n"
     assert not (tmp_path / "guilty").exists()
     assert run_cli("diff", "ours", "again", "--suggest").out == "nothing: nothing differs\n"
 

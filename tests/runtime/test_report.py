@@ -92,7 +92,7 @@ def read_page(text: str) -> Element:
 def page_of(a: Path, b: Path, blame: Callable[[DiffReport, Trace, Trace], Blame] | None = None) -> str:
     trace_a, trace_b = Trace.open(a), Trace.open(b)
     report = diff(trace_a, trace_b)
-    return render_page(report, trace_a, trace_b, None if blame is None else blame(report, trace_a, trace_b))
+    return render_page(report if blame is None else replace(report, blame=blame(report, trace_a, trace_b)), trace_a, trace_b)
 
 
 @pytest.fixture(scope="module")

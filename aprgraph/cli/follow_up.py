@@ -1,0 +1,35 @@
+"""What comes after a verdict: what to tap next, and the guilty stage alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from aprgraph.comparison import Guilty
+    from aprgraph.graph.model import Model
+
+
+def print_suggestion(options: str | None, why_none: str, *, as_json: bool) -> None:
+    """What to tap next, or why there is nothing."""
+    if as_json:
+        typer.echo(json.dumps({"options": options, "why_none": why_none if options is None else None}))
+    else:
+        typer.echo(options if options is not None else f"nothing: {why_none}")
+
+
+def write_guilty(directory: Path, guilty: Guilty | None, model: Model, tokens: Sequence[int] | None = None) -> None:
+    """Write the guilty stage into ``directory`` and say how to run it, on stderr; or that there is none. Raises TraceError."""
+    from aprgraph.runtime.blame.repro import write_repro  # noqa: PLC0415
+
+    if guilty is None:
+        print("nothing to reproduce: no replay found anything wrong", file=sys.stderr)
+        return
+    script = write_repro(directory, guilty.trace, model, guilty.local, profile=guilty.profile, tokens=tokens)
+    whose = f" of {guilty.side}" if guilty.side is not None else ""
+    print(f"{guilty.local.label}{whose} alone: python {script}", file=sys.stderr)

@@ -81,6 +81,13 @@ def test_hyperparameters_can_be_put_right(tiny_model: Tiny, tmp_path: Path, monk
     assert run_cli("audit", "theirs", "--model", model, *override).code == 0
 
 
+def test_a_limit_that_is_set(spoilt: tuple[Path, Path]) -> None:
+    result = run_cli("audit", "theirs", "--model", spoilt[0], "--tol", "ffn_gate=nmse:1e-3")
+    assert result.out.startswith("Wrong at layer 1 ffn_silu (local error ")
+    assert run_cli("audit", "theirs", "--model", spoilt[0], "--tol", "ffn_.*=nmse:1e-3").code == 0
+    assert "applies to no stage" in fails("audit", "theirs", "--model", spoilt[0], "--tol", "q_norm=nmse:1e-3")
+
+
 def test_from_python(spoilt: tuple[Path, Path]) -> None:
     found = aprgraph.audit("theirs", spoilt[0])
     assert [local.label for local in found.wrong] == ["layer 1 ffn_gate", "layer 1 ffn_silu"]

@@ -204,6 +204,45 @@ def test_a_tie_that_is_broken_differently(tiny_model: Tiny, tmp_path: Path) -> N
 
 
 @pytest.mark.contract("BLAME-ROUNDING-1")
+@pytest.mark.parametrize("taps", ["moe_ffn_out", "moe_router_indices,moe_ffn_out", "moe_router_logits,moe_router_indices,moe_ffn_out"])
+def test_a_choice_that_rounding_may_have_changed(taps: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Experts 0 and 1 have router rows that differ in the last bit. An engine that takes the other one of the two is not wrong where
+    nothing shows which it took, nor for taking it; where its own scores say otherwise, it is.
+    """
+    model, other = tmp_path / "model.gguf", tmp_path / "other.gguf"
+    for path, shift in ((model, 0), (other, 1)):
+        path.write_bytes(tiny_model(family="qwen3moe", experts=2, experts_used=1, format="F32").read_bytes())
+        for layer in range(2):
+            router = _writable(path, f"blk.{layer}.ffn_gate_inp.weight")
+            router[1 - shift] = router[shift] * np.float32(1 - 2e-7)
+    theirs = traced(tmp_path / "theirs", other, taps=taps, layers="0..1")
+    mine = traced(tmp_path / "mine", model, taps="moe_router_indices", layers="0..1")
+    found = audit(theirs, load_model(model))
+    local = found.by_key[0, 0, "moe_ffn_out"]
+    if taps == "moe_ffn_out":
+        assert local.state is LocalState.UNKNOWN
+        assert local.reason is not None
+        assert "nearly tie" in local.reason
+        assert local.reason.endswith("which experts were chosen was not recorded; tap moe_router_indices")
+        return
+    assert local.state is LocalState.RIGHT
+    ids = found.by_key[0, 0, "moe_router_indices"]
+    assert not np.array_equal(theirs.tensor("moe_router_indices", 0), mine.tensor("moe_router_indices", 0))
+    if "logits" in taps:
+        assert ids.state is LocalState.RIGHT
+        spoil(theirs, "moe_router_indices", 0, lambda values: 1 - values)
+        assert audit(theirs, load_model(model)).by_key[0, 0, "moe_router_indices"].state is LocalState.WRONG
+    else:
+        assert (ids.state, ids.reason) == (LocalState.RIGHT, "another choice where the scores nearly tie")
+
+
+def _writable(path: Path, name: str) -> Tensor:
+    """A tensor of a model file, F32, to be changed in place."""
+    info = load_model(path).tensor(name)
+    return np.memmap(path, np.float32, "r+", offset=info.offset, shape=info.dims)
+
+
+@pytest.mark.contract("BLAME-ROUNDING-1")
 def test_where_large_terms_cancel_rounding_is_no_fault(tiny_model: Tiny, tmp_path: Path) -> None:
     """A down projection whose inputs cancel to a millionth of themselves: float32 cannot do better, and 1 % off still is a fault."""
     model = tiny_model(format="F32")

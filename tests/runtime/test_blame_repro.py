@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from aprgraph.runtime.blame import audit
 from aprgraph.runtime.blame.repro import write_repro
 from aprgraph.runtime.trace import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced
-from tests.support.cli import files_under
+from tests.support.cli import error_of, files_under, run_process
 from tests.support.traces import Tensor, noisy
 
 Tiny = Callable[..., Path]
@@ -135,6 +137,21 @@ def test_only_the_rows_that_are_read_take_room(tiny_model: Tiny, tmp_path: Path)
     )
     chosen = {int(expert) for expert in np.array(trace.tensor("moe_router_indices", 1)).ravel()}
     assert set(np.flatnonzero(gate.any(axis=(1, 2)))) == chosen
+
+
+def test_a_full_disk(tiny_model: Tiny, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: the weight does not fit. One line, and nothing stays."""
+    path = tiny_model()
+    traced(tmp_path / "trace", path)
+    spoil(Trace.open(tmp_path / "trace"), "ffn_out", 1, shifted)
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    result = run_process("audit", "trace", "--model", path, "--repro", "guilty", cwd=tmp_path, preexec=limit)
+    assert error_of(result).startswith("guilty: cannot be written: ")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"trace", "trace.aprg"}
 
 
 def test_a_folder_of_someone_else_is_left_alone(tiny_model: Tiny, tmp_path: Path) -> None:

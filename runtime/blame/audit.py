@@ -249,11 +249,9 @@ class Auditor:
             if not np.isfinite(self.recorded.load(tensors[name])).all():
                 reason = f"{tensors[name].entry.label}, from which it is computed, holds NaN or Inf; what follows from those is not defined"
                 return replace(local, state=LocalState.UNKNOWN, reason=reason)
-        held = (
-            " and ".join(f"{count} {what}" for count, what in ((metrics.nan_a, "NaN"), (metrics.inf_a, "Inf")) if count) or "no NaN or Inf"
-        )
-        due = " and ".join(f"{count} {what}" for count, what in ((metrics.nan_b, "NaN"), (metrics.inf_b, "Inf")) if count) or "none"
-        return replace(local, state=LocalState.WRONG, reason=f"it holds {held}, the replay {due}")
+        held, due = metrics.nonfinite
+        reason = f"it holds {'no NaN or Inf' if held == 'none' else held}, the replay {due}"
+        return replace(local, state=LocalState.WRONG, reason=reason)
 
     def _key(self, step: int, name: str) -> Key:
         node = self.graph[name]

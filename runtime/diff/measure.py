@@ -104,7 +104,7 @@ class Measurer:
 
     def _judge(self, metrics: TensorMetrics, tolerance: Tolerance, logits: LogitMetrics | None = None) -> Measured:
         if metrics.mismatched_nonfinite:
-            return Measured(State.NAN, tolerance.limit, nonfinite(metrics), metrics, logits)
+            return Measured(State.NAN, tolerance.limit, _nonfinite(metrics), metrics, logits)
         reason = exceeds(metrics, tolerance.limit, tolerance)
         return Measured(state_of(metrics.bit_identical, reason), tolerance.limit, reason, metrics, logits)
 
@@ -148,8 +148,6 @@ def state_of(bit_identical: bool, reason: str | None) -> State:
     return State.NOISE if reason is None else State.EXCEEDS
 
 
-def nonfinite(metrics: TensorMetrics) -> str:
-    """How many NaN and Inf each side holds, in words."""
-    sides = ((metrics.nan_a, metrics.inf_a), (metrics.nan_b, metrics.inf_b))
-    a, b = (" and ".join(f"{count} {what}" for count, what in zip(side, ("NaN", "Inf"), strict=True) if count) or "none" for side in sides)
+def _nonfinite(metrics: TensorMetrics) -> str:
+    a, b = metrics.nonfinite
     return f"{a} in A, {b} in B" if a != b else f"{a} on each side, at different places"

@@ -84,6 +84,13 @@ class TensorMetrics:
     channels: Concentration | None
 
     @property
+    def nonfinite(self) -> tuple[str, str]:
+        """How many NaN and Inf each side holds, in words."""
+        sides = ((self.nan_a, self.inf_a), (self.nan_b, self.inf_b))
+        a, b = (" and ".join(f"{count} {what}" for count, what in zip(side, ("NaN", "Inf"), strict=True) if count) for side in sides)
+        return a or "none", b or "none"
+
+    @property
     def sqnr_db(self) -> float | None:
         """Signal to noise ratio in dB; None where there is no noise, or no signal."""
         return -10.0 * math.log10(self.nmse) if self.nmse else None

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.aprt import F32
-from aprgraph.runtime.blame import Audit, Blame, Verdict
+from aprgraph.runtime.blame import Blame, Verdict
 from aprgraph.runtime.diff.align import Key, Pair, align, align_single
 from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.diff.tolerances import kind_of
 from aprgraph.runtime.trace import Trace
-
-INTRODUCED = (Verdict.INTRODUCED_BY_A, Verdict.INTRODUCED_BY_B, Verdict.INTRODUCED_BY_BOTH)
 
 
 @dataclass(frozen=True)
@@ -32,32 +30,27 @@ class Guilty:
         return kind_of(self.row.key[2]) is StageKind.INDEX
 
 
-def introduced(report: DiffReport, blame: Blame | None) -> list[Key]:
-    """The tensors that blame says one side got wrong, in execution order."""
-    if blame is None:
-        return []
-    return [row.key for row in report.rows if blame.verdicts.get(row.key) in INTRODUCED]
-
-
 def suspects(report: DiffReport, blame: Blame | None) -> list[FirstDivergence]:
     """Where the cause can lie: by blame, what the replay of a wrong tensor computed; without, the first divergences."""
-    wrong = introduced(report, blame)
-    if blame is None or not wrong:
+    if blame is None or not blame.introduced:
         return list(report.first)
+    firsts = {first.key: first for first in report.first}
     found = []
-    for key in wrong:
-        audit: Audit = blame.a if blame.verdicts[key] is Verdict.INTRODUCED_BY_A else blame.b
-        local = audit.by_key[key]
-        following = next((first.following for first in report.first if first.key == key), ())
-        found.append(FirstDivergence(key, local.region, local.weights, local.sources, following))
+    for key in blame.introduced:
+        local = (blame.a if blame.verdicts[key] is Verdict.INTRODUCED_BY_A else blame.b).by_key[key]
+        following = firsts[key].following if key in firsts else ()
+        if local.region:
+            found.append(FirstDivergence(key, local.region, local.weights, local.sources, following))
+        elif key in firsts:  # blamed because the other side is right: it could not be replayed itself
+            found.append(firsts[key])
     return found
 
 
 def find_guilty(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None) -> Guilty | str:
     """The tensor to show, or why there is none. Raises TraceError, naming the file, if one has been damaged since."""
-    wrong = introduced(report, blame)
-    if wrong:
-        key, why = wrong[0], f"the first that is {blame.verdicts[wrong[0]].value}" if blame is not None else ""
+    if blame is not None and blame.introduced:
+        key = blame.introduced[0]
+        why = f"the first that is {blame.verdicts[key].value}"
     elif report.first:
         key, why = report.first[0].key, "the first that diverges"
     else:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import aprgraph
 from tests.support.blame import spoil, traced
 from tests.support.cli import fails, run_cli
-from tests.support.traces import noisy
+from tests.support.traces import noisy, write_bare
 
 Tiny = Callable[..., Path]
 
@@ -74,6 +76,22 @@ def test_a_page_without_a_model(model: Path, tmp_path: Path) -> None:
     # Two files of different stages are compared because they were named.
     assert run_cli("diff", "ours/layer-0/attn_out.bin", "theirs/layer-1/attn_out.bin", "--html", "files.html").code == 1
     assert (tmp_path / "files.html").is_file()
+
+
+@pytest.mark.parametrize("guilty", ["A", "B"])
+def test_a_side_that_is_wrong_by_elimination(guilty: str, model: Path, tmp_path: Path) -> None:
+    """One side holds the last position alone, of two tensors: nothing is replayed, the other is right, and the first tensors agree."""
+    whole = aprgraph.Trace.open("ours")
+    last = {(1, stage): np.array(whole.tensor(stage, 1))[-1:] for stage in ("ffn_norm", "ffn_gate")}
+    write_bare(tmp_path / "part", {**last, (1, "ffn_gate"): noisy(last[1, "ffn_gate"], 1e-2)})
+    sides = ("part", "ours") if guilty == "A" else ("ours", "part")
+    result = run_cli("diff", *sides, "--model", model, "--html", "report.html", "--repro", "guilty")
+    assert (result.code, result.err) == (1, "nothing to reproduce: no replay found anything wrong\n")
+    sentence = f"{guilty} is wrong at layer 1 ffn_gate: the other side is right there, and what both are computed from agrees (it could not be replayed: "
+    assert result.out.startswith(sentence)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{guilty} is wrong at layer 1 ffn_gate" in page
+    assert "blk.1.ffn_gate.weight" in page
 
 
 def test_a_page_replaces_pages_alone(model: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.text import print_graph
-from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.blame import Verdict, blame
 from aprgraph.runtime.trace import Trace, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
@@ -113,21 +112,18 @@ def test_errors_that_add_up_without_anyone_being_wrong(tiny_model: Tiny, tmp_pat
 
 @pytest.mark.contract("BLAME-ELIMINATION-1")
 @pytest.mark.parametrize("guilty", ["A", "B"])
-def test_one_tensor_alone_is_judged_by_what_the_other_side_shows(guilty: str, tiny_model: Tiny, tmp_path: Path) -> None:
-    """Of B there are two tensors, from which nothing can be replayed: what they are computed from agrees, and A is right."""
+def test_a_side_that_cannot_be_replayed_is_judged_by_the_other(guilty: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Of one side there is the last position of two tensors: what they are computed from agrees, and the other side is right."""
     path = tiny_model()
     whole = traced(tmp_path / "whole", path)
-    part = tmp_path / "part"
-    (part / "layer-1").mkdir(parents=True)
-    for stage in ("ffn_norm", "ffn_gate"):
-        (part / "layer-1" / f"{stage}.bin").write_bytes((whole.directory / "layer-1" / f"{stage}.bin").read_bytes())
-    values = np.array(Trace.open(part).tensor("ffn_gate", 1))
-    write_aprt(part / "layer-1/ffn_gate.bin", 1, noisy(values, 1e-3))
-    spoiled = Trace.open(part)
-    sides = (spoiled, whole) if guilty == "A" else (whole, spoiled)
-    found = blame(*sides, load_model(path))
+    last = {(1, stage): np.array(whole.tensor(stage, 1))[-1:] for stage in ("ffn_norm", "ffn_gate")}
+    part = Trace.open(write_bare(tmp_path / "part", {**last, (1, "ffn_gate"): noisy(last[1, "ffn_gate"], 1e-2)}))
+    found = blame(*((part, whole) if guilty == "A" else (whole, part)), load_model(path))
+    assert (found.a.wrong, found.b.wrong) == ((), ())
     assert found.verdicts[0, 1, "ffn_gate"].value == f"INTRODUCED by {guilty}"
-    assert found.sentence.startswith(f"{guilty} is wrong at layer 1 ffn_gate")
+    assert found.sentence.startswith(f"{guilty} is wrong at layer 1 ffn_gate: the other side is right there")
+    alike = Trace.open(write_bare(tmp_path / "alike", last))
+    assert set(blame(whole, alike, load_model(path)).verdicts.values()) <= {Verdict.ALIKE, Verdict.UNKNOWN}
 
 
 def test_tokens_that_nobody_knows_accuse_nobody(tiny_model: Tiny, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from aprgraph.graph.model import load_model
 from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.blame import Audit, LocalState, audit
 from aprgraph.runtime.trace import Trace
-from tests.support.blame import TOKENS, bare, spoil, traced
+from tests.support.blame import TOKENS, bare, spoil, traced, with_nan
 from tests.support.tiny_families import TINY_FAMILIES
 from tests.support.traces import Tensor, noisy
 
@@ -162,12 +162,7 @@ def test_steps_whose_prompt_was_not_recorded(tiny_model: Tiny, tmp_path: Path) -
 def test_nan_and_inf(tiny_model: Tiny, tmp_path: Path) -> None:
     model = tiny_model()
     trace = traced(tmp_path / "trace", model)
-
-    def plant(values: Tensor) -> Tensor:
-        values[2, 3] = np.nan
-        return values
-
-    spoil(trace, "ffn_up", 1, plant)
+    spoil(trace, "ffn_up", 1, with_nan)
     found = audit(trace, load_model(model))
     assert wrong(found) == ["layer 1 ffn_up"]
     assert found.wrong[0].reason == "it holds 1 NaN, the replay none"
@@ -178,13 +173,8 @@ def test_nan_and_inf(tiny_model: Tiny, tmp_path: Path) -> None:
 def test_a_nan_that_goes_on_is_explained(tiny_model: Tiny, tmp_path: Path) -> None:
     model = tiny_model()
     trace = traced(tmp_path / "trace", model)
-
-    def plant(values: Tensor) -> Tensor:
-        values[2, 3] = np.nan
-        return values
-
-    spoil(trace, "ffn_up", 1, plant)
-    spoil(trace, "ffn_swigl", 1, plant)
+    spoil(trace, "ffn_up", 1, with_nan)
+    spoil(trace, "ffn_swigl", 1, with_nan)
     assert wrong(audit(trace, load_model(model))) == ["layer 1 ffn_up"]
 
 

@@ -19,8 +19,8 @@ from aprgraph.runtime.blame import Verdict, blame
 from aprgraph.runtime.trace import Trace, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
 from tests.support.arithmetic import run_in, to_bfloat16
-from tests.support.blame import TOKENS, bare, spoil, traced
-from tests.support.traces import Tensor, noisy, trace_model, write_bare
+from tests.support.blame import TOKENS, bare, spoil, traced, with_nan
+from tests.support.traces import noisy, trace_model, write_bare
 
 Tiny = Callable[..., Path]
 
@@ -158,12 +158,7 @@ def test_the_stricter_of_two_profiles_holds_and_is_named(tiny_model: Tiny, tmp_p
 def test_a_nan_is_the_reason_that_is_named(tiny_model: Tiny, tmp_path: Path) -> None:
     path = tiny_model()
     a, b = traced(tmp_path / "a", path), traced(tmp_path / "b", path)
-
-    def plant(values: Tensor) -> Tensor:
-        values[2, 3] = np.nan
-        return values
-
-    spoil(b, "attention", 1, plant)
+    spoil(b, "attention", 1, with_nan)
     found = blame(a, b, load_model(path))
     assert found.sentence.startswith("B is wrong at layer 1 attention (it holds 1 NaN, the replay none; A ")
 

@@ -33,3 +33,9 @@ def bare(trace: Trace) -> Path:
     """The directory of a trace whose manifest is taken away, as other programs write them."""
     (trace.directory / MANIFEST).unlink()
     return trace.directory
+
+
+def with_nan(values: Tensor) -> Tensor:
+    """``values`` with a NaN at the third position."""
+    values[2, 3] = np.nan
+    return values

@@ -29,6 +29,7 @@ from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.places import check_empty_folder
 from aprgraph.runtime.trace import Trace
 
@@ -90,15 +91,16 @@ def bisect(
     room: int = DEFAULT_ROOM,
     profile: str | None = None,
     threads: int | None = None,
+    names: SideNames | None = None,
     on_round: Callable[[Plan, int], None] | None = None,
 ) -> Bisection:
     """Find the first stage at which runs of ``a`` and ``b`` part, and which of the two is wrong there by ``model``.
 
-    ``directory`` takes the traces, in ``a`` and ``b``; those of the last round stay. ``room`` is in bytes; ``on_round`` is called
-    before each round with its plan and bytes. Raises ComparisonError if not even one end of a layer fits into ``room``, and what
-    a run or a comparison raises.
+    ``directory`` takes the traces, in ``a`` and ``b``; those of the last round stay. ``room`` is in bytes; ``names`` are what
+    sentences call the sides; ``on_round`` is called before each round with its plan and bytes. Raises ComparisonError if not even
+    one end of a layer fits into ``room``, and what a run or a comparison raises.
     """
-    search = _Search(model, (a, b), tokens, directory, room, profile, threads, on_round)
+    search = _Search(model, (a, b), tokens, directory, room, profile, threads, names, on_round)
     plan: Plan | None = search.ends(range(model.hyperparameters.layers), _WHOLE)
     while plan is not None:
         search.round(plan)
@@ -118,10 +120,11 @@ class _Search:
         room: int,
         profile: str | None,
         threads: int | None,
+        names: SideNames | None,
         on_round: Callable[[Plan, int], None] | None,
     ) -> None:
         self.model, self.sides, self.tokens, self.directory = model, sides, tokens, directory
-        self.room, self.profile, self.threads, self.on_round = room, profile, threads, on_round
+        self.room, self.profile, self.threads, self.names, self.on_round = room, profile, threads, names, on_round
         self.rounds: list[Round] = []
         self.traces: tuple[Trace, Trace] | None = None
         self.left: tuple[str, ...] = ()
@@ -182,7 +185,7 @@ class _Search:
         assert self.traces is not None
         report = self.rounds[-1].report
         if report.diverged:
-            report = diff(*self.traces, model=self.model, profile=self.profile)
+            report = diff(*self.traces, model=self.model, profile=self.profile, names=self.names)
         return Bisection(tuple(self.rounds), report, *self.traces, self.left)
 
     def _first(self) -> FirstDivergence | None:

@@ -15,6 +15,7 @@ from aprgraph.runtime.blame import blame as _blame
 from aprgraph.runtime.blame.suggest import Suspicion, command_options, guilty_of, suggest, suspicion_of
 from aprgraph.runtime.diff import DiffReport
 from aprgraph.runtime.diff import diff as _diff
+from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.diff.sources import Source, open_pair, open_source
 from aprgraph.runtime.trace import Trace
 
@@ -29,15 +30,17 @@ def diff(
     model: str | Path | Model | None = None,
     tokens: Sequence[int] | None = None,
     on_replay: OnTensor | None = None,
+    names: SideNames | None = None,
     **options: Any,
 ) -> DiffReport:
     """Compare two traces, and with ``model`` (the GGUF file that both are to be runs of) say which side is wrong.
 
-    ``tokens`` are those of the prompt, for traces whose manifests do not name them. ``options`` are those of
+    ``tokens`` are those of the prompt, for traces whose manifests do not name them. ``names`` are what sentences call the sides
+    (default: by their paths). ``options`` are those of
     ``aprgraph.runtime.diff.diff``: top, profile, tolerances, progress. The report's ``headline`` is the sentence to read first.
     Raises AprgraphError for what cannot be compared or read.
     """
-    report = _diff(a, b, **options)
+    report = replace(_diff(a, b, **options), called=names)
     if model is None:
         if tokens is not None:
             raise ComparisonError("tokens are for the replay of a model; give the model too")
@@ -84,8 +87,8 @@ def _loaded(model: str | Path | Model) -> Model:
 
 @dataclass(frozen=True)
 class Guilty:
-    """The stage to look at: ``local`` is its error, ``trace`` the one that recorded it, held to ``profile``; ``side`` is "A" or "B", None
-    of an audit.
+    """The stage to look at: ``local`` is its error, ``trace`` the one that recorded it, held to ``profile``; ``side`` is what sentences
+    call that trace, None of an audit.
     """
 
     local: LocalError
@@ -101,7 +104,7 @@ def guilty_of_diff(report: DiffReport, a: Trace, b: Trace) -> Guilty | None:
         return None
     side, local = guilty
     trace, found = (a, report.blame.a) if side == "A" else (b, report.blame.b)
-    return Guilty(local, trace, found.profile, side)
+    return Guilty(local, trace, found.profile, report.names.of(side))
 
 
 def guilty_of_audit(found: Audit, trace: Trace) -> Guilty | None:

@@ -63,6 +63,7 @@ def bisect(
     from aprgraph.bisect import place_for  # noqa: PLC0415
     from aprgraph.comparison import guilty_of_diff  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.runtime.diff.names import side_names  # noqa: PLC0415
     from aprgraph.runtime.diff.tolerances import check_profile  # noqa: PLC0415
     from aprgraph.runtime.places import check_empty_folder  # noqa: PLC0415
 
@@ -74,9 +75,11 @@ def bisect(
     given = read_input(prompt, None, tokens, None, chat=False, system=None)
     loaded = load(model, parse_overrides(override_kv or []))
     ids = encode(loaded, given, chat=False, system=None)
-    sides = (_open(loaded, "--a", a), _open(loaded, "--b", b))
+    sides, names = (_open(loaded, "--a", a), _open(loaded, "--b", b)), side_names(a, b)
     with place_for(output) as place:
-        found = search(loaded.model, *sides, ids, place, room=limit, profile=profile, threads=threads, on_round=_announce(as_json))
+        found = search(
+            loaded.model, *sides, ids, place, room=limit, profile=profile, threads=threads, names=names, on_round=_announce(as_json)
+        )
         if repro is not None:
             write_guilty(repro, guilty_of_diff(found.report, found.a, found.b), loaded.model)
         if as_json:
@@ -140,7 +143,7 @@ def _print(found: Bisection, output: Path | None) -> None:
 def _document(found: Bisection) -> dict[str, object]:
     return {
         "format": "aprgraph-bisection",
-        "version": 1,
+        "version": 2,
         "sentence": found.sentence,
         "exit_code": found.report.exit_code,
         "rounds": [

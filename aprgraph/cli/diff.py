@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Columns of a table that goes to a file or a pipe, where nothing wraps it.
 _WIDE = 240
 _NAMES_SHOWN = 8
-_INTRODUCED_SHOWN = 12
+_WRONG_SHOWN = 12
 #: (least width of the terminal, number columns shown)
 _COLUMNS_FOR_WIDTH = ((155, 9), (115, 5), (0, 2))
 
@@ -172,9 +172,9 @@ def _print(report: DiffReport, show_all: bool) -> None:
         console.print(_suspects(report, first), markup=False)
     if report.common_suspects:
         console.print(f"common to all of them: {_list(report.common_suspects)}", markup=False)
-    if report.blame is not None and report.blame.introduced:
+    if report.blame is not None and report.blame.wrong:
         console.print()
-        console.print(_blame_table(report.blame, None if show_all else _INTRODUCED_SHOWN), markup=False)
+        console.print(_blame_table(report.blame, None if show_all else _WRONG_SHOWN), markup=False)
     rows = _rows_of_common_layers(report) if show_all else report.rows_that_matter()
     if rows:
         console.print()
@@ -203,14 +203,14 @@ def _blame_table(blame: Blame, most: int | None) -> str:
     from aprgraph.cli.tables import format_table  # noqa: PLC0415
 
     cells = []
-    for key in blame.introduced[:most]:
+    for key in blame.wrong[:most]:
         sides = [audit.by_key.get(key) for audit in (blame.a, blame.b)]
         known = next(side for side in sides if side is not None)
         errors = ["" if side is None or side.error is None else f"{side.error:.1e}" for side in sides]
         reasons = [f"{name}: {side.reason}" for name, side in zip("AB", sides, strict=True) if side is not None and side.reason]
         cells.append([blame.verdicts[key].value, known.label, *errors, f"{known.limit:.0e}", "; ".join(reasons)])
     table = format_table(("", "tensor", "local A", "local B", "limit", "why"), cells, right=(2, 3, 4))
-    hidden = len(blame.introduced) - len(cells)
+    hidden = len(blame.wrong) - len(cells)
     return table + (f"\n{hidden} more tensors that a side is wrong at; --all prints every one" if hidden else "")
 
 
@@ -238,10 +238,8 @@ def _logits(row: DiffRow) -> str:
 
 
 def _verdict(blame: Blame | None, row: DiffRow) -> str:
-    """The class of a row, or what blame says of it where that is more."""
-    if blame is not None and blame.verdicts[row.key].value not in ("ALIKE", "UNKNOWN"):
-        return blame.verdicts[row.key].value
-    return row.classification.value
+    """The class of a row; with blame, its verdict."""
+    return row.classification.value if blame is None else blame.verdicts[row.key].value
 
 
 def _print_table(console: Console, rows: list[DiffRow], first: set[tuple[int, int | None, str]], blame: Blame | None) -> None:
@@ -249,7 +247,7 @@ def _print_table(console: Console, rows: list[DiffRow], first: set[tuple[int, in
     from rich.text import Text  # noqa: PLC0415
 
     table: Table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("", "class", "tensor", "shape"):
+    for name in ("", "class" if blame is None else "verdict", "tensor", "shape"):
         table.add_column(name, no_wrap=True)
     # A narrow terminal gets fewer columns rather than cropped ones.
     shown = next(count for width, count in _COLUMNS_FOR_WIDTH if console.width >= width)

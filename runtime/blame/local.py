@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -11,10 +12,11 @@ from typing import Any
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.report import common_to
 
 FORMAT = "aprgraph-audit"
-VERSION = 1
+VERSION = 2
 
 #: The largest number of stages that a sentence names.
 NAMED = 4
@@ -79,6 +81,11 @@ class Audit:
     notes: tuple[str, ...] = ()
     sentence: str = ""
 
+    @property
+    def name(self) -> str:
+        """What sentences call the trace."""
+        return name_of(self.trace)
+
     @cached_property
     def by_key(self) -> Mapping[Key, LocalError]:
         """The local errors by (step, layer, stage)."""
@@ -112,6 +119,7 @@ class Audit:
             "format": FORMAT,
             "version": VERSION,
             "trace": self.trace,
+            "name": self.name,
             "model": self.model,
             "profile": self.profile,
             "sentence": self.sentence,
@@ -125,15 +133,33 @@ class Audit:
 
 
 class Verdict(str, Enum):
-    """What blame says of one tensor of two traces."""
+    """What blame says of one tensor of two traces. VERDICT_MEANINGS has each in words."""
 
-    INTRODUCED_BY_A = "INTRODUCED by A"
-    INTRODUCED_BY_B = "INTRODUCED by B"
-    INTRODUCED_BY_BOTH = "INTRODUCED by both"
-    PROPAGATED = "PROPAGATED"  # both sides are right, given their inputs, and an input was wrong
-    ACCUMULATED = "ACCUMULATED"  # both sides are right all the way up, and the tensors differ beyond the tolerance
-    ALIKE = "ALIKE"
+    A_WRONG = "A WRONG"
+    B_WRONG = "B WRONG"
+    BOTH_WRONG = "BOTH WRONG"
+    RECORDING = "RECORDING"
+    FOLLOWS = "FOLLOWS"
+    ADDS_UP = "ADDS UP"
+    RIGHT = "RIGHT"
     UNKNOWN = "UNKNOWN"
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether a side is wrong at the tensor."""
+        return self in (Verdict.A_WRONG, Verdict.B_WRONG, Verdict.BOTH_WRONG)
+
+
+VERDICT_MEANINGS: Mapping[Verdict, str] = {
+    Verdict.A_WRONG: "A is wrong here, given what it is computed from",
+    Verdict.B_WRONG: "B is wrong here, given what it is computed from",
+    Verdict.BOTH_WRONG: "both sides are wrong here, each given what it is computed from",
+    Verdict.RECORDING: "computed right, but recorded in another form",
+    Verdict.FOLLOWS: "right, given what it is computed from, and differs behind something that is wrong",
+    Verdict.ADDS_UP: "both sides are right all the way, and their small differences add up",
+    Verdict.RIGHT: "the sides agree, and no replay contradicts them",
+    Verdict.UNKNOWN: "a side could not be replayed here, or somewhere before",
+}
 
 
 @dataclass(frozen=True)
@@ -146,10 +172,15 @@ class Blame:
     sentence: str
 
     @property
-    def introduced(self) -> tuple[Key, ...]:
+    def wrong(self) -> tuple[Key, ...]:
         """The tensors that a side is wrong at, in execution order."""
-        guilty = (Verdict.INTRODUCED_BY_A, Verdict.INTRODUCED_BY_B, Verdict.INTRODUCED_BY_BOTH)
-        return tuple(key for key, verdict in self.verdicts.items() if verdict in guilty)
+        return tuple(key for key, verdict in self.verdicts.items() if verdict.is_wrong)
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many tensors have each verdict, those without any left out."""
+        counted = Counter(self.verdicts.values())
+        return {verdict: counted[verdict] for verdict in Verdict if counted[verdict]}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -161,6 +192,7 @@ class Blame:
         return {
             "sentence": self.sentence,
             "model": self.a.model,
+            "counts": {verdict.value: count for verdict, count in self.counts.items()},
             "sides": {
                 side: {"profile": audit.profile, "replayed": audit.replayed, "wrong": len(audit.wrong), "notes": list(audit.notes)}
                 for side, audit in (("a", self.a), ("b", self.b))

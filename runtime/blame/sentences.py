@@ -14,41 +14,42 @@ def audit_sentence(audit: Audit) -> str:
     """What an audit found."""
     if not audit.replayed:
         why = audit.locals[0].reason if audit.locals else "it holds no stage of the model"
-        return f"Nothing could be replayed: {why}."
+        return f"{audit.name}: nothing could be replayed: {why}."
     aside = _unknown(audit)
     if not audit.wrong:
         tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
-        return f"Right: the model explains {tensors} that could be replayed{aside}."
-    return f"Wrong at {places(audit.wrong)}; {_rest(audit)}{aside}."
+        return f"{audit.name}: right, the model explains {tensors} that could be replayed{aside}."
+    return f"{audit.name}: wrong at {places(audit.wrong)}; {_rest(audit)}{aside}."
 
 
 def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key, Verdict]) -> str:
     """What blame found."""
-    sides = [(name, audit, other) for name, audit, other in (("A", a, b), ("B", b, a)) if audit.wrong]
+    names = report.names
+    sides = [(side, audit, other) for side, audit, other in (("A", a, b), ("B", b, a)) if audit.wrong]
     if len(sides) == 1:
-        (name, audit, other) = sides[0]
-        return f"{name} is wrong at {places(audit.wrong, other, 'B' if name == 'A' else 'A')}; {_rest(audit)}{_unknown(audit)}."
+        (side, audit, other) = sides[0]
+        theirs = names.of("B" if side == "A" else "A")
+        return f"{names.of(side)} is wrong at {places(audit.wrong, other, theirs)}; {_rest(audit)}{_unknown(audit)}."
     if sides:
         same = [local.key for local in a.wrong] == [local.key for local in b.wrong]
         if same and not report.diverged:
-            return f"A and B agree, and both are wrong at {places(a.wrong)}: neither is what the model computes."
-        return f"Both are wrong: A at {places(a.wrong)}; B at {places(b.wrong)}."
+            both = f"{names.of('A')} and {names.of('B')}"
+            return f"{both} agree, and both are wrong at {places(a.wrong)}: neither is what the model computes."
+        return f"Both are wrong: {names.of('A')} at {places(a.wrong)}; {names.of('B')} at {places(b.wrong)}."
     if not a.replayed and not b.replayed:
         return f"{report.verdict} Which side is wrong cannot be said: {_why(a)}."
     if not report.diverged:
-        return f"{report.verdict} The model explains {_counts(a, b)}."
-    by_elimination = [key for key, verdict in verdicts.items() if verdict in (Verdict.INTRODUCED_BY_A, Verdict.INTRODUCED_BY_B)]
+        return f"{report.verdict} The model explains {_counts(report, a, b)}."
+    by_elimination = [key for key, verdict in verdicts.items() if verdict in (Verdict.A_WRONG, Verdict.B_WRONG)]
     if by_elimination:
-        side = "A" if verdicts[by_elimination[0]] is Verdict.INTRODUCED_BY_A else "B"
+        side = "A" if verdicts[by_elimination[0]] is Verdict.A_WRONG else "B"
         label = report.row(by_elimination[0]).label
         return (
-            f"{side} is wrong at {label}: the other side is right there, and what both are computed from agrees "
+            f"{names.of(side)} is wrong at {label}: the other side is right there, and what both are computed from agrees "
             f"(it could not be replayed: {_reason_of(a if side == 'A' else b, by_elimination[0])})."
         )
-    first = next(
-        (key for key, verdict in verdicts.items() if verdict in (Verdict.ACCUMULATED, Verdict.UNKNOWN) and _is_off(report, key)), None
-    )
-    if first is not None and verdicts[first] is Verdict.ACCUMULATED:
+    first = next((key for key, verdict in verdicts.items() if verdict in (Verdict.ADDS_UP, Verdict.UNKNOWN) and _is_off(report, key)), None)
+    if first is not None and verdicts[first] is Verdict.ADDS_UP:
         row = report.row(first)
         return (
             f"Neither side is wrong at any stage: each is within the tolerance of its own arithmetic, given its inputs, and the "
@@ -124,8 +125,9 @@ def _reason_of(audit: Audit, key: Key) -> str:
     return (local.reason if local is not None else None) or "it was not recorded"
 
 
-def _counts(a: Audit, b: Audit) -> str:
-    return f"the {a.replayed} tensors of A and the {b.replayed} of B that could be replayed"
+def _counts(report: DiffReport, a: Audit, b: Audit) -> str:
+    ours, theirs = (report.names.of(side) for side in "AB")
+    return f"the {a.replayed} tensors of {ours} and the {b.replayed} of {theirs} that could be replayed"
 
 
 def _is_off(report: DiffReport, key: Key) -> bool:

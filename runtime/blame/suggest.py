@@ -47,8 +47,8 @@ def guilty_of(blame: Blame) -> tuple[str, LocalError] | None:
     """The first tensor that one side is wrong at, and the side, "A" or "B"; None if neither is."""
     for key, verdict in blame.verdicts.items():
         for side, audit, verdicts in (
-            ("A", blame.a, (Verdict.INTRODUCED_BY_A, Verdict.INTRODUCED_BY_BOTH)),
-            ("B", blame.b, (Verdict.INTRODUCED_BY_B,)),
+            ("A", blame.a, (Verdict.A_WRONG, Verdict.BOTH_WRONG)),
+            ("B", blame.b, (Verdict.B_WRONG,)),
         ):
             if verdict in verdicts and key in audit.by_key and audit.by_key[key].state is LocalState.WRONG:
                 return side, audit.by_key[key]

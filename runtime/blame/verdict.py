@@ -70,16 +70,16 @@ def _verdict(row: DiffRow, a: Audit, b: Audit, behind_wrong: bool, behind_unknow
     states = [audit.by_key[key].state if key in audit.by_key else LocalState.UNKNOWN for audit in (a, b)]
     wrong_a, wrong_b = (state is LocalState.WRONG for state in states)
     if wrong_a or wrong_b:
-        return Verdict.INTRODUCED_BY_BOTH if wrong_a and wrong_b else Verdict.INTRODUCED_BY_A if wrong_a else Verdict.INTRODUCED_BY_B
+        return Verdict.BOTH_WRONG if wrong_a and wrong_b else Verdict.A_WRONG if wrong_a else Verdict.B_WRONG
     diverged = classification in DIVERGED
     if not diverged:
-        return Verdict.UNKNOWN if classification is Class.UNMEASURED and LocalState.RIGHT not in states else Verdict.ALIKE
+        return Verdict.UNKNOWN if classification is Class.UNMEASURED and LocalState.RIGHT not in states else Verdict.RIGHT
     if behind_wrong:
-        return Verdict.PROPAGATED
+        return Verdict.FOLLOWS
     if grounded and LocalState.RIGHT in states and LocalState.UNKNOWN in states and classification in (Class.INTRODUCED, Class.NAN):
         # What both are computed from agrees, and one side is right: the other is not.
-        return Verdict.INTRODUCED_BY_B if states[0] is LocalState.RIGHT else Verdict.INTRODUCED_BY_A
-    return Verdict.UNKNOWN if behind_unknown or LocalState.UNKNOWN in states else Verdict.ACCUMULATED
+        return Verdict.B_WRONG if states[0] is LocalState.RIGHT else Verdict.A_WRONG
+    return Verdict.UNKNOWN if behind_unknown or LocalState.UNKNOWN in states else Verdict.ADDS_UP
 
 
 def _right_on_both(key: Key, a: Audit, b: Audit) -> bool:

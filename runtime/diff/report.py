@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from aprgraph.runtime.diff.align import Key
@@ -12,13 +13,14 @@ from aprgraph.runtime.diff.classify import Class, FirstDivergence
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.logits import LogitMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.diff.names import SideNames, side_names
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 
 if TYPE_CHECKING:
     from aprgraph.runtime.blame.local import Blame
 
 FORMAT = "aprgraph-diff"
-VERSION = 2
+VERSION = 3
 
 #: Classes that say that two tensors differ.
 DIVERGED = frozenset({Class.PROPAGATED, Class.INTRODUCED, Class.ACCUMULATED, Class.NAN, Class.SHAPE})
@@ -75,7 +77,8 @@ class DiffRow:
 class DiffReport:
     """Two traces compared. ``rows`` are in execution order; ``first`` are the first divergences, several where they
     stand on parallel branches; ``notes`` are facts about the two traces that a reader should know; ``blame`` says which
-    side is wrong, where the model was at hand. ``profile_reason`` says why the tolerances are those of ``profile``.
+    side is wrong, where the model was at hand. ``profile_reason`` says why the tolerances are those of ``profile``. ``called`` is
+    what sentences call the sides, where that is not the names of their paths.
     """
 
     a: str
@@ -86,6 +89,12 @@ class DiffReport:
     notes: tuple[str, ...]
     blame: Blame | None = None
     profile_reason: str = ""
+    called: SideNames | None = None
+
+    @cached_property
+    def names(self) -> SideNames:
+        """What sentences call the two sides."""
+        return self.called or side_names(self.a, self.b)
 
     @property
     def counts(self) -> dict[Class, int]:
@@ -174,6 +183,8 @@ class DiffReport:
             "version": VERSION,
             "a": self.a,
             "b": self.b,
+            "name_a": self.names.a,
+            "name_b": self.names.b,
             "profile": self.profile,
             "profile_reason": self.profile_reason,
             "tolerances": TABLE_VERSION,

@@ -32,12 +32,12 @@ class Guilty:
 
 def suspects(report: DiffReport, blame: Blame | None) -> list[FirstDivergence]:
     """Where the cause can lie: by blame, what the replay of a wrong tensor computed; without, the first divergences."""
-    if blame is None or not blame.introduced:
+    if blame is None or not blame.wrong:
         return list(report.first)
     firsts = {first.key: first for first in report.first}
     found = []
-    for key in blame.introduced:
-        local = (blame.a if blame.verdicts[key] is Verdict.INTRODUCED_BY_A else blame.b).by_key[key]
+    for key in blame.wrong:
+        local = (blame.a if blame.verdicts[key] is Verdict.A_WRONG else blame.b).by_key[key]
         following = firsts[key].following if key in firsts else ()
         if local.region:
             found.append(FirstDivergence(key, local.region, local.weights, local.sources, following))
@@ -48,8 +48,8 @@ def suspects(report: DiffReport, blame: Blame | None) -> list[FirstDivergence]:
 
 def find_guilty(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None) -> Guilty | str:
     """The tensor to show, or why there is none. Raises TraceError, naming the file, if one has been damaged since."""
-    if blame is not None and blame.introduced:
-        key = blame.introduced[0]
+    if blame is not None and blame.wrong:
+        key = blame.wrong[0]
         why = f"the first that is {blame.verdicts[key].value}"
     elif report.first:
         key, why = report.first[0].key, "the first that diverges"

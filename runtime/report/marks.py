@@ -6,6 +6,7 @@ import math
 
 from aprgraph.graph.export.divergence import CLASS_BY_NAME, CLASSES
 from aprgraph.runtime.blame import Blame, Verdict
+from aprgraph.runtime.blame.local import VERDICT_MEANINGS
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.report import DiffRow
 
@@ -20,12 +21,14 @@ CLASS_GLYPHS: dict[Class, str] = {
     Class.SHAPE: "S",
     Class.UNMEASURED: "?",
 }
-VERDICT_GLYPHS: dict[Verdict, tuple[str, str]] = {
-    Verdict.INTRODUCED_BY_A: ("A", "INTRODUCED by A: A is wrong, given its inputs"),
-    Verdict.INTRODUCED_BY_B: ("B", "INTRODUCED by B: B is wrong, given its inputs"),
-    Verdict.INTRODUCED_BY_BOTH: ("AB", "INTRODUCED by both: each is wrong, given its inputs"),
-    Verdict.PROPAGATED: ("▾", "PROPAGATED: right, given inputs that are wrong"),
-    Verdict.ACCUMULATED: ("+", "ACCUMULATED: right all the way, and yet apart"),
+#: By verdict; those that are not here say less than the class.
+VERDICT_GLYPHS: dict[Verdict, str] = {
+    Verdict.A_WRONG: "A",
+    Verdict.B_WRONG: "B",
+    Verdict.BOTH_WRONG: "AB",
+    Verdict.RECORDING: "~",
+    Verdict.FOLLOWS: "▾",
+    Verdict.ADDS_UP: "+",
 }
 #: Levels of error by the decades that it lies above the limit; a level's number is the number of bounds below it. 0 is no error.
 _BOUNDS = (-3.0, -1.0, 0.0, 2.0, 4.0, 6.0, 8.0)
@@ -41,7 +44,7 @@ def glyph(row: DiffRow, blame: Blame | None) -> tuple[str, str]:
     """One or two characters, and what they stand for. A verdict that says more than the class goes before it."""
     verdict = blame.verdicts.get(row.key) if blame is not None else None
     if verdict is not None and verdict in VERDICT_GLYPHS:
-        return VERDICT_GLYPHS[verdict]
+        return VERDICT_GLYPHS[verdict], f"{verdict.value}: {VERDICT_MEANINGS[verdict]}"
     name = row.classification
     return CLASS_GLYPHS[name], f"{name.value}: {CLASS_BY_NAME[name.value].summary}"
 

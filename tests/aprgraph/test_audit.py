@@ -30,7 +30,7 @@ def test_the_sentence_comes_first_and_then_what_is_wrong(spoilt: tuple[Path, Pat
     result = run_cli("audit", "theirs", "--model", spoilt[0])
     assert (result.code, result.err) == (1, "")
     lines = result.out.splitlines()
-    assert lines[0].startswith("Wrong at layer 1 ffn_gate (local error 1.0e-04) and layer 1 ffn_silu (local error ")
+    assert lines[0].startswith("theirs: wrong at layer 1 ffn_gate (local error 1.0e-04) and layer 1 ffn_silu (local error ")
     assert lines[2].split() == ["tensor", "local", "error", "limit", "replayed", "from", "why"]
     assert lines[4].split()[:6] == ["WRONG", "layer", "1", "ffn_gate", lines[4].split()[4], "1e-11"]
     assert "layer 1 ffn_norm" in lines[4]
@@ -42,7 +42,7 @@ def test_the_sentence_comes_first_and_then_what_is_wrong(spoilt: tuple[Path, Pat
 def test_json(spoilt: tuple[Path, Path]) -> None:
     result = run_cli("audit", "theirs", "--model", spoilt[0], "--json")
     document = json.loads(result.out)
-    assert (document["format"], document["version"], document["exit_code"], result.code) == ("aprgraph-audit", 1, 1, 1)
+    assert (document["format"], document["version"], document["exit_code"], result.code) == ("aprgraph-audit", 2, 1, 1)
     assert [one["label"] for one in document["tensors"] if one["state"] == "WRONG"] == ["layer 1 ffn_gate", "layer 1 ffn_silu"]
     gate = next(one for one in document["tensors"] if one["label"] == "layer 1 ffn_gate")
     assert (gate["region"], gate["weights"], gate["sources"]) == (["layer1.ffn_gate"], ["blk.1.ffn_gate.weight"], [[0, 1, "ffn_norm"]])
@@ -83,7 +83,7 @@ def test_hyperparameters_can_be_put_right(tiny_model: Tiny, tmp_path: Path, monk
 
 def test_a_limit_that_is_set(spoilt: tuple[Path, Path]) -> None:
     result = run_cli("audit", "theirs", "--model", spoilt[0], "--tol", "ffn_gate=nmse:1e-3")
-    assert result.out.startswith("Wrong at layer 1 ffn_silu (local error ")
+    assert result.out.startswith("theirs: wrong at layer 1 ffn_silu (local error ")
     assert run_cli("audit", "theirs", "--model", spoilt[0], "--tol", "ffn_.*=nmse:1e-3").code == 0
     assert "applies to no stage" in fails("audit", "theirs", "--model", spoilt[0], "--tol", "q_norm=nmse:1e-3")
 
@@ -92,7 +92,7 @@ def test_from_python(spoilt: tuple[Path, Path]) -> None:
     found = aprgraph.audit("theirs", spoilt[0])
     assert [local.label for local in found.wrong] == ["layer 1 ffn_gate", "layer 1 ffn_silu"]
     report = aprgraph.diff("theirs", traced(spoilt[1].parent / "ours", spoilt[0]), model=spoilt[0])
-    assert report.headline.startswith("A is wrong at layer 1 ffn_gate")
+    assert report.headline.startswith("theirs (A) is wrong at layer 1 ffn_gate")
 
 
 def test_errors(spoilt: tuple[Path, Path], tmp_path: Path) -> None:

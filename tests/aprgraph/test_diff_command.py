@@ -33,19 +33,19 @@ def test_the_sentence_and_the_errors_of_both_sides(sides: tuple[str, str], guilt
     lines = result.out.splitlines()
     assert (result.code, result.err) == (1, "")
     assert lines[0].startswith(
-        f"{guilty} is wrong at layer 1 attn_out (local error 9.6e-05; {'B' if guilty == 'A' else 'A'} 1e-15) and layer 1 post_attn_residual"
+        f"theirs ({guilty}) is wrong at layer 1 attn_out (local error 9.6e-05; ours ({'B' if guilty == 'A' else 'A'}) 1e-15) and layer 1 post_attn"
     )
     header = next(index for index, line in enumerate(lines) if "local A" in line)
-    assert lines[header + 2].startswith(f"INTRODUCED by {guilty}  layer 1 attn_out ")
+    assert lines[header + 2].startswith(f"{guilty} WRONG  layer 1 attn_out ")
     assert f"{guilty}: NMSE 9.6e-05, limit 1e-11" in lines[header + 2]
-    assert any(f"▶  INTRODUCED by {guilty}  layer 1 attn_out " in line for line in lines)
+    assert any(line.split()[:6] == ["▶", guilty, "WRONG", "layer", "1", "attn_out"] for line in lines)
 
 
 def test_nothing_to_blame(model: Path, tmp_path: Path) -> None:
     traced(tmp_path / "again", model)
     result = run_cli("diff", "ours", "again", "--model", model, "--repro", "guilty")
     assert result.code == 0
-    assert "The model explains the 35 tensors of A and the 35 of B" in result.out
+    assert "The model explains the 35 tensors of ours (A) and the 35 of again (B)" in result.out
     assert result.err == "nothing to reproduce: no replay found anything wrong\n"
     assert not (tmp_path / "guilty").exists()
     assert run_cli("diff", "ours", "again", "--suggest").out == "nothing: nothing differs\n"
@@ -62,11 +62,11 @@ def test_suggest_repro_html_and_json(model: Path, tmp_path: Path) -> None:
     taps = "attn_norm,qkv_matmul,q_post_rope,k_post_rope,attn_scores,attn_softmax,attention,attn_out"
     assert result.out == f"--taps {taps} --layers 1..2\n"
     result = run_cli("diff", "ours", "theirs", "-m", model, "--repro", "guilty", "--html", "report.html", "--json")
-    assert (result.code, result.err) == (1, "layer 1 attn_out of B alone: python guilty/repro.py\n")
+    assert (result.code, result.err) == (1, "layer 1 attn_out of theirs (B) alone: python guilty/repro.py\n")
     document = json.loads(result.out)
     assert document["headline"] == document["blame"]["sentence"] != document["verdict"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "B is wrong at layer 1 attn_out" in page
+    assert "theirs (B) is wrong at layer 1 attn_out" in page
     assert (tmp_path / "guilty/repro.py").is_file()
 
 
@@ -87,10 +87,10 @@ def test_a_side_that_is_wrong_by_elimination(guilty: str, model: Path, tmp_path:
     sides = ("part", "ours") if guilty == "A" else ("ours", "part")
     result = run_cli("diff", *sides, "--model", model, "--html", "report.html", "--repro", "guilty")
     assert (result.code, result.err) == (1, "nothing to reproduce: no replay found anything wrong\n")
-    sentence = f"{guilty} is wrong at layer 1 ffn_gate: the other side is right there, and what both are computed from agrees (it could not be replayed: "
+    sentence = f"part ({guilty}) is wrong at layer 1 ffn_gate: the other side is right there, and what both are computed from agrees (it could not be replayed: "
     assert result.out.startswith(sentence)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert f"{guilty} is wrong at layer 1 ffn_gate" in page
+    assert f"part ({guilty}) is wrong at layer 1 ffn_gate" in page
     assert "blk.1.ffn_gate.weight" in page
 
 
@@ -146,5 +146,5 @@ def test_errors(arguments: list[str], message: str, model: Path, tmp_path: Path)
 def test_a_model_that_it_is_not_a_run_of(tiny_model: Tiny, model: Path) -> None:
     result = run_cli("diff", "ours", "theirs", "--model", tiny_model(seed=5))
     assert result.code == 1
-    assert result.out.startswith("Both are wrong: A at layer 0 embedding")
+    assert result.out.startswith("Both are wrong: ours (A) at layer 0 embedding")
     assert "note: ours was recorded from another model file than" in result.out

@@ -37,7 +37,7 @@ def test_a_right_trace_is_right_everywhere(family: str, tiny_model: Tiny, tmp_pa
     found = audit(trace, load_model(model))
     assert (wrong(found), unknown(found), found.exit_code) == ([], [], 0)
     assert found.replayed == len(trace.entries) > 60
-    assert found.sentence == f"Right: the model explains all {found.replayed} tensors that could be replayed."
+    assert found.sentence == f"{found.name}: right, the model explains all {found.replayed} tensors that could be replayed."
     assert all(local.error is not None and local.error < 1e-12 for local in found.locals)
 
 
@@ -62,7 +62,7 @@ def test_a_wrong_tensor_is_named_and_what_is_computed_from_it_too(stage: str, ti
     expected = [stage, *(user for user in users[stage] if user != "ffn_norm")]
     assert wrong(found) == [f"layer 1 {name}" for name in expected]
     assert found.exit_code == 1
-    assert found.sentence.startswith(f"Wrong at layer 1 {stage} (local error ")
+    assert found.sentence.startswith(f"{found.name}: wrong at layer 1 {stage} (local error ")
 
 
 def test_sources_region_and_weights_of_a_stage(tiny_model: Tiny, tmp_path: Path) -> None:

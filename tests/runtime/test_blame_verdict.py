@@ -1,4 +1,4 @@
-"""Two traces against the model: who introduced what, who only passed it on, and the sentence that says so."""
+"""Two traces against the model: who is wrong where, who only passed it on, and the sentence that says so."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def run(directory: Path, model: Path, overrides: Mapping[str, object] | None = N
 
 @pytest.mark.contract("BLAME-SIDE-1")
 @pytest.mark.parametrize("guilty", ["A", "B"])
-def test_the_side_that_is_wrong_is_named_and_what_follows_is_propagated(guilty: str, tiny_model: Tiny, tmp_path: Path) -> None:
+def test_the_side_that_is_wrong_is_named_and_what_follows_follows(guilty: str, tiny_model: Tiny, tmp_path: Path) -> None:
     path = tiny_model()
     right, wrong = run(tmp_path / "right", path), run(tmp_path / "wrong", path, EPS)
     sides = (wrong, right) if guilty == "A" else (right, wrong)
     found = blame(*sides, load_model(path))
-    introduced = Verdict.INTRODUCED_BY_A if guilty == "A" else Verdict.INTRODUCED_BY_B
+    due = Verdict.A_WRONG if guilty == "A" else Verdict.B_WRONG
     norms = {(0, 0, "attn_norm"), (0, 1, "attn_norm"), (0, 0, "ffn_norm"), (0, 1, "ffn_norm"), (0, None, "final_norm")}
-    assert {key for key, verdict in found.verdicts.items() if verdict is introduced} == norms
-    assert found.verdicts[0, 0, "embedding"] is Verdict.ALIKE
+    assert {key for key, verdict in found.verdicts.items() if verdict is due} == norms
+    assert found.verdicts[0, 0, "embedding"] is Verdict.RIGHT
     others = Counter(verdict for key, verdict in found.verdicts.items() if key not in norms)
-    assert others == {Verdict.ALIKE: 1, Verdict.PROPAGATED: len(found.verdicts) - 6}
-    assert found.sentence.startswith(f"{guilty} is wrong at attn_norm of the layers 0 to 1 (local error ")
+    assert others == {Verdict.RIGHT: 1, Verdict.FOLLOWS: len(found.verdicts) - 6}
+    assert found.sentence.startswith(f"wrong ({guilty}) is wrong at attn_norm of the layers 0 to 1 (local error ")
     other = "B" if guilty == "A" else "A"
-    assert f"; {other} " in found.sentence
+    assert f"; right ({other}) " in found.sentence
     assert "ffn_norm of the layers 0 to 1" in found.sentence
     assert "final_norm" in found.sentence
 
@@ -60,10 +60,10 @@ def test_both_sides_wrong_at_different_places(tiny_model: Tiny, tmp_path: Path) 
     spoil(a, "ffn_out", 0, lambda values: noisy(values, 1e-3))
     spoil(b, "attn_out", 1, lambda values: noisy(values, 1e-3))
     found = blame(a, b, load_model(path))
-    assert found.verdicts[0, 0, "ffn_out"] is Verdict.INTRODUCED_BY_A
-    assert found.verdicts[0, 1, "attn_out"] is Verdict.INTRODUCED_BY_B
-    assert found.sentence.startswith("Both are wrong: A at layer 0 ffn_out")
-    assert "; B at layer 1 attn_out" in found.sentence
+    assert found.verdicts[0, 0, "ffn_out"] is Verdict.A_WRONG
+    assert found.verdicts[0, 1, "attn_out"] is Verdict.B_WRONG
+    assert found.sentence.startswith("Both are wrong: a (A) at layer 0 ffn_out")
+    assert "; b (B) at layer 1 attn_out" in found.sentence
 
 
 @pytest.mark.contract("BLAME-ALIKE-1")
@@ -72,8 +72,8 @@ def test_two_sides_that_agree_and_are_both_wrong(tiny_model: Tiny, tmp_path: Pat
     a, b = run(tmp_path / "a", path, EPS), run(tmp_path / "b", path, EPS)
     report = diff(a, b, model=path)
     assert report.blame is not None
-    assert report.blame.verdicts[0, 0, "attn_norm"] is Verdict.INTRODUCED_BY_BOTH
-    assert report.headline.startswith("A and B agree, and both are wrong at attn_norm of the layers 0 to 1")
+    assert report.blame.verdicts[0, 0, "attn_norm"] is Verdict.BOTH_WRONG
+    assert report.headline.startswith("a (A) and b (B) agree, and both are wrong at attn_norm of the layers 0 to 1")
     assert (report.diverged, report.exit_code) == (0, 1)
 
 
@@ -81,14 +81,14 @@ def test_two_sides_that_are_right(tiny_model: Tiny, tmp_path: Path) -> None:
     path = tiny_model()
     report = diff(traced(tmp_path / "a", path), trace_model(tmp_path / "b", path, tokens=TOKENS), model=path)
     assert report.blame is not None
-    assert set(report.blame.verdicts.values()) == {Verdict.ALIKE}
+    assert set(report.blame.verdicts.values()) == {Verdict.RIGHT}
     assert report.exit_code == 0
     count = len(report.rows)
-    expected = f"The model explains the {count} tensors of A and the {count} of B that could be replayed."
+    expected = f"The model explains the {count} tensors of a (A) and the {count} of b (B) that could be replayed."
     assert report.headline == f"{report.verdict} {expected}"
 
 
-@pytest.mark.contract("BLAME-ACCUMULATED-1")
+@pytest.mark.contract("BLAME-SUM-1")
 def test_errors_that_add_up_without_anyone_being_wrong(tiny_model: Tiny, tmp_path: Path) -> None:
     """B rounds what it multiplies to bfloat16, as its manifest says: each stage is right by that, the end off by what they come to."""
     path = tiny_model(layers=3)
@@ -105,7 +105,7 @@ def test_errors_that_add_up_without_anyone_being_wrong(tiny_model: Tiny, tmp_pat
     assert report.diverged
     found = blame(a, b, model, report)
     assert (found.a.wrong, found.b.wrong, found.b.profile) == ((), (), "same-graph-bf16")
-    assert {row.key for row in report.rows if found.verdicts[row.key] is Verdict.ACCUMULATED} >= {first.key for first in report.first}
+    assert {row.key for row in report.rows if found.verdicts[row.key] is Verdict.ADDS_UP} >= {first.key for first in report.first}
     assert Verdict.UNKNOWN not in found.verdicts.values()
     assert found.sentence.startswith("Neither side is wrong at any stage: each is within the tolerance of its own arithmetic")
 
@@ -120,10 +120,10 @@ def test_a_side_that_cannot_be_replayed_is_judged_by_the_other(guilty: str, tiny
     part = Trace.open(write_bare(tmp_path / "part", {**last, (1, "ffn_gate"): noisy(last[1, "ffn_gate"], 1e-2)}))
     found = blame(*((part, whole) if guilty == "A" else (whole, part)), load_model(path))
     assert (found.a.wrong, found.b.wrong) == ((), ())
-    assert found.verdicts[0, 1, "ffn_gate"].value == f"INTRODUCED by {guilty}"
-    assert found.sentence.startswith(f"{guilty} is wrong at layer 1 ffn_gate: the other side is right there")
+    assert found.verdicts[0, 1, "ffn_gate"].value == f"{guilty} WRONG"
+    assert found.sentence.startswith(f"part ({guilty}) is wrong at layer 1 ffn_gate: the other side is right there")
     alike = Trace.open(write_bare(tmp_path / "alike", last))
-    assert set(blame(whole, alike, load_model(path)).verdicts.values()) <= {Verdict.ALIKE, Verdict.UNKNOWN}
+    assert set(blame(whole, alike, load_model(path)).verdicts.values()) <= {Verdict.RIGHT, Verdict.UNKNOWN}
 
 
 def test_tokens_that_nobody_knows_accuse_nobody(tiny_model: Tiny, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_tokens_that_nobody_knows_accuse_nobody(tiny_model: Tiny, tmp_path: Path
     report = diff(a.directory, bare(b), model=path)
     assert report.blame is not None
     assert report.blame.verdicts[0, 0, "embedding"] is Verdict.UNKNOWN
-    assert report.blame.introduced == ()
+    assert report.blame.wrong == ()
     assert "Which side is wrong cannot be said" in report.headline
     assert "the tokens are not known" in report.headline
 
@@ -149,7 +149,7 @@ def test_the_stricter_of_two_profiles_holds_and_is_named(tiny_model: Tiny, tmp_p
     assert (found.a.wrong, found.b.wrong, found.b.profile) == ((), (), "same-graph-f16")
     strict = blame(a, b, load_model(path), profile="same-graph-f32")
     assert strict.b.wrong[0].key == (0, 0, "embedding")
-    assert strict.sentence.startswith("B is wrong at layer 0 embedding")
+    assert strict.sentence.startswith("b (B) is wrong at layer 0 embedding")
     loose = blame(a, b, load_model(path), profile="cross-engine-q8act")
     assert loose.a.profile == "same-graph-f32"
     assert loose.notes[0] == f"{a.directory} is held to same-graph-f32, as its manifest says, which is stricter than cross-engine-q8act"
@@ -160,7 +160,7 @@ def test_a_nan_is_the_reason_that_is_named(tiny_model: Tiny, tmp_path: Path) -> 
     a, b = traced(tmp_path / "a", path), traced(tmp_path / "b", path)
     spoil(b, "attention", 1, with_nan)
     found = blame(a, b, load_model(path))
-    assert found.sentence.startswith("B is wrong at layer 1 attention (it holds 1 NaN, the replay none; A ")
+    assert found.sentence.startswith("b (B) is wrong at layer 1 attention (it holds 1 NaN, the replay none; a (A) ")
 
 
 def test_what_is_not_known_is_said(tiny_model: Tiny, tmp_path: Path) -> None:
@@ -174,4 +174,4 @@ def test_what_is_not_known_is_said(tiny_model: Tiny, tmp_path: Path) -> None:
     assert "Which side is wrong cannot be said" in report.headline
     assert report.exit_code == 1
     with_tokens = diff(a.directory, b, model=path, tokens=TOKENS)
-    assert with_tokens.headline.startswith("B is wrong at layer 1 attn_out")
+    assert with_tokens.headline.startswith("b (B) is wrong at layer 1 attn_out")

@@ -23,7 +23,7 @@ def write(model: GoldenModel, directory: Path) -> aprgraph.Trace:
 @pytest.mark.parametrize("model", golden_models(), ids=lambda model: model.name)
 def test_transformers_is_right_by_the_replay(model: GoldenModel, tmp_path: Path) -> None:
     found = audit(write(model, tmp_path / "theirs"), load_model(model.path))
-    assert found.sentence == f"Right: the model explains all {len(model.stages)} tensors that could be replayed."
+    assert found.sentence == f"{found.name}: right, the model explains all {len(model.stages)} tensors that could be replayed."
     assert max(local.error or 0.0 for local in found.locals) < 1e-11
 
 

@@ -60,8 +60,8 @@ def test_reports_with_blame_validate(tmp_path: Path, tiny_model: Callable[..., P
     document = check(compare(tmp_path / "a", tmp_path / "b", model=path))
     blame = document["blame"]
     verdicts = {item["verdict"] for item in blame["tensors"]}
-    assert {"INTRODUCED by B", "PROPAGATED", "ALIKE"} <= verdicts
-    assert set(SCHEMA["$defs"]["blamed"]["properties"]["verdict"]["enum"]) == {verdict.value for verdict in Verdict}
+    assert {"B WRONG", "FOLLOWS", "RIGHT"} <= verdicts == set(blame["counts"])
+    assert set(SCHEMA["$defs"]["verdict"]["enum"]) == {verdict.value for verdict in Verdict}
     # q and k after RoPE, and the logits, whose replay goes through the layer that was not recorded.
     assert blame["sides"]["b"]["wrong"] == 3
     assert document["headline"] == blame["sentence"]

@@ -130,7 +130,7 @@ def blame_b(report: DiffReport, a: Trace, b: Trace) -> Blame:
             found.append(one)
         return Audit(str(trace.directory), "m.gguf", "float32", tuple(found), ("its biases are taken from the model",) if wrong else ())
 
-    verdicts = {row.key: Verdict.INTRODUCED_BY_B if row.key == _WRONG else Verdict.ALIKE for row in report.rows}
+    verdicts = {row.key: Verdict.B_WRONG if row.key == _WRONG else Verdict.RIGHT for row in report.rows}
     return Blame(audit(a, False), audit(b, True), verdicts, "B is wrong at layer 1 ffn_gate (local error 1.1e-01; A 3e-15).")
 
 
@@ -325,12 +325,12 @@ def test_blame_gives_the_headline_the_verdicts_and_the_local_errors(traces: Path
     row = root.by_id(f"row-{report.rows.index(report.row(_WRONG))}")
     heads = [head.text for head in root.by_id("all-rows").every("thead")[0].every("th")]
     cells = dict(zip(heads, [cell.text for cell in row.children if cell.tag in ("td", "th")], strict=True))
-    assert cells["verdict"] == "INTRODUCED by B"
+    assert cells["verdict"] == "B WRONG"
     assert cells["local error A"] == "3.00e-15"
     assert cells["local error B"] == cells["error"] != ""
     assert row.every("span")[0].text == "B"
     assert root.by_id("tensor-title").text == "layer 1 ffn_gate, element by element"
-    assert "INTRODUCED by B" in root.by_id("tensor").text
+    assert "B WRONG" in root.by_id("tensor").text
     gate = next(one for one in root.every("svg") if one.attributes.get("aria-label", "").startswith("ffn_gate along"))
     lines = {one.attributes["class"] for one in gate.every("path")}
     assert {"line apart", "line local-a", "line local-b", "limit"} <= lines

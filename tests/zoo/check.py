@@ -102,8 +102,8 @@ def check(fault: Fault, site: Site, right: Right) -> Result:
     culprits = guilty(subject, site.plant)
     own = audit(trace, subject.replayed)
     orders = (
-        (diff(right.trace, trace), right.audit, own, Verdict.INTRODUCED_BY_B),
-        (diff(trace, right.trace), own, right.audit, Verdict.INTRODUCED_BY_A),
+        (diff(right.trace, trace), right.audit, own, Verdict.B_WRONG),
+        (diff(trace, right.trace), own, right.audit, Verdict.A_WRONG),
     )
     values = [_check_values(subject, report, wrong, culprits) for report, *_ in orders]
     blames = [_check_blame(subject, _blame(right, trace, *order), order[-1], wrong, culprits) for order in orders]
@@ -115,7 +115,7 @@ def _blame(right: Right, faulty: Trace, report: DiffReport, a: Audit, b: Audit, 
     its verdicts are asked for alone, on the audits at hand.
     """
     if not right.plan.everything:
-        sides = (right.trace, faulty) if due is Verdict.INTRODUCED_BY_B else (faulty, right.trace)
+        sides = (right.trace, faulty) if due is Verdict.B_WRONG else (faulty, right.trace)
         return blame(*sides, right.subject.replayed, report)
     return judge(report, a, b, right.dependencies)
 
@@ -148,7 +148,7 @@ def _check_blame(subject: Subject, found: Blame, due: Verdict, wrong: frozenset[
 
     ``due`` is what the verdicts have to be, which says which side is the faulty one.
     """
-    right, faulty = (found.a, found.b) if due is Verdict.INTRODUCED_BY_B else (found.b, found.a)
+    right, faulty = (found.a, found.b) if due is Verdict.B_WRONG else (found.b, found.a)
     named = _names(first_of(subject, (local.key for local in faulty.wrong)))
     if right.wrong:
         return Finding(named, f"the right side is called wrong at {_wrong(right)}")
@@ -157,7 +157,7 @@ def _check_blame(subject: Subject, found: Blame, due: Verdict, wrong: frozenset[
     for local in faulty.wrong:
         if not culprits & {*local.region}:
             return Finding(named, f"the region of {local.label}, {local.region}, holds none of {sorted(culprits)}")
-    blamed = {key for key, verdict in found.verdicts.items() if verdict.value.startswith("INTRODUCED")}
+    blamed = set(found.wrong)
     unlike = [
         f"{key} {found.verdicts.get(key)}"
         for key in sorted(blamed | wrong, key=str)

@@ -34,6 +34,7 @@ from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ArtifactError, GraphError
+from aprgraph.graph.file_kind import kind_of_folder
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
@@ -297,7 +298,9 @@ def read_artifact(directory: str | Path) -> Artifact:
     directory = Path(directory)
     path = directory / _MANIFEST
     if not path.is_file():
-        raise ArtifactError(f"{directory}: not an artifact (no {_MANIFEST}); make one with `aprgraph compile MODEL.gguf`")
+        kind = kind_of_folder(directory)
+        known = "; make one with `aprgraph compile MODEL.gguf`" if kind is None else f" but {kind.what}; {kind.advice}"
+        raise ArtifactError(f"{directory}: not an artifact (no {_MANIFEST}){known}")
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS, BlockFormat, format_of_ggml_type
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes
 from aprgraph.graph.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
 from aprgraph.graph.metadata import Metadata, Scalar
 
@@ -58,13 +59,15 @@ class GGUFFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
+            if self.path.is_dir():
+                raise ModelFileError(f"{self.path}: {folder_in_words(self.path)}")
             # A named pipe would block for ever, and a device has no size.
             if not stat.S_ISREG(self.path.stat().st_mode):
                 raise ModelFileError(f"{self.path}: not a regular file; give the path of a .gguf file")
             with self.path.open("rb") as file:
-                head = file.read(len(_MAGIC))
-                if head != _MAGIC:
-                    raise ModelFileError(f"{self.path}: not a GGUF file: begins with {head!r}, expected {_MAGIC!r}")
+                head = file.read(HEAD_BYTES)
+                if not head.startswith(_MAGIC):
+                    raise _not_gguf(self.path, head)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise ModelFileError(f"{self.path}: cannot be opened: {error.strerror}; give the path of a .gguf file") from None
@@ -272,6 +275,13 @@ class LazyArray:
         start = cursor.take(self._length * layout.itemsize, "an array")
         numbers = np.frombuffer(self._file.mapping, dtype=layout, count=self._length, offset=start)
         return list(numbers.astype(bool).tolist() if self._code == BOOL else numbers.tolist())
+
+
+def _not_gguf(path: Path, head: bytes) -> ModelFileError:
+    kind = kind_of_bytes(head)
+    if kind is None:
+        return ModelFileError(f"{path}: not a GGUF file: begins with {head[: len(_MAGIC)]!r}, expected {_MAGIC!r}")
+    return ModelFileError(f"{path}: not a GGUF file but {kind.what}; {kind.advice}")
 
 
 def _type_name(code: int) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aprgraph.graph.errors import ModelError
+from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.families import FAMILIES, Family, Hyperparameters, find_family, read_hyperparameters
+from aprgraph.graph.file_kind import kind_of_gguf
 from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
 from aprgraph.graph.metadata import Metadata, Scalar
 
@@ -56,6 +57,9 @@ class Model:
 def load_model(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None) -> Model:
     """Open a GGUF file and read its hyperparameters. Raises ModelFileError, ModelError or UnsupportedModelError."""
     file = GGUFFile(path)
+    kind = kind_of_gguf(file.path, file.metadata, file.tensors)
+    if kind is not None:
+        raise UnsupportedModelError(f"{path}: this is {kind.what}; {kind.advice}")
     metadata = file.metadata.with_overrides(overrides or {})
     family = find_family(metadata, FAMILIES)
     hyperparameters = read_hyperparameters(metadata, family)

@@ -97,6 +97,7 @@ def graph(
 def open_graph(source: Path, override_kv: list[str] | None = None) -> Graph:
     """The graph of a GGUF file, an artifact directory or a trace directory. Raises AprgraphError."""
     from aprgraph.graph.errors import AprgraphError, TraceError  # noqa: PLC0415
+    from aprgraph.graph.file_kind import kind_of_folder  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
 
     overrides = parse_overrides(override_kv or [])
@@ -105,6 +106,9 @@ def open_graph(source: Path, override_kv: list[str] | None = None) -> Graph:
             raise AprgraphError(f"{source}: --override-kv needs the model; artifacts and traces have their graph already; give the model")
         if (source / "artifact.json").is_file():
             return _graph_of_artifact(source)
+        kind = kind_of_folder(source)
+        if kind is not None and kind.name != "trace":
+            raise AprgraphError(f"{source}: {kind.what}, neither an artifact nor a trace; {kind.advice}")
         from aprgraph.runtime.trace import Trace  # noqa: PLC0415
 
         found = Trace.open(source).graph()

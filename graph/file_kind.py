@@ -1,0 +1,218 @@
+"""What a file is that is no whole model: each kind declared once, with how it is known and what its owner should do.
+
+Every command that opens a model says it in these words, as `aprgraph check` and `inspect` do. A GGUF file that is not in the tables
+is taken for a model.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aprgraph.graph.errors import shown
+from aprgraph.graph.split_parts import describe_split
+
+#: Bytes of a file's beginning that suffice to know it.
+HEAD_BYTES = 1024
+
+_CONVERT = "convert the model with llama.cpp's convert_hf_to_gguf.py"
+_OLD_GGML = "llama.cpp's format before GGUF (August 2023), which nothing reads any more; download or convert the model as GGUF"
+_AGAIN = "download the file again"
+_OTHER = "aprgraph reads GGUF: convert the model that it was made from"
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """``name`` for programs, ``what`` with its article for sentences, ``advice`` on how to get a model that can be traced."""
+
+    name: str
+    what: str
+    advice: str
+
+
+#: It comes in two forms: GGUF, and a format of its own before that.
+_IMATRIX = FileKind(
+    "imatrix", "an importance matrix (imatrix)", "it is what quantising was weighted by, not a model: give the model's own file"
+)
+
+
+# -- files that do not begin as GGUF ----------------------------------------------------------------------------------------
+
+
+def _begins(*magics: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(magics)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Eight bytes of length, then a JSON object."""
+    return len(head) > 9 and 2 <= int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{"
+
+
+def _is_torch_zip(head: bytes) -> bool:
+    return head.startswith(b"PK\x03\x04") and b"data.pkl" in head[:256]
+
+
+def _is_pickle(head: bytes) -> bool:
+    return len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A protobuf whose field 1 is a small version and whose field 2 is the name of the producer (onnx.proto, ModelProto)."""
+    return len(head) > 4 and head[0] == 8 and 0 < head[1] < 32 and head[2] == 0x12 and head[4 : 4 + min(head[3], 8)].isalnum()
+
+
+def _is_old_imatrix(head: bytes) -> bool:
+    """A count of entries, and the length and the name of the first one: a tensor."""
+    if len(head) < 16:
+        return False
+    entries, length = struct.unpack_from("<ii", head)
+    return 0 < entries < 1 << 20 and 0 < length < 128 and head[8 : 8 + length].endswith(b".weight")
+
+
+def _is_web_page(head: bytes) -> bool:
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
+    return text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<!--"))
+
+
+def _is_json(head: bytes) -> bool:
+    return re.match(rb'\s*(\{\s*("|\})|\[\s*[\{"])', head) is not None
+
+
+_BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
+    (lambda head: not head, FileKind("empty", "an empty file", "the download or the conversion never began: get the file again")),
+    (
+        lambda head: len(head) >= 64 and not any(head),
+        FileKind("zeros", "a file that begins with zeros", f"its room was taken and nothing written into it: {_AGAIN}"),
+    ),
+    (
+        _begins(b"version https://git-lfs.github.com/"),
+        FileKind("git-lfs", "a Git LFS pointer that stands for a file", "fetch the file itself with `git lfs pull`, or download it"),
+    ),
+    (_is_web_page, FileKind("web-page", "a web page that was saved in place of a file", f"{_AGAIN}, from the address of the file itself")),
+    (
+        _is_safetensors,
+        FileKind(
+            "safetensors", "a safetensors file", f"aprgraph does not read checkpoints yet: {_CONVERT} from the folder that it lies in"
+        ),
+    ),
+    (
+        _is_torch_zip,
+        FileKind("pytorch", "a PyTorch checkpoint", f"aprgraph does not read checkpoints: {_CONVERT} from the folder that it lies in"),
+    ),
+    (_begins(b"PK\x03\x04", b"PK\x05\x06"), FileKind("zip", "a ZIP archive", "unpack it first")),
+    (_begins(b"\x1f\x8b"), FileKind("gzip", "a file compressed by gzip", "unpack it with `gunzip` first")),
+    (_begins(b"\xfd7zXZ\0"), FileKind("xz", "a file compressed by xz", "unpack it with `unxz` first")),
+    (_begins(b"\x28\xb5\x2f\xfd"), FileKind("zstd", "a file compressed by zstd", "unpack it with `unzstd` first")),
+    (_begins(b"BZh"), FileKind("bzip2", "a file compressed by bzip2", "unpack it with `bunzip2` first")),
+    (_begins(b"7z\xbc\xaf\x27\x1c"), FileKind("7z", "a 7-Zip archive", "unpack it first")),
+    (lambda head: head[257:262] == b"ustar", FileKind("tar", "a tar archive", "unpack it with `tar -xf` first")),
+    (
+        _begins(b"lmgg"),
+        FileKind("ggml", "a file of the old ggml format", f"it is that of whisper.cpp, or {_OLD_GGML}"),
+    ),
+    (_begins(b"fmgg", b"tjgg"), FileKind("ggjt", "a file of the old ggmf or ggjt format", f"it is {_OLD_GGML}")),
+    (_begins(b"algg"), FileKind("ggla", "a LoRA adapter of the old ggla format", f"it is {_OLD_GGML}")),
+    (_is_old_imatrix, _IMATRIX),
+    (
+        _begins(b"APRT"),
+        FileKind("aprt", "an APRT file, one tensor of a trace", "give the model's .gguf file; `aprgraph inspect` shows a tensor"),
+    ),
+    (
+        _begins(b"APR\0", b"APR2", b"APR1", b"APRN"),
+        FileKind("apr", "a model file of `apr`", "aprgraph does not read these yet: give its GGUF file"),
+    ),
+    (_begins(b"MZqFpD"), FileKind("llamafile", "a llamafile, a program with a model in it", "unpack the .gguf from it with `unzip`")),
+    (_begins(b"\x93NUMPY"), FileKind("npy", "a NumPy array", "give the model's .gguf file")),
+    (_begins(b"\x89HDF\r\n"), FileKind("hdf5", "an HDF5 file", _OTHER)),
+    (lambda head: head[4:8] == b"TFL3", FileKind("tflite", "a TensorFlow Lite model", _OTHER)),
+    (_is_pickle, FileKind("pickle", "a Python pickle, as older PyTorch checkpoints are", f"aprgraph reads GGUF: {_CONVERT}")),
+    (_is_onnx, FileKind("onnx", "an ONNX model", _OTHER)),
+    (_is_json, FileKind("json", "JSON text: a configuration, or a server's error message", f"give the model's .gguf file, or {_AGAIN}")),
+)
+
+
+def kind_of_bytes(head: bytes) -> FileKind | None:
+    """What a file is by its first HEAD_BYTES; None for GGUF and for what nobody knows."""
+    return next((kind for matches, kind in _BYTES if matches(head)), None)
+
+
+def kind_of_folder(folder: Path) -> FileKind | None:
+    """What a folder is that is given for a model; None for one that cannot be read, or that holds nothing known."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return None
+    models = [name for name in names if name.endswith(".gguf")]
+    if "trace.json" in names or any(name.startswith("layer-") for name in names):
+        return FileKind("trace", "a trace", "give the model's .gguf file; `aprgraph inspect` shows a trace")
+    if "artifact.json" in names:
+        return FileKind(
+            "artifact", "an artifact, which holds no weights", "give the model's .gguf file; `aprgraph inspect` shows an artifact"
+        )
+    if models:
+        more = " …" if len(models) > 3 else ""
+        return FileKind("folder", "a folder", f"give one of its files: {', '.join(shown(name) for name in models[:3])}{more}")
+    if "config.json" in names or any(name.endswith((".safetensors", ".bin.index.json")) for name in names):
+        return FileKind("hf-folder", "a Hugging Face folder", f"aprgraph does not read these yet: {_CONVERT}")
+    return None
+
+
+def folder_in_words(folder: Path) -> str:
+    """What a folder is that is given for a model, and what to do, for messages."""
+    kind = kind_of_folder(folder)
+    return "a folder; give the path of a .gguf file" if kind is None else f"{kind.what}, not a GGUF file; {kind.advice}"
+
+
+# -- GGUF files that are no whole model ---------------------------------------------------------------------------------------
+
+#: Architectures that are no text model: what they are.
+_OTHER_NETWORKS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("flux", "sd1", "sd3", "sdxl", "aura", "ltxv", "hyvid", "wan", "hidream", "cosmos", "lumina2", "qwen_image", "pig", "chroma"),
+        "the network of an image or video diffusion model",
+    ),
+    **dict.fromkeys(("whisper", "wavtokenizer-dec", "snac-dec", "kokoro", "parler-tts", "dia"), "a network for speech"),
+    **dict.fromkeys(("t5encoder", "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert"),
+                    "a text encoder, which predicts no next token"),
+}  # fmt: skip
+
+
+def kind_of_gguf(path: Path, metadata: Mapping[str, object], tensors: Collection[str]) -> FileKind | None:
+    """What a GGUF file is by its metadata and its tensors' names, if it is no whole text model; None if it may be one."""
+    declared = metadata.get("general.type")
+    architecture = metadata.get("general.architecture")
+    if declared == "adapter" or "adapter.type" in metadata or any(name.endswith((".lora_a", ".lora_b")) for name in tensors):
+        return _adapter(metadata)
+    if declared == "imatrix" or "imatrix.datasets" in metadata:
+        return _IMATRIX
+    if declared == "mmproj" or architecture == "clip":
+        return FileKind(
+            "mmproj", "a projector of images or sound (mmproj)", "it goes beside a text model, which is a file of its own: trace that one"
+        )
+    if architecture == "controlvector" or (tensors and all(name.startswith("direction.") for name in tensors)):
+        return FileKind("control-vector", "a control vector", "it is added to a model's hidden states: give the model's own file")
+    split = describe_split(path, metadata)
+    if split is not None:
+        return FileKind("split", *split)
+    if isinstance(architecture, str) and architecture in _OTHER_NETWORKS:
+        what = f"{_OTHER_NETWORKS[architecture]} (general.architecture {shown(architecture)})"
+        return FileKind("other-network", what, "aprgraph traces text models; `aprgraph models` lists the families")
+    if not tensors:
+        if "tokenizer.ggml.tokens" in metadata:
+            return FileKind("vocabulary", "a vocabulary alone, without tensors", "give the file of a model, with its weights")
+        return FileKind("no-tensors", "a GGUF file without tensors", "give the file of a model, with its weights")
+    return None
+
+
+def _adapter(metadata: Mapping[str, object]) -> FileKind:
+    name, family = metadata.get("general.base_model.0.name"), metadata.get("general.architecture")
+    base = shown(name) if isinstance(name, str) else f"a model of the family {shown(family)}" if isinstance(family, str) else "some model"
+    lora = metadata.get("adapter.type", "lora") == "lora"
+    return FileKind(
+        "lora" if lora else "adapter",
+        f"{'a LoRA adapter' if lora else 'an adapter'} for {base}",
+        "aprgraph traces whole models: merge it into that one with `llama-export-lora -m BASE.gguf --lora ADAPTER.gguf -o MERGED.gguf`",
+    )

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import PlanError
+from aprgraph.graph.stage_names import did_you_mean
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -64,7 +65,7 @@ def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:
         if name == "all":
             raise PlanError(f"--taps {text!r}: 'all' stands alone; drop the other names, or list stages by name. Stages: {valid}")
         if canonical not in STAGE_BY_NAME:
-            raise PlanError(f"--taps: unknown stage {name!r}; expected one of: {valid}, or 'all'")
+            raise PlanError(f"--taps: unknown stage {name!r}{did_you_mean(name)}; expected one of: {valid}, or 'all'")
         chosen.add(canonical)
     return tuple(stage.name for stage in STAGES if stage.name in chosen), False
 

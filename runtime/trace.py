@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from aprgraph.graph.stages import STAGE_BY_NAME, execution_key
 from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.aprt import F32, read_aprt, read_header
 from aprgraph.runtime.statistics import Statistics
+from aprgraph.runtime.unread import SUFFIX, Unread, beside_manifest, describe_strangers, explain, list_folder
 
 MANIFEST = "trace.json"
 #: There, and locked, while a run writes; what an interrupted run leaves.
@@ -31,8 +32,8 @@ VERSION = 1
 #: What a run can say that it computed in; the last: in float32, activations rounded to 8 bits before each quantised matmul.
 ARITHMETICS = ("float64", "float32", "float16", "bfloat16", "q8-activations")
 
-_LAYER_DIRECTORY = re.compile(r"layer-(\d+)")
-_STEP_DIRECTORY = re.compile(r"step-(\d+)")
+_LAYER_DIRECTORY = re.compile(r"layer-(\d{1,10})", re.ASCII)
+_STEP_DIRECTORY = re.compile(r"step-(\d{1,10})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,14 @@ class TraceInfo:
 
 
 class Trace:
-    """A trace directory. ``entries`` are in execution order; ``info`` is None where there is no manifest."""
+    """A trace directory. ``entries`` are in execution order; ``info`` is None where there is no manifest.
 
-    def __init__(self, directory: Path, entries: Sequence[TraceEntry], info: TraceInfo | None) -> None:
+    ``unread`` are the files that look like tensors and that no entry is of, each with why: misnamed, in another form, of another run.
+    """
+
+    def __init__(self, directory: Path, entries: Sequence[TraceEntry], info: TraceInfo | None, unread: Sequence[Unread] = ()) -> None:
         self.directory = directory
+        self.unread = tuple(unread)
         self.entries = tuple(sorted(entries, key=lambda entry: entry.order))
         self.info = info
         self._by_key = {entry.key: entry for entry in self.entries}
@@ -104,7 +109,7 @@ class Trace:
             )
         if (directory / MANIFEST).is_file():
             return _open_with_manifest(directory)
-        return Trace(directory, _scan(directory), None)
+        return _open_bare(directory)
 
     @staticmethod
     def write(
@@ -158,8 +163,7 @@ class Trace:
         path = self.directory / entry.file
         layer, values = read_aprt(path)
         if layer != entry.layer:
-            names = ["the whole model" if index is None else f"layer {index}" for index in (layer, entry.layer)]
-            raise TraceError(f"{path}: its header names {names[0]}, expected {names[1]}; written by another run?")
+            raise TraceError(f"{path}: its header names {_whose(layer)}, expected {_whose(entry.layer)}; written by another run?")
         if math.prod(entry.shape) != values.size:
             dims = " x ".join(map(str, entry.shape))
             raise TraceError(f"{path}: {values.size} elements, but the manifest says {dims}; written by another run?")
@@ -207,7 +211,7 @@ def _open_with_manifest(directory: Path) -> Trace:
         raise TraceError(f"{path}: not a whole trace manifest: {error} is missing; run the trace again") from None
     except (ValueError, TypeError, OverflowError, RecursionError, AttributeError, GraphError) as error:
         raise TraceError(f"{path}: not a whole trace manifest ({error}); run the trace again") from None
-    return Trace(directory, entries, info)
+    return Trace(directory, entries, info, beside_manifest(directory, {entry.file for entry in entries}))
 
 
 def _entry_from_json(directory: Path, item: Mapping[str, Any]) -> TraceEntry:
@@ -242,24 +246,58 @@ def _inside(directory: Path, file: str) -> str:
     return file
 
 
-def _scan(directory: Path) -> list[TraceEntry]:
-    """The APRT files of a directory without a manifest; files of other names are left alone."""
-    entries: list[TraceEntry] = []
-    for path in sorted(directory.rglob("*.bin")):
-        parts = list(path.relative_to(directory).parts)
-        step = 0
-        if len(parts) > 1 and (match := _STEP_DIRECTORY.fullmatch(parts[0])):
-            step = int(match[1])
-            parts = parts[1:]
-        layer: int | None = None
-        if len(parts) == 2 and (match := _LAYER_DIRECTORY.fullmatch(parts[0])):
-            layer = int(match[1])
-            parts = parts[1:]
-        stage = parts[0].removesuffix(".bin")
-        if len(parts) != 1 or stage not in STAGE_BY_NAME:
-            continue
-        _, count = read_header(path)
-        entries.append(TraceEntry(stage, layer, step, (count,), path.relative_to(directory).as_posix()))
+def _open_bare(directory: Path) -> Trace:
+    """The APRT files of a directory without a manifest; the rest is ``unread``. Raises TraceError if there is none."""
+    entries: dict[tuple[int, int | None, str], TraceEntry] = {}
+    unread = []
+    folder = list_folder(directory)
+    for file in folder.files:
+        entry = _entry_of(file)
+        problem = None
+        if entry is not None:
+            entry, problem = _with_size(directory, entry)
+        if entry is not None and problem is None and entry.key in entries:
+            problem = f"{entries[entry.key].file} is the same tensor"
+        if entry is not None and problem is None:
+            entries[entry.key] = entry
+        elif (one := explain(directory, file, problem)) is not None:
+            unread.append(one)
+    unread += [Unread(name, f"{what}, which is read by itself alone") for name, what in folder.apart.items()]
     if not entries:
-        raise TraceError(f"{directory}: holds neither a manifest ({MANIFEST}) nor APRT files of known stages (layer-<N>/<stage>.bin)")
-    return entries
+        strangers = describe_strangers(directory, unread, folder.apart)
+        raise TraceError(
+            f"{directory}: holds neither a manifest ({MANIFEST}) nor APRT files of known stages (layer-<N>/<stage>.bin)"
+            + (f"; {strangers}" if strangers else "")
+        )
+    return Trace(directory, list(entries.values()), None, unread)
+
+
+def _entry_of(file: str) -> TraceEntry | None:
+    """The tensor that lies at ``file``, relative to a trace directory; None for what is no place of a stage."""
+    *folders, name = file.split("/")
+    step, layer = 0, None
+    if folders and (match := _STEP_DIRECTORY.fullmatch(folders[0])):
+        step, folders = int(match[1]), folders[1:]
+    if folders and (match := _LAYER_DIRECTORY.fullmatch(folders[0])):
+        layer, folders = int(match[1]), folders[1:]
+    stage = STAGE_BY_NAME.get(name.removesuffix(SUFFIX))
+    if folders or stage is None or not name.endswith(SUFFIX) or stage.per_layer != (layer is not None):
+        return None
+    return None if stage.first_layer_only and layer else TraceEntry(stage.name, layer, step, (), file)
+
+
+def _with_size(directory: Path, entry: TraceEntry) -> tuple[TraceEntry, str | None]:
+    """``entry`` with the number of elements that its header names; and what is wrong with that header, if anything is."""
+    assert entry.file is not None
+    path = directory / entry.file
+    try:
+        layer, count = read_header(path)
+    except TraceError as error:
+        return entry, str(error).removeprefix(f"{path}: ")
+    if layer != entry.layer:
+        return entry, f"its header names {_whose(layer)}, its folder {_whose(entry.layer)}"
+    return replace(entry, shape=(count,)), None
+
+
+def _whose(layer: int | None) -> str:
+    return "the whole model" if layer is None else f"layer {layer}"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.stage_names import did_you_mean
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, Stage
 from aprgraph.runtime.aprt import F32, WHOLE_MODEL
 from aprgraph.runtime.trace import ARITHMETICS, Trace, TraceEntry, TraceInfo
@@ -91,7 +92,7 @@ def _read_key(where: str, key: object) -> TraceEntry:
     name = STAGE_ALIASES.get(name, name)
     if name not in STAGE_BY_NAME:
         valid = ", ".join(stage.name for stage in STAGES)
-        raise TraceError(f"{where}: {shown(key)}: unknown stage {shown(name)}; expected one of: {valid}")
+        raise TraceError(f"{where}: {shown(key)}: unknown stage {shown(name)}{did_you_mean(name)}; expected one of: {valid}")
     stage, layer, step = STAGE_BY_NAME[name], _whole(given), _whole(when)
     if step is None:
         raise TraceError(f"{where}: {shown(key)}: step {shown(when)}, expected a whole number of at least 0")

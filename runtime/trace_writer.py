@@ -15,6 +15,7 @@ from aprgraph.runtime.aprt import F32, hint, relative_path, write_aprt
 from aprgraph.runtime.partial_tensor import PartialTensor
 from aprgraph.runtime.statistics import Statistics, compute_statistics
 from aprgraph.runtime.trace import FORMAT, MANIFEST, MARKER, VERSION, Trace, TraceEntry, TraceInfo
+from aprgraph.runtime.unread import beside_manifest
 
 #: What says that a directory is an artifact; compiling again would remove what else is in it.
 _ARTIFACT = "artifact.json"
@@ -69,7 +70,7 @@ class TraceWriter:
     def finish(self, info: TraceInfo) -> Trace:
         """Write the manifest and return the trace. Raises TraceError."""
         self._begin()
-        trace = Trace(self.directory, self.entries, info)
+        trace = Trace(self.directory, self.entries, info, beside_manifest(self.directory, {entry.file for entry in self.entries}))
         document = {
             "format": FORMAT,
             "version": VERSION,

@@ -76,6 +76,8 @@ def _trace(path: Path) -> dict[str, Any]:
             "plan": trace.info.plan,
         }
     document["tensors"] = {entry.label: f"{'x'.join(map(str, entry.shape))}  {entry.file or 'statistics only'}" for entry in trace.entries}
+    if trace.unread:
+        document["unread"] = {one.file: one.sentence.removeprefix(f"{one.file}: ") for one in trace.unread}
     return document
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import ComparisonError, shown
+from aprgraph.graph.stage_names import did_you_mean
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.diff.tolerances import Tolerance, find_tolerance, kind_of
 
@@ -62,6 +63,7 @@ class Tolerances:
             if not any(override.applies(stage) for stage in names):
                 other = [stage for stage in names if override.pattern.fullmatch(stage)]
                 hint = f"; {other[0]} is measured by {'ids' if override.measure == 'nmse' else 'nmse'}" if other else ""
+                hint = hint or did_you_mean(override.pattern.pattern)
                 known = ", ".join(names) or "none"
                 raise ComparisonError(f"tolerance {shown(override.text)} applies to no stage of either trace{hint}; their stages: {known}")
 

@@ -1,0 +1,104 @@
+"""What other programs call the stages, and which stage somebody may have meant. This table is the only place that lists these names.
+
+The names are those of transformers' modules, of llama.cpp's graphs and GGUF tensors, and of Llama's own code. None of them is read as the
+stage: what another program calls ``attn_output`` may be before or after a projection. They make suggestions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME
+
+#: Stage -> other names, in the form of ``_plain``, apart by blanks.
+_OTHER_NAMES = {
+    "embedding": "embed_tokens inputs_embeds wte tok_embeddings token_embd token_embedding inp_embd inp_scaled embeddings embed",
+    "attn_norm": "input_layernorm ln_1 attention_norm attn_layernorm pre_attention_layernorm norm_1",
+    "qkv_matmul": "qkv qkv_proj attn_qkv wqkv c_attn query_key_value q_proj k_proj v_proj attn_q attn_k attn_v wq wk wv vcur q k v "
+    "query key value",
+    "q_norm": "qcur_normed attn_q_norm query_norm",
+    "k_norm": "kcur_normed attn_k_norm key_norm",
+    "q_post_rope": "qcur q_rope q_roped q_after_rope q_rotated query_rope q_embed",
+    "k_post_rope": "kcur k_rope k_roped k_after_rope k_rotated key_rope k_embed",
+    "attn_scores": "kq qk scores attention_scores attn_logits",
+    "attn_softmax": "kq_soft_max kq_soft_max_ext softmax attn_weights attention_weights attn_probs attention_probs",
+    "attention": "kqv kqv_out kqv_merged kqv_merged_cont context attn_context",
+    "attn_out": "o_proj self_attn attn attn_output attention_output attn_o attn_proj out_proj wo",
+    "attn_post_norm": "post_attention_norm",
+    "post_attn_residual": "ffn_inp sa_out resid_mid attn_residual post_attention_residual",
+    "ffn_norm": "post_attention_layernorm pre_feedforward_layernorm ln_2 mlp_norm norm_2",
+    "ffn_gate": "gate_proj mlp_gate gate_up_proj gate w1",
+    "ffn_up": "up_proj mlp_up up w3",
+    "ffn_silu": "act_fn activation_fn silu gelu ffn_gelu ffn_act mlp_act",
+    "ffn_swigl": "ffn_swiglu swiglu geglu ffn_geglu ffn_gate_par ffn_mul",
+    "ffn_out": "down_proj ffn_down mlp_down mlp mlp_out mlp_output ffn ffn_output feed_forward down w2",
+    "ffn_post_norm": "post_feedforward_layernorm post_ffw_norm post_mlp_norm",
+    "moe_router_logits": "ffn_moe_logits router_logits gate_logits ffn_gate_inp",
+    "moe_router": "ffn_moe_weights ffn_moe_weights_norm ffn_moe_weights_scaled routing_weights router_weights topk_weights top_k_weights",
+    "moe_router_indices": "ffn_moe_topk selected_experts topk_ids topk_indices top_k_index top_k_indices expert_ids",
+    "moe_expert_gate": "ffn_moe_gate ffn_gate_exps",
+    "moe_expert_up": "ffn_moe_up ffn_up_exps",
+    "moe_expert_swigl": "ffn_moe_swiglu moe_expert_swiglu ffn_moe_gate_par",
+    "moe_expert_out": "ffn_moe_down ffn_down_exps",
+    "moe_ffn_out": "ffn_moe_out moe_out block_sparse_moe sparse_moe",
+    "post_ffn_residual": "l_out hidden_states hidden_state layer_out block_output resid_post residual decoder_layer",
+    "final_norm": "result_norm output_norm model_norm ln_f final_layernorm final_rms_norm last_hidden_state",
+    "lm_head": "logits result_output output_logits lm_logits lm_head_output",
+}  # fmt: skip
+
+_STAGE_OF = {name: stage for stage, names in _OTHER_NAMES.items() for name in names.split()} | STAGE_ALIASES
+#: What these mean depends on whether they are of a layer: (of a layer, of the whole model).
+_BY_PLACE = {"output": ("post_ffn_residual", "lm_head"), "norm": (None, "final_norm")}
+
+#: What else to know of some of them.
+_REMARKS = {
+    **dict.fromkeys(
+        ["q_proj", "k_proj", "v_proj", "attn_q", "attn_k", "attn_v", "wq", "wk", "wv", "vcur", "q", "k", "v", "query", "key", "value"],
+        "one of three parts of qkv_matmul, which holds q, k and v side by side in each row",
+    ),
+    "gate_up_proj": "holds ffn_gate and ffn_up side by side; give each its own file",
+    "hidden_states": "transformers' hidden_states[i] is what layer i is given, and so the output of layer i - 1",
+    "post_attention_layernorm": "in gemma3 it is attn_post_norm",
+}
+
+#: Below this share of letters in common, in words of at least five letters, two names are not alike.
+_ALIKE, _SHORTEST = 0.78, 5
+
+
+def nearest_stage(name: str, *, of_layer: bool = False) -> str | None:
+    """The stage that ``name`` may stand for, whoever wrote it; None if none is near. ``of_layer``: it was given a layer."""
+    plain = _plain(name)
+    if plain in STAGE_BY_NAME:
+        return plain
+    if plain in _BY_PLACE:
+        return _BY_PLACE[plain][not of_layer]
+    if plain in _STAGE_OF:
+        return _STAGE_OF[plain]
+    if len(plain) < _SHORTEST:
+        return None
+    known = [other for other in (*STAGE_BY_NAME, *_STAGE_OF) if len(other) >= _SHORTEST]
+    near = difflib.get_close_matches(plain, known, n=1, cutoff=_ALIKE)
+    return _STAGE_OF.get(near[0], near[0]) if near else None
+
+
+def is_known_elsewhere(name: str) -> bool:
+    """Whether ``name`` is a stage's, here or in another program; a name that is only like one is not."""
+    plain = _plain(name)
+    return plain in STAGE_BY_NAME or plain in _STAGE_OF or plain in _BY_PLACE
+
+
+def remark_on(name: str) -> str | None:
+    """What to know of a name of another program, in words; None where the suggestion says it all."""
+    return _REMARKS.get(_plain(name))
+
+
+def did_you_mean(name: str) -> str:
+    """`` (did you mean 'ffn_swigl'?)``, for an error about an unknown stage; empty if nothing is near."""
+    near = nearest_stage(name)
+    return "" if near in (None, name) else f" (did you mean {near!r}?)"
+
+
+def _plain(name: str) -> str:
+    """Small letters, and ``_`` between words."""
+    return re.sub(r"[\W_]+", "_", name.strip().lower()).strip("_")

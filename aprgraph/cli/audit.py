@@ -26,7 +26,7 @@ def audit(
     tokens: ReplayTokens = None,
     profile: Annotated[
         str | None,
-        typer.Option("--profile", help="The arithmetic of what wrote the trace, where its manifest does not say it [same-graph-f32]."),
+        typer.Option("--profile", help="The arithmetic of what wrote the trace, whatever its manifest says [that of the manifest]."),
     ] = None,
     tolerances: Tolerance = None,
     override_kv: Override = None,

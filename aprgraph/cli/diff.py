@@ -40,10 +40,10 @@ def diff(
         typer.Option(
             "--profile",
             metavar="NAME",
-            help="What the two runs have in common (default: as the manifests say): same-graph-f32 (same weights, float32), "
-            "same-graph-f16 and same-graph-bf16 (one side computes in float16, TF32 or bfloat16), cross-engine-q8act and cross-engine-q8k "
-            "(one side rounds activations to 8 bits, as llama.cpp does beside Q4_0 to Q8_0, and beside K-quants), quant-vs-float "
-            "(one side has the float weights of a model that the other has quantised).",
+            help="What the two runs have in common, whatever the manifests say (default: as they say): same-graph-f32 (same weights, "
+            "float32), same-graph-f16 and same-graph-bf16 (one side computes in float16, TF32 or bfloat16), cross-engine-q8act and "
+            "cross-engine-q8k (one side rounds activations to 8 bits, as llama.cpp does beside Q4_0 to Q8_0, and beside K-quants), "
+            "quant-vs-float (one side has the float weights of a model that the other has quantised).",
             show_default=False,
         ),
     ] = None,

@@ -25,7 +25,7 @@ from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
-from aprgraph.runtime.diff.profiles import own_profile, states_arithmetic, stricter
+from aprgraph.runtime.diff.profiles import overruled, own_profile
 from aprgraph.runtime.diff.tolerances import check_profile, exceeds, kind_of
 from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
@@ -71,7 +71,7 @@ class Auditor:
     """Replays a trace. ``locals`` yields what it finds as it goes, so that two traces can be replayed side by side.
 
     ``tokens`` are those of the prompt, for a trace whose manifest does not name them. ``profile`` covers the arithmetic of whoever
-    computed the trace; where its manifest says that too, the stricter of the two holds. ``tolerances`` set limits for some stages,
+    computed the trace; it holds whatever its manifest says. ``tolerances`` set limits for some stages,
     as for ``diff``, and ``stages`` are those that they may name (default: the trace's). Audits of one model may share a
     ReplayedModel.
 
@@ -99,9 +99,7 @@ class Auditor:
             check_tokens(known, model)
         self.graph = _graph_of(trace, replayed, known)
         self.recorded = Recorded(trace, self.graph, known)
-        own = own_profile(trace.info, self.graph)
-        self.profile = stricter(own, profile) if profile is not None and states_arithmetic(trace.info) else profile or own
-        self._asked_for = profile
+        self.profile = profile or own_profile(trace.info, self.graph)
         self._find = Tolerances(self.profile, tolerances, [entry.stage for entry in trace.entries] if stages is None else stages).find
         self._ties = NearTies()
 
@@ -115,8 +113,8 @@ class Auditor:
         fingerprint = trace.info.model.get("fingerprint") if trace.info is not None else None
         if fingerprint is not None and fingerprint != self.model.file.fingerprint():
             yield f"{trace.directory} was recorded from another model file than {self.model.path} (the fingerprints differ)"
-        if self._asked_for not in (None, self.profile):
-            yield f"{trace.directory} is held to {self.profile}, as its manifest says, which is stricter than {self._asked_for}"
+        if (other := overruled(self.profile, trace.info, self.graph)) is not None:
+            yield f"{trace.directory} is held to {self.profile}, as asked for; {other}"
         if recorded.tokens is None:
             yield f"the tokens of {trace.directory} are not known, so its embedding is not checked; give them with --tokens"
         if recorded.foreign:

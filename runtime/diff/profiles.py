@@ -12,7 +12,6 @@ from aprgraph.graph.block_formats import BlockFormat, find_format
 from aprgraph.graph.errors import ComparisonError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
-from aprgraph.runtime.diff.tolerances import PROFILES
 from aprgraph.runtime.trace import ARITHMETICS, TraceInfo
 
 #: The keys of a manifest.
@@ -21,6 +20,9 @@ WEIGHTS = "weights"
 
 # FLOAT16 is TF32 too: it has the same 10 bits of mantissa.
 FLOAT64, FLOAT32, FLOAT16, BFLOAT16, Q8_ACTIVATIONS = ARITHMETICS
+
+#: What this project computes on, all of it in float32.
+_OWN_TARGETS = ("reference", "llvm", "cuda")
 
 FLOAT_WEIGHTS = "float"
 QUANTISED_WEIGHTS = "quantised"
@@ -88,15 +90,25 @@ def own_profile(info: TraceInfo | None, graph: Graph) -> str:
     return _PROFILE_OF[arithmetic]
 
 
-def stricter(one: str, other: str) -> str:
-    """The profile of the two that allows less."""
-    order = list(PROFILES)
-    return min(one, other, key=order.index)
+def overruled(profile: str, info: TraceInfo | None, graph: Graph) -> str | None:
+    """What a manifest says that would be another profile than ``profile``, and which, in words; None where it says nothing else.
 
-
-def states_arithmetic(info: TraceInfo | None) -> bool:
-    """Whether a manifest says in what arithmetic its trace was computed: by name, or by being of a target of this project."""
-    return info is not None and (ARITHMETIC in info.extra or info.target.split()[0:1] in (["reference"], ["llvm"], ["cuda"]))
+    ``graph`` is that of the model file.
+    """
+    if info is None:
+        return None
+    named = info.extra.get(ARITHMETIC)
+    target = (info.target.split() or [""])[0]
+    if named is None and target not in _OWN_TARGETS and WEIGHTS not in info.extra:
+        return None
+    try:
+        own = own_profile(info, graph)
+    except ComparisonError:  # the manifest says what is not known; that is why a profile was asked for
+        return f"its manifest names {shown(named)}, which is not known" if named not in ARITHMETICS else None
+    if own == profile:
+        return None
+    says = f"names {named}" if named is not None else f"names the target {target}" if target in _OWN_TARGETS else "speaks of float weights"
+    return f"its manifest {says}, which would be {own}"
 
 
 def _arithmetic(info: TraceInfo | None) -> str:

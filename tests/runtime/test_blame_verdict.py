@@ -15,7 +15,7 @@ from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.text import print_graph
-from aprgraph.runtime.blame import Verdict, blame
+from aprgraph.runtime.blame import Verdict, audit, blame
 from aprgraph.runtime.trace import Trace, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
 from tests.support.arithmetic import run_in, to_bfloat16
@@ -140,7 +140,7 @@ def test_tokens_that_nobody_knows_accuse_nobody(tiny_model: Tiny, tmp_path: Path
     assert "the tokens are not known" in report.headline
 
 
-def test_the_stricter_of_two_profiles_holds_and_is_named(tiny_model: Tiny, tmp_path: Path) -> None:
+def test_a_profile_that_was_asked_for_holds_whatever_the_manifest_says(tiny_model: Tiny, tmp_path: Path) -> None:
     path = tiny_model()
     a = traced(tmp_path / "a", path)
     halves = {(entry.layer, entry.stage): np.array(a.load(entry)).astype(np.float16) for entry in a.entries}
@@ -150,9 +150,23 @@ def test_the_stricter_of_two_profiles_holds_and_is_named(tiny_model: Tiny, tmp_p
     strict = blame(a, b, load_model(path), profile="same-graph-f32")
     assert strict.b.wrong[0].key == (0, 0, "embedding")
     assert strict.sentence.startswith("b (B) is wrong at layer 0 embedding")
+    named = "as asked for; its manifest names"
+    assert f"{b.directory} is held to same-graph-f32, {named} float16, which would be same-graph-f16" in strict.notes
     loose = blame(a, b, load_model(path), profile="cross-engine-q8act")
-    assert loose.a.profile == "same-graph-f32"
-    assert loose.notes[0] == f"{a.directory} is held to same-graph-f32, as its manifest says, which is stricter than cross-engine-q8act"
+    assert (loose.a.profile, loose.b.profile) == ("cross-engine-q8act", "cross-engine-q8act")
+    assert loose.notes[:2] == (
+        f"{a.directory} is held to cross-engine-q8act, {named} the target reference, which would be same-graph-f32",
+        f"{b.directory} is held to cross-engine-q8act, {named} float16, which would be same-graph-f16",
+    )
+
+
+def test_a_profile_takes_the_place_of_an_arithmetic_that_is_not_known(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    trace = traced(tmp_path / "a", path)
+    manifest = tmp_path / "a" / "trace.json"
+    manifest.write_text(manifest.read_text().replace('"tokens"', '"arithmetic": "fp8", "tokens"', 1))
+    found = audit(Trace.open(trace.directory), load_model(path), profile="same-graph-f32")
+    assert (found.wrong, found.notes[0].partition("; ")[2]) == ((), "its manifest names 'fp8', which is not known")
 
 
 def test_a_nan_is_the_reason_that_is_named(tiny_model: Tiny, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def diff(
 
     How far two tensors may differ is in docs/tolerances.md, with where each number comes from.
 
-    Exit code: 0 alike, 1 diverged (or a side is wrong), 2 could not be compared, 3 nothing was measured.
+    Exit code: 0 alike, 1 diverged (or a side is wrong), 2 could not be compared, 3 nothing was measured, or less than went unread.
     """
     from aprgraph import comparison  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_pair  # noqa: PLC0415

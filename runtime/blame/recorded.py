@@ -14,6 +14,7 @@ from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
 from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.diff.shards import Held, Shard, find_shard, is_split
 from aprgraph.runtime.trace import Trace, TraceEntry
 
 #: The tokens of a prompt, None if they are not given.
@@ -53,7 +54,11 @@ class Recorded:
         placed = [(entry, nodes[entry.layer, entry.stage]) for entry in trace.entries if (entry.layer, entry.stage) in nodes]
         self.foreign = tuple(entry for entry in trace.entries if (entry.layer, entry.stage) not in nodes)
         seen = _positions(placed)
-        if self.tokens is not None and seen not in (None, len(self.tokens)):
+        #: Set where the tensors look like one rank's of a tensor-parallel run.
+        self.shard: Shard | None = None
+        if self.tokens is not None or seen is not None:
+            self.shard = _shard(trace, placed, len(self.tokens) if self.tokens is not None else seen or 0)
+        if self.tokens is not None and self.shard is None and seen not in (None, len(self.tokens)):
             raise ComparisonError(
                 f"{trace.directory}: its tensors are of {seen} positions, but the prompt has {len(self.tokens)} tokens; give this run's"
             )
@@ -113,15 +118,41 @@ class Recorded:
         if axis is not None and count * n == math.prod(shape):
             return RecordedTensor(entry, node, shape, last_axis=axis)
         dims = " x ".join(map(str, shape))
-        return RecordedTensor(entry, node, misfit=f"it has {count} elements, but for {n} positions the model has {dims}")
+        misfit = f"it has {count} elements, but for {n} positions the model has {dims}"
+        if self.shard is not None and count * self.shard.ranks == math.prod(shape):
+            misfit += (
+                f": {self.shard.part} the width, as {self.shard.rank} of a tensor-parallel run has it; gather the ranks before writing"
+            )
+        return RecordedTensor(entry, node, misfit=misfit)
+
+
+def _shard(trace: Trace, placed: Sequence[tuple[TraceEntry, Node]], n: int) -> Shard | None:
+    """The rank that the tensors of step 0 look like in a run of ``n`` positions."""
+    tensors = []
+    for entry, node in placed:
+        shape = node.type.bind(n=n, t=n)
+        last = "n" in node.type.dims and math.prod(entry.shape) * n == math.prod(shape)
+        if entry.step or entry.file is None or (last and trace.info is None):
+            continue
+        split = 0 if node.type.dims[-1:] == ("t",) else len(shape) - 1
+        certain = trace.info is not None and len(entry.shape) == len(shape)
+        certain = certain and all(held == due for axis, (held, due) in enumerate(zip(entry.shape, shape, strict=True)) if axis != split)
+        tensors.append(Held(node.stage or "", math.prod(entry.shape), math.prod(shape), shape[split], certain))
+    return find_shard(tensors)
 
 
 def _positions(placed: Sequence[tuple[TraceEntry, Node]]) -> int | None:
     """The number of positions of the prompt that fits most tensors of step 0; None if none says it, or two fit equally many.
 
     Tensors of the last position alone fit one position: they do not count where others are longer, and where none is, it takes
-    attention scores of one position by one to say that there was no more.
+    attention scores of one position by one to say that there was no more. Stages that the ranks of a tensor-parallel run split count
+    where no other stage does.
     """
+    whole = [(entry, node) for entry, node in placed if not is_split(node.stage or "")]
+    return next((n for n in map(_most_votes, (whole, placed)) if n is not None), None)
+
+
+def _most_votes(placed: Sequence[tuple[TraceEntry, Node]]) -> int | None:
     fits: Counter[int] = Counter()
     single = False
     for entry, node in placed:

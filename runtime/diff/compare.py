@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.runtime.diff.align import align_shaped, align_single
 from aprgraph.runtime.diff.classify import Finding, classify, computed_from_identical
 from aprgraph.runtime.diff.dependencies import find_dependencies
 from aprgraph.runtime.diff.flipped import set_aside
+from aprgraph.runtime.diff.graph_differences import graph_differences
 from aprgraph.runtime.diff.measure import Measurer, held_to_its_own
-from aprgraph.runtime.diff.notes import differences, remarks
+from aprgraph.runtime.diff.notes import differences, remarks, unreached
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import choose_profile
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
+from aprgraph.runtime.diff.reservations import find_reservations
 from aprgraph.runtime.diff.shapes import find_shapes
 from aprgraph.runtime.diff.sources import Source, is_file, open_pair
 from aprgraph.runtime.diff.tolerances import check_profile
@@ -48,7 +51,8 @@ def diff(
     trace_a, trace_b = open_pair(a, b)
     profile, why = (profile, "as asked for") if profile is not None else choose_profile(trace_a.info, trace_b.info)
     shaped_a, shaped_b = find_shapes(trace_a, trace_b)
-    notes = list(differences(trace_a, trace_b))
+    graphs = graph_differences(trace_a, trace_b)
+    notes = list(differences(trace_a, trace_b, graphs))
     if is_file(a):
         pairs = align_single(trace_a, trace_b)
         if trace_a.entries[0].key != trace_b.entries[0].key:
@@ -86,8 +90,9 @@ def diff(
                 remark=one.remark,
             )
         )
-    notes += [f"tolerances of {profile}: {why}", *remarks(pairs, rows, (shaped_a, shaped_b))]
-    return DiffReport(_name(a), _name(b), profile, tuple(rows), first, tuple(notes), profile_reason=why)
+    notes += [f"tolerances of {profile}: {why}", *remarks(pairs, rows, (shaped_a, shaped_b)), *unreached(trace_a, trace_b)]
+    report = DiffReport(_name(a), _name(b), profile, tuple(rows), first, tuple(notes), profile_reason=why)
+    return replace(report, reservations=find_reservations(report, (trace_a, trace_b), (shaped_a, shaped_b), pairs, graphs))
 
 
 def _name(side: Source) -> str:

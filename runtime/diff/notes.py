@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.experts import SCORES
+from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffRow
@@ -14,48 +15,48 @@ from aprgraph.runtime.trace import Trace
 
 #: The largest number of tensors that a note names.
 NAMED = 4
+#: LongRoPE's factors up to the original context.
+_SHORT_FACTORS = "rope_factors_short.weight"
 
 
-def differences(a: Trace, b: Trace) -> Iterator[str]:
+def differences(a: Trace, b: Trace, graphs: GraphDifferences) -> Iterator[str]:
     """What the manifests say about the two runs that differs, in sentences; such traces are comparable all the same."""
     for side, trace in (("A", a), ("B", b)):
         if trace.info is None:
             yield f"{side} has no manifest: its tokens are not known, and its shapes only where they are certain"
+        elif trace.unread:
+            files = "1 file" if len(trace.unread) == 1 else f"{len(trace.unread)} files"
+            yield f"{files} beside the manifest of {side} not read, the first {trace.unread[0].sentence}"
     if a.info is None or b.info is None:
         return
-    fingerprints = [info.model.get("fingerprint") for info in (a.info, b.info)]
-    if None not in fingerprints and fingerprints[0] != fingerprints[1]:
-        yield "the traces are of different model files (their fingerprints differ)"
     if a.info.target != b.info.target:
         yield f"the targets differ: {a.info.target} in A, {b.info.target} in B"
-    yield from _graph_differences(a, b)
+    # The first stands in the verdict.
+    yield from (difference.sentence for difference in graphs.computed[1:NAMED])
+    if len(graphs.computed) > NAMED:
+        yield "the graphs differ at further nodes"
+    if graphs.formats_sentence is not None:
+        yield graphs.formats_sentence
 
 
-def _graph_differences(a: Trace, b: Trace) -> Iterator[str]:
-    """Nodes of one name that are computed in another way, at most four."""
-    graph_a, graph_b = a.graph(), b.graph()
-    if graph_a is None or graph_b is None:
-        return
-    found = 0
-    for node in graph_a:
-        if node.name not in graph_b or node.op == "tap":
+def unreached(a: Trace, b: Trace) -> Iterator[str]:
+    """What is in the graph of a run that is too short to show it."""
+    for trace in (a, b):
+        graph = trace.graph()
+        if graph is None or trace.info is None or not trace.info.tokens:
             continue
-        other = graph_b[node.name]
-        changes = [
-            f"{name} = {node.attrs.get(name)} in A, {other.attrs.get(name)} in B"
-            for name in sorted({*node.attrs, *other.attrs})
-            if node.attrs.get(name) != other.attrs.get(name)
-        ]
-        if node.op != other.op:
-            changes.insert(0, f"{node.op} in A, {other.op} in B")
-        elif graph_a.operand_names(node.name) != graph_b.operand_names(node.name):
-            changes.append("it has other operands")
-        if changes:
-            found += 1
-            if found > 4:
-                yield "the graphs differ at further nodes"
-                return
-            yield f"the graphs differ at %{node.name}: {'; '.join(changes)}"
+        positions = len(trace.info.tokens) + max((entry.step for entry in trace.entries), default=0)
+        windows = {node.layer: node.attr_int("window") for node in graph.with_op("attn_scores")}
+        beyond = sorted({window for window in windows.values() if window >= positions})
+        if beyond:
+            layers = ranges(layer for layer, window in windows.items() if window >= positions and layer is not None)
+            yield (
+                f"the sliding window of {' and '.join(map(str, beyond))} positions ({layers}) was not exercised: the run has {positions}, "
+                "and up to that many a wrong window shows nowhere"
+            )
+        if any(weight.attr_str("tensor") == _SHORT_FACTORS for weight in graph.with_op("weight")):
+            yield "LongRoPE's long factors were not exercised: the run stays within the original context, where the short ones are used"
+        return  # the two are runs of one model
 
 
 def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[ShapedTrace, ShapedTrace]) -> Iterator[str]:

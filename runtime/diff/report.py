@@ -14,6 +14,7 @@ from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.logits import LogitMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import SideNames, side_names
+from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class DiffReport:
     """Two traces compared. ``rows`` are in execution order; ``first`` are the first divergences, several where they
     stand on parallel branches; ``notes`` are facts about the two traces that a reader should know; ``blame`` says which
     side is wrong, where the model was at hand. ``profile_reason`` says why the tolerances are those of ``profile``. ``called`` is
-    what sentences call the sides, where that is not the names of their paths.
+    what sentences call the sides, where that is not the names of their paths. ``reservations`` are what keeps the verdict from being a
+    plain one, the gravest first.
     """
 
     a: str
@@ -90,6 +92,7 @@ class DiffReport:
     blame: Blame | None = None
     profile_reason: str = ""
     called: SideNames | None = None
+    reservations: tuple[Reservation, ...] = ()
 
     @cached_property
     def names(self) -> SideNames:
@@ -114,17 +117,26 @@ class DiffReport:
 
     @property
     def exit_code(self) -> int:
-        """0 alike, 1 diverged or a side wrong, 3 nothing was measured. (2, could not be compared, is an AprgraphError instead.)"""
-        if self.blame is not None and (self.blame.a.wrong or self.blame.b.wrong):
+        """0 alike, 1 diverged or a side wrong, 3 nothing was measured, or less than a side has that was not read.
+
+        (2, could not be compared, is an AprgraphError instead.)
+        """
+        if self.diverged or (self.blame is not None and (self.blame.a.wrong or self.blame.b.wrong)):
             return 1
-        if not self.compared:
-            return 3
-        return 1 if self.diverged else 0
+        return 3 if not self.compared or self.is_too_little else 0
+
+    @property
+    def is_too_little(self) -> bool:
+        """Whether more of a side went unread than was compared, so that being alike is no result."""
+        return any(one.decisive for one in self.reservations)
 
     @property
     def headline(self) -> str:
-        """The sentence to read first: who is wrong and where, as far as it is known, else where the two part."""
-        return self.blame.sentence if self.blame is not None else self.verdict
+        """What to read first: who is wrong and where, as far as it is known, else where the two part."""
+        if self.blame is None:
+            return self.verdict
+        known = [_sentence(one.sentence) for one in self.reservations if not one.only_if_alike]
+        return " ".join([self.blame.sentence, *(sentence for sentence in known if sentence not in self.blame.sentence)])
 
     def row(self, key: Key) -> DiffRow:
         """The row of one tensor, by (step, layer, stage). Raises KeyError."""
@@ -136,24 +148,43 @@ class DiffReport:
 
     @property
     def verdict(self) -> str:
-        """The sentence to read first."""
-        if not self.compared:
-            return f"Nothing was measured: {self._why_nothing()}."
-        unmeasured = len(self.rows) - self.compared
-        aside = f"; {unmeasured} more not measured" if unmeasured else ""
-        if not self.diverged:
-            identical = self.counts.get(Class.IDENTICAL, 0)
-            tensors = f"all {self.compared} compared tensors agree" if self.compared > 1 else f"{self.rows_compared[0].label} agrees"
-            detail = "bit for bit" if identical == self.compared else f"within {self.profile}"
-            if 0 < identical < self.compared:
-                detail += f", {identical} of them bit for bit"
-            return f"Alike: {tensors} {detail}{aside}."
+        """What the comparison says, first of all: alike, as far as that goes, or where the two part; then what else has to be known."""
+        is_alike = self.compared > 0 and not self.diverged
+        first = f"Nothing was measured: {self._why_nothing()}" if not self.compared else self._alike() if is_alike else self._diverged()
+        known = [one.sentence for one in self.reservations if is_alike or not one.only_if_alike]
+        return " ".join(map(_sentence, (first, *known)))
+
+    def _alike(self) -> str:
+        extents = [one.extent for one in self.reservations if one.extent is not None]
+        is_part = self._unmeasured > self.compared
+        if is_part and not any(one.decisive for one in self.reservations):
+            extents.insert(0, "was compared")
+        how_far = f" as far as {join(extents)}{', which is too little to go by' if self.is_too_little else ''}" if extents else ""
+        identical = self.counts.get(Class.IDENTICAL, 0)
+        if self.compared == 1:
+            tensors = f"{self.rows_compared[0].label} agrees"
+        else:
+            tensors = f"{self.compared} of {len(self.rows)} tensors agree" if is_part else f"all {self.compared} compared tensors agree"
+        detail = "bit for bit" if identical == self.compared else f"within {self.profile}"
+        if 0 < identical < self.compared:
+            detail += f", {identical} of them bit for bit"
+        return f"Alike{how_far}: {tensors} {detail}{self._aside}"
+
+    def _diverged(self) -> str:
         rows = [self.row(first.key) for first in self.first]
         names = join([f"{row.label} ({row.reason})" for row in rows[:4]] + ([f"{len(rows) - 4} more"] if len(rows) > 4 else []))
         compared = f"{self.compared} tensors" if self.compared > 1 else "1 tensor"
         following = self.diverged - len(rows)
         rest = f", {following} more diverge after" if following else ""
-        return f"Diverged: first at {names}; {compared} compared{rest}{aside}."
+        return f"Diverged: first at {names}; {compared} compared{rest}{self._aside}"
+
+    @property
+    def _unmeasured(self) -> int:
+        return len(self.rows) - self.compared
+
+    @property
+    def _aside(self) -> str:
+        return f"; {self._unmeasured} more not measured" if self._unmeasured else ""
 
     @property
     def rows_compared(self) -> tuple[DiffRow, ...]:
@@ -191,6 +222,7 @@ class DiffReport:
             "exit_code": self.exit_code,
             "headline": self.headline,
             "verdict": self.verdict,
+            "reservations": [one.sentence for one in self.reservations],
             "notes": list(self.notes),
             "counts": {name.value: count for name, count in self.counts.items()},
             "first": [
@@ -224,6 +256,11 @@ def common_to(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
         return ()
     others = [set(group) for group in groups[1:]]
     return tuple(name for name in groups[0] if all(name in other for other in others))
+
+
+def _sentence(text: str) -> str:
+    """``text`` as a sentence: with a capital letter and an end."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith(("?", ".")) else ".")
 
 
 def join(parts: list[str]) -> str:

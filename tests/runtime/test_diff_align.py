@@ -116,7 +116,9 @@ def test_other_model_files_are_compared_and_noted(tmp_path: Path) -> None:
     b = write_trace(tmp_path / "b", {(0, "ffn_gate"): GATE}, fingerprint="other")
     report = diff(a, b)
     assert report.exit_code == 0
-    assert any("different model files" in note for note in report.notes)
+    assert (
+        report.verdict == "Alike: layer 0 ffn_gate agrees bit for bit. The traces are of different model files (their fingerprints differ)."
+    )
 
 
 @pytest.mark.contract("DIFF-SHAPE-1")

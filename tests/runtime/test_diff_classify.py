@@ -180,7 +180,7 @@ def test_another_rope_base_is_first_seen_in_q_and_k(tmp_path: Path, tiny_model: 
     if manifests:
         assert report.common_suspects == ("rope_angles",)
         a, b = ("500000.0", "10000.0") if swap else ("10000.0", "500000.0")
-        assert f"the graphs differ at %rope_angles: base = {a} in A, {b} in B" in report.notes
+        assert report.verdict.endswith(f" The graphs differ at %rope_angles: base = {a} in A, {b} in B.")
 
 
 @pytest.mark.contract("DIFF-REGION-1")

@@ -245,7 +245,7 @@ def test_the_verdict_is_the_headline_and_all_rows_are_there(traces: Path) -> Non
     facts = next(one.text for one in root.every("dl") if one.attributes.get("class") == "facts")
     for fact in (str(traces / "a"), str(traces / "other"), report.profile, "exit code", "1, diverged"):
         assert fact in facts
-    assert "the graphs differ at %rope_angles" in root.every("header")[0].text
+    assert "graphs differ at %rope_angles" in root.every("header")[0].text
     assert "layer0.q_post_rope, rope_angles" in root.by_id("where").text
 
 

@@ -1,0 +1,143 @@
+"""What keeps a verdict from being a plain one: what was not read, what the run cannot show, and where the runs are not of one model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.runtime.diff.align import Pair
+from aprgraph.runtime.diff.classify import Class
+from aprgraph.runtime.diff.graph_differences import GraphDifferences
+from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.diff.shapes import ShapedTrace
+from aprgraph.runtime.diff.shards import Held, find_shard
+from aprgraph.runtime.trace import Trace
+
+if TYPE_CHECKING:
+    from aprgraph.runtime.diff.report import DiffReport, DiffRow
+
+#: Noise of this NMSE is nearly as large as what it is the noise of: what is unrelated gives 2, zeros give 1.
+LOUD = 0.3
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """``sentence`` without its full stop. ``extent`` is how far "alike" goes (as far as "was read"), None where it is no matter of that.
+
+    ``only_if_alike``: it says nothing of what was found to differ. ``decisive``: so little is left that being alike is no result.
+    """
+
+    sentence: str
+    extent: str | None = None
+    only_if_alike: bool = False
+    decisive: bool = False
+
+
+def find_reservations(
+    report: DiffReport,
+    traces: tuple[Trace, Trace],
+    shaped: tuple[ShapedTrace, ShapedTrace],
+    pairs: Sequence[Pair],
+    graphs: GraphDifferences,
+) -> tuple[Reservation, ...]:
+    """All of a comparison, the gravest first."""
+    names = [report.names.of(side) for side in "AB"]
+    compared = report.rows_compared
+    found = [
+        *(unread_reservation(trace, name, len(compared)) for trace, name in zip(traces, names, strict=True)),
+        one_token_reservation(shaped, [row.key[0] for row in compared]),
+        *shard_reservations(pairs, shaped, names),
+        graph_reservation(graphs),
+        file_reservation(*traces),
+        noise_reservation(compared),
+    ]
+    return tuple(one for one in found if one is not None)
+
+
+def unread_reservation(trace: Trace, who: str, compared: int) -> Reservation | None:
+    """What was not read of a directory without a manifest, where files alone say what was recorded; decisive where that is more
+    than the ``compared`` tensors. None where all was read. A tensor that was read in one form and is there in another is not missing,
+    and what lies beside a manifest is of something else.
+    """
+    read = {entry.file for entry in trace.entries}
+    missing = [one for one in trace.unread if one.suggestion is None or one.suggestion not in read]
+    if trace.info is not None or not missing:
+        return None
+    files = f"1 file of {who} was not read:" if len(missing) == 1 else f"{len(missing)} files of {who} were not read, the first"
+    return Reservation(f"{files} {missing[0].sentence}", "was read", decisive=len(missing) > compared)
+
+
+def one_token_reservation(shaped: Sequence[ShapedTrace], steps: Sequence[int]) -> Reservation | None:
+    """Of a prompt of one token, unless decoded tokens were compared too.
+
+    At position 0 RoPE turns by nothing, nothing is masked, the one weight of a softmax is 1 whatever the scores, and so no head of q
+    makes a difference.
+    """
+    known = [len(side.trace.info.tokens) for side in shaped if side.trace.info is not None and side.trace.info.tokens]
+    known = known or [side.positions[0] for side in shaped if 0 in side.positions]
+    if known[:1] != [1] or any(steps):
+        return None
+    sentence = "a prompt of one token cannot show a fault of RoPE, of masks, of the softmax or of q's heads: use one of six tokens or more"
+    return Reservation(sentence, "one token can show", only_if_alike=True)
+
+
+def noise_reservation(rows: Sequence[DiffRow]) -> Reservation | None:
+    """Where the noise that is allowed is nearly as large as the values."""
+    loud = [
+        row for row in rows if row.classification is Class.NOISE and isinstance(row.metrics, TensorMetrics) and (row.error or 0.0) > LOUD
+    ]
+    if not loud:
+        return None
+    worst = max(loud, key=lambda row: row.error or 0.0)
+    tensors = "1 tensor" if len(loud) == 1 else f"{len(loud)} tensors"
+    sentence = (
+        f"at {tensors} the noise that is allowed is nearly as large as the values (NMSE {worst.error:.1g} at {worst.label}), so that "
+        "agreement says little there; --model replays each side by itself"
+    )
+    return Reservation(sentence, "so much noise lets show", only_if_alike=True)
+
+
+def shard_reservations(pairs: Sequence[Pair], shaped: Sequence[ShapedTrace], names: Sequence[str]) -> Iterator[Reservation]:
+    """A side that looks like one rank of a tensor-parallel run, where the other is whole."""
+    for side, name in enumerate(names):
+        found = find_shard(_held(pair, side, shaped) for pair in pairs if pair.a and pair.b and pair.last_of is None)
+        if found is not None:
+            yield Reservation(found.sentence(name))
+
+
+def _held(pair: Pair, side: int, shaped: Sequence[ShapedTrace]) -> Held:
+    """How much of one tensor a side holds, next to the other."""
+    entries = pair.a, pair.b
+    mine, other = entries[side], entries[1 - side]
+    assert mine is not None
+    assert other is not None
+    axis = 0 if pair.key[2] in STAGE_BY_NAME and STAGE_BY_NAME[pair.key[2]].dims[0] == "H" else -1
+    width = other.shape[axis] if pair.key in shaped[1 - side].known and len(other.shape) > 1 else None
+    certain = width is not None and pair.key in shaped[side].known and _same_but(mine.shape, other.shape, axis)
+    return Held(pair.key[2], math.prod(mine.shape), math.prod(other.shape), width, certain)
+
+
+def _same_but(one: tuple[int, ...], other: tuple[int, ...], axis: int) -> bool:
+    """Whether two shapes are the same on every axis but one."""
+    return len(one) == len(other) and np.delete(one, axis).tolist() == np.delete(other, axis).tolist()
+
+
+def graph_reservation(differences: GraphDifferences) -> Reservation | None:
+    """Where the graphs in the manifests compute something else: alike or not, the runs are not of one model."""
+    if not differences.computed:
+        return None
+    more = len(differences.computed) - 1
+    return Reservation(differences.computed[0].sentence + (f", and in {more} more way{'s' if more > 1 else ''}" if more else ""))
+
+
+def file_reservation(a: Trace, b: Trace) -> Reservation | None:
+    """Traces of different model files, as far as the manifests say."""
+    fingerprints = [None if side.info is None else side.info.model.get("fingerprint") for side in (a, b)]
+    if None in fingerprints or fingerprints[0] == fingerprints[1]:
+        return None
+    return Reservation("the traces are of different model files (their fingerprints differ)")

@@ -125,15 +125,20 @@ class Trace:
         writer: str | None = None,
         notes: Sequence[str] = (),
     ) -> Trace:
-        """Write a trace from NumPy arrays, such as another program's tensors, and return it.
+        """Write a trace from arrays, such as another program's tensors, and return it.
 
         ``tensors`` maps (layer, stage) or (layer, stage, step), with layer None for whole-model stages, or names such as
         ``"layer3.ffn_gate"``, ``"lm_head"`` and ``"step2.layer3.ffn_gate"`` (a file's place in a trace, ``"layer-3/ffn_gate"``, is one too)
-        to arrays in the shapes of the stage table: float16, float32, float64, bfloat16 of ml_dtypes, or whole
-        numbers. Each element is rounded to float32 once. A tensor of one position among others of n is that of the last position.
+        to arrays of NumPy, torch (on any device), jax or another library, or lists: of float16, float32, float64, bfloat16, float8, or
+        whole numbers. Each element is rounded to float32 once.
+
+        Shapes are those of the stage table; axes of 1 may stand beside them (1 x n x E), and heads may have an axis of their own
+        behind the positions (n x H x D). Heads first is refused where n tells it, and where H = n it is read as positions first. A tensor
+        of one position among others of n is that of the last position.
 
         ``tokens`` are those of step 0 and ``generated`` those of the steps after it, where they are known. ``model`` is
-        the model's name, or what the manifest is to say of it. For the rest see TraceInfo.
+        the model's name, or what the manifest is to say of it. Where ``arithmetic`` is not given and some tensors are float16,
+        bfloat16 or float8, it is taken for that, with a note. For the rest see TraceInfo.
 
         Raises TraceError, before anything is written, for names, layers, types and shapes that the stage table does not have.
         """

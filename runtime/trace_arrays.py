@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
 from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.stage_names import did_you_mean
-from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, Stage
-from aprgraph.runtime.aprt import F32, WHOLE_MODEL
+from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind
+from aprgraph.runtime.aprt import WHOLE_MODEL
+from aprgraph.runtime.array_shapes import fit_shapes
+from aprgraph.runtime.array_values import Array, arithmetic_of, check_values, to_f32, to_numpy
 from aprgraph.runtime.trace import ARITHMETICS, Trace, TraceEntry, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
 
 _NAME = re.compile(r"(?:step-?(\d+)[./])?(?:layer-?(\d+)[./])?(\w+)", re.ASCII)
-#: Letters of the stage table that stand for one number in a whole model; F does not, where experts are of another width.
-_MODEL_WIDE = ("E", "V", "X", "k", "H", "H*D", "K*D", "(H+2K)*D")
 
 
 def write_arrays(
@@ -42,18 +40,40 @@ def write_arrays(
     if extra.get("arithmetic", ARITHMETICS[0]) not in ARITHMETICS:
         raise TraceError(f"{where}: arithmetic {shown(extra['arithmetic'])}, expected one of {', '.join(ARITHMETICS)}")
     entries = _read_keys(where, tensors)
-    arrays = {entry.key: np.asarray(tensors[key]) for key, entry in entries}
+    arrays, types = {}, {}
+    for key, entry in entries:
+        arrays[entry.key], types[entry.key] = _read_array(where, entry, tensors[key])
     ordered = sorted((entry for _, entry in entries), key=lambda entry: entry.order)
-    for entry in ordered:
-        _check_values(where, entry, arrays[entry.key])
-    positions = _check_shapes(where, ordered, arrays, len(tokens))
+    shapes = fit_shapes(where, ordered, arrays, len(tokens))
+    positions = "all" if any(entry.stage == "lm_head" and len(shapes[entry.key]) == 2 for entry in ordered) else "last"
     writer = TraceWriter(directory)
     with contextlib.closing(writer):
         for entry in ordered:
             name = entry.stage if entry.layer is None else f"layer{entry.layer}.{entry.stage}"
-            writer.write(name, entry.stage, entry.layer, entry.step, _to_f32(arrays[entry.key]))
-        info = TraceInfo(model, target, tuple(int(token) for token in tokens), _describe(ordered), positions, "", extra)
+            writer.write(name, entry.stage, entry.layer, entry.step, to_f32(arrays.pop(entry.key).reshape(shapes[entry.key])))
+        info = TraceInfo(
+            model, target, tuple(int(token) for token in tokens), _describe(ordered), positions, "", _with_arithmetic(extra, types)
+        )
         return writer.finish(info)
+
+
+def _read_array(where: str, entry: TraceEntry, value: Any) -> tuple[Array, str]:
+    """The elements of one tensor, and the name of their type. Raises TraceError."""
+    try:
+        array, name = to_numpy(value)
+        check_values(array, name)
+    except TraceError as error:
+        raise TraceError(f"{where}: {entry.label} {error}") from None
+    return array, name
+
+
+def _with_arithmetic(extra: Mapping[str, Any], types: Mapping[tuple[int, int | None, str], str]) -> Mapping[str, Any]:
+    """``extra`` with the arithmetic that the types of the tensors show, where none was given."""
+    shown_by = arithmetic_of(name for (_, _, stage), name in types.items() if STAGE_BY_NAME[stage].kind is not StageKind.INDEX)
+    if "arithmetic" in extra or shown_by is None:
+        return extra
+    arithmetic, note = shown_by
+    return {**extra, "arithmetic": arithmetic, "notes": [*extra.get("notes", ()), note]}
 
 
 def _check_ids(where: str, what: str, ids: Sequence[Any]) -> None:
@@ -110,74 +130,6 @@ def _whole(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
         return None
     return int(value)
-
-
-def _check_values(where: str, entry: TraceEntry, array: npt.NDArray[Any]) -> None:
-    """Raise TraceError unless the elements are numbers that float32 can hold."""
-    is_float = array.dtype == ml_dtypes.bfloat16 or (array.dtype.kind == "f" and array.dtype.itemsize <= 8)
-    if not is_float and array.dtype.kind not in "iu":
-        raise TraceError(
-            f"{where}: {entry.label} is {array.dtype}, expected float16, float32, float64, bfloat16 of ml_dtypes, or whole numbers; "
-            "convert it with numpy.asarray(…, numpy.float32)"
-        )
-    if array.dtype.kind in "iu" and not np.array_equal(array.astype(np.float32).astype(np.float64), array.astype(np.float64)):
-        raise TraceError(
-            f"{where}: {entry.label} holds whole numbers beyond 2^24, which float32 cannot hold exactly; give floats to round them"
-        )
-    if is_float and array.dtype.itemsize == 8:
-        beyond = np.isfinite(array) & ~np.isfinite(_to_f32(array))
-        if beyond.any():
-            raise TraceError(f"{where}: {entry.label} holds {array[beyond][0]:.3g}, beyond what float32 can hold; scale it")
-
-
-def _to_f32(array: npt.NDArray[Any]) -> F32:
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32)
-
-
-def _check_shapes(where: str, entries: Sequence[TraceEntry], arrays: Mapping[Any, npt.NDArray[Any]], tokens: int) -> str:
-    """Raise TraceError unless the shapes fit the table and each other. Returns "all" or "last", the positions of the logits."""
-    known: dict[tuple[str, int | None], tuple[int, str]] = {}
-    if tokens:
-        known["n", 0] = (tokens, "the list of tokens")
-    positions = "last"
-    for entry in entries:
-        stage, shape = STAGE_BY_NAME[entry.stage], arrays[entry.key].shape
-        letters = stage.dims if entry.stage != "lm_head" or len(shape) == 1 else ("n", *stage.dims)
-        if len(shape) != len(letters):
-            raise TraceError(f"{where}: {entry.label} has the shape {_dims(shape)}, expected {_expected(stage)}")
-        if entry.stage == "lm_head" and len(shape) == 2:
-            positions = "all"
-        for letter, size, scope in _sizes(letters, shape, entry.step):
-            # One position of several: other programs keep the last one alone of some stages.
-            if letter in ("n", "t") and size == 1:
-                continue
-            before, label = known.setdefault((letter, scope), (size, entry.label))
-            if before != size:
-                raise TraceError(
-                    f"{where}: {entry.label} has the shape {_dims(shape)}, with {letter} = {size}, but {label} says {before}; "
-                    f"expected {_expected(stage)}"
-                )
-    return positions
-
-
-def _sizes(letters: Sequence[str], shape: Sequence[int], step: int) -> Iterator[tuple[str, int, int | None]]:
-    """Each letter that has to be the same elsewhere, its size, and where: in one step, or (None) in the whole model."""
-    for letter, size in zip(letters, shape, strict=True):
-        if letter in ("n", "t"):
-            # What a prefill attends to is itself.
-            yield "n" if step == 0 else letter, size, step
-        elif letter in _MODEL_WIDE:
-            yield letter, size, None
-
-
-def _expected(stage: Stage) -> str:
-    dims = " x ".join(stage.dims)
-    return f"{dims} (or n x {dims})" if stage.name == "lm_head" else dims
-
-
-def _dims(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) if shape else "of a single number"
 
 
 def _describe(entries: Sequence[TraceEntry]) -> str:

@@ -6,7 +6,7 @@
         model(input_ids)
     aprgraph.diff("ours", "theirs")
 
-What is not a model of Hugging Face transformers goes through ``aprgraph.Trace.write``, which takes NumPy arrays; docs/captures.md has
+Other programs' tensors go through ``aprgraph.Trace.write``, which takes arrays of any library; docs/captures.md has
 the recipes. torch and transformers are imported when a capture begins, and need not be there otherwise.
 """
 

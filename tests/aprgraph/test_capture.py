@@ -27,7 +27,7 @@ TOKENS = (3, 1, 4, 1, 5, 9)
 
 
 def test_the_snippet_for_numpy_arrays_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = DOCUMENT.read_text(encoding="utf-8").partition("## NumPy arrays")[2].partition("\n## ")[0]
+    section = DOCUMENT.read_text(encoding="utf-8").partition("## Arrays")[2].partition("\n## ")[0]
     (snippet,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})

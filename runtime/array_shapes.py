@@ -1,0 +1,179 @@
+"""The shapes that arrays of a stage come in, brought to those of the stage table.
+
+The table's own shape is taken as it is. Beyond that, axes of size 1 may stand anywhere (a batch of one text: 1 × n × E, n × 1 × E), and
+heads may have an axis of their own behind the positions: n × H × D. That only regroups what lies in memory; nothing is ever
+transposed, so heads first (H × n × D) is refused wherever the number of positions tells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from aprgraph.graph.errors import TraceError
+from aprgraph.graph.stages import STAGE_BY_NAME, Stage
+from aprgraph.runtime.array_values import Array
+from aprgraph.runtime.trace import TraceEntry
+
+Shape = tuple[int, ...]
+#: Letters of the stage table that stand for one number in a whole model, and n and t, that do in a step; F does not, where experts are of
+#: another width.
+_SHARED = ("E", "V", "X", "k", "H", "H*D", "K*D", "(H+2K)*D", "n", "t")
+#: The heads of a row, by the letter of the row's width.
+_HEADS = {"H*D": "H", "K*D": "K", "(H+2K)*D": "H+2K"}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A size, and which tensor it is known from."""
+
+    size: int
+    source: str
+
+
+class _Sizes:
+    """What is known of the sizes so far: n and t of each step, the rest of the model."""
+
+    def __init__(self, tokens: int) -> None:
+        self._known: dict[tuple[str, int | None], _Known] = {}
+        if tokens:
+            self._known["n", 0] = _Known(tokens, "the list of tokens")
+
+    def get(self, letter: str, step: int) -> _Known | None:
+        """The size of ``letter`` in ``step``."""
+        return self._known.get(_scope(letter, step))
+
+    def contradiction(self, letters: Sequence[str], shape: Shape, entry: TraceEntry) -> tuple[str, int, _Known] | None:
+        """The first letter that is known to be of another size, that of ``shape``, and what is known."""
+        own: dict[tuple[str, int | None], _Known] = {}
+        for letter, size in zip(letters, shape, strict=True):
+            if letter not in _SHARED or _is_one_of_several(letter, size):
+                continue
+            scope = _scope(letter, entry.step)
+            known = self._known.get(scope) or own.setdefault(scope, _Known(size, entry.label))
+            if known.size != size:
+                return letter, size, known
+        return None
+
+    def learn(self, letters: Sequence[str], shape: Shape, entry: TraceEntry) -> None:
+        """Take the sizes of one tensor for known, unless they are."""
+        for letter, size in zip(letters, shape, strict=True):
+            if letter in _SHARED and not _is_one_of_several(letter, size):
+                self._known.setdefault(_scope(letter, entry.step), _Known(size, entry.label))
+
+
+def _scope(letter: str, step: int) -> tuple[str, int | None]:
+    """What a prefill attends to is itself."""
+    return ("n" if letter == "t" and step == 0 else letter, step) if letter in ("n", "t") else (letter, None)
+
+
+def _is_one_of_several(letter: str, size: int) -> bool:
+    """One position of several: other programs keep the last one alone of some stages."""
+    return letter in ("n", "t") and size == 1
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """``letters`` with their sizes in ``shape``; ``given`` names the axes of the array in words."""
+
+    letters: tuple[str, ...]
+    shape: Shape
+    given: str
+
+
+def fit_shapes(
+    where: str, entries: Sequence[TraceEntry], arrays: Mapping[tuple[int, int | None, str], Array], tokens: int
+) -> dict[tuple[int, int | None, str], Shape]:
+    """The shape in which each array is recorded. Raises TraceError for those that fit neither the stage table nor each other."""
+    sizes, found = _Sizes(tokens), {}
+    pending: list[tuple[TraceEntry, list[_Reading]]] = []
+    for entry in entries:
+        shape = arrays[entry.key].shape
+        readings = list(_readings(STAGE_BY_NAME[entry.stage], shape))
+        if not readings:
+            raise TraceError(f"{where}: {entry.label} has the shape {_dims(shape)}, expected {_expected(STAGE_BY_NAME[entry.stage])}")
+        if len(readings) > 1:
+            pending.append((entry, readings))
+            continue
+        found[entry.key] = _take(where, entry, shape, readings, sizes)
+    # Those that can be read in two ways come last, when the others have told the sizes.
+    for entry, readings in pending:
+        found[entry.key] = _take(where, entry, arrays[entry.key].shape, readings, sizes)
+    return found
+
+
+def _take(where: str, entry: TraceEntry, given: Shape, readings: Sequence[_Reading], sizes: _Sizes) -> Shape:
+    """The shape of the one reading that fits what is known."""
+    stage = STAGE_BY_NAME[entry.stage]
+    contradictions = [sizes.contradiction(reading.letters, reading.shape, entry) for reading in readings]
+    fitting = [reading for reading, against in zip(readings, contradictions, strict=True) if against is None]
+    n = sizes.get("n", entry.step)
+    if len(fitting) > 1:
+        # A whole tensor rather than the last position alone; a generated token is one position.
+        wanted = n.size if n is not None else 1 if entry.step else None
+        fitting = [reading for reading in fitting if reading.shape[reading.letters.index("n")] == wanted] or fitting
+    if len({reading.shape for reading in fitting}) > 1:
+        ways = " or ".join(reading.given for reading in fitting)
+        raise TraceError(
+            f"{where}: {entry.label} has the shape {_dims(given)}, which can be {ways}; give the tokens, or the shape {_expected(stage)}"
+        )
+    if not fitting:
+        letter, size, known = next(against for against in contradictions if against is not None)
+        raise TraceError(
+            f"{where}: {entry.label} has the shape {_dims(given)}, with {letter} = {size}, but {known.source} says {known.size}; "
+            f"expected {_expected(stage)}{_looks_like(stage, given, n)}"
+        )
+    sizes.learn(fitting[0].letters, fitting[0].shape, entry)
+    return fitting[0].shape
+
+
+def _readings(stage: Stage, shape: Shape) -> Iterator[_Reading]:
+    """The ways to read ``shape``, each in the letters of the table."""
+    if stage.name == "lm_head":
+        squeezed = _squeeze(shape, 1)
+        if squeezed is not None:
+            yield _Reading(("V",), squeezed, "V")
+        elif (squeezed := _squeeze(shape, 2)) is not None:
+            yield _Reading(("n", "V"), squeezed, "n x V")
+        return
+    squeezed = _squeeze(shape, len(stage.dims))
+    if squeezed is not None:
+        ones = "1 x " * (len(shape) - len(stage.dims))
+        yield _Reading(stage.dims, squeezed, ones + " x ".join(stage.dims))
+    heads = _HEADS.get(stage.dims[-1])
+    split = None if heads is None or len(shape) < 3 else _squeeze(shape, 3)
+    if split is not None:
+        rows = (split[0], split[1] * split[2])
+        if rows != squeezed:
+            yield _Reading(stage.dims, rows, "1 x " * (len(shape) - 3) + f"n x {heads} x D")
+
+
+def _squeeze(shape: Shape, rank: int) -> Shape | None:
+    """``shape`` without axes of size 1, the first ones first, down to ``rank`` axes; None if there are not enough of them."""
+    rest = list(shape)
+    while len(rest) > rank and 1 in rest:
+        rest.remove(1)
+    return tuple(rest) if len(rest) == rank else None
+
+
+def _looks_like(stage: Stage, shape: Shape, n: _Known | None) -> str:
+    """What an array seems to be whose positions are not where they belong."""
+    squeezed = tuple(size for size in shape if size != 1)
+    if n is None or n.size in squeezed[:1]:
+        return ""
+    if stage.dims[-1] in _HEADS and len(squeezed) == 3 and squeezed[1] == n.size:
+        return "; it looks like heads first: give array.swapaxes(-3, -2), positions x heads x head size"
+    if len(stage.dims) == 2 and len(squeezed) == 2 and squeezed[1] == n.size:
+        return "; it looks transposed: give array.T"
+    return ""
+
+
+def _expected(stage: Stage) -> str:
+    dims = " x ".join(stage.dims)
+    if stage.name == "lm_head":
+        return f"{dims} (or n x {dims})"
+    return f"{dims} (or n x {_HEADS[stage.dims[-1]]} x D)" if stage.dims[-1] in _HEADS else dims
+
+
+def _dims(shape: Shape) -> str:
+    return " x ".join(map(str, shape)) if shape else "of a single number"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from aprgraph.graph.text import print_graph
 from aprgraph.recording import OnEntry, Recorder
 from aprgraph.run_plan import RunOptions, RunPlan, check_room, plan_run
 from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.check.nonfinite import source_of_nan
 from aprgraph.runtime.prompts import encode_chat, encode_prompt, end_tokens_of
 from aprgraph.runtime.remote_address import RemoteAddress, parse_remote
 from aprgraph.runtime.trace import Trace, TraceInfo
@@ -213,7 +214,7 @@ class CompiledModel:
             try:
                 execute(run, engine, Recorder(run, writer, engine.summarise, on_entry), self._end_tokens(run), keep)
             except NonFiniteError as error:
-                failure = error
+                failure = self._with_source(error)
             if not writer.entries:
                 raise failure or TraceError(
                     f"{directory}: the text ended at step {len(chosen) - 1}, before step {run.options.steps.start}, the first of --steps: "
@@ -253,7 +254,21 @@ class CompiledModel:
     def execute(self, run: RunPlan, *, threads: int | None = None, on_token: OnToken | None = None) -> Outcome:
         """Run with nothing recorded. Raises AprgraphError."""
         with open_engine(self.artifact, self.model, run, threads, once=self.once, remote=self.remote, gpu=self.gpu) as engine:
-            return execute(run, engine, None, self._end_tokens(run), on_token)
+            try:
+                return execute(run, engine, None, self._end_tokens(run), on_token)
+            except NonFiniteError as error:
+                raise self._with_source(error) from None
+
+    def source_of_nan(self, node: str, known: Collection[str] = ()) -> str | None:
+        """What in the model file makes the node ``node`` of the graph NaN or Inf, in words; None if it is no weight behind it.
+
+        Weights are looked at back to the nodes ``known``. Raises ModelFileError.
+        """
+        return source_of_nan(self.model.file, self.artifact.graph, node, known)
+
+    def _with_source(self, error: NonFiniteError) -> NonFiniteError:
+        source = self.source_of_nan(self.artifact.graph.outputs[-1])
+        return error if source is None else NonFiniteError(f"{error}; {source}")
 
     def _end_tokens(self, run: RunPlan) -> frozenset[int]:
         return end_tokens_of(self.model) if run.options.max_tokens else frozenset()

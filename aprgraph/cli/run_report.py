@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, RunPlan
     from aprgraph.runtime.aprt import F32
-    from aprgraph.runtime.trace import Trace
+    from aprgraph.runtime.trace import Trace, TraceEntry
 
 
 def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: bool) -> None:
@@ -18,6 +18,7 @@ def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: 
     from aprgraph.cli.tables import format_number, format_table  # noqa: PLC0415
 
     bad = next((entry for entry in trace.entries if entry.statistics and not entry.statistics.is_finite), None)
+    source = None if bad is None else _source_of_nan(compiled, trace, bad)
     if json:
         _print_json(
             {
@@ -25,7 +26,7 @@ def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: 
                 "target": compiled.artifact.target_name,
                 "tokens": list(trace.info.tokens) if trace.info else [],
                 **({} if text is None or trace.info is None else {"generated": trace.info.extra["generated"], "text": text}),
-                "first_nonfinite": None if bad is None else {"stage": bad.stage, "layer": bad.layer},
+                "first_nonfinite": None if bad is None else {"stage": bad.stage, "layer": bad.layer, "source": source},
                 "tensors": [
                     {
                         "stage": entry.stage,
@@ -57,6 +58,16 @@ def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: 
     typer.echo(format_table(("stage", "layer", "shape", "min", "max", "mean", "rms", "NaN/Inf", "file"), rows, right=(1, 3, 4, 5, 6, 7)))
     if bad is not None and bad.statistics is not None:
         typer.echo(f"first NaN or Inf: {bad.label} ({bad.statistics.nan} NaN, {bad.statistics.inf} Inf of {bad.statistics.count})")
+        if source is not None:
+            typer.echo(source)
+
+
+def _source_of_nan(compiled: CompiledModel, trace: Trace, bad: TraceEntry) -> str | None:
+    """What in the model file made the first tensor with NaN or Inf so, if it is the file."""
+    nodes = {(node.layer, node.stage): node.name for node in compiled.artifact.graph.staged()}
+    same_step = [entry for entry in trace.entries if entry.step == bad.step]
+    known = {nodes[entry.layer, entry.stage] for entry in same_step if entry.statistics and entry.statistics.is_finite}
+    return compiled.source_of_nan(nodes[bad.layer, bad.stage], known)
 
 
 def report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: bool) -> None:
@@ -75,15 +86,20 @@ def report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: b
     except AprgraphError:  # a model may be run by token ids without a tokenizer that is known here
         texts = [None] * len(rows)
     highest = [float(value) if np.isfinite(value) else None for value in rows[np.arange(len(rows)), best]]
+    finite = bool(np.isfinite(rows).all())
+    source = None if finite else compiled.source_of_nan(compiled.artifact.graph.outputs[-1])
     predictions = [{"position": first + i, "token": int(token), "logit": highest[i], "text": texts[i]} for i, token in enumerate(best)]
     if json:
-        _print_json({"tokens": list(run_plan.tokens), "target": compiled.artifact.target_name, "next": predictions})
+        target = compiled.artifact.target_name
+        _print_json({"tokens": list(run_plan.tokens), "target": target, "next": predictions, "nonfinite_source": source})
         return
     for item in predictions:
         where = f"position {item['position']}: " if len(predictions) > 1 else ""
         text = "" if item["text"] is None else f" {item['text']!r}"
         logit = "not finite" if item["logit"] is None else f"{item['logit']:.6g}"
         typer.echo(f"{where}next token {item['token']}{text}, logit {logit}")
+    if not finite:
+        typer.echo(f"NaN or Inf among the logits{'; record the stages before them with --taps' if source is None else f': {source}'}")
 
 
 def report_generation(

@@ -15,6 +15,7 @@ from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX, Origins, ReplayRecorded, find_origins
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
@@ -106,6 +107,7 @@ class Auditor:
     def finish(self, locals_: Sequence[LocalError]) -> Audit:
         """The audit that consists of what ``locals`` has yielded."""
         found = Audit(str(self.recorded.trace.directory), str(self.model.path), self.profile, tuple(locals_), tuple(self._notes()))
+        found = see_broken_model(found, self.model.file)
         return replace(found, sentence=audit_sentence(found))
 
     def _notes(self) -> Iterator[str]:

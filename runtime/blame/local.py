@@ -72,7 +72,10 @@ class LocalError:
 
 @dataclass(frozen=True)
 class Audit:
-    """One trace against the model: a local error for each tensor, in execution order, and the sentence to read first."""
+    """One trace against the model: a local error for each tensor, in execution order, and the sentence to read first.
+
+    ``broken`` says which of the model's own weights hold NaN or Inf, if the replay met any.
+    """
 
     trace: str
     model: str
@@ -80,6 +83,7 @@ class Audit:
     locals: tuple[LocalError, ...]
     notes: tuple[str, ...] = ()
     sentence: str = ""
+    broken: str | None = None
 
     @property
     def name(self) -> str:
@@ -103,8 +107,8 @@ class Audit:
 
     @property
     def exit_code(self) -> int:
-        """0 right, 1 wrong somewhere, 3 nothing could be replayed. (2, could not be audited, is an AprgraphError instead.)"""
-        return 1 if self.wrong else 0 if self.replayed else 3
+        """0 right, 1 wrong or a broken model, 3 nothing could be replayed. (2, could not be audited, is an AprgraphError instead.)"""
+        return 1 if self.wrong or self.broken else 0 if self.replayed else 3
 
     @property
     def common(self) -> tuple[str, ...]:
@@ -124,6 +128,7 @@ class Audit:
             "profile": self.profile,
             "sentence": self.sentence,
             "exit_code": self.exit_code,
+            "broken": self.broken,
             "notes": list(self.notes),
             "common": list(self.common),
             "tensors": [

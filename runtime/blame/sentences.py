@@ -15,7 +15,7 @@ def audit_sentence(audit: Audit) -> str:
     if not audit.replayed:
         why = audit.locals[0].reason if audit.locals else "it holds no stage of the model"
         return f"{audit.name}: nothing could be replayed: {why}."
-    aside = _unknown(audit)
+    aside = f"{_broken(audit)}{_unknown(audit)}"
     if not audit.wrong:
         tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
         return f"{audit.name}: right, the model explains {tensors} that could be replayed{aside}."
@@ -105,6 +105,10 @@ def _rest(audit: Audit) -> str:
         if len(after) == 1
         else f"the other {len(after)} tensors after it follow from their inputs"
     )
+
+
+def _broken(audit: Audit) -> str:
+    return "" if audit.broken is None else f", but {audit.broken}"
 
 
 def _unknown(audit: Audit) -> str:

@@ -15,7 +15,7 @@ import pytest
 from aprgraph.api import CompiledModel
 from aprgraph.graph.stages import execution_key
 from aprgraph.runtime.trace import Trace
-from tests.support.cli import files_under, run_cli, run_process
+from tests.support.cli import fails, files_under, run_cli, run_process
 
 TOKENS = "5,200,17"
 
@@ -220,7 +220,10 @@ def poisoned(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathF
 def test_the_first_stage_with_a_nan_is_named(poisoned: Path, here: Path) -> None:
     """In execution order, though `attn_…` of later layers and `final_norm` have NaN too."""
     out = run(poisoned, "--tokens", "1,2,3", "--taps", "all", "--layers", "0..2", "--target", "reference", "-o", "t")
-    assert out.splitlines()[-1] == "first NaN or Inf: layer 1 ffn_up (3 NaN, 0 Inf of 288)"
+    place, source = out.splitlines()[-2:]
+    assert place == "first NaN or Inf: layer 1 ffn_up (3 NaN, 0 Inf of 288)"
+    assert source.startswith("the model file is broken: blk.1.ffn_up.weight holds ")
+    assert source.endswith(f"; `aprgraph check {poisoned}` lists all that is wrong with it")
     row = next(line for line in out.splitlines() if line.startswith("ffn_swigl") and line.split()[1] == "1")
     assert row.split()[7] == "3/0"
     lm_head = next(line for line in out.splitlines() if line.startswith("lm_head"))
@@ -230,7 +233,8 @@ def test_the_first_stage_with_a_nan_is_named(poisoned: Path, here: Path) -> None
 
 def test_the_first_stage_with_a_nan_as_json(poisoned: Path, here: Path) -> None:
     document = run_json(poisoned, "--tokens", "1,2,3", "--taps", "all", "--layers", "0..2", "--target", "reference", "-o", "t")
-    assert document["first_nonfinite"] == {"stage": "ffn_up", "layer": 1}
+    assert (document["first_nonfinite"]["stage"], document["first_nonfinite"]["layer"]) == ("ffn_up", 1)
+    assert "blk.1.ffn_up.weight holds 1 NaN element (row 5, column 0)" in document["first_nonfinite"]["source"]
     assert document["tensors"][-1]["statistics"] == {
         "count": 288,
         "min": None,
@@ -243,5 +247,12 @@ def test_the_first_stage_with_a_nan_as_json(poisoned: Path, here: Path) -> None:
 
 
 def test_logits_that_are_not_finite(poisoned: Path, here: Path) -> None:
-    assert "logit not finite" in run(poisoned, "--tokens", "1,2", "--target", "reference")
-    assert run_json(poisoned, "--tokens", "1,2", "--target", "reference")["next"][0]["logit"] is None
+    out = run(poisoned, "--tokens", "1,2", "--target", "reference")
+    assert "logit not finite" in out
+    assert "NaN or Inf among the logits: the model file is broken: blk.1.ffn_up.weight holds 1 NaN element" in out
+    document = run_json(poisoned, "--tokens", "1,2", "--target", "reference")
+    assert document["next"][0]["logit"] is None
+    assert "blk.1.ffn_up.weight" in document["nonfinite_source"]
+    assert "; the model file is broken: blk.1.ffn_up.weight holds" in fails(
+        "run", poisoned, "--tokens", "1,2", "-n", 2, "--target", "reference"
+    )

@@ -1,0 +1,64 @@
+"""NaN that comes from the weights: a trace of it may be right, and the file is broken all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aprgraph.comparison import diff
+from aprgraph.graph.build import build_graph
+from aprgraph.graph.model import load_model
+from aprgraph.runtime.blame import audit
+from aprgraph.runtime.check.nonfinite import weights_behind
+from tests.support.blame import spoil, traced, with_nan
+from tests.support.planted import nan_scales, planted
+
+Tiny = Callable[..., Path]
+_HELD = "blk.1.ffn_down.weight holds 3 blocks with NaN scales (rows 0, 5, 63)"
+
+
+@pytest.fixture
+def broken(tiny_model: Tiny, tmp_path: Path) -> Path:
+    """A model in Q8_0, three blocks of whose layer 1's ffn_down have NaN for a scale."""
+    change = nan_scales((0, 1), (5, 0), (63, 2), block_bytes=34)
+    return planted(tiny_model(format="Q8_0"), tmp_path / "broken.gguf", blk__1__ffn_down__weight=change)
+
+
+@pytest.mark.contract("BLAME-BROKEN-1")
+def test_a_right_trace_of_a_broken_model_is_not_plainly_right(broken: Path, tmp_path: Path) -> None:
+    found = audit(traced(tmp_path / "t", broken), load_model(broken))
+    assert found.wrong == ()
+    assert found.exit_code == 1
+    broken_words = f"the model file is broken: {_HELD}, so that layer 1 ffn_out is NaN or Inf"
+    assert f"tensors that could be replayed, but {broken_words}" in found.sentence
+    assert found.notes[0].startswith(f"{broken_words}; ")
+    assert f"`aprgraph check {broken}`" in found.notes[0]
+    assert found.to_json()["broken"] == broken_words
+
+
+@pytest.mark.contract("BLAME-BROKEN-1")
+def test_two_traces_of_a_broken_model(broken: Path, tmp_path: Path) -> None:
+    a, b = (traced(tmp_path / name, broken) for name in "ab")
+    report = diff(a.directory, b.directory, model=load_model(broken))
+    assert report.blame is not None
+    assert _HELD in report.blame.notes[0]
+
+
+@pytest.mark.contract("BLAME-BROKEN-1")
+def test_a_nan_of_the_trace_is_not_the_model_s(tiny_model: Tiny, tmp_path: Path) -> None:
+    """It is planted in the input of a matrix that is sound."""
+    model = tiny_model(format="Q8_0")
+    trace = traced(tmp_path / "t", model)
+    spoil(trace, "ffn_swigl", 1, with_nan)
+    found = audit(trace, load_model(model))
+    assert found.broken is None
+    assert "broken" not in found.sentence
+
+
+def test_the_weights_behind_a_node(tiny_model: Tiny) -> None:
+    graph = build_graph(load_model(tiny_model()))
+    assert weights_behind(graph, "layer1.ffn_out", {"layer1.ffn_swigl"}) == ("blk.1.ffn_down.weight",)
+    assert weights_behind(graph, "layer0.attn_norm") == ("token_embd.weight", "blk.0.attn_norm.weight")
+    assert len(weights_behind(graph, "lm_head")) == sum(node.op == "weight" for node in graph)

@@ -11,14 +11,16 @@ import hashlib
 import mmap
 import stat
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS, BlockFormat, format_of_ggml_type
-from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.errors import AprgraphError, ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes
 from aprgraph.graph.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
 from aprgraph.graph.metadata import Metadata, Scalar
@@ -49,15 +51,27 @@ class TensorInfo:
         return self.format.row_bytes(self.dims[-1])
 
 
+@dataclass(frozen=True)
+class TensorFault:
+    """What is wrong with one entry of the tensor list."""
+
+    name: str
+    error: AprgraphError
+
+
 class GGUFFile:
     """A GGUF file: ``metadata``, ``tensors`` by name, and the bytes, memory-mapped.
+
+    ``faults`` collects what is wrong with single tensors, which are then left out, instead of the first being raised: for whoever
+    wants to know all of it.
 
     The mapping is private and copy-on-write: pages are read when touched, and nothing can change the file.
     Raises ModelFileError or UnsupportedModelError.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, faults: list[TensorFault] | None = None) -> None:
         self.path = Path(path)
+        self._faults = faults
         try:
             if self.path.is_dir():
                 raise ModelFileError(f"{self.path}: {folder_in_words(self.path)}")
@@ -138,13 +152,9 @@ class GGUFFile:
         return LazyArray(self, code, length, start)
 
     def _read_tensors(self, cursor: Cursor, count: int) -> dict[str, TensorInfo]:
-        raw: list[tuple[str, tuple[int, ...], BlockFormat, int, int]] = []
-        names: set[str] = set()
+        found: dict[str, TensorInfo] = {}  # with offsets from where the data start
         for index in range(count):
             name = cursor.text(f"the name of tensor {index}", _MAX_NAME)
-            if name in names:
-                raise ModelFileError(f"{self.path}: tensor {name!r} appears twice; the file is damaged")
-            names.add(name)
             what = f"the entry of tensor {name!r}"
             rank = cursor.u32(what)
             if not 1 <= rank <= _MAX_DIMS:
@@ -152,17 +162,34 @@ class GGUFFile:
             dims = tuple(cursor.u64(what) for _ in range(rank))[::-1]
             code = cursor.u32(what)
             offset = cursor.u64(what)
-            fmt = format_of_ggml_type(code)
-            if fmt is None:
-                raise UnsupportedModelError(
-                    f"{self.path}: tensor {name!r} has the block type {_type_name(code)}; aprgraph decodes "
-                    f"{', '.join(BLOCK_FORMATS)}, and what the gguf package can dequantise; requantise the model to one of them"
-                )
-            raw.append((name, dims, fmt, offset, self._tensor_bytes(name, dims, fmt)))
+            with self._tolerated(name):
+                if name in found:
+                    raise ModelFileError(f"{self.path}: tensor {name!r} appears twice; the file is damaged")
+                fmt = self._format(name, code)
+                found[name] = TensorInfo(name, dims, fmt, offset, self._tensor_bytes(name, dims, fmt))
         data_start = self._data_start(cursor.position)
-        tensors = {name: TensorInfo(name, dims, fmt, data_start + offset, nbytes) for name, dims, fmt, offset, nbytes in raw}
-        self._check_placement(list(tensors.values()), data_start)
-        return tensors
+        tensors = [replace(info, offset=data_start + info.offset) for info in found.values()]
+        misplaced = self._check_placement(tensors, data_start)
+        return {info.name: info for info in tensors if info.name not in misplaced}
+
+    @contextmanager
+    def _tolerated(self, name: str) -> Iterator[None]:
+        """Where faults are collected, an error within is one of the tensor ``name``."""
+        try:
+            yield
+        except (ModelFileError, UnsupportedModelError) as error:
+            if self._faults is None:
+                raise
+            self._faults.append(TensorFault(name, error))
+
+    def _format(self, name: str, code: int) -> BlockFormat:
+        fmt = format_of_ggml_type(code)
+        if fmt is None:
+            raise UnsupportedModelError(
+                f"{self.path}: tensor {name!r} has the block type {_type_name(code)}; aprgraph decodes "
+                f"{', '.join(BLOCK_FORMATS)}, and what the gguf package can dequantise; requantise the model to one of them"
+            )
+        return fmt
 
     def _tensor_bytes(self, name: str, dims: tuple[int, ...], fmt: BlockFormat) -> int:
         shape = " x ".join(map(str, dims))
@@ -189,23 +216,29 @@ class GGUFFile:
         self.alignment = alignment
         return (header_end + alignment - 1) // alignment * alignment
 
-    def _check_placement(self, tensors: list[TensorInfo], data_start: int) -> None:
+    def _check_placement(self, tensors: Iterable[TensorInfo], data_start: int) -> set[str]:
+        """The names of those that lie where they cannot, where faults are collected."""
+        self.data_start = data_start
+        misplaced: set[str] = set()
         previous: TensorInfo | None = None
         for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
-            if (tensor.offset - data_start) % self.alignment:
-                raise ModelFileError(
-                    f"{self.path}: tensor {tensor.name!r} begins at byte {tensor.offset}, which is not a multiple of the "
-                    f"file's alignment of {self.alignment} from the start of the data"
-                )
-            if tensor.offset + tensor.nbytes > self.size:
-                raise ModelFileError(
-                    f"{self.path}: tensor {tensor.name!r} ends at byte {tensor.offset + tensor.nbytes}, past the end of the "
-                    f"file ({self.size} bytes); the file is truncated: copy or download it again"
-                )
-            if previous is not None and tensor.offset < previous.offset + previous.nbytes:
-                raise ModelFileError(f"{self.path}: tensors {previous.name!r} and {tensor.name!r} overlap; the file is damaged")
-            previous = tensor
-        self.data_start = data_start
+            misplaced.add(tensor.name)
+            with self._tolerated(tensor.name):
+                if (tensor.offset - data_start) % self.alignment:
+                    raise ModelFileError(
+                        f"{self.path}: tensor {tensor.name!r} begins at byte {tensor.offset}, which is not a multiple of the "
+                        f"file's alignment of {self.alignment} from the start of the data"
+                    )
+                if tensor.offset + tensor.nbytes > self.size:
+                    raise ModelFileError(
+                        f"{self.path}: tensor {tensor.name!r} ends at byte {tensor.offset + tensor.nbytes}, past the end of the "
+                        f"file ({self.size} bytes); the file is truncated: copy or download it again"
+                    )
+                if previous is not None and tensor.offset < previous.offset + previous.nbytes:
+                    raise ModelFileError(f"{self.path}: tensors {previous.name!r} and {tensor.name!r} overlap; the file is damaged")
+                previous = tensor
+                misplaced.remove(tensor.name)
+        return misplaced
 
     # -- data ---------------------------------------------------------------------------------------------------------
 

@@ -60,11 +60,15 @@ def load_model(path: str | Path, overrides: Mapping[str, Scalar | str] | None = 
     kind = kind_of_gguf(file.path, file.metadata, file.tensors)
     if kind is not None:
         raise UnsupportedModelError(f"{path}: this is {kind.what}; {kind.advice}")
-    metadata = file.metadata.with_overrides(overrides or {})
+    return read_model(file, file.metadata.with_overrides(overrides or {}), overrides or {})
+
+
+def read_model(file: GGUFFile, metadata: Metadata, overrides: Mapping[str, Scalar | str]) -> Model:
+    """The model of a file with ``metadata``, which holds ``overrides`` already. Raises ModelError or UnsupportedModelError."""
     family = find_family(metadata, FAMILIES)
     hyperparameters = read_hyperparameters(metadata, family)
-    _check_overrides(metadata, overrides or {})
-    return Model(file, metadata, family, hyperparameters, dict(overrides or {}))
+    _check_overrides(metadata, overrides)
+    return Model(file, metadata, family, hyperparameters, dict(overrides))
 
 
 def _check_overrides(metadata: Metadata, overrides: Mapping[str, Scalar | str]) -> None:

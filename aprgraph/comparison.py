@@ -9,9 +9,8 @@ from typing import Any
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.model import Model, load_model
-from aprgraph.runtime.blame import Audit, LocalError
+from aprgraph.runtime.blame import Audit, LocalError, with_blame
 from aprgraph.runtime.blame import audit as _audit
-from aprgraph.runtime.blame import blame as _blame
 from aprgraph.runtime.blame.suggest import Suspicion, command_options, guilty_of, suggest, suspicion_of
 from aprgraph.runtime.diff import DiffReport
 from aprgraph.runtime.diff import diff as _diff
@@ -45,24 +44,8 @@ def diff(
         if tokens is not None:
             raise ComparisonError("tokens are for the replay of a model; give the model too")
         return report
-    given = {name: options[name] for name in ("profile", "tolerances") if name in options}
+    given = {name: options[name] for name in ("profile", "tolerances", "top") if name in options}
     return with_blame(report, *open_pair(a, b), _loaded(model), tokens=tokens, progress=on_replay, **given)
-
-
-def with_blame(
-    report: DiffReport,
-    a: Trace,
-    b: Trace,
-    model: Model,
-    *,
-    tokens: Sequence[int] | None = None,
-    profile: str | None = None,
-    tolerances: Sequence[str] = (),
-    progress: OnTensor | None = None,
-) -> DiffReport:
-    """``report`` of ``a`` and ``b`` with what a replay says of who is wrong. Raises AprgraphError."""
-    found = _blame(a, b, model, report, tokens=tokens, profile=profile, tolerances=tolerances, progress=progress)
-    return replace(report, blame=found)
 
 
 def audit(
@@ -104,12 +87,12 @@ def guilty_of_diff(report: DiffReport, a: Trace, b: Trace) -> Guilty | None:
         return None
     side, local = guilty
     trace, found = (a, report.blame.a) if side == "A" else (b, report.blame.b)
-    return Guilty(local, trace, found.profile, report.names.of(side))
+    return Guilty(local, found.as_read or trace, found.profile, report.names.of(side))
 
 
 def guilty_of_audit(found: Audit, trace: Trace) -> Guilty | None:
     """The first stage that is wrong; None where there is none."""
-    return Guilty(found.wrong[0], trace, found.profile) if found.wrong else None
+    return Guilty(found.wrong[0], found.as_read or trace, found.profile) if found.wrong else None
 
 
 def suggested_options(report: DiffReport, recorded: Sequence[Trace]) -> str | None:

@@ -87,6 +87,7 @@ def diff(
     Exit code: 0 alike, 1 diverged (or a side is wrong), 2 could not be compared, 3 nothing was measured, or less than went unread.
     """
     from aprgraph import comparison  # noqa: PLC0415
+    from aprgraph.runtime.blame import with_blame  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_pair  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
@@ -96,8 +97,8 @@ def diff(
     report = _compare(a, b, top, profile, tolerances or [])
     if truth is not None:
         with replaying() as progress:
-            report = comparison.with_blame(
-                report, *open_pair(a, b), truth, tokens=ids, profile=profile, tolerances=tolerances or [], progress=progress
+            report = with_blame(
+                report, *open_pair(a, b), truth, tokens=ids, profile=profile, tolerances=tolerances or [], top=top, progress=progress
             )
         if repro is not None:
             write_guilty(repro, comparison.guilty_of_diff(report, *open_pair(a, b)), truth, ids)
@@ -166,7 +167,7 @@ def _print(report: DiffReport, show_all: bool) -> None:
     watched = sys.stdout.isatty()
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
     console.print(report.headline, style="bold", markup=False)
-    for note in (*report.notes, *(report.blame.notes if report.blame is not None else ())):
+    for note in (*(report.blame.notes if report.blame is not None else ()), *report.notes):
         console.print(f"note: {note}", markup=False)
     for first in report.first[:_NAMES_SHOWN]:
         console.print(_suspects(report, first), markup=False)

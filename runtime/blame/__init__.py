@@ -12,6 +12,6 @@ from __future__ import annotations
 from aprgraph.runtime.blame.audit import audit
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
-from aprgraph.runtime.blame.verdict import blame, judge
+from aprgraph.runtime.blame.verdict import blame, judge, with_blame
 
-__all__ = ["Audit", "Blame", "LocalError", "LocalState", "ReplayedModel", "Verdict", "audit", "blame", "judge"]
+__all__ = ["Audit", "Blame", "LocalError", "LocalState", "ReplayedModel", "Verdict", "audit", "blame", "judge", "with_blame"]

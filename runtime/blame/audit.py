@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,22 +12,17 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.prune import Prune
-from aprgraph.graph.passes.replay_recorded import PREFIX, Origins, ReplayRecorded, find_origins
-from aprgraph.graph.stages import StageKind
-from aprgraph.runtime.aprt import F32
+from aprgraph.graph.passes.replay_recorded import ReplayRecorded
 from aprgraph.runtime.blame.broken_model import see_broken_model
-from aprgraph.runtime.blame.conditioning import explained_by_rounding
+from aprgraph.runtime.blame.judging import Judge
 from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
-from aprgraph.runtime.blame.sentences import audit_sentence
-from aprgraph.runtime.blame.ties import NearTies
-from aprgraph.runtime.diff.align import Key
-from aprgraph.runtime.diff.indices import compare_indices
-from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
+from aprgraph.runtime.blame.replaying import Replay, ReplayInputs
+from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import overruled, own_profile
-from aprgraph.runtime.diff.tolerances import check_profile, exceeds, kind_of
+from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace import Trace
@@ -53,19 +48,6 @@ def audit(
             progress(local.label)
         found.append(local)
     return auditor.finish(found)
-
-
-@dataclass(frozen=True)
-class Replay:
-    """One step as a graph whose outputs are the recorded tensors that can be computed again, and what it is evaluated on.
-
-    ``inputs`` are token ids, positions and recorded tensors by node; ``caches`` hold the rows of earlier steps.
-    """
-
-    graph: Graph
-    inputs: Mapping[str, Array]
-    caches: Mapping[str, Array]
-    order: Mapping[str, int]
 
 
 class Auditor:
@@ -101,12 +83,15 @@ class Auditor:
         self.graph = _graph_of(trace, replayed, known)
         self.recorded = Recorded(trace, self.graph, known)
         self.profile = profile or own_profile(trace.info, self.graph)
-        self._find = Tolerances(self.profile, tolerances, [entry.stage for entry in trace.entries] if stages is None else stages).find
-        self._ties = NearTies()
+        limits = Tolerances(self.profile, tolerances, [entry.stage for entry in trace.entries] if stages is None else stages)
+        self._judge = Judge(self, limits.find, self.recorded.of_step)
 
     def finish(self, locals_: Sequence[LocalError]) -> Audit:
         """The audit that consists of what ``locals`` has yielded."""
-        found = Audit(str(self.recorded.trace.directory), str(self.model.path), self.profile, tuple(locals_), tuple(self._notes()))
+        settled = tuple(self._judge.settle(locals_))
+        trace = self.recorded.trace
+        found = Audit(str(trace.directory), str(self.model.path), self.profile, settled, as_read=self._judge.as_read(trace))
+        found = replace(found, notes=(*reading_notes(settled, found.name), *self._notes()))
         found = see_broken_model(found, self.model.file)
         return replace(found, sentence=audit_sentence(found))
 
@@ -150,14 +135,14 @@ class Auditor:
         kept = [cache.name for cache in self.graph.with_op("cache")] if keep_caches else []
         transform = ReplayRecorded(
             sources=frozenset(name for name, tensor in tensors.items() if tensor.is_whole),
-            targets=frozenset(name for name, tensor in tensors.items() if tensor.misfit is None),
+            targets=frozenset(name for name, tensor in tensors.items() if tensor.is_readable),
             given=frozenset(inputs),
             kept=frozenset(kept),
             lost=lost,
         )
         graph = Prune()(transform(self.graph))  # not verified: for a long trace that takes longer than the replay
         order = {node.name: index for index, node in enumerate(graph)}
-        return Replay(graph, _Inputs(inputs, tensors, recorded), dict(caches), order)
+        return Replay(graph, ReplayInputs(inputs, tensors, recorded), dict(caches), order)
 
     def replay_of(self, step: int) -> Replay:
         """The replay of one step, with the caches that the steps before it leave."""
@@ -183,89 +168,19 @@ class Auditor:
     def _evaluate(self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], caches: dict[str, Array]) -> Iterator[LocalError]:
         targets = {name for name in replay.graph.outputs if name in tensors}
         for node, value in self.run(replay, caches):
-            self._ties.see(replay.graph, node, value, self._find)
+            self._judge.see(replay.graph, node, value)
             if node.name in targets:
-                yield self._judge(step, tensors[node.name], value, replay)
-
-    def _judge(self, step: int, tensor: RecordedTensor, value: Array, replay: Replay) -> LocalError:
-        """Compare what was recorded with its replay."""
-        node = tensor.node
-        assert node.stage is not None
-        recorded = self.recorded.load(tensor)
-        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is Inf there
-            computed: F32 = value.astype(np.float32)
-        if tensor.last_axis is not None:
-            computed = computed.take([-1], axis=tensor.last_axis)
-        origins = find_origins(replay.graph, node.name, replay.order)
-        tolerance = self._find(node.stage)
-        # What lies between recorded tensors and could have been recorded too has an error of its own.
-        is_own = not any(self.graph[name].stage is not None for name in origins.region[:-1])
-        local = LocalError(
-            tensor.entry.key,
-            tensor.entry.label,
-            LocalState.RIGHT,
-            tolerance.own if is_own else tolerance.limit,
-            sources=tuple(self._key(step, name) for name in origins.sources),
-            region=origins.region,
-            weights=origins.weights,
-        )
-        if kind_of(node.stage) is StageKind.INDEX:
-            return self._judge_ids(local, recorded, computed, node)
-        axis = node.type.dims.index("n") if "n" in node.type.dims else None
-        metrics = compare_tensors(recorded, computed, position_axis=axis)
-        local = replace(local, metrics=metrics)
-        if metrics.mismatched_nonfinite:
-            return self._judge_nonfinite(local, metrics, origins, step)
-        reason = exceeds(metrics, local.limit, tolerance)
-        if reason is None:
-            return local
-        tie = self._ties.find(origins.region)
-        if tie is not None:
-            return replace(local, state=LocalState.UNKNOWN, reason=tie)
-        rounding = explained_by_rounding(self, replay, tensor, computed, metrics, profile=self.profile)
-        if rounding is not None:
-            return replace(local, reason=rounding)
-        return replace(local, state=LocalState.WRONG, reason=reason)
-
-    def _judge_ids(self, local: LocalError, recorded: F32, computed: F32, node: Node) -> LocalError:
-        metrics = compare_indices(recorded, computed)
-        assert metrics is not None
-        local = replace(local, metrics=metrics)
-        reason = exceeds(metrics, local.limit)
-        if reason is None:
-            return local
-        changed = np.flatnonzero((np.sort(recorded, axis=-1) != np.sort(computed, axis=-1)).any(axis=-1))
-        exact = len(local.region) == 1  # chosen from scores that were recorded: nothing but the rule for ties is open
-        if not exact and self._ties.covers(node.name, changed):
-            return replace(local, reason="another choice where the scores nearly tie")
-        if self._ties.is_tie(node.name, int(changed[0])):
-            reason += ", where the scores tie: of equal scores the lower id comes first"
-        return replace(local, state=LocalState.WRONG, reason=reason)
-
-    def _judge_nonfinite(self, local: LocalError, metrics: TensorMetrics, origins: Origins, step: int) -> LocalError:
-        """Of tensors with NaN or Inf at other places than the replay."""
-        tensors = self.recorded.of_step(step)
-        for name in origins.sources:
-            if not np.isfinite(self.recorded.load(tensors[name])).all():
-                reason = f"{tensors[name].entry.label}, from which it is computed, holds NaN or Inf; what follows from those is not defined"
-                return replace(local, state=LocalState.UNKNOWN, reason=reason)
-        held, due = metrics.nonfinite
-        reason = f"it holds {'no NaN or Inf' if held == 'none' else held}, the replay {due}"
-        return replace(local, state=LocalState.WRONG, reason=reason)
-
-    def _key(self, step: int, name: str) -> Key:
-        node = self.graph[name]
-        assert node.stage is not None
-        return (step, node.layer, node.stage)
+                yield self._judge.judge(step, tensors[node.name], value, replay)
 
     def _unknown(self, tensor: RecordedTensor, reason: str) -> LocalError:
         assert tensor.node.stage is not None
-        limit = self._find(tensor.node.stage).limit
-        return LocalError(tensor.entry.key, tensor.entry.label, LocalState.UNKNOWN, limit, reason=reason)
+        limit = self._judge.tolerance(tensor.node.stage, tensor.entry.step).limit
+        state = LocalState.UNKNOWN if tensor.misfit is None else LocalState.SHAPE
+        return LocalError(tensor.entry.key, tensor.entry.label, state, limit, reason=reason)
 
     def _why_not(self, tensor: RecordedTensor, lost: frozenset[str]) -> str:
-        if tensor.misfit is not None:
-            return tensor.misfit
+        if tensor.misfit is not None or tensor.missing is not None:
+            return tensor.misfit or tensor.missing or ""
         ancestors = self.graph.ancestors([tensor.node.name])
         step = tensor.entry.step
         if step and lost & ancestors:
@@ -273,25 +188,6 @@ class Auditor:
         if step and self.recorded.pass_tokens(step) is None:
             return f"what it is computed from was not recorded, nor does the manifest name the token of step {step}"
         return "what it is computed from was not recorded, and the tokens are not known; give them with --tokens"
-
-
-class _Inputs(Mapping[str, Array]):
-    """What a replay is evaluated on. Recorded tensors are read when they are asked for: all of them at once may be gigabytes."""
-
-    def __init__(self, inputs: Mapping[str, Array], tensors: Mapping[str, RecordedTensor], recorded: Recorded) -> None:
-        self._inputs, self._tensors, self._recorded = inputs, tensors, recorded
-
-    def __getitem__(self, name: str) -> Array:
-        if name.startswith(PREFIX):
-            return self._recorded.value(self._tensors[name.removeprefix(PREFIX)])
-        return self._inputs[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._inputs
-        yield from (f"{PREFIX}{name}" for name in self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._inputs) + len(self._tensors)
 
 
 def _graph_of(trace: Trace, replayed: ReplayedModel, tokens: Sequence[int] | None) -> Graph:

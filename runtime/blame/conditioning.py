@@ -9,22 +9,22 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.blame.recorded import RecordedTensor
+from aprgraph.runtime.blame.replaying import recompute
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.tolerances import kind_of
 
 if TYPE_CHECKING:
-    from aprgraph.runtime.blame.audit import Auditor, Replay
+    from aprgraph.runtime.blame.audit import Auditor
+    from aprgraph.runtime.blame.replaying import Replay
 
 #: The relative rounding error of an element (the largest) of what a matrix product reads, by profile.
 _UNIT = {
@@ -48,19 +48,8 @@ def explained_by_rounding(
     stage = tensor.node.stage
     assert stage is not None
     unit = _UNIT[profile] if kind_of(stage) is StageKind.MATMUL else _UNIT["same-graph-f32"]
-    name = tensor.node.name
-    graph = replay.graph.copy()
-    graph.outputs = (name,)
     ids = {f"{PREFIX}{node.name}" for node in auditor.graph.staged() if kind_of(node.stage or "") is StageKind.INDEX}
-    changed = replace(replay, inputs=_Rounded(replay.inputs, unit, ids))
-    value: Array | None = None
-    for _, value in auditor.run(changed, graph=Prune()(graph)):  # noqa: B007 -- the last one is the tensor
-        pass
-    assert value is not None
-    with np.errstate(over="ignore", invalid="ignore"):
-        other: F32 = value.astype(np.float32)
-    if tensor.last_axis is not None:
-        other = other.take([-1], axis=tensor.last_axis)
+    other = recompute(auditor, replay, tensor, _Rounded(replay.inputs, unit, ids))
     floor = compare_tensors(computed, other)
     if (
         not floor.max_abs

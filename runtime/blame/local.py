@@ -14,6 +14,7 @@ from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.report import common_to
+from aprgraph.runtime.trace import Trace
 
 FORMAT = "aprgraph-audit"
 VERSION = 2
@@ -27,6 +28,7 @@ class LocalState(str, Enum):
 
     RIGHT = "RIGHT"
     WRONG = "WRONG"
+    SHAPE = "SHAPE"  # of another size than the model's
     UNKNOWN = "UNKNOWN"  # not recorded, or what it is computed from was not
 
 
@@ -36,7 +38,8 @@ class LocalError:
 
     ``metrics`` compare what was recorded (A) with the replay (B). ``sources`` are the recorded tensors that the replay started
     from, ``region`` the graph nodes that it computed, the tensor's own last, and ``weights`` the model tensors that it read.
-    ``reason`` says why the state is what it is, where that needs words.
+    ``reason`` says why the state is what it is, where that needs words, and ``reading`` how the tensor was recorded, where it is right
+    only if it is read so; ``metrics`` are then those under the reading.
     """
 
     key: Key
@@ -48,6 +51,7 @@ class LocalError:
     region: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     reason: str | None = None
+    reading: str | None = None
 
     @property
     def error(self) -> float | None:
@@ -66,6 +70,7 @@ class LocalError:
             "weights": list(self.weights),
             "sources": [list(key) for key in self.sources],
             "reason": self.reason,
+            "reading": self.reading,
             "metrics": None if self.metrics is None else self.metrics.to_json(),
         }
 
@@ -84,6 +89,7 @@ class Audit:
     notes: tuple[str, ...] = ()
     sentence: str = ""
     broken: str | None = None
+    as_read: Trace | None = None
 
     @property
     def name(self) -> str:
@@ -101,14 +107,22 @@ class Audit:
         return tuple(one for one in self.locals if one.state is LocalState.WRONG)
 
     @property
+    def misshapen(self) -> tuple[LocalError, ...]:
+        """The tensors of another size than the model's, in execution order."""
+        return tuple(one for one in self.locals if one.state is LocalState.SHAPE)
+
+    @property
     def replayed(self) -> int:
         """How many tensors were computed again."""
-        return sum(one.state is not LocalState.UNKNOWN for one in self.locals)
+        return sum(one.state in (LocalState.RIGHT, LocalState.WRONG) for one in self.locals)
 
     @property
     def exit_code(self) -> int:
-        """0 right, 1 wrong or a broken model, 3 nothing could be replayed. (2, could not be audited, is an AprgraphError instead.)"""
-        return 1 if self.wrong or self.broken else 0 if self.replayed else 3
+        """0 right, 1 wrong, of another shape, or a broken model, 3 nothing could be replayed.
+
+        (2, could not be audited, is an AprgraphError instead.)
+        """
+        return 1 if self.wrong or self.misshapen or self.broken else 0 if self.replayed else 3
 
     @property
     def common(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
 from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.shards import Held, Shard, find_shard, is_split
+from aprgraph.runtime.readings import Reading
 from aprgraph.runtime.trace import Trace, TraceEntry
 
 #: The tokens of a prompt, None if they are not given.
@@ -24,7 +25,8 @@ PromptTokens = Sequence[int] | None
 @dataclass(frozen=True)
 class RecordedTensor:
     """One tensor of a trace. ``shape`` is the node's, of all positions of the pass; ``last_axis`` is the axis of the positions
-    where the trace holds the last of them alone. ``misfit`` says why it is neither.
+    where the trace holds the last of them alone. ``misfit`` says why it is neither, where its size is what does not fit, and
+    ``missing`` where it cannot be read at all.
     """
 
     entry: TraceEntry
@@ -32,11 +34,17 @@ class RecordedTensor:
     shape: tuple[int, ...] | None = None
     last_axis: int | None = None
     misfit: str | None = None
+    missing: str | None = None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether its values are those of the node, for all positions or the last."""
+        return self.misfit is None and self.missing is None
 
     @property
     def is_whole(self) -> bool:
         """Whether it can stand for the node's value."""
-        return self.misfit is None and self.last_axis is None
+        return self.is_readable and self.last_axis is None
 
 
 class Recorded:
@@ -64,6 +72,8 @@ class Recorded:
             )
         self.prompt_length = len(self.tokens) if self.tokens is not None else seen
         self._tensors = {(entry.step, node.name): self._place(entry, node) for entry, node in placed}
+        #: Tensors that are recorded otherwise than the stage table says, by (step, node name), as they are read.
+        self.readings: dict[tuple[int, str], Reading] = {}
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
@@ -98,18 +108,20 @@ class Recorded:
             shape[tensor.last_axis] = 1
         return self.trace.load(tensor.entry).reshape(shape)
 
-    def value(self, tensor: RecordedTensor) -> Array:
-        """The values in float64, of all positions. Raises TraceError."""
+    def value(self, tensor: RecordedTensor, *, as_it_stands: bool = False) -> Array:
+        """The values in float64, of all positions, by the tensor's reading if it has one. Raises TraceError."""
         assert tensor.is_whole
+        values = self.load(tensor)
+        reading = None if as_it_stands else self.readings.get((tensor.entry.step, tensor.node.name))
         with np.errstate(invalid="ignore"):  # signalling NaNs
-            return self.load(tensor).astype(np.float64)
+            return (values if reading is None else reading.restore(values)).astype(np.float64)
 
     def _place(self, entry: TraceEntry, node: Node) -> RecordedTensor:
         if entry.file is None:
-            return RecordedTensor(entry, node, misfit="it has statistics only")
+            return RecordedTensor(entry, node, missing="it has statistics only")
         n, start = self.pass_length(entry.step), self.pass_start(entry.step)
         if n is None or start is None:
-            return RecordedTensor(entry, node, misfit="how many positions it has is not known; give the tokens with --tokens")
+            return RecordedTensor(entry, node, missing="how many positions it has is not known; give the tokens with --tokens")
         shape = node.type.bind(n=n, t=start + n)
         count = math.prod(entry.shape)
         if count == math.prod(shape):

@@ -12,14 +12,36 @@ from aprgraph.runtime.diff.report import DiffReport, join
 
 def audit_sentence(audit: Audit) -> str:
     """What an audit found."""
+    if not audit.replayed and audit.misshapen:
+        return f"{audit.name}: not of the model's shapes, and nothing could be replayed{misshapen(audit)}{_unknown(audit)}."
     if not audit.replayed:
         why = audit.locals[0].reason if audit.locals else "it holds no stage of the model"
         return f"{audit.name}: nothing could be replayed: {why}."
-    aside = f"{_broken(audit)}{_unknown(audit)}"
+    aside = f"{_broken(audit)}{misshapen(audit)}{_unknown(audit)}"
     if not audit.wrong:
         tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
-        return f"{audit.name}: right, the model explains {tensors} that could be replayed{aside}."
+        read = any(local.reading is not None for local in audit.locals)
+        verdict = "not of the model's shapes" if audit.misshapen else "right, by how it was recorded" if read else "right"
+        return f"{audit.name}: {verdict}, the model explains {tensors} that could be replayed{aside}."
     return f"{audit.name}: wrong at {places(audit.wrong)}; {_rest(audit)}{aside}."
+
+
+def reading_notes(locals_: Sequence[LocalError], name: str) -> list[str]:
+    """What the trace ``name`` recorded otherwise than the stage table says, by stage and reading."""
+    groups: dict[tuple[str, str], list[LocalError]] = {}
+    for local in locals_:
+        if local.reading is not None and local.state is LocalState.RIGHT:
+            groups.setdefault((local.key[2], local.reading), []).append(local)
+    return [_reading_note(group, words, name) for (_, words), group in groups.items()]
+
+
+def _reading_note(group: Sequence[LocalError], words: str, name: str) -> str:
+    several = len(group) > 1
+    verb, follows = ("are", "they follow from their inputs") if several else ("is", "it follows from its inputs")
+    return (
+        f"{name}: this looks like the recording, not the computation: {named(group)} {verb} recorded {words}; read so, {follows}, and what "
+        f"is computed from {'them' if several else 'it'} agrees"
+    )
 
 
 def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key, Verdict]) -> str:
@@ -70,15 +92,20 @@ def places(wrong: Sequence[LocalError], other: Audit | None = None, other_name: 
     return join(texts)
 
 
-def _place(group: Sequence[LocalError], other: Audit | None, other_name: str) -> str:
+def named(group: Sequence[LocalError]) -> str:
+    """Tensors of one step and stage: the label of one, the layers of several."""
     first = group[0]
     layers = [local.key[1] for local in group if local.key[1] is not None]
-    text = first.label
-    if len(layers) > 1:
-        consecutive = layers == list(range(layers[0], layers[-1] + 1))
-        which = f"{layers[0]} to {layers[-1]}" if consecutive else ", ".join(map(str, layers[:8])) + (" …" if len(layers) > 8 else "")
-        step = f"step {first.key[0]} " if first.key[0] else ""
-        text = f"{step}{first.key[2]} of the layers {which}"
+    if len(layers) < 2:
+        return first.label
+    consecutive = layers == list(range(layers[0], layers[-1] + 1))
+    which = f"{layers[0]} to {layers[-1]}" if consecutive else ", ".join(map(str, layers[:8])) + (" …" if len(layers) > 8 else "")
+    step = f"step {first.key[0]} " if first.key[0] else ""
+    return f"{step}{first.key[2]} of the layers {which}"
+
+
+def _place(group: Sequence[LocalError], other: Audit | None, other_name: str) -> str:
+    first, text = group[0], named(group)
     nonfinite = isinstance(first.metrics, TensorMetrics) and first.metrics.mismatched_nonfinite
     facts = [f"local error {first.error:.1e}" if first.error and not nonfinite else first.reason or ""]
     theirs = other.by_key.get(first.key) if other is not None else None
@@ -109,6 +136,15 @@ def _rest(audit: Audit) -> str:
 
 def _broken(audit: Audit) -> str:
     return "" if audit.broken is None else f", but {audit.broken}"
+
+
+def misshapen(audit: Audit) -> str:
+    """Which tensors are of another size than the model's, as the rest of a sentence; nothing where there is none."""
+    if not audit.misshapen:
+        return ""
+    first, others = audit.misshapen[0], len(audit.misshapen) - 1
+    more = f", and {others} more" if others else ""
+    return f"; of another shape is {first.label} ({first.reason}){more}"
 
 
 def _unknown(audit: Audit) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 from aprgraph.graph.model import Model
@@ -30,12 +31,32 @@ def blame(
     tolerances: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Blame:
-    """Which side of a comparison is wrong, and where: ``report`` is that comparison (made if it is not given).
-
-    ``tokens`` are those of the prompt, for traces whose manifests do not name them; ``profile`` covers the arithmetic of sides
-    whose manifests do not say it; ``tolerances`` set limits for some stages, as for ``diff``. Raises what ``diff`` and ``Auditor`` do.
-    """
+    """Which side of a comparison is wrong, and where. See ``with_blame`` for the arguments and errors."""
     report = report if report is not None else diff(a, b, profile=profile, tolerances=tolerances)
+    found = with_blame(report, a, b, model, tokens=tokens, profile=profile, tolerances=tolerances, progress=progress).blame
+    assert found is not None
+    return found
+
+
+def with_blame(
+    report: DiffReport,
+    a: Trace,
+    b: Trace,
+    model: Model | ReplayedModel,
+    *,
+    tokens: PromptTokens = None,
+    profile: str | None = None,
+    tolerances: Sequence[str] = (),
+    top: int = 10,
+    progress: Progress | None = None,
+) -> DiffReport:
+    """``report`` of ``a`` and ``b`` with what a replay of each says: which side is wrong, and where.
+
+    Where a side was recorded in another form, the two are compared once more as they are to be read. ``tokens`` are those of the
+    prompt, for traces whose manifests do not name them; ``profile`` is the arithmetic that both are held to (default: as the manifests
+    say); ``tolerances`` set limits for some stages and ``top`` is the K of the logits, as for ``diff``. Raises what ``diff`` and
+    ``Auditor`` do.
+    """
     model = ReplayedModel.of(model)  # one for both
     stages = {row.key[2] for row in report.rows}
     auditors = [Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages) for trace in (a, b)]
@@ -48,8 +69,12 @@ def blame(
                 if progress is not None:
                     progress(local.label)
     audits = [auditor.finish(side) for auditor, side in zip(auditors, found, strict=True)]
+    as_read = [audit.as_read or trace for audit, trace in zip(audits, (a, b), strict=True)]
+    if as_read != [a, b]:
+        again = diff(*as_read, top=top, profile=profile, tolerances=tolerances)
+        report = replace(again, a=report.a, b=report.b, called=report.called)
     steps = sorted({row.key[0] for row in report.rows})
-    return judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps))
+    return replace(report, blame=judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps)))
 
 
 def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies) -> Blame:
@@ -72,6 +97,8 @@ def _verdict(row: DiffRow, a: Audit, b: Audit, behind_wrong: bool, behind_unknow
     if wrong_a or wrong_b:
         return Verdict.BOTH_WRONG if wrong_a and wrong_b else Verdict.A_WRONG if wrong_a else Verdict.B_WRONG
     diverged = classification in DIVERGED
+    if any(audit.by_key[key].reading is not None for audit in (a, b) if key in audit.by_key):
+        return Verdict.RECORDING
     if not diverged:
         return Verdict.UNKNOWN if classification is Class.UNMEASURED and LocalState.RIGHT not in states else Verdict.RIGHT
     if behind_wrong:

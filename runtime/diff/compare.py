@@ -69,7 +69,10 @@ def diff(
         measured[pair.key] = measurer.measure(pair)
     dependencies = find_dependencies(trace_a, trace_b, measured)
     strict = computed_from_identical({key: one.state for key, one in measured.items()}, dependencies)
-    judged = {key: held_to_its_own(one, limits.find(key[2])) if key in strict else one for key, one in measured.items()}
+    judged = {
+        pair.key: held_to_its_own(measured[pair.key], measurer.tolerance(pair)) if pair.key in strict else measured[pair.key]
+        for pair in pairs
+    }
     judged = set_aside(judged, pairs, dependencies, measurer)
     classes, first = classify({key: Finding(one.state, one.nmse) for key, one in judged.items()}, dependencies)
     rows = []

@@ -55,9 +55,14 @@ class Measurer:
         self._tolerances = tolerances
         self._top = top
 
+    def tolerance(self, pair: Pair) -> Tolerance:
+        """What a pair is held to."""
+        prompts = [side.positions[0] for side in (self._a, self._b) if 0 in side.positions]
+        return self._tolerances.find(pair.key[2], max(prompts) + pair.key[0] if prompts else 0)
+
     def measure(self, pair: Pair) -> Measured:
         """Read and measure one pair. Raises TraceError that names a damaged file."""
-        tolerance = self._tolerances.find(pair.key[2])
+        tolerance = self.tolerance(pair)
         if pair.missing is not None:
             return Measured(State.UNMEASURED, tolerance.limit, pair.missing)
         if pair.mismatch is not None:

@@ -67,11 +67,11 @@ class Tolerances:
                 known = ", ".join(names) or "none"
                 raise ComparisonError(f"tolerance {shown(override.text)} applies to no stage of either trace{hint}; their stages: {known}")
 
-    def find(self, stage: str) -> Tolerance:
-        """The tolerance of ``stage``."""
+    def find(self, stage: str, positions: int = 0) -> Tolerance:
+        """The tolerance of ``stage`` in a run whose last position is the ``positions``-th; 0 where that is not known."""
         override = self.override(stage)
         if override is None:
-            return find_tolerance(self._profile, stage)
+            return find_tolerance(self._profile, stage, positions)
         return Tolerance(override.value, override.value, f"Set by {override.text}.")
 
     def override(self, stage: str) -> Override | None:

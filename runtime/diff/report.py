@@ -121,7 +121,7 @@ class DiffReport:
 
         (2, could not be compared, is an AprgraphError instead.)
         """
-        if self.diverged or (self.blame is not None and (self.blame.a.wrong or self.blame.b.wrong)):
+        if self.diverged or (self.blame is not None and 1 in (self.blame.a.exit_code, self.blame.b.exit_code)):
             return 1
         return 3 if not self.compared or self.is_too_little else 0
 

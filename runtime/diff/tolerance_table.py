@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from aprgraph.graph.stages import STAGES, StageKind
 from aprgraph.runtime.diff import tolerances
-from aprgraph.runtime.diff.tolerances import CROWDED_FROM, LOCAL_FACTOR, PROFILE_SUMMARIES, PROFILES, TABLE_VERSION
+from aprgraph.runtime.diff.tolerances import CROWDED_FROM, LOCAL_FACTOR, PROFILE_SUMMARIES, PROFILES, ROPE_GROWTH, TABLE_VERSION
 
 
 def markdown() -> str:
     """The page: the rules, a table for each profile, and which stage is of which kind."""
-    rules = (tolerances.__doc__ or "").replace("``LOCAL_FACTOR``", f"{LOCAL_FACTOR:g}").replace("``CROWDED_FROM``", str(CROWDED_FROM))
+    rules = tolerances.__doc__ or ""
+    for name, value in (("LOCAL_FACTOR", LOCAL_FACTOR), ("CROWDED_FROM", CROWDED_FROM), ("ROPE_GROWTH", ROPE_GROWTH)):
+        rules = rules.replace(f"``{name}``", f"{value:g}")
     lines = [
         "# How far two tensors may differ",
         "",

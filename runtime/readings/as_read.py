@@ -1,0 +1,43 @@
+"""A trace as it is to be read: its tensors in the places and in the form of the stage table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.readings.reading import Reading
+from aprgraph.runtime.trace import Trace, TraceEntry
+
+#: What a tensor of a trace is found by: step, layer (None for a whole-model stage), stage.
+Key = tuple[int, int | None, str]
+
+
+class TraceAsRead(Trace):
+    """``trace`` with some of its tensors in other ``places``, and some under their readings.
+
+    ``places`` maps the key of an entry to the key that it is to be taken for, None where it is to be left out. ``readings`` maps keys of
+    the result to the reading and the shape that it holds for.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        *,
+        places: Mapping[Key, Key | None] | None = None,
+        readings: Mapping[Key, tuple[Reading, tuple[int, ...]]] | None = None,
+    ) -> None:
+        moved = {entry.key: entry.key if places is None else places.get(entry.key, entry.key) for entry in trace.entries}
+        self._originals = {target: entry for entry in trace.entries if (target := moved[entry.key]) is not None}
+        self._readings = dict(readings or {})
+        self._trace = trace
+        entries = [replace(entry, step=key[0], layer=key[1], stage=key[2]) for key, entry in self._originals.items()]
+        super().__init__(trace.directory, entries, trace.info, trace.unread)
+
+    def load(self, entry: TraceEntry) -> F32:
+        """The tensor of ``entry`` as it is to be read, in the entry's shape; see ``Trace.load``."""
+        values = self._trace.load(self._originals[entry.key])
+        if entry.key not in self._readings:
+            return values.reshape(entry.shape)
+        reading, shape = self._readings[entry.key]
+        return reading.restore(values.reshape(shape)).reshape(entry.shape)

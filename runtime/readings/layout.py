@@ -1,0 +1,61 @@
+"""What has to be known of a tensor to read it otherwise: its finest axes, its heads, its mask, its scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops import Array
+from aprgraph.graph.ops.attention import attention_mask
+from aprgraph.graph.stages import STAGE_BY_NAME
+
+_Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS = "H*D", "K*D", "(H+2K)*D"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``axes`` are the finest axes of the stage's shape, such as (("n", 8), ("H", 4), ("D", 16)) of 8 x 64, outermost first.
+
+    ``mask`` is bool [n, t] where places are masked. ``scale`` is what the stage's values were multiplied by, where that is a number of
+    the model's. ``heads`` are the numbers of heads whose rows of ``head_size`` elements RoPE turns, one group after the other: (H,) of q,
+    (H, K) at the front of q, k and v side by side; empty elsewhere.
+    """
+
+    axes: tuple[tuple[str, int], ...]
+    mask: Array | None = None
+    scale: float | None = None
+    heads: tuple[int, ...] = ()
+    kv_heads: int = 0
+    head_size: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
+        return tuple(size for _, size in self.axes)
+
+
+def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
+    """The layout of the stage ``node`` of a graph, bound to ``shape``."""
+    stage = STAGE_BY_NAME.get(node.stage or "")
+    letters = stage.dims if stage is not None and len(stage.dims) == len(shape) else tuple(f"axis {i}" for i in range(len(shape)))
+    plain = tuple(zip(letters, shape, strict=True))
+    scores = next((other for other in graph if other.op == "attn_scores" and other.layer == node.layer), None)
+    if node.op == "embed":
+        return Layout(plain, scale=node.attr_float("scale"))
+    if scores is None or stage is None:
+        return Layout(plain)
+    heads, kv_heads = scores.attr_int("heads"), scores.attr_int("kv_heads")
+    if node.name == scores.name:
+        return Layout(plain, mask=attention_mask(shape[1], shape[2], scores.attr_int("window")), scale=scores.attr_float("scale"))
+    if letters[-1] not in (_Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS):
+        return Layout(plain)
+    columns = graph.operands(scores.name)[0].type.dims[1]
+    assert isinstance(columns, int)
+    size = columns // heads
+    if letters[-1] == _QKV_COLUMNS:
+        return Layout(plain, heads=(heads, kv_heads), kv_heads=kv_heads, head_size=size)
+    letter, count = ("H", heads) if letters[-1] == _Q_COLUMNS else ("K", kv_heads)
+    turned = (count,) if node.stage != "attention" else ()
+    assert count * size == shape[-1] == math.prod(shape[1:])
+    return Layout((*plain[:-1], (letter, count), ("D", size)), heads=turned, kv_heads=kv_heads, head_size=size)

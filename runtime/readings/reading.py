@@ -1,0 +1,60 @@
+"""What a reading is: steps that bring a recorded tensor into the form of the stage table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aprgraph.runtime.aprt import F32
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """One step. ``words`` say how the tensor was recorded, ``restore`` undoes it: f32 of the stage's shape to f32 of that shape.
+
+    ``transparent``: what reads the tensor cannot tell, because it does not look there or does not depend on it. ``certain``: it can be
+    nothing but the recording, whatever reads the tensor.
+    """
+
+    name: str
+    words: str
+    restore: Callable[[F32], F32]
+    transparent: bool = False
+    certain: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The steps under which a recorded tensor is what it should be, in the order in which they are undone."""
+
+    steps: tuple[Restoration, ...]
+
+    @property
+    def name(self) -> str:
+        """A short name of the kind, for grouping: "axes", "mask", "factor + mask"."""
+        return " + ".join(step.name for step in self.steps)
+
+    @property
+    def words(self) -> str:
+        """How the tensor was recorded."""
+        return ", ".join(step.words for step in self.steps)
+
+    @property
+    def transparent(self) -> bool:
+        """Whether what reads the tensor gives the same either way."""
+        return all(step.transparent for step in self.steps)
+
+    @property
+    def certain(self) -> bool:
+        """Whether it can be nothing but the recording."""
+        return all(step.certain for step in self.steps)
+
+    def shares_a_step(self, other: Reading) -> bool:
+        """Whether both undo something of one kind, so that the one could make up for the other."""
+        return not {step.name for step in self.steps}.isdisjoint(step.name for step in other.steps)
+
+    def restore(self, recorded: F32) -> F32:
+        """The tensor in the form of the stage table, in the shape of ``recorded``."""
+        for step in self.steps:
+            recorded = step.restore(recorded)
+        return recorded

@@ -1,0 +1,146 @@
+"""The conventions of recording that are known, each declared once: which tensors it may hold for, and how it is undone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import permutations
+
+import numpy as np
+
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.readings.layout import Layout
+from aprgraph.runtime.readings.reading import Restoration
+
+#: Natural factors, by how they are called; the scale of a stage comes first.
+_LOG2_E = math.log2(math.e)
+_CLOSE = 1e-4
+#: What stands at masked places in other programs: no score of a model comes near it.
+_LEAST_FILL = 1e4
+
+
+def axis_orders(_recorded: F32, _expected: F32, layout: Layout) -> Iterator[Restoration]:
+    """The same elements with the axes in another order: heads first, transposed, positions first."""
+    sizes = layout.sizes
+    letters = [letter for letter, _ in layout.axes]
+    identity = tuple(range(len(sizes)))
+    seen = {_strides(sizes, identity)}
+    for order in permutations(identity):
+        # Orders that differ in axes of one element alone are the same.
+        if _strides(sizes, order) in seen:
+            continue
+        seen.add(_strides(sizes, order))
+        words = "transposed" if len(sizes) == 2 else f"as [{', '.join(letters[i] for i in order)}]"
+        if len(sizes) == 3 and order == (1, 0, 2) and letters[1] in ("H", "K"):
+            words = f"heads first, {words}"
+        yield Restoration("axes", words, _reorder(sizes, order))
+
+
+def _strides(sizes: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    """Where each axis of more than one element lies, in elements, when they are laid out in ``order``."""
+    strides = [0] * len(sizes)
+    step = 1
+    for axis in reversed(order):
+        if sizes[axis] > 1:
+            strides[axis] = step
+        step *= sizes[axis]
+    return tuple(strides)
+
+
+def _reorder(sizes: Sequence[int], order: Sequence[int]) -> Callable[[F32], F32]:
+    back = tuple(int(i) for i in np.argsort(order))
+
+    def restore(recorded: F32) -> F32:
+        laid = recorded.reshape([sizes[i] for i in order]).transpose(back)
+        return np.ascontiguousarray(laid).reshape(recorded.shape)
+
+    return restore
+
+
+def fused_heads(_recorded: F32, _expected: F32, layout: Layout) -> Iterator[Restoration]:
+    """q, k and v not side by side, but the heads of one KV group after the other: G query heads, their key, their value."""
+    if len(layout.heads) != 2 or layout.kv_heads < 2:
+        return
+    heads, kv_heads = layout.heads
+    group, size = heads // kv_heads, layout.head_size
+
+    def restore(recorded: F32) -> F32:
+        n = recorded.shape[0]
+        grouped = recorded.reshape(n, kv_heads, group + 2, size)
+        parts = (grouped[:, :, :group], grouped[:, :, group], grouped[:, :, group + 1])
+        return np.concatenate([part.reshape(n, -1) for part in parts], axis=1)
+
+    yield Restoration("groups", f"as [n, K, {group} q + k + v, D], KV group after KV group", restore)
+
+
+def row_orders(_recorded: F32, _expected: F32, layout: Layout) -> Iterator[Restoration]:
+    """The rows of q and k in the other order of RoPE's pairs: converting a llama checkpoint to GGUF permutes them."""
+    if not layout.heads or layout.head_size % 2:
+        return
+    size, columns = layout.head_size, sum(layout.heads) * layout.head_size
+
+    def permuted(shape: tuple[int, int]) -> Callable[[F32], F32]:
+        def restore(recorded: F32) -> F32:
+            n = recorded.shape[0]
+            turned = recorded[:, :columns].reshape(n, -1, *shape).swapaxes(2, 3).reshape(n, columns)
+            return np.concatenate([turned, recorded[:, columns:]], axis=1)
+
+        return restore
+
+    halves, neighbours = "halves (i, i + D/2)", "neighbours (2i, 2i + 1)"
+    for mine, theirs, shape in ((halves, neighbours, (2, size // 2)), (neighbours, halves, (size // 2, 2))):
+        # Both q and k in the same other order give the same scores, so what reads them cannot tell.
+        yield Restoration("rows", f"with RoPE's pairs as {mine}, where the file has {theirs}", permuted(shape), transparent=True)
+
+
+def masked_places(recorded: F32, _expected: F32, layout: Layout) -> Iterator[Restoration]:
+    """Something else than 0 at masked places: -inf, the least number of a format, scores from before the mask."""
+    if layout.mask is None:
+        return
+    mask = layout.mask
+    values = recorded.reshape(-1, *mask.shape)[:, ~mask]
+    if not values.size or not (values != 0).any():
+        return
+
+    def restore(scores: F32) -> F32:
+        return np.where(mask, scores.reshape(-1, *mask.shape), np.float32(0)).reshape(scores.shape)
+
+    with np.errstate(invalid="ignore"):
+        fill = bool((np.isnan(values) | (values <= -_LEAST_FILL) | (values == 0)).all())
+    unusual = values[values != 0]
+    if fill:
+        first = float(unusual.flat[0])
+        words = f"{'NaN' if math.isnan(first) else f'{first:.4g}'} at masked places"
+    else:
+        words = "masked places holding scores too, as before the mask"
+    yield Restoration("mask", words, restore, transparent=True, certain=fill)
+
+
+def factors(recorded: F32, expected: F32, layout: Layout) -> Iterator[Restoration]:
+    """All elements times one number: scores before their scale, an embedding before its own."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        there = np.isfinite(recorded) & np.isfinite(expected)
+        a, b = recorded[there].astype(np.float64), expected[there].astype(np.float64)
+        energy = float(b @ b)
+        factor = float(a @ b) / energy if energy else 0.0
+    if not factor or not math.isfinite(factor) or abs(factor - 1) < 1e-12:
+        return
+    divisor = np.float64(factor)
+
+    def restore(values: F32) -> F32:
+        with np.errstate(over="ignore", invalid="ignore"):
+            restored: F32 = (values.astype(np.float64) / divisor).astype(np.float32)
+        return restored
+
+    yield Restoration("factor", _factor_words(factor, layout.scale), restore)
+
+
+def _factor_words(factor: float, scale: float | None) -> str:
+    text = f"{factor:.4g} times as large"
+    if scale is not None and scale not in (0.0, 1.0):
+        for natural, words in ((1 / scale, "as before its scale"), (_LOG2_E / scale, "as before its scale and in powers of two")):
+            if abs(factor / natural - 1) < _CLOSE:
+                return f"{text}, {words}"
+    if abs(factor / _LOG2_E - 1) < _CLOSE:
+        return f"{text}, as for powers of two"
+    return "with the opposite sign" if abs(factor + 1) < _CLOSE else text

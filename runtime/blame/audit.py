@@ -20,8 +20,9 @@ from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTens
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.replaying import Replay, ReplayInputs
 from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes
+from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.overrides import Tolerances
-from aprgraph.runtime.diff.profiles import overruled, own_profile
+from aprgraph.runtime.diff.profiles import kept_in, overruled, own_profile
 from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
@@ -82,7 +83,8 @@ class Auditor:
             check_tokens(known, model)
         self.graph = _graph_of(trace, replayed, known)
         self.recorded = Recorded(trace, self.graph, known)
-        self.profile = profile or own_profile(trace.info, self.graph)
+        self._kept = None if profile is not None else kept_in(trace)
+        self.profile = profile or own_profile(trace.info, self.graph, self._kept.format if self._kept is not None else None)
         limits = Tolerances(self.profile, tolerances, [entry.stage for entry in trace.entries] if stages is None else stages)
         self._judge = Judge(self, limits.find, self.recorded.of_step)
 
@@ -100,6 +102,8 @@ class Auditor:
         fingerprint = trace.info.model.get("fingerprint") if trace.info is not None else None
         if fingerprint is not None and fingerprint != self.model.file.fingerprint():
             yield f"{trace.directory} was recorded from another model file than {self.model.path} (the fingerprints differ)"
+        if self._kept is not None:
+            yield self._kept.describe(name_of(str(trace.directory)))
         if (other := overruled(self.profile, trace.info, self.graph)) is not None:
             yield f"{trace.directory} is held to {self.profile}, as asked for; {other}"
         if recorded.tokens is None:

@@ -14,7 +14,7 @@ from aprgraph.runtime.diff.graph_differences import graph_differences
 from aprgraph.runtime.diff.measure import Measurer, held_to_its_own
 from aprgraph.runtime.diff.notes import differences, remarks, unreached
 from aprgraph.runtime.diff.overrides import Tolerances
-from aprgraph.runtime.diff.profiles import choose_profile
+from aprgraph.runtime.diff.profiles import choose_profile, kept_in
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.diff.reservations import find_reservations
 from aprgraph.runtime.diff.shapes import find_shapes
@@ -49,7 +49,9 @@ def diff(
     if top < 1:
         raise ComparisonError(f"top is {top}, expected at least 1")
     trace_a, trace_b = open_pair(a, b)
-    profile, why = (profile, "as asked for") if profile is not None else choose_profile(trace_a.info, trace_b.info)
+    kept = (None, None) if profile is not None else (kept_in(trace_a), kept_in(trace_b))
+    formats = (kept[0].format if kept[0] else None, kept[1].format if kept[1] else None)
+    profile, why = (profile, "as asked for") if profile is not None else choose_profile(trace_a.info, trace_b.info, formats)
     shaped_a, shaped_b = find_shapes(trace_a, trace_b)
     graphs = graph_differences(trace_a, trace_b)
     notes = list(differences(trace_a, trace_b, graphs))
@@ -93,6 +95,7 @@ def diff(
                 remark=one.remark,
             )
         )
+    notes += [one.describe(side) for side, one in zip("AB", kept, strict=True) if one is not None]
     notes += [f"tolerances of {profile}: {why}", *remarks(pairs, rows, (shaped_a, shaped_b)), *unreached(trace_a, trace_b)]
     report = DiffReport(_name(a), _name(b), profile, tuple(rows), first, tuple(notes), profile_reason=why)
     return replace(report, reservations=find_reservations(report, (trace_a, trace_b), (shaped_a, shaped_b), pairs, graphs))

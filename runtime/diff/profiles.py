@@ -1,7 +1,8 @@
 """Which tolerances two traces are held to, as their manifests say: in what arithmetic each was computed, and from which weights.
 
-A manifest may hold ``"arithmetic"`` (one of ``ARITHMETICS``; the targets of this project compute in float32, and what says
-nothing is taken for that) and ``"weights": "float"``, where a capture ran the float model that a quantised file was made of.
+A manifest may hold ``"arithmetic"`` (one of ``ARITHMETICS``; the targets of this project compute in float32; what says nothing is
+taken for what its values were kept in, see runtime/readings/precision.py) and ``"weights": "float"``, where a capture ran the float
+model that a quantised file was made of.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from aprgraph.graph.block_formats import BlockFormat, find_format
 from aprgraph.graph.errors import ComparisonError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
-from aprgraph.runtime.trace import ARITHMETICS, TraceInfo
+from aprgraph.runtime.readings.precision import RecordedPrecision, recorded_precision
+from aprgraph.runtime.trace import ARITHMETICS, Trace, TraceInfo
 
 #: The keys of a manifest.
 ARITHMETIC = "arithmetic"
@@ -47,14 +49,24 @@ _IN_WORDS: Mapping[str, str] = {
 }
 
 
-def choose_profile(a: TraceInfo | None, b: TraceInfo | None) -> tuple[str, str]:
+def kept_in(trace: Trace) -> RecordedPrecision | None:
+    """What the values of a trace were kept in, where its manifest does not say what it was computed in and that is not float32.
+
+    Raises TraceError that names a damaged file.
+    """
+    return None if states_arithmetic(trace.info) else recorded_precision(trace)
+
+
+def choose_profile(a: TraceInfo | None, b: TraceInfo | None, kept: tuple[str | None, str | None] = (None, None)) -> tuple[str, str]:
     """The profile for two traces (None: no manifest), and why, in words. The order of the two does not change the profile.
+
+    ``kept`` are the formats that the values of each were kept in, None for float32; they count where a manifest says nothing.
 
     Raises ComparisonError for a manifest that names an arithmetic or weights that are not known.
     """
     sides = {"A": a, "B": b}
     float_weights = {name: _has_float_weights(info) for name, info in sides.items()}
-    steps = {name: ARITHMETICS.index(_arithmetic(info)) for name, info in sides.items()}
+    steps = {name: ARITHMETICS.index(_arithmetic(info, seen)) for (name, info), seen in zip(sides.items(), kept, strict=True)}
     if float_weights["A"] != float_weights["B"]:
         name, other = ("A", "B") if float_weights["A"] else ("B", "A")
         if not _is_plain(sides[other]):
@@ -68,7 +80,7 @@ def choose_profile(a: TraceInfo | None, b: TraceInfo | None) -> tuple[str, str]:
         )
     names = [name for name, step in steps.items() if step == coarser]
     arithmetic = ARITHMETICS[coarser]
-    if a is None and b is None:
+    if a is None and b is None and kept == (None, None):
         return _PROFILE_OF[arithmetic], "no manifest says how either side was computed, so both are taken to compute in float32"
     if len(names) == 2:
         words = _IN_WORDS[arithmetic].replace("computes", "compute").replace("rounds", "round")
@@ -77,12 +89,12 @@ def choose_profile(a: TraceInfo | None, b: TraceInfo | None) -> tuple[str, str]:
     return _PROFILE_OF[arithmetic], f"{names[0]} {_IN_WORDS[arithmetic]}"
 
 
-def own_profile(info: TraceInfo | None, graph: Graph) -> str:
+def own_profile(info: TraceInfo | None, graph: Graph, kept: str | None = None) -> str:
     """The profile that covers one trace against an exact replay of the model file, whose graph is ``graph``.
 
-    Raises ComparisonError as ``choose_profile`` does.
+    ``kept`` is as in ``choose_profile``. Raises ComparisonError as ``choose_profile`` does.
     """
-    arithmetic = _arithmetic(info)
+    arithmetic = _arithmetic(info, kept)
     if _has_float_weights(info) and not _has_plain_weights(graph):
         return _QUANT_VS_FLOAT
     if arithmetic == Q8_ACTIVATIONS and _has_super_blocks(graph):
@@ -111,8 +123,13 @@ def overruled(profile: str, info: TraceInfo | None, graph: Graph) -> str | None:
     return f"its manifest {says}, which would be {own}"
 
 
-def _arithmetic(info: TraceInfo | None) -> str:
-    value = FLOAT32 if info is None else info.extra.get(ARITHMETIC, FLOAT32)
+def states_arithmetic(info: TraceInfo | None) -> bool:
+    """Whether a manifest says in what arithmetic its trace was computed: by name, or by being of a target of this project."""
+    return info is not None and (ARITHMETIC in info.extra or (info.target.split() or [""])[0] in _OWN_TARGETS)
+
+
+def _arithmetic(info: TraceInfo | None, kept: str | None) -> str:
+    value = (kept or FLOAT32) if info is None or not states_arithmetic(info) else info.extra.get(ARITHMETIC, FLOAT32)
     if value not in ARITHMETICS:
         raise ComparisonError(
             f"a manifest's {ARITHMETIC} is {shown(value)}, expected one of {', '.join(ARITHMETICS)}; name the tolerances with --profile"

@@ -16,6 +16,7 @@ from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.blame import Audit, LocalState, Verdict, audit
 from aprgraph.runtime.blame.repro import write_repro
 from aprgraph.runtime.readings import Layout, find_reading
+from aprgraph.runtime.readings.precision import format_of
 from aprgraph.runtime.trace import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced
 from tests.support.traces import Tensor, noisy
@@ -252,3 +253,33 @@ def test_a_tensor_of_another_size_is_said_and_is_not_right(tiny_model: Tiny, tmp
     (only / "layer-1").mkdir(parents=True)
     (directory / "layer-1/ffn_gate.bin").rename(only / "layer-1/ffn_gate.bin")
     assert audit(Trace.open(only), load_model(model), tokens=TOKENS).exit_code == 1
+
+
+@pytest.mark.contract("BLAME-PRECISION-1")
+@pytest.mark.parametrize(("dtype", "profile"), [(np.float16, "same-graph-f16"), (ml_dtypes.bfloat16, "same-graph-bf16")])
+def test_the_values_say_what_an_engine_without_a_manifest_computes_in(dtype: type, profile: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model()
+    ours, theirs = (traced(tmp_path / name, model) for name in ("ours", "theirs"))
+    for entry in theirs.entries:
+        spoil(theirs, entry.stage, entry.layer, lambda values: values.astype(dtype).astype(np.float32))
+    found = audit(Trace.open(bare(theirs)), load_model(model), tokens=TOKENS)
+    assert (found.exit_code, found.profile, found.replayed) == (0, profile, len(theirs.entries))
+    assert any(np.dtype(dtype).name in note and "--profile" in note for note in found.notes)
+    report = aprgraph.diff(ours, theirs.directory, model=model)
+    assert (report.exit_code, report.profile) == (0, profile)
+    spoil(theirs, "ffn_out", 1, lambda values: noisy(values, 0.05).astype(dtype).astype(np.float32))
+    found = audit(Trace.open(theirs.directory), load_model(model), tokens=TOKENS)
+    assert [local.label for local in found.wrong] == ["layer 1 ffn_out", "layer 1 post_ffn_residual"]
+    # What a manifest says counts, and so does what a person says.
+    assert audit(theirs, load_model(model)).profile == "same-graph-f32"
+    assert audit(Trace.open(theirs.directory), load_model(model), tokens=TOKENS, profile="same-graph-f32").exit_code == 1
+
+
+def test_few_or_trivial_numbers_say_nothing() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(1000).astype(np.float32)
+    assert format_of(values) == "float32"
+    assert format_of(values.astype(np.float16).astype(np.float32)) == "float16"
+    assert format_of(np.repeat(np.float32([0, 1, -1, 0.5]), 100)) is None
+    assert format_of(values[:8].astype(np.float16).astype(np.float32)) is None
+    assert format_of(np.where(values > 0, values, np.finfo(np.float32).min).astype(np.float32)) == "float32"

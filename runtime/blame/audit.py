@@ -108,6 +108,11 @@ class Auditor:
             yield f"{trace.directory} is held to {self.profile}, as asked for; {other}"
         if recorded.tokens is None:
             yield f"the tokens of {trace.directory} are not known, so its embedding is not checked; give them with --tokens"
+        last = [tensor.entry for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.last_axis is not None]
+        last = [entry for entry in last if entry.stage != "lm_head"]
+        if last:
+            names = ", ".join(entry.label for entry in last[:3]) + (f" and {len(last) - 3} more" if len(last) > 3 else "")
+            yield f"{trace.directory} holds the last position only of {names}: the others are not checked"
         if recorded.foreign:
             names = ", ".join(entry.label for entry in recorded.foreign[:3]) + (" and more" if len(recorded.foreign) > 3 else "")
             yield f"{trace.directory} holds what the model has not: {names}"
@@ -205,4 +210,6 @@ def _graph_of(trace: Trace, replayed: ReplayedModel, tokens: Sequence[int] | Non
         )
     head = next((entry for entry in trace.entries if entry.stage == "lm_head" and entry.step == 0), None)
     every = head is not None and np.prod(head.shape, dtype=np.int64) > model.vocabulary
-    return replayed.graph_of("all" if every else "last", total)
+    # What depends on how long a run is in all is as the manifest's graph has it: a text may have been longer than what is recorded.
+    context = replayed.context_named_by(trace.graph())
+    return replayed.graph_of("all" if every else "last", total if context is None else context)

@@ -158,6 +158,7 @@ class Verdict(str, Enum):
     B_WRONG = "B WRONG"
     BOTH_WRONG = "BOTH WRONG"
     RECORDING = "RECORDING"
+    OTHER_GRAPH = "OTHER GRAPH"
     FOLLOWS = "FOLLOWS"
     ADDS_UP = "ADDS UP"
     RIGHT = "RIGHT"
@@ -174,7 +175,8 @@ VERDICT_MEANINGS: Mapping[Verdict, str] = {
     Verdict.B_WRONG: "B is wrong here, given what it is computed from",
     Verdict.BOTH_WRONG: "both sides are wrong here, each given what it is computed from",
     Verdict.RECORDING: "computed right, but recorded in another form",
-    Verdict.FOLLOWS: "right, given what it is computed from, and differs behind something that is wrong",
+    Verdict.OTHER_GRAPH: "both sides are right, each by its own graph, and the graphs differ here",
+    Verdict.FOLLOWS: "right, given what it is computed from, and differs behind something that is wrong, or that the graphs differ at",
     Verdict.ADDS_UP: "both sides are right all the way, and their small differences add up",
     Verdict.RIGHT: "the sides agree, and no replay contradicts them",
     Verdict.UNKNOWN: "a side could not be replayed here, or somewhere before",

@@ -30,6 +30,16 @@ class ReplayedModel:
             self._graphs[key] = recorded_graph(self._graph, Plan(), positions, total)
         return self._graphs[key]
 
+    def context_named_by(self, recorded: Graph | None) -> int | None:
+        """A number of positions with which the model's graph chooses as a ``recorded`` one has chosen; None where that shows no choice."""
+        if recorded is None:
+            return None
+        for choice in self._graph.with_op("context_choice"):
+            short, long = (name in recorded for name in self._graph.operand_names(choice.name))
+            if short != long:
+                return choice.attr_int("limit") + (1 if long else 0)
+        return None
+
     @cached_property
     def _graph(self) -> Graph:
         return build_graph(self.model)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from aprgraph.runtime.blame.local import NAMED, Audit, LocalError, LocalState, Verdict
 from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport, join
 
@@ -44,7 +45,7 @@ def _reading_note(group: Sequence[LocalError], words: str, name: str) -> str:
     )
 
 
-def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key, Verdict]) -> str:
+def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key, Verdict], graphs: GraphDifferences | None = None) -> str:
     """What blame found."""
     names = report.names
     sides = [(side, audit, other) for side, audit, other in (("A", a, b), ("B", b, a)) if audit.wrong]
@@ -69,6 +70,13 @@ def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key
         return (
             f"{names.of(side)} is wrong at {label}: the other side is right there, and what both are computed from agrees "
             f"(it could not be replayed: {_reason_of(a if side == 'A' else b, by_elimination[0])})."
+        )
+    other_graph = next((key for key, verdict in verdicts.items() if verdict is Verdict.OTHER_GRAPH), None)
+    if other_graph is not None and graphs is not None:
+        row = report.row(other_graph)
+        return (
+            f"Neither side is wrong: each is right by its own graph, and the two ran different ones. They part at {row.label} "
+            f"({row.reason}), where {'; '.join(difference.sentence for difference in graphs.computed[:NAMED])}."
         )
     first = next((key for key, verdict in verdicts.items() if verdict in (Verdict.ADDS_UP, Verdict.UNKNOWN) and _is_off(report, key)), None)
     if first is not None and verdicts[first] is Verdict.ADDS_UP:

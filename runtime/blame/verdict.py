@@ -16,6 +16,7 @@ from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.compare import diff
 from aprgraph.runtime.diff.dependencies import Dependencies, from_graph
+from aprgraph.runtime.diff.graph_differences import GraphDifferences, compare_graphs
 from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
 from aprgraph.runtime.trace import Trace
 
@@ -74,23 +75,36 @@ def with_blame(
         again = diff(*as_read, top=top, profile=profile, tolerances=tolerances)
         report = replace(again, a=report.a, b=report.b, called=report.called)
     steps = sorted({row.key[0] for row in report.rows})
-    return replace(report, blame=judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps)))
+    graphs = compare_graphs(auditors[0].graph, auditors[1].graph)
+    return replace(report, blame=judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps), graphs))
 
 
-def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies) -> Blame:
-    """What a comparison and the audits of its sides say together; ``dependencies`` are those of the model."""
+def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies, graphs: GraphDifferences | None = None) -> Blame:
+    """What a comparison and the audits of its sides say together; ``dependencies`` are those of the model.
+
+    ``graphs`` are the differences of the graphs by which the two were replayed.
+    """
+    differing = {name for difference in (graphs.computed if graphs is not None else ()) for name in difference.nodes}
+    other_graph = {row.key for row in report.rows if any(differing.intersection(_region(audit, row.key)) for audit in (a, b))}
     wrong = {local.key for audit in (a, b) for local in audit.wrong}
-    behind_wrong = _behind(dependencies, wrong)
+    behind = _behind(dependencies, wrong | other_graph)
     behind_unknown = _behind(dependencies, {row.key for row in report.rows if not _right_on_both(row.key, a, b)})
     # Without a measured ancestor nothing says that what both sides are computed from agrees: their tokens may differ.
     grounded = {first.key for first in report.first if first.good}
-    verdicts = {
-        row.key: _verdict(row, a, b, row.key in behind_wrong, row.key in behind_unknown, row.key in grounded) for row in report.rows
-    }
-    return Blame(a, b, verdicts, blame_sentence(report, a, b, verdicts))
+    verdicts = {}
+    for row in report.rows:
+        verdict = _verdict(row, a, b, row.key in behind, row.key in behind_unknown, row.key in grounded)
+        is_own = verdict is Verdict.ADDS_UP and row.key in other_graph
+        verdicts[row.key] = Verdict.OTHER_GRAPH if is_own else verdict
+    return Blame(a, b, verdicts, blame_sentence(report, a, b, verdicts, graphs))
 
 
-def _verdict(row: DiffRow, a: Audit, b: Audit, behind_wrong: bool, behind_unknown: bool, grounded: bool) -> Verdict:
+def _region(audit: Audit, key: Key) -> tuple[str, ...]:
+    """The nodes that the replay of a tensor computed."""
+    return audit.by_key[key].region if key in audit.by_key else ()
+
+
+def _verdict(row: DiffRow, a: Audit, b: Audit, behind: bool, behind_unknown: bool, grounded: bool) -> Verdict:
     key, classification = row.key, row.classification
     states = [audit.by_key[key].state if key in audit.by_key else LocalState.UNKNOWN for audit in (a, b)]
     wrong_a, wrong_b = (state is LocalState.WRONG for state in states)
@@ -101,7 +115,7 @@ def _verdict(row: DiffRow, a: Audit, b: Audit, behind_wrong: bool, behind_unknow
         return Verdict.RECORDING
     if not diverged:
         return Verdict.UNKNOWN if classification is Class.UNMEASURED and LocalState.RIGHT not in states else Verdict.RIGHT
-    if behind_wrong:
+    if behind:
         return Verdict.FOLLOWS
     if grounded and LocalState.RIGHT in states and LocalState.UNKNOWN in states and classification in (Class.INTRODUCED, Class.NAN):
         # What both are computed from agrees, and one side is right: the other is not.

@@ -50,8 +50,11 @@ class GraphDifferences:
 def graph_differences(a: Trace, b: Trace) -> GraphDifferences:
     """The differences of the graphs of two manifests; none where one has no graph."""
     graph_a, graph_b = a.graph(), b.graph()
-    if graph_a is None or graph_b is None:
-        return GraphDifferences()
+    return GraphDifferences() if graph_a is None or graph_b is None else compare_graphs(graph_a, graph_b)
+
+
+def compare_graphs(graph_a: Graph, graph_b: Graph) -> GraphDifferences:
+    """The differences of two graphs at the nodes that both have."""
     found: dict[str, list[str]] = {}
     formats: Counter[tuple[str, str]] = Counter()
     for node in graph_a:

@@ -27,6 +27,7 @@ VERDICT_GLYPHS: dict[Verdict, str] = {
     Verdict.B_WRONG: "B",
     Verdict.BOTH_WRONG: "AB",
     Verdict.RECORDING: "~",
+    Verdict.OTHER_GRAPH: "≠",
     Verdict.FOLLOWS: "▾",
     Verdict.ADDS_UP: "+",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +190,24 @@ def test_what_is_not_known_is_said(tiny_model: Tiny, tmp_path: Path) -> None:
     assert report.exit_code == 1
     with_tokens = diff(a.directory, b, model=path, tokens=TOKENS)
     assert with_tokens.headline.startswith("b (B) is wrong at layer 1 attn_out")
+
+
+@pytest.mark.contract("BLAME-GRAPH-1")
+def test_two_right_runs_of_different_graphs(tiny_model: Tiny, tmp_path: Path) -> None:
+    """LongRoPE: tokens that are generated beyond the original context change the prompt's own angles."""
+    model = tiny_model(family="phi3", rope_long_and_short=True, original_context=8)
+    short, long = traced(tmp_path / "short", model), traced(tmp_path / "long", model, max_tokens=4)
+    for sides in ((short, long), (long, short)):
+        report = aprgraph.diff(*sides, model=model)
+        found = report.blame
+        assert found is not None
+        assert (report.exit_code, found.a.wrong, found.b.wrong) == (1, (), ())
+        assert report.headline.startswith("Neither side is wrong: each is right by its own graph, and the two ran different ones.")
+        assert "the graphs differ at %rope_angles: it is computed from %rope_factors_" in report.headline
+        parted = {key[2] for key, verdict in found.verdicts.items() if verdict is Verdict.OTHER_GRAPH}
+        assert parted == {"q_post_rope", "k_post_rope"}
+        assert Verdict.ADDS_UP not in found.verdicts.values()
+    # A part of such a run is replayed as its manifest's graph says, whatever its own length.
+    assert long.info is not None
+    part = Trace(long.directory, long.entries, replace(long.info, extra={}))
+    assert aprgraph.audit(part, model).exit_code == 0

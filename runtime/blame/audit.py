@@ -16,6 +16,7 @@ from aprgraph.graph.passes.replay_recorded import ReplayRecorded
 from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.judging import Judge
 from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
+from aprgraph.runtime.blame.other_places import in_other_places
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.replaying import Replay, ReplayInputs
@@ -39,16 +40,25 @@ def audit(
     tokens: PromptTokens = None,
     profile: str | None = None,
     tolerances: Sequence[str] = (),
+    stages: Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> Audit:
-    """Replay every tensor of ``trace`` that can be. See ``Auditor`` for the arguments and errors."""
-    auditor = Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances)
-    found = []
-    for local in auditor.locals():
-        if progress is not None:
-            progress(local.label)
-        found.append(local)
-    return auditor.finish(found)
+    """Replay every tensor of ``trace`` that can be. See ``Auditor`` for the arguments and errors.
+
+    Where that explains it, the trace is read with its tensors in other places than it says (other_places.py).
+    """
+    replayed = ReplayedModel.of(model)
+
+    def audit_one(one: Trace) -> Audit:
+        auditor = Auditor(one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages)
+        found = []
+        for local in auditor.locals():
+            if progress is not None:
+                progress(local.label)
+            found.append(local)
+        return auditor.finish(found)
+
+    return in_other_places(audit_one(trace), trace, replayed.model.hyperparameters.layers, audit_one)
 
 
 class Auditor:

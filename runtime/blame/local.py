@@ -79,6 +79,8 @@ class LocalError:
 class Audit:
     """One trace against the model: a local error for each tensor, in execution order, and the sentence to read first.
 
+    ``as_read`` is the trace as its tensors are to be read, ``moved`` says that some of them are in other places there.
+
     ``broken`` says which of the model's own weights hold NaN or Inf, if the replay met any.
     """
 
@@ -90,6 +92,7 @@ class Audit:
     sentence: str = ""
     broken: str | None = None
     as_read: Trace | None = None
+    moved: bool = False
 
     @property
     def name(self) -> str:

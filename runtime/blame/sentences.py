@@ -21,7 +21,7 @@ def audit_sentence(audit: Audit) -> str:
     aside = f"{_broken(audit)}{misshapen(audit)}{_unknown(audit)}"
     if not audit.wrong:
         tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
-        read = any(local.reading is not None for local in audit.locals)
+        read = audit.moved or any(local.reading is not None for local in audit.locals)
         verdict = "not of the model's shapes" if audit.misshapen else "right, by how it was recorded" if read else "right"
         return f"{audit.name}: {verdict}, the model explains {tensors} that could be replayed{aside}."
     return f"{audit.name}: wrong at {places(audit.wrong)}; {_rest(audit)}{aside}."

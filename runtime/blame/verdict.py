@@ -9,6 +9,7 @@ from itertools import zip_longest
 from aprgraph.graph.model import Model
 from aprgraph.runtime.blame.audit import Auditor, Progress
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
+from aprgraph.runtime.blame.other_places import in_other_places
 from aprgraph.runtime.blame.recorded import PromptTokens
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import blame_sentence
@@ -69,7 +70,16 @@ def with_blame(
                 side.append(local)
                 if progress is not None:
                     progress(local.label)
-    audits = [auditor.finish(side) for auditor, side in zip(auditors, found, strict=True)]
+
+    def audit_again(trace: Trace) -> Audit:
+        auditor = Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages)
+        return auditor.finish(list(auditor.locals()))
+
+    layers = model.model.hyperparameters.layers
+    audits = [
+        in_other_places(auditor.finish(side), trace, layers, audit_again)
+        for auditor, side, trace in zip(auditors, found, (a, b), strict=True)
+    ]
     as_read = [audit.as_read or trace for audit, trace in zip(audits, (a, b), strict=True)]
     if as_read != [a, b]:
         again = diff(*as_read, top=top, profile=profile, tolerances=tolerances)

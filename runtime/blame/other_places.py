@@ -1,0 +1,86 @@
+"""Tensors in other programs' places: a trace is audited once more with its tensors where they may belong, and the better fit counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from aprgraph.runtime.blame.local import Audit, LocalState
+from aprgraph.runtime.blame.sentences import audit_sentence
+from aprgraph.runtime.readings import TraceAsRead
+from aprgraph.runtime.readings.as_read import Key
+from aprgraph.runtime.readings.places import Places, other_places
+from aprgraph.runtime.trace import Trace
+
+#: Values that are there twice differ by no more than this, relative to the largest.
+_SAME = 1e-6
+
+
+def in_other_places(found: Audit, trace: Trace, layers: int, audit: Callable[[Trace], Audit]) -> Audit:
+    """``found``, or the audit of ``trace`` with its tensors in other places, where these explain it.
+
+    They do where every tensor that moves is right there, and nothing is wrong that was right before. ``layers`` is the number of the
+    model's, and ``audit`` audits a trace. Raises what that does.
+    """
+    unexplained = _unexplained(found, trace)
+    if not unexplained:
+        return found
+    for places in other_places(trace, layers):
+        if unexplained.isdisjoint(places.moved) or not _doubles_agree(places, trace, layers):
+            continue
+        if places.around is not None and not _explains(places, _part(trace, places), unexplained, audit)[0]:
+            continue
+        explains, again = _explains(places, trace, unexplained, audit)
+        if explains and again is not None:
+            return _with_note(again, places)
+    return found
+
+
+def _unexplained(found: Audit, trace: Trace) -> frozenset[Key]:
+    """The tensors that are wrong, and those that the model has not."""
+    wrong = {local.key for local in found.locals if local.state in (LocalState.WRONG, LocalState.SHAPE)}
+    foreign = {entry.key for entry in trace.entries} - set(found.by_key)
+    return frozenset(wrong | foreign)
+
+
+def _part(trace: Trace, places: Places) -> Trace:
+    assert places.around is not None
+    return TraceAsRead(trace, places={entry.key: None for entry in trace.entries if entry.key not in places.around})
+
+
+def _explains(places: Places, trace: Trace, unexplained: frozenset[Key], audit: Callable[[Trace], Audit]) -> tuple[bool, Audit | None]:
+    there = {entry.key for entry in trace.entries}
+    moved = {key: target for key, target in places.moved.items() if key in there}
+    again = audit(TraceAsRead(trace, places=moved))
+    back = {target: key for key, target in moved.items() if target is not None}
+    rest = {back.get(key, key) for key in _unexplained(again, again.as_read or trace)}
+    # What is there twice is right where the other one is, which is not wrong then.
+    right = {key for key, target in moved.items() if target is None or _is_right(again, target)}
+    return rest <= unexplained and rest.isdisjoint(moved) and bool(right & unexplained), again
+
+
+def _is_right(found: Audit, key: Key) -> bool:
+    return key in found.by_key and found.by_key[key].state is LocalState.RIGHT
+
+
+def _doubles_agree(places: Places, trace: Trace, layers: int) -> bool:
+    """Whether the tensors that are to be there twice are."""
+    for key, target in places.moved.items():
+        if target is not None:
+            continue
+        other = (key[0], 0, "embedding") if key[1] == 0 and layers > 1 else (key[0], None, "final_norm")
+        a, b = (np.asarray(trace.load(trace.get(stage, layer, step))).reshape(-1) for step, layer, stage in (key, other))
+        if a.size != b.size or not np.allclose(a, b, rtol=0, atol=_SAME * float(np.abs(b).max(initial=0))):
+            return False
+    return True
+
+
+def _with_note(found: Audit, places: Places) -> Audit:
+    note = (
+        f"{found.name}: this looks like the recording, not the computation: {places.words}; read so, what moves is right, and nothing "
+        "else is wrong for it"
+    )
+    read = replace(found, notes=(note, *found.notes), moved=True)
+    return replace(read, sentence=audit_sentence(read))

@@ -1,0 +1,60 @@
+"""Other programs' names for the places of tensors: layers counted from 1, hidden states counted from the embedding, the last one normed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from aprgraph.runtime.readings.as_read import Key
+from aprgraph.runtime.trace import Trace
+
+_HIDDEN, _EMBEDDING, _NORMED = "post_ffn_residual", "embedding", "final_norm"
+
+
+@dataclass(frozen=True)
+class Places:
+    """``moved`` maps keys of a trace to those that they may stand for, None where a tensor is there twice; ``words`` say how so.
+
+    ``around`` are the keys that decide, None for all of the trace.
+    """
+
+    words: str
+    moved: Mapping[Key, Key | None]
+    around: frozenset[Key] | None = None
+
+
+def other_places(trace: Trace, layers: int) -> Iterator[Places]:
+    """What the places of a trace of a model of ``layers`` layers may mean instead, the most far-reaching first."""
+    keys = {entry.key for entry in trace.entries}
+    in_layers = {key for key in keys if key[1] is not None and key[2] != _EMBEDDING}
+    numbers = {layer for _, layer, _ in in_layers if layer is not None}
+    if numbers and min(numbers) >= 1 and max(numbers) <= layers:
+        lower: dict[Key, Key | None] = {key: (key[0], (key[1] or 0) - 1, key[2]) for key in in_layers}
+        yield Places("its layers are counted from 1", lower)
+    hidden = sorted(key for key in keys if key[2] == _HIDDEN)
+    counted = {layer for _, layer, _ in hidden}
+    if hidden and (layers in counted or 0 in counted):
+        words = (
+            f"its {_HIDDEN} are hidden states counted from the embedding, as transformers' hidden_states are: number i is the output of "
+            "layer i - 1, number 0 the embedding, and the last one comes after the final norm"
+        )
+        yield Places(words, _without_doubles({key: _hidden_state(key, layers) for key in hidden}, keys))
+    last = {key for key in hidden if key[1] == layers - 1}
+    if last:
+        words = f"the {_HIDDEN} of its last layer comes after the final norm, as transformers' hidden_states[-1] does"
+        around = {key for key in keys if key[1] in (None, layers - 1) or (key[1] == layers - 2 and key[2] == _HIDDEN)}
+        enough = layers == 1 or any(key[1] == layers - 2 for key in around)
+        normed: dict[Key, Key] = {key: (key[0], None, _NORMED) for key in last}
+        yield Places(words, _without_doubles(normed, keys), frozenset(around) if enough else None)
+
+
+def _hidden_state(key: Key, layers: int) -> Key:
+    step, number, _ = key
+    if number == 0:
+        return (step, 0, _EMBEDDING)
+    return (step, None, _NORMED) if number == layers else (step, (number or 0) - 1, _HIDDEN)
+
+
+def _without_doubles(moved: Mapping[Key, Key], keys: set[Key]) -> dict[Key, Key | None]:
+    """A tensor whose new place another one holds, which does not move itself, is there twice."""
+    return {key: None if target in keys and target not in moved else target for key, target in moved.items()}

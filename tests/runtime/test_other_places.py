@@ -1,0 +1,104 @@
+"""Tensors that stand in other programs' places: layers from 1, hidden states from the embedding, the last one normed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aprgraph
+from aprgraph.graph.model import load_model
+from aprgraph.runtime.blame import audit
+from aprgraph.runtime.trace import Trace
+from tests.support.blame import TOKENS, spoil, traced
+from tests.support.traces import Tensor, noisy
+
+Tiny = Callable[..., Path]
+LAYERS = 3
+
+
+def written(directory: Path, tensors: dict[tuple[int | None, str], Tensor]) -> Trace:
+    return Trace.write(directory, tensors, tokens=TOKENS)
+
+
+def counted_from_one(ours: Trace) -> dict[tuple[int | None, str], Tensor]:
+    return {
+        (entry.layer if entry.layer is None or entry.stage == "embedding" else entry.layer + 1, entry.stage): ours.load(entry)
+        for entry in ours.entries
+    }
+
+
+def hidden_states(ours: Trace) -> list[Tensor]:
+    """As transformers returns them."""
+    outputs = [ours.tensor("post_ffn_residual", layer) for layer in range(LAYERS - 1)]
+    return [ours.tensor("embedding", 0), *outputs, ours.tensor("final_norm")]
+
+
+def by_index(ours: Trace) -> dict[tuple[int | None, str], Tensor]:
+    states = {(index, "post_ffn_residual"): state for index, state in enumerate(hidden_states(ours))}
+    return {**states, (None, "lm_head"): ours.tensor("lm_head")}
+
+
+def outputs_of_layers(ours: Trace) -> dict[tuple[int | None, str], Tensor]:
+    return {(index, "post_ffn_residual"): state for index, state in enumerate(hidden_states(ours)[1:])}
+
+
+def all_but_the_last_hidden_state(ours: Trace) -> dict[tuple[int | None, str], Tensor]:
+    tensors = {(entry.layer, entry.stage): ours.load(entry) for entry in ours.entries}
+    return {**tensors, (LAYERS - 1, "post_ffn_residual"): ours.tensor("final_norm")}
+
+
+PLACES = {
+    "layers from 1": (counted_from_one, "its layers are counted from 1"),
+    "hidden states by index": (by_index, "hidden states counted from the embedding"),
+    "hidden states as outputs": (outputs_of_layers, "the post_ffn_residual of its last layer comes after the final norm"),
+    "the last hidden state among all stages": (
+        all_but_the_last_hidden_state,
+        "the post_ffn_residual of its last layer comes after the final norm",
+    ),
+}
+
+
+@pytest.fixture
+def model(tiny_model: Tiny) -> Path:
+    return tiny_model(layers=LAYERS)
+
+
+@pytest.fixture
+def ours(model: Path, tmp_path: Path) -> Trace:
+    return traced(tmp_path / "ours", model, layers=f"0..{LAYERS}")
+
+
+@pytest.mark.contract("BLAME-PLACES-1")
+@pytest.mark.parametrize("case", PLACES)
+def test_tensors_in_other_places_are_recognised(case: str, model: Path, ours: Trace, tmp_path: Path) -> None:
+    write, words = PLACES[case]
+    theirs = written(tmp_path / "theirs", write(ours))
+    found = audit(theirs, load_model(model))
+    assert (found.exit_code, found.wrong) == (0, ())
+    assert words in found.notes[0]
+    assert found.notes[0].startswith("theirs: this looks like the recording, not the computation: ")
+    assert found.sentence.startswith("theirs: right, by how it was recorded, ")
+    for sides in ((ours, theirs), (theirs, ours)):
+        report = aprgraph.diff(*sides, model=model)
+        assert (report.exit_code, report.diverged) == (0, 0)
+        assert report.blame is not None
+        assert words in report.blame.notes[0]
+
+
+@pytest.mark.contract("BLAME-PLACES-1")
+@pytest.mark.parametrize("case", PLACES)
+def test_a_fault_beside_them_is_found_all_the_same(case: str, model: Path, ours: Trace, tmp_path: Path) -> None:
+    spoil(ours, "post_ffn_residual", 1, lambda values: noisy(values, 1e-3))
+    theirs = written(tmp_path / "theirs", PLACES[case][0](ours))
+    found = audit(theirs, load_model(model))
+    assert found.exit_code == 1
+    assert found.wrong
+
+
+def test_a_last_layer_that_is_wrong_is_not_explained_away(model: Path, ours: Trace) -> None:
+    spoil(ours, "post_ffn_residual", LAYERS - 1, lambda values: values + np.float32(0.5))
+    found = audit(ours, load_model(model))
+    assert [local.label for local in found.wrong] == [f"layer {LAYERS - 1} post_ffn_residual", "final_norm"]

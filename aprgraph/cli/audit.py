@@ -14,9 +14,13 @@ from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
 
 if TYPE_CHECKING:
-    from aprgraph.runtime.blame import Audit, LocalError
+    from collections.abc import Sequence
 
-#: Rows of what is wrong that are shown without --all.
+    from aprgraph.runtime.blame import Audit
+    from aprgraph.runtime.blame.wrong_rows import AuditRow
+    from aprgraph.runtime.trace import Trace
+
+#: Stages of what is wrong that are shown without --all.
 _SHOWN = 12
 
 
@@ -72,35 +76,34 @@ def audit(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
-        _print(found, show_all)
+        _print(found, opened, show_all)
     raise typer.Exit(found.exit_code)
 
 
-def _print(found: Audit, show_all: bool) -> None:
+def _print(found: Audit, opened: Trace, show_all: bool) -> None:
+    from aprgraph.runtime.blame.wrong_rows import audit_rows  # noqa: PLC0415
+    from aprgraph.runtime.diff.caveats import by_importance  # noqa: PLC0415
+    from aprgraph.runtime.diff.side_facts import trace_fact  # noqa: PLC0415
+
     typer.echo(found.sentence)
-    for note in found.notes:
+    for note in by_importance(found.notes):
         typer.echo(f"note: {note}")
+    typer.echo(trace_fact(found.name, found.trace, opened))
+    typer.echo(f"prompt: {found.prompt}")
     if found.common:
         typer.echo(f"common to all of them: {', '.join(found.common)}")
-    rows = found.locals if show_all else found.wrong[:_SHOWN]
-    if rows:
+    off = {local.key for local in (*found.wrong, *found.misshapen)}
+    rows = audit_rows(found, found.locals if show_all else [local for local in found.locals if local.key in off], each=show_all)
+    shown = rows if show_all else rows[:_SHOWN]
+    if shown:
         typer.echo("")
-        typer.echo(_local_table(rows))
-    if len(rows) < len(found.locals):
-        typer.echo(f"{len(rows)} of {len(found.locals)} tensors shown; --all prints every one")
+        typer.echo(_local_table(shown))
+    tensors = sum(len(row.group.keys) for row in shown)
+    if tensors < len(found.locals):
+        typer.echo(f"{tensors} of {len(found.locals)} tensors shown; --all prints every one")
 
 
-def _local_table(rows: tuple[LocalError, ...]) -> str:
+def _local_table(rows: Sequence[AuditRow]) -> str:
     """A table of local errors."""
-    cells = [
-        [
-            one.state.value,
-            one.label,
-            "" if one.error is None else f"{one.error:.1e}",
-            f"{one.limit:.0e}",
-            ", ".join(("" if key[1] is None else f"layer {key[1]} ") + key[2] for key in one.sources),
-            one.reason or "",
-        ]
-        for one in rows
-    ]
-    return format_table(("", "tensor", "local error", "limit", "replayed from", "why"), cells, right=(2, 3))
+    cells = [[row.state, row.group.label, row.error, row.limit, row.worst, row.sources, row.why] for row in rows]
+    return format_table(("", "tensor", "local error", "limit", "largest at", "replayed from", "why"), cells, right=(2, 3), drop_empty=True)

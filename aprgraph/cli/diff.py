@@ -14,12 +14,16 @@ from aprgraph.cli.options import Override, ReplayTokens, Repro, Suggest, Toleran
 from aprgraph.cli.progress import replaying
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
     from rich.table import Table
 
     from aprgraph.graph.model import Model
     from aprgraph.runtime.blame import Blame
+    from aprgraph.runtime.blame.wrong_rows import Group
     from aprgraph.runtime.diff import DiffReport, DiffRow, FirstDivergence
+    from aprgraph.runtime.trace import Trace
 
 #: Columns of a table that goes to a file or a pipe, where nothing wraps it.
 _WIDE = 240
@@ -28,7 +32,18 @@ _WRONG_SHOWN = 12
 #: (least width of the terminal, number columns shown)
 _COLUMNS_FOR_WIDTH = ((155, 9), (115, 5), (0, 2))
 
-_COLOURS = {"IDENTICAL": "dim", "NOISE": "green", "PROPAGATED": "yellow", "UNMEASURED": "dim"}
+#: By class and by verdict; all others are red. What merely follows from something wrong is as quiet as what is right.
+_COLOURS = {
+    "IDENTICAL": "dim",
+    "NOISE": "green",
+    "PROPAGATED": "yellow",
+    "UNMEASURED": "dim",
+    "RIGHT": "green",
+    "FOLLOWS": "dim",
+    "RECORDING": "cyan",
+    "ADDS UP": "yellow",
+    "UNKNOWN": "dim",
+}
 
 
 def diff(
@@ -113,7 +128,7 @@ def diff(
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
     else:
-        _print(report, show_all)
+        _print(report, open_pair(a, b), show_all)
     raise typer.Exit(report.exit_code)
 
 
@@ -161,31 +176,47 @@ def _compare(a: Path, b: Path, top: int, profile: str | None, tolerances: list[s
         return compare(a, b, top=top, profile=profile, tolerances=tolerances, progress=progress)
 
 
-def _print(report: DiffReport, show_all: bool) -> None:
+def _print(report: DiffReport, traces: tuple[Trace, Trace], show_all: bool) -> None:
+    """The verdict, what else has to be known, what was compared, and then the tables."""
     from rich.console import Console  # noqa: PLC0415
+
+    from aprgraph.runtime.blame.pointed import matter, one_a_stage, suspects  # noqa: PLC0415
 
     watched = sys.stdout.isatty()
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
     console.print(report.headline, style="bold", markup=False)
-    for note in (*(report.blame.notes if report.blame is not None else ()), *report.notes):
+    for note in report.all_notes:
         console.print(f"note: {note}", markup=False)
-    for first in report.first[:_NAMES_SHOWN]:
-        console.print(_suspects(report, first), markup=False)
-    if report.common_suspects:
-        console.print(f"common to all of them: {_list(report.common_suspects)}", markup=False)
+    for line in _head(report, traces):
+        console.print(line, style="dim", markup=False)
+    pointed = suspects(report)
+    for group, first in one_a_stage(pointed)[:_NAMES_SHOWN]:
+        console.print(_suspects(report, group, first), markup=False)
+    if report.suspects:
+        console.print(f"common to all of them: {_list(report.suspects)}", markup=False)
     if report.blame is not None and report.blame.wrong:
         console.print()
-        console.print(_blame_table(report.blame, None if show_all else _WRONG_SHOWN), markup=False)
-    rows = _rows_of_common_layers(report) if show_all else report.rows_that_matter()
+        console.print(_blame_table(report.blame, each=show_all), markup=False)
+    rows = _rows_of_common_layers(report) if show_all else matter(report)
     if rows:
         console.print()
-        _print_table(console, rows, {first.key for first in report.first}, report.blame)
+        _print_table(console, report, rows, {first.key for first in pointed})
     for row in rows:
         if row.logits is not None:
             console.print(_logits(row), markup=False)
     if len(rows) < len(report.rows):
         more = "the others are of layers that one side lacks" if show_all else "--all prints every one"
         console.print(f"{len(rows)} of {len(report.rows)} tensors shown; {more}", markup=False)
+
+
+def _head(report: DiffReport, traces: tuple[Trace, Trace]) -> Iterator[str]:
+    """What was compared: both sides, the prompt, and how many tensors have each verdict or class."""
+    from aprgraph.runtime.diff.side_facts import side_facts  # noqa: PLC0415
+
+    for side, fact in side_facts(report, *traces):
+        yield f"{side} is {fact}"
+    yield f"prompt: {report.prompt}"
+    yield "tensors: " + (", ".join(f"{count} {word}" for word, count in report.tally.items()) or "none")
 
 
 def _rows_of_common_layers(report: DiffReport) -> list[DiffRow]:
@@ -199,29 +230,29 @@ def _rows_of_common_layers(report: DiffReport) -> list[DiffRow]:
     return [row for row in report.rows if row.key[1] not in lacking]
 
 
-def _blame_table(blame: Blame, most: int | None) -> str:
-    """The tensors that a side is wrong at, with both sides' local errors."""
+def _blame_table(blame: Blame, *, each: bool) -> str:
+    """The stages that a side is wrong at, or ``each`` tensor, with both sides' local errors."""
     from aprgraph.cli.tables import format_table  # noqa: PLC0415
+    from aprgraph.runtime.blame.wrong_rows import wrong_rows  # noqa: PLC0415
 
-    cells = []
-    for key in blame.wrong[:most]:
-        sides = [audit.by_key.get(key) for audit in (blame.a, blame.b)]
-        known = next(side for side in sides if side is not None)
-        errors = ["" if side is None or side.error is None else f"{side.error:.1e}" for side in sides]
-        reasons = [f"{name}: {side.reason}" for name, side in zip("AB", sides, strict=True) if side is not None and side.reason]
-        cells.append([blame.verdicts[key].value, known.label, *errors, f"{known.limit:.0e}", "; ".join(reasons)])
-    table = format_table(("", "tensor", "local A", "local B", "limit", "why"), cells, right=(2, 3, 4))
-    hidden = len(blame.wrong) - len(cells)
-    return table + (f"\n{hidden} more tensors that a side is wrong at; --all prints every one" if hidden else "")
+    rows = wrong_rows(blame, each=each)
+    shown = rows if each else rows[:_WRONG_SHOWN]
+    cells = [[row.verdict, row.group.label, row.a, row.b, row.limit, row.worst, row.why] for row in shown]
+    table = format_table(("", "tensor", "local A", "local B", "limit", "largest at", "why"), cells, right=(2, 3, 4), drop_empty=True)
+    hidden = len(rows) - len(shown)
+    return table + (f"\n{hidden} more stages that a side is wrong at; --all prints every tensor" if hidden else "")
 
 
-def _suspects(report: DiffReport, first: FirstDivergence) -> str:
-    """Where the cause of one first divergence can lie, in a sentence."""
-    after = [report.row(key).label for key in first.good]
-    text = f"{report.row(first.key).label}: the cause lies in {_list(first.region[::-1])}"
+def _suspects(report: DiffReport, group: Group, first: FirstDivergence) -> str:
+    """Where the cause of one first divergence can lie, in a sentence; of several layers of a stage, in the first of them."""
+    labels = {row.key: row.label for row in report.rows}
+    after = [labels.get(key, key[2]) for key in first.good]
+    several = f", of {labels[first.key]}," if len(group.keys) > 1 else ""
+    text = f"{group.label}: the cause{several} lies in {_list(first.region[::-1])}"
     if first.weights:
         text += f", or in the weights {_list(first.weights[::-1])}"
-    return text + (f"; still good: {_list(after[::-1])}" if after else "; nothing before it was measured")
+    good = "computed from" if report.blame is not None and report.blame.wrong else "still good"
+    return text + (f"; {good}: {_list(after[::-1])}" if after else "; nothing before it was measured")
 
 
 def _list(names: tuple[str, ...] | list[str]) -> str:
@@ -238,31 +269,21 @@ def _logits(row: DiffRow) -> str:
     return f"{row.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats"
 
 
-def _verdict(blame: Blame | None, row: DiffRow) -> str:
-    """The class of a row; with blame, its verdict."""
-    return row.classification.value if blame is None else blame.verdicts[row.key].value
-
-
-def _print_table(console: Console, rows: list[DiffRow], first: set[tuple[int, int | None, str]], blame: Blame | None) -> None:
+def _print_table(console: Console, report: DiffReport, rows: list[DiffRow], first: set[tuple[int, int | None, str]]) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table: Table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("", "class" if blame is None else "verdict", "tensor", "shape"):
+    for name in ("", "class" if report.blame is None else "verdict", "tensor", "shape"):
         table.add_column(name, no_wrap=True)
     # A narrow terminal gets fewer columns rather than cropped ones.
     shown = next(count for width, count in _COLUMNS_FOR_WIDTH if console.width >= width)
     for name in ("NMSE", "limit", "cosine", "worst position", "worst 1 % channels", "max|Δ|", "NaN+Inf A/B", "rms A", "rms B")[:shown]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        name = row.classification.value
-        cells = [
-            Text("▶" if row.key in first else ""),
-            Text(_verdict(blame, row)),
-            Text(row.label),
-            Text(" x ".join(map(str, row.shape or ()))),
-        ]
-        table.add_row(*cells, *map(Text, _numbers(row)[:shown]), style=_COLOURS.get(name, "red"))
+        word = report.word(row)
+        cells = [Text("▶" if row.key in first else ""), Text(word), Text(row.label), Text(" x ".join(map(str, row.shape or ())))]
+        table.add_row(*cells, *map(Text, _numbers(row)[:shown]), style=_COLOURS.get(word, "red"))
     console.print(table)
 
 

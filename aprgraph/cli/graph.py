@@ -11,9 +11,10 @@ import typer
 from aprgraph.cli.options import Override
 
 if TYPE_CHECKING:
-    from aprgraph.graph.export import Colouring
     from aprgraph.graph.ir import Graph
+    from aprgraph.graph.model import Model
     from aprgraph.graph.plan import Plan
+    from aprgraph.runtime.diff import DiffReport
 
 
 def graph(
@@ -56,6 +57,16 @@ def graph(
         tuple[Path, Path] | None,
         typer.Option("--diff", metavar="A B", help="Compare two traces, and colour stages by how far they diverge (in the prompt's pass)."),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="GGUF",
+            help="With --diff: the model that both are to be runs of; colour by whose fault it is, and mark what can explain it.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")] = None,
     unfold: Annotated[bool, typer.Option("--unfold", help="Draw every layer; otherwise equal neighbours are drawn once.")] = False,
     override_kv: Override = None,
@@ -67,6 +78,9 @@ def graph(
       aprgraph graph model.gguf -o model.svg
       aprgraph graph model.gguf --taps qkv_matmul --passes insert-taps,prune
       aprgraph graph --diff good bad -o where.svg
+      aprgraph graph --diff good bad --model model.gguf -o whose.svg
+
+    With --diff, stages have the classes of `aprgraph diff`, and with --model its verdicts; of several steps the prompt's is drawn.
     """
     from aprgraph.graph.export import EXPORTERS, make_view  # noqa: PLC0415
     from aprgraph.graph.plan import parse_layers, parse_plan  # noqa: PLC0415
@@ -79,13 +93,16 @@ def graph(
     shown = parse_layers(layers) if layers is not None else None
     if print_ir_after is not None:
         _check_print(print_ir_after, names)
-    opened = _graph_of_diff(diff) if source is None else open_graph(source, override_kv)
+    truth = _truth(diff, model, override_kv)
+    # A trace has its graph; what is overridden then is the model that judges it.
+    opened = _graph_of_diff(diff, truth) if source is None else open_graph(source, None if truth and source.is_dir() else override_kv)
     if names:
         opened = _run_passes(opened, names, plan, print_ir_after)
     if chosen == "text" and names:
         shown = None  # the text after passes is a whole graph, which parses back
-    colouring = None if diff is None else _colouring(*diff)
-    text = EXPORTERS[chosen](make_view(opened, layers=shown, fold=not unfold, colouring=colouring))
+    report = None if diff is None else _compare(*diff, truth)
+    colouring, suspects = (None, ()) if report is None else (report.colouring(), report.suspects)
+    text = EXPORTERS[chosen](make_view(opened, layers=shown, fold=not unfold, colouring=colouring, suspects=suspects))
     if output is None:
         typer.echo(text, nl=False)
         return
@@ -140,8 +157,23 @@ def _graph_of_artifact(directory: Path) -> Graph:
     return found
 
 
-def _graph_of_diff(diff: tuple[Path, Path] | None) -> Graph:
-    """The graph of the first of two traces that has one."""
+def _truth(diff: tuple[Path, Path] | None, model: Path | None, override_kv: list[str] | None) -> Model | None:
+    """The model to judge two traces by, if one is named. Raises AprgraphError."""
+    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+    from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.graph.model import load_model  # noqa: PLC0415
+
+    if model is None:
+        return None
+    if diff is None:
+        raise AprgraphError(
+            f"--model {model}: it judges two traces, and there is no --diff; to draw it, give it as the source: graph {model}"
+        )
+    return load_model(model, parse_overrides(override_kv or []))
+
+
+def _graph_of_diff(diff: tuple[Path, Path] | None, truth: Model | None) -> Graph:
+    """The graph of the first of two traces that has one, else that of the model."""
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
 
     if diff is None:
@@ -152,13 +184,19 @@ def _graph_of_diff(diff: tuple[Path, Path] | None) -> Graph:
         found = Trace.open(side).graph()
         if found is not None:
             return found
+    if truth is not None:
+        from aprgraph.graph.build import build_graph  # noqa: PLC0415
+
+        return build_graph(truth)
     raise AprgraphError(f"--diff {diff[0]} {diff[1]}: neither trace has a graph; name the model too: graph MODEL --diff A B")
 
 
-def _colouring(a: Path, b: Path) -> Colouring:
-    from aprgraph.runtime.diff import diff as compare  # noqa: PLC0415
+def _compare(a: Path, b: Path, truth: Model | None) -> DiffReport:
+    from aprgraph.cli.progress import replaying  # noqa: PLC0415
+    from aprgraph.comparison import diff as compare  # noqa: PLC0415
 
-    return compare(a, b).colouring()
+    with replaying() as progress:
+        return compare(a, b, model=truth, on_replay=progress)
 
 
 def _choose_format(output_format: str | None, output: Path | None) -> str:

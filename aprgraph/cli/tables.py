@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Aligned columns; ``right`` lists those to align to the right."""
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, drop_empty: bool = False) -> str:
+    """Aligned columns; ``right`` lists those to align to the right; ``drop_empty`` leaves out those that no row has anything in."""
+    if drop_empty:
+        kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
+        header, rows = [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
+        right = [kept.index(index) for index in right if index in kept]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from aprgraph.graph.export.divergence import VERDICTS
 from aprgraph.graph.export.view import ELIDED, NodeView, View
+
+#: What a marked box says of itself.
+SUSPECT = "suspect: can explain all that is wrong"
 
 
 def headline(node: NodeView) -> str:
@@ -13,6 +17,7 @@ def headline(node: NodeView) -> str:
 def lines(node: NodeView) -> list[str]:
     """The lines of a box for formats that have text only."""
     result = [node.label + (" [tap]" if node.tapped else ""), headline(node), *map(str, node.weights)]
+    result += [SUSPECT] if node.suspect else []
     if node.divergence is not None:
         result.append(node.divergence.label)
         result += [node.divergence.note] if node.divergence.note else []
@@ -28,6 +33,7 @@ def details(node: NodeView) -> str:
     result += [f"{name} = {node.attrs[name]}" for name in sorted(node.attrs)]
     result += [f"weight {weight.tensor}: {weight.format}[{', '.join(map(str, weight.dims))}]" for weight in node.weights]
     result += ["tapped"] if node.tapped else []
+    result += [SUSPECT] if node.suspect else []
     if node.divergence is not None:
         result.append(node.divergence.label + (f" ({node.divergence.note})" if node.divergence.note else ""))
     return "\n".join(result)
@@ -43,5 +49,9 @@ def summary(view: View) -> str:
     clusters = ", ".join(group.title for group in view.groups) or "no layers"
     text = f"Computation graph of {view.graph.name}: {len(view.nodes)} boxes; {clusters}."
     if view.legend:
-        text += " Stages by how far they diverge: " + ", ".join(f"{count} {cls.name}" for cls, count in view.legend) + "."
+        by = "whose fault it is" if any(cls in VERDICTS for cls, _ in view.legend) else "how far they diverge"
+        text += f" Stages by {by}: " + ", ".join(f"{count} {cls.name}" for cls, count in view.legend) + "."
+    marked = [node.label for node in view.nodes if node.suspect]
+    if marked:
+        text += f" Marked as suspect: {', '.join(dict.fromkeys(marked))}."
     return text

@@ -1,8 +1,8 @@
-"""How far a stage diverges, as a picture shows it: the classes, their colours, and what a fold of layers shows.
+"""How a stage looks in a picture of a comparison: its class, or whose fault it is, the colours, and what a fold of layers shows.
 
-The differ decides the classes; this table says only how they look. The bars are the colours of Okabe and Ito (Color
-Universal Design, 2008), which people with any of the common colour-vision deficiencies tell apart; blue is good,
-warm is bad, and the class is always written beside the colour too.
+The differ decides the classes and the verdicts; these tables say only how they look. The hues are those of Okabe and Ito
+(Color Universal Design, 2008), which people with any of the common colour-vision deficiencies tell apart; blue is good, warm
+is bad, and the word is always written beside the colour. What is worse stands out more from the page, whether that is light or dark.
 """
 
 from __future__ import annotations
@@ -12,39 +12,63 @@ from dataclasses import dataclass, replace
 
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 
-#: (layer, stage) -> (class name, NMSE or None); layer is None for whole-model stages. For stages of expert ids, the number
-#: is the share of positions with another set of ids.
+#: (layer, stage) -> (name of a class or verdict, NMSE or None); layer is None for whole-model stages. For stages of expert ids, the
+#: number is the share of positions with another set of ids; where a side is wrong, it is that side's local error.
 Colouring = Mapping[tuple[int | None, str], tuple[str, float | None]]
 
 
 @dataclass(frozen=True)
 class DivergenceClass:
-    """One class. ``bar`` is its strong colour, ``light`` and ``dark`` fill a box on a light or dark page (CSS colours)."""
+    """One class or verdict. ``bar`` is its strong colour on a light page and ``bar_dark`` on a dark one; ``light`` and ``dark`` fill
+    a box there (CSS colours).
+    """
 
     name: str
     summary: str
     bar: str
+    bar_dark: str
     light: str
     dark: str
     #: Whether layers that differ in it are never folded together.
     stands_apart: bool = False
+    #: What the number beside it is.
+    measure: str = "NMSE"
 
 
-#: From the least to the most severe.
+#: What two tensors' values say, from the least to the most severe.
 CLASSES: tuple[DivergenceClass, ...] = (
-    DivergenceClass("IDENTICAL", "the same bits on both sides", "#0072b2", "#e1edf7", "#122a3d"),
-    DivergenceClass("NOISE", "within what the arithmetic explains", "#56b4e9", "#e9f6fd", "#153240"),
-    DivergenceClass("UNMEASURED", "not recorded on both sides", "#8c8c8c", "#f3f3f3", "#24272c", stands_apart=True),
-    DivergenceClass("PROPAGATED", "diverges, and so did what it is computed from", "#e69f00", "#fdf2d8", "#3a2d0e"),
-    DivergenceClass("ACCUMULATED", "noise that has added up", "#b8a900", "#faf7c8", "#36330c"),
-    DivergenceClass("INTRODUCED", "diverges, though what it is computed from does not", "#d55e00", "#fbdccb", "#50260d", stands_apart=True),
-    DivergenceClass("SHAPE", "of different shapes", "#5b4fa8", "#e5e1f6", "#2b2649", stands_apart=True),
-    DivergenceClass("NAN", "NaN or Inf on one side", "#b0467f", "#f7dcea", "#451f38", stands_apart=True),
+    DivergenceClass("IDENTICAL", "the same bits on both sides", "#76afd8", "#2d6a97", "#eef5fb", "#111f2c"),
+    DivergenceClass("NOISE", "within what the arithmetic explains", "#4a9fd8", "#3a82b5", "#e3f0fa", "#13293b"),
+    DivergenceClass("UNMEASURED", "not recorded on both sides", "#8c8c8c", "#8c8c8c", "#f3f3f3", "#1d2126", stands_apart=True),
+    DivergenceClass("PROPAGATED", "diverges, and so did what it is computed from", "#bd8200", "#b98420", "#fdf2d8", "#33280d"),
+    DivergenceClass("ACCUMULATED", "noise that has added up", "#857900", "#b5a82a", "#f5f0b4", "#3b370e"),
+    DivergenceClass(
+        "INTRODUCED", "diverges, though what it is computed from does not", "#c24a00", "#ff9650", "#fbd3bd", "#6b2e0a", stands_apart=True
+    ),
+    DivergenceClass("SHAPE", "of different shapes", "#5b4fa8", "#b9aef5", "#d9d2f5", "#423685", stands_apart=True),
+    DivergenceClass("NAN", "NaN or Inf on one side", "#9c2f6b", "#ff9fd0", "#f5c9e0", "#702353", stands_apart=True),
 )
+_LOCAL = "local error"
+#: Whose fault it is, from the least to the most severe. What merely follows is quiet; where a side is wrong, the box glows.
+VERDICTS: tuple[DivergenceClass, ...] = (
+    DivergenceClass("RIGHT", "the sides agree, and no replay contradicts them", "#76afd8", "#2d6a97", "#eef5fb", "#111f2c"),
+    DivergenceClass("RECORDING", "computed right, but recorded in another form", "#4a9b8a", "#3f8f7f", "#e0f2ee", "#12302a"),
+    DivergenceClass("FOLLOWS", "right, given its inputs, which are wrong or of another graph", "#a39a86", "#8f8776", "#f5f3ee", "#22211e"),
+    DivergenceClass("UNKNOWN", "could not be replayed, here or before", "#8c8c8c", "#8c8c8c", "#f3f3f3", "#1d2126", stands_apart=True),
+    DivergenceClass("ADDS UP", "right all the way; small differences add up", "#857900", "#b5a82a", "#f5f0b4", "#3b370e"),
+    DivergenceClass("OTHER GRAPH", "right, but the two graphs differ here", "#5b4fa8", "#b9aef5", "#d9d2f5", "#423685", True),
+    DivergenceClass("A WRONG", "A is wrong here, given its inputs", "#a83279", "#ff9fd0", "#f7b4d8", "#8a2a66", True, _LOCAL),
+    DivergenceClass("B WRONG", "B is wrong here, given its inputs", "#c24a00", "#ff9650", "#ffb98f", "#8f3d0c", True, _LOCAL),
+    DivergenceClass("BOTH WRONG", "both are wrong here, given their inputs", "#8c1d18", "#ffb3a8", "#f79a92", "#9a2a24", True, _LOCAL),
+)
+#: Every look there is.
+LOOKS: tuple[DivergenceClass, ...] = (*CLASSES, *VERDICTS)
 
-CLASS_BY_NAME: dict[str, DivergenceClass] = {cls.name: cls for cls in CLASSES}
+CLASS_BY_NAME: dict[str, DivergenceClass] = {cls.name: cls for cls in LOOKS}
 UNMEASURED = CLASS_BY_NAME["UNMEASURED"]
-_SEVERITY = {cls.name: index for index, cls in enumerate(CLASSES)}
+_RIGHT, *_OTHERS = VERDICTS
+#: A picture by verdicts also has stages that were not recorded, which stand out more than right ones.
+_SEVERITY = {cls.name: index for index, cls in enumerate((*CLASSES[:2], _RIGHT, CLASSES[2], *_OTHERS[:5], *CLASSES[3:], *_OTHERS[5:]))}
 
 
 @dataclass(frozen=True)
@@ -58,6 +82,11 @@ class Divergence:
     measure: str = "NMSE"
 
     @property
+    def is_fault(self) -> bool:
+        """Whether a side is wrong there."""
+        return self.cls.measure == _LOCAL
+
+    @property
     def label(self) -> str:
         """``INTRODUCED, NMSE 3.6e-01``."""
         return self.cls.name if not self.nmse else f"{self.cls.name}, {self.measure} {self.nmse:.1e}"
@@ -65,16 +94,16 @@ class Divergence:
 
 def severity(cls: DivergenceClass) -> int:
     """A rank among classes; one that is not known here counts as the most severe."""
-    return _SEVERITY.get(cls.name, len(CLASSES))
+    return _SEVERITY.get(cls.name, len(LOOKS))
 
 
 def divergence_of(colouring: Colouring, layer: int | None, stage: str) -> Divergence:
     """The divergence of one stage; UNMEASURED where the colouring has none. A class that is not known here looks like it."""
     name, nmse = colouring.get((layer, stage), (UNMEASURED.name, None))
     known = CLASS_BY_NAME.get(name)
-    cls = known or DivergenceClass(name, "", UNMEASURED.bar, UNMEASURED.light, UNMEASURED.dark, stands_apart=True)
+    cls = known or replace(UNMEASURED, name=name, summary="")
     is_index = stage in STAGE_BY_NAME and STAGE_BY_NAME[stage].kind is StageKind.INDEX
-    return Divergence(cls, nmse, layer, measure="other ids" if is_index else "NMSE")
+    return Divergence(cls, nmse, layer, measure="other ids" if is_index else cls.measure)
 
 
 def worst(divergences: Sequence[Divergence]) -> Divergence:

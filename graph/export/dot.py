@@ -52,4 +52,6 @@ def _box(node: NodeView) -> str:
         attributes.append("peripheries=2")
     if node.divergence is not None:
         attributes.append(f'fillcolor="{node.divergence.cls.light}", color="{node.divergence.cls.bar}", penwidth=2')
+    if node.suspect:
+        attributes.append('fontcolor="#a83f00", style="rounded,filled,bold,dashed"')
     return f"{dot(node.id)} [{', '.join(attributes)}];"

@@ -67,19 +67,31 @@ def _signatures(graph: Graph, layers: Mapping[int, Sequence[Node]], tapped: set[
     return result
 
 
-def equal_runs(graph: Graph, layers: Mapping[int, Sequence[Node]], tapped: set[str], colouring: Colouring | None = None) -> list[range]:
+def equal_runs(
+    graph: Graph,
+    layers: Mapping[int, Sequence[Node]],
+    tapped: set[str],
+    colouring: Colouring | None = None,
+    suspects: frozenset[str] = frozenset(),
+) -> list[range]:
     """The runs of equal layers, in order; a layer that equals neither neighbour is a run of one.
 
     ``layers`` gives the drawn nodes of each layer in execution order; ``tapped`` the names of nodes that a tap reads.
-    Layers whose colours tell different stories (a divergence begins in one of them, or one was not measured) stay apart.
+    Layers whose colours tell different stories (a divergence begins in one of them, or one was not measured, or one has a
+    suspect) stay apart.
     """
     signatures = _signatures(graph, layers, tapped)
 
-    def colours(layer: int) -> tuple[str | None, ...]:
+    def has_suspect(node: Node) -> bool:
+        operands = [str(operand.attrs.get("tensor", operand.name)) for operand in graph.operands(node.name) if operand.op == "weight"]
+        return not suspects.isdisjoint((node.name, *operands))
+
+    def colours(layer: int) -> tuple[str | bool | None, ...]:
+        marks = tuple(has_suspect(node) for node in layers[layer]) if suspects else ()
         if colouring is None:
-            return ()
+            return marks
         classes = [divergence_of(colouring, layer, node.stage).cls if node.stage else None for node in layers[layer]]
-        return tuple(cls.name if cls is not None and cls.stands_apart else None for cls in classes)
+        return (*marks, *(cls.name if cls is not None and cls.stands_apart else None for cls in classes))
 
     runs: list[range] = []
     for layer in sorted(layers):

@@ -28,6 +28,7 @@ def export_graphml(view: View) -> str:
             "attrs": ", ".join(f"{name} = {node.attrs[name]}" for name in sorted(node.attrs)) or None,
             "weights": ", ".join(f"{weight.tensor} {weight.format}{list(weight.dims)}" for weight in node.weights) or None,
             "tapped": node.tapped,
+            "suspect": node.suspect,
             "divergence": None if divergence is None else divergence.cls.name,
             "nmse": None if divergence is None or divergence.nmse is None else float(divergence.nmse),
             "note": None if divergence is None else divergence.note,

@@ -16,7 +16,8 @@ def export_json(view: View) -> str:
 
     ``nodes`` (in execution order) have ``id``, ``label``, ``op``, ``stage``, ``group``, ``type`` (``dtype`` and ``dims``, null for
     layers left out), ``layers`` ([first, last + 1] or null), ``names`` (the graph's nodes it stands for), ``attrs``,
-    ``weights``, ``tapped``, and ``divergence`` (``class``, ``nmse``, ``layer``, ``note``; null in a view without colours).
+    ``weights``, ``tapped``, ``suspect``, and ``divergence`` (``class``, which is a verdict where the colours are those of blame, ``nmse``,
+    ``layer``, ``note``; null in a view without colours).
     ``edges`` have ``source``, ``target``, ``operand`` and ``repeat``; ``groups`` have ``id``, ``title``, ``layers``, ``nodes``.
     """
     group_of = {name: group.id for group in view.groups for name in group.nodes}
@@ -58,6 +59,7 @@ def _node(node: NodeView, group: str | None) -> dict[str, Any]:
         "attrs": _plain(node.attrs),
         "weights": [{"tensor": weight.tensor, "format": weight.format, "dims": list(weight.dims)} for weight in node.weights],
         "tapped": node.tapped,
+        "suspect": node.suspect,
         "names": list(node.names),
         "divergence": None
         if divergence is None

@@ -34,6 +34,9 @@ def _document(view: View) -> Iterator[str]:
     if any(node.tapped for node in view.nodes):
         yield "  classDef tapped stroke-width:3px"
         yield f"  class {','.join(ids[node.id] for node in view.nodes if node.tapped)} tapped"
+    if any(node.suspect for node in view.nodes):
+        yield "  classDef suspect stroke-width:4px,stroke-dasharray:6 3"
+        yield f"  class {','.join(ids[node.id] for node in view.nodes if node.suspect)} suspect"
     if view.legend:
         yield '  subgraph legend["legend"]'
         for index, (cls, count) in enumerate(view.legend):

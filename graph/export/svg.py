@@ -18,6 +18,7 @@ _INDENT = 16.0
 _CHARACTER = 6.75  # of an 11 px monospace font, the widest of the style sheet's
 _STAGE_CHARACTER = 7.95  # of a 13 px one
 _LINE = 15.0
+_BADGE = 54.0  # the mark of a suspect
 
 
 def export_svg(view: View) -> str:
@@ -45,7 +46,7 @@ def _sizes(view: View) -> dict[str, tuple[float, float]]:
     heights: dict[str, float] = {}
     for node in view.nodes:
         rows = [" ".join(filter(None, pair)) for pair in _detail_lines(node)] + _divergence_lines(node)
-        name = len(node.label) * _STAGE_CHARACTER + (40 if node.tapped else 0)
+        name = len(node.label) * _STAGE_CHARACTER + (40 if node.tapped else 0) + (_BADGE + 8 if node.suspect else 0)
         width = max(width, name + _INDENT + 12, *(len(row) * _CHARACTER + _INDENT + 12 for row in rows))
         heights[node.id] = 27 + len(rows) * _LINE + 4
     return {name: (round(width), height) for name, height in heights.items()}
@@ -139,6 +140,9 @@ class _Painter:
             strip, border = f"strip-{look}", 2.4 if node.divergence.cls.stands_apart and strip and node.divergence.nmse is not None else 1.3
         yield f'<g class="node" id="{xml("node-" + node.id)}"><title>{xml(details(node))}</title>'
         place = f'x="{number(x)}" y="{number(y)}" height="{number(height)}"'
+        if node.suspect or (node.divergence is not None and node.divergence.is_fault):
+            halo = f'x="{number(x - 4)}" y="{number(y - 4)}" width="{number(width + 8)}" height="{number(height + 8)}" rx="10"'
+            yield f'<rect class="{"halo" if node.suspect else f"glow strip-{look}"}" {halo}/>'
         yield f'<rect class="{look}" {place} width="{number(width)}" rx="7" stroke-width="{border}"/>'
         if strip is not None:
             left, top, low, reach = number(x), number(y + 7), number(y + height - 7), number(x + _STRIP)
@@ -159,6 +163,10 @@ class _Painter:
         if node.tapped:
             yield f'<rect class="tap" x="{number(x + width - 38)}" y="{number(y + 9)}" width="28" height="14" rx="7"/>'
             yield f'<text class="tap-text" x="{number(x + width - 24)}" y="{number(y + 19)}" text-anchor="middle">tap</text>'
+        if node.suspect:
+            start = x + width - 10 - _BADGE - (36 if node.tapped else 0)
+            yield f'<rect class="badge" x="{number(start)}" y="{number(y + 8)}" width="{number(_BADGE)}" height="16" rx="8"/>'
+            yield f'<text class="badge-text" x="{number(start + _BADGE / 2)}" y="{number(y + 19.5)}" text-anchor="middle">suspect</text>'
         yield "</g>"
 
     def legend_places(self) -> list[tuple[float, float, str]]:

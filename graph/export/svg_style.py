@@ -6,7 +6,7 @@ and draw the light page.
 
 from __future__ import annotations
 
-from aprgraph.graph.export.divergence import CLASSES, UNMEASURED, DivergenceClass
+from aprgraph.graph.export.divergence import LOOKS, UNMEASURED, DivergenceClass
 from aprgraph.graph.stages import StageKind
 
 MONOSPACE = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
@@ -26,6 +26,9 @@ _LIGHT = """
 .format { fill: #0b5cad; }
 .tap { fill: #17202c; }
 .tap-text { fill: #ffffff; }
+.halo { stroke: #a83f00; }
+.badge { fill: #a83f00; }
+.badge-text { fill: #ffffff; }
 """
 
 _DARK = """
@@ -42,6 +45,9 @@ _DARK = """
 .format { fill: #74b8ff; }
 .tap { fill: #eef2f7; }
 .tap-text { fill: #0f141a; }
+.halo { stroke: #ff9d5c; }
+.badge { fill: #ff9d5c; }
+.badge-text { fill: #0f141a; }
 """
 
 _SHARED = f"""
@@ -56,6 +62,9 @@ text {{ font-family: {MONOSPACE}; font-size: 11px; }}
 .line {{ fill: none; stroke-width: 1.4; stroke-linecap: round; stroke-linejoin: round; }}
 .elided {{ stroke-dasharray: 5 4; }}
 .tap-text {{ font-size: 9px; font-weight: 600; }}
+.halo {{ fill: none; stroke-width: 2.4; stroke-dasharray: 7 4; }}
+.glow {{ fill-opacity: 0.38; }}
+.badge-text {{ font-size: 10px; font-weight: 600; }}
 """
 
 #: A strip at the left of a box shows what kind of arithmetic makes it; the op beside it says the same in words.
@@ -71,8 +80,8 @@ _KINDS: dict[StageKind, str] = {
 
 
 def class_name(cls: DivergenceClass) -> str:
-    """The CSS class of a divergence class; one that the table does not know looks like UNMEASURED."""
-    return f"is-{(cls if cls in CLASSES else UNMEASURED).name.lower()}"
+    """The CSS class of a divergence class or verdict; one that the tables do not know looks like UNMEASURED."""
+    return f"is-{(cls if cls in LOOKS else UNMEASURED).name.lower().replace(' ', '-')}"
 
 
 def kind_class(kind: StageKind) -> str:
@@ -84,8 +93,9 @@ def style_sheet() -> str:
     """The whole style sheet."""
     kinds = "".join(f".{kind_class(kind)} {{ fill: {colour}; }}\n" for kind, colour in _KINDS.items())
     # The class sets the fill of a box, and the strip's and border's strong colour.
-    light = "".join(f".{class_name(cls)} {{ fill: {cls.light}; stroke: {cls.bar}; }}\n" for cls in CLASSES)
-    dark = "".join(f".{class_name(cls)} {{ fill: {cls.dark}; }}\n" for cls in CLASSES)
-    strips = "".join(f".strip-{class_name(cls)} {{ fill: {cls.bar}; }}\n" for cls in CLASSES)
-    unmeasured = f".{class_name(UNMEASURED)} {{ stroke-dasharray: 3 3; }}\n"
-    return f"{_SHARED}{kinds}{_LIGHT}{light}{strips}{unmeasured}@media (prefers-color-scheme: dark) {{{_DARK}{dark}}}\n"
+    light = "".join(f".{class_name(cls)} {{ fill: {cls.light}; stroke: {cls.bar}; }}\n" for cls in LOOKS)
+    dark = "".join(f".{class_name(cls)} {{ fill: {cls.dark}; stroke: {cls.bar_dark}; }}\n" for cls in LOOKS)
+    strips = "".join(f".strip-{class_name(cls)} {{ fill: {cls.bar}; }}\n" for cls in LOOKS)
+    dark_strips = "".join(f".strip-{class_name(cls)} {{ fill: {cls.bar_dark}; }}\n" for cls in LOOKS)
+    unmeasured = f".{class_name(UNMEASURED)}, .is-unknown {{ stroke-dasharray: 3 3; }}\n"
+    return f"{_SHARED}{kinds}{_LIGHT}{light}{strips}{unmeasured}@media (prefers-color-scheme: dark) {{{_DARK}{dark}{dark_strips}}}\n"

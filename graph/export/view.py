@@ -6,7 +6,7 @@ folded into one cluster. All exporters draw the same view.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import PlanError
@@ -25,6 +25,7 @@ class WeightView:
     tensor: str
     format: str
     dims: tuple[Dim, ...]
+    suspect: bool = False
 
     @property
     def short_name(self) -> str:
@@ -38,7 +39,9 @@ class WeightView:
 
 @dataclass(frozen=True)
 class NodeView:
-    """One box. ``names`` are the graph's nodes that it stands for, ``layers`` theirs (None outside layers)."""
+    """One box. ``names`` are the graph's nodes that it stands for, ``layers`` theirs (None outside layers). A ``suspect``, or a
+    box with a weight that is one, can explain everything that is wrong.
+    """
 
     id: str
     label: str
@@ -51,6 +54,7 @@ class NodeView:
     weights: tuple[WeightView, ...] = ()
     tapped: bool = False
     divergence: Divergence | None = None
+    suspect: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,20 @@ class View:
         return ", ".join(parts)
 
 
-def make_view(graph: Graph, *, layers: range | None = None, fold: bool = True, colouring: Colouring | None = None) -> View:
+def make_view(
+    graph: Graph,
+    *,
+    layers: range | None = None,
+    fold: bool = True,
+    colouring: Colouring | None = None,
+    suspects: Collection[str] = (),
+) -> View:
     """The view of ``graph``: equal layers folded if ``fold``, or only ``layers``, unfolded, and a box for those before and after.
 
-    Raises PlanError for layers that the graph does not have.
+    ``suspects`` are names of nodes and of the model's tensors that are to be marked. Raises PlanError for layers that the graph does
+    not have.
     """
-    return _Viewer(graph, layers, fold, colouring).view()
+    return _Viewer(graph, layers, fold, colouring, frozenset(suspects)).view()
 
 
 def _span(layers: range) -> str:
@@ -112,8 +124,8 @@ def _span(layers: range) -> str:
 
 
 class _Viewer:
-    def __init__(self, graph: Graph, shown: range | None, fold: bool, colouring: Colouring | None) -> None:
-        self.graph, self.shown, self.colouring = graph, shown, colouring
+    def __init__(self, graph: Graph, shown: range | None, fold: bool, colouring: Colouring | None, suspects: frozenset[str]) -> None:
+        self.graph, self.shown, self.colouring, self.suspects = graph, shown, colouring, suspects
         self.tapped = {name for tap in graph.with_op("tap") for name in graph.operand_names(tap.name)}
         self.drawn = [node for node in graph if node.op not in ("weight", "tap")]
         self.by_layer: dict[int, list[Node]] = {}
@@ -130,7 +142,7 @@ class _Viewer:
                     "choose among them"
                 )
         if fold and shown is None:
-            runs = equal_runs(graph, self.by_layer, self.tapped, colouring)
+            runs = equal_runs(graph, self.by_layer, self.tapped, colouring, suspects)
         else:
             runs = [range(layer, layer + 1) for layer in sorted(self.by_layer) if shown is None or layer in shown]
         self.runs = runs
@@ -173,14 +185,20 @@ class _Viewer:
         if self.colouring is not None and first.stage is not None:
             divergence = worst([divergence_of(self.colouring, node.layer, first.stage) for node in nodes])
         weights = tuple(
-            WeightView(tensor_pattern(tensor, first.layer) if len(nodes) > 1 else tensor, operand.type.dtype, operand.type.dims)
+            WeightView(
+                tensor_pattern(tensor, first.layer) if len(nodes) > 1 else tensor,
+                operand.type.dtype,
+                operand.type.dims,
+                not self.suspects.isdisjoint((operand.name, tensor)),
+            )
             for operand in self.graph.operands(first.name)
             if operand.op == "weight" and (tensor := str(operand.attrs.get("tensor", operand.name)))
         )
         names = tuple(node.name for node in nodes)
+        suspect = not self.suspects.isdisjoint(names) or any(weight.suspect for weight in weights)
         return NodeView(
             box, local_name(first), first.op, first.type, first.attrs, first.stage, layers, names, weights,
-            first.name in self.tapped, divergence,
+            first.name in self.tapped, divergence, suspect,
         )  # fmt: skip
 
     def edges(self, box_of: Mapping[str, str]) -> tuple[EdgeView, ...]:

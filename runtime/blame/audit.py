@@ -17,13 +17,16 @@ from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.judging import Judge
 from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.other_places import in_other_places
+from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.replaying import Replay, ReplayInputs
 from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes
+from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import kept_in, overruled, own_profile
+from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
@@ -105,27 +108,28 @@ class Auditor:
         found = Audit(str(trace.directory), str(self.model.path), self.profile, settled, as_read=self._judge.as_read(trace))
         found = replace(found, notes=(*reading_notes(settled, found.name), *self._notes()))
         found = see_broken_model(found, self.model.file)
-        return replace(found, sentence=audit_sentence(found))
+        prompt = with_text(prompt_of([trace.info]), self.model, self.recorded.tokens)
+        return replace(found, sentence=audit_sentence(found), prompt=prompt)
 
     def _notes(self) -> Iterator[str]:
         trace, recorded = self.recorded.trace, self.recorded
         fingerprint = trace.info.model.get("fingerprint") if trace.info is not None else None
         if fingerprint is not None and fingerprint != self.model.file.fingerprint():
-            yield f"{trace.directory} was recorded from another model file than {self.model.path} (the fingerprints differ)"
+            yield Caveat(f"{trace.directory} was recorded from another model file than {self.model.path} (the fingerprints differ)")
         if self._kept is not None:
             yield self._kept.describe(name_of(str(trace.directory)))
         if (other := overruled(self.profile, trace.info, self.graph)) is not None:
             yield f"{trace.directory} is held to {self.profile}, as asked for; {other}"
         if recorded.tokens is None:
-            yield f"the tokens of {trace.directory} are not known, so its embedding is not checked; give them with --tokens"
+            yield Caveat(f"the tokens of {trace.directory} are not known, so its embedding is not checked; give them with --tokens")
         last = [tensor.entry for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.last_axis is not None]
         last = [entry for entry in last if entry.stage != "lm_head"]
         if last:
             names = ", ".join(entry.label for entry in last[:3]) + (f" and {len(last) - 3} more" if len(last) > 3 else "")
-            yield f"{trace.directory} holds the last position only of {names}: the others are not checked"
+            yield Caveat(f"{trace.directory} holds the last position only of {names}: the others are not checked")
         if recorded.foreign:
             names = ", ".join(entry.label for entry in recorded.foreign[:3]) + (" and more" if len(recorded.foreign) > 3 else "")
-            yield f"{trace.directory} holds what the model has not: {names}"
+            yield Caveat(f"{trace.directory} holds what the model has not: {names}")
 
     # -- replaying ------------------------------------------------------------------------------------------------------
 

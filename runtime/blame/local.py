@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import name_of
+from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
 from aprgraph.runtime.diff.report import common_to
 from aprgraph.runtime.trace import Trace
 
@@ -60,6 +63,13 @@ class LocalError:
             return self.metrics.share
         return None if self.metrics is None else self.metrics.nmse
 
+    @property
+    def excess(self) -> float:
+        """The error in terms of its limit; -1 where it is not known."""
+        if self.error is None:
+            return -1.0
+        return self.error / self.limit if self.limit else math.inf if self.error else 0.0
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {
@@ -93,6 +103,7 @@ class Audit:
     broken: str | None = None
     as_read: Trace | None = None
     moved: bool = False
+    prompt: Prompt = NOT_KNOWN
 
     @property
     def name(self) -> str:
@@ -142,6 +153,8 @@ class Audit:
             "trace": self.trace,
             "name": self.name,
             "model": self.model,
+            "tokens": list(self.prompt.tokens),
+            "text": self.prompt.text,
             "profile": self.profile,
             "sentence": self.sentence,
             "exit_code": self.exit_code,
@@ -155,7 +168,7 @@ class Audit:
 
 
 class Verdict(str, Enum):
-    """What blame says of one tensor of two traces. VERDICT_MEANINGS has each in words."""
+    """What blame says of one tensor of two traces; ``meaning`` says it in words."""
 
     A_WRONG = "A WRONG"
     B_WRONG = "B WRONG"
@@ -168,22 +181,14 @@ class Verdict(str, Enum):
     UNKNOWN = "UNKNOWN"
 
     @property
+    def meaning(self) -> str:
+        """What it says, as the table of looks has it."""
+        return CLASS_BY_NAME[self.value].summary
+
+    @property
     def is_wrong(self) -> bool:
         """Whether a side is wrong at the tensor."""
         return self in (Verdict.A_WRONG, Verdict.B_WRONG, Verdict.BOTH_WRONG)
-
-
-VERDICT_MEANINGS: Mapping[Verdict, str] = {
-    Verdict.A_WRONG: "A is wrong here, given what it is computed from",
-    Verdict.B_WRONG: "B is wrong here, given what it is computed from",
-    Verdict.BOTH_WRONG: "both sides are wrong here, each given what it is computed from",
-    Verdict.RECORDING: "computed right, but recorded in another form",
-    Verdict.OTHER_GRAPH: "both sides are right, each by its own graph, and the graphs differ here",
-    Verdict.FOLLOWS: "right, given what it is computed from, and differs behind something that is wrong, or that the graphs differ at",
-    Verdict.ADDS_UP: "both sides are right all the way, and their small differences add up",
-    Verdict.RIGHT: "the sides agree, and no replay contradicts them",
-    Verdict.UNKNOWN: "a side could not be replayed here, or somewhere before",
-}
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,16 @@ class Blame:
         return {verdict: counted[verdict] for verdict in Verdict if counted[verdict]}
 
     @property
+    def common(self) -> tuple[str, ...]:
+        """The nodes and weights that can explain all that a side is wrong at, of each side that is."""
+        return tuple(dict.fromkeys((*self.a.common, *self.b.common)))
+
+    def local_of(self, key: Key) -> LocalError | None:
+        """Of both sides' local errors the one that is further off, by its limit: of a wrong side where one is; None if neither is known."""
+        found = [audit.by_key[key] for audit in (self.a, self.b) if key in audit.by_key]
+        return max(found, key=lambda local: (local.state is LocalState.WRONG, local.excess), default=None)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of the two replays, each once."""
         return tuple(dict.fromkeys((*self.a.notes, *self.b.notes)))
@@ -216,6 +231,7 @@ class Blame:
         return {
             "sentence": self.sentence,
             "model": self.a.model,
+            "common": list(self.common),
             "counts": {verdict.value: count for verdict, count in self.counts.items()},
             "sides": {
                 side: {"profile": audit.profile, "replayed": audit.replayed, "wrong": len(audit.wrong), "notes": list(audit.notes)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from aprgraph.runtime.blame.local import NAMED, Audit, LocalError, LocalState, Verdict
 from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport, join
@@ -33,7 +34,7 @@ def reading_notes(locals_: Sequence[LocalError], name: str) -> list[str]:
     for local in locals_:
         if local.reading is not None and local.state is LocalState.RIGHT:
             groups.setdefault((local.key[2], local.reading), []).append(local)
-    return [_reading_note(group, words, name) for (_, words), group in groups.items()]
+    return [Caveat(_reading_note(group, words, name)) for (_, words), group in groups.items()]
 
 
 def _reading_note(group: Sequence[LocalError], words: str, name: str) -> str:
@@ -52,7 +53,7 @@ def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key
     if len(sides) == 1:
         (side, audit, other) = sides[0]
         theirs = names.of("B" if side == "A" else "A")
-        return f"{names.of(side)} is wrong at {places(audit.wrong, other, theirs)}; {_rest(audit)}{_unknown(audit)}."
+        return f"{names.of(side)} is wrong at {places(audit.wrong, other, theirs)}; {_tally(verdicts)}{_unknown(audit)}."
     if sides:
         same = [local.key for local in a.wrong] == [local.key for local in b.wrong]
         if same and not report.diverged:
@@ -140,6 +141,16 @@ def _rest(audit: Audit) -> str:
         if len(after) == 1
         else f"the other {len(after)} tensors after it follow from their inputs"
     )
+
+
+def _tally(verdicts: Mapping[Key, Verdict]) -> str:
+    """How many tensors are wrong, and how many more differ for it; the same numbers as in tables, page and graph."""
+    wrong = sum(verdict.is_wrong for verdict in verdicts.values())
+    follows = sum(verdict is Verdict.FOLLOWS for verdict in verdicts.values())
+    text = f"{wrong} of {len(verdicts)} tensors {'is' if wrong == 1 else 'are'} wrong"
+    if not follows:
+        return text
+    return f"{text}, {follows} more differ{'s' if follows == 1 else ''} and follow{'s' if follows == 1 else ''} from what is wrong"
 
 
 def _broken(audit: Audit) -> str:

@@ -10,6 +10,7 @@ from aprgraph.graph.model import Model
 from aprgraph.runtime.blame.audit import Auditor, Progress
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
 from aprgraph.runtime.blame.other_places import in_other_places
+from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import blame_sentence
@@ -86,7 +87,8 @@ def with_blame(
         report = replace(again, a=report.a, b=report.b, called=report.called)
     steps = sorted({row.key[0] for row in report.rows})
     graphs = compare_graphs(auditors[0].graph, auditors[1].graph)
-    return replace(report, blame=judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps), graphs))
+    found_blame = judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps), graphs)
+    return replace(report, blame=found_blame, prompt=with_text(report.prompt, model.model, tokens))
 
 
 def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies, graphs: GraphDifferences | None = None) -> Blame:

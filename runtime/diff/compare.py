@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.runtime.diff.align import align_shaped, align_single
+from aprgraph.runtime.diff.caveats import Aside
 from aprgraph.runtime.diff.classify import Finding, classify, computed_from_identical
 from aprgraph.runtime.diff.dependencies import find_dependencies
 from aprgraph.runtime.diff.flipped import set_aside
@@ -15,6 +16,7 @@ from aprgraph.runtime.diff.measure import Measurer, held_to_its_own
 from aprgraph.runtime.diff.notes import differences, remarks, unreached
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import choose_profile, kept_in
+from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.diff.reservations import find_reservations
 from aprgraph.runtime.diff.shapes import find_shapes
@@ -96,8 +98,9 @@ def diff(
             )
         )
     notes += [one.describe(side) for side, one in zip("AB", kept, strict=True) if one is not None]
-    notes += [f"tolerances of {profile}: {why}", *remarks(pairs, rows, (shaped_a, shaped_b)), *unreached(trace_a, trace_b)]
-    report = DiffReport(_name(a), _name(b), profile, tuple(rows), first, tuple(notes), profile_reason=why)
+    notes += [Aside(f"tolerances of {profile}: {why}"), *remarks(pairs, rows, (shaped_a, shaped_b)), *unreached(trace_a, trace_b)]
+    prompt = prompt_of((trace_a.info, trace_b.info))
+    report = DiffReport(_name(a), _name(b), profile, tuple(rows), first, tuple(notes), profile_reason=why, prompt=prompt)
     return replace(report, reservations=find_reservations(report, (trace_a, trace_b), (shaped_a, shaped_b), pairs, graphs))
 
 

@@ -34,7 +34,7 @@ def side_names(a: str, b: str) -> SideNames:
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*map(reversed, parts), strict=False)))
     full = ["/".join(side[-same - 1 :]) for side in parts]
     short = [_shorten(name) for name in full]
-    return SideNames(*(short if short[0] != short[1] else map(_printable, full)))
+    return SideNames(*(short if short[0] != short[1] else map(printable, full)))
 
 
 def name_of(path: str) -> str:
@@ -56,9 +56,9 @@ def _shorten(name: str) -> str:
     if len(name) > LONGEST:
         half = (LONGEST - 1) // 2
         name = f"{name[:half]}…{name[-half:]}"
-    return _printable(name)
+    return printable(name)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Without what a terminal would obey."""
     return "".join(character if character.isprintable() else "�" for character in name)

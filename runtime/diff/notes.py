@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from aprgraph.runtime.diff.align import Pair
+from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.experts import SCORES
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
@@ -23,18 +24,18 @@ def differences(a: Trace, b: Trace, graphs: GraphDifferences) -> Iterator[str]:
     """What the manifests say about the two runs that differs, in sentences; such traces are comparable all the same."""
     for side, trace in (("A", a), ("B", b)):
         if trace.info is None:
-            yield f"{side} has no manifest: its tokens are not known, and its shapes only where they are certain"
+            yield Caveat(f"{side} has no manifest: its tokens are not known, and its shapes only where they are certain")
         elif trace.unread:
             files = "1 file" if len(trace.unread) == 1 else f"{len(trace.unread)} files"
-            yield f"{files} beside the manifest of {side} not read, the first {trace.unread[0].sentence}"
+            yield Caveat(f"{files} beside the manifest of {side} not read, the first {trace.unread[0].sentence}")
     if a.info is None or b.info is None:
         return
     if a.info.target != b.info.target:
-        yield f"the targets differ: {a.info.target} in A, {b.info.target} in B"
+        yield Aside(f"the targets differ: {a.info.target} in A, {b.info.target} in B")
     # The first stands in the verdict.
-    yield from (difference.sentence for difference in graphs.computed[1:NAMED])
+    yield from (Caveat(difference.sentence) for difference in graphs.computed[1:NAMED])
     if len(graphs.computed) > NAMED:
-        yield "the graphs differ at further nodes"
+        yield Caveat("the graphs differ at further nodes")
     if graphs.formats_sentence is not None:
         yield graphs.formats_sentence
 
@@ -50,12 +51,14 @@ def unreached(a: Trace, b: Trace) -> Iterator[str]:
         beyond = sorted({window for window in windows.values() if window >= positions})
         if beyond:
             layers = ranges(layer for layer, window in windows.items() if window >= positions and layer is not None)
-            yield (
+            yield Caveat(
                 f"the sliding window of {' and '.join(map(str, beyond))} positions ({layers}) was not exercised: the run has {positions}, "
                 "and up to that many a wrong window shows nowhere"
             )
         if any(weight.attr_str("tensor") == _SHORT_FACTORS for weight in graph.with_op("weight")):
-            yield "LongRoPE's long factors were not exercised: the run stays within the original context, where the short ones are used"
+            yield Caveat(
+                "LongRoPE's long factors were not exercised: the run stays within the original context, where the short ones are used"
+            )
         return  # the two are runs of one model
 
 
@@ -64,14 +67,16 @@ def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[Shaped
     for side in ("a", "b"):
         labels = [pair.entry.label for pair in pairs if pair.last_of == side]
         if labels:
-            yield f"{'B' if side == 'a' else 'A'} holds the last position only, which is what is compared, for {_named(labels)}"
+            yield Caveat(f"{'B' if side == 'a' else 'A'} holds the last position only, which is what is compared, for {_named(labels)}")
     yield from _layers(shaped)
     yield from _uncertain_shapes(pairs, shaped)
     overridden = {row.override: 0 for row in rows if row.override is not None}
     for row in rows:
         if row.override is not None:
             overridden[row.override] += 1
-    yield from (f"limits marked * ({count} tensor{'s' if count > 1 else ''}) are set by {text!r}" for text, count in overridden.items())
+    yield from (
+        Aside(f"limits marked * ({count} tensor{'s' if count > 1 else ''}) are set by {text!r}") for text, count in overridden.items()
+    )
     yield from _choices(rows)
     remarked = [row for row in rows if row.remark is not None]
     yield from (f"{row.label}: {row.remark}" for row in remarked[:NAMED])
@@ -90,7 +95,7 @@ def _layers(shaped: tuple[ShapedTrace, ShapedTrace]) -> Iterator[str]:
     for name, mine, other, theirs in (("A", a, "B", b), ("B", b, "A", a)):
         if mine and theirs - mine:
             missing = ranges(theirs - mine)
-            yield f"{name} has {ranges(mine)} of the {len(theirs | mine)} recorded; {missing}, which {other} has, are not compared"
+            yield Caveat(f"{name} has {ranges(mine)} of the {len(theirs | mine)} recorded; {missing}, which {other} has, are not compared")
 
 
 def ranges(layers: Iterable[int]) -> str:
@@ -110,7 +115,7 @@ def _uncertain_shapes(pairs: Sequence[Pair], shaped: tuple[ShapedTrace, ShapedTr
     """Which tensors are compared as a whole only, since neither side tells positions from channels."""
     flat = [pair.entry.label for pair in pairs if pair.shape is not None and not pair.structured]
     if flat and not any(side.has_manifest for side in shaped):
-        yield (
+        yield Caveat(
             f"no manifest tells the shapes, nor does attn_softmax, of {_named(flat)}: compared as a whole, not by position and channel, "
             "so that a fault in few of them can be missed"
         )

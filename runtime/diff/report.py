@@ -9,11 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.classify import Class, FirstDivergence
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.logits import LogitMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import SideNames, side_names
+from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
 from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 
@@ -80,7 +82,7 @@ class DiffReport:
     stand on parallel branches; ``notes`` are facts about the two traces that a reader should know; ``blame`` says which
     side is wrong, where the model was at hand. ``profile_reason`` says why the tolerances are those of ``profile``. ``called`` is
     what sentences call the sides, where that is not the names of their paths. ``reservations`` are what keeps the verdict from being a
-    plain one, the gravest first.
+    plain one, the gravest first. ``prompt`` is what both computed on.
     """
 
     a: str
@@ -93,6 +95,7 @@ class DiffReport:
     profile_reason: str = ""
     called: SideNames | None = None
     reservations: tuple[Reservation, ...] = ()
+    prompt: Prompt = NOT_KNOWN
 
     @cached_property
     def names(self) -> SideNames:
@@ -104,6 +107,15 @@ class DiffReport:
         """How many tensors are in each class, those without any left out."""
         counted = Counter(row.classification for row in self.rows)
         return {name: counted[name] for name in Class if counted[name]}
+
+    @property
+    def tally(self) -> dict[str, int]:
+        """How many tensors have each verdict; without blame, are in each class. What tables, page and graph go by."""
+        return {name.value: count for name, count in (self.counts if self.blame is None else self.blame.counts).items()}
+
+    def word(self, row: DiffRow) -> str:
+        """The verdict on a row; without blame, its class."""
+        return row.classification.value if self.blame is None else self.blame.verdicts[row.key].value
 
     @property
     def compared(self) -> int:
@@ -138,13 +150,30 @@ class DiffReport:
         known = [_sentence(one.sentence) for one in self.reservations if not one.only_if_alike]
         return " ".join([self.blame.sentence, *(sentence for sentence in known if sentence not in self.blame.sentence)])
 
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """The notes of the comparison and of both replays, those first that make the verdict less certain."""
+        return by_importance((*(self.blame.notes if self.blame is not None else ()), *self.notes))
+
     def row(self, key: Key) -> DiffRow:
         """The row of one tensor, by (step, layer, stage). Raises KeyError."""
         return {row.key: row for row in self.rows}[key]
 
     def colouring(self, step: int = 0) -> dict[tuple[int | None, str], tuple[str, float | None]]:
-        """(layer, stage) -> (class, error) of one step, as the pictures of graphs take it."""
-        return {(row.key[1], row.key[2]): (row.classification.value, row.error) for row in self.rows if row.key[0] == step}
+        """(layer, stage) -> (verdict or class, error) of one step, as the pictures of graphs take it."""
+        return {row.key[1:]: (self.word(row), self._shown_error(row)) for row in self.rows if row.key[0] == step}
+
+    def _shown_error(self, row: DiffRow) -> float | None:
+        """The local error where a side is wrong, else how far the two are apart."""
+        if self.blame is None or not self.blame.verdicts[row.key].is_wrong:
+            return row.error
+        local = self.blame.local_of(row.key)
+        return None if local is None else local.error
+
+    @property
+    def suspects(self) -> tuple[str, ...]:
+        """The nodes and weights that can explain at once all that is wrong; without blame, all first divergences."""
+        return self.common_suspects if self.blame is None or not self.blame.wrong else self.blame.common
 
     @property
     def verdict(self) -> str:
@@ -201,9 +230,13 @@ class DiffReport:
         if not self.first:
             compared = sorted(self.rows_compared, key=lambda row: -((row.error or 0.0) / row.limit if row.limit else 0.0))
             keys = {row.key for row in compared[:5]} | {row.key for row in self.rows if row.logits is not None}
-        else:
-            keys = {key for first in self.first[:6] for key in (*first.good[-3:], first.key, *first.following[:3])}
-            keys |= {row.key for row in self.rows if row.logits is not None}
+            return [row for row in self.rows if row.key in keys]
+        return self.rows_around(self.first)
+
+    def rows_around(self, firsts: Sequence[FirstDivergence]) -> list[DiffRow]:
+        """The first six of ``firsts``, the nearest measured tensors before and after them, and the logits."""
+        keys = {key for first in firsts[:6] for key in (*first.good[-3:], first.key, *first.following[:3])}
+        keys |= {row.key for row in self.rows if row.logits is not None}
         return [row for row in self.rows if row.key in keys]
 
     def to_json(self) -> dict[str, Any]:
@@ -216,6 +249,8 @@ class DiffReport:
             "b": self.b,
             "name_a": self.names.a,
             "name_b": self.names.b,
+            "tokens": list(self.prompt.tokens),
+            "text": self.prompt.text,
             "profile": self.profile,
             "profile_reason": self.profile_reason,
             "tolerances": TABLE_VERSION,

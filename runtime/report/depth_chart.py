@@ -1,16 +1,21 @@
-"""The error along depth: one chart of all tensors in execution order, and one of each stage along the layers."""
+"""The error along depth: one chart of all tensors in execution order, and one of each stage along the layers.
+
+With blame the first shows local errors against their limits: what merely follows lies as low there as what is right.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from aprgraph.graph.export.divergence import CLASSES
+from aprgraph.graph.export.divergence import LOOKS
 from aprgraph.graph.export.escape import xml
-from aprgraph.runtime.blame import Audit, Blame
+from aprgraph.graph.export.svg_style import class_name
+from aprgraph.runtime.blame import Audit, Blame, Verdict
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
 from aprgraph.runtime.report.drawing import LogScale
+from aprgraph.runtime.report.marks import finding, is_guilty, judged_error
 from aprgraph.runtime.report.numbers import counted, place, small
 
 
@@ -34,34 +39,46 @@ _PANEL = Frame(220, 128, 40, 212, 30, 92, 3)
 #: From the plot to the rails.
 _RAIL = 12
 _WITHOUT_NUMBER = frozenset({Class.NAN, Class.SHAPE})
+#: Guilty tensors that are ringed, so that many of them do not hide each other.
+_RINGED = 80
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One tensor in a chart: the number of its row, and where it stands; y is None where it is not measured."""
+    """One tensor in a chart: the number of its row, where it stands, its error and limit; y is None where it is not measured."""
 
     number: int
     x: float
     y: float | None
     row: DiffRow
+    error: float | None
+    limit: float
 
 
 def draw_overview(report: DiffReport) -> str:
-    """Every tensor in execution order, as an SVG element; the limit as a line, the first divergences ringed."""
-    scale, frame = _scale(report, None, _OVERVIEW), _OVERVIEW
+    """Every tensor in execution order, as an SVG element; the limit as a line, what is wrong (or the first divergences) ringed."""
+    judged = [judged_error(report, row) for row in report.rows]
+    scale, frame = LogScale.over([value for pair in judged for value in pair if value], _OVERVIEW.bottom, _OVERVIEW.top), _OVERVIEW
     rows = report.rows
     step = (frame.right - frame.left) / max(1, len(rows))
-    marks = [Mark(number, frame.left + (number + 0.5) * step, _y(row, row.error, scale, frame), row) for number, row in enumerate(rows)]
-    lines = [*_open("overview", frame, marks, "All tensors in execution order", tabindex=0), *_axis(scale, frame, marks)]
+    marks = [
+        Mark(number, frame.left + (number + 0.5) * step, _judged_y(report, row, error, scale, frame), row, error, limit)
+        for number, (row, (error, limit)) in enumerate(zip(rows, judged, strict=True))
+    ]
+    title = "All tensors in execution order" + ("" if report.blame is None else ", local errors")
+    over = sum(is_guilty(report, row) if report.blame is not None else row.classification in DIVERGED for row in rows)
+    summary = f"{over} of them {'wrong' if report.blame is not None else 'divergent'}"
+    lines = [*_open("overview", frame, marks, title, summary, tabindex=0), *_axis(scale, frame, marks)]
     lines += _layers(rows, frame, step)
     lines += _limits(marks, scale, step)
-    for cls in CLASSES:
-        dots = [mark for mark in marks if mark.row.classification.value == cls.name and mark.y is not None]
+    for look in LOOKS:
+        dots = [mark for mark in marks if finding(report, mark.row).value == look.name and mark.y is not None]
         if dots:
-            lines.append(f'<path class="dots is-{cls.name.lower()}" d="{_dots(dots)}"/>')
+            lines.append(f'<path class="dots {class_name(look)}" d="{_dots(dots)}"/>')
     first = {item.key for item in report.first}
-    ringed = [mark for mark in marks if mark.row.key in first and mark.y is not None]
-    lines += [f'<circle class="ring" cx="{place(mark.x)}" cy="{place(mark.y or 0)}" r="7"/>' for mark in ringed[:8]]
+    wrong = [mark for mark in marks if is_guilty(report, mark.row) and mark.y is not None]
+    ringed = wrong or [mark for mark in marks if mark.row.key in first and mark.y is not None]
+    lines += [f'<circle class="ring" cx="{place(mark.x)}" cy="{place(mark.y or 0)}" r="7"/>' for mark in ringed[: _RINGED if wrong else 8]]
     if ringed:
         mark = ringed[0]
         anchor, x = ("end", mark.x - 11) if mark.x > (frame.left + frame.right) / 2 else ("start", mark.x + 11)
@@ -70,8 +87,9 @@ def draw_overview(report: DiffReport) -> str:
     return "".join([*lines, "</svg>"])
 
 
-def draw_panels(report: DiffReport, blame: Blame | None) -> list[str]:
+def draw_panels(report: DiffReport) -> list[str]:
     """An SVG element for each stage along the layers (and steps), all of one scale. With blame, also each side's local error."""
+    blame = report.blame
     scale, frame = _scale(report, blame, _PANEL), _PANEL
     by_stage: dict[str, list[tuple[int, DiffRow]]] = {}
     for number, row in enumerate(report.rows):
@@ -82,9 +100,16 @@ def draw_panels(report: DiffReport, blame: Blame | None) -> list[str]:
     for stage, rows in by_stage.items():
         there = steps if rows[0][1].key[1] is None else columns
         x_of = {column: frame.left + (index + 0.5) * (frame.right - frame.left) / len(there) for index, column in enumerate(there)}
-        marks = [Mark(number, x_of[row.key[:2]], _y(row, row.error, scale, frame), row) for number, row in rows]
-        lines = [*_open("panel", frame, marks, f"{stage} along the layers", tabindex=-1 if panels else 0), *_axis(scale, frame, marks)]
-        lines.append(f'<text class="name" x="{place(frame.left)}" y="11">{xml(stage)}</text>')
+        marks = [Mark(number, x_of[row.key[:2]], _y(row, row.error, scale, frame), row, row.error, row.limit) for number, row in rows]
+        summary = f"{sum(row.classification in DIVERGED for _, row in rows)} of them divergent"
+        wrong = sum(is_guilty(report, row) for _, row in rows)
+        summary += f", {wrong} wrong" if wrong else ""
+        name = "panel guilty" if wrong else "panel"
+        lines = [
+            *_open(name, frame, marks, f"{stage} along the layers", summary, tabindex=-1 if panels else 0),
+            *_axis(scale, frame, marks),
+        ]
+        lines.append(f'<text class="name" x="{place(frame.left)}" y="11">{xml(stage)}{f", {wrong} wrong" if wrong else ""}</text>')
         lines += _ends(marks, frame)
         lines += _limits(marks, scale, (frame.right - frame.left) / len(there))
         lines += _series("apart", [(mark.x, mark.y) for mark in marks])
@@ -111,6 +136,15 @@ def _y(row: DiffRow, error: float | None, scale: LogScale, frame: Frame) -> floa
     return scale.y(error) if error > 0 else frame.bottom + _RAIL
 
 
+def _judged_y(report: DiffReport, row: DiffRow, error: float | None, scale: LogScale, frame: Frame) -> float | None:
+    """The same of the error that a row is judged by. Above is also what is wrong without a number."""
+    if report.blame is None:
+        return _y(row, error, scale, frame)
+    if error is None:
+        return frame.top - _RAIL if finding(report, row) is not Verdict.UNKNOWN else None
+    return scale.y(error) if error > 0 else frame.bottom + _RAIL
+
+
 def _local_y(audit: Audit, row: DiffRow, scale: LogScale, frame: Frame) -> float | None:
     local = audit.by_key.get(row.key)
     if local is None or local.error is None:
@@ -118,11 +152,10 @@ def _local_y(audit: Audit, row: DiffRow, scale: LogScale, frame: Frame) -> float
     return scale.y(local.error) if local.error > 0 else frame.bottom + _RAIL
 
 
-def _open(name: str, frame: Frame, marks: Sequence[Mark], title: str, *, tabindex: int) -> Iterator[str]:
+def _open(name: str, frame: Frame, marks: Sequence[Mark], title: str, summary: str, *, tabindex: int) -> Iterator[str]:
     """The element; its label says what the drawing shows, its data where each tensor stands, for the page's script."""
-    errors = [(mark.row.error, mark.row.label) for mark in marks if mark.row.error is not None]
-    over = sum(mark.row.classification in DIVERGED for mark in marks)
-    summary = f"{title}: {counted(len(marks), 'tensor')}, {over} of them divergent"
+    errors = [(mark.error, mark.row.label) for mark in marks if mark.error is not None]
+    summary = f"{title}: {counted(len(marks), 'tensor')}, {summary}"
     if errors:
         (low, low_at), (high, high_at) = min(errors), max(errors)
         summary += f"; least error {small(low)} at {low_at}, largest {small(high)} at {high_at}"
@@ -138,7 +171,7 @@ def _axis(scale: LogScale, frame: Frame, marks: Sequence[Mark]) -> Iterator[str]
         yield f'<path class="grid" d="M{place(frame.left)} {place(y)}H{place(frame.right)}"/>'
         yield _tick(frame, y, text)
     rails = {frame.bottom + _RAIL: "0"}
-    if any(mark.row.classification in _WITHOUT_NUMBER for mark in marks):
+    if any(mark.y == frame.top - _RAIL for mark in marks):
         rails[frame.top - _RAIL] = "n/a"
     for y, text in rails.items():
         yield f'<path class="rail" d="M{place(frame.left)} {place(y)}H{place(frame.right)}"/>'
@@ -182,8 +215,8 @@ def _limits(marks: Sequence[Mark], scale: LogScale, width: float) -> Iterator[st
     """The limit of each tensor, a line for each run of equal ones."""
     runs: list[tuple[float, float, float]] = []
     for mark in marks:
-        if mark.row.limit:
-            left, right, limit = mark.x - width / 2, mark.x + width / 2, mark.row.limit
+        if mark.limit:
+            left, right, limit = mark.x - width / 2, mark.x + width / 2, mark.limit
             if runs and runs[-1][2] == limit and abs(runs[-1][1] - left) < width / 2:
                 left = runs.pop()[0]
             runs.append((left, right, limit))

@@ -1,4 +1,4 @@
-"""Which tensors the page points at: those that blame says were introduced, else the first divergences, else the worst."""
+"""The tensor that the page shows element by element: the first that a side is wrong at, else the first divergence, else the worst."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.aprt import F32
-from aprgraph.runtime.blame import Blame, Verdict
 from aprgraph.runtime.diff.align import Key, Pair, align, align_single
-from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.diff.tolerances import kind_of
 from aprgraph.runtime.trace import Trace
@@ -30,27 +28,12 @@ class Guilty:
         return kind_of(self.row.key[2]) is StageKind.INDEX
 
 
-def suspects(report: DiffReport, blame: Blame | None) -> list[FirstDivergence]:
-    """Where the cause can lie: by blame, what the replay of a wrong tensor computed; without, the first divergences."""
-    if blame is None or not blame.wrong:
-        return list(report.first)
-    firsts = {first.key: first for first in report.first}
-    found = []
-    for key in blame.wrong:
-        local = (blame.a if blame.verdicts[key] is Verdict.A_WRONG else blame.b).by_key[key]
-        following = firsts[key].following if key in firsts else ()
-        if local.region:
-            found.append(FirstDivergence(key, local.region, local.weights, local.sources, following))
-        elif key in firsts:  # blamed because the other side is right: it could not be replayed itself
-            found.append(firsts[key])
-    return found
-
-
-def find_guilty(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None) -> Guilty | str:
+def find_guilty(report: DiffReport, trace_a: Trace, trace_b: Trace) -> Guilty | str:
     """The tensor to show, or why there is none. Raises TraceError, naming the file, if one has been damaged since."""
+    blame = report.blame
     if blame is not None and blame.wrong:
         key = blame.wrong[0]
-        why = f"the first that is {blame.verdicts[key].value}"
+        why = f"the first with the verdict {blame.verdicts[key].value}"
     elif report.first:
         key, why = report.first[0].key, "the first that diverges"
     else:

@@ -13,11 +13,13 @@
   const textOf = (row, name) => rows[row].cells[names.indexOf(name)].textContent.trim();
   const wordsOf = (row) => rows[row].cells[0].lastChild.textContent.trim();
   const say = (row) => {
-    const verdict = names.includes("verdict") ? textOf(row, "verdict") : "";
+    const local = names.includes("local limit") && textOf(row, "local limit");
+    const sides = ["A", "B"].map((side) => [side, local && textOf(row, `local error ${side}`)]).filter(([, error]) => error);
+    const replayed = local && `local error ${sides.map(([side, error]) => `${side} ${error}`).join(", ")}, limit ${local}`;
     const error = textOf(row, "error");
-    const limit = textOf(row, "limit");
+    const apart = error && (local ? `${error} apart` : `error ${error}, limit ${textOf(row, "limit")}`);
     const why = textOf(row, "why").replace(/^NMSE [^;]*;? ?/, ""); // the error is said already
-    return [textOf(row, "tensor"), wordsOf(row), verdict, error && `error ${error}, limit ${limit}`, why].filter(Boolean).join("; ");
+    return [textOf(row, "tensor"), wordsOf(row), replayed, apart, why].filter(Boolean).join("; ");
   };
 
   const select = (row) => {
@@ -71,7 +73,7 @@
   // -- the maps: a grid with one tab stop ---------------------------------------------------------------------------
   const bindMap = (table) => {
     const cells = [...table.tBodies[0].rows].map((row) => [...row.cells].slice(1));
-    let at = one("td.first", table) ?? one("td[data-row]", table);
+    let at = one("td.guilty, td.first", table) ?? one("td[data-row]", table);
     if (!at) return;
     at.tabIndex = 0;
     const place = (cell) => [cell.parentNode.rowIndex - 1, cell.cellIndex - 1];

@@ -10,13 +10,15 @@ from importlib.resources import files
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.blame import Blame
+from aprgraph.runtime.blame.pointed import matter, one_a_stage, suspects
+from aprgraph.runtime.blame.wrong_rows import Group, wrong_rows
 from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport
+from aprgraph.runtime.diff.side_facts import side_facts
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 from aprgraph.runtime.report.depth_chart import draw_overview, draw_panels
-from aprgraph.runtime.report.guilty import Guilty, find_guilty, suspects
+from aprgraph.runtime.report.guilty import Guilty, find_guilty
 from aprgraph.runtime.report.histogram import make_histograms
 from aprgraph.runtime.report.histogram_chart import describe, draw_histograms
 from aprgraph.runtime.report.marks import LEVEL_TEXTS, class_rules
@@ -65,13 +67,13 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace) -> str:
     style = _resource("page.css") + class_rules() + graph_rules()
     script = _resource("page.js")
     blame = report.blame
-    columns = make_columns(blame)
-    rows = table_rows(report, columns, blame)
-    guilty = find_guilty(report, trace_a, trace_b, blame)
+    columns = make_columns(report)
+    rows = table_rows(report, columns)
+    guilty = find_guilty(report, trace_a, trace_b)
     number_of = {row.key: number for number, row in enumerate(report.rows)}
     current = number_of[guilty.row.key] if isinstance(guilty, Guilty) else next(iter(number_of[one.key] for one in report.first), None)
-    regions = suspects(report, blame)
-    graph = draw_suspects(report, regions, trace_a, trace_b)
+    regions = one_a_stage(suspects(report))
+    graph = draw_suspects(report, [one for _, one in regions], trace_a, trace_b)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     page: str = environment.from_string(_resource("page.html.jinja")).render(
         style=style,
@@ -79,25 +81,28 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace) -> str:
         policy=_policy(style, script),
         headline=report.headline,
         verdict=None if blame is None else report.verdict,
-        outcome=_outcome(report, blame),
+        outcome=_outcome(report),
         report=report,
-        facts=list(_facts(report, trace_a, trace_b, blame)),
-        notes=list(_notes(report, blame)),
-        regions=[_region(report, region) for region in regions[:_REGIONS]],
+        names=report.names,
+        facts=list(_facts(report, trace_a, trace_b)),
+        notes=report.all_notes,
+        word="class" if blame is None else "verdict",
+        wrong=[] if blame is None else wrong_rows(blame),
+        regions=[_region(report, group, region) for group, region in regions[:_REGIONS]],
         regions_left=max(0, len(regions) - _REGIONS),
-        common=listed(_common(report, blame)),
+        common=listed(report.suspects),
         logits=[summarise_logits(row) for row in report.rows if row.logits is not None],
         columns=columns,
         short=[index for index, column in enumerate(columns) if column.short],
         rows=rows,
-        matter=[rows[number_of[row.key]] for row in report.rows_that_matter()],
-        first=frozenset(number_of[first.key] for first in report.first),
+        matter=[rows[number_of[row.key]] for row in matter(report)],
+        first=frozenset(number_of[first.key] for first in report.first) if blame is None or not blame.wrong else frozenset(),
         current=current,
         maps=make_maps(report, current),
         glyphs={row.mark: row.meaning for row in rows},
         levels=list(enumerate(LEVEL_TEXTS)),
         overview=draw_overview(report),
-        panels=draw_panels(report, blame),
+        panels=draw_panels(report),
         blamed=blame is not None,
         graph=graph if isinstance(graph, str) else None,
         graph_svg=graph.svg if isinstance(graph, SuspectGraph) else None,
@@ -121,38 +126,23 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _facts(report: DiffReport, trace_a: Trace, trace_b: Trace, blame: Blame | None) -> Iterator[tuple[str, str]]:
-    for side, name, trace in (("A", report.a, trace_a), ("B", report.b, trace_b)):
-        info = trace.info
-        about = "no manifest" if info is None else ", ".join(filter(None, (str(info.model.get("name", "")), info.target)))
-        yield side, f"{name} ({about}; {counted(len(trace), 'tensor')})"
-    tokens = next((info.tokens for info in (trace_a.info, trace_b.info) if info is not None), None)
-    yield "tokens", "not known" if tokens is None else f"{len(tokens):,}"
-    yield "profile", f"{report.profile}, tolerances version {TABLE_VERSION}"
-    yield "tensors", ", ".join(f"{count:,} {name.value}" for name, count in report.counts.items()) or "none"
-    yield "exit code", f"{report.exit_code}, {_outcome(report, blame)}"
+def _facts(report: DiffReport, trace_a: Trace, trace_b: Trace) -> Iterator[tuple[str, str]]:
+    yield from side_facts(report, trace_a, trace_b)
+    yield "prompt", str(report.prompt)
+    blame = report.blame
     if blame is not None:
         yield "model", blame.a.model
         for side, audit in (("A", blame.a), ("B", blame.b)):
             yield f"replay of {side}", f"{counted(audit.replayed, 'tensor')}, profile {audit.profile}"
+    yield "profile", f"{report.profile}, tolerances version {TABLE_VERSION}"
+    yield "tensors", ", ".join(f"{count:,} {word}" for word, count in report.tally.items()) or "none"
+    yield "exit code", f"{report.exit_code}, {_outcome(report)}"
 
 
-def _outcome(report: DiffReport, blame: Blame | None) -> str:
-    if report.diverged or blame is None or not (blame.a.wrong or blame.b.wrong):
+def _outcome(report: DiffReport) -> str:
+    if report.diverged or report.blame is None or not (report.blame.a.wrong or report.blame.b.wrong):
         return _OUTCOMES[report.exit_code]
     return "a side is wrong"
-
-
-def _notes(report: DiffReport, blame: Blame | None) -> Iterator[str]:
-    yield from report.notes
-    if blame is not None:
-        for side, audit in (("A", blame.a), ("B", blame.b)):
-            yield from (f"replay of {side}: {note}" for note in audit.notes)
-
-
-def _common(report: DiffReport, blame: Blame | None) -> tuple[str, ...]:
-    """What can explain all that is pointed at: of the side that is wrong, else of the first divergences."""
-    return report.common_suspects if blame is None else blame.a.common or blame.b.common
 
 
 @dataclass(frozen=True)
@@ -166,10 +156,10 @@ class _Region:
     following: str
 
 
-def _region(report: DiffReport, found: FirstDivergence) -> _Region:
+def _region(report: DiffReport, group: Group, found: FirstDivergence) -> _Region:
     labels = {row.key: row.label for row in report.rows}
     return _Region(
-        labels[found.key],
+        labels[found.key] if len(group.keys) == 1 else f"{group.label}; below, of {labels[found.key]}",
         listed(found.region[::-1]),
         listed(found.weights[::-1]),
         listed(labels.get(key, key[2]) for key in found.good[::-1]),

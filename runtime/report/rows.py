@@ -9,7 +9,7 @@ from aprgraph.runtime.blame import Audit, Blame
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import Concentration, TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
-from aprgraph.runtime.report.marks import glyph, level
+from aprgraph.runtime.report.marks import glyph, is_guilty, level
 from aprgraph.runtime.report.numbers import dims, small
 
 
@@ -25,27 +25,32 @@ class Column:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row as the page shows it. ``number`` is its place in execution order, which the page's script finds it by."""
+    """A row as the page shows it. ``number`` is its place in execution order, which the page's script finds it by; ``word`` is its
+    verdict, or without blame its class.
+    """
 
     number: int
     label: str
-    classification: str
+    word: str
     mark: str
     meaning: str
     level: str
+    guilty: bool
     cells: tuple[str, ...]
 
 
-def make_columns(blame: Blame | None) -> tuple[Column, ...]:
-    """The columns after class and tensor; with blame, also its verdict and each side's local error."""
+def make_columns(report: DiffReport) -> tuple[Column, ...]:
+    """The columns after verdict (or class) and tensor; with blame, also each side's local error, its limit, and the class."""
     blamed: tuple[Column, ...] = ()
     replayed: tuple[Column, ...] = ()
+    blame = report.blame
     if blame is not None:
-        verdicts, a, b = blame.verdicts, blame.a, blame.b
+        a, b = blame.a, blame.b
         blamed = (
-            Column("verdict", lambda row: verdicts[row.key].value if row.key in verdicts else "", short=True),
             Column("local error A", lambda row: _local(a, row), numeric=True, short=True),
             Column("local error B", lambda row: _local(b, row), numeric=True, short=True),
+            Column("local limit", lambda row: _local_limit(blame, row), numeric=True, short=True),
+            Column("class", lambda row: row.classification.value),
         )
         replayed = (Column("replay of A", lambda row: _reason(a, row)), Column("replay of B", lambda row: _reason(b, row)))
     return (
@@ -67,10 +72,18 @@ def make_columns(blame: Blame | None) -> tuple[Column, ...]:
     )
 
 
-def table_rows(report: DiffReport, columns: tuple[Column, ...], blame: Blame | None) -> list[TableRow]:
+def table_rows(report: DiffReport, columns: tuple[Column, ...]) -> list[TableRow]:
     """All rows, in execution order."""
     return [
-        TableRow(number, row.label, row.classification.value, *glyph(row, blame), level(row), tuple(column.cell(row) for column in columns))
+        TableRow(
+            number,
+            row.label,
+            report.word(row),
+            *glyph(report, row),
+            level(report, row),
+            is_guilty(report, row),
+            tuple(column.cell(row) for column in columns),
+        )
         for number, row in enumerate(report.rows)
     ]
 
@@ -82,7 +95,7 @@ def summarise_logits(row: DiffRow) -> str:
     best = f"token {logits.argmax_a} on both sides"
     if logits.argmax_a != logits.argmax_b:
         best = f"token {logits.argmax_a} in A, {logits.argmax_b} in B"
-    return f"{row.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats."
+    return f"{row.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats"
 
 
 def _of(row: DiffRow, text: Callable[[TensorMetrics], str]) -> str:
@@ -107,6 +120,11 @@ def _worst(axis: Concentration | None) -> str:
 
 def _local(audit: Audit, row: DiffRow) -> str:
     return small(audit.by_key[row.key].error) if row.key in audit.by_key else ""
+
+
+def _local_limit(blame: Blame, row: DiffRow) -> str:
+    local = blame.local_of(row.key)
+    return "" if local is None or local.error is None else small(local.limit)
 
 
 def _reason(audit: Audit, row: DiffRow) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from aprgraph.graph.export import make_view
 from aprgraph.graph.export.svg import export_svg
 from aprgraph.graph.export.svg_style import style_sheet
 from aprgraph.graph.ir import Graph
-from aprgraph.runtime.diff.align import Key
-from aprgraph.runtime.diff.classify import Class, FirstDivergence
+from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.trace import Trace
 
@@ -41,22 +40,15 @@ def draw_suspects(report: DiffReport, suspects: Sequence[FirstDivergence], trace
     drawn = [one for one in suspects if one.key[0] == suspects[0].key[0]][:_DRAWN]
     step = suspects[0].key[0]
     colouring = report.colouring(step)
-    # Blame can tell that a tensor behind a divergence is wrong by itself.
-    colouring |= {key[1:]: ("INTRODUCED", error) for key, error in _propagated(report, suspects) if key[0] == step}
     note = f"{len(drawn)} of {len(suspects)} are drawn." if len(drawn) < len(suspects) else ""
-    view = make_view(_around(graph, drawn, None), colouring=colouring)
+    view = make_view(_around(graph, drawn, None), colouring=colouring, suspects=report.suspects)
     if len(view.nodes) > _BOXES:
-        view = make_view(_around(graph, drawn, _NEAREST), colouring=colouring)
+        view = make_view(_around(graph, drawn, _NEAREST), colouring=colouring, suspects=report.suspects)
         note = f"Of each region the {_NEAREST} nodes nearest to its tensor are drawn. {note}".strip()
+    # The legend counts all tensors, not those that happen to be drawn, so that it agrees with the rest of the page.
+    view = replace(view, legend=tuple((look, report.tally.get(look.name, 0)) for look, _ in view.legend if report.tally.get(look.name)))
     svg = re.sub("<style>.*?</style>", "", export_svg(view), count=1, flags=re.DOTALL)
     return SuspectGraph(svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1), note)
-
-
-def _propagated(report: DiffReport, suspects: Sequence[FirstDivergence]) -> Iterator[tuple[Key, float | None]]:
-    for suspect in suspects:
-        row = report.row(suspect.key)
-        if row.classification is Class.PROPAGATED:
-            yield row.key, row.error
 
 
 def graph_rules() -> str:

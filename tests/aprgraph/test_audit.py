@@ -31,12 +31,13 @@ def test_the_sentence_comes_first_and_then_what_is_wrong(spoilt: tuple[Path, Pat
     assert (result.code, result.err) == (1, "")
     lines = result.out.splitlines()
     assert lines[0].startswith("theirs: wrong at layer 1 ffn_gate (local error 1.0e-04) and layer 1 ffn_silu (local error ")
-    assert lines[2].split() == ["tensor", "local", "error", "limit", "replayed", "from", "why"]
-    assert lines[4].split()[:6] == ["WRONG", "layer", "1", "ffn_gate", lines[4].split()[4], "1e-11"]
-    assert "layer 1 ffn_norm" in lines[4]
+    assert lines[1].endswith(", reference, 35 tensors")
+    assert lines[2].startswith("prompt: 7 tokens: 3, 1, 4, 1, 5, 9, 2 (")
+    assert lines[4].split() == ["tensor", "local", "error", "limit", "replayed", "from"]
+    assert lines[6].split() == ["WRONG", "layer", "1", "ffn_gate", lines[6].split()[4], "1e-11", "layer", "1", "ffn_norm"]
     assert lines[-1] == "2 of 35 tensors shown; --all prints every one"
     everything = run_cli("audit", "theirs", "--model", spoilt[0], "--all").out.splitlines()
-    assert len(everything) == 4 + 35
+    assert len(everything) == 6 + 35
 
 
 def test_json(spoilt: tuple[Path, Path]) -> None:

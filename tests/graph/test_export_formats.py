@@ -100,6 +100,7 @@ def test_json_of_one_node_in_full() -> None:
         "attrs": {},
         "weights": [{"tensor": "blk.{layer}.attn_output.weight", "format": "q4_0", "dims": [32, 32]}],
         "tapped": False,
+        "suspect": False,
         "names": ["layer0.attn_out", "layer1.attn_out"],
         "divergence": {"class": "IDENTICAL", "nmse": 0.0, "layer": 0, "note": None},
     }

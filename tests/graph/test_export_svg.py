@@ -12,7 +12,7 @@ import pytest
 
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.export import View, make_view
-from aprgraph.graph.export.divergence import CLASSES
+from aprgraph.graph.export.divergence import LOOKS
 from aprgraph.graph.export.svg import export_svg
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import load_model
@@ -209,9 +209,10 @@ def test_it_has_a_light_and_a_dark_side_and_a_look_for_every_class() -> None:
     assert "@media (prefers-color-scheme: dark)" in text
     assert "var(" not in text
     light, dark = text.split("@media", 1)
-    for cls in CLASSES:
-        assert f".is-{cls.name.lower()} {{ fill: {cls.light}; stroke: {cls.bar}; }}" in light
-        assert f".is-{cls.name.lower()} {{ fill: {cls.dark}; }}" in dark
+    for cls in LOOKS:
+        name = cls.name.lower().replace(" ", "-")
+        assert f".is-{name} {{ fill: {cls.light}; stroke: {cls.bar}; }}" in light
+        assert f".is-{name} {{ fill: {cls.dark}; stroke: {cls.bar_dark}; }}" in dark
     root = ET.fromstring(text)
     legend = next(group for group in root.iter(f"{SVG}g") if group.get("id") == "legend")
     shown = [text.text or "" for text in legend.iter(f"{SVG}text")]

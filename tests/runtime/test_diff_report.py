@@ -75,11 +75,12 @@ def test_the_verdict_comes_first_and_the_rows_that_matter_after(traces: Path) ->
     assert lines[0] == diff(traces / "a", traces / "other").verdict
     assert "\x1b" not in output
     assert "layer 0 q_post_rope: the cause lies in layer0.q_post_rope, rope_angles; still good: layer 0 qkv_matmul" in lines
-    assert sum("INTRODUCED" in line for line in lines) == 2
+    assert sum(line.startswith("▶  INTRODUCED") for line in lines) == 2
+    assert "tensors: 3 IDENTICAL, 30 PROPAGATED, 2 INTRODUCED" in lines
     shown = next(line for line in lines if line.endswith("--all prints every one"))
     assert shown.startswith("5 of 35 tensors")
     _, output = run(traces / "a", traces / "other", "--all")
-    assert sum("PROPAGATED" in line for line in output.splitlines()) == 30
+    assert sum(line.startswith("   PROPAGATED") for line in output.splitlines()) == 30
     assert "--all" not in output
 
 
@@ -194,4 +195,4 @@ def test_rows_that_are_not_measured_for_another_reason_are_shown(tmp_path: Path)
     write_trace(tmp_path / "b", tensors, stats_only=True)
     code, output = run(tmp_path / "a", tmp_path / "b", "--all")
     assert code == 3
-    assert sum("UNMEASURED" in line for line in output.splitlines()) == 2
+    assert sum(line.lstrip().startswith("UNMEASURED") for line in output.splitlines()) == 2

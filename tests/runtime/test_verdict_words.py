@@ -12,9 +12,10 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from referencing import Registry, Resource
 
+from aprgraph.graph.export.divergence import CLASSES, VERDICTS
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.blame import LocalState, Verdict, audit
-from aprgraph.runtime.blame.local import FORMAT, VERDICT_MEANINGS, VERSION
+from aprgraph.runtime.blame.local import FORMAT, VERSION
 from aprgraph.runtime.diff import Class
 from aprgraph.runtime.diff.names import LONGEST, name_of, side_names
 from tests.support.blame import spoil, traced, with_nan
@@ -37,7 +38,8 @@ def words(title: str) -> list[str]:
 @pytest.mark.contract("BLAME-WORDS-1")
 def test_no_word_is_both_a_class_and_a_verdict() -> None:
     assert not {name.value for name in Class} & {name.value for name in Verdict}
-    assert set(VERDICT_MEANINGS) == set(Verdict)
+    assert {look.name for look in CLASSES} == {name.value for name in Class}
+    assert {look.name for look in VERDICTS} == {name.value for name in Verdict}
 
 
 @pytest.mark.contract("BLAME-WORDS-1")

@@ -1,0 +1,146 @@
+"""What is wrong as rows of a table: tensors of one stage of which the same is to be said are one row, with their layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState
+from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.diff.notes import ranges
+from aprgraph.runtime.trace import TraceEntry
+
+#: What a reason consists of that the columns beside it say already.
+_NMSE = re.compile(r"NMSE [0-9.e+-]+, limit [0-9.e+-]+")
+_NUMBER = re.compile(r"[0-9][0-9.e+-]*")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors of one stage and step, in the order of their layers."""
+
+    keys: tuple[Key, ...]
+
+    @property
+    def label(self) -> str:
+        """``layer 3 ffn_gate``, or ``ffn_gate, layers 0..29``."""
+        step, layer, stage = self.keys[0]
+        if len(self.keys) == 1:
+            return label_of((step, layer, stage))
+        return f"{label_of((step, None, stage))}, {ranges(layer for _, layer, _ in self.keys if layer is not None)}"
+
+
+def group_keys(keys: Iterable[Key], gist: Callable[[Key], Hashable]) -> list[Group]:
+    """``keys`` by step and stage, in order of first appearance; those of which ``gist`` says another thing stay apart."""
+    found: dict[Hashable, list[Key]] = {}
+    for key in keys:
+        found.setdefault((key[0], key[2], gist(key)), []).append(key)
+    return [Group(tuple(group)) for group in found.values()]
+
+
+def label_of(key: Key) -> str:
+    """What a person calls a tensor."""
+    step, layer, stage = key
+    return TraceEntry(stage, layer, step, (), None).label
+
+
+@dataclass(frozen=True)
+class WrongRow:
+    """One row of what a side is wrong at. ``a`` and ``b`` are the local errors, of several layers the least and the largest;
+    ``worst`` names the layer of the largest.
+    """
+
+    group: Group
+    verdict: str
+    a: str
+    b: str
+    limit: str
+    worst: str
+    why: str
+
+
+def wrong_rows(blame: Blame, *, each: bool = False) -> list[WrongRow]:
+    """A row for each stage that a side is wrong at, or for ``each`` tensor, in execution order."""
+
+    def gist(key: Key) -> Hashable:
+        if each:
+            return key
+        return (blame.verdicts[key], *(_gist(audit.by_key.get(key)) for audit in (blame.a, blame.b)))
+
+    return [_wrong_row(blame, group) for group in group_keys(blame.wrong, gist)]
+
+
+def _wrong_row(blame: Blame, group: Group) -> WrongRow:
+    sides = [[audit.by_key[key] for key in group.keys if key in audit.by_key] for audit in (blame.a, blame.b)]
+    pairs = [(key, local) for key in group.keys if (local := blame.local_of(key)) is not None]
+    worst, shown = max(pairs, key=lambda pair: pair[1].excess)
+    reasons = [
+        f"{name}: {why}" for name, audit in zip("AB", (blame.a, blame.b), strict=True) if (why := reason_of(audit.by_key.get(worst)))
+    ]
+    return WrongRow(
+        group,
+        blame.verdicts[group.keys[0]].value,
+        spread(sides[0]),
+        spread(sides[1]),
+        f"{shown.limit:.0e}",
+        f"layer {worst[1]}" if len(group.keys) > 1 else "",
+        "; ".join(reasons),
+    )
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One row of an audit; as ``WrongRow``."""
+
+    group: Group
+    state: str
+    error: str
+    limit: str
+    worst: str
+    sources: str
+    why: str
+
+
+def audit_rows(audit: Audit, locals_: Sequence[LocalError], *, each: bool = False) -> list[AuditRow]:
+    """A row for each stage of ``locals_``, or for ``each`` tensor, in execution order."""
+    by_key = audit.by_key
+    groups = group_keys((local.key for local in locals_), lambda key: key if each else (by_key[key].state, _gist(by_key[key])))
+    return [_audit_row([by_key[key] for key in group.keys], group) for group in groups]
+
+
+def _audit_row(locals_: Sequence[LocalError], group: Group) -> AuditRow:
+    worst = max(locals_, key=lambda local: local.excess)
+    alone = len(locals_) == 1
+    sources = [label_of(key) for key in worst.sources] if alone else [key[2] for key in worst.sources]
+    return AuditRow(
+        group,
+        worst.state.value,
+        spread(locals_),
+        f"{worst.limit:.0e}",
+        "" if alone or worst.error is None else f"layer {worst.key[1]}",
+        ", ".join(sources),
+        reason_of(worst),
+    )
+
+
+def spread(locals_: Sequence[LocalError]) -> str:
+    """The local errors of some tensors: one number, or the least and the largest, of right ones the largest alone."""
+    known = [local.error for local in locals_ if local.error is not None]
+    if not known:
+        return ""
+    if not any(local.state is LocalState.WRONG for local in locals_):
+        return f"{max(known):.0e}" if max(known) else "0"
+    low, high = (f"{error:.1e}" if error else "0" for error in (min(known), max(known)))
+    return high if low == high else f"{low}..{high}"
+
+
+def reason_of(local: LocalError | None) -> str:
+    """Why a tensor has its state, where that is more than its error and limit."""
+    reason = (local.reason if local is not None else None) or ""
+    return "" if _NMSE.fullmatch(reason) else reason
+
+
+def _gist(local: LocalError | None) -> Hashable:
+    """What is said of a tensor, its numbers aside."""
+    return None if local is None else (local.state, local.limit, _NUMBER.sub("#", local.reason or ""))

@@ -84,9 +84,12 @@ class LoadedModel:
         return plan_run(self.graph, self.model, plan, tokens, options)
 
 
-def load(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None) -> LoadedModel:
-    """Open a GGUF model, with metadata keys replaced by ``overrides``. Raises AprgraphError."""
-    return LoadedModel(load_model(path, overrides))
+def load(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None, ignore: Sequence[str] = ()) -> LoadedModel:
+    """Open a GGUF model, with metadata keys replaced by ``overrides``. Raises AprgraphError.
+
+    ``ignore`` is what --ignore is on the command line. What is to be known of the file stands in ``.model.notices``.
+    """
+    return LoadedModel(load_model(path, overrides, ignore))
 
 
 def open_artifact(directory: str | Path, model: str | Path | None = None, *, elsewhere: bool = False) -> CompiledModel:
@@ -231,6 +234,7 @@ class CompiledModel:
             "architecture": self.model.family.architecture,
             "fingerprint": self.artifact.fingerprint,
             "overrides": dict(self.model.overrides),
+            **({"ignore": list(self.model.ignore)} if self.model.ignore else {}),
         }
         return TraceInfo(
             model=model,
@@ -239,7 +243,10 @@ class CompiledModel:
             plan=run.plan.describe(),
             positions=run.options.positions,
             graph_text=print_graph(run.graph),
-            extra={"generated": list(generated)} if run.options.max_tokens else {},
+            extra={
+                **({"generated": list(generated)} if run.options.max_tokens else {}),
+                **({"notes": list(run.notes)} if run.notes else {}),
+            },
         )
 
     def logits(self, tokens: Sequence[int], *, positions: str = "last", threads: int | None = None) -> F32:

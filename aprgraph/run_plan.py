@@ -48,13 +48,17 @@ class PromptPart:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """``graph`` is what a step that records runs, and ``untapped`` what the others do."""
+    """``graph`` is what a step that records runs, and ``untapped`` what the others do.
+
+    ``notes`` are what whoever reads the run's numbers should know, of the model file and of the run, in sentences.
+    """
 
     graph: Graph
     untapped: Graph
     plan: Plan
     tokens: tuple[int, ...]
     options: RunOptions
+    notes: tuple[str, ...] = ()
 
     @property
     def taps(self) -> list[Node]:
@@ -115,7 +119,7 @@ class RunPlan:
 
     @property
     def notices(self) -> list[str]:
-        """What a user should know beforehand, in sentences."""
+        """What a user should know beforehand, in sentences: the notes, and what the run takes."""
         found = {
             node.name: weight_format(node.type)
             for graph in (self.graph, self.untapped)
@@ -123,11 +127,12 @@ class RunPlan:
             if weight_format(node.type).is_decoded_when_bound
         }
         if not found:
-            return []
+            return list(self.notes)
         nbytes = sum(4 * math.prod(node.type.bind()) for node in self.untapped.with_op("weight") if node.name in found)
         names = ", ".join(sorted({fmt.name for fmt in found.values()}))
         return [
-            f"{len(found)} weights of type {names} are decoded in memory by the gguf package ({nbytes:,} bytes): no kernel decodes them"
+            *self.notes,
+            f"{len(found)} weights of type {names} are decoded in memory by the gguf package ({nbytes:,} bytes): no kernel decodes them",
         ]
 
 
@@ -139,11 +144,34 @@ def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], opti
     if options.prefill_chunk is not None and options.prefill_chunk < 1:
         raise TokenError(f"prefill chunk {options.prefill_chunk}: expected a number of positions, at least 1")
     options = _check_generation(model, plan, ids, options)
+    _check_causal(model, len(ids), options)
     total = len(ids) + max(options.max_tokens - 1, 0)
     generates = options.max_tokens > 0
     recorded = recorded_graph(graph, plan, options.positions, total, keep_outputs=generates)
     untapped = recorded_graph(graph, Plan(), options.positions if plan.is_empty else "last", total)
-    return RunPlan(recorded, untapped, plan, ids, options)
+    return RunPlan(recorded, untapped, plan, ids, options, (*model.notices, *_context_notes(graph, len(ids), total)))
+
+
+def _context_notes(graph: Graph, prompt: int, total: int) -> list[str]:
+    """Where generating takes a run beyond the context up to which LongRoPE's short factors are for: see the pass fix-context."""
+    limits = {node.attr_int("limit") for node in graph.with_op("context_choice")}
+    return [
+        f"with {total - prompt} generated positions the run goes beyond {limit}, so all of it, the prompt of {prompt} too, turns by the "
+        "long factors of LongRoPE; transformers turns the prompt by the short ones, and switches when a pass gets there"
+        for limit in sorted(limits)
+        if prompt <= limit < total
+    ]
+
+
+def _check_causal(model: Model, count: int, options: RunOptions) -> None:
+    """Raise TokenError for a run in several passes of a model whose positions attend to later ones."""
+    if model.hyperparameters.causal:
+        return
+    why = f"{model.path} is not causal ({model.family.architecture}.attention.causal is false): every position attends to later ones"
+    if options.max_tokens:
+        raise TokenError(f"--max-tokens {options.max_tokens}: {why}, so no text goes on from it; leave -n out to run the prompt alone")
+    if options.prefill_chunk is not None and options.prefill_chunk < count:
+        raise TokenError(f"--prefill-chunk {options.prefill_chunk}: {why}, so the {count} positions run in one pass; leave the option out")
 
 
 def _check_generation(model: Model, plan: Plan, ids: tuple[int, ...], options: RunOptions) -> RunOptions:

@@ -66,6 +66,7 @@ class Artifact:
     library_digest: str | None
     device: DeviceCode | None
     overrides: Mapping[str, Scalar | str]
+    ignore: tuple[str, ...]
     kernels: Mapping[str, str]
     graph: Graph
 
@@ -100,7 +101,7 @@ class Artifact:
         found = next((candidate for candidate in candidates if candidate.is_file()), None)
         if found is None:
             raise ArtifactError(f"{self.directory}: its model {candidates[0]} is not there; give its place with --model, or compile again")
-        model = load_model(found, self.overrides)
+        model = load_model(found, self.overrides, self.ignore)
         if model.file.fingerprint() != self.fingerprint:
             raise ArtifactError(f"{self.directory}: {found} is not the file it was compiled from, or has changed since; compile it again")
         return model
@@ -177,6 +178,7 @@ def cache_directory(model: Model, target: str, cpu: str | None) -> Path:
     base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aprgraph"
     cpu_name = find_cpu(cpu).name if target == "llvm" else ""
     parts = [model.file.fingerprint(), str(model.path.resolve()), target, cpu_name, dict(model.overrides), _versions()]
+    parts += [list(model.ignore)] if model.ignore else []
     return base / f"{model.path.stem}.{target}.{_digest(json.dumps(parts, sort_keys=True).encode())}{SUFFIX}"
 
 
@@ -231,6 +233,7 @@ def compile_model(
             "cpu": chosen.name if chosen else None,
             "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
             "overrides": dict(model.overrides),
+            "ignore": list(model.ignore),
             "graph": _digest(text.encode()),
             "library": library,
             "device": device.to_json() if device else None,
@@ -330,6 +333,7 @@ def read_artifact(directory: str | Path) -> Artifact:
             library_digest=library,
             device=device,
             overrides=dict(document["overrides"]),
+            ignore=tuple(map(str, document.get("ignore", ()))),  # absent in artifacts that are older
             kernels=dict(document["kernels"]),
             graph=graph,
         )

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
+from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import OPS
+from aprgraph.graph.side_tensors import pattern_of
 from aprgraph.graph.verify import verify
+
+_EMBEDDING = "token_embd.weight"
+#: Dims of a weight that holds all experts.
+_EXPERT_DIMS = 3
 
 
 def build_graph(model: Model) -> Graph:
@@ -32,7 +38,8 @@ class _Builder:
     # -- adding nodes ---------------------------------------------------------------------------------------------------
 
     def op(self, op: str, name: str, *operands: str, stage: str | None = None, layer: int | None = None, **attrs: Attr) -> str:
-        """Add one op; its type is inferred. Returns the node's name."""
+        """Add one op; its type is inferred, and attributes that have their defaults are left out. Returns the node's name."""
+        attrs = {key: value for key, value in attrs.items() if key not in OPS[op].defaults or value != OPS[op].defaults[key]}
         types = [self.graph[operand].type for operand in operands]
         result = OPS[op].infer(types, attrs)
         self.graph.add(Node(name, op, result, attrs, stage, layer), operands)
@@ -48,9 +55,24 @@ class _Builder:
         info = self.model.tensor(tensor, dims)
         if tensor not in self.graph:
             dtype = info.format.name.lower()
-            attrs: dict[str, Attr] = {"tensor": tensor, "dtype": dtype, "dims": info.dims}
-            self.graph.add(Node(tensor, "weight", TensorType(dtype, info.dims), attrs))
+            attrs: dict[str, Attr] = {"tensor": tensor, "dtype": dtype, "dims": dims}
+            if scale := self.scale_of(info, dims):
+                attrs["scale"] = scale
+            self.graph.add(Node(tensor, "weight", TensorType(dtype, dims), attrs))
         return tensor
+
+    def scale_of(self, info: TensorInfo, dims: tuple[int, ...]) -> str | None:
+        """The tensor that a weight is scaled by, if there is one. Raises UnsupportedModelError for a weight that kernels decode."""
+        name = f"{info.name.removesuffix('.weight')}.scale"
+        if info.name == _EMBEDDING or not info.name.endswith(".weight") or not self.model.has(name):
+            return None
+        if not info.format.is_decoded_when_bound:
+            raise UnsupportedModelError(
+                f"{self.model.path}: tensor {name!r} scales a weight of {info.format.name}, which is not supported; expected one of NVFP4"
+            )
+        count = dims[0] if len(dims) == _EXPERT_DIMS else 1
+        self.model.tensor(name, (count,))
+        return name
 
     def biases(self, *wanted: tuple[str, int]) -> list[str]:
         """The biases ``(tensor, length)``: all of them, or none. Raises ModelError if only some are there."""
@@ -69,7 +91,7 @@ class _Builder:
         vocabulary = self.model.vocabulary
         self.op("input", "tokens")
         self.op("input", "positions")
-        table = self.weight("token_embd.weight", vocabulary, hp.hidden)
+        table = self.weight(_EMBEDDING, vocabulary, hp.hidden)
         factors = self.rope_factors()
         angles = {sliding: self.rope_angles(sliding, factors) for sliding in dict.fromkeys((False, True) if hp.window else (False,))}
         x = self.staged("embed", 0, "embedding", "tokens", table, scale=hp.embedding_scale)
@@ -84,13 +106,23 @@ class _Builder:
         return self.graph
 
     def refuse_unused(self) -> None:
-        """Raise UnsupportedModelError if the file has a tensor that no node uses."""
-        unused = [name for name in self.model.file.tensors if name not in self.graph]
+        """Raise UnsupportedModelError if the file has a tensor that no node uses and that may not be left out, or the reverse."""
+        left_out = {name for group in self.model.left_out for name in group.names}
+        used = {str(name): node for node in self.graph.with_op("weight") for name in (node.name, node.attrs.get("scale")) if name}
+        needed = next((name for name in used if name in left_out), None)
+        if needed is not None:
+            user = self.graph.users(used[needed].name)[0]
+            raise UnsupportedModelError(
+                f"{self.model.path}: --ignore leaves out the tensor {needed!r}, which %{user.name} needs; expected a pattern of tensors "
+                "that nothing uses"
+            )
+        unused = [name for name in self.model.file.tensors if name not in used and name not in left_out]
         if unused:
             others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
             raise UnsupportedModelError(
                 f"{self.model.path}: tensor {unused[0]!r}{others} has no place in a {self.model.family.architecture!r} model of "
-                f"{self.hp.layers} layers; expected a file all of whose tensors are used, for without them the numbers would be wrong"
+                f"{self.hp.layers} layers; expected a file all of whose tensors are used, for without them the numbers would be wrong; if "
+                f"yours does without, leave them out with --ignore REGEX, such as --ignore '{pattern_of(unused[0])}'"
             )
 
     # -- RoPE -----------------------------------------------------------------------------------------------------------
@@ -136,7 +168,8 @@ class _Builder:
     def qkv(self, layer: int, x: str) -> str:
         """q, k and v side by side, after their biases if there are any."""
         hp, prefix = self.hp, f"blk.{layer}.attn"
-        parts = [("q", hp.heads * hp.head_size), ("k", hp.kv_heads * hp.head_size), ("v", hp.kv_heads * hp.head_size)]
+        q_rows, kv_rows = hp.heads[layer] * hp.head_size, hp.kv_heads[layer] * hp.head_size
+        parts = [("q", q_rows), ("k", kv_rows), ("v", kv_rows)]
         if self.model.has(f"{prefix}_qkv.weight"):
             parts = [("qkv", sum(rows for _, rows in parts))]
         weights = [self.weight(f"{prefix}_{part}.weight", rows, hp.hidden) for part, rows in parts]
@@ -160,20 +193,19 @@ class _Builder:
         )  # fmt: skip
 
     def attention_block(self, layer: int, x: str, angles: str) -> str:
-        hp = self.hp
-        q_columns, kv_columns = hp.heads * hp.head_size, hp.kv_heads * hp.head_size
+        hp, heads, kv_heads = self.hp, self.hp.heads[layer], self.hp.kv_heads[layer]
+        q_columns, kv_columns = heads * hp.head_size, kv_heads * hp.head_size
         prefix = f"blk.{layer}.attn"
-        window = hp.window if hp.sliding[layer] else 0
+        # What masks scores, softmax and mix alike.
+        mask: dict[str, Attr] = {"window": hp.window if hp.sliding[layer] else 0, "causal": hp.causal}
         qkv = self.qkv(layer, self.norm(layer, "attn_norm", x, f"{prefix}_norm.weight"))
-        q = self.rotated(layer, "q", qkv, angles, hp.heads, 0)
-        k = self.rotated(layer, "k", qkv, angles, hp.kv_heads, q_columns)
+        q = self.rotated(layer, "q", qkv, angles, heads, 0)
+        k = self.rotated(layer, "k", qkv, angles, kv_heads, q_columns)
         v = self.op("columns", f"layer{layer}.v", qkv, layer=layer, start=q_columns + kv_columns, stop=q_columns + 2 * kv_columns)
         keys, values = (self.op("cache", f"layer{layer}.{name}_cache", part, layer=layer) for name, part in (("k", k), ("v", v)))
-        scores = self.staged(
-            "attn_scores", layer, "attn_scores", q, keys, heads=hp.heads, kv_heads=hp.kv_heads, scale=hp.scale, window=window
-        )
-        softmax = self.staged("attn_softmax", layer, "attn_softmax", scores, window=window)
-        mixed = self.staged("attn_mix", layer, "attention", softmax, values, kv_heads=hp.kv_heads, window=window)
+        scores = self.staged("attn_scores", layer, "attn_scores", q, keys, heads=heads, kv_heads=kv_heads, scale=hp.scale, **mask)
+        softmax = self.staged("attn_softmax", layer, "attn_softmax", scores, **mask)
+        mixed = self.staged("attn_mix", layer, "attention", softmax, values, kv_heads=kv_heads, **mask)
         out = self.projection(layer, "attn_out", mixed, f"{prefix}_output.weight", f"{prefix}_output.bias", hp.hidden, q_columns)
         if self.model.family.post_norms:
             out = self.norm(layer, "attn_post_norm", out, f"blk.{layer}.post_attention_norm.weight")
@@ -183,7 +215,7 @@ class _Builder:
 
     def ffn_block(self, layer: int, x: str) -> str:
         norm = self.norm(layer, "ffn_norm", x, f"blk.{layer}.ffn_norm.weight")
-        out = self.fused_ffn(layer, norm) if self.model.family.fused_gate_up else self.ffn(layer, norm, "", self.hp.ffn)
+        out = self.fused_ffn(layer, norm) if self.model.family.fused_gate_up else self.ffn(layer, norm, "", self.hp.ffn[layer])
         if self.model.family.post_norms:
             out = self.norm(layer, "ffn_post_norm", out, f"blk.{layer}.post_ffw_norm.weight")
         return self.staged("add", layer, "post_ffn_residual", x, out)
@@ -199,7 +231,7 @@ class _Builder:
 
     def fused_ffn(self, layer: int, x: str) -> str:
         """The same where ffn_up holds the gate's rows first, then its own."""
-        columns, prefix = self.hp.ffn, f"blk.{layer}.ffn"
+        columns, prefix = self.hp.ffn[layer], f"blk.{layer}.ffn"
         both = self.op(
             "linear", f"layer{layer}.ffn_gate_up", x, self.weight(f"{prefix}_up.weight", 2 * columns, self.hp.hidden), layer=layer
         )

@@ -65,7 +65,8 @@ class GGUFFile:
     ``faults`` collects what is wrong with single tensors, which are then left out, instead of the first being raised: for whoever
     wants to know all of it.
 
-    The mapping is private and copy-on-write: pages are read when touched, and nothing can change the file.
+    The mapping is read-only: pages are read when touched, nothing can change the file, and the system counts none of it as memory
+    that it has promised, so that a file may be larger than memory and swap together.
     Raises ModelFileError or UnsupportedModelError.
     """
 
@@ -82,7 +83,7 @@ class GGUFFile:
                 head = file.read(HEAD_BYTES)
                 if not head.startswith(_MAGIC):
                     raise _not_gguf(self.path, head)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise ModelFileError(f"{self.path}: cannot be opened: {error.strerror}; give the path of a .gguf file") from None
         except ValueError as error:  # a path with a NUL in it, or a file that was emptied meanwhile

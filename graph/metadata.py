@@ -12,6 +12,8 @@ from aprgraph.graph.errors import AprgraphError, ModelError, shown
 
 Scalar = int | float | bool
 _T = TypeVar("_T")
+#: The largest size or count that a model may have.
+_MOST = (1 << 31) - 1
 #: Numbers as llama.cpp takes them; Python's own parsers also take 1_000, blanks around, and digits of other scripts.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -40,6 +42,7 @@ class Metadata(Mapping[str, object]):
         self.path = path
         self._values = dict(values)
         self._read: set[str] = set()
+        self._defaults: dict[str, object] = {}
 
     def __getitem__(self, key: str) -> object:
         return self._values[key]
@@ -62,11 +65,24 @@ class Metadata(Mapping[str, object]):
         """The keys that a getter has been asked for, there or not."""
         return frozenset(self._read)
 
+    @property
+    def defaults(self) -> Mapping[str, object]:
+        """The keys that were asked for and are not there, with what was taken instead."""
+        return self._defaults
+
+    def first_of(self, *keys: str) -> str:
+        """The first of ``keys``, different names of one thing, that is there; the first of all where none is."""
+        return next((key for key in keys if key in self._values), keys[0])
+
     def _get(self, key: str, kinds: tuple[type, ...], expected: str, default: _T | None) -> object | _T:
         self._read.add(key)
         if key not in self._values:
             if default is None:
-                raise ModelError(f"{self.path}: metadata key {key!r} is missing; expected {expected}; the conversion was incomplete")
+                raise ModelError(
+                    f"{self.path}: metadata key {key!r} is missing; expected {expected}; the conversion was incomplete: convert the model "
+                    "again, or give the value with --override-kv"
+                )
+            self._defaults[key] = default
             return default
         value = self._values[key]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -83,8 +99,8 @@ class Metadata(Mapping[str, object]):
     def positive(self, key: str, default: int | None = None) -> int:
         """A whole number above zero."""
         value = self.integer(key, default)
-        if value <= 0 or value >= 1 << 31:
-            raise ModelError(f"{self.path}: metadata key {key!r} is {value}, expected a number from 1 to {(1 << 31) - 1}")
+        if not 0 < value <= _MOST:
+            raise ModelError(f"{self.path}: metadata key {key!r} is {value}, expected a number from 1 to {_MOST}")
         return value
 
     def real(self, key: str, default: float | None = None) -> float:
@@ -104,6 +120,21 @@ class Metadata(Mapping[str, object]):
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
         return bool(self._get(key, (bool,), "true or false", default))
+
+    def per_layer(self, key: str, layers: int, default: int | None = None) -> tuple[int, ...]:
+        """A number above zero for each layer: one for all of them, or an array of one for each."""
+        value = self._values.get(key)
+        if not isinstance(value, ArrayValue):
+            return (self.positive(key, default),) * layers
+        self._read.add(key)
+        expected = f"a number from 1 to {_MOST} for each of {layers} layers"
+        if len(value) != layers:
+            raise ModelError(f"{self.path}: metadata key {key!r} is an array of {len(value)}, expected {expected}")
+        numbers = value.values()
+        for layer, number in enumerate(numbers):
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 < number <= _MOST:
+                raise ModelError(f"{self.path}: metadata key {key!r} is {shown(number)} for layer {layer}, expected {expected}")
+        return tuple(int(number) for number in numbers)
 
     def array(self, key: str) -> ArrayValue:
         """An array."""

@@ -1,30 +1,45 @@
-"""A model: the file, its metadata with overrides, its family and hyperparameters."""
+"""A model: the file, its metadata with overrides, its family and hyperparameters, and what has to be said of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from aprgraph.graph.errors import ModelError, UnsupportedModelError
+from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import FAMILIES, Family, Hyperparameters, find_family, read_hyperparameters
 from aprgraph.graph.file_kind import kind_of_gguf
 from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
-from aprgraph.graph.metadata import Metadata, Scalar
+from aprgraph.graph.metadata import ArrayValue, Metadata, Scalar
+from aprgraph.graph.model_keys import find_model_key
+from aprgraph.graph.side_tensors import LeftOut, find_left_out, parse_ignored
+from aprgraph.graph.unread_keys import account_for_keys
 
 #: Keys that the tokenizer reads, when there is a prompt.
 _READ_LATER = "tokenizer."
+_EMBEDDING = "token_embd.weight"
+_LLAMA_CPP_BASE = 10000.0
 
 
 @dataclass(frozen=True)
 class Model:
-    """A GGUF file understood as a model. ``overrides`` are the metadata keys that the user replaced."""
+    """A GGUF file understood as a model.
+
+    ``overrides`` are the metadata keys that the user replaced, ``ignore`` the patterns of tensors and keys that the user wants left
+    out, and ``left_out`` the tensors that no node may use: those, and what cannot touch a text's numbers. ``unapplied`` says what keys
+    were not applied.
+    """
 
     file: GGUFFile
     metadata: Metadata
     family: Family
     hyperparameters: Hyperparameters
     overrides: Mapping[str, Scalar | str]
+    ignore: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    unapplied: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -34,19 +49,71 @@ class Model:
     @property
     def vocabulary(self) -> int:
         """The number of token ids, as the embedding table has rows."""
-        return self.tensor("token_embd.weight").dims[0]
+        return _rows(self.tensor(_EMBEDDING))
+
+    @property
+    def defaults(self) -> Mapping[str, object]:
+        """The keys that are not in the file and whose default bears on the numbers, with what was taken.
+
+        Keys whose absence means that there is no such thing (a stretched RoPE, a scale), and those that the tensors' own sizes tell
+        (head counts, sizes of experts), are not among them.
+        """
+        prefix = f"{self.family.architecture}."
+        found = {}
+        for key, value in self.metadata.defaults.items():
+            known = find_model_key(key.removeprefix(prefix))
+            if known is not None and known.has_default:
+                found[key] = value
+        return found
+
+    @cached_property
+    def notices(self) -> tuple[str, ...]:
+        """What whoever reads this model's numbers should know of the file, in sentences."""
+        return (*self._defaults_that_matter(), *self.unapplied, *self._vocabulary_notices(), *(group.sentence for group in self.left_out))
+
+    def _defaults_that_matter(self) -> list[str]:
+        """Of the defaults those that are no usual thing, because converters write the key."""
+        hp, prefix = self.hyperparameters, self.family.architecture
+        found = []
+        base = f"{prefix}.rope.freq_base"
+        if base in self.defaults:
+            other = "" if hp.rope.base == _LLAMA_CPP_BASE else f" (llama.cpp takes {_LLAMA_CPP_BASE:g})"
+            found.append(
+                f"{base} is not in the file: {hp.rope.base:.10g} was taken{other}; if the model has another base, give it with "
+                f"--override-kv {base}=float:VALUE"
+            )
+        if self.family.window is not None and self.family.window.period and f"{prefix}.attention.sliding_window" in self.defaults:
+            found.append(f"{prefix}.attention.sliding_window is not in the file: every layer attends to all positions")
+        factors = self.has("rope_factors_long.weight") or self.has("rope_factors_short.weight")
+        if self.metadata.get(f"{prefix}.rope.scaling.type") == "longrope" and not factors:
+            found.append(
+                f"{prefix}.rope.scaling.type is longrope, but the file has no rope_factors_long.weight and rope_factors_short.weight: RoPE "
+                "is not stretched"
+            )
+        if factors and f"{prefix}.rope.scaling.attn_factor" not in self.metadata and hp.context > hp.original_context:
+            found.append(f"{prefix}.rope.scaling.attn_factor is not in the file: LongRoPE's cosines and sines were multiplied by 1")
+        return found
+
+    def _vocabulary_notices(self) -> list[str]:
+        tokens, table = self.metadata.get("tokenizer.ggml.tokens"), self.file.tensors.get(_EMBEDDING)
+        if table is None or not isinstance(tokens, ArrayValue) or len(tokens) == _rows(table):
+            return []
+        rows, what = _rows(table), f"{len(tokens)} tokens in the vocabulary, "
+        if len(tokens) > rows:
+            return [f"{what}{rows} rows in {_EMBEDDING}: ids from {rows} on cannot be run"]
+        return [f"{what}{rows} rows in {_EMBEDDING}: ids from {len(tokens)} on have no text"]
 
     def has(self, name: str) -> bool:
         """Whether the file has the tensor ``name``."""
         return name in self.file.tensors
 
     def tensor(self, name: str, dims: tuple[int, ...] | None = None) -> TensorInfo:
-        """The tensor ``name``, which must have ``dims`` if they are given. Raises ModelError."""
+        """The tensor ``name``, which must have ``dims`` if they are given, or these behind ones of 1. Raises ModelError."""
         info = self.file.tensors.get(name)
         if info is None:
             expected = f" of {' x '.join(map(str, dims))}" if dims else ""
             raise ModelError(f"{self.path}: tensor {name!r}{expected} is missing; the conversion was incomplete")
-        if dims is not None and info.dims != dims:
+        if dims is not None and _without_leading_ones(info.dims) != _without_leading_ones(dims):
             raise ModelError(
                 f"{self.path}: tensor {name!r} is {' x '.join(map(str, info.dims))}, expected {' x '.join(map(str, dims))} "
                 f"from the metadata (outermost dimension first)"
@@ -54,26 +121,60 @@ class Model:
         return info
 
 
-def load_model(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None) -> Model:
-    """Open a GGUF file and read its hyperparameters. Raises ModelFileError, ModelError or UnsupportedModelError."""
+def _rows(table: TensorInfo) -> int:
+    return table.dims[-2] if len(table.dims) > 1 else table.dims[0]
+
+
+def _without_leading_ones(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """``dims`` without what does not change how elements lie: GGUF pads shapes with ones, and some writers write these out."""
+    start = next((index for index, dim in enumerate(dims[:-1]) if dim != 1), len(dims) - 1)
+    return dims[start:]
+
+
+def load_model(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None, ignore: Sequence[str] = ()) -> Model:
+    """Open a GGUF file and read its hyperparameters. Raises ModelFileError, ModelError or UnsupportedModelError.
+
+    ``overrides`` replace metadata keys; ``ignore`` are regular expressions of tensors that the graph may leave out, and of keys of the
+    family that need not be applied (AprgraphError for one that is none, or that nothing matches).
+    """
+    parse_ignored(ignore)  # before anything that takes time
     file = GGUFFile(path)
     kind = kind_of_gguf(file.path, file.metadata, file.tensors)
     if kind is not None:
         raise UnsupportedModelError(f"{path}: this is {kind.what}; {kind.advice}")
-    return read_model(file, file.metadata.with_overrides(overrides or {}), overrides or {})
+    return read_model(file, file.metadata.with_overrides(overrides or {}), overrides or {}, ignore)
 
 
-def read_model(file: GGUFFile, metadata: Metadata, overrides: Mapping[str, Scalar | str]) -> Model:
+def read_model(file: GGUFFile, metadata: Metadata, overrides: Mapping[str, Scalar | str], ignore: Sequence[str] = ()) -> Model:
     """The model of a file with ``metadata``, which holds ``overrides`` already. Raises ModelError or UnsupportedModelError."""
+    patterns = parse_ignored(ignore)
     family = find_family(metadata, FAMILIES)
     hyperparameters = read_hyperparameters(metadata, family)
-    _check_overrides(metadata, overrides)
-    return Model(file, metadata, family, hyperparameters, dict(overrides))
+    _check_overrides(metadata, family, overrides)
+    _check_ignored(file, metadata, patterns)
+    unapplied = account_for_keys(metadata, family, hyperparameters, patterns)
+    left_out = find_left_out(file.tensors, hyperparameters.layers, hyperparameters.extra_layers, patterns)
+    return Model(file, metadata, family, hyperparameters, dict(overrides), tuple(ignore), tuple(left_out), tuple(unapplied))
 
 
-def _check_overrides(metadata: Metadata, overrides: Mapping[str, Scalar | str]) -> None:
-    """Raise ModelError for a key that nothing reads: a misspelt one would leave the numbers as they are, unnoticed."""
+def _check_overrides(metadata: Metadata, family: Family, overrides: Mapping[str, Scalar | str]) -> None:
+    """Raise ModelError for a key that nothing reads: a misspelt one would leave the numbers as they are, unnoticed.
+
+    One that the family does not apply may be given: it is then held to what ``account_for_keys`` asks of it.
+    """
     for key in overrides:
-        if key not in metadata.keys_read and not key.startswith(_READ_LATER):
-            known = ", ".join(sorted(metadata.keys_read))
-            raise ModelError(f"--override-kv {key}: nothing reads this key of {metadata.path}; those that change the graph are {known}")
+        known = find_model_key(key.removeprefix(f"{family.architecture}.")) if key.startswith(f"{family.architecture}.") else None
+        is_read = key in metadata.keys_read or key.startswith(_READ_LATER)
+        if not is_read and (known is None or not known.neutral):
+            names = ", ".join(sorted(metadata.keys_read))
+            raise ModelError(f"--override-kv {key}: nothing reads this key of {metadata.path}; those that change the graph are {names}")
+
+
+def _check_ignored(file: GGUFFile, metadata: Metadata, patterns: Sequence[re.Pattern[str]]) -> None:
+    """Raise AprgraphError for a pattern that nothing matches: a misspelt one would be of no use, unnoticed."""
+    for pattern in patterns:
+        if not any(map(pattern.fullmatch, (*file.tensors, *metadata))):
+            raise AprgraphError(
+                f"--ignore {shown(pattern.pattern)}: no tensor and no metadata key of {file.path} has a name that matches as a whole; "
+                "`aprgraph inspect` lists them"
+            )

@@ -10,6 +10,7 @@ from aprgraph.graph.block_formats import decode_reference
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
+from aprgraph.runtime.weight_scales import row_scales
 
 #: A matrix of more elements is decoded in the parts that are asked for: the table of a large vocabulary is gigabytes in float64.
 _WHOLE = 1 << 26
@@ -17,24 +18,31 @@ _WHOLE = 1 << 26
 
 def decode_weight(model: Model, node: Node) -> Array:
     """The weight of a `weight` node, decoded to float64 in its dims."""
+    return decode_rows(model, node).reshape(node.type.bind())
+
+
+def decode_rows(model: Model, node: Node, start: int = 0, stop: int | None = None) -> Array:
+    """The rows start .. stop - 1 of the weight of a `weight` node in float64; of experts, the rows of all, one after the other."""
     info = model.tensor(node.attr_str("tensor"))
-    return decode_reference(info.format, model.file.tensor_bytes(info), info.dims)
+    raw = model.file.tensor_bytes(info)[start:stop]
+    decoded = decode_reference(info.format, raw, (len(raw), info.dims[-1]))
+    scales = row_scales(model, node, start, start + len(raw))
+    return decoded if scales is None else decoded * scales
 
 
 class _Parts:
     """A weight [R, C] or [X, R, C] of which rows, or one expert, are decoded when they are asked for."""
 
     def __init__(self, model: Model, node: Node) -> None:
-        self._info = model.tensor(node.attr_str("tensor"))
-        self._raw = model.file.tensor_bytes(self._info)
-        self.shape = self._info.dims
+        self._model, self._node = model, node
+        self.shape = tuple(node.type.bind())
 
     def __getitem__(self, part: int | slice) -> Array:
         if isinstance(part, slice):
-            raw = self._raw[part]
-            return decode_reference(self._info.format, raw, (len(raw), self.shape[-1]))
-        _, rows, columns = self.shape
-        return decode_reference(self._info.format, self._raw[part * rows : (part + 1) * rows], (rows, columns))
+            start, stop, _ = part.indices(self.shape[0])
+            return decode_rows(self._model, self._node, start, stop)
+        rows = self.shape[1]
+        return decode_rows(self._model, self._node, part * rows, (part + 1) * rows)
 
 
 class DecodedWeights:

@@ -11,6 +11,7 @@ from aprgraph.graph.block_formats import decode_by_gguf, weight_format, weight_s
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
 from aprgraph.runtime.statistics import Statistics, statistics_from_sums
+from aprgraph.runtime.weight_scales import row_scales
 
 
 def weight_array(model: Model, node: Node) -> npt.NDArray[Any]:
@@ -19,8 +20,25 @@ def weight_array(model: Model, node: Node) -> npt.NDArray[Any]:
     raw = model.file.tensor_bytes(model.tensor(node.attr_str("tensor")))
     fmt = weight_format(node.type)
     if fmt.is_decoded_when_bound:
-        return decode_by_gguf(fmt, raw, dims)
+        decoded = decode_by_gguf(fmt, raw, dims)
+        scales = row_scales(model, node, 0, len(raw))
+        return decoded if scales is None else (decoded.reshape(len(raw), -1) * scales.astype(np.float32)).reshape(dims)
     return raw.reshape(-1).view(dtype).reshape(dims)
+
+
+class _Exportable:
+    """A read-only array that says that it may be written to; NumPy keeps it, and with it the array, as the owner of the memory."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self._array = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def exportable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``array`` as DLPack hands it on, which NumPy does not do with what is read-only. Whoever writes there all the same is stopped by
+    the system, for the file's pages stay what they are.
+    """
+    return np.asarray(_Exportable(array))
 
 
 def statistics_from_rows(count: int, rows: npt.NDArray[np.float64]) -> Statistics:

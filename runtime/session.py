@@ -33,7 +33,7 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.engine import Choices, OnTap
-from aprgraph.runtime.kernel_values import statistics_from_rows, weight_array
+from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array
 from aprgraph.runtime.statistics import Statistics
 
 #: Called with the arrays of tensors that were fetched; they are good until it returns.
@@ -138,7 +138,7 @@ class Session:
         from tvm_ffi import from_dlpack  # noqa: PLC0415
 
         array = weight_array(self._model, node)
-        return self._tvm.runtime.tensor(array) if weight_format(node.type).is_decoded_when_bound else from_dlpack(array)
+        return self._tvm.runtime.tensor(array) if weight_format(node.type).is_decoded_when_bound else from_dlpack(exportable(array))
 
     def tensor(self, values: npt.NDArray[Any]) -> Any:
         """A TVM tensor of ``values``."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.follow_up import print_suggestion, write_guilty
-from aprgraph.cli.options import Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.options import Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
 
@@ -34,6 +34,7 @@ def audit(
     ] = None,
     tolerances: Tolerance = None,
     override_kv: Override = None,
+    ignore: Ignore = None,
     suggest: Suggest = False,
     repro: Repro = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole audit as JSON.")] = False,
@@ -64,7 +65,7 @@ def audit(
         check_empty_folder(repro)
     ids = None if tokens is None else parse_tokens(tokens)
     opened = open_source(trace)
-    loaded = load_model(model, parse_overrides(override_kv or []))
+    loaded = load_model(model, parse_overrides(override_kv or []), ignore or [])
     with replaying() as progress:
         found = comparison.audit(opened, loaded, tokens=ids, profile=profile, tolerances=tolerances or [], progress=progress)
     if suggest:

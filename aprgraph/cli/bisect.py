@@ -13,7 +13,7 @@ import typer
 
 from aprgraph.cli.follow_up import write_guilty
 from aprgraph.cli.input import encode, read_input
-from aprgraph.cli.options import Override, Repro
+from aprgraph.cli.options import Ignore, Override, Repro
 from aprgraph.cli.progress import spinner
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def bisect(
     threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads [all processors].")] = None,
     profile: Annotated[str | None, typer.Option("--profile", help="Tolerances, as for `aprgraph diff` [by what the targets are].")] = None,
     override_kv: Override = None,
+    ignore: Ignore = None,
     repro: Repro = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rounds and the last comparison as JSON.")] = False,
 ) -> None:
@@ -73,7 +74,7 @@ def bisect(
     if repro is not None:
         check_empty_folder(repro)
     given = read_input(prompt, None, tokens, None, chat=False, system=None)
-    loaded = load(model, parse_overrides(override_kv or []))
+    loaded = load(model, parse_overrides(override_kv or []), ignore or [])
     ids = encode(loaded, given, chat=False, system=None)
     sides, names = (_open(loaded, "--a", a), _open(loaded, "--b", b)), side_names(a, b)
     with place_for(output) as place:

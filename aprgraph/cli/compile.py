@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from aprgraph.cli.options import Json, Override
+from aprgraph.cli.notices import print_notices
+from aprgraph.cli.options import Ignore, Json, Override
 from aprgraph.cli.progress import spinner
 
 
@@ -25,6 +26,7 @@ def compile_command(
         typer.Option("--arch", metavar="sm_XY", help="With cuda: a GPU architecture to compile for [sm_80, sm_90, PTX]. Repeatable."),
     ] = None,
     override_kv: Override = None,
+    ignore: Ignore = None,
     json: Json = False,
 ) -> None:
     """Compile a model's kernels into an artifact directory.
@@ -40,7 +42,8 @@ def compile_command(
     from aprgraph.api import load  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
 
-    loaded = load(model, parse_overrides(override_kv or []))
+    loaded = load(model, parse_overrides(override_kv or []), ignore or [])
+    print_notices(loaded.model.notices)
     with spinner(f"compiling {model.name} for {target}"):
         artifact = loaded.compile(target, output, cpu, arch or ()).artifact
     if json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.follow_up import print_suggestion, write_guilty
-from aprgraph.cli.options import Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.options import Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def diff(
     ] = None,
     tokens: ReplayTokens = None,
     override_kv: Override = None,
+    ignore: Ignore = None,
     suggest: Suggest = False,
     repro: Repro = None,
     html: Annotated[
@@ -107,7 +108,7 @@ def diff(
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
     _check_places(html, repro)
-    truth = _load(model, tokens, override_kv or [], repro)
+    truth = _load(model, tokens, override_kv or [], ignore or [], repro)
     ids = None if tokens is None else parse_tokens(tokens)
     report = _compare(a, b, top, profile, tolerances or [])
     if truth is not None:
@@ -144,15 +145,15 @@ def _check_places(html: Path | None, repro: Path | None) -> None:
         check_empty_folder(repro)
 
 
-def _load(model: Path | None, tokens: str | None, override_kv: list[str], repro: Path | None) -> Model | None:
+def _load(model: Path | None, tokens: str | None, override_kv: list[str], ignore: list[str], repro: Path | None) -> Model | None:
     """The model to replay, if one is named. Raises AprgraphError, also for options that need one."""
     from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
     from aprgraph.graph.model import load_model  # noqa: PLC0415
 
     if model is not None:
-        return load_model(model, parse_overrides(override_kv))
-    for option, given in (("--tokens", tokens), ("--override-kv", override_kv), ("--repro", repro)):
+        return load_model(model, parse_overrides(override_kv), ignore)
+    for option, given in (("--tokens", tokens), ("--override-kv", override_kv), ("--ignore", ignore), ("--repro", repro)):
         if given:
             raise ComparisonError(f"{option} is for the replay of a model; name it with --model")
     return None

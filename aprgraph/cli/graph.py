@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aprgraph.cli.options import Override
+from aprgraph.cli.notices import print_notices
+from aprgraph.cli.options import Ignore, Override
 
 if TYPE_CHECKING:
     from aprgraph.graph.ir import Graph
@@ -70,6 +71,7 @@ def graph(
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")] = None,
     unfold: Annotated[bool, typer.Option("--unfold", help="Draw every layer; otherwise equal neighbours are drawn once.")] = False,
     override_kv: Override = None,
+    ignore: Ignore = None,
 ) -> None:
     """Print or draw the graph of a model, an artifact or a trace.
 
@@ -93,9 +95,10 @@ def graph(
     shown = parse_layers(layers) if layers is not None else None
     if print_ir_after is not None:
         _check_print(print_ir_after, names)
-    truth = _truth(diff, model, override_kv)
+    truth = _truth(diff, model, override_kv, ignore)
     # A trace has its graph; what is overridden then is the model that judges it.
-    opened = _graph_of_diff(diff, truth) if source is None else open_graph(source, None if truth and source.is_dir() else override_kv)
+    options = (None, None) if source is not None and source.is_dir() and truth is not None else (override_kv, ignore)
+    opened = _graph_of_diff(diff, truth) if source is None else open_graph(source, *options)
     if names:
         opened = _run_passes(opened, names, plan, print_ir_after)
     if chosen == "text" and names:
@@ -111,16 +114,17 @@ def graph(
     write_text_atomically(output, text)
 
 
-def open_graph(source: Path, override_kv: list[str] | None = None) -> Graph:
-    """The graph of a GGUF file, an artifact directory or a trace directory. Raises AprgraphError."""
+def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[str] | None = None) -> Graph:
+    """The graph of a GGUF file, whose notices are printed, an artifact directory or a trace directory. Raises AprgraphError."""
     from aprgraph.graph.errors import AprgraphError, TraceError  # noqa: PLC0415
     from aprgraph.graph.file_kind import kind_of_folder  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
 
     overrides = parse_overrides(override_kv or [])
     if source.is_dir():
-        if overrides:
-            raise AprgraphError(f"{source}: --override-kv needs the model; artifacts and traces have their graph already; give the model")
+        if overrides or ignore:
+            option = "--override-kv" if overrides else "--ignore"
+            raise AprgraphError(f"{source}: {option} needs the model; artifacts and traces have their graph already; give the model")
         if (source / "artifact.json").is_file():
             return _graph_of_artifact(source)
         kind = kind_of_folder(source)
@@ -137,7 +141,10 @@ def open_graph(source: Path, override_kv: list[str] | None = None) -> Graph:
     from aprgraph.graph.build import build_graph  # noqa: PLC0415
     from aprgraph.graph.model import load_model  # noqa: PLC0415
 
-    return build_graph(load_model(source, overrides))
+    model = load_model(source, overrides, ignore or [])
+    built = build_graph(model)
+    print_notices(model.notices)
+    return built
 
 
 def _graph_of_artifact(directory: Path) -> Graph:
@@ -157,7 +164,7 @@ def _graph_of_artifact(directory: Path) -> Graph:
     return found
 
 
-def _truth(diff: tuple[Path, Path] | None, model: Path | None, override_kv: list[str] | None) -> Model | None:
+def _truth(diff: tuple[Path, Path] | None, model: Path | None, override_kv: list[str] | None, ignore: list[str] | None) -> Model | None:
     """The model to judge two traces by, if one is named. Raises AprgraphError."""
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
@@ -169,7 +176,7 @@ def _truth(diff: tuple[Path, Path] | None, model: Path | None, override_kv: list
         raise AprgraphError(
             f"--model {model}: it judges two traces, and there is no --diff; to draw it, give it as the source: graph {model}"
         )
-    return load_model(model, parse_overrides(override_kv or []))
+    return load_model(model, parse_overrides(override_kv or []), ignore or [])
 
 
 def _graph_of_diff(diff: tuple[Path, Path] | None, truth: Model | None) -> Graph:

@@ -16,6 +16,14 @@ Override = Annotated[
         "llama.rope.freq_base=float:10000. Repeatable.",
     ),
 ]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore",
+        metavar="REGEX",
+        help="Leave out the tensors, and the model's metadata keys, whose whole name matches, where nothing here uses them. Repeatable.",
+    ),
+]
 Layers = Annotated[
     str,
     typer.Option("--layers", metavar="A..B", help="Layers to save, B exclusive. Whole-model stages are saved whenever they are named."),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.input import encode, read_input
-from aprgraph.cli.options import Json, Layers, Override
+from aprgraph.cli.notices import print_notices
+from aprgraph.cli.options import Ignore, Json, Layers, Override
 from aprgraph.cli.progress import progress_bar, spinner
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def run(
         typer.Option("--rpc", metavar="HOST:PORT[/KEY]", help="Run on the TVM RPC server there; the trace is that of a run here."),
     ] = None,
     override_kv: Override = None,
+    ignore: Ignore = None,
     json: Json = False,
 ) -> None:
     """Run a model on a prompt, dump the tensors that the plan selects, and go on with the text if asked for.
@@ -122,10 +124,9 @@ def run(
         if target == "reference":
             raise ArtifactError("--rpc runs compiled kernels, and --target reference has none; leave out one of them")
     given = read_input(prompt, prompt_file, tokens, tokens_file, chat, system)
-    opened = _open(source, target, model, override_kv or [], elsewhere=rpc is not None)
+    opened = _open(source, target, model, override_kv or [], ignore or [], elsewhere=rpc is not None)
     run_plan = opened.plan(plan, encode(opened, given, chat, system), options)
-    for notice in run_plan.notices:
-        typer.echo(f"note: {notice}", err=True)
+    print_notices(run_plan.notices)
     compiled = replace(_compile(opened, target, None if rpc else gpu), once=True, gpu=gpu)
     if rpc is not None:
         compiled = compiled.on(rpc)
@@ -143,7 +144,7 @@ def run(
 
 
 def _open(
-    source: Path | None, target: str | None, model: Path | None, override_kv: list[str], *, elsewhere: bool
+    source: Path | None, target: str | None, model: Path | None, override_kv: list[str], ignore: list[str], *, elsewhere: bool
 ) -> CompiledModel | LoadedModel:
     """What the arguments name: an artifact, or a model, as the artifact that the cache has of it. Raises AprgraphError.
 
@@ -157,9 +158,10 @@ def _open(
     chosen = source if source is not None else _only_artifact()
     if chosen.is_dir():
         compiled = open_artifact(chosen, model, elsewhere=elsewhere)
-        if overrides:
+        if overrides or ignore:
+            option = "--override-kv" if overrides else "--ignore"
             raise ArtifactError(
-                f"{chosen}: --override-kv changes the graph, so it must be given to `aprgraph compile`, or to run with the MODEL"
+                f"{chosen}: {option} changes the graph, so it must be given to `aprgraph compile`, or to run with the MODEL"
             )
         if target is not None and target != compiled.artifact.target:
             raise ArtifactError(
@@ -170,7 +172,7 @@ def _open(
         raise ArtifactError(f"{chosen}: --model goes with an artifact directory, and this is none")
     if not os.path.lexists(chosen):
         raise ArtifactError(f"{chosen}: not there; expected a GGUF file, or the directory of an artifact")
-    loaded = load(chosen, overrides)
+    loaded = load(chosen, overrides, ignore)
     return loaded.find_cached(target or "llvm") or loaded
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aprgraph.cli.options import Json, Override
+from aprgraph.cli.options import Ignore, Json, Override
 from aprgraph.cli.tables import format_table
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def stages(
     ] = None,
     json: Json = False,
     override_kv: Override = None,
+    ignore: Ignore = None,
 ) -> None:
     """List the stages: the names that --taps takes, in execution order.
 
@@ -38,7 +39,7 @@ def stages(
     else:
         from aprgraph.cli.graph import open_graph  # noqa: PLC0415
 
-        document = _stages_of(open_graph(model, override_kv))
+        document = _stages_of(open_graph(model, override_kv, ignore))
     if json:
         import json as json_module  # noqa: PLC0415
 

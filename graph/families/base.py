@@ -29,7 +29,7 @@ class Experts:
 class SlidingWindow:
     """Layers that attend to the last `attention.sliding_window` positions only.
 
-    Every layer if ``period`` is 1; else every ``period``-th layer attends to all positions. ``rope_base`` is the sliding
+    Every layer if ``period`` is 0; else every ``period``-th layer attends to all positions. ``rope_base`` is the sliding
     layers' own base of RoPE, which is then not scaled; None if they share the other layers'.
     """
 

@@ -6,4 +6,4 @@ Where a file names a sliding window, all layers have it, as in the original; lla
 
 from aprgraph.graph.families.base import Family, SlidingWindow
 
-PHI3 = Family("phi3", "Phi-3, Phi-4 mini", rope_pairing="halves", fused_gate_up=True, window=SlidingWindow(period=1))
+PHI3 = Family("phi3", "Phi-3, Phi-4 mini", rope_pairing="halves", fused_gate_up=True, window=SlidingWindow(period=0))

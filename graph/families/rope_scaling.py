@@ -33,7 +33,7 @@ def read_rope(metadata: Metadata, prefix: str, head_size: int, default_base: flo
     dims = metadata.positive(f"{prefix}.rope.dimension_count", head_size)
     if dims % 2 or dims > head_size:
         raise ModelError(f"{where}: {prefix}.rope.dimension_count is {dims}, expected an even number of at most the head size {head_size}")
-    base = read_base(metadata, f"{prefix}.rope.freq_base", default_base)
+    base = read_base(metadata, metadata.first_of(f"{prefix}.rope.freq_base", f"{prefix}.rope.global.freq_base"), default_base)
     kind = metadata.text(f"{prefix}.rope.scaling.type", "linear")
     if kind not in _KINDS:
         raise UnsupportedModelError(f"{where}: {prefix}.rope.scaling.type is {shown(kind)}; supported are {', '.join(_KINDS)}")
@@ -48,7 +48,10 @@ def read_rope(metadata: Metadata, prefix: str, head_size: int, default_base: flo
 
 
 def read_base(metadata: Metadata, key: str, default: float) -> float:
-    """A base of RoPE. Raises ModelError."""
+    """A base of RoPE. Raises ModelError.
+
+    Beside `freq_base` and `freq_base_swa` there are the names that Ollama gave them, `global.freq_base` and `local.freq_base`.
+    """
     base = metadata.real(key, default)
     if base <= 0:
         raise ModelError(f"{metadata.path}: {key} is {base}, expected a positive number")
@@ -83,8 +86,10 @@ def _yarn_ramp(metadata: Metadata, prefix: str, dims: int, base: float, original
 
     A pair that makes `beta_fast` turns over the original context is not scaled, one that makes `beta_slow` is.
     """
-    fast, slow = (
-        _positive(metadata, f"{prefix}.rope.scaling.yarn_beta_{name}", default) for name, default in (("fast", 32.0), ("slow", 1.0))
+    scaling = f"{prefix}.rope.scaling"
+    fast, slow = (  # under llama.cpp's name, or Ollama's
+        _positive(metadata, metadata.first_of(f"{scaling}.yarn_beta_{name}", f"{scaling}.beta_{name}"), default)
+        for name, default in (("fast", 32.0), ("slow", 1.0))
     )
     if base == 1:
         raise ModelError(f"{metadata.path}: {prefix}.rope.freq_base is 1, with which YaRN cannot tell frequencies apart")

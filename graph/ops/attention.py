@@ -1,25 +1,38 @@
-"""Causal attention in three stages, with grouped-query heads (Ainslie et al. 2023, arXiv:2305.13245).
+"""Attention in three stages, with grouped-query heads (Ainslie et al. 2023, arXiv:2305.13245).
 
 A query at row i of n stands at position p = t - n + i and attends to the keys 0 .. p, so that the same op serves a prefill
 (t = n) and a later step; with a sliding window of w > 0 to the keys p - w + 1 .. p (Beltagy et al. 2020, arXiv:2004.05150).
-Masked positions hold exactly 0 and are never read.
+If it is not `causal` (embedding models: BehnamGhader et al. 2024, arXiv:2404.05961), it attends to later keys as well, all of
+them: as in llama.cpp, a window then bounds what lies before alone. Masked positions hold exactly 0 and are never read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from aprgraph.graph.ir import Dim, TensorType
+from aprgraph.graph.ir import Attr, Dim, TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
 
+#: What an attribute is that a graph does not name.
+DEFAULTS: Mapping[str, Attr] = {"causal": True}
 
-def attention_mask(n: int, t: int, window: int) -> Array:
+
+def is_causal(attrs: Attrs) -> bool:
+    """Whether no query attends to later keys."""
+    return bool(attrs.get("causal", DEFAULTS["causal"]))
+
+
+def attention_mask(n: int, t: int, window: int, *, causal: bool = True) -> Array:
     """bool [n, t]: whether query i may attend to key j."""
     keys, positions = np.arange(t)[None, :], np.arange(n)[:, None] + (t - n)
-    seen = keys <= positions
+    seen = (keys <= positions) if causal else np.ones((n, t), bool)
     return seen & (keys > positions - window) if window else seen
+
+
+def _mask_of(n: int, t: int, attrs: Attrs) -> Array:
+    return attention_mask(n, t, integer(attrs, "window"), causal=is_causal(attrs))
 
 
 def _check_window(attrs: Attrs) -> None:
@@ -49,7 +62,7 @@ def _scores_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     n, t = q.shape[0], k.shape[0]
     queries = q.reshape(n, heads, -1).transpose(1, 0, 2)
     keys = np.repeat(k.reshape(t, kv_heads, -1).transpose(1, 2, 0), heads // kv_heads, axis=0)
-    return np.where(attention_mask(n, t, integer(attrs, "window")), (queries @ keys) * number(attrs, "scale"), 0.0)
+    return np.where(_mask_of(n, t, attrs), (queries @ keys) * number(attrs, "scale"), 0.0)
 
 
 ATTN_SCORES = Op(
@@ -58,7 +71,8 @@ ATTN_SCORES = Op(
     ("q", "k"),
     infer=_scores,
     reference=_scores_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int},
+    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool},
+    defaults=DEFAULTS,
 )
 
 
@@ -70,7 +84,7 @@ def _softmax(types: Types, attrs: Attrs) -> TensorType:
 def _softmax_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     scores = operands[0]
     _, n, t = scores.shape
-    mask = attention_mask(n, t, integer(attrs, "window"))
+    mask = _mask_of(n, t, attrs)
     shifted = np.where(mask, scores, -np.inf)
     shifted = shifted - shifted.max(axis=-1, keepdims=True)
     weights = np.where(mask, np.exp(shifted), 0.0)
@@ -83,7 +97,8 @@ ATTN_SOFTMAX = Op(
     ("scores",),
     infer=_softmax,
     reference=_softmax_reference,
-    attrs={"window": int},
+    attrs={"window": int, "causal": bool},
+    defaults=DEFAULTS,
 )
 
 
@@ -106,8 +121,8 @@ def _mix_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     # A query never reads a masked position, so that an Inf or NaN in a later v stays there (0 · Inf is NaN).
     mixed = np.zeros((heads, n, values.shape[-1]))
     for i in range(n):
-        stop = t - n + i + 1
-        start = max(stop - window, 0) if window else 0
+        after = t - n + i + 1
+        start, stop = max(after - window, 0) if window else 0, after if is_causal(attrs) else t
         mixed[:, i] = np.einsum("ht,htd->hd", weights[:, i, start:stop], values[:, start:stop])
     return mixed.transpose(1, 0, 2).reshape(n, -1)
 
@@ -118,7 +133,8 @@ ATTN_MIX = Op(
     ("weights", "v"),
     infer=_mix,
     reference=_mix_reference,
-    attrs={"kv_heads": int, "window": int},
+    attrs={"kv_heads": int, "window": int, "causal": bool},
+    defaults=DEFAULTS,
 )
 
 
@@ -141,5 +157,6 @@ ATTENTION = Op(
     ("q", "k", "v"),
     infer=_attention,
     reference=_attention_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int},
+    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool},
+    defaults=DEFAULTS,
 )

@@ -28,8 +28,9 @@ class Op:
     """The declaration of one op.
 
     ``operands`` names the operands in order; a trailing ``*`` means one or more of the last, ``?`` that it may be
-    absent. ``attrs`` maps attribute names to what they hold. ``infer`` gives the result's type or raises GraphError.
-    ``reference`` computes the result from float64 operands.
+    absent. ``attrs`` maps attribute names to what they hold; those of ``defaults`` may be absent, and graphs leave them out where they
+    have the default, so that a graph reads as it did before there was the attribute. ``infer`` gives the result's type or raises
+    GraphError. ``reference`` computes the result from float64 operands.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Op:
     infer: Callable[[Types, Attrs], TensorType]
     reference: Callable[[Sequence[Array], Attrs], Array] | None = None
     attrs: Mapping[str, type] = field(default_factory=dict)
+    defaults: Mapping[str, Attr] = field(default_factory=dict)
 
     def check(self, node: Node, operand_types: Types) -> None:
         """Raise GraphError unless ``node`` is a well-formed use of this op: operand count, attributes, result type."""
@@ -46,11 +48,12 @@ class Op:
         if len(operand_types) < least or (most is not None and len(operand_types) > most):
             expected = ", ".join(self.operands) or "none"
             raise GraphError(f"{self.name} has {len(operand_types)} operands, expected ({expected})")
-        if set(node.attrs) != set(self.attrs):
-            expected = ", ".join(sorted(self.attrs)) or "none"
-            raise GraphError(f"{self.name} has the attributes {sorted(node.attrs)}, expected {expected}")
-        for name, kind in self.attrs.items():
-            value = node.attrs[name]
+        if not set(self.attrs) - set(self.defaults) <= set(node.attrs) <= set(self.attrs):
+            expected = ", ".join(sorted(set(self.attrs) - set(self.defaults))) or "none"
+            others = f" (and perhaps {', '.join(self.defaults)})" if self.defaults else ""
+            raise GraphError(f"{self.name} has the attributes {sorted(node.attrs)}, expected {expected}{others}")
+        for name, value in node.attrs.items():
+            kind = self.attrs[name]
             ok = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
             if not ok:
                 raise GraphError(f"{self.name}: attribute {name} is {value!r}, expected {kind.__name__}")

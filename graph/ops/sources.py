@@ -17,6 +17,7 @@ def _declared(_types: Types, attrs: Attrs) -> TensorType:
     fmt = find_format(dtype.upper())
     if fmt is None or dtype != dtype.lower():
         raise GraphError(f"dtype is {dtype!r}, expected one of {', '.join(BLOCK_FORMATS).lower()}")
+    require(not attrs.get("scale") or fmt.is_decoded_when_bound, f"a weight of {dtype} has the scale {attrs.get('scale')!r}, expected none")
     require(dims[-1] % fmt.elements == 0, f"rows have {dims[-1]} elements, expected a multiple of {fmt.elements} for {dtype}")
     return TensorType(dtype, dims)
 
@@ -30,10 +31,12 @@ INPUT = Op(
 
 WEIGHT = Op(
     "weight",
-    "A tensor of the model file, in the file's own blocks. `tensor` is its name in the file, dims are elements.",
+    "A tensor of the model file, in the file's own blocks. `tensor` is its name in the file, dims are elements. If `scale` names another "
+    "tensor, what is decoded is multiplied by that: one number, or one for each expert.",
     (),
     infer=_declared,
-    attrs={"tensor": str, "dtype": str, "dims": tuple},
+    attrs={"tensor": str, "dtype": str, "dims": tuple, "scale": str},
+    defaults={"scale": ""},
 )
 
 _TYPE = re.compile(r"f32\[((?:n|t|[1-9]\d*)(?:, (?:n|t|[1-9]\d*))*)\]")

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops.attention import is_causal
+
+
+def _mask(node: Node) -> tuple[int, bool]:
+    return node.attr_int("window"), is_causal(node.attrs)
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class FuseAttention:
             if softmax.op != "attn_softmax" or not self._private(graph, softmax):
                 continue
             (scores,) = graph.operands(softmax.name)
-            if scores.op != "attn_scores" or not self._private(graph, scores):
+            if scores.op != "attn_scores" or not self._private(graph, scores) or not _mask(scores) == _mask(softmax) == _mask(mix):
                 continue
             node = Node(mix.name, "attention", mix.type, dict(scores.attrs), mix.stage, mix.layer)
             fused[mix.name] = (node, (*graph.operand_names(scores.name), v.name))

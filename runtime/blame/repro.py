@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aprgraph.graph.block_formats import decode_reference, weight_format
+from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
@@ -20,6 +20,7 @@ from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.runtime.blame.audit import Auditor
 from aprgraph.runtime.blame.local import LocalError
+from aprgraph.runtime.decoded_weights import decode_rows
 from aprgraph.runtime.places import check_empty_folder
 from aprgraph.runtime.trace import Trace
 
@@ -157,11 +158,11 @@ def _save_weight(part: Path, model: Model, graph: Graph, node: Node) -> None:
     columns = info.dims[-1]
     rows = len(raw)
     with (part / f"{node.name}.npy").open("wb") as file:  # not mapped: a full disk would end the process
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": info.dims})
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": node.type.bind()})
         begin = file.tell()
         for start, stop in _rows_read(part, graph, node, rows):
             file.seek(begin + 4 * columns * start)
-            file.write(decode_reference(info.format, raw[start:stop], (stop - start, columns)).astype("<f4").tobytes())
+            file.write(decode_rows(model, node, start, stop).astype("<f4").tobytes())
         file.truncate(begin + 4 * columns * rows)
     if not weight_format(node.type).is_plain and rows * raw.shape[-1] < _MOST_BLOCK_BYTES:
         np.save(part / f"{node.name}.{info.format.name.lower()}-blocks.npy", np.asarray(raw))

@@ -165,16 +165,19 @@ def _shape_of_softmax(weights: F32) -> tuple[int | None, int]:
     if n < 1 or flat.size % (n * n):
         return None, 0
     heads = flat.reshape(-1, n, n)
-    fits = all(_is_causal_softmax(head) for head in heads)
+    fits = all(_is_softmax(head) for head in heads)
     return (n, len(heads)) if fits else (None, 0)
 
 
-def _is_causal_softmax(head: F32) -> bool:
-    """Whether the rows of one head [n, n] sum to 1, with 0 at later positions."""
+def _is_softmax(head: F32) -> bool:
+    """Whether the rows of one head [n, n] sum to 1, with 0 at later positions, or, of a model that is not causal, with 0 nowhere."""
     n = len(head)
+    causal = everywhere = True
     for start in range(0, n, max(1, _SLICE // n)):
         rows = head[start : start + max(1, _SLICE // n)]
-        fits = not np.triu(rows, start + 1).any() and np.abs(rows.sum(axis=1, dtype=np.float64) - 1).max() < _SUM_ERROR
+        causal = causal and not np.triu(rows, start + 1).any()
+        everywhere = everywhere and bool(rows.all())
+        fits = (causal or everywhere) and np.abs(rows.sum(axis=1, dtype=np.float64) - 1).max() < _SUM_ERROR
         give_back(rows)
         if not fits:
             return False

@@ -20,12 +20,11 @@ def activations(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def requests(heads: int, kv_heads: int, size: int, window: int = 0) -> tuple:
-    scores = request(
-        "attn_scores", [f32("n", heads * size), f32("t", kv_heads * size)], heads=heads, kv_heads=kv_heads, scale=size**-0.5, window=window
-    )
-    softmax = request("attn_softmax", [scores.result], window=window)
-    mix = request("attn_mix", [scores.result, f32("t", kv_heads * size)], kv_heads=kv_heads, window=window)
+def requests(heads: int, kv_heads: int, size: int, window: int = 0, **mask: bool) -> tuple:
+    q, kv = f32("n", heads * size), f32("t", kv_heads * size)
+    scores = request("attn_scores", [q, kv], heads=heads, kv_heads=kv_heads, scale=size**-0.5, window=window, **mask)
+    softmax = request("attn_softmax", [scores.result], window=window, **mask)
+    mix = request("attn_mix", [scores.result, kv], kv_heads=kv_heads, window=window, **mask)
     return scores, softmax, mix
 
 
@@ -135,3 +134,22 @@ def test_the_fused_kernel_has_the_bits_of_the_three(shape: tuple[int, int, int],
         fused = run(what, [q, k, v], (n, heads * size), cpu)
         assert fused.tobytes() == three.tobytes()
         assert nmse(fused, reference(what, [q, k, v])) < 1e-12
+
+
+@pytest.mark.contract("BIDIRECTIONAL-KERNELS-1")
+@pytest.mark.parametrize("window", [0, 4])
+def test_without_a_causal_mask_every_kernel_sees_what_comes_later(window: int) -> None:
+    cpu, (heads, kv_heads, size) = RUNNABLE[-1], HEADS[0]
+    scores, softmax, mix = requests(heads, kv_heads, size, window, causal=False)
+    fused = request("attention", [scores.operands[0], *[f32("t", kv_heads * size)] * 2], **scores.attrs)
+    for n in (1, 2, 19):
+        q, k, v = activations(n, heads * size), activations(n, kv_heads * size), activations(n, kv_heads * size)
+        s = run(scores, [q, k], (heads, n, n), cpu)
+        w = run(softmax, [s], (heads, n, n), cpu)
+        mixed = run(mix, [w, v], (n, heads * size), cpu)
+        assert nmse(s, reference(scores, [q, k])) < 1e-11
+        assert nmse(w, reference(softmax, [s])) < 1e-12
+        assert nmse(mixed, reference(mix, [w, v])) < 1e-12
+        assert run(fused, [q, k, v], (n, heads * size), cpu).tobytes() == mixed.tobytes()
+        seen = attention_mask(n, n, window, causal=False)
+        assert ((w != 0) == seen).all()

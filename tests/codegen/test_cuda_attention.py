@@ -47,17 +47,18 @@ class Attention:
         return scores, weights, mix
 
 
-def _attention(heads: int, kv_heads: int, size: int, window: int = 0) -> Attention:
+def _attention(heads: int, kv_heads: int, size: int, window: int = 0, **mask: bool) -> Attention:
     q, kv = f32("n", heads * size), f32("t", kv_heads * size)
-    attrs = {"heads": heads, "kv_heads": kv_heads, "scale": size**-0.5, "window": window}
+    attrs = {"heads": heads, "kv_heads": kv_heads, "scale": size**-0.5, "window": window, **mask}
     scores = request("attn_scores", [q, kv], **attrs)
-    softmax = request("attn_softmax", [scores.result], window=window)
-    mix = request("attn_mix", [scores.result, kv], kv_heads=kv_heads, window=window)
+    softmax = request("attn_softmax", [scores.result], window=window, **mask)
+    mix = request("attn_mix", [scores.result, kv], kv_heads=kv_heads, window=window, **mask)
     return Attention(heads, kv_heads, size, window, scores, softmax, mix, request("attention", [q, kv, kv], **attrs))
 
 
 GROUPED, ONE_KV_HEAD = _attention(4, 2, 16), _attention(3, 1, 64)
 WINDOW_1, WINDOW_5, WINDOW_40 = _attention(3, 3, 5, 1), _attention(2, 1, 288, 5), _attention(2, 1, 16, 40)
+BIDIRECTIONAL, BIDIRECTIONAL_5 = _attention(4, 2, 16, causal=False), _attention(3, 3, 5, 5, causal=False)
 ALL = [GROUPED, ONE_KV_HEAD, WINDOW_1, WINDOW_5, WINDOW_40]
 each = pytest.mark.parametrize("what", ALL, ids=[f"{a.heads}-{a.kv_heads}-{a.size}-{a.window}" for a in ALL])
 
@@ -84,6 +85,18 @@ def test_each_kernel_agrees_with_the_reference(what: Attention, kernels: CudaKer
         hidden = ~attention_mask(n, t, what.window)
         assert (scores[:, hidden] == 0).all()
         assert (weights[:, hidden] == 0).all()
+
+
+@pytest.mark.contract("BIDIRECTIONAL-KERNELS-1")
+@pytest.mark.parametrize("what", [BIDIRECTIONAL, BIDIRECTIONAL_5], ids=["all", "5"])
+def test_without_a_causal_mask_every_kernel_sees_what_comes_later(what: Attention, kernels: CudaKernels) -> None:
+    for n in (1, 2, 9, 130):
+        q, k, v = what.inputs(n, n)
+        scores, weights, mix = what.forward(kernels, q, k, v)
+        assert nmse(scores, reference(what.scores, [q, k])) < 1e-11
+        assert nmse(weights, reference(what.softmax, [scores])) < 1e-12
+        assert nmse(mix, reference(what.mix, [weights, v])) < 1e-12
+        assert ((weights != 0) == attention_mask(n, n, what.window, causal=False)).all()
 
 
 @pytest.mark.contract("DET-POSITION-1")

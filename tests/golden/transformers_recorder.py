@@ -31,8 +31,8 @@ class Recorder:
         self._after(model.model.norm, None, "final_norm")
         model.lm_head.register_forward_hook(lambda _module, _inputs, output: self._put(None, "lm_head", output[0, -1]))
 
-    def run(self, tokens: Sequence[int]) -> dict[tuple[int | None, str], F64]:
-        """Run a prefill of ``tokens`` and return its stages."""
+    def run(self, tokens: Sequence[int], *, causal: bool = True) -> dict[tuple[int | None, str], F64]:
+        """Run a prefill of ``tokens`` and return its stages; without a mask if it is not to be ``causal``."""
         functions = self.loaded.functions
         rope, attention = functions.apply_rotary_pos_emb, functions.eager_attention_forward
 
@@ -43,6 +43,7 @@ class Recorder:
             return q, k
 
         def recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **kwargs: Any) -> Any:
+            mask = mask if causal else torch.zeros_like(mask)
             output, weights = attention(module, query, key, value, mask, scaling=scaling, **kwargs)
             keys = functions.repeat_kv(key, module.num_key_value_groups)
             scores = query @ keys.transpose(2, 3) * scaling

@@ -164,7 +164,7 @@ def test_yarn_keys_of_newer_files(tiny_model: Tiny) -> None:
         ({"experts": 4}, {"expert_count": 0}, ModelError, r"'blk\.0\.ffn_gate\.weight' of 96 x 64 is missing"),
         ({}, {"expert_count": 4, "expert_used_count": 2}, ModelError, r"'blk\.0\.ffn_gate_inp\.weight' of 4 x 64 is missing"),
         ({"family": "gemma3"}, {"attention.sliding_window": -1}, ModelError, "sliding_window is -1, expected a number of positions"),
-        ({"family": "gemma3"}, {"attention.sliding_window_pattern": 0}, ModelError, "'gemma3.attention.sliding_window_pattern' is 0"),
+        ({"family": "gemma3"}, {"attention.sliding_window_pattern": -1}, ModelError, "gemma3.attention.sliding_window_pattern is -1"),
         ({"family": "gemma3"}, {"rope.freq_base_swa": -5.0}, ModelError, "rope.freq_base_swa is -5.0, expected a positive number"),
         ({"family": "gemma3"}, {"attention.key_length": 30}, UnsupportedModelError, "heads of v have 32 elements and those of k 30"),
         ({"family": "gemma3"}, {"attention.key_length": 30, "attention.value_length": 30}, ModelError,

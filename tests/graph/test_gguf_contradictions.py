@@ -124,9 +124,19 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
     "heads that do not divide": (hyper("attention.head_count_kv", U32, 3), ModelError, "2 query heads .* do not divide among 3 KV heads"),
     "hidden size that heads do not divide": (hyper("attention.head_count", U32, 3), ModelError, "8 is not a multiple of .* 3"),
     "heads as an array": (
-        unpacked_key("llama.attention.head_count", ARRAY, array(U32, [2])),
+        unpacked_key("llama.attention.head_count", ARRAY, array(U32, [2, 2])),
         ModelError,
-        "an array of 1, expected a whole number",
+        "is an array of 2, expected a number from 1 to 2147483647 for each of 1 layers",
+    ),
+    "heads as an array of text": (
+        unpacked_key("llama.attention.head_count", ARRAY, array(STRING, ["2"])),
+        ModelError,
+        "is b'2' for layer 0, expected a number from 1 to",
+    ),
+    "no heads in a layer": (
+        unpacked_key("llama.attention.head_count_kv", ARRAY, array(U32, [0])),
+        ModelError,
+        "'llama.attention.head_count_kv' is 0 for layer 0, expected",
     ),
     "heads of another size": (head_size(6), ModelError, "'blk.0.attn_q.weight' is 8 x 8, expected 12 x 8"),
     "v of another head size": (
@@ -171,7 +181,7 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
     "output head of another vocabulary": (tensor("output.weight", 5, 8), ModelError, "'output.weight' is 5 x 8, expected 4 x 8"),
     "no q": (without(QUERY), ModelError, "'blk.0.attn_q.weight' of 8 x 8 is missing"),
     "q transposed": (tensor("blk.0.attn_k.weight", 8, 4), ModelError, "'blk.0.attn_k.weight' is 8 x 4, expected 4 x 8"),
-    "down of three dims": (tensor(DOWN, 1, 8, 12), ModelError, "'blk.0.ffn_down.weight' is 1 x 8 x 12, expected 8 x 12"),
+    "down of three dims": (tensor(DOWN, 2, 4, 12), ModelError, "'blk.0.ffn_down.weight' is 2 x 4 x 12, expected 8 x 12"),
     "FFN size that the tensors lack": (
         hyper("feed_forward_length", U32, 16),
         ModelError,

@@ -169,24 +169,15 @@ def test_attention_scale_is_one_over_the_root_of_the_head_size_unless_given(tmp_
 def test_hyperparameters_of_a_tiny_model(tiny_model: Tiny) -> None:
     path = tiny_model(heads=6, kv_heads=3, head_size=8, hidden=40, ffn=56, layers=3, rope_dims=6, context=99, eps=0.25)
     hp = load_model(path).hyperparameters
-    assert (hp.heads, hp.kv_heads, hp.head_size, hp.hidden, hp.ffn, hp.layers, hp.rope.dims, hp.context, hp.eps) == (
-        6,
-        3,
-        8,
-        40,
-        56,
-        3,
-        6,
-        99,
-        0.25,
-    )
+    assert (hp.heads, hp.kv_heads, hp.ffn) == ((6, 6, 6), (3, 3, 3), (56, 56, 56))
+    assert (hp.head_size, hp.hidden, hp.layers, hp.rope.dims, hp.context, hp.eps) == (8, 40, 3, 6, 99, 0.25)
 
 
 def test_kv_heads_default_to_the_query_heads(tmp_path: Path) -> None:
     file = small_llama()
     file.keys.pop("llama.attention.head_count_kv")
     (tmp_path / "m.gguf").write_bytes(file.pack())
-    assert load_model(tmp_path / "m.gguf").hyperparameters.kv_heads == 2
+    assert load_model(tmp_path / "m.gguf").hyperparameters.kv_heads == (2,)
 
 
 def test_an_override_that_nothing_reads_is_refused_with_the_keys_that_are(tiny_model: Callable[..., Path]) -> None:

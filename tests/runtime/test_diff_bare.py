@@ -100,6 +100,13 @@ def test_two_bare_traces_are_told_by_the_softmax(tmp_path: Path, tiny_model: Cal
     assert row.metrics.positions.worst == (3,)
 
 
+def test_the_softmax_of_a_model_that_is_not_causal_tells_as_well(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    ours = trace_model(tmp_path / "ours", tiny_model(causal=False))
+    report = both_ways(bared(tmp_path / "a", ours), bared(tmp_path / "b", ours))
+    assert report.row((0, 0, "qkv_matmul")).shape == ours.tensor("qkv_matmul", 0).shape
+    assert report.row((0, 1, "attn_scores")).shape == ours.tensor("attn_scores", 1).shape
+
+
 @pytest.mark.contract("DIFF-BARE-1")
 def test_without_anything_that_tells_tensors_are_flat_and_a_note_says_so(tmp_path: Path) -> None:
     for name in "ab":

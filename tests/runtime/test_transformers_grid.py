@@ -42,8 +42,19 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def test_every_stage(family: str, fmt: str, tmp_path: Path) -> None:
     options = {"family": family, "layers": 2, "vocabulary": 32, "tokenizer": False} | _OPTIONS[family]
     path = write_tiny_model(tmp_path / "tiny.gguf", format=fmt, **options)
-    expected = Recorder(load(path)).run(TOKENS)
-    model = load_model(path)
+    _check(path, Recorder(load(path)).run(TOKENS), {})
+
+
+@pytest.mark.contract("BIDIRECTIONAL-WITNESS-1")
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_every_stage_of_a_model_that_is_not_causal(family: str, tmp_path: Path) -> None:
+    options = {"family": family, "layers": 2, "vocabulary": 32, "tokenizer": False, "sliding_window": 40 if family == "gemma3" else None}
+    path = write_tiny_model(tmp_path / "tiny.gguf", **options)  # type: ignore[arg-type]
+    _check(path, Recorder(load(path)).run(TOKENS, causal=False), {f"{family}.attention.causal": False})
+
+
+def _check(path: Path, expected: dict[Any, Any], overrides: dict[str, Any]) -> None:
+    model = load_model(path, overrides)
     seen = set()
     for node, value in run_reference(fix_context(build_graph(model), len(TOKENS)), model, TOKENS):
         if node.stage is None:

@@ -40,6 +40,7 @@ def write_tiny_model(
     expert_ffn: int | None = None,
     shared_ffn: int | None = None,
     sliding_window: int | None = None,
+    causal: bool | None = None,
     rope_freqs: bool = False,
     rope_dims: int | None = None,
     rope_base: float | Literal["usual"] | None = "usual",
@@ -108,6 +109,8 @@ def write_tiny_model(
     window = traits.sliding_window if sliding_window is None else sliding_window
     if window is not None:
         writer.add_sliding_window(window)
+    if causal is not None:
+        writer.add_causal_attention(causal)
     _add_expert_sizes(writer, sizes, own_ffn=traits.expert_ffn)
     writer.add_layer_norm_rms_eps(eps)
     writer.add_vocab_size(vocabulary)

@@ -64,9 +64,19 @@ def block_elements(fmt: str) -> int:
 
 def random_values(fmt: str, dims: tuple[int, ...], deviation: float, generator: np.random.Generator) -> npt.NDArray[np.generic]:
     """A random weight of ``dims`` as a GGUF writer takes it: numbers, or rows of bytes [..., bytes]."""
+    if fmt == "NVFP4":
+        return _random_nvfp4(dims, deviation, generator)
     if fmt in _RANDOM_BLOCKS:
         return random_blocks(fmt, math.prod(dims), deviation, generator).reshape(*dims[:-1], -1)
     return encode((generator.standard_normal(dims) * deviation).astype(np.float32), fmt)
+
+
+def _random_nvfp4(dims: tuple[int, ...], deviation: float, generator: np.random.Generator) -> npt.NDArray[np.generic]:
+    """Of 36 bytes, four are scales in unsigned E4M3 (0x7f is a NaN); the others may be anything, with a deviation of about 3."""
+    blocks = generator.integers(0, 256, (*dims[:-1], dims[-1] // 64, 36), np.uint8)
+    exponent = round(math.log2(deviation / 3)) + 7
+    blocks[..., :4] = exponent << 3 | blocks[..., :4] & 7
+    return blocks.reshape(*dims[:-1], -1)
 
 
 def encode(values: npt.NDArray[np.float32], fmt: str) -> npt.NDArray[np.generic]:

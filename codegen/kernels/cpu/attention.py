@@ -1,9 +1,9 @@
 """Attention kernels: scores, softmax, mix, each alone for when it is tapped, and the three in one for when none is.
 
 Rows are computed one position at a time, query heads that share a KV head together. A query's loops end at the last key
-that it may attend to, and the order of every sum depends on the key's position alone. So a position has the same bits
-whether later ones are there or not; and since the fused kernel emits the very same rows, keeping scores and softmax in
-scratch memory instead of in [H, n, t] buffers changes no bit either.
+that it may attend to, and the order of every sum depends on the key's position alone. So a position that attends to no later
+ones has the same bits whether these are there or not; and since the fused kernel emits the very same rows, keeping scores and
+softmax in scratch memory instead of in [H, n, t] buffers changes no bit either.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ from aprgraph.codegen.cpu import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, block, build_function, f32, i64, is_nan, registers
+from aprgraph.graph.ops.attention import is_causal
 
 _KEYS_AT_ONCE = 4
 #: Head columns that a register buffer holds at once in the mix.
 _PIECE_LIMIT = 256
+
+
+def _mask(request: KernelRequest) -> tuple[int, bool]:
+    """The window, and whether a position attends to none after it."""
+    return request.attr_int("window"), is_causal(request.attrs)
 
 
 def _largest_divisor(number: int, limit: int) -> int:
@@ -38,6 +44,7 @@ class _Heads:
     size: int
     together: int
     window: int
+    causal: bool
 
     @property
     def groups(self) -> int:
@@ -69,8 +76,9 @@ def _for_each_row(parameters: Parameters, heads: _Heads, body: Callable[[_Row], 
         position = T.Select(T.floormod(step, i64(2)) == 0, half, n - 1 - half)
         first_head = T.floormod(index, i64(heads.groups)) * heads.together
         kv_head = T.floordiv(first_head, i64(heads.heads // heads.kv_heads))
-        stop = t - n + position + 1
-        first_key = T.max(stop - heads.window, i64(0)) if heads.window else i64(0)
+        after = t - n + position + 1
+        stop = after if heads.causal else t
+        first_key = T.max(after - heads.window, i64(0)) if heads.window else i64(0)
         body(_Row(heads, position, first_head, kv_head, first_key, stop - first_key, t))
 
 
@@ -208,7 +216,7 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
     """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, 0 at masked keys."""
     count, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
     size = int(request.operands[0].dims[1]) // count
-    heads = _Heads(count, kv_heads, size, _scores_together(count // kv_heads, cpu), request.attr_int("window"))
+    heads = _Heads(count, kv_heads, size, _scores_together(count // kv_heads, cpu), *_mask(request))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -232,7 +240,7 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
 def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
     """scores [H, n, t] -> out [H, n, t]: softmax over the keys that a query may attend to, 0 at the others."""
     count = int(request.operands[0].dims[0])
-    heads = _Heads(count, count, 1, 1, request.attr_int("window"))
+    heads = _Heads(count, count, 1, 1, *_mask(request))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -254,7 +262,7 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
     weights_type, v_type = request.operands
     count, kv_heads = int(weights_type.dims[0]), request.attr_int("kv_heads")
     size = int(v_type.dims[1]) // kv_heads
-    heads = _Heads(count, kv_heads, size, _mix_together(count // kv_heads, size, cpu), request.attr_int("window"))
+    heads = _Heads(count, kv_heads, size, _mix_together(count // kv_heads, size, cpu), *_mask(request))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -276,7 +284,7 @@ def attention(request: KernelRequest, cpu: Cpu) -> Any:
     size = int(request.operands[0].dims[1]) // count
     share = count // kv_heads
     together = min(_scores_together(share, cpu), _mix_together(share, size, cpu))
-    heads = _Heads(count, kv_heads, size, _largest_divisor(share, together), request.attr_int("window"))
+    heads = _Heads(count, kv_heads, size, _largest_divisor(share, together), *_mask(request))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)

@@ -41,7 +41,7 @@ def attn_scores(request: KernelRequest) -> Any:
             with T.serial(i64(0), ceil_div(block.t, KEYS)) as tile:
                 scores.of_tile(tile * KEYS, store)
 
-        for_each_block(parameters, heads, request.attr_int("window"), body)
+        for_each_block(parameters, request, heads, body)
 
     return build_function(request.symbol, emit)
 
@@ -78,7 +78,7 @@ def attn_softmax(request: KernelRequest) -> Any:
                     value = T.if_then_else(block.sees(0, key), softmax.weight(0, score(key)), f32(0.0))
                     T.buffer_store(out, value, [block.head, block.first, key])
 
-        for_each_block(parameters, heads, request.attr_int("window"), body, queries=1)
+        for_each_block(parameters, request, heads, body, queries=1)
 
     return build_function(request.symbol, emit)
 
@@ -111,7 +111,7 @@ def attn_mix(request: KernelRequest) -> Any:
             block.for_tiles(tile)
             mix.store(out)
 
-        for_each_block(parameters, heads, request.attr_int("window"), body)
+        for_each_block(parameters, request, heads, body)
 
     return build_function(request.symbol, emit)
 
@@ -158,7 +158,7 @@ def attention(request: KernelRequest) -> Any:
             block.for_tiles(tile)
             mix.store(out)
 
-        for_each_block(parameters, heads, request.attr_int("window"), body)
+        for_each_block(parameters, request, heads, body)
 
     return build_function(request.symbol, emit)
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from tvm.tirx.script import builder as T
 
+from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import WARP, Emitter, ceil_div, get, launch, put, registers, shared, sync_block, zero
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, f32, i64, is_nan
+from aprgraph.graph.ops.attention import is_causal
 
 #: Keys of a tile, and threads of a block: one has one key of each tile.
 KEYS = 128
@@ -29,6 +31,7 @@ class Block:
     n: Expr
     t: Expr
     window: int
+    causal: bool
     queries: int
 
     def position(self, query: int) -> Expr:
@@ -41,12 +44,21 @@ class Block:
 
     def sees(self, query: int, key: Expr) -> Expr:
         """Whether a query may attend to a key."""
-        seen = T.And(self.exists(query), key <= self.position(query))
-        return T.And(seen, key > self.position(query) - self.window) if self.window else seen
+        return T.And(self.exists(query), self.reaches(self.position(query), key))
+
+    def reaches(self, position: Expr, key: Expr) -> Expr:
+        """Whether who stands at ``position`` may attend to a key."""
+        seen = key <= position if self.causal else key < self.t
+        return T.And(seen, key > position - self.window) if self.window else seen
+
+    @property
+    def stop(self) -> Expr:
+        """Where the keys end that any query of the block may attend to."""
+        return T.min(self.position(self.queries), self.t) if self.causal else self.t
 
     def for_tiles(self, body: Callable[[Expr], None]) -> None:
         """Emit ``body(first key)`` for each tile with keys that some query of the block may attend to."""
-        stop = ceil_div(T.min(self.position(self.queries), self.t), KEYS)
+        stop = ceil_div(self.stop, KEYS)
         start = T.floordiv(T.max(self.position(0) - self.window + 1, i64(0)), i64(KEYS)) if self.window else i64(0)
         with T.serial(i64(0), stop - start) as tile:
             body((start + tile) * KEYS)
@@ -78,14 +90,17 @@ def _sum(a: Expr, b: Expr) -> Expr:
     return a + b
 
 
-def for_each_block(parameters: Parameters, heads: int, window: int, body: Callable[[Block], None], queries: int = _QUERIES) -> None:
+def for_each_block(
+    parameters: Parameters, request: KernelRequest, heads: int, body: Callable[[Block], None], queries: int = _QUERIES
+) -> None:
     """Emit a kernel whose blocks have ``queries`` queries, and beside it, for a position alone, one whose blocks have one."""
     n, t = parameters.size("n"), parameters.size("t")
+    window, causal = request.attr_int("window"), is_causal(request.attrs)
 
     def emit(queries: int) -> None:
         with launch(ceil_div(n, queries) * heads, KEYS) as (index, thread):
             head, group = T.floormod(index, i64(heads)), T.floordiv(index, i64(heads))
-            body(Block(Emitter(), thread, head, group * queries, n, t, window, queries))
+            body(Block(Emitter(), thread, head, group * queries, n, t, window, causal, queries))
 
     if queries == 1:
         emit(1)
@@ -190,7 +205,7 @@ class Mix:
     def add_tile(self, first_key: Expr) -> None:
         """Add the keys of a tile, whose weights are in shared memory. All threads of the block come here."""
         block = self._block
-        count = T.min(T.min(block.position(block.queries), block.t) - first_key, i64(KEYS))
+        count = T.min(block.stop - first_key, i64(KEYS))
         with T.If(self._busy), T.Then(), T.serial(i64(0), count) as at:
             key = first_key + at
             for column in range(self._columns):
@@ -201,9 +216,7 @@ class Mix:
                     for number in range(self._each):
                         query = self._query(number)
                         position = block.position(0) + query
-                        seen = T.And(block.first + query < block.n, key <= position)
-                        if block.window:
-                            seen = T.And(seen, key > position - block.window)
+                        seen = T.And(block.first + query < block.n, block.reaches(position, key))
                         to = number * self._columns + column
                         with T.If(seen), T.Then():
                             put(self._sums, block.emitter.fma(self._weights[query, at], get(value), get(self._sums, to)), to)

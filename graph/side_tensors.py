@@ -1,0 +1,102 @@
+"""Tensors that cannot touch the numbers of a text, which a file may hold beside the model's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from aprgraph.graph.errors import AprgraphError, shown
+
+
+@dataclass(frozen=True)
+class SideTensors:
+    """``what`` tensors are whose whole name matches ``pattern``."""
+
+    what: str
+    pattern: re.Pattern[str]
+
+
+_BLOCK = r"blk\.\d+\."
+
+#: As llama.cpp skips them, or reads them for something else than the text.
+SIDE_TENSORS = (
+    SideTensors(
+        "of the encoders of images and sounds",
+        re.compile(r"(v|a|mm|mm_[a-z_]+|resampler|adapter|vision_tower|multi_modal_projector|model\.image_newline)\..*"),
+    ),
+    SideTensors("that predict later tokens", re.compile(rf"(mtp|nextn)\..*|{_BLOCK}nextn\..*")),
+    SideTensors(
+        "that repeat RoPE's frequencies", re.compile(rf"{_BLOCK}(attn_rot_embd|(attn\.|self_attn\.)?rotary_emb)(\.inv_freq|\.weight)?")
+    ),
+    SideTensors("behind the last stage (of a classifier, or of an embedding)", re.compile(r"cls(\..*)?|dense_[23](_out)?\..*")),
+    SideTensors("that scale activations before they are rounded, which nothing here does,", re.compile(r".*\.input_scale")),
+)
+
+_MOST_SHOWN = 200
+#: How many names a notice gives.
+_NAMED = 2
+_LAYER = re.compile(r"blk\.(\d+)\.(.*)")
+
+
+def parse_ignored(patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:
+    """The regular expressions of `--ignore`. Raises AprgraphError."""
+    return tuple(map(_compile, patterns))
+
+
+def pattern_of(name: str) -> str:
+    """The regular expression that ``name`` alone matches, on one line; in place of a name without end the word REGEX."""
+    exact = "".join(re.escape(c) if c.isprintable() else f"\\U{ord(c):08x}" for c in name)
+    return exact if len(exact) <= _MOST_SHOWN else "REGEX"
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise AprgraphError(
+            f"--ignore {shown(pattern)}: not a regular expression ({error}); expected one such as 'blk\\.0\\.extra.*'"
+        ) from None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """``names`` of tensors, and why they are left out."""
+
+    names: tuple[str, ...]
+    why: str
+
+    @property
+    def sentence(self) -> str:
+        """One line about them."""
+        some = ", ".join(self.names[:_NAMED])
+        return f"tensors {self.why} are left out ({len(self.names)}): {some}{', …' if len(self.names) > _NAMED else ''}"
+
+
+def find_left_out(tensors: Collection[str], layers: int, extra_layers: int, ignore: Sequence[re.Pattern[str]]) -> list[LeftOut]:
+    """What is left out of a file's ``tensors``: what cannot touch a text's numbers, and what ``ignore`` names."""
+    last = _predicting_layers(tensors, layers, extra_layers)
+    found: dict[str, list[str]] = {}
+    for name in tensors:
+        layer = _LAYER.fullmatch(name)
+        if any(pattern.fullmatch(name) for pattern in ignore):
+            why = "that --ignore names"
+        elif layer is not None and int(layer[1]) in last:
+            why = SIDE_TENSORS[1].what
+        else:
+            side = next((side for side in SIDE_TENSORS if side.pattern.fullmatch(name)), None)
+            if side is None:
+                continue
+            why = side.what
+        found.setdefault(why, []).append(name)
+    return [LeftOut(tuple(names), why) for why, names in found.items()]
+
+
+def _predicting_layers(tensors: Collection[str], layers: int, extra_layers: int) -> set[int]:
+    """Numbers of the blocks behind the last layer that predict later tokens: by the metadata, or by what they hold."""
+    found = set(range(layers, layers + extra_layers))
+    for name in tensors:
+        layer = _LAYER.fullmatch(name)
+        if layer is not None and int(layer[1]) >= layers and layer[2].startswith("nextn."):
+            found.add(int(layer[1]))
+    return found

@@ -1,0 +1,73 @@
+"""No key of a model passes in silence: it is read, or changes nothing, or a notice or an error says that it was not applied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from aprgraph.graph.errors import UnsupportedModelError, shown
+from aprgraph.graph.families import Family, Hyperparameters
+from aprgraph.graph.metadata import ArrayValue, Metadata
+from aprgraph.graph.model_keys import ModelKey, Surroundings, find_model_key
+from aprgraph.graph.side_tensors import pattern_of
+
+#: Words in the name of a key that is not known by which it says that it changes numbers. Others are bookkeeping of some tool.
+_SHAPING = re.compile(r"scale|multiplier|soft_?cap|clamp|window|causal|alibi|temperature|gating|epsilon|residual|lora_rank")
+#: No key of a model has more elements than there may be layers; a longer array is not decoded.
+_MOST_ELEMENTS = 4096
+
+
+def account_for_keys(metadata: Metadata, family: Family, hyperparameters: Hyperparameters, ignore: Sequence[re.Pattern[str]]) -> list[str]:
+    """Sentences about the keys of the family that nothing has read, and that could matter.
+
+    ``ignore`` are patterns of keys to be left out all the same. Raises UnsupportedModelError for a key that would change numbers.
+    """
+    prefix = f"{family.architecture}."
+    values = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
+    experts = hyperparameters.experts
+    shared = experts is not None and experts.shared_ffn > 0
+    at = Surroundings(values, family.activation, hyperparameters.head_size, shared)
+    notices = []
+    for name, value in values.items():
+        key = prefix + name
+        if key in metadata.keys_read:
+            continue
+        known = find_model_key(name)
+        if known is not None and (known.harmless or is_neutral(known, value) or not known.matters(at)):
+            continue
+        if any(pattern.fullmatch(key) for pattern in ignore):
+            notices.append(f"{key} is {shown(value)}: left out, as --ignore asks")
+        elif known is None and (value == 0 or _SHAPING.search(name) is None):
+            notices.append(f"{key} is {shown(value)}: nothing here knows or reads this key")
+        elif known is not None and known.unapplied:
+            notices.append(f"{key} is {shown(value)} and is not applied: {known.unapplied}")
+        else:
+            raise UnsupportedModelError(f"{metadata.path}: {_refusal(key, value, known, family)}")
+    return notices
+
+
+def is_neutral(key: ModelKey, value: object) -> bool:
+    """Whether a value, or every element of an array, is one with which ``key`` changes nothing."""
+    return all(element in key.neutral for element in value) if isinstance(value, tuple) else value in key.neutral
+
+
+def _refusal(key: str, value: object, known: ModelKey | None, family: Family) -> str:
+    """What is wrong with a key that would change numbers, and the way on."""
+    name = key if key.isprintable() else shown(key)
+    what = "a key that is not known here, and whose name says that it changes numbers" if known is None else known.what
+    ways = [f"--ignore '{pattern_of(key)}'"]
+    if known is not None and known.neutral and isinstance(value, (int, float)):
+        neutral = 1 if 1 in known.neutral and not isinstance(value, bool) else 0
+        typed = "bool:false" if isinstance(value, bool) else f"{type(value).__name__}:{neutral}"
+        ways.insert(0, f"--override-kv {name}={typed}")
+    return (
+        f"{name} is {shown(value)} ({what}), which the family {family.architecture!r} does not apply here, so that the numbers would be "
+        f"wrong; to go on without it, give {' or '.join(ways)}"
+    )
+
+
+def _plain(value: object) -> object:
+    """A value of the metadata; of an array, its elements."""
+    if not isinstance(value, ArrayValue):
+        return value
+    return tuple(value.values()) if len(value) <= _MOST_ELEMENTS else f"an array of {len(value)}"

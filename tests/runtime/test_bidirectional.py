@@ -1,0 +1,80 @@
+"""Models that are not causal: llama.cpp is right about them by the replay, and what would need a causal model is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aprgraph
+from aprgraph.graph.build import build_graph
+from aprgraph.graph.errors import TokenError
+from aprgraph.graph.ir import renamed
+from aprgraph.graph.model import load_model
+from aprgraph.graph.passes import FuseAttention
+from aprgraph.graph.text import parse_graph, print_graph
+from aprgraph.graph.verify import verify
+from aprgraph.runtime.blame import audit
+from tests.golden.make_llama_cpp_bidirectional import MODELS, STAGES, TOKENS, write_model
+from tests.support.cli import run_cli
+
+Tiny = Callable[..., Path]
+
+
+def theirs(family: str, directory: Path) -> aprgraph.Trace:
+    with np.load(STAGES) as arrays:
+        stages: dict[Any, Any] = {name.removeprefix(f"{family}/"): arrays[name] for name in arrays if name.startswith(f"{family}/")}
+    return aprgraph.Trace.write(directory, stages, tokens=TOKENS, target="llama.cpp")
+
+
+@pytest.mark.contract("BIDIRECTIONAL-WITNESS-1")
+@pytest.mark.parametrize("family", MODELS)
+def test_llama_cpp_is_right_at_every_stage(family: str, tmp_path: Path) -> None:
+    model = write_model(family, tmp_path / "tiny.gguf")
+    trace = theirs(family, tmp_path / "theirs")
+    # GELU goes through a table of float16 there.
+    found = audit(trace, load_model(model), tolerances=["ffn_swigl=nmse:1e-6"] if family == "gemma3" else [])
+    assert [local.label for local in found.wrong] == []
+    assert found.replayed == len(trace.entries)
+    causal = audit(trace, load_model(model, {f"{family}.attention.causal": True}))
+    assert {"attn_scores", "attn_softmax", "attention"} <= {local.key[2] for local in causal.wrong}
+
+
+@pytest.mark.contract("BIDIRECTIONAL-TEXT-1")
+def test_graphs_of_causal_models_have_no_word_about_it(tiny_model: Tiny) -> None:
+    text = print_graph(build_graph(load_model(tiny_model())))
+    assert text == print_graph(build_graph(load_model(tiny_model(), {"llama.attention.causal": True})))
+    assert "causal" not in text
+    other = build_graph(load_model(tiny_model(), {"llama.attention.causal": False}))
+    lines = [line for line in print_graph(other).splitlines() if "causal = false" in line]
+    assert len(lines) == 3 * 2  # scores, softmax and mix of two layers
+    assert print_graph(other).replace("causal = false, ", "") == text
+    assert parse_graph(print_graph(other)) == other
+    said = parse_graph(text.replace("window = 0}", "window = 0, causal = true}"))
+    verify(said)
+
+
+def test_only_ops_that_mask_alike_are_fused(tiny_model: Tiny) -> None:
+    graph = build_graph(load_model(tiny_model(), {"llama.attention.causal": False}))
+    fused = FuseAttention()(graph)
+    assert fused["layer0.attention"].op == "attention"
+    assert fused["layer0.attention"].attrs["causal"] is False
+    graph.replace_node(renamed(graph["layer0.attn_softmax"], attrs={"window": 0}))
+    assert [FuseAttention()(graph)[f"layer{layer}.attention"].op for layer in (0, 1)] == ["attn_mix", "attention"]
+
+
+@pytest.mark.contract("BIDIRECTIONAL-STEPS-1")
+def test_what_needs_a_causal_model_is_refused(tiny_model: Tiny, tmp_path: Path) -> None:
+    compiled = aprgraph.load(tiny_model(causal=False)).compile("reference", tmp_path / "m.aprg")
+    with pytest.raises(TokenError, match=r"--max-tokens 2: .* is not causal \(llama.attention.causal is false\): .* leave -n out"):
+        compiled.run(tokens=(1, 2, 3), max_tokens=2, directory=tmp_path / "t")
+    with pytest.raises(TokenError, match="--prefill-chunk 2: .* is not causal .* so the 3 positions run in one pass"):
+        compiled.run(tokens=(1, 2, 3), prefill_chunk=2, directory=tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+    assert len(compiled.run(tokens=(1, 2, 3), prefill_chunk=3, directory=tmp_path / "t")) > 10
+    found = run_cli("run", tmp_path / "m.aprg", "--tokens", "1,2", "-n", "1")
+    assert (found.code, found.out) == (2, "")
+    assert found.err.count("\n") == 1

@@ -135,7 +135,7 @@ def _layers(layers: range) -> str:
 
 def _print(found: Bisection, output: Path | None) -> None:
     typer.echo(found.sentence)
-    for note in found.report.notes:
+    for note in found.report.all_notes:
         typer.echo(f"note: {note}")
     if output is not None:
         typer.echo(f"the last round's traces: {output / 'a'} and {output / 'b'}")

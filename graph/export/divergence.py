@@ -37,10 +37,10 @@ class DivergenceClass:
 
 #: What two tensors' values say, from the least to the most severe.
 CLASSES: tuple[DivergenceClass, ...] = (
-    DivergenceClass("IDENTICAL", "the same bits on both sides", "#76afd8", "#2d6a97", "#eef5fb", "#111f2c"),
-    DivergenceClass("NOISE", "within what the arithmetic explains", "#4a9fd8", "#3a82b5", "#e3f0fa", "#13293b"),
+    DivergenceClass("IDENTICAL", "the same bits on both sides", "#76afd8", "#2d6a97", "#f3f8fc", "#111f2c"),
+    DivergenceClass("NOISE", "within what the arithmetic explains", "#4a9fd8", "#3a82b5", "#ecf4fb", "#13293b"),
     DivergenceClass("UNMEASURED", "not recorded on both sides", "#8c8c8c", "#8c8c8c", "#f3f3f3", "#1d2126", stands_apart=True),
-    DivergenceClass("PROPAGATED", "diverges, and so did what it is computed from", "#bd8200", "#b98420", "#fdf2d8", "#33280d"),
+    DivergenceClass("PROPAGATED", "diverges, and so did what it is computed from", "#bd8200", "#b98420", "#fae9c0", "#362a0d"),
     DivergenceClass("ACCUMULATED", "noise that has added up", "#857900", "#b5a82a", "#f5f0b4", "#3b370e"),
     DivergenceClass(
         "INTRODUCED", "diverges, though what it is computed from does not", "#c24a00", "#ff9650", "#fbd3bd", "#6b2e0a", stands_apart=True
@@ -51,15 +51,15 @@ CLASSES: tuple[DivergenceClass, ...] = (
 _LOCAL = "local error"
 #: Whose fault it is, from the least to the most severe. What merely follows is quiet; where a side is wrong, the box glows.
 VERDICTS: tuple[DivergenceClass, ...] = (
-    DivergenceClass("RIGHT", "the sides agree, and no replay contradicts them", "#76afd8", "#2d6a97", "#eef5fb", "#111f2c"),
+    DivergenceClass("RIGHT", "the sides agree, and no replay contradicts them", "#76afd8", "#2d6a97", "#f3f8fc", "#111f2c"),
     DivergenceClass("RECORDING", "computed right, but recorded in another form", "#4a9b8a", "#3f8f7f", "#e0f2ee", "#12302a"),
-    DivergenceClass("FOLLOWS", "right, given its inputs, which are wrong or of another graph", "#a39a86", "#8f8776", "#f5f3ee", "#22211e"),
+    DivergenceClass("FOLLOWS", "right, given its inputs, which are wrong or of another graph", "#a39a86", "#8f8776", "#f6f4ef", "#1d1c1a"),
     DivergenceClass("UNKNOWN", "could not be replayed, here or before", "#8c8c8c", "#8c8c8c", "#f3f3f3", "#1d2126", stands_apart=True),
     DivergenceClass("ADDS UP", "right all the way; small differences add up", "#857900", "#b5a82a", "#f5f0b4", "#3b370e"),
     DivergenceClass("OTHER GRAPH", "right, but the two graphs differ here", "#5b4fa8", "#b9aef5", "#d9d2f5", "#423685", True),
-    DivergenceClass("A WRONG", "A is wrong here, given its inputs", "#a83279", "#ff9fd0", "#f7b4d8", "#8a2a66", True, _LOCAL),
-    DivergenceClass("B WRONG", "B is wrong here, given its inputs", "#c24a00", "#ff9650", "#ffb98f", "#8f3d0c", True, _LOCAL),
-    DivergenceClass("BOTH WRONG", "both are wrong here, given their inputs", "#8c1d18", "#ffb3a8", "#f79a92", "#9a2a24", True, _LOCAL),
+    DivergenceClass("A WRONG", "A is wrong here, given its inputs", "#a83279", "#ff9fd0", "#f9bcdc", "#7a2559", True, _LOCAL),
+    DivergenceClass("B WRONG", "B is wrong here, given its inputs", "#c24a00", "#ff9650", "#ffbd94", "#7d350a", True, _LOCAL),
+    DivergenceClass("BOTH WRONG", "both are wrong here, given their inputs", "#8c1d18", "#ffb3a8", "#fbaca4", "#86261f", True, _LOCAL),
 )
 #: Every look there is.
 LOOKS: tuple[DivergenceClass, ...] = (*CLASSES, *VERDICTS)

@@ -22,8 +22,8 @@ _LIGHT = """
 .line { stroke: #7a8798; }
 .head { fill: #7a8798; }
 .name { fill: #17202c; }
-.detail { fill: #55606f; }
-.format { fill: #0b5cad; }
+.detail { fill: #434d59; }
+.format { fill: #0a4c8f; }
 .tap { fill: #17202c; }
 .tap-text { fill: #ffffff; }
 .halo { stroke: #a83f00; }
@@ -41,8 +41,8 @@ _DARK = """
 .line { stroke: #8592a3; }
 .head { fill: #8592a3; }
 .name { fill: #eef2f7; }
-.detail { fill: #a9b4c2; }
-.format { fill: #74b8ff; }
+.detail { fill: #bcc6d2; }
+.format { fill: #8ec5ff; }
 .tap { fill: #eef2f7; }
 .tap-text { fill: #0f141a; }
 .halo { stroke: #ff9d5c; }

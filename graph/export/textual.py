@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aprgraph.graph.export.describe import SUSPECT
 from aprgraph.graph.export.divergence import divergence_of
 from aprgraph.graph.export.view import View
 from aprgraph.graph.text import print_graph
@@ -15,6 +16,7 @@ def export_text(view: View) -> str:
         layers = f"{view.shown.start}..{view.shown.stop}"
         result.append(f"  // only layers {layers} are shown; values of other layers are used, but not defined here")
     nodes = list(view.graph)
+    marked = {name for box in view.nodes if box.suspect for name in box.names}
     shown_weights = {
         name for node in nodes if view.shown is None or node.layer is None or node.layer in view.shown
         for name in view.graph.operand_names(node.name)
@@ -25,6 +27,8 @@ def export_text(view: View) -> str:
                 continue
             if node.op == "weight" and node.name not in shown_weights:
                 continue
+        if node.name in marked:
+            result.append(f"  // {SUSPECT}")
         if view.colouring is not None and node.stage is not None and node.op != "tap":
             result.append(f"  // {divergence_of(view.colouring, node.layer, node.stage).label}")
         result.append(line)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from aprgraph.runtime.trace import TraceInfo
 
-#: Ids that are shown, and characters of the text.
-_IDS, _CHARACTERS = 12, 120
+#: Ids that are shown, and characters of the text, from its start and from its end, where a chat has what was asked.
+_IDS, _HEAD, _TAIL = 12, 70, 70
 
 
 @dataclass(frozen=True)
@@ -48,4 +48,4 @@ def _ids(tokens: Sequence[int]) -> str:
 def _shown(text: str) -> str:
     """On one line, and without what a terminal would obey."""
     line = "".join(character if character.isprintable() else {"\n": "⏎", "\t": "→"}.get(character, "�") for character in text)
-    return line if len(line) <= _CHARACTERS else f"{line[:_CHARACTERS]}…"
+    return line if len(line) <= _HEAD + _TAIL else f"{line[:_HEAD]} … {line[-_TAIL:]}"

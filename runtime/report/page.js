@@ -16,7 +16,7 @@
     const local = names.includes("local limit") && textOf(row, "local limit");
     const sides = ["A", "B"].map((side) => [side, local && textOf(row, `local error ${side}`)]).filter(([, error]) => error);
     const replayed = local && `local error ${sides.map(([side, error]) => `${side} ${error}`).join(", ")}, limit ${local}`;
-    const error = textOf(row, "error");
+    const error = textOf(row, local === false ? "error" : "difference");
     const apart = error && (local ? `${error} apart` : `error ${error}, limit ${textOf(row, "limit")}`);
     const why = textOf(row, "why").replace(/^NMSE [^;]*;? ?/, ""); // the error is said already
     return [textOf(row, "tensor"), wordsOf(row), replayed, apart, why].filter(Boolean).join("; ");

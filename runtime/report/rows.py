@@ -56,7 +56,7 @@ def make_columns(report: DiffReport) -> tuple[Column, ...]:
     return (
         *blamed,
         Column("shape", lambda row: dims(row.shape), short=True),
-        Column("error", _error, numeric=True, short=True),
+        Column("error" if blame is None else "difference", _error, numeric=True, short=True),
         Column("limit", lambda row: small(row.limit), numeric=True, short=True),
         Column("SQNR dB", lambda row: _of(row, lambda m: "" if m.sqnr_db is None else f"{m.sqnr_db:.1f}"), numeric=True),
         Column("cosine", lambda row: _of(row, lambda m: "" if m.cosine is None else f"{m.cosine:.6f}"), numeric=True, short=True),

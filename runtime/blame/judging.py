@@ -23,7 +23,8 @@ from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.local import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
-from aprgraph.runtime.blame.replaying import Replay, ReplayInputs, as_recorded_type, recompute
+from aprgraph.runtime.blame.replaying import Replay, ReplayInputs, as_recorded_type, operands_of, recompute
+from aprgraph.runtime.blame.telltales import Evidence, find_telltale
 from aprgraph.runtime.blame.ties import NearTies
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import compare_indices
@@ -73,6 +74,7 @@ class Judge:
         self._tensors_of = tensors_of
         self._ties = NearTies()
         self._doubts: dict[Key, _Doubt] = {}
+        self._told: set[str] = set()
 
     def tolerance(self, stage: str, step: int) -> Tolerance:
         """What a stage is held to in one step, of which the last position is known as far as the prompt's length is."""
@@ -112,6 +114,8 @@ class Judge:
             found = self._excused(found, tensor, computed, replay, origins, step)
         if found.state is LocalState.WRONG:
             found = self._read_otherwise(found, tensor, recorded, computed, tolerance)
+        if found.state is LocalState.WRONG:
+            found = replace(found, telltale=self._telltale(tensor, recorded, replay))
         if found.state is LocalState.RIGHT:
             self._testify(found, tensor, replay, origins, step, tolerance)
         return found
@@ -177,6 +181,15 @@ class Judge:
         if self._ties.is_tie(node.name, int(changed[0])):
             reason += ", where the scores tie: of equal scores the lower id comes first"
         return replace(local, state=LocalState.WRONG, reason=reason)
+
+    def _telltale(self, tensor: RecordedTensor, recorded: F32, replay: Replay) -> str | None:
+        """What the error gives away, of the first wrong tensor of each stage: those of later layers are mostly wrong in the same way."""
+        stage = tensor.node.stage or ""
+        if stage in self._told or not tensor.is_whole:
+            return None
+        self._told.add(stage)
+        operands = operands_of(self._auditor, replay, tensor.node.name)
+        return find_telltale(Evidence(tensor.node, operands, recorded.astype(np.float64)))
 
     # -- readings -------------------------------------------------------------------------------------------------------
 

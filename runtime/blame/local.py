@@ -42,7 +42,7 @@ class LocalError:
     ``metrics`` compare what was recorded (A) with the replay (B). ``sources`` are the recorded tensors that the replay started
     from, ``region`` the graph nodes that it computed, the tensor's own last, and ``weights`` the model tensors that it read.
     ``reason`` says why the state is what it is, where that needs words, and ``reading`` how the tensor was recorded, where it is right
-    only if it is read so; ``metrics`` are then those under the reading.
+    only if it is read so; ``metrics`` are then those under the reading. ``telltale`` says what a wrong one gives away by itself.
     """
 
     key: Key
@@ -55,6 +55,7 @@ class LocalError:
     weights: tuple[str, ...] = ()
     reason: str | None = None
     reading: str | None = None
+    telltale: str | None = None
 
     @property
     def error(self) -> float | None:
@@ -81,6 +82,7 @@ class LocalError:
             "sources": [list(key) for key in self.sources],
             "reason": self.reason,
             "reading": self.reading,
+            "telltale": self.telltale,
             "metrics": None if self.metrics is None else self.metrics.to_json(),
         }
 

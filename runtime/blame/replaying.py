@@ -81,3 +81,12 @@ def recompute(auditor: Auditor, replay: Replay, tensor: RecordedTensor, inputs: 
         pass
     assert value is not None
     return as_recorded_type(value, tensor)
+
+
+def operands_of(auditor: Auditor, replay: Replay, name: str) -> list[Array]:
+    """The values that a node of a replay is computed from, in float64, weights among them."""
+    graph = replay.graph.copy()
+    operands = graph.operands(name)
+    graph.outputs = tuple(operand.name for operand in operands if operand.op != "weight")
+    values = {node.name: value for node, value in auditor.run(replay, graph=Prune()(graph)) if node.name in graph.outputs}
+    return [auditor.weights.read(replay.graph, operand) if operand.op == "weight" else values[operand.name] for operand in operands]

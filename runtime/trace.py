@@ -8,6 +8,7 @@ the tokens (an empty list).
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -173,6 +174,14 @@ class Trace:
             dims = " x ".join(map(str, entry.shape))
             raise TraceError(f"{path}: {values.size} elements, but the manifest says {dims}; written by another run?")
         return values.reshape(entry.shape)
+
+    def with_shapes(self, shapes: Mapping[tuple[int, int | None, str], tuple[int, ...]]) -> Trace:
+        """The same trace with the shapes of some tensors, by (step, layer, stage), which must be of as many elements."""
+        changed = copy.copy(self)
+        Trace.__init__(
+            changed, self.directory, [replace(entry, shape=shapes.get(entry.key, entry.shape)) for entry in self], self.info, self.unread
+        )
+        return changed
 
     def graph(self) -> Graph | None:
         """The graph that was run, with its taps; None where there is no manifest, or none in it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -80,8 +80,7 @@ def _from_other(bare: Trace, other: ShapedTrace | None) -> ShapedTrace:
         shapes |= found
         if n is not None:
             positions[step] = n
-    shaped = [replace(entry, shape=shapes.get(entry.key, entry.shape)) for entry in bare.entries]
-    return ShapedTrace(Trace(bare.directory, shaped, None), frozenset(shapes), positions)
+    return ShapedTrace(bare.with_shapes(shapes), frozenset(shapes), positions)
 
 
 def _by_widths(entries: list[TraceEntry], other: ShapedTrace) -> tuple[dict[Key, Shape], int | None]:

@@ -12,7 +12,7 @@ import aprgraph
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.trace import Trace
-from tests.support.blame import TOKENS, spoil, traced
+from tests.support.blame import TOKENS, bare, spoil, traced
 from tests.support.traces import Tensor, noisy
 
 Tiny = Callable[..., Path]
@@ -102,3 +102,10 @@ def test_a_last_layer_that_is_wrong_is_not_explained_away(model: Path, ours: Tra
     spoil(ours, "post_ffn_residual", LAYERS - 1, lambda values: values + np.float32(0.5))
     found = audit(ours, load_model(model))
     assert [local.label for local in found.wrong] == [f"layer {LAYERS - 1} post_ffn_residual", "final_norm"]
+
+
+def test_without_a_manifest_too(model: Path, ours: Trace, tmp_path: Path) -> None:
+    directory = bare(written(tmp_path / "theirs", by_index(ours)))
+    assert audit(Trace.open(directory), load_model(model), tokens=TOKENS).exit_code == 0
+    report = aprgraph.diff(ours, directory, model=model, tokens=TOKENS)
+    assert (report.exit_code, report.diverged) == (0, 0)

@@ -14,6 +14,7 @@ from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import ReplayRecorded
 from aprgraph.runtime.blame.broken_model import see_broken_model
+from aprgraph.runtime.blame.file_suspect import is_run_of, suspect_file
 from aprgraph.runtime.blame.judging import Judge
 from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.other_places import in_other_places
@@ -108,6 +109,8 @@ class Auditor:
         found = Audit(str(trace.directory), str(self.model.path), self.profile, settled, as_read=self._judge.as_read(trace))
         found = replace(found, notes=(*reading_notes(settled, found.name), *self._notes()))
         found = see_broken_model(found, self.model.file)
+        if found.wrong and not is_run_of(trace, self.model):
+            found = replace(found, suspect=suspect_file(found.wrong, self.model, self.graph))
         prompt = with_text(prompt_of([trace.info]), self.model, self.recorded.tokens)
         return replace(found, sentence=audit_sentence(found), prompt=prompt)
 

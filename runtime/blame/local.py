@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -88,12 +88,39 @@ class LocalError:
 
 
 @dataclass(frozen=True)
+class FileSuspect:
+    """What of the model file can be at fault: ``weights`` by name, and ``keys`` as the file has them, in words.
+
+    ``seen`` is what a look at those weights found.
+    """
+
+    file: str
+    weights: tuple[str, ...]
+    keys: tuple[str, ...]
+    seen: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """``blk.0.attn_norm.weight and 3 more, or llama.rope.freq_base (absent: 10000 was taken)``."""
+        return ", or ".join(_listed(names) for names in (self.weights, self.keys) if names) or "what its stages are computed by"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"file": self.file, "weights": list(self.weights), "keys": list(self.keys), "seen": list(self.seen)}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+@dataclass(frozen=True)
 class Audit:
     """One trace against the model: a local error for each tensor, in execution order, and the sentence to read first.
 
     ``as_read`` is the trace as its tensors are to be read, ``moved`` says that some of them are in other places there.
 
-    ``broken`` says which of the model's own weights hold NaN or Inf, if the replay met any.
+    ``broken`` says which of the model's own weights hold NaN or Inf, if the replay met any. ``suspect`` is what of the model file may be
+    at fault in place of the trace, where something is wrong and nobody knows that the trace was computed from that file.
     """
 
     trace: str
@@ -103,6 +130,7 @@ class Audit:
     notes: tuple[str, ...] = ()
     sentence: str = ""
     broken: str | None = None
+    suspect: FileSuspect | None = None
     as_read: Trace | None = None
     moved: bool = False
     prompt: Prompt = NOT_KNOWN
@@ -161,6 +189,7 @@ class Audit:
             "sentence": self.sentence,
             "exit_code": self.exit_code,
             "broken": self.broken,
+            "suspect": None if self.suspect is None else self.suspect.to_json(),
             "notes": list(self.notes),
             "common": list(self.common),
             "tensors": [
@@ -236,7 +265,14 @@ class Blame:
             "common": list(self.common),
             "counts": {verdict.value: count for verdict, count in self.counts.items()},
             "sides": {
-                side: {"profile": audit.profile, "replayed": audit.replayed, "wrong": len(audit.wrong), "notes": list(audit.notes)}
+                side: {
+                    "profile": audit.profile,
+                    "replayed": audit.replayed,
+                    "wrong": len(audit.wrong),
+                    "misshapen": len(audit.misshapen),
+                    "suspect": None if audit.suspect is None else audit.suspect.to_json(),
+                    "notes": list(audit.notes),
+                }
                 for side, audit in (("a", self.a), ("b", self.b))
             },
             "tensors": [

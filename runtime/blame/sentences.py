@@ -25,7 +25,8 @@ def audit_sentence(audit: Audit) -> str:
         read = audit.moved or any(local.reading is not None for local in audit.locals)
         verdict = "not of the model's shapes" if audit.misshapen else "right, by how it was recorded" if read else "right"
         return f"{audit.name}: {verdict}, the model explains {tensors} that could be replayed{aside}."
-    return f"{audit.name}: wrong at {places(audit.wrong)}; {_rest(audit)}{aside}."
+    verdict = "wrong" if audit.suspect is None else f"not a run of {audit.suspect.file}"
+    return f"{audit.name}: {verdict} at {places(audit.wrong)}; {_rest(audit)}{aside}.{_cause(audit, audit.name)}"
 
 
 def reading_notes(locals_: Sequence[LocalError], name: str) -> list[str]:
@@ -53,13 +54,16 @@ def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key
     if len(sides) == 1:
         (side, audit, other) = sides[0]
         theirs = names.of("B" if side == "A" else "A")
-        return f"{names.of(side)} is wrong at {places(audit.wrong, other, theirs)}; {_tally(verdicts)}{_unknown(audit)}."
+        verdict = "wrong" if audit.suspect is None else f"not a run of {audit.suspect.file}"
+        where = places(audit.wrong, other, theirs)
+        aside = f"{_tally(verdicts)}{misshapen(audit)}{_unknown(audit)}"
+        return f"{names.of(side)} is {verdict} at {where}; {aside}.{_cause(audit, names.of(side))}"
     if sides:
         same = [local.key for local in a.wrong] == [local.key for local in b.wrong]
         if same and not report.diverged:
             both = f"{names.of('A')} and {names.of('B')}"
-            return f"{both} agree, and both are wrong at {places(a.wrong)}: neither is what the model computes."
-        return f"Both are wrong: {names.of('A')} at {places(a.wrong)}; {names.of('B')} at {places(b.wrong)}."
+            return f"{both} agree, and both are wrong at {places(a.wrong)}: neither is what the model computes.{_cause_of_both(a, b)}"
+        return f"Both are wrong: {names.of('A')} at {places(a.wrong)}; {names.of('B')} at {places(b.wrong)}.{_cause_of_both(a, b)}"
     if not a.replayed and not b.replayed:
         return f"{report.verdict} Which side is wrong cannot be said: {_why(a)}."
     if not report.diverged:
@@ -87,6 +91,29 @@ def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key
             f"differences add up to more than the limit at {row.label} ({row.reason})."
         )
     return f"{report.verdict} Which side is wrong cannot be said: {_why(a, b)}."
+
+
+def _cause(audit: Audit, name: str) -> str:
+    """Whose fault it may be, and what the error gives away, as further sentences."""
+    text = ""
+    if audit.suspect is not None:
+        text = (
+            f" Either {name} computes that otherwise, or, if it has the original checkpoint, the fault is in the file: "
+            f"{audit.suspect.describe()}.{_seen(audit)}"
+        )
+    return text + "".join(f" At {local.label} {local.telltale}." for local in audit.wrong if local.telltale is not None)
+
+
+def _cause_of_both(a: Audit, b: Audit) -> str:
+    suspect = a.suspect or b.suspect
+    if suspect is None:
+        return ""
+    return f" If they have the original checkpoint, the fault is in {suspect.file}: {suspect.describe()}.{_seen(a if a.suspect else b)}"
+
+
+def _seen(audit: Audit) -> str:
+    """What a look at the suspected weights found, as further sentences."""
+    return "" if audit.suspect is None else "".join(f" In the file, {found}." for found in audit.suspect.seen)
 
 
 def places(wrong: Sequence[LocalError], other: Audit | None = None, other_name: str = "") -> str:

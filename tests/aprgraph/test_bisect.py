@@ -67,7 +67,8 @@ def test_the_stage_is_found(layer: int, tensor: str, stage: str, room: int, mode
     first = found.report.blame.b.wrong[0]
     assert first.key == (0, layer, stage)
     assert found.report.blame.a.wrong == ()
-    assert found.sentence.startswith(f"b (B) is wrong at layer {layer} {stage}")
+    assert found.sentence.startswith(f"b (B) is not a run of {path.name} at layer {layer} {stage}")
+    assert f"the fault is in the file: blk.{layer}.{tensor}" in found.sentence
     assert all(nbytes <= room for _, nbytes in announced)
     assert sum(len(data) for name, data in files_under(tmp_path / "rounds").items() if name.endswith(".bin")) <= room
     assert [one.plan for one in found.rounds] == [plan for plan, _ in announced]
@@ -77,7 +78,7 @@ def test_the_stage_is_found(layer: int, tensor: str, stage: str, room: int, mode
 def test_the_head_is_found(models: Callable[..., object], tmp_path: Path) -> None:
     path, right, wrong = models("output.weight")  # type: ignore[misc]
     found, announced = search(path, wrong, right, tmp_path / "rounds")
-    assert found.sentence.startswith("a (A) is wrong at lm_head")
+    assert found.sentence.startswith(f"a (A) is not a run of {path.name} at lm_head")
     assert len(announced) == 1
 
 
@@ -106,7 +107,7 @@ def test_command(tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert result.code == 1
     lines = result.out.splitlines()
     assert lines[0].startswith("taps post_ffn_residual,final_norm,lm_head, layers 0..7: ")
-    assert lines[2].startswith("wrong.aprg (A) is wrong at layer 4 attn_out (local error ")
+    assert lines[2].startswith(f"wrong.aprg (A) is not a run of {path.name} at layer 4 attn_out (local error ")
     assert "the last round's traces: kept/a and kept/b" in lines
     assert result.err == "layer 4 attn_out of wrong.aprg (A) alone: python guilty/repro.py\n"
     assert (tmp_path / "guilty/repro.py").is_file()

@@ -150,7 +150,7 @@ def test_a_profile_that_was_asked_for_holds_whatever_the_manifest_says(tiny_mode
     assert (found.a.wrong, found.b.wrong, found.b.profile) == ((), (), "same-graph-f16")
     strict = blame(a, b, load_model(path), profile="same-graph-f32")
     assert strict.b.wrong[0].key == (0, 0, "embedding")
-    assert strict.sentence.startswith("b (B) is wrong at layer 0 embedding")
+    assert strict.sentence.startswith(f"b (B) is not a run of {path.name} at layer 0 embedding")
     named = "as asked for; its manifest names"
     assert f"{b.directory} is held to same-graph-f32, {named} float16, which would be same-graph-f16" in strict.notes
     loose = blame(a, b, load_model(path), profile="cross-engine-q8act")
@@ -189,7 +189,7 @@ def test_what_is_not_known_is_said(tiny_model: Tiny, tmp_path: Path) -> None:
     assert "Which side is wrong cannot be said" in report.headline
     assert report.exit_code == 1
     with_tokens = diff(a.directory, b, model=path, tokens=TOKENS)
-    assert with_tokens.headline.startswith("b (B) is wrong at layer 1 attn_out")
+    assert with_tokens.headline.startswith(f"b (B) is not a run of {path.name} at layer 1 attn_out")
 
 
 @pytest.mark.contract("BLAME-GRAPH-1")

@@ -1,0 +1,55 @@
+"""The model file is a suspect too: where a trace of another file is not what this one computes, the fault may be the file's.
+
+The replay judges by the model that it was given. A trace whose manifest names that file by its fingerprint read the same weights, so
+it is wrong by itself; of any other, nobody knows whether the engine or the file departs from the original checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from aprgraph.graph.errors import shown
+from aprgraph.graph.ir import Graph
+from aprgraph.graph.model import Model
+from aprgraph.graph.model_keys import keys_of_ops
+from aprgraph.runtime.blame.local import FileSuspect, LocalError
+from aprgraph.runtime.trace import Trace
+
+#: Whole numbers that no tensor's size contradicts when they are wrong.
+_UNCHECKED = ("rope.dimension_count", "attention.sliding_window", "rope.scaling.original_context_length", "expert_used_count")
+
+
+def is_run_of(trace: Trace, model: Model) -> bool:
+    """Whether the manifest says that the trace was computed from this very file."""
+    fingerprint = trace.info.model.get("fingerprint") if trace.info is not None else None
+    return fingerprint is not None and fingerprint == model.file.fingerprint()
+
+
+def suspect_file(wrong: Sequence[LocalError], model: Model, graph: Graph) -> FileSuspect:
+    """What of the file the first wrong tensor of each stage reads."""
+    first = {local.key[2]: local for local in reversed(wrong)}
+    firsts = [local for local in wrong if first[local.key[2]] is local]
+    weights = dict.fromkeys(name for local in firsts for name in local.weights)
+    ops = {graph[name].op for local in firsts for name in local.region if name in graph}
+    return FileSuspect(model.path.name, tuple(weights), tuple(_keys(ops, model)))
+
+
+def _keys(ops: set[str], model: Model) -> list[str]:
+    """The keys that shape ops, absent ones first: what a file does not say is guessed more often than misread."""
+    prefix = model.family.architecture
+    absent, there = [], []
+    # Real numbers first: a size that is wrong contradicts the tensors, a base of RoPE nothing.
+    keys = sorted(keys_of_ops(ops), key=lambda suffix: not isinstance(model.defaults.get(f"{prefix}.{suffix}"), float))
+    for suffix in keys:
+        key = f"{prefix}.{suffix}"
+        value = model.metadata.get(key)
+        if key in model.defaults:
+            absent.append(f"{key} (absent: {_shown(model.defaults, key)} was taken)")
+        elif isinstance(value, (float, str, bool)) or (value is not None and suffix in _UNCHECKED):
+            there.append(f"{key} = {_shown(model.metadata, key)}")
+    return absent + there
+
+
+def _shown(values: Mapping[str, object], key: str) -> str:
+    value = values[key]
+    return f"{value:.6g}" if isinstance(value, float) else shown(value)

@@ -1,0 +1,88 @@
+"""A right trace of another engine against a model file that is broken: the file is named as a suspect, and what gives it away."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aprgraph
+from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.model import load_model
+from aprgraph.runtime.blame import audit
+from aprgraph.runtime.trace import Trace
+from tests.support.blame import TOKENS, traced
+
+Tiny = Callable[..., Path]
+
+
+def another_engines(directory: Path, model: Path) -> Trace:
+    """What an engine that has the right checkpoint records: the same numbers, of no file that is known."""
+    right = traced(directory.parent / f"{directory.name}-run", model)
+    return Trace.write(
+        directory, {(entry.layer, entry.stage): right.load(entry) for entry in right.entries}, tokens=TOKENS, arithmetic="float32"
+    )
+
+
+def broken(model: Path, path: Path, tensor: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:  # type: ignore[type-arg]
+    """A copy of ``model`` with the bytes of one tensor changed; ``change`` gets rows of bytes, or the numbers of an F32 tensor."""
+    shutil.copy(model, path)
+    file = GGUFFile(path)
+    info = file.tensors[tensor]
+    raw = np.array(file.tensor_bytes(info))
+    values = change(raw.view(np.float32) if info.format.name == "F32" else raw)
+    with path.open("r+b") as target:
+        target.seek(info.offset)
+        target.write(values.tobytes())
+    return path
+
+
+@pytest.mark.contract("BLAME-FILE-1")
+def test_a_norm_that_holds_one_more(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model(family="gemma3")
+    theirs = another_engines(tmp_path / "theirs", model)
+    file = broken(model, tmp_path / "broken.gguf", "blk.1.attn_norm.weight", lambda weight: weight + np.float32(1))
+    ours = traced(tmp_path / "ours", file)
+    report = aprgraph.diff(ours, theirs, model=file)
+    assert report.exit_code == 1
+    assert report.headline.startswith("theirs (B) is not a run of broken.gguf at layer 1 attn_norm (local error ")
+    assert "if it has the original checkpoint, the fault is in the file: blk.1.attn_norm.weight, or " in report.headline
+    assert "gemma3.attention.layer_norm_rms_epsilon = 1e-05" in report.headline
+    assert "At layer 1 attn_norm it fits a norm whose weight is 1 less than the file's in every channel." in report.headline
+    found = audit(theirs, load_model(file))
+    assert found.sentence.startswith("theirs: not a run of broken.gguf at layer 1 attn_norm")
+    assert found.suspect is not None
+    assert found.suspect.weights == ("blk.1.attn_norm.weight",)
+
+
+@pytest.mark.contract("BLAME-FILE-1")
+def test_a_base_that_is_not_in_the_file(tiny_model: Tiny, tmp_path: Path) -> None:
+    theirs = another_engines(tmp_path / "theirs", tiny_model(family="qwen2"))
+    file = tiny_model(family="qwen2", rope_base=None)
+    report = aprgraph.diff(traced(tmp_path / "ours", file), theirs, model=file)
+    assert "is not a run of" in report.headline
+    assert "the fault is in the file: qwen2.rope.freq_base (absent: 10000 was taken)" in report.headline
+    assert "At layer 0 q_post_rope it fits a base of 1e+06." in report.headline
+
+
+def test_two_engines_that_agree_accuse_the_file(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model()
+    a, b = (another_engines(tmp_path / name, model) for name in ("a", "b"))
+    file = broken(model, tmp_path / "broken.gguf", "blk.0.ffn_norm.weight", lambda weight: weight * 2)
+    report = aprgraph.diff(a, b, model=file)
+    assert report.headline.startswith("a (A) and b (B) agree, and both are wrong at layer 0 ffn_norm")
+    assert "If they have the original checkpoint, the fault is in broken.gguf: blk.0.ffn_norm.weight" in report.headline
+
+
+@pytest.mark.contract("BLAME-FILE-2")
+def test_a_run_of_the_file_itself_is_wrong_by_itself(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model()
+    compiled = aprgraph.load(model, {"llama.attention.layer_norm_rms_epsilon": 0.5}).compile("reference", tmp_path / "m.aprg")
+    theirs = compiled.run("all", "0..2", tokens=TOKENS, directory=tmp_path / "theirs")
+    report = aprgraph.diff(traced(tmp_path / "ours", model), theirs, model=model)
+    assert report.headline.startswith("theirs (B) is wrong at attn_norm of the layers 0 to 1")
+    assert "checkpoint" not in report.headline
+    assert "At layer 0 attn_norm it fits an epsilon of 0.5 in place of 1e-05." in report.headline

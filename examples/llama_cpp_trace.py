@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph import Trace
+from aprgraph.graph.gguf_file import GGUFFile
 
 Array = npt.NDArray[Any]
 #: (layer, stage), or a part of a stage: q, k, v and their biased sums.
@@ -281,7 +282,9 @@ def trace(engine: Engine, model: Path, tokens: Sequence[int], directory: Path, m
                 break
             batch = [generated[-1]]
     return Trace.write(
-        directory, tensors, tokens=tokens, generated=generated, model=model.name, target="llama.cpp",
+        directory, tensors, tokens=tokens, generated=generated, target="llama.cpp",
+        # The fingerprint says that these numbers are of this file, so that whatever is wrong with them is llama.cpp's.
+        model={"name": model.name, "fingerprint": GGUFFile(model).fingerprint()},
         arithmetic=describe_arithmetic(engine.types), weights="float" if engine.types <= _FLOATS else "quantised",
         writer=f"llama-cpp-python {llama_cpp.__version__}",
         notes=["ffn_silu is not recorded: llama.cpp computes act(gate) · up in one operation"],

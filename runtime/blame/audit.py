@@ -120,7 +120,7 @@ class Auditor:
         if fingerprint is not None and fingerprint != self.model.file.fingerprint():
             yield Caveat(f"{trace.directory} was recorded from another model file than {self.model.path} (the fingerprints differ)")
         if self._kept is not None:
-            yield self._kept.describe(name_of(str(trace.directory)))
+            yield Caveat(self._kept.describe(name_of(str(trace.directory))))
         if (other := overruled(self.profile, trace.info, self.graph)) is not None:
             yield f"{trace.directory} is held to {self.profile}, as asked for; {other}"
         if recorded.tokens is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from aprgraph.runtime.blame.local import Audit, LocalState
 from aprgraph.runtime.blame.sentences import audit_sentence
+from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.readings import TraceAsRead
 from aprgraph.runtime.readings.as_read import Key
 from aprgraph.runtime.readings.places import Places, other_places
@@ -78,7 +79,7 @@ def _doubles_agree(places: Places, trace: Trace, layers: int) -> bool:
 
 
 def _with_note(found: Audit, places: Places) -> Audit:
-    note = (
+    note = Caveat(
         f"{found.name}: this looks like the recording, not the computation: {places.words}; read so, what moves is right, and nothing "
         "else is wrong for it"
     )

@@ -41,7 +41,7 @@ def reading_notes(locals_: Sequence[LocalError], name: str) -> list[str]:
 def _reading_note(group: Sequence[LocalError], words: str, name: str) -> str:
     several = len(group) > 1
     verb, follows = ("are", "they follow from their inputs") if several else ("is", "it follows from its inputs")
-    return (
+    return Caveat(
         f"{name}: this looks like the recording, not the computation: {named(group)} {verb} recorded {words}; read so, {follows}, and what "
         f"is computed from {'them' if several else 'it'} agrees"
     )

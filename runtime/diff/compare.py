@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.runtime.diff.align import align_shaped, align_single
-from aprgraph.runtime.diff.caveats import Aside
+from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Finding, classify, computed_from_identical
 from aprgraph.runtime.diff.dependencies import find_dependencies
 from aprgraph.runtime.diff.flipped import set_aside
 from aprgraph.runtime.diff.graph_differences import graph_differences
 from aprgraph.runtime.diff.measure import Measurer, held_to_its_own
+from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.notes import differences, remarks, unreached
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import choose_profile, kept_in
@@ -97,7 +98,9 @@ def diff(
                 remark=one.remark,
             )
         )
-    notes += [one.describe(side) for side, one in zip("AB", kept, strict=True) if one is not None]
+    notes += [
+        Caveat(one.describe(name_of(str(trace.directory)))) for trace, one in zip((trace_a, trace_b), kept, strict=True) if one is not None
+    ]
     notes += [Aside(f"tolerances of {profile}: {why}"), *remarks(pairs, rows, (shaped_a, shaped_b)), *unreached(trace_a, trace_b)]
     prompt = prompt_of((trace_a.info, trace_b.info))
     report = DiffReport(_name(a), _name(b), profile, tuple(rows), first, tuple(notes), profile_reason=why, prompt=prompt)

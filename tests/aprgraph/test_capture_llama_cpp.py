@@ -179,6 +179,7 @@ def test_the_script_itself(
     assert {row.key[2] for row in report.rows if row.classification.value == "UNMEASURED"} <= {"ffn_silu"}
     info = Trace.open(tmp_path / "theirs").info
     assert info is not None
+    assert info.model == {"name": path.name, "fingerprint": aprgraph.load(path).model.file.fingerprint()}
     assert info.extra["arithmetic"] == ("float32" if block_format == "F32" else "q8-activations")
     assert info.extra["weights"] == ("float" if block_format == "F32" else "quantised")
     # A text may end before its third token, which makes one step less.

@@ -2,6 +2,7 @@
 
     import aprgraph
 
+    aprgraph.check("model.gguf").sentence           # is the file sound?
     model = aprgraph.load("model.gguf")
     compiled = model.compile(target="llvm")
     trace = compiled.run(taps="all", layers="0..2", prompt="What is 2+2?")
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel, audit, diff, load, open_artifact
     from aprgraph.graph.errors import AprgraphError
     from aprgraph.graph.plan import Plan
+    from aprgraph.runtime.check import check
     from aprgraph.runtime.trace import Trace
 
 # In a checkout the folders graph, codegen and runtime lie beside this one, and Python finds this one first when it is started
@@ -32,12 +34,13 @@ _HERE = Path(__file__).parent
 if not (_HERE / "graph").is_dir():
     __path__.append(str(_HERE.parent))
 
-__all__ = ["AprgraphError", "CompiledModel", "LoadedModel", "Plan", "Trace", "audit", "capture", "diff", "load", "open_artifact"]
+__all__ = ["AprgraphError", "CompiledModel", "LoadedModel", "Plan", "Trace", "audit", "capture", "check", "diff", "load", "open_artifact"]
 
 _HOMES = {
     "AprgraphError": "aprgraph.graph.errors",
     "Plan": "aprgraph.graph.plan",
     "Trace": "aprgraph.runtime.trace",
+    "check": "aprgraph.runtime.check",
 }
 
 

@@ -18,16 +18,13 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from measuring import Cost, empty_cache, measure
 
 from aprgraph.runtime.trace import TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
@@ -38,15 +35,6 @@ _STAGES = {"attn_norm": _HIDDEN, "attn_out": _HIDDEN, "ffn_norm": _HIDDEN, "ffn_
 #: Relative rms of the error of the noisy trace, about that of float32 in another order of additions.
 _NOISE = np.float32(1e-6)
 _DIFF = (sys.executable, "-c", "from aprgraph.cli import main; main()", "diff")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one or several processes: seconds, the largest resident set of one in bytes, bytes that came from the disk."""
-
-    seconds: float
-    memory: int
-    disk: int
 
 
 def write_traces(directory: Path, noisy: Path, size: int) -> int:
@@ -68,28 +56,9 @@ def write_traces(directory: Path, noisy: Path, size: int) -> int:
     return written
 
 
-def measure(commands: Sequence[Sequence[str]]) -> Cost:
-    """Run commands one after another. Exits where one finds a difference, or fails."""
-    memory = blocks = 0
-    start = time.perf_counter()
-    for command in commands:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            sys.exit(f"error: {' '.join(command)} ended with exit code {process.returncode}")
-        memory, blocks = max(memory, usage.ru_maxrss * 1024), blocks + usage.ru_inblock
-    return Cost(time.perf_counter() - start, memory, blocks * 512)
-
-
-def empty_cache(directories: Sequence[Path]) -> None:
-    """Take all files below ``directories`` out of the page cache."""
-    for directory in directories:
-        for path in directory.rglob("*.bin"):
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
+def files_of(*directories: Path) -> list[Path]:
+    """The tensors of some traces."""
+    return [path for directory in directories for path in directory.rglob("*.bin")]
 
 
 def main() -> None:
@@ -108,7 +77,7 @@ def main() -> None:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             size = pool.submit(write_traces, a, noisy, int(options.bytes)).result()
         shutil.copytree(a, copy)
-        empty_cache((a, copy, noisy))  # what is still to be written would slow the first round
+        empty_cache(files_of(a, copy, noisy))  # what is still to be written would slow the first round
         names = sorted(path.relative_to(a) for path in a.rglob("*.bin"))
         runs = {
             "cmp, exact copy": [("cmp", str(a / name), str(copy / name)) for name in names],
@@ -120,7 +89,7 @@ def main() -> None:
         for _ in range(options.rounds + 1):
             for name, commands in runs.items():
                 if options.cold:
-                    empty_cache(sides[name])
+                    empty_cache(files_of(*sides[name]))
                 costs[name].append(measure(commands))
     yardstick, *_ = costs.values()
     print(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprgraph.graph.errors import ModelError, UnsupportedModelError
+from aprgraph.graph.errors import UnsupportedModelError
 from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.model import Model
@@ -81,7 +81,7 @@ class _Builder:
             return []
         missing = [name for name, _ in wanted if name not in there]
         if missing:
-            raise ModelError(f"{self.model.path}: tensor {there[0]!r} is there, but {', '.join(map(repr, missing))} is missing")
+            self.model.lacks(missing, there[0])
         return [self.weight(name, length) for name, length in wanted]
 
     # -- the model ------------------------------------------------------------------------------------------------------

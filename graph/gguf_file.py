@@ -53,10 +53,11 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class TensorFault:
-    """What is wrong with one entry of the tensor list."""
+    """What is wrong with one entry of the tensor list; ``info`` is the entry, where it makes sense by itself."""
 
     name: str
     error: AprgraphError
+    info: TensorInfo | None = None
 
 
 class GGUFFile:
@@ -174,14 +175,14 @@ class GGUFFile:
         return {info.name: info for info in tensors if info.name not in misplaced}
 
     @contextmanager
-    def _tolerated(self, name: str) -> Iterator[None]:
+    def _tolerated(self, name: str, info: TensorInfo | None = None) -> Iterator[None]:
         """Where faults are collected, an error within is one of the tensor ``name``."""
         try:
             yield
         except (ModelFileError, UnsupportedModelError) as error:
             if self._faults is None:
                 raise
-            self._faults.append(TensorFault(name, error))
+            self._faults.append(TensorFault(name, error, info))
 
     def _format(self, name: str, code: int) -> BlockFormat:
         fmt = format_of_ggml_type(code)
@@ -224,7 +225,7 @@ class GGUFFile:
         previous: TensorInfo | None = None
         for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
             misplaced.add(tensor.name)
-            with self._tolerated(tensor.name):
+            with self._tolerated(tensor.name, tensor):
                 if (tensor.offset - data_start) % self.alignment:
                     raise ModelFileError(
                         f"{self.path}: tensor {tensor.name!r} begins at byte {tensor.offset}, which is not a multiple of the "

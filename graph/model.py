@@ -69,29 +69,37 @@ class Model:
     @cached_property
     def notices(self) -> tuple[str, ...]:
         """What whoever reads this model's numbers should know of the file, in sentences."""
-        return (*self._defaults_that_matter(), *self.unapplied, *self._vocabulary_notices(), *(group.sentence for group in self.left_out))
+        return (
+            *self.doubtful_defaults.values(),
+            *self.unapplied,
+            *self._vocabulary_notices(),
+            *(group.sentence for group in self.left_out),
+        )
 
-    def _defaults_that_matter(self) -> list[str]:
-        """Of the defaults those that are no usual thing, because converters write the key."""
+    @property
+    def doubtful_defaults(self) -> Mapping[str, str]:
+        """The keys whose absence is no usual thing, because converters write them, each with a sentence."""
         hp, prefix = self.hyperparameters, self.family.architecture
-        found = []
+        found = {}
         base = f"{prefix}.rope.freq_base"
         if base in self.defaults:
             other = "" if hp.rope.base == _LLAMA_CPP_BASE else f" (llama.cpp takes {_LLAMA_CPP_BASE:g})"
-            found.append(
+            found[base] = (
                 f"{base} is not in the file: {hp.rope.base:.10g} was taken{other}; if the model has another base, give it with "
                 f"--override-kv {base}=float:VALUE"
             )
-        if self.family.window is not None and self.family.window.period and f"{prefix}.attention.sliding_window" in self.defaults:
-            found.append(f"{prefix}.attention.sliding_window is not in the file: every layer attends to all positions")
+        window, scaling, magnitude = (
+            f"{prefix}.{key}" for key in ("attention.sliding_window", "rope.scaling.type", "rope.scaling.attn_factor")
+        )
+        if self.family.window is not None and self.family.window.period and window in self.defaults:
+            found[window] = f"{window} is not in the file: every layer attends to all positions"
         factors = self.has("rope_factors_long.weight") or self.has("rope_factors_short.weight")
-        if self.metadata.get(f"{prefix}.rope.scaling.type") == "longrope" and not factors:
-            found.append(
-                f"{prefix}.rope.scaling.type is longrope, but the file has no rope_factors_long.weight and rope_factors_short.weight: RoPE "
-                "is not stretched"
+        if self.metadata.get(scaling) == "longrope" and not factors:
+            found[scaling] = (
+                f"{scaling} is longrope, but the file has no rope_factors_long.weight and rope_factors_short.weight: RoPE is not stretched"
             )
-        if factors and f"{prefix}.rope.scaling.attn_factor" not in self.metadata and hp.context > hp.original_context:
-            found.append(f"{prefix}.rope.scaling.attn_factor is not in the file: LongRoPE's cosines and sines were multiplied by 1")
+        if factors and magnitude not in self.metadata and hp.context > hp.original_context:
+            found[magnitude] = f"{magnitude} is not in the file: LongRoPE's cosines and sines were multiplied by 1"
         return found
 
     def _vocabulary_notices(self) -> list[str]:
@@ -119,6 +127,10 @@ class Model:
                 f"from the metadata (outermost dimension first)"
             )
         return info
+
+    def lacks(self, names: Sequence[str], beside: str) -> None:
+        """Raise ModelError that the tensors ``names`` are missing, where one that goes with them, ``beside``, is there."""
+        raise ModelError(f"{self.path}: tensor {beside!r} is there, but {', '.join(map(repr, names))} is missing")
 
 
 def _rows(table: TensorInfo) -> int:

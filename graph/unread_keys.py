@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from aprgraph.graph.errors import UnsupportedModelError, shown
 from aprgraph.graph.families import Family, Hyperparameters
@@ -17,18 +18,34 @@ _SHAPING = re.compile(r"scale|multiplier|soft_?cap|clamp|window|causal|alibi|tem
 _MOST_ELEMENTS = 4096
 
 
+@dataclass(frozen=True)
+class UnreadKey:
+    """A key of the family that nothing has read and that could matter: what has to be said of it, and whether it is an error."""
+
+    key: str
+    sentence: str
+    refused: bool = False
+
+
 def account_for_keys(metadata: Metadata, family: Family, hyperparameters: Hyperparameters, ignore: Sequence[re.Pattern[str]]) -> list[str]:
     """Sentences about the keys of the family that nothing has read, and that could matter.
 
     ``ignore`` are patterns of keys to be left out all the same. Raises UnsupportedModelError for a key that would change numbers.
     """
-    prefix = f"{family.architecture}."
-    values = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
-    experts = hyperparameters.experts
-    shared = experts is not None and experts.shared_ffn > 0
-    at = Surroundings(values, family.activation, hyperparameters.head_size, shared)
     notices = []
-    for name, value in values.items():
+    for unread in unread_keys(metadata, family, hyperparameters, ignore):
+        if unread.refused:
+            raise UnsupportedModelError(f"{metadata.path}: {unread.sentence}")
+        notices.append(unread.sentence)
+    return notices
+
+
+def unread_keys(
+    metadata: Metadata, family: Family, hyperparameters: Hyperparameters, ignore: Sequence[re.Pattern[str]] = ()
+) -> Iterator[UnreadKey]:
+    """All that ``account_for_keys`` speaks of."""
+    at, prefix = surroundings_of(metadata, family, hyperparameters), f"{family.architecture}."
+    for name, value in at.values.items():
         key = prefix + name
         if key in metadata.keys_read:
             continue
@@ -36,14 +53,20 @@ def account_for_keys(metadata: Metadata, family: Family, hyperparameters: Hyperp
         if known is not None and (known.harmless or is_neutral(known, value) or not known.matters(at)):
             continue
         if any(pattern.fullmatch(key) for pattern in ignore):
-            notices.append(f"{key} is {shown(value)}: left out, as --ignore asks")
+            yield UnreadKey(key, f"{key} is {shown(value)}: left out, as --ignore asks")
         elif known is None and (value == 0 or _SHAPING.search(name) is None):
-            notices.append(f"{key} is {shown(value)}: nothing here knows or reads this key")
+            yield UnreadKey(key, f"{key} is {shown(value)}: nothing here knows or reads this key")
         elif known is not None and known.unapplied:
-            notices.append(f"{key} is {shown(value)} and is not applied: {known.unapplied}")
+            yield UnreadKey(key, f"{key} is {shown(value)} and is not applied: {known.unapplied}")
         else:
-            raise UnsupportedModelError(f"{metadata.path}: {_refusal(key, value, known, family)}")
-    return notices
+            yield UnreadKey(key, _refusal(key, value, known, family), refused=True)
+
+
+def surroundings_of(metadata: Metadata, family: Family, hyperparameters: Hyperparameters) -> Surroundings:
+    """The keys of the family, and what else decides whether one of them matters."""
+    prefix, experts = f"{family.architecture}.", hyperparameters.experts
+    values = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
+    return Surroundings(values, family.activation, hyperparameters.head_size, experts is not None and experts.shared_ffn > 0)
 
 
 def is_neutral(key: ModelKey, value: object) -> bool:

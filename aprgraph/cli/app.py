@@ -13,6 +13,7 @@ import typer
 
 from aprgraph.cli.audit import audit
 from aprgraph.cli.bisect import bisect
+from aprgraph.cli.check import check
 from aprgraph.cli.compile import compile_command
 from aprgraph.cli.contracts import contracts
 from aprgraph.cli.diff import diff
@@ -21,6 +22,7 @@ from aprgraph.cli.inspect import inspect
 from aprgraph.cli.models import models
 from aprgraph.cli.run import run
 from aprgraph.cli.stages import stages
+from aprgraph.cli.terminal import printable
 from aprgraph.graph.errors import AprgraphError, GraphError
 
 EXIT_ERROR = 2
@@ -37,6 +39,7 @@ app = typer.Typer(
 
     \b
     Example:
+      aprgraph check model.gguf                     is the file sound?
       aprgraph compile model.gguf                   kernels for this CPU, in model.llvm.aprg/
       aprgraph run --taps qkv_matmul --layers 0..2  two layers' projections as APRT files
       aprgraph diff trace-a/ trace-b/               where do two traces first part?
@@ -44,6 +47,7 @@ app = typer.Typer(
       aprgraph graph model.gguf -o model.svg        draw it
     """,
 )
+app.command()(check)
 app.command("compile")(compile_command)
 app.command()(run)
 app.command()(diff)
@@ -89,8 +93,9 @@ def main() -> None:
     try:
         app()
     except AprgraphError as error:
-        # File names may hold line ends. What breaks the verifier, a defect of our own, is shown with the graph that it left.
-        text = str(error) if isinstance(error, GraphError) else str(error).replace("\n", "\\n")
+        # File names may hold line ends and what a terminal takes for commands. What breaks the verifier, a defect of our own, is
+        # shown with the graph that it left.
+        text = str(error) if isinstance(error, GraphError) else printable(str(error))
         print(f"error: {text}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except OSError as error:  # what the system refused and no one foresaw; a defect of our own would be another exception

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aprgraph.cli.options import Json
+from aprgraph.cli.terminal import one_line
 
 if TYPE_CHECKING:
     from aprgraph.codegen.artifact import Artifact
@@ -27,21 +28,27 @@ def inspect(
       aprgraph inspect model-trace/layer-0/qkv_matmul.bin
     """
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+    from aprgraph.graph.file_kind import HEAD_BYTES, kind_of_bytes, kind_of_folder  # noqa: PLC0415
 
     if path.is_dir():
+        folder = kind_of_folder(path)
+        if folder is not None and folder.name not in ("trace", "artifact"):
+            raise AprgraphError(f"{path}: {folder.what}; {folder.advice}; expected {_EXPECTED}")
         document = _artifact(path) if (path / "artifact.json").is_file() else _trace(path)
     elif path.is_file():
         try:
             with path.open("rb") as file:
-                magic = file.read(4)
+                head = file.read(HEAD_BYTES)
         except OSError as error:
             raise AprgraphError(f"{path}: cannot be read: {error.strerror}") from None
-        if magic == b"GGUF":
+        if head.startswith(b"GGUF"):
             document = _model(path)
-        elif magic == b"APRT":
+        elif head.startswith(b"APRT"):
             document = _aprt(path)
         else:
-            raise AprgraphError(f"{path}: begins with {magic!r}; expected {_EXPECTED}")
+            kind = kind_of_bytes(head)
+            what = f"begins with {head[:4]!r}" if kind is None else f"{kind.what}; {kind.advice}"
+            raise AprgraphError(f"{path}: {what}; expected {_EXPECTED}")
     else:
         raise AprgraphError(f"{path}: not there; expected {_EXPECTED}")
     if json:
@@ -121,10 +128,17 @@ def _gpu_code(artifact: Artifact) -> dict[str, Any]:
 def _model(path: Path) -> dict[str, Any]:
     from aprgraph.graph.gguf_file import GGUFFile  # noqa: PLC0415
     from aprgraph.graph.metadata import ArrayValue  # noqa: PLC0415
+    from aprgraph.runtime.check import check  # noqa: PLC0415
 
     file = GGUFFile(path)
+    report = check(path, weights=False)
     return {
         "kind": "GGUF file",
+        "findings": {
+            f"{group[0].rule.level.value}: {group[0].rule.title}": [f"{one.name} {one.text}".strip() for one in group]
+            for group in report.by_rule.values()
+        },
+        "weights": f"not read; `aprgraph check {path}` reads them",
         "version": file.version,
         "bytes": file.size,
         "fingerprint": file.fingerprint(),
@@ -146,14 +160,7 @@ def _as_text(document: dict[str, Any]) -> str:
     for key, value in document.items():
         if isinstance(value, dict):
             lines.append(f"{key}:" if value else f"{key}: none")
-            lines += [f"  {_one_line(name)}: {_one_line(item)}" for name, item in value.items()]
+            lines += [f"  {one_line(name)}: {one_line(item)}" for name, item in value.items()]
         else:
-            lines.append(f"{key}: {_one_line(value)}")
+            lines.append(f"{key}: {one_line(value)}")
     return "\n".join(lines)
-
-
-def _one_line(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    text = text if len(text) <= 160 else text[:157] + "..."
-    # A file's own text may hold line ends and what a terminal takes for commands.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

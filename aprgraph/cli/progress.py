@@ -35,6 +35,21 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
+def byte_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar of ``total`` bytes with their rate; the block gets the function that advances it by some."""
+    if not sys.stderr.isatty() or not total:
+        yield lambda _count: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
 def replaying() -> Iterator[Callable[[str], None]]:
     """A line that names the tensor that has been replayed last; the block gets the function that changes it."""
     if not sys.stderr.isatty():

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.ir import Graph
-from aprgraph.runtime.check.survey import SurveyedTensor, survey
-from aprgraph.runtime.check.surveyed_matrix import Place
-
-#: Places that a sentence names.
-_NAMED = 4
+from aprgraph.runtime.check.survey import Surveyor
+from aprgraph.runtime.check.words import describe_nonfinite
 
 
 @dataclass(frozen=True)
@@ -28,9 +25,11 @@ class NonfiniteWeight:
 def find_nonfinite(file: GGUFFile, names: Iterable[str]) -> Iterator[NonfiniteWeight]:
     """Those of the tensors ``names`` that hold NaN or Inf, as they are found; reads all of each. Raises ModelFileError."""
     infos = [file.tensors[name] for name in dict.fromkeys(names) if name in file.tensors]
-    for found in survey(file, infos):
-        if found.nan or found.inf:
-            yield NonfiniteWeight(found.info.name, describe_nonfinite(found))
+    with Surveyor(file) as surveyor:
+        for info in infos:
+            found = surveyor.survey(info)
+            if found.nan or found.inf:
+                yield NonfiniteWeight(info.name, describe_nonfinite(found))
 
 
 def weights_behind(graph: Graph, name: str, known: Collection[str] = ()) -> tuple[str, ...]:
@@ -54,39 +53,3 @@ def source_of_nan(file: GGUFFile, graph: Graph, name: str, known: Collection[str
     if found is None:
         return None
     return f"the model file is broken: {found}; `aprgraph check {file.path}` lists all that is wrong with it"
-
-
-def describe_nonfinite(found: SurveyedTensor) -> str:
-    """``3 blocks with NaN scales (rows 0, 14, 187)``."""
-    parts = [
-        _count(number, kind, found.info.format.arrives_in_blocks)
-        for number, kind in ((found.nan, "NaN"), (found.inf, "infinite"))
-        if number
-    ]
-    return f"{' and '.join(parts)} ({describe_places(found, [place for matrix in found.matrices for place in matrix.places])})"
-
-
-def describe_places(found: SurveyedTensor, places: Sequence[Place]) -> str:
-    """``row 3, columns 32 to 63``, ``rows 0, 1, 19``, ``elements 5, 9``, or ``expert 2 row 5``, as the tensor has them."""
-    first = places[0]
-    if len(found.info.dims) == 1:
-        return _listed("element", [place.start for place in places])
-    if len(found.matrices) > 1:
-        named = list(dict.fromkeys(f"expert {place.matrix} row {place.row}" for place in places))
-        return ", ".join(named[:_NAMED]) + (" …" if len(named) > _NAMED else "")
-    if len(places) == 1:
-        columns = f"column {first.start}" if first.stop == first.start + 1 else f"columns {first.start} to {first.stop - 1}"
-        return f"row {first.row}, {columns}"
-    return _listed("row", [place.row for place in places])
-
-
-def _listed(noun: str, numbers: Sequence[int]) -> str:
-    distinct = list(dict.fromkeys(numbers))
-    more = " …" if len(distinct) > _NAMED else ""
-    return f"{noun}{'' if len(distinct) == 1 else 's'} {', '.join(map(str, distinct[:_NAMED]))}{more}"
-
-
-def _count(number: int, kind: str, blocks: bool) -> str:
-    if blocks:
-        return f"1 block with a{'n' if kind[0] == 'i' else ''} {kind} scale" if number == 1 else f"{number:,} blocks with {kind} scales"
-    return f"1 {kind} element" if number == 1 else f"{number:,} {kind} elements"

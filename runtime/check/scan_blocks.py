@@ -77,6 +77,15 @@ def scan_blocks(found: SurveyedMatrix, fmt: BlockFormat, raw: npt.NDArray[np.uin
     found.add_zeros(row, None if zero is None else zero.reshape(rows, across), rows)
 
 
+def octaves_of_blocks(fmt: BlockFormat, name: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """The octave of the scale ``name`` of each block [rows, blocks of a row]; 0 of what is not finite."""
+    bits = raw.reshape(-1).view(_layout(fmt))[name].reshape(len(raw), -1)
+    if fmt.field(name).dtype == "float16":
+        exponents = ((bits >> 10) & 31).astype(np.int64)
+        return np.where(exponents == 31, 0, exponents + _F16_TO_OCTAVE)
+    return np.where(bits == NONFINITE, 0, bits).astype(np.int64)
+
+
 def _see_nonfinite(
     found: SurveyedMatrix, nan: npt.NDArray[np.bool_], inf: npt.NDArray[np.bool_], row: int, across: int, fmt: BlockFormat
 ) -> None:

@@ -35,6 +35,15 @@ def scan_plain(found: SurveyedMatrix, dtype: str, raw: npt.NDArray[np.uint8], ro
     found.add_value(_value(first, dtype) if equal else None)
 
 
+def octaves_of_elements(dtype: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """The octave of each element [rows, columns]; 0 of what is not finite."""
+    unsigned, fraction, bias = _LAYOUT[dtype]
+    bits = raw.view(unsigned)
+    largest = (1 << bits.dtype.itemsize * 8 - 1 - fraction) - 1
+    exponents = ((bits >> fraction) & largest).astype(np.int64)
+    return np.where(exponents == largest, 0, exponents + 127 - bias)
+
+
 def _see_nonfinite(found: SurveyedMatrix, size: npt.NDArray[Any], infinite: Any, row: int) -> None:
     found.nan += int(np.count_nonzero(size > infinite))
     found.inf += int(np.count_nonzero(size == infinite))

@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.block_formats import decode_by_gguf
+from aprgraph.graph.block_formats import decode_by_gguf, decode_reference
 from aprgraph.graph.errors import ModelFileError
 from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
-from aprgraph.runtime.check.scan_blocks import scan_blocks
-from aprgraph.runtime.check.scan_plain import scan_plain
-from aprgraph.runtime.check.surveyed_matrix import SurveyedMatrix
+from aprgraph.runtime.check.scan_blocks import octaves_of_blocks, scan_blocks
+from aprgraph.runtime.check.scan_plain import octaves_of_elements, scan_plain
+from aprgraph.runtime.check.surveyed_matrix import KEPT, Place, SurveyedMatrix
 
 #: Bytes that are read and looked at in one go: they and what is made of them stay in the processor's cache.
 _CHUNK = 1 << 19
+#: Bytes of each chunk by which tensors are told apart.
+_SAMPLE = 4096
+#: A tensor of one dimension of at most so many elements is kept as values.
+_VALUES = 1 << 20
+#: Fewer blocks or rows say nothing about what is usual.
+LEAST_UNITS = 16
+#: Called with the number of bytes that were read since the last call.
+Progress = Callable[[int], None]
+#: Finds where a tensor's scales of a field, or its elements, are of an octave or above: (tensor, field, octave).
+Locate = Callable[[TensorInfo, str, int], list[Place]]
 
 
 @dataclass(frozen=True)
 class SurveyedTensor:
-    """A tensor and its matrices: one, or one for each expert."""
+    """A tensor and its matrices: one, or one for each expert; of one with a single, not too long dimension also its ``values``.
+
+    ``sample`` differs between tensors that differ in the bytes that were sampled.
+    """
 
     info: TensorInfo
     matrices: tuple[SurveyedMatrix, ...]
+    sample: int
+    values: npt.NDArray[np.float64] | None = None
+
+    def octaves(self, field: str) -> npt.NDArray[np.int64]:
+        """The histogram of a field over all matrices."""
+        total: npt.NDArray[np.int64] = np.sum([matrix.octaves[field] for matrix in self.matrices], axis=0)
+        return total
 
     @property
     def nan(self) -> int:
@@ -38,57 +60,99 @@ class SurveyedTensor:
         return sum(matrix.inf for matrix in self.matrices)
 
 
-def survey(file: GGUFFile, tensors: Iterable[TensorInfo]) -> Iterator[SurveyedTensor]:
-    """Look at each of ``tensors``, in the order given. Raises ModelFileError for a file that can no longer be read."""
-    try:
-        descriptor = os.open(file.path, os.O_RDONLY)
-    except OSError as error:
-        raise ModelFileError(f"{file.path}: cannot be opened: {error.strerror}") from None
-    try:
-        for info in tensors:
-            yield _survey_tensor(descriptor, file, info)
-    finally:
-        os.close(descriptor)
+@dataclass(frozen=True)
+class _Part:
+    """Whole rows of a matrix: u8 [rows, bytes of a row], good until the next part is read."""
+
+    matrix: int
+    row: int
+    raw: npt.NDArray[np.uint8]
 
 
-def _survey_tensor(descriptor: int, file: GGUFFile, info: TensorInfo) -> SurveyedTensor:
-    columns = info.dims[-1]
-    rows = info.dims[-2] if len(info.dims) > 1 else 1
-    count = info.nbytes // (rows * info.row_bytes)
-    at_once = max(1, _CHUNK // info.row_bytes)
-    buffer = np.empty((min(at_once, rows), info.row_bytes), np.uint8)
-    matrices = []
-    for index in range(count):
-        units = columns // info.format.elements if info.format.arrives_in_blocks else columns
-        found = SurveyedMatrix.empty(index, rows, columns, units)
-        start = info.offset + index * rows * info.row_bytes
-        for row in range(0, rows, at_once):
-            part = buffer[: min(at_once, rows - row)]
-            _read(descriptor, file, part, start + row * info.row_bytes)
-            _look_at(found, info, part, row)
-        matrices.append(found)
-    return SurveyedTensor(info, tuple(matrices))
+class Surveyor:
+    """Looks at tensors of one file. Its methods raise ModelFileError for a file that can no longer be read."""
 
-
-def _look_at(found: SurveyedMatrix, info: TensorInfo, part: npt.NDArray[np.uint8], row: int) -> None:
-    if info.format.arrives_in_blocks:
-        scan_blocks(found, info.format, part, row)
-    elif info.format.is_plain:
-        scan_plain(found, info.format.fields[0].dtype, part, row)
-    else:
-        decoded = decode_by_gguf(info.format, part, (len(part), info.dims[-1]))
-        scan_plain(found, "float32", decoded.view(np.uint8), row)
-
-
-def _read(descriptor: int, file: GGUFFile, into: npt.NDArray[np.uint8], offset: int) -> None:
-    view, done = into.data.cast("B"), 0
-    while done < len(view):
+    def __init__(self, file: GGUFFile, progress: Progress | None = None) -> None:
+        self._file, self._progress = file, progress
         try:
-            count = os.preadv(descriptor, [view[done:]], offset + done)
+            self._descriptor = os.open(file.path, os.O_RDONLY)
         except OSError as error:
-            raise ModelFileError(
-                f"{file.path}: cannot be read at byte {offset + done}: {error.strerror}; the disk may be failing"
-            ) from None
-        if not count:
-            raise ModelFileError(f"{file.path}: became shorter while it was read; let whatever writes it finish")
-        done += count
+            raise ModelFileError(f"{file.path}: cannot be opened: {error.strerror}") from None
+
+    def __enter__(self) -> Surveyor:  # noqa: PYI034 -- Self is in typing from Python 3.11 on
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        os.close(self._descriptor)
+
+    def survey(self, info: TensorInfo) -> SurveyedTensor:
+        """Look at one tensor, all of it."""
+        rows, columns = _rows(info), info.dims[-1]
+        units = columns // info.format.elements if info.format.arrives_in_blocks else columns
+        matrices: list[SurveyedMatrix] = []
+        values = None
+        sample = 0
+        for part in self._parts(info):
+            if part.matrix == len(matrices):
+                matrices.append(SurveyedMatrix.empty(part.matrix, rows, columns, units))
+            sample = zlib.crc32(part.raw.reshape(-1)[:_SAMPLE].data, sample)
+            _look_at(matrices[-1], info, part)
+            if len(info.dims) == 1 and columns <= _VALUES:
+                values = decode_reference(info.format, part.raw, info.dims)
+        return SurveyedTensor(info, tuple(matrices), sample, values)
+
+    def locate(self, info: TensorInfo, field: str, octave: int) -> list[Place]:
+        """See ``Locate``."""
+        places: list[Place] = []
+        for part in self._parts(info):
+            if info.format.arrives_in_blocks:
+                octaves, width = octaves_of_blocks(info.format, field, part.raw), info.format.elements
+            else:
+                octaves, width = octaves_of_elements(*_plain(info, part.raw)), 1
+            for row, unit in np.argwhere(octaves >= octave)[: KEPT - len(places)].tolist():
+                places.append(Place(part.row + row, unit * width, (unit + 1) * width, part.matrix))
+            if len(places) == KEPT:
+                break
+        return places
+
+    def _parts(self, info: TensorInfo) -> Iterator[_Part]:
+        rows = _rows(info)
+        at_once = min(max(1, _CHUNK // info.row_bytes), rows)
+        buffer = np.empty((at_once, info.row_bytes), np.uint8)
+        for start in range(0, info.nbytes // info.row_bytes, rows):
+            for row in range(0, rows, at_once):
+                raw = buffer[: min(at_once, rows - row)]
+                self._read(raw, info.offset + (start + row) * info.row_bytes)
+                yield _Part(start // rows, row, raw)
+
+    def _read(self, into: npt.NDArray[np.uint8], offset: int) -> None:
+        view, done = into.data.cast("B"), 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                where = f"{self._file.path}: cannot be read at byte {offset + done}: {error.strerror}"
+                raise ModelFileError(f"{where}; the disk may be failing") from None
+            if not count:
+                raise ModelFileError(f"{self._file.path}: became shorter while it was read; let whatever writes it finish")
+            done += count
+        if self._progress is not None:
+            self._progress(done)
+
+
+def _rows(info: TensorInfo) -> int:
+    return info.dims[-2] if len(info.dims) > 1 else 1
+
+
+def _look_at(found: SurveyedMatrix, info: TensorInfo, part: _Part) -> None:
+    if info.format.arrives_in_blocks:
+        scan_blocks(found, info.format, part.raw, part.row)
+    else:
+        scan_plain(found, *_plain(info, part.raw), part.row)
+
+
+def _plain(info: TensorInfo, raw: npt.NDArray[np.uint8]) -> tuple[str, npt.NDArray[np.uint8]]:
+    """Rows of a plain format, or decoded to one: its dtype and its bytes."""
+    if info.format.is_plain:
+        return info.format.fields[0].dtype, raw
+    return "float32", decode_by_gguf(info.format, raw, (len(raw), info.dims[-1])).view(np.uint8)

@@ -33,8 +33,9 @@ class SurveyedMatrix:
 
     ``nan`` and ``inf`` count units' scales, or elements where the format is plain; ``octaves`` is a histogram of magnitudes, by
     field, of what is finite and not 0. ``live_rows`` and ``live_columns`` say of each row and each column of units whether
-    anything in it is not 0. ``hole`` is the longest run of zero units, as its first unit and its length. ``normal``: something in
-    it is at least the smallest normal number of its dtype. ``varied``: its elements are not all equal; else they are ``value``.
+    anything in it is not 0. ``hole`` is the longest run of zero units that is not whole rows, as its first unit and its length.
+    ``normal``: something in it is at least the smallest normal number of its dtype. ``varied``: its elements are not all equal; else
+    they are ``value``.
     """
 
     index: int
@@ -90,10 +91,11 @@ class SurveyedMatrix:
         if starts.size and starts[0] == first and sum(self._open_run) == first and self._open_run[1]:
             lengths[0] += self._open_run[1]
             starts[0] = self._open_run[0]
-        if starts.size:
-            longest = int(lengths.argmax())
-            if lengths[longest] > self.hole[1]:
-                self.hole = (int(starts[longest]), int(lengths[longest]))
+        across = len(self.live_columns)
+        inside = np.where((starts % across != 0) | ((starts + lengths) % across != 0), lengths, 0)
+        if starts.size and inside.max() > self.hole[1]:
+            longest = int(inside.argmax())
+            self.hole = (int(starts[longest]), int(lengths[longest]))
         ends_here = starts.size and starts[-1] + lengths[-1] == first + zero.size
         self._open_run = (int(starts[-1]), int(lengths[-1])) if ends_here else (0, 0)
 

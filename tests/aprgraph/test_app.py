@@ -20,7 +20,7 @@ from aprgraph.graph.errors import AprgraphError
 from aprgraph.runtime.trace_writer import TraceWriter
 from tests.support.cli import error_of, fails, run_cli, run_process, run_python
 
-COMMANDS = ("compile", "run", "diff", "graph", "inspect", "stages", "models")
+COMMANDS = ("check", "compile", "run", "diff", "graph", "inspect", "stages", "models")
 
 
 def test_help_lists_the_commands_and_shows_examples() -> None:
@@ -28,7 +28,7 @@ def test_help_lists_the_commands_and_shows_examples() -> None:
     assert (result.code, result.err) == (0, "")
     for command in COMMANDS:
         assert f"\n  {command} " in result.out
-    assert "Example:\n    aprgraph compile model.gguf" in result.out
+    assert "Example:\n    aprgraph check model.gguf" in result.out
     assert run_cli("-h") == result
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,23 @@ def test_a_model(model_path: Path) -> None:
     assert document["metadata"]["tokenizer.ggml.tokens"] == "array of 291"
     assert document["tensors"]["blk.2.attn_v.weight"] == "F16 32 x 64"
     assert document["tensors"]["blk.0.ffn_up.weight"] == "Q8_0 96 x 64"
+    assert list(document["findings"]) == ["note: the file has no chat template"]
+    assert document["weights"].startswith("not read; `aprgraph check ")
+
+
+def test_what_a_model_file_lacks(tiny_model: Callable[..., Path]) -> None:
+    """The cheap part of `aprgraph check`: keys, names and shapes, the vocabulary; not the weights."""
+    document, lines = inspect(tiny_model(family="qwen2", rope_base=None))
+    (said,) = document["findings"]["warning: the metadata leave out what the numbers depend on"]
+    assert said.startswith("qwen2.rope.freq_base is not in the file: 10000 was taken")
+    assert any("qwen2.rope.freq_base is not in the file" in line for line in lines)
+
+
+def test_what_a_gguf_file_is_that_is_no_model() -> None:
+    file = small_llama()
+    file.set("general.type", STRING, "mmproj")
+    Path("m.gguf").write_bytes(file.pack())
+    assert inspect("m.gguf")[0]["findings"] == {"error: this is no whole model": ["this is a projector of images or sound (mmproj)"]}
 
 
 def test_a_model_of_another_architecture() -> None:
@@ -109,8 +127,10 @@ def test_long_values_are_cut() -> None:
 
 @pytest.mark.parametrize(("make", "expected"), [
     (lambda: None, "x: not there; expected an APRT file, a GGUF file, or the directory of a trace or an artifact"),
-    (lambda: Path("x").write_bytes(b""), "x: begins with b''; expected an APRT file, a GGUF file, "),
-    (lambda: Path("x").write_bytes(b"PK\x03\x04 and so on"), r"x: begins with b'PK\x03\x04'; expected"),
+    (lambda: Path("x").write_bytes(b"abcdef"), "x: begins with b'abcd'; expected an APRT file, a GGUF file, "),
+    (lambda: Path("x").write_bytes(b""), "x: an empty file; "),
+    (lambda: Path("x").write_bytes(b"PK\x03\x04 and so on"), "x: a ZIP archive; unpack it first; expected an APRT file"),
+    (lambda: (Path("x").mkdir(), Path("x/config.json").write_text("{}")), "x: a Hugging Face folder; aprgraph does not read these yet"),
     (lambda: Path("x").write_bytes(b"APRT"), "x: 4 bytes, too short for an APRT file"),
     (lambda: Path("x").write_bytes(b"APRT" + bytes(9)), "x: 13 bytes, expected 12 for the 0 elements"),
     (lambda: Path("x").write_bytes(b"GGUF" + bytes(4)), "x: GGUF version 0, expected 2 or 3"),

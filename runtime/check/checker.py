@@ -1,0 +1,138 @@
+"""`check`: everything that can be said about a model file before anybody runs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from aprgraph.graph.errors import ModelFileError
+from aprgraph.graph.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf
+from aprgraph.graph.gguf_file import GGUFFile, TensorFault
+from aprgraph.runtime.check.finding import Finding
+from aprgraph.runtime.check.key_rules import judge_keys
+from aprgraph.runtime.check.report import CheckReport
+from aprgraph.runtime.check.structure import Structure
+from aprgraph.runtime.check.survey import Progress
+from aprgraph.runtime.check.tokenizer_rules import judge_tokenizer
+from aprgraph.runtime.check.weights import judge_numbers, judge_weights
+from aprgraph.runtime.check.words import text_of
+
+_MODEL = "model"
+
+
+def check(path: str | Path, *, weights: bool = True, progress: Progress | None = None) -> CheckReport:
+    """Look at a file, and at all of its weights if ``weights``; ``progress`` is called with the bytes that were read.
+
+    Raises ModelFileError for what is not there, cannot be read, or is nothing that anybody knows.
+    """
+    path = Path(path)
+    kind = _other_kind(path)
+    if kind is not None:
+        return CheckReport(path, kind.name, (_of_kind(kind),), 0, 0, 0, ("what is in it",))
+    faults: list[TensorFault] = []
+    try:
+        file = GGUFFile(path, faults)
+    except ModelFileError as error:
+        found = Finding.of("file-damaged", "", text_of(error, path, ""))
+        return CheckReport(path, _MODEL, (found,), 0, 0, 0, ("tensors, metadata and tokenizer: the header cannot be read",))
+    return _Check(file, faults).run(weights, progress)
+
+
+class _Check:
+    """One check of a GGUF file. ``faults`` are of tensors that the file lists and that do not lie in it as they should."""
+
+    def __init__(self, file: GGUFFile, faults: list[TensorFault]) -> None:
+        self._file, self._faults = file, faults
+        self._kind = kind_of_gguf(file.path, file.metadata, [*file.tensors, *(fault.name for fault in faults)])
+        self._not_looked_at: list[str] = []
+        self._aside: set[str] = set()
+
+    def run(self, weights: bool, progress: Progress | None) -> CheckReport:
+        file, read = self._file, 0
+
+        def count(nbytes: int) -> None:
+            nonlocal read
+            read += nbytes
+            if progress is not None:
+                progress(nbytes)
+
+        findings = [*self._placement(), *self._contents()]
+        if weights:
+            is_model = self._kind is None or self._kind.name == "split"
+            architecture = str(file.metadata.get("general.architecture"))
+            findings += judge_weights(file, architecture, count, self._aside) if is_model else judge_numbers(file, count)
+        elif file.tensors:
+            self._not_looked_at.append("the values of the weights (--quick)")
+        tensors = len({*file.tensors, *(fault.name for fault in self._faults)})
+        return CheckReport(
+            file.path,
+            _MODEL if self._kind is None else self._kind.name,
+            tuple(findings),
+            tensors,
+            len(file.tensors) if weights else 0,
+            read,
+            tuple(self._not_looked_at),
+        )
+
+    def _placement(self) -> Iterator[Finding]:
+        """Of tensors that the file lists, and of what else it holds."""
+        file = self._file
+        needed = max((fault.info.offset + fault.info.nbytes for fault in self._faults if fault.info is not None), default=0)
+        if needed > file.size:
+            missing = needed - file.size
+            yield Finding.of("file-truncated", "", f"{missing:,} of {needed:,} bytes are missing, {missing / needed:.0%}")
+        for fault in self._faults:
+            yield Finding.of("tensor-damaged", fault.name, text_of(fault.error, file.path, fault.name))
+        if self._faults:
+            self._not_looked_at.append("the values of the tensors that do not lie in the file as they should")
+        elif file.tensors:
+            end = max(info.offset + info.nbytes for info in file.tensors.values())
+            beyond = file.size - -(-end // file.alignment) * file.alignment
+            if beyond > 0:
+                yield Finding.of("file-tail", "", f"{beyond:,} bytes")
+
+    def _contents(self) -> Iterator[Finding]:
+        """Of metadata, tensors' names and shapes, and the tokenizer."""
+        file = self._file
+        if self._kind is not None:
+            yield _of_kind(self._kind)
+            self._not_looked_at.append("metadata, tensors and tokenizer as those of a whole model")
+            return
+        structure = Structure(file, {fault.name for fault in self._faults})
+        yield from structure.findings
+        if structure.why_not is not None:
+            self._not_looked_at.append(structure.why_not)
+        if structure.model is not None:
+            yield from judge_keys(structure.model)
+            self._aside = {name for group in structure.model.left_out for name in group.names}
+        table = file.tensors.get("token_embd.weight")
+        yield from judge_tokenizer(file.metadata, None if table is None else math.prod(table.dims[:-1]))
+
+
+def _other_kind(path: Path) -> FileKind | None:
+    """What a folder or a file is that is no GGUF file; None if it is one. Raises ModelFileError."""
+    try:
+        if path.is_dir():
+            kind = kind_of_folder(path)
+            if kind is None:
+                raise ModelFileError(f"{path}: a folder; give the path of a .gguf file")
+            return kind
+        if not path.is_file():
+            raise ModelFileError(f"{path}: {'not a regular file' if path.exists() else 'not there'}; give the path of a .gguf file")
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a path with a NUL in it
+        raise ModelFileError(f"{str(path)!r}: cannot be opened: {error}; give the path of a .gguf file") from None
+    if head.startswith(b"GGUF"):
+        return None
+    kind = kind_of_bytes(head)
+    if kind is None:
+        raise ModelFileError(f"{path}: not a GGUF file, nor anything else that is known here: begins with {head[:4]!r}, expected b'GGUF'")
+    return kind
+
+
+def _of_kind(kind: FileKind) -> Finding:
+    return Finding.of("file-kind", "", f"this is {kind.what}", kind.advice)

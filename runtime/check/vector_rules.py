@@ -1,0 +1,53 @@
+"""What is wrong with weights of one dimension: norms, and what frequencies of RoPE are divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from aprgraph.runtime.check.finding import Finding
+from aprgraph.runtime.check.survey import SurveyedTensor
+from aprgraph.runtime.check.words import runs_in_words
+
+#: Norms of real models have medians from 0.002 (SmolLM2) to 340 (Gemma 3), and up to half of their elements negative.
+_LEAST_MEDIAN, _MOST_MEDIAN = 2.0**-13, 2.0**13
+_NEGATIVE_SHARE = 0.8
+#: An RMSNorm of so few elements tells nothing.
+_LEAST_ELEMENTS = 16
+
+
+def judge_vector(found: SurveyedTensor) -> Iterator[Finding]:
+    """All that is wrong with a tensor of one dimension that is not all 0."""
+    name, values = found.info.name, found.values
+    if values is None:
+        return
+    if name.startswith(("rope_freqs.", "rope_factors_")):
+        wrong = np.flatnonzero(~(values > 0))
+        if wrong.size:
+            yield Finding.of("rope-factor", name, f"{runs_in_words('element', wrong)} of {values.size}, the first {values[wrong[0]]:.4g}")
+    elif name.endswith("norm.weight") and values.size >= _LEAST_ELEMENTS and np.isfinite(values).all():
+        median, negative = float(np.median(np.abs(values))), float((values < 0).mean())
+        if (values == 1).all():
+            yield Finding.of("weight-untrained", name, f"all of its {values.size:,} elements are 1")
+        elif negative > _NEGATIVE_SHARE:
+            yield Finding.of("norm-odd", name, f"{negative:.0%} of its elements are negative")
+        elif not _LEAST_MEDIAN <= median <= _MOST_MEDIAN:
+            yield Finding.of("norm-odd", name, f"its elements are about {median:.2g} in size")
+
+
+def judge_norms_together(architecture: str, norms: Sequence[SurveyedTensor]) -> Iterator[Finding]:
+    """What is wrong with the norms of a model, taken together.
+
+    Files of Gemma 3 hold 1 + w, where some w of each trained norm are below 0; if all are above 1, the 1 was added twice.
+    """
+    if architecture != "gemma3":
+        return
+    values = _all_values(norms)
+    if values.size >= _LEAST_ELEMENTS and (values > 1).all():
+        text = f"each of the {values.size:,} elements of {len(norms)} norms is above 1: files of gemma3 hold 1 + w, is it 2 + w here?"
+        yield Finding.of("norm-odd", "", text)
+
+
+def _all_values(norms: Iterable[SurveyedTensor]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.concatenate([norm.values for norm in norms if norm.values is not None] or [np.zeros(0)])

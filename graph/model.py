@@ -88,12 +88,15 @@ class Model:
                 f"{base} is not in the file: {hp.rope.base:.10g} was taken{other}; if the model has another base, give it with "
                 f"--override-kv {base}=float:VALUE"
             )
-        window, scaling, magnitude = (
-            f"{prefix}.{key}" for key in ("attention.sliding_window", "rope.scaling.type", "rope.scaling.attn_factor")
+        window, scaling, magnitude, original = (
+            f"{prefix}.{key}"
+            for key in ("attention.sliding_window", *(f"rope.scaling.{name}" for name in ("type", "attn_factor", "original_context_length")))
         )
         if self.family.window is not None and self.family.window.period and window in self.defaults:
             found[window] = f"{window} is not in the file: every layer attends to all positions"
         factors = self.has("rope_factors_long.weight") or self.has("rope_factors_short.weight")
+        if (self.metadata.get(scaling) == "yarn" or factors) and original not in self.metadata:
+            found[original] = f"{original} is not in the file: {hp.context}, the context itself, was taken, as llama.cpp does"
         if self.metadata.get(scaling) == "longrope" and not factors:
             found[scaling] = (
                 f"{scaling} is longrope, but the file has no rope_factors_long.weight and rope_factors_short.weight: RoPE is not stretched"
@@ -183,8 +186,14 @@ def _check_overrides(metadata: Metadata, family: Family, overrides: Mapping[str,
 
 
 def _check_ignored(file: GGUFFile, metadata: Metadata, patterns: Sequence[re.Pattern[str]]) -> None:
-    """Raise AprgraphError for a pattern that nothing matches: a misspelt one would be of no use, unnoticed."""
+    """Raise AprgraphError for a pattern that nothing matches, which would be of no use, unnoticed, or that matches a key that is read."""
     for pattern in patterns:
+        read = next((key for key in metadata if key in metadata.keys_read and pattern.fullmatch(key)), None)
+        if read is not None:
+            raise AprgraphError(
+                f"--ignore {shown(pattern.pattern)}: leaves out the key {read}, which the model is read by; expected a pattern of keys and "
+                "tensors that nothing uses (--override-kv gives a key another value)"
+            )
         if not any(map(pattern.fullmatch, (*file.tensors, *metadata))):
             raise AprgraphError(
                 f"--ignore {shown(pattern.pattern)}: no tensor and no metadata key of {file.path} has a name that matches as a whole; "

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import UnsupportedModelError, shown
-from aprgraph.graph.families import Family, Hyperparameters
+from aprgraph.graph.families import FAMILIES, Family, Hyperparameters
 from aprgraph.graph.metadata import ArrayValue, Metadata
 from aprgraph.graph.model_keys import ModelKey, Surroundings, find_model_key
 from aprgraph.graph.side_tensors import pattern_of
@@ -45,6 +45,10 @@ def unread_keys(
 ) -> Iterator[UnreadKey]:
     """All that ``account_for_keys`` speaks of."""
     at, prefix = surroundings_of(metadata, family, hyperparameters), f"{family.architecture}."
+    for key, value in metadata.items():
+        if not key.startswith(prefix) and key.partition(".")[0] in FAMILIES:
+            sentence = f"{key} is {shown(_plain(value))}: a key of another architecture than {family.architecture}, which nothing reads"
+            yield UnreadKey(key, sentence)
     for name, value in at.values.items():
         key = prefix + name
         if key in metadata.keys_read:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.follow_up import print_suggestion, write_guilty
+from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
@@ -66,6 +67,7 @@ def audit(
     ids = None if tokens is None else parse_tokens(tokens)
     opened = open_source(trace)
     loaded = load_model(model, parse_overrides(override_kv or []), ignore or [])
+    print_notices(loaded.notices)
     with replaying() as progress:
         found = comparison.audit(opened, loaded, tokens=ids, profile=profile, tolerances=tolerances or [], progress=progress)
     if suggest:

@@ -13,6 +13,7 @@ import typer
 
 from aprgraph.cli.follow_up import write_guilty
 from aprgraph.cli.input import encode, read_input
+from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Ignore, Override, Repro
 from aprgraph.cli.progress import spinner
 
@@ -75,6 +76,7 @@ def bisect(
         check_empty_folder(repro)
     given = read_input(prompt, None, tokens, None, chat=False, system=None)
     loaded = load(model, parse_overrides(override_kv or []), ignore or [])
+    print_notices(loaded.model.notices)
     ids = encode(loaded, given, chat=False, system=None)
     sides, names = (_open(loaded, "--a", a), _open(loaded, "--b", b)), side_names(a, b)
     with place_for(output) as place:

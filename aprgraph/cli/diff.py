@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.follow_up import print_suggestion, write_guilty
+from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 
@@ -152,7 +153,9 @@ def _load(model: Path | None, tokens: str | None, override_kv: list[str], ignore
     from aprgraph.graph.model import load_model  # noqa: PLC0415
 
     if model is not None:
-        return load_model(model, parse_overrides(override_kv), ignore)
+        loaded = load_model(model, parse_overrides(override_kv), ignore)
+        print_notices(loaded.notices)
+        return loaded
     for option, given in (("--tokens", tokens), ("--override-kv", override_kv), ("--ignore", ignore), ("--repro", repro)):
         if given:
             raise ComparisonError(f"{option} is for the replay of a model; name it with --model")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from aprgraph.graph.ir import Attr, Node
 from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
 from aprgraph.graph.ops.base import Array, Op
 from aprgraph.graph.ops.cache import CACHE
@@ -23,4 +26,10 @@ OPS: dict[str, Op] = {
     )
 }  # fmt: skip
 
-__all__ = ["OPS", "Array", "Op"]
+
+def complete_attrs(node: Node) -> Mapping[str, Attr]:
+    """The attributes of a node, with the defaults of those that its graph leaves out."""
+    return {**(OPS[node.op].defaults if node.op in OPS else {}), **node.attrs}
+
+
+__all__ = ["OPS", "Array", "Op", "complete_attrs"]

@@ -31,7 +31,8 @@ def attention_mask(n: int, t: int, window: int, *, causal: bool = True) -> Array
     return seen & (keys > positions - window) if window else seen
 
 
-def _mask_of(n: int, t: int, attrs: Attrs) -> Array:
+def mask_of(n: int, t: int, attrs: Attrs) -> Array:
+    """The mask of an attention op with the attributes ``attrs``."""
     return attention_mask(n, t, integer(attrs, "window"), causal=is_causal(attrs))
 
 
@@ -62,7 +63,7 @@ def _scores_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     n, t = q.shape[0], k.shape[0]
     queries = q.reshape(n, heads, -1).transpose(1, 0, 2)
     keys = np.repeat(k.reshape(t, kv_heads, -1).transpose(1, 2, 0), heads // kv_heads, axis=0)
-    return np.where(_mask_of(n, t, attrs), (queries @ keys) * number(attrs, "scale"), 0.0)
+    return np.where(mask_of(n, t, attrs), (queries @ keys) * number(attrs, "scale"), 0.0)
 
 
 ATTN_SCORES = Op(
@@ -84,7 +85,7 @@ def _softmax(types: Types, attrs: Attrs) -> TensorType:
 def _softmax_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     scores = operands[0]
     _, n, t = scores.shape
-    mask = _mask_of(n, t, attrs)
+    mask = mask_of(n, t, attrs)
     shifted = np.where(mask, scores, -np.inf)
     shifted = shifted - shifted.max(axis=-1, keepdims=True)
     weights = np.where(mask, np.exp(shifted), 0.0)

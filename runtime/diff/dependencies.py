@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import networkx as nx
 
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.ops.attention import is_causal
 from aprgraph.graph.stages import STAGES
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.trace import Trace
@@ -25,12 +26,13 @@ class Dependencies:
     """``graph`` has an edge from every value to those computed from it; ``value_of`` finds the value of a tensor.
 
     Graph inputs (tokens, positions) are left out: two runs that are compared have the same. ``weights`` are values
-    that come from the model file.
+    that come from the model file. ``causal``: no position depends on later ones, as far as is known.
     """
 
     graph: nx.DiGraph[Value] = field(default_factory=nx.DiGraph)
     value_of: dict[Key, Value] = field(default_factory=dict)
     weights: set[Value] = field(default_factory=set)
+    causal: bool = True
 
     def add(self, value: Value, operands: Iterable[Value], key: Key | None = None) -> None:
         """Add a value, after its operands."""
@@ -68,7 +70,7 @@ def find_dependencies(a: Trace, b: Trace, keys: Iterable[Key]) -> Dependencies:
 
 def from_graph(graph: Graph, steps: Iterable[int] = (0,)) -> Dependencies:
     """The dependencies of ``graph``, run once per step."""
-    result = Dependencies()
+    result = Dependencies(causal=all(is_causal(node.attrs) for node in graph))
     previous: int | None = None
     for step in steps:
         for node in graph:

@@ -1,8 +1,8 @@
 """What lies behind a near-tie that fell the other way: from there on the two runs compute something else, and neither is wrong.
 
 At a position that chose another expert, the layer's output differs by as much as two experts' do; the layers behind it differ there,
-and through attention at every later position. A tensor that exceeds its limit behind a near-tie is judged by the positions before; where
-there is none, it is UNMEASURED, neither equal nor divergent.
+and through attention at every later position, or at every one if the model is not causal. A tensor that exceeds its limit behind a
+near-tie is judged by the positions before; where there is none, it is UNMEASURED, neither equal nor divergent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def set_aside(
         one = measured[pair.key]
         sources = [key for key in flipped if dependencies.value_of[pair.key] in behind[key]]
         if one.state is State.EXCEEDS and sources and isinstance(one.metrics, TensorMetrics):
-            result[pair.key] = _judge(pair, one, {key: flipped[key] for key in sources}, measurer)
+            result[pair.key] = _judge(pair, one, {key: flipped[key] for key in sources}, measurer, causal=dependencies.causal)
     return result
 
 
@@ -45,8 +45,8 @@ def _positions(ids: Measured) -> int:
     return ids.metrics.positions
 
 
-def _judge(pair: Pair, one: Measured, flipped: Mapping[Key, Sequence[int]], measurer: Measurer) -> Measured:
-    excluded = set().union(*(_affected(pair, key, positions) for key, positions in flipped.items()))
+def _judge(pair: Pair, one: Measured, flipped: Mapping[Key, Sequence[int]], measurer: Measurer, *, causal: bool) -> Measured:
+    excluded = set().union(*(_affected(pair, key, positions, causal=causal) for key, positions in flipped.items()))
     if not excluded:
         return one
     step, layer, _ = min(flipped, key=lambda key: (key[0], key[1] or 0))
@@ -62,7 +62,7 @@ def _judge(pair: Pair, one: Measured, flipped: Mapping[Key, Sequence[int]], meas
     return replace(one, state=State.NOISE, reason=None, metrics=replace(metrics, bit_identical=False), remark=remark)
 
 
-def _affected(pair: Pair, source: Key, from_end: Sequence[int]) -> set[int]:
+def _affected(pair: Pair, source: Key, from_end: Sequence[int], *, causal: bool) -> set[int]:
     """The positions of a tensor that positions of ``source``, counted from the end, reach."""
     assert pair.shape is not None
     count = pair.shape[pair.position_axis] if pair.position_axis is not None else 1
@@ -72,4 +72,4 @@ def _affected(pair: Pair, source: Key, from_end: Sequence[int]) -> set[int]:
         return set()  # compared expert by expert already
     if pair.key[1] == source[1]:
         return {count + position for position in from_end if count + position >= 0}
-    return set(range(max(count + from_end[0], 0), count))
+    return set(range(max(count + from_end[0], 0) if causal else 0, count))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops import complete_attrs
 from aprgraph.runtime.trace import Trace
 
 #: The largest number of differences that are told one by one.
@@ -73,9 +74,10 @@ def compare_graphs(graph_a: Graph, graph_b: Graph) -> GraphDifferences:
 def _changes(graph_a: Graph, node: Node, graph_b: Graph, other: Node) -> Iterator[str]:
     if node.op != other.op:
         yield f"{node.op} in A, {other.op} in B"
-    for name in sorted({*node.attrs, *other.attrs}):
-        ours, theirs = node.attrs.get(name), other.attrs.get(name)
-        if ours != theirs and not (node.op == "weight" and name == "dtype"):
+    attrs, others = complete_attrs(node), complete_attrs(other)
+    for name in sorted({*attrs, *others}):
+        ours, theirs = attrs.get(name), others.get(name)
+        if ours != theirs and not (node.op == "weight" and name in ("dtype", "scale")):  # how the file holds it
             yield f"{name} = {_shown(ours)} in A, {_shown(theirs)} in B"
     operands = graph_a.operand_names(node.name), graph_b.operand_names(node.name)
     if node.op == other.op and operands[0] != operands[1]:

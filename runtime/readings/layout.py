@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
-from aprgraph.graph.ops.attention import attention_mask
+from aprgraph.graph.ops.attention import mask_of
 from aprgraph.graph.stages import STAGE_BY_NAME
 
 _Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS = "H*D", "K*D", "(H+2K)*D"
@@ -47,7 +47,8 @@ def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
         return Layout(plain)
     heads, kv_heads = scores.attr_int("heads"), scores.attr_int("kv_heads")
     if node.name == scores.name:
-        return Layout(plain, mask=attention_mask(shape[1], shape[2], scores.attr_int("window")), scale=scores.attr_float("scale"))
+        mask = mask_of(shape[1], shape[2], scores.attrs)
+        return Layout(plain, mask=None if mask.all() else mask, scale=scores.attr_float("scale"))
     if letters[-1] not in (_Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS):
         return Layout(plain)
     columns = graph.operands(scores.name)[0].type.dims[1]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
+from aprgraph.graph.families import read_hyperparameters
+from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.model import load_model
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.reference import interpret
@@ -77,7 +80,6 @@ def test_sizes_that_differ_between_layers_make_layers_of_their_own(tmp_path: Pat
 def test_experts_that_differ_between_layers_are_refused_by_layer(tiny_model: Tiny) -> None:
     model = load_model(tiny_model(family="qwen3moe"))
     values = {**model.file.metadata, "qwen3moe.expert_used_count": _Numbers([2, 1])}
-    from aprgraph.graph.families import read_hyperparameters
     from aprgraph.graph.metadata import Metadata
 
     with pytest.raises(UnsupportedModelError, match=r"qwen3moe\.expert_used_count is 2 in layer 0 and 1 in layer 1; supported is one"):
@@ -176,8 +178,9 @@ def test_commands_take_ignore_and_keep_it(tmp_path: Path) -> None:
     assert manifest["model"]["ignore"] == [option[1]]
     assert manifest["notes"] == [note.removeprefix("note: ").strip()]
     assert run_cli("run", tmp_path / "m.aprg", *option).code == 2
-    assert run_cli("audit", tmp_path / "t", "--model", path, *option).code == 0
-    assert run_cli("diff", tmp_path / "t", tmp_path / "t", "--model", path, *option).code == 0
+    for command in (("audit", tmp_path / "t"), ("diff", tmp_path / "t", tmp_path / "t")):
+        found = run_cli(*command, "--model", path, *option)
+        assert (found.code, found.err) == (0, note)
     assert run_cli("diff", tmp_path / "t", tmp_path / "t", *option).code == 2
 
 
@@ -205,6 +208,18 @@ def test_long_rope_without_its_factors_is_said(tiny_model: Tiny) -> None:
     (notice,) = load_model(tiny_model(family="phi3"), keys).notices
     assert notice.startswith("phi3.rope.scaling.type is longrope, but the file has no rope_factors_long.weight")
     assert load_model(tiny_model(family="phi3", rope_long_and_short=True, original_context=16)).notices == ()
+
+
+@pytest.mark.parametrize("options", [{"rope_yarn_factor": 4.0}, {"family": "phi3", "rope_long_and_short": True, "original_context": 5}])
+def test_a_stretched_rope_without_its_original_context_is_said(options: dict[str, object], tiny_model: Tiny) -> None:
+    path = tiny_model(**options)
+    model = load_model(path)
+    name = f"{model.family.architecture}.rope.scaling.original_context_length"
+    said = f"{name} is not in the file: 64, the context itself, was taken, as llama.cpp does"
+    if "original_context" in options:
+        assert model.notices == ()
+        model = replace(model, metadata=Metadata(path, {key: value for key, value in model.metadata.items() if key != name}))
+    assert said in model.notices
 
 
 def test_a_generation_across_the_limit_of_long_rope_says_whose_factors_turn_the_prompt(tiny_model: Tiny) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aprgraph.graph.build import build_graph
-from aprgraph.graph.errors import ModelError, UnsupportedModelError
+from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.families import FAMILIES, read_hyperparameters
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Metadata
@@ -20,6 +20,7 @@ from aprgraph.graph.ops import OPS
 from aprgraph.graph.side_tensors import parse_ignored
 from aprgraph.graph.text import print_graph
 from aprgraph.graph.unread_keys import account_for_keys
+from tests.support.gguf_bytes import F32, small_llama
 from tests.support.tiny_families import TINY_FAMILIES
 
 Tiny = Callable[..., Path]
@@ -127,6 +128,22 @@ def test_a_key_that_changes_nothing_passes_in_silence(family: str, keys: dict[st
 def test_what_real_files_carry_in_vain_is_a_notice(family: str, key: str, value: object, said: str, tiny_model: Tiny) -> None:
     (notice,) = notices(tiny_model(family=family), family, **{key: value})
     assert notice.startswith(f"{family}.{key.replace('__', '.')} {said}")
+
+
+@pytest.mark.contract("LOAD-KEYS-1")
+def test_a_key_of_another_family_is_a_notice(tmp_path: Path) -> None:
+    file = small_llama()
+    file.set("qwen2.rope.freq_base", F32, 1e6)
+    (tmp_path / "m.gguf").write_bytes(file.pack())
+    (notice,) = load_model(tmp_path / "m.gguf").notices
+    assert notice == "qwen2.rope.freq_base is 1000000.0: a key of another architecture than llama, which nothing reads"
+
+
+def test_a_key_that_is_read_cannot_be_ignored(tiny_model: Tiny) -> None:
+    with pytest.raises(
+        AprgraphError, match=r"--ignore 'llama\.rope.*': leaves out the key llama\.rope\.dimension_count, which the model is"
+    ):
+        load_model(tiny_model(), ignore=["llama.rope.*"])
 
 
 @pytest.mark.contract("LOAD-KEYS-1")

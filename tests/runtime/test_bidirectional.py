@@ -18,6 +18,8 @@ from aprgraph.graph.passes import FuseAttention
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.graph.verify import verify
 from aprgraph.runtime.blame import audit
+from aprgraph.runtime.diff.graph_differences import compare_graphs
+from aprgraph.runtime.readings.layout import layout_of
 from tests.golden.make_llama_cpp_bidirectional import MODELS, STAGES, TOKENS, write_model
 from tests.support.cli import run_cli
 
@@ -55,6 +57,23 @@ def test_graphs_of_causal_models_have_no_word_about_it(tiny_model: Tiny) -> None
     assert parse_graph(print_graph(other)) == other
     said = parse_graph(text.replace("window = 0}", "window = 0, causal = true}"))
     verify(said)
+
+
+def test_a_difference_is_said_with_the_default(tiny_model: Tiny) -> None:
+    one, other = (build_graph(load_model(tiny_model(), {"llama.attention.causal": causal})) for causal in (True, False))
+    (difference,) = compare_graphs(one, other).computed
+    assert difference.change == "causal = True in A, False in B"
+    said = parse_graph(print_graph(one).replace("window = 0}", "window = 0, causal = true}"))
+    assert compare_graphs(one, said).computed == ()
+
+
+def test_scores_of_no_masked_place_have_no_mask(tiny_model: Tiny) -> None:
+    graph = build_graph(load_model(tiny_model(), {"llama.attention.causal": False}))
+    assert layout_of(graph, graph["layer0.attn_scores"], (4, 3, 3)).mask is None
+    causal = build_graph(load_model(tiny_model()))
+    mask = layout_of(causal, causal["layer0.attn_scores"], (4, 3, 3)).mask
+    assert mask is not None
+    assert np.array_equal(mask, np.tri(3, dtype=bool))
 
 
 def test_only_ops_that_mask_alike_are_fused(tiny_model: Tiny) -> None:

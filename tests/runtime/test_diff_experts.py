@@ -261,6 +261,17 @@ def test_what_a_near_tie_explains_is_no_divergence(tmp_path: Path, tiny_model: C
 
 
 @pytest.mark.contract("DIFF-MARGIN-2")
+def test_a_near_tie_explains_earlier_positions_too_where_these_attend_to_later_ones(
+    tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    a, b = with_a_flip(tmp_path, tiny_model(family="qwen3moe", causal=False), 3)
+    report, _ = both_ways(a, b)
+    assert report.exit_code == 0, report.verdict
+    assert report.row((0, 1, "attn_norm")).classification is Class.UNMEASURED
+    assert "all of it lies behind experts" in str(report.row((0, 1, "attn_norm")).reason)
+
+
+@pytest.mark.contract("DIFF-MARGIN-2")
 def test_a_fault_at_the_positions_before_a_near_tie_is_found(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     path = tiny_model(family="qwen3moe")
     a, b = with_a_flip(tmp_path, path, 3)

@@ -28,6 +28,7 @@ from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import kept_in, overruled, own_profile
 from aprgraph.runtime.diff.prompt import prompt_of
+from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
 from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
@@ -109,10 +110,17 @@ class Auditor:
         found = Audit(str(trace.directory), str(self.model.path), self.profile, settled, as_read=self._judge.as_read(trace))
         found = replace(found, notes=(*reading_notes(settled, found.name), *self._notes()))
         found = see_broken_model(found, self.model.file)
+        found = replace(found, reservations=tuple(self._reservations(found)))
         if found.wrong and not is_run_of(trace, self.model):
             found = replace(found, suspect=suspect_file(found.wrong, self.model, self.graph))
         prompt = with_text(prompt_of([trace.info]), self.model, self.recorded.tokens)
         return replace(found, sentence=audit_sentence(found), prompt=prompt)
+
+    def _reservations(self, found: Audit) -> Iterator[Reservation]:
+        recorded = self.recorded
+        for one in (unread_reservation(recorded.trace, found.name, found.replayed), one_position(recorded.prompt_length, recorded.steps)):
+            if one is not None:
+                yield one
 
     def _notes(self) -> Iterator[str]:
         trace, recorded = self.recorded.trace, self.recorded

@@ -17,6 +17,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
 from aprgraph.runtime.diff.report import common_to
+from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.trace import Trace
 
 FORMAT = "aprgraph-audit"
@@ -118,6 +119,7 @@ class Audit:
     """One trace against the model: a local error for each tensor, in execution order, and the sentence to read first.
 
     ``as_read`` is the trace as its tensors are to be read, ``moved`` says that some of them are in other places there.
+    ``reservations`` are what keeps "right" from being a plain one.
 
     ``broken`` says which of the model's own weights hold NaN or Inf, if the replay met any. ``suspect`` is what of the model file may be
     at fault in place of the trace, where something is wrong and nobody knows that the trace was computed from that file.
@@ -133,6 +135,7 @@ class Audit:
     suspect: FileSuspect | None = None
     as_read: Trace | None = None
     moved: bool = False
+    reservations: tuple[Reservation, ...] = ()
     prompt: Prompt = NOT_KNOWN
 
     @property
@@ -162,11 +165,18 @@ class Audit:
 
     @property
     def exit_code(self) -> int:
-        """0 right, 1 wrong, of another shape, or a broken model, 3 nothing could be replayed.
+        """0 right, 1 wrong, of another shape, or a broken model, 3 nothing could be replayed, or less than went unread.
 
         (2, could not be audited, is an AprgraphError instead.)
         """
-        return 1 if self.wrong or self.misshapen or self.broken else 0 if self.replayed else 3
+        if self.wrong or self.misshapen or self.broken:
+            return 1
+        return 3 if not self.replayed or self.is_too_little else 0
+
+    @property
+    def is_too_little(self) -> bool:
+        """Whether more of the trace went unread than was replayed, so that being right is no result."""
+        return any(one.decisive for one in self.reservations)
 
     @property
     def common(self) -> tuple[str, ...]:
@@ -190,6 +200,7 @@ class Audit:
             "exit_code": self.exit_code,
             "broken": self.broken,
             "suspect": None if self.suspect is None else self.suspect.to_json(),
+            "reservations": [one.sentence for one in self.reservations],
             "notes": list(self.notes),
             "common": list(self.common),
             "tensors": [

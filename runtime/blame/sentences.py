@@ -9,7 +9,7 @@ from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.report import DiffReport, join
+from aprgraph.runtime.diff.report import DiffReport, as_sentence, join
 
 
 def audit_sentence(audit: Audit) -> str:
@@ -23,10 +23,19 @@ def audit_sentence(audit: Audit) -> str:
     if not audit.wrong:
         tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
         read = audit.moved or any(local.reading is not None for local in audit.locals)
-        verdict = "not of the model's shapes" if audit.misshapen else "right, by how it was recorded" if read else "right"
-        return f"{audit.name}: {verdict}, the model explains {tensors} that could be replayed{aside}."
+        extents = [one.extent for one in audit.reservations if one.extent is not None]
+        how_far = f" as far as {join(extents)}{', which is too little to go by' if audit.is_too_little else ''}" if extents else ""
+        verdict = "not of the model's shapes" if audit.misshapen else f"right{how_far}{', by how it was recorded' if read else ''}"
+        explains = f"{audit.name}: {verdict}, the model explains {tensors} that could be replayed{aside}."
+        return " ".join([explains, *_known(audit, is_right=True)])
     verdict = "wrong" if audit.suspect is None else f"not a run of {audit.suspect.file}"
-    return f"{audit.name}: {verdict} at {places(audit.wrong)}; {_rest(audit)}{aside}.{_cause(audit, audit.name)}"
+    wrong = f"{audit.name}: {verdict} at {places(audit.wrong)}; {_rest(audit)}{aside}.{_cause(audit, audit.name)}"
+    return " ".join([wrong, *_known(audit, is_right=False)])
+
+
+def _known(audit: Audit, *, is_right: bool) -> list[str]:
+    """What else has to be known of the verdict, as sentences."""
+    return [as_sentence(one.sentence) for one in audit.reservations if is_right or not one.only_if_alike]
 
 
 def reading_notes(locals_: Sequence[LocalError], name: str) -> list[str]:

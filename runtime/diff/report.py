@@ -147,7 +147,7 @@ class DiffReport:
         """What to read first: who is wrong and where, as far as it is known, else where the two part."""
         if self.blame is None:
             return self.verdict
-        known = [_sentence(one.sentence) for one in self.reservations if not one.only_if_alike]
+        known = [as_sentence(one.sentence) for one in self.reservations if not one.only_if_alike]
         return " ".join([self.blame.sentence, *(sentence for sentence in known if sentence not in self.blame.sentence)])
 
     @property
@@ -181,7 +181,7 @@ class DiffReport:
         is_alike = self.compared > 0 and not self.diverged
         first = f"Nothing was measured: {self._why_nothing()}" if not self.compared else self._alike() if is_alike else self._diverged()
         known = [one.sentence for one in self.reservations if is_alike or not one.only_if_alike]
-        return " ".join(map(_sentence, (first, *known)))
+        return " ".join(map(as_sentence, (first, *known)))
 
     def _alike(self) -> str:
         extents = [one.extent for one in self.reservations if one.extent is not None]
@@ -293,7 +293,7 @@ def common_to(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(name for name in groups[0] if all(name in other for other in others))
 
 
-def _sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
     """``text`` as a sentence: with a capital letter and an end."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(("?", ".")) else ".")
 

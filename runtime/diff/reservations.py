@@ -80,7 +80,12 @@ def one_token_reservation(shaped: Sequence[ShapedTrace], steps: Sequence[int]) -
     """
     known = [len(side.trace.info.tokens) for side in shaped if side.trace.info is not None and side.trace.info.tokens]
     known = known or [side.positions[0] for side in shaped if 0 in side.positions]
-    if known[:1] != [1] or any(steps):
+    return one_position(known[0] if known else None, steps)
+
+
+def one_position(length: int | None, steps: Sequence[int]) -> Reservation | None:
+    """The reservation of a prompt of ``length`` tokens, None where that is not known, of which ``steps`` are there."""
+    if length != 1 or any(steps):
         return None
     sentence = "a prompt of one token cannot show a fault of RoPE, of masks, of the softmax or of q's heads: use one of six tokens or more"
     return Reservation(sentence, "one token can show", only_if_alike=True)

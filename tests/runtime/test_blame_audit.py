@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import aprgraph
 from aprgraph.graph.errors import ComparisonError, TokenError, TraceError
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.aprt import write_aprt
@@ -125,8 +126,6 @@ def _last_position_alone(path: Path) -> None:
 
 
 def test_logits_of_all_positions(tiny_model: Tiny, tmp_path: Path) -> None:
-    import aprgraph
-
     model = tiny_model()
     compiled = aprgraph.load(model).compile("reference", tmp_path / "m.aprg")
     trace = compiled.run("final_norm,lm_head", tokens=TOKENS, directory=tmp_path / "trace", positions="all")
@@ -311,8 +310,6 @@ def test_tensors_of_another_number_of_positions(tiny_model: Tiny, tmp_path: Path
 
 def test_one_position_and_the_last_position_are_told_apart(tiny_model: Tiny, tmp_path: Path) -> None:
     """A tensor of one row may be the last of many: only attention scores of one by one say that there was one position."""
-    import aprgraph
-
     model = tiny_model()
     compiled = aprgraph.load(model).compile("reference", tmp_path / "m.aprg")
     compiled.run("all", "0..2", tokens=[5], directory=tmp_path / "trace")
@@ -324,3 +321,31 @@ def test_one_position_and_the_last_position_are_told_apart(tiny_model: Tiny, tmp
     found = audit(Trace.open(directory), load_model(model))
     assert found.by_key[0, 1, "q_post_rope"].reason == "how many positions it has is not known; give the tokens with --tokens"
     assert audit(Trace.open(directory), load_model(model), tokens=[5]).exit_code == 0
+
+
+@pytest.mark.contract("BLAME-UNREAD-1")
+def test_right_is_no_plain_word_where_files_were_not_read(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = load_model(tiny_model())
+    directory = bare(traced(tmp_path / "trace", tiny_model()))
+    (directory / "layer-1/ffn_swigl.bin").rename(directory / "layer-1/ffn_swiglu.bin")
+    found = audit(Trace.open(directory), model, tokens=TOKENS)
+    assert (found.exit_code, found.wrong) == (0, ())
+    assert found.sentence.startswith("trace: right as far as was read, the model explains ")
+    assert "1 file of trace was not read: layer-1/ffn_swiglu.bin: " in found.sentence
+    assert "layer-1/ffn_swigl.bin?" in found.sentence
+    (directory / "layer-0").rename(directory / "layer_0")
+    for path in (directory / "layer-1").glob("attn_*.bin"):
+        path.rename(path.with_name(f"my_{path.name}"))
+    found = audit(Trace.open(directory), model, tokens=TOKENS)
+    assert found.exit_code == 3
+    assert found.sentence.startswith("trace: right as far as was read, which is too little to go by, ")
+
+
+@pytest.mark.contract("BLAME-UNREAD-1")
+def test_one_token_shows_little(tiny_model: Tiny, tmp_path: Path) -> None:
+    compiled = aprgraph.load(tiny_model()).compile("reference", tmp_path / "m.aprg")
+    trace = compiled.run("all", "0..2", tokens=[5], directory=tmp_path / "trace")
+    found = audit(trace, load_model(tiny_model()))
+    assert (found.exit_code, found.wrong) == (0, ())
+    assert found.sentence.startswith("trace: right as far as one token can show, ")
+    assert "use one of six tokens or more" in found.sentence

@@ -6,15 +6,19 @@ it is wrong by itself; of any other, nobody knows whether the engine or the file
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from aprgraph.graph.errors import shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_keys import keys_of_ops
-from aprgraph.runtime.blame.local import FileSuspect, LocalError
+from aprgraph.runtime.blame.local import NAMED, FileSuspect, LocalError
+from aprgraph.runtime.check.finding import Level
+from aprgraph.runtime.check.weights import judge_some
 from aprgraph.runtime.trace import Trace
 
+#: Beyond this a look at the weights would take longer than the audit; `aprgraph check` reads them all.
+_MOST_BYTES = 256 << 20
 #: Whole numbers that no tensor's size contradicts when they are wrong.
 _UNCHECKED = ("rope.dimension_count", "attention.sliding_window", "rope.scaling.original_context_length", "expert_used_count")
 
@@ -31,7 +35,17 @@ def suspect_file(wrong: Sequence[LocalError], model: Model, graph: Graph) -> Fil
     firsts = [local for local in wrong if first[local.key[2]] is local]
     weights = dict.fromkeys(name for local in firsts for name in local.weights)
     ops = {graph[name].op for local in firsts for name in local.region if name in graph}
-    return FileSuspect(model.path.name, tuple(weights), tuple(_keys(ops, model)))
+    return FileSuspect(model.path.name, tuple(weights), tuple(_keys(ops, model)), tuple(_look(model, list(weights)[:NAMED])))
+
+
+def _look(model: Model, names: Sequence[str]) -> Iterator[str]:
+    """What is wrong with weights, as `aprgraph check` sees it; of more than _MOST_BYTES nothing is read."""
+    tensors = model.file.tensors
+    if not names or sum(tensors[name].nbytes for name in names if name in tensors) > _MOST_BYTES:
+        return
+    for finding in judge_some(model.file, names):
+        if finding.rule.level is not Level.NOTE:
+            yield f"{finding.name}: {finding.rule.title}: {finding.text}"
 
 
 def _keys(ops: set[str], model: Model) -> list[str]:

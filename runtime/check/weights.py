@@ -41,6 +41,20 @@ def judge_numbers(file: GGUFFile, progress: Progress | None = None) -> Iterator[
             yield from _judge_nonfinite(surveyor.survey(info))
 
 
+def judge_some(file: GGUFFile, names: Collection[str]) -> Iterator[Finding]:
+    """What is wrong with the tensors ``names`` alone, each by itself and beside the others of its layer. Raises ModelFileError."""
+    layers = {matched[1] for name in names if (matched := _LAYER.fullmatch(name)) is not None}
+    near = [info for info in _in_order(file) if info.name in names or ((m := _LAYER.fullmatch(info.name)) is not None and m[1] in layers)]
+    zeros: list[ZeroParts] = []
+    with Surveyor(file) as surveyor:
+        for info in near:
+            found = surveyor.survey(info)
+            if info.name in names:
+                yield from judge_tensor(found, surveyor.locate)
+            zeros += zero_parts(found)
+    yield from (finding for finding in judge_zeros(zeros) if finding.name in names)
+
+
 def _judge_nonfinite(found: SurveyedTensor) -> Iterator[Finding]:
     if found.nan or found.inf:
         yield Finding.of("weight-nonfinite", found.info.name, describe_nonfinite(found))

@@ -86,3 +86,24 @@ def test_a_run_of_the_file_itself_is_wrong_by_itself(tiny_model: Tiny, tmp_path:
     assert report.headline.startswith("theirs (B) is wrong at attn_norm of the layers 0 to 1")
     assert "checkpoint" not in report.headline
     assert "At layer 0 attn_norm it fits an epsilon of 0.5 in place of 1e-05." in report.headline
+
+
+@pytest.mark.contract("BLAME-FILE-1")
+def test_a_lost_column_of_blocks_is_seen_in_the_file(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model(format="Q8_0", hidden=256, ffn=256)
+    theirs = another_engines(tmp_path / "theirs", model)
+
+    def without_the_first_column_of_blocks(rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        rows[:, :34] = 0
+        return rows
+
+    file = broken(model, tmp_path / "broken.gguf", "blk.1.ffn_down.weight", without_the_first_column_of_blocks)
+    found = audit(theirs, load_model(file))
+    assert found.suspect is not None
+    assert found.suspect.weights == ("blk.1.ffn_down.weight",)
+    assert len(found.suspect.seen) == 1
+    assert "In the file, blk.1.ffn_down.weight: parts of weights are 0 where their neighbours are not: " in found.sentence
+    # A sound file is not accused of anything that was seen in it.
+    other = audit(another_engines(tmp_path / "other", file), load_model(model))
+    assert other.suspect is not None
+    assert other.suspect.seen == ()

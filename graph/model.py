@@ -88,10 +88,8 @@ class Model:
                 f"{base} is not in the file: {hp.rope.base:.10g} was taken{other}; if the model has another base, give it with "
                 f"--override-kv {base}=float:VALUE"
             )
-        window, scaling, magnitude, original = (
-            f"{prefix}.{key}"
-            for key in ("attention.sliding_window", *(f"rope.scaling.{name}" for name in ("type", "attn_factor", "original_context_length")))
-        )
+        window, stretch = f"{prefix}.attention.sliding_window", f"{prefix}.rope.scaling"
+        scaling, magnitude, original = (f"{stretch}.{name}" for name in ("type", "attn_factor", "original_context_length"))
         if self.family.window is not None and self.family.window.period and window in self.defaults:
             found[window] = f"{window} is not in the file: every layer attends to all positions"
         factors = self.has("rope_factors_long.weight") or self.has("rope_factors_short.weight")

@@ -179,9 +179,15 @@ class DiffReport:
     def verdict(self) -> str:
         """What the comparison says, first of all: alike, as far as that goes, or where the two part; then what else has to be known."""
         is_alike = self.compared > 0 and not self.diverged
-        first = f"Nothing was measured: {self._why_nothing()}" if not self.compared else self._alike() if is_alike else self._diverged()
         known = [one.sentence for one in self.reservations if is_alike or not one.only_if_alike]
-        return " ".join(map(as_sentence, (first, *known)))
+        return " ".join((self.parting, *map(as_sentence, known)))
+
+    @property
+    def parting(self) -> str:
+        """The first sentence of the verdict."""
+        if not self.compared:
+            return as_sentence(f"Nothing was measured: {self._why_nothing()}")
+        return as_sentence(self._diverged() if self.diverged else self._alike())
 
     def _alike(self) -> str:
         extents = [one.extent for one in self.reservations if one.extent is not None]

@@ -40,11 +40,11 @@ def draw_histograms(histograms: Sequence[Histogram], label: str) -> str:
     return "".join([*lines, "</svg>"])
 
 
-def describe(histogram: Histogram) -> str:
-    """``A: 4,032 elements from -3.2 to 4.1, 1 NaN, 0 Inf``."""
+def describe(histogram: Histogram, name: str | None = None) -> str:
+    """``A: 4,032 elements from -3.2 to 4.1, 1 NaN, 0 Inf``; ``name`` is what to call it (default: its own name)."""
     filled = histogram.counts.nonzero()[0]
     span = ""
     if filled.size:
         span = f" from {signed(float(histogram.edges[filled[0]]))} to {signed(float(histogram.edges[filled[-1] + 1]))}"
     nan = "NaN" if histogram.name in ("A", "B") else "without a number on one side"
-    return f"{histogram.name}: {counted(histogram.total, 'element')}{span}, {histogram.nan:,} {nan}, {histogram.inf:,} Inf"
+    return f"{name or histogram.name}: {counted(histogram.total, 'element')}{span}, {histogram.nan:,} {nan}, {histogram.inf:,} Inf"

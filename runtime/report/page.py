@@ -14,6 +14,7 @@ from aprgraph.runtime.blame.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.blame.wrong_rows import Group, wrong_rows
 from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.diff.side_facts import side_facts
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
@@ -80,7 +81,7 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace) -> str:
         script=script,
         policy=_policy(style, script),
         headline=report.headline,
-        verdict=None if blame is None else report.verdict,
+        verdict=None if blame is None else report.parting,
         outcome=_outcome(report),
         report=report,
         names=report.names,
@@ -107,7 +108,7 @@ def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace) -> str:
         graph=graph if isinstance(graph, str) else None,
         graph_svg=graph.svg if isinstance(graph, SuspectGraph) else None,
         graph_note=graph.note if isinstance(graph, SuspectGraph) else "",
-        tensor=_tensor(guilty) if isinstance(guilty, Guilty) else None,
+        tensor=_tensor(guilty, report.names) if isinstance(guilty, Guilty) else None,
         no_tensor=guilty if isinstance(guilty, str) else "",
     )
     return page
@@ -188,8 +189,7 @@ class _Tensor:
     is_ids: bool
 
 
-def _tensor(guilty: Guilty) -> _Tensor:
-
+def _tensor(guilty: Guilty, names: SideNames) -> _Tensor:
     shown = make_tensor_map(guilty.a, guilty.b, guilty.pair.position_axis)
     a, b, apart = make_histograms(guilty.a, guilty.b)
     height, width = shown.cells.shape
@@ -199,7 +199,7 @@ def _tensor(guilty: Guilty) -> _Tensor:
         block = "a cell is one element"
     if shown.pooled:
         block += f", and of {shown.pooled}"
-    sides, difference = [(0, describe(a)), (1, describe(b))], [(2, describe(apart))]
+    sides, difference = [(0, describe(a, names.of("A"))), (1, describe(b, names.of("B")))], [(2, describe(apart))]
     return _Tensor(
         label=guilty.row.label,
         why=guilty.why,

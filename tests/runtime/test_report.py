@@ -320,14 +320,14 @@ def test_blame_gives_the_headline_the_verdicts_and_the_local_errors(traces: Path
     report = diff(traces / "a", traces / "faulty")
     root = read_page(page_of(traces / "a", traces / "faulty", blame_b))
     assert root.every("h1")[0].text == "B is wrong at layer 1 ffn_gate (local error 1.1e-01; A 3e-15)."
-    assert report.verdict in root.every("header")[0].text
+    assert report.parting in root.every("header")[0].text
     assert "its biases are taken from the model" in root.every("header")[0].text
     row = root.by_id(f"row-{report.rows.index(report.row(_WRONG))}")
     heads = [head.text for head in root.by_id("all-rows").every("thead")[0].every("th")]
     cells = dict(zip(heads, [cell.text for cell in row.children if cell.tag in ("td", "th")], strict=True))
     assert cells["verdict"] == " B WRONGB"  # what stands in the cell itself, and then its glyph
     assert cells["local error A"] == "3.00e-15"
-    assert cells["local error B"] == cells["error"] != ""
+    assert cells["local error B"] == cells["difference"] != ""
     assert row.every("span")[0].text == "B"
     assert root.by_id("tensor-title").text == "layer 1 ffn_gate, element by element"
     assert "B WRONG" in root.by_id("tensor").text

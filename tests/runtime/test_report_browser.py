@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from aprgraph.comparison import diff as compare
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.report import write_page
 from tests.support.traces import trace_model
@@ -79,6 +80,16 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Pat
     a = trace_model(folder / "a", tiny_model())
     b = trace_model(folder / "b", tiny_model(), overrides={"llama.rope.freq_base": 500000.0})
     write_page(folder / "page.html", diff(a, b), a, b)
+    return folder / "page.html"
+
+
+@pytest.fixture(scope="module")
+def blamed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> Path:
+    """The page of a comparison with the model, where one side is wrong at q and k of both layers."""
+    folder = tmp_path_factory.mktemp("blamed")
+    a = trace_model(folder / "ours", tiny_model())
+    b = trace_model(folder / "theirs", tiny_model(), overrides={"llama.rope.freq_base": 500000.0})
+    write_page(folder / "page.html", compare(a, b, model=tiny_model()), a, b)
     return folder / "page.html"
 
 
@@ -239,6 +250,28 @@ const choose = (value) => {
   input.dispatchEvent(new Event("change"));
 };
 """
+
+
+def test_with_blame_the_guilty_glow_and_are_said(blamed: Path, tmp_path: Path) -> None:
+    found = ask(
+        blamed,
+        tmp_path,
+        _CONTRAST
+        + """
+        const map = document.querySelector("table.map");
+        const glow = (cell) => getComputedStyle(cell).boxShadow.includes("9px");
+        const cells = [...map.querySelectorAll("td[data-row]")];
+        found.glowing = cells.filter(glow).map((cell) => cell.textContent);
+        map.querySelector("td[tabindex='0']").focus();
+        found.start = cell();
+        found.said = active().getAttribute("aria-label");
+        choose("light"); found.light = checked(); choose("dark"); found.dark = checked();
+        """,
+    )
+    assert found["glowing"] == ["B"] * 4
+    assert found["start"] == ["q_post_rope", 0]
+    assert re.fullmatch(r"layer 0 q_post_rope; B WRONG; local error A \S+, B \S+, limit \S+; \S+ apart", found["said"]), found["said"]
+    assert found["light"]["poor"] == found["dark"]["poor"] == []
 
 
 def test_all_text_has_contrast_in_light_and_dark(page: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from aprgraph.graph.verify import verify
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files above change in a way that older artifacts do not follow.
-VERSION = 5
+VERSION = 6
 SUFFIX = ".aprg"
 TARGETS = ("llvm", "cuda", "reference")
 

@@ -22,7 +22,7 @@ from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.replaying import Replay, ReplayInputs
-from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes
+from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes, with_repeats
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.overrides import Tolerances
@@ -30,6 +30,7 @@ from aprgraph.runtime.diff.profiles import kept_in, overruled, own_profile
 from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
 from aprgraph.runtime.diff.tolerances import check_profile
+from aprgraph.runtime.readings.repeats import without_repeats
 from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace import Trace
@@ -53,6 +54,7 @@ def audit(
     Where that explains it, the trace is read with its tensors in other places than it says (other_places.py).
     """
     replayed = ReplayedModel.of(model)
+    once, repeated = without_repeats(trace, replayed.graph_of("last", 1))
 
     def audit_one(one: Trace) -> Audit:
         auditor = Auditor(one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages)
@@ -63,7 +65,8 @@ def audit(
             found.append(local)
         return auditor.finish(found)
 
-    return in_other_places(audit_one(trace), trace, replayed.model.hyperparameters.layers, audit_one)
+    found = in_other_places(audit_one(once), once, replayed.model.hyperparameters.layers, audit_one)
+    return with_repeats(found, repeated)
 
 
 class Auditor:
@@ -202,7 +205,7 @@ class Auditor:
     def _evaluate(self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], caches: dict[str, Array]) -> Iterator[LocalError]:
         targets = {name for name in replay.graph.outputs if name in tensors}
         for node, value in self.run(replay, caches):
-            self._judge.see(replay.graph, node, value)
+            self._judge.see(step, replay.graph, node, value)
             if node.name in targets:
                 yield self._judge.judge(step, tensors[node.name], value, replay)
 

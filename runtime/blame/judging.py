@@ -26,6 +26,7 @@ from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.blame.replaying import Replay, ReplayInputs, as_recorded_type, operands_of, recompute
 from aprgraph.runtime.blame.telltales import Evidence, find_telltale
 from aprgraph.runtime.blame.ties import NearTies
+from aprgraph.runtime.blame.twins import Twins
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
@@ -75,6 +76,7 @@ class Judge:
         self._ties = NearTies()
         self._doubts: dict[Key, _Doubt] = {}
         self._told: set[str] = set()
+        self._twins = Twins()
 
     def tolerance(self, stage: str, step: int) -> Tolerance:
         """What a stage is held to in one step, of which the last position is known as far as the prompt's length is."""
@@ -82,8 +84,12 @@ class Judge:
         start, length = recorded.pass_start(step), recorded.pass_length(step)
         return self._find(stage, 0 if start is None or length is None else start + length)
 
-    def see(self, graph: Graph, node: Node, value: Array) -> None:
+    def see(self, step: int, graph: Graph, node: Node, value: Array) -> None:
         """Take a node's value as it appears, before the tensors that it decides are judged."""
+        if node.stage is not None and node.op != "recorded":
+            tensor = self._tensors_of(step).get(node.name)
+            recorded = self._auditor.recorded.load(tensor) if tensor is not None and tensor.is_whole else None
+            self._twins.see((step, node.layer, node.stage), recorded, value)
         self._ties.see(graph, node, value, lambda stage: self._find(stage, 0))
 
     def judge(self, step: int, tensor: RecordedTensor, value: Array, replay: Replay) -> LocalError:
@@ -121,8 +127,18 @@ class Judge:
         return found
 
     def settle(self, found: Iterable[LocalError]) -> list[LocalError]:
-        """``found`` with the doubts decided: those that nothing decides are wrong, or were recorded otherwise, and say so."""
-        return [self._settled(local) for local in found]
+        """``found`` with the doubts decided: those that nothing decides are wrong, or were recorded otherwise, and say so.
+
+        A wrong tensor that holds what another stage holds says that.
+        """
+        return [self._with_twin(self._settled(local)) for local in found]
+
+    def _with_twin(self, local: LocalError) -> LocalError:
+        twin = self._twins.find(local.key) if local.state is LocalState.WRONG else None
+        if twin is None:
+            return local
+        where = twin[2] if twin[1] is None else f"layer {twin[1]} {twin[2]}"
+        return replace(local, twin=twin, telltale=local.telltale or f"what was recorded is that of {where}")
 
     def as_read(self, trace: Trace) -> Trace:
         """``trace`` with the tensors that were recorded otherwise as they are to be read."""

@@ -43,7 +43,8 @@ class LocalError:
     ``metrics`` compare what was recorded (A) with the replay (B). ``sources`` are the recorded tensors that the replay started
     from, ``region`` the graph nodes that it computed, the tensor's own last, and ``weights`` the model tensors that it read.
     ``reason`` says why the state is what it is, where that needs words, and ``reading`` how the tensor was recorded, where it is right
-    only if it is read so; ``metrics`` are then those under the reading. ``telltale`` says what a wrong one gives away by itself.
+    only if it is read so; ``metrics`` are then those under the reading. ``telltale`` says what a wrong one gives away by itself,
+    ``twin`` which other stage's values it holds.
     """
 
     key: Key
@@ -57,6 +58,7 @@ class LocalError:
     reason: str | None = None
     reading: str | None = None
     telltale: str | None = None
+    twin: Key | None = None
 
     @property
     def error(self) -> float | None:

@@ -12,7 +12,7 @@ from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.readings import TraceAsRead
 from aprgraph.runtime.readings.as_read import Key
-from aprgraph.runtime.readings.places import Places, other_places
+from aprgraph.runtime.readings.places import Places, other_places, places_of_twins
 from aprgraph.runtime.trace import Trace
 
 #: Values that are there twice differ by no more than this, relative to the largest.
@@ -28,7 +28,8 @@ def in_other_places(found: Audit, trace: Trace, layers: int, audit: Callable[[Tr
     unexplained = _unexplained(found, trace)
     if not unexplained:
         return found
-    for places in other_places(trace, layers):
+    twins = _twins(found, trace)
+    for places in (*other_places(trace, layers), *([places_of_twins(trace, twins)] if twins else [])):
         if unexplained.isdisjoint(places.moved) or not _doubles_agree(places, trace, layers):
             continue
         if places.around is not None and not _explains(places, _part(trace, places), unexplained, audit)[0]:
@@ -37,6 +38,20 @@ def in_other_places(found: Audit, trace: Trace, layers: int, audit: Callable[[Tr
         if explains and again is not None:
             return _with_note(again, places)
     return found
+
+
+def _twins(found: Audit, trace: Trace) -> dict[Key, Key]:
+    """The wrong tensors that hold what another stage holds. Of two that hold the same, the first is in the wrong place."""
+    twins = {local.key: local.twin for local in found.wrong if local.twin is not None}
+    for key, twin in list(twins.items()):
+        if key in twins and twins.get(twin) == key and _are_same(trace, key, twin):
+            del twins[twin]
+    return twins
+
+
+def _are_same(trace: Trace, one: Key, other: Key) -> bool:
+    a, b = (np.asarray(trace.load(trace.get(stage, layer, step))).reshape(-1) for step, layer, stage in (one, other))
+    return a.size == b.size and bool(np.allclose(a, b, rtol=0, atol=_SAME * float(np.abs(b).max(initial=0))))
 
 
 def _unexplained(found: Audit, trace: Trace) -> frozenset[Key]:
@@ -71,9 +86,9 @@ def _doubles_agree(places: Places, trace: Trace, layers: int) -> bool:
     for key, target in places.moved.items():
         if target is not None:
             continue
-        other = (key[0], 0, "embedding") if key[1] == 0 and layers > 1 else (key[0], None, "final_norm")
-        a, b = (np.asarray(trace.load(trace.get(stage, layer, step))).reshape(-1) for step, layer, stage in (key, other))
-        if a.size != b.size or not np.allclose(a, b, rtol=0, atol=_SAME * float(np.abs(b).max(initial=0))):
+        usual = (key[0], 0, "embedding") if key[1] == 0 and layers > 1 else (key[0], None, "final_norm")
+        other = places.doubles.get(key, usual)
+        if not _are_same(trace, key, other):
             return False
     return True
 

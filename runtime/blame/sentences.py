@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from aprgraph.runtime.blame.local import NAMED, Audit, LocalError, LocalState, Verdict
 from aprgraph.runtime.diff.align import Key
@@ -45,6 +46,19 @@ def reading_notes(locals_: Sequence[LocalError], name: str) -> list[str]:
         if local.reading is not None and local.state is LocalState.RIGHT:
             groups.setdefault((local.key[2], local.reading), []).append(local)
     return [Caveat(_reading_note(group, words, name)) for (_, words), group in groups.items()]
+
+
+def with_repeats(found: Audit, repeated: Sequence[Key]) -> Audit:
+    """``found`` of a trace that recorded the tensors ``repeated`` with each KV head several times, of which one was read."""
+    if not repeated:
+        return found
+    stages = dict.fromkeys(stage for _, _, stage in repeated)
+    note = Caveat(
+        f"{found.name}: this looks like the recording, not the computation: {join(list(stages))} hold each KV head as many times as query "
+        f"heads share it ({len(repeated)} tensor{'s' if len(repeated) > 1 else ''}); one of each is read"
+    )
+    read = replace(found, notes=(note, *found.notes), moved=True)
+    return replace(read, sentence=audit_sentence(read))
 
 
 def _reading_note(group: Sequence[LocalError], words: str, name: str) -> str:

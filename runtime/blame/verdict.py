@@ -13,13 +13,14 @@ from aprgraph.runtime.blame.other_places import in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
-from aprgraph.runtime.blame.sentences import blame_sentence
+from aprgraph.runtime.blame.sentences import blame_sentence, with_repeats
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.compare import diff
 from aprgraph.runtime.diff.dependencies import Dependencies, from_graph
 from aprgraph.runtime.diff.graph_differences import GraphDifferences, compare_graphs
 from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
+from aprgraph.runtime.readings.repeats import without_repeats
 from aprgraph.runtime.trace import Trace
 
 
@@ -62,7 +63,8 @@ def with_blame(
     """
     model = ReplayedModel.of(model)  # one for both
     stages = {row.key[2] for row in report.rows}
-    auditors = [Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages) for trace in (a, b)]
+    once, repeated = zip(*(without_repeats(trace, model.graph_of("last", 1)) for trace in (a, b)), strict=True)
+    auditors = [Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages) for trace in once]
     found: tuple[list[LocalError], list[LocalError]] = ([], [])
     # Side by side, so that a weight is decoded once for both.
     for pair in zip_longest(*(auditor.locals() for auditor in auditors)):
@@ -78,8 +80,8 @@ def with_blame(
 
     layers = model.model.hyperparameters.layers
     audits = [
-        in_other_places(auditor.finish(side), trace, layers, audit_again)
-        for auditor, side, trace in zip(auditors, found, (a, b), strict=True)
+        with_repeats(in_other_places(auditor.finish(side), trace, layers, audit_again), several)
+        for auditor, side, trace, several in zip(auditors, found, once, repeated, strict=True)
     ]
     as_read = [audit.as_read or trace for audit, trace in zip(audits, (a, b), strict=True)]
     if as_read != [a, b]:

@@ -17,7 +17,7 @@ class TraceAsRead(Trace):
     """``trace`` with some of its tensors in other ``places``, and some under their readings.
 
     ``places`` maps the key of an entry to the key that it is to be taken for, None where it is to be left out. ``readings`` maps keys of
-    the result to the reading and the shape that it holds for.
+    the result to the reading and the shape that it holds for, and ``shapes`` to the shape that comes of it, where that is another one.
     """
 
     def __init__(
@@ -26,12 +26,17 @@ class TraceAsRead(Trace):
         *,
         places: Mapping[Key, Key | None] | None = None,
         readings: Mapping[Key, tuple[Reading, tuple[int, ...]]] | None = None,
+        shapes: Mapping[Key, tuple[int, ...]] | None = None,
     ) -> None:
         moved = {entry.key: entry.key if places is None else places.get(entry.key, entry.key) for entry in trace.entries}
         self._originals = {target: entry for entry in trace.entries if (target := moved[entry.key]) is not None}
         self._readings = dict(readings or {})
         self._trace = trace
-        entries = [replace(entry, step=key[0], layer=key[1], stage=key[2]) for key, entry in self._originals.items()]
+        other = dict(shapes or {})
+        entries = [
+            replace(entry, step=key[0], layer=key[1], stage=key[2], shape=other.get(key, entry.shape))
+            for key, entry in self._originals.items()
+        ]
         super().__init__(trace.directory, entries, trace.info, trace.unread)
 
     def load(self, entry: TraceEntry) -> F32:

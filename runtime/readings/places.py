@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aprgraph.runtime.readings.as_read import Key
 from aprgraph.runtime.trace import Trace
@@ -15,12 +15,29 @@ _HIDDEN, _EMBEDDING, _NORMED = "post_ffn_residual", "embedding", "final_norm"
 class Places:
     """``moved`` maps keys of a trace to those that they may stand for, None where a tensor is there twice; ``words`` say how so.
 
-    ``around`` are the keys that decide, None for all of the trace.
+    ``around`` are the keys that decide, None for all of the trace. ``doubles`` are the places whose tensors those are that are there twice.
     """
 
     words: str
     moved: Mapping[Key, Key | None]
     around: frozenset[Key] | None = None
+    doubles: Mapping[Key, Key] = field(default_factory=dict)
+
+
+def places_of_twins(trace: Trace, twins: Mapping[Key, Key]) -> Places:
+    """Tensors that hold what another stage holds, in that stage's place."""
+    keys = {entry.key for entry in trace.entries}
+    words = sorted({f"{key[2]} is {twin[2]}{_apart(key, twin)}" for key, twin in twins.items()})
+    doubles = {key: twin for key, twin in twins.items() if twin in keys}
+    return Places(f"its {', '.join(words)}", _without_doubles(twins, keys), doubles=doubles)
+
+
+def _apart(key: Key, twin: Key) -> str:
+    """How many layers before or behind its own a tensor's place is, where that is not the same one."""
+    if key[1] is None or twin[1] is None or key[1] == twin[1]:
+        return ""
+    count = abs(key[1] - twin[1])
+    return f" of {count} layer{'s' if count > 1 else ''} {'before' if key[1] > twin[1] else 'behind'}"
 
 
 def other_places(trace: Trace, layers: int) -> Iterator[Places]:

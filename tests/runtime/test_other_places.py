@@ -10,6 +10,7 @@ import pytest
 
 import aprgraph
 from aprgraph.graph.model import load_model
+from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.trace import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced
@@ -108,4 +109,72 @@ def test_without_a_manifest_too(model: Path, ours: Trace, tmp_path: Path) -> Non
     directory = bare(written(tmp_path / "theirs", by_index(ours)))
     assert audit(Trace.open(directory), load_model(model), tokens=TOKENS).exit_code == 0
     report = aprgraph.diff(ours, directory, model=model, tokens=TOKENS)
+    assert (report.exit_code, report.diverged) == (0, 0)
+
+
+def with_other(stages: dict[str, str], apart: int = 0) -> Callable[[Trace], dict[tuple[int | None, str], Tensor]]:
+    """Each of ``stages`` holds what another one does, of the same layer or of another."""
+
+    def write(ours: Trace) -> dict[tuple[int | None, str], Tensor]:
+        tensors = {(entry.layer, entry.stage): ours.load(entry) for entry in ours.entries}
+        for stage, other in stages.items():
+            for layer in range(max(0, -apart), LAYERS - max(0, apart)):
+                tensors[layer, stage] = ours.tensor(other, layer + apart)
+        return tensors
+
+    return write
+
+
+MISTAKEN = {
+    "the sum with the residual": (
+        with_other({"attn_out": "post_attn_residual", "ffn_out": "post_ffn_residual"}),
+        "attn_out is post_attn_residual",
+    ),
+    "a norm's input": (with_other({"ffn_norm": "post_attn_residual"}), "ffn_norm is post_attn_residual"),
+    "before the activation": (with_other({"ffn_silu": "ffn_gate"}), "ffn_silu is ffn_gate"),
+    "gate and up exchanged": (with_other({"ffn_gate": "ffn_up", "ffn_up": "ffn_gate"}), "ffn_gate is ffn_up"),
+}
+
+
+@pytest.mark.contract("BLAME-PLACES-2")
+@pytest.mark.parametrize("case", MISTAKEN)
+def test_a_tensor_that_holds_another_stage(case: str, model: Path, ours: Trace, tmp_path: Path) -> None:
+    write, words = MISTAKEN[case]
+    theirs = written(tmp_path / "theirs", write(ours))
+    found = audit(theirs, load_model(model))
+    assert (found.exit_code, found.wrong) == (0, ())
+    assert words in found.notes[0]
+
+
+def test_a_stage_that_was_skipped_is_no_mistaken_recording(tiny_model: Tiny, tmp_path: Path) -> None:
+    """An engine that forgets the activation: what follows is computed from the gate, so it is wrong, and what it holds is said."""
+    model = tiny_model(layers=LAYERS)
+    trace = traced(tmp_path / "trace", model, layers=f"0..{LAYERS}")
+    gate, up = np.array(trace.tensor("ffn_gate", 1)), np.array(trace.tensor("ffn_up", 1))
+    spoil(trace, "ffn_silu", 1, lambda _: gate)
+    spoil(trace, "ffn_swigl", 1, lambda _: gate * up)
+    found = audit(trace, load_model(model))
+    assert found.wrong[0].label == "layer 1 ffn_silu"
+    assert found.wrong[0].telltale == "what was recorded is the stage's unchanged input"
+
+
+@pytest.mark.contract("BLAME-PLACES-2")
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_repeated_kv_heads(heads_first: bool, model: Path, ours: Trace, tmp_path: Path) -> None:
+    """As transformers repeats keys before it multiplies."""
+    times, size = 2, 16
+    directory = bare(ours)
+    for layer in range(LAYERS):
+        keys = np.array(Trace.open(directory).load(Trace.open(directory).get("k_post_rope", layer))).reshape(len(TOKENS), -1, 1, size)
+        several = np.repeat(keys, times, axis=2).reshape(len(TOKENS), -1, size)
+        write_aprt(
+            directory / f"layer-{layer}/k_post_rope.bin",
+            layer,
+            np.ascontiguousarray(several.transpose(1, 0, 2) if heads_first else several),
+        )
+    found = audit(Trace.open(directory), load_model(model), tokens=TOKENS)
+    assert (found.exit_code, found.wrong, found.misshapen) == (0, (), ())
+    assert any("k_post_rope hold each KV head as many times as query heads share it (3 tensors)" in note for note in found.notes)
+    again = traced(tmp_path / "again", model, layers=f"0..{LAYERS}")
+    report = aprgraph.diff(again, directory, model=model, tokens=TOKENS)
     assert (report.exit_code, report.diverged) == (0, 0)

@@ -1,0 +1,59 @@
+"""Keys with each KV head as many times as query heads share it, as engines repeat them before they multiply: one of each is read."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from aprgraph.graph.ir import Graph
+from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.readings.as_read import Key, TraceAsRead
+from aprgraph.runtime.readings.reading import Reading, Restoration
+from aprgraph.runtime.trace import Trace, TraceEntry
+
+#: The stages whose columns are those of the KV heads.
+_OF_KEYS = frozenset(name for name, stage in STAGE_BY_NAME.items() if stage.dims[-1] == "K*D")
+
+
+def without_repeats(trace: Trace, graph: Graph) -> tuple[Trace, tuple[Key, ...]]:
+    """``trace`` with every KV head once, and the keys of the tensors that held them several times. Raises TraceError.
+
+    ``graph`` is the model's. Copies have to have the same bits, so that nothing is taken for a copy by its size alone.
+    """
+    scores = {node.layer: node for node in graph.with_op("attn_scores")}
+    readings: dict[Key, tuple[Reading, tuple[int, ...]]] = {}
+    shapes: dict[Key, tuple[int, ...]] = {}
+    for entry in trace.entries:
+        node = scores.get(entry.layer)
+        if node is None or entry.stage not in _OF_KEYS or entry.file is None:
+            continue
+        heads, kv_heads = node.attr_int("heads"), node.attr_int("kv_heads")
+        columns = graph.operands(node.name)[0].type.dims[1]
+        assert isinstance(columns, int)
+        step = _repeats(trace, entry, heads, kv_heads, columns // heads)
+        if step is not None:
+            count = math.prod(entry.shape)
+            readings[entry.key] = (Reading((step,)), (count,))
+            shapes[entry.key] = (count // columns, columns * kv_heads // heads) if len(entry.shape) > 1 else (count * kv_heads // heads,)
+    return (TraceAsRead(trace, readings=readings, shapes=shapes), tuple(readings)) if readings else (trace, ())
+
+
+def _repeats(trace: Trace, entry: TraceEntry, heads: int, kv_heads: int, size: int) -> Restoration | None:
+    count, times = math.prod(entry.shape), heads // kv_heads
+    if times < 2 or not count or count % (heads * size):
+        return None
+    values = np.asarray(trace.load(entry)).reshape(-1)
+    rows = count // (heads * size)
+    # Positions first, and heads first.
+    for shape, axis in (((rows, kv_heads, times, size), 2), ((kv_heads, times, rows, size), 1)):
+        copies = values.reshape(shape)
+        first = copies.take([0], axis=axis)
+        if (copies == first).all() and first.any():
+
+            def restore(recorded: F32, shape: tuple[int, ...] = shape, axis: int = axis) -> F32:
+                return np.ascontiguousarray(recorded.reshape(shape).take(0, axis=axis)).reshape(-1)
+
+            return Restoration("repeats", f"with each KV head {times} times, once for each of its query heads", restore, certain=True)
+    return None

@@ -75,9 +75,7 @@ def _wrong_row(blame: Blame, group: Group) -> WrongRow:
     sides = [[audit.by_key[key] for key in group.keys if key in audit.by_key] for audit in (blame.a, blame.b)]
     pairs = [(key, local) for key in group.keys if (local := blame.local_of(key)) is not None]
     worst, shown = max(pairs, key=lambda pair: pair[1].excess)
-    reasons = [
-        f"{name}: {why}" for name, audit in zip("AB", (blame.a, blame.b), strict=True) if (why := reason_of(audit.by_key.get(worst)))
-    ]
+    reasons = [f"{name}: {why}" for name, side in zip("AB", sides, strict=True) if (why := why_of(side, worst))]
     return WrongRow(
         group,
         blame.verdicts[group.keys[0]].value,
@@ -120,7 +118,7 @@ def _audit_row(locals_: Sequence[LocalError], group: Group) -> AuditRow:
         f"{worst.limit:.0e}",
         "" if alone or worst.error is None else f"layer {worst.key[1]}",
         ", ".join(sources),
-        reason_of(worst),
+        why_of(locals_, worst.key),
     )
 
 
@@ -133,6 +131,13 @@ def spread(locals_: Sequence[LocalError]) -> str:
         return f"{max(known):.0e}" if max(known) else "0"
     low, high = (f"{error:.1e}" if error else "0" for error in (min(known), max(known)))
     return high if low == high else f"{low}..{high}"
+
+
+def why_of(locals_: Sequence[LocalError], worst: Key) -> str:
+    """Why the tensor ``worst`` has its state, and what the first of the tensors that gives something away by its error does."""
+    reason = next((reason_of(local) for local in locals_ if local.key == worst), "")
+    telltale = next((local.telltale for local in locals_ if local.telltale is not None), None)
+    return "; ".join(filter(None, (reason, telltale)))
 
 
 def reason_of(local: LocalError | None) -> str:

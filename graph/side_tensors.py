@@ -23,9 +23,11 @@ _BLOCK = r"blk\.\d+\."
 SIDE_TENSORS = (
     SideTensors(
         "of the encoders of images and sounds",
-        re.compile(r"(v|a|mm|mm_[a-z_]+|resampler|adapter|vision_tower|multi_modal_projector|model\.image_newline)\..*"),
+        re.compile(
+            r"(v|a|mm|mm_[a-z_]+|resampler|adapter|vision_(tower|model)|audio_(tower|model)|multi_modal_projector)\..*|model\.image_newline"
+        ),
     ),
-    SideTensors("that predict later tokens", re.compile(rf"(mtp|nextn)\..*|{_BLOCK}nextn\..*")),
+    SideTensors("that predict later tokens", re.compile(rf"(mtp[a-z_]*|nextn)\..*|{_BLOCK}nextn\..*")),
     SideTensors(
         "that repeat RoPE's frequencies", re.compile(rf"{_BLOCK}(attn_rot_embd|(attn\.|self_attn\.)?rotary_emb)(\.inv_freq|\.weight)?")
     ),

@@ -93,6 +93,7 @@ def _print(found: Audit, opened: Trace, show_all: bool) -> None:
         typer.echo(f"note: {note}")
     typer.echo(trace_fact(found.name, found.trace, opened))
     typer.echo(f"prompt: {found.prompt}")
+    typer.echo("tensors: " + (", ".join(f"{count} {state.value}" for state, count in found.counts.items()) or "none"))
     if found.common:
         typer.echo(f"common to all of them: {', '.join(found.common)}")
     off = {local.key for local in (*found.wrong, *found.misshapen)}

@@ -161,6 +161,12 @@ class Audit:
         return tuple(one for one in self.locals if one.state is LocalState.SHAPE)
 
     @property
+    def counts(self) -> dict[LocalState, int]:
+        """How many tensors are in each state, those without any left out."""
+        counted = Counter(one.state for one in self.locals)
+        return {state: counted[state] for state in LocalState if counted[state]}
+
+    @property
     def replayed(self) -> int:
         """How many tensors were computed again."""
         return sum(one.state in (LocalState.RIGHT, LocalState.WRONG) for one in self.locals)

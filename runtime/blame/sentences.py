@@ -124,7 +124,19 @@ def _cause(audit: Audit, name: str) -> str:
             f" Either {name} computes that otherwise, or, if it has the original checkpoint, the fault is in the file: "
             f"{audit.suspect.describe()}.{_seen(audit)}"
         )
-    return text + "".join(f" At {local.label} {local.telltale}." for local in audit.wrong if local.telltale is not None)
+    return text + "".join(f" {sentence}" for sentence in _telltales(audit))
+
+
+def _telltales(audit: Audit) -> list[str]:
+    """What errors give away by themselves, each once, with the tensors that do."""
+    labels: dict[str, list[str]] = {}
+    for local in audit.wrong:
+        if local.telltale is not None:
+            labels.setdefault(local.telltale, []).append(local.label)
+    return [
+        f"At {join([*found[:NAMED], *([f'{len(found) - NAMED} more'] if len(found) > NAMED else [])])} {telltale}."
+        for telltale, found in labels.items()
+    ]
 
 
 def _cause_of_both(a: Audit, b: Audit) -> str:

@@ -33,11 +33,12 @@ def test_the_sentence_comes_first_and_then_what_is_wrong(spoilt: tuple[Path, Pat
     assert lines[0].startswith("theirs: wrong at layer 1 ffn_gate (local error 1.0e-04) and layer 1 ffn_silu (local error ")
     assert lines[1].endswith(", reference, 35 tensors")
     assert lines[2].startswith("prompt: 7 tokens: 3, 1, 4, 1, 5, 9, 2 (")
-    assert lines[4].split() == ["tensor", "local", "error", "limit", "replayed", "from"]
-    assert lines[6].split() == ["WRONG", "layer", "1", "ffn_gate", lines[6].split()[4], "1e-11", "layer", "1", "ffn_norm"]
+    assert lines[3] == "tensors: 33 RIGHT, 2 WRONG"
+    assert lines[5].split() == ["tensor", "local", "error", "limit", "replayed", "from"]
+    assert lines[7].split() == ["WRONG", "layer", "1", "ffn_gate", lines[7].split()[4], "1e-11", "layer", "1", "ffn_norm"]
     assert lines[-1] == "2 of 35 tensors shown; --all prints every one"
     everything = run_cli("audit", "theirs", "--model", spoilt[0], "--all").out.splitlines()
-    assert len(everything) == 6 + 35
+    assert len(everything) == 7 + 35
 
 
 def test_json(spoilt: tuple[Path, Path]) -> None:

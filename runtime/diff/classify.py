@@ -44,10 +44,11 @@ DIVERGENT = frozenset({State.EXCEEDS, State.NAN, State.SHAPE})
 
 @dataclass(frozen=True)
 class Finding:
-    """``state`` of one tensor; ``nmse`` where it is known."""
+    """``state`` of one tensor; ``nmse`` where it is known. ``own``: it is more than what the tensor is computed from explains."""
 
     state: State
     nmse: float | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def classify(findings: Mapping[Key, Finding], dependencies: Dependencies) -> tup
         if key not in classes:
             inherited = max((findings[good].nmse or 0.0 for good in first.good), default=0.0)
             accumulated = finding.nmse is not None and inherited >= INHERITED_PART * finding.nmse > 0
-            classes[key] = Class.ACCUMULATED if accumulated else Class.INTRODUCED
+            classes[key] = Class.ACCUMULATED if accumulated and not finding.own else Class.INTRODUCED
     return classes, tuple(firsts)
 
 
@@ -103,10 +104,15 @@ def computed_from_identical(states: Mapping[Key, State], dependencies: Dependenc
     found: set[Key] = set()
     for key, state in states.items():
         if state is State.NOISE:
-            _, inputs = _reach(dependencies.value_of[key], dependencies.graph.predecessors, stages)
+            _, inputs = own_computation(dependencies.value_of[key], dependencies, stages)
             if inputs and all(stages[value] is State.IDENTICAL for value in inputs):
                 found.add(key)
     return found
+
+
+def own_computation(value: Value, dependencies: Dependencies, stages: Container[Value]) -> tuple[set[Value], set[Value]]:
+    """What a stage computes by itself, from the nearest of ``stages``; and those."""
+    return _reach(value, dependencies.graph.predecessors, stages)
 
 
 def _order(graph: nx.DiGraph[Value]) -> Iterable[Value]:

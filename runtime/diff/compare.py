@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.runtime.diff.align import align_shaped, align_single
@@ -12,17 +13,19 @@ from aprgraph.runtime.diff.classify import Finding, classify, computed_from_iden
 from aprgraph.runtime.diff.dependencies import find_dependencies
 from aprgraph.runtime.diff.flipped import set_aside
 from aprgraph.runtime.diff.graph_differences import graph_differences
+from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS, InputsRule
 from aprgraph.runtime.diff.measure import Measurer, held_to_its_own
 from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.notes import differences, remarks, unreached
 from aprgraph.runtime.diff.overrides import Tolerances
-from aprgraph.runtime.diff.profiles import choose_profile, kept_in
+from aprgraph.runtime.diff.profiles import QUANT_VS_FLOAT, arithmetic_profiles, choose_profile, kept_in, states_float_weights
 from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.diff.reservations import find_reservations
 from aprgraph.runtime.diff.shapes import find_shapes
 from aprgraph.runtime.diff.sources import Source, is_file, open_pair
 from aprgraph.runtime.diff.tolerances import check_profile
+from aprgraph.runtime.diff.weight_noise import WeightNoise, find_weight_noise
 from aprgraph.runtime.trace import Trace
 
 #: Called before each tensor: how many are done, of how many, and what this one is called.
@@ -66,20 +69,29 @@ def diff(
     else:
         pairs = align_shaped(shaped_a, shaped_b)
     limits = Tolerances(profile, tolerances, (entry.stage for trace in (trace_a, trace_b) for entry in trace.entries))
-    measurer = Measurer(shaped_a, shaped_b, limits, top)
+    dependencies = find_dependencies(trace_a, trace_b, [pair.key for pair in pairs])
+    arithmetics = arithmetic_profiles((trace_a.info, trace_b.info), formats)
+    weights: WeightNoise | None = None
+    if profile == QUANT_VS_FLOAT:
+        weights = find_weight_noise(trace_a, trace_b, dependencies, [states_float_weights(trace.info) for trace in (trace_a, trace_b)])
+        notes.append(weights.note)
+    measurer = Measurer(shaped_a, shaped_b, limits, top, None if weights is None else partial(weights.tolerance, arithmetics=arithmetics))
     measured = {}
     for done, pair in enumerate(pairs):
         if progress is not None:
             progress(done, len(pairs), pair.entry.label)
         measured[pair.key] = measurer.measure(pair)
-    dependencies = find_dependencies(trace_a, trace_b, measured)
     strict = computed_from_identical({key: one.state for key, one in measured.items()}, dependencies)
+    if weights is not None:
+        strict = {key for key in strict if key[2] not in GAINS}  # what their weights cost is for the rule of inputs
     judged = {
         pair.key: held_to_its_own(measured[pair.key], measurer.tolerance(pair)) if pair.key in strict else measured[pair.key]
         for pair in pairs
     }
+    if profile in HELD_TO_INPUTS:
+        judged = InputsRule(dependencies, arithmetics, weights).hold(judged, limits)
     judged = set_aside(judged, pairs, dependencies, measurer)
-    classes, first = classify({key: Finding(one.state, one.nmse) for key, one in judged.items()}, dependencies)
+    classes, first = classify({key: Finding(one.state, one.nmse, one.beyond_inputs) for key, one in judged.items()}, dependencies)
     rows = []
     for pair in pairs:
         one, override = judged[pair.key], limits.override(pair.key[2])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.aprt import F32, give_back
-from aprgraph.runtime.diff.align import Pair
+from aprgraph.runtime.diff.align import Key, Pair
 from aprgraph.runtime.diff.classify import State
 from aprgraph.runtime.diff.experts import SCORES, Slots, find_scores, find_slots
 from aprgraph.runtime.diff.indices import IndexMetrics, compare_indices
@@ -26,7 +26,7 @@ from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
 class Measured:
     """One pair: its state by itself, why in words, the limit that it was held to, and its numbers.
 
-    ``remark`` is what else a reader should know of how it was compared.
+    ``remark`` is what else a reader should know of how it was compared. ``beyond_inputs``: it exceeds what it is computed from explains.
     """
 
     state: State
@@ -35,6 +35,7 @@ class Measured:
     metrics: TensorMetrics | IndexMetrics | None = None
     logits: LogitMetrics | None = None
     remark: str | None = None
+    beyond_inputs: bool = False
 
     @property
     def nmse(self) -> float | None:
@@ -48,17 +49,30 @@ class Measured:
 
 
 class Measurer:
-    """Measures pairs of two traces; ``top`` is the K of the top-K overlap of logits."""
+    """Measures pairs of two traces; ``top`` is the K of the top-K overlap of logits. ``of_weights`` makes the tolerance of a tensor that of
+    the weights before it.
+    """
 
-    def __init__(self, a: ShapedTrace, b: ShapedTrace, tolerances: Tolerances, top: int) -> None:
+    def __init__(
+        self,
+        a: ShapedTrace,
+        b: ShapedTrace,
+        tolerances: Tolerances,
+        top: int,
+        of_weights: Callable[[Key, Tolerance], Tolerance] | None = None,
+    ) -> None:
         self._a, self._b = a, b
         self._tolerances = tolerances
         self._top = top
+        self._of_weights = of_weights
 
     def tolerance(self, pair: Pair) -> Tolerance:
         """What a pair is held to."""
         prompts = [side.positions[0] for side in (self._a, self._b) if 0 in side.positions]
-        return self._tolerances.find(pair.key[2], max(prompts) + pair.key[0] if prompts else 0)
+        tolerance = self._tolerances.find(pair.key[2], max(prompts) + pair.key[0] if prompts else 0)
+        if self._of_weights is None or self._tolerances.override(pair.key[2]) is not None:
+            return tolerance
+        return self._of_weights(pair.key, tolerance)
 
     def measure(self, pair: Pair) -> Measured:
         """Read and measure one pair. Raises TraceError that names a damaged file."""
@@ -111,7 +125,8 @@ class Measurer:
         if metrics.mismatched_nonfinite:
             return Measured(State.NAN, tolerance.limit, _nonfinite(metrics), metrics, logits)
         reason = exceeds(metrics, tolerance.limit, tolerance)
-        return Measured(state_of(metrics.bit_identical, reason), tolerance.limit, reason, metrics, logits)
+        state = state_of(metrics.bit_identical, reason)
+        return Measured(state, tolerance.limit, reason, metrics, logits, beyond_inputs=reason is not None and bool(metrics.dead_channels))
 
     def _ids(self, pair: Pair, a: F32, b: F32, tolerance: Tolerance) -> Measured:
         limit = tolerance.limit

@@ -27,6 +27,9 @@ from aprgraph.runtime.diff.sums import F64, Sums, cuts
 PIECE = 1 << 17
 #: Elements of each side, 16 MB, after which the pages that were read are given back.
 BLOCK = 1 << 22
+#: The least number of rows that make a channel of zeros more than chance, and the part of its mean energy that the other side has in it.
+DEAD_FROM = 4
+DEAD_PART = 0.01
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class TensorMetrics:
 
     None where there is no answer: no element finite on both sides, a cosine with a zero vector, a position or channel
     of a tensor whose shape is unknown. ``mismatched_nonfinite`` counts elements that are NaN or Inf on one side and
-    something else on the other.
+    something else on the other. ``dead_channels`` are 0 at every position on one side alone, of several positions.
     """
 
     count: int
@@ -82,6 +85,7 @@ class TensorMetrics:
     mismatched_nonfinite: int
     positions: Concentration | None
     channels: Concentration | None
+    dead_channels: tuple[int, ...] = ()
 
     @property
     def nonfinite(self) -> tuple[str, str]:
@@ -114,6 +118,7 @@ class TensorMetrics:
             "mismatched_nonfinite": self.mismatched_nonfinite,
             "positions": None if self.positions is None else self.positions.to_json(),
             "channels": None if self.channels is None else self.channels.to_json(),
+            "dead_channels": list(self.dead_channels[:8]),
         }
 
 
@@ -176,12 +181,20 @@ def _result(sums: Sums, shape: tuple[int, ...], structured: bool, position_axis:
         mismatched_nonfinite=sums.mismatched,
         positions=_positions(sums.rows, shape, position_axis) if measured and structured else None,
         channels=_channels(sums.columns) if measured and structured else None,
+        dead_channels=_dead(sums.columns) if measured and structured and sums.rows.shape[1] >= DEAD_FROM else (),
     )
 
 
 def _channels(columns: F64) -> Concentration:
     error, a, b = columns
     return _concentration(error, np.maximum(a, b), max(1, error.size // 100))
+
+
+def _dead(columns: F64) -> tuple[int, ...]:
+    """The channels that are 0 on one side and, on the other, no small part of it."""
+    _, a, b = columns
+    found = ((a == 0) & (b > DEAD_PART * b.mean())) | ((b == 0) & (a > DEAD_PART * a.mean()))
+    return tuple(int(index) for index in np.flatnonzero(found))
 
 
 def _positions(rows: F64, shape: tuple[int, ...], axis: int | None) -> Concentration | None:

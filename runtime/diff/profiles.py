@@ -7,12 +7,14 @@ model that a quantised file was made of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from aprgraph.graph.block_formats import BlockFormat, find_format
 from aprgraph.graph.errors import ComparisonError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
+from aprgraph.runtime.diff.tolerances import PROFILES
 from aprgraph.runtime.readings.precision import RecordedPrecision, recorded_precision
 from aprgraph.runtime.trace import ARITHMETICS, Trace, TraceInfo
 
@@ -38,7 +40,7 @@ _PROFILE_OF: Mapping[str, str] = {
     Q8_ACTIVATIONS: "cross-engine-q8act",
 }
 
-_QUANT_VS_FLOAT = "quant-vs-float"
+QUANT_VS_FLOAT = "quant-vs-float"
 _Q8_K = "cross-engine-q8k"
 _IN_WORDS: Mapping[str, str] = {
     FLOAT64: "computes in float64",
@@ -70,7 +72,10 @@ def choose_profile(a: TraceInfo | None, b: TraceInfo | None, kept: tuple[str | N
     if float_weights["A"] != float_weights["B"]:
         name, other = ("A", "B") if float_weights["A"] else ("B", "A")
         if not _is_plain(sides[other]):
-            return _QUANT_VS_FLOAT, f"{name} has the float weights of a model that {other} has quantised"
+            return QUANT_VS_FLOAT, f"{name} has the float weights of a model that {other} has quantised"
+    files = None if any(float_weights.values()) else _other_formats(a, b)
+    if files is not None:
+        return files
     coarser = max(steps.values())
     if ARITHMETICS[coarser] == Q8_ACTIVATIONS and any(_multiplies_super_blocks(info) for info in sides.values()):
         names = [name for name, step in steps.items() if step == coarser]
@@ -89,6 +94,52 @@ def choose_profile(a: TraceInfo | None, b: TraceInfo | None, kept: tuple[str | N
     return _PROFILE_OF[arithmetic], f"{names[0]} {_IN_WORDS[arithmetic]}"
 
 
+def _other_formats(a: TraceInfo | None, b: TraceInfo | None) -> tuple[str, str] | None:
+    """The profile of two traces whose files hold the weights in other formats, and why; None where they do not, or nobody knows.
+
+    Where nothing is quantised, what the weights of one side have lost is a rounding of the arithmetics' own kind.
+    """
+    known = [_dtypes(info) for info in (a, b)]
+    pairs = Counter(
+        (known[0][tensor], known[1][tensor]) for tensor in known[0] if known[0][tensor] != known[1].get(tensor, known[0][tensor])
+    )
+    if not pairs:
+        return None
+    (ours, theirs), _ = pairs.most_common(1)[0]
+    why = f"weights lie in {ours} in A, in {theirs} in B"
+    formats = [found for pair in pairs for name in pair if (found := find_format(name)) is not None]
+    if not all(fmt.is_plain for fmt in formats):
+        return QUANT_VS_FLOAT, why
+    rounded = _PROFILE_OF[BFLOAT16 if any(fmt.name == "BF16" for fmt in formats) else FLOAT16]
+    return max([rounded, *arithmetic_profiles((a, b))], key=list(PROFILES).index), why
+
+
+def _dtypes(info: TraceInfo | None) -> Mapping[str, str]:
+    """The format of each tensor of the model file, as the graph in a manifest says."""
+    if info is None or not info.graph_text:
+        return {}
+    return {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in parse_graph(info.graph_text).with_op("weight")}
+
+
+def arithmetic_profiles(infos: Sequence[TraceInfo | None], kept: Sequence[str | None] = (None, None)) -> tuple[str, ...]:
+    """The profiles that cover the arithmetic of traces, whatever their weights; ``kept`` is as in ``choose_profile``. Where it is not
+    stated, or not known, it may be the coarsest that engines use: bfloat16, and activations in 8 bits.
+    """
+    found: list[str] = []
+    for info, seen in zip(infos, kept, strict=True):
+        named = FLOAT32 if info is None else info.extra.get(ARITHMETIC, FLOAT32)
+        if info is None or not states_arithmetic(info) or named not in ARITHMETICS:
+            found += [_PROFILE_OF[BFLOAT16], _PROFILE_OF[Q8_ACTIVATIONS]] if seen is None else [_PROFILE_OF[seen]]
+        else:
+            found.append(_Q8_K if named == Q8_ACTIVATIONS and _multiplies_super_blocks(info) else _PROFILE_OF[str(named)])
+    return tuple(dict.fromkeys(found))
+
+
+def states_float_weights(info: TraceInfo | None) -> bool:
+    """Whether a manifest says that the weights were float ones."""
+    return info is not None and info.extra.get(WEIGHTS) == FLOAT_WEIGHTS
+
+
 def own_profile(info: TraceInfo | None, graph: Graph, kept: str | None = None) -> str:
     """The profile that covers one trace against an exact replay of the model file, whose graph is ``graph``.
 
@@ -96,7 +147,7 @@ def own_profile(info: TraceInfo | None, graph: Graph, kept: str | None = None) -
     """
     arithmetic = _arithmetic(info, kept)
     if _has_float_weights(info) and not _has_plain_weights(graph):
-        return _QUANT_VS_FLOAT
+        return QUANT_VS_FLOAT
     if arithmetic == Q8_ACTIVATIONS and _has_super_blocks(graph):
         return _Q8_K
     return _PROFILE_OF[arithmetic]

@@ -65,9 +65,10 @@ def trace_in(
     tokens: tuple[int, ...] = TOKENS,
     weights: Callable[[Node], F64] | None = None,
     taps: str = "all",
+    overrides: Mapping[str, Any] | None = None,
 ) -> Trace:
     """A trace of a model, in float64 but for the roundings."""
-    model = load_model(path)
+    model = load_model(path, overrides)
     graph = run_passes(build_graph(model), [InsertTaps(parse_plan(taps, f"0..{layers}")), Prune()])
     writer = TraceWriter(directory)
     for node, value in run_in(graph, model, tokens, weights=weights, **(roundings or {})):

@@ -27,7 +27,7 @@ NOTHING = Plant()
 class MemoryTrace(Trace):
     """A trace whose tensors and graph are at hand: thousands are compared, and files are other tests' subject."""
 
-    def __init__(self, name: str, graph: Graph, tensors: Mapping[Key, tuple[str, F32]], info: TraceInfo) -> None:
+    def __init__(self, name: str, graph: Graph | None, tensors: Mapping[Key, tuple[str, F32]], info: TraceInfo) -> None:
         entries = [
             TraceEntry(stage, layer, step, value.shape, f"{step}-{layer}-{stage}", node)
             for (step, layer, stage), (node, value) in tensors.items()
@@ -39,7 +39,7 @@ class MemoryTrace(Trace):
     def load(self, entry: TraceEntry) -> F32:
         return self._tensors[entry.key]
 
-    def graph(self) -> Graph:
+    def graph(self) -> Graph | None:
         return self._graph
 
 

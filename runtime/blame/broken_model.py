@@ -5,23 +5,40 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aprgraph.graph.gguf_file import GGUFFile
-from aprgraph.runtime.blame.local import Audit, LocalError
-from aprgraph.runtime.check.nonfinite import find_nonfinite
+from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
+from aprgraph.runtime.check.nonfinite import NonfiniteWeight, find_nonfinite
 from aprgraph.runtime.diff.metrics import TensorMetrics
 
 
 def see_broken_model(found: Audit, file: GGUFFile) -> Audit:
-    """``found``, whose first note says so where the model's own weights make the replay NaN or Inf. Raises ModelFileError."""
-    for local in found.locals:
+    """``found``, whose first note says so where the model's own weights make the replay NaN or Inf. Raises ModelFileError.
+
+    The tensors that begin to be so are neither right nor wrong: such a model can be no judge of them.
+    """
+    broken: str | None = None
+    looked_at: dict[str, NonfiniteWeight | None] = {}
+    locals_ = list(found.locals)
+    for index, local in enumerate(found.locals):
         if not _begins_here(local, found):
             continue
-        for weight in find_nonfinite(file, local.weights):
-            broken = f"the model file is broken: {weight}, so that {local.label} is NaN or Inf"
-            note = (
-                f"{broken}; it is damaged, or was made from damaged weights; `aprgraph check {file.path}` lists all that is wrong with it"
-            )
-            return replace(found, notes=(note, *found.notes), broken=broken)
-    return found
+        for name in local.weights:
+            if name not in looked_at:
+                looked_at[name] = next(find_nonfinite(file, [name]), None)
+        held = [str(weight) for name in local.weights if (weight := looked_at[name]) is not None]
+        if held:
+            broken = broken or f"the model file is broken: {', and '.join(held)}, so that {local.label} is NaN or Inf"
+            reason = f"the model file makes it NaN or Inf: {', and '.join(held)}"
+            locals_[index] = replace(local, state=LocalState.UNKNOWN, reason=reason)
+    if broken is None:
+        return found
+    note = f"{broken}; it is damaged, or was made from damaged weights; `aprgraph check {file.path}` lists all that is wrong with it"
+    return replace(found, locals=tuple(locals_), notes=(note, *found.notes), broken=broken)
+
+
+def with_broken_model(sentence: str, *audits: Audit) -> str:
+    """A sentence about several traces, and after it that their model is broken, if it is."""
+    broken = next((audit.broken for audit in audits if audit.broken is not None), None)
+    return sentence if broken is None else f"{sentence} But {broken}."
 
 
 def _begins_here(local: LocalError, found: Audit) -> bool:

@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from aprgraph.graph.model import Model
 from aprgraph.runtime.blame.audit import Auditor, Progress
+from aprgraph.runtime.blame.broken_model import with_broken_model
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
 from aprgraph.runtime.blame.other_places import in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
@@ -110,7 +111,7 @@ def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies, gr
         verdict = _verdict(row, a, b, row.key in behind, row.key in behind_unknown, row.key in grounded)
         is_own = verdict is Verdict.ADDS_UP and row.key in other_graph
         verdicts[row.key] = Verdict.OTHER_GRAPH if is_own else verdict
-    return Blame(a, b, verdicts, blame_sentence(report, a, b, verdicts, graphs))
+    return Blame(a, b, verdicts, with_broken_model(blame_sentence(report, a, b, verdicts, graphs), a, b))
 
 
 def _region(audit: Audit, key: Key) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from aprgraph.runtime.check.report import CheckReport
 from aprgraph.runtime.check.structure import Structure
 from aprgraph.runtime.check.survey import Progress
 from aprgraph.runtime.check.tokenizer_rules import judge_tokenizer
-from aprgraph.runtime.check.weights import judge_numbers, judge_weights
+from aprgraph.runtime.check.weights import judge_numbers, judge_weights, readable
 from aprgraph.runtime.check.words import text_of
 
 _MODEL = "model"
@@ -62,6 +62,8 @@ class _Check:
             is_model = self._kind is None or self._kind.name == "split"
             architecture = str(file.metadata.get("general.architecture"))
             findings += judge_weights(file, architecture, count, self._aside) if is_model else judge_numbers(file, count)
+            read_names = {info.name for info in readable(file)}
+            self._not_looked_at += [f"{name}: its rows are too long" for name in file.tensors if name not in read_names]
         elif file.tensors:
             self._not_looked_at.append("the values of the weights (--quick)")
         tensors = len({*file.tensors, *(fault.name for fault in self._faults)})
@@ -70,7 +72,7 @@ class _Check:
             _MODEL if self._kind is None else self._kind.name,
             tuple(findings),
             tensors,
-            len(file.tensors) if weights else 0,
+            len(readable(file)) if weights else 0,
             read,
             tuple(self._not_looked_at),
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.ir import Graph
-from aprgraph.runtime.check.survey import Surveyor
+from aprgraph.runtime.check.survey import LONGEST_ROW, Surveyor
 from aprgraph.runtime.check.words import describe_nonfinite
 
 
@@ -24,7 +24,7 @@ class NonfiniteWeight:
 
 def find_nonfinite(file: GGUFFile, names: Iterable[str]) -> Iterator[NonfiniteWeight]:
     """Those of the tensors ``names`` that hold NaN or Inf, as they are found; reads all of each. Raises ModelFileError."""
-    infos = [file.tensors[name] for name in dict.fromkeys(names) if name in file.tensors]
+    infos = [file.tensors[name] for name in dict.fromkeys(names) if name in file.tensors and file.tensors[name].row_bytes <= LONGEST_ROW]
     with Surveyor(file) as surveyor:
         for info in infos:
             found = surveyor.survey(info)

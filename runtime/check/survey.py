@@ -20,6 +20,8 @@ from aprgraph.runtime.check.surveyed_matrix import KEPT, Place, SurveyedMatrix
 
 #: Bytes that are read and looked at in one go: they and what is made of them stay in the processor's cache.
 _CHUNK = 1 << 19
+#: A row of more bytes is not looked at: it is read whole, and no model has one.
+LONGEST_ROW = 1 << 26
 #: Bytes of each chunk by which tensors are told apart.
 _SAMPLE = 4096
 #: A tensor of one dimension of at most so many elements is kept as values.
@@ -86,7 +88,7 @@ class Surveyor:
         os.close(self._descriptor)
 
     def survey(self, info: TensorInfo) -> SurveyedTensor:
-        """Look at one tensor, all of it."""
+        """Look at one tensor, all of it; its rows must not be longer than LONGEST_ROW."""
         rows, columns = _rows(info), info.dims[-1]
         units = columns // info.format.elements if info.format.arrives_in_blocks else columns
         matrices: list[SurveyedMatrix] = []

@@ -11,7 +11,7 @@ import numpy as np
 
 from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
 from aprgraph.runtime.check.finding import Finding
-from aprgraph.runtime.check.survey import Progress, SurveyedTensor, Surveyor
+from aprgraph.runtime.check.survey import LONGEST_ROW, Progress, SurveyedTensor, Surveyor
 from aprgraph.runtime.check.vector_rules import judge_norms_together
 from aprgraph.runtime.check.weight_rules import judge_tensor, typical_octave
 from aprgraph.runtime.check.words import describe_nonfinite
@@ -34,10 +34,15 @@ class _Size:
     octave: float
 
 
+def readable(file: GGUFFile) -> list[TensorInfo]:
+    """The tensors that are looked at, in the order in which they lie."""
+    return sorted((info for info in file.tensors.values() if info.row_bytes <= LONGEST_ROW), key=lambda info: info.offset)
+
+
 def judge_numbers(file: GGUFFile, progress: Progress | None = None) -> Iterator[Finding]:
     """What is wrong with the tensors of a file whatever they are for: NaN and Inf. Raises ModelFileError."""
     with Surveyor(file, progress) as surveyor:
-        for info in _in_order(file):
+        for info in readable(file):
             yield from _judge_nonfinite(surveyor.survey(info))
 
 
@@ -70,7 +75,7 @@ def judge_weights(file: GGUFFile, architecture: str, progress: Progress | None =
     sizes: dict[tuple[str, str], list[_Size]] = {}
     samples: dict[tuple[int, int], list[TensorInfo]] = {}
     with Surveyor(file, progress) as surveyor:
-        for info in _in_order(file):
+        for info in readable(file):
             found = surveyor.survey(info)
             if info.name in aside:
                 yield from _judge_nonfinite(found)
@@ -90,10 +95,6 @@ def judge_weights(file: GGUFFile, architecture: str, progress: Progress | None =
         yield from _judge_sizes(group)
     for infos in samples.values():
         yield from _judge_twins(file, infos)
-
-
-def _in_order(file: GGUFFile) -> list[TensorInfo]:
-    return sorted(file.tensors.values(), key=lambda info: info.offset)
 
 
 def _judge_sizes(group: Sequence[_Size]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ import pytest
 from aprgraph.comparison import diff
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
-from aprgraph.runtime.blame import audit
+from aprgraph.runtime.blame import LocalState, audit
 from aprgraph.runtime.check.nonfinite import weights_behind
 from tests.support.blame import spoil, traced, with_nan
 from tests.support.planted import nan_scales, planted
@@ -44,6 +44,23 @@ def test_two_traces_of_a_broken_model(broken: Path, tmp_path: Path) -> None:
     report = diff(a.directory, b.directory, model=load_model(broken))
     assert report.blame is not None
     assert _HELD in report.blame.notes[0]
+    assert f"But the model file is broken: {_HELD}" in report.blame.sentence
+    assert report.exit_code == 1
+
+
+@pytest.mark.contract("BLAME-BROKEN-1")
+def test_a_broken_model_accuses_nobody_of_what_it_makes_nan(broken: Path, tiny_model: Tiny, tmp_path: Path) -> None:
+    """One side ran the broken file, the other the sound one that it was made of."""
+    bad, good = traced(tmp_path / "bad", broken), traced(tmp_path / "good", tiny_model(format="Q8_0"))
+    found = audit(good, load_model(broken))
+    assert found.wrong == ()
+    (unknown,) = (local for local in found.locals if local.state is LocalState.UNKNOWN)
+    assert (unknown.label, unknown.reason) == ("layer 1 ffn_out", f"the model file makes it NaN or Inf: {_HELD}")
+    report = diff(good.directory, bad.directory, model=load_model(broken))
+    assert report.blame is not None
+    assert report.blame.wrong == ()
+    assert " is wrong at" not in report.blame.sentence
+    assert _HELD in report.blame.sentence
 
 
 @pytest.mark.contract("BLAME-BROKEN-1")

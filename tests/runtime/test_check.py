@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import ModelFileError
-from aprgraph.runtime.check import CheckReport, Level, check
+from aprgraph.runtime.check import CheckReport, Level, check, weights
+from tests.support.damage import with_odd_keys
 from tests.support.gguf_bytes import ARRAY, F32, I32, STRING, U16, U32, RawGGUF, RawTensor, array, small_llama, text
 from tests.support.golden import GOLDEN
 from tests.support.models import gemma3_path, smollm2_path
@@ -338,3 +341,30 @@ def test_progress_counts_every_byte(tiny_model: Tiny) -> None:
     seen: list[int] = []
     report = check(tiny_model(), progress=seen.append)
     assert sum(seen) == report.bytes_read > 0
+
+
+def test_rows_that_are_too_long_are_said_to_be(monkeypatch: pytest.MonkeyPatch, tiny_model: Tiny, tmp_path: Path) -> None:
+    path = planted(tiny_model(), tmp_path / "m.gguf", blk__0__ffn_down__weight=_set((0, 0), np.nan))
+    monkeypatch.setattr(weights, "LONGEST_ROW", 64 * 4)
+    report = check(path)
+    assert report.not_looked_at == tuple(f"blk.{layer}.ffn_down.weight: its rows are too long" for layer in (0, 1))
+    assert (serious(report), report.tensors_read) == ([], report.tensors - 2)
+
+
+@pytest.mark.contract("ERR-GGUF-1")
+def test_random_damage_is_a_report_or_an_error(tmp_path: Path) -> None:
+    """Never anything else, whatever bytes of the header, or of the weights, are changed, and wherever the file is cut."""
+    good, rng, path = with_odd_keys().pack(), random.Random(11), tmp_path / "m.gguf"
+    codes = set()
+    for _ in range(400):
+        data = bytearray(good)
+        for _ in range(rng.randint(1, 5)):
+            data[rng.randrange(len(data))] = rng.choice([0, 1, 127, 255, rng.randrange(256)])
+        path.write_bytes(data[: rng.randrange(len(data)) if rng.random() < 0.2 else None])
+        try:
+            report = check(path)
+        except ModelFileError:
+            continue
+        json.dumps(report.to_json(), allow_nan=False)
+        codes |= {one.rule.code for one in report.findings}
+    assert {"file-damaged", "file-truncated", "tensor-damaged", "tensor-unused", "tensor-missing", "key-wrong"} <= codes

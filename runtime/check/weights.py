@@ -49,7 +49,7 @@ def judge_numbers(file: GGUFFile, progress: Progress | None = None) -> Iterator[
 def judge_some(file: GGUFFile, names: Collection[str]) -> Iterator[Finding]:
     """What is wrong with the tensors ``names`` alone, each by itself and beside the others of its layer. Raises ModelFileError."""
     layers = {matched[1] for name in names if (matched := _LAYER.fullmatch(name)) is not None}
-    near = [info for info in _in_order(file) if info.name in names or ((m := _LAYER.fullmatch(info.name)) is not None and m[1] in layers)]
+    near = [info for info in readable(file) if info.name in names or ((m := _LAYER.fullmatch(info.name)) is not None and m[1] in layers)]
     zeros: list[ZeroParts] = []
     with Surveyor(file) as surveyor:
         for info in near:

@@ -81,8 +81,8 @@ class GroupView:
 class View:
     """A drawable graph. ``nodes`` are in execution order. ``shown`` are the layers it was restricted to, None for all.
 
-    ``legend`` has the classes of a coloured view, the least severe first, with the number of (layer, stage) pairs in each; it
-    is empty otherwise.
+    ``legend`` has the classes of a coloured view, the least severe first, with the number of (layer, stage) pairs in each, also of layers
+    that are not shown; it is empty otherwise.
     """
 
     graph: Graph
@@ -224,7 +224,7 @@ class _Viewer:
             return ()
         counts: dict[DivergenceClass, int] = {}
         for node in self.drawn:
-            if node.stage is not None and (self.shown is None or node.layer is None or node.layer in self.shown):
+            if node.stage is not None:
                 cls = divergence_of(self.colouring, node.layer, node.stage).cls
                 counts[cls] = counts.get(cls, 0) + 1
         return tuple(sorted(counts.items(), key=lambda item: severity(item[0])))

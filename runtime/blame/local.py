@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from aprgraph.graph.export.divergence import CLASS_BY_NAME
+from aprgraph.graph.ir import Graph
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -243,12 +244,13 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class Blame:
-    """Both sides' audits, a verdict on each tensor, and the sentence to read first."""
+    """Both sides' audits, a verdict on each tensor, and the sentence to read first; ``graph`` is what A was replayed by."""
 
     a: Audit
     b: Audit
     verdicts: Mapping[Key, Verdict]
     sentence: str
+    graph: Graph | None = None
 
     @property
     def wrong(self) -> tuple[Key, ...]:

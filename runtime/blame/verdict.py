@@ -91,7 +91,7 @@ def with_blame(
     steps = sorted({row.key[0] for row in report.rows})
     graphs = compare_graphs(auditors[0].graph, auditors[1].graph)
     found_blame = judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps), graphs)
-    return replace(report, blame=found_blame, prompt=with_text(report.prompt, model.model, tokens))
+    return replace(report, blame=replace(found_blame, graph=auditors[0].graph), prompt=with_text(report.prompt, model.model, tokens))
 
 
 def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies, graphs: GraphDifferences | None = None) -> Blame:

@@ -32,7 +32,8 @@ def draw_suspects(report: DiffReport, suspects: Sequence[FirstDivergence], trace
     """The graph around ``suspects``, or why there is none to draw."""
     if not suspects:
         return "Nothing diverged, so there is no region to draw."
-    known = [graph for graph in (trace_a.graph(), trace_b.graph()) if graph is not None]
+    candidates = (trace_a.graph(), trace_b.graph(), None if report.blame is None else report.blame.graph)
+    known = [graph for graph in candidates if graph is not None]
     graph = next((graph for graph in known if suspects[0].region and suspects[0].region[-1] in graph), None)
     if graph is None:
         which = "that holds this tensor" if known else "(it lies in a trace's manifest, trace.json)"

@@ -184,3 +184,15 @@ def test_two_traces_without_a_graph_are_drawn_by_the_model(folder: Path, tmp_pat
     sides = [bare(write_trace(tmp_path / name, {(0, "attn_norm"): np.ones((2, 64), np.float32)})) for name in ("a", "b")]
     document = json.loads(run_cli("graph", "--diff", *sides, "--model", folder / "model.gguf", "--format", "json").out)
     assert any(node["stage"] == "attn_norm" for node in document["nodes"])
+
+
+def test_the_page_of_two_bare_traces_draws_the_graph_of_the_model(tiny_model: Tiny, tmp_path: Path) -> None:
+    path = tiny_model()
+    sides = [
+        bare(trace_model(tmp_path / name, path, taps="qkv_matmul,q_post_rope", tokens=TOKENS, overrides=overrides))
+        for name, overrides in (("ours", {}), ("theirs", {"llama.rope.freq_base": 500000.0}))
+    ]
+    found = diff(*sides, model=path, tokens=TOKENS)
+    (drawing,) = read_page(render_page(found, *map(Trace.open, sides))).by_id("graph").every("svg")
+    drawn = {one.attributes["id"] for one in drawing.every("g") if one.attributes.get("class") == "node"}
+    assert {"node-layer0.qkv_matmul", "node-layer0.q_post_rope", "node-rope_angles"} <= drawn

@@ -71,6 +71,11 @@ class LoadedModel:
         except ArtifactError:
             return None
 
+    @property
+    def default_trace_directory(self) -> Path:
+        """``<model-stem>-trace`` beside the model."""
+        return self.model.path.with_name(f"{self.model.path.stem}-trace")
+
     def encode(self, prompt: str) -> list[int]:
         """Token ids of ``prompt`` by the model's own tokenizer. Raises AprgraphError."""
         return encode_prompt(self.model, prompt)
@@ -124,7 +129,7 @@ class CompiledModel:
     @property
     def default_trace_directory(self) -> Path:
         """``<model-stem>-trace`` beside the model."""
-        return self.model.path.with_name(f"{self.model.path.stem}-trace")
+        return LoadedModel(self.model).default_trace_directory
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of ``prompt`` by the model's own tokenizer. Raises AprgraphError."""
@@ -152,18 +157,20 @@ class CompiledModel:
         steps: str = "0..1",
         prefill_chunk: int | None = None,
         stats_only: bool = False,
+        force: bool = False,
         on_entry: OnEntry | None = None,
     ) -> Trace:
         """Run the model and record the tensors that ``taps``, ``layers`` and ``steps`` select (as on the command line).
 
         ``tokens`` or ``prompt`` (default "What is 2+2?") is the input; ``directory`` defaults to
-        ``<model-stem>-trace`` beside the model. Raises AprgraphError.
+        ``<model-stem>-trace`` beside the model. An earlier run's trace there is replaced whole; what else is there is written over only
+        with ``force``. Raises AprgraphError.
         """
         plan = parse_plan(taps, layers)
         options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk)
         run = self.plan(plan, self._input(prompt, tokens), options)
         place = Path(directory) if directory is not None else self.default_trace_directory
-        return self.record(run, place, threads=threads, stats_only=stats_only, on_entry=on_entry)
+        return self.record(run, place, threads=threads, stats_only=stats_only, force=force, on_entry=on_entry)
 
     def generate(
         self,
@@ -190,17 +197,19 @@ class CompiledModel:
         *,
         threads: int | None = None,
         stats_only: bool = False,
+        force: bool = False,
         on_entry: OnEntry | None = None,
         on_token: OnToken | None = None,
     ) -> Trace:
         """Run what ``plan`` has checked and write the trace.
 
-        Raises TraceError if the disk has not the room, or if a text ended before the first step that was to be recorded, and
-        NonFiniteError where no expert or token could be chosen; what was recorded until then is a whole trace.
+        Raises TraceError, before anything is computed, if ``directory`` holds what is not replaced (see TraceWriter), or if the disk
+        has not the room; later, if a text ended before the first step that was to be recorded; and NonFiniteError where no expert
+        or token could be chosen. What was recorded until then is a whole trace.
         """
+        writer = TraceWriter(directory, stats_only=stats_only, force=force)
         if not stats_only:
             check_room(directory, run.nbytes)
-        writer = TraceWriter(directory, stats_only=stats_only)
         # Closed also when the run fails: an exception may keep this frame, and with it the lock, for as long as the process lives.
         with contextlib.closing(writer), contextlib.ExitStack() as stack:
             engine = stack.enter_context(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from aprgraph.api import CompiledModel, RunOptions
 from aprgraph.comparison import diff
-from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.plan import Plan
@@ -30,7 +29,7 @@ from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import SideNames
-from aprgraph.runtime.places import check_empty_folder
+from aprgraph.runtime.places import check_trace_place, probe
 from aprgraph.runtime.trace import Trace
 
 #: Bytes that the two traces of a round may take together.
@@ -46,6 +45,8 @@ _STATES = {
     Class.UNMEASURED: State.UNMEASURED,
 }
 _WHOLE = tuple(stage.name for stage in STAGES if not stage.per_layer)
+#: The folders of the two traces.
+_SIDES = ("a", "b")
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,7 @@ class _Search:
         nbytes = sum(run.nbytes for run in runs)
         if self.on_round is not None:
             self.on_round(plan, nbytes)
-        places = [self.directory / name for name in ("a", "b")]
-        for place in places:
-            shutil.rmtree(place, ignore_errors=True)
+        places = [self.directory / name for name in _SIDES]
         traces = [side.record(run, place, threads=self.threads) for side, run, place in zip(self.sides, runs, places, strict=True)]
         self.traces = (traces[0], traces[1])
         report = diff(*self.traces, profile=self.profile)
@@ -227,11 +226,22 @@ def _in_order(stages: set[str]) -> tuple[str, ...]:
     return tuple(name for name in STAGE_BY_NAME if name in stages)
 
 
+def check_place(directory: Path) -> None:
+    """Raise TraceError unless ``directory`` is empty, not there, or as an earlier bisection left it: rounds replace its traces."""
+    probe(directory)
+    if directory.is_dir():
+        others = sorted(path.name for path in directory.iterdir() if path.name not in _SIDES and not path.name.startswith("."))
+        if others:
+            raise TraceError.at_place(f"{directory}: holds what is of no bisection ({', '.join(others[:3])})")
+        for name in _SIDES:
+            check_trace_place(directory / name)
+
+
 @contextlib.contextmanager
 def place_for(directory: Path | None) -> Iterator[Path]:
-    """``directory``, made if need be, or a temporary one that is gone afterwards. Raises TraceError if something is in it."""
+    """``directory``, made if need be, or a temporary one that is gone afterwards. Raises TraceError as ``check_place`` does."""
     if directory is not None:
-        check_empty_folder(directory)  # rounds remove what those before them wrote
+        check_place(directory)
         directory.mkdir(parents=True, exist_ok=True)
         yield directory
         return

@@ -201,7 +201,8 @@ def check_room(directory: Path, nbytes: int) -> None:
         place = place.parent
     free = shutil.disk_usage(place).free
     if nbytes + (1 << 20) > free:
-        raise TraceError(
-            f"{directory}: the plan writes {nbytes:,} bytes, but only {free:,} are free there; "
-            "tap fewer stages or layers, give another place with -o, or keep statistics alone with --stats-only"
+        raise TraceError.at_place(
+            f"{directory}: the plan writes {nbytes:,} bytes, but only {free:,} are free there",
+            "tap fewer stages or layers",
+            "keep statistics alone (--stats-only)",
         )

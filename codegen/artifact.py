@@ -200,7 +200,7 @@ def compile_model(
     chosen_architectures = parse_architectures(architectures)
     directory = directory or default_directory(model.path, target)
     if os.path.lexists(directory) and not (directory / _MANIFEST).is_file():
-        raise ArtifactError(f"{directory}: is there, and is no artifact; give another place with -o, or remove it")
+        raise ArtifactError.at_place(f"{directory}: is there, and is no artifact", "remove it")
     graph = build_graph(model)
     chosen = find_cpu(cpu) if target == "llvm" else None
     temporary: Path | None = None
@@ -242,7 +242,7 @@ def compile_model(
         (temporary / _MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         _put_in_place(temporary, directory)
     except OSError as error:
-        raise ArtifactError(f"{directory}: cannot be written: {error.strerror}; give another place with -o") from None
+        raise ArtifactError.unwritable(directory, error) from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -20,7 +20,9 @@ Each message says what is wrong, where, what was expected, and what to do.
 
 from __future__ import annotations
 
+import errno
 import reprlib
+from dataclasses import dataclass
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
@@ -31,8 +33,45 @@ def shown(value: object) -> str:
     return _REPR.repr(value)
 
 
+@dataclass(frozen=True)
+class PlaceProblem:
+    """Why something cannot be written where it was to go, and what helps beside another place.
+
+    ``forcible``: it can be written there all the same, where the caller says so. The words for that, and for another place, depend on who
+    asks: a Python program has ``force=True``, a command an option; so the message is put together last.
+    """
+
+    what: str
+    remedies: tuple[str, ...] = ()
+    forcible: bool = False
+
+    def text(self, another: str = "give another place", force: str = "give force=True") -> str:
+        """The message. ``another`` says how to give another place, ``force`` how to write over what is there."""
+        remedies = [*self.remedies, *([f"{force} to write there all the same"] if self.forcible else []), another]
+        return f"{self.what}; " + ", or ".join(filter(None, (", ".join(remedies[:-1]), remedies[-1])))
+
+
 class AprgraphError(Exception):
-    """Base of all errors that a user can cause. The message is one line: what, where, what was expected, what to do."""
+    """Base of all errors that a user can cause. The message is one line: what, where, what was expected, what to do.
+
+    ``place`` is there where something cannot be written.
+    """
+
+    place: PlaceProblem | None = None
+
+    @classmethod
+    def at_place(cls, what: str, *remedies: str, forcible: bool = False) -> AprgraphError:
+        """The error, of this class, that a PlaceProblem is."""
+        problem = PlaceProblem(what, remedies, forcible)
+        error = cls(problem.text())
+        error.place = problem
+        return error
+
+    @classmethod
+    def unwritable(cls, path: object, error: OSError) -> AprgraphError:
+        """The error for a file or folder that the system does not let us write."""
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return cls.at_place(f"{path}: cannot be written: {error.strerror or error}", *(["free some space"] if is_full else []))
 
 
 class ModelFileError(AprgraphError):

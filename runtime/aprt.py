@@ -11,7 +11,6 @@ The size is exactly 12 + 4 · count. Bit patterns of NaN and Inf are kept.
 from __future__ import annotations
 
 import contextlib
-import errno
 import mmap
 import os
 import stat
@@ -126,14 +125,7 @@ def write_aprt(path: str | Path, layer: int | None, values: F32) -> None:
             os.unlink(temporary)
         if not isinstance(error, OSError):
             raise
-        raise TraceError(f"{path}: cannot be written: {error.strerror}; {hint(error)}") from None
-
-
-def hint(error: OSError) -> str:
-    """What to do about a file that cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "free some space, or give another place with -o"
-    return "give another place with -o"
+        raise TraceError.unwritable(path, error) from None
 
 
 def _write_all(descriptor: int, header: bytes, data: memoryview) -> None:

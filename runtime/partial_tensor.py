@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.aprt import F32, HEADER, file_size, hint, pack_header
+from aprgraph.runtime.aprt import F32, HEADER, file_size, pack_header
 
 
 class PartialTensor:
@@ -28,7 +28,7 @@ class PartialTensor:
                 os.posix_fallocate(file.fileno(), 0, file_size(count))
         except OSError as error:
             self.discard()
-            raise TraceError(f"{path}: cannot be written: {error.strerror}; {hint(error)}") from None
+            raise TraceError.unwritable(path, error) from None
         self.values: F32 = np.memmap(self._temporary, dtype="<f4", mode="r+", offset=HEADER.size, shape=shape)
 
     def put(self, values: F32, axis: int, start: int) -> None:
@@ -44,7 +44,7 @@ class PartialTensor:
                 os.unlink(self.path)
             os.rename(self._temporary, self.path)
         except OSError as error:
-            raise TraceError(f"{self.path}: cannot be written: {error.strerror}; {hint(error)}") from None
+            raise TraceError.unwritable(self.path, error) from None
 
     def discard(self) -> None:
         """Remove the file."""

@@ -1,17 +1,200 @@
-"""Folders that a program is about to write into."""
+"""Places that a program is about to write to: what is there, whose it is, and whether it may be replaced.
+
+An earlier trace of the same program is replaced whole, and what an interrupted run left, which names itself; so are pages, pictures and
+folders that say that this program wrote them. Everything else is somebody's, and is written over only where that is asked for.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
+from aprgraph.runtime.trace import MANIFEST, MARKER, Trace, TraceInfo, is_place_of_stage
+from aprgraph.runtime.unread import list_folder
+
+#: What `aprgraph run` writes; other traces are of whoever their manifest names.
+OWN = "aprgraph"
+#: What says that a directory is an artifact; compiling again would remove what else is in it.
+_ARTIFACT = "artifact.json"
+_SHOWN = 3
+#: How much of a file tells what it is.
+_HEAD = 4096
+
+
+def author_of(info: TraceInfo) -> str:
+    """Whose trace it is: the first word of what wrote it, else of the target; OWN where there is a graph, as our own runs have."""
+    words = str(info.extra.get("writer") or (OWN if info.graph_text else info.target)).replace(",", " ").split()
+    return words[0] if words else "another program"
+
+
+@dataclass(frozen=True)
+class TracePlace:
+    """What a directory for a trace holds: ``old``, the files of a trace that is to be replaced, and ``others``, which stay.
+
+    ``problem`` says what of it is somebody's, None where nothing is. Both lists are relative to the directory.
+    """
+
+    old: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def look_at(directory: Path, author: str) -> TracePlace:
+    """What is at ``directory``, where a trace of ``author`` is to go. Raises TraceError for what is no place for a trace by any means."""
+    if not os.path.lexists(directory):
+        return TracePlace()
+    if not directory.is_dir():
+        raise TraceError.at_place(f"{directory}: is no folder, which a trace is")
+    if (directory / _ARTIFACT).is_file():
+        raise TraceError.at_place(f"{directory}: holds an artifact")
+    folder = list_folder(directory)
+    names = [file for file in (*folder.files, *folder.apart) if file not in (MARKER, MANIFEST)]
+    tensors = [file for file in names if is_place_of_stage(file)]
+    if (directory / MARKER).exists():
+        if _is_locked(directory / MARKER):
+            raise TraceError.at_place(f"{directory}: another run is writing there", "wait for it")
+        kept = _kept_by(directory / MARKER)
+        left = [file for file in tensors if file not in kept]
+        return TracePlace(tuple(left), tuple(file for file in names if file not in left))
+    if not os.path.lexists(directory / MANIFEST):
+        return TracePlace((), tuple(names), _strangers(names, tensors))
+    try:
+        trace = Trace.open(directory)
+    except TraceError:
+        return TracePlace((), tuple(names), f"a {MANIFEST} that is no whole manifest")
+    assert trace.info is not None
+    listed = {entry.file for entry in trace.entries if entry.file is not None}
+    others = tuple(file for file in names if file not in listed)
+    whose, problem = author_of(trace.info), None
+    if whose != author:
+        problem = f"a trace that {whose} wrote"
+    elif unlisted := [file for file in tensors if file not in listed]:
+        problem = f"tensors that its {MANIFEST} does not list ({_some(unlisted)})"
+    return TracePlace(tuple(sorted(listed)), others, problem)
+
+
+def check_trace_place(directory: Path, author: str = OWN, *, force: bool = False) -> TracePlace:
+    """What ``look_at`` says. Raises TraceError for what is somebody's, unless ``force`` says to write there all the same."""
+    place = look_at(directory, author)
+    if place.problem is not None and not force:
+        raise TraceError.at_place(f"{directory}: holds {place.problem}", forcible=True)
+    return place
+
+
+def _strangers(names: Collection[str], tensors: Collection[str]) -> str | None:
+    if tensors:
+        return f"tensors without a {MANIFEST}, as another program leaves them ({_some(tensors)})"
+    return f"what is no trace ({_some(names)})" if names else None
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(list(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def describe_others(directory: Path, others: Collection[str]) -> str:
+    """A sentence on what stays beside a trace."""
+    return f"{directory} also holds what is not of this trace, and stays: {_some(others)}"
+
+
+def _is_locked(marker: Path) -> bool:
+    """Whether a run is writing there at this moment."""
+    try:
+        with marker.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def mark_kept(marker: int, others: Collection[str]) -> None:
+    """Note in the open file MARKER what was there before this run, so that nobody takes it for what this run left."""
+    os.ftruncate(marker, 0)
+    os.pwrite(marker, json.dumps({"kept": list(others)}).encode(), 0)
+
+
+def _kept_by(marker: Path) -> frozenset[str]:
+    try:
+        return frozenset(map(str, json.loads(marker.read_text(encoding="utf-8"))["kept"]))
+    except (OSError, ValueError, KeyError, TypeError):  # of an older version, or cut off: it is empty
+        return frozenset()
+
+
+def remove_old(directory: Path, files: Collection[str]) -> None:
+    """Remove the files of an old trace, and the folders that this leaves empty; nothing that a link leads out to. Raises TraceError."""
+    inside = directory.resolve()
+    folders = set()
+    for file in files:
+        path = directory / file
+        if inside not in path.parent.resolve().parents and path.parent.resolve() != inside:
+            continue
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise TraceError.unwritable(path, error) from None
+        folders |= {parent for parent in path.parents if directory in parent.parents}
+    for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+        with contextlib.suppress(OSError):  # not empty, or not there
+            folder.rmdir()
+
+
+def check_file_place(path: Path, is_ours: Callable[[bytes], bool], what: str, *, forcible: bool = False) -> None:
+    """Raise TraceError unless ``path`` can be written, and nothing is there but a file that this program wrote, such as a page (``what``).
+
+    ``is_ours`` is asked about the first bytes of a file.
+    """
+    if (path.parent / _ARTIFACT).is_file():
+        raise TraceError.at_place(f"{path}: would lie in an artifact, which compiling again removes")
+    try:
+        if path.is_dir():
+            raise TraceError.at_place(f"{path}: is a folder, expected the name of a file")
+        if not os.path.lexists(path):
+            probe(path.parent)
+            return
+        if not path.is_file():  # a device, or a pipe
+            return
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise TraceError.unwritable(path, error) from None
+    if head and not is_ours(head):
+        raise TraceError.at_place(f"{path}: is there, and is no {what} that aprgraph wrote", forcible=forcible)
+    probe(path.parent)
+
+
+def probe(directory: Path) -> None:
+    """Raise TraceError unless a file can be made in ``directory``, whose missing parents would be made; all is gone again afterwards."""
+    missing = []
+    place = directory.absolute()
+    while not os.path.lexists(place):
+        missing.append(place)
+        place = place.parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise TraceError.unwritable(directory, error) from None
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
 
 
 def check_empty_folder(directory: Path) -> None:
-    """Raise TraceError unless ``directory`` is an empty folder, or not there."""
+    """Raise TraceError unless ``directory`` is an empty folder, or not there, and can be written."""
     try:
-        taken = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+        taken = os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir()))
     except OSError as error:
-        raise TraceError(f"{directory}: cannot be written: {error.strerror}; give another folder") from None
+        raise TraceError.unwritable(directory, error) from None
     if taken:
-        raise TraceError(f"{directory}: is not an empty folder; give another one, so that nothing of yours is overwritten")
+        raise TraceError.at_place(f"{directory}: is not an empty folder")
+    probe(directory)

@@ -125,6 +125,7 @@ class Trace:
         weights: str | None = None,
         writer: str | None = None,
         notes: Sequence[str] = (),
+        force: bool = False,
     ) -> Trace:
         """Write a trace from arrays, such as another program's tensors, and return it.
 
@@ -141,14 +142,19 @@ class Trace:
         the model's name, or what the manifest is to say of it. Where ``arithmetic`` is not given and some tensors are float16,
         bfloat16 or float8, it is taken for that, with a note. For the rest see TraceInfo.
 
-        Raises TraceError, before anything is written, for names, layers, types and shapes that the stage table does not have.
+        An earlier trace of the same ``writer`` (else ``target``) in ``directory`` is replaced whole; what else is there is written
+        over only with ``force``, and stays where it is not in the way.
+
+        Raises TraceError, before anything is written, for places that hold something else, and for names, layers, types and
+        shapes that the stage table does not have.
         """
         from aprgraph.runtime.trace_arrays import write_arrays  # noqa: PLC0415 -- it needs this module
 
         described = {"name": model} if isinstance(model, str) else dict(model)
         extra: dict[str, Any] = {"arithmetic": arithmetic, "weights": weights, "writer": writer}
         extra |= {"generated": list(generated), "notes": list(notes)}
-        return write_arrays(directory, tensors, tokens, described, target, {key: value for key, value in extra.items() if value})
+        given = {key: value for key, value in extra.items() if value}
+        return write_arrays(directory, tensors, tokens, described, target, given, force=force)
 
     def get(self, stage: str, layer: int | None = None, step: int = 0) -> TraceEntry:
         """The entry of one tensor. Raises TraceError if it was not recorded."""
@@ -298,6 +304,11 @@ def _entry_of(file: str) -> TraceEntry | None:
     if folders or stage is None or not name.endswith(SUFFIX) or stage.per_layer != (layer is not None):
         return None
     return None if stage.first_layer_only and layer else TraceEntry(stage.name, layer, step, (), file)
+
+
+def is_place_of_stage(file: str) -> bool:
+    """Whether ``file``, relative to a trace directory, lies where a tensor does."""
+    return _entry_of(file) is not None
 
 
 def _with_size(directory: Path, entry: TraceEntry) -> tuple[TraceEntry, str | None]:

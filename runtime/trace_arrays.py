@@ -16,6 +16,7 @@ from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKin
 from aprgraph.runtime.aprt import WHOLE_MODEL
 from aprgraph.runtime.array_shapes import fit_shapes
 from aprgraph.runtime.array_values import Array, arithmetic_of, check_values, to_f32, to_numpy
+from aprgraph.runtime.places import author_of
 from aprgraph.runtime.trace import ARITHMETICS, Trace, TraceEntry, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
 
@@ -29,6 +30,8 @@ def write_arrays(
     model: Mapping[str, Any],
     target: str,
     extra: Mapping[str, Any],
+    *,
+    force: bool = False,
 ) -> Trace:
     """What ``Trace.write`` does; ``extra`` is that of TraceInfo. Raises TraceError."""
     directory = Path(directory)
@@ -46,14 +49,13 @@ def write_arrays(
     ordered = sorted((entry for _, entry in entries), key=lambda entry: entry.order)
     shapes = fit_shapes(where, ordered, arrays, len(tokens))
     positions = "all" if any(entry.stage == "lm_head" and len(shapes[entry.key]) == 2 for entry in ordered) else "last"
-    writer = TraceWriter(directory)
+    extra = _with_arithmetic(extra, types)
+    info = TraceInfo(model, target, tuple(int(token) for token in tokens), _describe(ordered), positions, "", extra)
+    writer = TraceWriter(directory, author=author_of(info), force=force)
     with contextlib.closing(writer):
         for entry in ordered:
             name = entry.stage if entry.layer is None else f"layer{entry.layer}.{entry.stage}"
             writer.write(name, entry.stage, entry.layer, entry.step, to_f32(arrays.pop(entry.key).reshape(shapes[entry.key])))
-        info = TraceInfo(
-            model, target, tuple(int(token) for token in tokens), _describe(ordered), positions, "", _with_arithmetic(extra, types)
-        )
         return writer.finish(info)
 
 

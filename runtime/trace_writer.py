@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.aprt import F32, hint, relative_path, write_aprt
+from aprgraph.runtime.aprt import F32, relative_path, write_aprt
 from aprgraph.runtime.partial_tensor import PartialTensor
+from aprgraph.runtime.places import OWN, check_trace_place, mark_kept, remove_old
 from aprgraph.runtime.statistics import Statistics, compute_statistics
 from aprgraph.runtime.trace import FORMAT, MANIFEST, MARKER, VERSION, Trace, TraceEntry, TraceInfo
 from aprgraph.runtime.unread import beside_manifest
-
-#: What says that a directory is an artifact; compiling again would remove what else is in it.
-_ARTIFACT = "artifact.json"
 
 
 class TraceWriter:
@@ -28,13 +26,20 @@ class TraceWriter:
     interrupted one leaves is not taken for a trace.
     """
 
-    def __init__(self, directory: str | Path, *, stats_only: bool = False) -> None:
+    def __init__(self, directory: str | Path, *, stats_only: bool = False, author: str = OWN, force: bool = False) -> None:
+        """``author`` is whose the trace will be (see ``author_of``). Raises TraceError for a place that holds what is not replaced.
+
+        That is everything but an earlier trace of the same author, which goes with the first tensor, and what an interrupted run
+        left. With ``force`` it is written over; what is not in the way stays.
+        """
         self.directory = Path(directory)
+        self._author, self._force = author, force
+        self._lock: int | None = None
+        check_trace_place(self.directory, author, force=force)
         self.stats_only = stats_only
         self.entries: list[TraceEntry] = []
         self._made: set[str] = set()
         self._partial: list[PartialTensor] = []
-        self._lock: int | None = None
 
     def write(self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None) -> TraceEntry:
         """Write one tensor (f32, in its shape), with its statistics if the caller has them. Raises TraceError."""
@@ -102,29 +107,30 @@ class TraceWriter:
         return path
 
     def _begin(self) -> None:
-        """Take the directory, once. An old manifest goes: it would describe files that are about to change."""
+        """Take the directory, once. An old trace goes: its manifest would describe files that are about to change."""
         if self._lock is not None:
             return
-        if (self.directory / _ARTIFACT).is_file():
-            raise TraceError(f"{self.directory}: holds an artifact; give another directory with -o")
+        # Again, for it may not be as it was when the run began.
+        place = check_trace_place(self.directory, self._author, force=self._force)
         self._make(str(self.directory))
         try:
-            self._take_marker()
+            mark_kept(self._take_marker(), place.others)
             (self.directory / MANIFEST).unlink(missing_ok=True)
         except BlockingIOError:
-            raise TraceError(f"{self.directory}: another run is writing there; wait for it, or give another directory with -o") from None
+            raise TraceError.at_place(f"{self.directory}: another run is writing there", "wait for it") from None
         except OSError as error:
-            raise TraceError(f"{self.directory}: cannot be written: {error.strerror}; {hint(error)}") from None
+            raise TraceError.unwritable(self.directory, error) from None
+        remove_old(self.directory, place.old)
 
-    def _take_marker(self) -> None:
-        """Create MARKER and lock it. The lock ends with this process; whoever removed the file meanwhile had finished."""
+    def _take_marker(self) -> int:
+        """Create MARKER and lock it, and return it, open. The lock ends with this process; who removed the file meanwhile had finished."""
         path = self.directory / MARKER
         while True:
             self._lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.exists(path) and os.path.samestat(os.fstat(self._lock), os.stat(path)):
-                    return
+                    return self._lock
             except OSError:
                 self._unlock()
                 raise
@@ -144,26 +150,28 @@ class TraceWriter:
         try:
             os.makedirs(directory, exist_ok=True)
         except OSError as error:
-            raise TraceError(f"{directory}: cannot be created: {error.strerror}; give another directory with -o") from None
+            raise TraceError.at_place(f"{directory}: cannot be created: {error.strerror}") from None
         self._made.add(directory)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write ``text`` to a temporary name beside ``path``, then rename. Raises TraceError; nothing is left behind then.
 
-    A link stays one, and what it points to is written; devices and pipes, which no file may replace, are written as they are.
+    Missing folders are made. A link stays one, and what it points to is written; devices and pipes, which no file may replace, are
+    written as they are.
     """
     if os.path.isdir(path):
-        raise TraceError(f"{path}: cannot be written: it is a folder; give the name of a file")
+        raise TraceError.at_place(f"{path}: cannot be written: it is a folder, expected the name of a file")
     if os.path.exists(path) and not os.path.isfile(path):
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise TraceError(f"{path}: cannot be written: {error.strerror}; {hint(error)}") from None
+            raise TraceError.unwritable(path, error) from None
         return
     named, path = path, Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except BaseException as error:  # an interrupt as well: nothing half-written stays
@@ -171,7 +179,7 @@ def write_text_atomically(path: Path, text: str) -> None:
             temporary.unlink()
         if not isinstance(error, OSError):
             raise
-        raise TraceError(f"{named}: cannot be written: {error.strerror}; {hint(error)}") from None
+        raise TraceError.unwritable(named, error) from None
 
 
 def _entry_to_json(entry: TraceEntry) -> dict[str, Any]:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["transformers"]
 
 
-def transformers(model: Any, directory: str | Path, *, taps: str = "all", layers: str | None = None, positions: str = "last") -> Capture:
+def transformers(
+    model: Any, directory: str | Path, *, taps: str = "all", layers: str | None = None, positions: str = "last", force: bool = False
+) -> Capture:
     """A context manager that records what ``model`` computes inside it into the trace ``directory``.
 
     ``model`` is a causal language model of Hugging Face transformers 5, of a class in aprgraph.capture.model_classes, in evaluation mode.
@@ -31,6 +33,8 @@ def transformers(model: Any, directory: str | Path, *, taps: str = "all", layers
     ``taps`` and ``layers`` select as on the command line; ``layers`` None means all. ``positions`` is "last" or "all": of which
     positions ``lm_head`` is recorded. Tensors have the shapes of the stage table, and q and k the row order of the GGUF file. Only what the
     model itself computes is recorded, so some stages are not there (see docs/captures.md), and the manifest's notes say which.
+
+    An earlier capture in ``directory`` is replaced whole; what else is there is written over only with ``force``.
 
     After the block, the object that it yields has the trace as ``trace``. If the block raises, hooks are removed, and the directory is
     no trace.
@@ -45,4 +49,4 @@ def transformers(model: Any, directory: str | Path, *, taps: str = "all", layers
 
         raise UnsupportedModelError(f"{error.name} is not here; captures need torch and transformers 5, as the model does") from None
 
-    return Capture(model, Path(directory), taps, layers, positions)
+    return Capture(model, Path(directory), taps, layers, positions, force=force)

@@ -20,10 +20,14 @@ from aprgraph.runtime.trace_writer import TraceWriter
 _ARITHMETICS = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
+#: What the manifest names as the target, and the first word of what it names as the writer.
+TARGET = "transformers"
+
+
 class Capture:
     """See ``aprgraph.capture.transformers``. ``trace`` is the trace, from the end of the block on."""
 
-    def __init__(self, model: Any, directory: Path, taps: str, layers: str | None, positions: str) -> None:
+    def __init__(self, model: Any, directory: Path, taps: str, layers: str | None, positions: str, *, force: bool) -> None:
         if positions not in ("last", "all"):
             raise PlanError(f"positions {positions!r}: expected 'last' or 'all'")
         self._captured = open_model(model)
@@ -34,7 +38,7 @@ class Capture:
         self._positions = positions
         self._taps = list(find_taps(self._captured, self._record, lambda: self._total, all_logits=positions == "all"))
         self._check_plan()
-        self._writer = TraceWriter(directory)
+        self._writer = TraceWriter(directory, author=TARGET, force=force)
         self._recorded: set[tuple[int, int | None, str]] = set()
         self._stack = contextlib.ExitStack()
         self._tokens: list[int] = []
@@ -179,5 +183,5 @@ class Capture:
         # The last part alone: where a model lies on this machine is nobody's business.
         name = Path(str(getattr(config, "_name_or_path", ""))).name or captured.model_class.name
         model = {"name": name, "architecture": captured.model_class.architecture}
-        info = TraceInfo(model, "transformers", tuple(self._tokens), self._plan.describe(), self._positions, "", extra)
+        info = TraceInfo(model, TARGET, tuple(self._tokens), self._plan.describe(), self._positions, "", extra)
         return self._writer.finish(info)

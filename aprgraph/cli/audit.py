@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aprgraph.cli.follow_up import print_suggestion, write_guilty
+from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.places import Afterwards
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
 
@@ -59,27 +60,27 @@ def audit(
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
     from aprgraph.graph.model import load_model  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_source  # noqa: PLC0415
-    from aprgraph.runtime.places import check_empty_folder  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
-    if repro is not None:
-        check_empty_folder(repro)
+    check_repro(repro)
     ids = None if tokens is None else parse_tokens(tokens)
     opened = open_source(trace)
     loaded = load_model(model, parse_overrides(override_kv or []), ignore or [])
     print_notices(loaded.notices)
     with replaying() as progress:
         found = comparison.audit(opened, loaded, tokens=ids, profile=profile, tolerances=tolerances or [], progress=progress)
+    late = Afterwards()
+    if repro is not None:
+        with late.written_by("--repro"):
+            write_guilty(repro, comparison.guilty_of_audit(found, opened), loaded, ids)
     if suggest:
         options = comparison.suggested_options_of(found, opened)
         print_suggestion(options, "what is wrong is one stage" if found.wrong else "nothing is wrong", as_json=as_json)
-        raise typer.Exit(found.exit_code)
-    if repro is not None:
-        write_guilty(repro, comparison.guilty_of_audit(found, opened), loaded, ids)
-    if as_json:
+    elif as_json:
         typer.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
         _print(found, opened, show_all)
+    late.finish()
     raise typer.Exit(found.exit_code)
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aprgraph.cli.follow_up import write_guilty
+from aprgraph.cli.follow_up import check_repro, write_guilty
 from aprgraph.cli.input import encode, read_input
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Ignore, Override, Repro
+from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import spinner
 
 if TYPE_CHECKING:
@@ -62,33 +63,37 @@ def bisect(
     """
     from aprgraph.api import load  # noqa: PLC0415
     from aprgraph.bisect import bisect as search  # noqa: PLC0415
-    from aprgraph.bisect import place_for  # noqa: PLC0415
+    from aprgraph.bisect import check_place, place_for  # noqa: PLC0415
     from aprgraph.comparison import guilty_of_diff  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
     from aprgraph.runtime.diff.names import side_names  # noqa: PLC0415
     from aprgraph.runtime.diff.tolerances import check_profile  # noqa: PLC0415
-    from aprgraph.runtime.places import check_empty_folder  # noqa: PLC0415
 
     limit = _parse_room(room)
     if profile is not None:
         check_profile(profile)
-    if repro is not None:
-        check_empty_folder(repro)
+    check_repro(repro)
+    if output is not None:
+        with written_by("-o"):
+            check_place(output)
+    late = Afterwards()
     given = read_input(prompt, None, tokens, None, chat=False, system=None)
     loaded = load(model, parse_overrides(override_kv or []), ignore or [])
     print_notices(loaded.model.notices)
     ids = encode(loaded, given, chat=False, system=None)
     sides, names = (_open(loaded, "--a", a), _open(loaded, "--b", b)), side_names(a, b)
-    with place_for(output) as place:
+    with written_by("-o"), place_for(output) as place:
         found = search(
             loaded.model, *sides, ids, place, room=limit, profile=profile, threads=threads, names=names, on_round=_announce(as_json)
         )
         if repro is not None:
-            write_guilty(repro, guilty_of_diff(found.report, found.a, found.b), loaded.model)
+            with late.written_by("--repro"):
+                write_guilty(repro, guilty_of_diff(found.report, found.a, found.b), loaded.model)
         if as_json:
             typer.echo(json.dumps(_document(found), indent=1, allow_nan=False))
         else:
             _print(found, output)
+    late.finish()
     raise typer.Exit(found.report.exit_code)
 
 

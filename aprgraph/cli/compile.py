@@ -9,6 +9,7 @@ import typer
 
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Ignore, Json, Override
+from aprgraph.cli.places import written_by
 from aprgraph.cli.progress import spinner
 
 
@@ -44,7 +45,7 @@ def compile_command(
 
     loaded = load(model, parse_overrides(override_kv or []), ignore or [])
     print_notices(loaded.model.notices)
-    with spinner(f"compiling {model.name} for {target}"):
+    with written_by("-o"), spinner(f"compiling {model.name} for {target}"):
         artifact = loaded.compile(target, output, cpu, arch or ()).artifact
     if json:
         import json as json_module  # noqa: PLC0415

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aprgraph.cli.follow_up import print_suggestion, write_guilty
+from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import replaying
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def diff(
     _check_places(html, repro)
     truth = _load(model, tokens, override_kv or [], ignore or [], repro)
     ids = None if tokens is None else parse_tokens(tokens)
+    late = Afterwards()
     report = _compare(a, b, top, profile, tolerances or [])
     if truth is not None:
         with replaying() as progress:
@@ -118,19 +120,21 @@ def diff(
                 report, *open_pair(a, b), truth, tokens=ids, profile=profile, tolerances=tolerances or [], top=top, progress=progress
             )
         if repro is not None:
-            write_guilty(repro, comparison.guilty_of_diff(report, *open_pair(a, b)), truth, ids)
+            with late.written_by("--repro"):
+                write_guilty(repro, comparison.guilty_of_diff(report, *open_pair(a, b)), truth, ids)
     if html is not None:
         from aprgraph.runtime.report import write_page  # noqa: PLC0415
 
-        write_page(html, report, *open_pair(a, b))
+        with late.written_by("--html"):
+            write_page(html, report, *open_pair(a, b))
     if suggest:
         options = comparison.suggested_options(report, open_pair(a, b))
         print_suggestion(options, "what differs is one stage" if report.exit_code == 1 else "nothing differs", as_json=as_json)
-        raise typer.Exit(report.exit_code)
-    if as_json:
+    elif as_json:
         typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
     else:
         _print(report, open_pair(a, b), show_all)
+    late.finish()
     raise typer.Exit(report.exit_code)
 
 
@@ -139,11 +143,9 @@ def _check_places(html: Path | None, repro: Path | None) -> None:
     if html is not None:
         from aprgraph.runtime.report import check_place  # noqa: PLC0415
 
-        check_place(html)
-    if repro is not None:
-        from aprgraph.runtime.places import check_empty_folder  # noqa: PLC0415
-
-        check_empty_folder(repro)
+        with written_by("--html"):
+            check_place(html)
+    check_repro(repro)
 
 
 def _load(model: Path | None, tokens: str | None, override_kv: list[str], ignore: list[str], repro: Path | None) -> Model | None:

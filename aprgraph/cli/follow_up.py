@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from aprgraph.cli.places import written_by
+
 if TYPE_CHECKING:
     from aprgraph.comparison import Guilty
     from aprgraph.graph.model import Model
@@ -21,6 +23,15 @@ def print_suggestion(options: str | None, why_none: str, *, as_json: bool) -> No
         typer.echo(json.dumps({"options": options, "why_none": why_none if options is None else None}))
     else:
         typer.echo(options if options is not None else f"nothing: {why_none}")
+
+
+def check_repro(directory: Path | None) -> None:
+    """Raise TraceError for a place of --repro that cannot be written, before anything takes time."""
+    from aprgraph.runtime.blame.repro import check_repro_place  # noqa: PLC0415
+
+    if directory is not None:
+        with written_by("--repro"):
+            check_repro_place(directory)
 
 
 def write_guilty(directory: Path, guilty: Guilty | None, model: Model, tokens: Sequence[int] | None = None) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Ignore, Override
+from aprgraph.cli.options import Force, Ignore, Override
+from aprgraph.cli.places import written_by
 
 if TYPE_CHECKING:
     from aprgraph.graph.ir import Graph
@@ -69,6 +70,7 @@ def graph(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")] = None,
+    force: Force = False,
     unfold: Annotated[bool, typer.Option("--unfold", help="Draw every layer; otherwise equal neighbours are drawn once.")] = False,
     override_kv: Override = None,
     ignore: Ignore = None,
@@ -88,6 +90,8 @@ def graph(
     from aprgraph.graph.plan import parse_layers, parse_plan  # noqa: PLC0415
 
     chosen = _choose_format(output_format, output)
+    if output is not None and not force:
+        _check_place(output)
     names = _pass_names(passes, taps)
     if taps is None and "insert-taps" in names:
         taps = "all"
@@ -111,7 +115,17 @@ def graph(
         return
     from aprgraph.runtime.trace_writer import write_text_atomically  # noqa: PLC0415
 
-    write_text_atomically(output, text)
+    with written_by("-o"):
+        write_text_atomically(output, text)
+
+
+def _check_place(output: Path) -> None:
+    """Raise TraceError for a file that is there and is no graph: the model, perhaps."""
+    from aprgraph.graph.export import is_export  # noqa: PLC0415
+    from aprgraph.runtime.places import check_file_place  # noqa: PLC0415
+
+    with written_by("-o", force=True):
+        check_file_place(output, is_export, "graph", forcible=True)
 
 
 def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[str] | None = None) -> Graph:

@@ -28,6 +28,7 @@ Layers = Annotated[
     str,
     typer.Option("--layers", metavar="A..B", help="Layers to save, B exclusive. Whole-model stages are saved whenever they are named."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Write there also where something else is than an earlier one of this program.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 ReplayTokens = Annotated[
     str | None,

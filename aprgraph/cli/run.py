@@ -11,7 +11,8 @@ import typer
 
 from aprgraph.cli.input import encode, read_input
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Ignore, Json, Layers, Override
+from aprgraph.cli.options import Force, Ignore, Json, Layers, Override
+from aprgraph.cli.places import written_by
 from aprgraph.cli.progress import progress_bar, spinner
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def run(
         int | None, typer.Option("--threads", min=1, max=1024, help="Threads; results do not depend on it [all processors].")
     ] = None,
     positions: Annotated[str, typer.Option("--positions", metavar="last|all", help="Positions whose logits lm_head holds.")] = "last",
+    force: Force = False,
     stats_only: Annotated[bool, typer.Option("--stats-only", help="Write the manifest with its statistics, and no tensors.")] = False,
     target: Annotated[
         str | None,
@@ -127,6 +129,9 @@ def run(
     opened = _open(source, target, model, override_kv or [], ignore or [], elsewhere=rpc is not None)
     run_plan = opened.plan(plan, encode(opened, given, chat, system), options)
     print_notices(run_plan.notices)
+    directory = output or opened.default_trace_directory
+    if not plan.is_empty:
+        _check_place(directory, force=force)
     compiled = replace(_compile(opened, target, None if rpc else gpu), once=True, gpu=gpu)
     if rpc is not None:
         compiled = compiled.on(rpc)
@@ -138,8 +143,8 @@ def run(
         text.finish()
         run_report.report_generation(compiled, run_plan, outcome.generated, outcome.ended_by, text.text, json)
     else:
-        directory = output or compiled.default_trace_directory
-        trace = _record(compiled, run_plan, directory, threads, stats_only, text, quiet=json)
+        with written_by("-o", force=True):
+            trace = _record(compiled, run_plan, directory, threads, stats_only, text, force=force, quiet=json)
         run_report.report_trace(compiled, trace, text.text if max_tokens else None, json)
 
 
@@ -203,6 +208,17 @@ def _only_artifact() -> Path:
     raise ArtifactError("no artifact in this folder; name one, or a model: aprgraph run model.gguf, or aprgraph compile model.gguf first")
 
 
+def _check_place(directory: Path, *, force: bool) -> None:
+    """Raise TraceError, before anything is compiled, where a trace would overwrite what is somebody's; say what stays beside it."""
+    from aprgraph.runtime.places import check_trace_place, describe_others, probe  # noqa: PLC0415
+
+    with written_by("-o", force=True):
+        others = check_trace_place(directory, force=force).others
+        probe(directory)
+    if others:
+        typer.echo(f"note: {describe_others(directory, others)}", err=True)
+
+
 def _record(
     compiled: CompiledModel,
     run_plan: RunPlan,
@@ -211,6 +227,7 @@ def _record(
     stats_only: bool,
     text: GeneratedText,
     *,
+    force: bool,
     quiet: bool,
 ) -> Trace:
     from aprgraph.api import check_room  # noqa: PLC0415
@@ -226,8 +243,8 @@ def _record(
     if not quiet:
         typer.echo(announcement)
     if run_plan.options.max_tokens:  # the text shows how far it is
-        trace = compiled.record(run_plan, directory, threads=threads, stats_only=stats_only, on_token=text.add)
+        trace = compiled.record(run_plan, directory, threads=threads, stats_only=stats_only, force=force, on_token=text.add)
         text.finish()
         return trace
     with progress_bar("tracing", count) as advance:
-        return compiled.record(run_plan, directory, threads=threads, stats_only=stats_only, on_entry=lambda _entry: advance())
+        return compiled.record(run_plan, directory, threads=threads, stats_only=stats_only, force=force, on_entry=lambda _: advance())

@@ -34,4 +34,20 @@ FORMAT_BY_SUFFIX: dict[str, str] = {
     ".mermaid": "mermaid",
 }
 
-__all__ = ["EXPORTERS", "FORMAT_BY_SUFFIX", "Colouring", "View", "make_view"]
+#: What stands near the beginning of each format as it is written here, and hardly in anybody else's file.
+_MARKS = (
+    b"graph @",
+    b"labelloc=t; rankdir=TB; fontname=Helvetica;",
+    b'aria-labelledby="graph-title graph-description"',
+    b'"format": "aprgraph-graph"',
+    b'<key id="repeat" for="edge" attr.name="repeat" attr.type="boolean" />',
+    b"---\nflowchart TB\n",
+)
+
+
+def is_export(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is one that an exporter wrote."""
+    return head.startswith(_MARKS[0]) or any(mark in head for mark in _MARKS[1:])
+
+
+__all__ = ["EXPORTERS", "FORMAT_BY_SUFFIX", "Colouring", "View", "is_export", "make_view"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,10 +23,12 @@ from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.runtime.blame.audit import Auditor
 from aprgraph.runtime.blame.local import LocalError
 from aprgraph.runtime.decoded_weights import decode_rows
-from aprgraph.runtime.places import check_empty_folder
+from aprgraph.runtime.places import probe
 from aprgraph.runtime.trace import Trace
 
 SCRIPT = "repro.py"
+#: The digests of what was written.
+_SIGNATURE = "repro.json"
 
 _TEMPLATE = '''"""{title}
 
@@ -42,7 +46,7 @@ stage.compare(expected, {name!r}, {profile!r}, limit={limit!r})
 def write_repro(
     directory: Path, trace: Trace, model: Model, local: LocalError, *, profile: str | None = None, tokens: Sequence[int] | None = None
 ) -> Path:
-    """Write the stage of ``local`` into ``directory``, which must not exist or be empty. Returns the script's path.
+    """Write the stage of ``local`` into ``directory``, which must not exist, be empty, or be as this left it. Returns the script's path.
 
     ``profile`` is the one that the audit held the trace to (default: that of its manifest).
 
@@ -51,21 +55,72 @@ def write_repro(
     """
     if not local.region:
         raise ComparisonError(f"{local.label} of {trace.directory} was not replayed, so there is nothing to show: {local.reason}")
-    check_empty_folder(directory)
+    check_repro_place(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     except OSError as error:
-        raise TraceError(f"{directory}: cannot be written: {error.strerror or error}; give another folder") from None
+        raise TraceError.unwritable(directory, error) from None
     try:
         _write(part, Auditor(trace, model, tokens=tokens, profile=profile), local)
+        _sign(part)
         part.chmod(0o777 & ~_umask())
-        part.replace(directory)
+        _put_in_place(part, directory)
     except OSError as error:
-        raise TraceError(f"{directory}: cannot be written: {error.strerror or error}; give another folder") from None
+        raise TraceError.unwritable(directory, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return directory / SCRIPT
+
+
+def check_repro_place(directory: Path) -> None:
+    """Raise TraceError unless ``directory`` is not there, empty, or as ``write_repro`` left it: a changed ``actual.npy`` is somebody's."""
+    try:
+        names = {path.name for path in directory.iterdir() if not path.name.startswith((".", "__"))} if directory.is_dir() else set()
+        if not names and (directory.is_dir() or not os.path.lexists(directory)):
+            probe(directory)
+            return
+        signed = json.loads((directory / _SIGNATURE).read_text(encoding="utf-8"))["files"] if _SIGNATURE in names else None
+        if not isinstance(signed, dict):
+            raise TraceError.at_place(f"{directory}: is not an empty folder, nor one that aprgraph wrote")
+        changed = sorted(name for name in names - {_SIGNATURE} if signed.get(name) != _digest(directory / name))
+    except OSError as error:
+        raise TraceError.unwritable(directory, error) from None
+    except (ValueError, KeyError, TypeError):
+        raise TraceError.at_place(f"{directory / _SIGNATURE}: is not what aprgraph wrote there") from None
+    if changed:
+        raise TraceError.at_place(f"{directory}: {', '.join(changed[:3])} is not as aprgraph wrote it")
+    probe(directory)
+
+
+def _sign(part: Path) -> None:
+    """Note what is there, so that it can be replaced as long as nobody changed it."""
+    files = {path.name: _digest(path) for path in sorted(part.iterdir())}
+    document = {"format": "aprgraph-repro", "version": 1, "files": files}
+    (part / _SIGNATURE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    """Of the contents; of weights, which nobody edits and which can be of gigabytes, the size."""
+    if path.stat().st_size > _MOST_BLOCK_BYTES:
+        return f"{path.stat().st_size} bytes"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _put_in_place(part: Path, directory: Path) -> None:
+    """Give the new folder its name; what was there goes once that is done."""
+    old = None
+    if directory.is_dir() and any(directory.iterdir()):
+        old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+        directory.replace(old)
+    try:
+        part.replace(directory)
+    except OSError:
+        if old is not None:
+            old.replace(directory)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.blame.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.blame.wrong_rows import Group, wrong_rows
 from aprgraph.runtime.diff.classify import FirstDivergence
@@ -18,6 +17,7 @@ from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.diff.side_facts import side_facts
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
+from aprgraph.runtime.places import check_file_place
 from aprgraph.runtime.report.depth_chart import draw_overview, draw_panels
 from aprgraph.runtime.report.guilty import Guilty, find_guilty
 from aprgraph.runtime.report.histogram import make_histograms
@@ -34,7 +34,8 @@ from aprgraph.runtime.trace_writer import write_text_atomically
 
 #: Tensors of which the page says in words where their cause can lie.
 _REGIONS = 4
-_DOCTYPE = b"<!doctype html"
+#: In the head of each page.
+_GENERATOR = b'<meta name="generator" content="aprgraph">'
 _OUTCOMES = {0: "alike", 1: "diverged", 3: "nothing measured"}
 
 
@@ -45,16 +46,8 @@ def write_page(path: Path, report: DiffReport, trace_a: Trace, trace_b: Trace) -
 
 
 def check_place(path: Path) -> None:
-    """Raise TraceError if a file lies at ``path`` that is no page: it may be a trace's, or the model."""
-    try:
-        if not path.is_file():
-            return
-        with path.open("rb") as file:
-            head = file.read(len(_DOCTYPE)).lower()
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be written: {error.strerror}; give another name") from None
-    if head and head != _DOCTYPE:
-        raise TraceError(f"{path}: is there, and is no HTML page; give another name, so that nothing of yours is overwritten")
+    """Raise TraceError unless a page can be written to ``path``: a file that is there must be a page that this wrote."""
+    check_file_place(path, lambda head: _GENERATOR in head, "page")
 
 
 def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import aprgraph
@@ -57,7 +58,12 @@ def test_suggest_and_repro(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
     result = run_cli("audit", "theirs", "--model", model, "--repro", "guilty")
     assert (result.code, result.err) == (1, "layer 1 ffn_gate alone: python guilty/repro.py\n")
     assert (tmp_path / "guilty/repro.py").is_file()
-    assert "is not an empty folder" in fails("audit", "theirs", "--model", model, "--repro", "guilty")
+    assert run_cli("audit", "theirs", "--model", model, "--repro", "guilty").code == 1  # what it wrote, it replaces
+    np.save(tmp_path / "guilty/actual.npy", np.zeros(3))
+    message = fails("audit", "theirs", "--model", model, "--repro", "guilty")
+    assert message == "guilty: actual.npy is not as aprgraph wrote it; give another place with --repro"
+    suggested = run_cli("audit", "theirs", "--model", model, "--suggest", "--repro", "deep/er")
+    assert (suggested.code, (tmp_path / "deep/er/repro.py").is_file()) == (1, True)
     few = traced(tmp_path / "few", model, taps="ffn_norm,ffn_out")
     spoil(few, "ffn_out", 1, lambda values: noisy(values, 1e-2))
     result = run_cli("audit", "few", "--model", model, "--suggest")

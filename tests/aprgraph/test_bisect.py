@@ -112,8 +112,11 @@ def test_command(tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert result.err == "layer 4 attn_out of wrong.aprg (A) alone: python guilty/repro.py\n"
     assert (tmp_path / "guilty/repro.py").is_file()
     assert (tmp_path / "kept/a/layer-4/attn_out.bin").is_file()
-    assert "is not an empty folder" in fails("bisect", path, "--a", "llvm", "--b", "reference", "--tokens", IDS, "-o", "kept")
-    document = json.loads(run_cli("bisect", path, "--a", "wrong.aprg", "--b", "reference", "--tokens", IDS, "--json").out)
+    (tmp_path / "kept/notes.txt").write_text("mine")
+    message = fails("bisect", path, "--a", "llvm", "--b", "reference", "--tokens", IDS, "-o", "kept")
+    assert message == "kept: holds what is of no bisection (notes.txt); give another place with -o"
+    (tmp_path / "kept/notes.txt").unlink()
+    document = json.loads(run_cli("bisect", path, "--a", "wrong.aprg", "--b", "reference", "--tokens", IDS, "-o", "kept", "--json").out)
     assert [one["diverged"] > 0 for one in document["rounds"]] == [True, True]
     assert (document["exit_code"], document["report"]["blame"]["sides"]["a"]["wrong"]) == (1, 1)
     assert {entry.name for entry in tmp_path.iterdir()} == {"damaged.gguf", "wrong.aprg", "guilty", "kept"}

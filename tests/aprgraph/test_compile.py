@@ -77,7 +77,7 @@ def test_a_place_that_is_taken(model: Path, here: Path) -> None:
     (here / "thesis").mkdir()
     (here / "thesis" / "chapter.txt").write_text("text")
     message = fails("compile", model, "-o", "thesis")
-    assert message == "thesis: is there, and is no artifact; give another place with -o, or remove it"
+    assert message == "thesis: is there, and is no artifact; remove it, or give another place with -o"
     assert files_under(here) == {"thesis/chapter.txt": b"text"}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import aprgraph
+from aprgraph.graph.errors import TraceError
 from tests.support.blame import spoil, traced
 from tests.support.cli import fails, run_cli
 from tests.support.traces import noisy, write_bare
@@ -97,15 +100,40 @@ def test_a_side_that_is_wrong_by_elimination(guilty: str, model: Path, tmp_path:
 def test_a_page_replaces_pages_alone(model: Path, tmp_path: Path) -> None:
     copy = tmp_path / "model.gguf"
     copy.write_bytes(model.read_bytes())
-    for place in (copy, tmp_path / "ours/trace.json", tmp_path / "theirs/layer-0/attn_out.bin"):
+    somebodys = tmp_path / "somebodys.html"
+    somebodys.write_text("<!DOCTYPE html><title>mine</title>")
+    for place in (somebodys, copy, tmp_path / "ours/trace.json", tmp_path / "theirs/layer-0/attn_out.bin"):
         before = place.read_bytes()
-        assert "is there, and is no HTML page" in fails("diff", "ours", "theirs", "--html", place)
+        assert f"{place}: is there, and is no page that aprgraph wrote; give another place with --html" in fails(
+            "diff", "ours", "theirs", "--html", place
+        )
         assert place.read_bytes() == before
     (tmp_path / "link.html").symlink_to("page.html")
     for _ in range(2):
         assert run_cli("diff", "ours", "theirs", "--html", "link.html").code == 1
     assert (tmp_path / "link.html").is_symlink()
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_missing_folders_are_made(model: Path) -> None:
+    assert run_cli("diff", "ours", "theirs", "--html", "a/b/report.html").code == 1
+    assert Path("a/b/report.html").is_file()
+
+
+def test_a_verdict_is_printed_also_where_what_comes_with_it_cannot_be_written(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up while the analysis runs."""
+
+    def full(*_: object, **__: object) -> None:
+        raise TraceError.unwritable("x", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    monkeypatch.setattr("aprgraph.runtime.report.write_page", full)
+    monkeypatch.setattr("aprgraph.runtime.blame.repro.write_repro", full)
+    result = run_cli("diff", "ours", "theirs", "--model", model, "--html", "page.html", "--repro", "guilty")
+    assert result.code == 2
+    assert "is wrong at layer 1 attn_out" in result.out
+    advice = "x: cannot be written: No space left on device; free some space, or give another place with"
+    assert result.err == f"error: {advice} --repro; {advice} --html\n"
+    assert json.loads(run_cli("diff", "ours", "theirs", "--html", "page.html", "--json").out)["exit_code"] == 1
 
 
 def test_suggestions_as_json(model: Path) -> None:
@@ -133,7 +161,10 @@ def test_places_are_checked_before_anything_takes_time(model: Path, tmp_path: Pa
         (["--repro", "guilty"], "--repro is for the replay of a model; name it with --model"),
         (["--override-kv", "llama.x=int:1"], "--override-kv is for the replay of a model; name it with --model"),
         (["--model", "nowhere.gguf"], "nowhere.gguf"),
-        (["--html", "nowhere/report.html"], "nowhere"),
+        (
+            ["--html", "/proc/nowhere/report.html"],
+            "/proc/nowhere: cannot be written: No such file or directory; give another place with --html",
+        ),
         (["--html", "."], "."),
     ],
 )

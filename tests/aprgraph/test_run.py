@@ -16,6 +16,7 @@ from aprgraph.api import CompiledModel
 from aprgraph.graph.stages import execution_key
 from aprgraph.runtime.trace import Trace
 from tests.support.cli import fails, files_under, run_cli, run_process
+from tests.support.traces import values, write_bare
 
 TOKENS = "5,200,17"
 
@@ -143,14 +144,33 @@ def test_the_default_place_is_beside_the_model(tiny_model: Callable[..., Path], 
     assert sorted(files_under(here / "my.model-trace")) == ["layer-0/embedding.bin", "trace.json"]
 
 
-def test_another_run_into_the_same_place_replaces_and_never_cleans(tiny: CompiledModel, here: Path) -> None:
+def test_another_run_into_the_same_place_replaces_the_trace_alone(tiny: CompiledModel, here: Path) -> None:
     run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "ffn_up,ffn_out", "-o", "t")
     (here / "t" / "notes.txt").write_text("mine")
-    run(tiny.artifact.directory, "--tokens", "9,9", "--taps", "ffn_up", "-o", "t")
-    assert sorted(files_under(here / "t")) == ["layer-0/ffn_out.bin", "layer-0/ffn_up.bin", "notes.txt", "trace.json"]
+    again = run_cli("run", tiny.artifact.directory, "--tokens", "9,9", "--taps", "ffn_up", "-o", "t")
+    assert (again.code, again.err) == (0, "note: t also holds what is not of this trace, and stays: notes.txt\n")
+    assert sorted(files_under(here / "t")) == ["layer-0/ffn_up.bin", "notes.txt", "trace.json"]
     trace = Trace.open(here / "t")
     assert [entry.stage for entry in trace.entries] == ["ffn_up"]
     assert trace.tensor("ffn_up", 0).shape == (2, 96)
+
+
+@pytest.mark.contract("CAPTURE-PLACE-2")
+def test_a_trace_of_somebody_else_is_written_over_only_by_force(tiny: CompiledModel, here: Path) -> None:
+    """Refused before anything is compiled or computed, also in the default place."""
+    write_bare(here / "t", {(0, "ffn_out"): values(3, 4)})
+    before = files_under(here / "t")
+    common = ("run", tiny.artifact.directory, "--tokens", TOKENS, "--taps", "ffn_up", "-o", "t")
+    assert fails(*common) == (
+        "t: holds tensors without a trace.json, as another program leaves them (layer-0/ffn_out.bin); add --force to write there all the same, "
+        "or give another place with -o"
+    )
+    assert files_under(here / "t") == before
+    result = run_cli(*common, "--force")
+    assert (result.code, result.err) == (0, "note: t also holds what is not of this trace, and stays: layer-0/ffn_out.bin\n")
+    assert [one.file for one in Trace.open(here / "t").unread] == ["layer-0/ffn_out.bin"]
+    for place in (tiny.artifact.directory, tiny.model.path):
+        assert f"{place}: " in fails("run", tiny.model.path, "--tokens", TOKENS, "--taps", "ffn_up", "-o", place, "--force")
 
 
 def test_threads_change_no_byte(tiny: CompiledModel, here: Path) -> None:

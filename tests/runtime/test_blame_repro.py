@@ -120,7 +120,7 @@ def test_few_taps_give_a_longer_script(tiny_model: Tiny, tmp_path: Path) -> None
     script = write_repro(tmp_path / "guilty", trace, model, audit(trace, model).by_key[0, 1, "ffn_out"])
     assert run(script).returncode == 1
     assert {path.name for path in script.parent.iterdir()} == {
-        "repro.py", "actual.npy", "expected.npy", "layer1.ffn_norm.npy",
+        "repro.py", "repro.json", "actual.npy", "expected.npy", "layer1.ffn_norm.npy",
         *(f"blk.1.ffn_{name}.weight{end}" for name in ("gate", "up", "down") for end in (".npy", ".q4_0-blocks.npy")),
     }  # fmt: skip
 

@@ -1,0 +1,198 @@
+"""Nothing of a person's is lost: what a trace, a page, a picture or a repro may replace, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aprgraph.graph.errors import TraceError
+from aprgraph.runtime.places import check_file_place, check_trace_place, probe
+from aprgraph.runtime.trace import MANIFEST, MARKER, Trace
+from aprgraph.runtime.trace_writer import TraceWriter
+from tests.support.cli import files_under
+from tests.support.traces import values, write_bare, write_trace
+
+FEW = {(0, "embedding"): values(3, 4)}
+MANY = {**FEW, (1, "ffn_out"): values(3, 4), (None, "lm_head"): values(9), (0, "ffn_out", 2): values(1, 4)}
+
+
+def theirs(place: Path, **options: Any) -> Trace:
+    """A trace of another program."""
+    return Trace.write(place, {"layer0.ffn_out": values(3, 4)}, **{"writer": "engine 1.0", **options})
+
+
+# -- what is replaced ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.contract("CAPTURE-PLACE-1")
+def test_an_earlier_trace_is_replaced_whole(tmp_path: Path) -> None:
+    """No tensor of it stays beside the new ones, and no empty folder; other people's files do."""
+    write_trace(tmp_path / "t", MANY)
+    (tmp_path / "t" / "layer-1" / "notes.txt").write_text("mine")
+    write_trace(tmp_path / "t", FEW)
+    assert set(files_under(tmp_path / "t")) == {"layer-0/embedding.bin", "layer-1/notes.txt", MANIFEST}
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["layer-0", "layer-1", MANIFEST]
+    assert Trace.open(tmp_path / "t").unread == ()
+
+
+@pytest.mark.contract("CAPTURE-PLACE-1")
+def test_an_earlier_trace_is_untouched_before_the_first_tensor(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", MANY)
+    before = files_under(tmp_path / "t")
+    TraceWriter(tmp_path / "t").close()
+    assert files_under(tmp_path / "t") == before
+
+
+def test_with_statistics_alone_no_old_tensor_stays(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", MANY)
+    write_trace(tmp_path / "t", MANY, stats_only=True)
+    assert set(files_under(tmp_path / "t")) == {MANIFEST}
+
+
+def test_what_an_interrupted_run_left_goes_but_not_what_was_there_before_it(tmp_path: Path) -> None:
+    place = write_bare(tmp_path / "t", {(3, "attn_norm"): values(3, 4)})
+    writer = TraceWriter(place, force=True)
+    writer.write("x", "ffn_out", 0, 0, values(3, 4))
+    writer.close()
+    assert MARKER in files_under(place)
+    write_trace(place, FEW)
+    assert set(files_under(place)) == {"layer-0/embedding.bin", "layer-3/attn_norm.bin", MANIFEST}
+
+
+def test_a_second_capture_of_the_same_program_replaces_the_first(tmp_path: Path) -> None:
+    theirs(tmp_path / "t")
+    theirs(tmp_path / "t", writer="engine, 2.0")
+    for target in ("numpy", "numpy on another day"):
+        theirs(tmp_path / "u", writer=None, target=target)
+
+
+# -- what is refused ----------------------------------------------------------------------------------------------------
+
+
+def _foreign_trace(place: Path) -> None:
+    theirs(place)
+
+
+def _foreign_tensors(place: Path) -> None:
+    write_bare(place, MANY)
+
+
+def _stale_tensors(place: Path) -> None:
+    write_trace(place, FEW)
+    write_bare(place, {(7, "ffn_out"): values(3, 4)})
+
+
+def _notes(place: Path) -> None:
+    place.mkdir()
+    (place / "notes.txt").write_text("mine")
+
+
+def _damaged(place: Path) -> None:
+    write_trace(place, FEW)
+    (place / MANIFEST).write_text("{")
+
+
+@pytest.mark.contract("CAPTURE-PLACE-2")
+@pytest.mark.parametrize(("make", "message"), [
+    (_foreign_trace, "holds a trace that engine wrote"),
+    (_foreign_tensors, r"holds tensors without a trace\.json, as another program leaves them \(lm_head\.bin, .* and 1 more\)"),
+    (_stale_tensors, r"holds tensors that its trace\.json does not list \(layer-7/ffn_out\.bin\)"),
+    (_notes, r"holds what is no trace \(notes\.txt\)"),
+    (_damaged, r"holds a trace\.json that is no whole manifest"),
+])  # fmt: skip
+def test_what_is_somebodys_is_written_over_only_by_force(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+    place = tmp_path / "t"
+    make(place)
+    before = files_under(place)
+    with pytest.raises(TraceError, match=rf"{message}; give force=True to write there all the same, or give another place$"):
+        TraceWriter(place)
+    assert files_under(place) == before
+    writer = TraceWriter(place, force=True)
+    assert files_under(place) == before
+    writer.write("x", "embedding", 0, 0, values(3, 4, seed=3))
+    writer.close()
+    # What is not in the way stays, but for a trace that has a manifest of its own.
+    gone = {MANIFEST} | (set(before) if make is _foreign_trace else set()) | {"layer-0/embedding.bin"}
+    assert {name: data for name, data in files_under(place).items() if name in before and name not in gone} == {
+        name: data for name, data in before.items() if name not in gone
+    }
+
+
+@pytest.mark.contract("CAPTURE-PLACE-2")
+def test_arrays_do_not_go_over_a_run_nor_over_another_program(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", MANY)
+    before = files_under(tmp_path / "t")
+    with pytest.raises(TraceError, match="holds a trace that aprgraph wrote"):
+        theirs(tmp_path / "t")
+    assert files_under(tmp_path / "t") == before
+    theirs(tmp_path / "t", force=True)
+    with pytest.raises(TraceError, match="holds a trace that engine wrote"):
+        theirs(tmp_path / "t", writer="other")
+
+
+def test_a_run_in_progress_is_waited_for_even_with_force(tmp_path: Path) -> None:
+    writer = TraceWriter(tmp_path / "t")
+    writer.write("x", "embedding", 0, 0, values(3, 4))
+    with pytest.raises(TraceError, match="another run is writing there; wait for it, or give another place"):
+        check_trace_place(tmp_path / "t", force=True)
+    writer.close()
+    assert check_trace_place(tmp_path / "t").old == ("layer-0/embedding.bin",)
+
+
+def test_a_link_that_leads_out_is_not_followed_to_remove(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", FEW)
+    (tmp_path / "t" / "layer-0").rename(tmp_path / "elsewhere")
+    (tmp_path / "t" / "layer-0").symlink_to(tmp_path / "elsewhere")
+    write_trace(tmp_path / "t", {(None, "lm_head"): values(9)})
+    assert set(files_under(tmp_path / "elsewhere")) == {"embedding.bin"}
+
+
+# -- files --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    probe(tmp_path / "a" / "b" / "c")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("mine")
+    for place in (Path("/proc/nope"), tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(TraceError, match="cannot be written: "):
+            probe(place)
+    assert files_under(tmp_path) == {"file": b"mine"}
+
+
+def test_a_file_is_replaced_only_where_this_program_wrote_it(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    check_file_place(path, lambda head: False, "page")
+    path.write_text("")
+    check_file_place(path, lambda head: False, "page")
+    path.write_text("<!doctype html> of somebody")
+    check_file_place(path, lambda head: head.startswith(b"<!doc"), "page")
+    with pytest.raises(TraceError, match="page: is there, and is no page that aprgraph wrote; give another place"):
+        check_file_place(path, lambda head: False, "page")
+    with pytest.raises(TraceError, match="is a folder, expected the name of a file"):
+        check_file_place(tmp_path, lambda head: True, "page")
+    (tmp_path / "artifact.json").write_text("{}")
+    with pytest.raises(TraceError, match="would lie in an artifact, which compiling again removes"):
+        check_file_place(path, lambda head: True, "page")
+
+
+def test_a_full_disk_and_a_closed_one_say_different_things(tmp_path: Path) -> None:
+    for code, more in ((errno.ENOSPC, "free some space, or "), (errno.EACCES, "")):
+        error = TraceError.unwritable("x", OSError(code, os.strerror(code)))
+        assert str(error) == f"x: cannot be written: {os.strerror(code)}; {more}give another place"
+    assert error.place is not None
+    assert error.place.text("give another place with -o").endswith("; give another place with -o")
+
+
+def test_what_is_read_can_be_written_back(tmp_path: Path) -> None:
+    """Its tensors are maps of the files that go."""
+    trace = theirs(tmp_path / "t")
+    theirs(tmp_path / "t")
+    Trace.write(tmp_path / "t", {(0, "ffn_out"): trace.tensor("ffn_out", 0)}, writer="engine 1.0")
+    assert np.array_equal(Trace.open(tmp_path / "t").tensor("ffn_out", 0), values(3, 4))

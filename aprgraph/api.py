@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aprgraph.codegen.artifact import Artifact, cache_directory, compile_model, read_artifact
+from aprgraph.codegen.artifact import Artifact, compile_model, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
+from aprgraph.codegen.cache import OnNotice, cache_directory, compile_into_cache
 from aprgraph.comparison import audit, diff
 from aprgraph.engines import check_remote, open_engine
 from aprgraph.execution import OnToken, Outcome, execute
@@ -32,6 +34,10 @@ __all__ = ["CompiledModel", "LoadedModel", "RunOptions", "RunPlan", "audit", "ch
 
 DEFAULT_PROMPT = "What is 2+2?"
 DEFAULT_OPTIONS = RunOptions()
+
+
+def _warn(notice: str) -> None:
+    warnings.warn(notice, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,18 @@ class LoadedModel:
         place = Path(directory) if directory is not None else None
         return CompiledModel(compile_model(self.model, target, place, cpu, architectures), self.model)
 
-    def compile_cached(self, target: str = "llvm", cpu: str | None = None) -> CompiledModel:
-        """The artifact of this model in the user's cache, compiled if it is not there. Raises AprgraphError."""
-        return self.find_cached(target, cpu) or self.compile(target, cache_directory(self.model, target, cpu), cpu)
+    def compile_cached(self, target: str = "llvm", cpu: str | None = None, *, on_notice: OnNotice = _warn) -> CompiledModel:
+        """The artifact of this model in the user's cache, compiled if it is not there. Raises AprgraphError.
+
+        Where the cache cannot be written, the artifact lasts as long as this process; ``on_notice`` is told so (default: a warning).
+        """
+        return self.find_cached(target, cpu) or CompiledModel(compile_into_cache(self.model, target, cpu, on_notice), self.model)
 
     def find_cached(self, target: str = "llvm", cpu: str | None = None) -> CompiledModel | None:
         """The artifact of this model in the user's cache, or None if it is not there or damaged. Raises AprgraphError."""
         place = cache_directory(self.model, target, cpu)
+        if place is None:
+            return None
         try:
             return CompiledModel(_open_artifact(place), self.model)
         except ArtifactError:

@@ -111,13 +111,13 @@ class Artifact:
 
         A ``single_pass`` sees all positions at once; several need caches between them.
         """
-        programs, key = self.directory / _PROGRAMS, _digest(f"{single_pass} {print_graph(graph)}".encode())
+        programs, key = self.directory / _PROGRAMS, digest(f"{single_pass} {print_graph(graph)}".encode())
         with contextlib.suppress(OSError):
             for path in programs.glob(f"{key}-*.vm"):
-                if path.stem == f"{key}-{_digest(path.read_bytes())}":
+                if path.stem == f"{key}-{digest(path.read_bytes())}":
                     return path
         program = _compile_program(graph, self.target, single_pass=single_pass)
-        name = f"{key}-{_digest(program)}.vm"
+        name = f"{key}-{digest(program)}.vm"
         with contextlib.suppress(OSError):  # a full disk, or an artifact that belongs to someone else
             return _write(programs / name, program)
         return _write_for_this_process(name, program)
@@ -131,7 +131,8 @@ def _fat_binary(directory: Path, digest: str) -> Path:
     return directory / f"kernels-{digest}.fatbin"
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """What names a file by its content."""
     return hashlib.sha256(data).hexdigest()[:_DIGEST]
 
 
@@ -170,16 +171,6 @@ def _write(path: Path, data: bytes) -> Path:
 def default_directory(model: Path, target: str) -> Path:
     """``<stem>.<target>.aprg`` in the current folder."""
     return Path(f"{model.stem}.{target}{SUFFIX}")
-
-
-def cache_directory(model: Model, target: str, cpu: str | None) -> Path:
-    """Where `run model.gguf` keeps its artifact: one place per file content, target, CPU, overrides and versions."""
-    root = os.environ.get("APRGRAPH_CACHE")
-    base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aprgraph"
-    cpu_name = find_cpu(cpu).name if target == "llvm" else ""
-    parts = [model.file.fingerprint(), str(model.path.resolve()), target, cpu_name, dict(model.overrides), _versions()]
-    parts += [list(model.ignore)] if model.ignore else []
-    return base / f"{model.path.stem}.{target}.{_digest(json.dumps(parts, sort_keys=True).encode())}{SUFFIX}"
 
 
 def compile_model(
@@ -221,20 +212,20 @@ def compile_model(
                 build_library(requests, chosen, new)
             else:
                 device = _build_for_cuda(requests, chosen_architectures, temporary)
-            library = _digest(new.read_bytes())
+            library = digest(new.read_bytes())
             new.rename(_library(temporary, library))
         text = print_graph(graph)
         (temporary / _GRAPH).write_text(text, encoding="utf-8")
         document = {
             "format": FORMAT,
             "version": VERSION,
-            **_versions(),
+            **versions(),
             "target": target,
             "cpu": chosen.name if chosen else None,
             "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
             "overrides": dict(model.overrides),
             "ignore": list(model.ignore),
-            "graph": _digest(text.encode()),
+            "graph": digest(text.encode()),
             "library": library,
             "device": device.to_json() if device else None,
             "kernels": kernels,
@@ -256,16 +247,18 @@ def _build_for_cuda(requests: Mapping[str, KernelRequest], architectures: Sequen
 
     compiler, new = compiler_name(), _fat_binary(directory, "new")
     functions = build_cuda_library(requests, architectures, _library(directory, "new"), new)
-    digest = _digest(new.read_bytes())
-    new.rename(_fat_binary(directory, digest))
-    return DeviceCode(digest, tuple(architectures), compiler, functions)
+    name = digest(new.read_bytes())
+    new.rename(_fat_binary(directory, name))
+    return DeviceCode(name, tuple(architectures), compiler, functions)
 
 
 def _check_room(*directories: Path) -> None:
     for directory in directories:
         free = shutil.disk_usage(directory).free
         if free < _ROOM:
-            raise ArtifactError(f"{directory}: only {free:,} bytes are free there, expected {_ROOM:,} to compile in; free some space")
+            raise ArtifactError.at_place(
+                f"{directory}: only {free:,} bytes are free there, expected {_ROOM:,} to compile in", "free some space"
+            )
 
 
 def _put_in_place(temporary: Path, directory: Path) -> None:
@@ -308,21 +301,21 @@ def read_artifact(directory: str | Path) -> Artifact:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise ArtifactError(f"{path}: format {document['format']!r}, expected {FORMAT!r}")
-        stale = [f"{key} {document.get(key)}, here {value}" for key, value in _versions().items() if document.get(key) != value]
+        stale = [f"{key} {document.get(key)}, here {value}" for key, value in versions().items() if document.get(key) != value]
         if document["version"] != VERSION:
             stale.insert(0, f"artifact format {document['version']}, here {VERSION}")
         if stale:
             raise ArtifactError(f"{directory}: compiled with other versions ({'; '.join(stale)}); compile the model again")
         text = (directory / _GRAPH).read_text(encoding="utf-8")
-        if _digest(text.encode()) != document["graph"]:
+        if digest(text.encode()) != document["graph"]:
             raise ArtifactError(f"{directory / _GRAPH}: not the graph that was compiled; compile the model again")
         graph = parse_graph(text)
         verify(graph)
         library = document["library"]
-        if library is not None and _digest(_library(directory, str(library)).read_bytes()) != library:
+        if library is not None and digest(_library(directory, str(library)).read_bytes()) != library:
             raise ArtifactError(f"{_library(directory, library)}: not the library that was compiled; compile the model again")
         device = None if document["device"] is None else DeviceCode.from_json(document["device"])
-        if device is not None and _digest(_fat_binary(directory, device.digest).read_bytes()) != device.digest:
+        if device is not None and digest(_fat_binary(directory, device.digest).read_bytes()) != device.digest:
             raise ArtifactError(f"{_fat_binary(directory, device.digest)}: not the kernels that were compiled; compile the model again")
         return Artifact(
             directory=directory,
@@ -345,5 +338,6 @@ def read_artifact(directory: str | Path) -> Artifact:
         raise ArtifactError(f"{directory}: damaged ({error}); compile the model again") from None
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what an artifact depends on."""
     return {"aprgraph": version("aprgraph"), "apache-tvm": version("apache-tvm")}

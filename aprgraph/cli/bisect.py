@@ -13,7 +13,7 @@ import typer
 
 from aprgraph.cli.follow_up import check_repro, write_guilty
 from aprgraph.cli.input import encode, read_input
-from aprgraph.cli.notices import print_notices
+from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Ignore, Override, Repro
 from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import spinner
@@ -122,7 +122,7 @@ def _open(loaded: LoadedModel, option: str, text: str) -> CompiledModel:
     if target == "cuda":  # before anything takes time
         find_gpu(load_driver(), gpu)
     with spinner(f"compiling {loaded.model.path.name} for {text}"):
-        return replace(loaded.compile_cached(target), gpu=gpu)
+        return replace(loaded.compile_cached(target, on_notice=print_notice), gpu=gpu)
 
 
 def _announce(quiet: bool) -> Callable[[Plan, int], None]:

@@ -13,3 +13,8 @@ def print_notices(notices: Iterable[str]) -> None:
     """One line each."""
     for notice in notices:
         typer.echo(f"note: {printable(notice)}", err=True)
+
+
+def print_notice(notice: str) -> None:
+    """One alone."""
+    print_notices([notice])

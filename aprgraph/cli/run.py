@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.input import encode, read_input
-from aprgraph.cli.notices import print_notices
+from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Force, Ignore, Json, Layers, Override
 from aprgraph.cli.places import written_by
 from aprgraph.cli.progress import progress_bar, spinner
@@ -192,7 +192,7 @@ def _compile(opened: CompiledModel | LoadedModel, target: str | None, gpu: int |
 
         find_gpu(load_driver(), gpu)
     with spinner(f"compiling {opened.model.path.name}"):
-        return opened.compile_cached(target or "llvm")
+        return opened.compile_cached(target or "llvm", on_notice=print_notice)
 
 
 def _only_artifact() -> Path:
@@ -216,7 +216,7 @@ def _check_place(directory: Path, *, force: bool) -> None:
         others = check_trace_place(directory, force=force).others
         probe(directory)
     if others:
-        typer.echo(f"note: {describe_others(directory, others)}", err=True)
+        print_notice(describe_others(directory, others))
 
 
 def _record(

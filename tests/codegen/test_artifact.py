@@ -16,7 +16,7 @@ import pytest
 
 from aprgraph.api import CompiledModel, load, open_artifact
 from aprgraph.codegen import artifact, cpu
-from aprgraph.codegen.artifact import VERSION, Artifact, cache_directory, compile_model, default_directory, read_artifact
+from aprgraph.codegen.artifact import VERSION, Artifact, compile_model, default_directory, read_artifact
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ArtifactError, ModelError, ModelFileError, ToolchainError
 from aprgraph.graph.model import load_model
@@ -458,49 +458,3 @@ def test_what_cannot_be_compiled(model_path: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="expected"):
         load(model_path, {"llama.embedding_length": 128}).compile(directory=tmp_path / "m.aprg")
     assert files_under(tmp_path) == {}
-
-
-# -- the cache ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_cache_has_a_place_for_each_thing_that_matters(
-    tiny_model: Callable[..., Path], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("APRGRAPH_CACHE", str(tmp_path))
-    model = load_model(model_path)
-    shutil.copyfile(model_path, tmp_path / model_path.name)
-    places = [
-        cache_directory(model, "llvm", None), cache_directory(model, "reference", None),
-        cache_directory(load_model(model_path, {"tokenizer.ggml.model": "x"}), "llvm", None), cache_directory(load_model(tiny_model()), "llvm", None),
-        cache_directory(load_model(tmp_path / model_path.name), "llvm", None),
-    ]  # fmt: skip
-    assert len(set(places)) == len(places)
-    assert {place.parent for place in places} == {tmp_path}
-    assert cache_directory(load_model(model_path), "llvm", None) == places[0]
-    monkeypatch.setattr(artifact, "_versions", lambda: {"aprgraph": "99"})
-    assert cache_directory(model, "llvm", None) not in places
-
-
-def test_where_the_cache_is(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_model(model_path)
-    monkeypatch.delenv("APRGRAPH_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_directory(model, "reference", None).parent == tmp_path / "xdg" / "aprgraph"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_directory(model, "reference", None).parent == tmp_path / "home" / ".cache" / "aprgraph"
-
-
-def test_the_cache_is_filled_once_and_mended(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("APRGRAPH_CACHE", str(tmp_path))
-    loaded = load(model_path)
-    assert loaded.find_cached("reference") is None
-    place = loaded.compile_cached("reference").artifact.directory
-    manifest = place / "artifact.json"
-    written, whole = manifest.stat().st_mtime_ns, manifest.read_bytes()
-    assert loaded.compile_cached("reference").artifact.directory == place
-    assert manifest.stat().st_mtime_ns == written
-    manifest.write_bytes(whole[:50])
-    loaded.compile_cached("reference")
-    assert manifest.read_bytes() == whole
-    assert [path.name for path in tmp_path.iterdir()] == [place.name]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from aprgraph.capture.arithmetic import ArithmeticWatch
 from aprgraph.capture.model_classes import open_model
 from aprgraph.capture.taps import Tap, find_notes, find_taps
 from aprgraph.graph.errors import PlanError, TraceError
@@ -16,9 +17,6 @@ from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.trace import Trace, TraceInfo
 from aprgraph.runtime.trace_writer import TraceWriter
-
-_ARITHMETICS = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-
 
 #: What the manifest names as the target, and the first word of what it names as the writer.
 TARGET = "transformers"
@@ -38,6 +36,8 @@ class Capture:
         self._positions = positions
         self._taps = list(find_taps(self._captured, self._record, lambda: self._total, all_logits=positions == "all"))
         self._check_plan()
+        head = [self._captured.head] if self._captured.head is not None else []
+        self._arithmetic = ArithmeticWatch([self._captured.decoder, *head])
         self._writer = TraceWriter(directory, author=TARGET, force=force)
         self._recorded: set[tuple[int, int | None, str]] = set()
         self._stack = contextlib.ExitStack()
@@ -60,7 +60,7 @@ class Capture:
     def __enter__(self) -> Capture:  # noqa: PYI034 -- Self is in typing from Python 3.11 on
         captured = self._captured
         with contextlib.ExitStack() as stack:
-            for module in dict.fromkeys((captured.model, captured.decoder)):
+            for module in dict.fromkeys((captured.given, captured.model, captured.decoder)):
                 stack.callback(module.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
             stack.callback(captured.decoder.embed_tokens.register_forward_hook(self._after_embedding).remove)
             stack.callback(captured.decoder.rotary_emb.register_forward_pre_hook(self._at_positions, with_kwargs=True).remove)
@@ -138,6 +138,7 @@ class Capture:
             )
         self._total += count
         self._step += 1
+        self._arithmetic.at_pass(rows.device)
         (self._generated if self._step else self._tokens).extend(tokens[0].tolist())
         self._record("embedding", 0, rows[0])
 
@@ -156,6 +157,7 @@ class Capture:
                 f"the model computed logits of {len(values)} of {len(self._tokens)} positions; drop positions='all', or logits_to_keep"
             )
         self._recorded.add(key)
+        self._arithmetic.see(values)
         rounded = values.detach().to("cpu", torch.float32).contiguous().numpy()
         self._writer.write(name, stage, layer, self._step, rounded)
 
@@ -172,12 +174,14 @@ class Capture:
             raise self._fail(f"{', '.join(missing) or 'nothing'} was not recorded: the passes did not get there")
         captured, config = self._captured, self._captured.decoder.config
         extra: dict[str, Any] = {"writer": captured.description}
-        if captured.model.dtype in _ARITHMETICS:
-            extra["arithmetic"] = _ARITHMETICS[captured.model.dtype]
-        extra["weights"] = "float" if getattr(config, "quantization_config", None) is None else "quantised"
+        found = self._arithmetic.finish()
+        if found.arithmetic is not None:
+            extra["arithmetic"] = found.arithmetic
+        quantised = found.quantised or getattr(config, "quantization_config", None) is not None
+        extra["weights"] = "quantised" if quantised else "float"
         if self._generated:
             extra["generated"] = self._generated
-        notes = list(find_notes(captured))
+        notes = [*found.notes, *find_notes(captured)]
         if notes:
             extra["notes"] = notes
         # The last part alone: where a model lies on this machine is nobody's business.

@@ -39,12 +39,21 @@ def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callabl
         yield from finder.feed_forward(index, layer.mlp)
         yield finder.after(layer, index, "post_ffn_residual")
     yield finder.after(captured.decoder.norm, None, "final_norm")
-    yield finder.after(captured.model.lm_head, None, "lm_head", _rows if all_logits else lambda output: output[0, -1])
+    if captured.head is not None:
+        yield finder.after(captured.head, None, "lm_head", _rows if all_logits else lambda output: output[0, -1])
 
 
 def find_notes(captured: CapturedModel) -> Iterator[str]:
     """Which stages the model has and does not show, and why, in sentences."""
     layers = captured.layers
+    if captured.head is None:
+        yield f"lm_head is not recorded: {type(captured.model).__name__} has no head"
+    if captured.given is not captured.model:
+        yield f"captured within {type(captured.given).__name__}"
+    adapters = sorted({type(part).__module__ for part in captured.decoder.modules() if type(part).__module__.startswith("peft.")})
+    if adapters:
+        kinds = ", ".join(dict.fromkeys(name.split(".")[2] for name in adapters if name.count(".") > 1)) or "peft"
+        yield f"adapters of PEFT ({kinds}) took part: a model file is the same model only if they were merged into it"
     if not captured.is_eager:
         yield "attn_scores and attn_softmax are not recorded: only attn_implementation='eager' computes them one after the other"
     if any(_has_bias(layer.self_attn) for layer in layers):
@@ -55,7 +64,10 @@ def find_notes(captured: CapturedModel) -> Iterator[str]:
 
 
 def _has_bias(attention: Any) -> bool:
-    return hasattr(attention, "q_proj") and attention.q_proj.bias is not None
+    if not hasattr(attention, "q_proj"):
+        return False
+    bias = attention.q_proj.bias
+    return (bias() if callable(bias) else bias) is not None  # a method in quantised layers of torch
 
 
 def _can_follow_experts(captured: CapturedModel) -> bool:

@@ -51,7 +51,7 @@ def audit(
     \b
     Example:
       aprgraph audit theirs --model model.gguf
-      aprgraph audit theirs --model model.gguf --profile cross-engine-q8act --tokens 1,2,3
+      aprgraph audit theirs --model model.gguf --profile cross-engine-q8act --tokens 1780,314,216,34,27,34,47
       aprgraph audit theirs --model model.gguf --repro guilty; python guilty/repro.py
 
     Exit code: 0 right, 1 wrong, 2 could not be audited, 3 nothing could be replayed.

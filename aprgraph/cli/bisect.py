@@ -32,7 +32,7 @@ def bisect(
     a: Annotated[str, typer.Option("--a", metavar="TARGET", help=f"One side: {_SIDE}", show_default=False)],
     b: Annotated[str, typer.Option("--b", metavar="TARGET", help="The other side.", show_default=False)],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The input [What is 2+2?].")] = None,
-    tokens: Annotated[str | None, typer.Option("--tokens", metavar="1,2,3", help="The input as token ids.")] = None,
+    tokens: Annotated[str | None, typer.Option("--tokens", metavar="1,2,3,…", help="The input as token ids.")] = None,
     room: Annotated[
         str, typer.Option("--room", metavar="BYTES", help="Disk that the two traces of a round may take together, such as 500M or 2G.")
     ] = "1G",
@@ -56,7 +56,7 @@ def bisect(
 
     \b
     Example:
-      aprgraph bisect model.gguf --a llvm --b reference --prompt "Hello"
+      aprgraph bisect model.gguf --a llvm --b reference --prompt "What is 2+2?"
       aprgraph bisect model.gguf --a reference --b patched.cuda.aprg --repro guilty
 
     Exit code: 0 alike, 1 diverged, 2 could not be run or compared.

@@ -32,7 +32,9 @@ Force = Annotated[bool, typer.Option("--force", help="Write there also where som
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 ReplayTokens = Annotated[
     str | None,
-    typer.Option("--tokens", metavar="1,2,3", help="With a model: the prompt's token ids, for a trace whose manifest does not name them."),
+    typer.Option(
+        "--tokens", metavar="1,2,3,…", help="With a model: the prompt's token ids, for a trace whose manifest does not name them."
+    ),
 ]
 Suggest = Annotated[bool, typer.Option("--suggest", help="Print only what to tap next: options of `aprgraph run`.")]
 Repro = Annotated[

@@ -48,7 +48,7 @@ def run(
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the input through the model's own chat template.")] = False,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="With --chat: the system message.")] = None,
-    tokens: Annotated[str | None, typer.Option("--tokens", metavar="1,2,3", help="The input as token ids.")] = None,
+    tokens: Annotated[str | None, typer.Option("--tokens", metavar="1,2,3,…", help="The input as token ids.")] = None,
     tokens_file: Annotated[
         Path | None,
         typer.Option("--tokens-file", metavar="FILE", help="Token ids from a file, apart by commas or blanks; - is standard input."),
@@ -101,10 +101,10 @@ def run(
 
     \b
     Example:
-      aprgraph run model.gguf --taps qkv_matmul,attn_out --layers 0..2 --prompt "Hello"
+      aprgraph run model.gguf --taps qkv_matmul,attn_out --layers 0..2 --prompt "What is 2+2?"
       aprgraph run model.gguf --chat --prompt "What is 2+2?" --max-tokens 64
-      aprgraph run model.gguf --prompt "Hello" --max-tokens 3 --taps all --steps 1..3
-      aprgraph run model.gguf --prompt "Hello" --taps all --rpc board:9090
+      aprgraph run model.gguf --prompt "What is 2+2?" --max-tokens 3 --taps all --steps 1..3
+      aprgraph run model.gguf --prompt "What is 2+2?" --taps all --rpc board:9090
     """
     from aprgraph.api import RunOptions  # noqa: PLC0415
     from aprgraph.cli import run_report  # noqa: PLC0415

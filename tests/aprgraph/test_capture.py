@@ -34,7 +34,7 @@ def test_the_snippet_for_numpy_arrays_runs(tmp_path: Path, monkeypatch: pytest.M
     trace = Trace.open("theirs")
     assert [entry.label for entry in trace.entries] == ["layer 0 attn_norm", "layer 0 ffn_out", "lm_head"]
     assert trace.info == TraceInfo(
-        {"name": "my-model"}, "my-engine", (3, 1, 4), "attn_norm,ffn_out,lm_head 0..1", "last", "",
+        {"name": "my-model"}, "my-engine", (1780, 314, 216, 34, 27, 34, 47), "attn_norm,ffn_out,lm_head 0..1", "last", "",
         {"arithmetic": "float16", "writer": "my-engine 1.2"},
     )  # fmt: skip
 

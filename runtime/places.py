@@ -118,7 +118,8 @@ def _is_locked(marker: Path) -> bool:
 def mark_kept(marker: int, others: Collection[str]) -> None:
     """Note in the open file MARKER what was there before this run, so that nobody takes it for what this run left."""
     os.ftruncate(marker, 0)
-    os.pwrite(marker, json.dumps({"kept": list(others)}).encode(), 0)
+    if others:
+        os.pwrite(marker, json.dumps({"kept": list(others)}).encode(), 0)
 
 
 def _kept_by(marker: Path) -> frozenset[str]:

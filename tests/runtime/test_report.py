@@ -411,8 +411,10 @@ def test_writing_is_all_or_nothing(traces: Path, tmp_path: Path) -> None:
     report = diff(trace_a, trace_b)
     write_page(tmp_path / "page.html", report, trace_a, trace_b)
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
-    with pytest.raises(TraceError, match=r"nowhere.*cannot be written"):
-        write_page(tmp_path / "nowhere" / "page.html", report, trace_a, trace_b)
+    write_page(tmp_path / "new" / "page.html", report, trace_a, trace_b)
+    for place in (tmp_path / "page.html" / "page.html", Path("/proc/nowhere/page.html")):
+        with pytest.raises(TraceError, match=r"cannot be written"):
+            write_page(place, report, trace_a, trace_b)
 
 
 def test_three_thousand_rows_stay_below_three_megabytes(traces: Path) -> None:

@@ -11,12 +11,17 @@ import struct
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from aprgraph.graph.errors import shown
 from aprgraph.graph.split_parts import describe_split
 
 #: Bytes of a file's beginning that suffice to know it.
 HEAD_BYTES = 1024
+
+#: What a text of ASCII holds, and how long one is at least.
+_TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
+_LEAST_TEXT = 8
 
 _CONVERT = "convert the model with llama.cpp's convert_hf_to_gguf.py"
 _OLD_GGML = "llama.cpp's format before GGUF (August 2023), which nothing reads any more; download or convert the model as GGUF"
@@ -81,6 +86,10 @@ def _is_json(head: bytes) -> bool:
     return re.match(rb'\s*(\{\s*("|\})|\[\s*[\{"])', head) is not None
 
 
+def _is_gguf_of(version: int, order: Literal["little", "big"]) -> Callable[[bytes], bool]:
+    return _begins(b"GGUF" + version.to_bytes(4, order))
+
+
 _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (lambda head: not head, FileKind("empty", "an empty file", "the download or the conversion never began: get the file again")),
     (
@@ -103,6 +112,14 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
         FileKind("pytorch", "a PyTorch checkpoint", f"aprgraph does not read checkpoints: {_CONVERT} from the folder that it lies in"),
     ),
     (_begins(b"PK\x03\x04", b"PK\x05\x06"), FileKind("zip", "a ZIP archive", "unpack it first")),
+    (
+        lambda head: _is_gguf_of(2, "big")(head) or _is_gguf_of(3, "big")(head),
+        FileKind("big-endian", "a big-endian GGUF file", "aprgraph reads little-endian ones: convert it with gguf_convert_endian.py"),
+    ),
+    (
+        _is_gguf_of(1, "little"),
+        FileKind("gguf-1", "a GGUF file of version 1 (August 2023)", "nothing reads these any more: convert the model again"),
+    ),
     (_begins(b"\x1f\x8b"), FileKind("gzip", "a file compressed by gzip", "unpack it with `gunzip` first")),
     (_begins(b"\xfd7zXZ\0"), FileKind("xz", "a file compressed by xz", "unpack it with `unxz` first")),
     (_begins(b"\x28\xb5\x2f\xfd"), FileKind("zstd", "a file compressed by zstd", "unpack it with `unzstd` first")),
@@ -135,8 +152,13 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
 
 
 def kind_of_bytes(head: bytes) -> FileKind | None:
-    """What a file is by its first HEAD_BYTES; None for GGUF and for what nobody knows."""
-    return next((kind for matches, kind in _BYTES if matches(head)), None)
+    """What a file is by its first HEAD_BYTES; None for GGUF that may be read, and for what nobody knows."""
+    known = next((kind for matches, kind in _BYTES if matches(head)), None)
+    if known is None and len(head) >= _LEAST_TEXT and all(byte in _TEXT for byte in head):
+        return FileKind(
+            "text", f"text that begins with {shown(head[:40].decode())}", f"is it a server's message? look into it, and {_AGAIN}"
+        )
+    return known
 
 
 def kind_of_folder(folder: Path) -> FileKind | None:

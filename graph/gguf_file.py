@@ -82,8 +82,8 @@ class GGUFFile:
                 raise ModelFileError(f"{self.path}: not a regular file; give the path of a .gguf file")
             with self.path.open("rb") as file:
                 head = file.read(HEAD_BYTES)
-                if not head.startswith(_MAGIC):
-                    raise _not_gguf(self.path, head)
+                if not head.startswith(_MAGIC) or kind_of_bytes(head) is not None:
+                    raise _not_readable(self.path, head)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise ModelFileError(f"{self.path}: cannot be opened: {error.strerror}; give the path of a .gguf file") from None
@@ -93,9 +93,7 @@ class GGUFFile:
         cursor.take(len(_MAGIC), "the magic")
         self.version = cursor.u32("the version")
         if self.version not in _VERSIONS:
-            swapped = int.from_bytes(self.version.to_bytes(4, "little"), "big")
-            hint = " (a big-endian file?)" if swapped in _VERSIONS else ""
-            raise ModelFileError(f"{self.path}: GGUF version {self.version}{hint}, expected 2 or 3; convert the model again")
+            raise ModelFileError(f"{self.path}: GGUF version {self.version}, expected 2 or 3; convert the model again")
         tensor_count = cursor.u64("the tensor count")
         key_count = cursor.u64("the metadata count")
         cursor.count(tensor_count, 32, "the tensor count")
@@ -312,11 +310,12 @@ class LazyArray:
         return list(numbers.astype(bool).tolist() if self._code == BOOL else numbers.tolist())
 
 
-def _not_gguf(path: Path, head: bytes) -> ModelFileError:
+def _not_readable(path: Path, head: bytes) -> ModelFileError:
     kind = kind_of_bytes(head)
     if kind is None:
         return ModelFileError(f"{path}: not a GGUF file: begins with {head[: len(_MAGIC)]!r}, expected {_MAGIC!r}")
-    return ModelFileError(f"{path}: not a GGUF file but {kind.what}; {kind.advice}")
+    what = f"this is {kind.what}" if head.startswith(_MAGIC) else f"not a GGUF file but {kind.what}"
+    return ModelFileError(f"{path}: {what}; {kind.advice}")
 
 
 def _type_name(code: int) -> str:

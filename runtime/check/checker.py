@@ -128,10 +128,8 @@ def _other_kind(path: Path) -> FileKind | None:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:  # a path with a NUL in it
         raise ModelFileError(f"{str(path)!r}: cannot be opened: {error}; give the path of a .gguf file") from None
-    if head.startswith(b"GGUF"):
-        return None
     kind = kind_of_bytes(head)
-    if kind is None:
+    if kind is None and not head.startswith(b"GGUF"):
         raise ModelFileError(f"{path}: not a GGUF file, nor anything else that is known here: begins with {head[:4]!r}, expected b'GGUF'")
     return kind
 

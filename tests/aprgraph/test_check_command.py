@@ -139,5 +139,5 @@ def test_text_of_files_does_not_reach_the_terminal_as_it_is() -> None:
 @pytest.mark.contract("ERR-LINE-1")
 def test_what_cannot_be_checked() -> None:
     assert fails("check", "m.gguf").startswith("m.gguf: not there; ")
-    Path("m.gguf").write_bytes(b"abcdefgh")
-    assert "begins with b'abcd'" in fails("check", "m.gguf")
+    Path("m.gguf").write_bytes(b"\1\2\3\4\5")
+    assert r"begins with b'\x01\x02\x03\x04'" in fails("check", "m.gguf")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import ModelFileError
+from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.runtime.check import CheckReport, Level, check, weights
 from tests.support.damage import with_odd_keys
 from tests.support.gguf_bytes import ARRAY, F32, I32, STRING, U16, U32, RawGGUF, RawTensor, array, small_llama, text
@@ -169,14 +170,23 @@ def test_neurons_that_are_0_on_all_sides_are_padding(tiny_model: Tiny, tmp_path:
 
 
 def test_rows_of_unused_tokens_are_a_note_and_a_hole_is_a_warning(tiny_model: Tiny, tmp_path: Path) -> None:
-    def change(rows: Bytes) -> None:
-        rows[200:230] = 0
-        rows.reshape(-1)[100 * 256 + 100 : 120 * 256 + 52] = 0
+    """A hole begins and ends at pages of the file, in the middle of rows."""
+    model, name = tiny_model(), "token_embd.weight"
+    start = 2 * 4096 - GGUFFile(model).tensors[name].offset % 4096  # of the second page that lies in the tensor
 
-    report = check(planted(tiny_model(), tmp_path / "m.gguf", token_embd__weight=change))
-    assert serious(report) == [("weight-hole", "token_embd.weight")]
-    assert "from row 100 to row 120" in text_of(report, "weight-hole", "token_embd.weight")
-    assert text_of(report, "weight-zero-rows", "token_embd.weight") == "rows 101 to 119, 200 to 229 of 288"
+    def hole(rows: Bytes) -> None:
+        rows[200:230] = 0
+        rows.reshape(-1)[start : start + 4096] = 0
+
+    def unused(rows: Bytes) -> None:
+        rows[200:230] = 0
+        rows[230, 8:100] = rows[199, 200:] = 0
+
+    report = check(planted(model, tmp_path / "m.gguf", token_embd__weight=hole))
+    assert serious(report) == [("weight-hole", name)]
+    assert f"from row {start // 256} to row {(start + 4095) // 256}" in text_of(report, "weight-hole", name)
+    assert text_of(report, "weight-zero-rows", name).endswith(", 200 to 229 of 288")
+    assert serious(check(planted(model, tmp_path / "m.gguf", token_embd__weight=unused))) == []
 
 
 def test_a_layer_among_the_others(tiny_model: Tiny, tmp_path: Path) -> None:
@@ -188,8 +198,6 @@ def test_a_layer_among_the_others(tiny_model: Tiny, tmp_path: Path) -> None:
 
 def test_tensors_that_are_the_same(tiny_model: Tiny, tmp_path: Path) -> None:
     model = tiny_model()
-    from aprgraph.graph.gguf_file import GGUFFile
-
     file = GGUFFile(model)
     other = np.array(file.tensor_bytes(file.tensors["blk.0.ffn_up.weight"]))
 
@@ -202,8 +210,6 @@ def test_tensors_that_are_the_same(tiny_model: Tiny, tmp_path: Path) -> None:
 
 
 def test_norms_to_which_1_was_added_twice(tiny_model: Tiny, tmp_path: Path) -> None:
-    from aprgraph.graph.gguf_file import GGUFFile
-
     model = tiny_model(family="gemma3")
 
     def add(rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
@@ -290,6 +296,33 @@ def test_metadata_that_contradict(key: str, value: tuple[int, bytes], code: str,
     assert code in [found for found, _ in serious(small(tmp_path, file))]
 
 
+@pytest.mark.parametrize(("key", "value", "code", "words"), [
+    ("attn_logit_softcapping", (F32, 50.0), "key-unsupported", "is 50.0 (the cap of attention scores), which the family 'llama' does not apply"),
+    ("attention.sliding_window", (U32, 8), "key-unread", "is 8 and is not applied: every layer attends to all positions"),
+    ("attention.scale", (F32, 0.5), "key-differs", "is 0.5: llama.cpp does not read it in this family"),
+    ("attention.scale", (F32, 0.0), None, ""),
+    ("rope.freq_base", None, "key-absent", "is not in the file: 10000 was taken"),
+])  # fmt: skip
+def test_keys(key: str, value: tuple[int, object] | None, code: str | None, words: str, tmp_path: Path) -> None:
+    file = small_llama()
+    if value is None:
+        del file.keys[f"llama.{key}"]
+    else:
+        file.set(f"llama.{key}", *value)
+    report = small(tmp_path, file)
+    found = [one for one in report.findings if one.name == f"llama.{key}"]
+    assert [one.rule.code for one in found] == ([] if code is None else [code])
+    assert all(one.text.startswith(words) for one in found)
+
+
+def test_a_default_that_the_family_knows_is_a_note(tiny_model: Tiny) -> None:
+    report = check(tiny_model(family="qwen3moe", rope_base=None))
+    assert serious(report) == []
+    assert text_of(report, "key-default", "qwen3moe.rope.freq_base").startswith(
+        "is not in the file: 1000000 was taken (llama.cpp takes 10000)"
+    )
+
+
 @pytest.mark.contract("CHECK-KIND-1")
 def test_what_is_no_whole_model(tmp_path: Path) -> None:
     file = small_llama()
@@ -321,7 +354,7 @@ def test_of_an_adapter_the_numbers_alone_are_judged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("make", "message"), [
     (lambda path: None, "not there"),
     (lambda path: path.mkdir(), "a folder; give the path"),
-    (lambda path: path.write_bytes(b"neither this nor that"), "nor anything else that is known here: begins with b'neit'"),
+    (lambda path: path.write_bytes(b"\1\2\3\4\5"), r"nor anything else that is known here: begins with b'\\x01\\x02\\x03\\x04'"),
 ])  # fmt: skip
 def test_what_cannot_be_checked(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     make(tmp_path / "m.gguf")

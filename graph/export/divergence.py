@@ -51,7 +51,7 @@ CLASSES: tuple[DivergenceClass, ...] = (
 _LOCAL = "local error"
 #: Whose fault it is, from the least to the most severe. What merely follows is quiet; where a side is wrong, the box glows.
 VERDICTS: tuple[DivergenceClass, ...] = (
-    DivergenceClass("RIGHT", "the sides agree, and no replay contradicts them", "#76afd8", "#2d6a97", "#f3f8fc", "#111f2c"),
+    DivergenceClass("RIGHT", "right on both sides, or on the one that recorded it", "#76afd8", "#2d6a97", "#f3f8fc", "#111f2c"),
     DivergenceClass("RECORDING", "computed right, but recorded in another form", "#4a9b8a", "#3f8f7f", "#e0f2ee", "#12302a"),
     DivergenceClass("FOLLOWS", "right, given its inputs, which are wrong or of another graph", "#a39a86", "#8f8776", "#f6f4ef", "#1d1c1a"),
     DivergenceClass("UNKNOWN", "could not be replayed, here or before", "#8c8c8c", "#8c8c8c", "#f3f3f3", "#1d2126", stands_apart=True),

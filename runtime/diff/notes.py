@@ -86,7 +86,7 @@ def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[Shaped
     if both:
         yield f"both sides hold NaN or Inf, first in {both[0].label}"
     if rows and all(row.classification.value == "SHAPE" for row in rows):
-        yield "no shape fits: traces of different models, or of a different number of tokens?" + _counts(shaped)
+        yield Caveat("no shape fits: traces of different models, or of a different number of tokens?" + _counts(shaped))
 
 
 def _layers(shaped: tuple[ShapedTrace, ShapedTrace]) -> Iterator[str]:
@@ -95,7 +95,10 @@ def _layers(shaped: tuple[ShapedTrace, ShapedTrace]) -> Iterator[str]:
     for name, mine, other, theirs in (("A", a, "B", b), ("B", b, "A", a)):
         if mine and theirs - mine:
             missing = ranges(theirs - mine)
-            yield Caveat(f"{name} has {ranges(mine)} of the {len(theirs | mine)} recorded; {missing}, which {other} has, are not compared")
+            are = "is" if len(theirs - mine) == 1 else "are"
+            yield Caveat(
+                f"{name} has {ranges(mine)} of the {len(theirs | mine)} recorded; {missing}, which {other} has, {are} not compared"
+            )
 
 
 def ranges(layers: Iterable[int]) -> str:
@@ -136,7 +139,7 @@ def _choices(rows: Sequence[DiffRow]) -> Iterator[str]:
         yield f"near-ties in {len(near) - NAMED} more layers"
     unjudged = [row.label for row, metrics in ids if metrics.differing and not metrics.judged]
     if unjudged:
-        yield f"whether other experts were chosen at near-ties is not known for {_named(unjudged)}: tap {SCORES}"
+        yield Caveat(f"whether other experts were chosen at near-ties is not known for {_named(unjudged)}: tap {SCORES}")
 
 
 def _counts(shaped: tuple[ShapedTrace, ShapedTrace]) -> str:

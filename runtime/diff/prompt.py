@@ -23,7 +23,7 @@ class Prompt:
         """``8 tokens: 5, 9, 17, 33, … ("What is 2+2?"); then 4 generated: 7, 9, 1, 3``."""
         if not self.tokens:
             return "tokens not known"
-        text = "" if self.text is None else f' ("{_shown(self.text)}")'
+        text = "" if self.text is None or not _is_legible(self.text) else f' ("{_shown(self.text)}")'
         generated = f"; then {len(self.generated):,} generated: {_ids(self.generated)}" if self.generated else ""
         return f"{len(self.tokens):,} token{'s' if len(self.tokens) > 1 else ''}: {_ids(self.tokens)}{text}{generated}"
 
@@ -43,6 +43,11 @@ def prompt_of(infos: Sequence[TraceInfo | None]) -> Prompt:
 
 def _ids(tokens: Sequence[int]) -> str:
     return ", ".join(map(str, tokens[:_IDS])) + (", …" if len(tokens) > _IDS else "")
+
+
+def _is_legible(text: str) -> bool:
+    """Whether most of a text can be printed; tokens that were drawn at random say nothing."""
+    return 2 * sum((character.isprintable() and character != "�") or character.isspace() for character in text) > len(text)
 
 
 def _shown(text: str) -> str:

@@ -151,6 +151,10 @@ def test_the_prompt_is_shown(folder: Path, report: DiffReport, page: Element, mo
     assert str(prompt_of([None, info])).endswith("9, 10, 11, …; then 2 generated: 7, 8")
     assert str(prompt_of([None])) == "tokens not known"
     assert str(Prompt((1,), text="a\n\x1b[2J")) == '1 token: 1 ("a⏎�[2J")'
+    assert str(Prompt((1, 2), text="\x01��a")) == "2 tokens: 1, 2", "what nobody can read says nothing"
+    long = str(Prompt((1,), text="system prompt " * 20 + "What is 2+2?"))
+    assert long.endswith('What is 2+2?")')
+    assert len(long) < 170
 
 
 def test_tokens_that_were_given_are_shown(folder: Path, tmp_path: Path) -> None:

@@ -75,12 +75,14 @@ _BY_NAME = {
     ("ROPE", "Qcur"): "q_post_rope", ("ROPE", "Kcur"): "k_post_rope", ("MUL_MAT", "kq"): "attn_scores",
     ("SOFT_MAX", "kq_soft_max"): "attn_softmax", ("CONT", "kqv_out"): "attention", ("ADD", "ffn_inp"): "post_attn_residual",
     ("ADD", "sa_out"): "post_attn_residual", ("SWIGLU", "ffn_swiglu"): "ffn_swigl", ("GEGLU", "ffn_geglu"): "ffn_swigl",
-    ("SWIGLU", "ffn_moe_swiglu"): "moe_expert_swigl", ("VIEW", "ffn_moe_topk"): "moe_router_indices",
-    ("GET_ROWS", "ffn_moe_weights"): "moe_router", ("DIV", "ffn_moe_weights_norm"): "moe_router",
-    ("SCALE", "ffn_moe_weights_scaled"): "moe_router", ("ADD", "ffn_moe_out"): "moe_ffn_out", ("ADD", "l_out"): "post_ffn_residual",
+    ("MUL", "ffn_moe_gate_scaled"): "moe_expert_gate", ("MUL", "ffn_moe_up_scaled"): "moe_expert_up",
+    ("MUL", "ffn_moe_down_scaled"): "moe_expert_out", ("SWIGLU", "ffn_moe_swiglu"): "moe_expert_swigl",
+    ("VIEW", "ffn_moe_topk"): "moe_router_indices", ("GET_ROWS", "ffn_moe_weights"): "moe_router",
+    ("DIV", "ffn_moe_weights_norm"): "moe_router", ("SCALE", "ffn_moe_weights_scaled"): "moe_router",
+    ("ADD", "ffn_moe_out"): "moe_ffn_out", ("ADD", "l_out"): "post_ffn_residual",
 }  # fmt: skip
 _FLOATS = {"f32", "f16", "bf16"}
-_OF_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_OF_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias|scale)")
 _NAMED = re.compile(r"(\w+)-(\d+)")
 
 
@@ -88,7 +90,7 @@ def find_place(operation: str, name: str, sources: Sequence[str]) -> Place | Non
     """The stage that a node is, or the part of one; None for the many that are none."""
     if (operation == "GET_ROWS" and sources[:1] == ("token_embd.weight",)) or name == "inp_scaled":
         return (0, "embedding")
-    if operation == "MUL_MAT" and sources[0] in ("output.weight", "token_embd.weight"):
+    if (operation == "MUL_MAT" and sources[0] in ("output.weight", "token_embd.weight")) or "output.scale" in sources:
         return (None, "lm_head")
     if operation == "MUL" and "output_norm.weight" in sources:
         return (None, "final_norm")

@@ -13,10 +13,13 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.model import load_model
+from aprgraph.runtime.blame import audit
 from aprgraph.runtime.decoded_weights import DecodedWeights, decode_weight
 from aprgraph.runtime.kernel_values import weight_array
 from aprgraph.runtime.reference import interpret
+from tests.golden.make_llama_cpp_stages import MODELS, llama_cpp_trace, write_model
 from tests.support.golden import nmse
+from tests.support.tiny import write_tiny_model
 
 Tiny = Callable[..., Path]
 TOKENS = (5, 3, 200, 2)
@@ -96,6 +99,19 @@ def test_scales_are_applied_to_what_was_decoded(family: str, tiny_model: Tiny, t
             np.testing.assert_allclose(np.stack([parts[i] for i in range(len(other))]) if other.ndim > 2 else parts, other, rtol=2**-23)
     unscaled = load_model(rewrite(source, tmp_path / "unscaled.gguf", {}, decoded=False))
     assert nmse(interpret(build_graph(unscaled), unscaled, TOKENS)["lm_head"], expected["lm_head"]) > 1e-3
+
+
+@pytest.mark.contract("LOAD-SCALES-1")
+@pytest.mark.parametrize("family", ["llama", "qwen3moe"])
+def test_llama_cpp_is_right_with_scales_and_not_without(family: str, tmp_path: Path) -> None:
+    trace = llama_cpp_trace(f"{family}-nvfp4", tmp_path / "theirs", arithmetic="q8-activations")
+    model = load_model(write_model(f"{family}-nvfp4", tmp_path / "tiny.gguf"))
+    found = audit(trace, model)
+    assert [local.label for local in found.wrong] == []
+    assert found.replayed == len(trace.entries)
+    unscaled = load_model(write_tiny_model(tmp_path / "unscaled.gguf", **{**MODELS[f"{family}-nvfp4"], "scales": None}))
+    stages = {local.key[2] for local in audit(trace, unscaled).wrong}
+    assert ({"qkv_matmul", "attn_out", "ffn_out", "lm_head"} if family == "llama" else {"moe_expert_gate", "moe_expert_out"}) <= stages
 
 
 def test_scales_of_other_weights_or_sizes_are_refused(tiny_model: Tiny, tmp_path: Path) -> None:

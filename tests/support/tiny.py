@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +50,7 @@ def write_tiny_model(
     original_context: int | None = None,
     context: int = 64,
     eps: float = 1e-5,
+    scales: Mapping[str, Sequence[float]] | None = None,
     tokenizer: bool = True,
     bos: bool = False,
     alignment: int | None = None,
@@ -62,7 +63,7 @@ def write_tiny_model(
     routers always. Sizes that are not given are the smallest of the usual proportions that the formats allow (multiples of
     256 for K-quants and most IQ formats). What is None is as usual in the family (tests/support/tiny_families.py); the
     family `llama` with ``experts`` is Mixtral. ``original_context`` is for YaRN and for ``rope_long_and_short``, the two sets
-    of frequency factors of `phi3`. A tokenizer takes a ``vocabulary`` of at least 272; without one it may be as small as 1.
+    of frequency factors of `phi3`. ``scales`` are tensors that scale weights (`.scale`), by name. A tokenizer takes a ``vocabulary`` of at least 272; without one it may be as small as 1.
     ``rope_base`` None leaves the key out. Two tensors never hold the same values, nor do two layers.
     """
     traits = TINY_FAMILIES[family]
@@ -130,6 +131,8 @@ def write_tiny_model(
     out.vector("output_norm.weight", hidden, 1.0)
     if not (traits.tied if tied is None else tied):
         out.matrix("output.weight", vocabulary, hidden)
+    for name, values in (scales or {}).items():
+        out.given(name, np.array(values, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

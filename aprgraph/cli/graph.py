@@ -108,8 +108,12 @@ def graph(
     if chosen == "text" and names:
         shown = None  # the text after passes is a whole graph, which parses back
     report = None if diff is None else _compare(*diff, truth)
-    colouring, suspects = (None, ()) if report is None else (report.colouring(), report.suspects)
-    text = EXPORTERS[chosen](make_view(opened, layers=shown, fold=not unfold, colouring=colouring, suspects=suspects))
+    if report is None:
+        view = make_view(opened, layers=shown, fold=not unfold)
+    else:
+        colouring, suspects, sides = report.colouring(), report.suspects, report.names.both
+        view = make_view(opened, layers=shown, fold=not unfold, colouring=colouring, suspects=suspects, sides=sides)
+    text = EXPORTERS[chosen](view)
     if output is None:
         typer.echo(text, nl=False)
         return

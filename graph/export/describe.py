@@ -5,6 +5,7 @@ from __future__ import annotations
 from aprgraph.graph.export.divergence import VERDICTS
 from aprgraph.graph.export.view import ELIDED, NodeView, View
 
+_VERDICTS = frozenset(look.name for look in VERDICTS)
 #: What a marked box says of itself.
 SUSPECT = "suspect: can explain all that is wrong"
 
@@ -49,7 +50,7 @@ def summary(view: View) -> str:
     clusters = ", ".join(group.title for group in view.groups) or "no layers"
     text = f"Computation graph of {view.graph.name}: {len(view.nodes)} boxes; {clusters}."
     if view.legend:
-        by = "whose fault it is" if any(cls in VERDICTS for cls, _ in view.legend) else "how far they diverge"
+        by = "whose fault it is" if any(cls.name in _VERDICTS for cls, _ in view.legend) else "how far they diverge"
         text += f" Stages by {by}: " + ", ".join(f"{count} {cls.name}" for cls, count in view.legend) + "."
     marked = [node.label for node in view.nodes if node.suspect]
     if marked:

@@ -64,6 +64,8 @@ VERDICTS: tuple[DivergenceClass, ...] = (
 #: Every look there is.
 LOOKS: tuple[DivergenceClass, ...] = (*CLASSES, *VERDICTS)
 
+#: What the summaries of verdicts call a side, where nobody has said its name.
+_SIDES = ("A", "B")
 CLASS_BY_NAME: dict[str, DivergenceClass] = {cls.name: cls for cls in LOOKS}
 UNMEASURED = CLASS_BY_NAME["UNMEASURED"]
 _RIGHT, *_OTHERS = VERDICTS
@@ -90,6 +92,14 @@ class Divergence:
     def label(self) -> str:
         """``INTRODUCED, NMSE 3.6e-01``."""
         return self.cls.name if not self.nmse else f"{self.cls.name}, {self.measure} {self.nmse:.1e}"
+
+
+def named(cls: DivergenceClass, names: tuple[str, str]) -> DivergenceClass:
+    """``cls`` with a summary that calls a side that is wrong by what ``names`` have for A and B."""
+    for side, name in zip(_SIDES, names, strict=True):
+        if cls.summary.startswith(f"{side} "):
+            return replace(cls, summary=name + cls.summary[len(side) :])
+    return cls
 
 
 def severity(cls: DivergenceClass) -> int:

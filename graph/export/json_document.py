@@ -17,7 +17,7 @@ def export_json(view: View) -> str:
     ``nodes`` (in execution order) have ``id``, ``label``, ``op``, ``stage``, ``group``, ``type`` (``dtype`` and ``dims``, null for
     layers left out), ``layers`` ([first, last + 1] or null), ``names`` (the graph's nodes it stands for), ``attrs``,
     ``weights``, ``tapped``, ``suspect``, and ``divergence`` (``class``, which is a verdict where the colours are those of blame, ``nmse``,
-    ``layer``, ``note``; null in a view without colours).
+    ``measure``, which says what that number is, ``layer``, ``note``; null in a view without colours).
     ``edges`` have ``source``, ``target``, ``operand`` and ``repeat``; ``groups`` have ``id``, ``title``, ``layers``, ``nodes``.
     """
     group_of = {name: group.id for group in view.groups for name in group.nodes}
@@ -63,7 +63,13 @@ def _node(node: NodeView, group: str | None) -> dict[str, Any]:
         "names": list(node.names),
         "divergence": None
         if divergence is None
-        else {"class": divergence.cls.name, "nmse": finite(divergence.nmse), "layer": divergence.layer, "note": divergence.note},
+        else {
+            "class": divergence.cls.name,
+            "nmse": finite(divergence.nmse),
+            "measure": divergence.measure,
+            "layer": divergence.layer,
+            "note": divergence.note,
+        },
     }
 
 

@@ -43,6 +43,6 @@ def _document(view: View) -> Iterator[str]:
             yield f'    c{index}["{mermaid(f"{cls.name} ({count}){chr(10)}{cls.summary}")}"]'
         yield "  end"
         for index, (cls, _) in enumerate(view.legend):
-            members = [ids[node.id] for node in view.nodes if node.divergence is not None and node.divergence.cls == cls]
+            members = [ids[node.id] for node in view.nodes if node.divergence is not None and node.divergence.cls.name == cls.name]
             yield f"  classDef class{index} fill:{cls.light},stroke:{cls.bar},color:#1c2430"
             yield f"  class {','.join([f'c{index}', *members])} class{index}"

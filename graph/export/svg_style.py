@@ -6,7 +6,7 @@ and draw the light page.
 
 from __future__ import annotations
 
-from aprgraph.graph.export.divergence import LOOKS, UNMEASURED, DivergenceClass
+from aprgraph.graph.export.divergence import CLASS_BY_NAME, LOOKS, UNMEASURED, DivergenceClass
 from aprgraph.graph.stages import StageKind
 
 MONOSPACE = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
@@ -81,7 +81,7 @@ _KINDS: dict[StageKind, str] = {
 
 def class_name(cls: DivergenceClass) -> str:
     """The CSS class of a divergence class or verdict; one that the tables do not know looks like UNMEASURED."""
-    return f"is-{(cls if cls in LOOKS else UNMEASURED).name.lower().replace(' ', '-')}"
+    return f"is-{CLASS_BY_NAME.get(cls.name, UNMEASURED).name.lower().replace(' ', '-')}"
 
 
 def kind_class(kind: StageKind) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import PlanError
-from aprgraph.graph.export.divergence import Colouring, Divergence, DivergenceClass, divergence_of, severity, worst
+from aprgraph.graph.export.divergence import Colouring, Divergence, DivergenceClass, divergence_of, named, severity, worst
 from aprgraph.graph.export.fold import drawn_layer, equal_runs, local_name, tensor_pattern
 from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
 
@@ -110,13 +110,14 @@ def make_view(
     fold: bool = True,
     colouring: Colouring | None = None,
     suspects: Collection[str] = (),
+    sides: tuple[str, str] = ("A", "B"),
 ) -> View:
     """The view of ``graph``: equal layers folded if ``fold``, or only ``layers``, unfolded, and a box for those before and after.
 
-    ``suspects`` are names of nodes and of the model's tensors that are to be marked. Raises PlanError for layers that the graph does
-    not have.
+    ``suspects`` are names of nodes and of the model's tensors that are to be marked, ``sides`` what the legend calls A and B.
+    Raises PlanError for layers that the graph does not have.
     """
-    return _Viewer(graph, layers, fold, colouring, frozenset(suspects)).view()
+    return _Viewer(graph, layers, fold, colouring, frozenset(suspects), sides).view()
 
 
 def _span(layers: range) -> str:
@@ -124,8 +125,16 @@ def _span(layers: range) -> str:
 
 
 class _Viewer:
-    def __init__(self, graph: Graph, shown: range | None, fold: bool, colouring: Colouring | None, suspects: frozenset[str]) -> None:
-        self.graph, self.shown, self.colouring, self.suspects = graph, shown, colouring, suspects
+    def __init__(
+        self,
+        graph: Graph,
+        shown: range | None,
+        fold: bool,
+        colouring: Colouring | None,
+        suspects: frozenset[str],
+        sides: tuple[str, str],
+    ) -> None:
+        self.graph, self.shown, self.colouring, self.suspects, self.sides = graph, shown, colouring, suspects, sides
         self.tapped = {name for tap in graph.with_op("tap") for name in graph.operand_names(tap.name)}
         self.drawn = [node for node in graph if node.op not in ("weight", "tap")]
         self.by_layer: dict[int, list[Node]] = {}
@@ -227,4 +236,4 @@ class _Viewer:
             if node.stage is not None:
                 cls = divergence_of(self.colouring, node.layer, node.stage).cls
                 counts[cls] = counts.get(cls, 0) + 1
-        return tuple(sorted(counts.items(), key=lambda item: severity(item[0])))
+        return tuple((named(cls, self.sides), count) for cls, count in sorted(counts.items(), key=lambda item: severity(item[0])))

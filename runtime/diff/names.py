@@ -18,6 +18,11 @@ class SideNames:
     a: str
     b: str
 
+    @property
+    def both(self) -> tuple[str, str]:
+        """What sentences call A and B."""
+        return self.of("A"), self.of("B")
+
     def of(self, side: str) -> str:
         """What a sentence calls side ``"A"`` or ``"B"``: ``theirs (B)``."""
         return f"{self.a if side == 'A' else self.b} ({side})"

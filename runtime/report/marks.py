@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from aprgraph.graph.export.divergence import CLASS_BY_NAME, LOOKS
+from aprgraph.graph.export.divergence import CLASS_BY_NAME, LOOKS, named
 from aprgraph.graph.export.svg_style import class_name
 from aprgraph.runtime.blame import Verdict
 from aprgraph.runtime.diff.classify import Class
@@ -56,7 +56,7 @@ def finding(report: DiffReport, row: DiffRow) -> Class | Verdict:
 def glyph(report: DiffReport, row: DiffRow) -> tuple[str, str]:
     """One or two characters, and what they stand for."""
     found = finding(report, row)
-    return GLYPHS[found], f"{found.value}: {CLASS_BY_NAME[found.value].summary}"
+    return GLYPHS[found], f"{found.value}: {named(CLASS_BY_NAME[found.value], report.names.both).summary}"
 
 
 def is_guilty(report: DiffReport, row: DiffRow) -> bool:

@@ -42,9 +42,9 @@ def draw_suspects(report: DiffReport, suspects: Sequence[FirstDivergence], trace
     step = suspects[0].key[0]
     colouring = report.colouring(step)
     note = f"{len(drawn)} of {len(suspects)} are drawn." if len(drawn) < len(suspects) else ""
-    view = make_view(_around(graph, drawn, None), colouring=colouring, suspects=report.suspects)
+    view = make_view(_around(graph, drawn, None), colouring=colouring, suspects=report.suspects, sides=report.names.both)
     if len(view.nodes) > _BOXES:
-        view = make_view(_around(graph, drawn, _NEAREST), colouring=colouring, suspects=report.suspects)
+        view = make_view(_around(graph, drawn, _NEAREST), colouring=colouring, suspects=report.suspects, sides=report.names.both)
         note = f"Of each region the {_NEAREST} nodes nearest to its tensor are drawn. {note}".strip()
     # The legend counts all tensors, not those that happen to be drawn, so that it agrees with the rest of the page.
     view = replace(view, legend=tuple((look, report.tally.get(look.name, 0)) for look, _ in view.legend if report.tally.get(look.name)))

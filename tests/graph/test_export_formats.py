@@ -102,7 +102,7 @@ def test_json_of_one_node_in_full() -> None:
         "tapped": False,
         "suspect": False,
         "names": ["layer0.attn_out", "layer1.attn_out"],
-        "divergence": {"class": "IDENTICAL", "nmse": 0.0, "layer": 0, "note": None},
+        "divergence": {"class": "IDENTICAL", "nmse": 0.0, "measure": "NMSE", "layer": 0, "note": None},
     }
     assert document["groups"] == [
         {

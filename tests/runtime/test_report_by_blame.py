@@ -175,6 +175,9 @@ def test_sides_are_called_by_their_names_in_the_page(page: Element) -> None:
     text = page.text
     assert "theirs (B) is not a run of " in text
     assert "local error of ours (A)" in text
+    assert "B WRONG: theirs (B) is wrong here, given its inputs" in text
+    legend = next(one for one in page.by_id("graph").every("g") if one.attributes.get("id") == "legend")
+    assert "theirs (B) is wrong here" in legend.text
     assert page.every("title")[0].text == "diverged: ours and theirs, aprgraph diff"
 
 

@@ -86,6 +86,12 @@ class SurveyedMatrix:
 
     def _add_runs(self, first: int, zero: npt.NDArray[np.bool_]) -> None:
         """Bring the longest run of zero units up to date; one may go on from chunk to chunk."""
+        if zero.all():  # long stretches of zeros are read at the rate of the others
+            start, length = self._open_run if sum(self._open_run) == first and self._open_run[1] else (first, 0)
+            self._open_run = (start, length + zero.size)
+            if start % len(self.live_columns) and self._open_run[1] > self.hole[1]:
+                self.hole = self._open_run
+            return
         edges = np.flatnonzero(np.diff(np.concatenate(([False], zero, [False])).astype(np.int8)))
         starts, lengths = edges[::2] + first, edges[1::2] - edges[::2]
         if starts.size and starts[0] == first and sum(self._open_run) == first and self._open_run[1]:

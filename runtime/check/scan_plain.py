@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.runtime.check.surveyed_matrix import KEPT, OCTAVES, Place, SurveyedMatrix
+from aprgraph.runtime.check.surveyed_matrix import KEPT, LEAST_UNITS, OCTAVES, Place, SurveyedMatrix
 
 #: By dtype: the unsigned integer of its size, how many bits its fraction has, and its exponent's bias.
 _LAYOUT = {"float32": ("<u4", 23, 127), "float16": ("<u2", 10, 15), "bfloat16": ("<u2", 7, 127)}
@@ -24,9 +24,9 @@ def scan_plain(found: SurveyedMatrix, dtype: str, raw: npt.NDArray[np.uint8], ro
     if largest.max() >= infinite:
         _see_nonfinite(found, size, infinite, row)
         largest = np.where(largest >= infinite, 0, largest)
-    octaves = np.zeros(OCTAVES, np.int64)
-    np.add.at(octaves, (largest[largest > 0] >> fraction).astype(np.int64) + (127 - bias), 1)
-    found.add_octaves("x", octaves)
+    units = largest if found.rows >= LEAST_UNITS else np.where(size >= infinite, 0, size).ravel()
+    octaves = (units[units > 0] >> fraction).astype(np.int64) + (127 - bias)
+    found.add_octaves("x", np.bincount(octaves, minlength=OCTAVES))
     found.normal |= bool((largest >> fraction).any())
     zero = None if across.all() and largest.all() else size == 0
     found.add_zeros(row, zero, len(bits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,10 +25,8 @@ _CHUNK = 1 << 19
 LONGEST_ROW = 1 << 26
 #: Bytes of each chunk by which tensors are told apart.
 _SAMPLE = 4096
-#: A tensor of one dimension of at most so many elements is kept as values.
+#: A vector of at most so many elements is kept as values.
 _VALUES = 1 << 20
-#: Fewer blocks or rows say nothing about what is usual.
-LEAST_UNITS = 16
 #: Called with the number of bytes that were read since the last call.
 Progress = Callable[[int], None]
 #: Finds where a tensor's scales of a field, or its elements, are of an octave or above: (tensor, field, octave).
@@ -36,7 +35,7 @@ Locate = Callable[[TensorInfo, str, int], list[Place]]
 
 @dataclass(frozen=True)
 class SurveyedTensor:
-    """A tensor and its matrices: one, or one for each expert; of one with a single, not too long dimension also its ``values``.
+    """A tensor and its matrices: one, or one for each expert; of a vector that is not too long also its ``values``.
 
     ``sample`` differs between tensors that differ in the bytes that were sampled.
     """
@@ -50,6 +49,11 @@ class SurveyedTensor:
         """The histogram of a field over all matrices."""
         total: npt.NDArray[np.int64] = np.sum([matrix.octaves[field] for matrix in self.matrices], axis=0)
         return total
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it has one dimension; some writers put ones before it."""
+        return math.prod(self.info.dims[:-1]) == 1
 
     @property
     def nan(self) -> int:
@@ -99,8 +103,8 @@ class Surveyor:
                 matrices.append(SurveyedMatrix.empty(part.matrix, rows, columns, units))
             sample = zlib.crc32(part.raw.reshape(-1)[:_SAMPLE].data, sample)
             _look_at(matrices[-1], info, part)
-            if len(info.dims) == 1 and columns <= _VALUES:
-                values = decode_reference(info.format, part.raw, info.dims)
+            if math.prod(info.dims[:-1]) == 1 and columns <= _VALUES:
+                values = decode_reference(info.format, part.raw, (columns,))
         return SurveyedTensor(info, tuple(matrices), sample, values)
 
     def locate(self, info: TensorInfo, field: str, octave: int) -> list[Place]:

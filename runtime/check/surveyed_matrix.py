@@ -1,6 +1,7 @@
 """What one pass over the bytes of a weight matrix leaves: counts, places and histograms, in memory that does not grow with the matrix.
 
-A matrix is looked at in units: the blocks of a quantised format, by their scales; the rows of a plain one, by their largest element.
+A matrix is looked at in units: the blocks of a quantised format, by their scales; the rows of a plain one, by their largest element, or
+its elements, where it has few rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ KEPT = 8
 #: Octaves of magnitude are exponents of float32, whatever the format: octave o holds 2^(o - 127) up to twice that.
 OCTAVES = 256
 NONFINITE = 255
+#: Fewer blocks or rows say nothing about what is usual.
+LEAST_UNITS = 16
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.survey import SurveyedTensor
 from aprgraph.runtime.check.words import runs_in_words
 
+Vector = npt.NDArray[np.float64]
+
 #: Norms of real models have medians from 0.002 (SmolLM2) to 340 (Gemma 3), and up to half of their elements negative.
 _LEAST_MEDIAN, _MOST_MEDIAN = 2.0**-13, 2.0**13
 _NEGATIVE_SHARE = 0.8
-#: An RMSNorm of so few elements tells nothing.
+#: A vector of fewer elements tells nothing.
 _LEAST_ELEMENTS = 16
+#: An element is out of proportion if it is so many times larger than all but a hundredth of the others. In Gemma 3 it is 10 times.
+_OUTLIER, _OUTLIER_SHARE = 1024, 0.01
 
 
 def judge_vector(found: SurveyedTensor) -> Iterator[Finding]:
@@ -26,7 +31,11 @@ def judge_vector(found: SurveyedTensor) -> Iterator[Finding]:
         wrong = np.flatnonzero(~(values > 0))
         if wrong.size:
             yield Finding.of("rope-factor", name, f"{runs_in_words('element', wrong)} of {values.size}, the first {values[wrong[0]]:.4g}")
-    elif name.endswith("norm.weight") and values.size >= _LEAST_ELEMENTS and np.isfinite(values).all():
+        return
+    if values.size < _LEAST_ELEMENTS:
+        return
+    yield from _judge_outliers(name, np.abs(values[np.isfinite(values)]), values)
+    if name.endswith("norm.weight") and np.isfinite(values).all():
         median, negative = float(np.median(np.abs(values))), float((values < 0).mean())
         if (values == 1).all():
             yield Finding.of("weight-untrained", name, f"all of its {values.size:,} elements are 1")
@@ -34,6 +43,14 @@ def judge_vector(found: SurveyedTensor) -> Iterator[Finding]:
             yield Finding.of("norm-odd", name, f"{negative:.0%} of its elements are negative")
         elif not _LEAST_MEDIAN <= median <= _MOST_MEDIAN:
             yield Finding.of("norm-odd", name, f"its elements are about {median:.2g} in size")
+
+
+def _judge_outliers(name: str, sizes: Vector, values: Vector) -> Iterator[Finding]:
+    usual = float(np.sort(sizes)[-1 - max(1, int(sizes.size * _OUTLIER_SHARE))]) if sizes.size > 1 else 0.0
+    beyond = np.flatnonzero(np.isfinite(values) & (np.abs(values) > _OUTLIER * usual)) if usual else np.zeros(0, np.intp)
+    if beyond.size:
+        where = f"{runs_in_words('element', beyond)} of {values.size:,}"
+        yield Finding.of("weight-absurd", name, f"{where}, up to {np.abs(values[beyond]).max():.2g}, the others at most {usual:.2g}")
 
 
 def judge_norms_together(architecture: str, norms: Sequence[SurveyedTensor]) -> Iterator[Finding]:
@@ -49,5 +66,5 @@ def judge_norms_together(architecture: str, norms: Sequence[SurveyedTensor]) -> 
         yield Finding.of("norm-odd", "", text)
 
 
-def _all_values(norms: Iterable[SurveyedTensor]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _all_values(norms: Iterable[SurveyedTensor]) -> Vector:
     return np.concatenate([norm.values for norm in norms if norm.values is not None] or [np.zeros(0)])

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from aprgraph.runtime.check.finding import Finding
-from aprgraph.runtime.check.survey import LEAST_UNITS, Locate, SurveyedTensor
+from aprgraph.runtime.check.survey import Locate, SurveyedTensor
+from aprgraph.runtime.check.surveyed_matrix import LEAST_UNITS
 from aprgraph.runtime.check.vector_rules import judge_vector
 from aprgraph.runtime.check.words import describe_nonfinite, describe_places, shape_in_words
 
@@ -28,7 +29,7 @@ def judge_tensor(found: SurveyedTensor, locate: Locate) -> Iterator[Finding]:
         code = "weight-zero-bias" if info.name.endswith(".bias") else "weight-zero"
         yield Finding.of(code, info.name, f"all of its {shape_in_words(info.dims)} elements are 0")
         return
-    if len(info.dims) == 1:
+    if found.is_vector:
         yield from judge_vector(found)
         return
     yield from _judge_magnitudes(found, locate)
@@ -49,7 +50,8 @@ def typical_octave(found: SurveyedTensor) -> float | None:
 
 
 def _judge_magnitudes(found: SurveyedTensor, locate: Locate) -> Iterator[Finding]:
-    units = "blocks" if found.info.format.arrives_in_blocks else "rows"
+    blocks, elements = found.info.format.arrives_in_blocks, found.matrices[0].rows < LEAST_UNITS
+    units = "blocks" if blocks else "elements" if elements else "rows"
     for field in found.matrices[0].octaves:
         counts = found.octaves(field)
         total = int(counts.sum())
@@ -58,7 +60,7 @@ def _judge_magnitudes(found: SurveyedTensor, locate: Locate) -> Iterator[Finding
         allowed = max(1, int(total * _OUTLIER_SHARE))
         usual = int(np.searchsorted(np.cumsum(counts), total - allowed))
         beyond = int(counts[usual + _OUTLIER_OCTAVES :].sum())
-        what = f"the scale {field}" if units == "blocks" else "the largest element"
+        what = f"the scale {field}" if blocks else "the size" if elements else "the largest element"
         most = f"{2.0 ** (usual - 126):.2g}"
         if beyond:
             largest = 2.0 ** (int(np.flatnonzero(counts)[-1]) - 126)

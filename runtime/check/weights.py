@@ -84,7 +84,7 @@ def judge_weights(file: GGUFFile, architecture: str, progress: Progress | None =
             zeros += zero_parts(found)
             if info.name.endswith("norm.weight") and found.values is not None:
                 norms.append(found)
-            matched, octave = _LAYER.fullmatch(info.name), typical_octave(found) if len(info.dims) > 1 else None
+            matched, octave = _LAYER.fullmatch(info.name), None if found.is_vector else typical_octave(found)
             if matched is not None and octave is not None:
                 sizes.setdefault((matched[2], info.format.name), []).append(_Size(info.name, octave))
             if info.nbytes >= _LEAST_BYTES and any(matrix.varied for matrix in found.matrices):

@@ -70,7 +70,7 @@ def describe_nonfinite(found: SurveyedTensor) -> str:
 def describe_places(found: SurveyedTensor, places: Sequence[Place]) -> str:
     """``row 3, columns 32 to 63``, ``rows 0, 1, 19``, ``elements 5, 9``, or ``expert 2 row 5``, as the tensor has them."""
     first = places[0]
-    if len(found.info.dims) == 1:
+    if found.is_vector:
         return _listed("element", [place.start for place in places])
     if len(found.matrices) > 1:
         named = list(dict.fromkeys(f"expert {place.matrix} row {place.row}" for place in places))

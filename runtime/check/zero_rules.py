@@ -40,7 +40,7 @@ class ZeroParts:
 
 def zero_parts(found: SurveyedTensor) -> list[ZeroParts]:
     """The matrices of a tensor that hold such parts."""
-    if len(found.info.dims) == 1 or all(matrix.is_zero for matrix in found.matrices):
+    if found.is_vector or all(matrix.is_zero for matrix in found.matrices):
         return []
     parts = []
     for matrix in found.matrices:

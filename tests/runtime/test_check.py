@@ -104,6 +104,8 @@ F32_DAMAGE: dict[str, tuple[str, Callable[[Bytes], None], str, str]] = {
     "inf": (_UP, _set((slice(2, 9), 3), -np.inf), "weight-nonfinite", "7 infinite elements (rows 2, 3, 4, 5 …)"),
     "nan in a norm": ("blk__0__attn_norm__weight", _set((0, 7), np.nan), "weight-nonfinite", "1 NaN element (element 7)"),
     "out of proportion": (_UP, _set((5, 3), 1e30), "weight-absurd", "of 1 of 96 rows is up to 1.3e+30, "),
+    "out of proportion in a norm": ("blk__1__ffn_norm__weight", _set((0, 9), 1e20), "weight-absurd", "element 9 of 64, up to 1e+20, the others"),
+    "out of proportion in a bias": ("blk__1__attn_k__bias", _set((0, 9), -1e9), "weight-absurd", "element 9 of 32, up to 1e+09, the others"),
     "large": (_UP, _scale(1e6), "weight-large", "the largest element of its rows is up to"),
     "tiny": (_UP, _scale(1e-44), "weight-tiny", "none of its elements is a normal number of F32"),
     "zero": (_UP, _set(slice(None), 0.0), "weight-zero", "all of its 96 x 64 elements are 0"),
@@ -120,7 +122,7 @@ F32_DAMAGE: dict[str, tuple[str, Callable[[Bytes], None], str, str]] = {
 @pytest.mark.parametrize("name", F32_DAMAGE)
 def test_damage_is_named_by_tensor_and_place(name: str, tiny_model: Tiny, tmp_path: Path) -> None:
     tensor, change, code, words = F32_DAMAGE[name]
-    report = check(planted(tiny_model(rope_freqs=True), tmp_path / "m.gguf", **{tensor: change}))
+    report = check(planted(tiny_model(rope_freqs=True, qkv_bias=True), tmp_path / "m.gguf", **{tensor: change}))
     name = tensor.replace("__", ".")
     assert serious(report) == [(code, name)]
     assert words in text_of(report, code, name)
@@ -154,6 +156,13 @@ def test_experts(tiny_model: Tiny, tmp_path: Path) -> None:
     report = check(planted(tiny_model(family="qwen3moe"), tmp_path / "m.gguf", blk__1__ffn_up_exps__weight=without_two))
     assert serious(report) == [("weight-zero-part", "blk.1.ffn_up_exps.weight")]
     assert text_of(report, "weight-zero-part", "blk.1.ffn_up_exps.weight") == "expert 2: all of it; expert 7: row 3 of 32"
+
+
+def test_a_router_has_few_rows_and_is_looked_at_by_its_elements(tiny_model: Tiny, tmp_path: Path) -> None:
+    report = check(planted(tiny_model(family="qwen3moe"), tmp_path / "m.gguf", blk__1__ffn_gate_inp__weight=_set((3, 17), 1e9)))
+    assert serious(report) == [("weight-absurd", "blk.1.ffn_gate_inp.weight")]
+    assert "of 1 of 512 elements is up to 1.1e+09" in text_of(report, "weight-absurd", "blk.1.ffn_gate_inp.weight")
+    assert "(row 3, column 17)" in text_of(report, "weight-absurd", "blk.1.ffn_gate_inp.weight")
 
 
 def test_neurons_that_are_0_on_all_sides_are_padding(tiny_model: Tiny, tmp_path: Path) -> None:

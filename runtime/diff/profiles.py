@@ -73,6 +73,9 @@ def choose_profile(a: TraceInfo | None, b: TraceInfo | None, kept: tuple[str | N
         name, other = ("A", "B") if float_weights["A"] else ("B", "A")
         if not _is_plain(sides[other]):
             return QUANT_VS_FLOAT, f"{name} has the float weights of a model that {other} has quantised"
+    for name, other in (("A", "B"), ("B", "A")):
+        if _has_quantised_itself(sides[name]) and _is_plain(sides[other]):
+            return QUANT_VS_FLOAT, f"{name} has quantised the weights that {other} has in float"
     files = None if any(float_weights.values()) else _other_formats(a, b)
     if files is not None:
         return files
@@ -148,6 +151,8 @@ def own_profile(info: TraceInfo | None, graph: Graph, kept: str | None = None) -
     arithmetic = _arithmetic(info, kept)
     if _has_float_weights(info) and not _has_plain_weights(graph):
         return QUANT_VS_FLOAT
+    if _has_quantised_itself(info) and _has_plain_weights(graph):
+        return QUANT_VS_FLOAT
     if arithmetic == Q8_ACTIVATIONS and _has_super_blocks(graph):
         return _Q8_K
     return _PROFILE_OF[arithmetic]
@@ -170,7 +175,13 @@ def overruled(profile: str, info: TraceInfo | None, graph: Graph) -> str | None:
         return f"its manifest names {shown(named)}, which is not known" if named not in ARITHMETICS else None
     if own == profile:
         return None
-    says = f"names {named}" if named is not None else f"names the target {target}" if target in _OWN_TARGETS else "speaks of float weights"
+    says = (
+        f"names {named}"
+        if named is not None
+        else f"names the target {target}"
+        if target in _OWN_TARGETS
+        else f"speaks of {info.extra[WEIGHTS]} weights"
+    )
     return f"its manifest {says}, which would be {own}"
 
 
@@ -197,6 +208,11 @@ def _has_float_weights(info: TraceInfo | None) -> bool:
             "name the tolerances with --profile"
         )
     return value == FLOAT_WEIGHTS
+
+
+def _has_quantised_itself(info: TraceInfo | None) -> bool:
+    """Whether a manifest of another program says that the weights were quantised: where the file has them in float, by that program."""
+    return info is not None and not info.graph_text and info.extra.get(WEIGHTS) == QUANTISED_WEIGHTS
 
 
 def _is_plain(info: TraceInfo | None) -> bool:

@@ -69,6 +69,11 @@ def test_the_formats_of_the_weights_count(graph: Callable[[str], str]) -> None:
     assert choose_profile(info(f32, weights="float"), info(f32))[0] == "same-graph-f32"
     assert choose_profile(info(f32, weights="float"), info(q4_0))[0] == "quant-vs-float"
     assert choose_profile(info(q4_0), info(q4_0, arithmetic="q8-activations"))[0] == "cross-engine-q8act"
+    # What a quantiser of its own made of a float file is no rounding; with a quantised file it is that file's weights.
+    itself = info("", weights="quantised", arithmetic="bfloat16")
+    assert choose_profile(info(f32), itself) == ("quant-vs-float", "B has quantised the weights that A has in float")
+    assert choose_profile(itself, info(f32))[0] == "quant-vs-float"
+    assert choose_profile(info(q4_0), itself)[0] == "same-graph-bf16"
     profile, why = choose_profile(info(q4_k), info(q4_k, arithmetic="q8-activations"))
     assert (profile, why) == ("cross-engine-q8k", "B rounds activations to 8 bits, in blocks of 256 beside K-quants")
 
@@ -83,6 +88,8 @@ def test_the_profile_of_one_trace_against_an_exact_replay(tiny_model: Callable[.
     assert own_profile(info(arithmetic="q8-activations"), super_blocks) == "cross-engine-q8k"
     assert own_profile(info(weights="float"), quantised) == "quant-vs-float"
     assert own_profile(info(weights="float"), plain) == "same-graph-f32"
+    assert own_profile(info("", weights="quantised"), plain) == "quant-vs-float"
+    assert own_profile(info("", weights="quantised"), quantised) == "same-graph-f32"
     assert own_profile(None, quantised) == "same-graph-f32"
 
 

@@ -20,6 +20,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,8 @@ TARGETS = ("llvm", "cuda", "reference")
 
 _MANIFEST, _GRAPH, _PROGRAMS = "artifact.json", "graph.txt", "programs"
 _DIGEST = 24
+#: What compiling and running put into an artifact, cut off or not.
+_OWN_FILE = re.compile(r"artifact\.json|graph\.txt|kernels-[^/]+\.(so|fatbin)|programs/[^/]+\.(vm|tmp)|(.*/)?\.[^/]+")
 #: What must be free where objects and the library go: LLVM ends the process when it cannot write. The largest need a few MB.
 _ROOM = 64 << 20
 
@@ -190,8 +193,7 @@ def compile_model(
         raise ArtifactError(f"--arch {', '.join(architectures)} is for --target cuda, and the target is {target}")
     chosen_architectures = parse_architectures(architectures)
     directory = directory or default_directory(model.path, target)
-    if os.path.lexists(directory) and not (directory / _MANIFEST).is_file():
-        raise ArtifactError.at_place(f"{directory}: is there, and is no artifact", "remove it")
+    _check_replaceable(directory)
     graph = build_graph(model)
     chosen = find_cpu(cpu) if target == "llvm" else None
     temporary: Path | None = None
@@ -238,6 +240,22 @@ def compile_model(
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return read_artifact(directory)
+
+
+def _check_replaceable(directory: Path) -> None:
+    """Raise ArtifactError for what is no artifact at ``directory``, or one with what is not of it: compiling would remove that."""
+    if not os.path.lexists(directory):
+        return
+    if not (directory / _MANIFEST).is_file():
+        raise ArtifactError.at_place(f"{directory}: is there, and is no artifact", "remove it")
+    try:
+        files = [path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*")) if not path.is_dir()]
+    except OSError as error:
+        raise ArtifactError.unwritable(directory, error) from None
+    others = [file for file in files if not _OWN_FILE.fullmatch(file)]
+    if others:
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise ArtifactError.at_place(f"{directory}: is an artifact that holds what is not of it ({shown})", "move that away")
 
 
 def _build_for_cuda(requests: Mapping[str, KernelRequest], architectures: Sequence[Architecture], directory: Path) -> DeviceCode:

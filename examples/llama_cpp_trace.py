@@ -34,6 +34,7 @@ import numpy.typing as npt
 
 from aprgraph import Trace
 from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.runtime.places import check_trace_place
 
 Array = npt.NDArray[Any]
 #: (layer, stage), or a part of a stage: q, k, v and their biased sums.
@@ -153,6 +154,8 @@ def describe_arithmetic(types: Iterable[str]) -> str:
 # -- llama.cpp ----------------------------------------------------------------------------------------------------------
 
 _DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32}
+#: Whose traces these are.
+_WRITER = "llama-cpp-python"
 _KV_TYPES = {"f32": 0, "f16": 1}
 _NO_FLASH_ATTENTION = 0
 
@@ -267,7 +270,7 @@ class Engine:
         return bool(self._api.llama_vocab_is_eog(self._vocabulary, token))
 
 
-def trace(engine: Engine, model: Path, tokens: Sequence[int], directory: Path, max_tokens: int) -> Trace:
+def trace(engine: Engine, model: Path, tokens: Sequence[int], directory: Path, max_tokens: int, *, force: bool = False) -> Trace:
     """Run ``tokens`` as step 0 and up to ``max_tokens`` - 1 chosen tokens as the steps after it, and write all of it."""
     import llama_cpp  # noqa: PLC0415
 
@@ -288,8 +291,8 @@ def trace(engine: Engine, model: Path, tokens: Sequence[int], directory: Path, m
         # The fingerprint says that these numbers are of this file, so that whatever is wrong with them is llama.cpp's.
         model={"name": model.name, "fingerprint": GGUFFile(model).fingerprint()},
         arithmetic=describe_arithmetic(engine.types), weights="float" if engine.types <= _FLOATS else "quantised",
-        writer=f"llama-cpp-python {llama_cpp.__version__}",
-        notes=["ffn_silu is not recorded: llama.cpp computes act(gate) · up in one operation"],
+        writer=f"{_WRITER} {llama_cpp.__version__}",
+        notes=["ffn_silu is not recorded: llama.cpp computes act(gate) · up in one operation"], force=force,
     )  # fmt: skip
 
 
@@ -306,11 +309,13 @@ def main() -> None:
     )
     parser.add_argument("--kv", choices=sorted(_KV_TYPES), default="f32", help="the type of the KV cache")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--force", action="store_true", help="write also where something else is than an earlier trace of llama.cpp")
     given = parser.parse_args()
+    check_trace_place(given.output, _WRITER, force=given.force)  # before anything is computed
     size = len(given.tokens.split(",")) if given.tokens else len(given.prompt.encode()) + 1
     engine = Engine(given.model, kv=given.kv, threads=given.threads, room=size + given.max_tokens)
     tokens = [int(token) for token in given.tokens.split(",")] if given.tokens else engine.encode(given.prompt)
-    written = trace(engine, given.model, tokens, given.output, given.max_tokens)
+    written = trace(engine, given.model, tokens, given.output, given.max_tokens, force=given.force)
     print(f"{given.output}: {len(written)} tensors")
 
 

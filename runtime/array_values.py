@@ -98,8 +98,11 @@ def is_float(array: Array) -> bool:
     return array.dtype.kind != "c"
 
 
-def check_values(array: Array, name: str) -> None:
-    """Raise TraceError, as ``to_numpy`` does, unless the elements are numbers that float32 can hold; ``name`` is their type's."""
+def check_values(array: Array, name: str, *, can_be_masked: bool = False) -> None:
+    """Raise TraceError, as ``to_numpy`` does, unless the elements are numbers that float32 can hold; ``name`` is their type's.
+
+    Where they ``can_be_masked``, the lowest float64 stands for a masked element, and becomes -inf.
+    """
     floats = is_float(array)
     if not floats and array.dtype.kind not in "iu":
         raise TraceError(
@@ -110,6 +113,8 @@ def check_values(array: Array, name: str) -> None:
         raise TraceError("holds whole numbers beyond 2^24, which float32 cannot hold exactly; give floats to round them")
     if floats and array.dtype.itemsize == 8:
         beyond = np.isfinite(array) & ~np.isfinite(to_f32(array))
+        if can_be_masked:
+            beyond &= array != np.finfo(array.dtype).min
         if beyond.any():
             raise TraceError(f"holds {array[beyond][0]:.3g}, beyond what float32 can hold; scale it")
 

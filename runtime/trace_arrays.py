@@ -63,7 +63,7 @@ def _read_array(where: str, entry: TraceEntry, value: Any) -> tuple[Array, str]:
     """The elements of one tensor, and the name of their type. Raises TraceError."""
     try:
         array, name = to_numpy(value)
-        check_values(array, name)
+        check_values(array, name, can_be_masked=entry.stage == "attn_scores")
     except TraceError as error:
         raise TraceError(f"{where}: {entry.label} {error}") from None
     return array, name

@@ -90,8 +90,8 @@ def graph(
     from aprgraph.graph.plan import parse_layers, parse_plan  # noqa: PLC0415
 
     chosen = _choose_format(output_format, output)
-    if output is not None and not force:
-        _check_place(output)
+    if output is not None:
+        _check_place(output, [one for one in (source, *(diff or ())) if one is not None], force=force)
     names = _pass_names(passes, taps)
     if taps is None and "insert-taps" in names:
         taps = "all"
@@ -123,13 +123,16 @@ def graph(
         write_text_atomically(output, text)
 
 
-def _check_place(output: Path) -> None:
-    """Raise TraceError for a file that is there and is no graph: the model, perhaps."""
+def _check_place(output: Path, inputs: list[Path], *, force: bool) -> None:
+    """Raise TraceError for a file that is there and is no graph, unless ``force`` is given, and for one of ``inputs`` in any case."""
+    from aprgraph.graph.errors import TraceError  # noqa: PLC0415
     from aprgraph.graph.export import is_export  # noqa: PLC0415
     from aprgraph.runtime.places import check_file_place  # noqa: PLC0415
 
     with written_by("-o", force=True):
-        check_file_place(output, is_export, "graph", forcible=True)
+        if output.is_file() and any(one.exists() and output.samefile(one) for one in inputs):
+            raise TraceError.at_place(f"{output}: is what the graph is to be read from")
+        check_file_place(output, lambda head: force or is_export(head), "graph", forcible=True)
 
 
 def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[str] | None = None) -> Graph:

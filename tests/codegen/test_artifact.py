@@ -439,6 +439,22 @@ def test_a_disk_without_room(model_path: Path, tmp_path: Path, monkeypatch: pyte
     assert files_under(tmp_path) == {}
 
 
+def test_an_artifact_with_somebodys_files_is_not_replaced(model_path: Path, tmp_path: Path) -> None:
+    """Compiling again would remove them."""
+    place = tmp_path / "m.aprg"
+    compile_reference(model_path, place)
+    (place / "programs").mkdir()
+    for name in ("programs/1-2.vm", ".DS_Store", "programs/.1-2.vm.7.tmp"):
+        (place / name).write_text("not of a person")
+    compile_reference(model_path, place)
+    (place / "trace").mkdir()
+    (place / "trace/notes.txt").write_text("mine")
+    before = files_under(place)
+    with pytest.raises(ArtifactError, match=r"is an artifact that holds what is not of it \(trace/notes\.txt\); move that away, or"):
+        compile_reference(model_path, place)
+    assert files_under(place) == before
+
+
 @pytest.mark.parametrize("place", ["file/m.aprg", "x" * 300, "file/below/m.aprg"])
 def test_places_that_cannot_be_made(model_path: Path, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("kept")

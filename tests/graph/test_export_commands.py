@@ -150,6 +150,30 @@ def test_what_cannot_be_done_is_one_clear_error(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_of_somebody_else_is_written_over_only_by_force(tiny_model: Models, tmp_path: Path) -> None:
+    path = tmp_path / "g.svg"
+    path.write_text("<svg>mine</svg>")
+    with pytest.raises(
+        TraceError, match="is there, and is no graph that aprgraph wrote; add --force to write there all the same, or give another"
+    ):
+        graph(tiny_model(), output=path)
+    assert path.read_text() == "<svg>mine</svg>"
+    for suffix in ("svg", "dot", "json", "txt", "graphml", "mmd"):
+        for _ in range(2):
+            graph(tiny_model(), output=tmp_path / f"ours/g.{suffix}")
+    graph(tiny_model(), output=path, force=True)
+    assert path.read_text() == (tmp_path / "ours/g.svg").read_text()
+
+
+def test_a_graph_does_not_go_over_what_it_is_read_from(tiny_model: Models, tmp_path: Path) -> None:
+    source = tmp_path / "m.gguf"
+    source.write_bytes(tiny_model().read_bytes())
+    before = source.read_bytes()
+    with pytest.raises(TraceError, match="is what the graph is to be read from; give another place with -o"):
+        graph(source, output=source, output_format="svg", force=True)
+    assert source.read_bytes() == before
+
+
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(AprgraphError, match="not there; expected a GGUF file"):
         graph(tmp_path / "none.gguf")

@@ -90,6 +90,17 @@ def test_the_types_of_ml_dtypes(tmp_path: Path, name: str) -> None:
     assert np.array_equal(write(tmp_path, {(0, "ffn_out"): array}).tensor("ffn_out", 0), array.astype(np.float32))
 
 
+def test_masked_scores_are_values(tmp_path: Path) -> None:
+    """-inf, and the lowest number of each type; float32 has none so low as float64's."""
+    for kind in (np.float16, np.float32, np.float64):
+        lowest = np.finfo(kind).min
+        found = write(
+            tmp_path, {(0, "attn_scores"): np.full((2, 3, 3), lowest, kind), (1, "attn_scores"): np.full((2, 3, 3), -np.inf, kind)}
+        )
+        assert (np.array(found.tensor("attn_scores", 0)) == (lowest if kind is not np.float64 else -np.inf)).all()
+        assert (np.array(found.tensor("attn_scores", 1)) == -np.inf).all()
+
+
 class _Foreign:
     """An array of another library, by one protocol."""
 

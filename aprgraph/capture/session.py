@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from aprgraph.capture.arithmetic import ArithmeticWatch
-from aprgraph.capture.model_classes import open_model
+from aprgraph.capture.model_classes import CapturedModel, open_model
 from aprgraph.capture.taps import Tap, find_notes, find_taps
 from aprgraph.graph.errors import PlanError, TraceError
 from aprgraph.graph.plan import parse_plan
@@ -22,6 +22,12 @@ from aprgraph.runtime.trace_writer import TraceWriter
 TARGET = "transformers"
 
 
+def _is_training(captured: CapturedModel) -> bool:
+    """Whether a number may be drawn: of what is wrapped around the model, as PEFT's layers are, dropout alone counts."""
+    dropouts = (part for part in captured.given.modules() if isinstance(part, torch.nn.Dropout))
+    return bool(captured.model.training) or any(part.training and part.p > 0 for part in dropouts)
+
+
 class Capture:
     """See ``aprgraph.capture.transformers``. ``trace`` is the trace, from the end of the block on."""
 
@@ -29,7 +35,7 @@ class Capture:
         if positions not in ("last", "all"):
             raise PlanError(f"positions {positions!r}: expected 'last' or 'all'")
         self._captured = open_model(model)
-        if model.training:
+        if _is_training(self._captured):
             raise TraceError(f"{type(model).__name__} is in training mode, where dropout is drawn anew each time; call model.eval() first")
         self._directory = directory
         self._plan = parse_plan(taps, layers or f"0..{len(self._captured.layers)}")

@@ -176,6 +176,8 @@ def test_adapters_take_part_and_the_manifest_says_so(model: Any, path: Path, tmp
 
     options = {"r": 2, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
     adapted = peft.get_peft_model(model, peft.LoraConfig(**options))
+    capture(adapted, tmp_path / "theirs")  # PEFT's own modules are in training mode, and draw nothing without dropout
+    adapted.base_model.model.model.layers[0].self_attn.q_proj.lora_dropout["default"] = torch.nn.Dropout(0.5)
     with pytest.raises(TraceError, match=r"PeftModel is in training mode, .* call model\.eval\(\) first"):
         capture(adapted, tmp_path / "theirs")
     notes = facts(capture(adapted.eval(), tmp_path / "theirs"))[2]

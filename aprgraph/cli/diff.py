@@ -88,7 +88,9 @@ def diff(
     and the divergent one lies the cause: tap the stages there to narrow it down; --suggest prints the options for that.
 
     The first to differ is not always wrong, nor is its side. With --model each stage of each side is computed again in float64
-    from what that side itself recorded, which says who is wrong, and where.
+    from what that side itself recorded, which says who is wrong, and where. All of the report then goes by verdicts, a row a stage:
+    A WRONG, B WRONG, BOTH WRONG, FOLLOWS (right, behind something wrong), ADDS UP, RECORDING, OTHER GRAPH, RIGHT, UNKNOWN.
+    docs/verdicts.md has all words.
 
     \b
     Example:

@@ -82,7 +82,7 @@ def draw_overview(report: DiffReport) -> str:
     if ringed:
         mark = ringed[0]
         anchor, x = ("end", mark.x - 11) if mark.x > (frame.left + frame.right) / 2 else ("start", mark.x + 11)
-        where = f'x="{place(x)}" y="{place(max((mark.y or 0) - 9, 12))}"'
+        where = f'x="{place(x)}" y="{place(max((mark.y or 0) - 15, 12))}"'
         lines.append(f'<text class="first" {where} text-anchor="{anchor}">{xml(mark.row.label)}</text>')
     return "".join([*lines, "</svg>"])
 

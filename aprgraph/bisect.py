@@ -42,6 +42,7 @@ _STATES = {
     Class.ACCUMULATED: State.EXCEEDS,
     Class.NAN: State.NAN,
     Class.SHAPE: State.SHAPE,
+    Class.OTHER_FORM: State.OTHER_FORM,
     Class.UNMEASURED: State.UNMEASURED,
 }
 _WHOLE = tuple(stage.name for stage in STAGES if not stage.per_layer)

@@ -42,6 +42,7 @@ _COLOURS = {
     "UNMEASURED": "dim",
     "RIGHT": "green",
     "FOLLOWS": "dim",
+    "OTHER FORM": "cyan",
     "RECORDING": "cyan",
     "ADDS UP": "yellow",
     "UNKNOWN": "dim",
@@ -128,7 +129,7 @@ def diff(
         from aprgraph.runtime.report import write_page  # noqa: PLC0415
 
         with late.written_by("--html"):
-            write_page(html, report, *open_pair(a, b))
+            write_page(html, report, *(report.traces or open_pair(a, b)))
     if suggest:
         options = comparison.suggested_options(report, open_pair(a, b))
         print_suggestion(options, "what differs is one stage" if report.exit_code == 1 else "nothing differs", as_json=as_json)

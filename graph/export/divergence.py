@@ -40,6 +40,7 @@ CLASSES: tuple[DivergenceClass, ...] = (
     DivergenceClass("IDENTICAL", "the same bits on both sides", "#76afd8", "#2d6a97", "#f3f8fc", "#111f2c"),
     DivergenceClass("NOISE", "within what the arithmetic explains", "#4a9fd8", "#3a82b5", "#ecf4fb", "#13293b"),
     DivergenceClass("UNMEASURED", "not recorded on both sides", "#8c8c8c", "#8c8c8c", "#f3f3f3", "#1d2126", stands_apart=True),
+    DivergenceClass("OTHER FORM", "recorded in another form; what is computed from it agrees", "#4a9b8a", "#3f8f7f", "#e0f2ee", "#12302a"),
     DivergenceClass("PROPAGATED", "diverges, and so did what it is computed from", "#bd8200", "#b98420", "#fae9c0", "#362a0d"),
     DivergenceClass("ACCUMULATED", "noise that has added up", "#857900", "#b5a82a", "#f5f0b4", "#3b370e"),
     DivergenceClass(

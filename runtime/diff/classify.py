@@ -25,6 +25,7 @@ class Class(str, Enum):
     ACCUMULATED = "ACCUMULATED"
     NAN = "NAN"
     SHAPE = "SHAPE"
+    OTHER_FORM = "OTHER FORM"
     UNMEASURED = "UNMEASURED"
 
 
@@ -36,6 +37,7 @@ class State(Enum):
     EXCEEDS = "exceeds"
     NAN = "nan"
     SHAPE = "shape"
+    OTHER_FORM = "other form"
     UNMEASURED = "unmeasured"
 
 
@@ -113,6 +115,13 @@ def computed_from_identical(states: Mapping[Key, State], dependencies: Dependenc
 def own_computation(value: Value, dependencies: Dependencies, stages: Container[Value]) -> tuple[set[Value], set[Value]]:
     """What a stage computes by itself, from the nearest of ``stages``; and those."""
     return _reach(value, dependencies.graph.predecessors, stages)
+
+
+def nearest_after(key: Key, dependencies: Dependencies, measured: Container[Key]) -> set[Key]:
+    """The nearest tensors among ``measured`` that are computed from one."""
+    key_of = {value: found for found, value in dependencies.value_of.items() if found in measured}
+    _, following = _reach(dependencies.value_of[key], dependencies.graph.successors, key_of)
+    return {key_of[value] for value in following}
 
 
 def _order(graph: nx.DiGraph[Value]) -> Iterable[Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from aprgraph.graph.errors import ComparisonError
@@ -15,11 +15,13 @@ from aprgraph.runtime.diff.flipped import set_aside
 from aprgraph.runtime.diff.graph_differences import graph_differences
 from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS, InputsRule
 from aprgraph.runtime.diff.measure import Measurer, held_to_its_own
+from aprgraph.runtime.diff.moved import in_other_places
 from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.notes import differences, remarks, unreached
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import QUANT_VS_FLOAT, arithmetic_profiles, choose_profile, kept_in, states_float_weights
 from aprgraph.runtime.diff.prompt import prompt_of
+from aprgraph.runtime.diff.recorded_otherwise import OtherForms
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.diff.reservations import find_reservations
 from aprgraph.runtime.diff.shapes import find_shapes
@@ -55,27 +57,50 @@ def diff(
     if top < 1:
         raise ComparisonError(f"top is {top}, expected at least 1")
     trace_a, trace_b = open_pair(a, b)
+    asked = _Asked((_name(a), _name(b)), is_file(a), top, profile, tuple(tolerances))
+    report = _compare(trace_a, trace_b, asked, progress)
+    if asked.single or not report.diverged:
+        return report
+    return in_other_places(report, (trace_a, trace_b), lambda one, other: _compare(one, other, asked))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a comparison was asked for: see ``diff``. ``names`` are what the sides were named by; ``single`` says that each is one file."""
+
+    names: tuple[str, str]
+    single: bool
+    top: int
+    profile: str | None
+    tolerances: tuple[str, ...]
+
+
+def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress | None = None) -> DiffReport:
+    """Compare two open traces as they stand."""
+    profile = asked.profile
     kept = (None, None) if profile is not None else (kept_in(trace_a), kept_in(trace_b))
     formats = (kept[0].format if kept[0] else None, kept[1].format if kept[1] else None)
     profile, why = (profile, "as asked for") if profile is not None else choose_profile(trace_a.info, trace_b.info, formats)
     shaped_a, shaped_b = find_shapes(trace_a, trace_b)
     graphs = graph_differences(trace_a, trace_b)
     notes = list(differences(trace_a, trace_b, graphs))
-    if is_file(a):
+    if asked.single:
         pairs = align_single(trace_a, trace_b)
         if trace_a.entries[0].key != trace_b.entries[0].key:
             labels = trace_a.entries[0].label, trace_b.entries[0].label
             notes.append(f"A is {labels[0]} and B is {labels[1]}; compared all the same, since the two files were named")
     else:
         pairs = align_shaped(shaped_a, shaped_b)
-    limits = Tolerances(profile, tolerances, (entry.stage for trace in (trace_a, trace_b) for entry in trace.entries))
+    limits = Tolerances(profile, asked.tolerances, (entry.stage for trace in (trace_a, trace_b) for entry in trace.entries))
     dependencies = find_dependencies(trace_a, trace_b, [pair.key for pair in pairs])
     arithmetics = arithmetic_profiles((trace_a.info, trace_b.info), formats)
     weights: WeightNoise | None = None
     if profile == QUANT_VS_FLOAT:
         weights = find_weight_noise(trace_a, trace_b, dependencies, [states_float_weights(trace.info) for trace in (trace_a, trace_b)])
         notes.append(weights.note)
-    measurer = Measurer(shaped_a, shaped_b, limits, top, None if weights is None else partial(weights.tolerance, arithmetics=arithmetics))
+    measurer = Measurer(
+        shaped_a, shaped_b, limits, asked.top, None if weights is None else partial(weights.tolerance, arithmetics=arithmetics)
+    )
     measured = {}
     for done, pair in enumerate(pairs):
         if progress is not None:
@@ -91,6 +116,7 @@ def diff(
     if profile in HELD_TO_INPUTS:
         judged = InputsRule(dependencies, arithmetics, weights).hold(judged, limits)
     judged = set_aside(judged, pairs, dependencies, measurer)
+    judged = OtherForms((trace_a, trace_b), pairs, dependencies, measurer).settle(judged)
     classes, first = classify({key: Finding(one.state, one.nmse, one.beyond_inputs) for key, one in judged.items()}, dependencies)
     rows = []
     for pair in pairs:
@@ -115,7 +141,9 @@ def diff(
     ]
     notes += [Aside(f"tolerances of {profile}: {why}"), *remarks(pairs, rows, (shaped_a, shaped_b)), *unreached(trace_a, trace_b)]
     prompt = prompt_of((trace_a.info, trace_b.info))
-    report = DiffReport(_name(a), _name(b), profile, tuple(rows), first, tuple(notes), profile_reason=why, prompt=prompt)
+    report = DiffReport(
+        *asked.names, profile, tuple(rows), first, tuple(notes), profile_reason=why, prompt=prompt, traces=(trace_a, trace_b)
+    )
     return replace(report, reservations=find_reservations(report, (trace_a, trace_b), (shaped_a, shaped_b), pairs, graphs))
 
 

@@ -59,7 +59,7 @@ class Measurer:
         b: ShapedTrace,
         tolerances: Tolerances,
         top: int,
-        of_weights: Callable[[Key, Tolerance], Tolerance] | None = None,
+        of_weights: Callable[[Key, Tolerance, int], Tolerance] | None = None,
     ) -> None:
         self._a, self._b = a, b
         self._tolerances = tolerances
@@ -69,10 +69,11 @@ class Measurer:
     def tolerance(self, pair: Pair) -> Tolerance:
         """What a pair is held to."""
         prompts = [side.positions[0] for side in (self._a, self._b) if 0 in side.positions]
-        tolerance = self._tolerances.find(pair.key[2], max(prompts) + pair.key[0] if prompts else 0)
+        positions = max(prompts) + pair.key[0] if prompts else 0
+        tolerance = self._tolerances.find(pair.key[2], positions)
         if self._of_weights is None or self._tolerances.override(pair.key[2]) is not None:
             return tolerance
-        return self._of_weights(pair.key, tolerance)
+        return self._of_weights(pair.key, tolerance, positions)
 
     def measure(self, pair: Pair) -> Measured:
         """Read and measure one pair. Raises TraceError that names a damaged file."""
@@ -100,6 +101,10 @@ class Measurer:
         metrics = replace(found.metrics, bit_identical=False) if isinstance(found.metrics, TensorMetrics) else found.metrics
         state = State.NOISE if found.state is State.IDENTICAL else found.state
         return replace(found, state=state, metrics=metrics, remark="; ".join(parts))
+
+    def measure_values(self, pair: Pair, a: F32, b: F32) -> Measured:
+        """Measure values of a pair's shape in place of those that were recorded."""
+        return self._values(pair, a, b, self.tolerance(pair))
 
     def measure_without(self, pair: Pair, positions: Collection[int]) -> TensorMetrics | None:
         """The numbers of a pair without some of its positions; None where none is left, or where they are not known."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.caveats import Aside, Caveat
+from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.experts import SCORES
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
@@ -78,7 +79,8 @@ def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[Shaped
         Aside(f"limits marked * ({count} tensor{'s' if count > 1 else ''}) are set by {text!r}") for text, count in overridden.items()
     )
     yield from _choices(rows)
-    remarked = [row for row in rows if row.remark is not None]
+    # Other forms of recording stand in the verdict.
+    remarked = [row for row in rows if row.remark is not None and row.classification is not Class.OTHER_FORM]
     yield from (f"{row.label}: {row.remark}" for row in remarked[:NAMED])
     if len(remarked) > NAMED:
         yield f"{len(remarked) - NAMED} more tensors were compared in part, or by expert; --json says how"

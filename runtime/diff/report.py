@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 
 if TYPE_CHECKING:
     from aprgraph.runtime.blame.local import Blame
+    from aprgraph.runtime.trace import Trace
 
 FORMAT = "aprgraph-diff"
 VERSION = 3
@@ -82,7 +83,8 @@ class DiffReport:
     stand on parallel branches; ``notes`` are facts about the two traces that a reader should know; ``blame`` says which
     side is wrong, where the model was at hand. ``profile_reason`` says why the tolerances are those of ``profile``. ``called`` is
     what sentences call the sides, where that is not the names of their paths. ``reservations`` are what keeps the verdict from being a
-    plain one, the gravest first. ``prompt`` is what both computed on.
+    plain one, the gravest first. ``prompt`` is what both computed on. ``traces`` are
+    the two as they were read, which may be other places and forms than those that were recorded.
     """
 
     a: str
@@ -95,6 +97,7 @@ class DiffReport:
     profile_reason: str = ""
     called: SideNames | None = None
     reservations: tuple[Reservation, ...] = ()
+    traces: tuple[Trace, Trace] | None = field(default=None, repr=False, compare=False)
     prompt: Prompt = NOT_KNOWN
 
     @cached_property

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Noise of this NMSE is nearly as large as what it is the noise of: what is unrelated gives 2, zeros give 1.
 LOUD = 0.3
+#: Between the side and the words of a remark on a tensor that was recorded in another form.
+RECORDED = " is recorded "
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def find_reservations(
         *(unread_reservation(trace, name, len(compared)) for trace, name in zip(traces, names, strict=True)),
         one_token_reservation(shaped, [row.key[0] for row in compared]),
         *shard_reservations(pairs, shaped, names),
+        *recording_reservations(compared, names),
         graph_reservation(graphs),
         file_reservation(*traces),
         noise_reservation(compared),
@@ -130,6 +133,21 @@ def _held(pair: Pair, side: int, shaped: Sequence[ShapedTrace]) -> Held:
 def _same_but(one: tuple[int, ...], other: tuple[int, ...], axis: int) -> bool:
     """Whether two shapes are the same on every axis but one."""
     return len(one) == len(other) and np.delete(one, axis).tolist() == np.delete(other, axis).tolist()
+
+
+def recording_reservations(rows: Sequence[DiffRow], names: Sequence[str]) -> Iterator[Reservation]:
+    """What a side recorded in another form, by stage and form."""
+    groups: dict[tuple[str, str], list[DiffRow]] = {}
+    for row in rows:
+        if row.classification is Class.OTHER_FORM and row.remark is not None:
+            groups.setdefault((row.key[2], row.remark), []).append(row)
+    for (stage, remark), group in groups.items():
+        side, _, words = remark.partition(RECORDED)
+        where = group[0].label if len(group) == 1 else f"{stage} of {len(group)} layers"
+        yield Reservation(
+            f"this looks like the recording, not the computation: {names['AB'.index(side)]} has {where} recorded {words}, and what is "
+            f"computed from {'it' if len(group) == 1 else 'them'} agrees"
+        )
 
 
 def graph_reservation(differences: GraphDifferences) -> Reservation | None:

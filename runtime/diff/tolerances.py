@@ -236,6 +236,12 @@ _QUANT_POINTWISE = Tolerance(
     "112 measured in a product of two noises, 56 where that is half or more.",
     crowding=75.0,
 )
+_QUANT_NORM = Tolerance(
+    0.9,
+    1e-4,
+    "As the elementwise stages. No crowding is asked for: weights of norms lift what very large activations had hidden, which puts 400 "
+    "times the NMSE of the tensor into one channel (Gemma 3 270M).",
+)
 _QUANT_SOFTMAX = Tolerance(0.9, 1e-4, "Inherited; measured 8e-2. Crowding: 49 measured.", crowding=60.0)
 _QUANT_LOOKUP = Tolerance(
     5e-2, 5e-2, "Rows of a quantised embedding: 1.2e-2 for Q4_0 (2e-2 for one row). Crowding: 13 measured.", crowding=25.0
@@ -292,7 +298,7 @@ PROFILES: Mapping[str, Mapping[StageKind, Tolerance]] = {
     "quant-vs-float": _profile(
         lookup=_QUANT_LOOKUP,
         sums=_QUANT_SUMS,
-        norm=_QUANT_POINTWISE,
+        norm=_QUANT_NORM,
         pointwise=_QUANT_POINTWISE,
         rope=_QUANT_POINTWISE,
         softmax=_QUANT_SOFTMAX,

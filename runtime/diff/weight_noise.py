@@ -4,9 +4,9 @@ In a model the noise grows with the depth: the limit of a tensor in layer l, whi
 
     (``DEPTH_BASE`` + ``DEPTH_STEP`` · (l + 1)) · what the coarsest weights before it cost one matmul
 
-and no more than what ``quant-vs-float`` allows any weights, unless they are of less than 4 bits: those can cost a small model all that
-it knows. Measured: at most 47 times in the first layers, 105 at layer 8, 275 from layer 12 on (SmolLM2-135M, Gemma 3 270M; 15 formats; 1 to
-200 tokens).
+and no more than what ``quant-vs-float`` allows any weights, unless they are of less than 4 bits, or the run is of fewer than
+``CROWDED_FROM`` positions: these can cost a small model all that it knows. Measured: at most 47 times in the first layers, 105 at layer 8,
+275 from layer 12 on (SmolLM2-135M, Gemma 3 270M; 15 formats; 1 to 200 tokens).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aprgraph.graph.block_formats import find_format
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.dependencies import Dependencies, Value
-from aprgraph.runtime.diff.tolerances import PROFILES, Tolerance, kind_of
+from aprgraph.runtime.diff.tolerances import CROWDED_FROM, PROFILES, Tolerance, kind_of
 from aprgraph.runtime.trace import Trace
 
 #: NMSE of one matmul whose weights lie in a block format, against the weights as they were: normal weights and activations, K = 256 to
@@ -99,9 +99,10 @@ class WeightNoise:
         """What the weights of a computation cost."""
         return max((self.own.get(value, 0.0) for value in values), default=0.0)
 
-    def tolerance(self, key: Key, tolerance: Tolerance, arithmetics: Iterable[str]) -> Tolerance:
-        """``tolerance`` of quant-vs-float as the formats and the depth of a tensor have it; ``arithmetics`` are the profiles that cover
-        what else the two sides round.
+    def tolerance(self, key: Key, tolerance: Tolerance, positions: int, arithmetics: Iterable[str]) -> Tolerance:
+        """``tolerance`` of quant-vs-float as the formats and the depth of a tensor have it, in a run of ``positions`` (0: not known).
+
+        ``arithmetics`` are the profiles that cover what else the two sides round.
         """
         kind, noise = kind_of(key[2]), self.upstream.get(self.value_of[key], UNKNOWN_FORMAT)
         if kind is StageKind.INDEX:
@@ -111,7 +112,7 @@ class WeightNoise:
         if kind is StageKind.LOOKUP:
             return replace(tolerance, limit=LOOKUP_FACTOR * noise + own, own=LOOKUP_FACTOR * noise + own)
         layers = 1 + (key[1] if key[1] is not None else max((layer for _, layer, _ in self.value_of if layer is not None), default=0))
-        most = tolerance.limit if noise <= FOUR_BITS else NO_LIMIT
+        most = NO_LIMIT if noise > FOUR_BITS or 0 < positions < CROWDED_FROM else tolerance.limit
         limit = min(most, (DEPTH_BASE + DEPTH_STEP * layers) * noise + inherited)
         own = OWN_FACTOR * noise + own if kind is StageKind.MATMUL else max(tolerance.own, own)
         return replace(tolerance, limit=limit, own=min(own, limit))

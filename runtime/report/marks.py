@@ -23,6 +23,7 @@ GLYPHS: dict[Class | Verdict, str] = {
     Class.INTRODUCED: "◆",
     Class.NAN: "N",
     Class.SHAPE: "S",
+    Class.OTHER_FORM: "~",
     Class.UNMEASURED: "?",
     Verdict.A_WRONG: "A",
     Verdict.B_WRONG: "B",

@@ -1,0 +1,215 @@
+"""What another program recorded in another form is told from what it computed otherwise, from the values alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprgraph.comparison import diff as compare
+from aprgraph.runtime.diff import Class, DiffReport, diff
+from aprgraph.runtime.trace import Trace
+from tests.support.cli import run_cli
+from tests.support.traces import Tensor, noisy, trace_model, values, write_bare, write_trace
+
+TOKENS = (3, 1, 4, 1, 5, 9, 2)
+Key = tuple[int | None, str]
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> Trace:
+    return trace_model(tmp_path_factory.mktemp("recording") / "ours", tiny_model(layers=3), layers=3, tokens=TOKENS, noise=2e-7)
+
+
+def theirs(directory: Path, ours: Trace, change: Callable[[int | None, str, Tensor], Tensor | None], *, manifest: bool = False) -> Path:
+    """As another program dumps it: each tensor as ``change`` has it, None for those that it lacks."""
+    tensors: dict[Key, Tensor] = {}
+    for number, entry in enumerate(ours.entries):
+        changed = change(entry.layer, entry.stage, noisy(ours.load(entry), 2e-7, seed=number))
+        if changed is not None:
+            tensors[entry.layer, entry.stage] = np.ascontiguousarray(changed, np.float32)
+    if manifest:
+        return write_trace(directory, tensors, tokens=TOKENS, graph="").directory
+    return write_bare(directory, tensors)
+
+
+def causal(n: int) -> Tensor:
+    return np.tril(np.ones((n, n), bool))
+
+
+def heads_first(x: Tensor) -> Tensor:
+    return x.reshape(len(x), -1, 16).transpose(1, 0, 2)
+
+
+def as_halves(x: Tensor) -> Tensor:
+    return x.reshape(len(x), -1, 8, 2).swapaxes(2, 3).reshape(x.shape)
+
+
+CHANGES: Mapping[str, tuple[tuple[str, ...], Callable[[Tensor], Tensor], str]] = {
+    "before the scale": (("attn_scores",), lambda x: x * 4.0, "4 times as large, as before its scale"),
+    "-inf": (("attn_scores",), lambda x: np.where(causal(len(TOKENS)), x, -np.inf), "-inf at masked places"),
+    "finfo.min": (("attn_scores",), lambda x: np.where(causal(len(TOKENS)), x, np.finfo(np.float32).min), "-3.403e+38 at masked places"),
+    "NaN": (("attn_scores",), lambda x: np.where(causal(len(TOKENS)), x, np.nan), "NaN at masked places"),
+    "-1e9 before the scale": (("attn_scores",), lambda x: np.where(causal(len(TOKENS)), 4 * x, -1e9), "-1e+09 at masked places, 4 times"),
+    "heads first": (("q_post_rope",), heads_first, "heads first, as [H, n, D]"),
+    "transposed": (("ffn_gate",), lambda x: x.T, "transposed"),
+    "halves": (("q_post_rope", "k_post_rope"), as_halves, "with RoPE's pairs as halves"),
+    "doubled": (("ffn_up",), lambda x: -x, "with the opposite sign"),
+}  # fmt: skip
+
+
+@pytest.mark.contract("DIFF-RECORDING-1")
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_form_is_the_recording_where_what_follows_agrees(tmp_path: Path, ours: Trace, name: str) -> None:
+    stages, change, words = CHANGES[name]
+    manifest = len(name) % 2 == 0
+    other = theirs(tmp_path / "theirs", ours, lambda _, stage, x: change(x).reshape(x.shape) if stage in stages else x, manifest=manifest)
+    for swap in (False, True):
+        report = diff(*((other, ours) if swap else (ours, other)))
+        assert report.exit_code == 0, report.verdict
+        found = {row.key[2] for row in report.rows if row.classification is Class.OTHER_FORM}
+        assert found == set(stages)
+        assert len([row for row in report.rows if row.classification is Class.OTHER_FORM]) == 3 * len(stages)
+        side = "theirs (A)" if swap else "theirs (B)"
+        assert f"This looks like the recording, not the computation: {side} has {stages[0]} of 3 layers recorded {words}" in report.verdict
+        assert report.verdict.startswith("Alike: all 51 compared tensors agree")
+
+
+@pytest.mark.contract("DIFF-RECORDING-2")
+def test_a_factor_that_was_computed_is_no_recording(tmp_path: Path, tiny_model: Callable[..., Path], ours: Trace) -> None:
+    """Scores without their scale, and the softmax of those."""
+
+    def unscaled(layer: int | None, stage: str, x: Tensor) -> Tensor:
+        if stage not in ("attn_scores", "attn_softmax"):
+            return x
+        scores = np.where(causal(len(TOKENS)), 4 * ours.tensor("attn_scores", layer), -np.inf)
+        if stage == "attn_scores":
+            return np.where(causal(len(TOKENS)), scores, 0)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True)
+
+    report = diff(ours, theirs(tmp_path / "theirs", ours, unscaled))
+    assert report.exit_code == 1
+    assert report.verdict.startswith("Diverged: first at layer 0 attn_scores")
+    assert not [row for row in report.rows if row.classification is Class.OTHER_FORM]
+    assert "or B is recorded 4 times as large, as before its scale: what is computed from it does not agree" in report.verdict
+
+
+@pytest.mark.contract("DIFF-RECORDING-2")
+def test_what_nothing_bears_out_stays_divergent(tmp_path: Path, ours: Trace) -> None:
+    """Nothing was recorded after the logits, and norms take a factor away."""
+    logits = theirs(tmp_path / "logits", ours, lambda _, stage, x: 2 * x if stage == "lm_head" else x)
+    assert diff(ours, logits).exit_code == 1
+    alone = theirs(
+        tmp_path / "alone",
+        ours,
+        lambda _, stage, x: 3 * x if stage == "post_ffn_residual" else x if stage in ("attn_norm", "final_norm") else None,
+    )
+    report = diff(ours, alone)
+    assert report.exit_code == 1
+    assert "or B is recorded 3 times as large" in report.verdict
+    silent = theirs(
+        tmp_path / "silent", ours, lambda _, stage, x: 4 * x if stage == "attn_scores" else None if stage == "attn_softmax" else x
+    )
+    # The nearest that was measured after it is the product with v, which agrees.
+    assert diff(ours, silent).exit_code == 0
+
+
+@pytest.mark.contract("DIFF-RECORDING-2")
+@pytest.mark.parametrize("fault", ["noise", "one head", "one position", "another tensor"])
+def test_faults_have_no_reading(tmp_path: Path, ours: Trace, fault: str) -> None:
+    """Though nothing that follows differs."""
+
+    def wrong(layer: int | None, stage: str, x: Tensor) -> Tensor:
+        if (layer, stage) != (1, "q_post_rope"):
+            return x
+        broken = x.copy()
+        if fault == "noise":
+            broken = noisy(x, 1e-3)
+        elif fault == "one head":
+            broken[:, :16] *= 2
+        elif fault == "one position":
+            broken[3] = x[2]
+        else:
+            broken = ours.tensor("q_post_rope", 2)
+        return broken
+
+    report = diff(ours, theirs(tmp_path / "theirs", ours, wrong))
+    assert [(first.key[1], first.key[2]) for first in report.first] == [(1, "q_post_rope")]
+    assert report.exit_code == 1
+
+
+@pytest.mark.contract("DIFF-RECORDING-1")
+def test_a_fault_behind_another_form_is_still_found(tmp_path: Path, ours: Trace) -> None:
+    def both(layer: int | None, stage: str, x: Tensor) -> Tensor:
+        return 4 * x if stage == "attn_scores" else noisy(x, 1e-2) if (layer, stage) == (1, "ffn_out") else x
+
+    report = diff(ours, theirs(tmp_path / "theirs", ours, both))
+    assert [(first.key[1], first.key[2]) for first in report.first] == [(1, "ffn_out")]
+    assert report.exit_code == 1
+    assert "attn_scores of 3 layers recorded 4 times as large" in report.verdict
+
+
+def shifted(directory: Path, ours: Trace, name: str) -> Path:
+    moved: dict[Key, Tensor] = {}
+    for entry in ours.entries:
+        key: Key | None = (entry.layer, entry.stage)
+        if name == "layers from 1" and entry.layer is not None and entry.stage != "embedding":
+            key = (entry.layer + 1, entry.stage)
+        elif name == "hidden states":
+            key = {"embedding": (0, "post_ffn_residual"), "final_norm": (3, "post_ffn_residual")}.get(entry.stage)
+            if entry.stage == "post_ffn_residual" and entry.layer is not None and entry.layer < 2:
+                key = (entry.layer + 1, "post_ffn_residual")
+        elif name == "last one normed":
+            key = {(None, "final_norm"): (2, "post_ffn_residual"), (2, "post_ffn_residual"): None}.get((entry.layer, entry.stage), key)
+        if key is not None:
+            moved[key] = ours.load(entry)
+    return write_bare(directory, moved)
+
+
+@pytest.mark.contract("DIFF-RECORDING-3")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("layers from 1", "its layers are counted from 1"),
+        ("hidden states", "counted from the embedding"),
+        ("last one normed", "after the final norm"),
+    ],
+)
+def test_other_places_are_the_recording_where_all_agrees_there(tmp_path: Path, ours: Trace, name: str, words: str) -> None:
+    other = shifted(tmp_path / "theirs", ours, name)
+    for sides in ((ours, other), (other, ours.directory)):
+        report = diff(*sides)
+        assert report.exit_code == 0, report.verdict
+        assert "This looks like the recording, not the computation: of theirs (" in report.verdict
+        assert words in report.verdict
+    page = tmp_path / "page.html"
+    result = run_cli("diff", ours.directory, other, "--html", page)
+    assert (result.code, page.exists()) == (0, True)
+
+
+@pytest.mark.contract("DIFF-RECORDING-3")
+def test_a_fault_in_every_layer_is_no_shift(tmp_path: Path, ours: Trace, tiny_model: Callable[..., Path]) -> None:
+    other = trace_model(tmp_path / "theirs", tiny_model(layers=3, seed=1), layers=3, tokens=TOKENS)
+    (other.directory / "trace.json").unlink()
+    report = diff(ours, other.directory)
+    assert report.exit_code == 1
+    assert "recording" not in report.verdict
+
+
+def test_with_the_model_the_same_is_said(tmp_path: Path, ours: Trace, tiny_model: Callable[..., Path]) -> None:
+    other = theirs(tmp_path / "theirs", ours, lambda _, stage, x: 4 * x if stage == "attn_scores" else x, manifest=True)
+    report: DiffReport = compare(ours, other, model=tiny_model(layers=3))
+    assert report.exit_code == 0, report.headline
+
+
+def test_two_bare_traces_are_read_by_the_letters_of_the_table(tmp_path: Path) -> None:
+    x = values(4, 6)
+    a = {(0, "ffn_norm"): values(4, 5), (0, "ffn_gate"): x, (0, "ffn_silu"): np.tanh(x)}
+    write_trace(tmp_path / "a", a, tokens=(1, 2, 3, 4), graph="")
+    write_bare(tmp_path / "b", {**a, (0, "ffn_gate"): x.T})
+    report = diff(tmp_path / "a", tmp_path / "b")
+    assert report.row((0, 0, "ffn_gate")).classification is Class.OTHER_FORM
+    assert report.row((0, 0, "ffn_gate")).remark == "B is recorded transposed"

@@ -181,10 +181,10 @@ class _Search:
         )
 
     def result(self) -> Bisection:
-        """The last round's comparison again, with blame."""
+        """The last round's comparison again, with blame where there is any to give: to a side, or to a model that makes both NaN."""
         assert self.traces is not None
         report = self.rounds[-1].report
-        if report.diverged:
+        if report.diverged or any(entry.statistics and not entry.statistics.is_finite for entry in self.traces[0].entries):
             report = diff(*self.traces, model=self.model, profile=self.profile, names=self.names)
         return Bisection(tuple(self.rounds), report, *self.traces, self.left)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+import aprgraph
+from aprgraph.bisect import bisect
 from aprgraph.comparison import diff
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.blame import LocalState, audit
 from aprgraph.runtime.check.nonfinite import weights_behind
-from tests.support.blame import spoil, traced, with_nan
+from tests.support.blame import TOKENS, spoil, traced, with_nan
 from tests.support.planted import nan_scales, planted
 
 Tiny = Callable[..., Path]
@@ -72,6 +74,15 @@ def test_a_nan_of_the_trace_is_not_the_model_s(tiny_model: Tiny, tmp_path: Path)
     found = audit(trace, load_model(model))
     assert found.broken is None
     assert "broken" not in found.sentence
+
+
+@pytest.mark.contract("BLAME-BROKEN-1")
+def test_a_bisection_of_a_broken_model(broken: Path, tmp_path: Path) -> None:
+    """Both sides are NaN alike."""
+    side = aprgraph.load(broken).compile("reference", tmp_path / "m.aprg")
+    found = bisect(side.model, side, side, TOKENS, tmp_path / "bisection")
+    assert f"But the model file is broken: {_HELD}" in found.sentence
+    assert found.report.exit_code == 1
 
 
 def test_the_weights_behind_a_node(tiny_model: Tiny) -> None:

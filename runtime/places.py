@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.trace import MANIFEST, MARKER, Trace, TraceInfo, is_place_of_stage
+from aprgraph.runtime.trace import MANIFEST, MARKER, TraceInfo, is_place_of_stage, read_manifest
 from aprgraph.runtime.unread import list_folder
 
 #: What `aprgraph run` writes; other traces are of whoever their manifest names.
@@ -66,13 +66,13 @@ def look_at(directory: Path, author: str) -> TracePlace:
     if not os.path.lexists(directory / MANIFEST):
         return TracePlace((), tuple(names), _strangers(names, tensors))
     try:
-        trace = Trace.open(directory)
+        entries, info = read_manifest(directory, with_graph=False)
     except TraceError:
         return TracePlace((), tuple(names), f"a {MANIFEST} that is no whole manifest")
-    assert trace.info is not None
-    listed = {entry.file for entry in trace.entries if entry.file is not None}
+    # What a manifest names beside tensors, by mistake or not, is not removed for it.
+    listed = {entry.file for entry in entries if entry.file is not None and is_place_of_stage(entry.file)}
     others = tuple(file for file in names if file not in listed)
-    whose, problem = author_of(trace.info), None
+    whose, problem = author_of(info), None
     if whose != author:
         problem = f"a trace that {whose} wrote"
     elif unlisted := [file for file in tensors if file not in listed]:
@@ -188,14 +188,3 @@ def probe(directory: Path) -> None:
         for made in missing:
             with contextlib.suppress(OSError):
                 made.rmdir()
-
-
-def check_empty_folder(directory: Path) -> None:
-    """Raise TraceError unless ``directory`` is an empty folder, or not there, and can be written."""
-    try:
-        taken = os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir()))
-    except OSError as error:
-        raise TraceError.unwritable(directory, error) from None
-    if taken:
-        raise TraceError.at_place(f"{directory}: is not an empty folder")
-    probe(directory)

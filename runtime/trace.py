@@ -204,6 +204,12 @@ class Trace:
 
 
 def _open_with_manifest(directory: Path) -> Trace:
+    entries, info = read_manifest(directory)
+    return Trace(directory, entries, info, beside_manifest(directory, {entry.file for entry in entries}))
+
+
+def read_manifest(directory: Path, *, with_graph: bool = True) -> tuple[list[TraceEntry], TraceInfo]:
+    """What the manifest of ``directory`` says; ``with_graph``: its graph is parsed too, which takes most of the time. Raises TraceError."""
     path = directory / MANIFEST
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -223,7 +229,7 @@ def _open_with_manifest(directory: Path) -> Trace:
             graph_text="" if document["graph"] is None else "\n".join(document["graph"]) + "\n",
             extra={key: value for key, value in document.items() if key not in known},
         )
-        if info.graph_text:
+        if with_graph and info.graph_text:
             parse_graph(info.graph_text)
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
@@ -231,7 +237,7 @@ def _open_with_manifest(directory: Path) -> Trace:
         raise TraceError(f"{path}: not a whole trace manifest: {error} is missing; run the trace again") from None
     except (ValueError, TypeError, OverflowError, RecursionError, AttributeError, GraphError) as error:
         raise TraceError(f"{path}: not a whole trace manifest ({error}); run the trace again") from None
-    return Trace(directory, entries, info, beside_manifest(directory, {entry.file for entry in entries}))
+    return entries, info
 
 
 def _entry_from_json(directory: Path, item: Mapping[str, Any]) -> TraceEntry:

@@ -145,6 +145,23 @@ def test_a_run_in_progress_is_waited_for_even_with_force(tmp_path: Path) -> None
     assert check_trace_place(tmp_path / "t").old == ("layer-0/embedding.bin",)
 
 
+def test_a_manifest_cannot_name_what_is_no_tensor_for_removal(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", FEW)
+    (tmp_path / "t" / "thesis.txt").write_text("mine")
+    path = tmp_path / "t" / MANIFEST
+    path.write_text(path.read_text().replace("layer-0/embedding.bin", "thesis.txt"))
+    with pytest.raises(TraceError, match=r"holds tensors that its trace\.json does not list \(layer-0/embedding\.bin\)"):
+        write_trace(tmp_path / "t", FEW)
+    write_trace_by_force(tmp_path / "t")
+    assert (tmp_path / "t" / "thesis.txt").read_text() == "mine"
+
+
+def write_trace_by_force(place: Path) -> None:
+    writer = TraceWriter(place, force=True)
+    writer.write("x", "embedding", 0, 0, values(3, 4))
+    writer.close()
+
+
 def test_a_link_that_leads_out_is_not_followed_to_remove(tmp_path: Path) -> None:
     write_trace(tmp_path / "t", FEW)
     (tmp_path / "t" / "layer-0").rename(tmp_path / "elsewhere")

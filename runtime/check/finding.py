@@ -43,6 +43,7 @@ _RULES: tuple[tuple[str, Level, str, str], ...] = (
     ("key-default", _N, "the metadata leave out what the family itself tells", "others can be given with --override-kv"),
     ("key-unread", _N, "keys of the family that nothing applies", "where the model depends on them, its numbers are others here"),
     ("key-differs", _N, "keys that llama.cpp treats otherwise", "expect other numbers from it"),
+    ("key-odd", _W, "keys have values that models seldom have", "compare with the checkpoint's own configuration"),
     ("key-rows", _W, "the metadata name another number of tokens than the weights have", _CONVERT),
     ("tensor-damaged", _E, "tensors that do not lie in the file as they should", _AGAIN),
     ("tensor-missing", _E, "tensors that the model needs are missing", _CONVERT),

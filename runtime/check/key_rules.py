@@ -13,6 +13,13 @@ from aprgraph.runtime.check.finding import Finding
 _USUAL_BASE = 10000.0
 #: Without it all of a head is turned, which is usual.
 _TURNED = "rope.dimension_count"
+#: What values of some keys lie between in models that were trained.
+_USUAL_RANGES = {
+    "attention.layer_norm_rms_epsilon": (1e-8, 1e-3),
+    "rope.freq_base": (1e3, 1e10),
+    "rope.freq_base_swa": (1e3, 1e10),
+    "rope.scaling.factor": (1.0, 1024.0),
+}
 
 
 def judge_keys(model: Model) -> Iterator[Finding]:
@@ -23,8 +30,18 @@ def judge_keys(model: Model) -> Iterator[Finding]:
         yield Finding.of("key-rows", f"{architecture}.vocab_size", f"is {vocabulary:,}, token_embd.weight has {rows:,} rows")
     for unread in unread_keys(metadata, model.family, model.hyperparameters):
         yield Finding.of("key-unsupported" if unread.refused else "key-unread", unread.key, unread.sentence.removeprefix(f"{unread.key} "))
+    yield from _odd_values(model)
     yield from _defaults(model)
     yield from _differences(model)
+
+
+def _odd_values(model: Model) -> Iterator[Finding]:
+    for name, (least, most) in _USUAL_RANGES.items():
+        key = f"{model.family.architecture}.{name}"
+        value = model.metadata.get(key)
+        known = find_model_key(name)
+        if isinstance(value, (int, float)) and not least <= value <= most and not (known is not None and is_neutral(known, value)):
+            yield Finding.of("key-odd", key, f"is {value:.6g}, where models have values from {least:g} to {most:g}")
 
 
 def _defaults(model: Model) -> Iterator[Finding]:

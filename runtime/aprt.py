@@ -23,6 +23,8 @@ import numpy.typing as npt
 from aprgraph.graph.errors import TraceError
 
 MAGIC = b"APRT"
+#: How .npy, .npz and .pt files begin.
+_ARRAYS = (b"\x93NUM", b"PK\x03\x04")
 HEADER = struct.Struct("<4sII")
 WHOLE_MODEL = 0xFFFFFFFF
 MAX_ELEMENTS = 0xFFFFFFFF
@@ -65,7 +67,8 @@ def read_header(path: Path) -> tuple[int | None, int]:
         raise TraceError(f"{path}: {len(head)} bytes, too short for an APRT file, whose header alone has {HEADER.size}; dump it again")
     magic, layer, count = HEADER.unpack(head)
     if magic != MAGIC:
-        raise TraceError(f"{path}: begins with {magic!r}, expected {MAGIC!r}; not an APRT file")
+        arrays = "; it looks like a file of NumPy or torch: aprgraph.Trace.write makes a trace of arrays" if magic in _ARRAYS else ""
+        raise TraceError(f"{path}: begins with {magic!r}, expected {MAGIC!r}; not an APRT file{arrays}")
     if size != file_size(count):
         raise TraceError(
             f"{path}: {size} bytes, expected {file_size(count)} for the {count} elements that its header names; "

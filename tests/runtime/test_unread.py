@@ -12,7 +12,7 @@ from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.trace import MANIFEST, Trace
 from aprgraph.runtime.unread import Unread, suggest_place
-from tests.support.cli import run_cli
+from tests.support.cli import fails, run_cli
 from tests.support.traces import values, write_bare, write_trace
 
 GOOD = {(0, "attn_norm"): values(3, 4), (1, "attn_norm"): values(3, 4)}
@@ -147,6 +147,14 @@ def test_inspect_lists_them(tmp_path: Path) -> None:
     assert "unread:\n  layer_0/ffn_swiglu.bin: no place of a stage; did you mean layer-0/ffn_swigl.bin?\n" in result.out
     document = json.loads(run_cli("inspect", tmp_path, "--json").out)
     assert document["unread"] == {"layer_0/ffn_swiglu.bin": "no place of a stage; did you mean layer-0/ffn_swigl.bin?"}
+
+
+def test_a_file_of_arrays_in_place_of_a_trace(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", values(3, 4))
+    np.savez(tmp_path / "a.npz", values(3, 4))
+    for name in ("a.npy", "a.npz"):
+        message = fails("diff", tmp_path / name, tmp_path / name)
+        assert message.endswith("not an APRT file; it looks like a file of NumPy or torch: aprgraph.Trace.write makes a trace of arrays")
 
 
 def test_names_that_tell_nothing() -> None:

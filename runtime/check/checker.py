@@ -99,7 +99,9 @@ class _Check:
         file = self._file
         if self._kind is not None:
             yield _of_kind(self._kind)
-            self._not_looked_at.append("metadata, tensors and tokenizer as those of a whole model")
+            self._not_looked_at.append("keys, and which tensors there are: they are not those of a whole model")
+            if "tokenizer.ggml.tokens" in file.metadata:
+                yield from judge_tokenizer(file.metadata, None)
             return
         structure = Structure(file, {fault.name for fault in self._faults})
         yield from structure.findings

@@ -53,6 +53,7 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.contract("CHECK-KIND-1")
 @pytest.mark.parametrize("name", CONTENTS)
 def test_contents_that_are_not_gguf(tmp_path: Path, name: str) -> None:
     content, words = CONTENTS[name]
@@ -122,6 +123,7 @@ GGUF: dict[str, tuple[RawGGUF, str]] = {
 }
 
 
+@pytest.mark.contract("CHECK-KIND-1")
 @pytest.mark.parametrize("name", GGUF)
 def test_gguf_files_that_are_no_whole_model(tmp_path: Path, name: str) -> None:
     file, message = GGUF[name]

@@ -349,6 +349,13 @@ def test_what_is_no_whole_model(tmp_path: Path) -> None:
     assert check(tmp_path).kind == "folder"
 
 
+@pytest.mark.contract("CHECK-SOUND-1")
+@pytest.mark.parametrize("name", ["byte_pair", "sentence_piece", "phi3"])
+def test_of_a_vocabulary_the_tokenizer_is_judged(name: str) -> None:
+    report = check(GOLDEN / f"{name}.gguf")
+    assert (report.kind, serious(report)) == ("vocabulary", [("file-kind", "")])
+
+
 @pytest.mark.contract("CHECK-KIND-1")
 def test_of_an_adapter_the_numbers_alone_are_judged(tmp_path: Path) -> None:
     """B of a LoRA that was not trained is all 0, and that is no damage."""

@@ -83,7 +83,8 @@ class _Check:
         needed = max((fault.info.offset + fault.info.nbytes for fault in self._faults if fault.info is not None), default=0)
         if needed > file.size:
             missing = needed - file.size
-            yield Finding.of("file-truncated", "", f"{missing:,} of {needed:,} bytes are missing, {missing / needed:.0%}")
+            share = f", {missing / needed:.0%}" if missing >= 0.01 * needed else ""
+            yield Finding.of("file-truncated", "", f"{missing:,} of {needed:,} bytes are missing{share}")
         for fault in self._faults:
             yield Finding.of("tensor-damaged", fault.name, text_of(fault.error, file.path, fault.name))
         if self._faults:

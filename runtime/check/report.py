@@ -97,7 +97,7 @@ def _megabytes(count: int) -> str:
 
 
 def _brief(group: Sequence[Finding]) -> str:
-    names = [finding.name for finding in group if finding.name]
+    names = list(dict.fromkeys(finding.name for finding in group if finding.name))
     if not names:
         return group[0].text if group[0].rule.code == "file-kind" else group[0].rule.title
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""

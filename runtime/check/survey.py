@@ -110,7 +110,7 @@ class Surveyor:
     def locate(self, info: TensorInfo, field: str, octave: int) -> list[Place]:
         """See ``Locate``."""
         places: list[Place] = []
-        for part in self._parts(info):
+        for part in self._parts(info, again=True):
             if info.format.arrives_in_blocks:
                 octaves, width = octaves_of_blocks(info.format, field, part.raw), info.format.elements
             else:
@@ -121,7 +121,8 @@ class Surveyor:
                 break
         return places
 
-    def _parts(self, info: TensorInfo) -> Iterator[_Part]:
+    def _parts(self, info: TensorInfo, *, again: bool = False) -> Iterator[_Part]:
+        """The tensor piece by piece; a second reading is no progress."""
         rows = _rows(info)
         at_once = min(max(1, _CHUNK // info.row_bytes), rows)
         buffer = np.empty((at_once, info.row_bytes), np.uint8)
@@ -129,6 +130,8 @@ class Surveyor:
             for row in range(0, rows, at_once):
                 raw = buffer[: min(at_once, rows - row)]
                 self._read(raw, info.offset + (start + row) * info.row_bytes)
+                if self._progress is not None and not again:
+                    self._progress(raw.size)
                 yield _Part(start // rows, row, raw)
 
     def _read(self, into: npt.NDArray[np.uint8], offset: int) -> None:
@@ -142,8 +145,6 @@ class Surveyor:
             if not count:
                 raise ModelFileError(f"{self._file.path}: became shorter while it was read; let whatever writes it finish")
             done += count
-        if self._progress is not None:
-            self._progress(done)
 
 
 def _rows(info: TensorInfo) -> int:

@@ -113,9 +113,9 @@ def _hole(found: SurveyedTensor, matrix: SurveyedMatrix) -> str | None:
     if length * unit < _HOLE:
         return None
     first = found.info.offset + matrix.index * matrix.rows * found.info.row_bytes + int(start * unit)
-    last, end = first + int(length * unit) - 1, start + length - 1
-    # Rows of unused tokens, one after another, may be 0 but for a few elements. The first block behind where a hole begins is whole.
-    at_pages = first % _HOLE < unit + 1 and -(last + 1) % _HOLE < unit + 1
+    last, last_unit = first + int(length * unit) - 1, start + length - 1
+    # Rows of unused tokens, one after another, may be 0 but for a few elements. Where a hole begins or ends in a block, it is 0 or not.
+    at_pages = all(min(end % _HOLE, -end % _HOLE) <= unit for end in (first, last + 1))
     if found.info.name in _TABLES and not at_pages:
         return None
-    return f"the bytes {first:,} to {last:,} of the file, from row {start // across} to row {end // across}"
+    return f"the bytes {first:,} to {last:,} of the file, from row {start // across} to row {last_unit // across}"

@@ -14,6 +14,7 @@ from aprgraph.cli.options import Ignore, Override, ReplayTokens, Repro, Suggest,
 from aprgraph.cli.places import Afterwards
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
+from aprgraph.graph.plain_text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,14 +90,14 @@ def _print(found: Audit, opened: Trace, show_all: bool) -> None:
     from aprgraph.runtime.diff.caveats import by_importance  # noqa: PLC0415
     from aprgraph.runtime.diff.side_facts import trace_fact  # noqa: PLC0415
 
-    typer.echo(found.sentence)
+    typer.echo(plain(found.sentence))
     for note in by_importance(found.notes):
-        typer.echo(f"note: {note}")
+        typer.echo(plain(f"note: {note}"))
     typer.echo(trace_fact(found.name, found.trace, opened))
     typer.echo(f"prompt: {found.prompt}")
     typer.echo("tensors: " + (", ".join(f"{count} {state.value}" for state, count in found.counts.items()) or "none"))
     if found.common:
-        typer.echo(f"common to all of them: {', '.join(found.common)}")
+        typer.echo(plain(f"common to all of them: {', '.join(found.common)}"))
     off = {local.key for local in (*found.wrong, *found.misshapen)}
     rows = audit_rows(found, found.locals if show_all else [local for local in found.locals if local.key in off], each=show_all)
     shown = rows if show_all else rows[:_SHOWN]

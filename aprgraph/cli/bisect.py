@@ -17,6 +17,7 @@ from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Ignore, Override, Repro
 from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import spinner
+from aprgraph.graph.plain_text import plain
 
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel
@@ -141,9 +142,9 @@ def _layers(layers: range) -> str:
 
 
 def _print(found: Bisection, output: Path | None) -> None:
-    typer.echo(found.sentence)
+    typer.echo(plain(found.sentence))
     for note in found.report.all_notes:
-        typer.echo(f"note: {note}")
+        typer.echo(plain(f"note: {note}"))
     if output is not None:
         typer.echo(f"the last round's traces: {output / 'a'} and {output / 'b'}")
 

@@ -14,6 +14,7 @@ from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import replaying
+from aprgraph.graph.plain_text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,16 +194,16 @@ def _print(report: DiffReport, traces: tuple[Trace, Trace], show_all: bool) -> N
 
     watched = sys.stdout.isatty()
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
-    console.print(report.headline, style="bold", markup=False)
+    console.print(plain(report.headline), style="bold", markup=False)
     for note in report.all_notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(plain(f"note: {note}"), markup=False)
     for line in _head(report, traces):
         console.print(line, style="dim", markup=False)
     pointed = suspects(report)
     for group, first in one_a_stage(pointed)[:_NAMES_SHOWN]:
-        console.print(_suspects(report, group, first), markup=False)
+        console.print(plain(_suspects(report, group, first)), markup=False)
     if report.suspects:
-        console.print(f"common to all of them: {_list(report.suspects)}", markup=False)
+        console.print(plain(f"common to all of them: {_list(report.suspects)}"), markup=False)
     if report.blame is not None and report.blame.wrong:
         console.print()
         console.print(_blame_table(report.blame, each=show_all), markup=False)
@@ -212,7 +213,7 @@ def _print(report: DiffReport, traces: tuple[Trace, Trace], show_all: bool) -> N
         _print_table(console, report, rows, {first.key for first in pointed})
     for row in rows:
         if row.logits is not None:
-            console.print(_logits(row), markup=False)
+            console.print(plain(_logits(row)), markup=False)
     if len(rows) < len(report.rows):
         more = "the others are of layers that one side lacks" if show_all else "--all prints every one"
         console.print(f"{len(rows)} of {len(report.rows)} tensors shown; {more}", markup=False)
@@ -291,7 +292,7 @@ def _print_table(console: Console, report: DiffReport, rows: list[DiffRow], firs
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         word = report.word(row)
-        cells = [Text("▶" if row.key in first else ""), Text(word), Text(row.label), Text(" x ".join(map(str, row.shape or ())))]
+        cells = [Text("▶" if row.key in first else ""), Text(word), Text(plain(row.label)), Text(" x ".join(map(str, row.shape or ())))]
         table.add_row(*cells, *map(Text, _numbers(row)[:shown]), style=_COLOURS.get(word, "red"))
     console.print(table)
 

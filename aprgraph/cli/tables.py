@@ -1,8 +1,10 @@
-"""Plain text tables: aligned columns, no colours, no import. Traces have hundreds of rows, and a pipe may read them."""
+"""Plain text tables: aligned columns, no colours, no slow import. Traces have hundreds of rows, and a pipe may read them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from aprgraph.graph.plain_text import plain
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, drop_empty: bool = False) -> str:
@@ -11,6 +13,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Se
         kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
         header, rows = [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
         right = [kept.index(index) for index in right if index in kept]
+    rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

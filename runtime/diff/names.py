@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import PurePath
 
+from aprgraph.graph.plain_text import plain
+
 #: Characters of a name; of a longer one the middle is left out.
 LONGEST = 40
 
@@ -39,7 +41,7 @@ def side_names(a: str, b: str) -> SideNames:
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*map(reversed, parts), strict=False)))
     full = ["/".join(side[-same - 1 :]) for side in parts]
     short = [_shorten(name) for name in full]
-    return SideNames(*(short if short[0] != short[1] else map(printable, full)))
+    return SideNames(*(short if short[0] != short[1] else map(plain, full)))
 
 
 def name_of(path: str) -> str:
@@ -61,9 +63,4 @@ def _shorten(name: str) -> str:
     if len(name) > LONGEST:
         half = (LONGEST - 1) // 2
         name = f"{name[:half]}…{name[-half:]}"
-    return printable(name)
-
-
-def printable(name: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(character if character.isprintable() else "�" for character in name)
+    return plain(name)

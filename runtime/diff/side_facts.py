@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aprgraph.runtime.diff.names import printable
+from aprgraph.graph.plain_text import plain
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.trace import Trace
 
@@ -22,4 +22,4 @@ def trace_fact(name: str, path: str, trace: Trace) -> str:
     if name != path:
         about.append(f"at {path}")
     about.append(f"{len(trace):,} tensor{'' if len(trace) == 1 else 's'}")
-    return printable(f"{name}: {', '.join(filter(None, about))}")
+    return plain(f"{name}: {', '.join(filter(None, about))}")

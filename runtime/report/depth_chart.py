@@ -98,7 +98,9 @@ def draw_panels(report: DiffReport) -> list[str]:
     steps = [(step, None) for step in sorted({row.key[0] for row in report.rows})]
     panels: list[str] = []
     for stage, rows in by_stage.items():
-        there = steps if rows[0][1].key[1] is None else columns
+        own = {row.key[:2] for _, row in rows}
+        # A stage of layers that a manifest also lists without one has a column more.
+        there = steps if own <= set(steps) else [*columns, *(step for step in steps if step in own)]
         x_of = {column: frame.left + (index + 0.5) * (frame.right - frame.left) / len(there) for index, column in enumerate(there)}
         marks = [Mark(number, x_of[row.key[:2]], _y(row, row.error, scale, frame), row, row.error, row.limit) for number, row in rows]
         summary = f"{sum(row.classification in DIVERGED for _, row in rows)} of them divergent"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aprgraph.comparison import diff
+from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.blame.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.blame.wrong_rows import audit_rows, wrong_rows
 from aprgraph.runtime.diff import DiffReport
@@ -203,3 +204,20 @@ def test_the_page_of_two_bare_traces_draws_the_graph_of_the_model(tiny_model: Ti
     (drawing,) = read_page(render_page(found, *map(Trace.open, sides))).by_id("graph").every("svg")
     drawn = {one.attributes["id"] for one in drawing.every("g") if one.attributes.get("class") == "node"}
     assert {"node-layer0.qkv_matmul", "node-layer0.q_post_rope", "node-rope_angles"} <= drawn
+
+
+def test_odd_manifests_are_drawn_and_nothing_in_them_is_obeyed_by_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_trace(tmp_path / "a", {(0, "ffn_up"): values(3, 8), (1, "ffn_up"): values(3, 8)})
+    write_trace(tmp_path / "b", {(0, "ffn_up"): values(3, 8), (1, "ffn_up"): values(3, 8)})
+    path = tmp_path / "b" / "trace.json"
+    document = json.loads(path.read_text())
+    document["target"] = "\x1b[31mred"
+    document["tensors"][1]["layer"] = None
+    path.write_text(json.dumps(document))
+    write_aprt(tmp_path / "b" / "layer-1" / "ffn_up.bin", None, values(3, 8))
+    result = run_cli("diff", "a", "b", "--html", "page.html")
+    assert result.code == 0
+    assert "�[31mred" in result.out
+    assert "\x1b" not in result.out
+    assert "<!DOCTYPE html>" in (tmp_path / "page.html").read_text(encoding="utf-8")

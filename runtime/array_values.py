@@ -36,7 +36,9 @@ def to_numpy(value: Any) -> tuple[Array, str]:
             raise TraceError(f"is a {type(value).__name__} of {len(parts)} tensors of different shapes or types; give one of them")
         return np.stack([array for array, _ in parts]), parts[0][1]
     array = _of_protocols(value)
-    return array, _name(array.dtype)
+    if array.dtype.kind == "O":  # whatever it is, NumPy wraps it
+        return array, f"a {type(value).__name__}" if array.ndim == 0 else "a mixture of objects"
+    return array, str(array.dtype)
 
 
 def _of_torch(value: Any, torch: Any) -> tuple[Array, str]:
@@ -81,10 +83,6 @@ def _of_protocols(value: Any) -> Array:
 
 def _first_line(error: Exception) -> str:
     return shown(str(error).partition("\n")[0]) if str(error) else type(error).__name__
-
-
-def _name(dtype: np.dtype[Any]) -> str:
-    return "a mixture of objects" if dtype.kind == "O" else str(dtype)
 
 
 def is_float(array: Array) -> bool:

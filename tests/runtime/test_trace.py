@@ -448,7 +448,7 @@ def test_little_need_be_known(tmp_path: Path) -> None:
     ({"layer0.attn_scores": values(3, 2, 3)}, {"tokens": [1, 2, 3]}, "with n = 2, but the list of tokens says 3"),
     ({"layer0.ffn_gate": [[1.0], [2.0, 3.0]]}, {}, "is a list whose rows differ in length; expected one array of numbers"),
     ({"layer0.ffn_gate": [values(3, 4), values(2, 4)]}, {}, "is a list of 2 tensors of different shapes or types; give one of them"),
-    ({"layer0.ffn_gate": None}, {}, "layer 0 ffn_gate is a mixture of objects, expected float16"),
+    ({"layer0.ffn_gate": None}, {}, "layer 0 ffn_gate is a NoneType, expected float16"),
     ({"layer0.ffn_gate": values(3, 4) > 0}, {}, "layer 0 ffn_gate is bool, expected float16"),
     ({"layer0.ffn_gate": np.ma.masked_less(values(3, 4), 0)}, {}, "is a masked array, some of whose elements are not there; fill them"),
     ({"layer0.ffn_gate": values(3, 4), "layer1.ffn_up": values(2, 4)}, {}, r"layer 1 ffn_up has the shape 2 x 4, with n = 2, but layer 0 ffn_gate says 3"),

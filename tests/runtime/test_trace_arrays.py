@@ -145,7 +145,8 @@ def test_arrays_of_other_libraries(tmp_path: Path, wrap: Callable[[Any], Any]) -
 @pytest.mark.parametrize(("value", "message"), [
     (_Sparse(values(3, 6)), r"layer 0 ffn_out is a sparse _Sparse; give its toarray\(\)"),
     (_ByArray("text"), "layer 0 ffn_out is no array"),
-    (object(), "layer 0 ffn_out is a mixture of objects, expected float16"),
+    (object(), "layer 0 ffn_out is a object, expected float16"),
+    ([1, None], "layer 0 ffn_out is a mixture of objects, expected float16"),
 ])  # fmt: skip
 def test_what_is_no_array(tmp_path: Path, value: Any, message: str) -> None:
     with pytest.raises(TraceError, match=message) as raised:

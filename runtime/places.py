@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.trace import MANIFEST, MARKER, TraceInfo, is_place_of_stage, read_manifest
+from aprgraph.runtime.bare_trace import is_place_of_stage
+from aprgraph.runtime.trace import MANIFEST, MARKER, TraceInfo, read_manifest
 from aprgraph.runtime.unread import list_folder
 
 #: What `aprgraph run` writes; other traces are of whoever their manifest names.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +18,11 @@ from typing import Any
 
 from aprgraph.graph.errors import GraphError, TraceError, shown
 from aprgraph.graph.ir import Graph
-from aprgraph.graph.stages import STAGE_BY_NAME, execution_key
+from aprgraph.graph.stages import execution_key
 from aprgraph.graph.text import parse_graph
-from aprgraph.runtime.aprt import F32, read_aprt, read_header
+from aprgraph.runtime.aprt import F32, read_aprt
 from aprgraph.runtime.statistics import Statistics
-from aprgraph.runtime.unread import SUFFIX, Unread, beside_manifest, describe_strangers, explain, list_folder
+from aprgraph.runtime.unread import Unread, beside_manifest
 
 MANIFEST = "trace.json"
 #: There, and locked, while a run writes; what an interrupted run leaves.
@@ -32,9 +31,6 @@ FORMAT = "aprgraph-trace"
 VERSION = 1
 #: What a run can say that it computed in; the last: in float32, activations rounded to 8 bits before each quantised matmul.
 ARITHMETICS = ("float64", "float32", "float16", "bfloat16", "q8-activations")
-
-_LAYER_DIRECTORY = re.compile(r"layer-(\d{1,10})", re.ASCII)
-_STEP_DIRECTORY = re.compile(r"step-(\d{1,10})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,9 @@ class Trace:
             )
         if (directory / MANIFEST).is_file():
             return _open_with_manifest(directory)
-        return _open_bare(directory)
+        from aprgraph.runtime.bare_trace import open_bare  # noqa: PLC0415 -- it needs this module
+
+        return open_bare(directory)
 
     @staticmethod
     def write(
@@ -175,7 +173,7 @@ class Trace:
         path = self.directory / entry.file
         layer, values = read_aprt(path)
         if layer != entry.layer:
-            raise TraceError(f"{path}: its header names {_whose(layer)}, expected {_whose(entry.layer)}; written by another run?")
+            raise TraceError(f"{path}: its header names {whose(layer)}, expected {whose(entry.layer)}; written by another run?")
         if math.prod(entry.shape) != values.size:
             dims = " x ".join(map(str, entry.shape))
             raise TraceError(f"{path}: {values.size} elements, but the manifest says {dims}; written by another run?")
@@ -272,63 +270,6 @@ def _inside(directory: Path, file: str) -> str:
     return file
 
 
-def _open_bare(directory: Path) -> Trace:
-    """The APRT files of a directory without a manifest; the rest is ``unread``. Raises TraceError if there is none."""
-    entries: dict[tuple[int, int | None, str], TraceEntry] = {}
-    unread = []
-    folder = list_folder(directory)
-    for file in folder.files:
-        entry = _entry_of(file)
-        problem = None
-        if entry is not None:
-            entry, problem = _with_size(directory, entry)
-        if entry is not None and problem is None and entry.key in entries:
-            problem = f"{entries[entry.key].file} is the same tensor"
-        if entry is not None and problem is None:
-            entries[entry.key] = entry
-        elif (one := explain(directory, file, problem)) is not None:
-            unread.append(one)
-    unread += [Unread(name, f"{what}, which is read by itself alone") for name, what in folder.apart.items()]
-    if not entries:
-        strangers = describe_strangers(directory, unread, folder.apart)
-        raise TraceError(
-            f"{directory}: holds neither a manifest ({MANIFEST}) nor APRT files of known stages (layer-<N>/<stage>.bin)"
-            + (f"; {strangers}" if strangers else "")
-        )
-    return Trace(directory, list(entries.values()), None, unread)
-
-
-def _entry_of(file: str) -> TraceEntry | None:
-    """The tensor that lies at ``file``, relative to a trace directory; None for what is no place of a stage."""
-    *folders, name = file.split("/")
-    step, layer = 0, None
-    if folders and (match := _STEP_DIRECTORY.fullmatch(folders[0])):
-        step, folders = int(match[1]), folders[1:]
-    if folders and (match := _LAYER_DIRECTORY.fullmatch(folders[0])):
-        layer, folders = int(match[1]), folders[1:]
-    stage = STAGE_BY_NAME.get(name.removesuffix(SUFFIX))
-    if folders or stage is None or not name.endswith(SUFFIX) or stage.per_layer != (layer is not None):
-        return None
-    return None if stage.first_layer_only and layer else TraceEntry(stage.name, layer, step, (), file)
-
-
-def is_place_of_stage(file: str) -> bool:
-    """Whether ``file``, relative to a trace directory, lies where a tensor does."""
-    return _entry_of(file) is not None
-
-
-def _with_size(directory: Path, entry: TraceEntry) -> tuple[TraceEntry, str | None]:
-    """``entry`` with the number of elements that its header names; and what is wrong with that header, if anything is."""
-    assert entry.file is not None
-    path = directory / entry.file
-    try:
-        layer, count = read_header(path)
-    except TraceError as error:
-        return entry, str(error).removeprefix(f"{path}: ")
-    if layer != entry.layer:
-        return entry, f"its header names {_whose(layer)}, its folder {_whose(entry.layer)}"
-    return replace(entry, shape=(count,)), None
-
-
-def _whose(layer: int | None) -> str:
+def whose(layer: int | None) -> str:
+    """The layer of an APRT header, in words."""
     return "the whole model" if layer is None else f"layer {layer}"

@@ -1,0 +1,74 @@
+"""Trace directories without a manifest, as other programs leave them: APRT files at the places of stages, and what else lies there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from aprgraph.graph.errors import TraceError
+from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.runtime.aprt import read_header
+from aprgraph.runtime.trace import MANIFEST, Trace, TraceEntry, whose
+from aprgraph.runtime.unread import SUFFIX, Unread, describe_strangers, explain, list_folder
+
+_LAYER_DIRECTORY = re.compile(r"layer-(\d{1,10})", re.ASCII)
+_STEP_DIRECTORY = re.compile(r"step-(\d{1,10})", re.ASCII)
+
+
+def open_bare(directory: Path) -> Trace:
+    """The APRT files of a directory without a manifest; the rest is ``unread``. Raises TraceError if there is none."""
+    entries: dict[tuple[int, int | None, str], TraceEntry] = {}
+    unread = []
+    folder = list_folder(directory)
+    for file in folder.files:
+        entry = _entry_of(file)
+        problem = None
+        if entry is not None:
+            entry, problem = _with_size(directory, entry)
+        if entry is not None and problem is None and entry.key in entries:
+            problem = f"{entries[entry.key].file} is the same tensor"
+        if entry is not None and problem is None:
+            entries[entry.key] = entry
+        elif (one := explain(directory, file, problem)) is not None:
+            unread.append(one)
+    unread += [Unread(name, f"{what}, which is read by itself alone") for name, what in folder.apart.items()]
+    if not entries:
+        strangers = describe_strangers(directory, unread, folder.apart)
+        raise TraceError(
+            f"{directory}: holds neither a manifest ({MANIFEST}) nor APRT files of known stages (layer-<N>/<stage>.bin)"
+            + (f"; {strangers}" if strangers else "")
+        )
+    return Trace(directory, list(entries.values()), None, unread)
+
+
+def _entry_of(file: str) -> TraceEntry | None:
+    """The tensor that lies at ``file``, relative to a trace directory; None for what is no place of a stage."""
+    *folders, name = file.split("/")
+    step, layer = 0, None
+    if folders and (match := _STEP_DIRECTORY.fullmatch(folders[0])):
+        step, folders = int(match[1]), folders[1:]
+    if folders and (match := _LAYER_DIRECTORY.fullmatch(folders[0])):
+        layer, folders = int(match[1]), folders[1:]
+    stage = STAGE_BY_NAME.get(name.removesuffix(SUFFIX))
+    if folders or stage is None or not name.endswith(SUFFIX) or stage.per_layer != (layer is not None):
+        return None
+    return None if stage.first_layer_only and layer else TraceEntry(stage.name, layer, step, (), file)
+
+
+def is_place_of_stage(file: str) -> bool:
+    """Whether ``file``, relative to a trace directory, lies where a tensor does."""
+    return _entry_of(file) is not None
+
+
+def _with_size(directory: Path, entry: TraceEntry) -> tuple[TraceEntry, str | None]:
+    """``entry`` with the number of elements that its header names; and what is wrong with that header, if anything is."""
+    assert entry.file is not None
+    path = directory / entry.file
+    try:
+        layer, count = read_header(path)
+    except TraceError as error:
+        return entry, str(error).removeprefix(f"{path}: ")
+    if layer != entry.layer:
+        return entry, f"its header names {whose(layer)}, its folder {whose(entry.layer)}"
+    return replace(entry, shape=(count,)), None

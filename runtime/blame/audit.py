@@ -15,6 +15,7 @@ from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import ReplayRecorded
 from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.file_suspect import is_run_of, suspect_file
+from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.judging import Judge
 from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.other_places import in_other_places
@@ -26,7 +27,7 @@ from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes, with
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.overrides import Tolerances
-from aprgraph.runtime.diff.profiles import kept_in, overruled, own_profile
+from aprgraph.runtime.diff.profiles import QUANT_VS_FLOAT, kept_in, overruled, own_profile
 from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
 from aprgraph.runtime.diff.tolerances import check_profile
@@ -104,7 +105,10 @@ class Auditor:
         self._kept = None if profile is not None else kept_in(trace)
         self.profile = profile or own_profile(trace.info, self.graph, self._kept.format if self._kept is not None else None)
         limits = Tolerances(self.profile, tolerances, [entry.stage for entry in trace.entries] if stages is None else stages)
-        self._judge = Judge(self, limits.find, self.recorded.of_step)
+        self.float_weights: FloatWeights | None = None
+        if self.profile == QUANT_VS_FLOAT:
+            self.float_weights = FloatWeights.of(trace.info, self.graph, self._kept.format if self._kept is not None else None)
+        self._judge = Judge(self, limits, self.recorded.of_step)
 
     def finish(self, locals_: Sequence[LocalError]) -> Audit:
         """The audit that consists of what ``locals`` has yielded."""

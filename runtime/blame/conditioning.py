@@ -42,12 +42,15 @@ _FACTOR = 64.0
 
 
 def explained_by_rounding(
-    auditor: Auditor, replay: Replay, tensor: RecordedTensor, computed: F32, metrics: TensorMetrics, *, profile: str
+    auditor: Auditor, replay: Replay, tensor: RecordedTensor, computed: F32, metrics: TensorMetrics, *, profile: str, most: float = math.inf
 ) -> str | None:
-    """Why ``metrics`` (recorded against ``computed``) is no more than rounding, in words; None if it is more."""
+    """Why ``metrics`` (recorded against ``computed``) is no more than rounding, in words; None if it is more.
+
+    ``most`` is the largest rounding error of an element, where it is known to be less than the profile's.
+    """
     stage = tensor.node.stage
     assert stage is not None
-    unit = _UNIT[profile] if kind_of(stage) is StageKind.MATMUL else _UNIT["same-graph-f32"]
+    unit = max(min(_UNIT[profile], most), _UNIT["same-graph-f32"]) if kind_of(stage) is StageKind.MATMUL else _UNIT["same-graph-f32"]
     ids = {f"{PREFIX}{node.name}" for node in auditor.graph.staged() if kind_of(node.stage or "") is StageKind.INDEX}
     other = recompute(auditor, replay, tensor, _Rounded(replay.inputs, unit, ids))
     floor = compare_tensors(computed, other)

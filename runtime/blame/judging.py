@@ -7,6 +7,7 @@ otherwise. Where it follows from the tensor as it stands, the tensor was compute
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -30,6 +31,7 @@ from aprgraph.runtime.blame.twins import Twins
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
+from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
 from aprgraph.runtime.readings import Reading, TraceAsRead, find_reading, layout_of
 from aprgraph.runtime.trace import Trace
@@ -67,11 +69,10 @@ class _Doubt:
 class Judge:
     """Judges the tensors of one trace in execution order; ``settle`` says what came of the doubts."""
 
-    def __init__(
-        self, auditor: Auditor, find: Callable[[str, int], Tolerance], tensors_of: Callable[[int], Mapping[str, RecordedTensor]]
-    ) -> None:
+    def __init__(self, auditor: Auditor, limits: Tolerances, tensors_of: Callable[[int], Mapping[str, RecordedTensor]]) -> None:
         self._auditor = auditor
-        self._find = find
+        self._limits = limits
+        self._find = limits.find
         self._tensors_of = tensors_of
         self._ties = NearTies()
         self._doubts: dict[Key, _Doubt] = {}
@@ -83,6 +84,14 @@ class Judge:
         recorded = self._auditor.recorded
         start, length = recorded.pass_start(step), recorded.pass_length(step)
         return self._find(stage, 0 if start is None or length is None else start + length)
+
+    def _of_weights(self, tolerance: Tolerance, stage: str, origins: Origins, recorded: F32, node: Node) -> Tolerance:
+        """``tolerance`` where the trace has the float weights of a file that has them quantised: what those that it reads cost."""
+        float_weights = self._auditor.float_weights
+        if float_weights is None or self._limits.override(stage) is not None:
+            return tolerance
+        positions = recorded.shape[node.type.dims.index("n")] if "n" in node.type.dims else 1
+        return float_weights.tolerance(tolerance, stage, origins.weights, positions)
 
     def see(self, step: int, graph: Graph, node: Node, value: Array) -> None:
         """Take a node's value as it appears, before the tensors that it decides are judged."""
@@ -98,7 +107,7 @@ class Judge:
         assert node.stage is not None
         recorded, computed = self._auditor.recorded.load(tensor), as_recorded_type(value, tensor)
         origins = find_origins(replay.graph, node.name, replay.order)
-        tolerance = self.tolerance(node.stage, step)
+        tolerance = self._of_weights(self.tolerance(node.stage, step), node.stage, origins, recorded, node)
         # What lies between recorded tensors and could have been recorded too has an error of its own.
         is_own = not any(self._auditor.graph[name].stage is not None for name in origins.region[:-1])
         local = LocalError(
@@ -172,7 +181,11 @@ class Judge:
         tie = self._ties.find(origins.region)
         if tie is not None:
             return replace(local, state=LocalState.UNKNOWN, reason=tie)
-        rounding = explained_by_rounding(self._auditor, replay, tensor, computed, local.metrics, profile=self._auditor.profile)
+        float_weights = self._auditor.float_weights
+        noise = 0.0 if float_weights is None else float_weights.unit(origins.weights)
+        rounding = explained_by_rounding(
+            self._auditor, replay, tensor, computed, local.metrics, profile=self._auditor.profile, most=noise or math.inf
+        )
         return local if rounding is None else replace(local, state=LocalState.RIGHT, reason=rounding)
 
     def _unclear_source(self, origins: Origins, step: int) -> str | None:

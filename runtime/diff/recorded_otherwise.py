@@ -31,7 +31,7 @@ _LEFT = 1e-2
 #: A factor that has no name is one from here on, and from its inverse down.
 _PLAIN = 1.9
 #: Larger tensors are not read otherwise: that takes them into memory several times.
-_LARGEST = 1 << 26
+_LARGEST = 1 << 23
 
 
 @dataclass(frozen=True)

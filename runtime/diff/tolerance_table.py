@@ -33,6 +33,8 @@ weights requantised, against what they were; `python bench/quantised.py`):
 | MXFP4 | 60 | 0 of 150 | 0 of 150 | 147 of 150 | 0 of 150 |
 | Q3_K | 7 | 5 of 150 | 0 of 150 | 146 of 150 | 0 of 150 |
 | Q3_K | 60 | 2 of 150 | 0 of 150 | 147 of 150 | 0 of 150 |
+| Q2_K | 7 | 0 of 150 | 0 of 150 | 146 of 150 | 0 of 150 |
+| Q2_K | 60 | 0 of 150 | 0 of 150 | 147 of 150 | 0 of 150 |
 
 Not found, then, is what changes a matmul by less than a few times what its inputs carry and its weights cost: in files of 4 bits nearly
 all but lost rows and large parts of a matrix. With `--model`, each side is replayed from its own inputs, which takes out what these carry.

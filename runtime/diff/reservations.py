@@ -136,14 +136,20 @@ def _same_but(one: tuple[int, ...], other: tuple[int, ...], axis: int) -> bool:
 
 
 def recording_reservations(rows: Sequence[DiffRow], names: Sequence[str]) -> Iterator[Reservation]:
-    """What a side recorded in another form, by stage and form."""
-    groups: dict[tuple[str, str], list[DiffRow]] = {}
+    """What a side recorded in another form, by form."""
+    groups: dict[str, list[DiffRow]] = {}
     for row in rows:
         if row.classification is Class.OTHER_FORM and row.remark is not None:
-            groups.setdefault((row.key[2], row.remark), []).append(row)
-    for (stage, remark), group in groups.items():
+            groups.setdefault(row.remark, []).append(row)
+    for remark, group in groups.items():
         side, _, words = remark.partition(RECORDED)
-        where = group[0].label if len(group) == 1 else f"{stage} of {len(group)} layers"
+        stages = list(dict.fromkeys(row.key[2] for row in group))
+        layers = {row.key[1] for row in group if row.key[1] is not None}
+        where = " and ".join(filter(None, (", ".join(stages[:-1]), stages[-1])))
+        if len(group) == 1:
+            where = group[0].label
+        elif layers:
+            where += f" of {len(layers)} layers" if len(layers) > 1 else f" of layer {min(layers)}"
         yield Reservation(
             f"this looks like the recording, not the computation: {names['AB'.index(side)]} has {where} recorded {words}, and what is "
             f"computed from {'it' if len(group) == 1 else 'them'} agrees"

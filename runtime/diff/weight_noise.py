@@ -5,8 +5,8 @@ In a model the noise grows with the depth: the limit of a tensor in layer l, whi
     (``DEPTH_BASE`` + ``DEPTH_STEP`` · (l + 1)) · what the coarsest weights before it cost one matmul
 
 and no more than what ``quant-vs-float`` allows any weights, or ``UNRELATED`` if they are of 4 bits. Nothing is too much if they are of
-less, or the run is of fewer than ``CROWDED_FROM`` positions: these can cost a small model all that it knows. Measured: at most 47 times in
-the first layers, 105 at layer 8, 275 from layer 12 on (SmolLM2-135M, Gemma 3 270M; 15 formats; 1 to 200 tokens).
+less, or MXFP4, or the run is of fewer than ``CROWDED_FROM`` positions: these can cost a small model all that it knows. Measured: at most 47
+times in the first layers, 105 at layer 8, 275 from layer 12 on (SmolLM2-135M, Gemma 3 270M; 15 formats; 1 to 200 tokens).
 """
 
 from __future__ import annotations
@@ -53,14 +53,15 @@ FORMAT_NOISE: Mapping[str, float] = {
     "TQ1_0": 5.6e-1,
     "TQ2_0": 5.6e-1,
 }
-#: Of a format that is not known: the coarsest of 4 bits, and of one that is known and not in the table, the coarsest of all.
-UNKNOWN_FORMAT = FORMAT_NOISE["MXFP4"]
+#: Of a format that is not known: the coarsest that counts as of 4 bits; of one that is known and not in the table, the coarsest of all.
+UNKNOWN_FORMAT = FORMAT_NOISE["NVFP4"]
 _COARSEST = max(FORMAT_NOISE.values())
 
 #: The coarsest that count as of 5 and of 4 bits.
 FIVE_BITS = 2.5e-3
-FOUR_BITS = 1.4e-2
-#: Weights of 4 bits can cost SmolLM2-135M an NMSE of 1.7 in its last layers; what is unrelated, and of the same size, gives 2.
+FOUR_BITS = 1e-2
+#: Weights of 4 bits can cost SmolLM2-135M an NMSE of 1.7 in its last layers (MXFP4 2.1, so it counts as of less); what is unrelated, and
+#: of the same size, gives 2.
 UNRELATED = 1.9
 #: NMSEs end at 4, where one side is the other with its sign turned: nothing is beyond.
 NO_LIMIT = 4.0

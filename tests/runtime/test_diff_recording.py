@@ -73,7 +73,10 @@ def test_another_form_is_the_recording_where_what_follows_agrees(tmp_path: Path,
         assert found == set(stages)
         assert len([row for row in report.rows if row.classification is Class.OTHER_FORM]) == 3 * len(stages)
         side = "theirs (A)" if swap else "theirs (B)"
-        assert f"This looks like the recording, not the computation: {side} has {stages[0]} of 3 layers recorded {words}" in report.verdict
+        assert (
+            f"This looks like the recording, not the computation: {side} has {' and '.join(stages)} of 3 layers recorded {words}"
+            in report.verdict
+        )
         assert report.verdict.startswith("Alike: all 51 compared tensors agree")
 
 

@@ -116,16 +116,20 @@ def test_what_differs_is_not_said_of_one_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.contract("DIFF-PLAIN-3")
-@pytest.mark.parametrize("overrides", [{"gemma3.attention.layer_norm_rms_epsilon": 1e-2}, {"gemma3.rope.freq_base": 500.0}])
+@pytest.mark.parametrize(
+    ("family", "key", "value", "where"),
+    [
+        ("gemma3", "attention.layer_norm_rms_epsilon", 1e-2, "%layer0.attn_norm and 12 more nodes: eps = "),
+        ("llama", "rope.freq_base", 500.0, "%rope_angles: base = 10000.0 in A, 500.0 in B"),
+    ],
+)
 def test_what_the_graphs_compute_otherwise_stands_in_the_headline(
-    tmp_path: Path, tiny_model: Callable[..., Path], overrides: dict[str, float]
+    tmp_path: Path, tiny_model: Callable[..., Path], family: str, key: str, value: float, where: str
 ) -> None:
-    path = tiny_model(family="gemma3")
+    path = tiny_model(family=family)
     a = trace_model(tmp_path / "a", path)
-    b = trace_model(tmp_path / "b", path, overrides=overrides)
-    report = diff(a, b)
-    where = "%layer0.attn_norm and 12 more nodes: eps = " if "rms" in next(iter(overrides)) else "%rope_angles: base = 1000000.0 in A"
-    assert f" The graphs differ at {where}" in report.verdict
+    b = trace_model(tmp_path / "b", path, overrides={f"{family}.{key}": value})
+    assert f" The graphs differ at {where}" in diff(a, b).verdict
     assert f" The graphs differ at {where}" in compare(a, b, model=path).headline
 
 

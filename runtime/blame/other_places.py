@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from aprgraph.runtime.blame.local import Audit, LocalState
 from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.readings import TraceAsRead
 from aprgraph.runtime.readings.as_read import Key
+from aprgraph.runtime.readings.doubles import are_same, doubles_agree
 from aprgraph.runtime.readings.places import Places, other_places, places_of_twins
 from aprgraph.runtime.trace import Trace
-
-#: Values that are there twice differ by no more than this, relative to the largest.
-_SAME = 1e-6
 
 
 def in_other_places(found: Audit, trace: Trace, layers: int, audit: Callable[[Trace], Audit]) -> Audit:
@@ -30,7 +26,7 @@ def in_other_places(found: Audit, trace: Trace, layers: int, audit: Callable[[Tr
         return found
     twins = _twins(found, trace)
     for places in (*other_places(trace, layers), *([places_of_twins(trace, twins)] if twins else [])):
-        if unexplained.isdisjoint(places.moved) or not _doubles_agree(places, trace, layers):
+        if unexplained.isdisjoint(places.moved) or not doubles_agree(places, trace, layers):
             continue
         if places.around is not None and not _explains(places, _part(trace, places), unexplained, audit)[0]:
             continue
@@ -44,14 +40,9 @@ def _twins(found: Audit, trace: Trace) -> dict[Key, Key]:
     """The wrong tensors that hold what another stage holds. Of two that hold the same, the first is in the wrong place."""
     twins = {local.key: local.twin for local in found.wrong if local.twin is not None}
     for key, twin in list(twins.items()):
-        if key in twins and twins.get(twin) == key and _are_same(trace, key, twin):
+        if key in twins and twins.get(twin) == key and are_same(trace, key, twin):
             del twins[twin]
     return twins
-
-
-def _are_same(trace: Trace, one: Key, other: Key) -> bool:
-    a, b = (np.asarray(trace.load(trace.get(stage, layer, step))).reshape(-1) for step, layer, stage in (one, other))
-    return a.size == b.size and bool(np.allclose(a, b, rtol=0, atol=_SAME * float(np.abs(b).max(initial=0))))
 
 
 def _unexplained(found: Audit, trace: Trace) -> frozenset[Key]:
@@ -79,18 +70,6 @@ def _explains(places: Places, trace: Trace, unexplained: frozenset[Key], audit: 
 
 def _is_right(found: Audit, key: Key) -> bool:
     return key in found.by_key and found.by_key[key].state is LocalState.RIGHT
-
-
-def _doubles_agree(places: Places, trace: Trace, layers: int) -> bool:
-    """Whether the tensors that are to be there twice are."""
-    for key, target in places.moved.items():
-        if target is not None:
-            continue
-        usual = (key[0], 0, "embedding") if key[1] == 0 and layers > 1 else (key[0], None, "final_norm")
-        other = places.doubles.get(key, usual)
-        if not _are_same(trace, key, other):
-            return False
-    return True
 
 
 def _with_note(found: Audit, places: Places) -> Audit:

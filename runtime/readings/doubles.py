@@ -1,0 +1,34 @@
+"""Tensors that are to be there twice: whether two of a trace hold the same values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aprgraph.runtime.readings.as_read import Key
+from aprgraph.runtime.readings.places import Places
+from aprgraph.runtime.trace import Trace
+
+#: Values that are there twice differ by no more than this, relative to the largest.
+_SAME = 1e-6
+
+
+def doubles_agree(places: Places, trace: Trace, layers: int) -> bool:
+    """Whether the tensors of ``trace`` that ``places`` has twice are. ``layers`` is the number of the model's. Raises TraceError."""
+    keys = {entry.key for entry in trace.entries}
+    for key, target in places.moved.items():
+        if target is not None or key not in keys:
+            continue
+        usual = (key[0], 0, "embedding") if key[1] == 0 and layers > 1 else (key[0], None, "final_norm")
+        other = places.doubles.get(key, usual)
+        if other not in keys or not are_same(trace, key, other):
+            return False
+    return True
+
+
+def are_same(trace: Trace, one: Key, other: Key) -> bool:
+    """Whether two tensors of a trace hold the same, in whatever shape; false where a file is missing. Raises TraceError as loading does."""
+    entries = [trace.get(stage, layer, step) for step, layer, stage in (one, other)]
+    if any(entry.file is None for entry in entries):
+        return False
+    a, b = (np.asarray(trace.load(entry)).reshape(-1) for entry in entries)
+    return a.size == b.size and bool(np.allclose(a, b, rtol=0, atol=_SAME * float(np.abs(b).max(initial=0))))

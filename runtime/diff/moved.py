@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from aprgraph.graph.errors import ComparisonError
+from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.readings import TraceAsRead
-from aprgraph.runtime.readings.places import other_places
+from aprgraph.runtime.readings.doubles import doubles_agree
+from aprgraph.runtime.readings.places import Places, other_places
 from aprgraph.runtime.trace import Trace
 
 #: Other places explain a difference where they leave at most this part of it. Hidden states of neighbouring layers are not far apart, so
@@ -25,7 +27,10 @@ def in_other_places(report: DiffReport, traces: tuple[Trace, Trace], again: Call
     for side, name in ((1, "B"), (0, "A")):
         if traces[side].graph() is not None:
             continue
-        for places in other_places(traces[side], _layers(traces[1 - side])):
+        layers = _layers(traces[1 - side])
+        for places in other_places(traces[side], layers):
+            if not doubles_agree(places, traces[side], layers):
+                continue
             sides = list(traces)
             sides[side] = TraceAsRead(traces[side], places=places.moved)
             try:
@@ -34,12 +39,29 @@ def in_other_places(report: DiffReport, traces: tuple[Trace, Trace], again: Call
                 continue
             if found.diverged or 2 * found.compared < report.compared or _worst(found) > _LEFT * _worst(report):
                 continue
+            if not _is_borne_out(places, report, found):
+                continue
             looks_like = Reservation(
                 f"this looks like the recording, not the computation: of {report.names.of(name)}, {places.words}; read so, all that was "
                 "compared agrees"
             )
             return replace(found, reservations=(looks_like, *found.reservations))
     return report
+
+
+def _is_borne_out(places: Places, report: DiffReport, found: DiffReport) -> bool:
+    """Whether no tensor that moves escapes: what ``report`` compared is compared in its new place in ``found``, and behind one that is left
+    out, since it is there twice, something else is.
+    """
+    before = {row.key for row in report.rows_compared}
+    after = {row.key: row.classification for row in found.rows_compared}
+    for key, target in places.moved.items():
+        if target is None:
+            if not any(step == key[0] and (layer is None or (key[1] is not None and layer > key[1])) for step, layer, _ in after):
+                return False
+        elif key in before and after.get(target) not in (Class.IDENTICAL, Class.NOISE, Class.OTHER_FORM):
+            return False
+    return True
 
 
 def _layers(trace: Trace) -> int:

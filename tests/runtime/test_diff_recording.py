@@ -202,6 +202,35 @@ def test_a_fault_in_every_layer_is_no_shift(tmp_path: Path, ours: Trace, tiny_mo
     assert "recording" not in report.verdict
 
 
+@pytest.mark.contract("DIFF-RECORDING-3")
+@pytest.mark.parametrize("fault", ["NaN", "zeros", "the layer before"])
+def test_what_is_there_twice_holds_the_same(tmp_path: Path, ours: Trace, fault: str) -> None:
+    """The last hidden state may be the normed one, which is there already; it is left out for nothing else."""
+
+    def last(x: Tensor) -> Callable[[int | None, str, Tensor], Tensor]:
+        return lambda layer, stage, right: x if (layer, stage) == (2, "post_ffn_residual") else right
+
+    normed = diff(ours, theirs(tmp_path / "normed", ours, last(ours.tensor("final_norm", None))))
+    assert normed.exit_code == 0, normed.verdict
+    x = ours.tensor("post_ffn_residual", 2)
+    wrong = {"NaN": x * np.nan, "zeros": x * 0, "the layer before": ours.tensor("post_ffn_residual", 1)}[fault]
+    report = diff(ours, theirs(tmp_path / "theirs", ours, last(wrong), manifest=True))
+    assert report.exit_code == 1
+    assert [first.key for first in report.first] == [(0, 2, "post_ffn_residual")]
+
+
+@pytest.mark.contract("DIFF-RECORDING-3")
+@pytest.mark.parametrize("fault", ["no residual", "zeros", "its input"])
+def test_a_first_layer_alone_is_no_hidden_state_before_it(tmp_path: Path, ours: Trace, fault: str) -> None:
+    """Nothing behind it was recorded that could bear out that it is the embedding."""
+    out = ours.tensor("ffn_out", 0)
+    wrong = {"no residual": out, "zeros": out * 0, "its input": ours.tensor("embedding", 0)}[fault]
+    tensors = {(e.layer, e.stage): ours.load(e) for e in ours.entries if e.layer == 0} | {(0, "post_ffn_residual"): wrong}
+    report = diff(ours, write_bare(tmp_path / "theirs", tensors))
+    assert report.exit_code == 1
+    assert [first.key for first in report.first] == [(0, 0, "post_ffn_residual")]
+
+
 def test_with_the_model_the_same_is_said(tmp_path: Path, ours: Trace, tiny_model: Callable[..., Path]) -> None:
     other = theirs(tmp_path / "theirs", ours, lambda _, stage, x: 4 * x if stage == "attn_scores" else x, manifest=True)
     report: DiffReport = compare(ours, other, model=tiny_model(layers=3))

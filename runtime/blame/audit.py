@@ -119,7 +119,9 @@ class Auditor:
         found = see_broken_model(found, self.model.file)
         found = replace(found, reservations=tuple(self._reservations(found)))
         if found.wrong and not is_run_of(trace, self.model):
-            found = replace(found, suspect=suspect_file(found.wrong, self.model, self.graph))
+            suspect = suspect_file(found.wrong, self.model, self.graph)
+            # What reads neither a weight nor a key cannot be the file's fault.
+            found = replace(found, suspect=suspect if suspect.weights or suspect.keys else None)
         prompt = with_text(prompt_of([trace.info]), self.model, self.recorded.tokens)
         return replace(found, sentence=audit_sentence(found), prompt=prompt)
 

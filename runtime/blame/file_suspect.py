@@ -17,6 +17,8 @@ from aprgraph.runtime.check.finding import Level
 from aprgraph.runtime.check.weights import judge_some
 from aprgraph.runtime.trace import Trace
 
+#: The NMSE of a stage whose weights were rounded to a format, with some room.
+_ROUNDING = {"F16": 2e-7, "BF16": 2e-5}
 #: Beyond this a look at the weights would take longer than the audit; `aprgraph check` reads them all.
 _MOST_BYTES = 256 << 20
 #: Whole numbers that no tensor's size contradicts when they are wrong.
@@ -35,7 +37,20 @@ def suspect_file(wrong: Sequence[LocalError], model: Model, graph: Graph) -> Fil
     firsts = [local for local in wrong if first[local.key[2]] is local]
     weights = dict.fromkeys(name for local in firsts for name in local.weights)
     ops = {graph[name].op for local in firsts for name in local.region if name in graph}
-    return FileSuspect(model.path.name, tuple(weights), tuple(_keys(ops, model)), tuple(_look(model, list(weights)[:NAMED])))
+    seen = (*_look(model, list(weights)[:NAMED]), *_rounded(model, firsts))
+    return FileSuspect(model.path.name, tuple(weights), tuple(_keys(ops, model)), seen)
+
+
+def _rounded(model: Model, wrong: Sequence[LocalError]) -> Iterator[str]:
+    """Whether errors are what it costs to round a checkpoint's weights to the half precision that the file has them in."""
+    infos = [model.file.tensors[name] for local in wrong for name in local.weights if name in model.file.tensors]
+    formats = sorted({info.format.name for info in infos if len(info.dims) > 1})
+    largest = max((local.error or 0.0 for local in wrong), default=0.0)
+    if formats and set(formats) <= set(_ROUNDING) and 0 < largest <= max(_ROUNDING[name] for name in formats):
+        yield (
+            f"these weights are {' and '.join(formats)}, and errors of up to {largest:.0e} are what rounding to that costs: the other side may "
+            "have them in float32"
+        )
 
 
 def _look(model: Model, names: Sequence[str]) -> Iterator[str]:

@@ -55,7 +55,8 @@ class _Decided(Enum):
 class _Doubt:
     """A tensor of ``shape`` that is right under ``reading`` alone.
 
-    ``wrong`` is what it is as it stands, ``witnesses`` are what was computed from it as it stands.
+    ``wrong`` is what it is as it stands, ``witnesses`` are what was computed from it as it stands,
+    ``bound`` are doubtful tensors that bear it out if they were recorded otherwise themselves.
     """
 
     tensor: RecordedTensor
@@ -64,6 +65,7 @@ class _Doubt:
     wrong: LocalError
     decided: _Decided = _Decided.OPEN
     witnesses: list[str] = field(default_factory=list)
+    bound: list[_Doubt] = field(default_factory=list)
 
 
 class Judge:
@@ -123,7 +125,7 @@ class Judge:
             return self._judge_ids(local, recorded, computed, node)
         found = self._compare(local, tensor, recorded, computed, tolerance)
         if found.state is LocalState.WRONG:
-            as_it_stands = self._from_doubts_as_they_stand(found, tensor, recorded, replay, origins, step, tolerance)
+            as_it_stands = self._from_doubts_as_they_stand(found, tensor, recorded, computed, replay, origins, step, tolerance)
             if as_it_stands is not None:
                 return as_it_stands
             found = self._excused(found, tensor, computed, replay, origins, step)
@@ -224,23 +226,26 @@ class Judge:
 
     def _read_otherwise(self, wrong: LocalError, tensor: RecordedTensor, recorded: F32, computed: F32, tolerance: Tolerance) -> LocalError:
         """The tensor under the reading that explains it to rounding, if there is one; then what is computed from it has to decide."""
-        assert isinstance(wrong.metrics, TensorMetrics)
-        most = _LEFT * (1.0 if wrong.metrics.nmse is None or wrong.metrics.mismatched_nonfinite else wrong.metrics.nmse)
-
-        def under(values: F32) -> LocalError:
-            return self._compare(replace(wrong, state=LocalState.RIGHT), tensor, values, computed, tolerance)
-
-        def fits(values: F32) -> bool:
-            found = under(values)
-            return found.state is LocalState.RIGHT and (found.error or 0.0) <= most
-
-        reading = find_reading(recorded, computed, layout_of(self._auditor.graph, tensor.node, computed.shape), fits)
+        reading = self._find_reading(wrong, tensor, recorded, computed, tolerance)
         if reading is None:
             return wrong
         self._doubts[wrong.key] = _Doubt(tensor, reading, recorded.shape, wrong)
         if tensor.is_whole:
             self._auditor.recorded.readings[tensor.entry.step, tensor.node.name] = reading
-        return replace(under(reading.restore(recorded)), reason=None, reading=reading.words)
+        under = self._compare(replace(wrong, state=LocalState.RIGHT), tensor, reading.restore(recorded), computed, tolerance)
+        return replace(under, reason=None, reading=reading.words)
+
+    def _find_reading(
+        self, wrong: LocalError, tensor: RecordedTensor, recorded: F32, computed: F32, tolerance: Tolerance
+    ) -> Reading | None:
+        assert isinstance(wrong.metrics, TensorMetrics)
+        most = _LEFT * (1.0 if wrong.metrics.nmse is None or wrong.metrics.mismatched_nonfinite else wrong.metrics.nmse)
+
+        def fits(values: F32) -> bool:
+            found = self._compare(replace(wrong, state=LocalState.RIGHT), tensor, values, computed, tolerance)
+            return found.state is LocalState.RIGHT and (found.error or 0.0) <= most
+
+        return find_reading(recorded, computed, layout_of(self._auditor.graph, tensor.node, computed.shape), fits)
 
     def _doubts_of(self, origins: Origins, step: int) -> list[_Doubt]:
         """The undecided tensors that a replay starts from."""
@@ -248,17 +253,30 @@ class Judge:
         return [doubt for doubt in doubts if doubt is not None and doubt.decided is _Decided.OPEN]
 
     def _from_doubts_as_they_stand(
-        self, wrong: LocalError, tensor: RecordedTensor, recorded: F32, replay: Replay, origins: Origins, step: int, tolerance: Tolerance
+        self,
+        wrong: LocalError,
+        tensor: RecordedTensor,
+        recorded: F32,
+        computed: F32,
+        replay: Replay,
+        origins: Origins,
+        step: int,
+        tolerance: Tolerance,
     ) -> LocalError | None:
         """A tensor that does not follow from the doubtful ones under their readings: does it from some of them as they stand?
 
-        All of them together come first: q and k may both lack a factor, of which the scores then lack the square.
+        All of them together come first: q and k may both lack a factor, of which the scores then lack the square. What changes places in
+        its result as in its operand, as an activation does, says nothing where it was itself recorded in such a form.
         """
         doubts = self._doubts_of(origins, step)
         for size in range(len(doubts), 0, -1):
             for standing in combinations(doubts, size):
                 found = self._compare_with_standing(standing, wrong, tensor, recorded, replay, tolerance)
                 if found.state is LocalState.RIGHT or _is_far_less(found, wrong):
+                    if all(doubt.reading.only_regroups for doubt in standing):
+                        own = self._find_reading(wrong, tensor, recorded, computed, tolerance)
+                        if own is not None and own.only_regroups:
+                            return None
                     for doubt in standing:
                         doubt.decided = _Decided.COMPUTED
                         doubt.witnesses.append(tensor.entry.label)
@@ -272,18 +290,26 @@ class Judge:
     def _testify(
         self, right: LocalError, tensor: RecordedTensor, replay: Replay, origins: Origins, step: int, tolerance: Tolerance
     ) -> None:
-        """A tensor that follows from doubtful ones under their readings: they were recorded so, unless it follows from them either way."""
+        """A tensor that follows from doubtful ones under their readings: they were recorded so, unless it follows from them either way.
+
+        Where it is in doubt itself, it says so only if it turns out to have been recorded otherwise too.
+        """
         own = self._doubts.get(right.key)
         for doubt in self._doubts_of(origins, step):
-            if own is not None and own.reading.shares_a_step(doubt.reading):
+            if own is not None and own.reading.has("factor") and doubt.reading.has("factor"):
                 continue  # a factor of its own may be that of what it is computed from
+            if doubt.reading.has("mask") and not _sees_masks(tensor):
+                continue
             recorded = self._auditor.recorded.load(tensor)
             values = recorded if own is None else own.reading.restore(recorded)
             if (
                 doubt.reading.transparent
                 or self._compare_with_standing([doubt], right, tensor, values, replay, tolerance).state is LocalState.WRONG
             ):
-                doubt.decided = _Decided.RECORDED
+                if own is None:
+                    doubt.decided = _Decided.RECORDED
+                else:
+                    doubt.bound.append(own)
 
     def _compare_with_standing(
         self, standing: Sequence[_Doubt], local: LocalError, tensor: RecordedTensor, recorded: F32, replay: Replay, tolerance: Tolerance
@@ -301,7 +327,14 @@ class Judge:
 
 
 def _was_recorded(doubt: _Doubt) -> bool:
-    return doubt.decided is _Decided.RECORDED or (doubt.decided is _Decided.OPEN and doubt.reading.certain)
+    if doubt.decided is not _Decided.OPEN:
+        return doubt.decided is _Decided.RECORDED
+    return doubt.reading.certain or any(_was_recorded(other) for other in doubt.bound)
+
+
+def _sees_masks(tensor: RecordedTensor) -> bool:
+    """Whether a tensor depends on masked places, if these were not masked: the last position sees all others anyway."""
+    return tensor.is_whole and "n" in tensor.node.type.dims
 
 
 def _is_far_less(one: LocalError, other: LocalError) -> bool:

@@ -105,7 +105,7 @@ class FileSuspect:
 
     def describe(self) -> str:
         """``blk.0.attn_norm.weight and 3 more, or llama.rope.freq_base (absent: 10000 was taken)``."""
-        return ", or ".join(_listed(names) for names in (self.weights, self.keys) if names) or "what its stages are computed by"
+        return ", or ".join(_listed(names) for names in (self.weights, self.keys) if names)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -181,6 +181,11 @@ class Audit:
         if self.wrong or self.misshapen or self.broken:
             return 1
         return 3 if not self.replayed or self.is_too_little else 0
+
+    @property
+    def is_read_otherwise(self) -> bool:
+        """Whether some of it was recorded in another form or in other places."""
+        return self.moved or any(one.reading is not None for one in self.locals)
 
     @property
     def is_too_little(self) -> bool:

@@ -14,26 +14,50 @@ from aprgraph.runtime.readings.doubles import are_same, doubles_agree
 from aprgraph.runtime.readings.places import Places, other_places, places_of_twins
 from aprgraph.runtime.trace import Trace
 
+#: The part of the tensors that move that may be wrong in their new places too.
+_WRONG_BESIDE = 0.25
+
 
 def in_other_places(found: Audit, trace: Trace, layers: int, audit: Callable[[Trace], Audit]) -> Audit:
     """``found``, or the audit of ``trace`` with its tensors in other places, where these explain it.
 
-    They do where every tensor that moves is right there, and nothing is wrong that was right before. ``layers`` is the number of the
+    They do where the tensors that move are right there (of many, three quarters: a fault may lie beside the convention), and nothing is
+    wrong that was right before. ``layers`` is the number of the
     model's, and ``audit`` audits a trace. Raises what that does.
     """
     unexplained = _unexplained(found, trace)
     if not unexplained:
         return found
     twins = _twins(found, trace)
+    best: tuple[Audit, Places] | None = None
     for places in (*other_places(trace, layers), *([places_of_twins(trace, twins)] if twins else [])):
         if unexplained.isdisjoint(places.moved) or not doubles_agree(places, trace, layers):
             continue
         if places.around is not None and not _explains(places, _part(trace, places), unexplained, audit)[0]:
             continue
         explains, again = _explains(places, trace, unexplained, audit)
-        if explains and again is not None:
-            return _with_note(again, places)
-    return found
+        if not explains or not (places.far_reaching or _is_borne_out(found, again, places)):
+            continue
+        if best is None or len(again.wrong) < len(best[0].wrong):
+            best = (again, places)
+        if not again.wrong:
+            break
+    return found if best is None else _with_note(*best)
+
+
+def _is_borne_out(found: Audit, again: Audit, places: Places) -> bool:
+    """Whether of every stage that moves some tensor's readers say that it was not computed so: wrong with it where it is, right without.
+
+    A stage that was skipped holds another one's values as well, and nothing but what reads it tells.
+    """
+    witnesses = {
+        source[2]
+        for local in found.wrong
+        if _is_right(again, local.key) or local.key in places.moved
+        for source in local.sources
+        if source in places.moved and local.key != source
+    }
+    return {key[2] for key in places.moved} <= witnesses
 
 
 def _twins(found: Audit, trace: Trace) -> dict[Key, Key]:
@@ -57,7 +81,7 @@ def _part(trace: Trace, places: Places) -> Trace:
     return TraceAsRead(trace, places={entry.key: None for entry in trace.entries if entry.key not in places.around})
 
 
-def _explains(places: Places, trace: Trace, unexplained: frozenset[Key], audit: Callable[[Trace], Audit]) -> tuple[bool, Audit | None]:
+def _explains(places: Places, trace: Trace, unexplained: frozenset[Key], audit: Callable[[Trace], Audit]) -> tuple[bool, Audit]:
     there = {entry.key for entry in trace.entries}
     moved = {key: target for key, target in places.moved.items() if key in there}
     again = audit(TraceAsRead(trace, places=moved))
@@ -65,7 +89,9 @@ def _explains(places: Places, trace: Trace, unexplained: frozenset[Key], audit: 
     rest = {back.get(key, key) for key in _unexplained(again, again.as_read or trace)}
     # What is there twice is right where the other one is, which is not wrong then.
     right = {key for key, target in moved.items() if target is None or _is_right(again, target)}
-    return rest <= unexplained and rest.isdisjoint(moved) and bool(right & unexplained), again
+    # A real fault may lie beside the convention: it is wrong in either place.
+    most = len(moved) * _WRONG_BESIDE if places.far_reaching else 0
+    return rest <= unexplained and len(rest & set(moved)) <= most and bool(right & unexplained), again
 
 
 def _is_right(found: Audit, key: Key) -> bool:
@@ -73,9 +99,12 @@ def _is_right(found: Audit, key: Key) -> bool:
 
 
 def _with_note(found: Audit, places: Places) -> Audit:
+    moved = [found.by_key[target] for target in places.moved.values() if target is not None and target in found.by_key]
+    wrong = sum(local.state is LocalState.WRONG for local in moved)
+    fits = "is right" if not wrong else f"is right but for {wrong} of {len(moved)} tensors"
     note = Caveat(
-        f"{found.name}: this looks like the recording, not the computation: {places.words}; read so, what moves is right, and nothing "
-        "else is wrong for it"
+        f"{found.name}: this looks like the recording, not the computation: {places.words}; read so, what moves {fits}, and nothing else "
+        "is wrong for it"
     )
     read = replace(found, notes=(note, *found.notes), moved=True)
     return replace(read, sentence=audit_sentence(read))

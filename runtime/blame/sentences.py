@@ -23,7 +23,7 @@ def audit_sentence(audit: Audit) -> str:
     aside = f"{_broken(audit)}{misshapen(audit)}{_unknown(audit)}"
     if not audit.wrong:
         tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
-        read = audit.moved or any(local.reading is not None for local in audit.locals)
+        read = audit.is_read_otherwise
         extents = [one.extent for one in audit.reservations if one.extent is not None]
         how_far = f" as far as {join(extents)}{', which is too little to go by' if audit.is_too_little else ''}" if extents else ""
         verdict = "not of the model's shapes" if audit.misshapen else f"right{how_far}{', by how it was recorded' if read else ''}"
@@ -90,7 +90,7 @@ def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key
     if not a.replayed and not b.replayed:
         return f"{report.verdict} Which side is wrong cannot be said: {_why(a)}."
     if not report.diverged:
-        return f"{report.verdict} The model explains {_counts(report, a, b)}."
+        return f"{report.verdict} The model explains {_counts(report, a, b)}.{_read_otherwise(report, a, b)}"
     by_elimination = [key for key, verdict in verdicts.items() if verdict in (Verdict.A_WRONG, Verdict.B_WRONG)]
     if by_elimination:
         side = "A" if verdicts[by_elimination[0]] is Verdict.A_WRONG else "B"
@@ -114,6 +114,12 @@ def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key
             f"differences add up to more than the limit at {row.label} ({row.reason})."
         )
     return f"{report.verdict} Which side is wrong cannot be said: {_why(a, b)}."
+
+
+def _read_otherwise(report: DiffReport, a: Audit, b: Audit) -> str:
+    """Which sides are right only as they are to be read, as a further sentence."""
+    sides = [report.names.of(side) for side, audit in (("A", a), ("B", b)) if audit.is_read_otherwise]
+    return f" This is so by how {' and '.join(sides)} recorded it, which the notes say." if sides else ""
 
 
 def _cause(audit: Audit, name: str) -> str:

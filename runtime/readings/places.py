@@ -22,6 +22,7 @@ class Places:
     moved: Mapping[Key, Key | None]
     around: frozenset[Key] | None = None
     doubles: Mapping[Key, Key] = field(default_factory=dict)
+    far_reaching: bool = True
 
 
 def places_of_twins(trace: Trace, twins: Mapping[Key, Key]) -> Places:
@@ -29,7 +30,7 @@ def places_of_twins(trace: Trace, twins: Mapping[Key, Key]) -> Places:
     keys = {entry.key for entry in trace.entries}
     words = sorted({f"{key[2]} is {twin[2]}{_apart(key, twin)}" for key, twin in twins.items()})
     doubles = {key: twin for key, twin in twins.items() if twin in keys}
-    return Places(f"its {', '.join(words)}", _without_doubles(twins, keys), doubles=doubles)
+    return Places(f"its {', '.join(words)}", _without_doubles(twins, keys), doubles=doubles, far_reaching=False)
 
 
 def _apart(key: Key, twin: Key) -> str:
@@ -50,26 +51,27 @@ def other_places(trace: Trace, layers: int) -> Iterator[Places]:
         yield Places("its layers are counted from 1", lower)
     hidden = sorted(key for key in keys if key[2] == _HIDDEN)
     counted = {layer for _, layer, _ in hidden}
-    if hidden and (layers in counted or 0 in counted):
+    for normed in (True, False) if layers in counted else (True,) if 0 in counted else ():
+        end = "after the final norm" if normed else "before the final norm"
         words = (
             f"its {_HIDDEN} are hidden states counted from the embedding, as transformers' hidden_states are: number i is the output of "
-            "layer i - 1, number 0 the embedding, and the last one comes after the final norm"
+            f"layer i - 1, number 0 the embedding, and the last one comes {end}"
         )
-        yield Places(words, _without_doubles({key: _hidden_state(key, layers) for key in hidden}, keys))
+        yield Places(words, _without_doubles({key: _hidden_state(key, layers, normed=normed) for key in hidden}, keys))
     last = {key for key in hidden if key[1] == layers - 1}
     if last:
         words = f"the {_HIDDEN} of its last layer comes after the final norm, as transformers' hidden_states[-1] does"
         around = {key for key in keys if key[1] in (None, layers - 1) or (key[1] == layers - 2 and key[2] == _HIDDEN)}
         enough = layers == 1 or any(key[1] == layers - 2 for key in around)
-        normed: dict[Key, Key] = {key: (key[0], None, _NORMED) for key in last}
-        yield Places(words, _without_doubles(normed, keys), frozenset(around) if enough else None)
+        to_norm: dict[Key, Key] = {key: (key[0], None, _NORMED) for key in last}
+        yield Places(words, _without_doubles(to_norm, keys), frozenset(around) if enough else None)
 
 
-def _hidden_state(key: Key, layers: int) -> Key:
+def _hidden_state(key: Key, layers: int, *, normed: bool) -> Key:
     step, number, _ = key
     if number == 0:
         return (step, 0, _EMBEDDING)
-    return (step, None, _NORMED) if number == layers else (step, (number or 0) - 1, _HIDDEN)
+    return (step, None, _NORMED) if normed and number == layers else (step, (number or 0) - 1, _HIDDEN)
 
 
 def _without_doubles(moved: Mapping[Key, Key], keys: set[Key]) -> dict[Key, Key | None]:

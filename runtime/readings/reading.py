@@ -49,9 +49,14 @@ class Reading:
         """Whether it can be nothing but the recording."""
         return all(step.certain for step in self.steps)
 
-    def shares_a_step(self, other: Reading) -> bool:
-        """Whether both undo something of one kind, so that the one could make up for the other."""
-        return not {step.name for step in self.steps}.isdisjoint(step.name for step in other.steps)
+    @property
+    def only_regroups(self) -> bool:
+        """Whether elements change places alone."""
+        return not any(step.name in ("mask", "factor") for step in self.steps)
+
+    def has(self, name: str) -> bool:
+        """Whether one of the steps is of the kind ``name``."""
+        return any(step.name == name for step in self.steps)
 
     def restore(self, recorded: F32) -> F32:
         """The tensor in the form of the stage table, in the shape of ``recorded``."""

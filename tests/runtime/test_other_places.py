@@ -51,7 +51,14 @@ def all_but_the_last_hidden_state(ours: Trace) -> dict[tuple[int | None, str], T
     return {**tensors, (LAYERS - 1, "post_ffn_residual"): ours.tensor("final_norm")}
 
 
+def not_normed(ours: Trace) -> dict[tuple[int | None, str], Tensor]:
+    """The embedding and the outputs of all layers, counted together."""
+    states = [ours.tensor("embedding", 0), *(ours.tensor("post_ffn_residual", layer) for layer in range(LAYERS))]
+    return {**{(index, "post_ffn_residual"): state for index, state in enumerate(states)}, (None, "lm_head"): ours.tensor("lm_head")}
+
+
 PLACES = {
+    "the last one not normed": (not_normed, "and the last one comes before the final norm"),
     "layers from 1": (counted_from_one, "its layers are counted from 1"),
     "hidden states by index": (by_index, "hidden states counted from the embedding"),
     "hidden states as outputs": (outputs_of_layers, "the post_ffn_residual of its last layer comes after the final norm"),
@@ -178,3 +185,30 @@ def test_repeated_kv_heads(heads_first: bool, model: Path, ours: Trace, tmp_path
     again = traced(tmp_path / "again", model, layers=f"0..{LAYERS}")
     report = aprgraph.diff(again, directory, model=model, tokens=TOKENS)
     assert (report.exit_code, report.diverged) == (0, 0)
+
+
+SKIPPED = {
+    "the last layer's FFN": ("post_ffn_residual", LAYERS - 1, "post_attn_residual", LAYERS - 1, None),
+    "a norm": ("attn_norm", 0, "embedding", 0, ("embedding", "attn_norm")),
+    "the residual": ("post_ffn_residual", 0, "ffn_out", 0, ("post_attn_residual", "ffn_out", "post_ffn_residual")),
+}
+
+
+@pytest.mark.contract("BLAME-PLACES-3")
+@pytest.mark.parametrize("case", SKIPPED)
+def test_a_stage_that_was_skipped_and_that_nothing_reads_is_wrong(case: str, model: Path, ours: Trace, tmp_path: Path) -> None:
+    """It holds what another stage holds, and nothing tells a recording from a computation."""
+    stage, layer, other, other_layer, kept = SKIPPED[case]
+    tensors = {(entry.layer, entry.stage): ours.load(entry) for entry in ours.entries if entry.layer is not None}
+    tensors = {key: values for key, values in tensors.items() if kept is None or (key[0] == layer and key[1] in kept)}
+    tensors[layer, stage] = ours.tensor(other, other_layer)
+    found = audit(written(tmp_path / "theirs", tensors), load_model(model))
+    assert (found.exit_code, [local.key[1:] for local in found.wrong]) == (1, [(layer, stage)])
+
+
+@pytest.mark.contract("BLAME-PLACES-3")
+def test_a_fault_beside_layers_from_one_is_located(model: Path, ours: Trace, tmp_path: Path) -> None:
+    spoil(ours, "attn_out", 1, lambda values: noisy(values, 1e-3))
+    found = audit(written(tmp_path / "theirs", counted_from_one(ours)), load_model(model))
+    assert [local.label for local in found.wrong] == ["layer 1 attn_out", "layer 1 post_attn_residual"]
+    assert "its layers are counted from 1; read so, what moves is right but for 2 of " in found.notes[0]

@@ -283,3 +283,37 @@ def test_few_or_trivial_numbers_say_nothing() -> None:
     assert format_of(np.repeat(np.float32([0, 1, -1, 0.5]), 100)) is None
     assert format_of(values[:8].astype(np.float16).astype(np.float32)) is None
     assert format_of(np.where(values > 0, values, np.finfo(np.float32).min).astype(np.float32)) == "float32"
+
+
+NEIGHBOURS = {
+    "q and k, before and after RoPE": ("qwen3", dict.fromkeys(("q_norm", "k_norm", "q_post_rope", "k_post_rope"), heads_first)),
+    "scores and softmax": ("llama", dict.fromkeys(("attn_scores", "attn_softmax"), lambda x: x.transpose(1, 0, 2).reshape(x.shape))),
+    "an activation and what goes in": ("llama", dict.fromkeys(("ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl"), transposed)),
+    "projections with and without biases": ("qwen2", dict.fromkeys(("qkv_matmul", "qkv_bias"), grouped)),
+}
+
+
+@pytest.mark.contract("BLAME-RECORDING-1")
+@pytest.mark.parametrize("case", NEIGHBOURS)
+def test_neighbouring_stages_of_one_form(case: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """One is no witness of the other by itself, but what comes after both is."""
+    family, forms = NEIGHBOURS[case]
+    model = tiny_model(family=family, head_size=D)
+    trace = traced(tmp_path / "trace", model)
+    for stage, form in forms.items():
+        for layer in (0, 1):
+            spoil(trace, stage, layer, form)
+    found = audit(trace, load_model(model))
+    assert ([local.label for local in found.wrong], found.exit_code) == ([], 0)
+    assert {local.key[2] for local in found.locals if local.reading is not None} == set(forms)
+
+
+@pytest.mark.contract("BLAME-RECORDING-2")
+def test_the_last_position_is_no_witness_of_a_mask(tiny_model: Tiny, tmp_path: Path) -> None:
+    """It sees every other one anyway, so its logits are right with a mask and without."""
+    model = tiny_model()
+    trace = traced(tmp_path / "trace", model, taps="attn_scores,lm_head")
+    spoil(trace, "attn_scores", 1, lambda scores: np.where(ABOVE, np.float32(0.25), scores))
+    found = audit(trace, load_model(model))
+    assert [local.label for local in found.wrong] == ["layer 1 attn_scores"]
+    assert "or it was recorded masked places holding scores too" in str(found.wrong[0].reason)

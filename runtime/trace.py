@@ -115,8 +115,8 @@ class Trace:
         directory: str | Path,
         tensors: Mapping[Any, Any],
         *,
-        tokens: Sequence[int] = (),
-        generated: Sequence[int] = (),
+        tokens: Sequence[int] | None = None,
+        generated: Sequence[int] | None = None,
         model: Mapping[str, Any] | str = "",
         target: str = "numpy",
         arithmetic: str | None = None,
@@ -150,9 +150,9 @@ class Trace:
 
         described = {"name": model} if isinstance(model, str) else dict(model)
         extra: dict[str, Any] = {"arithmetic": arithmetic, "weights": weights, "writer": writer}
-        extra |= {"generated": list(generated), "notes": list(notes)}
+        extra |= {"generated": [] if generated is None else list(generated), "notes": list(notes)}
         given = {key: value for key, value in extra.items() if value}
-        return write_arrays(directory, tensors, tokens, described, target, given, force=force)
+        return write_arrays(directory, tensors, () if tokens is None else tokens, described, target, given, force=force)
 
     def get(self, stage: str, layer: int | None = None, step: int = 0) -> TraceEntry:
         """The entry of one tensor. Raises TraceError if it was not recorded."""

@@ -48,8 +48,8 @@ def _rounded(model: Model, wrong: Sequence[LocalError]) -> Iterator[str]:
     largest = max((local.error or 0.0 for local in wrong), default=0.0)
     if formats and set(formats) <= set(_ROUNDING) and 0 < largest <= max(_ROUNDING[name] for name in formats):
         yield (
-            f"these weights are {' and '.join(formats)}, and errors of up to {largest:.0e} are what rounding to that costs: the other side may "
-            "have them in float32"
+            f"these weights are {' and '.join(formats)}, and errors of up to {largest:.0e} are what rounding to that costs: the other side "
+            "may have them in float32"
         )
 
 

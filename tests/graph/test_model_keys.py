@@ -139,6 +139,16 @@ def test_a_key_of_another_family_is_a_notice(tmp_path: Path) -> None:
     assert notice == "qwen2.rope.freq_base is 1000000.0: a key of another architecture than llama, which nothing reads"
 
 
+@pytest.mark.contract("LOAD-KEYS-1")
+def test_a_key_without_its_architecture_is_a_notice(tmp_path: Path) -> None:
+    file = small_llama()
+    file.set("rope.freq_base", F32, 1e6)
+    file.set("training.dataset", F32, 1.0)
+    (tmp_path / "m.gguf").write_bytes(file.pack())
+    (notice,) = load_model(tmp_path / "m.gguf").notices
+    assert notice == "rope.freq_base stands without its architecture, and nothing reads it so: was llama.rope.freq_base meant?"
+
+
 def test_a_key_that_is_read_cannot_be_ignored(tiny_model: Tiny) -> None:
     with pytest.raises(
         AprgraphError, match=r"--ignore 'llama\.rope.*': leaves out the key llama\.rope\.dimension_count, which the model is"

@@ -107,3 +107,15 @@ def test_a_lost_column_of_blocks_is_seen_in_the_file(tiny_model: Tiny, tmp_path:
     other = audit(another_engines(tmp_path / "other", file), load_model(model))
     assert other.suspect is not None
     assert other.suspect.seen == ()
+
+
+@pytest.mark.parametrize("block_format", ["F16", "BF16"])
+def test_a_float32_checkpoint_against_its_own_file_in_half_precision(block_format: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """Not a run of the file, strictly; and what it costs to round weights is said to be that."""
+    theirs = another_engines(tmp_path / "theirs", tiny_model())
+    found = audit(theirs, load_model(tiny_model(format=block_format)))
+    assert found.exit_code == 1
+    assert f"these weights are {block_format}, and errors of up to " in found.sentence
+    assert "are what rounding to that costs: the other side may have them in float32" in found.sentence
+    other = audit(another_engines(tmp_path / "other", tiny_model(seed=1)), load_model(tiny_model(format=block_format)))
+    assert "rounding to that costs" not in other.sentence

@@ -117,13 +117,6 @@ def own_computation(value: Value, dependencies: Dependencies, stages: Container[
     return _reach(value, dependencies.graph.predecessors, stages)
 
 
-def nearest_after(key: Key, dependencies: Dependencies, measured: Container[Key]) -> set[Key]:
-    """The nearest tensors among ``measured`` that are computed from one."""
-    key_of = {value: found for found, value in dependencies.value_of.items() if found in measured}
-    _, following = _reach(dependencies.value_of[key], dependencies.graph.successors, key_of)
-    return {key_of[value] for value in following}
-
-
 def _order(graph: nx.DiGraph[Value]) -> Iterable[Value]:
     """Topological; ties in order of insertion."""
     index = {value: number for number, value in enumerate(graph)}

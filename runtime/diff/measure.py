@@ -66,10 +66,14 @@ class Measurer:
         self._top = top
         self._of_weights = of_weights
 
+    @property
+    def prompt(self) -> int:
+        """How many positions step 0 has; 0 where that is not known."""
+        return max((side.positions[0] for side in (self._a, self._b) if 0 in side.positions), default=0)
+
     def tolerance(self, pair: Pair) -> Tolerance:
         """What a pair is held to."""
-        prompts = [side.positions[0] for side in (self._a, self._b) if 0 in side.positions]
-        positions = max(prompts) + pair.key[0] if prompts else 0
+        positions = self.prompt + pair.key[0] if self.prompt else 0
         tolerance = self._tolerances.find(pair.key[2], positions)
         if self._of_weights is None or self._tolerances.override(pair.key[2]) is not None:
             return tolerance

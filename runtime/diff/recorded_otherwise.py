@@ -1,8 +1,8 @@
 """Tensors that differ because one side recorded them in another form, as far as the values tell: what is computed from them agrees.
 
 A tensor that diverges first is read as other programs record it (runtime/readings). Where one reading explains it to rounding, what was
-measured after it decides: if that agrees on both sides, the values were right and only written down otherwise (OTHER FORM). A factor is not
-witnessed by a norm, which takes it away. Where nothing decides, the tensor stays divergent, with a word of how it could have been recorded.
+measured after it decides, if it can tell (witnesses.py): if that agrees on both sides, the values were right and only written down
+otherwise (OTHER FORM). Where nothing decides, the tensor stays divergent, with a word of how it could have been recorded.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
+from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.align import Key, Pair
-from aprgraph.runtime.diff.classify import Finding, State, classify, nearest_after
+from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import Dependencies
 from aprgraph.runtime.diff.measure import Measured, Measurer
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.reservations import RECORDED
-from aprgraph.runtime.diff.tolerances import kind_of
+from aprgraph.runtime.diff.witnesses import Witnesses
 from aprgraph.runtime.readings import Layout, Reading, find_reading, layout_of
 from aprgraph.runtime.trace import Trace
 
@@ -50,6 +50,7 @@ class OtherForms:
         self._pairs = {pair.key: pair for pair in pairs}
         self._dependencies = dependencies
         self._measurer = measurer
+        self._witnesses = Witnesses(self._pairs, dependencies, measurer.prompt)
         graphs = [trace.graph() for trace in traces]
         self._side = "A" if graphs[0] is None and graphs[1] is not None else "B"
         self._traces = traces
@@ -122,11 +123,10 @@ class OtherForms:
     def _confirmed(self, read: Mapping[Key, _Read], current: Mapping[Key, Measured]) -> set[Key]:
         """The tensors whose readings what follows them bears out, the last first: one that was read otherwise may bear out another."""
         confirmed: set[Key] = set()
+        measured = {key for key, found in current.items() if found.state is not State.UNMEASURED}
         for key in sorted(read, key=lambda key: self._pairs[key].entry.order, reverse=True):
             one = read[key]
-            witnesses = nearest_after(key, self._dependencies, {k for k, found in current.items() if found.state is not State.UNMEASURED})
-            if "factor" in one.reading.name:
-                witnesses = {witness for witness in witnesses if kind_of(witness[2]) is not StageKind.NORM}
+            witnesses = self._witnesses.of(key, one.reading, measured)
             agree = all(current[near].state in (State.IDENTICAL, State.NOISE) or near in confirmed for near in witnesses)
             if one.reading.certain or (witnesses and agree and not _is_odd(one.reading)):
                 confirmed.add(key)

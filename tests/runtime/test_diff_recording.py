@@ -121,6 +121,59 @@ def test_what_nothing_bears_out_stays_divergent(tmp_path: Path, ours: Trace) -> 
 
 
 @pytest.mark.contract("DIFF-RECORDING-2")
+@pytest.mark.parametrize(("witness", "tells"), [("attn_softmax", True), ("attention", True), ("lm_head", False), ("final_norm", False)])
+def test_scores_at_masked_places_are_borne_out_by_what_reads_masked_positions(
+    tmp_path: Path, ours: Trace, witness: str, tells: bool
+) -> None:
+    """The last position sees all others anyway, and so does what was recorded of it alone."""
+
+    def seen(layer: int | None, stage: str, x: Tensor) -> Tensor | None:
+        if stage == "attn_scores" and layer == 2:
+            return np.where(causal(len(TOKENS)), x, 1 + values(*x.shape))
+        return None if layer not in (2, None) or stage != witness else x[-1:] if stage == "final_norm" else x
+
+    report = diff(ours, theirs(tmp_path / "theirs", ours, seen, manifest=True))
+    assert report.exit_code == (0 if tells else 1), report.verdict
+    if not tells:
+        assert "or B is recorded masked places holding scores too, as before the mask" in report.verdict
+
+
+@pytest.mark.contract("DIFF-RECORDING-2")
+@pytest.mark.parametrize(("witness", "tells"), [("moe_router_indices", False), ("moe_expert_gate", False), ("moe_router", True)])
+def test_a_choice_of_experts_cannot_tell_a_factor(tmp_path: Path, witness: str, tells: bool) -> None:
+    """Larger logits choose the same experts with other weights."""
+    x = values(4, 6)
+    order = np.argsort(-x, axis=1)[:, :2].astype(np.float32)
+    after = {"moe_router_indices": order, "moe_expert_gate": values(4, 2, 3), "moe_router": values(4, 2, seed=1)}[witness]
+    a = {(0, "ffn_norm"): values(4, 5), (0, "moe_router_logits"): x, (0, witness): after}
+    sides = [
+        write_trace(tmp_path / name, a | {(0, "moe_router_logits"): x * size}, tokens=(1, 2, 3, 4)) for name, size in (("a", 1), ("b", 2))
+    ]
+    report = diff(*sides)
+    assert report.exit_code == (0 if tells else 1), report.verdict
+
+
+@pytest.mark.contract("DIFF-RECORDING-2")
+def test_neither_norms_nor_picked_tokens_nor_a_softmax_of_one_can_tell_a_factor(tmp_path: Path) -> None:
+    """The norm was not recorded, but lies between; the next token is the largest logit's."""
+    x, q = values(4, 6), values(4, 18, seed=1)
+    hidden = {(0, "post_ffn_residual"): x, (1, "qkv_matmul"): q}
+    picked = {(None, "lm_head"): values(9), (0, "embedding", 1): values(1, 6)}
+    one = {(0, "attn_scores"): values(2, 1, 1), (0, "attn_softmax"): values(2, 1, 1) * 0 + 1}
+    for name, tensors, key, count in (
+        ("hidden", hidden, (0, "post_ffn_residual"), 4),
+        ("picked", picked, (None, "lm_head"), 4),
+        ("one", one, (0, "attn_scores"), 1),
+    ):
+        tokens = tuple(range(count))
+        a = write_trace(tmp_path / f"{name}-a", tensors, tokens=tokens)
+        b = write_trace(tmp_path / f"{name}-b", {**tensors, key: tensors[key] * 2}, tokens=tokens)
+        report = diff(a, b)
+        assert report.exit_code == 1, report.verdict
+        assert "or B is recorded 2 times as large" in report.verdict
+
+
+@pytest.mark.contract("DIFF-RECORDING-2")
 @pytest.mark.parametrize("fault", ["noise", "one head", "one position", "another tensor"])
 def test_faults_have_no_reading(tmp_path: Path, ours: Trace, fault: str) -> None:
     """Though nothing that follows differs."""

@@ -193,9 +193,9 @@ class DiffReport:
         return as_sentence(self._diverged() if self.diverged else self._alike())
 
     def _alike(self) -> str:
-        extents = [one.extent for one in self.reservations if one.extent is not None]
+        extents = list(dict.fromkeys(one.extent for one in self.reservations if one.extent is not None))
         is_part = self._unmeasured > self.compared
-        if is_part and not any(one.decisive for one in self.reservations):
+        if is_part and "was compared" not in extents and not any(one.decisive for one in self.reservations):
             extents.insert(0, "was compared")
         how_far = f" as far as {join(extents)}{', which is too little to go by' if self.is_too_little else ''}" if extents else ""
         identical = self.counts.get(Class.IDENTICAL, 0)

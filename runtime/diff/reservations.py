@@ -53,6 +53,7 @@ def find_reservations(
     found = [
         *(unread_reservation(trace, name, len(compared)) for trace, name in zip(traces, names, strict=True)),
         one_token_reservation(shaped, [row.key[0] for row in compared]),
+        positions_reservation(pairs, names),
         *shard_reservations(pairs, shaped, names),
         *recording_reservations(compared, names),
         graph_reservation(graphs),
@@ -92,6 +93,29 @@ def one_position(length: int | None, steps: Sequence[int]) -> Reservation | None
         return None
     sentence = "a prompt of one token cannot show a fault of RoPE, of masks, of the softmax or of q's heads: use one of six tokens or more"
     return Reservation(sentence, "one token can show", only_if_alike=True)
+
+
+def positions_reservation(pairs: Sequence[Pair], names: Sequence[str]) -> Reservation | None:
+    """Where one side holds the last position alone of so much that fewer than half of the positions of all tensors were compared."""
+    there = compared = 0
+    sides: set[str] = set()
+    for pair in pairs:
+        if pair.shape is None or pair.position_axis is None or pair.a is None or pair.b is None:
+            continue
+        compared += pair.shape[pair.position_axis]
+        whole = {"a": pair.a.shape, "b": pair.b.shape}.get(pair.last_of or "", pair.shape)
+        there += whole[pair.position_axis]
+        if pair.last_of is not None:
+            sides.add(names[1 - "ab".index(pair.last_of)])
+    if 2 * compared >= there:
+        return None
+    holders = f"{' and '.join(sorted(sides))} {'hold' if len(sides) > 1 else 'holds'}"
+    return Reservation(
+        f"{holders} the last position alone of most tensors, so that {compared:,} of {there:,} rows were compared: a fault at other "
+        "positions may not show",
+        "was compared",
+        only_if_alike=True,
+    )
 
 
 def noise_reservation(rows: Sequence[DiffRow]) -> Reservation | None:

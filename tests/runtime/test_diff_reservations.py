@@ -83,6 +83,23 @@ def test_a_small_part_of_what_was_recorded_is_named_as_one(tmp_path: Path, ours:
     assert diff(ours, theirs).verdict == "Alike as far as was compared: 2 of 6 tensors agree bit for bit; 4 more not measured."
 
 
+@pytest.mark.contract("DIFF-PLAIN-1")
+@pytest.mark.parametrize("swap", [False, True])
+def test_the_last_position_alone_is_a_part_of_what_was_recorded(tmp_path: Path, swap: bool) -> None:
+    whole = {(layer, "ffn_gate"): values(4, 8, seed=layer) for layer in range(6)} | {(None, "lm_head"): values(9)}
+    last = {key: x[-1:] if x.ndim > 1 else x for key, x in whole.items()}
+    half = {key: x if key[0] in (0, 1, 2) else last[key] for key, x in whole.items()}
+    sides = {name: write_trace(tmp_path / name, one, tokens=(1, 2, 3, 4)) for name, one in (("w", whole), ("last", last), ("half", half))}
+    name = "Last (A)" if swap else "Last (B)"
+    report = diff(*((sides["last"], sides["w"]) if swap else (sides["w"], sides["last"])))
+    assert report.exit_code == 0
+    assert report.verdict == (
+        f"Alike as far as was compared: all 7 compared tensors agree bit for bit. {name} holds the last position alone of most "
+        "tensors, so that 6 of 24 rows were compared: a fault at other positions may not show."
+    )
+    assert diff(sides["w"], sides["half"]).verdict.startswith("Alike: "), "more than half were compared"
+
+
 @pytest.mark.contract("DIFF-PLAIN-2")
 def test_one_token_cannot_show_what_position_0_does_not(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     path = tiny_model()

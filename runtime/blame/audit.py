@@ -127,7 +127,15 @@ class Auditor:
 
     def _reservations(self, found: Audit) -> Iterator[Reservation]:
         recorded = self.recorded
-        for one in (unread_reservation(recorded.trace, found.name, found.replayed), one_position(recorded.prompt_length, recorded.steps)):
+        tensors = [tensor for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.node.stage != "lm_head"]
+        last = sum(tensor.last_axis is not None for tensor in tensors)
+        for one in (
+            unread_reservation(recorded.trace, found.name, found.replayed),
+            one_position(recorded.prompt_length, recorded.steps),
+            Reservation(f"of {last} of {len(tensors)} tensors the last position alone was recorded", "the last position shows")
+            if 2 * last > len(tensors)
+            else None,
+        ):
             if one is not None:
                 yield one
 

@@ -349,3 +349,13 @@ def test_one_token_shows_little(tiny_model: Tiny, tmp_path: Path) -> None:
     assert (found.exit_code, found.wrong) == (0, ())
     assert found.sentence.startswith("trace: right as far as one token can show, ")
     assert "use one of six tokens or more" in found.sentence
+
+
+@pytest.mark.contract("BLAME-UNREAD-1")
+def test_the_last_position_of_everything_is_not_plainly_right(tiny_model: Tiny, tmp_path: Path) -> None:
+    trace = traced(tmp_path / "trace", tiny_model(), taps="attn_norm,ffn_norm,attn_out,ffn_out,post_ffn_residual")
+    tensors = {(entry.layer, entry.stage): np.array(trace.load(entry))[-1:] for entry in trace.entries}
+    found = audit(Trace.write(tmp_path / "theirs", tensors, tokens=TOKENS), load_model(tiny_model()))
+    assert (found.exit_code, found.wrong) == (0, ())
+    assert found.sentence.startswith("theirs: right as far as the last position shows, the model explains all 10 tensors")
+    assert "Of 10 of 10 tensors the last position alone was recorded." in found.sentence

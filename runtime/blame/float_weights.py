@@ -33,9 +33,11 @@ class FloatWeights:
     def tolerance(self, tolerance: Tolerance, stage: str, weights: Iterable[str], positions: int) -> Tolerance:
         """``tolerance`` with the ``own`` of a stage that reads ``weights`` and of which so many positions are compared."""
         kind = kind_of(stage)
+        arithmetic = max(PROFILES[profile][kind].own for profile in self.arithmetics)
+        if kind is StageKind.NORM and not self.noise(weights):  # its weight is F32 in the file: nothing was quantised
+            return replace(tolerance, own=min(tolerance.own, arithmetic))
         if kind not in (StageKind.MATMUL, StageKind.LOOKUP):
             return tolerance
-        arithmetic = max(PROFILES[profile][kind].own for profile in self.arithmetics)
         gain = GAINS["ffn_gate"].many if positions >= CROWDED_FROM else GAINS["ffn_gate"].few
         factor = LOOKUP_FACTOR if kind is StageKind.LOOKUP else gain
         # Norms' weights and biases, and what the table allows stages without any, are as in the profile.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Noise of this NMSE is nearly as large as what it is the noise of: what is unrelated gives 2, zeros give 1.
 LOUD = 0.3
+#: A limit from which on a fault that takes a good part of a tensor away passes for noise.
+WIDE = 0.1
 #: Between the side and the words of a remark on a tensor that was recorded in another form.
 RECORDED = " is recorded "
 
@@ -119,19 +121,29 @@ def positions_reservation(pairs: Sequence[Pair], names: Sequence[str]) -> Reserv
 
 
 def noise_reservation(rows: Sequence[DiffRow]) -> Reservation | None:
-    """Where the noise that is allowed is nearly as large as the values."""
-    loud = [
-        row for row in rows if row.classification is Class.NOISE and isinstance(row.metrics, TensorMetrics) and (row.error or 0.0) > LOUD
-    ]
-    if not loud:
+    """Where the noise is nearly as large as the values, or so much is allowed that a fault may hide in it. Limits set by hand are known."""
+    noise = [row for row in rows if row.classification is Class.NOISE and isinstance(row.metrics, TensorMetrics)]
+    loud = [row for row in noise if (row.error or 0.0) > LOUD]
+    wide = [row for row in noise if row.limit > WIDE and row.override is None]
+    if loud:
+        worst = max(loud, key=lambda row: row.error or 0.0)
+        sentence = (
+            f"at {_tensors(loud)} the noise that is allowed is nearly as large as the values (NMSE {worst.error:.1g} at {worst.label}), so "
+            "that agreement says little there; --model replays each side by itself"
+        )
+    elif wide:
+        worst = max(wide, key=lambda row: row.limit)
+        sentence = (
+            f"an NMSE of more than {WIDE:g} would pass for noise at {_tensors(wide)} (up to {worst.limit:.1g} at {worst.label}, measured "
+            f"{worst.error or 0.0:.1g}), so that a fault can hide there; --model replays each side by itself, and allows less"
+        )
+    else:
         return None
-    worst = max(loud, key=lambda row: row.error or 0.0)
-    tensors = "1 tensor" if len(loud) == 1 else f"{len(loud)} tensors"
-    sentence = (
-        f"at {tensors} the noise that is allowed is nearly as large as the values (NMSE {worst.error:.1g} at {worst.label}), so that "
-        "agreement says little there; --model replays each side by itself"
-    )
     return Reservation(sentence, "so much noise lets show", only_if_alike=True)
+
+
+def _tensors(rows: Sequence[DiffRow]) -> str:
+    return "1 tensor" if len(rows) == 1 else f"{len(rows)} tensors"
 
 
 def shard_reservations(pairs: Sequence[Pair], shaped: Sequence[ShapedTrace], names: Sequence[str]) -> Iterator[Reservation]:

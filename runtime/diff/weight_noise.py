@@ -120,8 +120,15 @@ class WeightNoise:
         if noise > FOUR_BITS or 0 < positions < CROWDED_FROM:
             most = NO_LIMIT
         limit = min(most, (DEPTH_BASE + DEPTH_STEP * layers) * noise + inherited)
-        own = OWN_FACTOR * noise + own if kind is StageKind.MATMUL else max(tolerance.own, own)
+        if kind is StageKind.MATMUL:
+            own = OWN_FACTOR * noise + own
+        elif kind is not StageKind.NORM or not self._reads_floats(key):
+            own = max(tolerance.own, own)
         return replace(tolerance, limit=limit, own=min(own, limit))
+
+    def _reads_floats(self, key: Key) -> bool:
+        """Whether nothing that a tensor's own operation reads of the file was quantised, as norms' weights are not."""
+        return bool(self.formats) and not self.own.get(self.value_of[key], 0.0)
 
 
 def find_weight_noise(a: Trace, b: Trace, dependencies: Dependencies, float_sides: Sequence[bool]) -> WeightNoise:

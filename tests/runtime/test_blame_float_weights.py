@@ -49,3 +49,19 @@ def test_a_part_of_a_matrix_that_the_file_has_otherwise_is_found(
     found = audit(theirs, tiny_model(format=fmt))
     assert [local.key for local in found.wrong] == [(0, 1, "ffn_out")], found.sentence
     assert audit(theirs, tiny_model(format=fmt), tolerances=["ffn_out=nmse:0.5"]).exit_code == 0
+
+
+@pytest.mark.contract("BLAME-FLOAT-1")
+@pytest.mark.parametrize("fmt", ["Q8_0", "Q4_0"])
+def test_norms_read_no_quantised_weights(tmp_path: Path, tiny_model: Callable[..., Path], fmt: str) -> None:
+    """Their weights are F32 in the file, so that an epsilon of 1e-3 for 1e-5 is no noise of four bits."""
+    theirs = trace_in(tmp_path / "theirs", tiny_model(), says=FLOAT)
+    path = tiny_model(format=fmt)
+    assert audit(theirs, path).exit_code == 0
+    found = audit(theirs, load_model(path, {"llama.attention.layer_norm_rms_epsilon": 1e-3}))
+    assert {local.key[2] for local in found.wrong} <= {"attn_norm", "ffn_norm", "final_norm"}
+    assert found.exit_code == 1, found.sentence
+    coarse = trace_in(
+        tmp_path / "coarse", tiny_model(), {"inputs": to_bfloat16, "outputs": to_bfloat16}, {**FLOAT, "arithmetic": "bfloat16"}
+    )
+    assert audit(coarse, path).exit_code == 0

@@ -84,6 +84,21 @@ def test_limits_are_those_of_the_formats_in_the_graph(quantised: Quantised) -> N
     assert note.endswith("what these cost one matmul: Q8_0 (2.9e-05)")
 
 
+@pytest.mark.contract("DIFF-PLAIN-4")
+def test_what_may_hide_in_the_noise_of_four_bits_is_said(quantised: Quantised) -> None:
+    """A column of blocks that is 0 costs less than what is allowed there."""
+    theirs = quantised.float_trace(TOKENS)
+    assert diff(quantised.trace("Q8_0", TOKENS), theirs).verdict.startswith("Alike: ")
+    for faults in ({}, {"blk.1.ffn_down.weight": lost_block_column}):
+        report = diff(quantised.trace("Q4_0", TOKENS, faults), theirs)
+        assert report.exit_code == 0 or faults
+        if not report.exit_code:
+            assert report.verdict.startswith("Alike as far as so much noise lets show: ")
+            assert "An NMSE of more than 0.1 would pass for noise at " in report.verdict
+    report = diff(quantised.trace("Q4_0", TOKENS), theirs, tolerances=[".*=nmse:0.5"])
+    assert report.verdict.startswith("Alike: "), "who sets limits knows them"
+
+
 @pytest.mark.contract("DIFF-INPUTS-1")
 def test_where_no_graph_tells_the_formats_they_are_taken_for_four_bits(tmp_path: Path, quantised: Quantised) -> None:
     bare = {}

@@ -16,14 +16,15 @@ from aprgraph.runtime.diff.graph_differences import graph_differences
 from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS, InputsRule
 from aprgraph.runtime.diff.measure import Measurer, held_to_its_own
 from aprgraph.runtime.diff.moved import in_other_places
-from aprgraph.runtime.diff.names import name_of
+from aprgraph.runtime.diff.names import name_of, side_names
 from aprgraph.runtime.diff.notes import differences, remarks, unreached
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import QUANT_VS_FLOAT, arithmetic_profiles, choose_profile, kept_in, states_float_weights
 from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.recorded_otherwise import OtherForms
+from aprgraph.runtime.diff.repeated import heads_once
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
-from aprgraph.runtime.diff.reservations import find_reservations
+from aprgraph.runtime.diff.reservations import Reservation, find_reservations
 from aprgraph.runtime.diff.shapes import find_shapes
 from aprgraph.runtime.diff.sources import Source, is_file, open_pair
 from aprgraph.runtime.diff.tolerances import check_profile
@@ -76,7 +77,10 @@ class _Asked:
 
 
 def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress | None = None) -> DiffReport:
-    """Compare two open traces as they stand."""
+    """Compare two open traces, each KV head once."""
+    repeated: tuple[Reservation, ...] = ()
+    if not asked.single:
+        trace_a, trace_b, repeated = heads_once(trace_a, trace_b, side_names(*asked.names))
     profile = asked.profile
     kept = (None, None) if profile is not None else (kept_in(trace_a), kept_in(trace_b))
     formats = (kept[0].format if kept[0] else None, kept[1].format if kept[1] else None)
@@ -144,7 +148,8 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     report = DiffReport(
         *asked.names, profile, tuple(rows), first, tuple(notes), profile_reason=why, prompt=prompt, traces=(trace_a, trace_b)
     )
-    return replace(report, reservations=find_reservations(report, (trace_a, trace_b), (shaped_a, shaped_b), pairs, graphs))
+    found = find_reservations(report, (trace_a, trace_b), (shaped_a, shaped_b), pairs, graphs)
+    return replace(report, reservations=(*repeated, *found))
 
 
 def _name(side: Source) -> str:

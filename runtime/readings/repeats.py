@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,6 +39,13 @@ def without_repeats(trace: Trace, graph: Graph) -> tuple[Trace, tuple[Key, ...]]
             readings[entry.key] = (Reading((step,)), (count,))
             shapes[entry.key] = (count // columns, columns * kv_heads // heads) if len(entry.shape) > 1 else (count * kv_heads // heads,)
     return (TraceAsRead(trace, readings=readings, shapes=shapes), tuple(readings)) if readings else (trace, ())
+
+
+def repeats_in_words(repeated: Sequence[Key]) -> str:
+    """What was done with the tensors ``repeated`` that held KV heads several times, as the rest of a sentence."""
+    stages = " and ".join(dict.fromkeys(stage for _, _, stage in repeated))
+    tensors = f"{len(repeated)} tensor{'s' if len(repeated) > 1 else ''}"
+    return f"{stages} hold each KV head as many times as query heads share it ({tensors}), of which one of each is read"
 
 
 def _repeats(trace: Trace, entry: TraceEntry, heads: int, kv_heads: int, size: int) -> Restoration | None:

@@ -284,6 +284,34 @@ def test_a_first_layer_alone_is_no_hidden_state_before_it(tmp_path: Path, ours: 
     assert [first.key for first in report.first] == [(0, 0, "post_ffn_residual")]
 
 
+def repeated(x: Tensor) -> Tensor:
+    """Keys [n, 2*16] as engines repeat them for 4 query heads."""
+    return x.reshape(len(x), 2, 16).repeat(2, axis=1).reshape(len(x), -1)
+
+
+@pytest.mark.contract("DIFF-RECORDING-1")
+@pytest.mark.parametrize("manifest", [False, True])
+def test_keys_repeated_for_their_query_heads_are_read_once(tmp_path: Path, ours: Trace, manifest: bool) -> None:
+    def keys(change: Callable[[Tensor], Tensor]) -> Callable[[int | None, str, Tensor], Tensor]:
+        return lambda _, stage, x: change(x) if stage == "k_post_rope" else x
+
+    other = theirs(tmp_path / "theirs", ours, keys(repeated), manifest=manifest)
+    for sides in ((ours, other), (other, ours.directory)):
+        report = diff(*sides)
+        assert report.exit_code == 0, report.verdict
+        assert (
+            "k_post_rope hold each KV head as many times as query heads share it (3 tensors), of which one of each is read"
+            in report.verdict
+        )
+        assert "recording, not the computation" in report.verdict
+    swapped = theirs(tmp_path / "swapped", ours, keys(lambda x: repeated(x.reshape(len(x), 2, 16)[:, ::-1])), manifest=manifest)
+    report = diff(ours, swapped)
+    assert [(first.key[1], first.key[2]) for first in report.first][:1] == [(0, "k_post_rope")]
+    assert report.exit_code == 1
+    tiled = theirs(tmp_path / "tiled", ours, keys(lambda x: np.concatenate([x, x], axis=1)), manifest=manifest)
+    assert diff(ours, tiled).exit_code == 1, "which head stands where is another matter"
+
+
 def test_with_the_model_the_same_is_said(tmp_path: Path, ours: Trace, tiny_model: Callable[..., Path]) -> None:
     other = theirs(tmp_path / "theirs", ours, lambda _, stage, x: 4 * x if stage == "attn_scores" else x, manifest=True)
     report: DiffReport = compare(ours, other, model=tiny_model(layers=3))

@@ -17,8 +17,8 @@ The rules; breaking any makes a tensor divergent:
    of three elements, or where a few channels carry very large activations, all of an honest error is there too.
 3. Where noise is so large that rule 2 sees nothing (a wrong row has a local NMSE of 1 to 2.6), ``crowding`` compares a
    position or channel with the others of its tensor: its local NMSE is at most ``crowding`` times the larger of the tensor's NMSE and
-   ``own``; half as much again where it has fewer than ``CROWD`` elements, and twice as much where it is below ``WRONG_ROW``, which no wrong
-   row is. A position or channel of fewer than ``CROWDED_FROM`` elements is not judged so.
+   ``own``, which gives no more than ``LOST_ROW``; half as much again where it has fewer than ``CROWD`` elements, and twice as much where
+   it is below ``WRONG_ROW``, which no wrong row is. A position or channel of fewer than ``CROWDED_FROM`` elements is not judged so.
 4. A channel that is 0 at all of several positions on one side alone, and no small one on the other, is a lost row, whatever the limit.
 
 Ids are compared as sets (indices.py). Where the router's logits were recorded, a choice may differ at a near-tie alone;
@@ -44,7 +44,7 @@ from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 
 #: Goes up whenever a number below changes; reports carry it.
-TABLE_VERSION = 4
+TABLE_VERSION = 5
 LOCAL_FACTOR = 30.0
 FEW_FACTOR = 4.0
 #: The least number of elements of a position or channel that is compared with the others of its tensor.
@@ -53,6 +53,8 @@ CROWDED_FROM = 5
 CROWD = 16
 #: The least local NMSE of a wrong row, with room: one that is 0, or another, has 1 to 2.6.
 WRONG_ROW = 0.5
+#: The local NMSE of a row that is 0: what a stage's own arithmetic explains by itself is no more.
+LOST_ROW = 1.0
 #: Tensors of fewer elements, such as the scores of one position, may be all small by chance, where rounding is not.
 FEW_ELEMENTS = 32
 #: Of the square of the number of positions; see the module docstring.
@@ -359,7 +361,8 @@ def exceeds(metrics: TensorMetrics | IndexMetrics, limit: float, tolerance: Tole
         if metrics.count < CROWDED_FROM * axis.size:
             bound *= FEW_FACTOR
         elif tolerance is not None and tolerance.crowding is not None:
-            crowd = tolerance.crowding * max(metrics.nmse or 0.0, tolerance.own) * (1.5 if metrics.count < CROWD * axis.size else 1.0)
+            crowd = max(tolerance.crowding * (metrics.nmse or 0.0), min(tolerance.crowding * tolerance.own, LOST_ROW))
+            crowd *= 1.5 if metrics.count < CROWD * axis.size else 1.0
             crowd = min(2 * crowd, max(crowd, WRONG_ROW))
             if crowd < bound:
                 bound, why = crowd, f" where the whole has {metrics.nmse or 0.0:.1e}"

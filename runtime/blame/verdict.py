@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 
 from aprgraph.graph.model import Model
@@ -15,6 +16,7 @@ from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import blame_sentence, with_repeats
+from aprgraph.runtime.blame.shared_tokens import tokens_of_sides
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.compare import diff
@@ -65,7 +67,16 @@ def with_blame(
     model = ReplayedModel.of(model)  # one for both
     stages = {row.key[2] for row in report.rows}
     once, repeated = zip(*(without_repeats(trace, model.graph_of("last", 1)) for trace in (a, b)), strict=True)
-    auditors = [Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages) for trace in once]
+
+    def audit_again(trace: Trace, prompt: PromptTokens) -> Audit:
+        auditor = Auditor(trace, model, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
+        return auditor.finish(list(auditor.locals()))
+
+    prompts = tokens_of_sides(once[0], once[1], tokens, audit_again)
+    auditors = [
+        Auditor(trace, model, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
+        for trace, prompt in zip(once, prompts, strict=True)
+    ]
     found: tuple[list[LocalError], list[LocalError]] = ([], [])
     # Side by side, so that a weight is decoded once for both.
     for pair in zip_longest(*(auditor.locals() for auditor in auditors)):
@@ -75,14 +86,10 @@ def with_blame(
                 if progress is not None:
                     progress(local.label)
 
-    def audit_again(trace: Trace) -> Audit:
-        auditor = Auditor(trace, model, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages)
-        return auditor.finish(list(auditor.locals()))
-
     layers = model.model.hyperparameters.layers
     audits = [
-        with_repeats(in_other_places(auditor.finish(side), trace, layers, audit_again), several)
-        for auditor, side, trace, several in zip(auditors, found, once, repeated, strict=True)
+        with_repeats(in_other_places(auditor.finish(side), trace, layers, partial(audit_again, prompt=prompt)), several)
+        for auditor, side, trace, prompt, several in zip(auditors, found, once, prompts, repeated, strict=True)
     ]
     as_read = [audit.as_read or trace for audit, trace in zip(audits, (a, b), strict=True)]
     if as_read != [a, b]:

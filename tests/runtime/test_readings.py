@@ -317,3 +317,22 @@ def test_the_last_position_is_no_witness_of_a_mask(tiny_model: Tiny, tmp_path: P
     found = audit(trace, load_model(model))
     assert [local.label for local in found.wrong] == ["layer 1 attn_scores"]
     assert "or it was recorded masked places holding scores too" in str(found.wrong[0].reason)
+
+
+@pytest.mark.contract("BLAME-TOKENS-1")
+def test_the_other_sides_tokens_are_taken_where_the_embedding_bears_them_out(tiny_model: Tiny, tmp_path: Path) -> None:
+    """Then an embedding in another form is seen as well; another prompt's embedding is not held against anybody."""
+    model = tiny_model()
+    ours, theirs = (traced(tmp_path / name, model) for name in ("ours", "theirs"))
+    for stage in ("embedding", "attn_norm", "attn_out", "post_attn_residual"):
+        spoil(theirs, stage, 0, transposed)
+    directory = bare(theirs)
+    report = aprgraph.diff(ours, directory, model=model)
+    assert (report.exit_code, report.diverged) == (0, 0)
+    assert report.blame is not None
+    assert report.blame.verdicts[0, 0, "embedding"] is Verdict.RECORDING
+    compiled = aprgraph.load(model).compile("reference", tmp_path / "m.aprg")
+    compiled.run("all", "0..2", tokens=[7, 7, 7, 7, 7, 7, 7], directory=tmp_path / "other")
+    other = aprgraph.diff(ours, bare(Trace.open(tmp_path / "other")), model=model)
+    assert other.blame is not None
+    assert other.blame.b.wrong == ()

@@ -11,6 +11,7 @@ from aprgraph.runtime.diff.align import align_shaped, align_single
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Finding, classify, computed_from_identical
 from aprgraph.runtime.diff.dependencies import find_dependencies
+from aprgraph.runtime.diff.exchanged import with_exchanges
 from aprgraph.runtime.diff.flipped import set_aside
 from aprgraph.runtime.diff.graph_differences import graph_differences
 from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS, InputsRule
@@ -122,6 +123,7 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     judged = set_aside(judged, pairs, dependencies, measurer)
     judged = OtherForms((trace_a, trace_b), pairs, dependencies, measurer).settle(judged)
     classes, first = classify({key: Finding(one.state, one.nmse, one.beyond_inputs) for key, one in judged.items()}, dependencies)
+    judged = with_exchanges(judged, [one.key for one in first], pairs, (trace_a, trace_b), measurer)
     rows = []
     for pair in pairs:
         one, override = judged[pair.key], limits.override(pair.key[2])

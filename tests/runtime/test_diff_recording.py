@@ -312,6 +312,18 @@ def test_keys_repeated_for_their_query_heads_are_read_once(tmp_path: Path, ours:
     assert diff(ours, tiled).exit_code == 1, "which head stands where is another matter"
 
 
+def test_tensors_in_each_others_place_are_named_so(tmp_path: Path, ours: Trace) -> None:
+    """It stays a divergence: whoever multiplies by the other matrix holds the same."""
+    exchange = {"ffn_gate": "ffn_up", "ffn_up": "ffn_gate"}
+    other = theirs(tmp_path / "theirs", ours, lambda layer, stage, x: ours.tensor(exchange[stage], layer) if stage in exchange else x)
+    for swap in (False, True):
+        report = diff(*((other, ours) if swap else (ours, other)))
+        side = "A" if swap else "B"
+        assert report.exit_code == 1
+        assert f"; or {side} holds ffn_up there" in (report.row((0, 0, "ffn_gate")).reason or "")
+        assert f"; or {side} holds ffn_gate there" in (report.row((0, 0, "ffn_up")).reason or "")
+
+
 def test_with_the_model_the_same_is_said(tmp_path: Path, ours: Trace, tiny_model: Callable[..., Path]) -> None:
     other = theirs(tmp_path / "theirs", ours, lambda _, stage, x: 4 * x if stage == "attn_scores" else x, manifest=True)
     report: DiffReport = compare(ours, other, model=tiny_model(layers=3))

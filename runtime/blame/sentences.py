@@ -11,6 +11,7 @@ from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport, as_sentence, join
+from aprgraph.runtime.readings.repeats import repeats_in_words
 
 
 def audit_sentence(audit: Audit) -> str:
@@ -52,11 +53,7 @@ def with_repeats(found: Audit, repeated: Sequence[Key]) -> Audit:
     """``found`` of a trace that recorded the tensors ``repeated`` with each KV head several times, of which one was read."""
     if not repeated:
         return found
-    stages = dict.fromkeys(stage for _, _, stage in repeated)
-    note = Caveat(
-        f"{found.name}: this looks like the recording, not the computation: {join(list(stages))} hold each KV head as many times as query "
-        f"heads share it ({len(repeated)} tensor{'s' if len(repeated) > 1 else ''}); one of each is read"
-    )
+    note = Caveat(f"{found.name}: this looks like the recording, not the computation: {repeats_in_words(repeated)}")
     read = replace(found, notes=(note, *found.notes), moved=True)
     return replace(read, sentence=audit_sentence(read))
 

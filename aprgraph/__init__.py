@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aprgraph.graph.errors import AprgraphError
     from aprgraph.graph.plan import Plan
     from aprgraph.runtime.check import check
-    from aprgraph.runtime.trace import Trace
+    from aprgraph.runtime.trace.reader import Trace
 
 # In a checkout the folders graph, codegen and runtime lie beside this one, and Python finds this one first when it is started
 # there; the installed package has them inside.
@@ -39,7 +39,7 @@ __all__ = ["AprgraphError", "CompiledModel", "LoadedModel", "Plan", "Trace", "au
 _HOMES = {
     "AprgraphError": "aprgraph.graph.errors",
     "Plan": "aprgraph.graph.plan",
-    "Trace": "aprgraph.runtime.trace",
+    "Trace": "aprgraph.runtime.trace.reader",
     "check": "aprgraph.runtime.check",
 }
 

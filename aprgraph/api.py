@@ -23,12 +23,13 @@ from aprgraph.graph.plan import Plan, parse_plan, parse_steps
 from aprgraph.graph.text import print_graph
 from aprgraph.recording import OnEntry, Recorder
 from aprgraph.run_plan import RunOptions, RunPlan, check_room, plan_run
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.check.nonfinite import source_of_nan
 from aprgraph.runtime.prompts import encode_chat, encode_prompt, end_tokens_of
-from aprgraph.runtime.remote_address import RemoteAddress, parse_remote
-from aprgraph.runtime.trace import Trace, TraceInfo
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.remote.address import RemoteAddress, parse_remote
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.writer import TraceWriter
 
 __all__ = ["CompiledModel", "LoadedModel", "RunOptions", "RunPlan", "audit", "check_room", "diff", "load", "open_artifact"]
 

@@ -29,8 +29,8 @@ from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import SideNames
-from aprgraph.runtime.places import check_trace_place, probe
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.destination import check_trace_place, probe
+from aprgraph.runtime.trace.reader import Trace
 
 #: Bytes that the two traces of a round may take together.
 DEFAULT_ROOM = 1 << 30

@@ -16,7 +16,7 @@ from aprgraph.runtime.diff import DiffReport
 from aprgraph.runtime.diff import diff as _diff
 from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.diff.sources import Source, open_pair, open_source
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: Called before each tensor with what it is called.
 OnTensor = Callable[[str], None]

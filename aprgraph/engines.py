@@ -15,13 +15,13 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.run_plan import RunPlan
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.engine import Engine, OnTap, ReferenceEngine
-from aprgraph.runtime.remote_address import RemoteAddress
-from aprgraph.runtime.statistics import Statistics
+from aprgraph.runtime.remote.address import RemoteAddress
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.statistics import Statistics
 
 if TYPE_CHECKING:
-    from aprgraph.runtime.remote import RemoteEngine
+    from aprgraph.runtime.remote.engine import RemoteEngine
     from aprgraph.runtime.session import Session
 
 MAX_THREADS = 1024
@@ -124,8 +124,8 @@ def _open_remote_engine(
     remote: RemoteAddress, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, gpu: int, *, once: bool
 ) -> RemoteEngine:
     from aprgraph.codegen.kernels.base import WITHOUT_KERNEL, request_of  # noqa: PLC0415
-    from aprgraph.runtime.remote import ExecutedGraph, KernelCall, RemoteEngine  # noqa: PLC0415
-    from aprgraph.runtime.remote_connection import GpuCode  # noqa: PLC0415
+    from aprgraph.runtime.remote.connection import GpuCode  # noqa: PLC0415
+    from aprgraph.runtime.remote.engine import ExecutedGraph, KernelCall, RemoteEngine  # noqa: PLC0415
 
     check_remote(artifact)
 

@@ -10,9 +10,9 @@ import numpy as np
 from aprgraph.graph.errors import NonFiniteError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.run_plan import PromptPart, RunPlan
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.engine import Engine, OnTap
-from aprgraph.runtime.statistics import Statistics
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.statistics import Statistics
 
 #: Called with the step, the part of the prompt (None in a later step), the tap's node, its value and its statistics.
 OnStepTap = Callable[[int, PromptPart | None, Node, F32, Statistics], None]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from aprgraph.graph.ir import Node
 from aprgraph.run_plan import PromptPart, RunPlan
-from aprgraph.runtime.aprt import F32
-from aprgraph.runtime.partial_tensor import PartialTensor
-from aprgraph.runtime.statistics import Statistics
-from aprgraph.runtime.trace import TraceEntry
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.manifest import TraceEntry
+from aprgraph.runtime.trace.partial_tensor import PartialTensor
+from aprgraph.runtime.trace.statistics import Statistics
+from aprgraph.runtime.trace.writer import TraceWriter
 
 #: Called with each tensor as it is recorded.
 OnEntry = Callable[[TraceEntry], None]

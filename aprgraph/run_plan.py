@@ -16,8 +16,8 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.pipeline import early_graph, recorded_graph
 from aprgraph.graph.plan import Plan
-from aprgraph.runtime.aprt import MAX_ELEMENTS, file_size
 from aprgraph.runtime.tokens import check_tokens
+from aprgraph.runtime.trace.aprt import MAX_ELEMENTS, file_size
 
 POSITIONS = ("last", "all")
 

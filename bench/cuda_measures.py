@@ -28,7 +28,7 @@ from aprgraph.graph.ops import OPS
 from aprgraph.graph.plan import Plan, parse_plan
 from aprgraph.recording import Recorder
 from aprgraph.runtime.engine import Engine
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.writer import TraceWriter
 from bench.cuda_device import Action, CuBlas, Device, Times
 from bench.cuda_report import Row
 from tests.support.tiny_blocks import random_weight

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 from measuring import Cost, empty_cache, measure
 
-from aprgraph.runtime.trace import TraceInfo
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.writer import TraceWriter
 
 _POSITIONS, _HIDDEN, _FFN = 2048, 4096, 14336
 #: The tensors of one layer, and their widths.

@@ -14,7 +14,7 @@ from aprgraph.api import RunPlan
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.plan import parse_plan
 from aprgraph.runtime.session import Program, Session
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.writer import TraceWriter
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from aprgraph import Trace
 from aprgraph.graph.gguf_file import GGUFFile
-from aprgraph.runtime.places import check_trace_place
+from aprgraph.runtime.trace.destination import check_trace_place
 
 Array = npt.NDArray[Any]
 #: (layer, stage), or a part of a stage: q, k, v and their biased sums.

@@ -11,9 +11,9 @@ from aprgraph.graph.errors import NonFiniteError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.reference import run_reference
-from aprgraph.runtime.statistics import Statistics, compute_statistics
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
 
 #: Called with a tap's node, its value (f32 in its shape; whoever wants it later must copy it) and its statistics.
 OnTap = Callable[[Node, F32, Statistics], None]

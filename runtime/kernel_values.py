@@ -10,7 +10,7 @@ import numpy.typing as npt
 from aprgraph.graph.block_formats import decode_by_gguf, weight_format, weight_storage
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
-from aprgraph.runtime.statistics import Statistics, statistics_from_sums
+from aprgraph.runtime.trace.statistics import Statistics, statistics_from_sums
 from aprgraph.runtime.weight_scales import row_scales
 
 

@@ -31,10 +31,10 @@ from aprgraph.graph.calling_convention import (
 from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array
-from aprgraph.runtime.statistics import Statistics
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.statistics import Statistics
 
 #: Called with the arrays of tensors that were fetched; they are good until it returns.
 Receive = Callable[..., None]

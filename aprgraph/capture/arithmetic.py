@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from aprgraph.runtime.trace import ARITHMETICS
+from aprgraph.runtime.trace.manifest import ARITHMETICS
 
 FLOAT64, FLOAT32, FLOAT16, BFLOAT16, Q8_ACTIVATIONS = ARITHMETICS
 _OF_DTYPE = {torch.float64: FLOAT64, torch.float32: FLOAT32, torch.float16: FLOAT16, torch.bfloat16: BFLOAT16}

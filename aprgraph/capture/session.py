@@ -15,8 +15,9 @@ from aprgraph.capture.taps import Tap, find_notes, find_taps
 from aprgraph.graph.errors import PlanError, TraceError
 from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.trace import Trace, TraceInfo
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.writer import TraceWriter
 
 #: What the manifest names as the target, and the first word of what it names as the writer.
 TARGET = "transformers"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from aprgraph.runtime.blame import Audit
     from aprgraph.runtime.blame.wrong_rows import AuditRow
-    from aprgraph.runtime.trace import Trace
+    from aprgraph.runtime.trace.reader import Trace
 
 #: Stages of what is wrong that are shown without --all.
 _SHOWN = 12

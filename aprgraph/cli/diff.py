@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aprgraph.runtime.blame import Blame
     from aprgraph.runtime.blame.wrong_rows import Group
     from aprgraph.runtime.diff import DiffReport, DiffRow, FirstDivergence
-    from aprgraph.runtime.trace import Trace
+    from aprgraph.runtime.trace.reader import Trace
 
 #: Columns of a table that goes to a file or a pipe, where nothing wraps it.
 _WIDE = 240

@@ -117,7 +117,7 @@ def graph(
     if output is None:
         typer.echo(text, nl=False)
         return
-    from aprgraph.runtime.trace_writer import write_text_atomically  # noqa: PLC0415
+    from aprgraph.runtime.trace.writer import write_text_atomically  # noqa: PLC0415
 
     with written_by("-o"):
         write_text_atomically(output, text)
@@ -127,7 +127,7 @@ def _check_place(output: Path, inputs: list[Path], *, force: bool) -> None:
     """Raise TraceError for a file that is there and is no graph, unless ``force`` is given, and for one of ``inputs`` in any case."""
     from aprgraph.graph.errors import TraceError  # noqa: PLC0415
     from aprgraph.graph.export import is_export  # noqa: PLC0415
-    from aprgraph.runtime.places import check_file_place  # noqa: PLC0415
+    from aprgraph.runtime.trace.destination import check_file_place  # noqa: PLC0415
 
     with written_by("-o", force=True):
         if output.is_file() and any(one.exists() and output.samefile(one) for one in inputs):
@@ -151,7 +151,7 @@ def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[
         kind = kind_of_folder(source)
         if kind is not None and kind.name != "trace":
             raise AprgraphError(f"{source}: {kind.what}, neither an artifact nor a trace; {kind.advice}")
-        from aprgraph.runtime.trace import Trace  # noqa: PLC0415
+        from aprgraph.runtime.trace.reader import Trace  # noqa: PLC0415
 
         found = Trace.open(source).graph()
         if found is None:
@@ -206,7 +206,7 @@ def _graph_of_diff(diff: tuple[Path, Path] | None, truth: Model | None) -> Graph
 
     if diff is None:
         raise AprgraphError("nothing to draw: give a GGUF file, an artifact or a trace, or two traces with --diff A B")
-    from aprgraph.runtime.trace import Trace  # noqa: PLC0415
+    from aprgraph.runtime.trace.reader import Trace  # noqa: PLC0415
 
     for side in diff:
         found = Trace.open(side).graph()

@@ -60,8 +60,8 @@ def inspect(
 
 
 def _aprt(path: Path) -> dict[str, Any]:
-    from aprgraph.runtime.aprt import read_aprt  # noqa: PLC0415
-    from aprgraph.runtime.statistics import compute_statistics  # noqa: PLC0415
+    from aprgraph.runtime.trace.aprt import read_aprt  # noqa: PLC0415
+    from aprgraph.runtime.trace.statistics import compute_statistics  # noqa: PLC0415
 
     layer, values = read_aprt(path)
     where = "whole model" if layer is None else layer
@@ -69,7 +69,7 @@ def _aprt(path: Path) -> dict[str, Any]:
 
 
 def _trace(path: Path) -> dict[str, Any]:
-    from aprgraph.runtime.trace import Trace  # noqa: PLC0415
+    from aprgraph.runtime.trace.reader import Trace  # noqa: PLC0415
 
     trace = Trace.open(path)
     document: dict[str, Any] = {"kind": "trace", "manifest": trace.info is not None}

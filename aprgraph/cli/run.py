@@ -18,7 +18,7 @@ from aprgraph.cli.progress import progress_bar, spinner
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel, RunPlan
     from aprgraph.cli.generated_text import GeneratedText
-    from aprgraph.runtime.trace import Trace
+    from aprgraph.runtime.trace.reader import Trace
 
 _HELP = "The input, tokenized by the model's own tokenizer [What is 2+2?]."
 
@@ -112,7 +112,7 @@ def run(
     from aprgraph.gpu import parse_target  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError, PlanError, TokenError  # noqa: PLC0415
     from aprgraph.graph.plan import parse_plan, parse_steps  # noqa: PLC0415
-    from aprgraph.runtime.remote_address import parse_remote  # noqa: PLC0415
+    from aprgraph.runtime.remote.address import parse_remote  # noqa: PLC0415
 
     plan = parse_plan(taps, layers)
     if plan.is_empty and (stats_only or output is not None):
@@ -210,7 +210,7 @@ def _only_artifact() -> Path:
 
 def _check_place(directory: Path, *, force: bool) -> None:
     """Raise TraceError, before anything is compiled, where a trace would overwrite what is somebody's; say what stays beside it."""
-    from aprgraph.runtime.places import check_trace_place, describe_others, probe  # noqa: PLC0415
+    from aprgraph.runtime.trace.destination import check_trace_place, describe_others, probe  # noqa: PLC0415
 
     with written_by("-o", force=True):
         others = check_trace_place(directory, force=force).others

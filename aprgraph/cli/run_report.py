@@ -9,8 +9,9 @@ import typer
 
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, RunPlan
-    from aprgraph.runtime.aprt import F32
-    from aprgraph.runtime.trace import Trace, TraceEntry
+    from aprgraph.runtime.trace.aprt import F32
+    from aprgraph.runtime.trace.manifest import TraceEntry
+    from aprgraph.runtime.trace.reader import Trace
 
 
 def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: bool) -> None:

@@ -34,7 +34,7 @@ from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.readings.repeats import without_repeats
 from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: Called after each tensor with its label.
 Progress = Callable[[str], None]

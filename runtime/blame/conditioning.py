@@ -16,11 +16,11 @@ import numpy as np
 from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.graph.stages import StageKind
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.blame.replaying import recompute
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.tolerances import kind_of
+from aprgraph.runtime.trace.aprt import F32
 
 if TYPE_CHECKING:
     from aprgraph.runtime.blame.audit import Auditor

@@ -14,7 +14,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from aprgraph.graph.passes.replay_recorded import Origins
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.blame.local import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.blame.replaying import Replay, ReplayInputs, recompute
@@ -22,7 +21,8 @@ from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.tolerances import Tolerance
 from aprgraph.runtime.readings import Reading, TraceAsRead, find_reading, layout_of
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.reader import Trace
 
 if TYPE_CHECKING:
     from aprgraph.runtime.blame.audit import Auditor

@@ -15,7 +15,7 @@ from aprgraph.graph.model_keys import keys_of_ops
 from aprgraph.runtime.blame.local import NAMED, FileSuspect, LocalError
 from aprgraph.runtime.check.finding import Level
 from aprgraph.runtime.check.weights import judge_some
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: The NMSE of a stage whose weights were rounded to a format, with some room.
 _ROUNDING = {"F16": 2e-7, "BF16": 2e-5}

@@ -12,7 +12,7 @@ from aprgraph.runtime.diff.inputs import GAINS
 from aprgraph.runtime.diff.profiles import arithmetic_profiles, states_float_weights
 from aprgraph.runtime.diff.tolerances import CROWDED_FROM, PROFILES, Tolerance, kind_of
 from aprgraph.runtime.diff.weight_noise import LOOKUP_FACTOR, format_noise
-from aprgraph.runtime.trace import TraceInfo
+from aprgraph.runtime.trace.manifest import TraceInfo
 
 
 @dataclass(frozen=True)

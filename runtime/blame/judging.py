@@ -13,7 +13,6 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.replay_recorded import Origins, find_origins
 from aprgraph.graph.stages import StageKind
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.doubts import Case, Doubts
 from aprgraph.runtime.blame.local import LocalError, LocalState
@@ -27,7 +26,8 @@ from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.reader import Trace
 
 if TYPE_CHECKING:
     from aprgraph.runtime.blame.audit import Auditor

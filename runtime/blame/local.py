@@ -19,7 +19,7 @@ from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
 from aprgraph.runtime.diff.report import common_to
 from aprgraph.runtime.diff.reservations import Reservation
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 FORMAT = "aprgraph-audit"
 VERSION = 2

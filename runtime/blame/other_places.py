@@ -12,7 +12,7 @@ from aprgraph.runtime.readings import TraceAsRead
 from aprgraph.runtime.readings.as_read import Key
 from aprgraph.runtime.readings.doubles import are_same, doubles_agree
 from aprgraph.runtime.readings.places import Places, other_places, places_of_twins
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: The part of the tensors that move that may be wrong in their new places too.
 _WRONG_BESIDE = 0.25

@@ -13,10 +13,11 @@ import numpy as np
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.shards import Held, Shard, find_shard, is_split
 from aprgraph.runtime.readings import Reading
-from aprgraph.runtime.trace import Trace, TraceEntry
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.manifest import TraceEntry
+from aprgraph.runtime.trace.reader import Trace
 
 #: The tokens of a prompt, None if they are not given.
 PromptTokens = Sequence[int] | None

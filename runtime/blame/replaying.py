@@ -12,8 +12,8 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.blame.recorded import Recorded, RecordedTensor
+from aprgraph.runtime.trace.aprt import F32
 
 if TYPE_CHECKING:
     from aprgraph.runtime.blame.audit import Auditor

@@ -8,7 +8,7 @@ from aprgraph.graph.errors import AprgraphError
 from aprgraph.runtime.blame.local import Audit, LocalState
 from aprgraph.runtime.blame.recorded import PromptTokens, tokens_of
 from aprgraph.runtime.readings import TraceAsRead
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 _EMBEDDING = (0, 0, "embedding")
 

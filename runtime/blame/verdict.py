@@ -24,7 +24,7 @@ from aprgraph.runtime.diff.dependencies import Dependencies, from_graph
 from aprgraph.runtime.diff.graph_differences import GraphDifferences, compare_graphs
 from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
 from aprgraph.runtime.readings.repeats import without_repeats
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 
 def blame(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.notes import ranges
-from aprgraph.runtime.trace import TraceEntry
+from aprgraph.runtime.trace.manifest import TraceEntry
 
 #: What a reason consists of that the columns beside it say already.
 _NMSE = re.compile(r"NMSE [0-9.e+-]+, limit [0-9.e+-]+")

@@ -16,11 +16,11 @@ from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUM
 from aprgraph.graph.errors import DeviceError
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.cuda.driver import Driver, Gpu
 from aprgraph.runtime.cuda.transfers import PENDING, Transfers
 from aprgraph.runtime.kernel_values import weight_array
 from aprgraph.runtime.session import Receive, Session, first_line, load_tvm
+from aprgraph.runtime.trace.aprt import F32
 
 _CREATE = "ffi.Module.create.cuda"
 #: Tensors of one kind that go up for a pass: tokens and positions.

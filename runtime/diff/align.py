@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.shapes import Key, ShapedTrace, find_shapes, position_axis
-from aprgraph.runtime.trace import Trace, TraceEntry
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.manifest import TraceEntry
+from aprgraph.runtime.trace.reader import Trace
 
 __all__ = ["ONLY_A", "ONLY_B", "Key", "Pair", "align", "align_shaped", "align_single", "check_tokens", "last_rows"]
 

@@ -30,7 +30,7 @@ from aprgraph.runtime.diff.shapes import find_shapes
 from aprgraph.runtime.diff.sources import Source, is_file, open_pair
 from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.diff.weight_noise import WeightNoise, find_weight_noise
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: Called before each tensor: how many are done, of how many, and what this one is called.
 Progress = Callable[[int, int, str], None]

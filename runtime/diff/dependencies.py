@@ -15,7 +15,7 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops.attention import is_causal
 from aprgraph.graph.stages import STAGES
 from aprgraph.runtime.diff.align import Key
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: A value of one step: the step, and the node's name in the graph.
 Value = tuple[int, str]

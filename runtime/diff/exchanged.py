@@ -9,7 +9,7 @@ from aprgraph.runtime.diff.align import Key, Pair
 from aprgraph.runtime.diff.classify import State
 from aprgraph.runtime.diff.measure import Measured, Measurer
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: Another stage explains a tensor only where it leaves less than this part of the error.
 _LEFT = 1e-2

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.align import Key, Pair, last_rows
 from aprgraph.runtime.diff.shapes import ShapedTrace
+from aprgraph.runtime.trace.aprt import F32
 
 IDS = "moe_router_indices"
 SCORES = "moe_router_logits"

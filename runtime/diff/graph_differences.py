@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import complete_attrs
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: The largest number of differences that are told one by one.
 NAMED = 4

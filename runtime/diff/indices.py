@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.trace.aprt import F32
 
 #: The largest number of differing choices that a report describes one by one.
 DESCRIBED = 16

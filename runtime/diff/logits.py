@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.trace.aprt import F32
 
 
 @dataclass(frozen=True)

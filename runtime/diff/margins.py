@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.indices import DESCRIBED, Choice, ChoiceState, IndexMetrics
 from aprgraph.runtime.diff.tolerances import LOCAL_FACTOR
+from aprgraph.runtime.trace.aprt import F32
 
 F64 = npt.NDArray[np.float64]
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aprgraph.graph.stages import StageKind
-from aprgraph.runtime.aprt import F32, give_back
 from aprgraph.runtime.diff.align import Key, Pair
 from aprgraph.runtime.diff.classify import State
 from aprgraph.runtime.diff.experts import SCORES, Slots, find_scores, find_slots
@@ -20,6 +19,7 @@ from aprgraph.runtime.diff.metrics import BLOCK, TensorMetrics, compare_blocks, 
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
+from aprgraph.runtime.trace.aprt import F32, give_back
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from aprgraph.runtime.aprt import F32, give_back
 from aprgraph.runtime.diff.sums import F64, Sums, cuts
+from aprgraph.runtime.trace.aprt import F32, give_back
 
 #: Elements of one piece: its float64 buffers together, 3 MB, stay in the processor's cache, and one call's overhead is small beside
 #: its work.

@@ -12,7 +12,7 @@ from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.readings import TraceAsRead
 from aprgraph.runtime.readings.doubles import doubles_agree
 from aprgraph.runtime.readings.places import Places, other_places
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: Other places explain a difference where they leave at most this part of it. Hidden states of neighbouring layers are not far apart, so
 #: that wide limits alone would let one pass for the other.

@@ -13,7 +13,7 @@ from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffRow
 from aprgraph.runtime.diff.shapes import ShapedTrace
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: The largest number of tensors that a note names.
 NAMED = 4

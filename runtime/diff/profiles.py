@@ -16,7 +16,8 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.diff.tolerances import PROFILES
 from aprgraph.runtime.readings.precision import RecordedPrecision, recorded_precision
-from aprgraph.runtime.trace import ARITHMETICS, Trace, TraceInfo
+from aprgraph.runtime.trace.manifest import ARITHMETICS, TraceInfo
+from aprgraph.runtime.trace.reader import Trace
 
 #: The keys of a manifest.
 ARITHMETIC = "arithmetic"

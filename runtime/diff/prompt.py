@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aprgraph.runtime.trace import TraceInfo
+from aprgraph.runtime.trace.manifest import TraceInfo
 
 #: Ids that are shown, and characters of the text, from its start and from its end, where a chat has what was asked.
 _IDS, _HEAD, _TAIL = 12, 70, 70

@@ -15,7 +15,6 @@ import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.align import Key, Pair
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import Dependencies
@@ -24,7 +23,8 @@ from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.reservations import RECORDED
 from aprgraph.runtime.diff.witnesses import Witnesses
 from aprgraph.runtime.readings import Layout, Reading, find_reading, layout_of
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.reader import Trace
 
 #: As in blame: a reading explains a tensor only where it leaves less than this part of the error.
 _LEFT = 1e-2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.readings.repeats import repeats_in_words, without_repeats
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 
 def heads_once(a: Trace, b: Trace, names: SideNames) -> tuple[Trace, Trace, tuple[Reservation, ...]]:

@@ -21,7 +21,7 @@ from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 
 if TYPE_CHECKING:
     from aprgraph.runtime.blame.local import Blame
-    from aprgraph.runtime.trace import Trace
+    from aprgraph.runtime.trace.reader import Trace
 
 FORMAT = "aprgraph-diff"
 VERSION = 3

@@ -16,7 +16,7 @@ from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.diff.shards import Held, find_shard
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 if TYPE_CHECKING:
     from aprgraph.runtime.diff.report import DiffReport, DiffRow

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.aprt import F32, give_back
-from aprgraph.runtime.trace import Trace, TraceEntry
+from aprgraph.runtime.trace.aprt import F32, give_back
+from aprgraph.runtime.trace.manifest import TraceEntry
+from aprgraph.runtime.trace.reader import Trace
 
 #: What two traces are paired by: step, layer (None for a whole-model stage), stage.
 Key = tuple[int, int | None, str]

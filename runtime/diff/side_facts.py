@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from aprgraph.graph.plain_text import plain
 from aprgraph.runtime.diff.report import DiffReport
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 
 def side_facts(report: DiffReport, trace_a: Trace, trace_b: Trace) -> Iterator[tuple[str, str]]:

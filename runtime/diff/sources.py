@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from aprgraph.graph.errors import ComparisonError, TraceError
-from aprgraph.runtime.aprt import read_header
-from aprgraph.runtime.trace import MANIFEST, Trace, TraceEntry
+from aprgraph.runtime.trace.aprt import read_header
+from aprgraph.runtime.trace.manifest import MANIFEST, TraceEntry
+from aprgraph.runtime.trace.reader import Trace
 
 Source: TypeAlias = str | Path | Trace
 

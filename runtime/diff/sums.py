@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.trace.aprt import F32
 
 F64 = npt.NDArray[np.float64]
 #: Rows and columns of a matrix.

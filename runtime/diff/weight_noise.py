@@ -21,7 +21,7 @@ from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.dependencies import Dependencies, Value
 from aprgraph.runtime.diff.tolerances import CROWDED_FROM, PROFILES, Tolerance, kind_of
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: NMSE of one matmul whose weights lie in a block format, against the weights as they were: normal weights and activations, K = 256 to
 #: 4096, quantised by ggml without an importance matrix. Heavy tails (Student's t with 4 degrees of freedom) cost up to twice that.

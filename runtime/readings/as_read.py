@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.readings.reading import Reading
-from aprgraph.runtime.trace import Trace, TraceEntry
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.manifest import TraceEntry
+from aprgraph.runtime.trace.reader import Trace
 
 #: What a tensor of a trace is found by: step, layer (None for a whole-model stage), stage.
 Key = tuple[int, int | None, str]

@@ -6,7 +6,7 @@ import numpy as np
 
 from aprgraph.runtime.readings.as_read import Key
 from aprgraph.runtime.readings.places import Places
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: Values that are there twice differ by no more than this, relative to the largest.
 _SAME = 1e-6

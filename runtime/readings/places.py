@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from aprgraph.runtime.readings.as_read import Key
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 _HIDDEN, _EMBEDDING, _NORMED = "post_ffn_residual", "embedding", "final_norm"
 

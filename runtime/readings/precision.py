@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
-from aprgraph.runtime.aprt import F32
-from aprgraph.runtime.trace import Trace, TraceEntry
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.manifest import TraceEntry
+from aprgraph.runtime.trace.reader import Trace
 
 #: Elements at either end of a tensor that are looked at, and the least number of different ones that says anything: of float32 numbers,
 #: one in 8,192 is a float16 by chance.

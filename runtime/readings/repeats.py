@@ -9,10 +9,11 @@ import numpy as np
 
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.readings.as_read import Key, TraceAsRead
 from aprgraph.runtime.readings.reading import Reading, Restoration
-from aprgraph.runtime.trace import Trace, TraceEntry
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.manifest import TraceEntry
+from aprgraph.runtime.trace.reader import Trace
 
 #: The stages whose columns are those of the KV heads.
 _OF_KEYS = frozenset(name for name, stage in STAGE_BY_NAME.items() if stage.dims[-1] == "K*D")

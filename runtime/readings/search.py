@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.readings.layout import Layout
 from aprgraph.runtime.readings.reading import Reading, Restoration
 from aprgraph.runtime.readings.steps import axis_orders, factors, fused_heads, masked_places, row_orders
+from aprgraph.runtime.trace.aprt import F32
 
 #: Makes the steps of one kind that a tensor, as it is read so far, can need.
 _Convention = Callable[[F32, F32, Layout], Iterator[Restoration]]

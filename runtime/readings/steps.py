@@ -8,9 +8,9 @@ from itertools import permutations
 
 import numpy as np
 
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.readings.layout import Layout
 from aprgraph.runtime.readings.reading import Restoration
+from aprgraph.runtime.trace.aprt import F32
 
 #: Natural factors, by how they are called; the scale of a stage comes first.
 _LOG2_E = math.log2(math.e)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aprgraph.graph.stages import StageKind
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.align import Key, Pair, align, align_single
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.diff.tolerances import kind_of
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.reader import Trace
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.report.pieces import F64, difference, flat_pieces
+from aprgraph.runtime.trace.aprt import F32
 
 BINS = 64
 

@@ -12,7 +12,7 @@ from aprgraph.graph.export.svg_style import style_sheet
 from aprgraph.graph.ir import Graph
 from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.report import DiffReport
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 #: First divergences that are drawn; and boxes beyond which only the part of each region nearest to its tensor is.
 _DRAWN = 6

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.report.pieces import F64, PIECE, difference
 from aprgraph.runtime.report.png import Rgb, encode_png
+from aprgraph.runtime.trace.aprt import F32
 
 HEIGHT, WIDTH = 128, 256
 #: Palette entries: what is equal, the scale from the least to the largest difference, and what is a number on one side only.

@@ -15,7 +15,7 @@ import aprgraph
 from aprgraph.api import CompiledModel, RunOptions, check_room
 from aprgraph.graph.errors import PlanError, TokenError, TraceError
 from aprgraph.graph.plan import parse_plan
-from aprgraph.runtime import aprt
+from aprgraph.runtime.trace import aprt
 from tests.support.cli import files_under, run_python
 
 TOKENS = [5, 200, 17]

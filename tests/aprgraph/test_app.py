@@ -17,7 +17,7 @@ import pytest
 
 from aprgraph.cli import app as app_module
 from aprgraph.graph.errors import AprgraphError
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.writer import TraceWriter
 from tests.support.cli import error_of, fails, run_cli, run_process, run_python
 
 COMMANDS = ("check", "compile", "run", "diff", "graph", "inspect", "stages", "models")
@@ -253,7 +253,7 @@ def test_termination_leaves_nothing_half_written(tmp_path: Path) -> None:
     code = """
 import os, signal
 from aprgraph.cli import app
-from aprgraph.runtime import aprt
+from aprgraph.runtime.trace import aprt
 def terminated(*_):
     os.kill(os.getpid(), signal.SIGTERM)
     raise AssertionError("still here")

@@ -16,7 +16,8 @@ from aprgraph.capture.functions import watching
 from aprgraph.capture.model_classes import MODEL_CLASSES
 from aprgraph.graph.errors import UnsupportedModelError
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.trace import Trace, TraceInfo
+from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import write_bare
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "captures.md"

@@ -11,7 +11,7 @@ import pytest
 
 import aprgraph
 from aprgraph.graph.errors import TraceError, UnsupportedModelError
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.tiny import write_tiny_model
 
 try:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import aprgraph
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.golden.make_llama_cpp_recordings import MODELS, NEXT, RECORDINGS, TOKENS, load_example, write_model
 
 example = load_example()

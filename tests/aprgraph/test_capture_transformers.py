@@ -15,7 +15,8 @@ import pytest
 
 import aprgraph
 from aprgraph.graph.errors import AprgraphError, PlanError, TraceError, UnsupportedModelError
-from aprgraph.runtime.trace import MANIFEST, MARKER, Trace
+from aprgraph.runtime.trace.manifest import MANIFEST, MARKER
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import files_under
 from tests.support.tiny import write_tiny_model
 

@@ -20,7 +20,7 @@ import pytest
 
 from aprgraph.codegen.cuda import compiler
 from aprgraph.graph.gguf_file import GGUFFile
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import Result, error_of, fails, files_under, run_cli, run_process
 from tests.support.cuda_emulator import host_compiler, toolkit
 from tests.support.cuda_runs import Command, command, run_emulated

@@ -13,7 +13,7 @@ import pytest
 from aprgraph.api import CompiledModel, load
 from aprgraph.graph.errors import PlanError, TokenError, TraceError
 from aprgraph.runtime.prompts import end_tokens_of
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import fails, files_under, run_cli, run_process
 from tests.support.compiled import compiled, shared_model
 from tests.support.golden import golden_json

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from aprgraph.api import CompiledModel
-from aprgraph.runtime.aprt import write_aprt
+from aprgraph.runtime.trace.aprt import write_aprt
 from tests.support.cli import fails, run_cli
 from tests.support.gguf_bytes import F32, STRING, small_llama
 from tests.support.traces import EMPTY_GRAPH, values, write_bare, write_trace

@@ -14,7 +14,7 @@ import pytest
 
 from aprgraph.api import CompiledModel
 from aprgraph.graph.stages import execution_key
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import fails, files_under, run_cli, run_process
 from tests.support.traces import values, write_bare
 

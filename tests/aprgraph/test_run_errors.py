@@ -13,7 +13,7 @@ import pytest
 from aprgraph import run_plan
 from aprgraph.api import CompiledModel
 from aprgraph.graph.stages import STAGES
-from aprgraph.runtime import aprt
+from aprgraph.runtime.trace import aprt
 from tests.support.cli import fails, files_under, run_cli
 
 

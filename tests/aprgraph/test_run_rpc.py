@@ -19,7 +19,7 @@ from tests.support.rpc_server import RpcServer, rpc_server
 _KILL_AT_THE_THIRD_TAP = """
 import os, signal, sys
 from aprgraph.cli import main
-from aprgraph.runtime.remote import RemoteEngine
+from aprgraph.runtime.remote.engine import RemoteEngine
 
 summarise, taps = RemoteEngine.summarise_value, []
 def summarise_or_kill(self, value):

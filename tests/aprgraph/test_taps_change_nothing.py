@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from aprgraph.api import CompiledModel
-from aprgraph.runtime.aprt import F32
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import files_under, run_python
 from tests.support.compiled import LAYERS, compiled
 from tests.support.models import require_smollm2

@@ -7,7 +7,7 @@ import pytest
 
 from aprgraph.codegen.kernels import KernelRequest, cpu, cuda
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
-from aprgraph.runtime.statistics import compute_statistics, statistics_from_sums
+from aprgraph.runtime.trace.statistics import compute_statistics, statistics_from_sums
 from tests.codegen import test_cuda_attention, test_cuda_experts, test_cuda_linear
 from tests.support.cuda_emulator import InOut, Out
 from tests.support.cuda_kernels import CudaKernels, Requests

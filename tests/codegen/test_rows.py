@@ -10,7 +10,7 @@ from aprgraph.codegen.cpu import Cpu
 from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
 from aprgraph.codegen.library import llvm_target
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
-from aprgraph.runtime.statistics import compute_statistics, statistics_from_sums
+from aprgraph.runtime.trace.statistics import compute_statistics, statistics_from_sums
 from tests.support.golden import nmse
 from tests.support.kernels import RUNNABLE, f32, i32, reference, request, run, weight
 

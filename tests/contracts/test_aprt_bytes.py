@@ -13,8 +13,8 @@ import pytest
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stages import STAGES
-from aprgraph.runtime.aprt import read_aprt, relative_path, write_aprt
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.aprt import read_aprt, relative_path, write_aprt
+from aprgraph.runtime.trace.reader import Trace
 
 SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 

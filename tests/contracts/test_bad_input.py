@@ -16,7 +16,7 @@ import aprgraph
 from aprgraph.api import CompiledModel
 from aprgraph.cli import main
 from aprgraph.graph.errors import AprgraphError, TokenError, TraceError
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import values, write_trace
 
 Tiny = Callable[..., Path]

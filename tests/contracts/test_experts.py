@@ -12,7 +12,7 @@ import aprgraph
 from aprgraph.api import CompiledModel, LoadedModel
 from aprgraph.graph.errors import NonFiniteError
 from aprgraph.graph.model import load_model
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import error_of, files_under, run_cli
 
 TOKENS = (5, 200, 17, 5, 44)

@@ -11,7 +11,7 @@ import pytest
 
 import aprgraph
 from aprgraph.api import CompiledModel
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import files_under
 
 TOKENS = (11, 7, 200, 3, 7, 0, 287, 45, 9)

@@ -20,7 +20,7 @@ from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.runtime.cuda.driver import Gpu
 from aprgraph.runtime.diff import Class
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import files_under
 from tests.support.golden import golden_json
 from tests.support.models import require_smollm2

@@ -19,8 +19,9 @@ from aprgraph.graph.passes import InsertTaps, Prune
 from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.stages import STAGES
 from aprgraph.graph.text import parse_graph, print_graph
-from aprgraph.runtime.trace import Trace, TraceInfo
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.writer import TraceWriter
 
 Models = Callable[..., Path]
 

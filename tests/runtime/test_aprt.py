@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime import aprt
-from aprgraph.runtime.aprt import MAX_ELEMENTS, WHOLE_MODEL, file_size, pack_header, read_aprt, read_header, relative_path, write_aprt
+from aprgraph.runtime.trace import aprt
+from aprgraph.runtime.trace.aprt import MAX_ELEMENTS, WHOLE_MODEL, file_size, pack_header, read_aprt, read_header, relative_path, write_aprt
 
 ODD_BITS = [0x7FC00000, 0x7FC00001, 0x7F800001, 0xFFC12345, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0x80000000, 0x00000001, 0x00000000]
 

@@ -12,9 +12,9 @@ import pytest
 import aprgraph
 from aprgraph.graph.errors import ComparisonError, TokenError, TraceError
 from aprgraph.graph.model import load_model
-from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.blame import Audit, LocalState, audit
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.aprt import write_aprt
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced, with_nan
 from tests.support.tiny_families import TINY_FAMILIES
 from tests.support.traces import Tensor, noisy

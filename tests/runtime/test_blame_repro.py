@@ -18,7 +18,7 @@ from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.blame.repro import write_repro
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced
 from tests.support.cli import error_of, files_under, run_process
 from tests.support.traces import Tensor, noisy

@@ -17,8 +17,9 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.blame import Verdict, audit, blame
-from aprgraph.runtime.trace import Trace, TraceInfo
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.writer import TraceWriter
 from tests.support.arithmetic import run_in, to_bfloat16
 from tests.support.blame import TOKENS, bare, spoil, traced, with_nan
 from tests.support.traces import noisy, trace_model, write_bare

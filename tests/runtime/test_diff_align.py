@@ -10,7 +10,7 @@ import pytest
 
 from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.runtime.diff import Class, DiffReport, diff
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import noisy, values, write_bare, write_trace
 
 GATE, UP = values(3, 8), values(3, 8, seed=1)

@@ -12,7 +12,7 @@ from aprgraph.runtime.diff import Class, DiffReport, diff
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.notes import ranges
 from aprgraph.runtime.diff.shapes import find_shapes
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import Tensor, trace_model, values, write_bare, write_trace
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from aprgraph.runtime.diff import Class, DiffReport, diff
 from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import Tensor, noisy, trace_model, values, write_bare, write_trace
 
 IDS = (0, 0, "moe_router_indices")

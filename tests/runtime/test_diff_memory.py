@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from numpy.lib.array_utils import byte_bounds
 
-from aprgraph.runtime.aprt import give_back, pack_header, read_aprt, write_aprt
 from aprgraph.runtime.diff import diff, measure, metrics
 from aprgraph.runtime.diff.metrics import compare_blocks, compare_tensors
-from aprgraph.runtime.trace import Trace, TraceEntry
+from aprgraph.runtime.trace.aprt import give_back, pack_header, read_aprt, write_aprt
+from aprgraph.runtime.trace.manifest import TraceEntry
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import Tensor, noisy, values, write_trace
 
 MB = 1 << 20

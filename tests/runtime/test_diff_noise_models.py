@@ -19,8 +19,9 @@ from aprgraph.graph.text import print_graph
 from aprgraph.runtime.decoded_weights import decode_weight
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.tolerances import find_tolerance
-from aprgraph.runtime.trace import Trace, TraceInfo
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.writer import TraceWriter
 from tests.support.arithmetic import F64, Rounding, run_in, to_bfloat16, to_float16, to_float32, to_q8_0, to_q8_k
 from tests.support.models import require_smollm2
 

@@ -18,7 +18,8 @@ from aprgraph.runtime.diff.overrides import Tolerances, parse_override
 from aprgraph.runtime.diff.profiles import ARITHMETICS, choose_profile, own_profile
 from aprgraph.runtime.diff.report import DIVERGED
 from aprgraph.runtime.diff.tolerances import PROFILES, find_tolerance
-from aprgraph.runtime.trace import Trace, TraceInfo
+from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import EMPTY_GRAPH, noisy, values, write_bare, write_trace
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from aprgraph.comparison import diff as compare
 from aprgraph.runtime.diff import Class, DiffReport, diff
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import run_cli
 from tests.support.traces import Tensor, noisy, trace_model, values, write_bare, write_trace
 

@@ -14,7 +14,7 @@ from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.shards import Held, find_shard
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import Tensor, trace_model, write_bare, write_trace
 
 TOKENS = (3, 1, 4, 1, 5, 9, 2, 6)

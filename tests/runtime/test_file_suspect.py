@@ -13,7 +13,7 @@ import aprgraph
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.blame import audit
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import TOKENS, traced
 
 Tiny = Callable[..., Path]

@@ -12,7 +12,7 @@ import aprgraph
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.diff.tolerances import find_tolerance
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import spoil
 from tests.support.traces import Tensor
 

@@ -10,9 +10,9 @@ import pytest
 
 import aprgraph
 from aprgraph.graph.model import load_model
-from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.blame import audit
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.aprt import write_aprt
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced
 from tests.support.traces import Tensor, noisy
 

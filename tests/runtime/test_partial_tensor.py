@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.aprt import read_aprt, write_aprt
-from aprgraph.runtime.partial_tensor import PartialTensor
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.aprt import read_aprt, write_aprt
+from aprgraph.runtime.trace.partial_tensor import PartialTensor
+from aprgraph.runtime.trace.writer import TraceWriter
 
 
 def test_parts_become_the_file_that_the_whole_would_be(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import pytest
 
 import aprgraph
 from aprgraph.graph.model import load_model
-from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.blame import Audit, LocalState, Verdict, audit
 from aprgraph.runtime.blame.repro import write_repro
 from aprgraph.runtime.readings import Layout, find_reading
 from aprgraph.runtime.readings.precision import format_of
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.aprt import write_aprt
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced
 from tests.support.traces import Tensor, noisy
 

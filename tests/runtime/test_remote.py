@@ -17,13 +17,14 @@ from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS
 from aprgraph.graph.errors import NonFiniteError, RemoteError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.plan import parse_plan
-from aprgraph.runtime import remote_address, remote_connection
 from aprgraph.runtime.kernel_values import weight_array
-from aprgraph.runtime.remote import RemoteEngine
-from aprgraph.runtime.remote_address import parse_remote
-from aprgraph.runtime.remote_connection import Connection
-from aprgraph.runtime.remote_tensors import RemoteTensors
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.remote import address as remote_address
+from aprgraph.runtime.remote import connection as remote_connection
+from aprgraph.runtime.remote.address import parse_remote
+from aprgraph.runtime.remote.connection import Connection
+from aprgraph.runtime.remote.engine import RemoteEngine
+from aprgraph.runtime.remote.tensors import RemoteTensors
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import files_under
 from tests.support.compiled import LAYERS, SHARED, compiled, shared_model
 from tests.support.golden import golden_models
@@ -97,7 +98,7 @@ def test_large_tensors_travel_in_pieces(
     models: dict[str, CompiledModel], server: RpcServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_connection, "_PIECE", 3000)
-    monkeypatch.setattr("aprgraph.runtime.remote._CHUNKS_AT_ONCE", 1)
+    monkeypatch.setattr("aprgraph.runtime.remote.engine._CHUNKS_AT_ONCE", 1)
     for name in ("llama", "qwen2moe"):
         for model, place in ((models[name], "here"), (models[name].on(server.address), "there")):
             model.run("all", "0..2", tokens=[*range(32)], directory=tmp_path / name / place, prefill_chunk=30)
@@ -149,7 +150,7 @@ def test_only_experts_that_were_chosen_are_sent(models: dict[str, CompiledModel]
 
 def test_pages_of_a_large_model_are_given_back(tiny: CompiledModel, server: RpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert RESIDENT_WEIGHTS > 1 << 20
-    monkeypatch.setattr("aprgraph.runtime.remote_tensors.RESIDENT_WEIGHTS", 10_000)
+    monkeypatch.setattr("aprgraph.runtime.remote.tensors.RESIDENT_WEIGHTS", 10_000)
     model, released = load_model(tiny.model.path), []
     monkeypatch.setattr(model.file, "release", lambda release=model.file.release: released.append(release()))
     there = CompiledModel(tiny.artifact, model).on(server.address)

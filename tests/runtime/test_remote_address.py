@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from aprgraph.graph.errors import RemoteError
-from aprgraph.runtime import remote_address
-from aprgraph.runtime.remote_address import RemoteAddress, find_server, parse_remote
-from aprgraph.runtime.remote_connection import Connection
+from aprgraph.runtime.remote import address as remote_address
+from aprgraph.runtime.remote.address import RemoteAddress, find_server, parse_remote
+from aprgraph.runtime.remote.connection import Connection
 
 
 @pytest.mark.parametrize(

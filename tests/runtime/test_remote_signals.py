@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.runtime.remote_signals import SessionSignals
+from aprgraph.runtime.remote.signals import SessionSignals
 from tests.support.cli import run_python
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -109,7 +109,7 @@ def test_a_broken_pipe(lost: bool, code: int, tmp_path: Path) -> None:
     result = run_python(
         """
 import signal, socket, sys
-from aprgraph.runtime.remote_signals import SessionSignals
+from aprgraph.runtime.remote.signals import SessionSignals
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 session = SessionSignals()
 a, b = socket.socketpair()

@@ -23,7 +23,7 @@ from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.report import render_page, write_page
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import noisy, trace_model, values, write_bare, write_trace
 
 _VOID = frozenset({"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"})
@@ -393,7 +393,7 @@ def test_the_same_comparison_gives_the_same_bytes(traces: Path, tmp_path: Path) 
     assert once == page_of(traces / "a", traces / "other")
     code = (
         "import sys; from pathlib import Path; from aprgraph.runtime.diff import diff; from aprgraph.runtime.report import write_page\n"
-        "from aprgraph.runtime.trace import Trace\n"
+        "from aprgraph.runtime.trace.reader import Trace\n"
         "a, b = sys.argv[1:3]; write_page(Path(sys.argv[3]), diff(a, b), Trace.open(a), Trace.open(b))"
     )
     path = tmp_path / "elsewhere.html"

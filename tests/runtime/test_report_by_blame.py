@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from aprgraph.comparison import diff
-from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.blame.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.blame.wrong_rows import audit_rows, wrong_rows
 from aprgraph.runtime.diff import DiffReport
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.prompt import Prompt, prompt_of
 from aprgraph.runtime.report import render_page
-from aprgraph.runtime.trace import Trace, TraceInfo
+from aprgraph.runtime.trace.aprt import write_aprt
+from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.reader import Trace
 from tests.runtime.test_report import Element, read_page
 from tests.support.blame import TOKENS, bare
 from tests.support.cli import fails, run_cli

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aprgraph.runtime.aprt import read_aprt, write_aprt
 from aprgraph.runtime.report.histogram import BINS, make_histograms
 from aprgraph.runtime.report.pieces import PIECE, difference
 from aprgraph.runtime.report.png import encode_png
 from aprgraph.runtime.report.tensor_map import EQUAL, FIRST, HEIGHT, LAST, NO_NUMBER, WIDTH, make_palette, make_tensor_map
+from aprgraph.runtime.trace.aprt import read_aprt, write_aprt
 from tests.support.traces import values
 
 

@@ -16,9 +16,9 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.plan import Plan, parse_plan
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.session import Program, Session, default_threads
-from aprgraph.runtime.statistics import Statistics, compute_statistics
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
 from tests.support.compiled import LAYERS, compiled, shared_model
 
 TOKENS = [5, 200, 17, 0, 287]

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from aprgraph.runtime import statistics
-from aprgraph.runtime.statistics import Statistics, compute_statistics, statistics_from_sums
+from aprgraph.runtime.trace import statistics
+from aprgraph.runtime.trace.statistics import Statistics, compute_statistics, statistics_from_sums
 
 MIXED = np.array([[1.0, -3.0, np.nan], [np.inf, 2.0, -np.inf]], np.float32)
 

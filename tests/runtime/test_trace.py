@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime import aprt
-from aprgraph.runtime.aprt import write_aprt
 from aprgraph.runtime.diff import diff
-from aprgraph.runtime.trace import MANIFEST, MARKER, Trace, TraceInfo
-from aprgraph.runtime.trace_writer import TraceWriter, write_text_atomically
+from aprgraph.runtime.trace import aprt
+from aprgraph.runtime.trace.aprt import write_aprt
+from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceInfo
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.writer import TraceWriter, write_text_atomically
 from tests.support.cli import files_under
 from tests.support.traces import EMPTY_GRAPH, values, write_bare, write_trace
 

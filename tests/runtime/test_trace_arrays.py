@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.trace import Trace
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import values
 
 try:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.aprt import write_aprt
-from aprgraph.runtime.trace import MANIFEST, Trace
-from aprgraph.runtime.unread import Unread, suggest_place
+from aprgraph.runtime.trace.aprt import write_aprt
+from aprgraph.runtime.trace.manifest import MANIFEST
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.unread_files import Unread, suggest_place
 from tests.support.cli import fails, run_cli
 from tests.support.traces import values, write_bare, write_trace
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 import aprgraph
-from aprgraph.runtime.aprt import write_aprt
-from aprgraph.runtime.trace import MANIFEST, Trace
+from aprgraph.runtime.trace.aprt import write_aprt
+from aprgraph.runtime.trace.manifest import MANIFEST
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import Tensor
 
 TOKENS = (3, 1, 4, 1, 5, 9, 2)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest import mock
 
-from aprgraph.runtime import aprt
+from aprgraph.runtime.trace import aprt
 from tests.support.cli import Result, run_cli
 from tests.support.cuda_emulator import toolkit
 

@@ -16,7 +16,7 @@ from aprgraph.graph.passes import InsertTaps, Prune, run_passes
 from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.decoded_weights import decode_weight
-from aprgraph.runtime.trace import TraceInfo
+from aprgraph.runtime.trace.manifest import TraceInfo
 from tests.support.arithmetic import F64, run_in, through_format
 from tests.zoo.runs import MemoryTrace
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aprgraph.graph.errors import RemoteError
-from aprgraph.runtime.remote_address import RemoteAddress, find_server
+from aprgraph.runtime.remote.address import RemoteAddress, find_server
 
 _PATIENCE = 60.0
 

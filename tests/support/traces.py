@@ -15,10 +15,11 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.passes import AllPositions, InsertTaps, Prune, run_passes
 from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.text import print_graph
-from aprgraph.runtime.aprt import relative_path, write_aprt
 from aprgraph.runtime.reference import run_reference
-from aprgraph.runtime.trace import Trace, TraceInfo
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.aprt import relative_path, write_aprt
+from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.writer import TraceWriter
 
 Tensor = npt.NDArray[np.float32]
 #: The keys are (layer, stage), or (layer, stage, step).

@@ -13,7 +13,8 @@ from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.dependencies import Dependencies, from_graph
 from aprgraph.runtime.diff.report import DiffReport
-from aprgraph.runtime.trace import Trace, TraceEntry
+from aprgraph.runtime.trace.manifest import TraceEntry
+from aprgraph.runtime.trace.reader import Trace
 from tests.zoo.expectation import first_of, guilty, wrong_tensors
 from tests.zoo.planting import Fault, Site
 from tests.zoo.runs import Run, run

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Node, renamed
 from aprgraph.graph.ops import Array
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.trace.aprt import F32
 from tests.zoo.arithmetic import Float32
 from tests.zoo.subjects import Subject
 

@@ -14,9 +14,10 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
 from aprgraph.graph.plan import Plan
 from aprgraph.graph.text import print_graph
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.diff.align import Key
-from aprgraph.runtime.trace import Trace, TraceEntry, TraceInfo
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.manifest import TraceEntry, TraceInfo
+from aprgraph.runtime.trace.reader import Trace
 from tests.zoo.arithmetic import Float32
 from tests.zoo.planting import Call, Plant, Stored
 from tests.zoo.subjects import TOKENS, Subject, recorded

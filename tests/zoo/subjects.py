@@ -20,8 +20,8 @@ from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.pipeline import recorded_graph
 from aprgraph.graph.plan import Plan, parse_plan
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.blame import ReplayedModel
+from aprgraph.runtime.trace.aprt import F32
 from tests.support.tiny import write_tiny_model
 
 #: Ten positions: more than the sliding windows, no multiple of any tile; some tokens come twice.

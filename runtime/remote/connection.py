@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import RemoteError
-from aprgraph.runtime import remote_address
-from aprgraph.runtime.remote_address import RemoteAddress, find_server, no_answer
-from aprgraph.runtime.remote_signals import SessionSignals
+from aprgraph.runtime.remote import address as server_address
+from aprgraph.runtime.remote.address import RemoteAddress, find_server, no_answer
+from aprgraph.runtime.remote.signals import SessionSignals
 from aprgraph.runtime.session import first_line, load_tvm
 
 _SAME_VERSION = f"expected one of TVM {version('apache-tvm')}, as this side is"
@@ -229,7 +229,7 @@ def _connect(address: RemoteAddress, numeric: str) -> Any:
 
     threading.Thread(target=call, daemon=True).start()
     try:
-        answer = answers.get(timeout=remote_address.CONNECT_TIMEOUT)
+        answer = answers.get(timeout=server_address.CONNECT_TIMEOUT)
     except queue.Empty:
         raise RemoteError(no_answer(address)) from None
     if not isinstance(answer, Exception):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.aprt import F32, relative_path, write_aprt
-from aprgraph.runtime.partial_tensor import PartialTensor
-from aprgraph.runtime.places import OWN, check_trace_place, mark_kept, remove_old
-from aprgraph.runtime.statistics import Statistics, compute_statistics
-from aprgraph.runtime.trace import FORMAT, MANIFEST, MARKER, VERSION, Trace, TraceEntry, TraceInfo
-from aprgraph.runtime.unread import beside_manifest
+from aprgraph.runtime.trace.aprt import F32, relative_path, write_aprt
+from aprgraph.runtime.trace.destination import OWN, check_trace_place, mark_kept, remove_old
+from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceEntry, TraceInfo, manifest_text
+from aprgraph.runtime.trace.partial_tensor import PartialTensor
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
+from aprgraph.runtime.trace.unread_files import beside_manifest
 
 
 class TraceWriter:
@@ -76,19 +75,7 @@ class TraceWriter:
         """Write the manifest and return the trace. Raises TraceError."""
         self._begin()
         trace = Trace(self.directory, self.entries, info, beside_manifest(self.directory, {entry.file for entry in self.entries}))
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "model": dict(info.model),
-            "target": info.target,
-            "tokens": list(info.tokens),
-            "positions": info.positions,
-            "plan": info.plan,
-            **info.extra,
-            "tensors": [_entry_to_json(entry) for entry in trace.entries],
-            "graph": info.graph_text.splitlines() if info.graph_text else None,
-        }
-        write_text_atomically(self.directory / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        write_text_atomically(self.directory / MANIFEST, manifest_text(trace.entries, info))
         (self.directory / MARKER).unlink(missing_ok=True)
         self.close()
         return trace
@@ -180,16 +167,3 @@ def write_text_atomically(path: Path, text: str) -> None:
         if not isinstance(error, OSError):
             raise
         raise TraceError.unwritable(named, error) from None
-
-
-def _entry_to_json(entry: TraceEntry) -> dict[str, Any]:
-    assert entry.statistics is not None
-    return {
-        "stage": entry.stage,
-        "layer": entry.layer,
-        "step": entry.step,
-        "shape": list(entry.shape),
-        "file": entry.file,
-        "node": entry.node,
-        "statistics": entry.statistics.to_json(),
-    }

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import TraceError, shown
-from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.trace.aprt import F32
 
 Array = npt.NDArray[Any]
 

@@ -146,3 +146,8 @@ def relative_path(stage: str, layer: int | None, step: int = 0) -> str:
     """Where a tensor lies inside a trace directory: ``layer-<N>/<stage>.bin``, later steps under ``step-<i>/``."""
     name = f"{stage}.bin" if layer is None else f"layer-{layer}/{stage}.bin"
     return name if step == 0 else f"step-{step}/{name}"
+
+
+def whose(layer: int | None) -> str:
+    """The layer of an APRT header, in words."""
+    return "the whole model" if layer is None else f"layer {layer}"

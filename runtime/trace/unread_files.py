@@ -11,7 +11,7 @@ from pathlib import Path
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stage_names import is_known_elsewhere, nearest_stage, remark_on
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.aprt import HEADER, MAGIC, WHOLE_MODEL, relative_path
+from aprgraph.runtime.trace.aprt import HEADER, MAGIC, WHOLE_MODEL, relative_path
 
 SUFFIX = ".bin"
 #: Files that hold numbers, in forms that are not read here.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from aprgraph.runtime.aprt import F32
+from aprgraph.runtime.trace.aprt import F32
 
 _CHUNK = 1 << 20
 

@@ -16,7 +16,7 @@ from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS, half_table, weig
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
 from aprgraph.runtime.kernel_values import weight_array
-from aprgraph.runtime.remote_connection import Connection
+from aprgraph.runtime.remote.connection import Connection
 
 _ITEMSIZE = 4
 

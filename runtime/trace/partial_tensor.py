@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.aprt import F32, HEADER, file_size, pack_header
+from aprgraph.runtime.trace.aprt import F32, HEADER, file_size, pack_header
 
 
 class PartialTensor:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.bare_trace import is_place_of_stage
-from aprgraph.runtime.trace import MANIFEST, MARKER, TraceInfo, read_manifest
-from aprgraph.runtime.unread import list_folder
+from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceInfo, read_manifest
+from aprgraph.runtime.trace.unread_files import list_folder
+from aprgraph.runtime.trace.without_manifest import is_place_of_stage
 
 #: What `aprgraph run` writes; other traces are of whoever their manifest names.
 OWN = "aprgraph"

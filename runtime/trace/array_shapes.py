@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stages import STAGE_BY_NAME, Stage
-from aprgraph.runtime.array_values import Array
-from aprgraph.runtime.trace import TraceEntry
+from aprgraph.runtime.trace.array_values import Array
+from aprgraph.runtime.trace.manifest import TraceEntry
 
 Shape = tuple[int, ...]
 #: Letters of the stage table that stand for one number in a whole model, and n and t, that do in a step; F does not, where experts are of

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.places import check_file_place, check_trace_place, probe
-from aprgraph.runtime.trace import MANIFEST, MARKER, Trace
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.destination import check_file_place, check_trace_place, probe
+from aprgraph.runtime.trace.manifest import MANIFEST, MARKER
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.writer import TraceWriter
 from tests.support.cli import files_under
 from tests.support.traces import values, write_bare, write_trace
 

@@ -24,13 +24,13 @@ from aprgraph.graph.calling_convention import (
 )
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
-from aprgraph.runtime.aprt import F32
 from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import statistics_from_rows
-from aprgraph.runtime.remote_address import RemoteAddress
-from aprgraph.runtime.remote_connection import Connection, GpuCode
-from aprgraph.runtime.remote_tensors import RemoteTensors, RemoteValue
-from aprgraph.runtime.statistics import Statistics
+from aprgraph.runtime.remote.address import RemoteAddress
+from aprgraph.runtime.remote.connection import Connection, GpuCode
+from aprgraph.runtime.remote.tensors import RemoteTensors, RemoteValue
+from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.statistics import Statistics
 
 _DTYPES = {"f32": "float32", "i32": "int32"}
 #: How many chunks of a tensor that lies here are summarised there at once: 16 MiB.

@@ -13,12 +13,13 @@ import numpy as np
 from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.stage_names import did_you_mean
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind
-from aprgraph.runtime.aprt import WHOLE_MODEL
-from aprgraph.runtime.array_shapes import fit_shapes
-from aprgraph.runtime.array_values import Array, arithmetic_of, check_values, to_f32, to_numpy
-from aprgraph.runtime.places import author_of
-from aprgraph.runtime.trace import ARITHMETICS, Trace, TraceEntry, TraceInfo
-from aprgraph.runtime.trace_writer import TraceWriter
+from aprgraph.runtime.trace.aprt import WHOLE_MODEL
+from aprgraph.runtime.trace.array_shapes import fit_shapes
+from aprgraph.runtime.trace.array_values import Array, arithmetic_of, check_values, to_f32, to_numpy
+from aprgraph.runtime.trace.destination import author_of
+from aprgraph.runtime.trace.manifest import ARITHMETICS, TraceEntry, TraceInfo
+from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.writer import TraceWriter
 
 _NAME = re.compile(r"(?:step-?(\d+)[./])?(?:layer-?(\d+)[./])?(\w+)", re.ASCII)
 

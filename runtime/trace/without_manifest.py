@@ -8,16 +8,16 @@ from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.aprt import read_header
-from aprgraph.runtime.trace import MANIFEST, Trace, TraceEntry, whose
-from aprgraph.runtime.unread import SUFFIX, Unread, describe_strangers, explain, list_folder
+from aprgraph.runtime.trace.aprt import read_header, whose
+from aprgraph.runtime.trace.manifest import MANIFEST, TraceEntry
+from aprgraph.runtime.trace.unread_files import SUFFIX, Unread, describe_strangers, explain, list_folder
 
 _LAYER_DIRECTORY = re.compile(r"layer-(\d{1,10})", re.ASCII)
 _STEP_DIRECTORY = re.compile(r"step-(\d{1,10})", re.ASCII)
 
 
-def open_bare(directory: Path) -> Trace:
-    """The APRT files of a directory without a manifest; the rest is ``unread``. Raises TraceError if there is none."""
+def read_without_manifest(directory: Path) -> tuple[list[TraceEntry], list[Unread]]:
+    """The APRT files of a directory without a manifest, and the rest, which is not read. Raises TraceError if there is no APRT file."""
     entries: dict[tuple[int, int | None, str], TraceEntry] = {}
     unread = []
     folder = list_folder(directory)
@@ -39,7 +39,7 @@ def open_bare(directory: Path) -> Trace:
             f"{directory}: holds neither a manifest ({MANIFEST}) nor APRT files of known stages (layer-<N>/<stage>.bin)"
             + (f"; {strangers}" if strangers else "")
         )
-    return Trace(directory, list(entries.values()), None, unread)
+    return list(entries.values()), unread
 
 
 def _entry_of(file: str) -> TraceEntry | None:

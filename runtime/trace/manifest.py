@@ -1,0 +1,168 @@
+"""The manifest ``trace.json`` of a trace directory: what ran, and which tensors it recorded.
+
+It is written last and atomically, so a directory with one is complete. It holds no clock and no absolute path: the same run gives
+the same bytes. A manifest of somebody else's tensors has no graph (``null``), and may not know the tokens (an empty list).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aprgraph.graph.errors import GraphError, TraceError, shown
+from aprgraph.graph.stages import execution_key
+from aprgraph.graph.text import parse_graph
+from aprgraph.runtime.trace.statistics import Statistics
+
+MANIFEST = "trace.json"
+#: There, and locked, while a run writes; what an interrupted run leaves.
+MARKER = "trace.incomplete"
+FORMAT = "aprgraph-trace"
+VERSION = 1
+#: What a run can say that it computed in; the last: in float32, activations rounded to 8 bits before each quantised matmul.
+ARITHMETICS = ("float64", "float32", "float16", "bfloat16", "q8-activations")
+
+
+@dataclass(frozen=True)
+class TraceEntry:
+    """One tensor of a trace. ``file`` is relative to the directory, or None if only statistics were kept."""
+
+    stage: str
+    layer: int | None
+    step: int
+    shape: tuple[int, ...]
+    file: str | None
+    node: str | None = None
+    statistics: Statistics | None = None
+
+    @property
+    def key(self) -> tuple[int, int | None, str]:
+        """What two traces are paired by: step, layer, stage."""
+        return (self.step, self.layer, self.stage)
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Sort key: step, then execution order."""
+        return (self.step, *execution_key(self.layer, self.stage))
+
+    @property
+    def label(self) -> str:
+        """What a person calls it: ``layer 3 ffn_gate``, ``lm_head``, ``step 2 layer 0 attn_out``."""
+        where = self.stage if self.layer is None else f"layer {self.layer} {self.stage}"
+        return where if self.step == 0 else f"step {self.step} {where}"
+
+
+@dataclass(frozen=True)
+class TraceInfo:
+    """What a manifest says about the run as a whole.
+
+    ``model`` has a ``fingerprint`` where the file was at hand. ``tokens`` is empty where they are not known, and ``graph_text``
+    where there is no graph: both so in captures of other programs. These say in ``extra`` what wrote them (``writer``),
+    what it computed in (``arithmetic``, one of ARITHMETICS), whether its ``weights`` were ``"float"`` or ``"quantised"``, and
+    in ``notes``, a list of sentences, what else a reader should know. ``generated``, there too, are the tokens of the steps.
+    """
+
+    model: Mapping[str, Any]
+    target: str
+    tokens: tuple[int, ...]
+    plan: str
+    positions: str
+    graph_text: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_manifest(directory: Path, *, with_graph: bool = True) -> tuple[list[TraceEntry], TraceInfo]:
+    """What the manifest of ``directory`` says; ``with_graph``: its graph is parsed too, which takes most of the time. Raises TraceError."""
+    path = directory / MANIFEST
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT or document["version"] != VERSION:
+            found = f"format {shown(document['format'])} version {shown(document['version'])}"
+            raise TraceError(f"{path}: {found}, expected {FORMAT!r} version {VERSION}")
+        entries = [_entry_from_json(directory, item) for item in document["tensors"]]
+        if len({entry.key for entry in entries}) < len(entries):
+            raise TraceError(f"{path}: a tensor appears twice; run the trace again")
+        known = {"format", "version", "model", "target", "tokens", "positions", "plan", "tensors", "graph"}
+        info = TraceInfo(
+            model=dict(document["model"]),
+            target=_text(document["target"]),
+            tokens=tuple(_whole(token) for token in document["tokens"]),
+            plan=_text(document["plan"]),
+            positions=_text(document["positions"]),
+            graph_text="" if document["graph"] is None else "\n".join(document["graph"]) + "\n",
+            extra={key: value for key, value in document.items() if key not in known},
+        )
+        if with_graph and info.graph_text:
+            parse_graph(info.graph_text)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
+    except KeyError as error:
+        raise TraceError(f"{path}: not a whole trace manifest: {error} is missing; run the trace again") from None
+    except (ValueError, TypeError, OverflowError, RecursionError, AttributeError, GraphError) as error:
+        raise TraceError(f"{path}: not a whole trace manifest ({error}); run the trace again") from None
+    return entries, info
+
+
+def _entry_from_json(directory: Path, item: Mapping[str, Any]) -> TraceEntry:
+    """The inverse of ``_entry_to_json``. Raises KeyError or TypeError for what is not one."""
+    return TraceEntry(
+        stage=_text(item["stage"]),
+        layer=None if item["layer"] is None else _whole(item["layer"]),
+        step=_whole(item["step"]),
+        shape=tuple(_whole(dim) for dim in item["shape"]),
+        file=None if item["file"] is None else _inside(directory, _text(item["file"])),
+        node=None if item["node"] is None else _text(item["node"]),
+        statistics=Statistics.from_json(item["statistics"]),
+    )
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{shown(value)}, expected a whole number of at least 0")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{shown(value)}, expected text")
+    return value
+
+
+def _inside(directory: Path, file: str) -> str:
+    """``file``, which must stay inside the trace directory."""
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise TraceError(f"{directory / MANIFEST}: the file {file!r} lies outside the trace directory")
+    return file
+
+
+def manifest_text(entries: Sequence[TraceEntry], info: TraceInfo) -> str:
+    """The text of a manifest of these tensors, each with its statistics; the inverse of ``read_manifest``."""
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": dict(info.model),
+        "target": info.target,
+        "tokens": list(info.tokens),
+        "positions": info.positions,
+        "plan": info.plan,
+        **info.extra,
+        "tensors": [_entry_to_json(entry) for entry in entries],
+        "graph": info.graph_text.splitlines() if info.graph_text else None,
+    }
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def _entry_to_json(entry: TraceEntry) -> dict[str, Any]:
+    assert entry.statistics is not None
+    return {
+        "stage": entry.stage,
+        "layer": entry.layer,
+        "step": entry.step,
+        "shape": list(entry.shape),
+        "file": entry.file,
+        "node": entry.node,
+        "statistics": entry.statistics.to_json(),
+    }

@@ -12,8 +12,6 @@ from aprgraph.codegen.artifact import Artifact, compile_model, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
 from aprgraph.codegen.cache import OnNotice, cache_directory, compile_into_cache
 from aprgraph.comparison import audit, diff
-from aprgraph.engines import check_remote, open_engine
-from aprgraph.execution import OnToken, Outcome, execute
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ArtifactError, NonFiniteError, TokenError, TraceError
 from aprgraph.graph.ir import Graph
@@ -21,8 +19,10 @@ from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.plan import Plan, parse_plan, parse_steps
 from aprgraph.graph.text import print_graph
-from aprgraph.recording import OnEntry, Recorder
-from aprgraph.run_plan import RunOptions, RunPlan, check_room, plan_run
+from aprgraph.runs.execute import OnToken, Outcome, execute
+from aprgraph.runs.open_engine import check_remote, open_engine
+from aprgraph.runs.plan import RunOptions, RunPlan, check_room, plan_run
+from aprgraph.runs.recorder import OnEntry, Recorder
 from aprgraph.runtime.check.nonfinite import source_of_nan
 from aprgraph.runtime.prompts import encode_chat, encode_prompt, end_tokens_of
 from aprgraph.runtime.remote.address import RemoteAddress, parse_remote

@@ -21,7 +21,7 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import STAGE_BY_NAME, STAGES
-from aprgraph.run_plan import RunPlan
+from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.blame.suggest import END_OF_LAYER, Suspicion, unseen_stages
 from aprgraph.runtime.diff import Class, DiffReport, FirstDivergence
 from aprgraph.runtime.diff.align import Key

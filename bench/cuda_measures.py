@@ -19,14 +19,14 @@ import aprgraph
 from aprgraph.api import CompiledModel, RunPlan
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cuda.linear import Product
-from aprgraph.engines import open_engine
-from aprgraph.execution import execute
 from aprgraph.graph.block_formats import decode_reference, weight_format, weight_storage
 from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.ir import Attr, TensorType
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.plan import Plan, parse_plan
-from aprgraph.recording import Recorder
+from aprgraph.runs.execute import execute
+from aprgraph.runs.open_engine import open_engine
+from aprgraph.runs.recorder import Recorder
 from aprgraph.runtime.engine import Engine
 from aprgraph.runtime.trace.writer import TraceWriter
 from bench.cuda_device import Action, CuBlas, Device, Times

@@ -21,8 +21,8 @@ from pathlib import Path
 import aprgraph
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.plan import parse_plan
-from aprgraph.runtime.session import Session
 from aprgraph.runtime.trace.writer import TraceWriter
+from aprgraph.runtime.tvm_session import Session
 
 TOKENS = [1780, 314, 216, 34, 27, 34, 47]  # "What is 2+2?" in SmolLM2's vocabulary
 

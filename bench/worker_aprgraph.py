@@ -13,8 +13,8 @@ import aprgraph
 from aprgraph.api import RunPlan
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.plan import parse_plan
-from aprgraph.runtime.session import Program, Session
 from aprgraph.runtime.trace.writer import TraceWriter
+from aprgraph.runtime.tvm_session import Program, Session
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.contracts import FOLDER, SCHEMA, TestResult, describe_commit, read_record, write_record
+from aprgraph.contract_files import FOLDER, SCHEMA
+from aprgraph.contract_results import TestResult, describe_commit, read_record, write_record
 from aprgraph.graph.errors import AprgraphError
 
 _MARKER = "contract"

@@ -12,7 +12,8 @@ import typer
 from aprgraph.cli.options import Json
 
 if TYPE_CHECKING:
-    from aprgraph.contracts import Contract, Record
+    from aprgraph.contract_files import Contract
+    from aprgraph.contract_results import Record
 
 _COLOURS = {"held": "green", "FALSIFIED": "red"}
 _EXIT_CODES = {"held": 0, "FALSIFIED": 1}
@@ -35,7 +36,8 @@ def contracts(
 
     Exit code: 0 every rule held, 1 one is falsified, 2 nothing could be said, 3 some were not run or skipped.
     """
-    from aprgraph.contracts import find_checkout, load_contracts, read_record  # noqa: PLC0415
+    from aprgraph.contract_files import find_checkout, load_contracts  # noqa: PLC0415
+    from aprgraph.contract_results import read_record  # noqa: PLC0415
 
     checkout = find_checkout(Path())
     found = load_contracts(checkout)
@@ -56,7 +58,7 @@ def _run_tests(checkout: Path) -> None:
     import subprocess  # noqa: PLC0415
     from importlib.util import find_spec  # noqa: PLC0415
 
-    from aprgraph.contracts import RECORD  # noqa: PLC0415
+    from aprgraph.contract_results import RECORD  # noqa: PLC0415
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
 
     if find_spec("pytest") is None:
@@ -71,7 +73,7 @@ def _run_tests(checkout: Path) -> None:
 
 def _describe(contracts: tuple[Contract, ...], record: Record) -> dict[str, Any]:
     """The answer as JSON; the text is made of it as well."""
-    from aprgraph.contracts import results_of, state_of, worst_of  # noqa: PLC0415
+    from aprgraph.contract_results import results_of, state_of, worst_of  # noqa: PLC0415
 
     states = {}
     described = []
@@ -111,7 +113,7 @@ def _describe(contracts: tuple[Contract, ...], record: Record) -> dict[str, Any]
 
 
 def _print(document: dict[str, Any], checkout: Path) -> None:
-    from aprgraph.contracts import describe_commit  # noqa: PLC0415
+    from aprgraph.contract_results import describe_commit  # noqa: PLC0415
 
     commits: set[str | None] = set()
     for contract in document["contracts"]:

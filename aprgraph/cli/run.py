@@ -109,7 +109,7 @@ def run(
     from aprgraph.api import RunOptions  # noqa: PLC0415
     from aprgraph.cli import run_report  # noqa: PLC0415
     from aprgraph.cli.generated_text import GeneratedText  # noqa: PLC0415
-    from aprgraph.gpu import parse_target  # noqa: PLC0415
+    from aprgraph.cli.target import parse_target  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError, PlanError, TokenError  # noqa: PLC0415
     from aprgraph.graph.plan import parse_plan, parse_steps  # noqa: PLC0415
     from aprgraph.runtime.remote.address import parse_remote  # noqa: PLC0415

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, cache_nodes, weight_nbytes
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.runtime.session import CHUNKS_AT_ONCE
+from aprgraph.runtime.tvm_session import CHUNKS_AT_ONCE
 
 _ITEMSIZE = 4
 #: TVM's allocator rounds up to this, and hands freed memory on to tensors of the same size only.

@@ -19,8 +19,9 @@ from aprgraph.graph.model import Model
 from aprgraph.runtime.cuda.driver import Driver, Gpu
 from aprgraph.runtime.cuda.transfers import PENDING, Transfers
 from aprgraph.runtime.kernel_values import weight_array
-from aprgraph.runtime.session import Receive, Session, first_line, load_tvm
 from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.tvm_runtime import first_line, load_tvm
+from aprgraph.runtime.tvm_session import Receive, Session
 
 _CREATE = "ffi.Module.create.cuda"
 #: Tensors of one kind that go up for a pass: tokens and positions.

@@ -23,7 +23,7 @@ from aprgraph.graph.errors import RemoteError
 from aprgraph.runtime.remote import address as server_address
 from aprgraph.runtime.remote.address import RemoteAddress, find_server, no_answer
 from aprgraph.runtime.remote.signals import SessionSignals
-from aprgraph.runtime.session import first_line, load_tvm
+from aprgraph.runtime.tvm_runtime import first_line, load_tvm
 
 _SAME_VERSION = f"expected one of TVM {version('apache-tvm')}, as this side is"
 #: Bytes that travel at once: TVM holds them once more on either side.

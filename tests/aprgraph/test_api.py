@@ -112,7 +112,7 @@ def test_bytes_are_told_beforehand(tiny: CompiledModel, tmp_path: Path) -> None:
 
 
 def test_more_elements_than_a_file_can_count(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aprgraph.run_plan.MAX_ELEMENTS", 800)
+    monkeypatch.setattr("aprgraph.runs.plan.MAX_ELEMENTS", 800)
     plan = tiny.plan(parse_plan("lm_head"), TOKENS, RunOptions("all"))
     with pytest.raises(TraceError, match=r"^lm_head has 873 elements, more than the 800 of an APRT file; trace fewer positions"):
         _ = plan.nbytes
@@ -156,7 +156,7 @@ def test_room_is_looked_for_where_the_directory_will_be(tmp_path: Path, monkeypa
         asked.append(Path(place))
         return shutil._ntuple_diskusage(1 << 40, 0, 1 << 40)
 
-    monkeypatch.setattr("aprgraph.run_plan.shutil.disk_usage", usage)
+    monkeypatch.setattr("aprgraph.runs.plan.shutil.disk_usage", usage)
     (tmp_path / "file").write_text("")
     for place in (tmp_path, tmp_path / "a" / "b" / "c", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         check_room(place, 5)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph import run_plan
 from aprgraph.api import CompiledModel
 from aprgraph.graph.stages import STAGES
+from aprgraph.runs import plan as run_plan
 from aprgraph.runtime.trace import aprt
 from tests.support.cli import fails, files_under, run_cli
 

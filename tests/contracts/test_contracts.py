@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from aprgraph.contracts import FOLDER, SCHEMA, find_gaps, load_contracts
+from aprgraph.contract_files import FOLDER, SCHEMA, find_gaps, load_contracts
 from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME
 

@@ -15,7 +15,8 @@ import pytest
 import typer
 
 from aprgraph.cli.contracts import contracts
-from aprgraph.contracts import FOLDER, RECORD, SCHEMA, describe_commit, find_gaps, load_contracts
+from aprgraph.contract_files import FOLDER, SCHEMA, find_gaps, load_contracts
+from aprgraph.contract_results import RECORD, describe_commit
 from aprgraph.graph.errors import AprgraphError
 
 PLUGIN = Path(__file__).resolve().parents[1] / "plugin_contracts.py"

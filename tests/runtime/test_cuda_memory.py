@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from aprgraph.api import RunOptions, load
-from aprgraph.gpu import check_gpu_memory, parse_target
+from aprgraph.cli.target import parse_target
 from aprgraph.graph.errors import ArtifactError, DeviceError
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.runs.gpu_memory import check_gpu_memory
 from aprgraph.runtime.cuda.driver import Gpu
 from aprgraph.runtime.cuda.memory import caches_nbytes, values_nbytes, weights_nbytes
 from tests.support.compiled import shared_model

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from aprgraph.api import CompiledModel, LoadedModel, RunOptions, load
-from aprgraph.engines import open_engine
-from aprgraph.execution import execute
 from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS
 from aprgraph.graph.errors import NonFiniteError, RemoteError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.plan import parse_plan
+from aprgraph.runs.execute import execute
+from aprgraph.runs.open_engine import open_engine
 from aprgraph.runtime.kernel_values import weight_array
 from aprgraph.runtime.remote import address as remote_address
 from aprgraph.runtime.remote import connection as remote_connection

@@ -16,9 +16,10 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.plan import Plan, parse_plan
-from aprgraph.runtime.session import Program, Session, default_threads
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
+from aprgraph.runtime.tvm_runtime import default_threads
+from aprgraph.runtime.tvm_session import Program, Session
 from tests.support.compiled import LAYERS, compiled, shared_model
 
 TOKENS = [5, 200, 17, 0, 287]
@@ -153,7 +154,7 @@ def test_pages_of_a_large_model_are_given_back_and_no_bit_changes(
     graph, released = planned(tiny), []
     expected = session(tiny, graph).run(TOKENS)["lm_head"]
     monkeypatch.setattr("aprgraph.graph.calling_convention.RESIDENT_WEIGHTS", 10_000)
-    monkeypatch.setattr("aprgraph.runtime.session.RESIDENT_WEIGHTS", 10_000)
+    monkeypatch.setattr("aprgraph.runtime.tvm_session.RESIDENT_WEIGHTS", 10_000)
     build_program(graph, tmp_path / "large", single_pass=True)
     model = load_model(tiny.model.path)
     monkeypatch.setattr(model.file, "release", lambda release=model.file.release: released.append(release()))
@@ -164,7 +165,7 @@ def test_pages_of_a_large_model_are_given_back_and_no_bit_changes(
 
 def test_summaries_of_tensors_that_lie_elsewhere_are_those_of_taps(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bits, at any alignment, over more than one piece: a prompt in parts leaves the manifest of one in one pass."""
-    monkeypatch.setattr("aprgraph.runtime.session.CHUNKS_AT_ONCE", 1)
+    monkeypatch.setattr("aprgraph.runtime.tvm_session.CHUNKS_AT_ONCE", 1)
     recorder, running = Recorder(), Session(tiny.artifact.library, tiny.model)
     graph = planned(tiny, "all", positions="all")
     running.load(tiny.artifact.program(graph, single_pass=True), graph).run(list(range(64)), recorder)

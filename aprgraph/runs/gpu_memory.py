@@ -1,29 +1,19 @@
-"""Which GPU a run is for, and whether it fits into its memory."""
+"""Whether a run fits into the memory of a GPU, and what of it would."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from aprgraph.graph.calling_convention import weight_nbytes
-from aprgraph.graph.errors import ArtifactError, DeviceError
+from aprgraph.graph.errors import DeviceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.passes.pipeline import executed_graph
-from aprgraph.run_plan import RunPlan
+from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.cuda.driver import Gpu
 from aprgraph.runtime.cuda.memory import caches_nbytes, summaries_nbytes, values_nbytes, weights_nbytes
 
 #: What the driver keeps for itself, the kernels and the buffers of copies beside what is counted.
 _RESERVE = 256 << 20
-
-
-def parse_target(text: str) -> tuple[str, int]:
-    """``TARGET`` or ``cuda:N`` -> the target and the number of the GPU (0 if none is given). Raises ArtifactError."""
-    target, colon, number = text.partition(":")
-    if not colon:
-        return target, 0
-    if target != "cuda" or not (number.isascii() and number.isdigit()):
-        raise ArtifactError(f"--target {text!r}: expected a target alone, or cuda:N with N the number of a GPU, from 0 on")
-    return target, int(number)
 
 
 def check_gpu_memory(run: RunPlan, gpu: Gpu, free: int, total: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,38 +34,14 @@ from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics
+from aprgraph.runtime.tvm_runtime import default_threads, first_line, load_tvm
 
 #: Called with the arrays of tensors that were fetched; they are good until it returns.
 Receive = Callable[..., None]
 
 _ITEMSIZE = 4
-_RUNTIME_ALONE = "TVM_USE_RUNTIME_LIB"
 #: How many chunks of a tensor in a file are summarised at once: 16 MiB.
 CHUNKS_AT_ONCE = 256
-
-
-def default_threads() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def load_tvm(*, runtime_alone: bool) -> Any:
-    """TVM. Its runtime alone halves the time to start, but then this process cannot load the compiler any more.
-
-    It has no effect where the compiler is loaded already.
-    """
-    # Otherwise TVM takes half of the processors, on the assumption that every other one is a second hardware thread.
-    os.environ.setdefault("TVM_NUM_THREADS", str(default_threads()))
-    said = os.environ.get(_RUNTIME_ALONE)
-    if runtime_alone:
-        os.environ[_RUNTIME_ALONE] = "1"
-    try:
-        import tvm  # noqa: PLC0415 -- costs half a second
-    finally:
-        # Read at import; processes that this one starts must not inherit it.
-        if runtime_alone and said is None:
-            del os.environ[_RUNTIME_ALONE]
-    return tvm
 
 
 class Session:
@@ -294,9 +269,3 @@ class Program:
             session.stop()
         run.choices.check()
         return {node.name: output for node, output in zip(returned_nodes(self.graph), outputs, strict=True)}
-
-
-def first_line(error: Exception) -> str:
-    """What an error of TVM's says: its last line, behind those that say where it came from."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

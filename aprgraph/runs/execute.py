@@ -9,7 +9,7 @@ import numpy as np
 
 from aprgraph.graph.errors import NonFiniteError
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.run_plan import PromptPart, RunPlan
+from aprgraph.runs.plan import PromptPart, RunPlan
 from aprgraph.runtime.engine import Engine, OnTap
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from aprgraph.codegen.artifact import Artifact
 from aprgraph.codegen.cpu import find_cpu
 from aprgraph.codegen.cuda.device_code import HOST_CPU
-from aprgraph.gpu import check_gpu_memory
 from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.pipeline import executed_graph
-from aprgraph.run_plan import RunPlan
+from aprgraph.runs.gpu_memory import check_gpu_memory
+from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.engine import Engine, OnTap, ReferenceEngine
 from aprgraph.runtime.remote.address import RemoteAddress
 from aprgraph.runtime.trace.aprt import F32
@@ -22,7 +22,7 @@ from aprgraph.runtime.trace.statistics import Statistics
 
 if TYPE_CHECKING:
     from aprgraph.runtime.remote.engine import RemoteEngine
-    from aprgraph.runtime.session import Session
+    from aprgraph.runtime.tvm_session import Session
 
 MAX_THREADS = 1024
 
@@ -83,7 +83,7 @@ def open_engine(
 
 def _open_llvm_engine(artifact: Artifact, model: Model, run: RunPlan, threads: int | None, _gpu: int, *, once: bool) -> CompiledEngine:
     def open_session() -> Session:
-        from aprgraph.runtime.session import Session  # noqa: PLC0415
+        from aprgraph.runtime.tvm_session import Session  # noqa: PLC0415
 
         return Session(artifact.library, model, threads, capacity=run.total, runtime_alone=once)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aprgraph.graph.ir import Node
-from aprgraph.run_plan import PromptPart, RunPlan
+from aprgraph.runs.plan import PromptPart, RunPlan
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.partial_tensor import PartialTensor

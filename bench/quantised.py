@@ -23,6 +23,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from aprgraph.graph.ops import weights_of
 from aprgraph.runtime.diff import DiffReport, diff
 from aprgraph.runtime.diff.metrics import compare_tensors
 from aprgraph.runtime.diff.tolerances import exceeds, find_tolerance
@@ -101,7 +102,7 @@ def _found(model: Quantised, fmt: str, ours: Trace, theirs: Trace, report: DiffR
 
 
 def _linears(model: Quantised, fmt: str, ours: Trace) -> Iterator[tuple[int, str, F64, list[F64]]]:
-    nodes = {node.attr_str("tensor"): node for node in model.graph.with_op("weight")}
+    nodes = {node.attr_str("tensor"): node for node in weights_of(model.graph)}
     for layer in range(model.layers):
         for stage, (reads, names) in _LINEAR.items():
             matrices = [model.weight(nodes[f"blk.{layer}.{name}.weight"], fmt) for name in names]

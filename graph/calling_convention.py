@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.ir import Graph, Node, TensorType
+from aprgraph.graph.ops import is_input, is_weight, weights_of
 
 #: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, then, if
 #: the program is one of several passes, the first t rows of each of ``cache_nodes``, then on a CPU the half table, then the
@@ -57,12 +58,12 @@ def weight_nbytes(weight: Node) -> int:
 
 def is_large(graph: Graph) -> bool:
     """Whether one pass over ``graph`` may read more weights than should stay in memory."""
-    return sum(weight_nbytes(node) for node in graph.with_op("weight")) > RESIDENT_WEIGHTS
+    return sum(weight_nbytes(node) for node in weights_of(graph)) > RESIDENT_WEIGHTS
 
 
 def program_parameters(graph: Graph) -> list[Node]:
     """The inputs and weights that the program of ``graph`` takes, in the order of its parameters."""
-    return [node for node in graph if node.op in ("input", "weight")]
+    return [node for node in graph if is_input(node) or is_weight(node)]
 
 
 def cache_nodes(graph: Graph) -> list[Node]:

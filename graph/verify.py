@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.ops import OPS
+from aprgraph.graph.ops import OPS, Op, is_tap, is_weight
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.text import print_node
 
@@ -33,11 +35,21 @@ def _verify_in_context(graph: Graph, node: Node, staged: dict[tuple[bool, int | 
 def _verify_unique(node: Node, staged: dict[tuple[bool, int | None, str], str]) -> None:
     if node.stage is None:
         return
-    is_tap = node.op == "tap"
-    first = staged.setdefault((is_tap, node.layer, node.stage), node.name)
+    first = staged.setdefault((is_tap(node), node.layer, node.stage), node.name)
     if first != node.name:
         where = node.stage if node.layer is None else f"{node.stage} of layer {node.layer}"
-        raise GraphError(f"stage {where} is already {'tapped by ' if is_tap else ''}%{first}")
+        raise GraphError(f"stage {where} is already {'tapped by ' if is_tap(node) else ''}%{first}")
+
+
+def _verify_weights(op: Op, operands: Sequence[Node]) -> None:
+    for name, operand in zip(op.operands_named(len(operands)), operands, strict=True):
+        if name in op.traits.weights and not (is_weight(operand) or _gives_weights(OPS[operand.op])):
+            raise GraphError(f"{op.name} takes a weight as {name}, but %{operand.name} is the result of {operand.op}")
+
+
+def _gives_weights(op: Op) -> bool:
+    """Whether the op takes weights alone, of which it gives one."""
+    return bool(op.operands) and set(op.operands_named(len(op.operands))) <= set(op.traits.weights)
 
 
 def _verify_node(graph: Graph, node: Node) -> None:
@@ -46,13 +58,14 @@ def _verify_node(graph: Graph, node: Node) -> None:
         raise GraphError(f"unknown op {node.op!r}; expected one of {', '.join(OPS)}")
     operands = graph.operands(node.name)
     op.check(node, [operand.type for operand in operands])
+    _verify_weights(op, operands)
     for operand in operands:
-        if operand.op == "tap":
+        if is_tap(operand):
             raise GraphError(f"%{operand.name} is a tap, and nothing may read a tap: use %{graph.operand_names(operand.name)[0]}")
-    if node.op == "tap" and (node.stage, node.layer) != (operands[0].stage, operands[0].layer):
+    if is_tap(node) and (node.stage, node.layer) != (operands[0].stage, operands[0].layer):
         raise GraphError(f"a tap has the stage and the layer of what it saves: {operands[0].stage} of layer {operands[0].layer}")
     if node.stage is None:
-        if node.op == "tap":
+        if is_tap(node):
             raise GraphError("a tap has no stage")
         return
     stage = STAGE_BY_NAME.get(node.stage)

@@ -7,9 +7,9 @@ from collections import OrderedDict
 import numpy as np
 
 from aprgraph.graph.block_formats import decode_reference
-from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, traits_of
 from aprgraph.runtime.weight_scales import row_scales
 
 #: A matrix of more elements is decoded in the parts that are asked for: the table of a large vocabulary is gigabytes in float64.
@@ -31,18 +31,26 @@ def decode_rows(model: Model, node: Node, start: int = 0, stop: int | None = Non
 
 
 class _Parts:
-    """A weight [R, C] or [X, R, C] of which rows, or one expert, are decoded when they are asked for."""
+    """A weight [R, C] or [X, R, C] of which rows, by slice or by ids, or one expert, are decoded when they are asked for."""
 
     def __init__(self, model: Model, node: Node) -> None:
         self._model, self._node = model, node
         self.shape = tuple(node.type.bind())
 
-    def __getitem__(self, part: int | slice) -> Array:
+    def __getitem__(self, part: int | slice | Array) -> Array:
         if isinstance(part, slice):
             start, stop, _ = part.indices(self.shape[0])
             return decode_rows(self._model, self._node, start, stop)
+        if isinstance(part, np.ndarray):
+            return self._rows(part)
         rows = self.shape[1]
         return decode_rows(self._model, self._node, part * rows, (part + 1) * rows)
+
+    def _rows(self, ids: Array) -> Array:
+        info = self._model.tensor(self._node.attr_str("tensor"))
+        decoded = decode_reference(info.format, self._model.file.tensor_bytes(info)[ids], (len(ids), info.dims[-1]))
+        scales = row_scales(self._model, self._node, 0, self.shape[0])
+        return decoded if scales is None else decoded * scales[ids]
 
 
 class DecodedWeights:
@@ -53,10 +61,13 @@ class DecodedWeights:
         self._keep = keep
         self._kept: OrderedDict[str, Array] = OrderedDict()
 
-    def read(self, graph: Graph, node: Node) -> Array:
-        """The weight of ``node`` in float64, or something of its shape that decodes the rows or the expert that it is indexed by."""
-        users = {user.op for user in graph.users(node.name)}
-        if (len(node.type.dims) == 3 and users == {"expert_linear"}) or (users == {"linear"} and np.prod(node.type.bind()) > _WHOLE):
+    def read(self, node: Node, user: Node) -> Array:
+        """The weight ``node`` in float64 for the node ``user``, or something of its shape that decodes what it is indexed by.
+
+        That is, of ids that pick rows or experts, what they pick, and of a large matrix the rows that are asked for.
+        """
+        traits = traits_of(user)
+        if traits.picks_rows_by is not None or (traits.is_matmul and len(node.type.dims) > 1 and np.prod(node.type.bind()) > _WHOLE):
             parts: Array = _Parts(self._model, node)  # type: ignore[assignment]
             return parts
         tensor = node.attr_str("tensor")
@@ -69,9 +80,3 @@ class DecodedWeights:
             while sum(kept.nbytes for kept in self._kept.values()) > self._keep:
                 self._kept.popitem(last=False)
         return value
-
-    def embedding_rows(self, node: Node, tokens: Array) -> Array:
-        """Only the rows of the embedding table that ``tokens`` name: a table of 50,000 rows in float64 is large."""
-        info = self._model.tensor(node.attr_str("tensor"))
-        raw = self._model.file.tensor_bytes(info)[tokens]
-        return decode_reference(info.format, raw, (len(tokens), info.dims[-1]))

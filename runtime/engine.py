@@ -10,7 +10,7 @@ import numpy as np
 from aprgraph.graph.errors import NonFiniteError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, has_state, is_tap, traits_of
 from aprgraph.runtime.reference import run_reference
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
@@ -75,13 +75,13 @@ class ReferenceEngine:
         """See ``Engine.run``."""
         outputs: dict[str, F32] = {}
         for node, value in run_reference(graph, self._model, tokens, start, self._caches):
-            if node.op == "top_k":
+            if traits_of(node).chooses:
                 self._choices.see(node, value, start)
-            if node.op == "cache" or (node.op != "tap" and node.name not in graph.outputs):
+            if has_state(node) or (not is_tap(node) and node.name not in graph.outputs):
                 continue
             with np.errstate(over="ignore"):  # beyond float32 is Inf there
                 narrow = value.astype(np.float32)
-            if node.op != "tap":
+            if not is_tap(node):
                 outputs[node.name] = narrow
             elif on_tap is not None:
                 on_tap(node, narrow, compute_statistics(narrow))

@@ -13,7 +13,7 @@ import numpy as np
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import OPS, Array
+from aprgraph.graph.ops import OPS, Array, Role, traits_of
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.runtime.decoded_weights import DecodedWeights
 
@@ -21,35 +21,29 @@ from aprgraph.runtime.decoded_weights import DecodedWeights
 def evaluate(
     graph: Graph,
     inputs: Mapping[str, Array],
-    weight: Callable[[Node], Array],
-    *,
-    embedding: Callable[[Node, Array], Array] | None = None,
-    caches: MutableMapping[str, Array] | None = None,
+    weight: Callable[[Node, Node], Array],
+    states: MutableMapping[str, Array] | None = None,
 ) -> Iterator[tuple[Node, Array]]:
     """Yield every computed node with its value (float64), in execution order; values are dropped after their last use.
 
-    ``inputs`` holds the `input` nodes by name as int64, and the `recorded` ones as float64; ``weight`` decodes a `weight` node;
-    ``embedding(node, tokens)`` may give the rows of an embedding table alone. ``caches`` holds what earlier passes left in each
-    `cache` node, and is brought up to date. Raises GraphError for an input that is not given.
+    ``inputs`` holds the `input` nodes by name as int64, and the `recorded` ones as float64; ``weight(node, user)`` decodes
+    a `weight` node for a node that reads it. ``states`` holds what earlier passes left in each node with a state, and is
+    brought up to date; None for a pass alone. Raises GraphError for an input that is not given.
     """
+    states = {} if states is None else states
     values: dict[str, Array] = {}
     left = {node.name: len(graph.users(node.name)) for node in graph}
     for node in graph:
-        if node.op == "weight":
+        role = traits_of(node).role
+        if role is Role.WEIGHT:
             continue
         names = graph.operand_names(node.name)
-        if node.op in ("input", "recorded"):
+        if role in (Role.INPUT, Role.RECORDED):
             if node.name not in inputs:
                 raise GraphError(f"the graph's input %{node.name} is not given")
-            value: Array = np.asarray(inputs[node.name], dtype=np.int64 if node.op == "input" else np.float64)
-        elif node.op == "embed" and embedding is not None:
-            rows = embedding(graph[names[1]], values[names[0]])
-            value = _reference(node, [np.arange(len(rows)), rows])
+            value: Array = np.asarray(inputs[node.name], dtype=np.int64 if role is Role.INPUT else np.float64)
         else:
-            value = _reference(node, [values[name] if name in values else weight(graph[name]) for name in names])
-        if node.op == "cache" and caches is not None:
-            value = np.concatenate([caches[node.name], value]) if node.name in caches else value
-            caches[node.name] = value
+            value = _compute(node, [values[name] if name in values else weight(graph[name], node) for name in names], states)
         values[node.name] = value
         for name in set(names):
             left[name] -= 1
@@ -58,22 +52,25 @@ def evaluate(
         yield node, value
 
 
-def _reference(node: Node, operands: Sequence[Array]) -> Array:
-    function = OPS[node.op].reference
-    if function is None:
+def _compute(node: Node, operands: Sequence[Array], states: MutableMapping[str, Array]) -> Array:
+    op = OPS[node.op]
+    if op.reference is None:
         raise GraphError(f"the op {node.op!r} of %{node.name} has no reference; run the passes that replace it first")
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        return function(operands, node.attrs)
+        if op.traits.state is None:
+            return op.reference(operands, node.attrs)
+        value, states[node.name] = op.traits.state.advance(operands, node.attrs, states.get(node.name))
+        return value
 
 
 def run_reference(
-    graph: Graph, model: Model, tokens: Sequence[int], start: int = 0, caches: MutableMapping[str, Array] | None = None
+    graph: Graph, model: Model, tokens: Sequence[int], start: int = 0, states: MutableMapping[str, Array] | None = None
 ) -> Iterator[tuple[Node, Array]]:
     """Run ``graph`` on ``tokens`` at positions start, start + 1, …; see ``evaluate``."""
     ids = np.asarray(tokens, dtype=np.int64)
     inputs: dict[str, Any] = {"tokens": ids, "positions": np.arange(start, start + len(ids))}
     weights = DecodedWeights(model)
-    return evaluate(graph, inputs, lambda node: weights.read(graph, node), embedding=weights.embedding_rows, caches=caches)
+    return evaluate(graph, inputs, weights.read, states)
 
 
 def interpret(graph: Graph, model: Model, tokens: Sequence[int]) -> dict[str, Array]:

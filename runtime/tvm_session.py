@@ -30,6 +30,7 @@ from aprgraph.graph.calling_convention import (
 from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
+from aprgraph.graph.ops import is_input, is_weight
 from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array
 from aprgraph.runtime.trace.aprt import F32
@@ -181,7 +182,7 @@ class Session:
 
     def _used(self, name: str) -> None:
         if self._running is not None:
-            weights = (node for node in self._running.graph.operands(str(name)) if node.op == "weight")
+            weights = (node for node in self._running.graph.operands(str(name)) if is_weight(node))
             self._touched += sum(weight_nbytes(node) for node in weights)
             if self._touched > RESIDENT_WEIGHTS:
                 self._model.file.release()
@@ -247,7 +248,7 @@ class Program:
             "tokens": session.tensor(np.asarray(tokens, dtype=np.int32)),
             "positions": session.tensor(np.arange(start, total, dtype=np.int32)),
         }
-        arguments = [inputs[node.name] if node.op == "input" else session.weight(node) for node in self._parameters]
+        arguments = [inputs[node.name] if is_input(node) else session.weight(node) for node in self._parameters]
         arguments += [session.cache(node, total) for node in self._caches]
         shapes = [kind.bind(n=len(tokens), t=total) for kind in self._types]
         arguments += [] if session.half_table is None else [session.half_table]

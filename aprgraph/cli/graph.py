@@ -264,10 +264,11 @@ def _check_print(print_ir_after: str, names: list[str]) -> None:
 
 def _run_passes(opened: Graph, names: list[str], plan: Plan, print_ir_after: str | None) -> Graph:
     from aprgraph.graph.errors import PlanError  # noqa: PLC0415
+    from aprgraph.graph.ops import taps_of  # noqa: PLC0415
     from aprgraph.graph.passes import make_pass, run_passes  # noqa: PLC0415
     from aprgraph.graph.text import print_graph  # noqa: PLC0415
 
-    if not plan.is_empty and opened.with_op("tap"):
+    if not plan.is_empty and taps_of(opened):
         raise PlanError("--taps: the graph of a trace has its taps already; give the model or the artifact instead")
 
     def observe(name: str, after: Graph) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from aprgraph.graph.calling_convention import weight_nbytes
 from aprgraph.graph.errors import DeviceError
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.ops import weights_of
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.cuda.driver import Gpu
@@ -59,8 +60,8 @@ def _layers_that_fit(graphs: list[Graph], available: int) -> int:
     """How many layers' weights fit, the embedding's with the first's."""
     by_layer: dict[int, dict[str, int]] = {}
     for graph in graphs:
-        for node in graph.with_op("weight"):
-            layers = [0 if user.op == "embed" else user.layer for user in graph.users(node.name)]
+        for node in weights_of(graph):
+            layers = [user.layer for user in graph.users(node.name)]
             first = min((layer for layer in layers if layer is not None), default=None)
             if first is not None:
                 by_layer.setdefault(first, {})[node.name] = weight_nbytes(node)

@@ -14,6 +14,7 @@ from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.errors import PlanError, TokenError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
+from aprgraph.graph.ops import taps_of, weights_of
 from aprgraph.graph.passes.pipeline import early_graph, recorded_graph
 from aprgraph.graph.plan import Plan
 from aprgraph.runtime.tokens import check_tokens
@@ -63,7 +64,7 @@ class RunPlan:
     @property
     def taps(self) -> list[Node]:
         """The tap nodes, in execution order."""
-        return self.graph.with_op("tap")
+        return taps_of(self.graph)
 
     @property
     def total(self) -> int:
@@ -123,12 +124,12 @@ class RunPlan:
         found = {
             node.name: weight_format(node.type)
             for graph in (self.graph, self.untapped)
-            for node in graph.with_op("weight")
+            for node in weights_of(graph)
             if weight_format(node.type).is_decoded_when_bound
         }
         if not found:
             return list(self.notes)
-        nbytes = sum(4 * math.prod(node.type.bind()) for node in self.untapped.with_op("weight") if node.name in found)
+        nbytes = sum(4 * math.prod(node.type.bind()) for node in weights_of(self.untapped) if node.name in found)
         names = ", ".join(sorted({fmt.name for fmt in found.values()}))
         return [
             *self.notes,

@@ -14,6 +14,7 @@ from typing import Any
 
 from aprgraph.graph.export.divergence import Colouring, divergence_of
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops import is_weight
 from aprgraph.graph.stages import STAGE_BY_NAME
 
 
@@ -50,7 +51,7 @@ def _signatures(graph: Graph, layers: Mapping[int, Sequence[Node]], tapped: set[
         for node in nodes:
             operands: list[Any] = []
             for operand in graph.operands(node.name):
-                if operand.op == "weight":
+                if is_weight(operand):
                     operands.append((operand.type, tensor_pattern(str(operand.attrs.get("tensor", operand.name)), layer)))
                 elif operand.name not in place and operand.layer is None:
                     operands.append(operand.name)
@@ -83,7 +84,7 @@ def equal_runs(
     signatures = _signatures(graph, layers, tapped)
 
     def has_suspect(node: Node) -> bool:
-        operands = [str(operand.attrs.get("tensor", operand.name)) for operand in graph.operands(node.name) if operand.op == "weight"]
+        operands = [str(operand.attrs.get("tensor", operand.name)) for operand in graph.operands(node.name) if is_weight(operand)]
         return not suspects.isdisjoint((node.name, *operands))
 
     def colours(layer: int) -> tuple[str | bool | None, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aprgraph.graph.export.describe import SUSPECT
 from aprgraph.graph.export.divergence import divergence_of
 from aprgraph.graph.export.view import View
+from aprgraph.graph.ops import is_tap, is_weight
 from aprgraph.graph.text import print_graph
 
 
@@ -25,11 +26,11 @@ def export_text(view: View) -> str:
         if view.shown is not None:
             if node.layer is not None and node.layer not in view.shown:
                 continue
-            if node.op == "weight" and node.name not in shown_weights:
+            if is_weight(node) and node.name not in shown_weights:
                 continue
         if node.name in marked:
             result.append(f"  // {SUSPECT}")
-        if view.colouring is not None and node.stage is not None and node.op != "tap":
+        if view.colouring is not None and node.stage is not None and not is_tap(node):
             result.append(f"  // {divergence_of(view.colouring, node.layer, node.stage).label}")
         result.append(line)
     return "\n".join([*result, *lines[len(nodes) :], ""])

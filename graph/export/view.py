@@ -13,6 +13,7 @@ from aprgraph.graph.errors import PlanError
 from aprgraph.graph.export.divergence import Colouring, Divergence, DivergenceClass, divergence_of, named, severity, worst
 from aprgraph.graph.export.fold import drawn_layer, equal_runs, local_name, tensor_pattern
 from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
+from aprgraph.graph.ops import is_tap, is_weight, taps_of
 
 #: The ``op`` of a box that stands for layers which were left out.
 ELIDED = "elided"
@@ -135,8 +136,8 @@ class _Viewer:
         sides: tuple[str, str],
     ) -> None:
         self.graph, self.shown, self.colouring, self.suspects, self.sides = graph, shown, colouring, suspects, sides
-        self.tapped = {name for tap in graph.with_op("tap") for name in graph.operand_names(tap.name)}
-        self.drawn = [node for node in graph if node.op not in ("weight", "tap")]
+        self.tapped = {name for tap in taps_of(graph) for name in graph.operand_names(tap.name)}
+        self.drawn = [node for node in graph if not is_weight(node) and not is_tap(node)]
         self.by_layer: dict[int, list[Node]] = {}
         for node in self.drawn:
             layer = drawn_layer(node)
@@ -201,7 +202,7 @@ class _Viewer:
                 not self.suspects.isdisjoint((operand.name, tensor)),
             )
             for operand in self.graph.operands(first.name)
-            if operand.op == "weight" and (tensor := str(operand.attrs.get("tensor", operand.name)))
+            if is_weight(operand) and (tensor := str(operand.attrs.get("tensor", operand.name)))
         )
         names = tuple(node.name for node in nodes)
         suspect = not self.suspects.isdisjoint(names) or any(weight.suspect for weight in weights)

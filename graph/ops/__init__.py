@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aprgraph.graph.ir import Attr, Node
+from aprgraph.graph.ir import Attr, Graph, Node
 from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
 from aprgraph.graph.ops.base import Array, Op
 from aprgraph.graph.ops.cache import CACHE
@@ -16,6 +16,7 @@ from aprgraph.graph.ops.normalization import RMS_NORM
 from aprgraph.graph.ops.rope import CONTEXT_CHOICE, ROPE, ROPE_ANGLES
 from aprgraph.graph.ops.sources import INPUT, RECORDED, WEIGHT
 from aprgraph.graph.ops.tap import TAP
+from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits
 
 OPS: dict[str, Op] = {
     op.name: op
@@ -32,4 +33,71 @@ def complete_attrs(node: Node) -> Mapping[str, Attr]:
     return {**(OPS[node.op].defaults if node.op in OPS else {}), **node.attrs}
 
 
-__all__ = ["OPS", "Array", "Op", "complete_attrs"]
+def traits_of(node: Node) -> Traits:
+    """The traits of a node's op; none of an op that the table lacks, which a graph may name until it is verified."""
+    return OPS[node.op].traits if node.op in OPS else NO_TRAITS
+
+
+def is_weight(node: Node) -> bool:
+    """Whether the node is a tensor of the model file."""
+    return traits_of(node).role is Role.WEIGHT
+
+
+def is_input(node: Node) -> bool:
+    """Whether the node is something that a run is given: token ids or positions."""
+    return traits_of(node).role is Role.INPUT
+
+
+def is_tap(node: Node) -> bool:
+    """Whether the node saves its operand."""
+    return traits_of(node).role is Role.TAP
+
+
+def is_computed(node: Node) -> bool:
+    """Whether a kernel gives the node's value."""
+    return traits_of(node).role is Role.COMPUTED
+
+
+def has_state(node: Node) -> bool:
+    """Whether the node remembers something from pass to pass."""
+    return traits_of(node).state is not None
+
+
+def weights_of(graph: Graph) -> list[Node]:
+    """The weights of a graph, in execution order."""
+    return [node for node in graph if is_weight(node)]
+
+
+def taps_of(graph: Graph) -> list[Node]:
+    """The taps of a graph, in execution order."""
+    return [node for node in graph if is_tap(node)]
+
+
+def states_of(graph: Graph) -> list[Node]:
+    """The nodes of a graph with a state, in execution order."""
+    return [node for node in graph if has_state(node)]
+
+
+def operand_named(graph: Graph, node: Node, name: str) -> Node:
+    """The operand of a node that the declaration of its op calls ``name``: of one that may be repeated, the first."""
+    return graph.operands(node.name)[OPS[node.op].index(name)]
+
+
+__all__ = [
+    "OPS",
+    "Array",
+    "Op",
+    "Role",
+    "Traits",
+    "complete_attrs",
+    "has_state",
+    "is_computed",
+    "is_input",
+    "is_tap",
+    "is_weight",
+    "operand_named",
+    "states_of",
+    "taps_of",
+    "traits_of",
+    "weights_of",
+]

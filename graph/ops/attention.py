@@ -14,6 +14,7 @@ import numpy as np
 
 from aprgraph.graph.ir import Attr, Dim, TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
+from aprgraph.graph.ops.traits import Traits
 
 #: What an attribute is that a graph does not name.
 DEFAULTS: Mapping[str, Attr] = {"causal": True}
@@ -74,6 +75,7 @@ ATTN_SCORES = Op(
     reference=_scores_reference,
     attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool},
     defaults=DEFAULTS,
+    traits=Traits(attended={"k": 0}),
 )
 
 
@@ -100,6 +102,7 @@ ATTN_SOFTMAX = Op(
     reference=_softmax_reference,
     attrs={"window": int, "causal": bool},
     defaults=DEFAULTS,
+    traits=Traits(attended={"scores": 2}),
 )
 
 
@@ -136,6 +139,7 @@ ATTN_MIX = Op(
     reference=_mix_reference,
     attrs={"kv_heads": int, "window": int, "causal": bool},
     defaults=DEFAULTS,
+    traits=Traits(attended={"weights": 2, "v": 0}),
 )
 
 
@@ -160,4 +164,5 @@ ATTENTION = Op(
     reference=_attention_reference,
     attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool},
     defaults=DEFAULTS,
+    traits=Traits(attended={"k": 0, "v": 0}),
 )

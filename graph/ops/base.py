@@ -10,17 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy.typing as npt
 
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Attr, Dim, Node, TensorType
+from aprgraph.graph.ops.aliases import Array, Attrs, Types
+from aprgraph.graph.ops.traits import NO_TRAITS, Traits
 
-#: Values of the reference semantics: float64 for activations and decoded weights, int64 for ids and positions.
-Array = npt.NDArray[Any]
-Types = Sequence[TensorType]
-Attrs = Mapping[str, Attr]
+__all__ = ["Array", "Attrs", "Op", "Types", "activation", "integer", "number", "require", "width"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +24,10 @@ class Op:
     """The declaration of one op.
 
     ``operands`` names the operands in order; a trailing ``*`` means one or more of the last, ``?`` that it may be
-    absent. ``attrs`` maps attribute names to what they hold; those of ``defaults`` may be absent, and graphs leave them out where they
-    have the default, so that a graph reads as it did before there was the attribute. ``infer`` gives the result's type or raises
-    GraphError. ``reference`` computes the result from float64 operands.
+    absent. ``attrs`` maps attribute names to what they hold; those of ``defaults`` may be absent, and graphs leave them
+    out where they have the default, so that a graph reads as it did before there was the attribute. ``infer`` gives the
+    result's type or raises GraphError. ``reference`` computes the result from float64 operands, with a state that of a
+    first pass. ``traits`` are what other code asks for.
     """
 
     name: str
@@ -40,6 +37,16 @@ class Op:
     reference: Callable[[Sequence[Array], Attrs], Array] | None = None
     attrs: Mapping[str, type] = field(default_factory=dict)
     defaults: Mapping[str, Attr] = field(default_factory=dict)
+    traits: Traits = NO_TRAITS
+
+    def index(self, operand: str) -> int:
+        """The place of an operand by its name: of one that may be repeated, the first."""
+        return [name.rstrip("*?") for name in self.operands].index(operand)
+
+    def operands_named(self, count: int) -> list[str]:
+        """The names of ``count`` operands of one node, in order."""
+        names = [name.rstrip("*?") for name in self.operands]
+        return names[:count] + names[-1:] * (count - len(names))
 
     def check(self, node: Node, operand_types: Types) -> None:
         """Raise GraphError unless ``node`` is a well-formed use of this op: operand count, attributes, result type."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Attrs, Op, Types, activation, require
+from aprgraph.graph.ops.state import Appended
+from aprgraph.graph.ops.traits import Traits
 
 
 def _cache(types: Types, _attrs: Attrs) -> TensorType:
@@ -14,9 +16,9 @@ def _cache(types: Types, _attrs: Attrs) -> TensorType:
 
 CACHE = Op(
     "cache",
-    "The rows of earlier passes, then those of this one: x [n, C] -> [t, C]. The only op with a state, which belongs to the run.",
+    "The rows of earlier passes, then those of this one: x [n, C] -> [t, C]. They are its state, which belongs to the run.",
     ("x",),
     infer=_cache,
-    # Of a first pass: nothing lies before it. The interpreter puts earlier rows in front.
     reference=lambda operands, _attrs: operands[0],
+    traits=Traits(state=Appended()),
 )

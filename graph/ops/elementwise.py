@@ -8,6 +8,7 @@ import numpy as np
 
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, require
+from aprgraph.graph.ops.traits import Traits
 
 
 def _same(types: Types, _attrs: Attrs) -> TensorType:
@@ -40,23 +41,33 @@ def _scale_rows(types: Types, _attrs: Attrs) -> TensorType:
     return types[0]
 
 
-ADD = Op("add", "a + b, of one shape.", ("a", "b"), infer=_same, reference=lambda operands, _attrs: operands[0] + operands[1])
-MUL = Op("mul", "a · b, of one shape.", ("a", "b"), infer=_same, reference=lambda operands, _attrs: operands[0] * operands[1])
-SILU = Op("silu", "x / (1 + exp(-x)) (Elfwing et al. 2017, arXiv:1702.03118).", ("x",), infer=_same, reference=_silu_reference)
+_ROWWISE = Traits(is_rowwise=True)
+
+ADD = Op(
+    "add", "a + b, of one shape.", ("a", "b"), infer=_same, reference=lambda operands, _attrs: operands[0] + operands[1], traits=_ROWWISE
+)
+MUL = Op(
+    "mul", "a · b, of one shape.", ("a", "b"), infer=_same, reference=lambda operands, _attrs: operands[0] * operands[1], traits=_ROWWISE
+)
+SILU = Op(
+    "silu", "x / (1 + exp(-x)) (Elfwing et al. 2017, arXiv:1702.03118).", ("x",), infer=_same, reference=_silu_reference, traits=_ROWWISE
+)
 GELU = Op(
     "gelu",
     "x/2 · (1 + tanh(sqrt(2/π) · (x + 0.044715 x³))), the approximation with tanh (Hendrycks and Gimpel 2016, arXiv:1606.08415).",
     ("x",),
     infer=_same,
     reference=_gelu_reference,
+    traits=_ROWWISE,
 )
-SIGMOID = Op("sigmoid", "1 / (1 + exp(-x)).", ("x",), infer=_same, reference=_sigmoid_reference)
+SIGMOID = Op("sigmoid", "1 / (1 + exp(-x)).", ("x",), infer=_same, reference=_sigmoid_reference, traits=_ROWWISE)
 SCALE_ROWS = Op(
     "scale_rows",
     "Each row times its factor: x [n, C], factors [n, 1] -> [n, C].",
     ("x", "factors"),
     infer=_scale_rows,
     reference=lambda operands, _attrs: operands[0] * operands[1],
+    traits=_ROWWISE,
 )
 
 #: The ops that a family may name as its activation.

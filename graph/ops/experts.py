@@ -12,6 +12,7 @@ import numpy as np
 
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
+from aprgraph.graph.ops.traits import Traits
 
 
 def _top_k(types: Types, attrs: Attrs) -> TensorType:
@@ -37,6 +38,7 @@ TOP_K = Op(
     infer=_top_k,
     reference=_top_k_reference,
     attrs={"k": int},
+    traits=Traits(chooses=True, is_rowwise=True),
 )
 
 
@@ -72,6 +74,7 @@ ROUTER_WEIGHTS = Op(
     infer=_router_weights,
     reference=_router_weights_reference,
     attrs={"normalise": bool, "scale": float},
+    traits=Traits(is_rowwise=True),
 )
 
 
@@ -103,6 +106,7 @@ EXPERT_LINEAR = Op(
     ("x", "ids", "weight"),
     infer=_expert_linear,
     reference=_expert_linear_reference,
+    traits=Traits(weights=("weight",), picks_rows_by="ids", is_matmul=True, is_rowwise=True),
 )
 
 
@@ -118,4 +122,5 @@ EXPERT_SUM = Op(
     ("x", "weights"),
     infer=_expert_sum,
     reference=lambda operands, _attrs: np.einsum("nkc,nk->nc", operands[0], operands[1]),
+    traits=Traits(is_rowwise=True),
 )

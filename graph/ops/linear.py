@@ -8,6 +8,7 @@ import numpy as np
 
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, require, width
+from aprgraph.graph.ops.traits import Traits
 
 
 def _linear(types: Types, _attrs: Attrs) -> TensorType:
@@ -43,6 +44,7 @@ LINEAR = Op(
     ("x", "weights*"),
     infer=_linear,
     reference=_linear_reference,
+    traits=Traits(weights=("weights",), is_matmul=True, is_rowwise=True),
 )
 
 
@@ -62,4 +64,5 @@ BIAS_ADD = Op(
     ("x", "biases*"),
     infer=_bias,
     reference=lambda operands, _attrs: operands[0] + np.concatenate(operands[1:]),
+    traits=Traits(weights=("biases",), is_rowwise=True),
 )

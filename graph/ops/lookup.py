@@ -8,6 +8,7 @@ import numpy as np
 
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
+from aprgraph.graph.ops.traits import Traits
 
 
 def _embed(types: Types, _attrs: Attrs) -> TensorType:
@@ -29,6 +30,7 @@ EMBED = Op(
     infer=_embed,
     reference=_embed_reference,
     attrs={"scale": float},
+    traits=Traits(weights=("table",), picks_rows_by="tokens", is_rowwise=True),
 )
 
 
@@ -46,6 +48,7 @@ COLUMNS = Op(
     infer=_columns,
     reference=lambda operands, attrs: operands[0][:, integer(attrs, "start") : integer(attrs, "stop")],
     attrs={"start": int, "stop": int},
+    traits=Traits(is_rowwise=True),
 )
 
 
@@ -60,4 +63,5 @@ LAST_ROW = Op(
     ("x",),
     infer=_last_row,
     reference=lambda operands, _attrs: operands[0][-1:],
+    traits=Traits(keeps_last_position=True),
 )

@@ -8,6 +8,7 @@ import numpy as np
 
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
+from aprgraph.graph.ops.traits import Traits
 
 
 def _rms_norm(types: Types, attrs: Attrs) -> TensorType:
@@ -37,4 +38,5 @@ RMS_NORM = Op(
     infer=_rms_norm,
     reference=_rms_norm_reference,
     attrs={"eps": float, "groups": int},
+    traits=Traits(weights=("weight",), is_rowwise=True),
 )

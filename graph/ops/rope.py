@@ -8,6 +8,7 @@ import numpy as np
 
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
+from aprgraph.graph.ops.traits import Traits
 
 #: Which elements of a head form a pair: (2i, 2i+1), as `llama` files order them, or (i, i + D/2), as NeoX does.
 PAIRINGS = ("interleaved", "halves")
@@ -52,6 +53,7 @@ ROPE_ANGLES = Op(
     infer=_angles,
     reference=_angles_reference,
     attrs={"base": float, "dims": int, "scale": float, "ramp_start": float, "ramp_end": float, "magnitude": float},
+    traits=Traits(weights=("factors",), is_rowwise=True),
 )
 
 CONTEXT_CHOICE = Op(
@@ -61,6 +63,7 @@ CONTEXT_CHOICE = Op(
     ("short", "long"),
     infer=_choice,
     attrs={"limit": int},
+    traits=Traits(weights=("short", "long")),
 )
 
 
@@ -103,4 +106,5 @@ ROPE = Op(
     infer=_rope,
     reference=_rope_reference,
     attrs={"heads": int, "head_size": int, "start": int, "pairing": str},
+    traits=Traits(is_rowwise=True),
 )

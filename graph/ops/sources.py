@@ -8,6 +8,7 @@ from aprgraph.graph.block_formats import BLOCK_FORMATS, find_format
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Attrs, Op, Types, require
+from aprgraph.graph.ops.traits import Role, Traits
 
 
 def _declared(_types: Types, attrs: Attrs) -> TensorType:
@@ -27,6 +28,7 @@ INPUT = Op(
     "Something a run is given: token ids or positions, one per position of the pass.",
     (),
     infer=lambda _types, _attrs: TensorType("i32", ("n",)),
+    traits=Traits(role=Role.INPUT),
 )
 
 WEIGHT = Op(
@@ -37,6 +39,7 @@ WEIGHT = Op(
     infer=_declared,
     attrs={"tensor": str, "dtype": str, "dims": tuple, "scale": str},
     defaults={"scale": ""},
+    traits=Traits(role=Role.WEIGHT),
 )
 
 _TYPE = re.compile(r"f32\[((?:n|t|[1-9]\d*)(?:, (?:n|t|[1-9]\d*))*)\]")
@@ -55,4 +58,5 @@ RECORDED = Op(
     (),
     infer=_recorded,
     attrs={"type": str},
+    traits=Traits(role=Role.RECORDED),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aprgraph.graph.ops.base import Op
+from aprgraph.graph.ops.traits import Role, Traits
 
 TAP = Op(
     "tap",
@@ -10,4 +11,5 @@ TAP = Op(
     ("x",),
     infer=lambda types, _attrs: types[0],
     reference=lambda operands, _attrs: operands[0],
+    traits=Traits(role=Role.TAP),
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aprgraph.graph.ir import Graph, renamed
-from aprgraph.graph.ops import OPS
+from aprgraph.graph.ops import OPS, traits_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class AllPositions:
         instead: dict[str, str] = {}
         for node in graph:
             operands = [instead.get(name, name) for name in graph.operand_names(node.name)]
-            if node.op == "last_row":
+            if traits_of(node).keeps_last_position:
                 instead[node.name] = operands[0]
                 continue
             types = [result[name].type for name in operands]

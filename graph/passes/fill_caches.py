@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.ops import states_of, taps_of, traits_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class FillCaches:
     def __call__(self, graph: Graph) -> Graph:
         of_last: set[str] = set()
         for node in graph:
-            if node.op == "last_row" or of_last.intersection(graph.operand_names(node.name)):
+            if traits_of(node).keeps_last_position or of_last.intersection(graph.operand_names(node.name)):
                 of_last.add(node.name)
-        taps = [node.name for node in graph.with_op("tap") if node.name not in of_last]
-        return graph.rebuild(graph, [*taps, *(node.name for node in graph.with_op("cache"))])
+        taps = [node.name for node in taps_of(graph) if node.name not in of_last]
+        return graph.rebuild(graph, [*taps, *(node.name for node in states_of(graph))])

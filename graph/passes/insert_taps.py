@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops import is_tap
 from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import STAGE_BY_NAME
 
@@ -33,7 +34,7 @@ class InsertTaps:
         taps = []
         for node in graph:
             result.add(node, graph.operand_names(node.name))
-            if node.op != "tap" and node.stage is not None and self.plan.selects(node.stage, node.layer):
+            if not is_tap(node) and node.stage is not None and self.plan.selects(node.stage, node.layer):
                 tap = Node(f"tap.{node.name}", "tap", node.type, {}, node.stage, node.layer)
                 taps.append(result.add(tap, [node.name]).name)
         result.outputs = (*taps, *graph.outputs) if self.keep_outputs else tuple(taps)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops import Role, is_input, traits_of
 
 #: In front of the name of the node that a `recorded` node stands for.
 PREFIX = "recorded."
@@ -34,7 +35,7 @@ class ReplayRecorded:
         outputs = []
         for node in graph:
             operands = graph.operand_names(node.name)
-            known = node.name in self.given if node.op == "input" else node.name not in self.lost and all(o in stands_for for o in operands)
+            known = node.name in self.given if is_input(node) else node.name not in self.lost and all(o in stands_for for o in operands)
             if known:
                 result.add(node, [stands_for[operand] for operand in operands])
                 stands_for[node.name] = node.name
@@ -65,7 +66,8 @@ class Origins:
 
 def find_origins(replay: Graph, name: str, order: Mapping[str, int]) -> Origins:
     """The origins of one output of a graph that ReplayRecorded made; ``order`` is each node's place in it."""
-    found: dict[str, list[str]] = {"recorded": [], "weight": [], "input": [], "": []}
+    found: dict[Role, list[str]] = {role: [] for role in Role}
     for needed in sorted(replay.ancestors([name]), key=order.__getitem__):
-        found.get(replay[needed].op, found[""]).append(needed)
-    return Origins(tuple(source.removeprefix(PREFIX) for source in found["recorded"]), tuple(found[""]), tuple(found["weight"]))
+        found[traits_of(replay[needed]).role].append(needed)
+    sources = tuple(source.removeprefix(PREFIX) for source in found[Role.RECORDED])
+    return Origins(sources, tuple(found[Role.COMPUTED]), tuple(found[Role.WEIGHT]))

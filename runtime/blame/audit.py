@@ -10,7 +10,7 @@ import numpy as np
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, states_of
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import ReplayRecorded
 from aprgraph.runtime.blame.broken_model import see_broken_model
@@ -183,7 +183,7 @@ class Auditor:
             inputs["tokens"] = np.asarray(tokens, dtype=np.int64)
         if start is not None and length is not None:
             inputs["positions"] = np.arange(start, start + length)
-        kept = [cache.name for cache in self.graph.with_op("cache")] if keep_caches else []
+        kept = [node.name for node in states_of(self.graph)] if keep_caches else []
         transform = ReplayRecorded(
             sources=frozenset(name for name, tensor in tensors.items() if tensor.is_whole),
             targets=frozenset(name for name, tensor in tensors.items() if tensor.is_readable),
@@ -208,13 +208,12 @@ class Auditor:
 
     def run(self, replay: Replay, caches: dict[str, Array] | None = None, *, graph: Graph | None = None) -> Iterator[tuple[Node, Array]]:
         """Every computed node of a replay, or of a part of its graph, with its value in float64; ``caches`` is brought up to date."""
-        graph, weights = graph or replay.graph, self.weights
-        state = dict(replay.caches) if caches is None else caches
-        return evaluate(graph, replay.inputs, lambda node: weights.read(graph, node), embedding=weights.embedding_rows, caches=state)
+        states = dict(replay.caches) if caches is None else caches
+        return evaluate(graph or replay.graph, replay.inputs, self.weights.read, states)
 
     def _lost(self, replay: Replay) -> frozenset[str]:
         """The caches that a replay does not bring up to date."""
-        return frozenset(cache.name for cache in self.graph.with_op("cache") if cache.name not in replay.graph)
+        return frozenset(node.name for node in states_of(self.graph) if node.name not in replay.graph)
 
     def _evaluate(self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], caches: dict[str, Array]) -> Iterator[LocalError]:
         targets = {name for name in replay.graph.outputs if name in tensors}

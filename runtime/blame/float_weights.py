@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.ops import weights_of
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.diff.inputs import GAINS
 from aprgraph.runtime.diff.profiles import arithmetic_profiles, states_float_weights
@@ -27,7 +28,7 @@ class FloatWeights:
         """Of a trace whose manifest says that its weights were float; None of any other. ``graph`` is the model's."""
         if not states_float_weights(info):
             return None
-        formats = {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in graph.with_op("weight")}
+        formats = {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in weights_of(graph)}
         return FloatWeights(formats, arithmetic_profiles([info], [kept]))
 
     def tolerance(self, tolerance: Tolerance, stage: str, weights: Iterable[str], positions: int) -> Tolerance:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, is_computed
 from aprgraph.graph.passes.replay_recorded import Origins, find_origins
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
@@ -62,7 +62,7 @@ class Judge:
 
     def see(self, step: int, graph: Graph, node: Node, value: Array) -> None:
         """Take a node's value as it appears, before the tensors that it decides are judged."""
-        if node.stage is not None and node.op != "recorded":
+        if node.stage is not None and is_computed(node):
             tensor = self._tensors_of(step).get(node.name)
             recorded = self._auditor.recorded.load(tensor) if tensor is not None and tensor.is_whole else None
             self._twins.see((step, node.layer, node.stage), recorded, value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aprgraph.graph.ir import Graph
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, is_weight
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.runtime.blame.recorded import Recorded, RecordedTensor
@@ -87,6 +87,6 @@ def operands_of(auditor: Auditor, replay: Replay, name: str) -> list[Array]:
     """The values that a node of a replay is computed from, in float64, weights among them."""
     graph = replay.graph.copy()
     operands = graph.operands(name)
-    graph.outputs = tuple(operand.name for operand in operands if operand.op != "weight")
+    graph.outputs = tuple(operand.name for operand in operands if not is_weight(operand))
     values = {node.name: value for node, value in auditor.run(replay, graph=Prune()(graph)) if node.name in graph.outputs}
-    return [auditor.weights.read(replay.graph, operand) if operand.op == "weight" else values[operand.name] for operand in operands]
+    return [auditor.weights.read(operand, replay.graph[name]) if is_weight(operand) else values[operand.name] for operand in operands]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, traits_of
 from aprgraph.runtime.diff.margins import NOISE_FACTOR
 from aprgraph.runtime.diff.tolerances import Tolerance
 
@@ -23,9 +23,9 @@ class NearTies:
 
     def see(self, graph: Graph, node: Node, value: Array, find: Callable[[str], Tolerance]) -> None:
         """Take a node's value as it appears: scores, and then the choice among them."""
-        if any(user.op == "top_k" for user in graph.users(node.name)):
+        if any(traits_of(user).chooses for user in graph.users(node.name)):
             self._scores[node.name] = value
-        if node.op == "top_k":
+        if traits_of(node).chooses:
             scores = self._scores.pop(graph.operand_names(node.name)[0])
             k = node.attr_int("k")
             ranked = -np.sort(-scores, axis=-1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.ops import weights_of
 from aprgraph.runtime.check.survey import LONGEST_ROW, Surveyor
 from aprgraph.runtime.check.words import describe_nonfinite
 
@@ -41,7 +42,7 @@ def weights_behind(graph: Graph, name: str, known: Collection[str] = ()) -> tupl
             if operand not in seen and operand not in known:
                 seen.add(operand)
                 open_ends.append(operand)
-    return tuple(node.attr_str("tensor") for node in graph if node.op == "weight" and node.name in seen)
+    return tuple(node.attr_str("tensor") for node in weights_of(graph) if node.name in seen)
 
 
 def source_of_nan(file: GGUFFile, graph: Graph, name: str, known: Collection[str] = ()) -> str | None:

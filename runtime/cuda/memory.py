@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, cache_nodes, weight_nbytes
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops import weights_of
 from aprgraph.runtime.tvm_session import CHUNKS_AT_ONCE
 
 _ITEMSIZE = 4
@@ -17,7 +18,7 @@ _PAGE = 4096
 
 def weights_nbytes(graphs: Iterable[Graph]) -> int:
     """Bytes of the weights that ``graphs`` read, each once."""
-    return sum({node.name: weight_nbytes(node) for graph in graphs for node in graph.with_op("weight")}.values())
+    return sum({node.name: weight_nbytes(node) for graph in graphs for node in weights_of(graph)}.values())
 
 
 def caches_nbytes(graphs: Iterable[Graph], capacity: int) -> int:

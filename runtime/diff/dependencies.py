@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import networkx as nx
 
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.ops import has_state, is_input, is_tap, is_weight
 from aprgraph.graph.ops.attention import is_causal
 from aprgraph.graph.stages import STAGES
 from aprgraph.runtime.diff.align import Key
@@ -74,15 +75,15 @@ def from_graph(graph: Graph, steps: Iterable[int] = (0,)) -> Dependencies:
     previous: int | None = None
     for step in steps:
         for node in graph:
-            if node.op in ("tap", "input"):
+            if is_tap(node) or is_input(node):
                 continue
             value = (step, node.name)
             key = (step, node.layer, node.stage) if node.stage is not None else None
             operands = [(step, name) for name in graph.operand_names(node.name)]
-            if previous is not None and node.op == "cache":  # it holds the earlier positions too
+            if previous is not None and has_state(node):  # it holds the earlier positions too
                 operands.append((previous, node.name))
             result.add(value, operands, key)
-            if node.op == "weight":
+            if is_weight(node):
                 result.weights.add(value)
         if previous is not None:
             result.link((previous, None, "lm_head"), (step, 0, "embedding"))

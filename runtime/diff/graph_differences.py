@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.ops import complete_attrs
+from aprgraph.graph.ops import complete_attrs, is_tap, is_weight
 from aprgraph.runtime.trace.reader import Trace
 
 #: The largest number of differences that are told one by one.
@@ -60,10 +60,10 @@ def compare_graphs(graph_a: Graph, graph_b: Graph) -> GraphDifferences:
     formats: Counter[tuple[str, str]] = Counter()
     for node in graph_a:
         # What one side's plan pruned is no difference.
-        if node.name not in graph_b or node.op == "tap":
+        if node.name not in graph_b or is_tap(node):
             continue
         other = graph_b[node.name]
-        if node.op == other.op == "weight" and node.attrs.get("dtype") != other.attrs.get("dtype"):
+        if is_weight(node) and is_weight(other) and node.attrs.get("dtype") != other.attrs.get("dtype"):
             formats[str(node.attrs.get("dtype")), str(other.attrs.get("dtype"))] += 1
         change = "; ".join(_changes(graph_a, node, graph_b, other))
         if change:
@@ -77,7 +77,7 @@ def _changes(graph_a: Graph, node: Node, graph_b: Graph, other: Node) -> Iterato
     attrs, others = complete_attrs(node), complete_attrs(other)
     for name in sorted({*attrs, *others}):
         ours, theirs = attrs.get(name), others.get(name)
-        if ours != theirs and not (node.op == "weight" and name in ("dtype", "scale")):  # how the file holds it
+        if ours != theirs and not (is_weight(node) and name in ("dtype", "scale")):  # how the file holds it
             yield f"{name} = {_shown(ours)} in A, {_shown(theirs)} in B"
     operands = graph_a.operand_names(node.name), graph_b.operand_names(node.name)
     if node.op == other.op and operands[0] != operands[1]:

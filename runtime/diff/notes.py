@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from aprgraph.graph.ops import weights_of
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Class
@@ -56,7 +57,7 @@ def unreached(a: Trace, b: Trace) -> Iterator[str]:
                 f"the sliding window of {' and '.join(map(str, beyond))} positions ({layers}) was not exercised: the run has {positions}, "
                 "and up to that many a wrong window shows nowhere"
             )
-        if any(weight.attr_str("tensor") == _SHORT_FACTORS for weight in graph.with_op("weight")):
+        if any(weight.attr_str("tensor") == _SHORT_FACTORS for weight in weights_of(graph)):
             yield Caveat(
                 "LongRoPE's long factors were not exercised: the run stays within the original context, where the short ones are used"
             )

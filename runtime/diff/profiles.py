@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from aprgraph.graph.block_formats import BlockFormat, find_format
 from aprgraph.graph.errors import ComparisonError, shown
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.ops import weights_of
 from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.diff.tolerances import PROFILES
 from aprgraph.runtime.readings.precision import RecordedPrecision, recorded_precision
@@ -122,7 +123,7 @@ def _dtypes(info: TraceInfo | None) -> Mapping[str, str]:
     """The format of each tensor of the model file, as the graph in a manifest says."""
     if info is None or not info.graph_text:
         return {}
-    return {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in parse_graph(info.graph_text).with_op("weight")}
+    return {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in weights_of(parse_graph(info.graph_text))}
 
 
 def arithmetic_profiles(infos: Sequence[TraceInfo | None], kept: Sequence[str | None] = (None, None)) -> tuple[str, ...]:
@@ -228,7 +229,7 @@ def _multiplies_super_blocks(info: TraceInfo | None) -> bool:
 
 
 def _formats(graph: Graph) -> list[BlockFormat]:
-    found = [find_format(weight.attr_str("dtype").upper()) for weight in graph.with_op("weight")]
+    found = [find_format(weight.attr_str("dtype").upper()) for weight in weights_of(graph)]
     return [fmt for fmt in found if fmt is not None]
 
 

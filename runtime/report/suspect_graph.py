@@ -10,6 +10,7 @@ from aprgraph.graph.export import make_view
 from aprgraph.graph.export.svg import export_svg
 from aprgraph.graph.export.svg_style import style_sheet
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.ops import is_tap
 from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.trace.reader import Trace
@@ -62,7 +63,7 @@ def graph_rules() -> str:
 def _around(graph: Graph, suspects: Sequence[FirstDivergence], nearest: int | None) -> Graph:
     """The part of ``graph`` to draw. Nodes at its border are there without their own operands."""
     staged = {(node.layer, node.stage): node.name for node in graph.staged()}
-    users = {node.name: [user.name for user in graph.users(node.name) if user.op != "tap"] for node in graph}
+    users = {node.name: [user.name for user in graph.users(node.name) if not is_tap(user)] for node in graph}
     core: set[str] = set()
     for suspect in suspects:
         region = [name for name in suspect.region if name in graph]

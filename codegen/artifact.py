@@ -29,7 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from aprgraph.codegen.cpu import check_runs_here, find_cpu
+from aprgraph.codegen.cpu.levels import check_runs_here, find_cpu
 from aprgraph.codegen.cuda.architectures import Architecture, parse_architectures
 from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from aprgraph.codegen.artifact import SUFFIX, Artifact, compile_model, digest, versions
-from aprgraph.codegen.cpu import find_cpu
+from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.model import Model
 

@@ -14,7 +14,7 @@ from typing import Any
 import tvm
 from tvm.target import Target
 
-from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cpu import KERNELS
 from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics

@@ -90,6 +90,11 @@ def along(buffer: Buffer, *indices: Expr) -> Callable[[Expr], Expr]:
     return element
 
 
+def only(buffer: Buffer) -> Expr:
+    """The one element of a buffer that stands for a variable."""
+    return buffer[i64(0)]
+
+
 @contextmanager
 def block(name: str = "body") -> Iterator[None]:
     """A TVM block, which allocations need."""

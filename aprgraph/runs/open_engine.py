@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from aprgraph.codegen.artifact import Artifact
-from aprgraph.codegen.cpu import find_cpu
+from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.codegen.cuda.device_code import HOST_CPU
 from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.ir import Graph, Node

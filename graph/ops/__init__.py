@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from aprgraph.graph.ir import Attr, Graph, Node
 from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
 from aprgraph.graph.ops.base import Array, Op
+from aprgraph.graph.ops.bias_add import BIAS_ADD
 from aprgraph.graph.ops.cache import CACHE
 from aprgraph.graph.ops.elementwise import ADD, GELU, MUL, SCALE_ROWS, SIGMOID, SILU
-from aprgraph.graph.ops.experts import EXPERT_LINEAR, EXPERT_SUM, ROUTER_WEIGHTS, TOP_K
-from aprgraph.graph.ops.linear import BIAS_ADD, LINEAR
+from aprgraph.graph.ops.experts import EXPERT_LINEAR, EXPERT_SUM
+from aprgraph.graph.ops.linear import LINEAR
 from aprgraph.graph.ops.lookup import COLUMNS, EMBED, LAST_ROW
-from aprgraph.graph.ops.normalization import RMS_NORM
+from aprgraph.graph.ops.rms_norm import RMS_NORM
 from aprgraph.graph.ops.rope import CONTEXT_CHOICE, ROPE, ROPE_ANGLES
+from aprgraph.graph.ops.router import ROUTER_WEIGHTS, TOP_K
 from aprgraph.graph.ops.sources import INPUT, RECORDED, WEIGHT
 from aprgraph.graph.ops.tap import TAP
 from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits

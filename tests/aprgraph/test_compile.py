@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.codegen import cpu, library
+from aprgraph.codegen import library
 from aprgraph.codegen.artifact import read_artifact
+from aprgraph.codegen.cpu import levels
 from tests.support.cli import fails, files_under, run_cli
 
 
@@ -41,15 +42,15 @@ def test_the_default_place_is_here(model: Path, here: Path) -> None:
 def test_llvm_is_the_default_target(model: Path, here: Path) -> None:
     result = run_cli("compile", model, "-o", "deep/er/m.aprg")
     artifact = read_artifact(here / "deep" / "er" / "m.aprg")
-    assert result.out == f"deep/er/m.aprg/ (llvm {cpu.native_cpu().name}, {len(artifact.kernels)} kernels)\n"
+    assert result.out == f"deep/er/m.aprg/ (llvm {levels.native_cpu().name}, {len(artifact.kernels)} kernels)\n"
     assert artifact.target == "llvm"
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize("name", cpu.CPUS)
+@pytest.mark.parametrize("name", levels.CPUS)
 def test_another_machine(model: Path, here: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that this machine could not run."""
-    monkeypatch.setattr(cpu, "machine_flags", lambda: frozenset(cpu.CPUS["x86-64-v2"].flags))
+    monkeypatch.setattr(levels, "machine_flags", lambda: frozenset(levels.CPUS["x86-64-v2"].flags))
     assert run_cli("compile", model, "-o", "m.aprg", "--cpu", name).code == 0
     assert read_artifact("m.aprg").cpu == name
     inspected = run_cli("inspect", "m.aprg")

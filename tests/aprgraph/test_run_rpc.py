@@ -11,7 +11,7 @@ import pytest
 
 from aprgraph.api import CompiledModel
 from aprgraph.codegen.cache import cache_directory
-from aprgraph.codegen.cpu import CPUS
+from aprgraph.codegen.cpu.levels import CPUS
 from tests.support.cli import error_of, fails, files_under, run_cli, run_python
 from tests.support.rpc_server import RpcServer, rpc_server
 
@@ -63,7 +63,7 @@ def test_a_model_is_compiled_here_and_a_text_comes_as_it_is_generated(tiny: Comp
 def test_an_artifact_for_a_processor_that_this_machine_is_not(
     tiny: CompiledModel, server: RpcServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aprgraph.codegen.cpu.machine_flags", lambda: frozenset(CPUS["x86-64-v2"].flags[:-1]))
+    monkeypatch.setattr("aprgraph.codegen.cpu.levels.machine_flags", lambda: frozenset(CPUS["x86-64-v2"].flags[:-1]))
     run = ("run", tiny.artifact.directory, "--tokens", "5,200,17")
     assert "but this machine lacks sse4_2" in fails(*run)
     assert run_cli(*run, "--rpc", server.address).code == 0

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from aprgraph.api import CompiledModel, load, open_artifact
-from aprgraph.codegen import artifact, cpu
+from aprgraph.codegen import artifact
 from aprgraph.codegen.artifact import VERSION, Artifact, compile_model, default_directory, read_artifact
+from aprgraph.codegen.cpu import levels
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ArtifactError, ModelError, ModelFileError, ToolchainError
 from aprgraph.graph.model import load_model
@@ -57,7 +58,7 @@ def test_contents(tiny: CompiledModel, model_path: Path) -> None:
     directory = tiny.artifact.directory
     assert {path.name for path in directory.iterdir()} - {"programs"} == {"artifact.json", "graph.txt", tiny.artifact.library.name}
     document = json.loads((directory / "artifact.json").read_text())
-    assert (document["format"], document["target"], document["cpu"]) == ("aprgraph-artifact", "llvm", cpu.native_cpu().name)
+    assert (document["format"], document["target"], document["cpu"]) == ("aprgraph-artifact", "llvm", levels.native_cpu().name)
     assert document["model"] == {"path": str(model_path.resolve()), "fingerprint": load_model(model_path).file.fingerprint()}
     assert set(document["kernels"]) == set(tiny.artifact.kernels)
     assert tiny.artifact.graph == build_graph(load_model(model_path))
@@ -264,7 +265,7 @@ def test_other_versions(copy: Path) -> None:
 
 def test_another_cpu(copy: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit(copy, lambda document: document.update(cpu="x86-64-v4"))
-    monkeypatch.setattr(cpu, "machine_flags", lambda: frozenset(cpu.CPUS["x86-64-v3"].flags))
+    monkeypatch.setattr(levels, "machine_flags", lambda: frozenset(levels.CPUS["x86-64-v3"].flags))
     with pytest.raises(ArtifactError, match="built for x86-64-v4, but this machine lacks avx512f.*; compile it here again"):
         open_artifact(copy, model_path)
     assert read_artifact(copy).cpu == "x86-64-v4"  # to look at, it is sound
@@ -274,7 +275,7 @@ def test_compiling_for_another_cpu(model_path: Path, tmp_path: Path, monkeypatch
     """It must not be run here, and need not be."""
     from aprgraph.codegen import library
 
-    monkeypatch.setattr(cpu, "machine_flags", lambda: frozenset(cpu.CPUS["x86-64-v2"].flags))
+    monkeypatch.setattr(levels, "machine_flags", lambda: frozenset(levels.CPUS["x86-64-v2"].flags))
     monkeypatch.setattr(library, "build_library", lambda _requests, chosen, path: path.write_text(chosen.name))
     found = load(model_path).compile(directory=tmp_path / "m.aprg", cpu="x86-64-v4")
     assert (found.artifact.cpu, found.artifact.library.read_text()) == ("x86-64-v4", "x86-64-v4")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import tvm
 
 from aprgraph.codegen.cuda.architectures import Architecture
@@ -28,11 +29,6 @@ from tests.support.kernels import Weight
 
 #: Kernels that are compiled at once, by a compiler that works on one processor.
 _TOGETHER = 8
-
-
-def cases_of(module: ModuleType) -> Mapping[str, Any]:
-    """The tests of a module, to be run in another with that one's fixtures."""
-    return {name: value for name, value in vars(module).items() if name.startswith("test_")}
 
 
 class DeviceKernels:
@@ -87,3 +83,13 @@ class DeviceKernels:
         """Run the kernel of ``what``, whose output has the shape ``result``, or is it."""
         arrays = [operand.stored if isinstance(operand, Weight) else operand for operand in operands]
         return self.call(what.symbol, [*arrays, result if isinstance(result, InOut) else Out(tuple(result))])
+
+
+def tests_on_device(module: ModuleType) -> Mapping[str, Any]:
+    """The tests of a module of tests/codegen/kernels/cuda, and the fixture that gives them kernels on the GPU."""
+
+    @pytest.fixture(scope="module")
+    def kernels(gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> DeviceKernels:
+        return DeviceKernels(module.request, gpu, tmp_path_factory.mktemp("kernels"))
+
+    return {"kernels": kernels} | {name: value for name, value in vars(module).items() if name.startswith("test_")}

@@ -1,16 +1,8 @@
-"""The tests of tests/codegen/test_cuda_experts.py, on the GPU."""
+"""The tests of tests/codegen/kernels/cuda/test_experts.py, on the GPU."""
 
 from __future__ import annotations
 
-import pytest
+from tests.codegen.kernels.cuda import test_experts
+from tests.gpu.device_kernels import tests_on_device
 
-from aprgraph.runtime.cuda.driver import Gpu
-from tests.codegen import test_cuda_experts
-from tests.gpu.device_kernels import DeviceKernels, cases_of
-
-globals().update(cases_of(test_cuda_experts))
-
-
-@pytest.fixture(scope="module")
-def kernels(gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> DeviceKernels:
-    return DeviceKernels(test_cuda_experts.request, gpu, tmp_path_factory.mktemp("experts"))
+globals().update(tests_on_device(test_experts))

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import tvm
 from tvm_ffi import from_dlpack
 
-from aprgraph.codegen.cpu import CPUS, Cpu, machine_flags
+from aprgraph.codegen.cpu.levels import CPUS, Cpu, machine_flags
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cpu import KERNELS
 from aprgraph.codegen.library import llvm_target
-from aprgraph.graph.block_formats import decode_reference, weight_format, weight_storage
+from aprgraph.graph.block_formats import BLOCK_FORMATS, decode_reference, weight_format, weight_storage
 from aprgraph.graph.calling_convention import half_table
 from aprgraph.graph.ir import Attr, TensorType
 from aprgraph.graph.ops import OPS
@@ -85,6 +85,12 @@ def weight(fmt: str, *dims: int, seed: int = 0) -> Weight:
     room[start : start + raw.size] = raw
     stored = room[start : start + raw.size].view(dtype).reshape(shape)
     return Weight(kind, stored, decode_reference(weight_format(kind), stored.reshape(-1).view(np.uint8), dims))
+
+
+def columns_of(fmt: str) -> int:
+    """Two blocks; for plain formats a width that no vector divides."""
+    elements = BLOCK_FORMATS[fmt].elements
+    return 2 * elements if elements > 1 else 53
 
 
 def run(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], shape: Sequence[int], cpu: Cpu) -> npt.NDArray[np.float32]:

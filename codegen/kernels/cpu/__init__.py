@@ -5,35 +5,46 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.kernels.cpu import attention, experts, linear, rows
+from aprgraph.codegen.kernels.cpu import (
+    attention,
+    bias_add,
+    cache,
+    elementwise,
+    experts,
+    linear,
+    lookup,
+    rms_norm,
+    rope,
+    router,
+)
 
 #: A kernel makes the TVM function that computes a request on a CPU; the function takes the operands, then the result.
 Kernel = Callable[[KernelRequest, Cpu], Any]
 
 KERNELS: dict[str, Kernel] = {
-    "embed": linear.embed,
+    "embed": lookup.embed,
     "linear": linear.linear,
-    "bias_add": linear.bias_add,
-    "rms_norm": rows.rms_norm,
-    "rope_angles": rows.rope_angles,
-    "rope": rows.rope,
-    "columns": rows.columns,
-    "last_row": rows.last_row,
-    "add": rows.add,
-    "mul": rows.mul,
-    "silu": rows.silu,
-    "gelu": rows.gelu,
-    "sigmoid": rows.sigmoid,
-    "scale_rows": rows.scale_rows,
-    "cache": rows.cache,
+    "bias_add": bias_add.bias_add,
+    "rms_norm": rms_norm.rms_norm,
+    "rope_angles": rope.rope_angles,
+    "rope": rope.rope,
+    "columns": lookup.columns,
+    "last_row": lookup.last_row,
+    "add": elementwise.add,
+    "mul": elementwise.mul,
+    "silu": elementwise.silu,
+    "gelu": elementwise.gelu,
+    "sigmoid": elementwise.sigmoid,
+    "scale_rows": elementwise.scale_rows,
+    "cache": cache.cache,
     "attn_scores": attention.attn_scores,
     "attn_softmax": attention.attn_softmax,
     "attn_mix": attention.attn_mix,
     "attention": attention.attention,
-    "top_k": experts.top_k,
-    "router_weights": experts.router_weights,
+    "top_k": router.top_k,
+    "router_weights": router.router_weights,
     "expert_linear": experts.expert_linear,
     "expert_sum": experts.expert_sum,
 }

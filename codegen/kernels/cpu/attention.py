@@ -15,7 +15,7 @@ from typing import Any
 
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, block, build_function, f32, i64, is_nan, registers

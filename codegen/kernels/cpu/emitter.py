@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.tir import Arithmetic, Buffer, Expr, f32, i64
 
 

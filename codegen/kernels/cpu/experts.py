@@ -11,106 +11,14 @@ from typing import Any
 
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.linear import Tiles
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, block, build_function, f32, i64, is_nan, registers, scratch
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, block, build_function, f32, i64, is_nan, only, registers, scratch
 
 _NAN = float("nan")
-
-
-def _only(buffer: Buffer) -> Expr:
-    """The one element of a buffer that stands for a variable."""
-    return buffer[i64(0)]
-
-
-def top_k(request: KernelRequest, cpu: Cpu) -> Any:
-    """scores [n, X] -> out [n, k]: ids of the largest, as f32; NaN throughout a row that holds a NaN.
-
-    By selection: the best of those that come after the one chosen last, k times. Neither k nor X is large.
-    """
-    del cpu
-    experts, k = int(request.operands[0].dims[1]), request.attr_int("k")
-
-    def emit(parameters: Parameters) -> None:
-        scores = parameters.buffer("scores", ("n", experts), "float32")
-        out = parameters.buffer("out", ("n", k), "float32")
-        with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
-            last, best, broken = registers(1), registers(1), registers(1)
-            last_id, best_id = registers(1, "int32"), registers(1, "int32")
-
-            def put(buffer: Buffer, value: Expr) -> None:
-                T.buffer_store(buffer, value, [i64(0)])
-
-            put(broken, f32(0.0))
-            with T.serial(i64(0), i64(experts)) as expert:
-                put(broken, T.Select(is_nan(scores[p, expert]), f32(_NAN), _only(broken)))
-            put(last, f32(float("inf")))
-            put(last_id, T.int32(-1))
-            with T.serial(i64(0), i64(k)) as choice:
-                put(best_id, T.int32(-1))
-                with T.serial(i64(0), i64(experts)) as expert:
-                    score, index = scores[p, expert], T.Cast("int32", expert)
-                    later = T.Or(score < _only(last), T.And(score == _only(last), index > _only(last_id)))
-                    better = T.Or(_only(best_id) < 0, score > _only(best))
-                    with T.If(T.And(later, better)), T.Then():
-                        put(best, score)
-                        put(best_id, index)
-                put(last, _only(best))
-                put(last_id, _only(best_id))
-                T.buffer_store(out, T.Cast("float32", _only(best_id)) + _only(broken), [p, choice])
-
-    return build_function(request.symbol, emit)
-
-
-def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
-    """scores [n, X], ids [n, k] -> out [n, k]: the softmax of all scores at the ids, normalised if asked for, times `scale`."""
-    experts, k = int(request.operands[0].dims[1]), int(request.operands[1].dims[1])
-    normalise, scale = bool(request.attrs["normalise"]), request.attr_float("scale")
-
-    def emit(parameters: Parameters) -> None:
-        emitter = Emitter(cpu)
-        scores = parameters.buffer("scores", ("n", experts), "float32")
-        ids = parameters.buffer("ids", ("n", k), "float32")
-        out = parameters.buffer("out", ("n", k), "float32")
-        with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
-            largest, total = registers(1), registers(1)
-            sums = registers(cpu.lanes)
-
-            def put(buffer: Buffer, value: Expr) -> None:
-                T.buffer_store(buffer, value, [i64(0)])
-
-            put(largest, f32(float("-inf")))
-            with T.serial(i64(0), i64(experts)) as expert:
-                put(largest, T.max(_only(largest), scores[p, expert]))
-            emitter.zero(sums, 0, cpu.lanes)
-
-            def accumulate(column: Expr, width: int) -> None:
-                def step(lane: Expr) -> None:
-                    T.buffer_store(sums, sums[lane] + emitter.exp(scores[p, column + lane] - _only(largest)), [lane])
-
-                emitter.vector(width, step)
-
-            emitter.chunks(experts, accumulate)
-            put(total, emitter.sum_lanes(sums, 0))
-            with T.serial(i64(0), i64(k)) as choice:
-                unknown = is_nan(ids[p, choice])
-                expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[p, choice]))
-                weight = emitter.exp(scores[p, expert] - _only(largest)) / _only(total)
-                T.buffer_store(out, T.Select(unknown, f32(_NAN), weight), [p, choice])
-            if normalise:
-                put(total, f32(0.0))
-                with T.serial(i64(0), i64(k)) as choice:
-                    put(total, _only(total) + out[p, choice])
-                with T.serial(i64(0), i64(k)) as choice:
-                    T.buffer_store(out, out[p, choice] / _only(total), [p, choice])
-            if scale != 1.0:
-                with T.serial(i64(0), i64(k)) as choice:
-                    T.buffer_store(out, out[p, choice] * f32(scale), [p, choice])
-
-    return build_function(request.symbol, emit)
 
 
 class _Grouping:
@@ -143,8 +51,8 @@ class _Grouping:
         with T.serial(i64(0), i64(experts)) as expert:
             T.buffer_store(self.first, self.first[expert] + following[expert], [expert + 1])
             with T.If(following[expert] > 0), T.Then():
-                T.buffer_store(self.active, expert, [_only(self.number)])
-                T.buffer_store(self.number, _only(self.number) + 1, [i64(0)])
+                T.buffer_store(self.active, expert, [only(self.number)])
+                T.buffer_store(self.number, only(self.number) + 1, [i64(0)])
             T.buffer_store(following, self.first[expert], [expert])
         with T.serial(i64(0), pairs) as pair:
             known, expert = of_pair(pair)
@@ -179,7 +87,7 @@ def expert_linear(request: KernelRequest, cpu: Cpu) -> Any:
                 position, choice = place(pair)
                 with T.If(is_nan(ids[position, choice])), T.Then(), T.serial(i64(0), i64(weight.rows)) as row:
                     T.buffer_store(out, f32(_NAN), [position, choice, row])
-            with T.parallel(i64(0), _only(grouping.number) * tiles.count) as index, block("tile"):
+            with T.parallel(i64(0), only(grouping.number) * tiles.count) as index, block("tile"):
                 expert = grouping.active[T.floordiv(index, i64(tiles.count))]
                 tile = T.floormod(index, i64(tiles.count))
                 start = grouping.first[expert]

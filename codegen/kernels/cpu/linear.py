@@ -14,11 +14,11 @@ from typing import Any
 
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, block, build_function, f32, i64, registers, scratch
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, block, build_function, i64, registers, scratch
 
 #: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it.
 _TILE_BYTES = 128 * 1024
@@ -145,44 +145,3 @@ class Tiles:
 
 def _store_total(store: Callable[[Expr, Expr, Expr], None], index: Expr, row: Expr, total: Callable[[], Expr]) -> None:
     store(index, row, total())
-
-
-def bias_add(request: KernelRequest, cpu: Cpu) -> Any:
-    """x [n, C] f32, biases of C elements together -> out [n, C] f32."""
-    x_type, *bias_types = request.operands
-    columns = int(x_type.dims[1])
-
-    def emit(parameters: Parameters) -> None:
-        emitter = Emitter(cpu)
-        x = parameters.buffer("x", ("n", columns), "float32")
-        biases = [Weight(emitter, parameters, f"b{index}", kind) for index, kind in enumerate(bias_types)]
-        out = parameters.buffer("out", ("n", columns), "float32")
-        with T.parallel(i64(0), parameters.size("n")) as p:
-            start = 0
-            for bias in biases:
-
-                def add(column: Expr, value: Expr, start: int = start) -> None:
-                    T.buffer_store(out, x[p, column + start] + value, [p, column + start])
-
-                bias.decode_row(i64(0), add)
-                start += bias.columns
-
-    return build_function(request.symbol, emit)
-
-
-def embed(request: KernelRequest, cpu: Cpu) -> Any:
-    """tokens [n] i32, table [V, E] -> out [n, E] f32, times `scale`. Token ids are checked before the run."""
-    _, table_type = request.operands
-    scale = float(request.attrs["scale"])  # type: ignore[arg-type]
-
-    def emit(parameters: Parameters) -> None:
-        emitter = Emitter(cpu)
-        halves = half_table(parameters, request)
-        tokens = parameters.buffer("tokens", ("n",), "int32")
-        table = Weight(emitter, parameters, "table", table_type, halves)
-        out = parameters.buffer("out", ("n", table.columns), "float32")
-        with T.parallel(i64(0), parameters.size("n")) as p:
-            row = T.Cast("int64", tokens[p])
-            table.decode_row(row, lambda column, value: T.buffer_store(out, value if scale == 1.0 else value * f32(scale), [p, column]))
-
-    return build_function(request.symbol, emit)

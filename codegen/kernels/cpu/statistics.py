@@ -10,7 +10,7 @@ from typing import Any
 
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, block, build_function, f32, i64, is_finite, is_nan, registers
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL

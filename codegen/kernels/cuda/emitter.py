@@ -58,6 +58,24 @@ def launch_over(count: Expr) -> Iterator[Expr]:
             yield index
 
 
+def split_index(index: Expr, *sizes: int) -> list[Expr]:
+    """``index`` in a row-major array whose inner dimensions are ``sizes``: one index for each dimension."""
+    parts = []
+    for size in reversed(sizes):
+        parts.append(T.floormod(index, i64(size)))
+        index = T.floordiv(index, i64(size))
+    return [index, *reversed(parts)]
+
+
+def where(condition: Expr, body: Callable[[], None], *, always: bool) -> None:
+    """Emit ``body`` under ``condition``, or without it where that is known to hold."""
+    if always:
+        body()
+        return
+    with T.If(condition), T.Then():
+        body()
+
+
 def ceil_div(a: Expr, b: int) -> Expr:
     """a / b rounded up, for a >= 0."""
     return T.floordiv(a + (b - 1), i64(b))

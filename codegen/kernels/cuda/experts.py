@@ -25,7 +25,6 @@ from aprgraph.codegen.kernels.cuda.emitter import (
     put,
     registers,
     shared,
-    shuffle_xor,
     sync_block,
 )
 from aprgraph.codegen.kernels.cuda.linear import FEW, TILE_POSITIONS, TILE_THREADS, Product
@@ -33,114 +32,6 @@ from aprgraph.codegen.kernels.cuda.weights import Weight
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, build_function, f32, i64, is_nan
 
 _NAN = float("nan")
-
-
-def _each_of(count: int, lane: Expr, body: Callable[[int, Expr], None]) -> None:
-    """``body(number, index)`` for the lane's own of ``count`` indices: number is what it is in the lane's registers."""
-    for number in range(-(-count // WARP)):
-        index = lane + number * WARP
-        with T.If(index < count), T.Then():
-            body(number, index)
-
-
-def top_k(request: KernelRequest) -> Any:
-    """scores [n, X] -> out [n, k]: ids of the largest, as f32; NaN throughout a row that holds a NaN.
-
-    A warp for each row. By selection: the best of those that come after the one chosen last, k times.
-    """
-    experts, k = int(request.operands[0].dims[1]), request.attr_int("k")
-
-    def emit(parameters: Parameters) -> None:
-        scores = parameters.buffer("scores", ("n", experts), "float32")
-        out = parameters.buffer("out", ("n", k), "float32")
-        with launch(parameters.size("n"), WARP) as (p, lane):
-            mine = registers(-(-experts // WARP))
-            last, best, other = registers(1), registers(1), registers(1)
-            last_id, best_id, other_id = (registers(1, "int32") for _ in range(3))
-            broken, votes = registers(1, "int32"), registers(1, "uint32")
-            put(broken, T.int32(0))
-
-            def load(number: int, expert: Expr) -> None:
-                put(mine, scores[p, expert], number)
-                put(broken, T.Select(is_nan(get(mine, number)), T.int32(1), get(broken)))
-
-            _each_of(experts, lane, load)
-            put(votes, ballot(get(broken) != 0))
-            put(last, f32(float("inf")))
-            put(last_id, T.int32(-1))
-            with T.serial(i64(0), i64(k)) as choice:
-                put(best, f32(0.0))
-                put(best_id, T.int32(-1))
-
-                def look(number: int, expert: Expr) -> None:
-                    score, index = get(mine, number), T.Cast("int32", expert)
-                    later = T.Or(score < get(last), T.And(score == get(last), index > get(last_id)))
-                    better = T.Or(get(best_id) < 0, score > get(best))
-                    with T.If(T.And(later, better)), T.Then():
-                        put(best, score)
-                        put(best_id, index)
-
-                _each_of(experts, lane, look)
-                for distance in (16, 8, 4, 2, 1):
-                    put(other, shuffle_xor(get(best), distance))
-                    put(other_id, shuffle_xor(get(best_id), distance, "int32"))
-                    equal = T.And(get(other) == get(best), get(other_id) < get(best_id))
-                    better = T.Or(get(best_id) < 0, T.Or(get(other) > get(best), equal))
-                    with T.If(T.And(get(other_id) >= 0, better)), T.Then():
-                        put(best, get(other))
-                        put(best_id, get(other_id))
-                put(last, get(best))
-                put(last_id, get(best_id))
-                with T.If(lane == 0), T.Then():
-                    chosen = T.Cast("float32", get(best_id))
-                    T.buffer_store(out, T.Select(get(votes) != T.uint32(0), f32(_NAN), chosen), [p, choice])
-
-    return build_function(request.symbol, emit)
-
-
-def router_weights(request: KernelRequest) -> Any:
-    """scores [n, X], ids [n, k] -> out [n, k]: the softmax of all scores at the ids, normalised if asked for, times `scale`."""
-    experts, k = int(request.operands[0].dims[1]), int(request.operands[1].dims[1])
-    normalise, scale = bool(request.attrs["normalise"]), request.attr_float("scale")
-
-    def emit(parameters: Parameters) -> None:
-        emitter = Emitter()
-        scores = parameters.buffer("scores", ("n", experts), "float32")
-        ids = parameters.buffer("ids", ("n", k), "float32")
-        out = parameters.buffer("out", ("n", k), "float32")
-        with launch(parameters.size("n"), WARP) as (p, lane):
-            largest, other, total, share = registers(1), registers(1), registers(1), registers(1)
-            chosen = shared(k)
-            put(largest, f32(float("-inf")))
-            _each_of(experts, lane, lambda _number, expert: put(largest, T.max(get(largest), scores[p, expert])))
-            for distance in (16, 8, 4, 2, 1):
-                put(other, shuffle_xor(get(largest), distance))
-                put(largest, T.max(get(largest), get(other)))
-            put(total, f32(0.0))
-            _each_of(experts, lane, lambda _number, expert: put(total, get(total) + emitter.exp(scores[p, expert] - get(largest))))
-            emitter.warp_sum(total)
-
-            def choose(_number: int, choice: Expr) -> None:
-                unknown = is_nan(ids[p, choice])
-                expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[p, choice]))
-                weight = emitter.exp(scores[p, expert] - get(largest)) / get(total)
-                T.buffer_store(chosen, T.Select(unknown, f32(_NAN), weight), [choice])
-
-            _each_of(k, lane, choose)
-            sync_block()
-            put(total, f32(1.0))
-            if normalise:
-                put(total, f32(0.0))
-                for choice in range(k):
-                    put(total, get(total) + chosen[i64(choice)])
-
-            def store(_number: int, choice: Expr) -> None:
-                put(share, chosen[choice] / get(total) if normalise else chosen[choice])
-                T.buffer_store(out, get(share) if scale == 1.0 else get(share) * f32(scale), [p, choice])
-
-            _each_of(k, lane, store)
-
-    return build_function(request.symbol, emit)
 
 
 class _Pairs:

@@ -22,11 +22,11 @@ from aprgraph.codegen.kernels.cuda.emitter import (
     ceil_div,
     get,
     launch,
-    launch_over,
     put,
     registers,
     shared,
     sync_block,
+    where,
     zero,
 )
 from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
@@ -140,7 +140,7 @@ class Product:
                             for j in range(QUAD):
                                 put(sums, self.emitter.fma(get(w, j), get(a, j), get(sums, i)), i)
 
-                        _where(first + i < count, multiply, always=together == 1)
+                        where(first + i < count, multiply, always=together == 1)
             sync_block()
 
         with T.serial(i64(0), ceil_div(_expr(count), together)) as group:
@@ -164,7 +164,7 @@ class Product:
                             put(total, get(total) + partial_sums[i64(i), thread * parts + part])
                         store(first + i, row, get(total))
 
-                    _where(first + i < count, fold, always=together == 1)
+                    where(first + i < count, fold, always=together == 1)
             sync_block()
 
     def many(self, tile: Expr, thread: Expr, first: Expr, count: Expr, x: X, store: Store, expert: Expr | None = None) -> None:
@@ -243,14 +243,6 @@ def _expr(count: Expr | int) -> Expr:
     return i64(count) if isinstance(count, int) else count
 
 
-def _where(condition: Expr, body: Callable[[], None], *, always: bool) -> None:
-    if always:
-        body()
-        return
-    with T.If(condition), T.Then():
-        body()
-
-
 def linear(request: KernelRequest) -> Any:
     """x [n, C] f32, weights [R, C] each -> out [n, sum of R] f32, the results side by side."""
     x_type, *weight_types = request.operands
@@ -281,29 +273,3 @@ def linear(request: KernelRequest) -> Any:
 
 def _store_at(out: Buffer, start: int, index: Expr, row: Expr, value: Expr) -> None:
     T.buffer_store(out, value, [index, row + start])
-
-
-def embed(request: KernelRequest) -> Any:
-    """tokens [n] i32, table [V, E] -> out [n, E] f32, times `scale`. Token ids are checked before the run."""
-    scale = request.attr_float("scale")
-
-    def emit(parameters: Parameters) -> None:
-        emitter = Emitter()
-        tokens = parameters.buffer("tokens", ("n",), "int32")
-        table = Weight(emitter, parameters, "table", request.operands[1])
-        out = parameters.buffer("out", ("n", table.columns), "float32")
-        table.open()
-        threads = table.blocks * (RUN // QUAD)
-        with launch_over(parameters.size("n") * threads) as index:
-            p, rest = T.floordiv(index, i64(threads)), T.floormod(index, i64(threads))
-            block, quad = T.floordiv(rest, i64(RUN // QUAD)), T.floormod(rest, i64(RUN // QUAD))
-            for first in range(0, table.elements, RUN):
-                for j, value in enumerate(table.quad(T.Cast("int64", tokens[p]), block, first, quad)):
-                    column = block * table.elements + quad * QUAD + (first + j)
-
-                    def store(column: Expr = column, value: Expr = value) -> None:
-                        T.buffer_store(out, value if scale == 1.0 else value * f32(scale), [p, column])
-
-                    _where(column < table.columns, store, always=table.columns % RUN == 0)
-
-    return build_function(request.symbol, emit)

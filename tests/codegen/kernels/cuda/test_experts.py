@@ -46,17 +46,6 @@ ONE, ALL_OF_8 = _experts("Q4_0", 3, 66, 64, 1), _experts("F32", 8, 7, 48, 8)
 FORMATS = {"Q4_0": ONE, "F32": ALL_OF_8} | {
     fmt: _of_format(fmt, index) for index, fmt in enumerate(BLOCK_FORMATS) if fmt not in ("Q4_0", "F32", *ELSEWHERE)
 }
-TOP_K = {(experts, k): request("top_k", [f32("n", experts)], k=k) for experts, k in ((8, 1), (8, 2), (8, 8), (33, 2), (130, 8))}
-SCALES = {
-    (experts, k, normalise, scale): request("router_weights", [f32("n", experts), f32("n", k)], normalise=normalise, scale=scale)
-    for experts, k, normalise, scale in (
-        (37, 3, False, 1.0),
-        (37, 3, True, 1.5),
-        (8, 1, True, 1.0),
-        (130, 8, False, 2.5),
-        (64, 40, True, 1.0),
-    )
-}
 SUMS = {(k, columns): request("expert_sum", [f32("n", k, columns), f32("n", k)]) for k, columns in ((1, 5), (3, 21), (8, 300))}
 
 
@@ -135,49 +124,6 @@ def test_nan_in_one_position_stays_there(n: int, kernels: CudaKernels) -> None:
         dirty = product(kernels, what, x, ids)
         assert np.isnan(dirty[2]).all()
         assert np.delete(dirty, 2, axis=0).tobytes() == np.delete(clean, 2, axis=0).tobytes()
-
-
-@pytest.mark.contract("CUDA-KERNELS-1")
-@pytest.mark.parametrize(("experts", "k"), TOP_K)
-def test_the_largest_scores_are_chosen_and_ties_go_to_the_lower_id(experts: int, k: int, kernels: CudaKernels) -> None:
-    scores = activations(33, experts)
-    scores[1] = 0.5
-    scores[2, [1, 6]] = 9.0
-    scores[2, experts - 1] = 9.0
-    scores[3] = -np.inf
-    scores[4, 5] = np.inf
-    scores[5, [0, 1]] = [0.0, -0.0]
-    scores[6, 3] = np.nan
-    scores[7] = np.inf
-    scores[8, experts - 1] = np.nan
-    scores[9:20] = RNG.integers(0, 3, (11, experts))
-    what = TOP_K[experts, k]
-    ids = kernels.run(what, [scores], (33, k))
-    np.testing.assert_array_equal(ids, reference(what, [scores]))
-    for row in (1, 3, 7):
-        assert ids[row].tolist() == list(range(k))
-    assert np.isnan(ids[[6, 8]]).all()
-    assert not np.isnan(np.delete(ids, [6, 8], axis=0)).any()
-    for row in (0, 2, 6):
-        assert kernels.run(what, [scores[row : row + 1].copy()], (1, k)).tobytes() == ids[row].tobytes()
-
-
-@pytest.mark.parametrize(("experts", "k", "normalise", "scale"), SCALES)
-def test_weights_of_the_chosen_experts(experts: int, k: int, normalise: bool, scale: float, kernels: CudaKernels) -> None:
-    what = SCALES[experts, k, normalise, scale]
-    scores, ids = activations(33, experts) * np.float32(3), choices(33, k, experts)
-    scores[4] += 200  # overflows without the largest score taken off first
-    ids[5] = np.nan
-    scores[6] = np.nan
-    ids[6] = np.nan
-    got, expected = kernels.run(what, [scores, ids], (33, k)), reference(what, [scores, ids])
-    fine = np.delete(np.arange(33), [5, 6])
-    assert nmse(got[fine], expected[fine]) < 1e-12
-    assert np.isnan(got[[5, 6]]).all()
-    if normalise:
-        np.testing.assert_allclose(got[fine].sum(axis=1), scale, rtol=1e-6)
-    for row in (0, 4):
-        assert kernels.run(what, [scores[row : row + 1].copy(), ids[row : row + 1].copy()], (1, k)).tobytes() == got[row].tobytes()
 
 
 @pytest.mark.parametrize(("k", "columns"), SUMS)

@@ -1,14 +1,14 @@
-"""The linear kernel, its bias and the embedding, in every block format and on every CPU level."""
+"""The linear kernel, in every block format and on every CPU level."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from tests.support.golden import nmse
-from tests.support.kernels import RUNNABLE, f32, i32, reference, request, run, set_threads, weight
+from tests.support.kernels import RUNNABLE, columns_of, f32, reference, request, run, set_threads, weight
 
 CPU_IDS = [cpu.name for cpu in RUNNABLE]
 RNG = np.random.default_rng(11)
@@ -16,12 +16,6 @@ RNG = np.random.default_rng(11)
 
 def activations(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def columns_of(fmt: str) -> int:
-    """Two blocks; for plain formats a width that no vector divides."""
-    elements = BLOCK_FORMATS[fmt].elements
-    return 2 * elements if elements > 1 else 53
 
 
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
@@ -84,27 +78,3 @@ def test_nan_in_one_position_stays_there() -> None:
     dirty = run(what, [x, w], (6, 12), RUNNABLE[-1])
     assert np.isnan(dirty[2]).all()
     assert np.delete(dirty, 2, axis=0).tobytes() == np.delete(clean, 2, axis=0).tobytes()
-
-
-@pytest.mark.parametrize("fmt", BLOCK_FORMATS)
-def test_embedding_rows_are_decoded_exactly(fmt: str) -> None:
-    table = weight(fmt, 19, columns_of(fmt))
-    what = request("embed", [i32("n"), table.type], scale=1.0)
-    tokens = np.array([18, 0, 7, 7], dtype=np.int32)
-    got = run(what, [tokens, table], (4, columns_of(fmt)), RUNNABLE[-1])
-    assert nmse(got, reference(what, [tokens, table])) < 1e-13
-
-
-def test_embedding_scale() -> None:
-    table = weight("F32", 5, 10)
-    what = request("embed", [i32("n"), table.type], scale=3.5)
-    tokens = np.array([4, 1], dtype=np.int32)
-    assert nmse(run(what, [tokens, table], (2, 10), RUNNABLE[-1]), reference(what, [tokens, table])) < 1e-13
-
-
-@pytest.mark.parametrize("fmt", ["F32", "F16", "BF16"])
-def test_biases_lie_side_by_side(fmt: str) -> None:
-    biases = [weight(fmt, 9), weight(fmt, 4, seed=1), weight(fmt, 21, seed=2)]
-    what = request("bias_add", [f32("n", 34), *(b.type for b in biases)])
-    x = activations(3, 34)
-    assert nmse(run(what, [x, *biases], (3, 34), RUNNABLE[-1]), reference(what, [x, *biases])) < 1e-13

@@ -1,4 +1,4 @@
-"""CUDA's linear and embedding kernels, emulated: every block format, few positions and many, sizes that no tile divides."""
+"""CUDA's linear kernel, emulated: every block format, few positions and many, sizes that no tile divides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from tests.support.cuda_kernels import CudaKernels, Requests
 from tests.support.golden import nmse
-from tests.support.kernels import Weight, f32, i32, reference, weight
+from tests.support.kernels import Weight, f32, reference, weight
 
 RNG = np.random.default_rng(11)
 request = Requests()
@@ -42,9 +42,6 @@ def _linear(columns: int, rows: dict[str, int]) -> tuple[KernelRequest, list[Wei
 LINEAR = {" ".join([str(columns), *rows]): _linear(columns, rows) for columns, rows in SHAPES}
 #: 16 columns are a run, so that plain weights of a multiple of them are read without asking where the row ends.
 ALIGNED = _linear(48, {"F16": 5, "F32": 6})
-TABLES = {fmt: weight(fmt, 19, 3 * form.elements if form.elements > 1 else 53) for fmt, form in BLOCK_FORMATS.items()}
-EMBED = {fmt: request("embed", [i32("n"), table.type], scale=1.0) for fmt, table in TABLES.items()}
-SCALED = request("embed", [i32("n"), TABLES["Q8_0"].type], scale=3.5)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +61,7 @@ def check(got: np.ndarray, x: np.ndarray, what: tuple[KernelRequest, list[Weight
 
 
 def test_every_format_is_among_them() -> None:
-    assert sorted(fmt for _, rows in SHAPES for fmt in rows) == sorted(BLOCK_FORMATS) == sorted(EMBED)
+    assert sorted(fmt for _, rows in SHAPES for fmt in rows) == sorted(BLOCK_FORMATS)
 
 
 @pytest.mark.contract("CUDA-KERNELS-1")
@@ -101,19 +98,3 @@ def test_nan_in_one_position_stays_there(n: int, kernels: CudaKernels) -> None:
         dirty = linear(kernels, x, what)
         assert np.isnan(dirty[2]).all()
         assert np.delete(dirty, 2, axis=0).tobytes() == np.delete(clean, 2, axis=0).tobytes()
-
-
-@pytest.mark.parametrize("fmt", EMBED)
-def test_embedding_rows_are_decoded_exactly(fmt: str, kernels: CudaKernels) -> None:
-    table = TABLES[fmt]
-    for n in (1, 2, 7, 33):
-        tokens = RNG.integers(0, 19, n).astype(np.int32)
-        tokens[0], tokens[-1] = 0, 18
-        got = kernels.run(EMBED[fmt], [tokens, table], (n, int(table.type.dims[1])))
-        assert nmse(got, reference(EMBED[fmt], [tokens, table])) < 1e-13
-
-
-def test_embedding_scale(kernels: CudaKernels) -> None:
-    tokens = np.array([4, 1, 4], dtype=np.int32)
-    got = kernels.run(SCALED, [tokens, TABLES["Q8_0"]], (3, 96))
-    assert nmse(got, reference(SCALED, [tokens, TABLES["Q8_0"]])) < 1e-13

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aprgraph.codegen.cpu import Cpu
+from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.graph.ops.attention import attention_mask
 from tests.support.golden import nmse
 from tests.support.kernels import RUNNABLE, f32, reference, request, run, set_threads

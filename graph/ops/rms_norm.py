@@ -1,4 +1,4 @@
-"""Normalisation."""
+"""RMSNorm."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.codegen import cpu
-from aprgraph.codegen.cpu import CPUS, check_runs_here, find_cpu, machine_flags, native_cpu
+from aprgraph.codegen.cpu import levels
+from aprgraph.codegen.cpu.levels import CPUS, check_runs_here, find_cpu, machine_flags, native_cpu
 from aprgraph.graph.errors import ArtifactError, UnsupportedModelError
 
 V2, V3, V4 = CPUS.values()
@@ -23,7 +23,7 @@ def _forget_this_machine() -> Iterator[None]:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, flags: Iterable[str]) -> None:
     """A machine with these instruction sets."""
-    monkeypatch.setattr(cpu, "machine_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(levels, "machine_flags", lambda: frozenset(flags))
 
 
 def test_levels_build_on_each_other() -> None:
@@ -33,7 +33,7 @@ def test_levels_build_on_each_other() -> None:
 
 
 @pytest.mark.parametrize("level", CPUS.values(), ids=lambda level: level.name)
-def test_the_highest_level_whose_instructions_are_all_there(monkeypatch: pytest.MonkeyPatch, level: cpu.Cpu) -> None:
+def test_the_highest_level_whose_instructions_are_all_there(monkeypatch: pytest.MonkeyPatch, level: levels.Cpu) -> None:
     pretend(monkeypatch, (*level.flags, "sse", "something_else"))
     assert native_cpu() is level
     assert find_cpu(None) is level

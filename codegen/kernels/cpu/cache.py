@@ -1,0 +1,15 @@
+"""The kernel that puts a pass's rows into the KV cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aprgraph.codegen.cpu.levels import Cpu
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cpu.lookup import copy_kernel
+
+
+def cache(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] -> the last n rows of out [t, C]; the rows before them stay as earlier passes left them."""
+    width = int(request.operands[0].dims[1])
+    return copy_kernel(width, width, 0, request, cpu, to_end=True)

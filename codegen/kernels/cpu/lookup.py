@@ -1,0 +1,72 @@
+"""Kernels that pick rows or columns: the embedding, columns of every row, the last row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.cpu.levels import Cpu
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64
+
+
+def embed(request: KernelRequest, cpu: Cpu) -> Any:
+    """tokens [n] i32, table [V, E] -> out [n, E] f32, times `scale`. Token ids are checked before the run."""
+    _, table_type = request.operands
+    scale = float(request.attrs["scale"])  # type: ignore[arg-type]
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        halves = half_table(parameters, request)
+        tokens = parameters.buffer("tokens", ("n",), "int32")
+        table = Weight(emitter, parameters, "table", table_type, halves)
+        out = parameters.buffer("out", ("n", table.columns), "float32")
+        with T.parallel(i64(0), parameters.size("n")) as p:
+            row = T.Cast("int64", tokens[p])
+            table.decode_row(row, lambda column, value: T.buffer_store(out, value if scale == 1.0 else value * f32(scale), [p, column]))
+
+    return build_function(request.symbol, emit)
+
+
+def copy_kernel(
+    source: int, columns: int, start: int, request: KernelRequest, cpu: Cpu, *, last: bool = False, to_end: bool = False
+) -> Any:
+    """Columns start .. start + columns of every row; of the ``last`` row alone; or to the end of an output that has t rows."""
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        n = parameters.size("n")
+        x = parameters.buffer("x", ("n", source), "float32")
+        out = parameters.buffer("out", (1 if last else "t" if to_end else "n", columns), "float32")
+
+        def row(to: Expr, from_row: Expr) -> None:
+            emitter.chunks(
+                columns,
+                lambda column, width: emitter.vector(
+                    width, lambda lane: T.buffer_store(out, x[from_row, start + column + lane], [to, column + lane])
+                ),
+            )
+
+        if last:
+            row(i64(0), n - 1)
+        else:
+            offset = parameters.size("t") - n if to_end else i64(0)
+            with T.serial(i64(0), n) as p:
+                row(offset + p, p)
+
+    return build_function(request.symbol, emit)
+
+
+def columns(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] -> out [n, stop - start]."""
+    start, stop = request.attr_int("start"), request.attr_int("stop")
+    return copy_kernel(int(request.operands[0].dims[1]), stop - start, start, request, cpu)
+
+
+def last_row(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] -> out [1, C]."""
+    width = int(request.operands[0].dims[1])
+    return copy_kernel(width, width, 0, request, cpu, last=True)

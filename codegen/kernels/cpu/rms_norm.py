@@ -1,0 +1,45 @@
+"""The RMSNorm kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.cpu.levels import Cpu
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.cpu.weights import Weight
+from aprgraph.codegen.tir import Expr, Parameters, block, build_function, f32, i64, registers
+
+
+def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C], weight [C / groups] -> out [n, C], normalised over each group of columns."""
+    x_type, weight_type = request.operands
+    columns, groups, eps = int(x_type.dims[1]), request.attr_int("groups"), request.attr_float("eps")
+    size = columns // groups
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        x = parameters.buffer("x", ("n", columns), "float32")
+        weight = Weight(emitter, parameters, "weight", weight_type)
+        out = parameters.buffer("out", ("n", columns), "float32")
+        with T.parallel(i64(0), parameters.size("n") * groups) as index, block("row"):
+            sums = registers(cpu.lanes)
+            factor = registers(1)
+            p = T.floordiv(index, i64(groups))
+            start = T.floormod(index, i64(groups)) * size
+            emitter.zero(sums, 0, cpu.lanes)
+
+            def square(column: Expr, width: int) -> None:
+                emitter.dot_step(sums, 0, width, lambda lane: x[p, start + column + lane], lambda lane: x[p, start + column + lane])
+
+            emitter.chunks(size, square)
+            mean = emitter.sum_lanes(sums, 0) * f32(1.0 / size)
+            T.buffer_store(factor, f32(1.0) / T.sqrt(mean + f32(eps)), [i64(0)])
+            weight.decode_row(
+                i64(0),
+                lambda column, value: T.buffer_store(out, x[p, start + column] * factor[i64(0)] * value, [p, start + column]),
+            )
+
+    return build_function(request.symbol, emit)

@@ -1,0 +1,37 @@
+"""The kernel that adds biases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cuda.emitter import THREADS, Emitter, launch
+from aprgraph.codegen.kernels.cuda.weights import Weight
+from aprgraph.codegen.tir import Expr, Parameters, build_function
+
+
+def bias_add(request: KernelRequest) -> Any:
+    """x [n, C] f32, biases of C elements together -> out [n, C] f32."""
+    x_type, *bias_types = request.operands
+    columns = int(x_type.dims[1])
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        x = parameters.buffer("x", ("n", columns), "float32")
+        biases = [Weight(emitter, parameters, f"b{index}", kind) for index, kind in enumerate(bias_types)]
+        out = parameters.buffer("out", ("n", columns), "float32")
+        for bias in biases:
+            bias.open()
+        with launch(parameters.size("n"), THREADS) as (p, thread):
+            start = 0
+            for bias in biases:
+
+                def add(column: Expr, value: Expr, start: int = start) -> None:
+                    T.buffer_store(out, x[p, column + start] + value, [p, column + start])
+
+                bias.scan(thread, THREADS, add)
+                start += bias.columns
+
+    return build_function(request.symbol, emit)

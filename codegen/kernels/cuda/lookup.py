@@ -1,0 +1,73 @@
+"""Kernels that pick rows or columns: the embedding, columns of every row, the last row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cuda.emitter import Emitter, launch_over, split_index, where
+from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
+from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64
+from aprgraph.graph.block_decoders import RUN
+
+
+def embed(request: KernelRequest) -> Any:
+    """tokens [n] i32, table [V, E] -> out [n, E] f32, times `scale`. Token ids are checked before the run."""
+    scale = request.attr_float("scale")
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        tokens = parameters.buffer("tokens", ("n",), "int32")
+        table = Weight(emitter, parameters, "table", request.operands[1])
+        out = parameters.buffer("out", ("n", table.columns), "float32")
+        table.open()
+        threads = table.blocks * (RUN // QUAD)
+        with launch_over(parameters.size("n") * threads) as index:
+            p, rest = T.floordiv(index, i64(threads)), T.floormod(index, i64(threads))
+            block, quad = T.floordiv(rest, i64(RUN // QUAD)), T.floormod(rest, i64(RUN // QUAD))
+            for first in range(0, table.elements, RUN):
+                for j, value in enumerate(table.quad(T.Cast("int64", tokens[p]), block, first, quad)):
+                    column = block * table.elements + quad * QUAD + (first + j)
+
+                    def store(column: Expr = column, value: Expr = value) -> None:
+                        T.buffer_store(out, value if scale == 1.0 else value * f32(scale), [p, column])
+
+                    where(column < table.columns, store, always=table.columns % RUN == 0)
+
+    return build_function(request.symbol, emit)
+
+
+def copy_kernel(source: int, count: int, start: int, request: KernelRequest, *, to_end: bool = False) -> Any:
+    """Columns start .. start + count of every row, to the end of the output if it has t rows."""
+
+    def emit(parameters: Parameters) -> None:
+        n = parameters.size("n")
+        x = parameters.buffer("x", ("n", source), "float32")
+        out = parameters.buffer("out", ("t" if to_end else "n", count), "float32")
+        offset = parameters.size("t") - n if to_end else i64(0)
+        with launch_over(n * count) as index:
+            p, column = split_index(index, count)
+            T.buffer_store(out, x[p, column + start], [offset + p, column])
+
+    return build_function(request.symbol, emit)
+
+
+def columns(request: KernelRequest) -> Any:
+    """x [n, C] -> out [n, stop - start]."""
+    start, stop = request.attr_int("start"), request.attr_int("stop")
+    return copy_kernel(int(request.operands[0].dims[1]), stop - start, start, request)
+
+
+def last_row(request: KernelRequest) -> Any:
+    """x [n, C] -> out [1, C]."""
+    width = int(request.operands[0].dims[1])
+
+    def emit(parameters: Parameters) -> None:
+        x = parameters.buffer("x", ("n", width), "float32")
+        out = parameters.buffer("out", (1, width), "float32")
+        with launch_over(i64(width)) as column:
+            T.buffer_store(out, x[parameters.size("n") - 1, column], [i64(0), column])
+
+    return build_function(request.symbol, emit)

@@ -1,0 +1,53 @@
+"""The RMSNorm kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cuda.emitter import THREADS, WARP, Emitter, get, launch, put, registers, shared, sync_block
+from aprgraph.codegen.kernels.cuda.weights import Weight
+from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64
+
+#: Rows up to this long are summed by one warp.
+_SHORT = 512
+
+
+def rms_norm(request: KernelRequest) -> Any:
+    """x [n, C], weight [C / groups] -> out [n, C], normalised over each group of columns."""
+    x_type, weight_type = request.operands
+    columns, groups, eps = int(x_type.dims[1]), request.attr_int("groups"), request.attr_float("eps")
+    size = columns // groups
+    threads = WARP if size <= _SHORT else THREADS
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        x = parameters.buffer("x", ("n", columns), "float32")
+        weight = Weight(emitter, parameters, "weight", weight_type)
+        out = parameters.buffer("out", ("n", columns), "float32")
+        weight.open()
+        with launch(parameters.size("n") * groups, threads) as (index, thread):
+            total, factor = registers(1), registers(1)
+            sums = shared(threads // WARP)
+            p, start = T.floordiv(index, i64(groups)), T.floormod(index, i64(groups)) * size
+            put(total, f32(0.0))
+            with T.serial(i64(0), i64(-(-size // threads))) as step:
+                column = step * threads + thread
+                with T.If(column < size), T.Then():
+                    put(total, emitter.fma(x[p, start + column], x[p, start + column], get(total)))
+            emitter.warp_sum(total)
+            T.buffer_store(sums, get(total), [T.floordiv(thread, i64(WARP))])
+            sync_block()
+            put(total, f32(0.0))
+            for warp in range(threads // WARP):
+                put(total, get(total) + sums[i64(warp)])
+            put(factor, f32(1.0) / T.sqrt(get(total) * f32(1.0 / size) + f32(eps)))
+
+            def scale(column: Expr, value: Expr) -> None:
+                T.buffer_store(out, x[p, start + column] * get(factor) * value, [p, start + column])
+
+            weight.scan(thread, threads, scale)
+
+    return build_function(request.symbol, emit)

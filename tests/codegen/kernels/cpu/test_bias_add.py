@@ -1,0 +1,23 @@
+"""The kernel that adds biases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.support.golden import nmse
+from tests.support.kernels import RUNNABLE, f32, reference, request, run, weight
+
+RNG = np.random.default_rng(3)
+
+
+def activations(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("fmt", ["F32", "F16", "BF16"])
+def test_biases_lie_side_by_side(fmt: str) -> None:
+    biases = [weight(fmt, 9), weight(fmt, 4, seed=1), weight(fmt, 21, seed=2)]
+    what = request("bias_add", [f32("n", 34), *(b.type for b in biases)])
+    x = activations(3, 34)
+    assert nmse(run(what, [x, *biases], (3, 34), RUNNABLE[-1]), reference(what, [x, *biases])) < 1e-13

@@ -1,0 +1,63 @@
+"""Kernels of elementwise ops, on every CPU level."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aprgraph.codegen.cpu.levels import Cpu
+from tests.support.golden import nmse
+from tests.support.kernels import RUNNABLE, f32, reference, request, run
+
+CPU_IDS = [cpu.name for cpu in RUNNABLE]
+RNG = np.random.default_rng(3)
+
+
+def activations(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("op", ["add", "mul"])
+def test_elementwise_is_correctly_rounded(op: str, cpu: Cpu) -> None:
+    what = request(op, [f32("n", 37), f32("n", 37)])
+    a, b = activations(9, 37), activations(9, 37)
+    expected = a + b if op == "add" else a * b
+    assert run(what, [a, b], (9, 37), cpu).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_silu_over_the_whole_range(cpu: Cpu) -> None:
+    """Our own exponential: a dense sweep, and what happens at its ends."""
+    what = request("silu", [f32("n", 1000)])
+    x = np.linspace(-120, 120, 60_000, dtype=np.float32).reshape(60, 1000)
+    got, expected = run(what, [x], (60, 1000), cpu), reference(what, [x])
+    normal = np.abs(expected) > 1e-30
+    assert np.abs(got[normal] / expected[normal] - 1).max() < 4e-7
+    np.testing.assert_allclose(got, expected, rtol=4e-7, atol=1e-36)
+    ends = np.array([[np.inf, -np.inf, np.nan, 0.0, -0.0, 3e38, -3e38] + [1.0] * 993], dtype=np.float32)
+    with np.errstate(invalid="ignore"):
+        got = run(what, [ends], (1, 1000), cpu)[0]
+    assert got[0] == np.inf
+    assert np.isnan(got[2])
+    assert (got[3:5] == 0).all()
+    assert got[5] == np.float32(3e38)
+    assert got[6] == 0
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("op", ["silu", "gelu", "sigmoid"])
+def test_activations_of_experts_and_of_extremes(op: str, cpu: Cpu) -> None:
+    what = request(op, [f32("n", 3, 21)])
+    x = activations(4, 3, 21) * np.float32(4)
+    assert nmse(run(what, [x], (4, 3, 21), cpu), reference(what, [x])) < 1e-12
+    x[0, 0, :6] = [-1e30, 1e30, -50.0, 50.0, np.nan, 0.0]
+    got, expected = run(what, [x], (4, 3, 21), cpu), reference(what, [x]).astype(np.float32)
+    assert np.isnan(got[0, 0, 4])
+    np.testing.assert_allclose(np.delete(got[0, 0], 4), np.delete(expected[0, 0], 4), rtol=1e-5, atol=1e-18)
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_scaled_rows(cpu: Cpu) -> None:
+    what, x, factors = request("scale_rows", [f32("n", 13), f32("n", 1)]), activations(5, 13), activations(5, 1)
+    assert run(what, [x, factors], (5, 13), cpu).tobytes() == (x * factors).tobytes()

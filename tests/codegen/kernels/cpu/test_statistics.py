@@ -1,0 +1,44 @@
+"""The statistics kernel, on every CPU level."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+
+from aprgraph.codegen.cpu.levels import Cpu
+from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
+from aprgraph.codegen.library import llvm_target
+from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
+from aprgraph.runtime.trace.statistics import compute_statistics, statistics_from_sums
+from tests.support.kernels import RUNNABLE
+
+CPU_IDS = [cpu.name for cpu in RUNNABLE]
+RNG = np.random.default_rng(3)
+
+
+def activations(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("count", [1, 7, 8, STATISTICS_CHUNK, STATISTICS_CHUNK + 1, 40_000])
+def test_statistics_kernel_agrees_with_numpy(count: int, cpu: Cpu) -> None:
+    kernel = tvm.compile(tvm.IRModule({STATISTICS_KERNEL: tensor_statistics(cpu)}), llvm_target(cpu)).mod[STATISTICS_KERNEL]
+    for spoiled in (False, True):
+        x = (3 + activations(count)).astype(np.float32)
+        if spoiled:
+            x[RNG.integers(0, count, 5)] = np.nan
+            x[RNG.integers(0, count, 3)] = np.inf
+            x[0] = -np.inf
+        rows = np.full((-(-count // STATISTICS_CHUNK), STATISTICS_COLUMNS), np.nan)
+        result = tvm.runtime.tensor(rows)
+        kernel(tvm.runtime.tensor(x), result)
+        rows = result.numpy()
+        nan, inf = (int(column.sum()) for column in rows[:, :2].T)
+        got = statistics_from_sums(count, nan, inf, rows[:, 2].min(), rows[:, 3].max(), rows[:, 4].sum(), rows[:, 5].sum())
+        expected = compute_statistics(x)
+        assert (got.count, got.nan, got.inf, got.min, got.max) == (expected.count, expected.nan, expected.inf, expected.min, expected.max)
+        if expected.mean is not None:
+            assert got.mean == pytest.approx(expected.mean, rel=1e-12)
+            assert got.rms == pytest.approx(expected.rms, rel=1e-12)

@@ -1,0 +1,82 @@
+"""CUDA's kernels of routers, emulated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.support.cuda_kernels import CudaKernels, Requests
+from tests.support.golden import nmse
+from tests.support.kernels import f32, reference
+
+RNG = np.random.default_rng(11)
+request = Requests()
+
+
+def activations(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def choices(n: int, k: int, experts: int) -> np.ndarray:
+    return np.stack([RNG.permutation(experts)[:k] for _ in range(n)]).astype(np.float32)
+
+
+TOP_K = {(experts, k): request("top_k", [f32("n", experts)], k=k) for experts, k in ((8, 1), (8, 2), (8, 8), (33, 2), (130, 8))}
+SCALES = {
+    (experts, k, normalise, scale): request("router_weights", [f32("n", experts), f32("n", k)], normalise=normalise, scale=scale)
+    for experts, k, normalise, scale in (
+        (37, 3, False, 1.0),
+        (37, 3, True, 1.5),
+        (8, 1, True, 1.0),
+        (130, 8, False, 2.5),
+        (64, 40, True, 1.0),
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def kernels() -> CudaKernels:
+    return CudaKernels(request)
+
+
+@pytest.mark.contract("CUDA-KERNELS-1")
+@pytest.mark.parametrize(("experts", "k"), TOP_K)
+def test_the_largest_scores_are_chosen_and_ties_go_to_the_lower_id(experts: int, k: int, kernels: CudaKernels) -> None:
+    scores = activations(33, experts)
+    scores[1] = 0.5
+    scores[2, [1, 6]] = 9.0
+    scores[2, experts - 1] = 9.0
+    scores[3] = -np.inf
+    scores[4, 5] = np.inf
+    scores[5, [0, 1]] = [0.0, -0.0]
+    scores[6, 3] = np.nan
+    scores[7] = np.inf
+    scores[8, experts - 1] = np.nan
+    scores[9:20] = RNG.integers(0, 3, (11, experts))
+    what = TOP_K[experts, k]
+    ids = kernels.run(what, [scores], (33, k))
+    np.testing.assert_array_equal(ids, reference(what, [scores]))
+    for row in (1, 3, 7):
+        assert ids[row].tolist() == list(range(k))
+    assert np.isnan(ids[[6, 8]]).all()
+    assert not np.isnan(np.delete(ids, [6, 8], axis=0)).any()
+    for row in (0, 2, 6):
+        assert kernels.run(what, [scores[row : row + 1].copy()], (1, k)).tobytes() == ids[row].tobytes()
+
+
+@pytest.mark.parametrize(("experts", "k", "normalise", "scale"), SCALES)
+def test_weights_of_the_chosen_experts(experts: int, k: int, normalise: bool, scale: float, kernels: CudaKernels) -> None:
+    what = SCALES[experts, k, normalise, scale]
+    scores, ids = activations(33, experts) * np.float32(3), choices(33, k, experts)
+    scores[4] += 200  # overflows without the largest score taken off first
+    ids[5] = np.nan
+    scores[6] = np.nan
+    ids[6] = np.nan
+    got, expected = kernels.run(what, [scores, ids], (33, k)), reference(what, [scores, ids])
+    fine = np.delete(np.arange(33), [5, 6])
+    assert nmse(got[fine], expected[fine]) < 1e-12
+    assert np.isnan(got[[5, 6]]).all()
+    if normalise:
+        np.testing.assert_allclose(got[fine].sum(axis=1), scale, rtol=1e-6)
+    for row in (0, 4):
+        assert kernels.run(what, [scores[row : row + 1].copy(), ids[row : row + 1].copy()], (1, k)).tobytes() == got[row].tobytes()

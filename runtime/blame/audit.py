@@ -8,11 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from aprgraph.graph.errors import ComparisonError
-from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import Array, states_of
-from aprgraph.graph.passes.prune import Prune
-from aprgraph.graph.passes.replay_recorded import ReplayRecorded
+from aprgraph.graph.ops import Array
 from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.file_suspect import is_run_of, suspect_file
 from aprgraph.runtime.blame.float_weights import FloatWeights
@@ -21,8 +19,8 @@ from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.other_places import in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
+from aprgraph.runtime.blame.replay import Replay, Replayer
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
-from aprgraph.runtime.blame.replaying import Replay, ReplayInputs
 from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes, with_repeats
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.names import name_of
@@ -32,7 +30,6 @@ from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
 from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.readings.repeats import without_repeats
-from aprgraph.runtime.reference import evaluate
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace.reader import Trace
 
@@ -96,19 +93,19 @@ class Auditor:
             check_profile(profile)
         replayed = ReplayedModel.of(model)
         self.model = model = replayed.model
-        self.weights = replayed.weights
         known = tokens_of(trace, tokens)
         if known is not None:
             check_tokens(known, model)
         self.graph = _graph_of(trace, replayed, known)
         self.recorded = Recorded(trace, self.graph, known)
+        self.replayer = Replayer(self.graph, self.recorded, replayed.weights)
         self._kept = None if profile is not None else kept_in(trace)
         self.profile = profile or own_profile(trace.info, self.graph, self._kept.format if self._kept is not None else None)
         limits = Tolerances(self.profile, tolerances, [entry.stage for entry in trace.entries] if stages is None else stages)
-        self.float_weights: FloatWeights | None = None
+        float_weights: FloatWeights | None = None
         if self.profile == QUANT_VS_FLOAT:
-            self.float_weights = FloatWeights.of(trace.info, self.graph, self._kept.format if self._kept is not None else None)
-        self._judge = Judge(self, limits, self.recorded.of_step)
+            float_weights = FloatWeights.of(trace.info, self.graph, self._kept.format if self._kept is not None else None)
+        self._judge = Judge(self.replayer, self.profile, limits, float_weights)
 
     def finish(self, locals_: Sequence[LocalError]) -> Audit:
         """The audit that consists of what ``locals`` has yielded."""
@@ -168,56 +165,15 @@ class Auditor:
         lost: frozenset[str] = frozenset()
         for step in range(last + 1):
             tensors = self.recorded.of_step(step)
-            replay = self.replay(step, caches, lost, keep_caches=step < last)
+            replay = self.replayer.replay(step, caches, lost, keep_caches=step < last)
             found = {local.key: local for local in self._evaluate(step, replay, tensors, caches)}
             for tensor in tensors.values():
                 yield found.get(tensor.entry.key) or self._unknown(tensor, self._why_not(tensor, lost))
-            lost |= self._lost(replay)
-
-    def replay(self, step: int, caches: Mapping[str, Array], lost: frozenset[str], *, keep_caches: bool) -> Replay:
-        """The replay of one step; ``caches`` is what the steps before it left, but for those ``lost``."""
-        recorded, tensors = self.recorded, self.recorded.of_step(step)
-        tokens, start, length = recorded.pass_tokens(step), recorded.pass_start(step), recorded.pass_length(step)
-        inputs: dict[str, Array] = {}
-        if tokens:
-            inputs["tokens"] = np.asarray(tokens, dtype=np.int64)
-        if start is not None and length is not None:
-            inputs["positions"] = np.arange(start, start + length)
-        kept = [node.name for node in states_of(self.graph)] if keep_caches else []
-        transform = ReplayRecorded(
-            sources=frozenset(name for name, tensor in tensors.items() if tensor.is_whole),
-            targets=frozenset(name for name, tensor in tensors.items() if tensor.is_readable),
-            given=frozenset(inputs),
-            kept=frozenset(kept),
-            lost=lost,
-        )
-        graph = Prune()(transform(self.graph))  # not verified: for a long trace that takes longer than the replay
-        order = {node.name: index for index, node in enumerate(graph)}
-        return Replay(graph, ReplayInputs(inputs, tensors, recorded), dict(caches), order)
-
-    def replay_of(self, step: int) -> Replay:
-        """The replay of one step, with the caches that the steps before it leave."""
-        caches: dict[str, Array] = {}
-        lost: frozenset[str] = frozenset()
-        for earlier in range(step):
-            replay = self.replay(earlier, caches, lost, keep_caches=True)
-            for _ in self.run(replay, caches):
-                pass
-            lost |= self._lost(replay)
-        return self.replay(step, caches, lost, keep_caches=False)
-
-    def run(self, replay: Replay, caches: dict[str, Array] | None = None, *, graph: Graph | None = None) -> Iterator[tuple[Node, Array]]:
-        """Every computed node of a replay, or of a part of its graph, with its value in float64; ``caches`` is brought up to date."""
-        states = dict(replay.caches) if caches is None else caches
-        return evaluate(graph or replay.graph, replay.inputs, self.weights.read, states)
-
-    def _lost(self, replay: Replay) -> frozenset[str]:
-        """The caches that a replay does not bring up to date."""
-        return frozenset(node.name for node in states_of(self.graph) if node.name not in replay.graph)
+            lost |= self.replayer.lost(replay)
 
     def _evaluate(self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], caches: dict[str, Array]) -> Iterator[LocalError]:
         targets = {name for name in replay.graph.outputs if name in tensors}
-        for node, value in self.run(replay, caches):
+        for node, value in self.replayer.run(replay, caches):
             self._judge.see(step, replay.graph, node, value)
             if node.name in targets:
                 yield self._judge.judge(step, tensors[node.name], value, replay)

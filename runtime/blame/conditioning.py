@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Container, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,14 +16,10 @@ from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.recorded import RecordedTensor
-from aprgraph.runtime.blame.replaying import recompute
+from aprgraph.runtime.blame.replay import Replay, Replayer
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.tolerances import kind_of
 from aprgraph.runtime.trace.aprt import F32
-
-if TYPE_CHECKING:
-    from aprgraph.runtime.blame.audit import Auditor
-    from aprgraph.runtime.blame.replaying import Replay
 
 #: The relative rounding error of an element (the largest) of what a matrix product reads, by profile.
 _UNIT = {
@@ -42,7 +37,14 @@ _FACTOR = 64.0
 
 
 def explained_by_rounding(
-    auditor: Auditor, replay: Replay, tensor: RecordedTensor, computed: F32, metrics: TensorMetrics, *, profile: str, most: float = math.inf
+    replayer: Replayer,
+    replay: Replay,
+    tensor: RecordedTensor,
+    computed: F32,
+    metrics: TensorMetrics,
+    *,
+    profile: str,
+    most: float = math.inf,
 ) -> str | None:
     """Why ``metrics`` (recorded against ``computed``) is no more than rounding, in words; None if it is more.
 
@@ -51,8 +53,8 @@ def explained_by_rounding(
     stage = tensor.node.stage
     assert stage is not None
     unit = max(min(_UNIT[profile], most), _UNIT["same-graph-f32"]) if kind_of(stage) is StageKind.MATMUL else _UNIT["same-graph-f32"]
-    ids = {f"{PREFIX}{node.name}" for node in auditor.graph.staged() if kind_of(node.stage or "") is StageKind.INDEX}
-    other = recompute(auditor, replay, tensor, _Rounded(replay.inputs, unit, ids))
+    ids = {f"{PREFIX}{node.name}" for node in replayer.graph.staged() if kind_of(node.stage or "") is StageKind.INDEX}
+    other = replayer.recompute(replay, tensor, _Rounded(replay.inputs, unit, ids))
     floor = compare_tensors(computed, other)
     if (
         not floor.max_abs

@@ -11,21 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from aprgraph.graph.passes.replay_recorded import Origins
 from aprgraph.runtime.blame.local import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
-from aprgraph.runtime.blame.replaying import Replay, ReplayInputs, recompute
+from aprgraph.runtime.blame.replay import Replay, Replayer, ReplayInputs
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.tolerances import Tolerance
 from aprgraph.runtime.readings import Reading, TraceAsRead, find_reading, layout_of
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
-
-if TYPE_CHECKING:
-    from aprgraph.runtime.blame.audit import Auditor
 
 #: A reading explains a tensor only where it leaves less than this part of the error, whatever the tolerance would allow.
 _LEFT = 1e-2
@@ -89,8 +85,8 @@ class _Doubt:
 class Doubts:
     """The doubtful tensors of one trace, which comes in execution order."""
 
-    def __init__(self, auditor: Auditor, compare: Compare) -> None:
-        self._auditor = auditor
+    def __init__(self, replayer: Replayer, compare: Compare) -> None:
+        self._replayer = replayer
         self._compare = compare
         self._doubts: dict[Key, _Doubt] = {}
 
@@ -101,7 +97,7 @@ class Doubts:
             return wrong
         self._doubts[wrong.key] = _Doubt(case.tensor, reading, case.recorded.shape, wrong)
         if case.tensor.is_whole:
-            self._auditor.recorded.readings[case.step, case.tensor.node.name] = reading
+            self._replayer.recorded.readings[case.step, case.tensor.node.name] = reading
         under = self._compare(replace(wrong, state=LocalState.RIGHT), replace(case, recorded=reading.restore(case.recorded)))
         return replace(under, reason=None, reading=reading.words)
 
@@ -120,7 +116,7 @@ class Doubts:
                         return None
                     for doubt in standing:
                         doubt.decided, doubt.witness = _Decided.COMPUTED, case.tensor.entry.label
-                        del self._auditor.recorded.readings[case.step, doubt.tensor.node.name]
+                        del self._replayer.recorded.readings[case.step, doubt.tensor.node.name]
                     return found
                 if _is_far_less(wrong, found):  # it is wrong, but of what it was computed from there is no doubt
                     for doubt in standing:
@@ -169,7 +165,7 @@ class Doubts:
             found = self._compare(replace(wrong, state=LocalState.RIGHT), replace(case, recorded=values))
             return found.state is LocalState.RIGHT and (found.error or 0.0) <= most
 
-        return find_reading(case.recorded, case.computed, layout_of(self._auditor.graph, case.tensor.node, case.computed.shape), fits)
+        return find_reading(case.recorded, case.computed, layout_of(self._replayer.graph, case.tensor.node, case.computed.shape), fits)
 
     def _is_regrouped(self, wrong: LocalError, case: Case) -> bool:
         own = self._find_reading(wrong, case)
@@ -177,7 +173,7 @@ class Doubts:
 
     def _of(self, case: Case) -> list[_Doubt]:
         """The undecided tensors that a replay starts from."""
-        nodes = (self._auditor.graph[name] for name in case.origins.sources)
+        nodes = (self._replayer.graph[name] for name in case.origins.sources)
         doubts = (self._doubts.get((case.step, node.layer, node.stage or "")) for node in nodes)
         return [doubt for doubt in doubts if doubt is not None and doubt.decided is _Decided.OPEN]
 
@@ -185,7 +181,7 @@ class Doubts:
         """The tensor against a replay from the doubtful ones ``standing`` as they stand in the trace."""
         assert isinstance(case.replay.inputs, ReplayInputs)
         inputs = case.replay.inputs.standing({doubt.tensor.node.name for doubt in standing})
-        computed = recompute(self._auditor, case.replay, case.tensor, inputs)
+        computed = self._replayer.recompute(case.replay, case.tensor, inputs)
         return self._compare(replace(local, reason=None), replace(case, computed=computed))
 
 

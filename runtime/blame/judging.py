@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +14,10 @@ from aprgraph.graph.passes.replay_recorded import Origins, find_origins
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.doubts import Case, Doubts
+from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.local import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
-from aprgraph.runtime.blame.replaying import Replay, as_recorded_type, operands_of
+from aprgraph.runtime.blame.replay import Replay, Replayer, as_recorded_type
 from aprgraph.runtime.blame.telltales import Evidence, find_telltale
 from aprgraph.runtime.blame.ties import NearTies
 from aprgraph.runtime.blame.twins import Twins
@@ -29,32 +29,27 @@ from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
 
-if TYPE_CHECKING:
-    from aprgraph.runtime.blame.audit import Auditor
-
 
 class Judge:
     """Judges the tensors of one trace in execution order; ``settle`` says what came of the doubts."""
 
-    def __init__(self, auditor: Auditor, limits: Tolerances, tensors_of: Callable[[int], Mapping[str, RecordedTensor]]) -> None:
-        self._auditor = auditor
-        self._limits = limits
+    def __init__(self, replayer: Replayer, profile: str, limits: Tolerances, float_weights: FloatWeights | None) -> None:
+        self._replayer, self._recorded, self._graph = replayer, replayer.recorded, replayer.graph
+        self._profile, self._limits, self._float_weights = profile, limits, float_weights
         self._find = limits.find
-        self._tensors_of = tensors_of
         self._ties = NearTies()
-        self._doubts = Doubts(auditor, _compare)
+        self._doubts = Doubts(replayer, _compare)
         self._told: set[str] = set()
         self._twins = Twins()
 
     def tolerance(self, stage: str, step: int) -> Tolerance:
         """What a stage is held to in one step, of which the last position is known as far as the prompt's length is."""
-        recorded = self._auditor.recorded
-        start, length = recorded.pass_start(step), recorded.pass_length(step)
+        start, length = self._recorded.pass_start(step), self._recorded.pass_length(step)
         return self._find(stage, 0 if start is None or length is None else start + length)
 
     def _of_weights(self, tolerance: Tolerance, stage: str, origins: Origins, recorded: F32, node: Node) -> Tolerance:
         """``tolerance`` where the trace has the float weights of a file that has them quantised: what those that it reads cost."""
-        float_weights = self._auditor.float_weights
+        float_weights = self._float_weights
         if float_weights is None or self._limits.override(stage) is not None:
             return tolerance
         positions = recorded.shape[node.type.dims.index("n")] if "n" in node.type.dims else 1
@@ -63,8 +58,8 @@ class Judge:
     def see(self, step: int, graph: Graph, node: Node, value: Array) -> None:
         """Take a node's value as it appears, before the tensors that it decides are judged."""
         if node.stage is not None and is_computed(node):
-            tensor = self._tensors_of(step).get(node.name)
-            recorded = self._auditor.recorded.load(tensor) if tensor is not None and tensor.is_whole else None
+            tensor = self._recorded.of_step(step).get(node.name)
+            recorded = self._recorded.load(tensor) if tensor is not None and tensor.is_whole else None
             self._twins.see((step, node.layer, node.stage), recorded, value)
         self._ties.see(graph, node, value, lambda stage: self._find(stage, 0))
 
@@ -72,11 +67,11 @@ class Judge:
         """Compare what was recorded with its replay ``value``."""
         node = tensor.node
         assert node.stage is not None
-        recorded, computed = self._auditor.recorded.load(tensor), as_recorded_type(value, tensor)
+        recorded, computed = self._recorded.load(tensor), as_recorded_type(value, tensor)
         origins = find_origins(replay.graph, node.name, replay.order)
         tolerance = self._of_weights(self.tolerance(node.stage, step), node.stage, origins, recorded, node)
         # What lies between recorded tensors and could have been recorded too has an error of its own.
-        is_own = not any(self._auditor.graph[name].stage is not None for name in origins.region[:-1])
+        is_own = not any(self._graph[name].stage is not None for name in origins.region[:-1])
         local = LocalError(
             tensor.entry.key,
             tensor.entry.label,
@@ -132,16 +127,16 @@ class Judge:
         tie = self._ties.find(case.origins.region)
         if tie is not None:
             return replace(local, state=LocalState.UNKNOWN, reason=tie)
-        float_weights = self._auditor.float_weights
+        float_weights = self._float_weights
         noise = 0.0 if float_weights is None else float_weights.unit(case.origins.weights)
         rounding = explained_by_rounding(
-            self._auditor, case.replay, case.tensor, case.computed, local.metrics, profile=self._auditor.profile, most=noise or math.inf
+            self._replayer, case.replay, case.tensor, case.computed, local.metrics, profile=self._profile, most=noise or math.inf
         )
         return local if rounding is None else replace(local, state=LocalState.RIGHT, reason=rounding)
 
     def _unclear_source(self, origins: Origins, step: int) -> str | None:
         """Why tensors with NaN or Inf at other places than the replay are neither right nor wrong."""
-        tensors, recorded = self._tensors_of(step), self._auditor.recorded
+        tensors, recorded = self._recorded.of_step(step), self._recorded
         for name in origins.sources:
             if not np.isfinite(recorded.value(tensors[name])).all():
                 return f"{tensors[name].entry.label}, from which it is computed, holds NaN or Inf; what follows from those is not defined"
@@ -168,11 +163,11 @@ class Judge:
         if stage in self._told or not case.tensor.is_whole:
             return None
         self._told.add(stage)
-        operands = operands_of(self._auditor, case.replay, case.tensor.node.name)
+        operands = self._replayer.operands_of(case.replay, case.tensor.node.name)
         return find_telltale(Evidence(case.tensor.node, operands, case.recorded.astype(np.float64)))
 
     def _key(self, step: int, name: str) -> Key:
-        node = self._auditor.graph[name]
+        node = self._graph[name]
         assert node.stage is not None
         return (step, node.layer, node.stage)
 

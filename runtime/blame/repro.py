@@ -133,13 +133,13 @@ def _write(part: Path, auditor: Auditor, local: LocalError) -> None:
     trace, model = auditor.recorded.trace, auditor.model
     step, layer, stage = local.key
     target = next(node for node in auditor.graph.staged() if (node.layer, node.stage) == (layer, stage))
-    replay = auditor.replay_of(step)
+    replay = auditor.replayer.replay_of(step)
     graph = replay.graph.copy()
     graph.outputs = (target.name,)
     graph = Prune()(graph)
     body = []
     value: Array | None = None
-    for node, value in auditor.run(replay, graph=graph):
+    for node, value in auditor.replayer.run(replay, graph=graph):
         if node.op in ("input", "recorded", "cache"):
             name = node.name.removeprefix(PREFIX)
             np.save(part / f"{name}.npy", value if node.op == "input" else value.astype(np.float32))

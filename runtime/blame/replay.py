@@ -1,0 +1,136 @@
+"""Replays: one step of a trace as a graph that reads what was recorded, and the evaluation of that graph in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops import Array, is_weight, states_of
+from aprgraph.graph.passes.prune import Prune
+from aprgraph.graph.passes.replay_recorded import PREFIX, ReplayRecorded
+from aprgraph.runtime.blame.recorded import Recorded, RecordedTensor
+from aprgraph.runtime.decoded_weights import DecodedWeights
+from aprgraph.runtime.reference import evaluate
+from aprgraph.runtime.trace.aprt import F32
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One step as a graph whose outputs are the recorded tensors that can be computed again, and what it is evaluated on.
+
+    ``inputs`` are token ids, positions and recorded tensors by node; ``caches`` hold the rows of earlier steps.
+    """
+
+    graph: Graph
+    inputs: Mapping[str, Array]
+    caches: Mapping[str, Array]
+    order: Mapping[str, int]
+
+
+class ReplayInputs(Mapping[str, Array]):
+    """What a replay is evaluated on. Recorded tensors are read when they are asked for: all of them at once may be gigabytes.
+
+    Those of ``as_they_stand`` are read without the reading that was found for them.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Array],
+        tensors: Mapping[str, RecordedTensor],
+        recorded: Recorded,
+        as_they_stand: Collection[str] = (),
+    ) -> None:
+        self._inputs, self._tensors, self._recorded, self._as_they_stand = inputs, tensors, recorded, as_they_stand
+
+    def __getitem__(self, name: str) -> Array:
+        if name.startswith(PREFIX):
+            source = name.removeprefix(PREFIX)
+            return self._recorded.value(self._tensors[source], as_it_stands=source in self._as_they_stand)
+        return self._inputs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._inputs
+        yield from (f"{PREFIX}{name}" for name in self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._inputs) + len(self._tensors)
+
+    def standing(self, names: Collection[str]) -> ReplayInputs:
+        """The same with the recorded tensors ``names`` as they stand in the trace."""
+        return ReplayInputs(self._inputs, self._tensors, self._recorded, names)
+
+
+def as_recorded_type(value: Array, tensor: RecordedTensor) -> F32:
+    """A computed value as the trace would hold it: float32, of the last position alone where the trace holds no more."""
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is Inf there
+        computed: F32 = value.astype(np.float32)
+    return computed if tensor.last_axis is None else computed.take([-1], axis=tensor.last_axis)
+
+
+class Replayer:
+    """Replays the steps of one trace: ``recorded`` by the ``graph`` of its model, on the model's ``weights``."""
+
+    def __init__(self, graph: Graph, recorded: Recorded, weights: DecodedWeights) -> None:
+        self.graph, self.recorded, self._weights = graph, recorded, weights
+
+    def replay(self, step: int, caches: Mapping[str, Array], lost: frozenset[str], *, keep_caches: bool) -> Replay:
+        """The replay of one step; ``caches`` is what the steps before it left, but for those ``lost``."""
+        recorded, tensors = self.recorded, self.recorded.of_step(step)
+        tokens, start, length = recorded.pass_tokens(step), recorded.pass_start(step), recorded.pass_length(step)
+        inputs: dict[str, Array] = {}
+        if tokens:
+            inputs["tokens"] = np.asarray(tokens, dtype=np.int64)
+        if start is not None and length is not None:
+            inputs["positions"] = np.arange(start, start + length)
+        kept = [node.name for node in states_of(self.graph)] if keep_caches else []
+        transform = ReplayRecorded(
+            sources=frozenset(name for name, tensor in tensors.items() if tensor.is_whole),
+            targets=frozenset(name for name, tensor in tensors.items() if tensor.is_readable),
+            given=frozenset(inputs),
+            kept=frozenset(kept),
+            lost=lost,
+        )
+        graph = Prune()(transform(self.graph))  # not verified: for a long trace that takes longer than the replay
+        order = {node.name: index for index, node in enumerate(graph)}
+        return Replay(graph, ReplayInputs(inputs, tensors, recorded), dict(caches), order)
+
+    def replay_of(self, step: int) -> Replay:
+        """The replay of one step, with the caches that the steps before it leave."""
+        caches: dict[str, Array] = {}
+        lost: frozenset[str] = frozenset()
+        for earlier in range(step):
+            replay = self.replay(earlier, caches, lost, keep_caches=True)
+            for _ in self.run(replay, caches):
+                pass
+            lost |= self.lost(replay)
+        return self.replay(step, caches, lost, keep_caches=False)
+
+    def run(self, replay: Replay, caches: dict[str, Array] | None = None, *, graph: Graph | None = None) -> Iterator[tuple[Node, Array]]:
+        """Every computed node of a replay, or of a part of its graph, with its value in float64; ``caches`` is brought up to date."""
+        states = dict(replay.caches) if caches is None else caches
+        return evaluate(graph or replay.graph, replay.inputs, self._weights.read, states)
+
+    def lost(self, replay: Replay) -> frozenset[str]:
+        """The caches that a replay does not bring up to date."""
+        return frozenset(node.name for node in states_of(self.graph) if node.name not in replay.graph)
+
+    def recompute(self, replay: Replay, tensor: RecordedTensor, inputs: Mapping[str, Array]) -> F32:
+        """The value of one tensor alone, computed once more on other ``inputs``."""
+        graph = replay.graph.copy()
+        graph.outputs = (tensor.node.name,)
+        value: Array | None = None
+        for _, value in self.run(replace(replay, inputs=inputs), graph=Prune()(graph)):  # noqa: B007 -- the last one is the tensor
+            pass
+        assert value is not None
+        return as_recorded_type(value, tensor)
+
+    def operands_of(self, replay: Replay, name: str) -> list[Array]:
+        """The values that a node of a replay is computed from, in float64, weights among them."""
+        graph = replay.graph.copy()
+        operands = graph.operands(name)
+        graph.outputs = tuple(operand.name for operand in operands if not is_weight(operand))
+        values = {node.name: value for node, value in self.run(replay, graph=Prune()(graph)) if node.name in graph.outputs}
+        return [self._weights.read(operand, replay.graph[name]) if is_weight(operand) else values[operand.name] for operand in operands]

@@ -103,7 +103,7 @@ def bisect(
     one end of a layer fits into ``room``, and what a run or a comparison raises.
     """
     search = _Search(model, (a, b), tokens, directory, room, profile, threads, names, on_round)
-    plan: Plan | None = search.ends(range(model.hyperparameters.layers), _WHOLE)
+    plan: Plan | None = search.ends(range(model.family.layers), _WHOLE)
     while plan is not None:
         search.round(plan)
         plan = search.next()
@@ -154,7 +154,7 @@ class _Search:
         if first is None:
             return None
         suspicion = Suspicion(first.key, first.region, first.good)
-        unseen = unseen_stages(suspicion, self._findings, self.model.hyperparameters.layers)
+        unseen = unseen_stages(suspicion, self._findings, self.model.family.layers)
         layers = sorted({layer for layer, _ in unseen if layer is not None})
         if len(layers) > 1:
             # Where the suspect is the end of the last of them, that is what differs, and needs no second look.

@@ -255,7 +255,7 @@ def model(device: Device, sizes: Sizes, path: Path, scratch: Path, rounds: int) 
     loaded = aprgraph.load(path)
     cuda = loaded.compile("cuda", scratch / "cuda.aprg", architectures=[str(device.architecture)])
     compiled = {"CUDA": replace(cuda, gpu=device.gpu.index), "CPU": loaded.compile("llvm", scratch / "llvm.aprg")}
-    layers = loaded.model.hyperparameters.layers
+    layers = loaded.model.family.layers
     for count in sizes.tokens:
         tokens = [100 + i for i in range(count)]
         with contextlib.ExitStack() as stack:

@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         compiled = aprgraph.load(options.model).compile(directory=Path(scratch) / "model.aprg")
-        layers = compiled.model.hyperparameters.layers
+        layers = compiled.model.family.layers
         run = compiled.plan(parse_plan("all", f"0..{layers}"), TOKENS)
         graph = executed_graph(run.graph)
         program = Session(compiled.artifact.library, compiled.model).load(compiled.artifact.program(graph, single_pass=True), graph)

@@ -21,7 +21,7 @@ def main() -> None:
     model_path, threads = sys.argv[1], int(sys.argv[2])
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=sys.argv[3]))
     compiled = aprgraph.load(model_path).compile(directory=scratch / "model.aprg")
-    layers = compiled.model.hyperparameters.layers
+    layers = compiled.model.family.layers
     programs: dict[bool, Program] = {}
     print(json.dumps({"name": "aprgraph", "system": compiled.artifact.target_name}), flush=True)
     try:

@@ -1,4 +1,4 @@
-"""A model: the file, its metadata with overrides, its family and hyperparameters, and what has to be said of them."""
+"""A model: the file, its metadata with overrides, its family with its numbers, and what has to be said of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError, shown
-from aprgraph.graph.families import FAMILIES, Family, Hyperparameters, find_family, read_hyperparameters
+from aprgraph.graph.families import Family, find_family
 from aprgraph.graph.file_kind import kind_of_gguf
 from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
 from aprgraph.graph.metadata import ArrayValue, Metadata, Scalar
@@ -35,7 +35,6 @@ class Model:
     file: GGUFFile
     metadata: Metadata
     family: Family
-    hyperparameters: Hyperparameters
     overrides: Mapping[str, Scalar | str]
     ignore: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
@@ -79,27 +78,28 @@ class Model:
     @property
     def doubtful_defaults(self) -> Mapping[str, str]:
         """The keys whose absence is no usual thing, because converters write them, each with a sentence."""
-        hp, prefix = self.hyperparameters, self.family.architecture
+        family, prefix = self.family, self.family.architecture
         found = {}
         base = f"{prefix}.rope.freq_base"
         if base in self.defaults:
-            other = "" if hp.rope.base == _LLAMA_CPP_BASE else f" (llama.cpp takes {_LLAMA_CPP_BASE:g})"
+            taken = self.defaults[base]
+            other = "" if taken == _LLAMA_CPP_BASE else f" (llama.cpp takes {_LLAMA_CPP_BASE:g})"
             found[base] = (
-                f"{base} is not in the file: {hp.rope.base:.10g} was taken{other}; if the model has another base, give it with "
+                f"{base} is not in the file: {taken:.10g} was taken{other}; if the model has another base, give it with "
                 f"--override-kv {base}=float:VALUE"
             )
         window, stretch = f"{prefix}.attention.sliding_window", f"{prefix}.rope.scaling"
         scaling, magnitude, original = (f"{stretch}.{name}" for name in ("type", "attn_factor", "original_context_length"))
-        if self.family.window is not None and self.family.window.period and window in self.defaults:
+        if family.window_period and window in self.defaults:
             found[window] = f"{window} is not in the file: every layer attends to all positions"
         factors = self.has("rope_factors_long.weight") or self.has("rope_factors_short.weight")
         if (self.metadata.get(scaling) == "yarn" or factors) and original not in self.metadata:
-            found[original] = f"{original} is not in the file: {hp.context}, the context itself, was taken, as llama.cpp does"
+            found[original] = f"{original} is not in the file: {family.context}, the context itself, was taken, as llama.cpp does"
         if self.metadata.get(scaling) == "longrope" and not factors:
             found[scaling] = (
                 f"{scaling} is longrope, but the file has no rope_factors_long.weight and rope_factors_short.weight: RoPE is not stretched"
             )
-        if factors and magnitude not in self.metadata and hp.context > hp.original_context:
+        if factors and magnitude not in self.metadata and original in self.metadata and family.context > self.metadata.integer(original):
             found[magnitude] = f"{magnitude} is not in the file: LongRoPE's cosines and sines were multiplied by 1"
         return found
 
@@ -161,13 +161,12 @@ def load_model(path: str | Path, overrides: Mapping[str, Scalar | str] | None = 
 def read_model(file: GGUFFile, metadata: Metadata, overrides: Mapping[str, Scalar | str], ignore: Sequence[str] = ()) -> Model:
     """The model of a file with ``metadata``, which holds ``overrides`` already. Raises ModelError or UnsupportedModelError."""
     patterns = parse_ignored(ignore)
-    family = find_family(metadata, FAMILIES)
-    hyperparameters = read_hyperparameters(metadata, family)
+    family = find_family(metadata)(metadata)
     _check_overrides(metadata, family, overrides)
     _check_ignored(file, metadata, patterns)
-    unapplied = account_for_keys(metadata, family, hyperparameters, patterns)
-    left_out = find_left_out(file.tensors, hyperparameters.layers, hyperparameters.extra_layers, patterns)
-    return Model(file, metadata, family, hyperparameters, dict(overrides), tuple(ignore), tuple(left_out), tuple(unapplied))
+    unapplied = account_for_keys(family, patterns)
+    left_out = find_left_out(file.tensors, family.layers, family.extra_layers, patterns)
+    return Model(file, metadata, family, dict(overrides), tuple(ignore), tuple(left_out), tuple(unapplied))
 
 
 def _check_overrides(metadata: Metadata, family: Family, overrides: Mapping[str, Scalar | str]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import UnsupportedModelError, shown
-from aprgraph.graph.families import FAMILIES, Family, Hyperparameters
-from aprgraph.graph.metadata import ArrayValue, Metadata
+from aprgraph.graph.families import FAMILIES, Family
+from aprgraph.graph.metadata import ArrayValue
 from aprgraph.graph.model_keys import ModelKey, Surroundings, find_model_key
 from aprgraph.graph.side_tensors import pattern_of
 
@@ -27,24 +27,22 @@ class UnreadKey:
     refused: bool = False
 
 
-def account_for_keys(metadata: Metadata, family: Family, hyperparameters: Hyperparameters, ignore: Sequence[re.Pattern[str]]) -> list[str]:
+def account_for_keys(family: Family, ignore: Sequence[re.Pattern[str]]) -> list[str]:
     """Sentences about the keys of the family that nothing has read, and that could matter.
 
     ``ignore`` are patterns of keys to be left out all the same. Raises UnsupportedModelError for a key that would change numbers.
     """
     notices = []
-    for unread in unread_keys(metadata, family, hyperparameters, ignore):
+    for unread in unread_keys(family, ignore):
         if unread.refused:
-            raise UnsupportedModelError(f"{metadata.path}: {unread.sentence}")
+            raise UnsupportedModelError(f"{family.metadata.path}: {unread.sentence}")
         notices.append(unread.sentence)
     return notices
 
 
-def unread_keys(
-    metadata: Metadata, family: Family, hyperparameters: Hyperparameters, ignore: Sequence[re.Pattern[str]] = ()
-) -> Iterator[UnreadKey]:
+def unread_keys(family: Family, ignore: Sequence[re.Pattern[str]] = ()) -> Iterator[UnreadKey]:
     """All that ``account_for_keys`` speaks of."""
-    at, prefix = surroundings_of(metadata, family, hyperparameters), f"{family.architecture}."
+    metadata, at, prefix = family.metadata, surroundings_of(family), f"{family.architecture}."
     for key, value in metadata.items():
         if not key.startswith(prefix) and key.partition(".")[0] in FAMILIES:
             sentence = f"{key} is {shown(_plain(value))}: a key of another architecture than {family.architecture}, which nothing reads"
@@ -68,11 +66,11 @@ def unread_keys(
             yield UnreadKey(key, _refusal(key, value, known, family), refused=True)
 
 
-def surroundings_of(metadata: Metadata, family: Family, hyperparameters: Hyperparameters) -> Surroundings:
+def surroundings_of(family: Family) -> Surroundings:
     """The keys of the family, and what else decides whether one of them matters."""
-    prefix, experts = f"{family.architecture}.", hyperparameters.experts
+    metadata, prefix = family.metadata, f"{family.architecture}."
     values = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
-    return Surroundings(values, family.activation, hyperparameters.head_size, experts is not None and experts.shared_ffn > 0)
+    return Surroundings(values, family.activation, family.head_size, family.shared_ffn > 0)
 
 
 def is_neutral(key: ModelKey, value: object) -> bool:

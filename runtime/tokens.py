@@ -79,8 +79,8 @@ def check_tokens(tokens: Sequence[int], model: Model) -> tuple[int, ...]:
             raise TokenError(
                 f"token {token} at position {position} is outside the vocabulary of {model.path}, expected 0 to {model.vocabulary - 1}"
             )
-    if len(ids) > model.hyperparameters.context:
-        raise TokenError(f"{len(ids)} tokens, but {model.path} has a context of {model.hyperparameters.context}; shorten the prompt")
+    if len(ids) > model.family.context:
+        raise TokenError(f"{len(ids)} tokens, but {model.path} has a context of {model.family.context}; shorten the prompt")
     return ids
 
 

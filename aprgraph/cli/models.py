@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aprgraph.graph.families import Family
     from aprgraph.graph.model_keys import ModelKey
 
-_FAMILY_COLUMNS = ("family", "models", "what sets it apart")
+_FAMILY_COLUMNS = ("family", "models", "described in", "what sets it apart", "stages of its own")
 _KEY_COLUMNS = ("key", "what it says", "shapes nodes of the ops", "changes nothing as", "what llama.cpp does otherwise")
 _FORMAT_COLUMNS = ("format", "elements", "bytes", "bits each", "value of an element", "fields of a block")
 
@@ -29,7 +29,7 @@ def models(
     from aprgraph.graph.block_formats import BLOCK_FORMATS  # noqa: PLC0415
     from aprgraph.graph.families import FAMILIES  # noqa: PLC0415
 
-    families = [(family.architecture, family.summary, ", ".join(_traits(family))) for family in FAMILIES.values()]
+    families = [_family_row(family) for family in FAMILIES.values()]
     formats = [_row(fmt) for fmt in BLOCK_FORMATS.values()]
     if markdown:
         from aprgraph.graph.model_keys import MODEL_KEYS  # noqa: PLC0415
@@ -45,30 +45,19 @@ def models(
 _REST = "Other formats that the gguf package can dequantise (IQ1, IQ2, IQ3, TQ, NVFP4) are decoded by it in memory when a weight is bound."
 
 
-def _traits(family: Family) -> list[str]:
-    """What the declaration of a family says, in words."""
-    pairs = {"interleaved": "RoPE of neighbours", "halves": "RoPE of halves"}
-    said = [
-        (True, pairs[family.rope_pairing]),
-        (family.rope_base != 10000.0, f"RoPE base {family.rope_base:,.0f} where the file has none"),
-        (family.qkv_bias, "biases of q, k, v"),
-        (family.qk_norm, "norms of q and k"),
-        (family.post_norms, "norms after attention and FFN"),
-        (family.scaled_embedding, "scaled embeddings"),
-        (family.activation != "silu", family.activation.upper()),
-        (family.fused_gate_up, "gate and up in one tensor"),
-    ]
-    if family.window is not None:
-        every = "" if family.window.period == 0 else f" but for every {family.window.period}th layer"
-        own = "" if family.window.rope_base is None else f", with a RoPE base of {family.window.rope_base:,.0f}"
-        said.append((True, f"sliding window{every}{own}"))
-    if family.experts is not None:
-        said += [
-            (True, "experts" + (" in some models" if family.experts.optional else "")),
-            (not family.experts.normalise, "weights of experts not normalised"),
-            (family.experts.shared, "a shared expert"),
-        ]
-    return [text for there, text in said if there]
+def _family_row(family: type[Family]) -> tuple[str, ...]:
+    """A family by its docstring, and the stages of its own by its graph."""
+    models, source, what = family.about()
+    return (family.architecture, models, source, what, ", ".join(_own_stages(family)) or "-")
+
+
+def _own_stages(family: type[Family]) -> list[str]:
+    """The stages of a layer, and of the whole model, that the plainest decoder does not have."""
+    from aprgraph.graph.families import FAMILIES  # noqa: PLC0415
+    from aprgraph.graph.outline import small_outline  # noqa: PLC0415
+
+    plain, own = ([node.stage for node in small_outline(kind).graph.staged()] for kind in (FAMILIES["llama"], family))
+    return list(dict.fromkeys(stage for stage in own if stage is not None and stage not in plain))
 
 
 def _row(fmt: BlockFormat) -> tuple[str, ...]:

@@ -166,7 +166,7 @@ def _context_notes(graph: Graph, prompt: int, total: int) -> list[str]:
 
 def _check_causal(model: Model, count: int, options: RunOptions) -> None:
     """Raise TokenError for a run in several passes of a model whose positions attend to later ones."""
-    if model.hyperparameters.causal:
+    if model.family.causal:
         return
     why = f"{model.path} is not causal ({model.family.architecture}.attention.causal is false): every position attends to later ones"
     if options.max_tokens:
@@ -176,7 +176,7 @@ def _check_causal(model: Model, count: int, options: RunOptions) -> None:
 
 
 def _check_generation(model: Model, plan: Plan, ids: tuple[int, ...], options: RunOptions) -> RunOptions:
-    context = model.hyperparameters.context
+    context = model.family.context
     if options.max_tokens < 0:
         raise TokenError(f"max tokens {options.max_tokens}: expected a number of tokens to generate, at least 0")
     if options.steps.start < 0 or not options.steps:

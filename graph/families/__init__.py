@@ -1,15 +1,18 @@
-"""Model families, one file each; ``FAMILIES`` is the table that the graph builder goes by."""
+"""Model families, one file each; ``FAMILIES`` is the table of those that are known."""
 
-from aprgraph.graph.families.base import Experts, Family, find_family
-from aprgraph.graph.families.gemma3 import GEMMA3
-from aprgraph.graph.families.hyperparameters import Hyperparameters, read_hyperparameters
-from aprgraph.graph.families.llama import LLAMA
-from aprgraph.graph.families.phi3 import PHI3
-from aprgraph.graph.families.qwen2 import QWEN2
-from aprgraph.graph.families.qwen2moe import QWEN2MOE
-from aprgraph.graph.families.qwen3 import QWEN3
-from aprgraph.graph.families.qwen3moe import QWEN3MOE
+from aprgraph.graph.families.base import Family
+from aprgraph.graph.families.decoder import Decoder
+from aprgraph.graph.families.gemma3 import Gemma3
+from aprgraph.graph.families.llama import Llama
+from aprgraph.graph.families.mixture import Mixture
+from aprgraph.graph.families.phi3 import Phi3
+from aprgraph.graph.families.qwen2 import Qwen2
+from aprgraph.graph.families.qwen2moe import Qwen2Moe
+from aprgraph.graph.families.qwen3 import Qwen3
+from aprgraph.graph.families.qwen3moe import Qwen3Moe
+from aprgraph.graph.families.registry import FAMILIES, find_family, register
 
-FAMILIES: dict[str, Family] = {family.architecture: family for family in (LLAMA, QWEN2, QWEN2MOE, QWEN3, QWEN3MOE, GEMMA3, PHI3)}
+for _family in (Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Gemma3, Phi3):
+    register(_family)
 
-__all__ = ["FAMILIES", "Experts", "Family", "Hyperparameters", "find_family", "read_hyperparameters"]
+__all__ = ["FAMILIES", "Decoder", "Family", "Mixture", "find_family", "register"]

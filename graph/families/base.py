@@ -1,89 +1,123 @@
-"""What a model family declares: what its files leave unsaid."""
+"""What every family is: numbers, names of weights, and a graph."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from aprgraph.graph.errors import UnsupportedModelError, shown
+from aprgraph.graph.errors import ModelError
+from aprgraph.graph.families.names import GGUF_NAMES, HF_NAMES
+from aprgraph.graph.families.numbers import Reading, flag, number, real
+from aprgraph.graph.families.window import Windows
 from aprgraph.graph.metadata import Metadata
 
+if TYPE_CHECKING:
+    from aprgraph.graph.builder import GraphBuilder
 
-@dataclass(frozen=True)
-class Experts:
-    """A mixture of experts in place of the dense feed-forward network (Shazeer et al. 2017, arXiv:1701.06538).
+_MAX_LAYERS = 4096
+#: The first sentence of a family's docstring: models, source, what sets them apart.
+_ABOUT = re.compile(r"(?P<models>[^(:]+?)(?: \((?P<source>[^)]+)\))?: (?P<what>.+?)\.(?:\s|$)", re.DOTALL)
 
-    ``normalise``: the weights of the chosen experts are divided by their sum. ``shared``: one more expert, which every
-    position uses, weighted by a sigmoid gate of its own. ``optional``: files of the family may be dense instead.
-    ``divides_ffn``: where the file has no size of one expert, it is the dense size divided by the experts used.
-    """
-
-    normalise: bool
-    shared: bool = False
-    optional: bool = False
-    divides_ffn: bool = False
+#: Which elements of a head RoPE turns together: neighbours (0, 1), (2, 3) …, or those of both halves (0, D/2), (1, D/2 + 1) ….
+Order = Literal["interleaved", "halves"]
 
 
-@dataclass(frozen=True)
-class SlidingWindow:
-    """Layers that attend to the last `attention.sliding_window` positions only.
-
-    Every layer if ``period`` is 0; else every ``period``-th layer attends to all positions. ``rope_base`` is the sliding
-    layers' own base of RoPE, which is then not scaled; None if they share the other layers'.
-    """
-
-    period: int
-    rope_base: float | None = None
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What an attention scale may depend on."""
-
-    layers: int
-    hidden: int
-    heads: int
-    head_size: int
-
-
-def scale_by_head_size(sizes: Sizes) -> float:
-    """1 / sqrt(D) (Vaswani et al. 2017, arXiv:1706.03762)."""
-    return 1.0 / math.sqrt(sizes.head_size)
-
-
-@dataclass(frozen=True)
 class Family:
-    """A GGUF ``general.architecture``.
+    """One architecture, as its paper describes it; subclasses declare numbers as attributes and write ``graph``.
 
-    What the tensors show by being there (an untied head, frequency factors, a fused qkv) is found in the tensor list when
-    the graph is built, and needs no declaration; what a file of the family must have is declared, so that its absence is
-    an error and not another model. ``rope_base`` is the base where the file has none. ``qkv_bias``: q, k and v have
-    biases. ``qk_norm``: each head of q and k is normalised before RoPE. ``post_norms``: the outputs of attention and
-    feed-forward network are normalised before they are added. ``fused_gate_up``: ffn_up holds the gate's rows, then its
-    own. ``scaled_embedding``: embedding rows are multiplied by sqrt(E).
+    The first sentence of a subclass's docstring reads ``MODELS (SOURCE): WHAT SETS THEM APART.``
     """
 
-    architecture: str
-    summary: str
-    rope_pairing: str
-    rope_base: float = 10000.0
-    activation: str = "silu"
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    post_norms: bool = False
-    fused_gate_up: bool = False
-    scaled_embedding: bool = False
-    experts: Experts | None = None
-    window: SlidingWindow | None = None
-    attention_scale: Callable[[Sizes], float] = scale_by_head_size
+    #: ``general.architecture`` of its GGUF files.
+    architecture: ClassVar[str]
+    #: The classes of Hugging Face transformers that compute the same: their names, with blanks between.
+    hf_classes: ClassVar[str] = ""
+    #: Which elements of a head RoPE pairs in GGUF files. In transformers they are halves, unless ``hf_pairing`` says otherwise.
+    pairing: ClassVar[Order] = "halves"
+    hf_pairing: ClassVar[Order] = "halves"
+    #: What the family calls otherwise than most: by slot, see graph/families/names.py.
+    gguf_names: ClassVar[Mapping[str, str]] = {}
+    hf_names: ClassVar[Mapping[str, str]] = {}
 
+    #: The activation of the feed-forward networks, and the base of RoPE of files that name none.
+    activation: ClassVar[str] = "silu"
+    rope_base: ClassVar[float] = 10000.0
 
-def find_family(metadata: Metadata, families: Mapping[str, Family]) -> Family:
-    """The family of a model. Raises UnsupportedModelError that lists those there are."""
-    architecture = metadata.text("general.architecture")
-    if architecture not in families:
-        raise UnsupportedModelError(
-            f"{metadata.path}: general.architecture is {shown(architecture)}; supported: {', '.join(sorted(families))}"
-        )
-    return families[architecture]
+    blocks = number("block_count", "num_hidden_layers", most=_MAX_LAYERS)
+    #: Blocks behind the last layer, which predict later tokens and on which no logit depends.
+    extra_layers = number("nextn_predict_layers", "num_nextn_predict_layers", 0, least=-(1 << 63))
+    context = number("context_length", "max_position_embeddings")
+    hidden = number("embedding_length", "hidden_size")
+    eps = real("attention.layer_norm_rms_epsilon", "rms_norm_eps", least=0)
+    #: Whether no position attends to later ones.
+    causal = flag("attention.causal", None, True)
+    #: The size of a head of q and k, and of an expert that every position uses; 0 without such.
+    head_size: Reading[int] = Reading(lambda _: 0)
+    shared_ffn: Reading[int] = Reading(lambda _: 0)
+    #: For each layer how many positions it attends to, 0 for all.
+    windows: Reading[tuple[int, ...]] = Reading(lambda f: (0,) * f.layers)
+
+    def __init__(self, metadata: Metadata) -> None:
+        """Read all numbers of a model. Raises ModelError, or UnsupportedModelError for what is not there yet."""
+        self.metadata = metadata
+        if not 0 <= self.extra_layers < self.blocks:
+            raise ModelError(
+                f"{metadata.path}: {self.key('nextn_predict_layers')} is {self.extra_layers}, expected a number below "
+                f"{self.key('block_count')}, {self.blocks}"
+            )
+        for name in self.readings():
+            getattr(self, name)
+        self.check()
+
+    @property
+    def layers(self) -> int:
+        """How many layers the logits depend on."""
+        return self.blocks - self.extra_layers
+
+    @property
+    def window_period(self) -> int:
+        """Every which layer attends to all positions, where the others have a window; 0 if all layers are alike."""
+        windows = self.readings()["windows"]
+        return windows.period if isinstance(windows, Windows) else 0
+
+    def check(self) -> None:
+        """Raise ModelError or UnsupportedModelError for numbers that contradict each other."""
+
+    def graph(self, g: GraphBuilder) -> str:
+        """Write the model's graph with ``g``; returns the node of the logits."""
+        raise NotImplementedError
+
+    def key(self, name: str) -> str:
+        """The whole key of a number in GGUF."""
+        return f"{self.architecture}.{name}"
+
+    @classmethod
+    def readings(cls) -> dict[str, Reading[Any]]:
+        """Everything that the family reads, by attribute, in the order of declaration, the parents' first."""
+        found: dict[str, Reading[Any]] = {}
+        for kind in reversed(cls.__mro__):
+            for name, value in vars(kind).items():
+                if isinstance(value, Reading):
+                    found[name] = value
+                else:
+                    found.pop(name, None)  # a subclass knows it
+        return found
+
+    @classmethod
+    def gguf_name(cls, slot: str) -> str:
+        """What the weight of ``slot`` is called in GGUF, without its layer and without `.weight`."""
+        return cls.gguf_names.get(slot, GGUF_NAMES.get(slot, slot))
+
+    @classmethod
+    def hf_name(cls, slot: str) -> str | None:
+        """The module of transformers that holds the weight of ``slot``; None where none does."""
+        return cls.hf_names.get(slot, HF_NAMES.get(slot))
+
+    @classmethod
+    def about(cls) -> tuple[str, str, str]:
+        """Models, source (or nothing), and what sets them apart, from the docstring."""
+        found = _ABOUT.match(" ".join((cls.__doc__ or "").split()))
+        if found is None:
+            return cls.__name__, "", ""
+        return found["models"], found["source"] or "", found["what"]

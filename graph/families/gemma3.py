@@ -1,28 +1,70 @@
-"""The `gemma3` architecture: the text models of Gemma 3 (arXiv:2503.19786).
+"""The `gemma3` architecture: the text models."""
 
-Five layers with a sliding window to one that sees everything, each kind with its own base of RoPE. The file's norms hold
-1 + weight already.
-"""
+from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from aprgraph.graph.families.base import Family, Sizes, SlidingWindow, scale_by_head_size
+from aprgraph.graph.families.numbers import Reading, real
+from aprgraph.graph.families.qwen3 import Qwen3
+from aprgraph.graph.families.rope_scaling import Rope, read_base
+from aprgraph.graph.families.window import Windows
+
+if TYPE_CHECKING:
+    from aprgraph.graph.builder import GraphBuilder, Heads
+
+_LAYERS_OF_27B = 62
 
 
-def _attention_scale(sizes: Sizes) -> float:
-    """The 27B model (62 layers) divides by sqrt(E / H), not by the head size; its file does not say so."""
-    return 1.0 / math.sqrt(sizes.hidden // sizes.heads) if sizes.layers == 62 else scale_by_head_size(sizes)
+class Gemma3(Qwen3):
+    """Gemma 3 (arXiv:2503.19786): five layers with a sliding window and its own RoPE base to one that sees everything, norms on both sides.
 
+    The file's norms hold 1 + weight already. The 27B model divides scores by sqrt(E / H), not by the head size; its file does not say so.
+    """
 
-GEMMA3 = Family(
-    "gemma3",
-    "Gemma 3",
-    rope_pairing="halves",
-    rope_base=1_000_000.0,
-    activation="gelu",
-    qk_norm=True,
-    post_norms=True,
-    scaled_embedding=True,
-    window=SlidingWindow(period=6, rope_base=10000.0),
-    attention_scale=_attention_scale,
-)
+    architecture = "gemma3"
+    hf_classes = "Gemma3ForCausalLM Gemma3ForConditionalGeneration"
+    hf_names = {
+        "attn_post_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm",
+        "ffn_post_norm": "post_feedforward_layernorm",
+    }
+    activation = "gelu"
+    rope_base = 1_000_000.0
+    windows = Windows(period=6)
+    sliding_rope: Reading[Rope] = Reading(lambda f: f.read_sliding_rope())
+    scale = real("attention.scale", None, lambda f: f.default_scale())
+
+    def read_sliding_rope(self) -> Rope:
+        """RoPE of the layers with a window, which is never stretched."""
+        if not any(self.windows):
+            return self.rope
+        key = self.metadata.first_of(self.key("rope.freq_base_swa"), self.key("rope.local.freq_base"))
+        return Rope(self.rope.dims, read_base(self.metadata, key, 10000.0))
+
+    def default_scale(self) -> float:
+        """See the docstring of the class."""
+        return 1 / math.sqrt(self.hidden // self.heads[0] if self.layers == _LAYERS_OF_27B else self.head_size)
+
+    def turn_angles(self, g: GraphBuilder) -> None:
+        """Those of both kinds of layers."""
+        super().turn_angles(g)
+        if any(self.windows) and self.sliding_rope != self.rope:
+            g.angles("rope_angles_sliding", self.sliding_rope)
+
+    def embed(self, g: GraphBuilder, table: str) -> str:
+        """Scaled by sqrt(E)."""
+        return g.embed("embedding", table, scale=math.sqrt(self.hidden))
+
+    def turn(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
+        """By the angles of the layer's kind."""
+        angles = "rope_angles_sliding" if self.windows[layer] and self.sliding_rope != self.rope else "rope_angles"
+        return g.rope(g.norm_heads(x), angles, self.pairing)
+
+    def attention(self, g: GraphBuilder, x: str, layer: int) -> str:
+        """With a norm behind it."""
+        return g.norm("attn_post_norm", super().attention(g, x, layer))
+
+    def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
+        """With a norm behind it."""
+        return g.norm("ffn_post_norm", super().feed_forward(g, x, layer))

@@ -1,11 +1,21 @@
-"""The `llama` architecture of GGUF: Llama 2 and 3, Mistral, Mixtral, SmolLM and others converted under that name.
+"""The `llama` architecture of GGUF, under whose name many models are converted."""
 
-Conversion to GGUF permutes the rows of q and k, so RoPE pairs neighbours. Llama 3.1's RoPE scaling comes as the tensor
-`rope_freqs.weight`; Mixtral's experts (arXiv:2401.04088) come under the same name as the dense models.
-"""
+from aprgraph.graph.families.mixture import Mixture
+from aprgraph.graph.families.numbers import number
 
-from aprgraph.graph.families.base import Experts, Family
 
-LLAMA = Family(
-    "llama", "Llama 2 and 3, Mistral, Mixtral, SmolLM2", rope_pairing="interleaved", experts=Experts(normalise=True, optional=True)
-)
+class Llama(Mixture):
+    """Llama 2 and 3, Mistral, Mixtral, SmolLM2 (arXiv:2302.13971): conversion permutes q and k, so that RoPE pairs neighbours.
+
+    Llama 3.1's RoPE scaling comes as the tensor `rope_freqs.weight`; Mixtral's experts (arXiv:2401.04088) come under the same
+    name as the dense models.
+    """
+
+    architecture = "llama"
+    hf_classes = "LlamaForCausalLM MistralForCausalLM MixtralForCausalLM"
+    pairing = "interleaved"
+    experts = number("expert_count", "num_local_experts", 0, least=0, most=1 << 16)
+
+    def default_expert_ffn(self) -> int:
+        """In Mixtral, an expert is as large as the dense network."""
+        return self.ffn[0]

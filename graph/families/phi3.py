@@ -1,9 +1,30 @@
-"""The `phi3` architecture: Phi-3 and Phi-4 mini and medium (arXiv:2404.14219).
+"""The `phi3` architecture."""
 
-q, k, v and gate, up come as one tensor each. Long-context models have two sets of RoPE factors (LongRoPE, arXiv:2402.13753).
-Where a file names a sliding window, all layers have it, as in the original; llama.cpp ignores it.
-"""
+from __future__ import annotations
 
-from aprgraph.graph.families.base import Family, SlidingWindow
+from typing import TYPE_CHECKING
 
-PHI3 = Family("phi3", "Phi-3, Phi-4 mini", rope_pairing="halves", fused_gate_up=True, window=SlidingWindow(period=0))
+from aprgraph.graph.families.decoder import Decoder
+from aprgraph.graph.families.window import Windows
+
+if TYPE_CHECKING:
+    from aprgraph.graph.builder import GraphBuilder
+
+
+class Phi3(Decoder):
+    """Phi-3, Phi-4 mini and medium (arXiv:2404.14219): q, k, v come as one tensor, gate and up as another.
+
+    Long-context models have two sets of RoPE factors (LongRoPE, arXiv:2402.13753). Where a file names a sliding window, all layers
+    have it, as in the original; llama.cpp ignores it.
+    """
+
+    architecture = "phi3"
+    hf_classes = "Phi3ForCausalLM"
+    windows = Windows(period=0)
+
+    def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
+        """One product holds the gate's rows first, then its own."""
+        columns = self.ffn[layer]
+        both = g.inner("ffn_gate_up", "linear", x, g.weight("ffn_gate_up", 2 * columns, self.hidden))
+        gate = g.apply("ffn_gate", "columns", both, start=0, stop=columns)
+        return self.down(g, gate, g.apply("ffn_up", "columns", both, start=columns, stop=2 * columns))

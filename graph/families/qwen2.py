@@ -1,5 +1,11 @@
-"""The `qwen2` architecture: Qwen 1.5 to 2.5, and distillations into it (arXiv:2407.10671). q, k and v have biases."""
+"""The `qwen2` architecture."""
 
-from aprgraph.graph.families.base import Family
+from aprgraph.graph.families.decoder import Decoder
 
-QWEN2 = Family("qwen2", "Qwen 1.5 to 2.5", rope_pairing="halves", qkv_bias=True)
+
+class Qwen2(Decoder):
+    """Qwen 1.5 to 2.5, and distillations into it (arXiv:2407.10671): q, k and v have biases."""
+
+    architecture = "qwen2"
+    hf_classes = "Qwen2ForCausalLM"
+    qkv_bias = True

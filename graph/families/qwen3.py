@@ -1,5 +1,21 @@
-"""The `qwen3` architecture: dense Qwen 3 (arXiv:2505.09388). Heads of q and k are normalised before RoPE."""
+"""The `qwen3` architecture."""
 
-from aprgraph.graph.families.base import Family
+from __future__ import annotations
 
-QWEN3 = Family("qwen3", "Qwen 3", rope_pairing="halves", qk_norm=True)
+from typing import TYPE_CHECKING
+
+from aprgraph.graph.families.decoder import Decoder
+
+if TYPE_CHECKING:
+    from aprgraph.graph.builder import GraphBuilder, Heads
+
+
+class Qwen3(Decoder):
+    """Qwen 3 (arXiv:2505.09388): each head of q and k is normalised before RoPE."""
+
+    architecture = "qwen3"
+    hf_classes = "Qwen3ForCausalLM"
+
+    def turn(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
+        """Normalised, then turned."""
+        return super().turn(g, g.norm_heads(x), layer)

@@ -1,15 +1,15 @@
-"""The `qwen3moe` architecture: Qwen3-30B-A3B, Qwen3-235B-A22B (arXiv:2505.09388).
+"""The `qwen3moe` architecture."""
 
-Some published files lack `rope.freq_base`; the models were trained with 1,000,000.
-"""
+from aprgraph.graph.families.mixture import Mixture
+from aprgraph.graph.families.qwen3 import Qwen3
 
-from aprgraph.graph.families.base import Experts, Family
 
-QWEN3MOE = Family(
-    "qwen3moe",
-    "Qwen 3 mixtures of experts",
-    rope_pairing="halves",
-    rope_base=1_000_000.0,
-    qk_norm=True,
-    experts=Experts(normalise=True, divides_ffn=True),
-)
+class Qwen3Moe(Qwen3, Mixture):
+    """Qwen 3 mixtures of experts (arXiv:2505.09388): experts in every layer.
+
+    Some published files lack `rope.freq_base`; the models were trained with 1,000,000.
+    """
+
+    architecture = "qwen3moe"
+    hf_classes = "Qwen3MoeForCausalLM"
+    rope_base = 1_000_000.0

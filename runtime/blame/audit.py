@@ -63,7 +63,7 @@ def audit(
             found.append(local)
         return auditor.finish(found)
 
-    found = in_other_places(audit_one(once), once, replayed.model.hyperparameters.layers, audit_one)
+    found = in_other_places(audit_one(once), once, replayed.model.family.layers, audit_one)
     return with_repeats(found, repeated)
 
 
@@ -201,9 +201,9 @@ def _graph_of(trace: Trace, replayed: ReplayedModel, tokens: Sequence[int] | Non
     model = replayed.model
     generated = trace.info.extra.get("generated", []) if trace.info is not None else []
     total = len(tokens or ()) + max(len(generated) - 1, 0)
-    if total > model.hyperparameters.context:
+    if total > model.family.context:
         raise ComparisonError(
-            f"{trace.directory}: {total} positions, but {model.path} has room for {model.hyperparameters.context}; another model's trace?"
+            f"{trace.directory}: {total} positions, but {model.path} has room for {model.family.context}; another model's trace?"
         )
     head = next((entry for entry in trace.entries if entry.stage == "lm_head" and entry.step == 0), None)
     every = head is not None and np.prod(head.shape, dtype=np.int64) > model.vocabulary

@@ -86,7 +86,7 @@ def with_blame(
                 if progress is not None:
                     progress(local.label)
 
-    layers = model.model.hyperparameters.layers
+    layers = model.model.family.layers
     audits = [
         with_repeats(in_other_places(auditor.finish(side), trace, layers, partial(audit_again, prompt=prompt)), several)
         for auditor, side, trace, prompt, several in zip(auditors, found, once, prompts, repeated, strict=True)

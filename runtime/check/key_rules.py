@@ -28,7 +28,7 @@ def judge_keys(model: Model) -> Iterator[Finding]:
     rows, vocabulary = model.vocabulary, metadata.get(f"{architecture}.vocab_size")
     if isinstance(vocabulary, int) and model.has("token_embd.weight") and vocabulary != rows:
         yield Finding.of("key-rows", f"{architecture}.vocab_size", f"is {vocabulary:,}, token_embd.weight has {rows:,} rows")
-    for unread in unread_keys(metadata, model.family, model.hyperparameters):
+    for unread in unread_keys(model.family):
         yield Finding.of("key-unsupported" if unread.refused else "key-unread", unread.key, unread.sentence.removeprefix(f"{unread.key} "))
     yield from _odd_values(model)
     yield from _defaults(model)
@@ -60,7 +60,7 @@ def _defaults(model: Model) -> Iterator[Finding]:
 def _differences(model: Model) -> Iterator[Finding]:
     """Keys that were read, bear on the numbers of this file, and that llama.cpp reads otherwise or not at all."""
     architecture = model.family.architecture
-    at = surroundings_of(model.metadata, model.family, model.hyperparameters)
+    at = surroundings_of(model.family)
     for name, value in at.values.items():
         key, known = f"{architecture}.{name}", find_model_key(name)
         difference = difference_to_llama_cpp(architecture, name)

@@ -102,7 +102,7 @@ class LenientModel(Model):
             return super().tensor(name, dims)
         except ModelError as error:
             (self.misfits if self.has(name) else self.missing)[name] = error
-            return TensorInfo(name, dims or (self._rows(), self.hyperparameters.hidden), BLOCK_FORMATS["F32"], 0, 0)
+            return TensorInfo(name, dims or (self._rows(), self.family.hidden), BLOCK_FORMATS["F32"], 0, 0)
 
     def lacks(self, names: Sequence[str], beside: str) -> None:
         """See ``Model.lacks``; raises nothing."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import GraphError, ModelError, UnsupportedModelError
-from aprgraph.graph.families import FAMILIES, find_family, read_hyperparameters
+from aprgraph.graph.families import find_family
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.model import Model
 from aprgraph.graph.side_tensors import find_left_out
@@ -31,8 +31,7 @@ class Structure:
     def _look(self) -> Iterator[Finding]:
         path = self._file.path
         try:
-            family = find_family(self.metadata, FAMILIES)
-            hyperparameters = read_hyperparameters(self.metadata, family)
+            family = find_family(self.metadata)(self.metadata)
         except (ModelError, UnsupportedModelError) as error:
             yield from self._keys()
             unsupported = isinstance(error, UnsupportedModelError)
@@ -40,8 +39,8 @@ class Structure:
             self.why_not = "tensors, which were not held against the metadata: these make no model that aprgraph has"
             return
         yield from self._keys()
-        left_out = find_left_out(self._file.tensors, hyperparameters.layers, hyperparameters.extra_layers, ())
-        self.model = model = LenientModel(self._file, self.metadata, family, hyperparameters, {}, left_out=tuple(left_out))
+        left_out = find_left_out(self._file.tensors, family.layers, family.extra_layers, ())
+        self.model = model = LenientModel(self._file, self.metadata, family, {}, left_out=tuple(left_out))
         try:
             build_graph(model)
         except (ModelError, UnsupportedModelError, GraphError) as error:

@@ -117,7 +117,7 @@ def test_a_text_that_ends_early_leaves_the_steps_that_there_were(tiny: CompiledM
 
 
 def test_a_text_ends_where_the_context_does(tiny: CompiledModel) -> None:
-    context = tiny.model.hyperparameters.context
+    context = tiny.model.family.context
     assert len(tiny.generate(100, tokens=[1] * (context - 2))) == 3
     assert len(tiny.generate(100, tokens=[1] * context)) == 1
 

@@ -17,6 +17,7 @@ def test_every_family_and_format_is_listed() -> None:
     words = set(result.out.split())
     assert {*FAMILIES, *BLOCK_FORMATS} <= words
     assert "a shared expert" in result.out
+    assert "attn_post_norm, ffn_post_norm" in result.out
 
 
 def test_the_page_is_as_the_declarations_are() -> None:

@@ -28,7 +28,7 @@ def _compile_all() -> None:
 @pytest.mark.parametrize("target", ["llvm", "reference"])
 def test_every_stage_of_a_golden_model(golden: GoldenModel, target: str, tmp_path: Path) -> None:
     model = compiled(golden.path, target)
-    layers = model.model.hyperparameters.layers
+    layers = model.model.family.layers
     trace = model.run("all", f"0..{layers}", tokens=golden.tokens, directory=tmp_path / "trace")
     assert {(entry.layer, entry.stage) for entry in trace.entries} == set(golden.stages)
     for entry in trace.entries:

@@ -83,7 +83,7 @@ def test_overrides_travel_with_it(model_path: Path, tmp_path: Path) -> None:
     compile_model(load_model(model_path, overrides), "reference", tmp_path / "r.aprg")
     opened = open_artifact(tmp_path / "r.aprg")
     assert opened.model.overrides == overrides
-    assert opened.model.hyperparameters.context == 8
+    assert opened.model.family.context == 8
     assert "500.0" in (tmp_path / "r.aprg" / "graph.txt").read_text()
 
 

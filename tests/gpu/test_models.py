@@ -50,7 +50,7 @@ class Pair:
 
     @property
     def layers(self) -> str:
-        return f"0..{self.cpu.model.hyperparameters.layers}"
+        return f"0..{self.cpu.model.family.layers}"
 
 
 def compile_pair(model: Path, gpu: Gpu, directory: Path, pool: ThreadPoolExecutor) -> Callable[[], Pair]:

@@ -90,7 +90,7 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
     "other architecture": (key("general.architecture", STRING, "mamba"), UnsupportedModelError, "is 'mamba'; supported: .*llama"),
     "long architecture": (key("general.architecture", STRING, "x" * 5000), UnsupportedModelError, "supported: .*llama"),
     "zero layers": (hyper("block_count", U32, 0), ModelError, "'llama.block_count' is 0, expected a number from 1"),
-    "absurd layers": (hyper("block_count", U32, 2**31 - 1), ModelError, "expected at most 4096"),
+    "absurd layers": (hyper("block_count", U32, 2**31 - 1), ModelError, "expected a number from 1 to 4096"),
     "negative layers": (hyper("block_count", I32, -1), ModelError, "is -1, expected a number from 1"),
     "fewer layers than tensors for none": (without("blk.0.attn_norm.weight"), ModelError, "'blk.0.attn_norm.weight' of 8 is missing"),
     "more layers than tensors": (hyper("block_count", U32, 2), ModelError, "'blk.1.attn_norm.weight' of 8 is missing"),

@@ -11,7 +11,6 @@ import pytest
 
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
-from aprgraph.graph.families import read_hyperparameters
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.model import load_model
 from aprgraph.graph.text import print_graph
@@ -83,7 +82,7 @@ def test_experts_that_differ_between_layers_are_refused_by_layer(tiny_model: Tin
     from aprgraph.graph.metadata import Metadata
 
     with pytest.raises(UnsupportedModelError, match=r"qwen3moe\.expert_used_count is 2 in layer 0 and 1 in layer 1; supported is one"):
-        read_hyperparameters(Metadata(model.path, values), model.family)
+        type(model.family)(Metadata(model.path, values))
 
 
 class _Numbers(list[int]):
@@ -96,7 +95,7 @@ class _Numbers(list[int]):
 @pytest.mark.parametrize(("pattern", "sliding"), [(0, [True] * 3), (1, [False] * 3), (2, [True, False, True])])
 def test_the_period_of_windows_is_llama_cpps(pattern: int, sliding: list[bool], tiny_model: Tiny) -> None:
     model = load_model(tiny_model(family="gemma3", layers=3), {"gemma3.attention.sliding_window_pattern": pattern})
-    assert list(model.hyperparameters.sliding) == sliding
+    assert [window > 0 for window in model.family.windows] == sliding
     windows = [build_graph(model)[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(3)]
     assert windows == [5 if slides else 0 for slides in sliding]
 
@@ -133,7 +132,7 @@ def test_blocks_that_the_metadata_counts_as_predicting_later_tokens_are_no_layer
     file = small_llama(3)
     file.set("llama.nextn_predict_layers", U32, 1)
     model = load_model(write(tmp_path / "m.gguf", file))
-    assert model.hyperparameters.layers == 2
+    assert model.family.layers == 2
     assert max(node.layer or 0 for node in build_graph(model)) == 1
     assert model.notices == ("tensors that predict later tokens are left out (9): blk.2.attn_norm.weight, blk.2.attn_q.weight, …",)
     file.set("llama.nextn_predict_layers", U32, 3)

@@ -111,7 +111,7 @@ def test_overrides_that_do_not_parse(item: str, message: str) -> None:
 def test_an_override_changes_that_key_and_nothing_else(tiny_model: Tiny) -> None:
     path = tiny_model(rope_base=10000.0)
     before, after = load_model(path), load_model(path, {"llama.rope.freq_base": 500.0})
-    assert (before.hyperparameters.rope.base, after.hyperparameters.rope.base) == (10000.0, 500.0)
+    assert (before.family.rope.base, after.family.rope.base) == (10000.0, 500.0)
     assert before.file.metadata["llama.rope.freq_base"] == after.file.metadata["llama.rope.freq_base"] == 10000.0
     assert {key for key in before.metadata if before.metadata[key] is not None and not hasattr(before.metadata[key], "values")} == {
         key for key in after.metadata if not hasattr(after.metadata[key], "values")
@@ -121,8 +121,8 @@ def test_an_override_changes_that_key_and_nothing_else(tiny_model: Tiny) -> None
 
 def test_an_override_may_add_a_key_that_the_file_lacks(tiny_model: Tiny) -> None:
     path = tiny_model(rope_base=None)
-    assert load_model(path).hyperparameters.rope.base == 10000.0
-    assert load_model(path, {"llama.rope.freq_base": 1e6}).hyperparameters.rope.base == 1e6
+    assert load_model(path).family.rope.base == 10000.0
+    assert load_model(path, {"llama.rope.freq_base": 1e6}).family.rope.base == 1e6
 
 
 def test_an_override_of_another_type_is_an_error(tiny_model: Tiny) -> None:
@@ -154,7 +154,7 @@ def test_linear_rope_scaling_as_llama_cpp_reads_it(tmp_path: Path, keys: dict[st
     for key, (kind, value) in keys.items():
         file.set(f"llama.{key}", kind, value)
     (tmp_path / "m.gguf").write_bytes(file.pack())
-    assert load_model(tmp_path / "m.gguf").hyperparameters.rope.scale == scale
+    assert load_model(tmp_path / "m.gguf").family.rope.scale == scale
 
 
 @pytest.mark.parametrize(("value", "scale"), [(None, 0.5), (0.0, 0.5), (0.75, 0.75)])
@@ -163,12 +163,12 @@ def test_attention_scale_is_one_over_the_root_of_the_head_size_unless_given(tmp_
     if value is not None:
         file.set("llama.attention.scale", F32, value)
     (tmp_path / "m.gguf").write_bytes(file.pack())
-    assert load_model(tmp_path / "m.gguf").hyperparameters.scale == scale
+    assert load_model(tmp_path / "m.gguf").family.scale == scale
 
 
 def test_hyperparameters_of_a_tiny_model(tiny_model: Tiny) -> None:
     path = tiny_model(heads=6, kv_heads=3, head_size=8, hidden=40, ffn=56, layers=3, rope_dims=6, context=99, eps=0.25)
-    hp = load_model(path).hyperparameters
+    hp = load_model(path).family
     assert (hp.heads, hp.kv_heads, hp.ffn) == ((6, 6, 6), (3, 3, 3), (56, 56, 56))
     assert (hp.head_size, hp.hidden, hp.layers, hp.rope.dims, hp.context, hp.eps) == (8, 40, 3, 6, 99, 0.25)
 
@@ -177,7 +177,7 @@ def test_kv_heads_default_to_the_query_heads(tmp_path: Path) -> None:
     file = small_llama()
     file.keys.pop("llama.attention.head_count_kv")
     (tmp_path / "m.gguf").write_bytes(file.pack())
-    assert load_model(tmp_path / "m.gguf").hyperparameters.kv_heads == (2,)
+    assert load_model(tmp_path / "m.gguf").family.kv_heads == (2,)
 
 
 def test_an_override_that_nothing_reads_is_refused_with_the_keys_that_are(tiny_model: Callable[..., Path]) -> None:
@@ -185,4 +185,4 @@ def test_an_override_that_nothing_reads_is_refused_with_the_keys_that_are(tiny_m
     with pytest.raises(ModelError, match=r"--override-kv llama\.rope\.freq_bas: nothing reads this key .*llama\.rope\.freq_base"):
         load_model(tiny_model(), {"llama.rope.freq_bas": 1.0})
     load_model(tiny_model(), {"llama.rope.freq_base": 1.0, "tokenizer.ggml.add_bos_token": True})
-    assert load_model(tiny_model(rope_base=None), {"llama.rope.freq_base": 5.0}).hyperparameters.rope.base == 5.0
+    assert load_model(tiny_model(rope_base=None), {"llama.rope.freq_base": 5.0}).family.rope.base == 5.0

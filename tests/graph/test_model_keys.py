@@ -11,7 +11,7 @@ import pytest
 
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
-from aprgraph.graph.families import FAMILIES, read_hyperparameters
+from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.model import load_model
@@ -43,7 +43,7 @@ def notices(path: Path, family: str, ignore: tuple[str, ...] = (), **keys: objec
     """What is said of a model's file if it had ``keys`` as well (with a double underscore for a point)."""
     added = {f"{family}.{key.replace('__', '.')}": value for key, value in keys.items()}
     metadata = Metadata(path, {**load_model(path).file.metadata, **added})
-    return account_for_keys(metadata, FAMILIES[family], read_hyperparameters(metadata, FAMILIES[family]), parse_ignored(ignore))
+    return account_for_keys(FAMILIES[family](metadata), parse_ignored(ignore))
 
 
 REFUSED: list[tuple[str, dict[str, object]]] = [

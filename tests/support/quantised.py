@@ -69,7 +69,7 @@ class Quantised:
 
     def __init__(self, path: Path, quantise: Callable[[F64, str], F64] = through_format) -> None:
         self.model = load_model(path)
-        self.layers = self.model.hyperparameters.layers
+        self.layers = self.model.family.layers
         self._quantise = quantise
         self._decoded: dict[tuple[str, str], F64] = {}
 

@@ -82,7 +82,7 @@ def _around(model: Subject, site: Site) -> Plan:
 
 
 def _few_taps(model: Subject) -> Plan:
-    return parse_plan(SPARSE_TAPS, f"0..{model.model.hyperparameters.layers}")
+    return parse_plan(SPARSE_TAPS, f"0..{model.model.family.layers}")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _right_run(model: Subject) -> Run:
     if model.variant != "plain" or model.family not in COMPILED:
         return run(model, _SEEDS[0])
     path = model.model.path
-    layers = f"0..{model.model.hyperparameters.layers}"
+    layers = f"0..{model.model.family.layers}"
     trace = compiled(path).run(taps="all", layers=layers, tokens=TOKENS, directory=path.with_suffix(".kernels"))
     assert trace.info is not None
     return Run(model, TOKENS, {entry.key: (entry.node or "", trace.load(entry)) for entry in trace.entries}, target=trace.info.target)

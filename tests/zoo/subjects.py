@@ -15,6 +15,7 @@ import numpy as np
 
 from aprgraph.graph.block_formats import decode_reference
 from aprgraph.graph.build import build_graph
+from aprgraph.graph.families import Mixture
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.ops import Array
@@ -69,10 +70,10 @@ class Variant:
 
 def _tie_experts(model: Model, tensors: dict[str, F32]) -> None:
     """Groups of one expert more than are used have the same router row, so that whoever is left out has an equal."""
-    experts = model.hyperparameters.experts
+    family = model.family
     for name, rows in tensors.items():
-        if experts is not None and name.endswith("ffn_gate_inp.weight"):
-            rows[:] = rows[np.arange(experts.count) // (experts.used + 1)]
+        if isinstance(family, Mixture) and name.endswith("ffn_gate_inp.weight"):
+            rows[:] = rows[np.arange(family.experts) // (family.chosen + 1)]
 
 
 def _with_large_scores(layer: int) -> Variant:
@@ -120,7 +121,7 @@ class Subject:
     @cached_property
     def everything(self) -> Plan:
         """Every stage of every layer."""
-        return parse_plan("all", f"0..{self.model.hyperparameters.layers}")
+        return parse_plan("all", f"0..{self.model.family.layers}")
 
     @property
     def graph(self) -> Graph:
@@ -130,7 +131,7 @@ class Subject:
     @cached_property
     def layers(self) -> tuple[int, int, int]:
         """The first layer, the middle one, the last one."""
-        count = self.model.hyperparameters.layers
+        count = self.model.family.layers
         return 0, count // 2, count - 1
 
     @cached_property

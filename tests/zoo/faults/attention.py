@@ -74,7 +74,7 @@ def _has_window(subject: Subject, layer: int) -> bool:
 
 def _sees_everything(subject: Subject, layer: int) -> bool:
     """Whether the model has windows, and this layer none."""
-    return subject.model.hyperparameters.window > 0 and not _has_window(subject, layer)
+    return any(subject.model.family.windows) and not _has_window(subject, layer)
 
 
 def _interleaved(index: int, heads: Callable[[Call], int]) -> Patch:
@@ -161,7 +161,7 @@ FAULTS = (
         "graph",
         "A layer that sees everything gets the window of the others.",
         each_layer(
-            dict.fromkeys(_ALL[:2], lambda call: call.compute(window=call.subject.model.hyperparameters.window)),
+            dict.fromkeys(_ALL[:2], lambda call: call.compute(window=max(call.subject.model.family.windows))),
             *_ALL[:2],
             when=_sees_everything,
         ),

@@ -64,7 +64,7 @@ FAULTS = (
                 {"ffn_gate": _of("ffn_up.weight"), "ffn_up": _of("ffn_gate.weight")},
                 "ffn_gate",
                 "ffn_up",
-                when=lambda s, _: not s.model.family.fused_gate_up,
+                when=lambda s, layer: s.graph[f"layer{layer}.ffn_gate"].op == "linear",
             ),
             each_layer_weight(("ffn_up.weight",), _halves_swapped, "ffn_gate", "ffn_up"),
         ),

@@ -36,7 +36,7 @@ def _over_the_row(call: Call) -> Array:
 
 def _of_another_layer(call: Call) -> Array:
     name = call.subject.graph.operand_names(call.node.name)[1]
-    layers = call.subject.model.hyperparameters.layers
+    layers = call.subject.model.family.layers
     assert call.node.layer is not None
     return call.subject.weight(name.replace(f"blk.{call.node.layer}.", f"blk.{(call.node.layer + 1) % layers}."))
 

@@ -63,7 +63,7 @@ def _unpermuted_rows(stored: Stored) -> Array:
 
 def _reordered(stored: Stored, reorder: Callable[[Array], Array]) -> Array:
     """The rows of q and k, head by head; where q, k and v are one tensor, those of v stay."""
-    hp = stored.subject.model.hyperparameters
+    hp = stored.subject.model.family
     value = stored.right.copy()
     rows = len(value) - (hp.kv_heads[0] * hp.head_size if "attn_qkv" in stored.info.name else 0)
     heads = value[:rows].reshape(rows // hp.head_size, hp.head_size, -1)

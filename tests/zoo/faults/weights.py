@@ -100,7 +100,7 @@ def _transposed(stored: Stored) -> Array:
 
 
 def _of_the_next_layer(stored: Stored) -> Array:
-    layers = stored.subject.model.hyperparameters.layers
+    layers = stored.subject.model.family.layers
     layer = int(stored.info.name.split(".")[1])
     return stored.subject.weight(stored.info.name.replace(f"blk.{layer}.", f"blk.{(layer + 1) % layers}."))
 

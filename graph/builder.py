@@ -1,0 +1,277 @@
+"""What a family writes its graph with: stages by name, weights by slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aprgraph.graph.errors import UnsupportedModelError
+from aprgraph.graph.families.base import Family, Order
+from aprgraph.graph.families.rope_scaling import Rope
+from aprgraph.graph.gguf_file import TensorInfo
+from aprgraph.graph.ir import Attr, Graph, Node, TensorType
+from aprgraph.graph.ops import OPS
+
+#: Dims of a weight that holds all experts.
+_EXPERT_DIMS = 3
+
+
+class Tensors(Protocol):
+    """The tensors that a graph is built for: a model's, or whatever is asked for (graph/wanted.py)."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is the tensor ``name``."""
+
+    def tensor(self, name: str, dims: tuple[int, ...] | None = None) -> TensorInfo:
+        """The tensor ``name``, outermost dimension first. Raises ModelError if it is missing or has other ``dims``."""
+
+    def lacks(self, names: Sequence[str], beside: str) -> None:
+        """Raise ModelError that ``names`` are missing, where ``beside``, which goes with them, is there."""
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of token ids."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """``count`` heads of ``size`` elements side by side: the columns of the node ``value`` from ``start`` on.
+
+    ``name`` is "q", "k" or "v".
+    """
+
+    value: str
+    start: int
+    count: int
+    size: int
+    name: str
+
+    @property
+    def columns(self) -> int:
+        """The columns of all heads."""
+        return self.count * self.size
+
+
+class GraphBuilder:
+    """Adds nodes in execution order. A stage's node is named after its stage, any other after what it is.
+
+    Within ``layers``, nodes belong to the layer at hand and read its weights. Methods take and return names of nodes. They raise
+    ModelError for a tensor that is missing or has other dims than the family's numbers say.
+    """
+
+    def __init__(self, tensors: Tensors, family: Family, name: str) -> None:
+        self.tensors, self.family = tensors, family
+        self.layer: int | None = None
+        self.graph = Graph(name, {"architecture": family.architecture, "layers": family.layers, "context": family.context})
+        self.vocabulary = tensors.vocabulary
+        #: Of each weight, by its name: slot, "weight" or "bias", layer.
+        self.slots: dict[str, tuple[str, str, int | None]] = {}
+        self._add("tokens", "input")
+        self._add("positions", "input")
+
+    def layers(self, count: int) -> Iterator[int]:
+        """The numbers of ``count`` layers, one after the other."""
+        for self.layer in range(count):
+            yield self.layer
+        self.layer = None
+
+    # -- ops ----------------------------------------------------------------------------------------------------------
+
+    def apply(self, stage: str, op: str, *operands: str | Heads, **attrs: Attr) -> str:
+        """Add the op that produces a stage."""
+        name = stage if self.layer is None else f"layer{self.layer}.{stage}"
+        return self._add(name, op, operands, attrs, stage, self.layer)
+
+    def inner(self, name: str, op: str, *operands: str | Heads, **attrs: Attr) -> str:
+        """Add an op that produces no stage."""
+        return self._add(name if self.layer is None else f"layer{self.layer}.{name}", op, operands, attrs, None, self.layer)
+
+    def _add(
+        self,
+        name: str,
+        op: str,
+        operands: Sequence[str | Heads] = (),
+        attrs: Mapping[str, Attr] | None = None,
+        stage: str | None = None,
+        layer: int | None = None,
+    ) -> str:
+        """The type of the op is inferred; attributes that have their defaults are left out."""
+        names = [self.columns(operand) if isinstance(operand, Heads) else operand for operand in operands]
+        defaults = OPS[op].defaults
+        given = {key: value for key, value in (attrs or {}).items() if key not in defaults or value != defaults[key]}
+        result = OPS[op].infer([self.graph[operand].type for operand in names], given)
+        self.graph.add(Node(name, op, result, given, stage, layer), names)
+        return name
+
+    def width(self, x: str) -> int:
+        """The columns of a node."""
+        columns = self.graph[x].type.dims[-1]
+        assert isinstance(columns, int)
+        return columns
+
+    def columns(self, x: Heads) -> str:
+        """Heads as a node of their own, named after them."""
+        if x.start == 0 and self.width(x.value) == x.columns:
+            return x.value
+        return self.inner(x.name, "columns", x.value, start=x.start, stop=x.start + x.columns)
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    def tensor_name(self, slot: str, what: str = "weight") -> str:
+        """The name in the file of the ``what`` ("weight" or "bias") of a slot."""
+        name = f"{self.family.gguf_name(slot)}.{what}"
+        return name if self.layer is None else f"blk.{self.layer}.{name}"
+
+    def has(self, slot: str, what: str = "weight") -> bool:
+        """Whether the file has the weight of a slot."""
+        return self.tensors.has(self.tensor_name(slot, what))
+
+    def weight(self, slot: str, *dims: int, what: str = "weight") -> str:
+        """The weight of a slot, of ``dims`` (outermost first); added at its first use."""
+        name = self.tensor_name(slot, what)
+        info = self.tensors.tensor(name, dims)
+        if name not in self.graph:
+            dtype = info.format.name.lower()
+            attrs: dict[str, Attr] = {"tensor": name, "dtype": dtype, "dims": dims}
+            if what == "weight" and (scale := self._scale_of(slot, info, dims)):
+                attrs["scale"] = scale
+            self.graph.add(Node(name, "weight", TensorType(dtype, dims), attrs))
+            self.slots[name] = (slot, what, self.layer)
+        return name
+
+    def row(self, slot: str, columns: int) -> str:
+        """A weight of one row, which some files hold as a vector."""
+        name = self.tensor_name(slot)
+        is_vector = self.tensors.has(name) and len(self.tensors.tensor(name).dims) == 1
+        return self.weight(slot, *((columns,) if is_vector else (1, columns)))
+
+    def biases(self, *wanted: tuple[str, int], needed: bool = False) -> list[str]:
+        """The biases of slots, each ``(slot, length)``: all of them, or none unless they are ``needed``."""
+        names = {self.tensor_name(slot, "bias"): slot for slot, _ in wanted}
+        there = [name for name in names if self.tensors.has(name)]
+        if not there and not needed:
+            return []
+        missing = [name for name in names if name not in there]
+        if there and missing:
+            self.tensors.lacks(missing, there[0])
+        return [self.weight(slot, length, what="bias") for slot, length in wanted]
+
+    def _scale_of(self, slot: str, info: TensorInfo, dims: tuple[int, ...]) -> str | None:
+        """The tensor that a weight is scaled by, if there is one. Raises UnsupportedModelError for a weight that kernels decode."""
+        if slot == "embedding" or not self.has(slot, "scale"):
+            return None
+        name = self.tensor_name(slot, "scale")
+        if not info.format.is_decoded_when_bound:
+            where = self.family.metadata.path
+            raise UnsupportedModelError(
+                f"{where}: tensor {name!r} scales a weight of {info.format.name}, which is not supported; expected one of NVFP4"
+            )
+        self.tensors.tensor(name, (dims[0] if len(dims) == _EXPERT_DIMS else 1,))
+        self.slots[name] = (slot, "scale", self.layer)
+        return name
+
+    # -- the residual stream ------------------------------------------------------------------------------------------
+
+    def embedding_table(self, hidden: int) -> str:
+        """The rows of all tokens, [V, E]."""
+        return self.weight("embedding", self.vocabulary, hidden)
+
+    def embed(self, stage: str, table: str, scale: float = 1.0) -> str:
+        """The rows of the pass's tokens times ``scale``; the stage belongs to layer 0."""
+        return self._add(f"layer0.{stage}", "embed", ("tokens", table), {"scale": scale}, stage, 0)
+
+    def norm(self, stage: str, x: str | Heads) -> str:
+        """An RMSNorm of whole rows; heads are one row together."""
+        node = self.columns(x) if isinstance(x, Heads) else x
+        return self.apply(stage, "rms_norm", node, self.weight(stage, self.width(node)), eps=self.family.eps, groups=1)
+
+    def linear(self, stage: str, x: str, rows: int, *, slot: str | None = None, bias: bool = True) -> str:
+        """A projection, and its bias if the file has one and ``bias`` allows it; the stage is the value after the bias."""
+        slot = slot or stage
+        weight = self.weight(slot, rows, self.width(x))
+        biases = self.biases((slot, rows)) if bias else []
+        if not biases:
+            return self.apply(stage, "linear", x, weight)
+        return self.apply(stage, "bias_add", self.inner(f"{stage}_matmul", "linear", x, weight), *biases)
+
+    def expert_linear(self, stage: str, x: str, ids: str, experts: int, rows: int) -> str:
+        """The projections of the chosen experts ``ids``: of the same row for each of them, or of each one's own."""
+        return self.apply(stage, "expert_linear", x, ids, self.weight(stage, experts, rows, self.width(x)))
+
+    def add(self, stage: str, a: str, b: str) -> str:
+        """a + b."""
+        return self.apply(stage, "add", a, b)
+
+    def last(self, x: str) -> str:
+        """The row of the last position."""
+        return self.inner("last_position", "last_row", x)
+
+    def head(self, stage: str, x: str) -> str:
+        """The logits, by the embedding table where the file has no head of its own."""
+        slot = "lm_head" if self.has("lm_head") else "embedding"
+        return self.linear(stage, x, self.vocabulary, slot=slot, bias=False)
+
+    # -- RoPE ---------------------------------------------------------------------------------------------------------
+
+    def frequency_factors(self, rope: Rope, original_context: int) -> str | None:
+        """What each frequency is divided by: Llama 3.1's factors, LongRoPE's two sets, or nothing."""
+        count = rope.dims // 2
+        if self.has("rope_freqs"):
+            return self.weight("rope_freqs", count)
+        names = ("rope_factors_short", "rope_factors_long")
+        if not any(map(self.has, names)):
+            return None
+        short, long = (self.weight(name, count) for name in names)
+        return self.inner("rope_factors", "context_choice", short, long, limit=original_context)
+
+    def angles(self, name: str, rope: Rope, factors: str | None = None) -> str:
+        """The angle of each position and pair."""
+        start, end = rope.ramp
+        operands = ["positions", factors] if factors else ["positions"]
+        return self.inner(
+            name, "rope_angles", *operands,
+            base=rope.base, dims=rope.dims, scale=rope.scale, ramp_start=start, ramp_end=end, magnitude=rope.magnitude,
+        )  # fmt: skip
+
+    def rope(self, x: Heads, angles: str, pairing: Order) -> Heads:
+        """Heads of q or k turned by ``angles``: the stage `q_post_rope` or `k_post_rope`."""
+        stage = f"{x.name}_post_rope"
+        y = self.apply(stage, "rope", x.value, angles, heads=x.count, head_size=x.size, start=x.start, pairing=pairing)
+        return Heads(y, 0, x.count, x.size, x.name)
+
+    # -- attention ----------------------------------------------------------------------------------------------------
+
+    def qkv(
+        self, x: str, heads: int, kv_heads: int, head_size: int, value_size: int, *, needs_bias: bool = False
+    ) -> tuple[Heads, Heads, Heads]:
+        """The heads of q, k and v side by side, after their biases if the file has some; ``needs_bias``: it must have them."""
+        q, k, v = heads * head_size, kv_heads * head_size, kv_heads * value_size
+        parts = [("qkv_matmul", q + k + v)] if self.has("qkv_matmul") else [("q", q), ("k", k), ("v", v)]
+        weights = [self.weight(slot, rows, self.width(x)) for slot, rows in parts]
+        y = self.apply("qkv_matmul", "linear", x, *weights)
+        biases = self.biases(*parts, needed=needs_bias)
+        if biases:
+            y = self.apply("qkv_bias", "bias_add", y, *biases)
+        return (
+            Heads(y, 0, heads, head_size, "q"),
+            Heads(y, q, kv_heads, head_size, "k"),
+            Heads(y, q + k, kv_heads, value_size, "v"),
+        )
+
+    def norm_heads(self, x: Heads) -> Heads:
+        """An RMSNorm of each head of q or k: the stage `q_norm` or `k_norm`."""
+        stage = f"{x.name}_norm"
+        node, weight = self.columns(x), self.weight(stage, x.size)
+        y = self.apply(stage, "rms_norm", node, weight, eps=self.family.eps, groups=x.count)
+        return Heads(y, 0, x.count, x.size, x.name)
+
+    def attend(self, q: Heads, k: Heads, v: Heads, *, scale: float, window: int = 0, causal: bool = True) -> str:
+        """The stages `attn_scores`, `attn_softmax` and `attention`, of k and v that earlier passes left and of this one's."""
+        values = self.columns(v)
+        keys = self.inner("k_cache", "cache", k)
+        values = self.inner("v_cache", "cache", values)
+        mask: dict[str, Attr] = {"window": window, "causal": causal}
+        scores = self.apply("attn_scores", "attn_scores", q, keys, heads=q.count, kv_heads=k.count, scale=scale, **mask)
+        softmax = self.apply("attn_softmax", "attn_softmax", scores, **mask)
+        return self.apply("attention", "attn_mix", softmax, values, kv_heads=v.count, **mask)

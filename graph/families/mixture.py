@@ -1,0 +1,63 @@
+"""Mixtures of experts in place of the dense network (Shazeer et al. 2017, arXiv:1701.06538)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from aprgraph.graph.errors import ModelError, UnsupportedModelError
+from aprgraph.graph.families.decoder import Decoder
+from aprgraph.graph.families.numbers import flag, number, real, same_in_all
+
+if TYPE_CHECKING:
+    from aprgraph.graph.builder import GraphBuilder
+
+_MAX_EXPERTS = 1 << 16
+
+
+class Mixture(Decoder):
+    """A decoder whose feed-forward networks are experts, some of which a router chooses for each position."""
+
+    #: Whether the weights of the chosen experts are divided by their sum, where the file does not say.
+    normalises: ClassVar[bool] = True
+
+    experts = number("expert_count", "num_experts", most=_MAX_EXPERTS)
+    chosen = same_in_all("expert_used_count", "num_experts_per_tok", given="experts")
+    expert_ffn = same_in_all("expert_feed_forward_length", "moe_intermediate_size", lambda f: f.default_expert_ffn(), given="experts")
+    normalise = flag("expert_weights_norm", "norm_topk_prob", lambda f: f.normalises, given="experts")
+    expert_scale = real("expert_weights_scale", None, 1.0, given="experts")
+    gating = number("expert_gating_func", None, 0, least=0, given="experts")
+
+    def check(self) -> None:
+        """A softmax chooses some of the experts."""
+        super().check()
+        if not self.experts:
+            return
+        where, used_key, count_key = self.metadata.path, self.key("expert_used_count"), self.key("expert_count")
+        if self.chosen > self.experts:
+            raise ModelError(
+                f"{where}: {used_key} is {self.chosen}, but there are {self.experts} experts ({count_key}); expected at most that many"
+            )
+        if self.gating not in (0, 1):  # 0 and none: the default; 1: softmax
+            raise UnsupportedModelError(f"{where}: {self.key('expert_gating_func')} is {self.gating}; supported is 1, the softmax")
+
+    def default_expert_ffn(self) -> int:
+        """The size of an expert where the file has none: the dense size, divided among the chosen."""
+        return max(self.ffn[0] // self.chosen, 1)
+
+    def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
+        """The weighted sum of the chosen experts' outputs."""
+        return self.mix(g, x) if self.experts else super().feed_forward(g, x, layer)
+
+    def mix(self, g: GraphBuilder, x: str, shared: str | None = None) -> str:
+        """Router, experts, and the sum of both with ``shared``, the output of an expert that every position uses."""
+        scores = g.linear("moe_router_logits", x, self.experts, bias=False)
+        # Ids before weights: the weights are of the experts that were chosen.
+        ids = g.apply("moe_router_indices", "top_k", scores, k=self.chosen)
+        weights = g.apply("moe_router", "router_weights", scores, ids, normalise=self.normalise, scale=self.expert_scale)
+        gate = g.expert_linear("moe_expert_gate", x, ids, self.experts, self.expert_ffn)
+        up = g.expert_linear("moe_expert_up", x, ids, self.experts, self.expert_ffn)
+        product = g.apply("moe_expert_swigl", "mul", g.inner("moe_expert_activated", self.activation, gate), up)
+        outputs = g.expert_linear("moe_expert_out", product, ids, self.experts, self.hidden)
+        if shared is None:
+            return g.apply("moe_ffn_out", "expert_sum", outputs, weights)
+        return g.add("moe_ffn_out", g.inner("moe_expert_sum", "expert_sum", outputs, weights), shared)

@@ -1,0 +1,62 @@
+"""What each weight is called in a GGUF file and in a checkpoint of Hugging Face transformers.
+
+A weight's slot bears the name of the stage that reads it; families say here only what they call otherwise (``gguf_names``, ``hf_names``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Slot to name in GGUF, without `blk.<layer>.` in front and `.weight` behind. A slot that is not here bears its own name.
+GGUF_NAMES: Mapping[str, str] = {
+    "embedding": "token_embd",
+    "final_norm": "output_norm",
+    "lm_head": "output",
+    "qkv_matmul": "attn_qkv",
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+    "attn_out": "attn_output",
+    "attn_post_norm": "post_attention_norm",
+    "ffn_gate_up": "ffn_up",
+    "ffn_out": "ffn_down",
+    "ffn_post_norm": "post_ffw_norm",
+    "moe_router_logits": "ffn_gate_inp",
+    "moe_expert_gate": "ffn_gate_exps",
+    "moe_expert_up": "ffn_up_exps",
+    "moe_expert_out": "ffn_down_exps",
+    "shared_gate": "ffn_gate_shexp",
+    "shared_up": "ffn_up_shexp",
+    "shared_out": "ffn_down_shexp",
+    "shared_gate_logit": "ffn_gate_inp_shexp",
+}
+
+#: Slot to the module that holds the weight in transformers, from the decoder on, or from the layer on.
+HF_NAMES: Mapping[str, str] = {
+    "embedding": "embed_tokens",
+    "final_norm": "norm",
+    "lm_head": "lm_head",
+    "attn_norm": "input_layernorm",
+    "qkv_matmul": "self_attn.qkv_proj",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "attn_out": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_gate_up": "mlp.gate_up_proj",
+    "ffn_out": "mlp.down_proj",
+    "moe_router_logits": "mlp.gate",
+    "moe_expert_gate": "mlp.experts",
+    "moe_expert_up": "mlp.experts",
+    "moe_expert_out": "mlp.experts",
+    "shared_gate": "mlp.shared_expert.gate_proj",
+    "shared_up": "mlp.shared_expert.up_proj",
+    "shared_out": "mlp.shared_expert.down_proj",
+    "shared_gate_logit": "mlp.shared_expert_gate",
+}

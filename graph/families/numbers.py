@@ -1,0 +1,120 @@
+"""What a family declares its numbers with: each under its key in GGUF and in a checkpoint's config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from aprgraph.graph.errors import ModelError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from aprgraph.graph.families.base import Family
+
+T = TypeVar("T")
+#: Stands for "no default": the file must have the key.
+_NONE: Any = object()
+
+
+class Reading(Generic[T]):
+    """An attribute of a family that ``read(family)`` gives: read once, when the model is opened.
+
+    It may ask for other attributes, in any order. ``given`` names a number without which, or with which at 0, there is nothing
+    to be read: the attribute is None then.
+    """
+
+    #: The key in config.json that says the same, where one key does.
+    hf: str | None = None
+
+    def __init__(self, read: Callable[[Any], T], given: str | None = None) -> None:
+        self.read, self.given = read, given
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, family: None, owner: type) -> Reading[T]: ...
+    @overload
+    def __get__(self, family: Family, owner: type) -> T: ...
+    def __get__(self, family: Family | None, owner: type) -> T | Reading[T]:
+        if family is None:
+            return self
+        if self.name not in family.__dict__:
+            there = self.given is None or bool(getattr(family, self.given))
+            family.__dict__[self.name] = self.read(family) if there else None
+        value: T = family.__dict__[self.name]
+        return value
+
+
+class Number(Reading[T]):
+    """A number with a key in GGUF, named without the architecture in front, and one in config.json."""
+
+    def __init__(self, get: Callable[[Any, str, Any], T], gguf: str, hf: str | None, default: Any, given: str | None) -> None:
+        def read(family: Family) -> T:
+            taken = default(family) if callable(default) else default
+            return get(family, family.key(gguf), None if taken is _NONE else taken)
+
+        super().__init__(read, given)
+        self.gguf, self.hf = gguf, hf
+        #: Whether models may do without what the number counts.
+        self.is_optional = default == 0
+
+
+def number(
+    gguf: str, hf: str | None = None, default: Any = _NONE, *, least: int = 1, most: int | None = None, given: str | None = None
+) -> Number[int]:
+    """A whole number from ``least`` to ``most``. ``default`` is a number, or a function of the family."""
+
+    def get(family: Family, key: str, taken: int | None) -> int:
+        value = family.metadata.positive(key, taken) if least == 1 else family.metadata.integer(key, taken)
+        if value < least or (most is not None and value > most):
+            expected = f"a number of at least {least}" if most is None else f"a number from {least} to {most}"
+            raise ModelError(f"{family.metadata.path}: {key} is {value}, expected {expected}")
+        return value
+
+    return Number(get, gguf, hf, default, given)
+
+
+def real(gguf: str, hf: str | None = None, default: Any = _NONE, *, least: float | None = None, given: str | None = None) -> Number[float]:
+    """A finite number. 0 stands for the default where there is one, as in llama.cpp."""
+
+    def get(family: Family, key: str, taken: float | None) -> float:
+        value = family.metadata.real(key, taken)
+        if least is not None and value < least:
+            raise ModelError(f"{family.metadata.path}: {key} is {value}, expected a number of at least {least:g}")
+        return value or taken or 0.0
+
+    return Number(get, gguf, hf, default, given)
+
+
+def flag(gguf: str, hf: str | None, default: Any, *, given: str | None = None) -> Number[bool]:
+    """True or false; ``default`` as of ``number``."""
+    return Number(lambda family, key, taken: family.metadata.flag(key, taken), gguf, hf, default, given)
+
+
+def per_layer(gguf: str, hf: str | None = None, default: Any = _NONE) -> Number[tuple[int, ...]]:
+    """A number above zero for each layer: one for all, or an array of one for each. A ``default`` may be the tuple itself."""
+
+    def get(family: Family, key: str, taken: Any) -> tuple[int, ...]:
+        if isinstance(taken, tuple) and key not in family.metadata:
+            return taken
+        values = family.metadata.per_layer(key, family.blocks, taken[0] if isinstance(taken, tuple) else taken)
+        return values[: family.layers]
+
+    return Number(get, gguf, hf, default, None)
+
+
+def same_in_all(gguf: str, hf: str | None = None, default: Any = _NONE, *, given: str | None = None) -> Number[int]:
+    """A number that files give once or for each layer, and that is the same in all. Raises UnsupportedModelError if it is not."""
+
+    def get(family: Family, key: str, taken: int | None) -> int:
+        numbers = family.metadata.per_layer(key, family.blocks, taken)
+        for layer, value in enumerate(numbers):
+            if value != numbers[0]:
+                raise UnsupportedModelError(
+                    f"{family.metadata.path}: {key} is {numbers[0]} in layer 0 and {value} in layer {layer}; supported is one number for "
+                    "all layers"
+                )
+        return numbers[0]
+
+    return Number(get, gguf, hf, default, given)

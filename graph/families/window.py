@@ -1,0 +1,48 @@
+"""Sliding windows: layers that attend to the last positions only (Beltagy et al. 2020, arXiv:2004.05150)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aprgraph.graph.errors import ModelError
+from aprgraph.graph.families.numbers import Reading
+from aprgraph.graph.metadata import ArrayValue
+
+if TYPE_CHECKING:
+    from aprgraph.graph.families.base import Family
+
+_KEY, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
+
+
+class Windows(Reading["tuple[int, ...]"]):
+    """For each layer how many positions it attends to, 0 for all.
+
+    Every layer has the window if ``period`` is 0; else every ``period``-th layer attends to all positions. Files may say which
+    layers have it. ``default`` is the window of a file that names none.
+    """
+
+    hf = "sliding_window"
+
+    def __init__(self, period: int, default: int = 0) -> None:
+        super().__init__(self._read)
+        self.period, self.default = period, default
+
+    def _read(self, family: Family) -> tuple[int, ...]:
+        metadata, layers, key, pattern_key = family.metadata, family.layers, family.key(_KEY), family.key(_PATTERN)
+        window = metadata.integer(key, self.default)
+        if not 0 <= window < 1 << 31:
+            raise ModelError(f"{metadata.path}: {key} is {window}, expected a number of positions, or 0 for none")
+        if window == 0:
+            return (0,) * layers
+        if isinstance(metadata.get(pattern_key), ArrayValue):
+            flags = metadata.array(pattern_key).values()
+            if len(flags) < layers or not all(isinstance(flag, (bool, int)) for flag in flags):
+                raise ModelError(
+                    f"{metadata.path}: {pattern_key} has {len(flags)} elements, expected true or false for each of {layers} layers"
+                )
+            return tuple(window if flag else 0 for flag in flags[:layers])
+        # As in llama.cpp and transformers: with a period of 1 every layer is a "period-th", and no layer slides.
+        period = metadata.integer(pattern_key, self.period)
+        if period < 0:
+            raise ModelError(f"{metadata.path}: {pattern_key} is {period}, expected a number of layers, 0 for a window in all of them")
+        return tuple(window if period == 0 or (layer + 1) % period else 0 for layer in range(layers))

@@ -1,0 +1,93 @@
+"""A family without a file: the graph that it writes of given numbers, and the weights that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aprgraph.graph.block_formats import BLOCK_FORMATS
+from aprgraph.graph.builder import GraphBuilder
+from aprgraph.graph.errors import ModelError
+from aprgraph.graph.families.base import Family
+from aprgraph.graph.families.numbers import Number
+from aprgraph.graph.gguf_file import TensorInfo
+from aprgraph.graph.ir import Graph
+from aprgraph.graph.metadata import Metadata
+
+#: Small numbers for what a file must say, by their keys in GGUF without the architecture.
+SMALL_NUMBERS: Mapping[str, int | float] = {
+    "block_count": 2,
+    "context_length": 64,
+    "embedding_length": 64,
+    "feed_forward_length": 96,
+    "attention.head_count": 4,
+    "attention.head_count_kv": 2,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+    "expert_count": 8,
+    "expert_used_count": 2,
+    "expert_feed_forward_length": 32,
+}
+
+
+@dataclass(frozen=True)
+class AskedWeight:
+    """A tensor that the graph needs: ``what`` ("weight", "bias" or "scale") of ``slot``, in ``layer``, of ``dims``, outermost first."""
+
+    name: str
+    slot: str
+    what: str
+    layer: int | None
+    dims: tuple[int, ...]
+
+
+class AskedTensors:
+    """Tensors that are there as soon as they are asked for. ``optional`` says which of those are, that a model may lack."""
+
+    def __init__(self, vocabulary: int, optional: Callable[[str], bool]) -> None:
+        self.vocabulary, self.has = vocabulary, optional
+        self.asked: dict[str, tuple[int, ...]] = {}
+
+    def tensor(self, name: str, dims: tuple[int, ...] | None = None) -> TensorInfo:
+        """A tensor of ``dims``, in F32."""
+        if dims is not None:
+            self.asked[name] = dims
+        return TensorInfo(name, dims or (), BLOCK_FORMATS["F32"], 0, 0)
+
+    def lacks(self, names: Sequence[str], beside: str) -> None:
+        """Raise ModelError: of what goes together, all or nothing is optional."""
+        raise ModelError(f"{beside} is to be there, but {', '.join(names)} is not")
+
+
+@dataclass(frozen=True)
+class Outline:
+    """``graph`` is not yet held against any file; ``weights`` are by name, in the order in which the graph first reads them."""
+
+    family: Family
+    graph: Graph
+    weights: Mapping[str, AskedWeight]
+
+
+def outline(
+    kind: type[Family], numbers: Mapping[str, object], *, vocabulary: int, optional: Callable[[str], bool] = lambda _: False
+) -> Outline:
+    """The outline of a model of ``numbers``, by their keys in GGUF without the architecture in front.
+
+    ``optional`` says of tensors that models of the family may lack, by their names in GGUF, whether this one has them. Raises
+    ModelError or UnsupportedModelError for numbers that make no model.
+    """
+    metadata = Metadata(
+        Path(f"{kind.architecture} without a file"), {f"{kind.architecture}.{key}": value for key, value in numbers.items()}
+    )
+    family = kind(metadata)
+    tensors = AskedTensors(vocabulary, optional)
+    builder = GraphBuilder(tensors, family, kind.architecture)
+    builder.graph.outputs = (family.graph(builder),)
+    return Outline(family, builder.graph, {name: AskedWeight(name, *builder.slots[name], dims) for name, dims in tensors.asked.items()})
+
+
+def small_outline(kind: type[Family], **others: object) -> Outline:
+    """The outline of a small model without anything optional: SMALL_NUMBERS as far as the family reads them, and ``others``."""
+    read = {reading.gguf for reading in kind.readings().values() if isinstance(reading, Number) and not reading.is_optional}
+    numbers = {key: value for key, value in SMALL_NUMBERS.items() if key in read}
+    return outline(kind, {**numbers, **others}, vocabulary=288)

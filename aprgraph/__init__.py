@@ -11,6 +11,7 @@
     report.verdict, report.exit_code
     aprgraph.Trace.write("theirs", {"layer0.attn_norm": array}, tokens=tokens)
     with aprgraph.capture.transformers(hf_model, "theirs"): ...
+    aprgraph.register(MyFamily)                     # a model family of your own: docs/families.md
 
 Everything that goes wrong on account of what was given raises an AprgraphError (see aprgraph.graph.errors).
 """
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aprgraph import capture
+    from aprgraph import capture, families
     from aprgraph.api import CompiledModel, LoadedModel, audit, diff, load, open_artifact
     from aprgraph.graph.errors import AprgraphError
+    from aprgraph.graph.families import register
     from aprgraph.graph.plan import Plan
     from aprgraph.runtime.check import check
     from aprgraph.runtime.trace.reader import Trace
@@ -34,13 +36,28 @@ _HERE = Path(__file__).parent
 if not (_HERE / "graph").is_dir():
     __path__.append(str(_HERE.parent))
 
-__all__ = ["AprgraphError", "CompiledModel", "LoadedModel", "Plan", "Trace", "audit", "capture", "check", "diff", "load", "open_artifact"]
+__all__ = [
+    "AprgraphError",
+    "CompiledModel",
+    "LoadedModel",
+    "Plan",
+    "Trace",
+    "audit",
+    "capture",
+    "check",
+    "diff",
+    "families",
+    "load",
+    "open_artifact",
+    "register",
+]
 
 _HOMES = {
     "AprgraphError": "aprgraph.graph.errors",
     "Plan": "aprgraph.graph.plan",
     "Trace": "aprgraph.runtime.trace.reader",
     "check": "aprgraph.runtime.check",
+    "register": "aprgraph.graph.families",
 }
 
 
@@ -50,6 +67,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'aprgraph' has no attribute {name!r}")
     import importlib  # noqa: PLC0415
 
-    if name == "capture":
-        return importlib.import_module("aprgraph.capture")
+    if name in ("capture", "families"):
+        return importlib.import_module(f"aprgraph.{name}")
     return getattr(importlib.import_module(_HOMES.get(name, "aprgraph.api")), name)

@@ -1,4 +1,4 @@
-"""The stages of a forward pass: names, order, shapes, meaning. This table is the only place that lists them.
+"""The stages of a forward pass: names, order, shapes, meaning. This table lists them all, but those that a family of its own brings.
 
 The names, their order and the file layout are shared with the Rust tool ``apr`` (``apr trace --save-tensor`` and
 ``apr diff --values``), except for the stages marked as this project's additions.
@@ -9,8 +9,14 @@ E = hidden size, F = FFN size, V = vocabulary, X = experts, k = experts used per
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
+
+from aprgraph.graph.errors import AprgraphError, shown
+
+#: What a stage may be called: its files and `--taps` bear the name.
+_NAME = re.compile(r"[a-z][a-z_]*")
 
 
 class StageKind(Enum):
@@ -41,10 +47,16 @@ class Stage:
     first_layer_only: bool = False
     addition: bool = False
 
+    @property
+    def is_logits(self) -> bool:
+        """Whether it is a number for each token id: of the last position alone, unless all are asked for."""
+        return self.dims == ("V",)
+
 
 _K = StageKind
 
-STAGES: tuple[Stage, ...] = (
+#: In execution order.
+STAGES: list[Stage] = [
     Stage("embedding", ("n", "E"), _K.LOOKUP, "token embedding rows, scaled where the model scales them", first_layer_only=True),
     Stage("attn_norm", ("n", "E"), _K.NORM, "after the attention RMSNorm"),
     Stage("qkv_matmul", ("n", "(H+2K)*D"), _K.MATMUL, "q, k, v projections side by side, before the bias"),
@@ -77,7 +89,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("post_ffn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the FFN residual add"),
     Stage("final_norm", ("n", "E"), _K.NORM, "after the output RMSNorm", per_layer=False),
     Stage("lm_head", ("V",), _K.MATMUL, "logits of the last position (of all positions, n·V, on request)", per_layer=False),
-)
+]
 
 STAGE_BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 
@@ -85,6 +97,26 @@ STAGE_BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 STAGE_ALIASES: dict[str, str] = {"layer_output": "post_ffn_residual"}
 
 _ORDER: dict[str, int] = {stage.name: index for index, stage in enumerate(STAGES)}
+
+
+def add_stage(stage: Stage, before: str) -> None:
+    """Add a stage that a family brings to the table, in front of the stage ``before``. The same stage may be added again.
+
+    Raises AprgraphError if another stage has the name, or if the name or ``before`` makes no sense.
+    """
+    there = STAGE_BY_NAME.get(stage.name)
+    if there == stage:
+        return
+    if there is not None or stage.name in STAGE_ALIASES:
+        raise AprgraphError(f"the stage {stage.name!r} is there already and is another; expected a name of its own")
+    if _NAME.fullmatch(stage.name) is None:
+        raise AprgraphError(f"the stage {shown(stage.name)}: expected a name of small letters and underscores")
+    if before not in STAGE_BY_NAME:
+        raise AprgraphError(f"the stage {stage.name!r} is to come before {shown(before)}, which is no stage")
+    STAGES.insert(_ORDER[before], stage)
+    STAGE_BY_NAME.clear()
+    STAGE_BY_NAME.update((each.name, each) for each in STAGES)
+    _ORDER.update((each.name, index) for index, each in enumerate(STAGES))
 
 
 def execution_key(layer: int | None, stage: str) -> tuple[int, int]:

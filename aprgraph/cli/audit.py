@@ -10,7 +10,7 @@ import typer
 
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.options import Families, Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.places import Afterwards
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
@@ -42,6 +42,7 @@ def audit(
     repro: Repro = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole audit as JSON.")] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print every tensor, not only those that are wrong.")] = False,
+    _family: Families = None,
 ) -> None:
     """Check one trace against the model, whoever wrote it: which stages are wrong, given what they were computed from?
 

@@ -14,7 +14,7 @@ import typer
 from aprgraph.cli.follow_up import check_repro, write_guilty
 from aprgraph.cli.input import encode, read_input
 from aprgraph.cli.notices import print_notice, print_notices
-from aprgraph.cli.options import Ignore, Override, Repro
+from aprgraph.cli.options import Families, Ignore, Override, Repro
 from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import spinner
 from aprgraph.graph.plain_text import plain
@@ -49,6 +49,7 @@ def bisect(
     ignore: Ignore = None,
     repro: Repro = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rounds and the last comparison as JSON.")] = False,
+    _family: Families = None,
 ) -> None:
     """Find the first stage at which a model's runs on two targets part, in rounds of few taps, and say which side is wrong.
 

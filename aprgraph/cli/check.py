@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aprgraph.cli.options import Families
 from aprgraph.cli.progress import byte_bar
 from aprgraph.cli.terminal import printable
 
@@ -23,6 +24,7 @@ def check(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every finding as JSON (docs/check.schema.json).")] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print each finding on a line of its own, however many are alike.")] = False,
+    _family: Families = None,
 ) -> None:
     """Say what is wrong with a model file, before anybody runs it.
 

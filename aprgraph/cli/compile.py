@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Ignore, Json, Override
+from aprgraph.cli.options import Families, Ignore, Json, Override
 from aprgraph.cli.places import written_by
 from aprgraph.cli.progress import spinner
 
@@ -29,6 +29,7 @@ def compile_command(
     override_kv: Override = None,
     ignore: Ignore = None,
     json: Json = False,
+    _family: Families = None,
 ) -> None:
     """Compile a model's kernels into an artifact directory.
 

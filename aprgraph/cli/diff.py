@@ -11,7 +11,7 @@ import typer
 
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.options import Families, Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import replaying
 from aprgraph.graph.plain_text import plain
@@ -83,6 +83,7 @@ def diff(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print every tensor, not only those around the first divergence.")] = False,
+    _family: Families = None,
 ) -> None:
     """Compare two traces stage by stage, and name the first stage that differs.
 

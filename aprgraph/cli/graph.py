@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Force, Ignore, Override
+from aprgraph.cli.options import Families, Force, Ignore, Override
 from aprgraph.cli.places import written_by
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def graph(
     unfold: Annotated[bool, typer.Option("--unfold", help="Draw every layer; otherwise equal neighbours are drawn once.")] = False,
     override_kv: Override = None,
     ignore: Ignore = None,
+    _family: Families = None,
 ) -> None:
     """Print or draw the graph of a model, an artifact or a trace.
 

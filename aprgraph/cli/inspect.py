@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aprgraph.cli.options import Json
+from aprgraph.cli.options import Families, Json
 from aprgraph.cli.terminal import one_line
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _EXPECTED = "an APRT file, a GGUF file, or the directory of a trace or an artifa
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="An APRT file, a trace, an artifact, or a GGUF file.")],
     json: Json = False,
+    _family: Families = None,
 ) -> None:
     """Say what a file or directory is, and what is in it.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aprgraph.cli.options import Families
 from aprgraph.cli.tables import format_table
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _FORMAT_COLUMNS = ("format", "elements", "bytes", "bits each", "value of an elem
 
 def models(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page for the documentation.")] = False,
+    _family: Families = None,
 ) -> None:
     """List the model families and the block formats that are supported.
 

@@ -16,6 +16,27 @@ Override = Annotated[
         "llama.rope.freq_base=float:10000. Repeatable.",
     ),
 ]
+
+
+def _load_families(files: list[Path] | None) -> list[Path] | None:
+    if files:
+        from aprgraph.graph.families import load_family_file  # noqa: PLC0415
+
+        for file in files:
+            load_family_file(file)
+    return files
+
+
+Families = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--family",
+        metavar="FILE.py",
+        callback=_load_families,
+        is_eager=True,
+        help="Run a Python file that declares a model family (docs/families.md), for models of its architecture. Repeatable.",
+    ),
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(

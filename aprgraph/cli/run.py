@@ -11,7 +11,7 @@ import typer
 
 from aprgraph.cli.input import encode, read_input
 from aprgraph.cli.notices import print_notice, print_notices
-from aprgraph.cli.options import Force, Ignore, Json, Layers, Override
+from aprgraph.cli.options import Families, Force, Ignore, Json, Layers, Override
 from aprgraph.cli.places import written_by
 from aprgraph.cli.progress import progress_bar, spinner
 
@@ -93,6 +93,7 @@ def run(
     override_kv: Override = None,
     ignore: Ignore = None,
     json: Json = False,
+    _family: Families = None,
 ) -> None:
     """Run a model on a prompt, dump the tensors that the plan selects, and go on with the text if asked for.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aprgraph.cli.options import Ignore, Json, Override
+from aprgraph.cli.options import Families, Ignore, Json, Override
 from aprgraph.cli.tables import format_table
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def stages(
     json: Json = False,
     override_kv: Override = None,
     ignore: Ignore = None,
+    _family: Families = None,
 ) -> None:
     """List the stages: the names that --taps takes, in execution order.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from aprgraph.graph.errors import ModelError
@@ -11,6 +11,7 @@ from aprgraph.graph.families.names import GGUF_NAMES, HF_NAMES
 from aprgraph.graph.families.numbers import Reading, flag, number, real
 from aprgraph.graph.families.window import Windows
 from aprgraph.graph.metadata import Metadata
+from aprgraph.graph.stages import Stage
 
 if TYPE_CHECKING:
     from aprgraph.graph.builder import GraphBuilder
@@ -39,6 +40,9 @@ class Family:
     #: What the family calls otherwise than most: by slot, see graph/families/names.py.
     gguf_names: ClassVar[Mapping[str, str]] = {}
     hf_names: ClassVar[Mapping[str, str]] = {}
+
+    #: Stages that no other family has, each with the stage that it comes before.
+    stages: ClassVar[Sequence[tuple[Stage, str]]] = ()
 
     #: The activation of the feed-forward networks, and the base of RoPE of files that name none.
     activation: ClassVar[str] = "silu"

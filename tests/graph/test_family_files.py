@@ -1,0 +1,201 @@
+"""Families that are not in the package: from a file, a call, or an installed package."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import aprgraph
+from aprgraph.families import FAMILIES, Llama, Qwen3, Stage, StageKind, load_family_file
+from aprgraph.graph import stages
+from aprgraph.graph.build import build_graph
+from aprgraph.graph.errors import AprgraphError, UnsupportedModelError
+from aprgraph.graph.families import registry
+from aprgraph.graph.families.registry import load_installed_families
+from aprgraph.graph.model import load_model
+from aprgraph.graph.plan import parse_plan
+from tests.support.cli import run_cli
+
+Tiny = Callable[..., Path]
+
+#: A Llama whose last norm is a stage of its own, and whose logits are made smaller.
+FILE = '''
+from aprgraph.families import Llama, Stage, StageKind, real
+
+class Mine(Llama):
+    """My models (arXiv:2401.00000): logits that are divided."""
+
+    architecture = "mymod"
+    stages = ((Stage("my_logits", ("V",), StageKind.MATMUL, "logits before they are divided", per_layer=False), "lm_head"),)
+    divisor = real("logit_scale", "logits_scaling", 1.0)
+
+    def logits(self, g, x):
+        return g.apply("lm_head", "silu", g.head("my_logits", x))
+'''
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers is gone after it."""
+    families, table, order, modules = dict(FAMILIES), list(stages.STAGES), dict(stages._ORDER), set(sys.modules)
+    monkeypatch.setattr(registry, "_INSTALLED", set())
+    yield
+    FAMILIES.clear()
+    FAMILIES.update(families)
+    stages.STAGES[:] = table
+    stages.STAGE_BY_NAME.clear()
+    stages.STAGE_BY_NAME.update((stage.name, stage) for stage in table)
+    stages._ORDER.clear()
+    stages._ORDER.update(order)
+    for name in set(sys.modules) - modules:
+        if name.startswith("aprgraph_family_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path, tiny_model: Tiny) -> Path:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(tiny_model().read_bytes().replace(b"llama", b"mymod"))
+    return path
+
+
+def test_a_family_from_a_file_builds_graphs_with_a_stage_of_its_own(file: Path, model: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"general\.architecture is 'mymod'; supported: gemma3, .*docs/families\.md"):
+        load_model(model)
+    assert [family.__name__ for family in load_family_file(file)] == ["Mine"]
+    graph = build_graph(load_model(model))
+    assert graph.operand_names("lm_head") == ("my_logits",)
+    names = [stage.name for stage in stages.STAGES]
+    assert names.index("my_logits") == names.index("lm_head") - 1
+    assert parse_plan("lm_head,my_logits", "0..1").stages == ("my_logits", "lm_head")
+
+
+def test_a_file_may_be_loaded_twice(file: Path, tmp_path: Path) -> None:
+    (first,) = load_family_file(file)
+    assert load_family_file(str(file)) == [first]
+    copy = tmp_path / "copy.py"
+    copy.write_text(FILE)
+    assert load_family_file(copy) == [first]
+
+
+def test_two_families_of_one_architecture_are_an_error_that_names_both(file: Path, tmp_path: Path) -> None:
+    load_family_file(file)
+    other = tmp_path / "other.py"
+    other.write_text(FILE.replace("class Mine", "class Yours"))
+    with pytest.raises(AprgraphError, match=r"two families have the architecture 'mymod': Mine \(.*mine\.py\) and Yours \(.*other\.py\)"):
+        load_family_file(other)
+    with pytest.raises(AprgraphError, match=r"'llama': Llama \(.*llama\.py\) and Llama \(.*test_family_files\.py\)"):
+        aprgraph.register(type("Llama", (Qwen3,), {"architecture": "llama", "__module__": __name__}))
+
+
+def test_a_class_is_registered_by_a_call_or_as_a_decorator(model: Path) -> None:
+    @aprgraph.register
+    class Mine(Llama):
+        architecture = "mymod"
+
+    assert FAMILIES["mymod"] is Mine
+    assert build_graph(load_model(model)).attrs["architecture"] == "mymod"
+
+
+def test_a_class_without_an_architecture_is_refused() -> None:
+    class Nameless(aprgraph.families.Decoder):
+        pass
+
+    with pytest.raises(AprgraphError, match=r"test_family_files\.py: the family Nameless names no architecture; expected such as"):
+        aprgraph.register(Nameless)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", r"broken\.py: declares no family; expected a class that derives from"),
+        ("from aprgraph.families import Llama\n", r"broken\.py: declares no family"),
+        ("def f(:\n", r"broken\.py:1: SyntaxError: "),
+        ("x = 1\ny = x / 0\n", r"broken\.py:2: ZeroDivisionError: division by zero; the family's file could not be run"),
+        ("from aprgraph.families import Nothing\n", r"broken\.py:1: ImportError: cannot import name 'Nothing'"),
+        (FILE.replace('"my_logits", ("V",)', '"Logits!", ("V",)'), r"the stage 'Logits!': expected a name of small letters"),
+        (FILE.replace('"my_logits", ("V",)', '"attn_out", ("V",)'), r"the stage 'attn_out' is there already and is another"),
+        (
+            FILE.replace('per_layer=False), "lm_head"', 'per_layer=False), "nowhere"'),
+            r"'my_logits' is to come before 'nowhere', which is no",
+        ),
+    ],
+)
+def test_a_broken_file_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(AprgraphError, match=message):
+        load_family_file(path)
+    assert "mymod" not in FAMILIES
+    run = run_cli("models", "--family", path)
+    assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(AprgraphError, match=r"none\.py: No such file or directory; expected a Python file that declares a family"):
+        load_family_file(tmp_path / "none.py")
+
+
+def test_the_command_line_takes_a_family(file: Path, model: Path, tmp_path: Path) -> None:
+    assert "My models" in run_cli("models", "--family", file).out
+    run = run_cli(
+        "run", model, "--family", file, "--tokens", "1,2,3", "--target", "reference", "--taps", "my_logits,lm_head", "-o", tmp_path / "t"
+    )
+    assert (run.code, run.err) == (0, "")
+    trace = aprgraph.Trace.open(tmp_path / "t")
+    logits = trace.tensor("my_logits")
+    assert trace.tensor("lm_head") == pytest.approx(logits / (1 + 2.718281828**-logits), rel=1e-5)
+
+
+class _EntryPoint:
+    """As of an installed package."""
+
+    name, value, dist = "mine", "their_package:Mine", None
+
+    def __init__(self, family: object) -> None:
+        self.family = family
+
+    def load(self) -> object:
+        if isinstance(self.family, Exception):
+            raise self.family
+        return self.family
+
+
+def test_an_installed_packages_families_are_found_when_a_file_asks_for_them(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = type("Mine", (Llama,), {"architecture": "mymod"})
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [_EntryPoint(mine)] * (group == "aprgraph.families"))
+    assert build_graph(load_model(model)).attrs["architecture"] == "mymod"
+    load_installed_families()  # once more does nothing
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (
+            ImportError("no such thing"),
+            r"brings the family mine \(their_package:Mine\), which cannot be loaded: ImportError: no such thing",
+        ),
+        (Llama.__init__, r"brings the family mine, but their_package:Mine is no class that derives from aprgraph\.families\.Family"),
+    ],
+)
+def test_a_broken_package_is_named(family: object, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [_EntryPoint(family)])
+    with pytest.raises(AprgraphError, match=message):
+        load_installed_families()
+
+
+def test_a_stage_that_is_added_again_is_the_same() -> None:
+    stage = Stage("after_all", ("V",), StageKind.MATMUL, "something", per_layer=False)
+    stages.add_stage(stage, "lm_head")
+    stages.add_stage(stage, "final_norm")
+    assert [each.name for each in stages.STAGES].count("after_all") == 1

@@ -23,7 +23,8 @@ from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import STAGE_BY_NAME, STAGES
 from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.blame.suggest import END_OF_LAYER, Suspicion, unseen_stages
-from aprgraph.runtime.diff import Class, DiffReport, FirstDivergence
+from aprgraph.runtime.comparison import Comparison
+from aprgraph.runtime.diff import Class, FirstDivergence
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import from_graph
@@ -56,7 +57,7 @@ class Round:
 
     plan: Plan
     nbytes: int
-    report: DiffReport
+    report: Comparison
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Bisection:
     """
 
     rounds: tuple[Round, ...]
-    report: DiffReport
+    report: Comparison
     a: Trace
     b: Trace
     left: tuple[str, ...] = ()

@@ -9,10 +9,10 @@ from typing import Any
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.model import Model, load_model
-from aprgraph.runtime.blame import Audit, LocalError, with_blame
+from aprgraph.runtime.blame import Audit, LocalError
 from aprgraph.runtime.blame import audit as _audit
 from aprgraph.runtime.blame.suggest import Suspicion, command_options, guilty_of, suggest, suspicion_of
-from aprgraph.runtime.diff import DiffReport
+from aprgraph.runtime.comparison import Comparison, with_blame
 from aprgraph.runtime.diff import diff as _diff
 from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.diff.sources import Source, open_pair, open_source
@@ -31,7 +31,7 @@ def diff(
     on_replay: OnTensor | None = None,
     names: SideNames | None = None,
     **options: Any,
-) -> DiffReport:
+) -> Comparison:
     """Compare two traces, and with ``model`` (the GGUF file that both are to be runs of) say which side is wrong.
 
     ``tokens`` are those of the prompt, for traces whose manifests do not name them. ``names`` are what sentences call the sides
@@ -39,7 +39,7 @@ def diff(
     ``aprgraph.runtime.diff.diff``: top, profile, tolerances, progress. The report's ``headline`` is the sentence to read first.
     Raises AprgraphError for what cannot be compared or read.
     """
-    report = replace(_diff(a, b, **options), called=names)
+    report = Comparison.of(replace(_diff(a, b, **options), called=names))
     if model is None:
         if tokens is not None:
             raise ComparisonError("tokens are for the replay of a model; give the model too")
@@ -80,7 +80,7 @@ class Guilty:
     side: str | None = None
 
 
-def guilty_of_diff(report: DiffReport, a: Trace, b: Trace) -> Guilty | None:
+def guilty_of_diff(report: Comparison, a: Trace, b: Trace) -> Guilty | None:
     """The first stage that a replay found a side to be wrong at; None where there is none."""
     guilty = None if report.blame is None else guilty_of(report.blame)
     if report.blame is None or guilty is None:
@@ -95,7 +95,7 @@ def guilty_of_audit(found: Audit, trace: Trace) -> Guilty | None:
     return Guilty(found.wrong[0], found.as_read or trace, found.profile) if found.wrong else None
 
 
-def suggested_options(report: DiffReport, recorded: Sequence[Trace]) -> str | None:
+def suggested_options(report: Comparison, recorded: Sequence[Trace]) -> str | None:
     """The options of ``aprgraph run`` that narrow a comparison down; None where nothing does."""
     suspicion = suspicion_of(report, report.blame)
     return None if suspicion is None else _options(suspicion, recorded)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aprgraph.graph.model import Model
     from aprgraph.runtime.blame import Blame
     from aprgraph.runtime.blame.wrong_rows import Group
+    from aprgraph.runtime.comparison import Comparison
     from aprgraph.runtime.diff import DiffReport, DiffRow, FirstDivergence
     from aprgraph.runtime.trace.reader import Trace
 
@@ -110,7 +111,7 @@ def diff(
     Exit code: 0 alike, 1 diverged (or a side is wrong), 2 could not be compared, 3 nothing was measured, or less than went unread.
     """
     from aprgraph import comparison  # noqa: PLC0415
-    from aprgraph.runtime.blame import with_blame  # noqa: PLC0415
+    from aprgraph.runtime.comparison import Comparison, with_blame  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_pair  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
@@ -118,7 +119,7 @@ def diff(
     truth = _load(model, tokens, override_kv or [], ignore or [], repro)
     ids = None if tokens is None else parse_tokens(tokens)
     late = Afterwards()
-    report = _compare(a, b, top, profile, tolerances or [])
+    report = Comparison.of(_compare(a, b, top, profile, tolerances or []))
     if truth is not None:
         with replaying() as progress:
             report = with_blame(
@@ -187,11 +188,11 @@ def _compare(a: Path, b: Path, top: int, profile: str | None, tolerances: list[s
         return compare(a, b, top=top, profile=profile, tolerances=tolerances, progress=progress)
 
 
-def _print(report: DiffReport, traces: tuple[Trace, Trace], show_all: bool) -> None:
+def _print(report: Comparison, traces: tuple[Trace, Trace], show_all: bool) -> None:
     """The verdict, what else has to be known, what was compared, and then the tables."""
     from rich.console import Console  # noqa: PLC0415
 
-    from aprgraph.runtime.blame.pointed import matter, one_a_stage, suspects  # noqa: PLC0415
+    from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects  # noqa: PLC0415
 
     watched = sys.stdout.isatty()
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
@@ -220,7 +221,7 @@ def _print(report: DiffReport, traces: tuple[Trace, Trace], show_all: bool) -> N
         console.print(f"{len(rows)} of {len(report.rows)} tensors shown; {more}", markup=False)
 
 
-def _head(report: DiffReport, traces: tuple[Trace, Trace]) -> Iterator[str]:
+def _head(report: Comparison, traces: tuple[Trace, Trace]) -> Iterator[str]:
     """What was compared: both sides, the prompt, and how many tensors have each verdict or class."""
     from aprgraph.runtime.diff.side_facts import side_facts  # noqa: PLC0415
 
@@ -230,7 +231,7 @@ def _head(report: DiffReport, traces: tuple[Trace, Trace]) -> Iterator[str]:
     yield "tensors: " + (", ".join(f"{count} {word}" for word, count in report.tally.items()) or "none")
 
 
-def _rows_of_common_layers(report: DiffReport) -> list[DiffRow]:
+def _rows_of_common_layers(report: Comparison) -> list[DiffRow]:
     """All rows but those of layers that one side lacks, which a note names: they would say so hundreds of times."""
     from aprgraph.runtime.diff.align import ONLY_A, ONLY_B  # noqa: PLC0415
 
@@ -254,7 +255,7 @@ def _blame_table(blame: Blame, *, each: bool) -> str:
     return table + (f"\n{hidden} more stages that a side is wrong at; --all prints every tensor" if hidden else "")
 
 
-def _suspects(report: DiffReport, group: Group, first: FirstDivergence) -> str:
+def _suspects(report: Comparison, group: Group, first: FirstDivergence) -> str:
     """Where the cause of one first divergence can lie, in a sentence; of several layers of a stage, in the first of them."""
     labels = {row.key: row.label for row in report.rows}
     after = [labels.get(key, key[2]) for key in first.good]
@@ -280,7 +281,7 @@ def _logits(row: DiffRow) -> str:
     return f"{row.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats"
 
 
-def _print_table(console: Console, report: DiffReport, rows: list[DiffRow], first: set[tuple[int, int | None, str]]) -> None:
+def _print_table(console: Console, report: Comparison, rows: list[DiffRow], first: set[tuple[int, int | None, str]]) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 

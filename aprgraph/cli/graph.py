@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aprgraph.graph.ir import Graph
     from aprgraph.graph.model import Model
     from aprgraph.graph.plan import Plan
-    from aprgraph.runtime.diff import DiffReport
+    from aprgraph.runtime.comparison import Comparison
 
 
 def graph(
@@ -220,7 +220,7 @@ def _graph_of_diff(diff: tuple[Path, Path] | None, truth: Model | None) -> Graph
     raise AprgraphError(f"--diff {diff[0]} {diff[1]}: neither trace has a graph; name the model too: graph MODEL --diff A B")
 
 
-def _compare(a: Path, b: Path, truth: Model | None) -> DiffReport:
+def _compare(a: Path, b: Path, truth: Model | None) -> Comparison:
     from aprgraph.cli.progress import replaying  # noqa: PLC0415
     from aprgraph.comparison import diff as compare  # noqa: PLC0415
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.caveats import by_importance
@@ -18,10 +18,7 @@ from aprgraph.runtime.diff.names import SideNames, side_names
 from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
 from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
-
-if TYPE_CHECKING:
-    from aprgraph.runtime.blame.local import Blame
-    from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.reader import Trace
 
 FORMAT = "aprgraph-diff"
 VERSION = 3
@@ -80,11 +77,12 @@ class DiffRow:
 @dataclass(frozen=True)
 class DiffReport:
     """Two traces compared. ``rows`` are in execution order; ``first`` are the first divergences, several where they
-    stand on parallel branches; ``notes`` are facts about the two traces that a reader should know; ``blame`` says which
-    side is wrong, where the model was at hand. ``profile_reason`` says why the tolerances are those of ``profile``. ``called`` is
-    what sentences call the sides, where that is not the names of their paths. ``reservations`` are what keeps the verdict from being a
-    plain one, the gravest first. ``prompt`` is what both computed on. ``traces`` are
-    the two as they were read, which may be other places and forms than those that were recorded.
+    stand on parallel branches; ``notes`` are facts about the two traces that a reader should know. ``profile_reason`` says why the
+    tolerances are those of ``profile``. ``called`` is what sentences call the sides, where that is not the names of their paths.
+    ``reservations`` are what keeps the verdict from being a plain one, the gravest first. ``prompt`` is what both computed on.
+    ``traces`` are the two as they were read, which may be other places and forms than those that were recorded.
+
+    Which side is wrong is not known here: see runtime/comparison.
     """
 
     a: str
@@ -93,7 +91,6 @@ class DiffReport:
     rows: tuple[DiffRow, ...]
     first: tuple[FirstDivergence, ...]
     notes: tuple[str, ...]
-    blame: Blame | None = None
     profile_reason: str = ""
     called: SideNames | None = None
     reservations: tuple[Reservation, ...] = ()
@@ -113,12 +110,12 @@ class DiffReport:
 
     @property
     def tally(self) -> dict[str, int]:
-        """How many tensors have each verdict; without blame, are in each class. What tables, page and graph go by."""
-        return {name.value: count for name, count in (self.counts if self.blame is None else self.blame.counts).items()}
+        """How many tensors are in each class. What tables, page and graph go by."""
+        return {name.value: count for name, count in self.counts.items()}
 
     def word(self, row: DiffRow) -> str:
-        """The verdict on a row; without blame, its class."""
-        return row.classification.value if self.blame is None else self.blame.verdicts[row.key].value
+        """The class of a row."""
+        return row.classification.value
 
     @property
     def compared(self) -> int:
@@ -132,11 +129,11 @@ class DiffReport:
 
     @property
     def exit_code(self) -> int:
-        """0 alike, 1 diverged or a side wrong, 3 nothing was measured, or less than a side has that was not read.
+        """0 alike, 1 diverged, 3 nothing was measured, or less than a side has that was not read.
 
         (2, could not be compared, is an AprgraphError instead.)
         """
-        if self.diverged or (self.blame is not None and 1 in (self.blame.a.exit_code, self.blame.b.exit_code)):
+        if self.diverged:
             return 1
         return 3 if not self.compared or self.is_too_little else 0
 
@@ -147,36 +144,30 @@ class DiffReport:
 
     @property
     def headline(self) -> str:
-        """What to read first: who is wrong and where, as far as it is known, else where the two part."""
-        if self.blame is None:
-            return self.verdict
-        known = [as_sentence(one.sentence) for one in self.reservations if not one.only_if_alike]
-        return " ".join([self.blame.sentence, *(sentence for sentence in known if sentence not in self.blame.sentence)])
+        """What to read first."""
+        return self.verdict
 
     @property
     def all_notes(self) -> tuple[str, ...]:
-        """The notes of the comparison and of both replays, those first that make the verdict less certain."""
-        return by_importance((*(self.blame.notes if self.blame is not None else ()), *self.notes))
+        """The notes, those first that make the verdict less certain."""
+        return by_importance(self.notes)
 
     def row(self, key: Key) -> DiffRow:
         """The row of one tensor, by (step, layer, stage). Raises KeyError."""
         return {row.key: row for row in self.rows}[key]
 
     def colouring(self, step: int = 0) -> dict[tuple[int | None, str], tuple[str, float | None]]:
-        """(layer, stage) -> (verdict or class, error) of one step, as the pictures of graphs take it."""
-        return {row.key[1:]: (self.word(row), self._shown_error(row)) for row in self.rows if row.key[0] == step}
+        """(layer, stage) -> (word, error) of one step, as the pictures of graphs take it."""
+        return {row.key[1:]: (self.word(row), self.error_of(row)) for row in self.rows if row.key[0] == step}
 
-    def _shown_error(self, row: DiffRow) -> float | None:
-        """The local error where a side is wrong, else how far the two are apart."""
-        if self.blame is None or not self.blame.verdicts[row.key].is_wrong:
-            return row.error
-        local = self.blame.local_of(row.key)
-        return None if local is None else local.error
+    def error_of(self, row: DiffRow) -> float | None:
+        """How far the two are apart."""
+        return row.error
 
     @property
     def suspects(self) -> tuple[str, ...]:
-        """The nodes and weights that can explain at once all that is wrong; without blame, all first divergences."""
-        return self.common_suspects if self.blame is None or not self.blame.wrong else self.blame.common
+        """The nodes and weights that can explain at once all first divergences."""
+        return self.common_suspects
 
     @property
     def verdict(self) -> str:
@@ -284,7 +275,7 @@ class DiffReport:
             ],
             "common_suspects": list(self.common_suspects),
             "rows": [row.to_json() for row in self.rows],
-            "blame": None if self.blame is None else self.blame.to_json(),
+            "blame": None,
         }
 
     def _why_nothing(self) -> str:

@@ -12,8 +12,9 @@ from aprgraph.graph.export.divergence import LOOKS
 from aprgraph.graph.export.escape import xml
 from aprgraph.graph.export.svg_style import class_name
 from aprgraph.runtime.blame import Audit, Blame, Verdict
+from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.classify import Class
-from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
+from aprgraph.runtime.diff.report import DIVERGED, DiffRow
 from aprgraph.runtime.report.drawing import LogScale
 from aprgraph.runtime.report.marks import finding, is_guilty, judged_error
 from aprgraph.runtime.report.numbers import counted, place, small
@@ -55,7 +56,7 @@ class Mark:
     limit: float
 
 
-def draw_overview(report: DiffReport) -> str:
+def draw_overview(report: Comparison) -> str:
     """Every tensor in execution order, as an SVG element; the limit as a line, what is wrong (or the first divergences) ringed."""
     judged = [judged_error(report, row) for row in report.rows]
     scale, frame = LogScale.over([value for pair in judged for value in pair if value], _OVERVIEW.bottom, _OVERVIEW.top), _OVERVIEW
@@ -87,7 +88,7 @@ def draw_overview(report: DiffReport) -> str:
     return "".join([*lines, "</svg>"])
 
 
-def draw_panels(report: DiffReport) -> list[str]:
+def draw_panels(report: Comparison) -> list[str]:
     """An SVG element for each stage along the layers (and steps), all of one scale. With blame, also each side's local error."""
     blame = report.blame
     scale, frame = _scale(report, blame, _PANEL), _PANEL
@@ -122,7 +123,7 @@ def draw_panels(report: DiffReport) -> list[str]:
     return panels
 
 
-def _scale(report: DiffReport, blame: Blame | None, frame: Frame) -> LogScale:
+def _scale(report: Comparison, blame: Blame | None, frame: Frame) -> LogScale:
     values = [value for row in report.rows for value in (row.error, row.limit) if value]
     if blame is not None:
         values += [one.error for audit in (blame.a, blame.b) for one in audit.locals if one.error]
@@ -138,7 +139,7 @@ def _y(row: DiffRow, error: float | None, scale: LogScale, frame: Frame) -> floa
     return scale.y(error) if error > 0 else frame.bottom + _RAIL
 
 
-def _judged_y(report: DiffReport, row: DiffRow, error: float | None, scale: LogScale, frame: Frame) -> float | None:
+def _judged_y(report: Comparison, row: DiffRow, error: float | None, scale: LogScale, frame: Frame) -> float | None:
     """The same of the error that a row is judged by. Above is also what is wrong without a number."""
     if report.blame is None:
         return _y(row, error, scale, frame)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aprgraph.graph.stages import StageKind
+from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.align import Key, Pair, align, align_single
-from aprgraph.runtime.diff.report import DiffReport, DiffRow
+from aprgraph.runtime.diff.report import DiffRow
 from aprgraph.runtime.diff.tolerances import kind_of
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
@@ -28,7 +29,7 @@ class Guilty:
         return kind_of(self.row.key[2]) is StageKind.INDEX
 
 
-def find_guilty(report: DiffReport, trace_a: Trace, trace_b: Trace) -> Guilty | str:
+def find_guilty(report: Comparison, trace_a: Trace, trace_b: Trace) -> Guilty | str:
     """The tensor to show, or why there is none. Raises TraceError, naming the file, if one has been damaged since."""
     blame = report.blame
     if blame is not None and blame.wrong:
@@ -49,7 +50,7 @@ def find_guilty(report: DiffReport, trace_a: Trace, trace_b: Trace) -> Guilty | 
     return Guilty(row, pair, why, a, b)
 
 
-def _pairs(report: DiffReport, trace_a: Trace, trace_b: Trace) -> dict[Key, Pair]:
+def _pairs(report: Comparison, trace_a: Trace, trace_b: Trace) -> dict[Key, Pair]:
     """As ``diff`` has paired them: the one tensor of two files that the user named is compared whatever each is called."""
     named = len(report.rows) == len(trace_a) == len(trace_b) == 1
     return {pair.key: pair for pair in (align_single if named else align)(trace_a, trace_b)}

@@ -11,9 +11,10 @@ import math
 from aprgraph.graph.export.divergence import CLASS_BY_NAME, LOOKS, named
 from aprgraph.graph.export.svg_style import class_name
 from aprgraph.runtime.blame import Verdict
+from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
+from aprgraph.runtime.diff.report import DIVERGED, DiffRow
 
 GLYPHS: dict[Class | Verdict, str] = {
     Class.IDENTICAL: "=",
@@ -49,23 +50,23 @@ _WITHOUT_LEVEL = frozenset(
 )
 
 
-def finding(report: DiffReport, row: DiffRow) -> Class | Verdict:
+def finding(report: Comparison, row: DiffRow) -> Class | Verdict:
     """The verdict on a row; without blame, its class."""
     return row.classification if report.blame is None else report.blame.verdicts[row.key]
 
 
-def glyph(report: DiffReport, row: DiffRow) -> tuple[str, str]:
+def glyph(report: Comparison, row: DiffRow) -> tuple[str, str]:
     """One or two characters, and what they stand for."""
     found = finding(report, row)
     return GLYPHS[found], f"{found.value}: {named(CLASS_BY_NAME[found.value], report.names.both).summary}"
 
 
-def is_guilty(report: DiffReport, row: DiffRow) -> bool:
+def is_guilty(report: Comparison, row: DiffRow) -> bool:
     """Whether a side is wrong at the row, by the model at hand."""
     return report.blame is not None and report.blame.verdicts[row.key].is_wrong
 
 
-def judged_error(report: DiffReport, row: DiffRow) -> tuple[float | None, float]:
+def judged_error(report: Comparison, row: DiffRow) -> tuple[float | None, float]:
     """The error that a row is judged by, and its limit: with blame the local one of the side that is further off."""
     if report.blame is None:
         return row.error, row.limit
@@ -75,7 +76,7 @@ def judged_error(report: DiffReport, row: DiffRow) -> tuple[float | None, float]
     return local.error, local.limit
 
 
-def level(report: DiffReport, row: DiffRow) -> str:
+def level(report: Comparison, row: DiffRow) -> str:
     """The CSS class of a row's cell: ``level-0`` to ``level-8``, or ``is-nan`` and its like where no number tells."""
     found = finding(report, row)
     error, limit = judged_error(report, row)

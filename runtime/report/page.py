@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from aprgraph.runtime.blame.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.blame.wrong_rows import Group, wrong_rows
+from aprgraph.runtime.comparison.comparison import Comparison
+from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import SideNames
-from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.diff.side_facts import side_facts
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 from aprgraph.runtime.report.depth_chart import draw_overview, draw_panels
@@ -39,7 +39,7 @@ _GENERATOR = b'<meta name="generator" content="aprgraph">'
 _OUTCOMES = {0: "alike", 1: "diverged", 3: "nothing measured"}
 
 
-def write_page(path: Path, report: DiffReport, trace_a: Trace, trace_b: Trace) -> None:
+def write_page(path: Path, report: Comparison, trace_a: Trace, trace_b: Trace) -> None:
     """Write the page to ``path``, whole or not at all. Raises TraceError where that, or a tensor to show, fails."""
     check_place(path)
     write_text_atomically(path, render_page(report, trace_a, trace_b))
@@ -50,7 +50,7 @@ def check_place(path: Path) -> None:
     check_file_place(path, lambda head: _GENERATOR in head, "page")
 
 
-def render_page(report: DiffReport, trace_a: Trace, trace_b: Trace) -> str:
+def render_page(report: Comparison, trace_a: Trace, trace_b: Trace) -> str:
     """The comparison ``report`` of two traces as an HTML document.
 
     Where the report has blame, rows and charts show verdicts and local errors. The traces are read for the
@@ -120,7 +120,7 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _facts(report: DiffReport, trace_a: Trace, trace_b: Trace) -> Iterator[tuple[str, str]]:
+def _facts(report: Comparison, trace_a: Trace, trace_b: Trace) -> Iterator[tuple[str, str]]:
     yield from side_facts(report, trace_a, trace_b)
     yield "prompt", str(report.prompt)
     blame = report.blame
@@ -133,7 +133,7 @@ def _facts(report: DiffReport, trace_a: Trace, trace_b: Trace) -> Iterator[tuple
     yield "exit code", f"{report.exit_code}, {_outcome(report)}"
 
 
-def _outcome(report: DiffReport) -> str:
+def _outcome(report: Comparison) -> str:
     if report.diverged or report.blame is None or not (report.blame.a.wrong or report.blame.b.wrong):
         return _OUTCOMES[report.exit_code]
     return "a side is wrong"
@@ -150,7 +150,7 @@ class _Region:
     following: str
 
 
-def _region(report: DiffReport, group: Group, found: FirstDivergence) -> _Region:
+def _region(report: Comparison, group: Group, found: FirstDivergence) -> _Region:
     labels = {row.key: row.label for row in report.rows}
     return _Region(
         labels[found.key] if len(group.keys) == 1 else f"{group.label}; below, of {labels[found.key]}",

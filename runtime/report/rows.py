@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aprgraph.runtime.blame import Audit, Blame
+from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import Concentration, TensorMetrics
-from aprgraph.runtime.diff.report import DiffReport, DiffRow
+from aprgraph.runtime.diff.report import DiffRow
 from aprgraph.runtime.report.marks import glyph, is_guilty, level
 from aprgraph.runtime.report.numbers import dims, small
 
@@ -39,7 +40,7 @@ class TableRow:
     cells: tuple[str, ...]
 
 
-def make_columns(report: DiffReport) -> tuple[Column, ...]:
+def make_columns(report: Comparison) -> tuple[Column, ...]:
     """The columns after verdict (or class) and tensor; with blame, also each side's local error, its limit, and the class."""
     blamed: tuple[Column, ...] = ()
     replayed: tuple[Column, ...] = ()
@@ -72,7 +73,7 @@ def make_columns(report: DiffReport) -> tuple[Column, ...]:
     )
 
 
-def table_rows(report: DiffReport, columns: tuple[Column, ...]) -> list[TableRow]:
+def table_rows(report: Comparison, columns: tuple[Column, ...]) -> list[TableRow]:
     """All rows, in execution order."""
     return [
         TableRow(

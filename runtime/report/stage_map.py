@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aprgraph.runtime.diff.report import DiffReport
+from aprgraph.runtime.comparison.comparison import Comparison
 
 #: The column of whole-model stages.
 WHOLE_MODEL = "model"
@@ -34,14 +34,14 @@ class StageMap:
         return self.columns[-1] == WHOLE_MODEL
 
 
-def make_maps(report: DiffReport, current: int | None) -> list[StageMap]:
+def make_maps(report: Comparison, current: int | None) -> list[StageMap]:
     """One map a step. ``is_first`` is true for the one that holds row ``current``, which is where a reader should begin."""
     steps = sorted({row.key[0] for row in report.rows})
     begin = report.rows[current].key[0] if current is not None else steps[0] if steps else None
     return [_make_map(report, step, is_first=step == begin) for step in steps]
 
 
-def _make_map(report: DiffReport, step: int, *, is_first: bool) -> StageMap:
+def _make_map(report: Comparison, step: int, *, is_first: bool) -> StageMap:
     numbers = {row.key: number for number, row in enumerate(report.rows) if row.key[0] == step}
     layers = sorted({layer for _, layer, _ in numbers if layer is not None})
     whole = any(layer is None for _, layer, _ in numbers)

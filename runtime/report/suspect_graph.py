@@ -11,8 +11,8 @@ from aprgraph.graph.export.svg import export_svg
 from aprgraph.graph.export.svg_style import style_sheet
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import is_tap
+from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.classify import FirstDivergence
-from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.trace.reader import Trace
 
 #: First divergences that are drawn; and boxes beyond which only the part of each region nearest to its tensor is.
@@ -29,7 +29,7 @@ class SuspectGraph:
     note: str
 
 
-def draw_suspects(report: DiffReport, suspects: Sequence[FirstDivergence], trace_a: Trace, trace_b: Trace) -> SuspectGraph | str:
+def draw_suspects(report: Comparison, suspects: Sequence[FirstDivergence], trace_a: Trace, trace_b: Trace) -> SuspectGraph | str:
     """The graph around ``suspects``, or why there is none to draw."""
     if not suspects:
         return "Nothing diverged, so there is no region to draw."

@@ -16,7 +16,8 @@ from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.text import print_graph
-from aprgraph.runtime.blame import Verdict, audit, blame
+from aprgraph.runtime.blame import Verdict, audit
+from aprgraph.runtime.comparison import blame
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aprgraph.comparison import diff
 from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.blame import Audit, Blame, LocalError, LocalState, Verdict
-from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.report import render_page, write_page
@@ -392,7 +392,7 @@ def test_the_same_comparison_gives_the_same_bytes(traces: Path, tmp_path: Path) 
     once = page_of(traces / "a", traces / "other")
     assert once == page_of(traces / "a", traces / "other")
     code = (
-        "import sys; from pathlib import Path; from aprgraph.runtime.diff import diff; from aprgraph.runtime.report import write_page\n"
+        "import sys; from pathlib import Path; from aprgraph.comparison import diff; from aprgraph.runtime.report import write_page\n"
         "from aprgraph.runtime.trace.reader import Trace\n"
         "a, b = sys.argv[1:3]; write_page(Path(sys.argv[3]), diff(a, b), Trace.open(a), Trace.open(b))"
     )

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from aprgraph.comparison import diff as compare
-from aprgraph.runtime.diff import diff
+from aprgraph.comparison import diff
 from aprgraph.runtime.report import write_page
 from tests.support.traces import trace_model
 
@@ -89,7 +88,7 @@ def blamed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., P
     folder = tmp_path_factory.mktemp("blamed")
     a = trace_model(folder / "ours", tiny_model())
     b = trace_model(folder / "theirs", tiny_model(), overrides={"llama.rope.freq_base": 500000.0})
-    write_page(folder / "page.html", compare(a, b, model=tiny_model()), a, b)
+    write_page(folder / "page.html", diff(a, b, model=tiny_model()), a, b)
     return folder / "page.html"
 
 

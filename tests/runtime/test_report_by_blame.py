@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from aprgraph.comparison import diff
-from aprgraph.runtime.blame.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.blame.wrong_rows import audit_rows, wrong_rows
-from aprgraph.runtime.diff import DiffReport
+from aprgraph.runtime.comparison import Comparison
+from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.prompt import Prompt, prompt_of
 from aprgraph.runtime.report import render_page
@@ -42,18 +42,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Tiny) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(folder: Path) -> DiffReport:
+def report(folder: Path) -> Comparison:
     return diff(folder / "ours", folder / "theirs", model=folder / "model.gguf")
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path, report: DiffReport) -> Element:
+def page(folder: Path, report: Comparison) -> Element:
     return read_page(render_page(report, Trace.open(folder / "ours"), Trace.open(folder / "theirs")))
 
 
 @pytest.mark.contract("BLAME-REPORT-1")
 def test_headline_terminal_page_json_and_graph_count_the_same(
-    folder: Path, report: DiffReport, page: Element, monkeypatch: pytest.MonkeyPatch
+    folder: Path, report: Comparison, page: Element, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
     wrong = 2 * LAYERS
@@ -94,7 +94,7 @@ def test_what_can_explain_everything_is_marked_in_every_picture(folder: Path, pa
     assert badge.text == "suspect"
 
 
-def test_what_merely_follows_is_as_quiet_as_what_is_right(report: DiffReport, page: Element) -> None:
+def test_what_merely_follows_is_as_quiet_as_what_is_right(report: Comparison, page: Element) -> None:
     cells = {int(cell.attributes["data-row"]): cell for cell in page.every("td") if "data-row" in cell.attributes}
     for number, row in enumerate(report.rows):
         level = int(re.findall(r"level-(\d)", cells[number].attributes["class"])[0])
@@ -106,7 +106,7 @@ def test_what_merely_follows_is_as_quiet_as_what_is_right(report: DiffReport, pa
     assert max(heights[number] for number in wrong) < min(y for number, y in heights.items() if number not in wrong)
 
 
-def test_rows_that_say_the_same_are_one_row_a_stage(folder: Path, report: DiffReport, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_say_the_same_are_one_row_a_stage(folder: Path, report: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert report.blame is not None
     rows = wrong_rows(report.blame)
@@ -131,7 +131,7 @@ def test_rows_that_say_the_same_are_one_row_a_stage(folder: Path, report: DiffRe
     assert "q_post_rope, layers 0..2" not in run_cli("audit", "theirs", "-m", "model.gguf", "--all").out
 
 
-def test_tensors_of_which_something_else_is_to_be_said_have_a_row_of_their_own(report: DiffReport) -> None:
+def test_tensors_of_which_something_else_is_to_be_said_have_a_row_of_their_own(report: Comparison) -> None:
     assert report.blame is not None
     odd = report.blame.b.by_key[0, 1, "q_post_rope"]
     others = tuple(replace(one, reason="it holds 1 NaN, the replay none") if one is odd else one for one in report.blame.b.locals)
@@ -141,7 +141,7 @@ def test_tensors_of_which_something_else_is_to_be_said_have_a_row_of_their_own(r
     assert rows[2].why.startswith("B: it holds 1 NaN, the replay none")
 
 
-def test_the_prompt_is_shown(folder: Path, report: DiffReport, page: Element, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prompt_is_shown(folder: Path, report: Comparison, page: Element, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     ids = ", ".join(map(str, TOKENS))
     assert str(report.prompt).startswith(f'{len(TOKENS)} tokens: {ids} ("')
@@ -166,7 +166,7 @@ def test_tokens_that_were_given_are_shown(folder: Path, tmp_path: Path) -> None:
     assert found.prompt.tokens == (5, 6)
 
 
-def test_what_makes_the_verdict_less_certain_is_said_first(report: DiffReport) -> None:
+def test_what_makes_the_verdict_less_certain_is_said_first(report: Comparison) -> None:
     notes = ("plain", Aside("for the record"), Caveat("not read"), "plain", Caveat("not shown"))
     found = replace(report, notes=notes, blame=None)
     assert found.all_notes == ("not read", "not shown", "plain", "for the record")

@@ -8,7 +8,8 @@ from functools import cached_property
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.plan import Plan
-from aprgraph.runtime.blame import Audit, Blame, Verdict, audit, blame, judge
+from aprgraph.runtime.blame import Audit, Blame, Verdict, audit, judge
+from aprgraph.runtime.comparison import blame
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.dependencies import Dependencies, from_graph

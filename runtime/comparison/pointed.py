@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from aprgraph.runtime.blame.local import Verdict
 from aprgraph.runtime.blame.wrong_rows import Group, group_keys
+from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.classify import FirstDivergence
-from aprgraph.runtime.diff.report import DiffReport, DiffRow
+from aprgraph.runtime.diff.report import DiffRow
 
 
-def suspects(report: DiffReport) -> list[FirstDivergence]:
+def suspects(report: Comparison) -> list[FirstDivergence]:
     """Where the cause can lie: by blame, what the replay of a wrong tensor computed; without, the first divergences."""
     blame = report.blame
     if blame is None or not blame.wrong:
@@ -31,7 +32,7 @@ def one_a_stage(suspects: list[FirstDivergence]) -> list[tuple[Group, FirstDiver
     return [(group, by_key[group.keys[0]]) for group in group_keys(by_key, lambda key: len(by_key[key].region))]
 
 
-def matter(report: DiffReport) -> list[DiffRow]:
+def matter(report: Comparison) -> list[DiffRow]:
     """The rows to read first: by blame, the first tensor of each stage that is wrong, with those nearest before and after it."""
     pointed = suspects(report)
     if report.blame is None or not report.blame.wrong:

@@ -1,0 +1,101 @@
+"""Adds blame to a comparison: both sides are audited, compared again as they are to be read, and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
+
+from aprgraph.graph.model import Model
+from aprgraph.runtime.blame.audit import Auditor, Progress
+from aprgraph.runtime.blame.local import Audit, Blame, LocalError
+from aprgraph.runtime.blame.other_places import in_other_places
+from aprgraph.runtime.blame.prompt_text import with_text
+from aprgraph.runtime.blame.recorded import PromptTokens
+from aprgraph.runtime.blame.replayed_model import ReplayedModel
+from aprgraph.runtime.blame.sentences import with_repeats
+from aprgraph.runtime.blame.shared_tokens import tokens_of_sides
+from aprgraph.runtime.blame.verdict import judge
+from aprgraph.runtime.comparison.comparison import Comparison
+from aprgraph.runtime.diff.compare import diff
+from aprgraph.runtime.diff.dependencies import from_graph
+from aprgraph.runtime.diff.graph_differences import compare_graphs
+from aprgraph.runtime.diff.report import DiffReport
+from aprgraph.runtime.readings.repeats import without_repeats
+from aprgraph.runtime.trace.reader import Trace
+
+
+def blame(
+    a: Trace,
+    b: Trace,
+    model: Model | ReplayedModel,
+    report: DiffReport | None = None,
+    *,
+    tokens: PromptTokens = None,
+    profile: str | None = None,
+    tolerances: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Blame:
+    """Which side of a comparison is wrong, and where. See ``with_blame`` for the arguments and errors."""
+    report = report if report is not None else diff(a, b, profile=profile, tolerances=tolerances)
+    found = with_blame(report, a, b, model, tokens=tokens, profile=profile, tolerances=tolerances, progress=progress).blame
+    assert found is not None
+    return found
+
+
+def with_blame(
+    report: DiffReport,
+    a: Trace,
+    b: Trace,
+    model: Model | ReplayedModel,
+    *,
+    tokens: PromptTokens = None,
+    profile: str | None = None,
+    tolerances: Sequence[str] = (),
+    top: int = 10,
+    progress: Progress | None = None,
+) -> Comparison:
+    """``report`` of ``a`` and ``b``, and what a replay of each says: which side is wrong, and where.
+
+    Where a side was recorded in another form, the two are compared once more as they are to be read. ``tokens`` are those of the
+    prompt, for traces whose manifests do not name them; ``profile`` is the arithmetic that both are held to (default: as the manifests
+    say); ``tolerances`` set limits for some stages and ``top`` is the K of the logits, as for ``diff``. Raises what ``diff`` and
+    ``Auditor`` do.
+    """
+    model = ReplayedModel.of(model)  # one for both
+    stages = {row.key[2] for row in report.rows}
+    once, repeated = zip(*(without_repeats(trace, model.graph_of("last", 1)) for trace in (a, b)), strict=True)
+
+    def audit_again(trace: Trace, prompt: PromptTokens) -> Audit:
+        auditor = Auditor(trace, model, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
+        return auditor.finish(list(auditor.locals()))
+
+    prompts = tokens_of_sides(once[0], once[1], tokens, audit_again)
+    auditors = [
+        Auditor(trace, model, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
+        for trace, prompt in zip(once, prompts, strict=True)
+    ]
+    found: tuple[list[LocalError], list[LocalError]] = ([], [])
+    # Side by side, so that a weight is decoded once for both.
+    for pair in zip_longest(*(auditor.locals() for auditor in auditors)):
+        for side, local in zip(found, pair, strict=True):
+            if local is not None:
+                side.append(local)
+                if progress is not None:
+                    progress(local.label)
+
+    layers = model.model.family.layers
+    audits = [
+        with_repeats(in_other_places(auditor.finish(side), trace, layers, partial(audit_again, prompt=prompt)), several)
+        for auditor, side, trace, prompt, several in zip(auditors, found, once, prompts, repeated, strict=True)
+    ]
+    as_read = [audit.as_read or trace for audit, trace in zip(audits, (a, b), strict=True)]
+    if as_read != [a, b]:
+        again = diff(*as_read, top=top, profile=profile, tolerances=tolerances)
+        report = replace(again, a=report.a, b=report.b, called=report.called)
+    steps = sorted({row.key[0] for row in report.rows})
+    graphs = compare_graphs(auditors[0].graph, auditors[1].graph)
+    found_blame = judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps), graphs)
+    report = replace(report, prompt=with_text(report.prompt, model.model, tokens))
+    return Comparison.of(report, replace(found_blame, graph=auditors[0].graph))

@@ -16,20 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from tests.golden import tiny_llama, tiny_models
+from tests.golden.stage_files import write_stages
 from tests.golden.transformers_models import load
 from tests.golden.transformers_recorder import Recorder
 
 HERE = Path(__file__).parent
-#: Repeated tokens, the first and the last of the vocabulary.
-TOKENS = (17, 3, 88, 41, 3, 0, 95, 62, 29, 29, 54)
 #: "What is 2+2?" (see smollm2_token_ids.json), and, after BOS, "The capital of France is".
 REAL_TOKENS = {"smollm2": (1780, 314, 216, 34, 27, 34, 47), "gemma3": (2, 818, 5279, 529, 7001, 563)}
 SAMPLES = 64
-
-
-def label(layer: int | None, stage: str) -> str:
-    """The name of a stage in an npz file, which is also that of its file in a trace."""
-    return stage if layer is None else f"layer-{layer}/{stage}"
 
 
 def make_tiny(names: Collection[str]) -> None:
@@ -38,20 +32,12 @@ def make_tiny(names: Collection[str]) -> None:
         if not names or spec.name in names:
             path = HERE / f"{spec.name}.gguf"
             tiny_llama.write_model(spec, path, seed=1000 + index)
-            record(path, spec.llama3_rope)
+            write_stages(path, load(path, spec.llama3_rope))
     for index, name in enumerate(tiny_models.MODELS):
         if not names or name in names:
             path = HERE / f"{name}.gguf"
             tiny_models.write_model(name, path, seed=2000 + index)
-            record(path)
-
-
-def record(path: Path, llama3_rope: tuple[float, float, float, int] | None = None) -> None:
-    """Write the stages of a model beside it."""
-    stages = Recorder(load(path, llama3_rope)).run(TOKENS)
-    arrays = {label(*key): values.astype(np.float32) for key, values in stages.items()}
-    np.savez_compressed(path.with_suffix(".npz"), tokens=np.array(TOKENS, np.int64), **arrays)
-    print(f"{path.stem}: {len(arrays)} stages, model {path.stat().st_size} bytes, numbers {path.with_suffix('.npz').stat().st_size}")
+            write_stages(path, load(path))
 
 
 def make_real(path: Path) -> None:

@@ -52,8 +52,8 @@ class LoadedModel:
 
     @property
     def pairs_neighbours(self) -> bool:
-        """Whether RoPE pairs neighbours in the file's rows of q and k; in transformers it pairs halves."""
-        return self.architecture == "llama"
+        """Whether RoPE pairs neighbours in the file's rows of q and k where it pairs halves in transformers."""
+        return self.architecture in ("llama", "granite")
 
 
 class _File:

@@ -12,24 +12,39 @@ import torch
 from tests.golden.transformers_models import LoadedModel
 
 F64 = npt.NDArray[np.float64]
+#: transformers' norms of a layer, by stage, where a family has others than input_layernorm and post_attention_layernorm.
+_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+_BOTH_SIDES = {
+    "attn_norm": "input_layernorm", "attn_post_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm", "ffn_post_norm": "post_feedforward_layernorm",
+}  # fmt: skip
+_NORMS_OF = {
+    "gemma2": _BOTH_SIDES,
+    "gemma3": _BOTH_SIDES,
+    "glm4": _NORMS | {"attn_post_norm": "post_self_attn_layernorm", "ffn_post_norm": "post_mlp_layernorm"},
+    "olmo2": {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"},
+}
 
 
 class Recorder:
-    """Hooks into one model; ``stages`` holds float64 arrays by (layer, stage)."""
+    """Hooks into one model; ``stages`` holds float64 arrays by (layer, stage), ``logits`` those of all positions."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self.stages: dict[tuple[int | None, str], F64] = {}
+        self.logits: F64 | None = None
         self.layer = -1
         model = loaded.model
-        self._after(model.model.embed_tokens, 0, "embedding")
+        # Some families scale the rows outside of the module that looks them up.
+        self._before(model.model.layers[0], 0, "embedding")
         for index, layer in enumerate(model.model.layers):
             layer.register_forward_pre_hook(lambda _module, _inputs, index=index: setattr(self, "layer", index))
             self._hook_attention(index, layer)
             self._hook_feed_forward(index, layer.mlp)
             self._after(layer, index, "post_ffn_residual")
         self._after(model.model.norm, None, "final_norm")
-        model.lm_head.register_forward_hook(lambda _module, _inputs, output: self._put(None, "lm_head", output[0, -1]))
+        if loaded.architecture == "gemma2":
+            model.lm_head.register_forward_hook(lambda _module, _inputs, output: self._put(None, "lm_head_uncapped", output[0, -1]))
 
     def run(self, tokens: Sequence[int], *, causal: bool = True) -> dict[tuple[int | None, str], F64]:
         """Run a prefill of ``tokens`` and return its stages; without a mask if it is not to be ``causal``."""
@@ -47,6 +62,8 @@ class Recorder:
             output, weights = attention(module, query, key, value, mask, scaling=scaling, **kwargs)
             keys = functions.repeat_kv(key, module.num_key_value_groups)
             scores = query @ keys.transpose(2, 3) * scaling
+            if kwargs.get("softcap") is not None:
+                scores = torch.tanh(scores / kwargs["softcap"]) * kwargs["softcap"]
             self._put(self.layer, "attn_scores", torch.where(mask == 0, scores, 0.0)[0])
             self._put(self.layer, "attn_softmax", weights[0])
             return output, weights
@@ -54,9 +71,11 @@ class Recorder:
         functions.apply_rotary_pos_emb, functions.eager_attention_forward = recorded_rope, recorded_attention
         try:
             with torch.no_grad():
-                self.loaded.model(input_ids=torch.tensor([list(tokens)]))
+                logits = self.loaded.model(input_ids=torch.tensor([list(tokens)])).logits[0]
         finally:
             functions.apply_rotary_pos_emb, functions.eager_attention_forward = rope, attention
+        self._put(None, "lm_head", logits[-1])
+        self.logits = np.array(logits.numpy())
         return self.stages
 
     def _put(self, layer: int | None, stage: str, values: torch.Tensor) -> None:
@@ -89,7 +108,7 @@ class Recorder:
         return heads.reshape(n, count * size)
 
     def _hook_attention(self, index: int, layer: Any) -> None:
-        attention, is_gemma = layer.self_attn, self.loaded.architecture == "gemma3"
+        attention = layer.self_attn
 
         def projections(_module: Any, _args: Any, kwargs: Any) -> None:
             x = kwargs["hidden_states"][0]
@@ -109,30 +128,31 @@ class Recorder:
 
         def normed_heads(stage: str) -> Any:
             def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
-                # Gemma normalises [1, heads, n, D], Qwen [1, n, heads, D].
-                self._put(index, stage, self._in_file_order(output if is_gemma else output.transpose(1, 2)))
+                # OLMo 2 normalises [1, n, heads · D], Gemma 3 [1, heads, n, D], Qwen 3 [1, n, heads, D].
+                if output.ndim == 3:
+                    self._put(index, stage, output[0])
+                else:
+                    self._put(index, stage, self._in_file_order(output if self.loaded.architecture == "gemma3" else output.transpose(1, 2)))
 
             return hook
 
-        self._after(layer.input_layernorm, index, "attn_norm")
         attention.register_forward_pre_hook(projections, with_kwargs=True)
         if hasattr(attention, "q_norm"):
             attention.q_norm.register_forward_hook(normed_heads("q_norm"))
             attention.k_norm.register_forward_hook(normed_heads("k_norm"))
         self._before(attention.o_proj, index, "attention")
         self._after(attention.o_proj, index, "attn_out")
-        if is_gemma:
-            self._after(layer.post_attention_layernorm, index, "attn_post_norm")
-            self._after(layer.post_feedforward_layernorm, index, "ffn_post_norm")
-        ffn_norm = layer.pre_feedforward_layernorm if is_gemma else layer.post_attention_layernorm
-        self._before(ffn_norm, index, "post_attn_residual")
-        self._after(ffn_norm, index, "ffn_norm")
+        norms = {stage: getattr(layer, name) for stage, name in _NORMS_OF.get(self.loaded.architecture, _NORMS).items()}
+        for stage, module in norms.items():
+            self._after(module, index, stage)
+        self._before(norms.get("ffn_norm", layer.mlp), index, "post_attn_residual")
 
     def _hook_feed_forward(self, index: int, mlp: Any) -> None:
         if not hasattr(mlp, "experts"):
             self._hook_dense(index, mlp)
             return
-        mlp.gate.register_forward_hook(lambda _module, _inputs, output: self._put(index, "moe_router_logits", output[0]))
+        router = mlp.router if hasattr(mlp, "router") else mlp.gate
+        router.register_forward_hook(lambda _module, _inputs, output: self._put(index, "moe_router_logits", output[0]))
         mlp.experts.register_forward_hook(lambda module, inputs, output: self._record_experts(index, module, inputs, output))
         if hasattr(mlp, "shared_expert"):
             self._hook_dense(index, mlp.shared_expert)
@@ -159,9 +179,16 @@ class Recorder:
         """What goes on inside the experts happens in one call: it is computed again, and its sum has to be the call's."""
         x, chosen, weights = inputs
         weights = weights.double()  # the softmax over the experts is in float32; that leaves 1e-15
-        gate, up = torch.einsum("ne,nkfe->nkf", x, experts.gate_up_proj[chosen]).chunk(2, dim=-1)
-        product = torch.nn.functional.silu(gate) * up
-        out = torch.einsum("nkf,nkef->nke", product, experts.down_proj[chosen])
+        if self.loaded.architecture == "gpt-oss":
+            both = torch.einsum("ne,nkef->nkf", x, experts.gate_up_proj[chosen]) + experts.gate_up_proj_bias[chosen]
+            gate, up = both[..., ::2], both[..., 1::2]
+            inner, linear = gate.clamp(max=experts.limit), up.clamp(-experts.limit, experts.limit)
+            product = inner * torch.sigmoid(experts.alpha * inner) * (linear + 1)
+            out = torch.einsum("nkf,nkfe->nke", product, experts.down_proj[chosen]) + experts.down_proj_bias[chosen]
+        else:
+            gate, up = torch.einsum("ne,nkfe->nkf", x, experts.gate_up_proj[chosen]).chunk(2, dim=-1)
+            product = torch.nn.functional.silu(gate) * up
+            out = torch.einsum("nkf,nkef->nke", product, experts.down_proj[chosen])
         assert torch.allclose((out * weights[..., None]).sum(1), output, rtol=1e-10, atol=1e-10)
         stages = {"gate": gate, "up": up, "swigl": product, "out": out}
         self._put(index, "moe_router", weights)

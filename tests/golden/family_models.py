@@ -1,0 +1,115 @@
+"""Tiny random models of families, built in Hugging Face transformers from a configuration, and their GGUF files."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+import transformers
+from gguf import GGMLQuantizationType
+
+from tests.golden.hf_to_gguf import F32, write_gguf
+from tests.golden.transformers_models import LoadedModel
+
+FAMILIES = Path(__file__).parent / "families"
+
+
+@dataclass(frozen=True)
+class FamilyModel:
+    """``config`` is of transformers' class ``{name}Config``; ``formats`` are as in ``write_gguf``."""
+
+    architecture: str
+    name: str
+    config: dict[str, Any]
+    formats: dict[str, str] = field(default_factory=dict)
+
+
+#: Sizes are no multiples of any tile, and heads are not hidden / heads wide where they need not be.
+_SIZES: dict[str, Any] = {
+    "vocab_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
+}  # fmt: skip
+_ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+_GPT_OSS: dict[str, Any] = _SIZES | {
+    "hidden_size": 44, "intermediate_size": 28, "head_dim": 16, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 4,
+    "max_position_embeddings": 131072,
+}  # fmt: skip
+#: As in openai/gpt-oss-20b. Without ``truncate`` YaRN's ramp begins and ends between two pairs, here at 2.02 and 4.35.
+_YARN: dict[str, Any] = {
+    "rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
+#: llama.cpp always truncates. Here the ramp goes from 2.00003 to 3.99997, so that it makes no difference.
+_YARN_WHOLE = _YARN | {"rope_theta": 1049020.0, "original_max_position_embeddings": 6435}
+
+#: The models by the names of their files. Prompts are of 11 tokens, longer than any window.
+MODELS = {
+    "olmo2-f32": FamilyModel("olmo2", "Olmo2", _SIZES | {
+        "hidden_size": 40, "intermediate_size": 52, "rope_parameters": _ROPE | {"rope_theta": 500000.0},
+    }),
+    # Both caps bite, and two of three layers have a window.
+    "gemma2-f32": FamilyModel("gemma2", "Gemma2", _SIZES | {
+        "hidden_size": 44, "intermediate_size": 36, "head_dim": 12, "num_hidden_layers": 3, "sliding_window": 5,
+        "query_pre_attn_scalar": 12, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0, "rope_parameters": _ROPE,
+    }),
+    "granite-f32": FamilyModel("granite", "Granite", _SIZES | {
+        "hidden_size": 48, "intermediate_size": 44, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
+        "attention_multiplier": 0.15, "logits_scaling": 8.0, "rope_parameters": _ROPE | {"rope_theta": 5000000.0},
+        "tie_word_embeddings": True,
+    }),
+    "glm4-f32": FamilyModel("glm4", "Glm4", _SIZES | {
+        "hidden_size": 44, "intermediate_size": 36, "head_dim": 12, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+    }),
+    "gpt-oss-f32": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {"rope_parameters": _YARN_WHOLE}),
+    "gpt-oss-mxfp4": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {
+        "hidden_size": 64, "intermediate_size": 32, "rope_parameters": _YARN,
+    }, formats={"_exps.weight": "MXFP4"}),
+}  # fmt: skip
+
+
+def make_model(name: str, path: Path) -> LoadedModel:
+    """Write a model as GGUF, and return it as it is in transformers, in float64. Its name says which random weights it has."""
+    spec = MODELS[name]
+    transformers.logging.set_verbosity_error()
+    config = getattr(transformers, f"{spec.name}Config")(**spec.config, attn_implementation="eager", experts_implementation="eager")
+    model = getattr(transformers, f"{spec.name}ForCausalLM")(config)
+    seed = zlib.crc32(name.encode())
+    state = {key: _random(spec, key, tuple(values.shape), seed) for key, values in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    write_gguf(path, spec.architecture, config, state, spec.formats)
+    model.load_state_dict({key: torch.from_numpy(values) for key, values in state.items()})
+    return LoadedModel(spec.architecture, model.double().eval(), sys.modules[type(model).__module__])
+
+
+def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> F32:
+    """The values of one tensor under transformers' name, which are those that its GGUF file says after decoding."""
+    values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape).astype(np.float32)
+    if name.endswith("norm.weight"):
+        # Gemma multiplies by 1 + weight.
+        return np.float32(0.2) * values + np.float32(0 if spec.architecture == "gemma2" else 1)
+    if name.endswith("bias"):
+        return np.float32(0.5) * values
+    if name.endswith("sinks"):
+        return values
+    if name == "model.embed_tokens.weight":
+        return values / np.float32(spec.config.get("embedding_multiplier", 1.0))
+    columns = shape[-2] if ".experts." in name else shape[-1]
+    values *= np.float32(_deviation(name) * columns**-0.5)
+    if ".experts." in name and spec.formats:
+        rows = np.ascontiguousarray(values.swapaxes(1, 2))
+        fmt = GGMLQuantizationType[spec.formats["_exps.weight"]]
+        values = gguf.quants.dequantize(gguf.quants.quantize(rows, fmt), fmt).swapaxes(1, 2)
+    return values
+
+
+def _deviation(name: str) -> float:
+    """That of a matrix's products with a row of deviation 1: neither a flat softmax nor a step, a clear choice of experts."""
+    ends = {"q_proj.weight": 1.5, "k_proj.weight": 1.5, "router.weight": 2.0, "experts.gate_up_proj": 3.0, "experts.down_proj": 0.2}
+    return next((deviation for end, deviation in ends.items() if name.endswith(end)), 1.0)

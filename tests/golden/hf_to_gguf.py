@@ -1,0 +1,119 @@
+"""Converts a model of Hugging Face transformers to GGUF, with the names, keys and orders of rows that llama.cpp expects.
+
+What to do follows from tables. Names of tensors are the gguf package's own; the keys and what is done to values follow
+``convert_hf_to_gguf.py`` of llama.cpp, as it is in llama-cpp-python 0.3.36.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType, GGUFWriter
+
+F32 = npt.NDArray[np.float32]
+#: A field of the configuration, perhaps inside another, or what is computed from some.
+Source = str | Callable[[Any], Any]
+
+#: GGUF key, without the architecture before it, by what it is read from.
+_KEYS: dict[str, Source] = {
+    "vocab_size": "vocab_size", "block_count": "num_hidden_layers", "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size", "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads", "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}  # fmt: skip
+_HEAD_SIZE: dict[str, Source] = {"attention.key_length": "head_dim", "attention.value_length": "head_dim"}
+_ROPE_BASE: dict[str, Source] = {"rope.freq_base": "rope_parameters.rope_theta"}
+#: The same of each architecture, beside those.
+_KEYS_OF: dict[str, dict[str, Source]] = {
+    "olmo2": _ROPE_BASE,
+    # The base of RoPE is not written: it is always 10,000.
+    "gemma2": {
+        **_HEAD_SIZE, "attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping",
+        "attention.sliding_window": "sliding_window",
+    },
+    "granite": {
+        **_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads,
+        "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
+        "logit_scale": "logits_scaling",
+    },
+    "glm4": {
+        **_HEAD_SIZE, **_ROPE_BASE,
+        "rope.dimension_count": lambda config: int(config.head_dim * config.rope_parameters["partial_rotary_factor"]),
+    },
+    "gpt-oss": {
+        **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
+        "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
+        "rope.scaling.type": "rope_parameters.rope_type", "rope.scaling.factor": "rope_parameters.factor",
+        "rope.scaling.original_context_length": "rope_parameters.original_max_position_embeddings",
+        "rope.scaling.yarn_beta_fast": "rope_parameters.beta_fast", "rope.scaling.yarn_beta_slow": "rope_parameters.beta_slow",
+    },
+}  # fmt: skip
+
+
+def _neighbours(rows: F32, heads: int) -> F32:
+    """Rows of q or k from an order in which RoPE pairs halves of a head to one in which it pairs neighbours."""
+    return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def _experts(name: str, values: F32) -> Iterator[tuple[str, F32]]:
+    """gpt-oss has the gate and the up projection in alternating columns, and matrices of experts with the rows of x first."""
+    base = name.removesuffix("_bias")
+    parts = {"gate_up_proj": ("gate_proj", "up_proj")}.get(base.rpartition(".")[2], (base.rpartition(".")[2],))
+    for index, part in enumerate(parts):
+        own = values[..., index :: len(parts)]
+        path = f"{base.rpartition('.')[0]}.{part}"
+        yield (f"{path}.bias", own) if base != name else (f"{path}.weight", own.swapaxes(1, 2))
+
+
+def _tensors(architecture: str, config: Any, state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
+    """The tensors under transformers' names, each with an end .weight or .bias, as GGUF holds them."""
+    for name, values in state.items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        if architecture == "granite" and ".q_proj." in name:
+            yield name, _neighbours(values, config.num_attention_heads)
+        elif architecture == "granite" and ".k_proj." in name:
+            yield name, _neighbours(values, config.num_key_value_heads)
+        elif architecture == "gemma2" and name.endswith("norm.weight"):
+            yield name, values + np.float32(1)
+        elif ".experts." in name:
+            yield from _experts(name, values)
+        else:
+            yield (f"{name}.weight" if name.endswith("sinks") else name), values
+
+
+def _value(config: Any, source: Source) -> Any:
+    if callable(source):
+        return source(config)
+    field, _, rest = source.partition(".")
+    return getattr(config, field)[rest] if rest else getattr(config, field)
+
+
+def write_gguf(path: Path, architecture: str, config: Any, state: Mapping[str, F32], formats: Mapping[str, str]) -> None:
+    """Write the model of that configuration and those weights, all F32 but those of ``formats``.
+
+    ``formats`` maps parts of GGUF's names to block formats. The file has no vocabulary, and says so.
+    """
+    writer = GGUFWriter(path, architecture)
+    writer.add_name(path.stem)
+    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    for key, source in (_KEYS | _KEYS_OF[architecture]).items():
+        value = _value(config, source)
+        add[type(value)](f"{architecture}.{key}", value)
+    writer.add_tokenizer_model("none")
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+    for name, values in _tensors(architecture, config, state):
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert theirs is not None, f"no name in GGUF for {name}"
+        fmt = GGMLQuantizationType[next((fmt for part, fmt in formats.items() if part in theirs), "F32")]
+        data = np.ascontiguousarray(values)
+        writer.add_tensor(theirs, data if fmt == GGMLQuantizationType.F32 else gguf.quants.quantize(data, fmt), raw_dtype=fmt)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

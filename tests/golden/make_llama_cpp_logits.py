@@ -1,0 +1,78 @@
+"""Writes families/llama_cpp_logits.npz: the logits of llama.cpp for the models there, to be compared with anybody's.
+
+    python -m tests.golden.make_llama_cpp_logits
+
+in the repository's root. f32 [positions, vocabulary] by the name of a model, for the prompt that is beside its stages. Says of each how far
+transformers is from it. Needs llama-cpp-python, torch and transformers; versions and date are in README.md.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+
+from tests.golden.family_models import FAMILIES, make_model
+from tests.golden.hf_to_gguf import F32
+from tests.golden.stage_files import TOKENS
+from tests.golden.transformers_recorder import Recorder
+
+LOGITS = FAMILIES / "llama_cpp_logits.npz"
+_F32 = 0
+_NO_FLASH_ATTENTION = 0
+
+
+def logits_of(path: Path, tokens: Sequence[int]) -> F32:
+    """Logits of all positions of a prompt: an f32 KV cache, all of it in one pass."""
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.n_gpu_layers = 0
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+    assert model, f"{path}: llama.cpp cannot load it"
+    settings = llama_cpp.llama_context_default_params()
+    settings.n_ctx = settings.n_batch = settings.n_ubatch = 256
+    settings.n_threads = settings.n_threads_batch = 1
+    settings.flash_attn_type = _NO_FLASH_ATTENTION
+    settings.type_k = settings.type_v = _F32
+    settings.swa_full = True
+    context = llama_cpp.llama_init_from_model(model, settings)
+    batch = llama_cpp.llama_batch_init(256, 0, 1)
+    batch.n_tokens = len(tokens)
+    for index, token in enumerate(tokens):
+        batch.token[index], batch.pos[index] = token, index
+        batch.n_seq_id[index], batch.seq_id[index][0], batch.logits[index] = 1, 0, 1
+    code = llama_cpp.llama_decode(context, batch)
+    assert code == 0, f"{path}: llama_decode returned {code}"
+    vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (len(tokens), vocabulary)).copy()
+    llama_cpp.llama_batch_free(batch)
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+    return logits
+
+
+def main() -> None:
+    silent = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(silent, None)
+    llama_cpp.llama_backend_init()
+    arrays: dict[str, F32] = {}
+    for path in sorted(FAMILIES.glob("*.gguf")):
+        arrays[path.stem] = logits_of(path, TOKENS)
+        _compare(path.stem, arrays[path.stem])
+    np.savez_compressed(LOGITS, **arrays)
+    print(f"{LOGITS.name}: {len(arrays)} arrays, {LOGITS.stat().st_size} bytes")
+
+
+def _compare(name: str, logits: F32) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        recorder = Recorder(make_model(name, Path(place) / f"{name}.gguf"))
+    recorder.run(TOKENS)
+    assert recorder.logits is not None
+    errors, signal = np.square(recorder.logits - logits).sum(1), np.square(recorder.logits).sum(1)
+    print(f"{name}: NMSE {errors.sum() / signal.sum():.1e} to transformers, {(errors / signal).max():.1e} at the worst position")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aprgraph.codegen.artifact import Artifact, compile_model, read_artifact
+from aprgraph.codegen.artifact import Artifact, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
-from aprgraph.codegen.cache import OnNotice, cache_directory, compile_into_cache
+from aprgraph.codegen.cache.artifacts import OnNotice, compile_artifact, compile_into_cache, find_beside, find_in_cache
 from aprgraph.comparison import audit, diff
 from aprgraph.graph.build import build_graph
-from aprgraph.graph.errors import ArtifactError, NonFiniteError, TokenError, TraceError
+from aprgraph.graph.errors import NonFiniteError, TokenError, TraceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
@@ -64,24 +64,25 @@ class LoadedModel:
         ``cpu`` and ``architectures`` are what --cpu and --arch are on the command line.
         """
         place = Path(directory) if directory is not None else None
-        return CompiledModel(compile_model(self.model, target, place, cpu, architectures), self.model)
+        return CompiledModel(compile_artifact(self.model, target, place, cpu, architectures), self.model)
 
     def compile_cached(self, target: str = "llvm", cpu: str | None = None, *, on_notice: OnNotice = _warn) -> CompiledModel:
-        """The artifact of this model in the user's cache, compiled if it is not there. Raises AprgraphError.
+        """The artifact of this model beside it or in the user's cache, compiled into that if there is none.
 
         Where the cache cannot be written, the artifact lasts as long as this process; ``on_notice`` is told so (default: a warning).
+        Raises AprgraphError.
         """
-        return self.find_cached(target, cpu) or CompiledModel(compile_into_cache(self.model, target, cpu, on_notice), self.model)
+        found = find_beside(self.model, target, cpu, on_notice) or find_in_cache(self.model, target, cpu)
+        return CompiledModel(found or compile_into_cache(self.model, target, cpu, on_notice), self.model)
 
     def find_cached(self, target: str = "llvm", cpu: str | None = None) -> CompiledModel | None:
-        """The artifact of this model in the user's cache, or None if it is not there or damaged. Raises AprgraphError."""
-        place = cache_directory(self.model, target, cpu)
-        if place is None:
-            return None
-        try:
-            return CompiledModel(_open_artifact(place), self.model)
-        except ArtifactError:
-            return None
+        """The artifact of this model beside it (``<stem>.<target>.aprg``) or in the user's cache; None if there is none.
+
+        One beside it counts if it has the same content, overrides, CPU and versions, and was compiled by this user.
+        Raises AprgraphError.
+        """
+        found = find_beside(self.model, target, cpu) or find_in_cache(self.model, target, cpu)
+        return None if found is None else CompiledModel(found, self.model)
 
     @property
     def default_trace_directory(self) -> Path:

@@ -18,11 +18,11 @@ from tvm.tirx.script import builder as T  # noqa: N812 -- TVM's own convention
 
 from aprgraph.codegen.cuda.architectures import Architecture
 from aprgraph.codegen.cuda.compiler import compile_fat_binary
-from aprgraph.codegen.cuda.library import kernel_functions
+from aprgraph.codegen.cuda.host_code import kernel_functions
 from aprgraph.codegen.cuda.source import build_source
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import THREADS, Emitter, ceil_div, get, launch, put, registers
-from aprgraph.codegen.library import export
+from aprgraph.codegen.linker import link, object_of
 from aprgraph.codegen.tir import Parameters, build_function, f32, i64
 from aprgraph.graph.errors import DeviceError
 from aprgraph.runtime.cuda.driver import Driver, Gpu
@@ -116,7 +116,7 @@ class Device:
         number = len(list(self._scratch.glob("kernels-*.so")))
         library, fat_binary = (self._scratch / f"kernels-{number}.{suffix}" for suffix in ("so", "fatbin"))
         fat_binary.write_bytes(compile_fat_binary(source.code, [self.architecture]))
-        export(host, library)
+        link([object_of(host)], library)
         # Without a model: nothing here is a weight of one.
         no_model: Any = None
         return CudaSession(library, fat_binary, source.functions, no_model, self.driver, self.gpu, capacity=0, runtime_alone=False)

@@ -29,10 +29,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from aprgraph.codegen.cache.sources import sources_digest
 from aprgraph.codegen.cpu.levels import check_runs_here, find_cpu
+from aprgraph.codegen.cpu.library import build_library
 from aprgraph.codegen.cuda.architectures import Architecture, parse_architectures
+from aprgraph.codegen.cuda.compiler import compiler_name
 from aprgraph.codegen.cuda.device_code import DeviceCode
+from aprgraph.codegen.cuda.library import build_cuda_library
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of
+from aprgraph.codegen.whole_file import write_whole
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ArtifactError, GraphError
 from aprgraph.graph.file_kind import kind_of_folder
@@ -45,11 +50,12 @@ from aprgraph.graph.verify import verify
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files above change in a way that older artifacts do not follow.
-VERSION = 6
+VERSION = 7
 SUFFIX = ".aprg"
 TARGETS = ("llvm", "cuda", "reference")
 
-_MANIFEST, _GRAPH, _PROGRAMS = "artifact.json", "graph.txt", "programs"
+MANIFEST = "artifact.json"
+_GRAPH, _PROGRAMS = "graph.txt", "programs"
 _DIGEST = 24
 #: What compiling and running put into an artifact, cut off or not.
 _OWN_FILE = re.compile(r"artifact\.json|graph\.txt|kernels-[^/]+\.(so|fatbin)|programs/[^/]+\.(vm|tmp)|(.*/)?\.[^/]+")
@@ -59,7 +65,11 @@ _ROOM = 64 << 20
 
 @dataclass(frozen=True)
 class Artifact:
-    """A compiled model. ``cpu`` is there for the target llvm, ``device`` for cuda; the reference target has no kernels."""
+    """A compiled model.
+
+    ``cpu`` is there for the target llvm, ``device`` for cuda; the reference target has no kernels. ``sources`` is the digest
+    of the files that made it.
+    """
 
     directory: Path
     target: str
@@ -71,6 +81,7 @@ class Artifact:
     overrides: Mapping[str, Scalar | str]
     ignore: tuple[str, ...]
     kernels: Mapping[str, str]
+    sources: str
     graph: Graph
 
     @property
@@ -122,7 +133,7 @@ class Artifact:
         program = _compile_program(graph, self.target, single_pass=single_pass)
         name = f"{key}-{digest(program)}.vm"
         with contextlib.suppress(OSError):  # a full disk, or an artifact that belongs to someone else
-            return _write(programs / name, program)
+            return write_whole(programs / name, program)
         return _write_for_this_process(name, program)
 
 
@@ -153,22 +164,11 @@ def _write_for_this_process(name: str, data: bytes) -> Path:
     try:
         place = tempfile.mkdtemp(prefix="aprgraph-")
         atexit.register(shutil.rmtree, place, ignore_errors=True)
-        return _write(Path(place) / name, data)
+        return write_whole(Path(place) / name, data)
     except OSError as error:
         raise ArtifactError(
             f"{tempfile.gettempdir()}: cannot be written: {error.strerror}; the plan's program must go there, {len(data):,} bytes"
         ) from None
-
-
-def _write(path: Path, data: bytes) -> Path:
-    """Write ``path`` whole or not at all, and return it. Raises OSError."""
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        return temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def default_directory(model: Path, target: str) -> Path:
@@ -209,8 +209,6 @@ def compile_model(
             kernels = {symbol: request.text for symbol, request in requests.items()}
             new = _library(temporary, "new")
             if chosen is not None:
-                from aprgraph.codegen.library import build_library  # noqa: PLC0415 -- imports the compiler
-
                 build_library(requests, chosen, new)
             else:
                 device = _build_for_cuda(requests, chosen_architectures, temporary)
@@ -222,6 +220,7 @@ def compile_model(
             "format": FORMAT,
             "version": VERSION,
             **versions(),
+            "sources": sources(),
             "target": target,
             "cpu": chosen.name if chosen else None,
             "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
@@ -232,7 +231,7 @@ def compile_model(
             "device": device.to_json() if device else None,
             "kernels": kernels,
         }
-        (temporary / _MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        (temporary / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         _put_in_place(temporary, directory)
     except OSError as error:
         raise ArtifactError.unwritable(directory, error) from None
@@ -246,7 +245,7 @@ def _check_replaceable(directory: Path) -> None:
     """Raise ArtifactError for what is no artifact at ``directory``, or one with what is not of it: compiling would remove that."""
     if not os.path.lexists(directory):
         return
-    if not (directory / _MANIFEST).is_file():
+    if not (directory / MANIFEST).is_file():
         raise ArtifactError.at_place(f"{directory}: is there, and is no artifact", "remove it")
     try:
         files = [path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*")) if not path.is_dir()]
@@ -260,9 +259,6 @@ def _check_replaceable(directory: Path) -> None:
 
 def _build_for_cuda(requests: Mapping[str, KernelRequest], architectures: Sequence[Architecture], directory: Path) -> DeviceCode:
     """Build the library "new" in ``directory``, and the fat binary beside it, under its digest."""
-    from aprgraph.codegen.cuda.compiler import compiler_name  # noqa: PLC0415
-    from aprgraph.codegen.cuda.library import build_cuda_library  # noqa: PLC0415 -- imports the compiler
-
     compiler, new = compiler_name(), _fat_binary(directory, "new")
     functions = build_cuda_library(requests, architectures, _library(directory, "new"), new)
     name = digest(new.read_bytes())
@@ -310,11 +306,11 @@ def open_artifact(directory: str | Path) -> Artifact:
 def read_artifact(directory: str | Path) -> Artifact:
     """Read an artifact for any CPU. Raises ArtifactError for one that is damaged or of another version."""
     directory = Path(directory)
-    path = directory / _MANIFEST
+    path = directory / MANIFEST
     if not path.is_file():
         kind = kind_of_folder(directory)
         known = "; make one with `aprgraph compile MODEL.gguf`" if kind is None else f" but {kind.what}; {kind.advice}"
-        raise ArtifactError(f"{directory}: not an artifact (no {_MANIFEST}){known}")
+        raise ArtifactError(f"{directory}: not an artifact (no {MANIFEST}){known}")
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
@@ -346,12 +342,13 @@ def read_artifact(directory: str | Path) -> Artifact:
             overrides=dict(document["overrides"]),
             ignore=tuple(map(str, document.get("ignore", ()))),  # absent in artifacts that are older
             kernels=dict(document["kernels"]),
+            sources=bytes.fromhex(document["sources"]).hex(),
             graph=graph,
         )
     except OSError as error:
         raise ArtifactError(f"{error.filename}: cannot be read: {error.strerror}; compile the model again") from None
     except KeyError as error:
-        raise ArtifactError(f"{directory}: damaged ({error} is missing in {_MANIFEST}); compile the model again") from None
+        raise ArtifactError(f"{directory}: damaged ({error} is missing in {MANIFEST}); compile the model again") from None
     except (ValueError, TypeError, AttributeError, RecursionError, GraphError) as error:
         raise ArtifactError(f"{directory}: damaged ({error}); compile the model again") from None
 
@@ -359,3 +356,8 @@ def read_artifact(directory: str | Path) -> Artifact:
 def versions() -> dict[str, str]:
     """Of what an artifact depends on."""
     return {"aprgraph": version("aprgraph"), "apache-tvm": version("apache-tvm")}
+
+
+def sources() -> str:
+    """A digest of the files that make graphs, kernels and programs: while these are developed, versions do not tell."""
+    return sources_digest("aprgraph.codegen.artifact")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,13 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT] + [str(_ROOT)]
 import aprgraph  # noqa: E402, F401 -- with the path above; what is imported once stays
+from tests.support.compiled import SHARED_CACHE  # noqa: E402
 from tests.support.tiny import write_tiny_model  # noqa: E402
 
 pytest_plugins = ["tests.plugin_contracts"]
+
+# Nothing is written into the user's own cache, and processes that tests start share what this one compiled.
+os.environ["APRGRAPH_CACHE"] = str(SHARED_CACHE)
 
 
 @pytest.fixture(scope="session")

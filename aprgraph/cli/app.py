@@ -13,6 +13,7 @@ import typer
 
 from aprgraph.cli.audit import audit
 from aprgraph.cli.bisect import bisect
+from aprgraph.cli.cache import cache_commands
 from aprgraph.cli.check import check
 from aprgraph.cli.compile import compile_command
 from aprgraph.cli.contracts import contracts
@@ -58,6 +59,7 @@ app.command()(inspect)
 app.command()(stages)
 app.command()(models)
 app.command()(contracts)
+app.add_typer(cache_commands, name="cache")
 
 
 def _show_version(value: bool) -> None:

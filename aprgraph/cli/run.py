@@ -28,7 +28,7 @@ def run(
         Path | None,
         typer.Argument(
             metavar="[ARTIFACT|MODEL]",
-            help="An artifact, or a GGUF file (compiled into a cache first) [the one artifact in this folder].",
+            help="An artifact, or a GGUF file (run by its artifact beside it, or compiled into a cache first) [the one artifact here].",
             show_default=False,
         ),
     ] = None,

@@ -53,6 +53,10 @@ class Compiler(Protocol):
     def name(self) -> str:
         """Name and version, for reports."""
 
+    @property
+    def identity(self) -> str:
+        """What differs where another compiler might give other code: name, version, and the file that it is."""
+
     def compile(self, source: str, architectures: Sequence[Architecture]) -> bytes:
         """The fat binary of ``source``. Raises ToolchainError."""
 
@@ -103,6 +107,10 @@ class Nvcc:
     @property
     def name(self) -> str:
         return f"nvcc {_nvcc_version(self.path)}"
+
+    @property
+    def identity(self) -> str:
+        return f"{self.name}, {_file_identity(self.path)}"
 
     def compile(self, source: str, architectures: Sequence[Architecture]) -> bytes:
         """The fat binary of ``source``. Raises ToolchainError."""
@@ -180,6 +188,10 @@ class Nvrtc:
         major, minor = ctypes.c_int(), ctypes.c_int()
         self._check(self.nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "nvrtcVersion")
         return f"NVRTC {major.value}.{minor.value}"
+
+    @property
+    def identity(self) -> str:
+        return ", ".join([self.name, *(_file_identity(library._name) for library in (self.nvrtc, self.nvfatbin))])
 
     def compile(self, source: str, architectures: Sequence[Architecture]) -> bytes:
         """The fat binary of ``source``. Raises ToolchainError."""
@@ -273,6 +285,15 @@ def _load(name: str, packages: Sequence[Path]) -> ctypes.CDLL | None:
         return ctypes.CDLL((places or [name])[0])
     except OSError:
         return None
+
+
+def _file_identity(path: str) -> str:
+    """Path, size and time of a file; of a library that the system found by its name, the name."""
+    try:
+        found = Path(path).resolve().stat()
+    except OSError:
+        return path
+    return f"{path} ({found.st_size} bytes, {found.st_mtime_ns})"
 
 
 def _strings(texts: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from aprgraph.codegen.cache.kernels import key_of, open_kernel_cache
+from aprgraph.codegen.cache.sources import sources_digest
 from aprgraph.codegen.cuda.architectures import Architecture
-from aprgraph.codegen.cuda.compiler import compile_fat_binary
+from aprgraph.codegen.cuda.compiler import compile_fat_binary, find_compiler
 from aprgraph.codegen.cuda.device_code import HOST_CPU
-from aprgraph.codegen.cuda.source import build_source
 from aprgraph.codegen.kernels import KernelRequest
-from aprgraph.codegen.kernels.cuda import KERNELS
-from aprgraph.codegen.kernels.cuda.statistics import tensor_statistics
-from aprgraph.codegen.library import export, linker
-from aprgraph.graph.calling_convention import STATISTICS_KERNEL
-from aprgraph.graph.errors import GraphError
+from aprgraph.codegen.linker import link, linker
 
-
-def kernel_functions(requests: Mapping[str, KernelRequest]) -> dict[str, Any]:
-    """The TVM functions of the kernels ``requests``, by symbol, and of the statistics kernel. Raises GraphError."""
-    functions = {STATISTICS_KERNEL: tensor_statistics()}
-    for symbol, request in requests.items():
-        if request.op not in KERNELS:
-            raise GraphError(f"no CUDA kernel for the op {request.op!r}; there are kernels for {', '.join(KERNELS)}")
-        functions[symbol] = KERNELS[request.op](request)
-    return functions
+_EMITTERS = ("aprgraph.codegen.cuda.host_code", "aprgraph.codegen.cuda.compiler")
 
 
 def build_cuda_library(
@@ -36,7 +27,36 @@ def build_cuda_library(
     Returns how the kernels are called, as the JSON that TVM's runtime reads. Raises ToolchainError.
     """
     linker()  # says that there is none before the time that compiling takes
-    host, source = build_source(kernel_functions(requests), HOST_CPU)
-    fat_binary.write_bytes(compile_fat_binary(source.code, architectures))
-    export(host, library)
-    return source.functions
+    kept = open_kernel_cache()
+    # All kernels of a model are one source for the CUDA compiler, so they are kept together.
+    key = key_of(
+        sorted(request.text for request in requests.values()),
+        [str(architecture) for architecture in architectures],
+        find_compiler().identity,
+        HOST_CPU,
+        version("apache-tvm"),
+        sources_digest(*_EMITTERS),
+    )
+    name = f"{len(requests)}-kernels.{'-'.join(map(str, architectures))}.{key}.cuda"
+    found = kept.find(name)
+    if found is None:
+        from aprgraph.codegen.cuda.host_code import build_host_code  # noqa: PLC0415 -- imports TVM's compiler
+
+        host, source = build_host_code(requests)
+        found = _join(host, compile_fat_binary(source.code, architectures), source.functions.encode())
+        kept.keep(name, found)
+    host, device, functions = _split(found)
+    fat_binary.write_bytes(device)
+    link([host], library)
+    return functions.decode()
+
+
+def _join(*parts: bytes) -> bytes:
+    """One file of several: a line of their lengths, as JSON, then the parts."""
+    return b"\n".join([json.dumps([len(part) for part in parts]).encode(), b"".join(parts)])
+
+
+def _split(data: bytes) -> list[bytes]:
+    lengths, _, rest = data.partition(b"\n")
+    ends = list(itertools.accumulate(json.loads(lengths)))
+    return [rest[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from aprgraph.api import CompiledModel
-from tests.support.compiled import compiled, shared_model
+from tests.support.compiled import compiled, shared_model, use_cache
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Nothing is written outside pytest's own folders."""
+    """Artifacts are written in pytest's own folders."""
     place = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("APRGRAPH_CACHE", str(place))
+        use_cache(patch, place)
         yield place
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aprgraph.api import CompiledModel
-from aprgraph.codegen.cache import cache_directory
+from aprgraph.codegen.cache.artifacts import cache_directory
 from aprgraph.codegen.cpu.levels import CPUS
 from tests.support.cli import error_of, fails, files_under, run_cli, run_python
 from tests.support.rpc_server import RpcServer, rpc_server

@@ -160,12 +160,12 @@ def test_an_artifact_that_cannot_be_written_runs(
     tiny: CompiledModel, copy: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The program then lies in a temporary folder, which the end of the process removes."""
-    expected, write = tiny.logits(TOKENS), artifact._write
+    expected, write = tiny.logits(TOKENS), artifact.write_whole
     shutil.rmtree(copy / "programs", ignore_errors=True)
     before = files_under(copy)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(artifact.tempfile, "tempdir", None)
-    monkeypatch.setattr(artifact, "_write", lambda path, data: _cannot_write() if path.is_relative_to(copy) else write(path, data))
+    monkeypatch.setattr(artifact, "write_whole", lambda path, data: _cannot_write() if path.is_relative_to(copy) else write(path, data))
     removals: list[tuple[Any, ...]] = []
     monkeypatch.setattr(artifact.atexit, "register", lambda function, *given, **named: removals.append((function, given, named)))
     assert open_artifact(copy, model_path).logits(TOKENS).tobytes() == expected.tobytes()
@@ -193,7 +193,7 @@ def test_a_read_only_artifact_runs_and_leaves_nothing_behind(tiny: CompiledModel
 
 def test_nowhere_to_write_a_program(copy: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copy / "programs", ignore_errors=True)
-    monkeypatch.setattr(artifact, "_write", _cannot_write)
+    monkeypatch.setattr(artifact, "write_whole", _cannot_write)
     with pytest.raises(ArtifactError, match="cannot be written: Read-only file system; the plan's program must go there"):
         open_artifact(copy, model_path).logits(TOKENS)
 
@@ -273,10 +273,8 @@ def test_another_cpu(copy: Path, model_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_compiling_for_another_cpu(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It must not be run here, and need not be."""
-    from aprgraph.codegen import library
-
     monkeypatch.setattr(levels, "machine_flags", lambda: frozenset(levels.CPUS["x86-64-v2"].flags))
-    monkeypatch.setattr(library, "build_library", lambda _requests, chosen, path: path.write_text(chosen.name))
+    monkeypatch.setattr(artifact, "build_library", lambda _requests, chosen, path: path.write_text(chosen.name))
     found = load(model_path).compile(directory=tmp_path / "m.aprg", cpu="x86-64-v4")
     assert (found.artifact.cpu, found.artifact.library.read_text()) == ("x86-64-v4", "x86-64-v4")
 
@@ -407,13 +405,11 @@ def test_a_new_artifact_that_cannot_be_put_in_place_leaves_the_old_one(
 
 
 def test_a_link_that_fails_leaves_nothing(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aprgraph.codegen import library
-
     def no_linker(_requests: object, _cpu: object, path: Path) -> None:
         path.write_text("half a library")
         raise ToolchainError("no linker")
 
-    monkeypatch.setattr(library, "build_library", no_linker)
+    monkeypatch.setattr(artifact, "build_library", no_linker)
     for place in (tmp_path / "m.aprg", tmp_path / "new" / "m.aprg"):
         with pytest.raises(ToolchainError, match="no linker"):
             load(model_path).compile(directory=place)

@@ -1,4 +1,4 @@
-"""The cache of compiled models: where it is, and what happens where it cannot be written."""
+"""Artifacts that nobody named: in the cache, where it cannot be written, and beside the model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from aprgraph.api import load
-from aprgraph.codegen import cache
-from aprgraph.codegen.cache import cache_directory
+from aprgraph.codegen.artifact import read_artifact
+from aprgraph.codegen.cache import artifacts as cache
+from aprgraph.codegen.cache.artifacts import cache_directory
+from aprgraph.codegen.cpu import objects
+from aprgraph.codegen.cpu.levels import native_cpu
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.model import load_model
-from tests.support.cli import run_process
-from tests.support.compiled import shared_model
+from tests.support.cli import run_cli, run_process
+from tests.support.compiled import shared_model, use_cache
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +110,77 @@ def test_no_place_at_all(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ArtifactError, match="cannot be written: No such file or directory, nor .*; set APRGRAPH_CACHE to a folder that can be"
     ):
         load(model_path).compile_cached("reference", on_notice=lambda _: None)
+
+
+# -- beside the model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def beside(tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose artifact lies beside it, compiled by this user."""
+    use_cache(monkeypatch, tmp_path / "cache")
+    path = tmp_path / "models/m.gguf"
+    path.parent.mkdir()
+    shutil.copyfile(tiny_model(layers=1), path)
+    load(path).compile(directory=path.with_name("m.llvm.aprg"))
+    return path
+
+
+def test_an_artifact_beside_the_model_is_run(beside: Path, tmp_path: Path) -> None:
+    loaded = load(beside)
+    assert loaded.find_cached().artifact.directory == beside.with_name("m.llvm.aprg")
+    assert loaded.compile_cached().artifact.directory == beside.with_name("m.llvm.aprg")
+    assert run_cli("run", beside, "--tokens", "1,2,3").code == 0
+    assert list((tmp_path / "cache").glob("*.aprg")) == []
+    shutil.move(beside.parent, tmp_path / "moved")  # both together
+    assert load(tmp_path / "moved/m.gguf").find_cached().artifact.directory == tmp_path / "moved/m.llvm.aprg"
+
+
+def test_one_that_is_not_what_compiling_here_would_give_is_passed_over(
+    beside: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load(beside).find_cached("reference") is None
+    assert load(beside).find_cached(cpu="x86-64-v2" if native_cpu().name != "x86-64-v2" else "x86-64-v3") is None
+    assert load(beside, {"llama.rope.freq_base": 5.0}).find_cached() is None
+    assert load(beside, ignore=["tokenizer.ggml.pre"]).find_cached() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "sources", lambda: "another state of the package")
+        assert load(beside).find_cached() is None
+    assert load(beside).find_cached() is not None
+    beside.write_bytes(tiny_model(layers=1, hidden=128).read_bytes())
+    assert load(beside).find_cached() is None
+
+
+def test_code_that_this_user_did_not_compile_is_not_run_unasked(beside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been downloaded with the model."""
+    place, said = beside.with_name("m.llvm.aprg"), []
+    use_cache(monkeypatch, tmp_path / "another user's")
+    assert load(beside).find_cached() is None
+    found = load(beside).compile_cached(on_notice=said.append)
+    assert found.artifact.directory.parent == tmp_path / "another user's"
+    assert said == [f"{place} was not compiled by this user on this machine, so its code is not run unless you name it"]
+    assert run_cli("run", place, "--tokens", "1,2,3").code == 0
+    load(beside).compile("reference", beside.with_name("m.reference.aprg"))  # has no code
+    use_cache(monkeypatch, tmp_path / "a third user's")
+    assert load(beside).find_cached("reference").artifact.directory == beside.with_name("m.reference.aprg")
+
+
+def test_an_edited_artifact_is_no_longer_this_users(beside: Path) -> None:
+    manifest = beside.with_name("m.llvm.aprg") / "artifact.json"
+    manifest.write_text(manifest.read_text() + " ")
+    assert load(beside).find_cached() is None
+
+
+# -- what compiling a model again takes ---------------------------------------------------------------------------------
+
+
+def test_the_same_model_elsewhere_and_compiles_no_kernel_again(beside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copyfile(beside, tmp_path / "renamed.gguf")
+
+    def compile_it(*_: object) -> bytes:
+        raise AssertionError("a kernel was compiled")
+
+    monkeypatch.setattr(objects, "_compile", compile_it)
+    first = read_artifact(beside.with_name("m.llvm.aprg"))
+    again = load(tmp_path / "renamed.gguf").compile(directory=tmp_path / "again.aprg").artifact
+    assert again.library.read_bytes() == first.library.read_bytes()

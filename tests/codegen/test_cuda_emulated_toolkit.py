@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aprgraph.codegen.cuda import compiler
 from aprgraph.codegen.cuda.fat_binary import read_fat_binary
 from tests.support.cuda_emulator import host_compiler, toolkit
 
@@ -207,3 +209,40 @@ except Exception as error:
     assert "cudaErrorIllegalAddress (700)" in done.stdout.splitlines()[2]
     assert done.stderr.startswith("CUDA emulator: kernel scale, block (3,0,0), thread (4,0,0): line 8: invalid read at 0x")
     assert done.stderr.endswith("0 bytes beyond the end of argument 0 (x), device buffer 0 (400 bytes)\n")
+
+
+def test_a_models_kernels_are_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again for other architectures, other kernels and another compiler."""
+    from aprgraph.codegen.cuda import library
+    from aprgraph.codegen.cuda.architectures import parse_architectures
+    from tests.support.kernels import f32, request
+
+    add, mul = (request(op, [f32("n", 8), f32("n", 8)]) for op in ("add", "mul"))
+    for name, value in (toolkit().environment() | {"APRGRAPH_CACHE": str(tmp_path / "cache")}).items():
+        monkeypatch.setenv(name, value)
+    compiled = []
+    compile_fat_binary = library.compile_fat_binary
+
+    def compile_it(source: str, architectures: Any) -> bytes:
+        compiled.append([str(architecture) for architecture in architectures])
+        return compile_fat_binary(source, architectures)
+
+    monkeypatch.setattr(library, "compile_fat_binary", compile_it)
+
+    def build(name: str, requests: list[Any], architectures: list[str]) -> tuple[str, bytes, bytes]:
+        shared, binary = tmp_path / f"{name}.so", tmp_path / f"{name}.fatbin"
+        functions = library.build_cuda_library({each.symbol: each for each in requests}, parse_architectures(architectures), shared, binary)
+        return functions, shared.read_bytes(), binary.read_bytes()
+
+    cold = build("cold", [add], ["sm_80"])
+    assert build("warm", [add], ["sm_80"]) == cold
+    assert compiled == [["sm_80"]]
+    build("architecture", [add], ["sm_90"])
+    build("kernels", [add, mul], ["sm_80"])
+    monkeypatch.setattr(compiler.Nvcc, "identity", "another nvcc")
+    build("compiler", [add], ["sm_80"])
+    assert compiled == [["sm_80"], ["sm_90"], ["sm_80"], ["sm_80"]]
+    (path, *_) = (tmp_path / "cache/kernels").glob("1-kernels.sm_90.*.cuda")
+    path.write_bytes(path.read_bytes()[:-1])
+    build("damaged", [add], ["sm_90"])
+    assert len(compiled) == 5

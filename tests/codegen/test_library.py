@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.codegen import library
+from aprgraph.codegen import linker as linking
 from aprgraph.codegen.kernels import requests_of
-from aprgraph.codegen.library import linker
+from aprgraph.codegen.linker import linker
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ToolchainError
 from aprgraph.graph.model import load_model
@@ -46,8 +46,8 @@ def test_the_library_has_the_kernels_of_the_manifest_and_no_others(tiny_model: C
 
 
 def have(monkeypatch: pytest.MonkeyPatch, *programs: str, ziglang: bool = False) -> None:
-    monkeypatch.setattr(library.shutil, "which", lambda name: f"/bin/{name}" if name in programs else None)
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: object() if ziglang and name == "ziglang" else None)
+    monkeypatch.setattr(linking.shutil, "which", lambda name: f"/bin/{name}" if name in programs else None)
+    monkeypatch.setattr(linking.importlib.util, "find_spec", lambda name: object() if ziglang and name == "ziglang" else None)
 
 
 def test_a_compiler_that_is_installed_links(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,12 +71,12 @@ def test_a_linker_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path
     program = tmp_path / "cc"
     program.write_text("#!/bin/sh\necho first >&2\necho 'cannot find -lm' >&2\nexit 3\n")
     program.chmod(0o755)
-    monkeypatch.setattr(library, "linker", lambda: [str(program)])
+    monkeypatch.setattr(linking, "linker", lambda: [str(program)])
     with pytest.raises(ToolchainError, match=r"linking the kernels failed \(.*cc, exit 3\): cannot find -lm"):
-        library._link(str(tmp_path / "out.so"), [str(tmp_path / "a.o")])
+        linking.link_files(tmp_path / "out.so", [str(tmp_path / "a.o")])
 
 
 def test_a_linker_that_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(library, "linker", lambda: ["false"])
+    monkeypatch.setattr(linking, "linker", lambda: ["false"])
     with pytest.raises(ToolchainError, match=r"linking the kernels failed \(false, exit 1\): no message"):
-        library._link(str(tmp_path / "out.so"), str(tmp_path / "a.o"))
+        linking.link_files(tmp_path / "out.so", [str(tmp_path / "a.o")])

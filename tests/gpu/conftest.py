@@ -10,6 +10,7 @@ import pytest
 from aprgraph.codegen.cuda.compiler import find_compiler
 from aprgraph.graph.errors import DeviceError, ToolchainError
 from aprgraph.runtime.cuda.driver import Gpu, find_gpu, load_driver
+from tests.support.compiled import use_cache
 
 
 @cache
@@ -38,7 +39,7 @@ def gpu() -> Gpu:
 
 @pytest.fixture(scope="session", autouse=True)
 def artifact_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing is written outside pytest's own folders."""
+    """Artifacts are written in pytest's own folders."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("APRGRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        use_cache(patch, tmp_path_factory.mktemp("cache"))
         yield

@@ -17,10 +17,10 @@ import tvm
 from aprgraph.codegen.cuda.architectures import Architecture
 from aprgraph.codegen.cuda.compiler import compile_fat_binary
 from aprgraph.codegen.cuda.device_code import HOST_CPU
-from aprgraph.codegen.cuda.library import kernel_functions
+from aprgraph.codegen.cuda.host_code import kernel_functions
 from aprgraph.codegen.cuda.source import build_source
 from aprgraph.codegen.kernels import KernelRequest
-from aprgraph.codegen.library import export
+from aprgraph.codegen.linker import link, object_of
 from aprgraph.runtime.cuda.driver import Gpu, load_driver
 from aprgraph.runtime.cuda.session import CudaSession
 from tests.support.cuda_emulator import InOut, Out
@@ -44,7 +44,7 @@ class DeviceKernels:
                 functions = kernel_functions(dict(by_symbol[start : start + _TOGETHER]))
                 host, source = build_source(functions, HOST_CPU)
                 library = directory / f"{number}.so"
-                export(host, library)
+                link([object_of(host)], library)
                 binary = compilers.submit(compile_fat_binary, source.code, [Architecture(*gpu.compute_capability)])
                 waiting.append((functions, library, source.functions, binary))
         for functions, library, described, binary in waiting:

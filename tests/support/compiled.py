@@ -11,7 +11,13 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from aprgraph.api import CompiledModel, load, open_artifact
+
+_ROOT = Path(__file__).resolve().parents[2]
+#: Kernels that were compiled for a test, for all tests and processes, and for the next time: by the product's own cache.
+SHARED_CACHE = _ROOT / "build/tests-cache"
 
 LAYERS = 3
 #: Options of the model that most tests run: three layers, biases, two block formats, a vocabulary and places that suit no vector.
@@ -25,6 +31,14 @@ from aprgraph import load
 for model, place in zip(sys.argv[1::2], sys.argv[2::2]):
     load(model).compile(directory=place)
 """
+
+
+def use_cache(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Take ``folder`` for the user's cache; its kernels are those that all tests share."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (SHARED_CACHE / "kernels").mkdir(parents=True, exist_ok=True)
+    (folder / "kernels").symlink_to(SHARED_CACHE / "kernels")
+    patch.setenv("APRGRAPH_CACHE", str(folder))
 
 
 def shared_model(tiny_model: Callable[..., Path]) -> Path:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from aprgraph.codegen.cuda.device_code import HOST_CPU
-from aprgraph.codegen.cuda.library import kernel_functions
+from aprgraph.codegen.cuda.host_code import kernel_functions
 from aprgraph.codegen.cuda.source import DeviceSource, build_source
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.graph.ir import Attr, TensorType

@@ -13,9 +13,9 @@ import tvm
 from tvm_ffi import from_dlpack
 
 from aprgraph.codegen.cpu.levels import CPUS, Cpu, machine_flags
+from aprgraph.codegen.cpu.objects import llvm_target
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cpu import KERNELS
-from aprgraph.codegen.library import llvm_target
 from aprgraph.graph.block_formats import BLOCK_FORMATS, decode_reference, weight_format, weight_storage
 from aprgraph.graph.calling_convention import half_table
 from aprgraph.graph.ir import Attr, TensorType

@@ -7,8 +7,8 @@ import pytest
 import tvm
 
 from aprgraph.codegen.cpu.levels import Cpu
+from aprgraph.codegen.cpu.objects import llvm_target
 from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
-from aprgraph.codegen.library import llvm_target
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
 from aprgraph.runtime.trace.statistics import compute_statistics, statistics_from_sums
 from tests.support.kernels import RUNNABLE

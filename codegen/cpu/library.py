@@ -1,0 +1,44 @@
+"""Builds a kernel library: each distinct kernel once, from the user's cache or compiled, linked into one shared object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from aprgraph.codegen.cache.kernels import key_of, open_kernel_cache
+from aprgraph.codegen.cache.sources import sources_digest
+from aprgraph.codegen.cpu.levels import Cpu
+from aprgraph.codegen.kernels import KernelRequest
+from aprgraph.codegen.linker import link, linker
+from aprgraph.graph.calling_convention import STATISTICS_KERNEL
+
+_EMITTER = "aprgraph.codegen.cpu.objects"
+
+
+def build_library(requests: Mapping[str, KernelRequest], cpu: Cpu, path: Path) -> None:
+    """Link the kernels ``requests``, by symbol, and the statistics kernel into the shared object ``path``.
+
+    Those that the user's cache lacks are compiled, and kept there. Raises ToolchainError, GraphError or OSError.
+    """
+    linker()  # says that there is none before the seconds that compiling takes
+    link(find_or_compile(requests, cpu), path)
+
+
+def find_or_compile(requests: Mapping[str, KernelRequest], cpu: Cpu) -> list[bytes]:
+    """The object files of the kernels ``requests``, by symbol, and of the statistics kernel, in order of their symbols."""
+    cache = open_kernel_cache()
+    code_depends_on = (cpu.name, version("apache-tvm"), sources_digest(_EMITTER))
+    wanted: dict[str, KernelRequest | None] = {STATISTICS_KERNEL: None, **requests}
+    found = []
+    for symbol, request in sorted(wanted.items()):
+        key = key_of(symbol, "" if request is None else request.text, *code_depends_on)
+        name = f"{symbol}.{cpu.name}.{key}.o"
+        data = cache.find(name)
+        if data is None:
+            from aprgraph.codegen.cpu.objects import compile_kernel, compile_statistics  # noqa: PLC0415 -- loads TVM, a second
+
+            data = compile_statistics(cpu) if request is None else compile_kernel(request, cpu)
+            cache.keep(name, data)
+        found.append(data)
+    return found

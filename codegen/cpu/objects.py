@@ -1,0 +1,39 @@
+"""Compiles CPU kernels into object files, one a kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm.target import Target
+
+from aprgraph.codegen.cpu.levels import Cpu
+from aprgraph.codegen.kernels import KernelRequest
+from aprgraph.codegen.kernels.cpu import KERNELS
+from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
+from aprgraph.codegen.linker import object_of
+from aprgraph.graph.calling_convention import STATISTICS_KERNEL
+from aprgraph.graph.errors import GraphError
+
+
+def llvm_target(cpu: Cpu) -> Any:
+    """The TVM target of ``cpu``."""
+    return Target({"kind": "llvm", "mcpu": cpu.name})
+
+
+def compile_kernel(request: KernelRequest, cpu: Cpu) -> bytes:
+    """The object file of the kernel that computes ``request``. Raises GraphError for an op that has none."""
+    if request.op not in KERNELS:
+        raise GraphError(f"no kernel for the op {request.op!r}; there are kernels for {', '.join(KERNELS)}")
+    return _compile(request.symbol, KERNELS[request.op](request, cpu), cpu)
+
+
+def compile_statistics(cpu: Cpu) -> bytes:
+    """The object file of the statistics kernel."""
+    return _compile(STATISTICS_KERNEL, tensor_statistics(cpu), cpu)
+
+
+def _compile(symbol: str, function: Any, cpu: Cpu) -> bytes:
+    # A module of one function would get a second name for it, __tvm_ffi_main; a library of many has no such one.
+    with tvm.transform.PassContext(disabled_pass=["tirx.AnnotateEntryFunc"]):
+        return object_of(tvm.compile(tvm.IRModule({symbol: function}), llvm_target(cpu)).mod)

@@ -1,0 +1,63 @@
+"""Object files: taken out of what TVM compiled, and linked into a shared object by whatever links like a C compiler."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aprgraph.graph.errors import ToolchainError
+
+
+def linker() -> list[str]:
+    """A command that links like a C compiler: cc, gcc or clang if installed, else the ziglang package's.
+
+    Raises ToolchainError.
+    """
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise ToolchainError(
+        "no linker: kernels are compiled by TVM, but linking them needs cc, gcc or clang, or the Python package ziglang; "
+        "install one (pip install 'aprgraph[linker]')"
+    )
+
+
+def object_of(module: Any) -> bytes:
+    """The object file of a module that TVM compiled by LLVM.
+
+    Through a file in memory: LLVM ends the process when it cannot write.
+    """
+    with os.fdopen(os.memfd_create("object"), "rb") as file:
+        module.write_to_file(f"/proc/self/fd/{file.fileno()}", "o")
+        return file.read()
+
+
+def link(objects: Sequence[bytes], path: Path) -> None:
+    """Link object files, given as their bytes, into the shared object ``path``. Raises ToolchainError or OSError."""
+    with tempfile.TemporaryDirectory(prefix="aprgraph-") as folder:
+        names = []
+        for index, data in enumerate(objects):
+            file = Path(folder, f"{index}.o")
+            file.write_bytes(data)
+            names.append(str(file))
+        link_files(path, names)
+
+
+def link_files(path: Path, objects: Sequence[str]) -> None:
+    """Link the object files named ``objects`` into the shared object ``path``. Raises ToolchainError."""
+    command = [*linker(), "-shared", "-fPIC", "-o", str(path), *objects, "-lm"]
+    with tempfile.TemporaryFile() as log:
+        code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip().splitlines()
+    if code:
+        raise ToolchainError(f"linking the kernels failed ({command[0]}, exit {code}): {said[-1] if said else 'no message'}")

@@ -55,7 +55,7 @@ def _gives_weights(op: Op) -> bool:
 def _verify_node(graph: Graph, node: Node) -> None:
     op = OPS.get(node.op)
     if op is None:
-        raise GraphError(f"unknown op {node.op!r}; expected one of {', '.join(OPS)}")
+        raise GraphError(f"unknown op {node.op!r}; expected one of {', '.join(OPS)}; if a family's file brought it, give that file as well")
     operands = graph.operands(node.name)
     op.check(node, [operand.type for operand in operands])
     _verify_weights(op, operands)

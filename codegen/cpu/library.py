@@ -32,7 +32,7 @@ def find_or_compile(requests: Mapping[str, KernelRequest], cpu: Cpu) -> list[byt
     wanted: dict[str, KernelRequest | None] = {STATISTICS_KERNEL: None, **requests}
     found = []
     for symbol, request in sorted(wanted.items()):
-        key = key_of(symbol, "" if request is None else request.text, *code_depends_on)
+        key = key_of(symbol, "" if request is None else request.content, *code_depends_on)
         name = f"{symbol}.{cpu.name}.{key}.o"
         data = cache.find(name)
         if data is None:

@@ -9,11 +9,10 @@ from tvm.target import Target
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels import KernelRequest
-from aprgraph.codegen.kernels.cpu import KERNELS
+from aprgraph.codegen.kernels.cpu import find_kernel
 from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
 from aprgraph.codegen.linker import object_of
 from aprgraph.graph.calling_convention import STATISTICS_KERNEL
-from aprgraph.graph.errors import GraphError
 
 
 def llvm_target(cpu: Cpu) -> Any:
@@ -23,9 +22,7 @@ def llvm_target(cpu: Cpu) -> Any:
 
 def compile_kernel(request: KernelRequest, cpu: Cpu) -> bytes:
     """The object file of the kernel that computes ``request``. Raises GraphError for an op that has none."""
-    if request.op not in KERNELS:
-        raise GraphError(f"no kernel for the op {request.op!r}; there are kernels for {', '.join(KERNELS)}")
-    return _compile(request.symbol, KERNELS[request.op](request, cpu), cpu)
+    return _compile(request.symbol, find_kernel(request.op)(request, cpu), cpu)
 
 
 def compile_statistics(cpu: Cpu) -> bytes:

@@ -8,11 +8,10 @@ from typing import Any
 from aprgraph.codegen.cuda.device_code import HOST_CPU
 from aprgraph.codegen.cuda.source import DeviceSource, build_source
 from aprgraph.codegen.kernels import KernelRequest
-from aprgraph.codegen.kernels.cuda import KERNELS
+from aprgraph.codegen.kernels.cuda import find_kernel
 from aprgraph.codegen.kernels.cuda.statistics import tensor_statistics
 from aprgraph.codegen.linker import object_of
 from aprgraph.graph.calling_convention import STATISTICS_KERNEL
-from aprgraph.graph.errors import GraphError
 
 
 def build_host_code(requests: Mapping[str, KernelRequest]) -> tuple[bytes, DeviceSource]:
@@ -25,7 +24,5 @@ def kernel_functions(requests: Mapping[str, KernelRequest]) -> dict[str, Any]:
     """The TVM functions of the kernels ``requests``, by symbol, and of the statistics kernel. Raises GraphError."""
     functions = {STATISTICS_KERNEL: tensor_statistics()}
     for symbol, request in requests.items():
-        if request.op not in KERNELS:
-            raise GraphError(f"no CUDA kernel for the op {request.op!r}; there are kernels for {', '.join(KERNELS)}")
-        functions[symbol] = KERNELS[request.op](request)
+        functions[symbol] = find_kernel(request.op)(request)
     return functions

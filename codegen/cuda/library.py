@@ -30,7 +30,7 @@ def build_cuda_library(
     kept = open_kernel_cache()
     # All kernels of a model are one source for the CUDA compiler, so they are kept together.
     key = key_of(
-        sorted(request.text for request in requests.values()),
+        sorted(request.content for request in requests.values()),
         [str(architecture) for architecture in architectures],
         find_compiler().identity,
         HOST_CPU,

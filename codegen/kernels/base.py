@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.ir import ACTIVATION_DTYPES, Attr, Graph, Node, TensorType
+from aprgraph.graph.ops import OPS
+from aprgraph.graph.ops.formula import Elementwise
 from aprgraph.graph.text import print_request
 
 #: Ops that are not computed by a kernel: sources are bound, taps copy their operand out.
@@ -29,9 +31,18 @@ class KernelRequest:
         return print_request(self.op, self.operands, self.attrs, self.result)
 
     @property
+    def content(self) -> str:
+        """All that the kernel depends on beside the package: the text, and behind it the formula of an op that a user's file brought.
+
+        Two files may give one name to different formulas; a kernel of one must not be taken for the other's.
+        """
+        op = OPS.get(self.op)
+        return f"{self.text} = {op.written(self.attrs)}" if isinstance(op, Elementwise) and op.is_own else self.text
+
+    @property
     def symbol(self) -> str:
-        """``<op>_<hash of the request>``."""
-        return f"{self.op}_{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+        """``<op>_<hash of the content>``."""
+        return f"{self.op}_{hashlib.sha256(self.content.encode()).hexdigest()[:12]}"
 
     @property
     def needs_half_table(self) -> bool:

@@ -1,26 +1,78 @@
-"""What the elements of elementwise ops are computed as: the same expressions on every target."""
+"""The arithmetic of formulas in kernels: the same expressions in f32 on every target."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from aprgraph.codegen.tir import Arithmetic, Expr, f32
+from tvm.tirx.script import builder as T
 
-#: Of the arithmetic and the operands' elements, f32 each.
-Value = Callable[..., Expr]
-
-
-def _gelu(arithmetic: Arithmetic, x: Expr) -> Expr:
-    # (1 + tanh u) / 2 is the sigmoid of 2u, which loses no digits where tanh is close to -1.
-    inner = x * arithmetic.fma(x * x, f32(0.044715), f32(1.0))
-    return x / (f32(1.0) + arithmetic.exp(inner * f32(-2.0 * math.sqrt(2.0 / math.pi))))
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.tir import Arithmetic, Expr, f32, is_nan
+from aprgraph.graph.errors import GraphError
+from aprgraph.graph.ops import OPS
+from aprgraph.graph.ops.formula import Elementwise
 
 
-ELEMENTWISE: dict[str, Value] = {
-    "add": lambda _arithmetic, a, b: a + b,
-    "mul": lambda _arithmetic, a, b: a * b,
-    "silu": lambda arithmetic, x: x / (f32(1.0) + arithmetic.exp(-x)),
-    "gelu": _gelu,
-    "sigmoid": lambda arithmetic, x: f32(1.0) / (f32(1.0) + arithmetic.exp(-x)),
-}
+class KernelArithmetic:
+    """graph.ops.arithmetic.Arithmetic on TVM expressions, over what the target's emitter has."""
+
+    def __init__(self, emitter: Arithmetic) -> None:
+        self._emitter = emitter
+
+    def exp(self, x: Expr | float) -> Expr:
+        """Within 2 ulp."""
+        return self._emitter.exp(_element(x))
+
+    def tanh(self, x: Expr | float) -> Expr:
+        """Within 2 ulp: Cephes' tanhf, a polynomial of x up to 0.625 and 1 - 2 / (e^2x + 1) beyond."""
+        x = _element(x)
+        size = T.Select(x < f32(0.0), -x, x)
+        square = x * x
+        p = f32(-5.70498872745e-3)
+        for coefficient in (2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1):
+            p = self._emitter.fma(p, square, f32(coefficient))
+        near = self._emitter.fma(p * square, x, x)
+        far = f32(1.0) - f32(2.0) / (self._emitter.exp(size * f32(2.0)) + f32(1.0))
+        return T.Select(size < f32(0.625), near, T.Select(x < f32(0.0), -far, far))
+
+    def sqrt(self, x: Expr | float) -> Expr:
+        """Correctly rounded."""
+        return T.sqrt(_element(x))
+
+    def minimum(self, a: Expr | float, b: Expr | float) -> Expr:
+        """Not T.min, which loses a NaN: a comparison with NaN is false."""
+        a, b = _element(a), _element(b)
+        return T.Select(T.Or(a < b, is_nan(a)), a, b)
+
+    def maximum(self, a: Expr | float, b: Expr | float) -> Expr:
+        """See ``minimum``."""
+        a, b = _element(a), _element(b)
+        return T.Select(T.Or(a > b, is_nan(a)), a, b)
+
+    def where(self, condition: Expr, a: Expr | float, b: Expr | float) -> Expr:
+        """As a select, which vectorises."""
+        return T.Select(condition, _element(a), _element(b))
+
+    def fma(self, a: Expr | float, b: Expr | float, c: Expr | float) -> Expr:
+        """Rounded once where the target can."""
+        return self._emitter.fma(_element(a), _element(b), _element(c))
+
+
+def _element(value: Expr | float) -> Expr:
+    """An operand's element as it is, a number as an f32 constant."""
+    return f32(float(value)) if isinstance(value, (int, float)) else value
+
+
+def element(request: KernelRequest, emitter: Arithmetic, operands: Sequence[Expr]) -> Expr:
+    """One element of the result of a request, of those of its operands."""
+    op = OPS[request.op]
+    assert isinstance(op, Elementwise)
+    return op.value(KernelArithmetic(emitter), operands, request.attrs)
+
+
+def inner_dims(request: KernelRequest) -> list[int]:
+    """The dims of the result behind the positions, [C] or [k, C]. Raises GraphError for what no kernel computes."""
+    positions, *inner = request.result.dims
+    if positions != "n" or len(inner) not in (1, 2) or not all(isinstance(dim, int) for dim in inner):
+        raise GraphError(f"{request.op} of {request.result}: kernels of elementwise ops compute f32 of [n, C] or [n, k, C]")
+    return [int(dim) for dim in inner]

@@ -15,7 +15,7 @@ from tvm_ffi import from_dlpack
 from aprgraph.codegen.cpu.levels import CPUS, Cpu, machine_flags
 from aprgraph.codegen.cpu.objects import llvm_target
 from aprgraph.codegen.kernels import KernelRequest
-from aprgraph.codegen.kernels.cpu import KERNELS
+from aprgraph.codegen.kernels.cpu import find_kernel
 from aprgraph.graph.block_formats import BLOCK_FORMATS, decode_reference, weight_format, weight_storage
 from aprgraph.graph.calling_convention import half_table
 from aprgraph.graph.ir import Attr, TensorType
@@ -44,7 +44,7 @@ def request(op: str, operands: Sequence[TensorType], **attrs: Attr) -> KernelReq
 @cache
 def _compiled(text: str, cpu: Cpu, key: _Key) -> Any:
     del text
-    function = KERNELS[key.request.op](key.request, cpu)
+    function = find_kernel(key.request.op)(key.request, cpu)
     return tvm.compile(tvm.IRModule({key.request.symbol: function}), llvm_target(cpu)).mod[key.request.symbol]
 
 
@@ -55,10 +55,10 @@ class _Key:
     request: KernelRequest
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.request.text == other.request.text
+        return isinstance(other, _Key) and self.request.content == other.request.content
 
     def __hash__(self) -> int:
-        return hash(self.request.text)
+        return hash(self.request.content)
 
 
 def set_threads(count: int) -> None:
@@ -100,7 +100,7 @@ def run(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], shap
     arguments = [from_dlpack(operand.stored) if isinstance(operand, Weight) else tvm.runtime.tensor(operand) for operand in operands]
     if what.needs_half_table:
         arguments.insert(0, tvm.runtime.tensor(half_table()))
-    _compiled(what.text, cpu, _Key(what))(*arguments, result)
+    _compiled(what.content, cpu, _Key(what))(*arguments, result)
     out = result.numpy()
     assert not (out == POISON).any(), f"{what.text}: elements were not written"
     return out

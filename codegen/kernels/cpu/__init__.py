@@ -1,4 +1,4 @@
-"""CPU kernels by op. ``KERNELS`` is the table that a kernel library is built from."""
+"""CPU kernels by op. ``find_kernel`` is where a kernel library has them from."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from aprgraph.codegen.kernels.cpu import (
     rope,
     router,
 )
+from aprgraph.graph.errors import GraphError
+from aprgraph.graph.ops import OPS
+from aprgraph.graph.ops.formula import Elementwise
 
 #: A kernel makes the TVM function that computes a request on a CPU; the function takes the operands, then the result.
 Kernel = Callable[[KernelRequest, Cpu], Any]
 
+#: Those of all ops but the elementwise ones, which share a kernel.
 KERNELS: dict[str, Kernel] = {
     "embed": lookup.embed,
     "linear": linear.linear,
@@ -32,12 +36,6 @@ KERNELS: dict[str, Kernel] = {
     "rope": rope.rope,
     "columns": lookup.columns,
     "last_row": lookup.last_row,
-    "add": elementwise.add,
-    "mul": elementwise.mul,
-    "silu": elementwise.silu,
-    "gelu": elementwise.gelu,
-    "sigmoid": elementwise.sigmoid,
-    "scale_rows": elementwise.scale_rows,
     "cache": cache.cache,
     "attn_scores": attention.attn_scores,
     "attn_softmax": attention.attn_softmax,
@@ -49,4 +47,14 @@ KERNELS: dict[str, Kernel] = {
     "expert_sum": experts.expert_sum,
 }
 
-__all__ = ["KERNELS", "Kernel"]
+
+def find_kernel(op: str) -> Kernel:
+    """The kernel of the op ``op``. Raises GraphError that lists those there are."""
+    if isinstance(OPS.get(op), Elementwise):
+        return elementwise.elementwise
+    if op not in KERNELS:
+        raise GraphError(f"no kernel for the op {op!r}; there are kernels for {', '.join(KERNELS)}, and for elementwise ops")
+    return KERNELS[op]
+
+
+__all__ = ["KERNELS", "Kernel", "find_kernel"]

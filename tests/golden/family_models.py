@@ -53,6 +53,17 @@ MODELS = {
     "olmo2-f32": FamilyModel("olmo2", "Olmo2", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "rope_parameters": _ROPE | {"rope_theta": 500000.0},
     }),
+    # OLMo 3 has the architecture of OLMo 2. The fourth layer alone sees everything and is stretched; the numbers are those of the 7B model.
+    "olmo3-f32": FamilyModel("olmo2", "Olmo3", _SIZES | {
+        "hidden_size": 32, "intermediate_size": 28, "num_hidden_layers": 5, "sliding_window": 4, "max_position_embeddings": 65536,
+        "rope_parameters": {
+            "sliding_attention": _ROPE | {"rope_theta": 500000.0},
+            "full_attention": {
+                "rope_type": "yarn", "rope_theta": 500000.0, "factor": 8.0, "original_max_position_embeddings": 8192,
+                "attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0,
+            },
+        },
+    }),
     # Both caps bite, and two of three layers have a window.
     "gemma2-f32": FamilyModel("gemma2", "Gemma2", _SIZES | {
         "hidden_size": 44, "intermediate_size": 36, "head_dim": 12, "num_hidden_layers": 3, "sliding_window": 5,
@@ -65,6 +76,10 @@ MODELS = {
     }),
     "glm4-f32": FamilyModel("glm4", "Glm4", _SIZES | {
         "hidden_size": 44, "intermediate_size": 36, "head_dim": 12, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+    }),
+    # Not a family of the package: docs/families.md is about it.
+    "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
+        "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,
     }),
     "gpt-oss-f32": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {"rope_parameters": _YARN_WHOLE}),
     "gpt-oss-mxfp4": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFWriter
 
 F32 = npt.NDArray[np.float32]
-#: A field of the configuration, perhaps inside another, or what is computed from some.
+#: A field of the configuration, perhaps inside others, or what is computed from some.
 Source = str | Callable[[Any], Any]
 
 #: GGUF key, without the architecture before it, by what it is read from.
@@ -27,9 +27,28 @@ _KEYS: dict[str, Source] = {
 }  # fmt: skip
 _HEAD_SIZE: dict[str, Source] = {"attention.key_length": "head_dim", "attention.value_length": "head_dim"}
 _ROPE_BASE: dict[str, Source] = {"rope.freq_base": "rope_parameters.rope_theta"}
-#: The same of each architecture, beside those.
+
+
+def _yarn(where: str) -> dict[str, Source]:
+    """The keys of YaRN, by the fields inside ``where``."""
+    fields = {
+        "type": "rope_type", "factor": "factor", "original_context_length": "original_max_position_embeddings",
+        "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow",
+    }  # fmt: skip
+    return {f"rope.scaling.{key}": f"{where}.{field}" for key, field in fields.items()}
+
+
+#: The same of each of transformers' kinds of model, beside those.
 _KEYS_OF: dict[str, dict[str, Source]] = {
     "olmo2": _ROPE_BASE,
+    # YaRN is of the layers that see everything.
+    "olmo3": {
+        "rope.freq_base": "rope_parameters.full_attention.rope_theta", "rope.freq_base_swa": "rope_parameters.sliding_attention.rope_theta",
+        "attention.sliding_window": "sliding_window",
+        "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
+        "rope.scaling.yarn_attn_factor": "rope_parameters.full_attention.attention_factor", **_yarn("rope_parameters.full_attention"),
+    },
+    "arcee": {**_HEAD_SIZE, **_ROPE_BASE, "rope.dimension_count": "head_dim"},
     # The base of RoPE is not written: it is always 10,000.
     "gemma2": {
         **_HEAD_SIZE, "attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping",
@@ -44,12 +63,10 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         **_HEAD_SIZE, **_ROPE_BASE,
         "rope.dimension_count": lambda config: int(config.head_dim * config.rope_parameters["partial_rotary_factor"]),
     },
-    "gpt-oss": {
+    "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
-        "rope.scaling.type": "rope_parameters.rope_type", "rope.scaling.factor": "rope_parameters.factor",
-        "rope.scaling.original_context_length": "rope_parameters.original_max_position_embeddings",
-        "rope.scaling.yarn_beta_fast": "rope_parameters.beta_fast", "rope.scaling.yarn_beta_slow": "rope_parameters.beta_slow",
+        **_yarn("rope_parameters"),
     },
 }  # fmt: skip
 
@@ -74,9 +91,9 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32]) -> Iterat
     for name, values in state.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if architecture == "granite" and ".q_proj." in name:
+        if architecture in ("arcee", "granite") and ".q_proj." in name:
             yield name, _neighbours(values, config.num_attention_heads)
-        elif architecture == "granite" and ".k_proj." in name:
+        elif architecture in ("arcee", "granite") and ".k_proj." in name:
             yield name, _neighbours(values, config.num_key_value_heads)
         elif architecture == "gemma2" and name.endswith("norm.weight"):
             yield name, values + np.float32(1)
@@ -89,8 +106,11 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32]) -> Iterat
 def _value(config: Any, source: Source) -> Any:
     if callable(source):
         return source(config)
-    field, _, rest = source.partition(".")
-    return getattr(config, field)[rest] if rest else getattr(config, field)
+    field, *rest = source.split(".")
+    value = getattr(config, field)
+    for part in rest:
+        value = value[part]
+    return value
 
 
 def write_gguf(path: Path, architecture: str, config: Any, state: Mapping[str, F32], formats: Mapping[str, str]) -> None:
@@ -100,8 +120,8 @@ def write_gguf(path: Path, architecture: str, config: Any, state: Mapping[str, F
     """
     writer = GGUFWriter(path, architecture)
     writer.add_name(path.stem)
-    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-    for key, source in (_KEYS | _KEYS_OF[architecture]).items():
+    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+    for key, source in (_KEYS | _KEYS_OF[config.model_type]).items():
         value = _value(config, source)
         add[type(value)](f"{architecture}.{key}", value)
     writer.add_tokenizer_model("none")

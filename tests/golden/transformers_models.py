@@ -53,7 +53,7 @@ class LoadedModel:
     @property
     def pairs_neighbours(self) -> bool:
         """Whether RoPE pairs neighbours in the file's rows of q and k where it pairs halves in transformers."""
-        return self.architecture in ("llama", "granite")
+        return self.architecture in ("arcee", "granite", "llama")
 
 
 class _File:

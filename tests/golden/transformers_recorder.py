@@ -24,6 +24,8 @@ _NORMS_OF = {
     "glm4": _NORMS | {"attn_post_norm": "post_self_attn_layernorm", "ffn_post_norm": "post_mlp_layernorm"},
     "olmo2": {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"},
 }
+#: Families that cap or scale what the head gives.
+_CHANGE_LOGITS = ("gemma2", "granite")
 
 
 class Recorder:
@@ -43,8 +45,8 @@ class Recorder:
             self._hook_feed_forward(index, layer.mlp)
             self._after(layer, index, "post_ffn_residual")
         self._after(model.model.norm, None, "final_norm")
-        if loaded.architecture == "gemma2":
-            model.lm_head.register_forward_hook(lambda _module, _inputs, output: self._put(None, "lm_head_uncapped", output[0, -1]))
+        if loaded.architecture in _CHANGE_LOGITS:
+            model.lm_head.register_forward_hook(lambda _module, _inputs, output: self._put(None, "lm_head_raw", output[0, -1]))
 
     def run(self, tokens: Sequence[int], *, causal: bool = True) -> dict[tuple[int | None, str], F64]:
         """Run a prefill of ``tokens`` and return its stages; without a mask if it is not to be ``causal``."""
@@ -169,9 +171,10 @@ class Recorder:
             mlp.gate_up_proj.register_forward_hook(gate_and_up)
             self._after(mlp.activation_fn, index, "ffn_silu")
         else:
-            self._after(mlp.gate_proj, index, "ffn_gate")
             self._after(mlp.up_proj, index, "ffn_up")
-            self._after(mlp.act_fn, index, "ffn_silu")
+            if hasattr(mlp, "gate_proj"):
+                self._after(mlp.gate_proj, index, "ffn_gate")
+                self._after(mlp.act_fn, index, "ffn_silu")
         self._before(mlp.down_proj, index, "ffn_swigl")
         self._after(mlp.down_proj, index, "ffn_out")
 

@@ -46,7 +46,6 @@ _STATES = {
     Class.OTHER_FORM: State.OTHER_FORM,
     Class.UNMEASURED: State.UNMEASURED,
 }
-_WHOLE = tuple(stage.name for stage in STAGES if not stage.per_layer)
 #: The folders of the two traces.
 _SIDES = ("a", "b")
 
@@ -104,7 +103,7 @@ def bisect(
     one end of a layer fits into ``room``, and what a run or a comparison raises.
     """
     search = _Search(model, (a, b), tokens, directory, room, profile, threads, names, on_round)
-    plan: Plan | None = search.ends(range(model.family.layers), _WHOLE)
+    plan: Plan | None = search.ends(range(model.family.layers), tuple(stage.name for stage in STAGES if not stage.per_layer))
     while plan is not None:
         search.round(plan)
         plan = search.next()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final, Literal
 
 from aprgraph.graph.errors import AprgraphError, shown
 
@@ -33,63 +34,117 @@ class StageKind(Enum):
 
 @dataclass(frozen=True)
 class Stage:
-    """One named point of the forward pass.
+    """One named point of the forward pass, and what holds of it in every model that has it.
 
     ``dims`` are the letters of the module docstring; ``per_layer`` is false for whole-model stages, whose file lies at
     the root of a trace. ``first_layer_only`` stages have a layer, but exist in layer 0 alone.
+
+    Where a trace has a graph, that says what a stage was computed from. ``reads`` says it where no graph is at hand:
+    the stages of its layer that it is computed from, ``HIDDEN`` being what the layer was given.
     """
 
     name: str
     dims: tuple[str, ...]
     kind: StageKind
     summary: str
+    reads: tuple[str, ...] = ()
     per_layer: bool = True
     first_layer_only: bool = False
+    #: This project's own: ``apr`` does not know it.
     addition: bool = False
+    #: Whether models may do without it: what reads it then reads what it is computed from.
+    optional: bool = False
+    #: Which kind of feed-forward network it belongs to.
+    network: Literal["dense", "experts"] | None = None
+    #: Those of ``reads`` that earlier passes left too: the keys and values of a KV cache.
+    recalls: tuple[str, ...] = ()
+    #: Whether it is a sum, whose terms may cancel.
+    is_sum: bool = False
+    #: Whether a product is with weights that files may quantise. Routers' weights are floats in all files.
+    quantisable: bool = True
+    #: Whether it is 0 where a position is not attended to.
+    is_masked: bool = False
+    #: Whether each of its rows sums to 1.
+    rows_sum_to_1: bool = False
 
     @property
     def is_logits(self) -> bool:
         """Whether it is a number for each token id: of the last position alone, unless all are asked for."""
         return self.dims == ("V",)
 
+    @property
+    def is_per_choice(self) -> bool:
+        """Whether it holds one value or row for each chosen expert, in the order of the choice."""
+        return "k" in self.dims and self.kind is not StageKind.INDEX
+
 
 _K = StageKind
+#: In ``Stage.reads``: the hidden state that a layer was given, or that the last layer gave.
+HIDDEN = "hidden"
+_DENSE: Final = "dense"
+_EXPERTS: Final = "experts"
 
+# fmt: off
 #: In execution order.
 STAGES: list[Stage] = [
-    Stage("embedding", ("n", "E"), _K.LOOKUP, "token embedding rows, scaled where the model scales them", first_layer_only=True),
-    Stage("attn_norm", ("n", "E"), _K.NORM, "after the attention RMSNorm"),
-    Stage("qkv_matmul", ("n", "(H+2K)*D"), _K.MATMUL, "q, k, v projections side by side, before the bias"),
-    Stage("qkv_bias", ("n", "(H+2K)*D"), _K.ELEMENTWISE, "after the bias, where the model has one"),
-    Stage("q_norm", ("n", "H*D"), _K.NORM, "q after its per-head RMSNorm", addition=True),
-    Stage("k_norm", ("n", "K*D"), _K.NORM, "k after its per-head RMSNorm", addition=True),
-    Stage("q_post_rope", ("n", "H*D"), _K.ROPE, "q after RoPE"),
-    Stage("k_post_rope", ("n", "K*D"), _K.ROPE, "k after RoPE"),
-    Stage("attn_scores", ("H", "n", "t"), _K.MATMUL, "scaled q·k before the softmax, 0 at masked positions"),
-    Stage("attn_softmax", ("H", "n", "t"), _K.SOFTMAX, "after the softmax, 0 at masked positions"),
-    Stage("attention", ("n", "H*D"), _K.MATMUL, "softmax · v, before the output projection"),
-    Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection"),
-    Stage("attn_post_norm", ("n", "E"), _K.NORM, "after the norm of the attention output", addition=True),
-    Stage("post_attn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the attention residual add"),
-    Stage("ffn_norm", ("n", "E"), _K.NORM, "after the FFN RMSNorm"),
-    Stage("ffn_gate", ("n", "F"), _K.MATMUL, "gate projection"),
-    Stage("ffn_up", ("n", "F"), _K.MATMUL, "up projection"),
-    Stage("ffn_silu", ("n", "F"), _K.ELEMENTWISE, "act(gate)"),
-    Stage("ffn_swigl", ("n", "F"), _K.ELEMENTWISE, "act(gate) · up"),
-    Stage("ffn_out", ("n", "E"), _K.MATMUL, "after the down projection"),
-    Stage("ffn_post_norm", ("n", "E"), _K.NORM, "after the norm of the FFN output", addition=True),
-    Stage("moe_router_logits", ("n", "X"), _K.MATMUL, "router scores before the softmax", addition=True),
-    Stage("moe_router", ("n", "k"), _K.SOFTMAX, "weights of the chosen experts, largest first, as they are applied"),
-    Stage("moe_router_indices", ("n", "k"), _K.INDEX, "ids of the chosen experts, in the same order, as f32"),
-    Stage("moe_expert_gate", ("n", "k", "F"), _K.MATMUL, "gate projection inside the chosen experts"),
-    Stage("moe_expert_up", ("n", "k", "F"), _K.MATMUL, "up projection inside the chosen experts"),
-    Stage("moe_expert_swigl", ("n", "k", "F"), _K.ELEMENTWISE, "act(gate) · up inside the chosen experts"),
-    Stage("moe_expert_out", ("n", "k", "E"), _K.MATMUL, "each chosen expert's output before weighting"),
-    Stage("moe_ffn_out", ("n", "E"), _K.MATMUL, "the weighted sum of the experts, plus the shared expert if there is one"),
-    Stage("post_ffn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the FFN residual add"),
-    Stage("final_norm", ("n", "E"), _K.NORM, "after the output RMSNorm", per_layer=False),
-    Stage("lm_head", ("V",), _K.MATMUL, "logits of the last position (of all positions, n·V, on request)", per_layer=False),
+    Stage("embedding", ("n", "E"), _K.LOOKUP, "token embedding rows, scaled where the model scales them",
+          first_layer_only=True),
+    Stage("attn_norm", ("n", "E"), _K.NORM, "after the attention RMSNorm", (HIDDEN,)),
+    Stage("qkv_matmul", ("n", "(H+2K)*D"), _K.MATMUL, "q, k, v projections side by side, before the bias",
+          ("attn_norm",)),
+    Stage("qkv_bias", ("n", "(H+2K)*D"), _K.ELEMENTWISE, "after the bias, where the model has one",
+          ("qkv_matmul",), optional=True, is_sum=True),
+    Stage("q_norm", ("n", "H*D"), _K.NORM, "q after its per-head RMSNorm",
+          ("qkv_bias",), addition=True, optional=True),
+    Stage("k_norm", ("n", "K*D"), _K.NORM, "k after its per-head RMSNorm",
+          ("qkv_bias",), addition=True, optional=True),
+    Stage("q_post_rope", ("n", "H*D"), _K.ROPE, "q after RoPE", ("q_norm",)),
+    Stage("k_post_rope", ("n", "K*D"), _K.ROPE, "k after RoPE", ("k_norm",)),
+    Stage("attn_scores", ("H", "n", "t"), _K.MATMUL, "scaled q·k before the softmax, 0 at masked positions",
+          ("q_post_rope", "k_post_rope"), recalls=("k_post_rope",), quantisable=False, is_masked=True),
+    Stage("attn_softmax", ("H", "n", "t"), _K.SOFTMAX, "after the softmax, 0 at masked positions",
+          ("attn_scores",), is_masked=True, rows_sum_to_1=True),
+    Stage("attention", ("n", "H*D"), _K.MATMUL, "softmax · v, before the output projection",
+          ("attn_softmax", "qkv_bias"), recalls=("qkv_bias",), quantisable=False),
+    Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection", ("attention",)),
+    Stage("attn_post_norm", ("n", "E"), _K.NORM, "after the norm of the attention output",
+          ("attn_out",), addition=True, optional=True),
+    Stage("post_attn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the attention residual add",
+          (HIDDEN, "attn_post_norm"), is_sum=True),
+    Stage("ffn_norm", ("n", "E"), _K.NORM, "after the FFN RMSNorm", ("post_attn_residual",)),
+    Stage("ffn_gate", ("n", "F"), _K.MATMUL, "gate projection", ("ffn_norm",), network=_DENSE),
+    Stage("ffn_up", ("n", "F"), _K.MATMUL, "up projection", ("ffn_norm",), network=_DENSE),
+    Stage("ffn_silu", ("n", "F"), _K.ELEMENTWISE, "act(gate)", ("ffn_gate",), network=_DENSE),
+    Stage("ffn_swigl", ("n", "F"), _K.ELEMENTWISE, "act(gate) · up", ("ffn_silu", "ffn_up"), network=_DENSE),
+    Stage("ffn_out", ("n", "E"), _K.MATMUL, "after the down projection", ("ffn_swigl",), network=_DENSE),
+    Stage("ffn_post_norm", ("n", "E"), _K.NORM, "after the norm of the FFN output",
+          ("ffn_out", "moe_ffn_out"), addition=True, optional=True),
+    Stage("moe_router_logits", ("n", "X"), _K.MATMUL, "router scores before the softmax",
+          ("ffn_norm",), addition=True, network=_EXPERTS, quantisable=False),
+    Stage("moe_router", ("n", "k"), _K.SOFTMAX, "weights of the chosen experts, largest first, as they are applied",
+          ("moe_router_logits", "moe_router_indices"), network=_EXPERTS),
+    Stage("moe_router_indices", ("n", "k"), _K.INDEX, "ids of the chosen experts, in the same order, as f32",
+          ("moe_router_logits",), network=_EXPERTS),
+    Stage("moe_expert_gate", ("n", "k", "F"), _K.MATMUL, "gate projection inside the chosen experts",
+          ("ffn_norm", "moe_router_indices"), network=_EXPERTS),
+    Stage("moe_expert_up", ("n", "k", "F"), _K.MATMUL, "up projection inside the chosen experts",
+          ("ffn_norm", "moe_router_indices"), network=_EXPERTS),
+    Stage("moe_expert_swigl", ("n", "k", "F"), _K.ELEMENTWISE, "act(gate) · up inside the chosen experts",
+          ("moe_expert_gate", "moe_expert_up"), network=_EXPERTS),
+    Stage("moe_expert_out", ("n", "k", "E"), _K.MATMUL, "each chosen expert's output before weighting",
+          ("moe_expert_swigl", "moe_router_indices"), network=_EXPERTS),
+    Stage("moe_ffn_out", ("n", "E"), _K.MATMUL, "the weighted sum of the experts, plus the shared expert if there is one",
+          ("moe_expert_out", "moe_router", "ffn_out"), network=_EXPERTS),
+    Stage("post_ffn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the FFN residual add",
+          ("post_attn_residual", "ffn_post_norm"), is_sum=True),
+    Stage("final_norm", ("n", "E"), _K.NORM, "after the output RMSNorm", (HIDDEN,), per_layer=False),
+    Stage("lm_head", ("V",), _K.MATMUL, "logits of the last position (of all positions, n·V, on request)",
+          ("final_norm",), per_layer=False),
 ]
+# fmt: on
+
+#: What a pass begins with, and what the next token is picked from.
+EMBEDDING, LOGITS = "embedding", "lm_head"
 
 STAGE_BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 
@@ -122,3 +177,8 @@ def add_stage(stage: Stage, before: str) -> None:
 def execution_key(layer: int | None, stage: str) -> tuple[int, int]:
     """Sort key that puts (layer, stage) pairs in execution order; whole-model stages come after every layer."""
     return (layer if layer is not None else 1 << 32, _ORDER.get(stage, len(_ORDER)))
+
+
+def is_logits(stage: str | None) -> bool:
+    """Whether ``stage`` is known to be logits; None and names that are no stage's are not."""
+    return stage in STAGE_BY_NAME and STAGE_BY_NAME[stage].is_logits

@@ -17,7 +17,7 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.ops import taps_of, weights_of
 from aprgraph.graph.passes.pipeline import early_graph, recorded_graph
 from aprgraph.graph.plan import Plan
-from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.stages import is_logits
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace.aprt import MAX_ELEMENTS, file_size
 
@@ -104,8 +104,7 @@ class RunPlan:
         """The shape that a node's tensor is recorded in: logits of one position have one dimension."""
         count = len(self.tokens)
         shape = node.type.bind(n=count, t=count) if step == 0 else node.type.bind(n=1, t=count + step)
-        is_logits = node.stage is not None and STAGE_BY_NAME[node.stage].is_logits
-        return shape[1:] if is_logits and shape[0] == 1 and (self.options.positions == "last" or step) else shape
+        return shape[1:] if is_logits(node.stage) and shape[0] == 1 and (self.options.positions == "last" or step) else shape
 
     @property
     def nbytes(self) -> int:

@@ -11,6 +11,7 @@ from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
+from aprgraph.graph.stages import LOGITS, is_logits
 from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.file_suspect import is_run_of, suspect_file
 from aprgraph.runtime.blame.float_weights import FloatWeights
@@ -124,7 +125,7 @@ class Auditor:
 
     def _reservations(self, found: Audit) -> Iterator[Reservation]:
         recorded = self.recorded
-        tensors = [tensor for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.node.stage != "lm_head"]
+        tensors = [tensor for step in recorded.steps for tensor in recorded.of_step(step).values() if not is_logits(tensor.node.stage)]
         last = sum(tensor.last_axis is not None for tensor in tensors)
         for one in (
             unread_reservation(recorded.trace, found.name, found.replayed),
@@ -148,7 +149,7 @@ class Auditor:
         if recorded.tokens is None:
             yield Caveat(f"the tokens of {trace.directory} are not known, so its embedding is not checked; give them with --tokens")
         last = [tensor.entry for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.last_axis is not None]
-        last = [entry for entry in last if entry.stage != "lm_head"]
+        last = [entry for entry in last if not is_logits(entry.stage)]
         if last:
             names = ", ".join(entry.label for entry in last[:3]) + (f" and {len(last) - 3} more" if len(last) > 3 else "")
             yield Caveat(f"{trace.directory} holds the last position only of {names}: the others are not checked")
@@ -205,7 +206,7 @@ def _graph_of(trace: Trace, replayed: ReplayedModel, tokens: Sequence[int] | Non
         raise ComparisonError(
             f"{trace.directory}: {total} positions, but {model.path} has room for {model.family.context}; another model's trace?"
         )
-    head = next((entry for entry in trace.entries if entry.stage == "lm_head" and entry.step == 0), None)
+    head = next((entry for entry in trace.entries if entry.stage == LOGITS and entry.step == 0), None)
     every = head is not None and np.prod(head.shape, dtype=np.int64) > model.vocabulary
     # What depends on how long a run is in all is as the manifest's graph has it: a text may have been longer than what is recorded.
     context = replayed.context_named_by(trace.graph())

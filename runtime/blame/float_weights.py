@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import weights_of
 from aprgraph.graph.stages import StageKind
-from aprgraph.runtime.diff.inputs import GAINS
+from aprgraph.runtime.diff.inputs import LINEAR
 from aprgraph.runtime.diff.profiles import arithmetic_profiles, states_float_weights
 from aprgraph.runtime.diff.tolerances import CROWDED_FROM, PROFILES, Tolerance, kind_of
 from aprgraph.runtime.diff.weight_noise import LOOKUP_FACTOR, format_noise
@@ -39,7 +39,7 @@ class FloatWeights:
             return replace(tolerance, own=min(tolerance.own, arithmetic))
         if kind not in (StageKind.MATMUL, StageKind.LOOKUP):
             return tolerance
-        gain = GAINS["ffn_gate"].many if positions >= CROWDED_FROM else GAINS["ffn_gate"].few
+        gain = LINEAR.many if positions >= CROWDED_FROM else LINEAR.few
         factor = LOOKUP_FACTOR if kind is StageKind.LOOKUP else gain
         # Norms' weights and biases, and what the table allows stages without any, are as in the profile.
         own = max(factor * self.noise(weights) + arithmetic, PROFILES["quant-vs-float"][StageKind.ELEMENTWISE].own)

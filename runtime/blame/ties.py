@@ -32,7 +32,7 @@ class NearTies:
             margin = ranked[:, k - 1] - ranked[:, k] if k < scores.shape[-1] else np.full(len(scores), np.inf)
             self._margins[node.name] = margin
             rms = np.sqrt(np.mean(np.square(scores), axis=-1))
-            self._noise[node.name] = NOISE_FACTOR * math.sqrt(find("moe_router_logits").limit) * rms
+            self._noise[node.name] = NOISE_FACTOR * math.sqrt(find(graph[graph.operand_names(node.name)[0]].stage or "").limit) * rms
 
     def find(self, region: Sequence[str]) -> str | None:
         """A near-tie among the choices of ``region``, in words; None if there is none."""

@@ -14,7 +14,7 @@ from aprgraph.runtime.diff.dependencies import find_dependencies
 from aprgraph.runtime.diff.exchanged import with_exchanges
 from aprgraph.runtime.diff.flipped import set_aside
 from aprgraph.runtime.diff.graph_differences import graph_differences
-from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS, InputsRule
+from aprgraph.runtime.diff.inputs import HELD_TO_INPUTS, InputsRule, gain_of
 from aprgraph.runtime.diff.measure import Measurer, held_to_its_own
 from aprgraph.runtime.diff.moved import in_other_places
 from aprgraph.runtime.diff.names import name_of, side_names
@@ -113,7 +113,7 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
         measured[pair.key] = measurer.measure(pair)
     strict = computed_from_identical({key: one.state for key, one in measured.items()}, dependencies)
     if weights is not None:
-        strict = {key for key in strict if key[2] not in GAINS}  # what their weights cost is for the rule of inputs
+        strict = {key for key in strict if gain_of(key[2]) is None}  # what their weights cost is for the rule of inputs
     judged = {
         pair.key: held_to_its_own(measured[pair.key], measurer.tolerance(pair)) if pair.key in strict else measured[pair.key]
         for pair in pairs

@@ -6,7 +6,7 @@ that the next token was picked from.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -14,7 +14,7 @@ import networkx as nx
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import has_state, is_input, is_tap, is_weight
 from aprgraph.graph.ops.attention import is_causal
-from aprgraph.graph.stages import STAGES
+from aprgraph.graph.stages import EMBEDDING, HIDDEN, LOGITS, STAGE_BY_NAME, Stage
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.trace.reader import Trace
 
@@ -57,16 +57,27 @@ class Dependencies:
 
 
 def find_dependencies(a: Trace, b: Trace, keys: Iterable[Key]) -> Dependencies:
-    """The dependencies among the tensors ``keys``: of A's graph, else of B's, whichever knows them all, else of the stage table."""
+    """The dependencies among the tensors ``keys``: of A's graph or B's, whichever knows more, or else of the stage table.
+
+    A graph has to know all that can be compared, which is what both sides recorded. What one side alone recorded and
+    the graph does not know stands by itself.
+    """
     keys = list(keys)
+    compared = [key for key in keys if key in a and key in b] or keys
     steps = sorted({step for step, _, _ in keys})
-    for trace in (a, b):
-        graph = trace.graph()
-        if graph is not None:
-            found = from_graph(graph, steps)
-            if all(key in found.value_of for key in keys):
-                return found
-    return from_stage_table(keys)
+    found = [from_graph(graph, steps) for graph in (a.graph(), b.graph()) if graph is not None]
+    able = [one for one in found if all(key in one.value_of for key in compared)]
+    if not able:
+        return from_stage_table(keys)
+    return _with_all(max(able, key=lambda one: sum(key in one.value_of for key in keys)), keys)
+
+
+def _with_all(found: Dependencies, keys: Iterable[Key]) -> Dependencies:
+    """``found``, with those of ``keys`` that it does not know as values of nothing."""
+    for key in keys:
+        if key not in found.value_of:
+            found.add((key[0], _name(key[1], key[2])), (), key)
+    return found
 
 
 def from_graph(graph: Graph, steps: Iterable[int] = (0,)) -> Dependencies:
@@ -86,48 +97,9 @@ def from_graph(graph: Graph, steps: Iterable[int] = (0,)) -> Dependencies:
             if is_weight(node):
                 result.weights.add(value)
         if previous is not None:
-            result.link((previous, None, "lm_head"), (step, 0, "embedding"))
+            result.link((previous, None, LOGITS), (step, 0, EMBEDDING))
         previous = step
     return result
-
-
-#: What each stage is computed from within its layer. ``hidden`` is the layer's input. A stage that a model does not
-#: have (a bias, a norm, the experts) stands aside: what uses it then uses what it was computed from.
-_INPUTS: Mapping[str, tuple[str, ...]] = {
-    "attn_norm": ("hidden",),
-    "qkv_matmul": ("attn_norm",),
-    "qkv_bias": ("qkv_matmul",),
-    "q_norm": ("qkv_bias",),
-    "k_norm": ("qkv_bias",),
-    "q_post_rope": ("q_norm",),
-    "k_post_rope": ("k_norm",),
-    "attn_scores": ("q_post_rope", "k_post_rope"),
-    "attn_softmax": ("attn_scores",),
-    "attention": ("attn_softmax", "qkv_bias"),
-    "attn_out": ("attention",),
-    "attn_post_norm": ("attn_out",),
-    "post_attn_residual": ("hidden", "attn_post_norm"),
-    "ffn_norm": ("post_attn_residual",),
-    "ffn_gate": ("ffn_norm",),
-    "ffn_up": ("ffn_norm",),
-    "ffn_silu": ("ffn_gate",),
-    "ffn_swigl": ("ffn_silu", "ffn_up"),
-    "ffn_out": ("ffn_swigl",),
-    "moe_router_logits": ("ffn_norm",),
-    "moe_router_indices": ("moe_router_logits",),
-    "moe_router": ("moe_router_logits", "moe_router_indices"),
-    "moe_expert_gate": ("ffn_norm", "moe_router_indices"),
-    "moe_expert_up": ("ffn_norm", "moe_router_indices"),
-    "moe_expert_swigl": ("moe_expert_gate", "moe_expert_up"),
-    "moe_expert_out": ("moe_expert_swigl", "moe_router_indices"),
-    "moe_ffn_out": ("moe_expert_out", "moe_router", "ffn_out"),  # the last of a shared expert
-    "ffn_post_norm": ("ffn_out", "moe_ffn_out"),
-    "post_ffn_residual": ("post_attn_residual", "ffn_post_norm"),
-}
-_OPTIONAL = {"qkv_bias", "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm"}
-#: Present in layers of dense models, and in layers of mixture-of-experts models.
-_DENSE = {"ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out"}
-_EXPERTS = {stage.name for stage in STAGES if stage.name.startswith("moe_")}
 
 
 def from_stage_table(keys: Iterable[Key]) -> Dependencies:
@@ -136,56 +108,90 @@ def from_stage_table(keys: Iterable[Key]) -> Dependencies:
     Layers between two recorded ones stand as one value, ``layers 3..6``.
     """
     keys = list(keys)
-    seen = {stage for _, _, stage in keys}
     layers = sorted({layer for _, layer, _ in keys if layer is not None})
-    absent = _OPTIONAL - seen
-    # A layer has one kind of FFN unless both kinds were seen (dense layers before the first experts).
-    if not seen & _EXPERTS:
-        absent |= _EXPERTS
-    elif not seen & _DENSE:
-        absent |= _DENSE
+    absent = _absent({stage for _, _, stage in keys})
     result = Dependencies()
-    previous: int | None = None
+    earlier: _Step | None = None
     for step in sorted({step for step, _, _ in keys}):
-        _add_step(result, step, layers, absent, previous)
-        previous = step
-    for key in keys:
-        if key not in result.value_of:
-            result.add((key[0], _name(key[1], key[2])), (), key)
-    return result
+        now = _Step(step)
+        _add_step(result, now, layers, absent, earlier)
+        earlier = now
+    return _with_all(result, keys)
+
+
+@dataclass
+class _Step:
+    """A step, and what each stage of each layer is in it.
+
+    That is one value, or where a model does without the stage, the values that it would be computed from.
+    """
+
+    number: int
+    values: dict[tuple[int | None, str], tuple[Value, ...]] = field(default_factory=dict)
+
+
+def _absent(seen: Container[str]) -> set[str]:
+    """The stages that a model does not have of which ``seen`` were recorded."""
+    absent = {name for name, stage in STAGE_BY_NAME.items() if stage.optional and name not in seen}
+    # A layer has one kind of FFN unless both kinds were seen (dense layers before the first experts).
+    networks = {network: {name for name, stage in STAGE_BY_NAME.items() if stage.network == network} for network in ("experts", "dense")}
+    unseen = [names for names in networks.values() if not any(name in seen for name in names)]
+    return absent | (unseen[0] if unseen else set())
+
+
+def _in_order(stages: Iterable[Stage]) -> list[Stage]:
+    """Stages after what they read; ties in the order of the table."""
+    by_name = {stage.name: stage for stage in stages}
+    index = {name: number for number, name in enumerate(by_name)}
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(by_name)
+    graph.add_edges_from((read, name) for name, stage in by_name.items() for read in stage.reads if read in by_name)
+    return [by_name[name] for name in nx.lexicographical_topological_sort(graph, key=index.__getitem__)]
 
 
 def _name(layer: int | None, stage: str) -> str:
     return stage if layer is None else f"layer{layer}.{stage}"
 
 
-def _add_step(result: Dependencies, step: int, layers: list[int], absent: set[str], previous: int | None) -> None:
+def _add_step(result: Dependencies, now: _Step, layers: list[int], absent: set[str], earlier: _Step | None) -> None:
+    of_layer = _in_order(stage for stage in STAGE_BY_NAME.values() if stage.per_layer and not stage.first_layer_only)
+    of_model = _in_order(stage for stage in STAGE_BY_NAME.values() if not stage.per_layer)
     hidden: tuple[Value, ...] = ()
     above = 0
     if layers and layers[0] == 0:
-        result.add((step, "layer0.embedding"), (), (step, 0, "embedding"))
-        hidden = ((step, "layer0.embedding"),)
+        hidden = ((now.number, _name(0, EMBEDDING)),)
+        result.add(hidden[0], (), (now.number, 0, EMBEDDING))
     for layer in layers:
         if layer > above:
-            gap = (step, f"layers {above}..{layer}")
+            gap = (now.number, f"layers {above}..{layer}")
             result.add(gap, hidden)
             hidden = (gap,)
-        values: dict[str, tuple[Value, ...]] = {"hidden": hidden}
-        for stage, inputs in _INPUTS.items():
-            operands = tuple(value for name in inputs for value in values[name])
-            if stage in absent:
-                values[stage] = operands
-                continue
-            value = (step, _name(layer, stage))
-            result.add(value, operands, (step, layer, stage))
-            values[stage] = (value,)
-        hidden = values["post_ffn_residual"]
+        _add_stages(result, now, layer, of_layer, hidden, absent, earlier)
+        hidden = now.values[layer, of_layer[-1].name]
         above = layer + 1
-        if previous is not None:
-            result.link((previous, layer, "k_post_rope"), (step, layer, "attn_scores"))
-            for v in ("qkv_matmul", "qkv_bias"):
-                result.link((previous, layer, v), (step, layer, "attention"))
-    result.add((step, "final_norm"), hidden, (step, None, "final_norm"))
-    result.add((step, "lm_head"), [(step, "final_norm")], (step, None, "lm_head"))
-    if previous is not None:
-        result.link((previous, None, "lm_head"), (step, 0, "embedding"))
+    _add_stages(result, now, None, of_model, hidden, absent, earlier)
+    if earlier is not None:
+        result.link((earlier.number, None, LOGITS), (now.number, 0, EMBEDDING))
+
+
+def _add_stages(
+    result: Dependencies,
+    now: _Step,
+    layer: int | None,
+    stages: Iterable[Stage],
+    hidden: tuple[Value, ...],
+    absent: set[str],
+    earlier: _Step | None,
+) -> None:
+    """Add the stages of a layer, or those of the whole model, which are given ``hidden``."""
+    now.values[layer, HIDDEN] = hidden
+    for stage in stages:
+        operands = tuple(value for name in stage.reads for value in now.values.get((layer, name), ()))
+        now.values[layer, stage.name] = operands
+        if stage.name in absent:
+            continue
+        if earlier is not None:
+            operands += tuple(value for name in stage.recalls for value in earlier.values.get((layer, name), ()))
+        value = (now.number, _name(layer, stage.name))
+        result.add(value, operands, (now.number, layer, stage.name))
+        now.values[layer, stage.name] = (value,)

@@ -16,10 +16,8 @@ from aprgraph.runtime.diff.align import Key, Pair, last_rows
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.trace.aprt import F32
 
+#: The one choice of a layer, by whose order its experts' values lie.
 IDS = "moe_router_indices"
-SCORES = "moe_router_logits"
-#: What holds one value or row for each chosen expert, in the order of the choice.
-SLOTTED = frozenset(name for name, stage in STAGE_BY_NAME.items() if "k" in stage.dims and name != IDS)
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,23 @@ class Slots:
         return left, right
 
 
+def is_slotted(stage: str) -> bool:
+    """Whether a stage holds one value or row for each chosen expert, in the order of the choice."""
+    return stage in STAGE_BY_NAME and STAGE_BY_NAME[stage].is_per_choice
+
+
+def scores_of(ids: str) -> str:
+    """The stage of the scores that a choice is made by."""
+    return STAGE_BY_NAME[ids].reads[0]
+
+
 def find_slots(a: ShapedTrace, b: ShapedTrace, pair: Pair) -> Slots | None:
-    """The slots of a pair of ``SLOTTED`` tensors; None where they agree, or where the ids or the shapes do not tell.
+    """The slots of a pair of tensors of a stage that ``is_slotted``; None where they agree, or where the ids or the shapes do not tell.
 
     Raises TraceError that names a damaged file.
     """
     step, layer, stage = pair.key
-    if stage not in SLOTTED or not pair.structured or pair.shape is None or len(pair.shape) < 2:
+    if not is_slotted(stage) or not pair.structured or pair.shape is None or len(pair.shape) < 2:
         return None
     n, k = pair.shape[:2]
     ours, theirs = (last_rows(trace, (step, layer, IDS), n, k) for trace in (a, b))
@@ -79,5 +87,5 @@ def find_scores(trace: ShapedTrace, key: Key, n: int, least: int) -> F32 | None:
 
     ``least`` is the number of experts that there are at least. Raises TraceError that names a damaged file.
     """
-    scores = last_rows(trace, (key[0], key[1], SCORES), n, None)
+    scores = last_rows(trace, (key[0], key[1], scores_of(key[2])), n, None)
     return scores if scores is not None and scores.shape[1] >= least else None

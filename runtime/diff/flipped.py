@@ -15,7 +15,7 @@ import networkx as nx
 from aprgraph.runtime.diff.align import Key, Pair
 from aprgraph.runtime.diff.classify import State
 from aprgraph.runtime.diff.dependencies import Dependencies
-from aprgraph.runtime.diff.experts import SLOTTED
+from aprgraph.runtime.diff.experts import is_slotted
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.measure import Measured, Measurer
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -68,7 +68,7 @@ def _affected(pair: Pair, source: Key, from_end: Sequence[int], *, causal: bool)
     count = pair.shape[pair.position_axis] if pair.position_axis is not None else 1
     if pair.key[0] != source[0]:
         return set(range(count))  # a later step attends to all of an earlier one
-    if pair.key[1] == source[1] and pair.key[2] in SLOTTED:
+    if pair.key[1] == source[1] and is_slotted(pair.key[2]):
         return set()  # compared expert by expert already
     if pair.key[1] == source[1]:
         return {count + position for position in from_end if count + position >= 0}

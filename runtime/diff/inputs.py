@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import State, own_computation
 from aprgraph.runtime.diff.dependencies import Dependencies
@@ -39,7 +40,7 @@ class Gain:
     derivation: str
 
 
-_LINEAR = Gain(5, 15, "Measured at most 2.6, with fewer than five positions 6.4 (the logits of one).")
+LINEAR = Gain(5, 15, "Measured at most 2.6, with fewer than five positions 6.4 (the logits of one).")
 _TURN = Gain(5, 15, "A rotation. Measured at most 1.6, with fewer than five positions 3.9.")
 _SCORES = Gain(20, 60, "Products of two noisy rows. Measured at most 8, with one position 20.")
 _MIX = Gain(50, 100, "v is a small part of q, k and v side by side, with a larger error. Measured at most 16, with one position 48.")
@@ -47,17 +48,29 @@ _ACTIVATION = Gain(5, 15, "Measured at most 2.2, with one position too.")
 _PRODUCT = Gain(15, 30, "A product of two noises. Measured at most 5.5, with one position 9.")
 _SUM = Gain(50, 100, "The terms of a sum may cancel. Measured at most 13, with one position 22.")
 
-#: By stage; what is not here has none.
-GAINS: Mapping[str, Gain] = {
-    **dict.fromkeys(("qkv_matmul", "attn_out", "ffn_gate", "ffn_up", "ffn_out", "lm_head"), _LINEAR),
-    **dict.fromkeys(("moe_router_logits", "moe_expert_gate", "moe_expert_up", "moe_expert_out"), _LINEAR),
-    **dict.fromkeys(("q_post_rope", "k_post_rope"), _TURN),
-    "attn_scores": _SCORES,
-    "attention": _MIX,
-    "ffn_silu": _ACTIVATION,
-    **dict.fromkeys(("ffn_swigl", "moe_expert_swigl"), _PRODUCT),
-    **dict.fromkeys(("qkv_bias", "post_attn_residual", "post_ffn_residual"), _SUM),
-}
+#: Factors of a product of what was computed.
+_TWO = 2
+#: In the order of docs/tolerances.md.
+GAINS = (LINEAR, _TURN, _SCORES, _MIX, _ACTIVATION, _PRODUCT, _SUM)
+
+
+def gain_of(stage: str) -> Gain | None:
+    """The gain of a stage's operation; None where it has none, of lookups, norms, softmaxes, choices, and sums over experts."""
+    known = STAGE_BY_NAME.get(stage)
+    if known is None:
+        return None
+    values = [name for name in known.reads if kind_of(name) is not StageKind.INDEX]
+    if known.kind is StageKind.ROPE:
+        return _TURN
+    if known.kind is StageKind.ELEMENTWISE:
+        return _SUM if known.is_sum else _PRODUCT if len(values) > 1 else _ACTIVATION
+    if known.kind is not StageKind.MATMUL or len(values) > _TWO:
+        return None
+    if len(values) < _TWO:
+        return LINEAR
+    return _MIX if StageKind.SOFTMAX in map(kind_of, values) else _SCORES
+
+
 #: Profiles whose limits are so wide that a stage is held to its inputs as well.
 HELD_TO_INPUTS = ("cross-engine-q8act", "cross-engine-q8k", "quant-vs-float")
 
@@ -77,7 +90,7 @@ class InputsRule:
         states = {value: measured.get(key) for key, value in self._dependencies.value_of.items()}
         held = dict(measured)
         for key, one in measured.items():
-            gain = GAINS.get(key[2])
+            gain = gain_of(key[2])
             if one.state is not State.NOISE or gain is None or tolerances.override(key[2]):
                 continue
             if not isinstance(one.metrics, TensorMetrics) or one.metrics.count < FEW_ELEMENTS:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aprgraph.graph.stages import StageKind
+from aprgraph.graph.stages import StageKind, is_logits
 from aprgraph.runtime.diff.align import Key, Pair
 from aprgraph.runtime.diff.classify import State
-from aprgraph.runtime.diff.experts import SCORES, Slots, find_scores, find_slots
+from aprgraph.runtime.diff.experts import Slots, find_scores, find_slots, scores_of
 from aprgraph.runtime.diff.indices import IndexMetrics, compare_indices
 from aprgraph.runtime.diff.logits import LogitMetrics, compare_logits
 from aprgraph.runtime.diff.margins import judge_choices
@@ -128,7 +128,7 @@ class Measurer:
 
     def _values(self, pair: Pair, a: F32, b: F32, tolerance: Tolerance) -> Measured:
         metrics = compare_tensors(a, b, structured=pair.structured, position_axis=pair.position_axis)
-        return self._judge(metrics, tolerance, compare_logits(a, b, self._top) if pair.key[2] == "lm_head" else None)
+        return self._judge(metrics, tolerance, compare_logits(a, b, self._top) if is_logits(pair.key[2]) else None)
 
     def _judge(self, metrics: TensorMetrics, tolerance: Tolerance, logits: LogitMetrics | None = None) -> Measured:
         if metrics.mismatched_nonfinite:
@@ -145,7 +145,7 @@ class Measurer:
         if ids.differing and pair.structured:
             largest = max((float(side[np.isfinite(side)].max(initial=0.0)) for side in (a, b)), default=0.0)
             scores = [find_scores(trace, pair.key, ids.positions, int(largest) + 1) for trace in (self._a, self._b)]
-            ids = judge_choices(ids, a, b, scores, self._tolerances.find(SCORES).limit)
+            ids = judge_choices(ids, a, b, scores, self._tolerances.find(scores_of(pair.key[2])).limit)
         reason = exceeds(ids, limit)
         return Measured(state_of(ids.bit_identical, reason), limit, reason, ids)
 

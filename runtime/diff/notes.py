@@ -8,7 +8,7 @@ from aprgraph.graph.ops import weights_of
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Class
-from aprgraph.runtime.diff.experts import SCORES
+from aprgraph.runtime.diff.experts import IDS, scores_of
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -142,7 +142,7 @@ def _choices(rows: Sequence[DiffRow]) -> Iterator[str]:
         yield f"near-ties in {len(near) - NAMED} more layers"
     unjudged = [row.label for row, metrics in ids if metrics.differing and not metrics.judged]
     if unjudged:
-        yield Caveat(f"whether other experts were chosen at near-ties is not known for {_named(unjudged)}: tap {SCORES}")
+        yield Caveat(f"whether other experts were chosen at near-ties is not known for {_named(unjudged)}: tap {scores_of(IDS)}")
 
 
 def _counts(shaped: tuple[ShapedTrace, ShapedTrace]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.stages import STAGE_BY_NAME, StageKind, is_logits
 from aprgraph.runtime.trace.aprt import F32, give_back
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
@@ -22,9 +22,6 @@ from aprgraph.runtime.trace.reader import Trace
 Key = tuple[int, int | None, str]
 Shape = tuple[int, ...]
 
-_SOFTMAX = "attn_softmax"
-#: `apr` dumps these for the last position only: their size alone does not tell how many positions they hold.
-_PERHAPS_LAST = frozenset(name for name in STAGE_BY_NAME if name.startswith("moe_") or name == "lm_head")
 #: A row of float32 weights sums to 1 within this.
 _SUM_ERROR = 1e-3
 #: Elements of attention weights that are looked at at once.
@@ -54,6 +51,17 @@ def position_axis(stage: str) -> int | None:
         return None
     dims = STAGE_BY_NAME[stage].dims
     return dims.index("n") if "n" in dims else 0
+
+
+def _is_perhaps_last(stage: str) -> bool:
+    """Whether `apr` dumps a stage for the last position only: its size alone does not tell how many positions it holds."""
+    return stage in STAGE_BY_NAME and (STAGE_BY_NAME[stage].network == "experts" or STAGE_BY_NAME[stage].is_logits)
+
+
+def _has_hidden_rows(stage: str) -> bool:
+    """Whether a stage is of as many columns as the hidden state, and of all positions: what layers are given, and their norms."""
+    known = STAGE_BY_NAME[stage]
+    return known.dims == ("n", "E") and known.per_layer and known.kind in (StageKind.LOOKUP, StageKind.NORM)
 
 
 def find_shapes(a: Trace, b: Trace) -> tuple[ShapedTrace, ShapedTrace]:
@@ -89,7 +97,7 @@ def _by_widths(entries: list[TraceEntry], other: ShapedTrace) -> tuple[dict[Key,
     like = {entry.key: entry.shape for entry in other.trace.entries}
     sizes = {entry.key: math.prod(entry.shape) for entry in entries}
     candidates = {key: _positions(key[2], size, like[key]) for key, size in sizes.items() if key in like}
-    whole = {n for key, n in candidates.items() if n is not None and key[2] not in _PERHAPS_LAST}
+    whole = {n for key, n in candidates.items() if n is not None and not _is_perhaps_last(key[2])}
     n = max(whole) if whole and whole <= {1, max(whole)} else None
     if n is None and not whole and entries:
         n = other.positions.get(entries[0].step)  # nothing but stages that may be of the last position
@@ -113,7 +121,7 @@ def _by_widths(entries: list[TraceEntry], other: ShapedTrace) -> tuple[dict[Key,
 def _positions(stage: str, size: int, like: Shape) -> int | None:
     """How many positions of a tensor shaped ``like`` one of ``size`` elements is; None if that does not come out even."""
     axis = position_axis(stage)
-    if axis is None or not like or (len(like) < 2 and STAGE_BY_NAME[stage].dims != ("V",)):
+    if axis is None or not like or (len(like) < 2 and not is_logits(stage)):
         return None
     if len(like) < 2:
         like = (1, *like)
@@ -131,14 +139,15 @@ def _by_softmax(bare: Trace, entries: list[TraceEntry]) -> tuple[dict[Key, Shape
     """The shapes of one step's tensors that nothing but the softmax of a layer tells, if it does."""
     n: int | None = None
     heads = 0
+    entries = [entry for entry in entries if entry.stage in STAGE_BY_NAME]
     for entry in entries:
-        if entry.stage == _SOFTMAX:
+        if STAGE_BY_NAME[entry.stage].rows_sum_to_1:
             n, heads = _shape_of_softmax(bare.load(entry))
             break
     if n is None:
         return {}, None
     sizes = {entry.key: math.prod(entry.shape) for entry in entries}
-    hidden = next((size // n for key, size in sizes.items() if key[2] in ("embedding", "attn_norm", "ffn_norm") and size % n == 0), None)
+    hidden = next((size // n for key, size in sizes.items() if _has_hidden_rows(key[2]) and size % n == 0), None)
     shapes: dict[Key, Shape] = {}
     for key, size in sizes.items():
         dims = STAGE_BY_NAME[key[2]].dims
@@ -146,7 +155,7 @@ def _by_softmax(bare: Trace, entries: list[TraceEntry]) -> tuple[dict[Key, Shape
             shapes[key] = (heads, n, n)
         elif dims == ("n", "E") and hidden is not None and size in (hidden, n * hidden):
             shapes[key] = (size // hidden, hidden)
-        elif key[2] not in _PERHAPS_LAST and len(dims) == 2 and size and size % n == 0:
+        elif not _is_perhaps_last(key[2]) and len(dims) == 2 and size and size % n == 0:
             shapes[key] = (n, size // n)
     return shapes, n
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from aprgraph.graph.stages import STAGES, StageKind
 from aprgraph.runtime.diff import inputs, tolerances, weight_noise
-from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS
+from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS, gain_of
 from aprgraph.runtime.diff.tolerances import CROWDED_FROM, PROFILE_SUMMARIES, PROFILES, TABLE_VERSION
 from aprgraph.runtime.diff.weight_noise import FORMAT_NOISE
 
@@ -82,8 +82,9 @@ def _inputs() -> Iterator[str]:
     yield from (f"## A stage against its inputs: {', '.join(HELD_TO_INPUTS)}", "")
     yield from _doc(inputs)
     yield from ("", f"| stages | gain | with fewer than {CROWDED_FROM} positions | where it comes from |", "|---|---|---|---|")
-    for gain in dict.fromkeys(GAINS.values()):
-        yield f"| {', '.join(name for name in GAINS if GAINS[name] is gain)} | {gain.many:g} | {gain.few:g} | {gain.derivation} |"
+    for gain in GAINS:
+        stages = ", ".join(stage.name for stage in STAGES if gain_of(stage.name) is gain)
+        yield f"| {stages} | {gain.many:g} | {gain.few:g} | {gain.derivation} |"
     yield ""
     yield from _POWER.splitlines()
 

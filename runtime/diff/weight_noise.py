@@ -71,13 +71,6 @@ DEPTH_STEP = 25.0
 LOOKUP_FACTOR = 5.0
 OWN_FACTOR = 4.0
 
-#: Stages that are products with weights, where no graph says so.
-_OF_WEIGHTS = frozenset(
-    name
-    for name, stage in STAGE_BY_NAME.items()
-    if stage.kind in (StageKind.MATMUL, StageKind.LOOKUP) and name not in ("attn_scores", "attention", "moe_router_logits")
-)
-
 
 @dataclass(frozen=True)
 class WeightNoise:
@@ -144,8 +137,14 @@ def find_weight_noise(a: Trace, b: Trace, dependencies: Dependencies, float_side
         graph = dependencies.graph
         own = {value: max((of_weight.get(operand, 0.0) for operand in graph.predecessors(value)), default=0.0) for value in graph}
     else:
-        own = {value: UNKNOWN_FORMAT for (_, _, stage), value in dependencies.value_of.items() if stage in _OF_WEIGHTS}
+        own = {value: UNKNOWN_FORMAT for (_, _, stage), value in dependencies.value_of.items() if _is_of_weights(stage)}
     return WeightNoise(dependencies.value_of, own, _upstream(dependencies, own), tuple(sorted(formats, key=format_noise, reverse=True)))
+
+
+def _is_of_weights(stage: str) -> bool:
+    """Whether a stage is a product with weights that may be quantised, where no graph says so."""
+    known = STAGE_BY_NAME.get(stage)
+    return known is not None and known.kind in (StageKind.MATMUL, StageKind.LOOKUP) and known.quantisable
 
 
 def format_noise(name: str) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
-from aprgraph.graph.stages import StageKind
+from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 from aprgraph.runtime.diff.align import Key, Pair
 from aprgraph.runtime.diff.dependencies import Dependencies, Value
 from aprgraph.runtime.diff.tolerances import kind_of
@@ -49,7 +49,9 @@ class Witnesses:
 
     def _is_blind(self, key: Key) -> bool:
         """Whether a stage gives the same whatever the factor of what it reads."""
-        return kind_of(key[2]) in _BLIND_TO_FACTORS or (key[2] == "attn_softmax" and key[0] == 0 and self._prompt == 1)
+        step, _, stage = key
+        is_one = step == 0 and self._prompt == 1 and stage in STAGE_BY_NAME and STAGE_BY_NAME[stage].rows_sum_to_1
+        return is_one or kind_of(stage) in _BLIND_TO_FACTORS
 
     def _is_part(self, witness: Key, key: Key) -> bool:
         """Whether not all positions of a tensor were compared in what is computed from it."""

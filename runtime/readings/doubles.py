@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from aprgraph.graph.stages import EMBEDDING
 from aprgraph.runtime.readings.as_read import Key
 from aprgraph.runtime.readings.places import Places
 from aprgraph.runtime.trace.reader import Trace
@@ -18,7 +19,7 @@ def doubles_agree(places: Places, trace: Trace, layers: int) -> bool:
     for key, target in places.moved.items():
         if target is not None or key not in keys:
             continue
-        usual = (key[0], 0, "embedding") if key[1] == 0 and layers > 1 else (key[0], None, "final_norm")
+        usual = (key[0], 0, EMBEDDING) if key[1] == 0 and layers > 1 else (key[0], None, "final_norm")
         other = places.doubles.get(key, usual)
         if other not in keys or not are_same(trace, key, other):
             return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.attention import mask_of
-from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 
 _Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS = "H*D", "K*D", "(H+2K)*D"
 
@@ -57,6 +57,6 @@ def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
     if letters[-1] == _QKV_COLUMNS:
         return Layout(plain, heads=(heads, kv_heads), kv_heads=kv_heads, head_size=size)
     letter, count = ("H", heads) if letters[-1] == _Q_COLUMNS else ("K", kv_heads)
-    turned = (count,) if node.stage != "attention" else ()
+    turned = (count,) if stage.kind is not StageKind.MATMUL else ()  # a mix of v is not turned
     assert count * size == shape[-1] == math.prod(shape[1:])
     return Layout((*plain[:-1], (letter, count), ("D", size)), heads=turned, kv_heads=kv_heads, head_size=size)

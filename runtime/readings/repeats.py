@@ -15,9 +15,6 @@ from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
 
-#: The stages whose columns are those of the KV heads.
-_OF_KEYS = frozenset(name for name, stage in STAGE_BY_NAME.items() if stage.dims[-1] == "K*D")
-
 
 def without_repeats(trace: Trace, graph: Graph) -> tuple[Trace, tuple[Key, ...]]:
     """``trace`` with every KV head once, and the keys of the tensors that held them several times. Raises TraceError.
@@ -29,7 +26,7 @@ def without_repeats(trace: Trace, graph: Graph) -> tuple[Trace, tuple[Key, ...]]
     shapes: dict[Key, tuple[int, ...]] = {}
     for entry in trace.entries:
         node = scores.get(entry.layer)
-        if node is None or entry.stage not in _OF_KEYS or entry.file is None:
+        if node is None or not _is_of_keys(entry.stage) or entry.file is None:
             continue
         heads, kv_heads = node.attr_int("heads"), node.attr_int("kv_heads")
         columns = graph.operands(node.name)[0].type.dims[1]
@@ -40,6 +37,11 @@ def without_repeats(trace: Trace, graph: Graph) -> tuple[Trace, tuple[Key, ...]]
             readings[entry.key] = (Reading((step,)), (count,))
             shapes[entry.key] = (count // columns, columns * kv_heads // heads) if len(entry.shape) > 1 else (count * kv_heads // heads,)
     return (TraceAsRead(trace, readings=readings, shapes=shapes), tuple(readings)) if readings else (trace, ())
+
+
+def _is_of_keys(stage: str) -> bool:
+    """Whether the columns of a stage are those of the KV heads."""
+    return stage in STAGE_BY_NAME and STAGE_BY_NAME[stage].dims[-1] == "K*D"
 
 
 def repeats_in_words(repeated: Sequence[Key]) -> str:

@@ -129,7 +129,7 @@ def _take(where: str, entry: TraceEntry, given: Shape, readings: Sequence[_Readi
 
 def _readings(stage: Stage, shape: Shape) -> Iterator[_Reading]:
     """The ways to read ``shape``, each in the letters of the table."""
-    if stage.name == "lm_head":
+    if stage.is_logits:
         squeezed = _squeeze(shape, 1)
         if squeezed is not None:
             yield _Reading(("V",), squeezed, "V")
@@ -170,7 +170,7 @@ def _looks_like(stage: Stage, shape: Shape, n: _Known | None) -> str:
 
 def _expected(stage: Stage) -> str:
     dims = " x ".join(stage.dims)
-    if stage.name == "lm_head":
+    if stage.is_logits:
         return f"{dims} (or n x {dims})"
     return f"{dims} (or n x {_HEADS[stage.dims[-1]]} x D)" if stage.dims[-1] in _HEADS else dims
 

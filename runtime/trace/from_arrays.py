@@ -12,7 +12,7 @@ import numpy as np
 
 from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.stage_names import did_you_mean
-from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind
+from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind, is_logits
 from aprgraph.runtime.trace.aprt import WHOLE_MODEL
 from aprgraph.runtime.trace.array_shapes import fit_shapes
 from aprgraph.runtime.trace.array_values import Array, arithmetic_of, check_values, to_f32, to_numpy
@@ -49,7 +49,7 @@ def write_arrays(
         arrays[entry.key], types[entry.key] = _read_array(where, entry, tensors[key])
     ordered = sorted((entry for _, entry in entries), key=lambda entry: entry.order)
     shapes = fit_shapes(where, ordered, arrays, len(tokens))
-    positions = "all" if any(entry.stage == "lm_head" and len(shapes[entry.key]) == 2 for entry in ordered) else "last"
+    positions = "all" if any(is_logits(entry.stage) and len(shapes[entry.key]) == 2 for entry in ordered) else "last"
     extra = _with_arithmetic(extra, types)
     info = TraceInfo(model, target, tuple(int(token) for token in tokens), _describe(ordered), positions, "", extra)
     writer = TraceWriter(directory, author=author_of(info), force=force)
@@ -64,7 +64,8 @@ def _read_array(where: str, entry: TraceEntry, value: Any) -> tuple[Array, str]:
     """The elements of one tensor, and the name of their type. Raises TraceError."""
     try:
         array, name = to_numpy(value)
-        check_values(array, name, can_be_masked=entry.stage == "attn_scores")
+        stage = STAGE_BY_NAME[entry.stage]
+        check_values(array, name, can_be_masked=stage.is_masked and not stage.rows_sum_to_1)  # a softmax makes weights of 0 of them
     except TraceError as error:
         raise TraceError(f"{where}: {entry.label} {error}") from None
     return array, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind, execution_key
+from aprgraph.graph.stages import HIDDEN, STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind, execution_key, is_logits
 
 #: As the interchange document gives them.
 ORDER = [
@@ -60,3 +60,24 @@ def test_execution_order_of_layers_and_whole_model_stages() -> None:
 
 def test_a_stage_that_is_not_known_comes_after_those_that_are() -> None:
     assert execution_key(0, "ssm_scan") > execution_key(0, "lm_head")
+
+
+def test_stages_read_others_of_their_layer_and_come_after_them() -> None:
+    for stage in STAGES:
+        assert set(stage.recalls) <= set(stage.reads) <= {HIDDEN, *STAGE_BY_NAME}
+        per_layer = {STAGE_BY_NAME[name].per_layer for name in stage.reads if name != HIDDEN}
+        assert per_layer <= {stage.per_layer}
+    read = {name for stage in STAGES for name in stage.reads}
+    unread = [stage.name for stage in STAGES if stage.name not in read]
+    assert unread == ["embedding", "post_ffn_residual", "lm_head"], "a hidden state is read as such"
+
+
+def test_what_holds_of_single_stages() -> None:
+    assert [stage.name for stage in STAGES if stage.is_logits] == ["lm_head"]
+    assert [stage.name for stage in STAGES if stage.rows_sum_to_1] == ["attn_softmax"]
+    assert [stage.name for stage in STAGES if stage.is_masked] == ["attn_scores", "attn_softmax"]
+    assert [stage.name for stage in STAGES if stage.is_sum] == ["qkv_bias", "post_attn_residual", "post_ffn_residual"]
+    assert {stage.name for stage in STAGES if stage.optional} == {"qkv_bias", "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm"}
+    assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}
+    assert not is_logits(None)
+    assert not is_logits("no_such_stage")

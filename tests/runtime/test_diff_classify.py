@@ -134,6 +134,29 @@ def test_the_stage_table_knows_what_the_graph_knows(tiny_model: Callable[..., Pa
     assert len(closure(exact)) > 400
 
 
+AFTER = """graph @norms_after {
+  %tokens = input : i32[n]
+  %table = weight {dims = [9, 4], dtype = "f32", tensor = "table"} : f32[9, 4]
+  %w = weight {dims = [4, 4], dtype = "f32", tensor = "w"} : f32[4, 4]
+  %x = embed(%tokens, %table) stage embedding layer 0 : f32[n, 4]
+  %gate = linear(%x, %w) stage ffn_gate layer 0 : f32[n, 4]
+  %up = linear(%x, %w) stage ffn_up layer 0 : f32[n, 4]
+  %norm = mul(%gate, %up) stage ffn_norm layer 0 : f32[n, 4]
+}
+"""
+
+
+def test_a_graph_decides_the_order_though_the_other_side_recorded_more(tmp_path: Path) -> None:
+    """A norm behind what the stage table has behind it; the other side holds what this graph does not know."""
+    x = values(3, 4)
+    a = write_trace(tmp_path / "a", {(0, "embedding"): x, (0, "ffn_gate"): x, (0, "ffn_norm"): x}, graph=AFTER)
+    theirs = {(0, "embedding"): x, (0, "ffn_gate"): -x, (0, "ffn_norm"): -x, (0, "ffn_out"): x, (1, "ffn_norm"): x}
+    report = diff(a, write_trace(tmp_path / "b", theirs))
+    assert report.row((0, 0, "ffn_gate")).classification is Class.INTRODUCED
+    assert report.row((0, 0, "ffn_norm")).classification is Class.PROPAGATED
+    assert [row.classification for row in report.rows if row.key[1:] in ((0, "ffn_out"), (1, "ffn_norm"))] == [Class.UNMEASURED] * 2
+
+
 def test_the_stage_table_of_experts_and_of_missing_layers() -> None:
     layered = [(2, "moe_router_indices"), (2, "moe_ffn_out"), (7, "attn_norm"), (None, "lm_head"), (3, "no_such_stage")]
     keys: list[Key] = [(0, layer, stage) for layer, stage in layered]

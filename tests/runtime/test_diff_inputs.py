@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.diff import Class, DiffReport, diff
-from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS
+from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS, gain_of
 from aprgraph.runtime.diff.tolerances import PROFILES, find_tolerance
 from aprgraph.runtime.diff.weight_noise import FORMAT_NOISE, format_noise
 from tests.runtime.test_diff_noise_models import trace_in
@@ -195,7 +196,9 @@ def test_a_channel_of_zeros_on_one_side_is_a_lost_row_and_a_small_one_is_not(tmp
 
 def test_every_gain_says_what_it_was_measured_at() -> None:
     assert set(HELD_TO_INPUTS) < set(PROFILES)
-    for stage, gain in GAINS.items():
+    gains = {stage: gain for stage in STAGE_BY_NAME if (gain := gain_of(stage)) is not None}
+    assert set(gains.values()) == set(GAINS)
+    for stage, gain in gains.items():
         assert find_tolerance("quant-vs-float", stage)
         assert 1 < gain.many < gain.few
         assert "easured at most" in gain.derivation

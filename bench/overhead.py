@@ -42,8 +42,8 @@ def main() -> None:
         compiled = aprgraph.load(options.model).compile(directory=Path(scratch) / "model.aprg")
         layers = compiled.model.family.layers
         run = compiled.plan(parse_plan("all", f"0..{layers}"), TOKENS)
-        graph = executed_graph(run.graph)
-        program = Session(compiled.artifact.library, compiled.model).load(compiled.artifact.program(graph, single_pass=True), graph)
+        graph = executed_graph(run.graph, one_pass=True)
+        program = Session(compiled.artifact.library, compiled.model).load(compiled.artifact.program(graph), graph)
         cli = [sys.executable, "-c", "from aprgraph.cli import main; main()"]
         text = [
             "run",

@@ -30,9 +30,9 @@ def main() -> None:
             tokens, dump = request["tokens"], request["dump"]
             run: RunPlan = compiled.plan(parse_plan("all" if dump else None, f"0..{layers}"), tokens)
             if dump not in programs:
-                graph = executed_graph(run.graph)
+                graph = executed_graph(run.graph, one_pass=True)
                 session = Session(compiled.artifact.library, compiled.model, threads)
-                programs[dump] = session.load(compiled.artifact.program(graph, single_pass=True), graph)
+                programs[dump] = session.load(compiled.artifact.program(graph), graph)
             directory = scratch / "dump"
             shutil.rmtree(directory, ignore_errors=True)
             writer = TraceWriter(directory)

@@ -120,17 +120,14 @@ class Artifact:
             raise ArtifactError(f"{self.directory}: {found} is not the file it was compiled from, or has changed since; compile it again")
         return model
 
-    def program(self, graph: Graph, *, single_pass: bool) -> Path:
-        """The program of ``graph`` (this artifact's graph after passes), compiled unless it is there already.
-
-        A ``single_pass`` sees all positions at once; several need caches between them.
-        """
-        programs, key = self.directory / _PROGRAMS, digest(f"{single_pass} {print_graph(graph)}".encode())
+    def program(self, graph: Graph) -> Path:
+        """The program of ``graph`` (this artifact's graph after passes), compiled unless it is there already."""
+        programs, key = self.directory / _PROGRAMS, digest(print_graph(graph).encode())
         with contextlib.suppress(OSError):
             for path in programs.glob(f"{key}-*.vm"):
                 if path.stem == f"{key}-{digest(path.read_bytes())}":
                     return path
-        program = _compile_program(graph, self.target, single_pass=single_pass)
+        program = _compile_program(graph, self.target)
         name = f"{key}-{digest(program)}.vm"
         with contextlib.suppress(OSError):  # a full disk, or an artifact that belongs to someone else
             return write_whole(programs / name, program)
@@ -150,12 +147,12 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:_DIGEST]
 
 
-def _compile_program(graph: Graph, target: str, *, single_pass: bool) -> bytes:
+def _compile_program(graph: Graph, target: str) -> bytes:
     """Through a file in memory: TVM does not notice when a disk is full."""
     from aprgraph.codegen.program import build_program  # noqa: PLC0415 -- imports the compiler
 
     with os.fdopen(os.memfd_create("program"), "rb") as file:
-        build_program(graph, Path(f"/proc/self/fd/{file.fileno()}"), single_pass=single_pass, target=target)
+        build_program(graph, Path(f"/proc/self/fd/{file.fileno()}"), target=target)
         return file.read()
 
 

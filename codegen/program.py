@@ -22,22 +22,21 @@ from aprgraph.graph.calling_convention import (
     HALF_TABLE_SIZE,
     TAP_FUNCTION,
     USED_FUNCTION,
-    cache_nodes,
     computed_types,
     is_large,
     program_parameters,
     returned_nodes,
 )
-from aprgraph.graph.ir import Dim, Graph, Node
+from aprgraph.graph.ir import Dim, Graph, Node, TensorType
+from aprgraph.graph.ops import is_own_state, is_tap, is_weight, state_type, states_of, traits_of
 
 _DTYPES = {"f32": "float32", "i32": "int32"}
 
 
-def lower(graph: Graph, *, single_pass: bool, target: str = "llvm") -> Any:
-    """The Relax module of ``graph``: one function of its inputs, weights and caches that returns its outputs.
+def lower(graph: Graph, *, target: str = "llvm") -> Any:
+    """The Relax module of ``graph``: one function of its inputs, weights and states that returns its outputs.
 
-    Tap nodes become calls of TAP_FUNCTION. In a ``single_pass`` no earlier one has filled the caches: t is n, and the value
-    of a cache is its operand, without a copy. Half tables and the giving back of pages are for kernels that read the file
+    Tap nodes become calls of TAP_FUNCTION. Half tables and the giving back of pages are for kernels that read the file
     itself, those of the ``target`` llvm.
     """
     symbols: dict[str, Any] = {}
@@ -45,14 +44,16 @@ def lower(graph: Graph, *, single_pass: bool, target: str = "llvm") -> Any:
     def dim(value: Dim) -> Any:
         if isinstance(value, int):
             return tirx.IntImm("int64", value)
-        name = "n" if single_pass else value
-        return symbols.setdefault(name, tirx.Var(name, "int64"))
+        return symbols.setdefault(value, tirx.Var(value, "int64"))
 
-    def tensor(node: Node) -> Any:
-        if node.op == "weight":
-            dtype, dims = weight_storage(node.type)
-            return relax.TensorType([dim(d) for d in dims], dtype)
-        return relax.TensorType([dim(d) for d in node.type.dims], _DTYPES[node.type.dtype])
+    def tensor(kind: TensorType) -> Any:
+        return relax.TensorType([dim(d) for d in kind.dims], _DTYPES[kind.dtype])
+
+    def parameter(node: Node) -> Any:
+        if not is_weight(node):
+            return tensor(node.type)
+        dtype, dims = weight_storage(node.type)
+        return relax.TensorType([dim(d) for d in dims], dtype)
 
     def call(function: str, *arguments: Any) -> Any:
         return builder.emit(relax.Call(relax.ExternFunc(function), list(arguments), None, [relax.ObjectType()]))
@@ -65,33 +66,32 @@ def lower(graph: Graph, *, single_pass: bool, target: str = "llvm") -> Any:
     reads_file = target == "llvm"
     large = reads_file and is_large(graph)
     parameters = program_parameters(graph)
-    values: dict[str, Any] = {node.name: relax.Var(f"p{index}", tensor(node)) for index, node in enumerate(parameters)}
-    caches = {} if single_pass else {node.name: relax.Var(f"c{index}", tensor(node)) for index, node in enumerate(cache_nodes(graph))}
+    values: dict[str, Any] = {node.name: relax.Var(f"p{index}", parameter(node)) for index, node in enumerate(parameters)}
+    states = {node.name: relax.Var(f"s{index}", tensor(state_type(graph, node))) for index, node in enumerate(states_of(graph))}
     sizes = {kind: tirx.Var(f"bytes{index}", "int64") for index, kind in enumerate(computed_types(graph))}
     halves = relax.Var("halves", relax.TensorType([dim(HALF_TABLE_SIZE)], "float32"))
     shapes = relax.Var("sizes", relax.ShapeType(list(sizes.values())))
-    arguments = [*values.values(), *caches.values(), *([halves] if reads_file else []), shapes]
+    arguments = [*values.values(), *states.values(), *([halves] if reads_file else []), shapes]
     builder = relax.BlockBuilder()
     with builder.function(ENTRY, arguments):
         for node in graph:
             if node.name in values:
                 continue
             operands = [values[name] for name in graph.operand_names(node.name)]
-            if node.op == "tap":
+            if is_tap(node):
                 call(TAP_FUNCTION, operands[0], tvm.ir.StringImm(node.name))
                 values[node.name] = operands[0]
-            elif node.op == "cache" and single_pass:
-                values[node.name] = operands[0]
-            else:
-                value = caches[node.name] if node.op == "cache" else allocate(node)
-                request = request_of(graph, node)
-                given = [halves, *operands, value] if reads_file and request.needs_half_table else [*operands, value]
-                builder.emit(relax.Call(relax.ExternFunc(request.symbol), given, None, [relax.TupleType([])]))
-                values[node.name] = value
-                if node.op == "top_k":
-                    call(CHOICE_FUNCTION, value, tvm.ir.StringImm(node.name))
-                if large and node.op in ("linear", "expert_linear"):
-                    call(USED_FUNCTION, tvm.ir.StringImm(node.name))
+                continue
+            traits, request = traits_of(node), request_of(graph, node)
+            state = [states[node.name]] if node.name in states else []
+            values[node.name] = state.pop() if is_own_state(node) else allocate(node)
+            given = [halves] if reads_file and request.needs_half_table else []
+            given += [*operands, *state, values[node.name]]
+            builder.emit(relax.Call(relax.ExternFunc(request.symbol), given, None, [relax.TupleType([])]))
+            if traits.chooses:
+                call(CHOICE_FUNCTION, values[node.name], tvm.ir.StringImm(node.name))
+            if large and traits.is_matmul:
+                call(USED_FUNCTION, tvm.ir.StringImm(node.name))
         builder.emit_func_output(relax.Tuple([values[node.name] for node in returned_nodes(graph)]))
     return builder.get()
 
@@ -109,7 +109,7 @@ def _pipeline() -> Any:
     )
 
 
-def build_program(graph: Graph, path: Path, *, single_pass: bool, target: str = "llvm") -> None:
+def build_program(graph: Graph, path: Path, *, target: str = "llvm") -> None:
     """Compile the program of ``graph`` to VM bytecode in the file ``path``; no linker is needed."""
-    executable = relax.build(lower(graph, single_pass=single_pass, target=target), target="llvm", relax_pipeline=_pipeline())
+    executable = relax.build(lower(graph, target=target), target="llvm", relax_pipeline=_pipeline())
     executable.mod.write_to_file(str(path), "relax.VMExecutable")

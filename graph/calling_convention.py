@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.ir import Graph, Node, TensorType
-from aprgraph.graph.ops import is_input, is_weight, weights_of
+from aprgraph.graph.ops import has_state, is_computed, is_input, is_own_state, is_tap, is_weight, weights_of
 
-#: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, then, if
-#: the program is one of several passes, the first t rows of each of ``cache_nodes``, then on a CPU the half table, then the
-#: sizes of ``computed_types``, and returns the tuple of those outputs that are neither taps nor caches.
+#: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, then
+#: the states of ``graph.ops.states_of``, of those that grow the first t rows, then on a CPU the half table, then the sizes
+#: of ``computed_types``, and returns the tuple of those outputs that have no state and are no taps.
 ENTRY = "main"
 #: The packed function that a tap calls, with the tensor and the tap node's name.
 TAP_FUNCTION = "aprgraph.tap"
-#: The packed function that is given the ids which a `top_k` node chose, with the node's name: NaN where nothing could be.
+#: The packed function that is given the ids which a node chose, with the node's name: NaN where nothing could be.
 CHOICE_FUNCTION = "aprgraph.choice"
 
 #: The packed function that is given the names of nodes whose weights have just been read, in programs of ``is_large`` graphs.
@@ -47,7 +47,7 @@ def computed_types(graph: Graph) -> list[TensorType]:
     A program's last parameter is the shape of these types' sizes in bytes: the caller, who knows n, does the arithmetic
     that the program would otherwise need code of its own for.
     """
-    return list(dict.fromkeys(node.type for node in graph if node.op not in ("input", "weight", "cache", "tap")))
+    return list(dict.fromkeys(node.type for node in graph if is_computed(node) and not is_own_state(node)))
 
 
 def weight_nbytes(weight: Node) -> int:
@@ -66,11 +66,6 @@ def program_parameters(graph: Graph) -> list[Node]:
     return [node for node in graph if is_input(node) or is_weight(node)]
 
 
-def cache_nodes(graph: Graph) -> list[Node]:
-    """The KV caches of ``graph``: f32 [t, columns] each."""
-    return graph.with_op("cache")
-
-
 def returned_nodes(graph: Graph) -> list[Node]:
-    """The outputs that a program returns: taps have been delivered, and caches belong to the caller."""
-    return [graph[name] for name in graph.outputs if graph[name].op not in ("tap", "cache")]
+    """The outputs that a program returns: taps have been delivered, and nodes with a state are outputs to keep that up to date."""
+    return [graph[name] for name in graph.outputs if not is_tap(graph[name]) and not has_state(graph[name])]

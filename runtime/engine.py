@@ -1,4 +1,4 @@
-"""What runs a graph, on whatever target: one pass at a time, with caches that live from pass to pass."""
+"""What runs a graph, on whatever target: one pass at a time, with states, such as KV caches, that live from pass to pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Engine(Protocol):
     def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
         """Run ``tokens`` at positions start, start + 1, …; ``on_tap`` is called as tapped tensors appear.
 
-        Returns the outputs that are neither taps nor caches, by node name. Raises what ``on_tap`` raises, NonFiniteError
+        Returns the outputs that have no state and are no taps, by node name. Raises what ``on_tap`` raises, NonFiniteError
         after a pass in which a router's scores were NaN, and MemoryError where the values do not fit into memory.
         """
 
@@ -44,7 +44,7 @@ class Choices:
         self._first: tuple[Node, int] | None = None
 
     def see(self, node: Node, ids: Array, start: int) -> None:
-        """``ids`` [n, k] is what the `top_k` node chose at the positions from ``start`` on."""
+        """``ids`` [n, k] is what a node chose at the positions from ``start`` on."""
         if self._first is None:
             rows = np.flatnonzero(np.isnan(ids[:, 0]))
             if rows.size:
@@ -68,13 +68,13 @@ class ReferenceEngine:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._caches: dict[str, Array] = {}
+        self._states: dict[str, Array] = {}
         self._choices = Choices()
 
     def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
         """See ``Engine.run``."""
         outputs: dict[str, F32] = {}
-        for node, value in run_reference(graph, self._model, tokens, start, self._caches):
+        for node, value in run_reference(graph, self._model, tokens, start, self._states):
             if traits_of(node).chooses:
                 self._choices.see(node, value, start)
             if has_state(node) or (not is_tap(node) and node.name not in graph.outputs):

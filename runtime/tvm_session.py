@@ -20,7 +20,6 @@ from aprgraph.graph.calling_convention import (
     STATISTICS_KERNEL,
     TAP_FUNCTION,
     USED_FUNCTION,
-    cache_nodes,
     computed_types,
     half_table,
     program_parameters,
@@ -28,9 +27,9 @@ from aprgraph.graph.calling_convention import (
     weight_nbytes,
 )
 from aprgraph.graph.errors import AprgraphError, ArtifactError
-from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import is_input, is_weight
+from aprgraph.graph.ops import is_input, is_weight, state_type, states_of
 from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array
 from aprgraph.runtime.trace.aprt import F32
@@ -46,11 +45,11 @@ CHUNKS_AT_ONCE = 256
 
 
 class Session:
-    """Kernels, a model's weights, and the KV caches of one text; ``load`` adds programs that work on them.
+    """Kernels, a model's weights, and the states of one text (KV caches); ``load`` adds programs that work on them.
 
     Weights are the file's own pages: nothing is copied, a page is read when a kernel touches it, and given back when many have
     been (the system keeps it in its cache while there is room). Those of a block format that kernels do not decode are the
-    exception: the `gguf` package decodes them, once. Caches have ``capacity`` rows.
+    exception: the `gguf` package decodes them, once. States that grow have ``capacity`` rows.
     Raises ArtifactError if the kernels cannot be loaded.
 
     What depends on where all of it lies is in the methods of the section "on the device", which runtime/cuda replaces.
@@ -66,7 +65,7 @@ class Session:
         self._statistics = self.kernels[STATISTICS_KERNEL]
         self.half_table = self._make_half_table()
         self._weights: dict[str, Any] = {}
-        self._caches: dict[str, Any] = {}
+        self._states: dict[str, Any] = {}
         self._running: _Run | None = None
         self._touched = 0  # bytes of weights that may be in memory
 
@@ -81,7 +80,7 @@ class Session:
         except Exception as error:  # noqa: BLE001 -- TVM raises whatever its loader raised
             raise ArtifactError(f"{self._directory}: cannot be loaded ({first_line(error)}); compile the model again") from None
 
-    def load(self, program: Path, graph: Graph, *, single_pass: bool = True) -> Program:
+    def load(self, program: Path, graph: Graph) -> Program:
         """The program of ``graph`` in the file ``program``. Raises ArtifactError if it cannot be loaded."""
         from tvm.runtime.vm import VirtualMachine  # noqa: PLC0415
 
@@ -91,7 +90,7 @@ class Session:
         self._tvm.register_global_func(TAP_FUNCTION, self._tap, override=True)
         self._tvm.register_global_func(CHOICE_FUNCTION, self._choice, override=True)
         self._tvm.register_global_func(USED_FUNCTION, self._used, override=True)
-        return Program(self, VirtualMachine(executable, self._device()), graph, single_pass=single_pass)
+        return Program(self, VirtualMachine(executable, self._device()), graph)
 
     # -- on the device -----------------------------------------------------------------------------------------------------
 
@@ -123,6 +122,10 @@ class Session:
     def _empty(self, shape: Sequence[int], dtype: str) -> Any:
         return self._tvm.runtime.empty(tuple(shape), dtype, self._device())
 
+    def _clear(self, tensor: Any) -> None:
+        """Fill a tensor of f32 with zeros."""
+        tensor.copyfrom(np.zeros(tensor.shape, np.float32))
+
     def fetch(self, tensors: Sequence[Any], receive: Receive) -> None:
         """Call ``receive`` with the tensors as arrays, now or soon; in the order of the calls, and before ``wait`` returns."""
         receive(*(np.from_dlpack(tensor) for tensor in tensors))
@@ -143,13 +146,16 @@ class Session:
             self._weights[node.name] = self._bind(node)
         return self._weights[node.name]
 
-    def cache(self, node: Node, rows: int) -> Any:
-        """The first ``rows`` rows of the cache of a `cache` node."""
-        columns = int(node.type.dims[1])
-        if node.name not in self._caches:
-            self._caches[node.name] = self._empty((self.capacity, columns), "float32")
-        assert rows <= self.capacity
-        return self._caches[node.name]._create_view((rows, columns))  # noqa: SLF001 -- TVM has no public reshape without a copy
+    def state(self, name: str, kind: TensorType, start: int, total: int) -> Any:
+        """The state of the node ``name`` for a pass from position ``start`` on: of one that grows, the first ``total`` rows."""
+        if name not in self._states:
+            self._states[name] = self._empty(kind.bind(t=self.capacity), "float32")
+        if "t" not in kind.dims:
+            if start == 0:
+                self._clear(self._states[name])
+            return self._states[name]
+        assert total <= self.capacity
+        return self._states[name]._create_view(kind.bind(t=total))  # noqa: SLF001 -- TVM has no public reshape without a copy
 
     def shape(self, values: Sequence[int]) -> Any:
         """A TVM shape."""
@@ -229,27 +235,25 @@ class _Run:
 
 
 class Program:
-    """A program of a session. One of a ``single_pass`` does without caches, so it starts at position 0 every time."""
+    """A program of a session."""
 
-    def __init__(self, session: Session, machine: Any, graph: Graph, *, single_pass: bool) -> None:
+    def __init__(self, session: Session, machine: Any, graph: Graph) -> None:
         self._session = session
         self._machine = machine
         self.graph = graph
-        self._single_pass = single_pass
         self._parameters = program_parameters(graph)
-        self._caches = [] if single_pass else cache_nodes(graph)
+        self._states = {node.name: state_type(graph, node) for node in states_of(graph)}
         self._types = computed_types(graph)
 
     def run(self, tokens: Sequence[int], on_tap: OnTap | None = None, start: int = 0) -> dict[str, F32]:
         """See ``Engine.run``."""
-        assert start == 0 or not self._single_pass
         session, total = self._session, start + len(tokens)
         inputs = {
             "tokens": session.tensor(np.asarray(tokens, dtype=np.int32)),
             "positions": session.tensor(np.arange(start, total, dtype=np.int32)),
         }
         arguments = [inputs[node.name] if is_input(node) else session.weight(node) for node in self._parameters]
-        arguments += [session.cache(node, total) for node in self._caches]
+        arguments += [session.state(name, kind, start, total) for name, kind in self._states.items()]
         shapes = [kind.bind(n=len(tokens), t=total) for kind in self._types]
         arguments += [] if session.half_table is None else [session.half_table]
         arguments.append(session.shape([math.prod(shape) * _ITEMSIZE for shape in shapes]))

@@ -86,12 +86,13 @@ class _Variant:
 
 def _stages_of(graph: Graph) -> list[dict[str, Any]]:
     """The stages of one model, one row for each shape and choice of block formats; ``layers`` is null for the whole model."""
+    from aprgraph.graph.ops import is_weight  # noqa: PLC0415
     from aprgraph.graph.stages import STAGE_BY_NAME, execution_key  # noqa: PLC0415
 
     found: dict[_Variant, list[int | None]] = {}
     for node in graph.staged():
         assert node.stage is not None
-        weights = tuple(str(operand.type) for operand in graph.operands(node.name) if operand.op == "weight")
+        weights = tuple(str(operand.type) for operand in graph.operands(node.name) if is_weight(operand))
         found.setdefault(_Variant(node.stage, node.type.dims, node.op, weights), []).append(node.layer)
 
     def order(variant: _Variant) -> tuple[tuple[int, int], int]:

@@ -11,7 +11,7 @@ from aprgraph.graph.ops import weights_of
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.cuda.driver import Gpu
-from aprgraph.runtime.cuda.memory import caches_nbytes, summaries_nbytes, values_nbytes, weights_nbytes
+from aprgraph.runtime.cuda.memory import states_nbytes, summaries_nbytes, values_nbytes, weights_nbytes
 
 #: What the driver keeps for itself, the kernels and the buffers of copies beside what is counted.
 _RESERVE = 256 << 20
@@ -19,22 +19,22 @@ _RESERVE = 256 << 20
 
 def check_gpu_memory(run: RunPlan, gpu: Gpu, free: int, total: int) -> None:
     """Raise DeviceError that says what would fit, if ``run`` needs more than the ``free`` bytes of the GPU's ``total``."""
-    graphs = [executed_graph(graph) for graph in run.graphs()]
+    graphs = [run.executed(graph) for graph in run.graphs()]
     weights = weights_nbytes(graphs)
-    caches = 0 if run.is_single_pass else caches_nbytes(graphs, run.total)
+    states = states_nbytes(graphs, run.total)
     longest = max(part.stop - part.start for part in run.parts)
     values = _values(graphs, longest, run)
     available = free - min(_RESERVE, total // 16)
-    if weights + caches + values <= available:
+    if weights + states + values <= available:
         return
     raise DeviceError(
-        f"{gpu}: the run needs {_size(weights)} of weights, {_size(caches)} of KV cache and {_size(values)} of values, and "
+        f"{gpu}: the run needs {_size(weights)} of weights, {_size(states)} of KV cache and {_size(values)} of values, and "
         f"{_size(max(available, 0))} of {_size(total)} are free; {_what_fits(run, graphs, available, weights, longest)}"
     )
 
 
 def _values(graphs: Iterable[Graph], longest: int, run: RunPlan) -> int:
-    values = max(values_nbytes(graph, longest, run.total, single_pass=run.is_single_pass) for graph in graphs)
+    values = max(values_nbytes(graph, longest, run.total) for graph in graphs)
     return values if len(run.parts) == 1 else values + _summaries(run)
 
 
@@ -43,10 +43,10 @@ def _summaries(run: RunPlan) -> int:
 
 
 def _what_fits(run: RunPlan, graphs: list[Graph], available: int, weights: int, longest: int) -> str:
-    caches = caches_nbytes(graphs, run.total)
-    fixed, chunk = weights + caches + _summaries(run), longest // 2
+    in_parts = [executed_graph(graph, one_pass=False) for graph in run.graphs()]
+    fixed, chunk = weights + states_nbytes(in_parts, run.total) + _summaries(run), longest // 2
     while chunk:
-        if fixed + max(values_nbytes(graph, chunk, run.total, single_pass=False) for graph in graphs) <= available:
+        if fixed + max(values_nbytes(graph, chunk, run.total) for graph in in_parts) <= available:
             return f"--prefill-chunk {chunk} fits"
         chunk //= 2
     layers = _layers_that_fit(graphs, available - _values(graphs, longest, run))

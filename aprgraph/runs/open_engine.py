@@ -12,7 +12,7 @@ from aprgraph.codegen.cuda.device_code import HOST_CPU
 from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
-from aprgraph.graph.passes.pipeline import executed_graph
+from aprgraph.graph.ops import is_computed
 from aprgraph.runs.gpu_memory import check_gpu_memory
 from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.engine import Engine, OnTap, ReferenceEngine
@@ -33,12 +33,11 @@ class CompiledEngine:
     def __init__(self, artifact: Artifact, run: RunPlan, open_session: Callable[[], Session], target_name: str) -> None:
         self.target_name = target_name
         # Programs first: where one must be compiled, the session then shares the TVM that the compiler has loaded.
-        single = run.is_single_pass
-        graphs = {id(graph): (graph, executed_graph(graph)) for graph in run.graphs()}
-        programs = {key: artifact.program(executed, single_pass=single) for key, (_, executed) in graphs.items()}
+        graphs = {id(graph): (graph, run.executed(graph)) for graph in run.graphs()}
+        programs = {key: artifact.program(executed) for key, (_, executed) in graphs.items()}
         self._session = open_session()
         self._graphs = graphs  # holds what the keys are the ids of
-        self._programs = {key: self._session.load(path, graphs[key][1], single_pass=single) for key, path in programs.items()}
+        self._programs = {key: self._session.load(path, graphs[key][1]) for key, path in programs.items()}
 
     def close(self) -> None:
         """End the session."""
@@ -123,7 +122,7 @@ def check_remote(artifact: Artifact) -> None:
 def _open_remote_engine(
     remote: RemoteAddress, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, gpu: int, *, once: bool
 ) -> RemoteEngine:
-    from aprgraph.codegen.kernels.base import WITHOUT_KERNEL, request_of  # noqa: PLC0415
+    from aprgraph.codegen.kernels.base import request_of  # noqa: PLC0415
     from aprgraph.runtime.remote.connection import GpuCode  # noqa: PLC0415
     from aprgraph.runtime.remote.engine import ExecutedGraph, KernelCall, RemoteEngine  # noqa: PLC0415
 
@@ -135,8 +134,8 @@ def _open_remote_engine(
 
     graphs = {}
     for graph in run.graphs():
-        executed = executed_graph(graph)
-        kernels = {node.name: kernel_of(executed, node) for node in executed if node.op not in WITHOUT_KERNEL}
+        executed = run.executed(graph)
+        kernels = {node.name: kernel_of(executed, node) for node in executed if is_computed(node)}
         graphs[id(graph)] = ExecutedGraph(graph, executed, kernels)
     cpu = find_cpu(artifact.cpu or HOST_CPU)
     code = artifact.device
@@ -154,7 +153,7 @@ def _open_remote_engine(
         graphs,
         threads,
         capacity=run.total,
-        single_pass=run.is_single_pass,
+        drops_weights=run.is_single_pass,
         target_name=artifact.target_name,
         cpu=(cpu.name, cpu.flags),
         gpu_code=gpu_code,

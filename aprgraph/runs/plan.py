@@ -15,7 +15,7 @@ from aprgraph.graph.errors import PlanError, TokenError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import taps_of, weights_of
-from aprgraph.graph.passes.pipeline import early_graph, recorded_graph
+from aprgraph.graph.passes.pipeline import early_graph, executed_graph, recorded_graph
 from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import is_logits
 from aprgraph.runtime.tokens import check_tokens
@@ -99,6 +99,10 @@ class RunPlan:
         wanted = [self.graph_of(0, part) for part in self.parts[:1] + self.parts[-1:]]
         wanted += [self.graph_of(step) for step in range(1, self.options.max_tokens)]
         yield from {id(graph): graph for graph in wanted}.values()
+
+    def executed(self, graph: Graph) -> Graph:
+        """What runs on a compiled target for one of ``graphs``."""
+        return executed_graph(graph, one_pass=self.is_single_pass)
 
     def shape(self, node: Node, step: int = 0) -> tuple[int, ...]:
         """The shape that a node's tensor is recorded in: logits of one position have one dimension."""

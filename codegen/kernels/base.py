@@ -8,12 +8,9 @@ from dataclasses import dataclass
 
 from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.ir import ACTIVATION_DTYPES, Attr, Graph, Node, TensorType
-from aprgraph.graph.ops import OPS
+from aprgraph.graph.ops import OPS, is_computed, is_weight
 from aprgraph.graph.ops.formula import Elementwise
 from aprgraph.graph.text import print_request
-
-#: Ops that are not computed by a kernel: sources are bound, taps copy their operand out.
-WITHOUT_KERNEL = frozenset({"input", "weight", "recorded", "tap"})
 
 
 @dataclass(frozen=True)
@@ -70,12 +67,18 @@ def generalised(kind: TensorType) -> TensorType:
 
 
 def request_of(graph: Graph, node: Node) -> KernelRequest:
-    """The kernel that computes ``node``."""
-    operands = (kind.type if kind.op == "weight" else generalised(kind.type) for kind in graph.operands(node.name))
-    return KernelRequest(node.op, tuple(operands), dict(node.attrs), generalised(node.type))
+    """The kernel that computes ``node``: in a single pass, where positions that are attended to are n, that of several."""
+    op, operands = OPS[node.op], graph.operands(node.name)
+    types = [operand.type if is_weight(operand) else generalised(operand.type) for operand in operands]
+    for name, axis in op.traits.attended.items():
+        index = op.index(name)
+        dims = types[index].dims
+        types[index] = TensorType(types[index].dtype, (*dims[:axis], "t", *dims[axis + 1 :]))
+    result = op.infer(types, node.attrs) if op.traits.attended else node.type
+    return KernelRequest(node.op, tuple(types), dict(node.attrs), generalised(result))
 
 
 def requests_of(graphs: Iterable[Graph]) -> dict[str, KernelRequest]:
     """Every kernel that ``graphs`` need, by symbol: one for equal layers, however many there are."""
-    requests = (request_of(graph, node) for graph in graphs for node in graph if node.op not in WITHOUT_KERNEL)
+    requests = (request_of(graph, node) for graph in graphs for node in graph if is_computed(node))
     return {request.symbol: request for request in requests}

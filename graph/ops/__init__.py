@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aprgraph.graph.ir import Attr, Graph, Node
+from aprgraph.graph.errors import GraphError
+from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
 from aprgraph.graph.ops.base import Array, Op
 from aprgraph.graph.ops.bias_add import BIAS_ADD
@@ -75,9 +76,23 @@ def taps_of(graph: Graph) -> list[Node]:
     return [node for node in graph if is_tap(node)]
 
 
+def is_own_state(node: Node) -> bool:
+    """Whether the node's value is what it remembers: one tensor, as in a KV cache."""
+    state = traits_of(node).state
+    return state is not None and state.is_result
+
+
 def states_of(graph: Graph) -> list[Node]:
     """The nodes of a graph with a state, in execution order."""
     return [node for node in graph if has_state(node)]
+
+
+def state_type(graph: Graph, node: Node) -> TensorType:
+    """The type of what a node with a state remembers, with t for positions where that grows. Raises GraphError for another node."""
+    state = traits_of(node).state
+    if state is None:
+        raise GraphError(f"%{node.name}: {node.op} has no state")
+    return state.type_of(node.type, [operand.type for operand in graph.operands(node.name)], node.attrs)
 
 
 def operand_named(graph: Graph, node: Node, name: str) -> Node:
@@ -95,9 +110,11 @@ __all__ = [
     "has_state",
     "is_computed",
     "is_input",
+    "is_own_state",
     "is_tap",
     "is_weight",
     "operand_named",
+    "state_type",
     "states_of",
     "taps_of",
     "traits_of",

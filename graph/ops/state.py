@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,13 @@ class Appended:
     The op has one operand [n, …], and its result is the state, [t, …]. Its kernel writes the last n rows of the result and
     leaves the others. In a single pass the state is the operand itself (the pass one-pass).
     """
+
+    #: Whether the op's result is the state.
+    is_result: ClassVar[bool] = True
+
+    def type_of(self, result: TensorType, _operands: Types, _attrs: Attrs) -> TensorType:
+        """The type of the state of a node with the given types: what is kept between passes."""
+        return result
 
     def advance(self, operands: Sequence[Array], _attrs: Attrs, earlier: Array | None) -> tuple[Array, Array]:
         """The value of a pass, and the state after it; ``earlier`` is the state before it, None in a first pass."""
@@ -42,6 +50,11 @@ class Fixed:
 
     dims: Callable[[Types, Attrs], tuple[int, ...]]
     step: Callable[[Sequence[Array], Attrs, Array], tuple[Array, Array]]
+    is_result: ClassVar[bool] = False
+
+    def type_of(self, _result: TensorType, operands: Types, attrs: Attrs) -> TensorType:
+        """See ``Appended.type_of``."""
+        return TensorType("f32", self.dims(operands, attrs))
 
     def advance(self, operands: Sequence[Array], attrs: Attrs, earlier: Array | None) -> tuple[Array, Array]:
         """See ``Appended.advance``."""

@@ -11,6 +11,7 @@ from aprgraph.graph.passes.fill_caches import FillCaches
 from aprgraph.graph.passes.fix_context import FixContext
 from aprgraph.graph.passes.fuse_attention import FuseAttention
 from aprgraph.graph.passes.insert_taps import InsertTaps
+from aprgraph.graph.passes.one_pass import OnePass
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.plan import Plan
 
@@ -21,6 +22,7 @@ PASSES: dict[str, Callable[[Plan], Pass]] = {
     Prune.name: lambda _plan: Prune(),
     FillCaches.name: lambda _plan: FillCaches(),
     FuseAttention.name: lambda _plan: FuseAttention(),
+    OnePass.name: lambda _plan: OnePass(),
 }
 
 
@@ -31,4 +33,16 @@ def make_pass(name: str, plan: Plan) -> Pass:
     return PASSES[name](plan)
 
 
-__all__ = ["PASSES", "AllPositions", "FillCaches", "FixContext", "FuseAttention", "InsertTaps", "Pass", "Prune", "make_pass", "run_passes"]
+__all__ = [
+    "PASSES",
+    "AllPositions",
+    "FillCaches",
+    "FixContext",
+    "FuseAttention",
+    "InsertTaps",
+    "OnePass",
+    "Pass",
+    "Prune",
+    "make_pass",
+    "run_passes",
+]

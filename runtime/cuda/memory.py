@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from aprgraph.graph.calling_convention import STATISTICS_CHUNK, cache_nodes, weight_nbytes
+from aprgraph.graph.calling_convention import STATISTICS_CHUNK, weight_nbytes
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.ops import weights_of
+from aprgraph.graph.ops import is_computed, is_own_state, is_tap, state_type, states_of, weights_of
 from aprgraph.runtime.tvm_session import CHUNKS_AT_ONCE
 
 _ITEMSIZE = 4
@@ -21,12 +21,13 @@ def weights_nbytes(graphs: Iterable[Graph]) -> int:
     return sum({node.name: weight_nbytes(node) for graph in graphs for node in weights_of(graph)}.values())
 
 
-def caches_nbytes(graphs: Iterable[Graph], capacity: int) -> int:
-    """Bytes of the KV caches of ``graphs`` for ``capacity`` positions."""
-    return sum({node.name: capacity * int(node.type.dims[1]) * _ITEMSIZE for graph in graphs for node in cache_nodes(graph)}.values())
+def states_nbytes(graphs: Iterable[Graph], capacity: int) -> int:
+    """Bytes of the states of ``graphs``, such as KV caches, for ``capacity`` positions."""
+    types = {node.name: state_type(graph, node) for graph in graphs for node in states_of(graph)}
+    return sum(math.prod(kind.bind(t=capacity)) * _ITEMSIZE for kind in types.values())
 
 
-def values_nbytes(graph: Graph, n: int, t: int, *, single_pass: bool) -> int:
+def values_nbytes(graph: Graph, n: int, t: int) -> int:
     """Bytes that the computed values of one pass take at their peak: of each size as many as there are at once.
 
     Two tapped values more may be held, on their way down.
@@ -38,10 +39,9 @@ def values_nbytes(graph: Graph, n: int, t: int, *, single_pass: bool) -> int:
     tapped: list[int] = [0, 0]
     for node in graph:
         names = graph.operand_names(node.name)
-        if node.op == "tap":
+        if is_tap(node):
             tapped.append(sizes[names[0]])
-        elif node.op not in ("input", "weight") and not (node.op == "cache" and not single_pass):
-            # In a single pass a cache is its operand; counted twice, which is at most what the copies hold.
+        elif is_computed(node) and not is_own_state(node):
             size = -(-math.prod(node.type.bind(n=n, t=t)) * _ITEMSIZE // _PAGE) * _PAGE
             sizes[node.name] = size
             live[size] += 1

@@ -10,6 +10,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS
@@ -54,7 +55,7 @@ class CudaSession(Session):
     def close(self) -> None:
         """See ``Session.close``: all that lies on the GPU, for TVM still knows this session by its taps, and the buffers of copies."""
         self._transfers.close()
-        for held in (self._weights, self._caches, self._kept):
+        for held in (self._weights, self._states, self._kept):
             held.clear()
         self._pieces = None
         release_pool()
@@ -106,6 +107,9 @@ class CudaSession(Session):
         tensor = self._one_of(_INPUTS, values.shape, values.dtype.name)
         self._transfers.upload(values, tensor.data_ptr())
         return tensor
+
+    def _clear(self, tensor: Any) -> None:
+        self._transfers.upload(np.zeros(tensor.shape, np.float32), tensor.data_ptr())
 
     def _piece(self, values: F32) -> Any:
         # One for pieces of all sizes, so that what they need is known beforehand: memory.py.

@@ -24,6 +24,7 @@ from aprgraph.graph.calling_convention import (
 )
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
+from aprgraph.graph.ops import has_state, is_input, is_own_state, is_tap, is_weight, operand_named, state_type, traits_of, weights_of
 from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import statistics_from_rows
 from aprgraph.runtime.remote.address import RemoteAddress
@@ -35,8 +36,6 @@ from aprgraph.runtime.trace.statistics import Statistics
 _DTYPES = {"f32": "float32", "i32": "int32"}
 #: How many chunks of a tensor that lies here are summarised there at once: 16 MiB.
 _CHUNKS_AT_ONCE = 256
-#: Ops that read only the rows of their last operand which an earlier one names: all others need not be sent.
-_READS_ROWS = {"embed": 0, "expert_linear": 1}
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,10 @@ class ExecutedGraph:
 class RemoteEngine:
     """Runs graphs of one model on a TVM RPC server (see ``Engine``) until ``close``.
 
-    ``graphs`` holds what is to be run, by id of the graph that ``run`` is given. ``capacity`` is the number of rows of the KV
-    caches; in a ``single_pass`` there are none, and a weight is dropped after its last use. ``target_name`` is what traces name
-    the target; ``cpu`` is the processor that the kernels are built for, and the flags in its /proc/cpuinfo. ``gpu_code`` is there
-    for CUDA: traces then name the server's architecture too.
+    ``graphs`` holds what is to be run, by id of the graph that ``run`` is given. ``capacity`` is the number of rows of
+    states that grow. Where ``drops_weights``, a weight is dropped after its last use in a pass: no later one reads it.
+    ``target_name`` is what traces name the target; ``cpu`` is the processor that the kernels are built for, and the flags
+    in its /proc/cpuinfo. ``gpu_code`` is there for CUDA: traces then name the server's architecture too.
     Raises RemoteError, here and in each method.
     """
 
@@ -75,13 +74,13 @@ class RemoteEngine:
         threads: int | None,
         *,
         capacity: int,
-        single_pass: bool,
+        drops_weights: bool,
         target_name: str,
         cpu: tuple[str, Collection[str]],
         gpu_code: GpuCode | None = None,
         runtime_alone: bool = False,
     ) -> None:
-        self._graphs, self.single_pass, self.target_name = graphs, single_pass, target_name
+        self._graphs, self.drops_weights, self.target_name = graphs, drops_weights, target_name
         self._kernels: dict[str, Any] = {}
         self.choices = Choices()
         self._connection = Connection(address, runtime_alone=runtime_alone)
@@ -105,7 +104,6 @@ class RemoteEngine:
 
     def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
         """See ``Engine.run``."""
-        assert start == 0 or not self.single_pass
         executed = self._graphs[id(graph)]
         outputs = _Pass(self, executed, tokens, start, on_tap).run()
         self.choices.check()
@@ -151,16 +149,16 @@ class _Pass:
         self._inputs = {"tokens": np.asarray(tokens, np.int32), "positions": np.arange(start, self._total, dtype=np.int32)}
         self._values: dict[str, RemoteValue] = {}
         self._rows: dict[str, npt.NDArray[np.int64]] = {}  # which rows of weights the values of these nodes name
-        self._left = {node.name: len(self._graph.users(node.name)) for node in self._graph.with_op("weight")}
+        self._left = {node.name: len(self._graph.users(node.name)) for node in weights_of(self._graph)}
 
     def run(self) -> dict[str, F32]:
-        """The outputs that are neither taps nor caches, by node name."""
+        """The outputs that have no state and are no taps, by node name."""
         returned = {node.name for node in returned_nodes(self._graph)}
         outputs: dict[str, F32] = {}
         for node in self._graph:
-            if node.op == "weight":
+            if is_weight(node):
                 continue
-            if node.op == "tap":
+            if is_tap(node):
                 self._deliver(node)
                 continue
             with self._engine.doing(f"computing {_label(node)}"):
@@ -183,19 +181,19 @@ class _Pass:
 
     def _value(self, node: Node) -> RemoteValue:
         engine, tensors, names = self._engine, self._tensors, self._graph.operand_names(node.name)
-        if node.op == "input":
+        if is_input(node):
             self._rows[node.name] = self._inputs[node.name].astype(np.int64)
             return tensors.send(self._inputs[node.name])
-        if node.op == "cache":
-            if engine.single_pass:
-                return self._values[names[0]]
-            value = tensors.cache(node, self._total)
-        else:
-            value = tensors.new_value(node.type.bind(n=self._count, t=self._total), _DTYPES[node.type.dtype])
+        results = []
+        if has_state(node):
+            results.append(tensors.state(node.name, state_type(self._graph, node), self._start, self._total))
+        if not is_own_state(node):
+            results.append(tensors.new_value(node.type.bind(n=self._count, t=self._total), _DTYPES[node.type.dtype]))
+        value = results[-1]
         call = self._kernels[node.name]
         given = [tensors.half_table()] if call.takes_half_table else []
-        engine.kernel(call.symbol)(*given, *(self._operand(node, name) for name in names), value.tensor)
-        if node.op == "top_k":
+        engine.kernel(call.symbol)(*given, *(self._operand(node, name) for name in names), *(result.tensor for result in results))
+        if traits_of(node).chooses:
             ids = tensors.fetch(value)
             engine.choices.see(node, ids, self._start)
             self._rows[node.name] = ids[~np.isnan(ids)].astype(np.int64)
@@ -203,11 +201,13 @@ class _Pass:
 
     def _operand(self, node: Node, name: str) -> Any:
         weight = self._graph[name]
-        if weight.op != "weight":
+        if not is_weight(weight):
             return self._values[name].tensor
         rows = None
-        if node.op in _READS_ROWS and all(user.op == node.op for user in self._graph.users(name)):
-            rows = self._rows.get(self._graph.operand_names(node.name)[_READS_ROWS[node.op]])
+        # Rows that nothing picks need not be sent, unless another node reads all of them.
+        ids = traits_of(node).picks_rows_by
+        if ids is not None and all(traits_of(user).picks_rows_by is not None for user in self._graph.users(name)):
+            rows = self._rows.get(operand_named(self._graph, node, ids).name)
         return self._tensors.weight(weight, rows)
 
     def _forget_operands(self, node: Node) -> None:
@@ -215,7 +215,7 @@ class _Pass:
         for name in set(self._graph.operand_names(node.name)):
             if name in self._left:
                 self._left[name] -= 1
-                if not self._left[name] and self._engine.single_pass:
+                if not self._left[name] and self._engine.drops_weights:
                     self._tensors.drop_weight(self._graph[name])
             else:
                 self._release(name, 1)

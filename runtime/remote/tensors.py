@@ -1,4 +1,4 @@
-"""Tensors on a TVM RPC server: values that come and go, the KV caches, and as much of the weights as is needed."""
+"""Tensors on a TVM RPC server: values that come and go, states such as KV caches, and as much of the weights as is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.block_formats import weight_format, weight_storage
 from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS, half_table, weight_nbytes
-from aprgraph.graph.ir import Node
+from aprgraph.graph.ir import Node, TensorType
 from aprgraph.graph.model import Model
 from aprgraph.runtime.kernel_values import weight_array
 from aprgraph.runtime.remote.connection import Connection
@@ -29,9 +29,9 @@ class RemoteValue:
     shape: tuple[int, ...]
     dtype: str
     tensor: Any
-    #: How many nodes have yet to read it, under its own name or that of a cache that it is the value of.
+    #: How many nodes have yet to read it.
     uses: int = 0
-    #: Whether ``space`` is free for another tensor after the last use: not that of a cache.
+    #: Whether ``space`` is free for another tensor after the last use: not that of a state.
     passes_on: bool = True
 
 
@@ -45,13 +45,13 @@ class _Weight:
 
 
 class RemoteTensors:
-    """What a model's graphs work on, over one connection. ``capacity`` is the number of rows of the KV caches."""
+    """What a model's graphs work on, over one connection. ``capacity`` is the number of rows of states that grow."""
 
     def __init__(self, connection: Connection, model: Model, capacity: int) -> None:
         self._connection, self._model, self._capacity = connection, model, capacity
         self._free: dict[int, list[Any]] = defaultdict(list)  # spaces that hold nothing now, by size
         self.weights: dict[str, _Weight] = {}
-        self._caches: dict[str, Any] = {}
+        self._states: dict[str, Any] = {}
         self._halves: Any = None
         self._touched = 0  # bytes of weights that may be in memory here
 
@@ -86,13 +86,15 @@ class RemoteTensors:
             self._halves = self._connection.view(space, table.shape, "float32")
         return self._halves
 
-    def cache(self, node: Node, rows: int) -> RemoteValue:
-        """The first ``rows`` rows of the KV cache of a `cache` node."""
-        shape = (rows, int(node.type.dims[1]))
-        if node.name not in self._caches:
-            self._caches[node.name] = self._connection.allocate(self._capacity * shape[1] * _ITEMSIZE)
-        assert rows <= self._capacity
-        space = self._caches[node.name]
+    def state(self, name: str, kind: TensorType, start: int, total: int) -> RemoteValue:
+        """The state of the node ``name`` for a pass from position ``start`` on: of one that grows, the first ``total`` rows."""
+        shape = kind.bind(t=total)
+        if name not in self._states:
+            self._states[name] = self._connection.allocate(math.prod(kind.bind(t=self._capacity)) * _ITEMSIZE)
+        space = self._states[name]
+        if "t" not in kind.dims and start == 0:
+            self._connection.put(space, np.zeros(shape, np.float32))
+        assert total <= self._capacity
         return RemoteValue(space, shape, "float32", self._connection.view(space, shape, "float32"), passes_on=False)
 
     def weight(self, node: Node, rows: npt.NDArray[np.int64] | None) -> Any:

@@ -14,7 +14,7 @@ from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import GraphError, PlanError
 from aprgraph.graph.ir import Graph, TensorType, renamed
 from aprgraph.graph.model import load_model
-from aprgraph.graph.passes import PASSES, AllPositions, FillCaches, FixContext, InsertTaps, Pass, Prune, make_pass, run_passes
+from aprgraph.graph.passes import PASSES, AllPositions, FillCaches, FixContext, InsertTaps, OnePass, Pass, Prune, make_pass, run_passes
 from aprgraph.graph.plan import Plan, parse_plan
 from aprgraph.graph.text import print_graph
 from tests.support.graphs import TOY, graph_of, random_graph
@@ -214,6 +214,23 @@ def test_all_positions_takes_the_last_row_out_and_widens_what_follows() -> None:
     assert_becomes(before, [AllPositions()], after)
 
 
+def test_all_positions_of_what_looks_at_other_positions_is_refused() -> None:
+    graph = graph_of("""
+        graph @g {
+          %tokens = input : i32[n]
+          %table = weight {dims = [9, 4], dtype = "f32", tensor = "table"} : f32[9, 4]
+          %x = embed(%tokens, %table) {scale = 1.0} : f32[n, 4]
+          %rows = cache(%x) : f32[t, 4]
+          %last = last_row(%x) : f32[1, 4]
+          %y = silu(%last) : f32[1, 4]
+          %scores = attn_scores(%y, %rows) {heads = 1, kv_heads = 1, scale = 0.5, window = 0} : f32[1, 1, t]
+          return %scores
+        }
+    """)
+    with pytest.raises(GraphError, match=r"%scores \(attn_scores\) is computed from the last position and looks at others"):
+        run_passes(graph, [AllPositions()])
+
+
 def test_all_positions_twice_is_once() -> None:
     once = run_passes(graph_of(TOY), [AllPositions()])
     assert run_passes(once, [AllPositions()]) == once
@@ -278,13 +295,41 @@ def test_fill_caches_keeps_what_later_parts_read_and_leaves_the_last_position_ou
     assert graph.outputs == ("tap.final_norm", "cache")
 
 
+ATTENDED = """
+graph @toy {
+  %tokens = input : i32[n]
+  %table = weight {dims = [9, 4], dtype = "f32", tensor = "table"} : f32[9, 4]
+  %x = embed(%tokens, %table) {scale = 1.0} : f32[n, 4]
+  %rows = cache(%x) : f32[t, 4]
+  %scores = attn_scores(%x, %rows) {heads = 1, kv_heads = 1, scale = 0.5, window = 0} stage attn_scores layer 0 : f32[1, n, t]
+  %tap.scores = tap(%scores) stage attn_scores layer 0 : f32[1, n, t]
+  return %tap.scores, %rows
+}
+"""
+
+
+def test_one_pass_attends_to_its_own_positions_alone() -> None:
+    after = """
+        graph @toy {
+          %tokens = input : i32[n]
+          %table = weight {dims = [9, 4], dtype = "f32", tensor = "table"} : f32[9, 4]
+          %x = embed(%tokens, %table) {scale = 1.0} : f32[n, 4]
+          %scores = attn_scores(%x, %x) {heads = 1, kv_heads = 1, scale = 0.5, window = 0} stage attn_scores layer 0 : f32[1, n, n]
+          %tap.scores = tap(%scores) stage attn_scores layer 0 : f32[1, n, n]
+          return %tap.scores
+        }
+    """
+    assert_becomes(ATTENDED, [OnePass()], after)
+    assert_becomes(after, [OnePass()], after)
+
+
 def test_taps_beside_the_outputs_of_a_run_that_goes_on() -> None:
     graph = run_passes(graph_of(TOY), [InsertTaps(parse_plan("final_norm"), keep_outputs=True), Prune()])
     assert graph.outputs == ("tap.final_norm", "lm_head")
 
 
 def test_every_pass_has_a_name_and_can_be_made() -> None:
-    assert list(PASSES) == ["fix-context", "all-positions", "insert-taps", "prune", "fill-caches", "fuse-attention"]
+    assert list(PASSES) == ["fix-context", "all-positions", "insert-taps", "prune", "fill-caches", "fuse-attention", "one-pass"]
     assert [make_pass(name, parse_plan("lm_head")).name for name in PASSES] == list(PASSES)
     with pytest.raises(GraphError, match="unknown pass 'fold'; expected one of fix-context, all-positions, insert-taps, prune"):
         make_pass("fold", Plan())

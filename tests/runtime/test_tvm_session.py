@@ -32,11 +32,11 @@ def tiny(tiny_model: Callable[..., Path]) -> CompiledModel:
 
 def planned(model: CompiledModel, taps: str | None = None, layers: str = f"0..{LAYERS}", positions: str = "last") -> Graph:
     plan = Plan() if taps is None else parse_plan(taps, layers)
-    return executed_graph(model.plan(plan, TOKENS, RunOptions(positions)).graph)
+    return executed_graph(model.plan(plan, TOKENS, RunOptions(positions)).graph, one_pass=True)
 
 
 def session(model: CompiledModel, graph: Graph, threads: int | None = None) -> Program:
-    program = model.artifact.program(graph, single_pass=True)
+    program = model.artifact.program(graph)
     return Session(model.artifact.library, model.model, threads).load(program, graph)
 
 
@@ -140,7 +140,7 @@ def test_weights_are_the_pages_of_the_file(tiny: CompiledModel) -> None:
     whole = np.frombuffer(tiny.model.file.mapping, np.uint8)
     first, graph = whole.ctypes.data, planned(tiny)
     running = Session(tiny.artifact.library, tiny.model)
-    running.load(tiny.artifact.program(graph, single_pass=True), graph).run(TOKENS)
+    running.load(tiny.artifact.program(graph), graph).run(TOKENS)
     offsets = {info.name: info.offset for info in tiny.model.file.tensors.values()}
     addresses = {name: np.from_dlpack(weight).ctypes.data for name, weight in running._weights.items()}
     assert addresses == {name: first + offsets[name] for name in addresses}
@@ -155,7 +155,7 @@ def test_pages_of_a_large_model_are_given_back_and_no_bit_changes(
     expected = session(tiny, graph).run(TOKENS)["lm_head"]
     monkeypatch.setattr("aprgraph.graph.calling_convention.RESIDENT_WEIGHTS", 10_000)
     monkeypatch.setattr("aprgraph.runtime.tvm_session.RESIDENT_WEIGHTS", 10_000)
-    build_program(graph, tmp_path / "large", single_pass=True)
+    build_program(graph, tmp_path / "large")
     model = load_model(tiny.model.path)
     monkeypatch.setattr(model.file, "release", lambda release=model.file.release: released.append(release()))
     running = Session(tiny.artifact.library, model).load(tmp_path / "large", graph)
@@ -168,7 +168,7 @@ def test_summaries_of_tensors_that_lie_elsewhere_are_those_of_taps(tiny: Compile
     monkeypatch.setattr("aprgraph.runtime.tvm_session.CHUNKS_AT_ONCE", 1)
     recorder, running = Recorder(), Session(tiny.artifact.library, tiny.model)
     graph = planned(tiny, "all", positions="all")
-    running.load(tiny.artifact.program(graph, single_pass=True), graph).run(list(range(64)), recorder)
+    running.load(tiny.artifact.program(graph), graph).run(list(range(64)), recorder)
     for name, value in recorder.values.items():
         moved = np.empty(4 * value.size + 12, np.uint8)[12:].view(np.float32)
         moved[:] = value.reshape(-1)
@@ -199,7 +199,7 @@ def test_statistics_of_nan_and_inf(tiny: CompiledModel, tmp_path: Path) -> None:
     data[table.offset + 3 * table.row_bytes + 2] = 0
     (tmp_path / "odd.gguf").write_bytes(data)
     recorder, graph = Recorder(), planned(tiny, "embedding", "0..1")
-    program = tiny.artifact.program(graph, single_pass=True)
+    program = tiny.artifact.program(graph)
     Session(tiny.artifact.library, load_model(tmp_path / "odd.gguf")).load(program, graph).run([3, 4, 5], recorder)
     found, values = recorder.statistics["tap.layer0.embedding"], recorder.values["tap.layer0.embedding"]
     zeros = int(np.count_nonzero(np.isnan(values[0])))
@@ -212,7 +212,7 @@ def test_statistics_of_nan_and_inf(tiny: CompiledModel, tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_loaded(tiny: CompiledModel, tmp_path: Path) -> None:
     graph = planned(tiny)
-    library, program = tiny.artifact.library, tiny.artifact.program(graph, single_pass=True)
+    library, program = tiny.artifact.library, tiny.artifact.program(graph)
     (tmp_path / "broken").write_bytes(b"no code")
     for kernels, code in ((tmp_path / "broken", program), (library, tmp_path / "broken"), (tmp_path / "no.so", program)):
         with pytest.raises(ArtifactError, match=r"cannot be loaded \(.*\); compile the model again"):

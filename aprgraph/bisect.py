@@ -22,14 +22,14 @@ from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import STAGE_BY_NAME, STAGES
 from aprgraph.runs.plan import RunPlan
-from aprgraph.runtime.blame.suggest import END_OF_LAYER, Suspicion, unseen_stages
+from aprgraph.runtime.blame.suggest import Suspicion, unseen_stages
 from aprgraph.runtime.comparison import Comparison
 from aprgraph.runtime.diff import Class, FirstDivergence
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Finding, State, classify
-from aprgraph.runtime.diff.dependencies import from_graph
+from aprgraph.runtime.diff.dependencies import END_OF_LAYER, from_graph
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import SideNames
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.destination import check_trace_place, probe
 from aprgraph.runtime.trace.reader import Trace
 
@@ -131,7 +131,7 @@ class _Search:
         self.traces: tuple[Trace, Trace] | None = None
         self.left: tuple[str, ...] = ()
         self._graph = fix_context(sides[0].artifact.graph, len(tokens))
-        self._findings: dict[Key, Finding] = {}
+        self._findings: dict[Place, Finding] = {}
 
     def round(self, plan: Plan) -> None:
         """Run both sides and compare."""
@@ -153,12 +153,12 @@ class _Search:
         first = self._first()
         if first is None:
             return None
-        suspicion = Suspicion(first.key, first.region, first.good)
-        unseen = unseen_stages(suspicion, self._findings, self.model.family.layers)
+        suspicion = Suspicion(first.key, first.inside, first.good)
+        unseen = unseen_stages(suspicion, self._findings)
         layers = sorted({layer for layer, _ in unseen if layer is not None})
         if len(layers) > 1:
             # Where the suspect is the end of the last of them, that is what differs, and needs no second look.
-            is_end = first.key[1:] == (layers[-1], END_OF_LAYER)
+            is_end = first.key.in_step == (layers[-1], END_OF_LAYER)
             return self.ends(range(layers[0], layers[-1] + (not is_end)), tuple(stage for layer, stage in unseen if layer is None))
         if unseen:
             plan = self._exactly(sorted(unseen, key=self._elements))
@@ -198,7 +198,7 @@ class _Search:
         wanted = [suspicion.key, *suspicion.known]
         if all(key in self.traces[0] for key in wanted):
             return None
-        return self._exactly([key[1:] for key in wanted])
+        return self._exactly([key.in_step for key in wanted])
 
     def _exactly(self, wanted: Sequence[tuple[int | None, str]]) -> Plan | None:
         """The plan that taps ``wanted``, or the first of them that there is room for; None if there is room for none."""

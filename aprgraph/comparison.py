@@ -106,10 +106,10 @@ def suggested_options_of(found: Audit, trace: Trace) -> str | None:
     if not found.wrong:
         return None
     first = found.wrong[0]
-    return _options(Suspicion(first.key, first.region, first.sources), [trace])
+    return _options(Suspicion(first.key, first.inside, first.sources), [trace])
 
 
 def _options(suspicion: Suspicion, traces: Sequence[Trace]) -> str | None:
     recorded = set.intersection(*({entry.key for entry in trace.entries} for trace in traces))
     plan = suggest(suspicion, recorded)
-    return None if plan is None else command_options(plan, suspicion.key[0])
+    return None if plan is None else command_options(plan, suspicion.key.step)

@@ -15,6 +15,7 @@ from aprgraph.capture.taps import Tap, find_notes, find_taps
 from aprgraph.graph.errors import PlanError, TraceError
 from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter
@@ -46,7 +47,7 @@ class Capture:
         head = [self._captured.head] if self._captured.head is not None else []
         self._arithmetic = ArithmeticWatch([self._captured.decoder, *head])
         self._writer = TraceWriter(directory, author=TARGET, force=force)
-        self._recorded: set[tuple[int, int | None, str]] = set()
+        self._recorded: set[Place] = set()
         self._stack = contextlib.ExitStack()
         self._tokens: list[int] = []
         self._generated: list[int] = []
@@ -155,7 +156,7 @@ class Capture:
     def _record(self, stage: str, layer: int | None, values: torch.Tensor) -> None:
         if not self._plan.selects(stage, layer):
             return
-        key = (self._step, layer, stage)
+        key = Place(self._step, layer, stage)
         name = stage if layer is None else f"layer{layer}.{stage}"
         if key in self._recorded:
             raise self._fail(f"{name} is computed twice in one pass, which cannot be recorded")

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from aprgraph.runtime.blame.wrong_rows import Group
     from aprgraph.runtime.comparison import Comparison
     from aprgraph.runtime.diff import DiffReport, DiffRow, FirstDivergence
-    from aprgraph.runtime.trace.reader import Trace
+    from aprgraph.runtime.place import Place
+from aprgraph.runtime.trace.reader import Trace
 
 #: Columns of a table that goes to a file or a pipe, where nothing wraps it.
 _WIDE = 240
@@ -237,9 +238,9 @@ def _rows_of_common_layers(report: Comparison) -> list[DiffRow]:
 
     reasons: dict[int | None, set[str | None]] = {}
     for row in report.rows:
-        reasons.setdefault(row.key[1], set()).add(row.reason)
+        reasons.setdefault(row.key.layer, set()).add(row.reason)
     lacking = {layer for layer, found in reasons.items() if layer is not None and found in ({ONLY_A}, {ONLY_B})}
-    return [row for row in report.rows if row.key[1] not in lacking]
+    return [row for row in report.rows if row.key.layer not in lacking]
 
 
 def _blame_table(blame: Blame, *, each: bool) -> str:
@@ -258,7 +259,7 @@ def _blame_table(blame: Blame, *, each: bool) -> str:
 def _suspects(report: Comparison, group: Group, first: FirstDivergence) -> str:
     """Where the cause of one first divergence can lie, in a sentence; of several layers of a stage, in the first of them."""
     labels = {row.key: row.label for row in report.rows}
-    after = [labels.get(key, key[2]) for key in first.good]
+    after = [labels.get(key, key.stage) for key in first.good]
     several = f", of {labels[first.key]}," if len(group.keys) > 1 else ""
     text = f"{group.label}: the cause{several} lies in {_list(first.region[::-1])}"
     if first.weights:
@@ -281,7 +282,7 @@ def _logits(row: DiffRow) -> str:
     return f"{row.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats"
 
 
-def _print_table(console: Console, report: Comparison, rows: list[DiffRow], first: set[tuple[int, int | None, str]]) -> None:
+def _print_table(console: Console, report: Comparison, rows: list[DiffRow], first: set[Place]) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 

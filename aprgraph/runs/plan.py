@@ -18,6 +18,7 @@ from aprgraph.graph.ops import taps_of, weights_of
 from aprgraph.graph.passes.pipeline import early_graph, executed_graph, recorded_graph
 from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import is_logits
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace.aprt import MAX_ELEMENTS, file_size
 
@@ -118,8 +119,8 @@ class RunPlan:
             for node in self.taps:
                 count = math.prod(self.shape(node, step))
                 if count > MAX_ELEMENTS:
-                    where = node.stage if node.layer is None else f"layer {node.layer} {node.stage}"
-                    raise TraceError(f"{where} has {count} elements, more than the {MAX_ELEMENTS} of an APRT file; trace fewer positions")
+                    label = Place(step, node.layer, node.stage or node.name).in_step_label
+                    raise TraceError(f"{label} has {count} elements, more than the {MAX_ELEMENTS} of an APRT file; trace fewer positions")
                 total += file_size(count)
         return total
 

@@ -16,9 +16,9 @@ from aprgraph.graph.passes.replay_recorded import Origins
 from aprgraph.runtime.blame.local import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.blame.replay import Replay, Replayer, ReplayInputs
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.tolerances import Tolerance
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings import Reading, TraceAsRead, find_reading, layout_of
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
@@ -88,7 +88,7 @@ class Doubts:
     def __init__(self, replayer: Replayer, compare: Compare) -> None:
         self._replayer = replayer
         self._compare = compare
-        self._doubts: dict[Key, _Doubt] = {}
+        self._doubts: dict[Place, _Doubt] = {}
 
     def read_otherwise(self, wrong: LocalError, case: Case) -> LocalError:
         """The tensor under the reading that explains it to rounding, if there is one; then what is computed from it has to decide."""
@@ -174,7 +174,7 @@ class Doubts:
     def _of(self, case: Case) -> list[_Doubt]:
         """The undecided tensors that a replay starts from."""
         nodes = (self._replayer.graph[name] for name in case.origins.sources)
-        doubts = (self._doubts.get((case.step, node.layer, node.stage or "")) for node in nodes)
+        doubts = (self._doubts.get(Place(case.step, node.layer, node.stage or "")) for node in nodes)
         return [doubt for doubt in doubts if doubt is not None and doubt.decided is _Decided.OPEN]
 
     def _compare_with_standing(self, standing: Sequence[_Doubt], local: LocalError, case: Case) -> LocalError:

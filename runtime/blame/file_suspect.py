@@ -33,8 +33,8 @@ def is_run_of(trace: Trace, model: Model) -> bool:
 
 def suspect_file(wrong: Sequence[LocalError], model: Model, graph: Graph) -> FileSuspect:
     """What of the file the first wrong tensor of each stage reads."""
-    first = {local.key[2]: local for local in reversed(wrong)}
-    firsts = [local for local in wrong if first[local.key[2]] is local]
+    first = {local.key.stage: local for local in reversed(wrong)}
+    firsts = [local for local in wrong if first[local.key.stage] is local]
     weights = dict.fromkeys(name for local in firsts for name in local.weights)
     ops = {graph[name].op for local in firsts for name in local.region if name in graph}
     seen = (*_look(model, list(weights)[:NAMED]), *_rounded(model, firsts))

@@ -21,11 +21,11 @@ from aprgraph.runtime.blame.replay import Replay, Replayer, as_recorded_type
 from aprgraph.runtime.blame.telltales import Evidence, find_telltale
 from aprgraph.runtime.blame.ties import NearTies
 from aprgraph.runtime.blame.twins import Twins
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
 
@@ -60,7 +60,7 @@ class Judge:
         if node.stage is not None and is_computed(node):
             tensor = self._recorded.of_step(step).get(node.name)
             recorded = self._recorded.load(tensor) if tensor is not None and tensor.is_whole else None
-            self._twins.see((step, node.layer, node.stage), recorded, value)
+            self._twins.see(Place(step, node.layer, node.stage), recorded, value)
         self._ties.see(graph, node, value, lambda stage: self._find(stage, 0))
 
     def judge(self, step: int, tensor: RecordedTensor, value: Array, replay: Replay) -> LocalError:
@@ -80,6 +80,7 @@ class Judge:
             sources=tuple(self._key(step, name) for name in origins.sources),
             region=origins.region,
             weights=origins.weights,
+            inside=tuple(self._key(step, name) for name in origins.region if self._graph[name].stage is not None),
         )
         if kind_of(node.stage) is StageKind.INDEX:
             return self._judge_ids(local, recorded, computed, node)
@@ -109,8 +110,7 @@ class Judge:
         twin = self._twins.find(local.key) if local.state is LocalState.WRONG else None
         if twin is None:
             return local
-        where = twin[2] if twin[1] is None else f"layer {twin[1]} {twin[2]}"
-        return replace(local, twin=twin, telltale=local.telltale or f"what was recorded is that of {where}")
+        return replace(local, twin=twin, telltale=local.telltale or f"what was recorded is that of {twin.in_step_label}")
 
     def as_read(self, trace: Trace) -> Trace:
         """``trace`` with the tensors that were recorded otherwise as they are to be read."""
@@ -166,10 +166,10 @@ class Judge:
         operands = self._replayer.operands_of(case.replay, case.tensor.node.name)
         return find_telltale(Evidence(case.tensor.node, operands, case.recorded.astype(np.float64)))
 
-    def _key(self, step: int, name: str) -> Key:
+    def _key(self, step: int, name: str) -> Place:
         node = self._graph[name]
         assert node.stage is not None
-        return (step, node.layer, node.stage)
+        return Place(step, node.layer, node.stage)
 
 
 def _compare(local: LocalError, case: Case) -> LocalError:

@@ -12,13 +12,13 @@ from typing import Any
 
 from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.graph.ir import Graph
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
 from aprgraph.runtime.diff.report import common_to
 from aprgraph.runtime.diff.reservations import Reservation
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
 FORMAT = "aprgraph-audit"
@@ -42,24 +42,26 @@ class LocalError:
     """What the replay of one tensor, from the inputs that its own trace recorded, leaves unexplained.
 
     ``metrics`` compare what was recorded (A) with the replay (B). ``sources`` are the recorded tensors that the replay started
-    from, ``region`` the graph nodes that it computed, the tensor's own last, and ``weights`` the model tensors that it read.
+    from, ``region`` the graph nodes that it computed, the tensor's own last, ``inside`` the stages among these, and ``weights`` the
+    model tensors that it read.
     ``reason`` says why the state is what it is, where that needs words, and ``reading`` how the tensor was recorded, where it is right
     only if it is read so; ``metrics`` are then those under the reading. ``telltale`` says what a wrong one gives away by itself,
     ``twin`` which other stage's values it holds.
     """
 
-    key: Key
+    key: Place
     label: str
     state: LocalState
     limit: float
     metrics: TensorMetrics | IndexMetrics | None = None
-    sources: tuple[Key, ...] = ()
+    sources: tuple[Place, ...] = ()
     region: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     reason: str | None = None
     reading: str | None = None
     telltale: str | None = None
-    twin: Key | None = None
+    twin: Place | None = None
+    inside: tuple[Place, ...] = ()
 
     @property
     def error(self) -> float | None:
@@ -147,7 +149,7 @@ class Audit:
         return name_of(self.trace)
 
     @cached_property
-    def by_key(self) -> Mapping[Key, LocalError]:
+    def by_key(self) -> Mapping[Place, LocalError]:
         """The local errors by (step, layer, stage)."""
         return {one.key: one for one in self.locals}
 
@@ -195,7 +197,7 @@ class Audit:
     @property
     def common(self) -> tuple[str, ...]:
         """The nodes and weights that the replays of all wrong tensors read, where there are several of different stages."""
-        if len({one.key[2] for one in self.wrong}) < 2:
+        if len({one.key.stage for one in self.wrong}) < 2:
             return ()
         return common_to([(*one.region, *one.weights) for one in self.wrong])
 
@@ -217,9 +219,7 @@ class Audit:
             "reservations": [one.sentence for one in self.reservations],
             "notes": list(self.notes),
             "common": list(self.common),
-            "tensors": [
-                {"step": one.key[0], "layer": one.key[1], "stage": one.key[2], "label": one.label, **one.to_json()} for one in self.locals
-            ],
+            "tensors": [{**one.key._asdict(), "label": one.label, **one.to_json()} for one in self.locals],
         }
 
 
@@ -253,12 +253,12 @@ class Blame:
 
     a: Audit
     b: Audit
-    verdicts: Mapping[Key, Verdict]
+    verdicts: Mapping[Place, Verdict]
     sentence: str
     graph: Graph | None = None
 
     @property
-    def wrong(self) -> tuple[Key, ...]:
+    def wrong(self) -> tuple[Place, ...]:
         """The tensors that a side is wrong at, in execution order."""
         return tuple(key for key, verdict in self.verdicts.items() if verdict.is_wrong)
 
@@ -273,7 +273,7 @@ class Blame:
         """The nodes and weights that can explain all that a side is wrong at, of each side that is."""
         return tuple(dict.fromkeys((*self.a.common, *self.b.common)))
 
-    def local_of(self, key: Key) -> LocalError | None:
+    def local_of(self, key: Place) -> LocalError | None:
         """Of both sides' local errors the one that is further off, by its limit: of a wrong side where one is; None if neither is known."""
         found = [audit.by_key[key] for audit in (self.a, self.b) if key in audit.by_key]
         return max(found, key=lambda local: (local.state is LocalState.WRONG, local.excess), default=None)
@@ -303,9 +303,7 @@ class Blame:
             },
             "tensors": [
                 {
-                    "step": key[0],
-                    "layer": key[1],
-                    "stage": key[2],
+                    **key._asdict(),
                     "verdict": verdict.value,
                     "a": self.a.by_key[key].to_json() if key in self.a.by_key else None,
                     "b": self.b.by_key[key].to_json() if key in self.b.by_key else None,

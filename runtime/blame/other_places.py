@@ -8,8 +8,8 @@ from dataclasses import replace
 from aprgraph.runtime.blame.local import Audit, LocalState
 from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.diff.caveats import Caveat
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings import TraceAsRead
-from aprgraph.runtime.readings.as_read import Key
 from aprgraph.runtime.readings.doubles import are_same, doubles_agree
 from aprgraph.runtime.readings.places import Places, other_places, places_of_twins
 from aprgraph.runtime.trace.reader import Trace
@@ -51,16 +51,16 @@ def _is_borne_out(found: Audit, again: Audit, places: Places) -> bool:
     A stage that was skipped holds another one's values as well, and nothing but what reads it tells.
     """
     witnesses = {
-        source[2]
+        source.stage
         for local in found.wrong
         if _is_right(again, local.key) or local.key in places.moved
         for source in local.sources
         if source in places.moved and local.key != source
     }
-    return {key[2] for key in places.moved} <= witnesses
+    return {key.stage for key in places.moved} <= witnesses
 
 
-def _twins(found: Audit, trace: Trace) -> dict[Key, Key]:
+def _twins(found: Audit, trace: Trace) -> dict[Place, Place]:
     """The wrong tensors that hold what another stage holds. Of two that hold the same, the first is in the wrong place."""
     twins = {local.key: local.twin for local in found.wrong if local.twin is not None}
     for key, twin in list(twins.items()):
@@ -69,7 +69,7 @@ def _twins(found: Audit, trace: Trace) -> dict[Key, Key]:
     return twins
 
 
-def _unexplained(found: Audit, trace: Trace) -> frozenset[Key]:
+def _unexplained(found: Audit, trace: Trace) -> frozenset[Place]:
     """The tensors that are wrong, and those that the model has not."""
     wrong = {local.key for local in found.locals if local.state in (LocalState.WRONG, LocalState.SHAPE)}
     foreign = {entry.key for entry in trace.entries} - set(found.by_key)
@@ -81,7 +81,7 @@ def _part(trace: Trace, places: Places) -> Trace:
     return TraceAsRead(trace, places={entry.key: None for entry in trace.entries if entry.key not in places.around})
 
 
-def _explains(places: Places, trace: Trace, unexplained: frozenset[Key], audit: Callable[[Trace], Audit]) -> tuple[bool, Audit]:
+def _explains(places: Places, trace: Trace, unexplained: frozenset[Place], audit: Callable[[Trace], Audit]) -> tuple[bool, Audit]:
     there = {entry.key for entry in trace.entries}
     moved = {key: target for key, target in places.moved.items() if key in there}
     again = audit(TraceAsRead(trace, places=moved))
@@ -94,7 +94,7 @@ def _explains(places: Places, trace: Trace, unexplained: frozenset[Key], audit: 
     return rest <= unexplained and len(rest & set(moved)) <= most and bool(right & unexplained), again
 
 
-def _is_right(found: Audit, key: Key) -> bool:
+def _is_right(found: Audit, key: Place) -> bool:
     return key in found.by_key and found.by_key[key].state is LocalState.RIGHT
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from aprgraph.runtime.blame.local import NAMED, Audit, LocalError, LocalState, Verdict
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport, as_sentence, join
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.repeats import repeats_in_words
 
 
@@ -45,11 +45,11 @@ def reading_notes(locals_: Sequence[LocalError], name: str) -> list[str]:
     groups: dict[tuple[str, str], list[LocalError]] = {}
     for local in locals_:
         if local.reading is not None and local.state is LocalState.RIGHT:
-            groups.setdefault((local.key[2], local.reading), []).append(local)
+            groups.setdefault((local.key.stage, local.reading), []).append(local)
     return [Caveat(_reading_note(group, words, name)) for (_, words), group in groups.items()]
 
 
-def with_repeats(found: Audit, repeated: Sequence[Key]) -> Audit:
+def with_repeats(found: Audit, repeated: Sequence[Place]) -> Audit:
     """``found`` of a trace that recorded the tensors ``repeated`` with each KV head several times, of which one was read."""
     if not repeated:
         return found
@@ -67,7 +67,9 @@ def _reading_note(group: Sequence[LocalError], words: str, name: str) -> str:
     )
 
 
-def blame_sentence(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Key, Verdict], graphs: GraphDifferences | None = None) -> str:
+def blame_sentence(
+    report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Place, Verdict], graphs: GraphDifferences | None = None
+) -> str:
     """What blame found."""
     names = report.names
     sides = [(side, audit, other) for side, audit, other in (("A", a, b), ("B", b, a)) if audit.wrong]
@@ -169,13 +171,13 @@ def places(wrong: Sequence[LocalError], other: Audit | None = None, other_name: 
 def named(group: Sequence[LocalError]) -> str:
     """Tensors of one step and stage: the label of one, the layers of several."""
     first = group[0]
-    layers = [local.key[1] for local in group if local.key[1] is not None]
+    layers = [local.key.layer for local in group if local.key.layer is not None]
     if len(layers) < 2:
         return first.label
     consecutive = layers == list(range(layers[0], layers[-1] + 1))
     which = f"{layers[0]} to {layers[-1]}" if consecutive else ", ".join(map(str, layers[:8])) + (" …" if len(layers) > 8 else "")
-    step = f"step {first.key[0]} " if first.key[0] else ""
-    return f"{step}{first.key[2]} of the layers {which}"
+    step = f"step {first.key.step} " if first.key.step else ""
+    return f"{step}{first.key.stage} of the layers {which}"
 
 
 def _place(group: Sequence[LocalError], other: Audit | None, other_name: str) -> str:
@@ -187,12 +189,8 @@ def _place(group: Sequence[LocalError], other: Audit | None, other_name: str) ->
         facts.append(f"{other_name} {theirs.error:.0e}" if theirs.error else f"{other_name} 0")
     between = [name for name in first.region[:-1] if "." in name]
     if first.sources and len(between) > 1:
-        facts.append(f"replayed from {_source(first.sources[-1])} on")
+        facts.append(f"replayed from {first.sources[-1].in_step_label} on")
     return f"{text} ({'; '.join(fact for fact in facts if fact)})"
-
-
-def _source(key: Key) -> str:
-    return key[2] if key[1] is None else f"layer {key[1]} {key[2]}"
 
 
 def _rest(audit: Audit) -> str:
@@ -208,7 +206,7 @@ def _rest(audit: Audit) -> str:
     )
 
 
-def _tally(verdicts: Mapping[Key, Verdict]) -> str:
+def _tally(verdicts: Mapping[Place, Verdict]) -> str:
     """How many tensors are wrong, and how many more differ for it; the same numbers as in tables, page and graph."""
     wrong = sum(verdict.is_wrong for verdict in verdicts.values())
     follows = sum(verdict is Verdict.FOLLOWS for verdict in verdicts.values())
@@ -244,7 +242,7 @@ def _why(*audits: Audit) -> str:
     return "the stages between were not recorded"
 
 
-def _reason_of(audit: Audit, key: Key) -> str:
+def _reason_of(audit: Audit, key: Place) -> str:
     local = audit.by_key.get(key)
     return (local.reason if local is not None else None) or "it was not recorded"
 
@@ -254,5 +252,5 @@ def _counts(report: DiffReport, a: Audit, b: Audit) -> str:
     return f"the {a.replayed} tensors of {ours} and the {b.replayed} of {theirs} that could be replayed"
 
 
-def _is_off(report: DiffReport, key: Key) -> bool:
+def _is_off(report: DiffReport, key: Place) -> bool:
     return any(first.key == key for first in report.first) or report.row(key).classification.value in ("ACCUMULATED", "INTRODUCED", "NAN")

@@ -8,10 +8,11 @@ from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.stages import EMBEDDING
 from aprgraph.runtime.blame.local import Audit, LocalState
 from aprgraph.runtime.blame.recorded import PromptTokens, tokens_of
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings import TraceAsRead
 from aprgraph.runtime.trace.reader import Trace
 
-_EMBEDDING = (0, 0, EMBEDDING)
+_EMBEDDING = Place(0, 0, EMBEDDING)
 
 
 def tokens_of_sides(

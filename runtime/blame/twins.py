@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.place import Place
 
 _SAMPLE = 64
 #: The relative error of samples of one value: float32 and half precision of it, no more.
@@ -18,16 +18,16 @@ class Twins:
     """Samples of every stage's value as it was recorded, and as it was computed."""
 
     def __init__(self) -> None:
-        self._recorded: dict[Key, tuple[int, Array]] = {}
-        self._computed: dict[Key, tuple[int, Array]] = {}
+        self._recorded: dict[Place, tuple[int, Array]] = {}
+        self._computed: dict[Place, tuple[int, Array]] = {}
 
-    def see(self, key: Key, recorded: Array | None, computed: Array) -> None:
+    def see(self, key: Place, recorded: Array | None, computed: Array) -> None:
         """Take both values of a tensor, or the computed one of a stage that was not recorded."""
         self._computed[key] = _sample(computed)
         if recorded is not None:
             self._recorded[key] = _sample(recorded)
 
-    def find(self, key: Key) -> Key | None:
+    def find(self, key: Place) -> Place | None:
         """Another stage of the same step that holds what was recorded at ``key``, a recorded one rather than a computed one."""
         mine = self._recorded.get(key)
         if mine is None or not mine[1].any():
@@ -39,10 +39,10 @@ class Twins:
         return None
 
 
-def _nearest(key: Key, mine: tuple[int, Array], others: Mapping[Key, tuple[int, Array]]) -> Key | None:
+def _nearest(key: Place, mine: tuple[int, Array], others: Mapping[Place, tuple[int, Array]]) -> Place | None:
     size, values = mine
     for other, (count, sample) in others.items():
-        if other != key and other[0] == key[0] and count == size and np.abs(values - sample).max() <= _SAME * np.abs(values).max():
+        if other != key and other.step == key.step and count == size and np.abs(values - sample).max() <= _SAME * np.abs(values).max():
             return other
     return None
 

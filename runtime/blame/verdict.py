@@ -5,11 +5,11 @@ from __future__ import annotations
 from aprgraph.runtime.blame.broken_model import with_broken_model
 from aprgraph.runtime.blame.local import Audit, Blame, LocalState, Verdict
 from aprgraph.runtime.blame.sentences import blame_sentence
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.dependencies import Dependencies
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
+from aprgraph.runtime.place import Place
 
 
 def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies, graphs: GraphDifferences | None = None) -> Blame:
@@ -32,7 +32,7 @@ def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies, gr
     return Blame(a, b, verdicts, with_broken_model(blame_sentence(report, a, b, verdicts, graphs), a, b))
 
 
-def _region(audit: Audit, key: Key) -> tuple[str, ...]:
+def _region(audit: Audit, key: Place) -> tuple[str, ...]:
     """The nodes that the replay of a tensor computed."""
     return audit.by_key[key].region if key in audit.by_key else ()
 
@@ -56,11 +56,11 @@ def _verdict(row: DiffRow, a: Audit, b: Audit, behind: bool, behind_unknown: boo
     return Verdict.UNKNOWN if behind_unknown or LocalState.UNKNOWN in states else Verdict.ADDS_UP
 
 
-def _right_on_both(key: Key, a: Audit, b: Audit) -> bool:
+def _right_on_both(key: Place, a: Audit, b: Audit) -> bool:
     return all(key in audit.by_key and audit.by_key[key].state is LocalState.RIGHT for audit in (a, b))
 
 
-def _behind(dependencies: Dependencies, sources: set[Key]) -> set[Key]:
+def _behind(dependencies: Dependencies, sources: set[Place]) -> set[Place]:
     """The tensors that are computed from one of ``sources``."""
     values = dependencies.behind({dependencies.value_of[key] for key in sources if key in dependencies.value_of})
     return {key for key, value in dependencies.value_of.items() if value in values}

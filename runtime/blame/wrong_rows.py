@@ -7,9 +7,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.notes import ranges
-from aprgraph.runtime.trace.manifest import TraceEntry
+from aprgraph.runtime.place import Place
 
 #: What a reason consists of that the columns beside it say already.
 _NMSE = re.compile(r"NMSE [0-9.e+-]+, limit [0-9.e+-]+")
@@ -20,29 +19,23 @@ _NUMBER = re.compile(r"[0-9][0-9.e+-]*")
 class Group:
     """Tensors of one stage and step, in the order of their layers."""
 
-    keys: tuple[Key, ...]
+    keys: tuple[Place, ...]
 
     @property
     def label(self) -> str:
         """``layer 3 ffn_gate``, or ``ffn_gate, layers 0..29``."""
-        step, layer, stage = self.keys[0]
+        first = self.keys[0]
         if len(self.keys) == 1:
-            return label_of((step, layer, stage))
-        return f"{label_of((step, None, stage))}, {ranges(layer for _, layer, _ in self.keys if layer is not None)}"
+            return first.label
+        return f"{first._replace(layer=None).label}, {ranges(key.layer for key in self.keys if key.layer is not None)}"
 
 
-def group_keys(keys: Iterable[Key], gist: Callable[[Key], Hashable]) -> list[Group]:
+def group_keys(keys: Iterable[Place], gist: Callable[[Place], Hashable]) -> list[Group]:
     """``keys`` by step and stage, in order of first appearance; those of which ``gist`` says another thing stay apart."""
-    found: dict[Hashable, list[Key]] = {}
+    found: dict[Hashable, list[Place]] = {}
     for key in keys:
-        found.setdefault((key[0], key[2], gist(key)), []).append(key)
+        found.setdefault((key.step, key.stage, gist(key)), []).append(key)
     return [Group(tuple(group)) for group in found.values()]
-
-
-def label_of(key: Key) -> str:
-    """What a person calls a tensor."""
-    step, layer, stage = key
-    return TraceEntry(stage, layer, step, (), None).label
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class WrongRow:
 def wrong_rows(blame: Blame, *, each: bool = False) -> list[WrongRow]:
     """A row for each stage that a side is wrong at, or for ``each`` tensor, in execution order."""
 
-    def gist(key: Key) -> Hashable:
+    def gist(key: Place) -> Hashable:
         if each:
             return key
         return (blame.verdicts[key], *(_gist(audit.by_key.get(key)) for audit in (blame.a, blame.b)))
@@ -110,13 +103,13 @@ def audit_rows(audit: Audit, locals_: Sequence[LocalError], *, each: bool = Fals
 def _audit_row(locals_: Sequence[LocalError], group: Group) -> AuditRow:
     worst = max(locals_, key=lambda local: local.excess)
     alone = len(locals_) == 1
-    sources = [label_of(key) for key in worst.sources] if alone else [key[2] for key in worst.sources]
+    sources = [key.label for key in worst.sources] if alone else [key.stage for key in worst.sources]
     return AuditRow(
         group,
         worst.state.value,
         spread(locals_),
         f"{worst.limit:.0e}",
-        "" if alone or worst.error is None else f"layer {worst.key[1]}",
+        "" if alone or worst.error is None else f"layer {worst.key.layer}",
         ", ".join(sources),
         why_of(locals_, worst.key),
     )
@@ -133,7 +126,7 @@ def spread(locals_: Sequence[LocalError]) -> str:
     return high if low == high else f"{low}..{high}"
 
 
-def why_of(locals_: Sequence[LocalError], worst: Key) -> str:
+def why_of(locals_: Sequence[LocalError], worst: Place) -> str:
     """Why the tensor ``worst`` has its state, and what the first of the tensors that gives something away by its error does."""
     reason = next((reason_of(local) for local in locals_ if local.key == worst), "")
     telltale = next((local.telltale for local in locals_ if local.telltale is not None), None)

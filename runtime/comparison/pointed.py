@@ -20,7 +20,7 @@ def suspects(report: Comparison) -> list[FirstDivergence]:
         local = (blame.a if blame.verdicts[key] is Verdict.A_WRONG else blame.b).by_key[key]
         following = firsts[key].following if key in firsts else ()
         if local.region:
-            found.append(FirstDivergence(key, local.region, local.weights, local.sources, following))
+            found.append(FirstDivergence(key, local.region, local.weights, local.sources, following, local.inside))
         elif key in firsts:  # blamed because the other side is right: it could not be replayed itself
             found.append(firsts[key])
     return found

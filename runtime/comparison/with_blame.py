@@ -64,7 +64,7 @@ def with_blame(
     ``Auditor`` do.
     """
     model = ReplayedModel.of(model)  # one for both
-    stages = {row.key[2] for row in report.rows}
+    stages = {row.key.stage for row in report.rows}
     once, repeated = zip(*(without_repeats(trace, model.graph_of("last", 1)) for trace in (a, b)), strict=True)
 
     def audit_again(trace: Trace, prompt: PromptTokens) -> Audit:
@@ -94,7 +94,7 @@ def with_blame(
     if as_read != [a, b]:
         again = diff(*as_read, top=top, profile=profile, tolerances=tolerances)
         report = replace(again, a=report.a, b=report.b, called=report.called)
-    steps = sorted({row.key[0] for row in report.rows})
+    steps = sorted({row.key.step for row in report.rows})
     graphs = compare_graphs(auditors[0].graph, auditors[1].graph)
     found_blame = judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps), graphs)
     report = replace(report, prompt=with_text(report.prompt, model.model, tokens))

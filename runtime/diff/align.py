@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.diff.shapes import Key, ShapedTrace, find_shapes, position_axis
+from aprgraph.runtime.diff.shapes import ShapedTrace, find_shapes, position_axis
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
 
-__all__ = ["ONLY_A", "ONLY_B", "Key", "Pair", "align", "align_shaped", "align_single", "check_tokens", "last_rows"]
+__all__ = ["ONLY_A", "ONLY_B", "Pair", "align", "align_shaped", "align_single", "check_tokens", "last_rows"]
 
 #: Why a tensor that one side lacks is not measured.
 ONLY_A, ONLY_B = "only A recorded it", "only B recorded it"
@@ -28,7 +29,7 @@ class Pair:
     last position alone is compared, because the other side holds no more.
     """
 
-    key: Key
+    key: Place
     a: TraceEntry | None
     b: TraceEntry | None
     shape: tuple[int, ...] | None = None
@@ -116,13 +117,13 @@ def align_single(a: Trace, b: Trace) -> tuple[Pair, ...]:
     return (_pair(ours.key, ours, theirs, (a.info is not None, b.info is not None)),)
 
 
-def _pair(key: Key, a: TraceEntry | None, b: TraceEntry | None, known: tuple[bool, bool]) -> Pair:
+def _pair(key: Place, a: TraceEntry | None, b: TraceEntry | None, known: tuple[bool, bool]) -> Pair:
     if a is None or b is None:
         return Pair(key, a, b, missing=ONLY_B if a is None else ONLY_A)
     for side, entry in (("A", a), ("B", b)):
         if entry.file is None:
             return Pair(key, a, b, missing=f"{side} has statistics only")
-    axis = position_axis(key[2])
+    axis = position_axis(key.stage)
     count_a, count_b = math.prod(a.shape), math.prod(b.shape)
     if count_a == count_b:
         if count_a == 0:
@@ -130,7 +131,7 @@ def _pair(key: Key, a: TraceEntry | None, b: TraceEntry | None, known: tuple[boo
         if all(known) and _without_ones(a.shape) != _without_ones(b.shape):
             return Pair(key, a, b, mismatch=f"A is {_dims(a.shape)}, B is {_dims(b.shape)}")
         shape = a.shape if known[0] else b.shape
-        structured = any(known) or not _has_positions(key[2])
+        structured = any(known) or not _has_positions(key.stage)
         return Pair(key, a, b, shape, structured, axis if len(shape) > 1 else None)
     for side, whole, whole_known, part, part_known in (("a", a, known[0], b, known[1]), ("b", b, known[1], a, known[0])):
         if whole_known and _is_last_position(whole.shape, part.shape if part_known else None, math.prod(part.shape), axis):
@@ -167,7 +168,7 @@ def _dims(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) if shape else "a single number"
 
 
-def last_rows(shaped: ShapedTrace, key: Key, n: int, width: int | None = None) -> F32 | None:
+def last_rows(shaped: ShapedTrace, key: Place, n: int, width: int | None = None) -> F32 | None:
     """The last ``n`` rows of a tensor [rows, width], f32 [n, width]; None where it was not recorded or its shape is not certain.
 
     ``width`` None takes any. Raises TraceError that names a damaged file.
@@ -175,8 +176,7 @@ def last_rows(shaped: ShapedTrace, key: Key, n: int, width: int | None = None) -
     trace = shaped.trace
     if key not in trace:
         return None
-    step, layer, stage = key
-    entry = trace.get(stage, layer, step)
+    entry = trace.get(key.stage, key.layer, key.step)
     if key not in shaped.known or entry.file is None or len(entry.shape) != 2 or entry.shape[0] < n or width not in (None, entry.shape[1]):
         return None
     return trace.load(entry)[-n:]

@@ -8,8 +8,8 @@ from enum import Enum
 
 import networkx as nx
 
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.dependencies import Dependencies, Value
+from aprgraph.runtime.place import Place
 
 #: A divergent tensor whose nearest measured ancestors carry at least this part of its NMSE got most of it from them.
 INHERITED_PART = 0.1
@@ -59,17 +59,19 @@ class FirstDivergence:
 
     ``region`` names the graph nodes that can hold the cause, in execution order, the tensor's own last: everything
     between it and ``good``, its nearest measured ancestors. ``weights`` are the model tensors that the region reads.
-    ``following`` are the nearest measured tensors after it.
+    ``following`` are the nearest measured tensors after it. ``inside`` are the stages of the region; of layers of which nothing was
+    measured, their ends.
     """
 
-    key: Key
+    key: Place
     region: tuple[str, ...]
     weights: tuple[str, ...]
-    good: tuple[Key, ...]
-    following: tuple[Key, ...]
+    good: tuple[Place, ...]
+    following: tuple[Place, ...]
+    inside: tuple[Place, ...] = ()
 
 
-def classify(findings: Mapping[Key, Finding], dependencies: Dependencies) -> tuple[dict[Key, Class], tuple[FirstDivergence, ...]]:
+def classify(findings: Mapping[Place, Finding], dependencies: Dependencies) -> tuple[dict[Place, Class], tuple[FirstDivergence, ...]]:
     """The class of each tensor, and the first divergences; both in the order of ``findings``.
 
     NAN and SHAPE are facts and stay what they are wherever they stand. A tensor beyond its tolerance is PROPAGATED
@@ -81,7 +83,7 @@ def classify(findings: Mapping[Key, Finding], dependencies: Dependencies) -> tup
     behind = dependencies.behind({dependencies.value_of[key] for key in divergent})
     measured = {value for value, key in key_of.items() if findings[key].state is not State.UNMEASURED}
     order = {value: index for index, value in enumerate(_order(dependencies.graph))}
-    classes: dict[Key, Class] = {}
+    classes: dict[Place, Class] = {}
     firsts: list[FirstDivergence] = []
     for key, finding in findings.items():
         value = dependencies.value_of[key]
@@ -100,10 +102,10 @@ def classify(findings: Mapping[Key, Finding], dependencies: Dependencies) -> tup
     return classes, tuple(firsts)
 
 
-def computed_from_identical(states: Mapping[Key, State], dependencies: Dependencies) -> set[Key]:
+def computed_from_identical(states: Mapping[Place, State], dependencies: Dependencies) -> set[Place]:
     """The tensors within tolerance that are computed from identical tensors alone, with no unmeasured stage between."""
     stages = {value: states.get(key, State.UNMEASURED) for key, value in dependencies.value_of.items()}
-    found: set[Key] = set()
+    found: set[Place] = set()
     for key, state in states.items():
         if state is State.NOISE:
             _, inputs = own_computation(dependencies.value_of[key], dependencies, stages)
@@ -137,21 +139,19 @@ def _reach(start: Value, neighbours: Callable[[Value], Iterable[Value]], stop: C
 
 
 def _first(
-    key: Key, dependencies: Dependencies, measured: set[Value], key_of: Mapping[Value, Key], order: Mapping[Value, int]
+    key: Place, dependencies: Dependencies, measured: set[Value], key_of: Mapping[Value, Place], order: Mapping[Value, int]
 ) -> FirstDivergence:
     value = dependencies.value_of[key]
     region, good = _reach(value, dependencies.graph.predecessors, measured)
     _, following = _reach(value, dependencies.graph.successors, measured)
     steps = {step for step, _ in region}
     names: dict[bool, list[str]] = {False: [], True: []}
-    for step, name in sorted(region, key=order.__getitem__):
+    values = sorted(region, key=order.__getitem__)
+    for step, name in values:
         is_weight = (step, name) in dependencies.weights
         label = name if is_weight or steps == {0} else f"step {step} {name}"
         if label not in names[is_weight]:
             names[is_weight].append(label)
-    return FirstDivergence(
-        key,
-        tuple(names[False]),
-        tuple(names[True]),
-        *(tuple(key_of[near] for near in sorted(side, key=order.__getitem__)) for side in (good, following)),
-    )
+    before, after = (tuple(key_of[near] for near in sorted(side, key=order.__getitem__)) for side in (good, following))
+    inside = tuple(place for value in values for place in dependencies.inside.get(value, ()))
+    return FirstDivergence(key, tuple(names[False]), tuple(names[True]), before, after, inside)

@@ -113,7 +113,7 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
         measured[pair.key] = measurer.measure(pair)
     strict = computed_from_identical({key: one.state for key, one in measured.items()}, dependencies)
     if weights is not None:
-        strict = {key for key in strict if gain_of(key[2]) is None}  # what their weights cost is for the rule of inputs
+        strict = {key for key in strict if gain_of(key.stage) is None}  # what their weights cost is for the rule of inputs
     judged = {
         pair.key: held_to_its_own(measured[pair.key], measurer.tolerance(pair)) if pair.key in strict else measured[pair.key]
         for pair in pairs
@@ -126,7 +126,7 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     judged = with_exchanges(judged, [one.key for one in first], pairs, (trace_a, trace_b), measurer)
     rows = []
     for pair in pairs:
-        one, override = judged[pair.key], limits.override(pair.key[2])
+        one, override = judged[pair.key], limits.override(pair.key.stage)
         rows.append(
             DiffRow(
                 key=pair.key,

@@ -15,9 +15,11 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import has_state, is_input, is_tap, is_weight
 from aprgraph.graph.ops.attention import is_causal
 from aprgraph.graph.stages import EMBEDDING, HIDDEN, LOGITS, STAGE_BY_NAME, Stage
-from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
+#: The one stage that ends a layer: tapped alone, it says which layer a fault is in.
+END_OF_LAYER = "post_ffn_residual"
 #: A value of one step: the step, and the node's name in the graph.
 Value = tuple[int, str]
 
@@ -27,22 +29,25 @@ class Dependencies:
     """``graph`` has an edge from every value to those computed from it; ``value_of`` finds the value of a tensor.
 
     Graph inputs (tokens, positions) are left out: two runs that are compared have the same. ``weights`` are values
-    that come from the model file. ``causal``: no position depends on later ones, as far as is known.
+    that come from the model file. ``inside`` are the stages that a value is, or stands for. ``causal``: no position depends on later
+    ones, as far as is known.
     """
 
     graph: nx.DiGraph[Value] = field(default_factory=nx.DiGraph)
-    value_of: dict[Key, Value] = field(default_factory=dict)
+    value_of: dict[Place, Value] = field(default_factory=dict)
     weights: set[Value] = field(default_factory=set)
+    inside: dict[Value, tuple[Place, ...]] = field(default_factory=dict)
     causal: bool = True
 
-    def add(self, value: Value, operands: Iterable[Value], key: Key | None = None) -> None:
+    def add(self, value: Value, operands: Iterable[Value], key: Place | None = None) -> None:
         """Add a value, after its operands."""
         self.graph.add_node(value)
         self.graph.add_edges_from((operand, value) for operand in operands if operand in self.graph)
         if key is not None:
             self.value_of[key] = value
+            self.inside[value] = (key,)
 
-    def link(self, source: Key, target: Key) -> None:
+    def link(self, source: Place, target: Place) -> None:
         """Add an edge between two tensors, if both are there."""
         if source in self.value_of and target in self.value_of:
             self.graph.add_edge(self.value_of[source], self.value_of[target])
@@ -56,7 +61,7 @@ class Dependencies:
         return found
 
 
-def find_dependencies(a: Trace, b: Trace, keys: Iterable[Key]) -> Dependencies:
+def find_dependencies(a: Trace, b: Trace, keys: Iterable[Place]) -> Dependencies:
     """The dependencies among the tensors ``keys``: of A's graph or B's, whichever knows more, or else of the stage table.
 
     A graph has to know all that can be compared, which is what both sides recorded. What one side alone recorded and
@@ -72,11 +77,11 @@ def find_dependencies(a: Trace, b: Trace, keys: Iterable[Key]) -> Dependencies:
     return _with_all(max(able, key=lambda one: sum(key in one.value_of for key in keys)), keys)
 
 
-def _with_all(found: Dependencies, keys: Iterable[Key]) -> Dependencies:
+def _with_all(found: Dependencies, keys: Iterable[Place]) -> Dependencies:
     """``found``, with those of ``keys`` that it does not know as values of nothing."""
     for key in keys:
         if key not in found.value_of:
-            found.add((key[0], _name(key[1], key[2])), (), key)
+            found.add((key.step, _name(key.layer, key.stage)), (), key)
     return found
 
 
@@ -89,7 +94,7 @@ def from_graph(graph: Graph, steps: Iterable[int] = (0,)) -> Dependencies:
             if is_tap(node) or is_input(node):
                 continue
             value = (step, node.name)
-            key = (step, node.layer, node.stage) if node.stage is not None else None
+            key = Place(step, node.layer, node.stage) if node.stage is not None else None
             operands = [(step, name) for name in graph.operand_names(node.name)]
             if previous is not None and has_state(node):  # it holds the earlier positions too
                 operands.append((previous, node.name))
@@ -97,12 +102,12 @@ def from_graph(graph: Graph, steps: Iterable[int] = (0,)) -> Dependencies:
             if is_weight(node):
                 result.weights.add(value)
         if previous is not None:
-            result.link((previous, None, LOGITS), (step, 0, EMBEDDING))
+            result.link(Place(previous, None, LOGITS), Place(step, 0, EMBEDDING))
         previous = step
     return result
 
 
-def from_stage_table(keys: Iterable[Key]) -> Dependencies:
+def from_stage_table(keys: Iterable[Place]) -> Dependencies:
     """The dependencies of any model of the stage table, as far as the tensors ``keys`` show which stages it has.
 
     Layers between two recorded ones stand as one value, ``layers 3..6``.
@@ -160,18 +165,19 @@ def _add_step(result: Dependencies, now: _Step, layers: list[int], absent: set[s
     above = 0
     if layers and layers[0] == 0:
         hidden = ((now.number, _name(0, EMBEDDING)),)
-        result.add(hidden[0], (), (now.number, 0, EMBEDDING))
+        result.add(hidden[0], (), Place(now.number, 0, EMBEDDING))
     for layer in layers:
         if layer > above:
             gap = (now.number, f"layers {above}..{layer}")
             result.add(gap, hidden)
+            result.inside[gap] = tuple(Place(now.number, unseen, END_OF_LAYER) for unseen in range(above, layer))
             hidden = (gap,)
         _add_stages(result, now, layer, of_layer, hidden, absent, earlier)
         hidden = now.values[layer, of_layer[-1].name]
         above = layer + 1
     _add_stages(result, now, None, of_model, hidden, absent, earlier)
     if earlier is not None:
-        result.link((earlier.number, None, LOGITS), (now.number, 0, EMBEDDING))
+        result.link(Place(earlier.number, None, LOGITS), Place(now.number, 0, EMBEDDING))
 
 
 def _add_stages(
@@ -193,5 +199,5 @@ def _add_stages(
         if earlier is not None:
             operands += tuple(value for name in stage.recalls for value in earlier.values.get((layer, name), ()))
         value = (now.number, _name(layer, stage.name))
-        result.add(value, operands, (now.number, layer, stage.name))
+        result.add(value, operands, Place(now.number, layer, stage.name))
         now.values[layer, stage.name] = (value,)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from aprgraph.runtime.diff.align import Key, Pair
+from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.classify import State
 from aprgraph.runtime.diff.measure import Measured, Measurer
 from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
 #: Another stage explains a tensor only where it leaves less than this part of the error.
@@ -18,8 +19,8 @@ _LARGEST, _MOST = 1 << 23, 4
 
 
 def with_exchanges(
-    judged: Mapping[Key, Measured], firsts: Iterable[Key], pairs: Sequence[Pair], traces: tuple[Trace, Trace], measurer: Measurer
-) -> dict[Key, Measured]:
+    judged: Mapping[Place, Measured], firsts: Iterable[Place], pairs: Sequence[Pair], traces: tuple[Trace, Trace], measurer: Measurer
+) -> dict[Place, Measured]:
     """``judged`` with a word on those of ``firsts`` that stand at another stage. Raises TraceError that names a damaged file.
 
     It is said of the side without a graph; else of B.
@@ -46,5 +47,5 @@ def _stands_for(pair: Pair, one: Measured, pairs: Sequence[Pair], traces: tuple[
         there = other.load(*traces)
         under = measurer.measure_values(pair, *((a, there[1]) if side == "A" else (there[0], b)))
         if under.state in (State.IDENTICAL, State.NOISE) and (under.nmse or 0.0) <= _LEFT * (one.nmse or 0.0):
-            return other.key[2]
+            return other.key.stage
     return None

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.diff.align import Key, Pair, last_rows
+from aprgraph.runtime.diff.align import Pair, last_rows
 from aprgraph.runtime.diff.shapes import ShapedTrace
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
 
 #: The one choice of a layer, by whose order its experts' values lie.
@@ -69,11 +70,10 @@ def find_slots(a: ShapedTrace, b: ShapedTrace, pair: Pair) -> Slots | None:
 
     Raises TraceError that names a damaged file.
     """
-    step, layer, stage = pair.key
-    if not is_slotted(stage) or not pair.structured or pair.shape is None or len(pair.shape) < 2:
+    if not is_slotted(pair.key.stage) or not pair.structured or pair.shape is None or len(pair.shape) < 2:
         return None
     n, k = pair.shape[:2]
-    ours, theirs = (last_rows(trace, (step, layer, IDS), n, k) for trace in (a, b))
+    ours, theirs = (last_rows(trace, pair.key._replace(stage=IDS), n, k) for trace in (a, b))
     if ours is None or theirs is None or np.array_equal(ours, theirs):
         return None
     same = ours[:, :, None] == theirs[:, None, :]
@@ -82,10 +82,10 @@ def find_slots(a: ShapedTrace, b: ShapedTrace, pair: Pair) -> Slots | None:
     return Slots(np.where(same.any(axis=2), same.argmax(axis=2), -1))
 
 
-def find_scores(trace: ShapedTrace, key: Key, n: int, least: int) -> F32 | None:
+def find_scores(trace: ShapedTrace, key: Place, n: int, least: int) -> F32 | None:
     """The router's logits [n, X] of the ids ``key``, of the last ``n`` positions; None where they are not recorded or not certain.
 
     ``least`` is the number of experts that there are at least. Raises TraceError that names a damaged file.
     """
-    scores = last_rows(trace, (key[0], key[1], scores_of(key[2])), n, None)
+    scores = last_rows(trace, key._replace(stage=scores_of(key.stage)), n, None)
     return scores if scores is not None and scores.shape[1] >= least else None

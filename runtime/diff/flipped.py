@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import networkx as nx
 
-from aprgraph.runtime.diff.align import Key, Pair
+from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.classify import State
 from aprgraph.runtime.diff.dependencies import Dependencies
 from aprgraph.runtime.diff.experts import is_slotted
@@ -20,11 +20,12 @@ from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.measure import Measured, Measurer
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.tolerances import exceeds
+from aprgraph.runtime.place import Place
 
 
 def set_aside(
-    measured: Mapping[Key, Measured], pairs: Sequence[Pair], dependencies: Dependencies, measurer: Measurer
-) -> dict[Key, Measured]:
+    measured: Mapping[Place, Measured], pairs: Sequence[Pair], dependencies: Dependencies, measurer: Measurer
+) -> dict[Place, Measured]:
     """``measured`` with what near-ties explain taken out of what exceeds its limit. Raises TraceError that names a damaged file."""
     result = dict(measured)
     # Counted from the end: of some tensors a side holds the last position only.
@@ -45,12 +46,12 @@ def _positions(ids: Measured) -> int:
     return ids.metrics.positions
 
 
-def _judge(pair: Pair, one: Measured, flipped: Mapping[Key, Sequence[int]], measurer: Measurer, *, causal: bool) -> Measured:
+def _judge(pair: Pair, one: Measured, flipped: Mapping[Place, Sequence[int]], measurer: Measurer, *, causal: bool) -> Measured:
     excluded = set().union(*(_affected(pair, key, positions, causal=causal) for key, positions in flipped.items()))
     if not excluded:
         return one
-    step, layer, _ = min(flipped, key=lambda key: (key[0], key[1] or 0))
-    where = f"{'' if step == 0 else f'step {step} '}layer {layer}"
+    first = min(flipped, key=lambda key: (key.step, key.layer or 0))
+    where = f"{'' if first.step == 0 else f'step {first.step} '}layer {first.layer}"
     metrics = measurer.measure_without(pair, excluded)
     if metrics is None:
         reason = f"all of it lies behind experts that were chosen otherwise at a near-tie ({where})"
@@ -62,14 +63,14 @@ def _judge(pair: Pair, one: Measured, flipped: Mapping[Key, Sequence[int]], meas
     return replace(one, state=State.NOISE, reason=None, metrics=replace(metrics, bit_identical=False), remark=remark)
 
 
-def _affected(pair: Pair, source: Key, from_end: Sequence[int], *, causal: bool) -> set[int]:
+def _affected(pair: Pair, source: Place, from_end: Sequence[int], *, causal: bool) -> set[int]:
     """The positions of a tensor that positions of ``source``, counted from the end, reach."""
     assert pair.shape is not None
     count = pair.shape[pair.position_axis] if pair.position_axis is not None else 1
-    if pair.key[0] != source[0]:
+    if pair.key.step != source.step:
         return set(range(count))  # a later step attends to all of an earlier one
-    if pair.key[1] == source[1] and is_slotted(pair.key[2]):
+    if pair.key.layer == source.layer and is_slotted(pair.key.stage):
         return set()  # compared expert by expert already
-    if pair.key[1] == source[1]:
+    if pair.key.layer == source.layer:
         return {count + position for position in from_end if count + position >= 0}
     return set(range(max(count + from_end[0], 0) if causal else 0, count))

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import State, own_computation
 from aprgraph.runtime.diff.dependencies import Dependencies
 from aprgraph.runtime.diff.indices import IndexMetrics
@@ -26,6 +25,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.tolerances import CROWDED_FROM, FEW_ELEMENTS, PROFILES, exceeds, kind_of
 from aprgraph.runtime.diff.weight_noise import WeightNoise
+from aprgraph.runtime.place import Place
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ class InputsRule:
         self._arithmetics = arithmetics
         self._noise = noise
 
-    def hold(self, measured: Mapping[Key, Measured], tolerances: Tolerances) -> dict[Key, Measured]:
+    def hold(self, measured: Mapping[Place, Measured], tolerances: Tolerances) -> dict[Place, Measured]:
         """``measured`` with what its inputs do not explain beyond the limit; where a limit was set by hand it stays."""
         states = {value: measured.get(key) for key, value in self._dependencies.value_of.items()}
         held = dict(measured)
         for key, one in measured.items():
-            gain = gain_of(key[2])
-            if one.state is not State.NOISE or gain is None or tolerances.override(key[2]):
+            gain = gain_of(key.stage)
+            if one.state is not State.NOISE or gain is None or tolerances.override(key.stage):
                 continue
             if not isinstance(one.metrics, TensorMetrics) or one.metrics.count < FEW_ELEMENTS:
                 continue
@@ -102,9 +102,9 @@ class InputsRule:
                 held[key] = self._held(one, key, gain, max(carried), 0.0 if self._noise is None else self._noise.of(region), tolerances)
         return held
 
-    def _held(self, one: Measured, key: Key, gain: Gain, carried: float, weights: float, tolerances: Tolerances) -> Measured:
+    def _held(self, one: Measured, key: Place, gain: Gain, carried: float, weights: float, tolerances: Tolerances) -> Measured:
         assert isinstance(one.metrics, TensorMetrics)
-        own = max(PROFILES[profile][kind_of(key[2])].own for profile in self._arithmetics)
+        own = max(PROFILES[profile][kind_of(key.stage)].own for profile in self._arithmetics)
         count = one.metrics.positions.size if one.metrics.positions is not None else 1
         factor = gain.many if count >= CROWDED_FROM else gain.few
         limit = factor * (carried + weights + own)
@@ -112,7 +112,7 @@ class InputsRule:
             return one
         # A channel of few elements says little: each is one draw.
         metrics = one.metrics if count >= CROWDED_FROM else replace(one.metrics, channels=None)
-        reason = exceeds(metrics, limit, tolerances.find(key[2]))
+        reason = exceeds(metrics, limit, tolerances.find(key.stage))
         if reason is None:
             return replace(one, limit=limit)
         explained = f"{factor:g} times what its inputs carry (NMSE {carried:.1e})"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aprgraph.graph.stages import StageKind, is_logits
-from aprgraph.runtime.diff.align import Key, Pair
+from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.classify import State
 from aprgraph.runtime.diff.experts import Slots, find_scores, find_slots, scores_of
 from aprgraph.runtime.diff.indices import IndexMetrics, compare_indices
@@ -19,6 +19,7 @@ from aprgraph.runtime.diff.metrics import BLOCK, TensorMetrics, compare_blocks, 
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, give_back
 
 
@@ -59,7 +60,7 @@ class Measurer:
         b: ShapedTrace,
         tolerances: Tolerances,
         top: int,
-        of_weights: Callable[[Key, Tolerance, int], Tolerance] | None = None,
+        of_weights: Callable[[Place, Tolerance, int], Tolerance] | None = None,
     ) -> None:
         self._a, self._b = a, b
         self._tolerances = tolerances
@@ -73,9 +74,9 @@ class Measurer:
 
     def tolerance(self, pair: Pair) -> Tolerance:
         """What a pair is held to."""
-        positions = self.prompt + pair.key[0] if self.prompt else 0
-        tolerance = self._tolerances.find(pair.key[2], positions)
-        if self._of_weights is None or self._tolerances.override(pair.key[2]) is not None:
+        positions = self.prompt + pair.key.step if self.prompt else 0
+        tolerance = self._tolerances.find(pair.key.stage, positions)
+        if self._of_weights is None or self._tolerances.override(pair.key.stage) is not None:
             return tolerance
         return self._of_weights(pair.key, tolerance, positions)
 
@@ -87,7 +88,7 @@ class Measurer:
         if pair.mismatch is not None:
             return Measured(State.SHAPE, tolerance.limit, pair.mismatch)
         a, b = pair.load(self._a.trace, self._b.trace)
-        if kind_of(pair.key[2]) is StageKind.INDEX:
+        if kind_of(pair.key.stage) is StageKind.INDEX:
             return self._ids(pair, a, b, tolerance)
         slots = find_slots(self._a, self._b, pair)
         if slots is None:
@@ -128,7 +129,7 @@ class Measurer:
 
     def _values(self, pair: Pair, a: F32, b: F32, tolerance: Tolerance) -> Measured:
         metrics = compare_tensors(a, b, structured=pair.structured, position_axis=pair.position_axis)
-        return self._judge(metrics, tolerance, compare_logits(a, b, self._top) if is_logits(pair.key[2]) else None)
+        return self._judge(metrics, tolerance, compare_logits(a, b, self._top) if is_logits(pair.key.stage) else None)
 
     def _judge(self, metrics: TensorMetrics, tolerance: Tolerance, logits: LogitMetrics | None = None) -> Measured:
         if metrics.mismatched_nonfinite:
@@ -145,7 +146,7 @@ class Measurer:
         if ids.differing and pair.structured:
             largest = max((float(side[np.isfinite(side)].max(initial=0.0)) for side in (a, b)), default=0.0)
             scores = [find_scores(trace, pair.key, ids.positions, int(largest) + 1) for trace in (self._a, self._b)]
-            ids = judge_choices(ids, a, b, scores, self._tolerances.find(scores_of(pair.key[2])).limit)
+            ids = judge_choices(ids, a, b, scores, self._tolerances.find(scores_of(pair.key.stage)).limit)
         reason = exceeds(ids, limit)
         return Measured(state_of(ids.bit_identical, reason), limit, reason, ids)
 

@@ -57,7 +57,7 @@ def _is_borne_out(places: Places, report: DiffReport, found: DiffReport) -> bool
     after = {row.key: row.classification for row in found.rows_compared}
     for key, target in places.moved.items():
         if target is None:
-            if not any(step == key[0] and (layer is None or (key[1] is not None and layer > key[1])) for step, layer, _ in after):
+            if not any(step == key.step and (layer is None or (key.layer is not None and layer > key.layer)) for step, layer, _ in after):
                 return False
         elif key in before and after.get(target) not in (Class.IDENTICAL, Class.NOISE, Class.OTHER_FORM):
             return False

@@ -15,13 +15,14 @@ import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.diff.align import Key, Pair
+from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import Dependencies
 from aprgraph.runtime.diff.measure import Measured, Measurer
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.reservations import RECORDED
 from aprgraph.runtime.diff.witnesses import Witnesses
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings import Layout, Reading, find_reading, layout_of
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
@@ -57,17 +58,17 @@ class OtherForms:
         self._nodes = _nodes(graphs[1] if graphs[0] is None else graphs[0])
         self._graph = graphs[1] if graphs[0] is None else graphs[0]
 
-    def settle(self, judged: Mapping[Key, Measured]) -> dict[Key, Measured]:
+    def settle(self, judged: Mapping[Place, Measured]) -> dict[Place, Measured]:
         """``judged`` with the tensors that were recorded otherwise as such. Raises TraceError that names a damaged file."""
-        read: dict[Key, _Read] = {}
-        tried: set[Key] = set()
+        read: dict[Place, _Read] = {}
+        tried: set[Place] = set()
         current = dict(judged)
         while True:
             fresh = [key for key in self._first(current) if key not in tried]
             found = self._read_all(fresh, judged, tried)
             # What one layer records otherwise, the others mostly do too.
-            stages = {key[2] for key in found}
-            found |= self._read_all([key for key in judged if key[2] in stages and key not in tried], judged, tried)
+            stages = {key.stage for key in found}
+            found |= self._read_all([key for key in judged if key.stage in stages and key not in tried], judged, tried)
             if not found:
                 break
             read |= found
@@ -77,11 +78,11 @@ class OtherForms:
             key: read[key].measured if key in confirmed else _doubted(one, read[key]) if key in read else one for key, one in judged.items()
         }
 
-    def _first(self, current: Mapping[Key, Measured]) -> list[Key]:
+    def _first(self, current: Mapping[Place, Measured]) -> list[Place]:
         _, firsts = classify({key: Finding(one.state, one.nmse, one.beyond_inputs) for key, one in current.items()}, self._dependencies)
         return [first.key for first in firsts]
 
-    def _read_all(self, keys: Sequence[Key], judged: Mapping[Key, Measured], tried: set[Key]) -> dict[Key, _Read]:
+    def _read_all(self, keys: Sequence[Place], judged: Mapping[Place, Measured], tried: set[Place]) -> dict[Place, _Read]:
         tried.update(keys)
         found = ((key, self._read(self._pairs[key], judged[key])) for key in keys)
         return {key: one for key, one in found if one is not None}
@@ -110,19 +111,19 @@ class OtherForms:
         remark = f"{self._side}{RECORDED}{reading.words}"
         return _Read(self._side, reading, replace(under(reading.restore(recorded)), state=State.OTHER_FORM, remark=remark))
 
-    def _layout(self, key: Key, shape: tuple[int, ...]) -> Layout:
-        node = self._nodes.get((key[1], key[2]))
+    def _layout(self, key: Place, shape: tuple[int, ...]) -> Layout:
+        node = self._nodes.get((key.layer, key.stage))
         dims = () if node is None else node.type.dims
         fits = len(dims) == len(shape) and all(size == dim for size, dim in zip(shape, dims, strict=True) if isinstance(dim, int))
         if self._graph is not None and node is not None and fits:
             return layout_of(self._graph, node, shape)
-        letters = STAGE_BY_NAME[key[2]].dims if key[2] in STAGE_BY_NAME else ()
+        letters = STAGE_BY_NAME[key.stage].dims if key.stage in STAGE_BY_NAME else ()
         named = letters if len(letters) == len(shape) else tuple(f"axis {axis}" for axis in range(len(shape)))
         return Layout(tuple(zip(named, shape, strict=True)))
 
-    def _confirmed(self, read: Mapping[Key, _Read], current: Mapping[Key, Measured]) -> set[Key]:
+    def _confirmed(self, read: Mapping[Place, _Read], current: Mapping[Place, Measured]) -> set[Place]:
         """The tensors whose readings what follows them bears out, the last first: one that was read otherwise may bear out another."""
-        confirmed: set[Key] = set()
+        confirmed: set[Place] = set()
         measured = {key for key, found in current.items() if found.state is not State.UNMEASURED}
         for key in sorted(read, key=lambda key: self._pairs[key].entry.order, reverse=True):
             one = read[key]

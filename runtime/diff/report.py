@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.classify import Class, FirstDivergence
 from aprgraph.runtime.diff.indices import IndexMetrics
@@ -18,6 +17,7 @@ from aprgraph.runtime.diff.names import SideNames, side_names
 from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
 from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
 FORMAT = "aprgraph-diff"
@@ -35,7 +35,7 @@ class DiffRow:
     where that was not element by element.
     """
 
-    key: Key
+    key: Place
     label: str
     node: str | None
     classification: Class
@@ -56,11 +56,8 @@ class DiffRow:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        step, layer, stage = self.key
         return {
-            "step": step,
-            "layer": layer,
-            "stage": stage,
+            **self.key._asdict(),
             "node": self.node,
             "class": self.classification.value,
             "shape": None if self.shape is None else list(self.shape),
@@ -152,13 +149,13 @@ class DiffReport:
         """The notes, those first that make the verdict less certain."""
         return by_importance(self.notes)
 
-    def row(self, key: Key) -> DiffRow:
+    def row(self, key: Place) -> DiffRow:
         """The row of one tensor, by (step, layer, stage). Raises KeyError."""
         return {row.key: row for row in self.rows}[key]
 
     def colouring(self, step: int = 0) -> dict[tuple[int | None, str], tuple[str, float | None]]:
         """(layer, stage) -> (word, error) of one step, as the pictures of graphs take it."""
-        return {row.key[1:]: (self.word(row), self.error_of(row)) for row in self.rows if row.key[0] == step}
+        return {row.key.in_step: (self.word(row), self.error_of(row)) for row in self.rows if row.key.step == step}
 
     def error_of(self, row: DiffRow) -> float | None:
         """How far the two are apart."""
@@ -262,9 +259,7 @@ class DiffReport:
             "counts": {name.value: count for name, count in self.counts.items()},
             "first": [
                 {
-                    "step": first.key[0],
-                    "layer": first.key[1],
-                    "stage": first.key[2],
+                    **first.key._asdict(),
                     "label": labels[first.key],
                     "region": list(first.region),
                     "weights": list(first.weights),

@@ -54,7 +54,7 @@ def find_reservations(
     compared = report.rows_compared
     found = [
         *(unread_reservation(trace, name, len(compared)) for trace, name in zip(traces, names, strict=True)),
-        one_token_reservation(shaped, [row.key[0] for row in compared]),
+        one_token_reservation(shaped, [row.key.step for row in compared]),
         positions_reservation(pairs, names),
         *shard_reservations(pairs, shaped, names),
         *recording_reservations(compared, names),
@@ -160,10 +160,10 @@ def _held(pair: Pair, side: int, shaped: Sequence[ShapedTrace]) -> Held:
     mine, other = entries[side], entries[1 - side]
     assert mine is not None
     assert other is not None
-    axis = 0 if pair.key[2] in STAGE_BY_NAME and STAGE_BY_NAME[pair.key[2]].dims[0] == "H" else -1
+    axis = 0 if pair.key.stage in STAGE_BY_NAME and STAGE_BY_NAME[pair.key.stage].dims[0] == "H" else -1
     width = other.shape[axis] if pair.key in shaped[1 - side].known and len(other.shape) > 1 else None
     certain = width is not None and pair.key in shaped[side].known and _same_but(mine.shape, other.shape, axis)
-    return Held(pair.key[2], math.prod(mine.shape), math.prod(other.shape), width, certain)
+    return Held(pair.key.stage, math.prod(mine.shape), math.prod(other.shape), width, certain)
 
 
 def _same_but(one: tuple[int, ...], other: tuple[int, ...], axis: int) -> bool:
@@ -179,8 +179,8 @@ def recording_reservations(rows: Sequence[DiffRow], names: Sequence[str]) -> Ite
             groups.setdefault(row.remark, []).append(row)
     for remark, group in groups.items():
         side, _, words = remark.partition(RECORDED)
-        stages = list(dict.fromkeys(row.key[2] for row in group))
-        layers = {row.key[1] for row in group if row.key[1] is not None}
+        stages = list(dict.fromkeys(row.key.stage for row in group))
+        layers = {row.key.layer for row in group if row.key.layer is not None}
         where = " and ".join(filter(None, (", ".join(stages[:-1]), stages[-1])))
         if len(group) == 1:
             where = group[0].label

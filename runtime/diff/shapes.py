@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind, is_logits
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, give_back
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
 
 #: What two traces are paired by: step, layer (None for a whole-model stage), stage.
-Key = tuple[int, int | None, str]
 Shape = tuple[int, ...]
 
 #: A row of float32 weights sums to 1 within this.
@@ -36,7 +36,7 @@ class ShapedTrace:
     """
 
     trace: Trace
-    known: frozenset[Key]
+    known: frozenset[Place]
     positions: Mapping[int, int]
 
     @property
@@ -81,7 +81,7 @@ def _from_manifest(trace: Trace) -> ShapedTrace:
 
 
 def _from_other(bare: Trace, other: ShapedTrace | None) -> ShapedTrace:
-    shapes: dict[Key, Shape] = {}
+    shapes: dict[Place, Shape] = {}
     positions: dict[int, int] = {}
     for step in sorted({entry.step for entry in bare.entries}):
         entries = [entry for entry in bare.entries if entry.step == step]
@@ -92,27 +92,27 @@ def _from_other(bare: Trace, other: ShapedTrace | None) -> ShapedTrace:
     return ShapedTrace(bare.with_shapes(shapes), frozenset(shapes), positions)
 
 
-def _by_widths(entries: list[TraceEntry], other: ShapedTrace) -> tuple[dict[Key, Shape], int | None]:
+def _by_widths(entries: list[TraceEntry], other: ShapedTrace) -> tuple[dict[Place, Shape], int | None]:
     """The shapes of one step's tensors, whose widths the other side knows; and the number of positions."""
     like = {entry.key: entry.shape for entry in other.trace.entries}
     sizes = {entry.key: math.prod(entry.shape) for entry in entries}
-    candidates = {key: _positions(key[2], size, like[key]) for key, size in sizes.items() if key in like}
-    whole = {n for key, n in candidates.items() if n is not None and not _is_perhaps_last(key[2])}
+    candidates = {key: _positions(key.stage, size, like[key]) for key, size in sizes.items() if key in like}
+    whole = {n for key, n in candidates.items() if n is not None and not _is_perhaps_last(key.stage)}
     n = max(whole) if whole and whole <= {1, max(whole)} else None
     if n is None and not whole and entries:
         n = other.positions.get(entries[0].step)  # nothing but stages that may be of the last position
-    shapes: dict[Key, Shape] = {}
+    shapes: dict[Place, Shape] = {}
     for key, found in candidates.items():
         if found is None or found not in (n, 1):
             # Equal sizes are equal shapes all the same: the widths are the other side's.
             if sizes[key] == math.prod(like[key]):
                 shapes[key] = like[key]
             continue
-        axis = position_axis(key[2])
+        axis = position_axis(key.stage)
         assert axis is not None
         shape = list(like[key]) if len(like[key]) > 1 else [1, *like[key]]
         shape[axis] = found
-        if key[2] in STAGE_BY_NAME and STAGE_BY_NAME[key[2]].dims[-1] == "t" and sizes[key] != math.prod(shape):
+        if key.stage in STAGE_BY_NAME and STAGE_BY_NAME[key.stage].dims[-1] == "t" and sizes[key] != math.prod(shape):
             shape[-1] = found
         shapes[key] = tuple(shape)
     return shapes, n
@@ -135,7 +135,7 @@ def _positions(stage: str, size: int, like: Shape) -> int | None:
     return size // width if width and size and size % width == 0 else None
 
 
-def _by_softmax(bare: Trace, entries: list[TraceEntry]) -> tuple[dict[Key, Shape], int | None]:
+def _by_softmax(bare: Trace, entries: list[TraceEntry]) -> tuple[dict[Place, Shape], int | None]:
     """The shapes of one step's tensors that nothing but the softmax of a layer tells, if it does."""
     n: int | None = None
     heads = 0
@@ -147,15 +147,15 @@ def _by_softmax(bare: Trace, entries: list[TraceEntry]) -> tuple[dict[Key, Shape
     if n is None:
         return {}, None
     sizes = {entry.key: math.prod(entry.shape) for entry in entries}
-    hidden = next((size // n for key, size in sizes.items() if _has_hidden_rows(key[2]) and size % n == 0), None)
-    shapes: dict[Key, Shape] = {}
+    hidden = next((size // n for key, size in sizes.items() if _has_hidden_rows(key.stage) and size % n == 0), None)
+    shapes: dict[Place, Shape] = {}
     for key, size in sizes.items():
-        dims = STAGE_BY_NAME[key[2]].dims
+        dims = STAGE_BY_NAME[key.stage].dims
         if dims == ("H", "n", "t") and size == heads * n * n:
             shapes[key] = (heads, n, n)
         elif dims == ("n", "E") and hidden is not None and size in (hidden, n * hidden):
             shapes[key] = (size // hidden, hidden)
-        elif not _is_perhaps_last(key[2]) and len(dims) == 2 and size and size % n == 0:
+        elif not _is_perhaps_last(key.stage) and len(dims) == 2 and size and size % n == 0:
             shapes[key] = (n, size // n)
     return shapes, n
 

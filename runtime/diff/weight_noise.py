@@ -18,9 +18,9 @@ import networkx as nx
 
 from aprgraph.graph.block_formats import find_format
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.dependencies import Dependencies, Value
 from aprgraph.runtime.diff.tolerances import CROWDED_FROM, PROFILES, Tolerance, kind_of
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
 #: NMSE of one matmul whose weights lie in a block format, against the weights as they were: normal weights and activations, K = 256 to
@@ -79,7 +79,7 @@ class WeightNoise:
     ``formats`` are those of the quantised weights, the coarsest first; empty where they are not known.
     """
 
-    value_of: Mapping[Key, Value]
+    value_of: Mapping[Place, Value]
     own: Mapping[Value, float]
     upstream: Mapping[Value, float]
     formats: tuple[str, ...]
@@ -96,19 +96,19 @@ class WeightNoise:
         """What the weights of a computation cost."""
         return max((self.own.get(value, 0.0) for value in values), default=0.0)
 
-    def tolerance(self, key: Key, tolerance: Tolerance, positions: int, arithmetics: Iterable[str]) -> Tolerance:
+    def tolerance(self, key: Place, tolerance: Tolerance, positions: int, arithmetics: Iterable[str]) -> Tolerance:
         """``tolerance`` of quant-vs-float as the formats and the depth of a tensor have it, in a run of ``positions`` (0: not known).
 
         ``arithmetics`` are the profiles that cover what else the two sides round.
         """
-        kind, noise = kind_of(key[2]), self.upstream.get(self.value_of[key], UNKNOWN_FORMAT)
+        kind, noise = kind_of(key.stage), self.upstream.get(self.value_of[key], UNKNOWN_FORMAT)
         if kind is StageKind.INDEX:
             return tolerance
         rounding = [PROFILES[profile][kind] for profile in arithmetics]
         inherited, own = (max(side) for side in zip(*((one.limit, one.own) for one in rounding), strict=True))
         if kind is StageKind.LOOKUP:
             return replace(tolerance, limit=LOOKUP_FACTOR * noise + own, own=LOOKUP_FACTOR * noise + own)
-        layers = 1 + (key[1] if key[1] is not None else max((layer for _, layer, _ in self.value_of if layer is not None), default=0))
+        layers = 1 + (key.layer if key.layer is not None else max((layer for _, layer, _ in self.value_of if layer is not None), default=0))
         most = tolerance.limit if noise <= FIVE_BITS else UNRELATED
         if noise > FOUR_BITS or 0 < positions < CROWDED_FROM:
             most = NO_LIMIT
@@ -119,7 +119,7 @@ class WeightNoise:
             own = max(tolerance.own, own)
         return replace(tolerance, limit=limit, own=min(own, limit))
 
-    def _reads_floats(self, key: Key) -> bool:
+    def _reads_floats(self, key: Place) -> bool:
         """Whether nothing that a tensor's own operation reads of the file was quantised, as norms' weights are not."""
         return bool(self.formats) and not self.own.get(self.value_of[key], 0.0)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.reading import Reading
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
-
-#: What a tensor of a trace is found by: step, layer (None for a whole-model stage), stage.
-Key = tuple[int, int | None, str]
 
 
 class TraceAsRead(Trace):
@@ -25,9 +23,9 @@ class TraceAsRead(Trace):
         self,
         trace: Trace,
         *,
-        places: Mapping[Key, Key | None] | None = None,
-        readings: Mapping[Key, tuple[Reading, tuple[int, ...]]] | None = None,
-        shapes: Mapping[Key, tuple[int, ...]] | None = None,
+        places: Mapping[Place, Place | None] | None = None,
+        readings: Mapping[Place, tuple[Reading, tuple[int, ...]]] | None = None,
+        shapes: Mapping[Place, tuple[int, ...]] | None = None,
     ) -> None:
         moved = {entry.key: entry.key if places is None else places.get(entry.key, entry.key) for entry in trace.entries}
         self._originals = {target: entry for entry in trace.entries if (target := moved[entry.key]) is not None}
@@ -35,7 +33,7 @@ class TraceAsRead(Trace):
         self._trace = trace
         other = dict(shapes or {})
         entries = [
-            replace(entry, step=key[0], layer=key[1], stage=key[2], shape=other.get(key, entry.shape))
+            replace(entry, step=key.step, layer=key.layer, stage=key.stage, shape=other.get(key, entry.shape))
             for key, entry in self._originals.items()
         ]
         super().__init__(trace.directory, entries, trace.info, trace.unread)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aprgraph.graph.stages import EMBEDDING
-from aprgraph.runtime.readings.as_read import Key
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.places import Places
 from aprgraph.runtime.trace.reader import Trace
 
@@ -19,14 +19,14 @@ def doubles_agree(places: Places, trace: Trace, layers: int) -> bool:
     for key, target in places.moved.items():
         if target is not None or key not in keys:
             continue
-        usual = (key[0], 0, EMBEDDING) if key[1] == 0 and layers > 1 else (key[0], None, "final_norm")
+        usual = Place(key.step, 0, EMBEDDING) if key.layer == 0 and layers > 1 else Place(key.step, None, "final_norm")
         other = places.doubles.get(key, usual)
         if other not in keys or not are_same(trace, key, other):
             return False
     return True
 
 
-def are_same(trace: Trace, one: Key, other: Key) -> bool:
+def are_same(trace: Trace, one: Place, other: Place) -> bool:
     """Whether two tensors of a trace hold the same, in whatever shape; false where a file is missing. Raises TraceError as loading does."""
     entries = [trace.get(stage, layer, step) for step, layer, stage in (one, other)]
     if any(entry.file is None for entry in entries):

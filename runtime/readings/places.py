@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from aprgraph.runtime.readings.as_read import Key
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
 _HIDDEN, _EMBEDDING, _NORMED = "post_ffn_residual", "embedding", "final_norm"
@@ -19,38 +19,38 @@ class Places:
     """
 
     words: str
-    moved: Mapping[Key, Key | None]
-    around: frozenset[Key] | None = None
-    doubles: Mapping[Key, Key] = field(default_factory=dict)
+    moved: Mapping[Place, Place | None]
+    around: frozenset[Place] | None = None
+    doubles: Mapping[Place, Place] = field(default_factory=dict)
     far_reaching: bool = True
 
 
-def places_of_twins(trace: Trace, twins: Mapping[Key, Key]) -> Places:
+def places_of_twins(trace: Trace, twins: Mapping[Place, Place]) -> Places:
     """Tensors that hold what another stage holds, in that stage's place."""
     keys = {entry.key for entry in trace.entries}
-    words = sorted({f"{key[2]} is {twin[2]}{_apart(key, twin)}" for key, twin in twins.items()})
+    words = sorted({f"{key.stage} is {twin.stage}{_apart(key, twin)}" for key, twin in twins.items()})
     doubles = {key: twin for key, twin in twins.items() if twin in keys}
     return Places(f"its {', '.join(words)}", _without_doubles(twins, keys), doubles=doubles, far_reaching=False)
 
 
-def _apart(key: Key, twin: Key) -> str:
+def _apart(key: Place, twin: Place) -> str:
     """How many layers before or behind its own a tensor's place is, where that is not the same one."""
-    if key[1] is None or twin[1] is None or key[1] == twin[1]:
+    if key.layer is None or twin.layer is None or key.layer == twin.layer:
         return ""
-    count = abs(key[1] - twin[1])
-    return f" of {count} layer{'s' if count > 1 else ''} {'before' if key[1] > twin[1] else 'behind'}"
+    count = abs(key.layer - twin.layer)
+    return f" of {count} layer{'s' if count > 1 else ''} {'before' if key.layer > twin.layer else 'behind'}"
 
 
 def other_places(trace: Trace, layers: int) -> Iterator[Places]:
     """What the places of a trace of a model of ``layers`` layers may mean instead, the most far-reaching first."""
     keys = {entry.key for entry in trace.entries}
-    in_layers = {key for key in keys if key[1] is not None and key[2] != _EMBEDDING}
-    numbers = {layer for _, layer, _ in in_layers if layer is not None}
+    in_layers = {key for key in keys if key.layer is not None and key.stage != _EMBEDDING}
+    numbers = {key.layer for key in in_layers if key.layer is not None}
     if numbers and min(numbers) >= 1 and max(numbers) <= layers:
-        lower: dict[Key, Key | None] = {key: (key[0], (key[1] or 0) - 1, key[2]) for key in in_layers}
+        lower: dict[Place, Place | None] = {key: key._replace(layer=(key.layer or 0) - 1) for key in in_layers}
         yield Places("its layers are counted from 1", lower)
-    hidden = sorted(key for key in keys if key[2] == _HIDDEN)
-    counted = {layer for _, layer, _ in hidden}
+    hidden = sorted(key for key in keys if key.stage == _HIDDEN)
+    counted = {key.layer for key in hidden}
     for normed in (True, False) if layers in counted else (True,) if 0 in counted else ():
         end = "after the final norm" if normed else "before the final norm"
         words = (
@@ -58,22 +58,22 @@ def other_places(trace: Trace, layers: int) -> Iterator[Places]:
             f"layer i - 1, number 0 the embedding, and the last one comes {end}"
         )
         yield Places(words, _without_doubles({key: _hidden_state(key, layers, normed=normed) for key in hidden}, keys))
-    last = {key for key in hidden if key[1] == layers - 1}
+    last = {key for key in hidden if key.layer == layers - 1}
     if last:
         words = f"the {_HIDDEN} of its last layer comes after the final norm, as transformers' hidden_states[-1] does"
-        around = {key for key in keys if key[1] in (None, layers - 1) or (key[1] == layers - 2 and key[2] == _HIDDEN)}
-        enough = layers == 1 or any(key[1] == layers - 2 for key in around)
-        to_norm: dict[Key, Key] = {key: (key[0], None, _NORMED) for key in last}
+        around = {key for key in keys if key.layer in (None, layers - 1) or (key.layer == layers - 2 and key.stage == _HIDDEN)}
+        enough = layers == 1 or any(key.layer == layers - 2 for key in around)
+        to_norm: dict[Place, Place] = {key: Place(key.step, None, _NORMED) for key in last}
         yield Places(words, _without_doubles(to_norm, keys), frozenset(around) if enough else None)
 
 
-def _hidden_state(key: Key, layers: int, *, normed: bool) -> Key:
+def _hidden_state(key: Place, layers: int, *, normed: bool) -> Place:
     step, number, _ = key
     if number == 0:
-        return (step, 0, _EMBEDDING)
-    return (step, None, _NORMED) if normed and number == layers else (step, (number or 0) - 1, _HIDDEN)
+        return Place(step, 0, _EMBEDDING)
+    return Place(step, None, _NORMED) if normed and number == layers else Place(step, (number or 0) - 1, _HIDDEN)
 
 
-def _without_doubles(moved: Mapping[Key, Key], keys: set[Key]) -> dict[Key, Key | None]:
+def _without_doubles(moved: Mapping[Place, Place], keys: set[Place]) -> dict[Place, Place | None]:
     """A tensor whose new place another one holds, which does not move itself, is there twice."""
     return {key: None if target in keys and target not in moved else target for key, target in moved.items()}

@@ -9,21 +9,22 @@ import numpy as np
 
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.runtime.readings.as_read import Key, TraceAsRead
+from aprgraph.runtime.place import Place
+from aprgraph.runtime.readings.as_read import TraceAsRead
 from aprgraph.runtime.readings.reading import Reading, Restoration
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
 
 
-def without_repeats(trace: Trace, graph: Graph) -> tuple[Trace, tuple[Key, ...]]:
+def without_repeats(trace: Trace, graph: Graph) -> tuple[Trace, tuple[Place, ...]]:
     """``trace`` with every KV head once, and the keys of the tensors that held them several times. Raises TraceError.
 
     ``graph`` is the model's. Copies have to have the same bits, so that nothing is taken for a copy by its size alone.
     """
     scores = {node.layer: node for node in graph.with_op("attn_scores")}
-    readings: dict[Key, tuple[Reading, tuple[int, ...]]] = {}
-    shapes: dict[Key, tuple[int, ...]] = {}
+    readings: dict[Place, tuple[Reading, tuple[int, ...]]] = {}
+    shapes: dict[Place, tuple[int, ...]] = {}
     for entry in trace.entries:
         node = scores.get(entry.layer)
         if node is None or not _is_of_keys(entry.stage) or entry.file is None:
@@ -44,7 +45,7 @@ def _is_of_keys(stage: str) -> bool:
     return stage in STAGE_BY_NAME and STAGE_BY_NAME[stage].dims[-1] == "K*D"
 
 
-def repeats_in_words(repeated: Sequence[Key]) -> str:
+def repeats_in_words(repeated: Sequence[Place]) -> str:
     """What was done with the tensors ``repeated`` that held KV heads several times, as the rest of a sentence."""
     stages = " and ".join(dict.fromkeys(stage for _, _, stage in repeated))
     tensors = f"{len(repeated)} tensor{'s' if len(repeated) > 1 else ''}"

@@ -27,6 +27,7 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.ops import has_state, is_input, is_own_state, is_tap, is_weight, operand_named, state_type, traits_of, weights_of
 from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import statistics_from_rows
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.remote.address import RemoteAddress
 from aprgraph.runtime.remote.connection import Connection, GpuCode
 from aprgraph.runtime.remote.tensors import RemoteTensors, RemoteValue
@@ -228,5 +229,4 @@ class _Pass:
 
 
 def _label(node: Node) -> str:
-    where = "" if node.layer is None else f"layer {node.layer} "
-    return f"{where}{node.stage}" if node.stage is not None else f"%{node.name}"
+    return f"%{node.name}" if node.stage is None else Place(0, node.layer, node.stage).label

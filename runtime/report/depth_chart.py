@@ -94,9 +94,9 @@ def draw_panels(report: Comparison) -> list[str]:
     scale, frame = _scale(report, blame, _PANEL), _PANEL
     by_stage: dict[str, list[tuple[int, DiffRow]]] = {}
     for number, row in enumerate(report.rows):
-        by_stage.setdefault(row.key[2], []).append((number, row))
-    columns = sorted({row.key[:2] for row in report.rows if row.key[1] is not None}, key=lambda column: (column[0], column[1] or 0))
-    steps = [(step, None) for step in sorted({row.key[0] for row in report.rows})]
+        by_stage.setdefault(row.key.stage, []).append((number, row))
+    columns = sorted({row.key[:2] for row in report.rows if row.key.layer is not None}, key=lambda column: (column[0], column[1] or 0))
+    steps = [(step, None) for step in sorted({row.key.step for row in report.rows})]
     panels: list[str] = []
     for stage, rows in by_stage.items():
         own = {row.key[:2] for _, row in rows}
@@ -194,9 +194,9 @@ def _layers(rows: Sequence[DiffRow], frame: Frame, step: float) -> Iterator[str]
     last = -100.0
     for x, row in begins:
         yield f'<path class="grid" d="M{place(x)} {place(frame.top)}V{place(frame.bottom + 20)}"/>'
-        text = "model" if row.key[1] is None else str(row.key[1])
-        if row.key[0]:
-            text = f"{row.key[0]}:{text}"
+        text = "model" if row.key.layer is None else str(row.key.layer)
+        if row.key.step:
+            text = f"{row.key.step}:{text}"
         if x - last >= 8.0 * len(text) + 10 and x + 7.0 * len(text) <= frame.width:
             last = x
             yield f'<text class="tick" x="{place(x + 3)}" y="{place(frame.bottom + 34)}">{text}</text>'
@@ -206,7 +206,7 @@ def _layers(rows: Sequence[DiffRow], frame: Frame, step: float) -> Iterator[str]
 
 def _ends(marks: Sequence[Mark], frame: Frame) -> Iterator[str]:
     """The first and the last layer below a panel, or step, where there are several."""
-    steps = len({mark.row.key[0] for mark in marks}) > 1
+    steps = len({mark.row.key.step for mark in marks}) > 1
     for mark in (marks[0], marks[-1]) if len(marks) > 1 else marks:
         step, layer, _ = mark.row.key
         text = f"step {step}" if steps else "model" if layer is None else f"layer {layer}"

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.comparison.comparison import Comparison
-from aprgraph.runtime.diff.align import Key, Pair, align, align_single
+from aprgraph.runtime.diff.align import Pair, align, align_single
 from aprgraph.runtime.diff.report import DiffRow
 from aprgraph.runtime.diff.tolerances import kind_of
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
 
@@ -26,7 +27,7 @@ class Guilty:
     @property
     def is_ids(self) -> bool:
         """Whether the elements are ids, whose difference means nothing."""
-        return kind_of(self.row.key[2]) is StageKind.INDEX
+        return kind_of(self.row.key.stage) is StageKind.INDEX
 
 
 def find_guilty(report: Comparison, trace_a: Trace, trace_b: Trace) -> Guilty | str:
@@ -50,7 +51,7 @@ def find_guilty(report: Comparison, trace_a: Trace, trace_b: Trace) -> Guilty | 
     return Guilty(row, pair, why, a, b)
 
 
-def _pairs(report: Comparison, trace_a: Trace, trace_b: Trace) -> dict[Key, Pair]:
+def _pairs(report: Comparison, trace_a: Trace, trace_b: Trace) -> dict[Place, Pair]:
     """As ``diff`` has paired them: the one tensor of two files that the user named is compared whatever each is called."""
     named = len(report.rows) == len(trace_a) == len(trace_b) == 1
     return {pair.key: pair for pair in (align_single if named else align)(trace_a, trace_b)}

@@ -156,8 +156,8 @@ def _region(report: Comparison, group: Group, found: FirstDivergence) -> _Region
         labels[found.key] if len(group.keys) == 1 else f"{group.label}; below, of {labels[found.key]}",
         listed(found.region[::-1]),
         listed(found.weights[::-1]),
-        listed(labels.get(key, key[2]) for key in found.good[::-1]),
-        listed(labels.get(key, key[2]) for key in found.following),
+        listed(labels.get(key, key.stage) for key in found.good[::-1]),
+        listed(labels.get(key, key.stage) for key in found.following),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aprgraph.runtime.comparison.comparison import Comparison
+from aprgraph.runtime.place import Place
 
 #: The column of whole-model stages.
 WHOLE_MODEL = "model"
@@ -36,19 +37,19 @@ class StageMap:
 
 def make_maps(report: Comparison, current: int | None) -> list[StageMap]:
     """One map a step. ``is_first`` is true for the one that holds row ``current``, which is where a reader should begin."""
-    steps = sorted({row.key[0] for row in report.rows})
-    begin = report.rows[current].key[0] if current is not None else steps[0] if steps else None
+    steps = sorted({row.key.step for row in report.rows})
+    begin = report.rows[current].key.step if current is not None else steps[0] if steps else None
     return [_make_map(report, step, is_first=step == begin) for step in steps]
 
 
 def _make_map(report: Comparison, step: int, *, is_first: bool) -> StageMap:
-    numbers = {row.key: number for number, row in enumerate(report.rows) if row.key[0] == step}
+    numbers = {row.key: number for number, row in enumerate(report.rows) if row.key.step == step}
     layers = sorted({layer for _, layer, _ in numbers if layer is not None})
     whole = any(layer is None for _, layer, _ in numbers)
     columns: list[int | None] = [*layers, *([None] if whole else [])]
     # Rows stand in execution order layer by layer; a stage that only later layers have stands where it is first seen there.
     stages = _merge([[stage for _, of, stage in numbers if of == layer] for layer in columns])
-    lines = tuple(MapLine(stage, tuple(numbers.get((step, layer, stage)) for layer in columns)) for stage in stages)
+    lines = tuple(MapLine(stage, tuple(numbers.get(Place(step, layer, stage)) for layer in columns)) for stage in stages)
     names = tuple(WHOLE_MODEL if layer is None else str(layer) for layer in columns)
     return StageMap(step, "the prompt" if step == 0 else f"step {step}", names, lines, is_first)
 

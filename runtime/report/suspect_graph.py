@@ -39,8 +39,8 @@ def draw_suspects(report: Comparison, suspects: Sequence[FirstDivergence], trace
     if graph is None:
         which = "that holds this tensor" if known else "(it lies in a trace's manifest, trace.json)"
         return f"Neither trace has a graph {which}, so the region is named, but not drawn."
-    drawn = [one for one in suspects if one.key[0] == suspects[0].key[0]][:_DRAWN]
-    step = suspects[0].key[0]
+    drawn = [one for one in suspects if one.key.step == suspects[0].key.step][:_DRAWN]
+    step = suspects[0].key.step
     colouring = report.colouring(step)
     note = f"{len(drawn)} of {len(suspects)} are drawn." if len(drawn) < len(suspects) else ""
     view = make_view(_around(graph, drawn, None), colouring=colouring, suspects=report.suspects, sides=report.names.both)
@@ -68,10 +68,10 @@ def _around(graph: Graph, suspects: Sequence[FirstDivergence], nearest: int | No
     for suspect in suspects:
         region = [name for name in suspect.region if name in graph]
         core.update(region if nearest is None else region[-nearest:])
-        core.update(name for key in suspect.following if (name := staged.get(key[1:])) is not None)
+        core.update(name for key in suspect.following if (name := staged.get(key.in_step)) is not None)
         core.update(users[region[-1]])
         core.update(name for name in suspect.weights if name in graph)
-    good = {name for suspect in suspects for key in suspect.good if (name := staged.get(key[1:])) is not None}
+    good = {name for suspect in suspects for key in suspect.good if (name := staged.get(key.in_step)) is not None}
     if nearest is not None:
         good &= {operand for name in core for operand in graph.operand_names(name)}
     # What the region reads is drawn as well, so that every arrow into it begins somewhere.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stages import STAGE_BY_NAME, Stage
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.array_values import Array
 from aprgraph.runtime.trace.manifest import TraceEntry
 
@@ -81,9 +82,7 @@ class _Reading:
     given: str
 
 
-def fit_shapes(
-    where: str, entries: Sequence[TraceEntry], arrays: Mapping[tuple[int, int | None, str], Array], tokens: int
-) -> dict[tuple[int, int | None, str], Shape]:
+def fit_shapes(where: str, entries: Sequence[TraceEntry], arrays: Mapping[Place, Array], tokens: int) -> dict[Place, Shape]:
     """The shape in which each array is recorded. Raises TraceError for those that fit neither the stage table nor each other."""
     sizes, found = _Sizes(tokens), {}
     pending: list[tuple[TraceEntry, list[_Reading]]] = []

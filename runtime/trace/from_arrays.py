@@ -13,6 +13,7 @@ import numpy as np
 from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.stage_names import did_you_mean
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind, is_logits
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import WHOLE_MODEL
 from aprgraph.runtime.trace.array_shapes import fit_shapes
 from aprgraph.runtime.trace.array_values import Array, arithmetic_of, check_values, to_f32, to_numpy
@@ -71,7 +72,7 @@ def _read_array(where: str, entry: TraceEntry, value: Any) -> tuple[Array, str]:
     return array, name
 
 
-def _with_arithmetic(extra: Mapping[str, Any], types: Mapping[tuple[int, int | None, str], str]) -> Mapping[str, Any]:
+def _with_arithmetic(extra: Mapping[str, Any], types: Mapping[Place, str]) -> Mapping[str, Any]:
     """``extra`` with the arithmetic that the types of the tensors show, where none was given."""
     shown_by = arithmetic_of(name for (_, _, stage), name in types.items() if STAGE_BY_NAME[stage].kind is not StageKind.INDEX)
     if "arithmetic" in extra or shown_by is None:
@@ -90,7 +91,7 @@ def _read_keys(where: str, tensors: Mapping[Any, Any]) -> list[tuple[Any, TraceE
     """Each key of ``tensors``, with an entry that has no shape yet."""
     if not tensors:
         raise TraceError(f"{where}: no tensors to write")
-    seen: dict[tuple[int, int | None, str], object] = {}
+    seen: dict[Place, object] = {}
     result = []
     for key in tensors:
         entry = _read_key(where, key)

@@ -15,6 +15,7 @@ from typing import Any
 from aprgraph.graph.errors import GraphError, TraceError, shown
 from aprgraph.graph.stages import execution_key
 from aprgraph.graph.text import parse_graph
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.statistics import Statistics
 
 MANIFEST = "trace.json"
@@ -39,9 +40,9 @@ class TraceEntry:
     statistics: Statistics | None = None
 
     @property
-    def key(self) -> tuple[int, int | None, str]:
+    def key(self) -> Place:
         """What two traces are paired by: step, layer, stage."""
-        return (self.step, self.layer, self.stage)
+        return Place(self.step, self.layer, self.stage)
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -51,8 +52,7 @@ class TraceEntry:
     @property
     def label(self) -> str:
         """What a person calls it: ``layer 3 ffn_gate``, ``lm_head``, ``step 2 layer 0 attn_out``."""
-        where = self.stage if self.layer is None else f"layer {self.layer} {self.stage}"
-        return where if self.step == 0 else f"step {self.step} {where}"
+        return self.key.label
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, read_aprt, whose
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceEntry, TraceInfo, read_manifest
 from aprgraph.runtime.trace.unread_files import Unread, beside_manifest
@@ -96,9 +97,9 @@ class Trace:
     def get(self, stage: str, layer: int | None = None, step: int = 0) -> TraceEntry:
         """The entry of one tensor. Raises TraceError if it was not recorded."""
         try:
-            return self._by_key[(step, layer, stage)]
+            return self._by_key[Place(step, layer, stage)]
         except KeyError:
-            label = TraceEntry(stage, layer, step, (), None).label
+            label = Place(step, layer, stage).label
             raise TraceError(f"{self.directory}: {label} was not recorded; tap it with --taps and --layers") from None
 
     def tensor(self, stage: str, layer: int | None = None, step: int = 0) -> F32:
@@ -118,7 +119,7 @@ class Trace:
             raise TraceError(f"{path}: {values.size} elements, but the manifest says {dims}; written by another run?")
         return values.reshape(entry.shape)
 
-    def with_shapes(self, shapes: Mapping[tuple[int, int | None, str], tuple[int, ...]]) -> Trace:
+    def with_shapes(self, shapes: Mapping[Place, tuple[int, ...]]) -> Trace:
         """The same trace with the shapes of some tensors, by (step, layer, stage), which must be of as many elements."""
         changed = copy.copy(self)
         Trace.__init__(

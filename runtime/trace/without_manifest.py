@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import read_header, whose
 from aprgraph.runtime.trace.manifest import MANIFEST, TraceEntry
 from aprgraph.runtime.trace.unread_files import SUFFIX, Unread, describe_strangers, explain, list_folder
@@ -18,7 +19,7 @@ _STEP_DIRECTORY = re.compile(r"step-(\d{1,10})", re.ASCII)
 
 def read_without_manifest(directory: Path) -> tuple[list[TraceEntry], list[Unread]]:
     """The APRT files of a directory without a manifest, and the rest, which is not read. Raises TraceError if there is no APRT file."""
-    entries: dict[tuple[int, int | None, str], TraceEntry] = {}
+    entries: dict[Place, TraceEntry] = {}
     unread = []
     folder = list_folder(directory)
     for file in folder.files:

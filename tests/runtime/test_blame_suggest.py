@@ -11,6 +11,9 @@ import aprgraph
 from aprgraph.comparison import audit, diff, suggested_options, suggested_options_of
 from aprgraph.graph.plan import Plan
 from aprgraph.runtime.blame.suggest import Suspicion, command_options, suggest
+from aprgraph.runtime.diff.classify import Finding, State, classify
+from aprgraph.runtime.diff.dependencies import from_stage_table
+from aprgraph.runtime.place import Place
 from tests.support.blame import TOKENS
 from tests.support.cli import run_cli
 
@@ -18,26 +21,31 @@ Tiny = Callable[..., Path]
 
 
 def test_stages_between_are_tapped_with_what_frames_them() -> None:
-    region = ("layer3.ffn_gate", "layer3.ffn_up", "layer3.activated", "layer3.ffn_swigl", "layer3.ffn_out")
-    suspicion = Suspicion((0, 3, "ffn_out"), region, ((0, 3, "ffn_norm"),))
+    inside = tuple(Place(0, 3, stage) for stage in ("ffn_gate", "ffn_up", "ffn_swigl", "ffn_out"))
+    suspicion = Suspicion(inside[-1], inside, (Place(0, 3, "ffn_norm"),))
     plan = suggest(suspicion, {(0, 3, "ffn_out"), (0, 3, "ffn_norm")})
     assert plan == Plan(("ffn_norm", "ffn_gate", "ffn_up", "ffn_swigl", "ffn_out"), range(3, 4))
     assert command_options(plan, 0) == "--taps ffn_norm,ffn_gate,ffn_up,ffn_swigl,ffn_out --layers 3..4"
 
 
 def test_a_region_of_several_layers_is_cut_at_their_ends() -> None:
-    region = tuple(f"layer{layer}.{stage}" for layer in range(2, 6) for stage in ("attn_out", "post_ffn_residual"))
-    plan = suggest(Suspicion((0, 5, "post_ffn_residual"), region, ((0, 1, "post_ffn_residual"),)), {(0, 5, "post_ffn_residual")})
+    inside = tuple(Place(0, layer, stage) for layer in range(2, 6) for stage in ("attn_out", "post_ffn_residual"))
+    plan = suggest(Suspicion(inside[-1], inside, (Place(0, 1, "post_ffn_residual"),)), {inside[-1]})
     assert plan == Plan(("post_ffn_residual",), range(1, 6))
 
 
 def test_layers_that_only_the_stage_table_knows() -> None:
-    plan = suggest(Suspicion((0, 9, "attn_norm"), ("layers 3..9", "layer9.attn_norm"), ()), set())
+    ends, norm = Place(0, 2, "post_ffn_residual"), Place(0, 9, "attn_norm")
+    findings = {ends: Finding(State.NOISE), norm: Finding(State.EXCEEDS)}
+    _, (first,) = classify(findings, from_stage_table(findings))
+    assert first.region == ("layers 3..9", "layer9.attn_norm")
+    plan = suggest(Suspicion(norm, first.inside, ()), set())
     assert plan == Plan(("attn_norm", "post_ffn_residual"), range(3, 10))
 
 
 def test_a_single_stage_needs_nothing_more() -> None:
-    assert suggest(Suspicion((0, 3, "ffn_out"), ("layer3.ffn_out",), ((0, 3, "ffn_swigl"),)), {(0, 3, "ffn_out")}) is None
+    out = Place(0, 3, "ffn_out")
+    assert suggest(Suspicion(out, (out,), (Place(0, 3, "ffn_swigl"),)), {out}) is None
 
 
 def test_a_step_is_recorded_again() -> None:

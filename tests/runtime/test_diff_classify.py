@@ -13,9 +13,9 @@ from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.diff import Class, DiffReport, diff
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import Dependencies, from_graph, from_stage_table
+from aprgraph.runtime.place import Place
 from tests.support.traces import Tensor, noisy, trace_model, values, write_bare, write_trace
 
 DIAMOND = """graph @diamond {
@@ -31,7 +31,7 @@ DIAMOND = """graph @diamond {
 }
 """
 NORM, GATE, UP, PRODUCT, OUT = ((0, 0, stage) for stage in ("ffn_norm", "ffn_gate", "ffn_up", "ffn_swigl", "ffn_out"))
-Findings = dict[Key, Finding]
+Findings = dict[Place, Finding]
 
 GOOD, BAD = Finding(State.NOISE, 1e-13), Finding(State.EXCEEDS, 1e-3)
 GONE = Finding(State.UNMEASURED)
@@ -159,7 +159,7 @@ def test_a_graph_decides_the_order_though_the_other_side_recorded_more(tmp_path:
 
 def test_the_stage_table_of_experts_and_of_missing_layers() -> None:
     layered = [(2, "moe_router_indices"), (2, "moe_ffn_out"), (7, "attn_norm"), (None, "lm_head"), (3, "no_such_stage")]
-    keys: list[Key] = [(0, layer, stage) for layer, stage in layered]
+    keys = [Place(0, layer, stage) for layer, stage in layered]
     table = from_stage_table(keys)
     assert all(key in table.value_of for key in keys)
     _, (first,) = classify({keys[0]: GOOD, keys[1]: GOOD, keys[2]: BAD}, table)

@@ -22,12 +22,13 @@ from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.blame import Audit, Blame, LocalError, LocalState, Verdict
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.report import DiffReport
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.report import render_page, write_page
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import noisy, trace_model, values, write_bare, write_trace
 
 _VOID = frozenset({"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"})
-_WRONG = (0, 1, "ffn_gate")
+_WRONG = Place(0, 1, "ffn_gate")
 
 
 @dataclass
@@ -123,7 +124,7 @@ def blame_b(report: DiffReport, a: Trace, b: Trace) -> Blame:
         for row in report.rows:
             assert isinstance(row.metrics, TensorMetrics)
             if wrong and row.key == _WRONG:
-                sources = ((0, 1, "ffn_norm"),)
+                sources = (Place(0, 1, "ffn_norm"),)
                 one = LocalError(row.key, row.label, LocalState.WRONG, row.limit, row.metrics, sources, ("layer1.ffn_gate",), ("w",))
             else:
                 one = LocalError(row.key, row.label, LocalState.RIGHT, row.limit, replace(row.metrics, nmse=3e-15))
@@ -422,7 +423,7 @@ def test_three_thousand_rows_stay_below_three_megabytes(traces: Path) -> None:
     report = diff(trace_a, trace_b)
     layer = [row for row in report.rows if row.key[1] == 1]
     many = [
-        replace(row, key=(0, number, row.key[2]), label=f"layer {number} {row.key[2]}")
+        replace(row, key=Place(0, number, row.key.stage), label=f"layer {number} {row.key.stage}")
         for number in range(2, 2 + -(-3000 // len(layer)))
         for row in layer
     ]

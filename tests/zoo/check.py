@@ -11,9 +11,9 @@ from aprgraph.graph.plan import Plan
 from aprgraph.runtime.blame import Audit, Blame, Verdict, audit, judge
 from aprgraph.runtime.comparison import blame
 from aprgraph.runtime.diff import diff
-from aprgraph.runtime.diff.align import Key
 from aprgraph.runtime.diff.dependencies import Dependencies, from_graph
 from aprgraph.runtime.diff.report import DiffReport
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
 from tests.zoo.expectation import first_of, guilty, wrong_tensors
@@ -132,7 +132,7 @@ def _both(orders: list[Finding]) -> Finding:
     return orders[0]
 
 
-def _check_values(subject: Subject, report: DiffReport, wrong: frozenset[Key], culprits: frozenset[str]) -> Finding:
+def _check_values(subject: Subject, report: DiffReport, wrong: frozenset[Place], culprits: frozenset[str]) -> Finding:
     """The first divergences are the first wrong tensors, and each one's region holds a guilty node."""
     found, due = [first.key for first in report.first], first_of(subject, wrong)
     named = _names(found)
@@ -145,7 +145,7 @@ def _check_values(subject: Subject, report: DiffReport, wrong: frozenset[Key], c
     return Finding(named)
 
 
-def _check_blame(subject: Subject, found: Blame, due: Verdict, wrong: frozenset[Key], culprits: frozenset[str]) -> Finding:
+def _check_blame(subject: Subject, found: Blame, due: Verdict, wrong: frozenset[Place], culprits: frozenset[str]) -> Finding:
     """The faulty side is wrong at the wrong tensors, for a guilty node, and the right side nowhere; the verdicts say so.
 
     ``due`` is what the verdicts have to be, which says which side is the faulty one.
@@ -193,16 +193,16 @@ def _wrong(side: Audit) -> str:
     return ", ".join(f"{local.label} ({local.reason})" for local in side.wrong) or "none"
 
 
-def _names(keys: Iterable[Key]) -> tuple[str, ...]:
+def _names(keys: Iterable[Place]) -> tuple[str, ...]:
     """``step 1 attn_scores``, in order; without layers, which the case names."""
     return tuple(dict.fromkeys(f"step {step} {stage}" if step else stage for step, _, stage in sorted(keys, key=_order)))
 
 
-def _keys(keys: Iterable[Key]) -> str:
+def _keys(keys: Iterable[Place]) -> str:
     labels = [TraceEntry(stage, layer, step, (), None).label for step, layer, stage in sorted(keys, key=_order)]
     return ", ".join(labels) or "none"
 
 
-def _order(key: Key) -> tuple[int, int, str]:
+def _order(key: Place) -> tuple[int, int, str]:
     step, layer, stage = key
     return (step, 1 << 30 if layer is None else layer, stage)

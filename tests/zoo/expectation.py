@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aprgraph.graph.ir import Graph
-from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.place import Place
 from tests.zoo.planting import Plant
 from tests.zoo.subjects import Subject
 
@@ -21,9 +21,9 @@ def guilty(subject: Subject, plant: Plant) -> frozenset[str]:
     return frozenset(plant.nodes) | {user.name for tensor in plant.weights for user in subject.graph.users(tensor) if user.op != "tap"}
 
 
-def wrong_tensors(subject: Subject, plant: Plant, tapped: Graph) -> frozenset[Key]:
+def wrong_tensors(subject: Subject, plant: Plant, tapped: Graph) -> frozenset[Place]:
     """Of what ``tapped`` records: the tensors that lie behind a guilty value with no recorded tensor between."""
-    found: set[Key] = set()
+    found: set[Place] = set()
     tainted: set[_Value] = set()
     culprits = guilty(subject, plant)
     recorded = {tapped.operand_names(tap.name)[0] for tap in tapped.with_op("tap")}
@@ -41,11 +41,11 @@ def wrong_tensors(subject: Subject, plant: Plant, tapped: Graph) -> frozenset[Ke
     return frozenset(found)
 
 
-def first_of(subject: Subject, keys: Iterable[Key]) -> frozenset[Key]:
+def first_of(subject: Subject, keys: Iterable[Place]) -> frozenset[Place]:
     """Those of ``keys`` that are not computed from others of them."""
     keys = frozenset(keys)
     behind: set[_Value] = set()
-    found: set[Key] = set()
+    found: set[Place] = set()
     graph = subject.graph
     for step in range(subject.steps):
         for node in graph:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Node, renamed
 from aprgraph.graph.ops import Array
-from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
 from tests.zoo.arithmetic import Float32
 from tests.zoo.subjects import Subject
@@ -80,7 +80,7 @@ class Site:
 
     layer: int | None
     plant: Plant
-    wrong: frozenset[Key]
+    wrong: frozenset[Place]
     tokens: tuple[int, ...] | None = None
 
     @property

@@ -14,7 +14,7 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
 from aprgraph.graph.plan import Plan
 from aprgraph.graph.text import print_graph
-from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
@@ -28,7 +28,7 @@ NOTHING = Plant()
 class MemoryTrace(Trace):
     """A trace whose tensors and graph are at hand: thousands are compared, and files are other tests' subject."""
 
-    def __init__(self, name: str, graph: Graph | None, tensors: Mapping[Key, tuple[str, F32]], info: TraceInfo) -> None:
+    def __init__(self, name: str, graph: Graph | None, tensors: Mapping[Place, tuple[str, F32]], info: TraceInfo) -> None:
         entries = [
             TraceEntry(stage, layer, step, value.shape, f"{step}-{layer}-{stage}", node)
             for (step, layer, stage), (node, value) in tensors.items()
@@ -50,7 +50,7 @@ class Run:
 
     subject: Subject
     tokens: tuple[int, ...]
-    tensors: dict[Key, tuple[str, F32]] = field(default_factory=dict)
+    tensors: dict[Place, tuple[str, F32]] = field(default_factory=dict)
     generated: list[int] = field(default_factory=list)
     visible: dict[tuple[int, str], float] = field(default_factory=dict)
     target: str = "float32"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from aprgraph.graph.ir import Graph
-from aprgraph.runtime.diff.align import Key
+from aprgraph.runtime.place import Place
 from tests.zoo.planting import Misreading, Patch, Plant, Site
 from tests.zoo.subjects import Subject
 
@@ -85,7 +85,7 @@ def either(*choices: Sites) -> Sites:
     return sites
 
 
-def keys(all_steps: range, layer: int | None, stages: Sequence[str], steps: range = _ALWAYS) -> frozenset[Key]:
+def keys(all_steps: range, layer: int | None, stages: Sequence[str], steps: range = _ALWAYS) -> frozenset[Place]:
     """The keys of ``stages`` of a layer in those of ``all_steps`` that are in ``steps``."""
     return frozenset((step, layer, stage) for step in all_steps if step in steps for stage in stages)
 

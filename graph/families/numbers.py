@@ -56,6 +56,8 @@ class Number(Reading[T]):
 
         super().__init__(read, given)
         self.gguf, self.hf = gguf, hf
+        #: Whether every file has to have it.
+        self.is_required = default is _NONE
         #: Whether models may do without what the number counts.
         self.is_optional = default == 0
 

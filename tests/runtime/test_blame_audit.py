@@ -11,12 +11,12 @@ import pytest
 
 import aprgraph
 from aprgraph.graph.errors import ComparisonError, TokenError, TraceError
+from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.blame import Audit, LocalState, audit
 from aprgraph.runtime.trace.aprt import write_aprt
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced, with_nan
-from tests.support.tiny_families import TINY_FAMILIES
 from tests.support.traces import Tensor, noisy
 
 Tiny = Callable[..., Path]
@@ -31,7 +31,7 @@ def unknown(found: Audit) -> list[str]:
 
 
 @pytest.mark.contract("BLAME-RIGHT-1")
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_right_trace_is_right_everywhere(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
     model = tiny_model(family=family, format="Q8_0")
     trace = traced(tmp_path / "trace", model, max_tokens=3, steps="0..3")

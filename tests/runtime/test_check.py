@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import ModelFileError
+from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.runtime.check import CheckReport, Level, check, weights
 from tests.support.damage import with_odd_keys
@@ -19,7 +20,6 @@ from tests.support.golden import GOLDEN
 from tests.support.models import gemma3_path, smollm2_path
 from tests.support.planted import Bytes, nan_scales, planted
 from tests.support.tiny_blocks import FOREIGN_FORMATS, FORMATS
-from tests.support.tiny_families import TINY_FAMILIES
 
 Tiny = Callable[..., Path]
 
@@ -53,7 +53,7 @@ def test_golden_models_are_sound(path: Path) -> None:
 
 
 @pytest.mark.contract("CHECK-SOUND-1")
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_models_of_every_family_are_sound(family: str, tiny_model: Tiny) -> None:
     assert serious(check(tiny_model(family=family, format="Q8_0"))) == []
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.build import build_graph
+from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import load_model
 from aprgraph.graph.passes import InsertTaps, Prune, run_passes
@@ -25,7 +26,6 @@ from aprgraph.runtime.trace.writer import TraceWriter
 from tests.support.arithmetic import F64, Rounding, run_in, to_bfloat16, to_float16, to_float32, to_q8_0, to_q8_k
 from tests.support.models import require_smollm2
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "phi3", "qwen2moe", "qwen3moe")
 TOKENS = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from gguf import GGUFWriter
 
+from aprgraph.graph.families import FAMILIES
+from aprgraph.graph.outline import outline
 from tests.support.tiny_blocks import FOREIGN_FORMATS, FORMATS, block_elements, random_blocks, random_weight
-from tests.support.tiny_families import TINY_FAMILIES
-from tests.support.tiny_tensors import TensorWriter, TinySizes, write_layer
+from tests.support.tiny_families import keys_of, other_numbers, tiny_family, usual_experts, usual_window
+from tests.support.tiny_tensors import TensorWriter
 from tests.support.tokenizer import add_byte_level_tokenizer
 
 __all__ = ["FOREIGN_FORMATS", "FORMATS", "random_blocks", "random_weight", "write_tiny_model"]
@@ -66,71 +69,68 @@ def write_tiny_model(
     of frequency factors of `phi3`. ``scales`` are tensors that scale weights (`.scale`), by name. A tokenizer takes a ``vocabulary`` of at least 272; without one it may be as small as 1.
     ``rope_base`` None leaves the key out. Two tensors never hold the same values, nor do two layers.
     """
-    traits = TINY_FAMILIES[family]
+    kind, own = FAMILIES[family], tiny_family(family)
     chosen = dict(formats or {})
     unit = 256 if 256 in map(block_elements, (format, *chosen.values())) else 64
     hidden = unit if hidden is None else hidden
     ffn = unit * 3 // 2 if ffn is None and unit == 64 else unit if ffn is None else ffn
-    head_size = hidden // heads * (2 if traits.wide_heads else 1) if head_size is None else head_size
-    experts = traits.experts if experts is None else experts
-    small_ffn = 32 if unit == 64 else unit
-    sizes = TinySizes(
-        layers, vocabulary, hidden, ffn, heads, kv_heads, head_size,
-        rope_dims=head_size if rope_dims is None else rope_dims,
-        experts=experts,
-        experts_used=min(traits.experts_used, experts) if experts_used is None else experts_used,
-        expert_ffn=expert_ffn or (small_ffn if traits.expert_ffn else ffn),
-        shared_ffn=(shared_ffn or unit) if traits.shared_expert else 0,
-    )  # fmt: skip
+    head_size = hidden // heads * (2 if own.wide_heads else 1) if head_size is None else head_size
+    experts = usual_experts(kind) if experts is None else experts
+    window = usual_window(kind) if sliding_window is None else sliding_window
+    numbers: dict[str, Any] = {
+        "block_count": layers, "context_length": context, "embedding_length": hidden, "feed_forward_length": ffn,
+        "attention.head_count": heads, "attention.head_count_kv": kv_heads,
+    }  # fmt: skip
+    if head_size * heads != hidden or own.wide_heads:
+        numbers |= {"attention.key_length": head_size, "attention.value_length": head_size}
+    if own.rope_dims or rope_dims is not None:
+        numbers["rope.dimension_count"] = head_size if rope_dims is None else rope_dims
+    if rope_base is not None:
+        numbers["rope.freq_base"] = float(own.rope_base if rope_base == "usual" else rope_base)
+    for name, factor in (("linear", rope_linear_factor), ("yarn", rope_yarn_factor)):
+        if factor is not None:
+            numbers |= {"rope.scaling.type": name, "rope.scaling.factor": float(factor)}
+    if original_context is not None:
+        numbers["rope.scaling.original_context_length"] = original_context
+    if rope_long_and_short:
+        assert original_context is not None
+        numbers["rope.scaling.attn_factor"] = _long_rope_magnitude(context, original_context)
+    if window is not None:
+        numbers["attention.sliding_window"] = window
+    if causal is not None:
+        numbers["attention.causal"] = causal
+    if experts:
+        numbers |= {
+            "expert_count": experts,
+            "expert_used_count": min(own.experts_used, experts) if experts_used is None else experts_used,
+        }
+        if usual_experts(kind) or expert_ffn:
+            numbers["expert_feed_forward_length"] = expert_ffn or (32 if unit == 64 else unit)
+        if "expert_shared_feed_forward_length" in keys_of(kind):
+            numbers["expert_shared_feed_forward_length"] = shared_ffn or unit
+    numbers["attention.layer_norm_rms_epsilon"] = eps
+    numbers |= other_numbers(kind, numbers) | own.numbers
+
+    there = {
+        **dict.fromkeys(["q.bias", "k.bias", "v.bias"], qkv_bias),
+        **dict.fromkeys(["ffn_gate.bias", "ffn_up.bias", "ffn_out.bias"], ffn_bias),
+        **dict.fromkeys(["rope_factors_long.weight", "rope_factors_short.weight"], rope_long_and_short),
+        "qkv_matmul.weight": own.fused,
+        "attn_out.bias": output_bias,
+        "rope_freqs.weight": rope_freqs,
+        "lm_head.weight": not (own.tied if tied is None else tied),
+    }
+    names = {f"{kind.gguf_name(slot)}.{what}" for slot, _, what in (key.partition(".") for key, is_there in there.items() if is_there)}
+    model = outline(kind, numbers, vocabulary=vocabulary, optional=lambda name: re.sub(r"^blk\.\d+\.", "", name) in names)
     writer = GGUFWriter(path, family)
     if alignment is not None:
         writer.add_custom_alignment(alignment)
-    writer.add_block_count(layers)
-    writer.add_context_length(context)
-    writer.add_embedding_length(hidden)
-    writer.add_feed_forward_length(ffn)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    if head_size * heads != hidden or traits.wide_heads:
-        writer.add_key_length(head_size)
-        writer.add_value_length(head_size)
-    if traits.rope_dims or rope_dims is not None:
-        writer.add_rope_dimension_count(sizes.rope_dims)
-    if rope_base is not None:
-        writer.add_rope_freq_base(traits.rope_base if rope_base == "usual" else rope_base)
-    for kind, factor in (("linear", rope_linear_factor), ("yarn", rope_yarn_factor)):
-        if factor is not None:
-            writer.add_string(f"{family}.rope.scaling.type", kind)
-            writer.add_float32(f"{family}.rope.scaling.factor", factor)
-    if original_context is not None:
-        writer.add_rope_scaling_orig_ctx_len(original_context)
-    if rope_long_and_short:
-        assert original_context is not None
-        writer.add_rope_scaling_attn_factors(_long_rope_magnitude(context, original_context))
-    window = traits.sliding_window if sliding_window is None else sliding_window
-    if window is not None:
-        writer.add_sliding_window(window)
-    if causal is not None:
-        writer.add_causal_attention(causal)
-    _add_expert_sizes(writer, sizes, own_ffn=traits.expert_ffn)
-    writer.add_layer_norm_rms_eps(eps)
-    writer.add_vocab_size(vocabulary)
+    for key, value in (numbers | {"vocab_size": vocabulary}).items():
+        _add_number(writer, f"{family}.{key}", value)
     if tokenizer:
         add_byte_level_tokenizer(writer, vocabulary, bos=bos)
     out = TensorWriter(writer, format, chosen, seed)
-    out.matrix("token_embd.weight", vocabulary, hidden, deviation=hidden**-0.5 if traits.scaled_embedding else 1.0)
-    pairs = sizes.rope_dims // 2
-    if rope_freqs:
-        out.given("rope_freqs.weight", np.linspace(1.0, 8.0, pairs, dtype=np.float32))
-    if rope_long_and_short:
-        out.given("rope_factors_long.weight", np.linspace(1.5, 9.0, pairs, dtype=np.float32))
-        out.given("rope_factors_short.weight", np.linspace(1.0, 1.75, pairs, dtype=np.float32))
-    biases = {"qkv": qkv_bias or traits.qkv_bias, "output": output_bias, "ffn": ffn_bias}
-    for layer in range(layers):
-        write_layer(out, f"blk.{layer}", traits, sizes, biases)
-    out.vector("output_norm.weight", hidden, 1.0)
-    if not (traits.tied if tied is None else tied):
-        out.matrix("output.weight", vocabulary, hidden)
+    out.all_of(model)
     for name, values in (scales or {}).items():
         out.given(name, np.array(values, np.float32))
     writer.write_header_to_file()
@@ -140,14 +140,18 @@ def write_tiny_model(
     return path
 
 
-def _add_expert_sizes(writer: GGUFWriter, sizes: TinySizes, *, own_ffn: bool) -> None:
-    if sizes.experts:
-        writer.add_expert_count(sizes.experts)
-        writer.add_expert_used_count(sizes.experts_used)
-        if own_ffn:
-            writer.add_expert_feed_forward_length(sizes.expert_ffn)
-        if sizes.shared_ffn:
-            writer.add_expert_shared_feed_forward_length(sizes.shared_ffn)
+def _add_number(writer: GGUFWriter, key: str, value: object) -> None:
+    """As conversion writes them: text, true or false, u32 or f32."""
+    if isinstance(value, str):
+        writer.add_string(key, value)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    else:
+        writer.add_array(key, value)
 
 
 def _long_rope_magnitude(context: int, original: int) -> float:

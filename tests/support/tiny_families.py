@@ -1,43 +1,70 @@
-"""What tiny models of each family have, as conversion to GGUF leaves it: the table that tests/support/tiny.py goes by."""
+"""What tiny models of some families are otherwise than the rest, so that tests see what they have to: sizes, and what files leave out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aprgraph.graph.families import Family
+from aprgraph.graph.families.numbers import Number
+from aprgraph.graph.families.window import Windows
+from aprgraph.graph.outline import SMALL_NUMBERS
+
+#: Positions of a window where some layers have one, and the experts of a family that has no dense models.
+WINDOW, EXPERTS = 5, 8
 
 
 @dataclass(frozen=True)
 class TinyFamily:
-    """A GGUF ``general.architecture``.
+    """``fused``: q, k and v are one tensor. ``wide_heads``: the head size is by itself not hidden / heads, but twice that.
 
-    ``fused``: q, k, v are one tensor, and gate and up another. ``wide_heads``: the head size is by itself not hidden / heads,
-    but twice that. ``scaled_embedding``: the model multiplies embeddings by sqrt(hidden), so they are that much smaller.
-    ``rope_dims``: files have `rope.dimension_count` even where all of a head is turned. ``experts`` and ``experts_used`` are
-    what models have by default.
+    ``rope_dims``: files have `rope.dimension_count` even where all of a head is turned. ``numbers`` are by their keys
+    without the architecture.
     """
 
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    post_norms: bool = False
     fused: bool = False
     wide_heads: bool = False
-    scaled_embedding: bool = False
     tied: bool = False
     rope_base: float = 10000.0
     rope_dims: bool = False
-    sliding_window: int | None = None
-    experts: int = 0
     experts_used: int = 2
-    expert_ffn: bool = False
-    shared_expert: bool = False
+    numbers: Mapping[str, int | float] = field(default_factory=dict)
 
 
-TINY_FAMILIES: dict[str, TinyFamily] = {
+_OTHERWISE: Mapping[str, TinyFamily] = {
     "llama": TinyFamily(rope_dims=True),
-    "qwen2": TinyFamily(qkv_bias=True, rope_base=1e6),
-    "qwen2moe": TinyFamily(qkv_bias=True, rope_base=1e6, experts=8, experts_used=3, expert_ffn=True, shared_expert=True),
-    "qwen3": TinyFamily(qk_norm=True, wide_heads=True, rope_base=1e6),
-    "qwen3moe": TinyFamily(qk_norm=True, wide_heads=True, rope_base=1e6, experts=8, expert_ffn=True),
-    "gemma3": TinyFamily(qk_norm=True, post_norms=True, wide_heads=True, scaled_embedding=True, tied=True, rope_base=1e6, sliding_window=5),
-    # 0 says that there is no window.
-    "phi3": TinyFamily(fused=True, rope_dims=True, sliding_window=0),
+    "qwen2": TinyFamily(rope_base=1e6),
+    "qwen2moe": TinyFamily(rope_base=1e6, experts_used=3),
+    "qwen3": TinyFamily(wide_heads=True, rope_base=1e6),
+    "qwen3moe": TinyFamily(wide_heads=True, rope_base=1e6),
+    "gemma3": TinyFamily(wide_heads=True, tied=True, rope_base=1e6),
+    "phi3": TinyFamily(fused=True, rope_dims=True),
 }
+
+
+def tiny_family(architecture: str) -> TinyFamily:
+    """What is particular of a family."""
+    return _OTHERWISE.get(architecture, TinyFamily())
+
+
+def keys_of(kind: type[Family]) -> Mapping[str, Number[object]]:
+    """The numbers that a family reads, by their keys without the architecture."""
+    return {reading.gguf: reading for reading in kind.readings().values() if isinstance(reading, Number)}
+
+
+def usual_experts(kind: type[Family]) -> int:
+    """How many experts a model has by default: 0 where there are dense models of the family."""
+    count = keys_of(kind).get("expert_count")
+    return 0 if count is None or count.is_optional else EXPERTS
+
+
+def usual_window(kind: type[Family]) -> int | None:
+    """The window that files name: 0, which is none, where all layers would have it; None where the family has no windows."""
+    windows = kind.readings()["windows"]
+    return (WINDOW if windows.period else 0) if isinstance(windows, Windows) else None
+
+
+def other_numbers(kind: type[Family], given: Mapping[str, object]) -> dict[str, int | float]:
+    """What a file has to say beside the numbers that are ``given``."""
+    required = [key for key, number in keys_of(kind).items() if number.is_required and number.given is None]
+    return {key: SMALL_NUMBERS.get(key, 1) for key in required if key not in given}

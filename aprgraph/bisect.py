@@ -29,8 +29,9 @@ from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import END_OF_LAYER, from_graph
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import SideNames
+from aprgraph.runtime.output_file import probe
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.trace.destination import check_trace_place, probe
+from aprgraph.runtime.trace.destination import check_trace_place
 from aprgraph.runtime.trace.reader import Trace
 
 #: Bytes that the two traces of a round may take together.

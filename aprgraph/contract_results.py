@@ -6,7 +6,6 @@ The pytest plugin beside the tests records the outcomes of real runs in ``build/
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from aprgraph.contract_files import Falsifier
 from aprgraph.graph.errors import AprgraphError
+from aprgraph.graph.whole_file import write_whole
 
 RECORD = Path("build", "contracts.json")
 FORMAT = "aprgraph-contract-record"
@@ -79,13 +79,10 @@ def write_record(checkout: Path, record: Record) -> None:
         for test, result in sorted(record.items())
     }
     path = checkout / RECORD
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = json.dumps({"format": FORMAT, "version": VERSION, "tests": tests}, indent=1) + "\n"
     try:
-        path.parent.mkdir(exist_ok=True)
-        temporary.write_text(json.dumps({"format": FORMAT, "version": VERSION, "tests": tests}, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise AprgraphError(f"{path}: cannot be written: {error.strerror}") from None
 
 

@@ -37,7 +37,6 @@ from aprgraph.codegen.cuda.compiler import compiler_name
 from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.cuda.library import build_cuda_library
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of
-from aprgraph.codegen.whole_file import write_whole
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ArtifactError, GraphError
 from aprgraph.graph.file_kind import kind_of_folder
@@ -47,6 +46,7 @@ from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.graph.verify import verify
+from aprgraph.graph.whole_file import write_whole
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files above change in a way that older artifacts do not follow.

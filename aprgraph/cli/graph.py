@@ -118,7 +118,7 @@ def graph(
     if output is None:
         typer.echo(text, nl=False)
         return
-    from aprgraph.runtime.trace.writer import write_text_atomically  # noqa: PLC0415
+    from aprgraph.runtime.output_file import write_text_atomically  # noqa: PLC0415
 
     with written_by("-o"):
         write_text_atomically(output, text)
@@ -128,7 +128,7 @@ def _check_place(output: Path, inputs: list[Path], *, force: bool) -> None:
     """Raise TraceError for a file that is there and is no graph, unless ``force`` is given, and for one of ``inputs`` in any case."""
     from aprgraph.graph.errors import TraceError  # noqa: PLC0415
     from aprgraph.graph.export import is_export  # noqa: PLC0415
-    from aprgraph.runtime.trace.destination import check_file_place  # noqa: PLC0415
+    from aprgraph.runtime.output_file import check_file_place  # noqa: PLC0415
 
     with written_by("-o", force=True):
         if output.is_file() and any(one.exists() and output.samefile(one) for one in inputs):

@@ -211,7 +211,8 @@ def _only_artifact() -> Path:
 
 def _check_place(directory: Path, *, force: bool) -> None:
     """Raise TraceError, before anything is compiled, where a trace would overwrite what is somebody's; say what stays beside it."""
-    from aprgraph.runtime.trace.destination import check_trace_place, describe_others, probe  # noqa: PLC0415
+    from aprgraph.runtime.output_file import probe  # noqa: PLC0415
+    from aprgraph.runtime.trace.destination import check_trace_place, describe_others  # noqa: PLC0415
 
     with written_by("-o", force=True):
         others = check_trace_place(directory, force=force).others

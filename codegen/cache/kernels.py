@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aprgraph.codegen.cache.folder import KERNELS_FOLDER, cache_folder, size_limit
-from aprgraph.codegen.whole_file import write_whole
+from aprgraph.graph.whole_file import write_whole
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _KEY_DIGITS = 32

@@ -23,7 +23,7 @@ from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.runtime.blame.audit import Auditor
 from aprgraph.runtime.blame.local import LocalError
 from aprgraph.runtime.decoded_weights import decode_rows
-from aprgraph.runtime.trace.destination import probe
+from aprgraph.runtime.output_file import probe
 from aprgraph.runtime.trace.reader import Trace
 
 SCRIPT = "repro.py"

@@ -17,6 +17,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.diff.side_facts import side_facts
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
+from aprgraph.runtime.output_file import check_file_place, write_text_atomically
 from aprgraph.runtime.report.depth_chart import draw_overview, draw_panels
 from aprgraph.runtime.report.guilty import Guilty, find_guilty
 from aprgraph.runtime.report.histogram import make_histograms
@@ -28,9 +29,7 @@ from aprgraph.runtime.report.rows import make_columns, summarise_logits, table_r
 from aprgraph.runtime.report.stage_map import make_maps
 from aprgraph.runtime.report.suspect_graph import SuspectGraph, draw_suspects, graph_rules
 from aprgraph.runtime.report.tensor_map import make_tensor_map, scale_png
-from aprgraph.runtime.trace.destination import check_file_place
 from aprgraph.runtime.trace.reader import Trace
-from aprgraph.runtime.trace.writer import write_text_atomically
 
 #: Tensors of which the page says in words where their cause can lie.
 _REGIONS = 4

@@ -10,7 +10,6 @@ The size is exactly 12 + 4 · count. Bit patterns of NaN and Inf are kept.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import stat
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import TraceError
+from aprgraph.graph.whole_file import whole_file
 
 MAGIC = b"APRT"
 #: How .npy, .npz and .pt files begin.
@@ -111,23 +111,14 @@ def write_aprt(path: str | Path, layer: int | None, values: F32) -> None:
     flat = np.ascontiguousarray(values, dtype="<f4").reshape(-1)
     header = pack_header(layer, flat.size)
     # Plain system calls on plain strings: a trace has hundreds of small files, and this is most of what each costs.
-    directory, name = os.path.split(os.fspath(path))
-    temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            _write_all(descriptor, header, flat.data.cast("B") if flat.size else memoryview(b""))
-        finally:
-            os.close(descriptor)
-        # Renaming over a file makes ext4 write the new one's data to disk first, 4 ms for each of hundreds.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        os.rename(temporary, path)
-    except BaseException as error:  # an interrupt as well: nothing half-written stays
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if not isinstance(error, OSError):
-            raise
+        with whole_file(path, alone=True) as temporary:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            try:
+                _write_all(descriptor, header, flat.data.cast("B") if flat.size else memoryview(b""))
+            finally:
+                os.close(descriptor)
+    except OSError as error:
         raise TraceError.unwritable(path, error) from None
 
 

@@ -1,7 +1,7 @@
-"""Places that a program is about to write to: what is there, whose it is, and whether it may be replaced.
+"""Where a trace is about to go: what is there, whose it is, and whether it may be replaced.
 
-An earlier trace of the same program is replaced whole, and what an interrupted run left, which names itself; so are pages, pictures and
-folders that say that this program wrote them. Everything else is somebody's, and is written over only where that is asked for.
+An earlier trace of the same program is replaced whole, and what an interrupted run left, which names itself. Everything else is
+somebody's, and is written over only where that is asked for.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +24,6 @@ OWN = "aprgraph"
 #: What says that a directory is an artifact; compiling again would remove what else is in it.
 _ARTIFACT = "artifact.json"
 _SHOWN = 3
-#: How much of a file tells what it is.
-_HEAD = 4096
 
 
 def author_of(info: TraceInfo) -> str:
@@ -146,46 +143,3 @@ def remove_old(directory: Path, files: Collection[str]) -> None:
     for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
         with contextlib.suppress(OSError):  # not empty, or not there
             folder.rmdir()
-
-
-def check_file_place(path: Path, is_ours: Callable[[bytes], bool], what: str, *, forcible: bool = False) -> None:
-    """Raise TraceError unless ``path`` can be written, and nothing is there but a file that this program wrote, such as a page (``what``).
-
-    ``is_ours`` is asked about the first bytes of a file.
-    """
-    if (path.parent / _ARTIFACT).is_file():
-        raise TraceError.at_place(f"{path}: would lie in an artifact, which compiling again removes")
-    try:
-        if path.is_dir():
-            raise TraceError.at_place(f"{path}: is a folder, expected the name of a file")
-        if not os.path.lexists(path):
-            probe(path.parent)
-            return
-        if not path.is_file():  # a device, or a pipe
-            return
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError as error:
-        raise TraceError.unwritable(path, error) from None
-    if head and not is_ours(head):
-        raise TraceError.at_place(f"{path}: is there, and is no {what} that aprgraph wrote", forcible=forcible)
-    probe(path.parent)
-
-
-def probe(directory: Path) -> None:
-    """Raise TraceError unless a file can be made in ``directory``, whose missing parents would be made; all is gone again afterwards."""
-    missing = []
-    place = directory.absolute()
-    while not os.path.lexists(place):
-        missing.append(place)
-        place = place.parent
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise TraceError.unwritable(directory, error) from None
-    finally:
-        for made in missing:
-            with contextlib.suppress(OSError):
-                made.rmdir()

@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from aprgraph.graph.errors import TraceError
+from aprgraph.graph.whole_file import put_in_place, temporary_name
 from aprgraph.runtime.trace.aprt import F32, HEADER, file_size, pack_header
 
 
@@ -18,7 +19,7 @@ class PartialTensor:
     def __init__(self, path: str, layer: int | None, shape: tuple[int, ...]) -> None:
         """Raises TraceError if the file cannot be made."""
         self.path = path
-        self._temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
+        self._temporary = temporary_name(path)
         count = math.prod(shape)
         header = pack_header(layer, count)
         try:
@@ -40,9 +41,7 @@ class PartialTensor:
     def keep(self) -> None:
         """Give the file its name. Raises TraceError."""
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
-            os.rename(self._temporary, self.path)
+            put_in_place(self._temporary, self.path, alone=True)
         except OSError as error:
             raise TraceError.unwritable(self.path, error) from None
 

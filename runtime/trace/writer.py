@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
+from aprgraph.runtime.output_file import write_text_atomically
 from aprgraph.runtime.trace.aprt import F32, relative_path, write_aprt
 from aprgraph.runtime.trace.destination import OWN, check_trace_place, mark_kept, remove_old
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceEntry, TraceInfo, manifest_text
@@ -139,31 +139,3 @@ class TraceWriter:
         except OSError as error:
             raise TraceError.at_place(f"{directory}: cannot be created: {error.strerror}") from None
         self._made.add(directory)
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to a temporary name beside ``path``, then rename. Raises TraceError; nothing is left behind then.
-
-    Missing folders are made. A link stays one, and what it points to is written; devices and pipes, which no file may replace, are
-    written as they are.
-    """
-    if os.path.isdir(path):
-        raise TraceError.at_place(f"{path}: cannot be written: it is a folder, expected the name of a file")
-    if os.path.exists(path) and not os.path.isfile(path):
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise TraceError.unwritable(path, error) from None
-        return
-    named, path = path, Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException as error:  # an interrupt as well: nothing half-written stays
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if not isinstance(error, OSError):
-            raise
-        raise TraceError.unwritable(named, error) from None

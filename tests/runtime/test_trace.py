@@ -18,11 +18,12 @@ import pytest
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.diff import diff
+from aprgraph.runtime.output_file import write_text_atomically
 from aprgraph.runtime.trace import aprt
 from aprgraph.runtime.trace.aprt import write_aprt
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
-from aprgraph.runtime.trace.writer import TraceWriter, write_text_atomically
+from aprgraph.runtime.trace.writer import TraceWriter
 from tests.support.cli import files_under
 from tests.support.traces import EMPTY_GRAPH, values, write_bare, write_trace
 

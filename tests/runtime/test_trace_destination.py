@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.runtime.trace.destination import check_file_place, check_trace_place, probe
+from aprgraph.runtime.output_file import check_file_place, probe
+from aprgraph.runtime.trace.destination import check_trace_place
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter

@@ -1,0 +1,86 @@
+"""Single files that a command writes, such as pages and pictures: whether their place may be written, and writing them.
+
+What says that this program wrote it is replaced. Everything else is somebody's, and is written over only where that is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from aprgraph.graph.errors import TraceError
+from aprgraph.graph.whole_file import whole_file
+
+#: What says that a directory is an artifact; compiling again would remove what else is in it.
+_ARTIFACT = "artifact.json"
+#: How much of a file tells what it is.
+_HEAD = 4096
+
+
+def check_file_place(path: Path, is_ours: Callable[[bytes], bool], what: str, *, forcible: bool = False) -> None:
+    """Raise TraceError unless ``path`` can be written, and nothing is there but a file that this program wrote, such as a page (``what``).
+
+    ``is_ours`` is asked about the first bytes of a file.
+    """
+    if (path.parent / _ARTIFACT).is_file():
+        raise TraceError.at_place(f"{path}: would lie in an artifact, which compiling again removes")
+    try:
+        if path.is_dir():
+            raise TraceError.at_place(f"{path}: is a folder, expected the name of a file")
+        if not os.path.lexists(path):
+            probe(path.parent)
+            return
+        if not path.is_file():  # a device, or a pipe
+            return
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise TraceError.unwritable(path, error) from None
+    if head and not is_ours(head):
+        raise TraceError.at_place(f"{path}: is there, and is no {what} that aprgraph wrote", forcible=forcible)
+    probe(path.parent)
+
+
+def probe(directory: Path) -> None:
+    """Raise TraceError unless a file can be made in ``directory``, whose missing parents would be made; all is gone again afterwards."""
+    missing = []
+    place = directory.absolute()
+    while not os.path.lexists(place):
+        missing.append(place)
+        place = place.parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise TraceError.unwritable(directory, error) from None
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to a temporary name beside ``path``, then rename. Raises TraceError; nothing is left behind then.
+
+    Missing folders are made. A link stays one, and what it points to is written; devices and pipes, which no file may replace, are
+    written as they are.
+    """
+    if os.path.isdir(path):
+        raise TraceError.at_place(f"{path}: cannot be written: it is a folder, expected the name of a file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise TraceError.unwritable(path, error) from None
+        return
+    try:
+        place = Path(os.path.realpath(path))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(place) as temporary:
+            Path(temporary).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TraceError.unwritable(path, error) from None

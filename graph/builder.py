@@ -195,6 +195,12 @@ class GraphBuilder:
             return self.apply(stage, "linear", x, weight)
         return self.apply(stage, "bias_add", self.inner(f"{stage}_matmul", "linear", x, weight), *biases)
 
+    def gate_and_up_in_one(self, x: str, columns: int) -> tuple[str, str]:
+        """The stages `ffn_gate` and `ffn_up` of one weight that holds the gate's rows first, then those of up."""
+        both = self.inner("ffn_gate_up", "linear", x, self.weight("ffn_gate_up", 2 * columns, self.width(x)))
+        gate = self.apply("ffn_gate", "columns", both, start=0, stop=columns)
+        return gate, self.apply("ffn_up", "columns", both, start=columns, stop=2 * columns)
+
     def expert_linear(self, stage: str, x: str, ids: str, experts: int, rows: int) -> str:
         """The projections of the chosen experts ``ids``: of the same row for each of them, or of each one's own."""
         return self.apply(stage, "expert_linear", x, ids, self.weight(stage, experts, rows, self.width(x)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.families.base import Family
@@ -29,6 +29,8 @@ class Decoder(Family):
     value_size = number("attention.value_length", None, lambda f: f.head_size)
     original_context = number("rope.scaling.original_context_length", None, lambda f: f.context)
     rope: Reading[Rope] = Reading(lambda f: read_rope(f.metadata, f.architecture, f.head_size, f.rope_base, f.original_context))
+    #: RoPE of the layers with a window.
+    sliding_rope: Reading[Rope] = Reading(lambda f: f.rope)
     ffn = per_layer("feed_forward_length", "intermediate_size")
     scale = real("attention.scale", None, lambda f: 1 / math.sqrt(f.head_size))
 
@@ -69,8 +71,14 @@ class Decoder(Family):
         return self.logits(g, g.last(g.norm("final_norm", x)))
 
     def turn_angles(self, g: GraphBuilder) -> None:
-        """The angles by which RoPE turns each position."""
+        """The angles by which RoPE turns each position, in either kind of layers."""
         g.angles("rope_angles", self.rope, g.frequency_factors(self.rope, self.original_context))
+        if any(self.windows) and self.sliding_rope != self.rope:
+            g.angles("rope_angles_sliding", self.sliding_rope)
+
+    def angles_of(self, layer: int) -> str:
+        """The angles of a layer."""
+        return "rope_angles_sliding" if self.windows[layer] and self.sliding_rope != self.rope else "rope_angles"
 
     def embed(self, g: GraphBuilder, table: str) -> str:
         """The first residual stream."""
@@ -85,8 +93,12 @@ class Decoder(Family):
         """Attention of many query heads to fewer KV heads (arXiv:2305.13245), masked by the layer's window."""
         q, k, v = self.project(g, x, layer)
         q, k = self.turn(g, q, layer), self.turn(g, k, layer)
-        mixed = g.attend(q, k, v, scale=self.scale, window=self.windows[layer], causal=self.causal)
+        mixed = g.attend(q, k, v, scale=self.scale, window=self.windows[layer], causal=self.causal, **self.attention_extras(g))
         return g.linear("attn_out", mixed, self.hidden)
+
+    def attention_extras(self, g: GraphBuilder) -> Mapping[str, Any]:
+        """What else ``GraphBuilder.attend`` is told."""
+        return {}
 
     def project(self, g: GraphBuilder, x: str, layer: int) -> Sequence[Heads]:
         """q, k and v, side by side."""
@@ -95,12 +107,15 @@ class Decoder(Family):
 
     def turn(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
         """Heads of q or k after RoPE."""
-        return g.rope(x, "rope_angles", self.pairing)
+        return g.rope(x, self.angles_of(layer), self.pairing)
 
     def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
         """A gated network (Shazeer 2020, arXiv:2002.05202)."""
-        columns = self.ffn[layer]
-        return self.down(g, g.linear("ffn_gate", x, columns), g.linear("ffn_up", x, columns))
+        return self.down(g, *self.gate_and_up(g, x, layer))
+
+    def gate_and_up(self, g: GraphBuilder, x: str, layer: int) -> tuple[str, str]:
+        """The two projections of a gated network."""
+        return g.linear("ffn_gate", x, self.ffn[layer]), g.linear("ffn_up", x, self.ffn[layer])
 
     def down(self, g: GraphBuilder, gate: str, up: str, slot: str = "ffn_out") -> str:
         """What a gated network makes of its gate: act(gate) · up, projected back."""

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 from aprgraph.graph.families.numbers import Reading, real
 from aprgraph.graph.families.qwen3 import Qwen3
 from aprgraph.graph.families.rope_scaling import Rope, read_base
+from aprgraph.graph.families.sandwich import SandwichNorms
 from aprgraph.graph.families.window import Windows
 
 if TYPE_CHECKING:
-    from aprgraph.graph.builder import GraphBuilder, Heads
+    from aprgraph.graph.builder import GraphBuilder
 
 _LAYERS_OF_27B = 62
 
 
-class Gemma3(Qwen3):
-    """Gemma 3 (arXiv:2503.19786): five layers with a sliding window and its own RoPE base to one that sees everything, norms on both sides.
+class Gemma3(Qwen3, SandwichNorms):
+    """Gemma 3 (arXiv:2503.19786): five layers with a window and its own RoPE base to one that sees everything, norms on both sides.
 
     The file's norms hold 1 + weight already. The 27B model divides scores by sqrt(E / H), not by the head size; its file does not say so.
     """
@@ -46,25 +47,6 @@ class Gemma3(Qwen3):
         """See the docstring of the class."""
         return 1 / math.sqrt(self.hidden // self.heads[0] if self.layers == _LAYERS_OF_27B else self.head_size)
 
-    def turn_angles(self, g: GraphBuilder) -> None:
-        """Those of both kinds of layers."""
-        super().turn_angles(g)
-        if any(self.windows) and self.sliding_rope != self.rope:
-            g.angles("rope_angles_sliding", self.sliding_rope)
-
     def embed(self, g: GraphBuilder, table: str) -> str:
         """Scaled by sqrt(E)."""
         return g.embed("embedding", table, scale=math.sqrt(self.hidden))
-
-    def turn(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
-        """By the angles of the layer's kind."""
-        angles = "rope_angles_sliding" if self.windows[layer] and self.sliding_rope != self.rope else "rope_angles"
-        return g.rope(g.norm_heads(x), angles, self.pairing)
-
-    def attention(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """With a norm behind it."""
-        return g.norm("attn_post_norm", super().attention(g, x, layer))
-
-    def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """With a norm behind it."""
-        return g.norm("ffn_post_norm", super().feed_forward(g, x, layer))

@@ -22,9 +22,6 @@ class Phi3(Decoder):
     hf_classes = "Phi3ForCausalLM"
     windows = Windows(period=0)
 
-    def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """One product holds the gate's rows first, then its own."""
-        columns = self.ffn[layer]
-        both = g.inner("ffn_gate_up", "linear", x, g.weight("ffn_gate_up", 2 * columns, self.hidden))
-        gate = g.apply("ffn_gate", "columns", both, start=0, stop=columns)
-        return self.down(g, gate, g.apply("ffn_up", "columns", both, start=columns, stop=2 * columns))
+    def gate_and_up(self, g: GraphBuilder, x: str, layer: int) -> tuple[str, str]:
+        """One product holds the gate's columns first, then those of up."""
+        return g.gate_and_up_in_one(x, self.ffn[layer])

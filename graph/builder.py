@@ -202,8 +202,15 @@ class GraphBuilder:
         return gate, self.apply("ffn_up", "columns", both, start=columns, stop=2 * columns)
 
     def expert_linear(self, stage: str, x: str, ids: str, experts: int, rows: int) -> str:
-        """The projections of the chosen experts ``ids``: of the same row for each of them, or of each one's own."""
-        return self.apply(stage, "expert_linear", x, ids, self.weight(stage, experts, rows, self.width(x)))
+        """The projections of the chosen experts ``ids``, and their biases if the file has some.
+
+        ``x`` is one row for all experts of a position, or a row for each of them.
+        """
+        weight = self.weight(stage, experts, rows, self.width(x))
+        if not self.has(stage, "bias"):
+            return self.apply(stage, "expert_linear", x, ids, weight)
+        product = self.inner(f"{stage}_matmul", "expert_linear", x, ids, weight)
+        return self.apply(stage, "expert_bias_add", product, ids, self.weight(stage, experts, rows, what="bias"))
 
     def add(self, stage: str, a: str, b: str) -> str:
         """a + b."""
@@ -272,12 +279,30 @@ class GraphBuilder:
         y = self.apply(stage, "rms_norm", node, weight, eps=self.family.eps, groups=x.count)
         return Heads(y, 0, x.count, x.size, x.name)
 
-    def attend(self, q: Heads, k: Heads, v: Heads, *, scale: float, window: int = 0, causal: bool = True) -> str:
-        """The stages `attn_scores`, `attn_softmax` and `attention`, of k and v that earlier passes left and of this one's."""
+    def norm_row(self, x: Heads) -> Heads:
+        """An RMSNorm of all heads of q or k as one row: the stage `q_norm` or `k_norm`."""
+        return Heads(self.norm(f"{x.name}_norm", x), 0, x.count, x.size, x.name)
+
+    def attend(
+        self,
+        q: Heads,
+        k: Heads,
+        v: Heads,
+        *,
+        scale: float,
+        window: int = 0,
+        causal: bool = True,
+        cap: float = 0.0,
+        sinks: str | None = None,
+    ) -> str:
+        """The stages `attn_scores`, `attn_softmax` and `attention`, of k and v that earlier passes left and of this one's.
+
+        ``cap`` bounds scores softly. ``sinks`` is a weight [H]: a score beside those of each head, with nothing to mix in.
+        """
         values = self.columns(v)
         keys = self.inner("k_cache", "cache", k)
         values = self.inner("v_cache", "cache", values)
         mask: dict[str, Attr] = {"window": window, "causal": causal}
-        scores = self.apply("attn_scores", "attn_scores", q, keys, heads=q.count, kv_heads=k.count, scale=scale, **mask)
-        softmax = self.apply("attn_softmax", "attn_softmax", scores, **mask)
+        scores = self.apply("attn_scores", "attn_scores", q, keys, heads=q.count, kv_heads=k.count, scale=scale, cap=cap, **mask)
+        softmax = self.apply("attn_softmax", "attn_softmax", scores, *([sinks] if sinks else []), **mask)
         return self.apply("attention", "attn_mix", softmax, values, kv_heads=v.count, **mask)

@@ -138,8 +138,10 @@ STAGES: list[Stage] = [
     Stage("post_ffn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the FFN residual add",
           ("post_attn_residual", "ffn_post_norm"), is_sum=True),
     Stage("final_norm", ("n", "E"), _K.NORM, "after the output RMSNorm", (HIDDEN,), per_layer=False),
+    Stage("lm_head_raw", ("V",), _K.MATMUL, "what the head gives, in models that cap or scale it",
+          ("final_norm",), per_layer=False, addition=True, optional=True),
     Stage("lm_head", ("V",), _K.MATMUL, "logits of the last position (of all positions, n·V, on request)",
-          ("final_norm",), per_layer=False),
+          ("lm_head_raw",), per_layer=False),
 ]
 # fmt: on
 

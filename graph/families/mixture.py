@@ -50,14 +50,17 @@ class Mixture(Decoder):
 
     def mix(self, g: GraphBuilder, x: str, shared: str | None = None) -> str:
         """Router, experts, and the sum of both with ``shared``, the output of an expert that every position uses."""
-        scores = g.linear("moe_router_logits", x, self.experts, bias=False)
+        scores = g.linear("moe_router_logits", x, self.experts)
         # Ids before weights: the weights are of the experts that were chosen.
         ids = g.apply("moe_router_indices", "top_k", scores, k=self.chosen)
         weights = g.apply("moe_router", "router_weights", scores, ids, normalise=self.normalise, scale=self.expert_scale)
         gate = g.expert_linear("moe_expert_gate", x, ids, self.experts, self.expert_ffn)
         up = g.expert_linear("moe_expert_up", x, ids, self.experts, self.expert_ffn)
-        product = g.apply("moe_expert_swigl", "mul", g.inner("moe_expert_activated", self.activation, gate), up)
-        outputs = g.expert_linear("moe_expert_out", product, ids, self.experts, self.hidden)
+        outputs = g.expert_linear("moe_expert_out", self.activate(g, gate, up), ids, self.experts, self.hidden)
         if shared is None:
             return g.apply("moe_ffn_out", "expert_sum", outputs, weights)
         return g.add("moe_ffn_out", g.inner("moe_expert_sum", "expert_sum", outputs, weights), shared)
+
+    def activate(self, g: GraphBuilder, gate: str, up: str) -> str:
+        """What an expert makes of its gate: act(gate) · up."""
+        return g.apply("moe_expert_swigl", "mul", g.inner("moe_expert_activated", self.activation, gate), up)

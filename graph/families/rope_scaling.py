@@ -27,8 +27,13 @@ class Rope:
     magnitude: float = 1.0
 
 
-def read_rope(metadata: Metadata, prefix: str, head_size: int, default_base: float, original_context: int) -> Rope:
-    """Read and check the RoPE of the layers that see all positions. Raises ModelError or UnsupportedModelError."""
+def read_rope(
+    metadata: Metadata, prefix: str, head_size: int, default_base: float, original_context: int, *, whole_pairs: bool = True
+) -> Rope:
+    """Read and check the RoPE of the layers that see all positions. Raises ModelError or UnsupportedModelError.
+
+    ``whole_pairs``: YaRN's bounds are rounded to whole pairs, the lower one down and the upper one up.
+    """
     where = metadata.path
     dims = metadata.positive(f"{prefix}.rope.dimension_count", head_size)
     if dims % 2 or dims > head_size:
@@ -43,7 +48,7 @@ def read_rope(metadata: Metadata, prefix: str, head_size: int, default_base: flo
     factor = _read_factor(metadata, prefix)
     if kind == "linear":
         return Rope(dims, base, 1.0 / factor, magnitude=magnitude)
-    ramp = _yarn_ramp(metadata, prefix, dims, base, original_context)
+    ramp = _yarn_ramp(metadata, prefix, dims, base, original_context, whole_pairs=whole_pairs)
     return Rope(dims, base, 1.0 / factor, ramp, magnitude * _yarn_magnitude(metadata, prefix, factor))
 
 
@@ -81,7 +86,7 @@ def _positive(metadata: Metadata, key: str, default: float) -> float:
     return value
 
 
-def _yarn_ramp(metadata: Metadata, prefix: str, dims: int, base: float, original_context: int) -> tuple[float, float]:
+def _yarn_ramp(metadata: Metadata, prefix: str, dims: int, base: float, original_context: int, *, whole_pairs: bool) -> tuple[float, float]:
     """Between which pairs YaRN (Peng et al. 2023, arXiv:2309.00071, section 3.2) goes over from not scaling to scaling.
 
     A pair that makes `beta_fast` turns over the original context is not scaled, one that makes `beta_slow` is.
@@ -97,7 +102,10 @@ def _yarn_ramp(metadata: Metadata, prefix: str, dims: int, base: float, original
     def pair_with(turns: float) -> float:
         return dims * math.log(original_context / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-    start, end = max(math.floor(pair_with(fast)), 0), min(math.ceil(pair_with(slow)), dims - 1)
+    first, last = pair_with(fast), pair_with(slow)
+    if whole_pairs:
+        first, last = math.floor(first), math.ceil(last)
+    start, end = max(first, 0), min(last, dims - 1)
     # As both llama.cpp and transformers avoid a division by zero.
     return float(start), max(float(end), start + 0.001)
 

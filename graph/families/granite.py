@@ -1,0 +1,38 @@
+"""The `granite` architecture: the dense models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aprgraph.graph.families.llama import Llama
+from aprgraph.graph.families.numbers import real
+
+if TYPE_CHECKING:
+    from aprgraph.graph.builder import GraphBuilder
+
+
+class Granite(Llama):
+    """Granite 3 (arXiv:2405.04324): embedding, scores, what is added to the residual stream, and logits are scaled."""
+
+    architecture = "granite"
+    hf_classes = "GraniteForCausalLM"
+    embedding_scale = real("embedding_scale", "embedding_multiplier", 1.0)
+    scale = real("attention.scale", "attention_multiplier", lambda f: f.head_size**-0.5)
+    residual_scale = real("residual_scale", "residual_multiplier", 1.0)
+    #: What logits are divided by.
+    logit_scale = real("logit_scale", "logits_scaling", 1.0)
+
+    def embed(self, g: GraphBuilder, table: str) -> str:
+        """Scaled."""
+        return g.embed("embedding", table, scale=self.embedding_scale)
+
+    def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
+        """As in Llama, but for the scale of what is added."""
+        out = self.attention(g, g.norm("attn_norm", x), layer)
+        x = g.add("post_attn_residual", x, g.inner("attn_out_scaled", "scale", out, factor=self.residual_scale))
+        out = self.feed_forward(g, g.norm("ffn_norm", x), layer)
+        return g.add("post_ffn_residual", x, g.inner("ffn_out_scaled", "scale", out, factor=self.residual_scale))
+
+    def logits(self, g: GraphBuilder, x: str) -> str:
+        """Divided."""
+        return g.apply("lm_head", "scale", g.head("lm_head_raw", x), factor=1 / self.logit_scale)

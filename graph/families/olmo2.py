@@ -1,0 +1,30 @@
+"""The `olmo2` architecture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aprgraph.graph.families.decoder import Decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aprgraph.graph.builder import GraphBuilder, Heads
+
+
+class Olmo2(Decoder):
+    """OLMo 2 (arXiv:2501.00656): norms behind attention and feed-forward network, none before, and norms of whole rows of q and k."""
+
+    architecture = "olmo2"
+    hf_classes = "Olmo2ForCausalLM"
+    hf_names = {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"}
+
+    def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
+        """What is added is normalised, what is read is not."""
+        x = g.add("post_attn_residual", x, g.norm("attn_post_norm", self.attention(g, x, layer)))
+        return g.add("post_ffn_residual", x, g.norm("ffn_post_norm", self.feed_forward(g, x, layer)))
+
+    def project(self, g: GraphBuilder, x: str, layer: int) -> Sequence[Heads]:
+        """q and k as they are after their norms."""
+        q, k, v = super().project(g, x, layer)
+        return g.norm_row(q), g.norm_row(k), v

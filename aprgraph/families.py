@@ -23,6 +23,7 @@ from aprgraph.graph.families.qwen3 import Qwen3
 from aprgraph.graph.families.qwen3moe import Qwen3Moe
 from aprgraph.graph.families.rope_scaling import Rope, read_rope
 from aprgraph.graph.families.window import Windows
+from aprgraph.graph.outline import Outline, outline, small_outline
 from aprgraph.graph.stages import Stage, StageKind
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Heads",
     "Llama",
     "Mixture",
+    "Outline",
     "Phi3",
     "Qwen2",
     "Qwen2Moe",
@@ -47,9 +49,11 @@ __all__ = [
     "flag",
     "load_family_file",
     "number",
+    "outline",
     "per_layer",
     "read_rope",
     "real",
     "register",
     "same_in_all",
+    "small_outline",
 ]

@@ -14,6 +14,7 @@ from aprgraph.graph.families.numbers import Number
 from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Metadata
+from aprgraph.graph.text import print_graph
 
 #: Small numbers for what a file must say, by their keys in GGUF without the architecture.
 SMALL_NUMBERS: Mapping[str, int | float] = {
@@ -66,6 +67,9 @@ class Outline:
     family: Family
     graph: Graph
     weights: Mapping[str, AskedWeight]
+
+    def __str__(self) -> str:
+        return print_graph(self.graph)
 
 
 def outline(

@@ -23,6 +23,7 @@ from aprgraph.graph.families.qwen3 import Qwen3
 from aprgraph.graph.families.qwen3moe import Qwen3Moe
 from aprgraph.graph.families.rope_scaling import Rope, read_rope
 from aprgraph.graph.families.window import Windows
+from aprgraph.graph.ops.registry import elementwise
 from aprgraph.graph.outline import Outline, outline, small_outline
 from aprgraph.graph.stages import Stage, StageKind
 
@@ -46,6 +47,7 @@ __all__ = [
     "Stage",
     "StageKind",
     "Windows",
+    "elementwise",
     "flag",
     "load_family_file",
     "number",

@@ -11,7 +11,7 @@ from aprgraph.graph.families.base import Family, Order
 from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
-from aprgraph.graph.ops import OPS
+from aprgraph.graph.ops import OPS, Op
 
 #: Dims of a weight that holds all experts.
 _EXPERT_DIMS = 3
@@ -78,19 +78,19 @@ class GraphBuilder:
 
     # -- ops ----------------------------------------------------------------------------------------------------------
 
-    def apply(self, stage: str, op: str, *operands: str | Heads, **attrs: Attr) -> str:
-        """Add the op that produces a stage."""
+    def apply(self, stage: str, op: str | Op, *operands: str | Heads, **attrs: Attr) -> str:
+        """Add the op that produces a stage: by its name, or as it was declared."""
         name = stage if self.layer is None else f"layer{self.layer}.{stage}"
         return self._add(name, op, operands, attrs, stage, self.layer)
 
-    def inner(self, name: str, op: str, *operands: str | Heads, **attrs: Attr) -> str:
+    def inner(self, name: str, op: str | Op, *operands: str | Heads, **attrs: Attr) -> str:
         """Add an op that produces no stage."""
         return self._add(name if self.layer is None else f"layer{self.layer}.{name}", op, operands, attrs, None, self.layer)
 
     def _add(
         self,
         name: str,
-        op: str,
+        op: str | Op,
         operands: Sequence[str | Heads] = (),
         attrs: Mapping[str, Attr] | None = None,
         stage: str | None = None,
@@ -98,10 +98,10 @@ class GraphBuilder:
     ) -> str:
         """The type of the op is inferred; attributes that have their defaults are left out."""
         names = [self.columns(operand) if isinstance(operand, Heads) else operand for operand in operands]
-        defaults = OPS[op].defaults
-        given = {key: value for key, value in (attrs or {}).items() if key not in defaults or value != defaults[key]}
-        result = OPS[op].infer([self.graph[operand].type for operand in names], given)
-        self.graph.add(Node(name, op, result, given, stage, layer), names)
+        op = op if isinstance(op, Op) else OPS[op]
+        given = {key: value for key, value in (attrs or {}).items() if key not in op.defaults or value != op.defaults[key]}
+        result = op.infer([self.graph[operand].type for operand in names], given)
+        self.graph.add(Node(name, op.name, result, given, stage, layer), names)
         return name
 
     def width(self, x: str) -> int:

@@ -1,0 +1,96 @@
+"""The family of docs/families.md, whose file is run as it stands there, against transformers and llama.cpp."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import aprgraph
+from aprgraph.families import FAMILIES, load_family_file, small_outline
+from tests.support.cli import run_cli
+from tests.support.cuda_emulator import host_compiler
+from tests.support.cuda_runs import command, run_emulated
+from tests.support.golden import GOLDEN, nmse
+from tests.support.own_families import own_families
+
+_PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
+_MODEL = GOLDEN / "families" / "arcee-f32.gguf"
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[Path]:
+    """The page's file."""
+    code = re.search(r"^```python\n(.*?)^```$", _PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert code is not None
+    path = tmp_path / "arcee.py"
+    path.write_text(code[1], encoding="utf-8")
+    with own_families():
+        yield path
+
+
+def _tokens() -> list[int]:
+    with np.load(_MODEL.with_suffix(".npz")) as arrays:
+        tokens: list[int] = arrays["tokens"].tolist()
+    return tokens
+
+
+def _check(trace: aprgraph.Trace) -> None:
+    with np.load(_MODEL.with_suffix(".npz")) as arrays:
+        expected = {name: arrays[name] for name in arrays.files if name != "tokens"}
+    found = {(entry.stage if entry.layer is None else f"layer-{entry.layer}/{entry.stage}"): trace.load(entry) for entry in trace.entries}
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        actual = found[name][-1] if name == "lm_head" else found[name]
+        assert nmse(actual, values) <= 1e-11, name
+    with np.load(GOLDEN / "families" / "llama_cpp_logits.npz") as arrays:
+        assert nmse(found["lm_head"], arrays["arcee-f32"]) <= 1e-11
+
+
+@pytest.mark.parametrize("target", ["reference", "llvm"])
+def test_every_stage_is_that_of_transformers(family: Path, target: str, tmp_path: Path) -> None:
+    load_family_file(family)
+    compiled = aprgraph.load(_MODEL).compile(target, tmp_path / "a.aprg")
+    _check(compiled.run("all", "0..2", tokens=_tokens(), positions="all", directory=tmp_path / "t"))
+
+
+@pytest.mark.skipif(host_compiler() is None, reason="no g++ 12 or later, with which kernels are compiled for the CPU")
+def test_on_an_emulated_gpu(family: Path, tmp_path: Path) -> None:
+    ids = ",".join(map(str, _tokens()))
+    compile_it = command("compile", _MODEL, "--family", family, "--target", "cuda", "--arch", "sm_80", "-o", "a.aprg")
+    run_it = command(
+        "run", "a.aprg", "--family", family, "--tokens", ids, "--taps", "all", "--layers", "0..2", "--positions", "all", "-o", "t"
+    )
+    results = run_emulated([compile_it, run_it], tmp_path)
+    assert [(result.code, result.err) for result in results] == [(0, "")] * 2
+    _check(aprgraph.Trace.open(tmp_path / "t"))
+
+
+def test_a_trace_is_audited_and_drawn_with_the_family(family: Path, tmp_path: Path) -> None:
+    load_family_file(family)
+    aprgraph.load(_MODEL).compile("reference", tmp_path / "a.aprg").run("all", "0..2", tokens=_tokens(), directory=tmp_path / "t")
+    FAMILIES.pop("arcee")
+    audit = run_cli("audit", tmp_path / "t", "--model", _MODEL, "--family", family)
+    assert (audit.code, audit.err) == (0, ""), audit
+    assert "relu2" in run_cli("graph", tmp_path / "t", "--format", "dot").out
+
+
+def test_what_an_artifact_needs_is_said(family: Path, tmp_path: Path) -> None:
+    load_family_file(family)
+    aprgraph.load(_MODEL).compile("reference", tmp_path / "a.aprg")
+    FAMILIES.pop("arcee")
+    run = run_cli("run", tmp_path / "a.aprg", "--tokens", "1")
+    assert run.code == 2
+    assert "general.architecture is 'arcee'" in run.err
+    assert "docs/families.md" in run.err
+
+
+def test_its_outline_is_printed(family: Path) -> None:
+    (arcee,) = load_family_file(family)
+    assert "%layer1.ffn_swigl = relu2(%layer1.ffn_up) stage ffn_swigl layer 1" in str(small_outline(arcee))
+    assert FAMILIES["arcee"].about() == (
+        "AFM 4.5B", "Arcee AI, 2025", "Llama whose feed-forward network has no gate, and a squared ReLU",
+    )  # fmt: skip

@@ -11,9 +11,9 @@ ORDER = [
     "embedding", "attn_norm", "qkv_matmul", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "attn_scores", "attn_softmax",
     "attention", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
     "ffn_post_norm", "moe_router_logits", "moe_router", "moe_router_indices", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
-    "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "lm_head",
+    "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "lm_head_raw", "lm_head",
 ]  # fmt: skip
-ADDITIONS = {"q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits"}
+ADDITIONS = {"q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "lm_head_raw"}
 
 
 @pytest.mark.contract("STAGES-INTERCHANGE-1")
@@ -24,7 +24,7 @@ def test_names_and_order() -> None:
 
 @pytest.mark.contract("STAGES-INTERCHANGE-1")
 def test_whole_model_stages_and_additions() -> None:
-    assert [stage.name for stage in STAGES if not stage.per_layer] == ["final_norm", "lm_head"]
+    assert [stage.name for stage in STAGES if not stage.per_layer] == ["final_norm", "lm_head_raw", "lm_head"]
     assert [stage.name for stage in STAGES if stage.first_layer_only] == ["embedding"]
     assert {stage.name for stage in STAGES if stage.addition} == ADDITIONS
 
@@ -73,7 +73,7 @@ def test_stages_read_others_of_their_layer_and_come_after_them() -> None:
 
 
 def test_what_holds_of_single_stages() -> None:
-    assert [stage.name for stage in STAGES if stage.is_logits] == ["lm_head"]
+    assert [stage.name for stage in STAGES if stage.is_logits] == ["lm_head_raw", "lm_head"]
     assert [stage.name for stage in STAGES if stage.rows_sum_to_1] == ["attn_softmax"]
     assert [stage.name for stage in STAGES if stage.is_masked] == ["attn_scores", "attn_softmax"]
     assert [stage.name for stage in STAGES if stage.is_sum] == ["qkv_bias", "post_attn_residual", "post_ffn_residual"]

@@ -40,6 +40,13 @@ LAYER: dict[str, list[str]] = {
         "ffn_post_norm", "post_ffn_residual",
     ],
     "phi3": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "olmo2": [
+        "qkv_matmul", "q_norm", "k_norm", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE[1:], "ffn_post_norm",
+        "post_ffn_residual",
+    ],
+    "glm4": [
+        "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
+    ],
 }  # fmt: skip
 
 

@@ -77,7 +77,14 @@ def test_what_holds_of_single_stages() -> None:
     assert [stage.name for stage in STAGES if stage.rows_sum_to_1] == ["attn_softmax"]
     assert [stage.name for stage in STAGES if stage.is_masked] == ["attn_scores", "attn_softmax"]
     assert [stage.name for stage in STAGES if stage.is_sum] == ["qkv_bias", "post_attn_residual", "post_ffn_residual"]
-    assert {stage.name for stage in STAGES if stage.optional} == {"qkv_bias", "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm"}
+    assert {stage.name for stage in STAGES if stage.optional} == {
+        "qkv_bias",
+        "q_norm",
+        "k_norm",
+        "attn_post_norm",
+        "ffn_post_norm",
+        "lm_head_raw",
+    }
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}
     assert not is_logits(None)
     assert not is_logits("no_such_stage")

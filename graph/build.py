@@ -6,6 +6,7 @@ from aprgraph.graph.builder import GraphBuilder
 from aprgraph.graph.errors import UnsupportedModelError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
+from aprgraph.graph.ops import weights_of
 from aprgraph.graph.side_tensors import pattern_of
 from aprgraph.graph.verify import verify
 
@@ -31,7 +32,7 @@ def _name_of(model: Model) -> str:
 def _refuse_unused(graph: Graph, model: Model) -> None:
     """Raise UnsupportedModelError if the file has a tensor that no node uses and that may not be left out, or the reverse."""
     left_out = {name for group in model.left_out for name in group.names}
-    used = {str(name): node for node in graph.with_op("weight") for name in (node.name, node.attrs.get("scale")) if name}
+    used = {str(name): node for node in weights_of(graph) for name in (node.name, node.attrs.get("scale")) if name}
     needed = next((name for name in used if name in left_out), None)
     if needed is not None:
         user = graph.users(used[needed].name)[0]

@@ -181,6 +181,7 @@ class Graph:
 
     def staged(self) -> list[Node]:
         """The nodes that are a stage of the model, in execution order (taps are not stages)."""
+        # By name: what ops are is declared above this module, in graph/ops.
         return [node for node in self if node.stage is not None and node.op != "tap"]
 
     @property

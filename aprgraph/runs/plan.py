@@ -15,6 +15,7 @@ from aprgraph.graph.errors import PlanError, TokenError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import taps_of, weights_of
+from aprgraph.graph.passes.fix_context import context_choices
 from aprgraph.graph.passes.pipeline import early_graph, executed_graph, recorded_graph
 from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import is_logits
@@ -161,7 +162,7 @@ def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], opti
 
 def _context_notes(graph: Graph, prompt: int, total: int) -> list[str]:
     """Where generating takes a run beyond the context up to which LongRoPE's short factors are for: see the pass fix-context."""
-    limits = {node.attr_int("limit") for node in graph.with_op("context_choice")}
+    limits = {node.attr_int("limit") for node in context_choices(graph)}
     return [
         f"with {total - prompt} generated positions the run goes beyond {limit}, so all of it, the prompt of {prompt} too, turns by the "
         "long factors of LongRoPE; transformers turns the prompt by the short ones, and switches when a pass gets there"

@@ -14,6 +14,7 @@ import networkx as nx
 from aprgraph.graph.export.layering import Box, Link
 from aprgraph.graph.export.placement import Placed, place
 from aprgraph.graph.export.view import EdgeView, GroupView, View
+from aprgraph.graph.ops import Role, traits_named
 
 PADDING = 18.0
 TITLE_BAR = 30.0
@@ -72,7 +73,7 @@ def make_scene(view: View, sizes: Mapping[str, tuple[float, float]]) -> Scene:
     edges = [edge for edge in view.edges if not edge.repeat]
     groups = _drawable(view, edges)
     # What all layers share, such as the angles of RoPE, comes in at the side.
-    shared = {node.id for node in view.nodes if node.stage is None and node.layers is None and node.op != "input"}
+    shared = {node.id for node in view.nodes if node.stage is None and node.layers is None and traits_named(node.op).role is not Role.INPUT}
     loose = {node.id for node in view.nodes if node.layers is None}
     kept: dict[object, Placed] = {}
     clusters = {group.id: _cluster(group, edges, sizes, shared, kept) for group in groups}

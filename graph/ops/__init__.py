@@ -38,7 +38,12 @@ def complete_attrs(node: Node) -> Mapping[str, Attr]:
 
 def traits_of(node: Node) -> Traits:
     """The traits of a node's op; none of an op that the table lacks, which a graph may name until it is verified."""
-    return OPS[node.op].traits if node.op in OPS else NO_TRAITS
+    return traits_named(node.op)
+
+
+def traits_named(op: str) -> Traits:
+    """The traits of the op of a name; none of one that the table lacks."""
+    return OPS[op].traits if op in OPS else NO_TRAITS
 
 
 def is_weight(node: Node) -> bool:
@@ -117,6 +122,7 @@ __all__ = [
     "state_type",
     "states_of",
     "taps_of",
+    "traits_named",
     "traits_of",
     "weights_of",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from aprgraph.graph.ir import Attr, Dim, TensorType
+from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
 from aprgraph.graph.ops.traits import Traits
 
@@ -23,6 +23,11 @@ DEFAULTS: Mapping[str, Attr] = {"causal": True}
 def is_causal(attrs: Attrs) -> bool:
     """Whether no query attends to later keys."""
     return bool(attrs.get("causal", DEFAULTS["causal"]))
+
+
+def scores_by_layer(graph: Graph) -> dict[int | None, Node]:
+    """By layer, the node of the scores: its attributes say how many heads there are, and what they attend to."""
+    return {node.layer: node for node in graph.with_op("attn_scores")}
 
 
 def attention_mask(n: int, t: int, window: int, *, causal: bool = True) -> Array:

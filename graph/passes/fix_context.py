@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aprgraph.graph.ir import Graph
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops.rope import CONTEXT_CHOICE
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,24 @@ class FixContext:
     name: ClassVar[str] = "fix-context"
 
     def __call__(self, graph: Graph) -> Graph:
-        if not graph.with_op("context_choice"):
+        if not context_choices(graph):
             return graph
         result = Graph(graph.name, graph.attrs)
         instead: dict[str, str] = {}
         for node in graph:
             operands = [instead.get(name, name) for name in graph.operand_names(node.name)]
-            if node.op == "context_choice":
+            if node.op == CONTEXT_CHOICE.name:
                 instead[node.name] = operands[self.positions > node.attr_int("limit")]
             else:
                 result.add(node, operands)
         result.outputs = tuple(instead.get(name, name) for name in graph.outputs)
         return result
+
+
+def context_choices(graph: Graph) -> list[Node]:
+    """What is still to be decided by the length of the run."""
+    # By name: this pass is there for the one op that kernels do not know.
+    return graph.with_op(CONTEXT_CHOICE.name)
 
 
 def fix_context(graph: Graph, positions: int) -> Graph:

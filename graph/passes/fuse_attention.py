@@ -26,6 +26,7 @@ class FuseAttention:
     def __call__(self, graph: Graph) -> Graph:
         fused: dict[str, tuple[Node, tuple[str, ...]]] = {}
         gone: set[str] = set()
+        # By name: these three ops are the pattern that the pass is for.
         for mix in graph.with_op("attn_mix"):
             softmax, v = graph.operands(mix.name)
             if softmax.op != "attn_softmax" or not self._private(graph, softmax):

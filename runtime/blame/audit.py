@@ -162,19 +162,19 @@ class Auditor:
     def locals(self) -> Iterator[LocalError]:
         """One local error per tensor of the trace that is a stage of the model, in execution order."""
         last = max(self.recorded.steps, default=-1)
-        caches: dict[str, Array] = {}
+        states: dict[str, Array] = {}
         lost: frozenset[str] = frozenset()
         for step in range(last + 1):
             tensors = self.recorded.of_step(step)
-            replay = self.replayer.replay(step, caches, lost, keep_caches=step < last)
-            found = {local.key: local for local in self._evaluate(step, replay, tensors, caches)}
+            replay = self.replayer.replay(step, states, lost, keep_states=step < last)
+            found = {local.key: local for local in self._evaluate(step, replay, tensors, states)}
             for tensor in tensors.values():
                 yield found.get(tensor.entry.key) or self._unknown(tensor, self._why_not(tensor, lost))
             lost |= self.replayer.lost(replay)
 
-    def _evaluate(self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], caches: dict[str, Array]) -> Iterator[LocalError]:
+    def _evaluate(self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], states: dict[str, Array]) -> Iterator[LocalError]:
         targets = {name for name in replay.graph.outputs if name in tensors}
-        for node, value in self.replayer.run(replay, caches):
+        for node, value in self.replayer.run(replay, states):
             self._judge.see(step, replay.graph, node, value)
             if node.name in targets:
                 yield self._judge.judge(step, tensors[node.name], value, replay)

@@ -21,12 +21,13 @@ from aprgraph.runtime.trace.aprt import F32
 class Replay:
     """One step as a graph whose outputs are the recorded tensors that can be computed again, and what it is evaluated on.
 
-    ``inputs`` are token ids, positions and recorded tensors by node; ``caches`` hold the rows of earlier steps.
+    ``inputs`` are token ids, positions and recorded tensors by node; ``states`` are what earlier steps left, such as the
+    rows of KV caches.
     """
 
     graph: Graph
     inputs: Mapping[str, Array]
-    caches: Mapping[str, Array]
+    states: Mapping[str, Array]
     order: Mapping[str, int]
 
 
@@ -76,8 +77,8 @@ class Replayer:
     def __init__(self, graph: Graph, recorded: Recorded, weights: DecodedWeights) -> None:
         self.graph, self.recorded, self._weights = graph, recorded, weights
 
-    def replay(self, step: int, caches: Mapping[str, Array], lost: frozenset[str], *, keep_caches: bool) -> Replay:
-        """The replay of one step; ``caches`` is what the steps before it left, but for those ``lost``."""
+    def replay(self, step: int, states: Mapping[str, Array], lost: frozenset[str], *, keep_states: bool) -> Replay:
+        """The replay of one step; ``states`` is what the steps before it left, but for those ``lost``."""
         recorded, tensors = self.recorded, self.recorded.of_step(step)
         tokens, start, length = recorded.pass_tokens(step), recorded.pass_start(step), recorded.pass_length(step)
         inputs: dict[str, Array] = {}
@@ -85,7 +86,7 @@ class Replayer:
             inputs["tokens"] = np.asarray(tokens, dtype=np.int64)
         if start is not None and length is not None:
             inputs["positions"] = np.arange(start, start + length)
-        kept = [node.name for node in states_of(self.graph)] if keep_caches else []
+        kept = [node.name for node in states_of(self.graph)] if keep_states else []
         transform = ReplayRecorded(
             sources=frozenset(name for name, tensor in tensors.items() if tensor.is_whole),
             targets=frozenset(name for name, tensor in tensors.items() if tensor.is_readable),
@@ -95,26 +96,26 @@ class Replayer:
         )
         graph = Prune()(transform(self.graph))  # not verified: for a long trace that takes longer than the replay
         order = {node.name: index for index, node in enumerate(graph)}
-        return Replay(graph, ReplayInputs(inputs, tensors, recorded), dict(caches), order)
+        return Replay(graph, ReplayInputs(inputs, tensors, recorded), dict(states), order)
 
     def replay_of(self, step: int) -> Replay:
-        """The replay of one step, with the caches that the steps before it leave."""
-        caches: dict[str, Array] = {}
+        """The replay of one step, with the states that the steps before it leave."""
+        states: dict[str, Array] = {}
         lost: frozenset[str] = frozenset()
         for earlier in range(step):
-            replay = self.replay(earlier, caches, lost, keep_caches=True)
-            for _ in self.run(replay, caches):
+            replay = self.replay(earlier, states, lost, keep_states=True)
+            for _ in self.run(replay, states):
                 pass
             lost |= self.lost(replay)
-        return self.replay(step, caches, lost, keep_caches=False)
+        return self.replay(step, states, lost, keep_states=False)
 
-    def run(self, replay: Replay, caches: dict[str, Array] | None = None, *, graph: Graph | None = None) -> Iterator[tuple[Node, Array]]:
-        """Every computed node of a replay, or of a part of its graph, with its value in float64; ``caches`` is brought up to date."""
-        states = dict(replay.caches) if caches is None else caches
+    def run(self, replay: Replay, states: dict[str, Array] | None = None, *, graph: Graph | None = None) -> Iterator[tuple[Node, Array]]:
+        """Every computed node of a replay, or of a part of its graph, with its value in float64; ``states`` is brought up to date."""
+        states = dict(replay.states) if states is None else states
         return evaluate(graph or replay.graph, replay.inputs, self._weights.read, states)
 
     def lost(self, replay: Replay) -> frozenset[str]:
-        """The caches that a replay does not bring up to date."""
+        """The states that a replay does not bring up to date."""
         return frozenset(node.name for node in states_of(self.graph) if node.name not in replay.graph)
 
     def recompute(self, replay: Replay, tensor: RecordedTensor, inputs: Mapping[str, Array]) -> F32:

@@ -7,6 +7,7 @@ from functools import cached_property
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
+from aprgraph.graph.passes.fix_context import context_choices
 from aprgraph.graph.passes.pipeline import recorded_graph
 from aprgraph.graph.plan import Plan
 from aprgraph.runtime.decoded_weights import DecodedWeights
@@ -34,7 +35,7 @@ class ReplayedModel:
         """A number of positions with which the model's graph chooses as a ``recorded`` one has chosen; None where that shows no choice."""
         if recorded is None:
             return None
-        for choice in self._graph.with_op("context_choice"):
+        for choice in context_choices(self._graph):
             short, long = (name in recorded for name in self._graph.operand_names(choice.name))
             if short != long:
                 return choice.attr_int("limit") + (1 if long else 0)

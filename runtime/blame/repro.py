@@ -17,7 +17,7 @@ from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, Role, has_state, is_input, is_own_state, is_weight, operand_named, traits_of
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.runtime.blame.audit import Auditor
@@ -29,6 +29,9 @@ from aprgraph.runtime.trace.reader import Trace
 SCRIPT = "repro.py"
 #: The digests of what was written.
 _SIGNATURE = "repro.json"
+
+#: What ends the name of a state that earlier passes left, where that is not the node's value.
+_STATE = ".state"
 
 _TEMPLATE = '''"""{title}
 
@@ -140,18 +143,20 @@ def _write(part: Path, auditor: Auditor, local: LocalError) -> None:
     body = []
     value: Array | None = None
     for node, value in auditor.replayer.run(replay, graph=graph):
-        if node.op in ("input", "recorded", "cache"):
+        if _is_saved(node):
             name = node.name.removeprefix(PREFIX)
-            np.save(part / f"{name}.npy", value if node.op == "input" else value.astype(np.float32))
+            np.save(part / f"{name}.npy", value if is_input(node) else value.astype(np.float32))
+        elif has_state(node) and node.name in replay.states:
+            np.save(part / f"{node.name}{_STATE}.npy", replay.states[node.name])
     assert value is not None
-    cached = {node.name for node in graph.with_op("cache")}
+    cached = {node.name for node in graph if is_own_state(node)}
     needed = _behind_caches(graph, target.name, cached)
     for node in graph:
         if node.name not in needed:
             continue
-        if node.op == "weight":
+        if is_weight(node):
             _save_weight(part, model, graph, node)
-        body.append(_line(graph, node, cached, target.name))
+        body.append(_line(graph, node, target.name, has_earlier=node.name in replay.states))
     tensor = auditor.recorded.of_step(step)[target.name]
     expected: Array = value
     if tensor.last_axis is not None:
@@ -160,7 +165,7 @@ def _write(part: Path, auditor: Auditor, local: LocalError) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         np.save(part / "expected.npy", expected.astype(np.float32))
     np.save(part / "actual.npy", np.asarray(auditor.recorded.load(tensor)))
-    inputs = [node.name.removeprefix(PREFIX) for node in graph if node.name in needed and node.op in ("recorded", "input", "cache")]
+    inputs = [node.name.removeprefix(PREFIX) for node in graph if node.name in needed and _is_saved(node)]
     script = _TEMPLATE.format(
         title=_printable(f"{local.label} of {trace.directory}, alone: what it should have given, and what it gave."),
         origin=_printable(
@@ -191,14 +196,21 @@ def _behind_caches(graph: Graph, target: str, cached: set[str]) -> set[str]:
     return needed
 
 
-def _line(graph: Graph, node: Node, cached: set[str], target: str) -> str:
-    """The statement that gives a node its value."""
+def _is_saved(node: Node) -> bool:
+    """Whether the node's value is an array of the folder: what the stage is given, and the rows that earlier passes left too."""
+    return traits_of(node).role in (Role.INPUT, Role.RECORDED) or is_own_state(node)
+
+
+def _line(graph: Graph, node: Node, target: str, *, has_earlier: bool) -> str:
+    """The statement that gives a node its value; ``has_earlier``: earlier passes left it a state."""
     left = "expected" if node.name == target else _identifier(node.name)
-    if node.op in ("input", "weight", "recorded") or node.name in cached:
-        shape = f"  # {node.type}" if node.op == "weight" else ""
+    if is_weight(node) or _is_saved(node):
+        shape = f"  # {node.type}" if is_weight(node) else ""
         return f"{left} = stage.load({node.name.removeprefix(PREFIX)!r}){shape}"
     operands = [_identifier(name) for name in graph.operand_names(node.name)]
     attrs = [f"{name}={value!r}" for name, value in node.attrs.items()]
+    if has_state(node) and has_earlier:
+        attrs.append(f"earlier=stage.load({node.name + _STATE!r})")
     return f"{left} = stage.op({', '.join([repr(node.op), *operands, *attrs])})"
 
 
@@ -232,16 +244,13 @@ _ROWS = 4096
 def _rows_read(part: Path, graph: Graph, node: Node, rows: int) -> Iterator[tuple[int, int]]:
     """The ranges of rows that the stage reads: those of the tokens, or of the chosen experts, if that is all."""
     users = graph.users(node.name)
-    if len(users) == 1 and users[0].op == "embed":
-        for token in np.unique(np.load(part / f"{graph.operand_names(users[0].name)[0]}.npy")):
-            yield int(token), int(token) + 1
-        return
-    ids = graph.operands(users[0].name)[1] if users and users[0].op == "expert_linear" else None
-    if ids is not None and ids.op == "recorded" and len(users) == 1:
+    picked_by = traits_of(users[0]).picks_rows_by if len(users) == 1 else None
+    ids = None if picked_by is None else operand_named(graph, users[0], picked_by)
+    if ids is not None and _is_saved(ids):
         chosen = np.load(part / f"{ids.name.removeprefix(PREFIX)}.npy")
-        each = rows // graph[node.name].type.bind()[0]
-        for expert in np.unique(chosen[np.isfinite(chosen)]).astype(int):
-            yield int(expert) * each, (int(expert) + 1) * each
+        each = rows // node.type.bind()[0]
+        for one in np.unique(chosen[np.isfinite(chosen)]).astype(int):
+            yield int(one) * each, (int(one) + 1) * each
         return
     for start in range(0, rows, _ROWS):
         yield start, min(start + _ROWS, rows)

@@ -27,12 +27,12 @@ class StageAlone:
         array: Array = np.load(self._folder / f"{name}.npy")
         return array.astype(np.int64 if array.dtype.kind == "i" else np.float64)
 
-    def op(self, name: str, *operands: Array, **attrs: Attr) -> Array:
-        """What an op gives, in float64 NumPy: its ``reference`` in aprgraph/graph/ops."""
-        function = OPS[name].reference
+    def op(self, name: str, *operands: Array, earlier: Array | None = None, **attrs: Attr) -> Array:
+        """What an op gives, in float64 NumPy: its ``reference`` in aprgraph/graph/ops. ``earlier`` is its state before the pass."""
+        function, state = OPS[name].reference, OPS[name].traits.state
         assert function is not None, f"{name} has no reference"
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            return function(operands, attrs)
+            return function(operands, attrs) if state is None else state.advance(operands, attrs, earlier)[0]
 
     def compare(self, expected: Array, stage: str, profile: str, limit: float) -> None:
         """Compare ``actual.npy`` with ``expected`` as blame does a tensor of ``stage``, print how far it is off, and exit.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from aprgraph.graph.ops import weights_of
+from aprgraph.graph.ops.attention import scores_by_layer
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Class
@@ -49,7 +50,7 @@ def unreached(a: Trace, b: Trace) -> Iterator[str]:
         if graph is None or trace.info is None or not trace.info.tokens:
             continue
         positions = len(trace.info.tokens) + max((entry.step for entry in trace.entries), default=0)
-        windows = {node.layer: node.attr_int("window") for node in graph.with_op("attn_scores")}
+        windows = {layer: node.attr_int("window") for layer, node in scores_by_layer(graph).items()}
         beyond = sorted({window for window in windows.values() if window >= positions})
         if beyond:
             layers = ranges(layer for layer, window in windows.items() if window >= positions and layer is not None)

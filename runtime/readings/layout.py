@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
-from aprgraph.graph.ops.attention import mask_of
+from aprgraph.graph.ops.attention import mask_of, scores_by_layer
+from aprgraph.graph.ops.lookup import EMBED
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 
 _Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS = "H*D", "K*D", "(H+2K)*D"
@@ -40,8 +41,8 @@ def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
     stage = STAGE_BY_NAME.get(node.stage or "")
     letters = stage.dims if stage is not None and len(stage.dims) == len(shape) else tuple(f"axis {i}" for i in range(len(shape)))
     plain = tuple(zip(letters, shape, strict=True))
-    scores = next((other for other in graph if other.op == "attn_scores" and other.layer == node.layer), None)
-    if node.op == "embed":
+    scores = scores_by_layer(graph).get(node.layer)
+    if node.op == EMBED.name:  # by name: its scale is an attribute of this op
         return Layout(plain, scale=node.attr_float("scale"))
     if scores is None or stage is None:
         return Layout(plain)

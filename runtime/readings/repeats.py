@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.ops.attention import scores_by_layer
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.as_read import TraceAsRead
@@ -22,7 +23,7 @@ def without_repeats(trace: Trace, graph: Graph) -> tuple[Trace, tuple[Place, ...
 
     ``graph`` is the model's. Copies have to have the same bits, so that nothing is taken for a copy by its size alone.
     """
-    scores = {node.layer: node for node in graph.with_op("attn_scores")}
+    scores = scores_by_layer(graph)
     readings: dict[Place, tuple[Reading, tuple[int, ...]]] = {}
     shapes: dict[Place, tuple[int, ...]] = {}
     for entry in trace.entries:

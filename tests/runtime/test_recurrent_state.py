@@ -13,6 +13,8 @@ from aprgraph.codegen.kernels import cpu, cuda
 from aprgraph.families import FAMILIES, load_family_file
 from aprgraph.graph.ops import OPS, state_type, states_of
 from aprgraph.graph.passes import OnePass
+from aprgraph.runtime.blame.repro import write_repro
+from aprgraph.runtime.blame.stage_alone import StageAlone
 from aprgraph.runtime.cuda.memory import states_nbytes
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.compiled import compiled
@@ -132,6 +134,23 @@ def test_the_audit_replays_the_state_of_every_step(model: Path, tmp_path: Path) 
     found = audit(trace, model)
     assert [local.label for local in found.wrong] == []
     assert found.replayed == len(trace.entries)
+
+
+def test_a_script_of_one_stage_begins_with_the_state_of_earlier_steps(model: Path, tmp_path: Path) -> None:
+    trace = compiled(model).run("all", LAYERS, tokens=TOKENS, directory=tmp_path / "t", max_tokens=3, steps="0..3")
+    entry = next(entry for entry in trace.entries if (entry.step, entry.layer, entry.stage) == (2, 1, "ffn_swigl"))
+    wrong = Trace.open(trace.directory)
+    path = trace.directory / str(entry.file)
+    path.write_bytes(path.read_bytes()[:-4] + np.float32(3).tobytes())
+    (local,) = (local for local in audit(wrong, model).wrong if local.key == entry.key)
+    script = write_repro(tmp_path / "alone", wrong, load(model).model, local)
+    assert "earlier=stage.load('layer1.ffn_swigl.state')" in script.read_text()
+    expected = np.load(script.parent / "expected.npy")
+    np.testing.assert_allclose(expected.reshape(-1)[:-1], np.load(script.parent / "actual.npy").reshape(-1)[:-1], rtol=1e-5, atol=1e-6)
+    stage = StageAlone(str(script))
+    operands = (stage.load("layer1.ffn_up"), stage.load("layer1.ffn_silu"))
+    alone = stage.op("gated_recurrence", *operands, earlier=stage.load("layer1.ffn_swigl.state"))
+    np.testing.assert_allclose(alone, expected, rtol=1e-6)
 
 
 @pytest.mark.skipif(host_compiler() is None, reason="no g++ 12 or later, with which kernels are compiled for the CPU")

@@ -15,7 +15,7 @@ from gguf.quants import dequantize, quantize
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import OPS
+from aprgraph.graph.ops import OPS, is_input, is_weight, traits_of
 from aprgraph.runtime.decoded_weights import decode_weight
 
 F64 = npt.NDArray[np.float64]
@@ -129,13 +129,13 @@ def run_in(
     values: dict[str, npt.NDArray[np.generic]] = {}
     decode = weights if callable(weights) else (lambda node: decode_weight(model, node))
     for node in graph:
-        if node.op == "weight":
+        if is_weight(node):
             continue
-        if node.op == "input":
+        if is_input(node):
             values[node.name] = np.asarray(tokens) if node.name == "tokens" else np.arange(len(tokens))
             continue
         operands = [values[name] if name in values else decode(graph[name]) for name in graph.operand_names(node.name)]
-        rounding = inputs if "linear" in node.op else attention_inputs or inputs
+        rounding = inputs if traits_of(node).is_matmul else attention_inputs or inputs
         for index in _INPUTS.get(node.op, ()):
             operands[index] = rounding(operands[index])
         function = OPS[node.op].reference

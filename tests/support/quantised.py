@@ -12,6 +12,7 @@ import numpy as np
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import load_model
+from aprgraph.graph.ops import is_tap, is_weight
 from aprgraph.graph.passes import InsertTaps, Prune, run_passes
 from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.text import print_graph
@@ -105,14 +106,14 @@ class Quantised:
 
     @staticmethod
     def _is_quantised(node: Node) -> bool:
-        return node.op == "weight" and len(node.type.dims) > 1 and "gate_inp" not in node.attr_str("tensor")
+        return is_weight(node) and len(node.type.dims) > 1 and "gate_inp" not in node.attr_str("tensor")
 
     def _trace(
         self, name: str, graph: Graph | None, tokens: Sequence[int], weights: Callable[[Node], F64], says: Mapping[str, str]
     ) -> MemoryTrace:
         tensors = {}
         for node, value in run_in(self.graph, self.model, tokens, weights=weights):
-            if node.op == "tap":
+            if is_tap(node):
                 assert node.stage is not None
                 recorded = value.astype(np.float32)
                 shape = (recorded.size,) if node.stage == "lm_head" else recorded.shape

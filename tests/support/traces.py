@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.ops import is_tap
 from aprgraph.graph.passes import AllPositions, InsertTaps, Prune, run_passes
 from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.text import print_graph
@@ -86,7 +87,7 @@ def trace_model(
     graph = run_passes(build_graph(model), [*passes, InsertTaps(parse_plan(taps, f"0..{layers}")), Prune()])
     writer = TraceWriter(directory)
     for node, value in run_reference(graph, model, tokens):
-        if node.op != "tap":
+        if not is_tap(node):
             continue
         assert node.stage is not None
         name = node.name.removeprefix("tap.")

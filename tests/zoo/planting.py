@@ -18,7 +18,7 @@ from tests.zoo.subjects import Subject
 class Call:
     """One node about to be computed, in one pass of a run.
 
-    ``values`` are those of the nodes before it in this pass; ``earlier`` are, for a cache, the rows of earlier passes.
+    ``values`` are those of the nodes before it in this pass; ``earlier`` is the state that earlier passes left: of a cache, their rows.
     """
 
     subject: Subject

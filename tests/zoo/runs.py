@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, has_state, is_input, is_own_state, is_tap, is_weight, traits_of
 from aprgraph.graph.plan import Plan
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.place import Place
@@ -78,32 +78,32 @@ def _text(subject: Subject, plan: Plan) -> str:
 def run(subject: Subject, seed: int, plant: Plant = NOTHING, tokens: Sequence[int] = TOKENS) -> Run:
     """Run a model in float32 of the given seed, with what ``plant`` puts into it."""
     result = Run(subject, tuple(tokens))
-    caches: dict[str, Array] = {}
+    states: dict[str, Array] = {}
     for step in range(subject.steps):
         given = tokens if step == 0 else result.generated[-1:]
         start = 0 if step == 0 else len(tokens) + step - 1
-        values = _pass(result, Float32(seed), plant, step, np.asarray(given), start, caches)
+        values = _pass(result, Float32(seed), plant, step, np.asarray(given), start, states)
         if subject.steps > 1:
             result.generated.append(int(values["lm_head"][-1].argmax()))
     return result
 
 
 def _pass(
-    result: Run, arithmetic: Float32, plant: Plant, step: int, tokens: Array, start: int, caches: dict[str, Array]
+    result: Run, arithmetic: Float32, plant: Plant, step: int, tokens: Array, start: int, states: dict[str, Array]
 ) -> dict[str, Array]:
     subject = result.subject
     graph = subject.graph
     values: dict[str, Array] = {"tokens": tokens.astype(np.int64), "positions": np.arange(start, start + len(tokens))}
     misread = {name: _read_wrongly(subject, plant, name) for name in plant.weights}
     for node in graph:
-        if node.op in ("weight", "input"):
+        if is_weight(node) or is_input(node):
             continue
         names = graph.operand_names(node.name)
-        if node.op == "tap":
+        if is_tap(node):
             _record(result, step, node, names[0], values[names[0]])
             continue
         right = [values[name] if name in values else subject.weight(graph[name].attr_str("tensor")) for name in names]
-        call = Call(subject, node, right, values, step, arithmetic, caches.get(node.name))
+        call = Call(subject, node, right, values, step, arithmetic, states.get(node.name))
         patch = plant.nodes.get(node.name) if step in plant.steps else None
         if patch is not None:
             with np.errstate(all="ignore"):
@@ -114,15 +114,22 @@ def _pass(
             values[node.name] = _computed(call)
         if patch is not None or any(name in misread for name in names):
             result.visible[step, node.name] = distance(values[node.name], _computed(call))
-        if node.op == "cache":
-            caches[node.name] = values[node.name]
+        if has_state(node):
+            states[node.name] = values[node.name] if is_own_state(node) else _advanced(call)[1]
     return values
 
 
 def _computed(call: Call) -> Array:
-    if call.node.op == "cache" and call.earlier is not None:
-        return np.concatenate([call.earlier, call.operands[0]])
-    return call.compute()
+    return _advanced(call)[0] if has_state(call.node) else call.compute()
+
+
+def _advanced(call: Call) -> tuple[Array, Array]:
+    """The value of a node with a state, and that state after the pass, both f32."""
+    state = traits_of(call.node).state
+    assert state is not None
+    with np.errstate(all="ignore"):
+        value, after = state.advance(call.operands, call.node.attrs, call.earlier)
+    return np.asarray(value, np.float32), np.asarray(after, np.float32)
 
 
 def _read_wrongly(subject: Subject, plant: Plant, tensor: str) -> F32:

@@ -10,6 +10,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.tir import Arithmetic, Expr, f32, is_nan
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ops import OPS
+from aprgraph.graph.ops.elementwise import SOFT_CAP
 from aprgraph.graph.ops.formula import Elementwise
 
 
@@ -68,6 +69,11 @@ def element(request: KernelRequest, emitter: Arithmetic, operands: Sequence[Expr
     op = OPS[request.op]
     assert isinstance(op, Elementwise)
     return op.value(KernelArithmetic(emitter), operands, request.attrs)
+
+
+def soft_capped(emitter: Arithmetic, x: Expr, cap: float) -> Expr:
+    """An element as the op soft_cap has it."""
+    return SOFT_CAP.value(KernelArithmetic(emitter), [x], {"cap": cap})
 
 
 def inner_dims(request: KernelRequest) -> list[int]:

@@ -10,8 +10,8 @@ from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_
 from aprgraph.graph.ops.base import Array, Op
 from aprgraph.graph.ops.bias_add import BIAS_ADD
 from aprgraph.graph.ops.cache import CACHE
-from aprgraph.graph.ops.elementwise import ADD, GELU, MUL, SCALE_ROWS, SIGMOID, SILU
-from aprgraph.graph.ops.experts import EXPERT_LINEAR, EXPERT_SUM
+from aprgraph.graph.ops.elementwise import ADD, CLAMPED_SWIGLU, GELU, MUL, RELU_SQUARED, SCALE, SCALE_ROWS, SIGMOID, SILU, SOFT_CAP
+from aprgraph.graph.ops.experts import EXPERT_BIAS_ADD, EXPERT_LINEAR, EXPERT_SUM
 from aprgraph.graph.ops.linear import LINEAR
 from aprgraph.graph.ops.lookup import COLUMNS, EMBED, LAST_ROW
 from aprgraph.graph.ops.rms_norm import RMS_NORM
@@ -26,7 +26,8 @@ OPS: dict[str, Op] = {
     for op in (
         INPUT, WEIGHT, RECORDED, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE, CACHE,
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
-        TOP_K, ROUTER_WEIGHTS, EXPERT_LINEAR, EXPERT_SUM, TAP,
+        SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED,
+        TOP_K, ROUTER_WEIGHTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SUM, TAP,
     )
 }  # fmt: skip
 

@@ -4,6 +4,10 @@ A query at row i of n stands at position p = t - n + i and attends to the keys 0
 (t = n) and a later step; with a sliding window of w > 0 to the keys p - w + 1 .. p (Beltagy et al. 2020, arXiv:2004.05150).
 If it is not `causal` (embedding models: BehnamGhader et al. 2024, arXiv:2404.05961), it attends to later keys as well, all of
 them: as in llama.cpp, a window then bounds what lies before alone. Masked positions hold exactly 0 and are never read.
+
+Heads of v, and so those of the result, may have another size than those of q and k. Scores may be capped softly, to `cap` at
+most (Gemma 2, arXiv:2408.00118). Each head may have a sink: a logit beside its scores, which takes its part of the softmax and
+adds nothing to the result (Xiao et al. 2023, arXiv:2309.17453; gpt-oss, arXiv:2508.10925).
 """
 
 from __future__ import annotations
@@ -12,12 +16,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
+from aprgraph.graph.ops.arithmetic import Float64
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
+from aprgraph.graph.ops.elementwise import SOFT_CAP
 from aprgraph.graph.ops.traits import Traits
 
-#: What an attribute is that a graph does not name.
+#: What an attribute is that a graph does not name: of the mask, and of the scores, where a cap of 0 is none.
 DEFAULTS: Mapping[str, Attr] = {"causal": True}
+_SCORE_DEFAULTS: Mapping[str, Attr] = {**DEFAULTS, "cap": 0.0}
 
 
 def is_causal(attrs: Attrs) -> bool:
@@ -28,6 +36,11 @@ def is_causal(attrs: Attrs) -> bool:
 def scores_by_layer(graph: Graph) -> dict[int | None, Node]:
     """By layer, the node of the scores: its attributes say how many heads there are, and what they attend to."""
     return {node.layer: node for node in graph.with_op("attn_scores")}
+
+
+def cap_of(attrs: Attrs) -> float:
+    """The soft cap of scores, 0 for none."""
+    return number({**_SCORE_DEFAULTS, **attrs}, "cap")
 
 
 def attention_mask(n: int, t: int, window: int, *, causal: bool = True) -> Array:
@@ -60,6 +73,7 @@ def _scores(types: Types, attrs: Attrs) -> TensorType:
     q_size, k_size = _heads(q_columns, heads, "q"), _heads(k_columns, kv_heads, "k")
     require(q_size == k_size, f"heads of q have {q_size} elements, heads of k {k_size}")
     require(heads % kv_heads == 0, f"{heads} query heads do not divide among {kv_heads} KV heads")
+    require(cap_of(attrs) >= 0, f"cap is {cap_of(attrs)}, expected a number above 0, or 0 for none")
     return TensorType("f32", (heads, n, t))
 
 
@@ -69,45 +83,54 @@ def _scores_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     n, t = q.shape[0], k.shape[0]
     queries = q.reshape(n, heads, -1).transpose(1, 0, 2)
     keys = np.repeat(k.reshape(t, kv_heads, -1).transpose(1, 2, 0), heads // kv_heads, axis=0)
-    return np.where(mask_of(n, t, attrs), (queries @ keys) * number(attrs, "scale"), 0.0)
+    scores, cap = (queries @ keys) * number(attrs, "scale"), cap_of(attrs)
+    if cap:
+        scores = SOFT_CAP.value(Float64(), [scores], {"cap": cap})
+    return np.where(mask_of(n, t, attrs), scores, 0.0)
 
 
 ATTN_SCORES = Op(
     "attn_scores",
-    "q · k · scale per head, 0 where masked: q [n, H·D], k [t, K·D] -> [H, n, t].",
+    "q · k · scale per head, cap · tanh(that / cap) if `cap` is not 0, 0 where masked: q [n, H·D], k [t, K·D] -> [H, n, t].",
     ("q", "k"),
     infer=_scores,
     reference=_scores_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool},
-    defaults=DEFAULTS,
+    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "cap": float},
+    defaults=_SCORE_DEFAULTS,
     traits=Traits(attended={"k": 0}),
 )
 
 
 def _softmax(types: Types, attrs: Attrs) -> TensorType:
     _check_window(attrs)
-    return TensorType("f32", activation(3, types[0], "scores"))
+    dims = activation(3, types[0], "scores")
+    for sinks in types[1:]:
+        require(sinks.dims == dims[:1], f"the sinks are {sinks}, but the scores are {types[0]}: expected one for each head")
+        require(not weight_format(sinks).arrives_in_blocks, f"the sinks are {sinks}, expected f32, f16 or bf16")
+    return TensorType("f32", dims)
 
 
 def _softmax_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
-    scores = operands[0]
-    _, n, t = scores.shape
+    scores, *sinks = operands
+    heads, n, t = scores.shape
     mask = mask_of(n, t, attrs)
-    shifted = np.where(mask, scores, -np.inf)
-    shifted = shifted - shifted.max(axis=-1, keepdims=True)
-    weights = np.where(mask, np.exp(shifted), 0.0)
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+    logits = np.where(mask, scores, -np.inf)
+    for sink in sinks:
+        logits = np.concatenate([logits, np.broadcast_to(sink[:, None, None], (heads, n, 1))], axis=-1)
+    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(np.where(mask, exponents[..., :t], 0.0) / exponents.sum(axis=-1, keepdims=True))
 
 
 ATTN_SOFTMAX = Op(
     "attn_softmax",
-    "Softmax of each query's scores over the keys that it may attend to, 0 elsewhere: [H, n, t] -> [H, n, t].",
-    ("scores",),
+    "Softmax of each query's scores over the keys that it may attend to, and over its head's sink if there are sinks, 0 elsewhere: "
+    "scores [H, n, t], sinks [H] -> [H, n, t].",
+    ("scores", "sinks?"),
     infer=_softmax,
     reference=_softmax_reference,
     attrs={"window": int, "causal": bool},
     defaults=DEFAULTS,
-    traits=Traits(attended={"scores": 2}),
+    traits=Traits(weights=("sinks",), attended={"scores": 2}),
 )
 
 
@@ -138,7 +161,7 @@ def _mix_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
 
 ATTN_MIX = Op(
     "attn_mix",
-    "softmax · v per head, heads side by side: weights [H, n, t], v [t, K·D] -> [n, H·D].",
+    "softmax · v per head, heads side by side: weights [H, n, t], v [t, K·V] -> [n, H·V].",
     ("weights", "v"),
     infer=_mix,
     reference=_mix_reference,
@@ -149,25 +172,24 @@ ATTN_MIX = Op(
 
 
 def _attention(types: Types, attrs: Attrs) -> TensorType:
-    q, k, v = types
-    scores = _scores((q, k), attrs)
-    return _mix((scores, v), attrs)
+    q, k, v, *sinks = types
+    return _mix((_softmax((_scores((q, k), attrs), *sinks), attrs), v), attrs)
 
 
 def _attention_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
-    q, k, v = operands
-    weights = _softmax_reference([_scores_reference([q, k], attrs)], attrs)
+    q, k, v, *sinks = operands
+    weights = _softmax_reference([_scores_reference([q, k], attrs), *sinks], attrs)
     return _mix_reference([weights, v], attrs)
 
 
 ATTENTION = Op(
     "attention",
     "attn_scores, attn_softmax and attn_mix in one, for when neither scores nor softmax is tapped: "
-    "q [n, H·D], k [t, K·D], v [t, K·D] -> [n, H·D].",
-    ("q", "k", "v"),
+    "q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> [n, H·V].",
+    ("q", "k", "v", "sinks?"),
     infer=_attention,
     reference=_attention_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool},
-    defaults=DEFAULTS,
-    traits=Traits(attended={"k": 0, "v": 0}),
+    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "cap": float},
+    defaults=_SCORE_DEFAULTS,
+    traits=Traits(weights=("sinks",), attended={"k": 0, "v": 0}),
 )

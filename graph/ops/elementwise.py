@@ -15,6 +15,16 @@ def _gelu(m: Arithmetic, x: Any) -> Any:
     return x / (1.0 + m.exp(inner * (-2.0 * math.sqrt(2.0 / math.pi))))
 
 
+def _clamped_swiglu(m: Arithmetic, gate: Any, up: Any, *, limit: float, alpha: float) -> Any:
+    gate, up = m.minimum(gate, limit), m.maximum(m.minimum(up, limit), -limit)
+    return gate / (1.0 + m.exp(gate * -alpha)) * (up + 1.0)
+
+
+def _relu_squared(m: Arithmetic, x: Any) -> Any:
+    positive = m.maximum(x, 0.0)
+    return positive * positive
+
+
 ADD = declare("add", lambda _, a, b: a + b, "a + b, of one shape.")
 MUL = declare("mul", lambda _, a, b: a * b, "a · b, of one shape.")
 SILU = declare("silu", lambda m, x: x / (1.0 + m.exp(-x)), "x / (1 + exp(-x)) (Elfwing et al. 2017, arXiv:1702.03118).")
@@ -30,3 +40,13 @@ SCALE_ROWS = declare(
     "Each row times its factor: x [n, C], factors [n, 1] -> [n, C].",
     per_row=("factors",),
 )
+SCALE = declare("scale", lambda _, x, *, factor: x * factor, "x · factor.")
+SOFT_CAP = declare(
+    "soft_cap", lambda m, x, *, cap: m.tanh(x / cap) * cap, "cap · tanh(x / cap): x where it is small, ±cap at most (arXiv:2408.00118)."
+)
+CLAMPED_SWIGLU = declare(
+    "clamped_swiglu",
+    _clamped_swiglu,
+    "g · sigmoid(alpha · g) · (u + 1), of g = min(gate, limit) and up clamped to ±limit, u (gpt-oss, arXiv:2508.10925).",
+)
+RELU_SQUARED = declare("relu_squared", _relu_squared, "max(x, 0)² (So et al. 2021, arXiv:2109.08668).")

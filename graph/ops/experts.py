@@ -46,6 +46,31 @@ EXPERT_LINEAR = Op(
 )
 
 
+def _expert_bias_add(types: Types, _attrs: Attrs) -> TensorType:
+    x, ids, bias = types
+    rows, k, columns = activation(3, x, "x")
+    require(ids == TensorType("f32", (rows, k)), f"x is {x}, but the ids are {ids}")
+    require(bias.dims[1:] == (columns,), f"the experts' bias is {bias}, but x is {x}: expected [experts, {columns}]")
+    return x
+
+
+def _expert_bias_add_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
+    x, ids, bias = operands
+    known = ~np.isnan(ids)
+    chosen = np.asarray(bias[np.where(known, ids, 0).astype(np.int64).reshape(-1)]).reshape(x.shape)
+    return np.where(known[..., None], x + chosen, np.nan)
+
+
+EXPERT_BIAS_ADD = Op(
+    "expert_bias_add",
+    "x plus the biases of each position's experts: x [n, k, C], ids [n, k], bias [X, C] -> [n, k, C].",
+    ("x", "ids", "bias"),
+    infer=_expert_bias_add,
+    reference=_expert_bias_add_reference,
+    traits=Traits(weights=("bias",), picks_rows_by="ids", is_rowwise=True),
+)
+
+
 def _expert_sum(types: Types, _attrs: Attrs) -> TensorType:
     rows, k, columns = activation(3, types[0], "x")
     require(types[1] == TensorType("f32", (rows, k)), f"x is {types[0]}, but the weights are {types[1]}")

@@ -31,11 +31,11 @@ class FuseAttention:
             softmax, v = graph.operands(mix.name)
             if softmax.op != "attn_softmax" or not self._private(graph, softmax):
                 continue
-            (scores,) = graph.operands(softmax.name)
+            scores, *sinks = graph.operands(softmax.name)
             if scores.op != "attn_scores" or not self._private(graph, scores) or not _mask(scores) == _mask(softmax) == _mask(mix):
                 continue
             node = Node(mix.name, "attention", mix.type, dict(scores.attrs), mix.stage, mix.layer)
-            fused[mix.name] = (node, (*graph.operand_names(scores.name), v.name))
+            fused[mix.name] = (node, (*graph.operand_names(scores.name), v.name, *(sink.name for sink in sinks)))
             gone |= {softmax.name, scores.name}
         result = Graph(graph.name, graph.attrs)
         for node in graph:

@@ -69,3 +69,18 @@ def test_the_recorded_graph_stays_as_the_model_is() -> None:
 def test_an_artifact_has_the_kernels_of_both() -> None:
     ops = {node.op for graph in compiled_graphs(parse_graph(SEPARATE)) for node in graph}
     assert {"attn_scores", "attn_softmax", "attn_mix", "attention"} <= ops
+
+
+def test_the_cap_and_the_sinks_go_along() -> None:
+    text = SEPARATE.replace("{heads = 4, kv_heads = 2, scale = 0.5", "{cap = 5.0, heads = 4, kv_heads = 2, scale = 0.5")
+    sinks = '  %sinks = weight {dims = [4], dtype = "f32", tensor = "sinks"} : f32[4]\n'
+    text = text.replace("  %layer0.attn_softmax", sinks + "  %layer0.attn_softmax")
+    graph = parse_graph(text.replace("attn_softmax(%layer0.attn_scores)", "attn_softmax(%layer0.attn_scores, %sinks)"))
+    verify(graph)
+    result = run_passes(graph, [FuseAttention()])
+    verify(result)
+    (line,) = (line.strip() for line in print_graph(result).splitlines() if "= attention(" in line)
+    assert line == (
+        "%layer0.attention = attention(%q, %k, %v, %sinks) {cap = 5.0, heads = 4, kv_heads = 2, scale = 0.5, window = 0} "
+        "stage attention layer 0 : f32[n, 8]"
+    )

@@ -173,6 +173,42 @@ def test_attention_by_loops(n: int, t: int) -> None:
             close(mixed[i, h * size : (h + 1) * size], sum(math.exp(p) / total * v[j, kv] for j, p in enumerate(products)))
 
 
+def test_heads_of_v_may_have_another_size() -> None:
+    q, k, v = normal(2, 4 * 3), normal(5, 2 * 3, seed=1), normal(5, 2 * 7, seed=2)
+    attrs: dict[str, Attr] = {"kv_heads": 2, "window": 0}
+    weights = run("attn_softmax", run("attn_scores", q, k, heads=4, scale=0.7, **attrs), window=0)
+    mixed = run("attn_mix", weights, v, **attrs)
+    assert mixed.shape == (2, 4 * 7)
+    for h in range(4):
+        close(mixed[:, h * 7 : (h + 1) * 7], weights[h] @ v[:, h // 2 * 7 : (h // 2 + 1) * 7])
+    assert np.array_equal(run("attention", q, k, v, heads=4, scale=0.7, **attrs), mixed)
+
+
+def test_capped_scores() -> None:
+    """Gemma 2, arXiv:2408.00118, section 2: cap · tanh(score / cap)."""
+    q, k = normal(3, 4), normal(3, 4, seed=1)
+    plain = run("attn_scores", q, k, heads=1, kv_heads=1, scale=40.0, window=0)
+    capped = run("attn_scores", q, k, heads=1, kv_heads=1, scale=40.0, window=0, cap=2.0)
+    close(capped, [[[2 * math.tanh(x / 2) if j <= i else 0.0 for j, x in enumerate(row)] for i, row in enumerate(plain[0])]])
+    assert np.abs(capped).max() <= 2 < np.abs(plain).max()
+    close(run("attn_scores", q, k, heads=1, kv_heads=1, scale=40.0, window=0, cap=0.0), plain)
+
+
+def test_a_sink_takes_part_in_the_denominator_alone() -> None:
+    """gpt-oss, arXiv:2508.10925: a logit a head beside the scores, dropped after the softmax."""
+    scores, sinks = normal(2, 3, 4), np.array([0.5, -800.0])
+    got = run("attn_softmax", scores, sinks, window=2)
+    for h in range(2):
+        for i in range(3):
+            position = 4 - 3 + i
+            exponents = {j: math.exp(scores[h, i, j]) for j in range(max(position - 1, 0), position + 1)}
+            total = sum(exponents.values()) + math.exp(sinks[h])
+            close(got[h, i], [exponents.get(j, 0.0) / total for j in range(4)])
+    assert (got[0].sum(axis=-1) < 1).all()
+    close(got[1], run("attn_softmax", scores, window=2)[1])
+    close(run("attn_softmax", scores + 900, sinks + 900, window=2), got)
+
+
 def test_attention_mask() -> None:
     assert attention_mask(2, 4, 0).tolist() == [[True, True, True, False], [True, True, True, True]]
     assert attention_mask(2, 4, 2).tolist() == [[False, True, True, False], [False, False, True, True]]
@@ -214,6 +250,32 @@ def test_silu() -> None:
     x = np.array([[0.0, 1.0, 800.0, -800.0, -1.2784645]])
     close(run("silu", x), [[0, 1 / (1 + math.exp(-1)), 800, 0, -0.27846454276107374]])
     assert np.isnan(run("silu", [[np.nan]])[0, 0])
+
+
+def test_scale_soft_cap_and_relu_squared() -> None:
+    close(run("scale", [[1.0, -2.0]], factor=0.25), [[0.25, -0.5]])
+    close(run("soft_cap", [[0.0, 3.0, -3000.0]], cap=30.0), [[0.0, 30 * math.tanh(0.1), -30.0]])
+    close(run("relu_squared", [[-3.0, 0.0, 3.0]]), [[0.0, 0.0, 9.0]])
+
+
+def test_clamped_swiglu_by_hand() -> None:
+    """gpt-oss: both sides clamped, the gate from above alone."""
+    gate, up = [[-90.0, -1.0, 2.0, 90.0, 90.0]], [[1.0, 2.0, -9.0, 9.0, -0.5]]
+
+    def swish(x: float) -> float:
+        return x / (1 + math.exp(-1.702 * x))
+
+    expected = [[swish(-90.0) * 2, swish(-1.0) * 3, swish(2.0) * -6, swish(7.0) * 8, swish(7.0) * 0.5]]
+    close(run("clamped_swiglu", gate, up, limit=7.0, alpha=1.702), expected)
+    assert np.isnan(run("clamped_swiglu", [[np.nan, 1.0]], [[1.0, np.nan]], limit=7.0, alpha=1.702)).all()
+
+
+def test_biases_of_the_chosen_experts() -> None:
+    x, bias = normal(2, 2, 3), normal(4, 3, seed=1)
+    got = run("expert_bias_add", x, [[3.0, 0.0], [1.0, np.nan]], bias)
+    close(got[0], x[0] + bias[[3, 0]])
+    close(got[1, 0], x[1, 0] + bias[1])
+    assert np.isnan(got[1, 1]).all()
 
 
 def test_tap_gives_its_operand() -> None:

@@ -106,6 +106,31 @@ def expert_linear(request: KernelRequest, cpu: Cpu) -> Any:
     return build_function(request.symbol, emit)
 
 
+def expert_bias_add(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, k, C], ids [n, k], bias [X, C] -> out [n, k, C]; rows of pairs without an expert are NaN."""
+    k, columns = (int(dim) for dim in request.result.dims[1:])
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        halves = half_table(parameters, request)
+        x = parameters.buffer("x", ("n", k, columns), "float32")
+        ids = parameters.buffer("ids", ("n", k), "float32")
+        bias = Weight(emitter, parameters, "bias", request.operands[2], halves)
+        out = parameters.buffer("out", ("n", k, columns), "float32")
+        with T.parallel(i64(0), parameters.size("n") * k) as pair:
+            position, choice = T.floordiv(pair, i64(k)), T.floormod(pair, i64(k))
+            unknown = is_nan(ids[position, choice])
+            expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[position, choice]))
+
+            def add(column: Expr, value: Expr) -> None:
+                total = T.Select(unknown, f32(_NAN), x[position, choice, column] + value)
+                T.buffer_store(out, total, [position, choice, column])
+
+            bias.decode_row(expert, add)
+
+    return build_function(request.symbol, emit)
+
+
 def expert_sum(request: KernelRequest, cpu: Cpu) -> Any:
     """x [n, k, C], weights [n, k] -> out [n, C]: the sum over the choices, in their order."""
     k, columns = (int(dim) for dim in request.operands[0].dims[1:])

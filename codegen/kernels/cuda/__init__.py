@@ -43,6 +43,7 @@ KERNELS: dict[str, Kernel] = {
     "top_k": router.top_k,
     "router_weights": router.router_weights,
     "expert_linear": experts.expert_linear,
+    "expert_bias_add": experts.expert_bias_add,
     "expert_sum": experts.expert_sum,
 }
 

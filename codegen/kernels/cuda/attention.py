@@ -9,19 +9,22 @@ the mix), so that the numbers are those of the three kernels and no buffer of [H
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.attention_tiles import KEYS, Block, Mix, Scores, Softmax, for_each_block
-from aprgraph.codegen.kernels.cuda.emitter import ceil_div, shared, sync_block
+from aprgraph.codegen.kernels.cuda.emitter import Emitter, ceil_div, shared, sync_block
+from aprgraph.codegen.kernels.cuda.weights import Weight
 from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64
+from aprgraph.graph.ir import TensorType
+from aprgraph.graph.ops.attention import cap_of
 
 
 def attn_scores(request: KernelRequest) -> Any:
-    """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, 0 at masked keys."""
+    """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, capped if there is a cap, 0 at masked keys."""
     heads, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
     size = int(request.operands[0].dims[1]) // heads
 
@@ -31,7 +34,7 @@ def attn_scores(request: KernelRequest) -> Any:
         out = parameters.buffer("out", (heads, "n", "t"), "float32")
 
         def body(block: Block) -> None:
-            scores = Scores(block, q, k, size, _kv_head(block, heads, kv_heads), scale)
+            scores = Scores(block, q, k, size, _kv_head(block, heads, kv_heads), scale, cap_of(request.attrs))
 
             def store(query: int, key: Expr, score: Expr) -> None:
                 with T.If(T.And(block.exists(query), key < block.t)), T.Then():
@@ -47,15 +50,17 @@ def attn_scores(request: KernelRequest) -> Any:
 
 
 def attn_softmax(request: KernelRequest) -> Any:
-    """scores [H, n, t] -> out [H, n, t]: softmax over the keys that a query may attend to, 0 at the others."""
+    """scores [H, n, t], sinks [H] -> out [H, n, t]: softmax over the keys that a query may attend to, 0 at the others."""
     heads = int(request.operands[0].dims[0])
 
     def emit(parameters: Parameters) -> None:
         scores = parameters.buffer("scores", (heads, "n", "t"), "float32")
+        sinks = _Sinks(parameters, request.operands[1:])
         out = parameters.buffer("out", (heads, "n", "t"), "float32")
+        sinks.open()
 
         def body(block: Block) -> None:
-            softmax = Softmax(block, shared(1, KEYS))
+            softmax = Softmax(block, shared(1, KEYS), sinks.of(block.head))
 
             def over_keys(use: Callable[[Expr], None]) -> None:
                 def tile(first_key: Expr) -> None:
@@ -84,7 +89,7 @@ def attn_softmax(request: KernelRequest) -> Any:
 
 
 def attn_mix(request: KernelRequest) -> Any:
-    """weights [H, n, t], v [t, K·D] -> out [n, H·D]: each query's weighted sum of v, keys in order."""
+    """weights [H, n, t], v [t, K·V] -> out [n, H·V]: each query's weighted sum of v, keys in order."""
     weights_type, v_type = request.operands
     heads, kv_heads = int(weights_type.dims[0]), request.attr_int("kv_heads")
     size = int(v_type.dims[1]) // kv_heads
@@ -117,22 +122,24 @@ def attn_mix(request: KernelRequest) -> Any:
 
 
 def attention(request: KernelRequest) -> Any:
-    """q [n, H·D], k [t, K·D], v [t, K·D] -> out [n, H·D]: the three above, with a tile of scores at a time."""
+    """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, with a tile of scores at a time."""
     heads, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
-    size = int(request.operands[0].dims[1]) // heads
+    size, value_size = int(request.operands[0].dims[1]) // heads, int(request.operands[2].dims[1]) // kv_heads
 
     def emit(parameters: Parameters) -> None:
         q = parameters.buffer("q", ("n", heads * size), "float32")
         k = parameters.buffer("k", ("t", kv_heads * size), "float32")
-        v = parameters.buffer("v", ("t", kv_heads * size), "float32")
-        out = parameters.buffer("out", ("n", heads * size), "float32")
+        v = parameters.buffer("v", ("t", kv_heads * value_size), "float32")
+        sinks = _Sinks(parameters, request.operands[3:])
+        out = parameters.buffer("out", ("n", heads * value_size), "float32")
+        sinks.open()
 
         def body(block: Block) -> None:
             kv_head = _kv_head(block, heads, kv_heads)
-            scores = Scores(block, q, k, size, kv_head, scale)
+            scores = Scores(block, q, k, size, kv_head, scale, cap_of(request.attrs))
             tile_weights = shared(block.queries, KEYS)
-            softmax = Softmax(block, tile_weights)
-            mix = Mix(block, v, size, kv_head, tile_weights)
+            softmax = Softmax(block, tile_weights, sinks.of(block.head))
+            mix = Mix(block, v, value_size, kv_head, tile_weights)
 
             def where_seen(use: Callable[[int, Expr], None]) -> Callable[[int, Expr, Expr], None]:
                 def store(query: int, key: Expr, score: Expr) -> None:
@@ -165,3 +172,19 @@ def attention(request: KernelRequest) -> Any:
 
 def _kv_head(block: Block, heads: int, kv_heads: int) -> Expr:
     return T.floordiv(block.head, i64(heads // kv_heads))
+
+
+class _Sinks:
+    """The parameter of the heads' sinks, where there is one: ``types`` holds its type, or nothing."""
+
+    def __init__(self, parameters: Parameters, types: Sequence[TensorType]) -> None:
+        self._weights = [Weight(Emitter(), parameters, "sinks", kind) for kind in types]
+
+    def open(self) -> None:
+        """Makes them readable, once all parameters of the kernel have been declared."""
+        for weight in self._weights:
+            weight.open()
+
+    def of(self, head: Expr) -> Expr | None:
+        """The sink of a head."""
+        return self._weights[0].element(i64(0), head) if self._weights else None

@@ -9,6 +9,7 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import WARP, Emitter, ceil_div, get, launch, put, registers, shared, sync_block, zero
+from aprgraph.codegen.kernels.elementwise import soft_capped
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, f32, i64, is_nan
 from aprgraph.graph.ops.attention import is_causal
 
@@ -113,10 +114,10 @@ def for_each_block(
 
 
 class Scores:
-    """The scores of a block's queries: q · k · scale."""
+    """The scores of a block's queries: q · k · scale, capped softly unless ``cap`` is 0."""
 
-    def __init__(self, block: Block, q: Buffer, k: Buffer, size: int, kv_head: Expr, scale: float) -> None:
-        self._block, self._k, self._size, self._kv_head, self._scale = block, k, size, kv_head, scale
+    def __init__(self, block: Block, q: Buffer, k: Buffer, size: int, kv_head: Expr, scale: float, cap: float) -> None:
+        self._block, self._k, self._size, self._kv_head, self._scale, self._cap = block, k, size, kv_head, scale, cap
         self._queries = shared(block.queries, size)
         self._keys = shared(KEYS, _PITCH)
         self._sums = registers(block.queries)
@@ -146,14 +147,22 @@ class Scores:
                     a, b = self._queries[i64(query), start + column], self._keys[block.thread, column]
                     put(self._sums, block.emitter.fma(a, b, get(self._sums, query)), query)
         for query in range(block.queries):
-            store(query, first_key + block.thread, get(self._sums, query) * f32(self._scale))
+            score = get(self._sums, query) * f32(self._scale)
+            if self._cap:  # a value that is read several times goes into a register
+                put(self._sums, score, query)
+                put(self._sums, soft_capped(block.emitter, get(self._sums, query), self._cap), query)
+                score = get(self._sums, query)
+            store(query, first_key + block.thread, score)
 
 
 class Softmax:
-    """The largest score and the sum of exponents of each query, as threads come by their keys in order."""
+    """The largest score and the sum of exponents of each query, as threads come by their keys in order.
 
-    def __init__(self, block: Block, scratch: Buffer) -> None:
-        self._block, self._scratch = block, scratch
+    A ``sink`` is a logit of the head beside the scores, which takes its part of the sum, after all keys.
+    """
+
+    def __init__(self, block: Block, scratch: Buffer, sink: Expr | None) -> None:
+        self._block, self._scratch, self._sink = block, scratch, sink
         self._largest, self._total = registers(block.queries), registers(block.queries)
         for query in range(block.queries):
             put(self._largest, f32(float("-inf")), query)
@@ -166,6 +175,9 @@ class Softmax:
     def seen(self) -> None:
         """Then, when all have been seen."""
         self._block.reduce(self._largest, self._scratch, _larger)
+        if self._sink is not None:
+            for query in range(self._block.queries):
+                self.see(query, self._sink)
 
     def exponent(self, query: int, score: Expr) -> Expr:
         """e^(score - largest)."""
@@ -178,6 +190,9 @@ class Softmax:
     def added(self) -> None:
         """And when all have been added."""
         self._block.reduce(self._total, self._scratch, _sum)
+        if self._sink is not None:
+            for query in range(self._block.queries):
+                self.add(query, self._sink)
 
     def weight(self, query: int, score: Expr) -> Expr:
         """The softmax."""

@@ -25,11 +25,14 @@ from aprgraph.codegen.kernels.cuda.emitter import (
     put,
     registers,
     shared,
+    split_index,
     sync_block,
+    where,
 )
 from aprgraph.codegen.kernels.cuda.linear import FEW, TILE_POSITIONS, TILE_THREADS, Product
-from aprgraph.codegen.kernels.cuda.weights import Weight
+from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, build_function, f32, i64, is_nan
+from aprgraph.graph.block_decoders import RUN
 
 _NAN = float("nan")
 
@@ -150,6 +153,36 @@ def expert_linear(request: KernelRequest) -> Any:
                 few()
             with T.Else():
                 many()
+
+    return build_function(request.symbol, emit)
+
+
+def expert_bias_add(request: KernelRequest) -> Any:
+    """x [n, k, C], ids [n, k], bias [X, C] -> out [n, k, C]; rows of pairs without an expert are NaN."""
+    k, columns = (int(dim) for dim in request.result.dims[1:])
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        x = parameters.buffer("x", ("n", k, columns), "float32")
+        ids = parameters.buffer("ids", ("n", k), "float32")
+        bias = Weight(emitter, parameters, "bias", request.operands[2])
+        out = parameters.buffer("out", ("n", k, columns), "float32")
+        bias.open()
+        threads = bias.blocks * (RUN // QUAD)
+        with launch_over(parameters.size("n") * (k * threads)) as index:
+            position, choice, rest = split_index(index, k, threads)
+            block, quad = T.floordiv(rest, i64(RUN // QUAD)), T.floormod(rest, i64(RUN // QUAD))
+            unknown = is_nan(ids[position, choice])
+            expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[position, choice]))
+            for first in range(0, bias.elements, RUN):
+                for j, value in enumerate(bias.quad(expert, block, first, quad)):
+                    column = block * bias.elements + quad * QUAD + (first + j)
+
+                    def store(column: Expr = column, value: Expr = value) -> None:
+                        total = T.Select(unknown, f32(_NAN), x[position, choice, column] + value)
+                        T.buffer_store(out, total, [position, choice, column])
+
+                    where(column < columns, store, always=columns % RUN == 0)
 
     return build_function(request.symbol, emit)
 

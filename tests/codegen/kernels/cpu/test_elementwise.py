@@ -12,6 +12,14 @@ from tests.support.kernels import RUNNABLE, f32, reference, request, run
 CPU_IDS = [cpu.name for cpu in RUNNABLE]
 RNG = np.random.default_rng(3)
 
+#: Formulas with attributes, and what they are at.
+FORMULAS = {
+    "scale": {"factor": 0.22},
+    "soft_cap": {"cap": 3.0},
+    "clamped_swiglu": {"limit": 2.0, "alpha": 1.702},
+    "relu_squared": {},
+}
+
 
 def activations(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
@@ -61,3 +69,16 @@ def test_activations_of_experts_and_of_extremes(op: str, cpu: Cpu) -> None:
 def test_scaled_rows(cpu: Cpu) -> None:
     what, x, factors = request("scale_rows", [f32("n", 13), f32("n", 1)]), activations(5, 13), activations(5, 1)
     assert run(what, [x, factors], (5, 13), cpu).tobytes() == (x * factors).tobytes()
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("op", FORMULAS)
+def test_formulas_with_attributes(op: str, cpu: Cpu) -> None:
+    count = 2 if op == "clamped_swiglu" else 1
+    what = request(op, [f32("n", 3, 21)] * count, **FORMULAS[op])
+    operands = [activations(5, 3, 21) * np.float32(4) for _ in range(count)]
+    operands[-1][2, 1, 7] = np.nan
+    operands[0][0, 0, :2] = [np.inf, -np.inf]
+    got, expected = run(what, operands, (5, 3, 21), cpu), reference(what, operands)
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+    assert np.isnan(got[2, 1, 7])

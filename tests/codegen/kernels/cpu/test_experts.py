@@ -76,3 +76,18 @@ def test_the_weighted_sum(cpu: Cpu) -> None:
     what = request("expert_sum", [f32("n", USED, 21), f32("n", USED)])
     x, weights = activations(5, USED, 21), activations(5, USED)
     assert nmse(run(what, [x, weights], (5, 21), cpu), reference(what, [x, weights])) < 1e-12
+
+
+@each_cpu
+@pytest.mark.parametrize("fmt", ["F32", "BF16", "Q8_0"])
+def test_biases_of_the_chosen_experts(fmt: str, cpu: Cpu) -> None:
+    columns = 32 if fmt == "Q8_0" else 21
+    b = weight(fmt, EXPERTS, columns)
+    what = request("expert_bias_add", [f32("n", USED, columns), f32("n", USED), b.type])
+    for n in (1, 2, 7, 33):
+        x, ids = activations(n, USED, columns), choices(n)
+        got = run(what, [x, ids, b], (n, USED, columns), cpu)
+        assert nmse(got, reference(what, [x, ids, b])) < 1e-13
+        assert run(what, [x[-1:].copy(), ids[-1:].copy(), b], (1, USED, columns), cpu).tobytes() == got[-1:].tobytes()
+    ids[4, 1] = np.nan
+    assert np.argwhere(np.isnan(run(what, [x, ids, b], (n, USED, columns), cpu)).any(axis=-1)).tolist() == [[4, 1]]

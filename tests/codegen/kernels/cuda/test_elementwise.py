@@ -24,6 +24,18 @@ PAIRS_OF_EXPERTS = {op: request(op, [f32("n", 3, 21), f32("n", 3, 21)]) for op i
 CURVES = {op: request(op, [f32("n", 100)]) for op in ("silu", "gelu", "sigmoid")}
 CURVES_OF_EXPERTS = {op: request(op, [f32("n", 3, 21)]) for op in ("silu", "gelu", "sigmoid")}
 
+#: Formulas with attributes, and what they are at.
+FORMULAS = {
+    "scale": {"factor": 0.22},
+    "soft_cap": {"cap": 3.0},
+    "clamped_swiglu": {"limit": 2.0, "alpha": 1.702},
+    "relu_squared": {},
+}
+FORMULA_REQUESTS = {
+    op: [request(op, [kind] * (2 if op == "clamped_swiglu" else 1), **attrs) for kind in (f32("n", 37), f32("n", 3, 21))]
+    for op, attrs in FORMULAS.items()
+}
+
 
 @pytest.fixture(scope="module")
 def kernels() -> CudaKernels:
@@ -82,3 +94,16 @@ def test_activations_of_experts(op: str, kernels: CudaKernels) -> None:
     x[5, 2, 3] = np.nan
     assert np.argwhere(np.isnan(kernels.run(what, [x], x.shape))).tolist() == [[5, 2, 3]]
     assert np.isfinite(clean).all()
+
+
+@pytest.mark.contract("CUDA-KERNELS-1")
+@pytest.mark.parametrize("op", FORMULAS)
+def test_formulas_with_attributes(op: str, kernels: CudaKernels) -> None:
+    for what in FORMULA_REQUESTS[op]:
+        for n in SIZES:
+            operands = [activations(n, *kind.dims[1:]) * np.float32(4) for kind in what.operands]
+            operands[-1].flat[7] = np.nan
+            operands[0].flat[:2] = [np.inf, -np.inf]
+            got = kernels.run(what, operands, operands[0].shape)
+            np.testing.assert_allclose(got, reference(what, operands), rtol=1e-6, atol=1e-6)
+            assert np.isnan(got.flat[7])

@@ -46,6 +46,11 @@ ONE, ALL_OF_8 = _experts("Q4_0", 3, 66, 64, 1), _experts("F32", 8, 7, 48, 8)
 FORMATS = {"Q4_0": ONE, "F32": ALL_OF_8} | {
     fmt: _of_format(fmt, index) for index, fmt in enumerate(BLOCK_FORMATS) if fmt not in ("Q4_0", "F32", *ELSEWHERE)
 }
+BIASES = {
+    fmt: (request("expert_bias_add", [f32("n", 3, columns), f32("n", 3), b.type]), b)
+    for fmt, columns in (("F32", 21), ("BF16", 48), ("Q8_0", 64))
+    for b in [weight(fmt, 5, columns)]
+}
 SUMS = {(k, columns): request("expert_sum", [f32("n", k, columns), f32("n", k)]) for k, columns in ((1, 5), (3, 21), (8, 300))}
 
 
@@ -134,3 +139,16 @@ def test_the_weighted_sum(k: int, columns: int, kernels: CudaKernels) -> None:
         assert nmse(kernels.run(what, [x, weights], (n, columns)), reference(what, [x, weights])) < 1e-12
     weights[3] = np.nan
     assert np.isnan(kernels.run(what, [x, weights], (257, columns))).any(axis=1).nonzero()[0].tolist() == [3]
+
+
+@pytest.mark.contract("CUDA-KERNELS-1")
+@pytest.mark.parametrize("what", BIASES.values(), ids=BIASES)
+def test_biases_of_the_chosen_experts(what: Experts, kernels: CudaKernels) -> None:
+    asked, b = what
+    for n in (1, 2, 7, 33):
+        x, ids = activations(n, *asked.operands[0].dims[1:]), choices(n, 3, 5)
+        got = kernels.run(asked, [x, ids, b], x.shape)
+        assert nmse(got, reference(asked, [x, ids, b])) < 1e-13
+        assert kernels.run(asked, [x[-1:].copy(), ids[-1:].copy(), b], (1, *x.shape[1:])).tobytes() == got[-1:].tobytes()
+    ids[4, 1] = np.nan
+    assert np.argwhere(np.isnan(kernels.run(asked, [x, ids, b], x.shape)).any(axis=-1)).tolist() == [[4, 1]]

@@ -1,0 +1,226 @@
+"""What the CPU attention kernels are made of: one position's scores, softmax and mix, for query heads that share a KV head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.cpu.levels import Cpu
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.elementwise import soft_capped
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, block, f32, i64, is_nan, only, registers
+from aprgraph.graph.ops.attention import cap_of, is_causal
+
+_KEYS_AT_ONCE = 4
+#: Head columns that a register buffer holds at once in the mix.
+_PIECE_LIMIT = 256
+
+
+def mask_of(request: KernelRequest) -> tuple[int, bool]:
+    """The window, and whether a position attends to none after it."""
+    return request.attr_int("window"), is_causal(request.attrs)
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of ``number`` that is at most ``limit``, and at least 1."""
+    return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(limit, 1))
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How heads are grouped: ``together`` query heads of one KV head are one row of work. ``window`` is 0 for none."""
+
+    heads: int
+    kv_heads: int
+    together: int
+    window: int
+    causal: bool
+
+    @property
+    def groups(self) -> int:
+        """Rows of work of one position."""
+        return self.heads // self.together
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How heads of ``size`` elements give a score: q · k · scale, capped softly unless ``cap`` is 0."""
+
+    size: int
+    scale: float
+    cap: float
+
+
+def scoring_of(request: KernelRequest) -> Scoring:
+    """That of a request whose first operand is q."""
+    size = int(request.operands[0].dims[1]) // request.attr_int("heads")
+    return Scoring(size, request.attr_float("scale"), cap_of(request.attrs))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One position and one group of heads. The position may attend to ``seen`` keys of ``t``, from ``first_key`` on."""
+
+    heads: Heads
+    position: Expr
+    first_head: Expr
+    kv_head: Expr
+    first_key: Expr
+    seen: Expr
+    t: Expr
+
+
+def for_each_row(parameters: Parameters, heads: Heads, body: Callable[[Row], None]) -> None:
+    """Emit ``body`` for every position and group of heads, in parallel.
+
+    Positions come from both ends in turn: threads take contiguous halves of the loop, and late positions see more keys.
+    """
+    n, t = parameters.size("n"), parameters.size("t")
+    with T.parallel(i64(0), n * heads.groups) as index, block("row"):
+        step = T.floordiv(index, i64(heads.groups))
+        half = T.floordiv(step, i64(2))
+        position = T.Select(T.floormod(step, i64(2)) == 0, half, n - 1 - half)
+        first_head = T.floormod(index, i64(heads.groups)) * heads.together
+        kv_head = T.floordiv(first_head, i64(heads.heads // heads.kv_heads))
+        after = t - n + position + 1
+        stop = after if heads.causal else t
+        first_key = T.max(after - heads.window, i64(0)) if heads.window else i64(0)
+        body(Row(heads, position, first_head, kv_head, first_key, stop - first_key, t))
+
+
+def scores_together(share: int, cpu: Cpu) -> int:
+    """How many of ``share`` query heads of one KV head compute their scores together."""
+    return largest_divisor(share, cpu.registers // 2 // _KEYS_AT_ONCE)
+
+
+def _mix_piece(size: int, cpu: Cpu) -> int:
+    """A head's columns in pieces that fit the registers."""
+    return min(size, cpu.registers // 2 * cpu.lanes, _PIECE_LIMIT)
+
+
+def mix_together(share: int, size: int, cpu: Cpu) -> int:
+    """How many of ``share`` query heads of one KV head, whose v has ``size`` elements, mix together."""
+    return largest_divisor(share, (cpu.registers - 6) * cpu.lanes // _mix_piece(size, cpu))
+
+
+def _same(value: Expr, _lane: Expr) -> Expr:
+    """One value in every lane."""
+    return value
+
+
+def emit_scores(emitter: Emitter, row: Row, q: Buffer, k: Buffer, scoring: Scoring, store: Callable[[int, Expr, Expr], None]) -> None:
+    """``store(head of the group, key, score)`` for every key that the row may attend to; keys count from its first one."""
+    lanes, size, together = emitter.lanes, scoring.size, row.heads.together
+    sums = [registers(_KEYS_AT_ONCE * lanes) for _ in range(together)]
+
+    def keys(first_key: Expr, count: int) -> None:
+        for h in range(together):
+            emitter.zero(sums[h], 0, count * lanes)
+
+        def step(column: Expr, width: int) -> None:
+            for h in range(together):
+                for j in range(count):
+                    a = along(q, row.position, (row.first_head + h) * size + column)
+                    b = along(k, row.first_key + first_key + j, row.kv_head * size + column)
+                    emitter.dot_step(sums[h], j * lanes, width, a, b)
+
+        emitter.chunks(size, step)
+        for h in range(together):
+            for j in range(count):
+                score = emitter.sum_lanes(sums[h], j * lanes) * f32(scoring.scale)
+                if scoring.cap:
+                    T.buffer_store(sums[h], score, [i64(j * lanes)])  # whose value is read several times
+                    score = soft_capped(emitter, sums[h][i64(j * lanes)], scoring.cap)
+                store(h, first_key + j, score)
+
+    whole = T.floordiv(row.seen, i64(_KEYS_AT_ONCE))
+    with T.serial(i64(0), whole) as step_of_keys:
+        keys(step_of_keys * _KEYS_AT_ONCE, _KEYS_AT_ONCE)
+    with T.serial(i64(0), row.seen - whole * _KEYS_AT_ONCE) as rest:
+        keys(whole * _KEYS_AT_ONCE + rest, 1)
+
+
+def emit_softmax(emitter: Emitter, row: Row, score: Callable[[Expr], Expr], out: Buffer, *at: Expr, sink: Expr | None = None) -> None:
+    """out(key) = softmax over the keys that the row may attend to; ``score(key)`` may be that same place.
+
+    A ``sink`` is a logit beside them, which takes its part of the sum, after all keys. Keys count from the row's first one; the
+    last of ``at`` is where that one lies in ``out``.
+    """
+    lanes = emitter.lanes
+    lane_values, total = registers(lanes), registers(1)
+    whole = T.floordiv(row.seen, i64(lanes))
+
+    *outer, first = at
+
+    def stored(key: Expr) -> Expr:
+        index = (*outer, first + key)
+        return out[index]
+
+    def over_row(body: Callable[[Expr, Expr], None]) -> None:
+        """``body(lane, key)`` for whole vectors of keys, then for those left over one at a time, each in its lane."""
+        with T.serial(i64(0), whole) as step:
+            emitter.vector(lanes, lambda lane: body(lane, step * lanes + lane))
+        with T.serial(i64(0), row.seen - whole * lanes) as rest:
+            body(rest, whole * lanes + rest)
+
+    def keep_larger(lane: Expr, value: Expr) -> None:
+        # Not max(): a NaN score must reach the result, whichever operand it is (a comparison with NaN is false).
+        best = lane_values[lane]
+        T.buffer_store(lane_values, T.Select(T.Or(value > best, is_nan(value)), value, best), [lane])
+
+    def exponent(lane: Expr, key: Expr) -> None:
+        T.buffer_store(out, emitter.exp(score(key) - only(total)), [*outer, first + key])
+        T.buffer_store(lane_values, lane_values[lane] + stored(key), [lane])
+
+    emitter.vector(lanes, lambda lane: T.buffer_store(lane_values, f32(float("-inf")), [lane]))
+    over_row(lambda lane, key: keep_larger(lane, score(key)))
+    for lane in range(1, lanes):
+        keep_larger(i64(0), lane_values[i64(lane)])
+    if sink is not None:
+        keep_larger(i64(0), sink)
+    T.buffer_store(total, lane_values[i64(0)], [i64(0)])
+    emitter.zero(lane_values, 0, lanes)
+    over_row(exponent)
+    whole_sum = emitter.sum_lanes(lane_values, 0)
+    T.buffer_store(total, whole_sum if sink is None else whole_sum + emitter.exp(sink - only(total)), [i64(0)])
+    over_row(lambda _lane, key: T.buffer_store(out, stored(key) / only(total), [*outer, first + key]))
+
+
+def emit_mix(emitter: Emitter, row: Row, size: int, weight: Callable[[int, Expr], Expr], v: Buffer, out: Buffer) -> None:
+    """out[position, columns of the row's heads] = sum over keys, in order, of ``weight(head of the group, key)`` · v.
+
+    Heads of v have ``size`` elements. Keys count from the row's first one.
+    """
+    together = row.heads.together
+    piece = _mix_piece(size, emitter.cpu)
+    sums = [registers(piece) for _ in range(together)]
+    for start in range(0, size, piece):
+        count = min(piece, size - start)
+        # Vectors of the piece; unrolled, so that the sums stay in registers.
+        spans = [(at, min(emitter.lanes, count - at)) for at in range(0, count, emitter.lanes)]
+        for h in range(together):
+            for at, width in spans:
+                emitter.zero(sums[h], at, width)
+        with T.serial(i64(0), row.seen) as key:
+            for h in range(together):
+                for at, width in spans:
+                    values = along(v, row.first_key + key, row.kv_head * size + start + at)
+                    emitter.dot_step(sums[h], at, width, partial(_same, weight(h, key)), values)
+        for h in range(together):
+            for at, width in spans:
+                column = (row.first_head + h) * size + start + at
+                emitter.vector(width, partial(emitter.copy, sums[h], i64(at), out, row.position, column))
+
+
+def emit_masked(row: Row, out: Buffer, head: Expr) -> None:
+    """0 at the keys that the row may not attend to: those before its window, and those after its own position."""
+    if row.heads.window:
+        with T.serial(i64(0), row.first_key) as early:
+            T.buffer_store(out, f32(0.0), [head, row.position, early])
+    stop = row.first_key + row.seen
+    with T.serial(i64(0), row.t - stop) as late:
+        T.buffer_store(out, f32(0.0), [head, row.position, stop + late])

@@ -47,6 +47,7 @@ from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.graph.verify import verify
 from aprgraph.graph.whole_file import write_whole
+from aprgraph.graph.words import listed
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files above change in a way that older artifacts do not follow.
@@ -250,8 +251,7 @@ def _check_replaceable(directory: Path) -> None:
         raise ArtifactError.unwritable(directory, error) from None
     others = [file for file in files if not _OWN_FILE.fullmatch(file)]
     if others:
-        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        raise ArtifactError.at_place(f"{directory}: is an artifact that holds what is not of it ({shown})", "move that away")
+        raise ArtifactError.at_place(f"{directory}: is an artifact that holds what is not of it ({listed(others, 3)})", "move that away")
 
 
 def _build_for_cuda(requests: Mapping[str, KernelRequest], architectures: Sequence[Architecture], directory: Path) -> DeviceCode:

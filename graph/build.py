@@ -9,6 +9,7 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.ops import weights_of
 from aprgraph.graph.side_tensors import pattern_of
 from aprgraph.graph.verify import verify
+from aprgraph.graph.words import and_more
 
 
 def build_graph(model: Model) -> Graph:
@@ -42,9 +43,8 @@ def _refuse_unused(graph: Graph, model: Model) -> None:
         )
     unused = [name for name in model.file.tensors if name not in used and name not in left_out]
     if unused:
-        others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
         raise UnsupportedModelError(
-            f"{model.path}: tensor {unused[0]!r}{others} has no place in a {model.family.architecture!r} model of "
+            f"{model.path}: tensor {unused[0]!r}{and_more(unused[1:])} has no place in a {model.family.architecture!r} model of "
             f"{model.family.layers} layers; expected a file all of whose tensors are used, for without them the numbers would be wrong; if "
             f"yours does without, leave them out with --ignore REGEX, such as --ignore '{pattern_of(unused[0])}'"
         )

@@ -24,6 +24,7 @@ from aprgraph.graph.errors import AprgraphError, ModelFileError, UnsupportedMode
 from aprgraph.graph.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes
 from aprgraph.graph.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
 from aprgraph.graph.metadata import Metadata, Scalar
+from aprgraph.graph.words import shape_text
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -192,7 +193,7 @@ class GGUFFile:
         return fmt
 
     def _tensor_bytes(self, name: str, dims: tuple[int, ...], fmt: BlockFormat) -> int:
-        shape = " x ".join(map(str, dims))
+        shape = shape_text(dims)
         if 0 in dims:
             raise ModelFileError(f"{self.path}: tensor {name!r} is {shape}, expected dimensions of at least 1; the file is damaged")
         if dims[-1] % fmt.elements:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from aprgraph.graph.words import listed
+
 _NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _NAMED = 4
 
@@ -24,6 +26,6 @@ def describe_split(path: Path, metadata: Mapping[str, object]) -> tuple[str, str
     missing = [name for name in names if not path.with_name(name).is_file()]
     join = f"aprgraph does not read splits yet: join the parts with `llama-gguf-split --merge {names[0]} {matched['stem']}.gguf`"
     if missing:
-        named = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+        named = listed(missing, _NAMED)
         return what, f"{named} {'is' if len(missing) == 1 else 'are'} not beside it: get the missing parts; {join}"
     return what, join

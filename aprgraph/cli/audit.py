@@ -14,7 +14,7 @@ from aprgraph.cli.options import Families, Ignore, Override, ReplayTokens, Repro
 from aprgraph.cli.places import Afterwards
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
-from aprgraph.graph.plain_text import plain
+from aprgraph.graph.words import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Families, Ignore, Override, Repro
 from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import spinner
-from aprgraph.graph.plain_text import plain
+from aprgraph.graph.words import plain
 
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel
@@ -128,11 +128,11 @@ def _open(loaded: LoadedModel, option: str, text: str) -> CompiledModel:
 
 
 def _announce(quiet: bool) -> Callable[[Plan, int], None]:
-    from aprgraph.cli.tables import format_bytes  # noqa: PLC0415
+    from aprgraph.graph.words import bytes_text  # noqa: PLC0415
 
     def announce(plan: Plan, nbytes: int) -> None:
         if not quiet:
-            typer.echo(f"taps {','.join(plan.stages)}, layers {_layers(plan.layers)}: {format_bytes(nbytes)}")
+            typer.echo(f"taps {','.join(plan.stages)}, layers {_layers(plan.layers)}: {bytes_text(nbytes)}")
 
     return announce
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from aprgraph.cli.options import Json
-from aprgraph.cli.tables import format_bytes, format_table
+from aprgraph.cli.tables import format_table
+from aprgraph.graph.words import bytes_text
 
 if TYPE_CHECKING:
     from aprgraph.codegen.cache.contents import Entry
@@ -48,9 +49,9 @@ def cache(context: typer.Context, json: Json = False) -> None:
     if json:
         _print_json({"folder": folder, "limit": limit, **_document(entries)})
         return
-    typer.echo(f"{folder}: {format_bytes(bytes_of(entries))} of at most {format_bytes(limit)} ({SIZE_VARIABLE})")
+    typer.echo(f"{folder}: {bytes_text(bytes_of(entries))} of at most {bytes_text(limit)} ({SIZE_VARIABLE})")
     if entries:
-        rows = [(name, str(len(found)), format_bytes(bytes_of(found))) for _, name, found in _by_kind(entries) if found]
+        rows = [(name, str(len(found)), bytes_text(bytes_of(found))) for _, name, found in _by_kind(entries) if found]
         typer.echo("\n" + format_table(("what", "count", "size"), rows, right=(1, 2)))
 
 
@@ -68,7 +69,7 @@ def clear(json: Json = False) -> None:
         _print_json({"folder": folder, **_document(removed)})
         return
     counts = ", ".join(f"{len(found)} {name}" for _, name, found in _by_kind(removed) if found)
-    typer.echo(f"{folder}: " + (f"removed {counts}; {format_bytes(bytes_of(removed))}" if counts else "nothing to remove"))
+    typer.echo(f"{folder}: " + (f"removed {counts}; {bytes_text(bytes_of(removed))}" if counts else "nothing to remove"))
 
 
 def _folder() -> str:

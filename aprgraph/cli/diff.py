@@ -14,7 +14,7 @@ from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import replaying
-from aprgraph.graph.plain_text import plain
+from aprgraph.graph.words import listed, plain, shape_text, small_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aprgraph.runtime.comparison import Comparison
     from aprgraph.runtime.diff import DiffReport, DiffRow, FirstDivergence
     from aprgraph.runtime.place import Place
-from aprgraph.runtime.trace.reader import Trace
+    from aprgraph.runtime.trace.reader import Trace
 
 #: Columns of a table that goes to a file or a pipe, where nothing wraps it.
 _WIDE = 240
@@ -206,7 +206,7 @@ def _print(report: Comparison, traces: tuple[Trace, Trace], show_all: bool) -> N
     for group, first in one_a_stage(pointed)[:_NAMES_SHOWN]:
         console.print(plain(_suspects(report, group, first)), markup=False)
     if report.suspects:
-        console.print(plain(f"common to all of them: {_list(report.suspects)}"), markup=False)
+        console.print(plain(f"common to all of them: {listed(report.suspects, _NAMES_SHOWN)}"), markup=False)
     if report.blame is not None and report.blame.wrong:
         console.print()
         console.print(_blame_table(report.blame, each=show_all), markup=False)
@@ -261,16 +261,11 @@ def _suspects(report: Comparison, group: Group, first: FirstDivergence) -> str:
     labels = {row.key: row.label for row in report.rows}
     after = [labels.get(key, key.stage) for key in first.good]
     several = f", of {labels[first.key]}," if len(group.keys) > 1 else ""
-    text = f"{group.label}: the cause{several} lies in {_list(first.region[::-1])}"
+    text = f"{group.label}: the cause{several} lies in {listed(first.region[::-1], _NAMES_SHOWN)}"
     if first.weights:
-        text += f", or in the weights {_list(first.weights[::-1])}"
+        text += f", or in the weights {listed(first.weights[::-1], _NAMES_SHOWN)}"
     good = "computed from" if report.blame is not None and report.blame.wrong else "still good"
-    return text + (f"; {good}: {_list(after[::-1])}" if after else "; nothing before it was measured")
-
-
-def _list(names: tuple[str, ...] | list[str]) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"
+    return text + (f"; {good}: {listed(after[::-1], _NAMES_SHOWN)}" if after else "; nothing before it was measured")
 
 
 def _logits(row: DiffRow) -> str:
@@ -295,7 +290,7 @@ def _print_table(console: Console, report: Comparison, rows: list[DiffRow], firs
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         word = report.word(row)
-        cells = [Text("▶" if row.key in first else ""), Text(word), Text(plain(row.label)), Text(" x ".join(map(str, row.shape or ())))]
+        cells = [Text("▶" if row.key in first else ""), Text(word), Text(plain(row.label)), Text(shape_text(row.shape or ()))]
         table.add_row(*cells, *map(Text, _numbers(row)[:shown]), style=_COLOURS.get(word, "red"))
     console.print(table)
 
@@ -309,22 +304,18 @@ def _numbers(row: DiffRow) -> list[str]:
         return ["" if row.error is None else f"{row.error:.1%} of ids", _limit(row)] if metrics is not None else []
     positions, channels = metrics.positions, metrics.channels
     return [
-        _small(metrics.nmse),
+        small_number(metrics.nmse),
         _limit(row),
         "" if metrics.cosine is None else f"{metrics.cosine:.6f}",
         f"{positions.worst[0]}: {positions.share:.0%}" if positions is not None and positions.size > 1 and positions.share else "",
         f"{channels.share:.0%}" if channels is not None and channels.share else "",
-        _small(metrics.max_abs),
+        small_number(metrics.max_abs),
         f"{metrics.nan_a + metrics.inf_a}/{metrics.nan_b + metrics.inf_b}",
-        _small(metrics.rms_a),
-        _small(metrics.rms_b),
+        small_number(metrics.rms_a),
+        small_number(metrics.rms_b),
     ]
 
 
 def _limit(row: DiffRow) -> str:
     """The limit, with a star where --tol set it."""
     return f"{row.limit:.2g}" + ("*" if row.override is not None else "")
-
-
-def _small(value: float | None) -> str:
-    return "" if value is None else "0" if value == 0 else f"{value:.2e}"

@@ -233,14 +233,14 @@ def _record(
     quiet: bool,
 ) -> Trace:
     from aprgraph.api import check_room  # noqa: PLC0415
-    from aprgraph.cli.tables import format_bytes  # noqa: PLC0415
+    from aprgraph.graph.words import bytes_text  # noqa: PLC0415
 
     count = len(run_plan.taps) * len(run_plan.options.steps)
     tensors = "1 tensor" if count == 1 else f"{count} tensors"
     if stats_only:
         announcement = f"{tensors}, statistics only, in {directory}{os.sep}"
     else:
-        announcement = f"{tensors}, {format_bytes(run_plan.nbytes)}, will be written to {directory}{os.sep}"
+        announcement = f"{tensors}, {bytes_text(run_plan.nbytes)}, will be written to {directory}{os.sep}"
         check_room(directory, run_plan.nbytes)
     if not quiet:
         typer.echo(announcement)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aprgraph.graph.plain_text import plain
+from aprgraph.graph.words import plain
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, drop_empty: bool = False) -> str:
@@ -26,13 +26,3 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Se
 def format_number(value: float | None) -> str:
     """Four significant digits; a dash where there is no number."""
     return "-" if value is None else f"{value:.4g}"
-
-
-def format_bytes(count: int) -> str:
-    """Bytes as a person reads them."""
-    size = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -12,6 +12,7 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
 from aprgraph.graph.stages import LOGITS, is_logits
+from aprgraph.graph.words import listed
 from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.file_suspect import is_run_of, suspect_file
 from aprgraph.runtime.blame.float_weights import FloatWeights
@@ -151,10 +152,10 @@ class Auditor:
         last = [tensor.entry for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.last_axis is not None]
         last = [entry for entry in last if not is_logits(entry.stage)]
         if last:
-            names = ", ".join(entry.label for entry in last[:3]) + (f" and {len(last) - 3} more" if len(last) > 3 else "")
+            names = listed((entry.label for entry in last), 3)
             yield Caveat(f"{trace.directory} holds the last position only of {names}: the others are not checked")
         if recorded.foreign:
-            names = ", ".join(entry.label for entry in recorded.foreign[:3]) + (" and more" if len(recorded.foreign) > 3 else "")
+            names = listed((entry.label for entry in recorded.foreign), 3)
             yield Caveat(f"{trace.directory} holds what the model has not: {names}")
 
     # -- replaying ------------------------------------------------------------------------------------------------------

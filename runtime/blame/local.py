@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import Any
 
 from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.words import listed
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import name_of
@@ -107,16 +108,11 @@ class FileSuspect:
 
     def describe(self) -> str:
         """``blk.0.attn_norm.weight and 3 more, or llama.rope.freq_base (absent: 10000 was taken)``."""
-        return ", or ".join(_listed(names) for names in (self.weights, self.keys) if names)
+        return ", or ".join(listed(names, NAMED) for names in (self.weights, self.keys) if names)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {"file": self.file, "weights": list(self.weights), "keys": list(self.keys), "seen": list(self.seen)}
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 @dataclass(frozen=True)

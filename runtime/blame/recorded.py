@@ -13,6 +13,7 @@ import numpy as np
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
+from aprgraph.graph.words import shape_text
 from aprgraph.runtime.diff.shards import Held, Shard, find_shard, is_split
 from aprgraph.runtime.readings import Reading
 from aprgraph.runtime.trace.aprt import F32
@@ -130,7 +131,7 @@ class Recorded:
         axis = node.type.dims.index("n") if "n" in node.type.dims else None
         if axis is not None and count * n == math.prod(shape):
             return RecordedTensor(entry, node, shape, last_axis=axis)
-        dims = " x ".join(map(str, shape))
+        dims = shape_text(shape)
         misfit = f"it has {count} elements, but for {n} positions the model has {dims}"
         if self.shard is not None and count * self.shard.ranks == math.prod(shape):
             misfit += (

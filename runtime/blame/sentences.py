@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from aprgraph.graph.words import as_sentence, joined
 from aprgraph.runtime.blame.local import NAMED, Audit, LocalError, LocalState, Verdict
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.report import DiffReport, as_sentence, join
+from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.repeats import repeats_in_words
 
@@ -26,7 +27,7 @@ def audit_sentence(audit: Audit) -> str:
         tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
         read = audit.is_read_otherwise
         extents = [one.extent for one in audit.reservations if one.extent is not None]
-        how_far = f" as far as {join(extents)}{', which is too little to go by' if audit.is_too_little else ''}" if extents else ""
+        how_far = f" as far as {joined(extents)}{', which is too little to go by' if audit.is_too_little else ''}" if extents else ""
         verdict = "not of the model's shapes" if audit.misshapen else f"right{how_far}{', by how it was recorded' if read else ''}"
         explains = f"{audit.name}: {verdict}, the model explains {tensors} that could be replayed{aside}."
         return " ".join([explains, *_known(audit, is_right=True)])
@@ -139,7 +140,7 @@ def _telltales(audit: Audit) -> list[str]:
         if local.telltale is not None:
             labels.setdefault(local.telltale, []).append(local.label)
     return [
-        f"At {join([*found[:NAMED], *([f'{len(found) - NAMED} more'] if len(found) > NAMED else [])])} {telltale}."
+        f"At {joined([*found[:NAMED], *([f'{len(found) - NAMED} more'] if len(found) > NAMED else [])])} {telltale}."
         for telltale, found in labels.items()
     ]
 
@@ -165,7 +166,7 @@ def places(wrong: Sequence[LocalError], other: Audit | None = None, other_name: 
     texts = [_place(group, other, other_name) for group in list(groups.values())[:NAMED]]
     if len(groups) > NAMED:
         texts.append("1 more stage" if len(groups) == NAMED + 1 else f"{len(groups) - NAMED} more stages")
-    return join(texts)
+    return joined(texts)
 
 
 def named(group: Sequence[LocalError]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from aprgraph.graph.ir import Attr, Node
 from aprgraph.graph.ops import OPS, Array
 from aprgraph.graph.ops.rope import PAIRINGS
+from aprgraph.graph.words import listed, plural
 
 #: What is left of the error where something explains it.
 _LEFT = 1e-3
@@ -199,6 +200,4 @@ _BY_OP: Mapping[str, Sequence[_Telltale]] = {
 
 
 def _listed(noun: str, numbers: Sequence[int] | Array) -> str:
-    shown = ", ".join(str(int(number)) for number in numbers[:_NAMED])
-    more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
-    return f"{noun}{'s' if len(numbers) > 1 else ''} {shown}{more}"
+    return f"{plural(len(numbers), noun)} {listed((int(number) for number in numbers), _NAMED)}"

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+from aprgraph.graph.words import layer_ranges
 from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState
-from aprgraph.runtime.diff.notes import ranges
 from aprgraph.runtime.place import Place
 
 #: What a reason consists of that the columns beside it say already.
@@ -27,7 +27,7 @@ class Group:
         first = self.keys[0]
         if len(self.keys) == 1:
             return first.label
-        return f"{first._replace(layer=None).label}, {ranges(key.layer for key in self.keys if key.layer is not None)}"
+        return f"{first._replace(layer=None).label}, {layer_ranges(key.layer for key in self.keys if key.layer is not None)}"
 
 
 def group_keys(keys: Iterable[Place], gist: Callable[[Place], Hashable]) -> list[Group]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aprgraph.graph.words import counted, listed
 from aprgraph.runtime.check.finding import Finding, Level
 
 FORMAT = "aprgraph-check"
@@ -53,7 +54,7 @@ class CheckReport:
     def extent(self) -> str:
         """How much was read."""
         if not self.tensors_read:
-            return f"{_counted(self.tensors, 'tensor')}, whose values were not read"
+            return f"{counted(self.tensors, 'tensor')}, whose values were not read"
         of_all = f" of {self.tensors}" if self.tensors_read < self.tensors else ""
         return f"{self.tensors_read}{of_all} {'tensor' if self.tensors == 1 else 'tensors'}, {_megabytes(self.bytes_read)} read"
 
@@ -62,9 +63,9 @@ class CheckReport:
         """The sentence to read first."""
         if not self.exit_code:
             notes = self.count(Level.NOTE)
-            aside = f"; {_counted(notes, 'note')}" if notes else ""
+            aside = f"; {counted(notes, 'note')}" if notes else ""
             return f"{self.path.name}: nothing wrong found: {self.extent}{aside}."
-        counts = [_counted(self.count(level), level.value) for level in (Level.ERROR, Level.WARNING) if self.count(level)]
+        counts = [counted(self.count(level), level.value) for level in (Level.ERROR, Level.WARNING) if self.count(level)]
         serious = [group for group in self.by_rule.values() if group[0].rule.level is not Level.NOTE]
         kinds = [_brief(group) for group in serious[:_KINDS_NAMED]]
         more = f"; and {len(serious) - _KINDS_NAMED} more" if len(serious) > _KINDS_NAMED else ""
@@ -88,10 +89,6 @@ class CheckReport:
         }
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _megabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count:,} bytes"
 
@@ -100,5 +97,4 @@ def _brief(group: Sequence[Finding]) -> str:
     names = list(dict.fromkeys(finding.name for finding in group if finding.name))
     if not names:
         return group[0].text if group[0].rule.code == "file-kind" else group[0].rule.title
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{group[0].rule.title} ({names[0]}{more})"
+    return f"{group[0].rule.title} ({listed(names, 1)})"

@@ -10,9 +10,10 @@ from aprgraph.graph.families import find_family
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.model import Model
 from aprgraph.graph.side_tensors import find_left_out
+from aprgraph.graph.words import shape_text
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.lenient import LenientMetadata, LenientModel
-from aprgraph.runtime.check.words import shape_in_words, text_of
+from aprgraph.runtime.check.words import text_of
 
 
 class Structure:
@@ -63,6 +64,6 @@ class Structure:
         if self.why_not is None:
             for name, info in self._file.tensors.items():
                 if name not in model.asked and name not in left_out:
-                    yield Finding.of("tensor-unused", name, f"{info.format.name} {shape_in_words(info.dims)}")
+                    yield Finding.of("tensor-unused", name, f"{info.format.name} {shape_text(info.dims)}")
         for group in model.left_out:
             yield Finding.of("tensor-ignored", "", group.sentence)

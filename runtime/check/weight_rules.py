@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from aprgraph.graph.words import shape_text
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.survey import Locate, SurveyedTensor
 from aprgraph.runtime.check.surveyed_matrix import LEAST_UNITS
 from aprgraph.runtime.check.vector_rules import judge_vector
-from aprgraph.runtime.check.words import describe_nonfinite, describe_places, shape_in_words
+from aprgraph.runtime.check.words import describe_nonfinite, describe_places
 
 #: A magnitude is out of proportion if it is this many octaves above all others but a hundredth of the units. The largest single
 #: weights of real models ("super weights", Yu et al. 2024, arXiv:2411.07191) are some 100 times the usual ones, 7 octaves.
@@ -27,14 +28,14 @@ def judge_tensor(found: SurveyedTensor, locate: Locate) -> Iterator[Finding]:
         yield Finding.of("weight-nonfinite", info.name, describe_nonfinite(found))
     if all(matrix.is_zero for matrix in found.matrices):
         code = "weight-zero-bias" if info.name.endswith(".bias") else "weight-zero"
-        yield Finding.of(code, info.name, f"all of its {shape_in_words(info.dims)} elements are 0")
+        yield Finding.of(code, info.name, f"all of its {shape_text(info.dims)} elements are 0")
         return
     if found.is_vector:
         yield from judge_vector(found)
         return
     yield from _judge_magnitudes(found, locate)
     if all(not matrix.varied for matrix in found.matrices):
-        yield Finding.of("weight-constant", info.name, f"all of its {shape_in_words(info.dims)} elements are {found.matrices[0].value:.6g}")
+        yield Finding.of("weight-constant", info.name, f"all of its {shape_text(info.dims)} elements are {found.matrices[0].value:.6g}")
     elif info.format.is_plain and not any(matrix.normal for matrix in found.matrices):
         yield Finding.of("weight-tiny", info.name, f"none of its elements is a normal number of {info.format.name}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.graph.words import plural
 from aprgraph.runtime.check.survey import SurveyedTensor
 from aprgraph.runtime.check.surveyed_matrix import Place
 
@@ -38,11 +39,6 @@ def text_of(error: Exception, path: Path, name: str) -> str:
     return text
 
 
-def shape_in_words(dims: Sequence[int]) -> str:
-    """``576 x 1536``."""
-    return " x ".join(map(str, dims))
-
-
 def as_runs(numbers: npt.NDArray[np.intp]) -> list[tuple[int, int]]:
     """Consecutive numbers as (first, one past the last)."""
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
@@ -54,7 +50,7 @@ def runs_in_words(noun: str, numbers: npt.NDArray[np.intp]) -> str:
     runs = as_runs(numbers)
     named = [str(start) if stop == start + 1 else f"{start} to {stop - 1}" for start, stop in runs[:NAMED]]
     rest = sum(stop - start for start, stop in runs[NAMED:])
-    return f"{noun}{'' if numbers.size == 1 else 's'} {', '.join(named)}{f' and {rest:,} more' if rest else ''}"
+    return f"{plural(numbers.size, noun)} {', '.join(named)}{f' and {rest:,} more' if rest else ''}"
 
 
 def describe_nonfinite(found: SurveyedTensor) -> str:
@@ -84,7 +80,7 @@ def describe_places(found: SurveyedTensor, places: Sequence[Place]) -> str:
 def _listed(noun: str, numbers: Sequence[int]) -> str:
     distinct = list(dict.fromkeys(numbers))
     more = " …" if len(distinct) > NAMED else ""
-    return f"{noun}{'' if len(distinct) == 1 else 's'} {', '.join(map(str, distinct[:NAMED]))}{more}"
+    return f"{plural(len(distinct), noun)} {', '.join(map(str, distinct[:NAMED]))}{more}"
 
 
 def _count(number: int, kind: str, blocks: bool) -> str:

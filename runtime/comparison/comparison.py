@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from aprgraph.graph.words import as_sentence
 from aprgraph.runtime.blame.local import Blame
 from aprgraph.runtime.diff.caveats import by_importance
-from aprgraph.runtime.diff.report import DiffReport, DiffRow, as_sentence
+from aprgraph.runtime.diff.report import DiffReport, DiffRow
 
 
 @dataclass(frozen=True)

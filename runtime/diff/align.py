@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.words import shape_text
 from aprgraph.runtime.diff.shapes import ShapedTrace, find_shapes, position_axis
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
@@ -165,7 +166,7 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _dims(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) if shape else "a single number"
+    return shape_text(shape) if shape else "a single number"
 
 
 def last_rows(shaped: ShapedTrace, key: Place, n: int, width: int | None = None) -> F32 | None:

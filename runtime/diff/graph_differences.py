@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import complete_attrs, is_tap, is_weight
+from aprgraph.graph.words import counted
 from aprgraph.runtime.trace.reader import Trace
 
 #: The largest number of differences that are told one by one.
@@ -43,7 +44,7 @@ class GraphDifferences:
         """In what formats the weights lie, None where these are the same."""
         if not self.formats:
             return None
-        parts = [f"{a.upper()} in A, {b.upper()} in B ({count} weight{'s' if count > 1 else ''})" for (a, b), count in self.formats[:NAMED]]
+        parts = [f"{a.upper()} in A, {b.upper()} in B ({counted(count, 'weight')})" for (a, b), count in self.formats[:NAMED]]
         more = len(self.formats) - len(parts)
         return f"weights lie in other formats: {'; '.join(parts)}" + (f"; {more} more pairs of formats" if more else "")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import PurePath
 
-from aprgraph.graph.plain_text import plain
+from aprgraph.graph.words import plain
 
 #: Characters of a name; of a longer one the middle is left out.
 LONGEST = 40

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from aprgraph.graph.ops import weights_of
 from aprgraph.graph.ops.attention import scores_by_layer
+from aprgraph.graph.words import counted, layer_ranges
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Class
@@ -53,7 +54,7 @@ def unreached(a: Trace, b: Trace) -> Iterator[str]:
         windows = {layer: node.attr_int("window") for layer, node in scores_by_layer(graph).items()}
         beyond = sorted({window for window in windows.values() if window >= positions})
         if beyond:
-            layers = ranges(layer for layer, window in windows.items() if window >= positions and layer is not None)
+            layers = layer_ranges(layer for layer, window in windows.items() if window >= positions and layer is not None)
             yield Caveat(
                 f"the sliding window of {' and '.join(map(str, beyond))} positions ({layers}) was not exercised: the run has {positions}, "
                 "and up to that many a wrong window shows nowhere"
@@ -77,9 +78,7 @@ def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[Shaped
     for row in rows:
         if row.override is not None:
             overridden[row.override] += 1
-    yield from (
-        Aside(f"limits marked * ({count} tensor{'s' if count > 1 else ''}) are set by {text!r}") for text, count in overridden.items()
-    )
+    yield from (Aside(f"limits marked * ({counted(count, 'tensor')}) are set by {text!r}") for text, count in overridden.items())
     yield from _choices(rows)
     # Other forms of recording stand in the verdict.
     remarked = [row for row in rows if row.remark is not None and row.classification is not Class.OTHER_FORM]
@@ -98,24 +97,11 @@ def _layers(shaped: tuple[ShapedTrace, ShapedTrace]) -> Iterator[str]:
     a, b = ({entry.layer for entry in side.trace.entries if entry.layer is not None} for side in shaped)
     for name, mine, other, theirs in (("A", a, "B", b), ("B", b, "A", a)):
         if mine and theirs - mine:
-            missing = ranges(theirs - mine)
+            missing = layer_ranges(theirs - mine)
             are = "is" if len(theirs - mine) == 1 else "are"
             yield Caveat(
-                f"{name} has {ranges(mine)} of the {len(theirs | mine)} recorded; {missing}, which {other} has, {are} not compared"
+                f"{name} has {layer_ranges(mine)} of the {len(theirs | mine)} recorded; {missing}, which {other} has, {are} not compared"
             )
-
-
-def ranges(layers: Iterable[int]) -> str:
-    """Layer numbers in words: ``layer 4``, ``layers 0..3 and 7``; both ends are named, and are in."""
-    parts: list[list[int]] = []
-    for layer in sorted(layers):
-        if parts and parts[-1][1] == layer - 1:
-            parts[-1][1] = layer
-        else:
-            parts.append([layer, layer])
-    names = [str(first) if first == last else f"{first}..{last}" for first, last in parts]
-    text = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"layer {text}" if len(parts) == 1 and parts[0][0] == parts[0][1] else f"layers {text}"
 
 
 def _uncertain_shapes(pairs: Sequence[Pair], shaped: tuple[ShapedTrace, ShapedTrace]) -> Iterator[str]:

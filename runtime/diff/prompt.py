@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aprgraph.graph.words import counted
 from aprgraph.runtime.trace.manifest import TraceInfo
 
 #: Ids that are shown, and characters of the text, from its start and from its end, where a chat has what was asked.
@@ -25,7 +26,7 @@ class Prompt:
             return "tokens not known"
         text = "" if self.text is None or not _is_legible(self.text) else f' ("{_shown(self.text)}")'
         generated = f"; then {len(self.generated):,} generated: {_ids(self.generated)}" if self.generated else ""
-        return f"{len(self.tokens):,} token{'s' if len(self.tokens) > 1 else ''}: {_ids(self.tokens)}{text}{generated}"
+        return f"{counted(len(self.tokens), 'token')}: {_ids(self.tokens)}{text}{generated}"
 
 
 NOT_KNOWN = Prompt()

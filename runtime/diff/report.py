@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from aprgraph.graph.words import as_sentence, counted, joined
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.classify import Class, FirstDivergence
 from aprgraph.runtime.diff.indices import IndexMetrics
@@ -185,7 +186,7 @@ class DiffReport:
         is_part = self._unmeasured > self.compared
         if is_part and "was compared" not in extents and not any(one.decisive for one in self.reservations):
             extents.insert(0, "was compared")
-        how_far = f" as far as {join(extents)}{', which is too little to go by' if self.is_too_little else ''}" if extents else ""
+        how_far = f" as far as {joined(extents)}{', which is too little to go by' if self.is_too_little else ''}" if extents else ""
         identical = self.counts.get(Class.IDENTICAL, 0)
         if self.compared == 1:
             tensors = f"{self.rows_compared[0].label} agrees"
@@ -198,7 +199,7 @@ class DiffReport:
 
     def _diverged(self) -> str:
         rows = [self.row(first.key) for first in self.first]
-        names = join([f"{row.label} ({row.reason})" for row in rows[:4]] + ([f"{len(rows) - 4} more"] if len(rows) > 4 else []))
+        names = joined([f"{row.label} ({row.reason})" for row in rows[:4]] + ([f"{len(rows) - 4} more"] if len(rows) > 4 else []))
         compared = f"{self.compared} tensors" if self.compared > 1 else "1 tensor"
         following = self.diverged - len(rows)
         rest = f", {following} more diverge after" if following else ""
@@ -277,7 +278,7 @@ class DiffReport:
         reasons = Counter(row.reason for row in self.rows)
         if not reasons:
             return "both traces are empty"
-        return "; ".join(f"{reason} ({count} tensor{'s' if count > 1 else ''})" for reason, count in reasons.most_common(3))
+        return "; ".join(f"{reason} ({counted(count, 'tensor')})" for reason, count in reasons.most_common(3))
 
 
 def common_to(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -286,13 +287,3 @@ def common_to(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:
         return ()
     others = [set(group) for group in groups[1:]]
     return tuple(name for name in groups[0] if all(name in other for other in others))
-
-
-def as_sentence(text: str) -> str:
-    """``text`` as a sentence: with a capital letter and an end."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith(("?", ".")) else ".")
-
-
-def join(parts: list[str]) -> str:
-    """Words as a person lists them."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.words import joined, plural
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
@@ -181,7 +182,7 @@ def recording_reservations(rows: Sequence[DiffRow], names: Sequence[str]) -> Ite
         side, _, words = remark.partition(RECORDED)
         stages = list(dict.fromkeys(row.key.stage for row in group))
         layers = {row.key.layer for row in group if row.key.layer is not None}
-        where = " and ".join(filter(None, (", ".join(stages[:-1]), stages[-1])))
+        where = joined(stages)
         if len(group) == 1:
             where = group[0].label
         elif layers:
@@ -197,7 +198,7 @@ def graph_reservation(differences: GraphDifferences) -> Reservation | None:
     if not differences.computed:
         return None
     more = len(differences.computed) - 1
-    return Reservation(differences.computed[0].sentence + (f", and in {more} more way{'s' if more > 1 else ''}" if more else ""))
+    return Reservation(differences.computed[0].sentence + (f", and in {more} more {plural(more, 'way')}" if more else ""))
 
 
 def file_reservation(a: Trace, b: Trace) -> Reservation | None:

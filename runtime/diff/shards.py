@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.words import joined, plural
 
 #: How many ranks a run may have.
 RANKS = (2, 4, 8, 16, 32, 64)
@@ -73,10 +74,9 @@ class Shard:
         named = [held.describe() for held in self.held[:_NAMED]]
         more = len(self.held) - len(named)
         if more:
-            named.append(f"of {more} more stage{'s' if more > 1 else ''}")
-        listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+            named.append(f"of {more} more {plural(more, 'stage')}")
         looks_like = f"{self.part} the width is what {self.rank} of a tensor-parallel run has"
-        return f"{looks_like}: {side} holds {listed}; gather the ranks before writing"
+        return f"{looks_like}: {side} holds {joined(named)}; gather the ranks before writing"
 
 
 def find_shard(tensors: Iterable[Held]) -> Shard | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aprgraph.graph.plain_text import plain
+from aprgraph.graph.words import plain
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.trace.reader import Trace
 

@@ -40,6 +40,7 @@ from dataclasses import dataclass, replace
 
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
+from aprgraph.graph.words import listed
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 
@@ -352,8 +353,7 @@ def exceeds(metrics: TensorMetrics | IndexMetrics, limit: float, tolerance: Tole
     if metrics.nmse is not None and metrics.nmse > limit:
         return f"NMSE {metrics.nmse:.1e}, limit {limit:.2g}"
     if metrics.dead_channels:
-        more = f" and {len(metrics.dead_channels) - 1} more" if len(metrics.dead_channels) > 1 else ""
-        return f"channel {metrics.dead_channels[0]}{more} 0 at every position on one side alone"
+        return f"channel {listed(metrics.dead_channels, 1)} 0 at every position on one side alone"
     for name, axis in (("position", metrics.positions), ("channel", metrics.channels)):
         if axis is None:
             continue

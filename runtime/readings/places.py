@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from aprgraph.graph.words import counted
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
@@ -38,7 +39,7 @@ def _apart(key: Place, twin: Place) -> str:
     if key.layer is None or twin.layer is None or key.layer == twin.layer:
         return ""
     count = abs(key.layer - twin.layer)
-    return f" of {count} layer{'s' if count > 1 else ''} {'before' if key.layer > twin.layer else 'behind'}"
+    return f" of {counted(count, 'layer')} {'before' if key.layer > twin.layer else 'behind'}"
 
 
 def other_places(trace: Trace, layers: int) -> Iterator[Places]:

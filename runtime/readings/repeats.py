@@ -10,6 +10,7 @@ import numpy as np
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops.attention import scores_by_layer
 from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.words import counted
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.as_read import TraceAsRead
 from aprgraph.runtime.readings.reading import Reading, Restoration
@@ -49,7 +50,7 @@ def _is_of_keys(stage: str) -> bool:
 def repeats_in_words(repeated: Sequence[Place]) -> str:
     """What was done with the tensors ``repeated`` that held KV heads several times, as the rest of a sentence."""
     stages = " and ".join(dict.fromkeys(stage for _, _, stage in repeated))
-    tensors = f"{len(repeated)} tensor{'s' if len(repeated) > 1 else ''}"
+    tensors = counted(len(repeated), "tensor")
     return f"{stages} hold each KV head as many times as query heads share it ({tensors}), of which one of each is read"
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from aprgraph.graph.export.divergence import LOOKS
 from aprgraph.graph.export.escape import xml
 from aprgraph.graph.export.svg_style import class_name
+from aprgraph.graph.words import counted, small_number
 from aprgraph.runtime.blame import Audit, Blame, Verdict
 from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.report import DIVERGED, DiffRow
 from aprgraph.runtime.report.drawing import LogScale
 from aprgraph.runtime.report.marks import finding, is_guilty, judged_error
-from aprgraph.runtime.report.numbers import counted, place, small
+from aprgraph.runtime.report.numbers import place
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _open(name: str, frame: Frame, marks: Sequence[Mark], title: str, summary: s
     summary = f"{title}: {counted(len(marks), 'tensor')}, {summary}"
     if errors:
         (low, low_at), (high, high_at) = min(errors), max(errors)
-        summary += f"; least error {small(low)} at {low_at}, largest {small(high)} at {high_at}"
+        summary += f"; least error {small_number(low)} at {low_at}, largest {small_number(high)} at {high_at}"
     points = " ".join(f"{mark.number},{place(mark.x)},{place(mark.y)}" for mark in marks if mark.y is not None)
     yield (
         f'<svg class="chart {name}" viewBox="0 0 {place(frame.width)} {place(frame.height)}" role="img" tabindex="{tabindex}" '

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 from aprgraph.graph.export.escape import xml
+from aprgraph.graph.words import counted
 from aprgraph.runtime.report.drawing import LogScale
 from aprgraph.runtime.report.histogram import Histogram
-from aprgraph.runtime.report.numbers import counted, place, signed
+from aprgraph.runtime.report.numbers import place, signed
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520.0, 230.0, 54.0, 508.0, 14.0, 180.0
 _ABOVE_NONE = 12.0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from aprgraph.graph.words import counted, listed, small_number
 from aprgraph.runtime.blame.wrong_rows import Group, wrong_rows
 from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects
@@ -23,7 +24,7 @@ from aprgraph.runtime.report.guilty import Guilty, find_guilty
 from aprgraph.runtime.report.histogram import make_histograms
 from aprgraph.runtime.report.histogram_chart import describe, draw_histograms
 from aprgraph.runtime.report.marks import LEVEL_TEXTS, class_rules
-from aprgraph.runtime.report.numbers import counted, dims, listed, small
+from aprgraph.runtime.report.numbers import dims
 from aprgraph.runtime.report.png import data_uri
 from aprgraph.runtime.report.rows import make_columns, summarise_logits, table_rows
 from aprgraph.runtime.report.stage_map import make_maps
@@ -31,6 +32,8 @@ from aprgraph.runtime.report.suspect_graph import SuspectGraph, draw_suspects, g
 from aprgraph.runtime.report.tensor_map import make_tensor_map, scale_png
 from aprgraph.runtime.trace.reader import Trace
 
+#: The largest number of names that a list of the page has.
+_NAMED = 12
 #: Tensors of which the page says in words where their cause can lie.
 _REGIONS = 4
 #: In the head of each page.
@@ -83,7 +86,7 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace) -> str:
         wrong=[] if blame is None else wrong_rows(blame),
         regions=[_region(report, group, region) for group, region in regions[:_REGIONS]],
         regions_left=max(0, len(regions) - _REGIONS),
-        common=listed(report.suspects),
+        common=listed(report.suspects, _NAMED),
         logits=[summarise_logits(row) for row in report.rows if row.logits is not None],
         columns=columns,
         short=[index for index, column in enumerate(columns) if column.short],
@@ -153,10 +156,10 @@ def _region(report: Comparison, group: Group, found: FirstDivergence) -> _Region
     labels = {row.key: row.label for row in report.rows}
     return _Region(
         labels[found.key] if len(group.keys) == 1 else f"{group.label}; below, of {labels[found.key]}",
-        listed(found.region[::-1]),
-        listed(found.weights[::-1]),
-        listed(labels.get(key, key.stage) for key in found.good[::-1]),
-        listed(labels.get(key, key.stage) for key in found.following),
+        listed(found.region[::-1], _NAMED),
+        listed(found.weights[::-1], _NAMED),
+        listed((labels.get(key, key.stage) for key in found.good[::-1]), _NAMED),
+        listed((labels.get(key, key.stage) for key in found.following), _NAMED),
     )
 
 
@@ -198,8 +201,8 @@ def _tensor(guilty: Guilty, names: SideNames) -> _Tensor:
         shape=dims(guilty.pair.shape),
         picture=data_uri(shown.png()),
         scale=data_uri(scale_png()) if shown.range else "",
-        low=small(low),
-        high=small(high),
+        low=small_number(low),
+        high=small_number(high),
         rows=str(shown.rows - 1),
         row_name=shown.row_name,
         columns=str(shown.columns - 1),
@@ -225,7 +228,7 @@ def _worst_places(guilty: Guilty) -> Iterator[str]:
         return
     if metrics.max_abs and metrics.max_index is not None:
         at = f" at [{', '.join(map(str, metrics.max_index))}]" if metrics.max_index else ""
-        yield f"Largest difference {small(metrics.max_abs)}{at}."
+        yield f"Largest difference {small_number(metrics.max_abs)}{at}."
     for name, axis in (("position", metrics.positions), ("channel", metrics.channels)):
         if axis is not None and axis.size > 1 and axis.share:
             worst = f"{name}{'s' if len(axis.worst) > 1 else ''} {listed(axis.worst, 8)}"

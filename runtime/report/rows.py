@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aprgraph.graph.words import small_number
 from aprgraph.runtime.blame import Audit, Blame
 from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import Concentration, TensorMetrics
 from aprgraph.runtime.diff.report import DiffRow
 from aprgraph.runtime.report.marks import glyph, is_guilty, level
-from aprgraph.runtime.report.numbers import dims, small
+from aprgraph.runtime.report.numbers import dims
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,16 @@ def make_columns(report: Comparison) -> tuple[Column, ...]:
         *blamed,
         Column("shape", lambda row: dims(row.shape), short=True),
         Column("error" if blame is None else "difference", _error, numeric=True, short=True),
-        Column("limit", lambda row: small(row.limit), numeric=True, short=True),
+        Column("limit", lambda row: small_number(row.limit), numeric=True, short=True),
         Column("SQNR dB", lambda row: _of(row, lambda m: "" if m.sqnr_db is None else f"{m.sqnr_db:.1f}"), numeric=True),
         Column("cosine", lambda row: _of(row, lambda m: "" if m.cosine is None else f"{m.cosine:.6f}"), numeric=True, short=True),
-        Column("max |Δ|", lambda row: _of(row, lambda m: small(m.max_abs)), numeric=True, short=True),
+        Column("max |Δ|", lambda row: _of(row, lambda m: small_number(m.max_abs)), numeric=True, short=True),
         Column("max |Δ| at", lambda row: _of(row, lambda m: ", ".join(map(str, m.max_index)) if m.max_index and m.max_abs else "")),
         Column("worst position", lambda row: _of(row, lambda m: _worst(m.positions)), numeric=True, short=True),
         Column("worst channel", lambda row: _of(row, lambda m: _worst(m.channels)), numeric=True),
         Column("NaN+Inf A/B", lambda row: _of(row, lambda m: f"{m.nan_a + m.inf_a}/{m.nan_b + m.inf_b}"), numeric=True, short=True),
-        Column("rms A", lambda row: _of(row, lambda m: small(m.rms_a)), numeric=True, short=blame is None),
-        Column("rms B", lambda row: _of(row, lambda m: small(m.rms_b)), numeric=True, short=blame is None),
+        Column("rms A", lambda row: _of(row, lambda m: small_number(m.rms_a)), numeric=True, short=blame is None),
+        Column("rms B", lambda row: _of(row, lambda m: small_number(m.rms_b)), numeric=True, short=blame is None),
         Column("why", _why),
         *replayed,
     )
@@ -106,7 +107,7 @@ def _of(row: DiffRow, text: Callable[[TensorMetrics], str]) -> str:
 def _error(row: DiffRow) -> str:
     if isinstance(row.metrics, IndexMetrics):
         return f"{row.error:.3g} of ids"
-    return small(row.error)
+    return small_number(row.error)
 
 
 def _why(row: DiffRow) -> str:
@@ -120,12 +121,12 @@ def _worst(axis: Concentration | None) -> str:
 
 
 def _local(audit: Audit, row: DiffRow) -> str:
-    return small(audit.by_key[row.key].error) if row.key in audit.by_key else ""
+    return small_number(audit.by_key[row.key].error) if row.key in audit.by_key else ""
 
 
 def _local_limit(blame: Blame, row: DiffRow) -> str:
     local = blame.local_of(row.key)
-    return "" if local is None or local.error is None else small(local.limit)
+    return "" if local is None or local.error is None else small_number(local.limit)
 
 
 def _reason(audit: Audit, row: DiffRow) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stages import STAGE_BY_NAME, Stage
+from aprgraph.graph.words import shape_text
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.array_values import Array
 from aprgraph.runtime.trace.manifest import TraceEntry
@@ -175,4 +176,4 @@ def _expected(stage: Stage) -> str:
 
 
 def _dims(shape: Shape) -> str:
-    return " x ".join(map(str, shape)) if shape else "of a single number"
+    return shape_text(shape) if shape else "of a single number"

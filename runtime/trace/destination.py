@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
+from aprgraph.graph.words import listed
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceInfo, read_manifest
 from aprgraph.runtime.trace.unread_files import list_folder
 from aprgraph.runtime.trace.without_manifest import is_place_of_stage
@@ -68,14 +69,14 @@ def look_at(directory: Path, author: str) -> TracePlace:
     except TraceError:
         return TracePlace((), tuple(names), f"a {MANIFEST} that is no whole manifest")
     # What a manifest names beside tensors, by mistake or not, is not removed for it.
-    listed = {entry.file for entry in entries if entry.file is not None and is_place_of_stage(entry.file)}
-    others = tuple(file for file in names if file not in listed)
+    recorded = {entry.file for entry in entries if entry.file is not None and is_place_of_stage(entry.file)}
+    others = tuple(file for file in names if file not in recorded)
     whose, problem = author_of(info), None
     if whose != author:
         problem = f"a trace that {whose} wrote"
-    elif unlisted := [file for file in tensors if file not in listed]:
-        problem = f"tensors that its {MANIFEST} does not list ({_some(unlisted)})"
-    return TracePlace(tuple(sorted(listed)), others, problem)
+    elif unlisted := [file for file in tensors if file not in recorded]:
+        problem = f"tensors that its {MANIFEST} does not list ({listed(unlisted, _SHOWN)})"
+    return TracePlace(tuple(sorted(recorded)), others, problem)
 
 
 def check_trace_place(directory: Path, author: str = OWN, *, force: bool = False) -> TracePlace:
@@ -88,17 +89,13 @@ def check_trace_place(directory: Path, author: str = OWN, *, force: bool = False
 
 def _strangers(names: Collection[str], tensors: Collection[str]) -> str | None:
     if tensors:
-        return f"tensors without a {MANIFEST}, as another program leaves them ({_some(tensors)})"
-    return f"what is no trace ({_some(names)})" if names else None
-
-
-def _some(names: Collection[str]) -> str:
-    return ", ".join(list(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        return f"tensors without a {MANIFEST}, as another program leaves them ({listed(tensors, _SHOWN)})"
+    return f"what is no trace ({listed(names, _SHOWN)})" if names else None
 
 
 def describe_others(directory: Path, others: Collection[str]) -> str:
     """A sentence on what stays beside a trace."""
-    return f"{directory} also holds what is not of this trace, and stays: {_some(others)}"
+    return f"{directory} also holds what is not of this trace, and stays: {listed(others, _SHOWN)}"
 
 
 def _is_locked(marker: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
+from aprgraph.graph.words import shape_text
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, read_aprt, whose
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceEntry, TraceInfo, read_manifest
@@ -115,7 +116,7 @@ class Trace:
         if layer != entry.layer:
             raise TraceError(f"{path}: its header names {whose(layer)}, expected {whose(entry.layer)}; written by another run?")
         if math.prod(entry.shape) != values.size:
-            dims = " x ".join(map(str, entry.shape))
+            dims = shape_text(entry.shape)
             raise TraceError(f"{path}: {values.size} elements, but the manifest says {dims}; written by another run?")
         return values.reshape(entry.shape)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stage_names import is_known_elsewhere, nearest_stage, remark_on
 from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.words import and_more, listed
 from aprgraph.runtime.trace.aprt import HEADER, MAGIC, WHOLE_MODEL, relative_path
 
 SUFFIX = ".bin"
@@ -186,14 +187,9 @@ def describe_strangers(directory: Path, unread: Collection[Unread], apart: dict[
     if "repro.py" in names:
         return "it is the guilty stage that --repro wrote; give the directory of a trace"
     if apart:
-        first = [f"{directory / name} ({what})" for name, what in list(apart.items())[:_SHOWN]]
-        return f"it holds {', '.join(first)}{_more(len(apart))}; give one of them"
+        return f"it holds {listed((f'{directory / name} ({what})' for name, what in apart.items()), _SHOWN)}; give one of them"
     if unread:
-        return f"found {'; '.join(one.sentence for one in list(unread)[:_SHOWN])}{_more(len(unread))}"
+        return f"found {'; '.join(one.sentence for one in list(unread)[:_SHOWN])}{and_more(list(unread)[_SHOWN:])}"
     if names & {"config.json", "tokenizer.json"} or any(name.endswith(".gguf") for name in names):
         return "it holds a model; run it first, with `aprgraph run` or in your own engine"
     return ""
-
-
-def _more(count: int) -> str:
-    return f" and {count - _SHOWN} more" if count > _SHOWN else ""

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aprgraph.graph.words import layer_ranges
 from aprgraph.runtime.diff import Class, DiffReport, diff
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.notes import ranges
 from aprgraph.runtime.diff.shapes import find_shapes
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import Tensor, trace_model, values, write_bare, write_trace
@@ -183,6 +183,6 @@ def test_fewer_layers_on_one_side_are_one_note(tmp_path: Path, tiny_model: Calla
 
 
 def test_layers_in_words() -> None:
-    assert ranges([4]) == "layer 4"
-    assert ranges([3, 0, 1, 2]) == "layers 0..3"
-    assert ranges([0, 2, 3, 9]) == "layers 0, 2..3 and 9"
+    assert layer_ranges([4]) == "layer 4"
+    assert layer_ranges([3, 0, 1, 2]) == "layers 0..3"
+    assert layer_ranges([0, 2, 3, 9]) == "layers 0, 2..3 and 9"

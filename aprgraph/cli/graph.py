@@ -15,7 +15,7 @@ from aprgraph.cli.places import written_by
 if TYPE_CHECKING:
     from aprgraph.graph.ir import Graph
     from aprgraph.graph.model import Model
-    from aprgraph.graph.plan import Plan
+    from aprgraph.graph.passes import Pass
     from aprgraph.runtime.comparison import Comparison
 
 
@@ -49,7 +49,9 @@ def graph(
     passes: Annotated[
         str | None,
         typer.Option(
-            "--passes", metavar="LIST", help="Run these passes in order, such as insert-taps,prune (default with --taps: insert-taps)."
+            "--passes",
+            metavar="LIST",
+            help="Run these passes in order, options in braces, such as insert-taps,prune (default with --taps: insert-taps).",
         ),
     ] = None,
     print_ir_after: Annotated[
@@ -82,31 +84,29 @@ def graph(
     Example:
       aprgraph graph model.gguf -o model.svg
       aprgraph graph model.gguf --taps qkv_matmul --passes insert-taps,prune
+      aprgraph graph model.gguf --passes "insert-taps{taps=attn_out layers=0..2},prune,one-pass"
       aprgraph graph --diff good bad -o where.svg
       aprgraph graph --diff good bad --model model.gguf -o whose.svg
 
     With --diff, stages have the classes of `aprgraph diff`, and with --model its verdicts; of several steps the prompt's is drawn.
     """
     from aprgraph.graph.export import EXPORTERS, make_view  # noqa: PLC0415
-    from aprgraph.graph.plan import parse_layers, parse_plan  # noqa: PLC0415
+    from aprgraph.graph.plan import parse_layers  # noqa: PLC0415
 
     chosen = _choose_format(output_format, output)
     if output is not None:
         _check_place(output, [one for one in (source, *(diff or ())) if one is not None], force=force)
-    names = _pass_names(passes, taps)
-    if taps is None and "insert-taps" in names:
-        taps = "all"
-    plan = parse_plan(taps, layers or "0..1")
+    chosen_passes = _choose_passes(passes, taps, layers)
     shown = parse_layers(layers) if layers is not None else None
     if print_ir_after is not None:
-        _check_print(print_ir_after, names)
+        _check_print(print_ir_after, [one.name for one in chosen_passes])
     truth = _truth(diff, model, override_kv, ignore)
     # A trace has its graph; what is overridden then is the model that judges it.
     options = (None, None) if source is not None and source.is_dir() and truth is not None else (override_kv, ignore)
     opened = _graph_of_diff(diff, truth) if source is None else open_graph(source, *options)
-    if names:
-        opened = _run_passes(opened, names, plan, print_ir_after)
-    if chosen == "text" and names:
+    if chosen_passes:
+        opened = _run_passes(opened, chosen_passes, print_ir_after)
+    if chosen == "text" and chosen_passes:
         shown = None  # the text after passes is a whole graph, which parses back
     report = None if diff is None else _compare(*diff, truth)
     if report is None:
@@ -244,15 +244,22 @@ def _choose_format(output_format: str | None, output: Path | None) -> str:
     return FORMAT_BY_SUFFIX[output.suffix.lower()]
 
 
-def _pass_names(passes: str | None, taps: str | None) -> list[str]:
+def _choose_passes(passes: str | None, taps: str | None, layers: str | None) -> list[Pass]:
+    """The passes to run; those that name no taps or layers get those of --taps and --layers. Raises GraphError or PlanError."""
     from aprgraph.graph.errors import PlanError  # noqa: PLC0415
+    from aprgraph.graph.passes import InsertTaps, make_passes, split_passes  # noqa: PLC0415
+    from aprgraph.graph.plan import parse_plan  # noqa: PLC0415
 
+    plan = parse_plan(taps or "all", layers or "0..1")
     if passes is None:
-        return [] if taps is None else ["insert-taps"]
-    names = [name.strip().lower() for name in passes.split(",")]
-    if taps is not None and "insert-taps" not in names:
-        raise PlanError(f"--taps {taps}: nothing inserts them; add insert-taps to --passes, or drop --passes")
-    return names
+        return [] if taps is None else [InsertTaps(plan)]
+    if taps is not None:
+        inserting = [options for name, options in split_passes(passes) if name == InsertTaps.name]
+        if not inserting:
+            raise PlanError(f"--taps {taps}: nothing inserts them; add insert-taps to --passes, or drop --passes")
+        if any("taps" in options for options in inserting):
+            raise PlanError(f"--taps {taps}: --passes names the taps of insert-taps already; drop one of the two")
+    return make_passes(passes, plan)
 
 
 def _check_print(print_ir_after: str, names: list[str]) -> None:
@@ -263,17 +270,17 @@ def _check_print(print_ir_after: str, names: list[str]) -> None:
         raise GraphError(f"--print-ir-after {print_ir_after!r}: expected 'all' or a pass that runs: {running}")
 
 
-def _run_passes(opened: Graph, names: list[str], plan: Plan, print_ir_after: str | None) -> Graph:
+def _run_passes(opened: Graph, chosen: list[Pass], print_ir_after: str | None) -> Graph:
     from aprgraph.graph.errors import PlanError  # noqa: PLC0415
     from aprgraph.graph.ops import taps_of  # noqa: PLC0415
-    from aprgraph.graph.passes import make_pass, run_passes  # noqa: PLC0415
+    from aprgraph.graph.passes import InsertTaps, run_passes  # noqa: PLC0415
     from aprgraph.graph.text import print_graph  # noqa: PLC0415
 
-    if not plan.is_empty and taps_of(opened):
+    if any(isinstance(one, InsertTaps) for one in chosen) and taps_of(opened):
         raise PlanError("--taps: the graph of a trace has its taps already; give the model or the artifact instead")
 
     def observe(name: str, after: Graph) -> None:
         if print_ir_after in ("all", name):
             print(f"// after {name}\n{print_graph(after)}", file=sys.stderr, end="")
 
-    return run_passes(opened, [make_pass(name, plan) for name in names], observe)
+    return run_passes(opened, chosen, observe)

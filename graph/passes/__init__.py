@@ -1,8 +1,8 @@
-"""The passes, one file each; ``make_pass`` is the table that the command line goes by."""
+"""The passes, one file each; ``PASSES`` is the table that the command line goes by."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.passes.all_positions import AllPositions
@@ -12,25 +12,36 @@ from aprgraph.graph.passes.fix_context import FixContext
 from aprgraph.graph.passes.fuse_attention import FuseAttention
 from aprgraph.graph.passes.insert_taps import InsertTaps
 from aprgraph.graph.passes.one_pass import OnePass
+from aprgraph.graph.passes.options import build_pass, split_passes
 from aprgraph.graph.passes.prune import Prune
+from aprgraph.graph.passes.replay_recorded import ReplayRecorded
 from aprgraph.graph.plan import Plan
 
-PASSES: dict[str, Callable[[Plan], Pass]] = {
-    FixContext.name: lambda _plan: FixContext(0),  # of a short run
-    AllPositions.name: lambda _plan: AllPositions(),
+PASSES: dict[str, type[Pass]] = {
+    FixContext.name: FixContext,
+    AllPositions.name: AllPositions,
     InsertTaps.name: InsertTaps,
-    Prune.name: lambda _plan: Prune(),
-    FillCaches.name: lambda _plan: FillCaches(),
-    FuseAttention.name: lambda _plan: FuseAttention(),
-    OnePass.name: lambda _plan: OnePass(),
+    Prune.name: Prune,
+    FillCaches.name: FillCaches,
+    FuseAttention.name: FuseAttention,
+    OnePass.name: OnePass,
+    ReplayRecorded.name: ReplayRecorded,
 }
 
 
-def make_pass(name: str, plan: Plan) -> Pass:
-    """The pass ``name`` for ``plan``. Raises GraphError that lists the passes."""
+def make_pass(name: str, options: Mapping[str, str], plan: Plan | None = None) -> Pass:
+    """The pass ``name`` with ``options`` as text; see graph/passes/options.py. Raises GraphError, or PlanError for its taps."""
     if name not in PASSES:
         raise GraphError(f"unknown pass {name!r}; expected one of {', '.join(PASSES)}")
-    return PASSES[name](plan)
+    return build_pass(PASSES[name], options, plan)
+
+
+def make_passes(text: str, plan: Plan | None = None) -> list[Pass]:
+    """The passes of ``text``, such as ``insert-taps{taps=qkv_matmul layers=0..2},prune``; ``plan`` is for those that name no taps.
+
+    Raises GraphError, or PlanError for taps.
+    """
+    return [make_pass(name, options, plan) for name, options in split_passes(text)]
 
 
 __all__ = [
@@ -43,6 +54,9 @@ __all__ = [
     "OnePass",
     "Pass",
     "Prune",
+    "ReplayRecorded",
     "make_pass",
+    "make_passes",
     "run_passes",
+    "split_passes",
 ]

@@ -1,4 +1,4 @@
-"""Passes: small functions Graph -> Graph with a name; their fields are their options."""
+"""Passes: small functions Graph -> Graph with a name; they are frozen dataclasses, and their fields are their options."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class FixContext:
     limit, and the keys that lie in the cache would not fit the new ones.
     """
 
-    positions: int
+    positions: int = 0
     name: ClassVar[str] = "fix-context"
 
     def __call__(self, graph: Graph) -> Graph:

@@ -55,6 +55,16 @@ def test_passes_show_what_they_do(tiny_model: Models, capsys: pytest.CaptureFixt
     assert parse_graph(second) == pruned
 
 
+def test_passes_take_their_options_in_braces(tiny_model: Models, capsys: pytest.CaptureFixture[str]) -> None:
+    graph(tiny_model(layers=3), passes="insert-taps{taps=attn_out layers=1..2},prune,fuse-attention,one-pass")
+    fused = parse_graph(capsys.readouterr().out)
+    assert fused.outputs == ("tap.layer1.attn_out",)
+    assert [node.name for node in fused.with_op("attention")] == ["layer0.attention", "layer1.attention"]
+    assert not fused.with_op("cache")
+    with pytest.raises(PlanError, match="--taps attn_out: --passes names the taps of insert-taps already; drop one of the two"):
+        graph(tiny_model(layers=3), taps="attn_out", passes="insert-taps{taps=ffn_out}")
+
+
 def test_taps_alone_insert_and_do_not_prune(tiny_model: Models, capsys: pytest.CaptureFixture[str]) -> None:
     graph(tiny_model(), taps="qkv_matmul", output_format="json")
     nodes = json.loads(capsys.readouterr().out)["nodes"]

@@ -328,11 +328,17 @@ def test_taps_beside_the_outputs_of_a_run_that_goes_on() -> None:
     assert graph.outputs == ("tap.final_norm", "lm_head")
 
 
+#: The options that a pass cannot do without.
+NEEDED = {"replay-recorded": {"sources": "layer0.embedding", "targets": "lm_head"}}
+
+
 def test_every_pass_has_a_name_and_can_be_made() -> None:
-    assert list(PASSES) == ["fix-context", "all-positions", "insert-taps", "prune", "fill-caches", "fuse-attention", "one-pass"]
-    assert [make_pass(name, parse_plan("lm_head")).name for name in PASSES] == list(PASSES)
+    assert list(PASSES) == [
+        "fix-context", "all-positions", "insert-taps", "prune", "fill-caches", "fuse-attention", "one-pass", "replay-recorded",
+    ]  # fmt: skip
+    assert [make_pass(name, NEEDED.get(name, {})).name for name in PASSES] == list(PASSES)
     with pytest.raises(GraphError, match="unknown pass 'fold'; expected one of fix-context, all-positions, insert-taps, prune"):
-        make_pass("fold", Plan())
+        make_pass("fold", {})
 
 
 def test_observers_see_each_pass_in_order() -> None:

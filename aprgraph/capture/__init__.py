@@ -26,7 +26,7 @@ def transformers(
 ) -> Capture:
     """A context manager that records what ``model`` computes inside it into the trace ``directory``.
 
-    ``model`` is a causal language model of Hugging Face transformers 5, of a class in aprgraph.capture.model_classes, in evaluation mode.
+    ``model`` is a causal language model of Hugging Face transformers 5, of a class of one of its families, in evaluation mode.
     Inside the block goes one text of batch size 1: a forward pass on the whole prompt, step 0, and then, with a KV cache, passes on
     one token each, steps 1, 2, …, as ``model.generate`` makes them. Nothing that the model computes changes by a bit.
 

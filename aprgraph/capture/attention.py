@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from aprgraph.capture.captured_model import ATTENTION_FUNCTION, ROPE_FUNCTION, CapturedModel
 from aprgraph.capture.functions import watching
-from aprgraph.capture.model_classes import ATTENTION_FUNCTION, ROPE_FUNCTION, CapturedModel
 from aprgraph.graph.errors import TraceError
 
 #: Takes (stage, layer, tensor in the shape of the stage table).
@@ -23,7 +23,7 @@ class AttentionWatch:
 
     def __init__(self, captured: CapturedModel, record: Record, positions_so_far: Callable[[], int]) -> None:
         self._captured, self._record, self._positions_so_far = captured, record, positions_so_far
-        self._layer_of = {layer.self_attn: index for index, layer in enumerate(captured.layers)}
+        self._layer_of = {attention: index for index, attention in enumerate(captured.attentions)}
         # RoPE's function is not told for whom it works, and other models in other threads call the same one.
         self._running = threading.local()
 
@@ -60,7 +60,7 @@ class AttentionWatch:
         with _SoftmaxInput() as softmax:
             result = function(module, query, key, value, attention_mask, *args, **kwargs)
         if softmax.value is not None:
-            scores, layer = softmax.value, self._layer_of[module]
+            scores, layer = softmax.value_over(key.shape[-2]), self._layer_of[module]
             if attention_mask is not None:
                 mask = attention_mask[..., : scores.shape[-1]]
                 # What the mask adds where nothing is masked is 0, so that the sum is the score.
@@ -84,16 +84,27 @@ class _SoftmaxInput(TorchFunctionMode):  # type: ignore[misc]  # torch's types a
     """While inside, ``value`` becomes what a softmax is computed of. It changes nothing."""
 
     value: torch.Tensor | None = None
+    _joined: torch.Tensor | None = None
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.nn.functional.softmax:
             self.value = args[0]
+        elif function is torch.cat and self.value is None:
+            self._joined = args[0][0]
         return function(*args, **(kwargs or {}))
+
+    def value_over(self, places: int) -> torch.Tensor:
+        """The scores of ``places`` places: those to which sinks were joined, where there are any."""
+        assert self.value is not None
+        return self.value if self.value.shape[-1] == places or self._joined is None else self._joined
 
 
 def in_file_order(captured: CapturedModel, heads: torch.Tensor) -> torch.Tensor:
-    """Heads of q or k [n, heads, D] as [n, heads · D], with rows in the order of the GGUF file."""
+    """Heads of q or k [n, heads, D] as [n, heads · D], with rows in the order of the GGUF file.
+
+    Conversion reorders them where RoPE pairs neighbours in files and halves in transformers.
+    """
     n, count, size = heads.shape
-    if captured.model_class.pairs_neighbours:
+    if captured.family.pairing != captured.family.hf_pairing:
         heads = heads.reshape(n, count, 2, size // 2).transpose(2, 3)
     return heads.reshape(n, count * size)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from aprgraph.capture.arithmetic import ArithmeticWatch
-from aprgraph.capture.model_classes import CapturedModel, open_model
+from aprgraph.capture.captured_model import CapturedModel, open_model
 from aprgraph.capture.taps import Tap, find_notes, find_taps
 from aprgraph.graph.errors import PlanError, TraceError
 from aprgraph.graph.plan import parse_plan
-from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.stages import EMBEDDING, LOGITS, STAGE_BY_NAME
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace
@@ -72,6 +72,7 @@ class Capture:
                 stack.callback(module.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
             stack.callback(captured.decoder.embed_tokens.register_forward_hook(self._after_embedding).remove)
             stack.callback(captured.decoder.rotary_emb.register_forward_pre_hook(self._at_positions, with_kwargs=True).remove)
+            stack.callback(captured.layers[0].register_forward_pre_hook(self._before_layers, with_kwargs=True).remove)
             for tap in self._taps:
                 if self._wants(tap):
                     tap.open(stack)
@@ -88,7 +89,7 @@ class Capture:
     def _check_plan(self) -> None:
         """Raise PlanError if the plan names a stage or a layer that the model does not show."""
         plan, count = self._plan, len(self._captured.layers)
-        shown = {"embedding", *(stage for tap in self._taps for stage in tap.stages)}
+        shown = {EMBEDDING, *(stage for tap in self._taps for stage in tap.stages)}
         missing = [stage for stage in plan.stages if stage not in shown]
         if missing and not plan.everything:
             own = ", ".join(stage for stage in STAGE_BY_NAME if stage in shown)
@@ -148,7 +149,10 @@ class Capture:
         self._step += 1
         self._arithmetic.at_pass(rows.device)
         (self._generated if self._step else self._tokens).extend(tokens[0].tolist())
-        self._record("embedding", 0, rows[0])
+
+    def _before_layers(self, _module: Any, args: Any, kwargs: Any) -> None:
+        """What the first layer is given is the embedding, scaled by whoever scales it."""
+        self._record(EMBEDDING, 0, (args[0] if args else kwargs["hidden_states"])[0])
 
     def _after_pass(self, _module: Any, _args: Any, _output: Any) -> None:
         self._is_running = False
@@ -160,7 +164,7 @@ class Capture:
         name = stage if layer is None else f"layer{layer}.{stage}"
         if key in self._recorded:
             raise self._fail(f"{name} is computed twice in one pass, which cannot be recorded")
-        if stage == "lm_head" and self._positions == "all" and len(values) != (1 if self._step else len(self._tokens)):
+        if stage == LOGITS and self._positions == "all" and len(values) != (1 if self._step else len(self._tokens)):
             raise self._fail(
                 f"the model computed logits of {len(values)} of {len(self._tokens)} positions; drop positions='all', or logits_to_keep"
             )
@@ -193,7 +197,7 @@ class Capture:
         if notes:
             extra["notes"] = notes
         # The last part alone: where a model lies on this machine is nobody's business.
-        name = Path(str(getattr(config, "_name_or_path", ""))).name or captured.model_class.name
-        model = {"name": name, "architecture": captured.model_class.architecture}
+        name = Path(str(getattr(config, "_name_or_path", ""))).name or captured.name
+        model = {"name": name, "architecture": captured.family.architecture}
         info = TraceInfo(model, TARGET, tuple(self._tokens), self._plan.describe(), self._positions, "", extra)
         return self._writer.finish(info)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from aprgraph.capture.attention import AttentionWatch, in_file_order
+from aprgraph.capture.captured_model import CapturedModel
 from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, ExpertsWatch
-from aprgraph.capture.model_classes import CapturedModel
+from aprgraph.graph.ir import Node
+from aprgraph.graph.ops import traits_of
+from aprgraph.graph.stages import EMBEDDING
 
 #: Takes (stage, layer, tensor in the shape of the stage table, on any device, in any dtype).
 Record = Callable[[str, int | None, torch.Tensor], None]
+
+#: Slots whose modules give heads of q or k; those have three dimensions without the batch where heads have an axis of their own.
+_OF_HEADS = ("q", "k", "q_norm", "k_norm")
+_HEADS_APART = 3
+#: What a network calls the module of its activation.
+_ACTIVATIONS = ("act_fn", "activation_fn")
 
 
 @dataclass(frozen=True)
@@ -29,23 +38,16 @@ class Tap:
 
 def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callable[[], int], *, all_logits: bool) -> Iterator[Tap]:
     """Every tap that the model has. ``positions_so_far``: how many positions there are to attend to, t."""
-    finder = _Finder(captured, record)
     watch = AttentionWatch(captured, record, positions_so_far)
     yield Tap(("q_post_rope", "k_post_rope"), None, watch.watch_rope, everywhere=True)
     if captured.is_eager:
         yield Tap(("attn_scores", "attn_softmax"), None, watch.watch_scores, everywhere=True)
-    for index, layer in enumerate(captured.layers):
-        yield from finder.attention(index, layer)
-        yield from finder.feed_forward(index, layer.mlp)
-        yield finder.after(layer, index, "post_ffn_residual")
-    yield finder.after(captured.decoder.norm, None, "final_norm")
-    if captured.head is not None:
-        yield finder.after(captured.head, None, "lm_head", _rows if all_logits else lambda output: output[0, -1])
+    for layer in (*range(len(captured.layers)), None):
+        yield from _LayerTaps(captured, record, layer, all_logits=all_logits).find()
 
 
 def find_notes(captured: CapturedModel) -> Iterator[str]:
     """Which stages the model has and does not show, and why, in sentences."""
-    layers = captured.layers
     if captured.head is None:
         yield f"lm_head is not recorded: {type(captured.model).__name__} has no head"
     if captured.given is not captured.model:
@@ -56,22 +58,19 @@ def find_notes(captured: CapturedModel) -> Iterator[str]:
         yield f"adapters of PEFT ({kinds}) took part: a model file is the same model only if they were merged into it"
     if not captured.is_eager:
         yield "attn_scores and attn_softmax are not recorded: only attn_implementation='eager' computes them one after the other"
-    if any(_has_bias(layer.self_attn) for layer in layers):
+    if any(node.stage == "qkv_bias" for node in captured.outline.graph):
         yield "qkv_matmul is not recorded: the model adds the bias of q, k and v within the multiplication, which gives qkv_bias"
-    if any(hasattr(layer.mlp, "experts") for layer in layers) and not _can_follow_experts(captured):
+    if any(not _can_follow(captured, experts) for _, experts in captured.experts.values()):
         names = ", ".join(FOLLOWED)
-        yield f"what goes on inside the experts is not recorded: only experts_implementation {names} can be followed"
+        yield (
+            f"what goes on inside the experts is not recorded: only experts_implementation {names} can be followed, with an activation "
+            "that is a module"
+        )
 
 
-def _has_bias(attention: Any) -> bool:
-    if not hasattr(attention, "q_proj"):
-        return False
-    bias = attention.q_proj.bias
-    return (bias() if callable(bias) else bias) is not None  # a method in quantised layers of torch
-
-
-def _can_follow_experts(captured: CapturedModel) -> bool:
-    return captured.decoder.config._experts_implementation in FOLLOWED  # noqa: SLF001 -- there is no public name
+def _can_follow(captured: CapturedModel, experts: Any) -> bool:
+    implementation = captured.decoder.config._experts_implementation  # noqa: SLF001 -- there is no public name
+    return implementation in FOLLOWED and hasattr(experts, "act_fn")
 
 
 def _rows(values: Any) -> torch.Tensor:
@@ -80,99 +79,163 @@ def _rows(values: Any) -> torch.Tensor:
     return values.reshape(-1, values.shape[-1])
 
 
-class _Finder:
-    """Makes taps of modules."""
+#: Makes the rows of a stage of what a module was given and returned.
+Shape = Callable[[Any, Any], torch.Tensor]
 
-    def __init__(self, captured: CapturedModel, record: Record) -> None:
-        self._captured, self._record = captured, record
 
-    def after(self, module: Any, layer: int | None, stage: str, shape: Callable[[Any], torch.Tensor] = _rows) -> Tap:
+class _LayerTaps:
+    """The taps of one layer, or of what belongs to none: where the stages of the graph show themselves at modules.
+
+    What a module returns is the value of the last node that reads its weights. What it is given is the value of the node before. An
+    activation has a module beside the one that it is of, and a layer returns its last stage.
+    """
+
+    def __init__(self, captured: CapturedModel, record: Record, layer: int | None, *, all_logits: bool) -> None:
+        self._captured, self._record, self._layer, self._all_logits = captured, record, layer, all_logits
+        self._graph = captured.outline.graph
+        self._nodes = [node for node in self._graph if node.layer == layer]
+        #: The slot whose module returns each node, or a part of its columns.
+        self._slot_of: dict[str, str] = {}
+        self._shown: set[str] = {EMBEDDING}
+
+    def find(self) -> Iterator[Tap]:
+        """All of them."""
+        for tap in (*self._outputs(), *self._experts(), *self._inputs(), *self._activations(), *self._ends()):
+            new = tuple(stage for stage in tap.stages if stage not in self._shown)
+            if new == tap.stages:
+                self._shown.update(new)
+                yield tap
+
+    # -- from the graph to modules --------------------------------------------------------------------------------------
+
+    def _modules(self, node: Node) -> list[tuple[str, Any]]:
+        """(slot, module) of the weights that a node reads, in their order; nothing where the model lacks one."""
+        weights = self._captured.outline.weights
+        slots = [weights[name].slot for name in self._graph.operand_names(node.name) if name in weights]
+        if not traits_of(node).is_matmul and traits_of(node).picks_rows_by:  # the table of embeddings, whose rows are scaled elsewhere
+            return []
+        # The logits are of the module that is called the head, whatever weights it has.
+        slots = ["lm_head" if slot == EMBEDDING else slot for slot in slots]
+        modules = [(slot, self._captured.modules.find(slot, self._layer)) for slot in slots]
+        return modules if all(module is not None for _, module in modules) else []
+
+    def _reads(self, node: Node, what: str) -> bool:
+        """Whether a node reads a "weight" or a "bias"."""
+        weights = self._captured.outline.weights
+        return any(weights[name].what == what for name in self._graph.operand_names(node.name) if name in weights)
+
+    def _is_with_bias(self, node: Node) -> bool:
+        """Whether the modules of a product add a bias themselves, so that the product alone is nowhere to be seen."""
+        return any(self._reads(user, "bias") for user in self._graph.users(node.name))
+
+    def _outputs(self) -> Iterator[Tap]:
+        for node in self._nodes:
+            modules = self._modules(node)
+            if not modules or traits_of(node).picks_rows_by or self._is_with_bias(node):
+                continue
+            self._slot_of[node.name] = modules[0][0]
+            if node.stage is not None:
+                yield self._after(modules, node.stage)
+                continue
+            for part in self._graph.users(node.name):
+                if part.op == "columns" and part.stage is not None:
+                    self._slot_of[part.name] = modules[0][0]
+                    columns = slice(part.attr_int("start"), part.attr_int("stop"))
+                    yield self._after(modules, part.stage, columns)
+
+    def _experts(self) -> Iterator[Tap]:
+        if self._layer is None or self._layer not in self._captured.experts:
+            return
+        slot, module = self._captured.experts[self._layer]
+        inside = _can_follow(self._captured, module)
+        watch = ExpertsWatch(module, lambda stage, values: self._record(stage, self._layer, values), inside=inside)
+        yield Tap(("moe_router", "moe_router_indices", *(EXPERT_STAGES if inside else ())), self._layer, watch.open)
+        yield self._at(self._captured.modules.around(slot, self._layer), "moe_ffn_out")
+
+    def _inputs(self) -> Iterator[Tap]:
+        for node in self._nodes:
+            # What experts are given is the whole module's, each of them once.
+            modules = self._modules(node) if self._reads(node, "weight") and not traits_of(node).picks_rows_by else []
+            given = self._graph.operands(node.name)[:1]
+            for before in given if modules else ():
+                if before.stage is not None and before.layer == self._layer and before.name not in self._slot_of:
+                    yield self._before(modules[0][1], before.stage)
+
+    def _activations(self) -> Iterator[Tap]:
+        for node in self._nodes:
+            operands = self._graph.operand_names(node.name)
+            if node.stage is None or len(operands) != 1 or operands[0] not in self._slot_of:
+                continue
+            around = self._captured.modules.around(self._slot_of[operands[0]], self._layer)
+            found = [getattr(around, name) for name in _ACTIVATIONS if hasattr(around, name)]
+            if found:
+                yield self._at(found[0], node.stage)
+
+    def _ends(self) -> Iterator[Tap]:
+        """What a layer returns, and the logits where the model makes them of what the head gives."""
+        last = [node.stage for node in self._nodes if node.stage is not None][-1:]
+        if self._layer is not None:
+            yield from (self._at(self._captured.layers[self._layer], stage) for stage in last)
+        elif self._captured.head is not None:
+            yield from (self._at(self._captured.model, stage, lambda _, output: self._of_logits(output.logits)) for stage in last)
+
+    # -- from modules to rows -------------------------------------------------------------------------------------------
+
+    def _at(self, module: Any, stage: str, shape: Shape = lambda _, output: _rows(output)) -> Tap:
         """Record what ``module`` returns."""
 
         # A hook that returned something would replace the module's output.
-        def hook(_module: Any, _args: Any, output: Any) -> None:
-            self._record(stage, layer, shape(output))
+        def hook(_module: Any, args: Any, output: Any) -> None:
+            self._record(stage, self._layer, shape(args, output))
 
-        return Tap((stage,), layer, lambda stack: _until(stack, module.register_forward_hook(hook)))
+        return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_hook(hook)))
 
-    def before(self, module: Any, layer: int, stage: str) -> Tap:
+    def _before(self, module: Any, stage: str) -> Tap:
         """Record what ``module`` is given."""
 
         def hook(_module: Any, args: Any) -> None:
-            self._record(stage, layer, _rows(args))
+            self._record(stage, self._layer, _rows(args))
 
-        return Tap((stage,), layer, lambda stack: _until(stack, module.register_forward_pre_hook(hook)))
+        return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_pre_hook(hook)))
 
-    def attention(self, index: int, layer: Any) -> Iterator[Tap]:
-        """From the norm before attention to the norm behind it."""
-        attention = layer.self_attn
-        yield self.after(layer.input_layernorm, index, "attn_norm")
-        yield self._projections(index, attention)
-        for stage in ("q_norm", "k_norm"):
-            if hasattr(attention, stage):
-                yield self.after(getattr(attention, stage), index, stage, self._normed_heads)
-        yield self.before(attention.o_proj, index, "attention")
-        yield self.after(attention.o_proj, index, "attn_out")
-        ffn_norm = layer.post_attention_layernorm
-        if hasattr(layer, "pre_feedforward_layernorm"):
-            ffn_norm = layer.pre_feedforward_layernorm
-            yield self.after(layer.post_attention_layernorm, index, "attn_post_norm")
-            yield self.after(layer.post_feedforward_layernorm, index, "ffn_post_norm")
-        yield self.before(ffn_norm, index, "post_attn_residual")
-        yield self.after(ffn_norm, index, "ffn_norm")
-
-    def _projections(self, index: int, attention: Any) -> Tap:
-        """q, k and v side by side, as qkv_bias if they have biases: then the products alone are nowhere to be seen."""
-        if hasattr(attention, "qkv_proj"):
-            return self.after(attention.qkv_proj, index, "qkv_matmul")
-        stage = "qkv_bias" if _has_bias(attention) else "qkv_matmul"
+    def _after(self, modules: Sequence[tuple[str, Any]], stage: str, columns: slice = slice(None)) -> Tap:
+        """Record what the modules of these slots return, side by side, or some columns of it."""
+        if len(modules) == 1:
+            slot, module = modules[0]
+            return self._at(module, stage, lambda args, output: self._shaped(slot, args, output)[..., columns])
         found: dict[str, torch.Tensor] = {}
 
-        def keep(name: str) -> Callable[[Any, Any, Any], None]:
-            def hook(_module: Any, _args: Any, output: Any) -> None:
-                rows = _rows(output)
-                found[name] = rows if name == "v" else in_file_order(self._captured, rows.reshape(len(rows), -1, attention.head_dim))
-                if len(found) == len("qkv"):
-                    values = torch.cat([found.pop(name) for name in "qkv"], dim=1)
-                    self._record(stage, index, values)
+        def keep(slot: str) -> Callable[[Any, Any, Any], None]:
+            def hook(_module: Any, args: Any, output: Any) -> None:
+                found[slot] = self._shaped(slot, args, output)
+                if len(found) == len(modules):
+                    self._record(stage, self._layer, torch.cat([found.pop(slot) for slot, _ in modules], dim=1)[:, columns])
 
             return hook
 
         def open_all(stack: contextlib.ExitStack) -> None:
-            for name in "qkv":
-                _until(stack, getattr(attention, f"{name}_proj").register_forward_hook(keep(name)))
+            for slot, module in modules:
+                _until(stack, module.register_forward_hook(keep(slot)))
 
-        return Tap((stage,), index, open_all)
+        return Tap((stage,), self._layer, open_all)
 
-    def _normed_heads(self, output: torch.Tensor) -> torch.Tensor:
-        """Heads of q or k as rows: Gemma normalises [1, heads, n, D], the others [1, n, heads, D]."""
-        heads = output[0].transpose(0, 1) if self._captured.model_class.architecture == "gemma3" else output[0]
-        return in_file_order(self._captured, heads)
+    def _shaped(self, slot: str, args: Any, output: Any) -> torch.Tensor:
+        """What the module of ``slot`` returned, in the shape of its stage and the order of the GGUF file."""
+        if slot == "lm_head":
+            return self._of_logits(output)
+        if slot not in _OF_HEADS:
+            return _rows(output)
+        size = self._captured.outline.family.head_size
+        heads = output[0]
+        if heads.dim() == _HEADS_APART:
+            # Some normalise [1, heads, n, D], which they made of [1, n, heads, D] in memory, and others that itself.
+            count = next(node.attr_int("groups") for node in self._nodes if node.stage == slot)
+            is_turned = heads.shape[1] != count or (heads.shape[0] == count and args[0].stride(1) < args[0].stride(2))
+            heads = heads.transpose(0, 1) if is_turned else heads
+        return in_file_order(self._captured, heads.reshape(len(heads), -1, size))
 
-    def feed_forward(self, index: int, mlp: Any) -> Iterator[Tap]:
-        """A dense FFN, or experts with what belongs to them; the dense stages are then those of the shared expert."""
-        if not hasattr(mlp, "experts"):
-            yield from self._dense(index, mlp)
-            return
-        if hasattr(mlp, "shared_expert"):
-            yield from self._dense(index, mlp.shared_expert)
-        yield self.after(mlp.gate, index, "moe_router_logits")
-        inside = _can_follow_experts(self._captured)
-        watch = ExpertsWatch(mlp.experts, lambda stage, values: self._record(stage, index, values), inside=inside)
-        yield Tap(("moe_router", "moe_router_indices", *(EXPERT_STAGES if inside else ())), index, watch.open)
-        yield self.after(mlp, index, "moe_ffn_out")
-
-    def _dense(self, index: int, mlp: Any) -> Iterator[Tap]:
-        if hasattr(mlp, "gate_up_proj"):
-            yield self.after(mlp.gate_up_proj, index, "ffn_gate", lambda output: _rows(output).chunk(2, dim=-1)[0])
-            yield self.after(mlp.gate_up_proj, index, "ffn_up", lambda output: _rows(output).chunk(2, dim=-1)[1])
-            yield self.after(mlp.activation_fn, index, "ffn_silu")
-        else:
-            yield self.after(mlp.gate_proj, index, "ffn_gate")
-            yield self.after(mlp.up_proj, index, "ffn_up")
-            yield self.after(mlp.act_fn, index, "ffn_silu")
-        yield self.before(mlp.down_proj, index, "ffn_swigl")
-        yield self.after(mlp.down_proj, index, "ffn_out")
+    def _of_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        return _rows(logits) if self._all_logits else logits[0, -1]
 
 
 def _until(stack: contextlib.ExitStack, handle: Any) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 import aprgraph
 from aprgraph.capture.functions import watching
-from aprgraph.capture.model_classes import MODEL_CLASSES
 from aprgraph.graph.errors import UnsupportedModelError
+from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace
@@ -42,7 +42,9 @@ def test_the_snippet_for_numpy_arrays_runs(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_classes_are_those_of_the_table() -> None:
     named = re.findall(r"\w+For(?:CausalLM|ConditionalGeneration)\b", DOCUMENT.read_text(encoding="utf-8"))
-    assert {name for name in named if not name.startswith("Auto")} - {"AutoModelForCausalLM"} == {one.name for one in MODEL_CLASSES}
+    assert {name for name in named if not name.startswith("Auto")} - {"AutoModelForCausalLM"} == {
+        name for family in FAMILIES.values() for name in family.hf_classes.split()
+    }
 
 
 # -- torch and transformers need not be there ---------------------------------------------------------------------------

@@ -1,0 +1,178 @@
+"""A model of Hugging Face transformers that can be captured, and where in it things are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from aprgraph.capture.family_graph import Modules, outline_of
+from aprgraph.graph.errors import UnsupportedModelError
+from aprgraph.graph.families import FAMILIES, Family
+from aprgraph.graph.ops import traits_of
+from aprgraph.graph.outline import Outline
+
+#: The functions of a model's own Python module that every attention layer calls.
+ROPE_FUNCTION, ATTENTION_FUNCTION = "apply_rotary_pos_emb", "eager_attention_forward"
+#: A key of configurations that changes the logits behind the head.
+_LOGIT_CAP = "final_logit_softcapping"
+
+
+@dataclass(frozen=True)
+class CapturedModel:
+    """A model and its parts. ``functions`` is the Python module that its attention layers are defined in.
+
+    ``given`` is what was given: the model, or what it lies in, such as PEFT's. ``model`` is the decoder where there is no head.
+    ``name`` is that of the class, ``outline`` what the model computes.
+    """
+
+    given: Any
+    model: Any
+    name: str
+    family: type[Family]
+    decoder: Any
+    functions: ModuleType
+    modules: Modules
+    outline: Outline
+
+    @property
+    def head(self) -> Any | None:
+        """The layer that gives the logits; None of a model without one."""
+        return getattr(self.model, "lm_head", None)
+
+    @property
+    def layers(self) -> Sequence[Any]:
+        """The decoder's layers."""
+        return list(self.decoder.layers)
+
+    @property
+    def attentions(self) -> Sequence[Any]:
+        """The attention module of each layer: what its output projection is a part of."""
+        return [_attention(self.modules, layer) for layer in range(len(self.layers))]
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether attention is computed step by step, so that scores and weights exist."""
+        return bool(self.decoder.config._attn_implementation == "eager")  # noqa: SLF001 -- there is no public name
+
+    @property
+    def experts(self) -> Mapping[int, tuple[str, Any]]:
+        """Of each layer that has experts, the module of all of them, and the slot of one of its weights."""
+        found: dict[int, tuple[str, Any]] = {}
+        for node in self.outline.graph:
+            if node.layer is None or not (traits_of(node).is_matmul and traits_of(node).picks_rows_by):
+                continue
+            weights = (self.outline.weights[name] for name in self.outline.graph.operand_names(node.name) if name in self.outline.weights)
+            slot = next(weight.slot for weight in weights)
+            module = self.modules.find(slot, node.layer)
+            if module is not None:
+                found[node.layer] = slot, module
+        return found
+
+    @property
+    def description(self) -> str:
+        """The class and how it computes, for the manifest."""
+        import transformers  # noqa: PLC0415
+
+        config = self.decoder.config
+        how = [self.name, str(config._attn_implementation)]  # noqa: SLF001
+        if self.experts:
+            how.append(f"experts {config._experts_implementation}")  # noqa: SLF001
+        return f"transformers {transformers.__version__}, {', '.join(how)}"
+
+
+def open_model(model: Any) -> CapturedModel:
+    """Find the parts of ``model``, or of the one model that lies in it. Raises UnsupportedModelError for one that cannot be captured."""
+    import transformers  # noqa: PLC0415
+
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        raise UnsupportedModelError(
+            f"transformers {transformers.__version__} is here, expected 5 or later; install with pip install -U transformers"
+        )
+    if not hasattr(model, "modules"):
+        raise UnsupportedModelError(f"{type(model).__name__} is no model of torch; write its tensors with aprgraph.Trace.write")
+    _check_not_compiled(model)
+    inner, name, family = _find_model(model)
+    decoder = next(part for part in inner.modules() if _is_decoder(part))
+    head = getattr(inner, "lm_head", None)
+    modules = Modules(family, decoder, head)
+    functions = sys.modules[type(_attention(modules, 0)).__module__]
+    missing = [one for one in (ROPE_FUNCTION, ATTENTION_FUNCTION) if not hasattr(functions, one)]
+    if missing:
+        raise UnsupportedModelError(
+            f"{functions.__name__} has no {' and no '.join(missing)}, expected as in transformers 5.24: this model has other attention"
+        )
+    captured = CapturedModel(model, inner, name, family, decoder, functions, modules, outline_of(family, decoder, modules))
+    if getattr(decoder.config, _LOGIT_CAP, None) is not None and _LOGIT_CAP not in {one.hf for one in family.readings().values()}:
+        raise UnsupportedModelError(f"{name} with {_LOGIT_CAP} cannot be captured: its logits are not what lm_head gives")
+    return captured
+
+
+def _attention(modules: Modules, layer: int) -> Any:
+    """The attention module of a layer."""
+    found = modules.around("attn_out", layer)
+    if found is None:
+        raise UnsupportedModelError(f"layer {layer} has no attention where its family says; write its tensors with aprgraph.Trace.write")
+    return found
+
+
+def _check_not_compiled(model: Any) -> None:
+    """Raise UnsupportedModelError where torch.compile has been at work: its code may leave out hooks."""
+    for name, part in model.named_modules():
+        original = f"{name}._orig_mod".removeprefix(".") if hasattr(part, "_orig_mod") else None
+        if original is not None:
+            raise UnsupportedModelError(
+                f"{type(part).__name__} is a model under torch.compile, whose hooks may not be called; capture the original, "
+                f"model.{original}, and call that inside the block"
+            )
+        if getattr(part, "_compiled_call_impl", None) is not None:
+            raise UnsupportedModelError(
+                f"{name or type(part).__name__} was compiled with compile(), and its hooks may not be called; capture a model that was not"
+            )
+
+
+def _classes() -> Mapping[str, type[Family]]:
+    """The families by the names of the classes that compute them."""
+    return {name: family for family in FAMILIES.values() for name in family.hf_classes.split()}
+
+
+def _find_model(model: Any) -> tuple[Any, str, type[Family]]:
+    """``model`` itself, or the one that it is wrapped around, its class and family. Raises UnsupportedModelError."""
+    classes = _classes()
+    found: list[tuple[str, Any, str]] = []
+    for path, part in model.named_modules():
+        name = _class_of(part, classes)
+        inside_another = any(not outer or path.startswith(f"{outer}.") for outer, _, _ in found)
+        if name is not None and not inside_another:
+            found.append((path, part, name))
+    if not found:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be captured, expected one of {', '.join(classes)}, or what is built around one; "
+            "write other models' tensors with aprgraph.Trace.write"
+        )
+    if len(found) > 1:
+        places = " and ".join(f"model.{path}" for path, _, _ in found)
+        raise UnsupportedModelError(f"{type(model).__name__} holds several models, {places}; capture one of them")
+    _, part, name = found[0]
+    return part, name, classes[name]
+
+
+def _is_decoder(part: Any) -> bool:
+    return all(hasattr(part, name) for name in ("embed_tokens", "layers", "rotary_emb", "norm"))
+
+
+def _class_of(part: Any, classes: Mapping[str, type[Family]]) -> str | None:
+    """The one of ``classes`` that is the class of ``part``, or that it derives from; of a decoder by itself, the one it is made for."""
+    for kind in type(part).__mro__:
+        if not kind.__module__.startswith("transformers."):
+            continue
+        if kind.__name__ in classes:
+            return kind.__name__
+        if _is_decoder(part):
+            beside = vars(sys.modules[kind.__module__])
+            made_for = [name for name in classes if name in beside and beside[name].__module__ == kind.__module__]
+            if made_for:
+                return made_for[0]
+    return None

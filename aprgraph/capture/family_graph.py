@@ -1,0 +1,75 @@
+"""What a model of transformers computes, as its family says: the graph, and the module that holds each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from aprgraph.graph.errors import AprgraphError, UnsupportedModelError
+from aprgraph.graph.families import Family
+from aprgraph.graph.families.names import GGUF_NAMES, HF_NAMES
+from aprgraph.graph.families.numbers import Number
+from aprgraph.graph.outline import SMALL_NUMBERS, Outline, outline
+
+
+class Modules:
+    """The modules of a model that hold its weights. ``head`` is the layer that gives the logits, None without one."""
+
+    def __init__(self, family: type[Family], decoder: Any, head: Any | None) -> None:
+        self._family, self._decoder, self._head = family, decoder, head
+
+    def find(self, slot: str, layer: int | None) -> Any | None:
+        """The module that holds the weight of ``slot``; None where there is none."""
+        if slot == "lm_head":
+            return self._head
+        path = self._family.hf_name(slot)
+        return None if path is None else self._at(path, layer)
+
+    def around(self, slot: str, layer: int | None) -> Any | None:
+        """The module that the one of ``slot`` is a part of."""
+        path = self._family.hf_name(slot)
+        return None if path is None or "." not in path else self._at(path.rpartition(".")[0], layer)
+
+    def has(self, tensor: str) -> bool:
+        """Whether the model has a tensor, which is named as in GGUF: a weight or a bias of a module."""
+        name, _, what = tensor.rpartition(".")
+        layer, name = (int(name.split(".")[1]), name.split(".", 2)[2]) if name.startswith("blk.") else (None, name)
+        modules = [module for slot in self._slots(name) if (module := self.find(slot, layer)) is not None]
+        return any(has_bias(module) for module in modules) if what == "bias" else what == "weight" and bool(modules)
+
+    def _slots(self, name: str) -> Iterator[str]:
+        """What the family calls ``name`` in GGUF."""
+        slots = dict.fromkeys((*GGUF_NAMES, *HF_NAMES, *self._family.gguf_names, *self._family.hf_names))
+        yield from (slot for slot in slots if self._family.gguf_name(slot) == name)
+
+    def _at(self, path: str, layer: int | None) -> Any | None:
+        root = self._decoder if layer is None else self._decoder.layers[layer]
+        try:
+            return root.get_submodule(path)
+        except AttributeError:
+            return None
+
+
+def has_bias(module: Any) -> bool:
+    """Whether a module adds a bias to what it multiplies."""
+    bias = getattr(module, "bias", None)
+    return (bias() if callable(bias) else bias) is not None  # a method in quantised layers of torch
+
+
+def outline_of(family: type[Family], decoder: Any, modules: Modules) -> Outline:
+    """The graph of a model of the numbers of its configuration. Raises UnsupportedModelError where the family cannot be such.
+
+    The graph tells what is computed from what. Numbers that the configuration has no key for change nothing of that.
+    """
+    config = decoder.config
+    declared = [reading for reading in family.readings().values() if isinstance(reading, Number)]
+    numbers: dict[str, object] = {number.gguf: SMALL_NUMBERS.get(number.gguf, 1) for number in declared if number.is_required}
+    for number in declared:
+        value = None if number.hf is None else getattr(config, number.hf, None)
+        if value is not None:
+            numbers[number.gguf] = value
+    numbers |= {"block_count": len(decoder.layers), "nextn_predict_layers": 0}
+    try:
+        return outline(family, numbers, vocabulary=config.vocab_size, optional=modules.has)
+    except AprgraphError as error:
+        raise UnsupportedModelError(f"{type(config).__name__} makes no model of the family {family.architecture}: {error}") from error

@@ -1,0 +1,49 @@
+"""Captures of families whose layers are otherwise: norms behind, scales and caps behind the head. Every stage agrees with our reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import aprgraph
+from aprgraph.graph.families import FAMILIES
+
+try:
+    import torch
+
+    from tests.golden.family_models import MODELS, make_model
+except ModuleNotFoundError:
+    torch = None
+    MODELS, make_model = {}, None  # type: ignore[assignment]
+
+TOKENS = (17, 3, 30, 3, 0, 31, 29, 29, 5, 8, 2)
+_CLASSES = {name for family in FAMILIES.values() for name in family.hf_classes.split()}
+_NAMES = [name for name, spec in MODELS.items() if f"{spec.name}ForCausalLM" in _CLASSES]
+#: Stages of the graph that are not to be seen: there, experts' activation is no module.
+_HIDDEN = {"gpt-oss": {"moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out"}}
+
+pytestmark = pytest.mark.skipif(
+    torch is None, reason="torch and transformers are not here; install with `pip install torch==2.13.0 transformers`"
+)
+
+
+@pytest.mark.contract("CAPTURE-TRANSFORMERS-1", "CAPTURE-TRANSFORMERS-2")
+@pytest.mark.parametrize("name", _NAMES)
+def test_every_stage_of_the_family_is_captured_and_agrees(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    theirs = make_model(name, path).model
+    ours = aprgraph.load(path)
+    layers = ours.model.family.layers
+    ours.compile("reference", tmp_path / "model.aprg").run("all", f"0..{layers}", tokens=TOKENS, directory=tmp_path / "ours")
+    with torch.no_grad(), aprgraph.capture.transformers(theirs, tmp_path / "theirs") as capture:
+        logits = theirs(torch.tensor([TOKENS])).logits
+    assert torch.equal(torch.tensor(capture.trace.tensor("lm_head")), logits[0, -1].float())
+    staged = {(node.layer, node.stage) for node in ours.graph.staged()}
+    hidden = _HIDDEN.get(MODELS[name].architecture, set())
+    if any(stage == "qkv_bias" for _, stage in staged):
+        hidden = hidden | {"qkv_matmul"}
+    assert {(entry.layer, entry.stage) for entry in capture.trace.entries} == {one for one in staged if one[1] not in hidden}
+    report = aprgraph.diff(tmp_path / "ours", tmp_path / "theirs", profile="same-graph-f32")
+    assert report.exit_code == 0, report.verdict
+    assert report.compared == len(capture.trace)

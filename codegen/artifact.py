@@ -43,6 +43,8 @@ from aprgraph.graph.file_kind import kind_of_folder
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
+from aprgraph.graph.ops import OPS
+from aprgraph.graph.ops.registry import is_own_formula
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.graph.verify import verify
@@ -321,8 +323,11 @@ def read_artifact(directory: str | Path) -> Artifact:
         if digest(text.encode()) != document["graph"]:
             raise ArtifactError(f"{directory / _GRAPH}: not the graph that was compiled; compile the model again")
         graph = parse_graph(text)
+        _check_ops(graph, directory)
         verify(graph)
         library = document["library"]
+        if library is not None:
+            _check_formulas(graph, document["kernels"], directory)
         if library is not None and digest(_library(directory, str(library)).read_bytes()) != library:
             raise ArtifactError(f"{_library(directory, library)}: not the library that was compiled; compile the model again")
         device = None if document["device"] is None else DeviceCode.from_json(document["device"])
@@ -348,6 +353,24 @@ def read_artifact(directory: str | Path) -> Artifact:
         raise ArtifactError(f"{directory}: damaged ({error} is missing in {MANIFEST}); compile the model again") from None
     except (ValueError, TypeError, AttributeError, RecursionError, GraphError) as error:
         raise ArtifactError(f"{directory}: damaged ({error}); compile the model again") from None
+
+
+def _check_ops(graph: Graph, directory: Path) -> None:
+    """Raise ArtifactError if the graph, which is the one that was compiled, has an op that is not known here."""
+    for node in graph:
+        if node.op not in OPS:
+            raise ArtifactError(
+                f"{directory}: the op {node.op!r} of its graph is not known; a family's file brought it, so give that file as well"
+            )
+
+
+def _check_formulas(graph: Graph, kernels: Mapping[str, str], directory: Path) -> None:
+    """Raise ArtifactError if a user's file gives an op another formula than the kernels ``kernels``, by symbol, were made of."""
+    if not any(is_own_formula(node.op) for node in graph):
+        return
+    for symbol, request in requests_of(compiled_graphs(graph)).items():
+        if is_own_formula(request.op) and symbol not in kernels:
+            raise ArtifactError(f"{directory}: compiled with another formula of the op {request.op!r}; compile the model again")
 
 
 def versions() -> dict[str, str]:

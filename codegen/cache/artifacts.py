@@ -23,7 +23,9 @@ from aprgraph.codegen.cache.folder import COMPILED_FOLDER, FOLDER_VARIABLE, cach
 from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ArtifactError
+from aprgraph.graph.families.registry import is_own_family
 from aprgraph.graph.model import Model
+from aprgraph.graph.text import print_graph
 from aprgraph.graph.whole_file import write_whole
 
 #: Called with a sentence for the user.
@@ -46,7 +48,8 @@ def compile_artifact(
 def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | None = None) -> Path | None:
     """Where `run model.gguf` keeps its artifact: one place per file content, target, CPU, overrides and versions.
 
-    It lies in ``folder`` (default: the user's cache). None where there is no cache.
+    For a family that is not in the package also per graph, since its file may change. It lies in ``folder`` (default: the
+    user's cache). None where there is no cache.
     """
     base = folder or cache_folder()
     if base is None:
@@ -55,6 +58,7 @@ def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | N
     place = str(model.path.resolve())
     parts = [model.file.fingerprint(), place, target, cpu_name, dict(model.overrides), versions(), sources()]
     parts += [list(model.ignore)] if model.ignore else []
+    parts += [print_graph(build_graph(model))] if is_own_family(type(model.family)) else []
     return base / f"{model.path.stem}.{target}.{digest(json.dumps(parts, sort_keys=True).encode())}{SUFFIX}"
 
 

@@ -55,6 +55,11 @@ def where_is(family: type[Family]) -> str:
         return family.__module__
 
 
+def is_own_family(family: type[Family]) -> bool:
+    """Whether a family comes from outside the package, so that the package's version does not say what it builds."""
+    return not family.__module__.startswith(f"{__name__.partition('.')[0]}.")
+
+
 def load_family_file(path: str | Path) -> list[type[Family]]:
     """Run a Python file and register the families that are declared in it. The same file may be loaded again.
 

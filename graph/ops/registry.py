@@ -48,3 +48,9 @@ def elementwise(
         raise GraphError(f"two ops are called {name!r}: {op.place} and {other}; expected one, so rename one of them")
     assert isinstance(there, Elementwise)
     return there
+
+
+def is_own_formula(op: str) -> bool:
+    """Whether the op ``op`` is a formula that a user's file brought, so that its name alone does not say what it computes."""
+    found = OPS.get(op)
+    return isinstance(found, Elementwise) and found.is_own

@@ -1,6 +1,7 @@
 # Two commands do everything on a machine with git, make and Python 3.10 to 3.13:
 #   make demo     install, trace a real model twice, find the first divergence, draw it
 #   make test     install, lint, type-check, test
+# `make test-cold` is `make test` with every kernel compiled anew.
 # `make test-gpu`, on a machine with an NVIDIA GPU, tests the CUDA kernels there, and times them.
 # `make zoo` runs every fault of the bug zoo; `make bench` compares with llama.cpp (it compiles llama.cpp, some 10 minutes);
 # `make lock` pins dependencies again.
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
 
-.PHONY: demo test lint type-check pytest test-gpu zoo bench lock clean
+.PHONY: demo test test-cold lint type-check pytest test-gpu zoo bench lock clean
 
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -41,10 +42,17 @@ type-check: $(VENV)/.installed
 	@# From elsewhere: here mypy would find the folder aprgraph alone, not the package that has the other three inside.
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml
 
-# Two processes, each with whole files: most tests wait for a compiler that uses one processor. NumPy's products take one thread
-# each, because the threads of two processes wait for each other.
+# Two processes, each with whole files, since tests of a file share what took long to make. The longest files come first
+# (tests/conftest.py), so that both end together. NumPy's products take one thread each, because the threads of two processes wait
+# for each other. Bytecode is kept even where the environment says otherwise: hundreds of processes are started.
+PYTEST := PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 pytest: $(VENV)/.installed
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+
+# Without the cache of compiled kernels, which tests share in build/tests-cache: some 5 minutes longer. A kernel that was changed
+# cannot meet an older object, since the object's name holds the digest of the sources; this proves it.
+test-cold: $(VENV)/.installed
+	APRGRAPH_CACHE_SIZE=0 $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 
 # On an NVIDIA GPU; without one both say so.
 test-gpu: $(VENV)/.installed

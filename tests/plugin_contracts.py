@@ -7,6 +7,7 @@ A test that decides falsifiers of ``contracts/*.yaml`` says so: ``@pytest.mark.c
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,28 @@ from aprgraph.graph.errors import AprgraphError
 _MARKER = "contract"
 
 
+@dataclass(eq=False)
+class Collection:
+    """What this process has collected: the ``marks`` of each marked test, and the ``files``, skipped ones too."""
+
+    marks: dict[str, list[str]] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.files.add(report.nodeid)
+
+
+COLLECTION = pytest.StashKey[Collection]()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--contract-marks", metavar="FILE", type=Path, help="write which falsifiers each collected test names, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{_MARKER}(id, ...): the test decides these falsifiers of contracts/*.yaml")
+    config.stash[COLLECTION] = Collection()
+    config.pluginmanager.register(config.stash[COLLECTION], "contract-collection")
     if not hasattr(config, "workerinput") and (config.rootpath / FOLDER / SCHEMA).is_file():
         config.pluginmanager.register(_Recorder(config), "contract-recorder")
 
@@ -31,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Before anything is deselected: ids travel with the reports, and to the file that ``--contract-marks`` names."""
-    marks: dict[str, list[str]] = {}
+    marks = config.stash[COLLECTION].marks
     for item in items:
         for mark in item.iter_markers(_MARKER):
             ids = marks.setdefault(item.nodeid, [])

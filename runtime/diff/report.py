@@ -55,6 +55,16 @@ class DiffRow:
             return self.metrics.unexplained_share
         return None if self.metrics is None else self.metrics.nmse
 
+    @property
+    def logits_sentence(self) -> str:
+        """What a difference of logits comes to."""
+        logits = self.logits
+        assert logits is not None
+        best = f"token {logits.argmax_a} on both sides"
+        if logits.argmax_a != logits.argmax_b:
+            best = f"token {logits.argmax_a} in A, {logits.argmax_b} in B"
+        return f"{self.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats"
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {

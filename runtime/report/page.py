@@ -26,7 +26,7 @@ from aprgraph.runtime.report.histogram_chart import describe, draw_histograms
 from aprgraph.runtime.report.marks import LEVEL_TEXTS, class_rules
 from aprgraph.runtime.report.numbers import dims
 from aprgraph.runtime.report.png import data_uri
-from aprgraph.runtime.report.rows import make_columns, summarise_logits, table_rows
+from aprgraph.runtime.report.rows import make_columns, table_rows
 from aprgraph.runtime.report.stage_map import make_maps
 from aprgraph.runtime.report.suspect_graph import SuspectGraph, draw_suspects, graph_rules
 from aprgraph.runtime.report.tensor_map import make_tensor_map, scale_png
@@ -87,7 +87,7 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace) -> str:
         regions=[_region(report, group, region) for group, region in regions[:_REGIONS]],
         regions_left=max(0, len(regions) - _REGIONS),
         common=listed(report.suspects, _NAMED),
-        logits=[summarise_logits(row) for row in report.rows if row.logits is not None],
+        logits=[row.logits_sentence for row in report.rows if row.logits is not None],
         columns=columns,
         short=[index for index, column in enumerate(columns) if column.short],
         rows=rows,

@@ -90,16 +90,6 @@ def table_rows(report: Comparison, columns: tuple[Column, ...]) -> list[TableRow
     ]
 
 
-def summarise_logits(row: DiffRow) -> str:
-    """What a difference of logits comes to, in a sentence."""
-    logits = row.logits
-    assert logits is not None
-    best = f"token {logits.argmax_a} on both sides"
-    if logits.argmax_a != logits.argmax_b:
-        best = f"token {logits.argmax_a} in A, {logits.argmax_b} in B"
-    return f"{row.label}: best {best}; {logits.top_overlap} of the best {logits.top} in common; KL {logits.kl_ab:.2e} nats"
-
-
 def _of(row: DiffRow, text: Callable[[TensorMetrics], str]) -> str:
     return text(row.metrics) if isinstance(row.metrics, TensorMetrics) else ""
 

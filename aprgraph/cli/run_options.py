@@ -1,0 +1,65 @@
+"""The options of ``aprgraph run`` alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Source = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[ARTIFACT|MODEL]",
+        help="An artifact, or a GGUF file (run by its artifact beside it, or compiled into a cache first) [the one artifact here].",
+        show_default=False,
+    ),
+]
+Taps = Annotated[
+    str | None,
+    typer.Option(
+        "--taps",
+        metavar="LIST|all",
+        help="Stages to save, separated by commas; `aprgraph stages` lists them. "
+        "Without it nothing is saved, and the next token is printed.",
+    ),
+]
+Prompt = Annotated[
+    str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The input, tokenized by the model's own tokenizer [What is 2+2?].")
+]
+PromptFile = Annotated[Path | None, typer.Option("--prompt-file", "-f", metavar="FILE", help="The input from a file; - is standard input.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Put the input through the model's own chat template.")]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="With --chat: the system message.")]
+Tokens = Annotated[str | None, typer.Option("--tokens", metavar="1,2,3,…", help="The input as token ids.")]
+TokensFile = Annotated[
+    Path | None,
+    typer.Option("--tokens-file", metavar="FILE", help="Token ids from a file, apart by commas or blanks; - is standard input."),
+]
+MaxTokens = Annotated[
+    int,
+    typer.Option("--max-tokens", "-n", metavar="N", help="Generate up to N tokens, each the likeliest, and print the text as it comes."),
+]
+Steps = Annotated[
+    str,
+    typer.Option("--steps", metavar="A..B", help="Steps that the taps record, B exclusive: 0 is the prompt, i the i-th generated token."),
+]
+PrefillChunk = Annotated[
+    int | None,
+    typer.Option("--prefill-chunk", metavar="N", help="Run the prompt N positions at a time; results do not depend on it [all]."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Where to write the trace [<model-stem>-trace beside the model]."),
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads; results do not depend on it [all processors].")]
+Positions = Annotated[str, typer.Option("--positions", metavar="last|all", help="Positions whose logits lm_head holds.")]
+StatsOnly = Annotated[bool, typer.Option("--stats-only", help="Write the manifest with its statistics, and no tensors.")]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", "-t", metavar="TARGET[:N]", help="With a MODEL: llvm, cuda or reference [llvm]. cuda:N is the GPU number N."),
+]
+ModelPlace = Annotated[Path | None, typer.Option("--model", metavar="GGUF", help="With an ARTIFACT: where its model lies now.")]
+Rpc = Annotated[
+    str | None,
+    typer.Option("--rpc", metavar="HOST:PORT[/KEY]", help="Run on the TVM RPC server there; the trace is that of a run here."),
+]

@@ -1,0 +1,73 @@
+"""What ``aprgraph run`` is to run: an artifact, or a model and what it is compiled to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aprgraph.cli.notices import print_notice
+from aprgraph.cli.progress import spinner
+
+if TYPE_CHECKING:
+    from aprgraph.api import CompiledModel, LoadedModel
+
+
+def open_source(
+    source: Path | None, target: str | None, model: Path | None, override_kv: list[str], ignore: list[str], *, elsewhere: bool
+) -> CompiledModel | LoadedModel:
+    """What the arguments name: an artifact, or a model, as the artifact that the cache has of it. Raises AprgraphError.
+
+    An artifact may be for another CPU if it is to run ``elsewhere``.
+    """
+    from aprgraph.api import load, open_artifact  # noqa: PLC0415
+    from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
+    from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+
+    overrides = parse_overrides(override_kv)
+    chosen = source if source is not None else _only_artifact()
+    if chosen.is_dir():
+        compiled = open_artifact(chosen, model, elsewhere=elsewhere)
+        if overrides or ignore:
+            option = "--override-kv" if overrides else "--ignore"
+            raise ArtifactError(
+                f"{chosen}: {option} changes the graph, so it must be given to `aprgraph compile`, or to run with the MODEL"
+            )
+        if target is not None and target != compiled.artifact.target:
+            raise ArtifactError(
+                f"{chosen}: compiled for {compiled.artifact.target}, not for {target}; compile the model with --target {target}"
+            )
+        return compiled
+    if model is not None:
+        raise ArtifactError(f"{chosen}: --model goes with an artifact directory, and this is none")
+    if not os.path.lexists(chosen):
+        raise ArtifactError(f"{chosen}: not there; expected a GGUF file, or the directory of an artifact")
+    loaded = load(chosen, overrides, ignore)
+    return loaded.find_cached(target or "llvm") or loaded
+
+
+def compile_source(opened: CompiledModel | LoadedModel, target: str | None, gpu: int | None) -> CompiledModel:
+    """Compiles what is not compiled yet; that takes seconds, so it comes after all else, a GPU here included, has been checked."""
+    from aprgraph.api import CompiledModel  # noqa: PLC0415
+
+    if isinstance(opened, CompiledModel):
+        return opened
+    if target == "cuda" and gpu is not None:
+        from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
+
+        find_gpu(load_driver(), gpu)
+    with spinner(f"compiling {opened.model.path.name}"):
+        return opened.compile_cached(target or "llvm", on_notice=print_notice)
+
+
+def _only_artifact() -> Path:
+    """The one artifact in this folder. Raises ArtifactError that names the candidates."""
+    from aprgraph.codegen.artifact import SUFFIX  # noqa: PLC0415
+    from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
+
+    found = sorted(path for path in Path().glob(f"*{SUFFIX}") if path.is_dir())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ArtifactError(f"several artifacts in this folder: {', '.join(map(str, found))}; name one of them: aprgraph run {found[0]}")
+    raise ArtifactError("no artifact in this folder; name one, or a model: aprgraph run model.gguf, or aprgraph compile model.gguf first")

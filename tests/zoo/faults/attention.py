@@ -178,7 +178,7 @@ FAULTS = (
         "graph",
         "Scores go through 50 · tanh(s / 50), as in Gemma 2, where Gemma 3 has the norms of q and k instead.",
         each_layer({"attn_scores": then(_soft_cap)}, "attn_scores"),
-        families=("gemma3",),
+        families=("gemma3",),  # whose code came from Gemma 2's
         seen="ggml-org/llama.cpp#21613",
     ),
     Fault(

@@ -7,9 +7,9 @@ import numpy as np
 
 from aprgraph.graph.ops import Array
 from tests.zoo.faults.patches import left_out, reading, with_attrs
-from tests.zoo.faults.places import Sites, once
+from tests.zoo.faults.places import Sites, once, where
 from tests.zoo.planting import Call, Fault, Plant, Site
-from tests.zoo.subjects import TOKENS
+from tests.zoo.subjects import TOKENS, Subject
 
 #: Stands for the tokens of an empty block of thoughts, which a chat template puts before the answer.
 _THOUGHTS = (7, 8)
@@ -38,6 +38,10 @@ def _given(tokens: tuple[int, ...]) -> Sites:
     return lambda _subject: [Site(None, Plant(), frozenset(), tokens)]
 
 
+def _scales_embeddings(subject: Subject) -> bool:
+    return subject.graph["layer0.embedding"].attrs.get("scale", 1.0) != 1.0
+
+
 def _shifted(tokens: Array) -> Array:
     return np.concatenate([tokens[:1], tokens[:-1]])
 
@@ -47,15 +51,13 @@ FAULTS = (
         "embedding scale forgotten",
         "graph",
         "Embedding rows are not multiplied by the root of E.",
-        once({"layer0.embedding": with_attrs(scale=1.0)}, "embedding"),
-        families=("gemma3",),
+        where(_scales_embeddings, once({"layer0.embedding": with_attrs(scale=1.0)}, "embedding")),
     ),
     Fault(
         "embedding scale in bfloat16",
         "graph",
         "The root of E is rounded to bfloat16 before embedding rows are multiplied by it.",
-        once({"layer0.embedding": _rounded_scale}, "embedding"),
-        families=("gemma3",),
+        where(_scales_embeddings, once({"layer0.embedding": _rounded_scale}, "embedding")),
         seen="huggingface/transformers#37109",
     ),
     Fault(

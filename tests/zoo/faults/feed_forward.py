@@ -14,9 +14,13 @@ from tests.zoo.planting import Call, Fault, Patch, Stored
 _ERF = np.vectorize(math.erf)
 
 
-def _activation(patch: Patch) -> Sites:
-    """The activation: inside the experts, where there are any."""
-    return either(each_layer({"moe_expert_activated": patch}, "moe_expert_swigl"), each_layer({"ffn_silu": patch}, "ffn_silu"))
+def _activation(patch: Patch, of: str | None = None) -> Sites:
+    """The activation: inside the experts, where there are any. ``of`` an op, where it is that."""
+
+    def at(name: str, stage: str) -> Sites:
+        return each_layer({name: patch}, stage, when=lambda subject, layer: of in (None, subject.graph[f"layer{layer}.{name}"].op))
+
+    return either(at("moe_expert_activated", "moe_expert_swigl"), at("ffn_silu", "ffn_silu"))
 
 
 def _product(patch: Patch) -> Sites:
@@ -74,8 +78,7 @@ FAULTS = (
         "exact GELU",
         "kernel",
         "GELU by erf, where the model has the approximation with tanh.",
-        _activation(_exact_gelu),
-        families=("gemma3",),
+        _activation(_exact_gelu, of="gelu"),
         seen="google/gemma_pytorch#37",
     ),
     Fault("no activation", "graph", "The gate is taken as it is.", _activation(lambda call: call.operands[0])),

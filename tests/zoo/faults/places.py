@@ -76,6 +76,11 @@ def once(patches: Mapping[str, Patch], *stages: str, steps: range = range(1)) ->
     return sites
 
 
+def where(condition: Callable[[Subject], bool], sites: Sites) -> Sites:
+    """``sites`` of the models that the condition holds of."""
+    return lambda subject: sites(subject) if condition(subject) else []
+
+
 def either(*choices: Sites) -> Sites:
     """The first of several that a model has."""
 

@@ -82,8 +82,8 @@ def check_passes(there: CompiledModel, place: Path, *, exact: bool = True) -> No
                 np.testing.assert_allclose(other[key], value, rtol=1e-6, atol=1e-6, err_msg=f"{name} {key}")
 
 
-def test_the_reference_goes_on_where_it_was() -> None:
-    op = OPS["gated_recurrence"]
+def test_the_reference_goes_on_where_it_was(model: Path) -> None:
+    op = OPS[load(model).graph["layer0.ffn_swigl"].op]
     x, decay = np.random.default_rng(3).standard_normal((2, 9, 5))
     assert op.reference is not None
     assert op.traits.state is not None
@@ -111,10 +111,12 @@ def test_passes_of_the_reference(model: Path, tmp_path: Path) -> None:
     check_passes(load(model).compile("reference", tmp_path / "reference.aprg"), tmp_path, exact=False)
 
 
+@pytest.mark.contract("STEPS-STATE-1")
 def test_passes_of_the_cpu(model: Path, tmp_path: Path) -> None:
     check_passes(compiled(model), tmp_path)
 
 
+@pytest.mark.contract("STEPS-STATE-1")
 def test_passes_of_a_server(model: Path, tmp_path: Path) -> None:
     with rpc_server(tmp_path / "log") as server:
         check_passes(compiled(model).on(server.address), tmp_path)
@@ -149,10 +151,11 @@ def test_a_script_of_one_stage_begins_with_the_state_of_earlier_steps(model: Pat
     np.testing.assert_allclose(expected.reshape(-1)[:-1], np.load(script.parent / "actual.npy").reshape(-1)[:-1], rtol=1e-5, atol=1e-6)
     stage = StageAlone(str(script))
     operands = (stage.load("layer1.ffn_up"), stage.load("layer1.ffn_silu"))
-    alone = stage.op("gated_recurrence", *operands, earlier=stage.load("layer1.ffn_swigl.state"))
+    alone = stage.op(load(model).graph["layer1.ffn_swigl"].op, *operands, earlier=stage.load("layer1.ffn_swigl.state"))
     np.testing.assert_allclose(alone, expected, rtol=1e-6)
 
 
+@pytest.mark.contract("STEPS-STATE-1")
 @pytest.mark.skipif(host_compiler() is None, reason="no g++ 12 or later, with which kernels are compiled for the CPU")
 def test_passes_of_an_emulated_gpu(model: Path, tmp_path: Path) -> None:
     given = ("--tokens", ",".join(map(str, TOKENS)), "--taps", ROWS, "--layers", LAYERS, "--family", FAMILY)

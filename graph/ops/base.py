@@ -1,8 +1,8 @@
 """What the declaration of an op says: operands, attributes, the type of its result, and its meaning in float64.
 
 Everything else about an op follows from its declaration: the verifier, the parser, the reference interpreter, the
-generated documentation. The TVM kernels of an op lie in ``codegen/kernels``, in ``cpu`` and ``cuda``, under
-the op's name.
+generated documentation. The TVM kernels of an op lie in ``codegen/kernels``, in ``cpu`` and ``cuda``, in the file that bears
+the name of this one's; an op that is a formula (formula.py) needs none of its own.
 """
 
 from __future__ import annotations

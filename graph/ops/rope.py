@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
 from aprgraph.graph.ops.traits import Traits
@@ -24,6 +25,7 @@ def _angles(types: Types, attrs: Attrs) -> TensorType:
     require(start < end, f"the ramp goes from {start} to {end}, expected it to end after it starts")
     if len(types) > 1:
         require(types[1].dims == (dims // 2,), f"the frequency factors are {types[1]}, expected {dims // 2} elements")
+        require(not weight_format(types[1]).arrives_in_blocks, f"the frequency factors are {types[1]}, expected f32, f16 or bf16")
     return TensorType("f32", (positions.dims[0], dims))
 
 

@@ -66,6 +66,7 @@ def test_without_the_family_it_says_what_is_missing(artifact: Path) -> None:
         open_artifact(artifact)
 
 
+@pytest.mark.contract("FORMULAS-NAMES-1")
 def test_its_kernels_are_not_taken_for_those_of_another_formula(artifact: Path, tmp_path: Path) -> None:
     for _ in using(tmp_path, CUBED):
         with pytest.raises(ArtifactError, match=r"compiled with another formula of the op 'relu2'; compile the model again"):

@@ -154,6 +154,7 @@ def test_one_value_for_each_row() -> None:
         elementwise("bad", lambda m, x, y: x + y, per_row=["x"])
 
 
+@pytest.mark.contract("FORMULAS-NAMES-1")
 def test_kernels_of_two_formulas_of_one_name_are_told_apart() -> None:
     """An artifact, and the cache of kernels, outlive the process that knows the formula."""
     contents = set()

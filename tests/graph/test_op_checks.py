@@ -140,6 +140,7 @@ def test_attributes_missing_added_or_of_another_type_are_rejected(op: str) -> No
         ("rms_norm", "f32[n,8] f32[4]", {"groups": 0}, "for 0 groups"),
         ("rope_angles", "f32[n] f32[2]", {}, r"positions are f32\[n\], expected i32\[n\]"),
         ("rope_angles", "i32[n] f32[3]", {}, r"the frequency factors are f32\[3\], expected 2 elements"),
+        ("rope_angles", "i32[n] q8_0[32]", {"dims": 64}, r"the frequency factors are q8_0\[32\], expected f32, f16 or bf16"),
         ("rope_angles", "i32[n]", {"dims": 3}, "dims is 3, expected an even number of at least 2"),
         ("rope_angles", "i32[n]", {"dims": 0}, "dims is 0, expected an even number of at least 2"),
         ("rope_angles", "i32[n]", {"base": 0.0}, "base is 0.0, expected a positive number"),

@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.weights import Weight
+from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.tir import Expr, Parameters, build_function, i64
 
 
@@ -20,8 +20,9 @@ def bias_add(request: KernelRequest, cpu: Cpu) -> Any:
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
+        halves = half_table(parameters, request)
         x = parameters.buffer("x", ("n", columns), "float32")
-        biases = [Weight(emitter, parameters, f"b{index}", kind) for index, kind in enumerate(bias_types)]
+        biases = [Weight(emitter, parameters, f"b{index}", kind, halves) for index, kind in enumerate(bias_types)]
         out = parameters.buffer("out", ("n", columns), "float32")
         with T.parallel(i64(0), parameters.size("n")) as p:
             start = 0

@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.weights import Weight
+from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.tir import Expr, Parameters, block, build_function, f32, i64, registers
 
 
@@ -21,8 +21,9 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
+        halves = half_table(parameters, request)
         x = parameters.buffer("x", ("n", columns), "float32")
-        weight = Weight(emitter, parameters, "weight", weight_type)
+        weight = Weight(emitter, parameters, "weight", weight_type, halves)
         out = parameters.buffer("out", ("n", columns), "float32")
         with T.parallel(i64(0), parameters.size("n") * groups) as index, block("row"):
             sums = registers(cpu.lanes)

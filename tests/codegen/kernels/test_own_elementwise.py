@@ -74,6 +74,7 @@ def close(got: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=2e-6)
 
 
+@pytest.mark.contract("FORMULAS-KERNELS-1")
 @pytest.mark.parametrize("name", [*FORMULAS, "own_shift"])
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=lambda cpu: cpu.name)
 def test_on_the_cpu(name: str, cpu: Any, requests: dict[str, list[KernelRequest]]) -> None:
@@ -85,6 +86,7 @@ def test_on_the_cpu(name: str, cpu: Any, requests: dict[str, list[KernelRequest]
             assert alone.tobytes() == got[-1:].tobytes()
 
 
+@pytest.mark.contract("FORMULAS-KERNELS-1")
 @pytest.mark.parametrize("name", [*FORMULAS, "own_shift"])
 def test_for_cuda(name: str, requests: dict[str, list[KernelRequest]], cuda: CudaKernels) -> None:
     for what in requests[name]:

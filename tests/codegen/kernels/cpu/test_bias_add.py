@@ -21,3 +21,10 @@ def test_biases_lie_side_by_side(fmt: str) -> None:
     what = request("bias_add", [f32("n", 34), *(b.type for b in biases)])
     x = activations(3, 34)
     assert nmse(run(what, [x, *biases], (3, 34), RUNNABLE[-1]), reference(what, [x, *biases])) < 1e-13
+
+
+def test_biases_in_blocks_beside_plain_ones() -> None:
+    biases = [weight("Q8_0", 64), weight("F32", 7)]
+    what = request("bias_add", [f32("n", 71), *(b.type for b in biases)])
+    x = activations(3, 71)
+    assert nmse(run(what, [x, *biases], (3, 71), RUNNABLE[-1]), reference(what, [x, *biases])) < 1e-13

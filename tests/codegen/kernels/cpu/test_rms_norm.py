@@ -36,3 +36,11 @@ def test_rms_norm_of_zeros_and_of_huge_values(cpu: Cpu) -> None:
     got, expected = run(what, [x, w], (3, 40), cpu), reference(what, [x, w])
     for row in range(3):
         np.testing.assert_allclose(got[row], expected[row], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("fmt", "columns", "groups"), [("F16", 70, 2), ("BF16", 53, 1), ("Q8_0", 96, 1), ("Q4_K", 512, 2)])
+def test_weights_of_every_kind_of_format(fmt: str, columns: int, groups: int) -> None:
+    w = weight(fmt, columns // groups)
+    what = request("rms_norm", [f32("n", columns), w.type], eps=1e-5, groups=groups)
+    x = activations(7, columns)
+    assert nmse(run(what, [x, w], (7, columns), RUNNABLE[-1]), reference(what, [x, w])) < 1e-12

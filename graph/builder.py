@@ -303,8 +303,6 @@ class GraphBuilder:
         keys = self.inner("k_cache", "cache", k)
         values = self.inner("v_cache", "cache", values)
         mask: dict[str, Attr] = {"window": window, "causal": causal}
-        scores = self.apply(
-            "attn_scores", "attn_scores", q, keys, heads=q.count, kv_heads=k.count, scale=scale, **({"cap": cap} if cap else {}), **mask
-        )
+        scores = self.apply("attn_scores", "attn_scores", q, keys, heads=q.count, kv_heads=k.count, scale=scale, cap=cap, **mask)
         softmax = self.apply("attn_softmax", "attn_softmax", scores, *([sinks] if sinks else []), **mask)
         return self.apply("attention", "attn_mix", softmax, values, kv_heads=v.count, **mask)

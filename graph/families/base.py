@@ -47,6 +47,8 @@ class Family:
     #: The activation of the feed-forward networks, and the base of RoPE of files that name none.
     activation: ClassVar[str] = "silu"
     rope_base: ClassVar[float] = 10000.0
+    #: Whether conversion writes the base, so that a file without one is doubtful.
+    files_name_rope_base: ClassVar[bool] = True
 
     blocks = number("block_count", "num_hidden_layers", most=_MAX_LAYERS)
     #: Blocks behind the last layer, which predict later tokens and on which no logit depends.

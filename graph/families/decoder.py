@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aprgraph.graph.errors import ModelError, UnsupportedModelError
+from aprgraph.graph.errors import ModelError
 from aprgraph.graph.families.base import Family
 from aprgraph.graph.families.numbers import Reading, number, per_layer, real
 from aprgraph.graph.families.rope_scaling import Rope, read_rope
@@ -35,12 +35,7 @@ class Decoder(Family):
     scale = real("attention.scale", None, lambda f: 1 / math.sqrt(f.head_size))
 
     def check(self) -> None:
-        """Query heads divide among KV heads, and heads of v are as large as those of k."""
-        if self.value_size != self.head_size:
-            raise UnsupportedModelError(
-                f"{self.metadata.path}: heads of v have {self.value_size} elements and those of k {self.head_size}; only equal sizes are "
-                "supported"
-            )
+        """Query heads divide among KV heads."""
         key, kv_key = self.key("attention.head_count"), self.key("attention.head_count_kv")
         for layer, (count, kv_count) in enumerate(zip(self.heads, self.kv_heads, strict=True)):
             if count > _MAX_HEADS or count % kv_count:

@@ -44,6 +44,11 @@ LAYER: dict[str, list[str]] = {
         "qkv_matmul", "q_norm", "k_norm", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE[1:], "ffn_post_norm",
         "post_ffn_residual",
     ],
+    "granite": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "gemma2": [
+        "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
+    ],
+    "gpt-oss": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", "ffn_norm", *EXPERTS, "post_ffn_residual"],
     "glm4": [
         "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
     ],
@@ -173,7 +178,7 @@ def test_yarn_keys_of_newer_files(tiny_model: Tiny) -> None:
         ({"family": "gemma3"}, {"attention.sliding_window": -1}, ModelError, "sliding_window is -1, expected a number of positions"),
         ({"family": "gemma3"}, {"attention.sliding_window_pattern": -1}, ModelError, "gemma3.attention.sliding_window_pattern is -1"),
         ({"family": "gemma3"}, {"rope.freq_base_swa": -5.0}, ModelError, "rope.freq_base_swa is -5.0, expected a positive number"),
-        ({"family": "gemma3"}, {"attention.key_length": 30}, UnsupportedModelError, "heads of v have 32 elements and those of k 30"),
+        ({"family": "gemma3"}, {"attention.key_length": 30}, ModelError, r"'blk\.0\.attn_q\.weight' is 128 x 64, expected 120 x 64"),
         ({"family": "gemma3"}, {"attention.key_length": 30, "attention.value_length": 30}, ModelError,
          r"'blk\.0\.attn_q\.weight' is 128 x 64, expected 120 x 64"),
         ({"family": "qwen3"}, {"attention.head_count": 8}, ModelError, r"'blk\.0\.attn_q\.weight' is 128 x 64, expected 256 x 64"),

@@ -141,8 +141,8 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
     "heads of another size": (head_size(6), ModelError, "'blk.0.attn_q.weight' is 8 x 8, expected 12 x 8"),
     "v of another head size": (
         hyper("attention.value_length", U32, 8),
-        UnsupportedModelError,
-        "heads of v have 8 elements and those of k 4",
+        ModelError,
+        "'blk.0.attn_v.weight' is 4 x 8, expected 8 x 8",
     ),
     "odd rope dims": (hyper("rope.dimension_count", U32, 3), ModelError, "is 3, expected an even number of at most the head size 4"),
     "rope dims beyond the head": (

@@ -32,6 +32,7 @@ def write_tiny_model(
     heads: int = 4,
     kv_heads: int = 2,
     head_size: int | None = None,
+    value_size: int | None = None,
     layers: int = 2,
     vocabulary: int = 288,
     tied: bool | None = None,
@@ -81,8 +82,8 @@ def write_tiny_model(
         "block_count": layers, "context_length": context, "embedding_length": hidden, "feed_forward_length": ffn,
         "attention.head_count": heads, "attention.head_count_kv": kv_heads,
     }  # fmt: skip
-    if head_size * heads != hidden or own.wide_heads:
-        numbers |= {"attention.key_length": head_size, "attention.value_length": head_size}
+    if head_size * heads != hidden or own.wide_heads or value_size is not None:
+        numbers |= {"attention.key_length": head_size, "attention.value_length": value_size or head_size}
     if own.rope_dims or rope_dims is not None:
         numbers["rope.dimension_count"] = head_size if rope_dims is None else rope_dims
     if rope_base is not None:

@@ -20,13 +20,13 @@ from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.plan import Plan
-from aprgraph.graph.stages import STAGE_BY_NAME, STAGES
+from aprgraph.graph.stages import END_OF_LAYER, STAGE_BY_NAME, STAGES
 from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.blame.suggest import Suspicion, unseen_stages
 from aprgraph.runtime.comparison import Comparison
 from aprgraph.runtime.diff import Class, FirstDivergence
 from aprgraph.runtime.diff.classify import Finding, State, classify
-from aprgraph.runtime.diff.dependencies import END_OF_LAYER, from_graph
+from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.output_file import probe

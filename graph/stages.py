@@ -147,6 +147,8 @@ STAGES: list[Stage] = [
 
 #: What a pass begins with, and what the next token is picked from.
 EMBEDDING, LOGITS = "embedding", "lm_head"
+#: What each layer gives to the next, and what is made of what the last one gives.
+END_OF_LAYER, FINAL_NORM = "post_ffn_residual", "final_norm"
 
 STAGE_BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 

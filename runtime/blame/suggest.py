@@ -6,9 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from aprgraph.graph.plan import Plan
-from aprgraph.graph.stages import STAGE_BY_NAME, STAGES
+from aprgraph.graph.stages import END_OF_LAYER, STAGE_BY_NAME, STAGES
 from aprgraph.runtime.blame.local import Blame, LocalError, LocalState, Verdict
-from aprgraph.runtime.diff.dependencies import END_OF_LAYER
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.place import Place
 

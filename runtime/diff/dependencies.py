@@ -14,12 +14,10 @@ import networkx as nx
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import has_state, is_input, is_tap, is_weight
 from aprgraph.graph.ops.attention import is_causal
-from aprgraph.graph.stages import EMBEDDING, HIDDEN, LOGITS, STAGE_BY_NAME, Stage
+from aprgraph.graph.stages import EMBEDDING, END_OF_LAYER, HIDDEN, LOGITS, STAGE_BY_NAME, Stage
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
-#: The one stage that ends a layer: tapped alone, it says which layer a fault is in.
-END_OF_LAYER = "post_ffn_residual"
 #: A value of one step: the step, and the node's name in the graph.
 Value = tuple[int, str]
 
@@ -70,11 +68,21 @@ def find_dependencies(a: Trace, b: Trace, keys: Iterable[Place]) -> Dependencies
     keys = list(keys)
     compared = [key for key in keys if key in a and key in b] or keys
     steps = sorted({step for step, _, _ in keys})
-    found = [from_graph(graph, steps) for graph in (a.graph(), b.graph()) if graph is not None]
-    able = [one for one in found if all(key in one.value_of for key in compared)]
-    if not able:
-        return from_stage_table(keys)
-    return _with_all(max(able, key=lambda one: sum(key in one.value_of for key in keys)), keys)
+    best: Dependencies | None = None
+    for trace in (a, b):
+        graph = trace.graph()
+        found = None if graph is None else from_graph(graph, steps)
+        if found is None or any(key not in found.value_of for key in compared):
+            continue
+        if best is None or _known(found, keys) > _known(best, keys):
+            best = found
+        if _known(best, keys) == len(keys):
+            break
+    return from_stage_table(keys) if best is None else _with_all(best, keys)
+
+
+def _known(found: Dependencies, keys: Iterable[Place]) -> int:
+    return sum(key in found.value_of for key in keys)
 
 
 def _with_all(found: Dependencies, keys: Iterable[Place]) -> Dependencies:
@@ -173,7 +181,7 @@ def _add_step(result: Dependencies, now: _Step, layers: list[int], absent: set[s
             result.inside[gap] = tuple(Place(now.number, unseen, END_OF_LAYER) for unseen in range(above, layer))
             hidden = (gap,)
         _add_stages(result, now, layer, of_layer, hidden, absent, earlier)
-        hidden = now.values[layer, of_layer[-1].name]
+        hidden = now.values[layer, END_OF_LAYER]
         above = layer + 1
     _add_stages(result, now, None, of_model, hidden, absent, earlier)
     if earlier is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aprgraph.graph.stages import EMBEDDING
+from aprgraph.graph.stages import EMBEDDING, FINAL_NORM
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.places import Places
 from aprgraph.runtime.trace.reader import Trace
@@ -19,7 +19,7 @@ def doubles_agree(places: Places, trace: Trace, layers: int) -> bool:
     for key, target in places.moved.items():
         if target is not None or key not in keys:
             continue
-        usual = Place(key.step, 0, EMBEDDING) if key.layer == 0 and layers > 1 else Place(key.step, None, "final_norm")
+        usual = Place(key.step, 0, EMBEDDING) if key.layer == 0 and layers > 1 else Place(key.step, None, FINAL_NORM)
         other = places.doubles.get(key, usual)
         if other not in keys or not are_same(trace, key, other):
             return False

@@ -43,7 +43,7 @@ type-check: $(VENV)/.installed
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml
 
 # Two processes, each with whole files, since tests of a file share what took long to make. The longest files come first
-# (tests/conftest.py), so that both end together. NumPy's products take one thread each, because the threads of two processes wait
+# (tests/plugin_order.py), so that both end together. NumPy's products take one thread each, because the threads of two processes wait
 # for each other. Bytecode is kept even where the environment says otherwise: hundreds of processes are started.
 PYTEST := PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 pytest: $(VENV)/.installed

@@ -1,0 +1,77 @@
+"""Processes that share the tests get the longest files first, so that they end together.
+
+pytest-xdist hands out whole files in the order in which they were collected (``--dist loadfile --no-loadscope-reorder``). How
+long each took is kept in pytest's own cache folder from one run to the next; a fresh clone begins with what is written here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+_KEY = "aprgraph/seconds"
+#: Of the files that take longest, in seconds; some compile more than anybody has compiled before where no cache is there yet.
+_AT_FIRST = {
+    "tests/aprgraph/test_cuda_run.py": 120,
+    "tests/codegen/kernels/cpu/test_linear.py": 120,
+    "tests/codegen/kernels/cpu/test_attention.py": 110,
+    "tests/codegen/kernels/cpu/test_experts.py": 70,
+    "tests/codegen/kernels/cuda/test_attention.py": 70,
+    "tests/codegen/kernels/cuda/test_experts.py": 60,
+    "tests/codegen/kernels/cuda/test_linear.py": 45,
+    "tests/contracts/test_steps.py": 40,
+    "tests/aprgraph/test_family_formats.py": 40,
+    "tests/aprgraph/test_app.py": 29,
+    "tests/aprgraph/test_taps_change_nothing.py": 25,
+    "tests/contracts/test_experts.py": 16,
+    "tests/contracts/test_same_bits.py": 13,
+}
+_ZOO = ("tests/zoo/test_", 15)
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def _at_first(file: str) -> float:
+    return _AT_FIRST.get(file, _ZOO[1] if file.startswith(_ZOO[0]) else 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """All processes have to order alike, so they are told, rather than look themselves."""
+    node.workerinput[_KEY] = node.config.cache.get(_KEY, {})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A single process keeps pytest's own order."""
+    workerinput: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if workerinput is not None:
+        seconds = workerinput[_KEY]
+        items.sort(key=lambda item: -seconds.get(_file(item.nodeid), _at_first(_file(item.nodeid))))  # keeps files together: it is stable
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Clock(config), "file-clock")
+
+
+class _Clock:
+    """Adds up what each file took, and keeps it."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._seconds: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[_file(report.nodeid)] += report.duration  # type: ignore[assignment]
+
+    def pytest_sessionfinish(self) -> None:
+        cache = self._config.cache
+        whole = not any("::" in argument for argument in self._config.args) and not self._config.getoption("keyword")
+        if cache is not None and whole and self._seconds:
+            kept = cache.get(_KEY, {}) | {file: round(seconds, 1) for file, seconds in self._seconds.items()}
+            cache.set(_KEY, {file: seconds for file, seconds in kept.items() if (self._config.rootpath / file).is_file()})

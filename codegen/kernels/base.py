@@ -29,7 +29,7 @@ class KernelRequest:
 
     @property
     def content(self) -> str:
-        """All that the kernel depends on beside the package: the text, and behind it the formula of an op that a user's file brought.
+        """All that the kernel depends on but the package: the text, and the formula of an op from a user's file.
 
         Two files may give one name to different formulas; a kernel of one must not be taken for the other's.
         """
@@ -67,7 +67,7 @@ def generalised(kind: TensorType) -> TensorType:
 
 
 def request_of(graph: Graph, node: Node) -> KernelRequest:
-    """The kernel that computes ``node``: in a single pass, where positions that are attended to are n, that of several."""
+    """The kernel that computes ``node``; in a single pass, where t is n, that of several passes."""
     op, operands = OPS[node.op], graph.operands(node.name)
     types = [operand.type if is_weight(operand) else generalised(operand.type) for operand in operands]
     for name, axis in op.traits.attended.items():

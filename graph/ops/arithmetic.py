@@ -1,7 +1,8 @@
 """The arithmetic that elementwise ops are declared in: one formula is the reference in float64 and the kernels' in f32.
 
-A formula uses ``+``, ``-``, ``*`` and ``/`` on its operands and on numbers, and what ``Arithmetic`` has. It runs on three
-kinds of values: on arrays (``Float64``), on TVM expressions (codegen/kernels/elementwise.py), and on text (``Written``).
+A formula uses ``+``, ``-``, ``*`` and ``/`` on its operands and on numbers, and what ``Arithmetic`` has. It runs on
+three kinds of values: on arrays (``Float64``), on TVM expressions (codegen/kernels/elementwise.py), and on text
+(``Written``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 
 class Arithmetic(Protocol):
-    """Functions of formulas. Every argument is a value or a number. A NaN among the arguments gives NaN, but for ``where``."""
+    """Functions of formulas, of values or numbers. A NaN among the arguments gives NaN, but for ``where``."""
 
     def exp(self, x: Any) -> Any:
         """e^x."""

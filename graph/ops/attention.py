@@ -1,13 +1,14 @@
 """Attention in three stages, with grouped-query heads (Ainslie et al. 2023, arXiv:2305.13245).
 
-A query at row i of n stands at position p = t - n + i and attends to the keys 0 .. p, so that the same op serves a prefill
-(t = n) and a later step; with a sliding window of w > 0 to the keys p - w + 1 .. p (Beltagy et al. 2020, arXiv:2004.05150).
-If it is not `causal` (embedding models: BehnamGhader et al. 2024, arXiv:2404.05961), it attends to later keys as well, all of
-them: as in llama.cpp, a window then bounds what lies before alone. Masked positions hold exactly 0 and are never read.
+A query at row i of n stands at position p = t - n + i and attends to the keys 0 .. p, so that the same op serves a
+prefill (t = n) and a later step; with a sliding window of w > 0 to the keys p - w + 1 .. p (Beltagy et al. 2020,
+arXiv:2004.05150). If it is not `causal` (embedding models: BehnamGhader et al. 2024, arXiv:2404.05961), it attends to
+later keys as well, all of them: as in llama.cpp, a window then bounds what lies before alone. Masked positions hold
+exactly 0 and are never read.
 
-Heads of v, and so those of the result, may have another size than those of q and k. Scores may be capped softly, to `cap` at
-most (Gemma 2, arXiv:2408.00118). Each head may have a sink: a logit beside its scores, which takes its part of the softmax and
-adds nothing to the result (Xiao et al. 2023, arXiv:2309.17453; gpt-oss, arXiv:2508.10925).
+Heads of v, and so those of the result, may have another size than those of q and k. Scores may be capped softly, to
+`cap` at most (Gemma 2, arXiv:2408.00118). Each head may have a sink: a logit beside its scores, which takes its part of
+the softmax and adds nothing to the result (Xiao et al. 2023, arXiv:2309.17453; gpt-oss, arXiv:2508.10925).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Elementwise ops are formulas over any arithmetic (graph/ops/arithmetic.py): what such an op is, and how one is declared.
+"""Elementwise ops are formulas over any arithmetic (arithmetic.py): what such an op is, and how one is declared.
 
 Reference and kernels come from the formula; operands, attributes and their defaults from its parameters.
 """
@@ -30,8 +30,8 @@ _KINDS: Mapping[object, type] = {float: float, int: int, bool: bool, "float": fl
 class Elementwise(Op):
     """An op that is a formula.
 
-    ``per_row`` names the operands that have one value for each row. ``is_own`` says that a user's file brought the op, so
-    that its name alone does not tell what it computes.
+    ``per_row`` names the operands that have one value for each row. ``is_own`` says that a user's file brought the op,
+    so that its name alone does not tell what it computes.
     """
 
     formula: Formula
@@ -64,9 +64,9 @@ class Elementwise(Op):
 def declare(name: str, formula: Formula, summary: str = "", *, per_row: Sequence[str] = (), is_own: bool = False) -> Elementwise:
     """The elementwise op ``name``.
 
-    The parameters of ``formula`` after the first are the operands: f32, of one shape [n, C] or [n, k, C], or for those of
-    ``per_row`` [n, 1] or [n, k, 1]. Keyword-only parameters are attributes: float unless annotated as int or bool. Without a
-    ``summary`` the formula stands for it. Raises GraphError for a function that is no formula.
+    The parameters of ``formula`` after the first are the operands: f32, of one shape [n, C] or [n, k, C], or for those
+    of ``per_row`` [n, 1] or [n, k, 1]. Keyword-only parameters are attributes: float unless annotated as int or bool.
+    Without a ``summary`` the formula stands for it. Raises GraphError for a function that is no formula.
     """
     operands, attrs, defaults = _parameters(name, formula)
     strange = sorted(set(per_row) - set(operands[1:]))
@@ -105,7 +105,7 @@ def _parameters(name: str, formula: Formula) -> tuple[tuple[str, ...], dict[str,
 
 
 def _written_with_names(name: str, formula: Formula, operands: Sequence[str], attrs: Mapping[str, type]) -> str:
-    """The formula as text, attributes by name where it does not branch on them. Raises GraphError for what is no formula."""
+    """The formula as text, attributes by name if it does not branch on them. Raises GraphError for what is none."""
     by_name = {attr: Term(attr) for attr in attrs}
     try:
         try:
@@ -142,5 +142,5 @@ def _infer(names: Sequence[str], per_row: frozenset[str], types: Types, _attrs: 
 
 
 def _reference(formula: Formula, defaults: Attrs, operands: Sequence[Array], attrs: Attrs) -> Array:
-    with np.errstate(all="ignore"):  # exp(-x) = inf for very negative x, and x / inf is the right answer; so is NaN for inf - inf
+    with np.errstate(all="ignore"):  # x / exp(-x) is 0 where exp(-x) is inf, and inf - inf is NaN
         return np.asarray(formula(Float64(), *operands, **{**defaults, **attrs}))

@@ -21,8 +21,8 @@ def _linear(types: Types, _attrs: Attrs) -> TensorType:
     return TensorType("f32", (rows, total))
 
 
-#: Elements of a weight that the reference multiplies by at once: a weight that decodes the rows it is asked for is never whole
-#: in memory, where 150,000 rows of 4096 would be 5 GB in float64.
+#: Elements of a weight that the reference multiplies by at once: a weight that decodes the rows it is asked for is
+#: never whole in memory, where 150,000 rows of 4096 would be 5 GB in float64.
 _BLOCK = 1 << 23
 
 

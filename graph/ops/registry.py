@@ -31,11 +31,11 @@ def elementwise(
 
     The first parameter of ``formula`` is the arithmetic (graph/ops/arithmetic.py): the reference runs the formula in
     float64, and kernels are made of it in f32. Its other parameters are operands, f32 tensors of one shape [n, C] or
-    [n, k, C]; those that ``per_row`` names have one value for each row, [n, 1] or [n, k, 1]. Keyword-only parameters are
-    attributes: float unless annotated as int or bool.
+    [n, k, C]; those that ``per_row`` names have one value for each row, [n, 1] or [n, k, 1]. Keyword-only parameters
+    are attributes: float unless annotated as int or bool.
 
-    To declare the same op again is allowed. Raises GraphError for a name that another op has, and for a function that is
-    no formula.
+    To declare the same op again is allowed. Raises GraphError for a name that another op has, and for a function that
+    is no formula.
     """
     if formula is None:
         return lambda function: elementwise(name, function, summary, per_row=per_row)
@@ -51,6 +51,6 @@ def elementwise(
 
 
 def is_own_formula(op: str) -> bool:
-    """Whether the op ``op`` is a formula that a user's file brought, so that its name alone does not say what it computes."""
+    """Whether the op ``op`` is a formula that a user's file brought: its name alone does not say what it computes."""
     found = OPS.get(op)
     return isinstance(found, Elementwise) and found.is_own

@@ -1,9 +1,9 @@
 """Attention kernels: scores, softmax, mix, each alone for when it is tapped, and the three in one for when none is.
 
 Rows are computed one position at a time, query heads that share a KV head together. A query's loops end at the last key
-that it may attend to, and the order of every sum depends on the key's position alone. So a position that attends to no later
-ones has the same bits whether these are there or not; and since the fused kernel emits the very same rows, keeping scores and
-softmax in scratch memory instead of in [H, n, t] buffers changes no bit either.
+that it may attend to, and the order of every sum depends on the key's position alone. So a position that attends to no
+later ones has the same bits whether these are there or not; and since the fused kernel emits the very same rows,
+keeping scores and softmax in scratch memory instead of in [H, n, t] buffers changes no bit either.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
 
 
 def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
-    """scores [H, n, t], sinks [H] -> out [H, n, t]: softmax over the keys that a query may attend to, 0 at the others."""
+    """scores [H, n, t], sinks [H] -> out [H, n, t]: softmax over the keys that a query may attend to, else 0."""
     count = int(request.operands[0].dims[0])
     heads = Heads(count, count, 1, *mask_of(request))
 
@@ -104,7 +104,7 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
 
 
 def attention(request: KernelRequest, cpu: Cpu) -> Any:
-    """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, a row of scores at a time in scratch memory."""
+    """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, a row of scores at a time."""
     count, kv_heads, scoring = request.attr_int("heads"), request.attr_int("kv_heads"), scoring_of(request)
     value_size, share = int(request.operands[2].dims[1]) // kv_heads, count // kv_heads
     together = min(scores_together(share, cpu), mix_together(share, value_size, cpu))

@@ -1,4 +1,4 @@
-"""What the CPU attention kernels are made of: one position's scores, softmax and mix, for query heads that share a KV head."""
+"""What CPU attention kernels are made of: a position's scores, softmax and mix, for heads that share a KV head."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _same(value: Expr, _lane: Expr) -> Expr:
 
 
 def emit_scores(emitter: Emitter, row: Row, q: Buffer, k: Buffer, scoring: Scoring, store: Callable[[int, Expr, Expr], None]) -> None:
-    """``store(head of the group, key, score)`` for every key that the row may attend to; keys count from its first one."""
+    """``store(head of the group, key, score)`` for each key that the row may attend to, counted from its first one."""
     lanes, size, together = emitter.lanes, scoring.size, row.heads.together
     sums = [registers(_KEYS_AT_ONCE * lanes) for _ in range(together)]
 
@@ -147,8 +147,8 @@ def emit_scores(emitter: Emitter, row: Row, q: Buffer, k: Buffer, scoring: Scori
 def emit_softmax(emitter: Emitter, row: Row, score: Callable[[Expr], Expr], out: Buffer, *at: Expr, sink: Expr | None = None) -> None:
     """out(key) = softmax over the keys that the row may attend to; ``score(key)`` may be that same place.
 
-    A ``sink`` is a logit beside them, which takes its part of the sum, after all keys. Keys count from the row's first one; the
-    last of ``at`` is where that one lies in ``out``.
+    A ``sink`` is a logit beside them, which takes its part of the sum, after all keys. Keys count from the row's first
+    one; the last of ``at`` is where that one lies in ``out``.
     """
     lanes = emitter.lanes
     lane_values, total = registers(lanes), registers(1)

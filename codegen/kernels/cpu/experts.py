@@ -1,8 +1,8 @@
 """Kernels of mixtures of experts.
 
-The matrix products first sort the (position, choice) pairs by expert: only the chosen experts' rows are decoded, each tile of
-them once, for all pairs that want it. A pair's sums are those of the linear kernel, in the same order whoever else chose
-the expert, so a position has the same bits alone and among others.
+The matrix products first sort the (position, choice) pairs by expert: only the chosen experts' rows are decoded, each
+tile of them once, for all pairs that want it. A pair's sums are those of the linear kernel, in the same order whoever
+else chose the expert, so a position has the same bits alone and among others.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _NAN = float("nan")
 class _Grouping:
     """The pairs (position, choice), numbered position · k + choice, sorted by expert.
 
-    ``pairs[first[e] .. first[e + 1] - 1]`` are those of expert e, in order; ``active`` lists the experts that have some, and
-    ``number`` holds how many these are.
+    ``pairs[first[e] .. first[e + 1] - 1]`` are those of expert e, in order; ``active`` lists the experts that have
+    some, and ``number`` holds how many these are.
     """
 
     def __init__(self, ids: Buffer, pairs: Expr, k: int, experts: int) -> None:

@@ -34,7 +34,7 @@ def embed(request: KernelRequest, cpu: Cpu) -> Any:
 def copy_kernel(
     source: int, columns: int, start: int, request: KernelRequest, cpu: Cpu, *, last: bool = False, to_end: bool = False
 ) -> Any:
-    """Columns start .. start + columns of every row; of the ``last`` row alone; or to the end of an output that has t rows."""
+    """Columns start .. start + columns of every row, or of the ``last``; or to the end of an output that has t rows."""
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)

@@ -22,7 +22,7 @@ from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.ops.formula import Elementwise
 
-#: A kernel makes the TVM function that launches what computes a request; the function takes the operands, then the result.
+#: A kernel makes the TVM function that launches what computes a request; it takes the operands, then the result.
 Kernel = Callable[[KernelRequest], Any]
 
 #: Those of all ops but the elementwise ones, which share a kernel.

@@ -1,10 +1,11 @@
-"""CUDA attention kernels: scores, softmax, mix, each alone for when it is tapped, and the three in one for when none is.
+"""CUDA attention kernels: scores, softmax, mix, each alone for when it is tapped, and in one for when none is.
 
-A block has a few queries of one head, and goes through the keys in tiles of as many as it has threads; a tile begins at a multiple of
-that, wherever the first query stands. A thread's scores are those of one key in each tile, its part of the softmax's sum
-those keys in order, and a column of the mix all keys in order. None of that depends on which other positions there are, nor on
-whether scores and softmax are kept: the fused kernel computes the scores three times (for the largest, for the sum and for
-the mix), so that the numbers are those of the three kernels and no buffer of [H, n, t] is needed.
+A block has a few queries of one head, and goes through the keys in tiles of as many as it has threads; a tile begins at
+a multiple of that, wherever the first query stands. A thread's scores are those of one key in each tile, its part of
+the softmax's sum those keys in order, and a column of the mix all keys in order. None of that depends on which other
+positions there are, nor on whether scores and softmax are kept: the fused kernel computes the scores three times (for
+the largest, for the sum and for the mix), so that the numbers are those of the three kernels and no buffer of [H, n, t]
+is needed.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def attn_scores(request: KernelRequest) -> Any:
 
 
 def attn_softmax(request: KernelRequest) -> Any:
-    """scores [H, n, t], sinks [H] -> out [H, n, t]: softmax over the keys that a query may attend to, 0 at the others."""
+    """scores [H, n, t], sinks [H] -> out [H, n, t]: softmax over the keys that a query may attend to, else 0."""
     heads = int(request.operands[0].dims[0])
 
     def emit(parameters: Parameters) -> None:
@@ -122,7 +123,7 @@ def attn_mix(request: KernelRequest) -> Any:
 
 
 def attention(request: KernelRequest) -> Any:
-    """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, with a tile of scores at a time."""
+    """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, a tile of scores at a time."""
     heads, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
     size, value_size = int(request.operands[0].dims[1]) // heads, int(request.operands[2].dims[1]) // kv_heads
 

@@ -1,4 +1,4 @@
-"""What the CUDA attention kernels are made of: a block of queries, and their scores, softmax and mix over tiles of keys."""
+"""What CUDA attention kernels are made of: a block of queries, their scores, softmax and mix over tiles of keys."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from aprgraph.graph.ops.attention import is_causal
 KEYS = 128
 #: Queries of a block.
 _QUERIES = 8
-#: Columns of the keys that lie in shared memory at once, and of a row there: threads that read down a column meet all banks.
+#: Columns of the keys in shared memory at once, and of a row there: threads that read down a column meet all banks.
 _CHUNK, _PITCH = 32, 33
 
 
 @dataclass(frozen=True)
 class Block:
-    """``queries`` queries of one head, from ``first`` on, and the keys that any of them may attend to: tiles start .. stop - 1."""
+    """``queries`` queries of one head, from ``first`` on, and the tiles of keys that any of them may attend to."""
 
     emitter: Emitter
     thread: Expr
@@ -94,7 +94,7 @@ def _sum(a: Expr, b: Expr) -> Expr:
 def for_each_block(
     parameters: Parameters, request: KernelRequest, heads: int, body: Callable[[Block], None], queries: int = _QUERIES
 ) -> None:
-    """Emit a kernel whose blocks have ``queries`` queries, and beside it, for a position alone, one whose blocks have one."""
+    """Emit a kernel whose blocks have ``queries`` queries, and for a position alone one whose blocks have one."""
     n, t = parameters.size("n"), parameters.size("t")
     window, causal = request.attr_int("window"), is_causal(request.attrs)
 
@@ -129,7 +129,7 @@ class Scores:
                     T.buffer_store(self._queries, value, [i64(query), column])
 
     def of_tile(self, first_key: Expr, store: Callable[[int, Expr, Expr], None]) -> None:
-        """``store(query, key, score)`` for the thread's key of a tile; the caller asks which queries may attend to it."""
+        """``store(query, key, score)`` for the thread's key of a tile; the caller asks who may attend to it."""
         block, size = self._block, self._size
         zero(self._sums, block.queries)
         for start in range(0, size, _CHUNK):

@@ -1,7 +1,7 @@
 """Emits CUDA code: launches, what the threads of a warp exchange, and where the threads of a block meet.
 
-Barriers are written out: the pass of TVM's that would insert them is left out of the pipeline (codegen/cuda/source.py), and
-the tests run every kernel with its threads in several orders instead, which finds a missing one.
+Barriers are written out: the pass of TVM's that would insert them is left out of the pipeline (codegen/cuda/source.py),
+and the tests run every kernel with its threads in several orders instead, which finds a missing one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ALL_LANES = 0xFFFFFFFF
 
 
 class Emitter(Arithmetic):
-    """Emits statements of a CUDA kernel. The compiler contracts nothing: each multiply-add is one because it says so."""
+    """Emits statements of a CUDA kernel. The compiler contracts nothing: a multiply-add is one because it says so."""
 
     def fma(self, a: Expr, b: Expr, c: Expr) -> Expr:
         """See ``Arithmetic.fma``."""
         return T.call_pure_extern("float32", "fmaf", a, b, c)
 
     def load(self, target: Buffer, at: int, count: int, source: Callable[[Expr], Expr]) -> None:
-        """target[at + lane] = source(lane) for ``count`` lanes, in one access: the elements lie at a multiple of its size."""
+        """target[at + lane] = source(lane) for ``count`` lanes in one access, at a multiple of its size."""
         with T.vectorized(i64(0), i64(count)) as lane:
             put(target, source(lane), i64(at) + lane)
 
@@ -113,7 +113,7 @@ def sync_block() -> None:
 
 
 def shuffle_xor(value: Expr, distance: int, dtype: str = "float32") -> Expr:
-    """``value`` of the lane whose number differs in the bits of ``distance``. A call, so store it before it is used twice."""
+    """``value`` of the lane whose number differs in the bits of ``distance``. A call: store what is used twice."""
     return T.call_extern(dtype, "__shfl_xor_sync", T.uint32(_ALL_LANES), value, T.int32(distance))
 
 

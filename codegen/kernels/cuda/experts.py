@@ -1,8 +1,9 @@
 """CUDA kernels of mixtures of experts.
 
 With few positions each (position, choice) pair is a product of its own. With many, a block has rows of one expert, and
-collects the pairs that want it, in order: each tile of rows is decoded for all of them. Nothing is counted atomically, and a
-pair's sums are those of the linear kernel whoever else chose the expert, so a position has the same bits alone and among others.
+collects the pairs that want it, in order: each tile of rows is decoded for all of them. Nothing is counted atomically,
+and a pair's sums are those of the linear kernel whoever else chose the expert, so a position has the same bits alone
+and among others.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _NAN = float("nan")
 
 
 class _Pairs:
-    """The (position, choice) pairs of one expert, numbered position · k + choice, as the threads of a block find them together."""
+    """The (position, choice) pairs of one expert, numbered position · k + choice, which a block finds together."""
 
     def __init__(self, ids: Buffer, pairs: Expr, k: int, expert: Expr, thread: Expr) -> None:
         self._ids, self._pairs, self._k, self._expert, self._thread = ids, pairs, k, expert, thread
@@ -48,7 +49,7 @@ class _Pairs:
         self._votes = registers(1, "uint32")
 
     def _scan(self, found: Callable[[Expr, Expr], None]) -> None:
-        """``found(pair, rank)`` for those of the thread's own pairs that are the expert's; ``seen`` counts all of them."""
+        """``found(pair, rank)`` for those of the thread's pairs that are the expert's; ``seen`` counts all of them."""
         put(self.seen, T.int32(0))
         lane, warp = T.floormod(self._thread, i64(WARP)), T.floordiv(self._thread, i64(WARP))
         with T.serial(i64(0), ceil_div(self._pairs, TILE_THREADS)) as step:

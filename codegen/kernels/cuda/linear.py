@@ -1,8 +1,8 @@
-"""The linear kernels: for few positions, bound by how fast blocks come out of memory, and for many, tiled in shared memory.
+"""The linear kernels: for few positions, bound by memory's speed, and for many, tiled in shared memory.
 
-Both add up in the same order, so that a position has the same bits alone and among others. A row's blocks are split into
-``parts`` contiguous segments. The products of a segment are summed one after the other, and then the segments' sums. The
-kernel for few positions gives each segment to a thread; the kernel for many walks them in turn, and adds its
+Both add up in the same order, so that a position has the same bits alone and among others. A row's blocks are split
+into ``parts`` contiguous segments. The products of a segment are summed one after the other, and then the segments'
+sums. The kernel for few positions gives each segment to a thread; the kernel for many walks them in turn, and adds its
 accumulators to the totals at the end of each.
 """
 
@@ -62,7 +62,7 @@ class Product:
 
     @property
     def parts(self) -> int:
-        """Segments of a row: the largest power of two that is neither more than _MOST_PARTS nor than there are blocks."""
+        """Segments of a row: the largest power of two up to _MOST_PARTS, and up to the number of blocks."""
         return min(_MOST_PARTS, 1 << (self.weight.blocks.bit_length() - 1))
 
     @property
@@ -93,7 +93,7 @@ class Product:
             put(target, T.if_then_else(column + j < self.weight.columns, x(index, column + j), f32(0.0)), at + j)
 
     def _decode(self, run: Expr, quads: list[Quad], valid: list[Expr], store: Callable[[int, int, Expr], None]) -> None:
-        """``store(k, j, value)`` for element j of each of the quads, all of run ``run`` of their blocks, where it is valid."""
+        """``store(k, j, value)`` for element j of each valid quad, all of run ``run`` of their blocks."""
         for number in range(self.weight.elements // RUN):
             with T.If(run == number), T.Then():
                 for k, quad in enumerate(quads):
@@ -168,7 +168,7 @@ class Product:
             sync_block()
 
     def many(self, tile: Expr, thread: Expr, first: Expr, count: Expr, x: X, store: Store, expert: Expr | None = None) -> None:
-        """The body of the kernel for many: rows TILE_ROWS · tile …, indices ``first`` … (TILE_POSITIONS of them, below ``count``)."""
+        """The kernel for many: rows TILE_ROWS · tile …, TILE_POSITIONS indices from ``first``, below ``count``."""
         weight, emitter = self.weight, self.emitter
         xs, ws = shared(RUN, TILE_POSITIONS + _PADDING), shared(RUN, TILE_ROWS + _PADDING)
         sums, totals = registers(_POSITIONS * _ROWS), registers(_POSITIONS * _ROWS)

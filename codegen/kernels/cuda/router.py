@@ -89,7 +89,7 @@ def top_k(request: KernelRequest) -> Any:
 
 
 def router_weights(request: KernelRequest) -> Any:
-    """scores [n, X], ids [n, k] -> out [n, k]: the softmax of all scores at the ids, normalised if asked for, times `scale`."""
+    """scores [n, X], ids [n, k] -> out [n, k]: softmax of all scores, at the ids, perhaps normalised, · `scale`."""
     experts, k = int(request.operands[0].dims[1]), int(request.operands[1].dims[1])
     normalise, scale = bool(request.attrs["normalise"]), request.attr_float("scale")
 

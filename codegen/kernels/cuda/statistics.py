@@ -1,4 +1,4 @@
-"""The statistics kernel: one pass over a tapped tensor, sums in float64, in a fixed order. See the CPU's of the same name."""
+"""The statistics kernel: one pass over a tapped tensor, sums in float64 in a fixed order. See the CPU's."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Weights inside CUDA kernels: parameters in the file's own layout, decoded four elements a thread.
 
-The layouts come from graph/block_formats.py; nothing here knows a format by name. Blocks are read in words, of as many bytes
-as every block's start is a multiple of (4 for most, 2 for those with an odd half-precision scale): neighbouring threads
-read neighbouring words, and what the scales of a run cost is shared by four elements.
+The layouts come from graph/block_formats.py; nothing here knows a format by name. Blocks are read in words, of as many
+bytes as every block's start is a multiple of (4 for most, 2 for those with an odd half-precision scale): neighbouring
+threads read neighbouring words, and what the scales of a run cost is shared by four elements.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class _Block:
         return T.Cast("float32", T.reinterpret("float16", T.Cast("uint16", bits)))
 
     def to_real(self, value: Expr) -> Expr:
-        # Conversions run at a quarter of the rate of an addition. Below 2^22, which all of these are, an integer added to the
-        # bits of 1.5 · 2^23 is that many units in the last place of it.
+        # Conversions run at a quarter of the rate of an addition. Below 2^22, which all of these are, an integer added
+        # to the bits of 1.5 · 2^23 is that many units in the last place of it.
         magic = T.reinterpret("float32", T.Cast("int32", value) + T.int32(0x4B400000))
         return magic - f32(12582912.0)
 
@@ -114,7 +114,8 @@ class _Block:
 class Weight:
     """A weight parameter of a kernel: [rows, columns] elements, [columns], or [experts, rows, columns].
 
-    A row is ``blocks`` blocks of ``elements`` elements; those of a plain format are taken by runs, the last perhaps not whole.
+    A row is ``blocks`` blocks of ``elements`` elements; those of a plain format are taken by runs, the last perhaps not
+    whole.
     """
 
     def __init__(self, emitter: Emitter, parameters: Parameters, name: str, weight: TensorType) -> None:
@@ -147,7 +148,7 @@ class Weight:
         return value if self._dtype == "float32" else T.Cast("float32", value)
 
     def quad(self, row: Expr, block: Expr, first: int, quad: Expr, expert: Expr | None = None) -> list[Expr]:
-        """The elements ``first + QUAD · quad + j`` of a block of a row, for j in 0 .. QUAD - 1; 0 beyond the row's end."""
+        """Elements ``first + QUAD · quad + j`` of a block of a row, for j in 0 .. QUAD - 1; 0 beyond the row's end."""
         fmt = self.format
         if fmt.arrives_in_blocks:
             assert fmt.decode is not None

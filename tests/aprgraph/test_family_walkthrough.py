@@ -50,6 +50,7 @@ def _check(trace: aprgraph.Trace) -> None:
         assert nmse(found["lm_head"], arrays["arcee-f32"]) <= 1e-11
 
 
+@pytest.mark.contract("FAMILY-WALK-1")
 @pytest.mark.parametrize("target", ["reference", "llvm"])
 def test_every_stage_is_that_of_transformers(family: Path, target: str, tmp_path: Path) -> None:
     load_family_file(family)
@@ -57,6 +58,7 @@ def test_every_stage_is_that_of_transformers(family: Path, target: str, tmp_path
     _check(compiled.run("all", "0..2", tokens=_tokens(), positions="all", directory=tmp_path / "t"))
 
 
+@pytest.mark.contract("FAMILY-WALK-1")
 @pytest.mark.skipif(host_compiler() is None, reason="no g++ 12 or later, with which kernels are compiled for the CPU")
 def test_on_an_emulated_gpu(family: Path, tmp_path: Path) -> None:
     ids = ",".join(map(str, _tokens()))

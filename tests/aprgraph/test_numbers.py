@@ -24,6 +24,7 @@ def _compile_all() -> None:
     compile_together([golden.path for golden in golden_models()] + ([] if smollm2 is None else [smollm2]))
 
 
+@pytest.mark.contract("FAMILY-NUMBERS-1")
 @pytest.mark.parametrize("golden", golden_models(), ids=lambda golden: golden.name)
 @pytest.mark.parametrize("target", ["llvm", "reference"])
 def test_every_stage_of_a_golden_model(golden: GoldenModel, target: str, tmp_path: Path) -> None:

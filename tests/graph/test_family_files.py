@@ -57,6 +57,7 @@ def model(tmp_path: Path, tiny_model: Tiny) -> Path:
     return path
 
 
+@pytest.mark.contract("FAMILY-FILES-1")
 def test_a_family_from_a_file_builds_graphs_with_a_stage_of_its_own(file: Path, model: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"general\.architecture is 'mymod'; supported: gemma2, .*docs/families\.md"):
         load_model(model)
@@ -76,6 +77,7 @@ def test_a_file_may_be_loaded_twice(file: Path, tmp_path: Path) -> None:
     assert load_family_file(copy) == [first]
 
 
+@pytest.mark.contract("FAMILY-FILES-1")
 def test_two_families_of_one_architecture_are_an_error_that_names_both(file: Path, tmp_path: Path) -> None:
     load_family_file(file)
     other = tmp_path / "other.py"
@@ -86,6 +88,7 @@ def test_two_families_of_one_architecture_are_an_error_that_names_both(file: Pat
         aprgraph.register(type("Llama", (Qwen3,), {"architecture": "llama", "__module__": __name__}))
 
 
+@pytest.mark.contract("FAMILY-FILES-1")
 def test_a_class_is_registered_by_a_call_or_as_a_decorator(model: Path) -> None:
     @aprgraph.register
     class Mine(Llama):
@@ -119,6 +122,7 @@ def test_a_class_without_an_architecture_is_refused() -> None:
         ),
     ],
 )
+@pytest.mark.contract("FAMILY-FILES-1")
 def test_a_broken_file_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text(text)
@@ -159,6 +163,7 @@ class _EntryPoint:
         return self.family
 
 
+@pytest.mark.contract("FAMILY-FILES-1")
 def test_an_installed_packages_families_are_found_when_a_file_asks_for_them(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = type("Mine", (Llama,), {"architecture": "mymod"})
     monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [_EntryPoint(mine)] * (group == "aprgraph.families"))

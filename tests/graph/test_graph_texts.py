@@ -57,20 +57,24 @@ def read(name: str) -> str:
     return plain.read_text(encoding="utf-8") if plain.exists() else gzip.decompress((_TEXTS / f"{name}.mlir.gz").read_bytes()).decode()
 
 
+@pytest.mark.contract("FAMILY-GRAPHS-1")
 @pytest.mark.parametrize("name", golden_models())
 def test_golden_models(name: str) -> None:
     assert text_of(_GOLDEN / f"{name}.gguf") == read(name)
 
 
+@pytest.mark.contract("FAMILY-GRAPHS-1")
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_models(name: str, tmp_path: Path) -> None:
     assert text_of(write_tiny_model(tmp_path / "tiny.gguf", **TINY[name])) == read(name)
 
 
+@pytest.mark.contract("FAMILY-GRAPHS-1")
 def test_smollm2() -> None:
     assert text_of(require_smollm2()) == read("smollm2")
 
 
+@pytest.mark.contract("FAMILY-GRAPHS-1")
 def test_gemma3() -> None:
     assert text_of(require_gemma3()) == read("gemma-3-270m")
 

@@ -42,7 +42,8 @@ def _at_first(file: str) -> float:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """All processes have to order alike, so they are told, rather than look themselves."""
-    node.workerinput[_KEY] = node.config.cache.get(_KEY, {})
+    cache = getattr(node.config, "cache", None)  # there is none under -p no:cacheprovider
+    node.workerinput[_KEY] = {} if cache is None else cache.get(_KEY, {})
 
 
 @pytest.hookimpl(trylast=True)
@@ -70,7 +71,7 @@ class _Clock:
         self._seconds[_file(report.nodeid)] += report.duration  # type: ignore[assignment]
 
     def pytest_sessionfinish(self) -> None:
-        cache = self._config.cache
+        cache = getattr(self._config, "cache", None)  # there is none under -p no:cacheprovider
         whole = not any("::" in argument for argument in self._config.args) and not self._config.getoption("keyword")
         if cache is not None and whole and self._seconds:
             kept = cache.get(_KEY, {}) | {file: round(seconds, 1) for file, seconds in self._seconds.items()}

@@ -1,7 +1,6 @@
 """The graph: nodes with operands, types, and, where they have one, a stage and a layer.
 
-networkx holds the structure (a MultiDiGraph with one edge per operand, keyed by operand index), so that topological
-order, ancestors and cuts come from the library. Nodes are immutable; passes build new graphs.
+Nodes are immutable; passes build new graphs. ``Graph.networkx`` gives the structure to the library, for algorithms that are not here.
 """
 
 from __future__ import annotations
@@ -88,25 +87,32 @@ class Graph:
         self.name = name
         self.attrs: dict[str, Attr] = dict(attrs or {})
         self.outputs: tuple[str, ...] = ()
-        self._graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+        # Plain tables: graphs are copied and walked thousands of times, and networkx's views take most of that time.
+        self._nodes: dict[str, Node] = {}
+        self._operands: dict[str, tuple[str, ...]] = {}
+        self._users: dict[str, dict[str, None]] = {}
 
     # -- building -----------------------------------------------------------------------------------------------------
 
     def add(self, node: Node, operands: Sequence[str] = ()) -> Node:
         """Add ``node`` with the values ``operands`` (names of nodes that are in the graph). Returns the node."""
-        if node.name in self:
-            raise GraphError(f"%{node.name} is defined twice")
+        name = node.name
+        if name in self._nodes:
+            raise GraphError(f"%{name} is defined twice")
         for operand in operands:
-            if operand not in self:
-                raise GraphError(f"%{node.name} uses %{operand}, which is not defined before it")
-        self._graph.add_node(node.name, node=node, operands=tuple(operands))
-        for index, operand in enumerate(operands):
-            self._graph.add_edge(operand, node.name, key=index)
+            if operand not in self._nodes:
+                raise GraphError(f"%{name} uses %{operand}, which is not defined before it")
+        self._nodes[name] = node
+        self._operands[name] = tuple(operands)
+        self._users[name] = {}
+        for operand in operands:
+            self._users[operand][name] = None
         return node
 
     def replace_node(self, node: Node) -> None:
         """Put ``node`` in place of the node of its name; operands and users stay."""
-        self._graph.nodes[node.name]["node"] = node
+        self[node.name]  # raises if it is not there
+        self._nodes[node.name] = node
 
     def rebuild(self, nodes: Iterable[Node], outputs: Sequence[str] | None = None) -> Graph:
         """A new graph of ``nodes`` (a subset of this graph's, or replacements of the same names), with their operands."""
@@ -123,22 +129,20 @@ class Graph:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def __contains__(self, name: object) -> bool:
-        return name in self._graph
+        return name in self._nodes
 
     def __len__(self) -> int:
-        return self._graph.number_of_nodes()
+        return len(self._nodes)
 
     def __getitem__(self, name: str) -> Node:
         try:
-            node: Node = self._graph.nodes[name]["node"]
+            return self._nodes[name]
         except KeyError:
             raise GraphError(f"no node %{name} in graph @{self.name}") from None
-        return node
 
     def __iter__(self) -> Iterator[Node]:
-        # A node is added after its operands, and networkx keeps that order: it is a topological one.
-        for name in self._graph:
-            yield self[name]
+        # A node is added after its operands: the order of the table is a topological one.
+        return iter(self._nodes.values())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):
@@ -153,8 +157,7 @@ class Graph:
     def operand_names(self, name: str) -> tuple[str, ...]:
         """Names of the operands of ``name``, in operand order."""
         self[name]  # raises if it is not there
-        operands: tuple[str, ...] = self._graph.nodes[name]["operands"]
-        return operands
+        return self._operands[name]
 
     def operands(self, name: str) -> tuple[Node, ...]:
         """The operands of ``name``, in operand order."""
@@ -162,7 +165,8 @@ class Graph:
 
     def users(self, name: str) -> tuple[Node, ...]:
         """The nodes that use ``name``, each once."""
-        return tuple(self[user] for user in self._graph.successors(name))
+        self[name]  # raises if it is not there
+        return tuple(self._nodes[user] for user in self._users[name])
 
     def ancestors(self, names: Iterable[str]) -> set[str]:
         """Names of everything that ``names`` are computed from, themselves included."""
@@ -172,7 +176,7 @@ class Graph:
             name = waiting.pop()
             if name not in found:
                 found.add(name)
-                waiting.extend(self._graph.predecessors(name))
+                waiting.extend(self._operands[name])
         return found
 
     def with_op(self, op: str) -> list[Node]:
@@ -186,8 +190,13 @@ class Graph:
 
     @property
     def networkx(self) -> nx.MultiDiGraph[str]:
-        """The networkx graph underneath: nodes carry ``node``, edges are keyed by operand index. Do not change it."""
-        return self._graph
+        """The structure as a graph of networkx of its own: nodes carry ``node``, edges are keyed by operand index."""
+        graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+        for node in self:
+            graph.add_node(node.name, node=node)
+            for index, operand in enumerate(self._operands[node.name]):
+                graph.add_edge(operand, node.name, key=index)
+        return graph
 
 
 def renamed(node: Node, **changes: object) -> Node:

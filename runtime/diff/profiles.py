@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from aprgraph.graph.block_formats import BlockFormat, find_format
 from aprgraph.graph.errors import ComparisonError, shown
@@ -121,9 +122,12 @@ def _other_formats(a: TraceInfo | None, b: TraceInfo | None) -> tuple[str, str] 
 
 def _dtypes(info: TraceInfo | None) -> Mapping[str, str]:
     """The format of each tensor of the model file, as the graph in a manifest says."""
-    if info is None or not info.graph_text:
-        return {}
-    return {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in weights_of(parse_graph(info.graph_text))}
+    return {} if info is None or not info.graph_text else _dtypes_in(info.graph_text)
+
+
+@lru_cache(maxsize=8)  # one trace is compared with several
+def _dtypes_in(graph_text: str) -> Mapping[str, str]:
+    return {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in weights_of(parse_graph(graph_text))}
 
 
 def arithmetic_profiles(infos: Sequence[TraceInfo | None], kept: Sequence[str | None] = (None, None)) -> tuple[str, ...]:

@@ -11,7 +11,10 @@ from aprgraph.graph.ops import states_of, taps_of, traits_of
 
 @dataclass(frozen=True)
 class FillCaches:
-    """Outputs are the caches that later parts read, and the taps but for those of the last position, which this part lacks."""
+    """Outputs are the nodes whose state later parts go on from, such as KV caches, and taps.
+
+    Those of the last position are left out: this part lacks it.
+    """
 
     name: ClassVar[str] = "fill-caches"
 

@@ -20,7 +20,7 @@ from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.plan import Plan
-from aprgraph.graph.stages import END_OF_LAYER, STAGE_BY_NAME, STAGES
+from aprgraph.graph.stages import END_OF_LAYER, STAGE_BY_NAME
 from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.blame.suggest import Suspicion, unseen_stages
 from aprgraph.runtime.comparison import Comparison
@@ -104,7 +104,7 @@ def bisect(
     one end of a layer fits into ``room``, and what a run or a comparison raises.
     """
     search = _Search(model, (a, b), tokens, directory, room, profile, threads, names, on_round)
-    plan: Plan | None = search.ends(range(model.family.layers), tuple(stage.name for stage in STAGES if not stage.per_layer))
+    plan: Plan | None = search.ends(range(model.family.layers), search.whole_model_stages)
     while plan is not None:
         search.round(plan)
         plan = search.next()
@@ -132,6 +132,7 @@ class _Search:
         self.traces: tuple[Trace, Trace] | None = None
         self.left: tuple[str, ...] = ()
         self._graph = fix_context(sides[0].artifact.graph, len(tokens))
+        self.whole_model_stages = tuple(node.stage for node in self._graph.staged() if node.layer is None and node.stage is not None)
         self._findings: dict[Place, Finding] = {}
 
     def round(self, plan: Plan) -> None:

@@ -81,7 +81,7 @@ class Model:
         family, prefix = self.family, self.family.architecture
         found = {}
         base = f"{prefix}.rope.freq_base"
-        if base in self.defaults and family.files_name_rope_base:
+        if base in self.defaults and "rope.freq_base" not in family.absent_keys:
             taken = self.defaults[base]
             other = "" if taken == _LLAMA_CPP_BASE else f" (llama.cpp takes {_LLAMA_CPP_BASE:g})"
             found[base] = (
@@ -90,7 +90,7 @@ class Model:
             )
         window, stretch = f"{prefix}.attention.sliding_window", f"{prefix}.rope.scaling"
         scaling, magnitude, original = (f"{stretch}.{name}" for name in ("type", "attn_factor", "original_context_length"))
-        if family.window_period and window in self.defaults:
+        if family.window_period and window in self.defaults and "attention.sliding_window" not in family.absent_keys:
             wide = self.defaults[window]
             found[window] = f"{window} is not in the file: {f'{wide} was taken' if wide else 'every layer attends to all positions'}"
         factors = self.has("rope_factors_long.weight") or self.has("rope_factors_short.weight")

@@ -11,73 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What decides whether a key matters: the other keys of its model, by their names here, and what the family makes of them."""
-
-    values: Mapping[str, object]
-    activation: str
-    head_size: int
-    shared_expert: bool
-
-    def __getitem__(self, name: str) -> object:
-        return self.values.get(name)
-
-
-def _always(_at: Surroundings) -> bool:
-    return True
-
-
-def _stretched(at: Surroundings) -> bool:
-    return at["rope.scaling.type"] != "none"
-
-
-def _with_yarn(at: Surroundings) -> bool:
-    return at["rope.scaling.type"] == "yarn"
-
-
-def _with_experts(at: Surroundings) -> bool:
-    return at["expert_count"] not in (None, 0)
-
-
-def _with_expert_groups(at: Surroundings) -> bool:
-    return _with_experts(at) and at["expert_group_count"] not in (None, 0, 1)
-
-
-def _without_shared_expert(at: Surroundings) -> bool:
-    return _with_experts(at) and not (at.shared_expert and at["expert_shared_count"] == 1)
-
-
-def _with_window(at: Surroundings) -> bool:
-    """A window that is not as wide as the context."""
-    window, context = at["attention.sliding_window"], at["context_length"]
-    return isinstance(window, int) and window != 0 and not (isinstance(context, int) and window >= context)
-
-
-def _without(name: str, also: Callable[[Surroundings], bool] = _always) -> Callable[[Surroundings], bool]:
-    """For a key that is read where the key ``name`` is not there."""
-    return lambda at: at[name] is None and also(at)
-
-
-def _differs_in_window(name: str) -> Callable[[Surroundings], bool]:
-    """For the key of the layers with a window that goes with the key ``name``, which is the head size where it is not there."""
-
-    def differs(at: Surroundings) -> bool:
-        return _with_window(at) and at[f"{name}_swa"] != (at.head_size if at[name] is None else at[name])
-
-    return differs
-
-
-#: What files call the activations of the graph (graph/ops/elementwise.py).
-_ACTIVATION_NAMES: Mapping[str, tuple[str, ...]] = {
-    "silu": ("silu", "swish"),
-    "gelu": ("gelu_pytorch_tanh", "gelu_tanh", "gelu_new", "gelu"),
-}
-
-
-def _other_activation(at: Surroundings) -> bool:
-    return at["hidden_activation"] not in _ACTIVATION_NAMES[at.activation]
+from aprgraph.graph.key_conditions import (
+    Surroundings,
+    always,
+    differs_in_window,
+    other_activation,
+    stretched,
+    with_another_magnitude,
+    with_expert_groups,
+    with_experts,
+    with_window,
+    with_yarn,
+    without,
+    without_shared_expert,
+)
 
 
 @dataclass(frozen=True)
@@ -85,27 +32,33 @@ class ModelKey:
     """One key. ``what`` it says, as a phrase; ``ops`` are those of the graph whose nodes it shapes, where the family reads it.
 
     ``neutral`` are values with which it changes nothing, ``matters`` says whether it can change something in this file at all; where
-    it can, a family that does not read it cannot run the model: unless it is ``harmless`` (it bears on no number of a text), or real
-    files have it although nobody applies it (``unapplied``, which says so). ``has_default``: the family's value is taken where it is
-    absent, and numbers depend on that. ``llama_cpp`` is what llama.cpp does otherwise, in the families of ``llama_cpp_in`` (all).
+    it can, a family that does not read it cannot run the model: unless it is ``harmless`` (it bears on no number of a text; in the
+    families of ``harmless_in`` converters write it in vain), or real files have it although nobody applies it (``unapplied``, which
+    says so). ``has_default``: the family's value is taken where it is absent, and numbers depend on that. ``llama_cpp`` is what
+    llama.cpp does otherwise, in the families of ``llama_cpp_in`` (all), but not in those of ``llama_cpp_reads_in``, nor where
+    the value is ``llama_cpp_takes``, which it takes in any case.
     """
 
     name: str
     what: str
     ops: tuple[str, ...] = ()
     neutral: tuple[object, ...] = ()
-    matters: Callable[[Surroundings], bool] = _always
+    matters: Callable[[Surroundings], bool] = always
     harmless: bool = False
+    harmless_in: tuple[str, ...] = ()
     unapplied: str = ""
     has_default: bool = False
     llama_cpp: str = ""
     llama_cpp_in: tuple[str, ...] = ()
+    llama_cpp_reads_in: tuple[str, ...] = ()
+    llama_cpp_takes: object = None
 
 
 _HEADS = ("rope", "attn_scores", "attn_mix", "attention")
 _SCALE = ("attn_scores", "attention")
 _MASK = ("attn_scores", "attn_softmax", "attn_mix", "attention")
 _ANGLES = ("rope_angles",)
+_OFF: tuple[object, ...] = (0, False)
 _NOT_READ = "llama.cpp does not read it in this family"
 
 _READ = (
@@ -121,63 +74,78 @@ _READ = (
     ModelKey("attention.layer_norm_rms_epsilon", "the epsilon of the RMSNorms", ("rms_norm",)),
     ModelKey(
         "attention.scale", "what attention scores are multiplied by", _SCALE, neutral=(0,), has_default=True,
-        llama_cpp="llama.cpp does not read it in this family, and takes the family's own scale",
+        llama_cpp="llama.cpp does not read it in this family, and takes the family's own scale", llama_cpp_reads_in=("granite",),
     ),
+    ModelKey("attn_logit_softcapping", "the cap of attention scores", _SCALE, neutral=_OFF, has_default=True),
+    ModelKey("final_logit_softcapping", "the cap of logits", ("soft_cap",), neutral=_OFF, has_default=True),
+    ModelKey("embedding_scale", "what embeddings are multiplied by", ("embed",), neutral=(0, 1)),
+    ModelKey("residual_scale", "what is added to the residual stream is multiplied by", ("scale",), neutral=(0, 1)),
+    ModelKey("logit_scale", "what logits are multiplied by, or divided by (granite)", ("scale",), neutral=(0, 1)),
     ModelKey("attention.causal", "whether positions attend to no later ones", _MASK, neutral=(True,)),
     ModelKey(
-        "attention.sliding_window", "how many positions a layer attends to", _MASK, neutral=(0,), matters=_with_window, has_default=True,
+        "attention.sliding_window", "how many positions a layer attends to", _MASK, neutral=(0,), matters=with_window, has_default=True,
         unapplied="every layer attends to all positions, as in llama.cpp: a run of more positions than that may differ from the original",
         llama_cpp="llama.cpp does not apply it: its layers attend to all positions", llama_cpp_in=("phi3",),
     ),
     ModelKey(
-        "attention.sliding_window_pattern", "which layers have the sliding window", (*_MASK, "rope"), matters=_with_window,
+        "attention.sliding_window_pattern", "which layers have the sliding window", (*_MASK, "rope"), matters=with_window,
         has_default=True, unapplied="every layer attends to all positions, as in llama.cpp", llama_cpp="llama.cpp applies no window",
         llama_cpp_in=("phi3",),
     ),
     ModelKey("rope.dimension_count", "how much of a head RoPE turns", (*_ANGLES, "rope"), has_default=True),
     ModelKey("rope.freq_base", "the base of RoPE", _ANGLES, has_default=True),
-    ModelKey("rope.global.freq_base", "the base of RoPE (Ollama's name)", _ANGLES, matters=_without("rope.freq_base"),
+    ModelKey("rope.global.freq_base", "the base of RoPE (Ollama's name)", _ANGLES, matters=without("rope.freq_base"),
              llama_cpp="llama.cpp knows rope.freq_base alone, and takes 10000 without it"),
-    ModelKey("rope.freq_base_swa", "the base of RoPE in layers with a sliding window", _ANGLES, matters=_with_window, has_default=True),
+    ModelKey("rope.freq_base_swa", "the base of RoPE in layers with a sliding window", _ANGLES, matters=with_window, has_default=True),
     ModelKey(
         "rope.local.freq_base", "the base of RoPE in layers with a sliding window (Ollama's name)", _ANGLES,
-        matters=_without("rope.freq_base_swa", _with_window),
+        matters=without("rope.freq_base_swa", with_window),
         llama_cpp="llama.cpp knows rope.freq_base_swa alone, and takes 10000 without it",
     ),
-    ModelKey("rope.scaling.type", "how RoPE was stretched for a longer context", _ANGLES, neutral=("none",)),
     ModelKey(
-        "rope.scaling.factor", "by what RoPE was stretched", _ANGLES, neutral=(0, 1), matters=_stretched,
+        "rope.scaling.type", "how RoPE was stretched for a longer context", _ANGLES, neutral=("none",),
+        llama_cpp="llama.cpp rounds YaRN's bounds to whole pairs, the original does not", llama_cpp_in=("gpt-oss",),
+    ),
+    ModelKey(
+        "rope.scaling.finetuned", "whether the model was trained after stretching, or whether it has RoPE at all (granite)", harmless=True
+    ),
+    ModelKey("rope.dimension_sections", "how RoPE divides among the axes of an image, which are one in a text", ("rope",), harmless=True),
+    ModelKey(
+        "rope.scaling.factor", "by what RoPE was stretched", _ANGLES, neutral=(0, 1), matters=stretched,
         unapplied="LongRoPE's own factors are tensors; llama.cpp divides the frequencies by this as well",
     ),
     ModelKey(
         "rope.scale_linear", "by what RoPE was stretched (older name)", _ANGLES, neutral=(0, 1),
-        matters=_without("rope.scaling.factor", _stretched),
+        matters=without("rope.scaling.factor", stretched),
         unapplied="LongRoPE's own factors are tensors; llama.cpp divides the frequencies by this as well",
     ),
     ModelKey("rope.scaling.attn_factor", "what RoPE's cosines and sines are multiplied by", _ANGLES, neutral=(1,)),
     ModelKey("rope.scaling.original_context_length", "the context before RoPE was stretched", (*_ANGLES, "context_choice")),
     *(
-        ModelKey(f"rope.scaling.{name}", what, _ANGLES, matters=_with_yarn, has_default=True, llama_cpp=f"{_NOT_READ}, and takes {default}")
+        ModelKey(
+            f"rope.scaling.{name}", what, _ANGLES, matters=with_yarn, has_default=True, llama_cpp=f"{_NOT_READ}, and takes {default}",
+            llama_cpp_takes=default,
+        )
         for default, speed in ((32, "fast"), (1, "slow"))
         for name, what in ((f"yarn_beta_{speed}", f"YaRN's {speed} bound"), (f"beta_{speed}", f"YaRN's {speed} bound (Ollama's name)"))
     ),
     ModelKey(
-        "rope.scaling.yarn_log_multiplier", "a part of YaRN's factor of the cosines and sines", _ANGLES, neutral=(0,), matters=_with_yarn,
+        "rope.scaling.yarn_log_multiplier", "a part of YaRN's factor of the cosines and sines", _ANGLES, neutral=(0,), matters=with_yarn,
         llama_cpp=_NOT_READ,
     ),
     ModelKey("expert_count", "the number of experts", neutral=(0,)),
-    ModelKey("expert_used_count", "how many experts a position uses", ("top_k",), matters=_with_experts),
-    ModelKey("expert_feed_forward_length", "the size of an expert", neutral=(0,), matters=_with_experts),
-    ModelKey("expert_shared_feed_forward_length", "the size of the shared expert", neutral=(0,), matters=_with_experts),
+    ModelKey("expert_used_count", "how many experts a position uses", ("top_k",), matters=with_experts),
+    ModelKey("expert_feed_forward_length", "the size of an expert", neutral=(0,), matters=with_experts),
+    ModelKey("expert_shared_feed_forward_length", "the size of the shared expert", neutral=(0,), matters=with_experts),
     ModelKey(
         "expert_weights_norm", "whether the weights of the chosen experts are divided by their sum", ("router_weights",),
-        matters=_with_experts, has_default=True, llama_cpp=f"{_NOT_READ}, and does what the family does",
+        matters=with_experts, has_default=True, llama_cpp=f"{_NOT_READ}, and does what the family does",
     ),
     ModelKey(
         "expert_weights_scale", "what the weights of the chosen experts are multiplied by", ("router_weights",), neutral=(0, 1),
-        matters=_with_experts, llama_cpp=_NOT_READ,
+        matters=with_experts, llama_cpp=_NOT_READ,
     ),
-    ModelKey("expert_gating_func", "how scores of experts become weights", ("router_weights",), neutral=(0, 1), matters=_with_experts,
+    ModelKey("expert_gating_func", "how scores of experts become weights", ("router_weights",), neutral=(0, 1), matters=with_experts,
              llama_cpp=f"{_NOT_READ}, and takes the softmax"),
 )  # fmt: skip
 
@@ -190,8 +158,6 @@ _HARMLESS = tuple(
         "pooling_type": "how embeddings are pooled",
         "classifier.pooling_type": "how embeddings are pooled",
         "classifier.output_labels": "labels of a classifier",
-        "rope.scaling.finetuned": "whether the model was trained after stretching",
-        "rope.dimension_sections": "how RoPE divides among the axes of an image, which are one in a text",
         "decoder_start_token_id": "a token id",
         "dense_2_feat_in": "a dense layer behind the pooling",
         "dense_2_feat_out": "a dense layer behind the pooling",
@@ -203,14 +169,7 @@ _HARMLESS = tuple(
 #: Keys below these bear on no number of a text: other modalities, and how the model was trained.
 _HARMLESS_BELOW = ("vision.", "audio.", "mm.", "projector.", "training.")
 
-_OFF: tuple[object, ...] = (0, False)
-
 _NEVER_READ = (
-    ModelKey("logit_scale", "what logits are multiplied by", neutral=(0, 1)),
-    ModelKey("residual_scale", "what is added to the residual stream is multiplied by", neutral=(0, 1)),
-    ModelKey("embedding_scale", "what embeddings are multiplied by", neutral=(0, 1)),
-    ModelKey("attn_logit_softcapping", "the cap of attention scores", neutral=_OFF),
-    ModelKey("final_logit_softcapping", "the cap of logits", neutral=_OFF),
     ModelKey("router_logit_softcapping", "the cap of the scores of experts", neutral=_OFF),
     ModelKey("attention.clamp_kqv", "the bounds of q, k and v", neutral=_OFF),
     ModelKey("attention.max_alibi_bias", "the slope of ALiBi", neutral=_OFF),
@@ -235,29 +194,31 @@ _NEVER_READ = (
         )
     ),
     *(
-        ModelKey(f"{name}_swa", f"{what} in layers with a sliding window", matters=_differs_in_window(name))
+        ModelKey(f"{name}_swa", f"{what} in layers with a sliding window", matters=differs_in_window(name))
         for name, what in (
             ("attention.key_length", "the size of a head of q and k"), ("attention.value_length", "the size of a head of v"),
             ("rope.dimension_count", "how much of a head RoPE turns"),
         )
     ),
     ModelKey("rope.scaling.alpha", "how the base of RoPE was stretched", neutral=(0, 1)),
-    ModelKey("rope.scaling.yarn_ext_factor", "how much of YaRN is applied", neutral=(1,), matters=_with_yarn),
-    ModelKey("rope.scaling.extrapolation_factor", "how much of YaRN is applied (Ollama's name)", neutral=(1,), matters=_with_yarn),
-    ModelKey("rope.scaling.yarn_attn_factor", "what RoPE's cosines and sines are multiplied by", neutral=(1,), matters=_with_yarn),
-    ModelKey("expert_shared_count", "the number of shared experts", neutral=_OFF, matters=_without_shared_expert),
-    ModelKey("expert_group_count", "into how many groups experts are divided", neutral=(0, 1), matters=_with_experts),
-    ModelKey("expert_group_used_count", "from how many groups experts are chosen", matters=_with_expert_groups),
-    ModelKey("expert_group_scale", "what groups of experts are multiplied by", neutral=(0, 1), matters=_with_experts),
-    ModelKey("experts_per_group", "how many experts a group has", neutral=(0, 1), matters=_with_experts),
-    ModelKey("expert_chunk_feed_forward_length", "another kind of expert", neutral=_OFF, matters=_with_experts),
-    ModelKey("leading_dense_block_count", "how many layers come before those with experts", neutral=_OFF, matters=_with_experts),
-    ModelKey("moe_every_n_layers", "which layers have experts", neutral=(0, 1), matters=_with_experts),
-    ModelKey("interleave_moe_layer_step", "which layers have experts", neutral=(0, 1), matters=_with_experts),
-    ModelKey("moe_latent_size", "another kind of expert", neutral=_OFF, matters=_with_experts),
+    ModelKey("rope.scaling.yarn_ext_factor", "how much of YaRN is applied", neutral=(1,), matters=with_yarn),
+    ModelKey("rope.scaling.extrapolation_factor", "how much of YaRN is applied (Ollama's name)", neutral=(1,), matters=with_yarn),
+    ModelKey(
+        "rope.scaling.yarn_attn_factor", "what RoPE's cosines and sines are multiplied by", neutral=(1,), matters=with_another_magnitude
+    ),
+    ModelKey("expert_shared_count", "the number of shared experts", neutral=_OFF, matters=without_shared_expert),
+    ModelKey("expert_group_count", "into how many groups experts are divided", neutral=(0, 1), matters=with_experts),
+    ModelKey("expert_group_used_count", "from how many groups experts are chosen", matters=with_expert_groups),
+    ModelKey("expert_group_scale", "what groups of experts are multiplied by", neutral=(0, 1), matters=with_experts),
+    ModelKey("experts_per_group", "how many experts a group has", neutral=(0, 1), matters=with_experts),
+    ModelKey("expert_chunk_feed_forward_length", "another kind of expert", neutral=_OFF, matters=with_experts),
+    ModelKey("leading_dense_block_count", "how many layers come before those with experts", neutral=_OFF, matters=with_experts),
+    ModelKey("moe_every_n_layers", "which layers have experts", neutral=(0, 1), matters=with_experts),
+    ModelKey("interleave_moe_layer_step", "which layers have experts", neutral=(0, 1), matters=with_experts),
+    ModelKey("moe_latent_size", "another kind of expert", neutral=_OFF, matters=with_experts),
     ModelKey("swiglu_clamp_exp", "the bounds inside experts", neutral=_OFF),
     ModelKey("swiglu_clamp_shexp", "the bounds inside the shared expert", neutral=_OFF),
-    ModelKey("hidden_activation", "the activation", matters=_other_activation),
+    ModelKey("hidden_activation", "the activation", matters=other_activation),
     ModelKey("use_parallel_residual", "whether attention and feed-forward network read the same input", neutral=_OFF),
     ModelKey("swin_norm", "where norms stand", neutral=_OFF),
     ModelKey("norm_before_residual", "where norms stand", neutral=_OFF),
@@ -266,11 +227,15 @@ _NEVER_READ = (
         for name in (
             "features_length", "embedding_length_per_layer_input", "decoder_block_count", "n_deepstack_layers", "hash_layer_count",
             "rescale_every_n_layers", "time_mix_extra_dim", "time_decay_extra_dim", "token_shift_count", "wkv.head_size", "kda.head_dim",
-            "shortconv.l_cache", "ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank", "ssm.group_count",
-            "ssm.dt_b_c_rms", "posnet.embedding_length", "posnet.block_count", "convnext.embedding_length", "convnext.block_count",
-            "altup.active_idx", "altup.num_inputs", "activation_sparsity_scale", "hyper_connection.count", "target_layers",
-            "target_hidden_size",
+            "shortconv.l_cache", "ssm.dt_b_c_rms", "posnet.embedding_length", "posnet.block_count", "convnext.embedding_length",
+            "convnext.block_count", "altup.active_idx", "altup.num_inputs", "activation_sparsity_scale", "hyper_connection.count",
+            "target_layers", "target_hidden_size",
         )
+    ),
+    *(
+        # Granite 4's dense models have the settings of those with recurrent layers, and none of these layers.
+        ModelKey(name, "another architecture", neutral=_OFF, harmless_in=("granite",))
+        for name in ("ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank", "ssm.group_count")
     ),
     ModelKey("deepstack_mapping", "which layers read an image", neutral=_OFF),
 )  # fmt: skip
@@ -294,5 +259,7 @@ def difference_to_llama_cpp(architecture: str, name: str) -> str | None:
     """What llama.cpp does otherwise with the key ``name``, given without the architecture; None where nothing is known."""
     key = find_model_key(name)
     if key is None or not key.llama_cpp or (key.llama_cpp_in and architecture not in key.llama_cpp_in):
+        return None
+    if architecture in key.llama_cpp_reads_in:
         return None
     return key.llama_cpp

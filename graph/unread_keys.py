@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from aprgraph.graph.errors import UnsupportedModelError, shown
 from aprgraph.graph.families import FAMILIES, Family
+from aprgraph.graph.key_conditions import Surroundings
 from aprgraph.graph.metadata import ArrayValue
-from aprgraph.graph.model_keys import ModelKey, Surroundings, find_model_key
+from aprgraph.graph.model_keys import ModelKey, find_model_key
 from aprgraph.graph.side_tensors import pattern_of
 
 #: Words in the name of a key that is not known by which it says that it changes numbers. Others are bookkeeping of some tool.
@@ -54,7 +55,8 @@ def unread_keys(family: Family, ignore: Sequence[re.Pattern[str]] = ()) -> Itera
         if key in metadata.keys_read:
             continue
         known = find_model_key(name)
-        if known is not None and (known.harmless or is_neutral(known, value) or not known.matters(at)):
+        harmless = known is not None and (known.harmless or family.architecture in known.harmless_in)
+        if known is not None and (harmless or is_neutral(known, value) or not known.matters(at)):
             continue
         if any(pattern.fullmatch(key) for pattern in ignore):
             yield UnreadKey(key, f"{key} is {shown(value)}: left out, as --ignore asks")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from aprgraph.graph.errors import ModelError
@@ -44,11 +44,12 @@ class Family:
     #: Stages that no other family has, each with the stage that it comes before.
     stages: ClassVar[Sequence[tuple[Stage, str]]] = ()
 
+    #: Keys, without the architecture in front, that converters leave out of its files: that they are absent is no reason for doubt.
+    absent_keys: ClassVar[Collection[str]] = ()
+
     #: The activation of the feed-forward networks, and the base of RoPE of files that name none.
     activation: ClassVar[str] = "silu"
     rope_base: ClassVar[float] = 10000.0
-    #: Whether conversion writes the base, so that a file without one is doubtful.
-    files_name_rope_base: ClassVar[bool] = True
 
     blocks = number("block_count", "num_hidden_layers", most=_MAX_LAYERS)
     #: Blocks behind the last layer, which predict later tokens and on which no logit depends.

@@ -29,8 +29,8 @@ class Gemma2(SandwichNorms):
         "ffn_norm": "pre_feedforward_layernorm",
         "ffn_post_norm": "post_feedforward_layernorm",
     }
+    absent_keys = ("rope.freq_base",)
     activation = "gelu"
-    files_name_rope_base = False
     windows = Windows(period=2, default=4096)
     score_cap = real("attn_logit_softcapping", "attn_logit_softcapping", 50.0)
     logit_cap = real("final_logit_softcapping", "final_logit_softcapping", 30.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aprgraph.graph.families.numbers import Reading, real
 from aprgraph.graph.families.qwen3 import Qwen3
-from aprgraph.graph.families.rope_scaling import Rope, read_base
+from aprgraph.graph.families.rope_scaling import Rope, read_sliding_rope
 from aprgraph.graph.families.sandwich import SandwichNorms
 from aprgraph.graph.families.window import Windows
 
@@ -33,15 +33,10 @@ class Gemma3(Qwen3, SandwichNorms):
     activation = "gelu"
     rope_base = 1_000_000.0
     windows = Windows(period=6)
-    sliding_rope: Reading[Rope] = Reading(lambda f: f.read_sliding_rope())
+    sliding_rope: Reading[Rope] = Reading(
+        lambda f: read_sliding_rope(f.metadata, f.architecture, f.rope, 10000.0) if any(f.windows) else f.rope
+    )
     scale = real("attention.scale", None, lambda f: f.default_scale())
-
-    def read_sliding_rope(self) -> Rope:
-        """RoPE of the layers with a window, which is never stretched."""
-        if not any(self.windows):
-            return self.rope
-        key = self.metadata.first_of(self.key("rope.freq_base_swa"), self.key("rope.local.freq_base"))
-        return Rope(self.rope.dims, read_base(self.metadata, key, 10000.0))
 
     def default_scale(self) -> float:
         """See the docstring of the class."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aprgraph.graph.families.numbers import Reading
 from aprgraph.graph.families.sandwich import SandwichNorms
 
 if TYPE_CHECKING:
-    from aprgraph.graph.builder import GraphBuilder
+    from aprgraph.graph.builder import GraphBuilder, Heads
 
 
 class Glm4(SandwichNorms):
@@ -17,6 +18,18 @@ class Glm4(SandwichNorms):
     hf_classes = "Glm4ForCausalLM"
     hf_names = {"attn_post_norm": "post_self_attn_layernorm", "ffn_post_norm": "post_mlp_layernorm"}
     pairing = hf_pairing = "interleaved"
+    #: Whether RoPE divides among the axes of an image. Conversion permutes q and k then, so that halves are paired.
+    has_sections: Reading[bool] = Reading(lambda f: f.reads_sections())
+
+    def reads_sections(self) -> bool:
+        """As llama.cpp decides it: from the sections of the first two axes."""
+        key = self.key("rope.dimension_sections")
+        sections = self.metadata.array(key).values() if key in self.metadata else []
+        return len(sections) > 1 and all(isinstance(pairs, int) and pairs > 0 for pairs in sections[:2])
+
+    def turn(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
+        """In a text all axes are one."""
+        return g.rope(x, self.angles_of(layer), "halves" if self.has_sections else self.pairing)
 
     def gate_and_up(self, g: GraphBuilder, x: str, layer: int) -> tuple[str, str]:
         """One product holds the gate's columns first, then those of up."""

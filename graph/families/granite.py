@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aprgraph.graph.families.llama import Llama
-from aprgraph.graph.families.numbers import real
+from aprgraph.graph.families.numbers import flag, real
 
 if TYPE_CHECKING:
-    from aprgraph.graph.builder import GraphBuilder
+    from aprgraph.graph.builder import GraphBuilder, Heads
 
 
 class Granite(Llama):
-    """Granite 3 (arXiv:2405.04324): embedding, scores, what is added to the residual stream, and logits are scaled."""
+    """Granite 3, and the dense models of Granite 4 (arXiv:2405.04324): embedding, scores, what is added to the residual stream, and logits
+    are scaled.
+    """
 
     architecture = "granite"
     hf_classes = "GraniteForCausalLM"
+    #: Whether q and k are turned at all: the key means that in this family.
+    has_rope = flag("rope.scaling.finetuned", None, True)
     embedding_scale = real("embedding_scale", "embedding_multiplier", 1.0)
     scale = real("attention.scale", "attention_multiplier", lambda f: f.head_size**-0.5)
     residual_scale = real("residual_scale", "residual_multiplier", 1.0)
@@ -25,6 +29,15 @@ class Granite(Llama):
     def embed(self, g: GraphBuilder, table: str) -> str:
         """Scaled."""
         return g.embed("embedding", table, scale=self.embedding_scale)
+
+    def turn_angles(self, g: GraphBuilder) -> None:
+        """If there is RoPE."""
+        if self.has_rope:
+            super().turn_angles(g)
+
+    def turn(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
+        """If there is RoPE."""
+        return super().turn(g, x, layer) if self.has_rope else x
 
     def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
         """As in Llama, but for the scale of what is added."""

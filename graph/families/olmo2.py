@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aprgraph.graph.families.decoder import Decoder
+from aprgraph.graph.families.numbers import Reading
+from aprgraph.graph.families.rope_scaling import Rope, read_sliding_rope
+from aprgraph.graph.families.window import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,11 +16,19 @@ if TYPE_CHECKING:
 
 
 class Olmo2(Decoder):
-    """OLMo 2 (arXiv:2501.00656): norms behind attention and feed-forward network, none before, and norms of whole rows of q and k."""
+    """OLMo 2 and 3 (arXiv:2501.00656): norms behind attention and feed-forward network, none before, and norms of whole rows of q and k.
+
+    OLMo 3 has a window in all layers but every fourth, and stretches RoPE in these alone.
+    """
 
     architecture = "olmo2"
-    hf_classes = "Olmo2ForCausalLM"
+    hf_classes = "Olmo2ForCausalLM Olmo3ForCausalLM"
     hf_names = {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"}
+    absent_keys = ("attention.sliding_window",)
+    windows = Windows(period=4)
+    sliding_rope: Reading[Rope] = Reading(
+        lambda f: read_sliding_rope(f.metadata, f.architecture, f.rope, f.rope.base) if any(f.windows) else f.rope
+    )
 
     def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
         """What is added is normalised, what is read is not."""

@@ -52,6 +52,12 @@ def read_rope(
     return Rope(dims, base, 1.0 / factor, ramp, magnitude * _yarn_magnitude(metadata, prefix, factor))
 
 
+def read_sliding_rope(metadata: Metadata, prefix: str, rope: Rope, default_base: float) -> Rope:
+    """RoPE of the layers with a window, where it is never stretched: it turns as much of a head as ``rope``. Raises ModelError."""
+    key = metadata.first_of(f"{prefix}.rope.freq_base_swa", f"{prefix}.rope.local.freq_base")
+    return Rope(rope.dims, read_base(metadata, key, default_base))
+
+
 def read_base(metadata: Metadata, key: str, default: float) -> float:
     """A base of RoPE. Raises ModelError.
 

@@ -50,9 +50,10 @@ def _defaults(model: Model) -> Iterator[Finding]:
     for key, sentence in doubtful.items():
         known = key.endswith(".rope.freq_base") and model.family.rope_base != _USUAL_BASE
         yield Finding.of("key-default" if known else "key-absent", key, sentence.removeprefix(f"{key} "))
+    unsaid = {_TURNED, *model.family.absent_keys}
     for key, value in model.defaults.items():
         name = key.removeprefix(f"{architecture}.")
-        if key not in doubtful and name != _TURNED and difference_to_llama_cpp(architecture, name) is None:
+        if key not in doubtful and name not in unsaid and difference_to_llama_cpp(architecture, name) is None:
             shown = f"{value:.10g}" if isinstance(value, float) else value
             yield Finding.of("key-default", key, f"{shown} was taken")
 
@@ -65,5 +66,7 @@ def _differences(model: Model) -> Iterator[Finding]:
         key, known = f"{architecture}.{name}", find_model_key(name)
         difference = difference_to_llama_cpp(architecture, name)
         if difference is None or known is None or key not in model.metadata.keys_read or is_neutral(known, value) or not known.matters(at):
+            continue
+        if value == known.llama_cpp_takes:
             continue
         yield Finding.of("key-differs", key, f"is {value}: {difference}")

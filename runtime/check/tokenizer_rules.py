@@ -17,6 +17,8 @@ from aprgraph.runtime.tokenizer.sentence_piece import SCORES_KEY
 from aprgraph.runtime.tokenizer.vocabulary import KINDS_KEY, MODEL_KEY, TOKENS_KEY, read_numbers, read_texts, read_token_id, read_vocabulary
 
 _PREFIX, _ID = "tokenizer.ggml.", "_token_id"
+#: How llama.cpp says that a file has no vocabulary.
+_NO_VOCABULARY = ("none", "no_vocab")
 #: Rows beyond the vocabulary: up to so many, or a hundredth of it, make a table's size a round number.
 _PADDING = 1024
 
@@ -27,6 +29,9 @@ def judge_tokenizer(metadata: Metadata, rows: int | None) -> Iterator[Finding]:
         yield Finding.of("tokenizer-absent", "", "no key begins with tokenizer.ggml")
         return
     kind = metadata.get(MODEL_KEY)
+    if kind in _NO_VOCABULARY and TOKENS_KEY not in metadata:
+        yield Finding.of("tokenizer-absent", MODEL_KEY, f"is {kind}")
+        return
     parts: list[tuple[str, Callable[[], object]]] = []
     count = len(tokens) if isinstance(tokens := metadata.get(TOKENS_KEY), ArrayValue) else None
     if count is not None:

@@ -12,11 +12,27 @@ import pytest
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.families import FAMILIES
+from aprgraph.graph.families.glm4 import Glm4
 from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.outline import small_outline
 
 Tiny = Callable[..., Path]
+
+
+class Sections:
+    """An array of metadata."""
+
+    def __init__(self, *values: int) -> None:
+        self._values = list(values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def values(self) -> list[Any]:
+        return self._values
+
 
 DENSE = ["ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out"]
 EXPERTS = [
@@ -39,16 +55,16 @@ LAYER: dict[str, list[str]] = {
         "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "attn_post_norm", "post_attn_residual", *DENSE,
         "ffn_post_norm", "post_ffn_residual",
     ],
+    "gemma2": [
+        "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
+    ],
+    "gpt-oss": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", "ffn_norm", *EXPERTS, "post_ffn_residual"],
+    "granite": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "phi3": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "olmo2": [
         "qkv_matmul", "q_norm", "k_norm", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE[1:], "ffn_post_norm",
         "post_ffn_residual",
     ],
-    "granite": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
-    "gemma2": [
-        "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
-    ],
-    "gpt-oss": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", "ffn_norm", *EXPERTS, "post_ffn_residual"],
     "glm4": [
         "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
     ],
@@ -100,6 +116,68 @@ def test_gemmas_layers_slide_but_for_every_sixth(tiny_model: Tiny) -> None:
     assert (graph["rope_angles"].attrs["base"], graph["rope_angles_sliding"].attrs["base"]) == (1e6, 1e4)
     assert graph["layer0.embedding"].attrs["scale"] == math.sqrt(64)
     assert graph["layer0.ffn_silu"].op == "gelu"
+
+
+def test_gemma2_caps_scores_and_logits_in_layers_with_a_window_and_without(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="gemma2", layers=3))
+    assert [graph[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(3)] == [5, 0, 5]
+    assert {graph[f"layer{layer}.attn_scores"].attrs["cap"] for layer in range(3)} == {2.0}
+    assert (graph["lm_head"].op, graph["lm_head"].attrs) == ("soft_cap", {"cap": 5.0})
+    assert graph.operand_names("lm_head") == ("lm_head_raw",)
+    assert graph["layer0.embedding"].attrs["scale"] == math.sqrt(64)
+
+
+def test_the_largest_gemma2_divides_scores_by_another_number(tiny_model: Tiny) -> None:
+    sizes = {"heads": 2, "kv_heads": 1, "hidden": 36, "ffn": 8, "head_size": 4}
+    assert built(tiny_model(family="gemma2", layers=45, **sizes))["layer0.attn_scores"].attrs["scale"] == 0.5
+    assert built(tiny_model(family="gemma2", layers=46, **sizes))["layer0.attn_scores"].attrs["scale"] == 1 / math.sqrt(18)
+
+
+def test_granite_scales_four_things(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="granite", layers=1))
+    assert graph["layer0.embedding"].attrs == {"scale": 6.0}
+    assert graph["layer0.attn_scores"].attrs["scale"] == 0.125
+    assert [graph[f"layer0.{part}_out_scaled"].attrs for part in ("attn", "ffn")] == [{"factor": 0.25}] * 2
+    assert (graph["lm_head"].op, graph["lm_head"].attrs) == ("scale", {"factor": 0.25})
+    assert graph.operand_names("lm_head") == ("lm_head_raw",)
+
+
+def test_granite_may_have_no_rope(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="granite", layers=1), granite__rope__scaling__finetuned=False)
+    assert not graph.with_op("rope")
+    assert not graph.with_op("rope_angles")
+    assert graph.operand_names("layer0.attn_scores") == ("layer0.q", "layer0.k_cache")
+
+
+def test_glm4_turns_half_of_each_head_in_neighbours_or_halves_where_pairs_divide_among_axes(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="glm4", layers=1))
+    assert graph["rope_angles"].attrs["dims"] == 8
+    assert graph["layer0.q_post_rope"].attrs["pairing"] == "interleaved"
+    sections = {"rope.dimension_sections": Sections(4, 2, 2, 0)}
+    assert small_outline(Glm4, **sections).graph["layer0.q_post_rope"].attrs["pairing"] == "halves"
+    none = {"rope.dimension_sections": Sections(8, 0, 0, 0)}
+    assert small_outline(Glm4, **none).graph["layer0.q_post_rope"].attrs["pairing"] == "interleaved"
+
+
+def test_olmo3_is_olmo2_with_windows_whose_layers_turn_by_unstretched_angles(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="olmo2", layers=5, rope_yarn_factor=8.0, original_context=8))
+    assert [graph[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(5)] == [5, 5, 5, 0, 5]
+    angles = [graph.operand_names(f"layer{layer}.q_post_rope")[1] for layer in range(5)]
+    assert angles == ["rope_angles" if layer == 3 else "rope_angles_sliding" for layer in range(5)]
+    assert (graph["rope_angles"].attrs["scale"], graph["rope_angles_sliding"].attrs["scale"]) == (0.125, 1.0)
+    assert graph["rope_angles_sliding"].attrs["base"] == graph["rope_angles"].attrs["base"] == 500000.0
+    olmo2 = built(tiny_model(family="olmo2", layers=2, sliding_window=0))
+    assert {olmo2[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(2)} == {0}
+
+
+def test_gpt_oss_has_sinks_windows_and_a_ramp_that_begins_between_two_pairs(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="gpt-oss", layers=2, rope_yarn_factor=32.0, original_context=4096, context=131072))
+    assert graph.operand_names("layer0.attn_softmax") == ("layer0.attn_scores", "blk.0.attn_sinks.weight")
+    assert [graph[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(2)] == [5, 0]
+    assert graph["rope_angles"].attrs["ramp_start"] % 1
+    assert graph.operand_names("layer0.ffn_norm")[1] == "blk.0.post_attention_norm.weight"
+    assert graph["layer0.moe_expert_swigl"].attrs == {"limit": 7.0, "alpha": 1.702}
+    assert graph["layer0.moe_expert_up"].op == "expert_bias_add"
 
 
 def test_gemmas_rope_scaling_is_of_the_layers_that_see_everything(tiny_model: Tiny) -> None:

@@ -16,12 +16,11 @@ import pytest
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.text import parse_graph, print_graph
+from tests.support.golden import golden_models
 from tests.support.models import gemma3_path, require_gemma3, require_smollm2, smollm2_path
 from tests.support.tiny import write_tiny_model
 
-_GOLDEN = Path(__file__).parents[1] / "golden"
 _TEXTS = Path(__file__).parent / "texts"
-_HAS_NO_MODEL = {"byte_pair", "sentence_piece", "phi3"}  # tokenizers alone
 
 #: Options of ``write_tiny_model``: what the golden files do not have.
 TINY: dict[str, dict[str, Any]] = {
@@ -38,9 +37,7 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
-def golden_models() -> list[str]:
-    """Names of the golden models."""
-    return sorted(path.stem for path in _GOLDEN.glob("*.gguf") if path.stem not in _HAS_NO_MODEL)
+GOLDEN = {golden.name: golden.path for golden in golden_models()}
 
 
 def text_of(path: Path) -> str:
@@ -58,9 +55,9 @@ def read(name: str) -> str:
 
 
 @pytest.mark.contract("FAMILY-GRAPHS-1")
-@pytest.mark.parametrize("name", golden_models())
+@pytest.mark.parametrize("name", GOLDEN)
 def test_golden_models(name: str) -> None:
-    assert text_of(_GOLDEN / f"{name}.gguf") == read(name)
+    assert text_of(GOLDEN[name]) == read(name)
 
 
 @pytest.mark.contract("FAMILY-GRAPHS-1")
@@ -80,8 +77,8 @@ def test_gemma3() -> None:
 
 
 def _texts() -> Iterator[tuple[str, str]]:
-    for name in golden_models():
-        yield f"{name}.mlir", text_of(_GOLDEN / f"{name}.gguf")
+    for name, path in GOLDEN.items():
+        yield f"{name}.mlir", text_of(path)
     with tempfile.TemporaryDirectory() as folder:
         for name, options in TINY.items():
             yield f"{name}.mlir", text_of(write_tiny_model(Path(folder) / "tiny.gguf", **options))

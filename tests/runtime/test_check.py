@@ -16,7 +16,7 @@ from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.runtime.check import CheckReport, Level, check, weights
 from tests.support.damage import with_odd_keys
 from tests.support.gguf_bytes import ARRAY, F32, I32, STRING, U16, U32, RawGGUF, RawTensor, array, small_llama, text
-from tests.support.golden import GOLDEN
+from tests.support.golden import GOLDEN, golden_models
 from tests.support.models import gemma3_path, smollm2_path
 from tests.support.planted import Bytes, nan_scales, planted
 from tests.support.tiny_blocks import FOREIGN_FORMATS, FORMATS
@@ -44,7 +44,7 @@ def small(tmp_path: Path, file: RawGGUF | bytes) -> CheckReport:
 
 
 @pytest.mark.contract("CHECK-SOUND-1")
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*-*.gguf")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [golden.path for golden in golden_models()], ids=lambda path: path.stem)
 def test_golden_models_are_sound(path: Path) -> None:
     report = check(path)
     assert (serious(report), report.exit_code) == ([], 0)
@@ -343,6 +343,16 @@ def test_a_default_that_the_family_knows_is_a_note(tiny_model: Tiny) -> None:
     assert text_of(report, "key-default", "qwen3moe.rope.freq_base").startswith(
         "is not in the file: 1000000 was taken (llama.cpp takes 10000)"
     )
+
+
+def test_what_llama_cpp_takes_without_reading_it_is_no_difference() -> None:
+    """YaRN's bounds of real files are those that it takes in any case."""
+    paths = {golden.name: golden.path for golden in golden_models()}
+    differences = {
+        name: [found.name for found in check(paths[name]).findings if found.rule.code == "key-differs"]
+        for name in ("olmo3-f32", "gpt-oss-f32")
+    }
+    assert differences == {"olmo3-f32": [], "gpt-oss-f32": ["gpt-oss.rope.scaling.type"]}
 
 
 @pytest.mark.contract("CHECK-KIND-1")

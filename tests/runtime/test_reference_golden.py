@@ -8,6 +8,7 @@ import pytest
 from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.fix_context import fix_context
+from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.reference import run_reference
 from tests.support.golden import GoldenModel, golden_models, nmse, smollm2_golden
 from tests.support.models import require_smollm2
@@ -18,7 +19,7 @@ TOLERANCE = 1e-11
 
 def test_there_is_a_golden_model_for_every_block_format() -> None:
     formats = {tensor.format.name for golden in golden_models() for tensor in load_model(golden.path).file.tensors.values()}
-    assert formats == {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"}
+    assert formats == {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "MXFP4"}
 
 
 @pytest.mark.parametrize("golden", golden_models(), ids=lambda golden: golden.name)
@@ -29,7 +30,7 @@ def test_every_stage_of_a_tiny_model(golden: GoldenModel) -> None:
         if node.stage is None:
             continue
         expected = golden.stages[node.layer, node.stage]
-        assert value.shape == ((1, *expected.shape) if node.stage == "lm_head" else expected.shape)
+        assert value.shape == ((1, *expected.shape) if STAGE_BY_NAME[node.stage].is_logits else expected.shape)
         error = nmse(value, expected)
         assert error <= TOLERANCE, f"layer {node.layer} {node.stage}: NMSE {error:.1e}"
         seen.add((node.layer, node.stage))

@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+FAMILIES = GOLDEN / "families"
+#: Models of families that are not in the package.
+_OF_OTHERS = ("arcee-f32",)
 F32 = npt.NDArray[np.float32]
 #: (layer or None, stage)
 StageKey = tuple[int | None, str]
@@ -82,16 +85,23 @@ def _key(label: str) -> StageKey:
 
 @lru_cache(maxsize=1)
 def golden_models() -> tuple[GoldenModel, ...]:
-    """All tiny models, by name: the GGUF files that have numbers beside them; the others are vocabularies."""
+    """All tiny models of the package's families, by name: GGUF files with numbers beside them; the others are vocabularies."""
     models = []
-    for path in sorted(GOLDEN.glob("*.gguf")):
+    for path in sorted((*GOLDEN.glob("*.gguf"), *FAMILIES.glob("*.gguf")), key=lambda path: path.stem):
         numbers = path.with_suffix(".npz")
-        if not numbers.is_file():
+        if not numbers.is_file() or path.stem in _OF_OTHERS:
             continue
         with np.load(numbers) as arrays:
             stages = {_key(label): arrays[label] for label in arrays.files if label != "tokens"}
             models.append(GoldenModel(path.stem, path, tuple(arrays["tokens"].tolist()), stages))
     return tuple(models)
+
+
+@lru_cache(maxsize=1)
+def llama_cpp_logits() -> Mapping[str, F32]:
+    """llama.cpp's logits, f32 [positions, V], of the models in families/ by their names."""
+    with np.load(FAMILIES / "llama_cpp_logits.npz") as arrays:
+        return dict(arrays)
 
 
 @lru_cache(maxsize=1)

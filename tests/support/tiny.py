@@ -85,7 +85,7 @@ def write_tiny_model(
     if head_size * heads != hidden or own.wide_heads or value_size is not None:
         numbers |= {"attention.key_length": head_size, "attention.value_length": value_size or head_size}
     if own.rope_dims or rope_dims is not None:
-        numbers["rope.dimension_count"] = head_size if rope_dims is None else rope_dims
+        numbers["rope.dimension_count"] = int(head_size * own.turned) if rope_dims is None else rope_dims
     if rope_base is not None:
         numbers["rope.freq_base"] = float(own.rope_base if rope_base == "usual" else rope_base)
     for name, factor in (("linear", rope_linear_factor), ("yarn", rope_yarn_factor)):
@@ -116,10 +116,10 @@ def write_tiny_model(
         **dict.fromkeys(["q.bias", "k.bias", "v.bias"], qkv_bias),
         **dict.fromkeys(["ffn_gate.bias", "ffn_up.bias", "ffn_out.bias"], ffn_bias),
         **dict.fromkeys(["rope_factors_long.weight", "rope_factors_short.weight"], rope_long_and_short),
-        "qkv_matmul.weight": own.fused,
         "attn_out.bias": output_bias,
         "rope_freqs.weight": rope_freqs,
         "lm_head.weight": not (own.tied if tied is None else tied),
+        **dict.fromkeys(own.optional, True),
     }
     names = {f"{kind.gguf_name(slot)}.{what}" for slot, _, what in (key.partition(".") for key, is_there in there.items() if is_there)}
     model = outline(kind, numbers, vocabulary=vocabulary, optional=lambda name: re.sub(r"^blk\.\d+\.", "", name) in names)

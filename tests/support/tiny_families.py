@@ -16,17 +16,18 @@ WINDOW, EXPERTS = 5, 8
 
 @dataclass(frozen=True)
 class TinyFamily:
-    """``fused``: q, k and v are one tensor. ``wide_heads``: the head size is by itself not hidden / heads, but twice that.
+    """``optional`` are weights that the family's files have although models may lack them, by slot.
 
-    ``rope_dims``: files have `rope.dimension_count` even where all of a head is turned. ``numbers`` are by their keys
-    without the architecture.
+    ``wide_heads``: the head size is by itself not hidden / heads, but twice that. ``rope_dims``: files have
+    `rope.dimension_count`, which is ``turned`` of a head. ``numbers`` are by their keys without the architecture.
     """
 
-    fused: bool = False
+    optional: tuple[str, ...] = ()
     wide_heads: bool = False
     tied: bool = False
     rope_base: float = 10000.0
     rope_dims: bool = False
+    turned: float = 1.0
     experts_used: int = 2
     numbers: Mapping[str, int | float] = field(default_factory=dict)
 
@@ -38,8 +39,22 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "qwen3": TinyFamily(wide_heads=True, rope_base=1e6),
     "qwen3moe": TinyFamily(wide_heads=True, rope_base=1e6),
     "gemma3": TinyFamily(wide_heads=True, tied=True, rope_base=1e6),
-    "phi3": TinyFamily(fused=True, rope_dims=True),
-}
+    "phi3": TinyFamily(optional=("qkv_matmul.weight",), rope_dims=True),
+    "olmo2": TinyFamily(rope_base=500000.0),
+    # Caps that bite.
+    "gemma2": TinyFamily(wide_heads=True, tied=True, numbers={"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}),
+    "granite": TinyFamily(
+        tied=True, rope_dims=True,
+        numbers={"embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 4.0},
+    ),
+    "glm4": TinyFamily(rope_dims=True, turned=0.5),
+    "gpt-oss": TinyFamily(
+        wide_heads=True, rope_base=150000.0,
+        optional=tuple(f"{slot}.bias" for slot in (
+            "attn_out", "moe_router_logits", "moe_expert_gate", "moe_expert_up", "moe_expert_out",
+        )),
+    ),
+}  # fmt: skip
 
 
 def tiny_family(architecture: str) -> TinyFamily:

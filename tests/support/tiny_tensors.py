@@ -49,7 +49,7 @@ class TensorWriter:
             self.given(name, np.linspace(*_FACTORS[weight.slot], *dims, dtype=np.float32))
         elif weight.slot in _ROUTERS and weight.what == "weight":
             self._add(name, (self._generator(name).standard_normal(dims) * 2 * dims[-1] ** -0.5).astype(np.float32), "F32")
-        elif len(dims) == 1:
+        elif len(dims) == 1 or weight.what == "bias":
             mean = 1.0 if any(user.op == "rms_norm" for user in graph.users(name)) else 0.0
             self.given(name, (mean + 0.2 * self._generator(name).standard_normal(dims)).astype(np.float32))
         else:

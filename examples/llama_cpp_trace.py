@@ -7,14 +7,16 @@
 
 llama.cpp calls a function back for each node of its graph, before and after it computes it (``cb_eval`` of llama_context_params). Which
 stage a node is follows from its operation, from the model tensor that it reads, and, where it reads none, from the name that llama.cpp
-gives it. Tried with llama-cpp-python 0.3.36 and the families llama (Mixtral too), qwen2, qwen2moe, qwen3, qwen3moe, gemma3 and phi3.
+gives it. Tried with llama-cpp-python 0.3.36 and the families llama (Mixtral too), qwen2, qwen2moe, qwen3, qwen3moe, gemma2,
+gemma3, phi3, olmo2 (OLMo 3 too), granite, glm4, gpt-oss and arcee.
 
 What to know of its numbers:
 - Activations are rounded to 8 bits before each matrix that is quantised: a relative error of about 1 % in what follows. The manifest says
   so (``"arithmetic": "q8-activations"``). Before F16 and BF16 matrices they are rounded to these.
 - The KV cache is in float32 here, so that attention can be compared closely; ``--kv f16`` is llama.cpp's own default.
-- GELU (gemma3) is looked up in a table of float16, which leaves an NMSE of 1e-7 in ffn_swigl.
+- GELU (gemma2, gemma3) is looked up in a table of float16, which leaves an NMSE of 1e-7 in ffn_swigl.
 - Flash attention is off, since it has no scores and no weights. There is no ffn_silu: activation and product are one operation.
+- YaRN's bounds are rounded to whole pairs in every family, which gpt-oss does not do: `diff` finds it in q_post_rope and k_post_rope.
 - All positions go through one pass, and logits are computed for all of them, since llama.cpp drops the other positions in the last layer.
 """
 
@@ -69,36 +71,42 @@ _BY_TENSOR = {
 }  # fmt: skip
 #: By the bias that a sum reads; the sum is a stage of its own in q, k and v alone.
 _BY_BIAS = {name: _BY_TENSOR[name] + ("_bias" if len(_BY_TENSOR[name]) == 1 else "") for name in (
-    "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
+    "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps",
+    "ffn_down_exps",
 )}  # fmt: skip
 #: By operation and name, where no model tensor tells. A later node of the same stage takes the place of an earlier one.
 _BY_NAME = {
     ("ROPE", "Qcur"): "q_post_rope", ("ROPE", "Kcur"): "k_post_rope", ("MUL_MAT", "kq"): "attn_scores",
-    ("SOFT_MAX", "kq_soft_max"): "attn_softmax", ("CONT", "kqv_out"): "attention", ("ADD", "ffn_inp"): "post_attn_residual",
-    ("ADD", "sa_out"): "post_attn_residual", ("SWIGLU", "ffn_swiglu"): "ffn_swigl", ("GEGLU", "ffn_geglu"): "ffn_swigl",
-    ("MUL", "ffn_moe_gate_scaled"): "moe_expert_gate", ("MUL", "ffn_moe_up_scaled"): "moe_expert_up",
-    ("MUL", "ffn_moe_down_scaled"): "moe_expert_out", ("SWIGLU", "ffn_moe_swiglu"): "moe_expert_swigl",
+    ("SCALE", "kq_scaled_2"): "attn_scores", ("SOFT_MAX", "kq_soft_max"): "attn_softmax", ("CONT", "kqv_out"): "attention",
+    ("ADD", "ffn_inp"): "post_attn_residual", ("ADD", "sa_out"): "post_attn_residual", ("SWIGLU", "ffn_swiglu"): "ffn_swigl",
+    ("GEGLU", "ffn_geglu"): "ffn_swigl", ("SQR", "ffn_sqr(relu)"): "ffn_swigl", ("MUL", "ffn_moe_gate_scaled"): "moe_expert_gate",
+    ("MUL", "ffn_moe_up_scaled"): "moe_expert_up", ("MUL", "ffn_moe_down_scaled"): "moe_expert_out",
+    ("SWIGLU", "ffn_moe_swiglu"): "moe_expert_swigl", ("SWIGLU_OAI", "ffn_moe_swiglu_oai"): "moe_expert_swigl",
     ("VIEW", "ffn_moe_topk"): "moe_router_indices", ("GET_ROWS", "ffn_moe_weights"): "moe_router",
-    ("DIV", "ffn_moe_weights_norm"): "moe_router", ("SCALE", "ffn_moe_weights_scaled"): "moe_router",
-    ("ADD", "ffn_moe_out"): "moe_ffn_out", ("ADD", "l_out"): "post_ffn_residual",
+    ("RESHAPE", "ffn_moe_weights_softmax"): "moe_router", ("DIV", "ffn_moe_weights_norm"): "moe_router",
+    ("SCALE", "ffn_moe_weights_scaled"): "moe_router", ("ADD", "ffn_moe_out"): "moe_ffn_out", ("ADD", "l_out"): "post_ffn_residual",
 }  # fmt: skip
+#: Where a family scales embeddings: Gemma's and Granite's.
+_SCALED_EMBEDDING = {("SCALE", "inp_scaled"), ("SCALE", "embd")}
 _FLOATS = {"f32", "f16", "bf16"}
 _OF_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias|scale)")
-_NAMED = re.compile(r"(\w+)-(\d+)")
+_NAMED = re.compile(r"([\w()]+)-(\d+)")
 
 
 def find_place(operation: str, name: str, sources: Sequence[str]) -> Place | None:
     """The stage that a node is, or the part of one; None for the many that are none."""
-    if (operation == "GET_ROWS" and sources[:1] == ("token_embd.weight",)) or name == "inp_scaled":
+    if (operation == "GET_ROWS" and sources[:1] == ("token_embd.weight",)) or (operation, name) in _SCALED_EMBEDDING:
         return (0, "embedding")
-    if (operation == "MUL_MAT" and sources[0] in ("output.weight", "token_embd.weight")) or "output.scale" in sources:
+    if name == "result_output":
         return (None, "lm_head")
+    if (operation == "MUL_MAT" and sources[0] in ("output.weight", "token_embd.weight")) or "output.scale" in sources:
+        return (None, "lm_head_raw")
     if operation == "MUL" and "output_norm.weight" in sources:
         return (None, "final_norm")
     for source in sources[:2]:
         match = _OF_LAYER.fullmatch(source)
         if match is not None:
-            by_bias = operation == "ADD" and match[3] == "bias"
+            by_bias = operation in ("ADD", "ADD_ID") and match[3] == "bias"
             table = _BY_BIAS if by_bias else _BY_TENSOR if operation in ("MUL", "MUL_MAT", "MUL_MAT_ID") else {}
             return (int(match[1]), table[match[2]]) if match[2] in table else None
     match = _NAMED.fullmatch(name)
@@ -115,8 +123,13 @@ def assemble(nodes: Iterable[Node], positions: int, attended: int) -> dict[tuple
     found: dict[Place, Node] = {}
     for node in nodes:
         place = find_place(node.operation, node.name, node.sources)
-        if place is not None:
-            found[place] = node
+        if place is None:
+            continue
+        if place[1] == "attn_post_norm" and (place[0], "post_attn_residual") in found:
+            place = (place[0], "ffn_norm")  # what the tensor is in gpt-oss
+        found[place] = node
+    if (None, "lm_head") in found and found[None, "lm_head"].operation != "SCALE":
+        found.pop((None, "lm_head_raw"), None)  # a part of the product: the weight's own scale came after it
     stages: dict[tuple[int | None, str], Array] = {}
     for (layer, stage), node in found.items():
         values = node.values
@@ -129,17 +142,17 @@ def assemble(nodes: Iterable[Node], positions: int, attended: int) -> dict[tuple
             stages[layer, stage] = np.where(visible, weights * np.float32(softmax.scale) if stage == "attn_scores" else weights, 0)
         elif stage.startswith("moe_expert_"):
             stages[layer, stage] = values.reshape(positions, -1, values.shape[-1])
-        elif stage == "lm_head":
+        elif stage.startswith("lm_head"):
             stages[layer, stage] = values.reshape(-1, values.shape[-1])[-1]
         elif stage in {"q", "q_bias"}:
             parts = [found[layer, stage.replace("q", name, 1)].values.reshape(positions, -1) for name in "qkv"]
             stages[layer, "qkv_matmul" if stage == "q" else "qkv_bias"] = np.concatenate(parts, axis=1)
         elif stage not in ("k", "v", "k_bias", "v_bias"):
             stages[layer, stage] = values.reshape(positions, -1)
-    for layer, stage in list(stages):
-        # phi3 has the gate and the up projection in one matrix.
-        if stage == "ffn_up" and (layer, "ffn_gate") not in stages:
-            stages[layer, "ffn_gate"], stages[layer, "ffn_up"] = np.split(stages[layer, "ffn_up"], 2, axis=1)
+    for (layer, stage), values in list(stages.items()):
+        # phi3 and glm4 have the gate and the up projection in one matrix; arcee has no gate.
+        if stage == "ffn_up" and (layer, "ffn_gate") not in stages and values.shape[1] == 2 * stages[layer, "ffn_swigl"].shape[1]:
+            stages[layer, "ffn_gate"], stages[layer, "ffn_up"] = np.split(values, 2, axis=1)
     return stages
 
 

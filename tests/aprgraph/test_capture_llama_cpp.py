@@ -14,16 +14,29 @@ import pytest
 
 import aprgraph
 from aprgraph.runtime.trace.reader import Trace
-from tests.golden.make_llama_cpp_recordings import MODELS, NEXT, RECORDINGS, TOKENS, load_example, write_model
+from tests.golden.make_llama_cpp_recordings import (
+    FAMILY_MODELS,
+    FAMILY_RECORDINGS,
+    MODELS,
+    NEXT,
+    RECORDINGS,
+    TOKENS,
+    load_example,
+    write_model,
+)
 
 example = load_example()
 #: What llama.cpp has no tensor of, or no name that could be told from others.
-NOT_THERE = {"phi3": {"ffn_silu", "post_attn_residual"}, "qwen3moe": set()}
+NOT_THERE: dict[str, set[str]] = {"phi3": {"ffn_silu", "post_attn_residual"}, "qwen3moe": set(), "gpt-oss-f32": set()}
+#: GELU in float16 leaves an NMSE of 1e-7.
+FLOAT16 = ("gemma2-f32", "gemma3")
+
+each_model = pytest.mark.parametrize("family", [*MODELS, *FAMILY_MODELS])
 
 
 def recorded(family: str) -> Iterator[list[Any]]:
     """The nodes of each pass."""
-    with np.load(RECORDINGS) as arrays:
+    with np.load(FAMILY_RECORDINGS if family in FAMILY_MODELS else RECORDINGS) as arrays:
         for step, nodes in enumerate(json.loads(str(arrays["nodes"]))[family]):
             yield [
                 example.Node(
@@ -53,14 +66,14 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if family not in made:
             place = tmp_path_factory.mktemp(family)
             compiled = aprgraph.load(write_model(family, place / "tiny.gguf")).compile("reference", place / "tiny.aprg")
-            layers = f"0..{MODELS[family]['layers']}"
+            layers = f"0..{compiled.model.family.layers}"
             prompt = compiled.run("all", layers, tokens=TOKENS, directory=place / "prompt")
             whole = compiled.run("all", layers, tokens=(*TOKENS, NEXT), directory=place / "whole")
             tensors = {(entry.layer, entry.stage): prompt.load(entry) for entry in prompt.entries}
             for entry in whole.entries:
                 values = whole.load(entry)
                 axis = {"attn_scores": 1, "attn_softmax": 1}.get(entry.stage, 0)
-                tensors[entry.layer, entry.stage, 1] = values if entry.stage == "lm_head" else values.take([-1], axis=axis)
+                tensors[entry.layer, entry.stage, 1] = values if entry.stage.startswith("lm_head") else values.take([-1], axis=axis)
             Trace.write(place / "ours", tensors, tokens=TOKENS)
             made[family] = place / "ours"
         return made[family]
@@ -69,11 +82,10 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.contract("CAPTURE-LLAMACPP-1")
-@pytest.mark.parametrize("family", MODELS)
+@each_model
 def test_every_stage_that_llama_cpp_has(family: str, ours: Callable[[str], Path], tmp_path: Path) -> None:
     theirs = write(family, tmp_path / "theirs")
-    # GELU in float16 leaves an NMSE of 1e-7.
-    report = aprgraph.diff(ours(family), tmp_path / "theirs", profile="cross-engine-q8act" if family == "gemma3" else "same-graph-f32")
+    report = aprgraph.diff(ours(family), tmp_path / "theirs", profile="cross-engine-q8act" if family in FLOAT16 else "same-graph-f32")
     assert report.exit_code == 0, report.verdict
     assert {entry.key for entry in theirs.entries} <= {entry.key for entry in Trace.open(ours(family)).entries}
     unmeasured = {row.key[2] for row in report.rows if row.classification.value == "UNMEASURED"}
@@ -82,19 +94,19 @@ def test_every_stage_that_llama_cpp_has(family: str, ours: Callable[[str], Path]
 
 
 @pytest.mark.contract("BLAME-WITNESS-1")
-@pytest.mark.parametrize("family", MODELS)
+@each_model
 def test_what_llama_cpp_computed_is_right_by_the_replay(family: str, tmp_path: Path) -> None:
     """Prompt and a generated token; GELU from a table in float16 is what the profile of 16 bits covers."""
     theirs = write(family, tmp_path / "theirs")
     model = write_model(family, tmp_path / "tiny.gguf")
-    profile = "same-graph-f16" if family == "gemma3" else None
+    profile = "same-graph-f16" if family in FLOAT16 else None
     found = aprgraph.audit(theirs, model, profile=profile)
     assert found.exit_code == 0, found.sentence
     assert found.replayed >= sum(entry.step == 0 for entry in theirs.entries)
 
 
-@pytest.mark.parametrize("family", ["gemma3"])
-def test_gelu_is_all_that_gemma3_differs_in(family: str, ours: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FLOAT16)
+def test_gelu_is_all_that_gemma_differs_in(family: str, ours: Callable[[str], Path], tmp_path: Path) -> None:
     write(family, tmp_path / "theirs")
     report = aprgraph.diff(ours(family), tmp_path / "theirs", profile="same-graph-f32")
     assert [first.key[1:] for first in report.first] == [(0, "ffn_swigl")]
@@ -140,6 +152,14 @@ def test_one_changed_node_is_one_divergence(name: str, ours: Callable[[str], Pat
 @pytest.mark.parametrize(("operation", "name", "sources", "place"), [
     ("GET_ROWS", "embd", ("token_embd.weight", "inp_tokens"), (0, "embedding")),
     ("MUL_MAT", "result_output", ("token_embd.weight", "result_norm"), (None, "lm_head")),
+    ("MUL_MAT", "node_140", ("token_embd.weight", "result_norm"), (None, "lm_head_raw")),
+    ("SCALE", "result_output", ("node_140",), (None, "lm_head")),
+    ("SCALE", "embd", ("node_0",), (0, "embedding")),
+    ("SCALE", "kq_scaled_2-3", ("kq_tanh-3",), (3, "attn_scores")),
+    ("ADD", "ffn_moe_probs-3", ("ffn_moe_logits-3", "blk.3.ffn_gate_inp.bias"), (3, "moe_router_logits")),
+    ("ADD_ID", "ffn_moe_up_biased-3", ("ffn_moe_up-3", "blk.3.ffn_up_exps.bias", "ffn_moe_topk-3"), (3, "moe_expert_up")),
+    ("RESHAPE", "ffn_moe_weights_softmax-3", ("node_9",), (3, "moe_router")),
+    ("SQR", "ffn_sqr(relu)-3", ("ffn_relu-3",), (3, "ffn_swigl")),
     ("MUL_MAT", "node_70", ("blk.12.attn_output.weight", "kqv_out-12"), (12, "attn_out")),
     ("ADD", "ffn_out-3", ("ffn_out-3", "blk.3.ffn_down.bias"), (3, "ffn_out")),
     ("ADD", "Qcur-3", ("Qcur-3", "blk.3.attn_q.bias"), (3, "q_bias")),

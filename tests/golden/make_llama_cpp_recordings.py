@@ -1,16 +1,18 @@
 """Writes llama_cpp_recordings.npz: the nodes that llama.cpp computes for tiny models, as examples/llama_cpp_trace.py gets them.
 
-    python -m tests.golden.make_llama_cpp_recordings
+    python -m tests.golden.make_llama_cpp_recordings [families]
 
-in the repository's root. Needs llama-cpp-python; version and date are in README.md.
+in the repository's root; with ``families`` those of the models in families/, in that folder. Needs llama-cpp-python; version and date are in README.md.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.support.tiny import write_tiny_model
 
 HERE = Path(__file__).parent
 RECORDINGS = HERE / "llama_cpp_recordings.npz"
+FAMILY_RECORDINGS = HERE / "families" / RECORDINGS.name
 #: A prompt, and a token after it.
 TOKENS, NEXT = (17, 3, 88, 3, 0), 29
 _SIZES: dict[str, Any] = {"layers": 2, "vocabulary": 272, "hidden": 32, "ffn": 40, "heads": 2, "kv_heads": 1}
@@ -33,11 +36,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma3": _SIZES | {"sliding_window": 3},
     "phi3": _SIZES | {"layers": 1},
 }
+#: Models of families/.
+FAMILY_MODELS = ("olmo2-f32", "gemma2-f32", "granite-f32", "glm4-f32", "gpt-oss-f32")
 
 
-def write_model(family: str, path: Path) -> Path:
+def write_model(name: str, path: Path) -> Path:
     """One of the models in F32; the same bytes each time."""
-    return write_tiny_model(path, family=family, **MODELS[family])
+    if name in FAMILY_MODELS:
+        return Path(shutil.copyfile(FAMILY_RECORDINGS.parent / f"{name}.gguf", path))
+    return write_tiny_model(path, family=name, **MODELS[name])
 
 
 def load_example() -> Any:
@@ -52,27 +59,28 @@ def load_example() -> Any:
     return module
 
 
-def main() -> None:
+def main(models: Collection[str], recordings: Path) -> None:
+    """Write the nodes of those models."""
     example = load_example()
     arrays: dict[str, Any] = {}
     described: dict[str, Any] = {}
-    for family in MODELS:
+    for name in models:
         with tempfile.TemporaryDirectory() as place:
-            path = write_model(family, Path(place) / "tiny.gguf")
+            path = write_model(name, Path(place) / "tiny.gguf")
             engine = example.Engine(path, kv="f32", threads=1, room=len(TOKENS) + 1)
             passes = [engine.run(TOKENS, 0), engine.run([NEXT], len(TOKENS))]
-        described[family] = [
+        described[name] = [
             [{"operation": node.operation, "name": node.name, "sources": node.sources, "scale": node.scale} for node in nodes]
             for nodes in passes
         ]
         for step, nodes in enumerate(passes):
             for index, node in enumerate(nodes):
-                arrays[f"{family}/{step}/{index}"] = node.values
+                arrays[f"{name}/{step}/{index}"] = node.values
                 if node.mask is not None:
-                    arrays[f"{family}/{step}/{index}/mask"] = node.mask
-    np.savez_compressed(RECORDINGS, nodes=np.array(json.dumps(described)), **arrays)
-    print(f"{RECORDINGS.name}: {len(arrays)} arrays, {RECORDINGS.stat().st_size} bytes")
+                    arrays[f"{name}/{step}/{index}/mask"] = node.mask
+    np.savez_compressed(recordings, nodes=np.array(json.dumps(described)), **arrays)
+    print(f"{recordings.name}: {len(arrays)} arrays, {recordings.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    main(*((FAMILY_MODELS, FAMILY_RECORDINGS) if sys.argv[1:] == ["families"] else (MODELS, RECORDINGS)))

@@ -24,18 +24,19 @@ from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import Result, error_of, fails, files_under, run_cli, run_process
 from tests.support.cuda_emulator import host_compiler, toolkit
 from tests.support.cuda_runs import Command, command, run_emulated
-from tests.support.golden import GOLDEN
+from tests.support.golden import golden_models
 from tests.support.rpc_server import rpc_server
 
 emulated = pytest.mark.skipif(host_compiler() is None, reason="no g++ 12 or later, with which kernels are compiled for the CPU")
 
-#: 11 positions: more than the 8 that have linear kernels of their own, and than gemma3's window of 5.
+#: 11 positions: more than the 8 that have linear kernels of their own, and than any window.
 TOKENS = (5, 90, 17, 17, 0, 87, 3, 9, 50, 42, 7)
 #: A token of `qwen2moe` whose embedding is NaN.
 NAN = 95
 GENERATED = 4
-LAYERS = {"gemma3": 7, "qwen2moe": 2, "llama": 2}
-FEW = {"llama": "attn_out,ffn_silu", "qwen2moe": "moe_router,attn_softmax,lm_head", "gemma3": "attn_scores,post_ffn_residual"}
+LAYERS = {"gemma3": 7, "qwen2moe": 2, "llama": 2, "gemma2": 3, "gpt-oss": 2}
+FEW = {"llama": "attn_out,ffn_silu", "qwen2moe": "moe_router,attn_softmax,lm_head", "gemma3": "attn_scores,post_ffn_residual",
+       "gemma2": "attn_softmax,lm_head_raw", "gpt-oss": "attention,moe_expert_gate"}  # fmt: skip
 #: What a GPU may do in another order.
 OTHERWISE = {"streams": "ahead", "order": "descending", "guard": "start"}
 
@@ -76,8 +77,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Pa
     found = tmp_path_factory.mktemp("cuda")
     formats = {"attn_v.weight": "F16", "ffn_up.weight": "MXFP4", "ffn_down.weight": "Q4_1"}
     shutil.copyfile(tiny_model(format="Q8_0", formats=formats, qkv_bias=True), found / "llama.gguf")
-    for name in ("qwen2moe", "gemma3"):
-        shutil.copyfile(GOLDEN / f"{name}-f32.gguf", found / f"{name}.gguf")
+    for golden in golden_models():
+        name = golden.name.removesuffix("-f32")
+        if name in ("qwen2moe", "gemma3", "gemma2", "gpt-oss"):
+            shutil.copyfile(golden.path, found / f"{name}.gguf")
     table = GGUFFile(found / "qwen2moe.gguf").tensors["token_embd.weight"]
     with (found / "qwen2moe.gguf").open("r+b") as file:
         file.seek(table.offset + NAN * table.row_bytes)

@@ -9,13 +9,25 @@ import pytest
 
 from aprgraph.api import CompiledModel
 from tests.support.compiled import compile_together, compiled
-from tests.support.golden import GoldenModel, gemma3_golden, golden_models, nmse, smollm2_golden
+from tests.support.golden import GoldenModel, gemma3_golden, golden_models, llama_cpp_logits, nmse, smollm2_golden
 from tests.support.models import require_gemma3, require_smollm2, smollm2_path
 
 #: The project's promise is 1e-9. float32 in any order of summation stays far below this; a wrong kernel does not.
 TOLERANCE = 1e-11
 #: Samples hold a residual stream's outliers, hundreds of times its RMS, more often than the tensor does.
 SAMPLE_TOLERANCE = 1e-9
+#: How far llama.cpp's logits in float32 may be from ours, NMSE over all positions.
+LLAMA_CPP_TOLERANCES = {
+    "glm4-f32": TOLERANCE,
+    "gpt-oss-f32": TOLERANCE,
+    "granite-f32": TOLERANCE,
+    "olmo2-f32": TOLERANCE,
+    "olmo3-f32": TOLERANCE,
+    # llama.cpp looks GELU up in a table of float16.
+    "gemma2-f32": 1e-7,
+    # llama.cpp rounds activations to 8 bits before quantised weights, and the bounds of YaRN to whole pairs, which alone makes 3e-7.
+    "gpt-oss-mxfp4": 1e-3,
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +50,16 @@ def test_every_stage_of_a_golden_model(golden: GoldenModel, target: str, tmp_pat
         error = nmse(actual, expected)
         assert error <= TOLERANCE, f"{entry.label}: NMSE {error:.1e}"
     assert trace.tensor("lm_head").argmax() == golden.stages[None, "lm_head"].argmax()
+
+
+@pytest.mark.parametrize("name", LLAMA_CPP_TOLERANCES)
+@pytest.mark.parametrize("target", ["llvm", "reference"])
+def test_logits_of_all_positions_against_llama_cpp(name: str, target: str, tmp_path: Path) -> None:
+    golden = next(golden for golden in golden_models() if golden.name == name)
+    trace = compiled(golden.path, target).run("lm_head", tokens=golden.tokens, directory=tmp_path / "trace", positions="all")
+    expected = llama_cpp_logits()[name]
+    assert trace.tensor("lm_head").shape == expected.shape
+    assert nmse(trace.tensor("lm_head"), expected) <= LLAMA_CPP_TOLERANCES[name]
 
 
 def test_the_two_targets_agree(tiny: CompiledModel, reference: CompiledModel, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ LIMIT = 1e-9
 
 #: Family, layers (as many as give each format a matrix) and more options; Mixtral is a llama with experts.
 MODELS: dict[str, dict[str, Any]] = {**{name: {"family": name, "layers": 2} for name in FAMILIES}, "mixtral": {"experts": 4, "layers": 2}}
-MODELS["gemma3"]["layers"], MODELS["phi3"]["layers"] = 3, 4
+for _name, _layers in {"gemma2": 3, "gemma3": 3, "glm4": 3, "granite": 3, "phi3": 4}.items():
+    MODELS[_name]["layers"] = _layers
 
 _COMPILE = """
 import sys
@@ -87,8 +88,10 @@ def _with_every_format(tiny_model: Callable[..., Path], name: str) -> Path:
     """The formats in turn, over all matrices of the model."""
     options = {"hidden": 256, "ffn": 256, **MODELS[name]}
     tensors = GGUFFile(tiny_model(**options)).tensors.values()
-    # Routers are always F32. The order is that of the file: what "output.weight" is the end of comes before it.
-    matrices = [tensor.name for tensor in tensors if len(tensor.dims) > 1 and "ffn_gate_inp" not in tensor.name]
+    # Routers and biases are always F32. The order is that of the file: what "output.weight" is the end of comes before it.
+    matrices = [
+        tensor.name for tensor in tensors if len(tensor.dims) > 1 and "ffn_gate_inp" not in tensor.name and not tensor.name.endswith("bias")
+    ]
     formats = list(BLOCK_FORMATS)
     path = tiny_model(**options, formats={tensor: formats[index % len(formats)] for index, tensor in enumerate(matrices)})
     found = {tensor.format.name for tensor in GGUFFile(path).tensors.values() if tensor.name in matrices}

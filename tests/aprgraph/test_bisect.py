@@ -36,11 +36,11 @@ def damaged(path: Path, copy: Path, tensor: str) -> Path:
 
 
 @pytest.fixture
-def models(tiny_model: Tiny, tmp_path: Path) -> Callable[[str], tuple[Path, CompiledModel, CompiledModel]]:
+def models(tiny_model: Tiny, tmp_path: Path) -> Callable[..., tuple[Path, CompiledModel, CompiledModel]]:
     """``models(tensor)``: the model's file, the model, and the same with that tensor damaged; both interpreted."""
 
-    def make(tensor: str) -> tuple[Path, CompiledModel, CompiledModel]:
-        path = tiny_model(layers=LAYERS, format="F32")
+    def make(tensor: str, family: str = "llama") -> tuple[Path, CompiledModel, CompiledModel]:
+        path = tiny_model(family=family, layers=LAYERS, format="F32")
         other = damaged(path, tmp_path / "damaged.gguf", tensor)
         right, wrong = (
             aprgraph.load(file).compile("reference", tmp_path / f"{name}.aprg") for name, file in (("right", path), ("wrong", other))
@@ -79,6 +79,13 @@ def test_the_head_is_found(models: Callable[..., object], tmp_path: Path) -> Non
     path, right, wrong = models("output.weight")  # type: ignore[misc]
     found, announced = search(path, wrong, right, tmp_path / "rounds")
     assert found.sentence.startswith(f"a (A) is not a run of {path.name} at lm_head")
+    assert len(announced) == 1
+
+
+def test_the_head_of_a_model_that_scales_its_logits_is_found(models: Callable[..., object], tmp_path: Path) -> None:
+    path, right, wrong = models("output.weight", "granite")  # type: ignore[misc]
+    found, announced = search(path, wrong, right, tmp_path / "rounds")
+    assert found.sentence.startswith(f"a (A) is not a run of {path.name} at lm_head_raw")
     assert len(announced) == 1
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel, audit, diff, load, open_artifact
     from aprgraph.graph.errors import AprgraphError
     from aprgraph.graph.families import register
-    from aprgraph.graph.plan import Plan
+    from aprgraph.graph.tap_plan import Plan
     from aprgraph.runtime.check import check
     from aprgraph.runtime.trace.reader import Trace
 
@@ -54,7 +54,7 @@ __all__ = [
 
 _HOMES = {
     "AprgraphError": "aprgraph.graph.errors",
-    "Plan": "aprgraph.graph.plan",
+    "Plan": "aprgraph.graph.tap_plan",
     "Trace": "aprgraph.runtime.trace.reader",
     "check": "aprgraph.runtime.check",
     "register": "aprgraph.graph.families",

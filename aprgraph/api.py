@@ -12,12 +12,12 @@ from aprgraph.codegen.artifact import Artifact, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
 from aprgraph.codegen.cache.artifacts import OnNotice, compile_artifact, compile_into_cache, find_beside, find_in_cache
 from aprgraph.comparison import audit, diff
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import NonFiniteError, TokenError, TraceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
-from aprgraph.graph.plan import Plan, parse_plan, parse_steps
+from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.tap_plan import Plan, parse_plan, parse_steps
 from aprgraph.graph.text import print_graph
 from aprgraph.runs.execute import OnToken, Outcome, execute
 from aprgraph.runs.open_engine import check_remote, open_engine

@@ -19,8 +19,8 @@ from aprgraph.comparison import diff
 from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.fix_context import fix_context
-from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import END_OF_LAYER, STAGE_BY_NAME
+from aprgraph.graph.tap_plan import Plan
 from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.blame.suggest import Suspicion, unseen_stages
 from aprgraph.runtime.comparison import Comparison
@@ -28,7 +28,7 @@ from aprgraph.runtime.diff import Class, FirstDivergence
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.names import SideNames
+from aprgraph.runtime.diff.side_names import SideNames
 from aprgraph.runtime.output_file import probe
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.destination import check_trace_place

@@ -14,7 +14,7 @@ from aprgraph.runtime.blame import audit as _audit
 from aprgraph.runtime.blame.suggest import Suspicion, command_options, guilty_of, suggest, suspicion_of
 from aprgraph.runtime.comparison import Comparison, with_blame
 from aprgraph.runtime.diff import diff as _diff
-from aprgraph.runtime.diff.names import SideNames
+from aprgraph.runtime.diff.side_names import SideNames
 from aprgraph.runtime.diff.sources import Source, open_pair, open_source
 from aprgraph.runtime.trace.reader import Trace
 

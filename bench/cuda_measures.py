@@ -23,7 +23,7 @@ from aprgraph.graph.block_formats import decode_reference, weight_format, weight
 from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.ir import Attr, TensorType
 from aprgraph.graph.ops import OPS
-from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.graph.tap_plan import Plan, parse_plan
 from aprgraph.runs.execute import execute
 from aprgraph.runs.open_engine import open_engine
 from aprgraph.runs.recorder import Recorder

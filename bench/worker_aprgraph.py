@@ -12,7 +12,7 @@ from pathlib import Path
 import aprgraph
 from aprgraph.api import RunPlan
 from aprgraph.graph.passes.pipeline import executed_graph
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runtime.trace.writer import TraceWriter
 from aprgraph.runtime.tvm_session import Program, Session
 

@@ -37,12 +37,12 @@ from aprgraph.codegen.cuda.compiler import compiler_name
 from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.cuda.library import build_cuda_library
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ArtifactError, GraphError
 from aprgraph.graph.file_kind import kind_of_folder
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.ops.registry import is_own_formula
 from aprgraph.graph.passes.pipeline import compiled_graphs

@@ -18,7 +18,7 @@ _EXPERT_DIMS = 3
 
 
 class Tensors(Protocol):
-    """The tensors that a graph is built for: a model's, or whatever is asked for (graph/wanted.py)."""
+    """The tensors that a graph is built for: a model's, or whatever is asked for (graph/outline.py)."""
 
     def has(self, name: str) -> bool:
         """Whether there is the tensor ``name``."""

@@ -11,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from aprgraph.capture.captured_model import ATTENTION_FUNCTION, ROPE_FUNCTION, CapturedModel
-from aprgraph.capture.functions import watching
+from aprgraph.capture.function_hooks import watching
 from aprgraph.graph.errors import TraceError
 
 #: Takes (stage, layer, tensor in the shape of the stage table).

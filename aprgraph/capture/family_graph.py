@@ -7,8 +7,8 @@ from typing import Any
 
 from aprgraph.graph.errors import AprgraphError, UnsupportedModelError
 from aprgraph.graph.families import Family
-from aprgraph.graph.families.names import GGUF_NAMES, HF_NAMES
 from aprgraph.graph.families.numbers import Number
+from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
 from aprgraph.graph.outline import SMALL_NUMBERS, Outline, outline
 
 

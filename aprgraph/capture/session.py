@@ -11,10 +11,10 @@ import torch
 
 from aprgraph.capture.arithmetic import ArithmeticWatch
 from aprgraph.capture.captured_model import CapturedModel, open_model
-from aprgraph.capture.taps import Tap, find_notes, find_taps
+from aprgraph.capture.module_hooks import Tap, find_notes, find_taps
 from aprgraph.graph.errors import PlanError, TraceError
-from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.stages import EMBEDDING, LOGITS, STAGE_BY_NAME
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace

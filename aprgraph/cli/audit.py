@@ -11,9 +11,9 @@ import typer
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
-from aprgraph.cli.places import Afterwards
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
+from aprgraph.cli.write_errors import Afterwards
 from aprgraph.graph.words import plain
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from aprgraph.cli.follow_up import check_repro, write_guilty
 from aprgraph.cli.input import encode, read_input
 from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Families, Ignore, Override, Repro
-from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import spinner
+from aprgraph.cli.write_errors import Afterwards, written_by
 from aprgraph.graph.words import plain
 
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel
     from aprgraph.bisect import Bisection
-    from aprgraph.graph.plan import Plan
+    from aprgraph.graph.tap_plan import Plan
 
 _SIDE = "llvm, cuda[:N] or reference, or the directory of an artifact."
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -68,7 +68,7 @@ def bisect(
     from aprgraph.bisect import check_place, place_for  # noqa: PLC0415
     from aprgraph.comparison import guilty_of_diff  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
-    from aprgraph.runtime.diff.names import side_names  # noqa: PLC0415
+    from aprgraph.runtime.diff.side_names import side_names  # noqa: PLC0415
     from aprgraph.runtime.diff.tolerances import check_profile  # noqa: PLC0415
 
     limit = _parse_room(room)

@@ -9,8 +9,8 @@ import typer
 
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Ignore, Json, Override
-from aprgraph.cli.places import written_by
 from aprgraph.cli.progress import spinner
+from aprgraph.cli.write_errors import written_by
 
 
 def compile_command(

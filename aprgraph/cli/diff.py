@@ -12,8 +12,8 @@ import typer
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
-from aprgraph.cli.places import Afterwards, written_by
 from aprgraph.cli.progress import replaying
+from aprgraph.cli.write_errors import Afterwards, written_by
 
 if TYPE_CHECKING:
     from aprgraph.graph.model import Model

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from aprgraph.cli.places import written_by
+from aprgraph.cli.write_errors import written_by
 
 if TYPE_CHECKING:
     from aprgraph.comparison import Guilty

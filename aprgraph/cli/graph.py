@@ -10,7 +10,7 @@ import typer
 
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Force, Ignore, Override
-from aprgraph.cli.places import written_by
+from aprgraph.cli.write_errors import written_by
 
 if TYPE_CHECKING:
     from aprgraph.graph.ir import Graph
@@ -91,7 +91,7 @@ def graph(
     With --diff, stages have the classes of `aprgraph diff`, and with --model its verdicts; of several steps the prompt's is drawn.
     """
     from aprgraph.graph.export import EXPORTERS, make_view  # noqa: PLC0415
-    from aprgraph.graph.plan import parse_layers  # noqa: PLC0415
+    from aprgraph.graph.tap_plan import parse_layers  # noqa: PLC0415
 
     chosen = _choose_format(output_format, output)
     if output is not None:
@@ -160,8 +160,8 @@ def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[
         return found
     if not source.exists():
         raise AprgraphError(f"{source}: not there; expected a GGUF file, or the directory of an artifact or a trace")
-    from aprgraph.graph.build import build_graph  # noqa: PLC0415
     from aprgraph.graph.model import load_model  # noqa: PLC0415
+    from aprgraph.graph.model_graph import build_graph  # noqa: PLC0415
 
     model = load_model(source, overrides, ignore or [])
     built = build_graph(model)
@@ -214,7 +214,7 @@ def _graph_of_diff(diff: tuple[Path, Path] | None, truth: Model | None) -> Graph
         if found is not None:
             return found
     if truth is not None:
-        from aprgraph.graph.build import build_graph  # noqa: PLC0415
+        from aprgraph.graph.model_graph import build_graph  # noqa: PLC0415
 
         return build_graph(truth)
     raise AprgraphError(f"--diff {diff[0]} {diff[1]}: neither trace has a graph; name the model too: graph MODEL --diff A B")
@@ -248,7 +248,7 @@ def _choose_passes(passes: str | None, taps: str | None, layers: str | None) -> 
     """The passes to run; those that name no taps or layers get those of --taps and --layers. Raises GraphError or PlanError."""
     from aprgraph.graph.errors import PlanError  # noqa: PLC0415
     from aprgraph.graph.passes import InsertTaps, make_passes, split_passes  # noqa: PLC0415
-    from aprgraph.graph.plan import parse_plan  # noqa: PLC0415
+    from aprgraph.graph.tap_plan import parse_plan  # noqa: PLC0415
 
     plan = parse_plan(taps or "all", layers or "0..1")
     if passes is None:

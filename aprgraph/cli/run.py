@@ -12,7 +12,6 @@ import typer
 from aprgraph.cli.input import encode, read_input
 from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Families, Force, Ignore, Json, Layers, Override
-from aprgraph.cli.places import written_by
 from aprgraph.cli.progress import progress_bar
 from aprgraph.cli.run_options import (
     Chat,
@@ -35,11 +34,12 @@ from aprgraph.cli.run_options import (
     TokensFile,
 )
 from aprgraph.cli.run_source import compile_source, open_source
+from aprgraph.cli.write_errors import written_by
 
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, RunOptions, RunPlan
     from aprgraph.cli.generated_text import GeneratedText
-    from aprgraph.graph.plan import Plan
+    from aprgraph.graph.tap_plan import Plan
     from aprgraph.runtime.trace.reader import Trace
 
 
@@ -102,7 +102,7 @@ def run(
 def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
     """What to record; ``saves``: an option is given that is for what is recorded. Raises PlanError."""
     from aprgraph.graph.errors import PlanError  # noqa: PLC0415
-    from aprgraph.graph.plan import parse_plan  # noqa: PLC0415
+    from aprgraph.graph.tap_plan import parse_plan  # noqa: PLC0415
 
     plan = parse_plan(taps, layers)
     if plan.is_empty and saves:
@@ -113,7 +113,7 @@ def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
 def _options(positions: str, max_tokens: int, steps: str, prefill_chunk: int | None) -> RunOptions:
     """How to run. Raises PlanError for steps that are none, and TokenError for other positions than there are."""
     from aprgraph.graph.errors import TokenError  # noqa: PLC0415
-    from aprgraph.graph.plan import parse_steps  # noqa: PLC0415
+    from aprgraph.graph.tap_plan import parse_steps  # noqa: PLC0415
     from aprgraph.runs.plan import POSITIONS, RunOptions  # noqa: PLC0415
 
     if positions not in POSITIONS:

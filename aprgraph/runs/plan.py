@@ -17,8 +17,8 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.ops import taps_of, weights_of
 from aprgraph.graph.passes.fix_context import context_choices
 from aprgraph.graph.passes.pipeline import early_graph, executed_graph, recorded_graph
-from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import is_logits
+from aprgraph.graph.tap_plan import Plan
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace.aprt import MAX_ELEMENTS, file_size

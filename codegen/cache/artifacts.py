@@ -21,10 +21,10 @@ from aprgraph.codegen.artifact import MANIFEST, SUFFIX, Artifact, compile_model,
 from aprgraph.codegen.cache.contents import trim_cache
 from aprgraph.codegen.cache.folder import COMPILED_FOLDER, FOLDER_VARIABLE, cache_folder
 from aprgraph.codegen.cpu.levels import find_cpu
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.families.registry import is_own_family
 from aprgraph.graph.model import Model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.text import print_graph
 from aprgraph.graph.whole_file import write_whole
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from aprgraph.graph.errors import ModelError
-from aprgraph.graph.families.names import GGUF_NAMES, HF_NAMES
 from aprgraph.graph.families.numbers import Reading, flag, number, real
+from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
 from aprgraph.graph.families.window import Windows
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.stages import Stage
@@ -37,7 +37,7 @@ class Family:
     #: Which elements of a head RoPE pairs in GGUF files. In transformers they are halves, unless ``hf_pairing`` says otherwise.
     pairing: ClassVar[Order] = "halves"
     hf_pairing: ClassVar[Order] = "halves"
-    #: What the family calls otherwise than most: by slot, see graph/families/names.py.
+    #: What the family calls otherwise than most: by slot, see graph/families/weight_names.py.
     gguf_names: ClassVar[Mapping[str, str]] = {}
     hf_names: ClassVar[Mapping[str, str]] = {}
 

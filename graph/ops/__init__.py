@@ -9,9 +9,9 @@ from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
 from aprgraph.graph.ops.base import Array, Op
 from aprgraph.graph.ops.bias_add import BIAS_ADD
-from aprgraph.graph.ops.cache import CACHE
 from aprgraph.graph.ops.elementwise import ADD, CLAMPED_SWIGLU, GELU, MUL, RELU_SQUARED, SCALE, SCALE_ROWS, SIGMOID, SILU, SOFT_CAP
 from aprgraph.graph.ops.experts import EXPERT_BIAS_ADD, EXPERT_LINEAR, EXPERT_SUM
+from aprgraph.graph.ops.kv_cache import CACHE
 from aprgraph.graph.ops.linear import LINEAR
 from aprgraph.graph.ops.lookup import COLUMNS, EMBED, LAST_ROW
 from aprgraph.graph.ops.rms_norm import RMS_NORM

@@ -15,7 +15,7 @@ from aprgraph.graph.passes.one_pass import OnePass
 from aprgraph.graph.passes.options import build_pass, split_passes
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import ReplayRecorded
-from aprgraph.graph.plan import Plan
+from aprgraph.graph.tap_plan import Plan
 
 PASSES: dict[str, type[Pass]] = {
     FixContext.name: FixContext,

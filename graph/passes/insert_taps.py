@@ -8,8 +8,8 @@ from typing import ClassVar
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import is_tap
-from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.tap_plan import Plan
 
 
 @dataclass(frozen=True)

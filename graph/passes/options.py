@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.passes.base import Pass
-from aprgraph.graph.plan import Plan, parse_layers, parse_plan, parse_taps
+from aprgraph.graph.tap_plan import Plan, parse_layers, parse_plan, parse_taps
 
 #: A name, and perhaps options in braces.
 _PASS = re.compile(r"\s*(?P<name>[^\s{}]*)\s*(?:\{(?P<options>[^{}]*)\})?\s*")

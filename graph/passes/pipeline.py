@@ -22,7 +22,7 @@ from aprgraph.graph.passes.fuse_attention import FuseAttention
 from aprgraph.graph.passes.insert_taps import InsertTaps
 from aprgraph.graph.passes.one_pass import OnePass
 from aprgraph.graph.passes.prune import Prune
-from aprgraph.graph.plan import Plan
+from aprgraph.graph.tap_plan import Plan
 
 
 def recorded_graph(graph: Graph, plan: Plan, positions: str, total: int, *, keep_outputs: bool = False) -> Graph:

@@ -10,7 +10,7 @@ not. It takes the model, and one trace alone (``audit``) or two (``judge``, on b
 from __future__ import annotations
 
 from aprgraph.runtime.blame.audit import audit
-from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState, Verdict
+from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalError, LocalState, Verdict
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.verdict import judge
 

@@ -17,7 +17,7 @@ from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.file_suspect import is_run_of, suspect_file
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.judging import Judge
-from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
+from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.other_places import in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
@@ -25,11 +25,11 @@ from aprgraph.runtime.blame.replay import Replay, Replayer
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes, with_repeats
 from aprgraph.runtime.diff.caveats import Caveat
-from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import QUANT_VS_FLOAT, kept_in, overruled, own_profile
 from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
+from aprgraph.runtime.diff.side_names import name_of
 from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.readings.repeats import without_repeats
 from aprgraph.runtime.tokens import check_tokens

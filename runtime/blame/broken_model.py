@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aprgraph.graph.gguf_file import GGUFFile
-from aprgraph.runtime.blame.local import Audit, LocalError, LocalState
+from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
 from aprgraph.runtime.check.nonfinite import NonfiniteWeight, find_nonfinite
 from aprgraph.runtime.diff.metrics import TensorMetrics
 

@@ -13,7 +13,7 @@ from enum import Enum
 from itertools import combinations
 
 from aprgraph.graph.passes.replay_recorded import Origins
-from aprgraph.runtime.blame.local import LocalError, LocalState
+from aprgraph.runtime.blame.local_errors import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.blame.replay import Replay, Replayer, ReplayInputs
 from aprgraph.runtime.diff.metrics import TensorMetrics

@@ -12,7 +12,7 @@ from aprgraph.graph.errors import shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_keys import keys_of_ops
-from aprgraph.runtime.blame.local import NAMED, FileSuspect, LocalError
+from aprgraph.runtime.blame.local_errors import NAMED, FileSuspect, LocalError
 from aprgraph.runtime.check.finding import Level
 from aprgraph.runtime.check.weights import judge_some
 from aprgraph.runtime.trace.reader import Trace

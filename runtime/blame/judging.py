@@ -15,7 +15,7 @@ from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.doubts import Case, Doubts
 from aprgraph.runtime.blame.float_weights import FloatWeights
-from aprgraph.runtime.blame.local import LocalError, LocalState
+from aprgraph.runtime.blame.local_errors import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.blame.replay import Replay, Replayer, as_recorded_type
 from aprgraph.runtime.blame.telltales import Evidence, find_telltale

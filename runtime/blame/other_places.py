@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from aprgraph.runtime.blame.local import Audit, LocalState
+from aprgraph.runtime.blame.local_errors import Audit, LocalState
 from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.place import Place

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes.fix_context import context_choices
 from aprgraph.graph.passes.pipeline import recorded_graph
-from aprgraph.graph.plan import Plan
+from aprgraph.graph.tap_plan import Plan
 from aprgraph.runtime.decoded_weights import DecodedWeights
 
 #: Bytes of decoded weights that stay for the other side, which reads them next.

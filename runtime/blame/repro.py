@@ -21,7 +21,7 @@ from aprgraph.graph.ops import Array, Role, has_state, is_input, is_own_state, i
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.runtime.blame.audit import Auditor
-from aprgraph.runtime.blame.local import LocalError
+from aprgraph.runtime.blame.local_errors import LocalError
 from aprgraph.runtime.decoded_weights import decode_rows
 from aprgraph.runtime.output_file import probe
 from aprgraph.runtime.trace.reader import Trace

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from aprgraph.graph.words import as_sentence, joined
-from aprgraph.runtime.blame.local import NAMED, Audit, LocalError, LocalState, Verdict
+from aprgraph.runtime.blame.local_errors import NAMED, Audit, LocalError, LocalState, Verdict
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics

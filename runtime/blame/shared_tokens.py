@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.stages import EMBEDDING
-from aprgraph.runtime.blame.local import Audit, LocalState
+from aprgraph.runtime.blame.local_errors import Audit, LocalState
 from aprgraph.runtime.blame.recorded import PromptTokens, tokens_of
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings import TraceAsRead

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from aprgraph.graph.plan import Plan
 from aprgraph.graph.stages import END_OF_LAYER, STAGE_BY_NAME, STAGES
-from aprgraph.runtime.blame.local import Blame, LocalError, LocalState, Verdict
+from aprgraph.graph.tap_plan import Plan
+from aprgraph.runtime.blame.local_errors import Blame, LocalError, LocalState, Verdict
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.place import Place
 

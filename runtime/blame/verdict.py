@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aprgraph.runtime.blame.broken_model import with_broken_model
-from aprgraph.runtime.blame.local import Audit, Blame, LocalState, Verdict
+from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalState, Verdict
 from aprgraph.runtime.blame.sentences import blame_sentence
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.dependencies import Dependencies

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from aprgraph.graph.words import layer_ranges
-from aprgraph.runtime.blame.local import Audit, Blame, LocalError, LocalState
+from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalError, LocalState
 from aprgraph.runtime.place import Place
 
 #: What a reason consists of that the columns beside it say already.

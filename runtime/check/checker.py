@@ -9,6 +9,7 @@ from pathlib import Path
 from aprgraph.graph.errors import ModelFileError
 from aprgraph.graph.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf
 from aprgraph.graph.gguf_file import GGUFFile, TensorFault
+from aprgraph.runtime.check.describe import text_of
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.key_rules import judge_keys
 from aprgraph.runtime.check.report import CheckReport
@@ -16,7 +17,6 @@ from aprgraph.runtime.check.structure import Structure
 from aprgraph.runtime.check.survey import Progress
 from aprgraph.runtime.check.tokenizer_rules import judge_tokenizer
 from aprgraph.runtime.check.weights import judge_numbers, judge_weights, readable
-from aprgraph.runtime.check.words import text_of
 
 _MODEL = "model"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import weights_of
+from aprgraph.runtime.check.describe import describe_nonfinite
 from aprgraph.runtime.check.survey import LONGEST_ROW, Surveyor
-from aprgraph.runtime.check.words import describe_nonfinite
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from aprgraph.graph.errors import AprgraphError, UnsupportedModelError
 from aprgraph.graph.metadata import ArrayValue, Metadata
 from aprgraph.runtime.chat import chat_messages, render_chat
 from aprgraph.runtime.chat.render import TEMPLATE_KEY
+from aprgraph.runtime.check.describe import text_of
 from aprgraph.runtime.check.finding import Finding
-from aprgraph.runtime.check.words import text_of
 from aprgraph.runtime.tokenizer import load_tokenizer
 from aprgraph.runtime.tokenizer.byte_pair import MERGES_KEY
 from aprgraph.runtime.tokenizer.pre_tokenizers import read_pre_tokenizer

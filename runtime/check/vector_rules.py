@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.runtime.check.describe import runs_in_words
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.survey import SurveyedTensor
-from aprgraph.runtime.check.words import runs_in_words
 
 Vector = npt.NDArray[np.float64]
 

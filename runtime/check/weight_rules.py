@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from aprgraph.graph.words import shape_text
+from aprgraph.runtime.check.describe import describe_nonfinite, describe_places
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.survey import Locate, SurveyedTensor
 from aprgraph.runtime.check.surveyed_matrix import LEAST_UNITS
 from aprgraph.runtime.check.vector_rules import judge_vector
-from aprgraph.runtime.check.words import describe_nonfinite, describe_places
 
 #: A magnitude is out of proportion if it is this many octaves above all others but a hundredth of the units. The largest single
 #: weights of real models ("super weights", Yu et al. 2024, arXiv:2411.07191) are some 100 times the usual ones, 7 octaves.

@@ -10,11 +10,11 @@ from statistics import median
 import numpy as np
 
 from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
+from aprgraph.runtime.check.describe import describe_nonfinite
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.survey import LONGEST_ROW, Progress, SurveyedTensor, Surveyor
 from aprgraph.runtime.check.vector_rules import judge_norms_together
 from aprgraph.runtime.check.weight_rules import judge_tensor, typical_octave
-from aprgraph.runtime.check.words import describe_nonfinite
 from aprgraph.runtime.check.zero_rules import ZeroParts, judge_zeros, zero_parts
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.gguf_file import TensorInfo
+from aprgraph.runtime.check.describe import NAMED, as_runs, runs_in_words
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.survey import SurveyedTensor
 from aprgraph.runtime.check.surveyed_matrix import SurveyedMatrix
-from aprgraph.runtime.check.words import NAMED, as_runs, runs_in_words
 
 #: Tensors of which rows may be 0: those of tokens that nobody uses.
 _TABLES = ("token_embd.weight", "output.weight")

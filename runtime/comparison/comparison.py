@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from aprgraph.graph.words import as_sentence
-from aprgraph.runtime.blame.local import Blame
+from aprgraph.runtime.blame.local_errors import Blame
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 

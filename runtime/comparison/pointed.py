@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprgraph.runtime.blame.local import Verdict
+from aprgraph.runtime.blame.local_errors import Verdict
 from aprgraph.runtime.blame.wrong_rows import Group, group_keys
 from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.classify import FirstDivergence

@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from aprgraph.graph.model import Model
 from aprgraph.runtime.blame.audit import Auditor, Progress
-from aprgraph.runtime.blame.local import Audit, Blame, LocalError
+from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalError
 from aprgraph.runtime.blame.other_places import in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens

@@ -17,7 +17,6 @@ from aprgraph.runtime.diff.graph_differences import graph_differences
 from aprgraph.runtime.diff.inputs import HELD_TO_INPUTS, InputsRule, gain_of
 from aprgraph.runtime.diff.measure import Measurer, held_to_its_own
 from aprgraph.runtime.diff.moved import in_other_places
-from aprgraph.runtime.diff.names import name_of, side_names
 from aprgraph.runtime.diff.notes import differences, remarks, unreached
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import QUANT_VS_FLOAT, arithmetic_profiles, choose_profile, kept_in, states_float_weights
@@ -27,6 +26,7 @@ from aprgraph.runtime.diff.repeated import heads_once
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.diff.reservations import Reservation, find_reservations
 from aprgraph.runtime.diff.shapes import find_shapes
+from aprgraph.runtime.diff.side_names import name_of, side_names
 from aprgraph.runtime.diff.sources import Source, is_file, open_pair
 from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.diff.weight_noise import WeightNoise, find_weight_noise

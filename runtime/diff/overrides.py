@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import ComparisonError, shown
-from aprgraph.graph.stage_names import did_you_mean
+from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.diff.tolerances import Tolerance, find_tolerance, kind_of
 

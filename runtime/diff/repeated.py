@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.diff.reservations import Reservation
+from aprgraph.runtime.diff.side_names import SideNames
 from aprgraph.runtime.readings.repeats import repeats_in_words, without_repeats
 from aprgraph.runtime.trace.reader import Trace
 

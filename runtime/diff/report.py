@@ -14,9 +14,9 @@ from aprgraph.runtime.diff.classify import Class, FirstDivergence
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.logits import LogitMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.names import SideNames, side_names
 from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
 from aprgraph.runtime.diff.reservations import Reservation
+from aprgraph.runtime.diff.side_names import SideNames, side_names
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace

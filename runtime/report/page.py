@@ -15,8 +15,8 @@ from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.names import SideNames
 from aprgraph.runtime.diff.side_facts import side_facts
+from aprgraph.runtime.diff.side_names import SideNames
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 from aprgraph.runtime.output_file import check_file_place, write_text_atomically
 from aprgraph.runtime.report.depth_chart import draw_overview, draw_panels

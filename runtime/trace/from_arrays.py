@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from aprgraph.graph.errors import TraceError, shown
-from aprgraph.graph.stage_names import did_you_mean
+from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind, is_logits
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import WHOLE_MODEL

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.graph.stage_names import is_known_elsewhere, nearest_stage, remark_on
+from aprgraph.graph.stage_suggestions import is_known_elsewhere, nearest_stage, remark_on
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import and_more, listed
 from aprgraph.runtime.trace.aprt import HEADER, MAGIC, WHOLE_MODEL, relative_path

@@ -14,7 +14,7 @@ import pytest
 import aprgraph
 from aprgraph.api import CompiledModel, RunOptions, check_room
 from aprgraph.graph.errors import PlanError, TokenError, TraceError
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runtime.trace import aprt
 from tests.support.cli import files_under, run_python
 

@@ -15,7 +15,7 @@ from aprgraph.api import CompiledModel
 from aprgraph.bisect import Bisection, bisect
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.model import load_model
-from aprgraph.graph.plan import Plan
+from aprgraph.graph.tap_plan import Plan
 from tests.support.blame import TOKENS
 from tests.support.cli import fails, files_under, run_cli
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import aprgraph
-from aprgraph.capture.functions import watching
+from aprgraph.capture.function_hooks import watching
 from aprgraph.graph.errors import UnsupportedModelError
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.stages import STAGE_BY_NAME

@@ -14,7 +14,7 @@ import pytest
 
 from aprgraph.api import CompiledModel, RunPlan
 from aprgraph.graph.model import Model, load_model
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from tests.support.cli import files_under, run_python
 from tests.support.compiled import compiled
 from tests.support.models import require_smollm2

@@ -18,9 +18,9 @@ from aprgraph.api import CompiledModel, load, open_artifact
 from aprgraph.codegen import artifact
 from aprgraph.codegen.artifact import VERSION, Artifact, compile_model, default_directory, read_artifact
 from aprgraph.codegen.cpu import levels
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ArtifactError, ModelError, ModelFileError, ToolchainError
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from tests.support.cli import files_under, run_python
 from tests.support.compiled import compiled, shared_model
 

@@ -12,9 +12,9 @@ import pytest
 from aprgraph.codegen import linker as linking
 from aprgraph.codegen.kernels import requests_of
 from aprgraph.codegen.linker import linker
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ToolchainError
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from tests.support.compiled import compiled, shared_model
 

@@ -17,7 +17,7 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import is_computed
 from aprgraph.graph.passes import OnePass
 from aprgraph.graph.passes.pipeline import executed_graph
-from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.graph.tap_plan import Plan, parse_plan
 from tests.support.compiled import LAYERS, compiled, shared_model
 from tests.support.graphs import graph_of
 

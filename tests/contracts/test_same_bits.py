@@ -13,7 +13,7 @@ import aprgraph
 from aprgraph.api import CompiledModel
 from aprgraph.graph.model import load_model
 from aprgraph.graph.passes import InsertTaps, Prune
-from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.graph.tap_plan import Plan, parse_plan
 
 TOKENS = (11, 7, 200, 3, 7, 0, 287, 45, 9)
 LAYERS = 2

@@ -11,10 +11,10 @@ import pytest
 
 import aprgraph
 from aprgraph.cli.stages import stages as list_stages
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.stages import STAGE_BY_NAME, STAGES, execution_key
+from aprgraph.graph.tap_plan import parse_plan
 
 Tiny = Callable[..., Path]
 

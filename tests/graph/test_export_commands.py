@@ -12,12 +12,12 @@ import pytest
 
 from aprgraph.cli.graph import graph, open_graph
 from aprgraph.cli.stages import stages
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ArtifactError, GraphError, PlanError, TraceError
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes import InsertTaps, Prune
-from aprgraph.graph.plan import parse_plan
 from aprgraph.graph.stages import STAGES
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace

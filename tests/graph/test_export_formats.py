@@ -12,7 +12,7 @@ import pytest
 from aprgraph.graph.export import EXPORTERS, FORMAT_BY_SUFFIX, View, make_view
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.passes import InsertTaps
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.graph.text import parse_graph
 from tests.graph.test_export_view import colours, stack
 

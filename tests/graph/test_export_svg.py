@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.export import View, make_view
 from aprgraph.graph.export.divergence import LOOKS
 from aprgraph.graph.export.svg import export_svg
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes import InsertTaps, Prune
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.graph.text import parse_graph
 from tests.graph.test_export_formats import NASTY, nasty
 from tests.graph.test_export_view import colours, stack

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.export import Colouring, make_view
 from aprgraph.graph.export.view import ELIDED, NodeView, View, WeightView
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes import InsertTaps, Prune
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.graph.text import parse_graph
 from aprgraph.graph.verify import verify
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.families.glm4 import Glm4
 from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.outline import small_outline
 
 Tiny = Callable[..., Path]

@@ -10,12 +10,12 @@ import pytest
 import aprgraph
 from aprgraph.families import FAMILIES, Llama, Qwen3, Stage, StageKind, load_family_file
 from aprgraph.graph import stages
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, UnsupportedModelError
 from aprgraph.graph.families import registry
 from aprgraph.graph.families.registry import load_installed_families
 from aprgraph.graph.model import load_model
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.tap_plan import parse_plan
 from tests.support.cli import run_cli
 from tests.support.own_families import own_families
 

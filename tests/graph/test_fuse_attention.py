@@ -6,7 +6,7 @@ from textwrap import dedent
 
 from aprgraph.graph.passes import FuseAttention, InsertTaps, Prune, run_passes
 from aprgraph.graph.passes.pipeline import compiled_graphs, executed_graph, recorded_graph
-from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.graph.tap_plan import Plan, parse_plan
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.graph.verify import verify
 

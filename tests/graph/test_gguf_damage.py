@@ -12,10 +12,10 @@ from typing import NoReturn
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ModelFileError
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from tests.support.damage import failure, with_odd_keys, write
 from tests.support.gguf_bytes import ARRAY, STRING, U8, RawGGUF, RawTensor, array, small_llama
 

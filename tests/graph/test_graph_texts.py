@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.text import parse_graph, print_graph
 from tests.support.golden import golden_models
 from tests.support.models import gemma3_path, require_gemma3, require_smollm2, smollm2_path

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.reference import interpret
 from tests.support.cli import run_cli

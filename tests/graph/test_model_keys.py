@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.model_keys import MODEL_KEYS, difference_to_llama_cpp, find_model_key, keys_of_ops
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.side_tensors import parse_ignored

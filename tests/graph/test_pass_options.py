@@ -6,7 +6,7 @@ import pytest
 
 from aprgraph.graph.errors import GraphError, PlanError
 from aprgraph.graph.passes import FillCaches, FixContext, InsertTaps, OnePass, Pass, Prune, ReplayRecorded, make_passes, run_passes
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from tests.support.graphs import TOY, graph_of
 
 

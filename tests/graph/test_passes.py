@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import GraphError, PlanError
 from aprgraph.graph.ir import Graph, TensorType, renamed
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes import PASSES, AllPositions, FillCaches, FixContext, InsertTaps, OnePass, Pass, Prune, make_pass, run_passes
-from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.graph.tap_plan import Plan, parse_plan
 from aprgraph.graph.text import print_graph
 from tests.support.graphs import TOY, graph_of, random_graph
 

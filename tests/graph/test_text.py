@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from aprgraph.graph import text as text_module
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes import AllPositions, InsertTaps, Prune, run_passes
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.graph.text import parse_graph, print_graph, print_node
 from aprgraph.graph.verify import verify
 from tests.support.graphs import TOY, random_graph

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.ops import OPS, Role, is_weight, operand_named, states_of, taps_of, weights_of
 from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.decoded_weights import decode_weight

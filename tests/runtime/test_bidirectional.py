@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import aprgraph
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import TokenError
 from aprgraph.graph.ir import renamed
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes import FuseAttention
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.graph.verify import verify

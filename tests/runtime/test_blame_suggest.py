@@ -9,7 +9,7 @@ import pytest
 
 import aprgraph
 from aprgraph.comparison import audit, diff, suggested_options, suggested_options_of
-from aprgraph.graph.plan import Plan
+from aprgraph.graph.tap_plan import Plan
 from aprgraph.runtime.blame.suggest import Suspicion, command_options, suggest
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import from_stage_table

@@ -12,8 +12,8 @@ import pytest
 
 import aprgraph
 from aprgraph.comparison import diff
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.blame import Verdict, audit

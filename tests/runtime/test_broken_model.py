@@ -10,8 +10,8 @@ import pytest
 import aprgraph
 from aprgraph.bisect import bisect
 from aprgraph.comparison import diff
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.runtime.blame import LocalState, audit
 from aprgraph.runtime.check.nonfinite import weights_behind
 from tests.support.blame import TOKENS, spoil, traced, with_nan

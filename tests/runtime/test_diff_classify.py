@@ -9,8 +9,8 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.diff import Class, DiffReport, diff
 from aprgraph.runtime.diff.classify import Finding, State, classify

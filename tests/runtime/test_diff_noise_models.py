@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes import InsertTaps, Prune, run_passes
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.decoded_weights import decode_weight
 from aprgraph.runtime.diff import diff

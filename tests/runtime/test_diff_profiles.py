@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.overrides import Tolerances, parse_override

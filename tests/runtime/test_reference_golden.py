@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.reference import run_reference

@@ -14,7 +14,7 @@ from aprgraph.api import CompiledModel, LoadedModel, RunOptions, load
 from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS
 from aprgraph.graph.errors import NonFiniteError, RemoteError
 from aprgraph.graph.model import load_model
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runs.execute import execute
 from aprgraph.runs.open_engine import open_engine
 from aprgraph.runtime.kernel_values import weight_array

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.runtime.reference import run_reference
 from tests.support.golden import nmse

@@ -15,7 +15,7 @@ from aprgraph.graph.errors import ArtifactError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.pipeline import executed_graph
-from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.graph.tap_plan import Plan, parse_plan
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
 from aprgraph.runtime.tvm_runtime import default_threads

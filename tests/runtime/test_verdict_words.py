@@ -15,9 +15,9 @@ from referencing import Registry, Resource
 from aprgraph.graph.export.divergence import CLASSES, VERDICTS
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.blame import LocalState, Verdict, audit
-from aprgraph.runtime.blame.local import FORMAT, VERSION
+from aprgraph.runtime.blame.local_errors import FORMAT, VERSION
 from aprgraph.runtime.diff import Class
-from aprgraph.runtime.diff.names import LONGEST, name_of, side_names
+from aprgraph.runtime.diff.side_names import LONGEST, name_of, side_names
 from tests.support.blame import spoil, traced, with_nan
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.decoded_weights import DecodedWeights, decode_weight
 from aprgraph.runtime.kernel_values import weight_array

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.errors import AprgraphError, ModelError, ModelFileError, UnsupportedModelError
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from tests.support.gguf_bytes import ARRAY, BOOL, STRING, RawGGUF, array, small_llama
 
 #: What a bad model file may raise. GraphError is not among them: it would mean that the checks of the file let it through.

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.ops import is_tap, is_weight
 from aprgraph.graph.passes import InsertTaps, Prune, run_passes
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.decoded_weights import decode_weight
 from aprgraph.runtime.trace.manifest import TraceInfo

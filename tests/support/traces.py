@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.ops import is_tap
 from aprgraph.graph.passes import AllPositions, InsertTaps, Prune, run_passes
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.reference import run_reference
 from aprgraph.runtime.trace.aprt import relative_path, write_aprt

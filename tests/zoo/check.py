@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from aprgraph.graph.errors import ComparisonError
-from aprgraph.graph.plan import Plan
+from aprgraph.graph.tap_plan import Plan
 from aprgraph.runtime.blame import Audit, Blame, Verdict, audit, judge
 from aprgraph.runtime.comparison import blame
 from aprgraph.runtime.diff import diff

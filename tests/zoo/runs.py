@@ -12,7 +12,7 @@ import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array, has_state, is_input, is_own_state, is_tap, is_weight, traits_of
-from aprgraph.graph.plan import Plan
+from aprgraph.graph.tap_plan import Plan
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32

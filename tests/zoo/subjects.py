@@ -14,13 +14,13 @@ import ml_dtypes
 import numpy as np
 
 from aprgraph.graph.block_formats import decode_reference
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.families import Mixture
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model, load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.pipeline import recorded_graph
-from aprgraph.graph.plan import Plan, parse_plan
+from aprgraph.graph.tap_plan import Plan, parse_plan
 from aprgraph.runtime.blame import ReplayedModel
 from aprgraph.runtime.trace.aprt import F32
 from tests.support.tiny import write_tiny_model

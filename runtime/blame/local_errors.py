@@ -15,10 +15,10 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.words import listed
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.names import name_of
 from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
 from aprgraph.runtime.diff.report import common_to
 from aprgraph.runtime.diff.reservations import Reservation
+from aprgraph.runtime.diff.side_names import name_of
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from aprgraph.graph.errors import PlanError
-from aprgraph.graph.plan import parse_taps
-from aprgraph.graph.stage_names import _OTHER_NAMES, did_you_mean, is_known_elsewhere, nearest_stage, remark_on
+from aprgraph.graph.stage_suggestions import _OTHER_NAMES, did_you_mean, is_known_elsewhere, nearest_stage, remark_on
 from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.tap_plan import parse_taps
 
 
 def test_the_table_names_stages_and_each_other_name_once() -> None:

@@ -9,9 +9,9 @@ from textwrap import dedent
 
 import pytest
 
-from aprgraph.graph.build import build_graph
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.text import parse_graph, print_graph, print_node
 from tests.support.gguf_bytes import small_llama

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from aprgraph.graph.errors import PlanError
-from aprgraph.graph.plan import Plan, parse_layers, parse_plan, parse_taps
 from aprgraph.graph.stages import STAGES
+from aprgraph.graph.tap_plan import Plan, parse_layers, parse_plan, parse_taps
 
 NAMES = tuple(stage.name for stage in STAGES)
 

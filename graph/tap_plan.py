@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import PlanError
-from aprgraph.graph.stage_names import did_you_mean
+from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")

@@ -1,8 +1,0 @@
-"""The tests of tests/codegen/kernels/cuda/test_cache.py, on the GPU."""
-
-from __future__ import annotations
-
-from tests.codegen.kernels.cuda import test_cache
-from tests.gpu.device_kernels import tests_on_device
-
-globals().update(tests_on_device(test_cache))

@@ -119,6 +119,7 @@ def test_no_place_at_all(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def beside(tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model whose artifact lies beside it, compiled by this user."""
     use_cache(monkeypatch, tmp_path / "cache")
+    monkeypatch.delenv("APRGRAPH_CACHE_SIZE", raising=False)  # which `make test-cold` sets
     path = tmp_path / "models/m.gguf"
     path.parent.mkdir()
     shutil.copyfile(tiny_model(layers=1), path)

@@ -1,6 +1,7 @@
 """The graph: nodes with operands, types, and, where they have one, a stage and a layer.
 
-Nodes are immutable; passes build new graphs. ``Graph.networkx`` gives the structure to the library, for algorithms that are not here.
+networkx holds the structure (a MultiDiGraph with one edge per operand, keyed by operand index), so that topological
+order, ancestors and cuts come from the library. Nodes are immutable; passes build new graphs.
 """
 
 from __future__ import annotations
@@ -87,32 +88,25 @@ class Graph:
         self.name = name
         self.attrs: dict[str, Attr] = dict(attrs or {})
         self.outputs: tuple[str, ...] = ()
-        # Plain tables: graphs are copied and walked thousands of times, and networkx's views take most of that time.
-        self._nodes: dict[str, Node] = {}
-        self._operands: dict[str, tuple[str, ...]] = {}
-        self._users: dict[str, dict[str, None]] = {}
+        self._graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
 
     # -- building -----------------------------------------------------------------------------------------------------
 
     def add(self, node: Node, operands: Sequence[str] = ()) -> Node:
         """Add ``node`` with the values ``operands`` (names of nodes that are in the graph). Returns the node."""
-        name = node.name
-        if name in self._nodes:
-            raise GraphError(f"%{name} is defined twice")
+        if node.name in self:
+            raise GraphError(f"%{node.name} is defined twice")
         for operand in operands:
-            if operand not in self._nodes:
-                raise GraphError(f"%{name} uses %{operand}, which is not defined before it")
-        self._nodes[name] = node
-        self._operands[name] = tuple(operands)
-        self._users[name] = {}
-        for operand in operands:
-            self._users[operand][name] = None
+            if operand not in self:
+                raise GraphError(f"%{node.name} uses %{operand}, which is not defined before it")
+        self._graph.add_node(node.name, node=node, operands=tuple(operands))
+        for index, operand in enumerate(operands):
+            self._graph.add_edge(operand, node.name, key=index)
         return node
 
     def replace_node(self, node: Node) -> None:
         """Put ``node`` in place of the node of its name; operands and users stay."""
-        self[node.name]  # raises if it is not there
-        self._nodes[node.name] = node
+        self._graph.nodes[node.name]["node"] = node
 
     def rebuild(self, nodes: Iterable[Node], outputs: Sequence[str] | None = None) -> Graph:
         """A new graph of ``nodes`` (a subset of this graph's, or replacements of the same names), with their operands."""
@@ -129,20 +123,22 @@ class Graph:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def __contains__(self, name: object) -> bool:
-        return name in self._nodes
+        return name in self._graph
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return self._graph.number_of_nodes()
 
     def __getitem__(self, name: str) -> Node:
         try:
-            return self._nodes[name]
+            node: Node = self._graph.nodes[name]["node"]
         except KeyError:
             raise GraphError(f"no node %{name} in graph @{self.name}") from None
+        return node
 
     def __iter__(self) -> Iterator[Node]:
-        # A node is added after its operands: the order of the table is a topological one.
-        return iter(self._nodes.values())
+        # A node is added after its operands, and networkx keeps that order: it is a topological one.
+        for name in self._graph:
+            yield self[name]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):
@@ -157,7 +153,8 @@ class Graph:
     def operand_names(self, name: str) -> tuple[str, ...]:
         """Names of the operands of ``name``, in operand order."""
         self[name]  # raises if it is not there
-        return self._operands[name]
+        operands: tuple[str, ...] = self._graph.nodes[name]["operands"]
+        return operands
 
     def operands(self, name: str) -> tuple[Node, ...]:
         """The operands of ``name``, in operand order."""
@@ -165,8 +162,7 @@ class Graph:
 
     def users(self, name: str) -> tuple[Node, ...]:
         """The nodes that use ``name``, each once."""
-        self[name]  # raises if it is not there
-        return tuple(self._nodes[user] for user in self._users[name])
+        return tuple(self[user] for user in self._graph.successors(name))
 
     def ancestors(self, names: Iterable[str]) -> set[str]:
         """Names of everything that ``names`` are computed from, themselves included."""
@@ -176,7 +172,7 @@ class Graph:
             name = waiting.pop()
             if name not in found:
                 found.add(name)
-                waiting.extend(self._operands[name])
+                waiting.extend(self._graph.predecessors(name))
         return found
 
     def with_op(self, op: str) -> list[Node]:
@@ -190,13 +186,8 @@ class Graph:
 
     @property
     def networkx(self) -> nx.MultiDiGraph[str]:
-        """The structure as a graph of networkx of its own: nodes carry ``node``, edges are keyed by operand index."""
-        graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
-        for node in self:
-            graph.add_node(node.name, node=node)
-            for index, operand in enumerate(self._operands[node.name]):
-                graph.add_edge(operand, node.name, key=index)
-        return graph
+        """The networkx graph underneath: nodes carry ``node``, edges are keyed by operand index. Do not change it."""
+        return self._graph
 
 
 def renamed(node: Node, **changes: object) -> Node:

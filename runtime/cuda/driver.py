@@ -13,7 +13,6 @@ from aprgraph.graph.errors import DeviceError
 
 _DRIVER = "libcuda.so.1"
 _RUNTIME = "libcudart.so.13"
-_RUNTIME_PACKAGE = "nvidia-cuda-runtime"
 _INSTALL = "install it with `pip install 'aprgraph[cuda]'`, or the CUDA toolkit 13"
 _ELSEWHERE = "a CUDA artifact can be compiled here and run on a machine that has one; --target llvm runs here"
 

@@ -39,11 +39,6 @@ class Toolkit:
         """The library that runs kernels."""
         return self.path / "lib64" / _ENGINE
 
-    @property
-    def cudart(self) -> Path:
-        """The emulated CUDA runtime library."""
-        return self.path / "lib64/libcudart.so.13"
-
     def environment(self, settings: Mapping[str, object] | None = None) -> dict[str, str]:
         """Variables for a subprocess whose CUDA is to be this one: PATH, LD_LIBRARY_PATH and CUDA_HOME, over this process's own.
 

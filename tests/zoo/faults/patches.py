@@ -20,11 +20,6 @@ def with_attrs(**attrs: object) -> Patch:
     return lambda call: call.compute(**attrs)
 
 
-def as_op(op: str, **attrs: object) -> Patch:
-    """Another op of the same operands."""
-    return lambda call: call.compute_as(op, call.operands, **attrs)
-
-
 def reading(index: int, what: Callable[[Call], Array]) -> Patch:
     """The operand ``index`` is something else."""
     return lambda call: call.compute([what(call) if i == index else operand for i, operand in enumerate(call.operands)])

@@ -12,6 +12,7 @@ from aprgraph.codegen.artifact import Artifact, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
 from aprgraph.codegen.cache.artifacts import OnNotice, compile_artifact, compile_into_cache, find_beside, find_in_cache
 from aprgraph.comparison import audit, diff
+from aprgraph.graph.arguments import STEPS
 from aprgraph.graph.errors import NonFiniteError, TokenError, TraceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
@@ -242,8 +243,9 @@ class CompiledModel:
                 failure = self._with_source(error)
             if not writer.entries:
                 raise failure or TraceError(
-                    f"{directory}: the text ended at step {len(chosen) - 1}, before step {run.options.steps.start}, the first of --steps: "
-                    "nothing was recorded"
+                    f"{directory}: the text ended at step {len(chosen) - 1}, before step {run.options.steps.start}, the first of ",
+                    STEPS,
+                    ": nothing was recorded",
                 )
             trace = writer.finish(self._trace_info(run, engine.target_name, chosen))
             if failure is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from aprgraph.api import CompiledModel, RunOptions
 from aprgraph.comparison import diff
+from aprgraph.graph.arguments import ROOM
 from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.fix_context import fix_context
@@ -179,7 +180,9 @@ class _Search:
                 return plan
         raise ComparisonError(
             f"{', '.join(plan.stages)} of one layer take {sum(run.nbytes for run in self._runs(plan)):,} bytes on both sides, more than "
-            f"the room of {self.room:,}; give more with --room, or a shorter prompt"
+            f"the room of {self.room:,}; give more with ",
+            ROOM,
+            ", or a shorter prompt",
         )
 
     def result(self) -> Bisection:

@@ -37,6 +37,7 @@ from aprgraph.codegen.cuda.compiler import compiler_name
 from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.cuda.library import build_cuda_library
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of
+from aprgraph.graph.arguments import ARCHITECTURES, CPU, MODEL, TARGET
 from aprgraph.graph.errors import ArtifactError, GraphError
 from aprgraph.graph.file_kind import kind_of_folder
 from aprgraph.graph.ir import Graph
@@ -117,7 +118,9 @@ class Artifact:
         candidates = [path] if path is not None else [self.model_path, self.directory.parent / self.model_path.name]
         found = next((candidate for candidate in candidates if candidate.is_file()), None)
         if found is None:
-            raise ArtifactError(f"{self.directory}: its model {candidates[0]} is not there; give its place with --model, or compile again")
+            raise ArtifactError(
+                f"{self.directory}: its model {candidates[0]} is not there; give its place with ", MODEL, ", or compile again"
+            )
         model = load_model(found, self.overrides, self.ignore)
         if model.file.fingerprint() != self.fingerprint:
             raise ArtifactError(f"{self.directory}: {found} is not the file it was compiled from, or has changed since; compile it again")
@@ -188,9 +191,14 @@ def compile_model(
     if target not in TARGETS:
         raise ArtifactError(f"unknown target {target!r}; expected one of {', '.join(TARGETS)}")
     if cpu is not None and target != "llvm":
-        raise ArtifactError(f"--cpu {cpu} is for --target llvm, and the target is {target}")
+        raise ArtifactError(CPU.given(cpu, repr(cpu)), " is for ", TARGET.given("llvm", "'llvm'"), f", and the target is {target}")
     if architectures and target != "cuda":
-        raise ArtifactError(f"--arch {', '.join(architectures)} is for --target cuda, and the target is {target}")
+        raise ArtifactError(
+            ARCHITECTURES.given(", ".join(architectures), repr([*architectures])),
+            " is for ",
+            TARGET.given("cuda", "'cuda'"),
+            f", and the target is {target}",
+        )
     chosen_architectures = parse_architectures(architectures)
     directory = directory or default_directory(model.path, target)
     _check_replaceable(directory)

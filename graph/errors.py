@@ -4,7 +4,7 @@
     ├── ModelFileError            a GGUF file that cannot be read as one, or whose tensors lie where they cannot
     ├── UnsupportedModelError     a sound file that asks for something aprgraph does not have: architecture, block type
     ├── ModelError                metadata and tensors that do not describe a model: missing, or sizes that do not fit
-    ├── PlanError                 `--taps` or `--layers` that cannot be parsed, or that name what the model lacks
+    ├── PlanError                 taps, layers or steps that cannot be parsed, or that name what the model lacks
     ├── GraphError                a graph that breaks its own rules (the verifier), or text that is not a graph
     ├── TokenError                prompts and token lists that cannot be run on this model
     ├── ArtifactError             a compiled artifact that is missing, stale, damaged, or for another CPU
@@ -22,7 +22,10 @@ from __future__ import annotations
 
 import errno
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from aprgraph.graph.arguments import Argument
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
@@ -54,10 +57,19 @@ class PlaceProblem:
 class AprgraphError(Exception):
     """Base of all errors that a user can cause. The message is one line: what, where, what was expected, what to do.
 
+    It is put together from texts and Arguments, which it names as a Python program writes them; ``text`` says them in other words.
     ``place`` is there where something cannot be written.
     """
 
     place: PlaceProblem | None = None
+
+    def __init__(self, *parts: str | Argument) -> None:
+        super().__init__("".join(map(str, parts)))
+        self._parts = parts
+
+    def text(self, words: Callable[[Argument], str]) -> str:
+        """The message with every argument in ``words``, such as an option of the command line."""
+        return "".join(part if isinstance(part, str) else words(part) for part in self._parts)
 
     @classmethod
     def at_place(cls, what: str, *remedies: str, forcible: bool = False) -> AprgraphError:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
+from aprgraph.graph.arguments import OVERRIDES
 from aprgraph.graph.errors import AprgraphError, ModelError, shown
 
 Scalar = int | float | bool
@@ -57,7 +58,7 @@ class Metadata(Mapping[str, object]):
         """The same metadata with some keys replaced or added. Raises ModelError if a replaced key is an array."""
         for key in overrides:
             if isinstance(self._values.get(key), ArrayValue):
-                raise ModelError(f"--override-kv {key}: the model holds an array there, which cannot be overridden")
+                raise ModelError(OVERRIDES.given(key, f"{{{key!r}: …}}"), ": the model holds an array there, which cannot be overridden")
         return Metadata(self.path, {**self._values, **overrides})
 
     @property
@@ -80,7 +81,8 @@ class Metadata(Mapping[str, object]):
             if default is None:
                 raise ModelError(
                     f"{self.path}: metadata key {key!r} is missing; expected {expected}; the conversion was incomplete: convert the model "
-                    "again, or give the value with --override-kv"
+                    "again, or give the value with ",
+                    OVERRIDES,
                 )
             self._defaults[key] = default
             return default
@@ -151,13 +153,13 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Scalar | str]:
         kind, colon, value = typed.partition(":")
         if not key or not equals or not colon:
             raise AprgraphError(
-                f"--override-kv {item!r}: expected KEY=TYPE:VALUE with TYPE int, float, bool or str, "
-                "such as llama.rope.freq_base=float:10000"
+                OVERRIDES.given(repr(item)),
+                ": expected KEY=TYPE:VALUE with TYPE int, float, bool or str, such as llama.rope.freq_base=float:10000",
             )
         try:
             overrides[key] = _parse_value(kind, value)
         except ValueError as error:
-            raise AprgraphError(f"--override-kv {item!r}: {error}") from None
+            raise AprgraphError(OVERRIDES.given(repr(item)), f": {error}") from None
     return overrides
 
 

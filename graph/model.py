@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from aprgraph.graph.arguments import IGNORE, OVERRIDES
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import Family, find_family
 from aprgraph.graph.file_kind import kind_of_gguf
@@ -180,7 +181,10 @@ def _check_overrides(metadata: Metadata, family: Family, overrides: Mapping[str,
         is_read = key in metadata.keys_read or key.startswith(_READ_LATER)
         if not is_read and (known is None or not known.neutral):
             names = ", ".join(sorted(metadata.keys_read))
-            raise ModelError(f"--override-kv {key}: nothing reads this key of {metadata.path}; those that change the graph are {names}")
+            raise ModelError(
+                OVERRIDES.given(key, f"{{{key!r}: …}}"),
+                f": nothing reads this key of {metadata.path}; those that change the graph are {names}",
+            )
 
 
 def _check_ignored(file: GGUFFile, metadata: Metadata, patterns: Sequence[re.Pattern[str]]) -> None:
@@ -189,11 +193,13 @@ def _check_ignored(file: GGUFFile, metadata: Metadata, patterns: Sequence[re.Pat
         read = next((key for key in metadata if key in metadata.keys_read and pattern.fullmatch(key)), None)
         if read is not None:
             raise AprgraphError(
-                f"--ignore {shown(pattern.pattern)}: leaves out the key {read}, which the model is read by; expected a pattern of keys and "
-                "tensors that nothing uses (--override-kv gives a key another value)"
+                IGNORE.given(shown(pattern.pattern), f"[{shown(pattern.pattern)}]"),
+                f": leaves out the key {read}, which the model is read by; expected a pattern of keys and tensors that nothing uses (",
+                OVERRIDES,
+                " gives a key another value)",
             )
         if not any(map(pattern.fullmatch, (*file.tensors, *metadata))):
             raise AprgraphError(
-                f"--ignore {shown(pattern.pattern)}: no tensor and no metadata key of {file.path} has a name that matches as a whole; "
-                "`aprgraph inspect` lists them"
+                IGNORE.given(shown(pattern.pattern), f"[{shown(pattern.pattern)}]"),
+                f": no tensor and no metadata key of {file.path} has a name that matches as a whole; `aprgraph inspect` lists them",
             )

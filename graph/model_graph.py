@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aprgraph.graph.arguments import IGNORE
 from aprgraph.graph.builder import GraphBuilder
 from aprgraph.graph.errors import UnsupportedModelError
 from aprgraph.graph.ir import Graph
@@ -38,13 +39,17 @@ def _refuse_unused(graph: Graph, model: Model) -> None:
     if needed is not None:
         user = graph.users(used[needed].name)[0]
         raise UnsupportedModelError(
-            f"{model.path}: --ignore leaves out the tensor {needed!r}, which %{user.name} needs; expected a pattern of tensors "
-            "that nothing uses"
+            f"{model.path}: ",
+            IGNORE,
+            f" leaves out the tensor {needed!r}, which %{user.name} needs; expected a pattern of tensors that nothing uses",
         )
     unused = [name for name in model.file.tensors if name not in used and name not in left_out]
     if unused:
         raise UnsupportedModelError(
             f"{model.path}: tensor {unused[0]!r}{and_more(unused[1:])} has no place in a {model.family.architecture!r} model of "
             f"{model.family.layers} layers; expected a file all of whose tensors are used, for without them the numbers would be wrong; if "
-            f"yours does without, leave them out with --ignore REGEX, such as --ignore '{pattern_of(unused[0])}'"
+            "yours does without, leave them out with ",
+            IGNORE.given("REGEX", "[REGEX]"),
+            ", such as ",
+            IGNORE.given(f"'{pattern_of(unused[0])}'", f"[r'{pattern_of(unused[0])}']"),
         )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from aprgraph.graph.arguments import IGNORE
 from aprgraph.graph.errors import AprgraphError, shown
 
 
@@ -57,7 +58,8 @@ def _compile(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise AprgraphError(
-            f"--ignore {shown(pattern)}: not a regular expression ({error}); expected one such as 'blk\\.0\\.extra.*'"
+            IGNORE.given(shown(pattern), f"[{shown(pattern)}]"),
+            f": not a regular expression ({error}); expected one such as 'blk\\.0\\.extra.*'",
         ) from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from aprgraph.graph.arguments import LAYERS, STEPS, TAPS, Argument
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES
@@ -48,7 +49,7 @@ class Plan:
 
 
 def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:
-    """Parse ``--taps``: a comma list of stage names, or ``all``; case and blanks around names do not matter.
+    """Parse taps: a comma list of stage names, or ``all``; case and blanks around names do not matter.
 
     Returns the canonical names in execution order, and whether the text was ``all``.
     Raises PlanError for an empty or unknown name, listing the valid ones.
@@ -58,36 +59,39 @@ def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:
     if names == ["all"]:
         return tuple(stage.name for stage in STAGES), True
     if "" in names:
-        raise PlanError(f"--taps {text!r}: empty stage name; expected a comma list of stage names, or 'all'. Stages: {valid}")
+        raise PlanError(TAPS.given(repr(text)), f": empty stage name; expected a comma list of stage names, or 'all'. Stages: {valid}")
     chosen: set[str] = set()
     for name in names:
         canonical = STAGE_ALIASES.get(name, name)
         if name == "all":
-            raise PlanError(f"--taps {text!r}: 'all' stands alone; drop the other names, or list stages by name. Stages: {valid}")
+            raise PlanError(TAPS.given(repr(text)), f": 'all' stands alone; drop the other names, or list stages by name. Stages: {valid}")
         if canonical not in STAGE_BY_NAME:
-            raise PlanError(f"--taps: unknown stage {name!r}{did_you_mean(name)}; expected one of: {valid}, or 'all'")
+            raise PlanError(TAPS, f": unknown stage {name!r}{did_you_mean(name)}; expected one of: {valid}, or 'all'")
         chosen.add(canonical)
     return tuple(stage.name for stage in STAGES if stage.name in chosen), False
 
 
 def parse_layers(text: str) -> range:
-    """Parse ``--layers START..END`` (END exclusive). Raises PlanError that says what was expected."""
-    return _parse_range(text, "--layers", "layer", "such as 0..1 for the first layer")
+    """Parse layers, ``START..END`` (END exclusive). Raises PlanError that says what was expected."""
+    return _parse_range(text, LAYERS, "layer", "such as 0..1 for the first layer")
 
 
-def _parse_range(text: str, option: str, what: str, example: str) -> range:
+def _parse_range(text: str, argument: Argument, what: str, example: str) -> range:
     match = _RANGE.fullmatch(text.strip())
     if match is None or not match[1].isascii() or not match[2].isascii() or len(match[0]) > 20:
-        raise PlanError(f"{option} {text!r}: expected START..END with two whole numbers, END exclusive, {example}")
+        raise PlanError(argument.given(repr(text)), f": expected START..END with two whole numbers, END exclusive, {example}")
     start, end = int(match[1]), int(match[2])
     if start >= end:
-        raise PlanError(f"{option} {text!r}: no {what} in it; END is exclusive, so START must be below END, such as {start}..{start + 1}")
+        raise PlanError(
+            argument.given(repr(text)),
+            f": no {what} in it; END is exclusive, so START must be below END, such as {start}..{start + 1}",
+        )
     return range(start, end)
 
 
 def parse_steps(text: str) -> range:
-    """Parse ``--steps A..B`` (B exclusive); step 0 is the prompt. Raises PlanError that says what was expected."""
-    return _parse_range(text, "--steps", "step", "such as 0..3 for the prompt and two generated tokens")
+    """Parse steps, ``A..B`` (B exclusive); step 0 is the prompt. Raises PlanError that says what was expected."""
+    return _parse_range(text, STEPS, "step", "such as 0..3 for the prompt and two generated tokens")
 
 
 def parse_plan(taps: str | None, layers: str = "0..1") -> Plan:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from aprgraph.graph.arguments import IGNORE, OVERRIDES, Argument
 from aprgraph.graph.errors import UnsupportedModelError, shown
 from aprgraph.graph.families import FAMILIES, Family
 from aprgraph.graph.key_conditions import Surroundings
@@ -21,11 +22,19 @@ _MOST_ELEMENTS = 4096
 
 @dataclass(frozen=True)
 class UnreadKey:
-    """A key of the family that nothing has read and that could matter: what has to be said of it, and whether it is an error."""
+    """A key of the family that nothing has read and that could matter: what has to be said of it, and whether it is an error.
+
+    ``ways`` are what lets a caller go on without it, where it is one.
+    """
 
     key: str
     sentence: str
-    refused: bool = False
+    ways: tuple[Argument, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is an error."""
+        return bool(self.ways)
 
 
 def account_for_keys(family: Family, ignore: Sequence[re.Pattern[str]]) -> list[str]:
@@ -36,7 +45,9 @@ def account_for_keys(family: Family, ignore: Sequence[re.Pattern[str]]) -> list[
     notices = []
     for unread in unread_keys(family, ignore):
         if unread.refused:
-            raise UnsupportedModelError(f"{family.metadata.path}: {unread.sentence}")
+            first, *others = unread.ways
+            ways = (first, *(part for way in others for part in (" or ", way)))
+            raise UnsupportedModelError(f"{family.metadata.path}: {unread.sentence}; to go on without it, give ", *ways)
         notices.append(unread.sentence)
     return notices
 
@@ -65,7 +76,7 @@ def unread_keys(family: Family, ignore: Sequence[re.Pattern[str]] = ()) -> Itera
         elif known is not None and known.unapplied:
             yield UnreadKey(key, f"{key} is {shown(value)} and is not applied: {known.unapplied}")
         else:
-            yield UnreadKey(key, _refusal(key, value, known, family), refused=True)
+            yield _refusal(key, value, known, family)
 
 
 def surroundings_of(family: Family) -> Surroundings:
@@ -80,19 +91,21 @@ def is_neutral(key: ModelKey, value: object) -> bool:
     return all(element in key.neutral for element in value) if isinstance(value, tuple) else value in key.neutral
 
 
-def _refusal(key: str, value: object, known: ModelKey | None, family: Family) -> str:
+def _refusal(key: str, value: object, known: ModelKey | None, family: Family) -> UnreadKey:
     """What is wrong with a key that would change numbers, and the way on."""
     name = key if key.isprintable() else shown(key)
     what = "a key that is not known here, and whose name says that it changes numbers" if known is None else known.what
-    ways = [f"--ignore '{pattern_of(key)}'"]
+    pattern = f"'{pattern_of(key)}'"
+    ways = [IGNORE.given(pattern, f"[r{pattern}]")]
     if known is not None and known.neutral and isinstance(value, (int, float)):
         neutral = 1 if 1 in known.neutral and not isinstance(value, bool) else 0
         typed = "bool:false" if isinstance(value, bool) else f"{type(value).__name__}:{neutral}"
-        ways.insert(0, f"--override-kv {name}={typed}")
-    return (
+        ways.insert(0, OVERRIDES.given(f"{name}={typed}", f"{{{name!r}: {type(value)(neutral)!r}}}"))
+    sentence = (
         f"{name} is {shown(value)} ({what}), which the family {family.architecture!r} does not apply here, so that the numbers would be "
-        f"wrong; to go on without it, give {' or '.join(ways)}"
+        "wrong"
     )
+    return UnreadKey(key, sentence, tuple(ways))
 
 
 def _plain(value: object) -> object:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from aprgraph.graph.arguments import PROMPT, TOKENS
 from aprgraph.graph.errors import TokenError, shown
 from aprgraph.graph.model import Model
 
@@ -59,7 +60,7 @@ def parse_tokens(text: str) -> list[int]:
     """Parse ``--tokens 1,2,3``. Raises TokenError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(map(_is_id, parts)):
-        raise TokenError(f"--tokens {text!r}: expected token ids separated by commas, such as 1,2,3")
+        raise TokenError(TOKENS.given(repr(text)), ": expected token ids separated by commas, such as 1,2,3")
     return [int(part) for part in parts]
 
 
@@ -73,7 +74,7 @@ def check_tokens(tokens: Sequence[int], model: Model) -> tuple[int, ...]:
     except TypeError:
         raise TokenError(f"tokens {shown(tokens)}: expected a list of token ids, which are whole numbers") from None
     if not ids:
-        raise TokenError("no tokens to run: the prompt is empty; give --prompt TEXT or --tokens 1,2,3")
+        raise TokenError("no tokens to run: the prompt is empty; give ", PROMPT.given("TEXT"), " or ", TOKENS.given("1,2,3", "[1, 2, 3]"))
     for position, token in enumerate(ids):
         if not 0 <= token < model.vocabulary:
             raise TokenError(

@@ -21,6 +21,7 @@ from aprgraph.cli.diff import diff
 from aprgraph.cli.graph import graph
 from aprgraph.cli.inspect import inspect
 from aprgraph.cli.models import models
+from aprgraph.cli.option_words import option_words
 from aprgraph.cli.run import run
 from aprgraph.cli.stages import stages
 from aprgraph.cli.terminal import printable
@@ -97,7 +98,8 @@ def main() -> None:
     except AprgraphError as error:
         # File names may hold line ends and what a terminal takes for commands. What breaks the verifier, a defect of our own, is
         # shown with the graph that it left.
-        text = str(error) if isinstance(error, GraphError) else printable(str(error))
+        text = error.text(option_words)
+        text = text if isinstance(error, GraphError) else printable(text)
         print(f"error: {text}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except OSError as error:  # what the system refused and no one foresaw; a defect of our own would be another exception

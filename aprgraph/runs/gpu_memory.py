@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from aprgraph.graph.arguments import LAYERS, PREFILL_CHUNK, TAPS, TARGET, Argument
 from aprgraph.graph.calling_convention import weight_nbytes
 from aprgraph.graph.errors import DeviceError
 from aprgraph.graph.ir import Graph
@@ -29,7 +30,8 @@ def check_gpu_memory(run: RunPlan, gpu: Gpu, free: int, total: int) -> None:
         return
     raise DeviceError(
         f"{gpu}: the run needs {_size(weights)} of weights, {_size(states)} of KV cache and {_size(values)} of values, and "
-        f"{_size(max(available, 0))} of {_size(total)} are free; {_what_fits(run, graphs, available, weights, longest)}"
+        f"{_size(max(available, 0))} of {_size(total)} are free; ",
+        *_what_fits(run, graphs, available, weights, longest),
     )
 
 
@@ -42,18 +44,21 @@ def _summaries(run: RunPlan) -> int:
     return summaries_nbytes(run.taps, len(run.tokens), len(run.tokens))
 
 
-def _what_fits(run: RunPlan, graphs: list[Graph], available: int, weights: int, longest: int) -> str:
+def _what_fits(run: RunPlan, graphs: list[Graph], available: int, weights: int, longest: int) -> tuple[str | Argument, ...]:
     in_parts = [executed_graph(graph, one_pass=False) for graph in run.graphs()]
     fixed, chunk = weights + states_nbytes(in_parts, run.total) + _summaries(run), longest // 2
     while chunk:
         if fixed + max(values_nbytes(graph, chunk, run.total) for graph in in_parts) <= available:
-            return f"--prefill-chunk {chunk} fits"
+            return PREFILL_CHUNK.given(chunk), " fits"
         chunk //= 2
     layers = _layers_that_fit(graphs, available - _values(graphs, longest, run))
     if layers and run.taps and not run.options.max_tokens:
         which = "layer fits" if layers == 1 else f"{layers} layers fit"
-        return f"the first {which}: --layers 0..{layers}, with --taps that name neither final_norm nor lm_head, which need all layers"
-    return "free memory there, take a larger GPU, or use --target llvm, which reads weights from the file as it needs them"
+        span = f"0..{layers}"
+        needs = " that name neither final_norm nor lm_head, which need all layers"
+        return f"the first {which}: ", LAYERS.given(span, repr(span)), ", with ", TAPS, needs
+    here = TARGET.given("llvm", "'llvm'")
+    return "free memory there, take a larger GPU, or use ", here, ", which reads weights from the file as it needs them"
 
 
 def _layers_that_fit(graphs: list[Graph], available: int) -> int:

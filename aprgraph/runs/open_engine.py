@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aprgraph.codegen.artifact import Artifact
 from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.codegen.cuda.device_code import HOST_CPU
+from aprgraph.graph.arguments import RPC
 from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
@@ -115,7 +116,9 @@ def check_remote(artifact: Artifact) -> None:
     """Raise ArtifactError for an artifact that a TVM RPC server cannot run."""
     if artifact.target == "reference":
         raise ArtifactError(
-            f"{artifact.directory}: the reference target runs on this machine alone; leave out --rpc, or compile the model for llvm or cuda"
+            f"{artifact.directory}: the reference target runs on this machine alone; leave out ",
+            RPC,
+            ", or compile the model for llvm or cuda",
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from aprgraph.graph.arguments import MAX_TOKENS, PREFILL_CHUNK, STEPS, TAPS
 from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.errors import PlanError, TokenError, TraceError
 from aprgraph.graph.ir import Graph, Node
@@ -177,9 +178,9 @@ def _check_causal(model: Model, count: int, options: RunOptions) -> None:
         return
     why = f"{model.path} is not causal ({model.family.architecture}.attention.causal is false): every position attends to later ones"
     if options.max_tokens:
-        raise TokenError(f"--max-tokens {options.max_tokens}: {why}, so no text goes on from it; leave -n out to run the prompt alone")
+        raise TokenError(MAX_TOKENS.given(options.max_tokens), f": {why}, so no text goes on from it; leave it out to run the prompt alone")
     if options.prefill_chunk is not None and options.prefill_chunk < count:
-        raise TokenError(f"--prefill-chunk {options.prefill_chunk}: {why}, so the {count} positions run in one pass; leave the option out")
+        raise TokenError(PREFILL_CHUNK.given(options.prefill_chunk), f": {why}, so the {count} positions run in one pass; leave it out")
 
 
 def _check_generation(model: Model, plan: Plan, ids: tuple[int, ...], options: RunOptions) -> RunOptions:
@@ -189,13 +190,14 @@ def _check_generation(model: Model, plan: Plan, ids: tuple[int, ...], options: R
     if options.steps.start < 0 or not options.steps:
         raise PlanError(f"steps {options.steps.start}..{options.steps.stop}: expected A..B with A below B; step 0 is the prompt")
     if options.steps != range(1) and plan.is_empty:
-        raise PlanError("--steps says which steps the taps record; add --taps LIST or --taps all")
+        raise PlanError(STEPS, " says which steps the taps record; add ", TAPS.given("LIST"), " or ", TAPS.given("all", "'all'"))
     last = max(options.max_tokens, 1)
     if options.steps.stop > last:
-        have = f"{options.max_tokens} tokens are generated" if options.max_tokens else "nothing is generated without --max-tokens"
+        named = f"{options.steps.start}..{options.steps.stop}"
         raise PlanError(
-            f"--steps {options.steps.start}..{options.steps.stop}: {have}, so the run has the steps 0..{last} "
-            "(END exclusive; step 0 is the prompt)"
+            STEPS.given(named, repr(named)),
+            *((f": {options.max_tokens} tokens are generated",) if options.max_tokens else (": nothing is generated without ", MAX_TOKENS)),
+            f", so the run has the steps 0..{last} (END exclusive; step 0 is the prompt)",
         )
     # A generation ends where the context does, as it ends at an end token.
     room = context - len(ids) + 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from aprgraph.graph.arguments import TARGET
 from aprgraph.graph.errors import ArtifactError, UnsupportedModelError
 
 _V2 = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
@@ -61,7 +62,8 @@ def native_cpu() -> Cpu:
         if flags.issuperset(cpu.flags):
             return cpu
     raise UnsupportedModelError(
-        f"this processor ({platform.machine()}) is not x86-64-v2 or later, which the LLVM target needs; use --target reference"
+        f"this processor ({platform.machine()}) is not x86-64-v2 or later, which the LLVM target needs; use ",
+        TARGET.given("reference", "'reference'"),
     )
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from aprgraph.graph.arguments import ARCHITECTURES
 from aprgraph.graph.errors import ArtifactError, shown
 
 _EXPECTED = "expected sm_XY, such as sm_75 (Turing), sm_80 (A100), sm_86, sm_89 (Ada), sm_90 (H100), sm_100 or sm_120 (Blackwell)"
@@ -103,5 +104,7 @@ def check_runs_on(images: Sequence[Compiled], compute_capability: tuple[int, int
     names = [f"PTX compute_{image.architecture.number}" if image.kind == "PTX" else str(image.architecture) for image in ordered]
     needed = Architecture(*compute_capability)
     raise ArtifactError(
-        f"{where}: compiled for {', '.join(names) or 'no architecture'}; {device} is {needed}; compile again with `--arch {needed}`"
+        f"{where}: compiled for {', '.join(names) or 'no architecture'}; {device} is {needed}; compile again with `",
+        ARCHITECTURES.given(needed, f"['{needed}']"),
+        "`",
     )

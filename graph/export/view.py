@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from aprgraph.graph.arguments import LAYERS
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.export.divergence import Colouring, Divergence, DivergenceClass, divergence_of, named, severity, worst
 from aprgraph.graph.export.fold import drawn_layer, equal_runs, local_name, tensor_pattern
@@ -148,8 +149,8 @@ class _Viewer:
             if not set(shown) <= there:
                 last = max(there, default=-1)
                 raise PlanError(
-                    f"--layers {shown.start}..{shown.stop}: graph @{graph.name} has layers 0..{last + 1} (END is exclusive); "
-                    "choose among them"
+                    LAYERS.given(f"{shown.start}..{shown.stop}", f"'{shown.start}..{shown.stop}'"),
+                    f": graph @{graph.name} has layers 0..{last + 1} (END is exclusive); choose among them",
                 )
         if fold and shown is None:
             runs = equal_runs(graph, self.by_layer, self.tapped, colouring, suspects)

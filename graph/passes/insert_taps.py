@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from aprgraph.graph.arguments import LAYERS, TAPS
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import is_tap
@@ -42,20 +43,23 @@ class InsertTaps:
 
 
 def _check(plan: Plan, staged: list[Node]) -> None:
+    stages, span = ",".join(plan.stages), f"{plan.layers.start}..{plan.layers.stop}"
     there = {node.stage for node in staged}
     layers = 1 + max((node.layer for node in staged if node.layer is not None), default=-1)
     if not plan.everything:
         missing = [stage for stage in plan.stages if stage not in there]
         if missing:
             own = ", ".join(stage for stage in STAGE_BY_NAME if stage in there)
-            raise PlanError(f"--taps: this model has no stage {', '.join(missing)}; its stages are: {own}")
+            raise PlanError(TAPS, f": this model has no stage {', '.join(missing)}; its stages are: {own}")
     if plan.layers.stop > layers and any(STAGE_BY_NAME[stage].per_layer for stage in plan.stages):
         raise PlanError(
-            f"--layers {plan.layers.start}..{plan.layers.stop}: the model has {layers} layers, "
-            f"expected END of at most {layers} (END is exclusive)"
+            LAYERS.given(span, repr(span)), f": the model has {layers} layers, expected END of at most {layers} (END is exclusive)"
         )
     if not any(node.stage and plan.selects(node.stage, node.layer) for node in staged):
         raise PlanError(
-            f"--taps {','.join(plan.stages)} --layers {plan.layers.start}..{plan.layers.stop}: nothing selected; "
-            "the embedding belongs to layer 0, so add layer 0 to --layers"
+            TAPS.given(stages, repr(stages)),
+            " ",
+            LAYERS.given(span, repr(span)),
+            ": nothing selected; the embedding belongs to layer 0, so add layer 0 to ",
+            LAYERS,
         )

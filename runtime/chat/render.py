@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from aprgraph.graph.arguments import PROMPT
 from aprgraph.graph.errors import ModelError, TokenError, shown
 from aprgraph.graph.metadata import ArrayValue, Metadata
 from aprgraph.runtime.chat.process import DEFAULT_LIMITS, Limits, run_worker
@@ -41,7 +42,8 @@ def render_chat(
     line = "" if reply.line is None else f" in line {reply.line} of the template"
     raise TokenError(
         f"{metadata.path}: {TEMPLATE_KEY} cannot be applied{line}: {reply.reason}; "
-        "change the messages, or write the whole prompt out and give it with --prompt"
+        "change the messages, or write the whole prompt out and give it with ",
+        PROMPT,
     )
 
 
@@ -52,7 +54,8 @@ def _template(metadata: Metadata) -> str:
     others = f" (there are others, for special uses: {shown(', '.join(named))})" if named else ""
     raise TokenError(
         f"{metadata.path}: the model has no chat template, its metadata lacks {TEMPLATE_KEY!r}{others}; "
-        "is it a base model? write the whole prompt out and give it with --prompt"
+        "is it a base model? write the whole prompt out and give it with ",
+        PROMPT,
     )
 
 

@@ -35,7 +35,8 @@ _RULES: tuple[tuple[str, Level, str, str], ...] = (
     ("file-truncated", _E, "the file ends before its tensors do", "download or copy the rest, or all of it again"),
     ("file-tail", _N, "something follows the last tensor", "nothing reads it"),
     ("key-wrong", _E, "metadata that makes no model", _CONVERT),
-    ("key-unsupported", _E, "the model asks for what aprgraph does not have", "`aprgraph models` lists what it has"),
+    ("key-unsupported", _E, "the model asks for what aprgraph does not have",
+     "`aprgraph models` lists what it has, and `aprgraph run` says how to go on without it"),
     (
         "key-absent", _W, "the metadata leave out what the numbers depend on",
         f"{_CONVERT}, or give the value with --override-kv",

@@ -9,12 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from aprgraph.graph.arguments import TARGET
 from aprgraph.graph.errors import DeviceError
 
 _DRIVER = "libcuda.so.1"
 _RUNTIME = "libcudart.so.13"
 _INSTALL = "install it with `pip install 'aprgraph[cuda]'`, or the CUDA toolkit 13"
-_ELSEWHERE = "a CUDA artifact can be compiled here and run on a machine that has one; --target llvm runs here"
+_ELSEWHERE = ("a CUDA artifact can be compiled here and run on a machine that has one; ", TARGET.given("llvm", "'llvm'"), " runs here")
 
 # Of cuda.h and driver_types.h.
 _MAJOR, _MINOR = 75, 76
@@ -45,7 +46,7 @@ class Driver:
         try:
             self._driver = ctypes.CDLL(_DRIVER, mode=ctypes.RTLD_GLOBAL)
         except OSError:
-            raise DeviceError(f"no NVIDIA driver here: {_DRIVER} cannot be loaded; {_ELSEWHERE}") from None
+            raise DeviceError(f"no NVIDIA driver here: {_DRIVER} cannot be loaded; ", *_ELSEWHERE) from None
         self._runtime = _load_runtime()
         self._check_driver("cuInit", ctypes.c_uint(0))
         self._runtime.cudaGetErrorString.restype = ctypes.c_char_p
@@ -149,7 +150,7 @@ class Driver:
     def _check_driver(self, function: str, *arguments: Any) -> None:
         code = getattr(self._driver, function)(*arguments)
         if code == 100:  # CUDA_ERROR_NO_DEVICE
-            raise DeviceError(f"no NVIDIA GPU here, though there is a driver; {_ELSEWHERE}")
+            raise DeviceError("no NVIDIA GPU here, though there is a driver; ", *_ELSEWHERE)
         if code:
             raise DeviceError(f"the NVIDIA driver cannot be used: {function} gave error {code}; `nvidia-smi` may say more")
 
@@ -164,9 +165,12 @@ def find_gpu(driver: Driver, index: int) -> Gpu:
     """The GPU ``index``. Raises DeviceError that names those that are there."""
     gpus = driver.gpus()
     if not gpus:
-        raise DeviceError(f"no NVIDIA GPU here, though there is a driver; {_ELSEWHERE}")
+        raise DeviceError("no NVIDIA GPU here, though there is a driver; ", *_ELSEWHERE)
     if index >= len(gpus):
-        raise DeviceError(f"--target cuda:{index}: no such GPU; there {'is' if len(gpus) == 1 else 'are'} {', '.join(map(str, gpus))}")
+        raise DeviceError(
+            TARGET.given(f"cuda:{index}", f"'cuda:{index}'"),
+            f": no such GPU; there {'is' if len(gpus) == 1 else 'are'} {', '.join(map(str, gpus))}",
+        )
     return gpus[index]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.graph.arguments import ARCHITECTURES, PREFILL_CHUNK, TARGET
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS
 from aprgraph.graph.errors import DeviceError
 from aprgraph.graph.ir import Node
@@ -152,14 +153,18 @@ class CudaSession(Session):
         if "out of memory" in said:
             free, total = self._driver.memory()
             raise DeviceError(
-                f"{self._gpu}: out of memory ({free:,} bytes free of {total:,}); tap fewer layers, run the prompt in parts with "
-                "--prefill-chunk, or use --target llvm"
+                f"{self._gpu}: out of memory ({free:,} bytes free of {total:,}); tap fewer layers, run the prompt in parts with ",
+                PREFILL_CHUNK,
+                ", or use ",
+                TARGET.given("llvm", "'llvm'"),
             ) from None
         if "UNSUPPORTED_PTX" in said:
             major, minor = self._gpu.compute_capability
             raise DeviceError(
                 f"{self._gpu}: its driver is older than the compiler that made this artifact's PTX, and no architecture in it is the "
-                f"GPU's own; compile the model again with --arch sm_{major}{minor}, or update the driver"
+                "GPU's own; compile the model again with ",
+                ARCHITECTURES.given(f"sm_{major}{minor}", f"['sm_{major}{minor}']"),
+                ", or update the driver",
             ) from None
         if re.search(r"\bCUDA", said, re.IGNORECASE):
             raise DeviceError(f"{self._gpu} failed: {first_line(error)}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from aprgraph.graph.arguments import TOKENS
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import shape_text
@@ -74,7 +75,8 @@ def check_tokens(a: Trace, b: Trace) -> None:
 
     raise ComparisonError(
         f"{a.directory} and {b.directory} are traces of different tokens: at position {position} (of {len(ours)} and {len(theirs)}) "
-        f"the first has {at(ours)}, the second {at(theirs)}; run both on the same --tokens"
+        f"the first has {at(ours)}, the second {at(theirs)}; run both on the same ",
+        TOKENS,
     )
 
 

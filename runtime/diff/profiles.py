@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from aprgraph.graph.arguments import PROFILE
 from aprgraph.graph.block_formats import BlockFormat, find_format
 from aprgraph.graph.errors import ComparisonError, shown
 from aprgraph.graph.ir import Graph
@@ -200,7 +201,8 @@ def _arithmetic(info: TraceInfo | None, kept: str | None) -> str:
     value = (kept or FLOAT32) if info is None or not states_arithmetic(info) else info.extra.get(ARITHMETIC, FLOAT32)
     if value not in ARITHMETICS:
         raise ComparisonError(
-            f"a manifest's {ARITHMETIC} is {shown(value)}, expected one of {', '.join(ARITHMETICS)}; name the tolerances with --profile"
+            f"a manifest's {ARITHMETIC} is {shown(value)}, expected one of {', '.join(ARITHMETICS)}; name the tolerances with ",
+            PROFILE,
         )
     return str(value)
 
@@ -210,8 +212,8 @@ def _has_float_weights(info: TraceInfo | None) -> bool:
     value = None if info is None else info.extra.get(WEIGHTS)
     if value not in (None, FLOAT_WEIGHTS, QUANTISED_WEIGHTS):
         raise ComparisonError(
-            f"a manifest's {WEIGHTS} are {shown(value)}, expected {FLOAT_WEIGHTS} or {QUANTISED_WEIGHTS}; "
-            "name the tolerances with --profile"
+            f"a manifest's {WEIGHTS} are {shown(value)}, expected {FLOAT_WEIGHTS} or {QUANTISED_WEIGHTS}; name the tolerances with ",
+            PROFILE,
         )
     return value == FLOAT_WEIGHTS
 

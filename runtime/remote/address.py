@@ -7,6 +7,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 
+from aprgraph.graph.arguments import RPC
 from aprgraph.graph.errors import RemoteError, shown
 
 #: Seconds to wait for each answer until a session is there.
@@ -37,13 +38,13 @@ def parse_remote(text: str) -> RemoteAddress:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise RemoteError(f"--rpc {shown(text)}: an IPv6 address goes into brackets; {_FORM}")
+        raise RemoteError(RPC.given(shown(text)), f": an IPv6 address goes into brackets; {_FORM}")
     if not colon or not host or set("[] \t").intersection(host):
-        raise RemoteError(f"--rpc {shown(text)}: {_FORM}")
+        raise RemoteError(RPC.given(shown(text)), f": {_FORM}")
     if not (port.isascii() and port.isdigit() and len(port) <= len(str(_MAX_PORT)) and 1 <= int(port) <= _MAX_PORT):
-        raise RemoteError(f"--rpc {shown(text)}: port {shown(port)}, expected a number from 1 to {_MAX_PORT}; {_FORM}")
+        raise RemoteError(RPC.given(shown(text)), f": port {shown(port)}, expected a number from 1 to {_MAX_PORT}; {_FORM}")
     if slash and (not key or len(key.split()) != 1 or key != key.strip()):
-        raise RemoteError(f"--rpc {shown(text)}: key {shown(key)}, expected a word without blanks; {_FORM}")
+        raise RemoteError(RPC.given(shown(text)), f": key {shown(key)}, expected a word without blanks; {_FORM}")
     return RemoteAddress(host, int(port), key)
 
 
@@ -61,9 +62,9 @@ def find_server(address: RemoteAddress) -> str:
             connection.sendall(_NO_CLIENT)
             answer = connection.recv(1)
     except socket.gaierror as error:
-        raise RemoteError(f"{address}: unknown host ({error.strerror}); give --rpc the HOST:PORT of a TVM RPC server") from None
+        raise RemoteError(f"{address}: unknown host ({error.strerror}); give ", RPC, " the HOST:PORT of a TVM RPC server") from None
     except UnicodeError:
-        raise RemoteError(f"{address}: no host can have this name; give --rpc the HOST:PORT of a TVM RPC server") from None
+        raise RemoteError(f"{address}: no host can have this name; give ", RPC, " the HOST:PORT of a TVM RPC server") from None
     except TimeoutError:
         raise RemoteError(no_answer(address)) from None
     except (ConnectionResetError, BrokenPipeError):
@@ -76,7 +77,7 @@ def find_server(address: RemoteAddress) -> str:
             ) from None
         raise RemoteError(f"{address}: cannot be reached ({error.strerror or error}); expected a TVM RPC server there") from None
     if answer:
-        raise RemoteError(f"{address}: what answers there is no TVM RPC server; give --rpc the HOST:PORT of one")
+        raise RemoteError(f"{address}: what answers there is no TVM RPC server; give ", RPC, " the HOST:PORT of one")
     return numeric
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.graph.arguments import RPC
 from aprgraph.graph.errors import RemoteError
 from aprgraph.runtime.remote import address as server_address
 from aprgraph.runtime.remote.address import RemoteAddress, find_server, no_answer
@@ -237,7 +238,11 @@ def _connect(address: RemoteAddress, numeric: str) -> Any:
     text = str(answer)
     if "matches key" in text:
         has = f"another key than {address.key!r}" if address.key else "a key"
-        raise RemoteError(f"{address}: the server has {has}; give --rpc {address}/KEY, with the KEY it was started with (--key)")
+        raise RemoteError(
+            f"{address}: the server has {has}; give ",
+            RPC.given(f"{address}/KEY", f"'{address}/KEY'"),
+            ", with the KEY it was started with (its own option --key)",
+        )
     if "is not TVM RPC server" in text:
-        raise RemoteError(f"{address}: what answers there is no TVM RPC server; give --rpc the HOST:PORT of one")
+        raise RemoteError(f"{address}: what answers there is no TVM RPC server; give ", RPC, " the HOST:PORT of one")
     raise RemoteError(f"{address}: no session with the server ({first_line(answer)}); {_SAME_VERSION}")

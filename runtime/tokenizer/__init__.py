@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakKeyDictionary
 
+from aprgraph.graph.arguments import TOKENS
 from aprgraph.graph.errors import UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata
 from aprgraph.runtime.tokenizer.byte_pair import BytePairEncoder
@@ -32,7 +33,8 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
     kind = metadata.text(MODEL_KEY)
     if kind not in _ENCODERS:
         raise UnsupportedModelError(
-            f"{metadata.path}: {MODEL_KEY} is {shown(kind)}; supported: {', '.join(_ENCODERS)}; give the prompt as token ids with --tokens"
+            f"{metadata.path}: {MODEL_KEY} is {shown(kind)}; supported: {', '.join(_ENCODERS)}; give the prompt as token ids with ",
+            TOKENS,
         )
     vocabulary = read_vocabulary(metadata)
     _LOADED[metadata] = Tokenizer(metadata, vocabulary, _ENCODERS[kind](metadata, vocabulary))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aprgraph.graph.arguments import TOKENS
 from aprgraph.graph.errors import UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata
 
@@ -120,7 +121,7 @@ def read_pre_tokenizer(metadata: Metadata) -> PreTokenizer:
     name = metadata.text(PRE_KEY, "default") or "default"
     if name not in PRE_TOKENIZERS:
         raise UnsupportedModelError(
-            f"{metadata.path}: {PRE_KEY} is {shown(name)}; supported: {', '.join(PRE_TOKENIZERS)}; "
-            "give the prompt as token ids with --tokens"
+            f"{metadata.path}: {PRE_KEY} is {shown(name)}; supported: {', '.join(PRE_TOKENIZERS)}; give the prompt as token ids with ",
+            TOKENS,
         )
     return PRE_TOKENIZERS[name]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aprgraph.graph.arguments import LAYERS, STATS_ONLY, TAPS
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
@@ -101,7 +102,7 @@ class Trace:
             return self._by_key[Place(step, layer, stage)]
         except KeyError:
             label = Place(step, layer, stage).label
-            raise TraceError(f"{self.directory}: {label} was not recorded; tap it with --taps and --layers") from None
+            raise TraceError(f"{self.directory}: {label} was not recorded; tap it with ", TAPS, " and ", LAYERS) from None
 
     def tensor(self, stage: str, layer: int | None = None, step: int = 0) -> F32:
         """One tensor as f32 in its shape, memory-mapped read-only (flat where the shape is unknown). Raises TraceError."""
@@ -110,7 +111,7 @@ class Trace:
     def load(self, entry: TraceEntry) -> F32:
         """The tensor of ``entry``; see ``tensor``."""
         if entry.file is None:
-            raise TraceError(f"{self.directory}: {entry.label} has statistics only; run again without --stats-only")
+            raise TraceError(f"{self.directory}: {entry.label} has statistics only; run again without ", STATS_ONLY)
         path = self.directory / entry.file
         layer, values = read_aprt(path)
         if layer != entry.layer:

@@ -110,7 +110,7 @@ def test_a_text_that_ends_early_leaves_the_steps_that_there_were(tiny: CompiledM
     trace = ended.run("ffn_up", tokens=[5, 6, 7], directory=tmp_path / "t", max_tokens=5, steps="1..5")
     assert {entry.step for entry in trace.entries} == set(range(1, free.index(free[2]) + 1))
     with pytest.raises(
-        TraceError, match=rf"the text ended at step {free.index(free[2])}, before step 4, the first of --steps: nothing was recorded"
+        TraceError, match=rf"the text ended at step {free.index(free[2])}, before step 4, the first of steps=: nothing was recorded"
     ):
         ended.run("ffn_up", tokens=[5, 6, 7], directory=tmp_path / "none", max_tokens=5, steps="4..5")
     assert not (tmp_path / "none").exists()

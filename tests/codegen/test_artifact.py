@@ -231,7 +231,7 @@ def test_a_model_that_changed(copy: Path, model_path: Path, tmp_path: Path) -> N
 
 def test_a_model_that_moved(copy: Path, model_path: Path, tmp_path: Path) -> None:
     edit(copy, lambda document: document["model"].update(path=str(tmp_path / "old" / "m.gguf")))
-    with pytest.raises(ArtifactError, match=rf"its model {tmp_path}/old/m\.gguf is not there; give its place with --model"):
+    with pytest.raises(ArtifactError, match=rf"its model {tmp_path}/old/m\.gguf is not there; give its place with model="):
         open_artifact(copy)
     assert open_artifact(copy, model_path).model.path == model_path
     with pytest.raises(ArtifactError, match=r"its model .*/elsewhere\.gguf is not there"):

@@ -49,7 +49,7 @@ def test_one_instruction_less_is_one_level_less(monkeypatch: pytest.MonkeyPatch)
 def test_a_processor_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags in ((), ("sse", "sse2"), V2.flags[1:]):
         pretend(monkeypatch, flags)
-        with pytest.raises(UnsupportedModelError, match="is not x86-64-v2 or later, which the LLVM target needs; use --target reference"):
+        with pytest.raises(UnsupportedModelError, match="is not x86-64-v2 or later, which the LLVM target needs; use target='reference'"):
             native_cpu()
 
 

@@ -165,7 +165,7 @@ def test_the_first_and_the_last_layer_need_one_box_only() -> None:
 
 
 def test_layers_that_are_not_there_are_an_error() -> None:
-    with pytest.raises(PlanError, match=r"--layers 2\.\.5: graph @stack has layers 0\.\.3"):
+    with pytest.raises(PlanError, match=r"layers='2\.\.5': graph @stack has layers 0\.\.3"):
         make_view(stack(3), layers=range(2, 5))
 
 

@@ -145,18 +145,20 @@ def test_others_are_refused_unless_they_are_to_be_ignored(tmp_path: Path) -> Non
     plain, more = small_llama(), small_llama()
     more.tensors |= {"blk.0.extra.weight": RawTensor((8,)), "blk.1.attn_norm.weight": RawTensor((8,))}
     first, second = (write(tmp_path / name, file) for name, file in (("a.gguf", plain), ("b.gguf", more)))
-    with pytest.raises(UnsupportedModelError, match=r"'blk.0.extra.weight' and 1 more has no place .* --ignore 'blk\\.0\\.extra\\.weight'"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"'blk.0.extra.weight' and 1 more has no place .* ignore=\[r'blk\\.0\\.extra\\.weight'\]"
+    ):
         build_graph(load_model(second))
     assert logits(second, (r"blk\.0\.extra.*", r"blk\.1\..*")) == logits(first)
     model = load_model(second, ignore=(r"blk\.(0\.extra|1).*",))
     assert model.notices == ("tensors that --ignore names are left out (2): blk.0.extra.weight, blk.1.attn_norm.weight",)
     with pytest.raises(
-        UnsupportedModelError, match=r"--ignore leaves out the tensor 'blk.0.attn_norm.weight', which %layer0.attn_norm needs"
+        UnsupportedModelError, match=r"ignore= leaves out the tensor 'blk.0.attn_norm.weight', which %layer0.attn_norm needs"
     ):
         build_graph(load_model(second, ignore=(r"blk\..*",)))
-    with pytest.raises(AprgraphError, match=r"--ignore 'blk\.0\.extr': no tensor and no metadata key .* matches as a whole"):
+    with pytest.raises(AprgraphError, match=r"ignore=\['blk\.0\.extr'\]: no tensor and no metadata key .* matches as a whole"):
         load_model(second, ignore=("blk.0.extr",))
-    with pytest.raises(AprgraphError, match=r"--ignore '\(': not a regular expression"):
+    with pytest.raises(AprgraphError, match=r"ignore=\['\('\]: not a regular expression"):
         load_model(second, ignore=("(",))
 
 

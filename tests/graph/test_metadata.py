@@ -105,7 +105,7 @@ def test_overrides_in_llama_cpps_syntax() -> None:
 def test_overrides_that_do_not_parse(item: str, message: str) -> None:
     with pytest.raises(AprgraphError, match=message) as caught:
         parse_overrides([item])
-    assert str(caught.value).startswith("--override-kv")
+    assert str(caught.value).startswith("overrides=")
 
 
 def test_an_override_changes_that_key_and_nothing_else(tiny_model: Tiny) -> None:
@@ -131,7 +131,7 @@ def test_an_override_of_another_type_is_an_error(tiny_model: Tiny) -> None:
 
 
 def test_an_array_cannot_be_overridden(tiny_model: Tiny) -> None:
-    with pytest.raises(ModelError, match=r"--override-kv tokenizer\.ggml\.tokens: the model holds an array"):
+    with pytest.raises(ModelError, match=r"overrides=\{'tokenizer\.ggml\.tokens': …\}: the model holds an array"):
         load_model(tiny_model(), {"tokenizer.ggml.tokens": "x"})
 
 
@@ -182,7 +182,7 @@ def test_kv_heads_default_to_the_query_heads(tmp_path: Path) -> None:
 
 def test_an_override_that_nothing_reads_is_refused_with_the_keys_that_are(tiny_model: Callable[..., Path]) -> None:
     """A misspelt key would leave the numbers as they are, and the comparison with them would say that all is well."""
-    with pytest.raises(ModelError, match=r"--override-kv llama\.rope\.freq_bas: nothing reads this key .*llama\.rope\.freq_base"):
+    with pytest.raises(ModelError, match=r"overrides=\{'llama\.rope\.freq_bas': …\}: nothing reads this key .*llama\.rope\.freq_base"):
         load_model(tiny_model(), {"llama.rope.freq_bas": 1.0})
     load_model(tiny_model(), {"llama.rope.freq_base": 1.0, "tokenizer.ggml.add_bos_token": True})
     assert load_model(tiny_model(rope_base=None), {"llama.rope.freq_base": 5.0}).family.rope.base == 5.0

@@ -86,7 +86,7 @@ def test_a_key_that_would_change_numbers_is_refused_by_name(family: str, keys: d
     message = str(caught.value)
     assert message.startswith(f"{path}: {name} is ")
     assert "\n" not in message
-    assert "--ignore" in message
+    assert "ignore=[r'" in message
     said = notices(path, family, (r".*\." + name.split(".", 1)[1].replace(".", r"\."),), **keys)
     assert len(said) == 1
     assert said[0].startswith(f"{name} is ")
@@ -152,7 +152,7 @@ def test_a_key_without_its_architecture_is_a_notice(tmp_path: Path) -> None:
 
 def test_a_key_that_is_read_cannot_be_ignored(tiny_model: Tiny) -> None:
     with pytest.raises(
-        AprgraphError, match=r"--ignore 'llama\.rope.*': leaves out the key llama\.rope\.dimension_count, which the model is"
+        AprgraphError, match=r"ignore=\['llama\.rope.*'\]: leaves out the key llama\.rope\.dimension_count, which the model is"
     ):
         load_model(tiny_model(), ignore=["llama.rope.*"])
 
@@ -184,16 +184,18 @@ def test_no_key_of_the_table_passes_unless_it_says_so(family: str, tiny_model: T
 @pytest.mark.contract("LOAD-KEYS-1")
 def test_the_neutral_value_by_an_override_lets_a_model_build(tiny_model: Tiny) -> None:
     path = tiny_model()
-    with pytest.raises(UnsupportedModelError, match=r"llama\.logit_scale is 2\.0 .* give --override-kv llama\.logit_scale=float:1 or --ig"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"llama\.logit_scale is 2\.0 .* give overrides=\{'llama\.logit_scale': 1\.0\} or ignore=\[r'llama"
+    ):
         load_model(path, {"llama.logit_scale": 2.0})
-    with pytest.raises(UnsupportedModelError, match="--override-kv llama.swin_norm=bool:false"):
+    with pytest.raises(UnsupportedModelError, match=r"overrides=\{'llama.swin_norm': False\}"):
         load_model(path, {"llama.swin_norm": True})
     neutral = load_model(path, {"llama.logit_scale": 1.0})
     assert neutral.notices == ()
     assert print_graph(build_graph(neutral)) == print_graph(build_graph(load_model(path)))
     ignoring = load_model(path, {"llama.logit_scale": 2.0}, [r"llama\.logit_.*"])
     assert ignoring.notices == ("llama.logit_scale is 2.0: left out, as --ignore asks",)
-    with pytest.raises(ModelError, match="--override-kv llama.vocab_size: nothing reads this key"):
+    with pytest.raises(ModelError, match=r"overrides=\{'llama.vocab_size': …\}: nothing reads this key"):
         load_model(path, {"llama.vocab_size": 3})
 
 

@@ -81,9 +81,9 @@ def test_only_ops_that_mask_alike_are_fused(tiny_model: Tiny) -> None:
 @pytest.mark.contract("BIDIRECTIONAL-STEPS-1")
 def test_what_needs_a_causal_model_is_refused(tiny_model: Tiny, tmp_path: Path) -> None:
     compiled = aprgraph.load(tiny_model(causal=False)).compile("reference", tmp_path / "m.aprg")
-    with pytest.raises(TokenError, match=r"--max-tokens 2: .* is not causal \(llama.attention.causal is false\): .* leave -n out"):
+    with pytest.raises(TokenError, match=r"max_tokens=2: .* is not causal \(llama.attention.causal is false\): .* leave it out"):
         compiled.run(tokens=(1, 2, 3), max_tokens=2, directory=tmp_path / "t")
-    with pytest.raises(TokenError, match="--prefill-chunk 2: .* is not causal .* so the 3 positions run in one pass"):
+    with pytest.raises(TokenError, match="prefill_chunk=2: .* is not causal .* so the 3 positions run in one pass"):
         compiled.run(tokens=(1, 2, 3), prefill_chunk=2, directory=tmp_path / "t")
     assert not (tmp_path / "t").exists()
     assert len(compiled.run(tokens=(1, 2, 3), prefill_chunk=3, directory=tmp_path / "t")) > 10

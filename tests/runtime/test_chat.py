@@ -140,7 +140,7 @@ def test_templates_see_the_special_tokens_that_the_file_names() -> None:
 
 
 def test_a_file_without_a_template() -> None:
-    with pytest.raises(TokenError, match=r"chat\.gguf: the model has no chat template.*'tokenizer\.chat_template'; .* --prompt"):
+    with pytest.raises(TokenError, match=r"chat\.gguf: the model has no chat template.*'tokenizer\.chat_template'; .* prompt="):
         render_chat(with_template(None), chat_messages("hi"))
 
 

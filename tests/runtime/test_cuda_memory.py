@@ -55,18 +55,16 @@ def test_a_run_that_fits_says_nothing_and_one_that_does_not_says_what_would(tiny
     values = values_nbytes(executed_graph(run.graph, one_pass=True), 60, 60)
     check_gpu_memory(run, GPU, 10 * GIB, 10 * GIB)
     free = weights + values // 2
-    with pytest.raises(
-        DeviceError, match=r"GPU 0 \(a GPU\): the run needs .* of weights, .* are free; --prefill-chunk (\d+) fits"
-    ) as error:
+    with pytest.raises(DeviceError, match=r"GPU 0 \(a GPU\): the run needs .* of weights, .* are free; prefill_chunk=(\d+) fits") as error:
         check_gpu_memory(run, GPU, free, 0)
-    chunk = int(str(error.value).split("--prefill-chunk ")[1].split()[0])
+    chunk = int(str(error.value).split("prefill_chunk=")[1].split()[0])
     check_gpu_memory(loaded.plan(Plan(), tokens, RunOptions(prefill_chunk=chunk)), GPU, free, 0)
-    with pytest.raises(DeviceError, match=r"use --target llvm"):
+    with pytest.raises(DeviceError, match=r"use target='llvm'"):
         check_gpu_memory(run, GPU, weights // 2, 0)
     tapped = loaded.plan(parse_plan("all", "0..3"), [1])
     with pytest.raises(DeviceError, match=r"the first layer fits|the first 2 layers fit") as error:
         check_gpu_memory(tapped, GPU, weights - weights // 8, 0)
-    layers = str(error.value).split("--layers ")[1].split(",")[0]
+    layers = str(error.value).split("layers='")[1].split("'")[0]
     check_gpu_memory(loaded.plan(parse_plan("qkv_matmul,ffn_out", layers), [1]), GPU, weights - weights // 8, 0)
 
 

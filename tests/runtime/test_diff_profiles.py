@@ -98,7 +98,7 @@ def test_the_profile_of_one_trace_against_an_exact_replay(tiny_model: Callable[.
 def test_what_a_manifest_says_has_to_be_known(tmp_path: Path, says: dict[str, str]) -> None:
     a = write_trace(tmp_path / "a", {(0, "ffn_up"): values(3, 8)})
     b = write_trace(tmp_path / "b", {(0, "ffn_up"): values(3, 8)}, extra=says)
-    with pytest.raises(ComparisonError, match=r"expected .*; name the tolerances with --profile"):
+    with pytest.raises(ComparisonError, match=r"expected .*; name the tolerances with profile="):
         diff(a, b)
     assert diff(a, b, profile="same-graph-f16").profile == "same-graph-f16"
 

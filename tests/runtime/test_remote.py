@@ -240,7 +240,9 @@ def test_a_processor_that_lacks_something(server: RpcServer) -> None:
 
 def test_a_key_and_an_ipv6_address(tiny: CompiledModel, keyed: RpcServer) -> None:
     place = keyed.address.removesuffix("/secret")
-    with pytest.raises(RemoteError, match=r"the server has a key; give --rpc .*/KEY, with the KEY it was started with \(--key\)"):
+    with pytest.raises(
+        RemoteError, match=r"the server has a key; give rpc='.*/KEY', with the KEY it was started with \(its own option --key\)"
+    ):
         tiny.on(place).logits(TOKENS)
     with pytest.raises(RemoteError, match=r"the server has another key than 'Secret'"):
         tiny.on(f"{place}/Secret").logits(TOKENS)

@@ -45,7 +45,7 @@ def test_addresses(text: str, address: RemoteAddress, shown: str) -> None:
 def test_what_is_no_address(text: str, message: str) -> None:
     with pytest.raises(RemoteError, match=message) as caught:
         parse_remote(text)
-    assert str(caught.value).startswith("--rpc '")
+    assert str(caught.value).startswith("rpc='")
     assert len(str(caught.value)) < 400
 
 
@@ -117,7 +117,7 @@ def mismatch(connection: socket.socket) -> None:
         (silent, "no answer within 0.5 s; a TVM RPC server serves one client at a time"),
         (after_the_probe(hello), "what answers there is no TVM RPC server"),
         (after_the_probe(silent), "no answer within 0.5 s"),
-        (after_the_probe(mismatch), r"the server has a key; give --rpc 127\.0\.0\.1:\d+/KEY"),
+        (after_the_probe(mismatch), r"the server has a key; give rpc='127\.0\.0\.1:\d+/KEY"),
         (after_the_probe(socket.socket.close), r"no session with the server \(.+\); expected one of TVM 0\."),
     ],
     ids=["another service", "silence", "another service later", "silence later", "a key", "hanging up"],

@@ -170,7 +170,7 @@ def test_statistics_only(tmp_path: Path) -> None:
     assert sorted(files_under(tmp_path / "t")) == [MANIFEST]
     opened = Trace.open(tmp_path / "t")
     assert [entry.statistics for entry in opened.entries] == [entry.statistics for entry in trace.entries]
-    with pytest.raises(TraceError, match="layer 0 embedding has statistics only; run again without --stats-only"):
+    with pytest.raises(TraceError, match="layer 0 embedding has statistics only; run again without stats_only="):
         opened.tensor("embedding", 0)
 
 
@@ -296,7 +296,7 @@ def test_a_file_that_has_gone(tmp_path: Path) -> None:
 
 def test_a_tensor_that_was_not_recorded(tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "t", TENSORS)
-    with pytest.raises(TraceError, match="layer 3 ffn_up was not recorded; tap it with --taps and --layers"):
+    with pytest.raises(TraceError, match="layer 3 ffn_up was not recorded; tap it with taps= and layers="):
         trace.tensor("ffn_up", 3)
 
 

@@ -1,0 +1,44 @@
+"""What a caller can give, as errors name it: a Python program reads of arguments, and the command line's front of options.
+
+A message is put together from texts and Arguments (see ``AprgraphError``), so that nobody has to find the words again in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Argument:
+    """The argument ``name`` of the Python API, and where that is said, its ``value``, as a command line has it and as Python has it."""
+
+    name: str
+    value: str | None = None
+    in_python: str | None = None
+
+    def given(self, value: object, in_python: str | None = None) -> Argument:
+        """The argument with a value, of which ``in_python`` says how a Python program writes it, where that is not the same."""
+        return replace(self, value=str(value), in_python=in_python)
+
+    def __str__(self) -> str:
+        """As a Python program writes it: ``taps=``, ``layers='0..2'``."""
+        return f"{self.name}={self.in_python or self.value or ''}"
+
+
+ARCHITECTURES = Argument("architectures")
+CPU = Argument("cpu")
+IGNORE = Argument("ignore")
+LAYERS = Argument("layers")
+MAX_TOKENS = Argument("max_tokens")
+MODEL = Argument("model")
+OVERRIDES = Argument("overrides")
+PREFILL_CHUNK = Argument("prefill_chunk")
+PROFILE = Argument("profile")
+PROMPT = Argument("prompt")
+ROOM = Argument("room")
+RPC = Argument("rpc")
+STATS_ONLY = Argument("stats_only")
+STEPS = Argument("steps")
+TAPS = Argument("taps")
+TARGET = Argument("target")
+TOKENS = Argument("tokens")

@@ -1,4 +1,7 @@
-"""What a family writes its graph with: stages by name, weights by slot."""
+"""The builder with which a family writes its graph. Stages go by name, weights by slot.
+
+A slot is a weight's place in a model. It is named after the stage that reads it (families/weight_names.py).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _EXPERT_DIMS = 3
 
 
 class Tensors(Protocol):
-    """The tensors that a graph is built for: a model's, or whatever is asked for (graph/outline.py)."""
+    """The tensors that a graph is built for: those of a model file, or any that are asked for (graph/outline.py)."""
 
     def has(self, name: str) -> bool:
         """Whether there is the tensor ``name``."""
@@ -27,7 +30,7 @@ class Tensors(Protocol):
         """The tensor ``name``, outermost dimension first. Raises ModelError if it is missing or has other ``dims``."""
 
     def lacks(self, names: Sequence[str], beside: str) -> None:
-        """Raise ModelError that ``names`` are missing, where ``beside``, which goes with them, is there."""
+        """Raise ModelError: the tensor ``beside`` is there, but ``names``, which belong with it, are missing."""
 
     @property
     def vocabulary(self) -> int:
@@ -36,9 +39,9 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class Heads:
-    """``count`` heads of ``size`` elements side by side: the columns of the node ``value`` from ``start`` on.
+    """Heads of q, k or v: ``count`` heads of ``size`` elements each, in the columns of a node.
 
-    ``name`` is "q", "k" or "v".
+    They are the columns of the node ``value`` from ``start`` on. ``name`` is "q", "k" or "v".
     """
 
     value: str
@@ -49,15 +52,15 @@ class Heads:
 
     @property
     def columns(self) -> int:
-        """The columns of all heads."""
+        """How many columns all heads take together."""
         return self.count * self.size
 
 
 class GraphBuilder:
-    """Adds nodes in execution order. A stage's node is named after its stage, any other after what it is.
+    """Adds nodes in execution order. The node of a stage bears the name of the stage.
 
-    Within ``layers``, nodes belong to the layer at hand and read its weights. Methods take and return names of nodes. They raise
-    ModelError for a tensor that is missing or has other dims than the family's numbers say.
+    Methods take and return names of nodes. Inside ``layers``, nodes belong to the current layer and read its weights.
+    Methods raise ModelError for a tensor that is missing, or whose dims are not those that the family's numbers give.
     """
 
     def __init__(self, tensors: Tensors, family: Family, name: str) -> None:
@@ -65,13 +68,13 @@ class GraphBuilder:
         self.layer: int | None = None
         self.graph = Graph(name, {"architecture": family.architecture, "layers": family.layers, "context": family.context})
         self.vocabulary = tensors.vocabulary
-        #: Of each weight, by its name: slot, "weight" or "bias", layer.
+        #: By tensor name: the slot, the kind ("weight", "bias" or "scale"), and the layer (None outside the layers).
         self.slots: dict[str, tuple[str, str, int | None]] = {}
         self._add("tokens", "input")
         self._add("positions", "input")
 
     def layers(self, count: int) -> Iterator[int]:
-        """The numbers of ``count`` layers, one after the other."""
+        """Iterate over ``count`` layers. Nodes that are added meanwhile belong to the layer of the iteration."""
         for self.layer in range(count):
             yield self.layer
         self.layer = None
@@ -79,12 +82,12 @@ class GraphBuilder:
     # -- ops ----------------------------------------------------------------------------------------------------------
 
     def apply(self, stage: str, op: str | Op, *operands: str | Heads, **attrs: Attr) -> str:
-        """Add the op that produces a stage: by its name, or as it was declared."""
+        """Add the node of a stage. ``op`` is an op, or the name of one in ``OPS``."""
         name = stage if self.layer is None else f"layer{self.layer}.{stage}"
         return self._add(name, op, operands, attrs, stage, self.layer)
 
     def inner(self, name: str, op: str | Op, *operands: str | Heads, **attrs: Attr) -> str:
-        """Add an op that produces no stage."""
+        """Add a node that is not a stage, and so cannot be tapped."""
         return self._add(name if self.layer is None else f"layer{self.layer}.{name}", op, operands, attrs, None, self.layer)
 
     def _add(
@@ -96,7 +99,7 @@ class GraphBuilder:
         stage: str | None = None,
         layer: int | None = None,
     ) -> str:
-        """The type of the op is inferred; attributes that have their defaults are left out."""
+        """Add a node with the type that its op infers, without the attributes that have their default."""
         names = [self.columns(operand) if isinstance(operand, Heads) else operand for operand in operands]
         op = op if isinstance(op, Op) else OPS[op]
         given = {key: value for key, value in (attrs or {}).items() if key not in op.defaults or value != op.defaults[key]}
@@ -105,13 +108,13 @@ class GraphBuilder:
         return name
 
     def width(self, x: str) -> int:
-        """The columns of a node."""
+        """How many columns the node ``x`` has."""
         columns = self.graph[x].type.dims[-1]
         assert isinstance(columns, int)
         return columns
 
     def columns(self, x: Heads) -> str:
-        """Heads as a node of their own, named after them."""
+        """A node that holds the heads ``x`` and nothing else."""
         if x.start == 0 and self.width(x.value) == x.columns:
             return x.value
         return self.inner(x.name, "columns", x.value, start=x.start, stop=x.start + x.columns)
@@ -119,16 +122,16 @@ class GraphBuilder:
     # -- weights ------------------------------------------------------------------------------------------------------
 
     def tensor_name(self, slot: str, what: str = "weight") -> str:
-        """The name in the file of the ``what`` ("weight" or "bias") of a slot."""
+        """The name of a slot's tensor in the GGUF file. ``what`` is "weight", "bias" or "scale"."""
         name = f"{self.family.gguf_name(slot)}.{what}"
         return name if self.layer is None else f"blk.{self.layer}.{name}"
 
     def has(self, slot: str, what: str = "weight") -> bool:
-        """Whether the file has the weight of a slot."""
+        """Whether the file has a slot's tensor."""
         return self.tensors.has(self.tensor_name(slot, what))
 
     def weight(self, slot: str, *dims: int, what: str = "weight") -> str:
-        """The weight of a slot, of ``dims`` (outermost first); added at its first use."""
+        """The node of a slot's tensor, which has ``dims`` (outermost first). It is added at its first use."""
         name = self.tensor_name(slot, what)
         info = self.tensors.tensor(name, dims)
         if name not in self.graph:
@@ -141,13 +144,17 @@ class GraphBuilder:
         return name
 
     def row(self, slot: str, columns: int) -> str:
-        """A weight of one row, which some files hold as a vector."""
+        """The node of a weight with one row: [1, columns], or [columns] in some files."""
         name = self.tensor_name(slot)
         is_vector = self.tensors.has(name) and len(self.tensors.tensor(name).dims) == 1
         return self.weight(slot, *((columns,) if is_vector else (1, columns)))
 
     def biases(self, *wanted: tuple[str, int], needed: bool = False) -> list[str]:
-        """The biases of slots, each ``(slot, length)``: all of them, or none unless they are ``needed``."""
+        """The nodes of the biases of slots, each given as ``(slot, length)``.
+
+        Empty if the file has none of them. Raises ModelError if it has some but not all, or has none and ``needed``
+        is set.
+        """
         names = {self.tensor_name(slot, "bias"): slot for slot, _ in wanted}
         there = [name for name in names if self.tensors.has(name)]
         if not there and not needed:
@@ -158,7 +165,10 @@ class GraphBuilder:
         return [self.weight(slot, length, what="bias") for slot, length in wanted]
 
     def _scale_of(self, slot: str, info: TensorInfo, dims: tuple[int, ...]) -> str | None:
-        """The tensor that a weight is scaled by, if there is one. Raises UnsupportedModelError for a weight that kernels decode."""
+        """The name of the tensor that scales a weight, if there is one.
+
+        Raises UnsupportedModelError if kernels decode the weight's format: they do not apply a scale.
+        """
         if slot == "embedding" or not self.has(slot, "scale"):
             return None
         name = self.tensor_name(slot, "scale")
@@ -174,20 +184,23 @@ class GraphBuilder:
     # -- the residual stream ------------------------------------------------------------------------------------------
 
     def embedding_table(self, hidden: int) -> str:
-        """The rows of all tokens, [V, E]."""
+        """The embedding table, [V, E]."""
         return self.weight("embedding", self.vocabulary, hidden)
 
     def embed(self, stage: str, table: str, scale: float = 1.0) -> str:
-        """The rows of the pass's tokens times ``scale``; the stage belongs to layer 0."""
+        """The embedding of each token times ``scale``. The stage counts as one of layer 0."""
         return self._add(f"layer0.{stage}", "embed", ("tokens", table), {"scale": scale}, stage, 0)
 
     def norm(self, stage: str, x: str | Heads) -> str:
-        """An RMSNorm of whole rows; heads are one row together."""
+        """An RMSNorm over whole rows; of heads, over all heads of a position together."""
         node = self.columns(x) if isinstance(x, Heads) else x
         return self.apply(stage, "rms_norm", node, self.weight(stage, self.width(node)), eps=self.family.eps, groups=1)
 
     def linear(self, stage: str, x: str, rows: int, *, slot: str | None = None, bias: bool = True) -> str:
-        """A projection, and its bias if the file has one and ``bias`` allows it; the stage is the value after the bias."""
+        """A matrix product with the weight of ``slot`` (default: the stage's name), of ``rows`` output features.
+
+        A bias that the file has is added unless ``bias`` is False. The stage is the value after the bias.
+        """
         slot = slot or stage
         weight = self.weight(slot, rows, self.width(x))
         biases = self.biases((slot, rows)) if bias else []
@@ -196,15 +209,15 @@ class GraphBuilder:
         return self.apply(stage, "bias_add", self.inner(f"{stage}_matmul", "linear", x, weight), *biases)
 
     def gate_and_up_in_one(self, x: str, columns: int) -> tuple[str, str]:
-        """The stages `ffn_gate` and `ffn_up` of one weight that holds the gate's rows first, then those of up."""
+        """The stages `ffn_gate` and `ffn_up`, from one weight: the rows of gate, then the rows of up."""
         both = self.inner("ffn_gate_up", "linear", x, self.weight("ffn_gate_up", 2 * columns, self.width(x)))
         gate = self.apply("ffn_gate", "columns", both, start=0, stop=columns)
         return gate, self.apply("ffn_up", "columns", both, start=columns, stop=2 * columns)
 
     def expert_linear(self, stage: str, x: str, ids: str, experts: int, rows: int) -> str:
-        """The projections of the chosen experts ``ids``, and their biases if the file has some.
+        """The matrix products of the chosen experts, ``ids`` [n, k], with their biases if the file has some.
 
-        ``x`` is one row for all experts of a position, or a row for each of them.
+        ``x`` has one row for a position, which all its experts read, or one row for each of its experts.
         """
         weight = self.weight(stage, experts, rows, self.width(x))
         if not self.has(stage, "bias"):
@@ -217,18 +230,18 @@ class GraphBuilder:
         return self.apply(stage, "add", a, b)
 
     def last(self, x: str) -> str:
-        """The row of the last position."""
+        """The row of the last position alone."""
         return self.inner("last_position", "last_row", x)
 
     def head(self, stage: str, x: str) -> str:
-        """The logits, by the embedding table where the file has no head of its own."""
+        """The logits. A file without the weight of the LM head ties it to the embedding table."""
         slot = "lm_head" if self.has("lm_head") else "embedding"
         return self.linear(stage, x, self.vocabulary, slot=slot, bias=False)
 
     # -- RoPE ---------------------------------------------------------------------------------------------------------
 
     def frequency_factors(self, rope: Rope, original_context: int) -> str | None:
-        """What each frequency is divided by: Llama 3.1's factors, LongRoPE's two sets, or nothing."""
+        """The factors that divide RoPE's frequencies: one set (Llama 3.1), two to choose from (LongRoPE), or None."""
         count = rope.dims // 2
         if self.has("rope_freqs"):
             return self.weight("rope_freqs", count)
@@ -239,7 +252,7 @@ class GraphBuilder:
         return self.inner("rope_factors", "context_choice", short, long, limit=original_context)
 
     def angles(self, name: str, rope: Rope, factors: str | None = None) -> str:
-        """The angle of each position and pair."""
+        """The RoPE angles, one for each position and pair of elements."""
         start, end = rope.ramp
         operands = ["positions", factors] if factors else ["positions"]
         return self.inner(
@@ -248,7 +261,7 @@ class GraphBuilder:
         )  # fmt: skip
 
     def rope(self, x: Heads, angles: str, pairing: Order) -> Heads:
-        """Heads of q or k turned by ``angles``: the stage `q_post_rope` or `k_post_rope`."""
+        """RoPE on heads of q or k: the stage `q_post_rope` or `k_post_rope`."""
         stage = f"{x.name}_post_rope"
         y = self.apply(stage, "rope", x.value, angles, heads=x.count, head_size=x.size, start=x.start, pairing=pairing)
         return Heads(y, 0, x.count, x.size, x.name)
@@ -258,7 +271,7 @@ class GraphBuilder:
     def qkv(
         self, x: str, heads: int, kv_heads: int, head_size: int, value_size: int, *, needs_bias: bool = False
     ) -> tuple[Heads, Heads, Heads]:
-        """The heads of q, k and v side by side, after their biases if the file has some; ``needs_bias``: it must have them."""
+        """The heads of q, k and v, with their biases if the file has some. ``needs_bias``: the file must have them."""
         q, k, v = heads * head_size, kv_heads * head_size, kv_heads * value_size
         parts = [("qkv_matmul", q + k + v)] if self.has("qkv_matmul") else [("q", q), ("k", k), ("v", v)]
         weights = [self.weight(slot, rows, self.width(x)) for slot, rows in parts]
@@ -273,14 +286,14 @@ class GraphBuilder:
         )
 
     def norm_heads(self, x: Heads) -> Heads:
-        """An RMSNorm of each head of q or k: the stage `q_norm` or `k_norm`."""
+        """An RMSNorm over each head of q or k: the stage `q_norm` or `k_norm`."""
         stage = f"{x.name}_norm"
         node, weight = self.columns(x), self.weight(stage, x.size)
         y = self.apply(stage, "rms_norm", node, weight, eps=self.family.eps, groups=x.count)
         return Heads(y, 0, x.count, x.size, x.name)
 
     def norm_row(self, x: Heads) -> Heads:
-        """An RMSNorm of all heads of q or k as one row: the stage `q_norm` or `k_norm`."""
+        """An RMSNorm over all heads of q or k together: the stage `q_norm` or `k_norm`."""
         return Heads(self.norm(f"{x.name}_norm", x), 0, x.count, x.size, x.name)
 
     def attend(
@@ -295,9 +308,10 @@ class GraphBuilder:
         cap: float = 0.0,
         sinks: str | None = None,
     ) -> str:
-        """The stages `attn_scores`, `attn_softmax` and `attention`, of k and v that earlier passes left and of this one's.
+        """The stages `attn_scores`, `attn_softmax` and `attention`. k and v are appended to the KV cache first.
 
-        ``cap`` bounds scores softly. ``sinks`` is a weight [H]: a score beside those of each head, with nothing to mix in.
+        ``cap`` is the limit of a soft cap on the scores (0: none). ``sinks`` is a weight [H]: one more score for each
+        head, which takes part in the softmax and has no value.
         """
         values = self.columns(v)
         keys = self.inner("k_cache", "cache", k)

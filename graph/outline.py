@@ -1,4 +1,4 @@
-"""A family without a file: the graph that it writes of given numbers, and the weights that it asks for."""
+"""The outline of a model without a file: the graph that a family builds for given numbers, and its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.text import print_graph
 
-#: Small numbers for what a file must say, by their keys in GGUF without the architecture.
+#: Small numbers for the keys that a file must have. Keys are GGUF's, without the architecture in front.
 SMALL_NUMBERS: Mapping[str, int | float] = {
     "block_count": 2,
     "context_length": 64,
@@ -33,7 +33,7 @@ SMALL_NUMBERS: Mapping[str, int | float] = {
 
 @dataclass(frozen=True)
 class AskedWeight:
-    """A tensor that the graph needs: ``what`` ("weight", "bias" or "scale") of ``slot``, in ``layer``, of ``dims``, outermost first."""
+    """A tensor that the graph needs. ``what`` is "weight", "bias" or "scale"; ``dims`` are outermost first."""
 
     name: str
     slot: str
@@ -43,7 +43,10 @@ class AskedWeight:
 
 
 class AskedTensors:
-    """Tensors that are there as soon as they are asked for. ``optional`` says which of those are, that a model may lack."""
+    """Tensors that come into being when the builder asks for them.
+
+    A tensor that a model may lack is there if ``optional``, which gets its name in GGUF, returns true.
+    """
 
     def __init__(self, vocabulary: int, optional: Callable[[str], bool]) -> None:
         self.vocabulary, self.has = vocabulary, optional
@@ -56,13 +59,16 @@ class AskedTensors:
         return TensorInfo(name, dims or (), BLOCK_FORMATS["F32"], 0, 0)
 
     def lacks(self, names: Sequence[str], beside: str) -> None:
-        """Raise ModelError: of what goes together, all or nothing is optional."""
+        """Raise ModelError: ``optional`` has only some of the tensors that belong together."""
         raise ModelError(f"{beside} is to be there, but {', '.join(names)} is not")
 
 
 @dataclass(frozen=True)
 class Outline:
-    """``graph`` is not yet held against any file; ``weights`` are by name, in the order in which the graph first reads them."""
+    """A family, its graph, and the weights that the graph reads, by tensor name in the order of their first use.
+
+    The graph has not been verified, nor compared with any file.
+    """
 
     family: Family
     graph: Graph
@@ -75,10 +81,10 @@ class Outline:
 def outline(
     kind: type[Family], numbers: Mapping[str, object], *, vocabulary: int, optional: Callable[[str], bool] = lambda _: False
 ) -> Outline:
-    """The outline of a model of ``numbers``, by their keys in GGUF without the architecture in front.
+    """The outline of a model of the family ``kind`` with ``numbers``, by GGUF key without the architecture in front.
 
-    ``optional`` says of tensors that models of the family may lack, by their names in GGUF, whether this one has them. Raises
-    ModelError or UnsupportedModelError for numbers that make no model.
+    ``optional`` says whether the model has a tensor that models of the family may lack; it gets the tensor's name in
+    GGUF. Raises ModelError or UnsupportedModelError for numbers that make no model.
     """
     metadata = Metadata(
         Path(f"{kind.architecture} without a file"), {f"{kind.architecture}.{key}": value for key, value in numbers.items()}
@@ -91,7 +97,10 @@ def outline(
 
 
 def small_outline(kind: type[Family], **others: object) -> Outline:
-    """The outline of a small model without anything optional: SMALL_NUMBERS as far as the family reads them, and ``others``."""
+    """The outline of a small model without optional tensors.
+
+    Its numbers are ``others``, and SMALL_NUMBERS for the keys that the family must have.
+    """
     read = {reading.gguf for reading in kind.readings().values() if isinstance(reading, Number) and not reading.is_optional}
     numbers = {key: value for key, value in SMALL_NUMBERS.items() if key in read}
     return outline(kind, {**numbers, **others}, vocabulary=288)

@@ -1,4 +1,4 @@
-"""Where each stage shows itself in a model of transformers: hooks on its modules, and how what they see becomes the stage's tensor."""
+"""Hooks on the modules of a transformers model: which module gives each stage, and the tensor that is recorded."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from aprgraph.graph.ir import Node
 from aprgraph.graph.ops import traits_of
 from aprgraph.graph.stages import EMBEDDING
 
-#: Takes (stage, layer, tensor in the shape of the stage table, on any device, in any dtype).
+#: Called with (stage, layer, tensor). The tensor has the shape of the stage table, on any device, in any dtype.
 Record = Callable[[str, int | None, torch.Tensor], None]
 
-#: Slots whose modules give heads of q or k; those have three dimensions without the batch where heads have an axis of their own.
+#: Slots whose modules return heads of q or k. Without the batch, the output has three dimensions if heads have an
+#: axis.
 _OF_HEADS = ("q", "k", "q_norm", "k_norm")
 _HEADS_APART = 3
-#: What a network calls the module of its activation.
+#: The names that feed-forward modules have for their activation.
 _ACTIVATIONS = ("act_fn", "activation_fn")
 
 
 @dataclass(frozen=True)
 class Tap:
-    """Records ``stages`` of ``layer`` (None for a whole-model stage; all layers if ``everywhere``) from ``open`` until the stack closes."""
+    """A way to record ``stages`` of ``layer``: ``open`` installs its hooks, and closing the stack removes them.
+
+    ``layer`` is None for a whole-model stage. With ``everywhere``, the tap records the stages of all layers.
+    """
 
     stages: tuple[str, ...]
     layer: int | None
@@ -37,7 +41,7 @@ class Tap:
 
 
 def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callable[[], int], *, all_logits: bool) -> Iterator[Tap]:
-    """Every tap that the model has. ``positions_so_far``: how many positions there are to attend to, t."""
+    """Every tap that the model has. ``positions_so_far`` returns t: the positions of earlier passes and of this one."""
     watch = AttentionWatch(captured, record, positions_so_far)
     yield Tap(("q_post_rope", "k_post_rope"), None, watch.watch_rope, everywhere=True)
     if captured.is_eager:
@@ -47,7 +51,7 @@ def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callabl
 
 
 def find_notes(captured: CapturedModel) -> Iterator[str]:
-    """Which stages the model has and does not show, and why, in sentences."""
+    """Sentences on the stages that cannot be recorded from this model, and why."""
     if captured.head is None:
         yield f"lm_head is not recorded: {type(captured.model).__name__} has no head"
     if captured.given is not captured.model:
@@ -74,32 +78,33 @@ def _can_follow(captured: CapturedModel, experts: Any) -> bool:
 
 
 def _rows(values: Any) -> torch.Tensor:
-    """What a module takes or returns, [1, n, columns] or [n, columns], as [n, columns]."""
+    """The input or output of a module, [1, n, columns] or [n, columns], as [n, columns]."""
     values = values[0] if isinstance(values, tuple) else values
     return values.reshape(-1, values.shape[-1])
 
 
-#: Makes the rows of a stage of what a module was given and returned.
+#: Makes the tensor of a stage from the arguments and the output of a module.
 Shape = Callable[[Any, Any], torch.Tensor]
 
 
 class _LayerTaps:
-    """The taps of one layer, or of what belongs to none: where the stages of the graph show themselves at modules.
+    """Finds the taps of one layer, or (``layer`` None) of the stages outside the layers, by the graph of the family.
 
-    What a module returns is the value of the last node that reads its weights. What it is given is the value of the node before. An
-    activation has a module beside the one that it is of, and a layer returns its last stage.
+    The output of a module is the value of the last node that reads its weights. Its input is the value of the node
+    before. The module of an activation is an attribute beside the projection that it applies to. The output of a
+    layer is its last stage.
     """
 
     def __init__(self, captured: CapturedModel, record: Record, layer: int | None, *, all_logits: bool) -> None:
         self._captured, self._record, self._layer, self._all_logits = captured, record, layer, all_logits
         self._graph = captured.outline.graph
         self._nodes = [node for node in self._graph if node.layer == layer]
-        #: The slot whose module returns each node, or a part of its columns.
+        #: By node, the slot of the module that returns its value, or of which it is some columns.
         self._slot_of: dict[str, str] = {}
         self._shown: set[str] = {EMBEDDING}
 
     def find(self) -> Iterator[Tap]:
-        """All of them."""
+        """Every tap of the layer, each stage once: the first place that gives it."""
         for tap in (*self._outputs(), *self._experts(), *self._inputs(), *self._activations(), *self._ends()):
             new = tuple(stage for stage in tap.stages if stage not in self._shown)
             if new == tap.stages:
@@ -109,23 +114,23 @@ class _LayerTaps:
     # -- from the graph to modules --------------------------------------------------------------------------------------
 
     def _modules(self, node: Node) -> list[tuple[str, Any]]:
-        """(slot, module) of the weights that a node reads, in their order; nothing where the model lacks one."""
+        """(slot, module) of each weight that a node reads, in order; empty if the model lacks one of the modules."""
         weights = self._captured.outline.weights
         slots = [weights[name].slot for name in self._graph.operand_names(node.name) if name in weights]
-        if not traits_of(node).is_matmul and traits_of(node).picks_rows_by:  # the table of embeddings, whose rows are scaled elsewhere
-            return []
-        # The logits are of the module that is called the head, whatever weights it has.
+        if not traits_of(node).is_matmul and traits_of(node).picks_rows_by:
+            return []  # the embedding: the model scales its rows outside the module
+        # Logits come from the module of the LM head, also if its weight is the embedding table.
         slots = ["lm_head" if slot == EMBEDDING else slot for slot in slots]
         modules = [(slot, self._captured.modules.find(slot, self._layer)) for slot in slots]
         return modules if all(module is not None for _, module in modules) else []
 
     def _reads(self, node: Node, what: str) -> bool:
-        """Whether a node reads a "weight" or a "bias"."""
+        """Whether a node reads a tensor of the kind ``what``, "weight" or "bias"."""
         weights = self._captured.outline.weights
         return any(weights[name].what == what for name in self._graph.operand_names(node.name) if name in weights)
 
     def _is_with_bias(self, node: Node) -> bool:
-        """Whether the modules of a product add a bias themselves, so that the product alone is nowhere to be seen."""
+        """Whether the module of a matrix product also adds the bias: then the product alone cannot be recorded."""
         return any(self._reads(user, "bias") for user in self._graph.users(node.name))
 
     def _outputs(self) -> Iterator[Tap]:
@@ -154,7 +159,7 @@ class _LayerTaps:
 
     def _inputs(self) -> Iterator[Tap]:
         for node in self._nodes:
-            # What experts are given is the whole module's, each of them once.
+            # The input of the experts is that of the whole module, and each of them reads it.
             modules = self._modules(node) if self._reads(node, "weight") and not traits_of(node).picks_rows_by else []
             given = self._graph.operands(node.name)[:1]
             for before in given if modules else ():
@@ -172,7 +177,7 @@ class _LayerTaps:
                 yield self._at(found[0], node.stage)
 
     def _ends(self) -> Iterator[Tap]:
-        """What a layer returns, and the logits where the model makes them of what the head gives."""
+        """A layer's output, and the model's logits, which with a soft cap are not the output of the LM head."""
         last = [node.stage for node in self._nodes if node.stage is not None][-1:]
         if self._layer is not None:
             yield from (self._at(self._captured.layers[self._layer], stage) for stage in last)
@@ -182,7 +187,7 @@ class _LayerTaps:
     # -- from modules to rows -------------------------------------------------------------------------------------------
 
     def _at(self, module: Any, stage: str, shape: Shape = lambda _, output: _rows(output)) -> Tap:
-        """Record what ``module`` returns."""
+        """Record the output of ``module``."""
 
         # A hook that returned something would replace the module's output.
         def hook(_module: Any, args: Any, output: Any) -> None:
@@ -191,7 +196,7 @@ class _LayerTaps:
         return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_hook(hook)))
 
     def _before(self, module: Any, stage: str) -> Tap:
-        """Record what ``module`` is given."""
+        """Record the input of ``module``."""
 
         def hook(_module: Any, args: Any) -> None:
             self._record(stage, self._layer, _rows(args))
@@ -199,7 +204,7 @@ class _LayerTaps:
         return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_pre_hook(hook)))
 
     def _after(self, modules: Sequence[tuple[str, Any]], stage: str, columns: slice = slice(None)) -> Tap:
-        """Record what the modules of these slots return, side by side, or some columns of it."""
+        """Record the outputs of the modules of these slots side by side, or some columns of that."""
         if len(modules) == 1:
             slot, module = modules[0]
             return self._at(module, stage, lambda args, output: self._shaped(slot, args, output)[..., columns])
@@ -220,7 +225,7 @@ class _LayerTaps:
         return Tap((stage,), self._layer, open_all)
 
     def _shaped(self, slot: str, args: Any, output: Any) -> torch.Tensor:
-        """What the module of ``slot`` returned, in the shape of its stage and the order of the GGUF file."""
+        """The output of the module of ``slot``, in the shape of its stage, with rows in the order of the GGUF file."""
         if slot == "lm_head":
             return self._of_logits(output)
         if slot not in _OF_HEADS:
@@ -228,7 +233,8 @@ class _LayerTaps:
         size = self._captured.outline.family.head_size
         heads = output[0]
         if heads.dim() == _HEADS_APART:
-            # Some normalise [1, heads, n, D], which they made of [1, n, heads, D] in memory, and others that itself.
+            # Some models normalise [1, n, heads, D], others its transpose, [1, heads, n, D].
+            # If n equals heads, the strides tell.
             count = next(node.attr_int("groups") for node in self._nodes if node.stage == slot)
             is_turned = heads.shape[1] != count or (heads.shape[0] == count and args[0].stride(1) < args[0].stride(2))
             heads = heads.transpose(0, 1) if is_turned else heads

@@ -1,1 +1,1 @@
-"""The user's cache: kernels that were compiled, shared by all models, and the artifacts of `aprgraph run MODEL`."""
+"""The user's cache: compiled kernels, which all models share, and the artifacts of `aprgraph run MODEL`."""

@@ -1,8 +1,10 @@
-"""Where artifacts go that nobody named a place for, and which artifact beside a model is run without being named.
+"""Artifacts that the user did not name: where they are written, and when one beside a model is used.
 
-Artifacts go into the user's cache, or, where that cannot be written, into a folder of this process. An artifact holds
-machine code, and a model's folder may have come from anywhere. So one that lies beside a model is taken by itself only if
-this user compiled it: the cache remembers the digest of its manifest, which in turn holds those of its code.
+They are written into the user's cache. If it cannot be written, they go into a temporary folder of this process.
+
+An artifact beside a model (`model.llvm.aprg`) is used only if this user compiled it. It holds machine code, and the
+folder may have been downloaded. So the cache records the digest of the manifest of every artifact that this user
+compiles; the manifest holds the digests of the code.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.text import print_graph
 from aprgraph.graph.whole_file import write_whole
 
-#: Called with a sentence for the user.
+#: Called with a notice for the user, a sentence.
 OnNotice = Callable[[str], None]
 
 _REMEDY = f"set {FOLDER_VARIABLE} to a folder that can be written"
@@ -37,7 +39,7 @@ _REMEDY = f"set {FOLDER_VARIABLE} to a folder that can be written"
 def compile_artifact(
     model: Model, target: str, directory: Path | None, cpu: str | None = None, architectures: Sequence[str] = ()
 ) -> Artifact:
-    """What ``compile_model`` does, remembered as this user's own, with the cache kept within its limit."""
+    """Compile as ``compile_model`` does, record the artifact as this user's own, and trim the cache to its limit."""
     artifact = compile_model(model, target, directory, cpu, architectures)
     if artifact.library_digest is not None:
         _remember(artifact)
@@ -46,10 +48,11 @@ def compile_artifact(
 
 
 def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | None = None) -> Path | None:
-    """Where `run model.gguf` keeps its artifact: one place per file content, target, CPU, overrides and versions.
+    """The folder in which `run model.gguf` keeps its artifact; None if there is no cache.
 
-    For a family that is not in the package also per graph, since its file may change. It lies in ``folder`` (default: the
-    user's cache). None where there is no cache.
+    It has another name for another file content, path, target, CPU, override or version. For a family that is not in
+    the package, its name depends on the graph too, since the family's file may change. It lies in ``folder``
+    (default: the user's cache).
     """
     base = folder or cache_folder()
     if base is None:
@@ -63,7 +66,10 @@ def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | N
 
 
 def find_in_cache(model: Model, target: str, cpu: str | None) -> Artifact | None:
-    """The artifact of ``model`` in the user's cache; None if it is not there or damaged. Raises ArtifactError for no CPU."""
+    """The artifact of ``model`` in the user's cache; None if it is missing or damaged.
+
+    Raises ArtifactError for a ``cpu`` that is not known.
+    """
     place = cache_directory(model, target, cpu)
     if place is None:
         return None
@@ -72,15 +78,16 @@ def find_in_cache(model: Model, target: str, cpu: str | None) -> Artifact | None
     except ArtifactError:
         return None
     with contextlib.suppress(OSError):
-        os.utime(place)  # contents.py goes by the time of the last use
+        os.utime(place)  # contents.py takes it for the time of the last use
     return found
 
 
 def find_beside(model: Model, target: str, cpu: str | None, on_notice: OnNotice | None = None) -> Artifact | None:
-    """The artifact ``<stem>.<target>.aprg`` beside ``model``, if it is what compiling ``model`` here would give.
+    """The artifact ``<stem>.<target>.aprg`` beside ``model`` if compiling it here would give the same; else None.
 
-    That is one of the same file content, overrides, ignored names, graph, CPU, versions and sources. Of one with code that
-    this user did not compile, ``on_notice`` is told, and it is not taken. Raises ArtifactError for a ``cpu`` that is none.
+    The file content, overrides, ignored names, graph, CPU, versions and sources must be equal. If it has code that
+    this user did not compile, the result is None and ``on_notice`` is called. Raises ArtifactError for an unknown
+    ``cpu``.
     """
     place = model.path.with_name(f"{model.path.stem}.{target}{SUFFIX}")
     chosen = find_cpu(cpu).name if target == "llvm" else None
@@ -105,9 +112,9 @@ def find_beside(model: Model, target: str, cpu: str | None, on_notice: OnNotice 
 
 
 def compile_into_cache(model: Model, target: str, cpu: str | None, on_notice: OnNotice) -> Artifact:
-    """Compile ``model`` into the user's cache, or, with a notice, into a folder that is gone when this process ends.
+    """Compile ``model`` into the user's cache, or, if that cannot be written, into a temporary folder with a notice.
 
-    Raises what ``compile_model`` does.
+    The temporary folder is removed when this process ends. Raises what ``compile_model`` raises.
     """
     place = cache_directory(model, target, cpu)
     why = "nothing says where the user's cache is"
@@ -129,7 +136,7 @@ def compile_into_cache(model: Model, target: str, cpu: str | None, on_notice: On
 
 
 def _record_of(artifact: Artifact) -> Path | None:
-    """The empty file that says that this user compiled ``artifact``. None where there is no cache. Raises OSError."""
+    """The empty file that records that this user compiled ``artifact``; None without a cache. Raises OSError."""
     base = cache_folder()
     return None if base is None else base / COMPILED_FOLDER / digest((artifact.directory / MANIFEST).read_bytes())
 
@@ -159,7 +166,7 @@ def _temporary_folder(why: str) -> Path:
 
 @cache
 def _folder_of_this_process() -> Path:
-    """A folder that nobody else can read or has made, removed at the end. Raises OSError."""
+    """A new folder that only this user can read. It is removed when the process ends. Raises OSError."""
     folder = tempfile.mkdtemp(prefix="aprgraph-cache-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)

@@ -1,7 +1,7 @@
-"""What the user's cache holds: listed, kept within its limit, cleared.
+"""The content of the user's cache: list it, trim it to its limit, clear it.
 
-Only what this program put there is counted or removed. What was used in the last minutes stays even beyond the limit: a
-process may be about to load it.
+Only files that this program wrote are counted or removed. Trimming spares what was used in the last ten minutes, even
+beyond the limit: a process may be about to load it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Kind = Literal["kernel", "cuda", "artifact", "remainder"]
 
 _KERNEL = re.compile(r"[^.][^/]*\.[0-9a-f]{32}\.(o|cuda)")
 _ARTIFACT = re.compile(r"[^.].*\.(llvm|cuda|reference)\.[0-9a-f]{24}\.aprg")
-#: Left by a process that was killed while it wrote.
+#: Names of files that a process left when it was killed while writing.
 _REMAINDER = re.compile(r"\..*\.(tmp|aprg\.(old\.)?\w+)")
 _IN_USE_SECONDS = 600
 _REMAINDER_SECONDS = 3600
@@ -30,10 +30,10 @@ _REMAINDER_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in the cache.
+    """One file or folder of the cache.
 
-    ``kind`` is a kernel for CPUs, the CUDA kernels of a model, an artifact, or what a killed process left half
-    written. ``used`` is the time of its last use, in seconds since the epoch.
+    ``kind`` is "kernel" (a CPU kernel), "cuda" (the CUDA kernels of a model), "artifact", or "remainder" (left half
+    written by a process that was killed). ``used`` is the time of the last use, in seconds since the epoch.
     """
 
     kind: Kind
@@ -42,9 +42,9 @@ class Entry:
     used: float
 
     def remove(self) -> None:
-        """Remove it, unless the system refuses."""
+        """Remove the entry. An OSError is ignored."""
         if self.path.is_dir():
-            # First under another name: whoever looks now finds no artifact, rather than half of one.
+            # Rename it first, so that no other process finds half an artifact.
             aside = self.path.with_name(f".{self.path.name.lstrip('.')}.{os.getpid()}")
             with contextlib.suppress(OSError):
                 shutil.rmtree(self.path.rename(aside), ignore_errors=True)
@@ -54,7 +54,10 @@ class Entry:
 
 
 def list_cache(folder: Path | None = None) -> list[Entry]:
-    """What the cache in ``folder`` (default: the user's) holds, longest unused first. Raises OSError where it cannot be read."""
+    """The entries of the cache in ``folder`` (default: the user's), least recently used first.
+
+    Raises OSError if the folder cannot be read.
+    """
     base = folder or cache_folder()
     if base is None:
         return []
@@ -62,7 +65,10 @@ def list_cache(folder: Path | None = None) -> list[Entry]:
 
 
 def trim_cache() -> list[Entry]:
-    """Remove what was unused for longest until the rest fits APRGRAPH_CACHE_SIZE, and return it. Raises AprgraphError."""
+    """Remove the least recently used entries until the rest fits APRGRAPH_CACHE_SIZE. Returns those removed.
+
+    Raises AprgraphError for a value of that variable that is not a size.
+    """
     limit, now = size_limit(), time.time()
     removed = []
     with contextlib.suppress(OSError):  # a cache that cannot be read holds nothing that could be removed
@@ -78,7 +84,7 @@ def trim_cache() -> list[Entry]:
 
 
 def clear_cache() -> list[Entry]:
-    """Remove all that the user's cache holds, and return it. Raises OSError where it cannot be read."""
+    """Remove all entries of the user's cache and return them. Raises OSError if it cannot be read."""
     base = cache_folder()
     entries = list_cache(base)
     for entry in entries:
@@ -92,7 +98,7 @@ def clear_cache() -> list[Entry]:
 
 
 def bytes_of(entries: Sequence[Entry]) -> int:
-    """How much they take together."""
+    """The size of ``entries`` in bytes."""
     return sum(entry.nbytes for entry in entries)
 
 

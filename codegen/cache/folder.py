@@ -1,4 +1,4 @@
-"""Where the user's cache is, and how large it may grow: the environment's variables."""
+"""The folder of the user's cache and its limit in bytes, from environment variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from aprgraph.graph.errors import AprgraphError
 
 FOLDER_VARIABLE = "APRGRAPH_CACHE"
 SIZE_VARIABLE = "APRGRAPH_CACHE_SIZE"
-#: Folders of the cache: compiled kernels (kernels.py), and records of what this user compiled (artifacts.py).
+#: Folders in the cache: compiled kernels (kernels.py), and records of artifacts that this user compiled
+#: (artifacts.py).
 KERNELS_FOLDER, COMPILED_FOLDER = "kernels", "compiled"
 #: 1 GB: some 30,000 kernels of 15 to 75 KB. A model has 20 to 40.
 DEFAULT_SIZE = 10**9
@@ -20,9 +21,9 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def cache_folder() -> Path | None:
-    """The user's cache: APRGRAPH_CACHE, else ``aprgraph`` in XDG_CACHE_HOME or ~/.cache.
+    """The folder of the user's cache: APRGRAPH_CACHE, else ``aprgraph`` in XDG_CACHE_HOME or ~/.cache.
 
-    None where nothing tells where that is.
+    None if the user has no home folder and no variable is set.
     """
     root = os.environ.get(FOLDER_VARIABLE)
     if root:
@@ -34,9 +35,9 @@ def cache_folder() -> Path | None:
 
 
 def size_limit() -> int:
-    """How many bytes the cache may hold: APRGRAPH_CACHE_SIZE, such as 500M or 2G (powers of 1000).
+    """The limit of the cache in bytes: APRGRAPH_CACHE_SIZE, such as 500M or 2G (powers of 1000).
 
-    With 0, no kernel is kept or looked up. Raises AprgraphError for what is no size.
+    With 0, no kernel is kept or looked up. Raises AprgraphError for a value that is not a size.
     """
     text = os.environ.get(SIZE_VARIABLE, "").strip()
     if not text:

@@ -1,12 +1,14 @@
-"""Compiled kernels on disk, by the content of what was asked for, shared by all models of a user.
+"""The cache of compiled kernels on disk. All models of a user share it.
 
     <cache>/kernels/<kernel>.<CPU level>.<key>.o           the object file of one kernel
     <cache>/kernels/<n>-kernels.<architectures>.<key>.cuda  all CUDA kernels of a model (cuda/library.py)
 
-The key is a digest of everything that the code depends on: the request, the target, the version of TVM and the sources
-that emit the code (sources.py). So a file is never out of date, and two processes that write the same one write the same
-bytes: no lock is needed. A file ends with the SHA-256 digest of what is before it. One that is damaged counts as missing,
-and is compiled again. The time of the last use is the file's time of modification (contents.py goes by it).
+The key is a digest of everything that the code depends on: the request, the target, the version of TVM, and the
+sources that emit the code (sources.py). So a file is never out of date. No lock is needed: two processes that write
+the same file write the same bytes.
+
+A file ends with the SHA-256 digest of its content. A damaged file counts as missing, and its kernel is compiled
+again. The modification time of a file is the time of its last use, by which contents.py removes files.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _KEY_DIGITS = 32
 
 @dataclass(frozen=True)
 class KernelCache:
-    """The kernels in ``folder``. With None nothing is found or kept."""
+    """The compiled kernels in ``folder``. If it is None, nothing is found or kept."""
 
     folder: Path | None
 
@@ -44,12 +46,12 @@ class KernelCache:
         content, end = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != end:
             return None
-        with contextlib.suppress(OSError):  # another user's cache that is read only
+        with contextlib.suppress(OSError):  # such as a read-only cache of another user
             os.utime(path)
         return content
 
     def keep(self, name: str, content: bytes) -> None:
-        """Write the file ``name``. A cache that cannot be written is passed over: it only saves time."""
+        """Write the file ``name``. An OSError is ignored, since the cache only saves time."""
         if self.folder is None:
             return
         with contextlib.suppress(OSError):
@@ -58,11 +60,11 @@ class KernelCache:
 
 
 def open_kernel_cache() -> KernelCache:
-    """The kernels of the user's cache. Raises AprgraphError for an APRGRAPH_CACHE_SIZE that is no size."""
+    """The kernels of the user's cache. Raises AprgraphError for an APRGRAPH_CACHE_SIZE that is not a size."""
     base = cache_folder() if size_limit() else None
     return KernelCache(None if base is None else base / KERNELS_FOLDER)
 
 
 def key_of(*parts: Any) -> str:
-    """A digest of ``parts``, values that JSON can hold."""
+    """The digest of ``parts``, which are values that JSON can hold, as 32 hex digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]

@@ -1,8 +1,9 @@
-"""A digest of the sources that code is emitted by: a kernel that was changed never meets the object of before.
+"""A digest of the source files that emit code. If one of them changes, kernels in the cache are compiled again.
 
-Which files those are is read from their import statements, wherever these stand in a file, beginning with the module that
-emits. So it does not depend on what a process happens to have imported, and files that only draw graphs or compare traces
-do not count. The digest is of the files' content, not of where they are installed.
+The files are found by their import statements, wherever in a file these are, starting from the module that emits the
+code. So the digest does not depend on the modules that a process happens to have loaded, and a change to a file that
+only draws graphs or compares traces does not count. The digest covers the content of the files, not the place of
+installation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _IMPORT = re.compile(rf"^\s*(?:from\s+({_PACKAGE}[\w.]*)\s+import\s+(\([^)]*\)|[
 
 @cache
 def sources_digest(*roots: str) -> str:
-    """The digest of the modules ``roots``, by their dotted names, and of all modules of the package that they import."""
+    """The digest of the modules ``roots`` (dotted names) and of all modules of the package that they import."""
     found = hashlib.sha256()
     for name, path in sorted(modules_under(*roots).items()):
         found.update(f"{name}\0".encode())
@@ -28,12 +29,12 @@ def sources_digest(*roots: str) -> str:
 
 
 def modules_under(*roots: str) -> dict[str, Path]:
-    """The modules ``roots`` and what they import of the package, directly or not: the files by dotted name."""
+    """The files of ``roots`` and of the modules that they import from the package, also indirectly, by dotted name."""
     found: dict[str, Path] = {}
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
-        # The package's own __init__ names everything, and imports it when it is asked for.
+        # The package's own __init__ names all of the API, but imports it lazily: its imports do not count.
         if name in found or name == _PACKAGE or (path := _file_of(name)) is None:
             continue
         found[name] = path
@@ -46,9 +47,9 @@ def modules_under(*roots: str) -> dict[str, Path]:
 
 @cache
 def _file_of(name: str) -> Path | None:
-    """The file of a module; None for what is no module, such as a function that is imported by name.
+    """The file of a module; None if ``name`` is not a module, such as a function that is imported by name.
 
-    Only the package itself and its folders are looked up by the import system: to ask it for more would import them.
+    Only the package and its top folders are looked up with the import system. For deeper names it would import code.
     """
     parts = name.split(".")
     if len(parts) > 2:

@@ -27,7 +27,7 @@ class Glm4(SandwichNorms):
         sections = self.metadata.array(key).values() if key in self.metadata else []
         return len(sections) > 1 and all(isinstance(pairs, int) and pairs > 0 for pairs in sections[:2])
 
-    def turn(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
+    def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
         """In a text all axes are one."""
         return g.rope(x, self.angles_of(layer), "halves" if self.has_sections else self.pairing)
 

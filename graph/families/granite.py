@@ -18,7 +18,7 @@ class Granite(Llama):
 
     architecture = "granite"
     hf_classes = "GraniteForCausalLM"
-    #: Whether q and k are turned at all: the key means that in this family.
+    #: Whether q and k get RoPE at all. That is what the key means in this family.
     has_rope = flag("rope.scaling.finetuned", None, True)
     embedding_scale = real("embedding_scale", "embedding_multiplier", 1.0)
     scale = real("attention.scale", "attention_multiplier", lambda f: f.head_size**-0.5)
@@ -27,17 +27,17 @@ class Granite(Llama):
     logit_scale = real("logit_scale", "logits_scaling", 1.0)
 
     def embed(self, g: GraphBuilder, table: str) -> str:
-        """Scaled."""
+        """The embedding, scaled."""
         return g.embed("embedding", table, scale=self.embedding_scale)
 
-    def turn_angles(self, g: GraphBuilder) -> None:
+    def rope_angles(self, g: GraphBuilder) -> None:
         """If there is RoPE."""
         if self.has_rope:
-            super().turn_angles(g)
+            super().rope_angles(g)
 
-    def turn(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
+    def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
         """If there is RoPE."""
-        return super().turn(g, x, layer) if self.has_rope else x
+        return super().apply_rope(g, x, layer) if self.has_rope else x
 
     def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
         """As in Llama, but for the scale of what is added."""

@@ -16,6 +16,6 @@ class Qwen3(Decoder):
     architecture = "qwen3"
     hf_classes = "Qwen3ForCausalLM"
 
-    def turn(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
+    def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
         """Normalised, then turned."""
-        return super().turn(g, g.norm_heads(x), layer)
+        return super().apply_rope(g, g.norm_heads(x), layer)

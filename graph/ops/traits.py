@@ -1,4 +1,4 @@
-"""Traits: what code outside graph/ops has to know of an op, so that it need not know which op it is."""
+"""Traits: properties of ops. Code outside graph/ops asks for these, and does not compare the names of ops."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from aprgraph.graph.ops.state import State
 
 
 class Role(Enum):
-    """What a node is in a graph. All but COMPUTED do without a kernel."""
+    """The role of a node in a graph. Only COMPUTED nodes have a kernel."""
 
-    #: A source: something a run is given, token ids or positions.
+    #: A source: an input of the run, token ids or positions.
     INPUT = auto()
     #: A source: a tensor of the model file.
     WEIGHT = auto()
@@ -26,28 +26,33 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Traits:
-    """What holds of every use of an op. Operands are named as the op's declaration names them, without ``*`` and ``?``."""
+    """Properties that every use of an op has.
+
+    Operands have the names of the op's declaration, without ``*`` and ``?``.
+    """
 
     role: Role = Role.COMPUTED
-    #: What the op remembers from pass to pass; None for most ops, whose results depend on their operands alone.
+    #: The state that the op keeps from pass to pass. None for most ops: their result depends on the operands alone.
     state: State | None = None
     #: The operands that must be weights.
     weights: tuple[str, ...] = ()
-    #: The operand whose values name the rows of the weight's outermost dimension that are read; the others are not touched.
+    #: The operand that holds ids, each an index into the outermost dimension of the weight. Other rows are not read.
     picks_rows_by: str | None = None
-    #: Whether the op multiplies by matrices of weights, which may be gigabytes. Its reference reads them in slices of rows.
+    #: Whether the op multiplies by weight matrices. These may take gigabytes, so its reference reads them in slices
+    #: of rows.
     is_matmul: bool = False
-    #: Whether the result holds ids that were chosen by comparing values: a rounding can change them altogether, and they are NaN
-    #: where nothing could be chosen.
+    #: Whether the result holds ids chosen by comparing values, as in top-k. A rounding error can give another id. An
+    #: id is NaN where the values hold a NaN and nothing can be chosen.
     chooses: bool = False
-    #: Whether each row of the result depends on the same row of the operands alone (and on weights). Most ops of a model are; those
-    #: that are not look at other positions.
+    #: Whether each row of the result depends only on weights and on the same row of the operands. An op that reads
+    #: other positions, such as attention, is not rowwise.
     is_rowwise: bool = False
-    #: Whether the result is the last position of the operand, and of no other position.
+    #: Whether the result has the last position of the operand and no other.
     keeps_last_position: bool = False
-    #: By operand, the axis of the positions that are attended to, earlier passes' included: t, which in a single pass is n.
+    #: By operand, the axis of the keys that are attended to. Its size is t: the positions of earlier passes and of
+    #: this one.
     attended: Mapping[str, int] = field(default_factory=dict)
 
 
-#: Those of an op that says nothing of itself.
+#: The traits of an op that declares none.
 NO_TRAITS = Traits()

@@ -1,4 +1,4 @@
-"""one-pass: what a run that sees every position at once does without."""
+"""one-pass: remove what a run that computes all positions in a single pass does not need."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from aprgraph.graph.ops import OPS, is_own_state
 
 @dataclass(frozen=True)
 class OnePass:
-    """No earlier pass has left rows to attend to, and no later one comes: a KV cache is its operand, and t is n.
+    """Replace each KV cache by its operand, so that t becomes n: no other pass leaves rows or needs them.
 
-    Caches among the outputs are there for later passes, so they go. A state of a fixed shape stays: it begins as zeros.
+    A KV cache among the outputs is removed, since only a later pass would read it. A state of a fixed shape stays:
+    it begins as zeros, and the op updates it within the pass.
     """
 
     name: ClassVar[str] = "one-pass"

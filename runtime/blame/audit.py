@@ -1,4 +1,4 @@
-"""``audit``: one trace against the model, stage by stage, each from the inputs that the trace itself recorded."""
+"""``audit``: compare one trace with the model. Each stage is computed again from the inputs that the trace recorded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from aprgraph.runtime.readings.repeats import without_repeats
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace.reader import Trace
 
-#: Called after each tensor with its label.
+#: Called with the label of each tensor, after it was replayed.
 Progress = Callable[[str], None]
 
 
@@ -49,9 +49,10 @@ def audit(
     stages: Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> Audit:
-    """Replay every tensor of ``trace`` that can be. See ``Auditor`` for the arguments and errors.
+    """Replay every tensor of ``trace`` whose inputs are known. See ``Auditor`` for the arguments and errors.
 
-    Where that explains it, the trace is read with its tensors in other places than it says (other_places.py).
+    Tensors may have been recorded under the name of another stage or layer. If the model explains the trace better
+    that way, the audit reads it that way (other_places.py).
     """
     replayed = ReplayedModel.of(model)
     once, repeated = without_repeats(trace, replayed.graph_of("last", 1))
@@ -70,15 +71,15 @@ def audit(
 
 
 class Auditor:
-    """Replays a trace. ``locals`` yields what it finds as it goes, so that two traces can be replayed side by side.
+    """Replays a trace. ``locals`` is a generator, so that two traces can be replayed side by side.
 
-    ``tokens`` are those of the prompt, for a trace whose manifest does not name them. ``profile`` covers the arithmetic of whoever
-    computed the trace; it holds whatever its manifest says. ``tolerances`` set limits for some stages,
-    as for ``diff``, and ``stages`` are those that they may name (default: the trace's). Audits of one model may share a
-    ReplayedModel.
+    ``tokens`` are the token ids of the prompt, for a trace whose manifest lacks them. ``profile`` names the
+    tolerances for the arithmetic that computed the trace, in place of those that the manifest calls for.
+    ``tolerances`` set limits for single stages, as in ``diff``; ``stages`` are the stages that they may name
+    (default: those of the trace). Audits of one model may share a ReplayedModel.
 
-    Raises ComparisonError for tokens that contradict the manifest or an unknown profile, TokenError for tokens that the model
-    does not have, TraceError for a damaged file, ModelError for a model that cannot be built.
+    Raises ComparisonError for an unknown profile or tokens that contradict the manifest, TokenError for ids outside
+    the vocabulary, TraceError for a damaged file, and ModelError for a model whose graph cannot be built.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Auditor:
         self._judge = Judge(self.replayer, self.profile, limits, float_weights)
 
     def finish(self, locals_: Sequence[LocalError]) -> Audit:
-        """The audit that consists of what ``locals`` has yielded."""
+        """The audit, made of all that ``locals`` yielded."""
         settled = tuple(self._judge.settle(locals_))
         trace = self.recorded.trace
         found = Audit(str(trace.directory), str(self.model.path), self.profile, settled, as_read=self._judge.as_read(trace))
@@ -119,7 +120,7 @@ class Auditor:
         found = replace(found, reservations=tuple(self._reservations(found)))
         if found.wrong and not is_run_of(trace, self.model):
             suspect = suspect_file(found.wrong, self.model, self.graph)
-            # What reads neither a weight nor a key cannot be the file's fault.
+            # A stage that depends on no weight and no metadata key is not the fault of the file.
             found = replace(found, suspect=suspect if suspect.weights or suspect.keys else None)
         prompt = with_text(prompt_of([trace.info]), self.model, self.recorded.tokens)
         return replace(found, sentence=audit_sentence(found), prompt=prompt)
@@ -161,7 +162,7 @@ class Auditor:
     # -- replaying ------------------------------------------------------------------------------------------------------
 
     def locals(self) -> Iterator[LocalError]:
-        """One local error per tensor of the trace that is a stage of the model, in execution order."""
+        """Yield the local error of each tensor of the trace that is a stage of the model, in execution order."""
         last = max(self.recorded.steps, default=-1)
         states: dict[str, Array] = {}
         lost: frozenset[str] = frozenset()
@@ -199,7 +200,10 @@ class Auditor:
 
 
 def _graph_of(trace: Trace, replayed: ReplayedModel, tokens: Sequence[int] | None) -> Graph:
-    """The model's graph, of which the trace is a run: for as many positions, with the logits of as many. Raises ModelError."""
+    """The graph of the run: for its number of positions, with logits of all positions or of the last alone.
+
+    Raises ModelError, and ComparisonError for more positions than the model's context.
+    """
     model = replayed.model
     generated = trace.info.extra.get("generated", []) if trace.info is not None else []
     total = len(tokens or ()) + max(len(generated) - 1, 0)
@@ -209,6 +213,7 @@ def _graph_of(trace: Trace, replayed: ReplayedModel, tokens: Sequence[int] | Non
         )
     head = next((entry for entry in trace.entries if entry.stage == LOGITS and entry.step == 0), None)
     every = head is not None and np.prod(head.shape, dtype=np.int64) > model.vocabulary
-    # What depends on how long a run is in all is as the manifest's graph has it: a text may have been longer than what is recorded.
+    # Some constants, such as LongRoPE's factors, depend on the length of the whole run, which may exceed the recorded
+    # part. The graph in the manifest tells which were used.
     context = replayed.context_named_by(trace.graph())
     return replayed.graph_of("all" if every else "last", total if context is None else context)

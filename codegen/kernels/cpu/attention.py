@@ -1,9 +1,11 @@
-"""Attention kernels: scores, softmax, mix, each alone for when it is tapped, and the three in one for when none is.
+"""Attention kernels: scores, softmax and mix (the weighted sum of v), each as its own kernel, and one fused kernel.
 
-Rows are computed one position at a time, query heads that share a KV head together. A query's loops end at the last key
-that it may attend to, and the order of every sum depends on the key's position alone. So a position that attends to no
-later ones has the same bits whether these are there or not; and since the fused kernel emits the very same rows,
-keeping scores and softmax in scratch memory instead of in [H, n, t] buffers changes no bit either.
+The three kernels run if scores or softmax are tapped, the fused one if not.
+
+A kernel computes one position at a time, for all query heads that share a KV head. The loops of a query end at the
+last key that it attends to, and the order of each sum depends only on the positions of the keys. So with a causal
+mask, later positions do not change a bit of earlier ones. The fused kernel emits the same loops for a row, and keeps
+scores and softmax in scratch memory in place of [H, n, t] buffers. So fusing changes no bit either.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from aprgraph.graph.ir import TensorType
 
 
 def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
-    """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, capped if there is a cap, 0 at masked keys."""
+    """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, soft-capped if asked for; 0 at masked keys."""
     count, kv_heads, scoring = request.attr_int("heads"), request.attr_int("kv_heads"), scoring_of(request)
     heads = Heads(count, kv_heads, scores_together(count // kv_heads, cpu), *mask_of(request))
 
@@ -61,7 +63,7 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
 
 
 def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
-    """scores [H, n, t], sinks [H] -> out [H, n, t]: softmax over the keys that a query may attend to, else 0."""
+    """scores [H, n, t], sinks [H] -> out [H, n, t]: softmax over the keys that a query attends to; 0 at masked keys."""
     count = int(request.operands[0].dims[0])
     heads = Heads(count, count, 1, *mask_of(request))
 
@@ -83,7 +85,7 @@ def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
 
 
 def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
-    """weights [H, n, t], v [t, K·V] -> out [n, H·V]: each query's weighted sum of v, keys in order."""
+    """weights [H, n, t], v [t, K·V] -> out [n, H·V]: the weighted sum of v for each query, in the order of the keys."""
     weights_type, v_type = request.operands
     count, kv_heads = int(weights_type.dims[0]), request.attr_int("kv_heads")
     size = int(v_type.dims[1]) // kv_heads
@@ -104,7 +106,7 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
 
 
 def attention(request: KernelRequest, cpu: Cpu) -> Any:
-    """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, a row of scores at a time."""
+    """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, fused row by row."""
     count, kv_heads, scoring = request.attr_int("heads"), request.attr_int("kv_heads"), scoring_of(request)
     value_size, share = int(request.operands[2].dims[1]) // kv_heads, count // kv_heads
     together = min(scores_together(share, cpu), mix_together(share, value_size, cpu))
@@ -136,11 +138,11 @@ def _score_of(scores: Buffer, head: int, key: Expr) -> Expr:
 
 
 class _Sinks:
-    """The parameter of the heads' sinks, where there is one: ``types`` holds its type, or nothing."""
+    """The parameter `sinks` [H] of a kernel, if it has one. ``types`` holds its type, or is empty."""
 
     def __init__(self, emitter: Emitter, parameters: Parameters, types: Sequence[TensorType]) -> None:
         self._weights = [Weight(emitter, parameters, "sinks", kind) for kind in types]
 
     def of(self, head: Expr) -> Expr | None:
-        """The sink of a head."""
+        """The sink of ``head``; None if the kernel has no sinks."""
         return self._weights[0].plain(i64(0), head) if self._weights else None

@@ -10,7 +10,7 @@ import pytest
 from aprgraph.cli.option_words import option_words
 from aprgraph.graph.arguments import ARCHITECTURES, LAYERS, MAX_TOKENS, OVERRIDES, TAPS
 from aprgraph.graph.errors import PlanError
-from aprgraph.graph.plan import parse_plan
+from aprgraph.graph.tap_plan import parse_plan
 from tests.support.cli import fails
 
 

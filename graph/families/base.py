@@ -1,4 +1,4 @@
-"""What every family is: numbers, names of weights, and a graph."""
+"""The base class of model families: numbers, names of weights, and a graph."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Family:
     windows: Reading[tuple[int, ...]] = Reading(lambda f: (0,) * f.layers)
 
     def __init__(self, metadata: Metadata) -> None:
-        """Read all numbers of a model. Raises ModelError, or UnsupportedModelError for what is not there yet."""
+        """Read all numbers of a model. Raises ModelError, or UnsupportedModelError for an unsupported variant."""
         self.metadata = metadata
         if not 0 <= self.extra_layers < self.blocks:
             raise ModelError(
@@ -84,7 +84,7 @@ class Family:
 
     @property
     def window_period(self) -> int:
-        """Every which layer attends to all positions, where the others have a window; 0 if all layers are alike."""
+        """n if every n-th layer attends to all positions and the others have a window; 0 if all are alike."""
         windows = self.readings()["windows"]
         return windows.period if isinstance(windows, Windows) else 0
 
@@ -113,12 +113,12 @@ class Family:
 
     @classmethod
     def gguf_name(cls, slot: str) -> str:
-        """What the weight of ``slot`` is called in GGUF, without its layer and without `.weight`."""
+        """The name in GGUF of the weight of ``slot``, without `blk.<layer>.` and `.weight`."""
         return cls.gguf_names.get(slot, GGUF_NAMES.get(slot, slot))
 
     @classmethod
     def hf_name(cls, slot: str) -> str | None:
-        """The module of transformers that holds the weight of ``slot``; None where none does."""
+        """The name in transformers of the module that holds the weight of ``slot``; None if there is none."""
         return cls.hf_names.get(slot, HF_NAMES.get(slot))
 
     @classmethod

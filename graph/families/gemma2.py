@@ -41,13 +41,13 @@ class Gemma2(SandwichNorms):
         return 1 / math.sqrt(self.hidden // self.heads[0] if self.layers == _LAYERS_OF_27B else self.head_size)
 
     def embed(self, g: GraphBuilder, table: str) -> str:
-        """Scaled by sqrt(E)."""
+        """The embedding, scaled by sqrt(E)."""
         return g.embed("embedding", table, scale=math.sqrt(self.hidden))
 
     def attention_extras(self, g: GraphBuilder) -> Mapping[str, Any]:
-        """Scores are capped."""
+        """A soft cap on the scores."""
         return {"cap": self.score_cap}
 
     def logits(self, g: GraphBuilder, x: str) -> str:
-        """Capped."""
+        """The logits, after a soft cap."""
         return g.apply("lm_head", "soft_cap", g.head("lm_head_raw", x), cap=self.logit_cap)

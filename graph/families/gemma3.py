@@ -43,5 +43,5 @@ class Gemma3(Qwen3, SandwichNorms):
         return 1 / math.sqrt(self.hidden // self.heads[0] if self.layers == _LAYERS_OF_27B else self.head_size)
 
     def embed(self, g: GraphBuilder, table: str) -> str:
-        """Scaled by sqrt(E)."""
+        """The embedding, scaled by sqrt(E)."""
         return g.embed("embedding", table, scale=math.sqrt(self.hidden))

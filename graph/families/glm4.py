@@ -22,15 +22,15 @@ class Glm4(SandwichNorms):
     has_sections: Reading[bool] = Reading(lambda f: f.reads_sections())
 
     def reads_sections(self) -> bool:
-        """As llama.cpp decides it: from the sections of the first two axes."""
+        """Whether the model has M-RoPE: by the sections of the first two axes, as in llama.cpp."""
         key = self.key("rope.dimension_sections")
         sections = self.metadata.array(key).values() if key in self.metadata else []
         return len(sections) > 1 and all(isinstance(pairs, int) and pairs > 0 for pairs in sections[:2])
 
     def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
-        """In a text all axes are one."""
+        """In a text, the axes of M-RoPE have the same positions, so it is plain RoPE."""
         return g.rope(x, self.angles_of(layer), "halves" if self.has_sections else self.pairing)
 
     def gate_and_up(self, g: GraphBuilder, x: str, layer: int) -> tuple[str, str]:
-        """One product holds the gate's columns first, then those of up."""
+        """One matrix product gives the columns of gate, then those of up."""
         return g.gate_and_up_in_one(x, self.ffn[layer])

@@ -34,9 +34,9 @@ class GptOss(Mixture):
     )
 
     def attention_extras(self, g: GraphBuilder) -> Mapping[str, Any]:
-        """A learnt score beside those of each head, which takes part in the softmax and mixes nothing in."""
+        """The sinks: one learnt score for each head, which takes part in the softmax and has no value."""
         return {"sinks": g.weight("attn_sinks", self.heads[0])}
 
     def activate(self, g: GraphBuilder, gate: str, up: str) -> str:
-        """The bounds and the factor of the sigmoid are those of the original."""
+        """The clamped SwiGLU, with the bounds and the sigmoid's factor of the original."""
         return g.apply("moe_expert_swigl", "clamped_swiglu", gate, up, limit=7.0, alpha=1.702)

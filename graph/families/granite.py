@@ -31,21 +31,21 @@ class Granite(Llama):
         return g.embed("embedding", table, scale=self.embedding_scale)
 
     def rope_angles(self, g: GraphBuilder) -> None:
-        """If there is RoPE."""
+        """The RoPE angles, unless the model has no RoPE."""
         if self.has_rope:
             super().rope_angles(g)
 
     def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
-        """If there is RoPE."""
+        """RoPE, unless the model has none."""
         return super().apply_rope(g, x, layer) if self.has_rope else x
 
     def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """As in Llama, but for the scale of what is added."""
+        """As in Llama, with a scale on what is added to the residual stream."""
         out = self.attention(g, g.norm("attn_norm", x), layer)
         x = g.add("post_attn_residual", x, g.inner("attn_out_scaled", "scale", out, factor=self.residual_scale))
         out = self.feed_forward(g, g.norm("ffn_norm", x), layer)
         return g.add("post_ffn_residual", x, g.inner("ffn_out_scaled", "scale", out, factor=self.residual_scale))
 
     def logits(self, g: GraphBuilder, x: str) -> str:
-        """Divided."""
+        """The logits, divided by ``logit_scale``."""
         return g.apply("lm_head", "scale", g.head("lm_head_raw", x), factor=1 / self.logit_scale)

@@ -28,7 +28,7 @@ class Mixture(Decoder):
     gating = number("expert_gating_func", None, 0, least=0, given="experts")
 
     def check(self) -> None:
-        """A softmax chooses some of the experts."""
+        """Raise UnsupportedModelError for a router without softmax, and ModelError for counts that do not fit."""
         super().check()
         if not self.experts:
             return
@@ -41,7 +41,7 @@ class Mixture(Decoder):
             raise UnsupportedModelError(f"{where}: {self.key('expert_gating_func')} is {self.gating}; supported is 1, the softmax")
 
     def default_expert_ffn(self) -> int:
-        """The size of an expert where the file has none: the dense size, divided among the chosen."""
+        """The size of an expert if the file does not say it: the dense size divided by the number of chosen experts."""
         return max(self.ffn[0] // self.chosen, 1)
 
     def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
@@ -49,7 +49,7 @@ class Mixture(Decoder):
         return self.mix(g, x) if self.experts else super().feed_forward(g, x, layer)
 
     def mix(self, g: GraphBuilder, x: str, shared: str | None = None) -> str:
-        """Router, experts, and the sum of both with ``shared``, the output of an expert that every position uses."""
+        """The weighted sum of the chosen experts, plus ``shared``, the output of a shared expert, if any."""
         scores = g.linear("moe_router_logits", x, self.experts)
         # Ids before weights: the weights are of the experts that were chosen.
         ids = g.apply("moe_router_indices", "top_k", scores, k=self.chosen)
@@ -62,5 +62,5 @@ class Mixture(Decoder):
         return g.add("moe_ffn_out", g.inner("moe_expert_sum", "expert_sum", outputs, weights), shared)
 
     def activate(self, g: GraphBuilder, gate: str, up: str) -> str:
-        """What an expert makes of its gate: act(gate) · up."""
+        """The activation of an expert: act(gate) · up."""
         return g.apply("moe_expert_swigl", "mul", g.inner("moe_expert_activated", self.activation, gate), up)

@@ -1,4 +1,4 @@
-"""What a family declares its numbers with: each under its key in GGUF and in a checkpoint's config.json."""
+"""Declarations of a family's numbers, each with its key in GGUF and in the config.json of a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NONE: Any = object()
 
 
 class Reading(Generic[T]):
-    """An attribute of a family that ``read(family)`` gives: read once, when the model is opened.
+    """An attribute of a family whose value is ``read(family)``, called once, when the model is opened.
 
-    It may ask for other attributes, in any order. ``given`` names a number without which, or with which at 0, there is nothing
-    to be read: the attribute is None then.
+    ``read`` may use other attributes, in any order. ``given`` names a number: if the file lacks it or has 0 there, the
+    attribute is None, and ``read`` is not called.
     """
 
     #: The key in config.json that says the same, where one key does.
@@ -90,7 +90,7 @@ def real(gguf: str, hf: str | None = None, default: Any = _NONE, *, least: float
 
 
 def flag(gguf: str, hf: str | None, default: Any, *, given: str | None = None) -> Number[bool]:
-    """True or false; ``default`` as of ``number``."""
+    """A boolean. ``default`` is as in ``number``."""
     return Number(lambda family, key, taken: family.metadata.flag(key, taken), gguf, hf, default, given)
 
 

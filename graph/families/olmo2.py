@@ -31,11 +31,11 @@ class Olmo2(Decoder):
     )
 
     def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """What is added is normalised, what is read is not."""
+        """Post-norm: the output of attention and of the network is normalised, then added to the residual stream."""
         x = g.add("post_attn_residual", x, g.norm("attn_post_norm", self.attention(g, x, layer)))
         return g.add("post_ffn_residual", x, g.norm("ffn_post_norm", self.feed_forward(g, x, layer)))
 
     def project(self, g: GraphBuilder, x: str, layer: int) -> Sequence[Heads]:
-        """q and k as they are after their norms."""
+        """The heads of q, k and v, after an RMSNorm over all heads of q and another over those of k."""
         q, k, v = super().project(g, x, layer)
         return g.norm_row(q), g.norm_row(k), v

@@ -23,5 +23,5 @@ class Phi3(Decoder):
     windows = Windows(period=0)
 
     def gate_and_up(self, g: GraphBuilder, x: str, layer: int) -> tuple[str, str]:
-        """One product holds the gate's columns first, then those of up."""
+        """One matrix product gives the columns of gate, then those of up."""
         return g.gate_and_up_in_one(x, self.ffn[layer])

@@ -21,7 +21,7 @@ class Qwen2Moe(Qwen2, Mixture):
     shared_ffn = number("expert_shared_feed_forward_length", "shared_expert_intermediate_size", lambda f: f.ffn[0])
 
     def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """The chosen experts, and the shared one, which every position uses: times a sigmoid of its own gate."""
+        """The chosen experts, and the shared expert, whose output is scaled by the sigmoid of its own gate."""
         gate = g.linear("ffn_gate", x, self.shared_ffn, slot="shared_gate")
         up = g.linear("ffn_up", x, self.shared_ffn, slot="shared_up")
         out = self.down(g, gate, up, slot="shared_out")

@@ -17,5 +17,5 @@ class Qwen3(Decoder):
     hf_classes = "Qwen3ForCausalLM"
 
     def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
-        """Normalised, then turned."""
+        """An RMSNorm over each head, then RoPE."""
         return super().apply_rope(g, g.norm_heads(x), layer)

@@ -1,4 +1,4 @@
-"""Which angles a model's RoPE turns by: base, and how frequencies were stretched for a longer context."""
+"""RoPE's frequencies: the base, and how they are scaled for a longer context (linear, YaRN, LongRoPE)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Rope:
 def read_rope(
     metadata: Metadata, prefix: str, head_size: int, default_base: float, original_context: int, *, whole_pairs: bool = True
 ) -> Rope:
-    """Read and check the RoPE of the layers that see all positions. Raises ModelError or UnsupportedModelError.
+    """Read and check the RoPE of the layers without a sliding window. Raises ModelError or UnsupportedModelError.
 
     ``whole_pairs``: YaRN's bounds are rounded to whole pairs, the lower one down and the upper one up.
     """
@@ -53,7 +53,7 @@ def read_rope(
 
 
 def read_sliding_rope(metadata: Metadata, prefix: str, rope: Rope, default_base: float) -> Rope:
-    """RoPE of the layers with a window, where it is never stretched: it turns as much of a head as ``rope``. Raises ModelError."""
+    """RoPE of the layers with a sliding window: not scaled, and of as many dims as ``rope``. Raises ModelError."""
     key = metadata.first_of(f"{prefix}.rope.freq_base_swa", f"{prefix}.rope.local.freq_base")
     return Rope(rope.dims, read_base(metadata, key, default_base))
 
@@ -70,7 +70,7 @@ def read_base(metadata: Metadata, key: str, default: float) -> float:
 
 
 def _read_factor(metadata: Metadata, prefix: str) -> float:
-    """By what the context was stretched.
+    """The factor by which the context was extended.
 
     As llama.cpp reads it: a factor without a type means linear, 0 means 1, and older files call it `rope.scale_linear`.
     """
@@ -93,7 +93,7 @@ def _positive(metadata: Metadata, key: str, default: float) -> float:
 
 
 def _yarn_ramp(metadata: Metadata, prefix: str, dims: int, base: float, original_context: int, *, whole_pairs: bool) -> tuple[float, float]:
-    """Between which pairs YaRN (Peng et al. 2023, arXiv:2309.00071, section 3.2) goes over from not scaling to scaling.
+    """The pairs between which YaRN (Peng et al. 2023, arXiv:2309.00071, section 3.2) goes from no scaling to full.
 
     A pair that makes `beta_fast` turns over the original context is not scaled, one that makes `beta_slow` is.
     """

@@ -14,9 +14,9 @@ class SandwichNorms(Decoder):
     """A decoder that also normalises what is added to the residual stream."""
 
     def attention(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """With a norm behind it."""
+        """Attention, then an RMSNorm."""
         return g.norm("attn_post_norm", super().attention(g, x, layer))
 
     def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """With a norm behind it."""
+        """The feed-forward network, then an RMSNorm."""
         return g.norm("ffn_post_norm", super().feed_forward(g, x, layer))

@@ -1,6 +1,7 @@
-"""What each weight is called in a GGUF file and in a checkpoint of Hugging Face transformers.
+"""The name of each weight in a GGUF file and in a checkpoint of Hugging Face transformers.
 
-A weight's slot bears the name of the stage that reads it; families say here only what they call otherwise (``gguf_names``, ``hf_names``).
+The slot of a weight is named after the stage that reads it. A family that has another name for a slot declares only
+that name, in ``gguf_names`` or ``hf_names``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a model to its graph."""
+"""Build the graph of a model."""
 
 from __future__ import annotations
 

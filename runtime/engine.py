@@ -1,4 +1,4 @@
-"""What runs a graph, on whatever target: one pass at a time, with states, such as KV caches, that live from pass to pass."""
+"""Engines run graphs on a target, pass by pass. They keep states, such as KV caches, from pass to pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Engine(Protocol):
 
     @property
     def target_name(self) -> str:
-        """What it runs on, as traces name it."""
+        """The name of the target, as in traces."""
 
     def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
         """Run ``tokens`` at positions start, start + 1, …; ``on_tap`` is called as tapped tensors appear.
@@ -38,7 +38,7 @@ class Engine(Protocol):
 
 
 class Choices:
-    """Collects where a pass could choose no expert, for one error when the pass is over."""
+    """Notes the first place where a NaN kept a router from choosing, for one error at the end of the pass."""
 
     def __init__(self) -> None:
         self._first: tuple[Node, int] | None = None

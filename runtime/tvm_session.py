@@ -70,7 +70,7 @@ class Session:
         self._touched = 0  # bytes of weights that may be in memory
 
     def close(self) -> None:
-        """Give back what is not given back with the session itself."""
+        """Free what is not freed with the session object itself."""
 
     def _guarded(self, load: Callable[[], Any]) -> Any:
         try:
@@ -98,7 +98,7 @@ class Session:
         return load_tvm(runtime_alone=runtime_alone)
 
     def _device(self) -> Any:
-        """TVM's name of it."""
+        """The TVM device."""
         return self._tvm.cpu()
 
     def _load_kernels(self, library: Path) -> Any:
@@ -131,10 +131,10 @@ class Session:
         receive(*(np.from_dlpack(tensor) for tensor in tensors))
 
     def wait(self) -> None:
-        """Until all that was to be fetched has been."""
+        """Wait until all fetches have called their ``receive``."""
 
     def explain(self, error: Exception, positions: int) -> None:
-        """Raise an error that says what one of TVM's means, if that is known."""
+        """Raise an error that explains ``error``, which TVM raised, if its cause is known."""
         if "bad_alloc" in str(error):  # TVM's allocator is C++
             raise MemoryError(f"{positions} positions do not fit into memory") from None
 
@@ -164,12 +164,12 @@ class Session:
     # -- what programs call ----------------------------------------------------------------------------------------------
 
     def start(self, run: _Run) -> None:
-        """``run`` is what taps and choices belong to from now on."""
+        """From now on, taps and choices belong to ``run``."""
         self._running = run
         self._tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
 
     def stop(self) -> None:
-        """Taps and choices belong to nothing any more."""
+        """The run is over: no taps or choices are expected."""
         self._running = None
 
     def _tap(self, value: Any, name: str) -> None:

@@ -12,9 +12,9 @@ from aprgraph.graph.ops import OPS, is_tap, traits_of
 
 @dataclass(frozen=True)
 class AllPositions:
-    """Takes out the op that keeps the last position; what follows it gets its operand, and types to match.
+    """Removes the op that keeps the last position. Its users read its operand, and their types are inferred again.
 
-    What follows must be rowwise, else it would see positions that it did not. Raises GraphError where it is not.
+    Raises GraphError if an op after it is not rowwise: such an op would then read other positions than before.
     """
 
     name: ClassVar[str] = "all-positions"

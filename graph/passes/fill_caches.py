@@ -1,4 +1,4 @@
-"""fill-caches: what a part of a prompt that is not its last has to compute."""
+"""fill-caches: of a prompt in parts, what a part other than the last has to compute."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from aprgraph.graph.ops import states_of, taps_of, traits_of
 
 @dataclass(frozen=True)
 class FillCaches:
-    """Outputs are the nodes whose state later parts go on from, such as KV caches, and taps.
+    """Makes the nodes with a state, such as KV caches, and the taps the outputs: later parts need the states.
 
-    Those of the last position are left out: this part lacks it.
+    Taps of the last position are left out, since this part does not hold it.
     """
 
     name: ClassVar[str] = "fill-caches"

@@ -1,4 +1,4 @@
-"""fix-context: what depends on how many positions a run has in all is decided."""
+"""fix-context: decide what depends on the number of positions of the whole run, such as LongRoPE's factors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aprgraph.graph.ops.rope import CONTEXT_CHOICE
 
 @dataclass(frozen=True)
 class FixContext:
-    """Puts one of its operands in place of every `context_choice`: the second if the run passes its limit.
+    """Replaces every `context_choice` by one of its operands: the second if the run is longer than its limit.
 
     By the whole run, and not by the pass at hand: otherwise a position would change its angles when the text grows past the
     limit, and the keys that lie in the cache would not fit the new ones.
@@ -36,7 +36,7 @@ class FixContext:
 
 
 def context_choices(graph: Graph) -> list[Node]:
-    """What is still to be decided by the length of the run."""
+    """The nodes that depend on the length of the run and have not been decided."""
     # By name: this pass is there for the one op that kernels do not know.
     return graph.with_op(CONTEXT_CHOICE.name)
 

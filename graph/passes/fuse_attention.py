@@ -1,4 +1,4 @@
-"""fuse-attention: scores, softmax and mix in one op where nobody looks at what lies between."""
+"""fuse-attention: scores, softmax and mix in one op, where neither scores nor softmax are tapped."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from aprgraph.graph.tap_plan import Plan
 class InsertTaps:
     """A tap reads a stage's value and nothing reads a tap, so no other node changes.
 
-    With taps, the taps alone are the graph's outputs (what they do not need can be pruned), unless the run goes on from its
-    outputs and they are to be kept; an empty plan leaves the graph as it is.
+    The taps become the only outputs of the graph, so that `prune` can remove what they do not need. With
+    ``keep_outputs``, the earlier outputs stay too, for a run that goes on from its logits. An empty plan changes nothing.
     """
 
     plan: Plan

@@ -1,6 +1,6 @@
 """Every pass between a model's graph and what runs, in order.
 
-1. fix-context       what depends on how many positions the run has in all
+1. fix-context       what depends on the number of positions of the whole run
 2. all-positions     if the logits of all positions are asked for
 3. insert-taps       a tap on every stage that the plan selects
 4. prune             what no output needs is dropped
@@ -34,7 +34,7 @@ def recorded_graph(graph: Graph, plan: Plan, positions: str, total: int, *, keep
 
 
 def early_graph(recorded: Graph) -> Graph:
-    """Phase 5."""
+    """Phase 5: the graph of a part of the prompt that is not its last."""
     return run_passes(recorded, [FillCaches(), Prune()])
 
 

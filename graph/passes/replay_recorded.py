@@ -1,4 +1,4 @@
-"""replay-recorded: what was recorded is read instead of being computed, and computed only to be compared."""
+"""replay-recorded: read recorded tensors in place of computing them, and compute only those to be compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts: what both sides' local errors say together about each tensor."""
+"""Verdicts: which side is wrong at each tensor, by the local errors of both sides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aprgraph.runtime.place import Place
 
 
 def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies, graphs: GraphDifferences | None = None) -> Blame:
-    """What a comparison and the audits of its sides say together; ``dependencies`` are those of the model.
+    """The verdicts on a comparison, from the audits of its two sides. ``dependencies`` are those of the model.
 
     ``graphs`` are the differences of the graphs by which the two were replayed.
     """

@@ -18,7 +18,7 @@ class InsertTaps:
     """A tap reads a stage's value and nothing reads a tap, so no other node changes.
 
     The taps become the only outputs of the graph, so that `prune` can remove what they do not need. With
-    ``keep_outputs``, the earlier outputs stay too, for a run that goes on from its logits. An empty plan changes nothing.
+    ``keep_outputs``, the earlier outputs stay too, for a run that goes on from its logits. An empty plan is a no-op.
     """
 
     plan: Plan

@@ -9,12 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from aprgraph.graph.errors import UnsupportedModelError
+from aprgraph.graph.errors import GraphError, UnsupportedModelError, shown
 from aprgraph.graph.families.base import Family, Order
+from aprgraph.graph.families.own_code import own_code
 from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.ops import OPS, Op
+from aprgraph.graph.stage_suggestions import did_you_mean
+from aprgraph.graph.stages import STAGE_BY_NAME
 
 #: Dims of a weight that holds all experts.
 _EXPERT_DIMS = 3
@@ -73,6 +76,15 @@ class GraphBuilder:
         self._add("tokens", "input")
         self._add("positions", "input")
 
+    def build(self) -> Graph:
+        """The graph that the family writes. Raises GraphError for ops that are not used as they are declared."""
+        with own_code(type(self.family)):
+            logits = self.family.graph(self)
+            if logits not in self.graph:
+                raise GraphError(f"graph() returned {shown(logits)}, expected the name of the node of the logits")
+        self.graph.outputs = (logits,)
+        return self.graph
+
     def layers(self, count: int) -> Iterator[int]:
         """Iterate over ``count`` layers. Nodes that are added meanwhile belong to the layer of the iteration."""
         for self.layer in range(count):
@@ -83,6 +95,7 @@ class GraphBuilder:
 
     def apply(self, stage: str, op: str | Op, *operands: str | Heads, **attrs: Attr) -> str:
         """Add the node of a stage. ``op`` is an op, or the name of one in ``OPS``."""
+        _require_stage(stage)
         name = stage if self.layer is None else f"layer{self.layer}.{stage}"
         return self._add(name, op, operands, attrs, stage, self.layer)
 
@@ -101,15 +114,24 @@ class GraphBuilder:
     ) -> str:
         """Add a node with the type that its op infers, without the attributes that have their default."""
         names = [self.columns(operand) if isinstance(operand, Heads) else operand for operand in operands]
-        op = op if isinstance(op, Op) else OPS[op]
-        given = {key: value for key, value in (attrs or {}).items() if key not in op.defaults or value != op.defaults[key]}
-        result = op.infer([self.graph[operand].type for operand in names], given)
+        try:
+            op = op if isinstance(op, Op) else _op(op)
+            given = {key: value for key, value in (attrs or {}).items() if key not in op.defaults or value != op.defaults[key]}
+            result = op.result([self._type(operand) for operand in names], given)
+        except GraphError as error:
+            raise GraphError(f"%{name}: {error}") from None
         self.graph.add(Node(name, op.name, result, given, stage, layer), names)
         return name
 
+    def _type(self, x: str) -> TensorType:
+        """The type of a node. Raises GraphError for what is no node's name, such as None from a method without a return."""
+        if not isinstance(x, str):
+            raise GraphError(f"an operand is {shown(x)}, expected the name of a node, or heads; is there a return missing in a method?")
+        return self.graph[x].type
+
     def width(self, x: str) -> int:
         """How many columns the node ``x`` has."""
-        columns = self.graph[x].type.dims[-1]
+        columns = self._type(x).dims[-1]
         assert isinstance(columns, int)
         return columns
 
@@ -193,6 +215,7 @@ class GraphBuilder:
 
     def norm(self, stage: str, x: str | Heads) -> str:
         """An RMSNorm over whole rows; of heads, over all heads of a position together."""
+        _require_stage(stage)
         node = self.columns(x) if isinstance(x, Heads) else x
         return self.apply(stage, "rms_norm", node, self.weight(stage, self.width(node)), eps=self.family.eps, groups=1)
 
@@ -201,6 +224,7 @@ class GraphBuilder:
 
         A bias that the file has is added unless ``bias`` is False. The stage is the value after the bias.
         """
+        _require_stage(stage)
         slot = slot or stage
         weight = self.weight(slot, rows, self.width(x))
         biases = self.biases((slot, rows)) if bias else []
@@ -219,6 +243,7 @@ class GraphBuilder:
 
         ``x`` has one row for a position, which all its experts read, or one row for each of its experts.
         """
+        _require_stage(stage)
         weight = self.weight(stage, experts, rows, self.width(x))
         if not self.has(stage, "bias"):
             return self.apply(stage, "expert_linear", x, ids, weight)
@@ -320,3 +345,15 @@ class GraphBuilder:
         scores = self.apply("attn_scores", "attn_scores", q, keys, heads=q.count, kv_heads=k.count, scale=scale, cap=cap, **mask)
         softmax = self.apply("attn_softmax", "attn_softmax", scores, *([sinks] if sinks else []), **mask)
         return self.apply("attention", "attn_mix", softmax, values, kv_heads=v.count, **mask)
+
+
+def _op(name: str) -> Op:
+    if name not in OPS:
+        raise GraphError(f"there is no op {shown(name)}; expected one of {', '.join(OPS)}")
+    return OPS[name]
+
+
+def _require_stage(name: str) -> None:
+    """Raise GraphError for a stage that is not in the table: else its weight would be sought in the file, and said to be missing."""
+    if name not in STAGE_BY_NAME:
+        raise GraphError(f"there is no stage {shown(name)}{did_you_mean(str(name))}; a family may declare stages of its own, as `stages`")

@@ -84,10 +84,15 @@ class Metadata(Mapping[str, object]):
                     "again, or give the value with ",
                     OVERRIDES,
                 )
+            if not _is_of(kinds, default):
+                raise ModelError(
+                    f"{self.path}: metadata key {key!r} is missing, and its default is {shown(default)}, expected {expected}; correct the "
+                    "family's declaration"
+                )
             self._defaults[key] = default
             return default
         value = self._values[key]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        if not _is_of(kinds, value):
             found = f"an array of {len(value)}" if isinstance(value, ArrayValue) else shown(value)
             raise ModelError(f"{self.path}: metadata key {key!r} is {found}, expected {expected}")
         return value
@@ -143,6 +148,11 @@ class Metadata(Mapping[str, object]):
         value = self._get(key, (ArrayValue,), "an array", None)
         assert isinstance(value, ArrayValue)
         return value
+
+
+def _is_of(kinds: tuple[type, ...], value: object) -> bool:
+    """Whether a value is one of ``kinds``, true and false being no numbers."""
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
 def parse_overrides(items: Sequence[str]) -> dict[str, Scalar | str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aprgraph.graph.arguments import IGNORE, OVERRIDES
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError, shown
-from aprgraph.graph.families import Family, find_family
+from aprgraph.graph.families import Family, open_family
 from aprgraph.graph.file_kind import kind_of_gguf
 from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
 from aprgraph.graph.metadata import ArrayValue, Metadata, Scalar
@@ -163,7 +163,7 @@ def load_model(path: str | Path, overrides: Mapping[str, Scalar | str] | None = 
 def read_model(file: GGUFFile, metadata: Metadata, overrides: Mapping[str, Scalar | str], ignore: Sequence[str] = ()) -> Model:
     """The model of a file with ``metadata``, which holds ``overrides`` already. Raises ModelError or UnsupportedModelError."""
     patterns = parse_ignored(ignore)
-    family = find_family(metadata)(metadata)
+    family = open_family(metadata)
     _check_overrides(metadata, family, overrides)
     _check_ignored(file, metadata, patterns)
     unapplied = account_for_keys(family, patterns)

@@ -19,9 +19,7 @@ def build_graph(model: Model) -> Graph:
     Raises ModelError for a tensor that is missing or does not fit the metadata, and UnsupportedModelError for one that
     the graph would leave out: numbers traced without it would be silently wrong.
     """
-    builder = GraphBuilder(model, model.family, _name_of(model))
-    graph = builder.graph
-    graph.outputs = (model.family.graph(builder),)
+    graph = GraphBuilder(model, model.family, _name_of(model)).build()
     _refuse_unused(graph, model)
     verify(graph)
     return graph

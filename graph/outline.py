@@ -92,8 +92,7 @@ def outline(
     family = kind(metadata)
     tensors = AskedTensors(vocabulary, optional)
     builder = GraphBuilder(tensors, family, kind.architecture)
-    builder.graph.outputs = (family.graph(builder),)
-    return Outline(family, builder.graph, {name: AskedWeight(name, *builder.slots[name], dims) for name, dims in tensors.asked.items()})
+    return Outline(family, builder.build(), {name: AskedWeight(name, *builder.slots[name], dims) for name, dims in tensors.asked.items()})
 
 
 def small_outline(kind: type[Family], **others: object) -> Outline:

@@ -18,6 +18,8 @@ from aprgraph.graph.errors import AprgraphError, shown
 
 #: What a stage may be called: its files and `--taps` bear the name.
 _NAME = re.compile(r"[a-z][a-z_]*")
+#: A dimension: the letters of the module docstring, and what is computed of them.
+_DIM = re.compile(r"[ntHKDEFVXk0-9()+*]+")
 
 
 class StageKind(Enum):
@@ -170,6 +172,11 @@ def add_stage(stage: Stage, before: str) -> None:
         raise AprgraphError(f"the stage {stage.name!r} is there already and is another; expected a name of its own")
     if _NAME.fullmatch(stage.name) is None:
         raise AprgraphError(f"the stage {shown(stage.name)}: expected a name of small letters and underscores")
+    if not stage.dims or not all(isinstance(dim, str) and _DIM.fullmatch(dim) for dim in stage.dims):
+        raise AprgraphError(
+            f"the stage {stage.name!r} has the dims {shown(stage.dims)}, expected letters of the stage table (n t H K D E F V X k), or "
+            "sums and products of them"
+        )
     if before not in STAGE_BY_NAME:
         raise AprgraphError(f"the stage {stage.name!r} is to come before {shown(before)}, which is no stage")
     STAGES.insert(_ORDER[before], stage)

@@ -24,7 +24,7 @@ from aprgraph.codegen.cache.contents import trim_cache
 from aprgraph.codegen.cache.folder import COMPILED_FOLDER, FOLDER_VARIABLE, cache_folder
 from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.graph.errors import ArtifactError
-from aprgraph.graph.families.registry import is_own_family
+from aprgraph.graph.families.own_code import is_own_family
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.text import print_graph

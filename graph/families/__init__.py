@@ -15,9 +15,9 @@ from aprgraph.graph.families.qwen2 import Qwen2
 from aprgraph.graph.families.qwen2moe import Qwen2Moe
 from aprgraph.graph.families.qwen3 import Qwen3
 from aprgraph.graph.families.qwen3moe import Qwen3Moe
-from aprgraph.graph.families.registry import FAMILIES, find_family, load_family_file, register
+from aprgraph.graph.families.registry import FAMILIES, find_family, load_family_file, open_family, register
 
 for _family in (Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, GptOss):
     register(_family)
 
-__all__ = ["FAMILIES", "Decoder", "Family", "Mixture", "find_family", "load_family_file", "register"]
+__all__ = ["FAMILIES", "Decoder", "Family", "Mixture", "find_family", "load_family_file", "open_family", "register"]

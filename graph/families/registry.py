@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
-import inspect
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from aprgraph.graph.errors import AprgraphError, UnsupportedModelError, shown
-from aprgraph.graph.families.base import Family
+from aprgraph.graph.families.base import Family, Order
+from aprgraph.graph.families.own_code import line_in, own_code, where_is
 from aprgraph.graph.metadata import Metadata
-from aprgraph.graph.stages import add_stage
+from aprgraph.graph.stages import HIDDEN, STAGE_BY_NAME, Stage, add_stage
 
 _F = TypeVar("_F", bound=type[Family])
 
@@ -41,23 +41,34 @@ def register(family: _F) -> _F:
             f"two families have the architecture {architecture!r}: {there.__name__} ({where_is(there)}) and {family.__name__} "
             f"({where_is(family)}); expected one, so rename or drop one of them"
         )
+    _check_declarations(family)
     for stage, before in family.stages:
         add_stage(stage, before)
     FAMILIES[architecture] = family
     return family
 
 
-def where_is(family: type[Family]) -> str:
-    """The file that a family is declared in."""
-    try:
-        return inspect.getfile(family)
-    except (OSError, TypeError):
-        return family.__module__
+def _check_declarations(family: type[Family]) -> None:
+    """Raise AprgraphError for an attribute of the class that is of another type than Family declares, or names what is not there."""
 
+    def require(condition: bool, attribute: str, expected: str) -> None:
+        if not condition:
+            found = shown(getattr(family, attribute))
+            raise AprgraphError(f"{where_is(family)}: in the family {family.__name__}, {attribute} is {found}, expected {expected}")
 
-def is_own_family(family: type[Family]) -> bool:
-    """Whether a family comes from outside the package, so that the package's version does not say what it builds."""
-    return not family.__module__.startswith(f"{__name__.partition('.')[0]}.")
+    require(isinstance(family.hf_classes, str), "hf_classes", "text: the names of classes, with blanks between")
+    for attribute in ("gguf_names", "hf_names"):
+        require(isinstance(getattr(family, attribute), Mapping), attribute, "a dict, from slots to names of weights")
+    for attribute in ("pairing", "hf_pairing"):
+        require(getattr(family, attribute) in get_args(Order), attribute, f"one of {', '.join(get_args(Order))}")
+    pairs = list(family.stages) if isinstance(family.stages, Sequence) else []
+    are_pairs = all(isinstance(pair, tuple) and list(map(type, pair)) == [Stage, str] for pair in pairs)
+    require(isinstance(family.stages, Sequence) and are_pairs, "stages", "pairs of a Stage and the name of the stage that it comes before")
+    known = {HIDDEN, *STAGE_BY_NAME, *(stage.name for stage, _ in pairs)}
+    for stage, _ in pairs:
+        unknown = [name for name in (*stage.reads, *stage.recalls) if name not in known]
+        if unknown:
+            raise AprgraphError(f"{where_is(family)}: the stage {stage.name!r} reads {shown(unknown[0])}, which is no stage")
 
 
 def load_family_file(path: str | Path) -> list[type[Family]]:
@@ -85,38 +96,26 @@ def load_family_file(path: str | Path) -> list[type[Family]]:
 
 def _run(file: Path) -> ModuleType:
     try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        source = file.read_bytes()
     except OSError as error:
         raise AprgraphError(f"{file}: {error.strerror}; expected a Python file that declares a family") from None
-    # By content, so that loading a file twice declares one class, and the file beside it another.
-    name = f"aprgraph_family_{digest}"
+    # By content, so that loading a file twice declares one class, and the file beside it another. Python's own importing goes by the
+    # file's suffix, keeps compiled code beside it, and takes a file of the same size and second to be the same.
+    name = f"aprgraph_family_{hashlib.sha256(source).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = ModuleType(name)
+    module.__file__ = str(file.absolute())
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, module.__file__, "exec"), vars(module))  # noqa: S102  what the user named, and asked to run
     except AprgraphError:
         del sys.modules[name]
         raise
     except Exception as error:
         del sys.modules[name]
-        line = _line_in(file, error)
+        line = line_in(module.__file__, error)
         raise AprgraphError(f"{file}{line}: {type(error).__name__}: {error}; the family's file could not be run") from error
     return module
-
-
-def _line_in(file: Path, error: BaseException) -> str:
-    """``:N``, the last line of ``file`` that an error came through."""
-    lines = [error.lineno] if isinstance(error, SyntaxError) else []
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(file):
-            lines.append(trace.tb_lineno)
-        trace = trace.tb_next
-    return f":{lines[-1]}" if lines else ""
 
 
 def load_installed_families() -> None:
@@ -155,3 +154,10 @@ def find_family(metadata: Metadata) -> type[Family]:
             "brought as a family of your own (docs/families.md)"
         )
     return FAMILIES[architecture]
+
+
+def open_family(metadata: Metadata) -> Family:
+    """The family of a model, with the model's numbers. Raises ModelError, or UnsupportedModelError for what is not there yet."""
+    kind = find_family(metadata)
+    with own_code(kind):
+        return kind(metadata)

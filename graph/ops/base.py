@@ -50,25 +50,29 @@ class Op:
 
     def check(self, node: Node, operand_types: Types) -> None:
         """Raise GraphError unless ``node`` is a well-formed use of this op: operand count, attributes, result type."""
+        inferred = self.result(operand_types, node.attrs)
+        if inferred != node.type:
+            raise GraphError(f"{self.name} gives {inferred}, but the node says {node.type}")
+
+    def result(self, operand_types: Types, attrs: Attrs) -> TensorType:
+        """The type of the result. Raises GraphError for operands or attributes that are not as declared."""
         least = sum(1 for name in self.operands if not name.endswith("?"))
         most = None if self.operands and self.operands[-1].endswith("*") else len(self.operands)
         if len(operand_types) < least or (most is not None and len(operand_types) > most):
             expected = ", ".join(self.operands) or "none"
             raise GraphError(f"{self.name} has {len(operand_types)} operands, expected ({expected})")
-        if not set(self.attrs) - set(self.defaults) <= set(node.attrs) <= set(self.attrs):
+        if not set(self.attrs) - set(self.defaults) <= set(attrs) <= set(self.attrs):
             expected = ", ".join(sorted(set(self.attrs) - set(self.defaults))) or "none"
             others = f" (and perhaps {', '.join(self.defaults)})" if self.defaults else ""
-            raise GraphError(f"{self.name} has the attributes {sorted(node.attrs)}, expected {expected}{others}")
-        for name, value in node.attrs.items():
+            raise GraphError(f"{self.name} has the attributes {sorted(attrs)}, expected {expected}{others}")
+        for name, value in attrs.items():
             kind = self.attrs[name]
             ok = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
             if not ok:
                 raise GraphError(f"{self.name}: attribute {name} is {value!r}, expected {kind.__name__}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise GraphError(f"{self.name}: attribute {name} is {value!r}, expected a finite number")
-        inferred = self.infer(operand_types, node.attrs)
-        if inferred != node.type:
-            raise GraphError(f"{self.name} gives {inferred}, but the node says {node.type}")
+        return self.infer(operand_types, attrs)
 
 
 def require(condition: bool, message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from aprgraph.graph.errors import GraphError, ModelError, UnsupportedModelError
-from aprgraph.graph.families import find_family
+from aprgraph.graph.families import open_family
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
@@ -32,7 +32,7 @@ class Structure:
     def _look(self) -> Iterator[Finding]:
         path = self._file.path
         try:
-            family = find_family(self.metadata)(self.metadata)
+            family = open_family(self.metadata)
         except (ModelError, UnsupportedModelError) as error:
             yield from self._keys()
             unsupported = isinstance(error, UnsupportedModelError)

@@ -133,6 +133,82 @@ def test_a_broken_file_is_one_line(text: str, message: str, tmp_path: Path) -> N
     assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
 
 
+#: A Llama whose feed-forward network is the body of the method.
+NETWORK = """
+from aprgraph.families import Llama, number
+
+class Mine(Llama):
+    architecture = "mymod"
+
+    def feed_forward(self, g, x, layer):
+        up = g.linear("ffn_up", x, self.ffn[layer])
+        {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return up.nothing", r"mine\.py:9: AttributeError: 'str' object has no attribute 'nothing'; the family Mine could not build"),
+        ("pass", r"mine\.py: %layer0\.post_ffn_residual: an operand is None, expected the name of a node"),
+        ("return g.linear('ffn_outt', up, self.hidden)", r"mine\.py:9: there is no stage 'ffn_outt' \(did you mean 'ffn_out'\?\)"),
+        ("return g.apply('ffn_silu', 'siluu', up)", r"mine\.py:9: %layer0\.ffn_silu: there is no op 'siluu'; expected one of input, "),
+        ("return g.apply('ffn_silu', 'silu', up, cap=1.0)", r"mine\.py:9: %layer0\.ffn_silu: silu has the attributes \['cap'\], exp"),
+        ("return g.apply('moe_router', 'top_k', up)", r"mine\.py:9: %layer0\.moe_router: top_k has the attributes \[\], expected k"),
+        ("return g.apply('ffn_swigl', 'mul', up)", r"mine\.py:9: %layer0\.ffn_swigl: mul has 1 operands, expected \(a, b\)"),
+        ("return g.add('ffn_out', up, x)", r"mine\.py:9: %layer0\.ffn_out: operands differ: "),
+        ("return g.add('ffn_out', x, 'nowhere')", r"mine\.py:9: %layer0\.ffn_out: no node %nowhere in graph"),
+        ("return x\n    def graph(self, g): super().graph(g)", r"mine\.py: graph\(\) returned None, expected the name of the node"),
+        ("return x\n    def check(self): self.nothing", r"mine\.py:10: AttributeError: 'Mine' object has no attribute 'nothing'"),
+        ("return x\n    extra = number('some', None, 'seven')", r"'mymod\.some' is missing, and its default is 'seven', expected a whole"),
+    ],
+)
+@pytest.mark.contract("FAMILY-FILES-1")
+def test_a_mistake_in_a_familys_methods_is_one_sentence_with_its_line(body: str, message: str, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(NETWORK.format(body))
+    load_family_file(path)
+    with pytest.raises(AprgraphError, match=message):
+        build_graph(load_model(model))
+
+
+@pytest.mark.parametrize(
+    ("declaration", "message"),
+    [
+        ("hf_classes = ['A', 'B']", r"mine\.py: in the family Mine, hf_classes is \['A', 'B'\], expected text"),
+        ("gguf_names = ['ffn_up']", r"mine\.py: in the family Mine, gguf_names is \['ffn_up'\], expected a dict"),
+        ("pairing = 'quarters'", r"mine\.py: in the family Mine, pairing is 'quarters', expected one of interleaved, halves"),
+        ("stages = 'mine'", r"mine\.py: in the family Mine, stages is 'mine', expected pairs of a Stage and the name of the stage that"),
+        ("stages = ((Stage('mine', ('n', 'Q'), StageKind.NORM, ''), 'ffn_up'),)", r"'mine' has the dims \('n', 'Q'\), expected letters"),
+        ("stages = ((Stage('mine', ('n',), StageKind.NORM, '', ('no',)), 'ffn_up'),)", r"mine\.py: the stage 'mine' reads 'no', which"),
+    ],
+)
+@pytest.mark.contract("FAMILY-FILES-1")
+def test_a_declaration_of_another_type_is_refused(declaration: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from aprgraph.families import Llama, Stage, StageKind\nclass Mine(Llama):\n    architecture = 'mymod'\n    {declaration}\n"
+    )
+    with pytest.raises(AprgraphError, match=message):
+        load_family_file(path)
+    assert "mymod" not in FAMILIES
+
+
+def test_a_file_is_run_as_it_is_now_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("mine.family")
+    path.write_text(FILE)
+    (first,) = load_family_file(path)
+    FAMILIES.pop("mymod")
+    path.write_text(FILE.replace("class Mine", "class Ours"))  # of the same size, in the same second
+    (second,) = load_family_file(path)
+    assert (first.__name__, second.__name__) == ("Mine", "Ours")
+    assert list(tmp_path.iterdir()) == [tmp_path / path]  # no compiled code beside it
+    path.write_text("x = 1\ny = x / 0\n")
+    with pytest.raises(AprgraphError, match=r"mine\.family:2: ZeroDivisionError"):
+        load_family_file(path)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(AprgraphError, match=r"none\.py: No such file or directory; expected a Python file that declares a family"):
         load_family_file(tmp_path / "none.py")

@@ -11,6 +11,7 @@ from aprgraph.graph.builder import GraphBuilder
 from aprgraph.graph.errors import ModelError
 from aprgraph.graph.families.base import Family
 from aprgraph.graph.families.numbers import Number
+from aprgraph.graph.families.own_code import own_code
 from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Metadata
@@ -89,17 +90,30 @@ def outline(
     metadata = Metadata(
         Path(f"{kind.architecture} without a file"), {f"{kind.architecture}.{key}": value for key, value in numbers.items()}
     )
-    family = kind(metadata)
+    with own_code(kind):
+        family = kind(metadata)
     tensors = AskedTensors(vocabulary, optional)
     builder = GraphBuilder(tensors, family, kind.architecture)
     return Outline(family, builder.build(), {name: AskedWeight(name, *builder.slots[name], dims) for name, dims in tensors.asked.items()})
 
 
+def numbers_to_give(kind: type[Family]) -> list[str]:
+    """The keys that every file of a family has, and for which SMALL_NUMBERS has no number."""
+    numbers = [reading for reading in kind.readings().values() if isinstance(reading, Number)]
+    return [each.gguf for each in numbers if each.is_required and each.given is None and each.gguf not in SMALL_NUMBERS]
+
+
 def small_outline(kind: type[Family], **others: object) -> Outline:
     """The outline of a small model without optional tensors.
 
-    Its numbers are ``others``, and SMALL_NUMBERS for the keys that the family must have.
+    Its numbers are ``others``, and SMALL_NUMBERS for the keys that the family must have. Raises ModelError if one is in neither.
     """
+    missing = [key for key in numbers_to_give(kind) if key not in others]
+    if missing:
+        raise ModelError(
+            f"no small number is known for {', '.join(missing)}, which the family {kind.__name__} must have; give small_outline some, "
+            f"such as **{{{missing[0]!r}: 4}}"
+        )
     read = {reading.gguf for reading in kind.readings().values() if isinstance(reading, Number) and not reading.is_optional}
     numbers = {key: value for key, value in SMALL_NUMBERS.items() if key in read}
     return outline(kind, {**numbers, **others}, vocabulary=288)

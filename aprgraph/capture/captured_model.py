@@ -11,6 +11,7 @@ from typing import Any
 from aprgraph.capture.family_graph import Modules, outline_of
 from aprgraph.graph.errors import UnsupportedModelError
 from aprgraph.graph.families import FAMILIES, Family
+from aprgraph.graph.families.registry import load_installed_families
 from aprgraph.graph.ops import traits_of
 from aprgraph.graph.outline import Outline
 
@@ -141,12 +142,11 @@ def _classes() -> Mapping[str, type[Family]]:
 def _find_model(model: Any) -> tuple[Any, str, type[Family]]:
     """``model`` itself, or the one that it is wrapped around, its class and family. Raises UnsupportedModelError."""
     classes = _classes()
-    found: list[tuple[str, Any, str]] = []
-    for path, part in model.named_modules():
-        name = _class_of(part, classes)
-        inside_another = any(not outer or path.startswith(f"{outer}.") for outer, _, _ in found)
-        if name is not None and not inside_another:
-            found.append((path, part, name))
+    found = _models_in(model, classes)
+    if not found:
+        load_installed_families()
+        classes = _classes()
+        found = _models_in(model, classes)
     if not found:
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be captured, expected one of {', '.join(classes)}, or what is built around one; "
@@ -157,6 +157,17 @@ def _find_model(model: Any) -> tuple[Any, str, type[Family]]:
         raise UnsupportedModelError(f"{type(model).__name__} holds several models, {places}; capture one of them")
     _, part, name = found[0]
     return part, name, classes[name]
+
+
+def _models_in(model: Any, classes: Mapping[str, type[Family]]) -> list[tuple[str, Any, str]]:
+    """The outermost models in ``model`` that are of ``classes``, each with its path and its class."""
+    found: list[tuple[str, Any, str]] = []
+    for path, part in model.named_modules():
+        name = _class_of(part, classes)
+        inside_another = any(not outer or path.startswith(f"{outer}.") for outer, _, _ in found)
+        if name is not None and not inside_another:
+            found.append((path, part, name))
+    return found
 
 
 def _is_decoder(part: Any) -> bool:

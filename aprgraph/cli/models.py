@@ -30,7 +30,10 @@ def models(
     """
     from aprgraph.graph.block_formats import BLOCK_FORMATS  # noqa: PLC0415
     from aprgraph.graph.families import FAMILIES  # noqa: PLC0415
+    from aprgraph.graph.families.registry import load_installed_families  # noqa: PLC0415
 
+    if not markdown:  # docs/models.md is of the package alone
+        load_installed_families()
     families = [_family_row(family) for family in FAMILIES.values()]
     formats = [_row(fmt) for fmt in BLOCK_FORMATS.values()]
     if markdown:
@@ -54,10 +57,15 @@ def _family_row(family: type[Family]) -> tuple[str, ...]:
 
 
 def _own_stages(family: type[Family]) -> list[str]:
-    """The stages of a layer, and of the whole model, that the plainest decoder does not have."""
-    from aprgraph.graph.families import FAMILIES  # noqa: PLC0415
-    from aprgraph.graph.outline import small_outline  # noqa: PLC0415
+    """The stages of a layer, and of the whole model, that the plainest decoder does not have.
 
+    Of a family whose numbers no small model is known for, those that it declares.
+    """
+    from aprgraph.graph.families import FAMILIES  # noqa: PLC0415
+    from aprgraph.graph.outline import numbers_to_give, small_outline  # noqa: PLC0415
+
+    if numbers_to_give(family):
+        return [stage.name for stage, _ in family.stages]
     plain, own = ([node.stage for node in small_outline(kind).graph.staged()] for kind in (FAMILIES["llama"], family))
     return list(dict.fromkeys(stage for stage in own if stage is not None and stage not in plain))
 

@@ -36,7 +36,7 @@ _RULES: tuple[tuple[str, Level, str, str], ...] = (
     ("file-tail", _N, "something follows the last tensor", "nothing reads it"),
     ("key-wrong", _E, "metadata that makes no model", _CONVERT),
     ("key-unsupported", _E, "the model asks for what aprgraph does not have",
-     "`aprgraph models` lists what it has, and `aprgraph run` says how to go on without it"),
+     "`aprgraph models` lists what it has, --family FILE brings a family of your own, and `aprgraph run` says how to go on without it"),
     (
         "key-absent", _W, "the metadata leave out what the numbers depend on",
         f"{_CONVERT}, or give the value with --override-kv",

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 import aprgraph
+from aprgraph.capture import captured_model
 from aprgraph.capture.function_hooks import watching
 from aprgraph.graph.errors import UnsupportedModelError
 from aprgraph.graph.families import FAMILIES
+from aprgraph.graph.families.llama import Llama
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace
+from tests.support.own_families import own_families
 from tests.support.traces import write_bare
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "captures.md"
@@ -45,6 +48,22 @@ def test_the_classes_are_those_of_the_table() -> None:
     assert {name for name in named if not name.startswith("Auto")} - {"AutoModelForCausalLM"} == {
         name for family in FAMILIES.values() for name in family.hf_classes.split()
     }
+
+
+def test_a_class_is_the_familys_that_names_it_not_of_those_that_derive_from_it() -> None:
+    with own_families():
+
+        @aprgraph.register
+        class Mine(Llama):
+            architecture = "mymod"
+
+        @aprgraph.register
+        class Other(Llama):
+            architecture = "other"
+            hf_classes = "OtherForCausalLM"
+
+        classes = captured_model._classes()
+        assert (classes["LlamaForCausalLM"], classes["OtherForCausalLM"]) == (Llama, Other)
 
 
 # -- torch and transformers need not be there ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 import aprgraph
 from aprgraph.families import FAMILIES, Llama, Qwen3, Stage, StageKind, load_family_file
 from aprgraph.graph import stages
-from aprgraph.graph.errors import AprgraphError, UnsupportedModelError
+from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.families import registry
 from aprgraph.graph.families.registry import load_installed_families
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.outline import small_outline
 from aprgraph.graph.tap_plan import parse_plan
 from tests.support.cli import run_cli
 from tests.support.own_families import own_families
@@ -225,6 +227,14 @@ def test_the_command_line_takes_a_family(file: Path, model: Path, tmp_path: Path
     assert trace.tensor("lm_head") == pytest.approx(logits / (1 + 2.718281828**-logits), rel=1e-5)
 
 
+def test_a_family_with_numbers_that_no_small_model_has_is_listed_with_the_stages_that_it_declares(file: Path) -> None:
+    file.write_text(FILE.replace('"logits_scaling", 1.0', '"logits_scaling"'))
+    assert re.search(r"mymod +My models +arXiv:2401\.00000 +logits that are divided +my_logits\n", run_cli("models", "--family", file).out)
+    with pytest.raises(ModelError, match=r"no small number is known for logit_scale, which the family Mine must have; give small_outline"):
+        small_outline(FAMILIES["mymod"])
+    assert small_outline(FAMILIES["mymod"], logit_scale=2.0).graph.operand_names("lm_head") == ("my_logits",)
+
+
 class _EntryPoint:
     """As of an installed package."""
 
@@ -245,6 +255,13 @@ def test_an_installed_packages_families_are_found_when_a_file_asks_for_them(mode
     monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [_EntryPoint(mine)] * (group == "aprgraph.families"))
     assert build_graph(load_model(model)).attrs["architecture"] == "mymod"
     load_installed_families()  # once more does nothing
+
+
+def test_an_installed_packages_families_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = type("Mine", (Llama,), {"architecture": "mymod", "__doc__": "My models (arXiv:2401.00000): nothing."})
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [_EntryPoint(mine)] * (group == "aprgraph.families"))
+    assert "mymod" not in run_cli("models", "--markdown").out
+    assert "mymod" in run_cli("models").out
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_stage_that_the_model_lacks_is_an_error_that_names_its_own() -> None:
 @pytest.mark.parametrize("taps", ["attn_norm", "all", "attn_norm,lm_head"])
 @pytest.mark.parametrize("layers", ["0..3", "2..3", "7..9"])
 def test_layers_past_the_end(taps: str, layers: str) -> None:
-    assert_fails(taps, layers, f"--layers {layers}: the model has 2 layers, expected END of at most 2")
+    assert_fails(taps, layers, f"layers={layers!r}: the model has 2 layers, expected END of at most 2")
 
 
 @pytest.mark.contract("PLAN-LAYERS-3")

@@ -79,6 +79,40 @@ def is_finite(x: Expr) -> Expr:
     return magnitude < tirx.IntImm("int32", 0x7F800000)
 
 
+class RowMajor:
+    """A buffer of several dimensions over one of one dimension, which its elements lie in row by row.
+
+    Kernels compute the place of an element themselves: TVM's own pass for that simplifies every single index, which was most of
+    the time that a kernel took to compile. ``dims`` are int64.
+    """
+
+    def __init__(self, elements: Buffer, dims: Sequence[Expr]) -> None:
+        self.elements, self._dims = elements, dims
+
+    def place(self, indices: Any) -> Expr:
+        """Where the element at ``indices`` lies."""
+        place, *inner = indices if isinstance(indices, (tuple, list)) else (indices,)
+        for index, dim in zip(inner, self._dims[1:], strict=True):
+            place = place * dim + index
+        return place
+
+    def __getitem__(self, indices: Any) -> Expr:
+        return self.elements[self.place(indices)]
+
+    @property
+    def data(self) -> Expr:
+        """The pointer to the first element."""
+        return self.elements.data
+
+
+def assign(buffer: Buffer, value: Expr, indices: Sequence[Expr]) -> None:
+    """Emit ``buffer[indices] = value``."""
+    if isinstance(buffer, RowMajor):
+        T.buffer_store(buffer.elements, value, [buffer.place(list(indices))])
+    else:
+        T.buffer_store(buffer, value, list(indices))
+
+
 def along(buffer: Buffer, *indices: Expr) -> Callable[[Expr], Expr]:
     """The elements of ``buffer`` from ``indices`` on along its last dimension, by lane."""
     *rows, column = indices
@@ -102,9 +136,18 @@ def block(name: str = "body") -> Iterator[None]:
         yield
 
 
-def scratch(shape: Sequence[int], dtype: str = "float32") -> Buffer:
+def _product(dims: Sequence[Expr]) -> Expr:
+    """How many elements there are, int64."""
+    count = dims[0]
+    for dim in dims[1:]:
+        count = i64(int(count) * int(dim)) if isinstance(count, tirx.IntImm) and isinstance(dim, tirx.IntImm) else count * dim
+    return count
+
+
+def scratch(shape: Sequence[int | Expr], dtype: str = "float32") -> Buffer:
     """A buffer in the thread's workspace, aligned to 64 bytes."""
-    return T.sblock_alloc_buffer([i64(dim) for dim in shape], dtype)
+    dims = [i64(dim) if isinstance(dim, int) else dim for dim in shape]
+    return RowMajor(T.sblock_alloc_buffer([_product(dims)], dtype), dims)
 
 
 def registers(count: int, dtype: str = "float32") -> Buffer:
@@ -118,6 +161,8 @@ class Parameters:
 
     def __init__(self) -> None:
         self._symbols: dict[str, Expr] = {}
+        #: What the body declares first: each parameter as a buffer of one dimension.
+        self.declarations: list[Any] = []
 
     def size(self, dim: int | str) -> Expr:
         """A dimension as int64; a symbol is one variable throughout the kernel."""
@@ -130,7 +175,11 @@ class Parameters:
     def buffer(self, name: str, dims: Sequence[int | str], dtype: str, align: int = 64) -> Buffer:
         """The next parameter, a buffer whose data begins at a multiple of ``align`` bytes."""
         handle = T.arg(name, T.handle())
-        return T.match_buffer(handle, [self.size(dim) for dim in dims], dtype, align=align)
+        sizes = [self.size(dim) for dim in dims]
+        given = T.match_buffer(handle, sizes, dtype, align=align)
+        elements = tirx.decl_buffer([_product(sizes)], dtype, name=name, data=given.data, data_alignment=align)
+        self.declarations.append(tirx.DeclBuffer(elements, data=given.data))
+        return RowMajor(elements, sizes)
 
 
 def build_function(name: str, emit: Callable[[Parameters], None]) -> Any:
@@ -138,5 +187,17 @@ def build_function(name: str, emit: Callable[[Parameters], None]) -> Any:
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
         T.func_attr({"global_symbol": name, "tirx.noalias": True})
-        emit(Parameters())
-    return builder.get()
+        parameters = Parameters()
+        emit(parameters)
+    function = builder.get()
+    return function.with_body(_behind(parameters.declarations, function.body))
+
+
+def _behind(declarations: Sequence[Any], body: Any) -> Any:
+    """``body`` with statements in front; those of a block, which a function's body may be, go into it."""
+    block = getattr(body, "block", None)
+    if block is None:
+        return tirx.SeqStmt([*declarations, body])
+    inside = tirx.SeqStmt([*declarations, block.body])
+    given = (block.iter_vars, block.reads, block.writes, block.name_hint, inside, block.init, block.alloc_buffers)
+    return type(body)(body.iter_values, body.predicate, type(block)(*given, block.match_buffers, block.annotations))

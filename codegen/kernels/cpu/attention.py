@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from tvm.tirx.script import builder as T
-
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.attention_rows import (
@@ -34,7 +32,7 @@ from aprgraph.codegen.kernels.cpu.attention_rows import (
 )
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, build_function, i64
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, build_function, i64, scratch
 from aprgraph.graph.ir import TensorType
 
 
@@ -51,7 +49,7 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
 
         def body(row: Row) -> None:
             def store(h: int, key: Expr, score: Expr) -> None:
-                T.buffer_store(out, score, [row.first_head + h, row.position, row.first_key + key])
+                assign(out, score, [row.first_head + h, row.position, row.first_key + key])
 
             emit_scores(emitter, row, q, k, scoring, store)
             for h in range(heads.together):
@@ -121,8 +119,8 @@ def attention(request: KernelRequest, cpu: Cpu) -> Any:
         out = parameters.buffer("out", ("n", count * value_size), "float32")
 
         def body(row: Row) -> None:
-            scores = T.sblock_alloc_buffer((i64(heads.together), row.seen), "float32")
-            emit_scores(emitter, row, q, k, scoring, lambda h, key, score: T.buffer_store(scores, score, [i64(h), key]))
+            scores = scratch((heads.together, row.seen))
+            emit_scores(emitter, row, q, k, scoring, lambda h, key, score: assign(scores, score, [i64(h), key]))
             for h in range(heads.together):
                 sink = sinks.of(row.first_head + h)
                 emit_softmax(emitter, row, partial(_score_of, scores, h), scores, i64(h), i64(0), sink=sink)

@@ -12,7 +12,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.elementwise import soft_capped
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, block, f32, i64, is_nan, only, registers
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block, f32, i64, is_nan, only, registers
 from aprgraph.graph.ops.attention import cap_of, is_causal
 
 _KEYS_AT_ONCE = 4
@@ -133,7 +133,7 @@ def emit_scores(emitter: Emitter, row: Row, q: Buffer, k: Buffer, scoring: Scori
             for j in range(count):
                 score = emitter.sum_lanes(sums[h], j * lanes) * f32(scoring.scale)
                 if scoring.cap:
-                    T.buffer_store(sums[h], score, [i64(j * lanes)])  # whose value is read several times
+                    assign(sums[h], score, [i64(j * lanes)])  # whose value is read several times
                     score = soft_capped(emitter, sums[h][i64(j * lanes)], scoring.cap)
                 store(h, first_key + j, score)
 
@@ -170,24 +170,24 @@ def emit_softmax(emitter: Emitter, row: Row, score: Callable[[Expr], Expr], out:
     def keep_larger(lane: Expr, value: Expr) -> None:
         # Not max(): a NaN score must reach the result, whichever operand it is (a comparison with NaN is false).
         best = lane_values[lane]
-        T.buffer_store(lane_values, T.Select(T.Or(value > best, is_nan(value)), value, best), [lane])
+        assign(lane_values, T.Select(T.Or(value > best, is_nan(value)), value, best), [lane])
 
     def exponent(lane: Expr, key: Expr) -> None:
-        T.buffer_store(out, emitter.exp(score(key) - only(total)), [*outer, first + key])
-        T.buffer_store(lane_values, lane_values[lane] + stored(key), [lane])
+        assign(out, emitter.exp(score(key) - only(total)), [*outer, first + key])
+        assign(lane_values, lane_values[lane] + stored(key), [lane])
 
-    emitter.vector(lanes, lambda lane: T.buffer_store(lane_values, f32(float("-inf")), [lane]))
+    emitter.vector(lanes, lambda lane: assign(lane_values, f32(float("-inf")), [lane]))
     over_row(lambda lane, key: keep_larger(lane, score(key)))
     for lane in range(1, lanes):
         keep_larger(i64(0), lane_values[i64(lane)])
     if sink is not None:
         keep_larger(i64(0), sink)
-    T.buffer_store(total, lane_values[i64(0)], [i64(0)])
+    assign(total, lane_values[i64(0)], [i64(0)])
     emitter.zero(lane_values, 0, lanes)
     over_row(exponent)
     whole_sum = emitter.sum_lanes(lane_values, 0)
-    T.buffer_store(total, whole_sum if sink is None else whole_sum + emitter.exp(sink - only(total)), [i64(0)])
-    over_row(lambda _lane, key: T.buffer_store(out, stored(key) / only(total), [*outer, first + key]))
+    assign(total, whole_sum if sink is None else whole_sum + emitter.exp(sink - only(total)), [i64(0)])
+    over_row(lambda _lane, key: assign(out, stored(key) / only(total), [*outer, first + key]))
 
 
 def emit_mix(emitter: Emitter, row: Row, size: int, weight: Callable[[int, Expr], Expr], v: Buffer, out: Buffer) -> None:
@@ -220,7 +220,7 @@ def emit_masked(row: Row, out: Buffer, head: Expr) -> None:
     """0 at the keys that the row may not attend to: those before its window, and those after its own position."""
     if row.heads.window:
         with T.serial(i64(0), row.first_key) as early:
-            T.buffer_store(out, f32(0.0), [head, row.position, early])
+            assign(out, f32(0.0), [head, row.position, early])
     stop = row.first_key + row.seen
     with T.serial(i64(0), row.t - stop) as late:
-        T.buffer_store(out, f32(0.0), [head, row.position, stop + late])
+        assign(out, f32(0.0), [head, row.position, stop + late])

@@ -10,7 +10,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Expr, Parameters, build_function, i64
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
 
 
 def bias_add(request: KernelRequest, cpu: Cpu) -> Any:
@@ -29,7 +29,7 @@ def bias_add(request: KernelRequest, cpu: Cpu) -> Any:
             for bias in biases:
 
                 def add(column: Expr, value: Expr, start: int = start) -> None:
-                    T.buffer_store(out, x[p, column + start] + value, [p, column + start])
+                    assign(out, x[p, column + start] + value, [p, column + start])
 
                 bias.decode_row(i64(0), add)
                 start += bias.columns

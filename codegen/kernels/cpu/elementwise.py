@@ -10,7 +10,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.elementwise import element, inner_dims
-from aprgraph.codegen.tir import Expr, Parameters, build_function, i64
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
 
 
 def elementwise(request: KernelRequest, cpu: Cpu) -> Any:
@@ -30,7 +30,7 @@ def elementwise(request: KernelRequest, cpu: Cpu) -> Any:
                     at = (*row, column + lane)
                     first = (*row, i64(0))  # of an operand with one value for each row
                     values = [x[at if kind.dims[-1] == width else first] for x, kind in zip(inputs, request.operands, strict=True)]
-                    T.buffer_store(out, element(request, emitter, values), list(at))
+                    assign(out, element(request, emitter, values), list(at))
 
                 emitter.vector(count, put)
 

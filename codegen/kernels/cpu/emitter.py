@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import Cpu
-from aprgraph.codegen.tir import Arithmetic, Buffer, Expr, f32, i64
+from aprgraph.codegen.tir import Arithmetic, Buffer, Expr, assign, f32, i64
 
 
 class Emitter(Arithmetic):
@@ -42,24 +42,24 @@ class Emitter(Arithmetic):
 
     def zero(self, buffer: Buffer, first: int, count: int) -> None:
         """Set ``count`` elements of a flat buffer from ``first`` on to 0."""
-        self.vector(count, lambda lane: T.buffer_store(buffer, f32(0.0), [i64(first) + lane]))
+        self.vector(count, lambda lane: assign(buffer, f32(0.0), [i64(first) + lane]))
 
     def dot_step(self, acc: Buffer, first: int, width: int, a: Callable[[Expr], Expr], b: Callable[[Expr], Expr]) -> None:
         """acc[first + lane] += a(lane) · b(lane) for the lanes of one vector."""
 
         def step(lane: Expr) -> None:
             at = i64(first) + lane
-            T.buffer_store(acc, self.fma(a(lane), b(lane), acc[at]), [at])
+            assign(acc, self.fma(a(lane), b(lane), acc[at]), [at])
 
         self.vector(width, step)
 
     def copy(self, source: Buffer, first: Expr, target: Buffer, row: Expr, column: Expr, lane: Expr) -> None:
         """target[row, column + lane] = source[first + lane]."""
-        T.buffer_store(target, source[first + lane], [row, column + lane])
+        assign(target, source[first + lane], [row, column + lane])
 
     def _fold(self, acc: Buffer, first: int, width: int) -> None:
         def step(lane: Expr) -> None:
-            T.buffer_store(acc, acc[i64(first) + lane] + acc[i64(first + width) + lane], [i64(first) + lane])
+            assign(acc, acc[i64(first) + lane] + acc[i64(first + width) + lane], [i64(first) + lane])
 
         self.vector(width, step)
 

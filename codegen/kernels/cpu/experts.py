@@ -16,7 +16,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.linear import Tiles
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, block, build_function, f32, i64, is_nan, only, registers, scratch
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, is_nan, only, registers, scratch
 
 _NAN = float("nan")
 
@@ -41,24 +41,24 @@ class _Grouping:
             return T.Not(unknown), T.Cast("int64", T.Select(unknown, f32(0.0), value))
 
         with T.serial(i64(0), i64(experts)) as expert:
-            T.buffer_store(following, i64(0), [expert])
+            assign(following, i64(0), [expert])
         with T.serial(i64(0), pairs) as pair:
             known, expert = of_pair(pair)
             with T.If(known), T.Then():
-                T.buffer_store(following, following[expert] + 1, [expert])
-        T.buffer_store(self.first, i64(0), [i64(0)])
-        T.buffer_store(self.number, i64(0), [i64(0)])
+                assign(following, following[expert] + 1, [expert])
+        assign(self.first, i64(0), [i64(0)])
+        assign(self.number, i64(0), [i64(0)])
         with T.serial(i64(0), i64(experts)) as expert:
-            T.buffer_store(self.first, self.first[expert] + following[expert], [expert + 1])
+            assign(self.first, self.first[expert] + following[expert], [expert + 1])
             with T.If(following[expert] > 0), T.Then():
-                T.buffer_store(self.active, expert, [only(self.number)])
-                T.buffer_store(self.number, only(self.number) + 1, [i64(0)])
-            T.buffer_store(following, self.first[expert], [expert])
+                assign(self.active, expert, [only(self.number)])
+                assign(self.number, only(self.number) + 1, [i64(0)])
+            assign(following, self.first[expert], [expert])
         with T.serial(i64(0), pairs) as pair:
             known, expert = of_pair(pair)
             with T.If(known), T.Then():
-                T.buffer_store(self.pairs, pair, [following[expert]])
-                T.buffer_store(following, following[expert] + 1, [expert])
+                assign(self.pairs, pair, [following[expert]])
+                assign(following, following[expert] + 1, [expert])
 
 
 def expert_linear(request: KernelRequest, cpu: Cpu) -> Any:
@@ -86,7 +86,7 @@ def expert_linear(request: KernelRequest, cpu: Cpu) -> Any:
             with T.serial(i64(0), pairs) as pair:
                 position, choice = place(pair)
                 with T.If(is_nan(ids[position, choice])), T.Then(), T.serial(i64(0), i64(weight.rows)) as row:
-                    T.buffer_store(out, f32(_NAN), [position, choice, row])
+                    assign(out, f32(_NAN), [position, choice, row])
             with T.parallel(i64(0), only(grouping.number) * tiles.count) as index, block("tile"):
                 expert = grouping.active[T.floordiv(index, i64(tiles.count))]
                 tile = T.floormod(index, i64(tiles.count))
@@ -98,7 +98,7 @@ def expert_linear(request: KernelRequest, cpu: Cpu) -> Any:
                     return lambda lane: x[(*row, column + lane)]
 
                 def store(i: Expr, row: Expr, value: Expr) -> None:
-                    T.buffer_store(out, value, [*place(grouping.pairs[start + i]), row])
+                    assign(out, value, [*place(grouping.pairs[start + i]), row])
 
                 decoded = tiles.decode(tile, expert)
                 tiles.multiply(tile, decoded, grouping.first[expert + 1] - start, element, store)
@@ -124,7 +124,7 @@ def expert_bias_add(request: KernelRequest, cpu: Cpu) -> Any:
 
             def add(column: Expr, value: Expr) -> None:
                 total = T.Select(unknown, f32(_NAN), x[position, choice, column] + value)
-                T.buffer_store(out, total, [position, choice, column])
+                assign(out, total, [position, choice, column])
 
             bias.decode_row(expert, add)
 
@@ -147,7 +147,7 @@ def expert_sum(request: KernelRequest, cpu: Cpu) -> Any:
                 emitter.zero(sums, 0, width)
                 with T.serial(i64(0), i64(k)) as choice:
                     emitter.dot_step(sums, 0, width, lambda _lane: weights[p, choice], lambda lane: x[p, choice, column + lane])
-                emitter.vector(width, lambda lane: T.buffer_store(out, sums[lane], [p, column + lane]))
+                emitter.vector(width, lambda lane: assign(out, sums[lane], [p, column + lane]))
 
             emitter.chunks(columns, piece)
 

@@ -18,7 +18,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, block, build_function, i64, registers, scratch
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block, build_function, i64, registers, scratch
 
 #: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it.
 _TILE_BYTES = 128 * 1024
@@ -54,7 +54,7 @@ def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buf
     tiles = Tiles(emitter, weight)
     with T.parallel(i64(0), i64(tiles.count)) as tile, block("tile"):
         decoded = tiles.decode(tile)
-        tiles.multiply(tile, decoded, n, partial(along, x), lambda p, row, value: T.buffer_store(out, value, [p, row + start]))
+        tiles.multiply(tile, decoded, n, partial(along, x), lambda p, row, value: assign(out, value, [p, row + start]))
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Tiles:
             row = tile * self.rows + r
 
             def decode(row: Expr = row, r: Expr = r) -> None:
-                self.weight.decode_row(row, lambda column, value: T.buffer_store(decoded, value, [r, column]), expert)
+                self.weight.decode_row(row, lambda column, value: assign(decoded, value, [r, column]), expert)
 
             self._inside(row, decode)
         return decoded

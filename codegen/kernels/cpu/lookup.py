@@ -10,7 +10,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 
 
 def embed(request: KernelRequest, cpu: Cpu) -> Any:
@@ -26,7 +26,7 @@ def embed(request: KernelRequest, cpu: Cpu) -> Any:
         out = parameters.buffer("out", ("n", table.columns), "float32")
         with T.parallel(i64(0), parameters.size("n")) as p:
             row = T.Cast("int64", tokens[p])
-            table.decode_row(row, lambda column, value: T.buffer_store(out, value if scale == 1.0 else value * f32(scale), [p, column]))
+            table.decode_row(row, lambda column, value: assign(out, value if scale == 1.0 else value * f32(scale), [p, column]))
 
     return build_function(request.symbol, emit)
 
@@ -46,7 +46,7 @@ def copy_kernel(
             emitter.chunks(
                 columns,
                 lambda column, width: emitter.vector(
-                    width, lambda lane: T.buffer_store(out, x[from_row, start + column + lane], [to, column + lane])
+                    width, lambda lane: assign(out, x[from_row, start + column + lane], [to, column + lane])
                 ),
             )
 

@@ -10,7 +10,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Expr, Parameters, block, build_function, f32, i64, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, registers
 
 
 def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
@@ -37,10 +37,10 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
 
             emitter.chunks(size, square)
             mean = emitter.sum_lanes(sums, 0) * f32(1.0 / size)
-            T.buffer_store(factor, f32(1.0) / T.sqrt(mean + f32(eps)), [i64(0)])
+            assign(factor, f32(1.0) / T.sqrt(mean + f32(eps)), [i64(0)])
             weight.decode_row(
                 i64(0),
-                lambda column, value: T.buffer_store(out, x[p, start + column] * factor[i64(0)] * value, [p, start + column]),
+                lambda column, value: assign(out, x[p, start + column] * factor[i64(0)] * value, [p, start + column]),
             )
 
     return build_function(request.symbol, emit)

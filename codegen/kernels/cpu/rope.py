@@ -11,7 +11,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.kernels.rope import rope_angle
-from aprgraph.codegen.tir import Expr, Parameters, build_function, i64
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
 
 
 def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
@@ -28,8 +28,8 @@ def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
             angle = rope_angle(request, positions[p], i)
             if factors is not None:
                 angle = angle / T.Cast("float64", factors.plain(i64(0), i))
-            T.buffer_store(out, T.Cast("float32", T.cos(angle) * magnitude), [p, i])
-            T.buffer_store(out, T.Cast("float32", T.sin(angle) * magnitude), [p, i + half])
+            assign(out, T.Cast("float32", T.cos(angle) * magnitude), [p, i])
+            assign(out, T.Cast("float32", T.sin(angle) * magnitude), [p, i + half])
 
     return build_function(request.symbol, emit)
 
@@ -56,8 +56,8 @@ def rope(request: KernelRequest, cpu: Cpu) -> Any:
                     at = head * size + i * stride
                     a, b = x[p, at + start], x[p, at + start + apart]
                     cos, sin = angles[p, i], angles[p, i + half]
-                    T.buffer_store(out, emitter.fma(a, cos, -(b * sin)), [p, at])
-                    T.buffer_store(out, emitter.fma(a, sin, b * cos), [p, at + apart])
+                    assign(out, emitter.fma(a, cos, -(b * sin)), [p, at])
+                    assign(out, emitter.fma(a, sin, b * cos), [p, at + apart])
 
                 emitter.vector(width, pair)
 
@@ -67,9 +67,7 @@ def rope(request: KernelRequest, cpu: Cpu) -> Any:
                     size - dims,
                     lambda column, width: emitter.vector(
                         width,
-                        lambda lane: T.buffer_store(
-                            out, x[p, head * size + dims + column + lane + start], [p, head * size + dims + column + lane]
-                        ),
+                        lambda lane: assign(out, x[p, head * size + dims + column + lane + start], [p, head * size + dims + column + lane]),
                     ),
                 )
 

@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, block, build_function, f32, i64, is_nan, only, registers
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, is_nan, only, registers
 
 _NAN = float("nan")
 
@@ -30,7 +30,7 @@ def top_k(request: KernelRequest, cpu: Cpu) -> Any:
             last_id, best_id = registers(1, "int32"), registers(1, "int32")
 
             def put(buffer: Buffer, value: Expr) -> None:
-                T.buffer_store(buffer, value, [i64(0)])
+                assign(buffer, value, [i64(0)])
 
             put(broken, f32(0.0))
             with T.serial(i64(0), i64(experts)) as expert:
@@ -48,7 +48,7 @@ def top_k(request: KernelRequest, cpu: Cpu) -> Any:
                         put(best_id, index)
                 put(last, only(best))
                 put(last_id, only(best_id))
-                T.buffer_store(out, T.Cast("float32", only(best_id)) + only(broken), [p, choice])
+                assign(out, T.Cast("float32", only(best_id)) + only(broken), [p, choice])
 
     return build_function(request.symbol, emit)
 
@@ -68,7 +68,7 @@ def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
             sums = registers(cpu.lanes)
 
             def put(buffer: Buffer, value: Expr) -> None:
-                T.buffer_store(buffer, value, [i64(0)])
+                assign(buffer, value, [i64(0)])
 
             put(largest, f32(float("-inf")))
             with T.serial(i64(0), i64(experts)) as expert:
@@ -77,7 +77,7 @@ def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
 
             def accumulate(column: Expr, width: int) -> None:
                 def step(lane: Expr) -> None:
-                    T.buffer_store(sums, sums[lane] + emitter.exp(scores[p, column + lane] - only(largest)), [lane])
+                    assign(sums, sums[lane] + emitter.exp(scores[p, column + lane] - only(largest)), [lane])
 
                 emitter.vector(width, step)
 
@@ -87,15 +87,15 @@ def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
                 unknown = is_nan(ids[p, choice])
                 expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[p, choice]))
                 weight = emitter.exp(scores[p, expert] - only(largest)) / only(total)
-                T.buffer_store(out, T.Select(unknown, f32(_NAN), weight), [p, choice])
+                assign(out, T.Select(unknown, f32(_NAN), weight), [p, choice])
             if normalise:
                 put(total, f32(0.0))
                 with T.serial(i64(0), i64(k)) as choice:
                     put(total, only(total) + out[p, choice])
                 with T.serial(i64(0), i64(k)) as choice:
-                    T.buffer_store(out, out[p, choice] / only(total), [p, choice])
+                    assign(out, out[p, choice] / only(total), [p, choice])
             if scale != 1.0:
                 with T.serial(i64(0), i64(k)) as choice:
-                    T.buffer_store(out, out[p, choice] * f32(scale), [p, choice])
+                    assign(out, out[p, choice] * f32(scale), [p, choice])
 
     return build_function(request.symbol, emit)

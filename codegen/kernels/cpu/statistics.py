@@ -12,7 +12,7 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, block, build_function, f32, i64, is_finite, is_nan, registers
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, is_finite, is_nan, registers
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
 
 _LANES = 8
@@ -50,22 +50,22 @@ def _summarise_chunk(emitter: Emitter, x: Buffer, out: Buffer, count: Expr, chun
     whole = T.floordiv(size, i64(_LANES))
 
     def reset(lane: Expr) -> None:
-        T.buffer_store(low, f32(float("inf")), [lane])
-        T.buffer_store(high, f32(float("-inf")), [lane])
+        assign(low, f32(float("inf")), [lane])
+        assign(high, f32(float("-inf")), [lane])
         for buffer in (nan, inf, total, squares):
-            T.buffer_store(buffer, T.float64(0.0), [lane])
+            assign(buffer, T.float64(0.0), [lane])
 
     def accumulate(lane: Expr, index: Expr) -> None:
         value = x[index]
         nan_here, finite = is_nan(value), is_finite(value)
         wide = T.Cast("float64", T.Select(finite, value, f32(0.0)))
         one, none = T.float64(1.0), T.float64(0.0)
-        T.buffer_store(nan, nan[lane] + T.Select(nan_here, one, none), [lane])
-        T.buffer_store(inf, inf[lane] + T.Select(T.Or(nan_here, finite), none, one), [lane])
-        T.buffer_store(low, T.Select(T.And(finite, value < low[lane]), value, low[lane]), [lane])
-        T.buffer_store(high, T.Select(T.And(finite, value > high[lane]), value, high[lane]), [lane])
-        T.buffer_store(total, total[lane] + wide, [lane])
-        T.buffer_store(squares, squares[lane] + wide * wide, [lane])
+        assign(nan, nan[lane] + T.Select(nan_here, one, none), [lane])
+        assign(inf, inf[lane] + T.Select(T.Or(nan_here, finite), none, one), [lane])
+        assign(low, T.Select(T.And(finite, value < low[lane]), value, low[lane]), [lane])
+        assign(high, T.Select(T.And(finite, value > high[lane]), value, high[lane]), [lane])
+        assign(total, total[lane] + wide, [lane])
+        assign(squares, squares[lane] + wide * wide, [lane])
 
     emitter.vector(_LANES, reset)
     with T.serial(i64(0), whole) as step:
@@ -78,4 +78,4 @@ def _summarise_chunk(emitter: Emitter, x: Buffer, out: Buffer, count: Expr, chun
     extremes = (T.Cast("float64", smallest), T.Cast("float64", largest))
     results = (_total(nan), _total(inf), *extremes, _total(total), _total(squares))
     for column, value in enumerate(results):
-        T.buffer_store(out, value, [chunk, i64(column)])
+        assign(out, value, [chunk, i64(column)])

@@ -19,7 +19,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.attention_tiles import KEYS, Block, Mix, Scores, Softmax, for_each_block
 from aprgraph.codegen.kernels.cuda.emitter import Emitter, ceil_div, shared, sync_block
 from aprgraph.codegen.kernels.cuda.weights import Weight
-from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.attention import cap_of
 
@@ -40,7 +40,7 @@ def attn_scores(request: KernelRequest) -> Any:
             def store(query: int, key: Expr, score: Expr) -> None:
                 with T.If(T.And(block.exists(query), key < block.t)), T.Then():
                     visible = T.Select(block.sees(query, key), score, f32(0.0))
-                    T.buffer_store(out, visible, [block.head, block.first + query, key])
+                    assign(out, visible, [block.head, block.first + query, key])
 
             with T.serial(i64(0), ceil_div(block.t, KEYS)) as tile:
                 scores.of_tile(tile * KEYS, store)
@@ -82,7 +82,7 @@ def attn_softmax(request: KernelRequest) -> Any:
                 key = step * KEYS + block.thread
                 with T.If(key < block.t), T.Then():
                     value = T.if_then_else(block.sees(0, key), softmax.weight(0, score(key)), f32(0.0))
-                    T.buffer_store(out, value, [block.head, block.first, key])
+                    assign(out, value, [block.head, block.first, key])
 
         for_each_block(parameters, request, heads, body, queries=1)
 
@@ -109,7 +109,7 @@ def attn_mix(request: KernelRequest) -> Any:
                 for query in range(block.queries):
                     known = T.And(block.exists(query), key < block.t)
                     value = T.if_then_else(known, weights[block.head, block.first + query, key], f32(0.0))
-                    T.buffer_store(tile_weights, value, [i64(query), block.thread])
+                    assign(tile_weights, value, [i64(query), block.thread])
                 sync_block()
                 mix.add_tile(first_key)
                 sync_block()
@@ -156,7 +156,7 @@ def attention(request: KernelRequest) -> Any:
 
             def keep(query: int, key: Expr, score: Expr) -> None:
                 value = T.if_then_else(block.sees(query, key), softmax.weight(query, score), f32(0.0))
-                T.buffer_store(tile_weights, value, [i64(query), block.thread])
+                assign(tile_weights, value, [i64(query), block.thread])
 
             def tile(first_key: Expr) -> None:
                 scores.of_tile(first_key, keep)

@@ -10,7 +10,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import WARP, Emitter, ceil_div, get, launch, put, registers, shared, sync_block, zero
 from aprgraph.codegen.kernels.elementwise import soft_capped
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, f32, i64, is_nan
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, f32, i64, is_nan
 from aprgraph.graph.ops.attention import is_causal
 
 #: Keys of a tile, and threads of a block: one has one key of each tile.
@@ -67,14 +67,14 @@ class Block:
     def reduce(self, values: Buffer, scratch: Buffer, combine: Callable[[Expr, Expr], Expr]) -> None:
         """``values[q]`` of all threads combined in a fixed order, for each query; ``scratch`` is [queries, KEYS]."""
         for query in range(self.queries):
-            T.buffer_store(scratch, get(values, query), [i64(query), self.thread])
+            assign(scratch, get(values, query), [i64(query), self.thread])
         sync_block()
         distance = KEYS // 2
         while distance:
             with T.If(self.thread < distance), T.Then():
                 for query in range(self.queries):
                     a, b = scratch[i64(query), self.thread], scratch[i64(query), self.thread + distance]
-                    T.buffer_store(scratch, combine(a, b), [i64(query), self.thread])
+                    assign(scratch, combine(a, b), [i64(query), self.thread])
             sync_block()
             distance //= 2
         for query in range(self.queries):
@@ -126,7 +126,7 @@ class Scores:
             with T.If(column < size), T.Then():
                 for query in range(block.queries):
                     value = T.if_then_else(block.exists(query), q[block.first + query, block.head * size + column], f32(0.0))
-                    T.buffer_store(self._queries, value, [i64(query), column])
+                    assign(self._queries, value, [i64(query), column])
 
     def of_tile(self, first_key: Expr, store: Callable[[int, Expr, Expr], None]) -> None:
         """``store(query, key, score)`` for the thread's key of a tile; the caller asks who may attend to it."""
@@ -140,7 +140,7 @@ class Scores:
                 row = step * (KEYS // WARP) + line
                 inside = T.And(first_key + row < block.t, column < width)
                 value = T.if_then_else(inside, self._k[first_key + row, self._kv_head * size + start + column], f32(0.0))
-                T.buffer_store(self._keys, value, [row, column])
+                assign(self._keys, value, [row, column])
             sync_block()
             with T.serial(i64(0), i64(width)) as column:
                 for query in range(block.queries):
@@ -246,4 +246,4 @@ class Mix:
                     query = block.first + self._query(number)
                     with T.If(T.And(mine < self._size, query < block.n)), T.Then():
                         to = number * self._columns + column
-                        T.buffer_store(out, get(self._sums, to), [query, block.head * self._size + mine])
+                        assign(out, get(self._sums, to), [query, block.head * self._size + mine])

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm.tirx.script import builder as T
-
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import THREADS, Emitter, launch
 from aprgraph.codegen.kernels.cuda.weights import Weight
-from aprgraph.codegen.tir import Expr, Parameters, build_function
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function
 
 
 def bias_add(request: KernelRequest) -> Any:
@@ -29,7 +27,7 @@ def bias_add(request: KernelRequest) -> Any:
             for bias in biases:
 
                 def add(column: Expr, value: Expr, start: int = start) -> None:
-                    T.buffer_store(out, x[p, column + start] + value, [p, column + start])
+                    assign(out, x[p, column + start] + value, [p, column + start])
 
                 bias.scan(thread, THREADS, add)
                 start += bias.columns

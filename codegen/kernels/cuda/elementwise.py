@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tvm.tirx.script import builder as T
-
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import Emitter, launch_over, split_index
 from aprgraph.codegen.kernels.elementwise import element, inner_dims
-from aprgraph.codegen.tir import Parameters, build_function, i64
+from aprgraph.codegen.tir import Parameters, assign, build_function, i64
 
 
 def elementwise(request: KernelRequest) -> Any:
@@ -25,6 +23,6 @@ def elementwise(request: KernelRequest) -> Any:
             at = tuple(split_index(index, *inner))
             first = (*at[:-1], i64(0))  # of an operand with one value for each row
             values = [x[at if kind.dims[-1] == inner[-1] else first] for x, kind in zip(inputs, request.operands, strict=True)]
-            T.buffer_store(out, element(request, emitter, values), list(at))
+            assign(out, element(request, emitter, values), list(at))
 
     return build_function(request.symbol, emit)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.tir import Arithmetic, Buffer, Expr, i64
+from aprgraph.codegen.tir import Arithmetic, Buffer, Expr, assign, i64
 
 #: Threads that run in step and may exchange registers.
 WARP = 32
@@ -36,7 +36,7 @@ class Emitter(Arithmetic):
     def warp_sum(self, value: Buffer, at: int = 0) -> None:
         """Every lane's ``value[at]`` becomes the sum over the warp, by halves: the same bits in all lanes."""
         for distance in (16, 8, 4, 2, 1):
-            T.buffer_store(value, value[i64(at)] + shuffle_xor(value[i64(at)], distance), [i64(at)])
+            assign(value, value[i64(at)] + shuffle_xor(value[i64(at)], distance), [i64(at)])
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def registers(count: int, dtype: str = "float32") -> Buffer:
 
 def put(buffer: Buffer, value: Expr, at: Expr | int = 0) -> None:
     """buffer[at] = value."""
-    T.buffer_store(buffer, value, [i64(at) if isinstance(at, int) else at])
+    assign(buffer, value, [i64(at) if isinstance(at, int) else at])
 
 
 def get(buffer: Buffer, at: int = 0) -> Expr:

@@ -32,7 +32,7 @@ from aprgraph.codegen.kernels.cuda.emitter import (
 )
 from aprgraph.codegen.kernels.cuda.linear import FEW, TILE_POSITIONS, TILE_THREADS, Product
 from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, build_function, f32, i64, is_nan
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64, is_nan
 from aprgraph.graph.block_decoders import RUN
 
 _NAN = float("nan")
@@ -60,7 +60,7 @@ class _Pairs:
             )
             put(self._votes, ballot(chosen == T.Cast("float32", self._expert)))
             with T.If(lane == 0), T.Then():
-                T.buffer_store(self._counts, count_bits(get(self._votes)), [warp])
+                assign(self._counts, count_bits(get(self._votes)), [warp])
             sync_block()
             with T.If(((get(self._votes) >> T.Cast("uint32", lane)) & T.uint32(1)) == T.uint32(1)), T.Then():
                 below = get(self._votes) & ((T.uint32(1) << T.Cast("uint32", lane)) - T.uint32(1))
@@ -83,7 +83,7 @@ class _Pairs:
         def keep(pair: Expr, rank: Expr) -> None:
             place = T.Cast("int64", rank) - first
             with T.If(T.And(place >= 0, place < TILE_POSITIONS)), T.Then():
-                T.buffer_store(self.chosen, T.Cast("int32", pair), [place])
+                assign(self.chosen, T.Cast("int32", pair), [place])
 
         self._scan(keep)
 
@@ -119,7 +119,7 @@ def expert_linear(request: KernelRequest) -> Any:
                 with T.If(T.Not(is_nan(ids[position, choice]))), T.Then():
 
                     def store(_index: Expr, row: Expr, value: Expr) -> None:
-                        T.buffer_store(out, value, [position, choice, row])
+                        assign(out, value, [position, choice, row])
 
                     expert = T.Cast("int64", ids[position, choice])
                     product.few(block, thread, 1, lambda _index, column: element(pair, column), store, expert)
@@ -138,7 +138,7 @@ def expert_linear(request: KernelRequest) -> Any:
                     pairs.collect(wave * TILE_POSITIONS)
 
                     def store(number: Expr, row: Expr, value: Expr) -> None:
-                        T.buffer_store(out, value, [*place(chosen(number)), row])
+                        assign(out, value, [*place(chosen(number)), row])
 
                     count = T.min(get(total) - wave * TILE_POSITIONS, i64(TILE_POSITIONS))
                     product.many(tile, thread, i64(0), count, lambda number, column: element(chosen(number), column), store, expert)
@@ -148,7 +148,7 @@ def expert_linear(request: KernelRequest) -> Any:
             pair, row = T.floordiv(index, i64(weight.rows)), T.floormod(index, i64(weight.rows))
             position, choice = place(pair)
             with T.If(is_nan(ids[position, choice])), T.Then():
-                T.buffer_store(out, f32(_NAN), [position, choice, row])
+                assign(out, f32(_NAN), [position, choice, row])
         with T.If(n <= FEW):
             with T.Then():
                 few()
@@ -181,7 +181,7 @@ def expert_bias_add(request: KernelRequest) -> Any:
 
                     def store(column: Expr = column, value: Expr = value) -> None:
                         total = T.Select(unknown, f32(_NAN), x[position, choice, column] + value)
-                        T.buffer_store(out, total, [position, choice, column])
+                        assign(out, total, [position, choice, column])
 
                     where(column < columns, store, always=columns % RUN == 0)
 
@@ -203,6 +203,6 @@ def expert_sum(request: KernelRequest) -> Any:
             put(total, f32(0.0))
             with T.serial(i64(0), i64(k)) as choice:
                 put(total, emitter.fma(weights[p, choice], x[p, choice, column], get(total)))
-            T.buffer_store(out, get(total), [p, column])
+            assign(out, get(total), [p, column])
 
     return build_function(request.symbol, emit)

@@ -30,7 +30,7 @@ from aprgraph.codegen.kernels.cuda.emitter import (
     zero,
 )
 from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, build_function, f32, i64
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, build_function, f32, i64
 from aprgraph.graph.block_decoders import RUN
 
 #: With up to this many positions each weight is decoded where it is used; with more, once for a tile of positions.
@@ -124,7 +124,7 @@ class Product:
 
             def keep(k: int, j: int, value: Expr) -> None:
                 to = T.floordiv(thread, i64(QUAD)) + k * (WARP // QUAD)
-                T.buffer_store(decoded, value, [to, T.floormod(thread, i64(QUAD)) * QUAD + j])
+                assign(decoded, value, [to, T.floormod(thread, i64(QUAD)) * QUAD + j])
 
             self._decode(run, quads, valid, keep)
             sync_block()
@@ -152,7 +152,7 @@ class Product:
             ):
                 dot(step, run, first)
             for i in range(together):
-                T.buffer_store(partial_sums, get(sums, i), [i64(i), thread])
+                assign(partial_sums, get(sums, i), [i64(i), thread])
             sync_block()
             row = first_row + thread
             with T.If(T.And(thread < self.few_rows, row < weight.rows)), T.Then():
@@ -185,17 +185,17 @@ class Product:
                 with T.If(first + line < count), T.Then():
                     self._load_x(loaded, 0, x, first + line, column)
                 for j in range(QUAD):
-                    T.buffer_store(xs, get(loaded, j), [quad * QUAD + j, line])
+                    assign(xs, get(loaded, j), [quad * QUAD + j, line])
             rows = [tile * TILE_ROWS + line for line in lines]
             for row, line in zip(rows, lines, strict=True):
                 with T.If(row >= weight.rows), T.Then():
                     for j in range(QUAD):
-                        T.buffer_store(ws, f32(0.0), [quad * QUAD + j, line])
+                        assign(ws, f32(0.0), [quad * QUAD + j, line])
             self._decode(
                 run,
                 [Quad(row, block, quad, expert) for row in rows],
                 [row < weight.rows for row in rows],
-                lambda k, j, value: T.buffer_store(ws, value, [quad * QUAD + j, lines[k]]),
+                lambda k, j, value: assign(ws, value, [quad * QUAD + j, lines[k]]),
             )
 
         def multiply() -> None:
@@ -272,4 +272,4 @@ def linear(request: KernelRequest) -> Any:
 
 
 def _store_at(out: Buffer, start: int, index: Expr, row: Expr, value: Expr) -> None:
-    T.buffer_store(out, value, [index, row + start])
+    assign(out, value, [index, row + start])

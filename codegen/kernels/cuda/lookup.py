@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import Emitter, launch_over, split_index, where
 from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
-from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 from aprgraph.graph.block_decoders import RUN
 
 
@@ -32,7 +32,7 @@ def embed(request: KernelRequest) -> Any:
                     column = block * table.elements + quad * QUAD + (first + j)
 
                     def store(column: Expr = column, value: Expr = value) -> None:
-                        T.buffer_store(out, value if scale == 1.0 else value * f32(scale), [p, column])
+                        assign(out, value if scale == 1.0 else value * f32(scale), [p, column])
 
                     where(column < table.columns, store, always=table.columns % RUN == 0)
 
@@ -49,7 +49,7 @@ def copy_kernel(source: int, count: int, start: int, request: KernelRequest, *, 
         offset = parameters.size("t") - n if to_end else i64(0)
         with launch_over(n * count) as index:
             p, column = split_index(index, count)
-            T.buffer_store(out, x[p, column + start], [offset + p, column])
+            assign(out, x[p, column + start], [offset + p, column])
 
     return build_function(request.symbol, emit)
 
@@ -68,6 +68,6 @@ def last_row(request: KernelRequest) -> Any:
         x = parameters.buffer("x", ("n", width), "float32")
         out = parameters.buffer("out", (1, width), "float32")
         with launch_over(i64(width)) as column:
-            T.buffer_store(out, x[parameters.size("n") - 1, column], [i64(0), column])
+            assign(out, x[parameters.size("n") - 1, column], [i64(0), column])
 
     return build_function(request.symbol, emit)

@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import THREADS, WARP, Emitter, get, launch, put, registers, shared, sync_block
 from aprgraph.codegen.kernels.cuda.weights import Weight
-from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 
 #: Rows up to this long are summed by one warp.
 _SHORT = 512
@@ -38,7 +38,7 @@ def rms_norm(request: KernelRequest) -> Any:
                 with T.If(column < size), T.Then():
                     put(total, emitter.fma(x[p, start + column], x[p, start + column], get(total)))
             emitter.warp_sum(total)
-            T.buffer_store(sums, get(total), [T.floordiv(thread, i64(WARP))])
+            assign(sums, get(total), [T.floordiv(thread, i64(WARP))])
             sync_block()
             put(total, f32(0.0))
             for warp in range(threads // WARP):
@@ -46,7 +46,7 @@ def rms_norm(request: KernelRequest) -> Any:
             put(factor, f32(1.0) / T.sqrt(get(total) * f32(1.0 / size) + f32(eps)))
 
             def scale(column: Expr, value: Expr) -> None:
-                T.buffer_store(out, x[p, start + column] * get(factor) * value, [p, start + column])
+                assign(out, x[p, start + column] * get(factor) * value, [p, start + column])
 
             weight.scan(thread, threads, scale)
 

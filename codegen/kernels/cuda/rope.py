@@ -10,7 +10,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import Emitter, get, launch_over, put, registers, split_index
 from aprgraph.codegen.kernels.cuda.weights import Weight
 from aprgraph.codegen.kernels.rope import rope_angle
-from aprgraph.codegen.tir import Parameters, build_function, i64
+from aprgraph.codegen.tir import Parameters, assign, build_function, i64
 
 
 def rope_angles(request: KernelRequest) -> Any:
@@ -30,8 +30,8 @@ def rope_angles(request: KernelRequest) -> Any:
             angle = registers(1, "float64")
             value = rope_angle(request, positions[p], i)
             put(angle, value if factors is None else value / T.Cast("float64", factors.element(i64(0), i)))
-            T.buffer_store(out, T.Cast("float32", T.cos(get(angle)) * magnitude), [p, i])
-            T.buffer_store(out, T.Cast("float32", T.sin(get(angle)) * magnitude), [p, i + half])
+            assign(out, T.Cast("float32", T.cos(get(angle)) * magnitude), [p, i])
+            assign(out, T.Cast("float32", T.sin(get(angle)) * magnitude), [p, i + half])
 
     return build_function(request.symbol, emit)
 
@@ -58,10 +58,10 @@ def rope(request: KernelRequest) -> Any:
                     at = head * size + i * stride
                     a, b = x[p, at + start], x[p, at + start + apart]
                     cos, sin = angles[p, i], angles[p, i + half]
-                    T.buffer_store(out, emitter.fma(a, cos, -(b * sin)), [p, at])
-                    T.buffer_store(out, emitter.fma(a, sin, b * cos), [p, at + apart])
+                    assign(out, emitter.fma(a, cos, -(b * sin)), [p, at])
+                    assign(out, emitter.fma(a, sin, b * cos), [p, at + apart])
                 with T.Else():
                     at = head * size + i + half
-                    T.buffer_store(out, x[p, at + start], [p, at])
+                    assign(out, x[p, at + start], [p, at])
 
     return build_function(request.symbol, emit)

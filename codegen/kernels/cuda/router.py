@@ -20,7 +20,7 @@ from aprgraph.codegen.kernels.cuda.emitter import (
     shuffle_xor,
     sync_block,
 )
-from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64, is_nan
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, is_nan
 
 _NAN = float("nan")
 
@@ -83,7 +83,7 @@ def top_k(request: KernelRequest) -> Any:
                 put(last_id, get(best_id))
                 with T.If(lane == 0), T.Then():
                     chosen = T.Cast("float32", get(best_id))
-                    T.buffer_store(out, T.Select(get(votes) != T.uint32(0), f32(_NAN), chosen), [p, choice])
+                    assign(out, T.Select(get(votes) != T.uint32(0), f32(_NAN), chosen), [p, choice])
 
     return build_function(request.symbol, emit)
 
@@ -114,7 +114,7 @@ def router_weights(request: KernelRequest) -> Any:
                 unknown = is_nan(ids[p, choice])
                 expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[p, choice]))
                 weight = emitter.exp(scores[p, expert] - get(largest)) / get(total)
-                T.buffer_store(chosen, T.Select(unknown, f32(_NAN), weight), [choice])
+                assign(chosen, T.Select(unknown, f32(_NAN), weight), [choice])
 
             _each_of(k, lane, choose)
             sync_block()
@@ -126,7 +126,7 @@ def router_weights(request: KernelRequest) -> Any:
 
             def store(_number: int, choice: Expr) -> None:
                 put(share, chosen[choice] / get(total) if normalise else chosen[choice])
-                T.buffer_store(out, get(share) if scale == 1.0 else get(share) * f32(scale), [p, choice])
+                assign(out, get(share) if scale == 1.0 else get(share) * f32(scale), [p, choice])
 
             _each_of(k, lane, store)
 

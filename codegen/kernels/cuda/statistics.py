@@ -7,7 +7,7 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.cuda.emitter import THREADS, get, launch, put, registers, shared, sync_block
-from aprgraph.codegen.tir import Expr, Parameters, build_function, f32, i64, is_finite, is_nan
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, is_finite, is_nan
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
 
 
@@ -46,16 +46,16 @@ def tensor_statistics() -> Any:
             ]  # fmt: skip
             rows = shared(THREADS, dtype="float64")
             for column, (value, combine) in enumerate(columns):
-                T.buffer_store(rows, value, [thread])
+                assign(rows, value, [thread])
                 sync_block()
                 distance = THREADS // 2
                 while distance:
                     with T.If(thread < distance), T.Then():
-                        T.buffer_store(rows, combine(rows[thread], rows[thread + distance]), [thread])
+                        assign(rows, combine(rows[thread], rows[thread + distance]), [thread])
                     sync_block()
                     distance //= 2
                 with T.If(thread == 0), T.Then():
-                    T.buffer_store(out, rows[i64(0)], [chunk, i64(column)])
+                    assign(out, rows[i64(0)], [chunk, i64(column)])
                 sync_block()
 
     return build_function(STATISTICS_KERNEL, emit)

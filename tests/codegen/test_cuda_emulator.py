@@ -12,11 +12,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cuda.source import build_source
 from aprgraph.codegen.kernels.cuda.emitter import launch
-from aprgraph.codegen.tir import Parameters, build_function, f32
+from aprgraph.codegen.tir import Parameters, assign, build_function, f32
 from tests.support.cuda_emulator import CompileError, EmulationError, InOut, Kernels, Out, call_host, compile_source, host_compiler
 
 pytestmark = pytest.mark.skipif(host_compiler() is None, reason="no g++ 12 or later, with which kernels are compiled for the CPU")
@@ -348,7 +347,7 @@ def test_tvms_host_code_launches_them() -> None:
         x, out = parameters.buffer("x", ("n", 3), "float32"), parameters.buffer("out", ("n", 3), "float32")
         for factor in (2.0, 3.0):  # two launches, the second on what the first wrote
             with launch(n + shift, 3) as (row, column):
-                T.buffer_store(out, (x if factor == 2.0 else out)[row, column] * f32(factor), [row, column])
+                assign(out, (x if factor == 2.0 else out)[row, column] * f32(factor), [row, column])
 
     x = np.arange(15, dtype=np.float32).reshape(5, 3)
     for shift in (0, 1):

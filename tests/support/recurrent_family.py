@@ -21,7 +21,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter as CpuEmitter
 from aprgraph.codegen.kernels.cuda.emitter import Emitter as CudaEmitter
 from aprgraph.codegen.kernels.cuda.emitter import get, launch_over, put, registers
-from aprgraph.codegen.tir import Expr, Parameters, build_function, i64
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
 from aprgraph.families import GraphBuilder, Llama
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops import OPS
@@ -74,8 +74,8 @@ def cpu_kernel(request: KernelRequest, cpu: Cpu) -> Any:
             def step(column: Expr, count: int) -> None:
                 def one(lane: Expr) -> None:
                     at = column + lane
-                    T.buffer_store(out, emitter.fma(decay[p, at], state[at], x[p, at]), [p, at])
-                    T.buffer_store(state, out[p, at], [at])
+                    assign(out, emitter.fma(decay[p, at], state[at], x[p, at]), [p, at])
+                    assign(state, out[p, at], [at])
 
                 emitter.vector(count, one)
 
@@ -98,8 +98,8 @@ def cuda_kernel(request: KernelRequest) -> Any:
             put(held, state[at])
             with T.serial(i64(0), parameters.size("n")) as p:
                 put(held, emitter.fma(decay[p, at], get(held), x[p, at]))
-                T.buffer_store(out, get(held), [p, at])
-            T.buffer_store(state, get(held), [at])
+                assign(out, get(held), [p, at])
+            assign(state, get(held), [at])
 
     return build_function(request.symbol, emit)
 

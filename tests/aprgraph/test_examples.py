@@ -18,7 +18,7 @@ LEAST = 6
 def sources() -> Iterator[Path]:
     yield ROOT / "README.md"
     for folder, pattern in (("docs", "*.md"), ("examples", "*"), ("aprgraph", "**/*.py"), ("bench", "*.md")):
-        yield from sorted((ROOT / folder).glob(pattern))
+        yield from sorted(path for path in (ROOT / folder).glob(pattern) if path.is_file())
 
 
 def test_every_prompt_in_an_example_has_at_least_six_tokens() -> None:

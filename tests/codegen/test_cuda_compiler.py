@@ -13,6 +13,7 @@ from typing import Literal
 
 import pytest
 
+from aprgraph.cli.option_words import option_words
 from aprgraph.codegen.cuda import compiler
 from aprgraph.codegen.cuda.architectures import (
     DEFAULT_ARCHITECTURES,
@@ -114,9 +115,9 @@ def test_a_device_that_runs_none_is_told_what_to_compile_for() -> None:
     check_runs_on([SM_80, SM_90, COMPUTE_90], (8, 6), "NVIDIA A10", "model.cuda.aprg")
     with pytest.raises(ArtifactError) as raised:
         check_runs_on([COMPUTE_90, SM_90, SM_80], (7, 5), "NVIDIA T4", "model.cuda.aprg")
-    assert str(raised.value) == (
-        "model.cuda.aprg: compiled for sm_80, sm_90, PTX compute_90; NVIDIA T4 is sm_75; compile again with `--arch sm_75`"
-    )
+    compiled = "model.cuda.aprg: compiled for sm_80, sm_90, PTX compute_90; NVIDIA T4 is sm_75; compile again with"
+    assert raised.value.text(option_words) == f"{compiled} `--arch sm_75`"
+    assert str(raised.value) == f"{compiled} `architectures=['sm_75']`"
 
 
 # --- what a compiler makes

@@ -14,6 +14,7 @@ from aprgraph.codegen.cache.artifacts import OnNotice, compile_artifact, compile
 from aprgraph.comparison import audit, diff
 from aprgraph.graph.arguments import STEPS
 from aprgraph.graph.errors import NonFiniteError, TokenError, TraceError
+from aprgraph.graph.held_graph import FindHeld
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
@@ -103,12 +104,18 @@ class LoadedModel:
         return plan_run(self.graph, self.model, plan, tokens, options)
 
 
-def load(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None, ignore: Sequence[str] = ()) -> LoadedModel:
+def load(
+    path: str | Path,
+    overrides: Mapping[str, Scalar | str] | None = None,
+    ignore: Sequence[str] = (),
+    find_held: FindHeld | None = None,
+) -> LoadedModel:
     """Open a GGUF model, with metadata keys replaced by ``overrides``. Raises AprgraphError.
 
-    ``ignore`` is what --ignore is on the command line. What is to be known of the file stands in ``.model.notices``.
+    ``ignore`` is what --ignore is on the command line, ``find_held`` what it is of ``load_model``. What is to be known of
+    the file stands in ``.model.notices``.
     """
-    return LoadedModel(load_model(path, overrides, ignore))
+    return LoadedModel(load_model(path, overrides, ignore, find_held))
 
 
 def open_artifact(directory: str | Path, model: str | Path | None = None, *, elsewhere: bool = False) -> CompiledModel:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.runtime.blame import Audit, LocalError
 from aprgraph.runtime.blame import audit as _audit
+from aprgraph.runtime.blame.graph_of_traces import graph_of_traces
 from aprgraph.runtime.blame.suggest import Suspicion, command_options, guilty_of, suggest, suspicion_of
 from aprgraph.runtime.comparison import Comparison, with_blame
 from aprgraph.runtime.diff import diff as _diff
@@ -45,7 +47,7 @@ def diff(
             raise ComparisonError("tokens are for the replay of a model; give the model too")
         return report
     given = {name: options[name] for name in ("profile", "tolerances", "top") if name in options}
-    return with_blame(report, *open_pair(a, b), _loaded(model), tokens=tokens, progress=on_replay, **given)
+    return with_blame(report, *open_pair(a, b), load_model_of([a, b], model), tokens=tokens, progress=on_replay, **given)
 
 
 def audit(
@@ -61,11 +63,22 @@ def audit(
 
     Raises AprgraphError for what cannot be read or is no run of the model.
     """
-    return _audit(open_source(trace), _loaded(model), tokens=tokens, profile=profile, tolerances=tolerances, progress=progress)
+    opened = open_source(trace)
+    loaded = load_model_of([opened], model)
+    return _audit(opened, loaded, tokens=tokens, profile=profile, tolerances=tolerances, progress=progress)
 
 
-def _loaded(model: str | Path | Model) -> Model:
-    return model if isinstance(model, Model) else load_model(model)
+def load_model_of(
+    traces: Sequence[Source], model: str | Path | Model, overrides: Mapping[str, Scalar | str] | None = None, ignore: Sequence[str] = ()
+) -> Model:
+    """The model that ``traces`` are to be runs of, for a replay.
+
+    Where its family is not known, the graph is the one that the traces hold. Raises what ``load_model`` does, and
+    ComparisonError for traces that hold different graphs.
+    """
+    if isinstance(model, Model):
+        return model
+    return load_model(model, overrides, ignore, lambda architecture: graph_of_traces([*map(open_source, traces)], architecture))
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,11 @@ from aprgraph.codegen.kernels.base import KernelRequest, requests_of
 from aprgraph.graph.arguments import ARCHITECTURES, CPU, MODEL, TARGET
 from aprgraph.graph.errors import ArtifactError, GraphError
 from aprgraph.graph.file_kind import kind_of_folder
+from aprgraph.graph.held_graph import HeldGraph, require_known_ops
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.model_graph import build_graph
-from aprgraph.graph.ops import OPS
 from aprgraph.graph.ops.registry import is_own_formula
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.text import parse_graph, print_graph
@@ -72,7 +72,7 @@ class Artifact:
     """A compiled model.
 
     ``cpu`` is there for the target llvm, ``device`` for cuda; the reference target has no kernels. ``sources`` is the digest
-    of the files that made it.
+    of the files that made it, and ``unapplied`` what had to be said of the model's keys.
     """
 
     directory: Path
@@ -87,6 +87,7 @@ class Artifact:
     kernels: Mapping[str, str]
     sources: str
     graph: Graph
+    unapplied: tuple[str, ...] = ()
 
     @property
     def library(self) -> Path:
@@ -110,6 +111,11 @@ class Artifact:
         """Target and CPU as traces name them."""
         return self.target if self.cpu is None else f"{self.target} {self.cpu}"
 
+    @property
+    def held(self) -> HeldGraph:
+        """The graph, for where the model's family is not known."""
+        return HeldGraph(self.graph, str(self.directory), self.overrides, self.unapplied)
+
     def load_model(self, path: Path | None = None) -> Model:
         """Open the model that this artifact was compiled from, at its recorded path, beside the artifact, or at ``path``.
 
@@ -121,7 +127,7 @@ class Artifact:
             raise ArtifactError(
                 f"{self.directory}: its model {candidates[0]} is not there; give its place with ", MODEL, ", or compile again"
             )
-        model = load_model(found, self.overrides, self.ignore)
+        model = load_model(found, self.overrides, self.ignore, lambda _: self.held)
         if model.file.fingerprint() != self.fingerprint:
             raise ArtifactError(f"{self.directory}: {found} is not the file it was compiled from, or has changed since; compile it again")
         return model
@@ -234,6 +240,7 @@ def compile_model(
             "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
             "overrides": dict(model.overrides),
             "ignore": list(model.ignore),
+            "unapplied": list(model.doubts_of_keys),
             "graph": digest(text.encode()),
             "library": library,
             "device": device.to_json() if device else None,
@@ -331,7 +338,7 @@ def read_artifact(directory: str | Path) -> Artifact:
         if digest(text.encode()) != document["graph"]:
             raise ArtifactError(f"{directory / _GRAPH}: not the graph that was compiled; compile the model again")
         graph = parse_graph(text)
-        _check_ops(graph, directory)
+        require_known_ops(graph, str(directory), ArtifactError)
         verify(graph)
         library = document["library"]
         if library is not None:
@@ -354,6 +361,7 @@ def read_artifact(directory: str | Path) -> Artifact:
             kernels=dict(document["kernels"]),
             sources=bytes.fromhex(document["sources"]).hex(),
             graph=graph,
+            unapplied=tuple(map(str, document.get("unapplied", ()))),
         )
     except OSError as error:
         raise ArtifactError(f"{error.filename}: cannot be read: {error.strerror}; compile the model again") from None
@@ -361,15 +369,6 @@ def read_artifact(directory: str | Path) -> Artifact:
         raise ArtifactError(f"{directory}: damaged ({error} is missing in {MANIFEST}); compile the model again") from None
     except (ValueError, TypeError, AttributeError, RecursionError, GraphError) as error:
         raise ArtifactError(f"{directory}: damaged ({error}); compile the model again") from None
-
-
-def _check_ops(graph: Graph, directory: Path) -> None:
-    """Raise ArtifactError if the graph, which is the one that was compiled, has an op that is not known here."""
-    for node in graph:
-        if node.op not in OPS:
-            raise ArtifactError(
-                f"{directory}: the op {node.op!r} of its graph is not known; a family's file brought it, so give that file as well"
-            )
 
 
 def _check_formulas(graph: Graph, kernels: Mapping[str, str], directory: Path) -> None:

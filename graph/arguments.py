@@ -10,11 +10,15 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Argument:
-    """The argument ``name`` of the Python API, and where that is said, its ``value``, as a command line has it and as Python has it."""
+    """The argument ``name`` of the Python API, and where that is said, its ``value``, as a command line has it and as Python has it.
+
+    ``call`` is there for what a Python program gives by a call, and not as an argument.
+    """
 
     name: str
     value: str | None = None
     in_python: str | None = None
+    call: str | None = None
 
     def given(self, value: object, in_python: str | None = None) -> Argument:
         """The argument with a value, of which ``in_python`` says how a Python program writes it, where that is not the same."""
@@ -22,11 +26,12 @@ class Argument:
 
     def __str__(self) -> str:
         """As a Python program writes it: ``taps=``, ``layers='0..2'``."""
-        return f"{self.name}={self.in_python or self.value or ''}"
+        return self.call or f"{self.name}={self.in_python or self.value or ''}"
 
 
 ARCHITECTURES = Argument("architectures")
 CPU = Argument("cpu")
+FAMILY = Argument("family", "FILE.py", call="aprgraph.families.load_family_file('FILE.py')")
 IGNORE = Argument("ignore")
 LAYERS = Argument("layers")
 MAX_TOKENS = Argument("max_tokens")

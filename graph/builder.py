@@ -16,6 +16,7 @@ from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.ops import OPS, Op
+from aprgraph.graph.stage_declarations import declare_stages
 from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import STAGE_BY_NAME
 
@@ -69,7 +70,8 @@ class GraphBuilder:
     def __init__(self, tensors: Tensors, family: Family, name: str) -> None:
         self.tensors, self.family = tensors, family
         self.layer: int | None = None
-        self.graph = Graph(name, {"architecture": family.architecture, "layers": family.layers, "context": family.context})
+        whole: dict[str, Attr] = {"architecture": family.architecture, "layers": family.layers, "context": family.context}
+        self.graph = Graph(name, {**whole, **declare_stages(family.stages)})
         self.vocabulary = tensors.vocabulary
         #: By tensor name: the slot, the kind ("weight", "bias" or "scale"), and the layer (None outside the layers).
         self.slots: dict[str, tuple[str, str, int | None]] = {}

@@ -51,6 +51,16 @@ class TensorInfo:
         """Bytes of one row of the innermost dimension."""
         return self.format.row_bytes(self.dims[-1])
 
+    def has_dims(self, dims: tuple[int, ...]) -> bool:
+        """Whether the dims are ``dims``, or differ by leading ones: GGUF pads shapes with them, and some writers write these out."""
+        return _without_leading_ones(self.dims) == _without_leading_ones(dims)
+
+
+def _without_leading_ones(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """``dims`` without what does not change how elements lie."""
+    start = next((index for index, dim in enumerate(dims[:-1]) if dim != 1), len(dims) - 1)
+    return dims[start:]
+
 
 @dataclass(frozen=True)
 class TensorFault:

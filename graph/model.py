@@ -11,8 +11,11 @@ from pathlib import Path
 from aprgraph.graph.arguments import IGNORE, OVERRIDES
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import Family, open_family
+from aprgraph.graph.families.registry import is_known
+from aprgraph.graph.families.stand_in import StandIn
 from aprgraph.graph.file_kind import kind_of_gguf
 from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
+from aprgraph.graph.held_graph import FindHeld, HeldGraph, check_same_overrides
 from aprgraph.graph.metadata import ArrayValue, Metadata, Scalar
 from aprgraph.graph.model_keys import find_model_key
 from aprgraph.graph.side_tensors import LeftOut, find_left_out, parse_ignored
@@ -28,9 +31,10 @@ _LLAMA_CPP_BASE = 10000.0
 class Model:
     """A GGUF file understood as a model.
 
-    ``overrides`` are the metadata keys that the user replaced, ``ignore`` the patterns of tensors and keys that the user wants left
-    out, and ``left_out`` the tensors that no node may use: those, and what cannot touch a text's numbers. ``unapplied`` says what keys
-    were not applied.
+    ``overrides`` are the metadata keys that the user replaced, ``ignore`` the patterns of tensors and keys that the user
+    wants left out, and ``left_out`` the tensors that no node may use: those, and what cannot touch a text's numbers.
+    ``unapplied`` says what keys were not applied. ``held`` is there where the family is not known: the graph of an
+    earlier run. ``family`` is then a StandIn.
     """
 
     file: GGUFFile
@@ -40,6 +44,7 @@ class Model:
     ignore: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     unapplied: tuple[str, ...] = ()
+    held: HeldGraph | None = None
 
     @property
     def path(self) -> Path:
@@ -70,11 +75,15 @@ class Model:
     def notices(self) -> tuple[str, ...]:
         """What whoever reads this model's numbers should know of the file, in sentences."""
         return (
-            *self.doubtful_defaults.values(),
-            *self.unapplied,
+            *self.doubts_of_keys,
             *self._vocabulary_notices(),
             *(group.sentence for group in self.left_out),
         )
+
+    @property
+    def doubts_of_keys(self) -> tuple[str, ...]:
+        """What has to be said of keys that are absent, or that were not applied."""
+        return self.unapplied if self.held is not None else (*self.doubtful_defaults.values(), *self.unapplied)
 
     @property
     def doubtful_defaults(self) -> Mapping[str, str]:
@@ -124,7 +133,7 @@ class Model:
         if info is None:
             expected = f" of {' x '.join(map(str, dims))}" if dims else ""
             raise ModelError(f"{self.path}: tensor {name!r}{expected} is missing; the conversion was incomplete")
-        if dims is not None and _without_leading_ones(info.dims) != _without_leading_ones(dims):
+        if dims is not None and not info.has_dims(dims):
             raise ModelError(
                 f"{self.path}: tensor {name!r} is {' x '.join(map(str, info.dims))}, expected {' x '.join(map(str, dims))} "
                 f"from the metadata (outermost dimension first)"
@@ -140,24 +149,41 @@ def _rows(table: TensorInfo) -> int:
     return table.dims[-2] if len(table.dims) > 1 else table.dims[0]
 
 
-def _without_leading_ones(dims: tuple[int, ...]) -> tuple[int, ...]:
-    """``dims`` without what does not change how elements lie: GGUF pads shapes with ones, and some writers write these out."""
-    start = next((index for index, dim in enumerate(dims[:-1]) if dim != 1), len(dims) - 1)
-    return dims[start:]
-
-
-def load_model(path: str | Path, overrides: Mapping[str, Scalar | str] | None = None, ignore: Sequence[str] = ()) -> Model:
+def load_model(
+    path: str | Path,
+    overrides: Mapping[str, Scalar | str] | None = None,
+    ignore: Sequence[str] = (),
+    find_held: FindHeld | None = None,
+) -> Model:
     """Open a GGUF file and read its hyperparameters. Raises ModelFileError, ModelError or UnsupportedModelError.
 
-    ``overrides`` replace metadata keys; ``ignore`` are regular expressions of tensors that the graph may leave out, and of keys of the
-    family that need not be applied (AprgraphError for one that is none, or that nothing matches).
+    ``overrides`` replace metadata keys; ``ignore`` are regular expressions of tensors that the graph may leave out, and
+    of keys of the family that need not be applied (AprgraphError for one that is none, or that nothing matches).
+    ``find_held`` is asked for the graph of an earlier run if no family of the model's architecture is known.
     """
     parse_ignored(ignore)  # before anything that takes time
     file = GGUFFile(path)
     kind = kind_of_gguf(file.path, file.metadata, file.tensors)
     if kind is not None:
         raise UnsupportedModelError(f"{path}: this is {kind.what}; {kind.advice}")
-    return read_model(file, file.metadata.with_overrides(overrides or {}), overrides or {}, ignore)
+    metadata = file.metadata.with_overrides(overrides or {})
+    architecture = metadata.text("general.architecture")
+    held = None if find_held is None or is_known(architecture) else find_held(architecture)
+    if held is not None:
+        return _with_held_graph(file, metadata, overrides or {}, ignore, held)
+    return read_model(file, metadata, overrides or {}, ignore)
+
+
+def _with_held_graph(
+    file: GGUFFile, metadata: Metadata, overrides: Mapping[str, Scalar | str], ignore: Sequence[str], held: HeldGraph
+) -> Model:
+    """The model of a file whose graph an earlier run has left. Raises ModelError if the two do not fit."""
+    check_same_overrides(held, overrides, _READ_LATER)
+    patterns = parse_ignored(ignore)
+    family = StandIn(metadata, held.graph, held.holder)
+    _check_ignored(file, metadata, patterns)
+    left_out = find_left_out(file.tensors, family.layers, family.extra_layers, patterns)
+    return Model(file, metadata, family, dict(overrides), tuple(ignore), tuple(left_out), held.unapplied, held)
 
 
 def read_model(file: GGUFFile, metadata: Metadata, overrides: Mapping[str, Scalar | str], ignore: Sequence[str] = ()) -> Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aprgraph.graph.arguments import IGNORE
 from aprgraph.graph.builder import GraphBuilder
 from aprgraph.graph.errors import UnsupportedModelError
+from aprgraph.graph.held_graph import bind_to_file
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import weights_of
@@ -17,8 +18,11 @@ def build_graph(model: Model) -> Graph:
     """The computation graph of ``model``, verified; its one output is the logits of the last position, f32[1, V].
 
     Raises ModelError for a tensor that is missing or does not fit the metadata, and UnsupportedModelError for one that
-    the graph would leave out: numbers traced without it would be silently wrong.
+    the graph would leave out: numbers traced without it would be silently wrong. A graph that an earlier run left
+    (``Model.held``) was looked at then, and may have other outputs.
     """
+    if model.held is not None:
+        return bind_to_file(model.held, model.file)
     graph = GraphBuilder(model, model.family, _name_of(model)).build()
     _refuse_unused(graph, model)
     verify(graph)

@@ -160,15 +160,23 @@ STAGE_ALIASES: dict[str, str] = {"layer_output": "post_ffn_residual"}
 _ORDER: dict[str, int] = {stage.name: index for index, stage in enumerate(STAGES)}
 
 
-def add_stage(stage: Stage, before: str) -> None:
+#: Stages that only the text of a graph has declared, as its family did when it was run.
+_DECLARED_BY_GRAPHS: set[str] = set()
+
+
+def add_stage(stage: Stage, before: str, *, of_graph: bool = False) -> None:
     """Add a stage that a family brings to the table, in front of the stage ``before``. The same stage may be added again.
+
+    ``of_graph``: it is a graph's text that declares the stage. A stage of that name that is there already then stays, and one that
+    a family declares later takes its place.
 
     Raises AprgraphError if another stage has the name, or if the name or ``before`` makes no sense.
     """
     there = STAGE_BY_NAME.get(stage.name)
-    if there == stage:
+    if there == stage or (there is not None and of_graph):
         return
-    if there is not None or stage.name in STAGE_ALIASES:
+    replaced = there if stage.name in _DECLARED_BY_GRAPHS else None
+    if there is not replaced or stage.name in STAGE_ALIASES:
         raise AprgraphError(f"the stage {stage.name!r} is there already and is another; expected a name of its own")
     if _NAME.fullmatch(stage.name) is None:
         raise AprgraphError(f"the stage {shown(stage.name)}: expected a name of small letters and underscores")
@@ -177,9 +185,12 @@ def add_stage(stage: Stage, before: str) -> None:
             f"the stage {stage.name!r} has the dims {shown(stage.dims)}, expected letters of the stage table (n t H K D E F V X k), or "
             "sums and products of them"
         )
-    if before not in STAGE_BY_NAME:
+    if before not in STAGE_BY_NAME or before == stage.name:
         raise AprgraphError(f"the stage {stage.name!r} is to come before {shown(before)}, which is no stage")
-    STAGES.insert(_ORDER[before], stage)
+    if replaced is not None:
+        STAGES.remove(replaced)
+    STAGES.insert(STAGES.index(STAGE_BY_NAME[before]), stage)
+    (_DECLARED_BY_GRAPHS.add if of_graph else _DECLARED_BY_GRAPHS.discard)(stage.name)
     STAGE_BY_NAME.clear()
     STAGE_BY_NAME.update((each.name, each) for each in STAGES)
     _ORDER.update((each.name, index) for index, each in enumerate(STAGES))

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from aprgraph.graph.errors import GraphError, shown
 from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
+from aprgraph.graph.stage_declarations import make_stages_known
 
 _NAME = r"[A-Za-z0-9_.\-]+"
 #: As many digits as fit into 64 bits; Python's int would take any number of them.
@@ -164,9 +165,11 @@ class _Parser:
 def parse_graph(text: str) -> Graph:
     """Parse what ``print_graph`` prints; lines that begin with // are comments. Raises GraphError with the line.
 
-    The result is not verified: call ``verify`` before using it.
+    The stages that the graph declares as its own become known. The result is not verified: call ``verify`` before using it.
     """
-    return _Parser(text).parse()
+    graph = _Parser(text).parse()
+    make_stages_known(graph.attrs)
+    return graph
 
 
 def print_request(op: str, operands: Sequence[TensorType], attrs: Mapping[str, Attr], result: TensorType) -> str:

@@ -60,14 +60,13 @@ def audit(
     """
     from aprgraph import comparison  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
-    from aprgraph.graph.model import load_model  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_source  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
     check_repro(repro)
     ids = None if tokens is None else parse_tokens(tokens)
     opened = open_source(trace)
-    loaded = load_model(model, parse_overrides(override_kv or []), ignore or [])
+    loaded = comparison.load_model_of([opened], model, parse_overrides(override_kv or []), ignore or [])
     print_notices(loaded.notices)
     with replaying() as progress:
         found = comparison.audit(opened, loaded, tokens=ids, profile=profile, tolerances=tolerances or [], progress=progress)

@@ -22,6 +22,7 @@ from aprgraph.graph.words import plain
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel
     from aprgraph.bisect import Bisection
+    from aprgraph.graph.held_graph import HeldGraph
     from aprgraph.graph.tap_plan import Plan
 
 _SIDE = "llvm, cuda[:N] or reference, or the directory of an artifact."
@@ -80,7 +81,7 @@ def bisect(
             check_place(output)
     late = Afterwards()
     given = read_input(prompt, None, tokens, None, chat=False, system=None)
-    loaded = load(model, parse_overrides(override_kv or []), ignore or [])
+    loaded = load(model, parse_overrides(override_kv or []), ignore or [], lambda _: _held_graph(a, b))
     print_notices(loaded.model.notices)
     ids = encode(loaded, given, chat=False, system=None)
     sides, names = (_open(loaded, "--a", a), _open(loaded, "--b", b)), side_names(a, b)
@@ -106,6 +107,22 @@ def _parse_room(text: str) -> int:
     if match is None or not int(match[1]):
         raise ComparisonError(f"--room {text!r}: expected a number of bytes, such as 500M or 2G")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def _held_graph(*sides: str) -> HeldGraph | None:
+    """The graph of a side that is an artifact, for a model whose family is not known. Raises AprgraphError."""
+    from aprgraph.codegen.artifact import read_artifact  # noqa: PLC0415
+    from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
+    from aprgraph.runtime.diff.graph_differences import compare_graphs  # noqa: PLC0415
+
+    found = [read_artifact(side) for side in sides if Path(side).is_dir()]
+    differences = compare_graphs(found[0].graph, found[-1].graph).computed if found else ()
+    if differences:
+        raise ComparisonError(
+            f"the artifacts hold the graphs of two models ({differences[0].sentence}); their family is not known here, and only that says "
+            "which one is the model's: give --family FILE.py"
+        )
+    return found[0].held if found else None
 
 
 def _open(loaded: LoadedModel, option: str, text: str) -> CompiledModel:

@@ -86,7 +86,7 @@ def diff(
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
     _check_places(html, repro)
-    truth = _load(model, tokens, override_kv or [], ignore or [], repro)
+    truth = _load((a, b), model, tokens, override_kv or [], ignore or [], repro)
     ids = None if tokens is None else parse_tokens(tokens)
     late = Afterwards()
     report = Comparison.of(_compare(a, b, top, profile, tolerances or []))
@@ -124,14 +124,16 @@ def _check_places(html: Path | None, repro: Path | None) -> None:
     check_repro(repro)
 
 
-def _load(model: Path | None, tokens: str | None, override_kv: list[str], ignore: list[str], repro: Path | None) -> Model | None:
+def _load(
+    sides: tuple[Path, Path], model: Path | None, tokens: str | None, override_kv: list[str], ignore: list[str], repro: Path | None
+) -> Model | None:
     """The model to replay, if one is named. Raises AprgraphError, also for options that need one."""
+    from aprgraph.comparison import load_model_of  # noqa: PLC0415
     from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
-    from aprgraph.graph.model import load_model  # noqa: PLC0415
 
     if model is not None:
-        loaded = load_model(model, parse_overrides(override_kv), ignore)
+        loaded = load_model_of(sides, model, parse_overrides(override_kv), ignore)
         print_notices(loaded.notices)
         return loaded
     for option, given in (("--tokens", tokens), ("--override-kv", override_kv), ("--ignore", ignore), ("--repro", repro)):

@@ -188,9 +188,9 @@ def _graph_of_artifact(directory: Path) -> Graph:
 
 def _truth(diff: tuple[Path, Path] | None, model: Path | None, override_kv: list[str] | None, ignore: list[str] | None) -> Model | None:
     """The model to judge two traces by, if one is named. Raises AprgraphError."""
+    from aprgraph.comparison import load_model_of  # noqa: PLC0415
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
-    from aprgraph.graph.model import load_model  # noqa: PLC0415
 
     if model is None:
         return None
@@ -198,7 +198,7 @@ def _truth(diff: tuple[Path, Path] | None, model: Path | None, override_kv: list
         raise AprgraphError(
             f"--model {model}: it judges two traces, and there is no --diff; to draw it, give it as the source: graph {model}"
         )
-    return load_model(model, parse_overrides(override_kv or []), ignore or [])
+    return load_model_of(diff, model, parse_overrides(override_kv or []), ignore or [])
 
 
 def _graph_of_diff(diff: tuple[Path, Path] | None, truth: Model | None) -> Graph:

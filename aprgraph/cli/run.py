@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,11 +82,14 @@ def run(
       aprgraph run model.gguf --prompt "What is 2+2?" --max-tokens 3 --taps all --steps 1..3
       aprgraph run model.gguf --prompt "What is 2+2?" --taps all --rpc board:9090
     """
+    target, gpu = _target(target, rpc)
+    open_it = partial(open_source, source, target, model, override_kv or [], ignore or [], elsewhere=rpc is not None)
+    # An artifact first, since it may declare stages of its own, which the taps name.
+    artifact = open_it() if source is None or source.is_dir() else None
     plan = _plan(taps, layers, saves=stats_only or output is not None)
     options = _options(positions, max_tokens, steps, prefill_chunk)
-    target, gpu = _target(target, rpc)
     given = read_input(prompt, prompt_file, tokens, tokens_file, chat, system)
-    opened = open_source(source, target, model, override_kv or [], ignore or [], elsewhere=rpc is not None)
+    opened = artifact or open_it()
     run_plan = opened.plan(plan, encode(opened, given, chat, system), options)
     print_notices(run_plan.notices)
     directory = output or opened.default_trace_directory

@@ -61,7 +61,8 @@ def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | N
     place = str(model.path.resolve())
     parts = [model.file.fingerprint(), place, target, cpu_name, dict(model.overrides), versions(), sources()]
     parts += [list(model.ignore)] if model.ignore else []
-    parts += [print_graph(build_graph(model))] if is_own_family(type(model.family)) else []
+    from_outside = model.held is not None or is_own_family(type(model.family))
+    parts += [print_graph(build_graph(model))] if from_outside else []
     return base / f"{model.path.stem}.{target}.{digest(json.dumps(parts, sort_keys=True).encode())}{SUFFIX}"
 
 

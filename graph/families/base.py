@@ -16,7 +16,7 @@ from aprgraph.graph.stages import Stage
 if TYPE_CHECKING:
     from aprgraph.graph.builder import GraphBuilder
 
-_MAX_LAYERS = 4096
+MAX_LAYERS = 4096
 #: The first sentence of a family's docstring: models, source, what sets them apart.
 _ABOUT = re.compile(r"(?P<models>[^(:]+?)(?: \((?P<source>[^)]+)\))?: (?P<what>.+?)\.(?:\s|$)", re.DOTALL)
 
@@ -51,7 +51,7 @@ class Family:
     activation: ClassVar[str] = "silu"
     rope_base: ClassVar[float] = 10000.0
 
-    blocks = number("block_count", "num_hidden_layers", most=_MAX_LAYERS)
+    blocks = number("block_count", "num_hidden_layers", most=MAX_LAYERS)
     #: Blocks behind the last layer, which predict later tokens and on which no logit depends.
     extra_layers = number("nextn_predict_layers", "num_nextn_predict_layers", 0, least=-(1 << 63))
     context = number("context_length", "max_position_embeddings")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar, get_args
 
+from aprgraph.graph.arguments import FAMILY
 from aprgraph.graph.errors import AprgraphError, UnsupportedModelError, shown
 from aprgraph.graph.families.base import Family, Order
 from aprgraph.graph.families.own_code import line_in, own_code, where_is
@@ -143,15 +144,21 @@ def load_installed_families() -> None:
 _INSTALLED: set[str] = set()
 
 
+def is_known(architecture: str) -> bool:
+    """Whether there is a family of an architecture. Those of installed packages are loaded if none of the others is it."""
+    if architecture not in FAMILIES:
+        load_installed_families()
+    return architecture in FAMILIES
+
+
 def find_family(metadata: Metadata) -> type[Family]:
     """The family of a model. Raises UnsupportedModelError that lists those there are."""
     architecture = metadata.text("general.architecture")
-    if architecture not in FAMILIES:
-        load_installed_families()
-    if architecture not in FAMILIES:
+    if not is_known(architecture):
         raise UnsupportedModelError(
             f"{metadata.path}: general.architecture is {shown(architecture)}; supported: {', '.join(sorted(FAMILIES))}; others can be "
-            "brought as a family of your own (docs/families.md)"
+            "brought as a family of your own (docs/families.md): ",
+            FAMILY,
         )
     return FAMILIES[architecture]
 

@@ -142,6 +142,11 @@ class Auditor:
     def _notes(self) -> Iterator[str]:
         trace, recorded = self.recorded.trace, self.recorded
         fingerprint = trace.info.model.get("fingerprint") if trace.info is not None else None
+        if self.model.held is not None:
+            yield (
+                f"the family {self.model.family.architecture!r} is not known here: stages are judged by the graph that "
+                f"{self.model.held.holder} holds, and the metadata of {self.model.path} is not looked at"
+            )
         if fingerprint is not None and fingerprint != self.model.file.fingerprint():
             yield Caveat(f"{trace.directory} was recorded from another model file than {self.model.path} (the fingerprints differ)")
         if self._kept is not None:

@@ -11,6 +11,7 @@ import pytest
 
 import aprgraph
 from aprgraph.families import FAMILIES, load_family_file, small_outline
+from aprgraph.graph.ops import OPS
 from tests.support.cli import run_cli
 from tests.support.cuda_emulator import host_compiler
 from tests.support.cuda_runs import command, run_emulated
@@ -84,7 +85,12 @@ def test_what_an_artifact_needs_is_said(family: Path, tmp_path: Path) -> None:
     load_family_file(family)
     aprgraph.load(_MODEL).compile("reference", tmp_path / "a.aprg")
     FAMILIES.pop("arcee")
+    assert run_cli("run", tmp_path / "a.aprg", "--tokens", "1").code == 0
+    del OPS["relu2"]
     run = run_cli("run", tmp_path / "a.aprg", "--tokens", "1")
+    assert run.code == 2
+    assert "the op 'relu2' of its graph is not known; a family's file brought it" in run.err
+    run = run_cli("run", _MODEL, "--tokens", "1")
     assert run.code == 2
     assert "general.architecture is 'arcee'" in run.err
     assert "docs/families.md" in run.err

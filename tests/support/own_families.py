@@ -16,6 +16,7 @@ from tests.support.own_ops import own_ops
 def own_families() -> Iterator[None]:
     """Within, a test may register what it likes."""
     table, order, modules = list(stages.STAGES), dict(stages._ORDER), set(sys.modules)
+    declared = set(stages._DECLARED_BY_GRAPHS)
     try:
         with own_ops(), mock.patch.dict(FAMILIES), mock.patch.object(registry, "_INSTALLED", set()):
             yield
@@ -25,6 +26,8 @@ def own_families() -> Iterator[None]:
         stages.STAGE_BY_NAME.update((stage.name, stage) for stage in table)
         stages._ORDER.clear()
         stages._ORDER.update(order)
+        stages._DECLARED_BY_GRAPHS.clear()
+        stages._DECLARED_BY_GRAPHS.update(declared)
         for name in set(sys.modules) - modules:
             if name.startswith("aprgraph_family_"):
                 del sys.modules[name]

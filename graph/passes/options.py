@@ -26,10 +26,12 @@ _TRUTH = {"true": True, "false": False}
 
 def split_passes(text: str) -> list[tuple[str, dict[str, str]]]:
     """The passes that ``text`` names, in order, each with its options as text; names in lower case. Raises GraphError."""
+    if not text.strip():
+        raise GraphError(f"passes {text!r}: names no pass; expected such as insert-taps,prune")
     found: list[tuple[str, dict[str, str]]] = []
     for part in _COMMA.split(text):
         match = _PASS.fullmatch(part)
-        if match is None:
+        if match is None or not match["name"]:
             raise GraphError(f"passes {text!r}: expected names with commas between, and options as in NAME{{OPTION=VALUE OPTION=VALUE}}")
         found.append((match["name"].lower(), _split_options(text, match["options"] or "")))
     return found

@@ -45,8 +45,10 @@ def test_taps_and_layers_that_are_left_out_are_those_of_the_plan() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "unknown pass ''; expected one of fix-context, all-positions"),
-        ("prune,", "unknown pass ''"),
+        ("", "passes '': names no pass; expected such as insert-taps,prune"),
+        (" ", "passes ' ': names no pass"),
+        ("prune,", "passes 'prune,': expected names with commas between, and options as in NAME{OPTION=VALUE OPTION=VALUE}"),
+        ("{x=1}", "passes '{x=1}': expected names with commas between"),
         ("fold{x=1}", "unknown pass 'fold'; expected one of"),
         ("prune{deep}", "pass prune: no option 'deep'; expected none"),
         ("insert-taps{tap=lm_head}", "pass insert-taps: no option 'tap'; expected taps, layers, keep-outputs"),

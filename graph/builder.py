@@ -11,6 +11,7 @@ from typing import Protocol
 
 from aprgraph.graph.errors import GraphError, UnsupportedModelError, shown
 from aprgraph.graph.families.base import Family, Order
+from aprgraph.graph.families.misspelt import check_slots
 from aprgraph.graph.families.own_code import own_code
 from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.gguf_file import TensorInfo
@@ -73,6 +74,8 @@ class GraphBuilder:
         whole: dict[str, Attr] = {"architecture": family.architecture, "layers": family.layers, "context": family.context}
         self.graph = Graph(name, {**whole, **declare_stages(family.stages)})
         self.vocabulary = tensors.vocabulary
+        #: The slots whose tensors were asked for, there or not.
+        self.asked: set[str] = set()
         #: By tensor name: the slot, the kind ("weight", "bias" or "scale"), and the layer (None outside the layers).
         self.slots: dict[str, tuple[str, str, int | None]] = {}
         self._add("tokens", "input")
@@ -80,10 +83,13 @@ class GraphBuilder:
 
     def build(self) -> Graph:
         """The graph that the family writes. Raises GraphError for ops that are not used as they are declared."""
-        with own_code(type(self.family)):
-            logits = self.family.graph(self)
-            if logits not in self.graph:
-                raise GraphError(f"graph() returned {shown(logits)}, expected the name of the node of the logits")
+        try:
+            with own_code(type(self.family)):
+                logits = self.family.graph(self)
+                if logits not in self.graph:
+                    raise GraphError(f"graph() returned {shown(logits)}, expected the name of the node of the logits")
+        finally:
+            check_slots(type(self.family), self.asked)  # also where a tensor is missing, which may be why
         self.graph.outputs = (logits,)
         return self.graph
 
@@ -147,6 +153,7 @@ class GraphBuilder:
 
     def tensor_name(self, slot: str, what: str = "weight") -> str:
         """The name of a slot's tensor in the GGUF file. ``what`` is "weight", "bias" or "scale"."""
+        self.asked.add(slot)
         name = f"{self.family.gguf_name(slot)}.{what}"
         return name if self.layer is None else f"blk.{self.layer}.{name}"
 

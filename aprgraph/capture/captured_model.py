@@ -135,8 +135,8 @@ def _check_not_compiled(model: Any) -> None:
 
 
 def _classes() -> Mapping[str, type[Family]]:
-    """The families by the names of the classes that compute them: what a family inherits is its parent's."""
-    return {name: family for family in FAMILIES.values() for name in vars(family).get("hf_classes", "").split()}
+    """The families by the names of the classes that compute them."""
+    return {name: family for family in FAMILIES.values() for name in family.own_hf_classes()}
 
 
 def _find_model(model: Any) -> tuple[Any, str, type[Family]]:

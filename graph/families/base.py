@@ -112,6 +112,12 @@ class Family:
         return found
 
     @classmethod
+    def own_hf_classes(cls) -> list[str]:
+        """The names of the classes that the family itself computes. Those of its parent are not inherited."""
+        found: str = vars(cls).get("hf_classes", "")
+        return found.split()
+
+    @classmethod
     def gguf_name(cls, slot: str) -> str:
         """The name in GGUF of the weight of ``slot``, without `blk.<layer>.` and `.weight`."""
         return cls.gguf_names.get(slot, GGUF_NAMES.get(slot, slot))

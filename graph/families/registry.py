@@ -13,6 +13,7 @@ from typing import TypeVar, get_args
 from aprgraph.graph.arguments import FAMILY
 from aprgraph.graph.errors import AprgraphError, UnsupportedModelError, shown
 from aprgraph.graph.families.base import Family, Order
+from aprgraph.graph.families.misspelt import check_attributes
 from aprgraph.graph.families.own_code import line_in, own_code, where_is
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.stages import HIDDEN, STAGE_BY_NAME, Stage, add_stage
@@ -28,7 +29,8 @@ FAMILIES: dict[str, type[Family]] = {}
 def register(family: _F) -> _F:
     """Make a family known, so that files of its architecture can be opened; it may stand as a decorator of the class.
 
-    Raises AprgraphError if another family has the architecture, if the class names none, or if a stage of its own is another's.
+    Raises AprgraphError if another family has the architecture or a class of transformers, if the class names no
+    architecture, if a stage of its own is another's, and for a declaration that is misspelt.
     """
     architecture = getattr(family, "architecture", None)
     if not isinstance(architecture, str) or not architecture:
@@ -43,6 +45,8 @@ def register(family: _F) -> _F:
             f"({where_is(family)}); expected one, so rename or drop one of them"
         )
     _check_declarations(family)
+    check_attributes(family)
+    _check_hf_classes(family)
     for stage, before in family.stages:
         add_stage(stage, before)
     FAMILIES[architecture] = family
@@ -72,6 +76,17 @@ def _check_declarations(family: type[Family]) -> None:
             raise AprgraphError(f"{where_is(family)}: the stage {stage.name!r} reads {shown(unknown[0])}, which is no stage")
 
 
+def _check_hf_classes(family: type[Family]) -> None:
+    """Raise AprgraphError if another family computes the same class of transformers: a capture goes by the class alone."""
+    for other in FAMILIES.values():
+        both = sorted({*family.own_hf_classes()} & {*other.own_hf_classes()})
+        if both and other is not family:
+            raise AprgraphError(
+                f"two families compute the class {both[0]!r} of transformers: {other.__name__} ({where_is(other)}) and {family.__name__} "
+                f"({where_is(family)}); expected one, so take the class out of the hf_classes of one of them"
+            )
+
+
 def load_family_file(path: str | Path) -> list[type[Family]]:
     """Run a Python file and register the families that are declared in it. The same file may be loaded again.
 
@@ -81,11 +96,11 @@ def load_family_file(path: str | Path) -> list[type[Family]]:
     file = Path(path)
     module = _run(file)
     # A family that the file only derives from is another's, or has no architecture itself.
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Family) and value.__module__ == module.__name__ and "architecture" in vars(value)
-    ]
+    declared = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Family)]
+    declared = [value for value in declared if value.__module__ == module.__name__]
+    for kind in declared:
+        check_attributes(kind)  # before those are left out whose architecture is misspelt
+    found = [kind for kind in declared if "architecture" in vars(kind)]
     if not found:
         raise AprgraphError(
             f"{path}: declares no family; expected a class that derives from aprgraph.families.Family and names its architecture"

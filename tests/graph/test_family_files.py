@@ -196,6 +196,113 @@ def test_a_declaration_of_another_type_is_refused(declaration: str, message: str
     assert "mymod" not in FAMILIES
 
 
+#: Lines 2 to 8 of a file: a family, and what is misspelt in it.
+MISSPELT = """
+from aprgraph.families import Llama, number
+class Mine(Llama):
+    architecture = 'mymod'
+
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("declaration", "message"),
+    [
+        (
+            "def atention(self, g, x, layer): return x",
+            r"mine\.py:6: atention of the family Mine overrides nothing, and .*; was attention meant\?",
+        ),
+        ("pairng = 'interleaved'", r"mine\.py:6: pairng of the family Mine overrides nothing, and nothing uses it; was pairing meant\?"),
+        ("kv_head = number('attention.head_count_kv')", r"mine\.py:6: kv_head of the family Mine .*; was kv_heads meant\?"),
+        ("hf_clases = 'MineForCausalLM'", r"mine\.py:6: hf_clases of the family Mine .*; was hf_classes meant\?"),
+        ("gguf_name = {'ffn_norm': 'norm'}", r"mine\.py:6: gguf_name of the family Mine is \{'ffn_norm': 'norm'\}, expected a method"),
+    ],
+)
+@pytest.mark.contract("FAMILY-FILES-1")
+def test_a_misspelt_attribute_is_refused(declaration: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MISSPELT.format(declaration))
+    with pytest.raises(AprgraphError, match=message):
+        load_family_file(path)
+    assert "mymod" not in FAMILIES
+
+
+def test_a_misspelt_architecture_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("from aprgraph.families import Llama\nclass Mine(Llama):\n    architecure = 'mymod'\n")
+    with pytest.raises(AprgraphError, match=r"mine\.py:3: architecure of the family Mine .*; was architecture meant\?"):
+        load_family_file(path)
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        "def atention(self, g, x, layer): return x\n    def attention(self, g, x, layer): return self.atention(g, x, layer)",
+        "def attention_(self, g, x, layer): return x\n    def attention(self, g, x, layer): return x",
+        "my_number = number('some.key', None, 1)",
+        "_pairng = 1",
+    ],
+)
+def test_what_is_used_or_is_like_nothing_is_no_misspelling(declaration: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MISSPELT.format(declaration))
+    assert [family.__name__ for family in load_family_file(path)] == ["Mine"]
+
+
+@pytest.mark.parametrize(
+    ("declaration", "message"),
+    [
+        (
+            "gguf_names = {'ffn_nrm': 'post_norm'}",
+            r"mine\.py:6: gguf_names of the family Mine names the slot 'ffn_nrm', which .*; was 'ffn_norm'",
+        ),
+        (
+            "hf_names = {'attn_nrom': 'ln'}",
+            r"mine\.py:6: hf_names of the family Mine names the slot 'attn_nrom', which .*; was 'attn_norm'",
+        ),
+        ("gguf_names = hf_names = {'lm_haed': 'head'}", r"mine\.py:6: gguf_names of the family Mine names the slot 'lm_haed', which"),
+    ],
+)
+@pytest.mark.contract("FAMILY-FILES-1")
+def test_a_misspelt_slot_is_refused(declaration: str, message: str, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MISSPELT.format(declaration))
+    (mine,) = load_family_file(path)
+    with pytest.raises(AprgraphError, match=message):
+        small_outline(mine)
+    with pytest.raises(AprgraphError, match=message):
+        build_graph(load_model(model))
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        "gguf_names = {'shared_gate': 'x', 'moe_expert_up': 'y'}",  # of models that have experts
+        "gguf_names = {'attn_norm_b': 'x'}\n    def check(self):\n        if self.layers > 9: self.has_also = 'attn_norm_b'",
+        "hf_names = {'something': 'else'}",
+    ],
+)
+def test_slots_of_other_models_of_the_family_are_no_misspelling(declaration: str, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MISSPELT.format(declaration))
+    (mine,) = load_family_file(path)
+    small_outline(mine)
+    build_graph(load_model(model))
+
+
+@pytest.mark.contract("FAMILY-FILES-1")
+def test_two_families_of_one_class_of_transformers_are_an_error_that_names_both(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MISSPELT.format("hf_classes = 'MineForCausalLM MistralForCausalLM'"))
+    with pytest.raises(
+        AprgraphError,
+        match=r"two families compute the class 'MistralForCausalLM' of transformers: Llama \(.*llama\.py\) and Mine \(.*mine\.py\); expected",
+    ):
+        load_family_file(path)
+    assert "mymod" not in FAMILIES
+
+
 def test_a_file_is_run_as_it_is_now_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path("mine.family")

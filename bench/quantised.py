@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from aprgraph.graph.ops import weights_of
 from aprgraph.runtime.diff import DiffReport, diff
 from aprgraph.runtime.diff.metrics import compare_tensors
-from aprgraph.runtime.diff.tolerances import exceeds, find_tolerance
+from aprgraph.runtime.diff.tolerance_rules import exceeds
+from aprgraph.runtime.diff.tolerances import find_tolerance
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.arithmetic import F64, through_format
 from tests.support.models import smollm2_path

@@ -19,9 +19,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from aprgraph.codegen.artifact import MANIFEST, SUFFIX, Artifact, compile_model, digest, open_artifact, sources, versions
+from aprgraph.codegen.artifact import MANIFEST, SUFFIX, Artifact, digest, open_artifact, sources, versions
 from aprgraph.codegen.cache.contents import trim_cache
 from aprgraph.codegen.cache.folder import COMPILED_FOLDER, FOLDER_VARIABLE, cache_folder
+from aprgraph.codegen.compile_model import compile_model
 from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.families.own_code import is_own_family

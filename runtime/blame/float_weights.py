@@ -11,7 +11,8 @@ from aprgraph.graph.ops import weights_of
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.diff.inputs import LINEAR
 from aprgraph.runtime.diff.profiles import arithmetic_profiles, states_float_weights
-from aprgraph.runtime.diff.tolerances import CROWDED_FROM, PROFILES, Tolerance, kind_of
+from aprgraph.runtime.diff.tolerance_rules import CROWDED_FROM
+from aprgraph.runtime.diff.tolerances import PROFILES, Tolerance, kind_of
 from aprgraph.runtime.diff.weight_noise import LOOKUP_FACTOR, format_noise
 from aprgraph.runtime.trace.manifest import TraceInfo
 

@@ -24,7 +24,8 @@ from aprgraph.runtime.blame.twins import Twins
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
-from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
+from aprgraph.runtime.diff.tolerance_rules import exceeds
+from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace

@@ -13,7 +13,8 @@ from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import compare_tensors
 from aprgraph.runtime.diff.shapes import position_axis
-from aprgraph.runtime.diff.tolerances import exceeds, find_tolerance, kind_of
+from aprgraph.runtime.diff.tolerance_rules import exceeds
+from aprgraph.runtime.diff.tolerances import find_tolerance, kind_of
 
 
 class StageAlone:

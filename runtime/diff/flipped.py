@@ -19,7 +19,7 @@ from aprgraph.runtime.diff.experts import is_slotted
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.measure import Measured, Measurer
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.tolerances import exceeds
+from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.place import Place
 
 

@@ -23,7 +23,8 @@ from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.measure import Measured
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.overrides import Tolerances
-from aprgraph.runtime.diff.tolerances import CROWDED_FROM, FEW_ELEMENTS, PROFILES, exceeds, kind_of
+from aprgraph.runtime.diff.tolerance_rules import CROWDED_FROM, FEW_ELEMENTS, exceeds
+from aprgraph.runtime.diff.tolerances import PROFILES, kind_of
 from aprgraph.runtime.diff.weight_noise import WeightNoise
 from aprgraph.runtime.place import Place
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.runtime.diff.indices import DESCRIBED, Choice, ChoiceState, IndexMetrics
-from aprgraph.runtime.diff.tolerances import LOCAL_FACTOR
+from aprgraph.runtime.diff.tolerance_rules import LOCAL_FACTOR
 from aprgraph.runtime.trace.aprt import F32
 
 F64 = npt.NDArray[np.float64]

@@ -18,7 +18,8 @@ from aprgraph.runtime.diff.margins import judge_choices
 from aprgraph.runtime.diff.metrics import BLOCK, TensorMetrics, compare_blocks, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.shapes import ShapedTrace
-from aprgraph.runtime.diff.tolerances import Tolerance, exceeds, kind_of
+from aprgraph.runtime.diff.tolerance_rules import exceeds
+from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, give_back
 

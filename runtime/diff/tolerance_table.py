@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from aprgraph.graph.stages import STAGES, StageKind
-from aprgraph.runtime.diff import inputs, tolerances, weight_noise
+from aprgraph.runtime.diff import inputs, tolerance_rules, tolerances, weight_noise
 from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS, gain_of
-from aprgraph.runtime.diff.tolerances import CROWDED_FROM, PROFILE_SUMMARIES, PROFILES, TABLE_VERSION
+from aprgraph.runtime.diff.tolerance_rules import CROWDED_FROM
+from aprgraph.runtime.diff.tolerances import PROFILE_SUMMARIES, PROFILES, TABLE_VERSION
 from aprgraph.runtime.diff.weight_noise import FORMAT_NOISE
 
 #: What was found and what was not of faults in the quantised weights of SmolLM2 (`python bench/quantised.py`).
@@ -46,12 +47,14 @@ def markdown() -> str:
     lines = [
         "# How far two tensors may differ",
         "",
-        "<!-- Written by `python -m aprgraph.runtime.diff.tolerance_table > docs/tolerances.md` from runtime/diff/tolerances.py. -->",
+        "<!-- Written by `python -m aprgraph.runtime.diff.tolerance_table > docs/tolerances.md` from what runtime/diff declares. -->",
         "",
         f"Version {TABLE_VERSION}. `aprgraph diff` chooses a profile from what the manifests say (`arithmetic` and `weights`, and the",
         "block formats in the graph); `--profile NAME` names one, and `--tol 'REGEX=nmse:VALUE'` sets the limit of some stages.",
         "",
         *_doc(tolerances),
+        "",
+        *_doc(tolerance_rules),
         "",
         "`tests/runtime/test_diff_noise.py`, `test_diff_noise_models.py` and `test_diff_inputs.py` measure the numbers anew: honest noise",
         "stays within them.",

@@ -19,7 +19,8 @@ import networkx as nx
 from aprgraph.graph.block_formats import find_format
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 from aprgraph.runtime.diff.dependencies import Dependencies, Value
-from aprgraph.runtime.diff.tolerances import CROWDED_FROM, PROFILES, Tolerance, kind_of
+from aprgraph.runtime.diff.tolerance_rules import CROWDED_FROM
+from aprgraph.runtime.diff.tolerances import PROFILES, Tolerance, kind_of
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 

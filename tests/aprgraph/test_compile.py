@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.codegen import artifact
+from aprgraph.codegen import compile_model
 from aprgraph.codegen.artifact import read_artifact
 from aprgraph.codegen.cpu import levels
 from tests.support.cli import fails, files_under, run_cli
@@ -29,7 +29,7 @@ def model(tiny_model: Callable[..., Path]) -> Path:
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for the compiler: these tests are about what is around it."""
-    monkeypatch.setattr(artifact, "build_library", lambda _requests, chosen, path: path.write_text(chosen.name))
+    monkeypatch.setattr(compile_model, "build_library", lambda _requests, chosen, path: path.write_text(chosen.name))
 
 
 def test_the_default_place_is_here(model: Path, here: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 
 from aprgraph.api import CompiledModel, load, open_artifact
 from aprgraph.codegen import artifact
-from aprgraph.codegen.artifact import VERSION, Artifact, compile_model, default_directory, read_artifact
+from aprgraph.codegen import compile_model as compiling
+from aprgraph.codegen.artifact import VERSION, Artifact, read_artifact
+from aprgraph.codegen.compile_model import compile_model, default_directory
 from aprgraph.codegen.cpu import levels
 from aprgraph.graph.errors import AprgraphError, ArtifactError, ModelError, ModelFileError, ToolchainError
 from aprgraph.graph.model import load_model
@@ -274,7 +276,7 @@ def test_another_cpu(copy: Path, model_path: Path, monkeypatch: pytest.MonkeyPat
 def test_compiling_for_another_cpu(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It must not be run here, and need not be."""
     monkeypatch.setattr(levels, "machine_flags", lambda: frozenset(levels.CPUS["x86-64-v2"].flags))
-    monkeypatch.setattr(artifact, "build_library", lambda _requests, chosen, path: path.write_text(chosen.name))
+    monkeypatch.setattr(compiling, "build_library", lambda _requests, chosen, path: path.write_text(chosen.name))
     found = load(model_path).compile(directory=tmp_path / "m.aprg", cpu="x86-64-v4")
     assert (found.artifact.cpu, found.artifact.library.read_text()) == ("x86-64-v4", "x86-64-v4")
 
@@ -373,14 +375,14 @@ def test_an_older_artifact_is_replaced(tiny_model: Callable[..., Path], model_pa
 
 def test_two_processes_that_compile_into_one_place(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one is done between our look and our rename."""
-    put_in_place = artifact._put_in_place
+    put_in_place = compiling._put_in_place
 
     def late(temporary: Path, directory: Path) -> None:
-        monkeypatch.setattr(artifact, "_put_in_place", put_in_place)
+        monkeypatch.setattr(compiling, "_put_in_place", put_in_place)
         compile_reference(model_path, directory)
         put_in_place(temporary, directory)
 
-    monkeypatch.setattr(artifact, "_put_in_place", late)
+    monkeypatch.setattr(compiling, "_put_in_place", late)
     assert compile_reference(model_path, tmp_path / "m.aprg").target == "reference"
     assert [path.name for path in tmp_path.iterdir()] == ["m.aprg"]
 
@@ -409,7 +411,7 @@ def test_a_link_that_fails_leaves_nothing(model_path: Path, tmp_path: Path, monk
         path.write_text("half a library")
         raise ToolchainError("no linker")
 
-    monkeypatch.setattr(artifact, "build_library", no_linker)
+    monkeypatch.setattr(compiling, "build_library", no_linker)
     for place in (tmp_path / "m.aprg", tmp_path / "new" / "m.aprg"):
         with pytest.raises(ToolchainError, match="no linker"):
             load(model_path).compile(directory=place)
@@ -430,7 +432,7 @@ def test_a_machine_without_a_linker(model_path: Path, tmp_path: Path) -> None:
 
 def test_a_disk_without_room(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before LLVM is asked: it would end the process."""
-    monkeypatch.setattr(artifact.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 4096, 4096))
+    monkeypatch.setattr(compiling.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 4096, 4096))
     with pytest.raises(ArtifactError, match=r"only 4,096 bytes are free there, expected 67,108,864 to compile in; free some space"):
         load(model_path).compile(directory=tmp_path / "m.aprg")
     assert files_under(tmp_path) == {}

@@ -16,7 +16,8 @@ import pytest
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import compare_tensors
-from aprgraph.runtime.diff.tolerances import PROFILES, exceeds, find_tolerance
+from aprgraph.runtime.diff.tolerance_rules import exceeds
+from aprgraph.runtime.diff.tolerances import PROFILES, find_tolerance
 from tests.support.arithmetic import (
     F64,
     Rounding,

@@ -11,8 +11,9 @@ import pytest
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.diff.metrics import compare_tensors
+from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerance_table import markdown
-from aprgraph.runtime.diff.tolerances import PROFILES, check_profile, exceeds, find_tolerance, kind_of
+from aprgraph.runtime.diff.tolerances import PROFILES, check_profile, find_tolerance, kind_of
 from tests.support.traces import Tensor, noisy, values
 
 F64 = npt.NDArray[np.float64]

@@ -1,0 +1,177 @@
+"""Compiles a model into an artifact, whose directory appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from aprgraph.codegen.artifact import (
+    FORMAT,
+    GRAPH,
+    MANIFEST,
+    SUFFIX,
+    TARGETS,
+    VERSION,
+    Artifact,
+    digest,
+    fat_binary_in,
+    library_in,
+    read_artifact,
+    sources,
+    versions,
+)
+from aprgraph.codegen.cpu.levels import find_cpu
+from aprgraph.codegen.cpu.library import build_library
+from aprgraph.codegen.cuda.architectures import Architecture, parse_architectures
+from aprgraph.codegen.cuda.compiler import compiler_name
+from aprgraph.codegen.cuda.device_code import DeviceCode
+from aprgraph.codegen.cuda.library import build_cuda_library
+from aprgraph.codegen.kernels.base import KernelRequest, requests_of
+from aprgraph.graph.arguments import ARCHITECTURES, CPU, TARGET
+from aprgraph.graph.errors import ArtifactError
+from aprgraph.graph.model import Model
+from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.passes.pipeline import compiled_graphs
+from aprgraph.graph.text import print_graph
+from aprgraph.graph.words import listed
+
+#: What compiling and running put into an artifact, cut off or not.
+_OWN_FILE = re.compile(r"artifact\.json|graph\.txt|kernels-[^/]+\.(so|fatbin)|programs/[^/]+\.(vm|tmp)|(.*/)?\.[^/]+")
+#: What must be free where objects and the library go: LLVM ends the process when it cannot write. The largest need a
+#: few MB.
+_ROOM = 64 << 20
+
+
+def default_directory(model: Path, target: str) -> Path:
+    """``<stem>.<target>.aprg`` in the current folder."""
+    return Path(f"{model.stem}.{target}{SUFFIX}")
+
+
+def compile_model(
+    model: Model, target: str = "llvm", directory: Path | None = None, cpu: str | None = None, architectures: Sequence[str] = ()
+) -> Artifact:
+    """Compile ``model`` into ``directory`` (default: ``<stem>.<target>.aprg`` here), replacing an artifact that is there.
+
+    ``cpu`` is for the target llvm (default: this machine's), ``architectures`` for cuda (default: sm_80 and sm_90). The directory
+    appears whole or not at all. Raises ArtifactError for an unknown target or a place that cannot be written, ToolchainError
+    where a compiler or linker is missing, and ModelError for a model that cannot be built.
+    """
+    if target not in TARGETS:
+        raise ArtifactError(f"unknown target {target!r}; expected one of {', '.join(TARGETS)}")
+    if cpu is not None and target != "llvm":
+        raise ArtifactError(CPU.given(cpu, repr(cpu)), " is for ", TARGET.given("llvm", "'llvm'"), f", and the target is {target}")
+    if architectures and target != "cuda":
+        raise ArtifactError(
+            ARCHITECTURES.given(", ".join(architectures), repr([*architectures])),
+            " is for ",
+            TARGET.given("cuda", "'cuda'"),
+            f", and the target is {target}",
+        )
+    chosen_architectures = parse_architectures(architectures)
+    directory = directory or default_directory(model.path, target)
+    _check_replaceable(directory)
+    graph = build_graph(model)
+    chosen = find_cpu(cpu) if target == "llvm" else None
+    temporary: Path | None = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(directory.parent, Path(tempfile.gettempdir()))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        temporary.chmod(0o755)
+        kernels: dict[str, str] = {}
+        library = device = None
+        if target != "reference":
+            requests = requests_of(compiled_graphs(graph))
+            kernels = {symbol: request.text for symbol, request in requests.items()}
+            new = library_in(temporary, "new")
+            if chosen is not None:
+                build_library(requests, chosen, new)
+            else:
+                device = _build_for_cuda(requests, chosen_architectures, temporary)
+            library = digest(new.read_bytes())
+            new.rename(library_in(temporary, library))
+        text = print_graph(graph)
+        (temporary / GRAPH).write_text(text, encoding="utf-8")
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            **versions(),
+            "sources": sources(),
+            "target": target,
+            "cpu": chosen.name if chosen else None,
+            "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
+            "overrides": dict(model.overrides),
+            "ignore": list(model.ignore),
+            "unapplied": list(model.doubts_of_keys),
+            "graph": digest(text.encode()),
+            "library": library,
+            "device": device.to_json() if device else None,
+            "kernels": kernels,
+        }
+        (temporary / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        _put_in_place(temporary, directory)
+    except OSError as error:
+        raise ArtifactError.unwritable(directory, error) from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return read_artifact(directory)
+
+
+def _check_replaceable(directory: Path) -> None:
+    """Raise ArtifactError for what is no artifact at ``directory``, or one with what is not of it: compiling would remove that."""
+    if not os.path.lexists(directory):
+        return
+    if not (directory / MANIFEST).is_file():
+        raise ArtifactError.at_place(f"{directory}: is there, and is no artifact", "remove it")
+    try:
+        files = [path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*")) if not path.is_dir()]
+    except OSError as error:
+        raise ArtifactError.unwritable(directory, error) from None
+    others = [file for file in files if not _OWN_FILE.fullmatch(file)]
+    if others:
+        raise ArtifactError.at_place(f"{directory}: is an artifact that holds what is not of it ({listed(others, 3)})", "move that away")
+
+
+def _build_for_cuda(requests: Mapping[str, KernelRequest], architectures: Sequence[Architecture], directory: Path) -> DeviceCode:
+    """Build the library "new" in ``directory``, and the fat binary beside it, under its digest."""
+    compiler, new = compiler_name(), fat_binary_in(directory, "new")
+    functions = build_cuda_library(requests, architectures, library_in(directory, "new"), new)
+    name = digest(new.read_bytes())
+    new.rename(fat_binary_in(directory, name))
+    return DeviceCode(name, tuple(architectures), compiler, functions)
+
+
+def _check_room(*directories: Path) -> None:
+    for directory in directories:
+        free = shutil.disk_usage(directory).free
+        if free < _ROOM:
+            raise ArtifactError.at_place(
+                f"{directory}: only {free:,} bytes are free there, expected {_ROOM:,} to compile in", "free some space"
+            )
+
+
+def _put_in_place(temporary: Path, directory: Path) -> None:
+    """Rename ``temporary`` to ``directory``; an artifact that was there is removed after the new one has its name."""
+    try:
+        temporary.rename(directory)  # fails if one is there, perhaps since a moment ago and by another process
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+    directory.rename(old / directory.name)
+    try:
+        temporary.rename(directory)
+    except OSError:
+        (old / directory.name).rename(directory)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -36,10 +36,10 @@ def diff(
 ) -> Comparison:
     """Compare two traces, and with ``model`` (the GGUF file that both are to be runs of) say which side is wrong.
 
-    ``tokens`` are those of the prompt, for traces whose manifests do not name them. ``names`` are what sentences call the sides
-    (default: by their paths). ``options`` are those of
-    ``aprgraph.runtime.diff.diff``: top, profile, tolerances, progress. The report's ``headline`` is the sentence to read first.
-    Raises AprgraphError for what cannot be compared or read.
+    ``tokens`` are those of the prompt, for traces whose manifests do not name them. ``names`` are what sentences call
+    the sides (default: by their paths). ``options`` are those of ``aprgraph.runtime.diff.diff``: top, profile,
+    tolerances, progress. The report's ``headline`` is the sentence to read first. Raises AprgraphError for what cannot
+    be compared or read.
     """
     report = Comparison.of(replace(_diff(a, b, **options), called=names))
     if model is None:
@@ -83,8 +83,8 @@ def load_model_of(
 
 @dataclass(frozen=True)
 class Guilty:
-    """The stage to look at: ``local`` is its error, ``trace`` the one that recorded it, held to ``profile``; ``side`` is what sentences
-    call that trace, None of an audit.
+    """The stage to look at: ``local`` is its error, ``trace`` the one that recorded it, held to ``profile``; ``side``
+    is what sentences call that trace, None of an audit.
     """
 
     local: LocalError

@@ -60,8 +60,8 @@ _DIGEST = 24
 class Artifact:
     """A compiled model.
 
-    ``cpu`` is there for the target llvm, ``device`` for cuda; the reference target has no kernels. ``sources`` is the digest
-    of the files that made it, and ``unapplied`` what had to be said of the model's keys.
+    ``cpu`` is there for the target llvm, ``device`` for cuda; the reference target has no kernels. ``sources`` is the
+    digest of the files that made it, and ``unapplied`` what had to be said of the model's keys.
     """
 
     directory: Path
@@ -92,7 +92,7 @@ class Artifact:
 
     @property
     def architectures(self) -> list[str]:
-        """The GPU architectures that the kernels are compiled for; later ones than the last run its PTX. None but for cuda."""
+        """The GPU architectures that the kernels are for; later ones run the PTX of the last. None but for cuda."""
         return [str(architecture) for architecture in self.device.architectures] if self.device else []
 
     @property
@@ -106,7 +106,7 @@ class Artifact:
         return HeldGraph(self.graph, str(self.directory), self.overrides, self.unapplied)
 
     def load_model(self, path: Path | None = None) -> Model:
-        """Open the model that this artifact was compiled from, at its recorded path, beside the artifact, or at ``path``.
+        """Open the model that this was compiled from: at its recorded path, beside the artifact, or at ``path``.
 
         Raises ArtifactError if it is not there or has changed since.
         """
@@ -234,7 +234,7 @@ def read_artifact(directory: str | Path) -> Artifact:
 
 
 def _check_formulas(graph: Graph, kernels: Mapping[str, str], directory: Path) -> None:
-    """Raise ArtifactError if a user's file gives an op another formula than the kernels ``kernels``, by symbol, were made of."""
+    """Raise ArtifactError if an op has another formula now than ``kernels``, by symbol, were made of."""
     if not any(is_own_formula(node.op) for node in graph):
         return
     for symbol, request in requests_of(compiled_graphs(graph)).items():

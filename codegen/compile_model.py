@@ -56,11 +56,11 @@ def default_directory(model: Path, target: str) -> Path:
 def compile_model(
     model: Model, target: str = "llvm", directory: Path | None = None, cpu: str | None = None, architectures: Sequence[str] = ()
 ) -> Artifact:
-    """Compile ``model`` into ``directory`` (default: ``<stem>.<target>.aprg`` here), replacing an artifact that is there.
+    """Compile ``model`` into ``directory`` (default: ``<stem>.<target>.aprg`` here), replacing an artifact there.
 
-    ``cpu`` is for the target llvm (default: this machine's), ``architectures`` for cuda (default: sm_80 and sm_90). The directory
-    appears whole or not at all. Raises ArtifactError for an unknown target or a place that cannot be written, ToolchainError
-    where a compiler or linker is missing, and ModelError for a model that cannot be built.
+    ``cpu`` is for the target llvm (default: this machine's), ``architectures`` for cuda (default: sm_80 and sm_90). The
+    directory appears whole or not at all. Raises ArtifactError for an unknown target or a place that cannot be written,
+    ToolchainError where a compiler or linker is missing, and ModelError for a model that cannot be built.
     """
     if target not in TARGETS:
         raise ArtifactError(f"unknown target {target!r}; expected one of {', '.join(TARGETS)}")
@@ -125,7 +125,7 @@ def compile_model(
 
 
 def _check_replaceable(directory: Path) -> None:
-    """Raise ArtifactError for what is no artifact at ``directory``, or one with what is not of it: compiling would remove that."""
+    """Raise ArtifactError if ``directory`` has what is no artifact, or not of it: compiling would remove that."""
     if not os.path.lexists(directory):
         return
     if not (directory / MANIFEST).is_file():

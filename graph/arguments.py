@@ -1,6 +1,7 @@
-"""What a caller can give, as errors name it: a Python program reads of arguments, and the command line's front of options.
+"""What a caller can give, as errors name it: arguments to a Python program, options on the command line.
 
-A message is put together from texts and Arguments (see ``AprgraphError``), so that nobody has to find the words again in it.
+A message is put together from texts and Arguments (see ``AprgraphError``), so that nobody has to find the words again
+in it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Argument:
-    """The argument ``name`` of the Python API, and where that is said, its ``value``, as a command line has it and as Python has it.
+    """The argument ``name`` of the Python API, and perhaps its ``value``, as a command line writes it.
+
+    ``in_python`` is the value as Python writes it, where that differs.
 
     ``call`` is there for what a Python program gives by a call, and not as an argument.
     """
@@ -21,7 +24,7 @@ class Argument:
     call: str | None = None
 
     def given(self, value: object, in_python: str | None = None) -> Argument:
-        """The argument with a value, of which ``in_python`` says how a Python program writes it, where that is not the same."""
+        """The argument with a value, and how a Python program writes that, where it is not the same."""
         return replace(self, value=str(value), in_python=in_python)
 
     def __str__(self) -> str:

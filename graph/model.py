@@ -31,10 +31,10 @@ _LLAMA_CPP_BASE = 10000.0
 class Model:
     """A GGUF file understood as a model.
 
-    ``overrides`` are the metadata keys that the user replaced, ``ignore`` the patterns of tensors and keys that the user
-    wants left out, and ``left_out`` the tensors that no node may use: those, and what cannot touch a text's numbers.
-    ``unapplied`` says what keys were not applied. ``held`` is there where the family is not known: the graph of an
-    earlier run. ``family`` is then a StandIn.
+    ``overrides`` are the metadata keys that the user replaced, ``ignore`` the patterns of tensors and keys that the
+    user wants left out, and ``left_out`` the tensors that no node may use: those, and what cannot touch a text's
+    numbers. ``unapplied`` says what keys were not applied. ``held`` is there where the family is not known: the graph
+    of an earlier run. ``family`` is then a StandIn.
     """
 
     file: GGUFFile
@@ -60,8 +60,8 @@ class Model:
     def defaults(self) -> Mapping[str, object]:
         """The keys that are not in the file and whose default bears on the numbers, with what was taken.
 
-        Keys whose absence means that there is no such thing (a stretched RoPE, a scale), and those that the tensors' own sizes tell
-        (head counts, sizes of experts), are not among them.
+        Keys whose absence means that there is no such thing (a stretched RoPE, a scale), and those that the tensors'
+        own sizes tell (head counts, sizes of experts), are not among them.
         """
         prefix = f"{self.family.architecture}."
         found = {}
@@ -128,7 +128,7 @@ class Model:
         return name in self.file.tensors
 
     def tensor(self, name: str, dims: tuple[int, ...] | None = None) -> TensorInfo:
-        """The tensor ``name``, which must have ``dims`` if they are given, or these behind ones of 1. Raises ModelError."""
+        """The tensor ``name``. Raises ModelError if it is missing, or has other dims than ``dims`` behind leading ones."""
         info = self.file.tensors.get(name)
         if info is None:
             expected = f" of {' x '.join(map(str, dims))}" if dims else ""
@@ -141,7 +141,7 @@ class Model:
         return info
 
     def lacks(self, names: Sequence[str], beside: str) -> None:
-        """Raise ModelError that the tensors ``names`` are missing, where one that goes with them, ``beside``, is there."""
+        """Raise ModelError: the tensors ``names`` are missing, but ``beside``, which goes with them, is there."""
         raise ModelError(f"{self.path}: tensor {beside!r} is there, but {', '.join(map(repr, names))} is missing")
 
 
@@ -187,7 +187,10 @@ def _with_held_graph(
 
 
 def read_model(file: GGUFFile, metadata: Metadata, overrides: Mapping[str, Scalar | str], ignore: Sequence[str] = ()) -> Model:
-    """The model of a file with ``metadata``, which holds ``overrides`` already. Raises ModelError or UnsupportedModelError."""
+    """The model of a file with ``metadata``, which holds ``overrides`` already.
+
+    Raises ModelError or UnsupportedModelError.
+    """
     patterns = parse_ignored(ignore)
     family = open_family(metadata)
     _check_overrides(metadata, family, overrides)
@@ -214,7 +217,7 @@ def _check_overrides(metadata: Metadata, family: Family, overrides: Mapping[str,
 
 
 def _check_ignored(file: GGUFFile, metadata: Metadata, patterns: Sequence[re.Pattern[str]]) -> None:
-    """Raise AprgraphError for a pattern that nothing matches, which would be of no use, unnoticed, or that matches a key that is read."""
+    """Raise AprgraphError for a pattern that nothing matches, and so is of no use, or that matches a key that is read."""
     for pattern in patterns:
         read = next((key for key in metadata if key in metadata.keys_read and pattern.fullmatch(key)), None)
         if read is not None:

@@ -1,6 +1,7 @@
 """Stages of a family's own as an attribute of the graph, so that whoever reads its text knows them without the family.
 
-The attribute ``stages`` is a list in JSON: the fields of each stage that are not as by default, and the stage that it comes before.
+The attribute ``stages`` is a list in JSON: the fields of each stage that are not as by default, and the stage that it
+comes before.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _NETWORKS = (None, "dense", "experts")
 
 
 def declare_stages(stages: Iterable[tuple[Stage, str]]) -> dict[str, Attr]:
-    """The attributes of a graph with these stages, each given with the stage that it comes before; none of no stages."""
+    """The attributes of a graph with these stages, each given with the stage that it comes before."""
     documents = [_document(stage, before) for stage, before in stages]
     return {_ATTRIBUTE: json.dumps(documents, sort_keys=True)} if documents else {}
 
 
 def make_stages_known(attrs: Mapping[str, Attr]) -> None:
-    """Add the stages that the attributes of a graph declare to the table. Raises GraphError for a declaration that is none."""
+    """Add the stages that the attributes of a graph declare. Raises GraphError for a declaration that is none."""
     if _ATTRIBUTE not in attrs:
         return
     try:

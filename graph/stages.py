@@ -1,4 +1,4 @@
-"""The stages of a forward pass: names, order, shapes, meaning. This table lists them all, but those that a family of its own brings.
+"""The stages of a forward pass: names, order, shapes, meaning. Families may bring some of their own.
 
 The names, their order and the file layout are shared with the Rust tool ``apr`` (``apr trace --save-tensor`` and
 ``apr diff --values``), except for the stages marked as this project's additions.
@@ -165,10 +165,11 @@ _DECLARED_BY_GRAPHS: set[str] = set()
 
 
 def add_stage(stage: Stage, before: str, *, of_graph: bool = False) -> None:
-    """Add a stage that a family brings to the table, in front of the stage ``before``. The same stage may be added again.
+    """Add a stage that a family brings to the table, in front of the stage ``before``. The same stage may be added
+    again.
 
-    ``of_graph``: it is a graph's text that declares the stage. A stage of that name that is there already then stays, and one that
-    a family declares later takes its place.
+    ``of_graph``: it is a graph's text that declares the stage. A stage of that name that is there already then stays,
+    and one that a family declares later takes its place.
 
     Raises AprgraphError if another stage has the name, or if the name or ``before`` makes no sense.
     """

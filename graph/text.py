@@ -165,7 +165,8 @@ class _Parser:
 def parse_graph(text: str) -> Graph:
     """Parse what ``print_graph`` prints; lines that begin with // are comments. Raises GraphError with the line.
 
-    The stages that the graph declares as its own become known. The result is not verified: call ``verify`` before using it.
+    The stages that the graph declares as its own become known. The result is not verified: call ``verify`` before using
+    it.
     """
     graph = _Parser(text).parse()
     make_stages_known(graph.attrs)
@@ -173,6 +174,6 @@ def parse_graph(text: str) -> Graph:
 
 
 def print_request(op: str, operands: Sequence[TensorType], attrs: Mapping[str, Attr], result: TensorType) -> str:
-    """An op at given types, without names: ``rms_norm(f32[n, 576], f32[576]) {eps = 1e-05, groups = 1} : f32[n, 576]``."""
+    """An op at given types, without names: ``rms_norm(f32[n, 8], f32[8]) {eps = 1e-05, groups = 1} : f32[n, 8]``."""
     printed = f"{op}({', '.join(map(str, operands))})"
     return f"{printed} {_print_attrs(attrs)} : {result}" if attrs else f"{printed} : {result}"

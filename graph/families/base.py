@@ -20,7 +20,8 @@ MAX_LAYERS = 4096
 #: The first sentence of a family's docstring: models, source, what sets them apart.
 _ABOUT = re.compile(r"(?P<models>[^(:]+?)(?: \((?P<source>[^)]+)\))?: (?P<what>.+?)\.(?:\s|$)", re.DOTALL)
 
-#: Which elements of a head RoPE turns together: neighbours (0, 1), (2, 3) …, or those of both halves (0, D/2), (1, D/2 + 1) ….
+#: Which elements of a head RoPE turns together: neighbours (0, 1), (2, 3) …, or those of both halves (0, D/2),
+#: (1, D/2 + 1) ….
 Order = Literal["interleaved", "halves"]
 
 
@@ -34,7 +35,8 @@ class Family:
     architecture: ClassVar[str]
     #: The classes of Hugging Face transformers that compute the same: their names, with blanks between.
     hf_classes: ClassVar[str] = ""
-    #: Which elements of a head RoPE pairs in GGUF files. In transformers they are halves, unless ``hf_pairing`` says otherwise.
+    #: Which elements of a head RoPE pairs in GGUF files. In transformers they are halves, unless ``hf_pairing`` says
+    #: otherwise.
     pairing: ClassVar[Order] = "halves"
     hf_pairing: ClassVar[Order] = "halves"
     #: What the family calls otherwise than most: by slot, see graph/families/weight_names.py.
@@ -44,7 +46,8 @@ class Family:
     #: Stages that no other family has, each with the stage that it comes before.
     stages: ClassVar[Sequence[tuple[Stage, str]]] = ()
 
-    #: Keys, without the architecture in front, that converters leave out of its files: that they are absent is no reason for doubt.
+    #: Keys, without the architecture in front, that converters leave out of its files: that they are absent is no
+    #: reason for doubt.
     absent_keys: ClassVar[Collection[str]] = ()
 
     #: The activation of the feed-forward networks, and the base of RoPE of files that name none.

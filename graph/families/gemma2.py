@@ -19,7 +19,8 @@ _LAYERS_OF_27B = 46
 class Gemma2(SandwichNorms):
     """Gemma 2 (arXiv:2408.00118): norms on both sides, a window in every second layer, and caps on scores and logits.
 
-    The file's norms hold 1 + weight already. The 27B model divides scores by sqrt(E / H), not by the head size; its file does not say so.
+    The file's norms hold 1 + weight already. The 27B model divides scores by sqrt(E / H), not by the head size; its
+    file does not say so.
     """
 
     architecture = "gemma2"

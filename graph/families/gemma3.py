@@ -18,9 +18,11 @@ _LAYERS_OF_27B = 62
 
 
 class Gemma3(Qwen3, SandwichNorms):
-    """Gemma 3 (arXiv:2503.19786): five layers with a window and its own RoPE base to one that sees everything, norms on both sides.
+    """Gemma 3 (arXiv:2503.19786): five layers with a window and its own RoPE base to one that sees everything, norms on
+    both sides.
 
-    The file's norms hold 1 + weight already. The 27B model divides scores by sqrt(E / H), not by the head size; its file does not say so.
+    The file's norms hold 1 + weight already. The 27B model divides scores by sqrt(E / H), not by the head size; its
+    file does not say so.
     """
 
     architecture = "gemma3"

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 class Glm4(SandwichNorms):
-    """GLM-4-0414 (arXiv:2406.12793): norms on both sides, RoPE of neighbours in half of each head, gate and up as one tensor."""
+    """GLM-4-0414 (arXiv:2406.12793): norms on both sides, RoPE of neighbours in half of each head, gate and up as one
+    tensor.
+    """
 
     architecture = "glm4"
     hf_classes = "Glm4ForCausalLM"

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class GptOss(Mixture):
-    """gpt-oss 20B and 120B (arXiv:2508.10925): a sink beside every head's scores, biases everywhere, a window in every second layer.
+    """gpt-oss 20B and 120B (arXiv:2508.10925): a sink beside every head's scores, biases everywhere, a window in every
+    second layer.
 
-    The activation of its experts is clamped (``clamped_swiglu``). YaRN's bounds are not rounded to whole pairs, in the original; llama.cpp
-    rounds them.
+    The activation of its experts is clamped (``clamped_swiglu``). YaRN's bounds are not rounded to whole pairs, in the
+    original; llama.cpp rounds them.
     """
 
     architecture = "gpt-oss"

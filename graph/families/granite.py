@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class Granite(Llama):
-    """Granite 3, and the dense models of Granite 4 (arXiv:2405.04324): embedding, scores, what is added to the residual stream, and logits
-    are scaled.
+    """Granite 3, and the dense models of Granite 4 (arXiv:2405.04324): embedding, scores, what is added to the residual
+    stream, and logits are scaled.
     """
 
     architecture = "granite"

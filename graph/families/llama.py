@@ -5,10 +5,11 @@ from aprgraph.graph.families.numbers import number
 
 
 class Llama(Mixture):
-    """Llama 2 and 3, Mistral, Mixtral, SmolLM2 (arXiv:2302.13971): conversion permutes q and k, so that RoPE pairs neighbours.
+    """Llama 2 and 3, Mistral, Mixtral, SmolLM2 (arXiv:2302.13971): conversion permutes q and k, so that RoPE pairs
+    neighbours.
 
-    Llama 3.1's RoPE scaling comes as the tensor `rope_freqs.weight`; Mixtral's experts (arXiv:2401.04088) come under the same
-    name as the dense models.
+    Llama 3.1's RoPE scaling comes as the tensor `rope_freqs.weight`; Mixtral's experts (arXiv:2401.04088) come under
+    the same name as the dense models.
     """
 
     architecture = "llama"

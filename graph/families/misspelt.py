@@ -14,12 +14,12 @@ from aprgraph.graph.families.own_code import is_own_family, where_is
 from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
 from aprgraph.graph.stages import STAGE_BY_NAME
 
-#: The share of letters that two names have in common where one may be the other misspelt, and the letters that it takes.
+#: The share of letters in common from which on one name may be the other misspelt, and the letters that it takes.
 _ALIKE, _SHORTEST = 0.8, 4
 
 
 def check_attributes(family: type[Family]) -> None:
-    """Raise AprgraphError for an attribute that overrides nothing and is used nowhere, with nearly the name of one it could override.
+    """Raise AprgraphError for an attribute with nearly the name of one that it could override, if nothing uses it.
 
     Such a method would not be called, and such a number or pairing would have no effect. So would a method's name with
     something else in the place of the method.
@@ -46,7 +46,7 @@ def check_attributes(family: type[Family]) -> None:
 
 
 def check_slots(family: type[Family], asked: Iterable[str]) -> None:
-    """Raise AprgraphError for a slot in ``gguf_names`` or ``hf_names`` with nearly the name of another, which no graph has.
+    """Raise AprgraphError for a slot of ``gguf_names`` or ``hf_names`` that is nearly another, and in no graph.
 
     ``asked`` are the slots that the graph of a model of the family has asked for.
     """

@@ -95,7 +95,10 @@ def flag(gguf: str, hf: str | None, default: Any, *, given: str | None = None) -
 
 
 def per_layer(gguf: str, hf: str | None = None, default: Any = _NONE) -> Number[tuple[int, ...]]:
-    """A number above zero for each layer: one for all, or an array of one for each. A ``default`` may be the tuple itself."""
+    """A number above zero for each layer: one for all, or an array of one for each.
+
+    A ``default`` may be the tuple itself.
+    """
 
     def get(family: Family, key: str, taken: Any) -> tuple[int, ...]:
         if isinstance(taken, tuple) and key not in family.metadata:
@@ -107,7 +110,10 @@ def per_layer(gguf: str, hf: str | None = None, default: Any = _NONE) -> Number[
 
 
 def same_in_all(gguf: str, hf: str | None = None, default: Any = _NONE, *, given: str | None = None) -> Number[int]:
-    """A number that files give once or for each layer, and that is the same in all. Raises UnsupportedModelError if it is not."""
+    """A number that files give once or for each layer, and that is the same in all.
+
+    Reading it raises UnsupportedModelError if it is not.
+    """
 
     def get(family: Family, key: str, taken: int | None) -> int:
         numbers = family.metadata.per_layer(key, family.blocks, taken)

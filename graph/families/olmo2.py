@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Olmo2(Decoder):
-    """OLMo 2 and 3 (arXiv:2501.00656): norms behind attention and feed-forward network, none before, and norms of whole rows of q and k.
+    """OLMo 2 and 3 (arXiv:2501.00656): norms behind attention and feed-forward network, none before, and norms of whole
+    rows of q and k.
 
     OLMo 3 has a window in all layers but every fourth, and stretches RoPE in these alone.
     """

@@ -38,8 +38,8 @@ def line_in(file: str, error: BaseException) -> str:
 def own_code(family: type[Family]) -> Iterator[None]:
     """Run code of a family: an error of one that is not in the package becomes a ModelError that names file and line.
 
-    So does a GraphError, which says what is wrong with an op but not who wrote it. An error of the package's own families is
-    a defect of the package, and keeps its traceback.
+    So does a GraphError, which says what is wrong with an op but not who wrote it. An error of the package's own
+    families is a defect of the package, and keeps its traceback.
     """
     try:
         yield

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Phi3(Decoder):
     """Phi-3, Phi-4 mini and medium (arXiv:2404.14219): q, k, v come as one tensor, gate and up as another.
 
-    Long-context models have two sets of RoPE factors (LongRoPE, arXiv:2402.13753). Where a file names a sliding window, all layers
-    have it, as in the original; llama.cpp ignores it.
+    Long-context models have two sets of RoPE factors (LongRoPE, arXiv:2402.13753). Where a file names a sliding window,
+    all layers have it, as in the original; llama.cpp ignores it.
     """
 
     architecture = "phi3"

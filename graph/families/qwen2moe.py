@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class Qwen2Moe(Qwen2, Mixture):
-    """Qwen 1.5 and 2 mixtures of experts (arXiv:2407.10671): weights of experts as the softmax gives them, and a shared expert."""
+    """Qwen 1.5 and 2 mixtures of experts (arXiv:2407.10671): weights of experts as the softmax gives them, and a shared
+    expert.
+    """
 
     architecture = "qwen2moe"
     hf_classes = "Qwen2MoeForCausalLM"

@@ -54,7 +54,7 @@ def register(family: _F) -> _F:
 
 
 def _check_declarations(family: type[Family]) -> None:
-    """Raise AprgraphError for an attribute of the class that is of another type than Family declares, or names what is not there."""
+    """Raise AprgraphError for an attribute of another type than Family declares, or that names what is not there."""
 
     def require(condition: bool, attribute: str, expected: str) -> None:
         if not condition:
@@ -77,7 +77,7 @@ def _check_declarations(family: type[Family]) -> None:
 
 
 def _check_hf_classes(family: type[Family]) -> None:
-    """Raise AprgraphError if another family computes the same class of transformers: a capture goes by the class alone."""
+    """Raise AprgraphError if another family computes the same class of transformers, for captures go by the class."""
     for other in FAMILIES.values():
         both = sorted({*family.own_hf_classes()} & {*other.own_hf_classes()})
         if both and other is not family:
@@ -90,8 +90,8 @@ def _check_hf_classes(family: type[Family]) -> None:
 def load_family_file(path: str | Path) -> list[type[Family]]:
     """Run a Python file and register the families that are declared in it. The same file may be loaded again.
 
-    The file is code, and runs with all that the user may do: it is the user who names it. Raises AprgraphError if the file is not
-    there, raises an error itself, or declares no family with an architecture of its own.
+    The file is code, and runs with all that the user may do: it is the user who names it. Raises AprgraphError if the
+    file is not there, raises an error itself, or declares no family with an architecture of its own.
     """
     file = Path(path)
     module = _run(file)
@@ -115,8 +115,9 @@ def _run(file: Path) -> ModuleType:
         source = file.read_bytes()
     except OSError as error:
         raise AprgraphError(f"{file}: {error.strerror}; expected a Python file that declares a family") from None
-    # By content, so that loading a file twice declares one class, and the file beside it another. Python's own importing goes by the
-    # file's suffix, keeps compiled code beside it, and takes a file of the same size and second to be the same.
+    # By content, so that loading a file twice declares one class, and the file beside it another. Python's own
+    # importing goes by the file's suffix, keeps compiled code beside it, and takes a file of the same size and second
+    # to be the same.
     name = f"aprgraph_family_{hashlib.sha256(source).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -135,7 +136,10 @@ def _run(file: Path) -> ModuleType:
 
 
 def load_installed_families() -> None:
-    """Register the families that installed packages bring, once. Raises AprgraphError that names the package of one that fails."""
+    """Register the families that installed packages bring, once.
+
+    Raises AprgraphError that names the package of one that fails.
+    """
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         if entry.value in _INSTALLED:
             continue
@@ -160,7 +164,7 @@ _INSTALLED: set[str] = set()
 
 
 def is_known(architecture: str) -> bool:
-    """Whether there is a family of an architecture. Those of installed packages are loaded if none of the others is it."""
+    """Whether there is a family of an architecture. Those of installed packages are loaded if no other is it."""
     if architecture not in FAMILIES:
         load_installed_families()
     return architecture in FAMILIES
@@ -179,7 +183,10 @@ def find_family(metadata: Metadata) -> type[Family]:
 
 
 def open_family(metadata: Metadata) -> Family:
-    """The family of a model, with the model's numbers. Raises ModelError, or UnsupportedModelError for what is not there yet."""
+    """The family of a model, with the model's numbers.
+
+    Raises ModelError, or UnsupportedModelError for what is not there yet.
+    """
     kind = find_family(metadata)
     with own_code(kind):
         return kind(metadata)

@@ -16,8 +16,8 @@ _EVERY_PAIR = (-1.0, 0.0)
 class Rope:
     """Pair i of ``dims`` / 2 turns by position · base^(-2i / dims), times ``scale`` as far as ``ramp`` says.
 
-    Pairs up to the first number of ``ramp`` are not scaled, those from the second on are, with a line between. cos and sin
-    are multiplied by ``magnitude``.
+    Pairs up to the first number of ``ramp`` are not scaled, those from the second on are, with a line between. cos and
+    sin are multiplied by ``magnitude``.
     """
 
     dims: int
@@ -61,7 +61,8 @@ def read_sliding_rope(metadata: Metadata, prefix: str, rope: Rope, default_base:
 def read_base(metadata: Metadata, key: str, default: float) -> float:
     """A base of RoPE. Raises ModelError.
 
-    Beside `freq_base` and `freq_base_swa` there are the names that Ollama gave them, `global.freq_base` and `local.freq_base`.
+    Beside `freq_base` and `freq_base_swa` there are the names that Ollama gave them, `global.freq_base` and
+    `local.freq_base`.
     """
     base = metadata.real(key, default)
     if base <= 0:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Slot to name in GGUF, without `blk.<layer>.` in front and `.weight` behind. A slot that is not here bears its own name.
+#: Slot to name in GGUF, without `blk.<layer>.` in front and `.weight` behind. A slot that is not here bears its own
+#: name.
 GGUF_NAMES: Mapping[str, str] = {
     "embedding": "token_embd",
     "final_norm": "output_norm",

@@ -17,8 +17,8 @@ _KEY, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
 class Windows(Reading["tuple[int, ...]"]):
     """The sliding window of each layer, in positions; 0 for a layer that attends to all positions.
 
-    Every layer has the window if ``period`` is 0; else every ``period``-th layer attends to all positions. Files may say which
-    layers have it. ``default`` is the window of a file that names none.
+    Every layer has the window if ``period`` is 0; else every ``period``-th layer attends to all positions. Files may
+    say which layers have it. ``default`` is the window of a file that names none.
     """
 
     hf = "sliding_window"

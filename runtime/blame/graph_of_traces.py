@@ -15,7 +15,7 @@ from aprgraph.runtime.trace.reader import Trace
 
 
 def graph_of_traces(traces: Sequence[Trace], architecture: str) -> HeldGraph | None:
-    """What the manifests of ``traces`` hold of the graph of a model of ``architecture``, put together; None if they hold nothing.
+    """What ``traces`` hold of the graph of a model of ``architecture``, put together; None if they hold nothing.
 
     Raises UnsupportedModelError for an op that is not known, and ComparisonError if the graphs are not of one model.
     """
@@ -48,7 +48,7 @@ def _overrides(trace: Trace) -> dict[str, int | float | bool | str]:
 
 
 def _check_alike(a: Trace, b: Trace, graph_a: Graph, graph_b: Graph) -> None:
-    """Raise ComparisonError if the graphs of two traces compute something else: only the family says which one is the model's."""
+    """Raise ComparisonError if two graphs differ: only the family says which one is the model's."""
     differences = compare_graphs(graph_a, graph_b).computed
     if differences or _overrides(a) != _overrides(b):
         how = differences[0].sentence if differences else "metadata keys were overridden in one alone"

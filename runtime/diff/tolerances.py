@@ -29,7 +29,8 @@ ROPE_GROWTH = 4e-16
 
 @dataclass(frozen=True)
 class Tolerance:
-    """``limit`` and ``own`` are NMSEs; for ids (StageKind.INDEX) they are shares of positions that may hold another set.
+    """``limit`` and ``own`` are NMSEs; for ids (StageKind.INDEX) they are shares of positions that may hold another
+    set.
 
     ``crowding`` is that of the third rule (tolerance_rules.py), None where the second suffices.
     """

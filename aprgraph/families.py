@@ -23,7 +23,7 @@ from aprgraph.graph.families.qwen3 import Qwen3
 from aprgraph.graph.families.qwen3moe import Qwen3Moe
 from aprgraph.graph.families.rope_scaling import Rope, read_rope
 from aprgraph.graph.families.window import Windows
-from aprgraph.graph.ops.registry import elementwise
+from aprgraph.graph.ops.registry import elementwise, rowwise
 from aprgraph.graph.outline import Outline, outline, small_outline
 from aprgraph.graph.stages import Stage, StageKind
 
@@ -56,6 +56,7 @@ __all__ = [
     "read_rope",
     "real",
     "register",
+    "rowwise",
     "same_in_all",
     "small_outline",
 ]

@@ -41,7 +41,7 @@ class Elementwise(Op):
     @property
     def place(self) -> str:
         """Where the formula stands: file and line."""
-        return _place(self.formula)
+        return place_of(self.formula)
 
     def value(self, arithmetic: Arithmetic, operands: Sequence[Any], attrs: Attrs) -> Any:
         """One element of the result, of those of the operands."""
@@ -68,11 +68,12 @@ def declare(name: str, formula: Formula, summary: str = "", *, per_row: Sequence
     of ``per_row`` [n, 1] or [n, k, 1]. Keyword-only parameters are attributes: float unless annotated as int or bool.
     Without a ``summary`` the formula stands for it. Raises GraphError for a function that is no formula.
     """
-    operands, attrs, defaults = _parameters(name, formula)
+    expected = "the arithmetic, then operands, then attributes behind a '*', such as (m, x, *, cap)"
+    (_, *operands), attrs, defaults = parameters_of(formula, _what(name, formula), expected, least=2)
     strange = sorted(set(per_row) - set(operands[1:]))
     require(not strange, f"{_what(name, formula)}: per_row names {', '.join(strange)}, expected operands after the first")
     return Elementwise(
-        name, summary or _written_with_names(name, formula, operands, attrs), operands,
+        name, summary or _written_with_names(name, formula, operands, attrs), tuple(operands),
         infer=partial(_infer, operands, frozenset(per_row)),
         reference=partial(_reference, formula, defaults),
         attrs=attrs, defaults=defaults, traits=Traits(is_rowwise=True),
@@ -80,23 +81,22 @@ def declare(name: str, formula: Formula, summary: str = "", *, per_row: Sequence
     )  # fmt: skip
 
 
-def _parameters(name: str, formula: Formula) -> tuple[tuple[str, ...], dict[str, type], dict[str, Attr]]:
-    """Operands, attributes and their defaults, of a formula's signature."""
-    parameters = list(inspect.signature(formula).parameters.values())
-    operands = tuple(p.name for p in parameters[1:] if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty)
+def parameters_of(
+    function: Callable[..., Any], what: str, expected: str, *, least: int = 1
+) -> tuple[tuple[str, ...], dict[str, type], dict[str, Attr]]:
+    """The positional parameters of a function, ``least`` or more, the attributes behind them, and their defaults.
+
+    Raises GraphError that names ``what`` is declared, and what parameters are ``expected``.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    operands = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty)
     keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    require(
-        bool(operands) and 1 + len(operands) + len(keywords) == len(parameters),
-        f"{_what(name, formula)}: expected a function of the arithmetic, then operands, then attributes behind a '*', such as "
-        "(m, x, *, cap)",
-    )
+    require(len(operands) >= least and len(operands) + len(keywords) == len(parameters), f"{what}: expected a function of {expected}")
     attrs: dict[str, type] = {}
     defaults: dict[str, Attr] = {}
     for parameter in keywords:
         kind = float if parameter.annotation is parameter.empty else _KINDS.get(parameter.annotation)
-        require(
-            kind is not None, f"{_what(name, formula)}: attribute {parameter.name} is {parameter.annotation}, expected float, int or bool"
-        )
+        require(kind is not None, f"{what}: attribute {parameter.name} is {parameter.annotation}, expected float, int or bool")
         assert kind is not None
         attrs[parameter.name] = kind
         if parameter.default is not parameter.empty:
@@ -120,10 +120,11 @@ def _written_with_names(name: str, formula: Formula, operands: Sequence[str], at
 
 
 def _what(name: str, formula: Formula) -> str:
-    return f"the elementwise op {name!r} ({_place(formula)})"
+    return f"the elementwise op {name!r} ({place_of(formula)})"
 
 
-def _place(formula: Formula) -> str:
+def place_of(formula: Formula) -> str:
+    """The file and the line that a function stands in."""
     code = getattr(inspect.unwrap(formula), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(formula)
 

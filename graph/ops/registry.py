@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import overload
+from typing import TypeVar, overload
 
 from aprgraph.graph.errors import GraphError, shown
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.ops.formula import Elementwise, Formula, declare
+from aprgraph.graph.ops.rowwise import Columns, Function, Rowwise, declare_rowwise
 
+_Own = TypeVar("_Own", Elementwise, Rowwise)
 #: What the textual form of a graph takes for the name of an op.
 _NAME = re.compile("[a-z_0-9]+")
 
@@ -41,12 +43,36 @@ def elementwise(
         return lambda function: elementwise(name, function, summary, per_row=per_row)
     if not _NAME.fullmatch(name):
         raise GraphError(f"an elementwise op is called {shown(name)}, expected small letters, digits and underscores")
-    op = declare(name, formula, summary, per_row=per_row, is_own=True)
-    there = OPS.setdefault(name, op)
+    return _make_known(declare(name, formula, summary, per_row=per_row, is_own=True))
+
+
+def rowwise(name: str, *, weights: Sequence[str] = (), columns: Columns | None = None) -> Callable[[Function], Rowwise]:
+    """A decorator that declares the op ``name`` of a function in NumPy, for the target reference: no kernel is made of it.
+
+        @rowwise("layer_norm", weights=["weight", "bias"])
+        def layer_norm(x, weight, bias, *, eps):
+            centred = x - x.mean(-1, keepdims=True)
+            return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + eps) * weight + bias
+
+    The function gets float64 arrays. Operands are f32 tensors [n, C] or [n, k, C] of equal n and k, but those of
+    ``weights``, which are weights of any format and dims. Each row of the result must depend on the same row of the
+    operands alone. It has as many columns as the first operand, or ``columns(*dims)`` of the dims of each. Keyword-only
+    parameters are attributes, as for ``elementwise``.
+
+    Raises GraphError for a name that another op has, and for a function of other parameters.
+    """
+    if not _NAME.fullmatch(name):
+        raise GraphError(f"an op is called {shown(name)}, expected small letters, digits and underscores")
+    return lambda function: _make_known(declare_rowwise(name, function, weights, columns))
+
+
+def _make_known(op: _Own) -> _Own:
+    """Add an op to the table, and return it, or the same one that is there. Raises GraphError if another has its name."""
+    there = OPS.setdefault(op.name, op)
     if there is not op and not op.is_same(there):
-        other = there.place if isinstance(there, Elementwise) else "one of aprgraph's own"
-        raise GraphError(f"two ops are called {name!r}: {op.place} and {other}; expected one, so rename one of them")
-    assert isinstance(there, Elementwise)
+        other = there.place if isinstance(there, (Elementwise, Rowwise)) else "one of aprgraph's own"
+        raise GraphError(f"two ops are called {op.name!r}: {op.place} and {other}; expected one, so rename one of them")
+    assert isinstance(there, type(op))
     return there
 
 

@@ -19,6 +19,7 @@ from aprgraph.codegen.kernels.cpu import (
     rope,
     router,
 )
+from aprgraph.graph.arguments import TARGET
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.ops.formula import Elementwise
@@ -54,7 +55,10 @@ def find_kernel(op: str) -> Kernel:
     if isinstance(OPS.get(op), Elementwise):
         return elementwise.elementwise
     if op not in KERNELS:
-        raise GraphError(f"no kernel for the op {op!r}; there are kernels for {', '.join(KERNELS)}, and for elementwise ops")
+        raise GraphError(
+            f"no kernel for the op {op!r}; there are kernels for {', '.join(KERNELS)}, and for elementwise ops; none is needed with ",
+            TARGET.given("reference", "'reference'"),
+        )
     return KERNELS[op]
 
 

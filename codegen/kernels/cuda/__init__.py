@@ -18,6 +18,7 @@ from aprgraph.codegen.kernels.cuda import (
     rope,
     router,
 )
+from aprgraph.graph.arguments import TARGET
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.ops.formula import Elementwise
@@ -53,7 +54,10 @@ def find_kernel(op: str) -> Kernel:
     if isinstance(OPS.get(op), Elementwise):
         return elementwise.elementwise
     if op not in KERNELS:
-        raise GraphError(f"no CUDA kernel for the op {op!r}; there are kernels for {', '.join(KERNELS)}, and for elementwise ops")
+        raise GraphError(
+            f"no CUDA kernel for the op {op!r}; there are kernels for {', '.join(KERNELS)}, and for elementwise ops; none is needed with ",
+            TARGET.given("reference", "'reference'"),
+        )
     return KERNELS[op]
 
 

@@ -21,6 +21,7 @@ from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.tap_plan import Plan, parse_plan, parse_steps
 from aprgraph.graph.text import print_graph
+from aprgraph.option_words import in_option_words
 from aprgraph.runs.execute import OnToken, Outcome, execute
 from aprgraph.runs.open_engine import check_remote, open_engine
 from aprgraph.runs.plan import RunOptions, RunPlan, check_room, plan_run
@@ -276,7 +277,8 @@ class CompiledModel:
             graph_text=print_graph(run.graph),
             extra={
                 **({"generated": list(generated)} if run.options.max_tokens else {}),
-                **({"notes": list(run.notes)} if run.notes else {}),
+                # A manifest has the same bytes whoever runs, the command line or a Python program.
+                **({"notes": [in_option_words(note) for note in run.notes]} if run.notes else {}),
             },
         )
 
@@ -306,7 +308,7 @@ class CompiledModel:
 
     def _with_source(self, error: NonFiniteError) -> NonFiniteError:
         source = self.source_of_nan(self.artifact.graph.outputs[-1])
-        return error if source is None else NonFiniteError(f"{error}; {source}")
+        return error if source is None else NonFiniteError(error.message, "; ", source)
 
     def _end_tokens(self, run: RunPlan) -> frozenset[int]:
         return end_tokens_of(self.model) if run.options.max_tokens else frozenset()

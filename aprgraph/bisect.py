@@ -18,6 +18,7 @@ from aprgraph.api import CompiledModel, RunOptions
 from aprgraph.comparison import diff
 from aprgraph.graph.arguments import ROOM
 from aprgraph.graph.errors import ComparisonError, TraceError
+from aprgraph.graph.message import Message
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.stages import END_OF_LAYER, STAGE_BY_NAME
@@ -81,7 +82,7 @@ class Bisection:
             first = self.rounds[0].report.verdict
             return f"Not the same twice: the first round says {first!r}, and the last one, which tapped that again, finds both sides alike."
         if self.left:
-            return f"{self.report.headline} Not tapped for want of room: {', '.join(self.left)}; give more with --room."
+            return Message(self.report.headline, f" Not tapped for want of room: {', '.join(self.left)}; give more with ", ROOM, ".")
         return self.report.headline
 
 

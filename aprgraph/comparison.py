@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aprgraph.graph.arguments import Argument
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.runtime.blame import Audit, LocalError
 from aprgraph.runtime.blame import audit as _audit
 from aprgraph.runtime.blame.graph_of_traces import graph_of_traces
-from aprgraph.runtime.blame.suggest import Suspicion, command_options, guilty_of, suggest, suspicion_of
+from aprgraph.runtime.blame.suggest import Suspicion, arguments_for, guilty_of, suggest, suspicion_of
 from aprgraph.runtime.comparison import Comparison, with_blame
 from aprgraph.runtime.diff import diff as _diff
 from aprgraph.runtime.diff.side_names import SideNames
@@ -108,21 +109,21 @@ def guilty_of_audit(found: Audit, trace: Trace) -> Guilty | None:
     return Guilty(found.wrong[0], found.as_read or trace, found.profile) if found.wrong else None
 
 
-def suggested_options(report: Comparison, recorded: Sequence[Trace]) -> str | None:
-    """The options of ``aprgraph run`` that narrow a comparison down; None where nothing does."""
+def suggested_arguments(report: Comparison, recorded: Sequence[Trace]) -> tuple[Argument, ...] | None:
+    """What to give a run that narrows a comparison down; None where nothing does."""
     suspicion = suspicion_of(report, report.blame)
-    return None if suspicion is None else _options(suspicion, recorded)
+    return None if suspicion is None else _arguments(suspicion, recorded)
 
 
-def suggested_options_of(found: Audit, trace: Trace) -> str | None:
+def suggested_arguments_of(found: Audit, trace: Trace) -> tuple[Argument, ...] | None:
     """The same, of an audit."""
     if not found.wrong:
         return None
     first = found.wrong[0]
-    return _options(Suspicion(first.key, first.inside, first.sources), [trace])
+    return _arguments(Suspicion(first.key, first.inside, first.sources), [trace])
 
 
-def _options(suspicion: Suspicion, traces: Sequence[Trace]) -> str | None:
+def _arguments(suspicion: Suspicion, traces: Sequence[Trace]) -> tuple[Argument, ...] | None:
     recorded = set.intersection(*({entry.key for entry in trace.entries} for trace in traces))
     plan = suggest(suspicion, recorded)
-    return None if plan is None else command_options(plan, suspicion.key.step)
+    return None if plan is None else arguments_for(plan, suspicion.key.step)

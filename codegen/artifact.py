@@ -31,11 +31,12 @@ from aprgraph.codegen.cache.sources import sources_digest
 from aprgraph.codegen.cpu.levels import check_runs_here, find_cpu
 from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.kernels.base import requests_of
-from aprgraph.graph.arguments import MODEL
+from aprgraph.graph.arguments import COMPILE, MODEL
 from aprgraph.graph.errors import ArtifactError, GraphError
 from aprgraph.graph.file_kind import kind_of_folder
 from aprgraph.graph.held_graph import HeldGraph, require_known_ops
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.message import message_from_json
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.ops.registry import is_own_formula
@@ -185,8 +186,9 @@ def read_artifact(directory: str | Path) -> Artifact:
     path = directory / MANIFEST
     if not path.is_file():
         kind = kind_of_folder(directory)
-        known = "; make one with `aprgraph compile MODEL.gguf`" if kind is None else f" but {kind.what}; {kind.advice}"
-        raise ArtifactError(f"{directory}: not an artifact (no {MANIFEST}){known}")
+        make = COMPILE.given("MODEL.gguf", "aprgraph.load('MODEL.gguf').compile()")
+        known = ("; make one with `", make, "`") if kind is None else (f" but {kind.what}; ", kind.advice)
+        raise ArtifactError(f"{directory}: not an artifact (no {MANIFEST})", *known)
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
@@ -223,7 +225,7 @@ def read_artifact(directory: str | Path) -> Artifact:
             kernels=dict(document["kernels"]),
             sources=bytes.fromhex(document["sources"]).hex(),
             graph=graph,
-            unapplied=tuple(map(str, document.get("unapplied", ()))),
+            unapplied=tuple(map(message_from_json, document.get("unapplied", ()))),
         )
     except OSError as error:
         raise ArtifactError(f"{error.filename}: cannot be read: {error.strerror}; compile the model again") from None

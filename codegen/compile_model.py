@@ -35,6 +35,7 @@ from aprgraph.codegen.cuda.library import build_cuda_library
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of
 from aprgraph.graph.arguments import ARCHITECTURES, CPU, TARGET
 from aprgraph.graph.errors import ArtifactError
+from aprgraph.graph.message import message_to_json
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes.pipeline import compiled_graphs
@@ -108,7 +109,7 @@ def compile_model(
             "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
             "overrides": dict(model.overrides),
             "ignore": list(model.ignore),
-            "unapplied": list(model.doubts_of_keys),
+            "unapplied": list(map(message_to_json, model.doubts_of_keys)),
             "graph": digest(text.encode()),
             "library": library,
             "device": device.to_json() if device else None,

@@ -1,11 +1,12 @@
 """What a caller can give, as errors name it: arguments to a Python program, options on the command line.
 
-A message is put together from texts and Arguments (see ``AprgraphError``), so that nobody has to find the words again
+A message is put together from texts and Arguments (see ``Message``), so that nobody has to find the words again
 in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 
@@ -15,7 +16,7 @@ class Argument:
 
     ``in_python`` is the value as Python writes it, where that differs.
 
-    ``call`` is there for what a Python program gives by a call, and not as an argument.
+    ``call`` is there for what a Python program does otherwise than with an argument of that name.
     """
 
     name: str
@@ -32,10 +33,34 @@ class Argument:
         return self.call or f"{self.name}={self.in_python or self.value or ''}"
 
 
+@dataclass(frozen=True)
+class Command(Argument):
+    """A command of the command line, with the ``value`` and the ``options`` that it is to be given.
+
+    ``in_python`` is what does the same there, None where nothing does: the command itself is installed with the package.
+    """
+
+    options: tuple[Argument, ...] = ()
+
+    def with_options(self, *options: Argument, in_python: str) -> Command:
+        """The command with options, and what does the same in Python."""
+        return replace(self, options=options, in_python=in_python)
+
+    def __str__(self) -> str:
+        """What does the same in Python: ``aprgraph.check('model.gguf')``."""
+        return self.in_python or self.line(str)
+
+    def line(self, words: Callable[[Argument], str]) -> str:
+        """``aprgraph check model.gguf``, with options in ``words``."""
+        return " ".join(("aprgraph", self.name, *([] if self.value is None else [self.value]), *map(words, self.options)))
+
+
 ARCHITECTURES = Argument("architectures")
+CHAT = Argument("chat", call="encode_chat")
 CPU = Argument("cpu")
 FAMILY = Argument("family", "FILE.py", call="aprgraph.families.load_family_file('FILE.py')")
 IGNORE = Argument("ignore")
+JSON = Argument("json", call="to_json()")
 LAYERS = Argument("layers")
 MAX_TOKENS = Argument("max_tokens")
 MODEL = Argument("model")
@@ -43,6 +68,8 @@ OVERRIDES = Argument("overrides")
 PREFILL_CHUNK = Argument("prefill_chunk")
 PROFILE = Argument("profile")
 PROMPT = Argument("prompt")
+QUICK = Argument("quick", call="weights=False")
+REPRO = Argument("repro", call="write_repro")
 ROOM = Argument("room")
 RPC = Argument("rpc")
 STATS_ONLY = Argument("stats_only")
@@ -50,3 +77,9 @@ STEPS = Argument("steps")
 TAPS = Argument("taps")
 TARGET = Argument("target")
 TOKENS = Argument("tokens")
+
+CHECK = Command("check", in_python="aprgraph.check")
+COMPILE = Command("compile", in_python="LoadedModel.compile")
+INSPECT = Command("inspect")
+MODELS = Command("models")
+RUN = Command("run", in_python="CompiledModel.run")

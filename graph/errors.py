@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import errno
 import reprlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from aprgraph.graph.arguments import Argument
+from aprgraph.graph.message import Message, Words
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
@@ -58,18 +58,18 @@ class AprgraphError(Exception):
     """Base of all errors that a user can cause. The message is one line: what, where, what was expected, what to do.
 
     It is put together from texts and Arguments, which it names as a Python program writes them; ``text`` says them in other words.
-    ``place`` is there where something cannot be written.
+    ``message`` is what another message can be put together from. ``place`` is there where something cannot be written.
     """
 
     place: PlaceProblem | None = None
 
     def __init__(self, *parts: str | Argument) -> None:
-        super().__init__("".join(map(str, parts)))
-        self._parts = parts
+        self.message = Message(*parts)
+        super().__init__(self.message)
 
-    def text(self, words: Callable[[Argument], str]) -> str:
+    def text(self, words: Words) -> str:
         """The message with every argument in ``words``, such as an option of the command line."""
-        return "".join(part if isinstance(part, str) else words(part) for part in self._parts)
+        return self.message.text(words)
 
     @classmethod
     def at_place(cls, what: str, *remedies: str, forcible: bool = False) -> AprgraphError:

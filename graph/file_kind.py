@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from aprgraph.graph.arguments import INSPECT, MODELS
 from aprgraph.graph.errors import shown
+from aprgraph.graph.message import Message
 from aprgraph.graph.split_parts import describe_split
 
 #: Bytes of a file's beginning that suffice to know it.
@@ -135,7 +137,7 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (_is_old_imatrix, _IMATRIX),
     (
         _begins(b"APRT"),
-        FileKind("aprt", "an APRT file, one tensor of a trace", "give the model's .gguf file; `aprgraph inspect` shows a tensor"),
+        FileKind("aprt", "an APRT file, one tensor of a trace", Message("give the model's .gguf file; `", INSPECT, "` shows a tensor")),
     ),
     (
         _begins(b"APR\0", b"APR2", b"APR1", b"APRN"),
@@ -169,10 +171,12 @@ def kind_of_folder(folder: Path) -> FileKind | None:
         return None
     models = [name for name in names if name.endswith(".gguf")]
     if "trace.json" in names or any(name.startswith("layer-") for name in names):
-        return FileKind("trace", "a trace", "give the model's .gguf file; `aprgraph inspect` shows a trace")
+        return FileKind("trace", "a trace", Message("give the model's .gguf file; `", INSPECT, "` shows a trace"))
     if "artifact.json" in names:
         return FileKind(
-            "artifact", "an artifact, which holds no weights", "give the model's .gguf file; `aprgraph inspect` shows an artifact"
+            "artifact",
+            "an artifact, which holds no weights",
+            Message("give the model's .gguf file; `", INSPECT, "` shows an artifact"),
         )
     if models:
         more = " …" if len(models) > 3 else ""
@@ -185,7 +189,7 @@ def kind_of_folder(folder: Path) -> FileKind | None:
 def folder_in_words(folder: Path) -> str:
     """What a folder is that is given for a model, and what to do, for messages."""
     kind = kind_of_folder(folder)
-    return "a folder; give the path of a .gguf file" if kind is None else f"{kind.what}, not a GGUF file; {kind.advice}"
+    return "a folder; give the path of a .gguf file" if kind is None else Message(f"{kind.what}, not a GGUF file; ", kind.advice)
 
 
 # -- GGUF files that are no whole model ---------------------------------------------------------------------------------------
@@ -221,7 +225,7 @@ def kind_of_gguf(path: Path, metadata: Mapping[str, object], tensors: Collection
         return FileKind("split", *split)
     if isinstance(architecture, str) and architecture in _OTHER_NETWORKS:
         what = f"{_OTHER_NETWORKS[architecture]} (general.architecture {shown(architecture)})"
-        return FileKind("other-network", what, "aprgraph traces text models; `aprgraph models` lists the families")
+        return FileKind("other-network", what, Message("aprgraph traces text models; `", MODELS, "` lists the families"))
     if not tensors:
         if "tokenizer.ggml.tokens" in metadata:
             return FileKind("vocabulary", "a vocabulary alone, without tensors", "give the file of a model, with its weights")

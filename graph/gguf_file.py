@@ -87,7 +87,7 @@ class GGUFFile:
         self._faults = faults
         try:
             if self.path.is_dir():
-                raise ModelFileError(f"{self.path}: {folder_in_words(self.path)}")
+                raise ModelFileError(f"{self.path}: ", folder_in_words(self.path))
             # A named pipe would block for ever, and a device has no size.
             if not stat.S_ISREG(self.path.stat().st_mode):
                 raise ModelFileError(f"{self.path}: not a regular file; give the path of a .gguf file")
@@ -326,7 +326,7 @@ def _not_readable(path: Path, head: bytes) -> ModelFileError:
     if kind is None:
         return ModelFileError(f"{path}: not a GGUF file: begins with {head[: len(_MAGIC)]!r}, expected {_MAGIC!r}")
     what = f"this is {kind.what}" if head.startswith(_MAGIC) else f"not a GGUF file but {kind.what}"
-    return ModelFileError(f"{path}: {what}; {kind.advice}")
+    return ModelFileError(f"{path}: {what}; ", kind.advice)
 
 
 def _type_name(code: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from aprgraph.graph.arguments import IGNORE, OVERRIDES
+from aprgraph.graph.arguments import IGNORE, INSPECT, OVERRIDES
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import Family, open_family
 from aprgraph.graph.families.registry import is_known
@@ -16,6 +16,7 @@ from aprgraph.graph.families.stand_in import StandIn
 from aprgraph.graph.file_kind import kind_of_gguf
 from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
 from aprgraph.graph.held_graph import FindHeld, HeldGraph, check_same_overrides
+from aprgraph.graph.message import Message
 from aprgraph.graph.metadata import ArrayValue, Metadata, Scalar
 from aprgraph.graph.model_keys import find_model_key
 from aprgraph.graph.side_tensors import LeftOut, find_left_out, parse_ignored
@@ -89,14 +90,14 @@ class Model:
     def doubtful_defaults(self) -> Mapping[str, str]:
         """The keys whose absence is no usual thing, because converters write them, each with a sentence."""
         family, prefix = self.family, self.family.architecture
-        found = {}
+        found: dict[str, str] = {}
         base = f"{prefix}.rope.freq_base"
         if base in self.defaults and "rope.freq_base" not in family.absent_keys:
             taken = self.defaults[base]
             other = "" if taken == _LLAMA_CPP_BASE else f" (llama.cpp takes {_LLAMA_CPP_BASE:g})"
-            found[base] = (
-                f"{base} is not in the file: {taken:.10g} was taken{other}; if the model has another base, give it with "
-                f"--override-kv {base}=float:VALUE"
+            found[base] = Message(
+                f"{base} is not in the file: {taken:.10g} was taken{other}; if the model has another base, give it with ",
+                OVERRIDES.given(f"{base}=float:VALUE", f"{{{base!r}: VALUE}}"),
             )
         window, stretch = f"{prefix}.attention.sliding_window", f"{prefix}.rope.scaling"
         scaling, magnitude, original = (f"{stretch}.{name}" for name in ("type", "attn_factor", "original_context_length"))
@@ -165,7 +166,7 @@ def load_model(
     file = GGUFFile(path)
     kind = kind_of_gguf(file.path, file.metadata, file.tensors)
     if kind is not None:
-        raise UnsupportedModelError(f"{path}: this is {kind.what}; {kind.advice}")
+        raise UnsupportedModelError(f"{path}: this is {kind.what}; ", kind.advice)
     metadata = file.metadata.with_overrides(overrides or {})
     architecture = metadata.text("general.architecture")
     held = None if find_held is None or is_known(architecture) else find_held(architecture)
@@ -230,5 +231,7 @@ def _check_ignored(file: GGUFFile, metadata: Metadata, patterns: Sequence[re.Pat
         if not any(map(pattern.fullmatch, (*file.tensors, *metadata))):
             raise AprgraphError(
                 IGNORE.given(shown(pattern.pattern), f"[{shown(pattern.pattern)}]"),
-                f": no tensor and no metadata key of {file.path} has a name that matches as a whole; `aprgraph inspect` lists them",
+                f": no tensor and no metadata key of {file.path} has a name that matches as a whole; `",
+                INSPECT,
+                "` lists them",
             )

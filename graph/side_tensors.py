@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.arguments import IGNORE
 from aprgraph.graph.errors import AprgraphError, shown
+from aprgraph.graph.message import Message
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ _LAYER = re.compile(r"blk\.(\d+)\.(.*)")
 
 
 def parse_ignored(patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:
-    """The regular expressions of `--ignore`. Raises AprgraphError."""
+    """The regular expressions of the argument ``ignore``. Raises AprgraphError."""
     return tuple(map(_compile, patterns))
 
 
@@ -74,7 +75,7 @@ class LeftOut:
     def sentence(self) -> str:
         """One line about them."""
         some = ", ".join(self.names[:_NAMED])
-        return f"tensors {self.why} are left out ({len(self.names)}): {some}{', …' if len(self.names) > _NAMED else ''}"
+        return Message("tensors ", self.why, f" are left out ({len(self.names)}): {some}{', …' if len(self.names) > _NAMED else ''}")
 
 
 def find_left_out(tensors: Collection[str], layers: int, extra_layers: int, ignore: Sequence[re.Pattern[str]]) -> list[LeftOut]:
@@ -84,7 +85,7 @@ def find_left_out(tensors: Collection[str], layers: int, extra_layers: int, igno
     for name in tensors:
         layer = _LAYER.fullmatch(name)
         if any(pattern.fullmatch(name) for pattern in ignore):
-            why = "that --ignore names"
+            why: str = Message("that ", IGNORE, " names")
         elif layer is not None and int(layer[1]) in last:
             why = SIDE_TENSORS[1].what
         else:

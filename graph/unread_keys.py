@@ -10,6 +10,7 @@ from aprgraph.graph.arguments import IGNORE, OVERRIDES, Argument
 from aprgraph.graph.errors import UnsupportedModelError, shown
 from aprgraph.graph.families import FAMILIES, Family
 from aprgraph.graph.key_conditions import Surroundings
+from aprgraph.graph.message import Message, join_messages
 from aprgraph.graph.metadata import ArrayValue
 from aprgraph.graph.model_keys import ModelKey, find_model_key
 from aprgraph.graph.side_tensors import pattern_of
@@ -45,9 +46,8 @@ def account_for_keys(family: Family, ignore: Sequence[re.Pattern[str]]) -> list[
     notices = []
     for unread in unread_keys(family, ignore):
         if unread.refused:
-            first, *others = unread.ways
-            ways = (first, *(part for way in others for part in (" or ", way)))
-            raise UnsupportedModelError(f"{family.metadata.path}: {unread.sentence}; to go on without it, give ", *ways)
+            ways = join_messages(" or ", map(Message, unread.ways))
+            raise UnsupportedModelError(f"{family.metadata.path}: {unread.sentence}; to go on without it, give ", ways)
         notices.append(unread.sentence)
     return notices
 
@@ -70,7 +70,7 @@ def unread_keys(family: Family, ignore: Sequence[re.Pattern[str]] = ()) -> Itera
         if known is not None and (harmless or is_neutral(known, value) or not known.matters(at)):
             continue
         if any(pattern.fullmatch(key) for pattern in ignore):
-            yield UnreadKey(key, f"{key} is {shown(value)}: left out, as --ignore asks")
+            yield UnreadKey(key, Message(f"{key} is {shown(value)}: left out, as ", IGNORE, " asks"))
         elif known is None and (value == 0 or _SHAPING.search(name) is None):
             yield UnreadKey(key, f"{key} is {shown(value)}: nothing here knows or reads this key")
         elif known is not None and known.unapplied:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from aprgraph.graph.message import Message
+
 
 def plain(text: str) -> str:
     """``text`` on one line, with U+FFFD in place of every character that a terminal might obey: it may be of a file or a manifest."""
@@ -38,7 +40,9 @@ def and_more(rest: Collection[object]) -> str:
 
 def as_sentence(text: str) -> str:
     """``text`` with a capital letter and an end."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith(("?", ".")) else ".")
+    first, *rest = (text.parts or ("",)) if isinstance(text, Message) else (text,)
+    begun = first[:1].upper() + first[1:] if isinstance(first, str) else first
+    return Message(begun, *rest, "" if text.endswith(("?", ".")) else ".")
 
 
 def shape_text(dims: Iterable[object]) -> str:

@@ -21,11 +21,11 @@ from aprgraph.cli.diff import diff
 from aprgraph.cli.graph import graph
 from aprgraph.cli.inspect import inspect
 from aprgraph.cli.models import models
-from aprgraph.cli.option_words import option_words
 from aprgraph.cli.run import run
 from aprgraph.cli.stages import stages
 from aprgraph.cli.terminal import printable
 from aprgraph.graph.errors import AprgraphError, GraphError
+from aprgraph.option_words import option_words
 
 EXIT_ERROR = 2
 _EXIT_INTERRUPTED = 130

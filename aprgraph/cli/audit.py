@@ -15,6 +15,7 @@ from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
 from aprgraph.cli.write_errors import Afterwards
 from aprgraph.graph.words import plain
+from aprgraph.option_words import document_in_option_words, in_option_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,10 +76,10 @@ def audit(
         with late.written_by("--repro"):
             write_guilty(repro, comparison.guilty_of_audit(found, opened), loaded, ids)
     if suggest:
-        options = comparison.suggested_options_of(found, opened)
-        print_suggestion(options, "what is wrong is one stage" if found.wrong else "nothing is wrong", as_json=as_json)
+        arguments = comparison.suggested_arguments_of(found, opened)
+        print_suggestion(arguments, "what is wrong is one stage" if found.wrong else "nothing is wrong", as_json=as_json)
     elif as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
+        typer.echo(json.dumps(document_in_option_words(found.to_json()), indent=1, allow_nan=False))
     else:
         _print(found, opened, show_all)
     late.finish()
@@ -90,9 +91,9 @@ def _print(found: Audit, opened: Trace, show_all: bool) -> None:
     from aprgraph.runtime.diff.caveats import by_importance  # noqa: PLC0415
     from aprgraph.runtime.diff.side_facts import trace_fact  # noqa: PLC0415
 
-    typer.echo(plain(found.sentence))
+    typer.echo(plain(in_option_words(found.sentence)))
     for note in by_importance(found.notes):
-        typer.echo(plain(f"note: {note}"))
+        typer.echo(plain(f"note: {in_option_words(note)}"))
     typer.echo(trace_fact(found.name, found.trace, opened))
     typer.echo(f"prompt: {found.prompt}")
     typer.echo("tensors: " + (", ".join(f"{count} {state.value}" for state, count in found.counts.items()) or "none"))
@@ -111,5 +112,5 @@ def _print(found: Audit, opened: Trace, show_all: bool) -> None:
 
 def _local_table(rows: Sequence[AuditRow]) -> str:
     """A table of local errors."""
-    cells = [[row.state, row.group.label, row.error, row.limit, row.worst, row.sources, row.why] for row in rows]
+    cells = [[row.state, row.group.label, row.error, row.limit, row.worst, row.sources, in_option_words(row.why)] for row in rows]
     return format_table(("", "tensor", "local error", "limit", "largest at", "replayed from", "why"), cells, right=(2, 3), drop_empty=True)

@@ -18,6 +18,7 @@ from aprgraph.cli.options import Families, Ignore, Override, Repro
 from aprgraph.cli.progress import spinner
 from aprgraph.cli.write_errors import Afterwards, written_by
 from aprgraph.graph.words import plain
+from aprgraph.option_words import document_in_option_words, in_option_words
 
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel
@@ -93,7 +94,7 @@ def bisect(
             with late.written_by("--repro"):
                 write_guilty(repro, guilty_of_diff(found.report, found.a, found.b), loaded.model)
         if as_json:
-            typer.echo(json.dumps(_document(found), indent=1, allow_nan=False))
+            typer.echo(json.dumps(document_in_option_words(_document(found)), indent=1, allow_nan=False))
         else:
             _print(found, output)
     late.finish()
@@ -160,9 +161,9 @@ def _layers(layers: range) -> str:
 
 
 def _print(found: Bisection, output: Path | None) -> None:
-    typer.echo(plain(found.sentence))
+    typer.echo(plain(in_option_words(found.sentence)))
     for note in found.report.all_notes:
-        typer.echo(plain(f"note: {note}"))
+        typer.echo(plain(f"note: {in_option_words(note)}"))
     if output is not None:
         typer.echo(f"the last round's traces: {output / 'a'} and {output / 'b'}")
 

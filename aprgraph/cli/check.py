@@ -12,6 +12,7 @@ import typer
 from aprgraph.cli.options import Families
 from aprgraph.cli.progress import byte_bar
 from aprgraph.cli.terminal import printable
+from aprgraph.option_words import document_in_option_words, in_option_words
 
 if TYPE_CHECKING:
     from aprgraph.runtime.check import CheckReport, Finding
@@ -45,7 +46,7 @@ def check(
     with byte_bar(f"reading {model.name}", size) as progress:
         report = check_file(model, weights=not quick, progress=progress)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
+        typer.echo(json.dumps(document_in_option_words(report.to_json()), indent=1, allow_nan=False))
     else:
         _print(report, show_all)
     raise typer.Exit(report.exit_code)
@@ -57,7 +58,7 @@ def _print(report: CheckReport, show_all: bool) -> None:
         for line in _lines(group, show_all):
             typer.echo(printable(line))
     for what in report.not_looked_at:
-        typer.echo(printable(f"not looked at: {what}"))
+        typer.echo(printable(f"not looked at: {in_option_words(what)}"))
     if report.exit_code and report.tensors_read:
         typer.echo(report.extent)
 
@@ -67,10 +68,11 @@ def _lines(group: Sequence[Finding], show_all: bool) -> list[str]:
     from aprgraph.runtime.check.report import NAMED  # noqa: PLC0415
 
     rule = group[0].rule
-    texts = [f"{finding.name}: {finding.text}" if finding.name else finding.text for finding in group]
+    named = [(finding.name, in_option_words(finding.text)) for finding in group]
+    texts = [f"{name}: {text}" if name else text for name, text in named]
     if show_all and len(texts) > 1:
         lines = [f"{rule.level.value}: {rule.title}:", *(f"  {text}" for text in texts)]
     else:
         more = f"; and {len(texts) - NAMED} more (--all)" if len(texts) > NAMED else ""
         lines = [f"{rule.level.value}: {rule.title}: {'; '.join(texts[:NAMED])}{more}"]
-    return [*lines, f"  {group[0].advice}"] if group[0].advice else lines
+    return [*lines, f"  {in_option_words(group[0].advice)}"] if group[0].advice else lines

@@ -14,6 +14,7 @@ from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.write_errors import Afterwards, written_by
+from aprgraph.option_words import document_in_option_words, option_words
 
 if TYPE_CHECKING:
     from aprgraph.graph.model import Model
@@ -102,12 +103,12 @@ def diff(
         from aprgraph.runtime.report import write_page  # noqa: PLC0415
 
         with late.written_by("--html"):
-            write_page(html, report, *(report.traces or open_pair(a, b)))
+            write_page(html, report, *(report.traces or open_pair(a, b)), option_words)
     if suggest:
-        options = comparison.suggested_options(report, open_pair(a, b))
-        print_suggestion(options, "what differs is one stage" if report.exit_code == 1 else "nothing differs", as_json=as_json)
+        arguments = comparison.suggested_arguments(report, open_pair(a, b))
+        print_suggestion(arguments, "what differs is one stage" if report.exit_code == 1 else "nothing differs", as_json=as_json)
     elif as_json:
-        typer.echo(json.dumps(report.to_json(), indent=1, allow_nan=False))
+        typer.echo(json.dumps(document_in_option_words(report.to_json()), indent=1, allow_nan=False))
     else:
         print_report(report, open_pair(a, b), show_all)
     late.finish()

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from aprgraph.graph.words import listed, plain, shape_text, small_number
+from aprgraph.option_words import in_option_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,9 +51,9 @@ def print_report(report: Comparison, traces: tuple[Trace, Trace], show_all: bool
 
     watched = sys.stdout.isatty()
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
-    console.print(plain(report.headline), style="bold", markup=False)
+    console.print(plain(in_option_words(report.headline)), style="bold", markup=False)
     for note in report.all_notes:
-        console.print(plain(f"note: {note}"), markup=False)
+        console.print(plain(f"note: {in_option_words(note)}"), markup=False)
     for line in _head(report, traces):
         console.print(line, style="dim", markup=False)
     pointed = suspects(report)
@@ -103,7 +104,7 @@ def _blame_table(blame: Blame, *, each: bool) -> str:
 
     rows = wrong_rows(blame, each=each)
     shown = rows if each else rows[:_WRONG_SHOWN]
-    cells = [[row.verdict, row.group.label, row.a, row.b, row.limit, row.worst, row.why] for row in shown]
+    cells = [[row.verdict, row.group.label, row.a, row.b, row.limit, row.worst, in_option_words(row.why)] for row in shown]
     table = format_table(("", "tensor", "local A", "local B", "limit", "largest at", "why"), cells, right=(2, 3, 4), drop_empty=True)
     hidden = len(rows) - len(shown)
     return table + (f"\n{hidden} more stages that a side is wrong at; --all prints every tensor" if hidden else "")

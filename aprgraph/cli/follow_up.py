@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 import typer
 
 from aprgraph.cli.write_errors import written_by
+from aprgraph.option_words import option_words
 
 if TYPE_CHECKING:
     from aprgraph.comparison import Guilty
+    from aprgraph.graph.arguments import Argument
     from aprgraph.graph.model import Model
 
 
-def print_suggestion(options: str | None, why_none: str, *, as_json: bool) -> None:
-    """What to tap next, or why there is nothing."""
+def print_suggestion(arguments: Sequence[Argument] | None, why_none: str, *, as_json: bool) -> None:
+    """What to tap next, as options of ``aprgraph run``, or why there is nothing."""
+    options = None if arguments is None else " ".join(map(option_words, arguments))
     if as_json:
         typer.echo(json.dumps({"options": options, "why_none": why_none if options is None else None}))
     else:

@@ -151,7 +151,7 @@ def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[
             return _graph_of_artifact(source)
         kind = kind_of_folder(source)
         if kind is not None and kind.name != "trace":
-            raise AprgraphError(f"{source}: {kind.what}, neither an artifact nor a trace; {kind.advice}")
+            raise AprgraphError(f"{source}: {kind.what}, neither an artifact nor a trace; ", kind.advice)
         from aprgraph.runtime.trace.reader import Trace  # noqa: PLC0415
 
         found = Trace.open(source).graph()

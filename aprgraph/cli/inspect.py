@@ -10,6 +10,7 @@ import typer
 
 from aprgraph.cli.options import Families, Json
 from aprgraph.cli.terminal import one_line
+from aprgraph.option_words import in_option_words
 
 if TYPE_CHECKING:
     from aprgraph.codegen.artifact import Artifact
@@ -30,11 +31,12 @@ def inspect(
     """
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
     from aprgraph.graph.file_kind import HEAD_BYTES, kind_of_bytes, kind_of_folder  # noqa: PLC0415
+    from aprgraph.graph.message import Message  # noqa: PLC0415
 
     if path.is_dir():
         folder = kind_of_folder(path)
         if folder is not None and folder.name not in ("trace", "artifact"):
-            raise AprgraphError(f"{path}: {folder.what}; {folder.advice}; expected {_EXPECTED}")
+            raise AprgraphError(f"{path}: {folder.what}; ", folder.advice, f"; expected {_EXPECTED}")
         document = _artifact(path) if (path / "artifact.json").is_file() else _trace(path)
     elif path.is_file():
         try:
@@ -48,8 +50,8 @@ def inspect(
             document = _aprt(path)
         else:
             kind = kind_of_bytes(head)
-            what = f"begins with {head[:4]!r}" if kind is None else f"{kind.what}; {kind.advice}"
-            raise AprgraphError(f"{path}: {what}; expected {_EXPECTED}")
+            what = f"begins with {head[:4]!r}" if kind is None else Message(f"{kind.what}; ", kind.advice)
+            raise AprgraphError(f"{path}: ", what, f"; expected {_EXPECTED}")
     else:
         raise AprgraphError(f"{path}: not there; expected {_EXPECTED}")
     if json:
@@ -136,7 +138,7 @@ def _model(path: Path) -> dict[str, Any]:
     return {
         "kind": "GGUF file",
         "findings": {
-            f"{group[0].rule.level.value}: {group[0].rule.title}": [f"{one.name} {one.text}".strip() for one in group]
+            f"{group[0].rule.level.value}: {group[0].rule.title}": [f"{one.name} {in_option_words(one.text)}".strip() for one in group]
             for group in report.by_rule.values()
         },
         "weights": f"not read; `aprgraph check {path}` reads them",

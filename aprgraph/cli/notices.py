@@ -7,12 +7,13 @@ from collections.abc import Iterable
 import typer
 
 from aprgraph.cli.terminal import printable
+from aprgraph.option_words import in_option_words
 
 
 def print_notices(notices: Iterable[str]) -> None:
     """One line each."""
     for notice in notices:
-        typer.echo(f"note: {printable(notice)}", err=True)
+        typer.echo(f"note: {printable(in_option_words(notice))}", err=True)
 
 
 def print_notice(notice: str) -> None:

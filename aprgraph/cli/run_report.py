@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from aprgraph.option_words import document_in_option_words, in_option_words
+
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, RunPlan
     from aprgraph.runtime.trace.aprt import F32
@@ -60,7 +62,7 @@ def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: 
     if bad is not None and bad.statistics is not None:
         typer.echo(f"first NaN or Inf: {bad.label} ({bad.statistics.nan} NaN, {bad.statistics.inf} Inf of {bad.statistics.count})")
         if source is not None:
-            typer.echo(source)
+            typer.echo(in_option_words(source))
 
 
 def _source_of_nan(compiled: CompiledModel, trace: Trace, bad: TraceEntry) -> str | None:
@@ -100,7 +102,8 @@ def report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: b
         logit = "not finite" if item["logit"] is None else f"{item['logit']:.6g}"
         typer.echo(f"{where}next token {item['token']}{text}, logit {logit}")
     if not finite:
-        typer.echo(f"NaN or Inf among the logits{'; record the stages before them with --taps' if source is None else f': {source}'}")
+        why = "; record the stages before them with --taps" if source is None else f": {in_option_words(source)}"
+        typer.echo(f"NaN or Inf among the logits{why}")
 
 
 def report_generation(
@@ -118,4 +121,4 @@ def report_generation(
 def _print_json(document: dict[str, Any]) -> None:
     import json as json_module  # noqa: PLC0415
 
-    typer.echo(json_module.dumps(document, indent=1, allow_nan=False))
+    typer.echo(json_module.dumps(document_in_option_words(document), indent=1, allow_nan=False))

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from aprgraph.graph.errors import AprgraphError
+from aprgraph.graph.message import join_messages
 
 
 @contextlib.contextmanager
@@ -38,6 +39,6 @@ class Afterwards:
     def finish(self) -> None:
         """Raise what was held back."""
         if len(self._errors) > 1:
-            raise AprgraphError("; ".join(map(str, self._errors)))
+            raise AprgraphError(join_messages("; ", [error.message for error in self._errors]))
         if self._errors:
             raise self._errors[0]

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from aprgraph.graph.arguments import TOKENS
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.message import Message
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
 from aprgraph.graph.stages import LOGITS, is_logits
@@ -154,7 +156,7 @@ class Auditor:
         if (other := overruled(self.profile, trace.info, self.graph)) is not None:
             yield f"{trace.directory} is held to {self.profile}, as asked for; {other}"
         if recorded.tokens is None:
-            yield Caveat(f"the tokens of {trace.directory} are not known, so its embedding is not checked; give them with --tokens")
+            yield Caveat(f"the tokens of {trace.directory} are not known, so its embedding is not checked; give them with ", TOKENS)
         last = [tensor.entry for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.last_axis is not None]
         last = [entry for entry in last if not is_logits(entry.stage)]
         if last:
@@ -201,7 +203,7 @@ class Auditor:
             return "it needs keys and values of earlier steps, which were not recorded; record the steps from 0 on"
         if step and self.recorded.pass_tokens(step) is None:
             return f"what it is computed from was not recorded, nor does the manifest name the token of step {step}"
-        return "what it is computed from was not recorded, and the tokens are not known; give them with --tokens"
+        return Message("what it is computed from was not recorded, and the tokens are not known; give them with ", TOKENS)
 
 
 def _graph_of(trace: Trace, replayed: ReplayedModel, tokens: Sequence[int] | None) -> Graph:

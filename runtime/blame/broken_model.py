@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from aprgraph.graph.arguments import CHECK
 from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.message import Message
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
 from aprgraph.runtime.check.nonfinite import NonfiniteWeight, find_nonfinite
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -31,14 +33,15 @@ def see_broken_model(found: Audit, file: GGUFFile) -> Audit:
             locals_[index] = replace(local, state=LocalState.UNKNOWN, reason=reason)
     if broken is None:
         return found
-    note = f"{broken}; it is damaged, or was made from damaged weights; `aprgraph check {file.path}` lists all that is wrong with it"
+    check = CHECK.given(file.path, f"aprgraph.check({str(file.path)!r})")
+    note = Message(f"{broken}; it is damaged, or was made from damaged weights; `", check, "` lists all that is wrong with it")
     return replace(found, locals=tuple(locals_), notes=(note, *found.notes), broken=broken)
 
 
 def with_broken_model(sentence: str, *audits: Audit) -> str:
     """A sentence about several traces, and after it that their model is broken, if it is."""
     broken = next((audit.broken for audit in audits if audit.broken is not None), None)
-    return sentence if broken is None else f"{sentence} But {broken}."
+    return sentence if broken is None else Message(sentence, f" But {broken}.")
 
 
 def _begins_here(local: LocalError, found: Audit) -> bool:

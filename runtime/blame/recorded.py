@@ -10,8 +10,10 @@ from functools import cached_property
 
 import numpy as np
 
+from aprgraph.graph.arguments import TOKENS
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.message import Message
 from aprgraph.graph.ops import Array
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.diff.shards import Held, Shard, find_shard, is_split
@@ -123,7 +125,7 @@ class Recorded:
             return RecordedTensor(entry, node, missing="it has statistics only")
         n, start = self.pass_length(entry.step), self.pass_start(entry.step)
         if n is None or start is None:
-            return RecordedTensor(entry, node, missing="how many positions it has is not known; give the tokens with --tokens")
+            return RecordedTensor(entry, node, missing=Message("how many positions it has is not known; give the tokens with ", TOKENS))
         shape = node.type.bind(n=n, t=start + n)
         count = math.prod(entry.shape)
         if count == math.prod(shape):

@@ -57,7 +57,7 @@ def write_repro(
     ``actual`` (f32). Raises TraceError if the directory cannot be written, ComparisonError for a stage that was not replayed.
     """
     if not local.region:
-        raise ComparisonError(f"{local.label} of {trace.directory} was not replayed, so there is nothing to show: {local.reason}")
+        raise ComparisonError(f"{local.label} of {trace.directory} was not replayed, so there is nothing to show: ", local.reason or "")
     check_repro_place(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)

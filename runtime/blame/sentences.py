@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from aprgraph.graph.message import Message, join_messages
 from aprgraph.graph.words import as_sentence, joined
 from aprgraph.runtime.blame.local_errors import NAMED, Audit, LocalError, LocalState, Verdict
 from aprgraph.runtime.diff.caveats import Caveat
@@ -18,22 +19,22 @@ from aprgraph.runtime.readings.repeats import repeats_in_words
 def audit_sentence(audit: Audit) -> str:
     """What an audit found."""
     if not audit.replayed and audit.misshapen:
-        return f"{audit.name}: not of the model's shapes, and nothing could be replayed{misshapen(audit)}{_unknown(audit)}."
+        return Message(f"{audit.name}: not of the model's shapes, and nothing could be replayed{misshapen(audit)}", _unknown(audit), ".")
     if not audit.replayed:
         why = audit.locals[0].reason if audit.locals else "it holds no stage of the model"
-        return f"{audit.name}: nothing could be replayed: {why}."
-    aside = f"{_broken(audit)}{misshapen(audit)}{_unknown(audit)}"
+        return Message(f"{audit.name}: nothing could be replayed: ", why or "", ".")
+    aside = Message(_broken(audit), misshapen(audit), _unknown(audit))
     if not audit.wrong:
         tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
         read = audit.is_read_otherwise
         extents = [one.extent for one in audit.reservations if one.extent is not None]
         how_far = f" as far as {joined(extents)}{', which is too little to go by' if audit.is_too_little else ''}" if extents else ""
         verdict = "not of the model's shapes" if audit.misshapen else f"right{how_far}{', by how it was recorded' if read else ''}"
-        explains = f"{audit.name}: {verdict}, the model explains {tensors} that could be replayed{aside}."
-        return " ".join([explains, *_known(audit, is_right=True)])
+        explains = Message(f"{audit.name}: {verdict}, the model explains {tensors} that could be replayed", aside, ".")
+        return join_messages(" ", [explains, *_known(audit, is_right=True)])
     verdict = "wrong" if audit.suspect is None else f"not a run of {audit.suspect.file}"
-    wrong = f"{audit.name}: {verdict} at {places(audit.wrong)}; {_rest(audit)}{aside}.{_cause(audit, audit.name)}"
-    return " ".join([wrong, *_known(audit, is_right=False)])
+    wrong = Message(f"{audit.name}: {verdict} at {places(audit.wrong)}; {_rest(audit)}", aside, f".{_cause(audit, audit.name)}")
+    return join_messages(" ", [wrong, *_known(audit, is_right=False)])
 
 
 def _known(audit: Audit, *, is_right: bool) -> list[str]:
@@ -79,8 +80,8 @@ def blame_sentence(
         theirs = names.of("B" if side == "A" else "A")
         verdict = "wrong" if audit.suspect is None else f"not a run of {audit.suspect.file}"
         where = places(audit.wrong, other, theirs)
-        aside = f"{_tally(verdicts)}{misshapen(audit)}{_unknown(audit)}"
-        return f"{names.of(side)} is {verdict} at {where}; {aside}.{_cause(audit, names.of(side))}"
+        aside = Message(_tally(verdicts), misshapen(audit), _unknown(audit))
+        return Message(f"{names.of(side)} is {verdict} at {where}; ", aside, f".{_cause(audit, names.of(side))}")
     if sides:
         same = [local.key for local in a.wrong] == [local.key for local in b.wrong]
         if same and not report.diverged:
@@ -88,16 +89,18 @@ def blame_sentence(
             return f"{both} agree, and both are wrong at {places(a.wrong)}: neither is what the model computes.{_cause_of_both(a, b)}"
         return f"Both are wrong: {names.of('A')} at {places(a.wrong)}; {names.of('B')} at {places(b.wrong)}.{_cause_of_both(a, b)}"
     if not a.replayed and not b.replayed:
-        return f"{report.verdict} Which side is wrong cannot be said: {_why(a)}."
+        return Message(report.verdict, " Which side is wrong cannot be said: ", _why(a), ".")
     if not report.diverged:
-        return f"{report.verdict} The model explains {_counts(report, a, b)}.{_read_otherwise(report, a, b)}"
+        return Message(report.verdict, f" The model explains {_counts(report, a, b)}.{_read_otherwise(report, a, b)}")
     by_elimination = [key for key, verdict in verdicts.items() if verdict in (Verdict.A_WRONG, Verdict.B_WRONG)]
     if by_elimination:
         side = "A" if verdicts[by_elimination[0]] is Verdict.A_WRONG else "B"
         label = report.row(by_elimination[0]).label
-        return (
+        return Message(
             f"{names.of(side)} is wrong at {label}: the other side is right there, and what both are computed from agrees "
-            f"(it could not be replayed: {_reason_of(a if side == 'A' else b, by_elimination[0])})."
+            "(it could not be replayed: ",
+            _reason_of(a if side == "A" else b, by_elimination[0]),
+            ").",
         )
     other_graph = next((key for key, verdict in verdicts.items() if verdict is Verdict.OTHER_GRAPH), None)
     if other_graph is not None and graphs is not None:
@@ -113,7 +116,7 @@ def blame_sentence(
             f"Neither side is wrong at any stage: each is within the tolerance of its own arithmetic, given its inputs, and the "
             f"differences add up to more than the limit at {row.label} ({row.reason})."
         )
-    return f"{report.verdict} Which side is wrong cannot be said: {_why(a, b)}."
+    return Message(report.verdict, " Which side is wrong cannot be said: ", _why(a, b), ".")
 
 
 def _read_otherwise(report: DiffReport, a: Audit, b: Audit) -> str:
@@ -232,14 +235,16 @@ def misshapen(audit: Audit) -> str:
 
 def _unknown(audit: Audit) -> str:
     unknown = [local for local in audit.locals if local.state is LocalState.UNKNOWN]
-    return f"; {len(unknown)} could not be replayed, the first, {unknown[0].label}, because {unknown[0].reason}" if unknown else ""
+    if not unknown:
+        return ""
+    return Message(f"; {len(unknown)} could not be replayed, the first, {unknown[0].label}, because ", unknown[0].reason or "")
 
 
 def _why(*audits: Audit) -> str:
     for audit in audits:
         for local in audit.locals:
             if local.state is LocalState.UNKNOWN:
-                return f"{local.label} of {audit.trace}: {local.reason}"
+                return Message(f"{local.label} of {audit.trace}: ", local.reason or "")
     return "the stages between were not recorded"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from aprgraph.graph.arguments import LAYERS, MAX_TOKENS, STEPS, TAPS, Argument
 from aprgraph.graph.stages import END_OF_LAYER, STAGE_BY_NAME, STAGES
 from aprgraph.graph.tap_plan import Plan
 from aprgraph.runtime.blame.local_errors import Blame, LocalError, LocalState, Verdict
@@ -72,7 +73,9 @@ def unseen_stages(suspicion: Suspicion, recorded: Collection[Place]) -> list[tup
     return [place.in_step for place in others if place._replace(step=key.step) not in recorded]
 
 
-def command_options(plan: Plan, step: int) -> str:
-    """The options of ``aprgraph run`` for ``plan``: ``--taps ffn_gate,ffn_up --layers 3..4``."""
-    steps = f" --max-tokens {step + 1} --steps {step}..{step + 1}" if step else ""
-    return f"--taps {','.join(plan.stages)} --layers {plan.layers.start}..{plan.layers.stop}{steps}"
+def arguments_for(plan: Plan, step: int) -> tuple[Argument, ...]:
+    """What a run is to be given so that it records ``plan`` in ``step``."""
+    stages, layers = ",".join(plan.stages), f"{plan.layers.start}..{plan.layers.stop}"
+    taps = TAPS.given(stages, repr(stages)), LAYERS.given(layers, repr(layers))
+    steps = f"{step}..{step + 1}"
+    return (*taps, MAX_TOKENS.given(step + 1), STEPS.given(steps, repr(steps))) if step else taps

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+from aprgraph.graph.message import Message, join_messages
 from aprgraph.graph.words import layer_ranges
 from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalError, LocalState
 from aprgraph.runtime.place import Place
@@ -68,7 +69,7 @@ def _wrong_row(blame: Blame, group: Group) -> WrongRow:
     sides = [[audit.by_key[key] for key in group.keys if key in audit.by_key] for audit in (blame.a, blame.b)]
     pairs = [(key, local) for key in group.keys if (local := blame.local_of(key)) is not None]
     worst, shown = max(pairs, key=lambda pair: pair[1].excess)
-    reasons = [f"{name}: {why}" for name, side in zip("AB", sides, strict=True) if (why := why_of(side, worst))]
+    reasons = [Message(f"{name}: ", why) for name, side in zip("AB", sides, strict=True) if (why := why_of(side, worst))]
     return WrongRow(
         group,
         blame.verdicts[group.keys[0]].value,
@@ -76,7 +77,7 @@ def _wrong_row(blame: Blame, group: Group) -> WrongRow:
         spread(sides[1]),
         f"{shown.limit:.0e}",
         f"layer {worst[1]}" if len(group.keys) > 1 else "",
-        "; ".join(reasons),
+        join_messages("; ", reasons),
     )
 
 
@@ -130,7 +131,7 @@ def why_of(locals_: Sequence[LocalError], worst: Place) -> str:
     """Why the tensor ``worst`` has its state, and what the first of the tensors that gives something away by its error does."""
     reason = next((reason_of(local) for local in locals_ if local.key == worst), "")
     telltale = next((local.telltale for local in locals_ if local.telltale is not None), None)
-    return "; ".join(filter(None, (reason, telltale)))
+    return join_messages("; ", filter(None, (reason, telltale)))
 
 
 def reason_of(local: LocalError | None) -> str:

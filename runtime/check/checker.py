@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from aprgraph.graph.arguments import QUICK
 from aprgraph.graph.errors import ModelFileError
 from aprgraph.graph.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf
 from aprgraph.graph.gguf_file import GGUFFile, TensorFault
+from aprgraph.graph.message import Message
 from aprgraph.runtime.check.describe import text_of
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.key_rules import judge_keys
@@ -65,7 +67,7 @@ class _Check:
             read_names = {info.name for info in readable(file)}
             self._not_looked_at += [f"{name}: its rows are too long" for name in file.tensors if name not in read_names]
         elif file.tensors:
-            self._not_looked_at.append("the values of the weights (--quick)")
+            self._not_looked_at.append(Message("the values of the weights (", QUICK, ")"))
         tensors = len({*file.tensors, *(fault.name for fault in self._faults)})
         return CheckReport(
             file.path,

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from aprgraph.graph.arguments import CHAT, FAMILY, MODELS, OVERRIDES, RUN, TOKENS
+from aprgraph.graph.message import Message
+
 
 class Level(str, Enum):
     """How bad a finding is."""
@@ -28,6 +31,7 @@ class Rule:
 _E, _W, _N = Level.ERROR, Level.WARNING, Level.NOTE
 _AGAIN = "get the file again and compare its checksum with the publisher's; if that is right, the file was made so"
 _CONVERT = "convert the model again with a converter of today"
+_AS_IDS = Message("give prompts as token ids, with ", TOKENS)
 
 _RULES: tuple[tuple[str, Level, str, str], ...] = (
     ("file-kind", _E, "this is no whole model", ""),
@@ -36,12 +40,13 @@ _RULES: tuple[tuple[str, Level, str, str], ...] = (
     ("file-tail", _N, "something follows the last tensor", "nothing reads it"),
     ("key-wrong", _E, "metadata that makes no model", _CONVERT),
     ("key-unsupported", _E, "the model asks for what aprgraph does not have",
-     "`aprgraph models` lists what it has, --family FILE brings a family of your own, and `aprgraph run` says how to go on without it"),
+     Message("`", MODELS, "` lists what it has, ", FAMILY.given("FILE"), " brings a family of your own, and `",
+             RUN, "` says how to go on without it")),
     (
         "key-absent", _W, "the metadata leave out what the numbers depend on",
-        f"{_CONVERT}, or give the value with --override-kv",
+        Message(f"{_CONVERT}, or give the value with ", OVERRIDES),
     ),
-    ("key-default", _N, "the metadata leave out what the family itself tells", "others can be given with --override-kv"),
+    ("key-default", _N, "the metadata leave out what the family itself tells", Message("others can be given with ", OVERRIDES)),
     ("key-unread", _N, "keys of the family that nothing applies", "where the model depends on them, its numbers are others here"),
     ("key-differs", _N, "keys that llama.cpp treats otherwise", "expect other numbers from it"),
     ("key-odd", _W, "keys have values that models seldom have", "compare with the checkpoint's own configuration"),
@@ -51,13 +56,16 @@ _RULES: tuple[tuple[str, Level, str, str], ...] = (
     ("tensor-shape", _E, "tensors are of other shapes than the metadata say", _CONVERT),
     ("tensor-unused", _E, "tensors have no place in the model", "without them the numbers would be wrong, so the file is not run"),
     ("tensor-ignored", _N, "tensors that a text's numbers do not depend on", "they are left out"),
-    ("tokenizer-absent", _N, "the file has no tokenizer", "give prompts as token ids, with --tokens"),
-    ("tokenizer-wrong", _E, "the tokenizer is incomplete or contradicts itself", f"{_CONVERT}; token ids (--tokens) still run"),
-    ("tokenizer-unknown", _W, "the tokenizer is one that aprgraph does not have", "give prompts as token ids, with --tokens"),
+    ("tokenizer-absent", _N, "the file has no tokenizer", _AS_IDS),
+    (
+        "tokenizer-wrong", _E, "the tokenizer is incomplete or contradicts itself",
+        Message(f"{_CONVERT}; token ids (", TOKENS, ") still run"),
+    ),
+    ("tokenizer-unknown", _W, "the tokenizer is one that aprgraph does not have", _AS_IDS),
     ("tokenizer-rows", _E, "there are tokens without a row of weights", _CONVERT),
     ("tokenizer-padding", _N, "there are many more rows of weights than tokens", "ids beyond the vocabulary have no text"),
-    ("template-absent", _N, "the file has no chat template", "--chat does not work; is it a base model?"),
-    ("template-wrong", _W, "the chat template cannot be applied", "write the whole prompt out, without --chat"),
+    ("template-absent", _N, "the file has no chat template", Message(CHAT, " does not work; is it a base model?")),
+    ("template-wrong", _W, "the chat template cannot be applied", Message("write the whole prompt out, without ", CHAT)),
     ("weight-nonfinite", _E, "weights hold NaN or Inf", _AGAIN),
     ("weight-absurd", _W, "weights hold values out of all proportion to the others", _AGAIN),
     ("weight-large", _W, "weights are larger than a network's are", _AGAIN),

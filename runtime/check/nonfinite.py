@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from aprgraph.graph.arguments import CHECK
 from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.message import Message
 from aprgraph.graph.ops import weights_of
 from aprgraph.runtime.check.describe import describe_nonfinite
 from aprgraph.runtime.check.survey import LONGEST_ROW, Surveyor
@@ -53,4 +55,5 @@ def source_of_nan(file: GGUFFile, graph: Graph, name: str, known: Collection[str
     found = next(find_nonfinite(file, weights_behind(graph, name, known)), None)
     if found is None:
         return None
-    return f"the model file is broken: {found}; `aprgraph check {file.path}` lists all that is wrong with it"
+    check = CHECK.given(file.path, f"aprgraph.check({str(file.path)!r})")
+    return Message(f"the model file is broken: {found}; `", check, "` lists all that is wrong with it")

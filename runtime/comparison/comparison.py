@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from aprgraph.graph.message import join_messages
 from aprgraph.graph.words import as_sentence
 from aprgraph.runtime.blame.local_errors import Blame
 from aprgraph.runtime.diff.caveats import by_importance
@@ -52,7 +53,7 @@ class Comparison(DiffReport):
         if self.blame is None:
             return super().headline
         known = [as_sentence(one.sentence) for one in self.reservations if not one.only_if_alike]
-        return " ".join([self.blame.sentence, *(sentence for sentence in known if sentence not in self.blame.sentence)])
+        return join_messages(" ", [self.blame.sentence, *(sentence for sentence in known if sentence not in self.blame.sentence)])
 
     @property
     def all_notes(self) -> tuple[str, ...]:

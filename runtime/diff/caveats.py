@@ -1,17 +1,19 @@
-"""Which notes a reader needs first. Notes are strings; how much one weighs is its type."""
+"""Which notes a reader needs first. Notes are Messages or strings; how much one weighs is its type."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from aprgraph.graph.message import Message
 
-class Caveat(str):
+
+class Caveat(Message):
     """A note that makes the verdict less certain than it sounds: what was not read or compared, what the run cannot show."""
 
     __slots__ = ()
 
 
-class Aside(str):
+class Aside(Message):
     """A note for the record."""
 
     __slots__ = ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from aprgraph.graph.arguments import JSON
+from aprgraph.graph.message import Message
 from aprgraph.graph.ops import weights_of
 from aprgraph.graph.ops.attention import scores_by_layer
 from aprgraph.graph.words import counted, layer_ranges
@@ -84,7 +86,7 @@ def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[Shaped
     remarked = [row for row in rows if row.remark is not None and row.classification is not Class.OTHER_FORM]
     yield from (f"{row.label}: {row.remark}" for row in remarked[:NAMED])
     if len(remarked) > NAMED:
-        yield f"{len(remarked) - NAMED} more tensors were compared in part, or by expert; --json says how"
+        yield Message(f"{len(remarked) - NAMED} more tensors were compared in part, or by expert; ", JSON, " says how")
     both = [row for row in rows if isinstance(row.metrics, TensorMetrics) and _nonfinite_on_both(row.metrics)]
     if both:
         yield f"both sides hold NaN or Inf, first in {both[0].label}"

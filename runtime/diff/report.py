@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from aprgraph.graph.message import join_messages
 from aprgraph.graph.words import as_sentence, counted, joined
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.classify import Class, FirstDivergence
@@ -182,7 +183,7 @@ class DiffReport:
         """What the comparison says, first of all: alike, as far as that goes, or where the two part; then what else has to be known."""
         is_alike = self.compared > 0 and not self.diverged
         known = [one.sentence for one in self.reservations if is_alike or not one.only_if_alike]
-        return " ".join((self.parting, *map(as_sentence, known)))
+        return join_messages(" ", (self.parting, *map(as_sentence, known)))
 
     @property
     def parting(self) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aprgraph.graph.arguments import MODEL
+from aprgraph.graph.message import Message
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import joined, plural
 from aprgraph.runtime.diff.align import Pair
@@ -128,15 +130,19 @@ def noise_reservation(rows: Sequence[DiffRow]) -> Reservation | None:
     wide = [row for row in noise if row.limit > WIDE and row.override is None]
     if loud:
         worst = max(loud, key=lambda row: row.error or 0.0)
-        sentence = (
+        sentence = Message(
             f"at {_tensors(loud)} the noise that is allowed is nearly as large as the values (NMSE {worst.error:.1g} at {worst.label}), so "
-            "that agreement says little there; --model replays each side by itself"
+            "that agreement says little there; ",
+            MODEL,
+            " replays each side by itself",
         )
     elif wide:
         worst = max(wide, key=lambda row: row.limit)
-        sentence = (
+        sentence = Message(
             f"an NMSE of more than {WIDE:g} would pass for noise at {_tensors(wide)} (up to {worst.limit:.1g} at {worst.label}, measured "
-            f"{worst.error or 0.0:.1g}), so that a fault can hide there; --model replays each side by itself, and allows less"
+            f"{worst.error or 0.0:.1g}), so that a fault can hide there; ",
+            MODEL,
+            " replays each side by itself, and allows less",
         )
     else:
         return None

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aprgraph.graph.arguments import PROFILE
+from aprgraph.graph.message import Message
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry
@@ -26,9 +28,10 @@ class RecordedPrecision:
 
     def describe(self, name: str) -> str:
         """In a sentence, of the trace ``name``."""
-        return (
+        return Message(
             f"{name}: the values of {self.count} of {self.tensors} tensors are numbers of {self.format}, so it is taken to compute in "
-            "that; name another arithmetic with --profile"
+            "that; name another arithmetic with ",
+            PROFILE,
         )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.arguments import RPC
+from aprgraph.graph.arguments import COMPILE, CPU, RPC
 from aprgraph.graph.errors import RemoteError
 from aprgraph.runtime.remote import address as server_address
 from aprgraph.runtime.remote.address import RemoteAddress, find_server, no_answer
@@ -108,7 +108,9 @@ class Connection:
         if missing:
             raise RemoteError(
                 f"{self.address}: the kernels are built for {name}, but the server's processor lacks {', '.join(missing)}; "
-                "compile for it with `aprgraph compile --cpu`, and run that artifact"
+                "compile for it with `",
+                COMPILE.with_options(CPU, in_python="LoadedModel.compile(cpu=…)"),
+                "`, and run that artifact",
             )
 
     def use_gpu(self, code: GpuCode) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from aprgraph.graph.message import Message, Words
 from aprgraph.graph.words import counted, listed, small_number
 from aprgraph.runtime.blame.wrong_rows import Group, wrong_rows
 from aprgraph.runtime.comparison.comparison import Comparison
@@ -41,10 +42,10 @@ _GENERATOR = b'<meta name="generator" content="aprgraph">'
 _OUTCOMES = {0: "alike", 1: "diverged", 3: "nothing measured"}
 
 
-def write_page(path: Path, report: Comparison, trace_a: Trace, trace_b: Trace) -> None:
-    """Write the page to ``path``, whole or not at all. Raises TraceError where that, or a tensor to show, fails."""
+def write_page(path: Path, report: Comparison, trace_a: Trace, trace_b: Trace, words: Words = str) -> None:
+    """Write the page to ``path``, whole or not at all: see ``render_page``. Raises TraceError where that, or a tensor to show, fails."""
     check_place(path)
-    write_text_atomically(path, render_page(report, trace_a, trace_b))
+    write_text_atomically(path, render_page(report, trace_a, trace_b, words))
 
 
 def check_place(path: Path) -> None:
@@ -52,11 +53,12 @@ def check_place(path: Path) -> None:
     check_file_place(path, lambda head: _GENERATOR in head, "page")
 
 
-def render_page(report: Comparison, trace_a: Trace, trace_b: Trace) -> str:
+def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words = str) -> str:
     """The comparison ``report`` of two traces as an HTML document.
 
-    Where the report has blame, rows and charts show verdicts and local errors. The traces are read for the
-    one tensor that is shown element by element. Raises TraceError, naming the file, if that one has been damaged since.
+    ``words`` say how arguments of the Python API are named. Where the report has blame, rows and charts show verdicts and local
+    errors. The traces are read for the one tensor that is shown element by element. Raises TraceError, naming the file, if that
+    one has been damaged since.
     """
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
 
@@ -70,7 +72,14 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace) -> str:
     current = number_of[guilty.row.key] if isinstance(guilty, Guilty) else next(iter(number_of[one.key] for one in report.first), None)
     regions = one_a_stage(suspects(report))
     graph = draw_suspects(report, [one for _, one in regions], trace_a, trace_b)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: value.text(words) if isinstance(value, Message) else value,
+    )
     page: str = environment.from_string(_resource("page.html.jinja")).render(
         style=style,
         script=script,

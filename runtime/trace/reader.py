@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aprgraph.graph.arguments import LAYERS, STATS_ONLY, TAPS
+from aprgraph.graph.arguments import LAYERS, RUN, STATS_ONLY, TAPS
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.text import parse_graph
@@ -42,7 +42,8 @@ class Trace:
         """Open a directory with or without a manifest. Raises TraceError."""
         directory = Path(directory)
         if not directory.is_dir():
-            raise TraceError(f"{directory}: not a directory; expected a trace directory, such as `aprgraph run --taps all` writes")
+            run = RUN.with_options(TAPS.given("all", "'all'"), in_python="CompiledModel.run(taps='all')")
+            raise TraceError(f"{directory}: not a directory; expected a trace directory, such as `", run, "` writes")
         if (directory / MARKER).exists():
             raise TraceError(
                 f"{directory}: a run is writing there, or was interrupted ({MARKER}); its tensors may be of two runs: trace again"

@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aprgraph.graph.arguments import REPRO, RUN
 from aprgraph.graph.errors import TraceError
+from aprgraph.graph.message import Message
 from aprgraph.graph.stage_suggestions import is_known_elsewhere, nearest_stage, remark_on
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import and_more, listed
@@ -183,13 +185,13 @@ def describe_strangers(directory: Path, unread: Collection[Unread], apart: dict[
     """What a directory holds of which nothing could be read, in words for an error; empty for an empty one."""
     names = {path.name for path in directory.iterdir()}
     if "artifact.json" in names:
-        return "it is an artifact; give the directory of a trace, which `aprgraph run` writes"
+        return Message("it is an artifact; give the directory of a trace, which `", RUN, "` writes")
     if "repro.py" in names:
-        return "it is the guilty stage that --repro wrote; give the directory of a trace"
+        return Message("it is the guilty stage that ", REPRO, " wrote; give the directory of a trace")
     if apart:
         return f"it holds {listed((f'{directory / name} ({what})' for name, what in apart.items()), _SHOWN)}; give one of them"
     if unread:
         return f"found {'; '.join(one.sentence for one in list(unread)[:_SHOWN])}{and_more(list(unread)[_SHOWN:])}"
     if names & {"config.json", "tokenizer.json"} or any(name.endswith(".gguf") for name in names):
-        return "it holds a model; run it first, with `aprgraph run` or in your own engine"
+        return Message("it holds a model; run it first, with `", RUN, "` or in your own engine")
     return ""

@@ -37,8 +37,8 @@ def read_without_manifest(directory: Path) -> tuple[list[TraceEntry], list[Unrea
     if not entries:
         strangers = describe_strangers(directory, unread, folder.apart)
         raise TraceError(
-            f"{directory}: holds neither a manifest ({MANIFEST}) nor APRT files of known stages (layer-<N>/<stage>.bin)"
-            + (f"; {strangers}" if strangers else "")
+            f"{directory}: holds neither a manifest ({MANIFEST}) nor APRT files of known stages (layer-<N>/<stage>.bin)",
+            *(("; ", strangers) if strangers else ()),
         )
     return list(entries.values()), unread
 

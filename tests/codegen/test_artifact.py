@@ -340,7 +340,9 @@ def test_manifests_that_are_none(copy: Path) -> None:
 
 def test_what_is_no_artifact(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "no"):
-        with pytest.raises(ArtifactError, match=r"not an artifact \(no artifact\.json\); make one with `aprgraph compile MODEL\.gguf`"):
+        with pytest.raises(
+            ArtifactError, match=r"not an artifact \(no artifact\.json\); make one with `aprgraph\.load\('MODEL\.gguf'\)\.compile\(\)`"
+        ):
             read_artifact(place)
 
 

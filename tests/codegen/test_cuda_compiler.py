@@ -13,7 +13,6 @@ from typing import Literal
 
 import pytest
 
-from aprgraph.cli.option_words import option_words
 from aprgraph.codegen.cuda import compiler
 from aprgraph.codegen.cuda.architectures import (
     DEFAULT_ARCHITECTURES,
@@ -26,6 +25,7 @@ from aprgraph.codegen.cuda.architectures import (
 from aprgraph.codegen.cuda.compiler import compile_fat_binary, compiler_name, find_compiler, find_nvcc, find_nvrtc
 from aprgraph.codegen.cuda.fat_binary import _Cubin, read_fat_binary
 from aprgraph.graph.errors import ArtifactError, ToolchainError
+from aprgraph.option_words import option_words
 
 # Each kernel does one sum: a product and a sum, a fused one, and what --use_fast_math would make approximate.
 ARITHMETIC = """

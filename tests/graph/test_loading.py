@@ -151,7 +151,7 @@ def test_others_are_refused_unless_they_are_to_be_ignored(tmp_path: Path) -> Non
         build_graph(load_model(second))
     assert logits(second, (r"blk\.0\.extra.*", r"blk\.1\..*")) == logits(first)
     model = load_model(second, ignore=(r"blk\.(0\.extra|1).*",))
-    assert model.notices == ("tensors that --ignore names are left out (2): blk.0.extra.weight, blk.1.attn_norm.weight",)
+    assert model.notices == ("tensors that ignore= names are left out (2): blk.0.extra.weight, blk.1.attn_norm.weight",)
     with pytest.raises(
         UnsupportedModelError, match=r"ignore= leaves out the tensor 'blk.0.attn_norm.weight', which %layer0.attn_norm needs"
     ):

@@ -90,7 +90,7 @@ def test_a_key_that_would_change_numbers_is_refused_by_name(family: str, keys: d
     said = notices(path, family, (r".*\." + name.split(".", 1)[1].replace(".", r"\."),), **keys)
     assert len(said) == 1
     assert said[0].startswith(f"{name} is ")
-    assert said[0].endswith("left out, as --ignore asks")
+    assert said[0].endswith("left out, as ignore= asks")
 
 
 SILENT: list[tuple[str, dict[str, object]]] = [
@@ -194,7 +194,7 @@ def test_the_neutral_value_by_an_override_lets_a_model_build(tiny_model: Tiny) -
     assert neutral.notices == ()
     assert print_graph(build_graph(neutral)) == print_graph(build_graph(load_model(path)))
     ignoring = load_model(path, {"llama.logit_scale": 2.0}, [r"llama\.logit_.*"])
-    assert ignoring.notices == ("llama.logit_scale is 2.0: left out, as --ignore asks",)
+    assert ignoring.notices == ("llama.logit_scale is 2.0: left out, as ignore= asks",)
     with pytest.raises(ModelError, match=r"overrides=\{'llama.vocab_size': …\}: nothing reads this key"):
         load_model(path, {"llama.vocab_size": 3})
 

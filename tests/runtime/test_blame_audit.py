@@ -98,7 +98,7 @@ def test_a_directory_without_a_manifest(tiny_model: Tiny, tmp_path: Path) -> Non
     found = audit(Trace.open(directory), load_model(model))
     assert wrong(found) == ["layer 1 ffn_gate", "layer 1 ffn_silu"]
     assert unknown(found) == ["layer 0 embedding"]
-    assert found.notes == (f"the tokens of {directory} are not known, so its embedding is not checked; give them with --tokens",)
+    assert found.notes == (f"the tokens of {directory} are not known, so its embedding is not checked; give them with tokens=",)
     found = audit(Trace.open(directory), load_model(model), tokens=TOKENS)
     assert (wrong(found), unknown(found), found.notes) == (["layer 1 ffn_gate", "layer 1 ffn_silu"], [], ())
     other = audit(Trace.open(directory), load_model(model), tokens=(3, 1, 4, 1, 5, 9, 3))
@@ -319,7 +319,7 @@ def test_one_position_and_the_last_position_are_told_apart(tiny_model: Tiny, tmp
         for stage in ("attn_scores", "attn_softmax"):
             (directory / f"layer-{layer}" / f"{stage}.bin").unlink()
     found = audit(Trace.open(directory), load_model(model))
-    assert found.by_key[0, 1, "q_post_rope"].reason == "how many positions it has is not known; give the tokens with --tokens"
+    assert found.by_key[0, 1, "q_post_rope"].reason == "how many positions it has is not known; give the tokens with tokens="
     assert audit(Trace.open(directory), load_model(model), tokens=[5]).exit_code == 0
 
 

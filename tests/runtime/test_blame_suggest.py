@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 import aprgraph
-from aprgraph.comparison import audit, diff, suggested_options, suggested_options_of
+from aprgraph.comparison import audit, diff, suggested_arguments, suggested_arguments_of
+from aprgraph.graph.arguments import Argument
 from aprgraph.graph.tap_plan import Plan
-from aprgraph.runtime.blame.suggest import Suspicion, command_options, suggest
+from aprgraph.option_words import option_words
+from aprgraph.runtime.blame.suggest import Suspicion, arguments_for, suggest
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import from_stage_table
 from aprgraph.runtime.place import Place
@@ -20,12 +22,16 @@ from tests.support.cli import run_cli
 Tiny = Callable[..., Path]
 
 
+def options_of(arguments: Sequence[Argument] | None) -> str | None:
+    return None if arguments is None else " ".join(map(option_words, arguments))
+
+
 def test_stages_between_are_tapped_with_what_frames_them() -> None:
     inside = tuple(Place(0, 3, stage) for stage in ("ffn_gate", "ffn_up", "ffn_swigl", "ffn_out"))
     suspicion = Suspicion(inside[-1], inside, (Place(0, 3, "ffn_norm"),))
     plan = suggest(suspicion, {(0, 3, "ffn_out"), (0, 3, "ffn_norm")})
     assert plan == Plan(("ffn_norm", "ffn_gate", "ffn_up", "ffn_swigl", "ffn_out"), range(3, 4))
-    assert command_options(plan, 0) == "--taps ffn_norm,ffn_gate,ffn_up,ffn_swigl,ffn_out --layers 3..4"
+    assert options_of(arguments_for(plan, 0)) == "--taps ffn_norm,ffn_gate,ffn_up,ffn_swigl,ffn_out --layers 3..4"
 
 
 def test_a_region_of_several_layers_is_cut_at_their_ends() -> None:
@@ -49,7 +55,7 @@ def test_a_single_stage_needs_nothing_more() -> None:
 
 
 def test_a_step_is_recorded_again() -> None:
-    assert command_options(Plan(("attn_norm",), range(2)), 3) == "--taps attn_norm --layers 0..2 --max-tokens 4 --steps 3..4"
+    assert options_of(arguments_for(Plan(("attn_norm",), range(2)), 3)) == "--taps attn_norm --layers 0..2 --max-tokens 4 --steps 3..4"
 
 
 @pytest.mark.contract("BLAME-SUGGEST-1")
@@ -68,7 +74,7 @@ def test_following_the_suggestions(start: str, with_model: bool, tiny_model: Tin
             assert run_cli("run", path, *arguments, "-o", tmp_path / f"{name}{len(seen)}", *extra).code == 0
         traces = [aprgraph.Trace.open(tmp_path / f"{name}{len(seen)}") for name in ("a", "b")]
         report = diff(*traces, model=path if with_model else None)
-        options = suggested_options(report, traces)
+        options = options_of(suggested_arguments(report, traces))
     assert report.first[0].key == (0, 0, "attn_norm")
     assert len(report.first[0].region) == 1
 
@@ -77,10 +83,10 @@ def test_following_the_suggestions_of_an_audit(tiny_model: Tiny, tmp_path: Path)
     path = tiny_model(layers=3)
     compiled = aprgraph.load(path, {"llama.rope.freq_base": 500.0}).compile("reference", tmp_path / "m.aprg")
     trace = compiled.run("post_ffn_residual", "0..3", tokens=TOKENS, directory=tmp_path / "one")
-    options = suggested_options_of(audit(trace, path), trace)
+    options = options_of(suggested_arguments_of(audit(trace, path), trace))
     assert options is not None
     _, taps, _, layers = options.split()
     trace = compiled.run(taps, layers, tokens=TOKENS, directory=tmp_path / "two")
     found = audit(trace, path)
     assert [local.label for local in found.wrong][:2] == ["layer 0 q_post_rope", "layer 0 k_post_rope"]
-    assert suggested_options_of(found, trace) is None
+    assert suggested_arguments_of(found, trace) is None

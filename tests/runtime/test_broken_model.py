@@ -36,7 +36,7 @@ def test_a_right_trace_of_a_broken_model_is_not_plainly_right(broken: Path, tmp_
     broken_words = f"the model file is broken: {_HELD}, so that layer 1 ffn_out is NaN or Inf"
     assert f"tensors that could be replayed, but {broken_words}" in found.sentence
     assert found.notes[0].startswith(f"{broken_words}; ")
-    assert f"`aprgraph check {broken}`" in found.notes[0]
+    assert f"`aprgraph.check({str(broken)!r})`" in found.notes[0]
     assert found.to_json()["broken"] == broken_words
 
 

@@ -264,7 +264,7 @@ def test_the_values_say_what_an_engine_without_a_manifest_computes_in(dtype: typ
         spoil(theirs, entry.stage, entry.layer, lambda values: values.astype(dtype).astype(np.float32))
     found = audit(Trace.open(bare(theirs)), load_model(model), tokens=TOKENS)
     assert (found.exit_code, found.profile, found.replayed) == (0, profile, len(theirs.entries))
-    assert any(np.dtype(dtype).name in note and "--profile" in note for note in found.notes)
+    assert any(np.dtype(dtype).name in note and "profile=" in note for note in found.notes)
     report = aprgraph.diff(ours, theirs.directory, model=model)
     assert (report.exit_code, report.profile) == (0, profile)
     spoil(theirs, "ffn_out", 1, lambda values: noisy(values, 0.05).astype(dtype).astype(np.float32))

@@ -231,7 +231,7 @@ def test_a_processor_that_lacks_something(server: RpcServer) -> None:
     try:
         connection.check_cpu("x86-64-v1", ("pni", "sse4_2", "no such flag"))
         with pytest.raises(
-            RemoteError, match=r"built for x, but the server's processor lacks xop; compile for it with `aprgraph compile --cpu`"
+            RemoteError, match=r"built for x, but the server's processor lacks xop; compile for it with `LoadedModel.compile\(cpu=…\)`"
         ):
             connection.check_cpu("x", ("pni", "xop"))  # an instruction set of processors that are no longer made
     finally:

@@ -1,0 +1,71 @@
+"""Texts of graph, codegen and runtime hold no words of the command line: they name Arguments, Options and Commands (graph/arguments.py)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from aprgraph.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[1]
+#: File -> the words that it may hold, and why.
+ALLOWED = {
+    "codegen/cuda/compiler.py": {"--threads"},  # an option of nvcc
+    "runtime/diff/tolerance_table.py": {"--model", "--profile", "--tol", "aprgraph diff"},  # text of docs/tolerances.md, not a message
+}
+
+
+def _words() -> re.Pattern[str]:
+    """Matches ``--taps`` and ``aprgraph run``, of all options and commands that there are."""
+    options, commands, left = set(), [], [typer.main.get_command(app)]
+    while left:
+        below = getattr(left.pop(), "commands", {})
+        commands += below
+        left += below.values()
+        options |= {option for command in below.values() for one in command.params for option in one.opts if option.startswith("--")}
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(sorted(options))})(?![\w-])|\baprgraph (?:{'|'.join(commands)})\b")
+
+
+WORDS = _words()
+
+
+def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The strings of a file with their lines, parts of f-strings among them; docstrings aside, which only a reader of the file sees."""
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.lineno, node.value
+
+
+def _found(text: str) -> list[tuple[int, str]]:
+    return [(line, match[0]) for line, string in _texts(ast.parse(text)) for match in WORDS.finditer(string)]
+
+
+@pytest.mark.contract("ERR-WORDS-1")
+@pytest.mark.parametrize("folder", ["graph", "codegen", "runtime"])
+def test_messages_hold_no_words_of_the_command_line(folder: str) -> None:
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    assert len(paths) > 20
+    found = {path.relative_to(ROOT).as_posix(): _found(path.read_text(encoding="utf-8")) for path in paths}
+    wrong = [f"{name}:{line}: {word}" for name, words in found.items() for line, word in words if word not in ALLOWED.get(name, ())]
+    assert not wrong, "name an Argument, an Option or a Command of graph/arguments.py, so that each front has its own words"
+    needless = [name for name in ALLOWED if name.startswith(f"{folder}/") and ALLOWED[name] != {word for _, word in found[name]}]
+    assert not needless
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("raise E('give --tokens')", ["--tokens"]),
+        ("note = f'{a}: `aprgraph check {b}`, or --override-kv {c}=1'", ["aprgraph check", "--override-kv"]),
+        ("def f():\n    '''What --tokens is.'''", []),
+        ("a = 'aprgraph reads GGUF', '--tokenswise', 'a--tokens'", []),
+    ],
+)
+def test_what_such_words_are(text: str, words: list[str]) -> None:
+    assert [word for _, word in _found(text)] == words

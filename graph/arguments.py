@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 class Argument:
     """The argument ``name`` of the Python API, and perhaps its ``value``, as a command line writes it.
 
-    ``in_python`` is the value as Python writes it, where that differs.
-
-    ``call`` is there for what a Python program does otherwise than with an argument of that name.
+    ``in_python`` is the value as Python writes it, where that differs. ``call`` is there for
+    what a Python program does otherwise than with an argument of that name.
     """
 
     name: str
@@ -37,7 +36,8 @@ class Argument:
 class Command(Argument):
     """A command of the command line, with the ``value`` and the ``options`` that it is to be given.
 
-    ``in_python`` is what does the same there, None where nothing does: the command itself is installed with the package.
+    ``in_python`` is what does the same in Python. Where nothing does it is None, and a Python program is told of the
+    command, which is installed with the package.
     """
 
     options: tuple[Argument, ...] = ()

@@ -17,9 +17,10 @@ Words = Callable[[Argument], str]
 
 
 class Message(str):
-    """A text put together from ``parts``, other Messages among them. As a string it names each Argument as a Python program writes it.
+    """A text put together from ``parts``: strings, Arguments, and the parts of other Messages.
 
-    ``text`` names them in other words. An f-string that a Message is put into forgets them: pass it on as a part.
+    As a string it names each Argument as a Python program writes it; ``text`` names them in other words. An f-string
+    that a Message is put into forgets its Arguments: pass it on as a part instead.
     """
 
     __slots__ = ("parts",)
@@ -56,7 +57,10 @@ def text_in(words: Words, text: str) -> str:
 
 
 def message_to_json(text: str) -> str | list[str | dict[str, Any]]:
-    """``text`` for a file whose reader is to name the arguments in words of its own: a string, of a Message its parts. No Commands."""
+    """``text`` for a file whose reader names the arguments in words of its own: a string, or the parts of a Message.
+
+    A Message that names a Command cannot be read back.
+    """
     if not isinstance(text, Message):
         return text
     return [asdict(part) if isinstance(part, Argument) else part for part in text.parts]

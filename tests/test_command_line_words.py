@@ -1,4 +1,4 @@
-"""Texts of graph, codegen and runtime hold no words of the command line: they name Arguments, Options and Commands (graph/arguments.py)."""
+"""Texts of graph, codegen and runtime hold no words of the command line: they name Arguments (graph/arguments.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: File -> the words that it may hold, and why.
 ALLOWED = {
     "codegen/cuda/compiler.py": {"--threads"},  # an option of nvcc
-    "runtime/diff/tolerance_table.py": {"--model", "--profile", "--tol", "aprgraph diff"},  # text of docs/tolerances.md, not a message
+    "runtime/diff/tolerance_table.py": {"--model", "--profile", "--tol", "aprgraph diff"},  # text of docs/tolerances.md
 }
 
 
@@ -35,7 +35,7 @@ WORDS = _words()
 
 
 def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """The strings of a file with their lines, parts of f-strings among them; docstrings aside, which only a reader of the file sees."""
+    """The strings of a file, and the parts of f-strings, with their lines; without docstrings, which no message holds."""
     docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
@@ -53,7 +53,7 @@ def test_messages_hold_no_words_of_the_command_line(folder: str) -> None:
     assert len(paths) > 20
     found = {path.relative_to(ROOT).as_posix(): _found(path.read_text(encoding="utf-8")) for path in paths}
     wrong = [f"{name}:{line}: {word}" for name, words in found.items() for line, word in words if word not in ALLOWED.get(name, ())]
-    assert not wrong, "name an Argument, an Option or a Command of graph/arguments.py, so that each front has its own words"
+    assert not wrong, "name an Argument of graph/arguments.py, so that each front has its own words"
     needless = [name for name in ALLOWED if name.startswith(f"{folder}/") and ALLOWED[name] != {word for _, word in found[name]}]
     assert not needless
 

@@ -43,7 +43,10 @@ _OUTCOMES = {0: "alike", 1: "diverged", 3: "nothing measured"}
 
 
 def write_page(path: Path, report: Comparison, trace_a: Trace, trace_b: Trace, words: Words = str) -> None:
-    """Write the page to ``path``, whole or not at all: see ``render_page``. Raises TraceError where that, or a tensor to show, fails."""
+    """Write the page that ``render_page`` makes to ``path``, whole or not at all.
+
+    Raises TraceError where that fails, or a tensor to show cannot be read.
+    """
     check_place(path)
     write_text_atomically(path, render_page(report, trace_a, trace_b, words))
 
@@ -56,9 +59,9 @@ def check_place(path: Path) -> None:
 def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words = str) -> str:
     """The comparison ``report`` of two traces as an HTML document.
 
-    ``words`` say how arguments of the Python API are named. Where the report has blame, rows and charts show verdicts and local
-    errors. The traces are read for the one tensor that is shown element by element. Raises TraceError, naming the file, if that
-    one has been damaged since.
+    ``words`` say how arguments of the Python API are named. Where the report has blame, rows and charts show verdicts
+    and local errors. The traces are read for the one tensor that is shown element by element. Raises TraceError, naming
+    the file, if that one has been damaged since.
     """
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
 

@@ -1,7 +1,8 @@
 """The graph: nodes with operands, types, and, where they have one, a stage and a layer.
 
-networkx holds the structure (a MultiDiGraph with one edge per operand, keyed by operand index), so that topological
-order, ancestors and cuts come from the library. Nodes are immutable; passes build new graphs.
+Topological order, cuts and layouts come from networkx: ``Graph.networkx`` is a MultiDiGraph with one edge per operand, keyed by
+operand index. It is built when it is first asked for, since most graphs are only read in order, or are one step of a pass.
+Nodes are immutable; passes build new graphs.
 """
 
 from __future__ import annotations
@@ -88,25 +89,33 @@ class Graph:
         self.name = name
         self.attrs: dict[str, Attr] = dict(attrs or {})
         self.outputs: tuple[str, ...] = ()
-        self._graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+        self._nodes: dict[str, Node] = {}
+        self._operands: dict[str, tuple[str, ...]] = {}
+        self._users: dict[str, list[str]] = {}
+        self._networkx: nx.MultiDiGraph[str] | None = None
 
     # -- building -----------------------------------------------------------------------------------------------------
 
     def add(self, node: Node, operands: Sequence[str] = ()) -> Node:
         """Add ``node`` with the values ``operands`` (names of nodes that are in the graph). Returns the node."""
-        if node.name in self:
+        if node.name in self._nodes:
             raise GraphError(f"%{node.name} is defined twice")
         for operand in operands:
-            if operand not in self:
+            if operand not in self._nodes:
                 raise GraphError(f"%{node.name} uses %{operand}, which is not defined before it")
-        self._graph.add_node(node.name, node=node, operands=tuple(operands))
-        for index, operand in enumerate(operands):
-            self._graph.add_edge(operand, node.name, key=index)
+        self._nodes[node.name] = node
+        self._operands[node.name] = tuple(operands)
+        self._users[node.name] = []
+        for operand in dict.fromkeys(operands):
+            self._users[operand].append(node.name)
+        self._networkx = None
         return node
 
     def replace_node(self, node: Node) -> None:
         """Put ``node`` in place of the node of its name; operands and users stay."""
-        self._graph.nodes[node.name]["node"] = node
+        self[node.name]  # raises if it is not there
+        self._nodes[node.name] = node
+        self._networkx = None
 
     def rebuild(self, nodes: Iterable[Node], outputs: Sequence[str] | None = None) -> Graph:
         """A new graph of ``nodes`` (a subset of this graph's, or replacements of the same names), with their operands."""
@@ -123,22 +132,20 @@ class Graph:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def __contains__(self, name: object) -> bool:
-        return name in self._graph
+        return name in self._nodes
 
     def __len__(self) -> int:
-        return self._graph.number_of_nodes()
+        return len(self._nodes)
 
     def __getitem__(self, name: str) -> Node:
         try:
-            node: Node = self._graph.nodes[name]["node"]
+            return self._nodes[name]
         except KeyError:
             raise GraphError(f"no node %{name} in graph @{self.name}") from None
-        return node
 
     def __iter__(self) -> Iterator[Node]:
-        # A node is added after its operands, and networkx keeps that order: it is a topological one.
-        for name in self._graph:
-            yield self[name]
+        # A node is added after its operands: the order is a topological one.
+        return iter(self._nodes.values())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):
@@ -153,8 +160,7 @@ class Graph:
     def operand_names(self, name: str) -> tuple[str, ...]:
         """Names of the operands of ``name``, in operand order."""
         self[name]  # raises if it is not there
-        operands: tuple[str, ...] = self._graph.nodes[name]["operands"]
-        return operands
+        return self._operands[name]
 
     def operands(self, name: str) -> tuple[Node, ...]:
         """The operands of ``name``, in operand order."""
@@ -162,7 +168,8 @@ class Graph:
 
     def users(self, name: str) -> tuple[Node, ...]:
         """The nodes that use ``name``, each once."""
-        return tuple(self[user] for user in self._graph.successors(name))
+        self[name]  # raises if it is not there
+        return tuple(self._nodes[user] for user in self._users[name])
 
     def ancestors(self, names: Iterable[str]) -> set[str]:
         """Names of everything that ``names`` are computed from, themselves included."""
@@ -172,7 +179,7 @@ class Graph:
             name = waiting.pop()
             if name not in found:
                 found.add(name)
-                waiting.extend(self._graph.predecessors(name))
+                waiting.extend(self._operands[name])
         return found
 
     def with_op(self, op: str) -> list[Node]:
@@ -186,8 +193,14 @@ class Graph:
 
     @property
     def networkx(self) -> nx.MultiDiGraph[str]:
-        """The networkx graph underneath: nodes carry ``node``, edges are keyed by operand index. Do not change it."""
-        return self._graph
+        """The graph for networkx: nodes carry ``node``, edges are keyed by operand index. Do not change it."""
+        if self._networkx is None:
+            self._networkx = nx.MultiDiGraph()
+            for node in self:
+                self._networkx.add_node(node.name, node=node)
+                for index, operand in enumerate(self._operands[node.name]):
+                    self._networkx.add_edge(operand, node.name, key=index)
+        return self._networkx
 
 
 def renamed(node: Node, **changes: object) -> Node:

@@ -44,7 +44,8 @@ def traits_of(node: Node) -> Traits:
 
 def traits_named(op: str) -> Traits:
     """The traits of the op of a name; none of one that the table lacks."""
-    return OPS[op].traits if op in OPS else NO_TRAITS
+    declared = OPS.get(op)
+    return NO_TRAITS if declared is None else declared.traits
 
 
 def is_weight(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,5 +16,10 @@ class Prune:
     name: ClassVar[str] = "prune"
 
     def __call__(self, graph: Graph) -> Graph:
-        needed = graph.ancestors(graph.outputs)
-        return graph.rebuild(node for node in graph if node.name in needed)
+        return part_of(graph, graph.outputs)
+
+
+def part_of(graph: Graph, outputs: Sequence[str]) -> Graph:
+    """A new graph of the nodes ``outputs`` and what they are computed from."""
+    needed = graph.ancestors(outputs)
+    return graph.rebuild((node for node in graph if node.name in needed), outputs)

@@ -9,7 +9,7 @@ import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array, is_weight, states_of
-from aprgraph.graph.passes.prune import Prune
+from aprgraph.graph.passes.prune import Prune, part_of
 from aprgraph.graph.passes.replay_recorded import PREFIX, ReplayRecorded
 from aprgraph.runtime.blame.recorded import Recorded, RecordedTensor
 from aprgraph.runtime.decoded_weights import DecodedWeights
@@ -120,18 +120,16 @@ class Replayer:
 
     def recompute(self, replay: Replay, tensor: RecordedTensor, inputs: Mapping[str, Array]) -> F32:
         """The value of one tensor alone, computed once more on other ``inputs``."""
-        graph = replay.graph.copy()
-        graph.outputs = (tensor.node.name,)
+        graph = part_of(replay.graph, (tensor.node.name,))
         value: Array | None = None
-        for _, value in self.run(replace(replay, inputs=inputs), graph=Prune()(graph)):  # noqa: B007 -- the last one is the tensor
+        for _, value in self.run(replace(replay, inputs=inputs), graph=graph):  # noqa: B007 -- the last one is the tensor
             pass
         assert value is not None
         return as_recorded_type(value, tensor)
 
     def operands_of(self, replay: Replay, name: str) -> list[Array]:
         """The values that a node of a replay is computed from, in float64, weights among them."""
-        graph = replay.graph.copy()
-        operands = graph.operands(name)
-        graph.outputs = tuple(operand.name for operand in operands if not is_weight(operand))
-        values = {node.name: value for node, value in self.run(replay, graph=Prune()(graph)) if node.name in graph.outputs}
+        operands = replay.graph.operands(name)
+        graph = part_of(replay.graph, tuple(operand.name for operand in operands if not is_weight(operand)))
+        values = {node.name: value for node, value in self.run(replay, graph=graph) if node.name in graph.outputs}
         return [self._weights.read(operand, replay.graph[name]) if is_weight(operand) else values[operand.name] for operand in operands]

@@ -19,7 +19,7 @@ from aprgraph.runtime.blame.replay import Replay, Replayer, ReplayInputs
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.tolerances import Tolerance
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.readings import Reading, TraceAsRead, find_reading, layout_of
+from aprgraph.runtime.readings import Reading, TraceAsRead, find_reading, is_far, layout_of
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
 
@@ -162,6 +162,8 @@ class Doubts:
         most = _LEFT * (1.0 if wrong.metrics.nmse is None or wrong.metrics.mismatched_nonfinite else wrong.metrics.nmse)
 
         def fits(values: F32) -> bool:
+            if is_far(values, case.computed, most):
+                return False
             found = self._compare(replace(wrong, state=LocalState.RIGHT), replace(case, recorded=values))
             return found.state is LocalState.RIGHT and (found.error or 0.0) <= most
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-import networkx as nx
-
 from aprgraph.runtime.diff.dependencies import Dependencies, Value
 from aprgraph.runtime.place import Place
 
@@ -82,7 +80,7 @@ def classify(findings: Mapping[Place, Finding], dependencies: Dependencies) -> t
     divergent = {key for key, finding in findings.items() if finding.state in DIVERGENT}
     behind = dependencies.behind({dependencies.value_of[key] for key in divergent})
     measured = {value for value, key in key_of.items() if findings[key].state is not State.UNMEASURED}
-    order = {value: index for index, value in enumerate(_order(dependencies.graph))}
+    order = {value: index for index, value in enumerate(dependencies.graph)}
     classes: dict[Place, Class] = {}
     firsts: list[FirstDivergence] = []
     for key, finding in findings.items():
@@ -117,12 +115,6 @@ def computed_from_identical(states: Mapping[Place, State], dependencies: Depende
 def own_computation(value: Value, dependencies: Dependencies, stages: Container[Value]) -> tuple[set[Value], set[Value]]:
     """What a stage computes by itself, from the nearest of ``stages``; and those."""
     return _reach(value, dependencies.graph.predecessors, stages)
-
-
-def _order(graph: nx.DiGraph[Value]) -> Iterable[Value]:
-    """Topological; ties in order of insertion."""
-    index = {value: number for number, value in enumerate(graph)}
-    return nx.lexicographical_topological_sort(graph, key=lambda value: index[value])
 
 
 def _reach(start: Value, neighbours: Callable[[Value], Iterable[Value]], stop: Container[Value]) -> tuple[set[Value], set[Value]]:

@@ -38,7 +38,7 @@ class Dependencies:
     causal: bool = True
 
     def add(self, value: Value, operands: Iterable[Value], key: Place | None = None) -> None:
-        """Add a value, after its operands."""
+        """Add a value, after its operands: so the order of ``graph`` is a topological one."""
         self.graph.add_node(value)
         self.graph.add_edges_from((operand, value) for operand in operands if operand in self.graph)
         if key is not None:
@@ -46,14 +46,14 @@ class Dependencies:
             self.inside[value] = (key,)
 
     def link(self, source: Place, target: Place) -> None:
-        """Add an edge between two tensors, if both are there."""
+        """Add an edge between two tensors, the first of which was added first, if both are there."""
         if source in self.value_of and target in self.value_of:
             self.graph.add_edge(self.value_of[source], self.value_of[target])
 
     def behind(self, sources: Container[Value]) -> set[Value]:
         """Every value with one of ``sources`` among its proper ancestors."""
         found: set[Value] = set()
-        for value in nx.topological_sort(self.graph):
+        for value in self.graph:
             if any(operand in sources or operand in found for operand in self.graph.predecessors(value)):
                 found.add(value)
         return found

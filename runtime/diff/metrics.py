@@ -135,9 +135,10 @@ def compare_tensors(a: F32, b: F32, *, structured: bool = True, position_axis: i
     sums = Sums(rows, columns, by_column=structured, piece=PIECE)
     flat_a, flat_b = ((side if side.flags.c_contiguous else np.ascontiguousarray(side)).reshape(rows, columns) for side in (a, b))
     for cut in cuts(rows, columns, BLOCK):
-        sums.add(flat_a[cut], flat_b[cut], cut)
-        give_back(flat_a[cut])
-        give_back(flat_b[cut])
+        part_a, part_b = flat_a[cut], flat_b[cut]
+        sums.add(part_a, part_b, cut)
+        give_back(part_a)
+        give_back(part_b)
     return _result(sums, a.shape, structured, position_axis)
 
 
@@ -159,7 +160,7 @@ def compare_blocks(shape: tuple[int, ...], blocks: Iterable[tuple[F32, F32]], *,
 
 def _result(sums: Sums, shape: tuple[int, ...], structured: bool, position_axis: int | None) -> TensorMetrics:
     count = math.prod(shape)
-    error, energy_a, energy_b = (float(part.sum()) for part in sums.rows)
+    error, energy_a, energy_b = sums.rows.sum(axis=1).tolist()
     measured = sums.nonfinite < count
     signal = max(energy_a, energy_b)
     norms = math.sqrt(energy_a) * math.sqrt(energy_b)
@@ -193,6 +194,8 @@ def _channels(columns: F64) -> Concentration:
 def _dead(columns: F64) -> tuple[int, ...]:
     """The channels that are 0 on one side and, on the other, no small part of it."""
     _, a, b = columns
+    if columns[1:].all():
+        return ()
     found = ((a == 0) & (b > DEAD_PART * b.mean())) | ((b == 0) & (a > DEAD_PART * a.mean()))
     return tuple(int(index) for index in np.flatnonzero(found))
 
@@ -202,7 +205,7 @@ def _positions(rows: F64, shape: tuple[int, ...], axis: int | None) -> Concentra
     if axis is None or axis >= len(leading):
         return None
     others = tuple(other for other in range(len(leading)) if other != axis)
-    error, a, b = (part.reshape(leading).sum(axis=others) for part in rows)
+    error, a, b = (part.reshape(leading).sum(axis=others) for part in rows) if others else rows
     return _concentration(error, np.maximum(a, b), 1)
 
 
@@ -211,16 +214,23 @@ def _rms(energy: float, count: int) -> float | None:
 
 
 def _concentration(error: F64, signal: F64, count: int) -> Concentration:
-    floor = float(signal.mean())
+    total, total_signal = float(error.sum()), float(signal.sum())
+    floor = total_signal / signal.size
     # Without any signal there is no error either: both sides are 0 everywhere.
     local = error / np.maximum(signal, floor) if floor else np.zeros_like(error)
-    worst = np.argsort(-error, kind="stable")[:count]
-    total, total_signal = float(error.sum()), float(signal.sum())
+    most = int(local.argmax())
+    worst: list[int]
+    if count == 1:
+        worst = [int(error.argmax())]
+        held, held_signal = float(error[worst[0]]), float(signal[worst[0]])
+    else:
+        worst = np.argsort(-error, kind="stable")[:count].tolist()
+        held, held_signal = float(error[worst].sum()), float(signal[worst].sum())
     return Concentration(
         size=error.size,
-        worst=tuple(int(index) for index in worst),
-        share=float(error[worst].sum()) / total if total else 0.0,
-        signal_share=float(signal[worst].sum()) / total_signal if total_signal else 0.0,
-        local_nmse=float(local.max()),
-        local_index=int(local.argmax()),
+        worst=tuple(worst),
+        share=held / total if total else 0.0,
+        signal_share=held_signal / total_signal if total_signal else 0.0,
+        local_nmse=float(local[most]),
+        local_index=most,
     )

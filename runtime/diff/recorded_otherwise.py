@@ -23,7 +23,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.reservations import RECORDED
 from aprgraph.runtime.diff.witnesses import Witnesses
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.readings import Layout, Reading, find_reading, layout_of
+from aprgraph.runtime.readings import Layout, Reading, find_reading, is_far, layout_of
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
 
@@ -102,6 +102,8 @@ class OtherForms:
             return self._measurer.measure_values(pair, *((values, expected) if self._side == "A" else (expected, values)))
 
         def fits(values: F32) -> bool:
+            if is_far(values, expected, most):
+                return False
             found = under(values)
             return found.state in (State.IDENTICAL, State.NOISE) and (found.nmse or 0.0) <= most
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from aprgraph.graph.arguments import MODEL
 from aprgraph.graph.message import Message
 from aprgraph.graph.stages import STAGE_BY_NAME
@@ -175,7 +173,7 @@ def _held(pair: Pair, side: int, shaped: Sequence[ShapedTrace]) -> Held:
 
 def _same_but(one: tuple[int, ...], other: tuple[int, ...], axis: int) -> bool:
     """Whether two shapes are the same on every axis but one."""
-    return len(one) == len(other) and np.delete(one, axis).tolist() == np.delete(other, axis).tolist()
+    return len(one) == len(other) and all(a == b for at, (a, b) in enumerate(zip(one, other, strict=True)) if at != axis % len(one))
 
 
 def recording_reservations(rows: Sequence[DiffRow], names: Sequence[str]) -> Iterator[Reservation]:

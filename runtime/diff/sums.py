@@ -80,9 +80,8 @@ class Sums:
             energies = _by_row(three)
         self._put(slice(0, 3), three, energies, at)
         squares = three[0] if self._by_column else np.multiply(three[0], three[0], out=three[0])
-        if squares.max() >= self.largest:
-            row, column = divmod(int(squares.argmax()), a.shape[1])
-            self._found(float(squares[row, column]), at[0].start + row, at[1].start + column)
+        row, column = divmod(int(squares.argmax()), a.shape[1])
+        self._found(float(squares[row, column]), at[0].start + row, at[1].start + column)
 
     def _put(self, which: slice, values: F64, energies: F64, at: Cut) -> None:
         """Add the energies of ``values``, which become squares where sums by column are asked for."""
@@ -130,11 +129,13 @@ def _pieces(rows: int, columns: int, size: int) -> Iterator[Cut]:
 def _same_bits(a: F32, b: F32) -> bool:
     """Whether two pieces are equal bit for bit."""
     bits_a, bits_b = a.view(np.uint32), b.view(np.uint32)
-    return np.array_equal(bits_a[0, :_GLANCE], bits_b[0, :_GLANCE]) and np.array_equal(bits_a, bits_b)
+    return bool((bits_a[0, :_GLANCE] == bits_b[0, :_GLANCE]).all()) and bool((bits_a == bits_b).all())
 
 
 def _by_row(values: F64) -> F64:
     """The sum of squares of each row of [sides, rows, columns]."""
+    if values.shape[-1] <= _DOT:
+        return np.asarray(np.vecdot(values, values))
     parts = (values[..., left : left + _DOT] for left in range(0, values.shape[-1], _DOT))
     return np.asarray(sum(np.vecdot(part, part) for part in parts))
 
@@ -146,5 +147,7 @@ def _by_column(squares: F64) -> F64:
     if beside < 2:
         return np.asarray(squares.sum(axis=1))
     whole = rows - rows % beside
-    wide = squares[:, :whole].reshape(sides, whole // beside, beside * columns).sum(axis=1)
-    return np.asarray(wide.reshape(sides, beside, columns).sum(axis=1) + squares[:, whole:].sum(axis=1))
+    wide = squares[:, :whole].reshape(sides, whole // beside, beside * columns)
+    wide = wide[:, 0] if whole == beside else wide.sum(axis=1)
+    sums = wide.reshape(sides, beside, columns).sum(axis=1)
+    return np.asarray(sums if whole == rows else sums + squares[:, whole:].sum(axis=1))

@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import networkx as nx
-
 from aprgraph.graph.block_formats import find_format
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 from aprgraph.runtime.diff.dependencies import Dependencies, Value
@@ -161,6 +159,6 @@ def is_plain(name: str) -> bool:
 
 def _upstream(dependencies: Dependencies, own: Mapping[Value, float]) -> Mapping[Value, float]:
     found: dict[Value, float] = {}
-    for value in nx.topological_sort(dependencies.graph):
+    for value in dependencies.graph:
         found[value] = max([own.get(value, 0.0), *(found[operand] for operand in dependencies.graph.predecessors(value))])
     return found

@@ -35,6 +35,19 @@ def find_reading(recorded: F32, expected: F32, layout: Layout, fits: Callable[[F
     return None
 
 
+def is_far(values: F32, expected: F32, most: float) -> bool:
+    """Whether the NMSE of two tensors is certainly beyond ``most``: of many readings that are tried, most are far off.
+
+    False where either holds NaN or Inf; then a whole comparison has to tell.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        a, b = (side.reshape(-1).astype(np.float64) for side in (values, expected))
+        signal = max(np.vecdot(a, a), np.vecdot(b, b))
+        np.subtract(a, b, out=a)
+        error = np.vecdot(a, a)
+    return bool(np.isfinite(error) and error > 1.01 * most * signal)  # beyond what another order of the sums could change
+
+
 def _readings(recorded: F32, expected: F32, layout: Layout, steps: int, first: int) -> Iterator[Reading]:
     """Every combination of so many steps, of conventions from the ``first`` on."""
     for index in range(first, len(_CONVENTIONS)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 import numpy as np
@@ -14,6 +15,8 @@ from aprgraph.runtime.weight_scales import row_scales
 
 #: A matrix of more elements is decoded in the parts that are asked for: the table of a large vocabulary is gigabytes in float64.
 _WHOLE = 1 << 26
+#: A matrix of no more elements, 8 MB in float64, is decoded whole for ids that pick some of its rows too, if it is kept.
+_SMALL = 1 << 20
 
 
 def decode_weight(model: Model, node: Node) -> Array:
@@ -66,8 +69,7 @@ class DecodedWeights:
 
         That is, of ids that pick rows or experts, what they pick, and of a large matrix the rows that are asked for.
         """
-        traits = traits_of(user)
-        if traits.picks_rows_by is not None or (traits.is_matmul and len(node.type.dims) > 1 and np.prod(node.type.bind()) > _WHOLE):
+        if self._in_parts(node, user):
             parts: Array = _Parts(self._model, node)  # type: ignore[assignment]
             return parts
         tensor = node.attr_str("tensor")
@@ -80,3 +82,10 @@ class DecodedWeights:
             while sum(kept.nbytes for kept in self._kept.values()) > self._keep:
                 self._kept.popitem(last=False)
         return value
+
+    def _in_parts(self, node: Node, user: Node) -> bool:
+        """Whether the user of a weight reads it in parts, each of which is decoded when it is asked for."""
+        traits, size = traits_of(user), math.prod(node.type.bind())
+        if traits.picks_rows_by is not None:
+            return size > _SMALL or not self._keep
+        return traits.is_matmul and len(node.type.dims) > 1 and size > _WHOLE

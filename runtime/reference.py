@@ -39,9 +39,11 @@ def evaluate(
             continue
         names = graph.operand_names(node.name)
         if role in (Role.INPUT, Role.RECORDED):
-            if node.name not in inputs:
-                raise GraphError(f"the graph's input %{node.name} is not given")
-            value: Array = np.asarray(inputs[node.name], dtype=np.int64 if role is Role.INPUT else np.float64)
+            try:
+                given = inputs[node.name]  # once: each may be a file that is read
+            except KeyError:
+                raise GraphError(f"the graph's input %{node.name} is not given") from None
+            value: Array = np.asarray(given, dtype=np.int64 if role is Role.INPUT else np.float64)
         else:
             value = _compute(node, [values[name] if name in values else weight(graph[name], node) for name in names], states)
         values[node.name] = value

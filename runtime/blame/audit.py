@@ -20,7 +20,7 @@ from aprgraph.runtime.blame.file_suspect import is_run_of, suspect_file
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.judging import Judge
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
-from aprgraph.runtime.blame.other_places import in_other_places
+from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
 from aprgraph.runtime.blame.replay import Replay, Replayer
@@ -57,19 +57,15 @@ def audit(
     that way, the audit reads it that way (other_places.py).
     """
     replayed = ReplayedModel.of(model)
-    once, repeated = without_repeats(trace, replayed.graph_of("last", 1))
+    once, repeated = without_repeats(trace, replayed.graph)
 
-    def audit_one(one: Trace) -> Audit:
+    def audit_unless(one: Trace, hopeless: Hopeless) -> Audit | None:
         auditor = Auditor(one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages)
-        found = []
-        for local in auditor.locals():
-            if progress is not None:
-                progress(local.label)
-            found.append(local)
-        return auditor.finish(found)
+        return auditor.audit_unless(hopeless, progress)
 
-    found = in_other_places(audit_one(once), once, replayed.model.family.layers, audit_one)
-    return with_repeats(found, repeated)
+    found = audit_unless(once, lambda _: False)
+    assert found is not None
+    return with_repeats(in_other_places(found, once, replayed.model.family.layers, audit_unless), repeated)
 
 
 class Auditor:
@@ -97,6 +93,7 @@ class Auditor:
         if profile is not None:
             check_profile(profile)
         replayed = ReplayedModel.of(model)
+        self._replayed = replayed
         self.model = model = replayed.model
         known = tokens_of(trace, tokens)
         if known is not None:
@@ -112,6 +109,17 @@ class Auditor:
             float_weights = FloatWeights.of(trace.info, self.graph, self._kept.format if self._kept is not None else None)
         self._judge = Judge(self.replayer, self.profile, limits, float_weights)
 
+    def audit_unless(self, hopeless: Hopeless, progress: Progress | None = None) -> Audit | None:
+        """The whole audit; None as soon as a tensor is ``hopeless``."""
+        found = []
+        for local in self.locals():
+            if progress is not None:
+                progress(local.label)
+            if hopeless(local):
+                return None
+            found.append(local)
+        return self.finish(found)
+
     def finish(self, locals_: Sequence[LocalError]) -> Audit:
         """The audit, made of all that ``locals`` yielded."""
         settled = tuple(self._judge.settle(locals_))
@@ -120,7 +128,7 @@ class Auditor:
         found = replace(found, notes=(*reading_notes(settled, found.name), *self._notes()))
         found = see_broken_model(found, self.model.file)
         found = replace(found, reservations=tuple(self._reservations(found)))
-        if found.wrong and not is_run_of(trace, self.model):
+        if found.wrong and not is_run_of(trace, self._replayed.fingerprint):
             suspect = suspect_file(found.wrong, self.model, self.graph)
             # A stage that depends on no weight and no metadata key is not the fault of the file.
             found = replace(found, suspect=suspect if suspect.weights or suspect.keys else None)
@@ -149,7 +157,7 @@ class Auditor:
                 f"the family {self.model.family.architecture!r} is not known here: stages are judged by the graph that "
                 f"{self.model.held.holder} holds, and the metadata of {self.model.path} is not looked at"
             )
-        if fingerprint is not None and fingerprint != self.model.file.fingerprint():
+        if fingerprint is not None and fingerprint != self._replayed.fingerprint:
             yield Caveat(f"{trace.directory} was recorded from another model file than {self.model.path} (the fingerprints differ)")
         if self._kept is not None:
             yield Caveat(self._kept.describe(name_of(str(trace.directory))))

@@ -25,10 +25,9 @@ _MOST_BYTES = 256 << 20
 _UNCHECKED = ("rope.dimension_count", "attention.sliding_window", "rope.scaling.original_context_length", "expert_used_count")
 
 
-def is_run_of(trace: Trace, model: Model) -> bool:
-    """Whether the manifest says that the trace was computed from this very file."""
-    fingerprint = trace.info.model.get("fingerprint") if trace.info is not None else None
-    return fingerprint is not None and fingerprint == model.file.fingerprint()
+def is_run_of(trace: Trace, fingerprint: str) -> bool:
+    """Whether the manifest says that the trace was computed from the file of this fingerprint."""
+    return trace.info is not None and trace.info.model.get("fingerprint") == fingerprint
 
 
 def suspect_file(wrong: Sequence[LocalError], model: Model, graph: Graph) -> FileSuspect:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from aprgraph.runtime.blame.local_errors import Audit, LocalState
+from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.diff.caveats import Caveat
+from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings import TraceAsRead
 from aprgraph.runtime.readings.doubles import are_same, doubles_agree
@@ -16,14 +17,17 @@ from aprgraph.runtime.trace.reader import Trace
 
 #: The part of the tensors that move that may be wrong in their new places too.
 _WRONG_BESIDE = 0.25
+#: Whether one tensor's replay settles that an audit is of no use.
+Hopeless = Callable[[LocalError], bool]
+#: Audits a trace, tensor by tensor; None as soon as one of them is hopeless.
+AuditUnless = Callable[[Trace, Hopeless], Audit | None]
 
 
-def in_other_places(found: Audit, trace: Trace, layers: int, audit: Callable[[Trace], Audit]) -> Audit:
+def in_other_places(found: Audit, trace: Trace, layers: int, audit: AuditUnless) -> Audit:
     """``found``, or the audit of ``trace`` with its tensors in other places, where these explain it.
 
     They do where the tensors that move are right there (of many, three quarters: a fault may lie beside the convention), and nothing is
-    wrong that was right before. ``layers`` is the number of the
-    model's, and ``audit`` audits a trace. Raises what that does.
+    wrong that was right before. ``layers`` is the number of the model's. Raises what ``audit`` does.
     """
     unexplained = _unexplained(found, trace)
     if not unexplained:
@@ -33,10 +37,10 @@ def in_other_places(found: Audit, trace: Trace, layers: int, audit: Callable[[Tr
     for places in (*other_places(trace, layers), *([places_of_twins(trace, twins)] if twins else [])):
         if unexplained.isdisjoint(places.moved) or not doubles_agree(places, trace, layers):
             continue
-        if places.around is not None and not _explains(places, _part(trace, places), unexplained, audit)[0]:
+        if places.around is not None and _explained(places, _part(trace, places), unexplained, audit) is None:
             continue
-        explains, again = _explains(places, trace, unexplained, audit)
-        if not explains or not (places.far_reaching or _is_borne_out(found, again, places)):
+        again = _explained(places, trace, unexplained, audit)
+        if again is None or not (places.far_reaching or _is_borne_out(found, again, places)):
             continue
         if best is None or len(again.wrong) < len(best[0].wrong):
             best = (again, places)
@@ -81,17 +85,36 @@ def _part(trace: Trace, places: Places) -> Trace:
     return TraceAsRead(trace, places={entry.key: None for entry in trace.entries if entry.key not in places.around})
 
 
-def _explains(places: Places, trace: Trace, unexplained: frozenset[Place], audit: Callable[[Trace], Audit]) -> tuple[bool, Audit]:
+def _explained(places: Places, trace: Trace, unexplained: frozenset[Place], audit: AuditUnless) -> Audit | None:
+    """The audit of ``trace`` with its tensors in ``places``, where these explain it."""
     there = {entry.key for entry in trace.entries}
     moved = {key: target for key, target in places.moved.items() if key in there}
-    again = audit(TraceAsRead(trace, places=moved))
     back = {target: key for key, target in moved.items() if target is not None}
-    rest = {back.get(key, key) for key in _unexplained(again, again.as_read or trace)}
-    # What is there twice is right where the other one is, which is not wrong then.
-    right = {key for key, target in moved.items() if target is None or _is_right(again, target)}
     # A real fault may lie beside the convention: it is wrong in either place.
     most = len(moved) * _WRONG_BESIDE if places.far_reaching else 0
-    return rest <= unexplained and len(rest & set(moved)) <= most and bool(right & unexplained), again
+
+    def explains(rest: set[Place]) -> bool:
+        return rest <= unexplained and len(rest & moved.keys()) <= most
+
+    wrong: set[Place] = set()
+
+    def hopeless(local: LocalError) -> bool:
+        if _stays_wrong(local):
+            wrong.add(back.get(local.key, local.key))
+        return not explains(wrong)
+
+    again = audit(TraceAsRead(trace, places=moved), hopeless)
+    if again is None or not explains({back.get(key, key) for key in _unexplained(again, again.as_read or trace)}):
+        return None
+    # What is there twice is right where the other one is, which is not wrong then.
+    right = {key for key, target in moved.items() if target is None or _is_right(again, target)}
+    return again if right & unexplained else None
+
+
+def _stays_wrong(local: LocalError) -> bool:
+    """Whether the end of the audit cannot clear a tensor: that happens where the replay holds NaN or Inf, which may be the model's own."""
+    is_finite = not isinstance(local.metrics, TensorMetrics) or not local.metrics.nan_b + local.metrics.inf_b
+    return local.state in (LocalState.WRONG, LocalState.SHAPE) and is_finite
 
 
 def _is_right(found: Audit, key: Place) -> bool:

@@ -75,18 +75,20 @@ class Recorded:
                 f"{trace.directory}: its tensors are of {seen} positions, but the prompt has {len(self.tokens)} tokens; give this run's"
             )
         self.prompt_length = len(self.tokens) if self.tokens is not None else seen
-        self._tensors = {(entry.step, node.name): self._place(entry, node) for entry, node in placed}
+        self._tensors: dict[int, dict[str, RecordedTensor]] = {}
+        for entry, node in placed:
+            self._tensors.setdefault(entry.step, {})[node.name] = self._place(entry, node)
         #: Tensors that are recorded otherwise than the stage table says, by (step, node name), as they are read.
         self.readings: dict[tuple[int, str], Reading] = {}
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
         """The recorded steps."""
-        return tuple(sorted({step for step, _ in self._tensors}))
+        return tuple(sorted(self._tensors))
 
     def of_step(self, step: int) -> Mapping[str, RecordedTensor]:
         """The tensors of one step by node name, in execution order."""
-        return {name: tensor for (at, name), tensor in self._tensors.items() if at == step}
+        return self._tensors.get(step, {})
 
     def pass_tokens(self, step: int) -> tuple[int, ...] | None:
         """The tokens of a step's pass, or None if they are not known."""

@@ -28,22 +28,28 @@ class ReplayedModel:
         """The graph of a run of ``total`` positions with the logits of ``positions``, last or all."""
         key = (positions, total)
         if key not in self._graphs:
-            self._graphs[key] = recorded_graph(self._graph, Plan(), positions, total)
+            self._graphs[key] = recorded_graph(self.graph, Plan(), positions, total)
         return self._graphs[key]
 
     def context_named_by(self, recorded: Graph | None) -> int | None:
         """A number of positions with which the model's graph chooses as a ``recorded`` one has chosen; None where that shows no choice."""
         if recorded is None:
             return None
-        for choice in context_choices(self._graph):
-            short, long = (name in recorded for name in self._graph.operand_names(choice.name))
+        for choice in context_choices(self.graph):
+            short, long = (name in recorded for name in self.graph.operand_names(choice.name))
             if short != long:
                 return choice.attr_int("limit") + (1 if long else 0)
         return None
 
     @cached_property
-    def _graph(self) -> Graph:
+    def graph(self) -> Graph:
+        """The model's graph, of runs of any length."""
         return build_graph(self.model)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The model file's."""
+        return self.model.file.fingerprint()
 
     @staticmethod
     def of(model: Model | ReplayedModel) -> ReplayedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -50,6 +51,13 @@ def _nearest(key: Place, mine: tuple[int, Array], others: Mapping[Place, tuple[i
 def _sample(values: Array) -> tuple[int, Array]:
     """The number of elements, and some of them from all over."""
     flat = np.asarray(values).reshape(-1)
-    chosen = flat[np.linspace(0, flat.size - 1, min(_SAMPLE, flat.size)).astype(np.int64)] if flat.size else flat
     with np.errstate(all="ignore"):
-        return flat.size, np.nan_to_num(chosen.astype(np.float32), posinf=0, neginf=0)
+        chosen = flat[_places(flat.size)].astype(np.float32)
+    chosen[~np.isfinite(chosen)] = 0
+    return flat.size, chosen
+
+
+@lru_cache(maxsize=256)  # a model's tensors have few sizes
+def _places(size: int) -> Array:
+    """The indices of a sample of ``size`` elements."""
+    return np.linspace(0, size - 1, min(_SAMPLE, size)).astype(np.int64)

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from aprgraph.graph.model import Model
 from aprgraph.runtime.blame.audit import Auditor, Progress
 from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalError
-from aprgraph.runtime.blame.other_places import in_other_places
+from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
@@ -65,11 +65,16 @@ def with_blame(
     """
     model = ReplayedModel.of(model)  # one for both
     stages = {row.key.stage for row in report.rows}
-    once, repeated = zip(*(without_repeats(trace, model.graph_of("last", 1)) for trace in (a, b)), strict=True)
+    once, repeated = zip(*(without_repeats(trace, model.graph) for trace in (a, b)), strict=True)
+
+    def audit_unless(trace: Trace, hopeless: Hopeless, *, prompt: PromptTokens) -> Audit | None:
+        auditor = Auditor(trace, model, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
+        return auditor.audit_unless(hopeless)
 
     def audit_again(trace: Trace, prompt: PromptTokens) -> Audit:
-        auditor = Auditor(trace, model, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
-        return auditor.finish(list(auditor.locals()))
+        found = audit_unless(trace, lambda _: False, prompt=prompt)
+        assert found is not None
+        return found
 
     prompts = tokens_of_sides(once[0], once[1], tokens, audit_again)
     auditors = [
@@ -87,7 +92,7 @@ def with_blame(
 
     layers = model.model.family.layers
     audits = [
-        with_repeats(in_other_places(auditor.finish(side), trace, layers, partial(audit_again, prompt=prompt)), several)
+        with_repeats(in_other_places(auditor.finish(side), trace, layers, partial(audit_unless, prompt=prompt)), several)
         for auditor, side, trace, prompt, several in zip(auditors, found, once, prompts, repeated, strict=True)
     ]
     as_read = [audit.as_read or trace for audit, trace in zip(audits, (a, b), strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class TraceEntry:
     node: str | None = None
     statistics: Statistics | None = None
 
-    @property
+    @cached_property
     def key(self) -> Place:
         """What two traces are paired by: step, layer, stage."""
         return Place(self.step, self.layer, self.stage)

@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ class Trace:
         return changed
 
     def graph(self) -> Graph | None:
-        """The graph that was run, with its taps; None where there is no manifest, or none in it."""
-        return parse_graph(self.info.graph_text) if self.info is not None and self.info.graph_text else None
+        """The graph that was run, with its taps; None where there is no manifest, or none in it. Not to be changed."""
+        return _parsed(self.info.graph_text) if self.info is not None and self.info.graph_text else None
 
     def __iter__(self) -> Any:
         return iter(self.entries)
@@ -142,6 +143,11 @@ class Trace:
 
     def __contains__(self, key: object) -> bool:
         return key in self._by_key
+
+
+@lru_cache(maxsize=4)  # a comparison asks for both sides' several times
+def _parsed(graph_text: str) -> Graph:
+    return parse_graph(graph_text)
 
 
 def _open_with_manifest(directory: Path) -> Trace:

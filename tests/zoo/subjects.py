@@ -17,7 +17,6 @@ from aprgraph.graph.block_formats import decode_reference
 from aprgraph.graph.families import Mixture
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model, load_model
-from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.pipeline import recorded_graph
 from aprgraph.graph.tap_plan import Plan, parse_plan
@@ -142,7 +141,7 @@ class Subject:
     @cached_property
     def fingerprint(self) -> str:
         """The model file's."""
-        return self.model.file.fingerprint()
+        return self.replayed.fingerprint
 
     def weight(self, tensor: str) -> F32:
         """A tensor of the model, decoded. Not to be changed."""
@@ -162,7 +161,7 @@ class Subject:
 def recorded(subject: Subject, plan: Plan) -> Graph:
     """The graph that a run with the taps of ``plan`` computes."""
     total = len(TOKENS) + subject.steps - 1
-    return recorded_graph(build_graph(subject.model), plan, "last", total, keep_outputs=subject.steps > 1)
+    return recorded_graph(subject.replayed.graph, plan, "last", total, keep_outputs=subject.steps > 1)
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from aprgraph.graph.errors import AprgraphError
+from aprgraph.graph.families import load_family_file
 from aprgraph.graph.ir import Attr
 from aprgraph.graph.ops import OPS, Array
 from aprgraph.graph.stages import StageKind
@@ -30,6 +32,8 @@ class StageAlone:
 
     def op(self, name: str, *operands: Array, earlier: Array | None = None, **attrs: Attr) -> Array:
         """What an op gives, in float64 NumPy: its ``reference`` in aprgraph/graph/ops. ``earlier`` is its state before the pass."""
+        if name not in OPS:
+            _load_families(name)
         function, state = OPS[name].reference, OPS[name].traits.state
         assert function is not None, f"{name} has no reference"
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
@@ -55,3 +59,14 @@ class StageAlone:
         if metrics.mismatched_nonfinite:
             sys.exit(f"NaN or Inf on one side alone, elements: {metrics.mismatched_nonfinite}")
         sys.exit(exceeds(metrics, limit, find_tolerance(profile, stage)))
+
+
+def _load_families(op: str) -> None:
+    """Run the files of families that are the arguments of the script, and exit unless one declares the op ``op``."""
+    try:
+        for file in sys.argv[1:]:
+            load_family_file(file)
+    except AprgraphError as error:
+        sys.exit(str(error))
+    if op not in OPS:
+        sys.exit(f"the op {op!r} is not known; a family's file brought it, so give that file: python {sys.argv[0]} FILE.py")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,6 +93,12 @@ def trace(known: Known, model: Path, place: Path, taps: str = "all", layers: str
     return place
 
 
+def damage(file: Path) -> None:
+    values = bytearray(file.read_bytes())
+    values[-400:] = np.ones(100, np.float32).tobytes()
+    file.write_bytes(values)
+
+
 @pytest.mark.contract("FAMILY-HELD-1")
 @pytest.mark.parametrize("taps", ["all", "my_logits,ffn_up", "attn_softmax"])
 def test_an_audit_needs_no_family(taps: str, known: Known, model: Path, tmp_path: Path) -> None:
@@ -107,10 +115,7 @@ def test_a_wrong_stage_is_found_and_written_out(known: Known, model: Path, tmp_p
         if file.is_file():
             (bad / file.relative_to(good)).parent.mkdir(exist_ok=True)
             (bad / file.relative_to(good)).write_bytes(file.read_bytes())
-    damaged = bad / "layer-1" / "ffn_out.bin"
-    values = bytearray(damaged.read_bytes())
-    values[-400:] = np.ones(100, np.float32).tobytes()
-    damaged.write_bytes(values)
+    damage(bad / "layer-1" / "ffn_out.bin")
     run = run_cli("audit", bad, "--model", model, "--repro", tmp_path / "guilty")
     assert run.code == 1
     assert "ffn_out" in run.out.partition("\n")[0]
@@ -215,6 +220,28 @@ def test_what_a_user_defined_op_needs_is_one_sentence(with_op: Known, model: Pat
     with pytest.raises(ArtifactError, match=r"give that file as well, with aprgraph\.families\.load_family_file\('FILE\.py'\)"):
         aprgraph.open_artifact(artifact)
     assert run_cli("audit", found, "--model", model, "--family", with_op.path).code == 0
+
+
+def test_a_graph_is_drawn_whose_ops_are_not_known(with_op: Known, model: Path, tmp_path: Path) -> None:
+    found = trace(with_op, model, tmp_path / "t")
+    for source in (found, tmp_path / "t.aprg"):
+        run = run_cli("graph", source)
+        assert (run.code, run.err) == (0, "")
+        assert "%lm_head = times(%my_logits) {factor = 1.0} stage lm_head" in run.out
+
+
+def test_the_script_of_a_stage_alone_takes_the_file_of_its_op(with_op: Known, model: Path, tmp_path: Path) -> None:
+    found, script = trace(with_op, model, tmp_path / "t"), tmp_path / "guilty" / "repro.py"
+    damage(found / "lm_head.bin")
+    assert run_cli("audit", found, "--model", model, "--family", with_op.path, "--repro", script.parent).code == 1
+    without, given = (
+        subprocess.run([sys.executable, str(script), *files], capture_output=True, text=True, check=False)
+        for files in ((), (str(with_op.path),))
+    )
+    assert (without.returncode, without.stdout) == (1, "")
+    assert without.stderr == f"the op 'times' is not known; a family's file brought it, so give that file: python {script} FILE.py\n"
+    assert given.stdout.startswith("NMSE ")
+    assert given.returncode == 1
 
 
 def test_two_artifacts_are_bisected_without_the_family(known: Known, model: Path, tmp_path: Path) -> None:

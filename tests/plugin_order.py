@@ -28,7 +28,7 @@ _AT_FIRST = {
     "tests/contracts/test_experts.py": 16,
     "tests/contracts/test_same_bits.py": 13,
 }
-_ZOO = ("tests/zoo/test_", 15)
+_ZOO = ("tests/zoo/test_", 8)
 
 
 def _file(nodeid: str) -> str:

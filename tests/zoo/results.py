@@ -16,7 +16,7 @@ from tests.zoo.subjects import FAMILIES, TOKENS, Subject, subject
 
 #: Families whose right runs, where models are plain, are the compiled kernels'; the others' are float32 NumPy's.
 COMPILED = ("llama", "qwen2moe")
-#: A fault of each family that is also looked for with few taps.
+#: A fault of each family that is also looked for with few taps; of those that are not named, the transposed layout.
 SPARSE_FAULTS = {
     "llama": "nibbles swapped",
     "qwen2": "bias forgotten",
@@ -25,7 +25,11 @@ SPARSE_FAULTS = {
     "qwen3moe": "router weights not renormalised",
     "mixtral": "gate and up swapped",
     "gemma3": "norm after the FFN forgotten",
-    "phi3": "layout transposed",
+    "olmo2": "norm after attention forgotten",
+    "gemma2": "soft cap of the scores forgotten",
+    "granite": "residual scale forgotten",
+    "glm4": "RoPE pairing",
+    "gpt-oss": "sinks forgotten",
 }
 SPARSE_TAPS = "post_ffn_residual,lm_head"
 #: Seeds of the right runs of a plain model that are compared with each other; of other models, the first two.
@@ -68,10 +72,15 @@ def _result(family: str, name: str, case: int) -> Result:
     return check(fault, site, _right(model, _around(model, site)))
 
 
+def sparse_fault_of(family: str) -> str:
+    """The fault of a family that is also looked for with few taps."""
+    return SPARSE_FAULTS.get(family, "layout transposed")
+
+
 @cache
 def sparse_results_of(family: str) -> tuple[Result, ...]:
     """The results of one fault with few taps."""
-    fault = _BY_NAME[SPARSE_FAULTS[family]]
+    fault = _BY_NAME[sparse_fault_of(family)]
     return tuple(check(fault, site, _right(model, _few_taps(model))) for model, site in cases_of(fault, family))
 
 

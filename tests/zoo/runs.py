@@ -12,6 +12,7 @@ import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array, has_state, is_input, is_own_state, is_tap, is_weight, traits_of
+from aprgraph.graph.stages import is_logits
 from aprgraph.graph.tap_plan import Plan
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.place import Place
@@ -142,7 +143,7 @@ def _read_wrongly(subject: Subject, plant: Plant, tensor: str) -> F32:
 
 def _record(result: Run, step: int, tap: Node, name: str, value: Array) -> None:
     assert tap.stage is not None
-    shape = (value.size,) if tap.stage == "lm_head" else value.shape
+    shape = (value.size,) if is_logits(tap.stage) else value.shape
     result.tensors[step, tap.layer, tap.stage] = (name, np.asarray(value, np.float32).reshape(shape))
 
 

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from aprgraph.graph.block_formats import decode_reference
+from aprgraph.graph.families import FAMILIES as KNOWN
 from aprgraph.graph.families import Mixture
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model, load_model
@@ -36,17 +37,17 @@ _BASE: dict[str, Any] = {
         "ffn_down.weight": "Q4_0", "ffn_down_exps.weight": "Q4_0", "ffn_down_shexp.weight": "Q4_0",
     },
 }  # fmt: skip
-#: The families of the zoo, and the options of each. Mixtral is the family `llama` with experts.
-FAMILIES: Mapping[str, Mapping[str, Any]] = {
-    "llama": {},
-    "qwen2": {},
-    "qwen2moe": {},
-    "qwen3": {},
-    "qwen3moe": {},
-    "mixtral": {"family": "llama", "experts": 8, "ffn": 32},
+#: What some models need to show a fault.
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     # A hidden size whose root bfloat16 cannot hold.
+    "gemma2": {"hidden": 96},
     "gemma3": {"hidden": 96},
     "phi3": {"sliding_window": 5},
+}
+#: The models of the zoo, and the options of each: every family of the package, and Mixtral, which is the family `llama` with experts.
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    **{name: _OPTIONS.get(name, {}) for name, family in KNOWN.items() if family.__module__.startswith("aprgraph.")},
+    "mixtral": {"family": "llama", "experts": 8, "ffn": 32},
 }
 #: Metadata in place of a file's own: of Gemma 3's layers every sixth sees everything, here the last.
 OVERRIDES: Mapping[str, Mapping[str, int]] = {"gemma3": {"gemma3.attention.sliding_window_pattern": 3}}
@@ -58,20 +59,21 @@ _POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 @dataclass(frozen=True)
 class Variant:
     """How a model differs from the plain one of its family: ``options`` of ``write_tiny_model``, then ``scales`` (the tensors
-    whose names end so, times a number), then ``edit`` of the tensors by name. ``steps`` are run.
+    whose names end so, times a number, and times that of ``more`` in some families), then ``edit`` of the tensors by name. ``steps`` are run.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
+    more: Mapping[str, float] = field(default_factory=dict)
     edit: Callable[[Model, dict[str, F32]], None] | None = None
     steps: int = 1
 
 
 def _tie_experts(model: Model, tensors: dict[str, F32]) -> None:
-    """Groups of one expert more than are used have the same router row, so that whoever is left out has an equal."""
+    """Groups of one expert more than are used have the same router row and bias, so that whoever is left out has an equal."""
     family = model.family
     for name, rows in tensors.items():
-        if isinstance(family, Mixture) and name.endswith("ffn_gate_inp.weight"):
+        if isinstance(family, Mixture) and name.endswith(("ffn_gate_inp.weight", "ffn_gate_inp.bias")):
             rows[:] = rows[np.arange(family.experts) // (family.chosen + 1)]
 
 
@@ -81,7 +83,8 @@ def _with_large_scores(layer: int) -> Variant:
     Not much beyond, and in one layer alone: a softmax multiplies the relative noise of scores by their size.
     """
     factors = {"attn_q_norm.weight": 48, "attn_q.weight": 35, "attn_q.bias": 35, "attn_qkv.weight": 6.1}
-    return Variant({"seed": 13}, {f"blk.{layer}.{ending}": factor for ending, factor in factors.items()})
+    more = {"granite": 2.3, "gpt-oss": 1.25}  # whose scores are smaller
+    return Variant({"seed": 13}, {f"blk.{layer}.{ending}": factor for ending, factor in factors.items()}, more)
 
 
 #: The variants whose scores are large, by layer.
@@ -179,12 +182,12 @@ def subject(family: str, variant: str = "plain") -> Subject:
     options["formats"] = {**_BASE["formats"], **about.options.get("formats", {})}
     path = _directory() / f"{family}-{variant.replace(' ', '-')}.gguf"
     write_tiny_model(path, **options)
-    _change(path, about)
+    _change(path, about, about.more.get(family, 1.0))
     return Subject(family, variant, load_model(path, OVERRIDES.get(family)))
 
 
-def _change(path: Path, about: Variant) -> None:
-    """Apply the scales and the edit of a variant to the file at ``path``."""
+def _change(path: Path, about: Variant, more: float) -> None:
+    """Apply the scales of a variant, each times ``more``, and its edit to the file at ``path``."""
     if not about.scales and about.edit is None:
         return
     model = load_model(path)
@@ -196,7 +199,7 @@ def _change(path: Path, about: Variant) -> None:
             plain[info.name] = raw.view(np.float32).reshape(info.dims)
         for ending, factor in about.scales.items():
             if info.name.endswith(ending):
-                _scale(raw, info.format.block_bytes, [(info.format.offset(f.name), f) for f in info.format.fields], factor)
+                _scale(raw, info.format.block_bytes, [(info.format.offset(f.name), f) for f in info.format.fields], factor * more)
     if about.edit is not None:
         about.edit(model, plain)
     path.write_bytes(data)

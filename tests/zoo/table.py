@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tests.zoo.check import Result
 from tests.zoo.faults import FAULTS
-from tests.zoo.results import SPARSE_FAULTS, SPARSE_TAPS, faults_of, noise_results_of, results_of, sparse_results_of
+from tests.zoo.results import SPARSE_TAPS, faults_of, noise_results_of, results_of, sparse_fault_of, sparse_results_of
 from tests.zoo.subjects import FAMILIES
 
 _ROW = re.compile(
@@ -72,7 +72,7 @@ def about(family: str) -> str:
     few = row_of(sparse)
     return (
         f"Without a fault: {quiet} of {len(noise)} comparisons of right runs flag nothing. With `--taps {SPARSE_TAPS}` alone, "
-        f"{SPARSE_FAULTS[family]} ({few.places}): values {few.values}/{few.cases}, blame {few.blame}/{few.cases}, first {few.named}."
+        f"{sparse_fault_of(family)} ({few.places}): values {few.values}/{few.cases}, blame {few.blame}/{few.cases}, first {few.named}."
     )
 
 

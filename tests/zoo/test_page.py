@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,11 @@ def test_every_fault_of_a_family_has_a_row_and_every_fault_a_family() -> None:
     for family, section in sections.items():
         assert [row.fault for row in parse_rows(section)] == [fault.name for fault in faults_of(family)]
     assert {row.fault for section in sections.values() for row in parse_rows(section)} == {fault.name for fault in FAULTS}
+
+
+def test_every_family_has_a_file_of_tests() -> None:
+    files = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")} - {"page"}
+    assert files == {family.replace("-", "_") for family in FAMILIES}
 
 
 @pytest.mark.contract("ZOO-SIZE-1")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from aprgraph.graph.ops.attention import attention_mask
+from aprgraph.graph.ops.attention import attention_mask, cap_of
 from tests.zoo.faults.patches import reading, then, with_attrs
 from tests.zoo.faults.places import each_layer
 from tests.zoo.planting import Call, Fault, Patch
@@ -18,8 +18,17 @@ Mask = Callable[[Array], Array]
 
 
 def _mask_of(call: Call, wrong: Mask) -> Array:
-    n, t = call.values[f"layer{call.node.layer}.attn_norm"].shape[0], call.near("k_cache").shape[0]
+    n, t = len(call.values["positions"]), call.near("k_cache").shape[0]
     return wrong(attention_mask(n, t, call.node.attr_int("window")))
+
+
+def _exponentials(call: Call, mask: Array, *, largest_subtracted: bool = True) -> tuple[Array, Array]:
+    """exp of the scores that ``mask`` [n, t] leaves, 0 elsewhere, and their sums, in which a head's sink takes part."""
+    scores, *sinks = call.operands
+    logits = [np.where(mask, scores, -np.inf), *(np.broadcast_to(sink[:, None, None], (*scores.shape[:2], 1)) for sink in sinks)]
+    joined = np.concatenate(logits, axis=-1)
+    weights = np.exp(joined - joined.max(axis=-1, keepdims=True) if largest_subtracted else joined)
+    return weights[..., : scores.shape[-1]], weights.sum(axis=-1, keepdims=True)
 
 
 def _masked(wrong: Mask) -> dict[str, Patch]:
@@ -30,13 +39,12 @@ def _masked(wrong: Mask) -> dict[str, Patch]:
         heads, kv_heads = call.node.attr_int("heads"), call.node.attr_int("kv_heads")
         keys = np.repeat(k.reshape(len(k), kv_heads, -1), heads // kv_heads, axis=1)
         product = np.einsum("nhd,thd->hnt", q.reshape(len(q), heads, -1), keys) * np.float32(call.node.attr_float("scale"))
-        return np.where(_mask_of(call, wrong), product, 0.0)
+        cap = cap_of(call.node.attrs)
+        return np.where(_mask_of(call, wrong), cap * np.tanh(product / cap) if cap else product, 0.0)
 
     def softmax(call: Call) -> Array:
-        mask = _mask_of(call, wrong)
-        shifted = np.where(mask, call.operands[0], -np.inf)
-        weights = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
-        return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+        weights, sums = _exponentials(call, _mask_of(call, wrong))
+        return np.asarray(weights / sums)
 
     def mix(call: Call) -> Array:
         weights, v = call.operands
@@ -98,19 +106,24 @@ _MIX_IN_TURN = _interleaved(1, lambda call: len(call.operands[0]))
 
 
 def _overflowing_softmax(call: Call) -> Array:
-    scores = call.operands[0]
-    weights = np.where(_mask_of(call, lambda mask: mask), np.exp(scores), 0.0)
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+    weights, sums = _exponentials(call, _mask_of(call, lambda mask: mask), largest_subtracted=False)
+    return np.asarray(weights / sums)
+
+
+def _is_capped(subject: Subject, layer: int) -> bool:
+    return cap_of(subject.graph[f"layer{layer}.attn_scores"].attrs) > 0
 
 
 def _has_large_scores(subject: Subject, layer: int) -> bool:
-    return subject.variant == LARGE_SCORES[layer]
+    return subject.variant == LARGE_SCORES[layer] and not _is_capped(subject, layer)
+
+
+def _has_sinks(subject: Subject, layer: int) -> bool:
+    return len(subject.graph.operand_names(f"layer{layer}.attn_softmax")) > 1
 
 
 def _unnormalised_softmax(call: Call) -> Array:
-    mask = _mask_of(call, lambda mask: mask)
-    shifted = np.where(mask, call.operands[0], -np.inf)
-    return np.where(mask, np.exp(shifted - shifted.max(axis=-1, keepdims=True)), 0.0)
+    return _exponentials(call, _mask_of(call, lambda mask: mask))[0]
 
 
 def _scaled(change: Callable[[float], float]) -> Patch:
@@ -174,6 +187,12 @@ FAULTS = (
     ),
     Fault("scale forgotten", "graph", "Scores are not scaled.", each_layer({"attn_scores": with_attrs(scale=1.0)}, "attn_scores")),
     Fault(
+        "soft cap of the scores forgotten",
+        "graph",
+        "Scores are not capped.",
+        each_layer({"attn_scores": with_attrs(cap=0.0)}, "attn_scores", when=_is_capped),
+    ),
+    Fault(
         "soft cap of Gemma 2",
         "graph",
         "Scores go through 50 · tanh(s / 50), as in Gemma 2, where Gemma 3 has the norms of q and k instead.",
@@ -206,6 +225,12 @@ FAULTS = (
         "kernel",
         "exp without the division by the sum.",
         each_layer({"attn_softmax": _unnormalised_softmax}, "attn_softmax"),
+    ),
+    Fault(
+        "sinks forgotten",
+        "graph",
+        "The softmax runs over the scores alone, without the head's sink.",
+        each_layer({"attn_softmax": lambda call: call.compute(call.operands[:1])}, "attn_softmax", when=_has_sinks),
     ),
     Fault(
         "v before its neighbour",

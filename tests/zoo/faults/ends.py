@@ -7,16 +7,20 @@ import numpy as np
 
 from aprgraph.graph.ops import Array
 from tests.zoo.faults.patches import left_out, reading, with_attrs
-from tests.zoo.faults.places import Sites, once, where
-from tests.zoo.planting import Call, Fault, Plant, Site
+from tests.zoo.faults.places import Sites, either, once, where
+from tests.zoo.planting import Call, Fault, Patch, Plant, Site
 from tests.zoo.subjects import TOKENS, Subject
 
 #: Stands for the tokens of an empty block of thoughts, which a chat template puts before the answer.
 _THOUGHTS = (7, 8)
 
 
+def _in_bfloat16(scale: float) -> float:
+    return float(ml_dtypes.bfloat16(scale))
+
+
 def _rounded_scale(call: Call) -> Array:
-    return call.compute(scale=float(ml_dtypes.bfloat16(call.node.attr_float("scale"))))
+    return call.compute(scale=_in_bfloat16(call.node.attr_float("scale")))
 
 
 def _embedding(call: Call) -> Array:
@@ -29,8 +33,10 @@ def _never_loaded(call: Call) -> Array:
     return (np.random.default_rng(0).standard_normal(shape) * shape[1] ** -0.5).astype(np.float32)
 
 
-def _where(tied: bool, sites: Sites) -> Sites:
-    return lambda subject: [] if subject.model.has("output.weight") == tied else sites(subject)
+def _head_with(tied: bool, weight: Patch) -> Sites:
+    """The head, before a cap or scale of the logits, multiplies by something else: in models where it is ``tied``, or in the others."""
+    head = either(*(once({name: reading(1, weight)}, name) for name in ("lm_head_raw", "lm_head")))
+    return where(lambda subject: subject.model.has("output.weight") != tied, head)
 
 
 def _given(tokens: tuple[int, ...]) -> Sites:
@@ -42,6 +48,11 @@ def _scales_embeddings(subject: Subject) -> bool:
     return subject.graph["layer0.embedding"].attrs.get("scale", 1.0) != 1.0
 
 
+def _has_a_scale_beyond_bfloat16(subject: Subject) -> bool:
+    scale = subject.graph["layer0.embedding"].attr_float("scale")
+    return scale != _in_bfloat16(scale)
+
+
 def _shifted(tokens: Array) -> Array:
     return np.concatenate([tokens[:1], tokens[:-1]])
 
@@ -50,14 +61,14 @@ FAULTS = (
     Fault(
         "embedding scale forgotten",
         "graph",
-        "Embedding rows are not multiplied by the root of E.",
+        "Embedding rows are not multiplied by the root of E, or their scale.",
         where(_scales_embeddings, once({"layer0.embedding": with_attrs(scale=1.0)}, "embedding")),
     ),
     Fault(
         "embedding scale in bfloat16",
         "graph",
         "The root of E is rounded to bfloat16 before embedding rows are multiplied by it.",
-        where(_scales_embeddings, once({"layer0.embedding": _rounded_scale}, "embedding")),
+        where(_has_a_scale_beyond_bfloat16, once({"layer0.embedding": _rounded_scale}, "embedding")),
         seen="huggingface/transformers#37109",
     ),
     Fault(
@@ -77,7 +88,19 @@ FAULTS = (
         "logits of another position",
         "kernel",
         "The head reads the last position but one.",
-        once({"last_position": lambda call: call.operands[0][-2:-1]}, "lm_head"),
+        once({"last_position": lambda call: call.operands[0][-2:-1]}, "lm_head", "lm_head_raw"),
+    ),
+    Fault(
+        "soft cap of the logits forgotten",
+        "graph",
+        "The logits are not capped.",
+        where(lambda subject: subject.graph["lm_head"].op == "soft_cap", once({"lm_head": left_out}, "lm_head")),
+    ),
+    Fault(
+        "scale of the logits forgotten",
+        "graph",
+        "The logits are not divided by their scale.",
+        where(lambda subject: subject.graph["lm_head"].op == "scale", once({"lm_head": left_out}, "lm_head")),
     ),
     Fault(
         "final norm forgotten", "graph", "The last hidden state goes to the head as it is.", once({"final_norm": left_out}, "final_norm")
@@ -86,14 +109,14 @@ FAULTS = (
         "untied head taken for tied",
         "weights",
         "The embedding table serves as the head of a model that has one of its own.",
-        _where(False, once({"lm_head": reading(1, _embedding)}, "lm_head")),
+        _head_with(tied=False, weight=_embedding),
         seen="pegainfer-project/pegainfer#544",
     ),
     Fault(
         "tied head taken for untied",
         "weights",
         "The head of a model that has none of its own holds what no file gave it.",
-        _where(True, once({"lm_head": reading(1, _never_loaded)}, "lm_head")),
+        _head_with(tied=True, weight=_never_loaded),
         seen="vllm-project/vllm#53020",
     ),
     Fault(

@@ -6,7 +6,7 @@ import numpy as np
 
 from aprgraph.graph.ops import Array
 from tests.zoo.faults.patches import left_out, reading, then, with_attrs
-from tests.zoo.faults.places import each_layer, either
+from tests.zoo.faults.places import MULTIPLICATION, each_layer, either, having
 from tests.zoo.planting import Call, Fault
 from tests.zoo.subjects import Subject
 
@@ -89,7 +89,13 @@ FAULTS = (
         "next expert's down",
         "kernel",
         "The down projection is that of the expert behind the chosen one.",
-        each_layer({"moe_expert_out": reading(1, _next_expert)}, "moe_expert_out"),
+        either(*(each_layer({f"moe_expert_out{node}": reading(1, _next_expert)}, "moe_expert_out") for node in MULTIPLICATION)),
+    ),
+    Fault(
+        "biases of experts forgotten",
+        "graph",
+        "The bias of the down projection is left out.",
+        each_layer({"moe_expert_out": left_out}, "moe_expert_out", when=having("moe_expert_out_matmul")),
     ),
     Fault(
         "NaN from one expert", "kernel", "One expert's output is NaN.", each_layer({"moe_expert_out": _one_expert_is_nan}, "moe_expert_out")

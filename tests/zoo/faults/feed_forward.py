@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from tests.zoo.faults.patches import then, through
-from tests.zoo.faults.places import Sites, each_layer, each_layer_weight, either
+from tests.zoo.faults.patches import then, through, with_attrs
+from tests.zoo.faults.places import MULTIPLICATION, Sites, each_layer, each_layer_weight, either
 from tests.zoo.planting import Call, Fault, Patch, Stored
 
 _ERF = np.vectorize(math.erf)
@@ -23,8 +23,13 @@ def _activation(patch: Patch, of: str | None = None) -> Sites:
     return either(at("moe_expert_activated", "moe_expert_swigl"), at("ffn_silu", "ffn_silu"))
 
 
-def _product(patch: Patch) -> Sites:
-    return either(each_layer({"moe_expert_swigl": patch}, "moe_expert_swigl"), each_layer({"ffn_swigl": patch}, "ffn_swigl"))
+def _product(patch: Patch, of: str = "mul") -> Sites:
+    """The product of act(gate) and up, where it is the op ``of``: inside the experts, where there are any."""
+
+    def at(name: str) -> Sites:
+        return each_layer({name: patch}, name, when=lambda subject, layer: subject.graph[f"layer{layer}.{name}"].op == of)
+
+    return either(at("moe_expert_swigl"), at("ffn_swigl"))
 
 
 def _other_activation(call: Call) -> Array:
@@ -59,10 +64,13 @@ FAULTS = (
         "weights",
         "The gate projection has the weights of up, and the reverse.",
         either(
-            each_layer(
-                {"moe_expert_gate": _of("ffn_up_exps.weight"), "moe_expert_up": _of("ffn_gate_exps.weight")},
-                "moe_expert_gate",
-                "moe_expert_up",
+            *(
+                each_layer(
+                    {f"moe_expert_gate{node}": _of("ffn_up_exps.weight"), f"moe_expert_up{node}": _of("ffn_gate_exps.weight")},
+                    "moe_expert_gate",
+                    "moe_expert_up",
+                )
+                for node in MULTIPLICATION
             ),
             each_layer(
                 {"ffn_gate": _of("ffn_up.weight"), "ffn_up": _of("ffn_gate.weight")},
@@ -83,6 +91,19 @@ FAULTS = (
     ),
     Fault("no activation", "graph", "The gate is taken as it is.", _activation(lambda call: call.operands[0])),
     Fault("up forgotten", "graph", "act(gate) is not multiplied by up.", _product(lambda call: call.operands[0])),
+    Fault(
+        "clamps forgotten",
+        "graph",
+        "Gate and up are not clamped.",
+        _product(with_attrs(limit=1e30), of="clamped_swiglu"),
+        variants=("large activations",),
+    ),
+    Fault(
+        "factor of the sigmoid forgotten",
+        "graph",
+        "The gate goes through sigmoid(g) in place of sigmoid(1.702 · g).",
+        _product(with_attrs(alpha=1.0), of="clamped_swiglu"),
+    ),
     Fault(
         "float16 overflow",
         "kernel",

@@ -6,20 +6,20 @@ import numpy as np
 
 from aprgraph.graph.ops import Array
 from tests.zoo.faults.patches import left_out, reading, with_attrs
-from tests.zoo.faults.places import Sites, each_layer
+from tests.zoo.faults.places import Sites, each_layer, either, having
 from tests.zoo.planting import Call, Fault, Patch, Site
 from tests.zoo.subjects import Subject
 
 
 def _each_norm(patch: Patch) -> Sites:
-    """The norm before attention in the first and the last layer, the one before the FFN in the middle one."""
+    """The norm of attention in the first and the last layer, that of the FFN in the middle one: before it, or behind where none is before."""
 
     def sites(subject: Subject) -> list[Site]:
-        middle = subject.layers[1]
-        before_attention = each_layer({"attn_norm": patch}, "attn_norm", when=lambda _, layer: layer != middle)
-        before_ffn = each_layer({"ffn_norm": patch}, "ffn_norm", when=lambda _, layer: layer == middle)
-        first, last = before_attention(subject)
-        return [first, *before_ffn(subject), last]
+        def of(*names: str) -> list[Site]:
+            return [*either(*(each_layer({name: patch}, name) for name in names))(subject)]
+
+        attention, ffn = of("attn_norm", "attn_post_norm"), of("ffn_norm", "ffn_post_norm")
+        return [attention[0], ffn[1], attention[2]]
 
     return sites
 
@@ -32,6 +32,17 @@ def _over_the_row(call: Call) -> Array:
     """One root mean square for all heads."""
     x, weight = call.operands
     return call.compute([x, np.tile(weight, call.node.attr_int("groups"))], groups=1)
+
+
+def _head_by_head(call: Call) -> Array:
+    """A root mean square for each head."""
+    x, weight = call.operands
+    heads = call.subject.graph[f"layer{call.node.layer}.attn_scores"].attr_int("heads")
+    return call.compute([x, np.ones(len(weight) // heads, np.float32)], groups=heads) * weight
+
+
+def _normalises_heads(subject: Subject, layer: int) -> bool:
+    return subject.graph[f"layer{layer}.q_norm"].attr_int("groups") > 1
 
 
 def _of_another_layer(call: Call) -> Array:
@@ -53,7 +64,7 @@ FAULTS = (
     Fault(
         "norms of q and k forgotten",
         "graph",
-        "The per-head norms of q and k are left out.",
+        "The norms of q and k are left out.",
         each_layer({"q_norm": left_out, "k_norm": left_out}, "q_norm", "k_norm"),
         seen="paiml/aprender#1228",
     ),
@@ -61,7 +72,13 @@ FAULTS = (
         "norm of q over the row",
         "kernel",
         "The norm of q takes one root mean square for all heads.",
-        each_layer({"q_norm": _over_the_row}, "q_norm"),
+        each_layer({"q_norm": _over_the_row}, "q_norm", when=_normalises_heads),
+    ),
+    Fault(
+        "norm of q head by head",
+        "kernel",
+        "The norm of q takes a root mean square for each head.",
+        each_layer({"q_norm": _head_by_head}, "q_norm", when=lambda subject, layer: not _normalises_heads(subject, layer)),
     ),
     Fault(
         "eps ten times too small",
@@ -77,7 +94,7 @@ FAULTS = (
         "weights",
         "A norm adds 1 to weights to which conversion has added it already.",
         _each_norm(reading(1, lambda call: call.operands[1] + np.float32(1))),
-        families=("gemma3",),  # whose checkpoints hold the weight without the 1
+        families=("gemma2", "gemma3"),  # whose checkpoints hold the weight without the 1
         seen="utensils/mold#1078",
     ),
     Fault("norm of another layer", "weights", "A norm takes the weights of the next layer.", _each_norm(reading(1, _of_another_layer))),
@@ -103,19 +120,25 @@ FAULTS = (
         "attention residual after its norm",
         "graph",
         "The attention's output is added to the normalised hidden state.",
-        each_layer({"post_attn_residual": _after_its_norm("attn_norm")}, "post_attn_residual"),
+        each_layer({"post_attn_residual": _after_its_norm("attn_norm")}, "post_attn_residual", when=having("attn_norm")),
     ),
     Fault(
         "FFN residual after its norm",
         "graph",
         "The FFN's output is added to the normalised hidden state.",
-        each_layer({"post_ffn_residual": _after_its_norm("ffn_norm")}, "post_ffn_residual"),
+        each_layer({"post_ffn_residual": _after_its_norm("ffn_norm")}, "post_ffn_residual", when=having("ffn_norm")),
     ),
     Fault(
         "residual forgotten",
         "graph",
         "The attention's output replaces the hidden state.",
         each_layer({"post_attn_residual": lambda call: call.operands[1]}, "post_attn_residual"),
+    ),
+    Fault(
+        "residual scale forgotten",
+        "graph",
+        "The attention's output is added to the hidden state without its scale.",
+        each_layer({"attn_out_scaled": left_out}, "post_attn_residual"),
     ),
     Fault(
         "FFN beside attention",

@@ -13,11 +13,18 @@ Sites = Callable[[Subject], Sequence[Site]]
 #: Says of a subject and a layer whether a fault can be there.
 Condition = Callable[[Subject, int], bool]
 _ALWAYS = range(1 << 20)
+#: The ends of the names of nodes that multiply by the weight of a stage: where a bias is added, and where none is.
+MULTIPLICATION = ("_matmul", "")
 
 
 def anywhere(_subject: Subject, _layer: int) -> bool:
     """Every layer."""
     return True
+
+
+def having(*names: str) -> Condition:
+    """Layers that have all nodes ``names``, named without it."""
+    return lambda subject, layer: all(f"layer{layer}.{name}" in subject.graph for name in names)
 
 
 def each_layer(

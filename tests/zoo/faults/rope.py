@@ -151,7 +151,7 @@ FAULTS = (
         "cos and sin without YaRN's factor 0.1 · ln(s) + 1.",
         _all_angles(with_attrs(magnitude=1.0)),
         variants=("yarn",),
-        families=("qwen2", "qwen3"),  # those published with YaRN
+        families=("qwen2", "qwen3", "gpt-oss"),  # those published with YaRN
     ),
     Fault(
         "q and k rows permuted",

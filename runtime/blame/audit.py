@@ -184,17 +184,28 @@ class Auditor:
         for step in range(last + 1):
             tensors = self.recorded.of_step(step)
             replay = self.replayer.replay(step, states, lost, keep_states=step < last)
-            found = {local.key: local for local in self._evaluate(step, replay, tensors, states)}
-            for tensor in tensors.values():
-                yield found.get(tensor.entry.key) or self._unknown(tensor, self._why_not(tensor, lost))
+            evaluated, computed = self._evaluate(step, replay, tensors, states), frozenset(replay.graph.outputs)
+            found: dict[str, LocalError] = {}
+            for name, tensor in tensors.items():
+                if name not in computed:
+                    yield self._unknown(tensor, self._why_not(tensor, lost))
+                    continue
+                while name not in found:  # no further than is asked for: whoever reads may give up
+                    found.update([next(evaluated)])
+                yield found.pop(name)
+            for _ in evaluated:  # what is left brings the states up to date
+                pass
             lost |= self.replayer.lost(replay)
 
-    def _evaluate(self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], states: dict[str, Array]) -> Iterator[LocalError]:
-        targets = {name for name in replay.graph.outputs if name in tensors}
+    def _evaluate(
+        self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], states: dict[str, Array]
+    ) -> Iterator[tuple[str, LocalError]]:
+        """The local errors of one step by node, in the order of the graph."""
+        targets = tensors.keys() & set(replay.graph.outputs)
         for node, value in self.replayer.run(replay, states):
             self._judge.see(step, replay.graph, node, value)
             if node.name in targets:
-                yield self._judge.judge(step, tensors[node.name], value, replay)
+                yield node.name, self._judge.judge(step, tensors[node.name], value, replay)
 
     def _unknown(self, tensor: RecordedTensor, reason: str) -> LocalError:
         assert tensor.node.stage is not None

@@ -52,7 +52,8 @@ class GraphDifferences:
 def graph_differences(a: Trace, b: Trace) -> GraphDifferences:
     """The differences of the graphs of two manifests; none where one has no graph."""
     graph_a, graph_b = a.graph(), b.graph()
-    return GraphDifferences() if graph_a is None or graph_b is None else compare_graphs(graph_a, graph_b)
+    # Graphs of equal text are mostly one, parsed once.
+    return GraphDifferences() if graph_a is None or graph_b is None or graph_a is graph_b else compare_graphs(graph_a, graph_b)
 
 
 def compare_graphs(graph_a: Graph, graph_b: Graph) -> GraphDifferences:

@@ -67,6 +67,17 @@ def test_users_and_ancestors() -> None:
     assert graph.ancestors(["d"]) == nx.ancestors(graph.networkx, "d") | {"d"}
 
 
+def test_networkx_follows_what_is_added_and_replaced() -> None:
+    graph = diamond()
+    assert list(graph.networkx.edges(keys=True)) == [("a", "c", 0), ("a", "b", 0), ("c", "d", 1), ("b", "d", 0), ("b", "d", 2)]
+    graph.add(node("f"), ["e"])
+    graph.replace_node(node("e", op="gelu"))
+    assert list(graph.networkx.successors("e")) == ["f"]
+    assert graph.networkx.nodes["e"]["node"] == graph["e"] == node("e", op="gelu")
+    with pytest.raises(GraphError, match="no node %z in graph @g"):
+        graph.users("z")
+
+
 def test_a_name_twice_and_an_operand_that_is_not_there() -> None:
     graph = diamond()
     with pytest.raises(GraphError, match="%a is defined twice"):

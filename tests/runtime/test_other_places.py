@@ -187,6 +187,18 @@ def test_repeated_kv_heads(heads_first: bool, model: Path, ours: Trace, tmp_path
     assert (report.exit_code, report.diverged) == (0, 0)
 
 
+@pytest.mark.contract("BLAME-PLACES-3")
+def test_an_audit_in_other_places_ends_where_it_is_settled(model: Path, ours: Trace, tmp_path: Path) -> None:
+    """Without layer 0 the rest may be counted from 1; the first tensor that is wrong so and was right before says no."""
+    tensors = {(entry.layer, entry.stage): ours.load(entry) for entry in ours.entries if entry.layer != 0}
+    tensors[2, "ffn_up"] = noisy(tensors[2, "ffn_up"], 1e-2)
+    theirs, seen = written(tmp_path / "theirs", tensors), list[str]()
+    found = audit(theirs, load_model(model), progress=seen.append)
+    assert [local.label for local in found.wrong] == ["layer 2 ffn_up", "layer 2 ffn_swigl"]
+    assert seen[: len(theirs)] == [entry.label for entry in theirs]
+    assert 0 < len(seen) - len(theirs) < len(theirs) / 2
+
+
 SKIPPED = {
     "the last layer's FFN": ("post_ffn_residual", LAYERS - 1, "post_attn_residual", LAYERS - 1, None),
     "a norm": ("attn_norm", 0, "embedding", 0, ("embedding", "attn_norm")),

@@ -14,7 +14,8 @@ import aprgraph
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.blame import Audit, LocalState, Verdict, audit
 from aprgraph.runtime.blame.repro import write_repro
-from aprgraph.runtime.readings import Layout, find_reading
+from aprgraph.runtime.diff.metrics import compare_tensors
+from aprgraph.runtime.readings import Layout, find_reading, is_far
 from aprgraph.runtime.readings.precision import format_of
 from aprgraph.runtime.trace.aprt import write_aprt
 from aprgraph.runtime.trace.reader import Trace
@@ -281,8 +282,23 @@ def test_few_or_trivial_numbers_say_nothing() -> None:
     assert format_of(values) == "float32"
     assert format_of(values.astype(np.float16).astype(np.float32)) == "float16"
     assert format_of(np.repeat(np.float32([0, 1, -1, 0.5]), 100)) is None
+    assert format_of(np.concatenate([np.repeat(values[:2], 100), values])) == "float32"
     assert format_of(values[:8].astype(np.float16).astype(np.float32)) is None
     assert format_of(np.where(values > 0, values, np.finfo(np.float32).min).astype(np.float32)) == "float32"
+
+
+def test_what_is_far_off_is_told_without_measuring_it() -> None:
+    """Never of what is within the bound, whatever the order of the sums; NaN and Inf are for a whole comparison."""
+    rng = np.random.default_rng(0)
+    expected = rng.standard_normal((7, 33)).astype(np.float32)
+    for scale in (1e-5, 1e-2, 1.0):
+        values = noisy(expected, scale)
+        nmse = compare_tensors(values, expected).nmse
+        assert nmse is not None
+        assert [is_far(values, expected, most) for most in (nmse / 2, nmse, 2 * nmse)] == [True, False, False]
+    assert not is_far(expected, expected, 0.0)
+    for value in (np.nan, np.inf):
+        assert not is_far(np.where(expected > 1, np.float32(value), -expected), expected, 0.0)
 
 
 NEIGHBOURS = {

@@ -1,15 +1,18 @@
-"""Command lines of aprgraph in processes whose CUDA is the emulated one: several in each, since starting one takes a second."""
+"""Command lines of aprgraph in processes whose CUDA is the emulated one: several in each. They are forked from a server, since starting one takes seconds."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import json
+import multiprocessing
+import multiprocessing.forkserver
 import os
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from unittest import mock
 
@@ -17,9 +20,16 @@ from aprgraph.runtime.trace import aprt
 from tests.support.cli import Result, run_cli
 from tests.support.cuda_emulator import toolkit
 
-_ROOT = Path(__file__).resolve().parents[2]
-# The installed package is found before the repository's folder of that name: see tests/conftest.py.
-_SERVE = f"import sys; sys.path.append({str(_ROOT)!r}); from tests.support.cuda_runs import serve; serve()"
+#: What a server imports before the first process is forked from it: nearly all that such a process would take its time for.
+_IMPORTED = [
+    "tvm.relax",
+    "aprgraph.cli",
+    "aprgraph.api",
+    "aprgraph.comparison",
+    "aprgraph.codegen.cuda.host_code",
+    "aprgraph.runtime.cuda.session",
+    __name__,
+]
 
 
 @dataclass(frozen=True)
@@ -39,22 +49,36 @@ def run_emulated(commands: Sequence[Command], directory: Path, settings: Mapping
 
     What the emulator finds wrong with a kernel goes to the process's own error output, and fails here.
     """
-    environment = {**os.environ, **toolkit().environment(settings), "TVM_NUM_THREADS": "1"}
-    given = json.dumps([asdict(each) for each in commands])
-    done = subprocess.run(
-        [sys.executable, "-c", _SERVE], input=given, cwd=directory, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, ""), f"exit code {done.returncode}\n{done.stderr}"
-    return [Result(**result) for result in json.loads(done.stdout)]
+    with tempfile.TemporaryDirectory() as folder:
+        said, results = Path(folder, "said"), Path(folder, "results")
+        process = _server().Process(target=_serve, args=(commands, directory, toolkit().environment(settings), said, results))
+        process.start()
+        process.join()
+        assert (process.exitcode, said.read_text(errors="replace")) == (0, ""), f"exit code {process.exitcode}\n{said.read_text()}"
+        return [Result(**result) for result in json.loads(results.read_text())]
 
 
-def serve() -> None:
-    """The other end: commands as JSON from standard input, results as JSON to standard output."""
-    results = []
-    for document in json.load(sys.stdin):
-        with _limit(document["room_for"]):
-            results.append(run_cli(*document["arguments"]))
-    print(json.dumps([asdict(result) for result in results]))
+@cache
+def _server() -> ForkServerContext:
+    """Forks processes whose CUDA is the emulated one; the dynamic linker has to be told of it when the server itself starts."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    with mock.patch.dict(os.environ, {**toolkit().environment(), "TVM_NUM_THREADS": "1"}):
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+def _serve(commands: Sequence[Command], directory: Path, environment: Mapping[str, str], said: Path, results: Path) -> None:
+    """The other end: writes what the commands left to the file ``results``."""
+    for descriptor in (1, 2):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    os.environ.update(environment)  # the emulator looks when it is first called
+    os.chdir(directory)
+    done = []
+    for each in commands:
+        with _limit(each.room_for):
+            done.append(asdict(run_cli(*each.arguments)))
+    results.write_text(json.dumps(done))
 
 
 @contextlib.contextmanager

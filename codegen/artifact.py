@@ -33,7 +33,6 @@ from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.kernels.base import requests_of
 from aprgraph.graph.arguments import COMPILE, MODEL
 from aprgraph.graph.errors import ArtifactError, GraphError
-from aprgraph.graph.file_kind import kind_of_folder
 from aprgraph.graph.held_graph import HeldGraph, require_known_ops
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.message import message_from_json
@@ -41,6 +40,7 @@ from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.ops.registry import is_own_formula
 from aprgraph.graph.passes.pipeline import compiled_graphs
+from aprgraph.graph.sources.file_kind import kind_of_folder
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.graph.verify import verify
 from aprgraph.graph.whole_file import write_whole

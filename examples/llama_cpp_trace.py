@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph import Trace
-from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.trace.destination import check_trace_place
 
 Array = npt.NDArray[Any]

@@ -14,9 +14,9 @@ from aprgraph.graph.families.base import Family, Order
 from aprgraph.graph.families.misspelt import check_slots
 from aprgraph.graph.families.own_code import own_code
 from aprgraph.graph.families.rope_scaling import Rope
-from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.ops import OPS, Op
+from aprgraph.graph.sources.source import TensorInfo
 from aprgraph.graph.stage_declarations import declare_stages
 from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import STAGE_BY_NAME

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from aprgraph.graph.arguments import FAMILY, OVERRIDES
 from aprgraph.graph.errors import AprgraphError, GraphError, ModelError, UnsupportedModelError, shown
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.ir import Graph, Node, TensorType, renamed
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.ops import OPS, is_weight
+from aprgraph.graph.sources.source import Source
 from aprgraph.graph.verify import verify
 
 
@@ -58,7 +58,7 @@ def require_known_ops(graph: Graph, holder: str, kind: type[AprgraphError] = Uns
         )
 
 
-def bind_to_file(held: HeldGraph, file: GGUFFile) -> Graph:
+def bind_to_file(held: HeldGraph, file: Source) -> Graph:
     """The graph with the weights of ``file``, which are found by name and may be of other formats, verified.
 
     Raises ModelError for a tensor that is missing or has other dims, and UnsupportedModelError for an unknown op.
@@ -72,7 +72,7 @@ def bind_to_file(held: HeldGraph, file: GGUFFile) -> Graph:
     return graph
 
 
-def _bound(node: Node, held: HeldGraph, file: GGUFFile) -> Node:
+def _bound(node: Node, held: HeldGraph, file: Source) -> Node:
     """The weight ``node`` in the format of the file's tensor."""
     name, dims = node.attr_str("tensor"), node.type.bind()
     info, size = file.tensors.get(name), " x ".join(map(str, dims))

@@ -13,13 +13,13 @@ from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelErr
 from aprgraph.graph.families import Family, open_family
 from aprgraph.graph.families.registry import is_known
 from aprgraph.graph.families.stand_in import StandIn
-from aprgraph.graph.file_kind import kind_of_gguf
-from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
 from aprgraph.graph.held_graph import FindHeld, HeldGraph, check_same_overrides
 from aprgraph.graph.message import Message
 from aprgraph.graph.metadata import ArrayValue, Metadata, Scalar
 from aprgraph.graph.model_keys import find_model_key
 from aprgraph.graph.side_tensors import LeftOut, find_left_out, parse_ignored
+from aprgraph.graph.sources import Source, TensorInfo, open_source
+from aprgraph.graph.sources.file_kind import kind_of_gguf
 from aprgraph.graph.unread_keys import account_for_keys
 
 #: Keys that the tokenizer reads, when there is a prompt.
@@ -38,7 +38,7 @@ class Model:
     of an earlier run. ``family`` is then a StandIn.
     """
 
-    file: GGUFFile
+    file: Source
     metadata: Metadata
     family: Family
     overrides: Mapping[str, Scalar | str]
@@ -163,7 +163,7 @@ def load_model(
     ``find_held`` is asked for the graph of an earlier run if no family of the model's architecture is known.
     """
     parse_ignored(ignore)  # before anything that takes time
-    file = GGUFFile(path)
+    file = open_source(path)
     kind = kind_of_gguf(file.path, file.metadata, file.tensors)
     if kind is not None:
         raise UnsupportedModelError(f"{path}: this is {kind.what}; ", kind.advice)
@@ -176,7 +176,7 @@ def load_model(
 
 
 def _with_held_graph(
-    file: GGUFFile, metadata: Metadata, overrides: Mapping[str, Scalar | str], ignore: Sequence[str], held: HeldGraph
+    file: Source, metadata: Metadata, overrides: Mapping[str, Scalar | str], ignore: Sequence[str], held: HeldGraph
 ) -> Model:
     """The model of a file whose graph an earlier run has left. Raises ModelError if the two do not fit."""
     check_same_overrides(held, overrides, _READ_LATER)
@@ -187,7 +187,7 @@ def _with_held_graph(
     return Model(file, metadata, family, dict(overrides), tuple(ignore), tuple(left_out), held.unapplied, held)
 
 
-def read_model(file: GGUFFile, metadata: Metadata, overrides: Mapping[str, Scalar | str], ignore: Sequence[str] = ()) -> Model:
+def read_model(file: Source, metadata: Metadata, overrides: Mapping[str, Scalar | str], ignore: Sequence[str] = ()) -> Model:
     """The model of a file with ``metadata``, which holds ``overrides`` already.
 
     Raises ModelError or UnsupportedModelError.
@@ -217,7 +217,7 @@ def _check_overrides(metadata: Metadata, family: Family, overrides: Mapping[str,
             )
 
 
-def _check_ignored(file: GGUFFile, metadata: Metadata, patterns: Sequence[re.Pattern[str]]) -> None:
+def _check_ignored(file: Source, metadata: Metadata, patterns: Sequence[re.Pattern[str]]) -> None:
     """Raise AprgraphError for a pattern that nothing matches, and so is of no use, or that matches a key that is read."""
     for pattern in patterns:
         read = next((key for key in metadata if key in metadata.keys_read and pattern.fullmatch(key)), None)

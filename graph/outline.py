@@ -12,9 +12,9 @@ from aprgraph.graph.errors import ModelError
 from aprgraph.graph.families.base import Family
 from aprgraph.graph.families.numbers import Number
 from aprgraph.graph.families.own_code import own_code
-from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Metadata
+from aprgraph.graph.sources.source import TensorInfo
 from aprgraph.graph.text import print_graph
 
 #: Small numbers for the keys that a file must have. Keys are GGUF's, without the architecture in front.

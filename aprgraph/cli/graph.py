@@ -139,8 +139,8 @@ def _check_place(output: Path, inputs: list[Path], *, force: bool) -> None:
 def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[str] | None = None) -> Graph:
     """The graph of a GGUF file, whose notices are printed, an artifact directory or a trace directory. Raises AprgraphError."""
     from aprgraph.graph.errors import AprgraphError, TraceError  # noqa: PLC0415
-    from aprgraph.graph.file_kind import kind_of_folder  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.graph.sources.file_kind import kind_of_folder  # noqa: PLC0415
 
     overrides = parse_overrides(override_kv or [])
     if source.is_dir():

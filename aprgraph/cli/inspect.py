@@ -30,8 +30,8 @@ def inspect(
       aprgraph inspect model-trace/layer-0/qkv_matmul.bin
     """
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
-    from aprgraph.graph.file_kind import HEAD_BYTES, kind_of_bytes, kind_of_folder  # noqa: PLC0415
     from aprgraph.graph.message import Message  # noqa: PLC0415
+    from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes, kind_of_folder  # noqa: PLC0415
 
     if path.is_dir():
         folder = kind_of_folder(path)
@@ -129,8 +129,8 @@ def _gpu_code(artifact: Artifact) -> dict[str, Any]:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from aprgraph.graph.gguf_file import GGUFFile  # noqa: PLC0415
     from aprgraph.graph.metadata import ArrayValue  # noqa: PLC0415
+    from aprgraph.graph.sources.gguf_file import GGUFFile  # noqa: PLC0415
     from aprgraph.runtime.check import check  # noqa: PLC0415
 
     file = GGUFFile(path)

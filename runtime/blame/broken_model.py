@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aprgraph.graph.arguments import CHECK
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.message import Message
+from aprgraph.graph.sources.source import Source
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
 from aprgraph.runtime.check.nonfinite import NonfiniteWeight, find_nonfinite
 from aprgraph.runtime.diff.metrics import TensorMetrics
 
 
-def see_broken_model(found: Audit, file: GGUFFile) -> Audit:
+def see_broken_model(found: Audit, file: Source) -> Audit:
     """``found``, whose first note says so where the model's own weights make the replay NaN or Inf. Raises ModelFileError.
 
     The tensors that begin to be so are neither right nor wrong: such a model can be no judge of them.

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from aprgraph.graph.arguments import QUICK
 from aprgraph.graph.errors import ModelFileError
-from aprgraph.graph.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf
-from aprgraph.graph.gguf_file import GGUFFile, TensorFault
 from aprgraph.graph.message import Message
+from aprgraph.graph.sources.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf
+from aprgraph.graph.sources.gguf_file import GGUFFile
+from aprgraph.graph.sources.source import TensorFault
 from aprgraph.runtime.check.describe import text_of
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.key_rules import judge_keys

@@ -9,9 +9,10 @@ from typing import TypeVar
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.errors import ModelError
-from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.model import Model
+from aprgraph.graph.sources.gguf_file import GGUFFile
+from aprgraph.graph.sources.source import TensorInfo
 
 _T = TypeVar("_T")
 _LAYER = re.compile(r"blk\.(\d+)\.")

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from aprgraph.graph.arguments import CHECK
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.message import Message
 from aprgraph.graph.ops import weights_of
+from aprgraph.graph.sources.source import Source
 from aprgraph.runtime.check.describe import describe_nonfinite
 from aprgraph.runtime.check.survey import LONGEST_ROW, Surveyor
 
@@ -25,14 +25,14 @@ class NonfiniteWeight:
         return f"{self.name} holds {self.what}"
 
 
-def find_nonfinite(file: GGUFFile, names: Iterable[str]) -> Iterator[NonfiniteWeight]:
+def find_nonfinite(file: Source, names: Iterable[str]) -> Iterator[NonfiniteWeight]:
     """Those of the tensors ``names`` that hold NaN or Inf, as they are found; reads all of each. Raises ModelFileError."""
     infos = [file.tensors[name] for name in dict.fromkeys(names) if name in file.tensors and file.tensors[name].row_bytes <= LONGEST_ROW]
-    with Surveyor(file) as surveyor:
-        for info in infos:
-            found = surveyor.survey(info)
-            if found.nan or found.inf:
-                yield NonfiniteWeight(info.name, describe_nonfinite(found))
+    surveyor = Surveyor(file)
+    for info in infos:
+        found = surveyor.survey(info)
+        if found.nan or found.inf:
+            yield NonfiniteWeight(info.name, describe_nonfinite(found))
 
 
 def weights_behind(graph: Graph, name: str, known: Collection[str] = ()) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def weights_behind(graph: Graph, name: str, known: Collection[str] = ()) -> tupl
     return tuple(node.attr_str("tensor") for node in weights_of(graph) if node.name in seen)
 
 
-def source_of_nan(file: GGUFFile, graph: Graph, name: str, known: Collection[str] = ()) -> str | None:
+def source_of_nan(file: Source, graph: Graph, name: str, known: Collection[str] = ()) -> str | None:
     """Which weight makes the node ``name`` NaN or Inf, and what to do; None if it is no weight behind it, back to the nodes ``known``.
 
     Reads weights up to the first that does. Raises ModelFileError.

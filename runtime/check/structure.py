@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator
 
 from aprgraph.graph.errors import GraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.families import open_family
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.side_tensors import find_left_out
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.check.describe import text_of
 from aprgraph.runtime.check.finding import Finding

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.block_formats import decode_by_gguf, decode_reference
-from aprgraph.graph.errors import ModelFileError
-from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
+from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.runtime.check.scan_blocks import octaves_of_blocks, scan_blocks
 from aprgraph.runtime.check.scan_plain import octaves_of_elements, scan_plain
 from aprgraph.runtime.check.surveyed_matrix import KEPT, Place, SurveyedMatrix
@@ -78,18 +75,8 @@ class _Part:
 class Surveyor:
     """Looks at tensors of one file. Its methods raise ModelFileError for a file that can no longer be read."""
 
-    def __init__(self, file: GGUFFile, progress: Progress | None = None) -> None:
+    def __init__(self, file: Source, progress: Progress | None = None) -> None:
         self._file, self._progress = file, progress
-        try:
-            self._descriptor = os.open(file.path, os.O_RDONLY)
-        except OSError as error:
-            raise ModelFileError(f"{file.path}: cannot be opened: {error.strerror}") from None
-
-    def __enter__(self) -> Surveyor:  # noqa: PYI034 -- Self is in typing from Python 3.11 on
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        os.close(self._descriptor)
 
     def survey(self, info: TensorInfo) -> SurveyedTensor:
         """Look at one tensor, all of it; its rows must not be longer than LONGEST_ROW."""
@@ -129,22 +116,10 @@ class Surveyor:
         for start in range(0, info.nbytes // info.row_bytes, rows):
             for row in range(0, rows, at_once):
                 raw = buffer[: min(at_once, rows - row)]
-                self._read(raw, info.offset + (start + row) * info.row_bytes)
+                self._file.read(info, (start + row) * info.row_bytes, raw)
                 if self._progress is not None and not again:
                     self._progress(raw.size)
                 yield _Part(start // rows, row, raw)
-
-    def _read(self, into: npt.NDArray[np.uint8], offset: int) -> None:
-        view, done = into.data.cast("B"), 0
-        while done < len(view):
-            try:
-                count = os.preadv(self._descriptor, [view[done:]], offset + done)
-            except OSError as error:
-                where = f"{self._file.path}: cannot be read at byte {offset + done}: {error.strerror}"
-                raise ModelFileError(f"{where}; the disk may be failing") from None
-            if not count:
-                raise ModelFileError(f"{self._file.path}: became shorter while it was read; let whatever writes it finish")
-            done += count
 
 
 def _rows(info: TensorInfo) -> int:

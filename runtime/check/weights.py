@@ -9,7 +9,7 @@ from statistics import median
 
 import numpy as np
 
-from aprgraph.graph.gguf_file import GGUFFile, TensorInfo
+from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.runtime.check.describe import describe_nonfinite
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.survey import LONGEST_ROW, Progress, SurveyedTensor, Surveyor
@@ -34,29 +34,29 @@ class _Size:
     octave: float
 
 
-def readable(file: GGUFFile) -> list[TensorInfo]:
+def readable(file: Source) -> list[TensorInfo]:
     """The tensors that are looked at, in the order in which they lie."""
     return sorted((info for info in file.tensors.values() if info.row_bytes <= LONGEST_ROW), key=lambda info: info.offset)
 
 
-def judge_numbers(file: GGUFFile, progress: Progress | None = None) -> Iterator[Finding]:
+def judge_numbers(file: Source, progress: Progress | None = None) -> Iterator[Finding]:
     """What is wrong with the tensors of a file whatever they are for: NaN and Inf. Raises ModelFileError."""
-    with Surveyor(file, progress) as surveyor:
-        for info in readable(file):
-            yield from _judge_nonfinite(surveyor.survey(info))
+    surveyor = Surveyor(file, progress)
+    for info in readable(file):
+        yield from _judge_nonfinite(surveyor.survey(info))
 
 
-def judge_some(file: GGUFFile, names: Collection[str]) -> Iterator[Finding]:
+def judge_some(file: Source, names: Collection[str]) -> Iterator[Finding]:
     """What is wrong with the tensors ``names`` alone, each by itself and beside the others of its layer. Raises ModelFileError."""
     layers = {matched[1] for name in names if (matched := _LAYER.fullmatch(name)) is not None}
     near = [info for info in readable(file) if info.name in names or ((m := _LAYER.fullmatch(info.name)) is not None and m[1] in layers)]
     zeros: list[ZeroParts] = []
-    with Surveyor(file) as surveyor:
-        for info in near:
-            found = surveyor.survey(info)
-            if info.name in names:
-                yield from judge_tensor(found, surveyor.locate)
-            zeros += zero_parts(found)
+    surveyor = Surveyor(file)
+    for info in near:
+        found = surveyor.survey(info)
+        if info.name in names:
+            yield from judge_tensor(found, surveyor.locate)
+        zeros += zero_parts(found)
     yield from (finding for finding in judge_zeros(zeros) if finding.name in names)
 
 
@@ -65,7 +65,7 @@ def _judge_nonfinite(found: SurveyedTensor) -> Iterator[Finding]:
         yield Finding.of("weight-nonfinite", found.info.name, describe_nonfinite(found))
 
 
-def judge_weights(file: GGUFFile, architecture: str, progress: Progress | None = None, aside: Collection[str] = ()) -> Iterator[Finding]:
+def judge_weights(file: Source, architecture: str, progress: Progress | None = None, aside: Collection[str] = ()) -> Iterator[Finding]:
     """All that is wrong with the weights of a model, in the file's order and then of several together. Raises ModelFileError.
 
     Of the tensors ``aside``, which the model does not use, NaN and Inf alone are looked for.
@@ -74,21 +74,21 @@ def judge_weights(file: GGUFFile, architecture: str, progress: Progress | None =
     norms: list[SurveyedTensor] = []
     sizes: dict[tuple[str, str], list[_Size]] = {}
     samples: dict[tuple[int, int], list[TensorInfo]] = {}
-    with Surveyor(file, progress) as surveyor:
-        for info in readable(file):
-            found = surveyor.survey(info)
-            if info.name in aside:
-                yield from _judge_nonfinite(found)
-                continue
-            yield from judge_tensor(found, surveyor.locate)
-            zeros += zero_parts(found)
-            if info.name.endswith("norm.weight") and found.values is not None:
-                norms.append(found)
-            matched, octave = _LAYER.fullmatch(info.name), None if found.is_vector else typical_octave(found)
-            if matched is not None and octave is not None:
-                sizes.setdefault((matched[2], info.format.name), []).append(_Size(info.name, octave))
-            if info.nbytes >= _LEAST_BYTES and any(matrix.varied for matrix in found.matrices):
-                samples.setdefault((info.nbytes, found.sample), []).append(info)
+    surveyor = Surveyor(file, progress)
+    for info in readable(file):
+        found = surveyor.survey(info)
+        if info.name in aside:
+            yield from _judge_nonfinite(found)
+            continue
+        yield from judge_tensor(found, surveyor.locate)
+        zeros += zero_parts(found)
+        if info.name.endswith("norm.weight") and found.values is not None:
+            norms.append(found)
+        matched, octave = _LAYER.fullmatch(info.name), None if found.is_vector else typical_octave(found)
+        if matched is not None and octave is not None:
+            sizes.setdefault((matched[2], info.format.name), []).append(_Size(info.name, octave))
+        if info.nbytes >= _LEAST_BYTES and any(matrix.varied for matrix in found.matrices):
+            samples.setdefault((info.nbytes, found.sample), []).append(info)
     yield from judge_zeros(zeros)
     yield from judge_norms_together(architecture, norms)
     for group in sizes.values():
@@ -108,20 +108,18 @@ def _judge_sizes(group: Sequence[_Size]) -> Iterator[Finding]:
             yield Finding.of("weight-scale", one.name, text)
 
 
-def _judge_twins(file: GGUFFile, infos: Sequence[TensorInfo]) -> Iterator[Finding]:
+def _judge_twins(file: Source, infos: Sequence[TensorInfo]) -> Iterator[Finding]:
     first = infos[0]
     for other in infos[1:]:
         if first.dims == other.dims and first.format == other.format and _same_bytes(file, first, other):
             yield Finding.of("weight-twice", other.name, f"the same as {first.name}")
 
 
-def _same_bytes(file: GGUFFile, a: TensorInfo, b: TensorInfo) -> bool:
+def _same_bytes(file: Source, a: TensorInfo, b: TensorInfo) -> bool:
     """Whether two tensors, whose samples are the same, are the same in all bytes."""
     at_once = 1 << 20
-    for start in range(0, a.nbytes, at_once):
-        size = min(at_once, a.nbytes - start)
-        left, right = (np.frombuffer(file.mapping, np.uint8, size, info.offset + start) for info in (a, b))
-        if not np.array_equal(left, right):
-            return False
+    left, right = (file.tensor_bytes(info).reshape(-1) for info in (a, b))
+    if any(not np.array_equal(left[start : start + at_once], right[start : start + at_once]) for start in range(0, a.nbytes, at_once)):
+        return False
     file.release()
     return True

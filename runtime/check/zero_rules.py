@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.gguf_file import TensorInfo
+from aprgraph.graph.sources.source import TensorInfo
 from aprgraph.runtime.check.describe import NAMED, as_runs, runs_in_words
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.survey import SurveyedTensor

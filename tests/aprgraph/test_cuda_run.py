@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pytest
 
 from aprgraph.codegen.cuda import compiler
-from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import Result, error_of, fails, files_under, run_cli, run_process
 from tests.support.cuda_emulator import host_compiler, toolkit

@@ -227,7 +227,7 @@ def test_another_process_writes_the_same_bytes(tiny: CompiledModel, here: Path) 
 def poisoned(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with one NaN: in row 5 of layer 1's ffn_up."""
     model = tiny_model(layers=2)
-    from aprgraph.graph.gguf_file import GGUFFile
+    from aprgraph.graph.sources.gguf_file import GGUFFile
 
     info, data = GGUFFile(model).tensors["blk.1.ffn_up.weight"], bytearray(model.read_bytes())
     start = info.offset + 5 * info.row_bytes

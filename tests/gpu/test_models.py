@@ -17,7 +17,7 @@ from aprgraph.api import CompiledModel, diff, open_artifact
 from aprgraph.codegen.cuda.architectures import Architecture
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.families import FAMILIES
-from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.cuda.driver import Gpu
 from aprgraph.runtime.diff import Class
 from aprgraph.runtime.trace.reader import Trace

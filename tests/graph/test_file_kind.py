@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError
-from aprgraph.graph.file_kind import kind_of_bytes, kind_of_folder
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.model import load_model
+from aprgraph.graph.sources.file_kind import kind_of_bytes, kind_of_folder
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from tests.support.gguf_bytes import STRING, U16, RawGGUF, RawTensor, array, small_llama
 
 

@@ -13,9 +13,9 @@ from typing import NoReturn
 import pytest
 
 from aprgraph.graph.errors import ModelFileError
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from tests.support.damage import failure, with_odd_keys, write
 from tests.support.gguf_bytes import ARRAY, STRING, U8, RawGGUF, RawTensor, array, small_llama
 
@@ -57,7 +57,7 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     path = write(tmp_path, small_llama())
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(os, "open", denied)
     assert "Permission denied" in str(failure(path))
 
 

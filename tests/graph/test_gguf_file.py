@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import UnsupportedModelError
-from aprgraph.graph.gguf_file import GGUFFile, LazyArray
+from aprgraph.graph.sources.gguf_file import GGUFFile, LazyArray
 from tests.support.gguf_bytes import (
     ARRAY,
     BOOL,

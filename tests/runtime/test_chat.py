@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from aprgraph.graph.errors import ModelError, TokenError
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.metadata import Metadata
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.chat import chat_messages, render_chat
 from aprgraph.runtime.tokenizer import load_tokenizer
 from tests.runtime.test_tokenizer import Values, byte_pair

@@ -12,7 +12,7 @@ import pytest
 
 from aprgraph.graph.errors import ModelFileError
 from aprgraph.graph.families import FAMILIES
-from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.check import CheckReport, Level, check, weights
 from tests.support.damage import with_odd_keys
 from tests.support.gguf_bytes import ARRAY, F32, I32, STRING, U16, U32, RawGGUF, RawTensor, array, small_llama, text

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS, decode_reference, find_format
-from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.check import survey as survey_module
 from aprgraph.runtime.check.scan_blocks import scale_fields
 from aprgraph.runtime.check.survey import SurveyedTensor, Surveyor
@@ -30,8 +30,8 @@ def surveyed(tmp_path: Path, fmt: str, raw: Bytes) -> SurveyedTensor:
     writer.write_tensors_to_file()
     writer.close()
     file = GGUFFile(path)
-    with Surveyor(file) as surveyor:
-        return surveyor.survey(file.tensors["w.weight"])
+    surveyor = Surveyor(file)
+    return surveyor.survey(file.tensors["w.weight"])
 
 
 def random_rows(fmt: str, rows: int = ROWS, units: int = ACROSS) -> Bytes:
@@ -189,6 +189,6 @@ def test_a_value_out_of_proportion_is_found_again(fmt: str, tmp_path: Path, chun
     field = next(iter(found.matrices[0].octaves))
     top = int(np.flatnonzero(found.octaves(field))[-1])
     assert 2.0 ** (top - 127) <= 3e4 < 2.0 ** (top - 126)
-    with Surveyor(GGUFFile(tmp_path / "t.gguf")) as surveyor:
-        (place,) = surveyor.locate(found.info, field, top)
+    surveyor = Surveyor(GGUFFile(tmp_path / "t.gguf"))
+    (place,) = surveyor.locate(found.info, field, top)
     assert (place.row, place.start) == (9, 64)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import aprgraph
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.model import load_model
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import TOKENS, traced

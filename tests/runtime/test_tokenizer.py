@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from aprgraph.graph.errors import ModelError, TokenError, UnsupportedModelError
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.metadata import Metadata, Scalar
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.tokenizer import check_embedding_rows, load_tokenizer
 from aprgraph.runtime.tokenizer.byte_pair import byte_letters
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.graph.gguf_file import GGUFFile
 from aprgraph.graph.metadata import Metadata
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.tokenizer import Tokenizer, load_tokenizer
 from aprgraph.runtime.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from tests.golden.token_prompts import BYTE_PAIR_PROMPTS, PHI3_PROMPTS, PROMPTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aprgraph.graph.errors import TokenError
-from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.tokenizer import Tokenizer, TokenStream, load_tokenizer
 from tests.golden.token_prompts import PROMPTS
 from tests.support.golden import GOLDEN

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.gguf_file import GGUFFile
+from aprgraph.graph.sources.gguf_file import GGUFFile
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aprgraph.graph.gguf_file import TensorInfo
 from aprgraph.graph.ir import Node, renamed
 from aprgraph.graph.ops import Array
+from aprgraph.graph.sources.source import TensorInfo
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
 from tests.zoo.arithmetic import Float32

@@ -16,7 +16,7 @@ from typing import Literal
 from aprgraph.graph.arguments import INSPECT, MODELS
 from aprgraph.graph.errors import shown
 from aprgraph.graph.message import Message
-from aprgraph.graph.split_parts import describe_split
+from aprgraph.graph.sources.split_parts import describe_split
 
 #: Bytes of a file's beginning that suffice to know it.
 HEAD_BYTES = 1024

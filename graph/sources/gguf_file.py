@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import stat
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS, BlockFormat, format_of_ggml_type
-from aprgraph.graph.errors import AprgraphError, ModelFileError, UnsupportedModelError, shown
-from aprgraph.graph.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes
-from aprgraph.graph.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
+from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata, Scalar
+from aprgraph.graph.sources.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes
+from aprgraph.graph.sources.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
+from aprgraph.graph.sources.mapped_file import MappedFile
+from aprgraph.graph.sources.source import TensorFault, TensorInfo
 from aprgraph.graph.words import shape_text
 
 _MAGIC = b"GGUF"
@@ -36,71 +37,25 @@ _FINGERPRINT_SAMPLES = 256
 _FINGERPRINT_SAMPLE_BYTES = 4096
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of the file. ``dims`` are elements, outermost first; ``offset`` counts from the start of the file."""
-
-    name: str
-    dims: tuple[int, ...]
-    format: BlockFormat
-    offset: int
-    nbytes: int
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row of the innermost dimension."""
-        return self.format.row_bytes(self.dims[-1])
-
-    def has_dims(self, dims: tuple[int, ...]) -> bool:
-        """Whether the dims are ``dims``, or differ by leading ones: GGUF pads shapes with them, and some writers write these out."""
-        return _without_leading_ones(self.dims) == _without_leading_ones(dims)
-
-
-def _without_leading_ones(dims: tuple[int, ...]) -> tuple[int, ...]:
-    """``dims`` without what does not change how elements lie."""
-    start = next((index for index, dim in enumerate(dims[:-1]) if dim != 1), len(dims) - 1)
-    return dims[start:]
-
-
-@dataclass(frozen=True)
-class TensorFault:
-    """What is wrong with one entry of the tensor list; ``info`` is the entry, where it makes sense by itself."""
-
-    name: str
-    error: AprgraphError
-    info: TensorInfo | None = None
-
-
 class GGUFFile:
     """A GGUF file: ``metadata``, ``tensors`` by name, and the bytes, memory-mapped.
 
     ``faults`` collects what is wrong with single tensors, which are then left out, instead of the first being raised: for whoever
     wants to know all of it.
 
-    The mapping is read-only: pages are read when touched, nothing can change the file, and the system counts none of it as memory
-    that it has promised, so that a file may be larger than memory and swap together.
     Raises ModelFileError or UnsupportedModelError.
     """
 
     def __init__(self, path: str | Path, faults: list[TensorFault] | None = None) -> None:
         self.path = Path(path)
         self._faults = faults
-        try:
-            if self.path.is_dir():
-                raise ModelFileError(f"{self.path}: ", folder_in_words(self.path))
-            # A named pipe would block for ever, and a device has no size.
-            if not stat.S_ISREG(self.path.stat().st_mode):
-                raise ModelFileError(f"{self.path}: not a regular file; give the path of a .gguf file")
-            with self.path.open("rb") as file:
-                head = file.read(HEAD_BYTES)
-                if not head.startswith(_MAGIC) or kind_of_bytes(head) is not None:
-                    raise _not_readable(self.path, head)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise ModelFileError(f"{self.path}: cannot be opened: {error.strerror}; give the path of a .gguf file") from None
-        except ValueError as error:  # a path with a NUL in it, or a file that was emptied meanwhile
-            raise ModelFileError(f"{str(self.path)!r}: cannot be opened: {error}; give the path of a .gguf file") from None
-        cursor = Cursor(self._map, self.path)
+        if self.path.is_dir():
+            raise ModelFileError(f"{self.path}: {folder_in_words(self.path)}")
+        self._file = MappedFile(self.path, "a GGUF file", "a .gguf file")
+        head = self.mapping[:HEAD_BYTES]
+        if not head.startswith(_MAGIC) or kind_of_bytes(head) is not None:
+            raise _not_readable(self.path, head)
+        cursor = Cursor(self.mapping, self.path)
         cursor.take(len(_MAGIC), "the magic")
         self.version = cursor.u32("the version")
         if self.version not in _VERSIONS:
@@ -256,21 +211,24 @@ class GGUFFile:
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return len(self._map)
+        return self._file.size
 
     @property
     def mapping(self) -> mmap.mmap:
         """The file's bytes, memory-mapped."""
-        return self._map
+        return self._file.mapping
 
     def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
         """The tensor's bytes as u8 [rows, bytes of a row] (rows: all dims but the innermost), without copying."""
-        flat = np.frombuffer(self._map, dtype=np.uint8, count=tensor.nbytes, offset=tensor.offset)
-        return flat.reshape(-1, tensor.row_bytes)
+        return self._file.view(tensor.offset, tensor.nbytes).reshape(-1, tensor.row_bytes)
+
+    def read(self, tensor: TensorInfo, start: int, into: npt.NDArray[np.uint8]) -> None:
+        """See ``Source.read``."""
+        self._file.read(tensor.offset + start, into)
 
     def release(self) -> None:
         """Give back the memory of all pages that were read; the next touch reads them again, if need be from the disk."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+        self._file.release()
 
     def fingerprint(self) -> str:
         """An identifier of the file's content: SHA-256 over its size, its header, and 256 samples of 4 KiB of its data.
@@ -279,11 +237,11 @@ class GGUFFile:
         differ only between samples share a fingerprint; a model quantised or trained again does not.
         """
         digest = hashlib.sha256(struct.pack("<Q", self.size))
-        digest.update(self._map[: self.data_start])
+        digest.update(self.mapping[: self.data_start])
         room = max(self.size - self.data_start - _FINGERPRINT_SAMPLE_BYTES, 0)
         for index in range(_FINGERPRINT_SAMPLES):
             start = self.data_start + room * index // (_FINGERPRINT_SAMPLES - 1)
-            digest.update(self._map[start : start + _FINGERPRINT_SAMPLE_BYTES])
+            digest.update(self.mapping[start : start + _FINGERPRINT_SAMPLE_BYTES])
         self.release()
         return digest.hexdigest()
 

@@ -1,0 +1,72 @@
+"""A file whose bytes are mapped into memory, read-only, and that can also be read by the system's calls."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import weakref
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.errors import ModelFileError
+from aprgraph.graph.sources.file_kind import kind_of_bytes
+
+
+class MappedFile:
+    """The bytes of a file. ``what`` it should be and what is ``expected`` stand in errors, such as "a GGUF file" and
+    "a .gguf file".
+
+    Pages are read when touched, nothing can change the file, and the system counts none of it as memory that it has promised, so
+    that a file may be larger than memory and swap together. Raises ModelFileError for what is no regular file, is empty, or cannot
+    be opened.
+    """
+
+    def __init__(self, path: Path, what: str, expected: str) -> None:
+        self.path = path
+        try:
+            # A named pipe would block for ever, and a device has no size.
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise ModelFileError(f"{path}: not a regular file; give the path of {expected}")
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._descriptor)
+            if not os.fstat(self._descriptor).st_size:
+                kind = kind_of_bytes(b"")
+                assert kind is not None
+                raise ModelFileError(f"{path}: not {what} but {kind.what}; {kind.advice}")
+            self.mapping = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise ModelFileError(f"{path}: cannot be opened: {error.strerror}; give the path of {expected}") from None
+        except ValueError as error:  # a path with a NUL in it, or a file that was emptied meanwhile
+            raise ModelFileError(f"{str(path)!r}: cannot be opened: {error}; give the path of {expected}") from None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.mapping)
+
+    def view(self, offset: int, count: int) -> npt.NDArray[np.uint8]:
+        """``count`` bytes from ``offset`` on, without copying."""
+        return np.frombuffer(self.mapping, dtype=np.uint8, count=count, offset=offset)
+
+    def read(self, offset: int, into: npt.NDArray[np.uint8]) -> None:
+        """Fill ``into`` with the bytes from ``offset`` on.
+
+        Not through the mapping: of a disk that fails, or a file that becomes shorter, this tells by a ModelFileError.
+        """
+        view, done = into.data.cast("B"), 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                where = f"{self.path}: cannot be read at byte {offset + done}: {error.strerror}"
+                raise ModelFileError(f"{where}; the disk may be failing") from None
+            if not count:
+                raise ModelFileError(f"{self.path}: became shorter while it was read; let whatever writes it finish")
+            done += count
+
+    def release(self) -> None:
+        """Give back the memory of all pages that were read; the next touch reads them again, if need be from the disk."""
+        self.mapping.madvise(mmap.MADV_DONTNEED)

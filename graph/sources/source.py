@@ -1,0 +1,85 @@
+"""What every kind of model file is read as: metadata, tensors by name, and their bytes where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.block_formats import BlockFormat
+from aprgraph.graph.errors import AprgraphError
+from aprgraph.graph.metadata import Metadata
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a model file. ``dims`` are elements, outermost first; ``offset`` counts from the start of the file."""
+
+    name: str
+    dims: tuple[int, ...]
+    format: BlockFormat
+    offset: int
+    nbytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of the innermost dimension."""
+        return self.format.row_bytes(self.dims[-1])
+
+    def has_dims(self, dims: tuple[int, ...]) -> bool:
+        """Whether the dims are ``dims``, or differ by leading ones: GGUF pads shapes with them, and some writers write these out."""
+        return _without_leading_ones(self.dims) == _without_leading_ones(dims)
+
+
+def _without_leading_ones(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """``dims`` without what does not change how elements lie."""
+    start = next((index for index, dim in enumerate(dims[:-1]) if dim != 1), len(dims) - 1)
+    return dims[start:]
+
+
+@dataclass(frozen=True)
+class TensorFault:
+    """What is wrong with one entry of the tensor list; ``info`` is the entry, where it makes sense by itself."""
+
+    name: str
+    error: AprgraphError
+    info: TensorInfo | None = None
+
+
+class Source(Protocol):
+    """A model file. Names of tensors and keys of metadata are GGUF's, whatever the file itself calls them."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """What it says of the model beside the tensors."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The tensors by name."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, or of all of its files."""
+
+    def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
+        """The tensor's bytes as u8 [rows, bytes of a row] (rows: all dims but the innermost), without copying."""
+
+    def read(self, tensor: TensorInfo, start: int, into: npt.NDArray[np.uint8]) -> None:
+        """Fill ``into`` with the tensor's bytes from ``start`` on, by the system's calls.
+
+        Of a disk that fails, or a file that becomes shorter, this tells by a ModelFileError; ``tensor_bytes`` would end the process.
+        """
+
+    def release(self) -> None:
+        """Give back the memory of all pages that were read; the next touch reads them again, if need be from the disk."""
+
+    def fingerprint(self) -> str:
+        """An identifier of the content, 64 hex digits: 256 samples of the data, and all that is said of them."""

@@ -164,7 +164,7 @@ def load_model(
     """
     parse_ignored(ignore)  # before anything that takes time
     file = open_source(path)
-    kind = kind_of_gguf(file.path, file.metadata, file.tensors)
+    kind = kind_of_gguf(file.metadata, file.tensors)
     if kind is not None:
         raise UnsupportedModelError(f"{path}: this is {kind.what}; ", kind.advice)
     metadata = file.metadata.with_overrides(overrides or {})

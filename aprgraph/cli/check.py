@@ -40,9 +40,10 @@ def check(
 
     Exit code: 0 nothing wrong (notes alone), 1 errors or warnings, 2 could not be checked.
     """
+    from aprgraph.graph.sources.split_gguf import places_of_parts  # noqa: PLC0415
     from aprgraph.runtime.check import check as check_file  # noqa: PLC0415
 
-    size = 0 if quick or not model.is_file() else model.stat().st_size
+    size = 0 if quick else sum(place.stat().st_size for place in places_of_parts(model) if place.is_file())
     with byte_bar(f"reading {model.name}", size) as progress:
         report = check_file(model, weights=not quick, progress=progress)
     if as_json:

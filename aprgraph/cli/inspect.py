@@ -130,19 +130,19 @@ def _gpu_code(artifact: Artifact) -> dict[str, Any]:
 
 def _model(path: Path) -> dict[str, Any]:
     from aprgraph.graph.metadata import ArrayValue  # noqa: PLC0415
-    from aprgraph.graph.sources.gguf_file import GGUFFile  # noqa: PLC0415
+    from aprgraph.graph.sources import open_source  # noqa: PLC0415
     from aprgraph.runtime.check import check  # noqa: PLC0415
 
-    file = GGUFFile(path)
+    file = open_source(path)
     report = check(path, weights=False)
     return {
-        "kind": "GGUF file",
+        "kind": file.kind,
         "findings": {
             f"{group[0].rule.level.value}: {group[0].rule.title}": [f"{one.name} {in_option_words(one.text)}".strip() for one in group]
             for group in report.by_rule.values()
         },
         "weights": f"not read; `aprgraph check {path}` reads them",
-        "version": file.version,
+        **file.details,
         "bytes": file.size,
         "fingerprint": file.fingerprint(),
         "metadata": {

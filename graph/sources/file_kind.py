@@ -16,7 +16,6 @@ from typing import Literal
 from aprgraph.graph.arguments import INSPECT, MODELS
 from aprgraph.graph.errors import shown
 from aprgraph.graph.message import Message
-from aprgraph.graph.sources.split_parts import describe_split
 
 #: Bytes of a file's beginning that suffice to know it.
 HEAD_BYTES = 1024
@@ -206,7 +205,7 @@ _OTHER_NETWORKS: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def kind_of_gguf(path: Path, metadata: Mapping[str, object], tensors: Collection[str]) -> FileKind | None:
+def kind_of_gguf(metadata: Mapping[str, object], tensors: Collection[str]) -> FileKind | None:
     """What a GGUF file is by its metadata and its tensors' names, if it is no whole text model; None if it may be one."""
     declared = metadata.get("general.type")
     architecture = metadata.get("general.architecture")
@@ -220,9 +219,6 @@ def kind_of_gguf(path: Path, metadata: Mapping[str, object], tensors: Collection
         )
     if architecture == "controlvector" or (tensors and all(name.startswith("direction.") for name in tensors)):
         return FileKind("control-vector", "a control vector", "it is added to a model's hidden states: give the model's own file")
-    split = describe_split(path, metadata)
-    if split is not None:
-        return FileKind("split", *split)
     if isinstance(architecture, str) and architecture in _OTHER_NETWORKS:
         what = f"{_OTHER_NETWORKS[architecture]} (general.architecture {shown(architecture)})"
         return FileKind("other-network", what, Message("aprgraph traces text models; `", MODELS, "` lists the families"))

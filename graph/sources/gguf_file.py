@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from aprgraph.graph.metadata import Metadata, Scalar
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes
 from aprgraph.graph.sources.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
 from aprgraph.graph.sources.mapped_file import MappedFile
-from aprgraph.graph.sources.source import TensorFault, TensorInfo
+from aprgraph.graph.sources.source import Part, TensorFault, TensorInfo
 from aprgraph.graph.words import shape_text
 
 _MAGIC = b"GGUF"
@@ -41,14 +41,16 @@ class GGUFFile:
     """A GGUF file: ``metadata``, ``tensors`` by name, and the bytes, memory-mapped.
 
     ``faults`` collects what is wrong with single tensors, which are then left out, instead of the first being raised: for whoever
-    wants to know all of it.
+    wants to know all of it. One part of a model in several files is opened as it is (split_gguf.py takes them all).
 
     Raises ModelFileError or UnsupportedModelError.
     """
 
+    kind = "GGUF file"
+
     def __init__(self, path: str | Path, faults: list[TensorFault] | None = None) -> None:
         self.path = Path(path)
-        self._faults = faults
+        self.faults = faults
         if self.path.is_dir():
             raise ModelFileError(f"{self.path}: {folder_in_words(self.path)}")
         self._file = MappedFile(self.path, "a GGUF file", "a .gguf file")
@@ -144,9 +146,9 @@ class GGUFFile:
         try:
             yield
         except (ModelFileError, UnsupportedModelError) as error:
-            if self._faults is None:
+            if self.faults is None:
                 raise
-            self._faults.append(TensorFault(name, error, info))
+            self.faults.append(TensorFault(name, error, info))
 
     def _format(self, name: str, code: int) -> BlockFormat:
         fmt = format_of_ggml_type(code)
@@ -212,6 +214,17 @@ class GGUFFile:
     def size(self) -> int:
         """Bytes of the file."""
         return self._file.size
+
+    @property
+    def details(self) -> Mapping[str, object]:
+        """See ``Source.details``."""
+        return {"version": self.version}
+
+    @property
+    def parts(self) -> tuple[Part]:
+        """The file itself, as the only part."""
+        end = max((info.offset + info.nbytes for info in self.tensors.values()), default=self.size)
+        return (Part(self.path, self.size, max(0, self.size - -(-end // self.alignment) * self.alignment)),)
 
     @property
     def mapping(self) -> mmap.mmap:

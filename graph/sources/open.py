@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from aprgraph.graph.sources.gguf_file import GGUFFile
-from aprgraph.graph.sources.source import Source
+from aprgraph.graph.sources.source import Source, TensorFault
+from aprgraph.graph.sources.split_gguf import SplitGGUF, is_part
 
 
-def open_source(path: str | Path) -> Source:
-    """The model file at ``path``. Raises ModelFileError or UnsupportedModelError."""
-    return GGUFFile(path)
+def open_source(path: str | Path, faults: list[TensorFault] | None = None) -> Source:
+    """The model file at ``path``, or all files of the model that it is a part of.
+
+    ``faults`` collects what is wrong with single tensors, which are then left out, instead of the first being raised.
+    Raises ModelFileError or UnsupportedModelError.
+    """
+    file = GGUFFile(path, faults)
+    return SplitGGUF(file, faults) if is_part(file.metadata) else file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,13 +17,17 @@ from aprgraph.graph.metadata import Metadata
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a model file. ``dims`` are elements, outermost first; ``offset`` counts from the start of the file."""
+    """One tensor of a model file. ``dims`` are elements, outermost first; ``offset`` counts from the start of its file.
+
+    ``part`` is the number of that file, from 0, where a model is in several.
+    """
 
     name: str
     dims: tuple[int, ...]
     format: BlockFormat
     offset: int
     nbytes: int
+    part: int = 0
 
     @property
     def row_bytes(self) -> int:
@@ -43,11 +47,24 @@ def _without_leading_ones(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class TensorFault:
-    """What is wrong with one entry of the tensor list; ``info`` is the entry, where it makes sense by itself."""
+    """What is wrong with one entry of the tensor list; ``info`` is the entry, where it makes sense by itself.
+
+    ``part`` is the number of the file that lists it.
+    """
 
     name: str
     error: AprgraphError
     info: TensorInfo | None = None
+    part: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a model: where it lies, its bytes, and how many of them follow the last tensor, where nothing reads them."""
+
+    path: Path
+    size: int
+    beyond: int
 
 
 class Source(Protocol):
@@ -56,6 +73,14 @@ class Source(Protocol):
     @property
     def path(self) -> Path:
         """Where it lies."""
+
+    @property
+    def kind(self) -> str:
+        """What kind of file it is, in words, such as "GGUF file"."""
+
+    @property
+    def details(self) -> Mapping[str, object]:
+        """What else there is to say of the file itself, for `inspect`: strings and numbers by name."""
 
     @property
     def metadata(self) -> Metadata:
@@ -68,6 +93,10 @@ class Source(Protocol):
     @property
     def size(self) -> int:
         """Bytes of the file, or of all of its files."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The files that the model lies in, by the numbers of ``TensorInfo.part``."""
 
     def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
         """The tensor's bytes as u8 [rows, bytes of a row] (rows: all dims but the innermost), without copying."""

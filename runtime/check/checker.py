@@ -10,8 +10,9 @@ from aprgraph.graph.arguments import QUICK
 from aprgraph.graph.errors import ModelFileError
 from aprgraph.graph.message import Message
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf
-from aprgraph.graph.sources.gguf_file import GGUFFile
-from aprgraph.graph.sources.source import TensorFault
+from aprgraph.graph.sources.open import open_source
+from aprgraph.graph.sources.source import Source, TensorFault
+from aprgraph.graph.sources.split_gguf import SplitError
 from aprgraph.runtime.check.describe import text_of
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.key_rules import judge_keys
@@ -35,19 +36,24 @@ def check(path: str | Path, *, weights: bool = True, progress: Progress | None =
         return CheckReport(path, kind.name, (_of_kind(kind),), 0, 0, 0, ("what is in it",))
     faults: list[TensorFault] = []
     try:
-        file = GGUFFile(path, faults)
+        file = open_source(path, faults)
+    except SplitError as error:  # a part without the others still has numbers
+        return _Check(error.part, faults, FileKind("split", error.what, error.advice)).run(weights, progress)
     except ModelFileError as error:
         found = Finding.of("file-damaged", "", text_of(error, path, ""))
         return CheckReport(path, _MODEL, (found,), 0, 0, 0, ("tensors, metadata and tokenizer: the header cannot be read",))
-    return _Check(file, faults).run(weights, progress)
+    kind = kind_of_gguf(file.metadata, [*file.tensors, *(fault.name for fault in faults)])
+    return _Check(file, faults, kind).run(weights, progress)
 
 
 class _Check:
-    """One check of a GGUF file. ``faults`` are of tensors that the file lists and that do not lie in it as they should."""
+    """One check of a model file. ``faults`` are of tensors that the file lists and that do not lie in it as they should.
 
-    def __init__(self, file: GGUFFile, faults: list[TensorFault]) -> None:
-        self._file, self._faults = file, faults
-        self._kind = kind_of_gguf(file.path, file.metadata, [*file.tensors, *(fault.name for fault in faults)])
+    ``kind`` is what it is if it is no whole model.
+    """
+
+    def __init__(self, file: Source, faults: list[TensorFault], kind: FileKind | None) -> None:
+        self._file, self._faults, self._kind = file, faults, kind
         self._not_looked_at: list[str] = []
         self._aside: set[str] = set()
 
@@ -82,21 +88,21 @@ class _Check:
 
     def _placement(self) -> Iterator[Finding]:
         """Of tensors that the file lists, and of what else it holds."""
-        file = self._file
-        needed = max((fault.info.offset + fault.info.nbytes for fault in self._faults if fault.info is not None), default=0)
-        if needed > file.size:
-            missing = needed - file.size
-            share = f", {missing / needed:.0%}" if missing >= 0.01 * needed else ""
-            yield Finding.of("file-truncated", "", f"{missing:,} of {needed:,} bytes are missing{share}")
+        parts = self._file.parts
+        for number, part in enumerate(parts):
+            name = part.path.name if len(parts) > 1 else ""
+            infos = [fault.info for fault in self._faults if fault.part == number and fault.info is not None]
+            needed = max((info.offset + info.nbytes for info in infos), default=0)
+            if needed > part.size:
+                missing = needed - part.size
+                share = f", {missing / needed:.0%}" if missing >= 0.01 * needed else ""
+                yield Finding.of("file-truncated", name, f"{missing:,} of {needed:,} bytes are missing{share}")
+            if part.beyond and not self._faults:
+                yield Finding.of("file-tail", name, f"{part.beyond:,} bytes")
         for fault in self._faults:
-            yield Finding.of("tensor-damaged", fault.name, text_of(fault.error, file.path, fault.name))
+            yield Finding.of("tensor-damaged", fault.name, text_of(fault.error, parts[fault.part].path, fault.name))
         if self._faults:
             self._not_looked_at.append("the values of the tensors that do not lie in the file as they should")
-        elif file.tensors:
-            end = max(info.offset + info.nbytes for info in file.tensors.values())
-            beyond = file.size - -(-end // file.alignment) * file.alignment
-            if beyond > 0:
-                yield Finding.of("file-tail", "", f"{beyond:,} bytes")
 
     def _contents(self) -> Iterator[Finding]:
         """Of metadata, tensors' names and shapes, and the tokenizer."""

@@ -11,8 +11,7 @@ from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.errors import ModelError
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.model import Model
-from aprgraph.graph.sources.gguf_file import GGUFFile
-from aprgraph.graph.sources.source import TensorInfo
+from aprgraph.graph.sources.source import Source, TensorInfo
 
 _T = TypeVar("_T")
 _LAYER = re.compile(r"blk\.(\d+)\.")
@@ -24,7 +23,7 @@ class LenientMetadata(Metadata):
     Raises ModelError where the tensors do not say it.
     """
 
-    def __init__(self, file: GGUFFile) -> None:
+    def __init__(self, file: Source) -> None:
         super().__init__(file.path, dict(file.metadata))
         self.errors: dict[str, ModelError] = {}
         self._file = file
@@ -57,7 +56,7 @@ class LenientMetadata(Metadata):
         )
 
 
-def _guess(file: GGUFFile, metadata: Mapping[str, object], key: str) -> int | float | None:
+def _guess(file: Source, metadata: Mapping[str, object], key: str) -> int | float | None:
     """What the tensors say about the key, which stands without its architecture; None if they do not."""
 
     def dim(axis: int, *names: str) -> int | None:
@@ -78,7 +77,7 @@ def _guess(file: GGUFFile, metadata: Mapping[str, object], key: str) -> int | fl
     return {"context_length": 1 << 20, "attention.layer_norm_rms_epsilon": 1e-5}.get(key)
 
 
-def _head_size(file: GGUFFile, metadata: Mapping[str, object]) -> int | None:
+def _head_size(file: Source, metadata: Mapping[str, object]) -> int | None:
     if "blk.0.attn_q_norm.weight" in file.tensors:
         return file.tensors["blk.0.attn_q_norm.weight"].dims[-1]
     known = (value for key, value in metadata.items() if key.endswith((".attention.key_length", ".rope.dimension_count")))

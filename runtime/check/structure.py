@@ -9,7 +9,7 @@ from aprgraph.graph.families import open_family
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.side_tensors import find_left_out
-from aprgraph.graph.sources.gguf_file import GGUFFile
+from aprgraph.graph.sources.source import Source
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.check.describe import text_of
 from aprgraph.runtime.check.finding import Finding
@@ -22,7 +22,7 @@ class Structure:
     ``damaged`` are tensors that are in the list of the file, and whose place in it is wrong: they are not missing.
     """
 
-    def __init__(self, file: GGUFFile, damaged: Collection[str]) -> None:
+    def __init__(self, file: Source, damaged: Collection[str]) -> None:
         self.model: Model | None = None
         self.why_not: str | None = None
         self._file, self._damaged = file, damaged

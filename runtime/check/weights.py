@@ -36,7 +36,7 @@ class _Size:
 
 def readable(file: Source) -> list[TensorInfo]:
     """The tensors that are looked at, in the order in which they lie."""
-    return sorted((info for info in file.tensors.values() if info.row_bytes <= LONGEST_ROW), key=lambda info: info.offset)
+    return sorted((info for info in file.tensors.values() if info.row_bytes <= LONGEST_ROW), key=lambda info: (info.part, info.offset))
 
 
 def judge_numbers(file: Source, progress: Progress | None = None) -> Iterator[Finding]:

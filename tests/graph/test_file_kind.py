@@ -119,7 +119,6 @@ GGUF: dict[str, tuple[RawGGUF, str]] = {
     "imatrix": (_keys(general__type="imatrix"), "this is an importance matrix"),
     "diffusion": (_keys(general__architecture="flux"), "this is the network of an image or video diffusion model .*'flux'"),
     "encoder": (_keys(general__architecture="t5encoder"), "this is a text encoder"),
-    "part": (_part(1, 3), r"this is part 2 of 3 of a model in several files \(split.count\); .*llama-gguf-split --merge"),
 }
 
 
@@ -141,17 +140,25 @@ def test_a_whole_model_is_no_such_kind(tmp_path: Path) -> None:
     load_model(path)
 
 
+@pytest.mark.contract("CHECK-KIND-1")
+def test_a_part_under_another_name_is_no_whole_model(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(_part(1, 3).pack())
+    message = r"this is part 2 of 3 of a model in several files \(split.count\); .*llama-gguf-split --merge"
+    with pytest.raises(ModelFileError, match=message) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.contract("CHECK-KIND-1")
 def test_parts_that_are_not_there_are_named(tmp_path: Path) -> None:
     first, second = (tmp_path / f"big-0000{number}-of-00003.gguf" for number in (1, 3))
     first.write_bytes(_part(0, 3).pack())
     second.write_bytes(_part(2, 3).pack())
-    with pytest.raises(
-        UnsupportedModelError,
-        match=r"part 1 of 3 .*big-00002-of-00003\.gguf is not beside it: .*--merge big-00001-of-00003\.gguf big\.gguf",
-    ):
+    with pytest.raises(ModelFileError, match=r"part 1 of 3 .*big-00002-of-00003\.gguf is not beside it"):
         load_model(first)
     (tmp_path / "big-00002-of-00003.gguf").write_bytes(_part(1, 3).pack())
-    with pytest.raises(UnsupportedModelError, match="part 3 of 3") as caught:
+    with pytest.raises(ModelFileError, match="part 3 of 3") as caught:
         load_model(second)
     assert "beside" not in str(caught.value)
 

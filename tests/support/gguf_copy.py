@@ -1,0 +1,27 @@
+"""Copies of GGUF files, read and written by the gguf package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+
+
+def copy_in_parts(source: Path, target: Path, tensors: int = 0, *, empty_first: bool = False) -> list[Path]:
+    """Write ``source`` again as ``target``, at most ``tensors`` tensors a part (0: in one file); the files.
+
+    ``empty_first``: the first part has metadata alone.
+    """
+    reader = gguf.GGUFReader(source)
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(target, architecture, split_max_tensors=tensors, small_first_shard=empty_first)
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(target.parent.glob(f"{target.stem}*{target.suffix}"))

@@ -133,4 +133,4 @@ def test_threads(tiny: CompiledModel, everything: Trace, tmp_path: Path) -> None
 def test_threads_on_smollm2(tmp_path: Path) -> None:
     """Matrices that are large enough to be shared out."""
     model = compiled(require_smollm2())
-    threads_agree(model, "28..30", [*range(100, 1100, 53)], tmp_path)
+    threads_agree(model, "0..2", [*range(100, 1100, 53)], tmp_path)

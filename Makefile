@@ -49,7 +49,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytes
 pytest: $(VENV)/.installed
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 
-# Without the cache of compiled kernels, which tests share in build/tests-cache: some 5 minutes longer. A kernel that was changed
+# Without the cache of compiled kernels, which tests share in ~/.cache/aprgraph-tests: some minutes longer. A kernel that was changed
 # cannot meet an older object, since the object's name holds the digest of the sources; this proves it.
 test-cold: $(VENV)/.installed
 	APRGRAPH_CACHE_SIZE=0 $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder

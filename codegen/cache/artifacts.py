@@ -42,9 +42,9 @@ def compile_artifact(
 ) -> Artifact:
     """Compile as ``compile_model`` does, record the artifact as this user's own, and trim the cache to its limit."""
     artifact = compile_model(model, target, directory, cpu, architectures)
-    if artifact.library_digest is not None:
+    if artifact.library_digest is not None:  # else nothing went into the cache
         _remember(artifact)
-    trim_cache()
+        trim_cache()
     return artifact
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from aprgraph.api import CompiledModel, load, open_artifact
+from tests.support.kept import KEPT
 
-_ROOT = Path(__file__).resolve().parents[2]
 #: Kernels that were compiled for a test, for all tests and processes, and for the next time: by the product's own cache.
-SHARED_CACHE = _ROOT / "build/tests-cache"
+SHARED_CACHE = KEPT
 
 LAYERS = 3
 #: Options of the model that most tests run: three layers, biases, two block formats, a vocabulary and places that suit no vector.

@@ -9,6 +9,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -30,6 +31,9 @@ _IMPORTED = [
     "aprgraph.runtime.cuda.session",
     __name__,
 ]
+
+
+_STARTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,15 @@ def run_emulated(commands: Sequence[Command], directory: Path, settings: Mapping
         return [Result(**result) for result in json.loads(results.read_text())]
 
 
-@cache
 def _server() -> ForkServerContext:
-    """Forks processes whose CUDA is the emulated one; the dynamic linker has to be told of it when the server itself starts."""
+    """Forks processes whose CUDA is the emulated one."""
+    with _STARTING:
+        return _started()
+
+
+@cache
+def _started() -> ForkServerContext:
+    """The dynamic linker has to be told of the emulated CUDA when the server itself starts."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     with mock.patch.dict(os.environ, {**toolkit().environment(), "TVM_NUM_THREADS": "1"}):

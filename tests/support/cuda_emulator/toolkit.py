@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shlex
@@ -9,10 +10,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from tests.support.kept import KEPT
 
 from .toolchain.host_compiler import KernelLibrary, compile_kernels, host_compiler
 
@@ -20,6 +24,7 @@ _HERE = Path(__file__).parent
 _ENGINE = "libcuda_emulator.so"
 _FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fcf-protection=none", "-U_FORTIFY_SOURCE")
 _LINK = ("-shared", "-Wl,-z,defs", "-Wl,-rpath,$ORIGIN", "-Wl,--enable-new-dtags")
+_KEPT_SECONDS = 30 * 86400
 #: The libraries over the engine, by the one source file of each.
 _THIN = {"driver": ("libcuda.so.1", ()), "runtime": ("libcudart.so.13", ("-Wl,--version-script=engine/libcudart.map",))}
 
@@ -63,6 +68,7 @@ def toolkit() -> Toolkit:
     path = _cache() / f"toolkit-{_digest()}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_old(path.parent)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as directory:
             built = Path(directory, "toolkit")
             _build(built, path)
@@ -74,8 +80,16 @@ def toolkit() -> Toolkit:
     return Toolkit(path)
 
 
+def _remove_old(folder: Path) -> None:
+    """What was made more than a month ago for sources that have changed since, most likely."""
+    for path in (*folder.glob("toolkit-*"), *folder.glob("kernels/*")):
+        with contextlib.suppress(FileNotFoundError):  # another process removes it as well
+            if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
 def _cache() -> Path:
-    return Path(tempfile.gettempdir(), f"aprgraph-cuda-emulator-{os.getuid()}")
+    return KEPT / "cuda-emulator"
 
 
 def _digest() -> str:

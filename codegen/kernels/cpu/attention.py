@@ -32,7 +32,7 @@ from aprgraph.codegen.kernels.cpu.attention_rows import (
 )
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, build_function, i64, scratch
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, RowMajor, along, assign, build_function, i64, scratch
 from aprgraph.graph.ir import TensorType
 
 
@@ -119,7 +119,7 @@ def attention(request: KernelRequest, cpu: Cpu) -> Any:
         out = parameters.buffer("out", ("n", count * value_size), "float32")
 
         def body(row: Row) -> None:
-            scores = scratch((heads.together, row.seen))
+            scores = RowMajor(scratch((heads.together, row.room)).elements, (i64(heads.together), row.seen))
             emit_scores(emitter, row, q, k, scoring, lambda h, key, score: assign(scores, score, [i64(h), key]))
             for h in range(heads.together):
                 sink = sinks.of(row.first_head + h)

@@ -63,7 +63,10 @@ def scoring_of(request: KernelRequest) -> Scoring:
 
 @dataclass(frozen=True)
 class Row:
-    """One position and one group of heads. The position may attend to ``seen`` keys of ``t``, from ``first_key`` on."""
+    """One position and one group of heads. The position may attend to ``seen`` keys of ``t``, from ``first_key`` on.
+
+    ``room`` is ``seen`` as sizes of scratch memory have to be given.
+    """
 
     heads: Heads
     position: Expr
@@ -72,6 +75,7 @@ class Row:
     first_key: Expr
     seen: Expr
     t: Expr
+    room: Expr
 
 
 def for_each_row(parameters: Parameters, heads: Heads, body: Callable[[Row], None]) -> None:
@@ -80,7 +84,7 @@ def for_each_row(parameters: Parameters, heads: Heads, body: Callable[[Row], Non
     Positions come from both ends in turn: threads take contiguous halves of the loop, and late positions see more keys.
     """
     n, t = parameters.size("n"), parameters.size("t")
-    with T.parallel(i64(0), n * heads.groups) as index, block("row"):
+    with T.parallel(i64(0), n * heads.groups) as index:
         step = T.floordiv(index, i64(heads.groups))
         half = T.floordiv(step, i64(2))
         position = T.Select(T.floormod(step, i64(2)) == 0, half, n - 1 - half)
@@ -89,7 +93,12 @@ def for_each_row(parameters: Parameters, heads: Heads, body: Callable[[Row], Non
         after = t - n + position + 1
         stop = after if heads.causal else t
         first_key = T.max(after - heads.window, i64(0)) if heads.window else i64(0)
-        body(Row(heads, position, first_head, kv_head, first_key, stop - first_key, t))
+        seen = stop - first_key
+        # As variables, for hundreds of indices hold them: written out in each, they are half of the time that TVM takes. But for
+        # the size of scratch memory, which TVM declares before any variable.
+        bound = [T.bind(value) for value in (position, first_head, kv_head, first_key, seen)]
+        with block("row"):
+            body(Row(heads, *bound, t, room=seen))
 
 
 def scores_together(share: int, cpu: Cpu) -> int:

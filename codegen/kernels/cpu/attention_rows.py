@@ -93,12 +93,13 @@ def for_each_row(parameters: Parameters, heads: Heads, body: Callable[[Row], Non
         after = t - n + position + 1
         stop = after if heads.causal else t
         first_key = T.max(after - heads.window, i64(0)) if heads.window else i64(0)
-        seen = stop - first_key
+        room = stop - first_key
         # As variables, for hundreds of indices hold them: written out in each, they are half of the time that TVM takes. But for
         # the size of scratch memory, which TVM declares before any variable.
-        bound = [T.bind(value) for value in (position, first_head, kv_head, first_key, seen)]
+        position, first_head, kv_head = T.bind(position), T.bind(first_head), T.bind(kv_head)
+        first_key, seen = T.bind(first_key), T.bind(room)
         with block("row"):
-            body(Row(heads, *bound, t, room=seen))
+            body(Row(heads, position, first_head, kv_head, first_key, seen, t, room))
 
 
 def scores_together(share: int, cpu: Cpu) -> int:

@@ -18,7 +18,7 @@ from aprgraph.runtime.blame.suggest import Suspicion, arguments_for, guilty_of, 
 from aprgraph.runtime.comparison import Comparison, with_blame
 from aprgraph.runtime.diff import diff as _diff
 from aprgraph.runtime.diff.side_names import SideNames
-from aprgraph.runtime.diff.sources import Source, open_pair, open_source
+from aprgraph.runtime.diff.sources import Source, open_foreign_sides, open_pair, open_source
 from aprgraph.runtime.trace.reader import Trace
 
 #: Called before each tensor with what it is called.
@@ -42,6 +42,7 @@ def diff(
     tolerances, progress. The report's ``headline`` is the sentence to read first. Raises AprgraphError for what cannot
     be compared or read.
     """
+    a, b = open_foreign_sides([a, b])
     report = Comparison.of(replace(_diff(a, b, **options), called=names))
     if model is None:
         if tokens is not None:

@@ -8,7 +8,7 @@ from aprgraph.graph.arguments import Argument, Command
 from aprgraph.graph.message import Message, text_in
 
 #: The others are called as the argument is.
-_OPTIONS = {"overrides": "--override-kv", "architectures": "--arch"}
+_OPTIONS = {"overrides": "--override-kv", "architectures": "--arch", "names": "--map"}
 
 
 def option_words(argument: Argument) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Families, Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.options import Families, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
 from aprgraph.cli.write_errors import Afterwards
@@ -29,7 +29,12 @@ _SHOWN = 12
 
 
 def audit(
-    trace: Annotated[Path, typer.Argument(help="A trace directory, or one APRT file (.bin).", metavar="TRACE", show_default=False)],
+    trace: Annotated[
+        Path,
+        typer.Argument(
+            help="A trace directory, or one APRT file (.bin), or a file of arrays (docs/captures.md).", metavar="TRACE", show_default=False
+        ),
+    ],
     model: Annotated[Path, typer.Option("--model", "-m", metavar="GGUF", help="The model that it is to be a run of.", show_default=False)],
     tokens: ReplayTokens = None,
     profile: Annotated[
@@ -39,6 +44,7 @@ def audit(
     tolerances: Tolerance = None,
     override_kv: Override = None,
     ignore: Ignore = None,
+    names: Map = None,
     suggest: Suggest = False,
     repro: Repro = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole audit as JSON.")] = False,
@@ -61,12 +67,12 @@ def audit(
     """
     from aprgraph import comparison  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
-    from aprgraph.runtime.diff.sources import open_source  # noqa: PLC0415
+    from aprgraph.runtime.diff.sources import open_foreign_sides, open_source  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
     check_repro(repro)
     ids = None if tokens is None else parse_tokens(tokens)
-    opened = open_source(trace)
+    opened = open_source(*open_foreign_sides([trace], names or []))
     loaded = comparison.load_model_of([opened], model, parse_overrides(override_kv or []), ignore or [])
     print_notices(loaded.notices)
     with replaying() as progress:

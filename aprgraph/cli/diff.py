@@ -11,18 +11,26 @@ import typer
 
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Families, Ignore, Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.options import Families, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.write_errors import Afterwards, written_by
 from aprgraph.option_words import document_in_option_words, option_words
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aprgraph.graph.model import Model
     from aprgraph.runtime.diff import DiffReport
+    from aprgraph.runtime.diff.sources import Source
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(help="A trace directory, or one APRT file (.bin).", metavar="A", show_default=False)],
+    a: Annotated[
+        Path,
+        typer.Argument(
+            help="A trace directory, or one APRT file (.bin), or a file of arrays (docs/captures.md).", metavar="A", show_default=False
+        ),
+    ],
     b: Annotated[Path, typer.Argument(help="The same of the other side.", metavar="B", show_default=False)],
     top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="Compare the K best tokens of the logits.")] = 10,
     profile: Annotated[
@@ -47,6 +55,7 @@ def diff(
     tokens: ReplayTokens = None,
     override_kv: Override = None,
     ignore: Ignore = None,
+    names: Map = None,
     suggest: Suggest = False,
     repro: Repro = None,
     html: Annotated[
@@ -83,34 +92,35 @@ def diff(
     from aprgraph import comparison  # noqa: PLC0415
     from aprgraph.cli.diff_report import print_report  # noqa: PLC0415
     from aprgraph.runtime.comparison import Comparison, with_blame  # noqa: PLC0415
-    from aprgraph.runtime.diff.sources import open_pair  # noqa: PLC0415
+    from aprgraph.runtime.diff.sources import open_foreign_sides, open_pair  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
     _check_places(html, repro)
-    truth = _load((a, b), model, tokens, override_kv or [], ignore or [], repro)
+    one, other = sides = open_foreign_sides([a, b], names or [])
+    truth = _load(sides, model, tokens, override_kv or [], ignore or [], repro)
     ids = None if tokens is None else parse_tokens(tokens)
     late = Afterwards()
-    report = Comparison.of(_compare(a, b, top, profile, tolerances or []))
+    report = Comparison.of(_compare(one, other, top, profile, tolerances or []))
     if truth is not None:
         with replaying() as progress:
             report = with_blame(
-                report, *open_pair(a, b), truth, tokens=ids, profile=profile, tolerances=tolerances or [], top=top, progress=progress
+                report, *open_pair(one, other), truth, tokens=ids, profile=profile, tolerances=tolerances or [], top=top, progress=progress
             )
         if repro is not None:
             with late.written_by("--repro"):
-                write_guilty(repro, comparison.guilty_of_diff(report, *open_pair(a, b)), truth, ids)
+                write_guilty(repro, comparison.guilty_of_diff(report, *open_pair(one, other)), truth, ids)
     if html is not None:
         from aprgraph.runtime.report import write_page  # noqa: PLC0415
 
         with late.written_by("--html"):
-            write_page(html, report, *(report.traces or open_pair(a, b)), option_words)
+            write_page(html, report, *(report.traces or open_pair(one, other)), option_words)
     if suggest:
-        arguments = comparison.suggested_arguments(report, open_pair(a, b))
+        arguments = comparison.suggested_arguments(report, open_pair(one, other))
         print_suggestion(arguments, "what differs is one stage" if report.exit_code == 1 else "nothing differs", as_json=as_json)
     elif as_json:
         typer.echo(json.dumps(document_in_option_words(report.to_json()), indent=1, allow_nan=False))
     else:
-        print_report(report, open_pair(a, b), show_all)
+        print_report(report, open_pair(one, other), show_all)
     late.finish()
     raise typer.Exit(report.exit_code)
 
@@ -126,7 +136,7 @@ def _check_places(html: Path | None, repro: Path | None) -> None:
 
 
 def _load(
-    sides: tuple[Path, Path], model: Path | None, tokens: str | None, override_kv: list[str], ignore: list[str], repro: Path | None
+    sides: Sequence[Source], model: Path | None, tokens: str | None, override_kv: list[str], ignore: list[str], repro: Path | None
 ) -> Model | None:
     """The model to replay, if one is named. Raises AprgraphError, also for options that need one."""
     from aprgraph.comparison import load_model_of  # noqa: PLC0415
@@ -143,7 +153,7 @@ def _load(
     return None
 
 
-def _compare(a: Path, b: Path, top: int, profile: str | None, tolerances: list[str]) -> DiffReport:
+def _compare(a: Source, b: Source, top: int, profile: str | None, tolerances: list[str]) -> DiffReport:
     """The comparison, with a progress bar where someone is watching."""
     from aprgraph.runtime.diff import diff as compare  # noqa: PLC0415
 

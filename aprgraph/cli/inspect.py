@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aprgraph.cli.options import Families, Json
+from aprgraph.cli.options import Families, Json, Map
 from aprgraph.cli.terminal import one_line
 from aprgraph.option_words import in_option_words
 
@@ -20,6 +20,7 @@ _EXPECTED = "an APRT file, a GGUF file, or the directory of a trace or an artifa
 
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="An APRT file, a trace, an artifact, or a GGUF file.")],
+    names: Map = None,
     json: Json = False,
     _family: Families = None,
 ) -> None:
@@ -32,12 +33,13 @@ def inspect(
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
     from aprgraph.graph.message import Message  # noqa: PLC0415
     from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes, kind_of_folder  # noqa: PLC0415
+    from aprgraph.runtime.trace.foreign import is_foreign_file  # noqa: PLC0415
 
     if path.is_dir():
         folder = kind_of_folder(path)
         if folder is not None and folder.name not in ("trace", "artifact"):
             raise AprgraphError(f"{path}: {folder.what}; ", folder.advice, f"; expected {_EXPECTED}")
-        document = _artifact(path) if (path / "artifact.json").is_file() else _trace(path)
+        document = _artifact(path) if (path / "artifact.json").is_file() else _trace(path, names or [])
     elif path.is_file():
         try:
             with path.open("rb") as file:
@@ -48,6 +50,8 @@ def inspect(
             document = _model(path)
         elif head.startswith(b"APRT"):
             document = _aprt(path)
+        elif is_foreign_file(path):
+            document = _trace(path, names or [])
         else:
             kind = kind_of_bytes(head)
             what = f"begins with {head[:4]!r}" if kind is None else Message(f"{kind.what}; ", kind.advice)
@@ -71,11 +75,11 @@ def _aprt(path: Path) -> dict[str, Any]:
     return {"kind": "APRT file", "stage": path.stem, "layer": where, **compute_statistics(values).to_json()}
 
 
-def _trace(path: Path) -> dict[str, Any]:
+def _trace(path: Path, names: list[str]) -> dict[str, Any]:
     from aprgraph.runtime.trace.reader import Trace  # noqa: PLC0415
 
-    trace = Trace.open(path)
-    document: dict[str, Any] = {"kind": "trace", "manifest": trace.info is not None}
+    trace = Trace.open(path, names=names)
+    document: dict[str, Any] = {"kind": "trace", "manifest": trace.has_manifest}
     if trace.info is not None:
         document |= {
             "model": dict(trace.info.model),

@@ -50,6 +50,17 @@ Layers = Annotated[
     typer.Option("--layers", metavar="A..B", help="Layers to save, B exclusive. Whole-model stages are saved whenever they are named."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Write there also where something else is than an earlier one of this program.")]
+TRACE_HELP = "A trace directory, one APRT file (.bin), or what another program left: .npz, .npy, .pt and more (docs/captures.md)."
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="REGEX=PLACE",
+        help=r"Where arrays of .npz, .npy and .pt files belong that are not called as stages are, such as "
+        r"'layers\.(\d+)\.mlp=layer\1.ffn_out'. The name has to match from its beginning, or from a dot or slash, to its end. Repeatable.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 ReplayTokens = Annotated[
     str | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from aprgraph.graph.arguments import JSON
+from aprgraph.graph.arguments import JSON, NAMES
 from aprgraph.graph.message import Message
 from aprgraph.graph.ops import weights_of
 from aprgraph.graph.ops.attention import scores_by_layer
@@ -31,6 +31,10 @@ def differences(a: Trace, b: Trace, graphs: GraphDifferences) -> Iterator[str]:
     for side, trace in (("A", a), ("B", b)):
         if trace.info is None:
             yield Caveat(f"{side} has no manifest: its tokens are not known, and its shapes only where they are certain")
+        elif not trace.has_manifest:
+            arrays = [one for one in trace.unread if one.kind == "array"]
+            if arrays:
+                yield Caveat(f"{counted(len(arrays), 'array')} of {side} without a place; give places with ", NAMES)
         elif trace.unread:
             files = "1 file" if len(trace.unread) == 1 else f"{len(trace.unread)} files"
             yield Caveat(f"{files} beside the manifest of {side} not read, the first {trace.unread[0].sentence}")

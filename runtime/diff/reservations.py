@@ -67,15 +67,16 @@ def find_reservations(
 
 
 def unread_reservation(trace: Trace, who: str, compared: int) -> Reservation | None:
-    """What was not read of a directory without a manifest, where files alone say what was recorded; decisive where that is more
+    """What was not read where there is no manifest, and files alone say what was recorded; decisive where that is more
     than the ``compared`` tensors. None where all was read. A tensor that was read in one form and is there in another is not missing,
     and what lies beside a manifest is of something else.
     """
     read = {entry.file for entry in trace.entries}
     missing = [one for one in trace.unread if one.suggestion is None or one.suggestion not in read]
-    if trace.info is not None or not missing:
+    if trace.has_manifest or not missing:
         return None
-    files = f"1 file of {who} was not read:" if len(missing) == 1 else f"{len(missing)} files of {who} were not read, the first"
+    what = missing[0].kind
+    files = f"1 {what} of {who} was not read:" if len(missing) == 1 else f"{len(missing)} {what}s of {who} were not read, the first"
     return Reservation(f"{files} {missing[0].sentence}", "was read", decisive=len(missing) > compared)
 
 

@@ -1,12 +1,14 @@
-"""What the two arguments of a comparison may be: trace directories, single APRT files, or open traces."""
+"""What the two arguments of a comparison may be: traces, what other programs leave (runtime/trace/foreign.py), APRT files, open traces."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.runtime.trace.aprt import read_header
+from aprgraph.runtime.trace.foreign import is_foreign_file, open_with_names
 from aprgraph.runtime.trace.manifest import MANIFEST, TraceEntry
 from aprgraph.runtime.trace.reader import Trace
 
@@ -14,8 +16,18 @@ Source: TypeAlias = str | Path | Trace
 
 
 def is_file(side: Source) -> bool:
-    """Whether ``side`` names a single file."""
-    return not isinstance(side, Trace) and Path(side).is_file()
+    """Whether ``side`` names a single APRT file."""
+    return not isinstance(side, Trace) and Path(side).is_file() and not is_foreign_file(Path(side))
+
+
+def open_foreign_sides(sides: Sequence[Source], names: Sequence[str] = ()) -> list[Source]:
+    """``sides`` with what other programs left opened, once, its arrays placed by ``names`` (see NameMap); the others as they are.
+
+    Raises TraceError.
+    """
+    closed = [Path(side) for side in sides if not isinstance(side, Trace)]
+    opened = iter(open_with_names(closed, names) if closed else [])
+    return [side if isinstance(side, Trace) else next(opened) for side in sides]
 
 
 def open_pair(a: Source, b: Source) -> tuple[Trace, Trace]:
@@ -26,8 +38,12 @@ def open_pair(a: Source, b: Source) -> tuple[Trace, Trace]:
     opened = open_source(a), open_source(b)
     if is_file(a) != is_file(b):
         file, other = (a, opened[1]) if is_file(a) else (b, opened[0])
-        raise ComparisonError(f"{file} is a file and {other.directory} a directory; compare two directories, or two files")
+        raise ComparisonError(f"{file} is a file and {other.directory} {_what(other)}; compare two directories, or two files")
     return opened
+
+
+def _what(trace: Trace) -> str:
+    return "a directory" if trace.directory.is_dir() else "all that a run recorded"
 
 
 def open_source(side: Source) -> Trace:
@@ -35,7 +51,7 @@ def open_source(side: Source) -> Trace:
     if isinstance(side, Trace):
         return side
     path = Path(side)
-    if path.is_file():
+    if is_file(path):
         return _open_file(path)
     if not path.exists():
         raise TraceError(f"{path}: no such file or directory; expected a trace directory, or an APRT file (.bin)")

@@ -36,7 +36,7 @@ class TraceAsRead(Trace):
             replace(entry, step=key.step, layer=key.layer, stage=key.stage, shape=other.get(key, entry.shape))
             for key, entry in self._originals.items()
         ]
-        super().__init__(trace.directory, entries, trace.info, trace.unread)
+        super().__init__(trace.directory, entries, trace.info, trace.unread, has_manifest=trace.has_manifest)
 
     def load(self, entry: TraceEntry) -> F32:
         """The tensor of ``entry`` as it is to be read, in the entry's shape; see ``Trace.load``."""

@@ -14,7 +14,6 @@ from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stages import STAGE_BY_NAME, Stage
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.trace.array_values import Array
 from aprgraph.runtime.trace.manifest import TraceEntry
 
 Shape = tuple[int, ...]
@@ -83,12 +82,15 @@ class _Reading:
     given: str
 
 
-def fit_shapes(where: str, entries: Sequence[TraceEntry], arrays: Mapping[Place, Array], tokens: int) -> dict[Place, Shape]:
-    """The shape in which each array is recorded. Raises TraceError for those that fit neither the stage table nor each other."""
+def fit_shapes(where: str, entries: Sequence[TraceEntry], given: Mapping[Place, Shape], tokens: int) -> dict[Place, Shape]:
+    """The shape in which each array, of the shape ``given``, is recorded.
+
+    Raises TraceError for those that fit neither the stage table nor each other.
+    """
     sizes, found = _Sizes(tokens), {}
     pending: list[tuple[TraceEntry, list[_Reading]]] = []
     for entry in entries:
-        shape = arrays[entry.key].shape
+        shape = given[entry.key]
         readings = list(_readings(STAGE_BY_NAME[entry.stage], shape))
         if not readings:
             raise TraceError(f"{where}: {entry.label} has the shape {_dims(shape)}, expected {_expected(STAGE_BY_NAME[entry.stage])}")
@@ -98,7 +100,7 @@ def fit_shapes(where: str, entries: Sequence[TraceEntry], arrays: Mapping[Place,
         found[entry.key] = _take(where, entry, shape, readings, sizes)
     # Those that can be read in two ways come last, when the others have told the sizes.
     for entry, readings in pending:
-        found[entry.key] = _take(where, entry, arrays[entry.key].shape, readings, sizes)
+        found[entry.key] = _take(where, entry, given[entry.key], readings, sizes)
     return found
 
 

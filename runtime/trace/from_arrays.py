@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind, is_logits
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.trace.aprt import WHOLE_MODEL
+from aprgraph.runtime.trace.aprt import F32, WHOLE_MODEL
 from aprgraph.runtime.trace.array_shapes import fit_shapes
-from aprgraph.runtime.trace.array_values import Array, arithmetic_of, check_values, to_f32, to_numpy
+from aprgraph.runtime.trace.array_values import arithmetic_of, check_values, to_f32, to_numpy
 from aprgraph.runtime.trace.destination import author_of
 from aprgraph.runtime.trace.manifest import ARITHMETICS, TraceEntry, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
@@ -44,32 +45,67 @@ def write_arrays(
         raise TraceError(f"{where}: weights {shown(extra['weights'])}, expected float or quantised")
     if extra.get("arithmetic", ARITHMETICS[0]) not in ARITHMETICS:
         raise TraceError(f"{where}: arithmetic {shown(extra['arithmetic'])}, expected one of {', '.join(ARITHMETICS)}")
-    entries = _read_keys(where, tensors)
-    arrays, types = {}, {}
-    for key, entry in entries:
-        arrays[entry.key], types[entry.key] = _read_array(where, entry, tensors[key])
-    ordered = sorted((entry for _, entry in entries), key=lambda entry: entry.order)
-    shapes = fit_shapes(where, ordered, arrays, len(tokens))
-    positions = "all" if any(is_logits(entry.stage) and len(shapes[entry.key]) == 2 for entry in ordered) else "last"
-    extra = _with_arithmetic(extra, types)
-    info = TraceInfo(model, target, tuple(int(token) for token in tokens), _describe(ordered), positions, "", extra)
+    fitted = fit_arrays(where, tensors, len(tokens))
+    extra = _with_arithmetic(extra, fitted.types)
+    info = TraceInfo(model, target, tuple(int(token) for token in tokens), fitted.plan, fitted.positions, "", extra)
     writer = TraceWriter(directory, author=author_of(info), force=force)
     with contextlib.closing(writer):
-        for entry in ordered:
+        for entry, key in fitted.entries:
             name = entry.stage if entry.layer is None else f"layer{entry.layer}.{entry.stage}"
-            writer.write(name, entry.stage, entry.layer, entry.step, to_f32(arrays.pop(entry.key).reshape(shapes[entry.key])))
+            writer.write(name, entry.stage, entry.layer, entry.step, f32_of(tensors[key], entry.shape))
         return writer.finish(info)
 
 
-def _read_array(where: str, entry: TraceEntry, value: Any) -> tuple[Array, str]:
-    """The elements of one tensor, and the name of their type. Raises TraceError."""
+@dataclass(frozen=True)
+class FittedArrays:
+    """Arrays in their places and shapes: ``entries``, in execution order, each with its key among the arrays.
+
+    ``types`` names the type of each one's elements.
+    """
+
+    entries: tuple[tuple[TraceEntry, Any], ...]
+    types: Mapping[Place, str]
+
+    @property
+    def positions(self) -> str:
+        """``all`` where there are logits of more than the last position, else ``last``."""
+        return "all" if any(is_logits(entry.stage) and len(entry.shape) == 2 for entry, _ in self.entries) else "last"
+
+    @property
+    def plan(self) -> str:
+        """The plan that would have recorded these."""
+        return describe_plan([entry for entry, _ in self.entries])
+
+
+def fit_arrays(where: str, tensors: Mapping[Any, Any], tokens: int) -> FittedArrays:
+    """The places and shapes of ``tensors``, of a prompt of so many ``tokens`` (0: not known). Keys are those of ``Trace.write``.
+
+    Each array is looked at once and not kept. Raises TraceError for names, types, values and shapes that do not fit the
+    stage table.
+    """
+    entries = _read_keys(where, tensors)
+    given, types = {}, {}
+    for key, entry in entries:
+        given[entry.key], types[entry.key] = _check_array(where, entry, tensors[key])
+    ordered = sorted(entries, key=lambda item: item[1].order)
+    shapes = fit_shapes(where, [entry for _, entry in ordered], given, tokens)
+    return FittedArrays(tuple((replace(entry, shape=shapes[entry.key]), key) for key, entry in ordered), types)
+
+
+def f32_of(value: Any, shape: tuple[int, ...]) -> F32:
+    """An array that has been looked at, each element rounded to float32, in ``shape``."""
+    return to_f32(to_numpy(value)[0].reshape(shape))
+
+
+def _check_array(where: str, entry: TraceEntry, value: Any) -> tuple[tuple[int, ...], str]:
+    """The shape of one tensor, and the name of its elements' type. Raises TraceError."""
     try:
         array, name = to_numpy(value)
         stage = STAGE_BY_NAME[entry.stage]
         check_values(array, name, can_be_masked=stage.is_masked and not stage.rows_sum_to_1)  # a softmax makes weights of 0 of them
     except TraceError as error:
         raise TraceError(f"{where}: {entry.label} {error}") from None
-    return array, name
+    return array.shape, name
 
 
 def _with_arithmetic(extra: Mapping[str, Any], types: Mapping[Place, str]) -> Mapping[str, Any]:
@@ -102,12 +138,32 @@ def _read_keys(where: str, tensors: Mapping[Any, Any]) -> list[tuple[Any, TraceE
     return result
 
 
+def split_name(name: str) -> tuple[int, int | None, str] | None:
+    """The step, the layer and the stage of a name such as ``step2.layer3.ffn_gate``, known or not; None for other names."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else (int(match[1] or 0), None if match[2] is None else int(match[2]), match[3])
+
+
+def is_place_of_array(name: str) -> bool:
+    """Whether an array of this name is that of a stage: a known one, with a layer where one belongs."""
+    step_layer_stage = split_name(name)
+    if step_layer_stage is None:
+        return False
+    _, layer, word = step_layer_stage
+    stage = STAGE_BY_NAME.get(STAGE_ALIASES.get(word, word))
+    return stage is not None and stage.per_layer == (layer is not None) and not (stage.first_layer_only and layer)
+
+
+def read_name(where: str, name: str) -> Place:
+    """The place that a name such as ``layer3.ffn_gate`` is of. Raises TraceError."""
+    return _read_key(where, name).key
+
+
 def _read_key(where: str, key: object) -> TraceEntry:
     if isinstance(key, str):
-        match = _NAME.fullmatch(key)
-        if match is None:
+        if (named := split_name(key)) is None:
             raise TraceError(f"{where}: {shown(key)} names no tensor, expected such as 'layer3.ffn_gate', 'lm_head' or 'step2.lm_head'")
-        given, name, when = None if match[2] is None else int(match[2]), match[3], int(match[1] or 0)
+        when, given, name = named
     elif isinstance(key, tuple) and len(key) in (2, 3) and isinstance(key[1], str):
         given, name, when = key[0], key[1], key[2] if len(key) == 3 else 0
     else:
@@ -137,7 +193,7 @@ def _whole(value: object) -> int | None:
     return int(value)
 
 
-def _describe(entries: Sequence[TraceEntry]) -> str:
+def describe_plan(entries: Sequence[TraceEntry]) -> str:
     """The plan that would have recorded these."""
     names = {entry.stage for entry in entries}
     layers = [entry.layer for entry in entries if entry.layer is not None]

@@ -26,22 +26,45 @@ from aprgraph.runtime.trace.without_manifest import read_without_manifest
 
 
 class Trace:
-    """A trace directory. ``entries`` are in execution order; ``info`` is None where there is no manifest.
+    """A trace directory, or what another program left in place of one, which ``directory`` then is the path of.
 
-    ``unread`` are the files that look like tensors and that no entry is of, each with why: misnamed, in another form, of another run.
+    ``entries`` are in execution order; ``info`` is None where nothing is known of the run. ``has_manifest`` says whether
+    a manifest lists what was recorded; else the files alone tell. ``unread`` are the files that look like tensors and
+    that no entry is of, each with why: misnamed, in another form, of another run.
     """
 
-    def __init__(self, directory: Path, entries: Sequence[TraceEntry], info: TraceInfo | None, unread: Sequence[Unread] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        entries: Sequence[TraceEntry],
+        info: TraceInfo | None,
+        unread: Sequence[Unread] = (),
+        *,
+        has_manifest: bool | None = None,
+    ) -> None:
+        """``has_manifest`` where it does not follow from ``info``, of which other forms than ours tell a part."""
         self.directory = directory
+        self.has_manifest = info is not None if has_manifest is None else has_manifest
         self.unread = tuple(unread)
         self.entries = tuple(sorted(entries, key=lambda entry: entry.order))
         self.info = info
         self._by_key = {entry.key: entry for entry in self.entries}
 
     @staticmethod
-    def open(directory: str | Path) -> Trace:
-        """Open a directory with or without a manifest. Raises TraceError."""
+    def open(directory: str | Path, *, names: Sequence[str] = ()) -> Trace:
+        r"""Open a directory with or without a manifest, or what another program left. Raises TraceError.
+
+        That is a file of arrays (.npz, .npy, and .pt or .pth where torch is installed), a folder of such files, a tree
+        of one folder a position as `apr parity --per-op` leaves it, or the logits of llama.cpp's
+        `llama-debug --save-logits`. ``names`` tell of arrays that are not called as stages are where they belong:
+        ``r"layers\.(\d+)\.mlp=layer\1.ffn_out"`` (see NameMap).
+        """
+        from aprgraph.runtime.trace.foreign import open_with_names  # noqa: PLC0415 -- it needs this module
+
         directory = Path(directory)
+        [foreign] = open_with_names([directory], names)
+        if isinstance(foreign, Trace):
+            return foreign
         if not directory.is_dir():
             run = RUN.with_options(TAPS.given("all", "'all'"), in_python="CompiledModel.run(taps='all')")
             raise TraceError(f"{directory}: not a directory; expected a trace directory, such as `", run, "` writes")
@@ -127,7 +150,12 @@ class Trace:
         """The same trace with the shapes of some tensors, by (step, layer, stage), which must be of as many elements."""
         changed = copy.copy(self)
         Trace.__init__(
-            changed, self.directory, [replace(entry, shape=shapes.get(entry.key, entry.shape)) for entry in self], self.info, self.unread
+            changed,
+            self.directory,
+            [replace(entry, shape=shapes.get(entry.key, entry.shape)) for entry in self],
+            self.info,
+            self.unread,
+            has_manifest=self.has_manifest,
         )
         return changed
 

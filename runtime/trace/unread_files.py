@@ -40,11 +40,14 @@ _RESULT = re.compile(r"[._/-](?:output|out|result|activations?|act|tensor|0)$", 
 
 @dataclass(frozen=True)
 class Unread:
-    """A file that was not read. ``file``, and ``suggestion``, where it would have been read, are relative to the directory."""
+    """A file that was not read, or an array of one. ``file``, and ``suggestion``, where it would have been read, are relative to the
+    directory, or names of arrays; ``kind`` is the noun for it.
+    """
 
     file: str
     why: str
     suggestion: str | None = None
+    kind: str = "file"
 
     @property
     def sentence(self) -> str:

@@ -150,11 +150,12 @@ def test_inspect_lists_them(tmp_path: Path) -> None:
     assert document["unread"] == {"layer_0/ffn_swiglu.bin": "no place of a stage; did you mean layer-0/ffn_swigl.bin?"}
 
 
-def test_a_file_of_arrays_in_place_of_a_trace(tmp_path: Path) -> None:
+def test_a_file_of_arrays_in_place_of_an_aprt_file(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", values(3, 4))
     np.savez(tmp_path / "a.npz", values(3, 4))
     for name in ("a.npy", "a.npz"):
-        message = fails("diff", tmp_path / name, tmp_path / name)
+        path = (tmp_path / name).rename(tmp_path / f"{name}.bin")
+        message = fails("diff", path, path)
         assert message.endswith("not an APRT file; it looks like a file of NumPy or torch: aprgraph.Trace.write makes a trace of arrays")
 
 

@@ -1,0 +1,168 @@
+"""Files of arrays that other programs leave: NumPy's .npz and .npy, torch's .pt and .pth, and folders of them, by name.
+
+NumPy and torch read them, without running what a pickle in them says. Arrays stay in the file until they are asked for.
+"""
+
+from __future__ import annotations
+
+import weakref
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from aprgraph.graph.errors import TraceError, shown
+from aprgraph.runtime.trace.unread_files import Unread, explain, list_folder
+
+NUMPY, TORCH = (".npz", ".npy"), (".pt", ".pth")
+#: How NumPy writes bfloat16, which is no type of its own: elements of two bytes of no type.
+_BFLOAT16_AS_WRITTEN = np.dtype("V2")
+#: Of a container in a torch file, how many others it may lie in.
+_DEEPEST = 16
+
+
+class ArrayFiles(Mapping[str, Any]):
+    """The arrays of a file or folder by name: NumPy arrays, tensors of torch, or whatever else a torch file holds.
+
+    A file's name without its ending is the name of its one array, and in a folder comes before the names of several.
+    """
+
+    def __init__(self, readers: Mapping[str, Callable[[], Any]]) -> None:
+        self._readers = dict(readers)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
+def is_array_file(name: str) -> bool:
+    """Whether a file of this name holds arrays, by its ending."""
+    return PurePosixPath(name).suffix.lower() in (*NUMPY, *TORCH)
+
+
+def open_array_file(path: Path) -> ArrayFiles:
+    """The arrays of one file. Raises TraceError for what cannot be read as what its ending says."""
+    return ArrayFiles(_readers_of(path, path.stem, ""))
+
+
+def open_array_folder(folder: Path) -> tuple[ArrayFiles, list[Unread]]:
+    """The arrays of all files below ``folder``, and the other files that seem to hold tensors, each with why it is not read.
+
+    Raises TraceError where two files hold arrays of one name.
+    """
+    readers: dict[str, Callable[[], Any]] = {}
+    unread = []
+    for file in list_folder(folder).files:
+        stem = str(PurePosixPath(file).with_suffix(""))
+        problem, found = None, {}
+        if is_array_file(file):
+            try:
+                found = _readers_of(folder / file, stem, f"{stem}.")
+            except TraceError as error:
+                problem = str(error).removeprefix(f"{folder / file}: ")
+        if not found and (one := explain(folder, file, problem)) is not None:
+            unread.append(one)
+        for name, reader in found.items():
+            if name in readers:
+                raise TraceError(f"{folder}: two files hold an array of the name {shown(name)}, one of them {file}; take one of them away")
+            readers[name] = reader
+    return ArrayFiles(readers), unread
+
+
+def _readers_of(path: Path, alone: str, before: str) -> dict[str, Callable[[], Any]]:
+    """What a file holds: its one array as ``alone``, else several with ``before`` in front of their names."""
+    suffix = path.suffix.lower()
+    if suffix in TORCH:
+        held = _load_torch(path)
+        return {before + name if name else alone: _constant(value) for name, value in _flatten(held, "", path, 0)}
+    if suffix == ".npy":
+        array = _guarded(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+        return {alone: _constant(_as_numbers(array))}
+    archive = _guarded(path, lambda: _open_archive(path))
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise TraceError(f"{path}: holds one array, as a .npy file does; name it so")
+    return {before + name: _member(path, archive, name) for name in archive.files}
+
+
+def _open_archive(path: Path) -> Any:
+    """The .npz file, held open as long as somebody reads from it."""
+    file = path.open("rb")
+    try:
+        archive = np.load(file, allow_pickle=False)
+    except BaseException:
+        file.close()
+        raise
+    weakref.finalize(archive, file.close)
+    return archive
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _member(path: Path, archive: Any, name: str) -> Callable[[], Any]:
+    return lambda: _as_numbers(_guarded(path, lambda: archive[name], f", array {shown(name)},"))
+
+
+def _as_numbers(array: Any) -> Any:
+    return array.view(ml_dtypes.bfloat16) if getattr(array, "dtype", None) == _BFLOAT16_AS_WRITTEN else array
+
+
+def _guarded(path: Path, read: Callable[[], Any], what: str = "") -> Any:
+    """What ``read`` returns. Raises TraceError for whatever NumPy says of a file that is damaged or of another kind."""
+    try:
+        return read()
+    except OSError as error:
+        raise TraceError(f"{path}:{what} cannot be read: {error.strerror or error}") from None
+    except TraceError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- a damaged file makes NumPy raise anything
+        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+            raise TraceError(f"{path}:{what} holds Python objects, which are not read; save plain arrays of numbers") from None
+        reason = shown(str(error).partition("\n")[0]) if str(error) else type(error).__name__
+        raise TraceError(f"{path}:{what} is damaged, or no {path.suffix} file ({reason}); save it again") from None
+
+
+def _load_torch(path: Path) -> Any:
+    """What a torch file holds, read with weights_only=True: tensors and plain containers alone. Raises TraceError."""
+    try:
+        import torch  # noqa: PLC0415 -- optional, and seconds to import
+    except ModuleNotFoundError:
+        raise TraceError(
+            f"{path}: is read by torch, which is not installed: install it (pip install torch), or save the arrays with numpy.savez"
+        ) from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # noqa: BLE001 -- a damaged file makes torch raise anything
+        if "weights_only" in str(error).lower():
+            raise TraceError(
+                f"{path}: holds Python objects beside tensors, which torch does not load with weights_only=True; "
+                "save a dict of tensors: torch.save({name: tensor}, path)"
+            ) from None
+        reason = shown(str(error).partition("\n")[0][:200]) if str(error) else type(error).__name__
+        raise TraceError(f"{path}: is damaged, or no file of torch ({reason}); save it again") from None
+
+
+def _flatten(held: Any, name: str, path: Path, depth: int) -> Iterator[tuple[str, Any]]:
+    """Each value with its name, of nested dicts and lists such as ``hidden_states.3``."""
+    if depth > _DEEPEST:
+        raise TraceError(f"{path}: {shown(name)} lies in more than {_DEEPEST} dicts or lists; save a dict of tensors")
+    inside: list[tuple[Any, Any]] = []
+    if isinstance(held, Mapping):
+        inside = list(held.items())
+    elif isinstance(held, list | tuple) and any(hasattr(item, "shape") or isinstance(item, Mapping | list | tuple) for item in held):
+        inside = list(enumerate(held))
+    else:
+        yield name, held
+    for key, value in inside:
+        yield from _flatten(value, f"{name}.{key}" if name else str(key), path, depth + 1)

@@ -1,0 +1,86 @@
+"""What other programs leave in place of a trace directory, and how it is read: each form with how it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aprgraph.graph.arguments import NAMES
+from aprgraph.graph.errors import TraceError
+from aprgraph.runtime.trace.aprt import HEADER, MAGIC
+from aprgraph.runtime.trace.array_files import is_array_file, open_array_file, open_array_folder
+from aprgraph.runtime.trace.manifest import MANIFEST, MARKER
+from aprgraph.runtime.trace.saved_logits import SavedLogits, is_saved_logits
+from aprgraph.runtime.trace.single_positions import SinglePositions, check_device, is_single_positions
+from aprgraph.runtime.trace.unread_files import list_folder
+from aprgraph.runtime.trace.without_manifest import is_place_of_stage
+
+if TYPE_CHECKING:
+    from aprgraph.runtime.trace.reader import Trace
+
+#: What says that a folder is something else: a trace, an artifact, a stage alone, a model.
+_OTHERS = (MANIFEST, MARKER, "artifact.json", "repro.py", "config.json")
+
+
+def open_foreign(path: Path, names: Sequence[str] = ()) -> Trace | None:
+    """What is at ``path`` as a trace; None for trace directories, APRT files and what is nothing of the kind. Raises TraceError.
+
+    ``names`` are the rules of a NameMap, for arrays.
+    """
+    if holds_arrays(path):
+        from aprgraph.runtime.trace.array_trace import ArrayTrace  # noqa: PLC0415 -- it is not needed for others
+        from aprgraph.runtime.trace.name_map import NameMap  # noqa: PLC0415
+
+        rules = NameMap(names)
+        if not path.is_dir():
+            return ArrayTrace(path, open_array_file(path), rules)
+        arrays, strangers = open_array_folder(path)
+        return ArrayTrace(path, arrays, rules, strangers) if arrays else None
+    if path.is_dir():
+        if (path / MANIFEST).exists() or (path / MARKER).exists():
+            return None
+        check_device(path)
+        return SinglePositions(path) if is_single_positions(path) else None
+    return SavedLogits(path) if is_foreign_file(path) else None
+
+
+def holds_arrays(path: Path) -> bool:
+    """Whether ``path`` is a file of arrays, or a folder with such files that is nothing else. Raises TraceError."""
+    if not path.is_dir():
+        return is_array_file(path.name) and path.is_file() and not _is_aprt(path)
+    if any((path / name).exists() for name in _OTHERS):
+        return False
+    files = list_folder(path).files
+    return any(map(is_array_file, files)) and not any(map(is_place_of_stage, files))
+
+
+def is_foreign_file(path: Path) -> bool:
+    """Whether ``path`` is one file that stands for all that a run recorded."""
+    return path.is_file() and (holds_arrays(path) or (is_saved_logits(path) and not _is_aprt(path)))
+
+
+def open_with_names(paths: Sequence[Path], names: Sequence[str]) -> list[Trace | Path]:
+    """Each of ``paths`` that another program left, opened, its arrays named by ``names``; the others as they are.
+
+    Raises TraceError for what cannot be read, and for names that are of no array.
+    """
+    opened = [open_foreign(path, names) or path for path in paths]
+    if names:
+        from aprgraph.runtime.trace.array_trace import ArrayTrace  # noqa: PLC0415
+        from aprgraph.runtime.trace.name_map import NameMap  # noqa: PLC0415
+
+        dumps = [one for one in opened if isinstance(one, ArrayTrace)]
+        if not dumps:
+            one, is_no = " and ".join(map(str, paths)), "are no such" if len(paths) > 1 else "is no such"
+            raise TraceError(NAMES, f" names arrays of .npz, .npy and .pt files; {one} {is_no}: leave it out")
+        NameMap(names).check_used([(str(dump.directory), dump.names) for dump in dumps])
+    return opened
+
+
+def _is_aprt(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEADER.size).startswith(MAGIC)
+    except OSError:
+        return False

@@ -1,0 +1,83 @@
+r"""Which place in a trace an array of another program has: rules such as ``layers\.(\d+)\.mlp=layer\1.ffn_out``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from aprgraph.graph.arguments import NAMES
+from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.words import listed
+from aprgraph.runtime.place import Place
+from aprgraph.runtime.trace.from_arrays import is_place_of_array, read_name
+
+#: How a rule is written, for messages.
+EXAMPLE = r"'layers\.(\d+)\.mlp=layer\1.ffn_out'"
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class _Rule:
+    r"""``text`` as it was given; ``place`` may name groups of ``pattern``, as ``\1`` does."""
+
+    text: str
+    pattern: re.Pattern[str]
+    place: str
+
+    def place_in(self, name: str) -> str | None:
+        """The place of an array, None if the rule is not about it: the whole of its name matches, or all behind a dot or slash."""
+        starts = (0, *(match.end() for match in re.finditer(r"[./]", name)))
+        match = next((found for start in starts if (found := self.pattern.fullmatch(name, start)) is not None), None)
+        return None if match is None else match.expand(self.place)
+
+
+class NameMap:
+    r"""Rules ``REGEX=PLACE``: the place is a name as ``Trace.write`` takes it, in which ``\1`` stands for the first group.
+
+    A regular expression matches the whole of a name, or all of it behind a dot or slash, so that ``layers\.(\d+)\.mlp`` matches
+    ``model.layers.3.mlp`` but not ``model.layers.3.mlp.up_proj``. Names that are stages' own need no rule.
+    """
+
+    def __init__(self, rules: Sequence[str] = ()) -> None:
+        """Raises TraceError for rules that cannot be read."""
+        self.rules = tuple(map(_parse, rules))
+
+    def place_of(self, where: str, name: str) -> Place | None:
+        """The place of an array of this name; None if nothing tells. Raises TraceError where the rules give no stage, or several."""
+        places = {rule.text: _read(where, rule, name, place) for rule in self.rules if (place := rule.place_in(name)) is not None}
+        if len(set(places.values())) > 1:
+            ways = " and ".join(f"{place.label} by {shown(text)}" for text, place in places.items())
+            raise TraceError(f"{where}: {shown(name)} is {ways}; make one of these match less, in ", NAMES)
+        if places:
+            return next(iter(places.values()))
+        return read_name(where, name) if is_place_of_array(name) else None
+
+    def check_used(self, dumps: Sequence[tuple[str, Collection[str]]]) -> None:
+        """Raise TraceError for a rule that matches no name of any of ``dumps``, each given with the names of its arrays."""
+        for rule in self.rules:
+            if not any(rule.place_in(name) is not None for _, names in dumps for name in names):
+                held = "; ".join(f"{where} holds {listed(map(shown, names), _SHOWN)}" for where, names in dumps)
+                raise TraceError(
+                    NAMES, f" {shown(rule.text)} matches no array: {held}; the whole name has to match, from a dot or slash on"
+                )
+
+
+def _parse(text: str) -> _Rule:
+    expression, equals, place = text.rpartition("=")
+    if not equals or not expression or not place:
+        raise TraceError(NAMES, f" {shown(text)}: expected REGEX=PLACE, such as {EXAMPLE}")
+    try:
+        pattern = re.compile(expression)
+        pattern.sub(place, "")  # complains of groups that are not there
+    except (re.error, IndexError, OverflowError, RecursionError) as error:
+        raise TraceError(NAMES, f" {shown(text)}: no regular expression and place ({error}); expected such as {EXAMPLE}") from None
+    return _Rule(text, pattern, place)
+
+
+def _read(where: str, rule: _Rule, name: str, place: str) -> Place:
+    """The place that a rule gives an array."""
+    try:
+        return read_name(where, place)
+    except TraceError as error:
+        raise TraceError(*error.message.parts, "; ", NAMES, f" {shown(rule.text)} makes that of {shown(name)}") from None

@@ -1,0 +1,357 @@
+"""What other programs leave in place of a trace: files of arrays, trees of positions, saved logits; read where they lie."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from aprgraph.graph.errors import TraceError
+from aprgraph.runtime.diff import Class, diff
+from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.trace.aprt import write_aprt
+from aprgraph.runtime.trace.name_map import NameMap
+from aprgraph.runtime.trace.reader import Trace
+from tests.support.cli import run_cli
+from tests.support.traces import trace_model, values, write_bare
+
+try:
+    import torch
+except ModuleNotFoundError:
+    torch = None  # type: ignore[assignment]
+
+with_torch = pytest.mark.skipif(torch is None, reason="torch is not here")
+
+#: n = 3, E = 6, F = 5.
+NORM, OUT, LOGITS = values(3, 6), values(3, 6, seed=1), values(9)
+MLP = r"layers\.(\d+)\.mlp=layer\1.ffn_out"
+
+
+def save(path: Path, arrays: dict[str, Any]) -> Path:
+    """``arrays`` in the form that the ending of ``path`` says; a folder of .npy files where there is none."""
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    elif path.suffix == ".pt":
+        torch.save({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, path)
+    else:
+        for name, array in arrays.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            np.save(path / f"{name}.npy", array)
+    return path
+
+
+def fails(*arguments: object) -> str:
+    """The one line of an error of the command line, without what is in front of every one."""
+    result = run_cli(*arguments)
+    assert result.code == 2, result
+    assert result.err.count("\n") == 1
+    return result.err.removeprefix("error: ").strip()
+
+
+# -- arrays -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.contract("CAPTURE-FILES-1")
+@pytest.mark.parametrize("name", ["a.npz", "folder", pytest.param("a.pt", marks=with_torch)])
+def test_arrays_are_read_where_they_lie(tmp_path: Path, name: str) -> None:
+    """By stages' names and by a map, in any of the shapes and types that Trace.write takes."""
+    path = save(
+        tmp_path / name,
+        {"layer0.attn_norm": NORM[None], "model.layers.1.mlp": OUT.astype(np.float16), "lm_head": LOGITS.astype(np.float64), "x.y": NORM},
+    )
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    trace = Trace.open(path, names=[MLP])
+    assert [(entry.label, entry.shape) for entry in trace] == [
+        ("layer 0 attn_norm", (3, 6)),
+        ("layer 1 ffn_out", (3, 6)),
+        ("lm_head", (9,)),
+    ]
+    assert trace.tensor("attn_norm", 0).tobytes() == NORM.tobytes()
+    assert np.array_equal(trace.tensor("ffn_out", 1), OUT.astype(np.float16).astype(np.float32))
+    assert trace.tensor("lm_head").tobytes() == LOGITS.tobytes()
+    assert [one.sentence for one in trace.unread] == ["x.y: no stage has this name"]
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_bfloat16_as_numpy_writes_it(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", lm_head=LOGITS.astype(ml_dtypes.bfloat16))
+    assert np.array_equal(Trace.open(tmp_path / "a.npz").tensor("lm_head"), LOGITS.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+@with_torch
+def test_torch_files_of_any_nesting(tmp_path: Path) -> None:
+    states = tuple(torch.from_numpy(values(1, 3, 6, seed=i)).bfloat16() for i in range(2))
+    torch.save({"hidden_states": states, "lm_head": torch.from_numpy(LOGITS).requires_grad_(), "step": 3}, tmp_path / "a.pth")
+    trace = Trace.open(tmp_path / "a.pth", names=[r"hidden_states\.(\d+)=layer\1.post_ffn_residual"])
+    assert np.array_equal(trace.tensor("post_ffn_residual", 1), states[1][0].float().numpy())
+    assert [one.file for one in trace.unread] == ["step"]
+    torch.save(torch.from_numpy(LOGITS), tmp_path / "lm_head.pt", _use_new_zipfile_serialization=False)
+    assert trace.tensor("lm_head").tobytes() == Trace.open(tmp_path / "lm_head.pt").tensor("lm_head").tobytes()
+
+
+def test_without_torch_a_torch_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pt").write_bytes(b"PK\x03\x04")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    message = fails("inspect", tmp_path / "a.pt")
+    assert message == (
+        f"{tmp_path}/a.pt: is read by torch, which is not installed: install it (pip install torch), or save the arrays with numpy.savez"
+    )
+
+
+def test_tokens_beside_the_arrays_are_the_prompts(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", {"lm_head": LOGITS, "input_ids": np.array([[5, 6, 7]])})
+    trace = Trace.open(path)
+    assert trace.info is not None
+    assert (trace.info.tokens, trace.unread) == ((5, 6, 7), ())
+    save(path, {"lm_head": LOGITS, "input_ids": np.array([[5, 6], [7, 8]])})
+    with pytest.raises(TraceError, match=r"'input_ids' is int64 of the shape \[2, 2\], expected the token ids of one text, \[n\]$"):
+        Trace.open(path)
+
+
+@pytest.mark.contract("CAPTURE-FILES-1")
+def test_a_side_of_a_comparison(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    """With names of another program's, against our own trace, and audited; a fault is found where it is."""
+    model = tiny_model()
+    ours = trace_model(tmp_path / "ours", model)
+    arrays = {entry.label.replace(" ", ".").replace("layer.", "layer"): np.array(ours.load(entry)) for entry in ours}
+    moved = {name.replace("layer", "model.layers.").replace(".ffn_out", ".mlp"): array for name, array in arrays.items()}
+    save(tmp_path / "theirs.npz", moved)
+    rules = ("--map", MLP, "--map", r"layers\.(\d+)\.(\w+)=layer\1.\2")
+    result = run_cli("diff", tmp_path / "ours", tmp_path / "theirs.npz", *rules, "--json")
+    # The first rule and the second both match an mlp.
+    assert result.code == 2
+    assert "'model.layers.0.mlp'" in result.err
+    rules = ("--map", MLP, "--map", r"layers\.(\d+)\.((?!mlp)\w+)=layer\1.\2")
+    for arguments in (("diff", tmp_path / "ours", tmp_path / "theirs.npz"), ("audit", tmp_path / "theirs.npz", "--model", model)):
+        result = run_cli(*arguments, *rules, "--json")
+        assert result.code == 0, result
+    moved["model.layers.1.mlp"] = moved["model.layers.1.mlp"] + values(*moved["model.layers.1.mlp"].shape)
+    save(tmp_path / "theirs.npz", moved)
+    result = run_cli("diff", tmp_path / "ours", tmp_path / "theirs.npz", *rules)
+    assert result.code == 1
+    assert "first at layer 1 ffn_out" in result.out
+    assert "B is theirs.npz: numpy, at " in result.out
+    result = run_cli("audit", tmp_path / "theirs.npz", "--model", model, *rules, "--tokens", "3,1,4,1,5")
+    assert result.code == 1
+    assert "layer 1 ffn_out" in result.out
+
+
+def test_what_has_no_place_is_said_and_counts(tmp_path: Path) -> None:
+    ours = save(tmp_path / "a.npz", {"layer0.attn_norm": NORM})
+    theirs = save(tmp_path / "b.npz", {"layer0.attn_norm": NORM, "model.layers.0.mlp": OUT, "other": OUT})
+    result = run_cli("diff", ours, theirs)
+    assert result.code == 3
+    assert (
+        "2 arrays of b.npz (B) were not read, the first model.layers.0.mlp: no stage has this name; did you mean layer0.ffn_out?"
+        in result.out
+    )
+    assert "note: 2 arrays of B without a place; give places with --map\n" in result.out
+    assert run_cli("diff", ours, theirs, "--map", MLP, "--map", "other=layer1.ffn_out").code == 0
+    document = json.loads(run_cli("inspect", theirs, "--map", MLP, "--json").out)
+    assert (document["manifest"], list(document["tensors"]), list(document["unread"])) == (
+        False, ["layer 0 attn_norm", "layer 0 ffn_out"], ["other"],
+    )  # fmt: skip
+
+
+@pytest.mark.contract("CAPTURE-FILES-2")
+@pytest.mark.parametrize(("rules", "message"), [
+    (["x"], "'x': expected REGEX=PLACE, such as "),
+    (["("], "'(': expected REGEX=PLACE"),
+    (["(=lm_head"], "'(=lm_head': no regular expression and place (missing ), unterminated subpattern at position 0)"),
+    ([r"a=layer\1.ffn_out"], "no regular expression and place (invalid group reference 1"),
+    (["zzz=lm_head"], "'zzz=lm_head' matches no array: "),
+    (["a.b=ffn_outt"], "unknown stage 'ffn_outt' (did you mean 'ffn_out'?); expected one of: "),
+    (["a.b=ffn_out"], "ffn_out belongs to a layer, expected its number, from 0; --map 'a.b=ffn_out' makes that of 'a.b'"),
+    (["a.b=layer1.ffn_out", "b=layer2.ffn_out"], "'a.b' is layer 1 ffn_out by 'a.b=layer1.ffn_out' and layer 2 ffn_out by 'b=layer2.ffn_out'"),
+    (["a.b=layer0.attn_norm"], "'layer0.attn_norm' and 'a.b' are both layer 0 attn_norm; take one of them, by a narrower --map"),
+])  # fmt: skip
+def test_bad_maps(tmp_path: Path, rules: list[str], message: str) -> None:
+    path = save(tmp_path / "a.npz", {"layer0.attn_norm": NORM, "a.b": OUT})
+    found = fails("inspect", path, *(word for rule in rules for word in ("--map", rule)))
+    assert message in found
+
+
+def test_a_map_without_arrays(tmp_path: Path) -> None:
+    write_bare(tmp_path / "t", {(0, "attn_norm"): NORM})
+    message = fails("diff", tmp_path / "t", tmp_path / "t", "--map", MLP)
+    assert message == f"--map names arrays of .npz, .npy and .pt files; {tmp_path}/t and {tmp_path}/t are no such: leave it out"
+
+
+def test_what_a_rule_matches() -> None:
+    names = NameMap([r"mlp=layer0.ffn_out"])
+    assert [name for name in ("mlp", "a.mlp", "a/mlp", "a_mlp", "mlp.0", "amlp", "a.mlp.b") if names.place_of("", name)] == [
+        "mlp",
+        "a.mlp",
+        "a/mlp",
+    ]
+
+
+@pytest.mark.contract("CAPTURE-FILES-2")
+@pytest.mark.parametrize(("arrays", "message"), [
+    ({"a": NORM}, "none of its 1 array is called as a stage is; a: no stage has this name; name places with --map"),
+    ({"layer0.attn_norm": NORM, "layer1.attn_norm": values(3, 7)}, "layer 1 attn_norm has the shape 3 x 7, with E = 7, but layer 0 attn_norm says 6"),
+    ({"layer0.attn_norm": np.array(["a"])}, "layer 0 attn_norm is <U1, expected float16"),
+    ({"layer0.attn_norm": np.array([None])}, "holds Python objects, which are not read; save plain arrays of numbers"),
+    ({}, "holds no arrays"),
+])  # fmt: skip
+def test_bad_arrays(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    assert message in fails("inspect", save(tmp_path / "a.npz", arrays))
+
+
+@pytest.mark.contract("CAPTURE-FILES-2")
+@pytest.mark.parametrize("name", ["a.npz", "lm_head.npy", pytest.param("a.pt", marks=with_torch)])
+def test_damaged_files_are_one_sentence(tmp_path: Path, name: str) -> None:
+    """Cut off anywhere, and with bytes changed: an error, or arrays of the file, and never anything else."""
+    path = tmp_path / name
+    if name == "lm_head.npy":
+        np.save(path, LOGITS)
+    else:
+        save(path, {"lm_head": LOGITS, "layer0.attn_norm": NORM})
+    whole, random = path.read_bytes(), np.random.default_rng(1)
+    for trial in range(120):
+        data = bytearray(whole[: random.integers(len(whole))] if trial % 2 else whole)
+        for place in random.integers(0, max(1, len(data)), trial % 4):
+            if data:
+                data[place] = random.integers(256)
+        path.write_bytes(data)
+        try:
+            trace = Trace.open(path)
+            for entry in trace:
+                trace.load(entry)
+        except TraceError as error:
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+
+
+def test_a_folder_with_a_damaged_file(tmp_path: Path) -> None:
+    """What can be read is, and the other file is listed."""
+    folder = save(tmp_path / "f", {"lm_head": LOGITS})
+    (folder / "layer0.attn_norm.npy").write_bytes(b"\x93NUMPY")
+    (unread,) = Trace.open(folder).unread
+    assert unread.file == "layer0.attn_norm.npy"
+    assert unread.why.startswith("is damaged, or no .npy file (")
+
+
+# -- trees of positions -------------------------------------------------------------------------------------------------
+
+
+def by_position(folder: Path, trace: Trace) -> Path:
+    """``trace`` as `apr parity --per-op` leaves one: scores of a position over the places so far."""
+    for entry in trace:
+        tensor = np.array(trace.load(entry))
+        n = 5
+        for position in range(n):
+            if entry.stage.startswith("attn_s"):
+                row = tensor[:, position, : position + 1]
+            elif entry.stage == "lm_head" and position < n - 1:
+                continue
+            else:
+                row = tensor if entry.stage == "lm_head" else tensor[position]
+            path = folder / f"pos-{position:04}" / (f"layer-{entry.layer}" if entry.layer is not None else "") / f"{entry.stage}.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_aprt(path, entry.layer, np.ascontiguousarray(row))
+    return folder
+
+
+@pytest.mark.contract("CAPTURE-APR-2")
+def test_folders_of_positions_are_one_trace(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    """Against our own trace bit for bit, and against each other; a fault at one position is found there."""
+    model = tiny_model()
+    ours = trace_model(tmp_path / "ours", model)
+    for device in ("cpu", "gpu"):
+        by_position(tmp_path / "p" / device, ours)
+    theirs = Trace.open(tmp_path / "p/gpu")
+    assert theirs.unread == ()
+    assert {entry.key: entry.shape for entry in theirs if entry.layer is not None} == {
+        entry.key: entry.shape for entry in ours if entry.layer is not None
+    }
+    assert all(theirs.load(entry).tobytes() == np.array(ours.load(ours.get(entry.stage, entry.layer))).tobytes() for entry in theirs)
+    for a, b in (("ours", "p/cpu"), ("p/cpu", "p/gpu")):
+        report = diff(tmp_path / a, tmp_path / b)
+        assert {row.classification for row in report.rows} == {Class.IDENTICAL}
+    assert run_cli("audit", tmp_path / "p/gpu", "--model", model, "--tokens", "3,1,4,1,5").code == 0
+    write_aprt(tmp_path / "p/gpu/pos-0002/layer-1/ffn_out.bin", 1, values(64))
+    report = diff(tmp_path / "p/cpu", tmp_path / "p/gpu")
+    assert report.exit_code == 1
+    assert [first.key for first in report.first] == [(0, 1, "ffn_out")]
+    worst = next(row.metrics for row in report.rows if row.key == (0, 1, "ffn_out"))
+    assert isinstance(worst, TensorMetrics)
+    assert worst.positions is not None
+    assert worst.positions.worst[0] == 2
+    assert fails("diff", tmp_path / "p", tmp_path / "ours").endswith(
+        f"/p: holds cpu and gpu, a trace each; give {tmp_path}/p/cpu or {tmp_path}/p/gpu"
+    )
+
+
+@pytest.mark.contract("CAPTURE-APR-2")
+def test_positions_that_do_not_fit(tmp_path: Path) -> None:
+    def write(file: str, count: int) -> None:
+        path = tmp_path / "t" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_aprt(path, 0, values(count))
+
+    for position in range(3):
+        write(f"pos-000{position}/layer-0/attn_norm.bin", 6)
+        write(f"pos-000{position}/layer-0/ffn_norm.bin", 6 + position)
+        write(f"pos-000{position}/layer-0/attn_scores.bin", 4)
+        write(f"pos-000{position}/layer-0/mystery.bin", 4)
+    write("pos-0001/layer-0/ffn_out.bin", 6)
+    trace = Trace.open(tmp_path / "t")
+    assert [entry.label for entry in trace] == ["layer 0 attn_norm"]
+    assert {one.file: one.why for one in trace.unread} == {
+        **{f"pos-000{position}/layer-0/mystery.bin": "no place of a stage" for position in range(3)},
+        "pos-*/layer-0/ffn_norm.bin": "pos-0000 holds 6 elements of it, pos-0001 7",
+        "pos-*/layer-0/attn_scores.bin": "pos-0000 holds 4 elements of it, which do not grow by a place a position",
+        "pos-*/layer-0/ffn_out.bin": "1 of 3 positions hold it, and pos-0000 does not",
+    }
+    (tmp_path / "t/pos-0001").rename(tmp_path / "t/pos-0005")
+    with pytest.raises(TraceError, match="pos-0001, pos-0003, pos-0004 missing, of 6 positions counted from 0; "):
+        Trace.open(tmp_path / "t")
+
+
+# -- logits of llama-debug ----------------------------------------------------------------------------------------------
+
+
+def save_logits(folder: Path, logits: Any, tokens: Any = (3, 1, 4, 1, 5)) -> Path:
+    """The files of `llama-debug --save-logits`."""
+    folder.mkdir(exist_ok=True)
+    (folder / "llamacpp-tiny.bin").write_bytes(np.asarray(logits, "<f4").tobytes())
+    (folder / "llamacpp-tiny-tokens.bin").write_bytes(struct.pack(f"<{len(tokens)}i", *tokens))
+    (folder / "llamacpp-tiny-prompt.txt").write_text("prompt: x\n")
+    return folder / "llamacpp-tiny.bin"
+
+
+@pytest.mark.contract("CAPTURE-LLAMACPP-2")
+def test_logits_that_llama_debug_saved(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    ours = trace_model(tmp_path / "ours", tiny_model())
+    path = save_logits(tmp_path / "data", ours.tensor("lm_head"))
+    trace = Trace.open(path)
+    assert trace.info is not None
+    assert (trace.info.target, trace.info.tokens, [entry.label for entry in trace]) == ("llama.cpp", (3, 1, 4, 1, 5), ["lm_head"])
+    report = diff(tmp_path / "ours", path)
+    assert {row.label: row.classification for row in report.rows_compared} == {"lm_head": Class.IDENTICAL}
+    save_logits(tmp_path / "data", ours.tensor("lm_head"), (3, 1, 4, 1, 6))
+    assert "are traces of different tokens: at position 4" in fails("diff", tmp_path / "ours", path)
+    save_logits(tmp_path / "data", values(288))
+    (tmp_path / "data/llamacpp-tiny-tokens.bin").unlink()
+    assert run_cli("diff", tmp_path / "ours", path).code == 1
+    # What the script for transformers beside llama.cpp's leaves.
+    path = path.rename(path.with_name("pytorch-tiny.bin"))
+    assert "B is pytorch-tiny.bin: tiny, transformers, at " in run_cli("diff", tmp_path / "ours", path).out
+
+
+@pytest.mark.contract("CAPTURE-LLAMACPP-2")
+def test_bad_saved_logits(tmp_path: Path) -> None:
+    path = save_logits(tmp_path / "data", LOGITS, (-1,))
+    assert fails("inspect", path).endswith("tiny-tokens.bin: 4 bytes that are no token ids, int32 of at least 0; damaged, save it again")
+    assert fails("inspect", path.with_name("llamacpp-tiny-tokens.bin")).endswith("give the logits beside it, llamacpp-tiny.bin")
+    path.write_bytes(b"12345")
+    assert "5 bytes, expected float32 numbers, four bytes each" in fails("diff", path, path)
+    assert "holds embeddings" in fails("inspect", path.rename(path.with_name("llamacpp-tiny-embeddings.bin")))

@@ -76,6 +76,7 @@ class Model:
     def notices(self) -> tuple[str, ...]:
         """What whoever reads this model's numbers should know of the file, in sentences."""
         return (
+            *self.file.notices,
             *self.doubts_of_keys,
             *self._vocabulary_notices(),
             *(group.sentence for group in self.left_out),
@@ -156,10 +157,11 @@ def load_model(
     ignore: Sequence[str] = (),
     find_held: FindHeld | None = None,
 ) -> Model:
-    """Open a GGUF file and read its hyperparameters. Raises ModelFileError, ModelError or UnsupportedModelError.
+    """Open a model file and read its hyperparameters. Raises ModelFileError, ModelError or UnsupportedModelError.
 
-    ``overrides`` replace metadata keys; ``ignore`` are regular expressions of tensors that the graph may leave out, and
-    of keys of the family that need not be applied (AprgraphError for one that is none, or that nothing matches).
+    ``overrides`` replace metadata keys, under GGUF's names or the file's own; ``ignore`` are regular expressions of tensors
+    that the graph may leave out, and of keys of the family that need not be applied (AprgraphError for one that is none, or
+    that nothing matches).
     ``find_held`` is asked for the graph of an earlier run if no family of the model's architecture is known.
     """
     parse_ignored(ignore)  # before anything that takes time
@@ -167,12 +169,13 @@ def load_model(
     kind = kind_of_gguf(file.metadata, file.tensors)
     if kind is not None:
         raise UnsupportedModelError(f"{path}: this is {kind.what}; ", kind.advice)
-    metadata = file.metadata.with_overrides(overrides or {})
+    overrides = {file.gguf_key(key): value for key, value in (overrides or {}).items()}
+    metadata = file.metadata.with_overrides(overrides)
     architecture = metadata.text("general.architecture")
     held = None if find_held is None or is_known(architecture) else find_held(architecture)
     if held is not None:
-        return _with_held_graph(file, metadata, overrides or {}, ignore, held)
-    return read_model(file, metadata, overrides or {}, ignore)
+        return _with_held_graph(file, metadata, overrides, ignore, held)
+    return read_model(file, metadata, overrides, ignore)
 
 
 def _with_held_graph(

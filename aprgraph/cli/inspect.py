@@ -15,11 +15,11 @@ from aprgraph.option_words import in_option_words
 if TYPE_CHECKING:
     from aprgraph.codegen.artifact import Artifact
 
-_EXPECTED = "an APRT file, a GGUF file, or the directory of a trace or an artifact"
+_EXPECTED = "an APRT file, a GGUF file, an .apr file, or the directory of a trace or an artifact"
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="An APRT file, a trace, an artifact, or a GGUF file.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="An APRT file, a trace, an artifact, a GGUF file, or an .apr file.")],
     names: Map = None,
     json: Json = False,
     _family: Families = None,
@@ -33,6 +33,7 @@ def inspect(
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
     from aprgraph.graph.message import Message  # noqa: PLC0415
     from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes, kind_of_folder  # noqa: PLC0415
+    from aprgraph.graph.sources.open import begins_a_model  # noqa: PLC0415
     from aprgraph.runtime.trace.foreign import is_foreign_file  # noqa: PLC0415
 
     if path.is_dir():
@@ -46,7 +47,7 @@ def inspect(
                 head = file.read(HEAD_BYTES)
         except OSError as error:
             raise AprgraphError(f"{path}: cannot be read: {error.strerror}") from None
-        if head.startswith(b"GGUF"):
+        if begins_a_model(head):
             document = _model(path)
         elif head.startswith(b"APRT"):
             document = _aprt(path)

@@ -27,6 +27,7 @@ _LEAST_TEXT = 8
 _CONVERT = "convert the model with llama.cpp's convert_hf_to_gguf.py"
 _OLD_GGML = "llama.cpp's format before GGUF (August 2023), which nothing reads any more; download or convert the model as GGUF"
 _AGAIN = "download the file again"
+_TEXT_ONLY = "aprgraph traces text models: give the file of one"
 _OTHER = "aprgraph reads GGUF: convert the model that it was made from"
 
 
@@ -139,8 +140,14 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
         FileKind("aprt", "an APRT file, one tensor of a trace", Message("give the model's .gguf file; `", INSPECT, "` shows a tensor")),
     ),
     (
-        _begins(b"APR\0", b"APR2", b"APR1", b"APRN"),
-        FileKind("apr", "a model file of `apr`", "aprgraph does not read these yet: give its GGUF file"),
+        _begins(b"APR1"),
+        FileKind("apr-1", "a Whisper model of `apr` (APR1)", _TEXT_ONLY),
+    ),
+    (
+        _begins(b"APRN"),
+        FileKind(
+            "aprn", "a model of aprender's own kinds (APRN), such as a regression", "aprgraph traces text models: give the file of one"
+        ),
     ),
     (_begins(b"MZqFpD"), FileKind("llamafile", "a llamafile, a program with a model in it", "unpack the .gguf from it with `unzip`")),
     (_begins(b"\x93NUMPY"), FileKind("npy", "a NumPy array", "give the model's .gguf file")),

@@ -7,7 +7,6 @@ milliseconds. Arrays stay undecoded until they are asked for. Format: ggml's doc
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,14 +26,12 @@ from aprgraph.graph.sources.mapped_file import MappedFile
 from aprgraph.graph.sources.source import Part, TensorFault, TensorInfo
 from aprgraph.graph.words import shape_text
 
-_MAGIC = b"GGUF"
+MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MAX_DIMS = 4
 #: Bytes of a metadata key and of a tensor name: the first is the format's own limit; ggml refuses names of 64 bytes and more.
 _MAX_KEY, _MAX_NAME = 65535, 63
 _DEFAULT_ALIGNMENT = 32
-_FINGERPRINT_SAMPLES = 256
-_FINGERPRINT_SAMPLE_BYTES = 4096
 
 
 class GGUFFile:
@@ -47,6 +44,7 @@ class GGUFFile:
     """
 
     kind = "GGUF file"
+    notices: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, faults: list[TensorFault] | None = None) -> None:
         self.path = Path(path)
@@ -55,10 +53,10 @@ class GGUFFile:
             raise ModelFileError(f"{self.path}: {folder_in_words(self.path)}")
         self._file = MappedFile(self.path, "a GGUF file", "a .gguf file")
         head = self.mapping[:HEAD_BYTES]
-        if not head.startswith(_MAGIC) or kind_of_bytes(head) is not None:
+        if not head.startswith(MAGIC) or kind_of_bytes(head) is not None:
             raise _not_readable(self.path, head)
         cursor = Cursor(self.mapping, self.path)
-        cursor.take(len(_MAGIC), "the magic")
+        cursor.take(len(MAGIC), "the magic")
         self.version = cursor.u32("the version")
         if self.version not in _VERSIONS:
             raise ModelFileError(f"{self.path}: GGUF version {self.version}, expected 2 or 3; convert the model again")
@@ -231,6 +229,14 @@ class GGUFFile:
         """The file's bytes, memory-mapped."""
         return self._file.mapping
 
+    def gguf_key(self, name: str) -> str:
+        """See ``Source.gguf_key``."""
+        return name
+
+    def wrong_checksum(self) -> str | None:
+        """See ``Source.wrong_checksum``; GGUF has none."""
+        return None
+
     def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
         """The tensor's bytes as u8 [rows, bytes of a row] (rows: all dims but the innermost), without copying."""
         return self._file.view(tensor.offset, tensor.nbytes).reshape(-1, tensor.row_bytes)
@@ -244,19 +250,8 @@ class GGUFFile:
         self._file.release()
 
     def fingerprint(self) -> str:
-        """An identifier of the file's content: SHA-256 over its size, its header, and 256 samples of 4 KiB of its data.
-
-        Samples, because reading a 30 GB file to name it would take longer than tracing a layer of it. Two files that
-        differ only between samples share a fingerprint; a model quantised or trained again does not.
-        """
-        digest = hashlib.sha256(struct.pack("<Q", self.size))
-        digest.update(self.mapping[: self.data_start])
-        room = max(self.size - self.data_start - _FINGERPRINT_SAMPLE_BYTES, 0)
-        for index in range(_FINGERPRINT_SAMPLES):
-            start = self.data_start + room * index // (_FINGERPRINT_SAMPLES - 1)
-            digest.update(self.mapping[start : start + _FINGERPRINT_SAMPLE_BYTES])
-        self.release()
-        return digest.hexdigest()
+        """See ``Source.fingerprint``."""
+        return self._file.fingerprint(self.data_start)
 
 
 class LazyArray:
@@ -295,8 +290,8 @@ class LazyArray:
 def _not_readable(path: Path, head: bytes) -> ModelFileError:
     kind = kind_of_bytes(head)
     if kind is None:
-        return ModelFileError(f"{path}: not a GGUF file: begins with {head[: len(_MAGIC)]!r}, expected {_MAGIC!r}")
-    what = f"this is {kind.what}" if head.startswith(_MAGIC) else f"not a GGUF file but {kind.what}"
+        return ModelFileError(f"{path}: not a GGUF file: begins with {head[: len(MAGIC)]!r}, expected {MAGIC!r}")
+    what = f"this is {kind.what}" if head.startswith(MAGIC) else f"not a GGUF file but {kind.what}"
     return ModelFileError(f"{path}: {what}; ", kind.advice)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import stat
+import struct
 import weakref
 from pathlib import Path
 
@@ -12,7 +14,22 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelFileError
-from aprgraph.graph.sources.file_kind import kind_of_bytes
+from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes
+
+_SAMPLES = 256
+_SAMPLE_BYTES = 4096
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file, as many as tell its kind; none of what is no regular file, or cannot be opened."""
+    try:
+        # A named pipe would block for ever.
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except (OSError, ValueError):
+        return b""
 
 
 class MappedFile:
@@ -66,6 +83,21 @@ class MappedFile:
             if not count:
                 raise ModelFileError(f"{self.path}: became shorter while it was read; let whatever writes it finish")
             done += count
+
+    def fingerprint(self, data_start: int) -> str:
+        """SHA-256 over the size, everything before the data, and 256 samples of 4 KiB of the data; 64 hex digits.
+
+        Samples, because reading a 30 GB file to name it would take longer than tracing a layer of it. Two files that
+        differ only between samples share a fingerprint; a model quantised or trained again does not.
+        """
+        digest = hashlib.sha256(struct.pack("<Q", self.size))
+        digest.update(self.mapping[:data_start])
+        room = max(self.size - data_start - _SAMPLE_BYTES, 0)
+        for index in range(_SAMPLES):
+            start = data_start + room * index // (_SAMPLES - 1)
+            digest.update(self.mapping[start : start + _SAMPLE_BYTES])
+        self.release()
+        return digest.hexdigest()
 
     def release(self) -> None:
         """Give back the memory of all pages that were read; the next touch reads them again, if need be from the disk."""

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aprgraph.graph.sources.gguf_file import GGUFFile
+from aprgraph.graph.sources.apr import MAGICS, AprFile
+from aprgraph.graph.sources.gguf_file import MAGIC, GGUFFile
+from aprgraph.graph.sources.mapped_file import read_head
 from aprgraph.graph.sources.source import Source, TensorFault
 from aprgraph.graph.sources.split_gguf import SplitGGUF, is_part
+
+
+def begins_a_model(head: bytes) -> bool:
+    """Whether a file that begins so is of a kind that is read here."""
+    return head.startswith((MAGIC, *MAGICS))
 
 
 def open_source(path: str | Path, faults: list[TensorFault] | None = None) -> Source:
@@ -15,5 +22,7 @@ def open_source(path: str | Path, faults: list[TensorFault] | None = None) -> So
     ``faults`` collects what is wrong with single tensors, which are then left out, instead of the first being raised.
     Raises ModelFileError or UnsupportedModelError.
     """
+    if read_head(Path(path)).startswith(MAGICS):
+        return AprFile(path, faults)
     file = GGUFFile(path, faults)
     return SplitGGUF(file, faults) if is_part(file.metadata) else file

@@ -83,6 +83,10 @@ class Source(Protocol):
         """What else there is to say of the file itself, for `inspect`: strings and numbers by name."""
 
     @property
+    def notices(self) -> Sequence[str]:
+        """What whoever reads the numbers of a run should know of the file itself, in sentences."""
+
+    @property
     def metadata(self) -> Metadata:
         """What it says of the model beside the tensors."""
 
@@ -97,6 +101,12 @@ class Source(Protocol):
     @property
     def parts(self) -> Sequence[Part]:
         """The files that the model lies in, by the numbers of ``TensorInfo.part``."""
+
+    def gguf_key(self, name: str) -> str:
+        """The key in GGUF of one of the file's own names of metadata; any other is returned as it is."""
+
+    def wrong_checksum(self) -> str | None:
+        """What a checksum of the file's own says is wrong, in words; None if there is none, or it holds. Reads all of the file."""
 
     def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
         """The tensor's bytes as u8 [rows, bytes of a row] (rows: all dims but the innermost), without copying."""

@@ -54,6 +54,8 @@ class SplitGGUF:
     cannot be read. ``faults`` collects what is wrong with single tensors, as in GGUFFile, and ``given`` was opened with it.
     """
 
+    notices: tuple[str, ...] = ()
+
     def __init__(self, given: GGUFFile, faults: list[TensorFault] | None = None) -> None:
         self._given = given
         self._count = given.metadata.integer(_COUNT)
@@ -138,6 +140,14 @@ class SplitGGUF:
     def size(self) -> int:
         """Bytes of all parts."""
         return sum(file.size for file in self._files)
+
+    def gguf_key(self, name: str) -> str:
+        """See ``Source.gguf_key``."""
+        return name
+
+    def wrong_checksum(self) -> str | None:
+        """See ``Source.wrong_checksum``; GGUF has none."""
+        return None
 
     def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
         """See ``Source.tensor_bytes``."""

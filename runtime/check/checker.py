@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aprgraph.graph.arguments import QUICK
-from aprgraph.graph.errors import ModelFileError
+from aprgraph.graph.errors import ModelFileError, UnsupportedModelError
 from aprgraph.graph.message import Message
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf
-from aprgraph.graph.sources.open import open_source
+from aprgraph.graph.sources.open import begins_a_model, open_source
 from aprgraph.graph.sources.source import Source, TensorFault
 from aprgraph.graph.sources.split_gguf import SplitError
 from aprgraph.runtime.check.describe import text_of
@@ -39,6 +39,9 @@ def check(path: str | Path, *, weights: bool = True, progress: Progress | None =
         file = open_source(path, faults)
     except SplitError as error:  # a part without the others still has numbers
         return _Check(error.part, faults, FileKind("split", error.what, error.advice)).run(weights, progress)
+    except UnsupportedModelError as error:
+        found = Finding.of("file-kind", "", text_of(error, path, ""))
+        return CheckReport(path, _MODEL, (found,), 0, 0, 0, ("what is in it",))
     except ModelFileError as error:
         found = Finding.of("file-damaged", "", text_of(error, path, ""))
         return CheckReport(path, _MODEL, (found,), 0, 0, 0, ("tensors, metadata and tokenizer: the header cannot be read",))
@@ -67,6 +70,8 @@ class _Check:
                 progress(nbytes)
 
         findings = [*self._placement(), *self._contents()]
+        if weights and (wrong := file.wrong_checksum()) is not None:
+            findings.append(Finding.of("file-checksum", "", wrong))
         if weights:
             is_model = self._kind is None or self._kind.name == "split"
             architecture = str(file.metadata.get("general.architecture"))
@@ -99,6 +104,8 @@ class _Check:
                 yield Finding.of("file-truncated", name, f"{missing:,} of {needed:,} bytes are missing{share}")
             if part.beyond and not self._faults:
                 yield Finding.of("file-tail", name, f"{part.beyond:,} bytes")
+        for notice in self._file.notices:
+            yield Finding.of("file-notice", "", notice)
         for fault in self._faults:
             yield Finding.of("tensor-damaged", fault.name, text_of(fault.error, parts[fault.part].path, fault.name))
         if self._faults:
@@ -141,7 +148,7 @@ def _other_kind(path: Path) -> FileKind | None:
     except ValueError as error:  # a path with a NUL in it
         raise ModelFileError(f"{str(path)!r}: cannot be opened: {error}; give the path of a .gguf file") from None
     kind = kind_of_bytes(head)
-    if kind is None and not head.startswith(b"GGUF"):
+    if kind is None and not begins_a_model(head):
         raise ModelFileError(f"{path}: not a GGUF file, nor anything else that is known here: begins with {head[:4]!r}, expected b'GGUF'")
     return kind
 

@@ -37,6 +37,8 @@ _RULES: tuple[tuple[str, Level, str, str], ...] = (
     ("file-kind", _E, "this is no whole model", ""),
     ("file-damaged", _E, "the header of the file cannot be read to its end", _AGAIN),
     ("file-truncated", _E, "the file ends before its tensors do", "download or copy the rest, or all of it again"),
+    ("file-checksum", _E, "the file's own checksum does not hold", _AGAIN),
+    ("file-notice", _N, "what is to be said of the kind of file", "a run says it too"),
     ("file-tail", _N, "something follows the last tensor", "nothing reads it"),
     ("key-wrong", _E, "metadata that makes no model", _CONVERT),
     ("key-unsupported", _E, "the model asks for what aprgraph does not have",

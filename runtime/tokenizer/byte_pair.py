@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from aprgraph.graph.arguments import TOKENS
 from aprgraph.graph.errors import ModelError, shown
 from aprgraph.graph.metadata import Metadata
 from aprgraph.runtime.tokenizer.pre_tokenizers import read_pre_tokenizer
@@ -64,6 +65,12 @@ class BytePairEncoder:
 
 
 def _read_merges(metadata: Metadata) -> list[tuple[str, str]]:
+    if MERGES_KEY not in metadata:
+        raise ModelError(
+            f"{metadata.path}: metadata key {MERGES_KEY!r} is missing: nothing says how words become tokens; give the prompt as token ids "
+            "with ",
+            TOKENS,
+        )
     texts = read_texts(metadata, MERGES_KEY)
     pairs = [tuple(text.split(" ")) for text in texts]
     for rank, pair in enumerate(pairs):

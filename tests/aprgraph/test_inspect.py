@@ -126,7 +126,7 @@ def test_long_values_are_cut() -> None:
 
 
 @pytest.mark.parametrize(("make", "expected"), [
-    (lambda: None, "x: not there; expected an APRT file, a GGUF file, or the directory of a trace or an artifact"),
+    (lambda: None, "x: not there; expected an APRT file, a GGUF file, an .apr file, or the directory of a trace or an artifact"),
     (lambda: Path("x").write_bytes(b"abcdef"), "x: begins with b'abcd'; expected an APRT file, a GGUF file, "),
     (lambda: Path("x").write_bytes(b""), "x: an empty file; "),
     (lambda: Path("x").write_bytes(b"PK\x03\x04 and so on"), "x: a ZIP archive; unpack it first; expected an APRT file"),

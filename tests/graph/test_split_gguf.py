@@ -182,11 +182,11 @@ def test_check_names_the_part_that_is_cut_off(parts: list[Path]) -> None:
 
 @pytest.mark.contract("ERR-GGUF-1")
 def test_random_bytes_in_the_headers(tmp_path: Path) -> None:
-    """1,500 sets, one part of each with 1 to 4 other bytes in its header: an expected error or success."""
+    """600 sets, one part of each with 1 to 4 other bytes in its header: an expected error or success."""
     paths = small_parts(tmp_path)
     generator = np.random.default_rng(20261129)
     failed = 0
-    for round_number in range(1500):
+    for round_number in range(600):
         path = paths[round_number % 3]
         sound = path.read_bytes()
         damaged = bytearray(sound)
@@ -201,4 +201,4 @@ def test_random_bytes_in_the_headers(tmp_path: Path) -> None:
             assert str(error).startswith(str(tmp_path))
             assert "\n" not in str(error)
         path.write_bytes(sound)
-    assert 500 < failed < 1500
+    assert 200 < failed < 600

@@ -62,6 +62,10 @@ def diff(
         Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page that opens offline.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+    apr_json: Annotated[
+        bool,
+        typer.Option("--apr-json", help="Of two APRT files, print apr's own document (apr-stage-diff-v1), with --top elements."),
+    ] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print every tensor, not only those around the first divergence.")] = False,
     _family: Families = None,
 ) -> None:
@@ -88,6 +92,7 @@ def diff(
     How far two tensors may differ is in docs/tolerances.md, with where each number comes from.
 
     Exit code: 0 alike, 1 diverged (or a side is wrong), 2 could not be compared, 3 nothing was measured, or less than went unread.
+    With --apr-json 0, whatever differs.
     """
     from aprgraph import comparison  # noqa: PLC0415
     from aprgraph.cli.diff_report import print_report  # noqa: PLC0415
@@ -95,6 +100,9 @@ def diff(
     from aprgraph.runtime.diff.sources import open_foreign_sides, open_pair  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
+    if apr_json:
+        _print_as_apr(a, b, top, {"--json": as_json, "--html": html, "--model": model, "--suggest": suggest, "--map": names})
+        return
     _check_places(html, repro)
     one, other = sides = open_foreign_sides([a, b], names or [])
     truth = _load(sides, model, tokens, override_kv or [], ignore or [], repro)
@@ -123,6 +131,20 @@ def diff(
         print_report(report, open_pair(one, other), show_all)
     late.finish()
     raise typer.Exit(report.exit_code)
+
+
+def _print_as_apr(a: Path, b: Path, top: int, others: dict[str, object]) -> None:
+    """apr's own document of two files. Raises AprgraphError, also for options that it has no room for."""
+    from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
+    from aprgraph.runtime.diff.apr_stage_diff import apr_stage_diff  # noqa: PLC0415
+
+    for option, given in others.items():
+        if given:
+            raise ComparisonError(f"{option} and --apr-json exclude each other; give one of them")
+    for path in (a, b):
+        if path.is_dir():
+            raise ComparisonError(f"{path}: a directory, and --apr-json is of two APRT files (.bin); --json is the report of two traces")
+    typer.echo(json.dumps(apr_stage_diff(a, b, top), indent=2, allow_nan=False))
 
 
 def _check_places(html: Path | None, repro: Path | None) -> None:

@@ -92,9 +92,11 @@ class LoadedModel:
         """``<model-stem>-trace`` beside the model."""
         return self.model.path.with_name(f"{self.model.path.stem}-trace")
 
-    def encode(self, prompt: str) -> list[int]:
-        """Token ids of ``prompt`` by the model's own tokenizer. Raises AprgraphError."""
-        return encode_prompt(self.model, prompt)
+    def encode(self, prompt: str, *, affixes: bool = True) -> list[int]:
+        """Token ids of ``prompt`` by the model's own tokenizer; without BOS and EOS if ``affixes`` is False, as `apr trace`
+        has them. Raises AprgraphError.
+        """
+        return encode_prompt(self.model, prompt, affixes=affixes)
 
     def encode_chat(self, prompt: str, system: str | None = None) -> list[int]:
         """Token ids of a chat that ``prompt`` begins, by the model's own template. Raises AprgraphError."""
@@ -153,9 +155,9 @@ class CompiledModel:
         """``<model-stem>-trace`` beside the model."""
         return LoadedModel(self.model).default_trace_directory
 
-    def encode(self, prompt: str) -> list[int]:
-        """Token ids of ``prompt`` by the model's own tokenizer. Raises AprgraphError."""
-        return LoadedModel(self.model).encode(prompt)
+    def encode(self, prompt: str, *, affixes: bool = True) -> list[int]:
+        """See ``LoadedModel.encode``."""
+        return LoadedModel(self.model).encode(prompt, affixes=affixes)
 
     def encode_chat(self, prompt: str, system: str | None = None) -> list[int]:
         """Token ids of a chat that ``prompt`` begins, by the model's own template. Raises AprgraphError."""

@@ -128,13 +128,13 @@ STAGES: list[Stage] = [
     Stage("moe_router_indices", ("n", "k"), _K.INDEX, "ids of the chosen experts, in the same order, as f32",
           ("moe_router_logits",), network=_EXPERTS),
     Stage("moe_expert_gate", ("n", "k", "F"), _K.MATMUL, "gate projection inside the chosen experts",
-          ("ffn_norm", "moe_router_indices"), network=_EXPERTS),
+          ("ffn_norm", "moe_router_indices"), addition=True, network=_EXPERTS),
     Stage("moe_expert_up", ("n", "k", "F"), _K.MATMUL, "up projection inside the chosen experts",
-          ("ffn_norm", "moe_router_indices"), network=_EXPERTS),
+          ("ffn_norm", "moe_router_indices"), addition=True, network=_EXPERTS),
     Stage("moe_expert_swigl", ("n", "k", "F"), _K.ELEMENTWISE, "act(gate) · up inside the chosen experts",
-          ("moe_expert_gate", "moe_expert_up"), network=_EXPERTS),
+          ("moe_expert_gate", "moe_expert_up"), addition=True, network=_EXPERTS),
     Stage("moe_expert_out", ("n", "k", "E"), _K.MATMUL, "each chosen expert's output before weighting",
-          ("moe_expert_swigl", "moe_router_indices"), network=_EXPERTS),
+          ("moe_expert_swigl", "moe_router_indices"), addition=True, network=_EXPERTS),
     Stage("moe_ffn_out", ("n", "E"), _K.MATMUL, "the weighted sum of the experts, plus the shared expert if there is one",
           ("moe_expert_out", "moe_router", "ffn_out"), network=_EXPERTS),
     Stage("post_ffn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the FFN residual add",
@@ -146,6 +146,8 @@ STAGES: list[Stage] = [
           ("lm_head_raw",), per_layer=False),
 ]
 # fmt: on
+#: Those that `apr trace` saves, of whichever model has them.
+APR_STAGES: Final = tuple(stage.name for stage in STAGES if not stage.addition)
 
 #: What a pass begins with, and what the next token is picked from.
 EMBEDDING, LOGITS = "embedding", "lm_head"

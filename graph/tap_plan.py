@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from aprgraph.graph.arguments import LAYERS, STEPS, TAPS, Argument
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.stage_suggestions import did_you_mean
-from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES
+from aprgraph.graph.stages import APR_STAGES, STAGE_ALIASES, STAGE_BY_NAME, STAGES
 
+#: The words for every stage, and for those of them that `apr trace` saves.
+ALL, APR = "all", "apr"
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -17,8 +19,8 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 class Plan:
     """The stages and the layers to save.
 
-    ``stages`` are canonical names in execution order; ``everything`` says that the user wrote ``all``, under which a
-    stage that the model lacks is simply not there. ``layers`` filters per-layer stages only; the command line
+    ``stages`` are canonical names in execution order; ``everything`` says that the user wrote ``all`` or ``apr``, under
+    which a stage that the model lacks is simply not there. ``layers`` filters per-layer stages only; the command line
     gives ranges without a step, a bisection every n-th layer. ``only`` are the tensors to save of those, by (layer, stage), where
     that is not all of them.
     """
@@ -42,29 +44,37 @@ class Plan:
         """The plan in one canonical form: as the command line would spell it, if it can."""
         if self.is_empty:
             return "none"
-        names = "all" if self.everything else ",".join(self.stages)
+        names = self._word if self.everything else ",".join(self.stages)
         every = f" every {self.layers.step}" if self.layers.step > 1 else ""
         only = "" if self.only is None else f", {len(self.only)} tensors of these"
         return f"{names} {self.layers.start}..{self.layers.stop}{every}{only}"
 
+    @property
+    def _word(self) -> str:
+        """The word for all of ``stages``."""
+        return APR if self.stages == APR_STAGES else ALL
+
 
 def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:
-    """Parse taps: a comma list of stage names, or ``all``; case and blanks around names do not matter.
+    """Parse taps: a comma list of stage names, ``all``, or ``apr`` for the stages that `apr trace` saves; case and blanks
+    around names do not matter.
 
-    Returns the canonical names in execution order, and whether the text was ``all``.
+    Returns the canonical names in execution order, and whether the text was ``all`` or ``apr``.
     Raises PlanError for an empty or unknown name, listing the valid ones.
     """
     valid = ", ".join(stage.name for stage in STAGES)
     names = [name.strip().lower() for name in text.split(",")]
-    if names == ["all"]:
-        return tuple(stage.name for stage in STAGES), True
+    if names in ([ALL], [APR]):
+        return APR_STAGES if names == [APR] else tuple(stage.name for stage in STAGES), True
     if "" in names:
         raise PlanError(TAPS.given(repr(text)), f": empty stage name; expected a comma list of stage names, or 'all'. Stages: {valid}")
     chosen: set[str] = set()
     for name in names:
         canonical = STAGE_ALIASES.get(name, name)
-        if name == "all":
-            raise PlanError(TAPS.given(repr(text)), f": 'all' stands alone; drop the other names, or list stages by name. Stages: {valid}")
+        if name in (ALL, APR):
+            raise PlanError(
+                TAPS.given(repr(text)), f": '{name}' stands alone; drop the other names, or list stages by name. Stages: {valid}"
+            )
         if canonical not in STAGE_BY_NAME:
             raise PlanError(TAPS, f": unknown stage {name!r}{did_you_mean(name)}; expected one of: {valid}, or 'all'")
         chosen.add(canonical)

@@ -17,9 +17,11 @@ def tokenizer_of(model: Model) -> Tokenizer:
     return tokenizer
 
 
-def encode_prompt(model: Model, prompt: str) -> list[int]:
-    """Token ids of a prompt; special tokens written in it are parsed. Raises AprgraphError."""
-    return tokenizer_of(model).encode(prompt)
+def encode_prompt(model: Model, prompt: str, *, affixes: bool = True) -> list[int]:
+    """Token ids of a prompt; special tokens written in it are parsed, and BOS and EOS added where the model asks for them,
+    unless ``affixes`` is False. Raises AprgraphError.
+    """
+    return tokenizer_of(model).encode(prompt, affixes=affixes)
 
 
 def encode_chat(model: Model, prompt: str, system: str | None = None) -> list[int]:

@@ -11,9 +11,16 @@ if TYPE_CHECKING:
 
 
 def read_input(
-    prompt: str | None, prompt_file: Path | None, tokens: str | None, tokens_file: Path | None, chat: bool, system: str | None
+    prompt: str | None,
+    prompt_file: Path | None,
+    tokens: str | None,
+    tokens_file: Path | None,
+    chat: bool,
+    system: str | None,
+    *,
+    raw: bool = False,
 ) -> str | Sequence[int]:
-    """What is to be run: text, or token ids. Raises TokenError."""
+    """What is to be run: text, or token ids. ``raw``: --apr is given. Raises TokenError."""
     from aprgraph.api import DEFAULT_PROMPT  # noqa: PLC0415
     from aprgraph.graph.errors import TokenError  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens, read_prompt_file, read_tokens_file  # noqa: PLC0415
@@ -24,6 +31,8 @@ def read_input(
         raise TokenError(f"{' and '.join(given)} exclude each other; give one of them")
     if system is not None and not chat:
         raise TokenError("--system goes with --chat; add --chat, or put the text into the prompt")
+    if chat and raw:
+        raise TokenError("--apr runs a prompt as it is, and --chat puts it through the model's template; give one of them")
     if chat and given and given[0].startswith("--tokens"):
         raise TokenError(f"--chat puts a text through the model's template, and {given[0]} gives token ids; give --prompt instead")
     if tokens is not None:
@@ -35,8 +44,10 @@ def read_input(
     return DEFAULT_PROMPT if prompt is None else prompt
 
 
-def encode(opened: CompiledModel | LoadedModel, given: str | Sequence[int], chat: bool, system: str | None) -> Sequence[int]:
-    """The token ids of what ``read_input`` gave. Raises AprgraphError."""
+def encode(
+    opened: CompiledModel | LoadedModel, given: str | Sequence[int], chat: bool, system: str | None, *, raw: bool = False
+) -> Sequence[int]:
+    """The token ids of what ``read_input`` gave; a text gets no BOS if it is ``raw``. Raises AprgraphError."""
     if not isinstance(given, str):
         return given
-    return opened.encode_chat(given, system) if chat else opened.encode(given)
+    return opened.encode_chat(given, system) if chat else opened.encode(given, affixes=not raw)

@@ -15,6 +15,7 @@ from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Families, Force, Ignore, Json, Layers, Override
 from aprgraph.cli.progress import progress_bar
 from aprgraph.cli.run_options import (
+    Apr,
     Chat,
     MaxTokens,
     ModelPlace,
@@ -48,6 +49,7 @@ def run(
     source: Source = None,
     taps: Taps = None,
     layers: Layers = "0..1",
+    apr: Apr = False,
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
     chat: Chat = False,
@@ -81,16 +83,17 @@ def run(
       aprgraph run model.gguf --chat --prompt "What is 2+2?" --max-tokens 64
       aprgraph run model.gguf --prompt "What is 2+2?" --max-tokens 3 --taps all --steps 1..3
       aprgraph run model.gguf --prompt "What is 2+2?" --taps all --rpc board:9090
+      aprgraph run model.apr --apr --layers 0..2
     """
     target, gpu = _target(target, rpc)
     open_it = partial(open_source, source, target, model, override_kv or [], ignore or [], elsewhere=rpc is not None)
     # An artifact first, since it may declare stages of its own, which the taps name.
     artifact = open_it() if source is None or source.is_dir() else None
-    plan = _plan(taps, layers, saves=stats_only or output is not None)
+    plan = _plan("apr" if apr and taps is None else taps, layers, saves=stats_only or output is not None)
     options = _options(positions, max_tokens, steps, prefill_chunk)
-    given = read_input(prompt, prompt_file, tokens, tokens_file, chat, system)
+    given = read_input(prompt, prompt_file, tokens, tokens_file, chat, system, raw=apr)
     opened = artifact or open_it()
-    run_plan = opened.plan(plan, encode(opened, given, chat, system), options)
+    run_plan = opened.plan(plan, encode(opened, given, chat, system, raw=apr), options)
     print_notices(run_plan.notices)
     directory = output or opened.default_trace_directory
     if not plan.is_empty:

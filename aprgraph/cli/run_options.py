@@ -19,11 +19,12 @@ Taps = Annotated[
     str | None,
     typer.Option(
         "--taps",
-        metavar="LIST|all",
-        help="Stages to save, separated by commas; `aprgraph stages` lists them. "
+        metavar="LIST|all|apr",
+        help="Stages to save, separated by commas; `aprgraph stages` lists them; apr are those that `apr trace` saves. "
         "Without it nothing is saved, and the next token is printed.",
     ),
 ]
+Apr = Annotated[bool, typer.Option("--apr", help="As `apr trace` runs a model: --taps apr, and the prompt raw, without BOS.")]
 Prompt = Annotated[
     str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The input, tokenized by the model's own tokenizer [What is 2+2?].")
 ]

@@ -36,9 +36,16 @@ def places_of_parts(path: Path) -> list[Path]:
 class SplitError(ModelFileError):
     """The parts make no whole model. ``part`` is the file that was given, ``what`` it is, and ``advice`` what to do."""
 
-    def __init__(self, part: GGUFFile, what: str, advice: str) -> None:
-        super().__init__(f"{part.path}: this is {what}; ", advice)
-        self.part, self.what, self.advice = part, what, advice
+    part: GGUFFile
+    what: str
+    advice: str
+
+    @classmethod
+    def of(cls, part: GGUFFile, what: str, advice: str) -> SplitError:
+        """The error of a part."""
+        error = cls(f"{part.path}: this is {what}; ", advice)
+        error.part, error.what, error.advice = part, what, advice
+        return error
 
 
 def is_part(metadata: Mapping[str, object]) -> bool:
@@ -71,7 +78,7 @@ class SplitGGUF:
         number = self._given.metadata.get(_NUMBER)
         known = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < self._count
         which = f"part {int(str(number)) + 1}" if known else "a part"
-        return SplitError(self._given, f"{which} of {self._count} of a model in several files ({_COUNT})", advice)
+        return SplitError.of(self._given, f"{which} of {self._count} of a model in several files ({_COUNT})", advice)
 
     def _places(self) -> list[Path]:
         """Where the parts lie, by the name of the one that was given."""

@@ -48,8 +48,9 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self.vocabulary)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``. Special tokens written in the text become their ids; BOS and EOS are added if the model asks.
+    def encode(self, text: str, *, affixes: bool = True) -> list[int]:
+        """Token ids of ``text``. Special tokens written in the text become their ids; BOS and EOS are added if the model asks
+        and ``affixes`` is set.
 
         Bytes that the vocabulary has no token for are left out, as llama.cpp does. Raises TokenError for text that is
         not valid Unicode.
@@ -58,7 +59,7 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TokenError(f"the prompt is not valid UTF-8 at character {error.start}; give it in UTF-8") from None
-        tokens = [] if self.bos_id is None else [self.bos_id]
+        tokens = [] if self.bos_id is None or not affixes else [self.bos_id]
         after_special = True
         for part in self._partition(text):
             if isinstance(part, int):
@@ -67,7 +68,7 @@ class Tokenizer:
                 prefix = " " if self._encoder.adds_space and after_special else ""
                 tokens += self._encoder.encode(prefix + part)
             after_special = isinstance(part, int)
-        return tokens if self._last is None else [*tokens, self._last]
+        return tokens if self._last is None or not affixes else [*tokens, self._last]
 
     def encode_chat(self, text: str) -> list[int]:
         """Token ids of what a chat template made: as ``encode``, but a BOS or EOS that the template wrote is not added again.

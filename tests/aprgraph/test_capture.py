@@ -115,9 +115,9 @@ def test_watchers_come_and_go_in_any_order(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _as_apr(ours: Trace) -> dict[tuple[int | None, str], np.ndarray]:
-    """What `apr` keeps of these tensors: no additions of ours, of the router's weights and of the sum the last position alone."""
+    """What `apr` keeps of these tensors: no additions of ours, and of what belongs to experts the last position alone."""
     tensors = {(entry.layer, entry.stage): np.array(ours.load(entry)) for entry in ours.entries if not STAGE_BY_NAME[entry.stage].addition}
-    return {key: values[-1:] if key[1] in ("moe_router", "moe_ffn_out") else values for key, values in tensors.items()}
+    return {key: values[-1:] if key[1].startswith("moe_") else values for key, values in tensors.items()}
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +136,11 @@ def test_a_directory_of_apr(ours: Trace, tmp_path: Path) -> None:
     assert report.exit_code == 0, report.verdict
     measured = {row.key[1:] for row in report.rows if row.classification.value != "UNMEASURED"}
     assert measured == set(tensors)
-    assert {row.key[2] for row in report.rows if row.key[1:] not in measured} == {"q_norm", "k_norm", "moe_router_logits"}
+    assert {row.key[2] for row in report.rows if row.key[1:] not in measured} == {
+        "q_norm", "k_norm", "moe_router_logits", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out",
+    }  # fmt: skip
     assert any(
-        note.startswith("B holds the last position only, which is what is compared, for layer 0 moe_router, layer 0 moe_ffn_out")
+        note.startswith("B holds the last position only, which is what is compared, for layer 0 moe_router, layer 0 moe_router_indices")
         for note in report.notes
     )
 

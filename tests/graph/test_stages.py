@@ -13,7 +13,10 @@ ORDER = [
     "ffn_post_norm", "moe_router_logits", "moe_router", "moe_router_indices", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
     "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "lm_head_raw", "lm_head",
 ]  # fmt: skip
-ADDITIONS = {"q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "lm_head_raw"}
+ADDITIONS = {
+    "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
+    "moe_expert_out", "lm_head_raw",
+}  # fmt: skip
 
 
 @pytest.mark.contract("STAGES-INTERCHANGE-1")

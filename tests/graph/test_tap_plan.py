@@ -86,6 +86,17 @@ def test_layers_with_nothing_in_them_say_so(text: str) -> None:
         parse_layers(text)
 
 
+@pytest.mark.contract("STAGES-INTERCHANGE-1")
+def test_the_stages_of_apr_by_one_word() -> None:
+    plan = parse_plan(" APR ", "0..2")
+    assert len(plan.stages) == 23
+    assert set(parse_plan("all").stages) - set(plan.stages) >= {"q_norm", "moe_router_logits", "moe_expert_out", "lm_head_raw"}
+    assert (plan.everything, plan.describe()) == (True, "apr 0..2")
+    assert parse_plan("all", "0..2").describe() == "all 0..2"
+    with pytest.raises(PlanError, match="'apr' stands alone"):
+        parse_plan("apr,ffn_out")
+
+
 @pytest.mark.contract("PLAN-LAYERS-1")
 def test_defaults() -> None:
     assert parse_plan("embedding") == Plan(("embedding",), range(1), everything=False)

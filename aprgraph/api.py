@@ -90,7 +90,7 @@ class LoadedModel:
     @property
     def default_trace_directory(self) -> Path:
         """``<model-stem>-trace`` beside the model."""
-        return self.model.path.with_name(f"{self.model.path.stem}-trace")
+        return self.model.path.with_name(f"{self.model.stem}-trace")
 
     def encode(self, prompt: str, *, affixes: bool = True) -> list[int]:
         """Token ids of ``prompt`` by the model's own tokenizer; without BOS and EOS if ``affixes`` is False, as `apr trace`
@@ -113,7 +113,7 @@ def load(
     ignore: Sequence[str] = (),
     find_held: FindHeld | None = None,
 ) -> LoadedModel:
-    """Open a GGUF model, with metadata keys replaced by ``overrides``. Raises AprgraphError.
+    """Open a model (a GGUF file or a Hugging Face checkpoint), with metadata keys replaced by ``overrides``. Raises AprgraphError.
 
     ``ignore`` is what --ignore is on the command line, ``find_held`` what it is of ``load_model``. What is to be known of
     the file stands in ``.model.notices``.
@@ -267,6 +267,8 @@ class CompiledModel:
             "name": self.model.path.name,
             "architecture": self.model.family.architecture,
             "fingerprint": self.artifact.fingerprint,
+            "file": self.model.file.kind,
+            "rows": self.model.family.row_order,
             "overrides": dict(self.model.overrides),
             **({"ignore": list(self.model.ignore)} if self.model.ignore else {}),
         }

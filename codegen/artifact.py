@@ -40,6 +40,7 @@ from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.ops.registry import is_own_formula
 from aprgraph.graph.passes.pipeline import compiled_graphs
+from aprgraph.graph.sources.checkpoint import is_checkpoint
 from aprgraph.graph.sources.file_kind import kind_of_folder
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.graph.verify import verify
@@ -112,7 +113,7 @@ class Artifact:
         Raises ArtifactError if it is not there or has changed since.
         """
         candidates = [path] if path is not None else [self.model_path, self.directory.parent / self.model_path.name]
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
+        found = next((candidate for candidate in candidates if candidate.is_file() or is_checkpoint(candidate)), None)
         if found is None:
             raise ArtifactError(
                 f"{self.directory}: its model {candidates[0]} is not there; give its place with ", MODEL, ", or compile again"

@@ -49,9 +49,9 @@ _OWN_FILE = re.compile(r"artifact\.json|graph\.txt|kernels-[^/]+\.(so|fatbin)|pr
 _ROOM = 64 << 20
 
 
-def default_directory(model: Path, target: str) -> Path:
+def default_directory(stem: str, target: str) -> Path:
     """``<stem>.<target>.aprg`` in the current folder."""
-    return Path(f"{model.stem}.{target}{SUFFIX}")
+    return Path(f"{stem}.{target}{SUFFIX}")
 
 
 def compile_model(
@@ -75,7 +75,7 @@ def compile_model(
             f", and the target is {target}",
         )
     chosen_architectures = parse_architectures(architectures)
-    directory = directory or default_directory(model.path, target)
+    directory = directory or default_directory(model.stem, target)
     _check_replaceable(directory)
     graph = build_graph(model)
     chosen = find_cpu(cpu) if target == "llvm" else None

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from aprgraph.graph.arguments import OVERRIDES
 from aprgraph.graph.errors import AprgraphError, ModelError, shown
@@ -30,14 +30,35 @@ class ArrayValue(Protocol):
         """The elements: numbers, or the raw bytes of strings."""
 
 
+class ListValue:
+    """An array of the metadata that is there already: see ``ArrayValue``."""
+
+    def __init__(self, values: list[Scalar] | list[bytes]) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def values(self) -> list[Scalar] | list[bytes]:
+        """The elements: numbers, or the UTF-8 of strings."""
+        return self._values
+
+
 class Metadata(Mapping[str, object]):
-    """The key-value part of a GGUF file. Getters raise ModelError for a missing key or a value of the wrong type.
+    """What a model file says of the model, by GGUF's keys: in a GGUF file, its key-value part.
+
+    Getters raise ModelError for a missing key or a value of the wrong type.
 
     Equal only to itself, so that what is made of a file's metadata can be kept by it.
     """
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+    #: Whose names and orders of rows the file has: GGUF's, or those of Hugging Face transformers.
+    dialect: Literal["gguf", "hf"] = "gguf"
+    #: What helps where a key is missing.
+    remedy = "the conversion was incomplete: convert the model again"
 
     def __init__(self, path: Path, values: Mapping[str, object]) -> None:
         self.path = path
@@ -61,6 +82,18 @@ class Metadata(Mapping[str, object]):
                 raise ModelError(OVERRIDES.given(key, f"{{{key!r}: …}}"), ": the model holds an array there, which cannot be overridden")
         return Metadata(self.path, {**self._values, **overrides})
 
+    def own_name(self, key: str) -> str:
+        """What the file itself calls ``key``."""
+        return key
+
+    def described(self, key: str) -> str:
+        """What messages call ``key``."""
+        return f"metadata key {key!r}"
+
+    def is_read(self, key: str) -> bool:
+        """Whether a getter has been asked for a key, under GGUF's name or the file's own."""
+        return key in self._read
+
     @property
     def keys_read(self) -> frozenset[str]:
         """The keys that a getter has been asked for, there or not."""
@@ -80,13 +113,12 @@ class Metadata(Mapping[str, object]):
         if key not in self._values:
             if default is None:
                 raise ModelError(
-                    f"{self.path}: metadata key {key!r} is missing; expected {expected}; the conversion was incomplete: convert the model "
-                    "again, or give the value with ",
+                    f"{self.path}: {self.described(key)} is missing; expected {expected}; {self.remedy}, or give the value with ",
                     OVERRIDES,
                 )
             if not _is_of(kinds, default):
                 raise ModelError(
-                    f"{self.path}: metadata key {key!r} is missing, and its default is {shown(default)}, expected {expected}; correct the "
+                    f"{self.path}: {self.described(key)} is missing, and its default is {shown(default)}, expected {expected}; correct the "
                     "family's declaration"
                 )
             self._defaults[key] = default
@@ -94,7 +126,7 @@ class Metadata(Mapping[str, object]):
         value = self._values[key]
         if not _is_of(kinds, value):
             found = f"an array of {len(value)}" if isinstance(value, ArrayValue) else shown(value)
-            raise ModelError(f"{self.path}: metadata key {key!r} is {found}, expected {expected}")
+            raise ModelError(f"{self.path}: {self.described(key)} is {found}, expected {expected}")
         return value
 
     def integer(self, key: str, default: int | None = None) -> int:
@@ -107,7 +139,7 @@ class Metadata(Mapping[str, object]):
         """A whole number above zero."""
         value = self.integer(key, default)
         if not 0 < value <= _MOST:
-            raise ModelError(f"{self.path}: metadata key {key!r} is {value}, expected a number from 1 to {_MOST}")
+            raise ModelError(f"{self.path}: {self.described(key)} is {value}, expected a number from 1 to {_MOST}")
         return value
 
     def real(self, key: str, default: float | None = None) -> float:
@@ -115,7 +147,7 @@ class Metadata(Mapping[str, object]):
         value = self._get(key, (int, float), "a number", default)
         assert isinstance(value, (int, float))
         if not math.isfinite(value):
-            raise ModelError(f"{self.path}: metadata key {key!r} is {value}, expected a finite number")
+            raise ModelError(f"{self.path}: {self.described(key)} is {value}, expected a finite number")
         return float(value)
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -136,11 +168,11 @@ class Metadata(Mapping[str, object]):
         self._read.add(key)
         expected = f"a number from 1 to {_MOST} for each of {layers} layers"
         if len(value) != layers:
-            raise ModelError(f"{self.path}: metadata key {key!r} is an array of {len(value)}, expected {expected}")
+            raise ModelError(f"{self.path}: {self.described(key)} is an array of {len(value)}, expected {expected}")
         numbers = value.values()
         for layer, number in enumerate(numbers):
             if not isinstance(number, int) or isinstance(number, bool) or not 0 < number <= _MOST:
-                raise ModelError(f"{self.path}: metadata key {key!r} is {shown(number)} for layer {layer}, expected {expected}")
+                raise ModelError(f"{self.path}: {self.described(key)} is {shown(number)} for layer {layer}, expected {expected}")
         return tuple(int(number) for number in numbers)
 
     def array(self, key: str) -> ArrayValue:

@@ -30,7 +30,7 @@ _LLAMA_CPP_BASE = 10000.0
 
 @dataclass(frozen=True)
 class Model:
-    """A GGUF file understood as a model.
+    """A model file understood as a model.
 
     ``overrides`` are the metadata keys that the user replaced, ``ignore`` the patterns of tensors and keys that the
     user wants left out, and ``left_out`` the tensors that no node may use: those, and what cannot touch a text's
@@ -51,6 +51,11 @@ class Model:
     def path(self) -> Path:
         """Where the file lies."""
         return self.file.path
+
+    @property
+    def stem(self) -> str:
+        """What is made of the model is called after this."""
+        return self.file.stem
 
     @property
     def vocabulary(self) -> int:
@@ -97,7 +102,8 @@ class Model:
             taken = self.defaults[base]
             other = "" if taken == _LLAMA_CPP_BASE else f" (llama.cpp takes {_LLAMA_CPP_BASE:g})"
             found[base] = Message(
-                f"{base} is not in the file: {taken:.10g} was taken{other}; if the model has another base, give it with ",
+                f"{self.metadata.own_name(base)} is not in the file: {taken:.10g} was taken{other}; if the model has another base, give it "
+                "with ",
                 OVERRIDES.given(f"{base}=float:VALUE", f"{{{base!r}: VALUE}}"),
             )
         window, stretch = f"{prefix}.attention.sliding_window", f"{prefix}.rope.scaling"
@@ -134,7 +140,7 @@ class Model:
         info = self.file.tensors.get(name)
         if info is None:
             expected = f" of {' x '.join(map(str, dims))}" if dims else ""
-            raise ModelError(f"{self.path}: tensor {name!r}{expected} is missing; the conversion was incomplete")
+            raise ModelError(f"{self.path}: tensor {name!r}{expected} is missing; {self.file.incomplete}")
         if dims is not None and not info.has_dims(dims):
             raise ModelError(
                 f"{self.path}: tensor {name!r} is {' x '.join(map(str, info.dims))}, expected {' x '.join(map(str, dims))} "
@@ -211,19 +217,24 @@ def _check_overrides(metadata: Metadata, family: Family, overrides: Mapping[str,
     """
     for key in overrides:
         known = find_model_key(key.removeprefix(f"{family.architecture}.")) if key.startswith(f"{family.architecture}.") else None
-        is_read = key in metadata.keys_read or key.startswith(_READ_LATER)
+        is_read = metadata.is_read(key) or key.startswith(_READ_LATER)
         if not is_read and (known is None or not known.neutral):
-            names = ", ".join(sorted(metadata.keys_read))
+            names = ", ".join(sorted(map(metadata.own_name, metadata.keys_read)))
             raise ModelError(
                 OVERRIDES.given(key, f"{{{key!r}: …}}"),
                 f": nothing reads this key of {metadata.path}; those that change the graph are {names}",
             )
 
 
+def _matches(pattern: re.Pattern[str], metadata: Metadata, key: str) -> bool:
+    """Whether a pattern is that of a key, under GGUF's name or the file's own."""
+    return any(map(pattern.fullmatch, (key, metadata.own_name(key))))
+
+
 def _check_ignored(file: Source, metadata: Metadata, patterns: Sequence[re.Pattern[str]]) -> None:
     """Raise AprgraphError for a pattern that nothing matches, and so is of no use, or that matches a key that is read."""
     for pattern in patterns:
-        read = next((key for key in metadata if key in metadata.keys_read and pattern.fullmatch(key)), None)
+        read = next((key for key in metadata if key in metadata.keys_read and _matches(pattern, metadata, key)), None)
         if read is not None:
             raise AprgraphError(
                 IGNORE.given(shown(pattern.pattern), f"[{shown(pattern.pattern)}]"),
@@ -231,7 +242,7 @@ def _check_ignored(file: Source, metadata: Metadata, patterns: Sequence[re.Patte
                 OVERRIDES,
                 " gives a key another value)",
             )
-        if not any(map(pattern.fullmatch, (*file.tensors, *metadata))):
+        if not any(map(pattern.fullmatch, file.tensors)) and not any(_matches(pattern, metadata, key) for key in metadata):
             raise AprgraphError(
                 IGNORE.given(shown(pattern.pattern), f"[{shown(pattern.pattern)}]"),
                 f": no tensor and no metadata key of {file.path} has a name that matches as a whole; `",

@@ -30,7 +30,7 @@ def build_graph(model: Model) -> Graph:
 
 
 def _name_of(model: Model) -> str:
-    return "".join(c if (c.isascii() and c.isalnum()) or c in "_.-" else "_" for c in model.path.stem)
+    return "".join(c if (c.isascii() and c.isalnum()) or c in "_.-" else "_" for c in model.stem)
 
 
 def _refuse_unused(graph: Graph, model: Model) -> None:

@@ -26,15 +26,16 @@ SIDE_TENSORS = (
     SideTensors(
         "of the encoders of images and sounds",
         re.compile(
-            r"(v|a|mm|mm_[a-z_]+|resampler|adapter|vision_(tower|model)|audio_(tower|model)|multi_modal_projector)\..*|model\.image_newline"
+            r"(model\.)?(v|a|mm|mm_[a-z_]+|resampler|adapter|vision_(tower|model)|visual|audio_(tower|model)|multi_modal_projector)\..*|model\.image_newline"
         ),
     ),
     SideTensors("that predict later tokens", re.compile(rf"(mtp[a-z_]*|nextn)\..*|{_BLOCK}nextn\..*")),
     SideTensors(
-        "that repeat RoPE's frequencies", re.compile(rf"{_BLOCK}(attn_rot_embd|(attn\.|self_attn\.)?rotary_emb)(\.inv_freq|\.weight)?")
+        "that repeat RoPE's frequencies",
+        re.compile(rf"(model\.)?({_BLOCK}|layers\.\d+\.)(attn_rot_embd|(attn\.|self_attn\.)?rotary_emb)(\.inv_freq|\.weight)?"),
     ),
     SideTensors("behind the last stage (of a classifier, or of an embedding)", re.compile(r"cls(\..*)?|dense_[23](_out)?\..*")),
-    SideTensors("that scale activations before they are rounded, which nothing here does,", re.compile(r".*\.input_scale")),
+    SideTensors("that scale activations before they are rounded, which nothing here does,", re.compile(r".*\.(input|activation)_scale")),
 )
 
 _MOST_SHOWN = 200

@@ -16,7 +16,10 @@ from aprgraph.graph.model_keys import ModelKey, find_model_key
 from aprgraph.graph.side_tensors import pattern_of
 
 #: Words in the name of a key that is not known by which it says that it changes numbers. Others are bookkeeping of some tool.
-_SHAPING = re.compile(r"scale|multiplier|soft_?cap|clamp|window|causal|alibi|temperature|gating|epsilon|residual|lora_rank")
+_SHAPING = re.compile(
+    r"scale|multiplier|soft_?cap|clamp|window|causal|alibi|temperature|gating|epsilon|residual|lora_rank"
+    r"|only_layers|no_rope|rotary|chunk_size|qk_(layer_?)?norm"
+)
 #: No key of a model has more elements than there may be layers; a longer array is not decoded.
 _MOST_ELEMENTS = 4096
 
@@ -69,12 +72,13 @@ def unread_keys(family: Family, ignore: Sequence[re.Pattern[str]] = ()) -> Itera
         harmless = known is not None and (known.harmless or family.architecture in known.harmless_in)
         if known is not None and (harmless or is_neutral(known, value) or not known.matters(at)):
             continue
-        if any(pattern.fullmatch(key) for pattern in ignore):
-            yield UnreadKey(key, Message(f"{key} is {shown(value)}: left out, as ", IGNORE, " asks"))
+        own = metadata.own_name(key)
+        if any(pattern.fullmatch(name) for pattern in ignore for name in (key, own)):
+            yield UnreadKey(key, Message(f"{own} is {shown(value)}: left out, as ", IGNORE, " asks"))
         elif known is None and (value == 0 or _SHAPING.search(name) is None):
-            yield UnreadKey(key, f"{key} is {shown(value)}: nothing here knows or reads this key")
+            yield UnreadKey(key, f"{own} is {shown(value)}: nothing here knows or reads this key")
         elif known is not None and known.unapplied:
-            yield UnreadKey(key, f"{key} is {shown(value)} and is not applied: {known.unapplied}")
+            yield UnreadKey(key, f"{own} is {shown(value)} and is not applied: {known.unapplied}")
         else:
             yield _refusal(key, value, known, family)
 
@@ -93,9 +97,10 @@ def is_neutral(key: ModelKey, value: object) -> bool:
 
 def _refusal(key: str, value: object, known: ModelKey | None, family: Family) -> UnreadKey:
     """What is wrong with a key that would change numbers, and the way on."""
-    name = key if key.isprintable() else shown(key)
+    own = family.metadata.own_name(key)
+    name = own if own.isprintable() else shown(own)
     what = "a key that is not known here, and whose name says that it changes numbers" if known is None else known.what
-    pattern = f"'{pattern_of(key)}'"
+    pattern = f"'{pattern_of(own)}'"
     ways = [IGNORE.given(pattern, f"[r{pattern}]")]
     if known is not None and known.neutral and isinstance(value, (int, float)):
         neutral = 1 if 1 in known.neutral and not isinstance(value, bool) else 0

@@ -23,7 +23,7 @@ def graph(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="MODEL|ARTIFACT|TRACE", help="A GGUF file, or the directory of an artifact or a trace (default with --diff: A)."
+            metavar="MODEL|ARTIFACT|TRACE", help="A model, or the directory of an artifact or a trace (default with --diff: A)."
         ),
     ] = None,
     output_format: Annotated[
@@ -137,13 +137,14 @@ def _check_place(output: Path, inputs: list[Path], *, force: bool) -> None:
 
 
 def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[str] | None = None) -> Graph:
-    """The graph of a GGUF file, whose notices are printed, an artifact directory or a trace directory. Raises AprgraphError."""
+    """The graph of a model, whose notices are printed, an artifact directory or a trace directory. Raises AprgraphError."""
     from aprgraph.graph.errors import AprgraphError, TraceError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.graph.sources.checkpoint import is_checkpoint  # noqa: PLC0415
     from aprgraph.graph.sources.file_kind import kind_of_folder  # noqa: PLC0415
 
     overrides = parse_overrides(override_kv or [])
-    if source.is_dir():
+    if source.is_dir() and not is_checkpoint(source):
         if overrides or ignore:
             option = "--override-kv" if overrides else "--ignore"
             raise AprgraphError(f"{source}: {option} needs the model; artifacts and traces have their graph already; give the model")
@@ -159,7 +160,7 @@ def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[
             raise TraceError(f"{source}: has no graph: no manifest, or one of another program; give the model as the source instead")
         return found
     if not source.exists():
-        raise AprgraphError(f"{source}: not there; expected a GGUF file, or the directory of an artifact or a trace")
+        raise AprgraphError(f"{source}: not there; expected a GGUF file, a checkpoint, or the directory of an artifact or a trace")
     from aprgraph.graph.model import load_model  # noqa: PLC0415
     from aprgraph.graph.model_graph import build_graph  # noqa: PLC0415
 

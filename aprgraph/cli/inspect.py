@@ -15,11 +15,11 @@ from aprgraph.option_words import in_option_words
 if TYPE_CHECKING:
     from aprgraph.codegen.artifact import Artifact
 
-_EXPECTED = "an APRT file, a GGUF file, an .apr file, or the directory of a trace or an artifact"
+_EXPECTED = "an APRT file, a GGUF file, an .apr file, a checkpoint, or the directory of a trace or an artifact"
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="An APRT file, a trace, an artifact, a GGUF file, or an .apr file.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="An APRT file, a trace, an artifact, or a model.")],
     names: Map = None,
     json: Json = False,
     _family: Families = None,
@@ -32,11 +32,14 @@ def inspect(
     """
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
     from aprgraph.graph.message import Message  # noqa: PLC0415
+    from aprgraph.graph.sources.checkpoint import is_checkpoint  # noqa: PLC0415
     from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes, kind_of_folder  # noqa: PLC0415
     from aprgraph.graph.sources.open import begins_a_model  # noqa: PLC0415
     from aprgraph.runtime.trace.foreign import is_foreign_file  # noqa: PLC0415
 
-    if path.is_dir():
+    if is_checkpoint(path):
+        document = _model(path)
+    elif path.is_dir():
         folder = kind_of_folder(path)
         if folder is not None and folder.name not in ("trace", "artifact"):
             raise AprgraphError(f"{path}: {folder.what}; ", folder.advice, f"; expected {_EXPECTED}")

@@ -11,7 +11,7 @@ Source = Annotated[
     Path | None,
     typer.Argument(
         metavar="[ARTIFACT|MODEL]",
-        help="An artifact, or a GGUF file (run by its artifact beside it, or compiled into a cache first) [the one artifact here].",
+        help="An artifact, or a model (run by its artifact beside it, or compiled into a cache first) [the one artifact here].",
         show_default=False,
     ),
 ]

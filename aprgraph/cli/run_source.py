@@ -23,10 +23,11 @@ def open_source(
     from aprgraph.api import load, open_artifact  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.graph.sources.checkpoint import is_checkpoint  # noqa: PLC0415
 
     overrides = parse_overrides(override_kv)
     chosen = source if source is not None else _only_artifact()
-    if chosen.is_dir():
+    if chosen.is_dir() and not is_checkpoint(chosen):
         compiled = open_artifact(chosen, model, elsewhere=elsewhere)
         if overrides or ignore:
             option = "--override-kv" if overrides else "--ignore"
@@ -41,7 +42,7 @@ def open_source(
     if model is not None:
         raise ArtifactError(f"{chosen}: --model goes with an artifact directory, and this is none")
     if not os.path.lexists(chosen):
-        raise ArtifactError(f"{chosen}: not there; expected a GGUF file, or the directory of an artifact")
+        raise ArtifactError(f"{chosen}: not there; expected a GGUF file, a checkpoint, or the directory of an artifact")
     loaded = load(chosen, overrides, ignore)
     return loaded.find_cached(target or "llvm") or loaded
 

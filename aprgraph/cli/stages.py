@@ -24,7 +24,7 @@ _LETTERS = (
 def stages(
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="MODEL", help="A GGUF file, or the directory of an artifact or a trace: its own stages, with their shapes."),
+        typer.Argument(metavar="MODEL", help="A model, or the directory of an artifact or a trace: its own stages, with their shapes."),
     ] = None,
     json: Json = False,
     override_kv: Override = None,

@@ -64,7 +64,7 @@ def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | N
     parts += [list(model.ignore)] if model.ignore else []
     from_outside = model.held is not None or is_own_family(type(model.family))
     parts += [print_graph(build_graph(model))] if from_outside else []
-    return base / f"{model.path.stem}.{target}.{digest(json.dumps(parts, sort_keys=True).encode())}{SUFFIX}"
+    return base / f"{model.stem}.{target}.{digest(json.dumps(parts, sort_keys=True).encode())}{SUFFIX}"
 
 
 def find_in_cache(model: Model, target: str, cpu: str | None) -> Artifact | None:
@@ -91,7 +91,7 @@ def find_beside(model: Model, target: str, cpu: str | None, on_notice: OnNotice 
     this user did not compile, the result is None and ``on_notice`` is called. Raises ArtifactError for an unknown
     ``cpu``.
     """
-    place = model.path.with_name(f"{model.path.stem}.{target}{SUFFIX}")
+    place = model.path.with_name(f"{model.stem}.{target}{SUFFIX}")
     chosen = find_cpu(cpu).name if target == "llvm" else None
     try:
         found = open_artifact(place)

@@ -39,6 +39,11 @@ class Family:
     #: otherwise.
     pairing: ClassVar[Order] = "halves"
     hf_pairing: ClassVar[Order] = "halves"
+    #: What transformers adds to the weights of norms that it multiplies by. GGUF files hold the sum.
+    hf_norm_offset: ClassVar[float] = 0.0
+    #: How a checkpoint that has gate and up of all experts as one tensor orders them: the rows of gate, then those of up,
+    #: or, with the rows of x first, in alternating columns.
+    hf_gate_up: ClassVar[Order] = "halves"
     #: What the family calls otherwise than most: by slot, see graph/families/weight_names.py.
     gguf_names: ClassVar[Mapping[str, str]] = {}
     hf_names: ClassVar[Mapping[str, str]] = {}
@@ -84,6 +89,11 @@ class Family:
     def layers(self) -> int:
         """How many layers the logits depend on."""
         return self.blocks - self.extra_layers
+
+    @property
+    def row_order(self) -> Order:
+        """Which elements of a head RoPE pairs in the model's own file: that tells the order of the rows of q and k."""
+        return self.hf_pairing if self.metadata.dialect == "hf" else self.pairing
 
     @property
     def window_period(self) -> int:

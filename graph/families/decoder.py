@@ -25,13 +25,17 @@ class Decoder(Family):
 
     #: Whether a file must have biases of q, k and v. If it has them, they are always used.
     qkv_bias: ClassVar[bool] = False
+    #: Whether YaRN's bounds are rounded to whole pairs.
+    whole_pairs: ClassVar[bool] = True
 
     heads = per_layer("attention.head_count", "num_attention_heads")
     kv_heads = per_layer("attention.head_count_kv", "num_key_value_heads", lambda f: f.heads)
     head_size = number("attention.key_length", "head_dim", lambda f: f.default_head_size())
     value_size = number("attention.value_length", None, lambda f: f.head_size)
     original_context = number("rope.scaling.original_context_length", None, lambda f: f.context)
-    rope: Reading[Rope] = Reading(lambda f: read_rope(f.metadata, f.architecture, f.head_size, f.rope_base, f.original_context))
+    rope: Reading[Rope] = Reading(
+        lambda f: read_rope(f.metadata, f.architecture, f.head_size, f.rope_base, f.original_context, whole_pairs=f.whole_pairs)
+    )
     #: RoPE of the layers with a sliding window.
     sliding_rope: Reading[Rope] = Reading(lambda f: f.rope)
     ffn = per_layer("feed_forward_length", "intermediate_size")
@@ -105,7 +109,7 @@ class Decoder(Family):
 
     def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
         """The heads ``x`` of q or k after RoPE."""
-        return g.rope(x, self.angles_of(layer), self.pairing)
+        return g.rope(x, self.angles_of(layer), self.row_order)
 
     def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
         """A gated feed-forward network (Shazeer 2020, arXiv:2002.05202)."""

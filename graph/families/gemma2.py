@@ -31,6 +31,7 @@ class Gemma2(SandwichNorms):
         "ffn_post_norm": "post_feedforward_layernorm",
     }
     absent_keys = ("rope.freq_base",)
+    hf_norm_offset = 1.0
     activation = "gelu"
     windows = Windows(period=2, default=4096)
     score_cap = real("attn_logit_softcapping", "attn_logit_softcapping", 50.0)

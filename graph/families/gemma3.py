@@ -32,6 +32,7 @@ class Gemma3(Qwen3, SandwichNorms):
         "ffn_norm": "pre_feedforward_layernorm",
         "ffn_post_norm": "post_feedforward_layernorm",
     }
+    hf_norm_offset = 1.0
     activation = "gelu"
     rope_base = 1_000_000.0
     windows = Windows(period=6)

@@ -31,7 +31,7 @@ class Glm4(SandwichNorms):
 
     def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
         """In a text, the axes of M-RoPE have the same positions, so it is plain RoPE."""
-        return g.rope(x, self.angles_of(layer), "halves" if self.has_sections else self.pairing)
+        return g.rope(x, self.angles_of(layer), "halves" if self.has_sections else self.row_order)
 
     def gate_and_up(self, g: GraphBuilder, x: str, layer: int) -> tuple[str, str]:
         """One matrix product gives the columns of gate, then those of up."""

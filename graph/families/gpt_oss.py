@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aprgraph.graph.families.mixture import Mixture
-from aprgraph.graph.families.numbers import Reading, number, same_in_all
-from aprgraph.graph.families.rope_scaling import Rope, read_rope
+from aprgraph.graph.families.numbers import number, same_in_all
 from aprgraph.graph.families.window import Windows
 
 if TYPE_CHECKING:
@@ -26,13 +25,12 @@ class GptOss(Mixture):
     hf_classes = "GptOssForCausalLM"
     gguf_names = {"ffn_norm": "post_attention_norm"}
     hf_names = {"moe_router_logits": "mlp.router"}
+    hf_gate_up = "interleaved"
+    whole_pairs = False
     qkv_bias = True
     windows = Windows(period=2, default=128)
     experts = number("expert_count", "num_local_experts")
     expert_ffn = same_in_all("expert_feed_forward_length", "intermediate_size")
-    rope: Reading[Rope] = Reading(
-        lambda f: read_rope(f.metadata, f.architecture, f.head_size, f.rope_base, f.original_context, whole_pairs=False)
-    )
 
     def attention_extras(self, g: GraphBuilder) -> Mapping[str, Any]:
         """The sinks: one learnt score for each head, which takes part in the softmax and has no value."""

@@ -170,6 +170,19 @@ def is_known(architecture: str) -> bool:
     return architecture in FAMILIES
 
 
+def find_family_of_class(name: str) -> type[Family] | None:
+    """The family that computes the class ``name`` of transformers. Those of installed packages are loaded if no other does."""
+
+    def find() -> type[Family] | None:
+        return next((family for family in FAMILIES.values() if name in family.own_hf_classes()), None)
+
+    found = find()
+    if found is None:
+        load_installed_families()
+        found = find()
+    return found
+
+
 def find_family(metadata: Metadata) -> type[Family]:
     """The family of a model. Raises UnsupportedModelError that lists those there are."""
     architecture = metadata.text("general.architecture")

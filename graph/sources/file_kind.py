@@ -106,7 +106,9 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (
         _is_safetensors,
         FileKind(
-            "safetensors", "a safetensors file", f"aprgraph does not read checkpoints yet: {_CONVERT} from the folder that it lies in"
+            "safetensors",
+            "a safetensors file",
+            f"it says nothing of the model: put the config.json of its checkpoint beside it, or {_CONVERT} from the folder that it was in",
         ),
     ),
     (
@@ -188,7 +190,11 @@ def kind_of_folder(folder: Path) -> FileKind | None:
         more = " …" if len(models) > 3 else ""
         return FileKind("folder", "a folder", f"give one of its files: {', '.join(shown(name) for name in models[:3])}{more}")
     if "config.json" in names or any(name.endswith((".safetensors", ".bin.index.json")) for name in names):
-        return FileKind("hf-folder", "a Hugging Face folder", f"aprgraph does not read these yet: {_CONVERT}")
+        return FileKind(
+            "hf-folder",
+            "a Hugging Face folder",
+            f"aprgraph reads config.json with *.safetensors beside it: get what is missing, or {_CONVERT}",
+        )
     return None
 
 

@@ -45,6 +45,7 @@ class GGUFFile:
 
     kind = "GGUF file"
     notices: tuple[str, ...] = ()
+    incomplete = "the conversion was incomplete"
 
     def __init__(self, path: str | Path, faults: list[TensorFault] | None = None) -> None:
         self.path = Path(path)
@@ -205,6 +206,11 @@ class GGUFFile:
                 previous = tensor
                 misplaced.remove(tensor.name)
         return misplaced
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its suffix."""
+        return self.path.stem
 
     # -- data ---------------------------------------------------------------------------------------------------------
 

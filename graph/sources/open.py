@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aprgraph.graph.sources.apr import MAGICS, AprFile
+from aprgraph.graph.sources.checkpoint import Checkpoint, is_checkpoint
 from aprgraph.graph.sources.gguf_file import MAGIC, GGUFFile
 from aprgraph.graph.sources.mapped_file import read_head
 from aprgraph.graph.sources.source import Source, TensorFault
@@ -22,6 +23,8 @@ def open_source(path: str | Path, faults: list[TensorFault] | None = None) -> So
     ``faults`` collects what is wrong with single tensors, which are then left out, instead of the first being raised.
     Raises ModelFileError or UnsupportedModelError.
     """
+    if is_checkpoint(Path(path)):
+        return Checkpoint(path)
     if read_head(Path(path)).startswith(MAGICS):
         return AprFile(path, faults)
     file = GGUFFile(path, faults)

@@ -75,6 +75,14 @@ class Source(Protocol):
         """Where it lies."""
 
     @property
+    def stem(self) -> str:
+        """What the model is called, without a suffix: traces and artifacts are named after it."""
+
+    @property
+    def incomplete(self) -> str:
+        """What may have happened where a tensor is missing, and what to do."""
+
+    @property
     def kind(self) -> str:
         """What kind of file it is, in words, such as "GGUF file"."""
 

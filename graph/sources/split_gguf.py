@@ -62,6 +62,7 @@ class SplitGGUF:
     """
 
     notices: tuple[str, ...] = ()
+    incomplete = GGUFFile.incomplete
 
     def __init__(self, given: GGUFFile, faults: list[TensorFault] | None = None) -> None:
         self._given = given
@@ -127,6 +128,11 @@ class SplitGGUF:
                 "they are parts of different models, or of different splits of one; get the parts again"
             )
         return found
+
+    @property
+    def stem(self) -> str:
+        """See ``Source.stem``."""
+        return self.path.stem
 
     @property
     def kind(self) -> str:

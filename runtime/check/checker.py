@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aprgraph.graph.arguments import QUICK
-from aprgraph.graph.errors import ModelFileError, UnsupportedModelError
+from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError
 from aprgraph.graph.message import Message
+from aprgraph.graph.sources.checkpoint import is_checkpoint
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf
 from aprgraph.graph.sources.open import begins_a_model, open_source
 from aprgraph.graph.sources.source import Source, TensorFault
@@ -42,7 +43,7 @@ def check(path: str | Path, *, weights: bool = True, progress: Progress | None =
     except UnsupportedModelError as error:
         found = Finding.of("file-kind", "", text_of(error, path, ""))
         return CheckReport(path, _MODEL, (found,), 0, 0, 0, ("what is in it",))
-    except ModelFileError as error:
+    except (ModelFileError, ModelError) as error:
         found = Finding.of("file-damaged", "", text_of(error, path, ""))
         return CheckReport(path, _MODEL, (found,), 0, 0, 0, ("tensors, metadata and tokenizer: the header cannot be read",))
     kind = kind_of_gguf(file.metadata, [*file.tensors, *(fault.name for fault in faults)])
@@ -134,6 +135,8 @@ class _Check:
 def _other_kind(path: Path) -> FileKind | None:
     """What a folder or a file is that is no GGUF file; None if it is one. Raises ModelFileError."""
     try:
+        if is_checkpoint(path):
+            return None
         if path.is_dir():
             kind = kind_of_folder(path)
             if kind is None:

@@ -90,7 +90,7 @@ def test_overrides_travel_with_it(model_path: Path, tmp_path: Path) -> None:
 
 
 def test_default_place(model_path: Path) -> None:
-    assert default_directory(Path("/models/a.b.gguf"), "llvm") == Path("a.b.llvm.aprg")
+    assert default_directory(Path("/models/a.b.gguf").stem, "llvm") == Path("a.b.llvm.aprg")
 
 
 # -- in another process -------------------------------------------------------------------------------------------------

@@ -55,9 +55,11 @@ class AprFile:
     """
 
     kind = "apr file"
+    incomplete = "the conversion was incomplete"
 
     def __init__(self, path: str | Path, faults: list[TensorFault] | None = None) -> None:
         self.path = Path(path)
+        self.stem = self.path.stem
         self._faults = faults
         self._file = MappedFile(self.path, "an .apr file", "an .apr file")
         head = self._file.mapping[:HEAD_BYTES]

@@ -14,7 +14,7 @@ import numpy as np
 
 from aprgraph.graph.errors import ModelFileError, shown
 from aprgraph.graph.families.registry import FAMILIES, is_known
-from aprgraph.graph.metadata import Scalar
+from aprgraph.graph.metadata import ListValue, Scalar
 
 #: Key in GGUF, without the architecture, by the names that stand for it in an .apr file, the usual one first.
 _MODEL: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -49,20 +49,6 @@ _TOKENIZER: Mapping[str, str] = {
 }
 #: Numbers that `apr` holds in float32 and writes as short as that allows.
 _FLOAT32 = ("rope.freq_base", "attention.layer_norm_rms_epsilon")
-
-
-class ListValue:
-    """An array of the metadata: see ``ArrayValue``."""
-
-    def __init__(self, values: list[Scalar] | list[bytes]) -> None:
-        self._values = values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def values(self) -> list[Scalar] | list[bytes]:
-        """The elements: numbers, or the UTF-8 of strings."""
-        return self._values
 
 
 class AprKeys:

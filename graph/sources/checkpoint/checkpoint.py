@@ -1,0 +1,150 @@
+"""A checkpoint of Hugging Face transformers as a Source: tensors and keys under GGUF's names, bytes as the files have them.
+
+Rows of q and k are as transformers orders them: the graph's RoPE pairs what its ``Family.row_order`` says. What GGUF
+stores otherwise than by name is made when it is asked for: norms with 1 added, experts that are stored one by one or gate
+and up together, FP8 and MXFP4. One such tensor is kept, for whoever reads it in parts, until ``release``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.errors import ModelError, ModelFileError, shown
+from aprgraph.graph.sources.checkpoint.config import ConfigMetadata, is_tied
+from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
+from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_json
+from aprgraph.graph.sources.checkpoint.quantized import read_quantization
+from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, StoredTensor
+from aprgraph.graph.sources.checkpoint.values import Value, real
+from aprgraph.graph.sources.source import Part, TensorInfo
+
+_SAMPLES, _SAMPLE_BYTES = 256, 4096
+
+
+class Checkpoint:
+    """A checkpoint: its folder, its config.json, or one .safetensors file beside one.
+
+    Raises ModelFileError, ModelError or UnsupportedModelError.
+    """
+
+    kind = "Hugging Face checkpoint"
+    incomplete = "the checkpoint is incomplete, or its config.json is another's: download it again"
+
+    def __init__(self, path: str | Path) -> None:
+        places = find_places(Path(path))
+        self.path, self.stem = places.path, places.stem
+        self._config = places.folder / CONFIG
+        config = read_json(self._config)
+        quantization = read_quantization(config, self._config)
+        self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem})
+        self.notices = (*self.metadata.notices, *quantization.notices)
+        self._files = [SafetensorsFile(shard) for shard in places.shards]
+        found = gather(self.metadata.family, self._stored(), quantization.block, self._config)
+        self._values = self._with_head(found)
+        self._made: tuple[str, npt.NDArray[np.uint8]] | None = None
+        numbers = {file.path: number for number, file in enumerate(self._files)}
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo(
+                name, value.dims, value.format, value.offset, value.nbytes, numbers[found.files[name]] if name in found.files else 0
+            )
+            for name, value in self._values.items()
+        }
+
+    def _stored(self) -> dict[str, StoredTensor]:
+        """The tensors of all files by their own names."""
+        found: dict[str, StoredTensor] = {}
+        for file in self._files:
+            for name, tensor in file.tensors.items():
+                if name in found:
+                    raise ModelFileError(f"{file.path}: tensor {shown(name)} is in {found[name].file.path.name} already; which is right?")
+                found[name] = tensor
+        return found
+
+    def _with_head(self, found: Gathered) -> dict[str, Value]:
+        """The tensors, the LM head only where it is not the embedding table, and RoPE's factors."""
+        values, head = dict(found.values), self.metadata.family.gguf_name("lm_head") + ".weight"
+        if is_tied(self.metadata):
+            values.pop(head, None)
+        elif head not in values:
+            raise ModelError(f"{self.path}: tensor 'lm_head.weight' is missing, and {CONFIG} does not tie it to the embedding table "
+                             "(tie_word_embeddings); the checkpoint is incomplete")  # fmt: skip
+        return values | {name: real(factors) for name, factors in self.metadata.factors.items()}
+
+    # -- what the files are -------------------------------------------------------------------------------------------
+
+    @property
+    def details(self) -> Mapping[str, object]:
+        """The class of transformers, and how many files there are."""
+        return {"class": str((self.metadata.config.get("architectures") or ["?"])[0]), "files": len(self._files)}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files with tensors."""
+        return sum(file.mapped.size for file in self._files)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The files with tensors."""
+        return [Part(file.path, file.mapped.size, _beyond(file)) for file in self._files]
+
+    def gguf_key(self, name: str) -> str:
+        """Fields of config.json have no key of their own where several make one: ``ConfigMetadata`` takes their names."""
+        return name
+
+    def wrong_checksum(self) -> None:
+        """safetensors has no checksum."""
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
+        """The tensor's bytes as u8 [rows, bytes of a row]; without copying where they lie so in the file."""
+        value = self._values[tensor.name]
+        if value.stored is not None:
+            return value.make().reshape(-1, tensor.row_bytes)
+        if self._made is None or self._made[0] != tensor.name:
+            self._made = None  # its memory first
+            self._made = tensor.name, value.make()
+        return self._made[1].reshape(-1, tensor.row_bytes)
+
+    def read(self, tensor: TensorInfo, start: int, into: npt.NDArray[np.uint8]) -> None:
+        """See ``Source.read``. Tensors that are made come from the mapping."""
+        stored = self._values[tensor.name].stored
+        if stored is not None:
+            stored.file.mapped.read(stored.offset + start, into)
+        else:
+            flat = into.reshape(-1)
+            flat[:] = self.tensor_bytes(tensor).reshape(-1)[start : start + len(flat)]
+
+    def release(self) -> None:
+        """Give back the memory of all pages that were read, and of what was made."""
+        self._made = None
+        for file in self._files:
+            file.mapped.release()
+
+    def fingerprint(self) -> str:
+        """SHA-256 over config.json, and of each file its size, its header, and samples of 4 KiB, 256 in all or one a file."""
+        digest = hashlib.sha256(self._config.read_bytes())
+        for file in self._files:
+            size, samples = file.mapped.size, max(_SAMPLES // len(self._files), 1)
+            digest.update(struct.pack("<Q", size))
+            digest.update(file.mapped.mapping[: file.data_start])
+            for start in _places(file.data_start, size, samples):
+                digest.update(file.mapped.mapping[start : start + _SAMPLE_BYTES])
+        self.release()
+        return digest.hexdigest()
+
+
+def _places(start: int, size: int, samples: int) -> Iterator[int]:
+    room = max(size - start - _SAMPLE_BYTES, 0)
+    return (start + room * index // max(samples - 1, 1) for index in range(samples))
+
+
+def _beyond(file: SafetensorsFile) -> int:
+    """Bytes behind the last tensor."""
+    return file.mapped.size - max((tensor.offset + tensor.nbytes for tensor in file.tensors.values()), default=file.data_start)

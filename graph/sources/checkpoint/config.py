@@ -1,0 +1,265 @@
+"""config.json in GGUF's keys: what families declare, and what they leave to GGUF.
+
+Every field is translated, or neutral, or on the list of those that bear on no number; what is left stands in the
+metadata under its own name, where graph/unread_keys.py judges it like a key that nothing reads.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.arguments import FAMILY, OVERRIDES
+from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
+from aprgraph.graph.families import FAMILIES, Family
+from aprgraph.graph.families.numbers import Number
+from aprgraph.graph.families.registry import find_family_of_class
+from aprgraph.graph.families.window import Windows
+from aprgraph.graph.metadata import ListValue, Metadata, Scalar
+from aprgraph.graph.sources.checkpoint.config_defaults import ALIASES, CLASS_DEFAULTS, HARMLESS, NEUTRAL, OTHER_KEYS
+from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
+
+_KINDS = {"full_attention": False, "sliding_attention": True}
+_ACTIVATIONS = ("hidden_activation", "hidden_act")
+_WINDOW, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
+_EMPTY: tuple[object, ...] = (None, False, 0, "", [], {})
+
+
+@dataclass
+class Translated:
+    """``values`` by GGUF's key, the ``fields`` that say them, ``factors`` that GGUF holds as tensors, and ``notices``."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict)
+    factors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+class ConfigMetadata(Metadata):
+    """The metadata of a checkpoint. Keys are GGUF's; a field of config.json may be overridden by its own name too."""
+
+    dialect = "hf"
+    remedy = "download the file again"
+
+    def __init__(
+        self, where: Path, config: Mapping[str, Any], more: Mapping[str, object], overrides: Mapping[str, Any] | None = None
+    ) -> None:
+        self.config, self._more = config, more
+        self.family = find_class(config, where)
+        translated = _Translator(self.family, config, where).translate()
+        super().__init__(where, {**more, **translated.values, **(overrides or {})})
+        self.factors, self._fields, self.notices = translated.factors, translated.fields, translated.notices
+
+    def own_name(self, key: str) -> str:
+        """The field of config.json that says ``key``, perhaps with those that it lies in."""
+        return self._fields.get(key) or _declared_fields(self.family).get(key, key)
+
+    def described(self, key: str) -> str:
+        """``field 'hidden_size'``."""
+        name = self.own_name(key)
+        return super().described(key) if name == key else f"field {name!r}"
+
+    def with_overrides(self, overrides: Mapping[str, Scalar | str]) -> Metadata:
+        """The same with fields, or keys of GGUF, replaced. Raises ModelError."""
+        config, keys = copy.deepcopy(dict(_text_config(self.config))), {}
+        for name, value in overrides.items():
+            if name in self or name.partition(".")[0] in {*FAMILIES, "general", "tokenizer"}:
+                keys[name] = value
+            else:
+                _replace(config, name, value)
+        changed = super().with_overrides(keys) if keys else self  # raises for an array
+        if len(keys) == len(overrides):
+            return ConfigMetadata(self.path, self.config, self._more, keys) if keys else changed
+        found = ConfigMetadata(self.path, config, self._more, keys)
+        before, after = ({name: values.tolist() for name, values in one.factors.items()} for one in (self, found))
+        if before != after:
+            raise ModelError(
+                OVERRIDES.given(", ".join(overrides)),
+                f": changes RoPE's factors, which {self.path.name} gives one by one; change them in a copy of that file",
+            )
+        return found
+
+    def is_read(self, key: str) -> bool:
+        """Whether a getter has been asked for a key, or for one that the field ``key`` says."""
+        return super().is_read(key) or any(
+            self.own_name(read) == key or self.own_name(read).startswith(f"{key}.") for read in self.keys_read
+        )
+
+
+def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
+    """The family of the class of transformers that a config.json names. Raises ModelError or UnsupportedModelError."""
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    kind = _text_config(config).get("model_type")
+    if not isinstance(name, str):
+        if not isinstance(kind, str):
+            raise ModelError(f"{where}: names neither architectures nor model_type; expected the config.json of a model of transformers")
+        name = f"{''.join(part.capitalize() for part in kind.removesuffix('_text').split('_'))}ForCausalLM"
+    family = find_family_of_class(name)
+    if family is None:
+        known = sorted(one for each in FAMILIES.values() for one in each.own_hf_classes())
+        raise UnsupportedModelError(
+            f"{where}: architectures is {shown(name)}; supported: {', '.join(known)}; others can be brought as a family of your own "
+            "(docs/families.md): ",
+            FAMILY,
+        )
+    return family
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of the text model, which lie in an object of their own where a model also has images or sound."""
+    inner = config.get("text_config")
+    if not isinstance(inner, dict):
+        return config
+    return {**{name: config[name] for name in ("architectures", "tie_word_embeddings", "quantization_config") if name in config}, **inner}
+
+
+def _replace(config: dict[str, Any], name: str, value: Any) -> None:
+    """Set a field, given with the objects that it lies in before it: ``rope_parameters.rope_theta``."""
+    *outer, last = name.split(".")
+    for part in outer:
+        inner = config.get(part)
+        if not isinstance(inner, dict):
+            raise ModelError(OVERRIDES.given(name, f"{{{name!r}: …}}"), f": {part} is {shown(inner)} in the file, and has no field {last}")
+        config = inner
+    if isinstance(config.get(last), (list, dict)):
+        raise ModelError(OVERRIDES.given(name, f"{{{name!r}: …}}"), ": the file holds no single value there, so it cannot be overridden")
+    config[last] = value
+
+
+def _declared(family: type[Family]) -> list[tuple[str, str]]:
+    """Fields of config.json with the keys that the family declares for them, without the architecture."""
+    numbers = [reading for reading in family.readings().values() if isinstance(reading, Number)]
+    return [(number.hf, number.gguf) for number in numbers if number.hf is not None]
+
+
+def _declared_fields(family: type[Family]) -> dict[str, str]:
+    return {f"{family.architecture}.{key}": name for name, key in _declared(family)}
+
+
+class _Translator:
+    def __init__(self, family: type[Family], config: Mapping[str, Any], where: Path) -> None:
+        self._family, self._where = family, where
+        self._given = dict(_text_config(config))
+        self._config = dict(self._given)
+        self._done = {*HARMLESS}
+        self._found = Translated()
+        self._defaulted: list[str] = []
+        kind = self._config.get("model_type")
+        for name, value in CLASS_DEFAULTS.get(kind if isinstance(kind, str) else "", {}).items():
+            other = ALIASES.get(name)
+            if name not in self._config and (other is None or other not in self._config) and not self._is_in_rope(name):
+                self._config[name] = value
+                self._defaulted.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
+
+    def _is_in_rope(self, name: str) -> bool:
+        """Whether a field of RoPE is said by `rope_parameters` already."""
+        return name in FIELDS and bool(self._config.get("rope_parameters"))
+
+    def translate(self) -> Translated:
+        found, architecture = self._found, self._family.architecture
+        found.values["general.architecture"], found.fields["general.architecture"] = architecture, "architectures"
+        self._numbers()
+        self._rope()
+        self._windows()
+        self._scales()
+        self._rest()
+        if self._defaulted:
+            found.notices = (f"{self._where.name} leaves out what the class of transformers then takes: {', '.join(self._defaulted)}",)
+        return found
+
+    def _put(self, key: str, value: object, name: str) -> None:
+        if isinstance(value, list):
+            value = ListValue([element.encode() if isinstance(element, str) else element for element in value])
+        whole = f"{self._family.architecture}.{key}"
+        if value is not None and whole not in self._found.values:
+            self._found.values[whole], self._found.fields[whole] = value, name
+
+    def _numbers(self) -> None:
+        """What the family declares, and other fields that have a key in GGUF."""
+        for name, key in (*_declared(self._family), *OTHER_KEYS.items()):
+            spelt = name if name in self._config else ALIASES.get(name, name)
+            self._done |= {name, spelt}
+            value = self._config.get(spelt)
+            if value not in NEUTRAL.get(spelt, ()):
+                self._put(key, value, spelt)
+
+    def _head_size(self) -> int:
+        size, hidden, heads = (self._config.get(name) for name in ("head_dim", "hidden_size", "num_attention_heads"))
+        if isinstance(size, int):
+            return size
+        return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else 0
+
+    def _rope(self) -> None:
+        self._done |= {*FIELDS}
+        whole = bool(getattr(self._family, "whole_pairs", True))
+        rope = translate_rope(self._config, self._where, self._head_size(), whole)
+        for key, value in rope.values.items():
+            self._put(key, value, rope.fields[key])
+        self._found.factors = rope.factors
+
+    def _windows(self) -> None:
+        """The sliding window, unless it is switched off, and the layers that have it."""
+        config, name, kinds = self._config, "sliding_window", self._config.get("layer_types")
+        self._done |= {name, "use_sliding_window", "layer_types", "sliding_window_pattern", "_sliding_window_pattern"}
+        window = config.get(name)
+        has_switch = "use_sliding_window" in config or str(config.get("model_type")).startswith("qwen")
+        flags = self._flags(kinds) if kinds is not None else None
+        if (has_switch and not config.get("use_sliding_window")) or not window or (flags is not None and not any(flags)):
+            self._put(_WINDOW, 0, name)
+            return
+        self._put(_WINDOW, window, name)
+        if not isinstance(self._family.readings().get("windows"), Windows):
+            return
+        if flags is not None:
+            self._put(_PATTERN, list(flags), "layer_types")
+        else:
+            spelt = next(
+                (one for one in ("sliding_window_pattern", "_sliding_window_pattern") if config.get(one)), "sliding_window_pattern"
+            )
+            self._put(_PATTERN, config.get(spelt), spelt)
+
+    def _flags(self, kinds: object) -> Sequence[bool]:
+        if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+            raise ModelError(f"{self._where}: layer_types is {shown(kinds)}, expected the kind of each layer; correct it")
+        unknown = next((kind for kind in kinds if kind not in _KINDS), None)
+        if unknown is not None:
+            raise UnsupportedModelError(f"{self._where}: layer_types holds {shown(unknown)}; supported are {', '.join(_KINDS)}")
+        return [_KINDS[kind] for kind in kinds]
+
+    def _scales(self) -> None:
+        """What has another form in GGUF: gemma's divisor of scores, the activation, attention to later positions."""
+        config = self._config
+        self._done |= {"query_pre_attn_scalar", "use_bidirectional_attention", *_ACTIVATIONS}
+        divisor = config.get("query_pre_attn_scalar")
+        if divisor is not None:
+            if not isinstance(divisor, (int, float)) or isinstance(divisor, bool) or divisor <= 0:
+                raise ModelError(f"{self._where}: query_pre_attn_scalar is {shown(divisor)}, expected a positive number; correct it")
+            self._put("attention.scale", divisor**-0.5, "query_pre_attn_scalar")
+        if config.get("use_bidirectional_attention"):
+            self._put("attention.causal", False, "use_bidirectional_attention")
+        activation = next((name for name in _ACTIVATIONS if config.get(name)), None)
+        if activation is not None:
+            self._put("hidden_activation", config[activation], activation)
+
+    def _rest(self) -> None:
+        """Fields that nothing here knows."""
+        for name, value in self._config.items():
+            if name in self._done or value in _EMPTY or value in NEUTRAL.get(name, ()):
+                continue
+            plain = value if isinstance(value, (int, float, str)) else json.dumps(value)
+            self._put(name, plain, name)
+
+
+def is_tied(metadata: ConfigMetadata) -> bool:
+    """Whether the head is the embedding table, whatever else the file holds."""
+    config = _text_config(metadata.config)
+    default = CLASS_DEFAULTS.get(str(config.get("model_type")), {}).get("tie_word_embeddings", False)
+    return bool(config.get("tie_word_embeddings", default))

@@ -1,0 +1,76 @@
+"""What transformers takes for a field that a config.json leaves out, where a family here would take something else.
+
+By ``model_type``; from the configuration classes of transformers 5.24. Sizes that no file leaves out are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_GEMMA: dict[str, Any] = {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "sliding_window": 4096}
+_SMALL_EPS: dict[str, Any] = {"rms_norm_eps": 1e-6}
+
+CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "llama": _SMALL_EPS | {"max_position_embeddings": 2048},
+    "mistral": _SMALL_EPS | {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
+    "mixtral": {"max_position_embeddings": 131072, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+                "num_experts_per_tok": 2, "num_local_experts": 8},
+    "qwen2": _SMALL_EPS | {"max_position_embeddings": 32768, "num_key_value_heads": 32},
+    "qwen2_moe": _SMALL_EPS | {"max_position_embeddings": 32768, "num_key_value_heads": 16, "norm_topk_prob": False,
+                               "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
+                               "shared_expert_intermediate_size": 5632},
+    "qwen3": _SMALL_EPS | {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
+    "qwen3_moe": _SMALL_EPS | {"max_position_embeddings": 32768, "num_key_value_heads": 4, "norm_topk_prob": False,
+                               "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "rope_theta": 10000.0},
+    "gemma2": _GEMMA | {"max_position_embeddings": 8192, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
+    "gemma3_text": _GEMMA | {"max_position_embeddings": 131072, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+                             "rope_theta": 1e6, "rope_local_base_freq": 10000.0},
+    "phi3": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+    "olmo2": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
+    "olmo3": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "sliding_window": 4096, "rope_theta": 500000.0},
+    "granite": _SMALL_EPS | {"max_position_embeddings": 2048, "attention_multiplier": 1.0},
+    "glm4": {"max_position_embeddings": 131072, "rms_norm_eps": 1.5625e-7, "num_key_value_heads": 2, "head_dim": 128,
+             "partial_rotary_factor": 0.5},
+    "gpt_oss": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 64,
+                "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4, "rope_theta": 150000.0},
+}  # fmt: skip
+
+#: Fields that name one thing: the one that families declare, and what other versions of transformers write.
+ALIASES: Mapping[str, str] = {"num_experts": "num_local_experts", "num_local_experts": "num_experts"}
+
+#: Fields on which no number of a text depends: training, bookkeeping, special tokens, and what the tensors tell.
+_HARMLESS = """
+    architectures model_type transformers_version torch_dtype dtype _name_or_path name_or_path auto_map use_cache
+    initializer_range attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop dropout classifier_dropout
+    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id
+    decoder_start_token_id tie_word_embeddings tie_encoder_decoder vocab_size attention_bias mlp_bias qkv_bias
+    pretraining_tp output_router_logits router_aux_loss_coef router_jitter_noise max_window_layers
+    _attn_implementation attn_implementation _attn_implementation_autoset _flash_attn_2_enabled
+    _experts_implementation experts_implementation return_dict output_attentions output_hidden_states id2label
+    label2id problem_type finetuning_task task_specific_params is_encoder_decoder is_decoder add_cross_attention
+    torchscript use_bfloat16 chunk_size_feed_forward vision_config audio_config text_config image_token_index
+    image_token_id video_token_id boi_token_index eoi_token_index boi_token_id eoi_token_id mm_tokens_per_image
+    vision_start_token_id vision_end_token_id vision_token_id unsloth_version unsloth_fixed cache_implementation
+    experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config
+    use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
+    top_p num_beams repetition_penalty length_penalty no_repeat_ngram_size
+"""
+HARMLESS = frozenset(_HARMLESS.split())
+
+#: Values with which a field changes nothing, beside those that stand for nothing: null, false, 0, "" and what is empty.
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "decoder_sparse_step": (1,), "moe_layer_freq": (1,), "swiglu_limit": (7.0,), "swiglu_alpha": (1.702,), "n_group": (1,),
+    "topk_group": (1,), "routed_scaling_factor": (1.0,), "attention_out_bias": (True,),
+}  # fmt: skip
+
+#: Fields that no family declares, and the key in GGUF that says the same.
+OTHER_KEYS: Mapping[str, str] = {
+    "attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping",
+    "logit_scale": "logit_scale", "logits_scaling": "logit_scale", "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale", "attention_multiplier": "attention.scale", "clip_qkv": "attention.clamp_kqv",
+    "n_group": "expert_group_count", "topk_group": "expert_group_used_count", "routed_scaling_factor": "expert_weights_scale",
+    "first_k_dense_replace": "leading_dense_block_count", "decoder_sparse_step": "moe_every_n_layers",
+    "q_lora_rank": "attention.q_lora_rank", "kv_lora_rank": "attention.kv_lora_rank",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length", "swiglu_limit": "swiglu_clamp_exp",
+}  # fmt: skip

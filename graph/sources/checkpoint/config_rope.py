@@ -1,0 +1,212 @@
+"""RoPE as config.json describes it, in GGUF's keys; and the factors that a GGUF file holds as tensors.
+
+The fields are `rope_parameters` (transformers 5, perhaps by kind of layer), or `rope_theta`, `rope_scaling`,
+`rope_local_base_freq` and `partial_rotary_factor` of earlier versions. The formulas are those of
+modeling_rope_utils.py of transformers 5.24.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
+
+_OLD, _NEW = "rope_scaling", "rope_parameters"
+FIELDS = (_NEW, _OLD, "rope_theta", "rope_local_base_freq", "partial_rotary_factor")
+#: What transformers reads of each kind, beside what it reads of all.
+_READ = {
+    "default": (),
+    "linear": ("factor",),
+    "yarn": ("factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "attention_factor", "mscale", "mscale_all_dim",
+             "truncate"),
+    "longrope": ("factor", "long_factor", "short_factor", "original_max_position_embeddings", "attention_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}  # fmt: skip
+_IN_ALL = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+_ORIGINAL = "original_max_position_embeddings"
+#: Numbers outside are slips, and would overflow on the way to float32.
+_LEAST, _MOST = 1e-30, 1e30
+
+
+@dataclass
+class RopeKeys:
+    """``values`` by key without the architecture, ``fields`` that they come from, ``factors`` by the tensor's name."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict)
+    factors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    def put(self, key: str, value: Any, name: str) -> None:
+        """Note a key, and the field that says it."""
+        if value is not None:
+            self.values[key], self.fields[key] = value, name
+
+
+def translate_rope(config: Mapping[str, Any], where: Path, head_size: int, whole_pairs: bool) -> RopeKeys:
+    """The keys of RoPE. ``whole_pairs``: whether the family rounds YaRN's bounds.
+
+    Raises ModelError for what is no description of RoPE, and UnsupportedModelError for a kind that is not known.
+    """
+    name = _NEW if config.get(_NEW) else _OLD
+    whole = _object(config.get(name) or {}, name, where)
+    keys, given, prefix = RopeKeys(), whole, name
+    if "full_attention" in whole:
+        prefix = f"{name}.full_attention"
+        given = _object(whole["full_attention"], prefix, where)
+    theta = f"{prefix}.rope_theta" if given.get("rope_theta") is not None else "rope_theta"
+    base = given.get("rope_theta") if given.get("rope_theta") is not None else config.get("rope_theta")
+    keys.put("rope.freq_base", _number(base, theta, where), theta)
+    _sliding(keys, whole, name, config, where)
+    share = given.get("partial_rotary_factor")
+    share_name = "partial_rotary_factor" if share is None else f"{prefix}.partial_rotary_factor"
+    share = _number(config.get("partial_rotary_factor") if share is None else share, share_name, where)
+    dims = head_size if share is None else int(head_size * share)
+    if dims != head_size:
+        keys.put("rope.dimension_count", dims, share_name)
+    _Stretch(keys, given, prefix, config, where, dims).translate(whole.get("truncate", given.get("truncate")), whole_pairs)
+    return keys
+
+
+def _sliding(keys: RopeKeys, whole: Mapping[str, Any], name: str, config: Mapping[str, Any], where: Path) -> None:
+    """The base of the layers with a sliding window."""
+    prefix = f"{name}.sliding_attention"
+    if "sliding_attention" not in whole:
+        keys.put("rope.freq_base_swa", _number(config.get("rope_local_base_freq"), "rope_local_base_freq", where), "rope_local_base_freq")
+        return
+    sliding = _object(whole["sliding_attention"], prefix, where)
+    kind = sliding.get("rope_type", "default")
+    if kind != "default":
+        raise UnsupportedModelError(f"{where}: {prefix}.rope_type is {shown(kind)}; supported is default, no stretching")
+    keys.put("rope.freq_base_swa", _number(sliding.get("rope_theta"), f"{prefix}.rope_theta", where), f"{prefix}.rope_theta")
+
+
+def _object(value: Any, name: str, where: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ModelError(f"{where}: {name} is {shown(value)}, expected an object; correct it")
+    return value
+
+
+def _number(value: Any, name: str, where: Path) -> float | None:
+    """A number above zero, or None for what is not there. Raises ModelError."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _LEAST <= value <= _MOST:
+        raise ModelError(f"{where}: {name} is {shown(value)}, expected a positive number; correct it")
+    return value
+
+
+class _Stretch:
+    """How RoPE was stretched for a longer context: ``given`` is what the fields named ``prefix`` hold."""
+
+    def __init__(self, keys: RopeKeys, given: Mapping[str, Any], prefix: str, config: Mapping[str, Any], where: Path, dims: int) -> None:
+        self._keys, self._given, self._prefix, self._config, self._where, self._dims = keys, given, prefix, config, where, dims
+
+    def translate(self, truncate: Any, whole_pairs: bool) -> None:
+        given = self._given
+        kind = given.get("rope_type", given.get("type"))
+        kind = "longrope" if kind == "su" else "default" if kind is None else kind
+        if not isinstance(kind, str) or kind not in _READ:
+            raise UnsupportedModelError(f"{self._where}: {self._prefix}.rope_type is {shown(kind)}; supported are {', '.join(_READ)}")
+        if kind == "default":
+            return
+        unread = next((name for name, value in given.items() if name not in (*_IN_ALL, *_READ[kind]) and value is not None), None)
+        if unread is not None:
+            raise UnsupportedModelError(
+                f"{self._where}: {self._prefix}.{unread} is {shown(given[unread])}, which nothing here applies to the kind {kind}, so that "
+                "the numbers would be wrong; if it changes nothing, take it out of a copy of the file"
+            )
+        if kind == "llama3":
+            self._llama3()
+            return
+        self._put("rope.scaling.type", kind, "rope_type")
+        if kind == "linear":
+            self._put("rope.scaling.factor", self._needed("factor"), "factor")
+        elif kind == "longrope":
+            self._longrope()
+        else:
+            self._yarn(True if truncate is None else bool(truncate), whole_pairs)
+
+    def _put(self, key: str, value: Any, name: str) -> None:
+        self._keys.put(key, value, f"{self._prefix}.{name}")
+
+    def _read(self, name: str) -> float | None:
+        return _number(self._given.get(name), f"{self._prefix}.{name}", self._where)
+
+    def _needed(self, name: str) -> float:
+        value = self._read(name)
+        if value is None:
+            raise ModelError(f"{self._where}: {self._prefix}.{name} is missing, expected a positive number; give it in the file")
+        return value
+
+    def _original(self) -> float:
+        """The context before; Phi-3 has it beside the other sizes."""
+        if self._given.get(_ORIGINAL) is not None:
+            return self._needed(_ORIGINAL)
+        value = _number(self._config.get(_ORIGINAL), _ORIGINAL, self._where)
+        return self._needed(_ORIGINAL) if value is None else value
+
+    def _factor(self, original: float) -> float:
+        """The factor, or, where there is none, how much longer the context became."""
+        factor = self._read("factor")
+        context = _number(self._config.get("max_position_embeddings"), "max_position_embeddings", self._where)
+        if factor is not None:
+            return factor
+        return self._needed("factor") if context is None else context / original
+
+    def _llama3(self) -> None:
+        """What each frequency is divided by: 1 for short waves, the factor for long ones, with a ramp between."""
+        original, factor = self._original(), self._needed("factor")
+        low, high = self._needed("low_freq_factor"), self._needed("high_freq_factor")
+        if low >= high:
+            raise ModelError(f"{self._where}: {self._prefix}.low_freq_factor is {low}, expected less than high_freq_factor, {high}")
+        base = self._keys.values.get("rope.freq_base", 10000.0)
+        waves = 2 * math.pi * base ** (np.arange(0, self._dims, 2, dtype=np.float64) / max(self._dims, 1))
+        ramp = np.clip((original / waves - low) / (high - low), 0.0, 1.0)
+        self._keys.factors["rope_freqs.weight"] = (1 / ((1 - ramp) / factor + ramp)).astype(np.float32)
+
+    def _longrope(self) -> None:
+        original = self._original()
+        self._put("rope.scaling.original_context_length", original, _ORIGINAL)
+        for part in ("long", "short"):
+            name = f"{part}_factor"
+            values = self._given.get(name)
+            if not isinstance(values, list) or len(values) != self._dims // 2:
+                raise ModelError(
+                    f"{self._where}: {self._prefix}.{name} is {shown(values)}, expected {self._dims // 2} positive numbers; correct it"
+                )
+            factors = [_number(value, f"an element of {self._prefix}.{name}", self._where) or 0.0 for value in values]
+            self._keys.factors[f"rope_factors_{part}.weight"] = np.array(factors, np.float32)
+        magnitude, factor = self._read("attention_factor"), self._factor(original)
+        if magnitude is None:
+            magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
+        self._put("rope.scaling.attn_factor", magnitude, "attention_factor")
+
+    def _yarn(self, truncate: bool, whole_pairs: bool) -> None:
+        if truncate != whole_pairs:
+            raise UnsupportedModelError(
+                f"{self._where}: {self._prefix}.truncate is {str(truncate).lower()}; supported in this family is {str(whole_pairs).lower()}"
+            )
+        original = self._original()
+        factor = self._factor(original)
+        self._put("rope.scaling.original_context_length", original, _ORIGINAL)
+        self._put("rope.scaling.factor", factor, "factor")
+        for name in ("beta_fast", "beta_slow"):
+            self._put(f"rope.scaling.yarn_{name}", self._read(name), name)
+        magnitude, one, all_dims = (self._read(name) for name in ("attention_factor", "mscale", "mscale_all_dim"))
+        usual = _temperature(factor, 1.0)
+        if magnitude is None:
+            magnitude = _temperature(factor, one) / _temperature(factor, all_dims) if one and all_dims else usual
+        # The key holds what the usual temperature is multiplied by.
+        if not math.isclose(magnitude, usual, rel_tol=1e-12):
+            self._put("rope.scaling.attn_factor", magnitude / usual, "attention_factor")
+
+
+def _temperature(factor: float, strength: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * strength * math.log(factor) + 1.0

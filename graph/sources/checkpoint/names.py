@@ -1,0 +1,92 @@
+"""Names of a checkpoint's tensors in GGUF: from the families' own names of weights, and what files call otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from aprgraph.graph.families import Family
+from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
+
+#: What stands before the decoder's own names, longest first: models with images or sound have the text model inside.
+_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
+_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+_EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.(\w+)")
+_FUSED = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(gate_up_proj|down_proj)(_bias|_blocks|_scales|\.weight|\.bias)?")
+#: Of one expert: the slot of each matrix, and Mixtral's names.
+_EXPERT_SLOTS = {
+    "gate_proj": "moe_expert_gate", "up_proj": "moe_expert_up", "down_proj": "moe_expert_out",
+    "w1": "moe_expert_gate", "w3": "moe_expert_up", "w2": "moe_expert_out",
+}  # fmt: skip
+#: Weights that are no module's, and modules that files call otherwise than transformers does: to the slot.
+_OTHERS = {"self_attn.sinks": "attn_sinks", "block_sparse_moe.gate": "moe_router_logits"}
+#: Ends of the names of what belongs to a weight.
+_SCALES = {"weight_scale_inv": "scale_inv", "weight_scale": "scale"}
+
+#: What a tensor is: a weight or bias, what a weight was divided by, or a part of MXFP4.
+Part = Literal["weight", "bias", "scale", "scale_inv", "blocks", "scales"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor belongs: ``slot`` of ``layer``, and the ``expert`` that it is of.
+
+    ``fused``: it is of all experts, and of gate and up together where the slot is that of gate.
+    """
+
+    slot: str
+    part: Part
+    layer: int | None = None
+    expert: int | None = None
+    fused: bool = False
+
+
+class Names:
+    """The names of a family's tensors. ``tensors`` are the names in the file, by which its prefix is known."""
+
+    def __init__(self, family: type[Family], tensors: Collection[str]) -> None:
+        self._family = family
+        self._prefix = next((prefix for prefix in _PREFIXES if f"{prefix}{family.hf_name('embedding')}.weight" in tensors), "model.")
+        slots = dict.fromkeys((*family.hf_names, *HF_NAMES, *family.gguf_names, *GGUF_NAMES))
+        modules = {module: slot for slot in reversed(slots) if (module := family.hf_name(slot)) is not None}
+        self._modules = {**_OTHERS, **modules}
+
+    def place(self, name: str) -> Place | None:
+        """Where the tensor of that name belongs; None for one that has no place in the family."""
+        if name.endswith("lm_head.weight"):
+            return Place("lm_head", "weight")
+        if not name.startswith(self._prefix):
+            return None
+        inner = name.removeprefix(self._prefix)
+        layer = _LAYER.fullmatch(inner)
+        if layer is None:
+            return self._module(inner, None)
+        number, rest = int(layer[1]), layer[2]
+        expert, fused = _EXPERT.fullmatch(rest), _FUSED.fullmatch(rest)
+        if expert is not None and expert[2] in _EXPERT_SLOTS:
+            part = _part(expert[3])
+            return None if part is None else Place(_EXPERT_SLOTS[expert[2]], part, number, int(expert[1]))
+        if fused is not None:
+            slot = "moe_expert_gate" if fused[1] == "gate_up_proj" else "moe_expert_out"
+            return Place(slot, _part((fused[2] or "weight").lstrip("_.")) or "weight", number, fused=True)
+        return self._module(rest, number)
+
+    def _module(self, name: str, layer: int | None) -> Place | None:
+        if name in self._modules:
+            return Place(self._modules[name], "weight", layer)
+        module, _, end = name.rpartition(".")
+        part, slot = _part(end), self._modules.get(module)
+        return None if part is None or slot is None else Place(slot, part, layer)
+
+    def gguf_name(self, slot: str, layer: int | None, part: Literal["weight", "bias"]) -> str:
+        """The name in GGUF."""
+        name = f"{self._family.gguf_name(slot)}.{part}"
+        return name if layer is None else f"blk.{layer}.{name}"
+
+
+def _part(end: str) -> Part | None:
+    if end in ("weight", "bias", "blocks", "scales"):
+        return end  # type: ignore[return-value]
+    return _SCALES.get(end)  # type: ignore[return-value]

@@ -1,0 +1,98 @@
+"""Which files belong to a checkpoint, by the path that somebody gave of it: its folder, or a file in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aprgraph.graph.errors import ModelFileError, shown
+from aprgraph.graph.words import listed
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+_SUFFIX = ".safetensors"
+#: A JSON file of a checkpoint is no larger; tokenizer.json of 256,000 tokens has 33 MB.
+_MOST_JSON = 256 << 20
+_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Places:
+    """``path`` is what messages and manifests call the model: its folder, or the one file that was given."""
+
+    path: Path
+    folder: Path
+    shards: tuple[Path, ...]
+
+    @property
+    def stem(self) -> str:
+        """What the model is called: as its folder, unless one file among others was given."""
+        return self.path.resolve().name if self.path == self.folder else self.path.stem
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a folder with a config.json and safetensors, that config.json, or such a file beside one."""
+    folder, config = path.parent, path.parent / CONFIG
+    try:
+        if path.is_dir():
+            return (path / CONFIG).is_file() and ((path / INDEX).is_file() or any(path.glob(f"*{_SUFFIX}")))
+        if path.name == CONFIG:
+            return path.is_file() and ((folder / INDEX).is_file() or any(folder.glob(f"*{_SUFFIX}")))
+        return path.suffix == _SUFFIX and path.is_file() and config.is_file()
+    except (OSError, ValueError):  # what cannot be looked into; a path with a NUL in it
+        return False
+
+
+def find_places(path: Path) -> Places:
+    """The files of the checkpoint at ``path``. Raises ModelFileError for shards that are missing or in doubt."""
+    folder = path if path.is_dir() else path.parent
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    if (folder / INDEX).is_file():
+        shards = _indexed(folder)
+        if path.is_dir() or path.name == CONFIG or path.name in shards:
+            missing = [name for name in shards if not (folder / name).is_file()]
+            if missing:
+                verb = "is" if len(missing) == 1 else "are"
+                raise ModelFileError(f"{folder}: {listed(missing, _NAMED)} of {INDEX} {verb} not there; download the missing files")
+            return Places(folder, folder, tuple(folder / name for name in shards))
+    if path.suffix == _SUFFIX and not path.is_dir():
+        return Places(folder if path.name == "model.safetensors" else path, folder, (path,))
+    found = sorted(folder.glob(f"*{_SUFFIX}"))
+    whole = [file for file in found if file.name == "model.safetensors"] or found
+    if len(whole) > 1:
+        raise ModelFileError(
+            f"{folder}: has {listed([file.name for file in whole], _NAMED)}, and no {INDEX} that says which belong together; give one of "
+            "the files, or download the index"
+        )
+    return Places(folder, folder, tuple(whole))
+
+
+def _indexed(folder: Path) -> list[str]:
+    """The names of the shards in the index, each once. Raises ModelFileError."""
+    where = folder / INDEX
+    weights = read_json(where).get("weight_map")
+    if not isinstance(weights, dict) or not weights:
+        raise ModelFileError(f"{where}: weight_map is {shown(weights)}, expected the file of each tensor; download it again")
+    names = list(dict.fromkeys(weights.values()))
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(_SUFFIX):
+            raise ModelFileError(f"{where}: names the file {shown(name)}, expected one such as model-00001-of-00002.safetensors beside it")
+    return names
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ModelFileError."""
+    try:
+        if path.stat().st_size > _MOST_JSON:
+            raise ModelFileError(f"{path}: has {path.stat().st_size} bytes, expected at most {_MOST_JSON}; download the file again")
+        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}; download the file") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: no JSON ({error}); download the file again") from None
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path}: is {shown(value)}, expected a JSON object; download the file again")
+    return value

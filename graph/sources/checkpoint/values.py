@@ -1,0 +1,171 @@
+"""Tensors as GGUF has them, of one or several of a checkpoint: as they are stored, or made when they are asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.block_formats import BLOCK_FORMATS, BlockFormat, Field
+from aprgraph.graph.families.base import Order
+from aprgraph.graph.sources.checkpoint.safetensors import BITS, StoredTensor
+
+Bytes = npt.NDArray[np.uint8]
+#: Kernels want weights at multiples of so many bytes.
+_ALIGNMENT = 8
+_MXFP4_ELEMENTS = 32
+_FP8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor in GGUF's order. ``make`` gives its bytes; ``stored`` is there where they lie so in the file."""
+
+    dims: tuple[int, ...]
+    format: BlockFormat
+    make: Callable[[], Bytes]
+    stored: StoredTensor | None = None
+    #: Where the first byte lies in its file.
+    offset: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor as ``make`` gives it."""
+        return math.prod(self.dims[:-1]) * self.format.row_bytes(self.dims[-1])
+
+
+def format_of(dtype: str) -> BlockFormat:
+    """The format of a dtype; for one that no kernel decodes, one without a decoder."""
+    known = BLOCK_FORMATS.get(dtype)
+    return known or BlockFormat(dtype, -1, 1, (Field("x", "uint8", max(BITS[dtype] // 8, 1)),), None, "not decoded")
+
+
+def is_plain(dtype: str) -> bool:
+    """Whether kernels read the dtype as it is."""
+    return dtype in BLOCK_FORMATS
+
+
+def as_stored(tensor: StoredTensor) -> Value:
+    """A tensor as it lies in the file; copied when it is asked for where it does not lie at a multiple of 8 bytes."""
+    dims = tensor.dims or (1,)
+    if tensor.offset % _ALIGNMENT:
+        return Value(dims, format_of(tensor.dtype), lambda: tensor.view().copy(), offset=tensor.offset)
+    return Value(dims, format_of(tensor.dtype), tensor.view, tensor, tensor.offset)
+
+
+def real(values: npt.NDArray[np.float32]) -> Value:
+    """A small tensor that is held in memory, as F32."""
+    data = np.ascontiguousarray(values, np.float32)
+    return Value(data.shape, BLOCK_FORMATS["F32"], lambda: data.reshape(-1).view(np.uint8))
+
+
+def plus(tensor: StoredTensor, offset: float) -> Value:
+    """A vector with ``offset`` added, as F32: what gemma's norms multiply by."""
+
+    def make() -> Bytes:
+        return _own((elements(tensor).astype(np.float32) + np.float32(offset)).astype(np.float32))
+
+    return Value(tensor.dims or (1,), BLOCK_FORMATS["F32"], make, offset=tensor.offset)
+
+
+def elements(tensor: StoredTensor) -> npt.NDArray[np.generic]:
+    """A tensor's elements in its own dtype and dims."""
+    kinds = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8, "F8_E8M0": np.uint8, **_FP8}
+    values: npt.NDArray[np.generic] = tensor.view().view(kinds[tensor.dtype]).reshape(tensor.dims)
+    return values
+
+
+def scaled_fp8(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]) -> Value:
+    """An FP8 matrix times its scale, as F32: one for the tensor, one for each row, or one for each block of rows and columns."""
+
+    def make() -> Bytes:
+        values = elements(tensor).astype(np.float32)
+        factors = elements(scale).astype(np.float32)
+        if factors.size == 1:
+            return _own(values * factors.reshape(()))
+        if factors.size == tensor.dims[0]:
+            return _own(values * factors.reshape(-1, 1))
+        rows, columns = tensor.dims
+        for row in range(factors.shape[0]):
+            band = values[row * block[0] : (row + 1) * block[0]]
+            band *= np.repeat(factors[row], block[1])[:columns]
+        return _own(values[:rows])
+
+    return Value(tensor.dims, BLOCK_FORMATS["F32"], make, offset=tensor.offset)
+
+
+def fits_scale(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]) -> bool:
+    """Whether ``scaled_fp8`` can apply a scale."""
+    if len(tensor.dims) != 2 or scale.dtype not in ("F32", "BF16", "F16"):
+        return False
+    blocks = tuple(-(-size // step) for size, step in zip(tensor.dims, block, strict=True))
+    return math.prod(scale.dims) == 1 or scale.dims in ((tensor.dims[0],), (tensor.dims[0], 1), blocks)
+
+
+def stacked(values: Sequence[Value]) -> Value:
+    """The matrices of all experts one after the other, [X, rows, columns]."""
+    first = values[0]
+
+    def make() -> Bytes:
+        whole = np.empty((len(values), first.nbytes), np.uint8)
+        for row, value in zip(whole, values, strict=True):
+            row[:] = value.make().reshape(-1)
+        return whole.reshape(-1)
+
+    return Value((len(values), *first.dims), first.format, make, offset=first.offset)
+
+
+def half_of(tensor: StoredTensor, which: int, order: Order) -> Value:
+    """Gate (0) or up (1) of all experts, [X, F, E] or [X, F]: from rows of gate and then of up, or alternating columns of
+    matrices with the rows of x first.
+    """
+    is_bias, axis = len(tensor.dims) == 2, -1 if order == "interleaved" or len(tensor.dims) == 2 else 1
+    half = tensor.dims[axis] // 2
+
+    def make() -> Bytes:
+        values = elements(tensor)
+        if order == "interleaved":
+            own = values[..., which::2]
+            return _own(own if is_bias else own.swapaxes(1, 2))
+        return _own(values[:, which * half : (which + 1) * half])
+
+    rest = tensor.dims[1] if order == "interleaved" else tensor.dims[-1]
+    dims = (tensor.dims[0], half) if is_bias else (tensor.dims[0], half, rest)
+    return Value(dims, format_of(tensor.dtype), make, offset=tensor.offset)
+
+
+def transposed(tensor: StoredTensor) -> Value:
+    """The matrices of all experts with rows and columns exchanged."""
+    experts, rows, columns = tensor.dims
+    return Value((experts, columns, rows), format_of(tensor.dtype), lambda: _own(elements(tensor).swapaxes(1, 2)), offset=tensor.offset)
+
+
+def mxfp4(blocks: StoredTensor, scales: StoredTensor, which: int | None) -> Value:
+    """Matrices in MXFP4, [X, rows, columns / 32, 16] with scales [X, rows, columns / 32], in GGUF's order of nibbles.
+
+    ``which``: every second row, from the first (gate) or the second one (up) on.
+    """
+    step = slice(None) if which is None else slice(which, None, 2)
+    experts, rows, count, _ = blocks.dims
+    own_rows = rows if which is None else rows // 2
+
+    def make() -> Bytes:
+        packed, exponents = elements(blocks)[:, step].astype(np.uint8), elements(scales)[:, step]
+        # A byte holds two neighbours, the first in the low half; in GGUF it holds element i and element i + 16.
+        values = np.stack((packed & 15, packed >> 4), axis=-1).reshape(experts, own_rows, count, _MXFP4_ELEMENTS)
+        out = np.empty((experts, own_rows, count, 1 + _MXFP4_ELEMENTS // 2), np.uint8)
+        out[..., 0] = exponents
+        out[..., 1:] = values[..., :16] | (values[..., 16:] << 4)
+        return out.reshape(-1)
+
+    dims = (experts, own_rows, count * _MXFP4_ELEMENTS)
+    return Value(dims, BLOCK_FORMATS["MXFP4"], make, offset=blocks.offset)
+
+
+def _own(values: npt.NDArray[np.generic]) -> Bytes:
+    """The bytes of values in their order."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)

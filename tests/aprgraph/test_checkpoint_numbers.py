@@ -1,0 +1,74 @@
+"""Checkpoints as transformers saved them, against what transformers computed: every stage, on the CPU and in the reference."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import aprgraph
+from tests.support.checkpoints import NAMES, gguf_of, write_checkpoint
+from tests.support.golden import GoldenModel, golden_models, nmse
+
+TOLERANCE = 1e-11
+#: The stages whose rows are q's, k's, or q's, k's and v's.
+_ROTATED = {"qkv_matmul": "qkv", "qkv_bias": "qkv", "q_post_rope": "q", "k_post_rope": "k"}
+
+
+@cache
+def golden(name: str) -> GoldenModel:
+    return next(model for model in golden_models() if model.name == name)
+
+
+def in_halves(values: npt.NDArray[Any], parts: str, config: dict[str, Any]) -> npt.NDArray[Any]:
+    """Columns of heads from the order in which RoPE pairs neighbours to that in which it pairs halves."""
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    out, start = values.copy(), 0
+    for part, count in (("q", heads), ("k", kv_heads)):
+        if part in parts:
+            columns = values[:, start : start + count * size]
+            out[:, start : start + count * size] = columns.reshape(len(values), count, -1, 2).swapaxes(2, 3).reshape(columns.shape)
+            start += count * size
+    return out
+
+
+@pytest.mark.contract("FILE-HF-1")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", ["llvm", "reference"])
+def test_every_stage_of_a_checkpoint(name: str, target: str, tmp_path: Path) -> None:
+    path, expected = write_checkpoint(name, tmp_path), golden(name)
+    config = json.loads((path / "config.json").read_text())
+    permuted = expected.name.startswith(("llama", "mixtral", "granite"))
+    model = aprgraph.load(path).compile(target, directory=tmp_path / f"x.{target}.aprg")
+    layers = model.model.family.layers
+    trace = model.run("all", f"0..{layers}", tokens=expected.tokens, directory=tmp_path / "trace")
+    assert {(entry.layer, entry.stage) for entry in trace.entries} == set(expected.stages)
+    for entry in trace.entries:
+        wanted = expected.stages[entry.layer, entry.stage]
+        if permuted and entry.stage in _ROTATED:
+            wanted = in_halves(wanted, _ROTATED[entry.stage], config)
+        actual = trace.load(entry)
+        assert actual.shape == wanted.shape, entry.label
+        error = nmse(actual, wanted)
+        assert error <= TOLERANCE, f"{entry.label}: NMSE {error:.1e}"
+    assert trace.info is not None
+    assert trace.info.model["file"] == "Hugging Face checkpoint"
+    assert trace.info.model["rows"] == ("interleaved" if name.startswith("glm4") else "halves")
+
+
+@pytest.mark.contract("FILE-HF-1")
+@pytest.mark.parametrize("name", ["llama-bf16", "gemma2-f32", "gpt-oss-mxfp4"])
+def test_a_checkpoint_and_its_gguf_file_give_equal_logits(name: str, tmp_path: Path) -> None:
+    path = write_checkpoint(name, tmp_path)
+    logits = [
+        aprgraph.load(one).compile("reference", directory=tmp_path / f"{number}.aprg").logits(golden(name).tokens, positions="all")
+        for number, one in enumerate((path, gguf_of(name)))
+    ]
+    assert nmse(*logits) <= 1e-12
+    assert np.array_equal(*(one.argmax(axis=1) for one in logits))

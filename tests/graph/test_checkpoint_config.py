@@ -1,0 +1,204 @@
+"""config.json of every version of transformers says the same model, and no field passes in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
+from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.text import print_graph
+from tests.graph.test_checkpoint_files import change, packed, unpacked
+from tests.support.checkpoints import write_checkpoint
+
+Edit = Callable[[dict[str, Any]], Any]
+
+
+def graph_text(path: Path, **options: Any) -> str:
+    return print_graph(build_graph(load_model(path, **options)))
+
+
+def older(config: dict[str, Any]) -> None:
+    """RoPE as transformers 4 wrote it."""
+    rope = config.pop("rope_parameters")
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    config["rope_theta"] = rope.pop("rope_theta")
+    share = rope.pop("partial_rotary_factor", None)
+    if share is not None:
+        config["partial_rotary_factor"] = share
+    kind = rope.pop("rope_type")
+    config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    config["torch_dtype"] = config.pop("dtype")
+    for name in ("layer_types", "_sliding_window_pattern"):
+        config.pop(name, None)
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(
+    "name",
+    ["llama-f32-tied-rope-factors", "llama-f32-linear", "qwen2-f32-yarn", "gemma3-f32-linear", "phi3-f32-long-factors", "glm4-f32", "gemma2-f32",
+     "gpt-oss-f32"],
+)  # fmt: skip
+def test_fields_of_older_versions(name: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(name, tmp_path)
+    wanted = graph_text(folder)
+    change(folder, older)
+    assert graph_text(folder) == wanted
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("qwen2-f32-yarn", lambda config: config.update(sliding_window=4, use_sliding_window=False)),
+        ("qwen2-f32-yarn", lambda config: config.update(mlp_only_layers=[], rope_interleaved=False, some_list=[], other=None)),
+        ("qwen3moe-f32", lambda config: config.update(num_experts=config.pop("num_local_experts"))),
+        ("mixtral-f32", lambda config: config.update(architectures=None)),
+        ("gemma2-f32", lambda config: [config.pop(name) for name in ("tie_word_embeddings", "hidden_activation")]),
+        ("olmo2-f32", lambda config: [config.pop(name) for name in ("rms_norm_eps", "tie_word_embeddings")]),
+        ("qwen3-f32", lambda config: config.update(unsloth_version="1", pad_token_id=3)),
+    ],
+)
+def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
+    folder = write_checkpoint(name, tmp_path)
+    wanted = graph_text(folder)
+    change(folder, edit)
+    assert graph_text(folder) == wanted
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(
+    ("name", "edit", "words"),
+    [
+        ("llama-f32-linear", lambda config: config.update(hidden_act="gelu"), "hidden_act is 'gelu' (the activation)"),
+        ("gemma3-f32", lambda config: config.update(final_logit_softcapping=30.0), "final_logit_softcapping is 30.0 (the cap of logits)"),
+        ("llama-f32-linear", lambda config: config.update(foo_multiplier=2.0), "foo_multiplier is 2.0 (a key that is not known here"),
+        ("qwen3moe-f32", lambda config: config.update(decoder_sparse_step=2), "decoder_sparse_step is 2 (which layers have experts)"),
+        ("qwen3moe-f32", lambda config: config.update(mlp_only_layers=[0]), "mlp_only_layers is '[0]'"),
+        ("gpt-oss-f32", lambda config: config.update(swiglu_limit=5.0), "swiglu_limit is 5.0"),
+        ("llama-f32-linear", lambda config: config["rope_parameters"].update(rope_type="dynamic"), "rope_parameters.rope_type is 'dynamic'"),
+        ("llama-f32-linear", lambda config: config["rope_parameters"].update(bend=2), "rope_parameters.bend is 2"),
+        ("qwen2-f32-yarn", lambda config: config["rope_parameters"].update(truncate=False), "rope_parameters.truncate is false"),
+        ("gemma3-f32", lambda config: config.update(layer_types=["chunked_attention"] * 7), "layer_types holds 'chunked_attention'"),
+        ("llama-f32-linear", lambda config: config.update(architectures=["FooForCausalLM"]), "architectures is 'FooForCausalLM'; supported: "),
+        ("llama-f32-linear", lambda config: config.pop("hidden_size"), "field 'hidden_size' is missing"),
+        ("llama-f32-linear", lambda config: config.update(num_hidden_layers="2"), "field 'num_hidden_layers' is '2', expected a whole number"),
+        *(
+            ("llama-f32-linear", lambda config, kind=kind: config.update(quantization_config={"quant_method": kind}), advice)
+            for kind, advice in {
+                "gptq": "by GPTQ, which aprgraph does not decode (it does FP8 and MXFP4); convert it to GGUF",
+                "awq": "by AWQ, which aprgraph does not decode (it does FP8 and MXFP4); give the checkpoint that it was quantised from",
+                "compressed-tensors": "by compressed-tensors", "bitsandbytes": "by bitsandbytes", "quark": "by 'quark'",
+            }.items()
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_refused(name: str, edit: Edit, words: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(name, tmp_path)
+    change(folder, edit)
+    with pytest.raises((ModelError, UnsupportedModelError)) as caught:
+        build_graph(load_model(folder))
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(f"{folder}/config.json: ")
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_what_is_said_and_goes_on(tmp_path: Path) -> None:
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    wanted = graph_text(folder)
+    change(folder, lambda config: config.update(foo_multiplier=2.0, bar="x", sliding_window=4, model_type="mistral"))
+    model = load_model(folder, ignore=["foo_multiplier"])
+    assert print_graph(build_graph(model)) == wanted
+    said = "\n".join(map(str, model.notices))
+    assert "foo_multiplier is 2.0: left out" in said
+    assert "bar is 'x': nothing here knows or reads this key" in said
+    assert "sliding_window is 4 and is not applied: every layer attends to all positions" in said
+    change(folder, lambda config: [config.pop(name) for name in ("rms_norm_eps", "max_position_embeddings")])
+    assert "rms_norm_eps = 1e-06" in load_model(folder, ignore=["foo_multiplier"]).notices[0]
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_overrides_by_the_names_of_fields(tmp_path: Path) -> None:
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    by_field = graph_text(folder, overrides={"rope_parameters.rope_theta": 5000.0, "rms_norm_eps": 0.5})
+    assert by_field == graph_text(folder, overrides={"llama.rope.freq_base": 5000.0, "llama.attention.layer_norm_rms_epsilon": 0.5})
+    assert "base = 5000.0" in by_field
+    assert "eps = 0.5" in by_field
+    for name, words in {
+        "rope_thetta": "nothing reads this key",
+        "rope_parameters": "holds no single value there",
+        "rope.theta": "has no field theta",
+    }.items():
+        with pytest.raises(AprgraphError, match=words):
+            load_model(folder, {name: 1.0})
+    folder = write_checkpoint("llama-f32-tied-rope-factors", tmp_path)
+    with pytest.raises(ModelError, match="changes RoPE's factors"):
+        load_model(folder, {"rope_parameters.factor": 2.0})
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_the_text_model_of_one_with_images(tmp_path: Path) -> None:
+    folder = write_checkpoint("gemma3-f32", tmp_path)
+    wanted = graph_text(folder)
+    file = folder / "model.safetensors"
+    tensors = unpacked(file.read_bytes())
+    file.write_bytes(packed({f"language_model.{name}": tensor for name, tensor in tensors.items()}))
+
+    def nest(config: dict[str, Any]) -> None:
+        text = dict(config)
+        config.clear()
+        config.update(
+            architectures=["Gemma3ForConditionalGeneration"], text_config=text, vision_config={"hidden_size": 3}, model_type="gemma3"
+        )
+
+    change(folder, nest)
+    assert graph_text(folder) == wanted
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_a_head_that_is_tied_is_the_embedding(tmp_path: Path) -> None:
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    assert "%output.weight = " in graph_text(folder)
+    change(folder, lambda config: config.update(tie_word_embeddings=True))
+    assert "%output.weight = " not in graph_text(folder)
+
+
+@pytest.mark.contract("FILE-HF-1")
+@pytest.mark.parametrize("scale", ["block", "row", "tensor"])
+def test_fp8_is_decoded(scale: str, tmp_path: Path) -> None:
+    """Against the product, element by element, with scales spread out by np.kron."""
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    file, name = folder / "model.safetensors", "model.layers.0.mlp.down_proj.weight"
+    tensors = unpacked(file.read_bytes())
+    rows, columns = tensors[name][1]
+    random = np.random.default_rng(5)
+    values = random.standard_normal((rows, columns)).astype(ml_dtypes.float8_e4m3fn)
+    shape = {"block": (-(-rows // 16), -(-columns // 8)), "row": (rows, 1), "tensor": (1,)}[scale]
+    scales = np.exp(random.standard_normal(shape)).astype(np.float32)
+    spread = np.kron(scales, np.ones((16, 8)))[:rows, :columns] if scale == "block" else scales
+    end = "_scale_inv" if scale == "block" else "_scale"
+    tensors |= {name: ("F8_E4M3", [rows, columns], values.tobytes()), name + end: ("F32", list(shape), scales.tobytes())}
+    file.write_bytes(packed(tensors))
+    change(
+        folder,
+        lambda config: config.update(
+            quantization_config={"quant_method": "fp8", "weight_block_size": [16, 8], "activation_scheme": "dynamic"}
+        ),
+    )
+    model = load_model(folder)
+    info = model.file.tensors["blk.0.ffn_down.weight"]
+    actual = model.file.tensor_bytes(info).reshape(-1).view(np.float32).reshape(info.dims)
+    assert np.array_equal(actual, (values.astype(np.float64) * spread).astype(np.float32))
+    assert "activations are not rounded to 8 bits" in model.notices[0]
+    tensors.pop(name + end)
+    file.write_bytes(packed(tensors))
+    with pytest.raises(UnsupportedModelError, match="F8_E4M3 with no scale; expected one for the tensor, for each row"):
+        load_model(folder)

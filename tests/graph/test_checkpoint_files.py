@@ -1,0 +1,248 @@
+"""Which files a checkpoint is, what is wrong with them, and random damage to their headers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aprgraph.graph.errors import AprgraphError, ModelError, ModelFileError, UnsupportedModelError
+from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.sources import open_source
+from tests.support.checkpoints import write_checkpoint
+
+_EXPECTED = (ModelFileError, ModelError, UnsupportedModelError)
+
+
+def packed(tensors: dict[str, tuple[str, list[int], bytes]], start: int = 0) -> bytes:
+    """A safetensors file of tensors given as dtype, shape and bytes."""
+    header: dict[str, Any] = {}
+    data = bytes(start)
+    for name, (dtype, shape, content) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    raw = json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+def unpacked(content: bytes) -> dict[str, tuple[str, list[int], bytes]]:
+    """The reverse of ``packed``."""
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    header.pop("__metadata__", None)
+    return {name: (one["dtype"], one["shape"], data[slice(*one["data_offsets"])]) for name, one in header.items()}
+
+
+def in_shards(folder: Path, count: int) -> list[str]:
+    """Divide model.safetensors among shards with an index, as transformers does; returns their names."""
+    whole = folder / "model.safetensors"
+    tensors = list(unpacked(whole.read_bytes()).items())
+    whole.unlink()
+    names = [f"model-{number + 1:05}-of-{count:05}.safetensors" for number in range(count)]
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(packed(dict(tensors[number::count])))
+    places = {name: names[number % count] for number, (name, _) in enumerate(tensors)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return names
+
+
+def change(folder: Path, edit: Callable[[dict[str, Any]], None], name: str = "config.json") -> None:
+    """Change a JSON file."""
+    path = folder / name
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def failure(path: Path) -> str:
+    """The message of opening it and building its graph: one line that begins with a path."""
+    with pytest.raises(_EXPECTED) as caught:
+        build_graph(load_model(path))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("/")
+    return message
+
+
+@pytest.mark.contract("FILE-HF-1")
+def test_a_folder_its_config_and_its_shards_are_one_model(tmp_path: Path) -> None:
+    whole, parts = write_checkpoint("qwen2-f32-yarn", tmp_path), tmp_path / "parts"
+    shutil.copytree(whole, parts)
+    names = in_shards(parts, 3)
+    sources = [
+        open_source(path) for path in (whole, whole / "config.json", whole / "model.safetensors", parts, *(parts / name for name in names))
+    ]
+    first = sources[0]
+    assert {source.stem for source in sources} == {"qwen2-f32-yarn", "parts"}
+    assert len({source.fingerprint() for source in sources}) == 2
+    for source in sources[1:]:
+        assert source.tensors.keys() == first.tensors.keys()
+        for name, info in source.tensors.items():
+            assert (source.tensor_bytes(info) == first.tensor_bytes(first.tensors[name])).all(), name
+            into = np.empty(info.nbytes, np.uint8)
+            source.read(info, 0, into)
+            assert (into == source.tensor_bytes(info).reshape(-1)).all(), name
+    assert [part.path.name for part in sources[3].parts] == sorted(names)
+
+
+def test_weights_stay_in_the_file(tmp_path: Path) -> None:
+    source = open_source(write_checkpoint("llama-bf16", tmp_path))
+    info = source.tensors["blk.1.attn_q.weight"]
+    assert info.format.name == "BF16"
+    assert not source.tensor_bytes(info).flags.owndata
+    assert not source.tensor_bytes(info).flags.writeable
+
+
+def test_what_lies_at_no_multiple_of_eight_bytes_is_copied(tmp_path: Path) -> None:
+    folder = write_checkpoint("phi3-f32-window", tmp_path)
+    whole = open_source(folder)
+    wanted = {name: whole.tensor_bytes(info).tobytes() for name, info in whole.tensors.items()}
+    file = folder / "model.safetensors"
+    file.write_bytes(packed(unpacked(file.read_bytes()), start=3))
+    moved = open_source(folder)
+    assert {name: moved.tensor_bytes(info).tobytes() for name, info in moved.tensors.items()} == wanted
+    assert all(moved.tensor_bytes(info).ctypes.data % 8 == 0 for info in moved.tensors.values())
+
+
+@pytest.mark.contract("FILE-HF-2")
+def test_files_that_are_missing_or_in_doubt_are_named(tmp_path: Path) -> None:
+    folder = write_checkpoint("qwen3-f32", tmp_path)
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    assert open_source(folder).path == folder
+    (folder / "model.safetensors").rename(folder / "another.safetensors")
+    assert "no model.safetensors.index.json that says which belong together" in failure(folder)
+    assert open_source(folder / "other.safetensors").stem == "other"
+    (folder / "other.safetensors").unlink()
+    (folder / "another.safetensors").rename(folder / "model.safetensors")
+    names = in_shards(folder, 4)
+    (folder / names[2]).unlink()
+    assert failure(folder / names[0]).endswith(f"{names[2]} of model.safetensors.index.json is not there; download the missing files")
+    change(folder, lambda index: index.update(weight_map={"a": "../../etc/x.safetensors"}), "model.safetensors.index.json")
+    assert "names the file '../../etc/x.safetensors'" in failure(folder)
+
+
+@pytest.mark.contract("FILE-HF-2")
+def test_tensors_that_are_missing_doubled_or_have_no_place(tmp_path: Path) -> None:
+    folder = write_checkpoint("qwen3moe-f32", tmp_path)
+    file = folder / "model.safetensors"
+    tensors = unpacked(file.read_bytes())
+
+    def said(change: Callable[[dict[str, tuple[str, list[int], bytes]]], Any]) -> str:
+        changed = dict(tensors)
+        change(changed)
+        file.write_bytes(packed(changed))
+        return failure(folder)
+
+    expert = "model.layers.1.mlp.experts.3.up_proj.weight"
+    assert "moe_expert_up of expert 3 in layer 1 is missing" in said(lambda some: some.pop(expert))
+    assert "expected what 'model.layers.1.mlp.experts.0.up_proj.weight' is" in said(
+        lambda some: some.update({expert: (some[expert][0], some[expert][1][::-1], some[expert][2])})
+    )
+    assert "tensor 'blk.0.attn_norm.weight' of 24 is missing; the checkpoint is incomplete" in said(
+        lambda some: some.pop("model.layers.0.input_layernorm.weight")
+    )
+    assert "'lm_head.weight' is missing, and config.json does not tie it" in said(lambda some: some.pop("lm_head.weight"))
+    assert "tensor 'model.layers.0.self_attn.extra.weight' has no place" in said(
+        lambda some: some.update({"model.layers.0.self_attn.extra.weight": some["model.norm.weight"]})
+    )
+    assert "is I64; supported are F32, F16, BF16" in said(lambda some: some.update({"model.norm.weight": ("I64", [3], bytes(24))}))
+    assert "are both" in said(
+        lambda some: some.update({"model.layers.0.block_sparse_moe.gate.weight": some["model.layers.0.mlp.gate.weight"]})
+    )
+
+
+@pytest.mark.contract("FILE-HF-2")
+def test_side_tensors_are_left_out(tmp_path: Path) -> None:
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    file = folder / "model.safetensors"
+    more = {"model.layers.0.self_attn.rotary_emb.inv_freq": ("F32", [1], bytes(4)), "vision_tower.x.weight": ("F32", [1], bytes(4)),
+            "model.layers.0.mlp.down_proj.input_scale": ("F32", [], bytes(4))}  # fmt: skip
+    file.write_bytes(packed(unpacked(file.read_bytes()) | more))
+    model = load_model(folder)
+    build_graph(model)
+    assert {name for group in model.left_out for name in group.names} == set(more)
+
+
+@pytest.mark.contract("FILE-HF-2")
+def test_a_header_that_lies(tmp_path: Path) -> None:
+    folder = write_checkpoint("olmo2-f32", tmp_path)
+    file = folder / "model.safetensors"
+    good = file.read_bytes()
+
+    def said(content: bytes) -> str:
+        file.write_bytes(content)
+        return failure(folder)
+
+    def header(text: str) -> bytes:
+        return len(text).to_bytes(8, "little") + text.encode() + bytes(64)
+
+    assert "is truncated" in said(good[:-100])
+    assert "does not fit into a file" in said((1 << 31).to_bytes(8, "little") + good[8:])
+    assert "an empty file" in said(b"")
+    assert "Git LFS" in said(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "its header is no JSON" in said(header('{"a": '))
+    assert "appears twice" in said(header('{"a": {}, "a": {}}'))
+    assert "its header is no JSON" in said(header('{"a": ' + "[" * 200_000))
+    entry = '{"a": {"dtype": "F32", "shape": %s, "data_offsets": %s}}'
+    assert "has 8 bytes, expected 4" in said(header(entry % ("[1]", "[0, 8]")))
+    assert "expected where it begins and ends" in said(header(entry % ("[1]", "[4, 0]")))
+    assert "past the end of the file" in said(header(entry % ("[268435456]", "[0, 1073741824]")))
+    assert "the shape [-1]" in said(header(entry % ("[-1]", "[0, 4]")))
+    assert "the shape [True]" in said(header(entry % ("[true]", "[0, 4]")))
+    assert "overlap" in said(header('{"a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}, "b": {"dtype": "U8", "shape": [8], '
+                                    '"data_offsets": [4, 12]}}'))  # fmt: skip
+
+
+@pytest.mark.contract("FILE-HF-2")
+def test_random_bytes_in_the_header(tmp_path: Path) -> None:
+    """Errors that the reader raises on purpose, or success, and both happen."""
+    folder = write_checkpoint("phi3-f32-window", tmp_path)
+    file = folder / "model.safetensors"
+    good = file.read_bytes()
+    length = 8 + int.from_bytes(good[:8], "little")
+    generator, failed = np.random.default_rng(20261129), 0
+    favourites = np.frombuffer(b'0123456789[]{},:"-\x00\xff', np.uint8)
+    for _ in range(600):
+        changed = bytearray(good)
+        for where in generator.integers(0, length, generator.integers(1, 5)):
+            changed[where] = generator.choice(favourites) if generator.random() < 0.7 else generator.integers(0, 256)
+        file.write_bytes(changed)
+        try:
+            build_graph(load_model(folder))
+        except _EXPECTED as error:
+            assert "\n" not in str(error)
+            failed += 1
+    assert 300 < failed < 600
+
+
+@pytest.mark.contract("FILE-HF-2")
+@pytest.mark.parametrize("name", ["gemma3-f32", "phi3-f32-long-factors", "gpt-oss-mxfp4"])
+def test_every_value_of_config(name: str, tmp_path: Path) -> None:
+    """Every field, and those inside of it, in turn as every kind of value."""
+    folder = write_checkpoint(name, tmp_path)
+    good: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    inner = [(outer, field) for outer, value in good.items() if isinstance(value, dict) for field in value]
+    deep = [("rope_parameters", "full_attention", field) for field in ("rope_type", "rope_theta", "factor")] if name == "gemma3-f32" else []
+    outcomes = set()
+    for where in [*((field,) for field in good), *inner, *deep]:
+        for value in (None, True, -1, 0, 3, 2**63, 1e-310, float("nan"), float("inf"), "", "llama", [], [1], {}, {"a": 1}):
+            content = json.loads(json.dumps(good))
+            place = content
+            for field in where[:-1]:
+                place = place[field]
+            place[where[-1]] = value
+            (folder / "config.json").write_text(json.dumps(content))
+            try:
+                build_graph(load_model(folder))
+                outcomes.add(None)
+            except AprgraphError as error:
+                assert isinstance(error, _EXPECTED), (where, value)
+                assert "\n" not in str(error)
+                outcomes.add(type(error))
+    assert outcomes == {None, ModelError, UnsupportedModelError}

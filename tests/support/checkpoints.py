@@ -1,0 +1,125 @@
+"""Puts together the checkpoints that transformers saved of the golden models (tests/golden/make_checkpoints.py).
+
+The weights come from each model's GGUF file, by the gguf package's decoders and map of names, with the order of rows and
+the sums of norms undone here; the SHA-256 of the file that transformers saved says that nothing is otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from tests.support.golden import FAMILIES, GOLDEN
+
+CHECKPOINTS = GOLDEN / "checkpoints"
+NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir()))
+_DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
+_PERMUTED = ("llama", "granite")
+Values = npt.NDArray[Any]
+
+
+def write_checkpoint(name: str, folder: Path) -> Path:
+    """Write the checkpoint of that name as transformers saved it, and return its folder."""
+    kept = CHECKPOINTS / name
+    path = folder / name
+    path.mkdir()
+    (path / "config.json").write_bytes((kept / "config.json").read_bytes())
+    content = safetensors_of(name)
+    assert hashlib.sha256(content).hexdigest() == (kept / "sha256").read_text().strip()
+    (path / "model.safetensors").write_bytes(content)
+    return path
+
+
+def gguf_of(name: str) -> Path:
+    """The GGUF file of the same model."""
+    return next(path for path in (GOLDEN / f"{name}.gguf", FAMILIES / f"{name}.gguf") if path.is_file())
+
+
+@cache
+def safetensors_of(name: str) -> bytes:
+    """The bytes of model.safetensors."""
+    raw_header = (CHECKPOINTS / name / "header.json").read_bytes()
+    header: dict[str, Any] = json.loads(raw_header)
+    header.pop("__metadata__", None)
+    weights = _Weights(gguf_of(name))
+    data = bytearray(max(entry["data_offsets"][1] for entry in header.values()))
+    for own_name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        values = weights.of(own_name).astype(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        data[begin:end] = np.ascontiguousarray(values).tobytes()
+    return len(raw_header).to_bytes(8, "little") + raw_header + bytes(data)
+
+
+class _Weights:
+    """The weights of a GGUF file under transformers' names."""
+
+    def __init__(self, path: Path) -> None:
+        reader = gguf.GGUFReader(path)
+        self._architecture: str = reader.fields["general.architecture"].contents()
+        self._fields = reader.fields
+        self._raw = {tensor.name: tensor for tensor in reader.tensors}
+        kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == self._architecture)
+        self._names = gguf.get_tensor_name_map(kind, self._key("block_count"))
+
+    def _key(self, name: str) -> Any:
+        return self._fields[f"{self._architecture}.{name}"].contents()
+
+    def _decoded(self, name: str) -> Values:
+        tensor = self._raw[name]
+        return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+
+    def of(self, own_name: str) -> Values:
+        fused = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj(_\w+)?", own_name)
+        if fused is not None:
+            return self._fused(int(fused[1]), fused[2] == "down", fused[3] or "")
+        expert = re.search(r"\.experts\.(\d+)\.", own_name)
+        name = self._names.get_name(_one_an_expert(own_name), try_suffixes=(".weight", ".bias"))
+        if own_name.endswith("self_attn.sinks"):
+            name = own_name.replace("model.layers.", "blk.").replace("self_attn.sinks", "attn_sinks.weight")
+        assert name is not None, f"no name in GGUF for {own_name}"
+        if name == "output.weight" and name not in self._raw:
+            name = "token_embd.weight"
+        values = self._decoded(name)
+        if expert is not None:
+            return values[int(expert[1])]
+        if self._architecture in _PERMUTED and re.search(r"[qk]_proj", own_name):
+            heads = self._key("attention.head_count" if "q_proj" in own_name else "attention.head_count_kv")
+            return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
+        if self._architecture.startswith("gemma") and own_name.endswith("norm.weight"):
+            return values.astype(np.float64) - 1
+        return values
+
+    def _fused(self, layer: int, is_down: bool, end: str) -> Values:
+        """gpt-oss: gate and up in alternating rows, or in alternating columns where matrices have the rows of x first."""
+        parts = ("down",) if is_down else ("gate", "up")
+        names = [f"blk.{layer}.ffn_{part}_exps.{'bias' if end == '_bias' else 'weight'}" for part in parts]
+        if end in ("_blocks", "_scales"):
+            rows = [_packed(self._raw[name].data, end == "_scales") for name in names]
+            return np.stack(rows, axis=2).reshape(rows[0].shape[0], -1, *rows[0].shape[2:])
+        values = [self._decoded(name) for name in names]
+        return np.stack(values if end == "_bias" else [one.swapaxes(1, 2) for one in values], axis=-1)
+
+
+def _packed(raw: Values, scales: bool) -> Values:
+    """MXFP4 with two neighbours in a byte, or its scales."""
+    blocks = raw.reshape(*raw.shape[:2], -1, 17)
+    if scales:
+        return blocks[..., 0]
+    values = np.concatenate((blocks[..., 1:] & 15, blocks[..., 1:] >> 4), axis=-1)
+    return values[..., ::2] | values[..., 1::2] << 4
+
+
+def _one_an_expert(name: str) -> str:
+    """The name under which the gguf package knows a tensor that is one expert's."""
+    mixtral = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+    found = re.sub(r"\.experts\.\d+\.(\w+)\.", lambda match: f".experts.{mixtral.get(match[1], match[1])}.", name)
+    return found.replace("block_sparse_moe.experts", "mlp.experts")

@@ -126,11 +126,11 @@ def test_long_values_are_cut() -> None:
 
 
 @pytest.mark.parametrize(("make", "expected"), [
-    (lambda: None, "x: not there; expected an APRT file, a GGUF file, an .apr file, or the directory of a trace or an artifact"),
+    (lambda: None, "x: not there; expected an APRT file, a GGUF file, an .apr file, a checkpoint, or the directory of a trace or an artifact"),
     (lambda: Path("x").write_bytes(b"abcdef"), "x: begins with b'abcd'; expected an APRT file, a GGUF file, "),
     (lambda: Path("x").write_bytes(b""), "x: an empty file; "),
     (lambda: Path("x").write_bytes(b"PK\x03\x04 and so on"), "x: a ZIP archive; unpack it first; expected an APRT file"),
-    (lambda: (Path("x").mkdir(), Path("x/config.json").write_text("{}")), "x: a Hugging Face folder; aprgraph does not read these yet"),
+    (lambda: (Path("x").mkdir(), Path("x/config.json").write_text("{}")), "x: a Hugging Face folder; aprgraph reads config.json with *.safetensors beside it"),
     (lambda: Path("x").write_bytes(b"APRT"), "x: 4 bytes, too short for an APRT file"),
     (lambda: Path("x").write_bytes(b"APRT" + bytes(9)), "x: 13 bytes, expected 12 for the 0 elements"),
     (lambda: Path("x").write_bytes(b"GGUF" + bytes(4)), "x: GGUF version 0, expected 2 or 3"),

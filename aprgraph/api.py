@@ -28,9 +28,10 @@ from aprgraph.runs.plan import RunOptions, RunPlan, check_room, plan_run
 from aprgraph.runs.recorder import OnEntry, Recorder
 from aprgraph.runtime.check.nonfinite import source_of_nan
 from aprgraph.runtime.prompts import encode_chat, encode_prompt, end_tokens_of
+from aprgraph.runtime.readings.row_order import order_of_graph
 from aprgraph.runtime.remote.address import RemoteAddress, parse_remote
 from aprgraph.runtime.trace.aprt import F32
-from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.trace.manifest import QK_ROWS, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter
 
@@ -281,6 +282,7 @@ class CompiledModel:
             graph_text=print_graph(run.graph),
             extra={
                 **({"generated": list(generated)} if run.options.max_tokens else {}),
+                **({QK_ROWS: rows} if (rows := order_of_graph(self.artifact.graph)) is not None else {}),
                 # A manifest has the same bytes whoever runs, the command line or a Python program.
                 **({"notes": [in_option_words(note) for note in run.notes]} if run.notes else {}),
             },

@@ -16,7 +16,8 @@ from aprgraph.graph.errors import PlanError, TraceError
 from aprgraph.graph.stages import EMBEDDING, LOGITS, STAGE_BY_NAME
 from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.trace.manifest import TraceInfo
+from aprgraph.runtime.readings.row_order import order_of_graph
+from aprgraph.runtime.trace.manifest import QK_ROWS, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter
 
@@ -193,6 +194,8 @@ class Capture:
         extra["weights"] = "quantised" if quantised else "float"
         if self._generated:
             extra["generated"] = self._generated
+        if (rows := order_of_graph(captured.outline.graph)) is not None:
+            extra[QK_ROWS] = rows
         notes = [*found.notes, *find_notes(captured)]
         if notes:
             extra["notes"] = notes

@@ -20,6 +20,7 @@ from aprgraph.runtime.blame.file_suspect import is_run_of, suspect_file
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.judging import Judge
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
+from aprgraph.runtime.blame.model_row_order import in_order_of_model
 from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
@@ -58,6 +59,7 @@ def audit(
     """
     replayed = ReplayedModel.of(model)
     once, repeated = without_repeats(trace, replayed.graph)
+    once, notes = in_order_of_model(once, replayed)
 
     def audit_unless(one: Trace, hopeless: Hopeless) -> Audit | None:
         auditor = Auditor(one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages)
@@ -65,7 +67,8 @@ def audit(
 
     found = audit_unless(once, lambda _: False)
     assert found is not None
-    return with_repeats(in_other_places(found, once, replayed.model.family.layers, audit_unless), repeated)
+    found = with_repeats(in_other_places(found, once, replayed.model.family.layers, audit_unless), repeated)
+    return replace(found, notes=(*found.notes, *notes))
 
 
 class Auditor:

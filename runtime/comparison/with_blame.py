@@ -10,6 +10,7 @@ from itertools import zip_longest
 from aprgraph.graph.model import Model
 from aprgraph.runtime.blame.audit import Auditor, Progress
 from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalError
+from aprgraph.runtime.blame.model_row_order import in_order_of_model
 from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens
@@ -65,7 +66,8 @@ def with_blame(
     """
     model = ReplayedModel.of(model)  # one for both
     stages = {row.key.stage for row in report.rows}
-    once, repeated = zip(*(without_repeats(trace, model.graph) for trace in (a, b)), strict=True)
+    each_once, repeated = zip(*(without_repeats(trace, model.graph) for trace in (a, b)), strict=True)
+    once, notes = zip(*(in_order_of_model(trace, model) for trace in each_once), strict=True)
 
     def audit_unless(trace: Trace, hopeless: Hopeless, *, prompt: PromptTokens) -> Audit | None:
         auditor = Auditor(trace, model, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
@@ -95,6 +97,7 @@ def with_blame(
         with_repeats(in_other_places(auditor.finish(side), trace, layers, partial(audit_unless, prompt=prompt)), several)
         for auditor, side, trace, prompt, several in zip(auditors, found, once, prompts, repeated, strict=True)
     ]
+    audits = [replace(audit, notes=(*audit.notes, *said)) for audit, said in zip(audits, notes, strict=True)]
     as_read = [audit.as_read or trace for audit, trace in zip(audits, (a, b), strict=True)]
     if as_read != [a, b]:
         again = diff(*as_read, top=top, profile=profile, tolerances=tolerances)

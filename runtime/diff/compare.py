@@ -25,6 +25,7 @@ from aprgraph.runtime.diff.recorded_otherwise import OtherForms
 from aprgraph.runtime.diff.repeated import heads_once
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.diff.reservations import Reservation, find_reservations
+from aprgraph.runtime.diff.row_orders import in_one_row_order
 from aprgraph.runtime.diff.shapes import find_shapes
 from aprgraph.runtime.diff.side_names import name_of, side_names
 from aprgraph.runtime.diff.sources import Source, is_file, open_pair
@@ -82,13 +83,15 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     repeated: tuple[Reservation, ...] = ()
     if not asked.single:
         trace_a, trace_b, repeated = heads_once(trace_a, trace_b, side_names(*asked.names))
+    rows_of_qk = in_one_row_order(trace_a, trace_b, side_names(*asked.names))
+    trace_a, trace_b = rows_of_qk.a, rows_of_qk.b
     profile = asked.profile
     kept = (None, None) if profile is not None else (kept_in(trace_a), kept_in(trace_b))
     formats = (kept[0].format if kept[0] else None, kept[1].format if kept[1] else None)
     profile, why = (profile, "as asked for") if profile is not None else choose_profile(trace_a.info, trace_b.info, formats)
     shaped_a, shaped_b = find_shapes(trace_a, trace_b)
-    graphs = graph_differences(trace_a, trace_b)
-    notes = list(differences(trace_a, trace_b, graphs))
+    graphs = graph_differences(trace_a, trace_b, same_rows=rows_of_qk.turned)
+    notes = [*rows_of_qk.notes, *differences(trace_a, trace_b, graphs)]
     if asked.single:
         pairs = align_single(trace_a, trace_b)
         if trace_a.entries[0].key != trace_b.entries[0].key:

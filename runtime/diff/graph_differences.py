@@ -49,15 +49,20 @@ class GraphDifferences:
         return f"weights lie in other formats: {'; '.join(parts)}" + (f"; {more} more pairs of formats" if more else "")
 
 
-def graph_differences(a: Trace, b: Trace) -> GraphDifferences:
-    """The differences of the graphs of two manifests; none where one has no graph."""
+def graph_differences(a: Trace, b: Trace, *, same_rows: bool = False) -> GraphDifferences:
+    """The differences of the graphs of two manifests; none where one has no graph.
+
+    ``same_rows``: the traces hold q and k in one order, whatever RoPE paired.
+    """
     graph_a, graph_b = a.graph(), b.graph()
     # Graphs of equal text are mostly one, parsed once.
-    return GraphDifferences() if graph_a is None or graph_b is None or graph_a is graph_b else compare_graphs(graph_a, graph_b)
+    if graph_a is None or graph_b is None or graph_a is graph_b:
+        return GraphDifferences()
+    return compare_graphs(graph_a, graph_b, same_rows=same_rows)
 
 
-def compare_graphs(graph_a: Graph, graph_b: Graph) -> GraphDifferences:
-    """The differences of two graphs at the nodes that both have."""
+def compare_graphs(graph_a: Graph, graph_b: Graph, *, same_rows: bool = False) -> GraphDifferences:
+    """The differences of two graphs at the nodes that both have. ``same_rows`` is as in ``graph_differences``."""
     found: dict[str, list[str]] = {}
     formats: Counter[tuple[str, str]] = Counter()
     for node in graph_a:
@@ -67,19 +72,20 @@ def compare_graphs(graph_a: Graph, graph_b: Graph) -> GraphDifferences:
         other = graph_b[node.name]
         if is_weight(node) and is_weight(other) and node.attrs.get("dtype") != other.attrs.get("dtype"):
             formats[str(node.attrs.get("dtype")), str(other.attrs.get("dtype"))] += 1
-        change = "; ".join(_changes(graph_a, node, graph_b, other))
+        change = "; ".join(_changes(graph_a, node, graph_b, other, same_rows=same_rows))
         if change:
             found.setdefault(change, []).append(node.name)
     return GraphDifferences(tuple(GraphDifference(tuple(nodes), change) for change, nodes in found.items()), tuple(formats.most_common()))
 
 
-def _changes(graph_a: Graph, node: Node, graph_b: Graph, other: Node) -> Iterator[str]:
+def _changes(graph_a: Graph, node: Node, graph_b: Graph, other: Node, *, same_rows: bool) -> Iterator[str]:
     if node.op != other.op:
         yield f"{node.op} in A, {other.op} in B"
     attrs, others = complete_attrs(node), complete_attrs(other)
     for name in sorted({*attrs, *others}):
         ours, theirs = attrs.get(name), others.get(name)
-        if ours != theirs and not (is_weight(node) and name in ("dtype", "scale")):  # how the file holds it
+        how_the_file_holds_it = name in ("dtype", "scale") if is_weight(node) else same_rows and name == "pairing"
+        if ours != theirs and not how_the_file_holds_it:
             yield f"{name} = {_shown(ours)} in A, {_shown(theirs)} in B"
     operands = graph_a.operand_names(node.name), graph_b.operand_names(node.name)
     if node.op == other.op and operands[0] != operands[1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.reading import Reading
@@ -15,8 +16,9 @@ from aprgraph.runtime.trace.reader import Trace
 class TraceAsRead(Trace):
     """``trace`` with some of its tensors in other ``places``, and some under their readings.
 
-    ``places`` maps the key of an entry to the key that it is to be taken for, None where it is to be left out. ``readings`` maps keys of
-    the result to the reading and the shape that it holds for, and ``shapes`` to the shape that comes of it, where that is another one.
+    ``places`` maps the key of an entry to the key that it is to be taken for, None where it is to be left out. ``readings``
+    maps keys of the result to the reading and the shape that it holds for, and ``shapes`` to the shape that comes of it,
+    where that is another one. ``extra`` takes the place of that of its TraceInfo.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class TraceAsRead(Trace):
         places: Mapping[Place, Place | None] | None = None,
         readings: Mapping[Place, tuple[Reading, tuple[int, ...]]] | None = None,
         shapes: Mapping[Place, tuple[int, ...]] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         moved = {entry.key: entry.key if places is None else places.get(entry.key, entry.key) for entry in trace.entries}
         self._originals = {target: entry for entry in trace.entries if (target := moved[entry.key]) is not None}
@@ -36,7 +39,8 @@ class TraceAsRead(Trace):
             replace(entry, step=key.step, layer=key.layer, stage=key.stage, shape=other.get(key, entry.shape))
             for key, entry in self._originals.items()
         ]
-        super().__init__(trace.directory, entries, trace.info, trace.unread, has_manifest=trace.has_manifest)
+        info = trace.info if trace.info is None or extra is None else replace(trace.info, extra=extra)
+        super().__init__(trace.directory, entries, info, trace.unread, has_manifest=trace.has_manifest)
 
     def load(self, entry: TraceEntry) -> F32:
         """The tensor of ``entry`` as it is to be read, in the entry's shape; see ``Trace.load``."""

@@ -36,6 +36,14 @@ class Layout:
         return tuple(size for _, size in self.axes)
 
 
+def is_turned(stage: str) -> bool:
+    """Whether a stage holds rows of q or k, which RoPE turns or has turned; a mix of v is not turned."""
+    known = STAGE_BY_NAME.get(stage)
+    if known is None or known.dims[-1] not in (_Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS):
+        return False
+    return known.dims[-1] == _QKV_COLUMNS or known.kind is not StageKind.MATMUL
+
+
 def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
     """The layout of the stage ``node`` of a graph, bound to ``shape``."""
     stage = STAGE_BY_NAME.get(node.stage or "")
@@ -58,6 +66,6 @@ def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
     if letters[-1] == _QKV_COLUMNS:
         return Layout(plain, heads=(heads, kv_heads), kv_heads=kv_heads, head_size=size)
     letter, count = ("H", heads) if letters[-1] == _Q_COLUMNS else ("K", kv_heads)
-    turned = (count,) if stage.kind is not StageKind.MATMUL else ()  # a mix of v is not turned
+    turned = (count,) if is_turned(stage.name) else ()
     assert count * size == shape[-1] == math.prod(shape[1:])
     return Layout((*plain[:-1], (letter, count), ("D", size)), heads=turned, kv_heads=kv_heads, head_size=size)

@@ -12,6 +12,8 @@ from aprgraph.runtime.readings.layout import Layout
 from aprgraph.runtime.readings.reading import Restoration
 from aprgraph.runtime.trace.aprt import F32
 
+#: Which elements of a head RoPE turns together.
+PAIRS_IN_WORDS = {"interleaved": "neighbours (2i, 2i + 1)", "halves": "halves (i, i + D/2)"}
 #: Natural factors, by how they are called; the scale of a stage comes first.
 _LOG2_E = math.log2(math.e)
 _CLOSE = 1e-4
@@ -77,20 +79,23 @@ def row_orders(_recorded: F32, _expected: F32, layout: Layout) -> Iterator[Resto
     """The rows of q and k in the other order of RoPE's pairs: converting a llama checkpoint to GGUF permutes them."""
     if not layout.heads or layout.head_size % 2:
         return
+    for mine, theirs in (("halves", "interleaved"), ("interleaved", "halves")):
+        yield row_order(layout, mine, theirs)
+
+
+def row_order(layout: Layout, recorded: str, wanted: str) -> Restoration:
+    """Rows of q and k that were ``recorded`` as ``halves`` or ``interleaved``, brought to the other order."""
     size, columns = layout.head_size, sum(layout.heads) * layout.head_size
+    shape = (2, size // 2) if recorded == "halves" else (size // 2, 2)
 
-    def permuted(shape: tuple[int, int]) -> Callable[[F32], F32]:
-        def restore(recorded: F32) -> F32:
-            n = recorded.shape[0]
-            turned = recorded[:, :columns].reshape(n, -1, *shape).swapaxes(2, 3).reshape(n, columns)
-            return np.concatenate([turned, recorded[:, columns:]], axis=1)
+    def restore(values: F32) -> F32:
+        n = values.shape[0]
+        turned = values[:, :columns].reshape(n, -1, *shape).swapaxes(2, 3).reshape(n, columns)
+        return np.concatenate([turned, values[:, columns:]], axis=1)
 
-        return restore
-
-    halves, neighbours = "halves (i, i + D/2)", "neighbours (2i, 2i + 1)"
-    for mine, theirs, shape in ((halves, neighbours, (2, size // 2)), (neighbours, halves, (size // 2, 2))):
-        # Both q and k in the same other order give the same scores, so what reads them cannot tell.
-        yield Restoration("rows", f"with RoPE's pairs as {mine}, where the file has {theirs}", permuted(shape), transparent=True)
+    words = f"with RoPE's pairs as {PAIRS_IN_WORDS[recorded]}, where the file has {PAIRS_IN_WORDS[wanted]}"
+    # Both q and k in the same other order give the same scores, so what reads them cannot tell.
+    return Restoration("rows", words, restore, transparent=True)
 
 
 def masked_places(recorded: F32, _expected: F32, layout: Layout) -> Iterator[Restoration]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.ops.rope import PAIRINGS
 from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind, is_logits
 from aprgraph.runtime.place import Place
@@ -19,7 +20,7 @@ from aprgraph.runtime.trace.aprt import F32, WHOLE_MODEL
 from aprgraph.runtime.trace.array_shapes import fit_shapes
 from aprgraph.runtime.trace.array_values import arithmetic_of, check_values, to_f32, to_numpy
 from aprgraph.runtime.trace.destination import author_of
-from aprgraph.runtime.trace.manifest import ARITHMETICS, TraceEntry, TraceInfo
+from aprgraph.runtime.trace.manifest import ARITHMETICS, QK_ROWS, TraceEntry, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter
 
@@ -45,6 +46,8 @@ def write_arrays(
         raise TraceError(f"{where}: weights {shown(extra['weights'])}, expected float or quantised")
     if extra.get("arithmetic", ARITHMETICS[0]) not in ARITHMETICS:
         raise TraceError(f"{where}: arithmetic {shown(extra['arithmetic'])}, expected one of {', '.join(ARITHMETICS)}")
+    if extra.get(QK_ROWS, PAIRINGS[0]) not in PAIRINGS:
+        raise TraceError(f"{where}: {QK_ROWS} {shown(extra[QK_ROWS])}, expected {' or '.join(PAIRINGS)}")
     fitted = fit_arrays(where, tensors, len(tokens))
     extra = _with_arithmetic(extra, fitted.types)
     info = TraceInfo(model, target, tuple(int(token) for token in tokens), fitted.plan, fitted.positions, "", extra)

@@ -24,6 +24,8 @@ MANIFEST = "trace.json"
 MARKER = "trace.incomplete"
 FORMAT = "aprgraph-trace"
 VERSION = 1
+#: In ``extra``: which rows of a head of q or k RoPE turns together, "interleaved" (2i, 2i + 1) or "halves" (i, i + D/2).
+QK_ROWS = "qk_rows"
 #: What a run can say that it computed in; the last: in float32, activations rounded to 8 bits before each quantised matmul.
 ARITHMETICS = ("float64", "float32", "float16", "bfloat16", "q8-activations")
 
@@ -63,7 +65,8 @@ class TraceInfo:
     ``model`` has a ``fingerprint`` where the file was at hand. ``tokens`` is empty where they are not known, and ``graph_text``
     where there is no graph: both so in captures of other programs. These say in ``extra`` what wrote them (``writer``),
     what it computed in (``arithmetic``, one of ARITHMETICS), whether its ``weights`` were ``"float"`` or ``"quantised"``, and
-    in ``notes``, a list of sentences, what else a reader should know. ``generated``, there too, are the tokens of the steps.
+    in ``notes``, a list of sentences, what else a reader should know. ``generated``, there too, are the tokens of the steps, and
+    ``qk_rows`` the order of the rows of q and k.
     """
 
     model: Mapping[str, Any]

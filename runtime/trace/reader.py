@@ -20,7 +20,7 @@ from aprgraph.graph.text import parse_graph
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, read_aprt, whose
-from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceEntry, TraceInfo, read_manifest
+from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, QK_ROWS, TraceEntry, TraceInfo, read_manifest
 from aprgraph.runtime.trace.unread_files import Unread, beside_manifest
 from aprgraph.runtime.trace.without_manifest import read_without_manifest
 
@@ -89,6 +89,7 @@ class Trace:
         arithmetic: str | None = None,
         weights: str | None = None,
         writer: str | None = None,
+        qk_rows: str | None = None,
         notes: Sequence[str] = (),
         force: bool = False,
     ) -> Trace:
@@ -107,6 +108,10 @@ class Trace:
         the model's name, or what the manifest is to say of it. Where ``arithmetic`` is not given and some tensors are float16,
         bfloat16 or float8, it is taken for that, with a note. For the rest see TraceInfo.
 
+        ``qk_rows`` says in which order the rows of q and k are: ``"interleaved"`` where RoPE turns neighbours (2i, 2i + 1), as
+        in GGUF files of llama, ``"halves"`` where it turns (i, i + D/2), as in its checkpoints. ``diff`` and ``audit`` then
+        bring them to one order.
+
         An earlier trace of the same ``writer`` (else ``target``) in ``directory`` is replaced whole; what else is there is written
         over only with ``force``, and stays where it is not in the way.
 
@@ -116,7 +121,7 @@ class Trace:
         from aprgraph.runtime.trace.from_arrays import write_arrays  # noqa: PLC0415 -- it needs this module
 
         described = {"name": model} if isinstance(model, str) else dict(model)
-        extra: dict[str, Any] = {"arithmetic": arithmetic, "weights": weights, "writer": writer}
+        extra: dict[str, Any] = {"arithmetic": arithmetic, "weights": weights, "writer": writer, QK_ROWS: qk_rows}
         extra |= {"generated": [] if generated is None else list(generated), "notes": list(notes)}
         given = {key: value for key, value in extra.items() if value}
         return write_arrays(directory, tensors, () if tokens is None else tokens, described, target, given, force=force)

@@ -318,7 +318,7 @@ def test_the_manifest_names_the_run_and_not_the_machine(subject: Callable[[str],
     version = transformers.__version__
     assert {key: value for key, value in document.items() if key != "tensors"} == {
         "format": "aprgraph-trace", "version": 1, "model": {"name": "Qwen3-tiny", "architecture": "qwen3moe"}, "target": "transformers",
-        "tokens": list(TOKENS), "positions": "last", "plan": "all 0..3", "graph": None, "arithmetic": "float32", "weights": "float",
+        "tokens": list(TOKENS), "positions": "last", "plan": "all 0..3", "graph": None, "arithmetic": "float32", "weights": "float", "qk_rows": "halves",
         "writer": f"transformers {version}, Qwen3MoeForCausalLM, eager, experts eager",
     }  # fmt: skip
     assert str(tmp_path) not in (tmp_path / "one" / MANIFEST).read_text()

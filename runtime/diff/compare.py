@@ -90,7 +90,7 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     formats = (kept[0].format if kept[0] else None, kept[1].format if kept[1] else None)
     profile, why = (profile, "as asked for") if profile is not None else choose_profile(trace_a.info, trace_b.info, formats)
     shaped_a, shaped_b = find_shapes(trace_a, trace_b)
-    graphs = graph_differences(trace_a, trace_b, same_rows=rows_of_qk.turned)
+    graphs = graph_differences(trace_a, trace_b)
     notes = [*rows_of_qk.notes, *differences(trace_a, trace_b, graphs)]
     if asked.single:
         pairs = align_single(trace_a, trace_b)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import complete_attrs, is_tap, is_weight
 from aprgraph.graph.words import counted
+from aprgraph.runtime.readings.row_order import order_of
 from aprgraph.runtime.trace.reader import Trace
 
 #: The largest number of differences that are told one by one.
@@ -49,20 +50,21 @@ class GraphDifferences:
         return f"weights lie in other formats: {'; '.join(parts)}" + (f"; {more} more pairs of formats" if more else "")
 
 
-def graph_differences(a: Trace, b: Trace, *, same_rows: bool = False) -> GraphDifferences:
+def graph_differences(a: Trace, b: Trace) -> GraphDifferences:
     """The differences of the graphs of two manifests; none where one has no graph.
 
-    ``same_rows``: the traces hold q and k in one order, whatever RoPE paired.
+    Where both sides hold q and k in one order, because one was brought to it, what RoPE paired is no difference.
     """
     graph_a, graph_b = a.graph(), b.graph()
     # Graphs of equal text are mostly one, parsed once.
     if graph_a is None or graph_b is None or graph_a is graph_b:
         return GraphDifferences()
-    return compare_graphs(graph_a, graph_b, same_rows=same_rows)
+    order = order_of(a)
+    return compare_graphs(graph_a, graph_b, same_rows=order is not None and order == order_of(b))
 
 
 def compare_graphs(graph_a: Graph, graph_b: Graph, *, same_rows: bool = False) -> GraphDifferences:
-    """The differences of two graphs at the nodes that both have. ``same_rows`` is as in ``graph_differences``."""
+    """The differences of two graphs at the nodes that both have. ``same_rows``: other pairs in RoPE are none."""
     found: dict[str, list[str]] = {}
     formats: Counter[tuple[str, str]] = Counter()
     for node in graph_a:

@@ -22,11 +22,10 @@ _LOOKED_AT = 4
 
 @dataclass(frozen=True)
 class RowOrders:
-    """Both sides; ``turned`` says that B was brought to the order of A. ``notes`` say what was done."""
+    """Both sides, B perhaps in the order of A. ``notes`` say what was done."""
 
     a: Trace
     b: Trace
-    turned: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -52,7 +51,7 @@ def in_one_row_order(a: Trace, b: Trace, names: SideNames) -> RowOrders:
     if _distance(a, b, keys) <= _distance(a, turned, keys):
         return RowOrders(a, b, notes=(Caveat(f"{said}, by their manifests; the values agree better as they are, and are compared so"),))
     stages = joined(list(dict.fromkeys(entry.stage for entry in common)))
-    return RowOrders(a, turned, turned=True, notes=(Aside(f"{said}: {stages} of B are compared in the order of A"),))
+    return RowOrders(a, turned, notes=(Aside(f"{said}: {stages} of B are compared in the order of A"),))
 
 
 def _distance(a: Trace, b: Trace, keys: Collection[Place]) -> float:

@@ -113,6 +113,7 @@ def test_a_checkpoint_and_its_gguf_file_are_alike(tmp_path: Path, model: Path, o
         blamed = aprgraph.diff(a, b, model=model)
         assert blamed.exit_code == 0
         assert not any(row.classification is Class.OTHER_FORM for row in blamed.rows)
+        assert not any("graphs differ" in one.sentence for one in blamed.reservations)
 
 
 @pytest.mark.contract("DIFF-ROWS-1")
@@ -170,7 +171,9 @@ def test_without_heads_the_rows_are_left_and_that_is_said(tmp_path: Path) -> Non
 @pytest.mark.contract("DIFF-ROWS-1")
 @pytest.mark.skipif(torch is None, reason="torch and transformers are not here")
 def test_projections_of_transformers_as_they_are(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
-    """What hooks on q_proj, k_proj and v_proj of a llama checkpoint show, against the GGUF file and against our capture of it."""
+    """What hooks on q_proj, k_proj and v_proj of a llama checkpoint show, against our run of the GGUF file, that and our
+    capture against our run of the checkpoint.
+    """
     path = tiny_model(vocabulary=32, tokenizer=False)
     compiled = aprgraph.load(path).compile("reference", tmp_path / "a.aprg")
     compiled.run("all", "0..2", tokens=TOKENS, directory=tmp_path / "ours")
@@ -191,6 +194,12 @@ def test_projections_of_transformers_as_they_are(tmp_path: Path, tiny_model: Cal
     }
     Trace.write(tmp_path / "hooked", tensors, tokens=TOKENS, qk_rows="halves", arithmetic="float32")
     assert json.loads((tmp_path / "captured" / MANIFEST).read_text())["qk_rows"] == "interleaved"
+    checkpoint.save_pretrained(tmp_path / "checkpoint")
+    aprgraph.load(tmp_path / "checkpoint").compile("reference", tmp_path / "b.aprg").run(
+        "all", "0..2", tokens=TOKENS, directory=tmp_path / "of-it"
+    )
+    assert {row.classification for row in both_ways(tmp_path / "ours", tmp_path / "of-it").rows} == {Class.IDENTICAL}
+    assert {row.classification for row in both_ways(tmp_path / "captured", tmp_path / "of-it").rows} <= {Class.NOISE, Class.IDENTICAL}
     for other in ("ours", "captured"):
         report = diff(tmp_path / other, tmp_path / "hooked", profile="same-graph-f32")
         rows = {row.label: row.classification for row in report.rows_compared}

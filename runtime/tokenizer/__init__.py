@@ -1,4 +1,6 @@
-"""The model's own tokenizer, from the metadata of its GGUF file; the same ids as llama.cpp gives with parse_special."""
+"""The model's own tokenizer, from the metadata of its file: of a GGUF file the ids that llama.cpp gives with parse_special, of a
+checkpoint those of transformers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from aprgraph.graph.arguments import TOKENS
 from aprgraph.graph.errors import UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata
 from aprgraph.runtime.tokenizer.byte_pair import BytePairEncoder
+from aprgraph.runtime.tokenizer.hugging_face import HuggingFaceTokenizer
 from aprgraph.runtime.tokenizer.sentence_piece import SentencePieceEncoder
 from aprgraph.runtime.tokenizer.stream import TokenStream
 from aprgraph.runtime.tokenizer.tokenizer import Encoder, Tokenizer
@@ -30,7 +33,14 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
     """
     if metadata in _LOADED:
         return _LOADED[metadata]
+    if metadata.dialect == "hf" and MODEL_KEY not in metadata:
+        raise UnsupportedModelError(
+            f"{metadata.path.parent}: has no tokenizer.json that can be read; download it, or give the prompt as token ids with ", TOKENS
+        )
     kind = metadata.text(MODEL_KEY)
+    if kind == "huggingface":
+        _LOADED[metadata] = HuggingFaceTokenizer(metadata, read_vocabulary(metadata))
+        return _LOADED[metadata]
     if kind not in _ENCODERS:
         raise UnsupportedModelError(
             f"{metadata.path}: {MODEL_KEY} is {shown(kind)}; supported: {', '.join(_ENCODERS)}; give the prompt as token ids with ",

@@ -21,6 +21,7 @@ from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_json
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, StoredTensor
+from aprgraph.graph.sources.checkpoint.tokenizer import read_tokenizer
 from aprgraph.graph.sources.checkpoint.values import Value, real
 from aprgraph.graph.sources.source import Part, TensorInfo
 
@@ -42,8 +43,9 @@ class Checkpoint:
         self._config = places.folder / CONFIG
         config = read_json(self._config)
         quantization = read_quantization(config, self._config)
-        self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem})
-        self.notices = (*self.metadata.notices, *quantization.notices)
+        tokenizer, doubts = read_tokenizer(places.folder, config)
+        self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem, **tokenizer})
+        self.notices = (*self.metadata.notices, *quantization.notices, *doubts)
         self._files = [SafetensorsFile(shard) for shard in places.shards]
         found = gather(self.metadata.family, self._stored(), quantization.block, self._config)
         self._values = self._with_head(found)

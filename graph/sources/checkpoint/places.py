@@ -83,14 +83,24 @@ def _indexed(folder: Path) -> list[str]:
     return names
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ModelFileError."""
+def read_text(path: Path) -> str:
+    """The text of a file of a checkpoint. Raises ModelFileError."""
     try:
-        if path.stat().st_size > _MOST_JSON:
-            raise ModelFileError(f"{path}: has {path.stat().st_size} bytes, expected at most {_MOST_JSON}; download the file again")
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+        size = path.stat().st_size
+        if size > _MOST_JSON:
+            raise ModelFileError(f"{path}: has {size} bytes, expected at most {_MOST_JSON}; download the file again")
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}; download the file") from None
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path}: is not valid UTF-8 at byte {error.start}; download the file again") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ModelFileError."""
+    text = read_text(path)
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: no JSON ({error}); download the file again") from None
     if not isinstance(value, dict):

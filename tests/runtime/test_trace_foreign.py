@@ -250,10 +250,10 @@ def by_position(folder: Path, trace: Trace) -> Path:
         for position in range(n):
             if entry.stage.startswith("attn_s"):
                 row = tensor[:, position, : position + 1]
-            elif entry.stage == "lm_head" and position < n - 1:
+            elif len(tensor) == 1 and position < n - 1:  # logits of the last position alone
                 continue
             else:
-                row = tensor if entry.stage == "lm_head" else tensor[position]
+                row = tensor[0] if len(tensor) == 1 else tensor[position]
             path = folder / f"pos-{position:04}" / (f"layer-{entry.layer}" if entry.layer is not None else "") / f"{entry.stage}.bin"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_aprt(path, entry.layer, np.ascontiguousarray(row))
@@ -261,10 +261,11 @@ def by_position(folder: Path, trace: Trace) -> Path:
 
 
 @pytest.mark.contract("CAPTURE-APR-2")
-def test_folders_of_positions_are_one_trace(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("all_logits", [False, True])
+def test_folders_of_positions_are_one_trace(tmp_path: Path, tiny_model: Callable[..., Path], all_logits: bool) -> None:
     """Against our own trace bit for bit, and against each other; a fault at one position is found there."""
     model = tiny_model()
-    ours = trace_model(tmp_path / "ours", model)
+    ours = trace_model(tmp_path / "ours", model, all_positions=all_logits)
     for device in ("cpu", "gpu"):
         by_position(tmp_path / "p" / device, ours)
     theirs = Trace.open(tmp_path / "p/gpu")

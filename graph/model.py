@@ -175,13 +175,12 @@ def load_model(
     kind = kind_of_gguf(file.metadata, file.tensors)
     if kind is not None:
         raise UnsupportedModelError(f"{path}: this is {kind.what}; ", kind.advice)
-    overrides = {file.gguf_key(key): value for key, value in (overrides or {}).items()}
-    metadata = file.metadata.with_overrides(overrides)
+    metadata = file.metadata.with_overrides(overrides or {})
     architecture = metadata.text("general.architecture")
     held = None if find_held is None or is_known(architecture) else find_held(architecture)
     if held is not None:
-        return _with_held_graph(file, metadata, overrides, ignore, held)
-    return read_model(file, metadata, overrides, ignore)
+        return _with_held_graph(file, metadata, overrides or {}, ignore, held)
+    return read_model(file, metadata, overrides or {}, ignore)
 
 
 def _with_held_graph(

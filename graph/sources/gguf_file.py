@@ -235,10 +235,6 @@ class GGUFFile:
         """The file's bytes, memory-mapped."""
         return self._file.mapping
 
-    def gguf_key(self, name: str) -> str:
-        """See ``Source.gguf_key``."""
-        return name
-
     def wrong_checksum(self) -> str | None:
         """See ``Source.wrong_checksum``; GGUF has none."""
         return None

@@ -110,9 +110,6 @@ class Source(Protocol):
     def parts(self) -> Sequence[Part]:
         """The files that the model lies in, by the numbers of ``TensorInfo.part``."""
 
-    def gguf_key(self, name: str) -> str:
-        """The key in GGUF of one of the file's own names of metadata; any other is returned as it is."""
-
     def wrong_checksum(self) -> str | None:
         """What a checksum of the file's own says is wrong, in words; None if there is none, or it holds. Reads all of the file."""
 

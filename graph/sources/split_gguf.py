@@ -154,10 +154,6 @@ class SplitGGUF:
         """Bytes of all parts."""
         return sum(file.size for file in self._files)
 
-    def gguf_key(self, name: str) -> str:
-        """See ``Source.gguf_key``."""
-        return name
-
     def wrong_checksum(self) -> str | None:
         """See ``Source.wrong_checksum``; GGUF has none."""
         return None

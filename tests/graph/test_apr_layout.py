@@ -156,12 +156,10 @@ def damaged(kind: str) -> tuple[bytes, str]:
     if kind == "zero":
         file.tensors["output_norm.weight"].dims = (0,)
         return file.pack(), "expected 1 to 4 dimensions of at least 1"
-    assert kind == "name"
-    file.tensors["model.norm.weight"] = file.tensors.pop("output_norm.weight")
-    return file.pack(), "tensor 'model.norm.weight' has no name of GGUF's"
+    raise KeyError(kind)
 
 
-KINDS = ("header", "short", "metadata", "metadata is a list", "deep", "count", "cut", "offset", "dtype", "size", "integers", "zero", "name")
+KINDS = ("header", "short", "metadata", "metadata is a list", "deep", "count", "cut", "offset", "dtype", "size", "integers", "zero")
 
 
 @pytest.mark.contract("FILE-APR-2")

@@ -26,6 +26,13 @@ _NAMES = {
     "attention.key_length": "head_dim", "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
 }  # fmt: skip
+_OF_CONFIG = {
+    "hidden_size": "hidden_size", "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_kv_heads", "vocab_size": "vocab_size", "intermediate_size": "intermediate_size",
+    "max_position_embeddings": "max_position_embeddings", "rms_norm_eps": "rms_norm_eps", "head_dim": "head_dim",
+    "num_experts": "num_experts", "num_local_experts": "num_experts", "num_experts_per_tok": "num_experts_per_tok",
+    "moe_intermediate_size": "moe_intermediate_size",
+}  # fmt: skip
 _TOKENIZER = {
     "tokens": "vocabulary", "merges": "merges", "scores": "scores", "token_type": "token_type", "pre": "pre_type", "model": "model",
     "bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "add_bos_token": "add_bos_token",
@@ -105,6 +112,25 @@ def from_gguf(path: Path) -> AprBytes:
         file.metadata["chat_template"] = values["tokenizer.chat_template"]
     for tensor in reader.tensors:
         file.tensors[tensor.name] = _tensor(tensor)
+    return file
+
+
+def from_checkpoint(folder: Path) -> AprBytes:
+    """What `apr` makes of a checkpoint: names, rows and values as they are there, a tied head as a copy."""
+    config = json.loads((folder / "config.json").read_bytes())
+    raw = (folder / "model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    file = AprBytes({"model_type": "auto", "architecture": config["model_type"].removesuffix("_text")})
+    file.metadata |= {apr: config[name] for name, apr in _OF_CONFIG.items() if config.get(name) is not None}
+    rope = config.get("rope_parameters") or config
+    file.metadata["rope_theta"] = rope.get("full_attention", rope)["rope_theta"]
+    codes = {"F32": 0, "F16": 1, "BF16": 30}
+    for name, entry in json.loads(raw[8:start]).items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            file.tensors[name] = AprTensor(codes[entry["dtype"]], tuple(entry["shape"]), raw[start + begin : start + end])
+    if "lm_head.weight" not in file.tensors:
+        file.tensors["lm_head.weight"] = file.tensors["model.embed_tokens.weight"]
     return file
 
 

@@ -1,17 +1,15 @@
 """A model file of `apr`, version 2, as a Source: its tensors and numbers under GGUF's names.
 
-Files that `apr` made from GGUF keep GGUF's names of tensors in most families, and with them the order of the rows of q
-and k.
+The names of its tensors decide whose order the rows of q and k have. Files that `apr` made from GGUF keep GGUF's names in
+most families; for those of Qwen, whose rows are the same in both, and for what came from safetensors, it has the names
+of a checkpoint.
 """
 
 from __future__ import annotations
 
-import math
 import re
-import weakref
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,28 +17,24 @@ import numpy.typing as npt
 
 from aprgraph.graph.arguments import OVERRIDES
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.families.registry import find_family
 from aprgraph.graph.message import Message
-from aprgraph.graph.metadata import Metadata
-from aprgraph.graph.sources.apr.keys import AprKeys
+from aprgraph.graph.sources.apr.keys import AprMetadata
 from aprgraph.graph.sources.apr.layout import ALIGNMENT, FOOTER_BYTES, MAGICS, Entry, Layout
-from aprgraph.graph.sources.apr.packings import Packing, find_storage, name_of_code
+from aprgraph.graph.sources.apr.stored import AprTensors
+from aprgraph.graph.sources.checkpoint.gather import gather
+from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
+from aprgraph.graph.sources.checkpoint.values import Value, as_stored
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes
 from aprgraph.graph.sources.mapped_file import MappedFile
 from aprgraph.graph.sources.source import Part, TensorFault, TensorInfo
-from aprgraph.graph.words import counted, listed, shape_text
+from aprgraph.graph.words import counted, listed
 
 __all__ = ["MAGICS", "AprFile"]
 
 _LAYER = re.compile(r"blk\.\d+\.")
-_GLOBAL = ("token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight", "rope_factors_long.weight",
-           "rope_factors_short.weight")  # fmt: skip
-#: `apr` writes the copy of a tied head under the name that it has in a checkpoint, also among GGUF's names.
-_OTHER_NAMES = {"lm_head.weight": "output.weight"}
+_EMBEDDING, _HEAD, _OTHER_HEAD = "token_embd.weight", "output.weight", "lm_head.weight"
 _EXPERT_DIMS = 3
-_MOST_DIMS = 4
-#: Kernels take weights at any multiple of that, as GGUF files may have them; old .apr files have them anywhere.
-_KERNELS_ALIGNMENT = 8
-_CHUNK = 1 << 20
 _SUMMED = 1 << 24
 _NAMED = 3
 
@@ -51,7 +45,7 @@ class AprFile:
     Weights whose layout no kernel has are decoded to float32 when they are read. ``notices`` say what of the file is unusual.
     ``faults`` collects what is wrong with single tensors, which are then left out, instead of the first being raised.
 
-    Raises ModelFileError or UnsupportedModelError.
+    Raises ModelFileError, ModelError or UnsupportedModelError.
     """
 
     kind = "apr file"
@@ -68,84 +62,48 @@ class AprFile:
             what = f"begins with {head[:4]!r}, expected {MAGICS[0]!r}" if kind is None else Message(f"this is {kind.what}; ", kind.advice)
             raise ModelFileError(f"{self.path}: not an .apr file: ", what)
         self._layout = Layout(self._file)
-        self._keys = AprKeys(self.path, self._layout.metadata)
-        self.metadata = Metadata(self.path, self._keys.values)
-        self._packings: dict[str, Packing] = {}
-        self._stored: dict[str, Entry] = {}
-        self._decoded: weakref.WeakValueDictionary[str, npt.NDArray[np.float32]] = weakref.WeakValueDictionary()
-        self.tensors = self._read_tensors()
+        names = [entry.name for entry in self._layout.entries]
+        own = _EMBEDDING in names or any(map(_LAYER.match, names))
+        self.metadata = AprMetadata(self.path, self._layout.metadata, "gguf" if own else "hf")
+        self._stored = AprTensors(self._file)
+        self._values = self._read_tensors()
+        self._made: tuple[str, npt.NDArray[np.uint8]] | None = None
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo(name, value.dims, value.format, value.offset, value.nbytes) for name, value in self._values.items()
+        }
         self.notices = (*self._layout.notices, *self._notices())
 
-    # -- the index ----------------------------------------------------------------------------------------------------
+    # -- tensors ------------------------------------------------------------------------------------------------------
 
-    def _read_tensors(self) -> dict[str, TensorInfo]:
-        found: dict[str, TensorInfo] = {}
+    def _read_tensors(self) -> dict[str, Value]:
+        found: dict[str, StoredTensor] = {}
         for entry in self._layout.entries:
-            info = None
+            if not entry.nbytes and entry.name in (_HEAD, _OTHER_HEAD):  # of tied embeddings, as exports list it
+                continue
             try:
-                info = self._tensor(entry)
-                self._check_place(entry, info, found)
+                found[entry.name] = self._stored.add(entry, self._dims(entry))
             except (ModelFileError, UnsupportedModelError) as error:
                 if self._faults is None:
                     raise
-                # What it would take in the file, which is what the place of a fault is about.
-                self._faults.append(TensorFault(entry.name, error, info and replace(info, nbytes=entry.nbytes)))
-                continue
-            if info is not None:
-                found[info.name], self._stored[info.name] = info, entry
-        self._check_overlaps(found)
-        return found
+                self._faults.append(TensorFault(entry.name, error, self._stored.place_of(entry)))
+        self._check_overlaps()
+        if self.metadata.dialect == "hf":
+            gathered = gather(find_family(self.metadata), found, (1, 1), self.path)
+            return gathered.values
+        if _OTHER_HEAD in found and _HEAD not in found:  # the copy of a tied head
+            found[_HEAD] = found.pop(_OTHER_HEAD)
+        return {name: as_stored(tensor) for name, tensor in found.items()}
 
-    def _check_place(self, entry: Entry, info: TensorInfo | None, found: Mapping[str, TensorInfo]) -> None:
-        if info is not None and info.name in found:
-            raise ModelFileError(f"{self.path}: tensor {shown(entry.name)} appears twice, as {info.name!r}; the file is damaged")
-        end = entry.offset + entry.nbytes
-        if end > self.size:
-            raise ModelFileError(
-                f"{self.path}: tensor {shown(entry.name)} ends at byte {end}, past the end of the file ({self.size} bytes); the file is "
-                "truncated: copy or download it again"
-            )
-
-    def _name(self, entry: Entry) -> str:
-        name = _OTHER_NAMES.get(entry.name, entry.name)
-        if _LAYER.match(name) or name in _GLOBAL:
-            return name
-        raise UnsupportedModelError(
-            f"{self.path}: tensor {shown(entry.name)} has no name of GGUF's; aprgraph reads .apr files whose tensors are called "
-            "blk.<layer>.*, as those made from GGUF files of the llama family are: give the GGUF file that it was made from"
-        )
-
-    def _tensor(self, entry: Entry) -> TensorInfo | None:
-        """The tensor of an entry; None for the head of tied embeddings that is listed without bytes."""
-        name = self._name(entry)
-        where = f"{self.path}: tensor {shown(entry.name)}"
-        dims, shape = self._dims(entry, name), shape_text(entry.dims)
-        if 0 in dims or len(dims) > _MOST_DIMS:
-            raise ModelFileError(f"{where} is {shape}, expected 1 to {_MOST_DIMS} dimensions of at least 1; the file is damaged")
-        if not entry.nbytes and name == "output.weight":
-            return None
-        storage = find_storage(entry.code, dims, entry.nbytes)
-        if storage is None:
-            what = f"{where} of {shape} elements has {entry.nbytes} bytes of {name_of_code(entry.code)}"
-            raise UnsupportedModelError(
-                f"{what}; expected as many as F32, F16, BF16, F64, Q4_K, Q6_K, Q8_0, AprQ4 or AprQ8 take; convert the model again"
-            )
-        fmt, packing = storage
-        if packing is None:
-            return TensorInfo(name, dims, fmt, entry.offset, entry.nbytes)
-        self._packings[name] = packing
-        return TensorInfo(name, dims, fmt, entry.offset, 4 * math.prod(dims))
-
-    def _dims(self, entry: Entry, name: str) -> tuple[int, ...]:
+    def _dims(self, entry: Entry) -> tuple[int, ...]:
         """The dims, outermost first. `apr` reverses ggml's order for matrices, and leaves it for experts."""
-        experts, dims = self.metadata.get(f"{self._keys.architecture}.expert_count"), entry.dims
-        if len(dims) == _EXPERT_DIMS and (dims[-1] == experts or dims[0] != experts) and _LAYER.match(name):
+        experts, dims = self.metadata.expert_count, entry.dims
+        if len(dims) == _EXPERT_DIMS and (dims[-1] == experts or dims[0] != experts) and _LAYER.match(entry.name):
             return dims[::-1]
         return dims
 
-    def _check_overlaps(self, found: Mapping[str, TensorInfo]) -> None:
+    def _check_overlaps(self) -> None:
         previous: Entry | None = None
-        for entry in sorted((self._stored[name] for name in found), key=lambda entry: entry.offset):
+        for entry in self._stored.entries:
             if previous is not None and entry.offset < previous.offset + previous.nbytes:
                 raise ModelFileError(f"{self.path}: tensors {shown(previous.name)} and {shown(entry.name)} overlap; the file is damaged")
             previous = entry
@@ -155,13 +113,14 @@ class AprFile:
     @property
     def details(self) -> Mapping[str, object]:
         """See ``Source.details``."""
-        packed = {name: packing.name for name, packing in self._packings.items()}
-        return {"version": "2.0", **({"decoded to F32": ", ".join(f"{name}: {what}" for name, what in packed.items())} if packed else {})}
+        names = {"gguf": "GGUF's", "hf": "a checkpoint's"}[self.metadata.dialect]
+        packed = [f"{name}: {packing.name}" for name, packing in self._stored.packings.items()]
+        return {"version": "2.0", "names of tensors": names, **({"decoded to F32": ", ".join(packed)} if packed else {})}
 
     @property
     def _end(self) -> int:
         """Where the last tensor ends."""
-        return max((entry.offset + entry.nbytes for entry in self._stored.values()), default=self._layout.data_start)
+        return max((entry.offset + entry.nbytes for entry in self._stored.entries), default=self._layout.data_start)
 
     @property
     def parts(self) -> tuple[Part]:
@@ -170,20 +129,29 @@ class AprFile:
         return (Part(self.path, self.size, max(0, self.size - footer - -(-self._end // ALIGNMENT) * ALIGNMENT)),)
 
     def _notices(self) -> Iterator[str]:
-        arch = self._keys.architecture
-        stretched = any(name.startswith("rope_f") for name in self.tensors)
-        unsaid = ([] if stretched else [f"{arch}.rope.scaling.*"]) + [f"{arch}.attention.sliding_window", f"{arch}.attention.scale"]
-        yield Message(f"an .apr file says nothing of {', '.join(unsaid)}: if the model has them, give them with ", OVERRIDES)
-        if self._packings:
-            nbytes = sum(self.tensors[name].nbytes for name in self._packings)
-            kinds = ", ".join(sorted({packing.name for packing in self._packings.values()}))
-            what = f"{counted(len(self._packings), 'weight')} of {kinds}"
+        unsaid = [] if any(name.startswith("rope_f") for name in self.tensors) else ["RoPE's scaling"]
+        what = ", ".join([*unsaid, "sliding windows and the scale of attention"])
+        yield Message(f"an .apr file says nothing of {what}: if the model has such, give its keys with ", OVERRIDES)
+        packings = self._stored.packings
+        if packings:
+            nbytes = sum(info.nbytes for name, info in self.tensors.items() if self._own_name(name) in packings)
+            kinds = ", ".join(sorted({packing.name for packing in packings.values()}))
+            what = f"{counted(len(packings), 'weight')} of {kinds}"
             yield f"{what} are decoded to float32 in memory ({nbytes:,} bytes): no kernel decodes them"
-        doubles = [name for name, packing in self._packings.items() if packing.name == "F64"]
+        doubles = [name for name, packing in packings.items() if packing.name == "F64"]
         if doubles:
             yield f"{listed(doubles, _NAMED)} of F64 are rounded to float32"
         if self._layout.footer_of(self._end) is None:
             yield "the file has no checksum at its end, as old .apr files do not"
+        if self.metadata.dialect == "hf" and (family := find_family(self.metadata)).pairing != family.hf_pairing:
+            yield (
+                "its rows of q and k are a checkpoint's, in which RoPE pairs halves of a head; `apr` itself rotates neighbours there "
+                "(since its #2084), so its q_post_rope, k_post_rope and what follows them differ"
+            )
+
+    def _own_name(self, name: str) -> str:
+        stored = self._values[name].stored
+        return name if stored is None else stored.name
 
     def wrong_checksum(self) -> str | None:
         """What the checksum at the end of the file says is wrong, in a sentence, or None. Reads all of the file."""
@@ -198,10 +166,6 @@ class AprFile:
         stored = int.from_bytes(self._file.mapping[start : start + FOOTER_BYTES], "little")
         return None if stored == actual else f"its last 4 bytes say {stored:08x}, the others sum up to {actual:08x}"
 
-    def gguf_key(self, name: str) -> str:
-        """See ``Source.gguf_key``."""
-        return self._keys.gguf_key(name)
-
     # -- data ---------------------------------------------------------------------------------------------------------
 
     @property
@@ -210,48 +174,27 @@ class AprFile:
         return self._file.size
 
     def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
-        """See ``Source.tensor_bytes``; decoded to float32 where the file's own layout is none that kernels have."""
-        entry, packing = self._stored[tensor.name], self._packings.get(tensor.name)
-        if packing is None:
-            raw = self._file.view(entry.offset, entry.nbytes).reshape(-1, tensor.row_bytes)
-            return raw.copy() if entry.offset % _KERNELS_ALIGNMENT else raw
-        decoded = self._decoded.get(tensor.name)
-        if decoded is None:
-            decoded = np.empty(math.prod(tensor.dims), np.float32)
-            for start in range(0, decoded.size, _CHUNK):
-                part = decoded[start : start + _CHUNK]
-                part[:] = self._decode(entry, packing, start, part.size, mapped=True)
-            self._decoded[tensor.name] = decoded
-        return decoded.view(np.uint8).reshape(-1, tensor.row_bytes)
+        """See ``Source.tensor_bytes``; made in memory where the file has other bytes than GGUF would."""
+        value = self._values[tensor.name]
+        if value.stored is not None:
+            return value.make().reshape(-1, tensor.row_bytes)
+        if self._made is None or self._made[0] != tensor.name:
+            self._made = None  # its memory first
+            self._made = tensor.name, value.make()
+        return self._made[1].reshape(-1, tensor.row_bytes)
 
     def read(self, tensor: TensorInfo, start: int, into: npt.NDArray[np.uint8]) -> None:
-        """See ``Source.read``."""
-        entry, packing = self._stored[tensor.name], self._packings.get(tensor.name)
-        if packing is None:
-            self._file.read(entry.offset + start, into)
-            return
-        first, last = start // 4, -(-(start + into.size) // 4)
-        decoded = self._decode(entry, packing, first, last - first, mapped=False).view(np.uint8)
-        into.reshape(-1)[:] = decoded[start - 4 * first :][: into.size]
-
-    def _decode(self, entry: Entry, packing: Packing, first: int, count: int, *, mapped: bool) -> npt.NDArray[np.float32]:
-        """``count`` elements from the ``first`` on."""
-        unit, stop = first // packing.elements, -(-(first + count) // packing.elements)
-        head = self._raw(entry.offset, packing.head, mapped=mapped)
-        start = entry.offset + packing.head + unit * packing.nbytes
-        units = self._raw(start, (stop - unit) * packing.nbytes, mapped=mapped).reshape(-1, packing.nbytes)
-        skipped = first - unit * packing.elements
-        return np.ascontiguousarray(packing.decode(units, head)).reshape(-1)[skipped : skipped + count]
-
-    def _raw(self, offset: int, count: int, *, mapped: bool) -> npt.NDArray[np.uint8]:
-        if mapped:
-            return self._file.view(offset, count)
-        raw = np.empty(count, np.uint8)
-        self._file.read(offset, raw)
-        return raw
+        """See ``Source.read``. Tensors that are made come from the mapping."""
+        stored = self._values[tensor.name].stored
+        if stored is not None:
+            self._stored.read(stored, start, into)
+        else:
+            flat = into.reshape(-1)
+            flat[:] = self.tensor_bytes(tensor).reshape(-1)[start : start + len(flat)]
 
     def release(self) -> None:
         """See ``Source.release``."""
+        self._made = None
         self._file.release()
 
     def fingerprint(self) -> str:

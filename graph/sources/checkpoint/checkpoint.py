@@ -95,10 +95,6 @@ class Checkpoint:
         """The files with tensors."""
         return [Part(file.path, file.mapped.size, _beyond(file)) for file in self._files]
 
-    def gguf_key(self, name: str) -> str:
-        """Fields of config.json have no key of their own where several make one: ``ConfigMetadata`` takes their names."""
-        return name
-
     def wrong_checksum(self) -> None:
         """safetensors has no checksum."""
 

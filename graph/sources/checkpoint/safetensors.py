@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +31,21 @@ BITS = {
 }  # fmt: skip
 
 
+class TensorFile(Protocol):
+    """A file that tensors are stored in."""
+
+    path: Path
+    mapped: MappedFile
+
+    def bytes_of(self, tensor: StoredTensor) -> npt.NDArray[np.uint8]:
+        """The bytes of one of its tensors in the tensor's dtype."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a safetensors file. ``offset`` counts from the start of the file."""
+    """One tensor of a safetensors file, or of another. ``offset`` counts from the start of the file."""
 
-    file: SafetensorsFile
+    file: TensorFile
     name: str
     dtype: str
     dims: tuple[int, ...]

@@ -9,6 +9,7 @@
     trace.tensor("attn_scores", layer=0)            # a memory-mapped float32 array
     report = aprgraph.diff("trace-a", "trace-b")
     report.verdict, report.exit_code
+    aprgraph.compare_weights("a.gguf", "b.gguf").sentence    # are these the same model?
     aprgraph.Trace.write("theirs", {"layer0.attn_norm": array}, tokens=tokens)
     with aprgraph.capture.transformers(hf_model, "theirs"): ...
     aprgraph.register(MyFamily)                     # a model family of your own: docs/families.md
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from aprgraph.graph.tap_plan import Plan
     from aprgraph.runtime.check import check
     from aprgraph.runtime.trace.reader import Trace
+    from aprgraph.weights import compare_weights
 
 # In a checkout the folders graph, codegen and runtime lie beside this one, and Python finds this one first when it is started
 # there; the installed package has them inside.
@@ -45,6 +47,7 @@ __all__ = [
     "audit",
     "capture",
     "check",
+    "compare_weights",
     "diff",
     "families",
     "load",
@@ -57,6 +60,7 @@ _HOMES = {
     "Plan": "aprgraph.graph.tap_plan",
     "Trace": "aprgraph.runtime.trace.reader",
     "check": "aprgraph.runtime.check",
+    "compare_weights": "aprgraph.weights",
     "register": "aprgraph.graph.families",
 }
 

@@ -190,7 +190,7 @@ def weight_storage(weight: TensorType) -> tuple[str, tuple[int, ...]]:
     return "uint8", (*dims[:-1], fmt.row_bytes(dims[-1]))
 
 
-class _NumpyBlocks:
+class NumpyBlocks:
     """BlockReader over many blocks at once: values are [blocks, 1] or [blocks, RUN], reals in float64."""
 
     def __init__(self, fmt: BlockFormat, blocks: npt.NDArray[np.uint8]) -> None:
@@ -242,7 +242,7 @@ def decode_reference(fmt: BlockFormat, raw: npt.NDArray[np.uint8], shape: tuple[
         dtype = ml_dtypes.bfloat16 if fmt.fields[0].dtype == "bfloat16" else np.dtype(fmt.fields[0].dtype)
         plain: npt.NDArray[np.float64] = np.ascontiguousarray(raw).view(dtype).astype(np.float64)
         return plain.reshape(shape)
-    blocks = _NumpyBlocks(fmt, np.ascontiguousarray(raw).reshape(-1, fmt.block_bytes))
+    blocks = NumpyBlocks(fmt, np.ascontiguousarray(raw).reshape(-1, fmt.block_bytes))
     lane = np.arange(RUN)
     runs = [fmt.decode(blocks, first, lane) for first in range(0, fmt.elements, RUN)]
     decoded: npt.NDArray[np.float64] = np.concatenate(runs, axis=1)

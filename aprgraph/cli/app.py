@@ -24,6 +24,7 @@ from aprgraph.cli.models import models
 from aprgraph.cli.run import run
 from aprgraph.cli.stages import stages
 from aprgraph.cli.terminal import printable
+from aprgraph.cli.weights import weights
 from aprgraph.graph.errors import AprgraphError, GraphError
 from aprgraph.option_words import option_words
 
@@ -47,6 +48,7 @@ app = typer.Typer(
       aprgraph diff trace-a/ trace-b/               where do two traces first part?
       aprgraph audit trace-b/ --model model.gguf    where is one trace wrong?
       aprgraph graph model.gguf -o model.svg        draw it
+      aprgraph weights model.gguf other.gguf        are these two the same model?
     """,
 )
 app.command()(check)
@@ -59,6 +61,7 @@ app.command()(graph)
 app.command()(inspect)
 app.command()(stages)
 app.command()(models)
+app.command()(weights)
 app.command()(contracts)
 app.add_typer(cache_commands, name="cache")
 

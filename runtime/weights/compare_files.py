@@ -1,0 +1,62 @@
+"""Two model files compared tensor by tensor, and what they say beside the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aprgraph.graph.sources import Source, TensorInfo
+from aprgraph.runtime.weights.compare_tensor import Progress, compare_tensor
+from aprgraph.runtime.weights.finding import Status, TensorFinding
+from aprgraph.runtime.weights.metadata_differences import hyperparameter_differences, tokenizer_differences
+from aprgraph.runtime.weights.report import WeightsReport
+from aprgraph.runtime.weights.tensor_pair import TensorPair
+
+#: A head that a file lacks is the embedding table: the two are tied.
+_HEAD, _TABLE = "output.weight", "token_embd.weight"
+
+
+def compare_files(a: Source, b: Source, progress: Progress | None = None) -> WeightsReport:
+    """Whether two files are the same model; ``progress`` is called with the bytes of both that were read.
+
+    Tensors are taken in the order in which they lie in A, a piece at a time. Raises ModelFileError for a file that can
+    no longer be read.
+    """
+    findings = tuple(_findings(a, b, progress))
+    return WeightsReport(
+        (a.path, b.path),
+        (a.kind, b.kind),
+        findings,
+        tuple(hyperparameter_differences(a.metadata, b.metadata)),
+        tuple(tokenizer_differences(a.metadata, b.metadata)),
+    )
+
+
+def bytes_to_read(a: Source, b: Source) -> int:
+    """The bytes of the tensors of both, for a bar of progress."""
+    return sum(info.nbytes for side in (a, b) for info in side.tensors.values())
+
+
+def _findings(a: Source, b: Source, progress: Progress | None) -> Iterator[TensorFinding]:
+    for info in sorted(a.tensors.values(), key=lambda info: (info.part, info.offset)):
+        other = b.tensors.get(info.name)
+        if other is None and info.name == _HEAD:
+            other = b.tensors.get(_TABLE)
+        if other is None:
+            yield TensorFinding(info.name, Status.ONLY_A, (info.format.name, None), (info.dims, None), "missing", "B has no such tensor")
+        else:
+            yield compare_tensor(TensorPair(a, b, info, other), progress)
+    for info in b.tensors.values():
+        if info.name in a.tensors:
+            continue
+        table = a.tensors.get(_TABLE) if info.name == _HEAD else None
+        if table is None:
+            yield TensorFinding(info.name, Status.ONLY_B, (None, info.format.name), (None, info.dims), "missing", "A has no such tensor")
+        else:
+            yield _of_head(compare_tensor(TensorPair(a, b, table, info), progress), info)
+
+
+def _of_head(found: TensorFinding, head: TensorInfo) -> TensorFinding:
+    """What was found of A's table, which is its head as well."""
+    return TensorFinding(
+        head.name, found.status, found.formats, found.dims, found.kind, found.text, found.summary, found.measures, found.also
+    )

@@ -1,0 +1,137 @@
+"""Two tensors of one name: identical, the same up to rounding, or different, and by what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from aprgraph.graph.words import shape_text
+from aprgraph.runtime.weights.candidates import candidates, same_rows
+from aprgraph.runtime.weights.damage import damage_in_words
+from aprgraph.runtime.weights.finding import Status, TensorFinding
+from aprgraph.runtime.weights.fit import Fit, fits, measure
+from aprgraph.runtime.weights.low_rank import find_rank
+from aprgraph.runtime.weights.measures import Measures
+from aprgraph.runtime.weights.tensor_pair import TensorPair
+
+#: Called with the number of bytes of both files that were read since the last call.
+Progress = Callable[[int], None]
+#: Of so large a share of blocks, or of rows, one says that they are damaged.
+_DAMAGED = 0.1
+#: Where rounding may cost so much of a tensor, that it is within that says little.
+_TELLS_NOTHING = 0.9
+_BYTES_AT_ONCE = 1 << 20
+
+
+def compare_tensor(pair: TensorPair, progress: Progress | None = None) -> TensorFinding:
+    """Compare one tensor of two files. Raises ModelFileError for a file that can no longer be read."""
+    report = (lambda _: None) if progress is None else progress
+    if pair.a.format == pair.b.format and pair.a.has_dims(pair.b.dims) and _same_bytes(pair, report):
+        return _found(pair, Status.IDENTICAL)
+    report(pair.a.nbytes + pair.b.nbytes)
+    direct = measure(pair.rows_a, same_rows(pair)) if pair.a.has_dims(pair.b.dims) else None
+    if direct is not None:
+        if direct.is_exact:
+            return _found(pair, Status.IDENTICAL, measures=direct)
+        damaged = _changed_in_places(pair, direct)
+        if damaged is not None:
+            return damaged
+        if direct.is_rounding:
+            tells = direct.expected < _TELLS_NOTHING * max(direct.a_squares, direct.b_squares)
+            return _found(pair, Status.ROUNDED if tells else Status.UNTOLD, measures=direct)
+    return _explained(pair) or _unexplained(pair, direct)
+
+
+def _same_bytes(pair: TensorPair, report: Progress) -> bool:
+    buffers = [np.empty(min(_BYTES_AT_ONCE, pair.a.nbytes), np.uint8) for _ in range(2)]
+    for start in range(0, pair.a.nbytes, _BYTES_AT_ONCE):
+        parts = [buffer[: min(_BYTES_AT_ONCE, pair.a.nbytes - start)] for buffer in buffers]
+        pair.file_a.read(pair.a, start, parts[0])
+        pair.file_b.read(pair.b, start, parts[1])
+        if not np.array_equal(parts[0], parts[1]):
+            return False
+        report(2 * parts[0].size)
+    return True
+
+
+def _changed_in_places(pair: TensorPair, direct: Measures) -> TensorFinding | None:
+    """The finding where blocks of one format differ in some places and nowhere else: no other quantiser does that."""
+    if pair.a.format != pair.b.format or pair.a.format.is_plain or direct.unequal_units > _DAMAGED * direct.units:
+        return None
+    if any(fits(pair.rows_a, fit) for fit, _ in candidates(pair) if fit.kind != "same"):
+        return None
+    return _damaged(pair, measure(pair.rows_a, same_rows(pair), exact=True))
+
+
+def _explained(pair: TensorPair) -> TensorFinding | None:
+    """The first explanation that holds; of a vector, which has few elements, also what holds beside it."""
+    held: list[tuple[Fit, Measures]] = []
+    for fit, may_have_factor in candidates(pair):
+        found = fits(pair.rows_a, fit, with_factor=may_have_factor)
+        if found is not None and not (held and found[0].factor != 1 and found[0].kind != "same"):
+            held.append(found)
+            if not pair.is_vector:
+                break
+    if not held:
+        return None
+    fit, measures = held[0]
+    kind, text, summary = _in_words(fit)
+    also = tuple(_in_words(other)[1] for other, _ in held[1:] if other.kind in ("same", "norm-plus-one"))
+    return _found(pair, Status.TRANSFORMED, kind=kind, text=text, summary=summary, measures=measures, also=also)
+
+
+def _in_words(fit: Fit) -> tuple[str, str, str]:
+    factor = f"A is {fit.factor:.6g} times B"
+    if fit.kind == "same":
+        return "factor", factor, factor
+    if fit.factor != 1:
+        return fit.kind, f"{fit.text}, and {factor}", f"{fit.summary}, and {factor}"
+    return fit.kind, fit.text, fit.summary
+
+
+def _unexplained(pair: TensorPair, direct: Measures | None) -> TensorFinding:
+    if direct is None:
+        return _of_other_dims(pair)
+    few = direct.bad_units <= _DAMAGED * direct.units or len(direct.bad_rows) <= _DAMAGED * pair.rows_a.count
+    if direct.bad_units and few and direct.is_rounding_on_the_whole:
+        return _damaged(pair, direct)
+    ranked = None if pair.is_vector or any(direct.not_finite) else find_rank(pair.rows_a, pair.rows_b)
+    if ranked is not None:
+        text = f"the difference has rank {ranked[0]}, as an adapter (LoRA) that was merged"
+        return _found(pair, Status.TRANSFORMED, kind="low-rank", text=text, summary=text, measures=ranked[1])
+    return _found(pair, Status.DIFFERENT, text="different, by no transform that is known here", measures=direct)
+
+
+def _of_other_dims(pair: TensorPair) -> TensorFinding:
+    """Rows that one side has more of, as a padded vocabulary has; or shapes that have nothing to do with each other."""
+    a, b = pair.rows_a, pair.rows_b
+    shapes = f"{shape_text(pair.a.dims)} in A, {shape_text(pair.b.dims)} in B"
+    if a.columns == b.columns and len(pair.a.dims) == len(pair.b.dims):
+        common = min(a.count, b.count)
+        found = measure(a, same_rows(pair), count=common)
+        if found.is_rounding:
+            more, side = abs(a.count - b.count), "A" if a.count > b.count else "B"
+            text = f"{side} has {more:,} rows more at the end; the first {common:,} are the same"
+            return _found(pair, Status.TRANSFORMED, kind="more-rows", text=text, summary=text, measures=found)
+    return _found(pair, Status.DIFFERENT, kind="shape", text=f"of other dimensions: {shapes}", summary="of other dimensions")
+
+
+def _damaged(pair: TensorPair, direct: Measures) -> TensorFinding:
+    return _found(
+        pair, Status.DAMAGED, kind="damaged", text=damage_in_words(pair, direct), summary="some of it is damaged", measures=direct
+    )
+
+
+def _found(
+    pair: TensorPair,
+    status: Status,
+    *,
+    kind: str = "",
+    text: str = "",
+    summary: str = "",
+    measures: Measures | None = None,
+    also: tuple[str, ...] = (),
+) -> TensorFinding:
+    formats, dims = (pair.a.format.name, pair.b.format.name), (pair.a.dims, pair.b.dims)
+    return TensorFinding(pair.name, status, formats, dims, kind, text, summary or text, measures, also)

@@ -1,0 +1,190 @@
+"""How far two tensors are apart, and whether rounding explains it: sums over all elements, and blocks where it does not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.runtime.weights.rounding import Decoded
+
+#: Elements that are judged together where neither side has blocks.
+_USUAL_UNIT = 32
+#: An error that is uniform within a radius has a third of its square as its mean square.
+_UNIFORM = 1 / 3
+#: What all of a tensor's elements together may differ by, as a multiple of what rounding is expected to cost: ggml's quantisers are
+#: between 0.04 and 1.02 of it, whatever the distribution of the weights, with an importance matrix and without.
+_MOST = 2.0
+#: A factor between the two is one if it explains this share of the error; rounding shrinks a tensor by up to a fifth of its own error.
+_OF_FACTOR = 0.25
+#: In a few elements that is chance: so many standard deviations of it are not.
+_CHANCE = 36
+#: A quantiser that weighs elements by importance may leave a block's inner elements so many times the square of half a gap.
+_WEIGHED = 2.0
+
+
+@dataclass
+class Measures:
+    """Sums over elements a of A and b of B in float64, and the units (some elements of a row) where rounding cannot explain a - b.
+
+    ``expected`` is the sum of squares that rounding is expected to cost, ``good_error`` what it did in units that are not bad.
+    ``in_blocks``: a side has blocks, whose limits say little of one element. ``bad_rows`` counts bad units by row.
+    """
+
+    elements: int = 0
+    error: float = 0.0
+    good_error: float = 0.0
+    in_blocks: bool = False
+    expected: float = 0.0
+    a_squares: float = 0.0
+    b_squares: float = 0.0
+    products: float = 0.0
+    largest: float = 0.0
+    units: int = 0
+    bad_units: int = 0
+    unequal_units: int = 0
+    #: Elements of A and of B that are NaN or infinite.
+    not_finite: tuple[int, int] = (0, 0)
+    bad_rows: dict[int, int] = field(default_factory=dict)
+    bad_spans: list[tuple[int, int, int]] = field(default_factory=list)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all elements are equal."""
+        return self.error == 0 and not self.bad_units
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether rounding explains all of the difference."""
+        return not self.bad_units and self.is_rounding_on_the_whole
+
+    @property
+    def is_rounding_on_the_whole(self) -> bool:
+        """Whether it explains the sum of it over all units that are not bad, and no factor does better.
+
+        What is rounded element by element is judged so, too: a norm may hold one value, and err in one direction.
+        """
+        return not self.in_blocks or (self.good_error <= _MOST * self.expected and (self.bad_units > 0 or not self._has_factor))
+
+    @property
+    def slope(self) -> float:
+        """The factor by which B is multiplied to be A, in the sense of least squares; 0 where B is 0."""
+        return self.products / self.b_squares if self.b_squares else 0.0
+
+    @property
+    def _has_factor(self) -> bool:
+        if not self.error or self.expected >= self.b_squares:
+            return False
+        explained = (self.slope - 1) ** 2 * self.b_squares
+        return explained > max(self.error, self.expected) * max(_OF_FACTOR, _CHANCE / max(1, self.elements))
+
+    @property
+    def nmse(self) -> float:
+        """Σ (a - b)² / Σ a²; infinite if A is 0 and B is not."""
+        return self.error / self.a_squares if self.a_squares else math.inf if self.error else 0.0
+
+    @property
+    def cosine(self) -> float:
+        """The cosine between the two as vectors."""
+        size = math.sqrt(self.a_squares) * math.sqrt(self.b_squares)
+        return self.products / size if size else float(self.a_squares == self.b_squares)
+
+    def add(
+        self,
+        rows: npt.NDArray[np.int64],
+        a: Decoded,
+        b: Decoded,
+        unit: int,
+        factor: float = 1.0,
+        offset: float = 0.0,
+        *,
+        exact: bool = False,
+    ) -> None:
+        """Take in the rows of these numbers; B's values are multiplied by ``factor`` and ``offset`` is added.
+
+        ``exact``: every unit that is not equal is bad.
+        """
+        columns = a.values.shape[1]
+        self.in_blocks |= unit > 1
+        unit = max(unit, _USUAL_UNIT)
+        if columns % unit:
+            unit = columns
+        theirs: npt.NDArray[np.float32] = b.values
+        spread: npt.NDArray[np.float32] = b.radius
+        if factor != 1 or offset:
+            theirs = (theirs * np.float32(factor) + np.float32(offset)).astype(np.float32)
+            # Whoever applied these rounded once more.
+            spread = (spread * np.float32(abs(factor)) + np.abs(theirs) * np.float32(2.0**-23)).astype(np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            delta = a.values - theirs
+            squares = _sums(np.square(delta), unit)
+            energy_a, energy_b = _sums(np.square(a.values), unit), _sums(np.square(theirs), unit)
+            limit = _sums(np.square(a.radius + spread), unit)
+            bad = ~(squares <= limit)
+        self.unequal_units += int(np.count_nonzero(squares))
+        if exact:
+            bad = squares != 0
+        elif bad.any():
+            bad &= _is_bad(delta, a, b, spread, np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * np.float32(0.5), unit)
+        if bad.any():
+            self._note_bad(rows, bad, unit)
+        finite = np.isfinite(squares)
+        self.elements += delta.size
+        self.units += bad.size
+        self.error += float(squares[finite].sum(dtype=np.float64))
+        self.good_error += float(squares[finite & ~bad].sum(dtype=np.float64))
+        self.expected += _UNIFORM * float(np.square(a.radius, dtype=np.float64).sum(where=np.isfinite(a.radius)))
+        self.expected += _UNIFORM * float(np.square(spread, dtype=np.float64).sum(where=np.isfinite(spread)))
+        self.a_squares += float(energy_a[finite].sum(dtype=np.float64))
+        self.b_squares += float(energy_b[finite].sum(dtype=np.float64))
+        if not finite.all():
+            self.not_finite = (
+                self.not_finite[0] + int((~np.isfinite(a.values)).sum()),
+                self.not_finite[1] + int((~np.isfinite(theirs)).sum()),
+            )
+            both = np.isfinite(a.values) & np.isfinite(theirs)
+            self.products += float(np.einsum("ij,ij->", np.where(both, a.values, 0), np.where(both, theirs, 0), dtype=np.float64))
+            self.largest = max(self.largest, float(np.abs(delta[both]).max(initial=0)))
+        else:
+            self.products += float(np.einsum("ij,ij->", a.values, theirs, dtype=np.float64))
+            self.largest = max(self.largest, float(delta.max()), -float(delta.min()))
+
+    def _note_bad(self, rows: npt.NDArray[np.int64], bad: npt.NDArray[np.bool_], unit: int) -> None:
+        counts = bad.sum(axis=1)
+        self.bad_units += int(counts.sum())
+        for row in np.flatnonzero(counts).tolist():
+            self.bad_rows[int(rows[row])] = int(counts[row])
+        for row, at in np.argwhere(bad)[: max(0, _SPANS - len(self.bad_spans))].tolist():
+            self.bad_spans.append((int(rows[row]), at * unit, (at + 1) * unit))
+
+
+#: Places of bad units that are kept.
+_SPANS = 64
+
+
+def _sums(squares: npt.NDArray[np.float32], unit: int) -> npt.NDArray[np.float32]:
+    """The sum over each unit: [rows, units]."""
+    found: npt.NDArray[np.float32] = squares.reshape(len(squares), -1, unit).sum(axis=2)
+    return found
+
+
+def _is_bad(
+    delta: npt.NDArray[np.float32], a: Decoded, b: Decoded, spread: npt.NDArray[np.float32], energy: npt.NDArray[np.float32], unit: int
+) -> npt.NDArray[np.bool_]:
+    """Whether units are bad for other reasons than that their outermost elements were cut off.
+
+    That leaves no more than the energy of the float weights; two blocks that have nothing to do with each other differ by
+    the sum of their energies.
+    """
+    inner = np.ones(delta.shape, np.bool_)
+    for side in (a, b):
+        if side.outer is not None:
+            inner &= ~side.outer
+    with np.errstate(invalid="ignore", over="ignore"):
+        squares = np.square(delta)
+        inside = _sums(np.where(inner, squares, 0), unit)
+        bad = ~(inside <= _WEIGHED * _sums(np.where(inner, np.square(a.radius + spread), 0), unit)) | ~(_sums(squares, unit) <= energy)
+    found: npt.NDArray[np.bool_] = bad
+    return found

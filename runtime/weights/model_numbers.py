@@ -1,0 +1,28 @@
+"""The numbers of a model that its transforms depend on: how many heads, and how much of each RoPE turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from aprgraph.graph.metadata import ArrayValue
+from aprgraph.graph.sources import Source
+
+
+def head_counts(files: Sequence[Source]) -> list[int]:
+    """The numbers of heads that the files name, of queries and of keys, each once."""
+    return list(dict.fromkeys(_integers(files, "attention.head_count", "attention.head_count_kv")))
+
+
+def turned_sizes(files: Sequence[Source]) -> list[int]:
+    """How many elements of a head RoPE turns, as the files say."""
+    return list(dict.fromkeys(_integers(files, "rope.dimension_count")))
+
+
+def _integers(files: Sequence[Source], *names: str) -> Iterator[int]:
+    for file in files:
+        architecture = file.metadata.get("general.architecture")
+        for name in names:
+            value = file.metadata.get(f"{architecture}.{name}")
+            for number in value.values() if isinstance(value, ArrayValue) else [value]:
+                if isinstance(number, int) and not isinstance(number, bool) and number > 0:
+                    yield number

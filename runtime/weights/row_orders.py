@@ -1,0 +1,187 @@
+"""Orders of rows that conversions make, and mistake: heads for RoPE, gate and up, and rows of any matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.words import counted
+from aprgraph.runtime.weights.fit import Fit
+from aprgraph.runtime.weights.model_numbers import head_counts, turned_sizes
+from aprgraph.runtime.weights.rows import Index, Rows, pieces
+from aprgraph.runtime.weights.tensor_pair import TensorPair, rows_of
+
+_ROTATED = ("attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias", "attn_q_norm.weight", "attn_k_norm.weight")
+_FUSED = ("attn_qkv.weight", "attn_qkv.bias")
+#: Matrices of more rows are not looked for row by row.
+_MOST_ROWS = 1 << 15
+#: Random directions by which rows are told apart, and how alike (as a cosine in them) two must be.
+_DIRECTIONS, _ALIKE = 64, 0.85
+_NAMED = 4
+
+
+def head_orders(pair: TensorPair) -> Iterator[Fit]:
+    """The rows of each head of q and k: RoPE turns neighbours (0, 1), (2, 3) … on one side and halves (0, D/2) … on the other."""
+    files = (pair.file_a, pair.file_b)
+    heads = [*head_counts(files), 1] if pair.slot in _ROTATED + _FUSED else []
+    rows = pair.rows_a.count
+    for count in dict.fromkeys(heads):
+        for rotated, all_heads in _rotated_heads(pair.slot, count, heads):
+            size = rows // all_heads
+            if rows % all_heads or size < 4:
+                continue
+            for turned in dict.fromkeys([size, *turned_sizes(files)]):
+                if turned % 2 or not 4 <= turned <= size:
+                    continue
+                for a_order, order in (("neighbours", _to_halves(turned)), ("halves", _to_neighbours(turned))):
+                    within = np.arange(size)
+                    within[:turned] = order
+                    whole = np.arange(rows)
+                    whole[: rotated * size] = (np.arange(rotated)[:, None] * size + within).reshape(-1)
+                    b_order = "halves" if a_order == "neighbours" else "neighbours"
+                    text = (
+                        f"the rows of each of {counted(rotated, 'head')} are permuted as for RoPE: A pairs {a_order}, B {b_order}"
+                        f"{'' if turned == size else f' in the first {turned} of {size}'}"
+                    )
+                    short = f"the rows of each head are permuted as for RoPE (A pairs {a_order}, B {b_order})"
+                    yield _permuted("head-rows", text, pair, whole, short if count in _own_heads(pair, size) else text)
+
+
+def _own_heads(pair: TensorPair, size: int) -> set[int]:
+    """The count of heads that a tensor has by its rows, where all files agree on it: then it need not be said."""
+    return {pair.rows_a.count // size} if pair.slot in _ROTATED else set()
+
+
+def _rotated_heads(slot: str, count: int, heads: list[int]) -> Iterator[tuple[int, int]]:
+    """How many heads come first that are turned, and of how many."""
+    if slot in _FUSED:
+        yield from ((count + keys, count + 2 * keys) for keys in dict.fromkeys(heads) if keys <= count)
+    else:
+        yield count, count
+
+
+def _to_halves(size: int) -> npt.NDArray[np.int64]:
+    """By the row of a head whose pairs are neighbours, the row in halves."""
+    return np.arange(size).reshape(2, size // 2).T.reshape(-1)
+
+
+def _to_neighbours(size: int) -> npt.NDArray[np.int64]:
+    return np.arange(size).reshape(size // 2, 2).T.reshape(-1)
+
+
+def _permuted(kind: str, text: str, pair: TensorPair, order: Index, slot_text: str = "") -> Fit:
+    return Fit(kind, text, pair.rows_b, order.__getitem__, slot_text=slot_text)
+
+
+def gate_and_up_orders(pair: TensorPair) -> Iterator[Fit]:
+    """Gate and up swapped, or interleaved row by row on one side: as two tensors, or as one."""
+    pair_of = {"ffn_gate": "ffn_up", "ffn_up": "ffn_gate", "ffn_gate_exps": "ffn_up_exps", "ffn_up_exps": "ffn_gate_exps",
+               "ffn_gate_shexp": "ffn_up_shexp", "ffn_up_shexp": "ffn_gate_shexp"}  # fmt: skip
+    stem, _, what = pair.slot.partition(".")
+    partner = pair.other(f"{pair_of[stem]}.{what}") if stem in pair_of else None
+    rows = pair.matrix_rows
+    if partner is not None:
+        yield Fit("gate-and-up-swapped", "gate and up are swapped", rows_of(pair.file_b, partner))
+        is_gate = "gate" in stem
+        both = rows_of(pair.file_b, *((pair.b, partner) if is_gate else (partner, pair.b)))
+        yield from _interleaved(pair, both, rows, is_gate=is_gate)
+    elif stem in ("ffn_up", "ffn_gate_up_exps") and rows % 2 == 0:
+        half = rows // 2
+        one = np.arange(rows)
+        for kind, text, order in (
+            ("gate-and-up-swapped", "the halves, gate and up, are swapped", np.roll(one, half)),
+            ("gate-and-up-interleaved", "gate and up are interleaved row by row in A, one after the other in B", _to_halves(rows)),
+            ("gate-and-up-interleaved", "gate and up are interleaved row by row in B, one after the other in A", _to_neighbours(rows)),
+        ):
+            yield Fit(kind, text, pair.rows_b, _in_each_matrix(order))
+
+
+def _in_each_matrix(order: Index) -> _Mapped:
+    return _Mapped(order, len(order))
+
+
+class _Mapped:
+    """Applies an order within each matrix of experts."""
+
+    def __init__(self, order: Index, size: int) -> None:
+        self._order, self._size = order, size
+
+    def __call__(self, rows: Index) -> Index:
+        return rows // self._size * self._size + self._order[rows % self._size]
+
+
+def _interleaved(pair: TensorPair, both: Rows, rows: int, *, is_gate: bool) -> Iterator[Fit]:
+    """``both``: all of gate, then all of up. A cut one matrix into two: by halves where B took every other row, or the reverse."""
+    all_rows = pair.rows_a.count
+    first = 0 if is_gate else rows
+
+    def halves_of_interleaved(numbers: Index) -> Index:
+        matrix, row = numbers // rows, numbers % rows + first
+        return row % 2 * all_rows + matrix * rows + row // 2
+
+    def every_other_of_halves(numbers: Index) -> Index:
+        matrix, row = numbers // rows, numbers % rows * 2 + (0 if is_gate else 1)
+        return row // rows * all_rows + matrix * rows + row % rows
+
+    text = "gate and up are mixed: {} took the halves of a matrix from which {} took every other row"
+    yield Fit("gate-and-up-interleaved", text.format("A", "B"), both, halves_of_interleaved)
+    yield Fit("gate-and-up-interleaved", text.format("B", "A"), both, every_other_of_halves)
+
+
+def experts_in_another_order(pair: TensorPair) -> Iterator[Fit]:
+    """Whole experts exchanged: found by a few rows of each."""
+    if len(pair.a.dims) != 3 or pair.a.dims[0] < 2:
+        return
+    experts, rows = pair.a.dims[0], pair.a.dims[1]
+    some = np.unique(np.linspace(0, rows - 1, min(rows, 4)).astype(np.int64))
+    numbers = (np.arange(experts)[:, None] * rows + some).reshape(-1)
+    features = [side.fetch(numbers).values.reshape(experts, -1) for side in (pair.rows_a, pair.rows_b)]
+    order = _matched(*features)
+    if order is not None:
+        text = "the experts are in another order" + _moves(order, "expert")
+        yield Fit("expert-order", text, pair.rows_b, lambda numbers: order[numbers // rows] * rows + numbers % rows)
+
+
+def rows_in_another_order(pair: TensorPair) -> Iterator[Fit]:
+    """Any order of the rows: each row of A is looked for among those of B by its product with random directions."""
+    if pair.rows_a.count > _MOST_ROWS or pair.rows_b.count != pair.rows_a.count or pair.is_vector or pair.rows_a.count < 2:
+        return
+    columns = pair.rows_a.columns
+    directions = np.random.default_rng(0).standard_normal((columns, _DIRECTIONS)).astype(np.float32)
+    sides = [
+        np.concatenate([side.fetch(piece).values @ directions for piece in pieces(side.count, columns)])
+        for side in (pair.rows_a, pair.rows_b)
+    ]
+    order = _matched(*sides)
+    if order is not None:
+        yield _permuted("row-order", "the rows are in another order" + _moves(order, "row"), pair, order, "the rows are in another order")
+
+
+def _matched(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> Index | None:
+    """By each of ``a`` which of ``b`` is like it; None if one has none, two have the same, or all are where they were."""
+    sizes = [np.sqrt(np.square(side).sum(axis=1, keepdims=True)) for side in (a, b)]
+    if not all(np.isfinite(size).all() for size in sizes):
+        return None
+    a, b = (side / np.maximum(size, 1e-30) for side, size in zip((a, b), sizes, strict=True))
+    order = np.empty(len(a), np.int64)
+    for start in range(0, len(a), 1024):
+        alike = a[start : start + 1024] @ b.T
+        best = alike.argmax(axis=1)
+        same = np.arange(start, start + len(best))
+        stay = alike[np.arange(len(best)), same] >= alike[np.arange(len(best)), best] - 1e-6
+        order[start : start + len(best)] = np.where(stay, same, best)
+        if start == 0 and np.mean(alike.max(axis=1) > _ALIKE) < _ALIKE:
+            return None
+    if len(np.unique(order)) < len(order) or (order == np.arange(len(order))).all():
+        return None
+    return order
+
+
+def _moves(order: Index, noun: str) -> str:
+    """``: A's rows 3 and 7 are B's 7 and 3``."""
+    moved = np.flatnonzero(order != np.arange(len(order)))
+    shown = ", ".join(f"{row} is B's {order[row]}" for row in moved[:_NAMED].tolist())
+    more = f" and so on, {counted(len(moved), noun)} in all" if len(moved) > _NAMED else ""
+    return f": A's {noun} {shown}{more}"

@@ -1,0 +1,113 @@
+"""Rows of tensors of a model file, read and decoded a piece at a time: as they lie, stacked, and transposed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.sources import Source, TensorInfo
+from aprgraph.runtime.weights.rounding import Decoded, decode_rows
+
+Index = npt.NDArray[np.int64]
+
+#: Elements that are decoded in one go: they and what is made of them take some 10 MB.
+AT_ONCE = 1 << 19
+
+
+class Rows(Protocol):
+    """Rows of ``columns`` elements, ``count`` of them; ``unit`` columns are rounded together, 1 if each is by itself."""
+
+    count: int
+    columns: int
+    unit: int
+
+    def fetch(self, rows: Index) -> Decoded:
+        """The rows of these numbers, decoded. Raises ModelFileError."""
+
+
+class StackedRows:
+    """The rows of tensors of one file, one tensor after the other; of experts, the rows of all. A vector is one row."""
+
+    def __init__(self, file: Source, tensors: Sequence[TensorInfo]) -> None:
+        self._file, self.tensors = file, tuple(tensors)
+        self.columns = tensors[0].dims[-1]
+        self.unit = max(info.format.elements for info in tensors)
+        counts = [math.prod(info.dims[:-1]) for info in tensors]
+        self._ends = np.cumsum(counts)
+        self.count = int(self._ends[-1])
+
+    def raw(self, start: int, into: npt.NDArray[np.uint8]) -> None:
+        """Fill ``into`` u8 [rows, bytes of a row] with the first tensor's rows from ``start`` on, undecoded."""
+        self._file.read(self.tensors[0], start * self.tensors[0].row_bytes, into)
+
+    def fetch(self, rows: Index) -> Decoded:
+        if len(self.tensors) == 1:
+            return self._fetch(self.tensors[0], rows)
+        owners = np.searchsorted(self._ends, rows, side="right")
+        shape = (len(rows), self.columns)
+        values, radius, outer = np.empty(shape, np.float32), np.empty(shape, np.float32), np.zeros(shape, np.bool_)
+        for owner in np.unique(owners):
+            here = owners == owner
+            start = int(self._ends[owner - 1]) if owner else 0
+            part = self._fetch(self.tensors[owner], rows[here] - start)
+            values[here], radius[here] = part.values, part.radius
+            if part.outer is not None:
+                outer[here] = part.outer
+        return Decoded(values, radius, outer)
+
+    def _fetch(self, info: TensorInfo, rows: Index) -> Decoded:
+        raw = np.empty((len(rows), info.row_bytes), np.uint8)
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
+            if stop > start:
+                self._file.read(info, int(rows[start]) * info.row_bytes, raw[start:stop])
+        return decode_rows(info.format, raw, self.columns)
+
+
+class TransposedRows:
+    """The columns of a tensor's matrices as rows: of [R, C], C rows; of experts [X, R, C], X times C rows."""
+
+    unit = 1
+
+    def __init__(self, file: Source, info: TensorInfo) -> None:
+        self._file, self._info = file, info
+        self.columns = info.dims[-2]
+        self.count = math.prod(info.dims[:-2]) * info.dims[-1]
+
+    def fetch(self, rows: Index) -> Decoded:
+        info, step = self._info, self._info.format.elements
+        width = info.dims[-1]
+        raw = self._file.tensor_bytes(info).reshape(-1, info.dims[-2], info.row_bytes)
+        values = np.empty((len(rows), self.columns), np.float32)
+        radius, outer = np.empty_like(values), np.zeros(values.shape, np.bool_)
+        for matrix in np.unique(rows // width):
+            here = rows // width == matrix
+            columns = rows[here] % width
+            blocks = np.unique(columns // step)
+            for start, stop in _runs(blocks):
+                inside = here & (rows // width == matrix) & (rows % width // step >= start) & (rows % width // step < stop)
+                bytes_ = raw[matrix, :, start * info.format.block_bytes : stop * info.format.block_bytes]
+                part = decode_rows(info.format, np.ascontiguousarray(bytes_), (stop - start) * step)
+                at = rows[inside] % width - start * step
+                values[inside], radius[inside] = part.values.T[at], part.radius.T[at]
+                if part.outer is not None:
+                    outer[inside] = part.outer.T[at]
+        self._file.release()
+        return Decoded(values, radius, outer)
+
+
+def _runs(numbers: Index) -> Iterator[tuple[int, int]]:
+    """The runs of ascending numbers: first and end."""
+    for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
+        yield int(run[0]), int(run[-1]) + 1
+
+
+def pieces(count: int, columns: int) -> Iterator[Index]:
+    """Row numbers, as many as are decoded in one go."""
+    step = max(1, AT_ONCE // columns)
+    for start in range(0, count, step):
+        yield np.arange(start, min(start + step, count))

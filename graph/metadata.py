@@ -60,6 +60,11 @@ class Metadata(Mapping[str, object]):
     #: What helps where a key is missing.
     remedy = "the conversion was incomplete: convert the model again"
 
+    @property
+    def no_tokenizer(self) -> str | None:
+        """Where such a file may well have no tokenizer: what to say of one that has none, with what else helps than token ids."""
+        return None
+
     def __init__(self, path: Path, values: Mapping[str, object]) -> None:
         self.path = path
         self._values = dict(values)

@@ -33,10 +33,8 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
     """
     if metadata in _LOADED:
         return _LOADED[metadata]
-    if metadata.dialect == "hf" and MODEL_KEY not in metadata:
-        raise UnsupportedModelError(
-            f"{metadata.path.parent}: has no tokenizer.json that can be read; download it, or give the prompt as token ids with ", TOKENS
-        )
+    if MODEL_KEY not in metadata and metadata.no_tokenizer is not None:
+        raise UnsupportedModelError(metadata.no_tokenizer, "give the prompt as token ids with ", TOKENS)
     kind = metadata.text(MODEL_KEY)
     if kind == "huggingface":
         _LOADED[metadata] = HuggingFaceTokenizer(metadata, read_vocabulary(metadata))

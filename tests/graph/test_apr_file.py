@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from gguf import GGMLQuantizationType
 
-from aprgraph.graph.errors import ModelError
+from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.sources import open_source
 from aprgraph.runtime.tokenizer import load_tokenizer
@@ -210,6 +210,24 @@ def test_the_tokenizer_is_that_of_the_gguf_file(tmp_path: Path, name: str) -> No
     assert ours.encode(text) == theirs.encode(text)
     assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text))
     assert (ours.bos_id, ours.eos_ids) == (theirs.bos_id, theirs.eos_ids)
+
+
+@pytest.mark.contract("FILE-APR-4")
+def test_a_tokenizer_that_came_with_safetensors(tmp_path: Path) -> None:
+    """It has another name for its kind, and no types of tokens."""
+    path, file = tmp_path / "v.apr", from_gguf(GOLDEN / "byte_pair.gguf")
+    file.metadata["tokenizer.model_type"] = "BPE"
+    for name in ("tokenizer.model", "tokenizer.token_type"):
+        del file.metadata[name]
+    path.write_bytes(file.pack())
+    opened = open_source(path)
+    text = "What is 2+2? Größe"
+    assert load_tokenizer(opened.metadata).encode(text) == load_tokenizer(open_source(GOLDEN / "byte_pair.gguf").metadata).encode(text)
+    assert any("its tokens have no types" in notice for notice in opened.notices)
+    del file.metadata["tokenizer.pre_type"]
+    path.write_bytes(file.pack())
+    with pytest.raises(UnsupportedModelError, match="has no tokenizer whose kind .*give the prompt as token ids"):
+        load_tokenizer(open_source(path).metadata)
 
 
 @pytest.mark.contract("FILE-APR-4")

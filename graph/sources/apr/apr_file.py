@@ -141,6 +141,8 @@ class AprFile:
         doubles = [name for name, packing in packings.items() if packing.name == "F64"]
         if doubles:
             yield f"{listed(doubles, _NAMED)} of F64 are rounded to float32"
+        if "tokenizer.ggml.tokens" in self.metadata and "tokenizer.ggml.token_type" not in self.metadata:
+            yield "its tokens have no types: special tokens that are written in a prompt are taken for text"
         if self._layout.footer_of(self._end) is None:
             yield "the file has no checksum at its end, as old .apr files do not"
         if self.metadata.dialect == "hf" and (family := find_family(self.metadata)).pairing != family.hf_pairing:

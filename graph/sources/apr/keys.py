@@ -81,12 +81,19 @@ class AprMetadata(Metadata):
         for name, key, value in self._translated(path):
             if key not in values:
                 values[key], self._own_names[key] = value, name
+        if str(written.get("tokenizer.model_type")).lower() == "bpe" and "tokenizer.ggml.pre" in values:
+            values.setdefault("tokenizer.ggml.model", "gpt2")
         super().__init__(path, {**values, **self._overrides})
 
     @property
     def expert_count(self) -> object:
         """How many experts the file says that there are, if it does."""
         return self.get(f"{self._prefix}.expert_count")
+
+    @property
+    def no_tokenizer(self) -> str:
+        """See ``Metadata.no_tokenizer``."""
+        return f"{self.path}: has no tokenizer whose kind and way of splitting words it names (tokenizer.model, tokenizer.pre_type); "
 
     def own_name(self, key: str) -> str:
         """What the file calls ``key``, or would call it."""

@@ -57,6 +57,11 @@ class ConfigMetadata(Metadata):
         super().__init__(where, {**more, **translated.values, **(overrides or {})})
         self.factors, self._fields, self.notices = translated.factors, translated.fields, translated.notices
 
+    @property
+    def no_tokenizer(self) -> str:
+        """See ``Metadata.no_tokenizer``."""
+        return f"{self.path.parent}: has no tokenizer.json that can be read; download it, or "
+
     def own_name(self, key: str) -> str:
         """The field of config.json that says ``key``, perhaps with those that it lies in."""
         return self._fields.get(key) or _declared_fields(self.family).get(key, key)

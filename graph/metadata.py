@@ -91,6 +91,10 @@ class Metadata(Mapping[str, object]):
         """What the file itself calls ``key``."""
         return key
 
+    def own_tensor(self, name: str) -> str:
+        """What the file itself would call the tensor ``name``, as far as that is known."""
+        return name
+
     def described(self, key: str) -> str:
         """What messages call ``key``."""
         return f"metadata key {key!r}"

@@ -140,13 +140,18 @@ class Model:
         info = self.file.tensors.get(name)
         if info is None:
             expected = f" of {' x '.join(map(str, dims))}" if dims else ""
-            raise ModelError(f"{self.path}: tensor {name!r}{expected} is missing; {self.file.incomplete}")
+            raise ModelError(f"{self.path}: tensor {self._named(name)}{expected} is missing; {self.file.incomplete}")
         if dims is not None and not info.has_dims(dims):
             raise ModelError(
-                f"{self.path}: tensor {name!r} is {' x '.join(map(str, info.dims))}, expected {' x '.join(map(str, dims))} "
+                f"{self.path}: tensor {self._named(name)} is {' x '.join(map(str, info.dims))}, expected {' x '.join(map(str, dims))} "
                 f"from the metadata (outermost dimension first)"
             )
         return info
+
+    def _named(self, name: str) -> str:
+        """A tensor, and what the file itself calls it."""
+        own = self.metadata.own_tensor(name)
+        return repr(name) if own == name else f"{name!r} ({own} in the file)"
 
     def lacks(self, names: Sequence[str], beside: str) -> None:
         """Raise ModelError: the tensors ``names`` are missing, but ``beside``, which goes with them, is there."""

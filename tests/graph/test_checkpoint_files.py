@@ -15,6 +15,7 @@ from aprgraph.graph.errors import AprgraphError, ModelError, ModelFileError, Uns
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.checkpoint.room import require_room
 from tests.support.checkpoints import write_checkpoint
 
 _EXPECTED = (ModelFileError, ModelError, UnsupportedModelError)
@@ -144,8 +145,9 @@ def test_tensors_that_are_missing_doubled_or_have_no_place(tmp_path: Path) -> No
     assert "expected what 'model.layers.1.mlp.experts.0.up_proj.weight' is" in said(
         lambda some: some.update({expert: (some[expert][0], some[expert][1][::-1], some[expert][2])})
     )
-    assert "tensor 'blk.0.attn_norm.weight' of 24 is missing; the checkpoint is incomplete" in said(
-        lambda some: some.pop("model.layers.0.input_layernorm.weight")
+    assert (
+        "tensor 'blk.0.attn_norm.weight' (model.layers.0.input_layernorm.weight in the file) of 24 is missing; the checkpoint is"
+        in said(lambda some: some.pop("model.layers.0.input_layernorm.weight"))
     )
     assert "'lm_head.weight' is missing, and config.json does not tie it" in said(lambda some: some.pop("lm_head.weight"))
     assert "tensor 'model.layers.0.self_attn.extra.weight' has no place" in said(
@@ -155,6 +157,19 @@ def test_tensors_that_are_missing_doubled_or_have_no_place(tmp_path: Path) -> No
     assert "are both" in said(
         lambda some: some.update({"model.layers.0.block_sparse_moe.gate.weight": some["model.layers.0.mlp.gate.weight"]})
     )
+
+
+@pytest.mark.contract("FILE-HF-2")
+def test_what_does_not_fit_into_memory_is_not_made(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable: 3000000 kB\n")
+    require_room(tmp_path, "blk.0.ffn_up_exps.weight", 1 << 30, meminfo)
+    with pytest.raises(ModelError, match=r"ffn_up_exps\.weight of 2\.1 GB is put together in memory, of which 3\.1 GB are left; tap fewer"):
+        require_room(tmp_path, "blk.0.ffn_up_exps.weight", 1 << 31, meminfo)
+    for content in ("", "MemAvailable: x kB", "MemAvailable:"):
+        meminfo.write_text(content)
+        require_room(tmp_path, "blk.0.ffn_up_exps.weight", 1 << 40, meminfo)
+    require_room(tmp_path, "blk.0.ffn_up_exps.weight", 1 << 40, tmp_path / "none")
 
 
 @pytest.mark.contract("FILE-HF-2")

@@ -20,12 +20,15 @@ from aprgraph.graph.sources.checkpoint.config import ConfigMetadata, is_tied
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_json
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
+from aprgraph.graph.sources.checkpoint.room import require_room
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, StoredTensor
 from aprgraph.graph.sources.checkpoint.tokenizer import read_tokenizer
 from aprgraph.graph.sources.checkpoint.values import Value, real
 from aprgraph.graph.sources.source import Part, TensorInfo
 
 _SAMPLES, _SAMPLE_BYTES = 256, 4096
+#: Bytes of a tensor from which on its making leaves no pages of the file in memory.
+_LARGE = 1 << 26
 
 
 class Checkpoint:
@@ -107,7 +110,11 @@ class Checkpoint:
             return value.make().reshape(-1, tensor.row_bytes)
         if self._made is None or self._made[0] != tensor.name:
             self._made = None  # its memory first
+            require_room(self.path, tensor.name, tensor.nbytes)
             self._made = tensor.name, value.make()
+            if tensor.nbytes > _LARGE:  # what it was made of is not needed any more
+                for file in self._files:
+                    file.mapped.release()
         return self._made[1].reshape(-1, tensor.row_bytes)
 
     def read(self, tensor: TensorInfo, start: int, into: npt.NDArray[np.uint8]) -> None:

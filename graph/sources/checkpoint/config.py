@@ -25,6 +25,7 @@ from aprgraph.graph.families.window import Windows
 from aprgraph.graph.metadata import ListValue, Metadata, Scalar
 from aprgraph.graph.sources.checkpoint.config_defaults import ALIASES, CLASS_DEFAULTS, HARMLESS, NEUTRAL, OTHER_KEYS
 from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
+from aprgraph.graph.sources.checkpoint.names import own_name
 
 _KINDS = {"full_attention": False, "sliding_attention": True}
 _ACTIVATIONS = ("hidden_activation", "hidden_act")
@@ -65,6 +66,10 @@ class ConfigMetadata(Metadata):
     def own_name(self, key: str) -> str:
         """The field of config.json that says ``key``, perhaps with those that it lies in."""
         return self._fields.get(key) or _declared_fields(self.family).get(key, key)
+
+    def own_tensor(self, name: str) -> str:
+        """The usual name in a checkpoint."""
+        return own_name(self.family, name) or name
 
     def described(self, key: str) -> str:
         """``field 'hidden_size'``."""

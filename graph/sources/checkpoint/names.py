@@ -12,6 +12,7 @@ from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
 
 #: What stands before the decoder's own names, longest first: models with images or sound have the text model inside.
 _PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
+_GGUF = re.compile(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)")
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 _EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.(\w+)")
 _FUSED = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(gate_up_proj|down_proj)(_bias|_blocks|_scales|\.weight|\.bias)?")
@@ -84,6 +85,21 @@ class Names:
         """The name in GGUF."""
         name = f"{self._family.gguf_name(slot)}.{part}"
         return name if layer is None else f"blk.{layer}.{name}"
+
+
+def own_name(family: type[Family], name: str) -> str | None:
+    """The name in a checkpoint of a tensor that is ``name`` in GGUF; None where there is none, or several could be meant."""
+    found = _GGUF.fullmatch(name)
+    if found is None:
+        return None
+    layer, base, part = found.groups()
+    slots = dict.fromkeys((*family.gguf_names, *GGUF_NAMES, *family.hf_names, *HF_NAMES))
+    modules = {module for slot in slots if family.gguf_name(slot) == base and (module := family.hf_name(slot)) is not None}
+    if len(modules) != 1:
+        return None
+    (module,) = modules
+    where = "" if module == "lm_head" else "model." if layer is None else f"model.layers.{layer}."
+    return f"{where}{module}.{part}"
 
 
 def _part(end: str) -> Part | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Families, Force, Ignore, Override
+from aprgraph.cli.options import Families, Force, Ignore, Map, Override
 from aprgraph.cli.write_errors import written_by
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aprgraph.graph.model import Model
     from aprgraph.graph.passes import Pass
     from aprgraph.runtime.comparison import Comparison
+    from aprgraph.runtime.diff.sources import Source
 
 
 def graph(
@@ -76,6 +77,7 @@ def graph(
     unfold: Annotated[bool, typer.Option("--unfold", help="Draw every layer; otherwise equal neighbours are drawn once.")] = False,
     override_kv: Override = None,
     ignore: Ignore = None,
+    names: Map = None,
     _family: Families = None,
 ) -> None:
     """Print or draw the graph of a model, an artifact or a trace.
@@ -100,20 +102,21 @@ def graph(
     shown = parse_layers(layers) if layers is not None else None
     if print_ir_after is not None:
         _check_print(print_ir_after, [one.name for one in chosen_passes])
-    truth = _truth(diff, model, override_kv, ignore)
+    sides = _sides(diff, names or [])
+    truth = _truth(sides, model, override_kv, ignore)
     # A trace has its graph; what is overridden then is the model that judges it.
     options = (None, None) if source is not None and source.is_dir() and truth is not None else (override_kv, ignore)
-    opened = _graph_of_diff(diff, truth) if source is None else open_graph(source, *options)
+    opened = _graph_of_diff(sides, truth) if source is None else open_graph(source, *options)
     if chosen_passes:
         opened = _run_passes(opened, chosen_passes, print_ir_after)
     if chosen == "text" and chosen_passes:
         shown = None  # the text after passes is a whole graph, which parses back
-    report = None if diff is None else _compare(*diff, truth)
+    report = None if sides is None else _compare(*sides, truth)
     if report is None:
         view = make_view(opened, layers=shown, fold=not unfold)
     else:
-        colouring, suspects, sides = report.colouring(), report.suspects, report.names.both
-        view = make_view(opened, layers=shown, fold=not unfold, colouring=colouring, suspects=suspects, sides=sides)
+        colouring, suspects, called = report.colouring(), report.suspects, report.names.both
+        view = make_view(opened, layers=shown, fold=not unfold, colouring=colouring, suspects=suspects, sides=called)
     text = EXPORTERS[chosen](view)
     if output is None:
         typer.echo(text, nl=False)
@@ -189,7 +192,20 @@ def _graph_of_artifact(directory: Path) -> Graph:
     return found
 
 
-def _truth(diff: tuple[Path, Path] | None, model: Path | None, override_kv: list[str] | None, ignore: list[str] | None) -> Model | None:
+def _sides(diff: tuple[Path, Path] | None, names: list[str]) -> tuple[Source, Source] | None:
+    """The two sides, what other programs left opened and its arrays placed by ``names``. Raises AprgraphError."""
+    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+    from aprgraph.runtime.diff.sources import open_foreign_sides  # noqa: PLC0415
+
+    if diff is None:
+        if names:
+            raise AprgraphError("--map: it names arrays of a side of --diff, and there is none; give both, or leave it out")
+        return None
+    a, b = open_foreign_sides(diff, names)
+    return a, b
+
+
+def _truth(diff: tuple[Source, Source] | None, model: Path | None, override_kv: list[str] | None, ignore: list[str] | None) -> Model | None:
     """The model to judge two traces by, if one is named. Raises AprgraphError."""
     from aprgraph.comparison import load_model_of  # noqa: PLC0415
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
@@ -204,26 +220,25 @@ def _truth(diff: tuple[Path, Path] | None, model: Path | None, override_kv: list
     return load_model_of(diff, model, parse_overrides(override_kv or []), ignore or [])
 
 
-def _graph_of_diff(diff: tuple[Path, Path] | None, truth: Model | None) -> Graph:
+def _graph_of_diff(sides: tuple[Source, Source] | None, truth: Model | None) -> Graph:
     """The graph of the first of two traces that has one, else that of the model."""
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+    from aprgraph.graph.model_graph import build_graph  # noqa: PLC0415
+    from aprgraph.runtime.diff.sources import open_source  # noqa: PLC0415
 
-    if diff is None:
+    if sides is None:
         raise AprgraphError("nothing to draw: give a GGUF file, an artifact or a trace, or two traces with --diff A B")
-    from aprgraph.runtime.trace.reader import Trace  # noqa: PLC0415
-
-    for side in diff:
-        found = Trace.open(side).graph()
-        if found is not None:
+    opened = [open_source(side) for side in sides]
+    for trace in opened:
+        if (found := trace.graph()) is not None:
             return found
     if truth is not None:
-        from aprgraph.graph.model_graph import build_graph  # noqa: PLC0415
-
         return build_graph(truth)
-    raise AprgraphError(f"--diff {diff[0]} {diff[1]}: neither trace has a graph; name the model too: graph MODEL --diff A B")
+    named = " ".join(str(trace.directory) for trace in opened)
+    raise AprgraphError(f"--diff {named}: neither trace has a graph; name the model too: graph MODEL --diff A B")
 
 
-def _compare(a: Path, b: Path, truth: Model | None) -> Comparison:
+def _compare(a: Source, b: Source, truth: Model | None) -> Comparison:
     from aprgraph.cli.progress import replaying  # noqa: PLC0415
     from aprgraph.comparison import diff as compare  # noqa: PLC0415
 

@@ -83,7 +83,9 @@ def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> dict[Place
         places[place] = name
     if not places:
         first = next((_unread(name).sentence for name in arrays), None)
-        held = "holds no arrays" if first is None else f"none of its {counted(len(arrays), 'array')} is called as a stage is; {first}"
+        weights = " (they seem to be a model's weights)" if any(name.endswith(".weight") for name in arrays) else ""
+        none = f"none of its {counted(len(arrays), 'array')} is called as a stage is{weights}"
+        held = "holds no arrays" if first is None else f"{none}; {first}"
         raise TraceError(f"{where}: {held}; name places with ", NAMES.given(EXAMPLE, in_python=f"[{EXAMPLE}]"))
     return places
 

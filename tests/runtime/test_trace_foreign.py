@@ -132,6 +132,9 @@ def test_a_side_of_a_comparison(tmp_path: Path, tiny_model: Callable[..., Path])
     for arguments in (("diff", tmp_path / "ours", tmp_path / "theirs.npz"), ("audit", tmp_path / "theirs.npz", "--model", model)):
         result = run_cli(*arguments, *rules, "--json")
         assert result.code == 0, result
+    drawn = run_cli("graph", "--diff", tmp_path / "ours", tmp_path / "theirs.npz", *rules)
+    assert (drawn.code, drawn.err) == (0, "")
+    assert fails("graph", model, *rules).startswith("--map: it names arrays of a side of --diff")
     moved["model.layers.1.mlp"] = moved["model.layers.1.mlp"] + values(*moved["model.layers.1.mlp"].shape)
     save(tmp_path / "theirs.npz", moved)
     result = run_cli("diff", tmp_path / "ours", tmp_path / "theirs.npz", *rules)
@@ -196,6 +199,7 @@ def test_what_a_rule_matches() -> None:
 @pytest.mark.contract("CAPTURE-FILES-2")
 @pytest.mark.parametrize(("arrays", "message"), [
     ({"a": NORM}, "none of its 1 array is called as a stage is; a: no stage has this name; name places with --map"),
+    ({"blk.0.attn_q.weight": NORM}, "none of its 1 array is called as a stage is (they seem to be a model's weights); "),
     ({"layer0.attn_norm": NORM, "layer1.attn_norm": values(3, 7)}, "layer 1 attn_norm has the shape 3 x 7, with E = 7, but layer 0 attn_norm says 6"),
     ({"layer0.attn_norm": np.array(["a"])}, "layer 0 attn_norm is <U1, expected float16"),
     ({"layer0.attn_norm": np.array([None])}, "holds Python objects, which are not read; save plain arrays of numbers"),

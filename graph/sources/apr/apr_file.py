@@ -33,6 +33,8 @@ from aprgraph.graph.words import counted, listed
 __all__ = ["MAGICS", "AprFile"]
 
 _LAYER = re.compile(r"blk\.\d+\.")
+#: Of Qwen's GGUF files, `apr` renames what dense models have; the rest keeps its name behind the layer's.
+_HALF_RENAMED = re.compile(r"model\.layers\.(\d+)\.((?:attn|ffn)_\w+\.\w+)")
 _EMBEDDING, _HEAD, _OTHER_HEAD = "token_embd.weight", "output.weight", "lm_head.weight"
 _EXPERT_DIMS = 3
 _SUMMED = 1 << 24
@@ -81,7 +83,7 @@ class AprFile:
             if not entry.nbytes and entry.name in (_HEAD, _OTHER_HEAD):  # of tied embeddings, as exports list it
                 continue
             try:
-                found[entry.name] = self._stored.add(entry, self._dims(entry))
+                found[_whole_name(entry.name)] = self._stored.add(entry, self._dims(entry))
             except (ModelFileError, UnsupportedModelError) as error:
                 if self._faults is None:
                     raise
@@ -97,7 +99,7 @@ class AprFile:
     def _dims(self, entry: Entry) -> tuple[int, ...]:
         """The dims, outermost first. `apr` reverses ggml's order for matrices, and leaves it for experts."""
         experts, dims = self.metadata.expert_count, entry.dims
-        if len(dims) == _EXPERT_DIMS and (dims[-1] == experts or dims[0] != experts) and _LAYER.match(entry.name):
+        if len(dims) == _EXPERT_DIMS and (dims[-1] == experts or dims[0] != experts) and _LAYER.match(_whole_name(entry.name)):
             return dims[::-1]
         return dims
 
@@ -202,3 +204,9 @@ class AprFile:
     def fingerprint(self) -> str:
         """See ``Source.fingerprint``."""
         return self._file.fingerprint(self._layout.data_start)
+
+
+def _whole_name(name: str) -> str:
+    """A tensor's name, GGUF's whole where it ends as GGUF's does."""
+    half = _HALF_RENAMED.fullmatch(name)
+    return name if half is None else f"blk.{half[1]}.{half[2]}"

@@ -162,7 +162,7 @@ def _known(name: str) -> str | None:
     """The architecture in GGUF of a name: itself, or of the class of transformers that ``name`` is, or is the model_type of."""
     if is_known(name):
         return name
-    plain = name.removesuffix("ForCausalLM").replace("_", "").lower()
+    plain = name.removesuffix("ForCausalLM").removesuffix("_text").replace("_", "").lower()
     for architecture, family in FAMILIES.items():
         if any(one.removesuffix("ForCausalLM").lower() == plain for one in family.own_hf_classes()):
             return architecture

@@ -78,6 +78,8 @@ def _print(report: WeightsReport, show_all: bool) -> None:
     else:
         for group in report.groups:
             typer.echo(printable(f"{group.first.status.value}: {group.sentence}{measures_in_words(group.first)}"))
+    for note in report.notes:
+        typer.echo(f"note: {note}")
     for title, differences in (("hyperparameters", report.hyperparameters), ("tokenizer", report.tokenizer)):
         typer.echo(f"{title}: {'the same' if not differences else f'{len(differences)} differ'}")
         for line in key_lines(differences):

@@ -8,8 +8,9 @@ from aprgraph.graph.sources import Source, TensorInfo
 from aprgraph.runtime.weights.compare_tensor import Progress, compare_tensor
 from aprgraph.runtime.weights.finding import Status, TensorFinding
 from aprgraph.runtime.weights.metadata_differences import hyperparameter_differences, tokenizer_differences
+from aprgraph.runtime.weights.own_order import RowAlignment
 from aprgraph.runtime.weights.report import WeightsReport
-from aprgraph.runtime.weights.tensor_pair import TensorPair
+from aprgraph.runtime.weights.tensor_pair import TensorPair, rows_of
 
 #: A head that a file lacks is the embedding table: the two are tied.
 _HEAD, _TABLE = "output.weight", "token_embd.weight"
@@ -21,13 +22,15 @@ def compare_files(a: Source, b: Source, progress: Progress | None = None) -> Wei
     Tensors are taken in the order in which they lie in A, a piece at a time. Raises ModelFileError for a file that can
     no longer be read.
     """
-    findings = tuple(_findings(a, b, progress))
+    alignment = RowAlignment(a.metadata, b.metadata)
+    findings = tuple(_findings(a, b, alignment, progress))
     return WeightsReport(
         (a.path, b.path),
         (a.kind, b.kind),
         findings,
         tuple(hyperparameter_differences(a.metadata, b.metadata)),
         tuple(tokenizer_differences(a.metadata, b.metadata)),
+        (alignment.sentence,) if alignment.sentence else (),
     )
 
 
@@ -36,7 +39,7 @@ def bytes_to_read(a: Source, b: Source) -> int:
     return sum(info.nbytes for side in (a, b) for info in side.tensors.values())
 
 
-def _findings(a: Source, b: Source, progress: Progress | None) -> Iterator[TensorFinding]:
+def _findings(a: Source, b: Source, alignment: RowAlignment, progress: Progress | None) -> Iterator[TensorFinding]:
     for info in sorted(a.tensors.values(), key=lambda info: (info.part, info.offset)):
         other = b.tensors.get(info.name)
         if other is None and info.name == _HEAD:
@@ -44,7 +47,9 @@ def _findings(a: Source, b: Source, progress: Progress | None) -> Iterator[Tenso
         if other is None:
             yield TensorFinding(info.name, Status.ONLY_A, (info.format.name, None), (info.dims, None), "missing", "B has no such tensor")
         else:
-            yield compare_tensor(TensorPair(a, b, info, other), progress)
+            order = alignment.order(info.name, rows_of(b, other).count)
+            yield compare_tensor(TensorPair(a, b, info, other, order), progress)
+            _release(a, b)
     for info in b.tensors.values():
         if info.name in a.tensors:
             continue
@@ -53,6 +58,13 @@ def _findings(a: Source, b: Source, progress: Progress | None) -> Iterator[Tenso
             yield TensorFinding(info.name, Status.ONLY_B, (None, info.format.name), (None, info.dims), "missing", "A has no such tensor")
         else:
             yield _of_head(compare_tensor(TensorPair(a, b, table, info), progress), info)
+            _release(a, b)
+
+
+def _release(*files: Source) -> None:
+    """Give back what was made of a tensor: some kinds of file hold it otherwise than it is read."""
+    for file in files:
+        file.release()
 
 
 def _of_head(found: TensorFinding, head: TensorInfo) -> TensorFinding:

@@ -27,7 +27,7 @@ _BYTES_AT_ONCE = 1 << 20
 def compare_tensor(pair: TensorPair, progress: Progress | None = None) -> TensorFinding:
     """Compare one tensor of two files. Raises ModelFileError for a file that can no longer be read."""
     report = (lambda _: None) if progress is None else progress
-    if pair.a.format == pair.b.format and pair.a.has_dims(pair.b.dims) and _same_bytes(pair, report):
+    if pair.order is None and pair.a.format == pair.b.format and pair.a.has_dims(pair.b.dims) and _same_bytes(pair, report):
         return _found(pair, Status.IDENTICAL)
     report(pair.a.nbytes + pair.b.nbytes)
     direct = measure(pair.rows_a, same_rows(pair)) if pair.a.has_dims(pair.b.dims) else None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from aprgraph.graph.errors import AprgraphError, shown
-from aprgraph.graph.families import Family, open_family
+from aprgraph.graph.errors import shown
+from aprgraph.graph.families import Family
 from aprgraph.graph.families.numbers import Number
 from aprgraph.graph.metadata import ArrayValue, Metadata
 from aprgraph.graph.words import counted
+from aprgraph.runtime.weights.own_order import family_of
 
 _ARCHITECTURE = "general.architecture"
 _TOKENIZER = "tokenizer."
@@ -43,25 +44,20 @@ def hyperparameter_differences(a: Metadata, b: Metadata) -> list[KeyDifference]:
     architectures = a.get(_ARCHITECTURE), b.get(_ARCHITECTURE)
     if architectures[0] != architectures[1]:
         return [KeyDifference(_ARCHITECTURE, _in_words(architectures[0]), _in_words(architectures[1]), bears=True)]
-    ours, theirs = _family(a), _family(b)
+    ours, theirs = family_of(a), family_of(b)
     if ours is None or theirs is None:
         return list(_raw(a, b, f"{architectures[0]}.", bears=True))
     unlike = list(_readings(ours, theirs))
-    keys_read = ours.metadata.keys_read | theirs.metadata.keys_read
+    by_key = {ours.key(one.gguf) for one in ours.readings().values() if isinstance(one, Number)}
+    unlike_keys = {one.key for one in unlike}
+    # Of what comes from several keys, such as RoPE, any that is read may be why.
+    others_read = (ours.metadata.keys_read | theirs.metadata.keys_read) - by_key if unlike_keys - by_key else frozenset()
     with_defaults = [{**family.metadata.defaults, **family.metadata} for family in (ours, theirs)]
     keys = [
-        replace(one, bears=bool(unlike) and one.key in keys_read)
+        replace(one, bears=one.key in unlike_keys or one.key in others_read)
         for one in _raw(with_defaults[0], with_defaults[1], f"{architectures[0]}.", bears=False)
     ]
     return keys if any(one.bears for one in keys) or not unlike else [*unlike, *keys]
-
-
-def _family(metadata: Metadata) -> Family | None:
-    """The family with its numbers, None if it is not known or they do not make a model."""
-    try:
-        return open_family(metadata.with_overrides({}))
-    except AprgraphError:
-        return None
 
 
 def _readings(a: Family, b: Family) -> Iterator[KeyDifference]:
@@ -74,12 +70,16 @@ def _readings(a: Family, b: Family) -> Iterator[KeyDifference]:
 
 
 def tokenizer_differences(a: Metadata, b: Metadata) -> list[KeyDifference]:
-    """The keys of the tokenizer that differ. One that only one side has is a difference; so is a tokenizer."""
+    """The keys of the tokenizer that differ.
+
+    Where one file has no tokenizer, or the two are of kinds that say other things of it, what one side lacks bears on nothing.
+    """
     sides = [any(key.startswith(_TOKENIZER) for key in side) for side in (a, b)]
     if sides[0] != sides[1]:
         words = ["a tokenizer" if side else "no tokenizer" for side in sides]
-        return [KeyDifference("tokenizer", words[0], words[1], bears=True)]
-    return list(_raw(a, b, _TOKENIZER, bears=True))
+        return [KeyDifference("tokenizer", words[0], words[1], bears=False)]
+    unlike = _raw(a, b, _TOKENIZER, bears=True)
+    return [replace(one, bears=a.dialect == b.dialect or (one.key in a and one.key in b)) for one in unlike]
 
 
 def _raw(a: Mapping[str, object], b: Mapping[str, object], prefix: str, *, bears: bool) -> Iterator[KeyDifference]:
@@ -110,6 +110,10 @@ def _array_difference(key: str, a: ArrayValue, b: ArrayValue, *, bears: bool) ->
 
 def _equal(a: object, b: object) -> bool:
     """Whether two values are the same number: one file may hold it in float32 where the other has decimal digits."""
+    if is_dataclass(a) and type(a) is type(b):
+        return all(_equal(getattr(a, part.name), getattr(b, part.name)) for part in fields(a))
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
     if isinstance(a, float) and isinstance(b, (int, float)) or isinstance(b, float) and isinstance(a, (int, float)):  # noqa: RUF021
         return a == b or bool(np.float32(a) == np.float32(b)) or (a != a and b != b)  # noqa: PLR0124 -- both NaN
     return bool(a == b)

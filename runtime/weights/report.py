@@ -60,6 +60,8 @@ class WeightsReport:
     findings: tuple[TensorFinding, ...]
     hyperparameters: tuple[KeyDifference, ...]
     tokenizer: tuple[KeyDifference, ...]
+    #: What was taken into account beside, in sentences.
+    notes: tuple[str, ...] = ()
 
     def of(self, *statuses: Status) -> list[TensorFinding]:
         """The findings of these statuses."""
@@ -146,6 +148,7 @@ class WeightsReport:
             "exit_code": self.exit_code,
             "counts": {status.value: len(self.of(status)) for status in Status},
             "groups": [{"sentence": group.sentence, "tensors": [one.name for one in group.findings]} for group in self.groups],
+            "notes": list(self.notes),
             "hyperparameters": [one.to_json() for one in self.hyperparameters],
             "tokenizer": [one.to_json() for one in self.tokenizer],
             "tensors": [one.to_json() for one in self.findings],
@@ -154,7 +157,7 @@ class WeightsReport:
 
 def key_lines(differences: Sequence[KeyDifference]) -> list[str]:
     """A line for each key that differs."""
-    return [f"{one.key}: {one.a} in A, {one.b} in B{'' if one.bears else ' (nothing here reads it)'}" for one in differences]
+    return [f"{one.key}: {one.a} in A, {one.b} in B{'' if one.bears else ' (nothing here depends on it)'}" for one in differences]
 
 
 def measures_in_words(one: TensorFinding) -> str:

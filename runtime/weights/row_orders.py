@@ -35,7 +35,7 @@ def head_orders(pair: TensorPair) -> Iterator[Fit]:
             for turned in dict.fromkeys([size, *turned_sizes(files)]):
                 if turned % 2 or not 4 <= turned <= size:
                     continue
-                for a_order, order in (("neighbours", _to_halves(turned)), ("halves", _to_neighbours(turned))):
+                for a_order, order in (("neighbours", to_halves(turned)), ("halves", to_neighbours(turned))):
                     within = np.arange(size)
                     within[:turned] = order
                     whole = np.arange(rows)
@@ -62,12 +62,13 @@ def _rotated_heads(slot: str, count: int, heads: list[int]) -> Iterator[tuple[in
         yield count, count
 
 
-def _to_halves(size: int) -> npt.NDArray[np.int64]:
+def to_halves(size: int) -> npt.NDArray[np.int64]:
     """By the row of a head whose pairs are neighbours, the row in halves."""
     return np.arange(size).reshape(2, size // 2).T.reshape(-1)
 
 
-def _to_neighbours(size: int) -> npt.NDArray[np.int64]:
+def to_neighbours(size: int) -> npt.NDArray[np.int64]:
+    """By the row of a head whose pairs are halves, the row where they are neighbours."""
     return np.arange(size).reshape(size // 2, 2).T.reshape(-1)
 
 
@@ -92,8 +93,8 @@ def gate_and_up_orders(pair: TensorPair) -> Iterator[Fit]:
         one = np.arange(rows)
         for kind, text, order in (
             ("gate-and-up-swapped", "the halves, gate and up, are swapped", np.roll(one, half)),
-            ("gate-and-up-interleaved", "gate and up are interleaved row by row in A, one after the other in B", _to_halves(rows)),
-            ("gate-and-up-interleaved", "gate and up are interleaved row by row in B, one after the other in A", _to_neighbours(rows)),
+            ("gate-and-up-interleaved", "gate and up are interleaved row by row in A, one after the other in B", to_halves(rows)),
+            ("gate-and-up-interleaved", "gate and up are interleaved row by row in B, one after the other in A", to_neighbours(rows)),
         ):
             yield Fit(kind, text, pair.rows_b, _in_each_matrix(order))
 

@@ -68,6 +68,17 @@ class StackedRows:
         return decode_rows(info.format, raw, self.columns)
 
 
+class ReorderedRows:
+    """Other rows in another order: row i is the row ``order[i]`` of ``rows``."""
+
+    def __init__(self, rows: Rows, order: Index) -> None:
+        self._rows, self._order = rows, order
+        self.count, self.columns, self.unit = rows.count, rows.columns, rows.unit
+
+    def fetch(self, rows: Index) -> Decoded:
+        return self._rows.fetch(self._order[rows])
+
+
 class TransposedRows:
     """The columns of a tensor's matrices as rows: of [R, C], C rows; of experts [X, R, C], X times C rows."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from aprgraph.graph.sources import Source, TensorInfo
-from aprgraph.runtime.weights.rows import StackedRows
+from aprgraph.runtime.weights.rows import Index, ReorderedRows, Rows, StackedRows
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)", re.DOTALL)
 
@@ -19,14 +19,18 @@ def layer_and_slot(name: str) -> tuple[int | None, str]:
     return (None, name) if matched is None else (int(matched[1]), matched[2])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TensorPair:
-    """The tensors ``a`` of ``file_a`` and ``b`` of ``file_b``."""
+    """The tensors ``a`` of ``file_a`` and ``b`` of ``file_b``.
+
+    ``order`` is that of B's rows in A's terms, where the kinds of file have other orders.
+    """
 
     file_a: Source
     file_b: Source
     a: TensorInfo
     b: TensorInfo
+    order: Index | None = None
 
     @property
     def name(self) -> str:
@@ -54,9 +58,10 @@ class TensorPair:
         return rows_of(self.file_a, self.a)
 
     @cached_property
-    def rows_b(self) -> StackedRows:
-        """B's rows."""
-        return rows_of(self.file_b, self.b)
+    def rows_b(self) -> Rows:
+        """B's rows, in A's order."""
+        rows = rows_of(self.file_b, self.b)
+        return rows if self.order is None else ReorderedRows(rows, self.order)
 
     @property
     def matrix_rows(self) -> int:

@@ -11,6 +11,7 @@ import pytest
 import aprgraph
 from aprgraph.runtime.weights import Status, WeightsReport
 from tests.support.changed_model import F32, Tensors, changed_model
+from tests.support.checkpoints import NAMES, gguf_of, write_checkpoint
 from tests.support.planted import planted
 
 Tiny = Callable[..., Path]
@@ -82,6 +83,30 @@ def test_a_head_that_is_the_table_may_be_left_out(tiny_model: Tiny, tmp_path: Pa
     model = tiny_model(tied=True)
     other = changed_model(model, tmp_path / "b.gguf", copied)
     assert compare(model, other).exit_code == compare(other, model).exit_code == 0
+
+
+@pytest.mark.contract("WEIGHTS-SAME-1")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_and_its_gguf_file(name: str, tmp_path: Path) -> None:
+    """Rows of q and k, sums of norms, experts one by one: what a sound conversion changes is no difference."""
+    checkpoint = write_checkpoint(name, tmp_path)
+    report = compare(checkpoint, gguf_of(name))
+    assert (report.exit_code, report.bearing_keys) == (0, [])
+    families = "llama", "mixtral", "granite"
+    assert bool(report.notes) == name.startswith(families)
+
+
+def test_a_conversion_that_left_the_rows_of_q_and_k_alone(tmp_path: Path) -> None:
+    def left_alone(t: Tensors) -> None:
+        for layer in range(2):
+            for what, heads in (("q", 4), ("k", 2)):
+                w = f"blk.{layer}.attn_{what}.weight"
+                t[w] = to_halves(t[w], heads)
+
+    checkpoint = write_checkpoint("llama-bf16", tmp_path)
+    report = compare(checkpoint, changed_model(gguf_of("llama-bf16"), tmp_path / "b.gguf", left_alone, format="BF16"))
+    assert set(kinds(report).values()) == {"head-rows"}
+    assert set(kinds(report)) == {f"blk.{layer}.attn_{what}.weight" for layer in range(2) for what in "qk"}
 
 
 # -- different, and by what --------------------------------------------------------------------------------------------

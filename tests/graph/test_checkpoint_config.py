@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
+from aprgraph.graph.families import Decoder, open_family
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.sources.checkpoint.config import ConfigMetadata
 from aprgraph.graph.text import print_graph
+from aprgraph.graph.unread_keys import account_for_keys
 from tests.graph.test_checkpoint_files import change, packed, unpacked
 from tests.support.checkpoints import write_checkpoint
+from tests.support.golden import golden_json
 
 Edit = Callable[[dict[str, Any]], Any]
 
@@ -202,3 +206,51 @@ def test_fp8_is_decoded(scale: str, tmp_path: Path) -> None:
     file.write_bytes(packed(tensors))
     with pytest.raises(UnsupportedModelError, match="F8_E4M3 with no scale; expected one for the tensor, for each row"):
         load_model(folder)
+
+
+#: Of published checkpoints: the family, RoPE's dims and base, the windows of the first six layers, and what is said, if anything.
+_PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
+    "Llama-3.1-8B-Instruct": ("llama", 128, 5e5, (0,) * 6, ""),
+    "SmolLM2-135M": ("llama", 64, 1e5, (0,) * 6, ""),
+    "Mistral-7B-v0.1": ("llama", 128, 1e4, (0,) * 6, "sliding_window is 4096 and is not applied"),
+    "Mixtral-8x7B": ("llama", 128, 1e6, (0,) * 6, ""),
+    "Qwen2.5-7B-Instruct-yarn": ("qwen2", 128, 1e6, (0,) * 6, ""),
+    "Qwen1.5-MoE-A2.7B": ("qwen2moe", 128, 1e6, (0,) * 6, ""),
+    "Qwen3-30B-A3B-FP8": ("qwen3moe", 128, 1e6, (0,) * 6, ""),
+    "gemma-2-2b": ("gemma2", 256, 1e4, (4096, 0) * 3, ""),
+    "gemma-3-1b": ("gemma3", 256, 1e6, (512,) * 5 + (0,), ""),
+    "gemma-3-4b": ("gemma3", 256, 1e6, (1024,) * 5 + (0,), "num_attention_heads = 8, num_key_value_heads = 4, head_dim = 256"),
+    "gemma-3-27b": ("gemma3", 128, 1e6, (1024,) * 5 + (0,), "rope_local_base_freq = 10000"),
+    "Phi-3.5-mini": ("phi3", 96, 1e4, (262144,) * 6, ""),
+    "Phi-4-mini": ("phi3", 96, 1e4, (262144,) * 6, ""),
+    "OLMo-2-7B": ("olmo2", 128, 5e5, (0,) * 6, ""),
+    "Olmo-3-7B": ("olmo2", 128, 5e5, (4096,) * 3 + (0,) + (4096,) * 2, ""),
+    "granite-3.1-8b": ("granite", 128, 1e7, (0,) * 6, ""),
+    "GLM-4-9B-0414": ("glm4", 64, 1e4, (0,) * 6, ""),
+    "gpt-oss-20b": ("gpt-oss", 64, 15e4, (128, 0) * 3, ""),
+}
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize("name", _PUBLISHED)
+def test_published_configurations(name: str) -> None:
+    """Nothing in them is refused, and there is something to say of few."""
+    metadata = ConfigMetadata(Path("config.json"), golden_json("published_configs.json")[name], {})
+    family = open_family(metadata)
+    said = "\n".join(map(str, (*metadata.notices, *account_for_keys(family, ()))))
+    architecture, dims, base, windows, words = _PUBLISHED[name]
+    assert isinstance(family, Decoder)
+    assert (family.architecture, family.rope.dims, family.rope.base, family.windows[:6]) == (architecture, dims, base, windows)
+    assert words in said if words else not said
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_factors_of_llama_3() -> None:
+    """Frequencies of waves shorter than 8192 / 4 stay, those of waves longer than 8192 are divided by 8."""
+    metadata = ConfigMetadata(Path("config.json"), golden_json("published_configs.json")["Llama-3.1-8B-Instruct"], {})
+    factors = metadata.factors["rope_freqs.weight"]
+    waves = 2 * np.pi * 500000.0 ** (np.arange(64) / 64)
+    assert (factors[waves < 2048] == 1).all()
+    assert (factors[waves > 8192] == 8).all()
+    assert (np.diff(factors) >= 0).all()
+    assert factors[(waves > 2048) & (waves < 8192)].min() > 1

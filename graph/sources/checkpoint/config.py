@@ -30,6 +30,8 @@ from aprgraph.graph.sources.checkpoint.names import own_name
 _KINDS = {"full_attention": False, "sliding_attention": True}
 _ACTIVATIONS = ("hidden_activation", "hidden_act")
 _WINDOW, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
+#: Nobody writes these where they have the class's own value.
+_UNDISPUTED = ("tie_word_embeddings",)
 _EMPTY: tuple[object, ...] = (None, False, 0, "", [], {})
 
 
@@ -167,7 +169,8 @@ class _Translator:
             other = ALIASES.get(name)
             if name not in self._config and (other is None or other not in self._config) and not self._is_in_rope(name):
                 self._config[name] = value
-                self._defaulted.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
+                if name not in _UNDISPUTED:
+                    self._defaulted.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
 
     def _is_in_rope(self, name: str) -> bool:
         """Whether a field of RoPE is said by `rope_parameters` already."""

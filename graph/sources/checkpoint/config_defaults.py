@@ -54,14 +54,14 @@ _HARMLESS = """
     vision_start_token_id vision_end_token_id vision_token_id unsloth_version unsloth_fixed cache_implementation
     experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
-    top_p num_beams repetition_penalty length_penalty no_repeat_ngram_size
+    top_p num_beams repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
 """
 HARMLESS = frozenset(_HARMLESS.split())
 
 #: Values with which a field changes nothing, beside those that stand for nothing: null, false, 0, "" and what is empty.
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "decoder_sparse_step": (1,), "moe_layer_freq": (1,), "swiglu_limit": (7.0,), "swiglu_alpha": (1.702,), "n_group": (1,),
-    "topk_group": (1,), "routed_scaling_factor": (1.0,), "attention_out_bias": (True,),
+    "topk_group": (1,), "routed_scaling_factor": (1.0,), "attention_out_bias": (True,), "full_attn_mod": (1,), "interpolate_factor": (1,),
 }  # fmt: skip
 
 #: Fields that no family declares, and the key in GGUF that says the same.

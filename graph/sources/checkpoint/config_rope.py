@@ -146,11 +146,16 @@ class _Stretch:
         return value
 
     def _original(self) -> float:
-        """The context before; Phi-3 has it beside the other sizes."""
-        if self._given.get(_ORIGINAL) is not None:
-            return self._needed(_ORIGINAL)
-        value = _number(self._config.get(_ORIGINAL), _ORIGINAL, self._where)
-        return self._needed(_ORIGINAL) if value is None else value
+        """The context before: beside the other sizes, as Phi-3 has it, before what the object says, before the context itself."""
+        for value, name in (
+            (self._config.get(_ORIGINAL), _ORIGINAL),
+            (self._given.get(_ORIGINAL), f"{self._prefix}.{_ORIGINAL}"),
+            (self._config.get("max_position_embeddings"), "max_position_embeddings"),
+        ):
+            number = _number(value, name, self._where)
+            if number is not None:
+                return number
+        return self._needed(_ORIGINAL)
 
     def _factor(self, original: float) -> float:
         """The factor, or, where there is none, how much longer the context became."""

@@ -35,7 +35,7 @@ def audit(
             help="A trace directory, or one APRT file (.bin), or a file of arrays (docs/captures.md).", metavar="TRACE", show_default=False
         ),
     ],
-    model: Annotated[Path, typer.Option("--model", "-m", metavar="GGUF", help="The model that it is to be a run of.", show_default=False)],
+    model: Annotated[Path, typer.Option("--model", "-m", metavar="MODEL", help="The model that it is to be a run of.", show_default=False)],
     tokens: ReplayTokens = None,
     profile: Annotated[
         str | None,

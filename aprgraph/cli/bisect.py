@@ -31,7 +31,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def bisect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file, or a checkpoint.", show_default=False)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file, an .apr file, or a checkpoint.", show_default=False)],
     a: Annotated[str, typer.Option("--a", metavar="TARGET", help=f"One side: {_SIDE}", show_default=False)],
     b: Annotated[str, typer.Option("--b", metavar="TARGET", help="The other side.", show_default=False)],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The input [What is 2+2?].")] = None,

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def check(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A GGUF file or a checkpoint, or what was meant to be one.", show_default=False)
+        Path,
+        typer.Argument(metavar="MODEL", help="A GGUF file, an .apr file or a checkpoint, or what was meant to be one.", show_default=False),
     ],
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave the values of the weights unread: names, shapes, metadata, tokenizer.")

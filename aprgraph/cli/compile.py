@@ -14,7 +14,7 @@ from aprgraph.cli.write_errors import written_by
 
 
 def compile_command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file, or a checkpoint.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file, an .apr file, or a checkpoint.")],
     target: Annotated[
         str, typer.Option("--target", "-t", help="llvm (this machine's CPU), cuda (NVIDIA GPUs) or reference (float64 NumPy: slow, exact).")
     ] = "llvm",

@@ -49,7 +49,7 @@ def diff(
     model: Annotated[
         Path | None,
         typer.Option(
-            "--model", "-m", metavar="GGUF", help="The model that both are to be runs of: say which side is wrong.", show_default=False
+            "--model", "-m", metavar="MODEL", help="The model that both are to be runs of: say which side is wrong.", show_default=False
         ),
     ] = None,
     tokens: ReplayTokens = None,

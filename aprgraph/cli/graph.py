@@ -67,7 +67,7 @@ def graph(
         typer.Option(
             "--model",
             "-m",
-            metavar="GGUF",
+            metavar="MODEL",
             help="With --diff: the model that both are to be runs of; colour by whose fault it is, and mark what can explain it.",
             show_default=False,
         ),
@@ -163,7 +163,9 @@ def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[
             raise TraceError(f"{source}: has no graph: no manifest, or one of another program; give the model as the source instead")
         return found
     if not source.exists():
-        raise AprgraphError(f"{source}: not there; expected a GGUF file, a checkpoint, or the directory of an artifact or a trace")
+        raise AprgraphError(
+            f"{source}: not there; expected a GGUF file, an .apr file, a checkpoint, or the directory of an artifact or a trace"
+        )
     from aprgraph.graph.model import load_model  # noqa: PLC0415
     from aprgraph.graph.model_graph import build_graph  # noqa: PLC0415
 
@@ -227,7 +229,7 @@ def _graph_of_diff(sides: tuple[Source, Source] | None, truth: Model | None) -> 
     from aprgraph.runtime.diff.sources import open_source  # noqa: PLC0415
 
     if sides is None:
-        raise AprgraphError("nothing to draw: give a GGUF file, an artifact or a trace, or two traces with --diff A B")
+        raise AprgraphError("nothing to draw: give a model, an artifact or a trace, or two traces with --diff A B")
     opened = [open_source(side) for side in sides]
     for trace in opened:
         if (found := trace.graph()) is not None:

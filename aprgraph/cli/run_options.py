@@ -59,7 +59,7 @@ Target = Annotated[
     str | None,
     typer.Option("--target", "-t", metavar="TARGET[:N]", help="With a MODEL: llvm, cuda or reference [llvm]. cuda:N is the GPU number N."),
 ]
-ModelPlace = Annotated[Path | None, typer.Option("--model", metavar="GGUF", help="With an ARTIFACT: where its model lies now.")]
+ModelPlace = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="With an ARTIFACT: where its model lies now.")]
 Rpc = Annotated[
     str | None,
     typer.Option("--rpc", metavar="HOST:PORT[/KEY]", help="Run on the TVM RPC server there; the trace is that of a run here."),

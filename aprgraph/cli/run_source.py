@@ -42,7 +42,7 @@ def open_source(
     if model is not None:
         raise ArtifactError(f"{chosen}: --model goes with an artifact directory, and this is none")
     if not os.path.lexists(chosen):
-        raise ArtifactError(f"{chosen}: not there; expected a GGUF file, a checkpoint, or the directory of an artifact")
+        raise ArtifactError(f"{chosen}: not there; expected a GGUF file, an .apr file, a checkpoint, or the directory of an artifact")
     loaded = load(chosen, overrides, ignore)
     return loaded.find_cached(target or "llvm") or loaded
 

@@ -60,7 +60,9 @@ class TensorFault:
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a model: where it lies, its bytes, and how many of them follow the last tensor, where nothing reads them."""
+    """One file of a model: where it lies, its bytes, and how many of them follow the last tensor, where nothing
+    reads them.
+    """
 
     path: Path
     size: int
@@ -111,7 +113,9 @@ class Source(Protocol):
         """The files that the model lies in, by the numbers of ``TensorInfo.part``."""
 
     def wrong_checksum(self) -> str | None:
-        """What a checksum of the file's own says is wrong, in words; None if there is none, or it holds. Reads all of the file."""
+        """What a checksum of the file's own says is wrong, in words; None if there is none, or it holds. Reads all
+        of the file.
+        """
 
     def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
         """The tensor's bytes as u8 [rows, bytes of a row] (rows: all dims but the innermost), without copying."""

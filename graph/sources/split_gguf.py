@@ -1,7 +1,8 @@
-"""A GGUF model in several files, NAME-00001-of-00003.gguf and so on, as `llama-gguf-split` and the gguf package write them.
+"""A GGUF model in several files, NAME-00001-of-00003.gguf and so on, as `llama-gguf-split` and the gguf package
+write them.
 
-Every part has `split.no` (from 0), `split.count` and `split.tensors.count`, and tensors of its own; the metadata in full are in the
-first. Any part names the set.
+Every part has `split.no` (from 0), `split.count` and `split.tensors.count`, and tensors of its own; the metadata in
+full are in the first. Any part names the set.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _NAMED = 4
 
 
 def places_of_parts(path: Path) -> list[Path]:
-    """Where the files of the model lie whose part ``path`` is by its name, there or not; ``path`` alone if it is none by its name."""
+    """Where the files of the model lie whose part ``path`` is by its name, there or not; ``path`` alone if it is
+    none by its name.
+    """
     matched = _NAME.fullmatch(path.name)
     if matched is None:
         return [path]
@@ -57,8 +60,9 @@ def is_part(metadata: Mapping[str, object]) -> bool:
 class SplitGGUF:
     """All parts of a model as one: metadata of the first, and the tensors of all. ``given`` is any of them.
 
-    Raises SplitError for parts that are not there or do not belong together, and what GGUFFile raises for a part that
-    cannot be read. ``faults`` collects what is wrong with single tensors, as in GGUFFile, and ``given`` was opened with it.
+    Raises SplitError for parts that are not there or do not belong together, and what GGUFFile raises for a part
+    that cannot be read. ``faults`` collects what is wrong with single tensors, as in GGUFFile, and ``given`` was
+    opened with it.
     """
 
     notices: tuple[str, ...] = ()
@@ -113,7 +117,9 @@ class SplitGGUF:
         return files
 
     def _gather(self, damaged: Collection[str]) -> dict[str, TensorInfo]:
-        """The tensors of all parts, each of which must be in one: with the ``damaged``, as many as every part says that there are."""
+        """The tensors of all parts, each of which must be in one: with the ``damaged``, as many as every part says
+        that there are.
+        """
         found: dict[str, TensorInfo] = {}
         for number, file in enumerate(self._files):
             other = next((name for name in file.tensors if name in found), None)

@@ -1,8 +1,8 @@
 """A model file of `apr`, version 2, as a Source: its tensors and numbers under GGUF's names.
 
-The names of its tensors decide whose order the rows of q and k have. Files that `apr` made from GGUF keep GGUF's names in
-most families; for those of Qwen, whose rows are the same in both, and for what came from safetensors, it has the names
-of a checkpoint.
+The names of its tensors decide whose order the rows of q and k have. Files that `apr` made from GGUF keep GGUF's
+names in most families; for those of Qwen, whose rows are the same in both, and for what came from safetensors, it
+has the names of a checkpoint.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ _NAMED = 3
 class AprFile:
     """An `.apr` file: ``metadata``, ``tensors`` by name, and the bytes, memory-mapped.
 
-    Weights whose layout no kernel has are decoded to float32 when they are read. ``notices`` say what of the file is unusual.
-    ``faults`` collects what is wrong with single tensors, which are then left out, instead of the first being raised.
+    Weights whose layout no kernel has are decoded to float32 when they are read. ``notices`` say what of the file
+    is unusual. ``faults`` collects what is wrong with single tensors, which are then left out, instead of the first
+    being raised.
 
     Raises ModelFileError, ModelError or UnsupportedModelError.
     """

@@ -1,7 +1,8 @@
 """The metadata of an `.apr` file in GGUF's keys.
 
 `apr` has names of its own for a model's numbers, and reads others in their place (paiml/aprender,
-crates/apr-format/src/v2/header_impl.rs); those of its tokenizer are GGUF's, shortened, where the file was made from one.
+crates/apr-format/src/v2/header_impl.rs); those of its tokenizer are GGUF's, shortened, where the file was made from
+one.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ _FLOAT32 = ("rope.freq_base", "attention.layer_norm_rms_epsilon")
 
 
 class AprMetadata(Metadata):
-    """The metadata of an `.apr` file. Keys are GGUF's; what has none stays under its own name. A number may be overridden by
-    the file's own name for it too.
+    """The metadata of an `.apr` file. Keys are GGUF's; what has none stays under its own name. A number may be
+    overridden by the file's own name for it too.
 
     Raises ModelFileError for an array of the tokenizer that makes no sense.
     """
@@ -159,7 +160,9 @@ def _architecture(written: Mapping[str, Any]) -> str | None:
 
 
 def _known(name: str) -> str | None:
-    """The architecture in GGUF of a name: itself, or of the class of transformers that ``name`` is, or is the model_type of."""
+    """The architecture in GGUF of a name: itself, or of the class of transformers that ``name`` is, or is the
+    model_type of.
+    """
     if is_known(name):
         return name
     plain = name.removesuffix("ForCausalLM").removesuffix("_text").replace("_", "").lower()

@@ -23,10 +23,11 @@ _BLOCK = 32
 
 @dataclass(frozen=True)
 class Packing:
-    """A layout that no kernel has: ``head`` bytes for the whole tensor, then units of ``nbytes`` that hold ``elements``.
+    """A layout that no kernel has: ``head`` bytes for the whole tensor, then units of ``nbytes`` that hold
+    ``elements``.
 
-    ``decode(units [k, nbytes], head [head])`` gives f32 [k, elements]. Elements follow each other through all rows; those
-    of the last unit behind the tensor's end mean nothing.
+    ``decode(units [k, nbytes], head [head])`` gives f32 [k, elements]. Elements follow each other through all rows;
+    those of the last unit behind the tensor's end mean nothing.
     """
 
     name: str

@@ -83,7 +83,9 @@ class AprTensors:
         return decoded.view(np.uint8)
 
     def read(self, tensor: StoredTensor, start: int, into: npt.NDArray[np.uint8]) -> None:
-        """Fill ``into`` with those bytes from ``start`` on, by the system's calls; what is decoded is decoded in part."""
+        """Fill ``into`` with those bytes from ``start`` on, by the system's calls; what is decoded is decoded in
+        part.
+        """
         packing = self.packings.get(tensor.name)
         if packing is None:
             self.mapped.read(tensor.offset + start, into)

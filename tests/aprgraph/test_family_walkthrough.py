@@ -12,6 +12,7 @@ import pytest
 import aprgraph
 from aprgraph.families import FAMILIES, load_family_file, small_outline
 from aprgraph.graph.ops import OPS
+from tests.support.checkpoints import write_checkpoint
 from tests.support.cli import run_cli
 from tests.support.cuda_emulator import host_compiler
 from tests.support.cuda_runs import command, run_emulated
@@ -57,6 +58,18 @@ def test_every_stage_is_that_of_transformers(family: Path, target: str, tmp_path
     load_family_file(family)
     compiled = aprgraph.load(_MODEL).compile(target, tmp_path / "a.aprg")
     _check(compiled.run("all", "0..2", tokens=_tokens(), positions="all", directory=tmp_path / "t"))
+
+
+@pytest.mark.contract("FAMILY-WALK-1")
+def test_a_checkpoint_opens_with_it(family: Path, tmp_path: Path) -> None:
+    load_family_file(family)
+    logits = [
+        aprgraph.load(path).compile("reference", tmp_path / f"{number}.aprg").logits(_tokens(), positions="all")
+        for number, path in enumerate((write_checkpoint("arcee-f32", tmp_path), _MODEL))
+    ]
+    assert nmse(*logits) <= 1e-12
+    with np.load(_MODEL.with_suffix(".npz")) as arrays:
+        assert nmse(logits[0][-1], arrays["lm_head"]) <= 1e-11
 
 
 @pytest.mark.contract("FAMILY-WALK-1")

@@ -31,7 +31,7 @@ CHECKPOINTS = HERE / "checkpoints"
 NAMES = (
     "llama-f32-tied-rope-factors", "llama-bf16", "llama-f16", "llama-f32-linear", "qwen2-f32-yarn", "qwen3-f32", "gemma3-f32",
     "gemma3-f32-linear", "phi3-f32-window", "phi3-f32-long-factors", "mixtral-f32", "qwen2moe-f32", "qwen3moe-f32", "olmo2-f32",
-    "olmo3-f32", "granite-f32", "glm4-f32", "gemma2-f32", "gpt-oss-f32", "gpt-oss-mxfp4",
+    "olmo3-f32", "granite-f32", "glm4-f32", "gemma2-f32", "gpt-oss-f32", "gpt-oss-mxfp4", "arcee-f32",
 )  # fmt: skip
 
 

@@ -21,9 +21,10 @@ import numpy.typing as npt
 from tests.support.golden import FAMILIES, GOLDEN
 
 CHECKPOINTS = GOLDEN / "checkpoints"
-NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir()))
+#: The checkpoints of families of the package.
+NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir() if path.name != "arcee-f32"))
 _DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
-_PERMUTED = ("llama", "granite")
+_PERMUTED = ("llama", "granite", "arcee")
 Values = npt.NDArray[Any]
 
 

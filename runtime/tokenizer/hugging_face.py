@@ -53,7 +53,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 class _Pieces:
-    """What tokens stand for, by the decoder of tokenizer.json: the letters of byte-level BPE, or SentencePiece's marks."""
+    """What tokens stand for, by the decoder of tokenizer.json: letters of byte-level BPE, or SentencePiece's marks."""
 
     adds_bos = False
     default_bos: int | None = None

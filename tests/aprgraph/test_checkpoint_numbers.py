@@ -1,4 +1,4 @@
-"""Checkpoints as transformers saved them, against what transformers computed: every stage, on the CPU and in the reference."""
+"""Checkpoints as transformers saved them, against what it computed: every stage, on the CPU and in the reference."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def pack_experts(path: Path, folder: Path) -> None:
 
 
 def _unpacked(raw: Any) -> tuple[Any, Any]:
-    """Blocks [X, rows, columns / 32, 16] with neighbours in a byte, and scales [X, rows, columns / 32], of GGUF's MXFP4."""
+    """Blocks [X, rows, columns / 32, 16] with neighbours in a byte, and scales [X, rows, columns / 32], of MXFP4."""
     parts = raw.reshape(*raw.shape[:2], -1, 17)
     values = np.concatenate((parts[..., 1:] & 15, parts[..., 1:] >> 4), axis=-1)
     return np.ascontiguousarray(values[..., ::2] | values[..., 1::2] << 4), np.ascontiguousarray(parts[..., 0])

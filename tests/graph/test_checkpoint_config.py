@@ -208,7 +208,7 @@ def test_fp8_is_decoded(scale: str, tmp_path: Path) -> None:
         load_model(folder)
 
 
-#: Of published checkpoints: the family, RoPE's dims and base, the windows of the first six layers, and what is said, if anything.
+#: Of published checkpoints: the family, RoPE's dims and base, the windows of the first six layers, what is said.
 _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "Llama-3.1-8B-Instruct": ("llama", 128, 5e5, (0,) * 6, ""),
     "SmolLM2-135M": ("llama", 64, 1e5, (0,) * 6, ""),

@@ -34,7 +34,7 @@ def rewrite(folder: Path, change: Callable[[Tensors], None]) -> None:
 
 
 def fuse(tensors: Tensors) -> None:
-    """One tensor of gate and up and one of down for each layer, as transformers 5 holds them: rows of gate, then of up."""
+    """Gate and up as one tensor of each layer, down as another, as transformers 5 has them: rows of gate, then of up."""
     for layer in range(2):
         experts = f"model.layers.{layer}.mlp.experts"
         parts = {

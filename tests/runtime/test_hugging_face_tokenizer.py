@@ -1,4 +1,4 @@
-"""tokenizer.json in the forms that published checkpoints have, against the ids of llama.cpp for the same vocabularies."""
+"""tokenizer.json in the forms of published checkpoints, against the ids of llama.cpp for the same vocabularies."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def byte_level(pre: str) -> dict[str, Any]:
 
 
 def sentence_piece() -> dict[str, Any]:
-    """tokenizer.json of sentence_piece.gguf's vocabulary, as transformers converts those of Llama 2: pairs by their scores."""
+    """tokenizer.json of sentence_piece.gguf's vocabulary, as transformers converts Llama 2's: pairs by their scores."""
     metadata = GGUFFile(GOLDEN / "sentence_piece.gguf").metadata
     texts = read_texts(metadata, "tokenizer.ggml.tokens")
     scores = metadata.array("tokenizer.ggml.scores").values()

@@ -100,7 +100,7 @@ class _Weights:
         return values
 
     def _fused(self, layer: int, is_down: bool, end: str) -> Values:
-        """gpt-oss: gate and up in alternating rows, or in alternating columns where matrices have the rows of x first."""
+        """gpt-oss: gate and up in alternating rows, or columns where matrices have the rows of x first."""
         parts = ("down",) if is_down else ("gate", "up")
         names = [f"blk.{layer}.ffn_{part}_exps.{'bias' if end == '_bias' else 'weight'}" for part in parts]
         if end in ("_blocks", "_scales"):

@@ -1,4 +1,4 @@
-"""A checkpoint of Hugging Face transformers as a Source: tensors and keys under GGUF's names, bytes as the files have them.
+"""A checkpoint of Hugging Face transformers as a Source: keys and tensors under GGUF's names, bytes as they lie.
 
 Rows of q and k are as transformers orders them: the graph's RoPE pairs what its ``Family.row_order`` says. What GGUF
 stores otherwise than by name is made when it is asked for: norms with 1 added, experts that are stored one by one or gate
@@ -133,7 +133,7 @@ class Checkpoint:
             file.mapped.release()
 
     def fingerprint(self) -> str:
-        """SHA-256 over config.json, and of each file its size, its header, and samples of 4 KiB, 256 in all or one a file."""
+        """SHA-256 over config.json, and each file's size, header, and samples of 4 KiB: 256 in all, or one a file."""
         digest = hashlib.sha256(self._config.read_bytes())
         for file in self._files:
             size, samples = file.mapped.size, max(_SAMPLES // len(self._files), 1)

@@ -37,7 +37,7 @@ _EMPTY: tuple[object, ...] = (None, False, 0, "", [], {})
 
 @dataclass
 class Translated:
-    """``values`` by GGUF's key, the ``fields`` that say them, ``factors`` that GGUF holds as tensors, and ``notices``."""
+    """``values`` by GGUF's key, the ``fields`` that say them, ``factors`` that are tensors in GGUF, and ``notices``."""
 
     values: dict[str, object] = field(default_factory=dict)
     fields: dict[str, str] = field(default_factory=dict)
@@ -86,9 +86,9 @@ class ConfigMetadata(Metadata):
                 keys[name] = value
             else:
                 _replace(config, name, value)
-        changed = super().with_overrides(keys) if keys else self  # raises for an array
+        super().with_overrides(keys)  # raises for an array
         if len(keys) == len(overrides):
-            return ConfigMetadata(self.path, self.config, self._more, keys) if keys else changed
+            return ConfigMetadata(self.path, self.config, self._more, keys)
         found = ConfigMetadata(self.path, config, self._more, keys)
         before, after = ({name: values.tolist() for name, values in one.factors.items()} for one in (self, found))
         if before != after:

@@ -146,7 +146,7 @@ class _Stretch:
         return value
 
     def _original(self) -> float:
-        """The context before: beside the other sizes, as Phi-3 has it, before what the object says, before the context itself."""
+        """The context before. Beside the other sizes, as in Phi-3, it counts first; else the context itself."""
         for value, name in (
             (self._config.get(_ORIGINAL), _ORIGINAL),
             (self._given.get(_ORIGINAL), f"{self._prefix}.{_ORIGINAL}"),

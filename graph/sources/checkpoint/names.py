@@ -88,7 +88,7 @@ class Names:
 
 
 def own_name(family: type[Family], name: str) -> str | None:
-    """The name in a checkpoint of a tensor that is ``name`` in GGUF; None where there is none, or several could be meant."""
+    """The name in a checkpoint of the tensor ``name`` of GGUF; None where there is none, or several could be meant."""
     found = _GGUF.fullmatch(name)
     if found is None:
         return None

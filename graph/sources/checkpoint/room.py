@@ -14,7 +14,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def require_room(path: Path, name: str, nbytes: int, meminfo: Path = _MEMINFO) -> None:
-    """Raise ModelError if the tensor ``name`` of a checkpoint, made in memory, would not fit. ``meminfo`` is Linux's."""
+    """Raise ModelError if the tensor ``name``, made in memory, would not fit. ``meminfo`` is Linux's."""
     if nbytes < _SMALL:
         return
     available = _available(meminfo)

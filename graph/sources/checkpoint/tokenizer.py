@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint in GGUF's keys: tokenizer.json whole, its vocabulary, special tokens, and the chat template.
+"""The tokenizer of a checkpoint in GGUF's keys: tokenizer.json, its vocabulary, special tokens, the chat template.
 
 The text of tokenizer.json stands under `tokenizer.huggingface.json`, which is GGUF's own key for it. What uses it is
 runtime/tokenizer/hugging_face.py.
@@ -25,7 +25,7 @@ _MOST_HOLES = 1 << 16
 
 
 def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, object], list[str]]:
-    """The keys of the tokenizer, and notices. A file that makes no sense is a notice: prompts can be given as token ids."""
+    """The keys of the tokenizer, and notices: of a file that makes no sense, since token ids can be run without it."""
     values: dict[str, object] = {}
     try:
         settings = _read_if_there(folder / _CONFIG)

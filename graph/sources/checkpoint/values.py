@@ -80,7 +80,7 @@ def elements(tensor: StoredTensor) -> npt.NDArray[np.generic]:
 
 
 def scaled_fp8(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]) -> Value:
-    """An FP8 matrix times its scale, as F32: one for the tensor, one for each row, or one for each block of rows and columns."""
+    """An FP8 matrix times its scale, as F32: one for the tensor, for each row, or for each block of rows and columns."""
 
     def make() -> Bytes:
         values = elements(tensor).astype(np.float32)
@@ -120,8 +120,8 @@ def stacked(values: Sequence[Value]) -> Value:
 
 
 def half_of(tensor: StoredTensor, which: int, order: Order) -> Value:
-    """Gate (0) or up (1) of all experts, [X, F, E] or [X, F]: from rows of gate and then of up, or alternating columns of
-    matrices with the rows of x first.
+    """Gate (0) or up (1) of all experts, [X, F, E] or [X, F]: from rows of gate and then of up, or from alternating
+    columns of matrices with the rows of x first.
     """
     is_bias, axis = len(tensor.dims) == 2, -1 if order == "interleaved" or len(tensor.dims) == 2 else 1
     half = tensor.dims[axis] // 2

@@ -10,12 +10,14 @@ medians, the rate over the bytes of both files, the time of cmp as a share of it
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import platform
 import shutil
 import statistics
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,12 @@ def write_model(path: Path, name: str, matrices: int) -> int:
     return path.stat().st_size
 
 
+def written(path: Path, name: str, matrices: int) -> int:
+    """``write_model`` in another process: the system counts the memory of this one among that of the commands."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(write_model, path, name, matrices).result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bytes", type=float, default=4e9, help="of the model in F16 (default 4e9)")
@@ -61,12 +69,12 @@ def main() -> None:
     matrices = max(1, int(options.bytes / (2 * _ROWS * _COLUMNS)))
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         model, copy = Path(scratch) / "model.gguf", Path(scratch) / "copy.gguf"
-        size = write_model(model, "F16", matrices)
+        size = written(model, "F16", matrices)
         shutil.copyfile(model, copy)
         others = {"copy": (copy, size)}
         for name in formats:
             other = Path(scratch) / f"{name}.gguf"
-            others[name] = (other, write_model(other, name, matrices))
+            others[name] = (other, written(other, name, matrices))
         costs: dict[str, list[Cost]] = {what: [] for what in ("cmp", *others)}
         for _ in range(options.rounds):
             for what, found in costs.items():

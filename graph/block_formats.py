@@ -202,7 +202,11 @@ class NumpyBlocks:
             self._columns[field.name] = raw.view(dtype)
 
     def integer(self, field: str, index: Any = 0) -> Any:
-        return self._columns[field][:, np.atleast_1d(index)].astype(np.int32)
+        column, where = self._columns[field], np.atleast_1d(index)
+        first = int(where[0])
+        if (where - first == np.arange(len(where))).all():  # as a slice it takes a quarter of the time
+            return column[:, first : first + len(where)].astype(np.int32)
+        return column[:, where].astype(np.int32)
 
     def bit(self, field: str, first: int, lane: Any) -> Any:
         index = first + lane

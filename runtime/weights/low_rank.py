@@ -26,6 +26,8 @@ def find_rank(a: Rows, b: Rows) -> tuple[int, Measures] | None:
     most = min(MOST_RANK, min(a.count, a.columns) // _SHARE)
     if most < 1 or a.count != b.count or a.columns != b.columns:
         return None
+    if not _may_be_low(a, b, most):
+        return None
     directions = _row_space(a, b, min(most + _BEYOND, a.columns))
     if directions is None:
         return None
@@ -38,6 +40,19 @@ def find_rank(a: Rows, b: Rows) -> tuple[int, Measures] | None:
         left = _without(a, b, directions[:, :low])
         found = (low, left) if left.is_rounding else None
     return found
+
+
+def _may_be_low(a: Rows, b: Rows, most: int) -> bool:
+    """Whether some rows of the difference have no higher rank: what has nothing to do with A is found out without reading all."""
+    rows = _sample(a)
+    delta = a.fetch(rows).values - b.fetch(rows).values
+    if not np.isfinite(delta).all():
+        return False
+    values, left = np.linalg.eigh((delta @ delta.T).astype(np.float64))
+    sizes = np.sqrt(np.maximum(values[::-1][:most], 1e-300))
+    directions = (delta.T @ left[:, ::-1][:, :most].astype(np.float32) / sizes.astype(np.float32)).astype(np.float32)
+    directions[:, sizes <= 1e-6 * sizes[0]] = 0  # in directions in which nothing lies, noise alone would be found
+    return _without(a, b, directions, rows).is_rounding
 
 
 def _sample(a: Rows) -> Index:

@@ -119,10 +119,10 @@ class Measures:
             spread = (spread * np.float32(abs(factor)) + np.abs(theirs) * np.float32(2.0**-23)).astype(np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
             delta = a.values - theirs
-            squares = _sums(np.square(delta), unit)
-            energy_a, energy_b = _sums(np.square(a.values), unit), _sums(np.square(theirs), unit)
-            limit = _sums(np.square(a.radius + spread), unit)
-            bad = ~(squares <= limit)
+            squares, products = _dots(delta, delta, unit), _dots(a.values, theirs, unit)
+            energy_a, energy_b = _dots(a.values, a.values, unit), _dots(theirs, theirs, unit)
+            of_a, of_b = _dots(a.radius, a.radius, unit), _dots(spread, spread, unit)
+            bad = ~(squares <= of_a + of_b + 2 * _dots(a.radius, spread, unit))
         self.unequal_units += int(np.count_nonzero(squares))
         if exact:
             bad = squares != 0
@@ -130,26 +130,20 @@ class Measures:
             bad &= _is_bad(delta, a, b, spread, np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * np.float32(0.5), unit)
         if bad.any():
             self._note_bad(rows, bad, unit)
-        finite = np.isfinite(squares)
         self.elements += delta.size
         self.units += bad.size
-        self.error += float(squares[finite].sum(dtype=np.float64))
-        self.good_error += float(squares[finite & ~bad].sum(dtype=np.float64))
-        self.expected += _UNIFORM * float(np.square(a.radius, dtype=np.float64).sum(where=np.isfinite(a.radius)))
-        self.expected += _UNIFORM * float(np.square(spread, dtype=np.float64).sum(where=np.isfinite(spread)))
-        self.a_squares += float(energy_a[finite].sum(dtype=np.float64))
-        self.b_squares += float(energy_b[finite].sum(dtype=np.float64))
+        finite = np.isfinite(squares)
         if not finite.all():
-            self.not_finite = (
-                self.not_finite[0] + int((~np.isfinite(a.values)).sum()),
-                self.not_finite[1] + int((~np.isfinite(theirs)).sum()),
-            )
-            both = np.isfinite(a.values) & np.isfinite(theirs)
-            self.products += float(np.einsum("ij,ij->", np.where(both, a.values, 0), np.where(both, theirs, 0), dtype=np.float64))
-            self.largest = max(self.largest, float(np.abs(delta[both]).max(initial=0)))
-        else:
-            self.products += float(np.einsum("ij,ij->", a.values, theirs, dtype=np.float64))
-            self.largest = max(self.largest, float(delta.max()), -float(delta.min()))
+            infinite = [int((~np.isfinite(side)).sum()) for side in (a.values, theirs)]
+            self.not_finite = (self.not_finite[0] + infinite[0], self.not_finite[1] + infinite[1])
+            delta = delta[np.isfinite(delta)]
+        self.largest = max(self.largest, float(delta.max(initial=0)), -float(delta.min(initial=0)))
+        self.error += _total(squares, finite)
+        self.good_error += _total(squares, finite & ~bad)
+        self.expected += _UNIFORM * (_total(of_a, finite) + _total(of_b, finite))
+        self.a_squares += _total(energy_a, finite)
+        self.b_squares += _total(energy_b, finite)
+        self.products += _total(products, finite)
 
     def _note_bad(self, rows: npt.NDArray[np.int64], bad: npt.NDArray[np.bool_], unit: int) -> None:
         counts = bad.sum(axis=1)
@@ -164,10 +158,15 @@ class Measures:
 _SPANS = 64
 
 
-def _sums(squares: npt.NDArray[np.float32], unit: int) -> npt.NDArray[np.float32]:
-    """The sum over each unit: [rows, units]."""
-    found: npt.NDArray[np.float32] = squares.reshape(len(squares), -1, unit).sum(axis=2)
+def _dots(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], unit: int) -> npt.NDArray[np.float32]:
+    """The sum of products over each unit: [rows, units]."""
+    shape = (len(a), -1, unit)
+    found: npt.NDArray[np.float32] = np.einsum("rui,rui->ru", a.reshape(shape), b.reshape(shape))
     return found
+
+
+def _total(of_units: npt.NDArray[np.float32], chosen: npt.NDArray[np.bool_]) -> float:
+    return float(of_units[chosen].sum(dtype=np.float64))
 
 
 def _is_bad(
@@ -183,8 +182,7 @@ def _is_bad(
         if side.outer is not None:
             inner &= ~side.outer
     with np.errstate(invalid="ignore", over="ignore"):
-        squares = np.square(delta)
-        inside = _sums(np.where(inner, squares, 0), unit)
-        bad = ~(inside <= _WEIGHED * _sums(np.where(inner, np.square(a.radius + spread), 0), unit)) | ~(_sums(squares, unit) <= energy)
+        within, radius = np.where(inner, delta, 0), np.where(inner, a.radius + spread, 0)
+        bad = ~(_dots(within, within, unit) <= _WEIGHED * _dots(radius, radius, unit)) | ~(_dots(delta, delta, unit) <= energy)
     found: npt.NDArray[np.bool_] = bad
     return found

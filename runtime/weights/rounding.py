@@ -79,24 +79,40 @@ def _decode_blocks(fmt: BlockFormat, blocks: npt.NDArray[np.uint8], shape: tuple
         reader.stand_in, reader.shift = None, 0.0
         run = slice(first, first + RUN)
         values[:, run] = fmt.decode(reader, first, lane)
-        code = reader.codes - levels.lowest
-        gap, beyond = _gaps(fmt, reader, first, lane, levels)
-        outer[:, run] = levels.is_end[code]
-        # Where the scale itself was rounded to 0, every code is an outermost one.
-        radius[:, run] = gap * levels.halves[code] + beyond * (outer[:, run] | (gap == 0))
-    radius += np.abs(values) * np.float32(_HALF_ULP_F16) + np.float32(levels.least)
+        code = reader.codes
+        gaps = _gaps(fmt, reader, first, lane, levels)
+        if reader.table is None:
+            outer[:, run] = (code == levels.lowest) | (code == levels.highest)
+            radius[:, run] = np.where(outer[:, run], gaps.at_end, gaps.inside)
+        else:
+            outer[:, run] = levels.is_end[code]
+            radius[:, run] = gaps.step * levels.halves[code] + np.where(outer[:, run], gaps.at_end - gaps.step, gaps.rounded)
     return Decoded(values.reshape(shape), radius.reshape(shape), outer.reshape(shape))
 
 
 @dataclass(frozen=True)
-class _Levels:
-    """The codes of a format: ``halves`` are half gaps by code - ``lowest``, in units of what one more in a code changes.
+class _Gaps:
+    """Of runs of a block, [blocks, 1]: what one more in a code changes, and how far an element may have been.
 
-    Where the codes are indices of a table of values, gaps are those of its values. At both ends a gap counts whole.
-    ``ends`` are the codes' values there, ``least`` is what the rounding of a subnormal scale may change of an element.
+    ``rounded`` is what the rounding of the scales changes of any element.
+    """
+
+    step: Values
+    inside: Values
+    at_end: Values
+    rounded: Values
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """The codes of a format, from ``lowest`` to ``highest``, or indices of a table of values, whose ``ends`` are the outermost.
+
+    Of a table, ``halves`` are half gaps by code, at both ends a whole one, in units of what one more in a value changes.
+    ``least`` is what the rounding of a subnormal scale may change of an element.
     """
 
     lowest: int
+    highest: int
     halves: Values
     is_end: npt.NDArray[np.bool_]
     ends: tuple[float, float]
@@ -129,11 +145,11 @@ def _levels(fmt: BlockFormat) -> _Levels:
     ends = (float(distinct[0]), float(distinct[-1]))
     is_f16 = any(field.dtype == "float16" for field in fmt.fields)
     least = _LEAST_F16 * max(map(abs, ends)) * reader.largest_scale if is_f16 else 0.0
-    return _Levels(lowest, halves[where].astype(np.float32), at_end[where], ends, least)
+    return _Levels(lowest, highest, halves[where].astype(np.float32), at_end[where], ends, least)
 
 
-def _gaps(fmt: BlockFormat, reader: _CodeReader, first: int, lane: Any, levels: _Levels) -> tuple[Values, Values]:
-    """What one more in a code changes, and what half a unit of the integer scales changes at the outermost codes: [blocks, 1]."""
+def _gaps(fmt: BlockFormat, reader: _CodeReader, first: int, lane: Any, levels: _Levels) -> _Gaps:
+    """How far elements of the runs from ``first`` on may have been."""
     decode = fmt.decode
     assert decode is not None
 
@@ -143,10 +159,14 @@ def _gaps(fmt: BlockFormat, reader: _CodeReader, first: int, lane: Any, levels: 
         return found
 
     low, high = (decoded(end, 0.0) for end in levels.ends)
-    gap = np.abs(high - low) / np.float32(levels.ends[1] - levels.ends[0])
-    if reader.largest_scale == 1:
-        return gap, np.zeros_like(gap)
-    return gap, np.abs(decoded(levels.ends[0], 0.5) - low) + np.abs(decoded(levels.ends[1], 0.5) - high)
+    step = np.abs(high - low) / np.float32(levels.ends[1] - levels.ends[0])
+    rounded = np.maximum(np.abs(low), np.abs(high)) * np.float32(_HALF_ULP_F16) + np.float32(levels.least)
+    if not reader.has_scales:
+        return _Gaps(step, step / 2 + rounded, step + rounded, rounded)
+    beyond = np.abs(decoded(levels.ends[0], 0.5) - low) + np.abs(decoded(levels.ends[1], 0.5) - high)
+    # Where the scale itself was rounded to 0, every code is an outermost one.
+    inside = np.where(step == 0, beyond, step / 2) + rounded
+    return _Gaps(step, inside, step + beyond + rounded, rounded + np.where(step == 0, beyond, 0))
 
 
 class _CodeReader(NumpyBlocks):
@@ -162,12 +182,14 @@ class _CodeReader(NumpyBlocks):
         self.stand_in: float | None = None
         self.shift = 0.0
         self.largest_scale = 1.0
+        self.has_scales = False
 
     def real(self, field: str, index: Any = 0) -> Any:
         return super().real(field, index).astype(np.float32)
 
     def to_real(self, value: Any) -> Any:
         if value.shape[-1] != RUN:
+            self.has_scales = True
             self.largest_scale = max(self.largest_scale, float(np.abs(value).max()))
             return value.astype(np.float32) + np.float32(self.shift)
         if self.stand_in is not None:

@@ -19,6 +19,8 @@ _FUSED = ("attn_qkv.weight", "attn_qkv.bias")
 _MOST_ROWS = 1 << 15
 #: Random directions by which rows are told apart, and how alike (as a cosine in them) two must be.
 _DIRECTIONS, _ALIKE = 64, 0.85
+#: Rows by which it is decided whether to read all of A.
+_ROWS_AT_FIRST = 64
 _NAMED = 4
 
 
@@ -151,13 +153,23 @@ def rows_in_another_order(pair: TensorPair) -> Iterator[Fit]:
         return
     columns = pair.rows_a.columns
     directions = np.random.default_rng(0).standard_normal((columns, _DIRECTIONS)).astype(np.float32)
-    sides = [
-        np.concatenate([side.fetch(piece).values @ directions for piece in pieces(side.count, columns)])
-        for side in (pair.rows_a, pair.rows_b)
-    ]
-    order = _matched(*sides)
+
+    def features(rows: Rows, count: int) -> npt.NDArray[np.float32]:
+        return np.concatenate([rows.fetch(piece).values @ directions for piece in pieces(count, columns)])
+
+    theirs = features(pair.rows_b, pair.rows_b.count)
+    if pair.rows_a.count > _ROWS_AT_FIRST and not _mostly_there(features(pair.rows_a, _ROWS_AT_FIRST), theirs):
+        return
+    order = _matched(features(pair.rows_a, pair.rows_a.count), theirs)
     if order is not None:
         yield _permuted("row-order", "the rows are in another order" + _moves(order, "row"), pair, order, "the rows are in another order")
+
+
+def _mostly_there(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
+    """Whether most of ``a`` are like one of ``b``."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        a, b = (side / np.maximum(np.sqrt(np.square(side).sum(axis=1, keepdims=True)), 1e-30) for side in (a, b))
+        return bool(np.mean((a @ b.T).max(axis=1) > _ALIKE) >= _ALIKE)
 
 
 def _matched(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> Index | None:
@@ -173,8 +185,6 @@ def _matched(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> Index | 
         same = np.arange(start, start + len(best))
         stay = alike[np.arange(len(best)), same] >= alike[np.arange(len(best)), best] - 1e-6
         order[start : start + len(best)] = np.where(stay, same, best)
-        if start == 0 and np.mean(alike.max(axis=1) > _ALIKE) < _ALIKE:
-            return None
     if len(np.unique(order)) < len(order) or (order == np.arange(len(order))).all():
         return None
     return order

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from aprgraph.graph.arguments import TOKENS
 from aprgraph.graph.errors import ModelError, TokenError, shown
@@ -24,13 +25,9 @@ class HuggingFaceTokenizer(Tokenizer):
         from tokenizers import Tokenizer as Library  # noqa: PLC0415 -- not needed to run token ids
 
         text = metadata.text(JSON_KEY)
-        try:
+        self._path = metadata.path
+        with self._explained():
             self._library = Library.from_str(text)
-        except Exception as error:  # noqa: BLE001 -- the library raises nothing narrower
-            raise ModelError(
-                f"{metadata.path}: the tokenizer.json beside it cannot be used: {shown(str(error))}; give the prompt as token ids with ",
-                TOKENS,
-            ) from None
         self._library.no_truncation()
         self._library.no_padding()
         super().__init__(metadata, vocabulary, _Pieces(vocabulary, json.loads(text), lambda part: self._ids(part, affixes=False)))
@@ -48,8 +45,22 @@ class HuggingFaceTokenizer(Tokenizer):
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TokenError(f"the prompt is not valid UTF-8 at character {error.start}; give it in UTF-8") from None
-        ids: list[int] = self._library.encode(text, add_special_tokens=affixes).ids
+        with self._explained():
+            ids: list[int] = self._library.encode(text, add_special_tokens=affixes).ids
         return ids
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What the library raises within, as a ModelError: nothing narrower than Exception, or the panic of a Rust program."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise ModelError(
+                f"{self._path}: the tokenizer.json beside it cannot be used: {shown(str(error))}; give the prompt as token ids with ",
+                TOKENS,
+            ) from None
 
 
 class _Pieces:

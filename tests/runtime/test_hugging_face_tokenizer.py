@@ -188,3 +188,47 @@ def test_a_tokenizer_that_is_missing_or_makes_no_sense(tmp_path: Path) -> None:
     assert "tokenizer" not in {
         finding.rule.code.partition("-")[0] for finding in check(folder).findings if finding.rule.code != "tokenizer-rows"
     }
+
+
+@pytest.mark.contract("FILE-HF-4")
+def test_every_value_of_tokenizer_json(tmp_path: Path) -> None:
+    """Every field in turn as every kind of value: a notice, one of two errors, or ids."""
+    good = byte_level("llama-bpe")
+    good["model"] |= {"vocab": dict(list(good["model"]["vocab"].items())[:300]), "merges": []}
+    good["added_tokens"] = [_added(300, "<s>")]
+    good["post_processor"] = _template("<s>", 300)
+    folder = folder_with(tmp_path, good)
+    places: list[tuple[Any, ...]] = [
+        *((name,) for name in good), *(("model", name) for name in good["model"]), *(("post_processor", name) for name in good["post_processor"]),
+        ("added_tokens", 0), ("added_tokens", 0, "id"), ("added_tokens", 0, "content"), ("post_processor", "single", 0),
+        ("post_processor", "single", 0, "SpecialToken"), ("post_processor", "special_tokens", "<s>"), ("post_processor", "special_tokens", "<s>", "ids"),
+    ]  # fmt: skip
+    outcomes = set()
+    for where in places:
+        for value in (None, True, -1, 2**70, 0.5, "", "x", [], [1], [[]], {}, {"a": 1}, {"a": {}}):
+            document = json.loads(json.dumps(good))
+            place = document
+            for part in where[:-1]:
+                place = place[part]
+            place[where[-1]] = value
+            (folder / "tokenizer.json").write_text(json.dumps(document))
+            try:
+                tokenizer_of(folder).encode("hello")
+                outcomes.add(None)
+            except (ModelError, UnsupportedModelError) as error:
+                assert "token ids" in str(error) or str(error).startswith(f"{folder}/"), (where, value)
+                outcomes.add(type(error))
+    assert outcomes == {None, ModelError, UnsupportedModelError}
+
+
+@pytest.mark.contract("FILE-HF-4")
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json"])
+def test_every_value_of_what_lies_beside_it(name: str, tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, byte_level("gpt-2"))
+    for field in ("bos_token", "eos_token", "eos_token_id", "chat_template"):
+        for value in (None, True, -1, 2**70, 0.5, "", "<s>", [], [1], [[]], ["<s>"], [{"name": 3}], {}, {"content": 1}, {"content": "<s>"}):
+            (folder / name).write_text(json.dumps({field: value}))
+            assert tokenizer_of(folder).encode("hello")
+    for content in (b"", b"[]", b"\xff\xff", b"{", b"[" * 100_000):
+        (folder / name).write_bytes(content)
+        assert load_model(folder).notices[0].endswith("the tokenizer is left out: give prompts as token ids")

@@ -50,8 +50,8 @@ def _read_template(folder: Path, settings: Mapping[str, Any]) -> dict[str, objec
     given = settings.get("chat_template")
     if isinstance(given, str):
         return {key: given}
-    named = {one.get("name"): one.get("template") for one in given if isinstance(one, dict)} if isinstance(given, list) else {}
-    texts = {name: text for name, text in named.items() if isinstance(name, str) and isinstance(text, str)}
+    named = [(one.get("name"), one.get("template")) for one in map(_object, _list(given))]
+    texts = {name: text for name, text in named if isinstance(name, str) and isinstance(text, str)}
     return {key if name == "default" else f"{key}.{name}": text for name, text in texts.items()}
 
 
@@ -65,8 +65,8 @@ def _read_vocabulary(folder: Path, settings: Mapping[str, Any], config: Mapping[
     kinds = dict.fromkeys(tokens, _NORMAL)
     if model.get("byte_fallback"):
         kinds |= {token: _BYTE for token, text in tokens.items() if len(text) == 6 and text.startswith("<0x") and text.endswith(">")}
-    for added in document.get("added_tokens") or []:
-        token, text = _entry(added.get("id"), added.get("content"), where) if isinstance(added, dict) else _entry(None, added, where)
+    for added in map(_object, _list(document.get("added_tokens"))):
+        token, text = _entry(added.get("id"), added.get("content"), where)
         tokens[token], kinds[token] = text, _CONTROL if added.get("special") else _USER_DEFINED
     count = max(tokens, default=-1) + 1
     if not tokens or count > len(tokens) + _MOST_HOLES:
@@ -81,7 +81,7 @@ def _read_vocabulary(folder: Path, settings: Mapping[str, Any], config: Mapping[
         f"{_GGML}tokens": ListValue([text.encode("utf-8", errors="surrogatepass") for text in texts]),
         f"{_GGML}token_type": ListValue(kind_numbers),
     }
-    return values | _special_tokens(settings, config, texts) | _affixes(document, count)
+    return values | _special_tokens(settings, config, texts) | _affixes(document, count, where)
 
 
 def _tokens(model: Mapping[str, Any], where: Path) -> Iterator[tuple[int, str]]:
@@ -122,16 +122,28 @@ def _special_tokens(settings: Mapping[str, Any], config: Mapping[str, Any], text
     return values
 
 
-def _affixes(document: Mapping[str, Any], count: int) -> dict[str, object]:
+def _affixes(document: Mapping[str, Any], count: int, where: Path) -> dict[str, object]:
     """Whether texts get a BOS and an EOS, and which: by the template of the post-processor."""
-    processor = document.get("post_processor")
-    inner = processor.get("processors") if isinstance(processor, dict) and processor.get("type") == "Sequence" else [processor]
-    template = next((one for one in inner or [] if isinstance(one, dict) and one.get("type") == "TemplateProcessing"), {})
-    single, special = template.get("single") or [], template.get("special_tokens") or {}
-    names = [next(iter(part.values())).get("id") if "SpecialToken" in part else None for part in single if isinstance(part, dict)]
+    processor = _object(document.get("post_processor"))
+    inner = _list(processor.get("processors")) if processor.get("type") == "Sequence" else [processor]
+    template = next((one for one in map(_object, inner) if one.get("type") == "TemplateProcessing"), {})
+    names = [_object(_object(part).get("SpecialToken")).get("id") for part in _list(template.get("single"))]
+    special = _object(template.get("special_tokens"))
+    missing = next((name for name in names if name is not None and (not isinstance(name, str) or name not in special)), None)
+    if missing is not None:
+        raise ModelFileError(f"{where}: post_processor adds {shown(missing)}, which its special_tokens do not have; download it again")
     values: dict[str, object] = {f"{_GGML}add_bos_token": False, f"{_GGML}add_eos_token": False}
     for key, name in (("bos", names[0] if names else None), ("eos", names[-1] if names else None)):
-        ids = special.get(name, {}).get("ids") if isinstance(name, str) and isinstance(special, dict) else None
-        if isinstance(ids, list) and ids and type(ids[0]) is int and 0 <= ids[0] < count:
+        ids = _list(_object(special.get(name) if isinstance(name, str) else None).get("ids"))
+        if ids and type(ids[0]) is int and 0 <= ids[0] < count:
             values |= {f"{_GGML}add_{key}_token": True, f"{_GGML}{key}_token_id": ids[0]}
     return values
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """An object of JSON; an empty one for what is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

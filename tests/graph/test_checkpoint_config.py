@@ -133,6 +133,7 @@ def test_what_is_said_and_goes_on(tmp_path: Path) -> None:
 def test_overrides_by_the_names_of_fields(tmp_path: Path) -> None:
     folder = write_checkpoint("llama-f32-linear", tmp_path)
     by_field = graph_text(folder, overrides={"rope_parameters.rope_theta": 5000.0, "rms_norm_eps": 0.5})
+    assert graph_text(folder, overrides={"rope_theta": 5000.0, "rms_norm_eps": 0.5}) == by_field
     assert by_field == graph_text(folder, overrides={"llama.rope.freq_base": 5000.0, "llama.attention.layer_norm_rms_epsilon": 0.5})
     assert "base = 5000.0" in by_field
     assert "eps = 0.5" in by_field

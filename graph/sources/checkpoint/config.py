@@ -85,7 +85,7 @@ class ConfigMetadata(Metadata):
             if name in self or name.partition(".")[0] in {*FAMILIES, "general", "tokenizer"}:
                 keys[name] = value
             else:
-                _replace(config, name, value)
+                _replace(config, _where_it_lies(config, name), value)
         super().with_overrides(keys)  # raises for an array
         if len(keys) == len(overrides):
             return ConfigMetadata(self.path, self.config, self._more, keys)
@@ -100,8 +100,9 @@ class ConfigMetadata(Metadata):
 
     def is_read(self, key: str) -> bool:
         """Whether a getter has been asked for a key, or for one that the field ``key`` says."""
+        field = _where_it_lies(_text_config(self.config), key)
         return super().is_read(key) or any(
-            self.own_name(read) == key or self.own_name(read).startswith(f"{key}.") for read in self.keys_read
+            self.own_name(read) == field or self.own_name(read).startswith(f"{field}.") for read in self.keys_read
         )
 
 
@@ -131,6 +132,12 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(inner, dict):
         return config
     return {**{name: config[name] for name in ("architectures", "tie_word_embeddings", "quantization_config") if name in config}, **inner}
+
+
+def _where_it_lies(config: Mapping[str, Any], name: str) -> str:
+    """The field ``name`` with the object that it lies in: `rope_theta` stands where transformers 5 moved it to."""
+    moved = config.get("rope_parameters")
+    return f"rope_parameters.{name}" if name not in config and isinstance(moved, dict) and name in moved else name
 
 
 def _replace(config: dict[str, Any], name: str, value: Any) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aprgraph.graph.arguments import Argument
+from aprgraph.graph.arguments import MODEL, MODEL_A, MODEL_B, Argument
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
@@ -30,13 +30,18 @@ def diff(
     b: Source,
     *,
     model: str | Path | Model | None = None,
+    model_a: str | Path | Model | None = None,
+    model_b: str | Path | Model | None = None,
     tokens: Sequence[int] | None = None,
     on_replay: OnTensor | None = None,
     names: SideNames | None = None,
     **options: Any,
 ) -> Comparison:
-    """Compare two traces, and with ``model`` (the GGUF file that both are to be runs of) say which side is wrong.
+    """Compare two traces, and with ``model`` (the file that both are to be runs of) say which side is wrong.
 
+    ``model_a`` and ``model_b`` are the models of one side each, in place of ``model``: two files of one model, such as a
+    checkpoint and its quantised GGUF file. Each side is then replayed by its own, and what the weights of the two make the
+    sides differ by stands in ``blame.other_weights``.
     ``tokens`` are those of the prompt, for traces whose manifests do not name them. ``names`` are what sentences call
     the sides (default: by their paths). ``options`` are those of ``aprgraph.runtime.diff.diff``: top, profile,
     tolerances, progress. The report's ``headline`` is the sentence to read first. Raises AprgraphError for what cannot
@@ -44,12 +49,14 @@ def diff(
     """
     a, b = open_foreign_sides([a, b])
     report = Comparison.of(replace(_diff(a, b, **options), called=names))
-    if model is None:
+    models = load_models_of(a, b, model, model_a, model_b)
+    if models is None:
         if tokens is not None:
             raise ComparisonError("tokens are for the replay of a model; give the model too")
         return report
     given = {name: options[name] for name in ("profile", "tolerances", "top") if name in options}
-    return with_blame(report, *open_pair(a, b), load_model_of([a, b], model), tokens=tokens, progress=on_replay, **given)
+    ours, theirs = models
+    return with_blame(report, *open_pair(a, b), ours, model_b=theirs, tokens=tokens, progress=on_replay, **given)
 
 
 def audit(
@@ -83,16 +90,43 @@ def load_model_of(
     return load_model(model, overrides, ignore, lambda architecture: graph_of_traces([*map(open_source, traces)], architecture))
 
 
+def load_models_of(
+    a: Source,
+    b: Source,
+    model: str | Path | Model | None,
+    model_a: str | Path | Model | None,
+    model_b: str | Path | Model | None,
+    overrides: Mapping[str, Scalar | str] | None = None,
+    ignore: Sequence[str] = (),
+) -> tuple[Model, Model] | None:
+    """The models of the two sides, one object where they are one; None where none is named.
+
+    ``model`` is that of a side whose own is not named. Raises what ``load_model_of`` does, and ComparisonError where one
+    side alone has a model.
+    """
+    ours, theirs = (model if own is None else own for own in (model_a, model_b))
+    if ours is None and theirs is None:
+        return None
+    if ours is None or theirs is None:
+        named, lacking = (MODEL_A, MODEL_B) if theirs is None else (MODEL_B, MODEL_A)
+        raise ComparisonError("", named, " names the model of one side; name the other's with ", lacking, ", or that of both with ", MODEL)
+    if ours == theirs:
+        both = load_model_of([a, b], ours, overrides, ignore)
+        return both, both
+    return load_model_of([a], ours, overrides, ignore), load_model_of([b], theirs, overrides, ignore)
+
+
 @dataclass(frozen=True)
 class Guilty:
     """The stage to look at: ``local`` is its error, ``trace`` the one that recorded it, held to ``profile``; ``side``
-    is what sentences call that trace, None of an audit.
+    is what sentences call that trace, None of an audit, and ``is_b`` says that it is B's.
     """
 
     local: LocalError
     trace: Trace
     profile: str
     side: str | None = None
+    is_b: bool = False
 
 
 def guilty_of_diff(report: Comparison, a: Trace, b: Trace) -> Guilty | None:
@@ -102,7 +136,7 @@ def guilty_of_diff(report: Comparison, a: Trace, b: Trace) -> Guilty | None:
         return None
     side, local = guilty
     trace, found = (a, report.blame.a) if side == "A" else (b, report.blame.b)
-    return Guilty(local, found.as_read or trace, found.profile, report.names.of(side))
+    return Guilty(local, found.as_read or trace, found.profile, report.names.of(side), is_b=side == "B")
 
 
 def guilty_of_audit(found: Audit, trace: Trace) -> Guilty | None:

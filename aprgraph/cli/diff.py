@@ -52,6 +52,17 @@ def diff(
             "--model", "-m", metavar="MODEL", help="The model that both are to be runs of: say which side is wrong.", show_default=False
         ),
     ] = None,
+    model_a: Annotated[
+        Path | None,
+        typer.Option(
+            "--model-a",
+            metavar="MODEL",
+            help="The model of A, where B is of another file of it (with --model-b or --model): each side is replayed by its own, "
+            "and what their weights make the two differ by is told apart.",
+            show_default=False,
+        ),
+    ] = None,
+    model_b: Annotated[Path | None, typer.Option("--model-b", metavar="MODEL", help="The model of B.", show_default=False)] = None,
     tokens: ReplayTokens = None,
     override_kv: Override = None,
     ignore: Ignore = None,
@@ -76,8 +87,8 @@ def diff(
 
     The first to differ is not always wrong, nor is its side. With --model each stage of each side is computed again in float64
     from what that side itself recorded, which says who is wrong, and where. All of the report then goes by verdicts, a row a stage:
-    A WRONG, B WRONG, BOTH WRONG, FOLLOWS (right, behind something wrong), ADDS UP, RECORDING, OTHER GRAPH, RIGHT, UNKNOWN.
-    docs/verdicts.md has all words.
+    A WRONG, B WRONG, BOTH WRONG, FOLLOWS (right, behind something wrong), ADDS UP, RECORDING, OTHER GRAPH,
+    OTHER WEIGHTS, RIGHT, UNKNOWN. docs/verdicts.md has all words.
 
     \b
     Example:
@@ -85,6 +96,7 @@ def diff(
       aprgraph run model.gguf --taps all --layers 0..30 -o bad --override-kv llama.rope.freq_base=float:10000
       aprgraph diff good bad
       aprgraph diff good bad --model model.gguf --html report.html --repro guilty
+      aprgraph diff quantised original --model-a model.gguf --model-b checkpoint/
 
     Either side may come from another program that writes APRT files. Tensors that one side lacks are UNMEASURED:
     neither equal nor divergent. So is what lies behind experts that the two chose differently at a near-tie.
@@ -101,22 +113,33 @@ def diff(
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
     if apr_json:
-        _print_as_apr(a, b, top, {"--json": as_json, "--html": html, "--model": model, "--suggest": suggest, "--map": names})
+        _print_as_apr(
+            a, b, top, {"--json": as_json, "--html": html, "--model": model or model_a or model_b, "--suggest": suggest, "--map": names}
+        )
         return
     _check_places(html, repro)
     one, other = sides = open_foreign_sides([a, b], names or [])
-    truth = _load(sides, model, tokens, override_kv or [], ignore or [], repro)
+    truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro)
     ids = None if tokens is None else parse_tokens(tokens)
     late = Afterwards()
     report = Comparison.of(_compare(one, other, top, profile, tolerances or []))
     if truth is not None:
         with replaying() as progress:
             report = with_blame(
-                report, *open_pair(one, other), truth, tokens=ids, profile=profile, tolerances=tolerances or [], top=top, progress=progress
+                report,
+                *open_pair(one, other),
+                truth[0],
+                model_b=truth[1],
+                tokens=ids,
+                profile=profile,
+                tolerances=tolerances or [],
+                top=top,
+                progress=progress,
             )
         if repro is not None:
+            guilty = comparison.guilty_of_diff(report, *open_pair(one, other))
             with late.written_by("--repro"):
-                write_guilty(repro, comparison.guilty_of_diff(report, *open_pair(one, other)), truth, ids)
+                write_guilty(repro, guilty, truth[guilty is not None and guilty.is_b], ids)
     if html is not None:
         from aprgraph.runtime.report import write_page  # noqa: PLC0415
 
@@ -158,16 +181,22 @@ def _check_places(html: Path | None, repro: Path | None) -> None:
 
 
 def _load(
-    sides: Sequence[Source], model: Path | None, tokens: str | None, override_kv: list[str], ignore: list[str], repro: Path | None
-) -> Model | None:
-    """The model to replay, if one is named. Raises AprgraphError, also for options that need one."""
-    from aprgraph.comparison import load_model_of  # noqa: PLC0415
+    sides: Sequence[Source],
+    models: tuple[Path | None, Path | None, Path | None],
+    tokens: str | None,
+    override_kv: list[str],
+    ignore: list[str],
+    repro: Path | None,
+) -> tuple[Model, Model] | None:
+    """The models to replay A and B by, if any is named: of both, of A, of B. Raises AprgraphError, also for options that need one."""
+    from aprgraph.comparison import load_models_of  # noqa: PLC0415
     from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
 
-    if model is not None:
-        loaded = load_model_of(sides, model, parse_overrides(override_kv), ignore)
-        print_notices(loaded.notices)
+    a, b = sides
+    loaded = load_models_of(a, b, *models, parse_overrides(override_kv), ignore)
+    if loaded is not None:
+        print_notices(tuple(dict.fromkeys(notice for model in loaded for notice in model.notices)))
         return loaded
     for option, given in (("--tokens", tokens), ("--override-kv", override_kv), ("--ignore", ignore), ("--repro", repro)):
         if given:

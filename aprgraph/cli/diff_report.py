@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from aprgraph.runtime.blame import Blame
+    from aprgraph.runtime.blame.weight_share import OtherWeights
     from aprgraph.runtime.blame.wrong_rows import Group
     from aprgraph.runtime.comparison import Comparison
     from aprgraph.runtime.diff import DiffRow, FirstDivergence
@@ -39,6 +40,7 @@ _COLOURS = {
     "OTHER FORM": "cyan",
     "RECORDING": "cyan",
     "ADDS UP": "yellow",
+    "OTHER WEIGHTS": "cyan",
     "UNKNOWN": "dim",
 }
 
@@ -64,6 +66,9 @@ def print_report(report: Comparison, traces: tuple[Trace, Trace], show_all: bool
     if report.blame is not None and report.blame.wrong:
         console.print()
         console.print(_blame_table(report.blame, each=show_all), markup=False)
+    if report.blame is not None and report.blame.other_weights is not None and report.blame.other_weights.shares:
+        console.print()
+        console.print(_weights_table(report.blame.other_weights, each=show_all), markup=False)
     rows = _rows_of_common_layers(report) if show_all else matter(report)
     if rows:
         console.print()
@@ -108,6 +113,17 @@ def _blame_table(blame: Blame, *, each: bool) -> str:
     table = format_table(("", "tensor", "local A", "local B", "limit", "largest at", "why"), cells, right=(2, 3, 4), drop_empty=True)
     hidden = len(rows) - len(shown)
     return table + (f"\n{hidden} more stages that a side is wrong at; --all prints every tensor" if hidden else "")
+
+
+def _weights_table(other: OtherWeights, *, each: bool) -> str:
+    """What the weights of the two models make the sides differ by: at the stages where it is most, or at ``each`` in order."""
+    from aprgraph.cli.tables import format_table  # noqa: PLC0415
+
+    shown = other.shares if each else other.largest[:_WRONG_SHOWN]
+    cells = [[share.label, *map(small_number, (share.total, share.by_weights, share.from_inputs)), share.tensors] for share in shown]
+    table = format_table(("tensor", "differs by", "by weights", "from inputs", "weights"), cells, right=(1, 2, 3))
+    hidden = len(other.shares) - len(shown)
+    return table + (f"\n{hidden} more stages whose weights differ; --all prints every one" if hidden else "")
 
 
 def _suspects(report: Comparison, group: Group, first: FirstDivergence) -> str:

@@ -57,6 +57,9 @@ VERDICTS: tuple[DivergenceClass, ...] = (
     DivergenceClass("FOLLOWS", "right, given its inputs, which are wrong or of another graph", "#a39a86", "#8f8776", "#f6f4ef", "#1d1c1a"),
     DivergenceClass("UNKNOWN", "could not be replayed, here or before", "#8c8c8c", "#8c8c8c", "#f3f3f3", "#1d2126", stands_apart=True),
     DivergenceClass("ADDS UP", "right all the way; small differences add up", "#857900", "#b5a82a", "#f5f0b4", "#3b370e"),
+    DivergenceClass(
+        "OTHER WEIGHTS", "right by each side's model, whose weights differ here or before", "#4f7a4a", "#9cc98f", "#e2f0dd", "#1f3a1c"
+    ),
     DivergenceClass("OTHER GRAPH", "right, but the two graphs differ here", "#5b4fa8", "#b9aef5", "#d9d2f5", "#423685", True),
     DivergenceClass("A WRONG", "A is wrong here, given its inputs", "#a83279", "#ff9fd0", "#f9bcdc", "#7a2559", True, _LOCAL),
     DivergenceClass("B WRONG", "B is wrong here, given its inputs", "#c24a00", "#ff9650", "#ffbd94", "#7d350a", True, _LOCAL),
@@ -71,7 +74,7 @@ CLASS_BY_NAME: dict[str, DivergenceClass] = {cls.name: cls for cls in LOOKS}
 UNMEASURED = CLASS_BY_NAME["UNMEASURED"]
 _RIGHT, *_OTHERS = VERDICTS
 #: A picture by verdicts also has stages that were not recorded, which stand out more than right ones.
-_SEVERITY = {cls.name: index for index, cls in enumerate((*CLASSES[:2], _RIGHT, CLASSES[2], *_OTHERS[:5], *CLASSES[3:], *_OTHERS[5:]))}
+_SEVERITY = {cls.name: index for index, cls in enumerate((*CLASSES[:2], _RIGHT, CLASSES[2], *_OTHERS[:6], *CLASSES[3:], *_OTHERS[6:]))}
 
 
 @dataclass(frozen=True)

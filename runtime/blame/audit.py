@@ -103,7 +103,7 @@ class Auditor:
             check_tokens(known, model)
         self.graph = _graph_of(trace, replayed, known)
         self.recorded = Recorded(trace, self.graph, known)
-        self.replayer = Replayer(self.graph, self.recorded, replayed.weights)
+        self.replayer = Replayer(self.graph, self.recorded, replayed.weights.read)
         self._kept = None if profile is not None else kept_in(trace)
         self.profile = profile or own_profile(trace.info, self.graph, self._kept.format if self._kept is not None else None)
         limits = Tolerances(self.profile, tolerances, [entry.stage for entry in trace.entries] if stages is None else stages)

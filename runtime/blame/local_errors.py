@@ -13,6 +13,7 @@ from typing import Any
 from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.words import listed
+from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
@@ -227,6 +228,7 @@ class Verdict(str, Enum):
     BOTH_WRONG = "BOTH WRONG"
     RECORDING = "RECORDING"
     OTHER_GRAPH = "OTHER GRAPH"
+    OTHER_WEIGHTS = "OTHER WEIGHTS"
     FOLLOWS = "FOLLOWS"
     ADDS_UP = "ADDS UP"
     RIGHT = "RIGHT"
@@ -245,13 +247,17 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class Blame:
-    """Both sides' audits, a verdict on each tensor, and the sentence to read first; ``graph`` is what A was replayed by."""
+    """Both sides' audits, a verdict on each tensor, and the sentence to read first; ``graph`` is what A was replayed by.
+
+    ``other_weights`` is what the weights of two models make the sides differ by, None where both were replayed by one.
+    """
 
     a: Audit
     b: Audit
     verdicts: Mapping[Place, Verdict]
     sentence: str
     graph: Graph | None = None
+    other_weights: OtherWeights | None = None
 
     @property
     def wrong(self) -> tuple[Place, ...]:
@@ -284,10 +290,12 @@ class Blame:
         return {
             "sentence": self.sentence,
             "model": self.a.model,
+            "other_weights": None if self.other_weights is None else [share.to_json() for share in self.other_weights.shares],
             "common": list(self.common),
             "counts": {verdict.value: count for verdict, count in self.counts.items()},
             "sides": {
                 side: {
+                    "model": audit.model,
                     "profile": audit.profile,
                     "replayed": audit.replayed,
                     "wrong": len(audit.wrong),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from aprgraph.graph.message import Message, join_messages
 from aprgraph.graph.words import as_sentence, joined
 from aprgraph.runtime.blame.local_errors import NAMED, Audit, LocalError, LocalState, Verdict
+from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -70,9 +71,20 @@ def _reading_note(group: Sequence[LocalError], words: str, name: str) -> str:
 
 
 def blame_sentence(
-    report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Place, Verdict], graphs: GraphDifferences | None = None
+    report: DiffReport,
+    a: Audit,
+    b: Audit,
+    verdicts: Mapping[Place, Verdict],
+    graphs: GraphDifferences | None = None,
+    other_weights: OtherWeights | None = None,
 ) -> str:
     """What blame found."""
+    found = _found(report, a, b, verdicts, graphs)
+    return join_messages(" ", [found, other_weights.sentence]) if other_weights is not None and other_weights.shares else found
+
+
+def _found(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Place, Verdict], graphs: GraphDifferences | None) -> str:
+    """Who is wrong and where, or why nobody is."""
     names = report.names
     sides = [(side, audit, other) for side, audit, other in (("A", a, b), ("B", b, a)) if audit.wrong]
     if len(sides) == 1:
@@ -109,6 +121,8 @@ def blame_sentence(
             f"Neither side is wrong: each is right by its own graph, and the two ran different ones. They part at {row.label} "
             f"({row.reason}), where {'; '.join(difference.sentence for difference in graphs.computed[:NAMED])}."
         )
+    if Verdict.OTHER_WEIGHTS in verdicts.values() and Verdict.UNKNOWN not in verdicts.values():
+        return Message(report.verdict, f" Neither side is wrong: each is right by its own model, {_counts(report, a, b)}.")
     first = next((key for key, verdict in verdicts.items() if verdict in (Verdict.ADDS_UP, Verdict.UNKNOWN) and _is_off(report, key)), None)
     if first is not None and verdicts[first] is Verdict.ADDS_UP:
         row = report.row(first)

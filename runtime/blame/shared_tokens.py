@@ -15,23 +15,23 @@ from aprgraph.runtime.trace.reader import Trace
 _EMBEDDING = Place(0, 0, EMBEDDING)
 
 
-def tokens_of_sides(
-    a: Trace, b: Trace, given: PromptTokens, audit: Callable[[Trace, PromptTokens], Audit]
-) -> tuple[PromptTokens, PromptTokens]:
+#: Audits a trace on tokens.
+AuditOn = Callable[[Trace, PromptTokens], Audit]
+
+
+def tokens_of_sides(a: Trace, b: Trace, given: PromptTokens, audits: tuple[AuditOn, AuditOn]) -> tuple[PromptTokens, PromptTokens]:
     """The tokens that each side is replayed on: as ``given``, else those of its own manifest, else the other side's.
 
     The other side's are taken only where the embedding that this one recorded is right by them, as it stands or as it is to be read; so
-    tokens that nobody knows accuse nobody. ``audit`` audits a trace on tokens.
+    tokens that nobody knows accuse nobody. ``audits`` audit A and B.
     """
     if given is not None:
         return given, given
     known = tokens_of(a, None), tokens_of(b, None)
-    return _known_or_confirmed(a, known[0], known[1], audit), _known_or_confirmed(b, known[1], known[0], audit)
+    return _known_or_confirmed(a, known[0], known[1], audits[0]), _known_or_confirmed(b, known[1], known[0], audits[1])
 
 
-def _known_or_confirmed(
-    trace: Trace, own: PromptTokens, other: PromptTokens, audit: Callable[[Trace, PromptTokens], Audit]
-) -> PromptTokens:
+def _known_or_confirmed(trace: Trace, own: PromptTokens, other: PromptTokens, audit: AuditOn) -> PromptTokens:
     if own is not None or other is None or _EMBEDDING not in trace:
         return own
     first_layer = TraceAsRead(trace, places={entry.key: None for entry in trace.entries if (entry.step, entry.layer) != (0, 0)})

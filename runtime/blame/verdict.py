@@ -5,6 +5,7 @@ from __future__ import annotations
 from aprgraph.runtime.blame.broken_model import with_broken_model
 from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalState, Verdict
 from aprgraph.runtime.blame.sentences import blame_sentence
+from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.dependencies import Dependencies
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
@@ -12,24 +13,41 @@ from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
 from aprgraph.runtime.place import Place
 
 
-def judge(report: DiffReport, a: Audit, b: Audit, dependencies: Dependencies, graphs: GraphDifferences | None = None) -> Blame:
+def judge(
+    report: DiffReport,
+    a: Audit,
+    b: Audit,
+    dependencies: Dependencies,
+    graphs: GraphDifferences | None = None,
+    other_weights: OtherWeights | None = None,
+) -> Blame:
     """The verdicts on a comparison, from the audits of its two sides. ``dependencies`` are those of the model.
 
-    ``graphs`` are the differences of the graphs by which the two were replayed.
+    ``graphs`` are the differences of the graphs by which the two were replayed, ``other_weights`` those of their models where
+    each side was replayed by its own.
     """
     differing = {name for difference in (graphs.computed if graphs is not None else ()) for name in difference.nodes}
     other_graph = {row.key for row in report.rows if any(differing.intersection(_region(audit, row.key)) for audit in (a, b))}
+    if other_weights is not None:  # graphs of two files may be put together otherwise and compute the same
+        other_graph &= other_weights.differing
     wrong = {local.key for audit in (a, b) for local in audit.wrong}
     behind = _behind(dependencies, wrong | other_graph)
     behind_unknown = _behind(dependencies, {row.key for row in report.rows if not _right_on_both(row.key, a, b)})
     # Without a measured ancestor nothing says that what both sides are computed from agrees: their tokens may differ.
-    grounded = {first.key for first in report.first if first.good}
+    # Nor does agreement of the inputs accuse a side that may have other weights.
+    grounded = {first.key for first in report.first if first.good and other_weights is None}
+    by_weights = {share.key for share in other_weights.shares} if other_weights is not None else set()
+    by_weights |= _behind(dependencies, by_weights)
     verdicts = {}
     for row in report.rows:
         verdict = _verdict(row, a, b, row.key in behind, row.key in behind_unknown, row.key in grounded)
-        is_own = verdict is Verdict.ADDS_UP and row.key in other_graph
-        verdicts[row.key] = Verdict.OTHER_GRAPH if is_own else verdict
-    return Blame(a, b, verdicts, with_broken_model(blame_sentence(report, a, b, verdicts, graphs), a, b))
+        if verdict is Verdict.ADDS_UP and row.key in other_graph:
+            verdict = Verdict.OTHER_GRAPH
+        elif verdict is Verdict.ADDS_UP and row.key in by_weights:
+            verdict = Verdict.OTHER_WEIGHTS
+        verdicts[row.key] = verdict
+    sentence = blame_sentence(report, a, b, verdicts, graphs, other_weights)
+    return Blame(a, b, verdicts, with_broken_model(sentence, a, b), other_weights=other_weights)
 
 
 def _region(audit: Audit, key: Place) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Adds blame to a comparison: both sides are audited, compared again as they are to be read, and judged."""
+"""Adds blame to a comparison: both sides are audited, each by its model, compared again as they are to be read, and judged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from aprgraph.graph.model import Model
 from aprgraph.runtime.blame.audit import Auditor, Progress
-from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalError
+from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalError, LocalState
 from aprgraph.runtime.blame.model_row_order import in_order_of_model
 from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
@@ -19,6 +19,7 @@ from aprgraph.runtime.blame.sentences import with_repeats
 from aprgraph.runtime.blame.shared_tokens import tokens_of_sides
 from aprgraph.runtime.blame.verdict import judge
 from aprgraph.runtime.comparison.comparison import Comparison
+from aprgraph.runtime.comparison.other_weights import check_comparable, find_other_weights
 from aprgraph.runtime.diff.compare import diff
 from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.graph_differences import compare_graphs
@@ -33,6 +34,7 @@ def blame(
     model: Model | ReplayedModel,
     report: DiffReport | None = None,
     *,
+    model_b: Model | ReplayedModel | None = None,
     tokens: PromptTokens = None,
     profile: str | None = None,
     tolerances: Sequence[str] = (),
@@ -40,7 +42,7 @@ def blame(
 ) -> Blame:
     """Which side of a comparison is wrong, and where. See ``with_blame`` for the arguments and errors."""
     report = report if report is not None else diff(a, b, profile=profile, tolerances=tolerances)
-    found = with_blame(report, a, b, model, tokens=tokens, profile=profile, tolerances=tolerances, progress=progress).blame
+    found = with_blame(report, a, b, model, model_b=model_b, tokens=tokens, profile=profile, tolerances=tolerances, progress=progress).blame
     assert found is not None
     return found
 
@@ -51,6 +53,7 @@ def with_blame(
     b: Trace,
     model: Model | ReplayedModel,
     *,
+    model_b: Model | ReplayedModel | None = None,
     tokens: PromptTokens = None,
     profile: str | None = None,
     tolerances: Sequence[str] = (),
@@ -59,29 +62,34 @@ def with_blame(
 ) -> Comparison:
     """``report`` of ``a`` and ``b``, and what a replay of each says: which side is wrong, and where.
 
-    Where a side was recorded in another form, the two are compared once more as they are to be read. ``tokens`` are those of the
+    ``model`` is that of both, or with ``model_b`` that of A: each side is then replayed by its own, and what the weights of
+    the two make the sides differ by is told from what a side does wrong. Where a side was recorded in another form, the two
+    are compared once more as they are to be read. ``tokens`` are those of the
     prompt, for traces whose manifests do not name them; ``profile`` is the arithmetic that both are held to (default: as the manifests
     say); ``tolerances`` set limits for some stages and ``top`` is the K of the logits, as for ``diff``. Raises what ``diff`` and
-    ``Auditor`` do.
+    ``Auditor`` do, and ComparisonError for models of two architectures.
     """
-    model = ReplayedModel.of(model)  # one for both
+    ours = ReplayedModel.of(model)
+    theirs = ours if model_b is None or model_b is model else ReplayedModel.of(model_b)  # mostly one, which decodes weights once
+    models, has_two = (ours, theirs), theirs is not ours
+    check_comparable(ours.model, theirs.model)
     stages = {row.key.stage for row in report.rows}
-    each_once, repeated = zip(*(without_repeats(trace, model.graph) for trace in (a, b)), strict=True)
-    once, notes = zip(*(in_order_of_model(trace, model) for trace in each_once), strict=True)
+    each_once, repeated = zip(*(without_repeats(trace, of.graph) for trace, of in zip((a, b), models, strict=True)), strict=True)
+    once, notes = zip(*(in_order_of_model(trace, of) for trace, of in zip(each_once, models, strict=True)), strict=True)
 
-    def audit_unless(trace: Trace, hopeless: Hopeless, *, prompt: PromptTokens) -> Audit | None:
-        auditor = Auditor(trace, model, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
+    def audit_unless(trace: Trace, hopeless: Hopeless, *, of: ReplayedModel, prompt: PromptTokens) -> Audit | None:
+        auditor = Auditor(trace, of, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
         return auditor.audit_unless(hopeless)
 
-    def audit_again(trace: Trace, prompt: PromptTokens) -> Audit:
-        found = audit_unless(trace, lambda _: False, prompt=prompt)
+    def audit_again(of: ReplayedModel, trace: Trace, prompt: PromptTokens) -> Audit:
+        found = audit_unless(trace, lambda _: False, of=of, prompt=prompt)
         assert found is not None
         return found
 
-    prompts = tokens_of_sides(once[0], once[1], tokens, audit_again)
+    prompts = tokens_of_sides(once[0], once[1], tokens, (partial(audit_again, ours), partial(audit_again, theirs)))
     auditors = [
-        Auditor(trace, model, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
-        for trace, prompt in zip(once, prompts, strict=True)
+        Auditor(trace, of, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
+        for trace, of, prompt in zip(once, models, prompts, strict=True)
     ]
     found: tuple[list[LocalError], list[LocalError]] = ([], [])
     # Side by side, so that a weight is decoded once for both.
@@ -92,10 +100,11 @@ def with_blame(
                 if progress is not None:
                     progress(local.label)
 
-    layers = model.model.family.layers
     audits = [
-        with_repeats(in_other_places(auditor.finish(side), trace, layers, partial(audit_unless, prompt=prompt)), several)
-        for auditor, side, trace, prompt, several in zip(auditors, found, once, prompts, repeated, strict=True)
+        with_repeats(
+            in_other_places(auditor.finish(side), trace, of.model.family.layers, partial(audit_unless, of=of, prompt=prompt)), several
+        )
+        for auditor, side, trace, of, prompt, several in zip(auditors, found, once, models, prompts, repeated, strict=True)
     ]
     audits = [replace(audit, notes=(*audit.notes, *said)) for audit, said in zip(audits, notes, strict=True)]
     as_read = [audit.as_read or trace for audit, trace in zip(audits, (a, b), strict=True)]
@@ -103,7 +112,10 @@ def with_blame(
         again = diff(*as_read, top=top, profile=profile, tolerances=tolerances)
         report = replace(again, a=report.a, b=report.b, called=report.called)
     steps = sorted({row.key.step for row in report.rows})
-    graphs = compare_graphs(auditors[0].graph, auditors[1].graph)
-    found_blame = judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps), graphs)
-    report = replace(report, prompt=with_text(report.prompt, model.model, tokens))
+    graphs = compare_graphs(auditors[0].graph, auditors[1].graph, same_rows=has_two)
+    other = find_other_weights(audits, models, prompts[1]) if has_two else None
+    if has_two and not any(LocalState.UNKNOWN in audit.counts for audit in audits):
+        report = replace(report, reservations=tuple(one for one in report.reservations if not one.answered_by_replay))
+    found_blame = judge(report, audits[0], audits[1], from_graph(auditors[0].graph, steps), graphs, other)
+    report = replace(report, prompt=with_text(report.prompt, ours.model, tokens))
     return Comparison.of(report, replace(found_blame, graph=auditors[0].graph))

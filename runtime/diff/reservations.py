@@ -35,12 +35,14 @@ class Reservation:
     """``sentence`` without its full stop. ``extent`` is how far "alike" goes (as far as "was read"), None where it is no matter of that.
 
     ``only_if_alike``: it says nothing of what was found to differ. ``decisive``: so little is left that being alike is no result.
+    ``answered_by_replay``: it is no question where each side was replayed by the model of its own.
     """
 
     sentence: str
     extent: str | None = None
     only_if_alike: bool = False
     decisive: bool = False
+    answered_by_replay: bool = False
 
 
 def find_reservations(
@@ -145,7 +147,7 @@ def noise_reservation(rows: Sequence[DiffRow]) -> Reservation | None:
         )
     else:
         return None
-    return Reservation(sentence, "so much noise lets show", only_if_alike=True)
+    return Reservation(sentence, "so much noise lets show", only_if_alike=True, answered_by_replay=True)
 
 
 def _tensors(rows: Sequence[DiffRow]) -> str:
@@ -211,4 +213,4 @@ def file_reservation(a: Trace, b: Trace) -> Reservation | None:
     fingerprints = [None if side.info is None else side.info.model.get("fingerprint") for side in (a, b)]
     if None in fingerprints or fingerprints[0] == fingerprints[1]:
         return None
-    return Reservation("the traces are of different model files (their fingerprints differ)")
+    return Reservation("the traces are of different model files (their fingerprints differ)", answered_by_replay=True)

@@ -31,6 +31,7 @@ GLYPHS: dict[Class | Verdict, str] = {
     Verdict.BOTH_WRONG: "AB",
     Verdict.RECORDING: "~",
     Verdict.OTHER_GRAPH: "≠",
+    Verdict.OTHER_WEIGHTS: "w",
     Verdict.FOLLOWS: "▾",
     Verdict.ADDS_UP: "+",
     Verdict.RIGHT: "·",
@@ -46,7 +47,16 @@ LEVEL_TEXTS = (
 _WITHIN, _BEYOND = 3, 4
 #: What looks by its word, for there is no number that a level could show, or none that says what it is.
 _WITHOUT_LEVEL = frozenset(
-    {Class.NAN, Class.SHAPE, Class.UNMEASURED, Verdict.UNKNOWN, Verdict.ADDS_UP, Verdict.RECORDING, Verdict.OTHER_GRAPH}
+    {
+        Class.NAN,
+        Class.SHAPE,
+        Class.UNMEASURED,
+        Verdict.UNKNOWN,
+        Verdict.ADDS_UP,
+        Verdict.RECORDING,
+        Verdict.OTHER_GRAPH,
+        Verdict.OTHER_WEIGHTS,
+    }
 )
 
 

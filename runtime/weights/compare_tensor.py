@@ -19,17 +19,24 @@ from aprgraph.runtime.weights.tensor_pair import TensorPair
 Progress = Callable[[int], None]
 #: Of so large a share of blocks, or of rows, one says that they are damaged.
 _DAMAGED = 0.1
-#: Where rounding may cost so much of a tensor, that it is within that says little.
-_TELLS_NOTHING = 0.9
+#: Where rounding may cost this share of a tensor's energy, it says little that a difference is within that.
+_TELLS_NOTHING = 0.5
 _BYTES_AT_ONCE = 1 << 20
 
 
 def compare_tensor(pair: TensorPair, progress: Progress | None = None) -> TensorFinding:
     """Compare one tensor of two files. Raises ModelFileError for a file that can no longer be read."""
     report = (lambda _: None) if progress is None else progress
-    if pair.order is None and pair.a.format == pair.b.format and pair.a.has_dims(pair.b.dims) and _same_bytes(pair, report):
+    left = pair.a.nbytes + pair.b.nbytes
+
+    def read(count: int) -> None:
+        nonlocal left
+        left -= count
+        report(count)
+
+    if pair.order is None and pair.a.format == pair.b.format and pair.a.has_dims(pair.b.dims) and _same_bytes(pair, read):
         return _found(pair, Status.IDENTICAL)
-    report(pair.a.nbytes + pair.b.nbytes)
+    report(left)
     direct = measure(pair.rows_a, same_rows(pair)) if pair.a.has_dims(pair.b.dims) else None
     if direct is not None:
         if direct.is_exact:

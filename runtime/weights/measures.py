@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.runtime.weights.rounding import Decoded
+
+#: f32, and f64 where that overflows.
+Reals = npt.NDArray[Any]
 
 #: Elements that are judged together where neither side has blocks.
 _USUAL_UNIT = 32
@@ -119,10 +124,14 @@ class Measures:
             spread = (spread * np.float32(abs(factor)) + np.abs(theirs) * np.float32(2.0**-23)).astype(np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
             delta = a.values - theirs
-            squares, products = _dots(delta, delta, unit), _dots(a.values, theirs, unit)
-            energy_a, energy_b = _dots(a.values, a.values, unit), _dots(theirs, theirs, unit)
-            of_a, of_b = _dots(a.radius, a.radius, unit), _dots(spread, spread, unit)
-            bad = ~(squares <= of_a + of_b + 2 * _dots(a.radius, spread, unit))
+            sums = _all_sums((a.values, theirs, delta, a.radius, spread), unit)
+            overflown = np.flatnonzero(~np.isfinite(sums).all(axis=(0, 2)))
+            if overflown.size:  # squares of what is huge are beyond f32
+                parts = [part[overflown].astype(np.float64) for part in (a.values, theirs, delta, a.radius, spread)]
+                sums = sums.astype(np.float64)
+                sums[:, overflown] = _all_sums(parts, unit)
+        squares, products, energy_a, energy_b, of_a, of_b, crossed = sums
+        bad: npt.NDArray[np.bool_] = np.asarray(~(squares <= of_a + of_b + 2 * crossed))
         self.unequal_units += int(np.count_nonzero(squares))
         if exact:
             bad = squares != 0
@@ -132,7 +141,7 @@ class Measures:
             self._note_bad(rows, bad, unit)
         self.elements += delta.size
         self.units += bad.size
-        finite = np.isfinite(squares)
+        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(sums).all(axis=0))
         if not finite.all():
             infinite = [int((~np.isfinite(side)).sum()) for side in (a.values, theirs)]
             self.not_finite = (self.not_finite[0] + infinite[0], self.not_finite[1] + infinite[1])
@@ -158,19 +167,26 @@ class Measures:
 _SPANS = 64
 
 
-def _dots(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], unit: int) -> npt.NDArray[np.float32]:
+def _dots(a: Reals, b: Reals, unit: int) -> Reals:
     """The sum of products over each unit: [rows, units]."""
     shape = (len(a), -1, unit)
-    found: npt.NDArray[np.float32] = np.einsum("rui,rui->ru", a.reshape(shape), b.reshape(shape))
+    found: Reals = np.einsum("rui,rui->ru", a.reshape(shape), b.reshape(shape))
     return found
 
 
-def _total(of_units: npt.NDArray[np.float32], chosen: npt.NDArray[np.bool_]) -> float:
+def _all_sums(parts: Sequence[Reals], unit: int) -> Reals:
+    """All that is summed over units: [7, rows, units]. ``parts`` are A, B, their difference, and the radii of both."""
+    a, b, delta, radius, spread = parts
+    pairs = ((delta, delta), (a, b), (a, a), (b, b), (radius, radius), (spread, spread), (radius, spread))
+    return np.stack([_dots(left, right, unit) for left, right in pairs])
+
+
+def _total(of_units: Reals, chosen: npt.NDArray[np.bool_]) -> float:
     return float(of_units[chosen].sum(dtype=np.float64))
 
 
 def _is_bad(
-    delta: npt.NDArray[np.float32], a: Decoded, b: Decoded, spread: npt.NDArray[np.float32], energy: npt.NDArray[np.float32], unit: int
+    delta: npt.NDArray[np.float32], a: Decoded, b: Decoded, spread: npt.NDArray[np.float32], energy: Reals, unit: int
 ) -> npt.NDArray[np.bool_]:
     """Whether units are bad for other reasons than that their outermost elements were cut off.
 

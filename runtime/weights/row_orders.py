@@ -174,7 +174,8 @@ def _mostly_there(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> boo
 
 def _matched(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> Index | None:
     """By each of ``a`` which of ``b`` is like it; None if one has none, two have the same, or all are where they were."""
-    sizes = [np.sqrt(np.square(side).sum(axis=1, keepdims=True)) for side in (a, b)]
+    with np.errstate(over="ignore"):
+        sizes = [np.sqrt(np.square(side).sum(axis=1, keepdims=True)) for side in (a, b)]
     if not all(np.isfinite(size).all() for size in sizes):
         return None
     a, b = (side / np.maximum(size, 1e-30) for side, size in zip((a, b), sizes, strict=True))

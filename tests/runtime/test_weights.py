@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -325,6 +326,40 @@ def test_a_block_that_is_damaged_within_rounding(tiny_model: Tiny, tmp_path: Pat
     model = tiny_model(format="Q4_0")
     report = compare(model, planted(model, tmp_path / "b.gguf", blk__0__attn_q__weight=one_code))
     assert explained(report) == {"blk.0.attn_q.weight": ("damaged", "1 block of 128 differs (row 4, columns 0..31)")}
+
+
+def test_biases_of_q_and_k_go_with_their_rows(tiny_model: Tiny, tmp_path: Path) -> None:
+    def turned(t: Tensors) -> None:
+        for what in ("weight", "bias"):
+            t[f"blk.0.attn_q.{what}"] = to_halves(t[f"blk.0.attn_q.{what}"], 4)
+
+    model = tiny_model(qkv_bias=True)
+    report = compare(model, changed_model(model, tmp_path / "b.gguf", turned))
+    assert kinds(report) == {f"blk.0.attn_q.{what}": "head-rows" for what in ("weight", "bias")}
+
+
+def test_what_rounding_hides_is_not_called_the_same(tiny_model: Tiny, tmp_path: Path) -> None:
+    """Ternary weights of one that was not trained for them: the bound is nearly all of the tensor."""
+    model = tiny_model(hidden=256, ffn=256)
+    report = compare(model, changed_model(model, tmp_path / "b.gguf", format="TQ1_0"))
+    assert (report.exit_code, {one.status for one in report.unlike}) == (3, set())
+    assert report.of(Status.UNTOLD)
+    assert report.sentence.startswith("It cannot be said whether these are the same model")
+
+
+@pytest.mark.contract("WEIGHTS-JSON-1")
+def test_huge_values_overflow_no_sum(tiny_model: Tiny, tmp_path: Path) -> None:
+    def huge(t: Tensors) -> None:
+        t["blk.0.attn_q.weight"][3, 4] = 1e30
+
+    def huge_and_other(t: Tensors) -> None:
+        huge(t)
+        t["blk.0.attn_q.weight"][9, 9] = 1e30
+
+    model = tiny_model()
+    report = compare(*(changed_model(model, tmp_path / f"{one.__name__}.gguf", one) for one in (huge, huge_and_other)))
+    assert kinds(report) == {"blk.0.attn_q.weight": "damaged"}
+    json.dumps(report.to_json(), allow_nan=False)
 
 
 def test_nan_is_said(tiny_model: Tiny, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import aprgraph
 from aprgraph.runtime.weights import Status, WeightsReport
+from tests.support.apr_bytes import from_checkpoint, from_gguf
 from tests.support.changed_model import F32, Tensors, changed_model
 from tests.support.checkpoints import NAMES, gguf_of, write_checkpoint
 from tests.support.planted import planted
@@ -95,6 +96,26 @@ def test_a_checkpoint_and_its_gguf_file(name: str, tmp_path: Path) -> None:
     assert (report.exit_code, report.bearing_keys) == (0, [])
     families = "llama", "mixtral", "granite"
     assert bool(report.notes) == name.startswith(families)
+
+
+def test_files_of_apr(tmp_path: Path) -> None:
+    model = gguf_of("llama-bf16")
+    one, other = tmp_path / "gguf.apr", tmp_path / "hf.apr"
+    one.write_bytes(from_gguf(model).pack())
+    other.write_bytes(from_checkpoint(write_checkpoint("llama-bf16", tmp_path)).pack())
+    assert [compare(path, model).exit_code for path in (one, other)] == [0, 0]
+    report = compare(one, other)
+    assert (report.exit_code, len(report.notes)) == (0, 1)
+
+
+def test_what_a_file_of_apr_cannot_say_is_a_difference(tmp_path: Path) -> None:
+    """It has no place for a sliding window."""
+    model = gguf_of("gemma3-f32")
+    path = tmp_path / "m.apr"
+    path.write_bytes(from_gguf(model).pack())
+    report = compare(path, model)
+    assert (report.exit_code, report.unlike) == (1, [])
+    assert "gemma3.attention.sliding_window" in {one.key for one in report.bearing_keys}
 
 
 def test_a_conversion_that_left_the_rows_of_q_and_k_alone(tmp_path: Path) -> None:

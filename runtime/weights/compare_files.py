@@ -45,7 +45,7 @@ def _findings(a: Source, b: Source, alignment: RowAlignment, progress: Progress 
         if other is None and info.name == _HEAD:
             other = b.tensors.get(_TABLE)
         if other is None:
-            yield TensorFinding(info.name, Status.ONLY_A, (info.format.name, None), (info.dims, None), "missing", "B has no such tensor")
+            yield _missing(Status.ONLY_A, info)
         else:
             order = alignment.order(info.name, rows_of(b, other).count)
             yield compare_tensor(TensorPair(a, b, info, other, order), progress)
@@ -55,10 +55,19 @@ def _findings(a: Source, b: Source, alignment: RowAlignment, progress: Progress 
             continue
         table = a.tensors.get(_TABLE) if info.name == _HEAD else None
         if table is None:
-            yield TensorFinding(info.name, Status.ONLY_B, (None, info.format.name), (None, info.dims), "missing", "A has no such tensor")
+            yield _missing(Status.ONLY_B, info)
         else:
             yield _of_head(compare_tensor(TensorPair(a, b, table, info), progress), info)
             _release(a, b)
+
+
+def _missing(status: Status, info: TensorInfo) -> TensorFinding:
+    """A tensor that the other side lacks."""
+    in_a = status is Status.ONLY_A
+    name, dims = info.format.name, info.dims
+    formats, both = ((name, None), (dims, None)) if in_a else ((None, name), (None, dims))
+    other = "B" if in_a else "A"
+    return TensorFinding(info.name, status, formats, both, "missing", f"{other} has no such tensor", f"{other} has no such tensors")
 
 
 def _release(*files: Source) -> None:

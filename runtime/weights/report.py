@@ -162,7 +162,8 @@ def key_lines(differences: Sequence[KeyDifference]) -> list[str]:
 
 def measures_in_words(one: TensorFinding) -> str:
     """Behind the name of a tensor: its formats, and how far it is from the other side's beside what rounding costs."""
-    formats = "" if one.formats[0] == one.formats[1] else f" [{one.formats[0]} and {one.formats[1]}]"
+    named = list(dict.fromkeys(name for name in one.formats if name is not None))
+    formats = f" [{' and '.join(named)}]" if len(named) > 1 else ""
     measures = one.measures
     if measures is None or one.status is Status.IDENTICAL:
         return formats

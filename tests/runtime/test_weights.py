@@ -11,6 +11,7 @@ import pytest
 
 import aprgraph
 from aprgraph.runtime.weights import Status, WeightsReport
+from aprgraph.runtime.weights.report import measures_in_words
 from tests.support.apr_bytes import from_checkpoint, from_gguf
 from tests.support.changed_model import F32, Tensors, changed_model
 from tests.support.checkpoints import NAMES, gguf_of, write_checkpoint
@@ -422,6 +423,16 @@ def test_a_missing_tensor(tiny_model: Tiny, tmp_path: Path) -> None:
     other = changed_model(model, tmp_path / "b.gguf", lost)
     assert explained(compare(model, other)) == {"blk.1.attn_v.weight": ("missing", "B has no such tensor")}
     assert explained(compare(other, model)) == {"blk.1.attn_v.weight": ("missing", "A has no such tensor")}
+
+
+def test_missing_tensors_of_several_layers(tiny_model: Tiny, tmp_path: Path) -> None:
+    def lost(t: Tensors) -> None:
+        for layer in range(2):
+            del t[f"blk.{layer}.attn_v.weight"]
+
+    report = compare(tiny_model(), changed_model(tiny_model(), tmp_path / "b.gguf", lost))
+    assert report.sentence.startswith("Not the same: attn_v.weight of layers 0..1: B has no such tensors. ")
+    assert measures_in_words(report.groups[0].first) == ""
 
 
 def test_nothing_in_common_is_not_called_different(tiny_model: Tiny, tmp_path: Path) -> None:

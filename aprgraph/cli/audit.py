@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
-from aprgraph.cli.notices import print_notices
+from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Families, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.tables import format_table
@@ -35,7 +35,17 @@ def audit(
             help="A trace directory, or one APRT file (.bin), or a file of arrays (docs/captures.md).", metavar="TRACE", show_default=False
         ),
     ],
-    model: Annotated[Path, typer.Option("--model", "-m", metavar="MODEL", help="The model that it is to be a run of.", show_default=False)],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="The model that it is to be a run of [that which its manifest names, beside the trace, one folder up, or in the current "
+            "folder].",
+            show_default=False,
+        ),
+    ] = None,
     tokens: ReplayTokens = None,
     profile: Annotated[
         str | None,
@@ -69,10 +79,14 @@ def audit(
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_foreign_sides, open_source  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
+    from aprgraph.runtime.trace.recorded_model import find_recorded_model  # noqa: PLC0415
 
     check_repro(repro)
     ids = None if tokens is None else parse_tokens(tokens)
     opened = open_source(*open_foreign_sides([trace], names or []))
+    if model is None:
+        model = find_recorded_model(opened)
+        print_notice(f"{trace} is replayed by {model}, which its manifest names")
     loaded = comparison.load_model_of([opened], model, parse_overrides(override_kv or []), ignore or [])
     print_notices(loaded.notices)
     with replaying() as progress:

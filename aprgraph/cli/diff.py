@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
-from aprgraph.cli.notices import print_notices
+from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Families, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.write_errors import Afterwards, written_by
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aprgraph.graph.model import Model
     from aprgraph.runtime.diff import DiffReport
     from aprgraph.runtime.diff.sources import Source
+    from aprgraph.runtime.trace.reader import Trace
 
 
 def diff(
@@ -63,6 +64,14 @@ def diff(
         ),
     ] = None,
     model_b: Annotated[Path | None, typer.Option("--model-b", metavar="MODEL", help="The model of B.", show_default=False)] = None,
+    replay: Annotated[
+        bool,
+        typer.Option(
+            "--replay",
+            help="As --model-a and --model-b, with the models that the manifests name, where they lie beside the traces, one folder up, "
+            "or in the current folder.",
+        ),
+    ] = False,
     tokens: ReplayTokens = None,
     override_kv: Override = None,
     ignore: Ignore = None,
@@ -114,11 +123,23 @@ def diff(
 
     if apr_json:
         _print_as_apr(
-            a, b, top, {"--json": as_json, "--html": html, "--model": model or model_a or model_b, "--suggest": suggest, "--map": names}
+            a,
+            b,
+            top,
+            {
+                "--json": as_json,
+                "--html": html,
+                "--model": model or model_a or model_b,
+                "--replay": replay,
+                "--suggest": suggest,
+                "--map": names,
+            },
         )
         return
     _check_places(html, repro)
     one, other = sides = open_foreign_sides([a, b], names or [])
+    if replay:
+        model_a, model_b = _recorded_models(open_pair(one, other), model_a or model, model_b or model)
     truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro)
     ids = None if tokens is None else parse_tokens(tokens)
     late = Afterwards()
@@ -168,6 +189,18 @@ def _print_as_apr(a: Path, b: Path, top: int, others: dict[str, object]) -> None
         if path.is_dir():
             raise ComparisonError(f"{path}: a directory, and --apr-json is of two APRT files (.bin); --json is the report of two traces")
     typer.echo(json.dumps(apr_stage_diff(a, b, top), indent=2, allow_nan=False))
+
+
+def _recorded_models(traces: tuple[Trace, Trace], *given: Path | None) -> list[Path]:
+    """The models of A and B: as ``given``, else as their manifests name them. Raises ComparisonError."""
+    from aprgraph.runtime.trace.recorded_model import find_recorded_model  # noqa: PLC0415
+
+    found = []
+    for side, trace, model in zip("AB", traces, given, strict=True):
+        found.append(find_recorded_model(trace) if model is None else model)
+        if model is None:
+            print_notice(f"{side} is replayed by {found[-1]}, which its manifest names")
+    return found
 
 
 def _check_places(html: Path | None, repro: Path | None) -> None:

@@ -22,7 +22,7 @@ from aprgraph.graph.sources.source import Source as FileSource
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.audit import Auditor
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
-from aprgraph.runtime.blame.recorded import PromptTokens, RecordedTensor
+from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
 from aprgraph.runtime.blame.replay import Replay, Replayer, as_recorded_type
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.weight_share import HeldWeight, OtherWeights, WeightShare
@@ -77,7 +77,7 @@ class _Crossed:
         assert a is not None
         assert b is not None
         self._a = a
-        auditor = Auditor(_in_rows_of(ours, theirs, b), ours, tokens=prompt, profile=audits[1].profile)
+        auditor = Auditor(_in_rows_of(ours, theirs, b, prompt), ours, tokens=prompt, profile=audits[1].profile)
         self._replayer, self._recorded = auditor.replayer, auditor.recorded
         self._held: dict[str, HeldWeight | None] = {}
 
@@ -166,16 +166,20 @@ def _held_otherwise(name: str, a: FileSource, b: FileSource) -> HeldWeight | Non
     return HeldWeight(name, ours.format.name, theirs.format.name)
 
 
-def _in_rows_of(a: ReplayedModel, b: ReplayedModel, trace: Trace) -> Trace:
+def _in_rows_of(a: ReplayedModel, b: ReplayedModel, trace: Trace, prompt: PromptTokens) -> Trace:
     """B's trace, which is in the order of B's model, with its rows of q and k as A's model has them.
 
-    What holds such rows and cannot be turned, for nothing tells its heads, is left out.
+    What holds such rows and cannot be turned, for its size is not the model's, is left out.
     """
     wanted, held = order_of_graph(a.graph), order_of_graph(b.graph)
     if wanted is None or held is None or wanted == held:
         return trace
-    layouts, shapes = rows_of(trace, b.graph), {entry.key: entry.shape for entry in trace.entries}
-    readings = {key: (Reading((row_order(layout, held, wanted),)), shapes[key]) for key, layout in layouts.items()}
-    unturned = [entry.key for entry in trace.entries if is_turned(entry.stage) and entry.key not in layouts]
-    places: dict[Place, Place | None] = {key: key for key in shapes} | dict.fromkeys(unturned)
-    return TraceAsRead(trace, places=places, readings=readings)
+    recorded = Recorded(trace, b.graph, tokens_of(trace, prompt))
+    tensors = [tensor for step in recorded.steps for tensor in recorded.of_step(step).values() if is_turned(tensor.entry.stage)]
+    # Without a manifest the entries are flat.
+    shapes = {one.entry.key: one.shape for one in tensors if one.is_whole and one.shape is not None}
+    layouts = rows_of(TraceAsRead(trace, shapes=shapes), b.graph)
+    readings = {key: (Reading((row_order(layout, held, wanted),)), shapes[key]) for key, layout in layouts.items() if key in shapes}
+    unturned = {entry.key for entry in trace.entries if is_turned(entry.stage) and entry.key not in readings}
+    places = {entry.key: None if entry.key in unturned else entry.key for entry in trace.entries}
+    return TraceAsRead(trace, places=places, readings=readings, shapes=shapes)

@@ -148,13 +148,19 @@ def test_one_tensor_that_differs_is_named_alone(float_model: Path, tmp_path: Pat
     assert not before
 
 
+def _rounded(tensors: Tensors) -> None:
+    """To steps of a 256th, as a conversion may lose digits."""
+    for name in [name for name in tensors if name.endswith(("attn_q.weight", "attn_k.weight", "ffn_down.weight"))]:
+        tensors[name] = np.round(tensors[name] * 256) / np.float32(256)
+
+
 @pytest.mark.contract("BLAME-MODELS-3")
 @pytest.mark.parametrize("manifests", [True, False], ids=["manifests", "bare"])
 def test_a_checkpoint_and_its_file_hold_the_same_weights(manifests: bool, tmp_path: Path) -> None:
-    """Its rows of q and k are in another order, which is no difference of weights; with Q4_0 on one side, that is all there is."""
+    """Its rows of q and k are in another order, which is no difference of weights; other weights beside that are told alike."""
     checkpoint, file = write_checkpoint("llama-f32-linear", tmp_path), gguf_of("llama-f32-linear")
-    four_bits = changed_model(file, tmp_path / "q4_0.gguf", format="Q4_0")
-    a, b, c = (traced(tmp_path / name, path) for name, path in (("a", checkpoint), ("b", file), ("c", four_bits)))
+    rounded = changed_model(file, tmp_path / "rounded.gguf", _rounded)
+    a, b, c = (traced(tmp_path / name, path) for name, path in (("a", checkpoint), ("b", file), ("c", rounded)))
     if not manifests:
         a, b, c = (Trace.open(bare(one)) for one in (a, b, c))
     given = {"tokens": None if manifests else TOKENS}
@@ -163,15 +169,16 @@ def test_a_checkpoint_and_its_file_hold_the_same_weights(manifests: bool, tmp_pa
         assert report.blame is not None
         assert (report.blame.wrong, shares_of(report)) == ((), {}), report.headline
         assert not manifests or verdicts_of(report) == {Verdict.RIGHT}
-    turned = shares_of(diff(c, a, model_a=four_bits, model_b=checkpoint, **given))
-    of_checkpoint = shares_of(diff(a, c, model_a=checkpoint, model_b=four_bits, **given))
-    of_file = shares_of(diff(traced(tmp_path / "d", file), c, model_a=file, model_b=four_bits, **given))
+    turned = shares_of(diff(c, a, model_a=rounded, model_b=checkpoint, **given))
+    of_checkpoint = shares_of(diff(a, c, model_a=checkpoint, model_b=rounded, **given))
+    of_file = shares_of(diff(traced(tmp_path / "d", file), c, model_a=file, model_b=rounded, **given))
     assert of_checkpoint.keys() == of_file.keys()
-    assert set(turned) <= set(of_file)
+    assert {stage for _, stage in of_file} == {"qkv_matmul", "ffn_out"}
+    assert turned.keys() == of_file.keys()
     for key, share in of_checkpoint.items():
         assert share.by_weights == pytest.approx(of_file[key].by_weights, rel=1e-3)
     spoil(c, "attn_out", 1, lambda values: noisy(values, 1e-2))
-    report = diff(a, c, model_a=checkpoint, model_b=four_bits, **given)
+    report = diff(a, c, model_a=checkpoint, model_b=rounded, **given)
     assert report.blame is not None
     assert [local.key for local in report.blame.b.wrong] == [(0, 1, "attn_out"), (0, 1, "post_attn_residual")]
     assert not report.blame.a.wrong
@@ -225,3 +232,27 @@ def test_models_of_two_architectures_are_not_comparable(float_model: Path, tiny_
     a, b = traced(tmp_path / "a", float_model), traced(tmp_path / "b", other)
     with pytest.raises(ComparisonError, match="is of the architecture 'llama' and .* of 'qwen2'"):
         diff(a, b, model_a=float_model, model_b=other)
+
+
+@pytest.mark.contract("BLAME-MODELS-5")
+def test_models_that_manifests_name_are_found(float_model: Path, four_bits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the trace, and from the current folder; by the fingerprint, so that another file of that name is not taken."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    kept = tmp_path / "here" / float_model.name
+    kept.write_bytes(float_model.read_bytes())
+    a, b = traced(tmp_path / "there" / "a", float_model), traced(tmp_path / "b", four_bits)
+    monkeypatch.chdir(tmp_path / "here")
+    result = run_cli("diff", a.directory, b.directory, "--replay", "--json")
+    assert [json.loads(result.out)["blame"]["sides"][side]["model"] for side in "ab"] == [str(kept), str(four_bits)]
+    assert f"note: A is replayed by {kept}, which its manifest names" in result.err
+    assert f"note: {a.directory} is replayed by {kept}, which its manifest names" in run_cli("audit", a.directory).err
+    kept.write_bytes(four_bits.read_bytes())
+    message = fails("audit", a.directory)
+    assert message == (
+        f"{a.directory}: it was recorded from a model {kept.name}, and {kept} is another one (the fingerprints differ); "
+        "name the model with --model"
+    )
+    kept.unlink()
+    assert "or in the current folder; name the model with --model" in fails("diff", a.directory, b.directory, "--replay")
+    assert "no manifest says which model it was recorded from" in fails("audit", bare(a))

@@ -46,13 +46,17 @@ _TURNED = re.compile(r"attn_(q|k|qkv)[._]")
 
 
 def check_comparable(a: Model, b: Model) -> None:
-    """Raise ComparisonError for models of which no stage of one is a stage of the other."""
-    ours, theirs = a.family.architecture, b.family.architecture
+    """Raise ComparisonError for files of two models: of two architectures, or of other numbers of layers or hidden sizes."""
+    ours, theirs = _described(a), _described(b)
     if ours != theirs:
         raise ComparisonError(
-            f"{a.path} is of the architecture {ours!r} and {b.path} of {theirs!r}: the stages of two architectures cannot be compared; "
-            "give two files of one model"
+            f"{a.path} is {ours} and {b.path} is {theirs}: the stages of one are not those of the other; give two files of one model"
         )
+
+
+def _described(model: Model) -> str:
+    family = model.family
+    return f"{family.architecture!r} with {family.layers} layers of {family.hidden}"
 
 
 def find_other_weights(audits: Sequence[Audit], models: Sequence[ReplayedModel], prompt: PromptTokens) -> OtherWeights:

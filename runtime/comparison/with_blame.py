@@ -67,12 +67,13 @@ def with_blame(
     are compared once more as they are to be read. ``tokens`` are those of the
     prompt, for traces whose manifests do not name them; ``profile`` is the arithmetic that both are held to (default: as the manifests
     say); ``tolerances`` set limits for some stages and ``top`` is the K of the logits, as for ``diff``. Raises what ``diff`` and
-    ``Auditor`` do, and ComparisonError for models of two architectures.
+    ``Auditor`` do, and ComparisonError for models that are not one in two files.
     """
     ours = ReplayedModel.of(model)
     theirs = ours if model_b is None or model_b is model else ReplayedModel.of(model_b)  # mostly one, which decodes weights once
     models, has_two = (ours, theirs), theirs is not ours
-    check_comparable(ours.model, theirs.model)
+    if has_two:
+        check_comparable(ours.model, theirs.model)
     stages = {row.key.stage for row in report.rows}
     each_once, repeated = zip(*(without_repeats(trace, of.graph) for trace, of in zip((a, b), models, strict=True)), strict=True)
     once, notes = zip(*(in_order_of_model(trace, of) for trace, of in zip(each_once, models, strict=True)), strict=True)

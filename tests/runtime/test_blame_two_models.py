@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -227,11 +228,22 @@ def test_the_stage_alone_is_of_its_own_model(float_model: Path, four_bits: Path,
 
 
 @pytest.mark.contract("BLAME-MODELS-4")
-def test_models_of_two_architectures_are_not_comparable(float_model: Path, tiny_model: Tiny, tmp_path: Path) -> None:
-    other = tiny_model(family="qwen2")
+@pytest.mark.parametrize(
+    ("options", "theirs"),
+    [
+        ({"family": "qwen2"}, "'qwen2' with 2 layers of 64"),
+        ({"layers": 3}, "'llama' with 3 layers of 64"),
+        ({"hidden": 128}, "'llama' with 2 layers of 128"),
+    ],
+)
+def test_two_models_that_are_not_one_are_an_error(
+    options: dict[str, Any], theirs: str, float_model: Path, tiny_model: Tiny, tmp_path: Path
+) -> None:
+    other = tiny_model(**options)
     a, b = traced(tmp_path / "a", float_model), traced(tmp_path / "b", other)
-    with pytest.raises(ComparisonError, match="is of the architecture 'llama' and .* of 'qwen2'"):
+    with pytest.raises(ComparisonError) as raised:
         diff(a, b, model_a=float_model, model_b=other)
+    assert f"is 'llama' with 2 layers of 64 and {other} is {theirs}: " in str(raised.value)
 
 
 @pytest.mark.contract("BLAME-MODELS-5")

@@ -81,7 +81,7 @@ def differs_in_window(name: str) -> Callable[[Surroundings], bool]:
 #: What files call the activations of the graph (graph/ops/elementwise.py).
 _ACTIVATION_NAMES: Mapping[str, tuple[str, ...]] = {
     "silu": ("silu", "swish"),
-    "gelu": ("gelu_pytorch_tanh", "gelu_tanh", "gelu_new", "gelu"),
+    "gelu": ("gelu_pytorch_tanh", "gelu_tanh", "gelu_new"),
 }
 
 

@@ -34,8 +34,8 @@ class Gemma2(SandwichNorms):
     hf_norm_offset = 1.0
     activation = "gelu"
     windows = Windows(period=2, default=4096)
-    score_cap = real("attn_logit_softcapping", "attn_logit_softcapping", 50.0)
-    logit_cap = real("final_logit_softcapping", "final_logit_softcapping", 30.0)
+    score_cap = real("attn_logit_softcapping", "attn_logit_softcapping", 50.0, least=0, keep_zero=True)
+    logit_cap = real("final_logit_softcapping", "final_logit_softcapping", 30.0, least=0, keep_zero=True)
     scale = real("attention.scale", None, lambda f: f.default_scale())
 
     def default_scale(self) -> float:
@@ -47,9 +47,11 @@ class Gemma2(SandwichNorms):
         return g.embed("embedding", table, scale=math.sqrt(self.hidden))
 
     def attention_extras(self, g: GraphBuilder) -> Mapping[str, Any]:
-        """A soft cap on the scores."""
+        """A soft cap on the scores; 0 is none."""
         return {"cap": self.score_cap}
 
     def logits(self, g: GraphBuilder, x: str) -> str:
-        """The logits, after a soft cap."""
+        """The logits, after a soft cap unless that is 0."""
+        if not self.logit_cap:
+            return g.head("lm_head", x)
         return g.apply("lm_head", "soft_cap", g.head("lm_head_raw", x), cap=self.logit_cap)

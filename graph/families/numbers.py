@@ -77,14 +77,22 @@ def number(
     return Number(get, gguf, hf, default, given)
 
 
-def real(gguf: str, hf: str | None = None, default: Any = _NONE, *, least: float | None = None, given: str | None = None) -> Number[float]:
-    """A finite number. 0 stands for the default where there is one, as in llama.cpp."""
+def real(
+    gguf: str,
+    hf: str | None = None,
+    default: Any = _NONE,
+    *,
+    least: float | None = None,
+    given: str | None = None,
+    keep_zero: bool = False,
+) -> Number[float]:
+    """A finite number. 0 stands for the default where there is one, as in llama.cpp, unless ``keep_zero``."""
 
     def get(family: Family, key: str, taken: float | None) -> float:
         value = family.metadata.real(key, taken)
         if least is not None and value < least:
             raise ModelError(f"{family.metadata.path}: {key} is {value}, expected a number of at least {least:g}")
-        return value or taken or 0.0
+        return value if keep_zero else value or taken or 0.0
 
     return Number(get, gguf, hf, default, given)
 

@@ -93,6 +93,10 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("qwen2-f32-yarn", lambda config: config["rope_parameters"].update(truncate=False), "rope_parameters.truncate is false"),
         ("gemma3-f32", lambda config: config.update(layer_types=["chunked_attention"] * 7), "layer_types holds 'chunked_attention'"),
         ("llama-f32-linear", lambda config: config.update(architectures=["FooForCausalLM"]), "architectures is 'FooForCausalLM'; supported: "),
+        ("llama-f32-linear", lambda config: config.update(is_causal=False), "is_causal is false"),
+        ("gemma3-f32", lambda config: config.update(use_bidirectional_attention=True), "use_bidirectional_attention is True"),
+        ("gemma2-f32", lambda config: config.update(use_bidirectional_attention=True), "use_bidirectional_attention is True"),
+        ("gemma2-f32", lambda config: config.update(hidden_activation="gelu"), "hidden_activation is 'gelu' (the activation)"),
         ("llama-f32-linear", lambda config: config.pop("hidden_size"), "field 'hidden_size' is missing"),
         ("llama-f32-linear", lambda config: config.update(num_hidden_layers="2"), "field 'num_hidden_layers' is '2', expected a whole number"),
         *(
@@ -127,6 +131,40 @@ def test_what_is_said_and_goes_on(tmp_path: Path) -> None:
     assert "sliding_window is 4 and is not applied: every layer attends to all positions" in said
     change(folder, lambda config: [config.pop(name) for name in ("rms_norm_eps", "max_position_embeddings")])
     assert "rms_norm_eps = 1e-06" in load_model(folder, ignore=["foo_multiplier"]).notices[0]
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(
+    ("name", "edit", "words"),
+    [
+        ("llama-f32-linear", {"attention_multiplier": 0.5}, "attention_multiplier is 0.5: ignored"),
+        ("llama-f32-linear", {"query_pre_attn_scalar": 7}, "query_pre_attn_scalar is 7: ignored"),
+        ("llama-f32-linear", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True: ignored"),
+        ("llama-f32-linear", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu': ignored"),
+        ("qwen3moe-f32", {"routed_scaling_factor": 2.5}, "routed_scaling_factor is 2.5: ignored"),
+        ("olmo2-f32", {"sliding_window": 2}, "sliding_window is 2: ignored"),
+        ("gemma2-f32", {"hidden_act": "relu"}, "hidden_act is 'relu': ignored"),
+        ("gemma2-f32", {"hidden_act": "gelu_pytorch_tanh", "is_causal": True}, ""),
+    ],
+)  # fmt: skip
+def test_what_the_class_does_not_read(name: str, edit: dict[str, Any], words: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(name, tmp_path)
+    wanted = graph_text(folder)
+    change(folder, lambda config: config.update(edit))
+    model = load_model(folder)
+    assert print_graph(build_graph(model)) == wanted
+    said = "\n".join(map(str, model.notices))
+    assert words in said if words else not said
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_null_is_no_cap(tmp_path: Path) -> None:
+    folder = write_checkpoint("gemma2-f32", tmp_path)
+    assert graph_text(folder).count("cap = ") > 1
+    change(folder, lambda config: config.update(attn_logit_softcapping=None))
+    assert graph_text(folder).count("cap = ") == 1
+    change(folder, lambda config: config.update(final_logit_softcapping=None))
+    assert "cap" not in graph_text(folder)
 
 
 @pytest.mark.contract("FILE-HF-3")

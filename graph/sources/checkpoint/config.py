@@ -23,7 +23,8 @@ from aprgraph.graph.families.numbers import Number
 from aprgraph.graph.families.registry import find_family_of_class
 from aprgraph.graph.families.window import Windows
 from aprgraph.graph.metadata import ListValue, Metadata, Scalar
-from aprgraph.graph.sources.checkpoint.config_defaults import ALIASES, CLASS_DEFAULTS, HARMLESS, NEUTRAL, OTHER_KEYS
+from aprgraph.graph.sources.checkpoint.config_defaults import ALIASES, CLASS_DEFAULTS, HARMLESS, NEUTRAL, NULL, OTHER_KEYS
+from aprgraph.graph.sources.checkpoint.config_reads import READ_BY, reads
 from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
 from aprgraph.graph.sources.checkpoint.names import own_name
 
@@ -172,12 +173,26 @@ class _Translator:
         self._found = Translated()
         self._defaulted: list[str] = []
         kind = self._config.get("model_type")
-        for name, value in CLASS_DEFAULTS.get(kind if isinstance(kind, str) else "", {}).items():
+        self._kind = kind if isinstance(kind, str) else ""
+        self._ignored = [f"{name} is {shown(self._config.pop(name))}" for name in self._unread()]
+        for name, value in CLASS_DEFAULTS.get(self._kind, {}).items():
             other = ALIASES.get(name)
             if name not in self._config and (other is None or other not in self._config) and not self._is_in_rope(name):
                 self._config[name] = value
                 if name not in _UNDISPUTED:
                     self._defaulted.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
+
+    def _unread(self) -> list[str]:
+        """Fields that the class does not read, without those that change nothing."""
+        there = [name for name in READ_BY if name in self._config and not reads(self._kind, name)]
+        for name in [one for one in there if self._config[one] in (*_EMPTY, *NEUTRAL.get(one, ())) or self._is_usual(one)]:
+            self._config.pop(name)
+            there.remove(name)
+        return there
+
+    def _is_usual(self, name: str) -> bool:
+        """Whether a field says what the one says that the class reads in its place."""
+        return name in _ACTIVATIONS and any(self._config[name] == self._config.get(other) for other in _ACTIVATIONS if other != name)
 
     def _is_in_rope(self, name: str) -> bool:
         """Whether a field of RoPE is said by `rope_parameters` already."""
@@ -193,6 +208,9 @@ class _Translator:
         self._rest()
         if self._defaulted:
             found.notices = (f"{self._where.name} leaves out what the class of transformers then takes: {', '.join(self._defaulted)}",)
+        if self._ignored:
+            kind = f"the class of transformers that {self._where.name} names ({self._kind})"
+            found.notices += (f"{', '.join(self._ignored)}: ignored, as {kind} does not read it",)
         return found
 
     def _put(self, key: str, value: object, name: str) -> None:
@@ -208,6 +226,8 @@ class _Translator:
             spelt = name if name in self._config else ALIASES.get(name, name)
             self._done |= {name, spelt}
             value = self._config.get(spelt)
+            if value is None and spelt in self._config:
+                value = NULL.get(spelt)
             if value not in NEUTRAL.get(spelt, ()):
                 self._put(key, value, spelt)
 
@@ -230,7 +250,7 @@ class _Translator:
         config, name, kinds = self._config, "sliding_window", self._config.get("layer_types")
         self._done |= {name, "use_sliding_window", "layer_types", "sliding_window_pattern", "_sliding_window_pattern"}
         window = config.get(name)
-        has_switch = "use_sliding_window" in config or str(config.get("model_type")).startswith("qwen")
+        has_switch = "use_sliding_window" in config or self._kind.startswith("qwen")
         flags = self._flags(kinds) if kinds is not None else None
         if (has_switch and not config.get("use_sliding_window")) or not window or (flags is not None and not any(flags)):
             self._put(_WINDOW, 0, name)
@@ -263,7 +283,17 @@ class _Translator:
             if not isinstance(divisor, (int, float)) or isinstance(divisor, bool) or divisor <= 0:
                 raise ModelError(f"{self._where}: query_pre_attn_scalar is {shown(divisor)}, expected a positive number; correct it")
             self._put("attention.scale", divisor**-0.5, "query_pre_attn_scalar")
+        if config.get("is_causal", True) is False:
+            raise UnsupportedModelError(
+                f"{self._where}: is_causal is false; supported is attention to earlier positions alone, as the ways in which transformers "
+                "computes attention differ in what they make of it"
+            )
         if config.get("use_bidirectional_attention"):
+            if self._kind in CLASS_DEFAULTS:
+                raise UnsupportedModelError(
+                    f"{self._where}: use_bidirectional_attention is {shown(config['use_bidirectional_attention'])}; supported for "
+                    f"{self._kind} is false; what the class then does to the mask is not applied here"
+                )
             self._put("attention.causal", False, "use_bidirectional_attention")
         activation = next((name for name in _ACTIVATIONS if config.get(name)), None)
         if activation is not None:

@@ -62,7 +62,11 @@ HARMLESS = frozenset(_HARMLESS.split())
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "decoder_sparse_step": (1,), "moe_layer_freq": (1,), "swiglu_limit": (7.0,), "swiglu_alpha": (1.702,), "n_group": (1,),
     "topk_group": (1,), "routed_scaling_factor": (1.0,), "attention_out_bias": (True,), "full_attn_mod": (1,), "interpolate_factor": (1,),
+    "is_causal": (True,),
 }  # fmt: skip
+
+#: What null says where the class of transformers then does without, and the family has a default.
+NULL: Mapping[str, object] = {"attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0}
 
 #: Fields that no family declares, and the key in GGUF that says the same.
 OTHER_KEYS: Mapping[str, str] = {

@@ -1,0 +1,37 @@
+"""Which classes of transformers read a field that others ignore.
+
+By ``model_type``; from the modeling files of transformers 5.24.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
+
+_GEMMA = ("gemma2", "gemma3_text")
+_QWEN = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+
+#: Fields with the classes that read them. A class that is not among those of this package is taken to read all.
+READ_BY: Mapping[str, tuple[str, ...]] = {
+    "attention_multiplier": ("granite",),
+    "embedding_multiplier": ("granite",),
+    "residual_multiplier": ("granite",),
+    "logits_scaling": ("granite",),
+    "query_pre_attn_scalar": _GEMMA,
+    "routed_scaling_factor": (),
+    "sliding_window": ("mistral", "mixtral", *_QWEN, *_GEMMA, "phi3", "olmo3", "gpt_oss"),
+    "use_sliding_window": _QWEN,
+    "use_bidirectional_attention": _GEMMA,
+    "hidden_activation": _GEMMA,
+    "hidden_act": ("llama", "mistral", "mixtral", *_QWEN, "phi3", "olmo2", "olmo3", "granite", "glm4", "gpt_oss"),
+    "rope_local_base_freq": ("gemma3_text",),
+}
+
+#: Classes that turn only a part of each head where `partial_rotary_factor` says so.
+PARTIAL_ROPE = ("phi3", "glm4")
+
+
+def reads(kind: str, field: str) -> bool:
+    """Whether the class of the ``model_type`` reads a field."""
+    return kind not in CLASS_DEFAULTS or field not in READ_BY or kind in READ_BY[field]

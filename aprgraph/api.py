@@ -269,7 +269,6 @@ class CompiledModel:
             "architecture": self.model.family.architecture,
             "fingerprint": self.artifact.fingerprint,
             "file": self.model.file.kind,
-            "rows": self.model.family.row_order,
             "overrides": dict(self.model.overrides),
             **({"ignore": list(self.model.ignore)} if self.model.ignore else {}),
         }

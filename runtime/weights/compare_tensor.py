@@ -8,7 +8,7 @@ import numpy as np
 
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.weights.candidates import candidates, same_rows
-from aprgraph.runtime.weights.damage import damage_in_words
+from aprgraph.runtime.weights.damage import damage_in_words, not_finite_in_words
 from aprgraph.runtime.weights.finding import Status, TensorFinding
 from aprgraph.runtime.weights.fit import Fit, fits, measure
 from aprgraph.runtime.weights.low_rank import find_rank
@@ -107,7 +107,8 @@ def _unexplained(pair: TensorPair, direct: Measures | None) -> TensorFinding:
     if ranked is not None:
         text = f"the difference has rank {ranked[0]}, as an adapter (LoRA) that was merged"
         return _found(pair, Status.TRANSFORMED, kind="low-rank", text=text, summary=text, measures=ranked[1])
-    return _found(pair, Status.DIFFERENT, text="different, by no transform that is known here", measures=direct)
+    text = "different, by no transform that is known here"
+    return _found(pair, Status.DIFFERENT, text=text + not_finite_in_words(direct), summary=text, measures=direct)
 
 
 def _of_other_dims(pair: TensorPair) -> TensorFinding:

@@ -29,6 +29,12 @@ def damage_in_words(pair: TensorPair, found: Measures) -> str:
     return text + _what_is_there(pair, found, rows)
 
 
+def not_finite_in_words(found: Measures) -> str:
+    """``; A holds 3 NaN or Inf``, to be put behind a finding; empty if all is finite."""
+    held = (f"; {side} holds {count:,} NaN or Inf" for side, count in zip("AB", found.not_finite, strict=True) if count)
+    return next(held, "")
+
+
 def _rows_in_words(pair: TensorPair, rows: Index) -> str:
     if len(pair.a.dims) != 3:
         return runs_in_words("row", rows)
@@ -37,9 +43,8 @@ def _rows_in_words(pair: TensorPair, rows: Index) -> str:
 
 
 def _what_is_there(pair: TensorPair, found: Measures, rows: Index) -> str:
-    for side, count in zip("AB", found.not_finite, strict=True):
-        if count:
-            return f"; {side} holds {count:,} NaN or Inf"
+    if any(found.not_finite):
+        return not_finite_in_words(found)
     spans = [span for span in found.bad_spans if span[0] in rows[:_LOOKED_AT]]
     for side, of in (("A", pair.rows_a), ("B", pair.rows_b)):
         held = {int(row): of.fetch(np.array([row])).values[0] for row in rows[:_LOOKED_AT]}

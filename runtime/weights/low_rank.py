@@ -45,10 +45,12 @@ def find_rank(a: Rows, b: Rows) -> tuple[int, Measures] | None:
 def _may_be_low(a: Rows, b: Rows, most: int) -> bool:
     """Whether some rows of the difference have no higher rank: what has nothing to do with A is found out without reading all."""
     rows = _sample(a)
-    delta = a.fetch(rows).values - b.fetch(rows).values
-    if not np.isfinite(delta).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        delta = a.fetch(rows).values - b.fetch(rows).values
+        gram = (delta @ delta.T).astype(np.float64)
+    if not np.isfinite(gram).all():  # NaN, or no adapter's numbers
         return False
-    values, left = np.linalg.eigh((delta @ delta.T).astype(np.float64))
+    values, left = np.linalg.eigh(gram)
     sizes = np.sqrt(np.maximum(values[::-1][:most], 1e-300))
     directions = (delta.T @ left[:, ::-1][:, :most].astype(np.float32) / sizes.astype(np.float32)).astype(np.float32)
     directions[:, sizes <= 1e-6 * sizes[0]] = 0  # in directions in which nothing lies, noise alone would be found

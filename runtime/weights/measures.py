@@ -58,7 +58,7 @@ class Measures:
     @property
     def is_exact(self) -> bool:
         """Whether all elements are equal."""
-        return self.error == 0 and not self.bad_units
+        return not self.unequal_units
 
     @property
     def is_rounding(self) -> bool:
@@ -92,9 +92,14 @@ class Measures:
 
     @property
     def cosine(self) -> float:
-        """The cosine between the two as vectors."""
+        """The cosine between the two as vectors; the rounding of sums in f32 takes it no further than 1."""
         size = math.sqrt(self.a_squares) * math.sqrt(self.b_squares)
-        return self.products / size if size else float(self.a_squares == self.b_squares)
+        return max(-1.0, min(1.0, self.products / size)) if size else float(self.a_squares == self.b_squares)
+
+    @property
+    def is_without_numbers(self) -> bool:
+        """Whether NaN or Inf is in every unit, or all else is 0, so that no sum says anything."""
+        return any(self.not_finite) and not self.a_squares and not self.b_squares
 
     def add(
         self,
@@ -125,11 +130,12 @@ class Measures:
         with np.errstate(invalid="ignore", over="ignore"):
             delta = a.values - theirs
             sums = _all_sums((a.values, theirs, delta, a.radius, spread), unit)
-            overflown = np.flatnonzero(~np.isfinite(sums).all(axis=(0, 2)))
-            if overflown.size:  # squares of what is huge are beyond f32
-                parts = [part[overflown].astype(np.float64) for part in (a.values, theirs, delta, a.radius, spread)]
-                sums = sums.astype(np.float64)
-                sums[:, overflown] = _all_sums(parts, unit)
+            wide = _beyond_f32(sums, a.values, theirs, delta)
+            if wide.size:
+                parts = [part[wide].astype(np.float64) for part in (a.values, theirs, a.radius, spread)]
+                delta, sums = delta.astype(np.float64), sums.astype(np.float64)
+                delta[wide] = parts[0] - parts[1]
+                sums[:, wide] = _all_sums((parts[0], parts[1], delta[wide], parts[2], parts[3]), unit)
         squares, products, energy_a, energy_b, of_a, of_b, crossed = sums
         bad: npt.NDArray[np.bool_] = np.asarray(~(squares <= of_a + of_b + 2 * crossed))
         self.unequal_units += int(np.count_nonzero(squares))
@@ -163,6 +169,9 @@ class Measures:
             self.bad_spans.append((int(rows[row]), at * unit, (at + 1) * unit))
 
 
+#: Sums of squares below these are made in f64: f32 is exact to 2^-126, and a radius of rounding is 2^-24 of its value.
+_LEAST_ERROR, _LEAST_ENERGY = np.float32(2.0**-112), np.float32(2.0**-64)
+
 #: Places of bad units that are kept.
 _SPANS = 64
 
@@ -181,13 +190,20 @@ def _all_sums(parts: Sequence[Reals], unit: int) -> Reals:
     return np.stack([_dots(left, right, unit) for left, right in pairs])
 
 
+def _beyond_f32(sums: Reals, a: Reals, b: Reals, delta: Reals) -> npt.NDArray[np.intp]:
+    """The rows whose squares do not fit into f32: beyond its range, or rounded to 0 or nearly so though the values are not 0."""
+    wide: npt.NDArray[np.bool_] = np.asarray(~np.isfinite(sums).all(axis=(0, 2)))
+    for of_units, values, least in ((sums[0], delta, _LEAST_ERROR), (sums[2], a, _LEAST_ENERGY), (sums[3], b, _LEAST_ENERGY)):
+        rows = np.flatnonzero((of_units < least).any(axis=1) & ~wide)
+        wide[rows] = values[rows].any(axis=1)
+    return np.flatnonzero(wide)
+
+
 def _total(of_units: Reals, chosen: npt.NDArray[np.bool_]) -> float:
     return float(of_units[chosen].sum(dtype=np.float64))
 
 
-def _is_bad(
-    delta: npt.NDArray[np.float32], a: Decoded, b: Decoded, spread: npt.NDArray[np.float32], energy: Reals, unit: int
-) -> npt.NDArray[np.bool_]:
+def _is_bad(delta: Reals, a: Decoded, b: Decoded, spread: npt.NDArray[np.float32], energy: Reals, unit: int) -> npt.NDArray[np.bool_]:
     """Whether units are bad for other reasons than that their outermost elements were cut off.
 
     That leaves no more than the energy of the float weights; two blocks that have nothing to do with each other differ by
@@ -198,7 +214,7 @@ def _is_bad(
         if side.outer is not None:
             inner &= ~side.outer
     with np.errstate(invalid="ignore", over="ignore"):
-        within, radius = np.where(inner, delta, 0), np.where(inner, a.radius + spread, 0)
+        within, radius = np.where(inner, delta, 0), np.where(inner, a.radius.astype(delta.dtype) + spread, 0)
         bad = ~(_dots(within, within, unit) <= _WEIGHED * _dots(radius, radius, unit)) | ~(_dots(delta, delta, unit) <= energy)
     found: npt.NDArray[np.bool_] = bad
     return found

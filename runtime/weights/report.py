@@ -165,7 +165,7 @@ def measures_in_words(one: TensorFinding) -> str:
     named = list(dict.fromkeys(name for name in one.formats if name is not None))
     formats = f" [{' and '.join(named)}]" if len(named) > 1 else ""
     measures = one.measures
-    if measures is None or one.status is Status.IDENTICAL:
+    if measures is None or one.status is Status.IDENTICAL or measures.is_without_numbers:
         return formats
     rounding = small_number(measures.expected / measures.a_squares if measures.a_squares else None)
     left = " left" if one.status is Status.TRANSFORMED else ""

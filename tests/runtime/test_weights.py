@@ -11,7 +11,10 @@ import pytest
 
 import aprgraph
 from aprgraph.runtime.weights import Status, WeightsReport
+from aprgraph.runtime.weights.low_rank import find_rank
 from aprgraph.runtime.weights.report import measures_in_words
+from aprgraph.runtime.weights.rounding import Decoded
+from aprgraph.runtime.weights.rows import Index
 from tests.support.apr_bytes import from_checkpoint, from_gguf
 from tests.support.changed_model import F32, Tensors, changed_model
 from tests.support.checkpoints import NAMES, gguf_of, write_checkpoint
@@ -22,6 +25,17 @@ Change = Callable[[Tensors], None]
 
 #: The formats that the gguf package can quantise to.
 QUANTISABLE = ("F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
+
+
+class RowsInMemory:
+    unit = 1
+
+    def __init__(self, values: F32) -> None:
+        self._values = values
+        self.count, self.columns = values.shape
+
+    def fetch(self, rows: Index) -> Decoded:
+        return Decoded(self._values[rows], np.zeros_like(self._values[rows]))
 
 
 def compare(a: Path, b: Path) -> WeightsReport:
@@ -381,6 +395,61 @@ def test_huge_values_overflow_no_sum(tiny_model: Tiny, tmp_path: Path) -> None:
     model = tiny_model()
     report = compare(*(changed_model(model, tmp_path / f"{one.__name__}.gguf", one) for one in (huge, huge_and_other)))
     assert kinds(report) == {"blk.0.attn_q.weight": "damaged"}
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("factor", [1e-34, 1e-25, 1e25, 1e37])
+def test_a_factor_whose_squares_are_beyond_f32(factor: float, tiny_model: Tiny, tmp_path: Path) -> None:
+    def scaled_by(t: Tensors) -> None:
+        t["blk.0.attn_q.weight"] = t["blk.0.attn_q.weight"] * np.float32(factor)
+
+    model = tiny_model()
+    other = changed_model(model, tmp_path / "b.gguf", scaled_by)
+    for a, b, times in ((other, model, factor), (model, other, 1 / factor)):
+        report = compare(a, b)
+        assert explained(report) == {"blk.0.attn_q.weight": ("factor", f"A is {times:.6g} times B")}
+        assert "cosine 1.000000" in measures_in_words(report.groups[0].first)
+
+
+def test_tiny_values_that_differ_are_not_rounding(tiny_model: Tiny, tmp_path: Path) -> None:
+    def tiny(t: Tensors) -> None:
+        t["blk.0.attn_q.weight"] *= np.float32(1e-30)
+
+    def tiny_and_other(t: Tensors) -> None:
+        tiny(t)
+        t["blk.0.attn_q.weight"][9, 9] *= 3
+
+    model = tiny_model()
+    report = compare(*(changed_model(model, tmp_path / f"{one.__name__}.gguf", one) for one in (tiny, tiny_and_other)))
+    assert kinds(report) == {"blk.0.attn_q.weight": "damaged"}
+
+
+def test_opposite_huge_values(tiny_model: Tiny, tmp_path: Path) -> None:
+    def huge(t: Tensors) -> None:
+        t["blk.0.attn_q.weight"][3, 4] = 3e38
+
+    def opposite(t: Tensors) -> None:
+        t["blk.0.attn_q.weight"][3, 4] = -3e38
+
+    model = tiny_model()
+    report = compare(*(changed_model(model, tmp_path / f"{one.__name__}.gguf", one) for one in (huge, opposite)))
+    assert measures_in_words(report.groups[0].first).endswith("cosine -1.000000, largest difference 6.00e+38)")
+
+
+def test_huge_values_that_have_nothing_in_common() -> None:
+    numbers = np.random.default_rng(0).standard_normal((2, 512, 512)).astype(np.float32)
+    a, b = (RowsInMemory(one * np.float32(1e30)) for one in numbers)
+    assert find_rank(a, b) is None
+
+
+def test_a_tensor_of_nan_alone(tiny_model: Tiny, tmp_path: Path) -> None:
+    def nan(t: Tensors) -> None:
+        t["blk.0.attn_q.weight"][:] = np.nan
+
+    model = tiny_model()
+    report = compare(model, changed_model(model, tmp_path / "b.gguf", nan))
+    assert explained(report)["blk.0.attn_q.weight"][1].endswith(" NaN or Inf")
+    assert measures_in_words(report.groups[0].first) == ""
     json.dumps(report.to_json(), allow_nan=False)
 
 

@@ -93,6 +93,9 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("qwen2-f32-yarn", lambda config: config["rope_parameters"].update(truncate=False), "rope_parameters.truncate is false"),
         ("gemma3-f32", lambda config: config.update(layer_types=["chunked_attention"] * 7), "layer_types holds 'chunked_attention'"),
         ("llama-f32-linear", lambda config: config.update(architectures=["FooForCausalLM"]), "architectures is 'FooForCausalLM'; supported: "),
+        ("llama-f32-linear", lambda config: config["rope_parameters"].update(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5 beside RoPE"),
+        ("gpt-oss-f32", lambda config: config.update(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5 beside RoPE"),
+        ("llama-f32-linear", lambda config: config.update(rope_scaling={"type": "linear", "factor": 2.0}), "are both there and differ"),
         ("llama-f32-linear", lambda config: config.update(is_causal=False), "is_causal is false"),
         ("gemma3-f32", lambda config: config.update(use_bidirectional_attention=True), "use_bidirectional_attention is True"),
         ("gemma2-f32", lambda config: config.update(use_bidirectional_attention=True), "use_bidirectional_attention is True"),
@@ -143,6 +146,8 @@ def test_what_is_said_and_goes_on(tmp_path: Path) -> None:
         ("llama-f32-linear", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu': ignored"),
         ("qwen3moe-f32", {"routed_scaling_factor": 2.5}, "routed_scaling_factor is 2.5: ignored"),
         ("olmo2-f32", {"sliding_window": 2}, "sliding_window is 2: ignored"),
+        ("qwen3-f32", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5: ignored"),
+        ("llama-f32-linear", {"rope_scaling": {"type": "linear", "factor": 4.0, "rope_theta": 10000.0}}, ""),
         ("gemma2-f32", {"hidden_act": "relu"}, "hidden_act is 'relu': ignored"),
         ("gemma2-f32", {"hidden_act": "gelu_pytorch_tanh", "is_causal": True}, ""),
     ],
@@ -155,6 +160,22 @@ def test_what_the_class_does_not_read(name: str, edit: dict[str, Any], words: st
     assert print_graph(build_graph(model)) == wanted
     said = "\n".join(map(str, model.notices))
     assert words in said if words else not said
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_rope_of_the_class(tmp_path: Path) -> None:
+    """gpt-oss stretches RoPE where its file does not say so, and Phi-3 had 4096 positions before."""
+    folder = write_checkpoint("gpt-oss-mxfp4", tmp_path)
+    wanted = graph_text(folder)
+    change(folder, lambda config: [config.pop("rope_parameters"), config.update(rope_theta=150000.0)])
+    model = load_model(folder)
+    assert print_graph(build_graph(model)) == wanted
+    assert "rope_parameters = {" in "\n".join(map(str, model.notices))
+    folder = write_checkpoint("phi3-f32-long-factors", tmp_path)
+    change(folder, lambda config: config.pop("original_max_position_embeddings"))
+    model = load_model(folder)
+    assert model.file.metadata["phi3.rope.scaling.original_context_length"] == 4096
+    assert "original_max_position_embeddings = 4096" in "\n".join(map(str, model.notices))
 
 
 @pytest.mark.contract("FILE-HF-3")

@@ -23,8 +23,17 @@ from aprgraph.graph.families.numbers import Number
 from aprgraph.graph.families.registry import find_family_of_class
 from aprgraph.graph.families.window import Windows
 from aprgraph.graph.metadata import ListValue, Metadata, Scalar
-from aprgraph.graph.sources.checkpoint.config_defaults import ALIASES, CLASS_DEFAULTS, HARMLESS, NEUTRAL, NULL, OTHER_KEYS
-from aprgraph.graph.sources.checkpoint.config_reads import READ_BY, reads
+from aprgraph.graph.sources.checkpoint.config_defaults import (
+    ALIASES,
+    CLASS_CONTEXT,
+    CLASS_DEFAULTS,
+    CLASS_ROPE,
+    HARMLESS,
+    NEUTRAL,
+    NULL,
+    OTHER_KEYS,
+)
+from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, reads
 from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
 from aprgraph.graph.sources.checkpoint.names import own_name
 
@@ -181,6 +190,20 @@ class _Translator:
                 self._config[name] = value
                 if name not in _UNDISPUTED:
                     self._defaulted.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
+        self._default_rope()
+
+    def _default_rope(self) -> None:
+        """RoPE's stretching and the context before it, where the class has its own."""
+        rope = self._config.get("rope_parameters") or self._config.get("rope_scaling")
+        default = CLASS_ROPE.get(self._kind)
+        if default is not None and self._config.get("rope_parameters") is None and not rope:
+            self._config["rope_parameters"] = dict(default)
+            self._defaulted.append(f"rope_parameters = {json.dumps(default)}")
+        original, context = "original_max_position_embeddings", CLASS_CONTEXT.get(self._kind)
+        kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else None
+        if context is not None and kind not in (None, "default") and self._config.get(original) is None:
+            self._config[original] = context
+            self._defaulted.append(f"{original} = {context}")
 
     def _unread(self) -> list[str]:
         """Fields that the class does not read, without those that change nothing."""
@@ -240,7 +263,9 @@ class _Translator:
     def _rope(self) -> None:
         self._done |= {*FIELDS}
         whole = bool(getattr(self._family, "whole_pairs", True))
-        rope = translate_rope(self._config, self._where, self._head_size(), whole)
+        partial = self._kind in PARTIAL_ROPE or self._kind not in CLASS_DEFAULTS
+        rope = translate_rope(self._config, self._where, self._head_size(), whole, partial)
+        self._ignored += rope.ignored
         for key, value in rope.values.items():
             self._put(key, value, rope.fields[key])
         self._found.factors = rope.factors

@@ -36,6 +36,15 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                 "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4, "rope_theta": 150000.0},
 }  # fmt: skip
 
+#: What `rope_parameters` is where there is none.
+CLASS_ROPE: Mapping[str, Mapping[str, Any]] = {
+    "gpt_oss": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+                "original_max_position_embeddings": 4096},
+}  # fmt: skip
+
+#: The context before RoPE was stretched, of classes that have it beside the other sizes.
+CLASS_CONTEXT: Mapping[str, int] = {"phi3": 4096}
+
 #: Fields that name one thing: the one that families declare, and what other versions of transformers write.
 ALIASES: Mapping[str, str] = {"num_experts": "num_local_experts", "num_local_experts": "num_experts"}
 

@@ -42,6 +42,8 @@ class RopeKeys:
     values: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, str] = field(default_factory=dict)
     factors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    #: The share of each head that is said to turn, where the class turns all of it.
+    ignored: tuple[str, ...] = ()
 
     def put(self, key: str, value: Any, name: str) -> None:
         """Note a key, and the field that says it."""
@@ -49,13 +51,16 @@ class RopeKeys:
             self.values[key], self.fields[key] = value, name
 
 
-def translate_rope(config: Mapping[str, Any], where: Path, head_size: int, whole_pairs: bool) -> RopeKeys:
-    """The keys of RoPE. ``whole_pairs``: whether the family rounds YaRN's bounds.
+def translate_rope(config: Mapping[str, Any], where: Path, head_size: int, whole_pairs: bool, partial: bool) -> RopeKeys:
+    """The keys of RoPE.
+
+    ``whole_pairs``: whether the family rounds YaRN's bounds. ``partial``: whether the class can turn a part of each head.
 
     Raises ModelError for what is no description of RoPE, and UnsupportedModelError for a kind that is not known.
     """
     name = _NEW if config.get(_NEW) else _OLD
     whole = _object(config.get(name) or {}, name, where)
+    _require_one(whole, config, where)
     keys, given, prefix = RopeKeys(), whole, name
     if "full_attention" in whole:
         prefix = f"{name}.full_attention"
@@ -67,11 +72,36 @@ def translate_rope(config: Mapping[str, Any], where: Path, head_size: int, whole
     share = given.get("partial_rotary_factor")
     share_name = "partial_rotary_factor" if share is None else f"{prefix}.partial_rotary_factor"
     share = _number(config.get("partial_rotary_factor") if share is None else share, share_name, where)
+    if share is not None and share != 1 and not partial:
+        kind = given.get("rope_type", given.get("type"))
+        if kind not in (None, "default"):
+            raise UnsupportedModelError(
+                f"{where}: {share_name} is {share:g} beside RoPE of the kind {shown(kind)}; supported is 1, as the class of the file "
+                "turns whole heads"
+            )
+        keys.ignored, share = (f"{share_name} is {share:g}",), None
     dims = head_size if share is None else int(head_size * share)
     if dims != head_size:
         keys.put("rope.dimension_count", dims, share_name)
     _Stretch(keys, given, prefix, config, where, dims).translate(whole.get("truncate", given.get("truncate")), whole_pairs)
     return keys
+
+
+def _require_one(new: Mapping[str, Any], config: Mapping[str, Any], where: Path) -> None:
+    """Raise ModelError where the fields of both versions of transformers describe RoPE, and not alike."""
+    if not config.get(_NEW) or not config.get(_OLD):
+        return
+    theta, share = config.get("rope_theta"), config.get("partial_rotary_factor")
+
+    def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+        usual = {"rope_theta": theta, "partial_rotary_factor": share, "rope_type": fields.get("type", "default")}
+        return {name: value for name, value in {**usual, **fields}.items() if name != "type" and value is not None}
+
+    old = _object(config[_OLD], _OLD, where)
+    if plain(old) != plain(new):
+        raise ModelError(
+            f"{where}: {_NEW} and {_OLD} are both there and differ, {shown(new)} and {shown(old)}; keep the right one in a copy of the file"
+        )
 
 
 def _sliding(keys: RopeKeys, whole: Mapping[str, Any], name: str, config: Mapping[str, Any], where: Path) -> None:

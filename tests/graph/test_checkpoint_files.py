@@ -126,6 +126,9 @@ def test_files_that_are_missing_or_in_doubt_are_named(tmp_path: Path) -> None:
     assert failure(folder / names[0]).endswith(f"{names[2]} of model.safetensors.index.json is not there; download the missing files")
     change(folder, lambda index: index.update(weight_map={"a": "../../etc/x.safetensors"}), "model.safetensors.index.json")
     assert "names the file '../../etc/x.safetensors'" in failure(folder)
+    for value in ([names[0]], {"file": names[0]}, None, 3):
+        change(folder, lambda index, value=value: index.update(weight_map={"a": value}), "model.safetensors.index.json")  # type: ignore[misc]
+        assert f"names the file {value!r}, expected" in failure(folder)
 
 
 @pytest.mark.contract("FILE-HF-2")
@@ -185,6 +188,15 @@ def test_side_tensors_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.contract("FILE-HF-2")
+@pytest.mark.parametrize("depth", [64, 900])
+def test_a_config_of_lists_within_lists(depth: int, tmp_path: Path) -> None:
+    folder = write_checkpoint("olmo2-f32", tmp_path)
+    config = (folder / "config.json").read_text().rstrip().removesuffix("}")
+    (folder / "config.json").write_text(f'{config}, "deep": {"[" * depth}{"]" * depth}}}')
+    assert "its lists and objects lie more than 64 deep in each other" in failure(folder)
+
+
+@pytest.mark.contract("FILE-HF-2")
 def test_a_header_that_lies(tmp_path: Path) -> None:
     folder = write_checkpoint("olmo2-f32", tmp_path)
     file = folder / "model.safetensors"
@@ -210,6 +222,8 @@ def test_a_header_that_lies(tmp_path: Path) -> None:
     assert "past the end of the file" in said(header(entry % ("[268435456]", "[0, 1073741824]")))
     assert "the shape [-1]" in said(header(entry % ("[-1]", "[0, 4]")))
     assert "the shape [True]" in said(header(entry % ("[true]", "[0, 4]")))
+    assert "the shape [0], expected dimensions of at least 1" in said(header(entry % ("[0]", "[0, 0]")))
+    assert "the shape [0, 64], expected dimensions of at least 1" in said(header(entry % ("[0, 64]", "[0, 0]")))
     assert "overlap" in said(header('{"a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}, "b": {"dtype": "U8", "shape": [8], '
                                     '"data_offsets": [4, 12]}}'))  # fmt: skip
 

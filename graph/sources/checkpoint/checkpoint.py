@@ -18,7 +18,7 @@ import numpy.typing as npt
 from aprgraph.graph.errors import ModelError, ModelFileError, shown
 from aprgraph.graph.sources.checkpoint.config import ConfigMetadata, is_tied
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
-from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_json
+from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
 from aprgraph.graph.sources.checkpoint.room import require_room
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, StoredTensor
@@ -44,7 +44,7 @@ class Checkpoint:
         places = find_places(Path(path))
         self.path, self.stem = places.path, places.stem
         self._config = places.folder / CONFIG
-        config = read_json(self._config)
+        config = read_config(self._config)
         quantization = read_quantization(config, self._config)
         tokenizer, doubts = read_tokenizer(places.folder, config)
         self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem, **tokenizer})

@@ -15,6 +15,8 @@ INDEX = "model.safetensors.index.json"
 _SUFFIX = ".safetensors"
 #: A JSON file of a checkpoint is no larger; tokenizer.json of 256,000 tokens has 33 MB.
 _MOST_JSON = 256 << 20
+#: Lists and objects of a config.json lie no deeper in each other; those of transformers up to 4.
+_MOST_DEPTH = 64
 _NAMED = 4
 
 
@@ -76,11 +78,21 @@ def _indexed(folder: Path) -> list[str]:
     weights = read_json(where).get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise ModelFileError(f"{where}: weight_map is {shown(weights)}, expected the file of each tensor; download it again")
-    names = list(dict.fromkeys(weights.values()))
-    for name in names:
+    for name in weights.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(_SUFFIX):
             raise ModelFileError(f"{where}: names the file {shown(name)}, expected one such as model-00001-of-00002.safetensors beside it")
-    return names
+    return list(dict.fromkeys(weights.values()))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object of a config.json, which is copied and compared part by part. Raises ModelFileError."""
+    config = read_json(path)
+    inner: list[Any] = [config]
+    for _ in range(_MOST_DEPTH):
+        inner = [part for one in inner for part in (one.values() if isinstance(one, dict) else one) if isinstance(part, (dict, list))]
+        if not inner:
+            return config
+    raise ModelFileError(f"{path}: its lists and objects lie more than {_MOST_DEPTH} deep in each other; download the file again")
 
 
 def read_text(path: Path) -> str:

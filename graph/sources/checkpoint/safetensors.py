@@ -97,6 +97,8 @@ class SafetensorsFile:
             raise ModelFileError(f"{what} has the dtype {shown(dtype)}, expected one of {', '.join(BITS)}; the file is damaged")
         if not _are_counts(dims) or len(dims) > _MOST_DIMS:
             raise ModelFileError(f"{what} has the shape {shown(dims)}, expected a list of at most {_MOST_DIMS} sizes; the file is damaged")
+        if 0 in dims:
+            raise ModelFileError(f"{what} has the shape {shown(dims)}, expected dimensions of at least 1; the file is damaged")
         if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
             raise ModelFileError(f"{what} has the data_offsets {shown(offsets)}, expected where it begins and ends; the file is damaged")
         begin, end = offsets

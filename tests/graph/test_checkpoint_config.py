@@ -231,8 +231,52 @@ def test_the_text_model_of_one_with_images(tmp_path: Path) -> None:
 def test_a_head_that_is_tied_is_the_embedding(tmp_path: Path) -> None:
     folder = write_checkpoint("llama-f32-linear", tmp_path)
     assert "%output.weight = " in graph_text(folder)
+    file = folder / "model.safetensors"
+    tensors = unpacked(file.read_bytes())
+    file.write_bytes(packed({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}))
     change(folder, lambda config: config.update(tie_word_embeddings=True))
     assert "%output.weight = " not in graph_text(folder)
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_a_tied_head_that_differs_counts(tmp_path: Path) -> None:
+    """As in transformers 5.24, which leaves out tying then."""
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    wanted = graph_text(folder)
+    change(folder, lambda config: config.update(tie_word_embeddings=True))
+    model = load_model(folder)
+    assert print_graph(build_graph(model)) == wanted
+    assert "lm_head.weight differs from the embedding table" in "\n".join(map(str, model.notices))
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(
+    ("name", "field", "value", "words"),
+    [
+        ("glm4-f32", "attention_bias", False, "attention_bias is false, and the checkpoint has blk.0.attn_"),
+        ("llama-f32-linear", "attention_bias", True, "attention_bias is true, and the checkpoint has no such bias"),
+        ("llama-f32-linear", "mlp_bias", True, "mlp_bias is true, and the checkpoint has no such bias"),
+        ("gpt-oss-f32", "attention_bias", False, "attention_bias is false; supported in this family is true"),
+        ("qwen2moe-f32", "qkv_bias", False, "qkv_bias is false; supported in this family is true"),
+        ("glm4-f32", "model_type", "phi3", "phi3 has no such bias, and the checkpoint has blk.0.attn_"),
+    ],
+)
+def test_biases_are_those_of_the_configuration(name: str, field: str, value: object, words: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(name, tmp_path)
+    change(folder, lambda config: config.update({field: value}))
+    with pytest.raises((ModelError, UnsupportedModelError)) as caught:
+        load_model(folder)
+    assert words in str(caught.value)
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_another_size_of_the_vocabulary_is_said(tmp_path: Path) -> None:
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    wanted = graph_text(folder)
+    change(folder, lambda config: config.update(vocab_size=90))
+    model = load_model(folder)
+    assert print_graph(build_graph(model)) == wanted
+    assert "says vocab_size 90, and the embedding table has 96 rows" in "\n".join(map(str, model.notices))
 
 
 @pytest.mark.contract("FILE-HF-1")

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError, ModelFileError, shown
-from aprgraph.graph.sources.checkpoint.config import ConfigMetadata, is_tied
+from aprgraph.graph.sources.checkpoint.agreement import doubt_vocabulary, is_same, require_biases
+from aprgraph.graph.sources.checkpoint.config import ConfigMetadata, is_tied, text_config
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
@@ -51,7 +52,10 @@ class Checkpoint:
         self.notices = (*self.metadata.notices, *quantization.notices, *doubts)
         self._files = [SafetensorsFile(shard) for shard in places.shards]
         found = gather(self.metadata.family, self._stored(), quantization.block, self._config)
-        self._values = self._with_head(found)
+        text, table = text_config(config), found.values.get(self.metadata.family.gguf_name("embedding") + ".weight")
+        require_biases(text, found.values, self._config)
+        self.notices += doubt_vocabulary(text, table, self._config)
+        self._values = self._with_head(found, table)
         self._made: tuple[str, npt.NDArray[np.uint8]] | None = None
         numbers = {file.path: number for number, file in enumerate(self._files)}
         self.tensors: Mapping[str, TensorInfo] = {
@@ -71,11 +75,15 @@ class Checkpoint:
                 found[name] = tensor
         return found
 
-    def _with_head(self, found: Gathered) -> dict[str, Value]:
+    def _with_head(self, found: Gathered, table: Value | None) -> dict[str, Value]:
         """The tensors, the LM head only where it is not the embedding table, and RoPE's factors."""
         values, head = dict(found.values), self.metadata.family.gguf_name("lm_head") + ".weight"
         if is_tied(self.metadata):
-            values.pop(head, None)
+            if head in values and (table is None or is_same(values[head], table)):
+                values.pop(head)
+            elif head in values:
+                own = f"{found.own_names[head]} differs from the embedding table, to which {CONFIG} ties it (tie_word_embeddings)"
+                self.notices += (f"{own}; it is the head here, as in transformers 5",)
         elif head not in values:
             raise ModelError(f"{self.path}: tensor 'lm_head.weight' is missing, and {CONFIG} does not tie it to the embedding table "
                              "(tie_word_embeddings); the checkpoint is incomplete")  # fmt: skip

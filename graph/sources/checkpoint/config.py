@@ -90,7 +90,7 @@ class ConfigMetadata(Metadata):
 
     def with_overrides(self, overrides: Mapping[str, Scalar | str]) -> Metadata:
         """The same with fields, or keys of GGUF, replaced. Raises ModelError."""
-        config, keys = copy.deepcopy(dict(_text_config(self.config))), {}
+        config, keys = copy.deepcopy(dict(text_config(self.config))), {}
         for name, value in overrides.items():
             if name in self or name.partition(".")[0] in {*FAMILIES, "general", "tokenizer"}:
                 keys[name] = value
@@ -110,7 +110,7 @@ class ConfigMetadata(Metadata):
 
     def is_read(self, key: str) -> bool:
         """Whether a getter has been asked for a key, or for one that the field ``key`` says."""
-        field = _where_it_lies(_text_config(self.config), key)
+        field = _where_it_lies(text_config(self.config), key)
         return super().is_read(key) or any(
             self.own_name(read) == field or self.own_name(read).startswith(f"{field}.") for read in self.keys_read
         )
@@ -120,7 +120,7 @@ def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
     """The family of the class of transformers that a config.json names. Raises ModelError or UnsupportedModelError."""
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    kind = _text_config(config).get("model_type")
+    kind = text_config(config).get("model_type")
     if not isinstance(name, str):
         if not isinstance(kind, str):
             raise ModelError(f"{where}: names neither architectures nor model_type; expected the config.json of a model of transformers")
@@ -136,7 +136,7 @@ def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
     return family
 
 
-def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The fields of the text model, which lie in an object of their own where a model also has images or sound."""
     inner = config.get("text_config")
     if not isinstance(inner, dict):
@@ -176,7 +176,7 @@ def _declared_fields(family: type[Family]) -> dict[str, str]:
 class _Translator:
     def __init__(self, family: type[Family], config: Mapping[str, Any], where: Path) -> None:
         self._family, self._where = family, where
-        self._given = dict(_text_config(config))
+        self._given = dict(text_config(config))
         self._config = dict(self._given)
         self._done = {*HARMLESS}
         self._found = Translated()
@@ -334,7 +334,7 @@ class _Translator:
 
 
 def is_tied(metadata: ConfigMetadata) -> bool:
-    """Whether the head is the embedding table, whatever else the file holds."""
-    config = _text_config(metadata.config)
+    """Whether config.json ties the head to the embedding table."""
+    config = text_config(metadata.config)
     default = CLASS_DEFAULTS.get(str(config.get("model_type")), {}).get("tie_word_embeddings", False)
     return bool(config.get("tie_word_embeddings", default))

@@ -1,0 +1,79 @@
+"""Whether the tensors of a checkpoint are those that its config.json speaks of: biases, the head, the vocabulary.
+
+What classes of transformers 5.24 do: a bias that the configuration does not ask for is dropped, and a head that differs from
+the embedding table is kept, tied or not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
+from aprgraph.graph.sources.checkpoint.values import Value
+
+_ATTENTION = re.compile(r"blk\.\d+\.attn_(q|k|v|qkv|output)\.bias")
+_NETWORK = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.bias")
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class _Biases:
+    """Of which ``tensors``, by which ``field`` (None: by none), what the class takes without, whether others are supported."""
+
+    tensors: re.Pattern[str]
+    field: str | None
+    default: bool
+    fixed: bool = False
+
+
+_BY_FIELD = _Biases(_ATTENTION, "attention_bias", False)
+_NEVER = _Biases(_ATTENTION, None, False)
+_NETWORK_NEVER = _Biases(_NETWORK, None, False)
+_NETWORK_BY_FIELD = _Biases(_NETWORK, "mlp_bias", False)
+_BIASES: Mapping[str, tuple[_Biases, ...]] = {
+    **dict.fromkeys(("llama", "granite"), (_BY_FIELD, _NETWORK_BY_FIELD)),
+    **dict.fromkeys(("qwen3", "qwen3_moe", "olmo2", "olmo3", "gemma2", "gemma3_text", "glm4"), (_BY_FIELD, _NETWORK_NEVER)),
+    **dict.fromkeys(("mistral", "mixtral", "phi3"), (_NEVER, _NETWORK_NEVER)),
+    "qwen2": (_NETWORK_NEVER,),
+    "qwen2_moe": (_Biases(_ATTENTION, "qkv_bias", True, fixed=True),),
+    "gpt_oss": (_Biases(_ATTENTION, "attention_bias", True, fixed=True),),
+}
+
+
+def require_biases(config: Mapping[str, Any], tensors: Mapping[str, Value], where: Path) -> None:
+    """Raise ModelError or UnsupportedModelError where config.json says otherwise than the tensors whether there are biases."""
+    for biases in _BIASES.get(str(config.get("model_type")), ()):
+        value = biases.default if biases.field is None else config.get(biases.field, biases.default)
+        found = next((name for name in tensors if biases.tensors.fullmatch(name)), None)
+        said = f"{biases.field} is {str(bool(value)).lower()}" if biases.field is not None else f"{config['model_type']} has no such bias"
+        if biases.fixed and not value:
+            raise UnsupportedModelError(f"{where}: {said}; supported in this family is true")
+        if found is not None and not value:
+            raise ModelError(
+                f"{where}: {said}, and the checkpoint has {found} (by its name in GGUF), which transformers drops; expected one of "
+                "both: correct the field, or take the biases out of a copy of the checkpoint"
+            )
+        if found is None and value and not biases.fixed:
+            raise ModelError(f"{where}: {said}, and the checkpoint has no such bias; it is incomplete, or the field is wrong")
+
+
+def is_same(one: Value, other: Value) -> bool:
+    """Whether two tensors have the same bytes."""
+    if (one.dims, one.format) != (other.dims, other.format):
+        return False
+    a, b = one.make().reshape(-1), other.make().reshape(-1)
+    return all(np.array_equal(a[start : start + _CHUNK], b[start : start + _CHUNK]) for start in range(0, len(a), _CHUNK))
+
+
+def doubt_vocabulary(config: Mapping[str, Any], table: Value | None, where: Path) -> tuple[str, ...]:
+    """A notice where `vocab_size` is not the number of the embedding table's rows."""
+    size = config.get("vocab_size")
+    if table is None or not isinstance(size, int) or size == table.dims[0]:
+        return ()
+    return (f"{where.name} says vocab_size {shown(size)}, and the embedding table has {table.dims[0]} rows, which count here",)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stages import STAGE_BY_NAME, Stage
-from aprgraph.graph.words import listed
+from aprgraph.graph.words import and_more
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, read_aprt, relative_path
 from aprgraph.runtime.trace.from_arrays import describe_plan
@@ -46,10 +47,12 @@ class SinglePositions(Trace):
     def __init__(self, folder: Path) -> None:
         """Raises TraceError for positions that are missing, and for what cannot be read."""
         folders = _folders(folder)
-        missing = sorted(set(range(max(folders) + 1)) - set(folders))
-        if missing:
+        count = max(folders) + 1
+        if count > len(folders):  # their number is that of a folder's name, and may be anything
+            absent = [f"pos-{position:04}" for position in islice((one for one in range(count) if one not in folders), _SHOWN)]
+            named = ", ".join(absent) + and_more(range(count - len(folders) - len(absent)))
             raise TraceError(
-                f"{folder}: {listed((f'pos-{position:04}' for position in missing), _SHOWN)} missing, of {max(folders) + 1} positions "
+                f"{folder}: {named} missing, of {count} positions "
                 "counted from 0; a stage is compared at all positions of a prompt, so dump them all"
             )
         self._folders = [folders[position].name for position in sorted(folders)]

@@ -319,6 +319,10 @@ def test_positions_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "t/pos-0001").rename(tmp_path / "t/pos-0005")
     with pytest.raises(TraceError, match="pos-0001, pos-0003, pos-0004 missing, of 6 positions counted from 0; "):
         Trace.open(tmp_path / "t")
+    (tmp_path / "t/pos-0005").rename(tmp_path / "t/pos-999999999")
+    named = "pos-0001, pos-0003, pos-0004, pos-0005 and 999,999,993 more missing, of 1000000000 positions"
+    with pytest.raises(TraceError, match=named):
+        Trace.open(tmp_path / "t")
 
 
 # -- logits of llama-debug ----------------------------------------------------------------------------------------------

@@ -60,13 +60,14 @@ class TensorFault:
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a model: where it lies, its bytes, and how many of them follow the last tensor, where nothing
-    reads them.
+    """One file of a model: where it lies, its bytes, and how many of them follow the last tensor, and lie before the
+    first or between two, where nothing reads them.
     """
 
     path: Path
     size: int
     beyond: int
+    gaps: int = 0
 
 
 class Source(Protocol):

@@ -105,6 +105,8 @@ class _Check:
                 yield Finding.of("file-truncated", name, f"{missing:,} of {needed:,} bytes are missing{share}")
             if part.beyond and not self._faults:
                 yield Finding.of("file-tail", name, f"{part.beyond:,} bytes")
+            if part.gaps:
+                yield Finding.of("file-gap", name, f"{part.gaps:,} bytes")
         for notice in self._file.notices:
             yield Finding.of("file-notice", "", notice)
         for fault in self._faults:

@@ -40,6 +40,7 @@ _RULES: tuple[tuple[str, Level, str, str], ...] = (
     ("file-checksum", _E, "the file's own checksum does not hold", _AGAIN),
     ("file-notice", _N, "what is to be said of the kind of file", "a run says it too"),
     ("file-tail", _N, "something follows the last tensor", "nothing reads it"),
+    ("file-gap", _N, "something lies before the first tensor or between two", "nothing reads it"),
     ("key-wrong", _E, "metadata that makes no model", _CONVERT),
     ("key-unsupported", _E, "the model asks for what aprgraph does not have",
      Message("`", MODELS, "` lists what it has, ", FAMILY.given("FILE"), " brings a family of your own, and `",

@@ -16,6 +16,7 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources import open_source
 from aprgraph.graph.sources.checkpoint.room import require_room
+from aprgraph.runtime.check import check
 from tests.support.checkpoints import write_checkpoint
 
 _EXPECTED = (ModelFileError, ModelError, UnsupportedModelError)
@@ -185,6 +186,27 @@ def test_side_tensors_are_left_out(tmp_path: Path) -> None:
     model = load_model(folder)
     build_graph(model)
     assert {name for group in model.left_out for name in group.names} == set(more)
+
+
+def test_check_notes_what_belongs_to_no_tensor(tmp_path: Path) -> None:
+    folder = write_checkpoint("olmo2-f32", tmp_path)
+    file = folder / "model.safetensors"
+    tensors = unpacked(file.read_bytes())
+    whole = packed(tensors)
+    before, last = packed(tensors, 64), list(tensors)[-1]
+    between = packed({name: one for name, one in tensors.items() if name != last} | {"hole": ("U8", [24], bytes(24)), last: tensors[last]})
+    header = json.loads(between[8 : 8 + int.from_bytes(between[:8], "little")])
+    del header["hole"]
+    raw = json.dumps(header).encode()
+    between = len(raw).to_bytes(8, "little") + raw + between[8 + int.from_bytes(between[:8], "little") :]
+    for content, notes in (
+        (whole, {}),
+        (before, {"file-gap": "64 bytes"}),
+        (before + bytes(8), {"file-gap": "64 bytes", "file-tail": "8 bytes"}),
+        (between, {"file-gap": "24 bytes"}),
+    ):
+        file.write_bytes(content)
+        assert {one.rule.code: one.text for one in check(folder).findings if one.rule.code.startswith("file-")} == notes
 
 
 @pytest.mark.contract("FILE-HF-2")

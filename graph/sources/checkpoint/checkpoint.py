@@ -104,7 +104,7 @@ class Checkpoint:
     @property
     def parts(self) -> Sequence[Part]:
         """The files with tensors."""
-        return [Part(file.path, file.mapped.size, _beyond(file)) for file in self._files]
+        return [_part(file) for file in self._files]
 
     def wrong_checksum(self) -> None:
         """safetensors has no checksum."""
@@ -158,6 +158,9 @@ def _places(start: int, size: int, samples: int) -> Iterator[int]:
     return (start + room * index // max(samples - 1, 1) for index in range(samples))
 
 
-def _beyond(file: SafetensorsFile) -> int:
-    """Bytes behind the last tensor."""
-    return file.mapped.size - max((tensor.offset + tensor.nbytes for tensor in file.tensors.values()), default=file.data_start)
+def _part(file: SafetensorsFile) -> Part:
+    """What of a file belongs to no tensor: tensors do not overlap."""
+    tensors = file.tensors.values()
+    end = max((tensor.offset + tensor.nbytes for tensor in tensors), default=file.data_start)
+    gaps = end - file.data_start - sum(tensor.nbytes for tensor in tensors)
+    return Part(file.path, file.mapped.size, file.mapped.size - end, gaps)

@@ -18,7 +18,7 @@ from aprgraph.graph.side_tensors import pattern_of
 #: Words in the name of a key that is not known by which it says that it changes numbers. Others are bookkeeping of some tool.
 _SHAPING = re.compile(
     r"scale|multiplier|soft_?cap|clamp|window|causal|alibi|temperature|gating|epsilon|residual|lora_rank"
-    r"|only_layers|no_rope|rotary|chunk_size|qk_(layer_?)?norm"
+    r"|only_layers|swiglu|no_rope|rotary|chunk_size|qk_(layer_?)?norm"
 )
 #: No key of a model has more elements than there may be layers; a longer array is not decoded.
 _MOST_ELEMENTS = 4096

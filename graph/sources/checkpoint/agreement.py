@@ -46,12 +46,15 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
 }
 
 
-def require_biases(config: Mapping[str, Any], tensors: Mapping[str, Value], where: Path) -> None:
-    """Raise ModelError or UnsupportedModelError where config.json says otherwise than the tensors whether there are biases."""
-    for biases in _BIASES.get(str(config.get("model_type")), ()):
+def require_biases(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Value], where: Path) -> None:
+    """Raise ModelError or UnsupportedModelError where config.json says otherwise than the tensors whether there are biases.
+
+    ``kind`` is the ``model_type``.
+    """
+    for biases in _BIASES.get(kind, ()):
         value = biases.default if biases.field is None else config.get(biases.field, biases.default)
         found = next((name for name in tensors if biases.tensors.fullmatch(name)), None)
-        said = f"{biases.field} is {str(bool(value)).lower()}" if biases.field is not None else f"{config['model_type']} has no such bias"
+        said = f"{biases.field} is {str(bool(value)).lower()}" if biases.field is not None else f"{kind} has no such bias"
         if biases.fixed and not value:
             raise UnsupportedModelError(f"{where}: {said}; supported in this family is true")
         if found is not None and not value:

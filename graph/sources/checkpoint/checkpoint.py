@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError, ModelFileError, shown
 from aprgraph.graph.sources.checkpoint.agreement import doubt_vocabulary, is_same, require_biases
-from aprgraph.graph.sources.checkpoint.config import ConfigMetadata, is_tied, text_config
+from aprgraph.graph.sources.checkpoint.config import ConfigMetadata, is_tied, kind_of, text_config
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
@@ -53,7 +53,7 @@ class Checkpoint:
         self._files = [SafetensorsFile(shard) for shard in places.shards]
         found = gather(self.metadata.family, self._stored(), quantization.block, self._config)
         text, table = text_config(config), found.values.get(self.metadata.family.gguf_name("embedding") + ".weight")
-        require_biases(text, found.values, self._config)
+        require_biases(kind_of(config), text, found.values, self._config)
         self.notices += doubt_vocabulary(text, table, self._config)
         self._values = self._with_head(found, table)
         self._made: tuple[str, npt.NDArray[np.uint8]] | None = None

@@ -33,7 +33,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import (
     NULL,
     OTHER_KEYS,
 )
-from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, reads
+from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, class_stem, kind_of_class, reads
 from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
 from aprgraph.graph.sources.checkpoint.names import own_name
 
@@ -124,7 +124,7 @@ def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
     if not isinstance(name, str):
         if not isinstance(kind, str):
             raise ModelError(f"{where}: names neither architectures nor model_type; expected the config.json of a model of transformers")
-        name = f"{''.join(part.capitalize() for part in kind.removesuffix('_text').split('_'))}ForCausalLM"
+        name = f"{class_stem(kind)}ForCausalLM"
     family = find_family_of_class(name)
     if family is None:
         known = sorted(one for each in FAMILIES.values() for one in each.own_hf_classes())
@@ -134,6 +134,15 @@ def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
             FAMILY,
         )
     return family
+
+
+def kind_of(config: Mapping[str, Any]) -> str:
+    """The ``model_type`` of the text model, by the name of its class where the file leaves it out; "" for none."""
+    text, names = text_config(config), config.get("architectures")
+    kind = text.get("model_type")
+    if isinstance(kind, str):
+        return kind
+    return kind_of_class(str(names[0])) if isinstance(names, list) and names else ""
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -181,8 +190,7 @@ class _Translator:
         self._done = {*HARMLESS}
         self._found = Translated()
         self._defaulted: list[str] = []
-        kind = self._config.get("model_type")
-        self._kind = kind if isinstance(kind, str) else ""
+        self._kind = kind_of(config)
         self._ignored = [f"{name} is {shown(self._config.pop(name))}" for name in self._unread()]
         for name, value in CLASS_DEFAULTS.get(self._kind, {}).items():
             other = ALIASES.get(name)
@@ -336,5 +344,5 @@ class _Translator:
 def is_tied(metadata: ConfigMetadata) -> bool:
     """Whether config.json ties the head to the embedding table."""
     config = text_config(metadata.config)
-    default = CLASS_DEFAULTS.get(str(config.get("model_type")), {}).get("tie_word_embeddings", False)
+    default = CLASS_DEFAULTS.get(kind_of(metadata.config), {}).get("tie_word_embeddings", False)
     return bool(config.get("tie_word_embeddings", default))

@@ -25,6 +25,8 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "use_bidirectional_attention": _GEMMA,
     "hidden_activation": _GEMMA,
     "hidden_act": ("llama", "mistral", "mixtral", *_QWEN, "phi3", "olmo2", "olmo3", "granite", "glm4", "gpt_oss"),
+    "swiglu_alpha": ("gpt_oss",),
+    "swiglu_limit": ("gpt_oss",),
     "rope_local_base_freq": ("gemma3_text",),
 }
 
@@ -35,3 +37,14 @@ PARTIAL_ROPE = ("phi3", "glm4")
 def reads(kind: str, field: str) -> bool:
     """Whether the class of the ``model_type`` reads a field."""
     return kind not in CLASS_DEFAULTS or field not in READ_BY or kind in READ_BY[field]
+
+
+def class_stem(kind: str) -> str:
+    """How the names of a ``model_type``'s classes begin: ``Qwen2Moe`` of ``qwen2_moe``."""
+    return "".join(part.capitalize() for part in kind.removesuffix("_text").split("_"))
+
+
+def kind_of_class(name: str) -> str:
+    """The ``model_type`` of a class by its name, "" for one that is not of this package."""
+    stem = name.removesuffix("ForCausalLM").removesuffix("ForConditionalGeneration")
+    return next((kind for kind in CLASS_DEFAULTS if class_stem(kind) == stem), "")

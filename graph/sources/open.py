@@ -9,7 +9,7 @@ from aprgraph.graph.sources.checkpoint import Checkpoint, is_checkpoint
 from aprgraph.graph.sources.gguf_file import MAGIC, GGUFFile
 from aprgraph.graph.sources.mapped_file import read_head
 from aprgraph.graph.sources.source import Source, TensorFault
-from aprgraph.graph.sources.split_gguf import SplitGGUF, is_part
+from aprgraph.graph.sources.split_gguf import SplitGGUF, doubts_of_name, is_part
 
 
 def begins_a_model(head: bytes) -> bool:
@@ -28,4 +28,7 @@ def open_source(path: str | Path, faults: list[TensorFault] | None = None) -> So
     if read_head(Path(path)).startswith(MAGICS):
         return AprFile(path, faults)
     file = GGUFFile(path, faults)
-    return SplitGGUF(file, faults) if is_part(file.metadata) else file
+    if is_part(file.metadata):
+        return SplitGGUF(file, faults)
+    file.notices = doubts_of_name(file.path)
+    return file

@@ -36,6 +36,13 @@ def places_of_parts(path: Path) -> list[Path]:
     return [path.with_name(f"{matched['stem']}-{part:05}-of-{matched['count']}.gguf") for part in range(1, int(matched["count"]) + 1)]
 
 
+def doubts_of_name(path: Path) -> tuple[str, ...]:
+    """A notice for a file that is one of several by its name alone."""
+    count = len(places_of_parts(path))
+    what = f"{path.name} is one of {count:,} files by its name, and has no {_COUNT}: it is read as a whole model, so rename it if it is one"
+    return (what,) if count > 1 else ()
+
+
 class SplitError(ModelFileError):
     """The parts make no whole model. ``part`` is the file that was given, ``what`` it is, and ``advice`` what to do."""
 

@@ -133,6 +133,31 @@ def test_files_that_are_missing_or_in_doubt_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.contract("FILE-HF-2")
+def test_shards_without_an_index_are_found_by_their_names(tmp_path: Path) -> None:
+    folder = write_checkpoint("qwen3-f32", tmp_path)
+    wanted = set(open_source(folder).tensors)
+    names = in_shards(folder, 3)
+    (folder / "model.safetensors.index.json").unlink()
+    for path in (folder, folder / "config.json", *(folder / name for name in names)):
+        source = open_source(path)
+        assert (source.path, set(source.tensors)) == (folder, wanted)
+    shutil.copy(folder / names[0], folder / "zzz.safetensors")
+    assert "no model.safetensors.index.json that says which belong together" in failure(folder)
+    (folder / "zzz.safetensors").unlink()
+    (folder / names[1]).unlink()
+    for path in (folder, folder / names[0]):
+        assert f"part 1 of 3 by its name; {names[1]} is not beside it" in failure(path)
+    (folder / names[2]).unlink()
+    assert f"{names[1]}, {names[2]} are not beside it" in failure(folder)
+    shutil.rmtree(folder)
+    whole = write_checkpoint("qwen3-f32", tmp_path)
+    only = (whole / "model.safetensors").rename(whole / "model-00001-of-00002.safetensors")
+    places = dict.fromkeys(unpacked(only.read_bytes()), only.name)
+    (whole / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert set(open_source(only).tensors) == wanted
+
+
+@pytest.mark.contract("FILE-HF-2")
 def test_tensors_that_are_missing_doubled_or_have_no_place(tmp_path: Path) -> None:
     folder = write_checkpoint("qwen3moe-f32", tmp_path)
     file = folder / "model.safetensors"

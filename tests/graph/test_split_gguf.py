@@ -96,6 +96,18 @@ def test_a_part_of_one_is_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(file.pack())
     assert open_source(path).kind == "GGUF file"
+    assert open_source(path).notices == ()
+
+
+def test_a_part_by_its_name_alone_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "m-00001-of-00002.gguf"
+    path.write_bytes(small_llama().pack())
+    assert [notice.partition(":")[0] for notice in load_model(path).notices if notice.startswith(path.name)] == [
+        "m-00001-of-00002.gguf is one of 2 files by its name, and has no split.count"
+    ]
+    assert "file-notice" in {finding.rule.code for finding in check(path).findings}
+    whole = path.rename(tmp_path / "m-00001-of-00001.gguf")
+    assert open_source(whole).notices == ()
 
 
 def change(path: Path, key: str, kind: int, value: int, tensors: RawGGUF | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from aprgraph.graph.words import listed
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 _SUFFIX = ".safetensors"
+_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.DOTALL | re.ASCII)
 #: A JSON file of a checkpoint is no larger; tokenizer.json of 256,000 tokens has 33 MB.
 _MOST_JSON = 256 << 20
 #: Lists and objects of a config.json lie no deeper in each other; those of transformers up to 4.
@@ -61,15 +63,37 @@ def find_places(path: Path) -> Places:
                 raise ModelFileError(f"{folder}: {listed(missing, _NAMED)} of {INDEX} {verb} not there; download the missing files")
             return Places(folder, folder, tuple(folder / name for name in shards))
     if path.suffix == _SUFFIX and not path.is_dir():
-        return Places(folder if path.name == "model.safetensors" else path, folder, (path,))
+        parts = _of_one_set(path)
+        return Places(folder if path.name == "model.safetensors" or len(parts) > 1 else path, folder, parts)
     found = sorted(folder.glob(f"*{_SUFFIX}"))
     whole = [file for file in found if file.name == "model.safetensors"] or found
-    if len(whole) > 1:
+    parts = _of_one_set(whole[0]) if whole else ()
+    if not set(whole) <= set(parts):
         raise ModelFileError(
             f"{folder}: has {listed([file.name for file in whole], _NAMED)}, and no {INDEX} that says which belong together; give one of "
             "the files, or download the index"
         )
-    return Places(folder, folder, tuple(whole))
+    return Places(folder, folder, parts)
+
+
+def _of_one_set(file: Path) -> tuple[Path, ...]:
+    """The parts of the set that a file without an index is one of by its name; the file alone if it is of none.
+
+    Raises ModelFileError for parts that are not there.
+    """
+    matched = _SHARD.fullmatch(file.name)
+    count = int(matched["count"]) if matched else 1
+    if matched is None or count < 2 or not 1 <= int(matched["number"]) <= count:
+        return (file,)
+    parts = [file.with_name(f"{matched['stem']}-{number:05}-of-{count:05}{_SUFFIX}") for number in range(1, count + 1)]
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ModelFileError(
+            f"{file}: this is part {int(matched['number'])} of {count} by its name; {listed(missing, _NAMED)} {verb} not beside it, and no "
+            f"{INDEX} that says otherwise; download the missing files"
+        )
+    return tuple(parts)
 
 
 def _indexed(folder: Path) -> list[str]:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError, ModelFileError, shown
 from aprgraph.graph.sources.checkpoint.agreement import doubt_vocabulary, is_same, require_biases
-from aprgraph.graph.sources.checkpoint.config import ConfigMetadata, is_tied, kind_of, text_config
+from aprgraph.graph.sources.checkpoint.config import ConfigMetadata
+from aprgraph.graph.sources.checkpoint.config_class import is_tied, kind_of, text_config
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
@@ -78,7 +79,7 @@ class Checkpoint:
     def _with_head(self, found: Gathered, table: Value | None) -> dict[str, Value]:
         """The tensors, the LM head only where it is not the embedding table, and RoPE's factors."""
         values, head = dict(found.values), self.metadata.family.gguf_name("lm_head") + ".weight"
-        if is_tied(self.metadata):
+        if is_tied(self.metadata.config):
             if head in values and (table is None or is_same(values[head], table)):
                 values.pop(head)
             elif head in values:

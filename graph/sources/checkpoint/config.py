@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.arguments import FAMILY, OVERRIDES
+from aprgraph.graph.arguments import OVERRIDES
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import FAMILIES, Family
 from aprgraph.graph.families.numbers import Number
-from aprgraph.graph.families.registry import find_family_of_class
 from aprgraph.graph.families.window import Windows
 from aprgraph.graph.metadata import ListValue, Metadata, Scalar
+from aprgraph.graph.sources.checkpoint.config_class import find_class, kind_of, text_config
 from aprgraph.graph.sources.checkpoint.config_defaults import (
     ALIASES,
     CLASS_CONTEXT,
@@ -33,7 +33,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import (
     NULL,
     OTHER_KEYS,
 )
-from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, class_stem, kind_of_class, reads
+from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, reads
 from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
 from aprgraph.graph.sources.checkpoint.names import own_name
 
@@ -114,43 +114,6 @@ class ConfigMetadata(Metadata):
         return super().is_read(key) or any(
             self.own_name(read) == field or self.own_name(read).startswith(f"{field}.") for read in self.keys_read
         )
-
-
-def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
-    """The family of the class of transformers that a config.json names. Raises ModelError or UnsupportedModelError."""
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    kind = text_config(config).get("model_type")
-    if not isinstance(name, str):
-        if not isinstance(kind, str):
-            raise ModelError(f"{where}: names neither architectures nor model_type; expected the config.json of a model of transformers")
-        name = f"{class_stem(kind)}ForCausalLM"
-    family = find_family_of_class(name)
-    if family is None:
-        known = sorted(one for each in FAMILIES.values() for one in each.own_hf_classes())
-        raise UnsupportedModelError(
-            f"{where}: architectures is {shown(name)}; supported: {', '.join(known)}; others can be brought as a family of your own "
-            "(docs/families.md): ",
-            FAMILY,
-        )
-    return family
-
-
-def kind_of(config: Mapping[str, Any]) -> str:
-    """The ``model_type`` of the text model, by the name of its class where the file leaves it out; "" for none."""
-    text, names = text_config(config), config.get("architectures")
-    kind = text.get("model_type")
-    if isinstance(kind, str):
-        return kind
-    return kind_of_class(str(names[0])) if isinstance(names, list) and names else ""
-
-
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of the text model, which lie in an object of their own where a model also has images or sound."""
-    inner = config.get("text_config")
-    if not isinstance(inner, dict):
-        return config
-    return {**{name: config[name] for name in ("architectures", "tie_word_embeddings", "quantization_config") if name in config}, **inner}
 
 
 def _where_it_lies(config: Mapping[str, Any], name: str) -> str:
@@ -339,10 +302,3 @@ class _Translator:
                 continue
             plain = value if isinstance(value, (int, float, str)) else json.dumps(value)
             self._put(name, plain, name)
-
-
-def is_tied(metadata: ConfigMetadata) -> bool:
-    """Whether config.json ties the head to the embedding table."""
-    config = text_config(metadata.config)
-    default = CLASS_DEFAULTS.get(kind_of(metadata.config), {}).get("tie_word_embeddings", False)
-    return bool(config.get("tie_word_embeddings", default))

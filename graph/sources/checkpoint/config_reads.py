@@ -37,14 +37,3 @@ PARTIAL_ROPE = ("phi3", "glm4")
 def reads(kind: str, field: str) -> bool:
     """Whether the class of the ``model_type`` reads a field."""
     return kind not in CLASS_DEFAULTS or field not in READ_BY or kind in READ_BY[field]
-
-
-def class_stem(kind: str) -> str:
-    """How the names of a ``model_type``'s classes begin: ``Qwen2Moe`` of ``qwen2_moe``."""
-    return "".join(part.capitalize() for part in kind.removesuffix("_text").split("_"))
-
-
-def kind_of_class(name: str) -> str:
-    """The ``model_type`` of a class by its name, "" for one that is not of this package."""
-    stem = name.removesuffix("ForCausalLM").removesuffix("ForConditionalGeneration")
-    return next((kind for kind in CLASS_DEFAULTS if class_stem(kind) == stem), "")

@@ -1,0 +1,67 @@
+"""The class of transformers that a config.json names, and the fields of its text model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aprgraph.graph.arguments import FAMILY
+from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
+from aprgraph.graph.families import FAMILIES, Family
+from aprgraph.graph.families.registry import find_family_of_class
+from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
+
+
+def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
+    """The family of the class of transformers that a config.json names. Raises ModelError or UnsupportedModelError."""
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    kind = text_config(config).get("model_type")
+    if not isinstance(name, str):
+        if not isinstance(kind, str):
+            raise ModelError(f"{where}: names neither architectures nor model_type; expected the config.json of a model of transformers")
+        name = f"{_class_stem(kind)}ForCausalLM"
+    family = find_family_of_class(name)
+    if family is None:
+        known = sorted(one for each in FAMILIES.values() for one in each.own_hf_classes())
+        raise UnsupportedModelError(
+            f"{where}: architectures is {shown(name)}; supported: {', '.join(known)}; others can be brought as a family of your own "
+            "(docs/families.md): ",
+            FAMILY,
+        )
+    return family
+
+
+def kind_of(config: Mapping[str, Any]) -> str:
+    """The ``model_type`` of the text model, by the name of its class where the file leaves it out; "" for none."""
+    text, names = text_config(config), config.get("architectures")
+    kind = text.get("model_type")
+    if isinstance(kind, str):
+        return kind
+    return _kind_of_class(str(names[0])) if isinstance(names, list) and names else ""
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of the text model, which lie in an object of their own where a model also has images or sound."""
+    inner = config.get("text_config")
+    if not isinstance(inner, dict):
+        return config
+    return {**{name: config[name] for name in ("architectures", "tie_word_embeddings", "quantization_config") if name in config}, **inner}
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether config.json ties the head to the embedding table."""
+    default = CLASS_DEFAULTS.get(kind_of(config), {}).get("tie_word_embeddings", False)
+    return bool(text_config(config).get("tie_word_embeddings", default))
+
+
+def _class_stem(kind: str) -> str:
+    """How the names of a ``model_type``'s classes begin: ``Qwen2Moe`` of ``qwen2_moe``."""
+    return "".join(part.capitalize() for part in kind.removesuffix("_text").split("_"))
+
+
+def _kind_of_class(name: str) -> str:
+    """The ``model_type`` of a class by its name, "" for one that is not of this package."""
+    stem = name.removesuffix("ForCausalLM").removesuffix("ForConditionalGeneration")
+    return next((kind for kind in CLASS_DEFAULTS if _class_stem(kind) == stem), "")

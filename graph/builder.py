@@ -223,10 +223,17 @@ class GraphBuilder:
         return self._add(f"layer0.{stage}", "embed", ("tokens", table), {"scale": scale}, stage, 0)
 
     def norm(self, stage: str, x: str | Heads) -> str:
-        """An RMSNorm over whole rows; of heads, over all heads of a position together."""
+        """The family's norm over whole rows; of heads, over all heads of a position together."""
         _require_stage(stage)
         node = self.columns(x) if isinstance(x, Heads) else x
-        return self.apply(stage, "rms_norm", node, self.weight(stage, self.width(node)), eps=self.family.eps, groups=1)
+        return self._normalise(stage, node, (self.width(node),), groups=1, needs_bias=self.family.norm_bias)
+
+    def _normalise(self, stage: str, x: str, dims: tuple[int, ...], *, groups: int, needs_bias: bool = False) -> str:
+        """An RMSNorm or LayerNorm over each of ``groups`` parts of a row, by a weight of ``dims``; LayerNorms may have a bias."""
+        weights = [self.weight(stage, *dims)]
+        if self.family.norm_op == "layer_norm" and (needs_bias or self.has(stage, "bias")):
+            weights.append(self.weight(stage, *dims, what="bias"))
+        return self.apply(stage, self.family.norm_op, x, *weights, eps=self.family.eps, groups=groups)
 
     def linear(self, stage: str, x: str, rows: int, *, slot: str | None = None, bias: bool = True) -> str:
         """A matrix product with the weight of ``slot`` (default: the stage's name), of ``rows`` output features.
@@ -319,15 +326,17 @@ class GraphBuilder:
             Heads(y, q + k, kv_heads, value_size, "v"),
         )
 
-    def norm_heads(self, x: Heads) -> Heads:
-        """An RMSNorm over each head of q or k: the stage `q_norm` or `k_norm`."""
-        stage = f"{x.name}_norm"
-        node, weight = self.columns(x), self.weight(stage, x.size)
-        y = self.apply(stage, "rms_norm", node, weight, eps=self.family.eps, groups=x.count)
+    def norm_heads(self, x: Heads, *, own_weights: bool = False) -> Heads:
+        """The family's norm over each head of q or k: the stage `q_norm` or `k_norm`.
+
+        ``own_weights``: each head has weights of its own, a row of a matrix. Only LayerNorms may.
+        """
+        dims = (x.count, x.size) if own_weights else (x.size,)
+        y = self._normalise(f"{x.name}_norm", self.columns(x), dims, groups=x.count)
         return Heads(y, 0, x.count, x.size, x.name)
 
     def norm_row(self, x: Heads) -> Heads:
-        """An RMSNorm over all heads of q or k together: the stage `q_norm` or `k_norm`."""
+        """The family's norm over all heads of q or k together: the stage `q_norm` or `k_norm`."""
         return Heads(self.norm(f"{x.name}_norm", x), 0, x.count, x.size, x.name)
 
     def attend(

@@ -73,6 +73,10 @@ _READ = (
     ModelKey("attention.value_length", "the size of a head of v", ("attn_mix", "attention")),
     ModelKey("attention.layer_norm_rms_epsilon", "the epsilon of the RMSNorms", ("rms_norm",)),
     ModelKey(
+        "attention.layer_norm_epsilon", "the epsilon of LayerNorms", ("layer_norm",),
+        unapplied="the norms of this family are RMSNorms, whose epsilon has a key of its own",
+    ),
+    ModelKey(
         "attention.scale", "what attention scores are multiplied by", _SCALE, neutral=(0,), has_default=True,
         llama_cpp="llama.cpp does not read it in this family, and takes the family's own scale", llama_cpp_reads_in=("granite",),
     ),
@@ -177,10 +181,6 @@ _NEVER_READ = (
     ModelKey("attention.value_scale", "what v is multiplied by", neutral=(0, 1)),
     ModelKey("attention.temperature_length", "from which position on queries are scaled", neutral=_OFF),
     ModelKey("attention.temperature_scale", "how queries are scaled by their position", neutral=_OFF),
-    ModelKey(
-        "attention.layer_norm_epsilon", "the epsilon of LayerNorms",
-        unapplied="the norms of this family are RMSNorms, whose epsilon has a key of its own",
-    ),
     ModelKey("attention.group_norm_epsilon", "the epsilon of group norms", neutral=_OFF),
     ModelKey("attention.group_norm_groups", "the groups of group norms", neutral=_OFF),
     *(

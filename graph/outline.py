@@ -26,6 +26,7 @@ SMALL_NUMBERS: Mapping[str, int | float] = {
     "attention.head_count": 4,
     "attention.head_count_kv": 2,
     "attention.layer_norm_rms_epsilon": 1e-5,
+    "attention.layer_norm_epsilon": 1e-5,
     "expert_count": 8,
     "expert_used_count": 2,
     "expert_feed_forward_length": 32,

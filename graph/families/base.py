@@ -55,6 +55,10 @@ class Family:
     #: reason for doubt.
     absent_keys: ClassVar[Collection[str]] = ()
 
+    #: Which op norms are, and whether a LayerNorm must have biases. Those that a file has are always used.
+    norm_op: ClassVar[Literal["rms_norm", "layer_norm"]] = "rms_norm"
+    norm_bias: ClassVar[bool] = False
+
     #: The activation of the feed-forward networks, and the base of RoPE of files that name none.
     activation: ClassVar[str] = "silu"
     rope_base: ClassVar[float] = 10000.0

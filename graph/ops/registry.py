@@ -49,10 +49,10 @@ def elementwise(
 def rowwise(name: str, *, weights: Sequence[str] = (), columns: Columns | None = None) -> Callable[[Function], Rowwise]:
     """A decorator that declares the op ``name`` of a function in NumPy, for the target reference: no kernel is made of it.
 
-        @rowwise("layer_norm", weights=["weight", "bias"])
-        def layer_norm(x, weight, bias, *, eps):
-            centred = x - x.mean(-1, keepdims=True)
-            return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + eps) * weight + bias
+        @rowwise("scale_norm", weights=["weight"])
+        def scale_norm(x, weight, *, eps):
+            length = np.sqrt(np.square(x).sum(-1, keepdims=True))
+            return x / np.maximum(length, eps) * weight
 
     The function gets float64 arrays. Operands are f32 tensors [n, C] or [n, k, C] of equal n and k, but those of
     ``weights``, which are weights of any format and dims. Each row of the result must depend on the same row of the

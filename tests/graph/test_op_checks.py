@@ -32,6 +32,7 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "linear": ("f32[n,64] q8_0[4,64] f16[2,64]", {}, "f32[n,6]"),
     "bias_add": ("f32[n,6] f32[4] f32[2]", {}, "f32[n,6]"),
     "rms_norm": ("f32[n,8] f32[4]", {"eps": 1e-5, "groups": 2}, "f32[n,8]"),
+    "layer_norm": ("f32[n,8] f32[2,4] f16[2,4]", {"eps": 1e-5, "groups": 2}, "f32[n,8]"),
     "rope_angles": (
         "i32[n] f32[2]",
         {"base": 1e4, "dims": 4, "scale": 1.0, "ramp_start": -1.0, "ramp_end": 0.0, "magnitude": 1.0},
@@ -138,6 +139,9 @@ def test_attributes_missing_added_or_of_another_type_are_rejected(op: str) -> No
         ("rms_norm", "f32[n,8] f32[8]", {}, r"the norm's weight is f32\[8\] for 2 groups, but x is f32\[n, 8\]"),
         ("rms_norm", "f32[n,8] f32[2,4]", {}, r"the norm's weight is f32\[2, 4\], expected one dimension"),
         ("rms_norm", "f32[n,8] f32[4]", {"groups": 0}, "for 0 groups"),
+        ("layer_norm", "f32[n,8] f32[3,4]", {}, r"the norm's weight is f32\[3, 4\] for 2 groups, but x is f32\[n, 8\]"),
+        ("layer_norm", "f32[n,8] f32[1,2,4]", {}, r"the norm's weight is f32\[1, 2, 4\] for 2 groups"),
+        ("layer_norm", "f32[n,8] f32[4] f32[8]", {}, r"the norm's bias is f32\[8\], but its weight is f32\[4\]"),
         ("rope_angles", "f32[n] f32[2]", {}, r"positions are f32\[n\], expected i32\[n\]"),
         ("rope_angles", "i32[n] f32[3]", {}, r"the frequency factors are f32\[3\], expected 2 elements"),
         ("rope_angles", "i32[n] q8_0[32]", {"dims": 64}, r"the frequency factors are q8_0\[32\], expected f32, f16 or bf16"),

@@ -81,6 +81,29 @@ def test_rms_norm_of_groups_is_that_of_each_group_with_the_same_weight() -> None
     close(run("rms_norm", x, weight, eps=0.1, groups=3), np.concatenate(parts, axis=1))
 
 
+def test_layer_norm_by_hand() -> None:
+    close(run("layer_norm", [[3.0, 5.0]], [1.0, 2.0], eps=0.0, groups=1), [[-1.0, 2.0]])
+    close(run("layer_norm", [[3.0, 5.0]], [1.0, 2.0], [10.0, 20.0], eps=3.0, groups=1), [[9.5, 21.0]])
+
+
+def test_layer_norm_ignores_what_is_added_to_its_input() -> None:
+    x = normal(4, 16)
+    result = run("layer_norm", x, np.ones(16), eps=0.0, groups=1)
+    close(result.mean(axis=1), np.zeros(4))
+    close(np.mean(result**2, axis=1), np.ones(4))
+    close(run("layer_norm", 1000 * x + 5, np.ones(16), eps=0.0, groups=1), result)
+
+
+def test_layer_norm_of_groups_is_that_of_each_group_with_a_weight_for_all_or_its_own() -> None:
+    x, weights, biases = normal(2, 12), normal(3, 4, seed=1), normal(3, 4, seed=2)
+    alike, own = (
+        np.concatenate([run("layer_norm", x[:, 4 * i : 4 * i + 4], w, b, eps=0.1, groups=1) for i, (w, b) in enumerate(parts)], axis=1)
+        for parts in ([(weights[0], biases[0])] * 3, zip(weights, biases, strict=True))
+    )
+    close(run("layer_norm", x, weights[0], biases[0], eps=0.1, groups=3), alike)
+    close(run("layer_norm", x, weights, biases, eps=0.1, groups=3), own)
+
+
 # -- rope -----------------------------------------------------------------------------------------------------------------
 
 

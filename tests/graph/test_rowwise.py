@@ -21,7 +21,7 @@ FILE = '''
 import numpy as np
 from aprgraph.families import Llama, rowwise
 
-@rowwise("layer_norm", weights=["weight"])
+@rowwise("my_layer_norm", weights=["weight"])
 def layer_norm(x, weight, *, eps):
     """LayerNorm (arXiv:1607.06450) without a bias."""
     centred = x - x.mean({axis}, keepdims=True)
@@ -78,7 +78,7 @@ def test_the_reference_runs_it(family: Path, model: Path, tmp_path: Path) -> Non
         np.testing.assert_allclose(trace.tensor("ffn_norm", 1, step), expected, rtol=1e-4, atol=1e-6)
     audit = run_cli("audit", tmp_path / "t", "--model", model, "--ignore", r"blk\.1\.attn.*")
     assert audit.code == 0, audit
-    assert "%layer1.ffn_norm = layer_norm(%layer0.post_ffn_residual, %blk.1.ffn_norm.weight) {eps = 1e-05}" in str(
+    assert "%layer1.ffn_norm = my_layer_norm(%layer0.post_ffn_residual, %blk.1.ffn_norm.weight) {eps = 1e-05}" in str(
         small_outline(load_family_file(family)[0])
     )
 
@@ -87,7 +87,7 @@ def test_the_reference_runs_it(family: Path, model: Path, tmp_path: Path) -> Non
 def test_there_is_no_kernel_of_it(target: str, kernel: str, family: Path, model: Path, tmp_path: Path) -> None:
     result = run_cli("compile", model, "--family", family, "--target", target, "--ignore", r"blk\.1\.attn.*", "-o", tmp_path / "a.aprg")
     assert (result.code, result.out) == (2, "")
-    assert f"no {kernel} for the op 'layer_norm'; there are kernels for " in result.err
+    assert f"no {kernel} for the op 'my_layer_norm'; there are kernels for " in result.err
     assert result.err.endswith("none is needed with --target reference\n")
 
 

@@ -50,7 +50,8 @@ class TensorWriter:
         elif weight.slot in _ROUTERS and weight.what == "weight":
             self._add(name, (self._generator(name).standard_normal(dims) * 2 * dims[-1] ** -0.5).astype(np.float32), "F32")
         elif len(dims) == 1 or weight.what == "bias":
-            mean = 1.0 if any(user.op == "rms_norm" for user in graph.users(name)) else 0.0
+            is_norm = any(user.op in ("rms_norm", "layer_norm") for user in graph.users(name))
+            mean = 1.0 if is_norm and weight.what == "weight" else 0.0
             self.given(name, (mean + 0.2 * self._generator(name).standard_normal(dims)).astype(np.float32))
         else:
             fmt = self._format(name, self.default)

@@ -72,9 +72,20 @@ def _norm(node: Node, operands: Sequence[Array], generator: np.random.Generator)
     return (grouped / np.sqrt(mean_square + np.float32(node.attr_float("eps"))) * weight).reshape(x.shape)
 
 
+def _layer_norm(node: Node, operands: Sequence[Array], generator: np.random.Generator) -> Array:
+    x, weight, *bias = operands
+    grouped = x.reshape(len(x), node.attr_int("groups"), -1)
+    order = generator.permutation(grouped.shape[-1])
+    centred = grouped - grouped[..., order].mean(axis=-1, keepdims=True)
+    variance = np.square(centred[..., order]).mean(axis=-1, keepdims=True)
+    normed = centred / np.sqrt(variance + np.float32(node.attr_float("eps"))) * weight
+    return (normed + bias[0] if bias else normed).reshape(x.shape)
+
+
 _IN_ANOTHER_ORDER: dict[str, Callable[[Node, Sequence[Array], np.random.Generator], Array]] = {
     "linear": _linear,
     "expert_linear": _expert_linear,
     "attn_scores": _scores,
     "rms_norm": _norm,
+    "layer_norm": _layer_norm,
 }

@@ -160,13 +160,17 @@ class Weight:
             return [self.element(row, column, expert) for column in columns]
         return [T.if_then_else(column < self.columns, self.element(row, column, expert), f32(0.0)) for column in columns]
 
-    def scan(self, thread: Expr, threads: int, body: Callable[[Expr, Expr], None]) -> None:
-        """Emit ``body(column, value)`` for every element of the first row, shared out among ``threads`` threads."""
+    def scan(self, thread: Expr, threads: int, body: Callable[[Expr, Expr], None], row: Expr | None = None) -> None:
+        """Emit ``body(column, value)`` for every element of a row, shared out among ``threads`` threads.
+
+        A weight of one row has that for every ``row``.
+        """
+        row = i64(0) if row is None or self.rows == 1 else row
         if not self.format.arrives_in_blocks:
             with T.serial(i64(0), i64(-(-self.columns // threads))) as step:
                 column = step * threads + thread
                 with T.If(column < self.columns), T.Then():
-                    body(column, self.element(i64(0), column))
+                    body(column, self.element(row, column))
             return
         quads = self.blocks * (RUN // QUAD)
         with T.serial(i64(0), i64(-(-quads // threads))) as step:
@@ -174,5 +178,5 @@ class Weight:
             with T.If(index < quads), T.Then():
                 block, quad = T.floordiv(index, i64(RUN // QUAD)), T.floormod(index, i64(RUN // QUAD))
                 for first in range(0, self.elements, RUN):
-                    for j, value in enumerate(self.quad(i64(0), block, first, quad)):
+                    for j, value in enumerate(self.quad(row, block, first, quad)):
                         body(block * self.elements + quad * QUAD + (first + j), value)

@@ -1,0 +1,73 @@
+"""The LayerNorm kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cuda.emitter import THREADS, WARP, Emitter, get, launch, put, registers, shared, sync_block
+from aprgraph.codegen.kernels.cuda.weights import Weight
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
+
+#: Rows up to this long are summed by one warp.
+_SHORT = 512
+
+
+def layer_norm(request: KernelRequest) -> Any:
+    """x [n, C], weight and bias [C / groups] or [groups, C / groups] -> out [n, C], normalised over each group of columns."""
+    x_type, *weight_types = request.operands
+    columns, groups, eps = int(x_type.dims[1]), request.attr_int("groups"), request.attr_float("eps")
+    size = columns // groups
+    threads = WARP if size <= _SHORT else THREADS
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        x = parameters.buffer("x", ("n", columns), "float32")
+        weight, *biases = (Weight(emitter, parameters, name, kind) for name, kind in zip(("weight", "bias"), weight_types, strict=False))
+        out = parameters.buffer("out", ("n", columns), "float32")
+        for each in (weight, *biases):
+            each.open()
+        with launch(parameters.size("n") * groups, threads) as (index, thread):
+            mean, factor = registers(1), registers(1)
+            p, group = T.floordiv(index, i64(groups)), T.floormod(index, i64(groups))
+            start = group * size
+
+            def average(term: Callable[[Expr, Expr], Expr]) -> Expr:
+                """The mean over a row, of what ``term(column, total)`` adds. In buffers of its own: others may be read still."""
+                total, sums = registers(1), shared(threads // WARP)
+                put(total, f32(0.0))
+                with T.serial(i64(0), i64(-(-size // threads))) as step:
+                    column = step * threads + thread
+                    with T.If(column < size), T.Then():
+                        put(total, term(column, get(total)))
+                emitter.warp_sum(total)
+                assign(sums, get(total), [T.floordiv(thread, i64(WARP))])
+                sync_block()
+                put(total, f32(0.0))
+                for warp in range(threads // WARP):
+                    put(total, get(total) + sums[i64(warp)])
+                return get(total) * f32(1.0 / size)
+
+            def centred(column: Expr) -> Expr:
+                return x[p, start + column] - get(mean)
+
+            put(mean, average(lambda column, total: total + x[p, start + column]))
+            # The squares of what is left: the difference of two sums loses digits where the mean is large.
+            variance = average(lambda column, total: emitter.fma(centred(column), centred(column), total))
+            put(factor, f32(1.0) / T.sqrt(variance + f32(eps)))
+
+            def scale(column: Expr, value: Expr) -> None:
+                assign(out, centred(column) * get(factor) * value, [p, start + column])
+
+            def shift(column: Expr, value: Expr) -> None:
+                assign(out, out[p, start + column] + value, [p, start + column])
+
+            weight.scan(thread, threads, scale, group)
+            for bias in biases:
+                sync_block()  # a bias of another format is shared out otherwise
+                bias.scan(thread, threads, shift, group)
+
+    return build_function(request.symbol, emit)

@@ -106,9 +106,10 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         *(
             ("llama-f32-linear", lambda config, kind=kind: config.update(quantization_config={"quant_method": kind}), advice)
             for kind, advice in {
-                "gptq": "by GPTQ, which aprgraph does not decode (it does FP8 and MXFP4); convert it to GGUF",
-                "awq": "by AWQ, which aprgraph does not decode (it does FP8 and MXFP4); give the checkpoint that it was quantised from",
-                "compressed-tensors": "by compressed-tensors", "bitsandbytes": "by bitsandbytes", "quark": "by 'quark'",
+                "gptq": "quantization_config.bits is None; supported for GPTQ are 2, 3, 4 and 8",
+                "compressed-tensors": "by compressed-tensors, which aprgraph does not decode (it does FP8, MXFP4, GPTQ and AWQ); convert it to",
+                "bitsandbytes": "by bitsandbytes, which aprgraph does not decode (it does FP8, MXFP4, GPTQ and AWQ); give the checkpoint that",
+                "quark": "by 'quark'",
             }.items()
         ),
     ],

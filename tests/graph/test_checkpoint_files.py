@@ -213,6 +213,24 @@ def test_side_tensors_are_left_out(tmp_path: Path) -> None:
     assert {name for group in model.left_out for name in group.names} == set(more)
 
 
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize("name", ["qwen2-f32-yarn", "glm4-f32", "llama-f32-linear"])
+def test_a_bias_that_the_class_has_not(name: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(name, tmp_path)
+    file = folder / "model.safetensors"
+    tensors = unpacked(file.read_bytes())
+    rows = tensors["model.layers.0.self_attn.o_proj.weight"][1][0]
+    wanted = open_source(folder).tensors.keys()
+    for value, words in ((bytes(2 * rows), None), (bytes(2 * rows - 1) + b"\1", "and the checkpoint has blk.0.attn_output.bias")):
+        file.write_bytes(packed(tensors | {"model.layers.0.self_attn.o_proj.bias": ("F16", [rows], value)}))
+        if words is not None:
+            assert words in failure(folder)
+            continue
+        source = open_source(folder)
+        assert source.tensors.keys() == wanted
+        assert any("biases of zeros are left out (blk.0.attn_output.bias): " in notice for notice in source.notices)
+
+
 def test_check_notes_what_belongs_to_no_tensor(tmp_path: Path) -> None:
     folder = write_checkpoint("olmo2-f32", tmp_path)
     file = folder / "model.safetensors"

@@ -16,10 +16,14 @@ import numpy as np
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.sources.checkpoint.values import Value
+from aprgraph.graph.words import listed
 
 _ATTENTION = re.compile(r"blk\.\d+\.attn_(q|k|v|qkv|output)\.bias")
+_INPUTS = re.compile(r"blk\.\d+\.attn_(q|k|v|qkv)\.bias")
+_OUTPUT = re.compile(r"blk\.\d+\.attn_output\.bias")
 _NETWORK = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.bias")
 _CHUNK = 1 << 24
+_NAMED = 2
 
 
 @dataclass(frozen=True)
@@ -34,27 +38,38 @@ class _Biases:
 
 _BY_FIELD = _Biases(_ATTENTION, "attention_bias", False)
 _NEVER = _Biases(_ATTENTION, None, False)
+_INPUTS_BY_FIELD = _Biases(_INPUTS, "attention_bias", False)
+_OUTPUT_NEVER = _Biases(_OUTPUT, None, False)
 _NETWORK_NEVER = _Biases(_NETWORK, None, False)
 _NETWORK_BY_FIELD = _Biases(_NETWORK, "mlp_bias", False)
 _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     **dict.fromkeys(("llama", "granite"), (_BY_FIELD, _NETWORK_BY_FIELD)),
-    **dict.fromkeys(("qwen3", "qwen3_moe", "olmo2", "olmo3", "gemma2", "gemma3_text", "glm4"), (_BY_FIELD, _NETWORK_NEVER)),
+    **dict.fromkeys(("qwen3", "qwen3_moe", "olmo2", "olmo3", "gemma2", "gemma3_text"), (_BY_FIELD, _NETWORK_NEVER)),
     **dict.fromkeys(("mistral", "mixtral", "phi3"), (_NEVER, _NETWORK_NEVER)),
-    "qwen2": (_NETWORK_NEVER,),
-    "qwen2_moe": (_Biases(_ATTENTION, "qkv_bias", True, fixed=True),),
+    "glm4": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORK_NEVER),
+    "qwen2": (_OUTPUT_NEVER, _NETWORK_NEVER),
+    "qwen2_moe": (_Biases(_INPUTS, "qkv_bias", True, fixed=True), _OUTPUT_NEVER),
     "gpt_oss": (_Biases(_ATTENTION, "attention_bias", True, fixed=True),),
 }
 
 
-def require_biases(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Value], where: Path) -> None:
+def require_biases(kind: str, config: Mapping[str, Any], tensors: dict[str, Value], where: Path) -> tuple[str, ...]:
     """Raise ModelError or UnsupportedModelError where config.json says otherwise than the tensors whether there are biases.
 
-    ``kind`` is the ``model_type``.
+    ``kind`` is the ``model_type``. Biases of zeros that it does not ask for, as old GPTQ files have them, are taken out
+    of ``tensors``; a notice says so.
     """
+    notices: tuple[str, ...] = ()
     for biases in _BIASES.get(kind, ()):
         value = biases.default if biases.field is None else config.get(biases.field, biases.default)
-        found = next((name for name in tensors if biases.tensors.fullmatch(name)), None)
         said = f"{biases.field} is {str(bool(value)).lower()}" if biases.field is not None else f"{kind} has no such bias"
+        names = [name for name in tensors if biases.tensors.fullmatch(name)]
+        if names and not value and not biases.fixed and not any(tensors[name].make().any() for name in names):
+            notices += (f"biases of zeros are left out ({listed(names, _NAMED)}): {said}",)
+            for name in names:
+                del tensors[name]
+            names = []
+        found = next(iter(names), None)
         if biases.fixed and not value:
             raise UnsupportedModelError(f"{where}: {said}; supported in this family is true")
         if found is not None and not value:
@@ -64,6 +79,7 @@ def require_biases(kind: str, config: Mapping[str, Any], tensors: Mapping[str, V
             )
         if found is None and value and not biases.fixed:
             raise ModelError(f"{where}: {said}, and the checkpoint has no such bias; it is incomplete, or the field is wrong")
+    return notices
 
 
 def is_same(one: Value, other: Value) -> bool:

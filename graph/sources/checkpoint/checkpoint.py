@@ -22,6 +22,7 @@ from aprgraph.graph.sources.checkpoint.config_class import is_tied, kind_of, tex
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
+from aprgraph.graph.sources.checkpoint.quantized_modules import with_decoded_modules
 from aprgraph.graph.sources.checkpoint.room import require_room
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, StoredTensor
 from aprgraph.graph.sources.checkpoint.tokenizer import read_tokenizer
@@ -52,9 +53,12 @@ class Checkpoint:
         self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem, **tokenizer})
         self.notices = (*self.metadata.notices, *quantization.notices, *doubts)
         self._files = [SafetensorsFile(shard) for shard in places.shards]
-        found = gather(self.metadata.family, self._stored(), quantization.block, self._config)
+        stored = self._stored()
+        if quantization.modules is not None:
+            stored = with_decoded_modules(stored, quantization.modules)
+        found = gather(self.metadata.family, stored, quantization.block, self._config)
         text, table = text_config(config), found.values.get(self.metadata.family.gguf_name("embedding") + ".weight")
-        require_biases(kind_of(config), text, found.values, self._config)
+        self.notices += require_biases(kind_of(config), text, found.values, self._config)
         self.notices += doubt_vocabulary(text, table, self._config)
         self._values = self._with_head(found, table)
         self._made: tuple[str, npt.NDArray[np.uint8]] | None = None

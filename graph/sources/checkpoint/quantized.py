@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
+from aprgraph.graph.sources.checkpoint.awq import read_awq
+from aprgraph.graph.sources.checkpoint.gptq import read_gptq
+from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat
 
 _BLOCK = (128, 128)
 _ORIGINAL = "give the checkpoint that it was quantised from"
 _CONVERT = "convert it to GGUF with llama.cpp's convert_hf_to_gguf.py, which decodes it, or " + _ORIGINAL
+_DECODED = "weights of {} are decoded to float32 in memory, exactly: no kernel decodes them"
 #: Kinds that are not decoded here, and what to do.
 _REFUSED = {
-    "gptq": ("GPTQ", _CONVERT),
-    "awq": ("AWQ", _ORIGINAL),
     "compressed-tensors": ("compressed-tensors", _CONVERT),
     "bitsandbytes": ("bitsandbytes", _ORIGINAL),
 }
@@ -23,10 +25,13 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class Quantization:
-    """``block``: rows and columns that share a scale of FP8. ``notices`` are sentences."""
+    """``block``: rows and columns that share a scale of FP8. ``modules``: how linear layers are stored as several
+    tensors, if they are. ``notices`` are sentences.
+    """
 
     block: tuple[int, int] = _BLOCK
     notices: tuple[str, ...] = ()
+    modules: ModuleFormat | None = None
 
 
 def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
@@ -39,10 +44,14 @@ def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
     kind = given.get("quant_method", "bitsandbytes" if given.get("load_in_4bit") or given.get("load_in_8bit") else None)
     if kind == "mxfp4":
         return Quantization()
+    if kind == "gptq":
+        return Quantization(modules=read_gptq(given, where), notices=(_DECODED.format("GPTQ"),))
+    if kind == "awq":
+        return Quantization(modules=read_awq(given, where), notices=(_DECODED.format("AWQ"),))
     if kind != "fp8":
         name, advice = _REFUSED.get(kind, (shown(kind), _ORIGINAL)) if isinstance(kind, str) else (shown(kind), _ORIGINAL)
         raise UnsupportedModelError(
-            f"{where}: the weights are quantised by {name}, which aprgraph does not decode (it does FP8 and MXFP4); {advice}"
+            f"{where}: the weights are quantised by {name}, which aprgraph does not decode (it does FP8, MXFP4, GPTQ and AWQ); {advice}"
         )
     block = given.get("weight_block_size") or _BLOCK
     if not isinstance(block, (list, tuple)) or len(block) != 2 or not all(type(size) is int and size > 0 for size in block):

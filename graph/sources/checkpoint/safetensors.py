@@ -51,6 +51,8 @@ class StoredTensor:
     dims: tuple[int, ...]
     offset: int
     nbytes: int
+    #: Whether the bytes are not those at ``offset``, but are made of them whenever they are asked for.
+    is_decoded: bool = False
 
     def view(self) -> npt.NDArray[np.uint8]:
         """Its bytes, without copying."""

@@ -52,6 +52,8 @@ def is_plain(dtype: str) -> bool:
 def as_stored(tensor: StoredTensor) -> Value:
     """A tensor as it lies in the file; copied when it is asked for where it does not lie at a multiple of 8 bytes."""
     dims = tensor.dims or (1,)
+    if tensor.is_decoded:
+        return Value(dims, format_of(tensor.dtype), tensor.view, offset=tensor.offset)
     if tensor.offset % _ALIGNMENT:
         return Value(dims, format_of(tensor.dtype), lambda: tensor.view().copy(), offset=tensor.offset)
     return Value(dims, format_of(tensor.dtype), tensor.view, tensor, tensor.offset)

@@ -1,0 +1,126 @@
+"""Weights of GPTQ (Frantar et al. 2022, arXiv:2210.17323), as AutoGPTQ and gptqmodel store them.
+
+A layer of C inputs and R outputs: `qweight` I32 [C · bits / 32, R], integers of 2, 3, 4 or 8 bits packed along the
+inputs; `scales` [G, R]; `qzeros` I32 [G, R · bits / 32], packed along the outputs; `g_idx` I32 [C], the group of each
+input, out of order after `desc_act`. The weight is (q − z) · scale. In the format `gptq`, z − 1 is stored, modulo
+2^bits, so that all ones mean 0, as z is an integer of that many bits too (one of AutoGPTQ's layers takes 2^bits there);
+in `gptq_v2`, z itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.sources.checkpoint.quantized_modules import (
+    Decoding,
+    Reals,
+    require_matrix,
+    require_scales,
+    unpack_words,
+    words_of,
+)
+from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
+from aprgraph.graph.sources.checkpoint.values import elements
+from aprgraph.graph.words import shape_text
+
+_BITS = (2, 3, 4, 8)
+#: What is added to a stored zero point.
+_ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
+
+
+@dataclass(frozen=True)
+class Gptq:
+    """``bits`` and ``group_size`` are those of layers without `g_idx`; ``zero_offset`` is added to zero points."""
+
+    bits: int
+    group_size: int
+    zero_offset: int
+
+    known_by: ClassVar[str] = "qweight"
+    parts: ClassVar[Mapping[str, bool]] = {"qzeros": True, "scales": True, "g_idx": False}
+
+    def weight(self, parts: Mapping[str, StoredTensor]) -> Decoding:
+        """See ``ModuleFormat.weight``."""
+        packed, scales, zeros, groups = parts["qweight"], parts["scales"], parts["qzeros"], parts.get("g_idx")
+        require_matrix(packed, ("I32",))
+        require_scales(scales)
+        rows, count = packed.dims[1], scales.dims[0]
+        columns, bits = packed.dims[0] * 32 // self.bits, self.bits
+        if groups is not None:
+            require_matrix(groups, ("I32",), (groups.dims[0] if groups.dims else 0,))
+            columns = groups.dims[0]
+            bits = packed.dims[0] * 32 // columns  # layers may differ (`dynamic`)
+        if bits not in _BITS or packed.dims[0] * 32 != columns * bits or rows * bits % 32:
+            raise ModelFileError(
+                f"{packed.file.path}: tensor {shown(packed.name)} is {shape_text(packed.dims)}, for {columns} inputs; expected integers of "
+                f"2, 3, 4 or 8 bits that fill words of 32 bits (config.json says {self.bits})"
+            )
+        size = columns if self.group_size <= 0 else self.group_size
+        wanted = count if groups is not None else -(-columns // size)
+        require_scales(scales, (wanted, rows))
+        require_matrix(zeros, ("I32",), (wanted, rows * bits // 32))
+        return Decoding((rows, columns), _Decoder(self, parts, bits, columns).decode)
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    gptq: Gptq
+    parts: Mapping[str, StoredTensor]
+    bits: int
+    columns: int
+
+    def decode(self, start: int, stop: int) -> Reals:
+        """The weight's rows from ``start`` to ``stop``."""
+        scales, mask = self.parts["scales"], (1 << self.bits) - 1
+        factors = elements(scales)[:, start:stop].astype(np.float32)
+        zeros = unpack_words(np.ascontiguousarray(words_of(self.parts["qzeros"]).T), self.bits)[start:stop].T
+        zeros = zeros + np.uint8(self.gptq.zero_offset) & np.uint8(mask)
+        integers = unpack_words(words_of(self.parts["qweight"])[:, start:stop], self.bits)
+        groups = self._groups(scales.dims[0])
+        values: Reals = (integers.astype(np.float32) - zeros.astype(np.float32)[groups]) * factors[groups]
+        return values.T
+
+    def _groups(self, count: int) -> Any:
+        """The group of each input. Raises ModelFileError for one that is not there."""
+        given = self.parts.get("g_idx")
+        if given is None:
+            return np.arange(self.columns) // (self.gptq.group_size if self.gptq.group_size > 0 else self.columns)
+        groups = given.view().view(np.int32)
+        if groups.min() < 0 or groups.max() >= count:
+            bad = groups[(groups < 0) | (groups >= count)][0]
+            raise ModelFileError(
+                f"{given.file.path}: tensor {shown(given.name)} holds the group {bad}, expected 0 to {count - 1}; the file is damaged: "
+                "download it again"
+            )
+        return groups
+
+
+def read_gptq(given: Mapping[str, Any], where: Path) -> Gptq:
+    """The format that a `quantization_config` describes. Raises ModelError or UnsupportedModelError."""
+    bits, size = given.get("bits"), given.get("group_size", 128)
+    if type(bits) is not int or bits not in _BITS:
+        raise UnsupportedModelError(f"{where}: quantization_config.bits is {shown(bits)}; supported for GPTQ are 2, 3, 4 and 8")
+    if type(size) is not int or size == 0 or size < -1:
+        what = f"{where}: quantization_config.group_size is {shown(size)}"
+        raise ModelError(f"{what}, expected a number of inputs, or -1 for all; correct it")
+    for name in ("checkpoint_format", "format"):
+        layout = given.get(name)
+        if layout is not None:
+            break
+    layout = "gptq" if layout is None else layout
+    offset = _ZERO_OFFSETS.get(layout.lower()) if isinstance(layout, str) else None
+    words = given.get("pack_dtype", "int32")
+    if offset is None or given.get("is_marlin_format") or words not in ("int32", None):
+        what = f"{name} is {shown(layout)}" if offset is None else "is_marlin_format is true"
+        what = what if offset is None or given.get("is_marlin_format") else f"pack_dtype is {shown(words)}"
+        raise UnsupportedModelError(
+            f"{where}: quantization_config.{what}; supported for GPTQ are the formats gptq and gptq_v2 in words of int32: save the "
+            "checkpoint as one of them, or give the one that it was quantised from"
+        )
+    return Gptq(bits, size, offset)

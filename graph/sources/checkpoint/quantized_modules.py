@@ -1,0 +1,137 @@
+"""Linear layers of a checkpoint whose weight is stored as several tensors: packed integers, scales, zero points.
+
+To the rest of the reader each is one tensor `….weight` of F32, which is decoded when somebody asks for its bytes. How
+the integers are packed is said in one file a format: gptq.py, awq.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.errors import ModelError, ModelFileError, shown
+from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
+from aprgraph.graph.sources.mapped_file import MappedFile
+from aprgraph.graph.words import joined, shape_text
+
+Reals = npt.NDArray[np.float32]
+#: Elements that are decoded at a time.
+_CHUNK = 1 << 21
+_SCALES = ("F16", "BF16", "F32")
+
+
+class ModuleFormat(Protocol):
+    """How a linear layer is quantised."""
+
+    @property
+    def known_by(self) -> str:
+        """The last part of the name of the tensor that every quantised layer has: `qweight`."""
+
+    @property
+    def parts(self) -> Mapping[str, bool]:
+        """The last parts of the names of the other tensors, and whether a layer has to have them."""
+
+    def weight(self, parts: Mapping[str, StoredTensor]) -> Decoding:
+        """The weight of the layer that has those ``parts``, by the last parts of their names. Raises ModelFileError."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A weight [rows, columns] whose rows from ``start`` to ``stop`` are ``decode(start, stop)``."""
+
+    dims: tuple[int, int]
+    decode: Callable[[int, int], Reals]
+
+
+@dataclass
+class _DecodedFile:
+    """Stands in for the file of a weight that is decoded."""
+
+    path: Path
+    mapped: MappedFile
+    decoding: Decoding
+
+    def bytes_of(self, tensor: StoredTensor) -> npt.NDArray[np.uint8]:
+        """The bytes of the decoded weight."""
+        rows, columns = tensor.dims
+        whole, step = np.empty((rows, columns), np.float32), max(_CHUNK // columns, 1)
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            whole[start:stop] = self.decoding.decode(start, stop)
+        return whole.reshape(-1).view(np.uint8)
+
+
+def with_decoded_modules(stored: Mapping[str, StoredTensor], module_format: ModuleFormat) -> dict[str, StoredTensor]:
+    """The tensors of a checkpoint, with one weight for each quantised layer in place of what it is stored as.
+
+    Raises ModelError or ModelFileError.
+    """
+    known_by, ends = module_format.known_by, module_format.parts
+    found = dict(stored)
+    for name, first in stored.items():
+        module, _, end = name.rpartition(".")
+        if end != known_by:
+            continue
+        parts = {known_by: found.pop(name)}
+        for part, is_needed in ends.items():
+            tensor = found.pop(f"{module}.{part}", None)
+            if tensor is not None:
+                parts[part] = tensor
+            elif is_needed:
+                raise ModelError(
+                    f"{first.file.path}: tensor {shown(name)} is there, and {part} of the same layer is not; the checkpoint is incomplete: "
+                    "download it again"
+                )
+        weight = f"{module}.weight"
+        if weight in found:
+            raise ModelError(f"{first.file.path}: tensors {shown(name)} and {shown(weight)} are both there; expected one of them")
+        decoding = module_format.weight(parts)
+        file = _DecodedFile(first.file.path, first.file.mapped, decoding)
+        found[weight] = StoredTensor(
+            file, weight, "F32", decoding.dims, first.offset, 4 * decoding.dims[0] * decoding.dims[1], is_decoded=True
+        )
+    return found
+
+
+def words_of(tensor: StoredTensor) -> npt.NDArray[np.uint32]:
+    """A matrix of packed words."""
+    return tensor.view().view(np.uint32).reshape(tensor.dims)
+
+
+def require_matrix(tensor: StoredTensor, dtypes: tuple[str, ...], dims: tuple[int, ...] | None = None) -> None:
+    """Raise ModelFileError unless a tensor is a matrix, or has ``dims``, of one of those dtypes."""
+    is_right = len(tensor.dims) == 2 if dims is None else tensor.dims == dims
+    if not is_right or tensor.dtype not in dtypes:
+        wanted = "a matrix" if dims is None else shape_text(dims)
+        raise ModelFileError(
+            f"{tensor.file.path}: tensor {shown(tensor.name)} is {shape_text(tensor.dims)} {tensor.dtype}, expected {wanted} of "
+            f"{joined(dtypes, 'or')}; the file is damaged, or config.json describes another quantisation"
+        )
+
+
+def require_scales(tensor: StoredTensor, dims: tuple[int, ...] | None = None) -> None:
+    """Raise ModelFileError unless a tensor is a matrix, or has ``dims``, of real numbers."""
+    require_matrix(tensor, _SCALES, dims)
+
+
+def unpack_words(words: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint8]:
+    """The integers of ``bits`` bits that lie along the first axis of [words, columns], the lowest bits first.
+
+    Of 3 bits, 32 integers lie in three words, and two of them in two words each.
+    """
+    period = 1 if 32 % bits == 0 else bits
+    fields, columns = 32 * period // bits, words.shape[1]
+    groups = words.reshape(-1, period, columns)
+    out = np.empty((len(groups), fields, columns), np.uint8)
+    for field in range(fields):
+        word, shift = divmod(field * bits, 32)
+        value = groups[:, word] >> np.uint32(shift)
+        if shift + bits > 32:
+            value = value | groups[:, word + 1] << np.uint32(32 - shift)
+        out[:, field] = value & np.uint32((1 << bits) - 1)
+    return out.reshape(-1, columns)

@@ -2,6 +2,7 @@
 
 from aprgraph.graph.families.mixture import Mixture
 from aprgraph.graph.families.numbers import number
+from aprgraph.graph.families.window import CheckpointWindows
 
 
 class Llama(Mixture):
@@ -15,6 +16,7 @@ class Llama(Mixture):
     architecture = "llama"
     hf_classes = "LlamaForCausalLM MistralForCausalLM MixtralForCausalLM"
     pairing = "interleaved"
+    windows = CheckpointWindows()
     experts = number("expert_count", "num_local_experts", 0, least=0, most=1 << 16)
 
     def default_expert_ffn(self) -> int:

@@ -1,6 +1,7 @@
 """The `qwen2` architecture."""
 
 from aprgraph.graph.families.decoder import Decoder
+from aprgraph.graph.families.window import CheckpointWindows
 
 
 class Qwen2(Decoder):
@@ -9,3 +10,4 @@ class Qwen2(Decoder):
     architecture = "qwen2"
     hf_classes = "Qwen2ForCausalLM"
     qkv_bias = True
+    windows = CheckpointWindows()

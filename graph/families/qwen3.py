@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aprgraph.graph.families.decoder import Decoder
+from aprgraph.graph.families.window import CheckpointWindows
 
 if TYPE_CHECKING:
     from aprgraph.graph.builder import GraphBuilder, Heads
@@ -15,6 +16,7 @@ class Qwen3(Decoder):
 
     architecture = "qwen3"
     hf_classes = "Qwen3ForCausalLM"
+    windows = CheckpointWindows()
 
     def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
         """An RMSNorm over each head, then RoPE."""

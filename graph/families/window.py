@@ -24,10 +24,11 @@ class Windows(Reading["tuple[int, ...]"]):
     hf = "sliding_window"
 
     def __init__(self, period: int, default: int = 0) -> None:
-        super().__init__(self._read)
+        super().__init__(self.of)
         self.period, self.default = period, default
 
-    def _read(self, family: Family) -> tuple[int, ...]:
+    def of(self, family: Family) -> tuple[int, ...]:
+        """The windows of a family's layers."""
         metadata, layers, key, pattern_key = family.metadata, family.layers, family.key(_KEY), family.key(_PATTERN)
         window = metadata.integer(key, self.default)
         if not 0 <= window < 1 << 31:
@@ -46,3 +47,15 @@ class Windows(Reading["tuple[int, ...]"]):
         if period < 0:
             raise ModelError(f"{metadata.path}: {pattern_key} is {period}, expected a number of layers, 0 for a window in all of them")
         return tuple(window if period == 0 or (layer + 1) % period else 0 for layer in range(layers))
+
+
+class CheckpointWindows(Reading["tuple[int, ...]"]):
+    """The sliding window of each layer, which transformers applies, and llama.cpp does not: that of a checkpoint is
+    read, and in a GGUF file, and of what is computed from it, every layer attends to all positions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(self._read)
+
+    def _read(self, family: Family) -> tuple[int, ...]:
+        return Windows(period=0).of(family) if family.metadata.dialect == "hf" else (0,) * family.layers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from aprgraph.graph.arguments import OVERRIDES
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import FAMILIES, Family
 from aprgraph.graph.families.numbers import Number
-from aprgraph.graph.families.window import Windows
+from aprgraph.graph.families.window import CheckpointWindows, Windows
 from aprgraph.graph.metadata import ListValue, Metadata, Scalar
 from aprgraph.graph.sources.checkpoint.config_class import find_class, kind_of, text_config
 from aprgraph.graph.sources.checkpoint.config_defaults import (
@@ -35,11 +35,11 @@ from aprgraph.graph.sources.checkpoint.config_defaults import (
 )
 from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, reads
 from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
+from aprgraph.graph.sources.checkpoint.config_windows import FIELDS as WINDOW_FIELDS
+from aprgraph.graph.sources.checkpoint.config_windows import translate_windows
 from aprgraph.graph.sources.checkpoint.names import own_name
 
-_KINDS = {"full_attention": False, "sliding_attention": True}
 _ACTIVATIONS = ("hidden_activation", "hidden_act")
-_WINDOW, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
 #: Nobody writes these where they have the class's own value.
 _UNDISPUTED = ("tie_word_embeddings",)
 _EMPTY: tuple[object, ...] = (None, False, 0, "", [], {})
@@ -243,32 +243,10 @@ class _Translator:
 
     def _windows(self) -> None:
         """The sliding window, unless it is switched off, and the layers that have it."""
-        config, name, kinds = self._config, "sliding_window", self._config.get("layer_types")
-        self._done |= {name, "use_sliding_window", "layer_types", "sliding_window_pattern", "_sliding_window_pattern"}
-        window = config.get(name)
-        has_switch = "use_sliding_window" in config or self._kind.startswith("qwen")
-        flags = self._flags(kinds) if kinds is not None else None
-        if (has_switch and not config.get("use_sliding_window")) or not window or (flags is not None and not any(flags)):
-            self._put(_WINDOW, 0, name)
-            return
-        self._put(_WINDOW, window, name)
-        if not isinstance(self._family.readings().get("windows"), Windows):
-            return
-        if flags is not None:
-            self._put(_PATTERN, list(flags), "layer_types")
-        else:
-            spelt = next(
-                (one for one in ("sliding_window_pattern", "_sliding_window_pattern") if config.get(one)), "sliding_window_pattern"
-            )
-            self._put(_PATTERN, config.get(spelt), spelt)
-
-    def _flags(self, kinds: object) -> Sequence[bool]:
-        if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
-            raise ModelError(f"{self._where}: layer_types is {shown(kinds)}, expected the kind of each layer; correct it")
-        unknown = next((kind for kind in kinds if kind not in _KINDS), None)
-        if unknown is not None:
-            raise UnsupportedModelError(f"{self._where}: layer_types holds {shown(unknown)}; supported are {', '.join(_KINDS)}")
-        return [_KINDS[kind] for kind in kinds]
+        self._done |= {*WINDOW_FIELDS}
+        has_windows = isinstance(self._family.readings().get("windows"), (Windows, CheckpointWindows))
+        for key, (value, name) in translate_windows(self._config, self._kind, self._where, has_windows=has_windows).items():
+            self._put(key, value, name)
 
     def _scales(self) -> None:
         """What has another form in GGUF: gemma's divisor of scores, the activation, attention to later positions."""

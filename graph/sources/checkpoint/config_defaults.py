@@ -54,7 +54,7 @@ _HARMLESS = """
     initializer_range attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop dropout classifier_dropout
     bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id
     decoder_start_token_id tie_word_embeddings tie_encoder_decoder vocab_size attention_bias mlp_bias qkv_bias
-    pretraining_tp output_router_logits router_aux_loss_coef router_jitter_noise max_window_layers
+    pretraining_tp output_router_logits router_aux_loss_coef router_jitter_noise
     _attn_implementation attn_implementation _attn_implementation_autoset _flash_attn_2_enabled
     _experts_implementation experts_implementation return_dict output_attentions output_hidden_states id2label
     label2id problem_type finetuning_task task_specific_params is_encoder_decoder is_decoder add_cross_attention

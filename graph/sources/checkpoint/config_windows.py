@@ -1,0 +1,74 @@
+"""Sliding windows as config.json describes them, in GGUF's keys: how wide they are, and which layers have one.
+
+What the classes of transformers 5.24 make of `sliding_window`, `use_sliding_window`, `max_window_layers` and
+`layer_types`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
+from aprgraph.graph.families.base import MAX_LAYERS
+
+FIELDS = (
+    "sliding_window", "use_sliding_window", "layer_types", "sliding_window_pattern", "_sliding_window_pattern", "max_window_layers",
+)  # fmt: skip
+_KINDS = {"full_attention": False, "sliding_attention": True}
+_WINDOW, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
+_PERIODS = ("sliding_window_pattern", "_sliding_window_pattern")
+#: Classes that give every layer the window, whatever `layer_types` says.
+_IN_ALL = ("mistral", "mixtral", "qwen3_moe", "phi3")
+#: Where there are no `layer_types`: classes in which layers have the window from `max_window_layers` on, and in which
+#: every second layer before `max_window_layers` has it.
+_FROM_A_LAYER_ON, _EVERY_SECOND = ("qwen2", "qwen3"), ("qwen2_moe",)
+_MAX_WINDOW_LAYERS = 28
+
+
+def translate_windows(config: Mapping[str, Any], kind: str, where: Path, *, has_windows: bool) -> dict[str, tuple[object, str]]:
+    """The values of keys without the architecture, each with the field that says it.
+
+    ``kind`` is the ``model_type``; ``has_windows``: whether the family's layers can have windows. Raises ModelError or
+    UnsupportedModelError.
+    """
+    window = config.get("sliding_window")
+    has_switch = "use_sliding_window" in config or kind.startswith("qwen")
+    flags = _flags(config, kind, where)
+    if (has_switch and not config.get("use_sliding_window")) or not window or (flags is not None and not any(flags)):
+        return {_WINDOW: (0, "sliding_window")}
+    found: dict[str, tuple[object, str]] = {_WINDOW: (window, "sliding_window")}
+    if flags is not None and has_windows:
+        found[_PATTERN] = list(flags), "max_window_layers" if config.get("layer_types") is None else "layer_types"
+    elif has_windows:
+        period = next((name for name in _PERIODS if config.get(name)), _PERIODS[0])
+        found[_PATTERN] = config.get(period), period
+    return found
+
+
+def _flags(config: Mapping[str, Any], kind: str, where: Path) -> Sequence[bool] | None:
+    """Whether each layer has the window; None where the family says it, or all have it."""
+    kinds = config.get("layer_types")
+    if kind in _IN_ALL:
+        return None
+    if kinds is None:
+        return _usual_flags(config, kind)
+    if not isinstance(kinds, list) or not all(isinstance(one, str) for one in kinds):
+        raise ModelError(f"{where}: layer_types is {shown(kinds)}, expected the kind of each layer; correct it")
+    unknown = next((one for one in kinds if one not in _KINDS), None)
+    if unknown is not None:
+        raise UnsupportedModelError(f"{where}: layer_types holds {shown(unknown)}; supported are {', '.join(_KINDS)}")
+    return [_KINDS[one] for one in kinds]
+
+
+def _usual_flags(config: Mapping[str, Any], kind: str) -> Sequence[bool] | None:
+    """What the class takes where there are no `layer_types`."""
+    layers, bound = config.get("num_hidden_layers"), config.get("max_window_layers", _MAX_WINDOW_LAYERS)
+    if type(layers) is not int or type(bound) is not int or layers > MAX_LAYERS:  # an error of the numbers' own
+        return None
+    if kind in _FROM_A_LAYER_ON:
+        return [layer >= bound for layer in range(layers)]
+    if kind in _EVERY_SECOND:
+        return [layer % 2 == 0 and layer < bound for layer in range(layers)]
+    return None

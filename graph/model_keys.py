@@ -59,6 +59,8 @@ _SCALE = ("attn_scores", "attention")
 _MASK = ("attn_scores", "attn_softmax", "attn_mix", "attention")
 _ANGLES = ("rope_angles",)
 _OFF: tuple[object, ...] = (0, False)
+#: Families whose routers llama.cpp reads from the file.
+_FREE_ROUTERS = ("glm4moe",)
 _NOT_READ = "llama.cpp does not read it in this family"
 
 _READ = (
@@ -143,14 +145,16 @@ _READ = (
     ModelKey("expert_shared_feed_forward_length", "the size of the shared expert", neutral=(0,), matters=with_experts),
     ModelKey(
         "expert_weights_norm", "whether the weights of the chosen experts are divided by their sum", ("router_weights",),
-        matters=with_experts, has_default=True, llama_cpp=f"{_NOT_READ}, and does what the family does",
+        matters=with_experts, has_default=True, llama_cpp=f"{_NOT_READ}, and does what the family does", llama_cpp_reads_in=_FREE_ROUTERS,
     ),
     ModelKey(
         "expert_weights_scale", "what the weights of the chosen experts are multiplied by", ("router_weights",), neutral=(0, 1),
-        matters=with_experts, llama_cpp=_NOT_READ,
+        matters=with_experts, llama_cpp=_NOT_READ, llama_cpp_reads_in=_FREE_ROUTERS,
     ),
     ModelKey("expert_gating_func", "how scores of experts become weights", ("router_weights",), neutral=(0, 1), matters=with_experts,
-             llama_cpp=f"{_NOT_READ}, and takes the softmax"),
+             llama_cpp=f"{_NOT_READ}, and takes the softmax", llama_cpp_reads_in=_FREE_ROUTERS),
+    ModelKey("expert_shared_count", "the number of shared experts", neutral=_OFF, matters=without_shared_expert),
+    ModelKey("leading_dense_block_count", "how many layers come before those with experts", neutral=_OFF, matters=with_experts),
 )  # fmt: skip
 
 _HARMLESS = tuple(
@@ -206,13 +210,11 @@ _NEVER_READ = (
     ModelKey(
         "rope.scaling.yarn_attn_factor", "what RoPE's cosines and sines are multiplied by", neutral=(1,), matters=with_another_magnitude
     ),
-    ModelKey("expert_shared_count", "the number of shared experts", neutral=_OFF, matters=without_shared_expert),
     ModelKey("expert_group_count", "into how many groups experts are divided", neutral=(0, 1), matters=with_experts),
     ModelKey("expert_group_used_count", "from how many groups experts are chosen", matters=with_expert_groups),
     ModelKey("expert_group_scale", "what groups of experts are multiplied by", neutral=(0, 1), matters=with_experts),
     ModelKey("experts_per_group", "how many experts a group has", neutral=(0, 1), matters=with_experts),
     ModelKey("expert_chunk_feed_forward_length", "another kind of expert", neutral=_OFF, matters=with_experts),
-    ModelKey("leading_dense_block_count", "how many layers come before those with experts", neutral=_OFF, matters=with_experts),
     ModelKey("moe_every_n_layers", "which layers have experts", neutral=(0, 1), matters=with_experts),
     ModelKey("interleave_moe_layer_step", "which layers have experts", neutral=(0, 1), matters=with_experts),
     ModelKey("moe_latent_size", "another kind of expert", neutral=_OFF, matters=with_experts),

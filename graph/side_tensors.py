@@ -41,7 +41,7 @@ SIDE_TENSORS = (
 _MOST_SHOWN = 200
 #: How many names a notice gives.
 _NAMED = 2
-_LAYER = re.compile(r"blk\.(\d+)\.(.*)")
+_LAYER = re.compile(r"(?:blk|model\.layers)\.(\d+)\.(.*)")
 
 
 def parse_ignored(patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:

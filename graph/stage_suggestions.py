@@ -35,6 +35,7 @@ _OTHER_NAMES = {
     "ffn_out": "down_proj ffn_down mlp_down mlp mlp_out mlp_output ffn ffn_output feed_forward down w2",
     "ffn_post_norm": "post_feedforward_layernorm post_ffw_norm post_mlp_norm",
     "moe_router_logits": "ffn_moe_logits router_logits gate_logits ffn_gate_inp",
+    "moe_router_scores": "ffn_moe_probs_biased scores_for_choice e_score_correction_bias",
     "moe_router": "ffn_moe_weights ffn_moe_weights_norm ffn_moe_weights_scaled routing_weights router_weights topk_weights top_k_weights",
     "moe_router_indices": "ffn_moe_topk selected_experts topk_ids topk_indices top_k_index top_k_indices expert_ids",
     "moe_expert_gate": "ffn_moe_gate ffn_gate_exps",

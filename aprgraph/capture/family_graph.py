@@ -30,11 +30,22 @@ class Modules:
         path = self._family.hf_name(slot)
         return None if path is None or "." not in path else self._at(path.rpartition(".")[0], layer)
 
+    def holder(self, slot: str, layer: int | None) -> tuple[Any, str] | None:
+        """The module that has the tensor of ``slot`` as an attribute, and its name there; None of a weight of a module's own."""
+        path, module = self._family.hf_name(slot), self.around(slot, layer)
+        name = "" if path is None else path.rpartition(".")[2]
+        if module is None or name not in dict((*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))):
+            return None
+        return module, name
+
     def has(self, tensor: str) -> bool:
         """Whether the model has a tensor, which is named as in GGUF: a weight or a bias of a module."""
         name, _, what = tensor.rpartition(".")
         layer, name = (int(name.split(".")[1]), name.split(".", 2)[2]) if name.startswith("blk.") else (None, name)
-        modules = [module for slot in self._slots(name) if (module := self.find(slot, layer)) is not None]
+        slots = list(self._slots(name))
+        if any(self.holder(slot, layer) is not None for slot in slots):
+            return True
+        modules = [module for slot in slots if (module := self.find(slot, layer)) is not None]
         return any(has_bias(module) for module in modules) if what == "bias" else what == "weight" and bool(modules)
 
     def _slots(self, name: str) -> Iterator[str]:

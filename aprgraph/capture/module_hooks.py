@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from aprgraph.capture.attention import AttentionWatch, in_file_order
 from aprgraph.capture.captured_model import CapturedModel
 from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, ExpertsWatch
+from aprgraph.capture.sums import SumWatch
 from aprgraph.graph.ir import Node
 from aprgraph.graph.ops import traits_of
 from aprgraph.graph.stages import EMBEDDING
@@ -105,7 +107,7 @@ class _LayerTaps:
 
     def find(self) -> Iterator[Tap]:
         """Every tap of the layer, each stage once: the first place that gives it."""
-        for tap in (*self._outputs(), *self._experts(), *self._inputs(), *self._activations(), *self._ends()):
+        for tap in (*self._outputs(), *self._sums(), *self._experts(), *self._inputs(), *self._activations(), *self._ends()):
             new = tuple(stage for stage in tap.stages if stage not in self._shown)
             if new == tap.stages:
                 self._shown.update(new)
@@ -156,6 +158,16 @@ class _LayerTaps:
         watch = ExpertsWatch(module, lambda stage, values: self._record(stage, self._layer, values), inside=inside)
         yield Tap(("moe_router", "moe_router_indices", *(EXPERT_STAGES if inside else ())), self._layer, watch.open)
         yield self._at(self._captured.modules.around(slot, self._layer), "moe_ffn_out")
+
+    def _sums(self) -> Iterator[Tap]:
+        weights = self._captured.outline.weights
+        for node in self._nodes:
+            if node.op != "bias_add" or node.stage is None:
+                continue
+            for operand in self._graph.operand_names(node.name)[1:]:
+                holder = self._captured.modules.holder(weights[operand].slot, self._layer)
+                if holder is not None:
+                    yield Tap((node.stage,), self._layer, SumWatch(*holder, partial(self._record, node.stage, self._layer)).open)
 
     def _inputs(self) -> Iterator[Tap]:
         for node in self._nodes:

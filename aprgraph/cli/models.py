@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aprgraph.graph.families import Family
     from aprgraph.graph.model_keys import ModelKey
 
-_FAMILY_COLUMNS = ("family", "models", "described in", "what sets it apart", "stages of its own")
+_FAMILY_COLUMNS = ("family", "models", "described in", "what sets it apart", "stages of its own", "checked against")
 _KEY_COLUMNS = ("key", "what it says", "shapes nodes of the ops", "changes nothing as", "what llama.cpp does otherwise")
 _FORMAT_COLUMNS = ("format", "elements", "bytes", "bits each", "value of an element", "fields of a block")
 
@@ -53,7 +53,8 @@ _REST = "Other formats that the gguf package can dequantise (IQ1, IQ2, IQ3, TQ, 
 def _family_row(family: type[Family]) -> tuple[str, ...]:
     """A family by its docstring, and the stages of its own by its graph."""
     models, source, what = family.about()
-    return (family.architecture, models, source, what, ", ".join(_own_stages(family)) or "-")
+    checked = vars(family).get("checked_against") or "-"
+    return (family.architecture, models, source, what, ", ".join(_own_stages(family)) or "-", checked)
 
 
 def _own_stages(family: type[Family]) -> list[str]:

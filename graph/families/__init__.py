@@ -5,6 +5,7 @@ from aprgraph.graph.families.decoder import Decoder
 from aprgraph.graph.families.gemma2 import Gemma2
 from aprgraph.graph.families.gemma3 import Gemma3
 from aprgraph.graph.families.glm4 import Glm4
+from aprgraph.graph.families.glm4moe import Glm4Moe
 from aprgraph.graph.families.gpt_oss import GptOss
 from aprgraph.graph.families.granite import Granite
 from aprgraph.graph.families.llama import Llama
@@ -17,7 +18,7 @@ from aprgraph.graph.families.qwen3 import Qwen3
 from aprgraph.graph.families.qwen3moe import Qwen3Moe
 from aprgraph.graph.families.registry import FAMILIES, find_family, load_family_file, open_family, register
 
-for _family in (Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, GptOss):
+for _family in (Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss):
     register(_family)
 
 __all__ = ["FAMILIES", "Decoder", "Family", "Mixture", "find_family", "load_family_file", "open_family", "register"]

@@ -35,6 +35,8 @@ class Family:
     architecture: ClassVar[str]
     #: The classes of Hugging Face transformers that compute the same: their names, with blanks between.
     hf_classes: ClassVar[str] = ""
+    #: Whose numbers those of the family were compared with, with versions. Those of its parent are not inherited.
+    checked_against: ClassVar[str] = ""
     #: Which elements of a head RoPE pairs in GGUF files. In transformers they are halves, unless ``hf_pairing`` says
     #: otherwise.
     pairing: ClassVar[Order] = "halves"
@@ -80,7 +82,7 @@ class Family:
     def __init__(self, metadata: Metadata) -> None:
         """Read all numbers of a model. Raises ModelError, or UnsupportedModelError for an unsupported variant."""
         self.metadata = metadata
-        if not 0 <= self.extra_layers < self.blocks:
+        if not 0 <= self.extra_layers < self.blocks and self.metadata.dialect != "hf":
             raise ModelError(
                 f"{metadata.path}: {self.key('nextn_predict_layers')} is {self.extra_layers}, expected a number below "
                 f"{self.key('block_count')}, {self.blocks}"
@@ -91,8 +93,8 @@ class Family:
 
     @property
     def layers(self) -> int:
-        """How many layers the logits depend on."""
-        return self.blocks - self.extra_layers
+        """How many layers the logits depend on: GGUF counts those that predict later tokens too, config.json does not."""
+        return self.blocks if self.metadata.dialect == "hf" else self.blocks - self.extra_layers
 
     @property
     def row_order(self) -> Order:

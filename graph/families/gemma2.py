@@ -25,6 +25,7 @@ class Gemma2(SandwichNorms):
 
     architecture = "gemma2"
     hf_classes = "Gemma2ForCausalLM"
+    checked_against = "transformers 5.24, llama.cpp 0.5.0"
     hf_names = {
         "attn_post_norm": "post_attention_layernorm",
         "ffn_norm": "pre_feedforward_layernorm",

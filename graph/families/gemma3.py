@@ -27,6 +27,7 @@ class Gemma3(Qwen3, SandwichNorms):
 
     architecture = "gemma3"
     hf_classes = "Gemma3ForCausalLM Gemma3ForConditionalGeneration"
+    checked_against = "transformers 5.24, llama-cpp-python 0.3.36"
     hf_names = {
         "attn_post_norm": "post_attention_layernorm",
         "ffn_norm": "pre_feedforward_layernorm",

@@ -18,6 +18,7 @@ class Glm4(SandwichNorms):
 
     architecture = "glm4"
     hf_classes = "Glm4ForCausalLM"
+    checked_against = "transformers 5.24, llama.cpp 0.5.0"
     hf_names = {"attn_post_norm": "post_self_attn_layernorm", "ffn_post_norm": "post_mlp_layernorm"}
     pairing = hf_pairing = "interleaved"
     #: Whether RoPE divides among the axes of an image. Conversion permutes q and k then, so that halves are paired.

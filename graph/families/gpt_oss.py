@@ -23,6 +23,7 @@ class GptOss(Mixture):
 
     architecture = "gpt-oss"
     hf_classes = "GptOssForCausalLM"
+    checked_against = "transformers 5.24, llama.cpp 0.5.0"
     gguf_names = {"ffn_norm": "post_attention_norm"}
     hf_names = {"moe_router_logits": "mlp.router"}
     hf_gate_up = "interleaved"

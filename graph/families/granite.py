@@ -18,6 +18,7 @@ class Granite(Llama):
 
     architecture = "granite"
     hf_classes = "GraniteForCausalLM"
+    checked_against = "transformers 5.24, llama.cpp 0.5.0"
     #: Whether q and k get RoPE at all. That is what the key means in this family.
     has_rope = flag("rope.scaling.finetuned", None, True)
     embedding_scale = real("embedding_scale", "embedding_multiplier", 1.0)

@@ -15,6 +15,7 @@ class Llama(Mixture):
 
     architecture = "llama"
     hf_classes = "LlamaForCausalLM MistralForCausalLM MixtralForCausalLM"
+    checked_against = "transformers 5.24, llama-cpp-python 0.3.36"
     pairing = "interleaved"
     windows = CheckpointWindows()
     experts = number("expert_count", "num_local_experts", 0, least=0, most=1 << 16)

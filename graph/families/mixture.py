@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.families.decoder import Decoder
-from aprgraph.graph.families.numbers import flag, number, real, same_in_all
+from aprgraph.graph.families.numbers import Reading, flag, number, real, same_in_all
 
 if TYPE_CHECKING:
     from aprgraph.graph.builder import GraphBuilder
 
 _MAX_EXPERTS = 1 << 16
+#: As files number them.
+_SOFTMAX, SIGMOID = 1, 2
+_GATINGS = {_SOFTMAX: "softmax", SIGMOID: "sigmoid"}
 
 
 class Mixture(Decoder):
@@ -19,6 +22,8 @@ class Mixture(Decoder):
 
     #: Whether the weights of the chosen experts are divided by their sum, where the file does not say.
     normalises: ClassVar[bool] = True
+    #: What `expert_gating_func` may be, and 0: how scores become weights.
+    gating_function: ClassVar[int] = _SOFTMAX
 
     experts = number("expert_count", "num_experts", most=_MAX_EXPERTS)
     chosen = same_in_all("expert_used_count", "num_experts_per_tok", given="experts")
@@ -26,9 +31,11 @@ class Mixture(Decoder):
     normalise = flag("expert_weights_norm", "norm_topk_prob", lambda f: f.normalises, given="experts")
     expert_scale = real("expert_weights_scale", None, 1.0, given="experts")
     gating = number("expert_gating_func", None, 0, least=0, given="experts")
+    #: How many layers, the first ones, have a dense network in place of experts.
+    dense_layers: Reading[int] = Reading(lambda _: 0)
 
     def check(self) -> None:
-        """Raise UnsupportedModelError for a router without softmax, and ModelError for counts that do not fit."""
+        """Raise UnsupportedModelError for another kind of router, and ModelError for counts that do not fit."""
         super().check()
         if not self.experts:
             return
@@ -37,29 +44,45 @@ class Mixture(Decoder):
             raise ModelError(
                 f"{where}: {used_key} is {self.chosen}, but there are {self.experts} experts ({count_key}); expected at most that many"
             )
-        if self.gating not in (0, 1):  # 0 and none: the default; 1: softmax
-            raise UnsupportedModelError(f"{where}: {self.key('expert_gating_func')} is {self.gating}; supported is 1, the softmax")
+        if self.gating not in (0, self.gating_function):  # 0 and none: the family's
+            raise UnsupportedModelError(
+                f"{where}: {self.key('expert_gating_func')} is {self.gating}; supported is {self.gating_function}, "
+                f"the {_GATINGS[self.gating_function]}"
+            )
 
     def default_expert_ffn(self) -> int:
         """The size of an expert if the file does not say it: the dense size divided by the number of chosen experts."""
         return max(self.ffn[0] // self.chosen, 1)
 
     def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """The weighted sum of the chosen experts' outputs."""
-        return self.mix(g, x) if self.experts else super().feed_forward(g, x, layer)
+        """The weighted sum of the chosen experts' outputs, with that of a shared expert where the family has one."""
+        if not self.experts or layer < self.dense_layers:
+            return super().feed_forward(g, x, layer)
+        return self.mix(g, x, self.shared_expert(g, x) if self.shared_ffn else None)
+
+    def shared_expert(self, g: GraphBuilder, x: str) -> str:
+        """The output of the expert that every position uses."""
+        gate = g.linear("ffn_gate", x, self.shared_ffn, slot="shared_gate")
+        up = g.linear("ffn_up", x, self.shared_ffn, slot="shared_up")
+        return self.down(g, gate, up, slot="shared_out")
 
     def mix(self, g: GraphBuilder, x: str, shared: str | None = None) -> str:
         """The weighted sum of the chosen experts, plus ``shared``, the output of a shared expert, if any."""
         scores = g.linear("moe_router_logits", x, self.experts)
         # Ids before weights: the weights are of the experts that were chosen.
-        ids = g.apply("moe_router_indices", "top_k", scores, k=self.chosen)
-        weights = g.apply("moe_router", "router_weights", scores, ids, normalise=self.normalise, scale=self.expert_scale)
+        ids = g.apply("moe_router_indices", "top_k", self.choose_by(g, scores), k=self.chosen)
+        gating = _GATINGS[self.gating_function]
+        weights = g.apply("moe_router", "router_weights", scores, ids, normalise=self.normalise, scale=self.expert_scale, gating=gating)
         gate = g.expert_linear("moe_expert_gate", x, ids, self.experts, self.expert_ffn)
         up = g.expert_linear("moe_expert_up", x, ids, self.experts, self.expert_ffn)
         outputs = g.expert_linear("moe_expert_out", self.activate(g, gate, up), ids, self.experts, self.hidden)
         if shared is None:
             return g.apply("moe_ffn_out", "expert_sum", outputs, weights)
         return g.add("moe_ffn_out", g.inner("moe_expert_sum", "expert_sum", outputs, weights), shared)
+
+    def choose_by(self, g: GraphBuilder, scores: str) -> str:
+        """What the experts are chosen by: the router's scores, or with a bias that takes no part in their weights."""
+        return scores
 
     def activate(self, g: GraphBuilder, gate: str, up: str) -> str:
         """The activation of an expert: act(gate) · up."""

@@ -24,6 +24,7 @@ class Olmo2(Decoder):
 
     architecture = "olmo2"
     hf_classes = "Olmo2ForCausalLM Olmo3ForCausalLM"
+    checked_against = "transformers 5.24, llama.cpp 0.5.0"
     hf_names = {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"}
     absent_keys = ("attention.sliding_window",)
     windows = Windows(period=4)

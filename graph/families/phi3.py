@@ -20,6 +20,7 @@ class Phi3(Decoder):
 
     architecture = "phi3"
     hf_classes = "Phi3ForCausalLM"
+    checked_against = "transformers 5.24, llama-cpp-python 0.3.36"
     windows = Windows(period=0)
 
     def gate_and_up(self, g: GraphBuilder, x: str, layer: int) -> tuple[str, str]:

@@ -9,5 +9,6 @@ class Qwen2(Decoder):
 
     architecture = "qwen2"
     hf_classes = "Qwen2ForCausalLM"
+    checked_against = "transformers 5.24, llama-cpp-python 0.3.36"
     qkv_bias = True
     windows = CheckpointWindows()

@@ -19,13 +19,12 @@ class Qwen2Moe(Qwen2, Mixture):
 
     architecture = "qwen2moe"
     hf_classes = "Qwen2MoeForCausalLM"
+    checked_against = "transformers 5.24, llama-cpp-python 0.3.36"
     normalises = False
     shared_ffn = number("expert_shared_feed_forward_length", "shared_expert_intermediate_size", lambda f: f.ffn[0])
 
-    def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """The chosen experts, and the shared expert, whose output is scaled by the sigmoid of its own gate."""
-        gate = g.linear("ffn_gate", x, self.shared_ffn, slot="shared_gate")
-        up = g.linear("ffn_up", x, self.shared_ffn, slot="shared_up")
-        out = self.down(g, gate, up, slot="shared_out")
+    def shared_expert(self, g: GraphBuilder, x: str) -> str:
+        """The shared expert, whose output is scaled by the sigmoid of its own gate."""
+        out = super().shared_expert(g, x)
         logit = g.inner("shared_gate_logit", "linear", x, g.row("shared_gate_logit", self.hidden))
-        return self.mix(g, x, g.inner("shared_expert", "scale_rows", out, g.inner("shared_gate", "sigmoid", logit)))
+        return g.inner("shared_expert", "scale_rows", out, g.inner("shared_gate", "sigmoid", logit))

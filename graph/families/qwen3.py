@@ -17,6 +17,7 @@ class Qwen3(Decoder):
     architecture = "qwen3"
     hf_classes = "Qwen3ForCausalLM"
     windows = CheckpointWindows()
+    checked_against = "transformers 5.24, llama-cpp-python 0.3.36"
 
     def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
         """An RMSNorm over each head, then RoPE."""

@@ -12,4 +12,5 @@ class Qwen3Moe(Qwen3, Mixture):
 
     architecture = "qwen3moe"
     hf_classes = "Qwen3MoeForCausalLM"
+    checked_against = "transformers 5.24, llama-cpp-python 0.3.36"
     rope_base = 1_000_000.0

@@ -25,7 +25,7 @@ class StandIn(Family):
         own = vars(self)
         own.update(architecture=architecture, context=_number(graph, holder, "context", (1 << 31) - 1), hidden=0, eps=0.0)
         own.update(causal=all(is_causal(node.attrs) for node in graph))
-        own.update(blocks=_number(graph, holder, "layers", MAX_LAYERS) + self.extra_layers)
+        own.update(blocks=_number(graph, holder, "layers", MAX_LAYERS) + (0 if metadata.dialect == "hf" else self.extra_layers))
         super().__init__(metadata)
 
 

@@ -14,6 +14,9 @@ from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
 from aprgraph.graph.ops.traits import Traits
 
+#: How the scores of experts become weights.
+GATINGS = ("softmax", "sigmoid")
+
 
 def _top_k(types: Types, attrs: Attrs) -> TensorType:
     rows, experts = activation(2, types[0], "scores")
@@ -47,6 +50,8 @@ def _router_weights(types: Types, attrs: Attrs) -> TensorType:
     id_rows, _ = activation(2, types[1], "ids")
     require(rows == id_rows, f"the scores are {types[0]}, but the ids are {types[1]}")
     number(attrs, "scale")
+    gating = attrs.get("gating", "softmax")
+    require(gating in GATINGS, f"gating is {gating!r}, expected one of {', '.join(GATINGS)}")
     return types[1]
 
 
@@ -59,8 +64,12 @@ def _gather(values: Array, ids: Array) -> Array:
 
 def _router_weights_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     scores, ids = operands
-    exponents = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights = _gather(exponents / exponents.sum(axis=-1, keepdims=True), ids)
+    if attrs.get("gating", "softmax") == "sigmoid":
+        shares = 1 / (1 + np.exp(-scores))
+    else:
+        exponents = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        shares = exponents / exponents.sum(axis=-1, keepdims=True)
+    weights = _gather(shares, ids)
     if attrs["normalise"]:
         weights = weights / weights.sum(axis=-1, keepdims=True)
     return np.asarray(weights * number(attrs, "scale"))
@@ -68,11 +77,12 @@ def _router_weights_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
 
 ROUTER_WEIGHTS = Op(
     "router_weights",
-    "Softmax over the scores of all experts, of which the chosen ones' share is taken, divided by its sum if `normalise`, times "
-    "`scale`: scores [n, X], ids [n, k] -> [n, k].",
+    "Softmax over the scores of all experts, or the sigmoid of each (`gating`), of which the chosen ones' share is taken, divided by "
+    "its sum if `normalise`, times `scale`: scores [n, X], ids [n, k] -> [n, k].",
     ("scores", "ids"),
     infer=_router_weights,
     reference=_router_weights_reference,
-    attrs={"normalise": bool, "scale": float},
+    attrs={"normalise": bool, "scale": float, "gating": str},
+    defaults={"gating": "softmax"},
     traits=Traits(is_rowwise=True),
 )

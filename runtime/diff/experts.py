@@ -16,6 +16,7 @@ from aprgraph.runtime.diff.align import Pair, last_rows
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.reader import Trace
 
 #: The one choice of a layer, by whose order its experts' values lie.
 IDS = "moe_router_indices"
@@ -60,9 +61,17 @@ def is_slotted(stage: str) -> bool:
     return stage in STAGE_BY_NAME and STAGE_BY_NAME[stage].is_per_choice
 
 
-def scores_of(ids: str) -> str:
-    """The stage of the scores that a choice is made by."""
-    return STAGE_BY_NAME[ids].reads[0]
+def scores_of(ids: Place, a: Trace, b: Trace) -> str:
+    """The stage of the scores that the choice ``ids`` is made by, as either trace's graph or what it recorded says."""
+    (scores,) = STAGE_BY_NAME[ids.stage].reads
+    if any(_has(trace, ids._replace(stage=scores)) for trace in (a, b)):
+        return scores
+    return STAGE_BY_NAME[scores].reads[0]
+
+
+def _has(trace: Trace, place: Place) -> bool:
+    graph = trace.graph()
+    return place in trace or (graph is not None and any((node.layer, node.stage) == (place.layer, place.stage) for node in graph))
 
 
 def find_slots(a: ShapedTrace, b: ShapedTrace, pair: Pair) -> Slots | None:
@@ -83,9 +92,9 @@ def find_slots(a: ShapedTrace, b: ShapedTrace, pair: Pair) -> Slots | None:
 
 
 def find_scores(trace: ShapedTrace, key: Place, n: int, least: int) -> F32 | None:
-    """The router's logits [n, X] of the ids ``key``, of the last ``n`` positions; None where they are not recorded or not certain.
+    """The scores [n, X] ``key`` of a choice, of the last ``n`` positions; None where they are not recorded or not certain.
 
     ``least`` is the number of experts that there are at least. Raises TraceError that names a damaged file.
     """
-    scores = last_rows(trace, key._replace(stage=scores_of(key.stage)), n, None)
+    scores = last_rows(trace, key, n, None)
     return scores if scores is not None and scores.shape[1] >= least else None

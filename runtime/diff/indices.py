@@ -74,7 +74,7 @@ class IndexMetrics:
 
     ``judged``: scores were recorded, so that ``near_ties`` and ``ties`` of the differing choices are known as such, and the rest
     is unexplained. ``choices`` describe the first of the differing positions, those that are no near-ties before the others.
-    ``near_tie_positions`` are all of theirs.
+    ``near_tie_positions`` are all of theirs. ``chosen_by`` is the stage of the scores.
     """
 
     count: int
@@ -88,6 +88,7 @@ class IndexMetrics:
     ties: int = 0
     choices: tuple[Choice, ...] = ()
     near_tie_positions: tuple[int, ...] = field(default=(), repr=False)
+    chosen_by: str = field(default="moe_router_logits", repr=False)
 
     @property
     def share(self) -> float:

@@ -146,8 +146,10 @@ class Measurer:
             return Measured(State.UNMEASURED, limit, "the ids stand in another order, and no manifest says how many belong to a position")
         if ids.differing and pair.structured:
             largest = max((float(side[np.isfinite(side)].max(initial=0.0)) for side in (a, b)), default=0.0)
-            scores = [find_scores(trace, pair.key, ids.positions, int(largest) + 1) for trace in (self._a, self._b)]
-            ids = judge_choices(ids, a, b, scores, self._tolerances.find(scores_of(pair.key.stage)).limit)
+            chosen_by = scores_of(pair.key, self._a.trace, self._b.trace)
+            key = pair.key._replace(stage=chosen_by)
+            scores = [find_scores(trace, key, ids.positions, int(largest) + 1) for trace in (self._a, self._b)]
+            ids = judge_choices(replace(ids, chosen_by=chosen_by), a, b, scores, self._tolerances.find(chosen_by).limit)
         reason = exceeds(ids, limit)
         return Measured(state_of(ids.bit_identical, reason), limit, reason, ids)
 

@@ -12,7 +12,6 @@ from aprgraph.graph.words import counted, layer_ranges
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Class
-from aprgraph.runtime.diff.experts import IDS, scores_of
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -133,9 +132,10 @@ def _choices(rows: Sequence[DiffRow]) -> Iterator[str]:
         yield f"{row.label}: near-tie at {metrics.near_ties} of {metrics.positions} positions{example}"
     if len(near) > NAMED:
         yield f"near-ties in {len(near) - NAMED} more layers"
-    unjudged = [row.label for row, metrics in ids if metrics.differing and not metrics.judged]
+    unjudged = {row.label: metrics.chosen_by for row, metrics in ids if metrics.differing and not metrics.judged}
     if unjudged:
-        yield Caveat(f"whether other experts were chosen at near-ties is not known for {_named(unjudged)}: tap {scores_of(IDS)}")
+        stages = ", ".join(dict.fromkeys(unjudged.values()))
+        yield Caveat(f"whether other experts were chosen at near-ties is not known for {_named(list(unjudged))}: tap {stages}")
 
 
 def _counts(shaped: tuple[ShapedTrace, ShapedTrace]) -> str:

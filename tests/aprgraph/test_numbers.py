@@ -19,6 +19,7 @@ SAMPLE_TOLERANCE = 1e-9
 #: How far llama.cpp's logits in float32 may be from ours, NMSE over all positions.
 LLAMA_CPP_TOLERANCES = {
     "glm4-f32": TOLERANCE,
+    "glm4moe-f32": TOLERANCE,
     "gpt-oss-f32": TOLERANCE,
     "granite-f32": TOLERANCE,
     "olmo2-f32": TOLERANCE,

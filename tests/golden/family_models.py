@@ -77,6 +77,12 @@ MODELS = {
     "glm4-f32": FamilyModel("glm4", "Glm4", _SIZES | {
         "hidden_size": 44, "intermediate_size": 36, "head_dim": 12, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
     }),
+    # A dense layer first, and a bias that changes which experts are chosen. Heads are normalised, as in the models of 355B.
+    "glm4moe-f32": FamilyModel("glm4moe", "Glm4Moe", _SIZES | {
+        "hidden_size": 20, "intermediate_size": 28, "moe_intermediate_size": 12, "head_dim": 8, "n_routed_experts": 6,
+        "num_experts_per_tok": 3, "n_shared_experts": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7, "norm_topk_prob": True,
+        "use_qk_norm": True, "attention_bias": True, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+    }),
     # Not a family of the package: docs/families.md is about it.
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,
@@ -110,12 +116,12 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
         # Gemma multiplies by 1 + weight.
         return np.float32(0.2) * values + np.float32(0 if spec.architecture == "gemma2" else 1)
     if name.endswith("bias"):
-        return np.float32(0.5) * values
+        return np.float32(0.2 if name.endswith("correction_bias") else 0.5) * values
     if name.endswith("sinks"):
         return values
     if name == "model.embed_tokens.weight":
         return values / np.float32(spec.config.get("embedding_multiplier", 1.0))
-    columns = shape[-2] if ".experts." in name else shape[-1]
+    columns = shape[-2] if ".experts." in name and spec.architecture == "gpt-oss" else shape[-1]
     values *= np.float32(_deviation(name) * columns**-0.5)
     if ".experts." in name and spec.formats:
         rows = np.ascontiguousarray(values.swapaxes(1, 2))
@@ -126,5 +132,12 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
 
 def _deviation(name: str) -> float:
     """That of a matrix's products with a row of deviation 1: neither a flat softmax nor a step, a clear choice of experts."""
-    ends = {"q_proj.weight": 1.5, "k_proj.weight": 1.5, "router.weight": 2.0, "experts.gate_up_proj": 3.0, "experts.down_proj": 0.2}
+    ends = {
+        "q_proj.weight": 1.5,
+        "k_proj.weight": 1.5,
+        "router.weight": 2.0,
+        "mlp.gate.weight": 2.0,
+        "experts.gate_up_proj": 3.0,
+        "experts.down_proj": 0.2,
+    }
     return next((deviation for end, deviation in ends.items() if name.endswith(end)), 1.0)

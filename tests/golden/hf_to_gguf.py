@@ -63,6 +63,14 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         **_HEAD_SIZE, **_ROPE_BASE,
         "rope.dimension_count": lambda config: int(config.head_dim * config.rope_parameters["partial_rotary_factor"]),
     },
+    "glm4_moe": {
+        **_HEAD_SIZE, **_ROPE_BASE,
+        "rope.dimension_count": lambda config: int(config.head_dim * config.rope_parameters["partial_rotary_factor"]),
+        "expert_count": "n_routed_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_shared_count": "n_shared_experts", "leading_dense_block_count": "first_k_dense_replace",
+        "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID), "expert_weights_scale": "routed_scaling_factor",
+        "expert_weights_norm": "norm_topk_prob",
+    },
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
@@ -76,8 +84,13 @@ def _neighbours(rows: F32, heads: int) -> F32:
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _experts(name: str, values: F32) -> Iterator[tuple[str, F32]]:
+def _experts(architecture: str, name: str, values: F32) -> Iterator[tuple[str, F32]]:
     """gpt-oss has the gate and the up projection in alternating columns, and matrices of experts with the rows of x first."""
+    if architecture != "gpt-oss":
+        path, _, part = name.rpartition(".")
+        halves = np.split(values, 2, axis=1) if part == "gate_up_proj" else [values]
+        yield from zip((f"{path}.{one}.weight" for one in (("gate_proj", "up_proj") if len(halves) == 2 else (part,))), halves, strict=True)
+        return
     base = name.removesuffix("_bias")
     parts = {"gate_up_proj": ("gate_proj", "up_proj")}.get(base.rpartition(".")[2], (base.rpartition(".")[2],))
     for index, part in enumerate(parts):
@@ -98,7 +111,9 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32]) -> Iterat
         elif architecture == "gemma2" and name.endswith("norm.weight"):
             yield name, values + np.float32(1)
         elif ".experts." in name:
-            yield from _experts(name, values)
+            yield from _experts(architecture, name, values)
+        elif name.endswith("e_score_correction_bias"):
+            yield name.replace("_bias", ".bias"), values
         else:
             yield (f"{name}.weight" if name.endswith("sinks") else name), values
 
@@ -120,7 +135,7 @@ def write_gguf(path: Path, architecture: str, config: Any, state: Mapping[str, F
     """
     writer = GGUFWriter(path, architecture)
     writer.add_name(path.stem)
-    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
     for key, source in (_KEYS | _KEYS_OF[config.model_type]).items():
         value = _value(config, source)
         add[type(value)](f"{architecture}.{key}", value)

@@ -32,6 +32,7 @@ NAMES = (
     "llama-f32-tied-rope-factors", "llama-bf16", "llama-f16", "llama-f32-linear", "qwen2-f32-yarn", "qwen3-f32", "gemma3-f32",
     "gemma3-f32-linear", "phi3-f32-window", "phi3-f32-long-factors", "mixtral-f32", "qwen2moe-f32", "qwen3moe-f32", "olmo2-f32",
     "olmo3-f32", "granite-f32", "glm4-f32", "gemma2-f32", "gpt-oss-f32", "gpt-oss-mxfp4", "arcee-f32",
+    "glm4moe-f32",
 )  # fmt: skip
 
 
@@ -58,6 +59,8 @@ def save(model: Any, path: Path, folder: Path) -> None:
         if path.stem == "gemma2-f32" and name.endswith("norm.weight"):
             # The GGUF file holds 1 + weight, rounded.
             values.data = ((values.data + 1).double() - 1).float()
+    for values in model.buffers():
+        values.data = values.data.float() if values.is_floating_point() else values.data
     model.save_pretrained(folder)
     if path.stem == "gpt-oss-mxfp4":
         pack_experts(path, folder)

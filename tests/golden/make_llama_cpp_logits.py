@@ -1,15 +1,16 @@
 """Writes families/llama_cpp_logits.npz: the logits of llama.cpp for the models there, to be compared with anybody's.
 
-    python -m tests.golden.make_llama_cpp_logits
+    python -m tests.golden.make_llama_cpp_logits [NAME ...]
 
-in the repository's root. f32 [positions, vocabulary] by the name of a model, for the prompt that is beside its stages. Says of each how far
+in the repository's root; of the models of those names, beside what is there of others, or of all. f32 [positions, vocabulary] by the name of a model, for the prompt that is beside its stages. Says of each how far
 transformers is from it. Needs llama-cpp-python, torch and transformers; versions and date are in README.md.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import llama_cpp
@@ -53,15 +54,21 @@ def logits_of(path: Path, tokens: Sequence[int]) -> F32:
     return logits
 
 
-def main() -> None:
+def main(names: Collection[str]) -> None:
+    """Write the logits of the models of those names, all if there are none."""
     silent = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(silent, None)
     llama_cpp.llama_backend_init()
     arrays: dict[str, F32] = {}
+    if names:
+        with np.load(LOGITS) as there:
+            arrays |= there
     for path in sorted(FAMILIES.glob("*.gguf")):
+        if names and path.stem not in names:
+            continue
         arrays[path.stem] = logits_of(path, TOKENS)
         _compare(path.stem, arrays[path.stem])
-    np.savez_compressed(LOGITS, **arrays)
+    np.savez_compressed(LOGITS, **dict(sorted(arrays.items())))
     print(f"{LOGITS.name}: {len(arrays)} arrays, {LOGITS.stat().st_size} bytes")
 
 
@@ -75,4 +82,4 @@ def _compare(name: str, logits: F32) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

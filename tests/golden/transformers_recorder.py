@@ -154,10 +154,11 @@ class Recorder:
             self._hook_dense(index, mlp)
             return
         router = mlp.router if hasattr(mlp, "router") else mlp.gate
-        router.register_forward_hook(lambda _module, _inputs, output: self._put(index, "moe_router_logits", output[0]))
+        router.register_forward_hook(lambda module, _inputs, output: self._record_scores(index, module, output[0].double()))
         mlp.experts.register_forward_hook(lambda module, inputs, output: self._record_experts(index, module, inputs, output))
-        if hasattr(mlp, "shared_expert"):
-            self._hook_dense(index, mlp.shared_expert)
+        for name in ("shared_expert", "shared_experts", "shared_mlp"):
+            if hasattr(mlp, name):
+                self._hook_dense(index, getattr(mlp, name))
         self._after(mlp, index, "moe_ffn_out")
 
     def _hook_dense(self, index: int, mlp: Any) -> None:
@@ -178,10 +179,19 @@ class Recorder:
         self._before(mlp.down_proj, index, "ffn_swigl")
         self._after(mlp.down_proj, index, "ffn_out")
 
+    def _record_scores(self, index: int, router: Any, logits: torch.Tensor) -> None:
+        self._put(index, "moe_router_logits", logits)
+        if hasattr(router, "e_score_correction_bias"):
+            self._put(index, "moe_router_scores", logits.sigmoid() + router.e_score_correction_bias)
+
     def _record_experts(self, index: int, experts: Any, inputs: Any, output: torch.Tensor) -> None:
         """What goes on inside the experts happens in one call: it is computed again, and its sum has to be the call's."""
         x, chosen, weights = inputs
         weights = weights.double()  # the softmax over the experts is in float32; that leaves 1e-15
+        if (index, "moe_router_scores") in self.stages:  # then they are in no order
+            scores = torch.from_numpy(self.stages[index, "moe_router_scores"])
+            order = torch.gather(scores, 1, chosen).argsort(dim=1, descending=True)
+            chosen, weights = torch.gather(chosen, 1, order), torch.gather(weights, 1, order)
         if self.loaded.architecture == "gpt-oss":
             both = torch.einsum("ne,nkef->nkf", x, experts.gate_up_proj[chosen]) + experts.gate_up_proj_bias[chosen]
             gate, up = both[..., ::2], both[..., 1::2]

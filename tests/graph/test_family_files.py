@@ -336,7 +336,9 @@ def test_the_command_line_takes_a_family(file: Path, model: Path, tmp_path: Path
 
 def test_a_family_with_numbers_that_no_small_model_has_is_listed_with_the_stages_that_it_declares(file: Path) -> None:
     file.write_text(FILE.replace('"logits_scaling", 1.0', '"logits_scaling"'))
-    assert re.search(r"mymod +My models +arXiv:2401\.00000 +logits that are divided +my_logits\n", run_cli("models", "--family", file).out)
+    assert re.search(
+        r"mymod +My models +arXiv:2401\.00000 +logits that are divided +my_logits +-\n", run_cli("models", "--family", file).out
+    )
     with pytest.raises(ModelError, match=r"no small number is known for logit_scale, which the family Mine must have; give small_outline"):
         small_outline(FAMILIES["mymod"])
     assert small_outline(FAMILIES["mymod"], logit_scale=2.0).graph.operand_names("lm_head") == ("my_logits",)

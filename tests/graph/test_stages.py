@@ -10,11 +10,11 @@ from aprgraph.graph.stages import HIDDEN, STAGE_ALIASES, STAGE_BY_NAME, STAGES, 
 ORDER = [
     "embedding", "attn_norm", "qkv_matmul", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "attn_scores", "attn_softmax",
     "attention", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
-    "ffn_post_norm", "moe_router_logits", "moe_router", "moe_router_indices", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
+    "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
     "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "lm_head_raw", "lm_head",
 ]  # fmt: skip
 ADDITIONS = {
-    "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
+    "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
     "moe_expert_out", "lm_head_raw",
 }  # fmt: skip
 
@@ -79,7 +79,7 @@ def test_what_holds_of_single_stages() -> None:
     assert [stage.name for stage in STAGES if stage.is_logits] == ["lm_head_raw", "lm_head"]
     assert [stage.name for stage in STAGES if stage.rows_sum_to_1] == ["attn_softmax"]
     assert [stage.name for stage in STAGES if stage.is_masked] == ["attn_scores", "attn_softmax"]
-    assert [stage.name for stage in STAGES if stage.is_sum] == ["qkv_bias", "post_attn_residual", "post_ffn_residual"]
+    assert [stage.name for stage in STAGES if stage.is_sum] == ["qkv_bias", "post_attn_residual", "moe_router_scores", "post_ffn_residual"]
     assert {stage.name for stage in STAGES if stage.optional} == {
         "qkv_bias",
         "q_norm",

@@ -283,3 +283,15 @@ def test_a_fault_at_the_positions_before_a_near_tie_is_found(tmp_path: Path, tin
     assert report.exit_code == 1
     assert [first.key for first in report.first] == [(0, 1, "ffn_norm")]
     assert "without the positions behind a near-tie" in str(report.row((0, 1, "ffn_norm")).reason)
+
+
+def test_a_choice_by_scores_with_a_bias_is_judged_by_these(tmp_path: Path) -> None:
+    """The router's logits would accuse both sides: by them neither choice is the best."""
+    logits = scores_of([3.0, 2.0, 1.0, 0.0])
+    scores = {"a": scores_of([0.5, 0.9, 0.7, 0.7 - 2e-7]), "b": scores_of([0.5, 0.9, 0.7 - 2e-7, 0.7])}
+    for side, own in scores.items():
+        recorded = {(0, "moe_router_logits"): logits, (0, "moe_router_scores"): own, (0, "moe_router_indices"): chosen(own)}
+        write_trace(tmp_path / side, recorded)
+    metrics = diff(tmp_path / "a", tmp_path / "b").row(IDS).metrics
+    assert isinstance(metrics, IndexMetrics)
+    assert (metrics.differing, metrics.near_ties, metrics.chosen_by) == (1, 1, "moe_router_scores")

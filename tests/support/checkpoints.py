@@ -83,6 +83,7 @@ class _Weights:
         if fused is not None:
             return self._fused(int(fused[1]), fused[2] == "down", fused[3] or "")
         expert = re.search(r"\.experts\.(\d+)\.", own_name)
+        own_name = own_name.replace("e_score_correction_bias", "e_score_correction.bias")
         name = self._names.get_name(_one_an_expert(own_name), try_suffixes=(".weight", ".bias"))
         if own_name.endswith("self_attn.sinks"):
             name = own_name.replace("model.layers.", "blk.").replace("self_attn.sinks", "attn_sinks.weight")

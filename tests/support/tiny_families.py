@@ -48,6 +48,10 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         numbers={"embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 4.0},
     ),
     "glm4": TinyFamily(rope_dims=True, turned=0.5),
+    "glm4moe": TinyFamily(
+        optional=("q.bias", "k.bias", "v.bias"), rope_dims=True, turned=0.5,
+        numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5},
+    ),
     "gpt-oss": TinyFamily(
         wide_heads=True, rope_base=150000.0,
         optional=tuple(f"{slot}.bias" for slot in (

@@ -73,7 +73,7 @@ def _tie_experts(model: Model, tensors: dict[str, F32]) -> None:
     """Groups of one expert more than are used have the same router row and bias, so that whoever is left out has an equal."""
     family = model.family
     for name, rows in tensors.items():
-        if isinstance(family, Mixture) and name.endswith(("ffn_gate_inp.weight", "ffn_gate_inp.bias")):
+        if isinstance(family, Mixture) and name.endswith(("ffn_gate_inp.weight", "ffn_gate_inp.bias", "exp_probs_b.bias")):
             rows[:] = rows[np.arange(family.experts) // (family.chosen + 1)]
 
 

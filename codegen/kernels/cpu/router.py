@@ -54,9 +54,10 @@ def top_k(request: KernelRequest, cpu: Cpu) -> Any:
 
 
 def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
-    """scores [n, X], ids [n, k] -> out [n, k]: softmax of all scores, at the ids, perhaps normalised, · `scale`."""
+    """scores [n, X], ids [n, k] -> out [n, k]: softmax of all scores, or their sigmoids, at the ids, perhaps normalised, · `scale`."""
     experts, k = int(request.operands[0].dims[1]), int(request.operands[1].dims[1])
     normalise, scale = bool(request.attrs["normalise"]), request.attr_float("scale")
+    by_sigmoid = request.attrs.get("gating") == "sigmoid"
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -70,9 +71,6 @@ def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
             def put(buffer: Buffer, value: Expr) -> None:
                 assign(buffer, value, [i64(0)])
 
-            put(largest, f32(float("-inf")))
-            with T.serial(i64(0), i64(experts)) as expert:
-                put(largest, T.max(only(largest), scores[p, expert]))
             emitter.zero(sums, 0, cpu.lanes)
 
             def accumulate(column: Expr, width: int) -> None:
@@ -81,12 +79,19 @@ def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
 
                 emitter.vector(width, step)
 
-            emitter.chunks(experts, accumulate)
-            put(total, emitter.sum_lanes(sums, 0))
+            if not by_sigmoid:
+                put(largest, f32(float("-inf")))
+                with T.serial(i64(0), i64(experts)) as expert:
+                    put(largest, T.max(only(largest), scores[p, expert]))
+                emitter.chunks(experts, accumulate)
+                put(total, emitter.sum_lanes(sums, 0))
             with T.serial(i64(0), i64(k)) as choice:
                 unknown = is_nan(ids[p, choice])
                 expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[p, choice]))
-                weight = emitter.exp(scores[p, expert] - only(largest)) / only(total)
+                if by_sigmoid:
+                    weight = f32(1.0) / (f32(1.0) + emitter.exp(-scores[p, expert]))
+                else:
+                    weight = emitter.exp(scores[p, expert] - only(largest)) / only(total)
                 assign(out, T.Select(unknown, f32(_NAN), weight), [p, choice])
             if normalise:
                 put(total, f32(0.0))

@@ -89,9 +89,10 @@ def top_k(request: KernelRequest) -> Any:
 
 
 def router_weights(request: KernelRequest) -> Any:
-    """scores [n, X], ids [n, k] -> out [n, k]: softmax of all scores, at the ids, perhaps normalised, · `scale`."""
+    """scores [n, X], ids [n, k] -> out [n, k]: softmax of all scores, or their sigmoids, at the ids, perhaps normalised, · `scale`."""
     experts, k = int(request.operands[0].dims[1]), int(request.operands[1].dims[1])
     normalise, scale = bool(request.attrs["normalise"]), request.attr_float("scale")
+    by_sigmoid = request.attrs.get("gating") == "sigmoid"
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter()
@@ -101,19 +102,23 @@ def router_weights(request: KernelRequest) -> Any:
         with launch(parameters.size("n"), WARP) as (p, lane):
             largest, other, total, share = registers(1), registers(1), registers(1), registers(1)
             chosen = shared(k)
-            put(largest, f32(float("-inf")))
-            _each_of(experts, lane, lambda _number, expert: put(largest, T.max(get(largest), scores[p, expert])))
-            for distance in (16, 8, 4, 2, 1):
-                put(other, shuffle_xor(get(largest), distance))
-                put(largest, T.max(get(largest), get(other)))
-            put(total, f32(0.0))
-            _each_of(experts, lane, lambda _number, expert: put(total, get(total) + emitter.exp(scores[p, expert] - get(largest))))
-            emitter.warp_sum(total)
+            if not by_sigmoid:
+                put(largest, f32(float("-inf")))
+                _each_of(experts, lane, lambda _number, expert: put(largest, T.max(get(largest), scores[p, expert])))
+                for distance in (16, 8, 4, 2, 1):
+                    put(other, shuffle_xor(get(largest), distance))
+                    put(largest, T.max(get(largest), get(other)))
+                put(total, f32(0.0))
+                _each_of(experts, lane, lambda _number, expert: put(total, get(total) + emitter.exp(scores[p, expert] - get(largest))))
+                emitter.warp_sum(total)
 
             def choose(_number: int, choice: Expr) -> None:
                 unknown = is_nan(ids[p, choice])
                 expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[p, choice]))
-                weight = emitter.exp(scores[p, expert] - get(largest)) / get(total)
+                if by_sigmoid:
+                    weight = f32(1.0) / (f32(1.0) + emitter.exp(-scores[p, expert]))
+                else:
+                    weight = emitter.exp(scores[p, expert] - get(largest)) / get(total)
                 assign(chosen, T.Select(unknown, f32(_NAN), weight), [choice])
 
             _each_of(k, lane, choose)

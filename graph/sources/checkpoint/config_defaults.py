@@ -32,6 +32,9 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "granite": _SMALL_EPS | {"max_position_embeddings": 2048, "attention_multiplier": 1.0},
     "glm4": {"max_position_embeddings": 131072, "rms_norm_eps": 1.5625e-7, "num_key_value_heads": 2, "head_dim": 128,
              "partial_rotary_factor": 0.5},
+    "glm4_moe": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "partial_rotary_factor": 0.5,
+                 "num_experts_per_tok": 8, "n_shared_experts": 1, "n_routed_experts": 128, "first_k_dense_replace": 1,
+                 "moe_intermediate_size": 1408, "norm_topk_prob": True},
     "gpt_oss": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 64,
                 "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4, "rope_theta": 150000.0},
 }  # fmt: skip
@@ -63,7 +66,7 @@ _HARMLESS = """
     vision_start_token_id vision_end_token_id vision_token_id unsloth_version unsloth_fixed cache_implementation
     experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
-    top_p num_beams repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
+    top_p num_beams use_qk_norm repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
 """
 HARMLESS = frozenset(_HARMLESS.split())
 

@@ -19,19 +19,19 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "residual_multiplier": ("granite",),
     "logits_scaling": ("granite",),
     "query_pre_attn_scalar": _GEMMA,
-    "routed_scaling_factor": (),
+    "routed_scaling_factor": ("glm4_moe",),
     "sliding_window": ("mistral", "mixtral", *_QWEN, *_GEMMA, "phi3", "olmo3", "gpt_oss"),
     "use_sliding_window": _QWEN,
     "use_bidirectional_attention": _GEMMA,
     "hidden_activation": _GEMMA,
-    "hidden_act": ("llama", "mistral", "mixtral", *_QWEN, "phi3", "olmo2", "olmo3", "granite", "glm4", "gpt_oss"),
+    "hidden_act": ("llama", "mistral", "mixtral", *_QWEN, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss"),
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),
     "rope_local_base_freq": ("gemma3_text",),
 }
 
 #: Classes that turn only a part of each head where `partial_rotary_factor` says so.
-PARTIAL_ROPE = ("phi3", "glm4")
+PARTIAL_ROPE = ("phi3", "glm4", "glm4_moe")
 
 
 def reads(kind: str, field: str) -> bool:

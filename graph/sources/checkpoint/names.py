@@ -76,7 +76,7 @@ class Names:
 
     def _module(self, name: str, layer: int | None) -> Place | None:
         if name in self._modules:
-            return Place(self._modules[name], "weight", layer)
+            return Place(self._modules[name], "bias" if name.endswith("bias") else "weight", layer)
         module, _, end = name.rpartition(".")
         part, slot = _part(end), self._modules.get(module)
         return None if part is None or slot is None else Place(slot, part, layer)

@@ -46,6 +46,21 @@ def _last_expert_forgotten(call: Call) -> Array:
     return call.compute([x[:, :-1], weights[:, :-1]])
 
 
+def _has_sigmoids(subject: Subject, layer: int) -> bool:
+    return subject.graph[f"layer{layer}.moe_router"].attrs.get("gating") == "sigmoid"
+
+
+def _has_scale(subject: Subject, layer: int) -> bool:
+    return subject.graph[f"layer{layer}.moe_router"].attrs["scale"] != 1.0
+
+
+def _biased(call: Call) -> Array:
+    """The weights are of the sigmoids with their bias."""
+    ids, scale = call.operands[1].astype(np.int64), call.node.attr_float("scale")
+    weights = np.take_along_axis(call.near("moe_router_scores"), ids, axis=-1)
+    return weights / weights.sum(axis=-1, keepdims=True) * np.float32(scale)
+
+
 def _bfloat16(value: Array) -> Array:
     bits = value.astype(np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
@@ -65,6 +80,30 @@ FAULTS = (
         "The softmax runs over the chosen experts alone, which renormalises.",
         each_layer({"moe_router": with_attrs(normalise=True)}, "moe_router", when=lambda subject, layer: not _normalises(subject, layer)),
         seen="lablup/mlxcel#391",
+    ),
+    Fault(
+        "softmax in place of sigmoids",
+        "graph",
+        "The weights of the chosen experts are shares of a softmax.",
+        each_layer({"moe_router": with_attrs(gating="softmax")}, "moe_router", when=_has_sigmoids),
+    ),
+    Fault(
+        "scale of router weights forgotten",
+        "graph",
+        "The weights of the chosen experts are not multiplied by the model's factor.",
+        each_layer({"moe_router": with_attrs(scale=1.0)}, "moe_router", when=_has_scale),
+    ),
+    Fault(
+        "bias of the choice in the weights",
+        "graph",
+        "The bias that experts are chosen with counts in their weights too.",
+        each_layer({"moe_router": _biased}, "moe_router", when=having("moe_router_scores")),
+    ),
+    Fault(
+        "bias of the choice forgotten",
+        "graph",
+        "Experts are chosen by the router's sigmoids alone.",
+        each_layer({"moe_router_scores": left_out}, "moe_router_scores"),
     ),
     Fault(
         "wrong expert on a tie",
@@ -122,7 +161,7 @@ FAULTS = (
         "shared expert forgotten",
         "graph",
         "The sum is that of the chosen experts alone.",
-        each_layer({"moe_ffn_out": left_out}, "moe_ffn_out", when=lambda subject, layer: f"layer{layer}.shared_expert" in subject.graph),
+        each_layer({"moe_ffn_out": left_out}, "moe_ffn_out", when=having("moe_expert_sum")),
     ),
     Fault(
         "shared expert's gate forgotten",

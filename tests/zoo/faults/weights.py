@@ -100,9 +100,11 @@ def _transposed(stored: Stored) -> Array:
 
 
 def _of_the_next_layer(stored: Stored) -> Array:
+    """Of the first layer behind it that has such a weight; the last layer's is that of the first one."""
     layers = stored.subject.model.family.layers
-    layer = int(stored.info.name.split(".")[1])
-    return stored.subject.weight(stored.info.name.replace(f"blk.{layer}.", f"blk.{(layer + 1) % layers}."))
+    layer, rest = int(stored.info.name.split(".")[1]), stored.info.name.split(".", 2)[2]
+    names = [f"blk.{(layer + step) % layers}.{rest}" for step in range(1, layers)]
+    return stored.subject.weight(next(name for name in names if name in stored.subject.graph))
 
 
 def _projection(misreading: Misreading) -> Sites:

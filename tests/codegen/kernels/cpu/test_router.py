@@ -42,12 +42,12 @@ def test_the_largest_scores_are_chosen_and_ties_go_to_the_lower_id(cpu: Cpu) -> 
 
 
 @each_cpu
-@pytest.mark.parametrize("normalise", [False, True])
-def test_weights_of_the_chosen_experts(normalise: bool, cpu: Cpu) -> None:
+@pytest.mark.parametrize(("normalise", "more"), [(False, {}), (True, {}), (True, {"gating": "sigmoid"})])
+def test_weights_of_the_chosen_experts(normalise: bool, more: dict[str, str], cpu: Cpu) -> None:
     scores, ids = activations(6, 37) * np.float32(3), choices(6)
     scores[4] += 200  # overflows without the largest score taken off first
     ids[5] = np.nan
-    what = request("router_weights", [f32("n", 37), f32("n", USED)], normalise=normalise, scale=1.5)
+    what = request("router_weights", [f32("n", 37), f32("n", USED)], normalise=normalise, scale=1.5, **more)
     got, expected = run(what, [scores, ids], (6, USED), cpu), reference(what, [scores, ids])
     assert nmse(got[:5], expected[:5]) < 1e-12
     assert np.isnan(got[5]).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -23,13 +25,20 @@ def choices(n: int, k: int, experts: int) -> np.ndarray:
 
 TOP_K = {(experts, k): request("top_k", [f32("n", experts)], k=k) for experts, k in ((8, 1), (8, 2), (8, 8), (33, 2), (130, 8))}
 SCALES = {
-    (experts, k, normalise, scale): request("router_weights", [f32("n", experts), f32("n", k)], normalise=normalise, scale=scale)
-    for experts, k, normalise, scale in (
+    (experts, k, normalise, scale, *gating): request(
+        "router_weights",
+        [f32("n", experts), f32("n", k)],
+        normalise=normalise,
+        scale=scale,
+        **dict.fromkeys(["gating"][: len(gating)], "sigmoid"),
+    )
+    for experts, k, normalise, scale, *gating in (
         (37, 3, False, 1.0),
         (37, 3, True, 1.5),
         (8, 1, True, 1.0),
         (130, 8, False, 2.5),
         (64, 40, True, 1.0),
+        (130, 8, True, 2.5, "sigmoid"),
     )
 }
 
@@ -64,9 +73,9 @@ def test_the_largest_scores_are_chosen_and_ties_go_to_the_lower_id(experts: int,
         assert kernels.run(what, [scores[row : row + 1].copy()], (1, k)).tobytes() == ids[row].tobytes()
 
 
-@pytest.mark.parametrize(("experts", "k", "normalise", "scale"), SCALES)
-def test_weights_of_the_chosen_experts(experts: int, k: int, normalise: bool, scale: float, kernels: CudaKernels) -> None:
-    what = SCALES[experts, k, normalise, scale]
+@pytest.mark.parametrize("case", SCALES)
+def test_weights_of_the_chosen_experts(case: tuple[Any, ...], kernels: CudaKernels) -> None:
+    what, (experts, k, normalise, scale, *_) = SCALES[case], case
     scores, ids = activations(33, experts) * np.float32(3), choices(33, k, experts)
     scores[4] += 200  # overflows without the largest score taken off first
     ids[5] = np.nan

@@ -38,16 +38,16 @@ class MappedFile:
 
     Pages are read when touched, nothing can change the file, and the system counts none of it as memory that it has promised, so
     that a file may be larger than memory and swap together. Raises ModelFileError for what is no regular file, is empty, or cannot
-    be opened.
+    be opened. ``descriptor``: of a file that is open already, and stands in for the one at ``path``.
     """
 
-    def __init__(self, path: Path, what: str, expected: str) -> None:
+    def __init__(self, path: Path, what: str, expected: str, descriptor: int | None = None) -> None:
         self.path = path
         try:
             # A named pipe would block for ever, and a device has no size.
-            if not stat.S_ISREG(path.stat().st_mode):
+            if descriptor is None and not stat.S_ISREG(path.stat().st_mode):
                 raise ModelFileError(f"{path}: not a regular file; give the path of {expected}")
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if descriptor is None else os.dup(descriptor)
             weakref.finalize(self, os.close, self._descriptor)
             if not os.fstat(self._descriptor).st_size:
                 kind = kind_of_bytes(b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +17,11 @@ import pytest
 from aprgraph.graph.errors import AprgraphError, ModelError, ModelFileError, UnsupportedModelError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.apr import compressed as compressed_module
 from aprgraph.runtime.check import check
 from tests.support.apr_bytes import ROW_MAJOR, AprBytes, AprTensor, floats
 from tests.support.cli import fails
+from tests.support.compression import lz4_block, provide_unpackers, zstd_frame
 from tests.support.damage import attempt
 
 #: The fields that the first fixture spells as null.
@@ -91,18 +94,11 @@ def test_old_files_are_read_with_a_notice(tmp_path: Path, change: dict[str, obje
     assert check(path).exit_code == 0
 
 
-def compressed(kind: int) -> bytes:
-    raw = replace(small_apr(), flags=ROW_MAJOR | kind).pack()
-    return raw[:64] + b"\x10\0\0\0garbage of a stream" + raw[90:]
-
-
 @pytest.mark.contract("FILE-APR-2")
 @pytest.mark.parametrize(("raw", "message"), [
     (replace(small_apr(), flags=ROW_MAJOR | 4).pack(), "an encrypted .apr file"),
     (replace(small_apr(), flags=0x800).pack(), "column-major tensors"),
     (replace(small_apr(), flags=ROW_MAJOR | 0x10).pack(), "one of several .apr files"),
-    (compressed(1), "compressed by LZ4, .*without compression"),
-    (compressed(2), "compressed by zstd, .*without compression"),
     (replace(small_apr(), version=(1, 0)).pack(), r"version 1\.0, expected 2\.0"),
 ])  # fmt: skip
 def test_what_is_not_read_is_named(tmp_path: Path, raw: bytes, message: str) -> None:
@@ -122,6 +118,71 @@ def test_other_files_of_apr_are_named(tmp_path: Path, magic: bytes, message: str
     with pytest.raises(AprgraphError, match=message):
         load_model(path)
     assert message in check(path).findings[0].text
+
+
+PACKERS = {"LZ4": (1, lz4_block), "zstd": (2, zstd_frame)}
+
+
+def compressed(kind: str) -> bytes:
+    """The small file as one stream behind its header."""
+    flag, pack = PACKERS[kind]
+    raw = replace(small_apr(), flags=ROW_MAJOR | flag).pack()
+    return raw[:64] + pack(raw[64:])
+
+
+@pytest.mark.contract("FILE-APR-6")
+@pytest.mark.parametrize("kind", PACKERS)
+def test_compressed_files_are_unpacked(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provide_unpackers(monkeypatch)
+    wanted = open_source(write(tmp_path, small_apr()))
+    numbers = {name: wanted.tensor_bytes(info).copy() for name, info in wanted.tensors.items()}
+    path = write(tmp_path, compressed(kind))
+    model = load_model(path)
+    assert any(re.search(rf"compressed by {kind} and was unpacked to a temporary file \([\d,]+ bytes became", one) for one in model.notices)
+    for name, info in model.file.tensors.items():
+        assert np.array_equal(model.file.tensor_bytes(info), numbers[name])
+        into = np.empty(info.nbytes - 4, np.uint8)
+        model.file.read(info, 4, into)
+        assert np.array_equal(into, numbers[name].reshape(-1)[4:])
+    assert check(path).exit_code == 0
+
+
+@pytest.mark.contract("FILE-APR-6")
+@pytest.mark.parametrize("kind", PACKERS)
+def test_compressed_files_that_are_damaged_or_do_not_fit(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provide_unpackers(monkeypatch)
+    good = compressed(kind)
+
+    def said(raw: bytes) -> str:
+        with pytest.raises((ModelFileError, ModelError)) as caught:
+            load_model(write(tmp_path, raw))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert re.search("cannot be unpacked|is not in the file|past the end", said(good[:-200]))
+    if kind == "LZ4":
+        assert "bytes of LZ4 cannot become 4294967295, as the file says" in said(good[:64] + b"\xff" * 4 + good[68:])
+        assert "0 bytes of LZ4 cannot become" in said(good[:66])
+    else:
+        assert "its zstd frame cannot be unpacked" in said(good[:64] + b"garbage" + good[71:])
+        monkeypatch.setitem(compressed_module._MOST_BY_BYTE, "zstd", 0)
+        assert "bytes become more than 0, as no weights do" in said(good)
+        monkeypatch.setitem(compressed_module._MOST_BY_BYTE, "zstd", 4096)
+    monkeypatch.setattr(compressed_module, "_SPARE", 1 << 60)
+    assert "for which there is no room" in said(good)
+
+
+@pytest.mark.contract("FILE-APR-6")
+@pytest.mark.parametrize(("kind", "package"), [("LZ4", "lz4"), ("zstd", "zstandard")])
+def test_without_the_package_that_unpacks(kind: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lz4", "lz4.block", "zstandard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    path = write(tmp_path, compressed(kind))
+    with pytest.raises(
+        UnsupportedModelError, match=rf"compressed by {kind}, .*pip install {package}; or write it again with `apr` without"
+    ):
+        load_model(path)
+    assert [finding.rule.code for finding in check(path).findings] == ["file-kind"]
 
 
 def damaged(kind: str) -> tuple[bytes, str]:

@@ -65,6 +65,7 @@ class AprFile:
             what = f"begins with {head[:4]!r}, expected {MAGICS[0]!r}" if kind is None else Message(f"this is {kind.what}; ", kind.advice)
             raise ModelFileError(f"{self.path}: not an .apr file: ", what)
         self._layout = Layout(self._file)
+        self._file = self._layout.file
         names = [entry.name for entry in self._layout.entries]
         own = _EMBEDDING in names or any(map(_LAYER.match, names))
         self.metadata = AprMetadata(self.path, self._layout.metadata, "gguf" if own else "hf")
@@ -161,7 +162,7 @@ class AprFile:
     def wrong_checksum(self) -> str | None:
         """What the checksum at the end of the file says is wrong, in a sentence, or None. Reads all of the file."""
         start = self._layout.footer_of(self._end)
-        if start is None:
+        if start is None or self._layout.is_compressed:  # nothing says which header a compressed file's sum covers
             return None
         actual, buffer = 0, np.empty(min(_SUMMED, start), np.uint8)
         for offset in range(0, start, _SUMMED):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.sources.apr.compressed import Compression, unpack
 from aprgraph.graph.sources.gguf_cursor import Cursor
 from aprgraph.graph.sources.mapped_file import MappedFile
 
@@ -51,8 +52,9 @@ class Entry:
 class Layout:
     """What an `.apr` file holds: ``metadata`` as they are written, ``entries`` of the index, and where the data begin.
 
-    ``notices`` are what is unlike the files that `apr` writes today, in sentences. Raises ModelFileError for what is
-    damaged, and UnsupportedModelError for kinds of files that are not read.
+    ``file`` is another one afterwards if the file is compressed: the same without compression. ``notices`` are what is
+    unlike the files that `apr` writes today, in sentences. Raises ModelFileError for what is damaged, ModelError where
+    there is no room, and UnsupportedModelError for kinds of files that are not read.
     """
 
     file: MappedFile
@@ -60,6 +62,7 @@ class Layout:
     entries: list[Entry] = field(init=False)
     data_start: int = field(init=False)
     notices: list[str] = field(default_factory=list)
+    is_compressed: bool = False
 
     def __post_init__(self) -> None:
         path, size = self.file.path, self.file.size
@@ -71,6 +74,7 @@ class Layout:
             raise UnsupportedModelError(f"{path}: an .apr file of version {version[0]}.{version[1]}, expected 2.0; convert the model again")
         self._check_header(head)
         self._check_flags(flags, metadata_at)
+        size = self.file.size
         for what, start in (("metadata", metadata_at + metadata_size), ("index", index_at), ("data", self.data_start)):
             if not HEADER_BYTES <= start <= size:
                 raise ModelFileError(f"{path}: byte {start}, where the {what} should be, is not in the file ({size} bytes); {_AGAIN}")
@@ -93,15 +97,21 @@ class Layout:
             raise UnsupportedModelError(f"{path}: an .apr file with column-major tensors, which `apr` refuses too; import the model again")
         if flags & _SHARDED:
             raise UnsupportedModelError(f"{path}: one of several .apr files of a model, which aprgraph does not read; {plain}as one file")
-        # Writers set the flag of LZ4 on plain bodies too, whose metadata begin as JSON does.
-        is_plain = self.file.mapping[metadata_at : metadata_at + 1] == b"{"
-        if flags & _ZSTD or (flags & _LZ4 and not is_plain):
-            kind = "zstd" if flags & _ZSTD else "LZ4"
-            raise UnsupportedModelError(f"{path}: an .apr file compressed by {kind}, which cannot be mapped; {plain}without compression")
-        if flags & _LZ4:
-            self.notices.append("the file says that it is compressed by LZ4, and is not")
+        if flags & (_ZSTD | _LZ4):
+            kind: Compression = "LZ4" if flags & _LZ4 else "zstd"
+            # Writers set the flag of LZ4 on plain bodies too, whose metadata begin as JSON does.
+            if self.file.mapping[metadata_at : metadata_at + 1] == b"{":
+                self.notices.append(f"the file says that it is compressed by {kind}, and is not")
+            else:
+                self._unpack(kind)
         if not flags & _ROW_MAJOR:
             self.notices.append("the file does not say that its tensors are row-major, as old .apr files do not: they were taken to be so")
+
+    def _unpack(self, kind: Compression) -> None:
+        packed = self.file
+        self.file, self.is_compressed = unpack(packed, HEADER_BYTES, kind), True
+        sizes = f"{packed.size:,} bytes became {self.file.size:,}"
+        self.notices.append(f"the file is compressed by {kind} and was unpacked to a temporary file ({sizes})")
 
     def _read_metadata(self, start: int, size: int) -> dict[str, Any]:
         path = self.file.path

@@ -17,7 +17,7 @@ def require_room(path: Path, name: str, nbytes: int, meminfo: Path = _MEMINFO) -
     """Raise ModelError if the tensor ``name``, made in memory, would not fit. ``meminfo`` is Linux's."""
     if nbytes < _SMALL:
         return
-    available = _available(meminfo)
+    available = available_memory(meminfo)
     if available is not None and nbytes + _SPARE > available:
         raise ModelError(
             f"{path}: {name} of {nbytes / 1e9:.1f} GB is put together in memory, of which {available / 1e9:.1f} GB are left; tap fewer "
@@ -25,8 +25,8 @@ def require_room(path: Path, name: str, nbytes: int, meminfo: Path = _MEMINFO) -
         )
 
 
-def _available(meminfo: Path) -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say."""
+def available_memory(meminfo: Path = _MEMINFO) -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say. ``meminfo`` is Linux's."""
     try:
         lines = meminfo.read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):

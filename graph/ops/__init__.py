@@ -11,6 +11,7 @@ from aprgraph.graph.ops.base import Array, Op
 from aprgraph.graph.ops.bias_add import BIAS_ADD
 from aprgraph.graph.ops.elementwise import ADD, CLAMPED_SWIGLU, GELU, MUL, RELU_SQUARED, SCALE, SCALE_ROWS, SIGMOID, SILU, SOFT_CAP
 from aprgraph.graph.ops.experts import EXPERT_BIAS_ADD, EXPERT_LINEAR, EXPERT_SUM
+from aprgraph.graph.ops.heads import HEAD_LINEAR, JOIN_HEADS
 from aprgraph.graph.ops.kv_cache import CACHE
 from aprgraph.graph.ops.layer_norm import LAYER_NORM
 from aprgraph.graph.ops.linear import LINEAR
@@ -25,7 +26,8 @@ from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        INPUT, WEIGHT, RECORDED, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, LAYER_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE, CACHE,
+        INPUT, WEIGHT, RECORDED, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, LAYER_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE,
+        JOIN_HEADS, HEAD_LINEAR, CACHE,
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
         SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED,
         TOP_K, ROUTER_WEIGHTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SUM, TAP,

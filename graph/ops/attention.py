@@ -6,7 +6,9 @@ arXiv:2004.05150). If it is not `causal` (embedding models: BehnamGhader et al. 
 later keys as well, all of them: as in llama.cpp, a window then bounds what lies before alone. Masked positions hold
 exactly 0 and are never read.
 
-Heads of v, and so those of the result, may have another size than those of q and k. Scores may be capped softly, to
+Heads of v, and so those of the result, may have another size than those of q and k. They may be the first `value_size`
+elements of each head of what is given as v: where keys and values are one tensor, as in multi-head latent attention
+(DeepSeek-V2, arXiv:2405.04434), that is the tensor of the keys. Scores may be capped softly, to
 `cap` at most (Gemma 2, arXiv:2408.00118). Each head may have a sink: a logit beside its scores, which takes its part of
 the softmax and adds nothing to the result (Xiao et al. 2023, arXiv:2309.17453; gpt-oss, arXiv:2508.10925).
 """
@@ -27,6 +29,8 @@ from aprgraph.graph.ops.traits import Traits
 #: What an attribute is that a graph does not name: of the mask, and of the scores, where a cap of 0 is none.
 DEFAULTS: Mapping[str, Attr] = {"causal": True}
 _SCORE_DEFAULTS: Mapping[str, Attr] = {**DEFAULTS, "cap": 0.0}
+#: Of the mix, where a `value_size` of 0 stands for whole heads.
+_MIX_DEFAULTS: Mapping[str, Attr] = {**DEFAULTS, "value_size": 0}
 
 
 def is_causal(attrs: Attrs) -> bool:
@@ -42,6 +46,11 @@ def scores_by_layer(graph: Graph) -> dict[int | None, Node]:
 def cap_of(attrs: Attrs) -> float:
     """The soft cap of scores, 0 for none."""
     return number({**_SCORE_DEFAULTS, **attrs}, "cap")
+
+
+def value_size_of(attrs: Attrs, size: int) -> int:
+    """How many elements of each head of v are mixed, of heads of ``size`` elements."""
+    return integer({**_MIX_DEFAULTS, **attrs}, "value_size") or size
 
 
 def attention_mask(n: int, t: int, window: int, *, causal: bool = True) -> Array:
@@ -143,14 +152,18 @@ def _mix(types: Types, attrs: Attrs) -> TensorType:
     require(rows == t, f"v is {types[1]}, but the weights are {types[0]}")
     count = width(heads, "heads of the weights")
     require(count % integer(attrs, "kv_heads") == 0, f"{count} query heads do not divide among {attrs['kv_heads']} KV heads")
-    return TensorType("f32", (n, count * size))
+    taken = value_size_of(attrs, size)
+    require(0 < taken <= size, f"value_size is {taken}, but heads of v have {size} elements")
+    return TensorType("f32", (n, count * taken))
 
 
 def _mix_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     weights, v = operands
     heads, n, t = weights.shape
     kv_heads, window = integer(attrs, "kv_heads"), integer(attrs, "window")
-    values = np.repeat(v.reshape(t, kv_heads, -1).transpose(1, 0, 2), heads // kv_heads, axis=0)
+    size = v.shape[1] // kv_heads
+    taken = v.reshape(t, kv_heads, size)[..., : value_size_of(attrs, size)]
+    values = np.repeat(taken.transpose(1, 0, 2), heads // kv_heads, axis=0)
     # A query never reads a masked position, so that an Inf or NaN in a later v stays there (0 · Inf is NaN).
     mixed = np.zeros((heads, n, values.shape[-1]))
     for i in range(n):
@@ -162,12 +175,13 @@ def _mix_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
 
 ATTN_MIX = Op(
     "attn_mix",
-    "softmax · v per head, heads side by side: weights [H, n, t], v [t, K·V] -> [n, H·V].",
+    "softmax · v per head, heads side by side, v being whole heads or the first `value_size` elements of each: weights [H, n, t], "
+    "v [t, K·V] -> [n, H·V].",
     ("weights", "v"),
     infer=_mix,
     reference=_mix_reference,
-    attrs={"kv_heads": int, "window": int, "causal": bool},
-    defaults=DEFAULTS,
+    attrs={"kv_heads": int, "window": int, "causal": bool, "value_size": int},
+    defaults=_MIX_DEFAULTS,
     traits=Traits(attended={"weights": 2, "v": 0}),
 )
 
@@ -190,7 +204,7 @@ ATTENTION = Op(
     ("q", "k", "v", "sinks?"),
     infer=_attention,
     reference=_attention_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "cap": float},
-    defaults=_SCORE_DEFAULTS,
+    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "cap": float, "value_size": int},
+    defaults={**_SCORE_DEFAULTS, **_MIX_DEFAULTS},
     traits=Traits(weights=("sinks",), attended={"k": 0, "v": 0}),
 )

@@ -36,18 +36,32 @@ EMBED = Op(
 
 def _columns(types: Types, attrs: Attrs) -> TensorType:
     rows, columns = activation(2, types[0], "x")
-    start, stop = integer(attrs, "start"), integer(attrs, "stop")
-    require(0 <= start < stop <= width(columns, "columns of x"), f"columns {start}..{stop} do not lie in {types[0]}")
-    return TensorType("f32", (rows, stop - start))
+    start, stop, heads = integer(attrs, "start"), integer(attrs, "stop"), heads_of(attrs)
+    total = width(columns, "columns of x")
+    require(heads >= 1 and total % heads == 0, f"the columns of {types[0]} do not divide into {heads} heads")
+    where = f"{types[0]}" if heads == 1 else f"{types[0]}, which has {heads} heads of {total // heads} columns"
+    require(0 <= start < stop <= total // heads, f"columns {start}..{stop} do not lie in {where}")
+    return TensorType("f32", (rows, heads * (stop - start)))
+
+
+def _columns_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
+    x, heads = operands[0], heads_of(attrs)
+    return x.reshape(len(x), heads, -1)[:, :, integer(attrs, "start") : integer(attrs, "stop")].reshape(len(x), -1)
+
+
+def heads_of(attrs: Attrs) -> int:
+    """Of how many heads columns are taken: 1 stands for the whole row."""
+    return integer({"heads": 1, **attrs}, "heads")
 
 
 COLUMNS = Op(
     "columns",
-    "Columns start..stop of every row: [n, C] -> [n, stop - start].",
+    "Columns start..stop of every row, or of each of its `heads` heads: [n, H·C] -> [n, H·(stop - start)].",
     ("x",),
     infer=_columns,
-    reference=lambda operands, attrs: operands[0][:, integer(attrs, "start") : integer(attrs, "stop")],
-    attrs={"start": int, "stop": int},
+    reference=_columns_reference,
+    attrs={"start": int, "stop": int, "heads": int},
+    defaults={"heads": 1},
     traits=Traits(is_rowwise=True),
 )
 

@@ -34,7 +34,8 @@ class FuseAttention:
             scores, *sinks = graph.operands(softmax.name)
             if scores.op != "attn_scores" or not self._private(graph, scores) or not _mask(scores) == _mask(softmax) == _mask(mix):
                 continue
-            node = Node(mix.name, "attention", mix.type, dict(scores.attrs), mix.stage, mix.layer)
+            attrs = {**scores.attrs, **{name: value for name, value in mix.attrs.items() if name not in scores.attrs}}
+            node = Node(mix.name, "attention", mix.type, attrs, mix.stage, mix.layer)
             fused[mix.name] = (node, (*graph.operand_names(scores.name), v.name, *(sink.name for sink in sinks)))
             gone |= {softmax.name, scores.name}
         result = Graph(graph.name, graph.attrs)

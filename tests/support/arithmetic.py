@@ -107,7 +107,9 @@ def to_q4_k(weight: F64) -> F64:
 
 
 #: Operands that an engine rounds before it multiplies: those of weights' products, and those of attention's.
-_INPUTS: Mapping[str, tuple[int, ...]] = {"linear": (0,), "expert_linear": (0,), "attn_scores": (0, 1), "attn_mix": (0, 1)}
+_INPUTS: Mapping[str, tuple[int, ...]] = {
+    "linear": (0,), "expert_linear": (0,), "head_linear": (0,), "attn_scores": (0, 1), "attn_mix": (0, 1),
+}  # fmt: skip
 #: Ops whose results are ids, which nothing rounds.
 _IDS = ("top_k", "rope_angles", "last_row")
 

@@ -55,6 +55,13 @@ def _expert_linear(_node: Node, operands: Sequence[Array], generator: np.random.
     return np.where(known[..., None], product, np.nan)
 
 
+def _head_linear(_node: Node, operands: Sequence[Array], generator: np.random.Generator) -> Array:
+    x, weight = operands
+    heads, _, size = weight.shape
+    product = _product(x.reshape(len(x), heads, 1, size), weight[None], generator.permutation(size))
+    return product.reshape(len(x), -1)
+
+
 def _scores(node: Node, operands: Sequence[Array], generator: np.random.Generator) -> Array:
     q, k = operands
     heads, kv_heads = node.attr_int("heads"), node.attr_int("kv_heads")
@@ -85,6 +92,7 @@ def _layer_norm(node: Node, operands: Sequence[Array], generator: np.random.Gene
 _IN_ANOTHER_ORDER: dict[str, Callable[[Node, Sequence[Array], np.random.Generator], Array]] = {
     "linear": _linear,
     "expert_linear": _expert_linear,
+    "head_linear": _head_linear,
     "attn_scores": _scores,
     "rms_norm": _norm,
     "layer_norm": _layer_norm,

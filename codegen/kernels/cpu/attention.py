@@ -29,6 +29,7 @@ from aprgraph.codegen.kernels.cpu.attention_rows import (
     mix_together,
     scores_together,
     scoring_of,
+    values_of,
 )
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
@@ -85,18 +86,17 @@ def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
 def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
     """weights [H, n, t], v [t, K·V] -> out [n, H·V]: the weighted sum of v for each query, in the order of the keys."""
     weights_type, v_type = request.operands
-    count, kv_heads = int(weights_type.dims[0]), request.attr_int("kv_heads")
-    size = int(v_type.dims[1]) // kv_heads
-    heads = Heads(count, kv_heads, mix_together(count // kv_heads, size, cpu), *mask_of(request))
+    count, kv_heads, values = int(weights_type.dims[0]), request.attr_int("kv_heads"), values_of(request, v_type)
+    heads = Heads(count, kv_heads, mix_together(count // kv_heads, values.size, cpu), *mask_of(request))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         weights = parameters.buffer("weights", (count, "n", "t"), "float32")
-        v = parameters.buffer("v", ("t", kv_heads * size), "float32")
-        out = parameters.buffer("out", ("n", count * size), "float32")
+        v = parameters.buffer("v", ("t", kv_heads * values.pitch), "float32")
+        out = parameters.buffer("out", ("n", count * values.size), "float32")
 
         def body(row: Row) -> None:
-            emit_mix(emitter, row, size, lambda h, key: weights[row.first_head + h, row.position, row.first_key + key], v, out)
+            emit_mix(emitter, row, values, lambda h, key: weights[row.first_head + h, row.position, row.first_key + key], v, out)
 
         for_each_row(parameters, heads, body)
 
@@ -106,17 +106,17 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
 def attention(request: KernelRequest, cpu: Cpu) -> Any:
     """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, fused row by row."""
     count, kv_heads, scoring = request.attr_int("heads"), request.attr_int("kv_heads"), scoring_of(request)
-    value_size, share = int(request.operands[2].dims[1]) // kv_heads, count // kv_heads
-    together = min(scores_together(share, cpu), mix_together(share, value_size, cpu))
+    values, share = values_of(request, request.operands[2]), count // kv_heads
+    together = min(scores_together(share, cpu), mix_together(share, values.size, cpu))
     heads = Heads(count, kv_heads, largest_divisor(share, together), *mask_of(request))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         q = parameters.buffer("q", ("n", count * scoring.size), "float32")
         k = parameters.buffer("k", ("t", kv_heads * scoring.size), "float32")
-        v = parameters.buffer("v", ("t", kv_heads * value_size), "float32")
+        v = parameters.buffer("v", ("t", kv_heads * values.pitch), "float32")
         sinks = _Sinks(emitter, parameters, request.operands[3:])
-        out = parameters.buffer("out", ("n", count * value_size), "float32")
+        out = parameters.buffer("out", ("n", count * values.size), "float32")
 
         def body(row: Row) -> None:
             scores = RowMajor(scratch((heads.together, row.room)).elements, (i64(heads.together), row.seen))
@@ -124,7 +124,7 @@ def attention(request: KernelRequest, cpu: Cpu) -> Any:
             for h in range(heads.together):
                 sink = sinks.of(row.first_head + h)
                 emit_softmax(emitter, row, partial(_score_of, scores, h), scores, i64(h), i64(0), sink=sink)
-            emit_mix(emitter, row, value_size, lambda h, key: scores[i64(h), key], v, out)
+            emit_mix(emitter, row, values, lambda h, key: scores[i64(h), key], v, out)
 
         for_each_row(parameters, heads, body)
 

@@ -13,7 +13,8 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.elementwise import soft_capped
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block, f32, i64, is_nan, only, registers
-from aprgraph.graph.ops.attention import cap_of, is_causal
+from aprgraph.graph.ir import TensorType
+from aprgraph.graph.ops.attention import cap_of, is_causal, value_size_of
 
 _KEYS_AT_ONCE = 4
 #: Head columns that a register buffer holds at once in the mix.
@@ -200,11 +201,26 @@ def emit_softmax(emitter: Emitter, row: Row, score: Callable[[Expr], Expr], out:
     over_row(lambda _lane, key: assign(out, stored(key) / only(total), [*outer, first + key]))
 
 
-def emit_mix(emitter: Emitter, row: Row, size: int, weight: Callable[[int, Expr], Expr], v: Buffer, out: Buffer) -> None:
+@dataclass(frozen=True)
+class Values:
+    """Heads of v: ``pitch`` columns each, of which the first ``size`` are mixed."""
+
+    size: int
+    pitch: int
+
+
+def values_of(request: KernelRequest, v: TensorType) -> Values:
+    """Those of a request whose operand v is ``v``."""
+    pitch = int(v.dims[1]) // request.attr_int("kv_heads")
+    return Values(value_size_of(request.attrs, pitch), pitch)
+
+
+def emit_mix(emitter: Emitter, row: Row, values: Values, weight: Callable[[int, Expr], Expr], v: Buffer, out: Buffer) -> None:
     """out[position, columns of the row's heads] = sum over keys, in order, of ``weight(head of the group, key)`` · v.
 
-    Heads of v have ``size`` elements. Keys count from the row's first one.
+    Keys count from the row's first one.
     """
+    size = values.size
     together = row.heads.together
     piece = _mix_piece(size, emitter.cpu)
     sums = [registers(piece) for _ in range(together)]
@@ -218,8 +234,8 @@ def emit_mix(emitter: Emitter, row: Row, size: int, weight: Callable[[int, Expr]
         with T.serial(i64(0), row.seen) as key:
             for h in range(together):
                 for at, width in spans:
-                    values = along(v, row.first_key + key, row.kv_head * size + start + at)
-                    emitter.dot_step(sums[h], at, width, partial(_same, weight(h, key)), values)
+                    part = along(v, row.first_key + key, row.kv_head * values.pitch + start + at)
+                    emitter.dot_step(sums[h], at, width, partial(_same, weight(h, key)), part)
         for h in range(together):
             for at, width in spans:
                 column = (row.first_head + h) * size + start + at

@@ -10,7 +10,8 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64
+from aprgraph.graph.ops.lookup import heads_of
 
 
 def embed(request: KernelRequest, cpu: Cpu) -> Any:
@@ -60,10 +61,33 @@ def copy_kernel(
     return build_function(request.symbol, emit)
 
 
+def copy_columns(emitter: Emitter, count: int, source: tuple[Buffer, Expr, Expr], target: tuple[Buffer, Expr, Expr]) -> None:
+    """Copy ``count`` columns of a row; source and target are each a buffer, a row and its first column."""
+    x, from_row, start = source
+    out, to_row, to_start = target
+
+    def piece(column: Expr, width: int) -> None:
+        emitter.vector(width, lambda lane: assign(out, x[from_row, start + column + lane], [to_row, to_start + column + lane]))
+
+    emitter.chunks(count, piece)
+
+
 def columns(request: KernelRequest, cpu: Cpu) -> Any:
-    """x [n, C] -> out [n, stop - start]."""
-    start, stop = request.attr_int("start"), request.attr_int("stop")
-    return copy_kernel(int(request.operands[0].dims[1]), stop - start, start, request, cpu)
+    """x [n, H·C] -> out [n, H·(stop - start)]: of each head, or of the whole row."""
+    start, stop, heads = request.attr_int("start"), request.attr_int("stop"), heads_of(request.attrs)
+    total = int(request.operands[0].dims[1])
+    if heads == 1:
+        return copy_kernel(total, stop - start, start, request, cpu)
+    size, taken = total // heads, stop - start
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        x = parameters.buffer("x", ("n", total), "float32")
+        out = parameters.buffer("out", ("n", heads * taken), "float32")
+        with T.serial(i64(0), parameters.size("n")) as p, T.serial(i64(0), i64(heads)) as head:
+            copy_columns(emitter, taken, (x, p, head * size + start), (out, p, head * taken))
+
+    return build_function(request.symbol, emit)
 
 
 def last_row(request: KernelRequest, cpu: Cpu) -> Any:

@@ -21,7 +21,7 @@ from aprgraph.codegen.kernels.cuda.emitter import Emitter, ceil_div, shared, syn
 from aprgraph.codegen.kernels.cuda.weights import Weight
 from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 from aprgraph.graph.ir import TensorType
-from aprgraph.graph.ops.attention import cap_of
+from aprgraph.graph.ops.attention import cap_of, value_size_of
 
 
 def attn_scores(request: KernelRequest) -> Any:
@@ -92,17 +92,17 @@ def attn_softmax(request: KernelRequest) -> Any:
 def attn_mix(request: KernelRequest) -> Any:
     """weights [H, n, t], v [t, K·V] -> out [n, H·V]: each query's weighted sum of v, keys in order."""
     weights_type, v_type = request.operands
-    heads, kv_heads = int(weights_type.dims[0]), request.attr_int("kv_heads")
-    size = int(v_type.dims[1]) // kv_heads
+    heads, kv_heads, pitch = int(weights_type.dims[0]), request.attr_int("kv_heads"), int(v_type.dims[1]) // request.attr_int("kv_heads")
+    size = value_size_of(request.attrs, pitch)
 
     def emit(parameters: Parameters) -> None:
         weights = parameters.buffer("weights", (heads, "n", "t"), "float32")
-        v = parameters.buffer("v", ("t", kv_heads * size), "float32")
+        v = parameters.buffer("v", ("t", kv_heads * pitch), "float32")
         out = parameters.buffer("out", ("n", heads * size), "float32")
 
         def body(block: Block) -> None:
             tile_weights = shared(block.queries, KEYS)
-            mix = Mix(block, v, size, _kv_head(block, heads, kv_heads), tile_weights)
+            mix = Mix(block, v, size, _kv_head(block, heads, kv_heads) * pitch, tile_weights)
 
             def tile(first_key: Expr) -> None:
                 key = first_key + block.thread
@@ -125,12 +125,13 @@ def attn_mix(request: KernelRequest) -> Any:
 def attention(request: KernelRequest) -> Any:
     """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, a tile of scores at a time."""
     heads, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
-    size, value_size = int(request.operands[0].dims[1]) // heads, int(request.operands[2].dims[1]) // kv_heads
+    size, pitch = int(request.operands[0].dims[1]) // heads, int(request.operands[2].dims[1]) // kv_heads
+    value_size = value_size_of(request.attrs, pitch)
 
     def emit(parameters: Parameters) -> None:
         q = parameters.buffer("q", ("n", heads * size), "float32")
         k = parameters.buffer("k", ("t", kv_heads * size), "float32")
-        v = parameters.buffer("v", ("t", kv_heads * value_size), "float32")
+        v = parameters.buffer("v", ("t", kv_heads * pitch), "float32")
         sinks = _Sinks(parameters, request.operands[3:])
         out = parameters.buffer("out", ("n", heads * value_size), "float32")
         sinks.open()
@@ -140,7 +141,7 @@ def attention(request: KernelRequest) -> Any:
             scores = Scores(block, q, k, size, kv_head, scale, cap_of(request.attrs))
             tile_weights = shared(block.queries, KEYS)
             softmax = Softmax(block, tile_weights, sinks.of(block.head))
-            mix = Mix(block, v, value_size, kv_head, tile_weights)
+            mix = Mix(block, v, value_size, kv_head * pitch, tile_weights)
 
             def where_seen(use: Callable[[int, Expr], None]) -> Callable[[int, Expr, Expr], None]:
                 def store(query: int, key: Expr, score: Expr) -> None:

@@ -200,10 +200,10 @@ class Softmax:
 
 
 class Mix:
-    """Weighted sums of v: a thread has some columns of some of the block's queries."""
+    """Weighted sums of v, of ``size`` columns from ``start`` on: a thread has some of them for some of the block's queries."""
 
-    def __init__(self, block: Block, v: Buffer, size: int, kv_head: Expr, weights: Buffer) -> None:
-        self._block, self._v, self._size, self._kv_head, self._weights = block, v, size, kv_head, weights
+    def __init__(self, block: Block, v: Buffer, size: int, start: Expr, weights: Buffer) -> None:
+        self._block, self._v, self._size, self._start, self._weights = block, v, size, start, weights
         self._across = min(KEYS, 1 << (size - 1).bit_length())
         groups = min(KEYS // self._across, block.queries)
         self._each = block.queries // groups
@@ -227,7 +227,7 @@ class Mix:
                 mine = self._first_column + column * self._across
                 with T.If(mine < self._size), T.Then():
                     value = registers(1)
-                    put(value, self._v[key, self._kv_head * self._size + mine])
+                    put(value, self._v[key, self._start + mine])
                     for number in range(self._each):
                         query = self._query(number)
                         position = block.position(0) + query

@@ -11,6 +11,7 @@ from aprgraph.codegen.kernels.cuda.emitter import Emitter, launch_over, split_in
 from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
 from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 from aprgraph.graph.block_decoders import RUN
+from aprgraph.graph.ops.lookup import heads_of
 
 
 def embed(request: KernelRequest) -> Any:
@@ -55,9 +56,21 @@ def copy_kernel(source: int, count: int, start: int, request: KernelRequest, *, 
 
 
 def columns(request: KernelRequest) -> Any:
-    """x [n, C] -> out [n, stop - start]."""
-    start, stop = request.attr_int("start"), request.attr_int("stop")
-    return copy_kernel(int(request.operands[0].dims[1]), stop - start, start, request)
+    """x [n, H·C] -> out [n, H·(stop - start)]: of each head, or of the whole row."""
+    start, stop, heads = request.attr_int("start"), request.attr_int("stop"), heads_of(request.attrs)
+    total = int(request.operands[0].dims[1])
+    if heads == 1:
+        return copy_kernel(total, stop - start, start, request)
+    size, taken = total // heads, stop - start
+
+    def emit(parameters: Parameters) -> None:
+        x = parameters.buffer("x", ("n", total), "float32")
+        out = parameters.buffer("out", ("n", heads * taken), "float32")
+        with launch_over(parameters.size("n") * (heads * taken)) as index:
+            p, head, column = split_index(index, heads, taken)
+            assign(out, x[p, head * size + start + column], [p, head * taken + column])
+
+    return build_function(request.symbol, emit)
 
 
 def last_row(request: KernelRequest) -> Any:

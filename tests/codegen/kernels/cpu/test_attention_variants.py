@@ -30,6 +30,7 @@ class Variant:
     kv_heads: int
     size: int
     value_size: int
+    pitch: int
     scores: KernelRequest
     softmax: KernelRequest
     mix: KernelRequest
@@ -40,7 +41,7 @@ class Variant:
         return (
             activations(n, self.heads * self.size),
             activations(t, self.kv_heads * self.size),
-            activations(t, self.kv_heads * self.value_size),
+            activations(t, self.kv_heads * self.pitch),
         )
 
     def forward(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, cpu: Cpu) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -54,24 +55,27 @@ class Variant:
 
 
 def variant(
-    heads: int, kv_heads: int, size: int, value_size: int, *, cap: float | None = None, sinks: str = "", window: int = 0, **mask: bool
-) -> Variant:
-    q, k, v = f32("n", heads * size), f32("t", kv_heads * size), f32("t", kv_heads * value_size)
+    heads: int, kv_heads: int, size: int, value_size: int, *, cap: float | None = None, sinks: str = "", window: int = 0,
+    pitch: int = 0, **mask: bool,
+) -> Variant:  # fmt: skip
+    q, k, v = f32("n", heads * size), f32("t", kv_heads * size), f32("t", kv_heads * (pitch or value_size))
     capped = {} if cap is None else {"cap": cap}
     attrs = {"heads": heads, "kv_heads": kv_heads, "scale": 3 * size**-0.5, "window": window, **mask}
+    taken = {"value_size": value_size} if pitch else {}
     weights = (weight(sinks, heads),) if sinks else ()
     types = [sink.type for sink in weights]
     scores = request("attn_scores", [q, k], **attrs, **capped)
     return Variant(
-        heads, kv_heads, size, value_size, scores,
+        heads, kv_heads, size, value_size, pitch or value_size, scores,
         request("attn_softmax", [scores.result, *types], window=window, **mask),
-        request("attn_mix", [scores.result, v], kv_heads=kv_heads, window=window, **mask),
-        request("attention", [q, k, v, *types], **attrs, **capped),
+        request("attn_mix", [scores.result, v], kv_heads=kv_heads, window=window, **taken, **mask),
+        request("attention", [q, k, v, *types], **attrs, **capped, **taken),
         weights,
     )  # fmt: skip
 
 
 VARIANTS = {
+    "v a part of its heads": variant(4, 2, 12, 9, pitch=14),
     "larger v": variant(4, 1, 12, 21),
     "v beyond a piece of registers": variant(2, 1, 16, 288, window=5),
     "v of one": variant(3, 3, 5, 1),

@@ -19,7 +19,8 @@ from aprgraph.graph.metadata import Metadata
 class TensorInfo:
     """One tensor of a model file. ``dims`` are elements, outermost first; ``offset`` counts from the start of its file.
 
-    ``part`` is the number of that file, from 0, where a model is in several.
+    ``part`` is the number of that file, from 0, where a model is in several. ``stored`` is the dtype in the file where it was
+    rounded to one that ``format`` does not tell of, for it is decoded before anything reads it: FP8.
     """
 
     name: str
@@ -28,6 +29,7 @@ class TensorInfo:
     offset: int
     nbytes: int
     part: int = 0
+    stored: str = ""
 
     @property
     def row_bytes(self) -> int:

@@ -7,18 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from aprgraph.graph.words import counted, shape_text
-from aprgraph.runtime.weights.fit import Fit, measure, sample_of
-from aprgraph.runtime.weights.row_orders import (
-    experts_in_another_order,
-    gate_and_up_orders,
-    head_orders,
-    rows_in_another_order,
-)
-from aprgraph.runtime.weights.rows import StackedRows, TransposedRows
-from aprgraph.runtime.weights.tensor_pair import TensorPair, layer_and_slot, rows_of
-
-#: Rows by which another tensor is told to be unlike, and how unlike.
-_ROWS_AT_FIRST, _UNLIKE = 4, 0.5
+from aprgraph.runtime.weights.any_orders import columns_in_another_order, experts_in_another_order, rows_in_another_order
+from aprgraph.runtime.weights.block_scales import scaled_in_blocks
+from aprgraph.runtime.weights.fit import Fit
+from aprgraph.runtime.weights.row_orders import gate_and_up_orders, head_orders
+from aprgraph.runtime.weights.rows import ByteSwappedRows, StackedRows, TransposedRows
+from aprgraph.runtime.weights.tensor_names import layer_and_slot
+from aprgraph.runtime.weights.tensor_pair import TensorPair
 
 
 def same_rows(pair: TensorPair) -> Fit:
@@ -28,17 +23,23 @@ def same_rows(pair: TensorPair) -> Fit:
 
 def candidates(pair: TensorPair) -> Iterator[tuple[Fit, bool]]:
     """Explanations, and whether each may come with a factor. All are of B's rows that are not simply A's."""
-    if pair.a.has_dims(pair.b.dims):
+    has_dims = pair.a.has_dims(pair.b.dims)
+    if has_dims:
         if pair.is_vector:
             yield from ((one, False) for one in _norm_offsets(pair))
         yield same_rows(pair), True
         yield from ((one, True) for one in head_orders(pair))
-        yield from ((one, True) for one in gate_and_up_orders(pair))
+        if not pair.is_part:
+            yield from ((one, True) for one in gate_and_up_orders(pair))
         yield from ((one, True) for one in experts_in_another_order(pair))
-    yield from ((one, True) for one in _transposed(pair))
+        yield from ((one, False) for one in _byte_orders(pair))
+    if not pair.is_part:
+        yield from ((one, True) for one in _transposed(pair))
     yield from ((one, False) for one in _other_tensors(pair))
-    if pair.a.has_dims(pair.b.dims):
+    if has_dims:
         yield from ((one, True) for one in rows_in_another_order(pair))
+        yield from ((one, True) for one in columns_in_another_order(pair))
+        yield from ((one, False) for one in scaled_in_blocks(pair))
 
 
 def _norm_offsets(pair: TensorPair) -> Iterator[Fit]:
@@ -46,6 +47,19 @@ def _norm_offsets(pair: TensorPair) -> Iterator[Fit]:
     if pair.slot.endswith("norm.weight"):
         yield Fit("norm-plus-one", "A holds 1 + w where B holds w", pair.rows_b, offset=1.0)
         yield Fit("norm-plus-one", "B holds 1 + w where A holds w", pair.rows_b, offset=-1.0)
+
+
+def _byte_orders(pair: TensorPair) -> Iterator[Fit]:
+    """Numbers of two or four bytes with the last byte first."""
+    a, b = pair.rows_a.rows, pair.rows_b.rows
+    if not isinstance(a, StackedRows) or not isinstance(b, StackedRows):
+        return
+    text = "the bytes of each number are in the other order {}, as machines of the other endianness have them"
+    if pair.a.format == pair.b.format:
+        yield Fit("byte-order", text.format("in one of the two"), ByteSwappedRows(pair.file_b, b.tensors))
+    else:
+        yield Fit("byte-order", text.format("in B"), ByteSwappedRows(pair.file_b, b.tensors))
+        yield Fit("byte-order", text.format("in A"), b, target=ByteSwappedRows(pair.file_a, a.tensors))
 
 
 def _transposed(pair: TensorPair) -> Iterator[Fit]:
@@ -65,14 +79,10 @@ def _other_tensors(pair: TensorPair) -> Iterator[Fit]:
         other, other_slot = layer_and_slot(name)
         return other_slot != slot, 0 if other is None or layer is None else abs(other - layer)
 
-    infos = [info for info in pair.file_b.tensors.values() if info.name != pair.b.name and info.has_dims(pair.a.dims)]
-    few = sample_of(pair.rows_a)[:: max(1, len(sample_of(pair.rows_a)) // _ROWS_AT_FIRST)] if not pair.is_vector else None
+    infos = [info for info in pair.files.alike(pair.rows_a, pair.a) if info.name != pair.b.name]
     for info in sorted(infos, key=lambda info: distance(info.name)):
-        rows = rows_of(pair.file_b, info)
         other, other_slot = layer_and_slot(info.name)
         summary = ""
         if other_slot == slot and other is not None and layer is not None:
             summary = f"the weights of {counted(abs(other - layer), 'layer')} {'later' if other > layer else 'earlier'} in B"
-        fit = Fit("other-tensor", f"the weights of B's {info.name}", rows, slot_text=summary)
-        if abs(measure(pair.rows_a, fit, few).cosine) >= _UNLIKE:
-            yield fit
+        yield Fit("other-tensor", f"the weights of B's {info.name}", pair.files.rows_of_b(info), slot_text=summary)

@@ -8,17 +8,22 @@ import numpy as np
 
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.weights.candidates import candidates, same_rows
-from aprgraph.runtime.weights.damage import damage_in_words, not_finite_in_words
+from aprgraph.runtime.weights.cut_off import is_cut_off
+from aprgraph.runtime.weights.damage import damage_in_words, is_damage, not_finite_in_words
 from aprgraph.runtime.weights.finding import Status, TensorFinding
-from aprgraph.runtime.weights.fit import Fit, fits, measure
+from aprgraph.runtime.weights.fit import Fit, Sampled, fits, measure
 from aprgraph.runtime.weights.low_rank import find_rank
 from aprgraph.runtime.weights.measures import Measures
+from aprgraph.runtime.weights.rows import Index
 from aprgraph.runtime.weights.tensor_pair import TensorPair
 
 #: Called with the number of bytes of both files that were read since the last call.
 Progress = Callable[[int], None]
-#: Of so large a share of blocks, or of rows, one says that they are damaged.
+#: Of so large a share of blocks one says that they were changed in places.
 _DAMAGED = 0.1
+#: The least cosine of a matrix and the same with an adapter, and of two of which it is said how far they are apart.
+_ALIKE, _MUCH_ALIKE = 0.3, 0.9
+_MOST_TIMES = 100
 #: Where rounding may cost this share of a tensor's energy, it says little that a difference is within that.
 _TELLS_NOTHING = 0.5
 _BYTES_AT_ONCE = 1 << 20
@@ -34,7 +39,8 @@ def compare_tensor(pair: TensorPair, progress: Progress | None = None) -> Tensor
         left -= count
         report(count)
 
-    if pair.order is None and pair.a.format == pair.b.format and pair.a.has_dims(pair.b.dims) and _same_bytes(pair, read):
+    alike = pair.a.format == pair.b.format and pair.a.has_dims(pair.b.dims)
+    if alike and pair.is_as_stored and _same_bytes(pair, read):
         return _found(pair, Status.IDENTICAL)
     report(left)
     direct = measure(pair.rows_a, same_rows(pair)) if pair.a.has_dims(pair.b.dims) else None
@@ -45,9 +51,10 @@ def compare_tensor(pair: TensorPair, progress: Progress | None = None) -> Tensor
         if damaged is not None:
             return damaged
         if direct.is_rounding:
-            tells = direct.expected < _TELLS_NOTHING * max(direct.a_squares, direct.b_squares)
-            return _found(pair, Status.ROUNDED if tells else Status.UNTOLD, measures=direct)
-    return _explained(pair) or _unexplained(pair, direct)
+            if direct.expected >= _TELLS_NOTHING * max(direct.a_squares, direct.b_squares):
+                return _found(pair, Status.UNTOLD, measures=direct)
+            return _found(pair, Status.ROUNDED, measures=direct, text=is_cut_off(pair))
+    return _explained(pair, direct) or _unexplained(pair, direct)
 
 
 def _same_bytes(pair: TensorPair, report: Progress) -> bool:
@@ -66,16 +73,18 @@ def _changed_in_places(pair: TensorPair, direct: Measures) -> TensorFinding | No
     """The finding where blocks of one format differ in some places and nowhere else: no other quantiser does that."""
     if pair.a.format != pair.b.format or pair.a.format.is_plain or direct.unequal_units > _DAMAGED * direct.units:
         return None
-    if any(fits(pair.rows_a, fit) for fit, _ in candidates(pair) if fit.kind != "same"):
+    sampled = Sampled(pair.rows_a, tuple(direct.bad_rows))
+    if any(fits(sampled, fit) for fit, _ in candidates(pair) if fit.kind != "same"):
         return None
     return _damaged(pair, measure(pair.rows_a, same_rows(pair), exact=True))
 
 
-def _explained(pair: TensorPair) -> TensorFinding | None:
+def _explained(pair: TensorPair, direct: Measures | None) -> TensorFinding | None:
     """The first explanation that holds; of a vector, which has few elements, also what holds beside it."""
     held: list[tuple[Fit, Measures]] = []
+    sampled = Sampled(pair.rows_a, () if direct is None else tuple(direct.bad_rows))
     for fit, may_have_factor in candidates(pair):
-        found = fits(pair.rows_a, fit, with_factor=may_have_factor)
+        found = fits(sampled, fit, with_factor=may_have_factor)
         if found is not None and not (held and found[0].factor != 1 and found[0].kind != "same"):
             held.append(found)
             if not pair.is_vector:
@@ -85,30 +94,52 @@ def _explained(pair: TensorPair) -> TensorFinding | None:
     fit, measures = held[0]
     kind, text, summary = _in_words(fit)
     also = tuple(_in_words(other)[1] for other, _ in held[1:] if other.kind in ("same", "norm-plus-one"))
-    return _found(pair, Status.TRANSFORMED, kind=kind, text=text, summary=summary, measures=measures, also=also)
+    return _found(pair, Status.TRANSFORMED, kind=kind, text=text, summary=summary, measures=measures, also=also, order=fit.moved)
 
 
 def _in_words(fit: Fit) -> tuple[str, str, str]:
     factor = f"A is {fit.factor:.6g} times B"
     if fit.kind == "same":
         return "factor", factor, factor
+    text, summary = fit.in_words()
     if fit.factor != 1:
-        return fit.kind, f"{fit.text}, and {factor}", f"{fit.summary}, and {factor}"
-    return fit.kind, fit.text, fit.summary
+        return fit.kind, f"{text}, and {factor}", f"{summary}, and {factor}"
+    return fit.kind, text, summary
 
 
 def _unexplained(pair: TensorPair, direct: Measures | None) -> TensorFinding:
     if direct is None:
         return _of_other_dims(pair)
-    few = direct.bad_units <= _DAMAGED * direct.units or len(direct.bad_rows) <= _DAMAGED * pair.rows_a.count
-    if direct.bad_units and few and direct.is_rounding_on_the_whole:
+    if is_damage(pair, direct):
         return _damaged(pair, direct)
-    ranked = None if pair.is_vector or any(direct.not_finite) else find_rank(pair.rows_a, pair.rows_b)
+    # An adapter adds to what is there: of two matrices that have nothing in common one need not look for it.
+    may_be_ranked = not pair.is_vector and not any(direct.not_finite) and abs(direct.cosine) >= _ALIKE
+    ranked = find_rank(pair.rows_a, pair.rows_b) if may_be_ranked else None
     if ranked is not None:
         text = f"the difference has rank {ranked[0]}, as an adapter (LoRA) that was merged"
         return _found(pair, Status.TRANSFORMED, kind="low-rank", text=text, summary=text, measures=ranked[1])
     text = "different, by no transform that is known here"
-    return _found(pair, Status.DIFFERENT, text=text + not_finite_in_words(direct), summary=text, measures=direct)
+    return _found(
+        pair, Status.DIFFERENT, text=text + _how_far(direct) + _constant(pair) + not_finite_in_words(direct), summary=text, measures=direct
+    )
+
+
+def _how_far(direct: Measures) -> str:
+    """Where two tensors are much alike and block formats round: how many times what that costs they are apart."""
+    if not direct.in_blocks or direct.cosine < _MUCH_ALIKE or not direct.expected:
+        return ""
+    times = direct.error / direct.expected
+    return f" ({times:.2g} times as far apart as rounding once is expected to take them)" if times < _MOST_TIMES else ""
+
+
+def _constant(pair: TensorPair) -> str:
+    """Of a vector, whether one side is one number: a norm that was multiplied into what follows is 1."""
+    if pair.is_vector:
+        for side, rows in (("A", pair.rows_a), ("B", pair.rows_b)):
+            values = rows.fetch(np.arange(min(rows.count, _BYTES_AT_ONCE))).values
+            if values.size and (values == values.flat[0]).all():
+                return f"; {side} is {values.flat[0]:.6g} everywhere"
+    return ""
 
 
 def _of_other_dims(pair: TensorPair) -> TensorFinding:
@@ -140,6 +171,7 @@ def _found(
     summary: str = "",
     measures: Measures | None = None,
     also: tuple[str, ...] = (),
+    order: Index | None = None,
 ) -> TensorFinding:
-    formats, dims = (pair.a.format.name, pair.b.format.name), (pair.a.dims, pair.b.dims)
-    return TensorFinding(pair.name, status, formats, dims, kind, text, summary or text, measures, also)
+    formats, dims = (pair.a.stored or pair.a.format.name, pair.b.stored or pair.b.format.name), (pair.a.dims, pair.b.dims)
+    return TensorFinding(pair.name, status, formats, dims, kind, text, summary or text, measures, also, order)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from aprgraph.runtime.weights.measures import Measures
-from aprgraph.runtime.weights.tensor_pair import layer_and_slot
+from aprgraph.runtime.weights.rows import Index
+from aprgraph.runtime.weights.tensor_names import layer_and_slot
 
 
 class Status(str, Enum):
@@ -16,6 +17,7 @@ class Status(str, Enum):
 
     IDENTICAL = "identical"  # every element is equal
     ROUNDED = "rounded"  # equal up to what the block formats round
+    REORDERED = "reordered"  # in another order together with all that goes with it, so that the model computes the same
     UNTOLD = "untold"  # within what the formats round, which is as much as there is
     TRANSFORMED = "transformed"  # equal once rows, factors or names are put right
     DAMAGED = "damaged"  # equal but for some blocks or rows
@@ -25,7 +27,7 @@ class Status(str, Enum):
 
 
 #: The tensors of one model.
-SAME = (Status.IDENTICAL, Status.ROUNDED)
+SAME = (Status.IDENTICAL, Status.ROUNDED, Status.REORDERED)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class TensorFinding:
     measures: Measures | None = None
     #: Explanations that hold as well.
     also: tuple[str, ...] = ()
+    #: By A's rows, columns or experts where they are in B, if that is the explanation.
+    order: Index | None = field(default=None, compare=False, repr=False)
 
     @property
     def layer(self) -> int | None:

@@ -17,6 +17,8 @@ from aprgraph.runtime.weights.rows import Index, Rows, pieces
 
 #: The largest rank that is looked for, and products beyond it, by which a rank is known to be no larger.
 MOST_RANK, _BEYOND = 128, 16
+#: Rows by which it is told whether the rank may be low.
+_ROWS = 192
 #: A rank of more than this share of the smaller dimension is not low.
 _SHARE = 4
 
@@ -59,7 +61,7 @@ def _may_be_low(a: Rows, b: Rows, most: int) -> bool:
 
 def _sample(a: Rows) -> Index:
     """Rows enough to tell ranks apart."""
-    return np.unique(np.linspace(0, a.count - 1, min(a.count, 4 * MOST_RANK)).astype(np.int64))
+    return np.unique(np.linspace(0, a.count - 1, min(a.count, _ROWS)).astype(np.int64))
 
 
 def _row_space(a: Rows, b: Rows, size: int) -> npt.NDArray[np.float32] | None:

@@ -52,7 +52,11 @@ class Measures:
     unequal_units: int = 0
     #: Elements of A and of B that are NaN or infinite.
     not_finite: tuple[int, int] = (0, 0)
+    #: Bad units in which all of A, and all of B, is 0.
+    bad_zeros: tuple[int, int] = (0, 0)
     bad_rows: dict[int, int] = field(default_factory=dict)
+    #: Where in a row bad units are, by their number.
+    bad_blocks: set[int] = field(default_factory=set)
     bad_spans: list[tuple[int, int, int]] = field(default_factory=list)
 
     @property
@@ -145,6 +149,8 @@ class Measures:
             bad &= _is_bad(delta, a, b, spread, np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * np.float32(0.5), unit)
         if bad.any():
             self._note_bad(rows, bad, unit)
+            zeros = [int(np.count_nonzero(bad & (energy == 0))) for energy in (energy_a, energy_b)]
+            self.bad_zeros = (self.bad_zeros[0] + zeros[0], self.bad_zeros[1] + zeros[1])
         self.elements += delta.size
         self.units += bad.size
         finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(sums).all(axis=0))
@@ -163,6 +169,7 @@ class Measures:
     def _note_bad(self, rows: npt.NDArray[np.int64], bad: npt.NDArray[np.bool_], unit: int) -> None:
         counts = bad.sum(axis=1)
         self.bad_units += int(counts.sum())
+        self.bad_blocks.update(np.flatnonzero(bad.any(axis=0)).tolist())
         for row in np.flatnonzero(counts).tolist():
             self.bad_rows[int(rows[row])] = int(counts[row])
         for row, at in np.argwhere(bad)[: max(0, _SPANS - len(self.bad_spans))].tolist():

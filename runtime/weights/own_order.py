@@ -10,9 +10,9 @@ from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.families import Family, open_family
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.words import joined
-from aprgraph.runtime.weights.row_orders import to_halves, to_neighbours
+from aprgraph.runtime.weights.head_halves import to_halves, to_neighbours
 from aprgraph.runtime.weights.rows import Index
-from aprgraph.runtime.weights.tensor_pair import layer_and_slot
+from aprgraph.runtime.weights.tensor_names import layer_and_slot
 
 _WORDS = {"interleaved": "neighbours", "halves": "halves"}
 

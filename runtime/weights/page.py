@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aprgraph.graph.words import bytes_text, shape_text, small_number
 from aprgraph.runtime.output_file import check_file_place, write_text_atomically
-from aprgraph.runtime.weights.finding import Status, TensorFinding
+from aprgraph.runtime.weights.finding import SAME, Status, TensorFinding
 from aprgraph.runtime.weights.report import WeightsReport
 
 #: In the head of each page.
@@ -49,7 +49,7 @@ def _row(one: TensorFinding) -> dict[str, str]:
     measures = one.measures
     return {
         "status": one.status.value,
-        "level": "right" if one.status in (Status.IDENTICAL, Status.ROUNDED) else "unsure" if one.status is Status.UNTOLD else "wrong",
+        "level": "right" if one.status in SAME else "unsure" if one.status is Status.UNTOLD else "wrong",
         "name": one.name,
         "formats": " / ".join(name or "none" for name in dict.fromkeys(one.formats)),
         "dims": " / ".join("none" if dims is None else shape_text(dims) for dims in dict.fromkeys(one.dims)),

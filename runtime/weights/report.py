@@ -79,9 +79,9 @@ class WeightsReport:
 
     @property
     def groups(self) -> list[Group]:
-        """The tensors that are not the same, together where one sentence holds."""
+        """The tensors that are not the same, or in another order, together where one sentence holds."""
         found: dict[tuple[Status, str, str], list[TensorFinding]] = {}
-        for one in self.unlike:
+        for one in [*self.unlike, *self.of(Status.REORDERED)]:
             found.setdefault((one.status, one.kind, one.summary), []).append(one)
         return [Group(tuple(group)) for group in found.values()]
 
@@ -114,9 +114,10 @@ class WeightsReport:
 
     @property
     def _difference(self) -> str:
-        groups = [group.sentence for group in self.groups[:_GROUPS_NAMED]]
-        if len(self.groups) > _GROUPS_NAMED:
-            groups.append(f"and {len(self.groups) - _GROUPS_NAMED} more such findings")
+        unlike = [group for group in self.groups if group.first.status is not Status.REORDERED]
+        groups = [group.sentence for group in unlike[:_GROUPS_NAMED]]
+        if len(unlike) > _GROUPS_NAMED:
+            groups.append(f"and {len(unlike) - _GROUPS_NAMED} more such findings")
         keys = self.bearing_keys
         if keys:
             groups.append(f"other {listed((f'{one.key} ({one.a} in A, {one.b} in B)' for one in keys), _KEYS_NAMED)}")
@@ -128,14 +129,12 @@ class WeightsReport:
         """``272 tensors are identical``, ``… the same up to the rounding of Q4_0``."""
         rounded = self.of(Status.ROUNDED)
         formats = joined(sorted({name for one in rounded for name in one.formats if name is not None and name != "F32"}))
-        identical = len(self.of(Status.IDENTICAL))
-        is_one = count == 1
-        if not rounded:
-            return f"{counted(count, 'tensor')} {'is' if is_one else 'are'} identical"
-        rounding = f"the same up to the rounding of {formats or 'F32'}"
-        if not identical:
-            return f"{counted(count, 'tensor')} {'is' if is_one else 'are'} {rounding}"
-        return f"{counted(count, 'tensor')}: {identical:,} identical, {len(rounded):,} {rounding}"
+        parts = [(len(self.of(Status.IDENTICAL)), "identical"), (len(rounded), f"the same up to the rounding of {formats or 'F32'}")]
+        parts += [(len(self.of(Status.REORDERED)), "in another order, which computes the same")]
+        parts = [(number, what) for number, what in parts if number]
+        if len(parts) == 1:
+            return f"{counted(count, 'tensor')} {'is' if count == 1 else 'are'} {parts[0][1]}"
+        return f"{counted(count, 'tensor')}: {', '.join(f'{number:,} {what}' for number, what in parts)}"
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object (docs/weights.schema.json)."""

@@ -27,6 +27,10 @@ Values = npt.NDArray[np.float32]
 _HALF_ULP_F16, _LEAST_F16 = 2.0**-11, 2.0**-25
 #: By dtype: half a unit in the last place, relative, and of subnormals.
 _PLAIN = {"float32": (2.0**-24, 2.0**-150), "float16": (_HALF_ULP_F16, _LEAST_F16), "bfloat16": (2.0**-8, 2.0**-134)}
+#: Of FP8 the same, the second as a share of the largest value of a row: scales make that the largest of the format, or more.
+_FP8 = {"F8_E4M3": (2.0**-4, 2.0**-10 / 448), "F8_E5M2": (2.0**-3, 2.0**-17 / 57344)}
+#: Elements of FP8 that are judged together.
+_UNIT_OF_FP8 = 32
 #: A code of R bits an element cannot keep the mean square error of normal values below 2^(-2R) of their mean square (Shannon's
 #: rate-distortion bound). Codebooks of ggml come within 4 times of that with normal values (IQ2_XXS 2, IQ3_S and IQ3_XXS 3), and
 #: within 8 times with heavier tails.
@@ -50,13 +54,29 @@ def decode_rows(fmt: BlockFormat, raw: npt.NDArray[np.uint8], columns: int) -> D
     shape = (len(raw), columns)
     if fmt.is_plain:
         dtype = ml_dtypes.bfloat16 if fmt.fields[0].dtype == "bfloat16" else np.dtype(fmt.fields[0].dtype)
-        values = np.ascontiguousarray(raw).view(dtype).astype(np.float32)
         relative, least = _PLAIN[fmt.fields[0].dtype]
-        return Decoded(values, np.abs(values) * np.float32(relative) + np.float32(least))
+        with np.errstate(invalid="ignore"):  # NaN that signals
+            values = np.ascontiguousarray(raw).view(dtype).astype(np.float32)
+            return Decoded(values, np.abs(values) * np.float32(relative) + np.float32(least))
     if fmt.decode is None:
         values = decode_by_gguf(fmt, raw, shape)
         return Decoded(values, _codebook_radius(fmt, values), np.ones(shape, np.bool_))
     return _decode_blocks(fmt, np.ascontiguousarray(raw).reshape(-1, fmt.block_bytes), shape)
+
+
+def unit_of(fmt: BlockFormat, stored: str) -> int:
+    """How many elements of a row are rounded together; ``stored`` is what they were decoded from before (``TensorInfo``)."""
+    return _UNIT_OF_FP8 if stored in _FP8 else fmt.elements
+
+
+def as_stored(decoded: Decoded, stored: str) -> Decoded:
+    """With the rounding of the dtype ``stored``, from which the values were decoded."""
+    if stored not in _FP8:
+        return decoded
+    relative, least = _FP8[stored]
+    sizes = np.abs(decoded.values)
+    radius = sizes * np.float32(relative) + sizes.max(axis=1, keepdims=True, initial=0) * np.float32(least)
+    return Decoded(decoded.values, radius, decoded.outer)
 
 
 def _codebook_radius(fmt: BlockFormat, values: Values) -> Values:

@@ -1,27 +1,20 @@
-"""Orders of rows that conversions make, and mistake: heads for RoPE, gate and up, and rows of any matrix."""
+"""Orders of rows that conversions make, and mistake: heads for RoPE, gate and up."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from aprgraph.graph.words import counted
 from aprgraph.runtime.weights.fit import Fit
+from aprgraph.runtime.weights.head_halves import to_halves, to_neighbours
 from aprgraph.runtime.weights.model_numbers import head_counts, turned_sizes
-from aprgraph.runtime.weights.rows import Index, Rows, pieces
-from aprgraph.runtime.weights.tensor_pair import TensorPair, rows_of
+from aprgraph.runtime.weights.rows import Index, Rows, rows_of
+from aprgraph.runtime.weights.tensor_pair import TensorPair
 
 _ROTATED = ("attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias", "attn_q_norm.weight", "attn_k_norm.weight")
 _FUSED = ("attn_qkv.weight", "attn_qkv.bias")
-#: Matrices of more rows are not looked for row by row.
-_MOST_ROWS = 1 << 15
-#: Random directions by which rows are told apart, and how alike (as a cosine in them) two must be.
-_DIRECTIONS, _ALIKE = 64, 0.85
-#: Rows by which it is decided whether to read all of A.
-_ROWS_AT_FIRST = 64
-_NAMED = 4
 
 
 def head_orders(pair: TensorPair) -> Iterator[Fit]:
@@ -62,16 +55,6 @@ def _rotated_heads(slot: str, count: int, heads: list[int]) -> Iterator[tuple[in
         yield from ((count + keys, count + 2 * keys) for keys in dict.fromkeys(heads) if keys <= count)
     else:
         yield count, count
-
-
-def to_halves(size: int) -> npt.NDArray[np.int64]:
-    """By the row of a head whose pairs are neighbours, the row in halves."""
-    return np.arange(size).reshape(2, size // 2).T.reshape(-1)
-
-
-def to_neighbours(size: int) -> npt.NDArray[np.int64]:
-    """By the row of a head whose pairs are halves, the row where they are neighbours."""
-    return np.arange(size).reshape(size // 2, 2).T.reshape(-1)
 
 
 def _permuted(kind: str, text: str, pair: TensorPair, order: Index, slot_text: str = "") -> Fit:
@@ -131,70 +114,3 @@ def _interleaved(pair: TensorPair, both: Rows, rows: int, *, is_gate: bool) -> I
     text = "gate and up are mixed: {} took the halves of a matrix from which {} took every other row"
     yield Fit("gate-and-up-interleaved", text.format("A", "B"), both, halves_of_interleaved)
     yield Fit("gate-and-up-interleaved", text.format("B", "A"), both, every_other_of_halves)
-
-
-def experts_in_another_order(pair: TensorPair) -> Iterator[Fit]:
-    """Whole experts exchanged: found by a few rows of each."""
-    if len(pair.a.dims) != 3 or pair.a.dims[0] < 2:
-        return
-    experts, rows = pair.a.dims[0], pair.a.dims[1]
-    some = np.unique(np.linspace(0, rows - 1, min(rows, 4)).astype(np.int64))
-    numbers = (np.arange(experts)[:, None] * rows + some).reshape(-1)
-    features = [side.fetch(numbers).values.reshape(experts, -1) for side in (pair.rows_a, pair.rows_b)]
-    order = _matched(*features)
-    if order is not None:
-        text = "the experts are in another order" + _moves(order, "expert")
-        yield Fit("expert-order", text, pair.rows_b, lambda numbers: order[numbers // rows] * rows + numbers % rows)
-
-
-def rows_in_another_order(pair: TensorPair) -> Iterator[Fit]:
-    """Any order of the rows: each row of A is looked for among those of B by its product with random directions."""
-    if pair.rows_a.count > _MOST_ROWS or pair.rows_b.count != pair.rows_a.count or pair.is_vector or pair.rows_a.count < 2:
-        return
-    columns = pair.rows_a.columns
-    directions = np.random.default_rng(0).standard_normal((columns, _DIRECTIONS)).astype(np.float32)
-
-    def features(rows: Rows, count: int) -> npt.NDArray[np.float32]:
-        with np.errstate(over="ignore", invalid="ignore"):  # then none is alike
-            return np.concatenate([rows.fetch(piece).values @ directions for piece in pieces(count, columns)])
-
-    theirs = features(pair.rows_b, pair.rows_b.count)
-    if pair.rows_a.count > _ROWS_AT_FIRST and not _mostly_there(features(pair.rows_a, _ROWS_AT_FIRST), theirs):
-        return
-    order = _matched(features(pair.rows_a, pair.rows_a.count), theirs)
-    if order is not None:
-        yield _permuted("row-order", "the rows are in another order" + _moves(order, "row"), pair, order, "the rows are in another order")
-
-
-def _mostly_there(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
-    """Whether most of ``a`` are like one of ``b``."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        a, b = (side / np.maximum(np.sqrt(np.square(side).sum(axis=1, keepdims=True)), 1e-30) for side in (a, b))
-        return bool(np.mean((a @ b.T).max(axis=1) > _ALIKE) >= _ALIKE)
-
-
-def _matched(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> Index | None:
-    """By each of ``a`` which of ``b`` is like it; None if one has none, two have the same, or all are where they were."""
-    with np.errstate(over="ignore"):
-        sizes = [np.sqrt(np.square(side).sum(axis=1, keepdims=True)) for side in (a, b)]
-    if not all(np.isfinite(size).all() for size in sizes):
-        return None
-    a, b = (side / np.maximum(size, 1e-30) for side, size in zip((a, b), sizes, strict=True))
-    order = np.empty(len(a), np.int64)
-    for start in range(0, len(a), 1024):
-        alike = a[start : start + 1024] @ b.T
-        best = alike.argmax(axis=1)
-        same = np.arange(start, start + len(best))
-        stay = alike[np.arange(len(best)), same] >= alike[np.arange(len(best)), best] - 1e-6
-        order[start : start + len(best)] = np.where(stay, same, best)
-    if len(np.unique(order)) < len(order) or (order == np.arange(len(order))).all():
-        return None
-    return order
-
-
-def _moves(order: Index, noun: str) -> str:
-    """``: A's rows 3 and 7 are B's 7 and 3``."""
-    moved = np.flatnonzero(order != np.arange(len(order)))
-    shown = ", ".join(f"{row} is B's {order[row]}" for row in moved[:_NAMED].tolist())
-    more = f" and so on, {counted(len(moved), noun)} in all" if len(moved) > _NAMED else ""
-    return f": A's {noun} {shown}{more}"

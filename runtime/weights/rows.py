@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.sources import Source, TensorInfo
-from aprgraph.runtime.weights.rounding import Decoded, decode_rows
+from aprgraph.runtime.weights.rounding import Decoded, as_stored, decode_rows, unit_of
 
 Index = npt.NDArray[np.int64]
 
 #: Elements that are decoded in one go: they and what is made of them take some 10 MB.
 AT_ONCE = 1 << 19
+
+
+#: Samples that are remembered.
+_KEPT = 3
 
 
 class Rows(Protocol):
@@ -35,14 +41,10 @@ class StackedRows:
     def __init__(self, file: Source, tensors: Sequence[TensorInfo]) -> None:
         self._file, self.tensors = file, tuple(tensors)
         self.columns = tensors[0].dims[-1]
-        self.unit = max(info.format.elements for info in tensors)
+        self.unit = max(unit_of(info.format, info.stored) for info in tensors)
         counts = [math.prod(info.dims[:-1]) for info in tensors]
         self._ends = np.cumsum(counts)
         self.count = int(self._ends[-1])
-
-    def raw(self, start: int, into: npt.NDArray[np.uint8]) -> None:
-        """Fill ``into`` u8 [rows, bytes of a row] with the first tensor's rows from ``start`` on, undecoded."""
-        self._file.read(self.tensors[0], start * self.tensors[0].row_bytes, into)
 
     def fetch(self, rows: Index) -> Decoded:
         if len(self.tensors) == 1:
@@ -65,18 +67,66 @@ class StackedRows:
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
             if stop > start:
                 self._file.read(info, int(rows[start]) * info.row_bytes, raw[start:stop])
-        return decode_rows(info.format, raw, self.columns)
+        return self._decode(info, raw)
+
+    def _decode(self, info: TensorInfo, raw: npt.NDArray[np.uint8]) -> Decoded:
+        return as_stored(decode_rows(info.format, raw, self.columns), info.stored)
+
+
+class RememberedRows:
+    """Other rows, of which those that were asked for last are not decoded again: explanations are tried on the same few."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.count, self.columns, self.unit = rows.count, rows.columns, rows.unit
+        self._kept: OrderedDict[bytes, Decoded] = OrderedDict()
+
+    def fetch(self, rows: Index) -> Decoded:
+        if len(rows) * self.columns > AT_ONCE or len(rows) == self.count:
+            return self.rows.fetch(rows)
+        key = rows.tobytes()
+        if key not in self._kept:
+            self._kept[key] = self.rows.fetch(rows)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
 
 
 class ReorderedRows:
-    """Other rows in another order: row i is the row ``order[i]`` of ``rows``."""
+    """Other rows in another order, or some of them: row i is the row ``order[i]`` of ``rows``."""
+
+    def __init__(self, rows: Rows, order: Index) -> None:
+        self._rows, self._order = rows, order
+        self.count, self.columns, self.unit = len(order), rows.columns, rows.unit
+
+    def fetch(self, rows: Index) -> Decoded:
+        return self._rows.fetch(self._order[rows])
+
+
+class ReorderedColumns:
+    """Rows with their columns in another order: column i is the column ``order[i]`` of ``rows``."""
 
     def __init__(self, rows: Rows, order: Index) -> None:
         self._rows, self._order = rows, order
         self.count, self.columns, self.unit = rows.count, rows.columns, rows.unit
 
     def fetch(self, rows: Index) -> Decoded:
-        return self._rows.fetch(self._order[rows])
+        found, order = self._rows.fetch(rows), self._order
+        return Decoded(found.values[:, order], found.radius[:, order], None if found.outer is None else found.outer[:, order])
+
+
+class ByteSwappedRows(StackedRows):
+    """The rows of tensors whose numbers of two and more bytes have their bytes in the other order."""
+
+    def _decode(self, info: TensorInfo, raw: npt.NDArray[np.uint8]) -> Decoded:
+        blocks = np.ascontiguousarray(raw).reshape(-1, info.format.block_bytes).copy()
+        for part in info.format.fields:
+            if part.itemsize > 1:
+                at = slice(info.format.offset(part.name), info.format.offset(part.name) + part.count * part.itemsize)
+                blocks[:, at] = blocks[:, at].reshape(len(blocks), -1, part.itemsize)[..., ::-1].reshape(len(blocks), -1)
+        with np.errstate(invalid="ignore", over="ignore"):  # where it is no other byte order, anything comes out
+            return super()._decode(info, blocks.reshape(raw.shape))
 
 
 class TransposedRows:
@@ -115,6 +165,14 @@ def _runs(numbers: Index) -> Iterator[tuple[int, int]]:
     """The runs of ascending numbers: first and end."""
     for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
         yield int(run[0]), int(run[-1]) + 1
+
+
+def rows_of(file: Source, *tensors: TensorInfo) -> StackedRows:
+    """The rows of tensors of the same dims; elements of a vector are rows of one element, so that they can be in another order."""
+    first = tensors[0]
+    if math.prod(first.dims[:-1]) == 1 and all(info.format.is_plain for info in tensors):
+        return StackedRows(file, [replace(info, dims=(info.dims[-1], 1)) for info in tensors])
+    return StackedRows(file, tensors)
 
 
 def pieces(count: int, columns: int) -> Iterator[Index]:

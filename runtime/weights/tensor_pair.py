@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 from aprgraph.graph.sources import Source, TensorInfo
-from aprgraph.runtime.weights.rows import Index, ReorderedRows, Rows, StackedRows
-
-_LAYER = re.compile(r"blk\.(\d+)\.(.+)", re.DOTALL)
-
-
-def layer_and_slot(name: str) -> tuple[int | None, str]:
-    """``blk.3.attn_q.weight``: 3 and ``attn_q.weight``; None and the name itself where it is of no layer."""
-    matched = _LAYER.fullmatch(name)
-    return (None, name) if matched is None else (int(matched[1]), matched[2])
+from aprgraph.runtime.weights.rows import RememberedRows, StackedRows, rows_of
+from aprgraph.runtime.weights.tensor_names import layer_and_slot
+from aprgraph.runtime.weights.two_files import TwoFiles
 
 
 @dataclass(frozen=True, eq=False)
 class TensorPair:
-    """The tensors ``a`` of ``file_a`` and ``b`` of ``file_b``.
+    """The tensors ``a`` and ``b`` of two files. ``rows_a`` are A's rows, or elements of a vector, ``rows_b`` B's in A's order.
 
-    ``order`` is that of B's rows in A's terms, where the kinds of file have other orders.
+    ``is_part``: one of the two is some rows of a tensor that holds others as well, and has the name and dims of the other.
     """
 
-    file_a: Source
-    file_b: Source
+    files: TwoFiles
     a: TensorInfo
     b: TensorInfo
-    order: Index | None = None
+    rows_a: RememberedRows
+    rows_b: RememberedRows
+    is_part: bool = False
+
+    @property
+    def file_a(self) -> Source:
+        """A."""
+        return self.files.a
+
+    @property
+    def file_b(self) -> Source:
+        """B."""
+        return self.files.b
 
     @property
     def name(self) -> str:
         """What A calls it."""
         return self.a.name
+
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether both sides' rows are those of the tensors in their order."""
+        return isinstance(self.rows_a.rows, StackedRows) and isinstance(self.rows_b.rows, StackedRows)
 
     @property
     def is_vector(self) -> bool:
@@ -52,17 +60,6 @@ class TensorPair:
         """The layer, if it is of one."""
         return layer_and_slot(self.name)[0]
 
-    @cached_property
-    def rows_a(self) -> StackedRows:
-        """A's rows; of a vector, its elements."""
-        return rows_of(self.file_a, self.a)
-
-    @cached_property
-    def rows_b(self) -> Rows:
-        """B's rows, in A's order."""
-        rows = rows_of(self.file_b, self.b)
-        return rows if self.order is None else ReorderedRows(rows, self.order)
-
     @property
     def matrix_rows(self) -> int:
         """Rows of one matrix: of experts, those of one."""
@@ -75,9 +72,6 @@ class TensorPair:
         return info if info is not None and info.has_dims(self.a.dims) else None
 
 
-def rows_of(file: Source, *tensors: TensorInfo) -> StackedRows:
-    """The rows of tensors of the same dims; elements of a vector are rows of one element, so that they can be in another order."""
-    first = tensors[0]
-    if math.prod(first.dims[:-1]) == 1 and all(info.format.is_plain for info in tensors):
-        return StackedRows(file, [replace(info, dims=(info.dims[-1], 1)) for info in tensors])
-    return StackedRows(file, tensors)
+def whole_pair(files: TwoFiles, a: TensorInfo, b: TensorInfo) -> TensorPair:
+    """A tensor that both files have."""
+    return TensorPair(files, a, b, RememberedRows(rows_of(files.a, a)), RememberedRows(files.rows_of_b(b)))

@@ -65,7 +65,13 @@ class Checkpoint:
         numbers = {file.path: number for number, file in enumerate(self._files)}
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(
-                name, value.dims, value.format, value.offset, value.nbytes, numbers[found.files[name]] if name in found.files else 0
+                name,
+                value.dims,
+                value.format,
+                value.offset,
+                value.nbytes,
+                numbers[found.files[name]] if name in found.files else 0,
+                value.decoded_from,
             )
             for name, value in self._values.items()
         }

@@ -31,6 +31,8 @@ class Value:
     stored: StoredTensor | None = None
     #: Where the first byte lies in its file.
     offset: int = 0
+    #: The dtype in the file, where it is decoded to ``format``.
+    decoded_from: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -97,7 +99,7 @@ def scaled_fp8(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]
             band *= np.repeat(factors[row], block[1])[:columns]
         return _own(values[:rows])
 
-    return Value(tensor.dims, BLOCK_FORMATS["F32"], make, offset=tensor.offset)
+    return Value(tensor.dims, BLOCK_FORMATS["F32"], make, offset=tensor.offset, decoded_from=tensor.dtype)
 
 
 def fits_scale(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]) -> bool:
@@ -118,7 +120,7 @@ def stacked(values: Sequence[Value]) -> Value:
             row[:] = value.make().reshape(-1)
         return whole.reshape(-1)
 
-    return Value((len(values), *first.dims), first.format, make, offset=first.offset)
+    return Value((len(values), *first.dims), first.format, make, offset=first.offset, decoded_from=first.decoded_from)
 
 
 def half_of(tensor: StoredTensor, which: int, order: Order) -> Value:

@@ -1,0 +1,145 @@
+"""Any order of rows, columns or experts: what of A is found again elsewhere in B, by products with random directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.words import counted
+from aprgraph.runtime.weights.fit import Fit, sample_of
+from aprgraph.runtime.weights.order_words import order_in_words
+from aprgraph.runtime.weights.rows import Index, ReorderedColumns, Rows, pieces
+from aprgraph.runtime.weights.tensor_pair import TensorPair
+
+Features = npt.NDArray[np.float32]
+
+#: Matrices of more rows or columns are not looked for one by one.
+_MOST = 1 << 15
+#: Random directions by which rows are told apart, and how alike (as a cosine in them) two must be.
+_DIRECTIONS, _ALIKE = 64, 0.85
+#: Of rows in another order some of A are among some of B: with this times the root of their number on both sides, 16 on average.
+_BIRTHDAYS = 4
+#: Columns by which it is decided whether to compare all.
+_COLUMNS_AT_FIRST = 64
+#: Experts that are named.
+_NAMED = 4
+_QUERIES = ("attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias")
+
+
+def experts_in_another_order(pair: TensorPair) -> Iterator[Fit]:
+    """Whole experts exchanged, or one in the place of another: found by a few rows of each."""
+    if len(pair.a.dims) != 3 or pair.a.dims[0] < 2:
+        return
+    experts, rows = pair.a.dims[0], pair.a.dims[1]
+    some = np.unique(np.linspace(0, rows - 1, min(rows, 4)).astype(np.int64))
+    numbers = (np.arange(experts)[:, None] * rows + some).reshape(-1)
+    a, b = (side.fetch(numbers).values.reshape(experts, -1) for side in (pair.rows_a, pair.rows_b))
+    order = _matched(a, b)
+    if order is not None and _is_order(order):
+        text = order_in_words(order, "expert").text
+        yield Fit("expert-order", text, pair.rows_b, _ByExpert(order, rows), moved=order)
+        return
+    for side, ours, theirs, found in (("A", pair.rows_a, pair.rows_b, order), ("B", pair.rows_b, pair.rows_a, _matched(b, a))):
+        if found is not None and not _is_order(found):
+            other = "B" if side == "A" else "A"
+            at = np.flatnonzero(found != np.arange(experts)).tolist()
+            held = ", ".join(f"expert {expert} of {side} is {other}'s {found[expert]}" for expert in at[:_NAMED])
+            more = f" and so on, {counted(len(at), 'expert')} in all" if len(at) > _NAMED else ""
+            short = "an expert stands in another's place"
+            yield Fit("expert-repeated", held + more, theirs, _ByExpert(found, rows), target=ours, slot_text=short)
+
+
+class _ByExpert:
+    """The order of rows that an order of experts makes."""
+
+    def __init__(self, order: Index, rows: int) -> None:
+        self._order, self._rows = order, rows
+
+    def __call__(self, numbers: Index) -> Index:
+        return self._order[numbers // self._rows] * self._rows + numbers % self._rows
+
+
+def rows_in_another_order(pair: TensorPair) -> Iterator[Fit]:
+    """Any order of the rows: each row of A is looked for among those of B."""
+    a, b = pair.rows_a, pair.rows_b
+    if not 2 <= a.count <= _MOST or b.count != a.count or pair.is_vector:
+        return
+    directions = np.random.default_rng(0).standard_normal((a.columns, _DIRECTIONS)).astype(np.float32)
+    if not _share_some(a, b, directions):
+        return
+    everything = (_features(side, directions, np.arange(side.count)) for side in (a, b))
+    order = _matched(*everything)
+    if order is None or not _is_order(order):
+        return
+    words = order_in_words(order, "row")
+    kind, text = "row-order", words.text
+    if words.block > 1 and pair.slot in _QUERIES:
+        kind, text = "head-order", text.replace("the rows are", "the heads, or groups of them, are", 1)
+    short = text.partition(":")[0]
+    yield Fit(kind, text, b, order.__getitem__, slot_text=short, moved=order)
+
+
+def columns_in_another_order(pair: TensorPair) -> Iterator[Fit]:
+    """Any order of the columns, the same in every row: each column of A is looked for among those of B by some rows."""
+    a, b = pair.rows_a, pair.rows_b
+    if not 2 <= a.columns <= _MOST or b.columns != a.columns or b.count != a.count or a.count < 2:
+        return
+    rows = sample_of(a)
+    ours, theirs = (side.fetch(rows).values.T for side in (a, b))
+    some = np.unique(np.linspace(0, a.columns - 1, _COLUMNS_AT_FIRST).astype(np.int64))
+    alike = _alike(ours[some], theirs)
+    if alike is None or np.mean(alike.max(axis=1) > _ALIKE) < _ALIKE:
+        return
+    order = _matched(np.ascontiguousarray(ours), np.ascontiguousarray(theirs))
+    if order is None or not _is_order(order):
+        return
+    text = order_in_words(order, "column").text
+    yield Fit("column-order", text, ReorderedColumns(b, order), slot_text=text.partition(": A's column")[0], moved=order)
+
+
+def _share_some(a: Rows, b: Rows, directions: Features) -> bool:
+    """Whether some of A's rows are among some of B's, as they are where B has them all in another order."""
+    count = min(a.count, _BIRTHDAYS * int(np.ceil(np.sqrt(a.count))))
+    chosen = (np.sort(np.random.default_rng(seed).choice(a.count, count, replace=False)) for seed in (1, 2))
+    sides = [_features(side, directions, numbers) for side, numbers in zip((a, b), chosen, strict=True)]
+    alike = _alike(*sides)
+    return alike is not None and bool((alike.max(axis=1) > _ALIKE).any())
+
+
+def _features(rows: Rows, directions: Features, numbers: Index) -> Features:
+    with np.errstate(over="ignore", invalid="ignore"):  # then none is alike
+        return np.concatenate([rows.fetch(numbers[piece]).values @ directions for piece in pieces(len(numbers), rows.columns)])
+
+
+def _alike(a: Features, b: Features) -> Features | None:
+    """Cosines [of a, of b]; None where no number says anything."""
+    sides = []
+    for side in (a, b):
+        with np.errstate(over="ignore", invalid="ignore"):
+            size = np.sqrt(np.square(side).sum(axis=1, keepdims=True))
+        if not np.isfinite(size).all():
+            return None
+        sides.append(side / np.maximum(size, 1e-30))
+    found: Features = sides[0] @ sides[1].T
+    return found
+
+
+def _matched(a: Features, b: Features) -> Index | None:
+    """By each of ``a`` which of ``b`` is most like it, itself where none is more; None if all are where they were."""
+    order = np.empty(len(a), np.int64)
+    for start in range(0, len(a), 1024):
+        alike = _alike(a[start : start + 1024], b)
+        if alike is None:
+            return None
+        best = alike.argmax(axis=1)
+        same = np.arange(start, start + len(best))
+        stay = alike[np.arange(len(best)), same] >= alike[np.arange(len(best)), best] - 1e-6
+        order[start : start + len(best)] = np.where(stay, same, best)
+    return None if (order == np.arange(len(order))).all() else order
+
+
+def _is_order(order: Index) -> bool:
+    """Whether each is there once."""
+    return len(np.unique(order)) == len(order)

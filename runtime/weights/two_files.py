@@ -1,0 +1,75 @@
+"""The two files of a comparison, and what is made of them once for all tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.sources import Source, TensorInfo
+from aprgraph.runtime.weights.own_order import RowAlignment
+from aprgraph.runtime.weights.rows import ReorderedRows, Rows, rows_of
+
+#: Rows and columns of a tensor by which it is told to be unlike another, and how unlike (as a cosine).
+_ROWS, _COLUMNS, _UNLIKE = 4, 512, 0.5
+#: Vectors are alike whatever they are of: norms are near 1. How far two of one may be apart, as a share of their energy.
+_ROUNDED = 1e-3
+
+
+class TwoFiles:
+    """The files ``a`` and ``b``; B's rows are brought to A's order of q and k where their kinds of file have others."""
+
+    def __init__(self, a: Source, b: Source) -> None:
+        self.a, self.b = a, b
+        self.alignment = RowAlignment(a.metadata, b.metadata)
+
+    def rows_of_b(self, info: TensorInfo) -> Rows:
+        """The rows of a tensor of B, in A's order."""
+        rows = rows_of(self.b, info)
+        order = self.alignment.order(info.name, rows.count)
+        return rows if order is None else ReorderedRows(rows, order)
+
+    def alike(self, rows: Rows, info: TensorInfo) -> Iterator[TensorInfo]:
+        """B's tensors of the dims of ``info`` of which some elements are like those of ``rows``."""
+        kept = self._some_of_b.get(_plain_dims(info.dims))
+        if kept is None:
+            return
+        infos, theirs = kept
+        ours = _some(rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            energy, energies = float(ours @ ours), np.einsum("ij,ij->i", theirs, theirs)
+            products = theirs @ ours
+            if math.prod(info.dims[:-1]) == 1:
+                near = energy + energies - 2 * products <= _ROUNDED * energy
+            else:
+                near = np.abs(products) >= _UNLIKE * np.sqrt(energy * energies)
+        yield from (infos[index] for index in np.flatnonzero(near).tolist())
+
+    @cached_property
+    def _some_of_b(self) -> dict[tuple[int, ...], tuple[list[TensorInfo], npt.NDArray[np.float32]]]:
+        """By dims the tensors of B, with some elements of each, [tensors, elements]: decoded once, they are asked for by every tensor."""
+        by_dims: dict[tuple[int, ...], list[TensorInfo]] = {}
+        for info in self.b.tensors.values():
+            by_dims.setdefault(_plain_dims(info.dims), []).append(info)
+        found = {
+            dims: (infos, np.stack([_some(self.rows_of_b(info)) for info in infos])) for dims, infos in by_dims.items() if len(infos) > 1
+        }
+        self.b.release()
+        return found
+
+
+def _plain_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Without leading ones."""
+    start = next((index for index, dim in enumerate(dims[:-1]) if dim != 1), len(dims) - 1)
+    return dims[start:]
+
+
+def _some(rows: Rows) -> npt.NDArray[np.float32]:
+    """Some elements, at the same places in every tensor of the same dims."""
+    if rows.columns == 1:
+        return rows.fetch(np.arange(min(rows.count, _COLUMNS))).values[:, 0]
+    chosen = np.unique(np.linspace(0, rows.count - 1, _ROWS + 2)[1:-1].astype(np.int64))
+    return rows.fetch(chosen).values[:, :_COLUMNS].reshape(-1)

@@ -22,6 +22,8 @@ _What = Literal["factor", "offset"]
 _LEAST = 32
 #: Where so many blocks of some rows are as they were, no scale of blocks explains the others.
 _MOST_EQUAL = 0.25
+#: What is left of the difference, at most: of noise, factors and offsets explain a little too.
+_MOST_LEFT = 0.5
 #: Factors are the same if they are within this on average: those of quantised blocks are known to 2 %.
 _SAME = 0.03
 #: Rows by which the size of blocks is found.
@@ -47,9 +49,15 @@ def scaled_in_blocks(pair: TensorPair) -> Iterator[Fit]:
 def _in_rows(a: Rows, b: Rows, size: int, what: _What) -> Iterator[Fit]:
     """Fits of ``size`` columns of a row together."""
     rows = FittedRows(a, b, size, what)
-    some = rows.numbers(sample_of(a))
+    sample = sample_of(a)
+    some = rows.numbers(sample)
     neutral = 1.0 if what == "factor" else 0.0
     if some is None or np.mean(some == neutral) > _MOST_EQUAL:
+        return
+    ours = a.fetch(sample).values
+    with np.errstate(over="ignore", invalid="ignore"):
+        before, after = (np.square(ours - side.fetch(sample).values).sum(dtype=np.float64) for side in (b, rows))
+    if not after <= _MOST_LEFT * before:
         return
     kind = "block-factors" if what == "factor" else "block-offsets"
     yield Fit(kind, "", rows, words=partial(_in_words, a, b, rows, size, what))

@@ -24,8 +24,6 @@ _DAMAGED = 0.1
 #: The least cosine of a matrix and the same with an adapter, and of two of which it is said how far they are apart.
 _ALIKE, _MUCH_ALIKE = 0.3, 0.9
 _MOST_TIMES = 100
-#: Where rounding may cost this share of a tensor's energy, it says little that a difference is within that.
-_TELLS_NOTHING = 0.5
 _BYTES_AT_ONCE = 1 << 20
 
 
@@ -51,7 +49,7 @@ def compare_tensor(pair: TensorPair, progress: Progress | None = None) -> Tensor
         if damaged is not None:
             return damaged
         if direct.is_rounding:
-            if direct.expected >= _TELLS_NOTHING * max(direct.a_squares, direct.b_squares):
+            if not direct.tells:
                 return _found(pair, Status.UNTOLD, measures=direct)
             return _found(pair, Status.ROUNDED, measures=direct, text=is_cut_off(pair))
     return _explained(pair, direct) or _unexplained(pair, direct)

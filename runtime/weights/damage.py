@@ -12,6 +12,8 @@ from aprgraph.runtime.weights.tensor_pair import TensorPair
 
 #: Of so large a share of blocks, of rows or of the blocks of a row one says that they are damaged; and where one side is 0 there.
 _SHARE, _SHARE_OF_ZEROS = 0.1, 0.5
+#: ggml's quantisers leave at most so many times the error that is expected of rounding.
+_EXPECTED = 1.1
 #: Blocks of a row of which one may be damaged.
 _FEW = 4
 _NAMED = 4
@@ -20,6 +22,8 @@ _NAMED = 4
 def is_damage(pair: TensorPair, found: Measures) -> bool:
     """Whether what differs is in few places, and the rest is the same up to rounding; or one side is 0 everywhere."""
     if not found.bad_units or not found.is_rounding_on_the_whole:
+        return False
+    if found.in_blocks and found.good_error > _EXPECTED * found.expected:  # all of it moved, some blocks further than others
         return False
     if max(found.bad_zeros) == found.bad_units and not any(found.not_finite):
         return found.bad_units <= _SHARE_OF_ZEROS * found.units or found.bad_units == found.units

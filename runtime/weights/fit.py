@@ -103,6 +103,8 @@ def fits(a: Sampled, fit: Fit, *, with_factor: bool = False) -> tuple[Fit, Measu
     for numbers, ours in (a.first, a.more):
         found = Measures()
         _add(found, numbers, ours, a.rows.unit, fit)
+        if not found.tells:
+            return None
         if found.is_rounding:
             continue
         if not with_factor or abs(found.cosine) < _LEAST_COSINE or not np.isfinite(found.slope):
@@ -115,7 +117,7 @@ def fits(a: Sampled, fit: Fit, *, with_factor: bool = False) -> tuple[Fit, Measu
         if numbers is a.more[0]:
             fit = scaled
     whole = measure(a.rows, fit)
-    return (fit, whole) if whole.is_rounding else None
+    return (fit, whole) if whole.is_rounding and whole.tells else None
 
 
 def _round_number(found: Measures) -> float:

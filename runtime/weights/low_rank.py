@@ -40,8 +40,23 @@ def find_rank(a: Rows, b: Rows) -> tuple[int, Measures] | None:
         low, high = (low, middle) if left.is_rounding else (middle + 1, high)
     if low <= most:
         left = _without(a, b, directions[:, :low])
-        found = (low, left) if left.is_rounding else None
+        found = (low, left) if left.is_rounding and _stands_out(a, b, low) else None
     return found
+
+
+def _stands_out(a: Rows, b: Rows, rank: int) -> bool:
+    """Whether so many directions hold more of the difference than they do of noise, of which they hold a part too."""
+    rows = _sample(a)
+    delta = (a.fetch(rows).values - b.fetch(rows).values).astype(np.float64)
+    noise = np.random.default_rng(0).standard_normal(delta.shape)
+    held, of_noise = (_share_of_largest(side, rank) for side in (delta, noise))
+    return held >= (1 + of_noise) / 2
+
+
+def _share_of_largest(delta: npt.NDArray[np.float64], rank: int) -> float:
+    """How much of the energy lies in the ``rank`` directions that have most of it."""
+    values = np.linalg.eigvalsh(delta @ delta.T)[::-1]
+    return float(values[:rank].sum() / values.sum())
 
 
 def _may_be_low(a: Rows, b: Rows, most: int) -> bool:

@@ -26,6 +26,8 @@ _MOST = 2.0
 _OF_FACTOR = 0.25
 #: In a few elements that is chance: so many standard deviations of it are not.
 _CHANCE = 36
+#: Where rounding may cost this share of a tensor's energy, it says little that a difference is within that.
+_TELLS_NOTHING = 0.5
 #: A quantiser that weighs elements by importance may leave a block's inner elements so many times the square of half a gap.
 _WEIGHED = 2.0
 
@@ -76,6 +78,11 @@ class Measures:
         What is rounded element by element is judged so, too: a norm may hold one value, and err in one direction.
         """
         return not self.in_blocks or (self.good_error <= _MOST * self.expected and (self.bad_units > 0 or not self._has_factor))
+
+    @property
+    def tells(self) -> bool:
+        """Whether it says something that a difference is within rounding: that may cost less than half of what there is."""
+        return self.expected < _TELLS_NOTHING * max(self.a_squares, self.b_squares) or not self.expected
 
     @property
     def slope(self) -> float:

@@ -63,10 +63,18 @@ def hyperparameter_differences(a: Metadata, b: Metadata) -> list[KeyDifference]:
 def _readings(a: Family, b: Family) -> Iterator[KeyDifference]:
     """What the family reads, where that differs."""
     for name, reading in a.readings().items():
-        ours, theirs = getattr(a, name), getattr(b, name)
+        ours, theirs = _taken(a, name), _taken(b, name)
         if not _equal(ours, theirs):
             key = a.key(reading.gguf) if isinstance(reading, Number) else name
             yield KeyDifference(key, _in_words(ours), _in_words(theirs), bears=True)
+
+
+def _taken(family: Family, name: str) -> object:
+    """What the family makes of a number: layers that predict later tokens are left out, and 0 means its own way of choosing experts."""
+    value: object = getattr(family, name)
+    if name == "extra_layers":
+        return 0
+    return value or getattr(family, "gating_function", value) if name == "gating" else value
 
 
 def tokenizer_differences(a: Metadata, b: Metadata) -> list[KeyDifference]:

@@ -5,9 +5,12 @@ NumPy and torch read them, without running what a pickle in them says. Arrays st
 
 from __future__ import annotations
 
+import math
 import weakref
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +18,8 @@ import ml_dtypes
 import numpy as np
 
 from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.sources.checkpoint.room import available_memory
+from aprgraph.graph.words import shape_text
 from aprgraph.runtime.trace.unread_files import Unread, explain, list_folder
 
 NUMPY, TORCH = (".npz", ".npy"), (".pt", ".pth")
@@ -22,6 +27,10 @@ NUMPY, TORCH = (".npz", ".npy"), (".pt", ".pth")
 _BFLOAT16_AS_WRITTEN = np.dtype("V2")
 #: Of a container in a torch file, how many others it may lie in.
 _DEEPEST = 16
+#: How a .npy file begins; and what a .npz file may begin with, to be told what it is by NumPy: a zip file, empty or not,
+#: one array, or a pickle.
+_NUMPY_MAGIC = b"\x93NUMPY"
+_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06", _NUMPY_MAGIC, b"\x80")
 
 
 class ArrayFiles(Mapping[str, Any]):
@@ -86,10 +95,22 @@ def _readers_of(path: Path, alone: str, before: str) -> dict[str, Callable[[], A
     if suffix == ".npy":
         array = _guarded(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
         return {alone: _constant(_as_numbers(array))}
+    _require_beginning(path)
     archive = _guarded(path, lambda: _open_archive(path))
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise TraceError(f"{path}: holds one array, as a .npy file does; name it so")
+    twice = next((name for name, count in Counter(archive.files).items() if count > 1), None)
+    if twice is not None:
+        raise TraceError(f"{path}: holds two arrays of the name {shown(twice)}; save it again")
     return {before + name: _member(path, archive, name) for name in archive.files}
+
+
+def _require_beginning(path: Path) -> None:
+    """Raise TraceError for a .npz file that begins as no such file does; of one, NumPy would say that it is a pickle."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(len(_NUMPY_MAGIC))
+        if not head.startswith(_BEGINNINGS):
+            raise TraceError(f"{path}: is no .npz file: begins with {head!r}; save it again")
 
 
 def _open_archive(path: Path) -> Any:
@@ -109,7 +130,32 @@ def _constant(value: Any) -> Callable[[], Any]:
 
 
 def _member(path: Path, archive: Any, name: str) -> Callable[[], Any]:
-    return lambda: _as_numbers(_guarded(path, lambda: archive[name], f", array {shown(name)},"))
+    def read() -> Any:
+        _require_size(path, archive, name)
+        return archive[name]
+
+    return lambda: _as_numbers(_guarded(path, read, f", array {shown(name)},"))
+
+
+def _require_size(path: Path, archive: Any, name: str) -> None:
+    """Raise TraceError unless a member has as many bytes as its own header says, and these fit into memory.
+
+    A small archive may hold any number of zeros.
+    """
+    member = next((one for one in archive.zip.infolist() if one.filename in (name, f"{name}.npy")), None)
+    if member is None:
+        return
+    with archive.zip.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        expected = stream.tell() + math.prod(shape) * dtype.itemsize
+    what = f"{path}: array {shown(name)} of {shape_text(shape) or 'one'} {dtype}"
+    if not dtype.hasobject and expected != member.file_size:
+        raise TraceError(f"{what} has {member.file_size} bytes in the file, expected {expected}; it is damaged: save it again")
+    available = available_memory()
+    if available is not None and expected > available:
+        raise TraceError(f"{what} takes {expected / 1e9:.1f} GB, and {available / 1e9:.1f} GB of memory are left; save it as .npy")
 
 
 def _as_numbers(array: Any) -> Any:

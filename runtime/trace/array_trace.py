@@ -72,6 +72,7 @@ class _Renamed(Mapping[Any, Any]):
 def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> dict[Place, str]:
     """The names of the arrays that have places, by place."""
     places: dict[Place, str] = {}
+    names.look_up(list(arrays))
     for name in arrays:
         place = names.place_of(where, name)
         if place is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aprgraph.graph.arguments import NAMES
 from aprgraph.graph.errors import TraceError
+from aprgraph.graph.words import and_more
 from aprgraph.runtime.trace.aprt import HEADER, MAGIC
 from aprgraph.runtime.trace.array_files import is_array_file, open_array_file, open_array_folder
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER
@@ -36,6 +37,10 @@ def open_foreign(path: Path, names: Sequence[str] = ()) -> Trace | None:
         if not path.is_dir():
             return ArrayTrace(path, open_array_file(path), rules)
         arrays, strangers = open_array_folder(path)
+        damaged = [one for one in strangers if is_array_file(one.file)]
+        if damaged and not arrays:
+            more = and_more(damaged[1:])
+            raise TraceError(f"{path}: none of its files of arrays can be read: {damaged[0].file} {damaged[0].why}{more and f';{more}'}")
         return ArrayTrace(path, arrays, rules, strangers) if arrays else None
     if path.is_dir():
         if (path / MANIFEST).exists() or (path / MARKER).exists():

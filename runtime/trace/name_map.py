@@ -3,13 +3,14 @@ r"""Which place in a trace an array of another program has: rules such as ``laye
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from aprgraph.graph.arguments import NAMES
 from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.words import listed
 from aprgraph.runtime.place import Place
+from aprgraph.runtime.trace.bounded_match import match_names
 from aprgraph.runtime.trace.from_arrays import is_place_of_array, read_name
 
 #: How a rule is written, for messages.
@@ -19,17 +20,23 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class _Rule:
-    r"""``text`` as it was given; ``place`` may name groups of ``pattern``, as ``\1`` does."""
+    r"""``text`` as it was given; ``place`` may name groups of ``pattern``, as ``\1`` does. ``found``: places by name."""
 
     text: str
     pattern: re.Pattern[str]
     place: str
+    found: dict[str, str | None] = field(default_factory=dict, compare=False)
 
     def place_in(self, name: str) -> str | None:
         """The place of an array, None if the rule is not about it: the whole of its name matches, or all behind a dot or slash."""
-        starts = (0, *(match.end() for match in re.finditer(r"[./]", name)))
-        match = next((found for start in starts if (found := self.pattern.fullmatch(name, start)) is not None), None)
-        return None if match is None else match.expand(self.place)
+        self.look_up([name])
+        return self.found[name]
+
+    def look_up(self, names: Iterable[str]) -> None:
+        """Find the places of all names. Raises TraceError where that takes too long."""
+        new = [name for name in names if name not in self.found]
+        if new:
+            self.found.update(match_names(self.pattern, self.place, new))
 
 
 class NameMap:
@@ -43,6 +50,11 @@ class NameMap:
         """Raises TraceError for rules that cannot be read."""
         self.rules = tuple(map(_parse, rules))
 
+    def look_up(self, names: Collection[str]) -> None:
+        """Match all ``names``, which is quicker than one by one. Raises TraceError where that takes too long."""
+        for rule in self.rules:
+            rule.look_up(names)
+
     def place_of(self, where: str, name: str) -> Place | None:
         """The place of an array of this name; None if nothing tells. Raises TraceError where the rules give no stage, or several."""
         places = {rule.text: _read(where, rule, name, place) for rule in self.rules if (place := rule.place_in(name)) is not None}
@@ -55,6 +67,7 @@ class NameMap:
 
     def check_used(self, dumps: Sequence[tuple[str, Collection[str]]]) -> None:
         """Raise TraceError for a rule that matches no name of any of ``dumps``, each given with the names of its arrays."""
+        self.look_up([name for _, names in dumps for name in names])
         for rule in self.rules:
             if not any(rule.place_in(name) is not None for _, names in dumps for name in names):
                 held = "; ".join(f"{where} holds {listed(map(shown, names), _SHOWN)}" for where, names in dumps)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import sys
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,6 +244,46 @@ def test_a_folder_with_a_damaged_file(tmp_path: Path) -> None:
     (unread,) = Trace.open(folder).unread
     assert unread.file == "layer0.attn_norm.npy"
     assert unread.why.startswith("is damaged, or no .npy file (")
+    (folder / "lm_head.npy").unlink()
+    message = fails("inspect", folder)
+    assert message.startswith(f"{folder}: none of its files of arrays can be read: layer0.attn_norm.npy is damaged, or no .npy file (")
+
+
+@pytest.mark.contract("CAPTURE-FILES-2")
+def test_archives_that_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text under the name of an archive, an array twice, and members of other sizes than they say, or than memory."""
+    path = tmp_path / "a.npz"
+    path.write_text("layer0.attn_norm: 1, 2, 3\n")
+    assert fails("inspect", path) == f"{path}: is no .npz file: begins with b'layer0'; save it again"
+    content = io.BytesIO()
+    np.save(content, NORM)
+    array = content.getvalue()
+
+    def said(*members: bytes) -> str:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for member in members:
+                archive.writestr("layer0.attn_norm.npy", member)
+        return fails("inspect", path)
+
+    assert "holds two arrays of the name 'layer0.attn_norm'; save it again" in said(array, array)
+    assert "array 'layer0.attn_norm' of 3 x 6 float32 has 1000200 bytes in the file, expected 200; it is damaged" in said(
+        array + bytes(1_000_000)
+    )
+    monkeypatch.setattr("aprgraph.runtime.trace.array_files.available_memory", lambda: 100)
+    assert "takes 0.0 GB, and 0.0 GB of memory are left; save it as .npy" in said(array)
+
+
+@pytest.mark.contract("CAPTURE-FILES-2")
+def test_a_map_that_tries_too_many_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped; one that only looks like it is matched elsewhere, with the same result."""
+    monkeypatch.setattr("aprgraph.runtime.trace.bounded_match.SECONDS", 1.0)
+    path = save(tmp_path / "a.npz", {"a" * 60: NORM, "model.layers.1.mlp": OUT})
+    assert ": was stopped after 1 s, as it tries too many ways; let no repetition stand in another" in fails(
+        "inspect", path, "--map", "(a+)+b=layer1.ffn_out"
+    )
+    trace = Trace.open(path, names=[r"(?:\w+\.)*layers\.(\d+)\.mlp=layer\1.ffn_out"])
+    assert [entry.label for entry in trace] == ["layer 1 ffn_out"]
 
 
 # -- trees of positions -------------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from aprgraph.graph.arguments import QUICK
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError
 from aprgraph.graph.message import Message
-from aprgraph.graph.sources.checkpoint import is_checkpoint
+from aprgraph.graph.sources.checkpoint import Checkpoint, is_checkpoint
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf
 from aprgraph.graph.sources.open import begins_a_model, open_source
 from aprgraph.graph.sources.source import Source, TensorFault
@@ -81,6 +82,8 @@ class _Check:
             self._not_looked_at += [f"{name}: its rows are too long" for name in file.tensors if name not in read_names]
         elif file.tensors:
             self._not_looked_at.append(Message("the values of the weights (", QUICK, ")"))
+        if isinstance(file, Checkpoint):
+            findings = [one.of_checkpoint() for one in findings]
         tensors = len({*file.tensors, *(fault.name for fault in self._faults)})
         return CheckReport(
             file.path,
@@ -128,7 +131,7 @@ class _Check:
         if structure.why_not is not None:
             self._not_looked_at.append(structure.why_not)
         if structure.model is not None:
-            yield from judge_keys(structure.model)
+            yield from (replace(one, name=structure.metadata.own_name(one.name)) for one in judge_keys(structure.model))
             self._aside = {name for group in structure.model.left_out for name in group.names}
         table = file.tensors.get("token_embd.weight")
         yield from judge_tokenizer(file.metadata, None if table is None else math.prod(table.dims[:-1]))

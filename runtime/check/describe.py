@@ -19,6 +19,8 @@ NAMED = 4
 #: What errors end with that says what to do, which a finding says by itself.
 _ADVICE = (
     "; the conversion was incomplete",
+    "; the checkpoint is incomplete",
+    "; download the file again",
     "; convert the model again",
     "; give the prompt",
     "; supported: ",
@@ -32,7 +34,7 @@ _ADVICE = (
 def text_of(error: Exception, path: Path, name: str) -> str:
     """What an error says, without the path and the ``name`` (of a key or a tensor) that stand before it, and without what to do."""
     text = str(error).removeprefix(f"{path}: ")
-    for prefix in (f"tensor {name!r} ", f"metadata key {name!r} ", f"{name} "):
+    for prefix in (f"tensor {name!r} ", f"metadata key {name!r} ", f"field {name!r} ", f"{name} "):
         text = text.removeprefix(prefix) if name else text
     for advice in _ADVICE:
         text = text.partition(advice)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -31,11 +31,12 @@ class Rule:
 _E, _W, _N = Level.ERROR, Level.WARNING, Level.NOTE
 _AGAIN = "get the file again and compare its checksum with the publisher's; if that is right, the file was made so"
 _CONVERT = "convert the model again with a converter of today"
+_DOWNLOAD = "get the checkpoint again, with all of its files"
 _AS_IDS = Message("give prompts as token ids, with ", TOKENS)
 
 _RULES: tuple[tuple[str, Level, str, str], ...] = (
     ("file-kind", _E, "this is no whole model", ""),
-    ("file-damaged", _E, "the header of the file cannot be read to its end", _AGAIN),
+    ("file-damaged", _E, "the file cannot be opened: it is damaged, or part of it is missing", _AGAIN),
     ("file-truncated", _E, "the file ends before its tensors do", "download or copy the rest, or all of it again"),
     ("file-checksum", _E, "the file's own checksum does not hold", _AGAIN),
     ("file-notice", _N, "what is to be said of the kind of file", "a run says it too"),
@@ -116,6 +117,12 @@ class Finding:
         """A finding of the rule ``code``."""
         rule = RULES[code]
         return Finding(rule, name, text, rule.advice if advice is None else advice)
+
+    def of_checkpoint(self) -> Finding:
+        """The same with advice for somebody who has not converted the model."""
+        parts = self.advice.parts if isinstance(self.advice, Message) else (self.advice,)
+        advice = Message(*(part.replace(_CONVERT, _DOWNLOAD) if isinstance(part, str) else part for part in parts))
+        return replace(self, advice=advice)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

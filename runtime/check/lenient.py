@@ -27,6 +27,24 @@ class LenientMetadata(Metadata):
         super().__init__(file.path, dict(file.metadata))
         self.errors: dict[str, ModelError] = {}
         self._file = file
+        self.dialect, self.remedy = file.metadata.dialect, file.metadata.remedy
+
+    @property
+    def no_tokenizer(self) -> str | None:
+        """See ``Metadata.no_tokenizer``."""
+        return self._file.metadata.no_tokenizer
+
+    def own_name(self, key: str) -> str:
+        """See ``Metadata.own_name``."""
+        return self._file.metadata.own_name(key)
+
+    def own_tensor(self, name: str) -> str:
+        """See ``Metadata.own_tensor``."""
+        return self._file.metadata.own_tensor(name)
+
+    def described(self, key: str) -> str:
+        """See ``Metadata.described``."""
+        return self._file.metadata.described(key)
 
     def _or_guess(self, key: str, read: Callable[[], _T], made: Callable[[int | float], _T]) -> _T:
         """What ``read`` gives, else what is ``made`` of what the tensors say."""

@@ -53,7 +53,8 @@ class Structure:
 
     def _keys(self) -> Iterator[Finding]:
         for key, error in self.metadata.errors.items():
-            yield Finding.of("key-wrong", key, text_of(error, self._file.path, key))
+            name = self.metadata.own_name(key)
+            yield Finding.of("key-wrong", name, text_of(error, self._file.path, name))
 
     def _tensors(self, model: LenientModel) -> Iterator[Finding]:
         for code, errors in (("tensor-missing", model.missing), ("tensor-shape", model.misfits)):

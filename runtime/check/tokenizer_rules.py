@@ -26,7 +26,8 @@ _PADDING = 1024
 def judge_tokenizer(metadata: Metadata, rows: int | None) -> Iterator[Finding]:
     """All that is wrong with the tokenizer; ``rows`` are those of the embedding table, None if there is none."""
     if not any(key.startswith(_PREFIX) for key in metadata):
-        yield Finding.of("tokenizer-absent", "", "no key begins with tokenizer.ggml")
+        has_keys = metadata.no_tokenizer is None  # of files that call it otherwise, this would say how to get one
+        yield Finding.of("tokenizer-absent", "", "no key begins with tokenizer.ggml" if has_keys else "none that can be read")
         return
     kind = metadata.get(MODEL_KEY)
     if kind in _NO_VOCABULARY and TOKENS_KEY not in metadata:

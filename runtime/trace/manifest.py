@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.errors import GraphError, TraceError, shown
+from aprgraph.graph.json_text import parse_json
 from aprgraph.graph.stages import execution_key
 from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.place import Place
@@ -82,7 +83,7 @@ def read_manifest(directory: Path, *, with_graph: bool = True) -> tuple[list[Tra
     """What the manifest of ``directory`` says; ``with_graph``: its graph is parsed too, which takes most of the time. Raises TraceError."""
     path = directory / MANIFEST
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT or document["version"] != VERSION:
             found = f"format {shown(document['format'])} version {shown(document['version'])}"
             raise TraceError(f"{path}: {found}, expected {FORMAT!r} version {VERSION}")

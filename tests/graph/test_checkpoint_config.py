@@ -98,6 +98,12 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("gpt-oss-f32", lambda config: config.update(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5 beside RoPE"),
         ("llama-f32-linear", lambda config: config.update(rope_scaling={"type": "linear", "factor": 2.0}), "are both there and differ"),
         ("llama-f32-linear", lambda config: config.update(is_causal=False), "is_causal is false"),
+        ("phi3-f32-window", lambda config: config.update(rope_parameters={"rope_type": "linear", "factor": 2.0}), "of the kind 'linear', which"),
+        ("phi3-f32-window", lambda config: config.update(rope_scaling={"type": "yarn", "factor": 2.0}, rope_parameters=None), "of the kind 'yarn'"),
+        ("qwen2-f32-yarn", lambda config: config.update(hidden_act=None), "hidden_act is null, which the class of transformers (qwen2) refuses"),
+        ("gemma2-f32", lambda config: config.update(query_pre_attn_scalar=None), "query_pre_attn_scalar is null, which"),
+        ("granite-f32", lambda config: config.update(residual_multiplier=None), "residual_multiplier is null, which"),
+        ("gpt-oss-f32", lambda config: config.update(sliding_window=None), "sliding_window is null, which"),
         ("gemma3-f32", lambda config: config.update(use_bidirectional_attention=True), "use_bidirectional_attention is True"),
         ("gemma2-f32", lambda config: config.update(use_bidirectional_attention=True), "use_bidirectional_attention is True"),
         ("gemma2-f32", lambda config: config.update(hidden_activation="gelu"), "hidden_activation is 'gelu' (the activation)"),
@@ -349,6 +355,15 @@ def test_published_configurations(name: str) -> None:
     assert isinstance(family, Decoder)
     assert (family.architecture, family.rope.dims, family.rope.base, family.windows[:6]) == (architecture, dims, base, windows)
     assert words in said if words else not said
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize("name", ["qwen2moe-f32", "qwen3moe-f32"])
+def test_the_size_of_a_dense_network_that_a_mixture_has_not(name: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(name, tmp_path)
+    wanted = graph_text(folder)
+    change(folder, lambda config: config.pop("intermediate_size"))
+    assert graph_text(folder) == wanted
 
 
 @pytest.mark.contract("FILE-HF-3")

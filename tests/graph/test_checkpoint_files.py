@@ -125,6 +125,11 @@ def test_files_that_are_missing_or_in_doubt_are_named(tmp_path: Path) -> None:
     names = in_shards(folder, 4)
     (folder / names[2]).unlink()
     assert failure(folder / names[0]).endswith(f"{names[2]} of model.safetensors.index.json is not there; download the missing files")
+    index = folder / "model.safetensors.index.json"
+    text = index.read_text()
+    index.write_text(text.replace('"weight_map": {', '"weight_map": {}, "weight_map": {'))
+    assert "model.safetensors.index.json: no JSON ('weight_map' appears twice in one object)" in failure(folder)
+    index.write_text(text)
     change(folder, lambda index: index.update(weight_map={"a": "../../etc/x.safetensors"}), "model.safetensors.index.json")
     assert "names the file '../../etc/x.safetensors'" in failure(folder)
     for value in ([names[0]], {"file": names[0]}, None, 3):
@@ -250,6 +255,28 @@ def test_check_notes_what_belongs_to_no_tensor(tmp_path: Path) -> None:
     ):
         file.write_bytes(content)
         assert {one.rule.code: one.text for one in check(folder).findings if one.rule.code.startswith("file-")} == notes
+
+
+def test_check_speaks_of_a_checkpoint_in_its_own_words(tmp_path: Path) -> None:
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+
+    def said(**changes: Any) -> dict[tuple[str, str], tuple[str, str]]:
+        config = folder / "config.json"
+        whole = config.read_text()
+        change(folder, lambda config: config.update(changes))
+        findings = check(folder, weights=False).findings
+        config.write_text(whole)
+        return {(one.rule.code, one.name): (str(one.text), str(one.advice)) for one in findings}
+
+    assert said()["tokenizer-absent", ""][0] == "none that can be read"
+    text, advice = said(num_attention_heads=0)["key-wrong", "num_attention_heads"]
+    assert text == "is 0, expected a number from 1 to 2147483647"
+    assert advice == "get the checkpoint again, with all of its files"
+    assert said(hidden_size="wide")["key-wrong", "hidden_size"][0].startswith("is 'wide', expected a whole number")
+    assert ("key-unsupported", "odd_scale") in said(odd_scale=2)
+    windows = said(model_type="mistral", sliding_window=4)
+    assert not any(name == "sliding_window" for _, name in windows)
+    assert said(num_hidden_layers=3)["tensor-missing", "blk.2.attn_norm.weight"][0].endswith("is missing")
 
 
 @pytest.mark.contract("FILE-HF-2")

@@ -7,13 +7,13 @@ and the CRC-32 of everything before. Older files lack the padding, the checksums
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.json_text import parse_json
 from aprgraph.graph.sources.apr.compressed import Compression, unpack
 from aprgraph.graph.sources.gguf_cursor import Cursor
 from aprgraph.graph.sources.mapped_file import MappedFile
@@ -118,7 +118,7 @@ class Layout:
         if size > _MOST_METADATA:
             raise ModelFileError(f"{path}: its metadata take {size} bytes, expected at most {_MOST_METADATA}; {_AGAIN}")
         try:
-            value = json.loads(self.file.mapping[start : start + size].decode("utf-8"))
+            value = parse_json(self.file.mapping[start : start + size].decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise ModelFileError(f"{path}: its metadata are no JSON ({shown(str(error))}); {_AGAIN}") from None
         if not isinstance(value, dict):

@@ -34,6 +34,19 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
 PARTIAL_ROPE = ("phi3", "glm4", "glm4_moe")
 
 
+#: Kinds of RoPE that alone a class takes.
+ROPE_KINDS: Mapping[str, tuple[str, ...]] = {"phi3": ("default", "longrope", "su")}
+
+#: Fields that change numbers, and that a class which reads them refuses to be null.
+NOT_NULL: tuple[str, ...] = (
+    "hidden_act", "hidden_activation", "query_pre_attn_scalar", "attention_multiplier", "embedding_multiplier", "residual_multiplier",
+    "logits_scaling", "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "n_shared_experts", "use_qk_norm",
+    "swiglu_alpha", "swiglu_limit", "attention_bias", "mlp_bias",
+)  # fmt: skip
+#: Classes with layers that have a sliding window, which therefore need `sliding_window`.
+NEED_WINDOW = (*_GEMMA, "olmo3", "gpt_oss")
+
+
 def reads(kind: str, field: str) -> bool:
     """Whether the class of the ``model_type`` reads a field."""
     return kind not in CLASS_DEFAULTS or field not in READ_BY or kind in READ_BY[field]

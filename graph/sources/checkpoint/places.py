@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.errors import ModelFileError, shown
+from aprgraph.graph.json_text import parse_json
 from aprgraph.graph.words import listed
 
 CONFIG = "config.json"
@@ -136,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ModelFileError."""
     text = read_text(path)
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: no JSON ({error}); download the file again") from None
     if not isinstance(value, dict):

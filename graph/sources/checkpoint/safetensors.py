@@ -7,7 +7,6 @@ of the header, a JSON object from names to dtype, shape and [begin, end) counted
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelFileError, shown
+from aprgraph.graph.json_text import parse_json
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes
 from aprgraph.graph.sources.mapped_file import MappedFile
 from aprgraph.graph.words import shape_text
@@ -127,17 +127,8 @@ def _are_counts(values: Any) -> bool:
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     """The JSON object of a header, in which no name appears twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ModelFileError(f"{path}: {shown(twice)} appears twice in the header; the file is damaged")
-        return found
-
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        header = parse_json(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: its header is no JSON ({error}); the file is damaged: download it again") from None
     if not isinstance(header, dict):

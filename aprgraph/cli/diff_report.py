@@ -122,6 +122,7 @@ def _weights_table(other: OtherWeights, *, each: bool) -> str:
     shown = other.shares if each else other.largest[:_WRONG_SHOWN]
     cells = [[share.label, *map(small_number, (share.total, share.by_weights, share.from_inputs)), share.tensors] for share in shown]
     table = format_table(("tensor", "differs by", "by weights", "from inputs", "weights"), cells, right=(1, 2, 3))
+    table += "".join(f"\nby the file: {plain(name)}: {plain(text)}" for name, text in other.by_file.items())
     hidden = len(other.shares) - len(shown)
     return table + (f"\n{hidden} more stages whose weights differ; --all prints every one" if hidden else "")
 

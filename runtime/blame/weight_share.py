@@ -17,12 +17,14 @@ class HeldWeight:
     """A tensor of A's model that B's holds otherwise: with its format in A and in B, None where B has none of that name.
 
     ``error`` is the NMSE that this tensor alone makes of a stage, None where it cannot be told from the others of the stage.
+    ``by_file`` is what one of the files does to it beside rounding, in words; empty where that has no name, or was not looked at.
     """
 
     name: str
     format_a: str
     format_b: str | None
     error: float | None = None
+    by_file: str = ""
 
     def __str__(self) -> str:
         """``blk.0.attn_q.weight (F32 in A, Q4_0 in B)``."""
@@ -90,7 +92,22 @@ class OtherWeights:
         if others:
             text += f"; by most at {joined([_in_words(share) for share in others])}"
         more = len(self.shares) - 1 - len(others)
-        return text + (f"; and at {counted(more, 'more stage')}." if more else ".")
+        return text + (f"; and at {counted(more, 'more stage')}." if more else ".") + self._of_files
+
+    @property
+    def by_file(self) -> dict[str, str]:
+        """By tensor what one of the files does to it beside rounding, in execution order."""
+        return {weight.name: weight.by_file for share in self.shares for weight in share.weights if weight.by_file}
+
+    @property
+    def _of_files(self) -> str:
+        """A sentence of what the files do, behind a space; empty if rounding is all that is known."""
+        found = self.by_file
+        if not found:
+            return ""
+        shown = "; ".join(f"{name}: {text}" for name, text in list(found.items())[:_NAMED])
+        more = f"; and {counted(len(found) - _NAMED, 'more tensor')}" if len(found) > _NAMED else ""
+        return f" By the files, and not by rounding: {shown}{more}."
 
 
 def _in_words(share: WeightShare) -> str:

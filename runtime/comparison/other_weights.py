@@ -26,6 +26,7 @@ from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTens
 from aprgraph.runtime.blame.replay import Replay, Replayer, as_recorded_type
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.weight_share import HeldWeight, OtherWeights, WeightShare
+from aprgraph.runtime.comparison.file_differences import with_file_differences
 from aprgraph.runtime.diff.metrics import compare_tensors
 from aprgraph.runtime.diff.shapes import position_axis
 from aprgraph.runtime.diff.tolerances import kind_of
@@ -36,6 +37,7 @@ from aprgraph.runtime.readings.row_order import order_of_graph, rows_of
 from aprgraph.runtime.readings.steps import row_order
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.weights.own_order import RowAlignment
 
 #: How many times B's own local error its distance from A's model has to be, where that error is beyond the limit and excused.
 _BEYOND_OWN = 2.0
@@ -66,7 +68,9 @@ def find_other_weights(audits: Sequence[Audit], models: Sequence[ReplayedModel],
     """
     crossed = _Crossed(audits, models, prompt)
     shares = list(crossed.shares())
-    return OtherWeights(tuple(share for share in shares if share.weights), frozenset(share.key for share in shares))
+    files = [model.model.file for model in models]
+    weighted = with_file_differences([share for share in shares if share.weights], files[0], files[1])
+    return OtherWeights(weighted, frozenset(share.key for share in shares))
 
 
 class _Crossed:
@@ -76,6 +80,7 @@ class _Crossed:
         self._audits, (ours, theirs) = audits, models
         self._ours, self._theirs = ours, theirs
         self._theirs_by_tensor = {weight.attr_str("tensor"): weight for weight in weights_of(theirs.graph)}
+        self._alignment = RowAlignment(ours.model.file.metadata, theirs.model.file.metadata)
         self._same_rows = order_of_graph(ours.graph) == order_of_graph(theirs.graph)
         a, b = (audit.as_read for audit in audits)
         assert a is not None
@@ -134,11 +139,17 @@ class _Crossed:
         """The NMSE that B's tensor ``name`` makes of a stage, were all others A's; None where it does not fit in A's place."""
         node = self._theirs_by_tensor.get(name)
         ours = next(weight for weight in weights_of(replay.graph) if weight.attr_str("tensor") == name)
-        if node is None or node.type.dims != ours.type.dims or not (self._same_rows or _TURNED.search(name) is None):
+        if node is None or node.type.dims != ours.type.dims:
+            return None
+        order = self._alignment.order(name, math.prod(self._theirs.model.tensor(name).dims[:-1])) if _TURNED.search(name) else None
+        if order is None and not self._same_rows and _TURNED.search(name):
             return None
 
         def read(weight: Node, user: Node) -> Array:
-            return self._theirs.weights.read(node, user) if weight.name == ours.name else self._ours.weights.read(weight, user)
+            if weight.name != ours.name:
+                return self._ours.weights.read(weight, user)
+            value = self._theirs.weights.read(node, user)
+            return value if order is None else value[order]
 
         value = Replayer(self._replayer.graph, self._recorded, read).recompute(replay, tensor, replay.inputs)
         return compare_tensors(value, by_a, position_axis=position_axis(tensor.node.stage or "")).nmse

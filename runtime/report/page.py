@@ -35,6 +35,8 @@ from aprgraph.runtime.trace.reader import Trace
 
 #: The largest number of names that a list of the page has.
 _NAMED = 12
+#: Stages of which it is shown what the weights of two models make.
+_SHARES = 12
 #: Tensors of which the page says in words where their cause can lie.
 _REGIONS = 4
 #: In the head of each page.
@@ -96,6 +98,8 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
         notes=report.all_notes,
         word="class" if blame is None else "verdict",
         wrong=[] if blame is None else wrong_rows(blame),
+        shares=[] if blame is None or blame.other_weights is None else blame.other_weights.largest[:_SHARES],
+        small=small_number,
         regions=[_region(report, group, region) for group, region in regions[:_REGIONS]],
         regions_left=max(0, len(regions) - _REGIONS),
         common=listed(report.suspects, _NAMED),

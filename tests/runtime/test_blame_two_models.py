@@ -268,3 +268,44 @@ def test_models_that_manifests_name_are_found(float_model: Path, four_bits: Path
     kept.unlink()
     assert "or in the current folder; name the model with --model" in fails("diff", a.directory, b.directory, "--replay")
     assert "no manifest says which model it was recorded from" in fails("audit", bare(a))
+
+
+def _permuted(tensors: Tensors) -> None:
+    """As a conversion leaves q that permutes it twice."""
+    w = tensors["blk.1.attn_q.weight"]
+    tensors["blk.1.attn_q.weight"] = w.reshape(4, -1, 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
+
+
+def _noisy_and_permuted(tensors: Tensors) -> None:
+    _permuted(tensors)
+    w = tensors["blk.0.ffn_up.weight"]
+    tensors["blk.0.ffn_up.weight"] = w + np.random.default_rng(2).standard_normal(w.shape).astype(np.float32) * w.std() / 8
+
+
+@pytest.mark.contract("BLAME-MODELS-3")
+def test_the_file_that_is_to_blame_is_named_by_its_transform(float_model: Path, tmp_path: Path) -> None:
+    """In Q8_0, whose rounding is beside it; what has no name is not named."""
+    other = changed_model(float_model, tmp_path / "other.gguf", _noisy_and_permuted, format="Q8_0")
+    a, b = (traced(tmp_path / name, path) for name, path in (("a", float_model), ("b", other)))
+    report = diff(a, b, model_a=float_model, model_b=other)
+    assert report.blame is not None
+    assert report.blame.other_weights is not None
+    text = "the rows of each of 4 heads are permuted as for RoPE: A pairs neighbours, B halves"
+    assert report.blame.other_weights.by_file == {"blk.1.attn_q.weight": text}
+    assert report.headline.endswith(f" By the files, and not by rounding: blk.1.attn_q.weight: {text}.")
+    page = tmp_path / "page.html"
+    result = run_cli("diff", a.directory, b.directory, "--model-a", float_model, "--model-b", other, "--html", page)
+    assert f"by the file: blk.1.attn_q.weight: {text}" in result.out
+    shown = page.read_text(encoding="utf-8")
+    assert '<th scope="col">weights</th>' in shown
+    assert f"<strong>blk.1.attn_q.weight</strong>: {text}" in shown
+
+
+def test_shares_of_tensors_whose_rows_are_in_two_orders(tmp_path: Path) -> None:
+    """Each of q, k and v alone makes of the stage what it makes between two files in one order."""
+    checkpoint, file = write_checkpoint("llama-f32-linear", tmp_path), gguf_of("llama-f32-linear")
+    rounded = changed_model(file, tmp_path / "rounded.gguf", _rounded)
+    a, b, c = (traced(tmp_path / name, path) for name, path in (("a", checkpoint), ("b", file), ("c", rounded)))
+    turned = shares_of(diff(a, c, model_a=checkpoint, model_b=rounded))[0, "qkv_matmul"]
+    plain = shares_of(diff(b, c, model_a=file, model_b=rounded))[0, "qkv_matmul"]
+    assert {one.name: one.error for one in turned.weights} == pytest.approx({one.name: one.error for one in plain.weights}, rel=1e-3)

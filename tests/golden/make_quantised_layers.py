@@ -1,11 +1,12 @@
-"""Writes quantised_layers.npz: what AutoGPTQ and AutoAWQ decode of random packed words.
+"""Writes quantised_layers.npz: what the projects that quantise layers decode of random ones.
 
     python -m tests.golden.make_quantised_layers AUTOGPTQ AUTOAWQ
 
 in the repository's root, with the folders of both projects' sources (github.com/AutoGPTQ/AutoGPTQ at 9f7d370,
-github.com/casper-hansen/AutoAWQ at 88e4c76). Needs torch and transformers. Of each layer: the tensors that a checkpoint
-has of it, and `weight`, f32 [outputs, inputs]: what AutoGPTQ's own layer makes of a unit matrix, and what AutoAWQ's
-`dequantize_gemm` gives, both with scales in float32, in which no product is rounded.
+github.com/casper-hansen/AutoAWQ at 88e4c76). Needs torch, transformers, compressed-tensors and bitsandbytes. Of each
+layer: the tensors that a checkpoint has of it, and `decoded`, f32 [outputs, inputs]: what AutoGPTQ's own layer makes of
+a unit matrix, what AutoAWQ's `dequantize_gemm` gives, both with scales in float32, in which no product is rounded, and
+what the other two packages decompress of what they compressed.
 """
 
 from __future__ import annotations
@@ -53,13 +54,57 @@ def main(auto_gptq: Path, auto_awq: Path) -> None:
         one = layer(bits, GROUP, INPUTS, OUTPUTS, bias=False, weight_dtype=torch.float32)
         for name, values in parts.items():
             setattr(one, name, torch.from_numpy(values).float() if name == "scales" else torch.from_numpy(values))
-        parts["weight"] = one(torch.eye(INPUTS)).T.contiguous().numpy()
+        parts["decoded"] = one(torch.eye(INPUTS)).T.contiguous().numpy()
         found |= {f"gptq{bits}.{name}": values for name, values in parts.items()}
     parts = {"qweight": words(INPUTS, OUTPUTS // 8), "qzeros": words(INPUTS // GROUP, OUTPUTS // 8), "scales": scales()}
     given = [torch.from_numpy(parts[name]) for name in ("qweight", "qzeros")]
-    parts["weight"] = dequantize(*given, torch.from_numpy(parts["scales"]).float(), 4, GROUP).T.contiguous().numpy()
+    parts["decoded"] = dequantize(*given, torch.from_numpy(parts["scales"]).float(), 4, GROUP).T.contiguous().numpy()
     found |= {f"awq4.{name}": values for name, values in parts.items()}
+    found |= of_compressed_tensors() | of_bitsandbytes()
     np.savez_compressed(HERE / "quantised_layers.npz", **found)
+
+
+def of_compressed_tensors() -> dict[str, Any]:
+    """Layers of compressed-tensors."""
+    from compressed_tensors.compressors import IntQuantizationCompressor, PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    found: dict[str, Any] = {}
+    generator = torch.Generator().manual_seed(5)
+    settings: tuple[tuple[str, Any, int, int | None, bool], ...] = (
+        ("pack2", PackedQuantizationCompressor, 2, None, True), ("pack4", PackedQuantizationCompressor, 4, GROUP, False),
+        ("pack8", PackedQuantizationCompressor, 8, GROUP, True), ("int8", IntQuantizationCompressor, 8, None, False),
+    )  # fmt: skip
+    for name, packer, bits, group, symmetric in settings:
+        strategy = "channel" if group is None else "group"
+        weights = QuantizationArgs(num_bits=bits, strategy=strategy, group_size=group, symmetric=symmetric)
+        scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+        shape = (OUTPUTS, 1 if group is None else INPUTS // group)
+        state = {"weight": torch.randn(OUTPUTS, INPUTS, generator=generator)}
+        state["weight_scale"] = torch.rand(shape, generator=generator) / 2**bits + 0.01
+        if not symmetric:
+            state["weight_zero_point"] = torch.randint(-4, 4, shape, dtype=torch.int8, generator=generator)
+        packed = packer.compress(state, scheme)
+        whole = {**packed, "decoded": packer.decompress(packed, scheme)["weight"]}
+        found |= {f"{name}.{part}": values.numpy() for part, values in whole.items()}
+    return found
+
+
+def of_bitsandbytes() -> dict[str, Any]:
+    """Layers of bitsandbytes in 4 and 8 bits."""
+    from bitsandbytes import functional
+
+    found: dict[str, Any] = {}
+    weight = torch.randn(OUTPUTS, INPUTS, generator=torch.Generator().manual_seed(6))
+    for kind, is_nested in (("nf4", True), ("fp4", False)):
+        packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type=kind, compress_statistics=is_nested)
+        parts = {"weight": packed, **{f"weight.{part}": values for part, values in state.as_dict(packed=True).items()}}
+        parts["decoded"] = functional.dequantize_4bit(packed, state)
+        found |= {f"{kind}.{part}": values.numpy() for part, values in parts.items()}
+    rows, largest, _ = functional.int8_vectorwise_quant(weight.half())
+    parts = {"weight": rows, "SCB": largest, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+    parts["decoded"] = functional.int8_vectorwise_dequant(rows, largest)
+    return found | {f"llm_int8.{part}": values.numpy() for part, values in parts.items()}
 
 
 if __name__ == "__main__":

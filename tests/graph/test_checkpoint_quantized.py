@@ -1,4 +1,4 @@
-"""Checkpoints whose linear layers are packed integers: GPTQ and AWQ, as the projects' own code decodes them."""
+"""Checkpoints whose linear layers are several tensors each, as the code of the projects that quantise them decodes them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources import open_source
 from aprgraph.graph.sources.checkpoint.awq import Awq
+from aprgraph.graph.sources.checkpoint.bitsandbytes import EightBits, FourBits
+from aprgraph.graph.sources.checkpoint.compressed_tensors import IntQuantized, PackQuantized
 from aprgraph.graph.sources.checkpoint.gptq import Gptq
 from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat, with_decoded_modules
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile
@@ -23,13 +25,17 @@ from tests.graph.test_checkpoint_files import packed, unpacked
 from tests.support.checkpoints import write_checkpoint
 from tests.support.golden import GOLDEN
 
-_DTYPES = {"int32": "I32", "float16": "F16", "float32": "F32"}
-_FORMATS: dict[str, ModuleFormat] = {**{f"gptq{bits}": Gptq(bits, 32, 1) for bits in (2, 3, 4, 8)}, "awq4": Awq(32)}
+_DTYPES = {"float64": "F64", "int32": "I32", "float16": "F16", "float32": "F32", "int64": "I64", "int8": "I8", "uint8": "U8"}
+_FORMATS: dict[str, ModuleFormat] = {
+    **{f"gptq{bits}": Gptq(bits, 32, 1) for bits in (2, 3, 4, 8)}, "awq4": Awq(32),
+    **{f"pack{bits}": PackQuantized() for bits in (2, 4, 8)}, "int8": IntQuantized(),
+    "nf4": FourBits(), "fp4": FourBits(), "llm_int8": EightBits(),
+}  # fmt: skip
 Tensors = dict[str, tuple[str, list[int], bytes]]
 
 
 def golden(name: str) -> dict[str, Any]:
-    """The tensors of a layer, and ``weight``."""
+    """The tensors of a layer, and its weight as ``decoded``."""
     with np.load(GOLDEN / "quantised_layers.npz") as file:
         return {key.removeprefix(f"{name}."): file[key] for key in file.files if key.startswith(f"{name}.")}
 
@@ -43,7 +49,7 @@ def entries(module: str, parts: dict[str, Any]) -> Tensors:
 @pytest.mark.parametrize("name", _FORMATS)
 def test_layers_are_decoded_as_by_the_projects_that_pack_them(name: str, tmp_path: Path) -> None:
     parts = golden(name)
-    wanted = parts.pop("weight")
+    wanted = parts.pop("decoded")
     path = tmp_path / "x.safetensors"
     path.write_bytes(packed(entries("a.b", parts) | {"a.norm.weight": ("F32", [1], bytes(4))}))
     found = with_decoded_modules(SafetensorsFile(path).tensors, _FORMATS[name])
@@ -56,7 +62,7 @@ def test_layers_are_decoded_as_by_the_projects_that_pack_them(name: str, tmp_pat
 @pytest.mark.contract("FILE-HF-5")
 def test_gptq_without_g_idx_in_its_second_format_and_in_one_group(tmp_path: Path) -> None:
     parts = golden("gptq4")
-    del parts["g_idx"], parts["weight"]
+    del parts["g_idx"], parts["decoded"]
     integers = np.stack([parts["qweight"].view(np.uint32) >> 4 * field & 15 for field in range(8)], axis=1).reshape(64, 32).astype(int)
     zeros = np.stack([parts["qzeros"].view(np.uint32) >> 4 * field & 15 for field in range(8)], axis=2).reshape(2, 32).astype(int)
     for size, offset in ((32, 0), (32, 1), (-1, 0)):
@@ -167,3 +173,88 @@ def test_quantised_layers_that_are_incomplete_or_lie(tmp_path: Path) -> None:
     assert "bits is 8; supported for AWQ is 4" in said(nothing, quant_method="awq", bits=8)
     assert "version is 'gemv'; supported for AWQ is gemm" in said(nothing, quant_method="awq", version="gemv")
     assert "is 6 x 48, which no groups of 16 inputs fill" in said(nothing, quant_method="awq")
+
+
+@pytest.mark.contract("FILE-HF-5")
+@pytest.mark.parametrize("name", ["pack4", "int8", "nf4", "llm_int8"])
+def test_any_rows_of_a_layer_are_decoded_alike(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = golden(name)
+    wanted = parts.pop("decoded")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(packed(entries("a", parts)))
+    monkeypatch.setattr("aprgraph.graph.sources.checkpoint.quantized_modules._CHUNK", 7 * 64)
+    weight = with_decoded_modules(SafetensorsFile(path).tensors, _FORMATS[name])["a.weight"]
+    assert np.array_equal(weight.view().view(np.float32).reshape(wanted.shape), wanted)
+
+
+@pytest.mark.contract("FILE-HF-5")
+def test_older_packed_layers_in_the_order_of_activations(tmp_path: Path) -> None:
+    parts = golden("pack4")
+    wanted = parts.pop("decoded")
+    order = np.random.default_rng(2).permutation(64)
+    integers = np.stack([parts["weight_packed"].view(np.uint32) >> 4 * field & 15 for field in range(8)], axis=2).reshape(32, 64)
+    shuffled = integers[:, order].reshape(32, 8, 8)
+    words = np.bitwise_or.reduce(shuffled << np.arange(0, 32, 4, dtype=np.uint32), axis=2)
+    groups = (np.arange(64) // 32)[order].astype(np.int32)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(packed(entries("a", {**parts, "weight_packed": words.view(np.int32), "weight_g_idx": groups})))
+    weight = with_decoded_modules(SafetensorsFile(path).tensors, PackQuantized())["a.weight"]
+    assert np.array_equal(weight.view().view(np.float32).reshape(32, 64), wanted[:, order])
+
+
+@pytest.mark.contract("FILE-HF-2")
+@pytest.mark.contract("FILE-HF-5")
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("pack4", {"weight_shape": np.array([31, 64])}, "weight_shape' says 31 x 64, expected 32 rows"),
+        ("pack4", {"weight_shape": np.array([32, 60])}, "is 32 x 8, for 60 inputs; expected integers of 2, 4 or 8 bits"),
+        ("pack4", {"weight_shape": np.array([32.0, 64.0])}, "is 2 F64, expected 2 of I64 or I32"),
+        ("pack4", {"weight_scale": np.ones((32, 3), np.float32)}, "is 32 x 3, and 64 inputs do not divide among 3 groups"),
+        ("pack4", {"weight_scale": np.ones((31, 2), np.float32)}, "is 31 x 2 F32, expected 32 x 2 of F16, BF16 or F32"),
+        ("pack4", {"weight_zero_point": np.ones((3, 2), np.int32)}, "is 3 x 2 I32, expected 4 x 2 of I32"),
+        ("int8", {"weight_scale": None}, "'a.weight' is there, and weight_scale of the same layer is not"),
+        ("int8", {"weight_zero_point": np.ones((32, 2), np.int8)}, "is 32 x 2 I8, expected 32 x 1 of I8"),
+        ("nf4", {"weight.absmax": None}, "'a.weight' is there, and weight.absmax of the same layer is not"),
+        ("nf4", {"weight.nested_quant_map": None}, "has no nested_quant_map beside it"),
+        ("nf4", {"weight.quant_state.bitsandbytes__nf4": None}, "has no quant_state beside it"),
+        ("nf4", {"weight.quant_state.bitsandbytes__nf4": np.frombuffer(b"[1]", np.uint8)}, "holds no description of a matrix"),
+        ("fp4", {"weight.quant_state.bitsandbytes__fp4": np.frombuffer(b'{"shape": [32, 64], "blocksize": 0}', np.uint8)}, "says the shape and"),
+        ("fp4", {"weight.quant_state.bitsandbytes__fp4": np.frombuffer(b'{"shape": [32, 32], "blocksize": 64}', np.uint8)}, "expected 512 x 1"),
+        ("fp4", {"weight.absmax": np.ones(31, np.float32)}, "is 31 F32, expected 32 of F32"),
+        ("llm_int8", {"SCB": np.ones(31, np.float32)}, "is 31 F32, expected 32 of F32"),
+        ("llm_int8", {"weight_format": np.array(2, np.uint8)}, "is not 0, rows one after the other"),
+    ],
+)  # fmt: skip
+def test_layers_of_other_formats_that_lie(name: str, changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    parts = golden(name)
+    del parts["decoded"]
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(packed(entries("a", {part: values for part, values in {**parts, **changes}.items() if values is not None})))
+    with pytest.raises((ModelError, ModelFileError)) as caught:
+        with_decoded_modules(SafetensorsFile(path).tensors, _FORMATS[name])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.contract("FILE-HF-5")
+@pytest.mark.parametrize("name", ["pack4", "int8", "nf4", "llm_int8"])
+def test_checkpoints_of_other_formats(name: str, tmp_path: Path) -> None:
+    """A layer of 64 inputs and 32 outputs in a checkpoint that has it elsewhere in F32."""
+    folder = write_checkpoint("qwen2-f32-yarn", tmp_path)
+    file, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
+    parts = golden(name)
+    wanted = parts.pop("decoded")
+    tensors = unpacked(file.read_bytes())
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    file.write_bytes(packed(tensors | entries("model.layers.0.mlp.up_proj", parts)))
+    kind = "bitsandbytes" if name in ("nf4", "llm_int8") else "compressed-tensors"
+    groups = {"group_0": {"weights": {"num_bits": 4}, "input_activations": {"num_bits": 8}}}
+    quantization = {"load_in_4bit": True} if name == "nf4" else {"quant_method": kind, "config_groups": groups}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
+    source = open_source(folder)
+    info = source.tensors["blk.0.ffn_up.weight"]
+    assert np.array_equal(source.tensor_bytes(info).view(np.float32).reshape(wanted.shape), wanted)
+    assert f"weights of {kind} are decoded to float32 in memory, exactly: no kernel decodes them" in source.notices
+    rounded = "activations are not rounded to 8 bits, as config.json asks for (input_activations)"
+    assert (rounded in source.notices) == (kind == "compressed-tensors")

@@ -33,6 +33,7 @@ class Awq:
     group_size: int
 
     known_by: ClassVar[str] = "qweight"
+    dtype: ClassVar[str | None] = None
     parts: ClassVar[Mapping[str, bool]] = {"qzeros": True, "scales": True}
 
     def weight(self, parts: Mapping[str, StoredTensor]) -> Decoding:

@@ -54,8 +54,8 @@ class Checkpoint:
         self.notices = (*self.metadata.notices, *quantization.notices, *doubts)
         self._files = [SafetensorsFile(shard) for shard in places.shards]
         stored = self._stored()
-        if quantization.modules is not None:
-            stored = with_decoded_modules(stored, quantization.modules)
+        for modules in quantization.modules:
+            stored = with_decoded_modules(stored, modules)
         found = gather(self.metadata.family, stored, quantization.block, self._config)
         text, table = text_config(config), found.values.get(self.metadata.family.gguf_name("embedding") + ".weight")
         self.notices += require_biases(kind_of(config), text, found.values, self._config)

@@ -20,6 +20,7 @@ from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelEr
 from aprgraph.graph.sources.checkpoint.quantized_modules import (
     Decoding,
     Reals,
+    groups_of,
     require_matrix,
     require_scales,
     unpack_words,
@@ -43,6 +44,7 @@ class Gptq:
     zero_offset: int
 
     known_by: ClassVar[str] = "qweight"
+    dtype: ClassVar[str | None] = None
     parts: ClassVar[Mapping[str, bool]] = {"qzeros": True, "scales": True, "g_idx": False}
 
     def weight(self, parts: Mapping[str, StoredTensor]) -> Decoding:
@@ -91,14 +93,7 @@ class _Decoder:
         given = self.parts.get("g_idx")
         if given is None:
             return np.arange(self.columns) // (self.gptq.group_size if self.gptq.group_size > 0 else self.columns)
-        groups = given.view().view(np.int32)
-        if groups.min() < 0 or groups.max() >= count:
-            bad = groups[(groups < 0) | (groups >= count)][0]
-            raise ModelFileError(
-                f"{given.file.path}: tensor {shown(given.name)} holds the group {bad}, expected 0 to {count - 1}; the file is damaged: "
-                "download it again"
-            )
-        return groups
+        return groups_of(given, count)
 
 
 def read_gptq(given: Mapping[str, Any], where: Path) -> Gptq:

@@ -1,4 +1,4 @@
-"""What config.json says of quantised weights: those that are decoded, and those that are named and refused."""
+"""What config.json says of quantised weights, and how they are decoded; other kinds are refused by name."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from typing import Any
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.sources.checkpoint.awq import read_awq
+from aprgraph.graph.sources.checkpoint.bitsandbytes import EightBits, FourBits
+from aprgraph.graph.sources.checkpoint.compressed_tensors import IntQuantized, PackQuantized, read_compressed_tensors
 from aprgraph.graph.sources.checkpoint.gptq import read_gptq
 from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat
 
 _BLOCK = (128, 128)
 _ORIGINAL = "give the checkpoint that it was quantised from"
-_CONVERT = "convert it to GGUF with llama.cpp's convert_hf_to_gguf.py, which decodes it, or " + _ORIGINAL
 _DECODED = "weights of {} are decoded to float32 in memory, exactly: no kernel decodes them"
-#: Kinds that are not decoded here, and what to do.
-_REFUSED = {
-    "compressed-tensors": ("compressed-tensors", _CONVERT),
-    "bitsandbytes": ("bitsandbytes", _ORIGINAL),
-}
+#: What a kind that is not decoded here is told.
+_KNOWN = "FP8, MXFP4, GPTQ, AWQ, compressed-tensors and bitsandbytes"
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Quantization:
 
     block: tuple[int, int] = _BLOCK
     notices: tuple[str, ...] = ()
-    modules: ModuleFormat | None = None
+    modules: tuple[ModuleFormat, ...] = ()
 
 
 def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
@@ -45,13 +43,17 @@ def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
     if kind == "mxfp4":
         return Quantization()
     if kind == "gptq":
-        return Quantization(modules=read_gptq(given, where), notices=(_DECODED.format("GPTQ"),))
+        return Quantization(modules=(read_gptq(given, where),), notices=(_DECODED.format("GPTQ"),))
     if kind == "awq":
-        return Quantization(modules=read_awq(given, where), notices=(_DECODED.format("AWQ"),))
+        return Quantization(modules=(read_awq(given, where),), notices=(_DECODED.format("AWQ"),))
+    if kind == "compressed-tensors":
+        fp8_block, notices = read_compressed_tensors(given, where)
+        return Quantization(fp8_block or _BLOCK, (_DECODED.format(kind), *notices), (PackQuantized(), IntQuantized()))
+    if kind == "bitsandbytes":
+        return Quantization(modules=(FourBits(), EightBits()), notices=(_DECODED.format(kind),))
     if kind != "fp8":
-        name, advice = _REFUSED.get(kind, (shown(kind), _ORIGINAL)) if isinstance(kind, str) else (shown(kind), _ORIGINAL)
         raise UnsupportedModelError(
-            f"{where}: the weights are quantised by {name}, which aprgraph does not decode (it does FP8, MXFP4, GPTQ and AWQ); {advice}"
+            f"{where}: the weights are quantised by {shown(kind)}, which aprgraph does not decode (it does {_KNOWN}); {_ORIGINAL}"
         )
     block = given.get("weight_block_size") or _BLOCK
     if not isinstance(block, (list, tuple)) or len(block) != 2 or not all(type(size) is int and size > 0 for size in block):

@@ -1,7 +1,7 @@
 """Linear layers of a checkpoint whose weight is stored as several tensors: packed integers, scales, zero points.
 
 To the rest of the reader each is one tensor `….weight` of F32, which is decoded when somebody asks for its bytes. How
-the integers are packed is said in one file a format: gptq.py, awq.py.
+the integers are packed is said in one file a format: gptq.py, awq.py, compressed_tensors.py, bitsandbytes.py.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class ModuleFormat(Protocol):
     @property
     def known_by(self) -> str:
         """The last part of the name of the tensor that every quantised layer has: `qweight`."""
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of that tensor, where others of its name are of layers that are not quantised so."""
 
     @property
     def parts(self) -> Mapping[str, bool]:
@@ -75,7 +79,7 @@ def with_decoded_modules(stored: Mapping[str, StoredTensor], module_format: Modu
     found = dict(stored)
     for name, first in stored.items():
         module, _, end = name.rpartition(".")
-        if end != known_by:
+        if end != known_by or module_format.dtype not in (None, first.dtype):
             continue
         parts = {known_by: found.pop(name)}
         for part, is_needed in ends.items():
@@ -117,6 +121,18 @@ def require_matrix(tensor: StoredTensor, dtypes: tuple[str, ...], dims: tuple[in
 def require_scales(tensor: StoredTensor, dims: tuple[int, ...] | None = None) -> None:
     """Raise ModelFileError unless a tensor is a matrix, or has ``dims``, of real numbers."""
     require_matrix(tensor, _SCALES, dims)
+
+
+def groups_of(tensor: StoredTensor, count: int) -> npt.NDArray[np.int32]:
+    """The group of each input, of ``count``. Raises ModelFileError for one that is not there."""
+    groups = tensor.view().view(np.int32)
+    if groups.min() < 0 or groups.max() >= count:
+        bad = groups[(groups < 0) | (groups >= count)][0]
+        raise ModelFileError(
+            f"{tensor.file.path}: tensor {shown(tensor.name)} holds the group {bad}, expected 0 to {count - 1}; the file is damaged: "
+            "download it again"
+        )
+    return groups
 
 
 def unpack_words(words: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint8]:

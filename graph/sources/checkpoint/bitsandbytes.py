@@ -1,0 +1,138 @@
+"""Weights of bitsandbytes, in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314) and in 8 (arXiv:2208.07339).
+
+In 4 bits: `weight` U8 [R · C / 2, 1], two elements in a byte, the first in the high half, each an index into
+`weight.quant_map` F32 [16]; `weight.absmax`, one factor for each block of the flat weight, or, quantised again, U8 with
+`weight.nested_quant_map` F32 [256], `weight.nested_absmax` F32 and an offset; what else there is to know is JSON in the
+bytes of `weight.quant_state.bitsandbytes__nf4` (or fp4). In 8 bits: `weight` I8 [R, C] and `SCB` F32 [R], the largest
+value of each row; the weight is q · SCB / 127.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.errors import ModelFileError, shown
+from aprgraph.graph.json_text import parse_json
+from aprgraph.graph.sources.checkpoint.quantized_modules import Decoding, Reals, require_matrix
+from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
+from aprgraph.graph.sources.checkpoint.values import elements
+
+_STATES = ("weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes__fp4")
+_MOST_STATE = 1 << 16
+_LEVELS, _NESTED_LEVELS = 16, 256
+#: 1 / 127 as bitsandbytes has it.
+_PER_STEP = np.float32(7.874015718698502e-3)
+_AGAIN = "the file is damaged: download it again"
+
+
+@dataclass(frozen=True)
+class FourBits:
+    """Layers of nf4 or fp4."""
+
+    known_by: ClassVar[str] = "weight"
+    dtype: ClassVar[str | None] = "U8"
+    parts: ClassVar[Mapping[str, bool]] = {
+        "weight.absmax": True, "weight.quant_map": True, **dict.fromkeys(_STATES, False),
+        "weight.nested_absmax": False, "weight.nested_quant_map": False,
+    }  # fmt: skip
+
+    def weight(self, parts: Mapping[str, StoredTensor]) -> Decoding:
+        """See ``ModuleFormat.weight``."""
+        stored, absmax = parts["weight"], parts["weight.absmax"]
+        state = next((parts[name] for name in _STATES if name in parts), None)
+        if state is None:
+            raise ModelFileError(f"{stored.file.path}: tensor {shown(stored.name)} has no quant_state beside it; {_AGAIN}")
+        said = _state(state)
+        rows, columns = said.dims
+        require_matrix(stored, ("U8",), (-(-rows * columns // 2), 1))
+        require_matrix(parts["weight.quant_map"], ("F32",), (_LEVELS,))
+        blocks = -(-rows * columns // said.block)
+        nested = parts.get("weight.nested_absmax")
+        require_matrix(absmax, ("F32",) if nested is None else ("U8",), (blocks,))
+        if nested is not None:
+            require_matrix(nested, ("F32",), (-(-blocks // said.nested_block),))
+            levels = parts.get("weight.nested_quant_map")
+            if levels is None:
+                raise ModelFileError(f"{nested.file.path}: tensor {shown(nested.name)} has no nested_quant_map beside it; {_AGAIN}")
+            require_matrix(levels, ("F32",), (_NESTED_LEVELS,))
+
+        def decode(start: int, stop: int) -> Reals:
+            places = np.arange(start * columns, stop * columns)
+            held = stored.view()[places // 2]
+            values = _reals(parts["weight.quant_map"])[np.where(places % 2, held & 15, held >> 4)]
+            own: Reals = values * _factors(parts, said, places // said.block)
+            return own.reshape(-1, columns)
+
+        return Decoding((rows, columns), decode)
+
+
+@dataclass(frozen=True)
+class EightBits:
+    """Layers of LLM.int8()."""
+
+    known_by: ClassVar[str] = "weight"
+    dtype: ClassVar[str | None] = "I8"
+    parts: ClassVar[Mapping[str, bool]] = {"SCB": True, "weight_format": False}
+
+    def weight(self, parts: Mapping[str, StoredTensor]) -> Decoding:
+        """See ``ModuleFormat.weight``."""
+        stored, layout = parts["weight"], parts.get("weight_format")
+        require_matrix(stored, ("I8",))
+        require_matrix(parts["SCB"], ("F32",), (stored.dims[0],))
+        if layout is not None and elements(layout).any():  # 0 is row after row
+            raise ModelFileError(f"{layout.file.path}: tensor {shown(layout.name)} is not 0, rows one after the other; {_AGAIN}")
+
+        def decode(start: int, stop: int) -> Reals:
+            integers = stored.view().view(np.int8).reshape(stored.dims)[start:stop].astype(np.float32)
+            own: Reals = integers * _reals(parts["SCB"])[start:stop, None] * _PER_STEP
+            return own
+
+        return Decoding((stored.dims[0], stored.dims[1]), decode)
+
+
+@dataclass(frozen=True)
+class _State:
+    dims: tuple[int, int]
+    block: int
+    nested_block: int
+    offset: float
+
+
+def _factors(parts: Mapping[str, StoredTensor], said: _State, blocks: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    """What each of the elements in ``blocks`` is multiplied by."""
+    first, last = int(blocks[0]), int(blocks[-1]) + 1
+    own = elements(parts["weight.absmax"])[first:last]
+    nested = parts.get("weight.nested_absmax")
+    if nested is None:
+        factors = own.astype(np.float32)
+    else:
+        outer = _reals(nested)[np.arange(first, last) // said.nested_block]
+        factors = _reals(parts["weight.nested_quant_map"])[own.astype(np.intp)] * outer + np.float32(said.offset)
+    spread: npt.NDArray[np.float32] = factors[blocks - first]
+    return spread
+
+
+def _state(tensor: StoredTensor) -> _State:
+    """What the JSON in a tensor says. Raises ModelFileError."""
+    where = f"{tensor.file.path}: tensor {shown(tensor.name)}"
+    if tensor.dtype != "U8" or tensor.nbytes > _MOST_STATE:
+        raise ModelFileError(f"{where} is {tensor.nbytes} bytes of {tensor.dtype}, expected a few of U8; {_AGAIN}")
+    try:
+        said: Any = parse_json(tensor.view().tobytes().decode("utf-8"))
+        rows, columns = said["shape"]
+        numbers = (rows, columns, said["blocksize"], said.get("nested_blocksize", 1))
+        offset = float(said.get("nested_offset", 0.0))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelFileError(f"{where} holds no description of a matrix ({shown(str(error))}); {_AGAIN}") from None
+    if not all(type(number) is int and 0 < number < 1 << 31 for number in numbers):
+        raise ModelFileError(f"{where} says the shape and blocks {shown(numbers)}, expected numbers above 0; {_AGAIN}")
+    return _State((rows, columns), numbers[2], numbers[3], offset)
+
+
+def _reals(tensor: StoredTensor) -> npt.NDArray[np.float32]:
+    return elements(tensor).astype(np.float32)

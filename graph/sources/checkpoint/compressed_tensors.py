@@ -1,0 +1,182 @@
+"""Weights of compressed-tensors (llm-compressor), as its formats pack-quantized and int-quantized store them.
+
+A layer of C inputs and R outputs, packed: `weight_packed` I32 [R, C · bits / 32], integers of 2, 4 or 8 bits along the
+inputs, 2^(bits − 1) added; `weight_scale` [R, G], one group of all inputs in the strategy channel, or one number;
+`weight_zero_point` I32 [R · bits / 32, G], packed along the outputs; `weight_shape` [R, C]; of older versions
+`weight_g_idx` I32 [C], the group of each input. Otherwise `weight` I8 [R, C] and its scales. The weight is
+(q − z) · scale. Weights of float-quantized are FP8, which is read like that of other checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.sources.checkpoint.quantized_modules import (
+    Decoding,
+    Reals,
+    groups_of,
+    require_matrix,
+    require_scales,
+    unpack_words,
+    words_of,
+)
+from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
+from aprgraph.graph.sources.checkpoint.values import elements
+from aprgraph.graph.words import shape_text
+
+_BITS = (2, 4, 8)
+_FORMATS = ("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision")
+_ORIGINAL = "give the checkpoint that it was quantised from"
+
+
+@dataclass(frozen=True)
+class PackQuantized:
+    """Layers of packed integers; of how many bits each has, its shapes tell."""
+
+    known_by: ClassVar[str] = "weight_packed"
+    dtype: ClassVar[str | None] = None
+    parts: ClassVar[Mapping[str, bool]] = {
+        "weight_scale": True, "weight_shape": True, "weight_zero_point": False, "weight_g_idx": False,
+    }  # fmt: skip
+
+    def weight(self, parts: Mapping[str, StoredTensor]) -> Decoding:
+        """See ``ModuleFormat.weight``."""
+        packed, zeros = parts["weight_packed"], parts.get("weight_zero_point")
+        require_matrix(packed, ("I32",))
+        rows, words = packed.dims
+        columns = _columns(parts["weight_shape"], rows)
+        bits = next((bits for bits in _BITS if columns * bits == words * 32), None)
+        if bits is None:
+            raise ModelFileError(
+                f"{packed.file.path}: tensor {shown(packed.name)} is {shape_text(packed.dims)}, for {columns} inputs; expected integers of "
+                "2, 4 or 8 bits that fill words of 32 bits"
+            )
+        scaling = _Scaling(parts["weight_scale"], parts.get("weight_g_idx"), rows, columns)
+        if zeros is not None:
+            require_matrix(zeros, ("I32",), (-(-rows * bits // 32), scaling.groups))
+
+        def decode(start: int, stop: int) -> Reals:
+            integers = unpack_words(np.ascontiguousarray(words_of(packed)[start:stop].T), bits).T.astype(np.float32)
+            if zeros is None:
+                return scaling.scaled(integers - np.float32(1 << (bits - 1)), start, stop)
+            own = unpack_words(words_of(zeros), bits)[start:stop].astype(np.float32)
+            return scaling.scaled(integers - scaling.by_input(own), start, stop)
+
+        return Decoding((rows, columns), decode)
+
+
+@dataclass(frozen=True)
+class IntQuantized:
+    """Layers of integers of 8 bits."""
+
+    known_by: ClassVar[str] = "weight"
+    dtype: ClassVar[str | None] = "I8"
+    parts: ClassVar[Mapping[str, bool]] = {"weight_scale": True, "weight_zero_point": False, "weight_g_idx": False}
+
+    def weight(self, parts: Mapping[str, StoredTensor]) -> Decoding:
+        """See ``ModuleFormat.weight``."""
+        stored, zeros = parts["weight"], parts.get("weight_zero_point")
+        require_matrix(stored, ("I8",))
+        rows, columns = stored.dims
+        scaling = _Scaling(parts["weight_scale"], parts.get("weight_g_idx"), rows, columns)
+        if zeros is not None:
+            require_matrix(zeros, ("I8",), parts["weight_scale"].dims)
+
+        def decode(start: int, stop: int) -> Reals:
+            integers = _integers(stored).reshape(stored.dims)[start:stop].astype(np.float32)
+            if zeros is not None:
+                own = np.broadcast_to(_integers(zeros).reshape(-1, scaling.groups), (rows, scaling.groups))
+                integers -= scaling.by_input(own[start:stop].astype(np.float32))
+            return scaling.scaled(integers, start, stop)
+
+        return Decoding((rows, columns), decode)
+
+
+class _Scaling:
+    """The scales of a layer, and which of its ``groups`` each input is in. Raises ModelFileError for shapes that do not fit."""
+
+    def __init__(self, scales: StoredTensor, order: StoredTensor | None, rows: int, columns: int) -> None:
+        self._scales, self._order, self._rows, self._columns = scales, order, rows, columns
+        self.groups = scales.dims[-1] if len(scales.dims) == 2 else 1
+        is_whole = scales.dims in ((), (1,))
+        require_scales(scales, scales.dims if is_whole else (rows, self.groups))
+        if order is not None:
+            require_matrix(order, ("I32",), (columns,))
+        if columns % self.groups:
+            raise ModelFileError(
+                f"{scales.file.path}: tensor {shown(scales.name)} is {shape_text(scales.dims)}, and {columns} inputs do not divide among "
+                f"{self.groups} groups; the file is damaged"
+            )
+
+    def by_input(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Values of groups, [rows, groups], for each input."""
+        # Older versions wrote -1 for layers in which inputs are in order.
+        if self._order is not None and (self._order.view().view(np.int32) != -1).any():
+            return values[:, groups_of(self._order, self.groups)]
+        return np.repeat(values, self._columns // self.groups, axis=1)
+
+    def scaled(self, values: npt.NDArray[np.float32], start: int, stop: int) -> Reals:
+        """``values`` of the rows from ``start`` to ``stop`` times their scales."""
+        factors = elements(self._scales).astype(np.float32).reshape(-1, self.groups)
+        own = np.broadcast_to(factors, (self._rows, self.groups))[start:stop]
+        scaled: Reals = values * self.by_input(own)
+        return scaled
+
+
+def _integers(tensor: StoredTensor) -> npt.NDArray[np.int8]:
+    return tensor.view().view(np.int8)
+
+
+def _columns(shape: StoredTensor, rows: int) -> int:
+    """The number of inputs that `weight_shape` says. Raises ModelFileError."""
+    kinds = {"I64": np.int64, "I32": np.int32}
+    if shape.dims != (2,) or shape.dtype not in kinds:
+        require_matrix(shape, tuple(kinds), (2,))
+    own_rows, columns = shape.view().view(kinds[shape.dtype]).tolist()
+    if own_rows != rows or not 0 < columns < 1 << 31:
+        raise ModelFileError(
+            f"{shape.file.path}: tensor {shown(shape.name)} says {own_rows} x {columns}, expected {rows} rows; the file is damaged"
+        )
+    return int(columns)
+
+
+def read_compressed_tensors(given: Mapping[str, Any], where: Path) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
+    """The block of FP8 weights that share a scale, if it is said, and notices. Raises ModelError or UnsupportedModelError."""
+    groups = given.get("config_groups") or {}
+    if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
+        raise ModelError(f"{where}: quantization_config.config_groups is {shown(groups)}, expected an object of objects; correct it")
+    sparsity = given.get("sparsity_config")
+    if isinstance(sparsity, dict) and sparsity.get("format", "dense") not in (None, "dense"):
+        raise UnsupportedModelError(f"{where}: sparsity_config.format is {shown(sparsity['format'])}; supported is dense: {_ORIGINAL}")
+    if given.get("transform_config"):
+        raise UnsupportedModelError(
+            f"{where}: transform_config is there, whose rotations of activations nothing here applies, so that the numbers would be wrong; "
+            f"{_ORIGINAL}"
+        )
+    for name in (given.get("format", "dense"), *(group.get("format") for group in groups.values())):
+        if name is not None and name not in _FORMATS:
+            supported = ", ".join(_FORMATS)
+            raise UnsupportedModelError(
+                f"{where}: the format of compressed-tensors is {shown(name)}; supported are {supported}; {_ORIGINAL}"
+            )
+    block = next((weights["block_structure"] for weights in _of(groups, "weights") if weights.get("block_structure")), None)
+    if block is not None and not (isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)):
+        raise ModelError(f"{where}: block_structure is {shown(block)}, expected two sizes; correct it")
+    notices: tuple[str, ...] = ()
+    if any(True for _ in _of(groups, "input_activations")):
+        notices += (f"activations are not rounded to 8 bits, as {where.name} asks for (input_activations)",)
+    if given.get("kv_cache_scheme"):
+        notices += (f"keys and values are not rounded to 8 bits, as {where.name} asks for (kv_cache_scheme)",)
+    return None if block is None else (block[0], block[1]), notices
+
+
+def _of(groups: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[Mapping[str, Any]]:
+    """What groups say of ``name``, where they do."""
+    return (group[name] for group in groups.values() if isinstance(group.get(name), dict))

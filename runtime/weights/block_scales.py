@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.runtime.weights.decoded import Decoded
 from aprgraph.runtime.weights.fit import Fit, sample_of
-from aprgraph.runtime.weights.rounding import Decoded
 from aprgraph.runtime.weights.rows import Index, Rows
 from aprgraph.runtime.weights.tensor_pair import TensorPair
 

@@ -8,9 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
+from aprgraph.runtime.weights.decoded import Decoded
 from aprgraph.runtime.weights.measures import Measures
-from aprgraph.runtime.weights.rounding import Decoded
 from aprgraph.runtime.weights.rows import Index, Rows, pieces
+from aprgraph.runtime.weights.threads import in_threads
 
 #: Rows that a candidate is tried on, and the fewest elements of them: at first, and if these are alike.
 _FIRST, _THEN = (4, 4096), (64, 4096)
@@ -75,11 +76,17 @@ def measure(a: Rows, fit: Fit, numbers: Index | None = None, count: int | None =
 
     ``exact``: as if nothing had been rounded.
     """
-    found = Measures()
-    for piece in pieces(len(numbers) if numbers is not None else count or a.count, a.columns):
+
+    def measured(piece: Index) -> Measures:
         rows = piece if numbers is None else numbers[piece]
+        found = Measures()
         _add(found, rows, a.fetch(rows), a.unit, fit, exact=exact)
-    return found
+        return found
+
+    whole = Measures()
+    for part in in_threads(measured, pieces(len(numbers) if numbers is not None else count or a.count, a.columns)):
+        whole.merge(part)
+    return whole
 
 
 def _add(found: Measures, rows: Index, ours: Decoded, unit: int, fit: Fit, *, exact: bool = False) -> None:

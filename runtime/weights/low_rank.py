@@ -7,11 +7,11 @@ that the rows of the difference span, and what is left outside of it must be rou
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.runtime.weights.decoded import Decoded
 from aprgraph.runtime.weights.measures import Measures
 from aprgraph.runtime.weights.rows import Index, Rows, pieces
 
@@ -114,5 +114,5 @@ def _without(a: Rows, b: Rows, directions: npt.NDArray[np.float32], numbers: Ind
         along = (delta @ directions @ directions.T).astype(np.float32)
         # What was added was rounded once more where it was added.
         spread = ours.radius + np.abs(along) * np.float32(2.0**-20)
-        found.add(rows, replace(ours, values=(ours.values - along).astype(np.float32), radius=spread.astype(np.float32)), theirs, unit)
+        found.add(rows, Decoded((ours.values - along).astype(np.float32), spread.astype(np.float32), ours.outer), theirs, unit)
     return found

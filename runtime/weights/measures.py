@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.runtime.weights.rounding import Decoded
+from aprgraph.runtime.weights.decoded import Decoded, sums_of_products
 
 #: f32, and f64 where that overflows.
 Reals = npt.NDArray[Any]
@@ -132,37 +131,36 @@ class Measures:
         unit = max(unit, _USUAL_UNIT)
         if columns % unit:
             unit = columns
-        theirs: npt.NDArray[np.float32] = b.values
-        spread: npt.NDArray[np.float32] = b.radius
         if factor != 1 or offset:
-            theirs = (theirs * np.float32(factor) + np.float32(offset)).astype(np.float32)
-            # Whoever applied these rounded once more.
-            spread = (spread * np.float32(abs(factor)) + np.abs(theirs) * np.float32(2.0**-23)).astype(np.float32)
+            b = _moved(b, factor, offset)
         with np.errstate(invalid="ignore", over="ignore"):
-            delta = a.values - theirs
-            sums = _all_sums((a.values, theirs, delta, a.radius, spread), unit)
-            wide = _beyond_f32(sums, a.values, theirs, delta)
+            delta: Reals = a.values - b.values
+            sums = _all_sums(a.values, b.values, delta, unit)
+            wide = _beyond_f32(sums, a.values, b.values, delta)
             if wide.size:
-                parts = [part[wide].astype(np.float64) for part in (a.values, theirs, a.radius, spread)]
-                delta, sums = delta.astype(np.float64), sums.astype(np.float64)
-                delta[wide] = parts[0] - parts[1]
-                sums[:, wide] = _all_sums((parts[0], parts[1], delta[wide], parts[2], parts[3]), unit)
-        squares, products, energy_a, energy_b, of_a, of_b, crossed = sums
-        bad: npt.NDArray[np.bool_] = np.asarray(~(squares <= of_a + of_b + 2 * crossed))
+                ours, theirs = (side.values[wide].astype(np.float64) for side in (a, b))
+                delta = delta.astype(np.float64)
+                delta[wide] = ours - theirs
+                sums[:, wide] = _all_sums(ours, theirs, delta[wide], unit)
+            squares, products, energy_a, energy_b = sums
+            of_a, of_b = a.radius_squares(unit, energy_a), b.radius_squares(unit, energy_b)
+            bad: npt.NDArray[np.bool_] = np.asarray(~(squares <= np.square(np.sqrt(of_a) + np.sqrt(of_b))))
         self.unequal_units += int(np.count_nonzero(squares))
         if exact:
             bad = squares != 0
         elif bad.any():
-            bad &= _is_bad(delta, a, b, spread, np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * np.float32(0.5), unit)
+            rows_with = np.flatnonzero(bad.any(axis=1))
+            energy = np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * 0.5
+            bad[rows_with] &= _is_bad(delta[rows_with], (a, b), rows_with, energy[rows_with], unit)
         if bad.any():
             self._note_bad(rows, bad, unit)
             zeros = [int(np.count_nonzero(bad & (energy == 0))) for energy in (energy_a, energy_b)]
             self.bad_zeros = (self.bad_zeros[0] + zeros[0], self.bad_zeros[1] + zeros[1])
         self.elements += delta.size
         self.units += bad.size
-        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(sums).all(axis=0))
+        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(sums).all(axis=0) & np.isfinite(of_a) & np.isfinite(of_b))
         if not finite.all():
-            infinite = [int((~np.isfinite(side)).sum()) for side in (a.values, theirs)]
+            infinite = [int((~np.isfinite(side.values)).sum()) for side in (a, b)]
             self.not_finite = (self.not_finite[0] + infinite[0], self.not_finite[1] + infinite[1])
             delta = delta[np.isfinite(delta)]
         self.largest = max(self.largest, float(delta.max(initial=0)), -float(delta.min(initial=0)))
@@ -172,6 +170,29 @@ class Measures:
         self.a_squares += _total(energy_a, finite)
         self.b_squares += _total(energy_b, finite)
         self.products += _total(products, finite)
+
+    def merge(self, other: Measures) -> None:
+        """Take in what was measured of other rows."""
+        for name in (
+            "elements",
+            "error",
+            "good_error",
+            "expected",
+            "a_squares",
+            "b_squares",
+            "products",
+            "units",
+            "bad_units",
+            "unequal_units",
+        ):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.in_blocks |= other.in_blocks
+        self.largest = max(self.largest, other.largest)
+        self.not_finite = self.not_finite[0] + other.not_finite[0], self.not_finite[1] + other.not_finite[1]
+        self.bad_zeros = self.bad_zeros[0] + other.bad_zeros[0], self.bad_zeros[1] + other.bad_zeros[1]
+        self.bad_rows.update(other.bad_rows)
+        self.bad_blocks.update(other.bad_blocks)
+        self.bad_spans += other.bad_spans[: max(0, _SPANS - len(self.bad_spans))]
 
     def _note_bad(self, rows: npt.NDArray[np.int64], bad: npt.NDArray[np.bool_], unit: int) -> None:
         counts = bad.sum(axis=1)
@@ -184,27 +205,26 @@ class Measures:
 
 
 #: Sums of squares below these are made in f64: f32 is exact to 2^-126, and a radius of rounding is 2^-24 of its value.
-_LEAST_ERROR, _LEAST_ENERGY = np.float32(2.0**-112), np.float32(2.0**-64)
+_LEAST_ERROR, _LEAST_ENERGY = 2.0**-112, 2.0**-64
 
 #: Places of bad units that are kept.
 _SPANS = 64
 
 
-def _dots(a: Reals, b: Reals, unit: int) -> Reals:
-    """The sum of products over each unit: [rows, units]."""
-    shape = (len(a), -1, unit)
-    found: Reals = np.einsum("rui,rui->ru", a.reshape(shape), b.reshape(shape))
-    return found
+def _moved(b: Decoded, factor: float, offset: float) -> Decoded:
+    """B's values times a factor, plus an offset. Whoever applied these rounded once more."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = (b.values * np.float32(factor) + np.float32(offset)).astype(np.float32)
+        radius = (b.radius * np.float32(abs(factor)) + np.abs(values) * np.float32(2.0**-23)).astype(np.float32)
+    return Decoded(values, radius, b.outer)
 
 
-def _all_sums(parts: Sequence[Reals], unit: int) -> Reals:
-    """All that is summed over units: [7, rows, units]. ``parts`` are A, B, their difference, and the radii of both."""
-    a, b, delta, radius, spread = parts
-    pairs = ((delta, delta), (a, b), (a, a), (b, b), (radius, radius), (spread, spread), (radius, spread))
-    return np.stack([_dots(left, right, unit) for left, right in pairs])
+def _all_sums(a: Reals, b: Reals, delta: Reals, unit: int) -> npt.NDArray[np.float64]:
+    """All that is summed over units, [4, rows, units]: squares of the difference, products, squares of A and of B."""
+    return np.stack([sums_of_products(left, right, unit) for left, right in ((delta, delta), (a, b), (a, a), (b, b))])
 
 
-def _beyond_f32(sums: Reals, a: Reals, b: Reals, delta: Reals) -> npt.NDArray[np.intp]:
+def _beyond_f32(sums: npt.NDArray[np.float64], a: Reals, b: Reals, delta: Reals) -> npt.NDArray[np.intp]:
     """The rows whose squares do not fit into f32: beyond its range, or rounded to 0 or nearly so though the values are not 0."""
     wide: npt.NDArray[np.bool_] = np.asarray(~np.isfinite(sums).all(axis=(0, 2)))
     for of_units, values, least in ((sums[0], delta, _LEAST_ERROR), (sums[2], a, _LEAST_ENERGY), (sums[3], b, _LEAST_ENERGY)):
@@ -217,18 +237,21 @@ def _total(of_units: Reals, chosen: npt.NDArray[np.bool_]) -> float:
     return float(of_units[chosen].sum(dtype=np.float64))
 
 
-def _is_bad(delta: Reals, a: Decoded, b: Decoded, spread: npt.NDArray[np.float32], energy: Reals, unit: int) -> npt.NDArray[np.bool_]:
-    """Whether units are bad for other reasons than that their outermost elements were cut off.
+def _is_bad(
+    delta: Reals, sides: tuple[Decoded, Decoded], rows: npt.NDArray[np.intp], energy: npt.NDArray[np.float64], unit: int
+) -> npt.NDArray[np.bool_]:
+    """Whether units of some rows are bad for other reasons than that their outermost elements were cut off.
 
     That leaves no more than the energy of the float weights; two blocks that have nothing to do with each other differ by
     the sum of their energies.
     """
     inner = np.ones(delta.shape, np.bool_)
-    for side in (a, b):
+    for side in sides:
         if side.outer is not None:
-            inner &= ~side.outer
+            inner &= ~side.outer[rows]
     with np.errstate(invalid="ignore", over="ignore"):
-        within, radius = np.where(inner, delta, 0), np.where(inner, a.radius.astype(delta.dtype) + spread, 0)
-        bad = ~(_dots(within, within, unit) <= _WEIGHED * _dots(radius, radius, unit)) | ~(_dots(delta, delta, unit) <= energy)
-    found: npt.NDArray[np.bool_] = bad
-    return found
+        limit = sides[0].radius[rows].astype(delta.dtype) + sides[1].radius[rows]
+        within, radius = np.where(inner, delta, 0), np.where(inner, limit, 0)
+        bad = ~(sums_of_products(within, within, unit) <= _WEIGHED * sums_of_products(radius, radius, unit))
+        bad |= ~(sums_of_products(delta, delta, unit) <= energy)
+    return bad

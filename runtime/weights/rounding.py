@@ -10,18 +10,18 @@ may cut off more there, so an element at the outermost codes is marked ``outer``
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.block_decoders import RUN
-from aprgraph.graph.block_formats import BlockFormat, NumpyBlocks, decode_by_gguf
-
-Values = npt.NDArray[np.float32]
+from aprgraph.graph.block_formats import BlockFormat, decode_by_gguf
+from aprgraph.runtime.weights.block_codes import CodeReader, Codes, Scaled
+from aprgraph.runtime.weights.decoded import Decoded, Sums, Values
 
 #: Half a unit in the last place of what a scale is rounded to, relative and (subnormal) absolute.
 _HALF_ULP_F16, _LEAST_F16 = 2.0**-11, 2.0**-25
@@ -37,18 +37,6 @@ _UNIT_OF_FP8 = 32
 _CODEBOOK_FACTOR = 8.0
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """Rows of a tensor: ``values`` [rows, columns] in f32, and how far the rounded values may have been, ``radius``.
-
-    ``outer`` are the elements that may have been cut off by more than that; None if there are none.
-    """
-
-    values: Values
-    radius: Values
-    outer: npt.NDArray[np.bool_] | None = None
-
-
 def decode_rows(fmt: BlockFormat, raw: npt.NDArray[np.uint8], columns: int) -> Decoded:
     """Decode ``raw`` u8 [rows, bytes of a row] to f32 [rows, ``columns``], with the radius of rounding of each element."""
     shape = (len(raw), columns)
@@ -57,7 +45,7 @@ def decode_rows(fmt: BlockFormat, raw: npt.NDArray[np.uint8], columns: int) -> D
         relative, least = _PLAIN[fmt.fields[0].dtype]
         with np.errstate(invalid="ignore"):  # NaN that signals
             values = np.ascontiguousarray(raw).view(dtype).astype(np.float32)
-            return Decoded(values, np.abs(values) * np.float32(relative) + np.float32(least))
+        return _in_proportion(values, relative, least)
     if fmt.decode is None:
         values = decode_by_gguf(fmt, raw, shape)
         return Decoded(values, _codebook_radius(fmt, values), np.ones(shape, np.bool_))
@@ -79,6 +67,22 @@ def as_stored(decoded: Decoded, stored: str) -> Decoded:
     return Decoded(decoded.values, radius, decoded.outer)
 
 
+def _in_proportion(values: Values, relative: float, least: float) -> Decoded:
+    """Values of which each was rounded to some digits."""
+
+    def radius() -> tuple[Values, None]:
+        with np.errstate(invalid="ignore"):
+            return np.abs(values) * np.float32(relative) + np.float32(least), None
+
+    def squares(unit: int, energies: Sums) -> Sums:
+        # Of the product in the middle, what it is at most (Cauchy-Schwarz).
+        with np.errstate(invalid="ignore", over="ignore"):
+            found: Sums = np.square(relative * np.sqrt(energies) + least * math.sqrt(unit))
+        return found
+
+    return Decoded(values, radius, squares=squares)
+
+
 def _codebook_radius(fmt: BlockFormat, values: Values) -> Values:
     blocks = values.reshape(-1, fmt.elements)
     bits = 8 * fmt.block_bytes / fmt.elements
@@ -90,24 +94,51 @@ def _codebook_radius(fmt: BlockFormat, values: Values) -> Values:
 
 def _decode_blocks(fmt: BlockFormat, blocks: npt.NDArray[np.uint8], shape: tuple[int, int]) -> Decoded:
     assert fmt.decode is not None
-    values = np.empty((len(blocks), fmt.elements), np.float32)
-    radius = np.empty_like(values)
-    outer = np.empty(values.shape, np.bool_)
-    reader = _CodeReader(fmt, blocks)
-    lane, levels = np.arange(RUN), _levels(fmt)
-    for first in range(0, fmt.elements, RUN):
-        reader.stand_in, reader.shift = None, 0.0
-        run = slice(first, first + RUN)
-        values[:, run] = fmt.decode(reader, first, lane)
-        code = reader.codes
-        gaps = _gaps(fmt, reader, first, lane, levels)
+    runs = fmt.elements // RUN
+    codes = np.empty((len(blocks), runs, RUN), np.int8)
+    scales = np.empty((len(blocks), runs, 1), np.float32)
+    offsets = np.zeros_like(scales)
+    reader, levels = CodeReader(fmt, blocks), _levels(fmt)
+    gaps: list[_Gaps] = []
+    lane = np.arange(RUN)
+    for run in range(runs):
+        reader.shift = 0.0
+        found: Scaled = fmt.decode(reader, run * RUN, lane)
+        codes[:, run], scales[:, run] = reader.codes, found.scale
+        if found.offset is not None:
+            offsets[:, run] = found.offset
+        gaps.append(_gaps(fmt, reader, run * RUN, found, levels))
+    values = codes.astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        values *= scales
+        if found.offset is not None:
+            values += offsets
+    every = _Gaps(*(np.stack([getattr(one, name) for one in gaps], axis=1) for name in ("step", "inside", "at_end", "rounded")))
+
+    def is_outer() -> npt.NDArray[np.bool_]:
+        return np.asarray((codes == levels.lowest) | (codes == levels.highest))
+
+    def radius() -> tuple[Values, npt.NDArray[np.bool_]]:
+        outer = is_outer()
         if reader.table is None:
-            outer[:, run] = (code == levels.lowest) | (code == levels.highest)
-            radius[:, run] = np.where(outer[:, run], gaps.at_end, gaps.inside)
+            found = np.where(outer, every.at_end, every.inside)
         else:
-            outer[:, run] = levels.is_end[code]
-            radius[:, run] = gaps.step * levels.halves[code] + np.where(outer[:, run], gaps.at_end - gaps.step, gaps.rounded)
-    return Decoded(values.reshape(shape), radius.reshape(shape), outer.reshape(shape))
+            found = every.step * levels.half_of(codes) + np.where(outer, every.at_end - every.step, every.rounded)
+        return np.asarray(found.reshape(shape), np.float32), outer.reshape(shape)
+
+    def squares(unit: int, _: Sums) -> Sums:
+        inside, at_end = (np.square(side[..., 0].astype(np.float64)) for side in (every.inside, every.at_end))
+        outermost = _ones_of(is_outer())
+        of_runs: Sums = np.where(outermost > 0, (RUN - outermost) * inside + outermost * at_end, RUN * inside)
+        return np.asarray(of_runs.reshape(shape[0], shape[1] // unit, unit // RUN).sum(axis=-1))
+
+    return Decoded(values.reshape(shape), radius, squares=squares if reader.table is None else None)
+
+
+def _ones_of(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """How many of each run of 16 are true: eight at once, as bytes of an integer that are summed by a product."""
+    words = np.ascontiguousarray(flags).view(np.uint64)
+    return np.asarray((words * np.uint64(0x0101010101010101) >> np.uint64(56)).sum(axis=-1), np.int64)
 
 
 @dataclass(frozen=True)
@@ -125,18 +156,19 @@ class _Gaps:
 
 @dataclass(frozen=True)
 class _Levels:
-    """The codes of a format, from ``lowest`` to ``highest``, or indices of a table of values, whose ``ends`` are the outermost.
-
-    Of a table, ``halves`` are half gaps by code, at both ends a whole one, in units of what one more in a value changes.
-    ``least`` is what the rounding of a subnormal scale may change of an element.
+    """The values of the codes of a format, from ``lowest`` to ``highest``; ``half_gaps`` are half gaps by value, counted from
+    ``lowest``, at both ends a whole one, in units of what one more changes. ``least`` is what the rounding of a subnormal scale
+    may change of an element.
     """
 
     lowest: int
     highest: int
-    halves: Values
-    is_end: npt.NDArray[np.bool_]
-    ends: tuple[float, float]
+    half_gaps: Values
     least: float
+
+    def half_of(self, codes: Codes) -> Values:
+        """Half gaps by code."""
+        return np.asarray(self.half_gaps[codes.astype(np.int64) - self.lowest])
 
 
 @cache
@@ -148,80 +180,42 @@ def _levels(fmt: BlockFormat) -> _Levels:
         if field.dtype == "float16":
             at = fmt.offset(field.name)
             blocks[:, at : at + 2 * field.count] = np.ones(field.count, "<f2").view(np.uint8)
-    reader, lowest, highest = _CodeReader(fmt, blocks), 1 << 30, -(1 << 30)
+    reader, seen = CodeReader(fmt, blocks), np.zeros(256, np.bool_)
     for first in range(0, fmt.elements, RUN):
         with np.errstate(over="ignore"):
             fmt.decode(reader, first, np.arange(RUN))
-        lowest, highest = min(lowest, int(reader.codes.min())), max(highest, int(reader.codes.max()))
-    codes = np.arange(lowest, highest + 1)
-    values = codes.astype(np.float32) if reader.table is None else np.array(reader.table, np.float32)
-    distinct = np.unique(values)
+        seen[reader.codes.astype(np.int64) + 128] = True
+    distinct = np.flatnonzero(seen) - 128
     gaps = np.diff(distinct)
     halves = np.maximum(np.append(gaps, 0), np.insert(gaps, 0, 0)) / 2
     halves[0], halves[-1] = gaps[0], gaps[-1]
-    at_end = np.zeros(len(distinct), np.bool_)
-    at_end[0] = at_end[-1] = True
-    where = np.searchsorted(distinct, values)
-    ends = (float(distinct[0]), float(distinct[-1]))
+    lowest, highest = int(distinct[0]), int(distinct[-1])
+    half_gaps = np.zeros(highest - lowest + 1, np.float32)
+    half_gaps[distinct - lowest] = halves
     is_f16 = any(field.dtype == "float16" for field in fmt.fields)
-    least = _LEAST_F16 * max(map(abs, ends)) * reader.largest_scale if is_f16 else 0.0
-    return _Levels(lowest, highest, halves[where].astype(np.float32), at_end[where], ends, least)
+    least = _LEAST_F16 * max(abs(lowest), abs(highest)) * reader.largest_scale if is_f16 else 0.0
+    return _Levels(lowest, highest, half_gaps, least)
 
 
-def _gaps(fmt: BlockFormat, reader: _CodeReader, first: int, lane: Any, levels: _Levels) -> _Gaps:
+def _gaps(fmt: BlockFormat, reader: CodeReader, first: int, found: Scaled, levels: _Levels) -> _Gaps:
     """How far elements of the runs from ``first`` on may have been."""
     decode = fmt.decode
     assert decode is not None
 
-    def decoded(code: float, shift: float) -> Values:
-        reader.stand_in, reader.shift = code, shift
-        found: Values = decode(reader, first, lane)
-        return found
+    def ends(one: Scaled) -> tuple[Values, Values]:
+        offset = np.float32(0) if one.offset is None else one.offset
+        low, high = (one.scale * np.float32(end) + offset for end in (levels.lowest, levels.highest))
+        return low, high
 
-    low, high = (decoded(end, 0.0) for end in levels.ends)
-    step = np.abs(high - low) / np.float32(levels.ends[1] - levels.ends[0])
-    rounded = np.maximum(np.abs(low), np.abs(high)) * np.float32(_HALF_ULP_F16) + np.float32(levels.least)
-    if not reader.has_scales:
-        return _Gaps(step, step / 2 + rounded, step + rounded, rounded)
-    beyond = np.abs(decoded(levels.ends[0], 0.5) - low) + np.abs(decoded(levels.ends[1], 0.5) - high)
-    # Where the scale itself was rounded to 0, every code is an outermost one.
-    inside = np.where(step == 0, beyond, step / 2) + rounded
-    return _Gaps(step, inside, step + beyond + rounded, rounded + np.where(step == 0, beyond, 0))
-
-
-class _CodeReader(NumpyBlocks):
-    """Reads blocks in f32, and knows which integers are codes: those that there are RUN of in a run of elements.
-
-    ``stand_in`` takes the place of every code, ``shift`` is added to the integers that scale or shift all of a run.
-    """
-
-    def __init__(self, fmt: BlockFormat, blocks: npt.NDArray[np.uint8]) -> None:
-        super().__init__(fmt, blocks)
-        self.codes: npt.NDArray[np.int32] = np.zeros((0, RUN), np.int32)
-        self.table: tuple[int, ...] | None = None
-        self.stand_in: float | None = None
-        self.shift = 0.0
-        self.largest_scale = 1.0
-        self.has_scales = False
-
-    def real(self, field: str, index: Any = 0) -> Any:
-        return super().real(field, index).astype(np.float32)
-
-    def to_real(self, value: Any) -> Any:
-        if value.shape[-1] != RUN:
-            self.has_scales = True
-            self.largest_scale = max(self.largest_scale, float(np.abs(value).max()))
-            return value.astype(np.float32) + np.float32(self.shift)
-        if self.stand_in is not None:
-            return np.full((len(value), 1), self.stand_in, np.float32)
-        if self.table is None:
-            self.codes = value
-        return value.astype(np.float32)
-
-    def lookup(self, table: tuple[int, ...], index: Any) -> Any:
-        self.table = table
-        self.codes = index
-        return super().lookup(table, index)
-
-    def power_of_two(self, exponent: Any) -> Any:
-        return super().power_of_two(exponent).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        low, high = ends(found)
+        step = np.abs(high - low) / np.float32(levels.highest - levels.lowest)
+        rounded = np.maximum(np.abs(low), np.abs(high)) * np.float32(_HALF_ULP_F16) + np.float32(levels.least)
+        if not reader.has_scales:
+            return _Gaps(step, step / 2 + rounded, step + rounded, rounded)
+        reader.shift = 0.5
+        shifted = ends(decode(reader, first, np.arange(RUN)))
+        beyond = np.abs(shifted[0] - low) + np.abs(shifted[1] - high)
+        # Where the scale itself was rounded to 0, every code is an outermost one.
+        inside = np.where(step == 0, beyond, step / 2) + rounded
+        return _Gaps(step, inside, step + beyond + rounded, rounded + np.where(step == 0, beyond, 0))

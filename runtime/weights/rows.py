@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.sources import Source, TensorInfo
-from aprgraph.runtime.weights.rounding import Decoded, as_stored, decode_rows, unit_of
+from aprgraph.runtime.weights.decoded import Decoded
+from aprgraph.runtime.weights.rounding import as_stored, decode_rows, unit_of
 
 Index = npt.NDArray[np.int64]
 
@@ -82,7 +83,7 @@ class RememberedRows:
         self._kept: OrderedDict[bytes, Decoded] = OrderedDict()
 
     def fetch(self, rows: Index) -> Decoded:
-        if len(rows) * self.columns > AT_ONCE or len(rows) == self.count:
+        if len(rows) * self.columns > AT_ONCE or not len(rows) or rows[-1] - rows[0] == len(rows) - 1:  # of all of a tensor
             return self.rows.fetch(rows)
         key = rows.tobytes()
         if key not in self._kept:

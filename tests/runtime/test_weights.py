@@ -11,9 +11,9 @@ import pytest
 
 import aprgraph
 from aprgraph.runtime.weights import Status, WeightsReport
+from aprgraph.runtime.weights.decoded import Decoded
 from aprgraph.runtime.weights.low_rank import find_rank
 from aprgraph.runtime.weights.report import measures_in_words
-from aprgraph.runtime.weights.rounding import Decoded
 from aprgraph.runtime.weights.rows import Index
 from tests.support.apr_bytes import from_checkpoint, from_gguf
 from tests.support.changed_model import F32, Tensors, changed_model

@@ -7,8 +7,9 @@ import pytest
 from gguf import GGMLQuantizationType, dequantize
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS
+from aprgraph.runtime.weights.decoded import Decoded
 from aprgraph.runtime.weights.measures import Measures
-from aprgraph.runtime.weights.rounding import Decoded, decode_rows
+from aprgraph.runtime.weights.rounding import decode_rows
 from tests.support.changed_model import F32
 from tests.support.tiny_blocks import random_values
 

@@ -149,9 +149,12 @@ class Measures:
         if exact:
             bad = squares != 0
         elif bad.any():
-            rows_with = np.flatnonzero(bad.any(axis=1))
-            energy = np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * 0.5
-            bad[rows_with] &= _is_bad(delta[rows_with], (a, b), rows_with, energy[rows_with], unit)
+            # What was cut off is no more than the energy of the float weights; two blocks that have nothing to do with each other
+            # differ by the sum of their energies.
+            cut = squares <= np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * 0.5
+            doubtful = np.flatnonzero((bad & cut).any(axis=1))
+            if doubtful.size:
+                bad[doubtful] &= ~cut[doubtful] | _is_bad(delta[doubtful], (a, b), doubtful, unit)
         if bad.any():
             self._note_bad(rows, bad, unit)
             zeros = [int(np.count_nonzero(bad & (energy == 0))) for energy in (energy_a, energy_b)]
@@ -237,14 +240,8 @@ def _total(of_units: Reals, chosen: npt.NDArray[np.bool_]) -> float:
     return float(of_units[chosen].sum(dtype=np.float64))
 
 
-def _is_bad(
-    delta: Reals, sides: tuple[Decoded, Decoded], rows: npt.NDArray[np.intp], energy: npt.NDArray[np.float64], unit: int
-) -> npt.NDArray[np.bool_]:
-    """Whether units of some rows are bad for other reasons than that their outermost elements were cut off.
-
-    That leaves no more than the energy of the float weights; two blocks that have nothing to do with each other differ by
-    the sum of their energies.
-    """
+def _is_bad(delta: Reals, sides: tuple[Decoded, Decoded], rows: npt.NDArray[np.intp], unit: int) -> npt.NDArray[np.bool_]:
+    """Whether units of some rows are bad for other reasons than that their outermost elements were cut off."""
     inner = np.ones(delta.shape, np.bool_)
     for side in sides:
         if side.outer is not None:
@@ -252,6 +249,4 @@ def _is_bad(
     with np.errstate(invalid="ignore", over="ignore"):
         limit = sides[0].radius[rows].astype(delta.dtype) + sides[1].radius[rows]
         within, radius = np.where(inner, delta, 0), np.where(inner, limit, 0)
-        bad = ~(sums_of_products(within, within, unit) <= _WEIGHED * sums_of_products(radius, radius, unit))
-        bad |= ~(sums_of_products(delta, delta, unit) <= energy)
-    return bad
+        return ~(sums_of_products(within, within, unit) <= _WEIGHED * sums_of_products(radius, radius, unit))

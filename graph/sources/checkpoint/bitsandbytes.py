@@ -25,6 +25,7 @@ from aprgraph.graph.sources.checkpoint.values import elements
 _STATES = ("weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes__fp4")
 _MOST_STATE = 1 << 16
 _LEVELS, _NESTED_LEVELS = 16, 256
+_BYTES = np.arange(256)
 #: 1 / 127 as bitsandbytes has it.
 _PER_STEP = np.float32(7.874015718698502e-3)
 _AGAIN = "the file is damaged: download it again"
@@ -62,11 +63,13 @@ class FourBits:
             require_matrix(levels, ("F32",), (_NESTED_LEVELS,))
 
         def decode(start: int, stop: int) -> Reals:
-            places = np.arange(start * columns, stop * columns)
-            held = stored.view()[places // 2]
-            values = _reals(parts["weight.quant_map"])[np.where(places % 2, held & 15, held >> 4)]
-            own: Reals = values * _factors(parts, said, places // said.block)
-            return own.reshape(-1, columns)
+            first, last = start * columns, stop * columns
+            levels = _reals(parts["weight.quant_map"])
+            pairs = np.stack((levels[_BYTES >> 4], levels[_BYTES & 15]), axis=1)  # of each byte
+            values = pairs[stored.view()[first // 2 : -(-last // 2)]].reshape(-1)[first % 2 :][: last - first]
+            values *= _factors(parts, said, first, last)
+            own: Reals = values.reshape(-1, columns)
+            return own
 
         return Decoding((rows, columns), decode)
 
@@ -103,9 +106,9 @@ class _State:
     offset: float
 
 
-def _factors(parts: Mapping[str, StoredTensor], said: _State, blocks: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-    """What each of the elements in ``blocks`` is multiplied by."""
-    first, last = int(blocks[0]), int(blocks[-1]) + 1
+def _factors(parts: Mapping[str, StoredTensor], said: _State, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """What each of the elements from ``start`` to ``stop`` of the flat weight is multiplied by."""
+    first, last = start // said.block, -(-stop // said.block)
     own = elements(parts["weight.absmax"])[first:last]
     nested = parts.get("weight.nested_absmax")
     if nested is None:
@@ -113,8 +116,8 @@ def _factors(parts: Mapping[str, StoredTensor], said: _State, blocks: npt.NDArra
     else:
         outer = _reals(nested)[np.arange(first, last) // said.nested_block]
         factors = _reals(parts["weight.nested_quant_map"])[own.astype(np.intp)] * outer + np.float32(said.offset)
-    spread: npt.NDArray[np.float32] = factors[blocks - first]
-    return spread
+    skipped = start - first * said.block
+    return np.repeat(factors, said.block)[skipped : skipped + stop - start]
 
 
 def _state(tensor: StoredTensor) -> _State:

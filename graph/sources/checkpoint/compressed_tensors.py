@@ -61,9 +61,11 @@ class PackQuantized:
         scaling = _Scaling(parts["weight_scale"], parts.get("weight_g_idx"), rows, columns)
         if zeros is not None:
             require_matrix(zeros, ("I32",), (-(-rows * bits // 32), scaling.groups))
+        shifts = np.arange(0, 32, bits, dtype=np.uint32)
 
         def decode(start: int, stop: int) -> Reals:
-            integers = unpack_words(np.ascontiguousarray(words_of(packed)[start:stop].T), bits).T.astype(np.float32)
+            fields = words_of(packed)[start:stop, :, None] >> shifts & np.uint32((1 << bits) - 1)
+            integers = fields.reshape(stop - start, columns).astype(np.float32)
             if zeros is None:
                 return scaling.scaled(integers - np.float32(1 << (bits - 1)), start, stop)
             own = unpack_words(words_of(zeros), bits)[start:stop].astype(np.float32)

@@ -83,9 +83,10 @@ class _Decoder:
         factors = elements(scales)[:, start:stop].astype(np.float32)
         zeros = unpack_words(np.ascontiguousarray(words_of(self.parts["qzeros"]).T), self.bits)[start:stop].T
         zeros = zeros + np.uint8(self.gptq.zero_offset) & np.uint8(mask)
-        integers = unpack_words(words_of(self.parts["qweight"])[:, start:stop], self.bits)
+        values = unpack_words(words_of(self.parts["qweight"])[:, start:stop], self.bits).astype(np.float32)
         groups = self._groups(scales.dims[0])
-        values: Reals = (integers.astype(np.float32) - zeros.astype(np.float32)[groups]) * factors[groups]
+        values -= zeros.astype(np.float32)[groups]
+        values *= factors[groups]
         return values.T
 
     def _groups(self, count: int) -> Any:

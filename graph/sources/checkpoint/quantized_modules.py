@@ -21,7 +21,7 @@ from aprgraph.graph.words import joined, shape_text
 
 Reals = npt.NDArray[np.float32]
 #: Elements that are decoded at a time.
-_CHUNK = 1 << 21
+_CHUNK = 1 << 19
 _SCALES = ("F16", "BF16", "F32")
 
 

@@ -118,7 +118,15 @@ def test_a_quantised_checkpoint_is_that_of_its_decoded_weights(kind: str, tmp_pa
     ]
     assert np.array_equal(*logits)
     source = open_source(folder)
-    assert f"weights of {kind.upper()} are decoded to float32 in memory, exactly: no kernel decodes them" in source.notices
+    said = f"2 weights of {kind.upper()} are decoded to float32 in memory (18,432 bytes), without rounding: no kernel does that"
+    assert said in source.notices
+    config = json.loads((folder / "config.json").read_text())
+    beside = {"gptq": "quantize_config.json", "awq": "quant_config.json"}[kind]
+    del config["quantization_config"]
+    old = {"bits": 4, "group_size": 16} if kind == "gptq" else {"w_bit": 4, "q_group_size": 16, "zero_point": True, "version": "GEMM"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / beside).write_text(json.dumps(old))
+    assert said in open_source(folder).notices
     info = source.tensors["blk.1.attn_q.weight"]
     into = np.empty(40, np.uint8)
     source.read(info, 200, into)
@@ -255,6 +263,7 @@ def test_checkpoints_of_other_formats(name: str, tmp_path: Path) -> None:
     source = open_source(folder)
     info = source.tensors["blk.0.ffn_up.weight"]
     assert np.array_equal(source.tensor_bytes(info).view(np.float32).reshape(wanted.shape), wanted)
-    assert f"weights of {kind} are decoded to float32 in memory, exactly: no kernel decodes them" in source.notices
+    said = f"1 weight of {kind} is decoded to float32 in memory (8,192 bytes), without rounding: no kernel does that"
+    assert said in source.notices
     rounded = "activations are not rounded to 8 bits, as config.json asks for (input_activations)"
     assert (rounded in source.notices) == (kind == "compressed-tensors")

@@ -22,7 +22,6 @@ from aprgraph.graph.sources.checkpoint.config_class import is_tied, kind_of, tex
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
-from aprgraph.graph.sources.checkpoint.quantized_modules import with_decoded_modules
 from aprgraph.graph.sources.checkpoint.room import require_room
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, StoredTensor
 from aprgraph.graph.sources.checkpoint.tokenizer import read_tokenizer
@@ -53,9 +52,8 @@ class Checkpoint:
         self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem, **tokenizer})
         self.notices = (*self.metadata.notices, *quantization.notices, *doubts)
         self._files = [SafetensorsFile(shard) for shard in places.shards]
-        stored = self._stored()
-        for modules in quantization.modules:
-            stored = with_decoded_modules(stored, modules)
+        stored, decoded = quantization.decode(self._stored())
+        self.notices += decoded
         found = gather(self.metadata.family, stored, quantization.block, self._config)
         text, table = text_config(config), found.values.get(self.metadata.family.gguf_name("embedding") + ".weight")
         self.notices += require_biases(kind_of(config), text, found.values, self._config)

@@ -12,11 +12,15 @@ from aprgraph.graph.sources.checkpoint.awq import read_awq
 from aprgraph.graph.sources.checkpoint.bitsandbytes import EightBits, FourBits
 from aprgraph.graph.sources.checkpoint.compressed_tensors import IntQuantized, PackQuantized, read_compressed_tensors
 from aprgraph.graph.sources.checkpoint.gptq import read_gptq
-from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat
+from aprgraph.graph.sources.checkpoint.places import read_json
+from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat, with_decoded_modules
+from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
+from aprgraph.graph.words import counted
 
 _BLOCK = (128, 128)
 _ORIGINAL = "give the checkpoint that it was quantised from"
-_DECODED = "weights of {} are decoded to float32 in memory, exactly: no kernel decodes them"
+#: Files beside config.json in which old checkpoints say it, and the kind that they are of.
+_BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 #: What a kind that is not decoded here is told.
 _KNOWN = "FP8, MXFP4, GPTQ, AWQ, compressed-tensors and bitsandbytes"
 
@@ -24,17 +28,28 @@ _KNOWN = "FP8, MXFP4, GPTQ, AWQ, compressed-tensors and bitsandbytes"
 @dataclass(frozen=True)
 class Quantization:
     """``block``: rows and columns that share a scale of FP8. ``modules``: how linear layers are stored as several
-    tensors, if they are. ``notices`` are sentences.
+    tensors, if they are, by the ``kind`` of quantisation. ``notices`` are sentences.
     """
 
     block: tuple[int, int] = _BLOCK
     notices: tuple[str, ...] = ()
     modules: tuple[ModuleFormat, ...] = ()
+    kind: str = ""
+
+    def decode(self, stored: dict[str, StoredTensor]) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+        """The tensors with one weight for each layer that is stored as several, and a notice if there are such."""
+        for modules in self.modules:
+            stored = with_decoded_modules(stored, modules)
+        decoded = [tensor for tensor in stored.values() if tensor.is_decoded]
+        nbytes = sum(tensor.nbytes for tensor in decoded)
+        verb = "is" if len(decoded) == 1 else "are"
+        what = f"{counted(len(decoded), 'weight')} of {self.kind} {verb} decoded to float32 in memory ({nbytes:,} bytes)"
+        return stored, (f"{what}, without rounding: no kernel does that",) if decoded else ()
 
 
 def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
     """How the weights are quantised. Raises UnsupportedModelError for a kind that is not decoded here."""
-    given = config.get("quantization_config") or config.get("compression_config")
+    given = config.get("quantization_config") or config.get("compression_config") or _read_beside(where.parent)
     if not given:
         return Quantization()
     if not isinstance(given, dict):
@@ -43,14 +58,14 @@ def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
     if kind == "mxfp4":
         return Quantization()
     if kind == "gptq":
-        return Quantization(modules=(read_gptq(given, where),), notices=(_DECODED.format("GPTQ"),))
+        return Quantization(modules=(read_gptq(given, where),), kind="GPTQ")
     if kind == "awq":
-        return Quantization(modules=(read_awq(given, where),), notices=(_DECODED.format("AWQ"),))
+        return Quantization(modules=(read_awq(given, where),), kind="AWQ")
     if kind == "compressed-tensors":
         fp8_block, notices = read_compressed_tensors(given, where)
-        return Quantization(fp8_block or _BLOCK, (_DECODED.format(kind), *notices), (PackQuantized(), IntQuantized()))
+        return Quantization(fp8_block or _BLOCK, notices, (PackQuantized(), IntQuantized()), kind)
     if kind == "bitsandbytes":
-        return Quantization(modules=(FourBits(), EightBits()), notices=(_DECODED.format(kind),))
+        return Quantization(modules=(FourBits(), EightBits()), kind=kind)
     if kind != "fp8":
         raise UnsupportedModelError(
             f"{where}: the weights are quantised by {shown(kind)}, which aprgraph does not decode (it does {_KNOWN}); {_ORIGINAL}"
@@ -64,3 +79,11 @@ def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
         f"(activation_scheme {shown(scheme)})"
     )
     return Quantization((block[0], block[1]), (notice,) if scheme else ())
+
+
+def _read_beside(folder: Path) -> dict[str, Any] | None:
+    """What a file beside config.json says, as AutoGPTQ and AutoAWQ wrote it before config.json had it."""
+    for name, kind in _BESIDE.items():
+        if (folder / name).is_file():
+            return {"quant_method": kind, **read_json(folder / name)}
+    return None

@@ -212,7 +212,8 @@ def attention(device: Device, sizes: Sizes) -> Iterator[Row]:
     heads, kv_heads, size = sizes.heads
     q, kv = TensorType("f32", ("n", heads * size)), TensorType("f32", ("t", kv_heads * size))
     square = TensorType("f32", (heads, "n", "t"))
-    attrs: dict[str, Attr] = {"heads": heads, "kv_heads": kv_heads, "scale": size**-0.5, "window": 0}
+    scale = size**-0.5
+    attrs: dict[str, Attr] = {"heads": heads, "kv_heads": kv_heads, "scale": scale, "window": 0}
     requests = {
         "attention": _request("attention", [q, kv, kv], **attrs),
         "attn_scores": _request("attn_scores", [q, kv], **attrs),
@@ -232,12 +233,12 @@ def attention(device: Device, sizes: Sizes) -> Iterator[Row]:
         fused_out, out = (device.empty((n, heads * size)) for _ in range(2))
 
         def fused(_: int, q: Any = queries, k: Any = keys, v: Any = values, out: Any = fused_out) -> None:
-            call["attention"](q, k, v, out)
+            call["attention"](q, k, v, scale, out)
 
         def three(
             _: int, q: Any = queries, k: Any = keys, v: Any = values, scores: Any = scores, weights: Any = weights, out: Any = out
         ) -> None:
-            call["attn_scores"](q, k, scores)
+            call["attn_scores"](q, k, scale, scores)
             call["attn_softmax"](scores, weights)
             call["attn_mix"](weights, v, out)
 

@@ -48,7 +48,7 @@ from aprgraph.graph.whole_file import write_whole
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files above change in a way that older artifacts do not follow.
-VERSION = 7
+VERSION = 8
 SUFFIX = ".aprg"
 TARGETS = ("llvm", "cuda", "reference")
 

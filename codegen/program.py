@@ -58,6 +58,9 @@ def lower(graph: Graph, *, target: str = "llvm") -> Any:
     def call(function: str, *arguments: Any) -> Any:
         return builder.emit(relax.Call(relax.ExternFunc(function), list(arguments), None, [relax.ObjectType()]))
 
+    def constant(value: float) -> Any:
+        return relax.prim_value(tirx.IntImm("int64", value) if isinstance(value, int) else tirx.FloatImm("float64", value))
+
     def allocate(node: Node) -> Any:
         size, shape = relax.ShapeExpr([sizes[node.type]]), relax.ShapeExpr([dim(d) for d in node.type.dims])
         place = builder.emit(relax.op.memory.alloc_storage(size, 0, "global", "uint8"))
@@ -86,7 +89,7 @@ def lower(graph: Graph, *, target: str = "llvm") -> Any:
             state = [states[node.name]] if node.name in states else []
             values[node.name] = state.pop() if is_own_state(node) else allocate(node)
             given = [halves] if reads_file and request.needs_half_table else []
-            given += [*operands, *state, values[node.name]]
+            given += [*operands, *map(constant, request.numbers.values()), *state, values[node.name]]
             builder.emit(relax.Call(relax.ExternFunc(request.symbol), given, None, [relax.TupleType([])]))
             if traits.chooses:
                 call(CHOICE_FUNCTION, values[node.name], tvm.ir.StringImm(node.name))

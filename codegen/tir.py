@@ -181,6 +181,12 @@ class Parameters:
         self.declarations.append(tirx.DeclBuffer(elements, data=given.data))
         return RowMajor(elements, sizes)
 
+    def number(self, name: str, dtype: str) -> Expr:
+        """The next parameter, a number: ``dtype`` is int64, float32 or float64."""
+        number = tirx.Var(name, dtype)
+        T.arg(name, number)
+        return number
+
 
 def build_function(name: str, emit: Callable[[Parameters], None]) -> Any:
     """A PrimFunc ``name`` whose parameters and body ``emit`` declares."""

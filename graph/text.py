@@ -173,7 +173,7 @@ def parse_graph(text: str) -> Graph:
     return graph
 
 
-def print_request(op: str, operands: Sequence[TensorType], attrs: Mapping[str, Attr], result: TensorType) -> str:
-    """An op at given types, without names: ``rms_norm(f32[n, 8], f32[8]) {eps = 1e-05, groups = 1} : f32[n, 8]``."""
+def print_request(op: str, operands: Sequence[TensorType | str], attrs: Mapping[str, Attr], result: TensorType) -> str:
+    """An op at given types: ``rms_norm(f32[n, 8], f32[8], eps) {groups = 1} : f32[n, 8]``, a name for any number."""
     printed = f"{op}({', '.join(map(str, operands))})"
     return f"{printed} {_print_attrs(attrs)} : {result}" if attrs else f"{printed} : {result}"

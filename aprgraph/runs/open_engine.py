@@ -133,7 +133,7 @@ def _open_remote_engine(
 
     def kernel_of(graph: Graph, node: Node) -> KernelCall:
         request = request_of(graph, node)
-        return KernelCall(request.symbol, artifact.target == "llvm" and request.needs_half_table)
+        return KernelCall(request.symbol, tuple(request.numbers.values()), artifact.target == "llvm" and request.needs_half_table)
 
     graphs = {}
     for graph in run.graphs():

@@ -1,4 +1,8 @@
-"""What a kernel is asked for: an op at given operand types and attributes. Equal requests share one kernel."""
+"""What a kernel is asked for: an op at given operand types and attributes. Equal requests share one kernel.
+
+So do requests that differ in nothing but numbers which shape no code (``Op.numbers``). The kernel takes these when it is
+called. So a model that is compiled with another epsilon or another base of RoPE has the same kernels.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,17 @@ class KernelRequest:
     result: TensorType
 
     @property
+    def numbers(self) -> dict[str, int | float]:
+        """What the kernel takes behind the operands, in order: the attributes of ``Op.numbers``, by name."""
+        op = OPS.get(self.op)
+        return {} if op is None else op.numbers_of(self.attrs)
+
+    @property
     def text(self) -> str:
-        """The request in the graph's textual form; equal requests have equal text."""
-        return print_request(self.op, self.operands, self.attrs, self.result)
+        """The request in the graph's textual form, ``numbers`` by name behind the operands; equal requests have equal text."""
+        numbers = self.numbers
+        attrs = {name: value for name, value in self.attrs.items() if name not in numbers}
+        return print_request(self.op, [*self.operands, *numbers], attrs, self.result)
 
     @property
     def content(self) -> str:
@@ -51,12 +63,6 @@ class KernelRequest:
         value = self.attrs[name]
         assert isinstance(value, int)
         return value
-
-    def attr_float(self, name: str) -> float:
-        """A number attribute (the verifier has checked it)."""
-        value = self.attrs[name]
-        assert isinstance(value, (int, float))
-        return float(value)
 
 
 def generalised(kind: TensorType) -> TensorType:

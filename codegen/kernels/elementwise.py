@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tvm.tirx.script import builder as T
 
@@ -64,14 +64,14 @@ def _element(value: Expr | float) -> Expr:
     return f32(float(value)) if isinstance(value, (int, float)) else value
 
 
-def element(request: KernelRequest, emitter: Arithmetic, operands: Sequence[Expr]) -> Expr:
-    """One element of the result of a request, of those of its operands."""
+def element(request: KernelRequest, emitter: Arithmetic, operands: Sequence[Expr], numbers: Mapping[str, Expr]) -> Expr:
+    """One element of the result of a request, of those of its operands and of its ``numbers`` by name."""
     op = OPS[request.op]
     assert isinstance(op, Elementwise)
-    return op.value(KernelArithmetic(emitter), operands, request.attrs)
+    return op.value(KernelArithmetic(emitter), operands, {**request.attrs, **numbers})
 
 
-def soft_capped(emitter: Arithmetic, x: Expr, cap: float) -> Expr:
+def soft_capped(emitter: Arithmetic, x: Expr, cap: Expr) -> Expr:
     """An element as the op soft_cap has it."""
     return SOFT_CAP.value(KernelArithmetic(emitter), [x], {"cap": cap})
 

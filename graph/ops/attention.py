@@ -31,6 +31,9 @@ DEFAULTS: Mapping[str, Attr] = {"causal": True}
 _SCORE_DEFAULTS: Mapping[str, Attr] = {**DEFAULTS, "cap": 0.0}
 #: Of the mix, where a `value_size` of 0 stands for whole heads.
 _MIX_DEFAULTS: Mapping[str, Attr] = {**DEFAULTS, "value_size": 0}
+#: What kernels take when they are called: of the mask, and of the scores.
+_MASK_NUMBERS: Mapping[str, float | None] = {"window": 0}
+_SCORE_NUMBERS: Mapping[str, float | None] = {"scale": None, "cap": 0.0, **_MASK_NUMBERS}
 
 
 def is_causal(attrs: Attrs) -> bool:
@@ -107,6 +110,7 @@ ATTN_SCORES = Op(
     reference=_scores_reference,
     attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "cap": float},
     defaults=_SCORE_DEFAULTS,
+    numbers=_SCORE_NUMBERS,
     traits=Traits(attended={"k": 0}),
 )
 
@@ -140,6 +144,7 @@ ATTN_SOFTMAX = Op(
     reference=_softmax_reference,
     attrs={"window": int, "causal": bool},
     defaults=DEFAULTS,
+    numbers=_MASK_NUMBERS,
     traits=Traits(weights=("sinks",), attended={"scores": 2}),
 )
 
@@ -182,6 +187,7 @@ ATTN_MIX = Op(
     reference=_mix_reference,
     attrs={"kv_heads": int, "window": int, "causal": bool, "value_size": int},
     defaults=_MIX_DEFAULTS,
+    numbers=_MASK_NUMBERS,
     traits=Traits(attended={"weights": 2, "v": 0}),
 )
 
@@ -206,5 +212,6 @@ ATTENTION = Op(
     reference=_attention_reference,
     attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "cap": float, "value_size": int},
     defaults={**_SCORE_DEFAULTS, **_MIX_DEFAULTS},
+    numbers=_SCORE_NUMBERS,
     traits=Traits(weights=("sinks",), attended={"k": 0, "v": 0}),
 )

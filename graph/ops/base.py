@@ -28,6 +28,9 @@ class Op:
     out where they have the default, so that a graph reads as it did before there was the attribute. ``infer`` gives the
     result's type or raises GraphError. ``reference`` computes the result from float64 operands, with a state that of a
     first pass. ``traits`` are what other code asks for.
+
+    ``numbers`` names the attributes that shape no code, such as an epsilon: a kernel takes them when it is called, so
+    that another value needs no other kernel. Each is mapped to the value that means "leave this out", or to None.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Op:
     reference: Callable[[Sequence[Array], Attrs], Array] | None = None
     attrs: Mapping[str, type] = field(default_factory=dict)
     defaults: Mapping[str, Attr] = field(default_factory=dict)
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
     traits: Traits = NO_TRAITS
 
     def index(self, operand: str) -> int:
@@ -47,6 +51,11 @@ class Op:
         """The names of ``count`` operands of one node, in order."""
         names = [name.rstrip("*?") for name in self.operands]
         return names[:count] + names[-1:] * (count - len(names))
+
+    def numbers_of(self, attrs: Attrs) -> dict[str, int | float]:
+        """Of ``numbers`` those that a kernel takes for ``attrs``, in order: all that are not left out."""
+        values = {**self.defaults, **attrs}
+        return {name: _as_number(values[name]) for name, left_out in self.numbers.items() if values[name] != left_out}
 
     def check(self, node: Node, operand_types: Types) -> None:
         """Raise GraphError unless ``node`` is a well-formed use of this op: operand count, attributes, result type."""
@@ -103,6 +112,9 @@ def integer(attrs: Attrs, name: str) -> int:
 
 def number(attrs: Attrs, name: str) -> float:
     """A number attribute that has been checked before."""
-    value = attrs[name]
+    return float(_as_number(attrs[name]))
+
+
+def _as_number(value: Attr) -> int | float:
     assert isinstance(value, (int, float))
-    return float(value)
+    return value

@@ -76,9 +76,18 @@ def declare(name: str, formula: Formula, summary: str = "", *, per_row: Sequence
         name, summary or _written_with_names(name, formula, operands, attrs), tuple(operands),
         infer=partial(_infer, operands, frozenset(per_row)),
         reference=partial(_reference, formula, defaults),
-        attrs=attrs, defaults=defaults, traits=Traits(is_rowwise=True),
+        attrs=attrs, defaults=defaults, numbers=_numbers(attrs, is_own=is_own), traits=Traits(is_rowwise=True),
         formula=formula, per_row=frozenset(per_row), is_own=is_own,
     )  # fmt: skip
+
+
+def _numbers(attrs: Mapping[str, type], *, is_own: bool) -> dict[str, None]:
+    """The attributes that kernels take when they are called, in f32: the reals of the package's formulas.
+
+    These use an attribute or its negative as an operand and in no other way, so that it is the same in f32. A formula of
+    a user's file may branch on an attribute, or compute with it in float64 first.
+    """
+    return {} if is_own else dict.fromkeys(name for name, kind in attrs.items() if kind is float)
 
 
 def parameters_of(

@@ -41,5 +41,6 @@ LAYER_NORM = Op(
     infer=_layer_norm,
     reference=_layer_norm_reference,
     attrs={"eps": float, "groups": int},
+    numbers={"eps": None},
     traits=Traits(weights=("weight", "bias"), is_rowwise=True),
 )

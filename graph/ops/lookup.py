@@ -30,6 +30,7 @@ EMBED = Op(
     infer=_embed,
     reference=_embed_reference,
     attrs={"scale": float},
+    numbers={"scale": 1.0},
     traits=Traits(weights=("table",), picks_rows_by="tokens", is_rowwise=True),
 )
 

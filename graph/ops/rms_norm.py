@@ -38,5 +38,6 @@ RMS_NORM = Op(
     infer=_rms_norm,
     reference=_rms_norm_reference,
     attrs={"eps": float, "groups": int},
+    numbers={"eps": None},
     traits=Traits(weights=("weight",), is_rowwise=True),
 )

@@ -55,6 +55,7 @@ ROPE_ANGLES = Op(
     infer=_angles,
     reference=_angles_reference,
     attrs={"base": float, "dims": int, "scale": float, "ramp_start": float, "ramp_end": float, "magnitude": float},
+    numbers=dict.fromkeys(("base", "scale", "ramp_start", "ramp_end", "magnitude")),
     traits=Traits(weights=("factors",), is_rowwise=True),
 )
 

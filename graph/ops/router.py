@@ -84,5 +84,6 @@ ROUTER_WEIGHTS = Op(
     reference=_router_weights_reference,
     attrs={"normalise": bool, "scale": float, "gating": str},
     defaults={"gating": "softmax"},
+    numbers={"scale": 1.0},
     traits=Traits(is_rowwise=True),
 )

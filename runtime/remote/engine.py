@@ -41,9 +41,12 @@ _CHUNKS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class KernelCall:
-    """The kernel of a node: its name in the library, and whether it takes the half table before its operands."""
+    """The kernel of a node: its name in the library, the numbers that it takes behind its operands, and whether it takes
+    the half table before them.
+    """
 
     symbol: str
+    numbers: tuple[int | float, ...]
     takes_half_table: bool
 
 
@@ -193,7 +196,8 @@ class _Pass:
         value = results[-1]
         call = self._kernels[node.name]
         given = [tensors.half_table()] if call.takes_half_table else []
-        engine.kernel(call.symbol)(*given, *(self._operand(node, name) for name in names), *(result.tensor for result in results))
+        operands = (self._operand(node, name) for name in names)
+        engine.kernel(call.symbol)(*given, *operands, *call.numbers, *(result.tensor for result in results))
         if traits_of(node).chooses:
             ids = tensors.fetch(value)
             engine.choices.see(node, ids, self._start)

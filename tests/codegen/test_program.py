@@ -110,5 +110,5 @@ def test_the_kernels_of_one_pass_are_those_of_several() -> None:
     graph = graph_of(ATTENDED)
     single = OnePass()(graph)
     assert str(single["scores"].type) == "f32[1, n, n]"
-    asked = "attn_scores(f32[n, 4], f32[t, 4]) {heads = 1, kv_heads = 1, scale = 0.5, window = 0} : f32[1, n, t]"
+    asked = "attn_scores(f32[n, 4], f32[t, 4], scale) {heads = 1, kv_heads = 1, window = 0} : f32[1, n, t]"
     assert request_of(single, single["scores"]).text == request_of(graph, graph["scores"]).text == asked

@@ -64,16 +64,20 @@ class DeviceKernels:
         return runs[0]
 
     def _call_once(self, symbol: str, args: Sequence[Argument], poison: int) -> npt.NDArray[Any]:
-        tensors, outputs = [], []
+        given: list[Any] = []
+        outputs = []
         for arg in args:
+            if isinstance(arg, (int, float)):
+                given.append(arg)
+                continue
             if isinstance(arg, Out):
                 dtype = np.dtype(arg.dtype)
                 values = np.full((*arg.dims[:-1], arg.dims[-1] * dtype.itemsize), poison, np.uint8).view(dtype)
             else:
                 values = arg.values if isinstance(arg, InOut) else arg  # type: ignore[assignment]
-            tensors.append(tvm.runtime.tensor(np.ascontiguousarray(values), self._device))
-            outputs += [tensors[-1]] if isinstance(arg, (Out, InOut)) else []
-        self._kernels[symbol](*tensors)
+            given.append(tvm.runtime.tensor(np.ascontiguousarray(values), self._device))
+            outputs += [given[-1]] if isinstance(arg, (Out, InOut)) else []
+        self._kernels[symbol](*given)
         (out,) = outputs
         return np.array(out.numpy())
 
@@ -82,7 +86,7 @@ class DeviceKernels:
     ) -> npt.NDArray[np.float32]:
         """Run the kernel of ``what``, whose output has the shape ``result``, or is it."""
         arrays = [operand.stored if isinstance(operand, Weight) else operand for operand in operands]
-        return self.call(what.symbol, [*arrays, result if isinstance(result, InOut) else Out(tuple(result))])
+        return self.call(what.symbol, [*arrays, *what.numbers.values(), result if isinstance(result, InOut) else Out(tuple(result))])
 
 
 def tests_on_device(module: ModuleType) -> Mapping[str, Any]:

@@ -62,4 +62,4 @@ class CudaKernels:
         Every element must have been written, alike in each order of threads.
         """
         arrays = [operand.stored if isinstance(operand, Weight) else operand for operand in operands]
-        return self.call(what.symbol, [*arrays, result if isinstance(result, InOut) else Out(tuple(result))])
+        return self.call(what.symbol, [*arrays, *what.numbers.values(), result if isinstance(result, InOut) else Out(tuple(result))])

@@ -103,7 +103,7 @@ def run(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], shap
     arguments = [from_dlpack(operand.stored) if isinstance(operand, Weight) else tvm.runtime.tensor(operand) for operand in operands]
     if what.needs_half_table:
         arguments.insert(0, tvm.runtime.tensor(half_table()))
-    _compiled(what.content, cpu, _Key(what))(*arguments, result)
+    _compiled(what.content, cpu, _Key(what))(*arguments, *what.numbers.values(), result)
     out = result.numpy()
     assert not (out == POISON).any(), f"{what.text}: elements were not written"
     return out

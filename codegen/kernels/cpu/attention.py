@@ -28,35 +28,37 @@ from aprgraph.codegen.kernels.cpu.attention_rows import (
     mask_of,
     mix_together,
     scores_together,
-    scoring_of,
+    size_of_heads,
     values_of,
 )
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, RowMajor, along, assign, build_function, i64, scratch
 from aprgraph.graph.ir import TensorType
 
 
 def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
     """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, soft-capped if asked for; 0 at masked keys."""
-    count, kv_heads, scoring = request.attr_int("heads"), request.attr_int("kv_heads"), scoring_of(request)
-    heads = Heads(count, kv_heads, scores_together(count // kv_heads, cpu), *mask_of(request))
+    count, kv_heads, size = request.attr_int("heads"), request.attr_int("kv_heads"), size_of_heads(request)
+    heads = Heads(count, kv_heads, scores_together(count // kv_heads, cpu))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
-        q = parameters.buffer("q", ("n", count * scoring.size), "float32")
-        k = parameters.buffer("k", ("t", kv_heads * scoring.size), "float32")
+        q = parameters.buffer("q", ("n", count * size), "float32")
+        k = parameters.buffer("k", ("t", kv_heads * size), "float32")
+        numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", (count, "n", "t"), "float32")
 
         def body(row: Row) -> None:
             def store(h: int, key: Expr, score: Expr) -> None:
                 assign(out, score, [row.first_head + h, row.position, row.first_key + key])
 
-            emit_scores(emitter, row, q, k, scoring, store)
+            emit_scores(emitter, row, q, k, size, numbers, store)
             for h in range(heads.together):
                 emit_masked(row, out, row.first_head + h)
 
-        for_each_row(parameters, heads, body)
+        for_each_row(parameters, heads, mask_of(request, numbers), body)
 
     return build_function(request.symbol, emit)
 
@@ -64,12 +66,13 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
 def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
     """scores [H, n, t], sinks [H] -> out [H, n, t]: softmax over the keys that a query attends to; 0 at masked keys."""
     count = int(request.operands[0].dims[0])
-    heads = Heads(count, count, 1, *mask_of(request))
+    heads = Heads(count, count, 1)
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         scores = parameters.buffer("scores", (count, "n", "t"), "float32")
         sinks = _Sinks(emitter, parameters, request.operands[1:])
+        numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", (count, "n", "t"), "float32")
 
         def body(row: Row) -> None:
@@ -78,7 +81,7 @@ def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
             emit_softmax(emitter, row, score, out, head, position, first, sink=sinks.of(head))
             emit_masked(row, out, head)
 
-        for_each_row(parameters, heads, body)
+        for_each_row(parameters, heads, mask_of(request, numbers), body)
 
     return build_function(request.symbol, emit)
 
@@ -87,46 +90,48 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
     """weights [H, n, t], v [t, K·V] -> out [n, H·V]: the weighted sum of v for each query, in the order of the keys."""
     weights_type, v_type = request.operands
     count, kv_heads, values = int(weights_type.dims[0]), request.attr_int("kv_heads"), values_of(request, v_type)
-    heads = Heads(count, kv_heads, mix_together(count // kv_heads, values.size, cpu), *mask_of(request))
+    heads = Heads(count, kv_heads, mix_together(count // kv_heads, values.size, cpu))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         weights = parameters.buffer("weights", (count, "n", "t"), "float32")
         v = parameters.buffer("v", ("t", kv_heads * values.pitch), "float32")
+        numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", ("n", count * values.size), "float32")
 
         def body(row: Row) -> None:
             emit_mix(emitter, row, values, lambda h, key: weights[row.first_head + h, row.position, row.first_key + key], v, out)
 
-        for_each_row(parameters, heads, body)
+        for_each_row(parameters, heads, mask_of(request, numbers), body)
 
     return build_function(request.symbol, emit)
 
 
 def attention(request: KernelRequest, cpu: Cpu) -> Any:
     """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, fused row by row."""
-    count, kv_heads, scoring = request.attr_int("heads"), request.attr_int("kv_heads"), scoring_of(request)
+    count, kv_heads, size = request.attr_int("heads"), request.attr_int("kv_heads"), size_of_heads(request)
     values, share = values_of(request, request.operands[2]), count // kv_heads
     together = min(scores_together(share, cpu), mix_together(share, values.size, cpu))
-    heads = Heads(count, kv_heads, largest_divisor(share, together), *mask_of(request))
+    heads = Heads(count, kv_heads, largest_divisor(share, together))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
-        q = parameters.buffer("q", ("n", count * scoring.size), "float32")
-        k = parameters.buffer("k", ("t", kv_heads * scoring.size), "float32")
+        q = parameters.buffer("q", ("n", count * size), "float32")
+        k = parameters.buffer("k", ("t", kv_heads * size), "float32")
         v = parameters.buffer("v", ("t", kv_heads * values.pitch), "float32")
         sinks = _Sinks(emitter, parameters, request.operands[3:])
+        numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", ("n", count * values.size), "float32")
 
         def body(row: Row) -> None:
             scores = RowMajor(scratch((heads.together, row.room)).elements, (i64(heads.together), row.seen))
-            emit_scores(emitter, row, q, k, scoring, lambda h, key, score: assign(scores, score, [i64(h), key]))
+            emit_scores(emitter, row, q, k, size, numbers, lambda h, key, score: assign(scores, score, [i64(h), key]))
             for h in range(heads.together):
                 sink = sinks.of(row.first_head + h)
                 emit_softmax(emitter, row, partial(_score_of, scores, h), scores, i64(h), i64(0), sink=sink)
             emit_mix(emitter, row, values, lambda h, key: scores[i64(h), key], v, out)
 
-        for_each_row(parameters, heads, body)
+        for_each_row(parameters, heads, mask_of(request, numbers), body)
 
     return build_function(request.symbol, emit)
 

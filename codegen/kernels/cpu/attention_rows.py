@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,16 +14,11 @@ from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.elementwise import soft_capped
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block, f32, i64, is_nan, only, registers
 from aprgraph.graph.ir import TensorType
-from aprgraph.graph.ops.attention import cap_of, is_causal, value_size_of
+from aprgraph.graph.ops.attention import is_causal, value_size_of
 
 _KEYS_AT_ONCE = 4
 #: Head columns that a register buffer holds at once in the mix.
 _PIECE_LIMIT = 256
-
-
-def mask_of(request: KernelRequest) -> tuple[int, bool]:
-    """The window, and whether a position attends to none after it."""
-    return request.attr_int("window"), is_causal(request.attrs)
 
 
 def largest_divisor(number: int, limit: int) -> int:
@@ -33,13 +28,11 @@ def largest_divisor(number: int, limit: int) -> int:
 
 @dataclass(frozen=True)
 class Heads:
-    """How heads are grouped: ``together`` query heads of one KV head are one row of work. ``window`` is 0 for none."""
+    """How heads are grouped: ``together`` query heads of one KV head are one row of work."""
 
     heads: int
     kv_heads: int
     together: int
-    window: int
-    causal: bool
 
     @property
     def groups(self) -> int:
@@ -48,18 +41,21 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """How heads of ``size`` elements give a score: q · k · scale, capped softly unless ``cap`` is 0."""
+class Mask:
+    """What a position attends to: keys of its ``window``, unless there is None, and if ``causal`` none after it."""
 
-    size: int
-    scale: float
-    cap: float
+    window: Expr | None
+    causal: bool
 
 
-def scoring_of(request: KernelRequest) -> Scoring:
-    """That of a request whose first operand is q."""
-    size = int(request.operands[0].dims[1]) // request.attr_int("heads")
-    return Scoring(size, request.attr_float("scale"), cap_of(request.attrs))
+def mask_of(request: KernelRequest, numbers: Mapping[str, Expr]) -> Mask:
+    """That of a request, whose numbers are ``numbers``."""
+    return Mask(numbers.get("window"), is_causal(request.attrs))
+
+
+def size_of_heads(request: KernelRequest) -> int:
+    """The elements of a head of q and of k, for a request whose first operand is q."""
+    return int(request.operands[0].dims[1]) // request.attr_int("heads")
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,7 @@ class Row:
     """
 
     heads: Heads
+    mask: Mask
     position: Expr
     first_head: Expr
     kv_head: Expr
@@ -79,7 +76,7 @@ class Row:
     room: Expr
 
 
-def for_each_row(parameters: Parameters, heads: Heads, body: Callable[[Row], None]) -> None:
+def for_each_row(parameters: Parameters, heads: Heads, mask: Mask, body: Callable[[Row], None]) -> None:
     """Emit ``body`` for every position and group of heads, in parallel.
 
     Positions come from both ends in turn: threads take contiguous halves of the loop, and late positions see more keys.
@@ -92,15 +89,15 @@ def for_each_row(parameters: Parameters, heads: Heads, body: Callable[[Row], Non
         first_head = T.floormod(index, i64(heads.groups)) * heads.together
         kv_head = T.floordiv(first_head, i64(heads.heads // heads.kv_heads))
         after = t - n + position + 1
-        stop = after if heads.causal else t
-        first_key = T.max(after - heads.window, i64(0)) if heads.window else i64(0)
+        stop = after if mask.causal else t
+        first_key = i64(0) if mask.window is None else T.max(after - mask.window, i64(0))
         room = stop - first_key
         # As variables, for hundreds of indices hold them: written out in each, they are half of the time that TVM takes. But for
         # the size of scratch memory, which TVM declares before any variable.
         position, first_head, kv_head = T.bind(position), T.bind(first_head), T.bind(kv_head)
         first_key, seen = T.bind(first_key), T.bind(room)
         with block("row"):
-            body(Row(heads, position, first_head, kv_head, first_key, seen, t, room))
+            body(Row(heads, mask, position, first_head, kv_head, first_key, seen, t, room))
 
 
 def scores_together(share: int, cpu: Cpu) -> int:
@@ -123,9 +120,14 @@ def _same(value: Expr, _lane: Expr) -> Expr:
     return value
 
 
-def emit_scores(emitter: Emitter, row: Row, q: Buffer, k: Buffer, scoring: Scoring, store: Callable[[int, Expr, Expr], None]) -> None:
-    """``store(head of the group, key, score)`` for each key that the row may attend to, counted from its first one."""
-    lanes, size, together = emitter.lanes, scoring.size, row.heads.together
+def emit_scores(
+    emitter: Emitter, row: Row, q: Buffer, k: Buffer, size: int, numbers: Mapping[str, Expr], store: Callable[[int, Expr, Expr], None]
+) -> None:
+    """``store(head of the group, key, score)`` for each key that the row may attend to, counted from its first one.
+
+    A score is q · k · scale for heads of ``size`` elements, capped softly if there is a cap among the ``numbers``.
+    """
+    lanes, together, cap = emitter.lanes, row.heads.together, numbers.get("cap")
     sums = [registers(_KEYS_AT_ONCE * lanes) for _ in range(together)]
 
     def keys(first_key: Expr, count: int) -> None:
@@ -142,10 +144,10 @@ def emit_scores(emitter: Emitter, row: Row, q: Buffer, k: Buffer, scoring: Scori
         emitter.chunks(size, step)
         for h in range(together):
             for j in range(count):
-                score = emitter.sum_lanes(sums[h], j * lanes) * f32(scoring.scale)
-                if scoring.cap:
+                score = emitter.sum_lanes(sums[h], j * lanes) * numbers["scale"]
+                if cap is not None:
                     assign(sums[h], score, [i64(j * lanes)])  # whose value is read several times
-                    score = soft_capped(emitter, sums[h][i64(j * lanes)], scoring.cap)
+                    score = soft_capped(emitter, sums[h][i64(j * lanes)], cap)
                 store(h, first_key + j, score)
 
     whole = T.floordiv(row.seen, i64(_KEYS_AT_ONCE))
@@ -244,7 +246,7 @@ def emit_mix(emitter: Emitter, row: Row, values: Values, weight: Callable[[int, 
 
 def emit_masked(row: Row, out: Buffer, head: Expr) -> None:
     """0 at the keys that the row may not attend to: those before its window, and those after its own position."""
-    if row.heads.window:
+    if row.mask.window is not None:
         with T.serial(i64(0), row.first_key) as early:
             assign(out, f32(0.0), [head, row.position, early])
     stop = row.first_key + row.seen

@@ -10,6 +10,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.elementwise import element, inner_dims
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
 
 
@@ -21,6 +22,7 @@ def elementwise(request: KernelRequest, cpu: Cpu) -> Any:
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         inputs = [parameters.buffer(f"x{i}", ("n", *kind.dims[1:]), "float32") for i, kind in enumerate(request.operands)]
+        numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", ("n", *inner, width), "float32")
         with T.parallel(i64(0), parameters.size("n") * each) as index:
             row = (T.floordiv(index, i64(each)), T.floormod(index, i64(each))) if inner else (index,)
@@ -30,7 +32,7 @@ def elementwise(request: KernelRequest, cpu: Cpu) -> Any:
                     at = (*row, column + lane)
                     first = (*row, i64(0))  # of an operand with one value for each row
                     values = [x[at if kind.dims[-1] == width else first] for x, kind in zip(inputs, request.operands, strict=True)]
-                    assign(out, element(request, emitter, values), list(at))
+                    assign(out, element(request, emitter, values, numbers), list(at))
 
                 emitter.vector(count, put)
 

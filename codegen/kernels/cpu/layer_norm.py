@@ -10,13 +10,14 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, registers
 
 
 def layer_norm(request: KernelRequest, cpu: Cpu) -> Any:
     """x [n, C], weight and bias [C / groups] or [groups, C / groups] -> out [n, C], normalised over each group of columns."""
     x_type, *weight_types = request.operands
-    columns, groups, eps = int(x_type.dims[1]), request.attr_int("groups"), request.attr_float("eps")
+    columns, groups = int(x_type.dims[1]), request.attr_int("groups")
     size = columns // groups
 
     def emit(parameters: Parameters) -> None:
@@ -26,6 +27,7 @@ def layer_norm(request: KernelRequest, cpu: Cpu) -> Any:
         weight, *biases = (
             Weight(emitter, parameters, name, kind, halves) for name, kind in zip(("weight", "bias"), weight_types, strict=False)
         )
+        eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
         with T.parallel(i64(0), parameters.size("n") * groups) as index, block("row"):
             sums = registers(cpu.lanes)
@@ -49,7 +51,7 @@ def layer_norm(request: KernelRequest, cpu: Cpu) -> Any:
             emitter.zero(sums, 0, cpu.lanes)
             emitter.chunks(size, square)
             variance = emitter.sum_lanes(sums, 0) * f32(1.0 / size)
-            assign(factor, f32(1.0) / T.sqrt(variance + f32(eps)), [i64(0)])
+            assign(factor, f32(1.0) / T.sqrt(variance + eps), [i64(0)])
             weight.decode_row(group, lambda column, value: assign(out, centred(column) * factor[i64(0)] * value, [p, start + column]))
             for bias in biases:
                 bias.decode_row(group, lambda column, value: assign(out, out[p, start + column] + value, [p, start + column]))

@@ -10,24 +10,25 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64
+from aprgraph.codegen.kernels.numbers import number_parameters
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, i64
 from aprgraph.graph.ops.lookup import heads_of
 
 
 def embed(request: KernelRequest, cpu: Cpu) -> Any:
     """tokens [n] i32, table [V, E] -> out [n, E] f32, times `scale`. Token ids are checked before the run."""
     _, table_type = request.operands
-    scale = float(request.attrs["scale"])  # type: ignore[arg-type]
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         halves = half_table(parameters, request)
         tokens = parameters.buffer("tokens", ("n",), "int32")
         table = Weight(emitter, parameters, "table", table_type, halves)
+        scale = number_parameters(parameters, request).get("scale")
         out = parameters.buffer("out", ("n", table.columns), "float32")
         with T.parallel(i64(0), parameters.size("n")) as p:
             row = T.Cast("int64", tokens[p])
-            table.decode_row(row, lambda column, value: assign(out, value if scale == 1.0 else value * f32(scale), [p, column]))
+            table.decode_row(row, lambda column, value: assign(out, value if scale is None else value * scale, [p, column]))
 
     return build_function(request.symbol, emit)
 

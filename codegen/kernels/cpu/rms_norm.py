@@ -10,13 +10,14 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, registers
 
 
 def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
     """x [n, C], weight [C / groups] -> out [n, C], normalised over each group of columns."""
     x_type, weight_type = request.operands
-    columns, groups, eps = int(x_type.dims[1]), request.attr_int("groups"), request.attr_float("eps")
+    columns, groups = int(x_type.dims[1]), request.attr_int("groups")
     size = columns // groups
 
     def emit(parameters: Parameters) -> None:
@@ -24,6 +25,7 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
         halves = half_table(parameters, request)
         x = parameters.buffer("x", ("n", columns), "float32")
         weight = Weight(emitter, parameters, "weight", weight_type, halves)
+        eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
         with T.parallel(i64(0), parameters.size("n") * groups) as index, block("row"):
             sums = registers(cpu.lanes)
@@ -37,7 +39,7 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
 
             emitter.chunks(size, square)
             mean = emitter.sum_lanes(sums, 0) * f32(1.0 / size)
-            assign(factor, f32(1.0) / T.sqrt(mean + f32(eps)), [i64(0)])
+            assign(factor, f32(1.0) / T.sqrt(mean + eps), [i64(0)])
             weight.decode_row(
                 i64(0),
                 lambda column, value: assign(out, x[p, start + column] * factor[i64(0)] * value, [p, start + column]),

@@ -10,26 +10,28 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.kernels.rope import rope_angle
 from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
 
 
 def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
     """positions [n] i32, factors [dims/2] -> out [n, dims]: cosines, then sines, of angles computed in float64."""
-    dims, magnitude = request.attr_int("dims"), T.float64(request.attr_float("magnitude"))
+    dims = request.attr_int("dims")
     half = dims // 2
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         positions = parameters.buffer("positions", ("n",), "int32")
         factors = Weight(emitter, parameters, "factors", request.operands[1]) if len(request.operands) > 1 else None
+        numbers = number_parameters(parameters, request, "float64")
         out = parameters.buffer("out", ("n", dims), "float32")
         with T.serial(i64(0), parameters.size("n")) as p, T.serial(i64(0), i64(half)) as i:
-            angle = rope_angle(request, positions[p], i)
+            angle = rope_angle(dims, numbers, positions[p], i)
             if factors is not None:
                 angle = angle / T.Cast("float64", factors.plain(i64(0), i))
-            assign(out, T.Cast("float32", T.cos(angle) * magnitude), [p, i])
-            assign(out, T.Cast("float32", T.sin(angle) * magnitude), [p, i + half])
+            assign(out, T.Cast("float32", T.cos(angle) * numbers["magnitude"]), [p, i])
+            assign(out, T.Cast("float32", T.sin(angle) * numbers["magnitude"]), [p, i + half])
 
     return build_function(request.symbol, emit)
 

@@ -9,6 +9,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, is_nan, only, registers
 
 _NAN = float("nan")
@@ -56,13 +57,13 @@ def top_k(request: KernelRequest, cpu: Cpu) -> Any:
 def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
     """scores [n, X], ids [n, k] -> out [n, k]: softmax of all scores, or their sigmoids, at the ids, perhaps normalised, · `scale`."""
     experts, k = int(request.operands[0].dims[1]), int(request.operands[1].dims[1])
-    normalise, scale = bool(request.attrs["normalise"]), request.attr_float("scale")
-    by_sigmoid = request.attrs.get("gating") == "sigmoid"
+    normalise, by_sigmoid = bool(request.attrs["normalise"]), request.attrs.get("gating") == "sigmoid"
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         scores = parameters.buffer("scores", ("n", experts), "float32")
         ids = parameters.buffer("ids", ("n", k), "float32")
+        scale = number_parameters(parameters, request).get("scale")
         out = parameters.buffer("out", ("n", k), "float32")
         with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
             largest, total = registers(1), registers(1)
@@ -99,8 +100,8 @@ def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
                     put(total, only(total) + out[p, choice])
                 with T.serial(i64(0), i64(k)) as choice:
                     assign(out, out[p, choice] / only(total), [p, choice])
-            if scale != 1.0:
+            if scale is not None:
                 with T.serial(i64(0), i64(k)) as choice:
-                    assign(out, out[p, choice] * f32(scale), [p, choice])
+                    assign(out, out[p, choice] * scale, [p, choice])
 
     return build_function(request.symbol, emit)

@@ -19,23 +19,25 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.attention_tiles import KEYS, Block, Mix, Scores, Softmax, for_each_block
 from aprgraph.codegen.kernels.cuda.emitter import Emitter, ceil_div, shared, sync_block
 from aprgraph.codegen.kernels.cuda.weights import Weight
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 from aprgraph.graph.ir import TensorType
-from aprgraph.graph.ops.attention import cap_of, value_size_of
+from aprgraph.graph.ops.attention import value_size_of
 
 
 def attn_scores(request: KernelRequest) -> Any:
     """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, capped if there is a cap, 0 at masked keys."""
-    heads, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
+    heads, kv_heads = request.attr_int("heads"), request.attr_int("kv_heads")
     size = int(request.operands[0].dims[1]) // heads
 
     def emit(parameters: Parameters) -> None:
         q = parameters.buffer("q", ("n", heads * size), "float32")
         k = parameters.buffer("k", ("t", kv_heads * size), "float32")
+        numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", (heads, "n", "t"), "float32")
 
         def body(block: Block) -> None:
-            scores = Scores(block, q, k, size, _kv_head(block, heads, kv_heads), scale, cap_of(request.attrs))
+            scores = Scores(block, q, k, size, _kv_head(block, heads, kv_heads), numbers)
 
             def store(query: int, key: Expr, score: Expr) -> None:
                 with T.If(T.And(block.exists(query), key < block.t)), T.Then():
@@ -45,7 +47,7 @@ def attn_scores(request: KernelRequest) -> Any:
             with T.serial(i64(0), ceil_div(block.t, KEYS)) as tile:
                 scores.of_tile(tile * KEYS, store)
 
-        for_each_block(parameters, request, heads, body)
+        for_each_block(parameters, request, numbers, heads, body)
 
     return build_function(request.symbol, emit)
 
@@ -57,6 +59,7 @@ def attn_softmax(request: KernelRequest) -> Any:
     def emit(parameters: Parameters) -> None:
         scores = parameters.buffer("scores", (heads, "n", "t"), "float32")
         sinks = _Sinks(parameters, request.operands[1:])
+        numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", (heads, "n", "t"), "float32")
         sinks.open()
 
@@ -84,7 +87,7 @@ def attn_softmax(request: KernelRequest) -> Any:
                     value = T.if_then_else(block.sees(0, key), softmax.weight(0, score(key)), f32(0.0))
                     assign(out, value, [block.head, block.first, key])
 
-        for_each_block(parameters, request, heads, body, queries=1)
+        for_each_block(parameters, request, numbers, heads, body, queries=1)
 
     return build_function(request.symbol, emit)
 
@@ -98,6 +101,7 @@ def attn_mix(request: KernelRequest) -> Any:
     def emit(parameters: Parameters) -> None:
         weights = parameters.buffer("weights", (heads, "n", "t"), "float32")
         v = parameters.buffer("v", ("t", kv_heads * pitch), "float32")
+        numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", ("n", heads * size), "float32")
 
         def body(block: Block) -> None:
@@ -117,14 +121,14 @@ def attn_mix(request: KernelRequest) -> Any:
             block.for_tiles(tile)
             mix.store(out)
 
-        for_each_block(parameters, request, heads, body)
+        for_each_block(parameters, request, numbers, heads, body)
 
     return build_function(request.symbol, emit)
 
 
 def attention(request: KernelRequest) -> Any:
     """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, a tile of scores at a time."""
-    heads, kv_heads, scale = request.attr_int("heads"), request.attr_int("kv_heads"), request.attr_float("scale")
+    heads, kv_heads = request.attr_int("heads"), request.attr_int("kv_heads")
     size, pitch = int(request.operands[0].dims[1]) // heads, int(request.operands[2].dims[1]) // kv_heads
     value_size = value_size_of(request.attrs, pitch)
 
@@ -133,12 +137,13 @@ def attention(request: KernelRequest) -> Any:
         k = parameters.buffer("k", ("t", kv_heads * size), "float32")
         v = parameters.buffer("v", ("t", kv_heads * pitch), "float32")
         sinks = _Sinks(parameters, request.operands[3:])
+        numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", ("n", heads * value_size), "float32")
         sinks.open()
 
         def body(block: Block) -> None:
             kv_head = _kv_head(block, heads, kv_heads)
-            scores = Scores(block, q, k, size, kv_head, scale, cap_of(request.attrs))
+            scores = Scores(block, q, k, size, kv_head, numbers)
             tile_weights = shared(block.queries, KEYS)
             softmax = Softmax(block, tile_weights, sinks.of(block.head))
             mix = Mix(block, v, value_size, kv_head * pitch, tile_weights)
@@ -167,7 +172,7 @@ def attention(request: KernelRequest) -> Any:
             block.for_tiles(tile)
             mix.store(out)
 
-        for_each_block(parameters, request, heads, body)
+        for_each_block(parameters, request, numbers, heads, body)
 
     return build_function(request.symbol, emit)
 

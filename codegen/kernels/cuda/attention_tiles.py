@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tvm.tirx.script import builder as T
@@ -31,7 +31,7 @@ class Block:
     first: Expr
     n: Expr
     t: Expr
-    window: int
+    window: Expr | None
     causal: bool
     queries: int
 
@@ -50,7 +50,7 @@ class Block:
     def reaches(self, position: Expr, key: Expr) -> Expr:
         """Whether who stands at ``position`` may attend to a key."""
         seen = key <= position if self.causal else key < self.t
-        return T.And(seen, key > position - self.window) if self.window else seen
+        return seen if self.window is None else T.And(seen, key > position - self.window)
 
     @property
     def stop(self) -> Expr:
@@ -60,7 +60,8 @@ class Block:
     def for_tiles(self, body: Callable[[Expr], None]) -> None:
         """Emit ``body(first key)`` for each tile with keys that some query of the block may attend to."""
         stop = ceil_div(self.stop, KEYS)
-        start = T.floordiv(T.max(self.position(0) - self.window + 1, i64(0)), i64(KEYS)) if self.window else i64(0)
+        first = i64(0) if self.window is None else T.max(self.position(0) - self.window + 1, i64(0))
+        start = T.floordiv(first, i64(KEYS))
         with T.serial(i64(0), stop - start) as tile:
             body((start + tile) * KEYS)
 
@@ -92,11 +93,16 @@ def _sum(a: Expr, b: Expr) -> Expr:
 
 
 def for_each_block(
-    parameters: Parameters, request: KernelRequest, heads: int, body: Callable[[Block], None], queries: int = _QUERIES
+    parameters: Parameters,
+    request: KernelRequest,
+    numbers: Mapping[str, Expr],
+    heads: int,
+    body: Callable[[Block], None],
+    queries: int = _QUERIES,
 ) -> None:
     """Emit a kernel whose blocks have ``queries`` queries, and for a position alone one whose blocks have one."""
     n, t = parameters.size("n"), parameters.size("t")
-    window, causal = request.attr_int("window"), is_causal(request.attrs)
+    window, causal = numbers.get("window"), is_causal(request.attrs)
 
     def emit(queries: int) -> None:
         with launch(ceil_div(n, queries) * heads, KEYS) as (index, thread):
@@ -114,10 +120,11 @@ def for_each_block(
 
 
 class Scores:
-    """The scores of a block's queries: q · k · scale, capped softly unless ``cap`` is 0."""
+    """The scores of a block's queries: q · k · scale, capped softly if there is a cap among the ``numbers``."""
 
-    def __init__(self, block: Block, q: Buffer, k: Buffer, size: int, kv_head: Expr, scale: float, cap: float) -> None:
-        self._block, self._k, self._size, self._kv_head, self._scale, self._cap = block, k, size, kv_head, scale, cap
+    def __init__(self, block: Block, q: Buffer, k: Buffer, size: int, kv_head: Expr, numbers: Mapping[str, Expr]) -> None:
+        self._block, self._k, self._size, self._kv_head = block, k, size, kv_head
+        self._scale, self._cap = numbers["scale"], numbers.get("cap")
         self._queries = shared(block.queries, size)
         self._keys = shared(KEYS, _PITCH)
         self._sums = registers(block.queries)
@@ -147,8 +154,8 @@ class Scores:
                     a, b = self._queries[i64(query), start + column], self._keys[block.thread, column]
                     put(self._sums, block.emitter.fma(a, b, get(self._sums, query)), query)
         for query in range(block.queries):
-            score = get(self._sums, query) * f32(self._scale)
-            if self._cap:  # a value that is read several times goes into a register
+            score = get(self._sums, query) * self._scale
+            if self._cap is not None:  # a value that is read several times goes into a register
                 put(self._sums, score, query)
                 put(self._sums, soft_capped(block.emitter, get(self._sums, query), self._cap), query)
                 score = get(self._sums, query)

@@ -10,6 +10,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import THREADS, WARP, Emitter, get, launch, put, registers, shared, sync_block
 from aprgraph.codegen.kernels.cuda.weights import Weight
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 
 #: Rows up to this long are summed by one warp.
@@ -19,7 +20,7 @@ _SHORT = 512
 def layer_norm(request: KernelRequest) -> Any:
     """x [n, C], weight and bias [C / groups] or [groups, C / groups] -> out [n, C], normalised over each group of columns."""
     x_type, *weight_types = request.operands
-    columns, groups, eps = int(x_type.dims[1]), request.attr_int("groups"), request.attr_float("eps")
+    columns, groups = int(x_type.dims[1]), request.attr_int("groups")
     size = columns // groups
     threads = WARP if size <= _SHORT else THREADS
 
@@ -27,6 +28,7 @@ def layer_norm(request: KernelRequest) -> Any:
         emitter = Emitter()
         x = parameters.buffer("x", ("n", columns), "float32")
         weight, *biases = (Weight(emitter, parameters, name, kind) for name, kind in zip(("weight", "bias"), weight_types, strict=False))
+        eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
         for each in (weight, *biases):
             each.open()
@@ -57,7 +59,7 @@ def layer_norm(request: KernelRequest) -> Any:
             put(mean, average(lambda column, total: total + x[p, start + column]))
             # The squares of what is left: the difference of two sums loses digits where the mean is large.
             variance = average(lambda column, total: emitter.fma(centred(column), centred(column), total))
-            put(factor, f32(1.0) / T.sqrt(variance + f32(eps)))
+            put(factor, f32(1.0) / T.sqrt(variance + eps))
 
             def scale(column: Expr, value: Expr) -> None:
                 assign(out, centred(column) * get(factor) * value, [p, start + column])

@@ -9,19 +9,20 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import Emitter, launch_over, split_index, where
 from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
-from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
+from aprgraph.codegen.kernels.numbers import number_parameters
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
 from aprgraph.graph.block_decoders import RUN
 from aprgraph.graph.ops.lookup import heads_of
 
 
 def embed(request: KernelRequest) -> Any:
     """tokens [n] i32, table [V, E] -> out [n, E] f32, times `scale`. Token ids are checked before the run."""
-    scale = request.attr_float("scale")
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter()
         tokens = parameters.buffer("tokens", ("n",), "int32")
         table = Weight(emitter, parameters, "table", request.operands[1])
+        scale = number_parameters(parameters, request).get("scale")
         out = parameters.buffer("out", ("n", table.columns), "float32")
         table.open()
         threads = table.blocks * (RUN // QUAD)
@@ -33,7 +34,7 @@ def embed(request: KernelRequest) -> Any:
                     column = block * table.elements + quad * QUAD + (first + j)
 
                     def store(column: Expr = column, value: Expr = value) -> None:
-                        assign(out, value if scale == 1.0 else value * f32(scale), [p, column])
+                        assign(out, value if scale is None else value * scale, [p, column])
 
                     where(column < table.columns, store, always=table.columns % RUN == 0)
 

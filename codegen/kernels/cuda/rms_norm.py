@@ -9,6 +9,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import THREADS, WARP, Emitter, get, launch, put, registers, shared, sync_block
 from aprgraph.codegen.kernels.cuda.weights import Weight
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 
 #: Rows up to this long are summed by one warp.
@@ -18,7 +19,7 @@ _SHORT = 512
 def rms_norm(request: KernelRequest) -> Any:
     """x [n, C], weight [C / groups] -> out [n, C], normalised over each group of columns."""
     x_type, weight_type = request.operands
-    columns, groups, eps = int(x_type.dims[1]), request.attr_int("groups"), request.attr_float("eps")
+    columns, groups = int(x_type.dims[1]), request.attr_int("groups")
     size = columns // groups
     threads = WARP if size <= _SHORT else THREADS
 
@@ -26,6 +27,7 @@ def rms_norm(request: KernelRequest) -> Any:
         emitter = Emitter()
         x = parameters.buffer("x", ("n", columns), "float32")
         weight = Weight(emitter, parameters, "weight", weight_type)
+        eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
         weight.open()
         with launch(parameters.size("n") * groups, threads) as (index, thread):
@@ -43,7 +45,7 @@ def rms_norm(request: KernelRequest) -> Any:
             put(total, f32(0.0))
             for warp in range(threads // WARP):
                 put(total, get(total) + sums[i64(warp)])
-            put(factor, f32(1.0) / T.sqrt(get(total) * f32(1.0 / size) + f32(eps)))
+            put(factor, f32(1.0) / T.sqrt(get(total) * f32(1.0 / size) + eps))
 
             def scale(column: Expr, value: Expr) -> None:
                 assign(out, x[p, start + column] * get(factor) * value, [p, start + column])

@@ -9,29 +9,31 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import Emitter, get, launch_over, put, registers, split_index
 from aprgraph.codegen.kernels.cuda.weights import Weight
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.kernels.rope import rope_angle
 from aprgraph.codegen.tir import Parameters, assign, build_function, i64
 
 
 def rope_angles(request: KernelRequest) -> Any:
     """positions [n] i32, factors [dims/2] -> out [n, dims]: cosines, then sines, of angles computed in float64."""
-    dims, magnitude = request.attr_int("dims"), T.float64(request.attr_float("magnitude"))
+    dims = request.attr_int("dims")
     half = dims // 2
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter()
         positions = parameters.buffer("positions", ("n",), "int32")
         factors = Weight(emitter, parameters, "factors", request.operands[1]) if len(request.operands) > 1 else None
+        numbers = number_parameters(parameters, request, "float64")
         out = parameters.buffer("out", ("n", dims), "float32")
         if factors is not None:
             factors.open()
         with launch_over(parameters.size("n") * half) as index:
             p, i = split_index(index, half)
             angle = registers(1, "float64")
-            value = rope_angle(request, positions[p], i)
+            value = rope_angle(dims, numbers, positions[p], i)
             put(angle, value if factors is None else value / T.Cast("float64", factors.element(i64(0), i)))
-            assign(out, T.Cast("float32", T.cos(get(angle)) * magnitude), [p, i])
-            assign(out, T.Cast("float32", T.sin(get(angle)) * magnitude), [p, i + half])
+            assign(out, T.Cast("float32", T.cos(get(angle)) * numbers["magnitude"]), [p, i])
+            assign(out, T.Cast("float32", T.sin(get(angle)) * numbers["magnitude"]), [p, i + half])
 
     return build_function(request.symbol, emit)
 

@@ -20,6 +20,7 @@ from aprgraph.codegen.kernels.cuda.emitter import (
     shuffle_xor,
     sync_block,
 )
+from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, is_nan
 
 _NAN = float("nan")
@@ -91,13 +92,13 @@ def top_k(request: KernelRequest) -> Any:
 def router_weights(request: KernelRequest) -> Any:
     """scores [n, X], ids [n, k] -> out [n, k]: softmax of all scores, or their sigmoids, at the ids, perhaps normalised, · `scale`."""
     experts, k = int(request.operands[0].dims[1]), int(request.operands[1].dims[1])
-    normalise, scale = bool(request.attrs["normalise"]), request.attr_float("scale")
-    by_sigmoid = request.attrs.get("gating") == "sigmoid"
+    normalise, by_sigmoid = bool(request.attrs["normalise"]), request.attrs.get("gating") == "sigmoid"
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter()
         scores = parameters.buffer("scores", ("n", experts), "float32")
         ids = parameters.buffer("ids", ("n", k), "float32")
+        scale = number_parameters(parameters, request).get("scale")
         out = parameters.buffer("out", ("n", k), "float32")
         with launch(parameters.size("n"), WARP) as (p, lane):
             largest, other, total, share = registers(1), registers(1), registers(1), registers(1)
@@ -131,7 +132,7 @@ def router_weights(request: KernelRequest) -> Any:
 
             def store(_number: int, choice: Expr) -> None:
                 put(share, chosen[choice] / get(total) if normalise else chosen[choice])
-                assign(out, get(share) if scale == 1.0 else get(share) * f32(scale), [p, choice])
+                assign(out, get(share) if scale is None else get(share) * scale, [p, choice])
 
             _each_of(k, lane, store)
 

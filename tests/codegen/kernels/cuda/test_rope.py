@@ -63,4 +63,4 @@ def test_rope_angles_keep_their_precision_far_out(what: KernelRequest, factors: 
     for positions in ([0, 1, 4095, 131071], [17], np.arange(50)):
         tokens = np.array(positions, dtype=np.int32)
         got = kernels.run(what, [tokens, *operands], (len(tokens), dims))
-        np.testing.assert_allclose(got, reference(what, [tokens, *operands]), atol=8e-8 * what.attr_float("magnitude"))
+        np.testing.assert_allclose(got, reference(what, [tokens, *operands]), atol=8e-8 * what.numbers["magnitude"])

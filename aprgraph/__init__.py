@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aprgraph import capture, families
-    from aprgraph.api import CompiledModel, LoadedModel, audit, diff, load, open_artifact
+    from aprgraph.api import CompiledModel, LoadedModel, load, open_artifact
+    from aprgraph.comparison import audit, diff
     from aprgraph.graph.errors import AprgraphError
     from aprgraph.graph.families import register
     from aprgraph.graph.tap_plan import Plan
@@ -59,8 +60,10 @@ _HOMES = {
     "AprgraphError": "aprgraph.graph.errors",
     "Plan": "aprgraph.graph.tap_plan",
     "Trace": "aprgraph.runtime.trace.reader",
+    "audit": "aprgraph.comparison",
     "check": "aprgraph.runtime.check",
     "compare_weights": "aprgraph.weights",
+    "diff": "aprgraph.comparison",
     "register": "aprgraph.graph.families",
 }
 

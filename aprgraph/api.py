@@ -11,7 +11,6 @@ from pathlib import Path
 from aprgraph.codegen.artifact import Artifact, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
 from aprgraph.codegen.cache.artifacts import OnNotice, compile_artifact, compile_into_cache, find_beside, find_in_cache
-from aprgraph.comparison import audit, diff
 from aprgraph.graph.arguments import STEPS
 from aprgraph.graph.errors import NonFiniteError, TokenError, TraceError
 from aprgraph.graph.held_graph import FindHeld
@@ -35,7 +34,7 @@ from aprgraph.runtime.trace.manifest import QK_ROWS, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter
 
-__all__ = ["CompiledModel", "LoadedModel", "RunOptions", "RunPlan", "audit", "check_room", "diff", "load", "open_artifact"]
+__all__ = ["CompiledModel", "LoadedModel", "RunOptions", "RunPlan", "check_room", "load", "open_artifact"]
 
 DEFAULT_PROMPT = "What is 2+2?"
 DEFAULT_OPTIONS = RunOptions()

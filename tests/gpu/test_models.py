@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from aprgraph.api import CompiledModel, diff, open_artifact
+from aprgraph.api import CompiledModel, open_artifact
 from aprgraph.codegen.cuda.architectures import Architecture
+from aprgraph.comparison import diff
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.sources.gguf_file import GGUFFile

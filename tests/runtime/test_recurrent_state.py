@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprgraph.api import CompiledModel, audit, load
+from aprgraph.api import CompiledModel, load
 from aprgraph.codegen.kernels import cpu, cuda
+from aprgraph.comparison import audit
 from aprgraph.families import FAMILIES, load_family_file
 from aprgraph.graph.ops import OPS, state_type, states_of
 from aprgraph.graph.passes import OnePass

@@ -11,6 +11,7 @@ import numpy as np
 from aprgraph.graph.errors import shown
 from aprgraph.graph.families import Family
 from aprgraph.graph.families.numbers import Number
+from aprgraph.graph.families.window import CheckpointWindows
 from aprgraph.graph.metadata import ArrayValue, Metadata
 from aprgraph.graph.words import counted
 from aprgraph.runtime.weights.own_order import family_of
@@ -63,6 +64,8 @@ def hyperparameter_differences(a: Metadata, b: Metadata) -> list[KeyDifference]:
 def _readings(a: Family, b: Family) -> Iterator[KeyDifference]:
     """What the family reads, where that differs."""
     for name, reading in a.readings().items():
+        if isinstance(reading, CheckpointWindows) and a.metadata.dialect != b.metadata.dialect:
+            continue  # what the kind of file decides, not what it holds
         ours, theirs = _taken(a, name), _taken(b, name)
         if not _equal(ours, theirs):
             key = a.key(reading.gguf) if isinstance(reading, Number) else name

@@ -33,7 +33,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import (
     NULL,
     OTHER_KEYS,
 )
-from aprgraph.graph.sources.checkpoint.config_reads import NEED_WINDOW, NOT_NULL, PARTIAL_ROPE, READ_BY, ROPE_KINDS, reads
+from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, reads, require_rope_kind, require_values
 from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
 from aprgraph.graph.sources.checkpoint.config_windows import FIELDS as WINDOW_FIELDS
 from aprgraph.graph.sources.checkpoint.config_windows import translate_windows
@@ -155,7 +155,7 @@ class _Translator:
         self._defaulted: list[str] = []
         self._kind = kind_of(config)
         self._ignored = [f"{name} is {shown(self._config.pop(name))}" for name in self._unread()]
-        self._require_values()
+        require_values(self._config, self._kind, where)
         for name, value in CLASS_DEFAULTS.get(self._kind, {}).items():
             other = ALIASES.get(name)
             if name not in self._config and (other is None or other not in self._config) and not self._is_in_rope(name):
@@ -163,16 +163,6 @@ class _Translator:
                 if name not in _UNDISPUTED:
                     self._defaulted.append(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}")
         self._default_rope()
-
-    def _require_values(self) -> None:
-        """Raise ModelError for a null that the class of transformers refuses, and that would change numbers here."""
-        needed = (*NOT_NULL, *(("sliding_window",) if self._kind in NEED_WINDOW else ()))
-        name = next((one for one in needed if one in self._config and self._config[one] is None), None)
-        if name is not None and self._kind in CLASS_DEFAULTS:
-            raise ModelError(
-                f"{self._where}: {name} is null, which the class of transformers ({self._kind}) refuses; give its value in a copy of the "
-                "file, or take it out, for the class's default"
-            )
 
     def _default_rope(self) -> None:
         """RoPE's stretching and the context before it, where the class has its own."""
@@ -246,22 +236,12 @@ class _Translator:
         self._done |= {*FIELDS}
         whole = bool(getattr(self._family, "whole_pairs", True))
         partial = self._kind in PARTIAL_ROPE or self._kind not in CLASS_DEFAULTS
-        self._require_rope_kind()
+        require_rope_kind(self._config, self._kind, self._where)
         rope = translate_rope(self._config, self._where, self._head_size(), whole, partial)
         self._ignored += rope.ignored
         for key, value in rope.values.items():
             self._put(key, value, rope.fields[key])
         self._found.factors = rope.factors
-
-    def _require_rope_kind(self) -> None:
-        """Raise UnsupportedModelError for a kind of RoPE that the class of transformers does not take."""
-        rope = self._config.get("rope_parameters") or self._config.get("rope_scaling")
-        kind, taken = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else None, ROPE_KINDS.get(self._kind)
-        if taken is not None and kind is not None and kind not in taken:
-            raise UnsupportedModelError(
-                f"{self._where}: RoPE is of the kind {shown(kind)}, which the class of transformers ({self._kind}) does not have; expected "
-                f"{' or '.join(taken)}"
-            )
 
     def _windows(self) -> None:
         """The sliding window, unless it is switched off, and the layers that have it."""

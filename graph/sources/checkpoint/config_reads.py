@@ -1,4 +1,4 @@
-"""Which classes of transformers read a field that others ignore.
+"""Which classes of transformers read a field that others ignore, and what they refuse in one.
 
 By ``model_type``; from the modeling files of transformers 5.24.
 """
@@ -6,7 +6,10 @@ By ``model_type``; from the modeling files of transformers 5.24.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 
 _GEMMA = ("gemma2", "gemma3_text")
@@ -35,18 +38,40 @@ PARTIAL_ROPE = ("phi3", "glm4", "glm4_moe")
 
 
 #: Kinds of RoPE that alone a class takes.
-ROPE_KINDS: Mapping[str, tuple[str, ...]] = {"phi3": ("default", "longrope", "su")}
+_ROPE_KINDS: Mapping[str, tuple[str, ...]] = {"phi3": ("default", "longrope", "su")}
 
 #: Fields that change numbers, and that a class which reads them refuses to be null.
-NOT_NULL: tuple[str, ...] = (
+_NOT_NULL: tuple[str, ...] = (
     "hidden_act", "hidden_activation", "query_pre_attn_scalar", "attention_multiplier", "embedding_multiplier", "residual_multiplier",
     "logits_scaling", "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "n_shared_experts", "use_qk_norm",
     "swiglu_alpha", "swiglu_limit", "attention_bias", "mlp_bias",
 )  # fmt: skip
 #: Classes with layers that have a sliding window, which therefore need `sliding_window`.
-NEED_WINDOW = (*_GEMMA, "olmo3", "gpt_oss")
+_NEED_WINDOW = (*_GEMMA, "olmo3", "gpt_oss")
 
 
 def reads(kind: str, field: str) -> bool:
     """Whether the class of the ``model_type`` reads a field."""
     return kind not in CLASS_DEFAULTS or field not in READ_BY or kind in READ_BY[field]
+
+
+def require_values(config: Mapping[str, Any], kind: str, where: Path) -> None:
+    """Raise ModelError for a null that the class of the ``model_type`` refuses, and that would change numbers here."""
+    needed = (*_NOT_NULL, *(("sliding_window",) if kind in _NEED_WINDOW else ()))
+    name = next((one for one in needed if one in config and config[one] is None), None)
+    if name is not None and kind in CLASS_DEFAULTS:
+        raise ModelError(
+            f"{where}: {name} is null, which the class of transformers ({kind}) refuses; give its value in a copy of the file, or take it "
+            "out, for the class's default"
+        )
+
+
+def require_rope_kind(config: Mapping[str, Any], kind: str, where: Path) -> None:
+    """Raise UnsupportedModelError for RoPE of a kind that the class of the ``model_type`` does not take."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    given, taken = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else None, _ROPE_KINDS.get(kind)
+    if taken is not None and given is not None and given not in taken:
+        raise UnsupportedModelError(
+            f"{where}: RoPE is of the kind {shown(given)}, which the class of transformers ({kind}) does not have; expected "
+            f"{' or '.join(taken)}"
+        )

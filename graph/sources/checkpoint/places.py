@@ -140,5 +140,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: no JSON ({error}); download the file again") from None
     if not isinstance(value, dict):
-        raise ModelFileError(f"{path}: is {shown(value)}, expected a JSON object; download the file again")
+        found = "null" if value is None else shown(value)
+        raise ModelFileError(f"{path}: is {found}, expected a JSON object; download the file again")
     return value

@@ -29,6 +29,7 @@ from aprgraph.graph.calling_convention import (
 )
 from aprgraph.graph.ir import Dim, Graph, Node, TensorType
 from aprgraph.graph.ops import is_own_state, is_tap, is_weight, state_type, states_of, traits_of
+from aprgraph.graph.weight_pieces import comes_in_pieces, table_shape
 
 _DTYPES = {"f32": "float32", "i32": "int32"}
 
@@ -53,7 +54,8 @@ def lower(graph: Graph, *, target: str = "llvm") -> Any:
         if not is_weight(node):
             return tensor(node.type)
         dtype, dims = weight_storage(node.type)
-        return relax.TensorType([dim(d) for d in dims], dtype)
+        # In a file the pieces of a weight lie wherever they do: the buffer is as long as the memory that they lie in.
+        return relax.TensorType(ndim=1, dtype=dtype) if comes_in_pieces(node.type) else relax.TensorType([dim(d) for d in dims], dtype)
 
     def call(function: str, *arguments: Any) -> Any:
         return builder.emit(relax.Call(relax.ExternFunc(function), list(arguments), None, [relax.ObjectType()]))
@@ -66,21 +68,30 @@ def lower(graph: Graph, *, target: str = "llvm") -> Any:
         place = builder.emit(relax.op.memory.alloc_storage(size, 0, "global", "uint8"))
         return builder.emit(relax.op.memory.alloc_tensor(place, 0, shape, _DTYPES[node.type.dtype]))
 
+    def given_for(name: str) -> list[Any]:
+        """What a kernel is given for an operand: its value, and the table of places of a weight in pieces."""
+        return [values[name], places[name]] if name in places else [values[name]]
+
     reads_file = target == "llvm"
     large = reads_file and is_large(graph)
     parameters = program_parameters(graph)
     values: dict[str, Any] = {node.name: relax.Var(f"p{index}", parameter(node)) for index, node in enumerate(parameters)}
+    places = {
+        node.name: relax.Var(f"places{index}", relax.TensorType([dim(d) for d in table_shape(node.type)], "int64"))
+        for index, node in enumerate(parameters)
+        if is_weight(node) and comes_in_pieces(node.type)
+    }
     states = {node.name: relax.Var(f"s{index}", tensor(state_type(graph, node))) for index, node in enumerate(states_of(graph))}
     sizes = {kind: tirx.Var(f"bytes{index}", "int64") for index, kind in enumerate(computed_types(graph))}
     halves = relax.Var("halves", relax.TensorType([dim(HALF_TABLE_SIZE)], "float32"))
     shapes = relax.Var("sizes", relax.ShapeType(list(sizes.values())))
-    arguments = [*values.values(), *states.values(), *([halves] if reads_file else []), shapes]
+    arguments = [*(var for name in values for var in given_for(name)), *states.values(), *([halves] if reads_file else []), shapes]
     builder = relax.BlockBuilder()
     with builder.function(ENTRY, arguments):
         for node in graph:
             if node.name in values:
                 continue
-            operands = [values[name] for name in graph.operand_names(node.name)]
+            operands = [var for name in graph.operand_names(node.name) for var in given_for(name)]
             if is_tap(node):
                 call(TAP_FUNCTION, operands[0], tvm.ir.StringImm(node.name))
                 values[node.name] = operands[0]

@@ -31,6 +31,10 @@ def f32(value: float) -> Expr:
     return tirx.FloatImm("float32", value)
 
 
+#: Of 8-bit floating-point numbers: bits of the mantissa, bias of the exponent, and the least magnitude that is no number.
+_FLOAT8 = {"float8_e4m3fn": (3, 7, 127), "float8_e5m2": (2, 15, 124)}
+
+
 class Arithmetic(ABC):
     """Arithmetic that every target does alike, but for how it says multiply-add."""
 
@@ -55,6 +59,18 @@ class Arithmetic(ABC):
         whole = T.Cast("int32", k)
         half = whole >> tirx.IntImm("int32", 1)
         return T.Select(is_nan(x), x, p * _normal_power(half) * _normal_power(whole - half))
+
+    def float8(self, dtype: str, bits: Expr) -> Expr:
+        """The f32 value of an int32 that holds the bits of a float8_e4m3fn or float8_e5m2."""
+        mantissa, bias, least_nan = _FLOAT8[dtype]
+        magnitude = bits & tirx.IntImm("int32", 127)
+        shifted = magnitude << tirx.IntImm("int32", 23 - mantissa)
+        normal = shifted + tirx.IntImm("int32", (127 - bias) << 23)
+        below_normal = T.reinterpret("int32", T.Cast("float32", magnitude) * f32(2.0 ** (1 - bias - mantissa)))
+        value = T.Select(magnitude < 1 << mantissa, below_normal, normal)
+        value = T.Select(magnitude >= least_nan, shifted | tirx.IntImm("int32", 0x7FC00000 if mantissa == 3 else 0x7F800000), value)
+        sign = T.Cast("uint32", bits & tirx.IntImm("int32", 128)) << tirx.IntImm("uint32", 24)
+        return T.reinterpret("float32", T.Cast("uint32", value) | sign)
 
     def power_of_two(self, exponent: Expr) -> Expr:
         """2^exponent in f32 for an int32 from -149 to 127: in two factors, for what lies below the normal numbers."""

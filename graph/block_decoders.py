@@ -4,7 +4,8 @@
 BlockReader, whose values are NumPy arrays in the reference decoder (graph/block_formats.py) and TVM expressions in
 ``codegen/kernels``: kernel, reference and documentation all come from these few lines. ``first`` is a Python number
 and a multiple of RUN; ``lane`` is not, so a decision may depend on ``first`` alone. The layouts are ggml's (ggml-common.h
-and ggml-quants.c of llama.cpp); MXFP4 is that of the OCP Microscaling Formats specification 1.0.
+and ggml-quants.c of llama.cpp); MXFP4 is that of the OCP Microscaling Formats specification 1.0. Those of checkpoints are
+graph/checkpoint_formats.py's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ class BlockReader(Protocol):
 
     def bit(self, field: str, first: int, lane: Any) -> Any:
         """Bit ``first + lane`` (0 or 1) of a field of bytes taken as one little-endian number."""
+
+    def nibble(self, field: str, first: int, lane: Any) -> Any:
+        """The 4 bits ``first + lane`` (0 to 15) of a field of bytes taken as one little-endian number."""
 
     def real(self, field: str, index: Any = 0) -> Any:
         """Element ``index`` of a floating-point field."""
@@ -91,6 +95,18 @@ def decode_mxfp4(block: BlockReader, first: int, lane: Any) -> Any:
     # The scale is an E8M0 power of two, 2^(e - 127); one more halving makes up for the doubled table.
     scale = block.power_of_two(block.integer("e") - 128)
     return scale * block.to_real(block.lookup(_E2M1_DOUBLED, _nibble(block, first, lane)))
+
+
+# -- scales that lie elsewhere (graph/checkpoint_formats.py) ----------------------------------------------------------------
+
+
+def decode_mxfp4_pairs(block: BlockReader, first: int, lane: Any) -> Any:
+    scale = block.power_of_two(block.integer("e") - 128)
+    return scale * block.to_real(block.lookup(_E2M1_DOUBLED, block.nibble("qs", first, lane)))
+
+
+def decode_float8(block: BlockReader, first: int, lane: Any) -> Any:
+    return block.real("d") * block.real("x", first + lane)
 
 
 # -- 256 elements, a scale for each 16 or 32 ---------------------------------------------------------------------------------

@@ -9,86 +9,18 @@ bound: they cost memory, 4 bytes an element, and a notice says so. Everything el
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
 from functools import cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph import block_decoders as decoders
-from aprgraph.graph.block_decoders import RUN, BlockReader
+from aprgraph.graph.block_decoders import RUN
+from aprgraph.graph.block_format import BlockFormat, Field
+from aprgraph.graph.checkpoint_formats import checkpoint_format
 from aprgraph.graph.ir import TensorType
-
-
-@dataclass(frozen=True)
-class Field:
-    """``count`` values of ``dtype`` (a NumPy name, or "bfloat16")."""
-
-    name: str
-    dtype: str
-    count: int = 1
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one value."""
-        return np.dtype(self.dtype).itemsize if self.dtype != "bfloat16" else 2
-
-
-@dataclass(frozen=True)
-class BlockFormat:
-    """One ggml tensor type. ``decode(block, first, lane)`` gives the elements first + lane, for lane in 0 .. RUN - 1.
-
-    ``decode`` is None where only the `gguf` package knows how; ``fields`` is then one field of a block's bytes.
-    """
-
-    name: str
-    ggml_type: int
-    elements: int
-    fields: tuple[Field, ...]
-    decode: Callable[[BlockReader, int, Any], Any] | None
-    summary: str
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of one block."""
-        return sum(field.itemsize * field.count for field in self.fields)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether elements lie side by side without blocks, so that rows may have any length."""
-        return self.elements == 1
-
-    @property
-    def is_decoded_when_bound(self) -> bool:
-        """Whether kernels get the weight as f32, decoded by the `gguf` package, instead of the file's own blocks."""
-        return self.decode is None
-
-    @property
-    def arrives_in_blocks(self) -> bool:
-        """Whether kernels decode the weight from blocks; otherwise its elements come one by one."""
-        return not (self.is_plain or self.is_decoded_when_bound)
-
-    def offset(self, name: str) -> int:
-        """Byte offset of the field ``name`` in a block."""
-        position = 0
-        for field in self.fields:
-            if field.name == name:
-                return position
-            position += field.itemsize * field.count
-        raise KeyError(name)
-
-    def field(self, name: str) -> Field:
-        """The field ``name``."""
-        return next(field for field in self.fields if field.name == name)
-
-    def row_bytes(self, columns: int) -> int:
-        """Bytes of a row of ``columns`` elements, which must be a whole number of blocks."""
-        assert columns % self.elements == 0
-        return columns // self.elements * self.block_bytes
-
 
 _F16 = "float16"
 _U8 = "uint8"
@@ -140,8 +72,8 @@ _BY_GGML_TYPE: dict[int, BlockFormat] = {fmt.ggml_type: fmt for fmt in BLOCK_FOR
 
 
 def find_format(name: str) -> BlockFormat | None:
-    """The block format ``name`` (upper case), None if neither this module nor the `gguf` package decodes it."""
-    return BLOCK_FORMATS.get(name) or _foreign_formats().get(name)
+    """The format ``name`` (upper case), one of a checkpoint among them; None if nothing here, nor the `gguf` package, decodes it."""
+    return BLOCK_FORMATS.get(name) or checkpoint_format(name) or _foreign_formats().get(name)
 
 
 def format_of_ggml_type(code: int) -> BlockFormat | None:
@@ -180,9 +112,14 @@ def weight_format(weight: TensorType) -> BlockFormat:
 
 
 def weight_storage(weight: TensorType) -> tuple[str, tuple[int, ...]]:
-    """NumPy dtype and dims under which a weight is handed to kernels: its own if plain, rows of bytes if in blocks."""
+    """NumPy dtype and dims under which a weight is handed to kernels: its own if plain, rows of bytes if in blocks.
+
+    Of one whose scales lie apart, all bytes of both where they are packed (graph/weight_pieces.py).
+    """
     fmt = weight_format(weight)
     dims = weight.bind()
+    if fmt.scales is not None:
+        return "uint8", (fmt.packed_bytes(math.prod(dims[:-2]), math.prod(dims[-2:-1]), dims[-1])[1],)
     if fmt.is_decoded_when_bound:
         return "float32", dims
     if fmt.is_plain:
@@ -191,15 +128,19 @@ def weight_storage(weight: TensorType) -> tuple[str, tuple[int, ...]]:
 
 
 class NumpyBlocks:
-    """BlockReader over many blocks at once: values are [blocks, 1] or [blocks, RUN], reals in float64."""
+    """BlockReader over many blocks at once: values are [blocks, 1] or [blocks, RUN], reals in float64.
 
-    def __init__(self, fmt: BlockFormat, blocks: npt.NDArray[np.uint8]) -> None:
+    ``blocks`` and ``scales`` are u8, one row for each block; ``scales`` for formats whose scales lie apart.
+    """
+
+    def __init__(self, fmt: BlockFormat, blocks: npt.NDArray[np.uint8], scales: npt.NDArray[np.uint8] | None = None) -> None:
         self._columns: dict[str, npt.NDArray[Any]] = {}
-        for field in fmt.fields:
+        for field in (*fmt.fields, *(fmt.scales.fields if fmt.scales is not None else ())):
+            source = scales if fmt.lies_apart(field.name) else blocks
+            assert source is not None
             start = fmt.offset(field.name)
-            raw = np.ascontiguousarray(blocks[:, start : start + field.itemsize * field.count])
-            dtype = ml_dtypes.bfloat16 if field.dtype == "bfloat16" else np.dtype(field.dtype)
-            self._columns[field.name] = raw.view(dtype)
+            raw = np.ascontiguousarray(source[:, start : start + field.itemsize * field.count])
+            self._columns[field.name] = raw.view(field.numpy_dtype)
 
     def integer(self, field: str, index: Any = 0) -> Any:
         column, where = self._columns[field], np.atleast_1d(index)
@@ -211,6 +152,10 @@ class NumpyBlocks:
     def bit(self, field: str, first: int, lane: Any) -> Any:
         index = first + lane
         return (self.integer(field, index // 8) >> (index % 8)) & 1
+
+    def nibble(self, field: str, first: int, lane: Any) -> Any:
+        index = first + lane
+        return (self.integer(field, index // 2) >> (index % 2 * 4)) & 15
 
     def real(self, field: str, index: Any = 0) -> Any:
         return self._columns[field][:, np.atleast_1d(index)].astype(np.float64)
@@ -243,11 +188,15 @@ def decode_reference(fmt: BlockFormat, raw: npt.NDArray[np.uint8], shape: tuple[
     if fmt.decode is None:
         return decode_by_gguf(fmt, raw, shape).astype(np.float64)
     if fmt.is_plain:
-        dtype = ml_dtypes.bfloat16 if fmt.fields[0].dtype == "bfloat16" else np.dtype(fmt.fields[0].dtype)
-        plain: npt.NDArray[np.float64] = np.ascontiguousarray(raw).view(dtype).astype(np.float64)
+        plain: npt.NDArray[np.float64] = np.ascontiguousarray(raw).view(fmt.fields[0].numpy_dtype).astype(np.float64)
         return plain.reshape(shape)
-    blocks = NumpyBlocks(fmt, np.ascontiguousarray(raw).reshape(-1, fmt.block_bytes))
+    return decode_blocks(fmt, NumpyBlocks(fmt, np.ascontiguousarray(raw).reshape(-1, fmt.block_bytes))).reshape(shape)
+
+
+def decode_blocks(fmt: BlockFormat, blocks: NumpyBlocks) -> npt.NDArray[np.float64]:
+    """Decode blocks of a format that is not plain, to float64 [blocks, elements]."""
+    assert fmt.decode is not None
     lane = np.arange(RUN)
     runs = [fmt.decode(blocks, first, lane) for first in range(0, fmt.elements, RUN)]
     decoded: npt.NDArray[np.float64] = np.concatenate(runs, axis=1)
-    return decoded.reshape(shape)
+    return decoded

@@ -170,7 +170,9 @@ class GraphBuilder:
             attrs: dict[str, Attr] = {"tensor": name, "dtype": dtype, "dims": dims}
             if what == "weight" and (scale := self._scale_of(slot, info, dims)):
                 attrs["scale"] = scale
-            self.graph.add(Node(name, "weight", TensorType(dtype, dims), attrs))
+            if info.layout:
+                attrs["layout"] = info.layout
+            self.graph.add(Node(name, "weight", TensorType(info.layout or dtype, dims), attrs))
             self.slots[name] = (slot, what, self.layer)
         return name
 

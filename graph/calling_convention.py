@@ -11,7 +11,8 @@ from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.ops import has_state, is_computed, is_input, is_own_state, is_tap, is_weight, weights_of
 
-#: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, then
+#: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, each weight
+#: in pieces (graph/weight_pieces.py) followed by its table of places, then
 #: the states of ``graph.ops.states_of``, of those that grow the first t rows, then on a CPU the half table, then the sizes
 #: of ``computed_types``, and returns the tuple of those outputs that have no state and are no taps.
 ENTRY = "main"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.arguments import FAMILY, OVERRIDES
 from aprgraph.graph.errors import AprgraphError, GraphError, ModelError, UnsupportedModelError, shown
-from aprgraph.graph.ir import Graph, Node, TensorType, renamed
+from aprgraph.graph.ir import Attr, Graph, Node, TensorType, renamed
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.ops import OPS, is_weight
 from aprgraph.graph.sources.source import Source
@@ -88,4 +88,7 @@ def _bound(node: Node, held: HeldGraph, file: Source) -> Node:
         where = file.path if scale in file.tensors else held.holder
         raise ModelError(f"{where}: the tensor {scale!r} scales {name!r} here alone; where the family is not known, both must have it")
     dtype = info.format.name.lower()
-    return renamed(node, type=TensorType(dtype, dims), attrs={**node.attrs, "dtype": dtype})
+    attrs: dict[str, Attr] = {**node.attrs, "dtype": dtype, "layout": info.layout}
+    if not info.layout:
+        attrs.pop("layout")
+    return renamed(node, type=TensorType(info.layout or dtype, dims), attrs=attrs)

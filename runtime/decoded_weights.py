@@ -11,6 +11,7 @@ from aprgraph.graph.block_formats import decode_reference
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array, traits_of
+from aprgraph.graph.weight_pieces import InPieces, decode_piece
 from aprgraph.runtime.weight_scales import row_scales
 
 #: A matrix of more elements is decoded in the parts that are asked for: the table of a large vocabulary is gigabytes in float64.
@@ -27,10 +28,23 @@ def decode_weight(model: Model, node: Node) -> Array:
 def decode_rows(model: Model, node: Node, start: int = 0, stop: int | None = None) -> Array:
     """The rows start .. stop - 1 of the weight of a `weight` node in float64; of experts, the rows of all, one after the other."""
     info = model.tensor(node.attr_str("tensor"))
+    if info.in_pieces is not None:
+        return _rows_of_pieces(info.in_pieces, start, stop)
     raw = model.file.tensor_bytes(info)[start:stop]
     decoded = decode_reference(info.format, raw, (len(raw), info.dims[-1]))
     scales = row_scales(model, node, start, start + len(raw))
     return decoded if scales is None else decoded * scales
+
+
+def _rows_of_pieces(tensor: InPieces, start: int, stop: int | None) -> Array:
+    """The rows start .. stop - 1 of all pieces, one after the other."""
+    rows = len(tensor.finders[0]().blocks)
+    end = len(tensor.finders) * rows if stop is None else stop
+    parts = [
+        decode_piece(tensor.format, tensor.finders[number](), max(start - number * rows, 0), min(end - number * rows, rows))
+        for number in range(start // rows, -(-end // rows))
+    ]
+    return np.concatenate(parts)
 
 
 class _Parts:
@@ -51,6 +65,8 @@ class _Parts:
 
     def _rows(self, ids: Array) -> Array:
         info = self._model.tensor(self._node.attr_str("tensor"))
+        if info.in_pieces is not None:
+            return np.concatenate([_rows_of_pieces(info.in_pieces, row, row + 1) for row in ids.tolist()])
         decoded = decode_reference(info.format, self._model.file.tensor_bytes(info)[ids], (len(ids), info.dims[-1]))
         scales = row_scales(self._model, self._node, 0, self.shape[0])
         return decoded if scales is None else decoded * scales[ids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,28 @@ import numpy.typing as npt
 from aprgraph.graph.block_formats import decode_by_gguf, weight_format, weight_storage
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
+from aprgraph.graph.weight_pieces import InPieces, packed, places_from, split
 from aprgraph.runtime.trace.statistics import Statistics, statistics_from_sums
 from aprgraph.runtime.weight_scales import row_scales
 
+#: TVM's buffers begin at multiples of so many bytes.
+_ALIGNMENT = 64
+
+
+def pieces_in_file(model: Model, node: Node) -> InPieces | None:
+    """Where the matrices of a `weight` node lie, if not one after the other in the format of the tensor."""
+    found = model.tensor(node.attr_str("tensor")).in_pieces
+    return found if found is not None and found.format == weight_format(node.type) else None
+
 
 def weight_array(model: Model, node: Node) -> npt.NDArray[Any]:
-    """The weight of a `weight` node as kernels take it: the file's own pages, unless only the `gguf` package decodes its format."""
+    """The weight of a `weight` node as kernels take it, packed: the file's own pages, unless only the `gguf` package decodes its
+    format, or the file has it in pieces.
+    """
     dtype, dims = weight_storage(node.type)
+    pieces = pieces_in_file(model, node)
+    if pieces is not None:
+        return packed(node.type, pieces.find()).view(dtype).reshape(dims)
     raw = model.file.tensor_bytes(model.tensor(node.attr_str("tensor")))
     fmt = weight_format(node.type)
     if fmt.is_decoded_when_bound:
@@ -24,6 +40,36 @@ def weight_array(model: Model, node: Node) -> npt.NDArray[Any]:
         scales = row_scales(model, node, 0, len(raw))
         return decoded if scales is None else (decoded.reshape(len(raw), -1) * scales.astype(np.float32)).reshape(dims)
     return raw.reshape(-1).view(dtype).reshape(dims)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A weight in pieces as kernels on this machine take it: ``span`` is all memory from the first piece to the end of the last,
+    with whatever lies between, and ``places`` the table. ``held`` keeps the pieces there.
+    """
+
+    span: npt.NDArray[Any]
+    places: npt.NDArray[np.int64]
+    held: object
+
+
+def weight_in_memory(model: Model, node: Node) -> InMemory:
+    """The weight of a `weight` node that comes in pieces, each where it lies."""
+    dtype, _ = weight_storage(node.type)
+    found = pieces_in_file(model, node)
+    pieces = split(node.type, weight_array(model, node).reshape(-1).view(np.uint8)) if found is None else found.find()
+    views = [view for piece in pieces for view in (piece.blocks, piece.scales) if view is not None]
+    first = min(view.ctypes.data for view in views) // _ALIGNMENT * _ALIGNMENT
+    end = max(view.ctypes.data + (len(view) - 1) * view.strides[0] + view.shape[1] for view in views)
+    count = -(-(end - first) // np.dtype(dtype).itemsize)
+    return InMemory(np.asarray(_Memory(first, (count,), np.dtype(dtype).str)), places_from(first, node.type, pieces), pieces)
+
+
+class _Memory:
+    """Memory of the process as an array, wherever it is."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], dtype: str) -> None:
+        self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": dtype, "version": 3}
 
 
 class _Exportable:

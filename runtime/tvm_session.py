@@ -30,8 +30,9 @@ from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import is_input, is_weight, state_type, states_of
+from aprgraph.graph.weight_pieces import comes_in_pieces
 from aprgraph.runtime.engine import Choices, OnTap
-from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array
+from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array, weight_in_memory
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics
 from aprgraph.runtime.tvm_runtime import default_threads, first_line, load_tvm
@@ -64,7 +65,8 @@ class Session:
         self.kernels = self._guarded(lambda: self._load_kernels(kernels))
         self._statistics = self.kernels[STATISTICS_KERNEL]
         self.half_table = self._make_half_table()
-        self._weights: dict[str, Any] = {}
+        self._weights: dict[str, list[Any]] = {}
+        self._held: dict[str, object] = {}  # what weights in pieces lie in
         self._states: dict[str, Any] = {}
         self._running: _Run | None = None
         self._touched = 0  # bytes of weights that may be in memory
@@ -108,12 +110,16 @@ class Session:
         """What programs are given for it; None for those that take none."""
         return self._tvm.runtime.tensor(half_table())
 
-    def _bind(self, node: Node) -> Any:
+    def _bind(self, node: Node) -> list[Any]:
         """The weight of a `weight` node, as kernels take it."""
         from tvm_ffi import from_dlpack  # noqa: PLC0415
 
+        if comes_in_pieces(node.type):
+            weight = weight_in_memory(self._model, node)
+            self._held[node.name] = weight.held
+            return [from_dlpack(weight.span), self._tvm.runtime.tensor(weight.places)]
         array = weight_array(self._model, node)
-        return self._tvm.runtime.tensor(array) if weight_format(node.type).is_decoded_when_bound else from_dlpack(exportable(array))
+        return [self._tvm.runtime.tensor(array) if weight_format(node.type).is_decoded_when_bound else from_dlpack(exportable(array))]
 
     def tensor(self, values: npt.NDArray[Any]) -> Any:
         """A TVM tensor of ``values``."""
@@ -140,8 +146,8 @@ class Session:
 
     # -- what programs are given -----------------------------------------------------------------------------------------
 
-    def weight(self, node: Node) -> Any:
-        """The weight of a `weight` node, as kernels take it."""
+    def weight(self, node: Node) -> list[Any]:
+        """The weight of a `weight` node, as kernels take it: with the table of places of one that comes in pieces."""
         if node.name not in self._weights:
             self._weights[node.name] = self._bind(node)
         return self._weights[node.name]
@@ -252,7 +258,7 @@ class Program:
             "tokens": session.tensor(np.asarray(tokens, dtype=np.int32)),
             "positions": session.tensor(np.arange(start, total, dtype=np.int32)),
         }
-        arguments = [inputs[node.name] if is_input(node) else session.weight(node) for node in self._parameters]
+        arguments = [value for node in self._parameters for value in ([inputs[node.name]] if is_input(node) else session.weight(node))]
         arguments += [session.state(name, kind, start, total) for name, kind in self._states.items()]
         shapes = [kind.bind(n=len(tokens), t=total) for kind in self._types]
         arguments += [] if session.half_table is None else [session.half_table]

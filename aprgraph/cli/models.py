@@ -11,7 +11,7 @@ from aprgraph.cli.options import Families
 from aprgraph.cli.tables import format_table
 
 if TYPE_CHECKING:
-    from aprgraph.graph.block_formats import BlockFormat
+    from aprgraph.graph.block_format import BlockFormat
     from aprgraph.graph.families import Family
     from aprgraph.graph.model_keys import ModelKey
 
@@ -47,7 +47,10 @@ def models(
     typer.echo(f"\n{_REST}")
 
 
-_REST = "Other formats that the gguf package can dequantise (IQ1, IQ2, IQ3, TQ, NVFP4) are decoded by it in memory when a weight is bound."
+_REST = (
+    "Kernels also decode the FP8 (E4M3, E5M2) and the MXFP4 of checkpoints, whose scales are tensors of their own. Other formats that the "
+    "gguf package can dequantise (IQ1, IQ2, IQ3, TQ, NVFP4) are decoded by it in memory when a weight is bound."
+)
 
 
 def _family_row(family: type[Family]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS, find_format
+from aprgraph.graph.checkpoint_formats import checkpoint_format
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Attrs, Op, Types, require
@@ -20,7 +21,15 @@ def _declared(_types: Types, attrs: Attrs) -> TensorType:
         raise GraphError(f"dtype is {dtype!r}, expected one of {', '.join(BLOCK_FORMATS).lower()}")
     require(not attrs.get("scale") or fmt.is_decoded_when_bound, f"a weight of {dtype} has the scale {attrs.get('scale')!r}, expected none")
     require(dims[-1] % fmt.elements == 0, f"rows have {dims[-1]} elements, expected a multiple of {fmt.elements} for {dtype}")
-    return TensorType(dtype, dims)
+    layout = str(attrs.get("layout", ""))
+    if not layout:
+        return TensorType(dtype, dims)
+    held = checkpoint_format(layout.upper())
+    if held is None or layout != layout.lower():
+        raise GraphError(f"layout is {layout!r}, expected mxfp4_pairs, or such as f8_e4m3_tensor, f8_e4m3_row, f8_e4m3_128x128")
+    require(len(dims) > 1, f"dims is {dims!r}, expected at least two for the layout {layout}")
+    require(dims[-1] % held.elements == 0, f"rows have {dims[-1]} elements, expected a multiple of {held.elements} for {layout}")
+    return TensorType(layout, dims)
 
 
 INPUT = Op(
@@ -34,11 +43,12 @@ INPUT = Op(
 WEIGHT = Op(
     "weight",
     "A tensor of the model file, in the file's own blocks. `tensor` is its name in the file, dims are elements. If `scale` names another "
-    "tensor, what is decoded is multiplied by that: one number, or one for each expert.",
+    "tensor, what is decoded is multiplied by that: one number, or one for each expert. `layout` is the format that the file has it in, "
+    "where its scales are a tensor of their own; the type is then of that format, and `dtype` what the weight is in GGUF.",
     (),
     infer=_declared,
-    attrs={"tensor": str, "dtype": str, "dims": tuple, "scale": str},
-    defaults={"scale": ""},
+    attrs={"tensor": str, "dtype": str, "dims": tuple, "scale": str, "layout": str},
+    defaults={"scale": "", "layout": ""},
     traits=Traits(role=Role.WEIGHT),
 )
 

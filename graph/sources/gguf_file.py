@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.block_formats import BLOCK_FORMATS, BlockFormat, format_of_ggml_type
+from aprgraph.graph.block_format import BlockFormat
+from aprgraph.graph.block_formats import BLOCK_FORMATS, format_of_ggml_type
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata, Scalar
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.block_formats import BlockFormat
+from aprgraph.graph.block_format import BlockFormat
 from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.metadata import Metadata
+from aprgraph.graph.weight_pieces import InPieces
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class TensorInfo:
     """One tensor of a model file. ``dims`` are elements, outermost first; ``offset`` counts from the start of its file.
 
     ``part`` is the number of that file, from 0, where a model is in several. ``stored`` is the dtype in the file where it was
-    rounded to one that ``format`` does not tell of, for it is decoded before anything reads it: FP8.
+    rounded to one that ``format`` does not tell of, for whoever reads its bytes gets it decoded: FP8.
+    ``in_pieces`` says how the tensor lies in it,
+    where that is not one matrix after the other in ``format``: whoever reads it through the Source then gets what was made.
     """
 
     name: str
@@ -30,11 +33,17 @@ class TensorInfo:
     nbytes: int
     part: int = 0
     stored: str = ""
+    in_pieces: InPieces | None = field(default=None, compare=False)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of the innermost dimension."""
         return self.format.row_bytes(self.dims[-1])
+
+    @property
+    def layout(self) -> str:
+        """The format that kernels read, in lower case, where that is not ``format``; else nothing."""
+        return "" if self.in_pieces is None or self.in_pieces.format == self.format else self.in_pieces.format.name.lower()
 
     def has_dims(self, dims: tuple[int, ...]) -> bool:
         """Whether the dims are ``dims``, or differ by leading ones: GGUF pads shapes with them, and some writers write these out."""

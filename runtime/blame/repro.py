@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
@@ -221,9 +221,8 @@ def _identifier(name: str) -> str:
 def _save_weight(part: Path, model: Model, graph: Graph, node: Node) -> None:
     """The weight decoded to f32; of the rows or experts that are read, the others stay zeros, which take no room on the disk."""
     info = model.tensor(node.attr_str("tensor"))
-    raw = model.file.tensor_bytes(info)
     columns = info.dims[-1]
-    rows = len(raw)
+    rows = math.prod(info.dims[:-1])
     with (part / f"{node.name}.npy").open("wb") as file:  # not mapped: a full disk would end the process
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": node.type.bind()})
         begin = file.tell()
@@ -231,8 +230,8 @@ def _save_weight(part: Path, model: Model, graph: Graph, node: Node) -> None:
             file.seek(begin + 4 * columns * start)
             file.write(decode_rows(model, node, start, stop).astype("<f4").tobytes())
         file.truncate(begin + 4 * columns * rows)
-    if not weight_format(node.type).is_plain and rows * raw.shape[-1] < _MOST_BLOCK_BYTES:
-        np.save(part / f"{node.name}.{info.format.name.lower()}-blocks.npy", np.asarray(raw))
+    if not info.format.is_plain and rows * info.row_bytes < _MOST_BLOCK_BYTES:
+        np.save(part / f"{node.name}.{info.format.name.lower()}-blocks.npy", np.asarray(model.file.tensor_bytes(info)))
 
 
 #: Blocks are for those who debug a decoder; of larger weights the model file itself serves.

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.block_formats import BlockFormat, Field, decode_reference
+from aprgraph.graph.block_format import BlockFormat, Field
+from aprgraph.graph.block_formats import decode_reference
 from aprgraph.runtime.check.surveyed_matrix import NONFINITE, OCTAVES, Place, SurveyedMatrix
 
 #: Exponents of float16 as octaves; subnormal numbers are counted in that of the smallest normal one less one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.arguments import ARCHITECTURES, PREFILL_CHUNK, TARGET
+from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS
 from aprgraph.graph.errors import DeviceError
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
+from aprgraph.graph.weight_pieces import comes_in_pieces, packed_parts, packed_places
 from aprgraph.runtime.cuda.driver import Driver, Gpu
 from aprgraph.runtime.cuda.transfers import PENDING, Transfers
-from aprgraph.runtime.kernel_values import weight_array
+from aprgraph.runtime.kernel_values import pieces_in_file, weight_array
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.tvm_runtime import first_line, load_tvm
 from aprgraph.runtime.tvm_session import Receive, Session
@@ -89,12 +92,18 @@ class CudaSession(Session):
     def _make_half_table(self) -> None:
         return None  # GPUs convert half-precision numbers as fast as they could look them up
 
-    def _bind(self, node: Node) -> Any:
-        array = weight_array(self._model, node)
-        weight = self._empty(array.shape, array.dtype.name)
-        self._transfers.upload(array, weight.data_ptr())
+    def _bind(self, node: Node) -> list[Any]:
+        dtype, dims = weight_storage(node.type)
+        in_pieces = comes_in_pieces(node.type)
+        weight = self._empty((math.prod(dims),) if in_pieces else dims, np.dtype(dtype).name)
+        pieces = pieces_in_file(self._model, node)
+        if pieces is None:
+            self._transfers.upload(weight_array(self._model, node), weight.data_ptr())
+        else:
+            for _, start, part in packed_parts(node.type, (find() for find in pieces.finders)):
+                self._transfers.upload(part, weight.data_ptr() + start)
         self._model.file.release()
-        return weight
+        return [weight, self._tvm.runtime.tensor(packed_places(node.type), self._device())] if in_pieces else [weight]
 
     def _empty(self, shape: Sequence[int], dtype: str) -> Any:
         try:

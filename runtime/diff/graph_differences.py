@@ -86,7 +86,7 @@ def _changes(graph_a: Graph, node: Node, graph_b: Graph, other: Node, *, same_ro
     attrs, others = complete_attrs(node), complete_attrs(other)
     for name in sorted({*attrs, *others}):
         ours, theirs = attrs.get(name), others.get(name)
-        how_the_file_holds_it = name in ("dtype", "scale") if is_weight(node) else same_rows and name == "pairing"
+        how_the_file_holds_it = name in ("dtype", "scale", "layout") if is_weight(node) else same_rows and name == "pairing"
         if ours != theirs and not how_the_file_holds_it:
             yield f"{name} = {_shown(ours)} in A, {_shown(theirs)} in B"
     operands = graph_a.operand_names(node.name), graph_b.operand_names(node.name)

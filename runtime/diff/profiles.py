@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from aprgraph.graph.arguments import PROFILE
-from aprgraph.graph.block_formats import BlockFormat, find_format
+from aprgraph.graph.block_format import BlockFormat
+from aprgraph.graph.block_formats import find_format
 from aprgraph.graph.errors import ComparisonError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import weights_of

@@ -195,19 +195,20 @@ class _Pass:
             results.append(tensors.new_value(node.type.bind(n=self._count, t=self._total), _DTYPES[node.type.dtype]))
         value = results[-1]
         call = self._kernels[node.name]
+        kernel = engine.kernel(call.symbol)
         given = [tensors.half_table()] if call.takes_half_table else []
-        operands = (self._operand(node, name) for name in names)
-        engine.kernel(call.symbol)(*given, *operands, *call.numbers, *(result.tensor for result in results))
+        operands = (value for name in names for value in self._operand(node, name))
+        kernel(*given, *operands, *call.numbers, *(result.tensor for result in results))
         if traits_of(node).chooses:
             ids = tensors.fetch(value)
             engine.choices.see(node, ids, self._start)
             self._rows[node.name] = ids[~np.isnan(ids)].astype(np.int64)
         return value
 
-    def _operand(self, node: Node, name: str) -> Any:
+    def _operand(self, node: Node, name: str) -> list[Any]:
         weight = self._graph[name]
         if not is_weight(weight):
-            return self._values[name].tensor
+            return [self._values[name].tensor]
         rows = None
         # Rows that nothing picks need not be sent, unless another node reads all of them.
         ids = traits_of(node).picks_rows_by

@@ -15,7 +15,8 @@ from aprgraph.graph.block_formats import weight_format, weight_storage
 from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS, half_table, weight_nbytes
 from aprgraph.graph.ir import Node, TensorType
 from aprgraph.graph.model import Model
-from aprgraph.runtime.kernel_values import weight_array
+from aprgraph.graph.weight_pieces import comes_in_pieces, packed_parts, packed_places
+from aprgraph.runtime.kernel_values import pieces_in_file, weight_array
 from aprgraph.runtime.remote.connection import Connection
 
 _ITEMSIZE = 4
@@ -40,7 +41,7 @@ class _Weight:
     """A weight on the server; ``rows`` are those of its outermost dimension that are there, None if all."""
 
     space: Any
-    tensor: Any
+    tensors: list[Any]
     rows: set[int] | None = field(default_factory=set)
 
 
@@ -80,11 +81,14 @@ class RemoteTensors:
     def half_table(self) -> Any:
         """The half table."""
         if self._halves is None:
-            table = half_table()
-            space = self._connection.allocate(table.nbytes)
-            self._connection.put(space, table)
-            self._halves = self._connection.view(space, table.shape, "float32")
+            self._halves = self._keep(half_table())
         return self._halves
+
+    def _keep(self, table: npt.NDArray[Any]) -> Any:
+        """A tensor of ``table``, in space of its own."""
+        space = self._connection.allocate(table.nbytes)
+        self._connection.put(space, table)
+        return self._connection.view(space, table.shape, table.dtype.name)
 
     def state(self, name: str, kind: TensorType, start: int, total: int) -> RemoteValue:
         """The state of the node ``name`` for a pass from position ``start`` on: of one that grows, the first ``total`` rows."""
@@ -97,30 +101,52 @@ class RemoteTensors:
         assert total <= self._capacity
         return RemoteValue(space, shape, "float32", self._connection.view(space, shape, "float32"), passes_on=False)
 
-    def weight(self, node: Node, rows: npt.NDArray[np.int64] | None) -> Any:
-        """The tensor of a `weight` node, in which at least ``rows`` of its outermost dimension are there (None: all)."""
+    def weight(self, node: Node, rows: npt.NDArray[np.int64] | None) -> list[Any]:
+        """The tensor of a `weight` node, in which at least ``rows`` of its outermost dimension are there (None: all); and the
+        table of places of one that comes in pieces.
+        """
         dtype, dims = weight_storage(node.type)
         nbytes = weight_nbytes(node)
         with self._connection.doing(f"sending the weight {node.name} ({nbytes:,} bytes)"):
             if node.name not in self.weights:
                 space = self._connection.allocate(nbytes)
-                self.weights[node.name] = _Weight(space, self._connection.view(space, dims, np.dtype(dtype).name))
+                in_pieces = comes_in_pieces(node.type)
+                tensors = [self._connection.view(space, (math.prod(dims),) if in_pieces else dims, np.dtype(dtype).name)]
+                if in_pieces:
+                    tensors.append(self._keep(packed_places(node.type)))
+                self.weights[node.name] = _Weight(space, tensors)
             weight = self.weights[node.name]
             if weight.rows is not None:
                 if rows is None or weight_format(node.type).is_decoded_when_bound:
-                    self._connection.put(weight.space, weight_array(self._model, node))
+                    self._send_all(node, weight)
                     weight.rows = None
                     self._release_pages(nbytes)
                 else:
                     self._send_rows(node, weight, sorted(set(rows.tolist()) - weight.rows))
-        return weight.tensor
+        return weight.tensors
+
+    def _send_all(self, node: Node, weight: _Weight) -> None:
+        pieces = pieces_in_file(self._model, node)
+        if pieces is None:
+            self._connection.put(weight.space, weight_array(self._model, node))
+            return
+        for _, start, part in packed_parts(node.type, (find() for find in pieces.finders)):
+            self._connection.put(weight.space, part, start)
 
     def _send_rows(self, node: Node, weight: _Weight, rows: list[int]) -> None:
         assert weight.rows is not None
-        whole = weight_array(self._model, node)
-        self._connection.put_rows(weight.space, whole, rows)
+        pieces = pieces_in_file(self._model, node)
+        if pieces is None:
+            self._connection.put_rows(weight.space, weight_array(self._model, node), rows)
+        elif len(pieces.finders) == node.type.bind()[0]:  # the rows are experts
+            for number, start, part in packed_parts(node.type, (find() for find in pieces.finders)):
+                if number in rows:
+                    self._connection.put(weight.space, part, start)
+        else:
+            self._send_all(node, weight)
+            rows = list(range(node.type.bind()[0]))
         weight.rows.update(rows)
-        self._release_pages(whole.nbytes // len(whole) * len(rows))
+        self._release_pages(weight_nbytes(node) // node.type.bind()[0] * len(rows))
 
     def _release_pages(self, nbytes: int) -> None:
         self._touched += nbytes

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.block_decoders import RUN
-from aprgraph.graph.block_formats import BlockFormat, NumpyBlocks
+from aprgraph.graph.block_format import BlockFormat
+from aprgraph.graph.block_formats import NumpyBlocks
 
 Values = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]

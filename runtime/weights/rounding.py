@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.block_decoders import RUN
-from aprgraph.graph.block_formats import BlockFormat, decode_by_gguf
+from aprgraph.graph.block_format import BlockFormat
+from aprgraph.graph.block_formats import decode_by_gguf
 from aprgraph.runtime.weights.block_codes import CodeReader, Codes, Scaled
 from aprgraph.runtime.weights.decoded import Decoded, Sums, Values
 

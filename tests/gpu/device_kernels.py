@@ -85,7 +85,7 @@ class DeviceKernels:
         self, what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], result: Sequence[int] | InOut
     ) -> npt.NDArray[np.float32]:
         """Run the kernel of ``what``, whose output has the shape ``result``, or is it."""
-        arrays = [operand.stored if isinstance(operand, Weight) else operand for operand in operands]
+        arrays = [array for operand in operands for array in (operand.packed if isinstance(operand, Weight) else [operand])]
         return self.call(what.symbol, [*arrays, *what.numbers.values(), result if isinstance(result, InOut) else Out(tuple(result))])
 
 

@@ -9,7 +9,8 @@ import pytest
 from gguf.quants import dequantize
 
 from aprgraph.graph.block_decoders import RUN
-from aprgraph.graph.block_formats import BLOCK_FORMATS, BlockFormat, decode_reference, find_format, format_of_ggml_type
+from aprgraph.graph.block_format import BlockFormat
+from aprgraph.graph.block_formats import BLOCK_FORMATS, decode_reference, find_format, format_of_ggml_type
 from tests.support.tiny import FORMATS
 
 #: The floating-point fields of each format.

@@ -101,3 +101,32 @@ def test_fused_experts_that_make_no_sense(change: Callable[[Tensors], None], wor
     with pytest.raises((ModelError, UnsupportedModelError)) as caught:
         load_model(folder)
     assert words in str(caught.value)
+
+
+@pytest.mark.contract("FILE-HF-2")
+def test_scales_that_are_missing_or_too_few(tmp_path: Path) -> None:
+    """Every shape and dtype of a scale is one of the three that fit, or one error that says what was expected."""
+    folder = write_checkpoint("gpt-oss-mxfp4", tmp_path)
+    whole = (folder / "model.safetensors").read_bytes()
+    name, random = "model.layers.0.self_attn.q_proj.weight", np.random.default_rng(6)
+    rows, columns = unpacked(whole)[name][1]
+    fitting: list[list[int]] = [[], [1], [1, 1], [rows], [rows, 1], [-(-rows // 128), -(-columns // 128)]]
+    others = [[int(size) for size in random.integers(1, rows + 2, random.integers(1, 4))] for _ in range(30)]
+    for number, shape in enumerate([*fitting, *others, [rows - 1], [rows, 2], [columns]]):
+        dtype = "F32" if number < len(fitting) else ("F32", "F32", "F64", "U8")[number % 4]
+        size = int(np.prod(shape, dtype=np.int64)) * {"F32": 4, "F64": 8, "U8": 1}[dtype]
+
+        def scale(tensors: Tensors, shape: list[int] = shape, dtype: str = dtype, size: int = size) -> None:
+            tensors[name] = ("F8_E4M3", [rows, columns], bytes(rows * columns))
+            tensors[f"{name}_scale"] = (dtype, shape, bytes(size))
+
+        (folder / "model.safetensors").write_bytes(whole)
+        rewrite(folder, scale)
+        if dtype == "F32" and (shape in fitting or size == 4):
+            assert open_source(folder).tensors["blk.0.attn_q.weight"].in_pieces is not None
+            continue
+        with pytest.raises(UnsupportedModelError, match="expected one for the tensor, for each row, or for each block of 128 x 128"):
+            open_source(folder)
+    rewrite(folder, lambda tensors: tensors.pop(f"{name}_scale"))
+    with pytest.raises(UnsupportedModelError, match="with no scale; expected one for the tensor"):
+        open_source(folder)

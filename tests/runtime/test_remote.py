@@ -128,7 +128,7 @@ def test_a_weight_that_no_kernel_decodes_is_sent_decoded(tiny_model: Callable[..
     model = load(tiny_model(layers=1, formats={"token_embd.weight": "TQ2_0"}))
     node, connection = model.graph["token_embd.weight"], Connection(parse_remote(server.address))
     try:
-        found = RemoteTensors(connection, model.model, 1).weight(node, np.int64([3, 5])).numpy()
+        found = RemoteTensors(connection, model.model, 1).weight(node, np.int64([3, 5]))[0].numpy()
     finally:
         connection.close()
     assert found.dtype == np.float32

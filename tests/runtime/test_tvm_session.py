@@ -142,7 +142,7 @@ def test_weights_are_the_pages_of_the_file(tiny: CompiledModel) -> None:
     running = Session(tiny.artifact.library, tiny.model)
     running.load(tiny.artifact.program(graph), graph).run(TOKENS)
     offsets = {info.name: info.offset for info in tiny.model.file.tensors.values()}
-    addresses = {name: np.from_dlpack(weight).ctypes.data for name, weight in running._weights.items()}
+    addresses = {name: np.from_dlpack(weight[0]).ctypes.data for name, weight in running._weights.items()}
     assert addresses == {name: first + offsets[name] for name in addresses}
     assert len(addresses) == len(offsets)
     assert {address % 16 for address in addresses.values()} == {8}

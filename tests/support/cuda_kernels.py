@@ -61,5 +61,5 @@ class CudaKernels:
 
         Every element must have been written, alike in each order of threads.
         """
-        arrays = [operand.stored if isinstance(operand, Weight) else operand for operand in operands]
+        arrays = [array for operand in operands for array in (operand.packed if isinstance(operand, Weight) else [operand])]
         return self.call(what.symbol, [*arrays, *what.numbers.values(), result if isinstance(result, InOut) else Out(tuple(result))])

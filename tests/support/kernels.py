@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from aprgraph.graph.block_formats import BLOCK_FORMATS, decode_reference, weight
 from aprgraph.graph.calling_convention import half_table
 from aprgraph.graph.ir import Attr, TensorType
 from aprgraph.graph.ops import OPS
+from aprgraph.graph.weight_pieces import Piece, comes_in_pieces, decode_piece, packed, packed_places
 from tests.support.tiny import random_weight
 
 #: What outputs hold before a kernel runs; no kernel computes it.
@@ -76,6 +78,16 @@ class Weight:
     stored: npt.NDArray[Any]
     decoded: npt.NDArray[np.float64]
 
+    @property
+    def places(self) -> npt.NDArray[np.int64] | None:
+        """The table of places that kernels take beside ``stored``, which is packed; None if they take none."""
+        return packed_places(self.type) if comes_in_pieces(self.type) else None
+
+    @property
+    def packed(self) -> list[npt.NDArray[Any]]:
+        """What kernels on a GPU take."""
+        return [self.stored] if self.places is None else [self.stored.reshape(-1), self.places]
+
 
 def weight(fmt: str, *dims: int, seed: int = 0) -> Weight:
     kind = TensorType(fmt.lower(), dims)
@@ -90,6 +102,26 @@ def weight(fmt: str, *dims: int, seed: int = 0) -> Weight:
     return Weight(kind, stored, decode_reference(weight_format(kind), stored.reshape(-1).view(np.uint8), dims))
 
 
+def weight_with_scales(layout: str, *dims: int, seed: int = 0) -> Weight:
+    """The same of a format of checkpoints, whose scales lie apart."""
+    kind, generator = TensorType(layout, dims), np.random.default_rng([seed, *dims])
+    fmt = weight_format(kind)
+    assert fmt.scales is not None
+    groups = fmt.scales.dims(dims[-2], dims[-1] // fmt.elements)
+    pieces = []
+    for _ in range(math.prod(dims[:-2])):
+        blocks = generator.integers(0, 256, (dims[-2], fmt.row_bytes(dims[-1])), dtype=np.uint8)
+        if fmt.scales.group_bytes == 1:
+            scales = generator.integers(115, 125, groups, dtype=np.uint8)
+        else:
+            blocks[(blocks & 0x7C) == 0x7C] = 0x40  # neither NaN nor infinite
+            scales = generator.uniform(0.01, 0.02, groups).astype(np.float32).view(np.uint8)
+        pieces.append(Piece(blocks, scales))
+    dtype, shape = weight_storage(kind)
+    decoded = np.concatenate([decode_piece(fmt, piece, 0, dims[-2]) for piece in pieces])
+    return Weight(kind, packed(kind, pieces).view(dtype).reshape(shape), decoded.reshape(dims))
+
+
 def columns_of(fmt: str) -> int:
     """Two blocks; for plain formats a width that no vector divides."""
     elements = BLOCK_FORMATS[fmt].elements
@@ -100,7 +132,14 @@ def run(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], shap
     """Run the kernel of ``what``; every element of the output must have been written."""
     result = tvm.runtime.tensor(np.full(shape, POISON, dtype=np.float32))
     # Activations are TVM's own tensors, aligned to 64 bytes; weights lie as they are.
-    arguments = [from_dlpack(operand.stored) if isinstance(operand, Weight) else tvm.runtime.tensor(operand) for operand in operands]
+    arguments: list[Any] = []
+    for operand in operands:
+        if not isinstance(operand, Weight):
+            arguments.append(tvm.runtime.tensor(operand))
+        elif operand.places is None:
+            arguments.append(from_dlpack(operand.stored))
+        else:
+            arguments += [from_dlpack(operand.stored.reshape(-1)), tvm.runtime.tensor(operand.places)]
     if what.needs_half_table:
         arguments.insert(0, tvm.runtime.tensor(half_table()))
     _compiled(what.content, cpu, _Key(what))(*arguments, *what.numbers.values(), result)

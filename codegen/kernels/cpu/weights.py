@@ -9,20 +9,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, i64
 from aprgraph.graph.block_decoders import RUN
-from aprgraph.graph.block_formats import BlockFormat, weight_format, weight_storage
+from aprgraph.graph.block_format import BlockFormat
+from aprgraph.graph.block_formats import weight_format, weight_storage
 from aprgraph.graph.calling_convention import HALF_TABLE_SIZE
 from aprgraph.graph.ir import TensorType
+from aprgraph.graph.weight_pieces import comes_in_pieces, table_shape
 
 #: Receives a column and the value there, of as many lanes as the surrounding vector has.
 Store = Callable[[Expr, Expr], None]
-#: The indices of a row in its weight: all but the last.
-Row = tuple[Expr, ...]
+#: Gives the element of a buffer of bytes that is so many behind the first one of something.
+Bytes = Callable[[Expr], Expr]
 
 #: A GGUF file aligns tensors to `general.alignment`, which may be as little as 8 bytes.
 _WEIGHT_ALIGNMENT = 8
@@ -38,15 +41,23 @@ def half_table(parameters: Parameters, request: KernelRequest) -> Buffer | None:
 
 
 class _KernelBlock:
-    """BlockReader whose values are TVM expressions; ``start`` is the block's byte offset in its row."""
+    """BlockReader whose values are TVM expressions. ``block`` gives the block's bytes, ``scales`` those that lie apart."""
 
-    def __init__(self, emitter: Emitter, fmt: BlockFormat, weight: Buffer, halves: Buffer, row: Row, start: Expr) -> None:
-        self._emitter, self._format, self._weight, self._halves, self._row, self._start = emitter, fmt, weight, halves, row, start
+    def __init__(self, emitter: Emitter, fmt: BlockFormat, halves: Buffer, block: Bytes, scales: Bytes | None) -> None:
+        self._emitter, self._format, self._halves, self._block, self._scales = emitter, fmt, halves, block, scales
 
     def _byte(self, field: str, index: Any, byte: int = 0) -> Expr:
         size = self._format.field(field).itemsize
-        at = (*self._row, self._start + self._format.offset(field) + index * size + byte)
-        return self._weight[at]
+        at = self._format.offset(field) + index * size + byte
+        if self._format.lies_apart(field):
+            assert self._scales is not None
+            return self._scales(at)
+        return self._block(at)
+
+    def _word(self, field: str, first: int) -> Expr:
+        """Four bytes from ``first`` on, little-endian, in an int32."""
+        parts = [T.Cast("int32", self._byte(field, 0, first + byte)) << 8 * byte for byte in range(4)]
+        return parts[0] | parts[1] | parts[2] | parts[3]
 
     def integer(self, field: str, index: Any = 0) -> Expr:
         kind = self._format.field(field)
@@ -60,12 +71,20 @@ class _KernelBlock:
 
     def bit(self, field: str, first: int, lane: Expr) -> Expr:
         # A run lies within one 32-bit word, which all of its lanes share.
-        word = first // 32 * 4
-        parts = [T.Cast("int32", self._byte(field, word + byte)) << 8 * byte for byte in range(4)]
-        return ((parts[0] | parts[1] | parts[2] | parts[3]) >> T.Cast("int32", first % 32 + lane)) & 1
+        return (self._word(field, first // 32 * 4) >> T.Cast("int32", first % 32 + lane)) & 1
+
+    def nibble(self, field: str, first: int, lane: Expr) -> Expr:
+        # A run is two words, which all of its lanes share.
+        low, high = (self._word(field, first // 2 + 4 * half) for half in (0, 1))
+        return (T.Select(lane > 7, high, low) >> T.Cast("int32", (lane & 7) << 2)) & 15
 
     def real(self, field: str, index: Any = 0) -> Expr:
-        assert self._format.field(field).dtype == "float16"
+        dtype = self._format.field(field).dtype
+        if dtype.startswith("float8"):
+            return self._emitter.float8(dtype, T.Cast("int32", self._byte(field, index)))
+        if dtype == "float32":
+            return T.reinterpret("float32", self._word(field, 4 * index))
+        assert dtype == "float16"
         low, high = (T.Cast("int64", self._byte(field, index, byte)) for byte in (0, 1))
         return self._halves[low | (high << i64(8))]
 
@@ -86,7 +105,11 @@ class _KernelBlock:
 
 
 class Weight:
-    """A weight parameter of a kernel: [rows, columns] elements, [columns], or [experts, rows, columns]."""
+    """A weight parameter of a kernel: [rows, columns] elements, [columns], or [experts, rows, columns].
+
+    One that comes in pieces (graph/weight_pieces.py) is two parameters: all memory that its pieces lie in as one buffer,
+    and the table of places.
+    """
 
     def __init__(self, emitter: Emitter, parameters: Parameters, name: str, weight: TensorType, halves: Buffer | None = None) -> None:
         dtype, dims = weight_storage(weight)
@@ -97,15 +120,36 @@ class Weight:
         self._halves = halves
         self._dtype = dtype
         self._rank = len(dims)
-        self._buffer = parameters.buffer(name, dims, dtype, align=_WEIGHT_ALIGNMENT)
+        self._places: Buffer | None = None
+        if comes_in_pieces(weight):
+            self._buffer = parameters.buffer(name, (f"{name}_span",), dtype, align=_WEIGHT_ALIGNMENT)
+            self._places = parameters.buffer(f"{name}_places", table_shape(weight), "int64")
+        else:
+            self._buffer = parameters.buffer(name, dims, dtype, align=_WEIGHT_ALIGNMENT)
 
-    def _row(self, row: Expr, expert: Expr | None) -> Row:
-        return ((), (row,), (expert, row))[self._rank - 1]
+    def _line(self, row: Expr, expert: Expr | None, start: Expr, table: int = 0) -> Bytes:
+        """The elements of the buffer in a row, from the ``start``-th on; with ``table`` 1 those in a row of scales."""
+        if self._places is None:
+            rows = () if self._rank == 1 else (row,)
+            return lambda at: self._buffer[(*rows, start + at)]
+        # The table counts bytes.
+        shift = i64(np.dtype(self._dtype).itemsize.bit_length() - 1)
+        matrix = i64(0) if expert is None else expert
+        first, stride = (self._places[matrix, i64(2 * table + column)] >> shift for column in (0, 1))
+        return lambda at: self._buffer[first + row * stride + (start + at)]
+
+    def _block(self, row: Expr, index: Expr, expert: Expr | None) -> _KernelBlock:
+        """The block ``index`` of a row."""
+        fmt, scales = self.format, None
+        if fmt.scales is not None:
+            group = T.floordiv(index, i64(fmt.scales.blocks)) if fmt.scales.blocks else i64(0)
+            line = T.floordiv(row, i64(fmt.scales.rows)) if fmt.scales.rows else i64(0)
+            scales = self._line(line, expert, group * fmt.scales.group_bytes, table=1)
+        return _KernelBlock(self._emitter, fmt, self._halves, self._line(row, expert, index * fmt.block_bytes), scales)
 
     def plain(self, row: Expr, column: Expr, expert: Expr | None = None) -> Expr:
         """One element of a weight that does not come in blocks, as f32."""
-        at = (*self._row(row, expert), column)
-        value = self._buffer[at]
+        value = self._line(row, expert, i64(0))(column)
         if self._dtype == "uint16":
             return T.reinterpret("float32", T.Cast("uint32", value) << T.uint32(16))
         return value if self._dtype == "float32" else T.Cast("float32", value)
@@ -125,6 +169,6 @@ class Weight:
             return
         fmt = self.format
         with T.serial(i64(0), i64(self.columns // fmt.elements)) as index:
-            reader = _KernelBlock(emitter, fmt, self._buffer, self._halves, self._row(row, expert), index * fmt.block_bytes)
+            reader = self._block(row, index, expert)
             for first in range(0, fmt.elements, RUN):
                 emitter.vector(RUN, partial(self._store_run, store, reader, index * fmt.elements, first))

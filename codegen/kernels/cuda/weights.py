@@ -12,13 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.cuda.emitter import Emitter, get, put, registers
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, f32, i64
 from aprgraph.graph.block_decoders import RUN
-from aprgraph.graph.block_formats import BlockFormat, weight_format, weight_storage
+from aprgraph.graph.block_format import BlockFormat
+from aprgraph.graph.block_formats import weight_format, weight_storage
 from aprgraph.graph.ir import TensorType
+from aprgraph.graph.weight_pieces import comes_in_pieces, table_shape
 
 #: Elements that one thread decodes at once.
 QUAD = 4
@@ -39,25 +42,37 @@ class _QuadLane:
     __radd__ = __add__
 
 
+@dataclass(frozen=True)
+class _Words:
+    """Words of ``width`` bytes of ``buffer``, from the one of number ``start`` on."""
+
+    buffer: Buffer
+    width: int
+    start: Expr
+
+
 class _Block:
-    """BlockReader whose values are TVM expressions; ``start`` is the number of the block's first word."""
+    """BlockReader whose values are TVM expressions. ``block`` is where the block lies, ``scales`` what lies apart."""
 
-    def __init__(self, emitter: Emitter, fmt: BlockFormat, words: Buffer, width: int, start: Expr) -> None:
-        self._emitter, self._format, self._words, self._width, self._start = emitter, fmt, words, width, start
+    def __init__(self, emitter: Emitter, fmt: BlockFormat, block: _Words, scales: _Words | None) -> None:
+        self._emitter, self._format, self._block, self._scales = emitter, fmt, block, scales
 
-    def _bits(self, byte: int, count: int, quad: Expr | None, stride: int) -> Expr:
-        """``count`` bytes (1, 2 or 4) from ``byte`` + ``stride`` · quad on, little-endian, in a uint32."""
-        width = self._width
+    def _bits(self, field: str, byte: int, count: int, quad: Expr | None, stride: int) -> Expr:
+        """``count`` bytes (1, 2 or 4) of a field from ``byte`` + ``stride`` · quad on, little-endian, in a uint32."""
+        words = self._scales if self._format.lies_apart(field) else self._block
+        assert words is not None
+        width = words.width
+        byte += self._format.offset(field)
         value: Expr | None = None
         got = 0
         while got < count:
             inside = (byte + got) % width
             take = min(width - inside, count - got)
-            at = self._start + (byte + got) // width
+            at = words.start + (byte + got) // width
             if quad is not None:
                 assert stride % width == 0 or width == 1
                 at += quad * (stride // width)
-            part = T.Cast("uint32", self._words[at])
+            part = T.Cast("uint32", words.buffer[at])
             if inside:
                 part >>= T.uint32(8 * inside)
             if take < 4 and inside + take < width:
@@ -72,19 +87,30 @@ class _Block:
         kind = self._format.field(field)
         offset, quad = (index.offset, index.quad) if isinstance(index, _QuadLane) else (index, None)
         size = kind.itemsize
-        bits = self._bits(self._format.offset(field) + offset * size, size, quad, QUAD * size)
+        bits = self._bits(field, offset * size, size, quad, QUAD * size)
         if kind.dtype == "int8":
             return T.Cast("int32", T.Cast("int8", bits))
         return T.Cast("int32", bits)
 
     def bit(self, field: str, first: int, lane: _QuadLane) -> Expr:
-        word = self._bits(self._format.offset(field) + first // 32 * 4, 4, None, 0)
+        word = self._bits(field, first // 32 * 4, 4, None, 0)
         shift = T.Cast("uint32", lane.quad * QUAD + (first % 32 + lane.offset))
         return T.Cast("int32", (word >> shift) & T.uint32(1))
 
-    def real(self, field: str, index: int = 0) -> Expr:
-        assert self._format.field(field).dtype == "float16"
-        bits = self._bits(self._format.offset(field) + 2 * index, 2, None, 0)
+    def nibble(self, field: str, first: int, lane: _QuadLane) -> Expr:
+        # A word holds two quads.
+        word = self._bits(field, first // 2, 4, T.floordiv(lane.quad, i64(2)), 4)
+        shift = T.Cast("uint32", T.floormod(lane.quad, i64(2)) * 16 + 4 * lane.offset)
+        return T.Cast("int32", (word >> shift) & T.uint32(15))
+
+    def real(self, field: str, index: Any = 0) -> Expr:
+        kind = self._format.field(field)
+        if kind.dtype.startswith("float8"):
+            return self._emitter.float8(kind.dtype, self.integer(field, index))
+        bits = self._bits(field, kind.itemsize * index, kind.itemsize, None, 0)
+        if kind.dtype == "float32":
+            return T.reinterpret("float32", bits)
+        assert kind.dtype == "float16"
         return T.Cast("float32", T.reinterpret("float16", T.Cast("uint16", bits)))
 
     def to_real(self, value: Expr) -> Expr:
@@ -115,7 +141,7 @@ class Weight:
     """A weight parameter of a kernel: [rows, columns] elements, [columns], or [experts, rows, columns].
 
     A row is ``blocks`` blocks of ``elements`` elements; those of a plain format are taken by runs, the last perhaps not
-    whole.
+    whole. One that comes in pieces (graph/weight_pieces.py) is packed, with the table of places as a second parameter.
     """
 
     def __init__(self, emitter: Emitter, parameters: Parameters, name: str, weight: TensorType) -> None:
@@ -127,22 +153,48 @@ class Weight:
         self.blocks = -(-self.columns // self.elements)
         self._emitter = emitter
         self._dtype = dtype
-        self._buffer = parameters.buffer(name, dims, dtype, align=_ALIGNMENT)
+        in_pieces = comes_in_pieces(weight)
+        self._buffer = parameters.buffer(name, (math.prod(dims),) if in_pieces else dims, dtype, align=_ALIGNMENT)
+        self._places: Buffer | None = None
+        if in_pieces:
+            self._places = parameters.buffer(f"{name}_places", table_shape(weight), "int64")
         self._width = math.gcd(self.format.block_bytes, 4) if self.format.arrives_in_blocks else 1
-        self._words = math.prod(dims) // self._width
+        self._count = math.prod(dims)
         self._flat: Buffer = None
+        self._scales: Buffer = None
 
     def open(self) -> None:
         """Makes the weight readable, once all parameters of the kernel have been declared."""
         per_element = f"uint{8 * self._width}" if self.format.arrives_in_blocks else self._dtype
-        self._flat = T.decl_buffer((i64(self._words),), per_element, data=self._buffer.data)
+        self._flat = T.decl_buffer((i64(self._count // self._width),), per_element, data=self._buffer.data)
+        if self.format.scales is not None:
+            width = math.gcd(self.format.scales.group_bytes, 4)
+            self._scales = T.decl_buffer((i64(self._count // width),), f"uint{8 * width}", data=self._buffer.data)
 
-    def _row(self, row: Expr, expert: Expr | None) -> Expr:
-        return row if expert is None else expert * self.rows + row
+    def _line(self, row: Expr, expert: Expr | None, unit: int, length: int, table: int = 0) -> Expr:
+        """Where a row begins, in units of so many bytes. A weight that does not come in pieces has rows of ``length`` units."""
+        if self._places is None:
+            return row * length
+        matrix = i64(0) if expert is None else expert
+        first, stride = (self._places[matrix, i64(2 * table + column)] >> i64(unit.bit_length() - 1) for column in (0, 1))
+        return first + row * stride
+
+    def _block(self, row: Expr, block: Expr, expert: Expr | None) -> _Block:
+        fmt, width = self.format, self._width
+        words = fmt.block_bytes // width
+        scales = None
+        if fmt.scales is not None:
+            unit = math.gcd(fmt.scales.group_bytes, 4)
+            group = T.floordiv(block, i64(fmt.scales.blocks)) if fmt.scales.blocks else i64(0)
+            line = T.floordiv(row, i64(fmt.scales.rows)) if fmt.scales.rows else i64(0)
+            scales = _Words(self._scales, unit, self._line(line, expert, unit, 0, table=1) + group * (fmt.scales.group_bytes // unit))
+        return _Block(
+            self._emitter, fmt, _Words(self._flat, width, self._line(row, expert, width, self.blocks * words) + block * words), scales
+        )
 
     def element(self, row: Expr, column: Expr, expert: Expr | None = None) -> Expr:
         """One element of a weight that does not come in blocks, as f32."""
-        value = self._flat[self._row(row, expert) * self.columns + column]
+        value = self._flat[self._line(row, expert, np.dtype(self._dtype).itemsize, self.columns) + column]
         if self._dtype == "uint16":
             return T.reinterpret("float32", T.Cast("uint32", value) << T.uint32(16))
         return value if self._dtype == "float32" else T.Cast("float32", value)
@@ -152,8 +204,7 @@ class Weight:
         fmt = self.format
         if fmt.arrives_in_blocks:
             assert fmt.decode is not None
-            start = (self._row(row, expert) * self.blocks + block) * (fmt.block_bytes // self._width)
-            reader = _Block(self._emitter, fmt, self._flat, self._width, start)
+            reader = self._block(row, block, expert)
             return [fmt.decode(reader, first, _QuadLane(quad, j)) for j in range(QUAD)]
         columns = [block * RUN + (first + j) + quad * QUAD for j in range(QUAD)]
         if self.columns % RUN == 0:

@@ -73,7 +73,8 @@ class AprFile:
         self._values = self._read_tensors()
         self._made: tuple[str, npt.NDArray[np.uint8]] | None = None
         self.tensors: Mapping[str, TensorInfo] = {
-            name: TensorInfo(name, value.dims, value.format, value.offset, value.nbytes) for name, value in self._values.items()
+            name: TensorInfo(name, value.dims, value.format, value.offset, value.nbytes, in_pieces=value.in_pieces)
+            for name, value in self._values.items()
         }
         self.notices = (*self._layout.notices, *self._notices())
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.block_formats import BLOCK_FORMATS, BlockFormat, decode_by_gguf
+from aprgraph.graph.block_format import BlockFormat
+from aprgraph.graph.block_formats import BLOCK_FORMATS, decode_by_gguf
 
 F32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

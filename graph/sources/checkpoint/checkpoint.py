@@ -1,8 +1,9 @@
 """A checkpoint of Hugging Face transformers as a Source: keys and tensors under GGUF's names, bytes as they lie.
 
 Rows of q and k are as transformers orders them: the graph's RoPE pairs what its ``Family.row_order`` says. What GGUF
-stores otherwise than by name is made when it is asked for: norms with 1 added, experts that are stored one by one or gate
-and up together, FP8 and MXFP4. One such tensor is kept, for whoever reads it in parts, until ``release``.
+stores otherwise than by name is made when its bytes are asked for: norms with 1 added, experts that are stored one by one
+or gate and up together, FP8 and MXFP4. One such tensor is kept, for whoever reads it in parts, until ``release``. Kernels
+do not ask for bytes of what they can read where it lies (``TensorInfo.in_pieces``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, Store
 from aprgraph.graph.sources.checkpoint.tokenizer import read_tokenizer
 from aprgraph.graph.sources.checkpoint.values import Value, real
 from aprgraph.graph.sources.source import Part, TensorInfo
+from aprgraph.graph.weight_pieces import read_pieces
 
 _SAMPLES, _SAMPLE_BYTES = 256, 4096
 #: Bytes of a tensor from which on its making leaves no pages of the file in memory.
@@ -60,7 +62,7 @@ class Checkpoint:
         self.notices += doubt_vocabulary(text, table, self._config)
         self._values = self._with_head(found, table)
         self._made: tuple[str, npt.NDArray[np.uint8]] | None = None
-        numbers = {file.path: number for number, file in enumerate(self._files)}
+        numbers: dict[Path | None, int] = {file.path: number for number, file in enumerate(self._files)}
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(
                 name,
@@ -68,8 +70,9 @@ class Checkpoint:
                 value.format,
                 value.offset,
                 value.nbytes,
-                numbers[found.files[name]] if name in found.files else 0,
+                numbers.get(found.files.get(name), 0),
                 value.decoded_from,
+                value.in_pieces,
             )
             for name, value in self._values.items()
         }
@@ -137,10 +140,12 @@ class Checkpoint:
     def read(self, tensor: TensorInfo, start: int, into: npt.NDArray[np.uint8]) -> None:
         """See ``Source.read``. Tensors that are made come from the mapping."""
         stored = self._values[tensor.name].stored
+        flat = into.reshape(-1)
         if stored is not None:
             stored.file.mapped.read(stored.offset + start, into)
+        elif tensor.in_pieces is not None and not tensor.layout:
+            read_pieces(tensor.in_pieces, start, flat)
         else:
-            flat = into.reshape(-1)
             flat[:] = self.tensor_bytes(tensor).reshape(-1)[start : start + len(flat)]
 
     def release(self) -> None:

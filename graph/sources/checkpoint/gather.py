@@ -106,7 +106,7 @@ class _Gathering:
     def _value(self, slot: str, part: Part, tensor: StoredTensor, scale: StoredTensor | None) -> Value:
         where = f"{tensor.file.path}: tensor {shown(tensor.name)}"
         if tensor.dtype in _FP8 and part == "weight":
-            if scale is None or not values.fits_scale(tensor, scale, self._block):
+            if scale is None or values.shared_by(tensor, scale, self._block) is None:
                 expected = "one for the tensor, for each row, or for each block of " + shape_text(self._block)
                 found = "no scale" if scale is None else f"a scale of {shape_text(scale.dims)} {scale.dtype}"
                 raise UnsupportedModelError(f"{where} is {shape_text(tensor.dims)} {tensor.dtype} with {found}; expected {expected}")

@@ -56,8 +56,9 @@ class Names:
 
     def place(self, name: str) -> Place | None:
         """Where the tensor of that name belongs; None for one that has no place in the family."""
-        if name.endswith("lm_head.weight"):
-            return Place("lm_head", "weight")
+        module, _, end = name.rpartition(".")
+        if module.endswith("lm_head") and (end == "weight" or end in _SCALES):
+            return Place("lm_head", _part(end) or "weight")
         if not name.startswith(self._prefix):
             return None
         inner = name.removeprefix(self._prefix)

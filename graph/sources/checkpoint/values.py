@@ -1,24 +1,35 @@
-"""Tensors as GGUF has them, of one or several of a checkpoint: as they are stored, or made when they are asked for."""
+"""Tensors as GGUF has them, of one or several of a checkpoint: as they are stored, or made when they are asked for.
+
+Of those that kernels can read where they lie, though not as GGUF has them, ``Value.in_pieces`` says how.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.block_formats import BLOCK_FORMATS, BlockFormat, Field
+from aprgraph.graph.block_format import BlockFormat, Field
+from aprgraph.graph.block_formats import BLOCK_FORMATS
+from aprgraph.graph.checkpoint_formats import MXFP4_PAIRS, checkpoint_format
 from aprgraph.graph.families.base import Order
 from aprgraph.graph.sources.checkpoint.safetensors import BITS, StoredTensor
+from aprgraph.graph.weight_pieces import InPieces, Piece
+from aprgraph.graph.words import shape_text
 
 Bytes = npt.NDArray[np.uint8]
 #: Kernels want weights at multiples of so many bytes.
 _ALIGNMENT = 8
 _MXFP4_ELEMENTS = 32
 _FP8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+#: The dims of a weight of experts, or of both halves of one.
+_EXPERT_DIMS = 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class Value:
     offset: int = 0
     #: The dtype in the file, where it is decoded to ``format``.
     decoded_from: str = ""
+    in_pieces: InPieces | None = None
 
     @property
     def nbytes(self) -> int:
@@ -57,7 +69,9 @@ def as_stored(tensor: StoredTensor) -> Value:
     if tensor.is_decoded:
         return Value(dims, format_of(tensor.dtype), tensor.view, offset=tensor.offset)
     if tensor.offset % _ALIGNMENT:
-        return Value(dims, format_of(tensor.dtype), lambda: tensor.view().copy(), offset=tensor.offset)
+        fits = len(dims) == _EXPERT_DIMS - 1 and is_plain(tensor.dtype) and tensor.offset % format_of(tensor.dtype).block_bytes == 0
+        in_place = _as_piece(tensor) if fits else None
+        return Value(dims, format_of(tensor.dtype), lambda: tensor.view().copy(), offset=tensor.offset, in_pieces=in_place)
     return Value(dims, format_of(tensor.dtype), tensor.view, tensor, tensor.offset)
 
 
@@ -89,25 +103,46 @@ def scaled_fp8(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]
     def make() -> Bytes:
         values = elements(tensor).astype(np.float32)
         factors = elements(scale).astype(np.float32)
-        if factors.size == 1:
-            return _own(values * factors.reshape(()))
-        if factors.size == tensor.dims[0]:
-            return _own(values * factors.reshape(-1, 1))
+        shared = shared_by(tensor, scale, block)
+        if shared != "BLOCK":
+            return _own(values * (factors.reshape(()) if shared == "TENSOR" else factors.reshape(-1, 1)))
         rows, columns = tensor.dims
         for row in range(factors.shape[0]):
             band = values[row * block[0] : (row + 1) * block[0]]
             band *= np.repeat(factors[row], block[1])[:columns]
         return _own(values[:rows])
 
-    return Value(tensor.dims, BLOCK_FORMATS["F32"], make, offset=tensor.offset, decoded_from=tensor.dtype)
+    in_place = _fp8_in_place(tensor, scale, block)
+    return Value(tensor.dims, BLOCK_FORMATS["F32"], make, offset=tensor.offset, decoded_from=tensor.dtype, in_pieces=in_place)
 
 
-def fits_scale(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]) -> bool:
-    """Whether ``scaled_fp8`` can apply a scale."""
+def _fp8_in_place(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]) -> InPieces | None:
+    """The matrix where it lies, unless its rows or its blocks are no whole runs."""
+    shared = shared_by(tensor, scale, block)
+    fmt = checkpoint_format(f"{tensor.dtype}_{shape_text(block).replace(' ', '').upper() if shared == 'BLOCK' else shared}")
+    if fmt is None or fmt.scales is None or tensor.dims[1] % fmt.elements:
+        return None
+    groups = fmt.scales.dims(tensor.dims[0], tensor.dims[1] // fmt.elements)
+
+    @cache
+    def scales() -> Bytes:
+        # Few: one for 16,384 weights, or for a row. In another dtype they are held as F32.
+        own = scale.view() if scale.dtype == "F32" else _own(elements(scale).astype(np.float32))
+        return own.reshape(groups[0], -1)
+
+    return InPieces(fmt, [lambda: Piece(tensor.view().reshape(tensor.dims), scales())])
+
+
+def shared_by(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]) -> Literal["TENSOR", "ROW", "BLOCK"] | None:
+    """What of an FP8 matrix shares a scale, for ``scaled_fp8``; None where the two do not fit."""
     if len(tensor.dims) != 2 or scale.dtype not in ("F32", "BF16", "F16"):
-        return False
+        return None
+    if math.prod(scale.dims) == 1:
+        return "TENSOR"
+    if scale.dims in ((tensor.dims[0],), (tensor.dims[0], 1)):
+        return "ROW"
     blocks = tuple(-(-size // step) for size, step in zip(tensor.dims, block, strict=True))
-    return math.prod(scale.dims) == 1 or scale.dims in ((tensor.dims[0],), (tensor.dims[0], 1), blocks)
+    return "BLOCK" if scale.dims == blocks else None
 
 
 def stacked(values: Sequence[Value]) -> Value:
@@ -120,7 +155,28 @@ def stacked(values: Sequence[Value]) -> Value:
             row[:] = value.make().reshape(-1)
         return whole.reshape(-1)
 
-    return Value((len(values), *first.dims), first.format, make, offset=first.offset, decoded_from=first.decoded_from)
+    dims, in_place = (len(values), *first.dims), _together(values)
+    return Value(dims, first.format, make, offset=first.offset, decoded_from=first.decoded_from, in_pieces=in_place)
+
+
+def _together(values: Sequence[Value]) -> InPieces | None:
+    """Matrices where each lies; None where one has to be made, or is in another format than the others."""
+    found = [_alone(value) for value in values]
+    first = found[0]
+    if first is None or any(one is None or one.format != first.format for one in found):
+        return None
+    return InPieces(first.format, [finder for one in found if one is not None for finder in one.finders])
+
+
+def _alone(value: Value) -> InPieces | None:
+    if value.in_pieces is not None:
+        return value.in_pieces
+    return None if value.stored is None or len(value.dims) != _EXPERT_DIMS - 1 else _as_piece(value.stored)
+
+
+def _as_piece(tensor: StoredTensor) -> InPieces:
+    """A matrix of a plain format."""
+    return InPieces(format_of(tensor.dtype), [lambda: Piece(tensor.view().reshape(tensor.dims[0], -1))])
 
 
 def half_of(tensor: StoredTensor, which: int, order: Order) -> Value:
@@ -139,7 +195,15 @@ def half_of(tensor: StoredTensor, which: int, order: Order) -> Value:
 
     rest = tensor.dims[1] if order == "interleaved" else tensor.dims[-1]
     dims = (tensor.dims[0], half) if is_bias else (tensor.dims[0], half, rest)
-    return Value(dims, format_of(tensor.dtype), make, offset=tensor.offset)
+    fmt = format_of(tensor.dtype)
+    in_place = None
+    if not is_bias and order == "halves" and tensor.offset % fmt.block_bytes == 0:
+
+        def find(expert: int) -> Piece:
+            return Piece(tensor.view().reshape(tensor.dims[0], 2 * half, -1)[expert, which * half : (which + 1) * half])
+
+        in_place = InPieces(fmt, [partial(find, expert) for expert in range(tensor.dims[0])])
+    return Value(dims, fmt, make, offset=tensor.offset, in_pieces=in_place)
 
 
 def transposed(tensor: StoredTensor) -> Value:
@@ -166,8 +230,12 @@ def mxfp4(blocks: StoredTensor, scales: StoredTensor, which: int | None) -> Valu
         out[..., 1:] = values[..., :16] | (values[..., 16:] << 4)
         return out.reshape(-1)
 
+    def find(expert: int) -> Piece:
+        return Piece(*(part.view().reshape(experts, rows, -1)[expert, step] for part in (blocks, scales)))
+
+    in_place = InPieces(MXFP4_PAIRS, [partial(find, expert) for expert in range(experts)])
     dims = (experts, own_rows, count * _MXFP4_ELEMENTS)
-    return Value(dims, BLOCK_FORMATS["MXFP4"], make, offset=blocks.offset)
+    return Value(dims, BLOCK_FORMATS["MXFP4"], make, offset=blocks.offset, in_pieces=in_place)
 
 
 def _own(values: npt.NDArray[np.generic]) -> Bytes:

@@ -22,8 +22,8 @@ class TensorInfo:
 
     ``part`` is the number of that file, from 0, where a model is in several. ``stored`` is the dtype in the file where it was
     rounded to one that ``format`` does not tell of, for whoever reads its bytes gets it decoded: FP8.
-    ``in_pieces`` says how the tensor lies in it,
-    where that is not one matrix after the other in ``format``: whoever reads it through the Source then gets what was made.
+    ``in_pieces`` says how the tensor lies in the file, where that is not one matrix after the other in ``format``: whoever
+    reads it through the Source then gets what was made.
     """
 
     name: str

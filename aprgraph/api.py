@@ -25,7 +25,6 @@ from aprgraph.runs.execute import OnToken, Outcome, execute
 from aprgraph.runs.open_engine import check_remote, open_engine
 from aprgraph.runs.plan import RunOptions, RunPlan, check_room, plan_run
 from aprgraph.runs.recorder import OnEntry, Recorder
-from aprgraph.runtime.check.nonfinite import source_of_nan
 from aprgraph.runtime.prompts import encode_chat, encode_prompt, end_tokens_of
 from aprgraph.runtime.readings.row_order import order_of_graph
 from aprgraph.runtime.remote.address import RemoteAddress, parse_remote
@@ -308,6 +307,8 @@ class CompiledModel:
 
         Weights are looked at back to the nodes ``known``. Raises ModelFileError.
         """
+        from aprgraph.runtime.check.nonfinite import source_of_nan  # noqa: PLC0415 -- loads all rules of `aprgraph check`
+
         return source_of_nan(self.model.file, self.artifact.graph, node, known)
 
     def _with_source(self, error: NonFiniteError) -> NonFiniteError:

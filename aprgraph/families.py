@@ -22,13 +22,14 @@ from aprgraph.graph.families.qwen2moe import Qwen2Moe
 from aprgraph.graph.families.qwen3 import Qwen3
 from aprgraph.graph.families.qwen3moe import Qwen3Moe
 from aprgraph.graph.families.rope_scaling import Rope, read_rope
-from aprgraph.graph.families.window import Windows
+from aprgraph.graph.families.window import CheckpointWindows, Windows
 from aprgraph.graph.ops.registry import elementwise, rowwise
 from aprgraph.graph.outline import Outline, outline, small_outline
 from aprgraph.graph.stages import Stage, StageKind
 
 __all__ = [
     "FAMILIES",
+    "CheckpointWindows",
     "Decoder",
     "Family",
     "Gemma3",

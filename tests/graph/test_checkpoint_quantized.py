@@ -23,7 +23,7 @@ from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat, wi
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile
 from tests.graph.test_checkpoint_files import packed, unpacked
 from tests.support.checkpoints import write_checkpoint
-from tests.support.golden import GOLDEN
+from tests.support.golden import GOLDEN, nmse
 
 _DTYPES = {"float64": "F64", "int32": "I32", "float16": "F16", "float32": "F32", "int64": "I64", "int8": "I8", "uint8": "U8"}
 _FORMATS: dict[str, ModuleFormat] = {
@@ -267,3 +267,29 @@ def test_checkpoints_of_other_formats(name: str, tmp_path: Path) -> None:
     assert said in source.notices
     rounded = "activations are not rounded to 8 bits, as config.json asks for (input_activations)"
     assert (rounded in source.notices) == (kind == "compressed-tensors")
+
+
+@pytest.mark.contract("FILE-HF-5")
+def test_experts_that_are_quantised_one_by_one(tmp_path: Path) -> None:
+    folder, plain = write_checkpoint("qwen3moe-f32", tmp_path), tmp_path / "plain"
+    plain.mkdir()
+    file, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
+    tensors, generator = unpacked(file.read_bytes()), np.random.default_rng(4)
+    decoded = dict(tensors)
+    for name in [name for name in tensors if ".experts." in name]:
+        rows, columns = tensors[name][1]
+        values = generator.integers(-127, 128, (rows, columns)).astype(np.int8)
+        scales = generator.random(rows).astype(np.float32) / 8
+        module = name.removesuffix(".weight")
+        tensors |= entries(module, {"weight": values, "SCB": scales})
+        weight = values.astype(np.float32) * scales[:, None] * np.float32(7.874015718698502e-3)
+        decoded |= entries(module, {"weight": weight})
+    file.write_bytes(packed(tensors))
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_8bit": True}}))
+    (plain / "config.json").write_text(json.dumps(config))
+    (plain / "model.safetensors").write_bytes(packed(decoded))
+    ours, theirs = (
+        aprgraph.load(path).compile(target, directory=tmp_path / f"x.{target}.aprg").logits([3, 1, 4])
+        for path, target in ((folder, "llvm"), (plain, "reference"))
+    )
+    assert nmse(ours, theirs) <= 1e-11

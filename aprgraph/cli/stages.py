@@ -38,7 +38,7 @@ def stages(
     if model is None:
         document = _all_stages()
     else:
-        from aprgraph.cli.graph import open_graph  # noqa: PLC0415
+        from aprgraph.cli.graph_source import open_graph  # noqa: PLC0415
 
         document = _stages_of(open_graph(model, override_kv, ignore))
     if json:

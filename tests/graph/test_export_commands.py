@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprgraph.cli.graph import graph, open_graph
+from aprgraph.cli.graph import graph
+from aprgraph.cli.graph_source import open_graph
 from aprgraph.cli.stages import stages
 from aprgraph.graph.errors import AprgraphError, ArtifactError, GraphError, PlanError, TraceError
 from aprgraph.graph.model import load_model

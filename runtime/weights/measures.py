@@ -152,7 +152,8 @@ class Measures:
             # What was cut off is no more than the energy of the float weights; two blocks that have nothing to do with each other
             # differ by the sum of their energies.
             cut = squares <= np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * 0.5
-            doubtful = np.flatnonzero((bad & cut).any(axis=1))
+            # Of a row most of which is no rounding, the rest need not be looked at.
+            doubtful = np.flatnonzero((bad & cut).any(axis=1) & (2 * (bad & ~cut).sum(axis=1) <= bad.shape[1]))
             if doubtful.size:
                 bad[doubtful] &= ~cut[doubtful] | _is_bad(delta[doubtful], (a, b), doubtful, unit)
         if bad.any():

@@ -108,7 +108,7 @@ def _raw(a: Mapping[str, object], b: Mapping[str, object], prefix: str, *, bears
 
 def _array_difference(key: str, a: ArrayValue, b: ArrayValue, *, bears: bool) -> KeyDifference | None:
     ours, theirs = a.values(), b.values()
-    unlike = [index for index, (left, right) in enumerate(zip(ours, theirs, strict=False)) if not _equal(left, right)]
+    unlike = [index for index, (left, right) in enumerate(zip(ours, theirs, strict=False)) if left != right and not _equal(left, right)]
     if not unlike and len(ours) == len(theirs):
         return None
     if not unlike:

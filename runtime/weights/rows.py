@@ -63,11 +63,12 @@ class StackedRows:
         return Decoded(values, radius, outer)
 
     def _fetch(self, info: TensorInfo, rows: Index) -> Decoded:
-        raw = np.empty((len(rows), info.row_bytes), np.uint8)
+        row_bytes = info.row_bytes
+        raw = np.empty((len(rows), row_bytes), np.uint8)
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
             if stop > start:
-                self._file.read(info, int(rows[start]) * info.row_bytes, raw[start:stop])
+                self._file.read(info, int(rows[start]) * row_bytes, raw[start:stop])
         return self._decode(info, raw)
 
     def _decode(self, info: TensorInfo, raw: npt.NDArray[np.uint8]) -> Decoded:

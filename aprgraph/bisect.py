@@ -93,6 +93,7 @@ def bisect(
     tokens: Sequence[int],
     directory: Path,
     *,
+    model_b: Model | None = None,
     room: int = DEFAULT_ROOM,
     profile: str | None = None,
     threads: int | None = None,
@@ -101,11 +102,13 @@ def bisect(
 ) -> Bisection:
     """Find the first stage at which runs of ``a`` and ``b`` part, and which of the two is wrong there by ``model``.
 
+    ``model_b`` is that of ``b`` where it is of another file: each side is then judged by its own.
+
     ``directory`` takes the traces, in ``a`` and ``b``; those of the last round stay. ``room`` is in bytes; ``names`` are what
     sentences call the sides; ``on_round`` is called before each round with its plan and bytes. Raises ComparisonError if not even
     one end of a layer fits into ``room``, and what a run or a comparison raises.
     """
-    search = _Search(model, (a, b), tokens, directory, room, profile, threads, names, on_round)
+    search = _Search((model, model if model_b is None else model_b), (a, b), tokens, directory, room, profile, threads, names, on_round)
     plan: Plan | None = search.ends(range(model.family.layers), search.whole_model_stages)
     while plan is not None:
         search.round(plan)
@@ -118,7 +121,7 @@ class _Search:
 
     def __init__(
         self,
-        model: Model,
+        models: tuple[Model, Model],
         sides: tuple[CompiledModel, CompiledModel],
         tokens: Sequence[int],
         directory: Path,
@@ -128,7 +131,7 @@ class _Search:
         names: SideNames | None,
         on_round: Callable[[Plan, int], None] | None,
     ) -> None:
-        self.model, self.sides, self.tokens, self.directory = model, sides, tokens, directory
+        self.models, self.sides, self.tokens, self.directory = models, sides, tokens, directory
         self.room, self.profile, self.threads, self.names, self.on_round = room, profile, threads, names, on_round
         self.rounds: list[Round] = []
         self.traces: tuple[Trace, Trace] | None = None
@@ -191,7 +194,7 @@ class _Search:
         assert self.traces is not None
         report = self.rounds[-1].report
         if report.diverged or any(entry.statistics and not entry.statistics.is_finite for entry in self.traces[0].entries):
-            report = diff(*self.traces, model=self.model, profile=self.profile, names=self.names)
+            report = diff(*self.traces, model_a=self.models[0], model_b=self.models[1], profile=self.profile, names=self.names)
         return Bisection(tuple(self.rounds), report, *self.traces, self.left)
 
     def _first(self) -> FirstDivergence | None:

@@ -98,10 +98,12 @@ def load_models_of(
     model_b: str | Path | Model | None,
     overrides: Mapping[str, Scalar | str] | None = None,
     ignore: Sequence[str] = (),
+    own_overrides: tuple[Mapping[str, Scalar | str], Mapping[str, Scalar | str]] = ({}, {}),
 ) -> tuple[Model, Model] | None:
     """The models of the two sides, one object where they are one; None where none is named.
 
-    ``model`` is that of a side whose own is not named. Raises what ``load_model_of`` does, and ComparisonError where one
+    ``model`` is that of a side whose own is not named. ``own_overrides`` are those of one side each, over which
+    go those of both. Raises what ``load_model_of`` does, and ComparisonError where one
     side alone has a model.
     """
     ours, theirs = (model if own is None else own for own in (model_a, model_b))
@@ -110,10 +112,11 @@ def load_models_of(
     if ours is None or theirs is None:
         named, lacking = (MODEL_A, MODEL_B) if theirs is None else (MODEL_B, MODEL_A)
         raise ComparisonError("", named, " names the model of one side; name the other's with ", lacking, ", or that of both with ", MODEL)
-    if ours == theirs:
-        both = load_model_of([a, b], ours, overrides, ignore)
+    of_a, of_b = ({**own, **(overrides or {})} for own in own_overrides)
+    if ours == theirs and of_a == of_b:
+        both = load_model_of([a, b], ours, of_a, ignore)
         return both, both
-    return load_model_of([a], ours, overrides, ignore), load_model_of([b], theirs, overrides, ignore)
+    return load_model_of([a], ours, of_a, ignore), load_model_of([b], theirs, of_b, ignore)
 
 
 @dataclass(frozen=True)

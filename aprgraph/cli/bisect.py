@@ -34,6 +34,9 @@ def bisect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file, an .apr file, or a checkpoint.", show_default=False)],
     a: Annotated[str, typer.Option("--a", metavar="TARGET", help=f"One side: {_SIDE}", show_default=False)],
     b: Annotated[str, typer.Option("--b", metavar="TARGET", help="The other side.", show_default=False)],
+    model_b: Annotated[
+        Path | None, typer.Option("--model-b", metavar="MODEL", help="Another file of the model, for the other side.", show_default=False)
+    ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The input [What is 2+2?].")] = None,
     tokens: Annotated[str | None, typer.Option("--tokens", metavar="1,2,3,…", help="The input as token ids.")] = None,
     room: Annotated[
@@ -58,6 +61,8 @@ def bisect(
     The first round taps the ends of all layers, or of as many as fit into --room; the next ones go between the last that
     agreed and the first that did not, down to the stages of one layer.
 
+    With --model-b the sides are runs of two files of one model, each judged by its own.
+
     \b
     Example:
       aprgraph bisect model.gguf --a llvm --b reference --prompt "What is 2+2?"
@@ -70,6 +75,7 @@ def bisect(
     from aprgraph.bisect import check_place, place_for  # noqa: PLC0415
     from aprgraph.comparison import guilty_of_diff  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.runtime.comparison.other_weights import check_comparable  # noqa: PLC0415
     from aprgraph.runtime.diff.side_names import side_names  # noqa: PLC0415
     from aprgraph.runtime.diff.tolerances import check_profile  # noqa: PLC0415
 
@@ -82,17 +88,30 @@ def bisect(
             check_place(output)
     late = Afterwards()
     given = read_input(prompt, None, tokens, None, chat=False, system=None)
-    loaded = load(model, parse_overrides(override_kv or []), ignore or [], lambda _: _held_graph(a, b))
-    print_notices(loaded.model.notices)
+    overrides = parse_overrides(override_kv or [])
+    loaded = load(model, overrides, ignore or [], lambda _: _held_graph(*((a, b) if model_b is None else (a,))))
+    other = loaded if model_b is None else load(model_b, overrides, ignore or [], lambda _: _held_graph(b))
+    check_comparable(loaded.model, other.model)
+    print_notices(tuple(dict.fromkeys((*loaded.model.notices, *other.model.notices))))
     ids = encode(loaded, given, chat=False, system=None)
-    sides, names = (_open(loaded, "--a", a), _open(loaded, "--b", b)), side_names(a, b)
+    sides, names = (_open(loaded, "--a", a), _open(other, "--b", b)), side_names(a, b)
     with written_by("-o"), place_for(output) as place:
         found = search(
-            loaded.model, *sides, ids, place, room=limit, profile=profile, threads=threads, names=names, on_round=_announce(as_json)
+            loaded.model,
+            *sides,
+            ids,
+            place,
+            model_b=other.model,
+            room=limit,
+            profile=profile,
+            threads=threads,
+            names=names,
+            on_round=_announce(as_json),
         )
         if repro is not None:
             with late.written_by("--repro"):
-                write_guilty(repro, guilty_of_diff(found.report, found.a, found.b), loaded.model)
+                guilty = guilty_of_diff(found.report, found.a, found.b)
+                write_guilty(repro, guilty, (other if guilty is not None and guilty.is_b else loaded).model)
         if as_json:
             typer.echo(json.dumps(document_in_option_words(_document(found)), indent=1, allow_nan=False))
         else:

@@ -17,12 +17,14 @@ from aprgraph.cli.write_errors import Afterwards, written_by
 from aprgraph.option_words import document_in_option_words, option_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aprgraph.graph.model import Model
     from aprgraph.runtime.diff import DiffReport
     from aprgraph.runtime.diff.sources import Source
     from aprgraph.runtime.trace.reader import Trace
+
+    Overrides = Mapping[str, int | float | bool | str]
 
 
 def diff(
@@ -69,7 +71,7 @@ def diff(
         typer.Option(
             "--replay",
             help="As --model-a and --model-b, with the models that the manifests name, where they lie beside the traces, one folder up, "
-            "or in the current folder.",
+            "or in the current folder, and with what these override.",
         ),
     ] = False,
     tokens: ReplayTokens = None,
@@ -138,9 +140,10 @@ def diff(
         return
     _check_places(html, repro)
     one, other = sides = open_foreign_sides([a, b], names or [])
+    recorded: tuple[Overrides, Overrides] = ({}, {})
     if replay:
-        model_a, model_b = _recorded_models(open_pair(one, other), model_a or model, model_b or model)
-    truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro)
+        (model_a, model_b), recorded = _recorded_models(open_pair(one, other), model_a or model, model_b or model)
+    truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro, recorded)
     ids = None if tokens is None else parse_tokens(tokens)
     late = Afterwards()
     report = Comparison.of(_compare(one, other, top, profile, tolerances or []))
@@ -191,16 +194,18 @@ def _print_as_apr(a: Path, b: Path, top: int, others: dict[str, object]) -> None
     typer.echo(json.dumps(apr_stage_diff(a, b, top), indent=2, allow_nan=False))
 
 
-def _recorded_models(traces: tuple[Trace, Trace], *given: Path | None) -> list[Path]:
-    """The models of A and B: as ``given``, else as their manifests name them. Raises ComparisonError."""
-    from aprgraph.runtime.trace.recorded_model import find_recorded_model  # noqa: PLC0415
+def _recorded_models(traces: tuple[Trace, Trace], *given: Path | None) -> tuple[list[Path], tuple[Overrides, Overrides]]:
+    """The models of A and B, as ``given``, else as their manifests name them, and with which overrides. Raises ComparisonError."""
+    from aprgraph.runtime.trace.recorded_model import find_recorded_model, recorded_overrides  # noqa: PLC0415
 
-    found = []
+    found, overrides = [], []
     for side, trace, model in zip("AB", traces, given, strict=True):
         found.append(find_recorded_model(trace) if model is None else model)
-        if model is None:
-            print_notice(f"{side} is replayed by {found[-1]}, which its manifest names")
-    return found
+        overrides.append(recorded_overrides(trace))
+        with_keys = ", ".join(f"{key}={value}" for key, value in overrides[-1].items())
+        if model is None or with_keys:
+            print_notice(f"{side} is replayed by {found[-1]}, which its manifest names{f', with {with_keys}' if with_keys else ''}")
+    return found, (overrides[0], overrides[1])
 
 
 def _check_places(html: Path | None, repro: Path | None) -> None:
@@ -220,14 +225,18 @@ def _load(
     override_kv: list[str],
     ignore: list[str],
     repro: Path | None,
+    recorded: tuple[Overrides, Overrides],
 ) -> tuple[Model, Model] | None:
-    """The models to replay A and B by, if any is named: of both, of A, of B. Raises AprgraphError, also for options that need one."""
+    """The models to replay A and B by, if any is named: of both, of A, of B. Raises AprgraphError, also for options that need one.
+
+    ``recorded`` are what the manifests of A and of B override.
+    """
     from aprgraph.comparison import load_models_of  # noqa: PLC0415
     from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
 
     a, b = sides
-    loaded = load_models_of(a, b, *models, parse_overrides(override_kv), ignore)
+    loaded = load_models_of(a, b, *models, parse_overrides(override_kv), ignore, recorded)
     if loaded is not None:
         print_notices(tuple(dict.fromkeys(notice for model in loaded for notice in model.notices)))
         return loaded

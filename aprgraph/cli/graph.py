@@ -72,6 +72,13 @@ def graph(
             show_default=False,
         ),
     ] = None,
+    model_a: Annotated[
+        Path | None,
+        typer.Option(
+            "--model-a", metavar="MODEL", help="With --diff: the model of A, where B is of another file of it.", show_default=False
+        ),
+    ] = None,
+    model_b: Annotated[Path | None, typer.Option("--model-b", metavar="MODEL", help="The model of B.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")] = None,
     force: Force = False,
     unfold: Annotated[bool, typer.Option("--unfold", help="Draw every layer; otherwise equal neighbours are drawn once.")] = False,
@@ -89,8 +96,9 @@ def graph(
       aprgraph graph model.gguf --passes "insert-taps{taps=attn_out layers=0..2},prune,one-pass"
       aprgraph graph --diff good bad -o where.svg
       aprgraph graph --diff good bad --model model.gguf -o whose.svg
+      aprgraph graph --diff quantised original --model-a model.gguf --model-b checkpoint/ -o whose.svg
 
-    With --diff, stages have the classes of `aprgraph diff`, and with --model its verdicts; of several steps the prompt's is drawn.
+    With --diff, stages have the classes of `aprgraph diff`, and with models its verdicts; of several steps the prompt's is drawn.
     """
     from aprgraph.graph.export import EXPORTERS, make_view  # noqa: PLC0415
     from aprgraph.graph.tap_plan import parse_layers  # noqa: PLC0415
@@ -103,7 +111,7 @@ def graph(
     if print_ir_after is not None:
         _check_print(print_ir_after, [one.name for one in chosen_passes])
     sides = _sides(diff, names or [])
-    truth = _truth(sides, model, override_kv, ignore)
+    truth = _truth(sides, (model, model_a, model_b), override_kv, ignore)
     # A trace has its graph; what is overridden then is the model that judges it.
     options = (None, None) if source is not None and source.is_dir() and truth is not None else (override_kv, ignore)
     opened = _graph_of_diff(sides, truth) if source is None else open_graph(source, *options)
@@ -152,22 +160,28 @@ def _sides(diff: tuple[Path, Path] | None, names: list[str]) -> tuple[Source, So
     return a, b
 
 
-def _truth(diff: tuple[Source, Source] | None, model: Path | None, override_kv: list[str] | None, ignore: list[str] | None) -> Model | None:
-    """The model to judge two traces by, if one is named. Raises AprgraphError."""
-    from aprgraph.comparison import load_model_of  # noqa: PLC0415
+def _truth(
+    diff: tuple[Source, Source] | None,
+    models: tuple[Path | None, Path | None, Path | None],
+    override_kv: list[str] | None,
+    ignore: list[str] | None,
+) -> tuple[Model, Model] | None:
+    """The models to judge A and B by, if any is named: of both, of A, of B. Raises AprgraphError."""
+    from aprgraph.comparison import load_models_of  # noqa: PLC0415
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
 
-    if model is None:
-        return None
     if diff is None:
-        raise AprgraphError(
-            f"--model {model}: it judges two traces, and there is no --diff; to draw it, give it as the source: graph {model}"
-        )
-    return load_model_of(diff, model, parse_overrides(override_kv or []), ignore or [])
+        for option, model in zip(("--model", "--model-a", "--model-b"), models, strict=True):
+            if model is not None:
+                raise AprgraphError(
+                    f"{option} {model}: it judges two traces, and there is no --diff; to draw it, give it as the source: graph {model}"
+                )
+        return None
+    return load_models_of(*diff, *models, parse_overrides(override_kv or []), ignore or [])
 
 
-def _graph_of_diff(sides: tuple[Source, Source] | None, truth: Model | None) -> Graph:
+def _graph_of_diff(sides: tuple[Source, Source] | None, truth: tuple[Model, Model] | None) -> Graph:
     """The graph of the first of two traces that has one, else that of the model."""
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
     from aprgraph.graph.model_graph import build_graph  # noqa: PLC0415
@@ -180,17 +194,18 @@ def _graph_of_diff(sides: tuple[Source, Source] | None, truth: Model | None) -> 
         if (found := trace.graph()) is not None:
             return found
     if truth is not None:
-        return build_graph(truth)
+        return build_graph(truth[0])
     named = " ".join(str(trace.directory) for trace in opened)
     raise AprgraphError(f"--diff {named}: neither trace has a graph; name the model too: graph MODEL --diff A B")
 
 
-def _compare(a: Source, b: Source, truth: Model | None) -> Comparison:
+def _compare(a: Source, b: Source, truth: tuple[Model, Model] | None) -> Comparison:
     from aprgraph.cli.progress import replaying  # noqa: PLC0415
     from aprgraph.comparison import diff as compare  # noqa: PLC0415
 
     with replaying() as progress:
-        return compare(a, b, model=truth, on_replay=progress)
+        ours, theirs = (None, None) if truth is None else truth
+        return compare(a, b, model_a=ours, model_b=theirs, on_replay=progress)
 
 
 def _choose_format(output_format: str | None, output: Path | None) -> str:

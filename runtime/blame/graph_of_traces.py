@@ -12,6 +12,7 @@ from aprgraph.graph.ops import is_tap
 from aprgraph.graph.passes.all_positions import AllPositions
 from aprgraph.runtime.diff.graph_differences import compare_graphs
 from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.recorded_model import recorded_overrides
 
 
 def graph_of_traces(traces: Sequence[Trace], architecture: str) -> HeldGraph | None:
@@ -33,7 +34,7 @@ def graph_of_traces(traces: Sequence[Trace], architecture: str) -> HeldGraph | N
     for (trace, _), graph in zip(holding[1:], graphs[1:], strict=True):
         _check_alike(first, trace, whole, graph)
         whole = _union(whole, graph)
-    return HeldGraph(whole, str(first.directory), _overrides(first))
+    return HeldGraph(whole, str(first.directory), recorded_overrides(first))
 
 
 def without_taps(graph: Graph) -> Graph:
@@ -42,15 +43,10 @@ def without_taps(graph: Graph) -> Graph:
     return graph.rebuild((node for node in graph if not is_tap(node)), tuple(dict.fromkeys(outputs)))
 
 
-def _overrides(trace: Trace) -> dict[str, int | float | bool | str]:
-    found = trace.info.model.get("overrides") if trace.info is not None else None
-    return dict(found) if isinstance(found, dict) else {}
-
-
 def _check_alike(a: Trace, b: Trace, graph_a: Graph, graph_b: Graph) -> None:
     """Raise ComparisonError if two graphs differ: only the family says which one is the model's."""
     differences = compare_graphs(graph_a, graph_b).computed
-    if differences or _overrides(a) != _overrides(b):
+    if differences or recorded_overrides(a) != recorded_overrides(b):
         how = differences[0].sentence if differences else "metadata keys were overridden in one alone"
         raise ComparisonError(
             f"A = {a.directory} and B = {b.directory} hold the graphs of two models ({how}); their family is not known here, and only that "

@@ -35,6 +35,13 @@ def find_recorded_model(trace: Trace) -> Path:
     raise ComparisonError(f"{trace.directory}: it was recorded from a model {name}, and {found}; name the model with ", MODEL)
 
 
+def recorded_overrides(trace: Trace) -> dict[str, int | float | bool | str]:
+    """The metadata keys that the model was loaded with in place of its own, as the manifest has them."""
+    found = trace.info.model.get("overrides") if trace.info is not None else None
+    values = found.items() if isinstance(found, dict) else ()
+    return {key: value for key, value in values if isinstance(key, str) and isinstance(value, (int, float, str))}
+
+
 def _fingerprint(path: Path) -> str | None:
     """That of a model; None of what is no model."""
     try:

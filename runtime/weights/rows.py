@@ -17,12 +17,12 @@ from aprgraph.runtime.weights.rounding import as_stored, decode_rows, unit_of
 
 Index = npt.NDArray[np.int64]
 
-#: Elements that are decoded in one go: they and what is made of them take some 10 MB.
-AT_ONCE = 1 << 19
+#: Elements that are decoded in one go: they and what is made of them are to stay in the caches of a processor.
+AT_ONCE = 1 << 17
 
 
-#: Samples that are remembered.
-_KEPT = 3
+#: Samples that are remembered, and elements of one.
+_KEPT, _MOST_KEPT = 3, 1 << 20
 
 
 class Rows(Protocol):
@@ -84,7 +84,7 @@ class RememberedRows:
         self._kept: OrderedDict[bytes, Decoded] = OrderedDict()
 
     def fetch(self, rows: Index) -> Decoded:
-        if len(rows) * self.columns > AT_ONCE or not len(rows) or rows[-1] - rows[0] == len(rows) - 1:  # of all of a tensor
+        if len(rows) * self.columns > _MOST_KEPT or not len(rows) or rows[-1] - rows[0] == len(rows) - 1:  # of all of a tensor
             return self.rows.fetch(rows)
         key = rows.tobytes()
         if key not in self._kept:

@@ -146,3 +146,16 @@ def test_errors(arguments: list[str], message: str, tiny_model: Tiny, tmp_path: 
     monkeypatch.chdir(tmp_path)
     assert message in fails("bisect", tiny_model(), *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.contract("BLAME-MODELS-3")
+def test_two_files_of_one_model(tiny_model: Tiny, tmp_path: Path) -> None:
+    """Each side is judged by its own file, so that nobody is wrong, and what the file does is said."""
+    path = tiny_model(layers=2, format="F32")
+    other = damaged(path, tmp_path / "other.gguf", "blk.1.attn_v.weight")
+    result = run_cli("bisect", path, "--model-b", other, "--a", "reference", "--b", "reference", "--tokens", IDS)
+    assert result.code == 1
+    assert "Neither side is wrong: each is right by its own model" in result.out
+    assert "blk.1.attn_v.weight: the rows are in another order: A's row 0 is B's 1, 1 is B's 0" in result.out
+    error = fails("bisect", path, "--model-b", tiny_model(layers=3), "--a", "reference", "--b", "reference")
+    assert "give two files of one model" in error

@@ -309,3 +309,28 @@ def test_shares_of_tensors_whose_rows_are_in_two_orders(tmp_path: Path) -> None:
     turned = shares_of(diff(a, c, model_a=checkpoint, model_b=rounded))[0, "qkv_matmul"]
     plain = shares_of(diff(b, c, model_a=file, model_b=rounded))[0, "qkv_matmul"]
     assert {one.name: one.error for one in turned.weights} == pytest.approx({one.name: one.error for one in plain.weights}, rel=1e-3)
+
+
+def test_a_graph_is_coloured_by_two_models(float_model: Path, four_bits: Path, tmp_path: Path) -> None:
+    a, b = (traced(tmp_path / name, path) for name, path in (("a", float_model), ("b", four_bits)))
+    spoil(b, "ffn_up", 1, lambda values: noisy(values, 1e-2))
+    models = ("--model-a", float_model, "--model-b", four_bits)
+    result = run_cli("graph", "--diff", a.directory, b.directory, *models, "--format", "text")
+    assert (result.code, result.err) == (0, "")
+    drawn = run_cli("graph", "--diff", a.directory, b.directory, *models, "--format", "dot").out
+    assert "B WRONG" in drawn
+    assert "B WRONG" not in run_cli("graph", "--diff", a.directory, b.directory, "--format", "dot").out
+    assert "--model-b" in fails("graph", "--diff", a.directory, b.directory, "--model-a", float_model)
+    assert "there is no --diff" in fails("graph", "--model-a", float_model)
+
+
+def test_replay_takes_what_the_manifests_override(float_model: Path, tmp_path: Path) -> None:
+    compiled = aprgraph.load(float_model, EPS).compile("reference", tmp_path / "b.aprg")  # type: ignore[arg-type]
+    compiled.run("all", "0..2", tokens=TOKENS, directory=tmp_path / "b")
+    traced(tmp_path / "a", float_model)
+    (tmp_path / float_model.name).write_bytes(float_model.read_bytes())
+    result = run_cli("diff", tmp_path / "a", tmp_path / "b", "--replay", "--all")
+    assert f"with {next(iter(EPS))}=0.3" in result.err
+    assert result.code == 1
+    assert "B WRONG" not in result.out
+    assert "Neither side is wrong: each is right by its own graph" in result.out

@@ -102,16 +102,22 @@ def packed(weight: TensorType, pieces: Sequence[Piece]) -> Bytes:
     return whole
 
 
-def read_pieces(tensor: InPieces, start: int, into: Bytes) -> None:
-    """Fill ``into`` with the bytes of pieces one after the other, from the byte ``start`` on. None has scales."""
-    size, done = tensor.finders[0]().blocks.size, 0
+def read_pieces(tensor: InPieces, row_bytes: int, start: int, into: Bytes) -> None:
+    """Fill ``into`` with the rows of pieces one after the other, of ``row_bytes`` bytes each, from the byte ``start`` on.
+
+    What has scales is decoded to f32: of FP8 the product with a scale, rounded once.
+    """
+    size, done = len(tensor.finders[0]().blocks) * row_bytes, 0
     while done < into.size:
         number, begin = divmod(start + done, size)
-        blocks = tensor.finders[number]().blocks
-        count = min(size - begin, into.size - done)
-        first = begin // blocks.shape[1]
-        rows = blocks[first : -(-(begin + count) // blocks.shape[1])].reshape(-1)
-        into[done : done + count] = rows[begin - first * blocks.shape[1] :][:count]
+        piece, count = tensor.finders[number](), min(size - begin, into.size - done)
+        first, stop = begin // row_bytes, -(-(begin + count) // row_bytes)
+        if piece.scales is None:
+            rows = piece.blocks[first:stop].reshape(-1)
+        else:
+            with np.errstate(over="ignore"):
+                rows = decode_piece(tensor.format, piece, first, stop).astype(np.float32).reshape(-1).view(np.uint8)
+        into[done : done + count] = rows[begin - first * row_bytes :][:count]
         done += count
 
 

@@ -27,6 +27,7 @@ from aprgraph.runtime.remote.tensors import RemoteTensors
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import files_under
 from tests.support.compiled import LAYERS, SHARED, compiled, shared_model
+from tests.support.fp8_checkpoint import fp8_checkpoint
 from tests.support.golden import golden_models
 from tests.support.rpc_server import RpcServer, rpc_server
 
@@ -146,6 +147,14 @@ def test_only_experts_that_were_chosen_are_sent(models: dict[str, CompiledModel]
         rows = {str(run.graph[name].attrs["tensor"]): weight.rows for name, weight in engine.tensors.weights.items()}
     assert len(chosen) > 1
     assert [rows[f"blk.0.ffn_{part}_exps.weight"] for part in ("gate", "up", "down")] == [chosen] * 3
+
+
+@pytest.mark.contract("FILE-HF-7")
+def test_weights_in_pieces_are_sent_with_their_scales(server: RpcServer, tmp_path: Path) -> None:
+    path, _ = fp8_checkpoint(tmp_path)
+    here = load(path).compile(directory=tmp_path / "x.aprg")
+    there = here.on(server.address)
+    assert there.logits(TOKENS[:2]).tobytes() == here.logits(TOKENS[:2]).tobytes()
 
 
 def test_pages_of_a_large_model_are_given_back(tiny: CompiledModel, server: RpcServer, monkeypatch: pytest.MonkeyPatch) -> None:

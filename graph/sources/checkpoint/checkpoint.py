@@ -143,8 +143,8 @@ class Checkpoint:
         flat = into.reshape(-1)
         if stored is not None:
             stored.file.mapped.read(stored.offset + start, into)
-        elif tensor.in_pieces is not None and not tensor.layout:
-            read_pieces(tensor.in_pieces, start, flat)
+        elif tensor.in_pieces is not None and tensor.format.is_plain:
+            read_pieces(tensor.in_pieces, tensor.row_bytes, start, flat)
         else:
             flat[:] = self.tensor_bytes(tensor).reshape(-1)[start : start + len(flat)]
 

@@ -13,16 +13,20 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one or several processes: seconds, the largest resident set of one in bytes, bytes that came from the disk."""
+    """Of one or several processes: seconds, those of processors (which other programs stretch less), the largest resident set of
+    one in bytes, bytes that came from the disk.
+    """
 
     seconds: float
     memory: int
     disk: int
+    processors: float
 
 
 def measure(commands: Sequence[Sequence[str]], codes: Collection[int] = (0,)) -> Cost:
     """Run commands one after another. Exits where one ends with another exit code than ``codes``."""
     memory = blocks = 0
+    processors = 0.0
     start = time.perf_counter()
     for command in commands:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -31,7 +35,8 @@ def measure(commands: Sequence[Sequence[str]], codes: Collection[int] = (0,)) ->
         if process.returncode not in codes:
             sys.exit(f"error: {' '.join(command)} ended with exit code {process.returncode}")
         memory, blocks = max(memory, usage.ru_maxrss * 1024), blocks + usage.ru_inblock
-    return Cost(time.perf_counter() - start, memory, blocks * 512)
+        processors += usage.ru_utime + usage.ru_stime
+    return Cost(time.perf_counter() - start, memory, blocks * 512, processors)
 
 
 def empty_cache(paths: Iterable[Path]) -> None:

@@ -4,7 +4,7 @@
 
 Writes a model of random weights, a copy of it, and the same weights in other block formats, all removed at the end; then, in turns, each in
 a process of its own: `cmp` of the model and its copy, and `aprgraph weights` of the model and each other file. Prints
-medians, the rate over the bytes of both files, the time of cmp as a share of its own, and the peak memory.
+medians, the rate over the bytes of both files, the time of cmp as a share of its own, seconds of processors, and the peak memory.
 """
 
 from __future__ import annotations
@@ -86,10 +86,11 @@ def main() -> None:
     cmp = statistics.median(one.seconds for one in costs["cmp"])
     for what, (_, nbytes) in (("cmp", others["copy"]), *others.items()):
         seconds = statistics.median(one.seconds for one in costs[what])
+        busy = statistics.median(one.processors for one in costs[what])
         rate, peak = (size + nbytes) / seconds / 1e9, max(one.memory for one in costs[what]) / 1e6
         both = cmp * (size + nbytes) / (2 * size)
         print(f"F16 and {what:5} {size / 1e9:5.2f} + {nbytes / 1e9:5.2f} GB  {seconds:7.2f} s  {rate:5.2f} GB/s  "
-              f"cmp's rate over it {both / seconds:5.2f}  peak {peak:4.0f} MB")  # fmt: skip
+              f"cmp's rate over it {both / seconds:5.2f}  processors {busy:6.2f} s  peak {peak:4.0f} MB")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aprgraph.cli.freed_memory import keep_freed_memory
 from aprgraph.cli.options import Families
 from aprgraph.cli.progress import byte_bar
 from aprgraph.cli.terminal import printable
@@ -50,6 +51,7 @@ def weights(
 
         with written_by("--html"):
             check_place(html)
+    keep_freed_memory()
     left, right = open_source(a), open_source(b)
     with byte_bar(f"reading {a.name} and {b.name}", bytes_to_read(left, right)) as progress:
         report = compare_files(left, right, progress)

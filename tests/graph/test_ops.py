@@ -125,6 +125,11 @@ def test_rope_angles_scale_multiplies_positions_and_factors_divide_frequencies()
     close(halved, [[math.cos(3), math.cos(0.15), math.sin(3), math.sin(0.15)]])
 
 
+def test_query_temperature_grows_from_span_to_span() -> None:
+    found = run("query_temperature", [0, 3, 4, 7, 8, 100], strength=0.5, span=4)
+    close(found, [[1.0], [1.0], [1 + 0.5 * math.log(2)], [1 + 0.5 * math.log(2)], [1 + 0.5 * math.log(3)], [1 + 0.5 * math.log(26)]])
+
+
 @pytest.mark.parametrize(("pairing", "pairs"), [("interleaved", [(0, 1), (2, 3)]), ("halves", [(0, 2), (1, 3)])])
 def test_rope_rotates_pairs_as_complex_numbers(pairing: str, pairs: list[tuple[int, int]]) -> None:
     x, positions, heads, start = normal(3, 11), [0, 1, 5], 2, 2

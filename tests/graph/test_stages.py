@@ -86,6 +86,7 @@ def test_what_holds_of_single_stages() -> None:
         "k_norm",
         "attn_post_norm",
         "ffn_post_norm",
+        "moe_router_scores",
         "lm_head_raw",
     }
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}

@@ -184,6 +184,18 @@ class Metadata(Mapping[str, object]):
                 raise ModelError(f"{self.path}: {self.described(key)} is {shown(number)} for layer {layer}, expected {expected}")
         return tuple(int(number) for number in numbers)
 
+    def flags(self, key: str, layers: int, default: Sequence[bool]) -> tuple[bool, ...]:
+        """True or false for each layer, from an array of them, or of 1 and 0."""
+        self._read.add(key)
+        if key not in self._values:
+            return tuple(default)
+        values = self.array(key).values()
+        if len(values) < layers or not all(isinstance(value, (bool, int)) and value in (0, 1) for value in values):
+            raise ModelError(
+                f"{self.path}: {self.described(key)} has {len(values)} elements, expected true or false for each of {layers} layers"
+            )
+        return tuple(bool(value) for value in values[:layers])
+
     def array(self, key: str) -> ArrayValue:
         """An array."""
         value = self._get(key, (ArrayValue,), "an array", None)

@@ -9,6 +9,7 @@ from aprgraph.graph.errors import AprgraphError, UnsupportedModelError
 from aprgraph.graph.families import Family
 from aprgraph.graph.families.numbers import Number
 from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
+from aprgraph.graph.metadata import ListValue
 from aprgraph.graph.outline import SMALL_NUMBERS, Outline, outline
 
 
@@ -78,7 +79,7 @@ def outline_of(family: type[Family], decoder: Any, modules: Modules) -> Outline:
     for number in declared:
         value = None if number.hf is None else getattr(config, number.hf, None)
         if value is not None:
-            numbers[number.gguf] = value
+            numbers[number.gguf] = ListValue(value) if isinstance(value, list) else value
     numbers |= {"block_count": len(decoder.layers), "nextn_predict_layers": 0}
     try:
         return outline(family, numbers, vocabulary=config.vocab_size, optional=modules.has)

@@ -1,7 +1,11 @@
 """Model families, one file each; ``FAMILIES`` is the table of those that are known."""
 
 from aprgraph.graph.families.base import Family
+from aprgraph.graph.families.cohere2 import Cohere2
+from aprgraph.graph.families.command_r import CommandR
 from aprgraph.graph.families.decoder import Decoder
+from aprgraph.graph.families.ernie4_5 import Ernie45
+from aprgraph.graph.families.exaone4 import Exaone4
 from aprgraph.graph.families.gemma2 import Gemma2
 from aprgraph.graph.families.gemma3 import Gemma3
 from aprgraph.graph.families.glm4 import Glm4
@@ -9,6 +13,7 @@ from aprgraph.graph.families.glm4moe import Glm4Moe
 from aprgraph.graph.families.gpt_oss import GptOss
 from aprgraph.graph.families.granite import Granite
 from aprgraph.graph.families.llama import Llama
+from aprgraph.graph.families.mistral3 import Mistral3
 from aprgraph.graph.families.mixture import Mixture
 from aprgraph.graph.families.olmo2 import Olmo2
 from aprgraph.graph.families.phi3 import Phi3
@@ -17,8 +22,13 @@ from aprgraph.graph.families.qwen2moe import Qwen2Moe
 from aprgraph.graph.families.qwen3 import Qwen3
 from aprgraph.graph.families.qwen3moe import Qwen3Moe
 from aprgraph.graph.families.registry import FAMILIES, find_family, load_family_file, open_family, register
+from aprgraph.graph.families.seed_oss import SeedOss
+from aprgraph.graph.families.smollm3 import SmolLM3
 
-for _family in (Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss):
+for _family in (
+    Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
+    Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45,
+):  # fmt: skip
     register(_family)
 
 __all__ = ["FAMILIES", "Decoder", "Family", "Mixture", "find_family", "load_family_file", "open_family", "register"]

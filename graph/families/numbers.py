@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
@@ -113,6 +113,15 @@ def per_layer(gguf: str, hf: str | None = None, default: Any = _NONE) -> Number[
             return taken
         values = family.metadata.per_layer(key, family.blocks, taken[0] if isinstance(taken, tuple) else taken)
         return values[: family.layers]
+
+    return Number(get, gguf, hf, default, None)
+
+
+def flags(gguf: str, hf: str | None, default: Callable[[Any], Sequence[bool]]) -> Number[tuple[bool, ...]]:
+    """True or false for each layer: an array of booleans, or of 0 and 1."""
+
+    def get(family: Family, key: str, taken: Sequence[bool]) -> tuple[bool, ...]:
+        return family.metadata.flags(key, family.blocks, taken)[: family.layers]
 
     return Number(get, gguf, hf, default, None)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aprgraph.graph.families.decoder import Decoder
 from aprgraph.graph.families.numbers import Reading
+from aprgraph.graph.families.post_norms import PostNorms
 from aprgraph.graph.families.rope_scaling import Rope, read_sliding_rope
 from aprgraph.graph.families.window import Windows
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aprgraph.graph.builder import GraphBuilder, Heads
 
 
-class Olmo2(Decoder):
+class Olmo2(PostNorms):
     """OLMo 2 and 3 (arXiv:2501.00656): norms behind attention and feed-forward network, none before, and norms of whole
     rows of q and k.
 
@@ -25,17 +25,11 @@ class Olmo2(Decoder):
     architecture = "olmo2"
     hf_classes = "Olmo2ForCausalLM Olmo3ForCausalLM"
     checked_against = "transformers 5.24, llama.cpp 0.5.0"
-    hf_names = {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"}
     absent_keys = ("attention.sliding_window",)
     windows = Windows(period=4)
     sliding_rope: Reading[Rope] = Reading(
         lambda f: read_sliding_rope(f.metadata, f.architecture, f.rope, f.rope.base) if any(f.windows) else f.rope
     )
-
-    def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """Post-norm: the output of attention and of the network is normalised, then added to the residual stream."""
-        x = g.add("post_attn_residual", x, g.norm("attn_post_norm", self.attention(g, x, layer)))
-        return g.add("post_ffn_residual", x, g.norm("ffn_post_norm", self.feed_forward(g, x, layer)))
 
     def project(self, g: GraphBuilder, x: str, layer: int) -> Sequence[Heads]:
         """The heads of q, k and v, after an RMSNorm over all heads of q and another over those of k."""

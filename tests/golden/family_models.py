@@ -40,6 +40,9 @@ _GPT_OSS: dict[str, Any] = _SIZES | {
     "hidden_size": 44, "intermediate_size": 28, "head_dim": 16, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 4,
     "max_position_embeddings": 131072,
 }  # fmt: skip
+#: Of those with a layer of another kind in four.
+_SMALL: dict[str, Any] = _SIZES | {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 4}
+_COHERE: dict[str, Any] = {name: value for name, value in _SMALL.items() if name != "rms_norm_eps"} | {"rope_parameters": _ROPE}
 #: As in openai/gpt-oss-20b. Without ``truncate`` YaRN's ramp begins and ends between two pairs, here at 2.02 and 4.35.
 _YARN: dict[str, Any] = {
     "rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
@@ -82,6 +85,27 @@ MODELS = {
         "hidden_size": 20, "intermediate_size": 28, "moe_intermediate_size": 12, "head_dim": 8, "n_routed_experts": 6,
         "num_experts_per_tok": 3, "n_shared_experts": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7, "norm_topk_prob": True,
         "use_qk_norm": True, "attention_bias": True, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+    }),
+    # Queries of positions 4 to 7 and from 8 on are larger by 1 + 0.5 ln 2 and 1 + 0.5 ln 3.
+    "mistral3-f32": FamilyModel("mistral3", "Ministral3", _SIZES | {
+        "hidden_size": 32, "intermediate_size": 28, "head_dim": 12, "max_position_embeddings": 32, "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 1000.0, "factor": 8.0, "original_max_position_embeddings": 4, "beta_fast": 4.0,
+            "beta_slow": 0.25, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5,
+        },
+    }),
+    "smollm3-f32": FamilyModel("smollm3", "SmolLM3", _SMALL | {"rope_parameters": _ROPE | {"rope_theta": 5000000.0}}),
+    "command-r-f32": FamilyModel("command-r", "Cohere", _COHERE | {"num_hidden_layers": 2, "logit_scale": 0.0625}),
+    # Command R+ has norms of the heads of q and k.
+    "command-r-plus-f32": FamilyModel("command-r", "Cohere", _COHERE | {"num_hidden_layers": 1, "use_qk_norm": True}),
+    "cohere2-f32": FamilyModel("cohere2", "Cohere2", _COHERE | {"logit_scale": 0.25, "sliding_window": 4}),
+    "exaone4-f32": FamilyModel("exaone4", "Exaone4", _SMALL | {
+        "sliding_window": 4, "sliding_window_pattern": 4, "rope_parameters": _ROPE | {"rope_theta": 1000000.0},
+    }),
+    "seed-oss-f32": FamilyModel("seed_oss", "SeedOss", _SIZES | {
+        "hidden_size": 32, "intermediate_size": 28, "head_dim": 12, "rope_parameters": _ROPE | {"rope_theta": 10000000.0},
+    }),
+    "ernie4-5-f32": FamilyModel("ernie4_5", "Ernie4_5", _SIZES | {
+        "hidden_size": 32, "intermediate_size": 28, "head_dim": 12, "rope_parameters": _ROPE | {"rope_theta": 500000.0},
     }),
     # Not a family of the package: docs/families.md is about it.
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {

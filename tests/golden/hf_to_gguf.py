@@ -27,6 +27,11 @@ _KEYS: dict[str, Source] = {
 }  # fmt: skip
 _HEAD_SIZE: dict[str, Source] = {"attention.key_length": "head_dim", "attention.value_length": "head_dim"}
 _ROPE_BASE: dict[str, Source] = {"rope.freq_base": "rope_parameters.rope_theta"}
+_COHERE: dict[str, Source] = {
+    "attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale", "rope.scaling.type": lambda _: "none",
+}  # fmt: skip
+#: Families whose rows of q and k are reordered.
+PERMUTED = ("arcee", "granite", "mistral3", "smollm3")
 
 
 def _yarn(where: str) -> dict[str, Source]:
@@ -49,6 +54,22 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "rope.scaling.yarn_attn_factor": "rope_parameters.full_attention.attention_factor", **_yarn("rope_parameters.full_attention"),
     },
     "arcee": {**_HEAD_SIZE, **_ROPE_BASE, "rope.dimension_count": "head_dim"},
+    "ministral3": {
+        **_HEAD_SIZE, **_ROPE_BASE, "rope.dimension_count": "head_dim", **_yarn("rope_parameters"),
+        "rope.scaling.yarn_log_multiplier": "rope_parameters.mscale_all_dim",
+        "attention.temperature_scale": "rope_parameters.llama_4_scaling_beta",
+    },
+    "smollm3": {**_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads},
+    "cohere": {**_ROPE_BASE, **_COHERE},
+    "cohere2": {
+        **_ROPE_BASE, **_COHERE, **_HEAD_SIZE, "attention.sliding_window": "sliding_window", "rope.dimension_count": "head_dim",
+    },
+    "exaone4": {
+        **_ROPE_BASE, "attention.sliding_window": "sliding_window",
+        "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
+    },
+    "seed_oss": {**_HEAD_SIZE, **_ROPE_BASE},
+    "ernie4_5": {**_HEAD_SIZE, **_ROPE_BASE},
     # The base of RoPE is not written: it is always 10,000.
     "gemma2": {
         **_HEAD_SIZE, "attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping",
@@ -104,9 +125,9 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32]) -> Iterat
     for name, values in state.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if architecture in ("arcee", "granite") and ".q_proj." in name:
+        if architecture in PERMUTED and ".q_proj." in name:
             yield name, _neighbours(values, config.num_attention_heads)
-        elif architecture in ("arcee", "granite") and ".k_proj." in name:
+        elif architecture in PERMUTED and ".k_proj." in name:
             yield name, _neighbours(values, config.num_key_value_heads)
         elif architecture == "gemma2" and name.endswith("norm.weight"):
             yield name, values + np.float32(1)
@@ -119,10 +140,11 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32]) -> Iterat
 
 
 def _value(config: Any, source: Source) -> Any:
+    """What a key says; None where the configuration does not say it, as models with LayerNorms have no `rms_norm_eps`."""
     if callable(source):
         return source(config)
     field, *rest = source.split(".")
-    value = getattr(config, field)
+    value = getattr(config, field, None)
     for part in rest:
         value = value[part]
     return value
@@ -138,7 +160,8 @@ def write_gguf(path: Path, architecture: str, config: Any, state: Mapping[str, F
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
     for key, source in (_KEYS | _KEYS_OF[config.model_type]).items():
         value = _value(config, source)
-        add[type(value)](f"{architecture}.{key}", value)
+        if value is not None:
+            add[type(value)](f"{architecture}.{key}", value)
     writer.add_tokenizer_model("none")
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)

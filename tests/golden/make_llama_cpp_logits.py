@@ -24,6 +24,8 @@ from tests.golden.transformers_recorder import Recorder
 LOGITS = FAMILIES / "llama_cpp_logits.npz"
 _F32 = 0
 _NO_FLASH_ATTENTION = 0
+#: llama.cpp gives norms of q and k to models of command-r, and windows to those of exaone4, by their number of layers, 64.
+_OTHERS = ("command-r-plus-f32", "exaone4-f32")
 
 
 def logits_of(path: Path, tokens: Sequence[int]) -> F32:
@@ -64,7 +66,7 @@ def main(names: Collection[str]) -> None:
         with np.load(LOGITS) as there:
             arrays |= there
     for path in sorted(FAMILIES.glob("*.gguf")):
-        if names and path.stem not in names:
+        if path.stem in _OTHERS or (names and path.stem not in names):
             continue
         arrays[path.stem] = logits_of(path, TOKENS)
         _compare(path.stem, arrays[path.stem])

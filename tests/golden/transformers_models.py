@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 import transformers
 
+from tests.golden.hf_to_gguf import PERMUTED
+
 F64 = npt.NDArray[np.float64]
 
 #: transformers' name of each model, by the family and whether it has experts.
@@ -53,7 +55,7 @@ class LoadedModel:
     @property
     def pairs_neighbours(self) -> bool:
         """Whether RoPE pairs neighbours in the file's rows of q and k where it pairs halves in transformers."""
-        return self.architecture in ("arcee", "granite", "llama")
+        return self.architecture == "llama" or self.architecture in PERMUTED
 
 
 class _File:

@@ -18,14 +18,23 @@ _BOTH_SIDES = {
     "attn_norm": "input_layernorm", "attn_post_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm", "ffn_post_norm": "post_feedforward_layernorm",
 }  # fmt: skip
+_BEHIND = {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"}
+_ONE = {"attn_norm": "input_layernorm"}
 _NORMS_OF = {
     "gemma2": _BOTH_SIDES,
     "gemma3": _BOTH_SIDES,
     "glm4": _NORMS | {"attn_post_norm": "post_self_attn_layernorm", "ffn_post_norm": "post_mlp_layernorm"},
-    "olmo2": {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"},
+    "olmo2": _BEHIND,
+    "exaone4": _BEHIND,
+    "command-r": _ONE,
+    "cohere2": _ONE,
 }
+#: Families whose feed-forward networks stand beside attention.
+_PARALLEL = ("command-r", "cohere2")
 #: Families that cap or scale what the head gives.
-_CHANGE_LOGITS = ("gemma2", "granite")
+_CHANGE_LOGITS = ("gemma2", "granite", "command-r", "cohere2")
+#: Families that normalise [1, heads, n, D].
+_HEADS_FIRST = ("gemma3", "exaone4")
 
 
 class Recorder:
@@ -134,7 +143,9 @@ class Recorder:
                 if output.ndim == 3:
                     self._put(index, stage, output[0])
                 else:
-                    self._put(index, stage, self._in_file_order(output if self.loaded.architecture == "gemma3" else output.transpose(1, 2)))
+                    self._put(
+                        index, stage, self._in_file_order(output if self.loaded.architecture in _HEADS_FIRST else output.transpose(1, 2))
+                    )
 
             return hook
 
@@ -147,7 +158,8 @@ class Recorder:
         norms = {stage: getattr(layer, name) for stage, name in _NORMS_OF.get(self.loaded.architecture, _NORMS).items()}
         for stage, module in norms.items():
             self._after(module, index, stage)
-        self._before(norms.get("ffn_norm", layer.mlp), index, "post_attn_residual")
+        if self.loaded.architecture not in _PARALLEL:
+            self._before(norms.get("ffn_norm", layer.mlp), index, "post_attn_residual")
 
     def _hook_feed_forward(self, index: int, mlp: Any) -> None:
         if not hasattr(mlp, "experts"):

@@ -69,6 +69,26 @@ def test_fields_of_older_versions(name: str, tmp_path: Path) -> None:
         ("gemma2-f32", lambda config: [config.pop(name) for name in ("tie_word_embeddings", "hidden_activation")]),
         ("olmo2-f32", lambda config: [config.pop(name) for name in ("rms_norm_eps", "tie_word_embeddings")]),
         ("qwen3-f32", lambda config: config.update(unsloth_version="1", pad_token_id=3)),
+        (
+            "cohere2-f32",
+            lambda config: config.update(
+                rotary_pct=1.0,
+                position_embedding_type="rope_gptj",
+                order_of_interleaved_layers="local_attn_first",
+                use_parallel_block=True,
+                use_gated_activation=True,
+                use_embedding_sharing=True,
+                use_qk_norm=False,
+                layer_switch=4,
+                sliding_window_pattern=4,
+            ),
+        ),
+        ("cohere2-f32", lambda config: config.pop("layer_types")),
+        ("smollm3-f32", lambda config: config.update(no_rope_layers=None)),
+        ("smollm3-f32", lambda config: [config.pop(name) for name in ("no_rope_layer_interval", "architectures")]),
+        ("exaone4-f32", lambda config: config.update(sliding_window_pattern="LLLG")),
+        ("mistral3-f32", lambda config: config["rope_parameters"].update(max_position_embeddings=32, type="yarn")),
+        ("ernie4-5-f32", lambda config: config.update(architectures=None, use_bias=False)),
     ],
 )
 def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
@@ -88,6 +108,10 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("qwen3moe-f32", lambda config: config.update(decoder_sparse_step=2), "decoder_sparse_step is 2 (which layers have experts)"),
         ("qwen3moe-f32", lambda config: config.update(mlp_only_layers=[0]), "mlp_only_layers is '[0]'"),
         ("gpt-oss-f32", lambda config: config.update(swiglu_limit=5.0), "swiglu_limit is 5.0"),
+        ("cohere2-f32", lambda config: config.update(rotary_pct=0.5), "rotary_pct is 0.5"),
+        ("llama-f32-linear", lambda config: config["rope_parameters"].update(llama_4_scaling_beta=0.1), "llama_4_scaling_beta is 0.1 (how queries"),
+        ("smollm3-f32", lambda config: config.update(no_rope_layers=[1, 1]), "field 'no_rope_layers' has 2 elements, expected true or false for each"),
+        ("command-r-plus-f32", lambda config: config.update(attention_bias=True), "attention_bias is true, and the checkpoint has no such bias"),
         ("gpt-oss-f32", lambda config: config.update(swiglu_alpha=1.0), "swiglu_alpha is 1.0"),
         ("llama-f32-linear", lambda config: config["rope_parameters"].update(rope_type="dynamic"), "rope_parameters.rope_type is 'dynamic'"),
         ("llama-f32-linear", lambda config: config["rope_parameters"].update(bend=2), "rope_parameters.bend is 2"),
@@ -227,8 +251,11 @@ def test_overrides_by_the_names_of_fields(tmp_path: Path) -> None:
 
 
 @pytest.mark.contract("FILE-HF-3")
-def test_the_text_model_of_one_with_images(tmp_path: Path) -> None:
-    folder = write_checkpoint("gemma3-f32", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "kind"), [("gemma3-f32", "Gemma3ForConditionalGeneration"), ("mistral3-f32", "Mistral3ForConditionalGeneration")]
+)
+def test_the_text_model_of_one_with_images(name: str, kind: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(name, tmp_path)
     wanted = graph_text(folder)
     file = folder / "model.safetensors"
     tensors = unpacked(file.read_bytes())
@@ -238,7 +265,10 @@ def test_the_text_model_of_one_with_images(tmp_path: Path) -> None:
         text = dict(config)
         config.clear()
         config.update(
-            architectures=["Gemma3ForConditionalGeneration"], text_config=text, vision_config={"hidden_size": 3}, model_type="gemma3"
+            architectures=[kind],
+            text_config=text,
+            vision_config={"hidden_size": 3},
+            model_type=kind.removesuffix("ForConditionalGeneration").lower(),
         )
 
     change(folder, nest)

@@ -11,12 +11,13 @@ import pytest
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.families import FAMILIES
+from aprgraph.graph.families.command_r import CommandR
 from aprgraph.graph.families.glm4 import Glm4
 from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
-from aprgraph.graph.outline import small_outline
+from aprgraph.graph.outline import SMALL_NUMBERS, outline, small_outline
 
 Tiny = Callable[..., Path]
 
@@ -69,6 +70,16 @@ LAYER: dict[str, list[str]] = {
         "qkv_matmul", "q_norm", "k_norm", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE[1:], "ffn_post_norm",
         "post_ffn_residual",
     ],
+    "mistral3": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "smollm3": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "command-r": ["attn_norm", "qkv_matmul", *ATTENTION, *DENSE[1:], "post_ffn_residual"],
+    "cohere2": ["attn_norm", "qkv_matmul", *ATTENTION, *DENSE[1:], "post_ffn_residual"],
+    "exaone4": [
+        "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "attn_post_norm", "post_attn_residual", *DENSE[1:],
+        "ffn_post_norm", "post_ffn_residual",
+    ],
+    "seed_oss": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "ernie4_5": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "glm4": [
         "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
     ],
@@ -187,6 +198,50 @@ def test_gpt_oss_has_sinks_windows_and_a_ramp_that_begins_between_two_pairs(tiny
     assert graph.operand_names("layer0.ffn_norm")[1] == "blk.0.post_attention_norm.weight"
     assert graph["layer0.moe_expert_swigl"].attrs == {"limit": 7.0, "alpha": 1.702}
     assert graph["layer0.moe_expert_up"].op == "expert_bias_add"
+
+
+def test_mistral3_scales_queries_by_their_position_from_the_original_context_on(tiny_model: Tiny) -> None:
+    path = tiny_model(family="mistral3", layers=1, rope_yarn_factor=8.0, original_context=4)
+    graph = built(path, mistral3__attention__temperature_scale=0.5)
+    assert graph["query_temperature"].attrs == {"strength": 0.5, "span": 4}
+    assert graph.operand_names("layer0.attn_scores") == ("layer0.q_scaled", "layer0.k_cache")
+    assert graph.operand_names("layer0.q_scaled") == ("layer0.q_post_rope", "query_temperature")
+    assert graph.operand_names("layer0.k_cache") == ("layer0.k_post_rope",)
+    assert not built(path, mistral3__attention__temperature_scale=0.0).with_op("query_temperature")
+
+
+@pytest.mark.parametrize(("family", "turned"), [("smollm3", [0, 1, 2, 4]), ("cohere2", [0, 1, 2, 4]), ("exaone4", [0, 1, 2, 4])])
+def test_layers_without_rope(family: str, turned: list[int], tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family=family, layers=5))
+    assert [layer for layer in range(5) if f"layer{layer}.q_post_rope" in graph] == turned
+    windows = [graph[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(5)]
+    assert windows == ([0] * 5 if family == "smollm3" else [5, 5, 5, 0, 5])
+    assert [f"layer{layer}.q_norm" in graph for layer in range(5)] == [family == "exaone4"] * 5
+
+
+def test_the_small_exaone4_has_no_windows_and_rope_in_every_layer(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="exaone4", layers=4, sliding_window=0))
+    assert len(graph.with_op("rope")) == 8
+    assert not any(node.attrs["window"] for node in graph.with_op("attn_scores"))
+
+
+def test_attention_and_network_of_command_r_read_one_layer_norm(tiny_model: Tiny) -> None:
+    graph = built(tiny_model(family="command-r", layers=1))
+    assert (graph["layer0.attn_norm"].op, graph["layer0.attn_norm"].attr_int("groups")) == ("layer_norm", 1)
+    assert graph["layer0.attn_norm"].attr_float("eps") == pytest.approx(1e-5)
+    assert {graph.operand_names(f"layer0.{part}")[0] for part in ("qkv_matmul", "ffn_gate", "ffn_up")} == {"layer0.attn_norm"}
+    assert graph.operand_names("layer0.parallel_sum") == ("layer0.attn_out", "layer0.ffn_out")
+    assert graph.operand_names("layer0.post_ffn_residual") == ("layer0.embedding", "layer0.parallel_sum")
+    assert (graph["lm_head"].op, graph["lm_head"].attrs) == ("scale", {"factor": 0.25})
+
+
+def test_command_r_plus_normalises_each_head_by_weights_of_its_own() -> None:
+    norms = {"attn_q_norm.weight", "attn_k_norm.weight"}
+    numbers = {key: value for key, value in SMALL_NUMBERS.items() if not key.startswith(("expert", "attention.layer_norm_rms"))}
+    model = outline(CommandR, numbers, vocabulary=9, optional=lambda name: name.removeprefix("blk.0.").removeprefix("blk.1.") in norms)
+    assert (model.graph["layer1.q_norm"].op, model.graph["layer1.q_norm"].attrs["groups"]) == ("layer_norm", 4)
+    assert model.weights["blk.1.attn_q_norm.weight"].dims == (4, 16)
+    assert model.weights["blk.1.attn_k_norm.weight"].dims == (2, 16)
 
 
 def test_gemmas_rope_scaling_is_of_the_layers_that_see_everything(tiny_model: Tiny) -> None:

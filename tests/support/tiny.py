@@ -14,7 +14,7 @@ from gguf import GGUFWriter
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.outline import outline
 from tests.support.tiny_blocks import FOREIGN_FORMATS, FORMATS, block_elements, random_blocks, random_weight
-from tests.support.tiny_families import keys_of, other_numbers, tiny_family, usual_experts, usual_window
+from tests.support.tiny_families import eps_key, keys_of, other_numbers, tiny_family, usual_experts, usual_window
 from tests.support.tiny_tensors import TensorWriter
 from tests.support.tokenizer import add_byte_level_tokenizer
 
@@ -109,7 +109,7 @@ def write_tiny_model(
             numbers["expert_feed_forward_length"] = expert_ffn or (32 if unit == 64 else unit)
         if "expert_shared_feed_forward_length" in keys_of(kind):
             numbers["expert_shared_feed_forward_length"] = shared_ffn or unit
-    numbers["attention.layer_norm_rms_epsilon"] = eps
+    numbers[eps_key(kind)] = eps
     numbers |= other_numbers(kind, numbers) | own.numbers
 
     there = {

@@ -29,7 +29,7 @@ class TinyFamily:
     rope_dims: bool = False
     turned: float = 1.0
     experts_used: int = 2
-    numbers: Mapping[str, int | float] = field(default_factory=dict)
+    numbers: Mapping[str, int | float | str] = field(default_factory=dict)
 
 
 _OTHERWISE: Mapping[str, TinyFamily] = {
@@ -48,6 +48,20 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         numbers={"embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 4.0},
     ),
     "glm4": TinyFamily(rope_dims=True, turned=0.5),
+    # The original context is of 4 positions.
+    "mistral3": TinyFamily(
+        wide_heads=True, rope_dims=True, rope_base=1e6,
+        numbers={
+            "attention.temperature_scale": 0.5, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 4, "rope.scaling.yarn_log_multiplier": 1.0,
+        },
+    ),
+    "smollm3": TinyFamily(tied=True, rope_dims=True, rope_base=5e6),
+    "command-r": TinyFamily(tied=True, numbers={"logit_scale": 0.25}),
+    "cohere2": TinyFamily(tied=True, rope_dims=True, numbers={"logit_scale": 0.25}),
+    "exaone4": TinyFamily(rope_base=1e6),
+    "seed_oss": TinyFamily(wide_heads=True, rope_base=1e7),
+    "ernie4_5": TinyFamily(tied=True, wide_heads=True, rope_base=500000.0),
     "glm4moe": TinyFamily(
         optional=("q.bias", "k.bias", "v.bias"), rope_dims=True, turned=0.5,
         numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5},
@@ -69,6 +83,13 @@ def tiny_family(architecture: str) -> TinyFamily:
 def keys_of(kind: type[Family]) -> Mapping[str, Number[object]]:
     """The numbers that a family reads, by their keys without the architecture."""
     return {reading.gguf: reading for reading in kind.readings().values() if isinstance(reading, Number)}
+
+
+def eps_key(kind: type[Family]) -> str:
+    """The key of the epsilon of a family's norms."""
+    eps = kind.readings()["eps"]
+    assert isinstance(eps, Number)
+    return eps.gguf
 
 
 def usual_experts(kind: type[Family]) -> int:

@@ -29,6 +29,11 @@ SPARSE_FAULTS = {
     "gemma2": "soft cap of the scores forgotten",
     "granite": "residual scale forgotten",
     "glm4": "RoPE pairing",
+    "mistral3": "query temperature forgotten",
+    "smollm3": "RoPE in a layer without it",
+    "command-r": "FFN behind attention",
+    "cohere2": "RMSNorm for LayerNorm",
+    "exaone4": "norm before attention in place of behind",
     "gpt-oss": "sinks forgotten",
 }
 SPARSE_TAPS = "post_ffn_residual,lm_head"

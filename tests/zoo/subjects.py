@@ -49,8 +49,12 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     **{name: _OPTIONS.get(name, {}) for name, family in KNOWN.items() if family.__module__.startswith("aprgraph.")},
     "mixtral": {"family": "llama", "experts": 8, "ffn": 32},
 }
-#: Metadata in place of a file's own: of Gemma 3's layers every sixth sees everything, here the last.
-OVERRIDES: Mapping[str, Mapping[str, int]] = {"gemma3": {"gemma3.attention.sliding_window_pattern": 3}}
+#: Metadata in place of a file's own: of Gemma 3's layers every sixth sees everything, of others every fourth, or has no RoPE; here
+#: the last.
+OVERRIDES: Mapping[str, Mapping[str, int]] = {
+    **{name: {f"{name}.attention.sliding_window_pattern": 3} for name in ("gemma3", "cohere2", "exaone4")},
+    "smollm3": {"smollm3.no_rope_layer_interval": 3},
+}
 #: What writes to the stream of hidden states, after its last norm where there is one.
 _OUTPUTS = ("attn_output.weight", "ffn_down.weight", "ffn_down_exps.weight", "ffn_down_shexp.weight")
 _POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
@@ -83,7 +87,7 @@ def _with_large_scores(layer: int) -> Variant:
     Not much beyond, and in one layer alone: a softmax multiplies the relative noise of scores by their size.
     """
     factors = {"attn_q_norm.weight": 48, "attn_q.weight": 35, "attn_q.bias": 35, "attn_qkv.weight": 6.1}
-    more = {"granite": 2.3, "gpt-oss": 1.25}  # whose scores are smaller
+    more = {"granite": 2.3, "ernie4_5": 1.1, "mistral3": 0.75, "exaone4": 0.8, "gpt-oss": 1.25}  # whose scores are smaller, or larger
     return Variant({"seed": 13}, {f"blk.{layer}.{ending}": factor for ending, factor in factors.items()}, more)
 
 

@@ -12,6 +12,8 @@ from aprgraph.graph.families import FAMILIES, Family
 from aprgraph.graph.families.registry import find_family_of_class
 from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 
+_CAUSAL = "ForCausalLM"
+
 
 def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
     """The family of the class of transformers that a config.json names. Raises ModelError or UnsupportedModelError."""
@@ -21,7 +23,7 @@ def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
     if not isinstance(name, str):
         if not isinstance(kind, str):
             raise ModelError(f"{where}: names neither architectures nor model_type; expected the config.json of a model of transformers")
-        name = f"{_class_stem(kind)}ForCausalLM"
+        name = _class_of_kind(kind)
     family = find_family_of_class(name)
     if family is None:
         known = sorted(one for each in FAMILIES.values() for one in each.own_hf_classes())
@@ -56,12 +58,18 @@ def is_tied(config: Mapping[str, Any]) -> bool:
     return bool(text_config(config).get("tie_word_embeddings", default))
 
 
-def _class_stem(kind: str) -> str:
-    """How the names of a ``model_type``'s classes begin: ``Qwen2Moe`` of ``qwen2_moe``."""
-    return "".join(part.capitalize() for part in kind.removesuffix("_text").split("_"))
+def _class_of_kind(kind: str) -> str:
+    """The class of a ``model_type``: one of a family, such as ``SmolLM3ForCausalLM`` of ``smollm3``, or a name made of it."""
+    classes = (name for family in FAMILIES.values() for name in family.own_hf_classes())
+    usual = "".join(part.capitalize() for part in kind.split("_"))
+    return next((name for name in classes if name.endswith(_CAUSAL) and _stem(name) == _stem(kind)), usual + _CAUSAL)
 
 
 def _kind_of_class(name: str) -> str:
     """The ``model_type`` of a class by its name, "" for one that is not of this package."""
-    stem = name.removesuffix("ForCausalLM").removesuffix("ForConditionalGeneration")
-    return next((kind for kind in CLASS_DEFAULTS if _class_stem(kind) == stem), "")
+    return next((kind for kind in CLASS_DEFAULTS if _stem(kind) == _stem(name)), "")
+
+
+def _stem(name: str) -> str:
+    """What a class and its ``model_type`` are both called, in small letters: ``qwen2moe`` of ``qwen2_moe`` and ``Qwen2MoeForCausalLM``."""
+    return name.removesuffix(_CAUSAL).removesuffix("ForConditionalGeneration").removesuffix("_text").replace("_", "").lower()

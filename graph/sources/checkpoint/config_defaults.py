@@ -10,6 +10,7 @@ from typing import Any
 
 _GEMMA: dict[str, Any] = {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "sliding_window": 4096}
 _SMALL_EPS: dict[str, Any] = {"rms_norm_eps": 1e-6}
+_COHERE: dict[str, Any] = {"tie_word_embeddings": True, "layer_norm_eps": 1e-5, "max_position_embeddings": 8192, "logit_scale": 0.0625}
 
 CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "llama": _SMALL_EPS | {"max_position_embeddings": 2048},
@@ -38,12 +39,22 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                  "moe_intermediate_size": 1408, "norm_topk_prob": True},
     "gpt_oss": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 64,
                 "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4, "rope_theta": 150000.0},
+    "ministral3": {"max_position_embeddings": 262144, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 128},
+    "smollm3": _SMALL_EPS | {"tie_word_embeddings": True, "max_position_embeddings": 32768, "num_key_value_heads": 4, "rope_theta": 2e6},
+    "cohere": _COHERE | {"rope_theta": 500000.0},
+    "cohere2": _COHERE | {"sliding_window": 4096},
+    "exaone4": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "num_key_value_heads": 32, "sliding_window": 4096},
+    "seed_oss": _SMALL_EPS | {"max_position_embeddings": 524288, "num_key_value_heads": 8, "head_dim": 128},
+    "ernie4_5": {"tie_word_embeddings": True, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 2,
+                 "head_dim": 128, "rope_theta": 500000.0},
 }  # fmt: skip
 
 #: What `rope_parameters` is where there is none.
 CLASS_ROPE: Mapping[str, Mapping[str, Any]] = {
     "gpt_oss": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
                 "original_max_position_embeddings": 4096},
+    "ministral3": {"type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384, "beta_fast": 32.0,
+                   "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1},
 }  # fmt: skip
 
 #: The context before RoPE was stretched, of classes that have it beside the other sizes.
@@ -57,7 +68,7 @@ _HARMLESS = """
     architectures model_type transformers_version torch_dtype dtype _name_or_path name_or_path auto_map use_cache
     initializer_range attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop dropout classifier_dropout
     bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id
-    decoder_start_token_id tie_word_embeddings tie_encoder_decoder vocab_size attention_bias mlp_bias qkv_bias
+    decoder_start_token_id tie_word_embeddings tie_encoder_decoder vocab_size attention_bias mlp_bias qkv_bias use_bias
     pretraining_tp output_router_logits router_aux_loss_coef router_jitter_noise
     _attn_implementation attn_implementation _attn_implementation_autoset _flash_attn_2_enabled
     _experts_implementation experts_implementation return_dict output_attentions output_hidden_states id2label
@@ -67,7 +78,8 @@ _HARMLESS = """
     vision_start_token_id vision_end_token_id vision_token_id unsloth_version unsloth_fixed cache_implementation
     experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
-    top_p num_beams use_qk_norm repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
+    top_p num_beams repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
+    use_qk_norm residual_dropout model_max_length use_parallel_embedding layer_switch
 """
 HARMLESS = frozenset(_HARMLESS.split())
 
@@ -76,6 +88,9 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "decoder_sparse_step": (1,), "moe_layer_freq": (1,), "swiglu_limit": (7.0,), "swiglu_alpha": (1.702,), "n_group": (1,),
     "topk_group": (1,), "routed_scaling_factor": (1.0,), "attention_out_bias": (True,), "full_attn_mod": (1,), "interpolate_factor": (1,),
     "is_causal": (True,),
+    # What the code that came with Command R and Command A could be told, and the class does.
+    "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj",), "order_of_interleaved_layers": ("local_attn_first",),
+    "use_gated_activation": (True,), "use_parallel_block": (True,), "use_embedding_sharing": (True,),
 }  # fmt: skip
 
 #: What null says where the class of transformers then does without, and the family has a default.

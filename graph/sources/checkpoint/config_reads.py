@@ -23,15 +23,23 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "logits_scaling": ("granite",),
     "query_pre_attn_scalar": _GEMMA,
     "routed_scaling_factor": ("glm4_moe",),
-    "sliding_window": ("mistral", "mixtral", *_QWEN, *_GEMMA, "phi3", "olmo3", "gpt_oss"),
-    "use_sliding_window": _QWEN,
+    "sliding_window": (
+        "mistral", "mixtral", *_QWEN, *_GEMMA, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
+    ),
+    "use_sliding_window": (*_QWEN, "smollm3"),
+    "no_rope_layers": ("smollm3",),
+    "no_rope_layer_interval": ("smollm3",),
+    "use_qk_norm": ("cohere", "glm4_moe"),
     "use_bidirectional_attention": _GEMMA,
     "hidden_activation": _GEMMA,
-    "hidden_act": ("llama", "mistral", "mixtral", *_QWEN, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss"),
+    "hidden_act": (
+        "llama", "mistral", "mixtral", *_QWEN, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3", "smollm3",
+        "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5",
+    ),
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),
     "rope_local_base_freq": ("gemma3_text",),
-}
+}  # fmt: skip
 
 #: Classes that turn only a part of each head where `partial_rotary_factor` says so.
 PARTIAL_ROPE = ("phi3", "glm4", "glm4_moe")

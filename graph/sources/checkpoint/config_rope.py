@@ -29,7 +29,8 @@ _READ = {
     "longrope": ("factor", "long_factor", "short_factor", "original_max_position_embeddings", "attention_factor"),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }  # fmt: skip
-_IN_ALL = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+#: The context among them is that of the field outside, which is read.
+_IN_ALL = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "llama_4_scaling_beta", "max_position_embeddings")
 _ORIGINAL = "original_max_position_embeddings"
 #: Numbers outside are slips, and would overflow on the way to float32.
 _LEAST, _MOST = 1e-30, 1e30
@@ -142,6 +143,9 @@ class _Stretch:
         given = self._given
         kind = given.get("rope_type", given.get("type"))
         kind = "longrope" if kind == "su" else "default" if kind is None else kind
+        if (growth := self._read("llama_4_scaling_beta")) is not None:
+            self._put("attention.temperature_scale", growth, "llama_4_scaling_beta")
+            self._put("rope.scaling.original_context_length", self._original(), _ORIGINAL)
         if not isinstance(kind, str) or kind not in _READ:
             raise UnsupportedModelError(f"{self._where}: {self._prefix}.rope_type is {shown(kind)}; supported are {', '.join(_READ)}")
         if kind == "default":

@@ -20,7 +20,7 @@ _KINDS = {"full_attention": False, "sliding_attention": True}
 _WINDOW, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
 _PERIODS = ("sliding_window_pattern", "_sliding_window_pattern")
 #: Classes that give every layer the window, whatever `layer_types` says.
-_IN_ALL = ("mistral", "mixtral", "qwen3_moe", "phi3")
+_IN_ALL = ("mistral", "mixtral", "ministral3", "qwen3_moe", "phi3")
 #: Where there are no `layer_types`: classes in which layers have the window from `max_window_layers` on, and in which
 #: every second layer before `max_window_layers` has it.
 _FROM_A_LAYER_ON, _EVERY_SECOND = ("qwen2", "qwen3"), ("qwen2_moe",)
@@ -34,7 +34,7 @@ def translate_windows(config: Mapping[str, Any], kind: str, where: Path, *, has_
     UnsupportedModelError.
     """
     window = config.get("sliding_window")
-    has_switch = "use_sliding_window" in config or kind.startswith("qwen")
+    has_switch = "use_sliding_window" in config or kind.startswith(("qwen", "smollm3"))
     flags = _flags(config, kind, where)
     if (has_switch and not config.get("use_sliding_window")) or not window or (flags is not None and not any(flags)):
         return {_WINDOW: (0, "sliding_window")}
@@ -71,4 +71,14 @@ def _usual_flags(config: Mapping[str, Any], kind: str) -> Sequence[bool] | None:
         return [layer >= bound for layer in range(layers)]
     if kind in _EVERY_SECOND:
         return [layer % 2 == 0 and layer < bound for layer in range(layers)]
+    if kind == "smollm3":
+        return _without_rope(config, layers)
     return None
+
+
+def _without_rope(config: Mapping[str, Any], layers: int) -> Sequence[bool] | None:
+    """The layers of SmolLM3 that have no RoPE."""
+    has_rope, interval = config.get("no_rope_layers"), config.get("no_rope_layer_interval", 4)
+    if isinstance(has_rope, list) and len(has_rope) >= layers:
+        return [not one for one in has_rope[:layers]]
+    return [(layer + 1) % interval == 0 for layer in range(layers)] if type(interval) is int and interval > 0 else None

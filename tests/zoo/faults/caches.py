@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from tests.zoo.faults.places import each_layer
+from tests.zoo.faults.places import each_layer, having
 from tests.zoo.planting import Call, Fault
 from tests.zoo.subjects import STEPS, TOKENS
 
@@ -77,7 +77,7 @@ FAULTS = (
         "keys cached before RoPE",
         "graph",
         "Decoded steps leave keys in the cache that were not rotated.",
-        each_layer({"k_cache": _before_rope}, "attn_scores", steps=_DECODED),
+        each_layer({"k_cache": _before_rope}, "attn_scores", when=having("k_post_rope"), steps=_DECODED),
         variants=("generating",),
     ),
     Fault(

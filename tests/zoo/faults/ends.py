@@ -99,7 +99,7 @@ FAULTS = (
     Fault(
         "scale of the logits forgotten",
         "graph",
-        "The logits are not divided by their scale.",
+        "The logits are not divided, or multiplied, by their scale.",
         where(lambda subject: subject.graph["lm_head"].op == "scale", once({"lm_head": left_out}, "lm_head")),
     ),
     Fault(

@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from aprgraph.graph.ops import Array
 from tests.zoo.faults.patches import left_out, reading, with_attrs
-from tests.zoo.faults.places import Sites, each_layer, either, having
+from tests.zoo.faults.places import Sites, each_layer, either, having, where
 from tests.zoo.planting import Call, Fault, Patch, Site
 from tests.zoo.subjects import Subject
 
 
 def _each_norm(patch: Patch) -> Sites:
-    """The norm of attention in the first and the last layer, that of the FFN in the middle one: before it, or behind where none is before."""
+    """The norm of attention in the first and the last layer, that of the FFN in the middle one: before it, or behind where none is before.
+
+    Where one norm serves both, it in all three.
+    """
 
     def sites(subject: Subject) -> list[Site]:
         def of(*names: str) -> list[Site]:
             return [*either(*(each_layer({name: patch}, name) for name in names))(subject)]
 
         attention, ffn = of("attn_norm", "attn_post_norm"), of("ffn_norm", "ffn_post_norm")
-        return [attention[0], ffn[1], attention[2]]
+        return [attention[0], (ffn or attention)[1], attention[2]]
 
     return sites
 
 
 def _centred(call: Call) -> Array:
     return np.asarray(call.operands[0] - call.operands[0].mean(axis=1, keepdims=True))
+
+
+def _has_norms(op: str) -> Callable[[Subject], bool]:
+    """Whether the model's norms are ``op``."""
+    return lambda subject: subject.graph["final_norm"].op == op
+
+
+def _without_the_mean(call: Call) -> Array:
+    """The root mean square of what is not centred, and no bias."""
+    return call.compute_as("rms_norm", call.operands[:2], **call.node.attrs)
+
+
+def _normalised_before(call: Call) -> Array:
+    """The hidden state after the norm that belongs behind attention."""
+    weight = call.subject.weight(f"blk.{call.node.layer}.post_attention_norm.weight")
+    return call.compute_as("rms_norm", [call.operands[0], weight], eps=call.subject.model.family.eps, groups=1)
+
+
+def _behind_attention(call: Call) -> Array:
+    """What the FFN of a model reads whose FFN comes after attention: the norm of their sum, by the one norm there is."""
+    graph = call.subject.graph
+    norm = graph[f"layer{call.node.layer}.attn_norm"]
+    x, *names = graph.operand_names(norm.name)
+    state = call.values[x] + call.near("attn_out")
+    return call.compute_as(norm.op, [state, *map(call.subject.weight, names)], **norm.attrs)
+
+
+def _stands_beside(subject: Subject, layer: int) -> bool:
+    """Whether attention and FFN of the layer read the same norm."""
+    return f"layer{layer}.parallel_sum" in subject.graph
 
 
 def _over_the_row(call: Call) -> Array:
@@ -88,7 +123,18 @@ FAULTS = (
         variants=("faint",),
         seen="ggml-org/llama.cpp#2373",
     ),
-    Fault("LayerNorm for RMSNorm", "kernel", "The mean is subtracted before the norm.", _each_norm(reading(0, _centred))),
+    Fault(
+        "LayerNorm for RMSNorm",
+        "kernel",
+        "The mean is subtracted before the norm.",
+        where(_has_norms("rms_norm"), _each_norm(reading(0, _centred))),
+    ),
+    Fault(
+        "RMSNorm for LayerNorm",
+        "kernel",
+        "The mean is not subtracted before the norm.",
+        where(_has_norms("layer_norm"), _each_norm(_without_the_mean)),
+    ),
     Fault(
         "1 + weight twice",
         "weights",
@@ -139,6 +185,23 @@ FAULTS = (
         "graph",
         "The attention's output is added to the hidden state without its scale.",
         each_layer({"attn_out_scaled": left_out}, "post_attn_residual"),
+    ),
+    Fault(
+        "norm before attention in place of behind",
+        "graph",
+        "Attention reads a normalised hidden state, and what it gives is added as it is.",
+        each_layer(
+            {"qkv_matmul": reading(0, _normalised_before), "attn_post_norm": left_out},
+            "qkv_matmul",
+            "attn_post_norm",
+            when=lambda subject, layer: f"layer{layer}.attn_norm" not in subject.graph,
+        ),
+    ),
+    Fault(
+        "FFN behind attention",
+        "graph",
+        "The FFN reads the norm of the hidden state to which attention has been added, where both read the same.",
+        each_layer(dict.fromkeys(("ffn_gate", "ffn_up"), reading(0, _behind_attention)), "ffn_gate", "ffn_up", when=_stands_beside),
     ),
     Fault(
         "FFN beside attention",

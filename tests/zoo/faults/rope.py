@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from tests.zoo.faults.patches import reading, with_attrs
-from tests.zoo.faults.places import Sites, each_layer, each_layer_weight, either, once, where
+from tests.zoo.faults.patches import left_out, reading, with_attrs
+from tests.zoo.faults.places import Sites, each_layer, each_layer_weight, either, having, once, where
 from tests.zoo.planting import Call, Fault, Misreading, Patch, Stored
 from tests.zoo.subjects import STEPS, Subject
 
@@ -27,6 +27,24 @@ def _other_pairing(call: Call) -> Array:
 def _not_rotated(call: Call) -> Array:
     start = call.node.attr_int("start")
     return call.operands[0][:, start : start + call.node.attr_int("heads") * call.node.attr_int("head_size")]
+
+
+def _rotated(call: Call) -> Array:
+    """Scores of q and k after RoPE."""
+    q, k = call.operands
+    heads, kv_heads = call.node.attr_int("heads"), call.node.attr_int("kv_heads")
+    turned = [
+        call.compute_as(
+            "rope", [x, call.values["rope_angles"]], heads=count, head_size=x.shape[1] // count, start=0,
+            pairing=call.subject.model.family.row_order,
+        )
+        for x, count in ((q, heads), (k, kv_heads))
+    ]  # fmt: skip
+    return call.compute(turned)
+
+
+def _is_without_rope(subject: Subject, layer: int) -> bool:
+    return f"layer{layer}.q_post_rope" not in subject.graph and "rope_angles" in subject.graph
 
 
 def _other_direction(call: Call) -> Array:
@@ -72,9 +90,11 @@ def _reordered(stored: Stored, reorder: Callable[[Array], Array]) -> Array:
 
 
 def _q_and_k(misreading: Misreading) -> Sites:
+    """Rows of q and k are misread in layers with RoPE: without it, an order that both have changes nothing behind them."""
+    turned = having("q_post_rope")
     return either(
-        each_layer_weight(("attn_q.weight", "attn_k.weight"), misreading, "qkv_matmul"),
-        each_layer_weight(("attn_qkv.weight",), misreading, "qkv_matmul"),
+        each_layer_weight(("attn_q.weight", "attn_k.weight"), misreading, "qkv_matmul", when=turned),
+        each_layer_weight(("attn_qkv.weight",), misreading, "qkv_matmul", when=turned),
     )
 
 
@@ -117,6 +137,25 @@ FAULTS = (
         "RoPE pairs (i, i + D/2) where the file has (2i, 2i + 1), or the reverse.",
         _each_rotation(_other_pairing),
         seen="vllm-project/vllm-metal#480",
+    ),
+    Fault(
+        "RoPE in a layer without it",
+        "graph",
+        "q and k are rotated in a layer that has no RoPE (NoPE).",
+        each_layer({"attn_scores": _rotated}, "attn_scores", when=_is_without_rope),
+        seen="vllm-project/vllm#23918",
+    ),
+    Fault(
+        "query temperature forgotten",
+        "graph",
+        "Queries beyond the original context are not scaled by their position.",
+        each_layer({"q_scaled": left_out}, "attn_scores"),
+    ),
+    Fault(
+        "query temperature from 1",
+        "graph",
+        "The temperature of queries counts positions from 1, as in Llama 4.",
+        once({"query_temperature": _shifted(1)}, "attn_scores"),
     ),
     Fault("RoPE forgotten on k", "graph", "k is not rotated.", each_layer({"k_post_rope": _not_rotated}, "k_post_rope")),
     Fault("RoPE the other way", "kernel", "q and k are turned by the negative angle.", _each_rotation(reading(1, _other_direction))),

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.zoo.suite import PAGE, FamilyTests
+from tests.zoo.suite import PAGE, FaultTests
 from tests.zoo.table import parse_rows, parse_sections
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "fault" in metafunc.fixturenames and metafunc.cls is not None and issubclass(metafunc.cls, FamilyTests):
-        section = parse_sections(PAGE.read_text(encoding="utf-8")).get(metafunc.cls.family, "")
-        metafunc.parametrize("fault", [row.fault for row in parse_rows(section)])
+    if "fault" in metafunc.fixturenames and metafunc.cls is not None and issubclass(metafunc.cls, FaultTests):
+        sections = parse_sections(PAGE.read_text(encoding="utf-8"))
+        family, every = metafunc.cls.family, metafunc.cls.every
+        # Others in the next family.
+        first = list(sections).index(family) % every if family in sections else 0
+        metafunc.parametrize("fault", [row.fault for row in parse_rows(sections.get(family, ""))][first::every])

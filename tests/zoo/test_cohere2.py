@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.zoo.suite import FamilyTests
+from tests.zoo.suite import FaultTests
 
 
-class TestCohere2(FamilyTests):
+class TestCohere2(FaultTests):
     family = "cohere2"

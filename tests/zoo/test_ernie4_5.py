@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.zoo.suite import FamilyTests
+from tests.zoo.suite import FaultTests
 
 
-class TestErnie45(FamilyTests):
+class TestErnie45(FaultTests):
     family = "ernie4_5"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.zoo.suite import FamilyTests
+from tests.zoo.suite import FaultTests
 
 
-class TestExaone4(FamilyTests):
+class TestExaone4(FaultTests):
     family = "exaone4"

@@ -6,11 +6,12 @@ its ids are NaN, and so is all that follows from them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from aprgraph.graph.ir import TensorType
+from aprgraph.graph.ir import Attr, TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
 from aprgraph.graph.ops.traits import Traits
 
@@ -18,17 +19,59 @@ from aprgraph.graph.ops.traits import Traits
 GATINGS = ("softmax", "sigmoid")
 
 
+@dataclass(frozen=True)
+class Groups:
+    """Experts in ``count`` groups of neighbours: those of the ``used`` best groups can be chosen.
+
+    A group is as good as the sum of its ``best`` largest scores. One group is none.
+    """
+
+    count: int = 1
+    used: int = 1
+    best: int = 1
+
+
+#: What an attribute of top_k is that a graph does not name.
+_GROUP_DEFAULTS: Mapping[str, Attr] = {"groups": 1, "used_groups": 1, "best_of_group": 1}
+
+
+def groups_of(attrs: Attrs) -> Groups:
+    """The groups of a top_k with the attributes ``attrs``."""
+    whole = {**_GROUP_DEFAULTS, **attrs}
+    return Groups(*(integer(whole, name) for name in _GROUP_DEFAULTS))
+
+
+def group_scores(scores: Array, groups: Groups) -> Array:
+    """How good each group is: of scores [..., X], [..., groups]."""
+    by_group = scores.reshape(*scores.shape[:-1], groups.count, -1)
+    return np.asarray(-np.sort(-by_group, axis=-1)[..., : groups.best].sum(axis=-1))
+
+
+def usable(scores: Array, groups: Groups) -> Array:
+    """Whether each expert is of a group that is used: of scores [..., X], bool [..., X]. Of equal groups the lower number counts."""
+    order = np.argsort(-group_scores(scores, groups), axis=-1, kind="stable")
+    used = np.zeros(order.shape, bool)
+    np.put_along_axis(used, order[..., : groups.used], True, axis=-1)
+    return np.repeat(used, scores.shape[-1] // groups.count, axis=-1)
+
+
 def _top_k(types: Types, attrs: Attrs) -> TensorType:
-    rows, experts = activation(2, types[0], "scores")
-    k = integer(attrs, "k")
-    require(1 <= k <= width(experts, "experts"), f"k is {k}, but the scores are {types[0]}")
+    rows, columns = activation(2, types[0], "scores")
+    k, experts, groups = integer(attrs, "k"), width(columns, "experts"), groups_of(attrs)
+    require(1 <= k <= experts, f"k is {k}, but the scores are {types[0]}")
+    require(groups.count >= 1 and experts % groups.count == 0, f"{experts} experts do not divide into {groups.count} groups")
+    require(1 <= groups.used <= groups.count, f"used_groups is {groups.used}, expected 1 to {groups.count}")
+    size = experts // groups.count
+    require(groups.best in (1, 2) and groups.best <= size, f"best_of_group is {groups.best}, expected 1 or 2, of {size} experts")
+    require(k <= groups.used * size, f"k is {k}, but {groups.used} groups have {groups.used * size} experts")
     return TensorType("f32", (rows, k))
 
 
 def _top_k_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
-    scores = operands[0]
+    scores, groups = operands[0], groups_of(attrs)
     # Stable, so that of equal scores the lower id comes first.
-    ids = np.argsort(-scores, axis=-1, kind="stable")[:, : integer(attrs, "k")].astype(np.float64)
+    order = np.argsort(-scores, axis=-1, kind="stable") if groups.count == 1 else np.lexsort((-scores, ~usable(scores, groups)), axis=-1)
+    ids = order[:, : integer(attrs, "k")].astype(np.float64)
     ids[np.isnan(scores).any(axis=-1)] = np.nan
     return ids
 
@@ -36,11 +79,13 @@ def _top_k_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
 TOP_K = Op(
     "top_k",
     "Ids of the k largest scores of each row, largest first, the lower id first where scores are equal; NaN throughout a row that "
-    "holds a NaN: [n, X] -> [n, k].",
+    "holds a NaN. With `groups` of neighbours, only those of the `used_groups` best can be chosen, a group being as good as the sum of "
+    "its `best_of_group` largest scores (DeepSeek-V2, arXiv:2405.04434; V3, arXiv:2412.19437): [n, X] -> [n, k].",
     ("scores",),
     infer=_top_k,
     reference=_top_k_reference,
-    attrs={"k": int},
+    attrs={"k": int, "groups": int, "used_groups": int, "best_of_group": int},
+    defaults=_GROUP_DEFAULTS,
     traits=Traits(chooses=True, is_rowwise=True),
 )
 

@@ -21,7 +21,8 @@ from aprgraph.codegen.kernels.cuda.emitter import (
     sync_block,
 )
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, is_nan
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64, is_nan
+from aprgraph.graph.ops.router import Groups, groups_of
 
 _NAN = float("nan")
 
@@ -39,12 +40,13 @@ def top_k(request: KernelRequest) -> Any:
 
     A warp for each row. By selection: the best of those that come after the one chosen last, k times.
     """
-    experts, k = int(request.operands[0].dims[1]), request.attr_int("k")
+    experts, k, groups = int(request.operands[0].dims[1]), request.attr_int("k"), groups_of(request.attrs)
 
     def emit(parameters: Parameters) -> None:
         scores = parameters.buffer("scores", ("n", experts), "float32")
         out = parameters.buffer("out", ("n", k), "float32")
         with launch(parameters.size("n"), WARP) as (p, lane):
+            used = _used_groups(scores, p, lane, experts, groups) if groups.count > 1 else None
             mine = registers(-(-experts // WARP))
             last, best, other = registers(1), registers(1), registers(1)
             last_id, best_id, other_id = (registers(1, "int32") for _ in range(3))
@@ -67,7 +69,10 @@ def top_k(request: KernelRequest) -> Any:
                     score, index = get(mine, number), T.Cast("int32", expert)
                     later = T.Or(score < get(last), T.And(score == get(last), index > get(last_id)))
                     better = T.Or(get(best_id) < 0, score > get(best))
-                    with T.If(T.And(later, better)), T.Then():
+                    wanted = T.And(later, better)
+                    if used is not None:
+                        wanted = T.And(wanted, used[T.floordiv(expert, i64(experts // groups.count))] > 0)
+                    with T.If(wanted), T.Then():
                         put(best, score)
                         put(best_id, index)
 
@@ -87,6 +92,34 @@ def top_k(request: KernelRequest) -> Any:
                     assign(out, T.Select(get(votes) != T.uint32(0), f32(_NAN), chosen), [p, choice])
 
     return build_function(request.symbol, emit)
+
+
+def _used_groups(scores: Buffer, p: Expr, lane: Expr, experts: int, groups: Groups) -> Buffer:
+    """For each group of experts, 1 if it is among those that position ``p`` uses, else 0. A lane has a group."""
+    size, values, used = experts // groups.count, shared(groups.count), shared(groups.count, dtype="int32")
+    first, second, rank = registers(1), registers(1), registers(1, "int32")
+
+    def value(_number: int, group: Expr) -> None:
+        put(first, f32(float("-inf")))
+        put(second, f32(float("-inf")))
+        with T.serial(i64(0), i64(size)) as index:
+            score = scores[p, group * size + index]
+            put(second, T.Select(score > get(first), get(first), T.Select(score > get(second), score, get(second))))
+            put(first, T.Select(score > get(first), score, get(first)))
+        assign(values, get(first) + get(second) if groups.best == 2 else get(first), [group])
+
+    def rank_of(_number: int, group: Expr) -> None:
+        put(rank, T.int32(0))
+        with T.serial(i64(0), i64(groups.count)) as other:
+            before = T.Or(values[other] > values[group], T.And(values[other] == values[group], other < group))
+            put(rank, get(rank) + T.Select(before, T.int32(1), T.int32(0)))
+        assign(used, T.Select(get(rank) < groups.used, T.int32(1), T.int32(0)), [group])
+
+    _each_of(groups.count, lane, value)
+    sync_block()
+    _each_of(groups.count, lane, rank_of)
+    sync_block()
+    return used
 
 
 def router_weights(request: KernelRequest) -> Any:

@@ -41,6 +41,22 @@ def test_the_largest_scores_are_chosen_and_ties_go_to_the_lower_id(cpu: Cpu) -> 
         assert np.isnan(ids[6]).all()
 
 
+@pytest.mark.parametrize("best", [1, 2])
+def test_experts_come_from_the_best_groups(best: int) -> None:
+    scores = activations(40, 12)
+    scores[1:20] = RNG.integers(0, 3, (19, 12))  # ties, of groups too
+    scores[20] = -np.inf
+    scores[21, 7] = np.nan
+    what = request("top_k", [f32("n", 12)], k=4, groups=4, used_groups=2, best_of_group=best)
+    ids = run(what, [scores], (40, 4), RUNNABLE[-1])
+    np.testing.assert_array_equal(ids, reference(what, [scores]))
+    by_group = np.sort(scores.reshape(40, 4, 3), axis=-1)[..., -best:].sum(axis=-1)
+    for row in {*range(40)} - {21}:
+        used = {int(expert) // 3 for expert in ids[row]}
+        assert min(by_group[row][list(used)]) >= sorted(by_group[row])[2 if len(used) == 2 else 3]
+    assert np.isnan(ids[21]).all()
+
+
 @each_cpu
 @pytest.mark.parametrize(("normalise", "more"), [(False, {}), (True, {}), (True, {"gating": "sigmoid"})])
 def test_weights_of_the_chosen_experts(normalise: bool, more: dict[str, str], cpu: Cpu) -> None:

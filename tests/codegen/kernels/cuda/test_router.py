@@ -24,6 +24,7 @@ def choices(n: int, k: int, experts: int) -> np.ndarray:
 
 
 TOP_K = {(experts, k): request("top_k", [f32("n", experts)], k=k) for experts, k in ((8, 1), (8, 2), (8, 8), (33, 2), (130, 8))}
+GROUPS = {best: request("top_k", [f32("n", 80)], k=4, groups=40, used_groups=3, best_of_group=best) for best in (1, 2)}
 SCALES = {
     (experts, k, normalise, scale, *gating): request(
         "router_weights",
@@ -71,6 +72,14 @@ def test_the_largest_scores_are_chosen_and_ties_go_to_the_lower_id(experts: int,
     assert not np.isnan(np.delete(ids, [6, 8], axis=0)).any()
     for row in (0, 2, 6):
         assert kernels.run(what, [scores[row : row + 1].copy()], (1, k)).tobytes() == ids[row].tobytes()
+
+
+@pytest.mark.parametrize("best", GROUPS)
+def test_experts_come_from_the_best_groups(best: int, kernels: CudaKernels) -> None:
+    scores = activations(33, 80)
+    scores[1:20] = RNG.integers(0, 3, (19, 80))
+    scores[21, 7] = np.nan
+    np.testing.assert_array_equal(kernels.run(GROUPS[best], [scores], (33, 4)), reference(GROUPS[best], [scores]))
 
 
 @pytest.mark.parametrize("case", SCALES)

@@ -143,6 +143,10 @@ class GraphBuilder:
         assert isinstance(columns, int)
         return columns
 
+    def heads(self, name: str, value: str, count: int, size: int, *, start: int = 0) -> Heads:
+        """The columns of the node ``value`` from ``start`` on as heads. ``name`` is what they are, "q", "k" or "v"."""
+        return Heads(value, start, count, size, name)
+
     def columns(self, x: Heads) -> str:
         """A node that holds the heads ``x`` and nothing else."""
         if x.start == 0 and self.width(x.value) == x.columns:
@@ -224,18 +228,20 @@ class GraphBuilder:
         """The embedding of each token times ``scale``. The stage counts as one of layer 0."""
         return self._add(f"layer0.{stage}", "embed", ("tokens", table), {"scale": scale}, stage, 0)
 
-    def norm(self, stage: str, x: str | Heads) -> str:
-        """The family's norm over whole rows; of heads, over all heads of a position together."""
+    def norm(self, stage: str, x: str | Heads, *, eps: float | None = None) -> str:
+        """The family's norm over whole rows; of heads, over all heads of a position together. ``eps``: if not the family's."""
         _require_stage(stage)
         node = self.columns(x) if isinstance(x, Heads) else x
-        return self._normalise(stage, node, (self.width(node),), groups=1, needs_bias=self.family.norm_bias)
+        return self._normalise(stage, node, (self.width(node),), groups=1, needs_bias=self.family.norm_bias, eps=eps)
 
-    def _normalise(self, stage: str, x: str, dims: tuple[int, ...], *, groups: int, needs_bias: bool = False) -> str:
+    def _normalise(
+        self, stage: str, x: str, dims: tuple[int, ...], *, groups: int, needs_bias: bool = False, eps: float | None = None
+    ) -> str:
         """An RMSNorm or LayerNorm over each of ``groups`` parts of a row, by a weight of ``dims``; LayerNorms may have a bias."""
         weights = [self.weight(stage, *dims)]
         if self.family.norm_op == "layer_norm" and (needs_bias or self.has(stage, "bias")):
             weights.append(self.weight(stage, *dims, what="bias"))
-        return self.apply(stage, self.family.norm_op, x, *weights, eps=self.family.eps, groups=groups)
+        return self.apply(stage, self.family.norm_op, x, *weights, eps=self.family.eps if eps is None else eps, groups=groups)
 
     def linear(self, stage: str, x: str, rows: int, *, slot: str | None = None, bias: bool = True) -> str:
         """A matrix product with the weight of ``slot`` (default: the stage's name), of ``rows`` output features.
@@ -303,9 +309,9 @@ class GraphBuilder:
             base=rope.base, dims=rope.dims, scale=rope.scale, ramp_start=start, ramp_end=end, magnitude=rope.magnitude,
         )  # fmt: skip
 
-    def rope(self, x: Heads, angles: str, pairing: Order) -> Heads:
-        """RoPE on heads of q or k: the stage `q_post_rope` or `k_post_rope`."""
-        stage = f"{x.name}_post_rope"
+    def rope(self, x: Heads, angles: str, pairing: Order, *, stage: str | None = None) -> Heads:
+        """RoPE on heads of q or k: the stage `q_post_rope` or `k_post_rope`, or another."""
+        stage = stage or f"{x.name}_post_rope"
         y = self.apply(stage, "rope", x.value, angles, heads=x.count, head_size=x.size, start=x.start, pairing=pairing)
         return Heads(y, 0, x.count, x.size, x.name)
 
@@ -345,26 +351,29 @@ class GraphBuilder:
         self,
         q: Heads,
         k: Heads,
-        v: Heads,
+        v: Heads | int,
         *,
         scale: float,
         window: int = 0,
         causal: bool = True,
         cap: float = 0.0,
         sinks: str | None = None,
+        stage: str = "attention",
     ) -> str:
-        """The stages `attn_scores`, `attn_softmax` and `attention`. k and v are appended to the KV cache first.
+        """The stages `attn_scores`, `attn_softmax` and ``stage``. k and v are appended to the KV cache first.
 
-        ``cap`` is the limit of a soft cap on the scores (0: none). ``sinks`` is a weight [H]: one more score for each
-        head, which takes part in the softmax and has no value.
+        ``v`` may be a number: the heads of v are then that many elements of the heads of k, the first ones. ``cap`` is
+        the limit of a soft cap on the scores (0: none). ``sinks`` is a weight [H]: one more score for each head, which
+        takes part in the softmax and has no value.
         """
-        values = self.columns(v)
-        keys = self.inner("k_cache", "cache", k)
-        values = self.inner("v_cache", "cache", values)
+        own = None if isinstance(v, int) else self.columns(v)
+        keys = self.inner("k_cache" if own else "kv_cache", "cache", k)
+        values = self.inner("v_cache", "cache", own) if own else keys
         mask: dict[str, Attr] = {"window": window, "causal": causal}
         scores = self.apply("attn_scores", "attn_scores", q, keys, heads=q.count, kv_heads=k.count, scale=scale, cap=cap, **mask)
         softmax = self.apply("attn_softmax", "attn_softmax", scores, *([sinks] if sinks else []), **mask)
-        return self.apply("attention", "attn_mix", softmax, values, kv_heads=v.count, **mask)
+        mix: dict[str, Attr] = {"kv_heads": k.count, "value_size": v} if isinstance(v, int) else {"kv_heads": v.count}
+        return self.apply(stage, "attn_mix", softmax, values, **mix, **mask)
 
 
 def _op(name: str) -> Op:

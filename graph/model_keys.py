@@ -60,7 +60,7 @@ _MASK = ("attn_scores", "attn_softmax", "attn_mix", "attention")
 _ANGLES = ("rope_angles",)
 _OFF: tuple[object, ...] = (0, False)
 #: Families whose routers llama.cpp reads from the file.
-_FREE_ROUTERS = ("glm4moe",)
+_FREE_ROUTERS = ("glm4moe", "deepseek2")
 _NOT_READ = "llama.cpp does not read it in this family"
 
 _READ = (
@@ -73,7 +73,15 @@ _READ = (
     ModelKey("attention.head_count_kv", "the number of KV heads", _HEADS),
     ModelKey("attention.key_length", "the size of a head of q and k", _HEADS),
     ModelKey("attention.value_length", "the size of a head of v", ("attn_mix", "attention")),
-    ModelKey("attention.layer_norm_rms_epsilon", "the epsilon of the RMSNorms", ("rms_norm",)),
+    ModelKey("attention.q_lora_rank", "the size of the latent of queries", neutral=(0,)),
+    ModelKey("attention.kv_lora_rank", "the size of the latent of keys and values", ("attn_mix", "attention", "head_linear"), neutral=(0,)),
+    ModelKey("attention.key_length_mla", "the size of a head of q and k, where that in the cache is another", _HEADS, neutral=(0,)),
+    ModelKey("attention.value_length_mla", "the size of a head of v, where that in the cache is another", ("head_linear",), neutral=(0,)),
+    ModelKey(
+        "attention.layer_norm_rms_epsilon", "the epsilon of the RMSNorms", ("rms_norm",),
+        llama_cpp="llama.cpp takes it for the norms of latents too, where the original takes 1e-06", llama_cpp_in=("deepseek2",),
+        llama_cpp_takes=1e-6,
+    ),
     ModelKey(
         "attention.layer_norm_epsilon", "the epsilon of LayerNorms", ("layer_norm",),
         unapplied="the norms of this family are RMSNorms, whose epsilon has a key of its own",
@@ -141,7 +149,7 @@ _READ = (
     ),
     ModelKey(
         "rope.scaling.yarn_log_multiplier", "a part of YaRN's factor of the cosines and sines", _ANGLES, neutral=(0,), matters=with_yarn,
-        llama_cpp=_NOT_READ,
+        llama_cpp=_NOT_READ, llama_cpp_reads_in=("deepseek2",),
     ),
     ModelKey("expert_count", "the number of experts", neutral=(0,)),
     ModelKey("expert_used_count", "how many experts a position uses", ("top_k",), matters=with_experts),
@@ -157,6 +165,12 @@ _READ = (
     ),
     ModelKey("expert_gating_func", "how scores of experts become weights", ("router_weights",), neutral=(0, 1), matters=with_experts,
              llama_cpp=f"{_NOT_READ}, and takes the softmax", llama_cpp_reads_in=_FREE_ROUTERS),
+    ModelKey(
+        "expert_group_count", "into how many groups experts are divided", ("top_k",), neutral=(0, 1), matters=with_experts,
+        llama_cpp="llama.cpp takes groups by their two best experts, also where the original takes them by the best (V2)",
+        llama_cpp_in=("deepseek2",),
+    ),
+    ModelKey("expert_group_used_count", "from how many groups experts are chosen", ("top_k",), matters=with_expert_groups),
     ModelKey("expert_shared_count", "the number of shared experts", neutral=_OFF, matters=without_shared_expert),
     ModelKey("leading_dense_block_count", "how many layers come before those with experts", neutral=_OFF, matters=with_experts),
 )  # fmt: skip
@@ -193,9 +207,9 @@ _NEVER_READ = (
     *(
         ModelKey(name, "another attention", neutral=_OFF)
         for name in (
-            "attention.q_lora_rank", "attention.kv_lora_rank", "attention.decay_lora_rank", "attention.iclr_lora_rank",
+            "attention.decay_lora_rank", "attention.iclr_lora_rank",
             "attention.value_residual_mix_lora_rank", "attention.gate_lora_rank", "attention.output_lora_rank",
-            "attention.relative_buckets_count", "attention.key_length_mla", "attention.value_length_mla", "attention.shared_kv_layers",
+            "attention.relative_buckets_count", "attention.shared_kv_layers",
             "attention.output_group_count", "attention.indexer.head_count", "attention.indexer.key_length", "attention.indexer.top_k",
             "attention.compress_rope_freq_base", "attention.compress_ratios", "attention.recurrent_layers", "full_attention_interval",
         )
@@ -213,8 +227,6 @@ _NEVER_READ = (
     ModelKey(
         "rope.scaling.yarn_attn_factor", "what RoPE's cosines and sines are multiplied by", neutral=(1,), matters=with_another_magnitude
     ),
-    ModelKey("expert_group_count", "into how many groups experts are divided", neutral=(0, 1), matters=with_experts),
-    ModelKey("expert_group_used_count", "from how many groups experts are chosen", matters=with_expert_groups),
     ModelKey("expert_group_scale", "what groups of experts are multiplied by", neutral=(0, 1), matters=with_experts),
     ModelKey("experts_per_group", "how many experts a group has", neutral=(0, 1), matters=with_experts),
     ModelKey("expert_chunk_feed_forward_length", "another kind of expert", neutral=_OFF, matters=with_experts),

@@ -25,6 +25,8 @@ SMALL_NUMBERS: Mapping[str, int | float] = {
     "feed_forward_length": 96,
     "attention.head_count": 4,
     "attention.head_count_kv": 2,
+    "attention.kv_lora_rank": 32,
+    "rope.dimension_count": 8,
     "attention.layer_norm_rms_epsilon": 1e-5,
     "attention.layer_norm_epsilon": 1e-5,
     "expert_count": 8,

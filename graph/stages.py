@@ -4,7 +4,9 @@ The names, their order and the file layout are shared with the Rust tool ``apr``
 ``apr diff --values``), except for the stages marked as this project's additions.
 
 Dimension letters: n = positions in this pass, t = positions attended to, H = query heads, K = KV heads, D = head size,
-E = hidden size, F = FFN size, V = vocabulary, X = experts, k = experts used per position.
+E = hidden size, F = FFN size, V = vocabulary, X = experts, k = experts used per position. In multi-head latent attention
+(DeepSeek-V2, arXiv:2405.04434) L = size of the latent that keys and values are made of, M = size of that of queries,
+R = elements of a head of q and k that RoPE turns, N = the others, D = head size of v.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from aprgraph.graph.errors import AprgraphError, shown
 #: What a stage may be called: its files and `--taps` bear the name.
 _NAME = re.compile(r"[a-z][a-z_]*")
 #: A dimension: the letters of the module docstring, and what is computed of them.
-_DIM = re.compile(r"[ntHKDEFVXk0-9()+*]+")
+_DIM = re.compile(r"[ntHKDEFVXkLMRN0-9()+*]+")
 
 
 class StageKind(Enum):
@@ -58,6 +60,8 @@ class Stage:
     optional: bool = False
     #: Which kind of feed-forward network it belongs to.
     network: Literal["dense", "experts"] | None = None
+    #: Whether models with multi-head latent attention have it, and no others.
+    latent: bool = False
     #: Those of ``reads`` that earlier passes left too: the keys and values of a KV cache.
     recalls: tuple[str, ...] = ()
     #: Whether it is a sum, whose terms may cancel.
@@ -102,12 +106,33 @@ STAGES: list[Stage] = [
           ("qkv_bias",), addition=True, optional=True),
     Stage("q_post_rope", ("n", "H*D"), _K.ROPE, "q after RoPE", ("q_norm",)),
     Stage("k_post_rope", ("n", "K*D"), _K.ROPE, "k after RoPE", ("k_norm",)),
+    Stage("q_a", ("n", "M"), _K.MATMUL, "latent of the queries, where they have one",
+          ("attn_norm",), addition=True, optional=True, latent=True),
+    Stage("q_a_norm", ("n", "M"), _K.NORM, "latent of the queries after its norm",
+          ("q_a",), addition=True, optional=True, latent=True),
+    Stage("q_matmul", ("n", "H*(N+R)"), _K.MATMUL, "q, from its latent or from the hidden state; RoPE turns the last R elements of a head",
+          ("q_a_norm",), addition=True, optional=True, latent=True),
+    Stage("q_pe", ("n", "H*R"), _K.ROPE, "the last R elements of each head of q after RoPE",
+          ("q_matmul",), addition=True, optional=True, latent=True),
+    Stage("kv_a", ("n", "L+R"), _K.MATMUL, "latent of k and v, and beside it what RoPE turns of k, which all heads share",
+          ("attn_norm",), addition=True, optional=True, latent=True),
+    Stage("kv_a_norm", ("n", "L"), _K.NORM, "latent of k and v after its norm",
+          ("kv_a",), addition=True, optional=True, latent=True),
+    Stage("k_pe", ("n", "R"), _K.ROPE, "the part of k that all heads share, after RoPE",
+          ("kv_a",), addition=True, optional=True, latent=True),
+    Stage("kv_b", ("n", "H*(N+D)"), _K.MATMUL, "of each head k without its shared part, then v; where these are computed",
+          ("kv_a_norm",), addition=True, optional=True, latent=True),
+    Stage("q_absorbed", ("n", "H*L"), _K.MATMUL, "the first N elements of each head of q times its matrix of k, where q meets the latent",
+          ("q_matmul",), addition=True, optional=True, latent=True),
     Stage("attn_scores", ("H", "n", "t"), _K.MATMUL, "scaled q·k before the softmax, 0 at masked positions",
-          ("q_post_rope", "k_post_rope"), recalls=("k_post_rope",), quantisable=False, is_masked=True),
+          ("q_post_rope", "k_post_rope", "q_matmul", "q_pe", "q_absorbed", "kv_a_norm", "kv_b", "k_pe"),
+          recalls=("k_post_rope", "kv_a_norm", "kv_b", "k_pe"), quantisable=False, is_masked=True),
     Stage("attn_softmax", ("H", "n", "t"), _K.SOFTMAX, "after the softmax, 0 at masked positions",
           ("attn_scores",), is_masked=True, rows_sum_to_1=True),
+    Stage("attn_latent", ("n", "H*L"), _K.MATMUL, "softmax · latent of k and v, where that is not made into v before",
+          ("attn_softmax", "kv_a_norm"), recalls=("kv_a_norm",), addition=True, optional=True, quantisable=False, latent=True),
     Stage("attention", ("n", "H*D"), _K.MATMUL, "softmax · v, before the output projection",
-          ("attn_softmax", "qkv_bias"), recalls=("qkv_bias",), quantisable=False),
+          ("attn_softmax", "qkv_bias", "kv_b", "attn_latent"), recalls=("qkv_bias", "kv_b"), quantisable=False),
     Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection", ("attention",)),
     Stage("attn_post_norm", ("n", "E"), _K.NORM, "after the norm of the attention output",
           ("attn_out",), addition=True, optional=True),
@@ -187,8 +212,8 @@ def add_stage(stage: Stage, before: str, *, of_graph: bool = False) -> None:
         raise AprgraphError(f"the stage {shown(stage.name)}: expected a name of small letters and underscores")
     if not stage.dims or not all(isinstance(dim, str) and _DIM.fullmatch(dim) for dim in stage.dims):
         raise AprgraphError(
-            f"the stage {stage.name!r} has the dims {shown(stage.dims)}, expected letters of the stage table (n t H K D E F V X k), or "
-            "sums and products of them"
+            f"the stage {stage.name!r} has the dims {shown(stage.dims)}, expected letters of the stage table "
+            "(n t H K D E F V X k L M R N), or sums and products of them"
         )
     if before not in STAGE_BY_NAME or before == stage.name:
         raise AprgraphError(f"the stage {stage.name!r} is to come before {shown(before)}, which is no stage")

@@ -7,10 +7,11 @@ from typing import Any
 
 from aprgraph.graph.errors import AprgraphError, UnsupportedModelError
 from aprgraph.graph.families import Family
-from aprgraph.graph.families.numbers import Number
+from aprgraph.graph.families.numbers import Number, value_of_fields
 from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
 from aprgraph.graph.metadata import ListValue
 from aprgraph.graph.outline import SMALL_NUMBERS, Outline, outline
+from aprgraph.graph.sources.checkpoint.config_class import MLP_KINDS, leading_dense
 
 
 class Modules:
@@ -77,9 +78,11 @@ def outline_of(family: type[Family], decoder: Any, modules: Modules) -> Outline:
     declared = [reading for reading in family.readings().values() if isinstance(reading, Number)]
     numbers: dict[str, object] = {number.gguf: SMALL_NUMBERS.get(number.gguf, 1) for number in declared if number.is_required}
     for number in declared:
-        value = None if number.hf is None else getattr(config, number.hf, None)
+        value = None if number.hf is None else value_of_fields(number.hf, lambda name: getattr(config, name, None))
         if value is not None:
             numbers[number.gguf] = ListValue(value) if isinstance(value, list) else value
+    if (dense := leading_dense(getattr(config, MLP_KINDS, None))) is not None:
+        numbers["leading_dense_block_count"] = dense
     numbers |= {"block_count": len(decoder.layers), "nextn_predict_layers": 0}
     try:
         return outline(family, numbers, vocabulary=config.vocab_size, optional=modules.has)

@@ -4,6 +4,7 @@ from aprgraph.graph.families.base import Family
 from aprgraph.graph.families.cohere2 import Cohere2
 from aprgraph.graph.families.command_r import CommandR
 from aprgraph.graph.families.decoder import Decoder
+from aprgraph.graph.families.deepseek2 import DeepSeek2
 from aprgraph.graph.families.ernie4_5 import Ernie45
 from aprgraph.graph.families.exaone4 import Exaone4
 from aprgraph.graph.families.gemma2 import Gemma2
@@ -27,7 +28,7 @@ from aprgraph.graph.families.smollm3 import SmolLM3
 
 for _family in (
     Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
-    Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45,
+    Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
 ):  # fmt: skip
     register(_family)
 

@@ -39,6 +39,5 @@ class Glm4Moe(Mixture):
         return super().apply_rope(g, g.norm_heads(x) if g.has(f"{x.name}_norm") else x, layer)
 
     def choose_by(self, g: GraphBuilder, scores: str) -> str:
-        """The sigmoids of the scores, plus a bias that was learnt to spread the load (arXiv:2408.15664)."""
-        shares = g.inner("moe_router_shares", "sigmoid", scores)
-        return g.apply("moe_router_scores", "bias_add", shares, *g.biases(("moe_router_scores", self.experts), needed=True))
+        """The sigmoids of the scores, plus a bias that takes no part in the weights."""
+        return self.biased_sigmoids(g, scores, needs_bias=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 _MAX_EXPERTS = 1 << 16
 #: As files number them.
-_SOFTMAX, SIGMOID = 1, 2
-_GATINGS = {_SOFTMAX: "softmax", SIGMOID: "sigmoid"}
+SOFTMAX, SIGMOID = 1, 2
+_GATINGS = {SOFTMAX: "softmax", SIGMOID: "sigmoid"}
 
 
 class Mixture(Decoder):
@@ -22,8 +23,10 @@ class Mixture(Decoder):
 
     #: Whether the weights of the chosen experts are divided by their sum, where the file does not say.
     normalises: ClassVar[bool] = True
-    #: What `expert_gating_func` may be, and 0: how scores become weights.
-    gating_function: ClassVar[int] = _SOFTMAX
+    #: How scores become weights, which `expert_gating_func` may say too.
+    gating_function: ClassVar[int] = SOFTMAX
+    #: What `expert_gating_func` may be, where it is not 0 or the family's own.
+    other_gatings: ClassVar[Collection[int]] = ()
 
     experts = number("expert_count", "num_experts", most=_MAX_EXPERTS)
     chosen = same_in_all("expert_used_count", "num_experts_per_tok", given="experts")
@@ -44,11 +47,10 @@ class Mixture(Decoder):
             raise ModelError(
                 f"{where}: {used_key} is {self.chosen}, but there are {self.experts} experts ({count_key}); expected at most that many"
             )
-        if self.gating not in (0, self.gating_function):  # 0 and none: the family's
-            raise UnsupportedModelError(
-                f"{where}: {self.key('expert_gating_func')} is {self.gating}; supported is {self.gating_function}, "
-                f"the {_GATINGS[self.gating_function]}"
-            )
+        gatings = (self.gating_function, *self.other_gatings)
+        if self.gating not in (0, *gatings):  # 0 and none: the family's
+            supported = " and ".join(f"{gating}, the {_GATINGS[gating]}" for gating in gatings)
+            raise UnsupportedModelError(f"{where}: {self.key('expert_gating_func')} is {self.gating}; supported is {supported}")
 
     def default_expert_ffn(self) -> int:
         """The size of an expert if the file does not say it: the dense size divided by the number of chosen experts."""
@@ -70,8 +72,8 @@ class Mixture(Decoder):
         """The weighted sum of the chosen experts, plus ``shared``, the output of a shared expert, if any."""
         scores = g.linear("moe_router_logits", x, self.experts)
         # Ids before weights: the weights are of the experts that were chosen.
-        ids = g.apply("moe_router_indices", "top_k", self.choose_by(g, scores), k=self.chosen)
-        gating = _GATINGS[self.gating_function]
+        ids = self.choose(g, self.choose_by(g, scores))
+        gating = _GATINGS[self.gating_of(g)]
         weights = g.apply("moe_router", "router_weights", scores, ids, normalise=self.normalise, scale=self.expert_scale, gating=gating)
         gate = g.expert_linear("moe_expert_gate", x, ids, self.experts, self.expert_ffn)
         up = g.expert_linear("moe_expert_up", x, ids, self.experts, self.expert_ffn)
@@ -80,9 +82,24 @@ class Mixture(Decoder):
             return g.apply("moe_ffn_out", "expert_sum", outputs, weights)
         return g.add("moe_ffn_out", g.inner("moe_expert_sum", "expert_sum", outputs, weights), shared)
 
+    def gating_of(self, g: GraphBuilder) -> int:
+        """How scores become weights in the layer at hand, as files number it."""
+        return self.gating_function
+
+    def choose(self, g: GraphBuilder, scores: str) -> str:
+        """The ids of the chosen experts."""
+        return g.apply("moe_router_indices", "top_k", scores, k=self.chosen)
+
     def choose_by(self, g: GraphBuilder, scores: str) -> str:
         """What the experts are chosen by: the router's scores, or with a bias that takes no part in their weights."""
         return scores
+
+    def biased_sigmoids(self, g: GraphBuilder, scores: str, *, needs_bias: bool = False) -> str:
+        """The sigmoids of the scores, plus a bias that was learnt to spread the load (arXiv:2408.15664), if there is one."""
+        if not needs_bias and not g.has("moe_router_scores", "bias"):
+            return g.apply("moe_router_scores", "sigmoid", scores)
+        shares = g.inner("moe_router_shares", "sigmoid", scores)
+        return g.apply("moe_router_scores", "bias_add", shares, *g.biases(("moe_router_scores", self.experts), needed=True))
 
     def activate(self, g: GraphBuilder, gate: str, up: str) -> str:
         """The activation of an expert: act(gate) · up."""

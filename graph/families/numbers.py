@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from aprgraph.graph.families.base import Family
 
 T = TypeVar("T")
+#: Between fields of a configuration whose sum is a number.
+SUM = " + "
 #: Stands for "no default": the file must have the key.
 _NONE: Any = object()
 
@@ -46,8 +48,19 @@ class Reading(Generic[T]):
         return value
 
 
+def value_of_fields(fields: str, get: Callable[[str], Any]) -> Any:
+    """What ``fields`` of a configuration say: one, or the sum of several with `` + `` between; None where one says nothing."""
+    values = [get(name) for name in fields.split(SUM)]
+    if len(values) == 1 or not all(isinstance(value, int) for value in values):
+        return values[0] if len(values) == 1 else None
+    return sum(values)
+
+
 class Number(Reading[T]):
-    """A number with a key in GGUF, named without the architecture in front, and one in config.json."""
+    """A number with a key in GGUF, named without the architecture in front, and one in config.json.
+
+    ``hf`` may name several fields with `` + `` between: it is their sum.
+    """
 
     def __init__(self, get: Callable[[Any, str, Any], T], gguf: str, hf: str | None, default: Any, given: str | None) -> None:
         def read(family: Family) -> T:

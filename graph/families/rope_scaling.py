@@ -28,11 +28,19 @@ class Rope:
 
 
 def read_rope(
-    metadata: Metadata, prefix: str, head_size: int, default_base: float, original_context: int, *, whole_pairs: bool = True
+    metadata: Metadata,
+    prefix: str,
+    head_size: int,
+    default_base: float,
+    original_context: int,
+    *,
+    whole_pairs: bool = True,
+    magnitude_in_scale: bool = False,
 ) -> Rope:
     """Read and check the RoPE of the layers without a sliding window. Raises ModelError or UnsupportedModelError.
 
     ``whole_pairs``: YaRN's bounds are rounded to whole pairs, the lower one down and the upper one up.
+    ``magnitude_in_scale``: a file that has `yarn_log_multiplier` means the scale of the scores by it, and no magnitude.
     """
     where = metadata.path
     dims = metadata.positive(f"{prefix}.rope.dimension_count", head_size)
@@ -49,7 +57,9 @@ def read_rope(
     if kind == "linear":
         return Rope(dims, base, 1.0 / factor, magnitude=magnitude)
     ramp = _yarn_ramp(metadata, prefix, dims, base, original_context, whole_pairs=whole_pairs)
-    return Rope(dims, base, 1.0 / factor, ramp, magnitude * _yarn_magnitude(metadata, prefix, factor))
+    if not (magnitude_in_scale and metadata.real(f"{prefix}.rope.scaling.yarn_log_multiplier", 0.0)):
+        magnitude *= _yarn_magnitude(metadata, prefix, factor)
+    return Rope(dims, base, 1.0 / factor, ramp, magnitude)
 
 
 def read_sliding_rope(metadata: Metadata, prefix: str, rope: Rope, default_base: float) -> Rope:
@@ -119,9 +129,10 @@ def _yarn_ramp(metadata: Metadata, prefix: str, dims: int, base: float, original
 
 def _yarn_magnitude(metadata: Metadata, prefix: str, factor: float) -> float:
     """YaRN's temperature of the softmax, put into cos and sin: 0.1 · ln(factor) + 1 (section 3.3)."""
-
-    def temperature(strength: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * strength * math.log(factor) + 1.0
-
     multiplier = metadata.real(f"{prefix}.rope.scaling.yarn_log_multiplier", 0.0)
-    return temperature(1.0) / (temperature(multiplier) if multiplier else 1.0)
+    return temperature(factor, 1.0) / (temperature(factor, multiplier) if multiplier else 1.0)
+
+
+def temperature(factor: float, strength: float) -> float:
+    """YaRN's temperature for a context that became ``factor`` times as long."""
+    return 1.0 if factor <= 1 else 0.1 * strength * math.log(factor) + 1.0

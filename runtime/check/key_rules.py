@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from aprgraph.graph.model import Model
@@ -67,6 +68,7 @@ def _differences(model: Model) -> Iterator[Finding]:
         difference = difference_to_llama_cpp(architecture, name)
         if difference is None or known is None or key not in model.metadata.keys_read or is_neutral(known, value) or not known.matters(at):
             continue
-        if value == known.llama_cpp_takes:
+        taken = known.llama_cpp_takes
+        if value == taken or (isinstance(value, float) and isinstance(taken, float) and math.isclose(value, taken, rel_tol=1e-6)):
             continue
         yield Finding.of("key-differs", key, f"is {value}: {difference}")

@@ -60,12 +60,13 @@ def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
         return Layout(plain, mask=None if mask.all() else mask, scale=scores.attr_float("scale"))
     if letters[-1] not in (_Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS):
         return Layout(plain)
-    columns = graph.operands(scores.name)[0].type.dims[1]
-    assert isinstance(columns, int)
-    size = columns // heads
     if letters[-1] == _QKV_COLUMNS:
+        columns = graph.operands(scores.name)[0].type.dims[1]
+        assert isinstance(columns, int)
+        size = columns // heads
         return Layout(plain, heads=(heads, kv_heads), kv_heads=kv_heads, head_size=size)
     letter, count = ("H", heads) if letters[-1] == _Q_COLUMNS else ("K", kv_heads)
     turned = (count,) if is_turned(stage.name) else ()
+    size = shape[-1] // count
     assert count * size == shape[-1] == math.prod(shape[1:])
     return Layout((*plain[:-1], (letter, count), ("D", size)), heads=turned, kv_heads=kv_heads, head_size=size)

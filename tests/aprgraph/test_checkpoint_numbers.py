@@ -48,8 +48,11 @@ def test_every_stage_of_a_checkpoint(name: str, target: str, tmp_path: Path) -> 
     model = aprgraph.load(path).compile(target, directory=tmp_path / f"x.{target}.aprg")
     layers = model.model.family.layers
     trace = model.run("all", f"0..{layers}", tokens=expected.tokens, directory=tmp_path / "trace")
-    assert {(entry.layer, entry.stage) for entry in trace.entries} == set(expected.stages)
-    for entry in trace.entries:
+    # A checkpoint has latent attention over heads of k and v, its GGUF file perhaps over the latent.
+    absorbed = {stage for _, stage in expected.stages} & {"q_absorbed", "attn_latent"}
+    entries = [entry for entry in trace.entries if not (absorbed and entry.stage == "kv_b")]
+    assert {(entry.layer, entry.stage) for entry in entries} == {key for key in expected.stages if key[1] not in absorbed}
+    for entry in entries:
         wanted = expected.stages[entry.layer, entry.stage]
         if permuted and entry.stage in _ROTATED:
             wanted = in_halves(wanted, _ROTATED[entry.stage], config)
@@ -59,7 +62,7 @@ def test_every_stage_of_a_checkpoint(name: str, target: str, tmp_path: Path) -> 
         assert error <= TOLERANCE, f"{entry.label}: NMSE {error:.1e}"
     assert trace.info is not None
     assert trace.info.model["file"] == "Hugging Face checkpoint"
-    assert trace.info.extra["qk_rows"] == ("interleaved" if name.startswith(("glm4-", "command-r", "cohere2", "ernie4")) else "halves")
+    assert trace.info.extra["qk_rows"] == ("interleaved" if name.startswith(("glm4-", "command-r", "cohere2", "ernie4", "deepseek")) else "halves")
 
 
 @pytest.mark.contract("FILE-HF-1")

@@ -18,6 +18,8 @@ TOLERANCE = 1e-11
 SAMPLE_TOLERANCE = 1e-9
 #: How far llama.cpp's logits in float32 may be from ours, NMSE over all positions.
 LLAMA_CPP_TOLERANCES = {
+    "deepseek2-lite-f32": TOLERANCE,
+    "deepseek3-f32": TOLERANCE,
     "glm4-f32": TOLERANCE,
     "glm4moe-f32": TOLERANCE,
     "gpt-oss-f32": TOLERANCE,

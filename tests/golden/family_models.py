@@ -22,12 +22,13 @@ FAMILIES = Path(__file__).parent / "families"
 
 @dataclass(frozen=True)
 class FamilyModel:
-    """``config`` is of transformers' class ``{name}Config``; ``formats`` are as in ``write_gguf``."""
+    """``config`` is of transformers' class ``{name}Config``; ``formats`` and ``absorbed`` are as in ``write_gguf``."""
 
     architecture: str
     name: str
     config: dict[str, Any]
     formats: dict[str, str] = field(default_factory=dict)
+    absorbed: bool = False
 
 
 #: Sizes are no multiples of any tile, and heads are not hidden / heads wide where they need not be.
@@ -50,6 +51,18 @@ _YARN: dict[str, Any] = {
 }  # fmt: skip
 #: llama.cpp always truncates. Here the ramp goes from 2.00003 to 3.99997, so that it makes no difference.
 _YARN_WHOLE = _YARN | {"rope_theta": 1049020.0, "original_max_position_embeddings": 6435}
+
+#: With first layers that are dense and shared experts behind them. Heads of v are smaller than those of q and k.
+_LATENT: dict[str, Any] = _SIZES | {
+    "hidden_size": 18, "intermediate_size": 16, "moe_intermediate_size": 8, "num_attention_heads": 3, "num_key_value_heads": 3,
+    "kv_lora_rank": 10, "q_lora_rank": 14, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5, "n_routed_experts": 8,
+    "num_experts_per_tok": 3, "first_k_dense_replace": 1, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+#: As in DeepSeek's models, where both mscales are one number.
+_YARN_DEEPSEEK: dict[str, Any] = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "beta_fast": 32.0, "beta_slow": 1.0,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
 
 #: The models by the names of their files. Prompts are of 11 tokens, longer than any window.
 MODELS = {
@@ -107,6 +120,21 @@ MODELS = {
     "ernie4-5-f32": FamilyModel("ernie4_5", "Ernie4_5", _SIZES | {
         "hidden_size": 32, "intermediate_size": 28, "head_dim": 12, "rope_parameters": _ROPE | {"rope_theta": 500000.0},
     }),
+    # As DeepSeek-V2: of four groups the two with the best expert; k and v of all heads are computed.
+    "deepseek2-f32": FamilyModel("deepseek2", "DeepseekV2", _LATENT | {
+        "n_shared_experts": 2, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.5,
+        "rope_parameters": _ROPE,
+    }),
+    # As DeepSeek-V2-Lite: no latent of q, no groups, YaRN; attention is over the latent.
+    "deepseek2-lite-f32": FamilyModel("deepseek2", "DeepseekV2", _LATENT | {
+        "q_lora_rank": None, "n_shared_experts": 2, "topk_method": "greedy", "n_group": 1, "topk_group": 1, "qk_rope_head_dim": 8,
+        "max_position_embeddings": 163840, "rope_parameters": _YARN_DEEPSEEK | {"mscale": 0.707, "mscale_all_dim": 0.707},
+    }, absorbed=True),
+    # As DeepSeek-V3: sigmoids, a bias that changes which experts are chosen, and the groups with the two best; attention is over the latent.
+    "deepseek3-f32": FamilyModel("deepseek2", "DeepseekV3", _LATENT | {
+        "n_shared_experts": 1, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True,
+        "max_position_embeddings": 163840, "rope_parameters": _YARN_DEEPSEEK | {"mscale": 1.0, "mscale_all_dim": 1.0},
+    }, absorbed=True),
     # Not a family of the package: docs/families.md is about it.
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,
@@ -128,9 +156,9 @@ def make_model(name: str, path: Path) -> LoadedModel:
     state = {key: _random(spec, key, tuple(values.shape), seed) for key, values in model.state_dict().items()}
     if config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    write_gguf(path, spec.architecture, config, state, spec.formats)
+    write_gguf(path, spec.architecture, config, state, spec.formats, absorbed=spec.absorbed)
     model.load_state_dict({key: torch.from_numpy(values) for key, values in state.items()})
-    return LoadedModel(spec.architecture, model.double().eval(), sys.modules[type(model).__module__])
+    return LoadedModel(spec.architecture, model.double().eval(), sys.modules[type(model).__module__], spec.absorbed)
 
 
 def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> F32:

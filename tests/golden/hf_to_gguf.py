@@ -43,6 +43,40 @@ def _yarn(where: str) -> dict[str, Source]:
     return {f"rope.scaling.{key}": f"{where}.{field}" for key, field in fields.items()}
 
 
+_EXPERTS: dict[str, Source] = {
+    "expert_count": "n_routed_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_count": "n_shared_experts", "leading_dense_block_count": "first_k_dense_replace",
+    "expert_weights_scale": "routed_scaling_factor",
+}  # fmt: skip
+_LATENT: dict[str, Source] = {
+    **_EXPERTS, **_ROPE_BASE, "rope.dimension_count": "qk_rope_head_dim", "attention.kv_lora_rank": "kv_lora_rank",
+    # Without it llama.cpp loads no model of few layers.
+    "attention.q_lora_rank": lambda config: config.q_lora_rank or 0,
+    "expert_group_count": "n_group", "expert_group_used_count": "topk_group",
+}  # fmt: skip
+#: The sizes of heads where k and v of all heads are computed, and where attention is over the latent.
+_HEADS_OF_LATENT: dict[bool, dict[str, Source]] = {
+    False: {
+        "attention.key_length": lambda config: config.qk_nope_head_dim + config.qk_rope_head_dim, "attention.value_length": "v_head_dim",
+    },
+    True: {
+        "attention.head_count_kv": lambda _: 1, "attention.key_length": lambda config: config.kv_lora_rank + config.qk_rope_head_dim,
+        "attention.value_length": "kv_lora_rank", "attention.value_length_mla": "v_head_dim",
+        "attention.key_length_mla": lambda config: config.qk_nope_head_dim + config.qk_rope_head_dim,
+    },
+}  # fmt: skip
+
+
+def _yarn_deepseek(config: Any) -> dict[str, Source]:
+    """The keys of YaRN with its factor of the scores, where there is one."""
+    if config.rope_parameters["rope_type"] != "yarn":
+        return {}
+    return {
+        **_yarn("rope_parameters"),
+        "rope.scaling.yarn_log_multiplier": lambda config: 0.1 * config.rope_parameters["mscale_all_dim"],
+    }
+
+
 #: The same of each of transformers' kinds of model, beside those.
 _KEYS_OF: dict[str, dict[str, Source]] = {
     "olmo2": _ROPE_BASE,
@@ -87,10 +121,11 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     "glm4_moe": {
         **_HEAD_SIZE, **_ROPE_BASE,
         "rope.dimension_count": lambda config: int(config.head_dim * config.rope_parameters["partial_rotary_factor"]),
-        "expert_count": "n_routed_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
-        "expert_shared_count": "n_shared_experts", "leading_dense_block_count": "first_k_dense_replace",
-        "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID), "expert_weights_scale": "routed_scaling_factor",
-        "expert_weights_norm": "norm_topk_prob",
+        **_EXPERTS, "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID), "expert_weights_norm": "norm_topk_prob",
+    },
+    "deepseek_v2": _LATENT,
+    "deepseek_v3": {
+        **_LATENT, "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID), "expert_weights_norm": "norm_topk_prob",
     },
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
@@ -120,7 +155,15 @@ def _experts(architecture: str, name: str, values: F32) -> Iterator[tuple[str, F
         yield (f"{path}.bias", own) if base != name else (f"{path}.weight", own.swapaxes(1, 2))
 
 
-def _tensors(architecture: str, config: Any, state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
+def _absorbed(name: str, config: Any, rows: F32) -> Iterator[tuple[str, F32]]:
+    """kv_b_proj as a matrix of k and one of v for each head, that of k the other way round."""
+    heads = rows.reshape(config.num_attention_heads, -1, rows.shape[-1])
+    k, v = np.split(heads, [config.qk_nope_head_dim], axis=1)
+    yield name.replace("kv_b_proj", "k_b_proj"), k.swapaxes(1, 2)
+    yield name.replace("kv_b_proj", "v_b_proj"), v
+
+
+def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed: bool) -> Iterator[tuple[str, F32]]:
     """The tensors under transformers' names, each with an end .weight or .bias, as GGUF holds them."""
     for name, values in state.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -131,6 +174,8 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32]) -> Iterat
             yield name, _neighbours(values, config.num_key_value_heads)
         elif architecture == "gemma2" and name.endswith("norm.weight"):
             yield name, values + np.float32(1)
+        elif absorbed and ".kv_b_proj." in name:
+            yield from _absorbed(name, config, values)
         elif ".experts." in name:
             yield from _experts(architecture, name, values)
         elif name.endswith("e_score_correction_bias"):
@@ -150,22 +195,26 @@ def _value(config: Any, source: Source) -> Any:
     return value
 
 
-def write_gguf(path: Path, architecture: str, config: Any, state: Mapping[str, F32], formats: Mapping[str, str]) -> None:
+def write_gguf(
+    path: Path, architecture: str, config: Any, state: Mapping[str, F32], formats: Mapping[str, str], *, absorbed: bool = False
+) -> None:
     """Write the model of that configuration and those weights, all F32 but those of ``formats``.
 
-    ``formats`` maps parts of GGUF's names to block formats. The file has no vocabulary, and says so.
+    ``formats`` maps parts of GGUF's names to block formats. ``absorbed``: latent attention is over the latent itself, as in files since
+    2025. The file has no vocabulary, and says so.
     """
     writer = GGUFWriter(path, architecture)
     writer.add_name(path.stem)
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
-    for key, source in (_KEYS | _KEYS_OF[config.model_type]).items():
+    of_latent = _HEADS_OF_LATENT[absorbed] | _yarn_deepseek(config) if hasattr(config, "kv_lora_rank") else {}
+    for key, source in (_KEYS | _KEYS_OF[config.model_type] | of_latent).items():
         value = _value(config, source)
         if value is not None:
             add[type(value)](f"{architecture}.{key}", value)
     writer.add_tokenizer_model("none")
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    for name, values in _tensors(architecture, config, state):
+    for name, values in _tensors(architecture, config, state, absorbed):
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert theirs is not None, f"no name in GGUF for {name}"
         fmt = GGMLQuantizationType[next((fmt for part, fmt in formats.items() if part in theirs), "F32")]

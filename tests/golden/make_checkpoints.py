@@ -33,7 +33,7 @@ NAMES = (
     "gemma3-f32-linear", "phi3-f32-window", "phi3-f32-long-factors", "mixtral-f32", "qwen2moe-f32", "qwen3moe-f32", "olmo2-f32",
     "olmo3-f32", "granite-f32", "glm4-f32", "gemma2-f32", "gpt-oss-f32", "gpt-oss-mxfp4", "arcee-f32",
     "mistral3-f32", "smollm3-f32", "command-r-f32", "command-r-plus-f32", "cohere2-f32", "exaone4-f32", "seed-oss-f32", "ernie4-5-f32",
-    "glm4moe-f32",
+    "glm4moe-f32", "deepseek2-f32", "deepseek2-lite-f32", "deepseek3-f32",
 )  # fmt: skip
 
 

@@ -46,11 +46,15 @@ _ROPE_BASES = {"qwen3moe": 1_000_000.0}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """``model`` is in float64. ``functions``: the module whose functions it calls for RoPE and attention."""
+    """``model`` is in float64. ``functions``: the module whose functions it calls for RoPE and attention.
+
+    ``absorbed``: its file has latent attention over the latent itself.
+    """
 
     architecture: str
     model: Any
     functions: Any
+    absorbed: bool = False
 
     @property
     def pairs_neighbours(self) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
 from tests.golden.transformers_models import LoadedModel
 
 F64 = npt.NDArray[np.float64]
@@ -37,6 +38,11 @@ _CHANGE_LOGITS = ("gemma2", "granite", "command-r", "cohere2")
 _HEADS_FIRST = ("gemma3", "exaone4")
 
 
+#: What experts are chosen by, the first that there is.
+_CHOSEN_BY = ("moe_router_scores", "moe_router_logits")
+_ROPE_FUNCTION, _ATTENTION_FUNCTION = "apply_rotary_pos_emb", "eager_attention_forward"
+
+
 class Recorder:
     """Hooks into one model; ``stages`` holds float64 arrays by (layer, stage), ``logits`` those of all positions."""
 
@@ -60,13 +66,22 @@ class Recorder:
     def run(self, tokens: Sequence[int], *, causal: bool = True) -> dict[tuple[int | None, str], F64]:
         """Run a prefill of ``tokens`` and return its stages; without a mask if it is not to be ``causal``."""
         functions = self.loaded.functions
-        rope, attention = functions.apply_rotary_pos_emb, functions.eager_attention_forward
+        names = [name for name in (_ROPE_FUNCTION, *ROPE_FUNCTIONS, _ATTENTION_FUNCTION) if hasattr(functions, name)]
+        originals = {name: getattr(functions, name) for name in names}
+        attention = originals[_ATTENTION_FUNCTION]
 
-        def recorded_rope(*args: Any, **kwargs: Any) -> Any:
-            q, k = rope(*args, **kwargs)
-            self._put(self.layer, "q_post_rope", self._in_file_order(q))
-            self._put(self.layer, "k_post_rope", self._in_file_order(k))
-            return q, k
+        def recorded_rope(name: str) -> Callable[..., Any]:
+            def turn(*args: Any, **kwargs: Any) -> Any:
+                q, k = originals[name](*args, **kwargs)
+                if name in ROPE_FUNCTIONS:
+                    self._put(self.layer, "q_pe", turned(q, ROPE_FUNCTIONS[name]))
+                    self._put(self.layer, "k_pe", turned(k, ROPE_FUNCTIONS[name]))
+                else:
+                    self._put(self.layer, "q_post_rope", self._in_file_order(q))
+                    self._put(self.layer, "k_post_rope", self._in_file_order(k))
+                return q, k
+
+            return turn
 
         def recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **kwargs: Any) -> Any:
             mask = mask if causal else torch.zeros_like(mask)
@@ -79,12 +94,14 @@ class Recorder:
             self._put(self.layer, "attn_softmax", weights[0])
             return output, weights
 
-        functions.apply_rotary_pos_emb, functions.eager_attention_forward = recorded_rope, recorded_attention
+        for name in names:
+            setattr(functions, name, recorded_attention if name == _ATTENTION_FUNCTION else recorded_rope(name))
         try:
             with torch.no_grad():
                 logits = self.loaded.model(input_ids=torch.tensor([list(tokens)])).logits[0]
         finally:
-            functions.apply_rotary_pos_emb, functions.eager_attention_forward = rope, attention
+            for name, function in originals.items():
+                setattr(functions, name, function)
         self._put(None, "lm_head", logits[-1])
         self.logits = np.array(logits.numpy())
         return self.stages
@@ -120,7 +137,19 @@ class Recorder:
 
     def _hook_attention(self, index: int, layer: Any) -> None:
         attention = layer.self_attn
+        if hasattr(attention, "kv_a_proj_with_mqa"):
+            hook_latent_attention(attention, index, self.stages, self._put, absorbed=self.loaded.absorbed)
+        else:
+            self._hook_projections(index, attention)
+        self._before(attention.o_proj, index, "attention")
+        self._after(attention.o_proj, index, "attn_out")
+        norms = {stage: getattr(layer, name) for stage, name in _NORMS_OF.get(self.loaded.architecture, _NORMS).items()}
+        for stage, module in norms.items():
+            self._after(module, index, stage)
+        if self.loaded.architecture not in _PARALLEL:
+            self._before(norms.get("ffn_norm", layer.mlp), index, "post_attn_residual")
 
+    def _hook_projections(self, index: int, attention: Any) -> None:
         def projections(_module: Any, _args: Any, kwargs: Any) -> None:
             x = kwargs["hidden_states"][0]
             if hasattr(attention, "qkv_proj"):
@@ -153,13 +182,6 @@ class Recorder:
         if hasattr(attention, "q_norm"):
             attention.q_norm.register_forward_hook(normed_heads("q_norm"))
             attention.k_norm.register_forward_hook(normed_heads("k_norm"))
-        self._before(attention.o_proj, index, "attention")
-        self._after(attention.o_proj, index, "attn_out")
-        norms = {stage: getattr(layer, name) for stage, name in _NORMS_OF.get(self.loaded.architecture, _NORMS).items()}
-        for stage, module in norms.items():
-            self._after(module, index, stage)
-        if self.loaded.architecture not in _PARALLEL:
-            self._before(norms.get("ffn_norm", layer.mlp), index, "post_attn_residual")
 
     def _hook_feed_forward(self, index: int, mlp: Any) -> None:
         if not hasattr(mlp, "experts"):
@@ -200,8 +222,9 @@ class Recorder:
         """What goes on inside the experts happens in one call: it is computed again, and its sum has to be the call's."""
         x, chosen, weights = inputs
         weights = weights.double()  # the softmax over the experts is in float32; that leaves 1e-15
-        if (index, "moe_router_scores") in self.stages:  # then they are in no order
-            scores = torch.from_numpy(self.stages[index, "moe_router_scores"])
+        chosen_by = next((name for name in _CHOSEN_BY if (index, name) in self.stages), None)
+        if self.loaded.architecture != "gpt-oss" and chosen_by is not None:  # they may be in no order
+            scores = torch.from_numpy(self.stages[index, chosen_by])
             order = torch.gather(scores, 1, chosen).argsort(dim=1, descending=True)
             chosen, weights = torch.gather(chosen, 1, order), torch.gather(weights, 1, order)
         if self.loaded.architecture == "gpt-oss":

@@ -40,6 +40,10 @@ EXPERTS = [
     "moe_router_logits", "moe_router_indices", "moe_router", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out",
     "moe_ffn_out",
 ]  # fmt: skip
+LATENT = [
+    "attn_norm", "q_a", "q_a_norm", "q_matmul", "kv_a", "kv_a_norm", "q_pe", "k_pe", "q_absorbed", "attn_scores", "attn_softmax",
+    "attn_latent", "attention", "attn_out",
+]  # fmt: skip
 ATTENTION = ["q_post_rope", "k_post_rope", "attn_scores", "attn_softmax", "attention", "attn_out"]
 LAYER: dict[str, list[str]] = {
     "llama": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
@@ -63,6 +67,9 @@ LAYER: dict[str, list[str]] = {
     "glm4moe": [
         "attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, EXPERTS[0], "moe_router_scores", *EXPERTS[1:],
         "post_ffn_residual",
+    ],
+    "deepseek2": [
+        *LATENT, "post_attn_residual", *DENSE, EXPERTS[0], "moe_router_scores", *EXPERTS[1:], "post_ffn_residual",
     ],
     "granite": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "phi3": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
@@ -88,6 +95,7 @@ LAYER: dict[str, list[str]] = {
 #: Where the first layer is another.
 FIRST_LAYER: dict[str, list[str]] = {
     "glm4moe": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "deepseek2": [*LATENT, "post_attn_residual", *DENSE, "post_ffn_residual"],
 }
 
 

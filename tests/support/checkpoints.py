@@ -82,6 +82,10 @@ class _Weights:
         fused = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj(_\w+)?", own_name)
         if fused is not None:
             return self._fused(int(fused[1]), fused[2] == "down", fused[3] or "")
+        if ".kv_b_proj." in own_name and not any("attn_kv_b" in name for name in self._raw):
+            layer = own_name.split(".")[2]
+            k, v = (self._decoded(f"blk.{layer}.attn_{part}_b.weight") for part in "kv")
+            return np.concatenate([k.swapaxes(1, 2), v], axis=1)
         expert = re.search(r"\.experts\.(\d+)\.", own_name)
         own_name = own_name.replace("e_score_correction_bias", "e_score_correction.bias")
         name = self._names.get_name(_one_an_expert(own_name), try_suffixes=(".weight", ".bias"))

@@ -14,7 +14,7 @@ from gguf import GGUFWriter
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.outline import outline
 from tests.support.tiny_blocks import FOREIGN_FORMATS, FORMATS, block_elements, random_blocks, random_weight
-from tests.support.tiny_families import eps_key, keys_of, other_numbers, tiny_family, usual_experts, usual_window
+from tests.support.tiny_families import eps_key, keys_of, latent_numbers, other_numbers, tiny_family, usual_experts, usual_window
 from tests.support.tiny_tensors import TensorWriter
 from tests.support.tokenizer import add_byte_level_tokenizer
 
@@ -110,6 +110,8 @@ def write_tiny_model(
         if "expert_shared_feed_forward_length" in keys_of(kind):
             numbers["expert_shared_feed_forward_length"] = shared_ffn or unit
     numbers[eps_key(kind)] = eps
+    if "attention.kv_lora_rank" in keys_of(kind):
+        numbers |= latent_numbers(32 if unit == 64 else unit, head_size if value_size is None else value_size)
     numbers |= other_numbers(kind, numbers) | own.numbers
 
     there = {

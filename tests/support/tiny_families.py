@@ -19,7 +19,7 @@ class TinyFamily:
     """``optional`` are weights that the family's files have although models may lack them, by slot.
 
     ``wide_heads``: the head size is by itself not hidden / heads, but twice that. ``rope_dims``: files have
-    `rope.dimension_count`, which is ``turned`` of a head. ``numbers`` are by their keys without the architecture.
+    `rope.dimension_count`, which is ``turned`` of a head. ``experts``: models have experts, although there are some without. ``numbers`` are by their keys without the architecture.
     """
 
     optional: tuple[str, ...] = ()
@@ -28,6 +28,7 @@ class TinyFamily:
     rope_base: float = 10000.0
     rope_dims: bool = False
     turned: float = 1.0
+    experts: bool = False
     experts_used: int = 2
     numbers: Mapping[str, int | float | str] = field(default_factory=dict)
 
@@ -66,6 +67,13 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         optional=("q.bias", "k.bias", "v.bias"), rope_dims=True, turned=0.5,
         numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5},
     ),
+    "deepseek2": TinyFamily(
+        optional=("k_b.weight", "v_b.weight", "moe_router_scores.bias"), experts=True, experts_used=3,
+        numbers={
+            "leading_dense_block_count": 1, "expert_shared_count": 1, "expert_weights_norm": True, "expert_weights_scale": 1.5,
+            "expert_group_count": 4, "expert_group_used_count": 2,
+        },
+    ),
     "gpt-oss": TinyFamily(
         wide_heads=True, rope_base=150000.0,
         optional=tuple(f"{slot}.bias" for slot in (
@@ -92,9 +100,22 @@ def eps_key(kind: type[Family]) -> str:
     return eps.gguf
 
 
+def latent_numbers(size: int, value_size: int) -> dict[str, int]:
+    """Sizes of latent attention: of the latents and of what RoPE leaves of a head of q and k, ``size``; of a head of v."""
+    turned = SMALL_NUMBERS["rope.dimension_count"]
+    assert isinstance(turned, int)
+    return {
+        "attention.q_lora_rank": size, "attention.kv_lora_rank": size, "attention.key_length": size + turned,
+        "attention.value_length": size, "attention.key_length_mla": size + turned, "attention.value_length_mla": value_size,
+        "rope.dimension_count": turned,
+    }  # fmt: skip
+
+
 def usual_experts(kind: type[Family]) -> int:
-    """How many experts a model has by default: 0 where there are dense models of the family."""
+    """How many experts a model has by default: 0 where there are dense models of the family that are no exception."""
     count = keys_of(kind).get("expert_count")
+    if tiny_family(kind.architecture).experts:
+        return EXPERTS
     return 0 if count is None or count.is_optional else EXPERTS
 
 

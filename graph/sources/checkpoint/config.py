@@ -19,10 +19,10 @@ import numpy.typing as npt
 from aprgraph.graph.arguments import OVERRIDES
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import FAMILIES, Family
-from aprgraph.graph.families.numbers import Number
+from aprgraph.graph.families.numbers import SUM, Number, value_of_fields
 from aprgraph.graph.families.window import CheckpointWindows, Windows
 from aprgraph.graph.metadata import ListValue, Metadata, Scalar
-from aprgraph.graph.sources.checkpoint.config_class import find_class, kind_of, text_config
+from aprgraph.graph.sources.checkpoint.config_class import MLP_KINDS, find_class, kind_of, leading_dense, text_config
 from aprgraph.graph.sources.checkpoint.config_defaults import (
     ALIASES,
     CLASS_CONTEXT,
@@ -39,6 +39,8 @@ from aprgraph.graph.sources.checkpoint.config_windows import FIELDS as WINDOW_FI
 from aprgraph.graph.sources.checkpoint.config_windows import translate_windows
 from aprgraph.graph.sources.checkpoint.names import own_name
 
+#: How many elements of a head RoPE turns.
+_TURNED = "qk_rope_head_dim"
 _ACTIVATIONS = ("hidden_activation", "hidden_act")
 #: Nobody writes these where they have the class's own value.
 _UNDISPUTED = ("tie_word_embeddings",)
@@ -135,6 +137,14 @@ def _replace(config: dict[str, Any], name: str, value: Any) -> None:
     config[last] = value
 
 
+def _without_share(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` without the share of each head that RoPE turns, where another field says how many elements that are."""
+    share = "partial_rotary_factor"
+    inner = {name: config[name] for name in ("rope_parameters", "rope_scaling") if isinstance(config.get(name), dict)}
+    plain = {name: {key: value for key, value in fields.items() if key != share} for name, fields in inner.items()}
+    return {**{name: value for name, value in config.items() if name != share}, **plain}
+
+
 def _declared(family: type[Family]) -> list[tuple[str, str]]:
     """Fields of config.json with the keys that the family declares for them, without the architecture."""
     numbers = [reading for reading in family.readings().values() if isinstance(reading, Number)]
@@ -154,6 +164,11 @@ class _Translator:
         self._found = Translated()
         self._defaulted: list[str] = []
         self._kind = kind_of(config)
+        self._declared_names = {name for name, _ in _declared(family)}
+        if MLP_KINDS in self._config:
+            self._config.pop(ALIASES[MLP_KINDS], None)
+        if self._kind == "deepseek_v2" and self._config.get("topk_method", "greedy") == "greedy":
+            self._config |= dict.fromkeys(("n_group", "topk_group"), 1)  # which the class leaves aside then
         self._ignored = [f"{name} is {shown(self._config.pop(name))}" for name in self._unread()]
         require_values(self._config, self._kind, where)
         for name, value in CLASS_DEFAULTS.get(self._kind, {}).items():
@@ -219,14 +234,29 @@ class _Translator:
         """What the family declares, and other fields that have a key in GGUF."""
         for name, key in (*_declared(self._family), *OTHER_KEYS.items()):
             spelt = name if name in self._config else ALIASES.get(name, name)
-            self._done |= {name, spelt}
-            value = self._config.get(spelt)
+            self._done |= {name, spelt, *name.split(SUM)}
+            value = value_of_fields(spelt, self._config.get)
+            if spelt == MLP_KINDS and value is not None:
+                value = self._leading_dense(value)
             if value is None and spelt in self._config:
                 value = NULL.get(spelt)
             if value not in NEUTRAL.get(spelt, ()):
                 self._put(key, value, spelt)
 
+    def _leading_dense(self, kinds: object) -> int:
+        count = leading_dense(kinds)
+        if count is None:
+            raise UnsupportedModelError(
+                f"{self._where}: {MLP_KINDS} is {shown(kinds)}; supported are dense layers before those with experts"
+            )
+        return count
+
     def _head_size(self) -> int:
+        """Of how many elements of a head RoPE turns ``partial_rotary_factor``."""
+        if _TURNED in self._declared_names:
+            self._done |= {"head_dim", "qk_head_dim"}
+            turned = self._config.get(_TURNED)
+            return turned if isinstance(turned, int) else 0
         size, hidden, heads = (self._config.get(name) for name in ("head_dim", "hidden_size", "num_attention_heads"))
         if isinstance(size, int):
             return size
@@ -237,7 +267,9 @@ class _Translator:
         whole = bool(getattr(self._family, "whole_pairs", True))
         partial = self._kind in PARTIAL_ROPE or self._kind not in CLASS_DEFAULTS
         require_rope_kind(self._config, self._kind, self._where)
-        rope = translate_rope(self._config, self._where, self._head_size(), whole, partial)
+        config = self._config if _TURNED not in self._declared_names else _without_share(self._config)
+        unit = getattr(self._family, "log_multiplier", None)
+        rope = translate_rope(config, self._where, self._head_size(), whole, partial, unit)
         self._ignored += rope.ignored
         for key, value in rope.values.items():
             self._put(key, value, rope.fields[key])

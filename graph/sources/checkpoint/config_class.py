@@ -13,6 +13,18 @@ from aprgraph.graph.families.registry import find_family_of_class
 from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 
 _CAUSAL = "ForCausalLM"
+#: A ``model_type`` that files bear although they name the class of another.
+_SAME_CLASS = {"kimi_k2": "deepseek_v3"}
+#: The field that says of each layer which kind of feed-forward network it has.
+MLP_KINDS = "mlp_layer_types"
+
+
+def leading_dense(kinds: object) -> int | None:
+    """How many layers come before those with experts, by the kinds of all; None where that is not how they are ordered."""
+    if not isinstance(kinds, list) or not set(kinds) <= {"dense", "sparse"}:
+        return None
+    count = kinds.count("dense")
+    return count if "dense" not in kinds[count:] else None
 
 
 def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
@@ -40,7 +52,7 @@ def kind_of(config: Mapping[str, Any]) -> str:
     text, names = text_config(config), config.get("architectures")
     kind = text.get("model_type")
     if isinstance(kind, str):
-        return kind
+        return _SAME_CLASS.get(kind, kind)
     return _kind_of_class(str(names[0])) if isinstance(names, list) and names else ""
 
 

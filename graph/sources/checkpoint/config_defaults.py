@@ -37,6 +37,17 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "glm4_moe": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "partial_rotary_factor": 0.5,
                  "num_experts_per_tok": 8, "n_shared_experts": 1, "n_routed_experts": 128, "first_k_dense_replace": 1,
                  "moe_intermediate_size": 1408, "norm_topk_prob": True},
+    "deepseek_v2": _SMALL_EPS | {"max_position_embeddings": 2048, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+                                 "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 64, "n_shared_experts": 2,
+                                 "moe_intermediate_size": 1407},
+    "deepseek_v3": _SMALL_EPS | {"max_position_embeddings": 4096, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+                                 "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 256, "n_shared_experts": 1,
+                                 "moe_intermediate_size": 2048, "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4,
+                                 "first_k_dense_replace": 3, "norm_topk_prob": True, "routed_scaling_factor": 2.5},
+    "glm4_moe_lite": {"max_position_embeddings": 202752, "rms_norm_eps": 1e-5, "kv_lora_rank": 512, "q_lora_rank": 768,
+                      "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256, "n_routed_experts": 64, "n_shared_experts": 1,
+                      "moe_intermediate_size": 1536, "num_experts_per_tok": 4, "norm_topk_prob": True, "routed_scaling_factor": 1.8,
+                      "first_k_dense_replace": 1},
     "gpt_oss": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 64,
                 "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4, "rope_theta": 150000.0},
     "ministral3": {"max_position_embeddings": 262144, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 128},
@@ -61,7 +72,10 @@ CLASS_ROPE: Mapping[str, Mapping[str, Any]] = {
 CLASS_CONTEXT: Mapping[str, int] = {"phi3": 4096}
 
 #: Fields that name one thing: the one that families declare, and what other versions of transformers write.
-ALIASES: Mapping[str, str] = {"num_experts": "num_local_experts", "num_local_experts": "num_experts"}
+ALIASES: Mapping[str, str] = {
+    "num_experts": "num_local_experts", "num_local_experts": "num_experts", "first_k_dense_replace": "mlp_layer_types",
+    "mlp_layer_types": "first_k_dense_replace",
+}  # fmt: skip
 
 #: Fields on which no number of a text depends: training, bookkeeping, special tokens, and what the tensors tell.
 _HARMLESS = """
@@ -78,6 +92,7 @@ _HARMLESS = """
     vision_start_token_id vision_end_token_id vision_token_id unsloth_version unsloth_fixed cache_implementation
     experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
+    ep_size seq_aux aux_loss_alpha index_share_for_mtp_iteration
     top_p num_beams repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
     use_qk_norm residual_dropout model_max_length use_parallel_embedding layer_switch
 """
@@ -91,6 +106,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     # What the code that came with Command R and Command A could be told, and the class does.
     "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj",), "order_of_interleaved_layers": ("local_attn_first",),
     "use_gated_activation": (True,), "use_parallel_block": (True,), "use_embedding_sharing": (True,),
+    "rope_interleave": (True,), "scoring_func": ("softmax", "sigmoid"), "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
 }  # fmt: skip
 
 #: What null says where the class of transformers then does without, and the family has a default.

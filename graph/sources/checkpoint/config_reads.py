@@ -13,6 +13,7 @@ from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 
 _GEMMA = ("gemma2", "gemma3_text")
+_LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 _QWEN = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 
 #: Fields with the classes that read them. A class that is not among those of this package is taken to read all.
@@ -22,7 +23,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "residual_multiplier": ("granite",),
     "logits_scaling": ("granite",),
     "query_pre_attn_scalar": _GEMMA,
-    "routed_scaling_factor": ("glm4_moe",),
+    "routed_scaling_factor": ("glm4_moe", *_LATENT),
     "sliding_window": (
         "mistral", "mixtral", *_QWEN, *_GEMMA, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
     ),
@@ -34,7 +35,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "hidden_activation": _GEMMA,
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3", "smollm3",
-        "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5",
+        "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", *_LATENT,
     ),
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),

@@ -52,10 +52,13 @@ class RopeKeys:
             self.values[key], self.fields[key] = value, name
 
 
-def translate_rope(config: Mapping[str, Any], where: Path, head_size: int, whole_pairs: bool, partial: bool) -> RopeKeys:
+def translate_rope(
+    config: Mapping[str, Any], where: Path, head_size: int, whole_pairs: bool, partial: bool, log_multiplier: float | None = None
+) -> RopeKeys:
     """The keys of RoPE.
 
     ``whole_pairs``: whether the family rounds YaRN's bounds. ``partial``: whether the class can turn a part of each head.
+    ``log_multiplier``: what the key `yarn_log_multiplier` holds for a `mscale_all_dim` of 1, where the family scales scores by it.
 
     Raises ModelError for what is no description of RoPE, and UnsupportedModelError for a kind that is not known.
     """
@@ -84,7 +87,8 @@ def translate_rope(config: Mapping[str, Any], where: Path, head_size: int, whole
     dims = head_size if share is None else int(head_size * share)
     if dims != head_size:
         keys.put("rope.dimension_count", dims, share_name)
-    _Stretch(keys, given, prefix, config, where, dims).translate(whole.get("truncate", given.get("truncate")), whole_pairs)
+    stretch = _Stretch(keys, given, prefix, config, where, dims)
+    stretch.translate(whole.get("truncate", given.get("truncate")), whole_pairs, log_multiplier)
     return keys
 
 
@@ -139,7 +143,7 @@ class _Stretch:
     def __init__(self, keys: RopeKeys, given: Mapping[str, Any], prefix: str, config: Mapping[str, Any], where: Path, dims: int) -> None:
         self._keys, self._given, self._prefix, self._config, self._where, self._dims = keys, given, prefix, config, where, dims
 
-    def translate(self, truncate: Any, whole_pairs: bool) -> None:
+    def translate(self, truncate: Any, whole_pairs: bool, log_multiplier: float | None) -> None:
         given = self._given
         kind = given.get("rope_type", given.get("type"))
         kind = "longrope" if kind == "su" else "default" if kind is None else kind
@@ -165,7 +169,7 @@ class _Stretch:
         elif kind == "longrope":
             self._longrope()
         else:
-            self._yarn(True if truncate is None else bool(truncate), whole_pairs)
+            self._yarn(True if truncate is None else bool(truncate), whole_pairs, log_multiplier)
 
     def _put(self, key: str, value: Any, name: str) -> None:
         self._keys.put(key, value, f"{self._prefix}.{name}")
@@ -227,7 +231,7 @@ class _Stretch:
             magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
         self._put("rope.scaling.attn_factor", magnitude, "attention_factor")
 
-    def _yarn(self, truncate: bool, whole_pairs: bool) -> None:
+    def _yarn(self, truncate: bool, whole_pairs: bool, log_multiplier: float | None) -> None:
         if truncate != whole_pairs:
             raise UnsupportedModelError(
                 f"{self._where}: {self._prefix}.truncate is {str(truncate).lower()}; supported in this family is {str(whole_pairs).lower()}"
@@ -242,6 +246,9 @@ class _Stretch:
         usual = _temperature(factor, 1.0)
         if magnitude is None:
             magnitude = _temperature(factor, one) / _temperature(factor, all_dims) if one and all_dims else usual
+        if log_multiplier is not None and all_dims:
+            self._put("rope.scaling.yarn_log_multiplier", log_multiplier * all_dims, "mscale_all_dim")
+            usual = 1.0
         # The key holds what the usual temperature is multiplied by.
         if not math.isclose(magnitude, usual, rel_tol=1e-12):
             self._put("rope.scaling.attn_factor", magnitude / usual, "attention_factor")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.graph.ops import traits_of
+from aprgraph.graph.ops.router import Groups, groups_of
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.runtime.diff.align import Pair, last_rows
 from aprgraph.runtime.diff.shapes import ShapedTrace
@@ -67,6 +69,15 @@ def scores_of(ids: Place, a: Trace, b: Trace) -> str:
     if any(_has(trace, ids._replace(stage=scores)) for trace in (a, b)):
         return scores
     return STAGE_BY_NAME[scores].reads[0]
+
+
+def groups_of_choice(ids: Place, a: Trace, b: Trace) -> Groups:
+    """The groups that the choice ``ids`` is made by, as either trace's graph says; none where neither has a graph."""
+    for graph in (trace.graph() for trace in (a, b)):
+        for node in graph or ():
+            if (node.layer, node.stage) == (ids.layer, ids.stage) and traits_of(node).chooses:
+                return groups_of(node.attrs)
+    return Groups()
 
 
 def _has(trace: Trace, place: Place) -> bool:

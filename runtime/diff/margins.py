@@ -9,21 +9,26 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.graph.ops.router import Groups, group_scores
 from aprgraph.runtime.diff.indices import DESCRIBED, Choice, ChoiceState, IndexMetrics
 from aprgraph.runtime.diff.tolerance_rules import LOCAL_FACTOR
 from aprgraph.runtime.trace.aprt import F32
 
 F64 = npt.NDArray[np.float64]
+_NO_GROUPS = Groups()
 
 #: How far noise brings two scores together, in units of their error's rms: each of them is off by at most √LOCAL_FACTOR of it
 #: (the largest of 10⁶ normal errors), and the errors of two are independent, which is a factor of √2.
 NOISE_FACTOR = math.sqrt(2 * LOCAL_FACTOR)
 
 
-def judge_choices(metrics: IndexMetrics, ids_a: F32, ids_b: F32, scores: Sequence[F32 | None], limit: float) -> IndexMetrics:
+def judge_choices(
+    metrics: IndexMetrics, ids_a: F32, ids_b: F32, scores: Sequence[F32 | None], limit: float, groups: Groups = _NO_GROUPS
+) -> IndexMetrics:
     """``metrics`` of ids [n, k] with what the scores [n, X] of both sides (None: not recorded) say of the differing choices.
 
-    ``limit`` is the NMSE that the scores may have. Where both sides' are recorded, what they differ by at a position counts.
+    ``limit`` is the NMSE that the scores may have. Where both sides' are recorded, what they differ by at a position counts. ``groups``
+    are those that experts were chosen by.
     """
     rows_a, rows_b = (np.ascontiguousarray(side).reshape(-1, side.shape[-1]) for side in (ids_a, ids_b))
     sorted_bits = [np.sort(rows.view(np.uint32), axis=1) for rows in (rows_a, rows_b)]  # a NaN equals itself
@@ -31,7 +36,7 @@ def judge_choices(metrics: IndexMetrics, ids_a: F32, ids_b: F32, scores: Sequenc
     sides = [None if side is None else np.asarray(side, np.float64) for side in scores]
     with np.errstate(invalid="ignore", over="ignore"):
         noise = _noise(sides, limit)
-    choices = [_judge(int(position), rows_a[position], rows_b[position], sides, noise) for position in differing]
+    choices = [_judge(int(position), rows_a[position], rows_b[position], sides, noise, groups) for position in differing]
     judged = any(side is not None for side in sides)
     near = tuple(choice.position for choice in choices if choice.state is ChoiceState.NEAR_TIE)
     plain_first = sorted(choices, key=lambda choice: choice.state is ChoiceState.NEAR_TIE)
@@ -61,23 +66,24 @@ def _noise(sides: Sequence[F64 | None], limit: float) -> F64 | None:
     return np.asarray(NOISE_FACTOR * np.sqrt(allowed * signal))
 
 
-def _judge(position: int, ids_a: F32, ids_b: F32, sides: Sequence[F64 | None], noise: F64 | None) -> Choice:
+def _judge(position: int, ids_a: F32, ids_b: F32, sides: Sequence[F64 | None], noise: F64 | None, groups: Groups) -> Choice:
     only_a, only_b = (np.setdiff1d(ids, others) for ids, others in ((ids_a, ids_b), (ids_b, ids_a)))
     choice = Choice(position, _whole(only_a), _whole(only_b))
     if noise is None:
         return choice
     margins: list[float | None] = []
     gaps: list[float] = []
-    for side, ids, mine, others in ((sides[0], ids_a, only_a, only_b), (sides[1], ids_b, only_b, only_a)):
+    for side, ids, their_ids, mine, others in ((sides[0], ids_a, ids_b, only_a, only_b), (sides[1], ids_b, ids_a, only_b, only_a)):
         scores = None if side is None else side[position]
-        margins.append(None if scores is None else _margin(scores, ids))
+        margins.append(None if scores is None else _margin(scores, ids, groups))
         if scores is not None:
             # How much of the scores' order has to change for the other side's choice.
-            gaps.append(_gap(scores, mine, others))
+            gaps.append(_gap(scores, mine, others) if groups.count == 1 else _gap_of_groups(scores, their_ids, groups))
     allowed = float(noise[position])
     choice = replace(choice, margin_a=margins[0], margin_b=margins[1], allowed=allowed if math.isfinite(allowed) else None)
     known = [margin for margin in margins if margin is not None]
-    if len(known) == 2 and known == [0.0, 0.0] and gaps == [0.0, 0.0]:
+    is_equal = known == [0.0, 0.0] if groups.count == 1 else all(margin >= 0 for margin in known)
+    if len(known) == 2 and is_equal and gaps == [0.0, 0.0]:
         state = ChoiceState.TIE
     elif len(known) == len(gaps) and all(margin >= 0 for margin in known) and all(gap <= allowed for gap in gaps):
         state = ChoiceState.NEAR_TIE
@@ -86,13 +92,46 @@ def _judge(position: int, ids_a: F32, ids_b: F32, sides: Sequence[F64 | None], n
     return replace(choice, state=state)
 
 
-def _margin(scores: F64, ids: F32) -> float | None:
-    """From the last chosen to the first unchosen score; None for ids that are none, or scores that are not finite."""
+def _margin(scores: F64, ids: F32, groups: Groups) -> float | None:
+    """From the last chosen to the first unchosen score; None for ids that are none, or scores that are not finite.
+
+    With groups, among the experts of those that are used; below 0 where an expert of another group was chosen.
+    """
     if not np.isfinite(scores).all() or not _are_ids(ids, scores.size):
         return None
     chosen = np.zeros(scores.size, bool)
     chosen[ids.astype(np.int64)] = True
-    return float(scores[chosen].min() - scores[~chosen].max()) if not chosen.all() else None
+    by_group, size = group_scores(scores, groups), scores.size // groups.count
+    # Of equal groups those count as used that were.
+    order = np.lexsort((~chosen.reshape(groups.count, size).any(axis=1), -by_group))
+    open_to = np.isin(np.arange(scores.size) // size, order[: groups.used])
+    if (chosen & ~open_to).any():
+        return float(-np.ptp(scores) - 1)
+    return float(scores[chosen].min() - scores[open_to & ~chosen].max()) if (open_to & ~chosen).any() else None
+
+
+def _gap_of_groups(scores: F64, others: F32, groups: Groups) -> float:
+    """How far scores have to move for the choice ``others``: for its groups to be used, and for its experts to be their best.
+
+    NaN where that cannot be said. The error of a sum of two scores is √2 of that of one, by which distances of groups are divided.
+    """
+    if not (np.isfinite(scores).all() and _are_ids(others, scores.size)):
+        return math.nan
+    wanted, by_group = others.astype(np.int64), group_scores(scores, groups)
+    size = scores.size // groups.count
+    used = set(np.argsort(-by_group, kind="stable")[: groups.used].tolist())
+    theirs = set((wanted // size).tolist())
+    entering = sorted(theirs - used)
+    leaving = sorted(used - theirs, key=by_group.__getitem__)[: len(entering)]
+    if len(leaving) < len(entering):
+        return math.nan
+    gaps = [float(by_group[leaving].max() - by_group[entering].min()) / math.sqrt(groups.best)] if entering else []
+    open_to = np.flatnonzero(np.isin(np.arange(scores.size) // size, list((used - set(leaving)) | theirs)))
+    best = open_to[np.argsort(-scores[open_to], kind="stable")[: wanted.size]]
+    mine, missing = np.setdiff1d(best, wanted), np.setdiff1d(wanted, best)
+    if mine.size:
+        gaps.append(float(scores[mine].max() - scores[missing].min()))
+    return max(gaps, default=0.0)
 
 
 def _gap(scores: F64, mine: F32, others: F32) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from aprgraph.graph.stages import StageKind, is_logits
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.classify import State
-from aprgraph.runtime.diff.experts import Slots, find_scores, find_slots, scores_of
+from aprgraph.runtime.diff.experts import Slots, find_scores, find_slots, groups_of_choice, scores_of
 from aprgraph.runtime.diff.indices import IndexMetrics, compare_indices
 from aprgraph.runtime.diff.logits import LogitMetrics, compare_logits
 from aprgraph.runtime.diff.margins import judge_choices
@@ -146,10 +146,12 @@ class Measurer:
             return Measured(State.UNMEASURED, limit, "the ids stand in another order, and no manifest says how many belong to a position")
         if ids.differing and pair.structured:
             largest = max((float(side[np.isfinite(side)].max(initial=0.0)) for side in (a, b)), default=0.0)
-            chosen_by = scores_of(pair.key, self._a.trace, self._b.trace)
+            traces = self._a.trace, self._b.trace
+            chosen_by = scores_of(pair.key, *traces)
             key = pair.key._replace(stage=chosen_by)
             scores = [find_scores(trace, key, ids.positions, int(largest) + 1) for trace in (self._a, self._b)]
-            ids = judge_choices(replace(ids, chosen_by=chosen_by), a, b, scores, self._tolerances.find(chosen_by).limit)
+            groups, limit_of_scores = groups_of_choice(pair.key, *traces), self._tolerances.find(chosen_by).limit
+            ids = judge_choices(replace(ids, chosen_by=chosen_by), a, b, scores, limit_of_scores, groups)
         reason = exceeds(ids, limit)
         return Measured(state_of(ids.bit_identical, reason), limit, reason, ids)
 

@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aprgraph.graph.ops.router import Groups
 from aprgraph.runtime.diff import Class, DiffReport, diff
-from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
+from aprgraph.runtime.diff.experts import groups_of_choice
+from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics, compare_indices
+from aprgraph.runtime.diff.margins import judge_choices
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.traces import Tensor, noisy, trace_model, values, write_bare, write_trace
 
@@ -295,3 +299,30 @@ def test_a_choice_by_scores_with_a_bias_is_judged_by_these(tmp_path: Path) -> No
     metrics = diff(tmp_path / "a", tmp_path / "b").row(IDS).metrics
     assert isinstance(metrics, IndexMetrics)
     assert (metrics.differing, metrics.near_ties, metrics.chosen_by) == (1, 1, "moe_router_scores")
+
+
+#: Groups {0, 1} and {2, 3} are as good as each other, and one of them is used beside {4, 5}: experts 0 or 2 come with it.
+GROUPS = Groups(count=4, used=2, best=2)
+GROUP_ROW = [0.875, 0.125, 0.625, 0.375, 0.8, 0.7, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [(2e-7, ChoiceState.NEAR_TIE), (0.0, ChoiceState.TIE), (0.3, ChoiceState.UNEXPLAINED), (-0.3, ChoiceState.UNEXPLAINED)],
+)
+def test_a_choice_by_groups_is_judged_by_the_scores_of_groups(change: float, state: ChoiceState) -> None:
+    """Without its groups, the choice of {2, 4, 5} would be accused of leaving the best expert aside."""
+    a = np.array([GROUP_ROW], np.float32) + np.float32([[max(change, 0.0), *[0] * 7]])
+    b = np.array([GROUP_ROW], np.float32) + np.float32([[0, 0, 0, change, *[0] * 4]])
+    ids = scores_of([0, 4, 5]), scores_of([4, 5, 2])
+    compared = compare_indices(*ids)
+    assert compared is not None
+    metrics = judge_choices(compared, *ids, [a, b], 1e-9, GROUPS)
+    assert [choice.state for choice in metrics.choices] == [state]
+    plain = judge_choices(metrics, *ids, [a, b], 1e-9)
+    assert [choice.state for choice in plain.choices] == [ChoiceState.UNEXPLAINED]
+
+
+def test_the_groups_of_a_choice_are_those_of_the_graph(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    trace = trace_model(tmp_path / "a", tiny_model(family="deepseek2"))
+    assert groups_of_choice(Place(0, 1, IDS[2]), trace, trace) == Groups(4, 2, 2)

@@ -71,7 +71,8 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         optional=("k_b.weight", "v_b.weight", "moe_router_scores.bias"), experts=True, experts_used=3,
         numbers={
             "leading_dense_block_count": 1, "expert_shared_count": 1, "expert_weights_norm": True, "expert_weights_scale": 1.5,
-            "expert_group_count": 4, "expert_group_used_count": 2,
+            "expert_group_count": 4, "expert_group_used_count": 2, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 64, "rope.scaling.yarn_log_multiplier": 0.1,
         },
     ),
     "gpt-oss": TinyFamily(
@@ -101,12 +102,15 @@ def eps_key(kind: type[Family]) -> str:
 
 
 def latent_numbers(size: int, value_size: int) -> dict[str, int]:
-    """Sizes of latent attention: of the latents and of what RoPE leaves of a head of q and k, ``size``; of a head of v."""
+    """Sizes of latent attention: of the latent of q and of what RoPE leaves of a head of q and k, ``size``; of a head of v.
+
+    The latent of k and v is twice as large, so that scores are over more elements than a head has.
+    """
     turned = SMALL_NUMBERS["rope.dimension_count"]
     assert isinstance(turned, int)
     return {
-        "attention.q_lora_rank": size, "attention.kv_lora_rank": size, "attention.key_length": size + turned,
-        "attention.value_length": size, "attention.key_length_mla": size + turned, "attention.value_length_mla": value_size,
+        "attention.q_lora_rank": size, "attention.kv_lora_rank": 2 * size, "attention.key_length": 2 * size + turned,
+        "attention.value_length": 2 * size, "attention.key_length_mla": size + turned, "attention.value_length_mla": value_size,
         "rope.dimension_count": turned,
     }  # fmt: skip
 

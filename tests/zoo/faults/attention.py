@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from aprgraph.graph.ops.attention import attention_mask, cap_of
+from aprgraph.graph.ops.attention import attention_mask, cap_of, value_size_of
 from tests.zoo.faults.patches import reading, then, with_attrs
-from tests.zoo.faults.places import each_layer
+from tests.zoo.faults.places import Condition, Sites, anywhere, each_layer, either, where
 from tests.zoo.planting import Call, Fault, Patch
 from tests.zoo.subjects import LARGE_SCORES, Subject
 
+#: The stages of attention between q, k and v and the output projection.
+ALL = ("attn_scores", "attn_softmax", "attention")
 #: From a right mask [n, t] to a wrong one.
 Mask = Callable[[Array], Array]
 
 
 def _mask_of(call: Call, wrong: Mask) -> Array:
-    n, t = len(call.values["positions"]), call.near("k_cache").shape[0]
+    cache = "kv_cache" if f"layer{call.node.layer}.kv_cache" in call.values else "k_cache"
+    n, t = len(call.values["positions"]), call.near(cache).shape[0]
     return wrong(attention_mask(n, t, call.node.attr_int("window")))
 
 
@@ -48,10 +51,25 @@ def _masked(wrong: Mask) -> dict[str, Patch]:
 
     def mix(call: Call) -> Array:
         weights, v = call.operands
-        values = np.repeat(v.reshape(len(v), call.node.attr_int("kv_heads"), -1), len(weights) // call.node.attr_int("kv_heads"), axis=1)
+        kv_heads = call.node.attr_int("kv_heads")
+        size = v.shape[1] // kv_heads
+        taken = v.reshape(len(v), kv_heads, size)[..., : value_size_of(call.node.attrs, size)]
+        values = np.repeat(taken, len(weights) // kv_heads, axis=1)
         return np.einsum("hnt,thd->nhd", np.where(_mask_of(call, wrong), weights, 0.0), values).reshape(weights.shape[1], -1)
 
     return {"attn_scores": scores, "attn_softmax": softmax, "attention": mix}
+
+
+def _of_attention(patches: Mapping[str, Patch], *stages: str, when: Condition = anywhere) -> Sites:
+    """Faults of a layer's scores, softmax and mix, which latent attention may have over the latent."""
+    names = {name: "attn_latent" if name == "attention" else name for name in ALL}
+    over_latent = each_layer({names[name]: patch for name, patch in patches.items()}, *(names[stage] for stage in stages), when=when)
+    return either(where(lambda subject: "layer0.attn_latent" in subject.graph, over_latent), each_layer(patches, *stages, when=when))
+
+
+def _has_groups(subject: Subject, layer: int) -> bool:
+    """Whether there are several KV heads."""
+    return subject.graph[f"layer{layer}.attn_scores"].attr_int("kv_heads") > 1
 
 
 def _sees_one_ahead(mask: Array) -> Array:
@@ -134,14 +152,12 @@ def _soft_cap(scores: Array) -> Array:
     return np.asarray(50 * np.tanh(scores / 50))
 
 
-_ALL = ("attn_scores", "attn_softmax", "attention")
-
 FAULTS = (
     Fault(
         "mask one ahead",
         "kernel",
         "Every query sees the key after its own.",
-        each_layer(_masked(_sees_one_ahead), *_ALL),
+        _of_attention(_masked(_sees_one_ahead), *ALL),
     ),
     Fault(
         "mask one behind",
@@ -153,20 +169,20 @@ FAULTS = (
         "window one wider",
         "graph",
         "A sliding window of one position more.",
-        each_layer(dict.fromkeys(_ALL, _window(lambda w: w + 1)), *_ALL, when=_has_window),
+        each_layer(dict.fromkeys(ALL, _window(lambda w: w + 1)), *ALL, when=_has_window),
         seen="NVIDIA-NeMo/Megatron-Bridge#2656",
     ),
     Fault(
         "window one narrower",
         "graph",
         "A sliding window of one position less.",
-        each_layer(dict.fromkeys(_ALL[:2], _window(lambda w: w - 1)), *_ALL[:2], when=_has_window),
+        each_layer(dict.fromkeys(ALL[:2], _window(lambda w: w - 1)), *ALL[:2], when=_has_window),
     ),
     Fault(
         "window forgotten",
         "graph",
         "A layer with a sliding window sees everything.",
-        each_layer(dict.fromkeys(_ALL, with_attrs(window=0)), *_ALL, when=_has_window),
+        each_layer(dict.fromkeys(ALL, with_attrs(window=0)), *ALL, when=_has_window),
         seen="keras-team/keras-hub#2186",
     ),
     Fault(
@@ -174,8 +190,8 @@ FAULTS = (
         "graph",
         "A layer that sees everything gets the window of the others.",
         each_layer(
-            dict.fromkeys(_ALL[:2], lambda call: call.compute(window=max(call.subject.model.family.windows))),
-            *_ALL[:2],
+            dict.fromkeys(ALL[:2], lambda call: call.compute(window=max(call.subject.model.family.windows))),
+            *ALL[:2],
             when=_sees_everything,
         ),
     ),
@@ -204,14 +220,14 @@ FAULTS = (
         "GQA heads in turn",
         "kernel",
         "Query head h reads KV head h mod K in place of h / (H / K).",
-        each_layer({"attn_scores": _SCORES_IN_TURN, "attention": _MIX_IN_TURN}, "attn_scores", "attention"),
+        each_layer({"attn_scores": _SCORES_IN_TURN, "attention": _MIX_IN_TURN}, "attn_scores", "attention", when=_has_groups),
         seen="ekzhang/jax-js#180",
     ),
     Fault(
         "GQA heads of v in turn",
         "kernel",
         "The same for v alone.",
-        each_layer({"attention": _MIX_IN_TURN}, "attention"),
+        each_layer({"attention": _MIX_IN_TURN}, "attention", when=_has_groups),
     ),
     Fault(
         "softmax overflows",
@@ -236,6 +252,6 @@ FAULTS = (
         "v before its neighbour",
         "kernel",
         "The values of the row before are mixed: v is read one position late.",
-        each_layer({"attention": reading(1, lambda call: np.roll(call.operands[1], 1, axis=0))}, "attention"),
+        _of_attention({"attention": reading(1, lambda call: np.roll(call.operands[1], 1, axis=0))}, "attention"),
     ),
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from tests.zoo.faults.places import each_layer, having
-from tests.zoo.planting import Call, Fault
+from tests.zoo.faults.places import Sites, each_layer, either, having
+from tests.zoo.planting import Call, Fault, Patch
 from tests.zoo.subjects import STEPS, TOKENS
 
 _DECODED = range(1, STEPS)
@@ -51,12 +51,20 @@ def _exchanged(call: Call) -> Array:
     return rows
 
 
+def _keys(patch: Patch) -> Sites:
+    """What the cache of k holds, which in latent attention is that of v too."""
+    return either(
+        each_layer({"k_cache": patch}, "attn_scores", steps=_ONCE, wrong_steps=_DECODED),
+        each_layer({"kv_cache": patch}, "attn_scores", "attn_latent", steps=_ONCE, wrong_steps=_DECODED),
+    )
+
+
 FAULTS = (
     Fault(
         "stale key",
         "kernel",
         "A decoded step reads another position's key.",
-        each_layer({"k_cache": _stale}, "attn_scores", steps=_ONCE, wrong_steps=_DECODED),
+        _keys(_stale),
         variants=("generating",),
     ),
     Fault(
@@ -70,7 +78,7 @@ FAULTS = (
         "new key not written",
         "kernel",
         "A decoded step attends to its own position before its key is in the cache.",
-        each_layer({"k_cache": _zero}, "attn_scores", steps=_ONCE, wrong_steps=_DECODED),
+        _keys(_zero),
         variants=("generating",),
     ),
     Fault(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aprgraph.graph.ops import Array
+from aprgraph.graph.ops.router import groups_of
 from tests.zoo.faults.patches import left_out, reading, then, with_attrs
 from tests.zoo.faults.places import MULTIPLICATION, each_layer, either, having
 from tests.zoo.planting import Call, Fault
@@ -48,6 +49,14 @@ def _last_expert_forgotten(call: Call) -> Array:
 
 def _has_sigmoids(subject: Subject, layer: int) -> bool:
     return subject.graph[f"layer{layer}.moe_router"].attrs.get("gating") == "sigmoid"
+
+
+def _has_groups(subject: Subject, layer: int) -> bool:
+    return groups_of(subject.graph[f"layer{layer}.moe_router_indices"].attrs).count > 1
+
+
+def _counts_by_two(subject: Subject, layer: int) -> bool:
+    return groups_of(subject.graph[f"layer{layer}.moe_router_indices"].attrs).best > 1
 
 
 def _has_scale(subject: Subject, layer: int) -> bool:
@@ -104,6 +113,18 @@ FAULTS = (
         "graph",
         "Experts are chosen by the router's sigmoids alone.",
         each_layer({"moe_router_scores": left_out}, "moe_router_scores"),
+    ),
+    Fault(
+        "groups of experts forgotten",
+        "graph",
+        "Experts are chosen among all, not among those of the best groups.",
+        each_layer({"moe_router_indices": with_attrs(groups=1, used_groups=1, best_of_group=1)}, "moe_router_indices", when=_has_groups),
+    ),
+    Fault(
+        "groups by one expert",
+        "graph",
+        "A group of experts counts by its best, where it should by its two best.",
+        each_layer({"moe_router_indices": with_attrs(best_of_group=1)}, "moe_router_indices", when=_counts_by_two),
     ),
     Fault(
         "wrong expert on a tie",

@@ -12,7 +12,7 @@ from tests.zoo.faults.places import Sites, each_layer, each_layer_weight, either
 from tests.zoo.planting import Call, Fault, Misreading, Patch, Stored
 from tests.zoo.subjects import STEPS, Subject
 
-_ROTATED = ("q_post_rope", "k_post_rope")
+_ROTATED, _PARTS = ("q_post_rope", "k_post_rope"), ("q_pe", "k_pe")
 _ANGLES = ("rope_angles", "rope_angles_sliding")
 
 
@@ -107,11 +107,16 @@ _DECODED = range(1, STEPS)
 
 
 def _each_rotation(patch: Patch) -> Sites:
-    return each_layer(dict.fromkeys(_ROTATED, patch), *_ROTATED)
+    return either(*(each_layer(dict.fromkeys(names, patch), *names) for names in (_ROTATED, _PARTS)))
+
+
+def _one_rotation(which: int, patch: Patch) -> Sites:
+    """Of q (0) or k (1) alone."""
+    return either(*(each_layer({names[which]: patch}, names[which]) for names in (_ROTATED, _PARTS)))
 
 
 def _all_angles(patch: Patch) -> Sites:
-    return once(dict.fromkeys(_ANGLES, patch), *_ROTATED)
+    return once(dict.fromkeys(_ANGLES, patch), *_ROTATED, *_PARTS)
 
 
 FAULTS = (
@@ -157,7 +162,7 @@ FAULTS = (
         "The temperature of queries counts positions from 1, as in Llama 4.",
         once({"query_temperature": _shifted(1)}, "attn_scores"),
     ),
-    Fault("RoPE forgotten on k", "graph", "k is not rotated.", each_layer({"k_post_rope": _not_rotated}, "k_post_rope")),
+    Fault("RoPE forgotten on k", "graph", "k is not rotated.", _one_rotation(1, _not_rotated)),
     Fault("RoPE the other way", "kernel", "q and k are turned by the negative angle.", _each_rotation(reading(1, _other_direction))),
     Fault("RoPE of half the head", "graph", "Half of each head's pairs stay as they are.", _each_rotation(reading(1, _half_of_the_head))),
     Fault("positions from 1", "graph", "RoPE counts positions from 1; no score shows it.", _all_angles(_shifted(1))),
@@ -165,7 +170,7 @@ FAULTS = (
         "q rotated one further",
         "kernel",
         "q is turned by the angle of the next position.",
-        each_layer({"q_post_rope": reading(1, lambda call: np.roll(call.operands[1], -1, axis=0))}, "q_post_rope"),
+        _one_rotation(0, reading(1, lambda call: np.roll(call.operands[1], -1, axis=0))),
     ),
     Fault(
         "frequency factors forgotten",
@@ -210,7 +215,7 @@ FAULTS = (
         "decoding one position late",
         "graph",
         "RoPE of generated tokens counts one position too many.",
-        once(dict.fromkeys(_ANGLES, _shifted(1)), *_ROTATED, steps=_DECODED),
+        once(dict.fromkeys(_ANGLES, _shifted(1)), *_ROTATED, *_PARTS, steps=_DECODED),
         variants=("generating",),
     ),
 )

@@ -90,7 +90,6 @@ def test_what_holds_of_single_stages() -> None:
         "ffn_post_norm",
         "moe_router_scores",
         "lm_head_raw",
-        "moe_router_scores",
         *LATENT,
     }
     assert {stage.name for stage in STAGES if stage.latent} == LATENT

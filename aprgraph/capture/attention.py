@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from aprgraph.capture.captured_model import ATTENTION_FUNCTION, ROPE_FUNCTION, CapturedModel
+from aprgraph.capture.captured_model import ATTENTION_FUNCTION, SPLITTING_ROPE_FUNCTION, CapturedModel
 from aprgraph.capture.function_hooks import watching
 from aprgraph.graph.errors import TraceError
 
@@ -28,11 +29,12 @@ class AttentionWatch:
         self._running = threading.local()
 
     def watch_rope(self, stack: contextlib.ExitStack) -> None:
-        """Record q_post_rope and k_post_rope of every layer until ``stack`` closes."""
+        """Record q and k after RoPE, of every layer, until ``stack`` closes."""
         for attention in self._layer_of:
             stack.callback(attention.register_forward_pre_hook(self._enter).remove)
             stack.callback(attention.register_forward_hook(self._leave, always_call=True).remove)
-        stack.enter_context(watching(self._captured.functions, ROPE_FUNCTION, self._around_rope))
+        for name in self._captured.rope_functions:
+            stack.enter_context(watching(self._captured.functions, name, partial(self._around_rope, name == SPLITTING_ROPE_FUNCTION)))
 
     def watch_scores(self, stack: contextlib.ExitStack) -> None:
         """Record attn_scores and attn_softmax of every layer until ``stack`` closes. Only eager attention has them."""
@@ -44,12 +46,13 @@ class AttentionWatch:
     def _leave(self, _attention: Any, _args: Any, _output: Any) -> None:
         self._running.layer = None
 
-    def _around_rope(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _around_rope(self, splits: bool, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
         layer = getattr(self._running, "layer", None)
         if layer is not None:
-            for stage, heads in zip(("q_post_rope", "k_post_rope"), result, strict=True):
-                self._record(stage, layer, in_file_order(self._captured, heads[0].transpose(0, 1)))
+            for stage, given in zip(self._captured.rope_stages, result, strict=True):
+                heads = given[0].transpose(0, 1)
+                self._record(stage, layer, _as_neighbours(heads) if splits else in_file_order(self._captured, heads))
         return result
 
     def _around_attention(
@@ -104,7 +107,12 @@ def in_file_order(captured: CapturedModel, heads: torch.Tensor) -> torch.Tensor:
 
     Conversion reorders them where RoPE pairs neighbours in files and halves in transformers.
     """
-    n, count, size = heads.shape
     if captured.family.pairing != captured.family.hf_pairing:
-        heads = heads.reshape(n, count, 2, size // 2).transpose(2, 3)
-    return heads.reshape(n, count * size)
+        return _as_neighbours(heads)
+    return heads.reshape(len(heads), -1)
+
+
+def _as_neighbours(heads: torch.Tensor) -> torch.Tensor:
+    """Heads [n, heads, D] with pairs in two halves as [n, heads · D] with pairs of neighbours."""
+    n, count, size = heads.shape
+    return heads.reshape(n, count, 2, size // 2).transpose(2, 3).reshape(n, count * size)

@@ -15,8 +15,11 @@ from aprgraph.graph.families.registry import load_installed_families
 from aprgraph.graph.ops import traits_of
 from aprgraph.graph.outline import Outline
 
-#: The functions of a model's own Python module that every attention layer calls.
-ROPE_FUNCTION, ATTENTION_FUNCTION = "apply_rotary_pos_emb", "eager_attention_forward"
+#: The functions of a model's own Python module that every attention layer calls: for RoPE one of several.
+ATTENTION_FUNCTION = "eager_attention_forward"
+_ROPE_FUNCTION, _OTHER_ROPE_FUNCTION = "apply_rotary_pos_emb", "apply_rotary_emb"
+#: The one of them that takes pairs of neighbours, and gives the first elements of all pairs, then the second ones.
+SPLITTING_ROPE_FUNCTION = "apply_rotary_pos_emb_interleave"
 #: A key of configurations that changes the logits behind the head.
 _LOGIT_CAP = "final_logit_softcapping"
 
@@ -52,6 +55,17 @@ class CapturedModel:
     def attentions(self) -> Sequence[Any]:
         """The attention module of each layer: what its output projection is a part of."""
         return [_attention(self.modules, layer) for layer in range(len(self.layers))]
+
+    @property
+    def rope_functions(self) -> Sequence[str]:
+        """The names of the functions that RoPE may go through."""
+        return _rope_functions(self.functions)
+
+    @property
+    def rope_stages(self) -> tuple[str, ...]:
+        """The stages of q and of k that they give."""
+        stages = dict.fromkeys(node.stage for node in self.outline.graph.with_op("rope") if node.stage is not None)
+        return tuple(stages) or ("q_post_rope", "k_post_rope")
 
     @property
     def is_eager(self) -> bool:
@@ -100,7 +114,8 @@ def open_model(model: Any) -> CapturedModel:
     head = getattr(inner, "lm_head", None)
     modules = Modules(family, decoder, head)
     functions = sys.modules[type(_attention(modules, 0)).__module__]
-    missing = [one for one in (ROPE_FUNCTION, ATTENTION_FUNCTION) if not hasattr(functions, one)]
+    missing = [] if _rope_functions(functions) else [_ROPE_FUNCTION]
+    missing += [] if hasattr(functions, ATTENTION_FUNCTION) else [ATTENTION_FUNCTION]
     if missing:
         raise UnsupportedModelError(
             f"{functions.__name__} has no {' and no '.join(missing)}, expected as in transformers 5.24: this model has other attention"
@@ -109,6 +124,11 @@ def open_model(model: Any) -> CapturedModel:
     if getattr(decoder.config, _LOGIT_CAP, None) is not None and _LOGIT_CAP not in {one.hf for one in family.readings().values()}:
         raise UnsupportedModelError(f"{name} with {_LOGIT_CAP} cannot be captured: its logits are not what lm_head gives")
     return captured
+
+
+def _rope_functions(functions: ModuleType) -> list[str]:
+    found = [name for name in (_ROPE_FUNCTION, SPLITTING_ROPE_FUNCTION) if hasattr(functions, name)]
+    return found or [_OTHER_ROPE_FUNCTION] * hasattr(functions, _OTHER_ROPE_FUNCTION)
 
 
 def _attention(modules: Modules, layer: int) -> Any:

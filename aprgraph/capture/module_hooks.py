@@ -45,7 +45,7 @@ class Tap:
 def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callable[[], int], *, all_logits: bool) -> Iterator[Tap]:
     """Every tap that the model has. ``positions_so_far`` returns t: the positions of earlier passes and of this one."""
     watch = AttentionWatch(captured, record, positions_so_far)
-    yield Tap(("q_post_rope", "k_post_rope"), None, watch.watch_rope, everywhere=True)
+    yield Tap(captured.rope_stages, None, watch.watch_rope, everywhere=True)
     if captured.is_eager:
         yield Tap(("attn_scores", "attn_softmax"), None, watch.watch_scores, everywhere=True)
     for layer in (*range(len(captured.layers)), None):

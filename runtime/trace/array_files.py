@@ -27,10 +27,10 @@ NUMPY, TORCH = (".npz", ".npy"), (".pt", ".pth")
 _BFLOAT16_AS_WRITTEN = np.dtype("V2")
 #: Of a container in a torch file, how many others it may lie in.
 _DEEPEST = 16
-#: How a .npy file begins; and what a .npz file may begin with, to be told what it is by NumPy: a zip file, empty or not,
-#: one array, or a pickle.
+#: How a .npy file begins, and what a file may begin with, to be told by NumPy what it is: an array or a pickle; under the
+#: name .npz a zip file too, empty or not.
 _NUMPY_MAGIC = b"\x93NUMPY"
-_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06", _NUMPY_MAGIC, b"\x80")
+_BEGINNINGS = {".npy": (_NUMPY_MAGIC, b"\x80"), ".npz": (_NUMPY_MAGIC, b"\x80", b"PK\x03\x04", b"PK\x05\x06")}
 
 
 class ArrayFiles(Mapping[str, Any]):
@@ -92,10 +92,10 @@ def _readers_of(path: Path, alone: str, before: str) -> dict[str, Callable[[], A
     if suffix in TORCH:
         held = _load_torch(path)
         return {before + name if name else alone: _constant(value) for name, value in _flatten(held, "", path, 0)}
+    _require_beginning(path, suffix)
     if suffix == ".npy":
         array = _guarded(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
         return {alone: _constant(_as_numbers(array))}
-    _require_beginning(path)
     archive = _guarded(path, lambda: _open_archive(path))
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise TraceError(f"{path}: holds one array, as a .npy file does; name it so")
@@ -105,12 +105,12 @@ def _readers_of(path: Path, alone: str, before: str) -> dict[str, Callable[[], A
     return {before + name: _member(path, archive, name) for name in archive.files}
 
 
-def _require_beginning(path: Path) -> None:
-    """Raise TraceError for a .npz file that begins as no such file does; of one, NumPy would say that it is a pickle."""
+def _require_beginning(path: Path, suffix: str) -> None:
+    """Raise TraceError for a file that begins as none of its name does; of one, NumPy would say that it is a pickle."""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(len(_NUMPY_MAGIC))
-        if not head.startswith(_BEGINNINGS):
-            raise TraceError(f"{path}: is no .npz file: begins with {head!r}; save it again")
+        if not head.startswith(_BEGINNINGS[suffix]):
+            raise TraceError(f"{path}: is no {suffix} file: begins with {head!r}; save it again")
 
 
 def _open_archive(path: Path) -> Any:

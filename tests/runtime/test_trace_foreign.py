@@ -247,6 +247,8 @@ def test_a_folder_with_a_damaged_file(tmp_path: Path) -> None:
     (folder / "lm_head.npy").unlink()
     message = fails("inspect", folder)
     assert message.startswith(f"{folder}: none of its files of arrays can be read: layer0.attn_norm.npy is damaged, or no .npy file (")
+    (folder / "layer0.attn_norm.npy").write_bytes(b"no array at all")
+    assert fails("inspect", folder).endswith("layer0.attn_norm.npy is no .npy file: begins with b'no arr'; save it again")
 
 
 @pytest.mark.contract("CAPTURE-FILES-2")

@@ -127,7 +127,7 @@ def test_a_trace_inside_is_one_by_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("files", "message"), [
     ([], r"\(layer-<N>/<stage>\.bin\)$"),
     (["layer_0/ffn_swiglu.bin"], r"; found layer_0/ffn_swiglu\.bin: no APRT file, and no place of a stage; did you mean layer-0/ffn_swigl\.bin\?$"),
-    ([f"layer_{i}/mlp.npy" for i in range(9)], "and 5 more$"),
+    ([f"layer_{i}/mlp.dat" for i in range(9)], "and 5 more$"),
     (["artifact.json"], "; it is an artifact; give the directory of a trace, which `CompiledModel.run` writes$"),
     (["repro.py", "expected.npy"], "; it is the guilty stage that write_repro wrote"),
     (["config.json", "notes.txt"], "; it holds a model; run it first"),

@@ -40,6 +40,27 @@ class KernelArithmetic:
         """Correctly rounded."""
         return T.sqrt(_element(x))
 
+    def softplus(self, x: Expr | float) -> Expr:
+        """max(x, 0) + log(1 + e^-|x|) within 2 ulp: the logarithm by the polynomial of Cephes' logf.
+
+        Of u = e^-|x|, 1 + u is (1 + f), or 2 (1 + f) from √2 on, so that f is known without a rounding of 1 + u.
+        """
+        x = _element(x)
+        u = self._emitter.exp(T.Select(x < f32(0.0), x, -x))
+        is_large = u > f32(0.41421356)
+        f = T.Select(is_large, (u - f32(1.0)) * f32(0.5), u)
+        whole = T.Select(is_large, f32(1.0), f32(0.0))
+        square = f * f
+        p = f32(7.0376836292e-2)
+        for coefficient in (
+            -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1,
+            -2.4999993993e-1, 3.3333331174e-1,
+        ):  # fmt: skip
+            p = self._emitter.fma(p, f, f32(coefficient))
+        p = self._emitter.fma(whole, f32(-2.12194440e-4), p * f * square)
+        logarithm = self._emitter.fma(square, f32(-0.5), p) + f
+        return self.maximum(x, 0.0) + self._emitter.fma(whole, f32(0.693359375), logarithm)
+
     def minimum(self, a: Expr | float, b: Expr | float) -> Expr:
         """Not T.min, which loses a NaN: a comparison with NaN is false."""
         a, b = _element(a), _element(b)

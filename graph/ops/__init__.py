@@ -9,10 +9,24 @@ from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
 from aprgraph.graph.ops.base import Array, Op
 from aprgraph.graph.ops.bias_add import BIAS_ADD
-from aprgraph.graph.ops.elementwise import ADD, CLAMPED_SWIGLU, GELU, MUL, RELU_SQUARED, SCALE, SCALE_ROWS, SIGMOID, SILU, SOFT_CAP
+from aprgraph.graph.ops.delta_rule import DELTA_RULE
+from aprgraph.graph.ops.elementwise import (
+    ADD,
+    CLAMPED_SWIGLU,
+    GELU,
+    MUL,
+    RELU_SQUARED,
+    SCALE,
+    SCALE_ROWS,
+    SIGMOID,
+    SILU,
+    SOFT_CAP,
+    SOFTPLUS,
+)
 from aprgraph.graph.ops.experts import EXPERT_BIAS_ADD, EXPERT_LINEAR, EXPERT_SUM
 from aprgraph.graph.ops.heads import HEAD_LINEAR, JOIN_HEADS
 from aprgraph.graph.ops.kv_cache import CACHE
+from aprgraph.graph.ops.l2_norm import L2_NORM
 from aprgraph.graph.ops.layer_norm import LAYER_NORM
 from aprgraph.graph.ops.linear import LINEAR
 from aprgraph.graph.ops.lookup import COLUMNS, EMBED, LAST_ROW
@@ -20,6 +34,8 @@ from aprgraph.graph.ops.query_temperature import QUERY_TEMPERATURE
 from aprgraph.graph.ops.rms_norm import RMS_NORM
 from aprgraph.graph.ops.rope import CONTEXT_CHOICE, ROPE, ROPE_ANGLES
 from aprgraph.graph.ops.router import ROUTER_WEIGHTS, TOP_K
+from aprgraph.graph.ops.scale_columns import SCALE_COLUMNS
+from aprgraph.graph.ops.short_conv import SHORT_CONV
 from aprgraph.graph.ops.sources import INPUT, RECORDED, WEIGHT
 from aprgraph.graph.ops.tap import TAP
 from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits
@@ -30,7 +46,7 @@ OPS: dict[str, Op] = {
         INPUT, WEIGHT, RECORDED, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, LAYER_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE,
         JOIN_HEADS, HEAD_LINEAR, QUERY_TEMPERATURE, CACHE,
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
-        SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED,
+        SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE,
         TOP_K, ROUTER_WEIGHTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SUM, TAP,
     )
 }  # fmt: skip

@@ -37,12 +37,19 @@ class Arithmetic(Protocol):
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """a · b + c, rounded once where the target can."""
 
+    def softplus(self, x: Any) -> Any:
+        """log(1 + e^x)."""
+
 
 class Float64:
     """On NumPy arrays: the reference."""
 
     exp, tanh, sqrt = np.exp, np.tanh, np.sqrt
     minimum, maximum, where = np.minimum, np.maximum, staticmethod(np.where)
+
+    def softplus(self, x: Any) -> Any:
+        """See ``Arithmetic.softplus``."""
+        return np.logaddexp(0.0, x)
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """See ``Arithmetic.fma``."""
@@ -123,5 +130,5 @@ def _called(function: str) -> Any:
 class Written:
     """On text: the formula as it is computed, whatever names and helpers its function has."""
 
-    exp, tanh, sqrt = _called("exp"), _called("tanh"), _called("sqrt")
+    exp, tanh, sqrt, softplus = _called("exp"), _called("tanh"), _called("sqrt"), _called("softplus")
     minimum, maximum, where, fma = _called("minimum"), _called("maximum"), _called("where"), _called("fma")

@@ -34,6 +34,7 @@ GELU = declare(
     "x/2 · (1 + tanh(sqrt(2/π) · (x + 0.044715 x³))), the approximation with tanh (Hendrycks and Gimpel 2016, arXiv:1606.08415).",
 )
 SIGMOID = declare("sigmoid", lambda m, x: 1.0 / (1.0 + m.exp(-x)), "1 / (1 + exp(-x)).")
+SOFTPLUS = declare("softplus", lambda m, x: m.softplus(x), "log(1 + exp(x)) (Dugas et al. 2001).")
 SCALE_ROWS = declare(
     "scale_rows",
     lambda _, x, factors: x * factors,

@@ -56,14 +56,22 @@ class DeviceKernels:
 
     def call(self, symbol: str, args: Sequence[Argument]) -> npt.NDArray[Any]:
         """The one output among ``args`` of a kernel by name: twice, from memory that holds other bytes. Every element must be written."""
+        (out,) = self.outputs(symbol, args)
+        return out
+
+    def outputs(self, symbol: str, args: Sequence[Argument]) -> list[npt.NDArray[Any]]:
+        """All outputs, those that are read as well among them."""
         runs = [self._call_once(symbol, args, poison) for poison in POISONS]
-        poisoned = ((run.reshape(-1, 1).view(np.uint8) == poison).all(axis=1) for poison, run in zip(POISONS, runs, strict=True))
-        unwritten = np.logical_and(*poisoned)
-        assert not unwritten.any(), f"{symbol}: {unwritten.sum()} of {unwritten.size} elements were not written"
-        assert runs[0].tobytes() == runs[1].tobytes(), f"{symbol}: two runs gave different bits"
+        for first, second in zip(*runs, strict=True):
+            poisoned = (
+                (run.reshape(-1, 1).view(np.uint8) == poison).all(axis=1) for poison, run in zip(POISONS, (first, second), strict=True)
+            )
+            unwritten = np.logical_and(*poisoned)
+            assert not unwritten.any(), f"{symbol}: {unwritten.sum()} of {unwritten.size} elements were not written"
+            assert first.tobytes() == second.tobytes(), f"{symbol}: two runs gave different bits"
         return runs[0]
 
-    def _call_once(self, symbol: str, args: Sequence[Argument], poison: int) -> npt.NDArray[Any]:
+    def _call_once(self, symbol: str, args: Sequence[Argument], poison: int) -> list[npt.NDArray[Any]]:
         given: list[Any] = []
         outputs = []
         for arg in args:
@@ -78,8 +86,7 @@ class DeviceKernels:
             given.append(tvm.runtime.tensor(np.ascontiguousarray(values), self._device))
             outputs += [given[-1]] if isinstance(arg, (Out, InOut)) else []
         self._kernels[symbol](*given)
-        (out,) = outputs
-        return np.array(out.numpy())
+        return [np.array(out.numpy()) for out in outputs]
 
     def run(
         self, what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], result: Sequence[int] | InOut

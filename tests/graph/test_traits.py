@@ -44,7 +44,17 @@ def test_a_row_of_a_rowwise_op_depends_on_the_same_row_of_its_operands_alone(fam
 
 def test_ops_that_look_at_other_positions_are_not_rowwise() -> None:
     computed = {name for name, op in OPS.items() if op.traits.role is Role.COMPUTED and not op.traits.is_rowwise}
-    assert computed == {"last_row", "context_choice", "cache", "attn_scores", "attn_softmax", "attn_mix", "attention"}
+    assert computed == {
+        "last_row",
+        "context_choice",
+        "cache",
+        "attn_scores",
+        "attn_softmax",
+        "attn_mix",
+        "attention",
+        "short_conv",
+        "delta_rule",
+    }
 
 
 def test_traits_name_operands_that_there_are() -> None:

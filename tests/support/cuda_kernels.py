@@ -50,9 +50,13 @@ class CudaKernels:
 
     def call(self, symbol: str, args: Sequence[Argument]) -> npt.NDArray[Any]:
         """The one output among ``args`` of a kernel by name. Raises EmulationError."""
-        host, source, kernels = self._built[symbol]
-        (out,) = call_host(host, symbol, kernels.result(), source.functions, args)
+        (out,) = self.outputs(symbol, args)
         return out
+
+    def outputs(self, symbol: str, args: Sequence[Argument]) -> list[npt.NDArray[Any]]:
+        """All outputs, those that are read as well among them."""
+        host, source, kernels = self._built[symbol]
+        return list(call_host(host, symbol, kernels.result(), source.functions, args))
 
     def run(
         self, what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], result: Sequence[int] | InOut

@@ -9,10 +9,12 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda import (
     attention,
     bias_add,
+    delta_rule,
     elementwise,
     experts,
     heads,
     kv_cache,
+    l2_norm,
     layer_norm,
     linear,
     lookup,
@@ -20,6 +22,8 @@ from aprgraph.codegen.kernels.cuda import (
     rms_norm,
     rope,
     router,
+    scale_columns,
+    short_conv,
 )
 from aprgraph.graph.arguments import TARGET
 from aprgraph.graph.errors import GraphError
@@ -53,6 +57,10 @@ KERNELS: dict[str, Kernel] = {
     "expert_linear": experts.expert_linear,
     "expert_bias_add": experts.expert_bias_add,
     "expert_sum": experts.expert_sum,
+    "short_conv": short_conv.short_conv,
+    "delta_rule": delta_rule.delta_rule,
+    "l2_norm": l2_norm.l2_norm,
+    "scale_columns": scale_columns.scale_columns,
 }
 
 

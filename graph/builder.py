@@ -6,7 +6,6 @@ A slot is a weight's place in a model. It is named after the stage that reads it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from aprgraph.graph.errors import GraphError, UnsupportedModelError, shown
@@ -14,12 +13,15 @@ from aprgraph.graph.families.base import Family, Order
 from aprgraph.graph.families.misspelt import check_slots
 from aprgraph.graph.families.own_code import own_code
 from aprgraph.graph.families.rope_scaling import Rope
+from aprgraph.graph.heads import Heads
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.ops import OPS, Op
 from aprgraph.graph.sources.source import TensorInfo
 from aprgraph.graph.stage_declarations import declare_stages
 from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import STAGE_BY_NAME
+
+__all__ = ["GraphBuilder", "Heads", "Tensors"]
 
 #: Dims of a weight that holds all experts.
 _EXPERT_DIMS = 3
@@ -40,25 +42,6 @@ class Tensors(Protocol):
     @property
     def vocabulary(self) -> int:
         """The number of token ids."""
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Heads of q, k or v: ``count`` heads of ``size`` elements each, in the columns of a node.
-
-    They are the columns of the node ``value`` from ``start`` on. ``name`` is "q", "k" or "v".
-    """
-
-    value: str
-    start: int
-    count: int
-    size: int
-    name: str
-
-    @property
-    def columns(self) -> int:
-        """How many columns all heads take together."""
-        return self.count * self.size
 
 
 class GraphBuilder:
@@ -158,7 +141,7 @@ class GraphBuilder:
     def tensor_name(self, slot: str, what: str = "weight") -> str:
         """The name of a slot's tensor in the GGUF file. ``what`` is "weight", "bias" or "scale"."""
         self.asked.add(slot)
-        name = f"{self.family.gguf_name(slot)}.{what}"
+        name = self.family.tensor_name(slot, what)
         return name if self.layer is None else f"blk.{self.layer}.{name}"
 
     def has(self, slot: str, what: str = "weight") -> bool:

@@ -58,6 +58,7 @@ _HEADS = ("rope", "attn_scores", "attn_mix", "attention")
 _SCALE = ("attn_scores", "attention")
 _MASK = ("attn_scores", "attn_softmax", "attn_mix", "attention")
 _ANGLES = ("rope_angles",)
+_RECURRENT = ("short_conv", "delta_rule", "l2_norm")
 _OFF: tuple[object, ...] = (0, False)
 #: Families whose routers llama.cpp reads from the file.
 _FREE_ROUTERS = ("glm4moe", "deepseek2")
@@ -151,6 +152,17 @@ _READ = (
         "rope.scaling.yarn_log_multiplier", "a part of YaRN's factor of the cosines and sines", _ANGLES, neutral=(0,), matters=with_yarn,
         llama_cpp=_NOT_READ, llama_cpp_reads_in=("deepseek2",),
     ),
+    ModelKey("attention.recurrent_layers", "which layers are recurrent", _RECURRENT, neutral=_OFF, has_default=True),
+    ModelKey("full_attention_interval", "which layers are not recurrent", _RECURRENT, neutral=_OFF, has_default=True),
+    *(
+        # Granite 4's dense models have the settings of those with recurrent layers, and none of these layers.
+        ModelKey(f"ssm.{name}", f"{what} of recurrent layers", _RECURRENT, neutral=_OFF, harmless_in=("granite",))
+        for name, what in (
+            ("conv_kernel", "the positions of the short convolution"), ("inner_size", "the columns of v"),
+            ("state_size", "the size of a head of q and k"), ("time_step_rank", "the number of heads of v"),
+            ("group_count", "the number of heads of q and k"),
+        )
+    ),
     ModelKey("expert_count", "the number of experts", neutral=(0,)),
     ModelKey("expert_used_count", "how many experts a position uses", ("top_k",), matters=with_experts),
     ModelKey("expert_feed_forward_length", "the size of an expert", neutral=(0,), matters=with_experts),
@@ -211,7 +223,7 @@ _NEVER_READ = (
             "attention.value_residual_mix_lora_rank", "attention.gate_lora_rank", "attention.output_lora_rank",
             "attention.relative_buckets_count", "attention.shared_kv_layers",
             "attention.output_group_count", "attention.indexer.head_count", "attention.indexer.key_length", "attention.indexer.top_k",
-            "attention.compress_rope_freq_base", "attention.compress_ratios", "attention.recurrent_layers", "full_attention_interval",
+            "attention.compress_rope_freq_base", "attention.compress_ratios",
         )
     ),
     *(
@@ -248,11 +260,6 @@ _NEVER_READ = (
             "convnext.block_count", "altup.active_idx", "altup.num_inputs", "activation_sparsity_scale", "hyper_connection.count",
             "target_layers", "target_hidden_size",
         )
-    ),
-    *(
-        # Granite 4's dense models have the settings of those with recurrent layers, and none of these layers.
-        ModelKey(name, "another architecture", neutral=_OFF, harmless_in=("granite",))
-        for name in ("ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank", "ssm.group_count")
     ),
     ModelKey("deepstack_mapping", "which layers read an image", neutral=_OFF),
 )  # fmt: skip

@@ -32,6 +32,12 @@ SMALL_NUMBERS: Mapping[str, int | float] = {
     "expert_count": 8,
     "expert_used_count": 2,
     "expert_feed_forward_length": 32,
+    "full_attention_interval": 2,
+    "ssm.conv_kernel": 4,
+    "ssm.group_count": 2,
+    "ssm.state_size": 16,
+    "ssm.time_step_rank": 4,
+    "ssm.inner_size": 64,
 }
 
 

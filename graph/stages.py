@@ -6,7 +6,8 @@ The names, their order and the file layout are shared with the Rust tool ``apr``
 Dimension letters: n = positions in this pass, t = positions attended to, H = query heads, K = KV heads, D = head size,
 E = hidden size, F = FFN size, V = vocabulary, X = experts, k = experts used per position. In multi-head latent attention
 (DeepSeek-V2, arXiv:2405.04434) L = size of the latent that keys and values are made of, M = size of that of queries,
-R = elements of a head of q and k that RoPE turns, N = the others, D = head size of v.
+R = elements of a head of q and k that RoPE turns, N = the others, D = head size of v. Of recurrent layers: C = channels of
+the short convolution, G = heads of q and k, S = their size, P = heads of v, U = their size.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from aprgraph.graph.errors import AprgraphError, shown
 #: What a stage may be called: its files and `--taps` bear the name.
 _NAME = re.compile(r"[a-z][a-z_]*")
 #: A dimension: the letters of the module docstring, and what is computed of them.
-_DIM = re.compile(r"[ntHKDEFVXkLMRN0-9()+*]+")
+_DIM = re.compile(r"[ntHKDEFVXkLMRNCGSPU0-9()+*]+")
 
 
 class StageKind(Enum):
@@ -96,8 +97,28 @@ STAGES: list[Stage] = [
     Stage("embedding", ("n", "E"), _K.LOOKUP, "token embedding rows, scaled where the model scales them",
           first_layer_only=True),
     Stage("attn_norm", ("n", "E"), _K.NORM, "after the norm before attention", (HIDDEN,)),
+    Stage("conv_in", ("n", "C"), _K.MATMUL, "what the short convolution of a recurrent layer reads: q, k, v side by side",
+          ("attn_norm",), addition=True, optional=True),
+    Stage("delta_gate", ("n", "P*U"), _K.MATMUL, "the gate of what a gated delta net gives, before its activation",
+          ("attn_norm",), addition=True, optional=True),
+    Stage("delta_beta", ("n", "P"), _K.ELEMENTWISE, "how far a delta net moves its state towards v, 0 to 1",
+          ("attn_norm",), addition=True, optional=True),
+    Stage("conv_out", ("n", "C"), _K.MATMUL, "after the short convolution",
+          ("conv_in",), recalls=("conv_in",), addition=True, optional=True, quantisable=False),
+    Stage("conv_silu", ("n", "C"), _K.ELEMENTWISE, "act(conv_out)", ("conv_out",), addition=True, optional=True),
+    Stage("delta_q", ("n", "G*S"), _K.NORM, "q of a delta net, each head of length 1", ("conv_silu",), addition=True, optional=True),
+    Stage("delta_k", ("n", "G*S"), _K.NORM, "k of a delta net, each head of length 1", ("conv_silu",), addition=True, optional=True),
+    Stage("delta_decay", ("n", "P"), _K.ELEMENTWISE, "logarithm of the share of its state that a delta net keeps, 0 or less",
+          ("attn_norm",), addition=True, optional=True),
+    Stage("delta_rule", ("n", "P*U"), _K.MATMUL, "what the delta rule reads from its state",
+          ("delta_q", "delta_k", "conv_silu", "delta_decay", "delta_beta"),
+          recalls=("delta_q", "delta_k", "conv_silu", "delta_decay", "delta_beta"), addition=True, optional=True, quantisable=False),
+    Stage("delta_gated", ("n", "P*U"), _K.ELEMENTWISE, "that after its norm, times act(gate), before the output projection",
+          ("delta_rule", "delta_gate"), addition=True, optional=True),
     Stage("qkv_matmul", ("n", "(H+2K)*D"), _K.MATMUL, "q, k, v projections side by side, before the bias",
           ("attn_norm",)),
+    Stage("attn_gate", ("n", "H*D"), _K.MATMUL, "the gate of the attention output, before its sigmoid",
+          ("attn_norm",), addition=True, optional=True),
     Stage("qkv_bias", ("n", "(H+2K)*D"), _K.ELEMENTWISE, "after the bias, where the model has one",
           ("qkv_matmul",), optional=True, is_sum=True),
     Stage("q_norm", ("n", "H*D"), _K.NORM, "q after its norm",
@@ -133,7 +154,9 @@ STAGES: list[Stage] = [
           ("attn_softmax", "kv_a_norm"), recalls=("kv_a_norm",), addition=True, optional=True, quantisable=False, latent=True),
     Stage("attention", ("n", "H*D"), _K.MATMUL, "softmax · v, before the output projection",
           ("attn_softmax", "qkv_bias", "kv_b", "attn_latent"), recalls=("qkv_bias", "kv_b"), quantisable=False),
-    Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection", ("attention",)),
+    Stage("attn_gated", ("n", "H*D"), _K.ELEMENTWISE, "the attention output times the sigmoid of its gate",
+          ("attention", "attn_gate"), addition=True, optional=True),
+    Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection", ("attn_gated", "delta_gated")),
     Stage("attn_post_norm", ("n", "E"), _K.NORM, "after the norm of the attention output",
           ("attn_out",), addition=True, optional=True),
     Stage("post_attn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the attention residual add",
@@ -213,7 +236,7 @@ def add_stage(stage: Stage, before: str, *, of_graph: bool = False) -> None:
     if not stage.dims or not all(isinstance(dim, str) and _DIM.fullmatch(dim) for dim in stage.dims):
         raise AprgraphError(
             f"the stage {stage.name!r} has the dims {shown(stage.dims)}, expected letters of the stage table "
-            "(n t H K D E F V X k L M R N), or sums and products of them"
+            "(n t H K D E F V X k L M R N C G S P U), or sums and products of them"
         )
     if before not in STAGE_BY_NAME or before == stage.name:
         raise AprgraphError(f"the stage {stage.name!r} is to come before {shown(before)}, which is no stage")

@@ -24,7 +24,7 @@ class AttentionWatch:
 
     def __init__(self, captured: CapturedModel, record: Record, positions_so_far: Callable[[], int]) -> None:
         self._captured, self._record, self._positions_so_far = captured, record, positions_so_far
-        self._layer_of = {attention: index for index, attention in enumerate(captured.attentions)}
+        self._layer_of = {attention: index for index, attention in captured.attentions.items()}
         # RoPE's function is not told for whom it works, and other models in other threads call the same one.
         self._running = threading.local()
 
@@ -70,6 +70,8 @@ class AttentionWatch:
                 scores = torch.where(mask if mask.dtype == torch.bool else mask == 0, scores, 0.0)
             self._record("attn_scores", layer, self._over_all_positions(scores[0]))
             self._record("attn_softmax", layer, self._over_all_positions(result[1][0]))
+            if self._captured.is_gated:
+                self._record("attention", layer, result[0][0].flatten(1))
         return result
 
     def _over_all_positions(self, values: torch.Tensor) -> torch.Tensor:

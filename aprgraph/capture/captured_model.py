@@ -52,9 +52,36 @@ class CapturedModel:
         return list(self.decoder.layers)
 
     @property
-    def attentions(self) -> Sequence[Any]:
-        """The attention module of each layer: what its output projection is a part of."""
-        return [_attention(self.modules, layer) for layer in range(len(self.layers))]
+    def attentions(self) -> Mapping[int, Any]:
+        """The attention module of each layer that has one: what its output projection is a part of."""
+        scored = {node.layer for node in self.outline.graph.with_op("attn_scores")}
+        return {layer: module for layer, module in self._mixers().items() if layer in scored}
+
+    @property
+    def recurrent(self) -> Mapping[int, Any]:
+        """The module of each layer that has a state of fixed size in place of attention."""
+        scored = {node.layer for node in self.outline.graph.with_op("attn_scores")}
+        return {layer: module for layer, module in self._mixers().items() if layer not in scored}
+
+    def _mixers(self) -> Mapping[int, Any]:
+        """The module in each layer that mixes positions, which the output projection is a part of."""
+        graph, found = self.outline.graph, {}
+        for node in graph:
+            if node.stage != "attn_out" or node.layer is None:
+                continue
+            slots = [self.outline.weights[name].slot for name in graph.operand_names(node.name) if name in self.outline.weights]
+            module = next((one for slot in slots if (one := self.modules.around(slot, node.layer)) is not None), None)
+            if module is None:
+                raise UnsupportedModelError(
+                    f"layer {node.layer} has no attention where its family says; write its tensors with aprgraph.Trace.write"
+                )
+            found[node.layer] = module
+        return found
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether what attention gives is multiplied by a gate before its output projection."""
+        return any(node.stage == "attn_gated" for node in self.outline.graph)
 
     @property
     def rope_functions(self) -> Sequence[str]:
@@ -113,7 +140,7 @@ def open_model(model: Any) -> CapturedModel:
     decoder = next(part for part in inner.modules() if _is_decoder(part))
     head = getattr(inner, "lm_head", None)
     modules = Modules(family, decoder, head)
-    functions = sys.modules[type(_attention(modules, 0)).__module__]
+    functions = sys.modules[type(decoder.layers[0]).__module__]
     missing = [] if _rope_functions(functions) else [_ROPE_FUNCTION]
     missing += [] if hasattr(functions, ATTENTION_FUNCTION) else [ATTENTION_FUNCTION]
     if missing:
@@ -129,14 +156,6 @@ def open_model(model: Any) -> CapturedModel:
 def _rope_functions(functions: ModuleType) -> list[str]:
     found = [name for name in (_ROPE_FUNCTION, SPLITTING_ROPE_FUNCTION) if hasattr(functions, name)]
     return found or [_OTHER_ROPE_FUNCTION] * hasattr(functions, _OTHER_ROPE_FUNCTION)
-
-
-def _attention(modules: Modules, layer: int) -> Any:
-    """The attention module of a layer."""
-    found = modules.around("attn_out", layer)
-    if found is None:
-        raise UnsupportedModelError(f"layer {layer} has no attention where its family says; write its tensors with aprgraph.Trace.write")
-    return found
 
 
 def _check_not_compiled(model: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from aprgraph.graph.errors import AprgraphError, UnsupportedModelError
 from aprgraph.graph.families import Family
 from aprgraph.graph.families.numbers import Number, value_of_fields
+from aprgraph.graph.families.recurrent import RecurrentLayers
 from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
 from aprgraph.graph.metadata import ListValue
 from aprgraph.graph.outline import SMALL_NUMBERS, Outline, outline
@@ -45,7 +46,7 @@ class Modules:
         name, _, what = tensor.rpartition(".")
         layer, name = (int(name.split(".")[1]), name.split(".", 2)[2]) if name.startswith("blk.") else (None, name)
         slots = list(self._slots(name))
-        if any(self.holder(slot, layer) is not None for slot in slots):
+        if what != "scale" and any(self.holder(slot, layer) is not None for slot in slots):
             return True
         modules = [module for slot in slots if (module := self.find(slot, layer)) is not None]
         return any(has_bias(module) for module in modules) if what == "bias" else what == "weight" and bool(modules)
@@ -83,6 +84,10 @@ def outline_of(family: type[Family], decoder: Any, modules: Modules) -> Outline:
             numbers[number.gguf] = ListValue(value) if isinstance(value, list) else value
     if (dense := leading_dense(getattr(config, MLP_KINDS, None))) is not None:
         numbers["leading_dense_block_count"] = dense
+    for reading in family.readings().values():
+        if isinstance(reading, RecurrentLayers) and getattr(config, "layer_types", None):
+            flags: list[int | float | bool] = [kind in reading.kinds for kind in config.layer_types]
+            numbers["attention.recurrent_layers"] = ListValue(flags)
     numbers |= {"block_count": len(decoder.layers), "nextn_predict_layers": 0}
     try:
         return outline(family, numbers, vocabulary=config.vocab_size, optional=modules.has)

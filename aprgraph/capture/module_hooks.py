@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,9 +13,12 @@ import torch
 from aprgraph.capture.attention import AttentionWatch, in_file_order
 from aprgraph.capture.captured_model import CapturedModel
 from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, ExpertsWatch
+from aprgraph.capture.recurrent import STAGES as RECURRENT_STAGES
+from aprgraph.capture.recurrent import RecurrentWatch
 from aprgraph.capture.sums import SumWatch
-from aprgraph.graph.ir import Node
-from aprgraph.graph.ops import traits_of
+from aprgraph.graph.ir import Dim, Node
+from aprgraph.graph.ops import complete_attrs, traits_of
+from aprgraph.graph.ops.base import integer
 from aprgraph.graph.stages import EMBEDDING
 
 #: Called with (stage, layer, tensor). The tensor has the shape of the stage table, on any device, in any dtype.
@@ -25,6 +28,8 @@ Record = Callable[[str, int | None, torch.Tensor], None]
 #: axis.
 _OF_HEADS = ("q", "k", "q_norm", "k_norm")
 _HEADS_APART = 3
+#: Ops that compute nothing: a torch of their own is all that a capture needs of them.
+_MOVES = ("columns", "join_heads")
 #: The names that feed-forward modules have for their activation.
 _ACTIVATIONS = ("act_fn", "activation_fn")
 
@@ -47,7 +52,11 @@ def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callabl
     watch = AttentionWatch(captured, record, positions_so_far)
     yield Tap(captured.rope_stages, None, watch.watch_rope, everywhere=True)
     if captured.is_eager:
-        yield Tap(("attn_scores", "attn_softmax"), None, watch.watch_scores, everywhere=True)
+        gated = ("attention",) if captured.is_gated else ()
+        yield Tap(("attn_scores", "attn_softmax", *gated), None, watch.watch_scores, everywhere=True)
+    if captured.recurrent:
+        recurrent = RecurrentWatch(captured.recurrent, captured.functions, record)
+        yield Tap(RECURRENT_STAGES, None, recurrent.open, everywhere=True)
     for layer in (*range(len(captured.layers)), None):
         yield from _LayerTaps(captured, record, layer, all_logits=all_logits).find()
 
@@ -107,7 +116,15 @@ class _LayerTaps:
 
     def find(self) -> Iterator[Tap]:
         """Every tap of the layer, each stage once: the first place that gives it."""
-        for tap in (*self._outputs(), *self._sums(), *self._experts(), *self._inputs(), *self._activations(), *self._ends()):
+        for tap in (
+            *self._outputs(),
+            *self._moved(),
+            *self._sums(),
+            *self._experts(),
+            *self._inputs(),
+            *self._activations(),
+            *self._ends(),
+        ):
             new = tuple(stage for stage in tap.stages if stage not in self._shown)
             if new == tap.stages:
                 self._shown.update(new)
@@ -147,8 +164,33 @@ class _LayerTaps:
             for part in self._graph.users(node.name):
                 if part.op == "columns" and part.stage is not None:
                     self._slot_of[part.name] = modules[0][0]
-                    columns = slice(part.attr_int("start"), part.attr_int("stop"))
-                    yield self._after(modules, part.stage, columns)
+                    yield self._after(modules, part.stage, partial(self._put_together, part))
+
+    def _moved(self) -> Iterator[Tap]:
+        """Stages that are nothing but columns of what modules return, perhaps of several side by side."""
+        for node in self._nodes:
+            sources = self._sources(node)
+            if node.stage is None or node.name in self._slot_of or node.op not in _MOVES or not sources:
+                continue
+            modules = [module for name in sources for module in self._modules(self._graph[name])]
+            yield self._after(modules, node.stage, partial(self._put_together, node))
+
+    def _sources(self, node: Node) -> list[str]:
+        """The nodes of modules that a node is columns of; empty if it is anything else."""
+        if node.op not in _MOVES:
+            return [node.name] if self._modules(node) and not self._is_with_bias(node) else []
+        found = [self._sources(operand) for operand in self._graph.operands(node.name)]
+        return list(dict.fromkeys(name for names in found for name in names)) if all(found) else []
+
+    def _put_together(self, node: Node, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The value of a node, of the outputs of modules by their slots."""
+        if node.op not in _MOVES:
+            return torch.cat([outputs[slot] for slot, _ in self._modules(node)], dim=1)
+        parts = [self._put_together(operand, outputs) for operand in self._graph.operands(node.name)]
+        heads = [part.unflatten(1, (integer(complete_attrs(node), "heads"), -1)) for part in parts]
+        if node.op == "columns":
+            return heads[0][:, :, node.attr_int("start") : node.attr_int("stop")].flatten(1)
+        return torch.cat(heads, dim=2).flatten(1)
 
     def _experts(self) -> Iterator[Tap]:
         if self._layer is None or self._layer not in self._captured.experts:
@@ -176,7 +218,7 @@ class _LayerTaps:
             given = self._graph.operands(node.name)[:1]
             for before in given if modules else ():
                 if before.stage is not None and before.layer == self._layer and before.name not in self._slot_of:
-                    yield self._before(modules[0][1], before.stage)
+                    yield self._before(modules[0][1], before.stage, before.type.dims[-1])
 
     def _activations(self) -> Iterator[Tap]:
         for node in self._nodes:
@@ -207,26 +249,31 @@ class _LayerTaps:
 
         return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_hook(hook)))
 
-    def _before(self, module: Any, stage: str) -> Tap:
-        """Record the input of ``module``."""
+    def _before(self, module: Any, stage: str, width: Dim) -> Tap:
+        """Record the input of ``module``, which may have heads of the ``width`` columns as rows, as a norm of heads has."""
 
         def hook(_module: Any, args: Any) -> None:
-            self._record(stage, self._layer, _rows(args))
+            self._record(stage, self._layer, _rows(args).reshape(-1, int(width)))
 
         return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_pre_hook(hook)))
 
-    def _after(self, modules: Sequence[tuple[str, Any]], stage: str, columns: slice = slice(None)) -> Tap:
-        """Record the outputs of the modules of these slots side by side, or some columns of that."""
+    def _after(
+        self,
+        modules: Sequence[tuple[str, Any]],
+        stage: str,
+        made: Callable[[Mapping[str, torch.Tensor]], torch.Tensor] = lambda outputs: torch.cat(list(outputs.values()), dim=-1),
+    ) -> Tap:
+        """Record what is ``made`` of the outputs of the modules of these slots, by slot: these side by side."""
         if len(modules) == 1:
             slot, module = modules[0]
-            return self._at(module, stage, lambda args, output: self._shaped(slot, args, output)[..., columns])
+            return self._at(module, stage, lambda args, output: made({slot: self._shaped(slot, args, output)}))
         found: dict[str, torch.Tensor] = {}
 
         def keep(slot: str) -> Callable[[Any, Any, Any], None]:
             def hook(_module: Any, args: Any, output: Any) -> None:
                 found[slot] = self._shaped(slot, args, output)
                 if len(found) == len(modules):
-                    self._record(stage, self._layer, torch.cat([found.pop(slot) for slot, _ in modules], dim=1)[:, columns])
+                    self._record(stage, self._layer, made({slot: found.pop(slot) for slot, _ in modules}))
 
             return hook
 

@@ -6,9 +6,12 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+
 from aprgraph.graph.errors import ModelError
+from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.families.numbers import Reading, flag, number, real
-from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
+from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES, WITHOUT_END
 from aprgraph.graph.families.window import Windows
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.stages import Stage
@@ -140,6 +143,23 @@ class Family:
     def gguf_name(cls, slot: str) -> str:
         """The name in GGUF of the weight of ``slot``, without `blk.<layer>.` and `.weight`."""
         return cls.gguf_names.get(slot, GGUF_NAMES.get(slot, slot))
+
+    @classmethod
+    def tensor_name(cls, slot: str, what: str = "weight") -> str:
+        """The name in GGUF of a tensor of ``slot``, "weight", "bias" or "scale", without `blk.<layer>.`."""
+        name = cls.gguf_name(slot)
+        return name if name in WITHOUT_END and what == "weight" else f"{name}.{what}"
+
+    @classmethod
+    def conversions(cls, slot: str, config: Mapping[str, Any]) -> Mapping[str, Conversion]:  # noqa: ARG003 -- that of other families
+        """By slot in GGUF what is made of the tensor that a checkpoint has in ``slot``.
+
+        ``config`` are the fields of the text model in config.json.
+        """
+        if cls.hf_norm_offset and slot.endswith("norm"):
+            offset = np.float32(cls.hf_norm_offset)
+            return {slot: Conversion(values=lambda values: values.astype(np.float32) + offset)}
+        return {slot: Conversion()}
 
     @classmethod
     def hf_name(cls, slot: str) -> str | None:

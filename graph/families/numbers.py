@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from aprgraph.graph.families.base import Family
 
 T = TypeVar("T")
-#: Between fields of a configuration whose sum is a number.
-SUM = " + "
+#: Between fields of a configuration whose sum is a number, or whose product.
+SUM, PRODUCT = " + ", " * "
 #: Stands for "no default": the file must have the key.
 _NONE: Any = object()
 
@@ -49,17 +50,25 @@ class Reading(Generic[T]):
 
 
 def value_of_fields(fields: str, get: Callable[[str], Any]) -> Any:
-    """What ``fields`` of a configuration say: one, or the sum of several with `` + `` between; None where one says nothing."""
-    values = [get(name) for name in fields.split(SUM)]
+    """What ``fields`` of a configuration say: one, or the sum of several with `` + `` between, or the product of several with `` * ``.
+
+    None where one of several says nothing.
+    """
+    values = [get(name) for name in names_of_fields(fields)]
     if len(values) == 1 or not all(isinstance(value, int) for value in values):
         return values[0] if len(values) == 1 else None
-    return sum(values)
+    return math.prod(values) if PRODUCT in fields else sum(values)
+
+
+def names_of_fields(fields: str) -> list[str]:
+    """The fields of a configuration that ``fields`` names."""
+    return fields.split(PRODUCT if PRODUCT in fields else SUM)
 
 
 class Number(Reading[T]):
     """A number with a key in GGUF, named without the architecture in front, and one in config.json.
 
-    ``hf`` may name several fields with `` + `` between: it is their sum.
+    ``hf`` may name several fields with `` + `` between, which stands for their sum, or with `` * ``.
     """
 
     def __init__(self, get: Callable[[Any, str, Any], T], gguf: str, hf: str | None, default: Any, given: str | None) -> None:

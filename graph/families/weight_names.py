@@ -43,6 +43,9 @@ GGUF_NAMES: Mapping[str, str] = {
     "shared_gate_logit": "ffn_gate_inp_shexp",
 }
 
+#: Names in GGUF that have no `.weight` behind.
+WITHOUT_END = frozenset(("ssm_a", "ssm_d"))
+
 #: Slot to the module that holds the weight in transformers, from the decoder on, or from the layer on.
 HF_NAMES: Mapping[str, str] = {
     "embedding": "embed_tokens",

@@ -135,6 +135,14 @@ MODELS = {
         "n_shared_experts": 1, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True,
         "max_position_embeddings": 163840, "rope_parameters": _YARN_DEEPSEEK | {"mscale": 1.0, "mscale_all_dim": 1.0},
     }, absorbed=True),
+    # A layer with a gated delta net, whose heads of v share those of q and k, and one with gated attention.
+    "qwen3next-f32": FamilyModel("qwen3next", "Qwen3Next", _SIZES | {
+        "hidden_size": 20, "intermediate_size": 28, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 16, "head_dim": 8,
+        "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True, "rms_norm_eps": 1e-6,
+        "layer_types": ["linear_attention", "full_attention"], "linear_conv_kernel_dim": 4, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+    }),
     # Not a family of the package: docs/families.md is about it.
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,
@@ -166,7 +174,10 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
     values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape).astype(np.float32)
     if name.endswith("norm.weight"):
         # Gemma multiplies by 1 + weight.
-        return np.float32(0.2) * values + np.float32(0 if spec.architecture == "gemma2" else 1)
+        adds = spec.architecture in ("gemma2", "qwen3next") and not name.endswith("linear_attn.norm.weight")
+        return np.float32(0.2) * values + np.float32(0 if adds else 1)
+    if name.endswith("A_log"):
+        return _logarithms(np.float32(0.5) * values)
     if name.endswith("bias"):
         return np.float32(0.2 if name.endswith("correction_bias") else 0.5) * values
     if name.endswith("sinks"):
@@ -179,6 +190,13 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
         rows = np.ascontiguousarray(values.swapaxes(1, 2))
         fmt = GGMLQuantizationType[spec.formats["_exps.weight"]]
         values = gguf.quants.dequantize(gguf.quants.quantize(rows, fmt), fmt).swapaxes(1, 2)
+    return values
+
+
+def _logarithms(values: F32) -> F32:
+    """Values near those given that are the logarithms of their exponentials in float32: GGUF files hold the exponentials."""
+    for _ in range(8):
+        values = np.log(np.exp(values.astype(np.float64)).astype(np.float32).astype(np.float64)).astype(np.float32)
     return values
 
 

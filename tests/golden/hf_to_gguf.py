@@ -34,6 +34,23 @@ _COHERE: dict[str, Source] = {
 PERMUTED = ("arcee", "granite", "mistral3", "smollm3")
 
 
+_QWEN_EXPERTS: dict[str, Source] = {
+    "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+}  # fmt: skip
+_DELTA_NET: dict[str, Source] = {
+    "ssm.conv_kernel": "linear_conv_kernel_dim", "ssm.state_size": "linear_key_head_dim", "ssm.group_count": "linear_num_key_heads",
+    "ssm.time_step_rank": "linear_num_value_heads",
+    "ssm.inner_size": lambda config: config.linear_value_head_dim * config.linear_num_value_heads,
+    "attention.recurrent_layers": lambda config: [kind == "linear_attention" for kind in config.layer_types],
+    "full_attention_interval": lambda config: getattr(config, "full_attention_interval", 4),
+}  # fmt: skip
+
+
+def _rope_dims(config: Any) -> int:
+    return int(config.head_dim * config.rope_parameters["partial_rotary_factor"])
+
+
 def _yarn(where: str) -> dict[str, Source]:
     """The keys of YaRN, by the fields inside ``where``."""
     fields = {
@@ -127,12 +144,17 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     "deepseek_v3": {
         **_LATENT, "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID), "expert_weights_norm": "norm_topk_prob",
     },
+    "qwen3_next": {**_HEAD_SIZE, **_ROPE_BASE, **_DELTA_NET, **_QWEN_EXPERTS, "rope.dimension_count": _rope_dims},
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
         **_yarn("rope_parameters"),
     },
 }  # fmt: skip
+
+
+#: Whose norms multiply by 1 + weight.
+_ONE_MORE = ("gemma2", "qwen3next")
 
 
 def _neighbours(rows: F32, heads: int) -> F32:
@@ -155,6 +177,28 @@ def _experts(architecture: str, name: str, values: F32) -> Iterator[tuple[str, F
         yield (f"{path}.bias", own) if base != name else (f"{path}.weight", own.swapaxes(1, 2))
 
 
+def _delta_net(config: Any, name: str, values: F32) -> Iterator[tuple[str, F32]]:
+    """Those of a gated delta net: q, k and v of all heads side by side, the gate by itself, and the rates of decay themselves."""
+    path, _, end = name.rpartition(".")
+    if end == "A_log":
+        yield name, (-np.exp(values.astype(np.float64))).astype(np.float32)
+    elif end == "dt_bias":
+        yield f"{path}.dt_proj.bias", values
+    elif path.endswith("conv1d"):
+        yield name, values[:, 0]
+    elif path.endswith("in_proj_qkvz"):
+        size, share = (
+            config.linear_key_head_dim,
+            config.linear_value_head_dim * config.linear_num_value_heads // config.linear_num_key_heads,
+        )
+        parts = np.split(values.reshape(config.linear_num_key_heads, -1, values.shape[1]), np.cumsum([size, size, share]), axis=1)
+        q, k, v, gate = (part.reshape(-1, values.shape[1]) for part in parts)
+        yield name.replace("linear_attn.in_proj_qkvz", "self_attn.qkv_proj"), np.concatenate([q, k, v])
+        yield "attn_gate" + name, gate
+    else:
+        yield name, values
+
+
 def _absorbed(name: str, config: Any, rows: F32) -> Iterator[tuple[str, F32]]:
     """kv_b_proj as a matrix of k and one of v for each head, that of k the other way round."""
     heads = rows.reshape(config.num_attention_heads, -1, rows.shape[-1])
@@ -172,12 +216,14 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             yield name, _neighbours(values, config.num_attention_heads)
         elif architecture in PERMUTED and ".k_proj." in name:
             yield name, _neighbours(values, config.num_key_value_heads)
-        elif architecture == "gemma2" and name.endswith("norm.weight"):
-            yield name, values + np.float32(1)
         elif absorbed and ".kv_b_proj." in name:
             yield from _absorbed(name, config, values)
         elif ".experts." in name:
             yield from _experts(architecture, name, values)
+        elif ".linear_attn." in name:
+            yield from _delta_net(config, name, values)
+        elif architecture in _ONE_MORE and name.endswith("norm.weight"):
+            yield name, values + np.float32(1)
         elif name.endswith("e_score_correction_bias"):
             yield name.replace("_bias", ".bias"), values
         else:
@@ -216,6 +262,8 @@ def write_gguf(
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     for name, values in _tensors(architecture, config, state, absorbed):
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if name.startswith("attn_gate"):
+            theirs = f"blk.{name.split('.')[2]}.attn_gate.weight"
         assert theirs is not None, f"no name in GGUF for {name}"
         fmt = GGMLQuantizationType[next((fmt for part, fmt in formats.items() if part in theirs), "F32")]
         data = np.ascontiguousarray(values)

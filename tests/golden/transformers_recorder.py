@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
+from tests.golden.recurrent_recorder import hook_delta_net, recorded_functions
 from tests.golden.transformers_models import LoadedModel
 
 F64 = npt.NDArray[np.float64]
@@ -92,12 +93,14 @@ class Recorder:
                 scores = torch.tanh(scores / kwargs["softcap"]) * kwargs["softcap"]
             self._put(self.layer, "attn_scores", torch.where(mask == 0, scores, 0.0)[0])
             self._put(self.layer, "attn_softmax", weights[0])
+            if self._is_gated(module):
+                self._put(self.layer, "attention", output[0].reshape(output.shape[1], -1))
             return output, weights
 
         for name in names:
             setattr(functions, name, recorded_attention if name == _ATTENTION_FUNCTION else recorded_rope(name))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), recorded_functions(functions, lambda stage, values: self._put(self.layer, stage, values)):
                 logits = self.loaded.model(input_ids=torch.tensor([list(tokens)])).logits[0]
         finally:
             for name, function in originals.items():
@@ -135,21 +138,32 @@ class Recorder:
             heads = heads.reshape(n, count, 2, size // 2).transpose(2, 3)
         return heads.reshape(n, count * size)
 
+    def _is_gated(self, attention: Any) -> bool:
+        """Whether q comes with a gate of what attention gives."""
+        return bool(attention.q_proj.out_features == 2 * attention.o_proj.in_features) if hasattr(attention, "q_proj") else False
+
     def _hook_attention(self, index: int, layer: Any) -> None:
-        attention = layer.self_attn
-        if hasattr(attention, "kv_a_proj_with_mqa"):
-            hook_latent_attention(attention, index, self.stages, self._put, absorbed=self.loaded.absorbed)
+        if hasattr(layer, "linear_attn"):
+            hook_delta_net(self._put, index, layer.linear_attn)
         else:
-            self._hook_projections(index, attention)
-        self._before(attention.o_proj, index, "attention")
-        self._after(attention.o_proj, index, "attn_out")
+            self._hook_heads(index, layer.self_attn)
         norms = {stage: getattr(layer, name) for stage, name in _NORMS_OF.get(self.loaded.architecture, _NORMS).items()}
         for stage, module in norms.items():
             self._after(module, index, stage)
         if self.loaded.architecture not in _PARALLEL:
             self._before(norms.get("ffn_norm", layer.mlp), index, "post_attn_residual")
 
+    def _hook_heads(self, index: int, attention: Any) -> None:
+        if hasattr(attention, "kv_a_proj_with_mqa"):
+            hook_latent_attention(attention, index, self.stages, self._put, absorbed=self.loaded.absorbed)
+        else:
+            self._hook_projections(index, attention)
+        self._before(attention.o_proj, index, "attn_gated" if self._is_gated(attention) else "attention")
+        self._after(attention.o_proj, index, "attn_out")
+
     def _hook_projections(self, index: int, attention: Any) -> None:
+        is_gated = self._is_gated(attention)
+
         def projections(_module: Any, _args: Any, kwargs: Any) -> None:
             x = kwargs["hidden_states"][0]
             if hasattr(attention, "qkv_proj"):
@@ -162,6 +176,10 @@ class Recorder:
                 return torch.cat([*(self._in_file_order(heads[name]) for name in "qk"), values["v"]], dim=1)
 
             products = {name: x @ module.weight.T for name, module in parts.items()}
+            if is_gated:
+                q, gate = products["q"].reshape(len(x), -1, 2, attention.head_dim).unbind(2)
+                products["q"] = q.reshape(len(x), -1)
+                self._put(index, "attn_gate", gate.reshape(len(x), -1))
             self._put(index, "qkv_matmul", side_by_side(products))
             if attention.q_proj.bias is not None:
                 self._put(index, "qkv_bias", side_by_side({name: products[name] + module.bias for name, module in parts.items()}))

@@ -45,6 +45,10 @@ LATENT = [
     "attn_latent", "attention", "attn_out",
 ]  # fmt: skip
 ATTENTION = ["q_post_rope", "k_post_rope", "attn_scores", "attn_softmax", "attention", "attn_out"]
+DELTA = [
+    "attn_norm", "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_rule",
+    "delta_gated",
+]  # fmt: skip
 LAYER: dict[str, list[str]] = {
     "llama": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen2": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
@@ -55,6 +59,10 @@ LAYER: dict[str, list[str]] = {
     "qwen3moe": [
         "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", "ffn_norm", *EXPERTS,
         "post_ffn_residual",
+    ],
+    "qwen3next": [
+        "attn_norm", "qkv_matmul", "attn_gate", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:-1], "attn_gated", ATTENTION[-1],
+        "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual",
     ],
     "gemma3": [
         "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "attn_post_norm", "post_attn_residual", *DENSE,
@@ -96,6 +104,7 @@ LAYER: dict[str, list[str]] = {
 FIRST_LAYER: dict[str, list[str]] = {
     "glm4moe": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "deepseek2": [*LATENT, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "qwen3next": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
 }
 
 

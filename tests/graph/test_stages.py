@@ -8,16 +8,18 @@ from aprgraph.graph.stages import HIDDEN, STAGE_ALIASES, STAGE_BY_NAME, STAGES, 
 
 #: As the interchange document gives them.
 ORDER = [
-    "embedding", "attn_norm", "qkv_matmul", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm",
-    "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent",
-    "attention", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
+    "embedding", "attn_norm", "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay",
+    "delta_rule", "delta_gated", "qkv_matmul", "attn_gate", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm",
+    "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
+    "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
     "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
     "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "lm_head_raw", "lm_head",
 ]  # fmt: skip
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
 ADDITIONS = LATENT | {
     "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
-    "moe_expert_out", "lm_head_raw",
+    "moe_expert_out", "lm_head_raw", "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay",
+    "delta_rule", "delta_gated", "attn_gate", "attn_gated",
 }  # fmt: skip
 
 
@@ -91,6 +93,18 @@ def test_what_holds_of_single_stages() -> None:
         "moe_router_scores",
         "lm_head_raw",
         *LATENT,
+        "conv_in",
+        "delta_gate",
+        "delta_beta",
+        "conv_out",
+        "conv_silu",
+        "delta_q",
+        "delta_k",
+        "delta_decay",
+        "delta_rule",
+        "delta_gated",
+        "attn_gate",
+        "attn_gated",
     }
     assert {stage.name for stage in STAGES if stage.latent} == LATENT
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}

@@ -86,6 +86,8 @@ class _Weights:
             layer = own_name.split(".")[2]
             k, v = (self._decoded(f"blk.{layer}.attn_{part}_b.weight") for part in "kv")
             return np.concatenate([k.swapaxes(1, 2), v], axis=1)
+        if ".linear_attn." in own_name:
+            return self._delta_net(own_name)
         expert = re.search(r"\.experts\.(\d+)\.", own_name)
         own_name = own_name.replace("e_score_correction_bias", "e_score_correction.bias")
         name = self._names.get_name(_one_an_expert(own_name), try_suffixes=(".weight", ".bias"))
@@ -100,9 +102,23 @@ class _Weights:
         if self._architecture in _PERMUTED and re.search(r"[qk]_proj", own_name):
             heads = self._key("attention.head_count" if "q_proj" in own_name else "attention.head_count_kv")
             return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
-        if self._architecture.startswith("gemma") and own_name.endswith("norm.weight"):
+        if self._architecture.startswith(("gemma", "qwen3next")) and own_name.endswith("norm.weight"):
             return values.astype(np.float64) - 1
         return values
+
+    def _delta_net(self, own_name: str) -> Values:
+        """Of a gated delta net: q, k, v and the gate head by head in one, the logarithms of the rates of decay, kernels with an axis more."""
+        name = self._names.get_name(own_name.replace("dt_bias", "dt_proj.bias"), try_suffixes=(".weight", ".bias"))
+        assert name is not None, f"no name in GGUF for {own_name}"
+        if own_name.endswith("A_log"):
+            return np.log(-self._decoded(name).astype(np.float64))
+        if own_name.endswith("in_proj_qkvz.weight"):
+            mixed, gate = (self._decoded(name.replace("ssm_in", part)) for part in ("attn_qkv", "attn_gate"))
+            heads = self._key("ssm.group_count")
+            keys = heads * self._key("ssm.state_size")
+            parts = (*np.split(mixed, [keys, 2 * keys]), gate)
+            return np.concatenate([part.reshape(heads, -1, part.shape[1]) for part in parts], axis=1)
+        return self._decoded(name)
 
     def _fused(self, layer: int, is_down: bool, end: str) -> Values:
         """gpt-oss: gate and up in alternating rows, or columns where matrices have the rows of x first."""

@@ -56,7 +56,7 @@ class Checkpoint:
         self._files = [SafetensorsFile(shard) for shard in places.shards]
         stored, decoded = quantization.decode(self._stored())
         self.notices += decoded
-        found = gather(self.metadata.family, stored, quantization.block, self._config)
+        found = gather(self.metadata.family, stored, quantization.block, self._config, text_config(config))
         text, table = text_config(config), found.values.get(self.metadata.family.gguf_name("embedding") + ".weight")
         self.notices += require_biases(kind_of(config), text, found.values, self._config)
         self.notices += doubt_vocabulary(text, table, self._config)

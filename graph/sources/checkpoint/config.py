@@ -19,7 +19,8 @@ import numpy.typing as npt
 from aprgraph.graph.arguments import OVERRIDES
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import FAMILIES, Family
-from aprgraph.graph.families.numbers import SUM, Number, value_of_fields
+from aprgraph.graph.families.numbers import Number, names_of_fields, value_of_fields
+from aprgraph.graph.families.recurrent import RecurrentLayers
 from aprgraph.graph.families.window import CheckpointWindows, Windows
 from aprgraph.graph.metadata import ListValue, Metadata, Scalar
 from aprgraph.graph.sources.checkpoint.config_class import MLP_KINDS, find_class, kind_of, leading_dense, text_config
@@ -206,7 +207,8 @@ class _Translator:
 
     def _is_in_rope(self, name: str) -> bool:
         """Whether a field of RoPE is said by `rope_parameters` already."""
-        return name in FIELDS and bool(self._config.get("rope_parameters"))
+        rope = self._config.get("rope_parameters")
+        return name in FIELDS and isinstance(rope, dict) and bool(rope) and (name != "partial_rotary_factor" or name in rope)
 
     def translate(self) -> Translated:
         found, architecture = self._found, self._family.architecture
@@ -234,7 +236,7 @@ class _Translator:
         """What the family declares, and other fields that have a key in GGUF."""
         for name, key in (*_declared(self._family), *OTHER_KEYS.items()):
             spelt = name if name in self._config else ALIASES.get(name, name)
-            self._done |= {name, spelt, *name.split(SUM)}
+            self._done |= {name, spelt, *names_of_fields(name)}
             value = value_of_fields(spelt, self._config.get)
             if spelt == MLP_KINDS and value is not None:
                 value = self._leading_dense(value)
@@ -278,8 +280,11 @@ class _Translator:
     def _windows(self) -> None:
         """The sliding window, unless it is switched off, and the layers that have it."""
         self._done |= {*WINDOW_FIELDS}
-        has_windows = isinstance(self._family.readings().get("windows"), (Windows, CheckpointWindows))
-        for key, (value, name) in translate_windows(self._config, self._kind, self._where, has_windows=has_windows).items():
+        readings = self._family.readings()
+        has_windows = isinstance(readings.get("windows"), (Windows, CheckpointWindows))
+        kinds = [kind for reading in readings.values() if isinstance(reading, RecurrentLayers) for kind in reading.kinds]
+        found = translate_windows(self._config, self._kind, self._where, has_windows=has_windows, recurrent=kinds)
+        for key, (value, name) in found.items():
             self._put(key, value, name)
 
     def _scales(self) -> None:

@@ -15,6 +15,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 _GEMMA = ("gemma2", "gemma3_text")
 _LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 _QWEN = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+_DELTA = ("qwen3_next",)
 
 #: Fields with the classes that read them. A class that is not among those of this package is taken to read all.
 READ_BY: Mapping[str, tuple[str, ...]] = {
@@ -34,8 +35,8 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "use_bidirectional_attention": _GEMMA,
     "hidden_activation": _GEMMA,
     "hidden_act": (
-        "llama", "mistral", "mixtral", *_QWEN, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3", "smollm3",
-        "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", *_LATENT,
+        "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
+        "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", *_LATENT,
     ),
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),
@@ -43,7 +44,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 #: Classes that turn only a part of each head where `partial_rotary_factor` says so.
-PARTIAL_ROPE = ("phi3", "glm4", "glm4_moe")
+PARTIAL_ROPE = ("phi3", "glm4", "glm4_moe", *_DELTA)
 
 
 #: Kinds of RoPE that alone a class takes.

@@ -1,4 +1,4 @@
-"""Sliding windows as config.json describes them, in GGUF's keys: how wide they are, and which layers have one.
+"""Sliding windows as config.json describes them, in GGUF's keys: how wide they are, and which layers have one, or no attention.
 
 What the classes of transformers 5.24 make of `sliding_window`, `use_sliding_window`, `max_window_layers` and
 `layer_types`.
@@ -6,7 +6,7 @@ What the classes of transformers 5.24 make of `sliding_window`, `use_sliding_win
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ FIELDS = (
 )  # fmt: skip
 _KINDS = {"full_attention": False, "sliding_attention": True}
 _WINDOW, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
+_RECURRENT = "attention.recurrent_layers"
 _PERIODS = ("sliding_window_pattern", "_sliding_window_pattern")
 #: Classes that give every layer the window, whatever `layer_types` says.
 _IN_ALL = ("mistral", "mixtral", "ministral3", "qwen3_moe", "phi3")
@@ -27,18 +28,23 @@ _FROM_A_LAYER_ON, _EVERY_SECOND = ("qwen2", "qwen3"), ("qwen2_moe",)
 _MAX_WINDOW_LAYERS = 28
 
 
-def translate_windows(config: Mapping[str, Any], kind: str, where: Path, *, has_windows: bool) -> dict[str, tuple[object, str]]:
+def translate_windows(
+    config: Mapping[str, Any], kind: str, where: Path, *, has_windows: bool, recurrent: Collection[str] = ()
+) -> dict[str, tuple[object, str]]:
     """The values of keys without the architecture, each with the field that says it.
 
-    ``kind`` is the ``model_type``; ``has_windows``: whether the family's layers can have windows. Raises ModelError or
-    UnsupportedModelError.
+    ``kind`` is the ``model_type``; ``has_windows``: whether the family's layers can have windows; ``recurrent`` are the
+    names in `layer_types` of layers that have no attention. Raises ModelError or UnsupportedModelError.
     """
     window = config.get("sliding_window")
     has_switch = "use_sliding_window" in config or kind.startswith(("qwen", "smollm3"))
-    flags = _flags(config, kind, where)
+    flags = _flags(config, kind, where, recurrent)
+    others: dict[str, tuple[object, str]] = {}
+    if recurrent and config.get("layer_types") is not None:
+        others[_RECURRENT] = [one in recurrent for one in config["layer_types"]], "layer_types"
     if (has_switch and not config.get("use_sliding_window")) or not window or (flags is not None and not any(flags)):
-        return {_WINDOW: (0, "sliding_window")}
-    found: dict[str, tuple[object, str]] = {_WINDOW: (window, "sliding_window")}
+        return {_WINDOW: (0, "sliding_window"), **others}
+    found: dict[str, tuple[object, str]] = {_WINDOW: (window, "sliding_window"), **others}
     if flags is not None and has_windows:
         found[_PATTERN] = list(flags), "max_window_layers" if config.get("layer_types") is None else "layer_types"
     elif has_windows:
@@ -47,7 +53,7 @@ def translate_windows(config: Mapping[str, Any], kind: str, where: Path, *, has_
     return found
 
 
-def _flags(config: Mapping[str, Any], kind: str, where: Path) -> Sequence[bool] | None:
+def _flags(config: Mapping[str, Any], kind: str, where: Path, recurrent: Collection[str]) -> Sequence[bool] | None:
     """Whether each layer has the window; None where the family says it, or all have it."""
     kinds = config.get("layer_types")
     if kind in _IN_ALL:
@@ -56,10 +62,11 @@ def _flags(config: Mapping[str, Any], kind: str, where: Path) -> Sequence[bool] 
         return _usual_flags(config, kind)
     if not isinstance(kinds, list) or not all(isinstance(one, str) for one in kinds):
         raise ModelError(f"{where}: layer_types is {shown(kinds)}, expected the kind of each layer; correct it")
-    unknown = next((one for one in kinds if one not in _KINDS), None)
+    known = {**_KINDS, **dict.fromkeys(recurrent, False)}
+    unknown = next((one for one in kinds if one not in known), None)
     if unknown is not None:
-        raise UnsupportedModelError(f"{where}: layer_types holds {shown(unknown)}; supported are {', '.join(_KINDS)}")
-    return [_KINDS[one] for one in kinds]
+        raise UnsupportedModelError(f"{where}: layer_types holds {shown(unknown)}; supported are {', '.join(known)}")
+    return [known[one] for one in kinds]
 
 
 def _usual_flags(config: Mapping[str, Any], kind: str) -> Sequence[bool] | None:

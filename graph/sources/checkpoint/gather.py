@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.families import Family
+from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.sources.checkpoint import values
 from aprgraph.graph.sources.checkpoint.names import Names, Part, Place
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
@@ -41,16 +42,31 @@ class _Group:
         return self.parts.get(part, {}).get(None)
 
 
-def gather(family: type[Family], stored: Mapping[str, StoredTensor], block: tuple[int, int], config: Path) -> Gathered:
+def gather(
+    family: type[Family],
+    stored: Mapping[str, StoredTensor],
+    block: tuple[int, int],
+    config: Path,
+    fields: Mapping[str, Any] | None = None,
+) -> Gathered:
     """All tensors; those that have no place in the family keep their names.
 
-    ``block``: rows and columns that share a scale of FP8. Raises ModelError, ModelFileError or UnsupportedModelError.
+    ``block``: rows and columns that share a scale of FP8. ``fields`` are those of the text model in config.json. Raises
+    ModelError, ModelFileError or UnsupportedModelError.
     """
-    return _Gathering(family, stored, block, config).run()
+    return _Gathering(family, stored, block, config, fields or {}).run()
 
 
 class _Gathering:
-    def __init__(self, family: type[Family], stored: Mapping[str, StoredTensor], block: tuple[int, int], config: Path) -> None:
+    def __init__(
+        self,
+        family: type[Family],
+        stored: Mapping[str, StoredTensor],
+        block: tuple[int, int],
+        config: Path,
+        fields: Mapping[str, Any],
+    ) -> None:
+        self._fields = fields
         self._family, self._stored, self._block, self._config = family, stored, block, config
         self._names = Names(family, stored)
         self._found = Gathered()
@@ -91,10 +107,11 @@ class _Gathering:
             of_part = group.parts.get(kind)
             if not of_part:
                 continue
-            made = [self._value(slot, kind, tensor, self._scale(group, expert)) for expert, tensor in _by_number(of_part)]
+            made = [self._value(kind, tensor, self._scale(group, expert)) for expert, tensor in _by_number(of_part)]
             first = next(tensor for _, tensor in _by_number(of_part))
             whole = made[0] if None in of_part else self._stacked(made, of_part, slot, layer)
-            self._put(self._names.gguf_name(slot, layer, kind), whole, first)
+            for own_slot, conversion in self._family.conversions(slot, self._fields).items():
+                self._put(self._names.gguf_name(own_slot, layer, kind), _converted(whole, conversion, first), first)
         for part, of_part in group.parts.items():
             if part not in _KINDS and "weight" not in group.parts:
                 alone = next(iter(of_part.values()))
@@ -103,7 +120,7 @@ class _Gathering:
     def _scale(self, group: _Group, expert: int | None) -> StoredTensor | None:
         return group.parts.get("scale_inv", {}).get(expert) or group.parts.get("scale", {}).get(expert)
 
-    def _value(self, slot: str, part: Part, tensor: StoredTensor, scale: StoredTensor | None) -> Value:
+    def _value(self, part: Part, tensor: StoredTensor, scale: StoredTensor | None) -> Value:
         where = f"{tensor.file.path}: tensor {shown(tensor.name)}"
         if tensor.dtype in _FP8 and part == "weight":
             if scale is None or values.shared_by(tensor, scale, self._block) is None:
@@ -115,8 +132,6 @@ class _Gathering:
             raise UnsupportedModelError(f"{where} is {tensor.dtype}; supported are F32, F16, BF16, and FP8 and MXFP4 with their scales")
         if scale is not None and part == "weight":
             raise UnsupportedModelError(f"{where} is {tensor.dtype} and has the scale {shown(scale.name)}; expected one of FP8 alone")
-        if self._family.hf_norm_offset and slot.endswith("norm"):
-            return values.plus(tensor, self._family.hf_norm_offset)
         return values.as_stored(tensor)
 
     def _stacked(self, made: list[Value], of_part: Mapping[int | None, StoredTensor], slot: str, layer: int | None) -> Value:
@@ -176,6 +191,14 @@ class _Gathering:
                 f"{tensor.file.path}: tensor {shown(tensor.name)} is {shape_text(tensor.dims)} {tensor.dtype}, expected {rank} dimensions "
                 f"of {dtype or 'F32, F16 or BF16'}"
             )
+
+
+def _converted(value: Value, conversion: Conversion, first: StoredTensor) -> Value:
+    """What GGUF has of a tensor. Raises ModelError for one without the rows or columns that the model's numbers ask for."""
+    try:
+        return values.converted(value, conversion)
+    except IndexError as error:
+        raise ModelError(f"{first.file.path}: tensor {shown(first.name)} {error}, as the numbers of the model say") from None
 
 
 def _by_number(of_part: Mapping[int | None, StoredTensor]) -> Iterator[tuple[int | None, StoredTensor]]:

@@ -12,7 +12,7 @@ from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
 
 #: What stands before the decoder's own names, longest first: models with images or sound have the text model inside.
 _PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
-_GGUF = re.compile(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)")
+_GGUF = re.compile(r"(?:blk\.(\d+)\.)?(\w+)(?:\.(weight|bias))?")
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 _EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.(\w+)")
 _FUSED = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(gate_up_proj|down_proj)(_bias|_blocks|_scales|\.weight|\.bias)?")
@@ -84,7 +84,7 @@ class Names:
 
     def gguf_name(self, slot: str, layer: int | None, part: Literal["weight", "bias"]) -> str:
         """The name in GGUF."""
-        name = f"{self._family.gguf_name(slot)}.{part}"
+        name = self._family.tensor_name(slot, part)
         return name if layer is None else f"blk.{layer}.{name}"
 
 

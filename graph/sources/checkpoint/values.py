@@ -19,6 +19,7 @@ from aprgraph.graph.block_format import BlockFormat, Field
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.checkpoint_formats import MXFP4_PAIRS, checkpoint_format
 from aprgraph.graph.families.base import Order
+from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.sources.checkpoint.safetensors import BITS, StoredTensor
 from aprgraph.graph.weight_pieces import InPieces, Piece
 from aprgraph.graph.words import shape_text
@@ -27,9 +28,12 @@ Bytes = npt.NDArray[np.uint8]
 #: Kernels want weights at multiples of so many bytes.
 _ALIGNMENT = 8
 _MXFP4_ELEMENTS = 32
+#: Channels, their inputs, and positions.
+_KERNEL_DIMS = 3
 _FP8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 #: The dims of a weight of experts, or of both halves of one.
 _EXPERT_DIMS = 3
+_KINDS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8, "F8_E8M0": np.uint8, **_FP8}
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def is_plain(dtype: str) -> bool:
 
 def as_stored(tensor: StoredTensor) -> Value:
     """A tensor as it lies in the file; copied when it is asked for where it does not lie at a multiple of 8 bytes."""
-    dims = tensor.dims or (1,)
+    dims = _dims(tensor)
     if tensor.is_decoded:
         return Value(dims, format_of(tensor.dtype), tensor.view, offset=tensor.offset)
     if tensor.offset % _ALIGNMENT:
@@ -81,19 +85,38 @@ def real(values: npt.NDArray[np.float32]) -> Value:
     return Value(data.shape, BLOCK_FORMATS["F32"], lambda: data.reshape(-1).view(np.uint8))
 
 
-def plus(tensor: StoredTensor, offset: float) -> Value:
-    """A vector with ``offset`` added, as F32: what gemma's norms multiply by."""
+def converted(value: Value, conversion: Conversion) -> Value:
+    """What conversion to GGUF makes of a tensor. Raises IndexError for rows or columns that it does not have."""
+    if conversion.changes_nothing:
+        return value
+    rows, columns = conversion.rows, conversion.columns
+    dims = list(value.dims)
+    for axis, taken in ((0, rows), (-1, columns)):
+        if taken is not None:
+            if taken.max() >= dims[axis]:
+                raise IndexError(f"has {dims[axis]} {'rows' if axis == 0 else 'columns'}, expected {taken.max() + 1} or more")
+            dims[axis] = len(taken)
 
     def make() -> Bytes:
-        return _own((elements(tensor).astype(np.float32) + np.float32(offset)).astype(np.float32))
+        made = value.make().reshape(-1).view(_KINDS[value.format.name]).reshape(value.dims)
+        made = made if rows is None else made[rows]
+        made = made if columns is None else made[..., columns]
+        return _own(made if conversion.values is None else conversion.values(made).astype(np.float32))
 
-    return Value(tensor.dims or (1,), BLOCK_FORMATS["F32"], make, offset=tensor.offset)
+    fmt = value.format if conversion.values is None else BLOCK_FORMATS["F32"]
+    return Value(tuple(dims), fmt, make, offset=value.offset, decoded_from=value.decoded_from)
+
+
+def _dims(tensor: StoredTensor) -> tuple[int, ...]:
+    """Those in GGUF: a convolution's weight of each channel alone has one axis less."""
+    if len(tensor.dims) == _KERNEL_DIMS and tensor.dims[1] == 1:
+        return (tensor.dims[0], tensor.dims[2])
+    return tensor.dims or (1,)
 
 
 def elements(tensor: StoredTensor) -> npt.NDArray[np.generic]:
     """A tensor's elements in its own dtype and dims."""
-    kinds = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8, "F8_E8M0": np.uint8, **_FP8}
-    values: npt.NDArray[np.generic] = tensor.view().view(kinds[tensor.dtype]).reshape(tensor.dims)
+    values: npt.NDArray[np.generic] = tensor.view().view(_KINDS[tensor.dtype]).reshape(tensor.dims)
     return values
 
 

@@ -55,7 +55,9 @@ def each_layer_weight(endings: Sequence[str], misreading: Misreading, *stages: s
         for layer in subject.layers:
             tensors = {f"blk.{layer}.{ending}": misreading for ending in endings}
             if all(name in subject.graph for name in tensors) and when(subject, layer):
-                found.append(Site(layer, Plant(weights=tensors), keys(range(subject.steps), layer, stages)))
+                # The gate of attention comes with q.
+                gate = ("attn_gate",) if "attn_q.weight" in endings and f"layer{layer}.attn_gate" in subject.graph else ()
+                found.append(Site(layer, Plant(weights=tensors), keys(range(subject.steps), layer, (*stages, *gate))))
         return found
 
     return sites

@@ -1,0 +1,58 @@
+"""What the gated delta nets of transformers compute, and its attention with an output gate, for transformers_recorder.py."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+#: Takes (layer, stage, tensor in the shape of the stage table).
+Put = Callable[[int, str, torch.Tensor], None]
+
+
+def hook_delta_net(put: Put, index: int, module: Any) -> None:
+    """Record what goes into the convolution and the gate of a layer's gated delta net, and what it gives."""
+
+    def inputs(_module: Any, args: Any, kwargs: Any) -> None:
+        x = args[0] if args else kwargs["hidden_states"]
+        q, k, v, gate, *_ = module.fix_query_key_value_ordering(module.in_proj_qkvz(x), module.in_proj_ba(x))
+        mixed = torch.cat([part[0].reshape(x.shape[1], -1) for part in (q, k, v)], dim=1)
+        put(index, "conv_in", mixed)
+        put(index, "delta_gate", gate[0].reshape(x.shape[1], -1))
+        put(index, "conv_out", module.conv1d(mixed.T[None])[0, :, : x.shape[1]].T)
+
+    module.register_forward_pre_hook(inputs, with_kwargs=True)
+    module.out_proj.register_forward_pre_hook(lambda _module, args: put(index, "delta_gated", args[0][0]))
+    module.out_proj.register_forward_hook(lambda _module, _args, output: put(index, "attn_out", output[0]))
+
+
+@contextlib.contextmanager
+def recorded_functions(functions: Any, put: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Record what the functions are given and give that a layer's delta net calls. ``put`` knows the layer."""
+    names = ("causal_conv1d_fn", "torch_chunk_gated_delta_rule")
+    own = {name: getattr(functions, name) for name in names if hasattr(functions, name)}
+
+    def conv(*args: Any, **kwargs: Any) -> Any:
+        result = own[names[0]](*args, **kwargs)
+        put("conv_silu", result[0].T)
+        return result
+
+    def rule(query: Any, key: Any, value: Any, *, g: Any, beta: Any, **kwargs: Any) -> Any:
+        for stage, heads in (("delta_q", query), ("delta_k", key)):
+            put(stage, functions.l2norm(heads).reshape(heads.shape[1], -1))
+        put("delta_decay", g[0])
+        put("delta_beta", beta[0])
+        result = own[names[1]](query, key, value, g=g, beta=beta, **kwargs)
+        put("delta_rule", result[0].reshape(value.shape[1], -1))
+        return result
+
+    for name, recorded in zip(names, (conv, rule), strict=True):
+        if name in own:
+            setattr(functions, name, recorded)
+    try:
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(functions, name, function)

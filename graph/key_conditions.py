@@ -53,6 +53,11 @@ def with_expert_groups(at: Surroundings) -> bool:
     return with_experts(at) and at["expert_group_count"] not in (None, 0, 1)
 
 
+def with_growing_queries(at: Surroundings) -> bool:
+    """Queries are scaled by their position."""
+    return at["attention.temperature_scale"] not in (None, 0)
+
+
 def without_shared_expert(at: Surroundings) -> bool:
     """There are experts, and not the one shared expert that the family has."""
     return with_experts(at) and not (at.shared_expert and at["expert_shared_count"] == 1)

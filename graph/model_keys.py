@@ -20,6 +20,7 @@ from aprgraph.graph.key_conditions import (
     with_another_magnitude,
     with_expert_groups,
     with_experts,
+    with_growing_queries,
     with_window,
     with_yarn,
     without,
@@ -97,6 +98,10 @@ _READ = (
     ModelKey("residual_scale", "what is added to the residual stream is multiplied by", ("scale",), neutral=(0, 1)),
     ModelKey("logit_scale", "what logits are multiplied by, or divided by (granite)", ("scale",), neutral=(0, 1)),
     ModelKey("attention.temperature_scale", "how queries are scaled by their position", ("query_temperature",), neutral=_OFF),
+    ModelKey(
+        "attention.temperature_length", "from which position on queries are scaled", ("query_temperature",), neutral=_OFF,
+        matters=with_growing_queries,
+    ),
     ModelKey("use_qk_norm", "whether heads of q and k are normalised (config.json)", neutral=_OFF),
     ModelKey("no_rope_layers", "which layers have RoPE (config.json)", ("rope",)),
     ModelKey("no_rope_layer_interval", "every how many layers one has no RoPE (config.json)", ("rope",), neutral=(0,)),
@@ -213,7 +218,6 @@ _NEVER_READ = (
     ModelKey("attention.max_alibi_bias", "the slope of ALiBi", neutral=_OFF),
     ModelKey("attention.output_scale", "what the output of attention is multiplied by", neutral=(0, 1)),
     ModelKey("attention.value_scale", "what v is multiplied by", neutral=(0, 1)),
-    ModelKey("attention.temperature_length", "from which position on queries are scaled", neutral=_OFF),
     ModelKey("attention.group_norm_epsilon", "the epsilon of group norms", neutral=_OFF),
     ModelKey("attention.group_norm_groups", "the groups of group norms", neutral=_OFF),
     *(

@@ -34,7 +34,7 @@ class LatentAttention(Decoder):
     q_rank = number("attention.q_lora_rank", "q_lora_rank", 0, least=0)
     kv_rank = number("attention.kv_lora_rank", "kv_lora_rank")
     #: The sizes of heads in the KV cache. They are those of the latent in files that hold the second form.
-    cached_size = number("attention.key_length", None, lambda f: f.default_head_size())
+    cached_size = number("attention.key_length", None, lambda f: max(f.hidden // f.heads[0], 1))
     cached_value_size = number("attention.value_length", None, lambda f: f.cached_size)
     head_size = number("attention.key_length_mla", "qk_nope_head_dim + qk_rope_head_dim", lambda f: f.cached_size)
     value_size = number("attention.value_length_mla", "v_head_dim", lambda f: f.cached_value_size)
@@ -46,6 +46,9 @@ class LatentAttention(Decoder):
     #: YaRN's `mscale_all_dim` times ``log_multiplier``: how strongly the stretching of RoPE sharpens the softmax.
     sharpening = real("rope.scaling.yarn_log_multiplier", None, 0.0)
     scale = real("attention.scale", None, lambda f: f.default_scale())
+    #: By how much queries grow with the logarithm of their position, in steps of as many positions (Mistral Large 3).
+    growth = real("attention.temperature_scale", None, 0.0, least=0)
+    growth_span = number("attention.temperature_length", None, lambda f: f.original_context, given="growth")
 
     def check(self) -> None:
         """Raise ModelError where RoPE turns whole heads."""
@@ -59,6 +62,12 @@ class LatentAttention(Decoder):
     def default_scale(self) -> float:
         """1 / sqrt(head size), times the square of YaRN's temperature."""
         return temperature(1 / self.rope.scale, self.sharpening / self.log_multiplier) ** 2 / math.sqrt(self.head_size)
+
+    def rope_angles(self, g: GraphBuilder) -> None:
+        """The RoPE angles, and what the queries of each position are multiplied by."""
+        super().rope_angles(g)
+        if self.growth:
+            g.inner("query_temperature", "query_temperature", "positions", strength=self.growth, span=self.growth_span)
 
     def attention(self, g: GraphBuilder, x: str, layer: int) -> str:
         """Attention over the heads of k and v, or over their latent, as the file has it."""
@@ -82,6 +91,11 @@ class LatentAttention(Decoder):
         latent = g.norm("q_a_norm", g.linear("q_a", x, self.q_rank), eps=self.latent_eps)
         return g.linear("q_matmul", latent, rows, slot="q_b")
 
+    def whole_queries(self, g: GraphBuilder, parts: tuple[str, str], heads: int) -> str:
+        """The heads of q from their parts, scaled by their position where the model does so."""
+        whole = g.inner("q", "join_heads", *parts, heads=heads)
+        return g.inner("q_scaled", "scale_rows", whole, "query_temperature") if self.growth else whole
+
     def attend_to_heads(self, g: GraphBuilder, q: tuple[str, str], k: tuple[str, str], heads: int) -> str:
         """Attention over heads of k and v that are computed of the latent. ``q`` and ``k``: without RoPE, and with it."""
         plain = self.head_size - self.turned
@@ -89,7 +103,7 @@ class LatentAttention(Decoder):
         of_latent = g.linear("kv_b", k[0], heads * size)
         k_plain = g.inner("k_nope", "columns", of_latent, start=0, stop=plain, heads=heads)
         v = g.inner("v", "columns", of_latent, start=plain, stop=size, heads=heads)
-        whole_q = g.inner("q", "join_heads", *q, heads=heads)
+        whole_q = self.whole_queries(g, q, heads)
         whole_k = g.inner("k", "join_heads", k_plain, k[1], heads=heads, shared=True)
         of_heads = (g.heads("q", whole_q, heads, self.head_size), g.heads("k", whole_k, heads, self.head_size))
         return g.attend(*of_heads, g.heads("v", v, heads, self.value_size), scale=self.scale, causal=self.causal)
@@ -99,7 +113,7 @@ class LatentAttention(Decoder):
         size = self.kv_rank + self.turned
         matrices = g.weight("k_b", heads, self.kv_rank, self.head_size - self.turned)
         absorbed = g.apply("q_absorbed", "head_linear", q[0], matrices)
-        whole_q = g.inner("q", "join_heads", absorbed, q[1], heads=heads)
+        whole_q = self.whole_queries(g, (absorbed, q[1]), heads)
         whole_k = g.inner("k", "join_heads", *k, heads=1)
         of_latent = (g.heads("q", whole_q, heads, size), g.heads("k", whole_k, 1, size))
         mixed = g.attend(*of_latent, self.kv_rank, scale=self.scale, causal=self.causal, stage="attn_latent")

@@ -53,6 +53,11 @@ def with_expert_groups(at: Surroundings) -> bool:
     return with_experts(at) and at["expert_group_count"] not in (None, 0, 1)
 
 
+def with_softmax(at: Surroundings) -> bool:
+    """The weights of experts are shares of a softmax."""
+    return at["expert_gating_func"] in (None, 0, 1)
+
+
 def with_growing_queries(at: Surroundings) -> bool:
     """Queries are scaled by their position."""
     return at["attention.temperature_scale"] not in (None, 0)

@@ -21,6 +21,7 @@ from aprgraph.graph.key_conditions import (
     with_expert_groups,
     with_experts,
     with_growing_queries,
+    with_softmax,
     with_window,
     with_yarn,
     without,
@@ -37,7 +38,7 @@ class ModelKey:
     families of ``harmless_in`` converters write it in vain), or real files have it although nobody applies it (``unapplied``, which
     says so). ``has_default``: the family's value is taken where it is absent, and numbers depend on that. ``llama_cpp`` is what
     llama.cpp does otherwise, in the families of ``llama_cpp_in`` (all), but not in those of ``llama_cpp_reads_in``, nor where
-    the value is ``llama_cpp_takes``, which it takes in any case.
+    the value is ``llama_cpp_takes``, which it takes in any case; and in a file of which ``llama_cpp_when`` holds.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ModelKey:
     llama_cpp_in: tuple[str, ...] = ()
     llama_cpp_reads_in: tuple[str, ...] = ()
     llama_cpp_takes: object = None
+    llama_cpp_when: Callable[[Surroundings], bool] = always
 
 
 _HEADS = ("rope", "attn_scores", "attn_mix", "attention")
@@ -185,7 +187,7 @@ _READ = (
     ModelKey(
         "expert_group_count", "into how many groups experts are divided", ("top_k",), neutral=(0, 1), matters=with_experts,
         llama_cpp="llama.cpp takes groups by their two best experts, also where the original takes them by the best (V2)",
-        llama_cpp_in=("deepseek2",),
+        llama_cpp_in=("deepseek2",), llama_cpp_when=with_softmax,
     ),
     ModelKey("expert_group_used_count", "from how many groups experts are chosen", ("top_k",), matters=with_expert_groups),
     ModelKey("expert_shared_count", "the number of shared experts", neutral=_OFF, matters=without_shared_expert),

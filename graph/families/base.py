@@ -53,6 +53,9 @@ class Family:
     gguf_names: ClassVar[Mapping[str, str]] = {}
     hf_names: ClassVar[Mapping[str, str]] = {}
 
+    #: Numbers that say in which form a file holds the model, and not which model it is.
+    form_numbers: ClassVar[Collection[str]] = ()
+
     #: Stages that no other family has, each with the stage that it comes before.
     stages: ClassVar[Sequence[tuple[Stage, str]]] = ()
 

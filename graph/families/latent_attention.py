@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from aprgraph.graph.errors import ModelError
 from aprgraph.graph.families.decoder import Decoder
 from aprgraph.graph.families.numbers import Reading, number, real
@@ -27,6 +29,7 @@ class LatentAttention(Decoder):
     pairing = hf_pairing = "interleaved"
     #: The epsilon of the norms of the latents, which is not that of the others.
     latent_eps: ClassVar[float] = 1e-6
+    form_numbers = ("kv_heads", "cached_size", "cached_value_size")
     #: What files hold as YaRN's `yarn_log_multiplier` for an `mscale_all_dim` of 1.
     log_multiplier = 0.1
 
@@ -61,7 +64,9 @@ class LatentAttention(Decoder):
 
     def default_scale(self) -> float:
         """1 / sqrt(head size), times the square of YaRN's temperature."""
-        return temperature(1 / self.rope.scale, self.sharpening / self.log_multiplier) ** 2 / math.sqrt(self.head_size)
+        # Divided in float32, as what a file holds was rounded to it.
+        strength = float(np.float32(self.sharpening) / np.float32(self.log_multiplier))
+        return temperature(1 / self.rope.scale, strength) ** 2 / math.sqrt(self.head_size)
 
     def rope_angles(self, g: GraphBuilder) -> None:
         """The RoPE angles, and what the queries of each position are multiplied by."""

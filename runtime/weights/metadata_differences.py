@@ -64,6 +64,8 @@ def hyperparameter_differences(a: Metadata, b: Metadata) -> list[KeyDifference]:
 def _readings(a: Family, b: Family) -> Iterator[KeyDifference]:
     """What the family reads, where that differs."""
     for name, reading in a.readings().items():
+        if name in a.form_numbers:
+            continue
         if isinstance(reading, CheckpointWindows) and a.metadata.dialect != b.metadata.dialect:
             continue  # what the kind of file decides, not what it holds
         ours, theirs = _taken(a, name), _taken(b, name)

@@ -28,6 +28,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import (
     ALIASES,
     CLASS_CONTEXT,
     CLASS_DEFAULTS,
+    CLASS_KEYS,
     CLASS_ROPE,
     HARMLESS,
     NEUTRAL,
@@ -214,6 +215,8 @@ class _Translator:
         found, architecture = self._found, self._family.architecture
         found.values["general.architecture"], found.fields["general.architecture"] = architecture, "architectures"
         self._numbers()
+        for key, value in CLASS_KEYS.get(self._kind, {}).items():
+            self._put(key, value, "model_type")
         self._rope()
         self._windows()
         self._scales()

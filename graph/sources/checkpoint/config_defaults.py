@@ -65,6 +65,11 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                  "head_dim": 128, "rope_theta": 500000.0},
 }  # fmt: skip
 
+#: What a class does that no field says, by GGUF's key: how it makes weights of experts' scores, 1 by softmax and 2 by sigmoids.
+CLASS_KEYS: Mapping[str, Mapping[str, Any]] = {
+    "deepseek_v2": {"expert_gating_func": 1}, "deepseek_v3": {"expert_gating_func": 2}, "glm4_moe_lite": {"expert_gating_func": 2},
+}  # fmt: skip
+
 #: What `rope_parameters` is where there is none.
 CLASS_ROPE: Mapping[str, Mapping[str, Any]] = {
     "gpt_oss": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,

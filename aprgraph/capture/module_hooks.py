@@ -49,6 +49,7 @@ class Tap:
 
 def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callable[[], int], *, all_logits: bool) -> Iterator[Tap]:
     """Every tap that the model has. ``positions_so_far`` returns t: the positions of earlier passes and of this one."""
+    record = _in_order(captured, record)
     watch = AttentionWatch(captured, record, positions_so_far)
     yield Tap(captured.rope_stages, None, watch.watch_rope, everywhere=True)
     if captured.is_eager:
@@ -59,6 +60,17 @@ def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callabl
         yield Tap(RECURRENT_STAGES, None, recurrent.open, everywhere=True)
     for layer in (*range(len(captured.layers)), None):
         yield from _LayerTaps(captured, record, layer, all_logits=all_logits).find()
+
+
+def _in_order(captured: CapturedModel, record: Record) -> Record:
+    """Record columns in the order of GGUF."""
+    fields = captured.decoder.config.to_dict()
+
+    def in_order(stage: str, layer: int | None, values: torch.Tensor) -> None:
+        order = captured.family.column_order(stage, fields)
+        record(stage, layer, values if order is None else values[..., torch.from_numpy(order).to(values.device)])
+
+    return in_order
 
 
 def find_notes(captured: CapturedModel) -> Iterator[str]:

@@ -31,6 +31,10 @@ def _is_training(captured: CapturedModel) -> bool:
     return bool(captured.model.training) or any(part.training and part.p > 0 for part in dropouts)
 
 
+#: The dims of positions that are given for each axis of an image.
+_AXES_APART = 3
+
+
 class Capture:
     """See ``aprgraph.capture.transformers``. ``trace`` is the trace, from the end of the block on."""
 
@@ -137,6 +141,10 @@ class Capture:
                 f"a batch of {tokens.shape[0]} texts, expected one: run them one after the other, each with a capture of its own"
             )
         positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+        if positions.dim() == _AXES_APART:
+            if not bool((positions == positions[:1]).all()):
+                raise self._fail("the axes of the positions differ, expected a text without images")
+            positions = positions[0]
         count, first = tokens.shape[1], int(positions[0, 0])
         if positions[0].tolist() != list(range(first, first + count)):
             raise self._fail(f"the positions are {positions[0].tolist()}, expected one after the other")

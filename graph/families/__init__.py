@@ -23,12 +23,13 @@ from aprgraph.graph.families.qwen2moe import Qwen2Moe
 from aprgraph.graph.families.qwen3 import Qwen3
 from aprgraph.graph.families.qwen3moe import Qwen3Moe
 from aprgraph.graph.families.qwen3next import Qwen3Next
+from aprgraph.graph.families.qwen35 import Qwen35, Qwen35Moe
 from aprgraph.graph.families.registry import FAMILIES, find_family, load_family_file, open_family, register
 from aprgraph.graph.families.seed_oss import SeedOss
 from aprgraph.graph.families.smollm3 import SmolLM3
 
 for _family in (
-    Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Qwen3Next, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
+    Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Qwen3Next, Qwen35, Qwen35Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
 ):  # fmt: skip
     register(_family)

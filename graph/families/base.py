@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from aprgraph.graph.errors import ModelError
-from aprgraph.graph.families.conversion import Conversion
+from aprgraph.graph.families.conversion import Conversion, Indices
 from aprgraph.graph.families.numbers import Reading, flag, number, real
 from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES, WITHOUT_END
 from aprgraph.graph.families.window import Windows
@@ -163,6 +163,11 @@ class Family:
             offset = np.float32(cls.hf_norm_offset)
             return {slot: Conversion(values=lambda values: values.astype(np.float32) + offset)}
         return {slot: Conversion()}
+
+    @classmethod
+    def column_order(cls, stage: str, config: Mapping[str, Any]) -> Indices | None:  # noqa: ARG003 -- that of other families
+        """The columns of a stage as transformers has them, in the order of GGUF; None where that is the same."""
+        return None
 
     @classmethod
     def hf_name(cls, slot: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class DeltaNet(Qwen3):
         "delta_out": "linear_attn.out_proj",
     }
     hf_norm_offset = 1.0
+    #: Whether the heads of v that share a head of q and k are as far apart as there are such heads, and not neighbours.
+    tiled: ClassVar[bool] = False
     interval = number("full_attention_interval", "full_attention_interval", 4)
     recurrent = RecurrentLayers(lambda f: f.interval, kinds=("linear_attention",))
     #: The positions of the short convolution, the heads of q and k, those of v, and their sizes.
@@ -126,7 +128,9 @@ class DeltaNet(Qwen3):
         v = g.inner("delta_v", "columns", active, start=2 * keys, stop=2 * keys + columns)
         step = g.inner("delta_step", "softplus", g.inner("delta_alpha", "bias_add", alpha, g.weight("delta_step", heads, what="bias")))
         decay = g.apply("delta_decay", "scale_columns", step, g.weight("delta_decay", heads))
-        read = g.apply("delta_rule", "delta_rule", q, k, v, decay, beta, key_heads=self.key_heads, scale=self.key_size**-0.5)
+        read = g.apply(
+            "delta_rule", "delta_rule", q, k, v, decay, beta, key_heads=self.key_heads, scale=self.key_size**-0.5, tiled=self.tiled
+        )
         norm = g.inner("delta_norm", "rms_norm", read, g.weight("delta_norm", columns // heads), eps=self.eps, groups=heads)
         gated = g.apply("delta_gated", "mul", norm, g.inner("delta_gate_open", "silu", gate))
         return g.linear("attn_out", gated, self.hidden, slot="delta_out")

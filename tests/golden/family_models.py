@@ -22,7 +22,7 @@ FAMILIES = Path(__file__).parent / "families"
 
 @dataclass(frozen=True)
 class FamilyModel:
-    """``config`` is of transformers' class ``{name}Config``; ``formats`` and ``absorbed`` are as in ``write_gguf``."""
+    """``config`` is of transformers' class ``{name}Config``, of a text model perhaps; ``formats`` and ``absorbed`` are as in ``write_gguf``."""
 
     architecture: str
     name: str
@@ -62,6 +62,11 @@ _LATENT: dict[str, Any] = _SIZES | {
 _YARN_DEEPSEEK: dict[str, Any] = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "beta_fast": 32.0, "beta_slow": 1.0,
     "original_max_position_embeddings": 4096,
+}  # fmt: skip
+
+_DELTA_NET: dict[str, Any] = {
+    "rms_norm_eps": 1e-6, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"], "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
 }  # fmt: skip
 
 #: The models by the names of their files. Prompts are of 11 tokens, longer than any window.
@@ -136,12 +141,18 @@ MODELS = {
         "max_position_embeddings": 163840, "rope_parameters": _YARN_DEEPSEEK | {"mscale": 1.0, "mscale_all_dim": 1.0},
     }, absorbed=True),
     # A layer with a gated delta net, whose heads of v share those of q and k, and one with gated attention.
-    "qwen3next-f32": FamilyModel("qwen3next", "Qwen3Next", _SIZES | {
-        "hidden_size": 20, "intermediate_size": 28, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 16, "head_dim": 8,
-        "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True, "rms_norm_eps": 1e-6,
-        "layer_types": ["linear_attention", "full_attention"], "linear_conv_kernel_dim": 4, "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "qwen3next-f32": FamilyModel("qwen3next", "Qwen3Next", _SIZES | _DELTA_NET | {
+        "hidden_size": 20, "intermediate_size": 28, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 16,
+        "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True,
         "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+    }),
+    "qwen35-f32": FamilyModel("qwen35", "Qwen3_5Text", _SIZES | _DELTA_NET | {
+        "hidden_size": 20, "intermediate_size": 28,
+        "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0], "mrope_interleaved": True},
+    }),
+    "qwen35moe-f32": FamilyModel("qwen35moe", "Qwen3_5MoeText", _SIZES | _DELTA_NET | {
+        "hidden_size": 20, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2,
+        "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0], "mrope_interleaved": True},
     }),
     # Not a family of the package: docs/families.md is about it.
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
@@ -159,7 +170,7 @@ def make_model(name: str, path: Path) -> LoadedModel:
     spec = MODELS[name]
     transformers.logging.set_verbosity_error()
     config = getattr(transformers, f"{spec.name}Config")(**spec.config, attn_implementation="eager", experts_implementation="eager")
-    model = getattr(transformers, f"{spec.name}ForCausalLM")(config)
+    model = getattr(transformers, f"{spec.name.removesuffix('Text')}ForCausalLM")(config)
     seed = zlib.crc32(name.encode())
     state = {key: _random(spec, key, tuple(values.shape), seed) for key, values in model.state_dict().items()}
     if config.tie_word_embeddings:
@@ -174,7 +185,7 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
     values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape).astype(np.float32)
     if name.endswith("norm.weight"):
         # Gemma multiplies by 1 + weight.
-        adds = spec.architecture in ("gemma2", "qwen3next") and not name.endswith("linear_attn.norm.weight")
+        adds = spec.architecture in ("gemma2", "qwen3next", "qwen35", "qwen35moe") and not name.endswith("linear_attn.norm.weight")
         return np.float32(0.2) * values + np.float32(0 if adds else 1)
     if name.endswith("A_log"):
         return _logarithms(np.float32(0.5) * values)

@@ -94,6 +94,12 @@ def _yarn_deepseek(config: Any) -> dict[str, Source]:
     }
 
 
+_QWEN_3_5: dict[str, Source] = {
+    **_HEAD_SIZE, **_ROPE_BASE, **_DELTA_NET, "rope.dimension_count": _rope_dims,
+    "rope.dimension_sections": lambda config: [*config.rope_parameters["mrope_section"], 0],
+}  # fmt: skip
+
+
 #: The same of each of transformers' kinds of model, beside those.
 _KEYS_OF: dict[str, dict[str, Source]] = {
     "olmo2": _ROPE_BASE,
@@ -145,6 +151,9 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         **_LATENT, "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID), "expert_weights_norm": "norm_topk_prob",
     },
     "qwen3_next": {**_HEAD_SIZE, **_ROPE_BASE, **_DELTA_NET, **_QWEN_EXPERTS, "rope.dimension_count": _rope_dims},
+    "qwen3_5_text": _QWEN_3_5,
+    # There is no dense network, and no size of one.
+    "qwen3_5_moe_text": {**_QWEN_3_5, **_QWEN_EXPERTS, "feed_forward_length": lambda _: None},
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
@@ -154,7 +163,7 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
 
 
 #: Whose norms multiply by 1 + weight.
-_ONE_MORE = ("gemma2", "qwen3next")
+_ONE_MORE = ("gemma2", "qwen3next", "qwen35", "qwen35moe")
 
 
 def _neighbours(rows: F32, heads: int) -> F32:
@@ -177,9 +186,28 @@ def _experts(architecture: str, name: str, values: F32) -> Iterator[tuple[str, F
         yield (f"{path}.bias", own) if base != name else (f"{path}.weight", own.swapaxes(1, 2))
 
 
+def _far_apart(config: Any, name: str, values: F32) -> F32:
+    """With heads of v that share one of q and k as far apart as there are heads of q and k, and no longer neighbours."""
+    groups, size = config.linear_num_key_heads, config.linear_value_head_dim
+
+    def moved(rows: F32, head: int) -> F32:
+        return rows.reshape(groups, -1, head, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
+
+    keys = 2 * groups * config.linear_key_head_dim
+    if "in_proj_qkv." in name or "conv1d" in name:
+        return np.concatenate([values[:keys], moved(values[keys:], size)])
+    if "out_proj" in name:
+        return moved(values.T, size).T
+    if "in_proj_z" in name:
+        return moved(values, size)
+    return values if "linear_attn.norm" in name else moved(values, 1)
+
+
 def _delta_net(config: Any, name: str, values: F32) -> Iterator[tuple[str, F32]]:
     """Those of a gated delta net: q, k and v of all heads side by side, the gate by itself, and the rates of decay themselves."""
     path, _, end = name.rpartition(".")
+    if config.model_type.startswith("qwen3_5"):
+        values = _far_apart(config, name, values)
     if end == "A_log":
         yield name, (-np.exp(values.astype(np.float64))).astype(np.float32)
     elif end == "dt_bias":

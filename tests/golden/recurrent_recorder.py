@@ -12,13 +12,31 @@ import torch
 Put = Callable[[int, str, torch.Tensor], None]
 
 
+def in_gguf_order(config: Any, stage: str, values: torch.Tensor) -> torch.Tensor:
+    """Columns of a stage of Qwen 3.5 with the heads of v that share one of q and k far apart, as GGUF has them."""
+    groups, size = config.linear_num_key_heads, config.linear_value_head_dim
+
+    def moved(columns: torch.Tensor, head: int) -> torch.Tensor:
+        return columns.unflatten(1, (groups, -1, head)).transpose(1, 2).flatten(1)
+
+    if stage in ("conv_in", "conv_out", "conv_silu"):
+        keys = 2 * groups * config.linear_key_head_dim
+        return torch.cat([values[:, :keys], moved(values[:, keys:], size)], dim=1)
+    if stage in ("delta_gate", "delta_rule", "delta_gated"):
+        return moved(values, size)
+    return moved(values, 1) if stage in ("delta_beta", "delta_decay") else values
+
+
 def hook_delta_net(put: Put, index: int, module: Any) -> None:
     """Record what goes into the convolution and the gate of a layer's gated delta net, and what it gives."""
 
     def inputs(_module: Any, args: Any, kwargs: Any) -> None:
         x = args[0] if args else kwargs["hidden_states"]
-        q, k, v, gate, *_ = module.fix_query_key_value_ordering(module.in_proj_qkvz(x), module.in_proj_ba(x))
-        mixed = torch.cat([part[0].reshape(x.shape[1], -1) for part in (q, k, v)], dim=1)
+        if hasattr(module, "in_proj_qkv"):
+            mixed, gate = module.in_proj_qkv(x)[0], module.in_proj_z(x)
+        else:
+            q, k, v, gate, *_ = module.fix_query_key_value_ordering(module.in_proj_qkvz(x), module.in_proj_ba(x))
+            mixed = torch.cat([part[0].reshape(x.shape[1], -1) for part in (q, k, v)], dim=1)
         put(index, "conv_in", mixed)
         put(index, "delta_gate", gate[0].reshape(x.shape[1], -1))
         put(index, "conv_out", module.conv1d(mixed.T[None])[0, :, : x.shape[1]].T)

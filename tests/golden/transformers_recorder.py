@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
-from tests.golden.recurrent_recorder import hook_delta_net, recorded_functions
+from tests.golden.recurrent_recorder import hook_delta_net, in_gguf_order, recorded_functions
 from tests.golden.transformers_models import LoadedModel
 
 F64 = npt.NDArray[np.float64]
@@ -112,6 +112,8 @@ class Recorder:
     def _put(self, layer: int | None, stage: str, values: torch.Tensor) -> None:
         assert values.dtype == torch.float64, f"{stage} is {values.dtype}"
         assert (layer, stage) not in self.stages, f"{stage} is recorded twice"
+        if self.loaded.architecture.startswith("qwen35"):
+            values = in_gguf_order(self.loaded.model.config, stage, values)
         self.stages[layer, stage] = np.array(values.numpy())
 
     def _after(self, module: Any, layer: int | None, stage: str) -> None:

@@ -64,6 +64,14 @@ LAYER: dict[str, list[str]] = {
         "attn_norm", "qkv_matmul", "attn_gate", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:-1], "attn_gated", ATTENTION[-1],
         "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual",
     ],
+    "qwen35": [
+        "attn_norm", "qkv_matmul", "attn_gate", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:-1], "attn_gated", ATTENTION[-1],
+        "post_attn_residual", *DENSE, "post_ffn_residual",
+    ],
+    "qwen35moe": [
+        "attn_norm", "qkv_matmul", "attn_gate", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:-1], "attn_gated", ATTENTION[-1],
+        "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual",
+    ],
     "gemma3": [
         "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "attn_post_norm", "post_attn_residual", *DENSE,
         "ffn_post_norm", "post_ffn_residual",
@@ -105,6 +113,8 @@ FIRST_LAYER: dict[str, list[str]] = {
     "glm4moe": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "deepseek2": [*LATENT, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen3next": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
+    "qwen35": [*DELTA, "attn_out", "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "qwen35moe": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
 }
 
 

@@ -102,7 +102,7 @@ class _Weights:
         if self._architecture in _PERMUTED and re.search(r"[qk]_proj", own_name):
             heads = self._key("attention.head_count" if "q_proj" in own_name else "attention.head_count_kv")
             return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
-        if self._architecture.startswith(("gemma", "qwen3next")) and own_name.endswith("norm.weight"):
+        if self._architecture.startswith(("gemma", "qwen3next", "qwen35")) and own_name.endswith("norm.weight"):
             return values.astype(np.float64) - 1
         return values
 
@@ -111,14 +111,32 @@ class _Weights:
         name = self._names.get_name(own_name.replace("dt_bias", "dt_proj.bias"), try_suffixes=(".weight", ".bias"))
         assert name is not None, f"no name in GGUF for {own_name}"
         if own_name.endswith("A_log"):
-            return np.log(-self._decoded(name).astype(np.float64))
+            logarithms = np.log(-self._decoded(name).astype(np.float64))
+            return self._as_neighbours(own_name, logarithms) if self._architecture.startswith("qwen35") else logarithms
         if own_name.endswith("in_proj_qkvz.weight"):
             mixed, gate = (self._decoded(name.replace("ssm_in", part)) for part in ("attn_qkv", "attn_gate"))
             heads = self._key("ssm.group_count")
             keys = heads * self._key("ssm.state_size")
             parts = (*np.split(mixed, [keys, 2 * keys]), gate)
             return np.concatenate([part.reshape(heads, -1, part.shape[1]) for part in parts], axis=1)
-        return self._decoded(name)
+        return self._as_neighbours(own_name, self._decoded(name)) if self._architecture.startswith("qwen35") else self._decoded(name)
+
+    def _as_neighbours(self, own_name: str, values: Values) -> Values:
+        """With heads of v that share one of q and k as neighbours, which conversion has put far apart."""
+        groups = self._key("ssm.group_count")
+        size = self._key("ssm.inner_size") // self._key("ssm.time_step_rank")
+
+        def moved(rows: Values, head: int) -> Values:
+            return rows.reshape(-1, groups, head, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
+
+        keys = 2 * groups * self._key("ssm.state_size")
+        if "in_proj_qkv." in own_name or "conv1d" in own_name:
+            return np.concatenate([values[:keys], moved(values[keys:], size)])
+        if "out_proj" in own_name:
+            return moved(values.T, size).T
+        if "linear_attn.norm" in own_name:
+            return values
+        return moved(values, size if "in_proj_z" in own_name else 1)
 
     def _fused(self, layer: int, is_down: bool, end: str) -> Values:
         """gpt-oss: gate and up in alternating rows, or columns where matrices have the rows of x first."""

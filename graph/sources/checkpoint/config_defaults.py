@@ -12,6 +12,11 @@ _GEMMA: dict[str, Any] = {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, "qu
 _SMALL_EPS: dict[str, Any] = {"rms_norm_eps": 1e-6}
 _COHERE: dict[str, Any] = {"tie_word_embeddings": True, "layer_norm_eps": 1e-5, "max_position_embeddings": 8192, "logit_scale": 0.0625}
 
+_QWEN_3_5: dict[str, Any] = _SMALL_EPS | {
+    "max_position_embeddings": 32768, "head_dim": 256, "partial_rotary_factor": 0.25, "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+}  # fmt: skip
+
 CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "llama": _SMALL_EPS | {"max_position_embeddings": 2048},
     "mistral": _SMALL_EPS | {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
@@ -30,6 +35,9 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                                 "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
                                 "norm_topk_prob": True, "num_experts": 512, "num_experts_per_tok": 10, "moe_intermediate_size": 512,
                                 "shared_expert_intermediate_size": 512},
+    "qwen3_5_text": _QWEN_3_5 | {"intermediate_size": 12288, "num_key_value_heads": 4},
+    "qwen3_5_moe_text": _QWEN_3_5 | {"num_key_value_heads": 2, "num_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 512,
+                                     "shared_expert_intermediate_size": 512},
     "gemma2": _GEMMA | {"max_position_embeddings": 8192, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
     "gemma3_text": _GEMMA | {"max_position_embeddings": 131072, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
                              "rope_theta": 1e6, "rope_local_base_freq": 10000.0},
@@ -101,6 +109,7 @@ _HARMLESS = """
     image_token_id video_token_id boi_token_index eoi_token_index boi_token_id eoi_token_id mm_tokens_per_image
     vision_start_token_id vision_end_token_id vision_token_id unsloth_version unsloth_fixed cache_implementation
     experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config
+    mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
     ep_size seq_aux aux_loss_alpha index_share_for_mtp_iteration
     top_p num_beams repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
@@ -112,7 +121,7 @@ HARMLESS = frozenset(_HARMLESS.split())
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "decoder_sparse_step": (1,), "moe_layer_freq": (1,), "swiglu_limit": (7.0,), "swiglu_alpha": (1.702,), "n_group": (1,),
     "topk_group": (1,), "routed_scaling_factor": (1.0,), "attention_out_bias": (True,), "full_attn_mod": (1,), "interpolate_factor": (1,),
-    "is_causal": (True,),
+    "is_causal": (True,), "attn_output_gate": (True,),
     # What the code that came with Command R and Command A could be told, and the class does.
     "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj",), "order_of_interleaved_layers": ("local_attn_first",),
     "use_gated_activation": (True,), "use_parallel_block": (True,), "use_embedding_sharing": (True,),

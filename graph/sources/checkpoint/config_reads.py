@@ -15,7 +15,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 _GEMMA = ("gemma2", "gemma3_text")
 _LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 _QWEN = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
-_DELTA = ("qwen3_next",)
+_DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 
 #: Fields with the classes that read them. A class that is not among those of this package is taken to read all.
 READ_BY: Mapping[str, tuple[str, ...]] = {

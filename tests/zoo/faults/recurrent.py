@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aprgraph.graph.ops import Array, traits_of
-from tests.zoo.faults.patches import left_out, reading, with_attrs
+from tests.zoo.faults.patches import left_out, reading
 from tests.zoo.faults.places import each_layer
 from tests.zoo.planting import Call, Fault
 from tests.zoo.subjects import Subject
@@ -84,8 +84,10 @@ FAULTS = (
     Fault(
         "keys shared otherwise",
         "kernel",
-        "Heads of v take their key from the heads in turn, in place of neighbours from one.",
-        each_layer({"delta_rule": with_attrs(tiled=True)}, "delta_rule", when=_shares_keys),
+        "Heads of v take their key from the heads in turn, in place of neighbours from one, or the reverse.",
+        each_layer(
+            {"delta_rule": lambda call: call.compute(tiled=not call.node.attrs.get("tiled", False))}, "delta_rule", when=_shares_keys
+        ),
     ),
     Fault(
         "keys of any length",

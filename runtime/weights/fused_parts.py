@@ -15,7 +15,7 @@ from aprgraph.graph.sources import Source, TensorInfo
 from aprgraph.graph.words import joined
 from aprgraph.runtime.weights.fit import sample_of
 from aprgraph.runtime.weights.model_numbers import head_counts
-from aprgraph.runtime.weights.rows import Index, RememberedRows, ReorderedRows, Rows, rows_of
+from aprgraph.runtime.weights.rows import Index, RememberedRows, ReorderedRows, Rows, TransposedRows, rows_of
 from aprgraph.runtime.weights.tensor_names import layer_and_slot
 from aprgraph.runtime.weights.tensor_pair import TensorPair
 from aprgraph.runtime.weights.two_files import TwoFiles
@@ -28,6 +28,8 @@ _FUSED = (
     ("ffn_up", ("ffn_gate", "ffn_up")),
     ("ffn_gate_up_exps", ("ffn_gate_exps", "ffn_up_exps")),
 )
+#: Latent attention's matrices of k and v of all heads in one, and by themselves.
+_LATENT, _PARTS_OF_LATENT = "attn_kv_b", ("attn_k_b", "attn_v_b")
 _EXPERT = re.compile(r"(ffn_(?:gate|up|down))\.(\d+)\.(weight|bias)")
 #: So alike some rows of a part are to those that it should be.
 _ALIKE = 0.5
@@ -67,6 +69,28 @@ class FusedParts:
                 yield TensorPair(files, part, some, RememberedRows(rows_of(files.a, part)), RememberedRows(rows), is_part=True)
 
 
+@dataclass(frozen=True)
+class PartsOfHeads(FusedParts):
+    """The matrices of latent attention, of k and v of all heads: in one, or by themselves, where those of k are transposed."""
+
+    @property
+    def sentence(self) -> str:
+        """See ``FusedParts.sentence``."""
+        return f"{super().sentence.partition(',')[0]}, head by head, with the matrices of k transposed"
+
+    def pairs(self, files: TwoFiles) -> Iterator[TensorPair]:
+        """See ``FusedParts.pairs``."""
+        one, other = (files.a, files.b) if self.side == "A" else (files.b, files.a)
+        for index, (part, order) in enumerate(zip(self.parts, self.orders, strict=True)):
+            info = part if index else replace(part, dims=(part.dims[0], part.dims[2], part.dims[1]))
+            rows: Rows = rows_of(other, part) if index else TransposedRows(other, part)
+            some = replace(self.whole, name=part.name, dims=info.dims)
+            of_whole = RememberedRows(ReorderedRows(rows_of(one, self.whole), order))
+            sides = [(some, of_whole), (info, RememberedRows(rows))]
+            (a, rows_a), (b, rows_b) = sides if self.side == "A" else sides[::-1]
+            yield TensorPair(files, a, b, rows_a, rows_b, is_part=True)
+
+
 def find_fused(files: TwoFiles) -> list[FusedParts]:
     """What is one tensor in one file and several in the other."""
     return [*_found(files, "A"), *_found(files, "B")]
@@ -84,11 +108,26 @@ def _found(files: TwoFiles, side: Side) -> Iterator[FusedParts]:
         if parts and _is_stack(whole, parts):
             yield FusedParts(side, whole, parts, tuple(np.split(np.arange(math.prod(whole.dims[:-1])), len(parts))))
             continue
+        if stem == _LATENT and (of_heads := _of_heads(side, whole, other, layer)) is not None:
+            yield of_heads
+            continue
         for fused, stems in _FUSED:
             found = tuple(other.tensors.get(f"blk.{layer}.{part}.{what}") for part in stems)
             if stem == fused and all(found):
                 infos = tuple(info for info in found if info is not None)
                 yield from _as_laid_out(files, side, whole, infos)
+
+
+def _of_heads(side: Side, whole: TensorInfo, other: Source, layer: int) -> FusedParts | None:
+    """The matrices of k and v of each head that the tensor ``whole`` holds; None where the dims do not fit."""
+    k, v = (other.tensors.get(f"blk.{layer}.{part}.weight") for part in _PARTS_OF_LATENT)
+    if k is None or v is None or (len(whole.dims), len(k.dims), len(v.dims)) != (2, 3, 3):
+        return None
+    heads, rank, plain = k.dims
+    if v.dims[0] != heads or v.dims[2] != rank or whole.dims != (heads * (plain + v.dims[1]), rank):
+        return None
+    by_head = np.arange(whole.dims[0]).reshape(heads, -1)
+    return PartsOfHeads(side, whole, (k, v), (by_head[:, :plain].reshape(-1), by_head[:, plain:].reshape(-1)))
 
 
 def _has_same(whole: TensorInfo, other: Source) -> bool:

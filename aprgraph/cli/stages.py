@@ -18,6 +18,7 @@ _LETTERS = (
     "n positions in this pass, t positions attended to (t = n in a prefill), H query heads, K KV heads, D head size,\n"
     "E hidden size, F FFN size, V vocabulary, X experts, k experts used per position;\n"
     "in latent attention L latent of k and v, M latent of q, R elements of a head that RoPE turns, N the others\n"
+    "in recurrent layers C channels of the short convolution, G heads of q and k of size S, P heads of v of size U\n"
     "* an addition of this project: other programs that read APRT files may not know it"
 )
 

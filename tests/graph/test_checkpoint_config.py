@@ -380,6 +380,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "granite-3.1-8b": ("granite", 128, 1e7, (0,) * 6, ""),
     "GLM-4-9B-0414": ("glm4", 64, 1e4, (0,) * 6, ""),
     "gpt-oss-20b": ("gpt-oss", 64, 15e4, (128, 0) * 3, ""),
+    "Qwen3-Next-80B-A3B-Instruct": ("qwen3next", 64, 1e7, (0,) * 6, ""),
     "DeepSeek-V2-Lite": ("deepseek2", 64, 1e4, (0,) * 6, ""),
     "DeepSeek-V3": ("deepseek2", 64, 1e4, (0,) * 6, ""),
 }

@@ -16,10 +16,13 @@ ORDER = [
     "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "lm_head_raw", "lm_head",
 ]  # fmt: skip
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
-ADDITIONS = LATENT | {
+RECURRENT = {
+    "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated",
+    "attn_gate", "attn_gated",
+}  # fmt: skip
+ADDITIONS = LATENT | RECURRENT | {
     "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
-    "moe_expert_out", "lm_head_raw", "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay",
-    "delta_rule", "delta_gated", "attn_gate", "attn_gated",
+    "moe_expert_out", "lm_head_raw",
 }  # fmt: skip
 
 
@@ -93,20 +96,10 @@ def test_what_holds_of_single_stages() -> None:
         "moe_router_scores",
         "lm_head_raw",
         *LATENT,
-        "conv_in",
-        "delta_gate",
-        "delta_beta",
-        "conv_out",
-        "conv_silu",
-        "delta_q",
-        "delta_k",
-        "delta_decay",
-        "delta_rule",
-        "delta_gated",
-        "attn_gate",
-        "attn_gated",
+        *RECURRENT,
     }
     assert {stage.name for stage in STAGES if stage.latent} == LATENT
+    assert {stage.name for stage in STAGES if stage.recurrent} == RECURRENT
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}
     assert not is_logits(None)
     assert not is_logits("no_such_stage")

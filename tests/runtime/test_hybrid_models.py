@@ -6,7 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFReader, GGUFWriter
 
+from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
+from aprgraph.runtime.reference import run_reference
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.compiled import compiled
 from tests.support.golden import GoldenModel, golden_models, nmse
@@ -51,3 +55,28 @@ def test_passes_of_the_cpu(golden: GoldenModel, tmp_path: Path) -> None:
         assert other.keys() == whole.keys()
         for key, value in whole.items():
             assert other[key].tobytes() == value.tobytes(), (name, key)
+
+
+def test_the_first_files_of_qwen3next_have_one_weight_for_q_k_v_and_the_gate(tmp_path: Path) -> None:
+    """It has the rows of each head of q and k, then those of v and of the gate that go with it, as checkpoints have."""
+    golden = next(golden for golden in MODELS if golden.name == "qwen3next-f32")
+    reader, path = GGUFReader(golden.path), tmp_path / "first.gguf"
+    writer = GGUFWriter(path, "qwen3next")
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            kind, *inner = field.types
+            writer.add_key_value(field.name, field.contents(), kind, inner[0] if inner else None)
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    mixed, gate = tensors.pop("blk.0.attn_qkv.weight"), tensors.pop("blk.0.attn_gate.weight")
+    parts = [part.reshape(2, -1, part.shape[1]) for part in (*np.split(mixed, [16, 32]), gate)]
+    tensors["blk.0.ssm_in.weight"] = np.concatenate(parts, axis=1).reshape(-1, gate.shape[1])
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model = load_model(path)
+    for node, value in run_reference(build_graph(model), model, golden.tokens):
+        if node.stage is not None:
+            assert nmse(value, golden.stages[node.layer, node.stage]) < 1e-11, node.name

@@ -211,6 +211,14 @@ class GraphBuilder:
         """The embedding of each token times ``scale``. The stage counts as one of layer 0."""
         return self._add(f"layer0.{stage}", "embed", ("tokens", table), {"scale": scale}, stage, 0)
 
+    def embed_with_positions(self, stage: str, table: str, positions: str) -> str:
+        """The embedding of each token plus that of its position, a row of ``positions`` [context, E]."""
+        rows = [
+            self._add(f"layer0.{stage}_of_{what}", "embed", (what, weight), {"scale": 1.0}, None, 0)
+            for what, weight in (("tokens", table), ("positions", positions))
+        ]
+        return self._add(f"layer0.{stage}", "add", rows, {}, stage, 0)
+
     def norm(self, stage: str, x: str | Heads, *, eps: float | None = None) -> str:
         """The family's norm over whole rows; of heads, over all heads of a position together. ``eps``: if not the family's."""
         _require_stage(stage)

@@ -92,6 +92,7 @@ def differs_in_window(name: str) -> Callable[[Surroundings], bool]:
 _ACTIVATION_NAMES: Mapping[str, tuple[str, ...]] = {
     "silu": ("silu", "swish"),
     "gelu": ("gelu_pytorch_tanh", "gelu_tanh", "gelu_new"),
+    "relu_squared": ("relu2", "relu_squared"),
 }
 
 

@@ -196,6 +196,18 @@ class Metadata(Mapping[str, object]):
             )
         return tuple(bool(value) for value in values[:layers])
 
+    def reals(self, key: str, layers: int) -> tuple[float, ...]:
+        """A finite number for each layer: one for all of them, or an array of one for each."""
+        value = self._values.get(key)
+        if not isinstance(value, ArrayValue):
+            return (self.real(key),) * layers
+        numbers = self.array(key).values()
+        if len(numbers) != layers or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+            raise ModelError(
+                f"{self.path}: {self.described(key)} is an array of {len(numbers)}, expected a finite number for each of {layers} layers"
+            )
+        return tuple(map(float, numbers))
+
     def array(self, key: str) -> ArrayValue:
         """An array."""
         value = self._get(key, (ArrayValue,), "an array", None)

@@ -84,7 +84,7 @@ _READ = (
     ModelKey(
         "attention.layer_norm_rms_epsilon", "the epsilon of the RMSNorms", ("rms_norm",),
         llama_cpp="llama.cpp takes it for the norms of latents too, where the original takes 1e-06", llama_cpp_in=("deepseek2",),
-        llama_cpp_takes=1e-6,
+        llama_cpp_takes=1e-6, harmless_in=("nemotron",),  # whose norms are LayerNorms, though converters write it for them too
     ),
     ModelKey(
         "attention.layer_norm_epsilon", "the epsilon of LayerNorms", ("layer_norm",),
@@ -145,6 +145,7 @@ _READ = (
         matters=without("rope.scaling.factor", stretched),
         unapplied="LongRoPE's own factors are tensors; llama.cpp divides the frequencies by this as well",
     ),
+    ModelKey("rope.scaling.alpha", "by what the base of RoPE was stretched, to the power of D / (D - 2)", _ANGLES, neutral=(0, 1)),
     ModelKey("rope.scaling.attn_factor", "what RoPE's cosines and sines are multiplied by", _ANGLES, neutral=(1,)),
     ModelKey("rope.scaling.original_context_length", "the context before RoPE was stretched", (*_ANGLES, "context_choice")),
     *(
@@ -170,6 +171,14 @@ _READ = (
             ("group_count", "the number of heads of q and k"),
         )
     ),
+    *(
+        ModelKey(f"xielu.{name}", what, ("xielu",))
+        for name, what in (
+            ("alpha_p", "how xIELU grows above 0, before a softplus"), ("alpha_n", "how xIELU bends below 0, before a softplus"),
+            ("beta", "xIELU's slope at 0"), ("eps", "from where on xIELU bends"),
+        )
+    ),
+    ModelKey("use_parallel_residual", "whether attention and feed-forward network read the same input", neutral=_OFF),
     ModelKey("expert_count", "the number of experts", neutral=(0,)),
     ModelKey("expert_used_count", "how many experts a position uses", ("top_k",), matters=with_experts),
     ModelKey("expert_feed_forward_length", "the size of an expert", neutral=(0,), matters=with_experts),
@@ -239,7 +248,6 @@ _NEVER_READ = (
             ("rope.dimension_count", "how much of a head RoPE turns"),
         )
     ),
-    ModelKey("rope.scaling.alpha", "how the base of RoPE was stretched", neutral=(0, 1)),
     ModelKey("rope.scaling.yarn_ext_factor", "how much of YaRN is applied", neutral=(1,), matters=with_yarn),
     ModelKey("rope.scaling.extrapolation_factor", "how much of YaRN is applied (Ollama's name)", neutral=(1,), matters=with_yarn),
     ModelKey(
@@ -254,7 +262,6 @@ _NEVER_READ = (
     ModelKey("swiglu_clamp_exp", "the bounds inside experts", neutral=_OFF),
     ModelKey("swiglu_clamp_shexp", "the bounds inside the shared expert", neutral=_OFF),
     ModelKey("hidden_activation", "the activation", matters=other_activation),
-    ModelKey("use_parallel_residual", "whether attention and feed-forward network read the same input", neutral=_OFF),
     ModelKey("swin_norm", "where norms stand", neutral=_OFF),
     ModelKey("norm_before_residual", "where norms stand", neutral=_OFF),
     *(

@@ -38,6 +38,10 @@ SMALL_NUMBERS: Mapping[str, int | float] = {
     "ssm.state_size": 16,
     "ssm.time_step_rank": 4,
     "ssm.inner_size": 64,
+    "xielu.alpha_p": 0.25,
+    "xielu.alpha_n": -0.75,
+    "xielu.beta": 0.5,
+    "xielu.eps": -1e-6,
 }
 
 
@@ -96,9 +100,8 @@ def outline(
     ``optional`` says whether the model has a tensor that models of the family may lack; it gets the tensor's name in
     GGUF. Raises ModelError or UnsupportedModelError for numbers that make no model.
     """
-    metadata = Metadata(
-        Path(f"{kind.architecture} without a file"), {f"{kind.architecture}.{key}": value for key, value in numbers.items()}
-    )
+    keys = {key if key in kind.bare_keys else f"{kind.architecture}.{key}": value for key, value in numbers.items()}
+    metadata = Metadata(Path(f"{kind.architecture} without a file"), keys)
     with own_code(kind):
         family = kind(metadata)
     tensors = AskedTensors(vocabulary, optional)

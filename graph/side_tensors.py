@@ -34,6 +34,7 @@ SIDE_TENSORS = (
         "that repeat RoPE's frequencies",
         re.compile(rf"(model\.)?({_BLOCK}|layers\.\d+\.)(attn_rot_embd|(attn\.|self_attn\.)?rotary_emb)(\.inv_freq|\.weight)?"),
     ),
+    SideTensors("that are masks of attention", re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")),
     SideTensors("behind the last stage (of a classifier, or of an embedding)", re.compile(r"cls(\..*)?|dense_[23](_out)?\..*")),
     SideTensors("that scale activations before they are rounded, which nothing here does,", re.compile(r".*\.(input|activation)_scale")),
 )

@@ -62,7 +62,7 @@ def unread_keys(family: Family, ignore: Sequence[re.Pattern[str]] = ()) -> Itera
         if not key.startswith(prefix) and key.partition(".")[0] in FAMILIES:
             sentence = f"{key} is {shown(_plain(value))}: a key of another architecture than {family.architecture}, which nothing reads"
             yield UnreadKey(key, sentence)
-        elif (bare := find_model_key(key)) is not None and not bare.harmless:
+        elif (bare := find_model_key(key)) is not None and not bare.harmless and key not in metadata.keys_read:
             yield UnreadKey(key, f"{key} stands without its architecture, and nothing reads it so: was {prefix}{key} meant?")
     for name, value in at.values.items():
         key = prefix + name

@@ -45,15 +45,26 @@ class AttentionWatch:
 
     def _leave(self, _attention: Any, _args: Any, _output: Any) -> None:
         self._running.layer = None
+        joins, self._running.joins = getattr(self._running, "joins", None), None
+        if joins is not None:
+            joins.__exit__(None, None, None)
 
     def _around_rope(self, splits: bool, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
         layer = getattr(self._running, "layer", None)
         if layer is not None:
-            for stage, given in zip(self._captured.rope_stages, result, strict=True):
-                heads = given[0].transpose(0, 1)
-                self._record(stage, layer, _as_neighbours(heads) if splits else in_file_order(self._captured, heads))
+            turned = dict(zip(self._captured.rope_stages, result, strict=True))
+            if result[0].shape[-1] < self._captured.rope_head_size:  # what is not turned is joined to it afterwards
+                self._running.joins = _Joined(turned, partial(self._of_heads, splits, layer))
+                self._running.joins.__enter__()
+                return result
+            for stage, heads in turned.items():
+                self._of_heads(splits, layer, stage, heads)
         return result
+
+    def _of_heads(self, splits: bool, layer: int, stage: str, heads: torch.Tensor) -> None:
+        heads = heads[0].transpose(0, 1)
+        self._record(stage, layer, _as_neighbours(heads) if splits else in_file_order(self._captured, heads))
 
     def _around_attention(
         self, function: Callable[..., Any], module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *args: Any, **kwargs: Any
@@ -83,6 +94,22 @@ class AttentionWatch:
                 "(DynamicCache, the default of generate)"
             )
         return torch.nn.functional.pad(values, (positions - places, 0))
+
+
+class _Joined(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not known
+    """While inside, calls ``record`` with the stage and the result where one of ``turned`` is joined with something."""
+
+    def __init__(self, turned: dict[str, torch.Tensor], record: Callable[[str, torch.Tensor], None]) -> None:
+        super().__init__()
+        self._turned, self._record = turned, record
+
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.cat:
+            stage = next((stage for stage, values in self._turned.items() if args[0][0] is values), None)
+            if stage is not None:
+                self._record(stage, result)
+        return result
 
 
 class _SoftmaxInput(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not known

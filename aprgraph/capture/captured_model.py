@@ -14,12 +14,15 @@ from aprgraph.graph.families import FAMILIES, Family
 from aprgraph.graph.families.registry import load_installed_families
 from aprgraph.graph.ops import traits_of
 from aprgraph.graph.outline import Outline
+from aprgraph.graph.stages import EMBEDDING
 
 #: The functions of a model's own Python module that every attention layer calls: for RoPE one of several.
 ATTENTION_FUNCTION = "eager_attention_forward"
 _ROPE_FUNCTION, _OTHER_ROPE_FUNCTION = "apply_rotary_pos_emb", "apply_rotary_emb"
 #: The one of them that takes pairs of neighbours, and gives the first elements of all pairs, then the second ones.
 SPLITTING_ROPE_FUNCTION = "apply_rotary_pos_emb_interleave"
+#: The module that computes RoPE's cosines and sines.
+_ROPE_MODULE = "rotary_emb"
 #: A key of configurations that changes the logits behind the head.
 _LOGIT_CAP = "final_logit_softcapping"
 
@@ -49,7 +52,22 @@ class CapturedModel:
     @property
     def layers(self) -> Sequence[Any]:
         """The decoder's layers."""
-        return list(self.decoder.layers)
+        return list(getattr(self.decoder, self.family.hf_layers))
+
+    @property
+    def has_rope(self) -> bool:
+        """Whether any layer has RoPE."""
+        return hasattr(self.decoder, _ROPE_MODULE)
+
+    @property
+    def embedding(self) -> Any:
+        """The module that looks tokens up."""
+        return self.modules.find(EMBEDDING, None)
+
+    @property
+    def of_positions(self) -> Any:
+        """The module that is given the positions: RoPE, or the embedding of positions."""
+        return getattr(self.decoder, _ROPE_MODULE, None) or self.modules.find("position_embedding", None)
 
     @property
     def attentions(self) -> Mapping[int, Any]:
@@ -95,6 +113,11 @@ class CapturedModel:
         return tuple(stages) or ("q_post_rope", "k_post_rope")
 
     @property
+    def rope_head_size(self) -> int:
+        """How many elements a head has in these stages, also where RoPE turns only a part of them."""
+        return max((node.attr_int("head_size") for node in self.outline.graph.with_op("rope")), default=0)
+
+    @property
     def is_eager(self) -> bool:
         """Whether attention is computed step by step, so that scores and weights exist."""
         return bool(self.decoder.config._attn_implementation == "eager")  # noqa: SLF001 -- there is no public name
@@ -137,11 +160,11 @@ def open_model(model: Any) -> CapturedModel:
         raise UnsupportedModelError(f"{type(model).__name__} is no model of torch; write its tensors with aprgraph.Trace.write")
     _check_not_compiled(model)
     inner, name, family = _find_model(model)
-    decoder = next(part for part in inner.modules() if _is_decoder(part))
+    decoder = next(part for part in inner.modules() if _is_decoder(part, family))
     head = getattr(inner, "lm_head", None)
     modules = Modules(family, decoder, head)
-    functions = sys.modules[type(decoder.layers[0]).__module__]
-    missing = [] if _rope_functions(functions) else [_ROPE_FUNCTION]
+    functions = sys.modules[type(getattr(decoder, family.hf_layers)[0]).__module__]
+    missing = [_ROPE_FUNCTION] if hasattr(decoder, _ROPE_MODULE) and not _rope_functions(functions) else []
     missing += [] if hasattr(functions, ATTENTION_FUNCTION) else [ATTENTION_FUNCTION]
     if missing:
         raise UnsupportedModelError(
@@ -209,8 +232,11 @@ def _models_in(model: Any, classes: Mapping[str, type[Family]]) -> list[tuple[st
     return found
 
 
-def _is_decoder(part: Any) -> bool:
-    return all(hasattr(part, name) for name in ("embed_tokens", "layers", "rotary_emb", "norm"))
+def _is_decoder(part: Any, family: type[Family]) -> bool:
+    """Whether a module has what a decoder of the family has in itself."""
+    names = (family.hf_name("embedding"), family.hf_layers, family.hf_name("final_norm"))
+    positions = (_ROPE_MODULE, family.hf_name("position_embedding") or _ROPE_MODULE)
+    return all(hasattr(part, str(name)) for name in names) and any(hasattr(part, name) for name in positions)
 
 
 def _class_of(part: Any, classes: Mapping[str, type[Family]]) -> str | None:
@@ -220,9 +246,8 @@ def _class_of(part: Any, classes: Mapping[str, type[Family]]) -> str | None:
             continue
         if kind.__name__ in classes:
             return kind.__name__
-        if _is_decoder(part):
-            beside = vars(sys.modules[kind.__module__])
-            made_for = [name for name in classes if name in beside and beside[name].__module__ == kind.__module__]
-            if made_for:
-                return made_for[0]
+        beside = vars(sys.modules[kind.__module__])
+        made_for = [name for name in classes if name in beside and beside[name].__module__ == kind.__module__]
+        if made_for and _is_decoder(part, classes[made_for[0]]):
+            return made_for[0]
     return None

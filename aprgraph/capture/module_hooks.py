@@ -31,7 +31,7 @@ _HEADS_APART = 3
 #: Ops that compute nothing: a torch of their own is all that a capture needs of them.
 _MOVES = ("columns", "join_heads")
 #: The names that feed-forward modules have for their activation.
-_ACTIVATIONS = ("act_fn", "activation_fn")
+_ACTIVATIONS = ("act_fn", "activation_fn", "act")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callabl
     """Every tap that the model has. ``positions_so_far`` returns t: the positions of earlier passes and of this one."""
     record = _in_order(captured, record)
     watch = AttentionWatch(captured, record, positions_so_far)
-    yield Tap(captured.rope_stages, None, watch.watch_rope, everywhere=True)
+    if captured.has_rope:
+        yield Tap(captured.rope_stages, None, watch.watch_rope, everywhere=True)
     if captured.is_eager:
         gated = ("attention",) if captured.is_gated else ()
         yield Tap(("attn_scores", "attn_softmax", *gated), None, watch.watch_scores, everywhere=True)
@@ -151,7 +152,7 @@ class _LayerTaps:
         if not traits_of(node).is_matmul and traits_of(node).picks_rows_by:
             return []  # the embedding: the model scales its rows outside the module
         # Logits come from the module of the LM head, also if its weight is the embedding table.
-        slots = ["lm_head" if slot == EMBEDDING else slot for slot in slots]
+        slots = list(dict.fromkeys("lm_head" if slot == EMBEDDING else slot for slot in slots))  # a norm's weight and bias
         modules = [(slot, self._captured.modules.find(slot, self._layer)) for slot in slots]
         return modules if all(module is not None for _, module in modules) else []
 
@@ -229,6 +230,8 @@ class _LayerTaps:
             modules = self._modules(node) if self._reads(node, "weight") and not traits_of(node).picks_rows_by else []
             given = self._graph.operands(node.name)[:1]
             for before in given if modules else ():
+                if before.op == "rope":
+                    continue  # where heads are normalised after RoPE
                 if before.stage is not None and before.layer == self._layer and before.name not in self._slot_of:
                     yield self._before(modules[0][1], before.stage, before.type.dims[-1])
 

@@ -75,8 +75,8 @@ class Capture:
         with contextlib.ExitStack() as stack:
             for module in dict.fromkeys((captured.given, captured.model, captured.decoder)):
                 stack.callback(module.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
-            stack.callback(captured.decoder.embed_tokens.register_forward_hook(self._after_embedding).remove)
-            stack.callback(captured.decoder.rotary_emb.register_forward_pre_hook(self._at_positions, with_kwargs=True).remove)
+            stack.callback(captured.embedding.register_forward_hook(self._after_embedding).remove)
+            stack.callback(captured.of_positions.register_forward_pre_hook(self._at_positions, with_kwargs=True).remove)
             stack.callback(captured.layers[0].register_forward_pre_hook(self._before_layers, with_kwargs=True).remove)
             for tap in self._taps:
                 if self._wants(tap):
@@ -140,7 +140,8 @@ class Capture:
             raise self._fail(
                 f"a batch of {tokens.shape[0]} texts, expected one: run them one after the other, each with a capture of its own"
             )
-        positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+        # RoPE is given rows, positions and perhaps the kind of layer, an embedding of positions them alone.
+        positions = kwargs["position_ids"] if "position_ids" in kwargs else args[min(1, len(args) - 1)]
         if positions.dim() == _AXES_APART:
             if not bool((positions == positions[:1]).all()):
                 raise self._fail("the axes of the positions differ, expected a text without images")

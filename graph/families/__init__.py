@@ -1,5 +1,6 @@
 """Model families, one file each; ``FAMILIES`` is the table of those that are known."""
 
+from aprgraph.graph.families.apertus import Apertus
 from aprgraph.graph.families.base import Family
 from aprgraph.graph.families.cohere2 import Cohere2
 from aprgraph.graph.families.command_r import CommandR
@@ -11,12 +12,16 @@ from aprgraph.graph.families.gemma2 import Gemma2
 from aprgraph.graph.families.gemma3 import Gemma3
 from aprgraph.graph.families.glm4 import Glm4
 from aprgraph.graph.families.glm4moe import Glm4Moe
+from aprgraph.graph.families.gpt2 import Gpt2
 from aprgraph.graph.families.gpt_oss import GptOss
 from aprgraph.graph.families.granite import Granite
+from aprgraph.graph.families.hunyuan import HunyuanDense, HunyuanMoe
 from aprgraph.graph.families.llama import Llama
 from aprgraph.graph.families.mistral3 import Mistral3
 from aprgraph.graph.families.mixture import Mixture
+from aprgraph.graph.families.nemotron import Nemotron
 from aprgraph.graph.families.olmo2 import Olmo2
+from aprgraph.graph.families.phi2 import Phi2
 from aprgraph.graph.families.phi3 import Phi3
 from aprgraph.graph.families.qwen2 import Qwen2
 from aprgraph.graph.families.qwen2moe import Qwen2Moe
@@ -27,10 +32,13 @@ from aprgraph.graph.families.qwen35 import Qwen35, Qwen35Moe
 from aprgraph.graph.families.registry import FAMILIES, find_family, load_family_file, open_family, register
 from aprgraph.graph.families.seed_oss import SeedOss
 from aprgraph.graph.families.smollm3 import SmolLM3
+from aprgraph.graph.families.stablelm import StableLm
+from aprgraph.graph.families.starcoder2 import StarCoder2
 
 for _family in (
     Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Qwen3Next, Qwen35, Qwen35Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
+    HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
 ):  # fmt: skip
     register(_family)
 

@@ -50,6 +50,15 @@ class Family:
     #: or, with the rows of x first, in alternating columns.
     hf_gate_up: ClassVar[Order] = "halves"
     #: What the family calls otherwise than most: by slot, see graph/families/weight_names.py.
+    #: Which slots a checkpoint holds with the rows of x first.
+    hf_transposed: ClassVar[Collection[str]] = ()
+    #: Numbers of a layer that a checkpoint holds as tensors, to their keys in GGUF: an array of one for each layer.
+    hf_numbers: ClassVar[Mapping[str, str]] = {}
+    #: What transformers calls the decoder in the whole model, and the layers in the decoder.
+    hf_root: ClassVar[str] = "model"
+    hf_layers: ClassVar[str] = "layers"
+    #: Keys of GGUF that stand without the architecture in front.
+    bare_keys: ClassVar[Collection[str]] = ()
     gguf_names: ClassVar[Mapping[str, str]] = {}
     hf_names: ClassVar[Mapping[str, str]] = {}
 
@@ -122,7 +131,7 @@ class Family:
 
     def key(self, name: str) -> str:
         """The whole key of a number in GGUF."""
-        return f"{self.architecture}.{name}"
+        return name if name in self.bare_keys else f"{self.architecture}.{name}"
 
     @classmethod
     def readings(cls) -> dict[str, Reading[Any]]:
@@ -154,12 +163,17 @@ class Family:
         return name if name in WITHOUT_END and what == "weight" else f"{name}.{what}"
 
     @classmethod
-    def conversions(cls, slot: str, config: Mapping[str, Any]) -> Mapping[str, Conversion]:  # noqa: ARG003 -- that of other families
-        """By slot in GGUF what is made of the tensor that a checkpoint has in ``slot``.
+    def conversions(
+        cls,
+        slot: str,
+        config: Mapping[str, Any],  # noqa: ARG003 -- that of other families
+        what: Literal["weight", "bias"] = "weight",
+    ) -> Mapping[str, Conversion]:
+        """By slot in GGUF what is made of the tensor that a checkpoint has in ``slot``, its weight or its bias.
 
         ``config`` are the fields of the text model in config.json.
         """
-        if cls.hf_norm_offset and slot.endswith("norm"):
+        if cls.hf_norm_offset and slot.endswith("norm") and what == "weight":
             offset = np.float32(cls.hf_norm_offset)
             return {slot: Conversion(values=lambda values: values.astype(np.float32) + offset)}
         return {slot: Conversion()}

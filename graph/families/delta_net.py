@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class DeltaNet(Qwen3):
                 )
 
     @classmethod
-    def conversions(cls, slot: str, config: Mapping[str, Any]) -> Mapping[str, Conversion]:
+    def conversions(cls, slot: str, config: Mapping[str, Any], what: Literal["weight", "bias"] = "weight") -> Mapping[str, Conversion]:
         """GGUF has q, k and v apart from the gate, the rates of decay themselves, and the norm of the delta net as it is."""
         if slot == "delta_decay":
             return {slot: Conversion(values=lambda values: -np.exp(values.astype(np.float64)))}
@@ -84,7 +84,7 @@ class DeltaNet(Qwen3):
         names = ("linear_num_key_heads", "linear_key_head_dim", "linear_num_value_heads", "linear_value_head_dim")
         heads, size, value_heads, value_size = (value if isinstance(value := config.get(name), int) else 0 for name in names)
         if slot != "delta_in" or not heads:
-            return super().conversions(slot, config)
+            return super().conversions(slot, config, what)
         ends = (0, size, 2 * size, 2 * size + value_heads * value_size // heads, 2 * size + 2 * value_heads * value_size // heads)
         q, k, v, gate = ((np.arange(heads)[:, None] * ends[-1] + np.arange(start, stop)).reshape(-1) for start, stop in pairwise(ends))
         return {"qkv_matmul": Conversion(np.concatenate([q, k, v])), "delta_gate": Conversion(gate)}

@@ -148,6 +148,11 @@ def flags(gguf: str, hf: str | None, default: Callable[[Any], Sequence[bool]]) -
     return Number(get, gguf, hf, default, None)
 
 
+def reals_per_layer(gguf: str) -> Number[tuple[float, ...]]:
+    """A finite number for each layer: one for all, or an array of one for each."""
+    return Number(lambda family, key, _: family.metadata.reals(key, family.blocks)[: family.layers], gguf, None, _NONE, None)
+
+
 def same_in_all(gguf: str, hf: str | None = None, default: Any = _NONE, *, given: str | None = None) -> Number[int]:
     """A number that files give once or for each layer, and that is the same in all.
 

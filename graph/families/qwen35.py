@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -44,9 +44,9 @@ class Qwen35(DeltaNet):
         )
 
     @classmethod
-    def conversions(cls, slot: str, config: Mapping[str, Any]) -> Mapping[str, Conversion]:
+    def conversions(cls, slot: str, config: Mapping[str, Any], what: Literal["weight", "bias"] = "weight") -> Mapping[str, Conversion]:
         """The order of the heads of v, beside what every delta net has."""
-        (own,) = super().conversions(slot, config).values()
+        (own,) = super().conversions(slot, config, what).values()
         if slot == "delta_out":
             return {slot: Conversion(columns=cls.column_order("delta_gated", config))}
         stage = {"qkv_matmul": "conv_in", "delta_alpha": "delta_beta", "delta_step": "delta_beta"}.get(slot, slot)

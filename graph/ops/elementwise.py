@@ -25,6 +25,13 @@ def _relu_squared(m: Arithmetic, x: Any) -> Any:
     return positive * positive
 
 
+def _xielu(m: Arithmetic, x: Any, *, alpha_p: float, alpha_n: float, beta: float, eps: float) -> Any:
+    # e^y - 1 is 2t / (1 - t) with t = tanh(y / 2), which loses no digits where y is close to 0.
+    t = m.tanh(m.minimum(x, eps) * 0.5)
+    below = (2.0 * t / (1.0 - t) - x) * alpha_n + x * beta
+    return m.where(x > 0.0, (x * alpha_p + beta) * x, below)
+
+
 ADD = declare("add", lambda _, a, b: a + b, "a + b, of one shape.")
 MUL = declare("mul", lambda _, a, b: a * b, "a · b, of one shape.")
 SILU = declare("silu", lambda m, x: x / (1.0 + m.exp(-x)), "x / (1 + exp(-x)) (Elfwing et al. 2017, arXiv:1702.03118).")
@@ -51,3 +58,8 @@ CLAMPED_SWIGLU = declare(
     "g · sigmoid(alpha · g) · (u + 1), of g = min(gate, limit) and up clamped to ±limit, u (gpt-oss, arXiv:2508.10925).",
 )
 RELU_SQUARED = declare("relu_squared", _relu_squared, "max(x, 0)² (So et al. 2021, arXiv:2109.08668).")
+XIELU = declare(
+    "xielu",
+    _xielu,
+    "alpha_p x² + beta x above 0, alpha_n (exp(min(x, eps)) - 1 - x) + beta x below (Huang and Schlag 2024, arXiv:2411.13010).",
+)

@@ -27,8 +27,11 @@ LLAMA_CPP_TOLERANCES = {
     "olmo2-f32": TOLERANCE,
     "olmo3-f32": TOLERANCE,
     **dict.fromkeys(("mistral3-f32", "smollm3-f32", "command-r-f32", "cohere2-f32", "seed-oss-f32", "ernie4-5-f32"), TOLERANCE),
+    **dict.fromkeys(
+        ("hunyuan-dense-f32", "hunyuan-moe-f32", "apertus-f32", "stablelm-f32", "stablelm-f32-parallel", "nemotron-f32"), TOLERANCE
+    ),
     # llama.cpp looks GELU up in a table of float16.
-    "gemma2-f32": 1e-7,
+    **dict.fromkeys(("gemma2-f32", "starcoder2-f32", "phi2-f32", "gpt2-f32"), 1e-7),
     # llama.cpp rounds activations to 8 bits before quantised weights, and the bounds of YaRN to whole pairs, which alone makes 3e-7.
     "gpt-oss-mxfp4": 1e-3,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import zlib
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ import torch
 import transformers
 from gguf import GGMLQuantizationType
 
-from tests.golden.hf_to_gguf import F32, write_gguf
+from tests.golden.hf_to_gguf import F32, ONE_MORE, write_gguf
 from tests.golden.transformers_models import LoadedModel
 
+_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight")
 FAMILIES = Path(__file__).parent / "families"
 
 
@@ -44,6 +46,9 @@ _GPT_OSS: dict[str, Any] = _SIZES | {
 #: Of those with a layer of another kind in four.
 _SMALL: dict[str, Any] = _SIZES | {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 4}
 _COHERE: dict[str, Any] = {name: value for name, value in _SMALL.items() if name != "rms_norm_eps"} | {"rope_parameters": _ROPE}
+_LAYER_NORM_SIZES: dict[str, Any] = {name: value for name, value in _SIZES.items() if name != "rms_norm_eps"} | {
+    "hidden_size": 32, "intermediate_size": 44,
+}  # fmt: skip
 #: As in openai/gpt-oss-20b. Without ``truncate`` YaRN's ramp begins and ends between two pairs, here at 2.02 and 4.35.
 _YARN: dict[str, Any] = {
     "rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
@@ -154,6 +159,37 @@ MODELS = {
         "hidden_size": 20, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2,
         "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0], "mrope_interleaved": True},
     }),
+    # The base of RoPE is stretched, as the published models have it.
+    "hunyuan-dense-f32": FamilyModel("hunyuan-dense", "HunYuanDenseV1", _SIZES | {
+        "hidden_size": 20, "intermediate_size": 28, "head_dim": 8, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 50.0, "factor": 1.0},
+    }),
+    "hunyuan-moe-f32": FamilyModel("hunyuan-moe", "HunYuanMoEV1", _SIZES | {
+        "hidden_size": 24, "intermediate_size": 12, "head_dim": 6, "num_experts": 5, "moe_topk": 2, "rope_parameters": _ROPE,
+    }),
+    "apertus-f32": FamilyModel("apertus", "Apertus", _SIZES | {
+        "hidden_size": 24, "intermediate_size": 36, "rope_parameters": _ROPE | {"rope_theta": 12000000.0},
+    }),
+    "starcoder2-f32": FamilyModel("starcoder2", "Starcoder2", _LAYER_NORM_SIZES | {
+        "norm_epsilon": 1e-5, "tie_word_embeddings": True, "rope_parameters": _ROPE | {"rope_theta": 100000.0},
+    }),
+    "stablelm-f32": FamilyModel("stablelm", "StableLm", _LAYER_NORM_SIZES | {
+        "layer_norm_eps": 1e-5, "use_qkv_bias": True, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+    }),
+    # As StableLM 2 12B.
+    "stablelm-f32-parallel": FamilyModel("stablelm", "StableLm", _LAYER_NORM_SIZES | {
+        "layer_norm_eps": 1e-5, "use_parallel_residual": True, "qk_layernorm": True,
+        "rope_parameters": _ROPE | {"partial_rotary_factor": 0.25},
+    }),
+    "phi2-f32": FamilyModel("phi2", "Phi", _LAYER_NORM_SIZES | {
+        "hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 96, "layer_norm_eps": 1e-5,
+        "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+    }),
+    "gpt2-f32": FamilyModel("gpt2", "GPT2", {
+        "vocab_size": 96, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 3, "bos_token_id": None, "eos_token_id": None,
+    }),
+    "nemotron-f32": FamilyModel("nemotron", "Nemotron", _LAYER_NORM_SIZES | {
+        "norm_eps": 1e-5, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+    }),
     # Not a family of the package: docs/families.md is about it.
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,
@@ -170,11 +206,12 @@ def make_model(name: str, path: Path) -> LoadedModel:
     spec = MODELS[name]
     transformers.logging.set_verbosity_error()
     config = getattr(transformers, f"{spec.name}Config")(**spec.config, attn_implementation="eager", experts_implementation="eager")
-    model = getattr(transformers, f"{spec.name.removesuffix('Text')}ForCausalLM")(config)
+    end = "LMHeadModel" if spec.name == "GPT2" else "ForCausalLM"
+    model = getattr(transformers, f"{spec.name.removesuffix('Text')}{end}")(config)
     seed = zlib.crc32(name.encode())
     state = {key: _random(spec, key, tuple(values.shape), seed) for key, values in model.state_dict().items()}
     if config.tie_word_embeddings:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+        state["lm_head.weight"] = next(state[name] for name in _EMBEDDINGS if name in state)
     write_gguf(path, spec.architecture, config, state, spec.formats, absorbed=spec.absorbed)
     model.load_state_dict({key: torch.from_numpy(values) for key, values in state.items()})
     return LoadedModel(spec.architecture, model.double().eval(), sys.modules[type(model).__module__], spec.absorbed)
@@ -183,19 +220,25 @@ def make_model(name: str, path: Path) -> LoadedModel:
 def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> F32:
     """The values of one tensor under transformers' name, which are those that its GGUF file says after decoding."""
     values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape).astype(np.float32)
-    if name.endswith("norm.weight"):
-        # Gemma multiplies by 1 + weight.
-        adds = spec.architecture in ("gemma2", "qwen3next", "qwen35", "qwen35moe") and not name.endswith("linear_attn.norm.weight")
+    if re.search(r"(norm|ln_.|norms\.\d+)\.weight$", name):
+        # Gemma, Qwen3-Next, Qwen 3.5 and Nemotron multiply by 1 + weight.
+        adds = spec.architecture in ONE_MORE and not name.endswith("linear_attn.norm.weight")
         return np.float32(0.2) * values + np.float32(0 if adds else 1)
     if name.endswith("A_log"):
         return _logarithms(np.float32(0.5) * values)
+    if name.endswith("act_fn.beta"):
+        return np.full(shape, 0.5, np.float32)
+    if name.endswith("act_fn.eps"):
+        return np.full(shape, -1e-6, np.float32)
     if name.endswith("bias"):
         return np.float32(0.2 if name.endswith("correction_bias") else 0.5) * values
     if name.endswith("sinks"):
         return values
-    if name == "model.embed_tokens.weight":
+    if name.endswith("wpe.weight"):
+        return np.float32(0.5) * values
+    if name in _EMBEDDINGS:
         return values / np.float32(spec.config.get("embedding_multiplier", 1.0))
-    columns = shape[-2] if ".experts." in name and spec.architecture == "gpt-oss" else shape[-1]
+    columns = shape[-2] if (".experts." in name and spec.architecture == "gpt-oss") or spec.architecture == "gpt2" else shape[-1]
     values *= np.float32(_deviation(name) * columns**-0.5)
     if ".experts." in name and spec.formats:
         rows = np.ascontiguousarray(values.swapaxes(1, 2))
@@ -218,6 +261,9 @@ def _deviation(name: str) -> float:
         "k_proj.weight": 1.5,
         "router.weight": 2.0,
         "mlp.gate.weight": 2.0,
+        "gate.wg.weight": 2.0,
+        "act_fn.alpha_p": 0.5,
+        "act_fn.alpha_n": 0.5,
         "experts.gate_up_proj": 3.0,
         "experts.down_proj": 0.2,
     }

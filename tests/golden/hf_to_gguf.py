@@ -6,6 +6,7 @@ What to do follows from tables. Names of tensors are the gguf package's own; the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,16 @@ _QWEN_3_5: dict[str, Source] = {
 }  # fmt: skip
 
 
+def _layer_norm(field: str) -> dict[str, Source]:
+    """The key of the epsilon of LayerNorms, in place of RMSNorms'."""
+    return {"attention.layer_norm_epsilon": field, "attention.layer_norm_rms_epsilon": lambda _: None}
+
+
+_PARTIAL_ROPE: dict[str, Source] = {
+    "rope.dimension_count": lambda config: int(
+        config.rope_parameters["partial_rotary_factor"] * (config.hidden_size // config.num_attention_heads)
+    )
+}
 #: The same of each of transformers' kinds of model, beside those.
 _KEYS_OF: dict[str, dict[str, Source]] = {
     "olmo2": _ROPE_BASE,
@@ -154,6 +165,29 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     "qwen3_5_text": _QWEN_3_5,
     # There is no dense network, and no size of one.
     "qwen3_5_moe_text": {**_QWEN_3_5, **_QWEN_EXPERTS, "feed_forward_length": lambda _: None},
+    "hunyuan_v1_dense": {
+        **_HEAD_SIZE,
+        "rope.freq_base": lambda config: config.rope_parameters["rope_theta"]
+        * config.rope_parameters["alpha"] ** (config.head_dim / (config.head_dim - 2)),
+        "rope.scaling.type": lambda _: "none", "rope.scaling.factor": lambda _: 1.0,
+    },
+    "hunyuan_v1_moe": {
+        **_HEAD_SIZE, **_ROPE_BASE, "expert_count": "num_experts", "expert_used_count": "moe_topk",
+        "expert_feed_forward_length": "intermediate_size", "expert_shared_feed_forward_length": "intermediate_size",
+        "expert_shared_count": lambda _: 1,
+    },
+    "apertus": {**_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads},
+    "starcoder2": {**_ROPE_BASE, **_layer_norm("norm_epsilon")},
+    "stablelm": {**_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE, "use_parallel_residual": "use_parallel_residual"},
+    "phi": {**_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE},
+    "gpt2": {
+        **_layer_norm("layer_norm_epsilon"), "feed_forward_length": lambda config: 4 * config.n_embd, "attention.head_count_kv": lambda _: None,
+    },
+    # The epsilon is written under both names.
+    "nemotron": {
+        **_ROPE_BASE, **_layer_norm("norm_eps"), **_PARTIAL_ROPE, "attention.layer_norm_rms_epsilon": "norm_eps",
+        "rope.scaling.type": lambda _: "none",
+    },
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
@@ -163,7 +197,7 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
 
 
 #: Whose norms multiply by 1 + weight.
-_ONE_MORE = ("gemma2", "qwen3next", "qwen35", "qwen35moe")
+ONE_MORE = ("gemma2", "qwen3next", "qwen35", "qwen35moe", "nemotron")
 
 
 def _neighbours(rows: F32, heads: int) -> F32:
@@ -250,12 +284,32 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             yield from _experts(architecture, name, values)
         elif ".linear_attn." in name:
             yield from _delta_net(config, name, values)
-        elif architecture in _ONE_MORE and name.endswith("norm.weight"):
+        elif architecture in ONE_MORE and name.endswith("norm.weight"):
             yield name, values + np.float32(1)
+        elif ".act_fn." in name or ".norms." in name:
+            continue  # see _numbers and _norms_of_heads
+        elif architecture == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight$", name):
+            yield name, values.T
         elif name.endswith("e_score_correction_bias"):
             yield name.replace("_bias", ".bias"), values
         else:
             yield (f"{name}.weight" if name.endswith("sinks") else name), values
+
+
+def _norms_of_heads(config: Any, state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
+    """One tensor of the norms of all heads of a layer."""
+    for name in [name for name in state if name.endswith("norms.0.weight")]:
+        base = name.removesuffix(".norms.0.weight")
+        heads = config.num_attention_heads if "q_layernorm" in base else config.num_key_value_heads
+        yield f"{base}.weight", np.stack([state[f"{base}.norms.{head}.weight"] for head in range(heads)])
+
+
+def _numbers(config: Any, state: Mapping[str, F32]) -> Iterator[tuple[str, list[float]]]:
+    """The numbers of activations that were learnt, which stand in the metadata: an array of one for each layer."""
+    for part in ("alpha_p", "alpha_n", "beta", "eps"):
+        names = [f"model.layers.{layer}.mlp.act_fn.{part}" for layer in range(config.num_hidden_layers)]
+        if names[0] in state:
+            yield f"xielu.{part}", [float(state[name].reshape(-1)[0]) for name in names]
 
 
 def _value(config: Any, source: Source) -> Any:
@@ -285,10 +339,12 @@ def write_gguf(
         value = _value(config, source)
         if value is not None:
             add[type(value)](f"{architecture}.{key}", value)
+    for key, numbers in _numbers(config, state):
+        writer.add_array(key, numbers)
     writer.add_tokenizer_model("none")
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    for name, values in _tensors(architecture, config, state, absorbed):
+    for name, values in (*_tensors(architecture, config, state, absorbed), *_norms_of_heads(config, state)):
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if name.startswith("attn_gate"):
             theirs = f"blk.{name.split('.')[2]}.attn_gate.weight"

@@ -24,6 +24,7 @@ import torch
 from safetensors.numpy import save_file
 
 from tests.golden import family_models, tiny_llama
+from tests.golden.hf_to_gguf import ONE_MORE
 from tests.golden.transformers_models import load
 
 HERE = Path(__file__).parent
@@ -32,9 +33,10 @@ NAMES = (
     "llama-f32-tied-rope-factors", "llama-bf16", "llama-f16", "llama-f32-linear", "qwen2-f32-yarn", "qwen3-f32", "gemma3-f32",
     "gemma3-f32-linear", "phi3-f32-window", "phi3-f32-long-factors", "mixtral-f32", "qwen2moe-f32", "qwen3moe-f32", "olmo2-f32",
     "olmo3-f32", "granite-f32", "glm4-f32", "gemma2-f32", "qwen3next-f32", "qwen35-f32", "qwen35moe-f32", "gpt-oss-f32", "gpt-oss-mxfp4",
-    "arcee-f32",
     "mistral3-f32", "smollm3-f32", "command-r-f32", "command-r-plus-f32", "cohere2-f32", "exaone4-f32", "seed-oss-f32", "ernie4-5-f32",
-    "glm4moe-f32", "deepseek2-f32", "deepseek2-lite-f32", "deepseek3-f32",
+    "arcee-f32", "glm4moe-f32", "deepseek2-f32", "deepseek2-lite-f32", "deepseek3-f32",
+    "hunyuan-dense-f32", "hunyuan-moe-f32", "apertus-f32", "starcoder2-f32", "stablelm-f32", "stablelm-f32-parallel",
+    "phi2-f32", "gpt2-f32", "nemotron-f32",
 )  # fmt: skip
 
 
@@ -58,11 +60,8 @@ def save(model: Any, path: Path, folder: Path) -> None:
     dtype = torch.bfloat16 if "-bf16" in path.stem else torch.float16 if "-f16" in path.stem else torch.float32
     for name, values in model.named_parameters():
         values.data = values.data.to(dtype if values.dim() > 1 else torch.float32)
-        if (
-            path.stem in ("gemma2-f32", "qwen3next-f32", "qwen35-f32", "qwen35moe-f32")
-            and name.endswith("norm.weight")
-            and not name.endswith("linear_attn.norm.weight")
-        ):
+        adds = path.stem.removesuffix("-f32") in ONE_MORE and not name.endswith("linear_attn.norm.weight")
+        if adds and name.endswith("norm.weight"):
             # The GGUF file holds 1 + weight, rounded.
             values.data = ((values.data + 1).double() - 1).float()
     for values in model.buffers():

@@ -27,16 +27,17 @@ _NORMS_OF = {
     "gemma3": _BOTH_SIDES,
     "glm4": _NORMS | {"attn_post_norm": "post_self_attn_layernorm", "ffn_post_norm": "post_mlp_layernorm"},
     "olmo2": _BEHIND,
+    "apertus": {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"},
+    "phi2": _ONE,
+    "gpt2": {"attn_norm": "ln_1", "ffn_norm": "ln_2"},
     "exaone4": _BEHIND,
     "command-r": _ONE,
     "cohere2": _ONE,
 }
-#: Families whose feed-forward networks stand beside attention.
-_PARALLEL = ("command-r", "cohere2")
 #: Families that cap or scale what the head gives.
 _CHANGE_LOGITS = ("gemma2", "granite", "command-r", "cohere2")
 #: Families that normalise [1, heads, n, D].
-_HEADS_FIRST = ("gemma3", "exaone4")
+_HEADS_FIRST = ("gemma3", "exaone4", "apertus", "hunyuan-dense", "hunyuan-moe", "stablelm")
 
 
 #: What experts are chosen by, the first that there is.
@@ -53,14 +54,16 @@ class Recorder:
         self.logits: F64 | None = None
         self.layer = -1
         model = loaded.model
+        decoder = model.transformer if loaded.architecture == "gpt2" else model.model
+        layers = decoder.h if loaded.architecture == "gpt2" else decoder.layers
         # Some families scale the rows outside of the module that looks them up.
-        self._before(model.model.layers[0], 0, "embedding")
-        for index, layer in enumerate(model.model.layers):
+        self._before(layers[0], 0, "embedding")
+        for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda _module, _inputs, index=index: setattr(self, "layer", index))
             self._hook_attention(index, layer)
             self._hook_feed_forward(index, layer.mlp)
             self._after(layer, index, "post_ffn_residual")
-        self._after(model.model.norm, None, "final_norm")
+        self._after(_first(decoder, "norm", "final_layernorm", "ln_f"), None, "final_norm")
         if loaded.architecture in _CHANGE_LOGITS:
             model.lm_head.register_forward_hook(lambda _module, _inputs, output: self._put(None, "lm_head_raw", output[0, -1]))
 
@@ -78,16 +81,17 @@ class Recorder:
                     self._put(self.layer, "q_pe", turned(q, ROPE_FUNCTIONS[name]))
                     self._put(self.layer, "k_pe", turned(k, ROPE_FUNCTIONS[name]))
                 else:
-                    self._put(self.layer, "q_post_rope", self._in_file_order(q))
-                    self._put(self.layer, "k_post_rope", self._in_file_order(k))
+                    self._turned(q, k, partial=True)
                 return q, k
 
             return turn
 
         def recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **kwargs: Any) -> Any:
             mask = mask if causal else torch.zeros_like(mask)
+            if self.loaded.architecture in ("stablelm", "phi2"):
+                self._turned(query, key, partial=False)
             output, weights = attention(module, query, key, value, mask, scaling=scaling, **kwargs)
-            keys = functions.repeat_kv(key, module.num_key_value_groups)
+            keys = functions.repeat_kv(key, module.num_key_value_groups) if hasattr(functions, "repeat_kv") else key
             scores = query @ keys.transpose(2, 3) * scaling
             if kwargs.get("softcap") is not None:
                 scores = torch.tanh(scores / kwargs["softcap"]) * kwargs["softcap"]
@@ -108,6 +112,12 @@ class Recorder:
         self._put(None, "lm_head", logits[-1])
         self.logits = np.array(logits.numpy())
         return self.stages
+
+    def _turned(self, q: torch.Tensor, k: torch.Tensor, *, partial: bool) -> None:
+        """What RoPE gives; where that is a part of each head, what attention is given says the whole."""
+        if not (partial and self.loaded.architecture in ("stablelm", "phi2")):
+            self._put(self.layer, "q_post_rope", self._in_file_order(q))
+            self._put(self.layer, "k_post_rope", self._in_file_order(k))
 
     def _put(self, layer: int | None, stage: str, values: torch.Tensor) -> None:
         assert values.dtype == torch.float64, f"{stage} is {values.dtype}"
@@ -142,17 +152,20 @@ class Recorder:
 
     def _is_gated(self, attention: Any) -> bool:
         """Whether q comes with a gate of what attention gives."""
-        return bool(attention.q_proj.out_features == 2 * attention.o_proj.in_features) if hasattr(attention, "q_proj") else False
+        if not (hasattr(attention, "q_proj") and hasattr(attention, "o_proj")):
+            return False
+        return bool(attention.q_proj.out_features == 2 * attention.o_proj.in_features)
 
     def _hook_attention(self, index: int, layer: Any) -> None:
         if hasattr(layer, "linear_attn"):
             hook_delta_net(self._put, index, layer.linear_attn)
         else:
-            self._hook_heads(index, layer.self_attn)
+            self._hook_heads(index, _first(layer, "self_attn", "attn"))
         norms = {stage: getattr(layer, name) for stage, name in _NORMS_OF.get(self.loaded.architecture, _NORMS).items()}
+        norms = {stage: norm for stage, norm in norms.items() if norm is not None}
         for stage, module in norms.items():
             self._after(module, index, stage)
-        if self.loaded.architecture not in _PARALLEL:
+        if "ffn_norm" in norms or "attn_post_norm" in norms:  # else attention and network stand side by side
             self._before(norms.get("ffn_norm", layer.mlp), index, "post_attn_residual")
 
     def _hook_heads(self, index: int, attention: Any) -> None:
@@ -160,14 +173,20 @@ class Recorder:
             hook_latent_attention(attention, index, self.stages, self._put, absorbed=self.loaded.absorbed)
         else:
             self._hook_projections(index, attention)
-        self._before(attention.o_proj, index, "attn_gated" if self._is_gated(attention) else "attention")
-        self._after(attention.o_proj, index, "attn_out")
+        output = _first(attention, "o_proj", "dense", "c_proj")
+        self._before(output, index, "attn_gated" if self._is_gated(attention) else "attention")
+        self._after(output, index, "attn_out")
 
     def _hook_projections(self, index: int, attention: Any) -> None:
         is_gated = self._is_gated(attention)
 
-        def projections(_module: Any, _args: Any, kwargs: Any) -> None:
-            x = kwargs["hidden_states"][0]
+        def projections(_module: Any, args: Any, kwargs: Any) -> None:
+            x = (args[0] if args else kwargs["hidden_states"])[0]
+            if hasattr(attention, "c_attn"):
+                product = x @ attention.c_attn.weight
+                self._put(index, "qkv_matmul", product)
+                self._put(index, "qkv_bias", product + attention.c_attn.bias)
+                return
             if hasattr(attention, "qkv_proj"):
                 self._put(index, "qkv_matmul", x @ attention.qkv_proj.weight.T)
                 return
@@ -199,9 +218,10 @@ class Recorder:
             return hook
 
         attention.register_forward_pre_hook(projections, with_kwargs=True)
-        if hasattr(attention, "q_norm"):
-            attention.q_norm.register_forward_hook(normed_heads("q_norm"))
-            attention.k_norm.register_forward_hook(normed_heads("k_norm"))
+        for part in ("q", "k"):
+            norm = _first(attention, f"{part}_norm", f"{part}_layernorm", "query_layernorm" if part == "q" else "key_layernorm")
+            if norm is not None:
+                norm.register_forward_hook(normed_heads(f"{part}_norm"))
 
     def _hook_feed_forward(self, index: int, mlp: Any) -> None:
         if not hasattr(mlp, "experts"):
@@ -226,12 +246,13 @@ class Recorder:
             mlp.gate_up_proj.register_forward_hook(gate_and_up)
             self._after(mlp.activation_fn, index, "ffn_silu")
         else:
-            self._after(mlp.up_proj, index, "ffn_up")
+            self._after(_first(mlp, "up_proj", "c_fc", "fc1"), index, "ffn_up")
             if hasattr(mlp, "gate_proj"):
                 self._after(mlp.gate_proj, index, "ffn_gate")
                 self._after(mlp.act_fn, index, "ffn_silu")
-        self._before(mlp.down_proj, index, "ffn_swigl")
-        self._after(mlp.down_proj, index, "ffn_out")
+        down = _first(mlp, "down_proj", "c_proj", "fc2")
+        self._before(down, index, "ffn_swigl")
+        self._after(down, index, "ffn_out")
 
     def _record_scores(self, index: int, router: Any, logits: torch.Tensor) -> None:
         self._put(index, "moe_router_logits", logits)
@@ -269,3 +290,8 @@ def _rows(values: Any) -> torch.Tensor:
     """What a module takes or returns, [n, columns]."""
     values = values[0] if isinstance(values, tuple) else values
     return values.reshape(-1, values.shape[-1])
+
+
+def _first(module: Any, *names: str) -> Any:
+    """The attribute of the first of these names that a module has; None if it has none of them."""
+    return next((getattr(module, name) for name in names if hasattr(module, name)), None)

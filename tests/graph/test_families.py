@@ -36,6 +36,7 @@ class Sections:
 
 
 DENSE = ["ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out"]
+UNGATED = ["ffn_norm", "ffn_up", "ffn_swigl", "ffn_out"]
 EXPERTS = [
     "moe_router_logits", "moe_router_indices", "moe_router", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out",
     "moe_ffn_out",
@@ -87,6 +88,22 @@ LAYER: dict[str, list[str]] = {
     "deepseek2": [
         *LATENT, "post_attn_residual", *DENSE, EXPERTS[0], "moe_router_scores", *EXPERTS[1:], "post_ffn_residual",
     ],
+    "hunyuan-dense": [
+        "attn_norm", "qkv_matmul", "q_post_rope", "q_norm", "k_post_rope", "k_norm", *ATTENTION[2:], "post_attn_residual", *DENSE,
+        "post_ffn_residual",
+    ],
+    "hunyuan-moe": [
+        "attn_norm", "qkv_matmul", "q_post_rope", "q_norm", "k_post_rope", "k_norm", *ATTENTION[2:], "post_attn_residual", *DENSE, *EXPERTS,
+        "post_ffn_residual",
+    ],
+    "apertus": [
+        "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", *UNGATED, "post_ffn_residual",
+    ],
+    "starcoder2": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *UNGATED, "post_ffn_residual"],
+    "stablelm": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "phi2": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, *UNGATED[1:], "post_ffn_residual"],
+    "gpt2": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION[2:], "post_attn_residual", *UNGATED, "post_ffn_residual"],
+    "nemotron": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *UNGATED, "post_ffn_residual"],
     "granite": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "phi3": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "olmo2": [

@@ -280,6 +280,13 @@ def test_silu() -> None:
     assert np.isnan(run("silu", [[np.nan]])[0, 0])
 
 
+def test_xielu_is_accurate_on_both_sides_of_0() -> None:
+    x = np.array([[-700.0, -3.0, -1e-5, -1e-9, 0.0, 1e-9, 2.0]])
+    below = (np.expm1(np.minimum(x, -1e-6)) - x) * 0.9 + 0.5 * x
+    expected = np.where(x > 0, 0.8 * x * x + 0.5 * x, below)
+    np.testing.assert_allclose(run("xielu", x, alpha_p=0.8, alpha_n=0.9, beta=0.5, eps=-1e-6), expected, rtol=1e-13)
+
+
 def test_scale_soft_cap_and_relu_squared() -> None:
     close(run("scale", [[1.0, -2.0]], factor=0.25), [[0.25, -0.5]])
     close(run("soft_cap", [[0.0, 3.0, -3000.0]], cap=30.0), [[0.0, 30 * math.tanh(0.1), -30.0]])

@@ -88,7 +88,11 @@ class _Weights:
             return np.concatenate([k.swapaxes(1, 2), v], axis=1)
         if ".linear_attn." in own_name:
             return self._delta_net(own_name)
-        expert = re.search(r"\.experts\.(\d+)\.", own_name)
+        number = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.act_fn\.(\w+)", own_name)
+        if number is not None:
+            return np.float32(self._fields[f"xielu.{number[2]}"].contents()[int(number[1])])
+        expert = re.search(r"\.(?:experts|norms)\.(\d+)\.", own_name)
+        own_name = re.sub(r"\.norms\.\d+\.", ".", own_name)
         own_name = own_name.replace("e_score_correction_bias", "e_score_correction.bias")
         name = self._names.get_name(_one_an_expert(own_name), try_suffixes=(".weight", ".bias"))
         if own_name.endswith("self_attn.sinks"):
@@ -102,8 +106,10 @@ class _Weights:
         if self._architecture in _PERMUTED and re.search(r"[qk]_proj", own_name):
             heads = self._key("attention.head_count" if "q_proj" in own_name else "attention.head_count_kv")
             return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
-        if self._architecture.startswith(("gemma", "qwen3next", "qwen35")) and own_name.endswith("norm.weight"):
+        if self._architecture.startswith(("gemma", "qwen3next", "qwen35", "nemotron")) and own_name.endswith("norm.weight"):
             return values.astype(np.float64) - 1
+        if self._architecture == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight$", own_name):
+            return values.T
         return values
 
     def _delta_net(self, own_name: str) -> Values:

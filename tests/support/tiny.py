@@ -129,7 +129,7 @@ def write_tiny_model(
     if alignment is not None:
         writer.add_custom_alignment(alignment)
     for key, value in (numbers | {"vocab_size": vocabulary}).items():
-        _add_number(writer, f"{family}.{key}", value)
+        _add_number(writer, key if key in kind.bare_keys else f"{family}.{key}", value)
     if tokenizer:
         add_byte_level_tokenizer(writer, vocabulary, bos=bos)
     out = TensorWriter(writer, format, chosen, seed)

@@ -33,6 +33,8 @@ class TinyFamily:
     numbers: Mapping[str, int | float | str] = field(default_factory=dict)
 
 
+_QKV_BIASES = ("q.bias", "k.bias", "v.bias")
+_BIASES = ("attn_out.bias", "ffn_up.bias", "ffn_out.bias")
 _OTHERWISE: Mapping[str, TinyFamily] = {
     "llama": TinyFamily(rope_dims=True),
     "qwen2": TinyFamily(rope_base=1e6),
@@ -70,7 +72,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "seed_oss": TinyFamily(wide_heads=True, rope_base=1e7),
     "ernie4_5": TinyFamily(tied=True, wide_heads=True, rope_base=500000.0),
     "glm4moe": TinyFamily(
-        optional=("q.bias", "k.bias", "v.bias"), rope_dims=True, turned=0.5,
+        optional=_QKV_BIASES, rope_dims=True, turned=0.5,
         numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5},
     ),
     "deepseek2": TinyFamily(
@@ -81,6 +83,16 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
             "rope.scaling.original_context_length": 64, "rope.scaling.yarn_log_multiplier": 0.1,
         },
     ),
+    # xIELU's two numbers differ, so that it shows if they are exchanged.
+    "apertus": TinyFamily(rope_base=12_000_000.0),
+    "starcoder2": TinyFamily(tied=True, rope_base=100000.0, optional=(*_QKV_BIASES, *_BIASES)),
+    "stablelm": TinyFamily(
+        rope_dims=True, turned=0.5,
+        optional=("ffn_norm.weight", "ffn_norm.bias", "attn_norm.bias", "final_norm.bias"),
+    ),
+    "phi2": TinyFamily(rope_dims=True, turned=0.5, optional=(*_BIASES, "lm_head.bias")),
+    "gpt2": TinyFamily(tied=True, optional=("qkv_matmul.weight", "qkv_matmul.bias", *_BIASES)),
+    "nemotron": TinyFamily(rope_dims=True, turned=0.5),
     "gpt-oss": TinyFamily(
         wide_heads=True, rope_base=150000.0,
         optional=tuple(f"{slot}.bias" for slot in (

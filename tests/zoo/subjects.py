@@ -88,7 +88,14 @@ def _with_large_scores(layer: int) -> Variant:
     Not much beyond, and in one layer alone: a softmax multiplies the relative noise of scores by their size.
     """
     factors = {"attn_q_norm.weight": 48, "attn_q.weight": 35, "attn_q_b.weight": 35, "attn_q.bias": 35, "attn_qkv.weight": 6.1}
-    more = {"granite": 2.3, "ernie4_5": 1.1, "mistral3": 0.75, "exaone4": 0.8, "gpt-oss": 1.25}  # whose scores are smaller, or larger
+    more = {
+        "granite": 2.3,
+        "ernie4_5": 1.1,
+        "mistral3": 0.75,
+        "exaone4": 0.8,
+        "gpt-oss": 1.25,
+        "nemotron": 1.3,
+    }  # whose scores are smaller, or larger
     return Variant({"seed": 13}, {f"blk.{layer}.{ending}": factor for ending, factor in factors.items()}, more)
 
 

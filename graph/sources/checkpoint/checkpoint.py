@@ -19,8 +19,9 @@ import numpy.typing as npt
 from aprgraph.graph.errors import ModelError, ModelFileError, shown
 from aprgraph.graph.sources.checkpoint.agreement import doubt_vocabulary, is_same, require_biases
 from aprgraph.graph.sources.checkpoint.config import ConfigMetadata
-from aprgraph.graph.sources.checkpoint.config_class import is_tied, kind_of, text_config
+from aprgraph.graph.sources.checkpoint.config_class import find_class, is_tied, kind_of, text_config
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
+from aprgraph.graph.sources.checkpoint.numbers_in_tensors import take_numbers
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
 from aprgraph.graph.sources.checkpoint.room import require_room
@@ -51,18 +52,18 @@ class Checkpoint:
         config = read_config(self._config)
         quantization = read_quantization(config, self._config)
         tokenizer, doubts = read_tokenizer(places.folder, config)
-        self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem, **tokenizer})
-        self.notices = (*self.metadata.notices, *quantization.notices, *doubts)
         self._files = [SafetensorsFile(shard) for shard in places.shards]
         stored, decoded = quantization.decode(self._stored())
-        self.notices += decoded
+        numbers = take_numbers(find_class(config, self._config), stored)
+        self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem, **tokenizer, **numbers})
+        self.notices = (*self.metadata.notices, *quantization.notices, *doubts, *decoded)
         found = gather(self.metadata.family, stored, quantization.block, self._config, text_config(config))
         text, table = text_config(config), found.values.get(self.metadata.family.gguf_name("embedding") + ".weight")
         self.notices += require_biases(kind_of(config), text, found.values, self._config)
         self.notices += doubt_vocabulary(text, table, self._config)
         self._values = self._with_head(found, table)
         self._made: tuple[str, npt.NDArray[np.uint8]] | None = None
-        numbers: dict[Path | None, int] = {file.path: number for number, file in enumerate(self._files)}
+        parts: dict[Path | None, int] = {file.path: number for number, file in enumerate(self._files)}
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(
                 name,
@@ -70,7 +71,7 @@ class Checkpoint:
                 value.format,
                 value.offset,
                 value.nbytes,
-                numbers.get(found.files.get(name), 0),
+                parts.get(found.files.get(name), 0),
                 value.decoded_from,
                 value.in_pieces,
             )

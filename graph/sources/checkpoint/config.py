@@ -43,7 +43,7 @@ from aprgraph.graph.sources.checkpoint.names import own_name
 
 #: How many elements of a head RoPE turns.
 _TURNED = "qk_rope_head_dim"
-_ACTIVATIONS = ("hidden_activation", "hidden_act")
+_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 #: Nobody writes these where they have the class's own value.
 _UNDISPUTED = ("tie_word_embeddings",)
 _EMPTY: tuple[object, ...] = (None, False, 0, "", [], {})

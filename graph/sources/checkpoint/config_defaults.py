@@ -61,6 +61,14 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                       "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256, "n_routed_experts": 64, "n_shared_experts": 1,
                       "moe_intermediate_size": 1536, "num_experts_per_tok": 4, "norm_topk_prob": True, "routed_scaling_factor": 1.8,
                       "first_k_dense_replace": 1},
+    "hunyuan_v1_dense": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
+    "hunyuan_v1_moe": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "num_experts": 1, "moe_topk": 1},
+    "apertus": {"max_position_embeddings": 65536, "rms_norm_eps": 1e-5},
+    "starcoder2": {"tie_word_embeddings": True, "max_position_embeddings": 4096, "norm_epsilon": 1e-5, "num_key_value_heads": 2},
+    "stablelm": {"max_position_embeddings": 4096, "layer_norm_eps": 1e-5, "num_key_value_heads": 32, "partial_rotary_factor": 0.25},
+    "phi": {"max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5},
+    "gpt2": {"tie_word_embeddings": True, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "layer_norm_epsilon": 1e-5},
+    "nemotron": {"max_position_embeddings": 4096, "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
     "gpt_oss": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 64,
                 "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4, "rope_theta": 150000.0},
     "ministral3": {"max_position_embeddings": 262144, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 128},
@@ -80,6 +88,8 @@ CLASS_KEYS: Mapping[str, Mapping[str, Any]] = {
 
 #: What `rope_parameters` is where there is none.
 CLASS_ROPE: Mapping[str, Mapping[str, Any]] = {
+    "apertus": {"rope_type": "llama3", "rope_theta": 12000000.0, "factor": 8.0, "original_max_position_embeddings": 8192,
+                "low_freq_factor": 1.0, "high_freq_factor": 4.0},
     "gpt_oss": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
                 "original_max_position_embeddings": 4096},
     "ministral3": {"type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384, "beta_fast": 32.0,
@@ -112,8 +122,10 @@ _HARMLESS = """
     mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
     ep_size seq_aux aux_loss_alpha index_share_for_mtp_iteration
-    top_p num_beams repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
-    use_qk_norm residual_dropout model_max_length use_parallel_embedding layer_switch
+    top_p num_beams use_qk_norm qk_layernorm use_qkv_bias residual_dropout embedding_dropout n_ctx attention_head_dim
+    summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
+    eod_token_id sep_token_id repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
+    model_max_length use_parallel_embedding layer_switch
 """
 HARMLESS = frozenset(_HARMLESS.split())
 
@@ -121,7 +133,8 @@ HARMLESS = frozenset(_HARMLESS.split())
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "decoder_sparse_step": (1,), "moe_layer_freq": (1,), "swiglu_limit": (7.0,), "swiglu_alpha": (1.702,), "n_group": (1,),
     "topk_group": (1,), "routed_scaling_factor": (1.0,), "attention_out_bias": (True,), "full_attn_mod": (1,), "interpolate_factor": (1,),
-    "is_causal": (True,), "attn_output_gate": (True,),
+    "is_causal": (True,), "attn_output_gate": (True,), "scale_attn_weights": (True,), "mlp_type": ("default",),
+    "norm_type": ("layer_norm", "rms"), "use_rotary_pos_emb": (True,), "use_mixed_mlp_moe": (True,), "cla_share_factor": (2,),
     # What the code that came with Command R and Command A could be told, and the class does.
     "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj",), "order_of_interleaved_layers": ("local_attn_first",),
     "use_gated_activation": (True,), "use_parallel_block": (True,), "use_embedding_sharing": (True,),

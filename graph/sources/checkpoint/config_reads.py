@@ -27,6 +27,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "routed_scaling_factor": ("glm4_moe", *_LATENT),
     "sliding_window": (
         "mistral", "mixtral", *_QWEN, *_GEMMA, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
+        "starcoder2",
     ),
     "use_sliding_window": (*_QWEN, "smollm3"),
     "no_rope_layers": ("smollm3",),
@@ -36,15 +37,17 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "hidden_activation": _GEMMA,
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
-        "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", *_LATENT,
+        "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
+        "starcoder2", "stablelm", "phi", "nemotron", *_LATENT,
     ),
+    "activation_function": ("gpt2",),
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),
     "rope_local_base_freq": ("gemma3_text",),
 }  # fmt: skip
 
 #: Classes that turn only a part of each head where `partial_rotary_factor` says so.
-PARTIAL_ROPE = ("phi3", "glm4", "glm4_moe", *_DELTA)
+PARTIAL_ROPE = ("phi3", "glm4", "glm4_moe", *_DELTA, "stablelm", "phi", "nemotron")
 
 
 #: Kinds of RoPE that alone a class takes.

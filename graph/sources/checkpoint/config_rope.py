@@ -150,6 +150,9 @@ class _Stretch:
         if (growth := self._read("llama_4_scaling_beta")) is not None:
             self._put("attention.temperature_scale", growth, "llama_4_scaling_beta")
             self._put("rope.scaling.original_context_length", self._original(), _ORIGINAL)
+        if kind == "dynamic" and (alpha := self._read("alpha")) is not None:
+            self._put("rope.scaling.alpha", alpha, "alpha")
+            return
         if not isinstance(kind, str) or kind not in _READ:
             raise UnsupportedModelError(f"{self._where}: {self._prefix}.rope_type is {shown(kind)}; supported are {', '.join(_READ)}")
         if kind == "default":

@@ -107,10 +107,10 @@ class _Gathering:
             of_part = group.parts.get(kind)
             if not of_part:
                 continue
-            made = [self._value(kind, tensor, self._scale(group, expert)) for expert, tensor in _by_number(of_part)]
+            made = [self._value(slot, kind, tensor, self._scale(group, expert)) for expert, tensor in _by_number(of_part)]
             first = next(tensor for _, tensor in _by_number(of_part))
             whole = made[0] if None in of_part else self._stacked(made, of_part, slot, layer)
-            for own_slot, conversion in self._family.conversions(slot, self._fields).items():
+            for own_slot, conversion in self._family.conversions(slot, self._fields, kind).items():
                 self._put(self._names.gguf_name(own_slot, layer, kind), _converted(whole, conversion, first), first)
         for part, of_part in group.parts.items():
             if part not in _KINDS and "weight" not in group.parts:
@@ -120,7 +120,7 @@ class _Gathering:
     def _scale(self, group: _Group, expert: int | None) -> StoredTensor | None:
         return group.parts.get("scale_inv", {}).get(expert) or group.parts.get("scale", {}).get(expert)
 
-    def _value(self, part: Part, tensor: StoredTensor, scale: StoredTensor | None) -> Value:
+    def _value(self, slot: str, part: Part, tensor: StoredTensor, scale: StoredTensor | None) -> Value:
         where = f"{tensor.file.path}: tensor {shown(tensor.name)}"
         if tensor.dtype in _FP8 and part == "weight":
             if scale is None or values.shared_by(tensor, scale, self._block) is None:
@@ -132,6 +132,9 @@ class _Gathering:
             raise UnsupportedModelError(f"{where} is {tensor.dtype}; supported are F32, F16, BF16, and FP8 and MXFP4 with their scales")
         if scale is not None and part == "weight":
             raise UnsupportedModelError(f"{where} is {tensor.dtype} and has the scale {shown(scale.name)}; expected one of FP8 alone")
+        if slot in self._family.hf_transposed and part == "weight":
+            self._require(tensor, "", 2, 1)
+            return values.transposed(tensor)
         return values.as_stored(tensor)
 
     def _stacked(self, made: list[Value], of_part: Mapping[int | None, StoredTensor], slot: str, layer: int | None) -> Value:

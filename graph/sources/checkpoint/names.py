@@ -11,9 +11,10 @@ from aprgraph.graph.families import Family
 from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
 
 #: What stands before the decoder's own names, longest first: models with images or sound have the text model inside.
-_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
+_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "")
 _GGUF = re.compile(r"(?:blk\.(\d+)\.)?(\w+)(?:\.(weight|bias))?")
-_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+#: One of the norms of a module that has one for each head.
+_OF_HEAD = re.compile(r"(.+)\.norms\.(\d+)\.(weight|bias)")
 _EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.(\w+)")
 _FUSED = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(gate_up_proj|down_proj)(_bias|_blocks|_scales|\.weight|\.bias)?")
 #: Of one expert: the slot of each matrix, and Mixtral's names.
@@ -32,7 +33,7 @@ Part = Literal["weight", "bias", "scale", "scale_inv", "blocks", "scales"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor belongs: ``slot`` of ``layer``, and the ``expert`` that it is of.
+    """Where a tensor belongs: ``slot`` of ``layer``, and the ``expert``, or the head, that it is of.
 
     ``fused``: it is of all experts, and of gate and up together where the slot is that of gate.
     """
@@ -53,16 +54,17 @@ class Names:
         slots = dict.fromkeys((*family.hf_names, *HF_NAMES, *family.gguf_names, *GGUF_NAMES))
         modules = {module: slot for slot in reversed(slots) if (module := family.hf_name(slot)) is not None}
         self._modules = {**_OTHERS, **modules}
+        self._layer = re.compile(rf"{re.escape(family.hf_layers)}\.(\d+)\.(.+)")
 
     def place(self, name: str) -> Place | None:
         """Where the tensor of that name belongs; None for one that has no place in the family."""
         module, _, end = name.rpartition(".")
-        if module.endswith("lm_head") and (end == "weight" or end in _SCALES):
+        if module.endswith("lm_head") and (end in ("weight", "bias") or end in _SCALES):
             return Place("lm_head", _part(end) or "weight")
         if not name.startswith(self._prefix):
             return None
         inner = name.removeprefix(self._prefix)
-        layer = _LAYER.fullmatch(inner)
+        layer = self._layer.fullmatch(inner)
         if layer is None:
             return self._module(inner, None)
         number, rest = int(layer[1]), layer[2]
@@ -73,6 +75,9 @@ class Names:
         if fused is not None:
             slot = "moe_expert_gate" if fused[1] == "gate_up_proj" else "moe_expert_out"
             return Place(slot, _part((fused[2] or "weight").lstrip("_.")) or "weight", number, fused=True)
+        head = _OF_HEAD.fullmatch(rest)
+        if head is not None and head[1] in self._modules:
+            return Place(self._modules[head[1]], _part(head[3]) or "weight", number, int(head[2]))
         return self._module(rest, number)
 
     def _module(self, name: str, layer: int | None) -> Place | None:
@@ -99,7 +104,8 @@ def own_name(family: type[Family], name: str) -> str | None:
     if len(modules) != 1:
         return None
     (module,) = modules
-    where = "" if module == "lm_head" else "model." if layer is None else f"model.layers.{layer}."
+    root = f"{family.hf_root}."
+    where = "" if module == "lm_head" else root if layer is None else f"{root}{family.hf_layers}.{layer}."
     return f"{where}{module}.{part}"
 
 

@@ -230,9 +230,9 @@ def half_of(tensor: StoredTensor, which: int, order: Order) -> Value:
 
 
 def transposed(tensor: StoredTensor) -> Value:
-    """The matrices of all experts with rows and columns exchanged."""
-    experts, rows, columns = tensor.dims
-    return Value((experts, columns, rows), format_of(tensor.dtype), lambda: _own(elements(tensor).swapaxes(1, 2)), offset=tensor.offset)
+    """A matrix, or those of all experts, with rows and columns exchanged."""
+    *experts, rows, columns = tensor.dims
+    return Value((*experts, columns, rows), format_of(tensor.dtype), lambda: _own(elements(tensor).swapaxes(-2, -1)), offset=tensor.offset)
 
 
 def mxfp4(blocks: StoredTensor, scales: StoredTensor, which: int | None) -> Value:

@@ -35,8 +35,13 @@ def _never_loaded(call: Call) -> Array:
 
 def _head_with(tied: bool, weight: Patch) -> Sites:
     """The head, before a cap or scale of the logits, multiplies by something else: in models where it is ``tied``, or in the others."""
-    head = either(*(once({name: reading(1, weight)}, name) for name in ("lm_head_raw", "lm_head")))
+    head = either(*(once({name: reading(1, weight)}, "lm_head_raw", "lm_head") for name in ("lm_head_raw", "lm_head_matmul", "lm_head")))
     return where(lambda subject: subject.model.has("output.weight") != tied, head)
+
+
+def _lookup(patch: Patch, steps: range = range(1)) -> Sites:
+    """Where rows of the embedding table are looked up: that is the embedding itself where positions have none."""
+    return either(*(once({name: patch}, "embedding", steps=steps) for name in ("layer0.embedding_of_tokens", "layer0.embedding")))
 
 
 def _given(tokens: tuple[int, ...]) -> Sites:
@@ -49,8 +54,8 @@ def _scales_embeddings(subject: Subject) -> bool:
 
 
 def _has_a_scale_beyond_bfloat16(subject: Subject) -> bool:
-    scale = subject.graph["layer0.embedding"].attr_float("scale")
-    return scale != _in_bfloat16(scale)
+    scale = subject.graph["layer0.embedding"].attrs.get("scale", 1.0)
+    return isinstance(scale, float) and scale != _in_bfloat16(scale)
 
 
 def _shifted(tokens: Array) -> Array:
@@ -75,13 +80,25 @@ FAULTS = (
         "tokens shifted",
         "input",
         "Every position but the first gets the embedding of the token before.",
-        once({"layer0.embedding": reading(0, lambda call: _shifted(call.operands[0]))}, "embedding"),
+        _lookup(reading(0, lambda call: _shifted(call.operands[0]))),
+    ),
+    Fault(
+        "embedding of the next position",
+        "input",
+        "Positions are counted from 1 where they are embedded.",
+        once({"layer0.embedding_of_positions": reading(0, lambda call: call.operands[0] + 1)}, "embedding"),
+    ),
+    Fault(
+        "embedding of positions forgotten",
+        "graph",
+        "Embeddings of tokens alone go into the first layer.",
+        where(lambda subject: "layer0.embedding_of_positions" in subject.graph, once({"layer0.embedding": left_out}, "embedding")),
     ),
     Fault(
         "stale token",
         "input",
         "The first decoded step gets a token of the prompt in place of the one that was generated.",
-        once({"layer0.embedding": reading(0, lambda call: np.array(TOKENS[-2:-1]))}, "embedding", steps=range(1, 2)),
+        _lookup(reading(0, lambda call: np.array(TOKENS[-2:-1])), steps=range(1, 2)),
         variants=("generating",),
     ),
     Fault(

@@ -8,9 +8,11 @@ import numpy as np
 
 from aprgraph.graph.ops import Array
 from tests.zoo.faults.patches import then, through, with_attrs
-from tests.zoo.faults.places import MULTIPLICATION, Sites, each_layer, each_layer_weight, either
+from tests.zoo.faults.places import MULTIPLICATION, Sites, each_layer, each_layer_weight, either, having
 from tests.zoo.planting import Call, Fault, Patch, Stored
+from tests.zoo.subjects import Subject
 
+_ACTIVATIONS = ("gelu", "relu_squared", "xielu")
 _ERF = np.vectorize(math.erf)
 
 
@@ -20,7 +22,14 @@ def _activation(patch: Patch, of: str | None = None) -> Sites:
     def at(name: str, stage: str) -> Sites:
         return each_layer({name: patch}, stage, when=lambda subject, layer: of in (None, subject.graph[f"layer{layer}.{name}"].op))
 
-    return either(at("moe_expert_activated", "moe_expert_swigl"), at("ffn_silu", "ffn_silu"))
+    ungated = each_layer({"ffn_swigl": patch}, "ffn_swigl", when=lambda subject, layer: _is_ungated(subject, layer, of))
+    return either(at("moe_expert_activated", "moe_expert_swigl"), at("ffn_silu", "ffn_silu"), ungated)
+
+
+def _is_ungated(subject: Subject, layer: int, of: str | None = None) -> bool:
+    """Whether what goes into the down projection is an activation, of the op ``of`` if it is given."""
+    op = subject.graph[f"layer{layer}.ffn_swigl"].op
+    return op in _ACTIVATIONS and of in (None, op)
 
 
 def _product(patch: Patch, of: str = "mul") -> Sites:
@@ -34,6 +43,10 @@ def _product(patch: Patch, of: str = "mul") -> Sites:
 
 def _other_activation(call: Call) -> Array:
     return call.compute_as("gelu" if call.node.op == "silu" else "silu", call.operands)
+
+
+def _exchanged_numbers(call: Call) -> Array:
+    return call.compute(alpha_p=call.node.attr_float("alpha_n"), alpha_n=call.node.attr_float("alpha_p"))
 
 
 def _exact_gelu(call: Call) -> Array:
@@ -78,7 +91,7 @@ FAULTS = (
                 "ffn_up",
                 when=lambda s, layer: s.graph[f"layer{layer}.ffn_gate"].op == "linear",
             ),
-            each_layer_weight(("ffn_up.weight",), _halves_swapped, "ffn_gate", "ffn_up"),
+            each_layer_weight(("ffn_up.weight",), _halves_swapped, "ffn_gate", "ffn_up", when=having("ffn_gate")),
         ),
     ),
     Fault("another activation", "graph", "GELU for SiLU, or the reverse.", _activation(_other_activation)),
@@ -91,6 +104,12 @@ FAULTS = (
     ),
     Fault("no activation", "graph", "The gate is taken as it is.", _activation(lambda call: call.operands[0])),
     Fault("up forgotten", "graph", "act(gate) is not multiplied by up.", _product(lambda call: call.operands[0])),
+    Fault(
+        "xIELU's numbers exchanged",
+        "graph",
+        "What is learnt for above 0 is used below, and the reverse.",
+        _activation(_exchanged_numbers, of="xielu"),
+    ),
     Fault(
         "clamps forgotten",
         "graph",

@@ -140,7 +140,7 @@ FAULTS = (
         "weights",
         "A norm adds 1 to weights to which conversion has added it already.",
         _each_norm(reading(1, lambda call: call.operands[1] + np.float32(1))),
-        families=("gemma2", "gemma3"),  # whose checkpoints hold the weight without the 1
+        families=("gemma2", "gemma3", "nemotron"),  # whose checkpoints hold the weight without the 1
         seen="utensils/mold#1078",
     ),
     Fault("norm of another layer", "weights", "A norm takes the weights of the next layer.", _each_norm(reading(1, _of_another_layer))),
@@ -201,7 +201,10 @@ FAULTS = (
         "FFN behind attention",
         "graph",
         "The FFN reads the norm of the hidden state to which attention has been added, where both read the same.",
-        each_layer(dict.fromkeys(("ffn_gate", "ffn_up"), reading(0, _behind_attention)), "ffn_gate", "ffn_up", when=_stands_beside),
+        either(
+            each_layer(dict.fromkeys(("ffn_gate", "ffn_up"), reading(0, _behind_attention)), "ffn_gate", "ffn_up", when=_stands_beside),
+            each_layer({"ffn_up_matmul": reading(0, _behind_attention)}, "ffn_up", when=_stands_beside),
+        ),
     ),
     Fault(
         "FFN beside attention",

@@ -128,7 +128,12 @@ def _q(misreading: Misreading) -> Sites:
 
 
 def _of_k_alone(call: Call) -> Array:
-    """The second bias is 0."""
+    """The second bias is 0, or k's part of one bias of all three."""
+    if len(call.operands) == 2:
+        x, bias = call.operands
+        family, columns = call.subject.model.family, np.arange(len(bias))
+        first, last = (heads * family.head_size for heads in (family.heads[0], family.heads[0] + family.kv_heads[0]))
+        return call.compute([x, np.where((columns >= first) & (columns < last), np.float32(0), bias)])
     return call.compute([operand * np.float32(index != 2) for index, operand in enumerate(call.operands)])
 
 

@@ -30,6 +30,7 @@ FORMULAS = {
     "soft_cap": {"cap": 3.0},
     "clamped_swiglu": {"limit": 2.0, "alpha": 1.702},
     "relu_squared": {},
+    "xielu": {"alpha_p": 0.8, "alpha_n": 0.9, "beta": 0.5, "eps": -1e-6},
 }
 FORMULA_REQUESTS = {
     op: [request(op, [kind] * (2 if op == "clamped_swiglu" else 1), **attrs) for kind in (f32("n", 37), f32("n", 3, 21))]

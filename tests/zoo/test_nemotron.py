@@ -1,0 +1,9 @@
+"""Faults in models of the family `nemotron`."""
+
+from __future__ import annotations
+
+from tests.zoo.suite import FamilyTests
+
+
+class TestNemotron(FamilyTests):
+    family = "nemotron"

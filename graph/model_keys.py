@@ -201,6 +201,8 @@ _READ = (
     ModelKey("expert_group_used_count", "from how many groups experts are chosen", ("top_k",), matters=with_expert_groups),
     ModelKey("expert_shared_count", "the number of shared experts", neutral=_OFF, matters=without_shared_expert),
     ModelKey("leading_dense_block_count", "how many layers come before those with experts", neutral=_OFF, matters=with_experts),
+    ModelKey("interleave_moe_layer_step", "every how many layers one has experts", neutral=(0, 1), matters=with_experts),
+    ModelKey("moe_layer_end_index", "the last layer with experts (config.json)", neutral=(-1,), matters=with_experts),
 )  # fmt: skip
 
 _HARMLESS = tuple(
@@ -257,7 +259,6 @@ _NEVER_READ = (
     ModelKey("experts_per_group", "how many experts a group has", neutral=(0, 1), matters=with_experts),
     ModelKey("expert_chunk_feed_forward_length", "another kind of expert", neutral=_OFF, matters=with_experts),
     ModelKey("moe_every_n_layers", "which layers have experts", neutral=(0, 1), matters=with_experts),
-    ModelKey("interleave_moe_layer_step", "which layers have experts", neutral=(0, 1), matters=with_experts),
     ModelKey("moe_latent_size", "another kind of expert", neutral=_OFF, matters=with_experts),
     ModelKey("swiglu_clamp_exp", "the bounds inside experts", neutral=_OFF),
     ModelKey("swiglu_clamp_shexp", "the bounds inside the shared expert", neutral=_OFF),

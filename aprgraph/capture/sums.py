@@ -45,6 +45,12 @@ class _Additions(TorchFunctionMode):  # type: ignore[misc]  # torch's types are 
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if getattr(function, "__name__", "") in ("add", "__add__", "__radd__") and any(one is self._term for one in args):
+        if getattr(function, "__name__", "") in ("add", "__add__", "__radd__") and any(map(self._is_term, args)):
             self.total = result.clone()
         return result
+
+    def _is_term(self, value: Any) -> bool:
+        """Whether a value is the tensor, or it in another shape."""
+        if value is self._term:
+            return True
+        return isinstance(value, torch.Tensor) and (value.data_ptr(), value.numel()) == (self._term.data_ptr(), self._term.numel())

@@ -6,7 +6,7 @@ from aprgraph.graph.families.cohere2 import Cohere2
 from aprgraph.graph.families.command_r import CommandR
 from aprgraph.graph.families.decoder import Decoder
 from aprgraph.graph.families.deepseek2 import DeepSeek2
-from aprgraph.graph.families.ernie4_5 import Ernie45
+from aprgraph.graph.families.ernie4_5 import Ernie45, Ernie45Moe
 from aprgraph.graph.families.exaone4 import Exaone4
 from aprgraph.graph.families.gemma2 import Gemma2
 from aprgraph.graph.families.gemma3 import Gemma3
@@ -39,6 +39,7 @@ for _family in (
     Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Qwen3Next, Qwen35, Qwen35Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
+    Ernie45Moe,
 ):  # fmt: skip
     register(_family)
 

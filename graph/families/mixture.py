@@ -58,9 +58,13 @@ class Mixture(Decoder):
 
     def feed_forward(self, g: GraphBuilder, x: str, layer: int) -> str:
         """The weighted sum of the chosen experts' outputs, with that of a shared expert where the family has one."""
-        if not self.experts or layer < self.dense_layers:
+        if not self.experts or not self.has_experts(layer):
             return super().feed_forward(g, x, layer)
         return self.mix(g, x, self.shared_expert(g, x) if self.shared_ffn else None)
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has experts, in a model that has some."""
+        return layer >= self.dense_layers
 
     def shared_expert(self, g: GraphBuilder, x: str) -> str:
         """The output of the expert that every position uses."""
@@ -98,7 +102,11 @@ class Mixture(Decoder):
         """The sigmoids of the scores, plus a bias that was learnt to spread the load (arXiv:2408.15664), if there is one."""
         if not needs_bias and not g.has("moe_router_scores", "bias"):
             return g.apply("moe_router_scores", "sigmoid", scores)
-        shares = g.inner("moe_router_shares", "sigmoid", scores)
+        return self.biased_shares(g, scores, "sigmoid")
+
+    def biased_shares(self, g: GraphBuilder, scores: str, op: str) -> str:
+        """What ``op`` makes of the scores, plus the bias of the choice."""
+        shares = g.inner("moe_router_shares", op, scores)
         return g.apply("moe_router_scores", "bias_add", shares, *g.biases(("moe_router_scores", self.experts), needed=True))
 
     def activate(self, g: GraphBuilder, gate: str, up: str) -> str:

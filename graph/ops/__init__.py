@@ -37,6 +37,7 @@ from aprgraph.graph.ops.rope import CONTEXT_CHOICE, ROPE, ROPE_ANGLES
 from aprgraph.graph.ops.router import ROUTER_WEIGHTS, TOP_K
 from aprgraph.graph.ops.scale_columns import SCALE_COLUMNS
 from aprgraph.graph.ops.short_conv import SHORT_CONV
+from aprgraph.graph.ops.softmax import SOFTMAX
 from aprgraph.graph.ops.sources import INPUT, RECORDED, WEIGHT
 from aprgraph.graph.ops.tap import TAP
 from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits
@@ -48,7 +49,7 @@ OPS: dict[str, Op] = {
         JOIN_HEADS, HEAD_LINEAR, QUERY_TEMPERATURE, CACHE,
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
         SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED, XIELU, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE,
-        TOP_K, ROUTER_WEIGHTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SUM, TAP,
+        SOFTMAX, TOP_K, ROUTER_WEIGHTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SUM, TAP,
     )
 }  # fmt: skip
 

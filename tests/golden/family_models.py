@@ -130,6 +130,12 @@ MODELS = {
     "ernie4-5-f32": FamilyModel("ernie4_5", "Ernie4_5", _SIZES | {
         "hidden_size": 32, "intermediate_size": 28, "head_dim": 12, "rope_parameters": _ROPE | {"rope_theta": 500000.0},
     }),
+    # A dense layer first, and a bias that changes which experts are chosen.
+    "ernie4-5-moe-f32": FamilyModel("ernie4_5-moe", "Ernie4_5_Moe", _SIZES | {
+        "hidden_size": 24, "intermediate_size": 24, "moe_intermediate_size": 6, "moe_num_experts": 6, "moe_k": 2,
+        "moe_num_shared_experts": 2, "moe_layer_start_index": 1, "rope_parameters": _ROPE | {"rope_theta": 500000.0},
+        "tie_word_embeddings": True,
+    }),
     # As DeepSeek-V2: of four groups the two with the best expert; k and v of all heads are computed.
     "deepseek2-f32": FamilyModel("deepseek2", "DeepseekV2", _LATENT | {
         "n_shared_experts": 2, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.5,

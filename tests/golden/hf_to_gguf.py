@@ -138,6 +138,13 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     },
     "seed_oss": {**_HEAD_SIZE, **_ROPE_BASE},
     "ernie4_5": {**_HEAD_SIZE, **_ROPE_BASE},
+    "ernie4_5_moe": {
+        **_ROPE_BASE, "expert_count": "moe_num_experts", "expert_used_count": "moe_k", "interleave_moe_layer_step": "moe_layer_interval",
+        "leading_dense_block_count": "moe_layer_start_index", "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_shared_count": "moe_num_shared_experts",
+        # In published models that is the size of the shared experts together.
+        "expert_shared_feed_forward_length": lambda config: config.intermediate_size // config.num_key_value_heads,
+    },
     # The base of RoPE is not written: it is always 10,000.
     "gemma2": {
         **_HEAD_SIZE, "attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping",
@@ -291,7 +298,7 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
         elif architecture == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight$", name):
             yield name, values.T
         elif name.endswith("e_score_correction_bias"):
-            yield name.replace("_bias", ".bias"), values
+            yield name.replace("_bias", ".bias").replace("gate.moe_statics", "moe_statics"), values.reshape(-1)
         else:
             yield (f"{name}.weight" if name.endswith("sinks") else name), values
 

@@ -258,6 +258,8 @@ class Recorder:
         self._put(index, "moe_router_logits", logits)
         if hasattr(router, "e_score_correction_bias"):
             self._put(index, "moe_router_scores", logits.sigmoid() + router.e_score_correction_bias)
+        if hasattr(router, "moe_statics"):
+            self._put(index, "moe_router_scores", logits.softmax(-1) + router.moe_statics.e_score_correction_bias)
 
     def _record_experts(self, index: int, experts: Any, inputs: Any, output: torch.Tensor) -> None:
         """What goes on inside the experts happens in one call: it is computed again, and its sum has to be the call's."""

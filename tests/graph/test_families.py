@@ -120,6 +120,10 @@ LAYER: dict[str, list[str]] = {
     ],
     "seed_oss": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "ernie4_5": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "ernie4_5-moe": [
+        "attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, EXPERTS[0], "moe_router_scores", *EXPERTS[1:],
+        "post_ffn_residual",
+    ],
     "glm4": [
         "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
     ],
@@ -132,6 +136,7 @@ FIRST_LAYER: dict[str, list[str]] = {
     "qwen3next": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
     "qwen35": [*DELTA, "attn_out", "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen35moe": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
+    "ernie4_5-moe": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
 }
 
 
@@ -408,3 +413,14 @@ def test_qwen2_without_any_bias_is_refused(tiny_model: Tiny, tmp_path: Path) -> 
     path.write_bytes(tiny_model(family="qwen2").read_bytes().replace(b".bias", b".bbbb"))
     with pytest.raises(ModelError, match=r"tensor 'blk\.0\.attn_q\.bias' of 64 is missing"):
         build_graph(load_model(path))
+
+
+def test_ernies_experts_are_chosen_by_a_softmax_with_a_bias_in_every_so_many_layers(tiny_model: Tiny) -> None:
+    path = tiny_model(family="ernie4_5-moe", layers=3)
+    graph = built(path)
+    assert graph.operand_names("layer1.moe_router_scores") == ("layer1.moe_router_shares", "blk.1.exp_probs_b.bias")
+    assert (graph["layer1.moe_router_shares"].op, graph["layer1.moe_router"].attrs) == ("softmax", {"normalise": True, "scale": 1.0})
+    assert graph.operand_names("layer1.moe_router") == ("layer1.moe_router_logits", "layer1.moe_router_indices")
+    numbers = {"interleave_moe_layer_step": 2, "leading_dense_block_count": 2, "moe_layer_end_index": 6}
+    model = outline(FAMILIES["ernie4_5-moe"], {**SMALL_NUMBERS, **numbers, "block_count": 9}, vocabulary=9)
+    assert [layer for layer in range(9) if f"layer{layer}.moe_router" in model.graph] == [3, 5]

@@ -64,6 +64,7 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "l2_norm": ("f32[n,8]", {"eps": 1e-6, "groups": 2}, "f32[n,8]"),
     "short_conv": ("f32[n,8] f32[8,4] f16[8]", {}, "f32[n,8]"),
     "delta_rule": ("f32[n,8] f32[n,8] f32[n,12] f32[n,4] f32[n,4]", {"key_heads": 2, "scale": 0.5}, "f32[n,12]"),
+    "softmax": ("f32[n,8]", {}, "f32[n,8]"),
     "top_k": ("f32[n,8]", {"k": 3}, "f32[n,3]"),
     "router_weights": ("f32[n,8] f32[n,3]", {"normalise": False, "scale": 1.0}, "f32[n,3]"),
     "expert_linear": ("f32[n,64] f32[n,3] q8_0[8,5,64]", {}, "f32[n,3,5]"),

@@ -287,6 +287,11 @@ def test_xielu_is_accurate_on_both_sides_of_0() -> None:
     np.testing.assert_allclose(run("xielu", x, alpha_p=0.8, alpha_n=0.9, beta=0.5, eps=-1e-6), expected, rtol=1e-13)
 
 
+def test_softmax_of_rows() -> None:
+    close(run("softmax", [[0.0, math.log(3.0)], [800.0, 800.0]]), [[0.25, 0.75], [0.5, 0.5]])
+    assert np.isnan(run("softmax", [[np.nan, 0.0]])).all()
+
+
 def test_scale_soft_cap_and_relu_squared() -> None:
     close(run("scale", [[1.0, -2.0]], factor=0.25), [[0.25, -0.5]])
     close(run("soft_cap", [[0.0, 3.0, -3000.0]], cap=30.0), [[0.0, 30 * math.tanh(0.1), -30.0]])

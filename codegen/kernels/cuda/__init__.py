@@ -24,6 +24,7 @@ from aprgraph.codegen.kernels.cuda import (
     router,
     scale_columns,
     short_conv,
+    softmax,
 )
 from aprgraph.graph.arguments import TARGET
 from aprgraph.graph.errors import GraphError
@@ -52,6 +53,7 @@ KERNELS: dict[str, Kernel] = {
     "attn_softmax": attention.attn_softmax,
     "attn_mix": attention.attn_mix,
     "attention": attention.attention,
+    "softmax": softmax.softmax,
     "top_k": router.top_k,
     "router_weights": router.router_weights,
     "expert_linear": experts.expert_linear,

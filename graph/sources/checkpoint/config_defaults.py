@@ -61,6 +61,9 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                       "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256, "n_routed_experts": 64, "n_shared_experts": 1,
                       "moe_intermediate_size": 1536, "num_experts_per_tok": 4, "norm_topk_prob": True, "routed_scaling_factor": 1.8,
                       "first_k_dense_replace": 1},
+    "ernie4_5_moe": {"tie_word_embeddings": True, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 4,
+                     "rope_theta": 500000.0, "moe_num_experts": 64, "moe_k": 6, "moe_num_shared_experts": 2, "moe_intermediate_size": 1536,
+                     "moe_layer_start_index": 1},
     "hunyuan_v1_dense": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
     "hunyuan_v1_moe": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "num_experts": 1, "moe_topk": 1},
     "apertus": {"max_position_embeddings": 65536, "rms_norm_eps": 1e-5},
@@ -125,7 +128,7 @@ _HARMLESS = """
     top_p num_beams use_qk_norm qk_layernorm use_qkv_bias residual_dropout embedding_dropout n_ctx attention_head_dim
     summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
     eod_token_id sep_token_id repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
-    model_max_length use_parallel_embedding layer_switch
+    model_max_length moe_capacity use_parallel_embedding layer_switch
 """
 HARMLESS = frozenset(_HARMLESS.split())
 
@@ -138,6 +141,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     # What the code that came with Command R and Command A could be told, and the class does.
     "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj",), "order_of_interleaved_layers": ("local_attn_first",),
     "use_gated_activation": (True,), "use_parallel_block": (True,), "use_embedding_sharing": (True,),
+    "moe_layer_end_index": (-1,), "moe_norm_min": (1e-12,), "moe_gate": ("topk",), "moe_use_aux_free": (True,), "use_rmsnorm": (True,),
     "rope_interleave": (True,), "scoring_func": ("softmax", "sigmoid"), "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
 }  # fmt: skip
 

@@ -135,7 +135,7 @@ class _Gathering:
         if slot in self._family.hf_transposed and part == "weight":
             self._require(tensor, "", 2, 1)
             return values.transposed(tensor)
-        return values.as_stored(tensor)
+        return values.as_vector(tensor) if part == "bias" else values.as_stored(tensor)
 
     def _stacked(self, made: list[Value], of_part: Mapping[int | None, StoredTensor], slot: str, layer: int | None) -> Value:
         """The experts in one. Raises ModelError for those that are missing or unlike the others."""

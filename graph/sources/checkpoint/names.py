@@ -23,7 +23,10 @@ _EXPERT_SLOTS = {
     "w1": "moe_expert_gate", "w3": "moe_expert_up", "w2": "moe_expert_out",
 }  # fmt: skip
 #: Weights that are no module's, and modules that files call otherwise than transformers does: to the slot.
-_OTHERS = {"self_attn.sinks": "attn_sinks", "block_sparse_moe.gate": "moe_router_logits"}
+_OTHERS = {
+    "self_attn.sinks": "attn_sinks", "block_sparse_moe.gate": "moe_router_logits",
+    "mlp.moe_statics.e_score_correction_bias": "moe_router_scores",
+}  # fmt: skip
 #: Ends of the names of what belongs to a weight.
 _SCALES = {"weight_scale_inv": "scale_inv", "weight_scale": "scale"}
 

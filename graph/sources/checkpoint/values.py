@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Literal
 
@@ -77,6 +77,12 @@ def as_stored(tensor: StoredTensor) -> Value:
         in_place = _as_piece(tensor) if fits else None
         return Value(dims, format_of(tensor.dtype), lambda: tensor.view().copy(), offset=tensor.offset, in_pieces=in_place)
     return Value(dims, format_of(tensor.dtype), tensor.view, tensor, tensor.offset)
+
+
+def as_vector(tensor: StoredTensor) -> Value:
+    """A tensor as it lies in the file; a matrix of one row is a vector."""
+    value, (*outer, columns) = as_stored(tensor), tensor.dims or (1,)
+    return replace(value, dims=(columns,)) if outer == [1] else value
 
 
 def real(values: npt.NDArray[np.float32]) -> Value:

@@ -69,3 +69,15 @@ def test_weights_of_the_chosen_experts(normalise: bool, more: dict[str, str], cp
     assert np.isnan(got[5]).all()
     if normalise:
         np.testing.assert_allclose(got[:5].sum(axis=1), 1.5, rtol=1e-6)
+
+
+@each_cpu
+def test_softmax(cpu: Cpu) -> None:
+    x = activations(6, 37) * np.float32(3)
+    x[4] += 200  # overflows without the largest taken off first
+    x[5, 3] = np.nan
+    what = request("softmax", [f32("n", 37)])
+    got, expected = run(what, [x], (6, 37), cpu), reference(what, [x])
+    assert nmse(got[:5], expected[:5]) < 1e-12
+    assert np.isnan(got[5]).all()
+    assert run(what, [x[:1].copy()], (1, 37), cpu).tobytes() == got[0].tobytes()

@@ -43,6 +43,8 @@ SCALES = {
     )
 }
 
+SOFTMAX = {columns: request("softmax", [f32("n", columns)]) for columns in (8, 130)}
+
 
 @pytest.fixture(scope="module")
 def kernels() -> CudaKernels:
@@ -98,3 +100,15 @@ def test_weights_of_the_chosen_experts(case: tuple[Any, ...], kernels: CudaKerne
         np.testing.assert_allclose(got[fine].sum(axis=1), scale, rtol=1e-6)
     for row in (0, 4):
         assert kernels.run(what, [scores[row : row + 1].copy(), ids[row : row + 1].copy()], (1, k)).tobytes() == got[row].tobytes()
+
+
+@pytest.mark.parametrize("columns", SOFTMAX)
+def test_softmax(columns: int, kernels: CudaKernels) -> None:
+    x = activations(6, columns) * np.float32(3)
+    x[4] += 200
+    x[5, 3] = np.nan
+    what = SOFTMAX[columns]
+    got, expected = kernels.run(what, [x], (6, columns)), reference(what, [x])
+    assert nmse(got[:5], expected[:5]) < 1e-12
+    assert np.isnan(got[5]).all()
+    assert kernels.run(what, [x[:1].copy()], (1, columns)).tobytes() == got[0].tobytes()

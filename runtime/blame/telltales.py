@@ -117,6 +117,21 @@ def _norm_eps(evidence: Evidence) -> Iterator[str]:
         yield f"it fits an epsilon of {eps:.3g} in place of {evidence.node.attr_float('eps'):.3g}"
 
 
+def _norm_mean(evidence: Evidence) -> Iterator[str]:
+    """The mean of each row was left in where a LayerNorm takes it off, or taken off where an RMSNorm leaves it."""
+    x, *weights = evidence.operands
+    has_mean = evidence.node.op == "rms_norm"
+    grouped = x.reshape(len(x), evidence.node.attr_int("groups"), -1)
+    normed = grouped - grouped.mean(axis=-1, keepdims=True) if has_mean else grouped
+    value = normed / np.sqrt(np.square(normed).mean(axis=-1, keepdims=True) + evidence.node.attr_float("eps"))
+    for weight in weights[:1]:
+        value = value * weight
+    for bias in weights[1:]:
+        value = value + bias
+    if len(x) > 1 and evidence.explains(value.reshape(x.shape)):
+        yield "it fits a LayerNorm, which takes the mean off" if has_mean else "it fits a norm that leaves the mean in"
+
+
 def _rope_pairing(evidence: Evidence) -> Iterator[str]:
     for pairing in PAIRINGS:
         if pairing != evidence.node.attrs["pairing"] and evidence.explains(evidence.reference(evidence.operands, pairing=pairing)):
@@ -194,7 +209,8 @@ def _turned(evidence: Evidence) -> tuple[Array, float] | None:
 
 
 _BY_OP: Mapping[str, Sequence[_Telltale]] = {
-    "rms_norm": (_norm_eps, _norm_weight),
+    "rms_norm": (_norm_eps, _norm_mean, _norm_weight),
+    "layer_norm": (_norm_mean,),
     "rope": (_rope_pairing, _rope_angles),
 }
 

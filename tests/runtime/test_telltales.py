@@ -19,6 +19,10 @@ def rms_norm(weight: Array = WEIGHT, eps: float = 1e-5) -> Array:
     return OPS["rms_norm"].reference([X, weight], {"eps": eps, "groups": 1})  # type: ignore[misc]
 
 
+def layer_norm(*bias: Array, weight: Array = WEIGHT) -> Array:
+    return OPS["layer_norm"].reference([X, weight, *bias], {"eps": 1e-5, "groups": 1})  # type: ignore[misc]
+
+
 def angles(base: float = 1e4, scale: float = 1.0, magnitude: float = 1.0, first: int = 0, factors: Array | None = None) -> Array:
     attrs = {"base": base, "dims": D, "scale": scale, "ramp_start": -1.0, "ramp_end": 0.0, "magnitude": magnitude}
     operands = [np.arange(first, first + N), *([] if factors is None else [factors])]
@@ -31,7 +35,7 @@ def rope(table: Array, pairing: str = "halves") -> Array:
 
 
 def telltale(op: str, operands: list[Array], recorded: Array) -> str | None:
-    attrs = {"eps": 1e-5, "groups": 1} if op == "rms_norm" else {"heads": HEADS, "head_size": D, "start": 0, "pairing": "halves"}
+    attrs = {"eps": 1e-5, "groups": 1} if op.endswith("norm") else {"heads": HEADS, "head_size": D, "start": 0, "pairing": "halves"}
     node = Node("x", op, TensorType("f32", ("n", HEADS * D)), attrs)  # type: ignore[arg-type]
     return find_telltale(Evidence(node, operands, recorded.astype(np.float32).astype(np.float64)))
 
@@ -50,6 +54,7 @@ NORMS = {
     "it fits a norm whose weight differs from the file's at channel 9 (0.5 for": rms_norm(one_off(9)),
     "it fits a norm with another weight (from": rms_norm(WEIGHT[::-1].copy()),
     "it fits an epsilon of 0.3 in place of 1e-05": rms_norm(eps=0.3),
+    "it fits a LayerNorm, which takes the mean off": layer_norm(),
     "what was recorded is all zeros": np.zeros_like(X),
     "what was recorded is the stage's unchanged input": X,
     "what was recorded is zero at positions 2, 3": np.where(np.isin(np.arange(N), (2, 3))[:, None], 0, rms_norm()),
@@ -60,6 +65,14 @@ NORMS = {
 @pytest.mark.parametrize("words", NORMS)
 def test_norms(words: str) -> None:
     assert str(telltale("rms_norm", [X, WEIGHT], NORMS[words])).startswith(words)
+
+
+@pytest.mark.contract("BLAME-TELLTALE-1")
+def test_layer_norms() -> None:
+    bias = WEIGHT[::-1] - 1
+    assert telltale("layer_norm", [X, WEIGHT, bias], rms_norm() + bias) == "it fits a norm that leaves the mean in"
+    assert telltale("layer_norm", [X], rms_norm(np.ones_like(WEIGHT))) == "it fits a norm that leaves the mean in"
+    assert telltale("layer_norm", [X, WEIGHT], layer_norm(weight=WEIGHT + 1)) is None
 
 
 FACTORS = np.repeat([1.0, 8.0], [4, D // 2 - 4])

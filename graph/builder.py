@@ -228,9 +228,11 @@ class GraphBuilder:
     def _normalise(
         self, stage: str, x: str, dims: tuple[int, ...], *, groups: int, needs_bias: bool = False, eps: float | None = None
     ) -> str:
-        """An RMSNorm or LayerNorm over each of ``groups`` parts of a row, by a weight of ``dims``; LayerNorms may have a bias."""
-        weights = [self.weight(stage, *dims)]
-        if self.family.norm_op == "layer_norm" and (needs_bias or self.has(stage, "bias")):
+        """An RMSNorm or LayerNorm over each of ``groups`` parts of a row, by a weight of ``dims``. LayerNorms may have a bias,
+        or neither.
+        """
+        weights = [self.weight(stage, *dims)] if self.family.norm_weights else []
+        if weights and self.family.norm_op == "layer_norm" and (needs_bias or self.has(stage, "bias")):
             weights.append(self.weight(stage, *dims, what="bias"))
         return self.apply(stage, self.family.norm_op, x, *weights, eps=self.family.eps if eps is None else eps, groups=groups)
 

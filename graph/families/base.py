@@ -75,6 +75,8 @@ class Family:
     #: Which op norms are, and whether a LayerNorm must have biases. Those that a file has are always used.
     norm_op: ClassVar[Literal["rms_norm", "layer_norm"]] = "rms_norm"
     norm_bias: ClassVar[bool] = False
+    #: Whether norms have weights. LayerNorms may have none.
+    norm_weights: ClassVar[bool] = True
 
     #: The activation of the feed-forward networks, and the base of RoPE of files that name none.
     activation: ClassVar[str] = "silu"

@@ -13,7 +13,11 @@ from aprgraph.graph.ops.traits import Traits
 
 def _layer_norm(types: Types, attrs: Attrs) -> TensorType:
     rows, columns = activation(2, types[0], "x")
-    groups, (weight, *others) = integer(attrs, "groups"), types[1:]
+    groups = integer(attrs, "groups")
+    if len(types) == 1:
+        require(groups >= 1 and width(columns, "columns of x") % groups == 0, f"x is {types[0]}, which has no {groups} equal groups")
+        return TensorType("f32", (rows, columns))
+    weight, *others = types[1:]
     of_each = width(weight.dims[0], "the weight's rows") == groups if len(weight.dims) == 2 else len(weight.dims) == 1
     require(
         groups >= 1 and of_each and width(weight.dims[-1], "length of the norm's weight") * groups == columns,
@@ -25,19 +29,23 @@ def _layer_norm(types: Types, attrs: Attrs) -> TensorType:
 
 
 def _layer_norm_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
-    x, weight, *bias = operands
+    x, *weights = operands
     grouped = x.reshape(x.shape[0], integer(attrs, "groups"), -1)
     centred = grouped - np.mean(grouped, axis=-1, keepdims=True)
     variance = np.mean(np.square(centred), axis=-1, keepdims=True)
-    result = centred / np.sqrt(variance + number(attrs, "eps")) * weight
-    return np.asarray(result + bias[0] if bias else result).reshape(x.shape)
+    result = centred / np.sqrt(variance + number(attrs, "eps"))
+    for weight in weights[:1]:
+        result = result * weight
+    for bias in weights[1:]:
+        result = result + bias
+    return np.asarray(result).reshape(x.shape)
 
 
 LAYER_NORM = Op(
     "layer_norm",
     "(x - mean(x)) / sqrt(mean((x - mean(x))²) + eps) · weight + bias, over each of `groups` equal parts of a row (Ba et al. 2016, "
-    "arXiv:1607.06450): x [n, C], weight and bias [C / groups] for all parts, or [groups, C / groups] -> [n, C].",
-    ("x", "weight", "bias?"),
+    "arXiv:1607.06450): x [n, C], weight and bias, which may be left out, [C / groups] for all parts, or [groups, C / groups] -> [n, C].",
+    ("x", "weight?", "bias?"),
     infer=_layer_norm,
     reference=_layer_norm_reference,
     attrs={"eps": float, "groups": int},

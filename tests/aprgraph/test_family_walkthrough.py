@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import aprgraph
-from aprgraph.families import FAMILIES, load_family_file, small_outline
+from aprgraph.families import FAMILIES, load_family_file, outline, small_outline
 from aprgraph.graph.ops import OPS
+from aprgraph.graph.outline import SMALL_NUMBERS
 from tests.support.checkpoints import write_checkpoint
 from tests.support.cli import run_cli
 from tests.support.cuda_emulator import host_compiler
@@ -20,7 +21,7 @@ from tests.support.golden import GOLDEN, nmse
 from tests.support.own_families import own_families
 
 _PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
-_MODEL = GOLDEN / "families" / "arcee-f32.gguf"
+_MODEL = GOLDEN / "families" / "olmo-f32.gguf"
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def family(tmp_path: Path) -> Iterator[Path]:
     """The page's file."""
     code = re.search(r"^```python\n(.*?)^```$", _PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert code is not None
-    path = tmp_path / "arcee.py"
+    path = tmp_path / "olmo.py"
     path.write_text(code[1], encoding="utf-8")
     with own_families():
         yield path
@@ -49,7 +50,7 @@ def _check(trace: aprgraph.Trace) -> None:
         actual = found[name][-1] if name == "lm_head" else found[name]
         assert nmse(actual, values) <= 1e-11, name
     with np.load(GOLDEN / "families" / "llama_cpp_logits.npz") as arrays:
-        assert nmse(found["lm_head"], arrays["arcee-f32"]) <= 1e-11
+        assert nmse(found["lm_head"], arrays["olmo-f32"]) <= 1e-11
 
 
 @pytest.mark.contract("FAMILY-WALK-1")
@@ -65,7 +66,7 @@ def test_a_checkpoint_opens_with_it(family: Path, tmp_path: Path) -> None:
     load_family_file(family)
     logits = [
         aprgraph.load(path).compile("reference", tmp_path / f"{number}.aprg").logits(_tokens(), positions="all")
-        for number, path in enumerate((write_checkpoint("arcee-f32", tmp_path), _MODEL))
+        for number, path in enumerate((write_checkpoint("olmo-f32", tmp_path), _MODEL))
     ]
     assert nmse(*logits) <= 1e-12
     with np.load(_MODEL.with_suffix(".npz")) as arrays:
@@ -88,30 +89,33 @@ def test_on_an_emulated_gpu(family: Path, tmp_path: Path) -> None:
 def test_a_trace_is_audited_and_drawn_with_the_family(family: Path, tmp_path: Path) -> None:
     load_family_file(family)
     aprgraph.load(_MODEL).compile("reference", tmp_path / "a.aprg").run("all", "0..2", tokens=_tokens(), directory=tmp_path / "t")
-    FAMILIES.pop("arcee")
+    FAMILIES.pop("olmo")
     audit = run_cli("audit", tmp_path / "t", "--model", _MODEL, "--family", family)
     assert (audit.code, audit.err) == (0, ""), audit
-    assert "relu2" in run_cli("graph", tmp_path / "t", "--format", "dot").out
+    assert "clip" in run_cli("graph", tmp_path / "t", "--format", "dot").out
 
 
 def test_what_an_artifact_needs_is_said(family: Path, tmp_path: Path) -> None:
     load_family_file(family)
     aprgraph.load(_MODEL).compile("reference", tmp_path / "a.aprg")
-    FAMILIES.pop("arcee")
+    FAMILIES.pop("olmo")
     assert run_cli("run", tmp_path / "a.aprg", "--tokens", "1").code == 0
-    del OPS["relu2"]
+    del OPS["clip"]
     run = run_cli("run", tmp_path / "a.aprg", "--tokens", "1")
     assert run.code == 2
-    assert "the op 'relu2' of its graph is not known; a family's file brought it" in run.err
+    assert "the op 'clip' of its graph is not known; a family's file brought it" in run.err
     run = run_cli("run", _MODEL, "--tokens", "1")
     assert run.code == 2
-    assert "general.architecture is 'arcee'" in run.err
+    assert "general.architecture is 'olmo'" in run.err
     assert "docs/families.md" in run.err
 
 
 def test_its_outline_is_printed(family: Path) -> None:
-    (arcee,) = load_family_file(family)
-    assert "%layer1.ffn_swigl = relu2(%layer1.ffn_up) stage ffn_swigl layer 1" in str(small_outline(arcee))
-    assert FAMILIES["arcee"].about() == (
-        "AFM 4.5B", "Arcee AI, 2025", "Llama whose feed-forward network has no gate, and a squared ReLU",
+    (olmo,) = load_family_file(family)
+    assert "%layer1.attn_norm = layer_norm(%layer0.post_ffn_residual) {eps = 1e-05, groups = 1} stage attn_norm" in str(small_outline(olmo))
+    bounded = outline(olmo, {**SMALL_NUMBERS, "attention.clamp_kqv": 0.25}, vocabulary=9)
+    assert "%layer1.qkv_clipped = clip(%layer1.qkv_matmul) {bound = 0.25} layer 1" in str(bounded)
+    assert "%layer1.v = columns(%layer1.qkv_clipped) {start = 96, stop = 128} layer 1" in str(bounded)
+    assert FAMILIES["olmo"].about() == (
+        "OLMo 1", "arXiv:2402.00838", "Llama with LayerNorms that have no weights, and bounds of q, k and v",
     )  # fmt: skip

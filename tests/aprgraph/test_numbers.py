@@ -28,7 +28,17 @@ LLAMA_CPP_TOLERANCES = {
     "olmo3-f32": TOLERANCE,
     **dict.fromkeys(("mistral3-f32", "smollm3-f32", "command-r-f32", "cohere2-f32", "seed-oss-f32", "ernie4-5-f32"), TOLERANCE),
     **dict.fromkeys(
-        ("hunyuan-dense-f32", "hunyuan-moe-f32", "apertus-f32", "stablelm-f32", "stablelm-f32-parallel", "nemotron-f32", "ernie4-5-moe-f32"), TOLERANCE
+        (
+            "hunyuan-dense-f32",
+            "hunyuan-moe-f32",
+            "apertus-f32",
+            "stablelm-f32",
+            "stablelm-f32-parallel",
+            "nemotron-f32",
+            "ernie4-5-moe-f32",
+            "arcee-f32",
+        ),
+        TOLERANCE,
     ),
     # llama.cpp looks GELU up in a table of float16.
     **dict.fromkeys(("gemma2-f32", "starcoder2-f32", "phi2-f32", "gpt2-f32"), 1e-7),

@@ -16,26 +16,30 @@ from aprgraph.graph.model import load_model
 from tests.support.golden import GOLDEN
 from tests.support.own_families import own_families
 
-MODEL = GOLDEN / "families" / "arcee-f32.gguf"
+MODEL = GOLDEN / "families" / "olmo-f32.gguf"
 FAMILY = """
-from aprgraph.families import Llama, elementwise
+from aprgraph.families import Llama, elementwise, real
 
-relu2 = elementwise("relu2", lambda m, x: {formula})
+clip = elementwise("clip", lambda m, x, *, bound: {formula})
 
 
-class Arcee(Llama):
-    architecture = "arcee"
+class Olmo(Llama):
+    architecture = "olmo"
+    norm_op = "layer_norm"
+    norm_weights = False
+    eps = real("attention.layer_norm_epsilon", None, 1e-5)
+    bound = real("attention.clamp_kqv", "clip_qkv")
 
-    def feed_forward(self, g, x, layer):
-        return g.linear("ffn_out", g.apply("ffn_swigl", relu2, g.linear("ffn_up", x, self.ffn[layer])), self.hidden)
+    def attention(self, g, x, layer):
+        return super().attention(g, g.inner("clipped", clip, x, bound=self.bound), layer)
 """
-SQUARED, CUBED = "m.maximum(x, 0.0) * m.maximum(x, 0.0)", "m.maximum(x, 0.0) * x * x"
+HARD, SOFT = "m.maximum(m.minimum(x, bound), -bound)", "m.tanh(x / bound) * bound"
 
 
 @pytest.fixture
 def known(tmp_path: Path) -> Iterator[None]:
     """The family with the formula that the tests' artifacts are compiled with."""
-    yield from using(tmp_path, SQUARED)
+    yield from using(tmp_path, HARD)
 
 
 def using(folder: Path, text: str, *, edited: str = "") -> Iterator[None]:
@@ -49,35 +53,35 @@ def using(folder: Path, text: str, *, edited: str = "") -> Iterator[None]:
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
-    model = folder / "arcee.gguf"
+    model = folder / "olmo.gguf"
     model.write_bytes(MODEL.read_bytes())
-    for _ in using(folder, SQUARED):
-        aprgraph.load(model).compile("llvm", folder / "arcee.llvm.aprg")
-    return folder / "arcee.llvm.aprg"
+    for _ in using(folder, HARD):
+        aprgraph.load(model).compile("llvm", folder / "olmo.llvm.aprg")
+    return folder / "olmo.llvm.aprg"
 
 
 @pytest.mark.usefixtures("known")
 def test_it_is_opened_where_the_formula_is_the_same(artifact: Path) -> None:
-    assert any(symbol.startswith("relu2_") for symbol in open_artifact(artifact).kernels)
+    assert any(symbol.startswith("clip_") for symbol in open_artifact(artifact).kernels)
 
 
 def test_without_the_family_it_says_what_is_missing(artifact: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"the op 'relu2' of its graph is not known; a family's file brought it, so give that file"):
+    with pytest.raises(ArtifactError, match=r"the op 'clip' of its graph is not known; a family's file brought it, so give that file"):
         open_artifact(artifact)
 
 
 @pytest.mark.contract("FORMULAS-NAMES-1")
 def test_its_kernels_are_not_taken_for_those_of_another_formula(artifact: Path, tmp_path: Path) -> None:
-    for _ in using(tmp_path, CUBED):
-        with pytest.raises(ArtifactError, match=r"compiled with another formula of the op 'relu2'; compile the model again"):
+    for _ in using(tmp_path, SOFT):
+        with pytest.raises(ArtifactError, match=r"compiled with another formula of the op 'clip'; compile the model again"):
             open_artifact(artifact)
-        assert find_beside(load_model(artifact.with_name("arcee.gguf")), "llvm", None) is None
+        assert find_beside(load_model(artifact.with_name("olmo.gguf")), "llvm", None) is None
 
 
 def test_a_file_that_builds_another_graph_has_another_place_in_the_cache(tmp_path: Path) -> None:
     places = set()
     doubled = "    def logits(self, g, x):\n        return g.apply('lm_head', 'scale', g.head('lm_head_raw', x), factor=2.0)\n"
-    for text, edited in ((SQUARED, ""), (SQUARED, "# a remark\n"), (SQUARED, doubled)):
+    for text, edited in ((HARD, ""), (HARD, "# a remark\n"), (HARD, doubled)):
         for _ in using(tmp_path, text, edited=edited):
             places.add(cache_directory(load_model(MODEL), "llvm", None, tmp_path))
     assert len(places) == 2

@@ -32,7 +32,7 @@ _COHERE: dict[str, Source] = {
     "attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale", "rope.scaling.type": lambda _: "none",
 }  # fmt: skip
 #: Families whose rows of q and k are reordered.
-PERMUTED = ("arcee", "granite", "mistral3", "smollm3")
+PERMUTED = ("arcee", "granite", "olmo", "mistral3", "smollm3")
 
 
 _QWEN_EXPERTS: dict[str, Source] = {
@@ -120,6 +120,10 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "attention.sliding_window": "sliding_window",
         "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
         "rope.scaling.yarn_attn_factor": "rope_parameters.full_attention.attention_factor", **_yarn("rope_parameters.full_attention"),
+    },
+    "olmo": {
+        "attention.layer_norm_rms_epsilon": lambda _: None, "attention.layer_norm_epsilon": lambda _: 1e-5,
+        **_ROPE_BASE, "attention.clamp_kqv": "clip_qkv",
     },
     "arcee": {**_HEAD_SIZE, **_ROPE_BASE, "rope.dimension_count": "head_dim"},
     "ministral3": {

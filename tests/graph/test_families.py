@@ -120,6 +120,7 @@ LAYER: dict[str, list[str]] = {
     ],
     "seed_oss": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "ernie4_5": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
+    "arcee": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *UNGATED, "post_ffn_residual"],
     "ernie4_5-moe": [
         "attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, EXPERTS[0], "moe_router_scores", *EXPERTS[1:],
         "post_ffn_residual",

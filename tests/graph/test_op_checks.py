@@ -169,6 +169,7 @@ def test_attributes_missing_added_or_of_another_type_are_rejected(op: str) -> No
         ("query_temperature", "f32[n,1]", {}, r"positions are f32\[n, 1\], expected i32\[n\]"),
         ("query_temperature", "i32[n]", {"span": 0}, "span is 0, expected a number of positions"),
         ("layer_norm", "f32[n,8] f32[3,4]", {}, r"the norm's weight is f32\[3, 4\] for 2 groups, but x is f32\[n, 8\]"),
+        ("layer_norm", "f32[n,9]", {}, r"x is f32\[n, 9\], which has no 2 equal groups"),
         ("layer_norm", "f32[n,8] f32[1,2,4]", {}, r"the norm's weight is f32\[1, 2, 4\] for 2 groups"),
         ("layer_norm", "f32[n,8] f32[4] f32[8]", {}, r"the norm's bias is f32\[8\], but its weight is f32\[4\]"),
         ("rope_angles", "f32[n] f32[2]", {}, r"positions are f32\[n\], expected i32\[n\]"),

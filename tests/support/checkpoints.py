@@ -22,9 +22,9 @@ from tests.support.golden import FAMILIES, GOLDEN
 
 CHECKPOINTS = GOLDEN / "checkpoints"
 #: The checkpoints of families of the package.
-NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir() if path.name != "arcee-f32"))
+NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir() if path.name != "olmo-f32"))
 _DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
-_PERMUTED = ("llama", "granite", "arcee", "mistral3", "smollm3")
+_PERMUTED = ("llama", "granite", "arcee", "olmo", "mistral3", "smollm3")
 Values = npt.NDArray[Any]
 
 

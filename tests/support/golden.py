@@ -15,7 +15,7 @@ import numpy.typing as npt
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 FAMILIES = GOLDEN / "families"
 #: Models of families that are not in the package.
-_OF_OTHERS = ("arcee-f32",)
+_OF_OTHERS = ("olmo-f32",)
 F32 = npt.NDArray[np.float32]
 #: (layer or None, stage)
 StageKey = tuple[int | None, str]

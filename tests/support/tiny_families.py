@@ -71,6 +71,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "exaone4": TinyFamily(rope_base=1e6),
     "seed_oss": TinyFamily(wide_heads=True, rope_base=1e7),
     "ernie4_5": TinyFamily(tied=True, wide_heads=True, rope_base=500000.0),
+    "arcee": TinyFamily(wide_heads=True, rope_dims=True),
     "ernie4_5-moe": TinyFamily(
         optional=("moe_router_scores.bias",), tied=True, rope_base=500000.0,
         numbers={"leading_dense_block_count": 1, "expert_shared_count": 1},

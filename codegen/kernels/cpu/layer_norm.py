@@ -24,9 +24,7 @@ def layer_norm(request: KernelRequest, cpu: Cpu) -> Any:
         emitter = Emitter(cpu)
         halves = half_table(parameters, request)
         x = parameters.buffer("x", ("n", columns), "float32")
-        weight, *biases = (
-            Weight(emitter, parameters, name, kind, halves) for name, kind in zip(("weight", "bias"), weight_types, strict=False)
-        )
+        weights = [Weight(emitter, parameters, name, kind, halves) for name, kind in zip(("weight", "bias"), weight_types, strict=False)]
         eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
         with T.parallel(i64(0), parameters.size("n") * groups) as index, block("row"):
@@ -52,8 +50,16 @@ def layer_norm(request: KernelRequest, cpu: Cpu) -> Any:
             emitter.chunks(size, square)
             variance = emitter.sum_lanes(sums, 0) * f32(1.0 / size)
             assign(factor, f32(1.0) / T.sqrt(variance + eps), [i64(0)])
-            weight.decode_row(group, lambda column, value: assign(out, centred(column) * factor[i64(0)] * value, [p, start + column]))
-            for bias in biases:
+
+            def scale(column: Expr, value: Expr | None = None) -> None:
+                normal = centred(column) * factor[i64(0)]
+                assign(out, normal if value is None else normal * value, [p, start + column])
+
+            for weight in weights[:1]:
+                weight.decode_row(group, scale)
+            if not weights:
+                emitter.chunks(size, lambda column, width: emitter.vector(width, lambda lane: scale(column + lane)))
+            for bias in weights[1:]:
                 bias.decode_row(group, lambda column, value: assign(out, out[p, start + column] + value, [p, start + column]))
 
     return build_function(request.symbol, emit)

@@ -27,10 +27,10 @@ def layer_norm(request: KernelRequest) -> Any:
     def emit(parameters: Parameters) -> None:
         emitter = Emitter()
         x = parameters.buffer("x", ("n", columns), "float32")
-        weight, *biases = (Weight(emitter, parameters, name, kind) for name, kind in zip(("weight", "bias"), weight_types, strict=False))
+        weights = [Weight(emitter, parameters, name, kind) for name, kind in zip(("weight", "bias"), weight_types, strict=False)]
         eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
-        for each in (weight, *biases):
+        for each in weights:
             each.open()
         with launch(parameters.size("n") * groups, threads) as (index, thread):
             mean, factor = registers(1), registers(1)
@@ -61,14 +61,21 @@ def layer_norm(request: KernelRequest) -> Any:
             variance = average(lambda column, total: emitter.fma(centred(column), centred(column), total))
             put(factor, f32(1.0) / T.sqrt(variance + eps))
 
-            def scale(column: Expr, value: Expr) -> None:
-                assign(out, centred(column) * get(factor) * value, [p, start + column])
+            def scale(column: Expr, value: Expr | None = None) -> None:
+                normal = centred(column) * get(factor)
+                assign(out, normal if value is None else normal * value, [p, start + column])
 
             def shift(column: Expr, value: Expr) -> None:
                 assign(out, out[p, start + column] + value, [p, start + column])
 
-            weight.scan(thread, threads, scale, group)
-            for bias in biases:
+            for weight in weights[:1]:
+                weight.scan(thread, threads, scale, group)
+            if not weights:
+                with T.serial(i64(0), i64(-(-size // threads))) as step:
+                    column = step * threads + thread
+                    with T.If(column < size), T.Then():
+                        scale(column)
+            for bias in weights[1:]:
                 sync_block()  # a bias of another format is shared out otherwise
                 bias.scan(thread, threads, shift, group)
 

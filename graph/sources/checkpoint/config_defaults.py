@@ -61,6 +61,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                       "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256, "n_routed_experts": 64, "n_shared_experts": 1,
                       "moe_intermediate_size": 1536, "num_experts_per_tok": 4, "norm_topk_prob": True, "routed_scaling_factor": 1.8,
                       "first_k_dense_replace": 1},
+    "arcee": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
     "ernie4_5_moe": {"tie_word_embeddings": True, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 4,
                      "rope_theta": 500000.0, "moe_num_experts": 64, "moe_k": 6, "moe_num_shared_experts": 2, "moe_intermediate_size": 1536,
                      "moe_layer_start_index": 1},

@@ -38,7 +38,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
-        "starcoder2", "stablelm", "phi", "nemotron", *_LATENT,
+        "arcee", "starcoder2", "stablelm", "phi", "nemotron", *_LATENT,
     ),
     "activation_function": ("gpt2",),
     "swiglu_alpha": ("gpt_oss",),

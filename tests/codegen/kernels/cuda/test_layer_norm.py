@@ -20,7 +20,7 @@ def _norm(columns: int, groups: int, formats: str, *rows: int) -> tuple[KernelRe
 
 
 #: Rows of up to 512 are summed by one warp, others by eight.
-NORMS = [_norm(53, 1, "F32"), _norm(60, 5, "F32 F16", 5), _norm(1216, 2, "Q8_0 F32")]
+NORMS = [_norm(53, 1, "F32"), _norm(60, 5, "F32 F16", 5), _norm(1216, 2, "Q8_0 F32"), _norm(100, 1, "")]
 
 
 @pytest.fixture(scope="module")

@@ -61,10 +61,8 @@ class Stage:
     optional: bool = False
     #: Which kind of feed-forward network it belongs to.
     network: Literal["dense", "experts"] | None = None
-    #: Whether models with multi-head latent attention have it, and no others.
-    latent: bool = False
-    #: Whether models with recurrent layers have it, and no others.
-    recurrent: bool = False
+    #: What a model must have to have it: multi-head latent attention, or recurrent layers.
+    only_with: Literal["latent", "recurrent"] | None = None
     #: Those of ``reads`` that earlier passes left too: the keys and values of a KV cache.
     recalls: tuple[str, ...] = ()
     #: Whether it is a sum, whose terms may cancel.
@@ -92,6 +90,8 @@ _K = StageKind
 HIDDEN = "hidden"
 _DENSE: Final = "dense"
 _EXPERTS: Final = "experts"
+_LATENT: Final = "latent"
+_RECURRENT: Final = "recurrent"
 
 # fmt: off
 #: In execution order.
@@ -100,30 +100,30 @@ STAGES: list[Stage] = [
           first_layer_only=True),
     Stage("attn_norm", ("n", "E"), _K.NORM, "after the norm before attention", (HIDDEN,)),
     Stage("conv_in", ("n", "C"), _K.MATMUL, "what the short convolution of a recurrent layer reads: q, k, v side by side",
-          ("attn_norm",), addition=True, optional=True, recurrent=True),
+          ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
     Stage("delta_gate", ("n", "P*U"), _K.MATMUL, "the gate of what a gated delta net gives, before its activation",
-          ("attn_norm",), addition=True, optional=True, recurrent=True),
-    Stage("delta_beta", ("n", "P"), _K.ELEMENTWISE, "how far a delta net moves its state towards v, 0 to 1",
-          ("attn_norm",), addition=True, optional=True, recurrent=True),
+          ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
+    Stage("delta_beta", ("n", "P"), _K.MATMUL, "how far a delta net moves its state towards v, 0 to 1",
+          ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
     Stage("conv_out", ("n", "C"), _K.MATMUL, "after the short convolution",
-          ("conv_in",), recalls=("conv_in",), addition=True, optional=True, recurrent=True, quantisable=False),
-    Stage("conv_silu", ("n", "C"), _K.ELEMENTWISE, "act(conv_out)", ("conv_out",), addition=True, optional=True, recurrent=True),
+          ("conv_in",), recalls=("conv_in",), addition=True, optional=True, only_with=_RECURRENT, quantisable=False),
+    Stage("conv_silu", ("n", "C"), _K.ELEMENTWISE, "act(conv_out)", ("conv_out",), addition=True, optional=True, only_with=_RECURRENT),
     Stage("delta_q", ("n", "G*S"), _K.NORM, "q of a delta net, each head of length 1",
-          ("conv_silu",), addition=True, optional=True, recurrent=True),
+          ("conv_silu",), addition=True, optional=True, only_with=_RECURRENT),
     Stage("delta_k", ("n", "G*S"), _K.NORM, "k of a delta net, each head of length 1",
-          ("conv_silu",), addition=True, optional=True, recurrent=True),
-    Stage("delta_decay", ("n", "P"), _K.ELEMENTWISE, "logarithm of the share of its state that a delta net keeps, 0 or less",
-          ("attn_norm",), addition=True, optional=True, recurrent=True),
+          ("conv_silu",), addition=True, optional=True, only_with=_RECURRENT),
+    Stage("delta_decay", ("n", "P"), _K.MATMUL, "logarithm of the share of its state that a delta net keeps, 0 or less",
+          ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
     Stage("delta_rule", ("n", "P*U"), _K.MATMUL, "what the delta rule reads from its state",
           ("delta_q", "delta_k", "conv_silu", "delta_decay", "delta_beta"),
-          recalls=("delta_q", "delta_k", "conv_silu", "delta_decay", "delta_beta"), addition=True, optional=True, recurrent=True,
+          recalls=("delta_q", "delta_k", "conv_silu", "delta_decay", "delta_beta"), addition=True, optional=True, only_with=_RECURRENT,
           quantisable=False),
-    Stage("delta_gated", ("n", "P*U"), _K.ELEMENTWISE, "that after its norm, times act(gate), before the output projection",
-          ("delta_rule", "delta_gate"), addition=True, optional=True, recurrent=True),
+    Stage("delta_gated", ("n", "P*U"), _K.NORM, "that after its norm, times act(gate), before the output projection",
+          ("delta_rule", "delta_gate"), addition=True, optional=True, only_with=_RECURRENT),
     Stage("qkv_matmul", ("n", "(H+2K)*D"), _K.MATMUL, "q, k, v projections side by side, before the bias",
           ("attn_norm",)),
     Stage("attn_gate", ("n", "H*D"), _K.MATMUL, "the gate of the attention output, before its sigmoid",
-          ("attn_norm",), addition=True, optional=True, recurrent=True),
+          ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
     Stage("qkv_bias", ("n", "(H+2K)*D"), _K.ELEMENTWISE, "after the bias, where the model has one",
           ("qkv_matmul",), optional=True, is_sum=True),
     Stage("q_norm", ("n", "H*D"), _K.NORM, "q after its norm",
@@ -133,34 +133,34 @@ STAGES: list[Stage] = [
     Stage("q_post_rope", ("n", "H*D"), _K.ROPE, "q after RoPE", ("q_norm",)),
     Stage("k_post_rope", ("n", "K*D"), _K.ROPE, "k after RoPE", ("k_norm",)),
     Stage("q_a", ("n", "M"), _K.MATMUL, "latent of the queries, where they have one",
-          ("attn_norm",), addition=True, optional=True, latent=True),
+          ("attn_norm",), addition=True, optional=True, only_with=_LATENT),
     Stage("q_a_norm", ("n", "M"), _K.NORM, "latent of the queries after its norm",
-          ("q_a",), addition=True, optional=True, latent=True),
+          ("q_a",), addition=True, optional=True, only_with=_LATENT),
     Stage("q_matmul", ("n", "H*(N+R)"), _K.MATMUL, "q, from its latent or from the hidden state; RoPE turns the last R elements of a head",
-          ("q_a_norm",), addition=True, optional=True, latent=True),
+          ("q_a_norm",), addition=True, optional=True, only_with=_LATENT),
     Stage("q_pe", ("n", "H*R"), _K.ROPE, "the last R elements of each head of q after RoPE",
-          ("q_matmul",), addition=True, optional=True, latent=True),
+          ("q_matmul",), addition=True, optional=True, only_with=_LATENT),
     Stage("kv_a", ("n", "L+R"), _K.MATMUL, "latent of k and v, and beside it what RoPE turns of k, which all heads share",
-          ("attn_norm",), addition=True, optional=True, latent=True),
+          ("attn_norm",), addition=True, optional=True, only_with=_LATENT),
     Stage("kv_a_norm", ("n", "L"), _K.NORM, "latent of k and v after its norm",
-          ("kv_a",), addition=True, optional=True, latent=True),
+          ("kv_a",), addition=True, optional=True, only_with=_LATENT),
     Stage("k_pe", ("n", "R"), _K.ROPE, "the part of k that all heads share, after RoPE",
-          ("kv_a",), addition=True, optional=True, latent=True),
+          ("kv_a",), addition=True, optional=True, only_with=_LATENT),
     Stage("kv_b", ("n", "H*(N+D)"), _K.MATMUL, "of each head k without its shared part, then v; where these are computed",
-          ("kv_a_norm",), addition=True, optional=True, latent=True),
+          ("kv_a_norm",), addition=True, optional=True, only_with=_LATENT),
     Stage("q_absorbed", ("n", "H*L"), _K.MATMUL, "the first N elements of each head of q times its matrix of k, where q meets the latent",
-          ("q_matmul",), addition=True, optional=True, latent=True),
+          ("q_matmul",), addition=True, optional=True, only_with=_LATENT),
     Stage("attn_scores", ("H", "n", "t"), _K.MATMUL, "scaled q·k before the softmax, 0 at masked positions",
           ("q_post_rope", "k_post_rope", "q_matmul", "q_pe", "q_absorbed", "kv_a_norm", "kv_b", "k_pe"),
           recalls=("k_post_rope", "kv_a_norm", "kv_b", "k_pe"), quantisable=False, is_masked=True),
     Stage("attn_softmax", ("H", "n", "t"), _K.SOFTMAX, "after the softmax, 0 at masked positions",
           ("attn_scores",), is_masked=True, rows_sum_to_1=True),
     Stage("attn_latent", ("n", "H*L"), _K.MATMUL, "softmax · latent of k and v, where that is not made into v before",
-          ("attn_softmax", "kv_a_norm"), recalls=("kv_a_norm",), addition=True, optional=True, quantisable=False, latent=True),
+          ("attn_softmax", "kv_a_norm"), recalls=("kv_a_norm",), addition=True, optional=True, quantisable=False, only_with=_LATENT),
     Stage("attention", ("n", "H*D"), _K.MATMUL, "softmax · v, before the output projection",
           ("attn_softmax", "qkv_bias", "kv_b", "attn_latent"), recalls=("qkv_bias", "kv_b"), quantisable=False),
     Stage("attn_gated", ("n", "H*D"), _K.ELEMENTWISE, "the attention output times the sigmoid of its gate",
-          ("attention", "attn_gate"), addition=True, optional=True, recurrent=True),
+          ("attention", "attn_gate"), addition=True, optional=True, only_with=_RECURRENT),
     Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection", ("attention", "attn_gated", "delta_gated")),
     Stage("attn_post_norm", ("n", "E"), _K.NORM, "after the norm of the attention output",
           ("attn_out",), addition=True, optional=True),

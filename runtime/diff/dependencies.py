@@ -169,12 +169,9 @@ def _name(layer: int | None, stage: str) -> str:
 def _add_step(result: Dependencies, now: _Step, layers: list[int], absent: set[str], earlier: _Step | None) -> None:
     # A model without latent attention has none of its stages, nor what they would be computed from in their place. So one without
     # recurrent layers.
-    is_latent = any(stage.latent and name not in absent for name, stage in STAGE_BY_NAME.items())
-    is_recurrent = any(stage.recurrent and name not in absent for name, stage in STAGE_BY_NAME.items())
+    has = {stage.only_with for name, stage in STAGE_BY_NAME.items() if name not in absent} | {None}
     of_layer = _in_order(
-        stage
-        for stage in STAGE_BY_NAME.values()
-        if stage.per_layer and not stage.first_layer_only and (is_latent or not stage.latent) and (is_recurrent or not stage.recurrent)
+        stage for stage in STAGE_BY_NAME.values() if stage.per_layer and not stage.first_layer_only and stage.only_with in has
     )
     of_model = _in_order(stage for stage in STAGE_BY_NAME.values() if not stage.per_layer)
     hidden: tuple[Value, ...] = ()

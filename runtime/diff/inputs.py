@@ -60,7 +60,9 @@ def gain_of(stage: str) -> Gain | None:
     known = STAGE_BY_NAME.get(stage)
     if known is None:
         return None
-    values = [name for name in known.reads if kind_of(name) is not StageKind.INDEX]
+    # What it reads in models of another kind stands in the place of what it reads in those of its own.
+    own = [name for name in known.reads if (one := STAGE_BY_NAME.get(name)) is None or one.only_with in (None, known.only_with)]
+    values = [name for name in own if kind_of(name) is not StageKind.INDEX]
     if known.kind is StageKind.ROPE:
         return _TURN
     if known.kind is StageKind.ELEMENTWISE:

@@ -98,8 +98,8 @@ def test_what_holds_of_single_stages() -> None:
         *LATENT,
         *RECURRENT,
     }
-    assert {stage.name for stage in STAGES if stage.latent} == LATENT
-    assert {stage.name for stage in STAGES if stage.recurrent} == RECURRENT
+    assert {stage.name for stage in STAGES if stage.only_with == "latent"} == LATENT
+    assert {stage.name for stage in STAGES if stage.only_with == "recurrent"} == RECURRENT
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}
     assert not is_logits(None)
     assert not is_logits("no_such_stage")

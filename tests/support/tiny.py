@@ -112,6 +112,8 @@ def write_tiny_model(
     numbers[eps_key(kind)] = eps
     if "attention.kv_lora_rank" in keys_of(kind):
         numbers |= latent_numbers(32 if unit == 64 else unit, head_size if value_size is None else value_size)
+    if "ssm.inner_size" in keys_of(kind):
+        numbers["ssm.inner_size"] = unit
     numbers |= other_numbers(kind, numbers) | own.numbers
 
     there = {

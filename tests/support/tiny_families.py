@@ -42,10 +42,10 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "qwen3": TinyFamily(wide_heads=True, rope_base=1e6),
     "qwen3moe": TinyFamily(wide_heads=True, rope_base=1e6),
     "qwen3next": TinyFamily(
-        wide_heads=True, rope_base=1e6, rope_dims=True, turned=0.25, numbers={"full_attention_interval": 2, "ssm.inner_size": 64},
+        wide_heads=True, rope_base=1e6, rope_dims=True, turned=0.25, numbers={"full_attention_interval": 2},
     ),
     **dict.fromkeys(("qwen35", "qwen35moe"), TinyFamily(
-        wide_heads=True, rope_base=1e7, rope_dims=True, turned=0.25, numbers={"full_attention_interval": 2, "ssm.inner_size": 64},
+        wide_heads=True, rope_base=1e7, rope_dims=True, turned=0.25, numbers={"full_attention_interval": 2},
     )),
     "gemma3": TinyFamily(wide_heads=True, tied=True, rope_base=1e6),
     "phi3": TinyFamily(optional=("qkv_matmul.weight",), rope_dims=True),

@@ -24,6 +24,8 @@ class HunyuanDense(Decoder):
     hf_classes = "HunYuanDenseV1ForCausalLM"
     checked_against = "transformers 5.24, llama.cpp 0.5.0"
     hf_names = {"q_norm": "self_attn.query_layernorm", "k_norm": "self_attn.key_layernorm"}
+    #: The base itself is compared: one file holds it stretched, another its factor.
+    form_numbers = ("alpha",)
     alpha = real("rope.scaling.alpha", None, 1.0, least=0)
     rope: Reading[Rope] = Reading(lambda f: f.stretched_rope())
 

@@ -21,6 +21,7 @@ class Phi2(ParallelBlock, UngatedNetwork):
     hf_classes = "PhiForCausalLM"
     checked_against = "transformers 5.24, llama.cpp 0.5.0"
     hf_names = {"attn_out": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_out": "mlp.fc2", "final_norm": "final_layernorm"}
+    absent_keys = ("rope.freq_base",)
     norm_op = "layer_norm"
     norm_bias = True
     qkv_bias = True

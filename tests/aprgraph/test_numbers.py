@@ -46,6 +46,9 @@ LLAMA_CPP_TOLERANCES = {
     "gpt-oss-mxfp4": 1e-3,
 }
 
+#: Of the families of the others, tests of generation run every stage in parts and step by step.
+_OTHERS = [golden for golden in golden_models() if golden.path.parent.name == "families"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_all() -> None:
@@ -67,6 +70,21 @@ def test_every_stage_of_a_golden_model(golden: GoldenModel, target: str, tmp_pat
         error = nmse(actual, expected)
         assert error <= TOLERANCE, f"{entry.label}: NMSE {error:.1e}"
     assert trace.tensor("lm_head").argmax() == golden.stages[None, "lm_head"].argmax()
+
+
+@pytest.mark.contract("STEPS-CHUNK-1", "STEPS-DECODE-1")
+@pytest.mark.parametrize("golden", _OTHERS, ids=lambda golden: golden.name)
+def test_parts_of_a_prompt_and_single_tokens_give_the_bits_of_a_prefill(golden: GoldenModel, tmp_path: Path) -> None:
+    """At every position, in every family: what turns, masks or looks up by position does it by where the position is."""
+    model, start = compiled(golden.path), 4
+    whole = model.logits(golden.tokens, positions="all")
+    parts = model.run("lm_head", tokens=golden.tokens, directory=tmp_path / "parts", positions="all", prefill_chunk=start)
+    assert parts.tensor("lm_head").tobytes() == whole.tobytes()
+    steps = model.run("lm_head", tokens=golden.tokens[:start], directory=tmp_path / "steps", max_tokens=3, steps="0..3")
+    assert steps.info is not None
+    whole = model.logits([*golden.tokens[:start], *steps.info.extra["generated"][:2]], positions="all")
+    for step in range(3):
+        assert steps.tensor("lm_head", None, step).tobytes() == whole[start - 1 + step].tobytes(), f"step {step}"
 
 
 @pytest.mark.parametrize("name", LLAMA_CPP_TOLERANCES)

@@ -152,7 +152,7 @@ class Recorder:
 
     def _is_gated(self, attention: Any) -> bool:
         """Whether q comes with a gate of what attention gives."""
-        if not (hasattr(attention, "q_proj") and hasattr(attention, "o_proj")):
+        if getattr(attention, "q_proj", None) is None or not hasattr(attention, "o_proj"):
             return False
         return bool(attention.q_proj.out_features == 2 * attention.o_proj.in_features)
 

@@ -16,6 +16,7 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources import open_source
 from aprgraph.graph.sources.checkpoint.room import require_room
+from aprgraph.graph.text import print_graph
 from aprgraph.runtime.check import check
 from tests.support.checkpoints import write_checkpoint
 
@@ -216,6 +217,26 @@ def test_side_tensors_are_left_out(tmp_path: Path) -> None:
     model = load_model(folder)
     build_graph(model)
     assert {name for group in model.left_out for name in group.names} == set(more)
+
+
+@pytest.mark.contract("FILE-HF-2")
+@pytest.mark.parametrize("name", ["glm4moe-f32", "deepseek3-f32"])
+def test_a_layer_that_predicts_later_tokens_is_left_out(name: str, tmp_path: Path) -> None:
+    """It stands behind the others: a layer like the last one, its own norms and projection, and copies of embedding and head."""
+    folder = write_checkpoint(name, tmp_path)
+    wanted = print_graph(build_graph(load_model(folder)))
+    change(folder, lambda config: config.update(num_nextn_predict_layers=1))
+    tensors = unpacked((folder / "model.safetensors").read_bytes())
+    more = {key.replace("layers.1.", "layers.2."): tensor for key, tensor in tensors.items() if "layers.1." in key}
+    own = {"enorm": "norm", "hnorm": "norm", "shared_head.norm": "norm", "embed_tokens": "embed_tokens", "eh_proj": "embed_tokens"}
+    more |= {f"model.layers.2.{module}.weight": tensors[f"model.{like}.weight"] for module, like in own.items()}
+    more["model.layers.2.shared_head.head.weight"] = tensors["lm_head.weight"]
+    (folder / "model.safetensors").write_bytes(packed(tensors | more))
+    model = load_model(folder)
+    assert print_graph(build_graph(model)) == wanted
+    (group,) = model.left_out
+    assert all(name.startswith(("model.layers.2.", "blk.2.")) for name in group.names)
+    assert any(notice.startswith("tensors that predict later tokens are left out (") for notice in model.notices)
 
 
 @pytest.mark.contract("FILE-HF-3")

@@ -15,6 +15,7 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.reference import interpret
+from tests.support.checkpoints import gguf_of
 from tests.support.cli import run_cli
 from tests.support.gguf_bytes import ARRAY, F32, STRING, U32, RawGGUF, RawTensor, array, small_llama
 from tests.support.models import require_gemma3, require_smollm2
@@ -200,6 +201,7 @@ def test_a_missing_base_of_rope_is_said_by_the_run_and_its_manifest(tiny_model: 
         "qwen2.rope.dimension_count": 16, "qwen2.rope.freq_base": 10000.0, "qwen2.attention.scale": 0.25,
     }  # fmt: skip
     assert load_model(path, {"qwen2.rope.freq_base": 1e6}).notices == ()
+    assert [load_model(gguf_of(name)).notices for name in ("gpt2-f32", "phi2-f32", "gemma2-f32")] == [()] * 3  # no file of theirs has it
     (other,) = load_model(tiny_model(family="qwen3moe", rope_base=None)).notices
     assert "1000000 was taken (llama.cpp takes 10000)" in other
 

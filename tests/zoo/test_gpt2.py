@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.zoo.suite import FamilyTests
+from tests.zoo.suite import FaultTests
 
 
-class TestGpt2(FamilyTests):
+class TestGpt2(FaultTests):
     family = "gpt2"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.zoo.suite import FamilyTests
+from tests.zoo.suite import FaultTests
 
 
-class TestStarcoder2(FamilyTests):
+class TestStarcoder2(FaultTests):
     family = "starcoder2"

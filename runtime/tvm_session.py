@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ Receive = Callable[..., None]
 _ITEMSIZE = 4
 #: How many chunks of a tensor in a file are summarised at once: 16 MiB.
 CHUNKS_AT_ONCE = 256
+#: Held while a session's functions have their names, which are the whole process's, and a machine looks them up.
+_NAMES_LOCK = threading.Lock()
 
 
 class Session:
@@ -88,11 +91,13 @@ class Session:
 
         executable = self._guarded(lambda: self._tvm.get_global_func("relax.ExecutableLoadFromFile")(str(program)))
         executable.import_module(self.kernels)
-        # The machine looks functions up by name, once, when it is made.
-        self._tvm.register_global_func(TAP_FUNCTION, self._tap, override=True)
-        self._tvm.register_global_func(CHOICE_FUNCTION, self._choice, override=True)
-        self._tvm.register_global_func(USED_FUNCTION, self._used, override=True)
-        return Program(self, VirtualMachine(executable, self._device()), graph)
+        # The machine looks functions up by name, once, when it is made: no other thread may give them to its session meanwhile.
+        with _NAMES_LOCK:
+            self._tvm.register_global_func(TAP_FUNCTION, self._tap, override=True)
+            self._tvm.register_global_func(CHOICE_FUNCTION, self._choice, override=True)
+            self._tvm.register_global_func(USED_FUNCTION, self._used, override=True)
+            machine = VirtualMachine(executable, self._device())
+        return Program(self, machine, graph)
 
     # -- on the device -----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from aprgraph.api import CompiledModel, RunOptions
 from aprgraph.codegen.kernels import request_of, requests_of
 from aprgraph.codegen.program import build_program, lower
 from aprgraph.graph.calling_convention import TAP_FUNCTION
-from aprgraph.graph.ir import Graph
+from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import is_computed
 from aprgraph.graph.passes import OnePass
 from aprgraph.graph.passes.pipeline import executed_graph
@@ -112,3 +113,26 @@ def test_the_kernels_of_one_pass_are_those_of_several() -> None:
     assert str(single["scores"].type) == "f32[1, n, n]"
     asked = "attn_scores(f32[n, 4], f32[t, 4], scale) {heads = 1, kv_heads = 1, window = 0} : f32[1, n, t]"
     assert request_of(single, single["scores"]).text == request_of(graph, graph["scores"]).text == asked
+
+
+def test_threads_compile_one_after_the_other(tiny: CompiledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TVM keeps one stack of builders for all: a thread that begins while another compiles waits, and both succeed."""
+    graph, inside, ended = planned(tiny), threading.Event(), threading.Event()
+    second = threading.Thread(target=build_program, args=(graph, tmp_path / "second"))
+
+    def held_up(graph: Graph, node: Node) -> object:
+        if threading.current_thread() is second:
+            inside.set()
+            ended.wait(timeout=10)
+        elif second.ident is None:
+            second.start()
+            inside.wait(timeout=0.1)
+        return request_of(graph, node)
+
+    monkeypatch.setattr("aprgraph.codegen.program.request_of", held_up)
+    try:
+        build_program(graph, tmp_path / "first")
+    finally:
+        ended.set()
+        second.join()
+    assert (tmp_path / "second").read_bytes() == (tmp_path / "first").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,25 @@ def test_sessions_do_not_disturb_each_other(tiny: CompiledModel) -> None:
     b.run(TOKENS, of_b)
     assert set(of_a.values) == {f"tap.layer{layer}.ffn_up" for layer in range(LAYERS)}
     assert set(of_b.values) == {f"tap.layer{layer}.attn_out" for layer in range(LAYERS)}
+
+
+def test_sessions_of_other_threads_do_not_take_the_taps(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is loaded by another thread between the naming of a session's functions and their look-up."""
+    graph, recorder = planned(tiny, "ffn_up"), Recorder()
+    program = tiny.artifact.program(graph)
+    mine, other = (Session(tiny.artifact.library, tiny.model) for _ in range(2))
+    loading = threading.Thread(target=other.load, args=(program, graph))
+
+    def device() -> object:
+        if loading.ident is None:
+            loading.start()
+            loading.join(timeout=0.1)
+        return other._device()
+
+    monkeypatch.setattr(mine, "_device", device)
+    mine.load(program, graph).run(TOKENS, recorder)
+    loading.join()
+    assert len(recorder.values) == LAYERS
 
 
 def test_what_a_tap_raises_ends_the_run_and_is_raised(tiny: CompiledModel) -> None:

@@ -185,10 +185,11 @@ class AprFile:
         value = self._values[tensor.name]
         if value.stored is not None:
             return value.make().reshape(-1, tensor.row_bytes)
-        if self._made is None or self._made[0] != tensor.name:
-            self._made = None  # its memory first
-            self._made = tensor.name, value.make()
-        return self._made[1].reshape(-1, tensor.row_bytes)
+        made = self._made  # of this call alone: another thread may ask for another tensor
+        if made is None or made[0] != tensor.name:
+            made = self._made = None  # its memory first
+            made = self._made = tensor.name, value.make()
+        return made[1].reshape(-1, tensor.row_bytes)
 
     def read(self, tensor: TensorInfo, start: int, into: npt.NDArray[np.uint8]) -> None:
         """See ``Source.read``. Tensors that are made come from the mapping."""

@@ -129,14 +129,15 @@ class Checkpoint:
         value = self._values[tensor.name]
         if value.stored is not None:
             return value.make().reshape(-1, tensor.row_bytes)
-        if self._made is None or self._made[0] != tensor.name:
-            self._made = None  # its memory first
+        made = self._made  # of this call alone: another thread may ask for another tensor
+        if made is None or made[0] != tensor.name:
+            made = self._made = None  # its memory first
             require_room(self.path, tensor.name, tensor.nbytes)
-            self._made = tensor.name, value.make()
+            made = self._made = tensor.name, value.make()
             if tensor.nbytes > _LARGE:  # what it was made of is not needed any more
                 for file in self._files:
                     file.mapped.release()
-        return self._made[1].reshape(-1, tensor.row_bytes)
+        return made[1].reshape(-1, tensor.row_bytes)
 
     def read(self, tensor: TensorInfo, start: int, into: npt.NDArray[np.uint8]) -> None:
         """See ``Source.read``. Tensors that are made come from the mapping."""

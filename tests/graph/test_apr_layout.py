@@ -147,6 +147,28 @@ def test_compressed_files_are_unpacked(kind: str, tmp_path: Path, monkeypatch: p
     assert check(path).exit_code == 0
 
 
+@pytest.mark.contract("FILE-APR-2")
+@pytest.mark.parametrize("kind", PACKERS)
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_the_checksum_of_a_file_that_was_compressed_later(
+    kind: str, is_damaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sum is that of the file with its first header."""
+    provide_unpackers(monkeypatch)
+    flag, pack = PACKERS[kind]
+    plain, header = bytearray(small_apr().pack()), replace(small_apr(), flags=ROW_MAJOR | flag).pack()[:64]
+    plain[-100] ^= is_damaged
+    report = check(write(tmp_path, header + pack(bytes(plain[64:]))))
+    wrong = [finding for finding in report.findings if finding.rule.code == "file-checksum"]
+    assert len(wrong) == is_damaged
+    if wrong:
+        stored = plain[-4:][::-1].hex()
+        assert re.fullmatch(
+            rf"its last 4 bytes \(unpacked\) say {stored}, the others sum up to [0-9a-f]{{8}}, or to "
+            rf"{zlib.crc32(plain[:-4]):08x} with the header of a file that is not compressed", wrong[0].text
+        )  # fmt: skip
+
+
 @pytest.mark.contract("FILE-APR-6")
 @pytest.mark.parametrize("kind", PACKERS)
 def test_compressed_files_that_are_damaged_or_do_not_fit(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

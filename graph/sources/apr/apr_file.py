@@ -20,7 +20,7 @@ from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.families.registry import find_family
 from aprgraph.graph.message import Message
 from aprgraph.graph.sources.apr.keys import AprMetadata
-from aprgraph.graph.sources.apr.layout import ALIGNMENT, FOOTER_BYTES, MAGICS, Entry, Layout
+from aprgraph.graph.sources.apr.layout import ALIGNMENT, FOOTER_BYTES, HEADER_BYTES, MAGICS, Entry, Layout
 from aprgraph.graph.sources.apr.stored import AprTensors
 from aprgraph.graph.sources.checkpoint.gather import gather
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
@@ -163,15 +163,20 @@ class AprFile:
     def wrong_checksum(self) -> str | None:
         """What the checksum at the end of the file says is wrong, in a sentence, or None. Reads all of the file."""
         start = self._layout.footer_of(self._end)
-        if start is None or self._layout.is_compressed:  # nothing says which header a compressed file's sum covers
+        if start is None:
             return None
-        actual, buffer = 0, np.empty(min(_SUMMED, start), np.uint8)
-        for offset in range(0, start, _SUMMED):
+        # Nothing says which header the sum of a compressed file covers, so either will do.
+        sums, buffer = [zlib.crc32(header) for header in self._layout.headers()], np.empty(min(_SUMMED, start), np.uint8)
+        for offset in range(HEADER_BYTES, start, _SUMMED):
             part = buffer[: min(_SUMMED, start - offset)]
             self._file.read(offset, part)
-            actual = zlib.crc32(part.data, actual)
+            sums = [zlib.crc32(part.data, each) for each in sums]
         stored = int.from_bytes(self._file.mapping[start : start + FOOTER_BYTES], "little")
-        return None if stored == actual else f"its last 4 bytes say {stored:08x}, the others sum up to {actual:08x}"
+        if stored in sums:
+            return None
+        of, *plain = (f"{each:08x}" for each in sums)
+        others = "".join(f", or to {each} with the header of a file that is not compressed" for each in plain)
+        return f"its last 4 bytes{' (unpacked)' if plain else ''} say {stored:08x}, the others sum up to {of}{others}"
 
     # -- data ---------------------------------------------------------------------------------------------------------
 

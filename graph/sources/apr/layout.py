@@ -26,6 +26,8 @@ FOOTER_BYTES = 4
 
 _VERSION = (2, 0)
 _LZ4, _ZSTD, _ENCRYPTED, _SHARDED, _ROW_MAJOR, _COLUMN_MAJOR = 0x1, 0x2, 0x4, 0x10, 0x400, 0x800
+#: Where the lower byte of the flags stands.
+_FLAGS = 6
 #: Where the header's own checksum stands, which it does not cover.
 _CHECKSUM, _AFTER_CHECKSUM = 40, 44
 #: The metadata of a vocabulary of 256,000 tokens with its merges take some 20 MB; JSON takes ten times that in memory.
@@ -149,6 +151,18 @@ class Layout:
         dims = tuple(cursor.u64(what) for _ in range(rank))
         offset, nbytes = cursor.u64(what), cursor.u64(what)
         return Entry(name, code, dims, self.data_start + offset, nbytes)
+
+    def headers(self) -> tuple[bytes, ...]:
+        """The headers that the checksum at the end may cover: of a compressed file also the one from before it was compressed."""
+        own = self.file.mapping[:HEADER_BYTES]
+        if not self.is_compressed:
+            return (own,)
+        plain, checksum = bytearray(own), int.from_bytes(own[_CHECKSUM:_AFTER_CHECKSUM], "little")
+        plain[_FLAGS] &= ~(_LZ4 | _ZSTD)
+        if checksum:
+            checksum = zlib.crc32(plain[:_CHECKSUM] + plain[_AFTER_CHECKSUM:])
+        plain[_CHECKSUM:_AFTER_CHECKSUM] = checksum.to_bytes(4, "little")
+        return own, bytes(plain)
 
     def footer_of(self, end: int) -> int | None:
         """Where the file's checksum stands, if the last tensor ends at byte ``end``; None if there is none."""

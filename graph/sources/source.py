@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,13 +15,17 @@ from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.weight_pieces import InPieces
 
+#: Of a tensor's rows, those of all its matrices, from a first to an end, a number for each element.
+Radius = Callable[[int, int], npt.NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class TensorInfo:
     """One tensor of a model file. ``dims`` are elements, outermost first; ``offset`` counts from the start of its file.
 
     ``part`` is the number of that file, from 0, where a model is in several. ``stored`` is the dtype in the file where it was
-    rounded to one that ``format`` does not tell of, for whoever reads its bytes gets it decoded: FP8.
+    rounded to one that ``format`` does not tell of, for whoever reads its bytes gets it decoded: FP8; or the packing, of
+    GPTQ and others, of which ``radius`` says how far elements may be from those that were packed.
     ``in_pieces`` says how the tensor lies in the file, where that is not one matrix after the other in ``format``: whoever
     reads it through the Source then gets what was made.
     """
@@ -34,6 +38,7 @@ class TensorInfo:
     part: int = 0
     stored: str = ""
     in_pieces: InPieces | None = field(default=None, compare=False)
+    radius: Radius | None = field(default=None, compare=False, repr=False)
 
     @property
     def row_bytes(self) -> int:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from aprgraph.graph.block_decoders import RUN
 from aprgraph.graph.block_format import BlockFormat
 from aprgraph.graph.block_formats import decode_by_gguf
+from aprgraph.graph.sources import TensorInfo
 from aprgraph.runtime.weights.block_codes import CodeReader, Codes, Scaled
 from aprgraph.runtime.weights.decoded import Decoded, Sums, Values
 
@@ -30,8 +31,8 @@ _HALF_ULP_F16, _LEAST_F16 = 2.0**-11, 2.0**-25
 _PLAIN = {"float32": (2.0**-24, 2.0**-150), "float16": (_HALF_ULP_F16, _LEAST_F16), "bfloat16": (2.0**-8, 2.0**-134)}
 #: Of FP8 the same, the second as a share of the largest value of a row: scales make that the largest of the format, or more.
 _FP8 = {"F8_E4M3": (2.0**-4, 2.0**-10 / 448), "F8_E5M2": (2.0**-3, 2.0**-17 / 57344)}
-#: Elements of FP8 that are judged together.
-_UNIT_OF_FP8 = 32
+#: Elements that are judged together of FP8, and of packed integers.
+_UNIT_OF_DECODED = 32
 #: A code of R bits an element cannot keep the mean square error of normal values below 2^(-2R) of their mean square (Shannon's
 #: rate-distortion bound). Codebooks of ggml come within 4 times of that with normal values (IQ2_XXS 2, IQ3_S and IQ3_XXS 3), and
 #: within 8 times with heavier tails.
@@ -53,9 +54,9 @@ def decode_rows(fmt: BlockFormat, raw: npt.NDArray[np.uint8], columns: int) -> D
     return _decode_blocks(fmt, np.ascontiguousarray(raw).reshape(-1, fmt.block_bytes), shape)
 
 
-def unit_of(fmt: BlockFormat, stored: str) -> int:
-    """How many elements of a row are rounded together; ``stored`` is what they were decoded from before (``TensorInfo``)."""
-    return _UNIT_OF_FP8 if stored in _FP8 else fmt.elements
+def unit_of(info: TensorInfo) -> int:
+    """How many elements of a row are judged together."""
+    return _UNIT_OF_DECODED if info.stored in _FP8 or info.radius is not None else info.format.elements
 
 
 def as_stored(decoded: Decoded, stored: str) -> Decoded:

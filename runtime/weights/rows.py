@@ -42,7 +42,7 @@ class StackedRows:
     def __init__(self, file: Source, tensors: Sequence[TensorInfo]) -> None:
         self._file, self.tensors = file, tuple(tensors)
         self.columns = tensors[0].dims[-1]
-        self.unit = max(unit_of(info.format, info.stored) for info in tensors)
+        self.unit = max(unit_of(info) for info in tensors)
         counts = [math.prod(info.dims[:-1]) for info in tensors]
         self._ends = np.cumsum(counts)
         self.count = int(self._ends[-1])
@@ -65,11 +65,15 @@ class StackedRows:
     def _fetch(self, info: TensorInfo, rows: Index) -> Decoded:
         row_bytes = info.row_bytes
         raw = np.empty((len(rows), row_bytes), np.uint8)
+        radius = None if info.radius is None else np.empty((len(rows), info.dims[-1]), np.float32)
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
             if stop > start:
                 self._file.read(info, int(rows[start]) * row_bytes, raw[start:stop])
-        return self._decode(info, raw)
+                if radius is not None and info.radius is not None:
+                    radius[start:stop] = info.radius(int(rows[start]), int(rows[stop - 1]) + 1)
+        decoded = self._decode(info, raw)
+        return decoded if radius is None else Decoded(decoded.values, radius + decoded.radius)
 
     def _decode(self, info: TensorInfo, raw: npt.NDArray[np.uint8]) -> Decoded:
         return as_stored(decode_rows(info.format, raw, self.columns), info.stored)
@@ -172,7 +176,7 @@ def _runs(numbers: Index) -> Iterator[tuple[int, int]]:
 def rows_of(file: Source, *tensors: TensorInfo) -> StackedRows:
     """The rows of tensors of the same dims; elements of a vector are rows of one element, so that they can be in another order."""
     first = tensors[0]
-    if math.prod(first.dims[:-1]) == 1 and all(info.format.is_plain for info in tensors):
+    if math.prod(first.dims[:-1]) == 1 and all(info.format.is_plain and info.radius is None for info in tensors):
         return StackedRows(file, [replace(info, dims=(info.dims[-1], 1)) for info in tensors])
     return StackedRows(file, tensors)
 

@@ -21,6 +21,7 @@ from aprgraph.graph.sources.checkpoint.compressed_tensors import IntQuantized, P
 from aprgraph.graph.sources.checkpoint.gptq import Gptq
 from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat, with_decoded_modules
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile
+from aprgraph.runtime.weights import Status
 from tests.graph.test_checkpoint_files import packed, unpacked
 from tests.support.checkpoints import write_checkpoint
 from tests.support.golden import GOLDEN, nmse
@@ -57,6 +58,40 @@ def test_layers_are_decoded_as_by_the_projects_that_pack_them(name: str, tmp_pat
     weight = found["a.b.weight"]
     assert (weight.dtype, weight.dims) == ("F32", wanted.shape)
     assert np.array_equal(weight.view().view(np.float32).reshape(wanted.shape), wanted)
+    assert weight.radius is not None
+    radius = weight.radius(0, wanted.shape[0])
+    assert np.array_equal(weight.radius(3, 8), radius[3:8])
+    if name in ("nf4", "fp4"):  # a level that is as far away as the radius tells is the one beside it
+        levels = parts["weight.quant_map"]
+        absmax = np.abs(wanted).max() / np.abs(levels).max()
+        assert ((radius > 0) & (radius <= np.diff(np.sort(levels)).max() / 2 * absmax * 1.001)).all()
+    else:
+        steps = wanted / (radius / (0.5 if name == "llm_int8" else 1.5))
+        assert np.abs(steps - steps.round()).max() < 1e-2
+        assert np.abs(steps).max() <= 256
+
+
+@pytest.mark.contract("FILE-HF-5")
+@pytest.mark.parametrize("kind", ["gptq", "awq"])
+def test_a_quantised_checkpoint_is_the_one_that_it_was_made_from(kind: str, tmp_path: Path) -> None:
+    """Up to the steps of the integers; scales that are twice as large are a factor."""
+    folder, plain = quantised(tmp_path, kind)
+    file, name = plain / "model.safetensors", "model.layers.1.self_attn.o_proj"
+    tensors = unpacked(file.read_bytes())
+    info = open_source(folder).tensors["blk.1.attn_output.weight"]
+    assert info.radius is not None
+    half_a_step = info.radius(0, 48) / 3
+    weight = np.frombuffer(tensors[f"{name}.weight"][2], np.float32).reshape(48, 48)
+    moved = weight + half_a_step * np.random.default_rng(5).uniform(-1, 1, weight.shape).astype(np.float32)
+    file.write_bytes(packed(tensors | entries(name, {"weight": moved.astype(np.float32)})))
+    report = aprgraph.compare_weights(plain, folder)
+    assert (report.exit_code, [one.name for one in report.of(Status.ROUNDED)]) == (0, [info.name])
+    assert f"1 the same up to the rounding of {kind.upper()}" in report.sentence
+    good = unpacked((folder / "model.safetensors").read_bytes())
+    scales = np.frombuffer(good[f"{name}.scales"][2], np.float16).reshape(3, 48)
+    (folder / "model.safetensors").write_bytes(packed(good | entries(name, {"scales": 2 * scales})))
+    report = aprgraph.compare_weights(plain, folder)
+    assert [(one.kind, one.text) for one in report.unlike] == [("factor", "A is 0.5 times B")]
 
 
 @pytest.mark.contract("FILE-HF-5")

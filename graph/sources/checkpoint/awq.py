@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
-from aprgraph.graph.sources.checkpoint.quantized_modules import Decoding, Reals, require_matrix, require_scales, words_of
+from aprgraph.graph.sources.checkpoint.quantized_modules import MOST_STEPS, Decoding, Reals, require_matrix, require_scales, words_of
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
 from aprgraph.graph.sources.checkpoint.values import elements
 from aprgraph.graph.words import shape_text
@@ -32,6 +32,7 @@ class Awq:
 
     group_size: int
 
+    kind: ClassVar[str] = "AWQ"
     known_by: ClassVar[str] = "qweight"
     dtype: ClassVar[str | None] = None
     parts: ClassVar[Mapping[str, bool]] = {"qzeros": True, "scales": True}
@@ -56,7 +57,11 @@ class Awq:
             values: Reals = (integers - _unpacked(zeros, start, stop)[:, None]) * factors[:, None]
             return values.reshape(columns, -1).T
 
-        return Decoding((words * _IN_WORD, columns), decode)
+        def radius(start: int, stop: int) -> Reals:
+            factors = np.abs(elements(scales)[:, start:stop].astype(np.float32)) * np.float32(MOST_STEPS)
+            return np.repeat(factors, size, axis=0).T
+
+        return Decoding((words * _IN_WORD, columns), decode, radius)
 
 
 def _unpacked(tensor: StoredTensor, start: int, stop: int) -> npt.NDArray[np.float32]:

@@ -35,6 +35,7 @@ _AGAIN = "the file is damaged: download it again"
 class FourBits:
     """Layers of nf4 or fp4."""
 
+    kind: ClassVar[str] = "bitsandbytes"
     known_by: ClassVar[str] = "weight"
     dtype: ClassVar[str | None] = "U8"
     parts: ClassVar[Mapping[str, bool]] = {
@@ -62,22 +63,28 @@ class FourBits:
                 raise ModelFileError(f"{nested.file.path}: tensor {shown(nested.name)} has no nested_quant_map beside it; {_AGAIN}")
             require_matrix(levels, ("F32",), (_NESTED_LEVELS,))
 
-        def decode(start: int, stop: int) -> Reals:
+        def looked_up(levels: npt.NDArray[np.float32], start: int, stop: int) -> Reals:
             first, last = start * columns, stop * columns
-            levels = _reals(parts["weight.quant_map"])
             pairs = np.stack((levels[_BYTES >> 4], levels[_BYTES & 15]), axis=1)  # of each byte
             values = pairs[stored.view()[first // 2 : -(-last // 2)]].reshape(-1)[first % 2 :][: last - first]
             values *= _factors(parts, said, first, last)
             own: Reals = values.reshape(-1, columns)
             return own
 
-        return Decoding((rows, columns), decode)
+        def decode(start: int, stop: int) -> Reals:
+            return looked_up(_reals(parts["weight.quant_map"]), start, stop)
+
+        def radius(start: int, stop: int) -> Reals:
+            return np.abs(looked_up(_half_gaps(_reals(parts["weight.quant_map"])), start, stop))
+
+        return Decoding((rows, columns), decode, radius)
 
 
 @dataclass(frozen=True)
 class EightBits:
     """Layers of LLM.int8()."""
 
+    kind: ClassVar[str] = "bitsandbytes"
     known_by: ClassVar[str] = "weight"
     dtype: ClassVar[str | None] = "I8"
     parts: ClassVar[Mapping[str, bool]] = {"SCB": True, "weight_format": False}
@@ -95,7 +102,11 @@ class EightBits:
             own: Reals = integers * _reals(parts["SCB"])[start:stop, None] * _PER_STEP
             return own
 
-        return Decoding((stored.dims[0], stored.dims[1]), decode)
+        def radius(start: int, stop: int) -> Reals:
+            half = np.abs(_reals(parts["SCB"])[start:stop, None]) * (_PER_STEP / 2)
+            return np.broadcast_to(half, (stop - start, stored.dims[1]))
+
+        return Decoding((stored.dims[0], stored.dims[1]), decode, radius)
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,15 @@ def _factors(parts: Mapping[str, StoredTensor], said: _State, start: int, stop: 
         factors = _reals(parts["weight.nested_quant_map"])[own.astype(np.intp)] * outer + np.float32(said.offset)
     skipped = start - first * said.block
     return np.repeat(factors, said.block)[skipped : skipped + stop - start]
+
+
+def _half_gaps(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """By index of a level half of the gap to the next one, of the two the larger."""
+    order = np.argsort(levels)
+    gaps = np.diff(levels[order])
+    halves = np.empty_like(levels)
+    halves[order] = np.maximum(np.append(gaps, 0), np.insert(gaps, 0, 0)) / 2
+    return halves
 
 
 def _state(tensor: StoredTensor) -> _State:

@@ -74,6 +74,7 @@ class Checkpoint:
                 parts.get(found.files.get(name), 0),
                 value.decoded_from,
                 value.in_pieces,
+                value.radius,
             )
             for name, value in self._values.items()
         }

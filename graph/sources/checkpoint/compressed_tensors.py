@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.sources.checkpoint.quantized_modules import (
+    MOST_STEPS,
     Decoding,
     Reals,
     groups_of,
@@ -40,6 +41,7 @@ _ORIGINAL = "give the checkpoint that it was quantised from"
 class PackQuantized:
     """Layers of packed integers; of how many bits each has, its shapes tell."""
 
+    kind: ClassVar[str] = "compressed-tensors"
     known_by: ClassVar[str] = "weight_packed"
     dtype: ClassVar[str | None] = None
     parts: ClassVar[Mapping[str, bool]] = {
@@ -71,13 +73,14 @@ class PackQuantized:
             own = unpack_words(words_of(zeros), bits)[start:stop].astype(np.float32)
             return scaling.scaled(integers - scaling.by_input(own), start, stop)
 
-        return Decoding((rows, columns), decode)
+        return Decoding((rows, columns), decode, scaling.radius)
 
 
 @dataclass(frozen=True)
 class IntQuantized:
     """Layers of integers of 8 bits."""
 
+    kind: ClassVar[str] = "compressed-tensors"
     known_by: ClassVar[str] = "weight"
     dtype: ClassVar[str | None] = "I8"
     parts: ClassVar[Mapping[str, bool]] = {"weight_scale": True, "weight_zero_point": False, "weight_g_idx": False}
@@ -98,7 +101,7 @@ class IntQuantized:
                 integers -= scaling.by_input(own[start:stop].astype(np.float32))
             return scaling.scaled(integers, start, stop)
 
-        return Decoding((rows, columns), decode)
+        return Decoding((rows, columns), decode, scaling.radius)
 
 
 class _Scaling:
@@ -126,10 +129,16 @@ class _Scaling:
 
     def scaled(self, values: npt.NDArray[np.float32], start: int, stop: int) -> Reals:
         """``values`` of the rows from ``start`` to ``stop`` times their scales."""
-        factors = elements(self._scales).astype(np.float32).reshape(-1, self.groups)
-        own = np.broadcast_to(factors, (self._rows, self.groups))[start:stop]
-        scaled: Reals = values * self.by_input(own)
+        scaled: Reals = values * self._factors(start, stop)
         return scaled
+
+    def radius(self, start: int, stop: int) -> Reals:
+        """How far the elements of these rows may have been moved."""
+        return np.asarray(np.abs(self._factors(start, stop)) * np.float32(MOST_STEPS))
+
+    def _factors(self, start: int, stop: int) -> Reals:
+        factors = elements(self._scales).astype(np.float32).reshape(-1, self.groups)
+        return self.by_input(np.broadcast_to(factors, (self._rows, self.groups))[start:stop])
 
 
 def _integers(tensor: StoredTensor) -> npt.NDArray[np.int8]:

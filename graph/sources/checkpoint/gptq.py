@@ -18,6 +18,7 @@ import numpy as np
 
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.sources.checkpoint.quantized_modules import (
+    MOST_STEPS,
     Decoding,
     Reals,
     groups_of,
@@ -43,6 +44,7 @@ class Gptq:
     group_size: int
     zero_offset: int
 
+    kind: ClassVar[str] = "GPTQ"
     known_by: ClassVar[str] = "qweight"
     dtype: ClassVar[str | None] = None
     parts: ClassVar[Mapping[str, bool]] = {"qzeros": True, "scales": True, "g_idx": False}
@@ -67,7 +69,8 @@ class Gptq:
         wanted = count if groups is not None else -(-columns // size)
         require_scales(scales, (wanted, rows))
         require_matrix(zeros, ("I32",), (wanted, rows * bits // 32))
-        return Decoding((rows, columns), _Decoder(self, parts, bits, columns).decode)
+        decoder = _Decoder(self, parts, bits, columns)
+        return Decoding((rows, columns), decoder.decode, decoder.radius)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,12 @@ class _Decoder:
         values -= zeros.astype(np.float32)[groups]
         values *= factors[groups]
         return values.T
+
+    def radius(self, start: int, stop: int) -> Reals:
+        """How far the elements of these rows may have been moved."""
+        scales = self.parts["scales"]
+        factors = elements(scales)[:, start:stop].astype(np.float32)
+        return np.asarray(np.abs(factors)[self._groups(scales.dims[0])].T * np.float32(MOST_STEPS))
 
     def _groups(self, count: int) -> Any:
         """The group of each input. Raises ModelFileError for one that is not there."""

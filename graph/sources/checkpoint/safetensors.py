@@ -8,7 +8,8 @@ of the header, a JSON object from names to dtype, shape and [begin, end) counted
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,8 +52,15 @@ class StoredTensor:
     dims: tuple[int, ...]
     offset: int
     nbytes: int
-    #: Whether the bytes are not those at ``offset``, but are made of them whenever they are asked for.
-    is_decoded: bool = False
+    #: The packing that the tensor is decoded from whenever its bytes, which are not those at ``offset``, are asked for.
+    decoded_from: str = ""
+    #: Of rows from a first to an end, how far each element may be from the one that was packed.
+    radius: Callable[[int, int], npt.NDArray[np.float32]] | None = field(default=None, compare=False)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the bytes are made."""
+        return bool(self.decoded_from)
 
     def view(self) -> npt.NDArray[np.uint8]:
         """Its bytes, without copying."""

@@ -21,6 +21,7 @@ from aprgraph.graph.checkpoint_formats import MXFP4_PAIRS, checkpoint_format
 from aprgraph.graph.families.base import Order
 from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.sources.checkpoint.safetensors import BITS, StoredTensor
+from aprgraph.graph.sources.source import Radius
 from aprgraph.graph.weight_pieces import InPieces, Piece
 from aprgraph.graph.words import shape_text
 
@@ -46,8 +47,10 @@ class Value:
     stored: StoredTensor | None = None
     #: Where the first byte lies in its file.
     offset: int = 0
-    #: The dtype in the file, where it is decoded to ``format``.
+    #: The dtype in the file, or the packing, where it is decoded to ``format``.
     decoded_from: str = ""
+    #: See ``TensorInfo.radius``.
+    radius: Radius | None = None
     in_pieces: InPieces | None = None
 
     @property
@@ -71,7 +74,8 @@ def as_stored(tensor: StoredTensor) -> Value:
     """A tensor as it lies in the file; copied when it is asked for where it does not lie at a multiple of 8 bytes."""
     dims = _dims(tensor)
     if tensor.is_decoded:
-        return Value(dims, format_of(tensor.dtype), tensor.view, offset=tensor.offset)
+        decoded_from, radius = tensor.decoded_from, tensor.radius
+        return Value(dims, format_of(tensor.dtype), tensor.view, offset=tensor.offset, decoded_from=decoded_from, radius=radius)
     if tensor.offset % _ALIGNMENT:
         fits = len(dims) == _EXPERT_DIMS - 1 and is_plain(tensor.dtype) and tensor.offset % format_of(tensor.dtype).block_bytes == 0
         in_place = _as_piece(tensor) if fits else None
@@ -110,7 +114,16 @@ def converted(value: Value, conversion: Conversion) -> Value:
         return _own(made if conversion.values is None else conversion.values(made).astype(np.float32))
 
     fmt = value.format if conversion.values is None else BLOCK_FORMATS["F32"]
-    return Value(tuple(dims), fmt, make, offset=value.offset, decoded_from=value.decoded_from)
+    own = value.radius if conversion.values is None else None
+    radius = None if own is None else partial(_converted_radius, own, conversion)
+    return Value(tuple(dims), fmt, make, offset=value.offset, decoded_from=value.decoded_from, radius=radius)
+
+
+def _converted_radius(radius: Radius, conversion: Conversion, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """That of rows and columns in another order."""
+    rows = conversion.rows
+    found = radius(start, stop) if rows is None else np.concatenate([radius(row, row + 1) for row in rows[start:stop].tolist()])
+    return found if conversion.columns is None else found[..., conversion.columns]
 
 
 def _dims(tensor: StoredTensor) -> tuple[int, ...]:
@@ -185,7 +198,17 @@ def stacked(values: Sequence[Value]) -> Value:
         return whole.reshape(-1)
 
     dims, in_place = (len(values), *first.dims), _together(values)
-    return Value(dims, first.format, make, offset=first.offset, decoded_from=first.decoded_from, in_pieces=in_place)
+    radii = [value.radius for value in values]
+    known = [one for one in radii if one is not None]
+    radius = partial(_stacked_radius, known, first.dims[0]) if len(known) == len(values) else None
+    kind = first.decoded_from
+    return Value(dims, first.format, make, offset=first.offset, decoded_from=kind, in_pieces=in_place, radius=radius)
+
+
+def _stacked_radius(radii: Sequence[Radius], rows: int, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """That of rows of matrices one after the other, ``rows`` in each."""
+    matrices = range(start // rows, -(-stop // rows))
+    return np.concatenate([radii[one](max(start - one * rows, 0), min(stop - one * rows, rows)) for one in matrices])
 
 
 def _together(values: Sequence[Value]) -> InPieces | None:

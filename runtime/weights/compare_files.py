@@ -28,7 +28,7 @@ def compare_files(a: Source, b: Source, progress: Progress | None = None) -> Wei
     """
     files = TwoFiles(a, b)
     fused = find_fused(files)
-    findings = tuple(mark_reordered(list(_findings(files, fused, progress))))
+    findings = tuple(mark_reordered(list(_findings(files, fused, progress)), files))
     notes = (files.alignment.sentence, *dict.fromkeys(one.sentence for one in fused), *_of_rounding(findings))
     return WeightsReport(
         (a.path, b.path),

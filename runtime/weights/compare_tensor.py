@@ -8,7 +8,7 @@ import numpy as np
 
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.weights.candidates import candidates, same_rows
-from aprgraph.runtime.weights.cut_off import is_cut_off
+from aprgraph.runtime.weights.cut_off import is_all_cut_off, is_cut_off
 from aprgraph.runtime.weights.damage import damage_in_words, is_damage, not_finite_in_words
 from aprgraph.runtime.weights.finding import Status, TensorFinding
 from aprgraph.runtime.weights.fit import Fit, Sampled, fits, measure
@@ -52,6 +52,9 @@ def compare_tensor(pair: TensorPair, progress: Progress | None = None) -> Tensor
             if not direct.tells:
                 return _found(pair, Status.UNTOLD, measures=direct)
             return _found(pair, Status.ROUNDED, measures=direct, text=is_cut_off(pair))
+        cut_off = is_all_cut_off(pair)
+        if cut_off:
+            return _found(pair, Status.ROUNDED, measures=direct, text=cut_off)
     return _explained(pair, direct) or _unexplained(pair, direct)
 
 

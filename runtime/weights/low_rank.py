@@ -68,9 +68,10 @@ def _may_be_low(a: Rows, b: Rows, most: int) -> bool:
     if not np.isfinite(gram).all():  # NaN, or no adapter's numbers
         return False
     values, left = np.linalg.eigh(gram)
-    sizes = np.sqrt(np.maximum(values[::-1][:most], 1e-300))
-    directions = (delta.T @ left[:, ::-1][:, :most].astype(np.float32) / sizes.astype(np.float32)).astype(np.float32)
-    directions[:, sizes <= 1e-6 * sizes[0]] = 0  # in directions in which nothing lies, noise alone would be found
+    sizes = np.sqrt(np.maximum(values[::-1][:most], 0))
+    # In directions in which nothing lies, noise alone would be found.
+    left = left[:, ::-1][:, : int((sizes > 1e-6 * sizes[0]).sum())]
+    directions = (delta.T @ left.astype(np.float32) / sizes[: left.shape[1]].astype(np.float32)).astype(np.float32)
     return _without(a, b, directions, rows).is_rounding
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from aprgraph.graph.metadata import ArrayValue
 from aprgraph.graph.sources import Source
+from aprgraph.runtime.weights.own_order import family_of
 
 
 def head_counts(files: Sequence[Source]) -> list[int]:
@@ -26,3 +27,14 @@ def _integers(files: Sequence[Source], *names: str) -> Iterator[int]:
             for number in value.values() if isinstance(value, ArrayValue) else [value]:
                 if isinstance(number, int) and not isinstance(number, bool) and number > 0:
                     yield number
+
+
+def expert_groups(files: Sequence[Source]) -> list[int]:
+    """Into how many groups each file's router puts the experts, where it chooses among those of some groups alone."""
+    found = []
+    for file in files:
+        family = family_of(file.metadata)
+        groups, used = getattr(family, "groups", 1), getattr(family, "used_groups", 1)
+        if used < groups:
+            found.append(groups)
+    return found

@@ -9,9 +9,11 @@ from pathlib import Path
 import gguf
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import aprgraph
+from aprgraph.graph.sources import open_source
 from aprgraph.runtime.weights import Status, WeightsReport
 from tests.graph.test_checkpoint_files import change, packed, unpacked
 from tests.support.changed_model import F32, Tensors, changed_model
@@ -262,6 +264,37 @@ def test_experts_in_another_order_with_their_router(tiny_model: Tiny, tmp_path: 
 
 
 @pytest.mark.contract("WEIGHTS-SAME-1")
+def test_groups_of_experts_stay_together_and_biases_go_along(tmp_path: Path) -> None:
+    """DeepSeek-V3 takes 2 of 4 groups of two experts; the bias of the choice, and the neurons of the shared expert."""
+    model, moe = gguf_of("deepseek3-f32"), "blk.1."
+    router, bias = (moe + name for name in ("ffn_gate_inp.weight", "exp_probs_b.bias"))
+    experts = tuple(f"{moe}ffn_{part}_exps.weight" for part in ("gate", "up", "down"))
+    shared = tuple(f"{moe}ffn_{part}_shexp.weight" for part in ("gate", "up", "down"))
+    size = open_source(model).tensors[bias].dims[0]
+    groups = open_source(model).metadata["deepseek2.expert_group_count"]
+    assert isinstance(groups, int)
+    whole = np.arange(size).reshape(groups, -1)[::-1, ::-1].reshape(-1)
+    across = np.arange(size).reshape(groups, -1).T.reshape(-1)
+
+    def moved(order: npt.NDArray[np.int64], names: tuple[str, ...]) -> Change:
+        return lambda t: t.update({name: t[name][order] for name in names})
+
+    def neurons(t: Tensors) -> None:
+        t.update({name: t[name][..., ::-1].copy() if "down" in name else t[name][::-1].copy() for name in shared})
+
+    def compare(change: Change) -> WeightsReport:
+        return aprgraph.compare_weights(model, changed_model(model, tmp_path / "b.gguf", change))
+
+    for reorder, names in ((moved(whole, (*experts, router, bias)), {*experts, router, bias}), (neurons, set(shared))):
+        report = compare(reorder)
+        assert (report.exit_code, {one.name for one in report.of(Status.REORDERED)}) == (0, names)
+    broken = compare(moved(across, (*experts, router, bias)))
+    assert (broken.exit_code, {one.name for one in broken.unlike}) == (1, {*experts, router, bias})
+    assert f"across the {groups} groups of which the router takes some" in broken.sentence
+    assert {one.name for one in compare(moved(whole, (*experts, router))).unlike} == {*experts, router}
+
+
+@pytest.mark.contract("WEIGHTS-SAME-1")
 def test_neurons_in_another_order_on_both_sides(tiny_model: Tiny, tmp_path: Path) -> None:
     order = np.random.default_rng(3).permutation(96)
 
@@ -309,6 +342,13 @@ def test_bfloat16_that_was_cut_off(tiny_model: Tiny, tmp_path: Path) -> None:
 
     model = tiny_model()
     report = aprgraph.compare_weights(model, changed_model(model, tmp_path / "b.gguf", cut, format="BF16"))
+    assert "BF16 of B was cut off, not rounded to nearest, in 16 tensors" in report.notes
+
+    def near_the_next(t: Tensors) -> None:
+        t[UP] = np.where(t[UP] < 0, -1, 1).astype(np.float32) * np.float32(1 + 2**-7 - 2**-12)
+
+    farther = changed_model(model, tmp_path / "a.gguf", near_the_next)  # by cutting these off than by any rounding
+    report = aprgraph.compare_weights(farther, changed_model(farther, tmp_path / "b.gguf", cut, format="BF16"))
     assert "BF16 of B was cut off, not rounded to nearest, in 16 tensors" in report.notes
     assert not aprgraph.compare_weights(model, changed_model(model, tmp_path / "c.gguf", format="BF16")).notes
 

@@ -52,6 +52,20 @@ class DeepSeek2(LatentAttention, Mixture):
                 f"({self.key('expert_group_count')}) of {self.experts} experts ({self.key('expert_count')}); expected some of several "
                 "groups of equal size"
             )
+        size = self.experts // self.groups if self.experts and self.groups > 1 else 0
+        count_name, used_name, chosen_name = (
+            self.metadata.own_name(self.key(f"expert_{name}count")) for name in ("group_", "group_used_", "used_")
+        )
+        if size and self.chosen > self.used_groups * size:
+            raise ModelError(
+                f"{self.metadata.path}: {chosen_name} is {self.chosen}, but {self.used_groups} ({used_name}) of {self.groups} groups "
+                f"({count_name}) are used, which have {self.used_groups * size} experts; expected at most that many"
+            )
+        if size == 1 and self.gating == SIGMOID:
+            raise ModelError(
+                f"{self.metadata.path}: {count_name} is {self.groups}, with one expert in each group; expected two at least, by which "
+                "groups are chosen"
+            )
 
     def gating_of(self, g: GraphBuilder) -> int:
         """As the file says. Where it does not, sigmoids came together with the bias of the choice."""

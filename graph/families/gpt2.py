@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aprgraph.graph.families.numbers import number, per_layer, real
+from aprgraph.graph.families.numbers import Reading, number, per_layer, real
+from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.families.ungated import UngatedNetwork
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Gpt2(UngatedNetwork):
     heads = per_layer("attention.head_count", "n_head")
     ffn = per_layer("feed_forward_length", "n_inner", lambda f: 4 * f.hidden)
     eps = real("attention.layer_norm_epsilon", "layer_norm_epsilon", least=0)
+    #: Not used, and so not read of the file, which would be blamed for leaving its base out.
+    rope: Reading[Rope] = Reading(lambda f: Rope(f.head_size, f.rope_base))
 
     def rope_angles(self, g: GraphBuilder) -> None:
         """There is no RoPE."""

@@ -9,11 +9,12 @@ import numpy as np
 
 from aprgraph.graph.errors import ModelError
 from aprgraph.graph.families.decoder import Decoder
-from aprgraph.graph.families.numbers import Reading, number, real
+from aprgraph.graph.families.numbers import Reading, flag, number, real
 from aprgraph.graph.families.rope_scaling import Rope, read_rope, temperature
 
 if TYPE_CHECKING:
     from aprgraph.graph.builder import GraphBuilder
+    from aprgraph.graph.families.base import Order
 
 
 class LatentAttention(Decoder):
@@ -25,7 +26,7 @@ class LatentAttention(Decoder):
     else. Both give the same, but for rounding.
     """
 
-    #: Pairs of RoPE are neighbours in the original and in GGUF.
+    #: Pairs of RoPE are neighbours in the original and in GGUF; a checkpoint may say that they are halves.
     pairing = hf_pairing = "interleaved"
     #: The epsilon of the norms of the latents, which is not that of the others.
     latent_eps: ClassVar[float] = 1e-6
@@ -43,6 +44,7 @@ class LatentAttention(Decoder):
     value_size = number("attention.value_length_mla", "v_head_dim", lambda f: f.cached_value_size)
     #: How many elements of each head RoPE turns, the last ones.
     turned = number("rope.dimension_count", "qk_rope_head_dim")
+    neighbours = flag("rope_interleave", "rope_interleave", True)
     rope: Reading[Rope] = Reading(
         lambda f: read_rope(f.metadata, f.architecture, f.head_size, f.rope_base, f.original_context, magnitude_in_scale=True)
     )
@@ -61,6 +63,11 @@ class LatentAttention(Decoder):
                 f"{self.metadata.path}: {self.key('rope.dimension_count')} is {self.turned}, expected less than the head size "
                 f"{self.head_size}"
             )
+
+    @property
+    def row_order(self) -> Order:
+        """As the file says."""
+        return super().row_order if self.neighbours else "halves"
 
     def default_scale(self) -> float:
         """1 / sqrt(head size), times the square of YaRN's temperature."""

@@ -29,5 +29,8 @@ class Phi2(ParallelBlock, UngatedNetwork):
     eps = real("attention.layer_norm_epsilon", "layer_norm_eps", least=0)
 
     def logits(self, g: GraphBuilder, x: str) -> str:
-        """The head, with a bias."""
+        """The head, with a bias. A checkpoint may tie its weight to the embedding table."""
+        if self.metadata.dialect == "hf" and not g.has("lm_head"):
+            product = g.inner("lm_head_matmul", "linear", x, g.weight("embedding", g.vocabulary, self.hidden))
+            return g.apply("lm_head", "bias_add", product, *g.biases(("lm_head", g.vocabulary), needed=True))
         return g.linear("lm_head", x, g.vocabulary)

@@ -38,7 +38,8 @@ class RowAlignment:
         if families[0] is None or families[1] is None or families[0].architecture != families[1].architecture:
             return
         orders = families[0].row_order, families[1].row_order
-        if orders[0] == orders[1]:
+        # Of one family whose kinds of file agree, as with latent attention, a checkpoint's own word is no kind's order.
+        if orders[0] == orders[1] or families[0].pairing == families[0].hf_pairing:
             return
         self._order = to_halves if orders[0] == "interleaved" else to_neighbours
         queries, keys = (tuple(getattr(families[1], name)) for name in ("heads", "kv_heads"))

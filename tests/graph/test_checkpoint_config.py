@@ -133,6 +133,18 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("gemma2-f32", lambda config: config.update(hidden_activation="gelu"), "hidden_activation is 'gelu' (the activation)"),
         ("llama-f32-linear", lambda config: config.pop("hidden_size"), "field 'hidden_size' is missing"),
         ("llama-f32-linear", lambda config: config.update(num_hidden_layers="2"), "field 'num_hidden_layers' is '2', expected a whole number"),
+        ("granite-f32", lambda config: config.update(residual_multiplier=0.0), "residual_multiplier is 0, which the class of transformers (granite)"),
+        ("command-r-f32", lambda config: config.update(logit_scale=0), "logit_scale is 0, which"),
+        ("glm4moe-f32", lambda config: config.update(routed_scaling_factor=0.0), "routed_scaling_factor is 0, which"),
+        ("exaone4-f32", lambda config: config.update(sliding_window=0), "sliding_window is 0, which"),
+        ("apertus-f32", lambda config: config.update(hidden_act="silu"), "hidden_act is 'silu'; supported for apertus is 'xielu'"),
+        ("phi2-f32", lambda config: config.update(qk_layernorm=True), "qk_layernorm is True; supported for phi is false"),
+        ("qwen3next-f32", lambda config: config.update(attention_bias=True), "attention_bias is True; supported for qwen3_next is false"),
+        ("deepseek3-f32", lambda config: config.update(rope_interleave=0), "field 'rope_interleave' is 0, expected true or false"),
+        (
+            "deepseek3-f32", lambda config: config.update(topk_group=1, num_experts_per_tok=config["n_routed_experts"] // config["n_group"] + 1),
+            "experts; expected at most that many",
+        ),
         *(
             ("llama-f32-linear", lambda config, more=more: config.update(quantization_config={"quant_method": "compressed-tensors", **more}), words)
             for more, words in (
@@ -192,6 +204,11 @@ def test_what_is_said_and_goes_on(tmp_path: Path) -> None:
         ("llama-f32-linear", {"rope_scaling": {"type": "linear", "factor": 4.0, "rope_theta": 10000.0}}, ""),
         ("gemma2-f32", {"hidden_act": "relu"}, "hidden_act is 'relu': ignored"),
         ("gemma2-f32", {"hidden_act": "gelu_pytorch_tanh", "is_causal": True}, ""),
+        ("deepseek2-f32", {"norm_topk_prob": True}, "norm_topk_prob is True: ignored"),
+        ("deepseek2-f32", {"norm_topk_prob": False, "rope_interleave": True}, ""),
+        ("deepseek2-f32", {"rope_interleave": False}, "rope_interleave is False: ignored"),
+        ("hunyuan-moe-f32", {"norm_topk_prob": False}, "norm_topk_prob is False: ignored"),
+        ("hunyuan-moe-f32", {"norm_topk_prob": True}, ""),
     ],
 )  # fmt: skip
 def test_what_the_class_does_not_read(name: str, edit: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -202,6 +219,33 @@ def test_what_the_class_does_not_read(name: str, edit: dict[str, Any], words: st
     assert print_graph(build_graph(model)) == wanted
     said = "\n".join(map(str, model.notices))
     assert words in said if words else not said
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(
+    ("name", "edit", "gone", "there"),
+    [
+        ("deepseek3-f32", lambda config: config.update(rope_interleave=False), '"interleaved"', '"halves"'),
+        ("deepseek3-f32", lambda config: config.update(rope_interleave=None), '"interleaved"', '"halves"'),
+        ("gpt2-f32", lambda config: config.update(scale_attn_weights=False), "scale = 0.", "scale = 1.0"),
+        ("exaone4-f32", lambda config: config.update(layer_types=["full_attention"] * len(config["layer_types"])), " rope(", " attn_scores("),
+        (
+            "smollm3-f32",
+            lambda config: config.update(
+                layer_types=["sliding_attention"] * config["num_hidden_layers"], sliding_window=3, use_sliding_window=False
+            ),
+            "window = 0",
+            "window = 3",
+        ),
+    ],
+)
+def test_what_the_class_makes_of_a_field(name: str, edit: Edit, gone: str, there: str, tmp_path: Path) -> None:
+    """The logits were compared with those of transformers 5.24."""
+    folder = write_checkpoint(name, tmp_path)
+    change(folder, edit)
+    text = graph_text(folder)
+    assert gone not in text
+    assert there in text
 
 
 @pytest.mark.contract("FILE-HF-3")
@@ -284,6 +328,32 @@ def test_a_head_that_is_tied_is_the_embedding(tmp_path: Path) -> None:
     file.write_bytes(packed({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}))
     change(folder, lambda config: config.update(tie_word_embeddings=True))
     assert "%output.weight = " not in graph_text(folder)
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize("name", ["mistral3-f32", "phi2-f32"])
+def test_a_tied_head_that_is_left_out(name: str, tmp_path: Path) -> None:
+    """The outer field ties that of a model with images; a bias of the head is there in any case."""
+    folder = write_checkpoint(name, tmp_path)
+    file = folder / "model.safetensors"
+    tensors = unpacked(file.read_bytes())
+    tensors.pop("lm_head.weight", None)
+    file.write_bytes(packed(tensors))
+
+    def tie(config: dict[str, Any]) -> None:
+        if name == "mistral3-f32":
+            text = {**config, "tie_word_embeddings": False}
+            config.clear()
+            config.update(architectures=["Mistral3ForConditionalGeneration"], text_config=text)
+        config["tie_word_embeddings"] = True
+
+    change(folder, tie)
+    text = graph_text(folder)
+    assert "%output.weight = " not in text
+    assert ("%output.bias = " in text) == (name == "phi2-f32")
+    change(folder, lambda config: config.update(tie_word_embeddings=False))
+    with pytest.raises(ModelError, match=r"'lm_head.weight' is missing, and config.json does not tie it"):
+        load_model(folder)
 
 
 @pytest.mark.contract("FILE-HF-3")

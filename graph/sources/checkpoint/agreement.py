@@ -44,10 +44,23 @@ _NETWORK_NEVER = _Biases(_NETWORK, None, False)
 _NETWORK_BY_FIELD = _Biases(_NETWORK, "mlp_bias", False)
 _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     **dict.fromkeys(("llama", "granite", "smollm3"), (_BY_FIELD, _NETWORK_BY_FIELD)),
-    **dict.fromkeys(("qwen3", "qwen3_moe", "olmo2", "olmo3", "gemma2", "gemma3_text", "cohere", "cohere2"), (_BY_FIELD, _NETWORK_NEVER)),
     **dict.fromkeys(
-        ("mistral", "mixtral", "ministral3", "phi3", "exaone4", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), (_NEVER, _NETWORK_NEVER)
+        (
+            "qwen3",
+            "qwen3_moe",
+            "olmo2",
+            "olmo3",
+            "gemma2",
+            "gemma3_text",
+            "cohere",
+            "cohere2",
+            "qwen3_next",
+            "qwen3_5_text",
+            "qwen3_5_moe_text",
+        ),
+        (_BY_FIELD, _NETWORK_NEVER),
     ),
+    **dict.fromkeys(("mistral", "mixtral", "ministral3", "phi3", "exaone4"), (_NEVER, _NETWORK_NEVER)),
     "seed_oss": (_Biases(_INPUTS, "attention_bias", True, fixed=True), _Biases(_OUTPUT, "attention_out_bias", False), _NETWORK_BY_FIELD),
     "ernie4_5": (_Biases(_ATTENTION, "use_bias", False), _Biases(_NETWORK, "use_bias", False)),
     "glm4": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORK_NEVER),

@@ -92,7 +92,7 @@ class Checkpoint:
     def _with_head(self, found: Gathered, table: Value | None) -> dict[str, Value]:
         """The tensors, the LM head only where it is not the embedding table, and RoPE's factors."""
         values, head = dict(found.values), self.metadata.family.gguf_name("lm_head") + ".weight"
-        if is_tied(self.metadata.config):
+        if is_tied(self.metadata.config, has_head=head in values):
             if head in values and (table is None or is_same(values[head], table)):
                 values.pop(head)
             elif head in values:

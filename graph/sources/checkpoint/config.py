@@ -197,13 +197,24 @@ class _Translator:
     def _unread(self) -> list[str]:
         """Fields that the class does not read, without those that change nothing."""
         there = [name for name in READ_BY if name in self._config and not reads(self._kind, name)]
-        for name in [one for one in there if self._config[one] in (*_EMPTY, *NEUTRAL.get(one, ())) or self._is_usual(one)]:
+        for name in [one for one in there if self._is_usual(one)]:
             self._config.pop(name)
             there.remove(name)
         return there
 
     def _is_usual(self, name: str) -> bool:
-        """Whether a field says what the one says that the class reads in its place."""
+        """Whether a field that the class does not read says what the class does, or what the one says that it reads in its place."""
+        value, does = (
+            self._config[name],
+            {
+                "norm_topk_prob": getattr(self._family, "normalises", False),
+                "rope_interleave": self._family.hf_pairing == "interleaved",
+            },
+        )
+        if name in does:
+            return value is None or value == does[name]
+        if value in (*_EMPTY, *NEUTRAL.get(name, ())):
+            return True
         return name in _ACTIVATIONS and any(self._config[name] == self._config.get(other) for other in _ACTIVATIONS if other != name)
 
     def _is_in_rope(self, name: str) -> bool:
@@ -311,6 +322,8 @@ class _Translator:
                     f"{self._kind} is false; what the class then does to the mask is not applied here"
                 )
             self._put("attention.causal", False, "use_bidirectional_attention")
+        if self._kind == "gpt2" and not config.get("scale_attn_weights", True):
+            self._put("attention.scale", 1.0, "scale_attn_weights")
         activation = next((name for name in _ACTIVATIONS if config.get(name)), None)
         if activation is not None:
             self._put("hidden_activation", config[activation], activation)

@@ -12,7 +12,9 @@ from aprgraph.graph.families import FAMILIES, Family
 from aprgraph.graph.families.registry import find_family_of_class
 from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 
-_CAUSAL = "ForCausalLM"
+_CAUSAL, _WITH_IMAGES = "ForCausalLM", "ForConditionalGeneration"
+#: Classes with images too, which tie the head of the text model where no field says otherwise.
+_TIED = tuple(f"{name}{_WITH_IMAGES}" for name in ("Mistral3", "Gemma3"))
 #: A ``model_type`` that files bear although they name the class of another.
 _SAME_CLASS = {"kimi_k2": "deepseek_v3"}
 #: The field that says of each layer which kind of feed-forward network it has.
@@ -64,10 +66,17 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**{name: config[name] for name in ("architectures", "tie_word_embeddings", "quantization_config") if name in config}, **inner}
 
 
-def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether config.json ties the head to the embedding table."""
-    default = CLASS_DEFAULTS.get(kind_of(config), {}).get("tie_word_embeddings", False)
-    return bool(text_config(config).get("tie_word_embeddings", default))
+def is_tied(config: Mapping[str, Any], *, has_head: bool) -> bool:
+    """Whether config.json ties the head to the embedding table. Of a model with images too the outer field counts.
+
+    Where that is left out, a class that ties by default still has the head of a file that holds one (``has_head``).
+    """
+    name, names = "tie_word_embeddings", config.get("architectures")
+    whole = str(names[0]) if isinstance(names, list) and names else ""
+    if whole.endswith(_WITH_IMAGES) and "text_config" in config and (name in config or (whole in _TIED and not has_head)):
+        return bool(config.get(name, True))
+    default = CLASS_DEFAULTS.get(kind_of(config), {}).get(name, False)
+    return bool(text_config(config).get(name, default))
 
 
 def _class_of_kind(kind: str) -> str:
@@ -84,4 +93,4 @@ def _kind_of_class(name: str) -> str:
 
 def _stem(name: str) -> str:
     """What a class and its ``model_type`` are both called, in small letters: ``qwen2moe`` of ``qwen2_moe`` and ``Qwen2MoeForCausalLM``."""
-    return name.removesuffix(_CAUSAL).removesuffix("ForConditionalGeneration").removesuffix("_text").replace("_", "").lower()
+    return name.removesuffix(_CAUSAL).removesuffix(_WITH_IMAGES).removesuffix("_text").replace("_", "").lower()

@@ -147,7 +147,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 }  # fmt: skip
 
 #: What null says where the class of transformers then does without, and the family has a default.
-NULL: Mapping[str, object] = {"attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0}
+NULL: Mapping[str, object] = {"attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0, "rope_interleave": False}
 
 #: Fields that no family declares, and the key in GGUF that says the same.
 OTHER_KEYS: Mapping[str, str] = {

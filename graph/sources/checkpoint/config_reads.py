@@ -44,6 +44,8 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),
     "rope_local_base_freq": ("gemma3_text",),
+    "norm_topk_prob": ("qwen2_moe", "qwen3_moe", "qwen3_next", "glm4_moe", "deepseek_v3", "glm4_moe_lite"),
+    "rope_interleave": ("deepseek_v3", "glm4_moe_lite"),
 }  # fmt: skip
 
 #: Classes that turn only a part of each head where `partial_rotary_factor` says so.
@@ -59,6 +61,19 @@ _NOT_NULL: tuple[str, ...] = (
     "logits_scaling", "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "n_shared_experts", "use_qk_norm",
     "swiglu_alpha", "swiglu_limit", "attention_bias", "mlp_bias",
 )  # fmt: skip
+#: Fields in which 0 is no word for "none", but a number, with the classes that read them.
+_NOT_ZERO: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("residual_multiplier", "attention_multiplier", "embedding_multiplier", "logits_scaling"), ("granite",)),
+    "logit_scale": ("cohere", "cohere2"),
+    "routed_scaling_factor": ("glm4_moe", *_LATENT),
+    "sliding_window": ("exaone4",),
+}
+#: What alone is computed here of what a field of a class may say.
+_ONLY: Mapping[str, Mapping[str, object]] = {
+    "apertus": {"hidden_act": "xielu"},
+    "phi": {"qk_layernorm": False},
+    **{kind: {"attention_bias": False} for kind in _DELTA},
+}
 #: Classes with layers that have a sliding window, which therefore need `sliding_window`.
 _NEED_WINDOW = (*_GEMMA, "olmo3", "gpt_oss")
 
@@ -69,7 +84,10 @@ def reads(kind: str, field: str) -> bool:
 
 
 def require_values(config: Mapping[str, Any], kind: str, where: Path) -> None:
-    """Raise ModelError for a null that the class of the ``model_type`` refuses, and that would change numbers here."""
+    """Raise ModelError for a null that the class of the ``model_type`` refuses, and for a 0 that here would mean something else.
+
+    Raises UnsupportedModelError for what the class computes otherwise by a field, and is not there yet.
+    """
     needed = (*_NOT_NULL, *(("sliding_window",) if kind in _NEED_WINDOW else ()))
     name = next((one for one in needed if one in config and config[one] is None), None)
     if name is not None and kind in CLASS_DEFAULTS:
@@ -77,6 +95,17 @@ def require_values(config: Mapping[str, Any], kind: str, where: Path) -> None:
             f"{where}: {name} is null, which the class of transformers ({kind}) refuses; give its value in a copy of the file, or take it "
             "out, for the class's default"
         )
+    zero = next((one for one, kinds in _NOT_ZERO.items() if kind in kinds and one in config and config[one] == 0), None)
+    if zero is not None:
+        raise ModelError(
+            f"{where}: {zero} is 0, which the class of transformers ({kind}) takes as it is, and not for its default; expected another "
+            "number; correct it in a copy of the file, or take it out, for the class's default"
+        )
+    for one, value in _ONLY.get(kind, {}).items():
+        given = config.get(one, value)
+        if given != value and (given or value):
+            supported = shown(value) if isinstance(value, str) else str(value).lower()
+            raise UnsupportedModelError(f"{where}: {one} is {shown(given)}; supported for {kind} is {supported}")
 
 
 def require_rope_kind(config: Mapping[str, Any], kind: str, where: Path) -> None:

@@ -37,12 +37,17 @@ def translate_windows(
     names in `layer_types` of layers that have no attention. Raises ModelError or UnsupportedModelError.
     """
     window = config.get("sliding_window")
-    has_switch = "use_sliding_window" in config or kind.startswith(("qwen", "smollm3"))
+    # SmolLM3 asks the switch only for the kinds of layers, where they are not given; its masks go by these alone.
+    has_switch = ("use_sliding_window" in config or kind.startswith(("qwen", "smollm3"))) and not (
+        kind == "smollm3" and config.get("layer_types") is not None
+    )
+    # In EXAONE 4 a window that no layer has still decides which layers have RoPE.
+    is_in_none = kind != "exaone4"
     flags = _flags(config, kind, where, recurrent)
     others: dict[str, tuple[object, str]] = {}
     if recurrent and config.get("layer_types") is not None:
         others[_RECURRENT] = [one in recurrent for one in config["layer_types"]], "layer_types"
-    if (has_switch and not config.get("use_sliding_window")) or not window or (flags is not None and not any(flags)):
+    if (has_switch and not config.get("use_sliding_window")) or not window or (is_in_none and flags is not None and not any(flags)):
         return {_WINDOW: (0, "sliding_window"), **others}
     found: dict[str, tuple[object, str]] = {_WINDOW: (window, "sliding_window"), **others}
     if flags is not None and has_windows:

@@ -28,7 +28,6 @@ class Gpt2(UngatedNetwork):
     gguf_names = {"position_embedding": "position_embd"}
     hf_root, hf_layers = "transformer", "h"
     hf_transposed = ("qkv_matmul", "attn_out", "ffn_up", "ffn_out")
-    absent_keys = ("rope.freq_base",)
     norm_op = "layer_norm"
     norm_bias = True
     qkv_bias = True

@@ -23,6 +23,7 @@ class StableLm(ParallelBlock):
     hf_classes = "StableLmForCausalLM"
     checked_against = "transformers 5.24, llama.cpp 0.5.0"
     hf_names = {"q_norm": "self_attn.q_layernorm", "k_norm": "self_attn.k_layernorm"}
+    absent_keys = ("rope.freq_base",)
     norm_op = "layer_norm"
     eps = real("attention.layer_norm_epsilon", "layer_norm_eps", least=0)
     #: Read and not used: converters write true where config.json says nothing. Whether there is a second norm tells.

@@ -228,7 +228,12 @@ def test_what_the_class_does_not_read(name: str, edit: dict[str, Any], words: st
         ("deepseek3-f32", lambda config: config.update(rope_interleave=False), '"interleaved"', '"halves"'),
         ("deepseek3-f32", lambda config: config.update(rope_interleave=None), '"interleaved"', '"halves"'),
         ("gpt2-f32", lambda config: config.update(scale_attn_weights=False), "scale = 0.", "scale = 1.0"),
-        ("exaone4-f32", lambda config: config.update(layer_types=["full_attention"] * len(config["layer_types"])), " rope(", " attn_scores("),
+        (
+            "exaone4-f32",
+            lambda config: config.update(layer_types=["full_attention"] * len(config["layer_types"])),
+            " rope(",
+            " attn_scores(",
+        ),
         (
             "smollm3-f32",
             lambda config: config.update(

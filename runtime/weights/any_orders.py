@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.words import counted
 from aprgraph.runtime.weights.fit import Fit, sample_of
+from aprgraph.runtime.weights.model_numbers import head_size
 from aprgraph.runtime.weights.order_words import order_in_words
 from aprgraph.runtime.weights.rows import Index, ReorderedColumns, Rows, pieces
 from aprgraph.runtime.weights.tensor_pair import TensorPair
@@ -25,7 +26,9 @@ _BIRTHDAYS = 4
 _COLUMNS_AT_FIRST = 64
 #: Experts that are named.
 _NAMED = 4
-_QUERIES = ("attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_q.bias", "attn_k.bias", "attn_v.bias")
+#: Tensors whose rows, or columns, are those of heads.
+_QUERIES = ("attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_q_b.weight", "attn_kv_b.weight")
+_OUTPUT = "attn_output.weight"
 
 
 def experts_in_another_order(pair: TensorPair) -> Iterator[Fit]:
@@ -73,9 +76,10 @@ def rows_in_another_order(pair: TensorPair) -> Iterator[Fit]:
     order = _matched(*everything)
     if order is None or not _is_order(order):
         return
-    words = order_in_words(order, "row")
+    head = head_size((pair.file_a, pair.file_b), pair.slot, a.count) if pair.slot in _QUERIES else 0
+    words = order_in_words(order, "row", head)
     kind, text = "row-order", words.text
-    if words.block > 1 and pair.slot in _QUERIES:
+    if words.block > 1 and head and words.block % head == 0:
         kind, text = "head-order", text.replace("the rows are", "the heads, or groups of them, are", 1)
     short = text.partition(":")[0]
     yield Fit(kind, text, b, order.__getitem__, slot_text=short, moved=order)
@@ -95,7 +99,8 @@ def columns_in_another_order(pair: TensorPair) -> Iterator[Fit]:
     order = _matched(np.ascontiguousarray(ours), np.ascontiguousarray(theirs))
     if order is None or not _is_order(order):
         return
-    text = order_in_words(order, "column").text
+    head = head_size((pair.file_a, pair.file_b), pair.slot, a.columns) if pair.slot == _OUTPUT else 0
+    text = order_in_words(order, "column", head).text
     yield Fit("column-order", text, ReorderedColumns(b, order), slot_text=text.partition(": A's column")[0], moved=order)
 
 

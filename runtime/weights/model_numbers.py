@@ -14,6 +14,14 @@ def head_counts(files: Sequence[Source]) -> list[int]:
     return list(dict.fromkeys(_integers(files, "attention.head_count", "attention.head_count_kv")))
 
 
+def head_size(files: Sequence[Source], slot: str, rows: int) -> int:
+    """How many of ``rows`` rows of q, k or v a head has, as the first file says that does; 0 if none does."""
+    of_keys = slot.startswith(("attn_k.", "attn_v."))
+    names = ("attention.head_count_kv", "attention.head_count") if of_keys else ("attention.head_count",)
+    count = next((count for name in names for count in _integers(files, name)), 0)
+    return rows // count if count and rows % count == 0 else 0
+
+
 def turned_sizes(files: Sequence[Source]) -> list[int]:
     """How many elements of a head RoPE turns, as the files say."""
     return list(dict.fromkeys(_integers(files, "rope.dimension_count")))

@@ -22,8 +22,8 @@ class OrderWords:
     block: int = 1
 
 
-def order_in_words(order: Index, noun: str) -> OrderWords:
-    """Where in B are A's ``noun``s, of which A's number i is B's ``order[i]``."""
+def order_in_words(order: Index, noun: str, head: int = 0) -> OrderWords:
+    """Where in B are A's ``noun``s, of which A's number i is B's ``order[i]``; ``head``: how many a head has, 0 if unknown."""
     count = len(order)
     same = np.arange(count)
     if (order == same[::-1]).all():
@@ -32,16 +32,23 @@ def order_in_words(order: Index, noun: str) -> OrderWords:
     if (order == (same + shift) % count).all():
         by = min(shift, count - shift)
         side = "later" if by == shift else "earlier"
-        return OrderWords(f"the {noun}s are shifted: A's {noun} 0 is B's {shift}, each {counted(by, noun)} {side}")
-    period = _period(order)
+        return OrderWords(f"the {noun}s are shifted: A's {noun} 0 is B's {shift}, each {counted(by, noun)} {side}", _block(order))
+    block = _block(order)
+    period = 0 if head > 1 and block % head == 0 else _period(order)  # of whole heads, no half of them is a half of bytes
     if period:
         within = order[:period]
-        spelled = " ".join(map(str, within.tolist())) if period <= _SPELLED else f"{' '.join(map(str, within[:_NAMED].tolist()))} …"
-        return OrderWords(f"in each {period} {noun}s another order: A's are B's {spelled}{_of_nibbles(within)}")
-    block = _block(order)
+        return OrderWords(f"in each {period} {noun}s another order: {_spelled(within)}{_of_nibbles(within)}")
     if block > 1:
         return OrderWords(f"the {noun}s are in another order by blocks of {block}{_moves(order[::block] // block, 'block')}", block)
     return OrderWords(f"the {noun}s are in another order" + _moves(order, noun))
+
+
+def _spelled(within: Index) -> str:
+    """``A's are B's 1 0``; of a long one from the first on that moves."""
+    if len(within) <= _SPELLED:
+        return f"A's are B's {' '.join(map(str, within.tolist()))}"
+    first = int(np.argmax(within != np.arange(len(within))))
+    return f"A's{f' from {first} on' if first else ''} are B's {' '.join(map(str, within[first : first + _NAMED].tolist()))} …"
 
 
 def _period(order: Index) -> int:

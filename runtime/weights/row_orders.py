@@ -9,12 +9,14 @@ import numpy as np
 from aprgraph.graph.words import counted
 from aprgraph.runtime.weights.fit import Fit
 from aprgraph.runtime.weights.head_halves import to_halves, to_neighbours
-from aprgraph.runtime.weights.model_numbers import head_counts, turned_sizes
+from aprgraph.runtime.weights.model_numbers import head_counts, head_size, turned_sizes
 from aprgraph.runtime.weights.rows import Index, Rows, rows_of
 from aprgraph.runtime.weights.tensor_pair import TensorPair
 
 _ROTATED = ("attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias", "attn_q_norm.weight", "attn_k_norm.weight")
 _FUSED = ("attn_qkv.weight", "attn_qkv.bias")
+#: Of latent attention, RoPE turns the last rows of each head of q, and of k those that all heads share.
+_LATENT_QUERIES, _LATENT_KEYS = ("attn_q.weight", "attn_q_b.weight"), "attn_kv_a_mqa.weight"
 
 
 def head_orders(pair: TensorPair) -> Iterator[Fit]:
@@ -42,6 +44,25 @@ def head_orders(pair: TensorPair) -> Iterator[Fit]:
                     )
                     short = f"the rows of each head are permuted as for RoPE (A pairs {a_order}, B {b_order})"
                     yield _permuted("head-rows", text, pair, whole, short if count in _own_heads(pair, size) else text)
+
+
+def latent_orders(pair: TensorPair) -> Iterator[Fit]:
+    """The same of latent attention, where what RoPE turns is the end of each head of q, and of the one of k."""
+    files, rows = (pair.file_a, pair.file_b), pair.rows_a.count
+    is_key = pair.slot == _LATENT_KEYS
+    if not is_key and pair.slot not in _LATENT_QUERIES:
+        return
+    size = rows if is_key else head_size(files, pair.slot, rows)
+    for turned in turned_sizes(files):
+        if turned % 2 or not 4 <= turned < size:
+            continue
+        for a_order, b_order, order in (("neighbours", "halves", to_halves(turned)), ("halves", "neighbours", to_neighbours(turned))):
+            within = np.arange(size)
+            within[size - turned :] = size - turned + order
+            whole = (np.arange(rows // size)[:, None] * size + within).reshape(-1)
+            which = f"the last {turned} rows{'' if is_key else f' of each of {rows // size} heads'}"
+            text = f"{which} are permuted as for RoPE: A pairs {a_order}, B {b_order}"
+            yield _permuted("head-rows", text, pair, whole)
 
 
 def _own_heads(pair: TensorPair, size: int) -> set[int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from gguf import GGMLQuantizationType, dequantize
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.runtime.weights.decoded import Decoded
+from aprgraph.runtime.weights.low_rank import find_rank
 from aprgraph.runtime.weights.measures import Measures
 from aprgraph.runtime.weights.rounding import decode_rows
 from tests.support.changed_model import F32
@@ -65,6 +67,28 @@ def test_plain_formats_are_judged_element_by_element(name: str) -> None:
     decoded = decode_rows(BLOCK_FORMATS[name], raw, COLUMNS)
     assert measured(floats, decoded, 1).is_rounding
     assert not measured(floats * np.float32(1.02), decoded, 1).is_rounding
+
+
+class Held:
+    """Rows in memory, of F32."""
+
+    unit = 1
+
+    def __init__(self, values: F32) -> None:
+        self.values = values
+        self.count, self.columns = values.shape
+
+    def fetch(self, rows: npt.NDArray[np.int64]) -> Decoded:
+        return Decoded(self.values[rows], np.abs(self.values[rows]) * np.float32(2.0**-24))
+
+
+def test_a_difference_that_is_0_in_most_directions_has_its_rank() -> None:
+    values = np.random.default_rng(0).standard_normal((64, 96)).astype(np.float32)
+    other = values.copy()
+    other[[3, 40]] += 1 + values[[5, 6]]
+    found = find_rank(Held(values), Held(other))
+    assert found is not None
+    assert found[0] == 2
 
 
 @pytest.mark.parametrize("factor", [1.08, 0.9, -1.0])

@@ -130,6 +130,10 @@ TRAPS: dict[str, tuple[Change, str, list[str], str]] = {
         exchanged("token_embd.weight", "output.weight"), "other-tensor", ["token_embd.weight", "output.weight"], "the weights of B's",
     ),
     "heads in another order": (rows(Q, [2, 0, 3, 1]), "head-order", [Q], "blocks of 16: A's block 0 is B's 1"),
+    "neighbouring heads": (rows(Q, [1, 0, 3, 2]), "head-order", [Q], "blocks of 16: A's block 0 is B's 1, 1 is B's 0"),
+    "columns of neighbouring heads": (
+        columns(O, [*range(16, 32), *range(16), *range(48, 64), *range(32, 48)]), "column-order", [O], "blocks of 16: A's block 0 is B's 1",
+    ),
     "rows reversed": (set_to(DOWN, lambda w: w[::-1]), "row-order", [DOWN], "the rows are in reverse order"),
     "columns reversed": (set_to(DOWN, lambda w: w[:, ::-1]), "column-order", [DOWN], "the columns are in reverse order"),
     "rows shifted by one": (set_to(DOWN, lambda w: np.roll(w, 1, axis=0)), "row-order", [DOWN], "each 1 row later"),
@@ -243,6 +247,27 @@ def test_a_part_that_is_wrong(tiny_model: Tiny, tmp_path: Path) -> None:
     model = tiny_model(family="phi3")
     report = aprgraph.compare_weights(model, changed_model(model, tmp_path / "b.gguf", change, format="Q8_0"))
     assert [(one.name, one.text) for one in report.unlike] == [(V, "A is -1 times B")]
+
+
+@pytest.mark.contract("WEIGHTS-NAMED-1")
+def test_rows_of_latent_attention_that_rope_turns(tmp_path: Path) -> None:
+    """The last of each head of q, and of those of k that all heads share."""
+    model = gguf_of("deepseek3-f32")
+    turned, heads = (open_source(model).metadata[f"deepseek2.{key}"] for key in ("rope.dimension_count", "attention.head_count"))
+    assert isinstance(turned, int)
+    assert isinstance(heads, int)
+    query, key = "blk.1.attn_q_b.weight", "blk.1.attn_kv_a_mqa.weight"
+
+    def to_halves(t: Tensors) -> None:
+        for name, count in ((query, heads), (key, 1)):
+            last = t[name].reshape(count, -1, t[name].shape[1])[:, -turned:]
+            last[:] = np.concatenate([last[:, ::2], last[:, 1::2]], axis=1)
+
+    report = aprgraph.compare_weights(model, changed_model(model, tmp_path / "b.gguf", to_halves))
+    assert {one.name: (one.kind, one.text) for one in report.unlike} == {
+        query: ("head-rows", f"the last {turned} rows of each of {heads} heads are permuted as for RoPE: A pairs neighbours, B halves"),
+        key: ("head-rows", f"the last {turned} rows are permuted as for RoPE: A pairs neighbours, B halves"),
+    }
 
 
 # -- experts and neurons ---------------------------------------------------------------------------------------------------

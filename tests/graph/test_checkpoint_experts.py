@@ -9,10 +9,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from aprgraph.graph.errors import ModelError, UnsupportedModelError
+from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources import open_source
+from aprgraph.runtime.check import check
 from tests.graph.test_checkpoint_files import packed, unpacked
 from tests.support.checkpoints import write_checkpoint
 
@@ -101,6 +102,28 @@ def test_fused_experts_that_make_no_sense(change: Callable[[Tensors], None], wor
     with pytest.raises((ModelError, UnsupportedModelError)) as caught:
         load_model(folder)
     assert words in str(caught.value)
+
+
+@pytest.mark.contract("FILE-HF-2")
+def test_a_scale_that_is_nan_is_refused_where_a_run_would_read_it(tmp_path: Path) -> None:
+    """Kernels would take it for 2^128, which no weight is; `check` reads it all the same."""
+    folder = write_checkpoint("gpt-oss-mxfp4", tmp_path)
+    name = "model.layers.1.mlp.experts.gate_up_proj_scales"
+
+    def spoil(tensors: Tensors) -> None:
+        dtype, dims, data = tensors[name]
+        tensors[name] = dtype, dims, data[:-1] + b"\xff"
+
+    rewrite(folder, spoil)
+    pieces = open_source(folder).tensors["blk.1.ffn_up_exps.weight"].in_pieces
+    assert pieces is not None
+    *sound, spoilt = pieces.finders
+    assert all(find().scales is not None for find in sound)
+    with pytest.raises(
+        ModelFileError, match=rf"{name}' holds the scale 255 \(expert {len(sound)}\), which is NaN in MXFP4; the file is damaged"
+    ):
+        spoilt()
+    assert "weight-nonfinite" in {finding.rule.code for finding in check(folder).findings}
 
 
 @pytest.mark.contract("FILE-HF-2")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from aprgraph.graph.block_format import BlockFormat, Field
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.checkpoint_formats import MXFP4_PAIRS, checkpoint_format
+from aprgraph.graph.errors import ModelFileError, shown
 from aprgraph.graph.families.base import Order
 from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.sources.checkpoint.safetensors import BITS, StoredTensor
@@ -29,6 +30,8 @@ Bytes = npt.NDArray[np.uint8]
 #: Kernels want weights at multiples of so many bytes.
 _ALIGNMENT = 8
 _MXFP4_ELEMENTS = 32
+#: A scale by the OCP Microscaling Formats specification 1.0.
+_E8M0_NAN = 255
 #: Channels, their inputs, and positions.
 _KERNEL_DIMS = 3
 _FP8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
@@ -267,7 +270,8 @@ def transposed(tensor: StoredTensor) -> Value:
 def mxfp4(blocks: StoredTensor, scales: StoredTensor, which: int | None) -> Value:
     """Matrices in MXFP4, [X, rows, columns / 32, 16] with scales [X, rows, columns / 32], in GGUF's order of nibbles.
 
-    ``which``: every second row, from the first (gate) or the second one (up) on.
+    ``which``: every second row, from the first (gate) or the second one (up) on. A piece whose scales hold the code of NaN
+    raises ModelFileError: kernels would take it for a number.
     """
     step = slice(None) if which is None else slice(which, None, 2)
     experts, rows, count, _ = blocks.dims
@@ -282,7 +286,16 @@ def mxfp4(blocks: StoredTensor, scales: StoredTensor, which: int | None) -> Valu
         out[..., 1:] = values[..., :16] | (values[..., 16:] << 4)
         return out.reshape(-1)
 
+    @cache
+    def require_numbers(expert: int) -> None:
+        if (scales.view().reshape(experts, -1)[expert] == _E8M0_NAN).any():
+            raise ModelFileError(
+                f"{scales.file.path}: tensor {shown(scales.name)} holds the scale {_E8M0_NAN} (expert {expert}), which is NaN in MXFP4; "
+                "the file is damaged: get it again"
+            )
+
     def find(expert: int) -> Piece:
+        require_numbers(expert)
         return Piece(*(part.view().reshape(experts, rows, -1)[expert, step] for part in (blocks, scales)))
 
     in_place = InPieces(MXFP4_PAIRS, [partial(find, expert) for expert in range(experts)])

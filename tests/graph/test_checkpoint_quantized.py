@@ -19,6 +19,7 @@ from aprgraph.graph.sources.checkpoint.awq import Awq
 from aprgraph.graph.sources.checkpoint.bitsandbytes import EightBits, FourBits
 from aprgraph.graph.sources.checkpoint.compressed_tensors import IntQuantized, PackQuantized
 from aprgraph.graph.sources.checkpoint.gptq import Gptq
+from aprgraph.graph.sources.checkpoint.quantized import read_quantization
 from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat, with_decoded_modules
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile
 from aprgraph.runtime.weights import Status
@@ -278,6 +279,46 @@ def test_layers_of_other_formats_that_lie(name: str, changes: dict[str, Any], wo
         with_decoded_modules(SafetensorsFile(path).tensors, _FORMATS[name])
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.contract("FILE-HF-2")
+@pytest.mark.contract("FILE-HF-5")
+@pytest.mark.parametrize("name", ["pack4", "int8"])
+@pytest.mark.parametrize(
+    ("groups", "is_refused"),
+    [
+        ({"Linear": False}, True),
+        ({"Linear": True}, False),
+        ({"Linear": None}, False),
+        ({"Linear": True, "re:a[.].*": False}, True),
+        ({"re:a[.].*": False, "a.b": True}, False),
+        ({"re:b": False, "b": False, "Conv1d": False}, False),
+    ],
+)
+def test_zero_points_that_config_json_speaks_of_are_needed(
+    name: str, groups: dict[str, bool | None], is_refused: bool, tmp_path: Path
+) -> None:
+    parts = golden(name)
+    parts.pop("decoded")
+    parts.pop("weight_zero_point", None)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(packed(entries("a.b", parts)))
+    given = {str(number): {"targets": [one], "weights": {"symmetric": value}} for number, (one, value) in enumerate(groups.items())}
+    config = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": given}}
+    quantization = read_quantization(config, tmp_path / "config.json")
+    if not is_refused:
+        assert "a.b.weight" in quantization.decode(SafetensorsFile(path).tensors)[0]
+        return
+    with pytest.raises(ModelError, match=r"and weight_zero_point of the same layer is not, though config\.json says symmetric false of it"):
+        quantization.decode(SafetensorsFile(path).tensors)
+
+
+@pytest.mark.contract("FILE-HF-2")
+@pytest.mark.parametrize(("targets", "words"), [("Linear", "expected names of layers"), (["re:("], "is no regular expression")])
+def test_targets_that_make_no_sense(targets: object, words: str, tmp_path: Path) -> None:
+    config = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"0": {"targets": targets}}}}
+    with pytest.raises(ModelError, match=words):
+        read_quantization(config, tmp_path / "config.json")
 
 
 @pytest.mark.contract("FILE-HF-5")

@@ -9,6 +9,7 @@ inputs, 2^(bits − 1) added; `weight_scale` [R, G], one group of all inputs in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,52 @@ from aprgraph.graph.words import shape_text
 
 _BITS = (2, 4, 8)
 _FORMATS = ("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision")
+#: Of targets that are another layer's.
+_NO_TARGET = 3
+#: How a target that is a regular expression begins.
+_BY_PATTERN = "re:"
 _ORIGINAL = "give the checkpoint that it was quantised from"
+
+
+@dataclass(frozen=True)
+class Asymmetric:
+    """Which layers have zero points, by the ``groups`` of config.json: their targets, and whether they are asymmetric.
+
+    A target is a layer's name, a regular expression of it, or the class Linear, which is that of all layers. The first is
+    preferred to the second, and this to the third.
+    """
+
+    groups: tuple[tuple[tuple[str | re.Pattern[str], ...], bool], ...] = ()
+
+    def holds(self, module: str) -> bool:
+        """Whether the layer named ``module`` has zero points."""
+        ranked = [(self._rank(target, module), is_asymmetric) for targets, is_asymmetric in self.groups for target in targets]
+        rank, is_asymmetric = min(ranked, key=lambda found: found[0], default=(_NO_TARGET, False))
+        return rank < _NO_TARGET and is_asymmetric
+
+    @staticmethod
+    def _rank(target: str | re.Pattern[str], module: str) -> int:
+        if isinstance(target, str):
+            return 0 if target == module else 2 if target == "Linear" else _NO_TARGET
+        return 1 if target.match(module) else _NO_TARGET
+
+    def require(self, zeros: StoredTensor | None, first: StoredTensor) -> None:
+        """Raise ModelError if the layer of the tensor ``first`` lacks its zero points: 0 is not what stands for 0 in it."""
+        if zeros is None and self.holds(first.name.rpartition(".")[0]):
+            raise ModelError(
+                f"{first.file.path}: tensor {shown(first.name)} is there, and weight_zero_point of the same layer is not, though "
+                "config.json says symmetric false of it; the checkpoint is incomplete: download it again"
+            )
+
+
+_ALL_SYMMETRIC = Asymmetric()
 
 
 @dataclass(frozen=True)
 class PackQuantized:
     """Layers of packed integers; of how many bits each has, its shapes tell."""
+
+    asymmetric: Asymmetric = _ALL_SYMMETRIC
 
     kind: ClassVar[str] = "compressed-tensors"
     known_by: ClassVar[str] = "weight_packed"
@@ -52,6 +93,7 @@ class PackQuantized:
         """See ``ModuleFormat.weight``."""
         packed, zeros = parts["weight_packed"], parts.get("weight_zero_point")
         require_matrix(packed, ("I32",))
+        self.asymmetric.require(zeros, packed)
         rows, words = packed.dims
         columns = _columns(parts["weight_shape"], rows)
         bits = next((bits for bits in _BITS if columns * bits == words * 32), None)
@@ -80,6 +122,8 @@ class PackQuantized:
 class IntQuantized:
     """Layers of integers of 8 bits."""
 
+    asymmetric: Asymmetric = _ALL_SYMMETRIC
+
     kind: ClassVar[str] = "compressed-tensors"
     known_by: ClassVar[str] = "weight"
     dtype: ClassVar[str | None] = "I8"
@@ -89,6 +133,7 @@ class IntQuantized:
         """See ``ModuleFormat.weight``."""
         stored, zeros = parts["weight"], parts.get("weight_zero_point")
         require_matrix(stored, ("I8",))
+        self.asymmetric.require(zeros, stored)
         rows, columns = stored.dims
         scaling = _Scaling(parts["weight_scale"], parts.get("weight_g_idx"), rows, columns)
         if zeros is not None:
@@ -158,8 +203,11 @@ def _columns(shape: StoredTensor, rows: int) -> int:
     return int(columns)
 
 
-def read_compressed_tensors(given: Mapping[str, Any], where: Path) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
-    """The block of FP8 weights that share a scale, if it is said, and notices. Raises ModelError or UnsupportedModelError."""
+def read_compressed_tensors(given: Mapping[str, Any], where: Path) -> tuple[tuple[int, int] | None, tuple[str, ...], Asymmetric]:
+    """The block of FP8 weights that share a scale, if it is said, notices, and which layers have zero points.
+
+    Raises ModelError or UnsupportedModelError.
+    """
     groups = given.get("config_groups") or {}
     if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
         raise ModelError(f"{where}: quantization_config.config_groups is {shown(groups)}, expected an object of objects; correct it")
@@ -185,7 +233,26 @@ def read_compressed_tensors(given: Mapping[str, Any], where: Path) -> tuple[tupl
         notices += (f"activations are not rounded to 8 bits, as {where.name} asks for (input_activations)",)
     if given.get("kv_cache_scheme"):
         notices += (f"keys and values are not rounded to 8 bits, as {where.name} asks for (kv_cache_scheme)",)
-    return None if block is None else (block[0], block[1]), notices
+    return None if block is None else (block[0], block[1]), notices, _read_asymmetric(groups, where)
+
+
+def _read_asymmetric(groups: Mapping[str, Mapping[str, Any]], where: Path) -> Asymmetric:
+    found = []
+    for group in groups.values():
+        targets, weights = group.get("targets") or [], group.get("weights")
+        if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+            raise ModelError(f"{where}: targets of quantization_config is {shown(targets)}, expected names of layers; correct it")
+        found.append((tuple(_target(one, where) for one in targets), isinstance(weights, dict) and weights.get("symmetric") is False))
+    return Asymmetric(tuple(found))
+
+
+def _target(text: str, where: Path) -> str | re.Pattern[str]:
+    if not text.startswith(_BY_PATTERN):
+        return text
+    try:
+        return re.compile(text.removeprefix(_BY_PATTERN))
+    except re.error as error:
+        raise ModelError(f"{where}: target {shown(text)} of quantization_config is no regular expression ({error}); correct it") from None
 
 
 def _of(groups: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[Mapping[str, Any]]:

@@ -62,8 +62,8 @@ def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
     if kind == "awq":
         return Quantization(modules=(read_awq(given, where),), kind="AWQ")
     if kind == "compressed-tensors":
-        fp8_block, notices = read_compressed_tensors(given, where)
-        return Quantization(fp8_block or _BLOCK, notices, (PackQuantized(), IntQuantized()), kind)
+        fp8_block, notices, asymmetric = read_compressed_tensors(given, where)
+        return Quantization(fp8_block or _BLOCK, notices, (PackQuantized(asymmetric), IntQuantized(asymmetric)), kind)
     if kind == "bitsandbytes":
         return Quantization(modules=(FourBits(), EightBits()), kind=kind)
     if kind != "fp8":

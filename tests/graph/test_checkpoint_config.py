@@ -294,6 +294,11 @@ def test_overrides_by_the_names_of_fields(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(AprgraphError, match=words):
             load_model(folder, {name: 1.0})
+    for model, field in (("smollm3-f32", "no_rope_layer_interval"), ("deepseek2-lite-f32", "n_group")):
+        folder = write_checkpoint(model, tmp_path)
+        change(folder, lambda config: config.update(no_rope_layers=[1, 0] * config["num_hidden_layers"], n_group=1, topk_method="greedy"))
+        with pytest.raises(AprgraphError, match="nothing reads this key"):
+            load_model(folder, {field: 3})
     folder = write_checkpoint("llama-f32-tied-rope-factors", tmp_path)
     with pytest.raises(ModelError, match="changes RoPE's factors"):
         load_model(folder, {"rope_parameters.factor": 2.0})

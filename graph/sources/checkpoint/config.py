@@ -6,7 +6,6 @@ metadata under its own name, where graph/unread_keys.py judges it like a key tha
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import (
     NULL,
     OTHER_KEYS,
 )
+from aprgraph.graph.sources.checkpoint.config_overrides import where_it_lies, with_fields
 from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, reads, require_rope_kind, require_values
 from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
 from aprgraph.graph.sources.checkpoint.config_windows import FIELDS as WINDOW_FIELDS
@@ -73,6 +73,7 @@ class ConfigMetadata(Metadata):
         translated = _Translator(self.family, config, where).translate()
         super().__init__(where, {**more, **translated.values, **(overrides or {})})
         self.factors, self._fields, self.notices = translated.factors, translated.fields, translated.notices
+        self._in_vain: frozenset[str] = frozenset()
 
     @property
     def no_tokenizer(self) -> str:
@@ -94,49 +95,43 @@ class ConfigMetadata(Metadata):
 
     def with_overrides(self, overrides: Mapping[str, Scalar | str]) -> Metadata:
         """The same with fields, or keys of GGUF, replaced. Raises ModelError."""
-        config, keys = copy.deepcopy(dict(text_config(self.config))), {}
-        for name, value in overrides.items():
-            if name in self or name.partition(".")[0] in {*FAMILIES, "general", "tokenizer"}:
-                keys[name] = value
-            else:
-                _replace(config, _where_it_lies(config, name), value)
+        architectures = {*FAMILIES, "general", "tokenizer"}
+        keys = {name: value for name, value in overrides.items() if name in self or name.partition(".")[0] in architectures}
+        fields = {name: value for name, value in overrides.items() if name not in keys}
         super().with_overrides(keys)  # raises for an array
-        if len(keys) == len(overrides):
+        if not fields:
             return ConfigMetadata(self.path, self.config, self._more, keys)
-        found = ConfigMetadata(self.path, config, self._more, keys)
-        before, after = ({name: values.tolist() for name, values in one.factors.items()} for one in (self, found))
-        if before != after:
+        found = ConfigMetadata(self.path, with_fields(text_config(self.config), fields), self._more, keys)
+        found._in_vain = frozenset(name for name in fields if self._is_in_vain(name, fields, keys, found))
+        if _plain(self)[1] != _plain(found)[1]:
             raise ModelError(
                 OVERRIDES.given(", ".join(overrides)),
                 f": changes RoPE's factors, which {self.path.name} gives one by one; change them in a copy of that file",
             )
         return found
 
+    def _is_in_vain(self, name: str, fields: Mapping[str, Scalar | str], keys: Mapping[str, Scalar | str], found: ConfigMetadata) -> bool:
+        """Whether another value of a field changes nothing of ``found``, as others of the file decide what it would."""
+        config = text_config(self.config)
+        if name not in config or config[name] == fields[name]:
+            return False
+        others = with_fields(config, {other: value for other, value in fields.items() if other != name})
+        return _plain(ConfigMetadata(self.path, others, self._more, keys)) == _plain(found)
+
     def is_read(self, key: str) -> bool:
-        """Whether a getter has been asked for a key, or for one that the field ``key`` says."""
-        field = _where_it_lies(text_config(self.config), key)
+        """Whether a getter has been asked for a key, or for one that the field ``key`` says, and that decides it."""
+        if key in self._in_vain:
+            return False
+        field = where_it_lies(text_config(self.config), key)
         return super().is_read(key) or any(
             self.own_name(read) == field or self.own_name(read).startswith(f"{field}.") for read in self.keys_read
         )
 
 
-def _where_it_lies(config: Mapping[str, Any], name: str) -> str:
-    """The field ``name`` with the object that it lies in: `rope_theta` stands where transformers 5 moved it to."""
-    moved = config.get("rope_parameters")
-    return f"rope_parameters.{name}" if name not in config and isinstance(moved, dict) and name in moved else name
-
-
-def _replace(config: dict[str, Any], name: str, value: Any) -> None:
-    """Set a field, given with the objects that it lies in before it: ``rope_parameters.rope_theta``."""
-    *outer, last = name.split(".")
-    for part in outer:
-        inner = config.get(part)
-        if not isinstance(inner, dict):
-            raise ModelError(OVERRIDES.given(name, f"{{{name!r}: …}}"), f": {part} is {shown(inner)} in the file, and has no field {last}")
-        config = inner
-    if isinstance(config.get(last), (list, dict)):
-        raise ModelError(OVERRIDES.given(name, f"{{{name!r}: …}}"), ": the file holds no single value there, so it cannot be overridden")
-    config[last] = value
+def _plain(metadata: ConfigMetadata) -> tuple[dict[str, object], dict[str, list[float]]]:
+    """All values, and RoPE's factors, in types that compare by what they hold."""
+    values = {key: value.values() if isinstance(value, ListValue) else value for key, value in metadata.items()}
+    return values, {name: factors.tolist() for name, factors in metadata.factors.items()}
 
 
 def _without_share(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,6 +164,8 @@ class _Translator:
         self._declared_names = {name for name, _ in _declared(family)}
         if MLP_KINDS in self._config:
             self._config.pop(ALIASES[MLP_KINDS], None)
+        if isinstance(self._config.get("no_rope_layers"), list):
+            self._config.pop("no_rope_layer_interval", None)  # by which the class makes that list where there is none
         if self._kind == "deepseek_v2" and self._config.get("topk_method", "greedy") == "greedy":
             self._config |= dict.fromkeys(("n_group", "topk_group"), 1)  # which the class leaves aside then
         self._ignored = [f"{name} is {shown(self._config.pop(name))}" for name in self._unread()]

@@ -14,8 +14,8 @@ from aprgraph.runtime.check.surveyed_matrix import NONFINITE, OCTAVES, Place, Su
 
 #: Exponents of float16 as octaves; subnormal numbers are counted in that of the smallest normal one less one.
 _F16_TO_OCTAVE = 127 - 15
-#: A scale that is an exponent by itself (E8M0 of the OCP Microscaling Formats specification 1.0), where 255 is NaN.
-_E8M0 = {"MXFP4": "e"}
+#: By format: a scale that is an exponent by itself (E8M0 of the OCP Microscaling Formats specification 1.0), where 255 is NaN.
+E8M0_SCALES = {"MXFP4": "e"}
 
 
 @cache
@@ -37,7 +37,7 @@ def _layout(fmt: BlockFormat) -> np.dtype[Any]:
 @cache
 def scale_fields(fmt: BlockFormat) -> tuple[Field, ...]:
     """The fields of a block that can hold NaN, or make all of it absurd."""
-    return tuple(field for field in fmt.fields if field.dtype == "float16" or field.name == _E8M0.get(fmt.name))
+    return tuple(field for field in fmt.fields if field.dtype == "float16" or field.name == E8M0_SCALES.get(fmt.name))
 
 
 @cache

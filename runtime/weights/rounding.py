@@ -22,6 +22,8 @@ from aprgraph.graph.block_decoders import RUN
 from aprgraph.graph.block_format import BlockFormat
 from aprgraph.graph.block_formats import decode_by_gguf
 from aprgraph.graph.sources import TensorInfo
+from aprgraph.runtime.check.scan_blocks import E8M0_SCALES
+from aprgraph.runtime.check.surveyed_matrix import NONFINITE
 from aprgraph.runtime.weights.block_codes import CodeReader, Codes, Scaled
 from aprgraph.runtime.weights.decoded import Decoded, Sums, Values
 
@@ -115,6 +117,8 @@ def _decode_blocks(fmt: BlockFormat, blocks: npt.NDArray[np.uint8], shape: tuple
         values *= scales
         if found.offset is not None:
             values += offsets
+    if fmt.name in E8M0_SCALES:  # decoders take NaN for the next power of two
+        values[blocks[:, fmt.offset(E8M0_SCALES[fmt.name])] == NONFINITE] = np.nan
     every = _Gaps(*(np.stack([getattr(one, name) for one in gaps], axis=1) for name in ("step", "inside", "at_end", "rounded")))
 
     def is_outer() -> npt.NDArray[np.bool_]:

@@ -473,6 +473,17 @@ def test_mxfp4_whose_codes_were_taken_for_neighbours(tmp_path: Path) -> None:
 
 
 @pytest.mark.contract("WEIGHTS-NAMED-1")
+def test_a_scale_of_mxfp4_that_is_nan_is_no_rounding(tmp_path: Path) -> None:
+    def spoil(raw: Bytes) -> None:
+        raw.reshape(-1, 17)[5, 0] = 255
+
+    model = gguf_of("gpt-oss-mxfp4")
+    report = aprgraph.compare_weights(model, planted(model, tmp_path / "b.gguf", blk__0__ffn_up_exps__weight=spoil))
+    assert list(found(report)) == ["blk.0.ffn_up_exps.weight"]
+    assert report.unlike[0].text.endswith("(row 2, columns 32..63); B holds 32 NaN or Inf")
+
+
+@pytest.mark.contract("WEIGHTS-NAMED-1")
 def test_norms_of_a_checkpoint_without_the_one(tmp_path: Path) -> None:
     def without(t: Tensors) -> None:
         for name in t:

@@ -150,7 +150,7 @@ def _of_other_dims(pair: TensorPair) -> TensorFinding:
     if a.columns == b.columns and len(pair.a.dims) == len(pair.b.dims):
         common = min(a.count, b.count)
         found = measure(a, same_rows(pair), count=common)
-        if found.is_rounding:
+        if found.is_rounding and found.tells:
             more, side = abs(a.count - b.count), "A" if a.count > b.count else "B"
             text = f"{side} has {more:,} rows more at the end; the first {common:,} are the same"
             return _found(pair, Status.TRANSFORMED, kind="more-rows", text=text, summary=text, measures=found)

@@ -182,8 +182,8 @@ class _Scaling:
         return np.asarray(np.abs(self._factors(start, stop)) * np.float32(MOST_STEPS))
 
     def _factors(self, start: int, stop: int) -> Reals:
-        factors = elements(self._scales).astype(np.float32).reshape(-1, self.groups)
-        return self.by_input(np.broadcast_to(factors, (self._rows, self.groups))[start:stop])
+        factors = np.broadcast_to(elements(self._scales).reshape(-1, self.groups), (self._rows, self.groups))[start:stop]
+        return self.by_input(factors.astype(np.float32))
 
 
 def _integers(tensor: StoredTensor) -> npt.NDArray[np.int8]:

@@ -545,9 +545,9 @@ def test_plans_that_do_not_fit(
 
 @pytest.mark.contract("CAPTURE-FAILURE-1")
 def test_models_that_cannot_be_captured(subject: Callable[[str], Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=8))
+    other = transformers.BloomForCausalLM(transformers.BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=8))
     with pytest.raises(
-        UnsupportedModelError, match="GPT2LMHeadModel cannot be captured, expected one of LlamaForCausalLM, MistralForCausalLM, "
+        UnsupportedModelError, match="BloomForCausalLM cannot be captured, expected one of LlamaForCausalLM, MistralForCausalLM, "
     ):
         aprgraph.capture.transformers(other, tmp_path / "t")
     model = subject("llama").load()

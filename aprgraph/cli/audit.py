@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
-from aprgraph.cli.notices import print_notice, print_notices
+from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
+from aprgraph.cli.recorded_models import Overrides, model_of_manifest
 from aprgraph.cli.tables import format_table
 from aprgraph.cli.write_errors import Afterwards
 from aprgraph.graph.words import plain
@@ -42,7 +43,7 @@ def audit(
             "-m",
             metavar="MODEL",
             help="The model that it is to be a run of [that which its manifest names, beside the trace, one folder up, or in the current "
-            "folder].",
+            "folder, with what the run overrode].",
             show_default=False,
         ),
     ] = None,
@@ -79,15 +80,14 @@ def audit(
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_foreign_sides, open_source  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
-    from aprgraph.runtime.trace.recorded_model import find_recorded_model  # noqa: PLC0415
 
     check_repro(repro)
     ids = None if tokens is None else parse_tokens(tokens)
     opened = open_source(*open_foreign_sides([trace], names or []))
+    recorded: Overrides = {}
     if model is None:
-        model = find_recorded_model(opened)
-        print_notice(f"{trace} is replayed by {model}, which its manifest names")
-    loaded = comparison.load_model_of([opened], model, parse_overrides(override_kv or []), ignore or [])
+        model, recorded = model_of_manifest(opened, str(trace), None)
+    loaded = comparison.load_model_of([opened], model, {**recorded, **parse_overrides(override_kv or [])}, ignore or [])
     print_notices(loaded.notices)
     with replaying() as progress:
         found = comparison.audit(opened, loaded, tokens=ids, profile=profile, tolerances=tolerances or [], progress=progress)

@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
-from aprgraph.cli.notices import print_notice, print_notices
+from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
+from aprgraph.cli.recorded_models import Overrides, model_of_manifest
 from aprgraph.cli.write_errors import Afterwards, written_by
 from aprgraph.option_words import document_in_option_words, option_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from aprgraph.graph.model import Model
     from aprgraph.runtime.diff import DiffReport
     from aprgraph.runtime.diff.sources import Source
-    from aprgraph.runtime.trace.reader import Trace
-
-    Overrides = Mapping[str, int | float | bool | str]
 
 
 def diff(
@@ -142,7 +140,9 @@ def diff(
     one, other = sides = open_foreign_sides([a, b], names or [])
     recorded: tuple[Overrides, Overrides] = ({}, {})
     if replay:
-        (model_a, model_b), recorded = _recorded_models(open_pair(one, other), model_a or model, model_b or model)
+        given = zip("AB", open_pair(one, other), (model_a or model, model_b or model), strict=True)
+        (model_a, of_a), (model_b, of_b) = (model_of_manifest(trace, side, chosen) for side, trace, chosen in given)
+        recorded = of_a, of_b
     truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro, recorded)
     ids = None if tokens is None else parse_tokens(tokens)
     late = Afterwards()
@@ -192,20 +192,6 @@ def _print_as_apr(a: Path, b: Path, top: int, others: dict[str, object]) -> None
         if path.is_dir():
             raise ComparisonError(f"{path}: a directory, and --apr-json is of two APRT files (.bin); --json is the report of two traces")
     typer.echo(json.dumps(apr_stage_diff(a, b, top), indent=2, allow_nan=False))
-
-
-def _recorded_models(traces: tuple[Trace, Trace], *given: Path | None) -> tuple[list[Path], tuple[Overrides, Overrides]]:
-    """The models of A and B, as ``given``, else as their manifests name them, and with which overrides. Raises ComparisonError."""
-    from aprgraph.runtime.trace.recorded_model import find_recorded_model, recorded_overrides  # noqa: PLC0415
-
-    found, overrides = [], []
-    for side, trace, model in zip("AB", traces, given, strict=True):
-        found.append(find_recorded_model(trace) if model is None else model)
-        overrides.append(recorded_overrides(trace))
-        with_keys = ", ".join(f"{key}={value}" for key, value in overrides[-1].items())
-        if model is None or with_keys:
-            print_notice(f"{side} is replayed by {found[-1]}, which its manifest names{f', with {with_keys}' if with_keys else ''}")
-    return found, (overrides[0], overrides[1])
 
 
 def _check_places(html: Path | None, repro: Path | None) -> None:

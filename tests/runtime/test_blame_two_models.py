@@ -270,6 +270,20 @@ def test_models_that_manifests_name_are_found(float_model: Path, four_bits: Path
     assert "no manifest says which model it was recorded from" in fails("audit", bare(a))
 
 
+@pytest.mark.contract("BLAME-MODELS-5")
+def test_an_audit_by_the_manifest_takes_its_overrides(float_model: Path, tmp_path: Path) -> None:
+    """Such a run is right by what it says of itself, and wrong as a run of the file as it stands."""
+    trace, model = tmp_path / "trace", tmp_path / float_model.name
+    model.write_bytes(float_model.read_bytes())
+    key = "llama.rope.freq_base"
+    assert run_cli("run", model, "--tokens", "1,2,3,4", "--taps", "all", "-o", trace, "--override-kv", f"{key}=float:500").code == 0
+    alone = run_cli("audit", trace)
+    assert (alone.code, f"which its manifest names, with {key}=500.0" in alone.err) == (0, True)
+    assert run_cli("audit", trace, "--model", model).code == 1
+    again = run_cli("audit", trace, "--override-kv", f"{key}=float:10000")
+    assert again.code == 1, "what is given goes over the manifest's"
+
+
 def _permuted(tensors: Tensors) -> None:
     """As a conversion leaves q that permutes it twice."""
     w = tensors["blk.1.attn_q.weight"]

@@ -101,8 +101,8 @@ class Family:
         self.metadata = metadata
         if not 0 <= self.extra_layers < self.blocks and self.metadata.dialect != "hf":
             raise ModelError(
-                f"{metadata.path}: {self.key('nextn_predict_layers')} is {self.extra_layers}, expected a number below "
-                f"{self.key('block_count')}, {self.blocks}"
+                f"{metadata.path}: {self.named('nextn_predict_layers')} is {self.extra_layers}, expected a number below "
+                f"{self.named('block_count')}, {self.blocks}"
             )
         for name in self.readings():
             getattr(self, name)
@@ -134,6 +134,10 @@ class Family:
     def key(self, name: str) -> str:
         """The whole key of a number in GGUF."""
         return name if name in self.bare_keys else f"{self.architecture}.{name}"
+
+    def named(self, name: str) -> str:
+        """What the model's own file calls that number: the key in a GGUF file, the field in config.json."""
+        return self.metadata.own_name(self.key(name))
 
     @classmethod
     def readings(cls) -> dict[str, Reading[Any]]:

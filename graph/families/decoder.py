@@ -43,7 +43,7 @@ class Decoder(Family):
 
     def check(self) -> None:
         """Raise ModelError unless each layer has a whole number of query heads for each KV head."""
-        key, kv_key = self.key("attention.head_count"), self.key("attention.head_count_kv")
+        key, kv_key = self.named("attention.head_count"), self.named("attention.head_count_kv")
         for layer, (count, kv_count) in enumerate(zip(self.heads, self.kv_heads, strict=True)):
             if count > _MAX_HEADS or count % kv_count:
                 where = "" if len(set(self.heads)) == len(set(self.kv_heads)) == 1 else f" in layer {layer}"
@@ -56,8 +56,8 @@ class Decoder(Family):
         heads, key = self.heads[0], self.key("attention.key_length")
         if key not in self.metadata and self.hidden % heads:
             raise ModelError(
-                f"{self.metadata.path}: {self.key('embedding_length')} {self.hidden} is not a multiple of "
-                f"{self.key('attention.head_count')} {heads}, and {key} is not given"
+                f"{self.metadata.path}: {self.named('embedding_length')} {self.hidden} is not a multiple of "
+                f"{self.named('attention.head_count')} {heads}, and {self.metadata.own_name(key)} is not given"
             )
         return max(self.hidden // heads, 1)
 

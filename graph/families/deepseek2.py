@@ -46,16 +46,14 @@ class DeepSeek2(LatentAttention, Mixture):
     def check(self) -> None:
         """Raise ModelError for groups that do not fit, and what the parents raise."""
         super().check()
+        count_name, used_name, chosen_name = (self.named(f"expert_{name}count") for name in ("group_", "group_used_", "used_"))
         if self.experts and self.groups > 1 and (self.experts % self.groups or not 1 <= self.used_groups <= self.groups):
             raise ModelError(
-                f"{self.metadata.path}: {self.used_groups} ({self.key('expert_group_used_count')}) of {self.groups} groups "
-                f"({self.key('expert_group_count')}) of {self.experts} experts ({self.key('expert_count')}); expected some of several "
+                f"{self.metadata.path}: {self.used_groups} ({used_name}) of {self.groups} groups "
+                f"({count_name}) of {self.experts} experts ({self.named('expert_count')}); expected some of several "
                 "groups of equal size"
             )
         size = self.experts // self.groups if self.experts and self.groups > 1 else 0
-        count_name, used_name, chosen_name = (
-            self.metadata.own_name(self.key(f"expert_{name}count")) for name in ("group_", "group_used_", "used_")
-        )
         if size and self.chosen > self.used_groups * size:
             raise ModelError(
                 f"{self.metadata.path}: {chosen_name} is {self.chosen}, but {self.used_groups} ({used_name}) of {self.groups} groups "

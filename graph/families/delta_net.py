@@ -70,8 +70,8 @@ class DeltaNet(Qwen3):
             divisor = self.key_heads if parts == "group_count" else self.delta_heads
             if count % divisor:
                 raise ModelError(
-                    f"{self.metadata.path}: {self.key(f'ssm.{name}')} is {count}, expected a multiple of "
-                    f"{self.key(f'ssm.{parts}')}, {divisor}"
+                    f"{self.metadata.path}: {self.named(f'ssm.{name}')} is {count}, expected a multiple of "
+                    f"{self.named(f'ssm.{parts}')}, {divisor}"
                 )
 
     @classmethod

@@ -60,7 +60,7 @@ class LatentAttention(Decoder):
         super().check()
         if self.turned >= self.head_size:
             raise ModelError(
-                f"{self.metadata.path}: {self.key('rope.dimension_count')} is {self.turned}, expected less than the head size "
+                f"{self.metadata.path}: {self.named('rope.dimension_count')} is {self.turned}, expected less than the head size "
                 f"{self.head_size}"
             )
 

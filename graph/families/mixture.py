@@ -42,7 +42,7 @@ class Mixture(Decoder):
         super().check()
         if not self.experts:
             return
-        where, used_key, count_key = self.metadata.path, self.key("expert_used_count"), self.key("expert_count")
+        where, used_key, count_key = self.metadata.path, self.named("expert_used_count"), self.named("expert_count")
         if self.chosen > self.experts:
             raise ModelError(
                 f"{where}: {used_key} is {self.chosen}, but there are {self.experts} experts ({count_key}); expected at most that many"
@@ -50,7 +50,7 @@ class Mixture(Decoder):
         gatings = (self.gating_function, *self.other_gatings)
         if self.gating not in (0, *gatings):  # 0 and none: the family's
             supported = " and ".join(f"{gating}, the {_GATINGS[gating]}" for gating in gatings)
-            raise UnsupportedModelError(f"{where}: {self.key('expert_gating_func')} is {self.gating}; supported is {supported}")
+            raise UnsupportedModelError(f"{where}: {self.named('expert_gating_func')} is {self.gating}; supported is {supported}")
 
     def default_expert_ffn(self) -> int:
         """The size of an expert if the file does not say it: the dense size divided by the number of chosen experts."""

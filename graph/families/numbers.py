@@ -93,7 +93,7 @@ def number(
         value = family.metadata.positive(key, taken) if least == 1 else family.metadata.integer(key, taken)
         if value < least or (most is not None and value > most):
             expected = f"a number of at least {least}" if most is None else f"a number from {least} to {most}"
-            raise ModelError(f"{family.metadata.path}: {key} is {value}, expected {expected}")
+            raise ModelError(f"{family.metadata.path}: {family.metadata.own_name(key)} is {value}, expected {expected}")
         return value
 
     return Number(get, gguf, hf, default, given)
@@ -113,7 +113,7 @@ def real(
     def get(family: Family, key: str, taken: float | None) -> float:
         value = family.metadata.real(key, taken)
         if least is not None and value < least:
-            raise ModelError(f"{family.metadata.path}: {key} is {value}, expected a number of at least {least:g}")
+            raise ModelError(f"{family.metadata.path}: {family.metadata.own_name(key)} is {value}, expected a number of at least {least:g}")
         return value if keep_zero else value or taken or 0.0
 
     return Number(get, gguf, hf, default, given)
@@ -164,8 +164,8 @@ def same_in_all(gguf: str, hf: str | None = None, default: Any = _NONE, *, given
         for layer, value in enumerate(numbers):
             if value != numbers[0]:
                 raise UnsupportedModelError(
-                    f"{family.metadata.path}: {key} is {numbers[0]} in layer 0 and {value} in layer {layer}; supported is one number for "
-                    "all layers"
+                    f"{family.metadata.path}: {family.metadata.own_name(key)} is {numbers[0]} in layer 0 and {value} in layer "
+                    f"{layer}; supported is one number for all layers"
                 )
         return numbers[0]
 

@@ -30,7 +30,9 @@ class RecurrentLayers(Reading["tuple[bool, ...]"]):
         if key in metadata:
             flags = metadata.array(key).values() if isinstance(metadata.get(key), ArrayValue) else metadata.get(key)
             if not isinstance(flags, list) or len(flags) < layers or not all(isinstance(flag, (bool, int)) for flag in flags):
-                raise ModelError(f"{metadata.path}: {key} is {shown(flags)}, expected true or false for each of {layers} layers")
+                raise ModelError(
+                    f"{metadata.path}: {metadata.own_name(key)} is {shown(flags)}, expected true or false for each of {layers} layers"
+                )
             return tuple(bool(flag) for flag in flags[:layers])
         period = self.period(family)
         return tuple((layer + 1) % period != 0 for layer in range(layers))

@@ -45,11 +45,16 @@ def read_rope(
     where = metadata.path
     dims = metadata.positive(f"{prefix}.rope.dimension_count", head_size)
     if dims % 2 or dims > head_size:
-        raise ModelError(f"{where}: {prefix}.rope.dimension_count is {dims}, expected an even number of at most the head size {head_size}")
+        raise ModelError(
+            f"{where}: {metadata.own_name(f'{prefix}.rope.dimension_count')} is {dims}, expected an even number of at most the "
+            f"head size {head_size}"
+        )
     base = read_base(metadata, metadata.first_of(f"{prefix}.rope.freq_base", f"{prefix}.rope.global.freq_base"), default_base)
     kind = metadata.text(f"{prefix}.rope.scaling.type", "linear")
     if kind not in _KINDS:
-        raise UnsupportedModelError(f"{where}: {prefix}.rope.scaling.type is {shown(kind)}; supported are {', '.join(_KINDS)}")
+        raise UnsupportedModelError(
+            f"{where}: {metadata.own_name(f'{prefix}.rope.scaling.type')} is {shown(kind)}; supported are {', '.join(_KINDS)}"
+        )
     magnitude = _positive(metadata, f"{prefix}.rope.scaling.attn_factor", 1.0)
     if kind in ("none", "longrope"):  # LongRoPE's factors are a tensor
         return Rope(dims, base, magnitude=magnitude)
@@ -76,7 +81,7 @@ def read_base(metadata: Metadata, key: str, default: float) -> float:
     """
     base = metadata.real(key, default)
     if base <= 0:
-        raise ModelError(f"{metadata.path}: {key} is {base}, expected a positive number")
+        raise ModelError(f"{metadata.path}: {metadata.own_name(key)} is {base}, expected a positive number")
     return base
 
 
@@ -92,14 +97,14 @@ def _read_factor(metadata: Metadata, prefix: str) -> float:
     if factor == 0:
         return 1.0
     if factor < 0 or not math.isfinite(1.0 / factor):
-        raise ModelError(f"{metadata.path}: {key} is {factor}, expected a positive number")
+        raise ModelError(f"{metadata.path}: {metadata.own_name(key)} is {factor}, expected a positive number")
     return factor
 
 
 def _positive(metadata: Metadata, key: str, default: float) -> float:
     value = metadata.real(key, default)
     if value <= 0:
-        raise ModelError(f"{metadata.path}: {key} is {value}, expected a positive number")
+        raise ModelError(f"{metadata.path}: {metadata.own_name(key)} is {value}, expected a positive number")
     return value
 
 
@@ -114,7 +119,9 @@ def _yarn_ramp(metadata: Metadata, prefix: str, dims: int, base: float, original
         for name, default in (("fast", 32.0), ("slow", 1.0))
     )
     if base == 1:
-        raise ModelError(f"{metadata.path}: {prefix}.rope.freq_base is 1, with which YaRN cannot tell frequencies apart")
+        raise ModelError(
+            f"{metadata.path}: {metadata.own_name(f'{prefix}.rope.freq_base')} is 1, with which YaRN cannot tell frequencies apart"
+        )
 
     def pair_with(turns: float) -> float:
         return dims * math.log(original_context / (turns * 2 * math.pi)) / (2 * math.log(base))

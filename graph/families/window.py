@@ -32,20 +32,23 @@ class Windows(Reading["tuple[int, ...]"]):
         metadata, layers, key, pattern_key = family.metadata, family.layers, family.key(_KEY), family.key(_PATTERN)
         window = metadata.integer(key, self.default)
         if not 0 <= window < 1 << 31:
-            raise ModelError(f"{metadata.path}: {key} is {window}, expected a number of positions, or 0 for none")
+            raise ModelError(f"{metadata.path}: {metadata.own_name(key)} is {window}, expected a number of positions, or 0 for none")
         if window == 0:
             return (0,) * layers
         if isinstance(metadata.get(pattern_key), ArrayValue):
             flags = metadata.array(pattern_key).values()
             if len(flags) < layers or not all(isinstance(flag, (bool, int)) for flag in flags):
                 raise ModelError(
-                    f"{metadata.path}: {pattern_key} has {len(flags)} elements, expected true or false for each of {layers} layers"
+                    f"{metadata.path}: {metadata.own_name(pattern_key)} has {len(flags)} elements, expected true or false for "
+                    f"each of {layers} layers"
                 )
             return tuple(window if flag else 0 for flag in flags[:layers])
         # As in llama.cpp and transformers: with a period of 1 every layer is a "period-th", and no layer slides.
         period = metadata.integer(pattern_key, self.period)
         if period < 0:
-            raise ModelError(f"{metadata.path}: {pattern_key} is {period}, expected a number of layers, 0 for a window in all of them")
+            raise ModelError(
+                f"{metadata.path}: {metadata.own_name(pattern_key)} is {period}, expected a number of layers, 0 for a window in all of them"
+            )
         return tuple(window if period == 0 or (layer + 1) % period else 0 for layer in range(layers))
 
 

@@ -270,6 +270,25 @@ def test_rope_of_the_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(
+    ("name", "edit", "words"),
+    [
+        ("llama-f32-linear", {"num_key_value_heads": 5}, "3 query heads (num_attention_heads) do not divide among 5 KV heads (num_key_value_heads)"),
+        ("qwen3moe-f32", {"num_experts_per_tok": 99}, "num_experts_per_tok is 99, but there are"),
+        ("gemma2-f32", {"sliding_window": -2}, "sliding_window is -2, expected"),
+        ("llama-f32-linear", {"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0, expected"),
+        ("llama-f32-linear", {"num_hidden_layers": 0}, "field 'num_hidden_layers' is 0, expected"),
+    ],
+)  # fmt: skip
+def test_errors_name_fields_as_the_file_does(name: str, edit: dict[str, Any], words: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(name, tmp_path)
+    change(folder, lambda config: config.update(edit))
+    with pytest.raises(ModelError) as raised:
+        load_model(folder)
+    assert words in str(raised.value)
+
+
+@pytest.mark.contract("FILE-HF-3")
 def test_null_is_no_cap(tmp_path: Path) -> None:
     folder = write_checkpoint("gemma2-f32", tmp_path)
     assert graph_text(folder).count("cap = ") > 1

@@ -1,6 +1,8 @@
 # Two commands do everything on a machine with git, make and Python 3.10 to 3.13:
 #   make demo     install, trace a real model twice, find the first divergence, draw it
 #   make test     install, lint, type-check, test
+# Of the longest sweeps, such as families times arithmetics, `make test` runs a part, and says how many tests it left out; `make sweep`
+# runs these (tests/plugin_sweep.py).
 # `make test-cold` is `make test` with every kernel compiled anew.
 # `make test-gpu`, on a machine with an NVIDIA GPU, tests the CUDA kernels there, and times them.
 # `make zoo` runs every fault of the bug zoo; `make bench` compares with llama.cpp (it compiles llama.cpp, some 10 minutes);
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
 
-.PHONY: demo test test-cold lint type-check pytest test-gpu zoo bench lock clean
+.PHONY: demo test sweep test-cold lint type-check pytest test-gpu zoo bench lock clean
 
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -50,6 +52,10 @@ type-check: $(VENV)/.installed
 PYTEST := PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 pytest: $(VENV)/.installed
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+
+# What pytest left out of `make test`, and all of docs/bug-zoo.md.
+sweep: $(VENV)/.installed
+	$(PYTEST) -m sweep -n 2 --dist loadfile --no-loadscope-reorder
 
 # Without the cache of compiled kernels, which tests share in ~/.cache/aprgraph-tests: some minutes longer. A kernel that was changed
 # cannot meet an older object, since the object's name holds the digest of the sources; this proves it.

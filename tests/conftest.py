@@ -18,7 +18,7 @@ import aprgraph  # noqa: E402, F401 -- with the path above; what is imported onc
 from tests.support.compiled import SHARED_CACHE  # noqa: E402
 from tests.support.tiny import write_tiny_model  # noqa: E402
 
-pytest_plugins = ["tests.plugin_contracts", "tests.plugin_order"]
+pytest_plugins = ["tests.plugin_contracts", "tests.plugin_order", "tests.plugin_sweep"]
 
 # Nothing is written into the user's own cache, and processes that tests start share what this one compiled.
 os.environ["APRGRAPH_CACHE"] = str(SHARED_CACHE)

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-_KEY = "aprgraph/seconds"
+#: Where the seconds are kept, by the expression of markers: of `make test`, and of `make sweep`.
+_KEYS = {"not sweep": "aprgraph/seconds", "sweep": "aprgraph/sweep-seconds"}
+_INPUT = "aprgraph_seconds"
 #: Of the files that take longest, in seconds; some compile more than anybody has compiled before where no cache is there yet.
 _AT_FIRST = {
     "tests/aprgraph/test_cuda_run.py": 120,
@@ -31,6 +33,13 @@ _AT_FIRST = {
 _ZOO = ("tests/zoo/test_", 8)
 
 
+def _read(config: Any) -> dict[str, float]:
+    """The seconds that are kept of runs with this expression of markers."""
+    key, cache = _KEYS.get(config.getoption("markexpr")), getattr(config, "cache", None)  # there is none under -p no:cacheprovider
+    found: dict[str, float] = {} if key is None or cache is None else cache.get(key, {})
+    return found
+
+
 def _file(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
@@ -42,8 +51,7 @@ def _at_first(file: str) -> float:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """All processes have to order alike, so they are told, rather than look themselves."""
-    cache = getattr(node.config, "cache", None)  # there is none under -p no:cacheprovider
-    node.workerinput[_KEY] = {} if cache is None else cache.get(_KEY, {})
+    node.workerinput[_INPUT] = _read(node.config)
 
 
 @pytest.hookimpl(trylast=True)
@@ -51,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """A single process keeps pytest's own order."""
     workerinput: dict[str, Any] | None = getattr(config, "workerinput", None)
     if workerinput is not None:
-        seconds = workerinput[_KEY]
+        seconds = workerinput[_INPUT]
         items.sort(key=lambda item: -seconds.get(_file(item.nodeid), _at_first(_file(item.nodeid))))  # keeps files together: it is stable
 
 
@@ -71,8 +79,9 @@ class _Clock:
         self._seconds[_file(report.nodeid)] += report.duration  # type: ignore[assignment]
 
     def pytest_sessionfinish(self) -> None:
-        cache = getattr(self._config, "cache", None)  # there is none under -p no:cacheprovider
+        key = _KEYS.get(self._config.getoption("markexpr"))
         whole = not any("::" in argument for argument in self._config.args) and not self._config.getoption("keyword")
-        if cache is not None and whole and self._seconds:
-            kept = cache.get(_KEY, {}) | {file: round(seconds, 1) for file, seconds in self._seconds.items()}
-            cache.set(_KEY, {file: seconds for file, seconds in kept.items() if (self._config.rootpath / file).is_file()})
+        cache = getattr(self._config, "cache", None)
+        if key is not None and cache is not None and whole and self._seconds:
+            kept = _read(self._config) | {file: round(seconds, 1) for file, seconds in self._seconds.items()}
+            cache.set(key, {file: seconds for file, seconds in kept.items() if (self._config.rootpath / file).is_file()})

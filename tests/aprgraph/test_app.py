@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -65,35 +66,50 @@ def test_what_the_command_line_cannot_parse(arguments: list[str]) -> None:
 
 # -- what is imported ---------------------------------------------------------------------------------------------------
 
+#: Runs command lines, each an argument as JSON, one after the other in one process: a line each on stderr, of the exit code, how much
+#: was printed, and what of the heavy modules is there by then.
 _IMPORTED = """
-import atexit, sys
-heavy = ("tvm", "numpy", "networkx", "rich", "tokenizers", "gguf")
-atexit.register(lambda: print(*(name for name in heavy if name in sys.modules), file=sys.stderr))
+import contextlib, io, json, sys
 from aprgraph.cli import main
-main()
+heavy = ("tvm", "numpy", "networkx", "rich", "tokenizers", "gguf")
+for arguments in map(json.loads, sys.argv[1:]):
+    sys.argv[1:], out, code = arguments, io.StringIO(), 0
+    try:
+        with contextlib.redirect_stdout(out):
+            main()
+    except SystemExit as end:
+        code = end.code or 0
+    print(json.dumps([code, len(out.getvalue()), [name for name in heavy if name in sys.modules]]), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", [None, *COMMANDS])
-def test_help_imports_nothing_heavy(command: str | None, tmp_path: Path) -> None:
-    result = run_python(_IMPORTED, *([command] if command else []), "--help", cwd=tmp_path)
-    assert result.code == 0
-    assert result.err.split() == []
+def imported_by(commands: Sequence[Sequence[object]], folder: Path) -> list[list[str]]:
+    """The heavy modules that are there after each command, all run in one process; none fails, and each prints something."""
+    result = run_python(_IMPORTED, *(json.dumps([*map(str, command)]) for command in commands), cwd=folder)
+    found = [json.loads(line) for line in result.err.splitlines()]
+    assert len(found) == len(commands), result.err
+    for command, (code, printed, _) in zip(commands, found, strict=True):
+        assert code == 0, command
+        assert printed, command
+    return [modules for *_, modules in found]
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    commands = [["--help"], *([command, "--help"] for command in COMMANDS)]
+    assert imported_by(commands, tmp_path) == [[]] * len(commands)
 
 
 def test_what_needs_no_kernels_does_not_import_tvm(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     model = tiny_model()
     for name in ("a", "b"):
         assert run_cli("run", model, "--tokens", "1,2", "--taps", "ffn_up", "--target", "reference", "-o", tmp_path / name).code == 0
-    for arguments in (
+    commands = [
         ["stages"], ["stages", model], ["graph", model], ["diff", "a", "b"], ["inspect", model], ["inspect", "a"],
         ["inspect", "a/layer-0/ffn_up.bin"], ["compile", model, "--target", "reference"], ["--version"],
         ["run", model, "--tokens", "1,2", "--taps", "ffn_out", "--target", "reference", "-o", "c"],
-    ):  # fmt: skip
-        result = run_python(_IMPORTED, *arguments, cwd=tmp_path)
-        assert result.code == 0, arguments
-        assert result.out, arguments
-        assert "tvm" not in result.err.split(), arguments
+    ]  # fmt: skip
+    for command, modules in zip(commands, imported_by(commands, tmp_path), strict=True):
+        assert "tvm" not in modules, command
 
 
 # -- errors -------------------------------------------------------------------------------------------------------------
@@ -221,13 +237,23 @@ def test_a_reader_that_leaves(tmp_path: Path) -> None:
 def test_terminals_of_any_encoding(encoding: str, tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     """A token's text may be any character."""
     model = tiny_model()
-    command = ("run", model, "--tokens", ",".join(map(str, range(60))), "--positions", "all", "--target", "reference")
-    for arguments in (("stages",), ("inspect", model), command):
-        result = run_python(
-            "import sys; sys.stdout.reconfigure(encoding=sys.argv.pop(1), errors='strict'); from aprgraph.cli import main; main()",
-            encoding, *arguments, cwd=tmp_path, env={"PYTHONUTF8": "0"},
-        )  # fmt: skip
-        assert (result.code, result.err) == (0, "")
+    command = ["run", str(model), "--tokens", ",".join(map(str, range(60))), "--positions", "all", "--target", "reference"]
+    commands = [["stages"], ["inspect", str(model)], command]
+    code = """
+import json, sys
+sys.stdout.reconfigure(encoding=sys.argv[1], errors="strict")
+from aprgraph.cli import main
+for sys.argv[1:] in json.loads(sys.argv[2]):
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+    print("ended")
+"""
+    result = run_python(code, encoding, json.dumps(commands), cwd=tmp_path, env={"PYTHONUTF8": "0"})
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines().count("ended") == len(commands)
 
 
 def test_examples_in_the_help_keep_their_lines() -> None:

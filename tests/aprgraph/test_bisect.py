@@ -57,6 +57,7 @@ def search(path: Path, a: CompiledModel, b: CompiledModel, place: Path, room: in
 
 
 @pytest.mark.contract("BLAME-BISECT-1")
+@pytest.mark.each_choice
 @pytest.mark.parametrize("layer", [0, 3, LAYERS - 1])
 @pytest.mark.parametrize(("tensor", "stage"), [("attn_q.weight", "qkv_matmul"), ("ffn_down.weight", "ffn_out")])
 @pytest.mark.parametrize("room", [1 << 30, 16_000])

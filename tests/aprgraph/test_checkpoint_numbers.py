@@ -39,6 +39,7 @@ def in_halves(values: npt.NDArray[Any], parts: str, config: dict[str, Any]) -> n
 
 
 @pytest.mark.contract("FILE-HF-1")
+@pytest.mark.each_choice
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("target", ["llvm", "reference"])
 def test_every_stage_of_a_checkpoint(name: str, target: str, tmp_path: Path) -> None:

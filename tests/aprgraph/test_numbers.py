@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from aprgraph.api import CompiledModel
-from tests.support.compiled import compile_together, compiled
+from tests.support.compiled import compiled
 from tests.support.golden import GoldenModel, gemma3_golden, golden_models, llama_cpp_logits, nmse, smollm2_golden
-from tests.support.models import require_gemma3, require_smollm2, smollm2_path
+from tests.support.models import require_gemma3, require_smollm2
 
 #: The project's promise is 1e-9. float32 in any order of summation stays far below this; a wrong kernel does not.
 TOLERANCE = 1e-11
@@ -50,13 +50,8 @@ LLAMA_CPP_TOLERANCES = {
 _OTHERS = [golden for golden in golden_models() if golden.path.parent.name == "families"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compile_all() -> None:
-    smollm2 = smollm2_path()
-    compile_together([golden.path for golden in golden_models()] + ([] if smollm2 is None else [smollm2]))
-
-
 @pytest.mark.contract("FAMILY-NUMBERS-1")
+@pytest.mark.each_choice
 @pytest.mark.parametrize("golden", golden_models(), ids=lambda golden: golden.name)
 @pytest.mark.parametrize("target", ["llvm", "reference"])
 def test_every_stage_of_a_golden_model(golden: GoldenModel, target: str, tmp_path: Path) -> None:
@@ -87,6 +82,7 @@ def test_parts_of_a_prompt_and_single_tokens_give_the_bits_of_a_prefill(golden: 
         assert steps.tensor("lm_head", None, step).tobytes() == whole[start - 1 + step].tobytes(), f"step {step}"
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("name", LLAMA_CPP_TOLERANCES)
 @pytest.mark.parametrize("target", ["llvm", "reference"])
 def test_logits_of_all_positions_against_llama_cpp(name: str, target: str, tmp_path: Path) -> None:

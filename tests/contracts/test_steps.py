@@ -33,6 +33,7 @@ def compiled(request: pytest.FixtureRequest, tiny_model: Callable[..., Path], tm
 
 
 @pytest.mark.contract("STEPS-CHUNK-1")
+@pytest.mark.each_choice
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_a_prompt_in_parts(compiled: CompiledModel, positions: str, tmp_path: Path) -> None:
     def traced(chunk: int | None) -> dict[str, bytes]:

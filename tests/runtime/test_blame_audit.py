@@ -17,6 +17,7 @@ from aprgraph.runtime.blame import Audit, LocalState, audit
 from aprgraph.runtime.trace.aprt import write_aprt
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced, with_nan
+from tests.support.graphs import ops_of
 from tests.support.traces import Tensor, noisy
 
 Tiny = Callable[..., Path]
@@ -31,6 +32,7 @@ def unknown(found: Audit) -> list[str]:
 
 
 @pytest.mark.contract("BLAME-RIGHT-1")
+@pytest.mark.each_choice(of=ops_of, least=2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_right_trace_is_right_everywhere(family: str, tiny_model: Tiny, tmp_path: Path) -> None:
     model = tiny_model(family=family, format="Q8_0")

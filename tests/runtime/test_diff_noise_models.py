@@ -82,6 +82,7 @@ def trace_in(
 
 
 @pytest.mark.contract("DIFF-NOISE-1", "DIFF-PROFILE-1")
+@pytest.mark.each_choice
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ARITHMETICS)
 def test_a_whole_model_in_another_arithmetic_is_alike(tmp_path: Path, tiny_model: Callable[..., Path], name: str, family: str) -> None:

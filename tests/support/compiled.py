@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,6 @@ LAYERS = 3
 SHARED: dict[str, Any] = {
     "format": "Q8_0", "formats": {"attn_v.weight": "F16"}, "layers": LAYERS, "qkv_bias": True, "alignment": 8, "vocabulary": 291,
 }  # fmt: skip
-_TOGETHER = 2
-_COMPILE = """
-import sys
-from aprgraph import load
-for model, place in zip(sys.argv[1::2], sys.argv[2::2]):
-    load(model).compile(directory=place)
-"""
 
 
 def use_cache(patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -62,11 +53,3 @@ def compiled(model: Path, target: str = "llvm") -> CompiledModel:
     """The model of a file, compiled once for all tests."""
     place = _place(model, target)
     return open_artifact(place, model) if place.exists() else load(model).compile(target, place)
-
-
-def compile_together(models: Sequence[Path]) -> None:
-    """Compile several models into what ``compiled`` then opens, on two processors."""
-    waiting = [model for model in models if not _place(model, "llvm").exists()]
-    shares = [[str(path) for model in waiting[part::_TOGETHER] for path in (model, _place(model, "llvm"))] for part in range(_TOGETHER)]
-    processes = [subprocess.Popen([sys.executable, "-c", _COMPILE, *share], cwd=_directory()) for share in shares if share]
-    assert [process.wait() for process in processes] == [0] * len(processes)

@@ -6,8 +6,10 @@ from textwrap import dedent
 
 import numpy as np
 
+from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.ir import Attr, Graph, Node
 from aprgraph.graph.ops import OPS
+from aprgraph.graph.outline import small_outline
 from aprgraph.graph.stages import STAGES
 from aprgraph.graph.text import parse_graph
 from aprgraph.graph.verify import verify
@@ -107,3 +109,8 @@ def random_graph(seed: int, length: int = 25) -> Graph:
     graph.outputs = tuple(node.name for node in nodes[-int(generator.integers(1, 4)) :])
     verify(graph)
     return graph
+
+
+def ops_of(family: str) -> set[str]:
+    """The ops of a small model of the family, by the architecture's name."""
+    return {node.op for node in small_outline(FAMILIES[family]).graph}

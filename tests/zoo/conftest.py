@@ -14,7 +14,4 @@ from tests.zoo.table import parse_rows, parse_sections
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fault" in metafunc.fixturenames and metafunc.cls is not None and issubclass(metafunc.cls, FaultTests):
         sections = parse_sections(PAGE.read_text(encoding="utf-8"))
-        family, every = metafunc.cls.family, metafunc.cls.every
-        # Others in the next family.
-        first = list(sections).index(family) % every if family in sections else 0
-        metafunc.parametrize("fault", [row.fault for row in parse_rows(sections.get(family, ""))][first::every])
+        metafunc.parametrize("fault", [row.fault for row in parse_rows(sections.get(metafunc.cls.family, ""))])

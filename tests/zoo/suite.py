@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from tests.zoo.results import noise_results_of, sample_of, sparse_results_of
-from tests.zoo.table import about, parse_rows, parse_sections
+from tests.zoo.table import about, parse_rows, parse_sections, section_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bug-zoo.md"
 
@@ -16,12 +16,13 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "bug-zoo.md"
 class FaultTests:
     """``fault`` runs over the faults that the family can have (see conftest.py), each at one of its places: all of them take minutes.
 
-    Of a family that differs little from others, over every ``every``-th; `make zoo` runs them all, and right runs too.
+    `make test` takes some of them, so that each fault is met in several families and each family with several faults; `make sweep`
+    takes the others, and `make zoo` all at every place, and right runs too.
     """
 
     family: ClassVar[str]
-    every: ClassVar[int] = 10
 
+    @pytest.mark.each_choice(least=3)
     @pytest.mark.contract("ZOO-VALUES-1", "ZOO-BLAME-1", "ZOO-VISIBLE-1")
     def test_a_fault_is_found(self, fault: str) -> None:
         result = sample_of(self.family, fault)
@@ -35,14 +36,17 @@ class FaultTests:
     def test_a_fault_is_found_with_few_taps(self) -> None:
         assert [str(result) for result in sparse_results_of(self.family) if not result.found] == []
 
+    @pytest.mark.sweep
+    @pytest.mark.contract("ZOO-TABLE-1")
+    def test_the_section_is_what_all_cases_give(self) -> None:
+        assert section_of(self.family) == self._section()
+
     def _section(self) -> str:
         return parse_sections(PAGE.read_text(encoding="utf-8"))[self.family]
 
 
 class FamilyTests(FaultTests):
-    """All faults, and right runs."""
-
-    every = 1
+    """Right runs too."""
 
     @pytest.mark.contract("ZOO-NOISE-1")
     def test_right_runs_are_not_flagged(self) -> None:

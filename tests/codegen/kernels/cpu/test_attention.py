@@ -28,6 +28,7 @@ def requests(heads: int, kv_heads: int, size: int, window: int = 0, **mask: bool
     return scores, softmax, mix
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 @pytest.mark.parametrize(
     ("shape", "window"), [*((shape, 0) for shape in HEADS), *((HEADS[0], window) for window in (1, 5, 40)), (HEADS[4], 5)]
@@ -121,6 +122,7 @@ def test_softmax_of_extremes(cpu: Cpu) -> None:
     np.testing.assert_allclose(weights[0, :19].sum(axis=1), 1.0, rtol=1e-6)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 @pytest.mark.parametrize(("shape", "window"), [*((shape, 0) for shape in HEADS), (HEADS[0], 5), (HEADS[4], 5)])
 def test_the_fused_kernel_has_the_bits_of_the_three(shape: tuple[int, int, int], window: int, cpu: Cpu) -> None:

@@ -24,6 +24,7 @@ def choices(n: int) -> np.ndarray:
     return np.stack([RNG.permutation(EXPERTS)[:USED] for _ in range(n)]).astype(np.float32)
 
 
+@pytest.mark.each_choice(least=2)
 @each_cpu
 @pytest.mark.parametrize("fmt", ["F32", "F16", "Q8_0", "Q4_1"])
 @pytest.mark.parametrize("each", [False, True], ids=["one row a position", "one row a choice"])

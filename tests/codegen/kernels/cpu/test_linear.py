@@ -18,6 +18,7 @@ def activations(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 @pytest.mark.parametrize("fmt", BLOCK_FORMATS)
 def test_every_format_agrees_with_the_reference_at_awkward_sizes(fmt: str, cpu: Cpu) -> None:

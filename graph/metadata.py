@@ -169,18 +169,18 @@ class Metadata(Mapping[str, object]):
         """True or false."""
         return bool(self._get(key, (bool,), "true or false", default))
 
-    def per_layer(self, key: str, layers: int, default: int | None = None) -> tuple[int, ...]:
-        """A number above zero for each layer: one for all of them, or an array of one for each."""
+    def per_layer(self, key: str, layers: int, default: int | None = None, *, least: int = 1) -> tuple[int, ...]:
+        """A number for each layer: one above zero for all of them, or an array of one of at least ``least`` for each."""
         value = self._values.get(key)
         if not isinstance(value, ArrayValue):
             return (self.positive(key, default),) * layers
         self._read.add(key)
-        expected = f"a number from 1 to {_MOST} for each of {layers} layers"
+        expected = f"a number from {least} to {_MOST} for each of {layers} layers"
         if len(value) != layers:
             raise ModelError(f"{self.path}: {self.described(key)} is an array of {len(value)}, expected {expected}")
         numbers = value.values()
         for layer, number in enumerate(numbers):
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 < number <= _MOST:
+            if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= _MOST:
                 raise ModelError(f"{self.path}: {self.described(key)} is {shown(number)} for layer {layer}, expected {expected}")
         return tuple(int(number) for number in numbers)
 

@@ -163,6 +163,7 @@ _READ = (
     ),
     ModelKey("attention.recurrent_layers", "which layers are recurrent", _RECURRENT, neutral=_OFF, has_default=True),
     ModelKey("full_attention_interval", "which layers are not recurrent", _RECURRENT, neutral=_OFF, has_default=True),
+    ModelKey("shortconv.l_cache", "the positions of the gated short convolution", ("short_conv",), neutral=_OFF),
     *(
         # Granite 4's dense models have the settings of those with recurrent layers, and none of these layers.
         ModelKey(f"ssm.{name}", f"{what} of recurrent layers", _RECURRENT, neutral=_OFF, harmless_in=("granite",))
@@ -193,7 +194,7 @@ _READ = (
         matters=with_experts, llama_cpp=_NOT_READ, llama_cpp_reads_in=_FREE_ROUTERS,
     ),
     ModelKey("expert_gating_func", "how scores of experts become weights", ("router_weights",), neutral=(0, 1), matters=with_experts,
-             llama_cpp=f"{_NOT_READ}, and takes the softmax", llama_cpp_reads_in=_FREE_ROUTERS),
+             llama_cpp=f"{_NOT_READ}, and takes the softmax", llama_cpp_reads_in=(*_FREE_ROUTERS, "lfm2moe")),
     ModelKey(
         "expert_group_count", "into how many groups experts are divided", ("top_k",), neutral=(0, 1), matters=with_experts,
         llama_cpp="llama.cpp takes groups by their two best experts, also where the original takes them by the best (V2)",
@@ -271,7 +272,7 @@ _NEVER_READ = (
         for name in (
             "features_length", "embedding_length_per_layer_input", "decoder_block_count", "n_deepstack_layers", "hash_layer_count",
             "rescale_every_n_layers", "time_mix_extra_dim", "time_decay_extra_dim", "token_shift_count", "wkv.head_size", "kda.head_dim",
-            "shortconv.l_cache", "ssm.dt_b_c_rms", "posnet.embedding_length", "posnet.block_count", "convnext.embedding_length",
+            "ssm.dt_b_c_rms", "posnet.embedding_length", "posnet.block_count", "convnext.embedding_length",
             "convnext.block_count", "altup.active_idx", "altup.num_inputs", "activation_sparsity_scale", "hyper_connection.count",
             "target_layers", "target_hidden_size",
         )

@@ -12,8 +12,9 @@ from aprgraph.graph.errors import ModelError
 from aprgraph.graph.families.base import Family
 from aprgraph.graph.families.numbers import Number
 from aprgraph.graph.families.own_code import own_code
+from aprgraph.graph.families.recurrent import RecurrentLayers
 from aprgraph.graph.ir import Graph
-from aprgraph.graph.metadata import Metadata
+from aprgraph.graph.metadata import ListValue, Metadata
 from aprgraph.graph.sources.source import TensorInfo
 from aprgraph.graph.text import print_graph
 
@@ -33,6 +34,7 @@ SMALL_NUMBERS: Mapping[str, int | float] = {
     "expert_used_count": 2,
     "expert_feed_forward_length": 32,
     "full_attention_interval": 2,
+    "shortconv.l_cache": 3,
     "ssm.conv_kernel": 4,
     "ssm.group_count": 2,
     "ssm.state_size": 16,
@@ -116,7 +118,7 @@ def numbers_to_give(kind: type[Family]) -> list[str]:
 
 
 def small_outline(kind: type[Family], **others: object) -> Outline:
-    """The outline of a small model without optional tensors.
+    """The outline of a small model without optional tensors, every second of whose layers is recurrent if only files say which are.
 
     Its numbers are ``others``, and SMALL_NUMBERS for the keys that the family must have. Raises ModelError if one is in neither.
     """
@@ -127,5 +129,10 @@ def small_outline(kind: type[Family], **others: object) -> Outline:
             f"such as **{{{missing[0]!r}: 4}}"
         )
     read = {reading.gguf for reading in kind.readings().values() if isinstance(reading, Number) and not reading.is_optional}
-    numbers = {key: value for key, value in SMALL_NUMBERS.items() if key in read}
+    numbers: dict[str, object] = {key: value for key, value in SMALL_NUMBERS.items() if key in read}
+    if any(isinstance(reading, RecurrentLayers) and reading.period is None for reading in kind.readings().values()):
+        layers = numbers["block_count"] if "block_count" not in others else others["block_count"]
+        assert isinstance(layers, int)
+        flags: list[int | float | bool] = [layer % 2 == 0 for layer in range(layers)]
+        numbers[RecurrentLayers.key] = ListValue(flags)
     return outline(kind, {**numbers, **others}, vocabulary=288)

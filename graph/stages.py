@@ -61,12 +61,15 @@ class Stage:
     optional: bool = False
     #: Which kind of feed-forward network it belongs to.
     network: Literal["dense", "experts"] | None = None
-    #: What a model must have to have it: multi-head latent attention, or recurrent layers.
-    only_with: Literal["latent", "recurrent"] | None = None
+    #: What a model must have to have it: multi-head latent attention, recurrent layers, or gated short
+    #: convolutions.
+    only_with: Literal["latent", "recurrent", "convolution"] | None = None
     #: Those of ``reads`` that earlier passes left too: the keys and values of a KV cache.
     recalls: tuple[str, ...] = ()
     #: Whether it is a sum, whose terms may cancel.
     is_sum: bool = False
+    #: Whether it is a product of two things that were computed, where ``reads`` does not show it: of two parts of one stage.
+    is_product: bool = False
     #: Whether a product is with weights that files may quantise. Routers' weights are floats in all files.
     quantisable: bool = True
     #: Whether it is 0 where a position is not attended to.
@@ -92,6 +95,7 @@ _DENSE: Final = "dense"
 _EXPERTS: Final = "experts"
 _LATENT: Final = "latent"
 _RECURRENT: Final = "recurrent"
+_CONVOLUTION: Final = "convolution"
 
 # fmt: off
 #: In execution order.
@@ -105,8 +109,14 @@ STAGES: list[Stage] = [
           ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
     Stage("delta_beta", ("n", "P"), _K.MATMUL, "how far a delta net moves its state towards v, 0 to 1",
           ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
+    Stage("conv_bcx", ("n", "3*C"), _K.MATMUL, "of a gated short convolution its gate B, the gate C of what it gives, and x, side by side",
+          ("attn_norm",), addition=True, optional=True, only_with=_CONVOLUTION),
+    Stage("conv_bx", ("n", "C"), _K.ELEMENTWISE, "B · x, what a gated short convolution reads",
+          ("conv_bcx",), addition=True, optional=True, only_with=_CONVOLUTION, is_product=True),
     Stage("conv_out", ("n", "C"), _K.MATMUL, "after the short convolution",
-          ("conv_in",), recalls=("conv_in",), addition=True, optional=True, only_with=_RECURRENT, quantisable=False),
+          ("conv_in", "conv_bx"), recalls=("conv_in", "conv_bx"), addition=True, optional=True, only_with=_RECURRENT, quantisable=False),
+    Stage("conv_gated", ("n", "C"), _K.ELEMENTWISE, "C · what a gated short convolution gives, before the output projection",
+          ("conv_bcx", "conv_out"), addition=True, optional=True, only_with=_CONVOLUTION, is_product=True),
     Stage("conv_silu", ("n", "C"), _K.ELEMENTWISE, "act(conv_out)", ("conv_out",), addition=True, optional=True, only_with=_RECURRENT),
     Stage("delta_q", ("n", "G*S"), _K.NORM, "q of a delta net, each head of length 1",
           ("conv_silu",), addition=True, optional=True, only_with=_RECURRENT),
@@ -161,7 +171,7 @@ STAGES: list[Stage] = [
           ("attn_softmax", "qkv_bias", "kv_b", "attn_latent"), recalls=("qkv_bias", "kv_b"), quantisable=False),
     Stage("attn_gated", ("n", "H*D"), _K.ELEMENTWISE, "the attention output times the sigmoid of its gate",
           ("attention", "attn_gate"), addition=True, optional=True, only_with=_RECURRENT),
-    Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection", ("attention", "attn_gated", "delta_gated")),
+    Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection", ("attention", "attn_gated", "delta_gated", "conv_gated")),
     Stage("attn_post_norm", ("n", "E"), _K.NORM, "after the norm of the attention output",
           ("attn_out",), addition=True, optional=True),
     Stage("post_attn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the attention residual add",

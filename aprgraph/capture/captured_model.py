@@ -21,8 +21,6 @@ ATTENTION_FUNCTION = "eager_attention_forward"
 _ROPE_FUNCTION, _OTHER_ROPE_FUNCTION = "apply_rotary_pos_emb", "apply_rotary_emb"
 #: The one of them that takes pairs of neighbours, and gives the first elements of all pairs, then the second ones.
 SPLITTING_ROPE_FUNCTION = "apply_rotary_pos_emb_interleave"
-#: The module that computes RoPE's cosines and sines.
-_ROPE_MODULE = "rotary_emb"
 #: A key of configurations that changes the logits behind the head.
 _LOGIT_CAP = "final_logit_softcapping"
 
@@ -57,7 +55,7 @@ class CapturedModel:
     @property
     def has_rope(self) -> bool:
         """Whether any layer has RoPE."""
-        return hasattr(self.decoder, _ROPE_MODULE)
+        return getattr(self.decoder, self.family.hf_rope, None) is not None
 
     @property
     def embedding(self) -> Any:
@@ -67,7 +65,7 @@ class CapturedModel:
     @property
     def of_positions(self) -> Any:
         """The module that is given the positions: RoPE, or the embedding of positions."""
-        return getattr(self.decoder, _ROPE_MODULE, None) or self.modules.find("position_embedding", None)
+        return getattr(self.decoder, self.family.hf_rope, None) or self.modules.find("position_embedding", None)
 
     @property
     def attentions(self) -> Mapping[int, Any]:
@@ -164,7 +162,7 @@ def open_model(model: Any) -> CapturedModel:
     head = getattr(inner, "lm_head", None)
     modules = Modules(family, decoder, head)
     functions = sys.modules[type(getattr(decoder, family.hf_layers)[0]).__module__]
-    missing = [_ROPE_FUNCTION] if hasattr(decoder, _ROPE_MODULE) and not _rope_functions(functions) else []
+    missing = [_ROPE_FUNCTION] if hasattr(decoder, family.hf_rope) and not _rope_functions(functions) else []
     missing += [] if hasattr(functions, ATTENTION_FUNCTION) else [ATTENTION_FUNCTION]
     if missing:
         raise UnsupportedModelError(
@@ -235,7 +233,7 @@ def _models_in(model: Any, classes: Mapping[str, type[Family]]) -> list[tuple[st
 def _is_decoder(part: Any, family: type[Family]) -> bool:
     """Whether a module has what a decoder of the family has in itself."""
     names = (family.hf_name("embedding"), family.hf_layers, family.hf_name("final_norm"))
-    positions = (_ROPE_MODULE, family.hf_name("position_embedding") or _ROPE_MODULE)
+    positions = (family.hf_rope, family.hf_name("position_embedding") or family.hf_rope)
     return all(hasattr(part, str(name)) for name in names) and any(hasattr(part, name) for name in positions)
 
 

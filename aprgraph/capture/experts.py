@@ -37,14 +37,15 @@ class ExpertsWatch:
         stack.callback(self._experts.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
         if self._inside:
             stack.callback(self._experts.register_forward_hook(self._leave, always_call=True).remove)
-            stack.callback(self._experts.act_fn.register_forward_hook(self._activated).remove)
+            if isinstance(self._experts.act_fn, torch.nn.Module):
+                stack.callback(self._experts.act_fn.register_forward_hook(self._activated).remove)
 
     def _enter(self, _experts: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _, chosen, weights = [*args, *kwargs.values()]
         self._record("moe_router", weights)
         self._record("moe_router_indices", chosen)
         if self._inside:
-            self._following = _Following(chosen)
+            self._following = _Following(chosen, getattr(self._experts.act_fn, "__name__", ""))
             self._following.__enter__()
 
     def _activated(self, _module: Any, args: Any, output: Any) -> None:
@@ -62,10 +63,14 @@ class ExpertsWatch:
 
 
 class _Following(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not known
-    """While inside, gathers the rows of ``chosen``, the ids [n, k] of the experts. It changes nothing."""
+    """While inside, gathers the rows of ``chosen``, the ids [n, k] of the experts. It changes nothing.
 
-    def __init__(self, chosen: torch.Tensor) -> None:
+    ``activation`` is the name of a function of torch, where that is no module.
+    """
+
+    def __init__(self, chosen: torch.Tensor, activation: str) -> None:
         super().__init__()
+        self._activation = activation
         self.gate: torch.Tensor | None = None
         self.activated: torch.Tensor | None = None
         self._chosen = chosen
@@ -77,6 +82,8 @@ class _Following(TorchFunctionMode):  # type: ignore[misc]  # torch's types are 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         name = getattr(function, "__name__", "")
+        if name == self._activation:
+            self.gate, self.activated = args[0], result
         if name == "where" and len(args) == 1:  # slots and positions that chose one expert
             self._rows = result[1] * self._chosen.shape[1] + result[0]
         elif name == "sort":

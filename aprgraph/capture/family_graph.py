@@ -76,17 +76,18 @@ def outline_of(family: type[Family], decoder: Any, modules: Modules) -> Outline:
     The graph tells what is computed from what. Numbers that the configuration has no key for change nothing of that.
     """
     config = decoder.config
+    fields = family.made_fields(config.to_dict())
     declared = [reading for reading in family.readings().values() if isinstance(reading, Number)]
     numbers: dict[str, object] = {number.gguf: SMALL_NUMBERS.get(number.gguf, 1) for number in declared if number.is_required}
     for number in declared:
-        value = None if number.hf is None else value_of_fields(number.hf, lambda name: getattr(config, name, None))
+        value = None if number.hf is None else value_of_fields(number.hf, lambda name: fields.get(name, getattr(config, name, None)))
         if value is not None:
             numbers[number.gguf] = ListValue(value) if isinstance(value, list) else value
     if (dense := leading_dense(getattr(config, MLP_KINDS, None))) is not None:
         numbers["leading_dense_block_count"] = dense
     for reading in family.readings().values():
-        if isinstance(reading, RecurrentLayers) and getattr(config, "layer_types", None):
-            flags: list[int | float | bool] = [kind in reading.kinds for kind in config.layer_types]
+        if isinstance(reading, RecurrentLayers) and (kinds := fields.get("layer_types")):
+            flags: list[int | float | bool] = [kind in reading.kinds for kind in kinds]
             numbers["attention.recurrent_layers"] = ListValue(flags)
     numbers |= {"block_count": len(getattr(decoder, family.hf_layers)), "nextn_predict_layers": 0}
     try:

@@ -13,13 +13,12 @@ import torch
 from aprgraph.capture.attention import AttentionWatch, in_file_order
 from aprgraph.capture.captured_model import CapturedModel
 from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, ExpertsWatch
-from aprgraph.capture.recurrent import STAGES as RECURRENT_STAGES
+from aprgraph.capture.inside import called, sum_with
 from aprgraph.capture.recurrent import RecurrentWatch
-from aprgraph.capture.sums import SumWatch
 from aprgraph.graph.ir import Dim, Node
 from aprgraph.graph.ops import complete_attrs, traits_of
 from aprgraph.graph.ops.base import integer
-from aprgraph.graph.stages import EMBEDDING
+from aprgraph.graph.stages import EMBEDDING, STAGE_BY_NAME
 
 #: Called with (stage, layer, tensor). The tensor has the shape of the stage table, on any device, in any dtype.
 Record = Callable[[str, int | None, torch.Tensor], None]
@@ -57,8 +56,9 @@ def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callabl
         gated = ("attention",) if captured.is_gated else ()
         yield Tap(("attn_scores", "attn_softmax", *gated), None, watch.watch_scores, everywhere=True)
     if captured.recurrent:
-        recurrent = RecurrentWatch(captured.recurrent, captured.functions, record)
-        yield Tap(RECURRENT_STAGES, None, recurrent.open, everywhere=True)
+        wanted = {str(node.stage) for node in captured.outline.graph.staged()}
+        recurrent = RecurrentWatch(captured.recurrent, captured.functions, record, wanted)
+        yield Tap(recurrent.stages, None, recurrent.open, everywhere=True)
     for layer in (*range(len(captured.layers)), None):
         yield from _LayerTaps(captured, record, layer, all_logits=all_logits).find()
 
@@ -92,7 +92,7 @@ def find_notes(captured: CapturedModel) -> Iterator[str]:
         names = ", ".join(FOLLOWED)
         yield (
             f"what goes on inside the experts is not recorded: only experts_implementation {names} can be followed, with an activation "
-            "that is a module"
+            "that is a module or a function of torch"
         )
 
 
@@ -222,7 +222,7 @@ class _LayerTaps:
             for operand in self._graph.operand_names(node.name)[1:]:
                 holder = self._captured.modules.holder(weights[operand].slot, self._layer)
                 if holder is not None:
-                    yield Tap((node.stage,), self._layer, SumWatch(*holder, partial(self._record, node.stage, self._layer)).open)
+                    yield Tap((node.stage,), self._layer, sum_with(*holder, partial(self._record, node.stage, self._layer)).open)
 
     def _inputs(self) -> Iterator[Tap]:
         for node in self._nodes:
@@ -244,6 +244,12 @@ class _LayerTaps:
             found = [getattr(around, name) for name in _ACTIVATIONS if hasattr(around, name)]
             if found:
                 yield self._at(found[0], node.stage)
+            elif around is not None and STAGE_BY_NAME[node.stage].network == "dense" and hasattr(torch.nn.functional, node.op):
+                watch = called(around, node.op, partial(self._record_rows, node.stage))
+                yield Tap((node.stage,), self._layer, watch.open)
+
+    def _record_rows(self, stage: str, values: torch.Tensor) -> None:
+        self._record(stage, self._layer, _rows(values))
 
     def _ends(self) -> Iterator[Tap]:
         """A layer's output, and the model's logits, which with a soft cap are not the output of the LM head."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -19,20 +19,25 @@ Record = Callable[[str, int, torch.Tensor], None]
 _CONVOLUTIONS = ("causal_conv1d_fn", "causal_conv1d_update")
 _RULES = ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule")
 _LENGTH = "l2norm"
-STAGES = ("conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_beta")
+_STAGES = ("conv_bx", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_beta")
 
 
 class RecurrentWatch:
-    """Watches the functions that recurrent layers call. ``mixers`` are the modules of these layers."""
+    """Watches the functions that recurrent layers call. ``mixers`` are the modules of these layers.
 
-    def __init__(self, mixers: Mapping[int, Any], functions: ModuleType, record: Record) -> None:
+    ``stages`` are those of ``wanted`` that are recorded so.
+    """
+
+    def __init__(self, mixers: Mapping[int, Any], functions: ModuleType, record: Record, wanted: Collection[str]) -> None:
         self._layer_of = {mixer: index for index, mixer in mixers.items()}
-        self._functions, self._record = functions, record
+        self._functions = functions
+        self.stages = tuple(stage for stage in _STAGES if stage in wanted)
+        self._into = record
         # The functions are not told for whom they work, and other models in other threads call the same ones.
         self._running = threading.local()
 
     def open(self, stack: contextlib.ExitStack) -> None:
-        """Record STAGES of every layer until ``stack`` closes."""
+        """Record ``stages`` of every layer until ``stack`` closes."""
         for mixer in self._layer_of:
             stack.callback(mixer.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
             stack.callback(mixer.register_forward_hook(self._leave, always_call=True).remove)
@@ -40,6 +45,10 @@ class RecurrentWatch:
         for name, function in {**around, _LENGTH: self._around_length}.items():
             if hasattr(self._functions, name):
                 stack.enter_context(watching(self._functions, name, function))
+
+    def _record(self, stage: str, layer: int, values: torch.Tensor) -> None:
+        if stage in self.stages:
+            self._into(stage, layer, values)
 
     def _enter(self, mixer: Any, args: Any, kwargs: Any) -> None:
         self._running.layer = self._layer_of[mixer]
@@ -57,9 +66,11 @@ class RecurrentWatch:
         layer = self._layer
         if layer is None:
             return function(*args, **kwargs)
+        positions = self._running.positions
+        given = args[0] if args else kwargs["hidden_states"]
+        self._record("conv_bx", layer, given[0, :, -positions:].T)
         with _Convolution() as convolution:
             result = function(*args, **kwargs)
-        positions = self._running.positions
         if convolution.value is not None:
             # One function cuts off what the padding behind has added, the other what the state before has.
             length = result.shape[-1]

@@ -17,6 +17,8 @@ from aprgraph.graph.families.gpt2 import Gpt2
 from aprgraph.graph.families.gpt_oss import GptOss
 from aprgraph.graph.families.granite import Granite
 from aprgraph.graph.families.hunyuan import HunyuanDense, HunyuanMoe
+from aprgraph.graph.families.lfm2 import Lfm2
+from aprgraph.graph.families.lfm2moe import Lfm2Moe
 from aprgraph.graph.families.llama import Llama
 from aprgraph.graph.families.mistral3 import Mistral3
 from aprgraph.graph.families.mixture import Mixture
@@ -40,7 +42,7 @@ for _family in (
     Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Qwen3Next, Qwen35, Qwen35Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
-    Ernie45Moe, Arcee,
+    Ernie45Moe, Arcee, Lfm2, Lfm2Moe,
 ):  # fmt: skip
     register(_family)
 

@@ -57,6 +57,8 @@ class Family:
     #: What transformers calls the decoder in the whole model, and the layers in the decoder.
     hf_root: ClassVar[str] = "model"
     hf_layers: ClassVar[str] = "layers"
+    #: What it calls the module of RoPE's angles in the decoder.
+    hf_rope: ClassVar[str] = "rotary_emb"
     #: Keys of GGUF that stand without the architecture in front.
     bare_keys: ClassVar[Collection[str]] = ()
     gguf_names: ClassVar[Mapping[str, str]] = {}
@@ -183,6 +185,11 @@ class Family:
             offset = np.float32(cls.hf_norm_offset)
             return {slot: Conversion(values=lambda values: values.astype(np.float32) + offset)}
         return {slot: Conversion()}
+
+    @classmethod
+    def made_fields(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields of a config.json, with what transformers' class of the configuration makes of them in place of what it is made of."""
+        return fields
 
     @classmethod
     def column_order(cls, stage: str, config: Mapping[str, Any]) -> Indices | None:  # noqa: ARG003 -- that of other families

@@ -45,7 +45,7 @@ class Decoder(Family):
         """Raise ModelError unless each layer has a whole number of query heads for each KV head."""
         key, kv_key = self.named("attention.head_count"), self.named("attention.head_count_kv")
         for layer, (count, kv_count) in enumerate(zip(self.heads, self.kv_heads, strict=True)):
-            if count > _MAX_HEADS or count % kv_count:
+            if count > _MAX_HEADS or (kv_count and count % kv_count):  # a layer without KV heads has no attention
                 where = "" if len(set(self.heads)) == len(set(self.kv_heads)) == 1 else f" in layer {layer}"
                 raise ModelError(
                     f"{self.metadata.path}: {count} query heads ({key}) do not divide among {kv_count} KV heads ({kv_key}){where}"

@@ -124,8 +124,8 @@ def flag(gguf: str, hf: str | None, default: Any, *, given: str | None = None) -
     return Number(lambda family, key, taken: family.metadata.flag(key, taken), gguf, hf, default, given)
 
 
-def per_layer(gguf: str, hf: str | None = None, default: Any = _NONE) -> Number[tuple[int, ...]]:
-    """A number above zero for each layer: one for all, or an array of one for each.
+def per_layer(gguf: str, hf: str | None = None, default: Any = _NONE, *, least: int = 1) -> Number[tuple[int, ...]]:
+    """A number of at least ``least`` for each layer: one for all, or an array of one for each.
 
     A ``default`` may be the tuple itself.
     """
@@ -133,7 +133,7 @@ def per_layer(gguf: str, hf: str | None = None, default: Any = _NONE) -> Number[
     def get(family: Family, key: str, taken: Any) -> tuple[int, ...]:
         if isinstance(taken, tuple) and key not in family.metadata:
             return taken
-        values = family.metadata.per_layer(key, family.blocks, taken[0] if isinstance(taken, tuple) else taken)
+        values = family.metadata.per_layer(key, family.blocks, taken[0] if isinstance(taken, tuple) else taken, least=least)
         return values[: family.layers]
 
     return Number(get, gguf, hf, default, None)

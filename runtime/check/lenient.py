@@ -67,10 +67,10 @@ class LenientMetadata(Metadata):
         read = super().real
         return self._or_guess(key, lambda: read(key, default), float)
 
-    def per_layer(self, key: str, layers: int, default: int | None = None) -> tuple[int, ...]:
+    def per_layer(self, key: str, layers: int, default: int | None = None, *, least: int = 1) -> tuple[int, ...]:
         """See ``Metadata.per_layer``."""
         return self._or_guess(
-            key, lambda: super(LenientMetadata, self).per_layer(key, layers, default), lambda guess: (int(guess),) * layers
+            key, lambda: super(LenientMetadata, self).per_layer(key, layers, default, least=least), lambda guess: (int(guess),) * layers
         )
 
 

@@ -66,7 +66,7 @@ def gain_of(stage: str) -> Gain | None:
     if known.kind is StageKind.ROPE:
         return _TURN
     if known.kind is StageKind.ELEMENTWISE:
-        return _SUM if known.is_sum else _PRODUCT if len(values) > 1 else _ACTIVATION
+        return _SUM if known.is_sum else _PRODUCT if known.is_product or len(values) > 1 else _ACTIVATION
     if known.kind is not StageKind.MATMUL or len(values) > _TWO:
         return None
     if len(values) < _TWO:

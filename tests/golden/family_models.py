@@ -74,6 +74,10 @@ _DELTA_NET: dict[str, Any] = {
     "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
 }  # fmt: skip
 
+_LFM: dict[str, Any] = {name: value for name, value in _SIZES.items() if name != "rms_norm_eps"} | {
+    "hidden_size": 24, "norm_eps": 1e-5, "conv_L_cache": 3, "rope_parameters": _ROPE | {"rope_theta": 1000000.0},
+}  # fmt: skip
+
 #: The models by the names of their files. Prompts are of 11 tokens, longer than any window.
 MODELS = {
     "olmo2-f32": FamilyModel("olmo2", "Olmo2", _SIZES | {
@@ -200,6 +204,16 @@ MODELS = {
     "olmo-f32": FamilyModel("olmo", "Olmo", {name: value for name, value in _SMALL.items() if name != "rms_norm_eps"} | {
         "num_hidden_layers": 2, "clip_qkv": 1.5, "rope_parameters": _ROPE,
     }),
+    # A layer with a gated short convolution between two with attention; the size of the network is made of the one that is given.
+    "lfm2-f32": FamilyModel("lfm2", "Lfm2", _LFM | {
+        "intermediate_size": 40, "block_multiple_of": 4, "block_ffn_dim_multiplier": 1.2,
+        "layer_types": ["full_attention", "conv", "full_attention"], "num_hidden_layers": 3,
+    }),
+    # A dense layer first, and a bias that changes which experts are chosen.
+    "lfm2moe-f32": FamilyModel("lfm2moe", "Lfm2Moe", _LFM | {
+        "intermediate_size": 28, "moe_intermediate_size": 12, "num_dense_layers": 1, "num_experts": 6, "num_experts_per_tok": 2,
+        "layer_types": ["conv", "full_attention"],
+    }),
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,
     }),
@@ -240,7 +254,7 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
     if name.endswith("act_fn.eps"):
         return np.full(shape, -1e-6, np.float32)
     if name.endswith("bias"):
-        return np.float32(0.2 if name.endswith("correction_bias") else 0.5) * values
+        return np.float32(0.2 if name.endswith(("correction_bias", "expert_bias")) else 0.5) * values
     if name.endswith("sinks"):
         return values
     if name.endswith("wpe.weight"):
@@ -270,6 +284,7 @@ def _deviation(name: str) -> float:
         "k_proj.weight": 1.5,
         "router.weight": 2.0,
         "mlp.gate.weight": 2.0,
+        "feed_forward.gate.weight": 2.0,
         "gate.wg.weight": 2.0,
         "act_fn.alpha_p": 0.5,
         "act_fn.alpha_n": 0.5,

@@ -111,6 +111,18 @@ _PARTIAL_ROPE: dict[str, Source] = {
         config.rope_parameters["partial_rotary_factor"] * (config.hidden_size // config.num_attention_heads)
     )
 }
+
+
+def _network_of_lfm2(config: Any) -> int:
+    """The size of the network, which transformers makes of the one in the configuration."""
+    size = int(config.block_ffn_dim_multiplier * int(2 * config.intermediate_size / 3))
+    return -(-size // config.block_multiple_of) * config.block_multiple_of
+
+
+_LFM: dict[str, Source] = {
+    **_ROPE_BASE, "attention.layer_norm_rms_epsilon": "norm_eps", "shortconv.l_cache": "conv_L_cache",
+    "attention.head_count_kv": lambda config: [0 if kind == "conv" else config.num_key_value_heads for kind in config.layer_types],
+}  # fmt: skip
 #: The same of each of transformers' kinds of model, beside those.
 _KEYS_OF: dict[str, dict[str, Source]] = {
     "olmo2": _ROPE_BASE,
@@ -198,6 +210,11 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     "nemotron": {
         **_ROPE_BASE, **_layer_norm("norm_eps"), **_PARTIAL_ROPE, "attention.layer_norm_rms_epsilon": "norm_eps",
         "rope.scaling.type": lambda _: "none",
+    },
+    "lfm2": _LFM | {"feed_forward_length": _network_of_lfm2},
+    "lfm2_moe": _LFM | {
+        "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
+        "leading_dense_block_count": "num_dense_layers", "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID),
     },
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
@@ -301,6 +318,10 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             continue  # see _numbers and _norms_of_heads
         elif architecture == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight$", name):
             yield name, values.T
+        elif name.endswith(".conv.conv.weight"):
+            yield name, values[:, 0]
+        elif name.endswith("expert_bias"):
+            yield f"{name}.bias", values
         elif name.endswith("e_score_correction_bias"):
             yield name.replace("_bias", ".bias").replace("gate.moe_statics", "moe_statics"), values.reshape(-1)
         else:

@@ -46,6 +46,20 @@ def hook_delta_net(put: Put, index: int, module: Any) -> None:
     module.out_proj.register_forward_hook(lambda _module, _args, output: put(index, "attn_out", output[0]))
 
 
+def hook_gated_convolution(put: Put, index: int, module: Any) -> None:
+    """Record what goes on in a layer's gated short convolution."""
+
+    def projected(_module: Any, _args: Any, output: torch.Tensor) -> None:
+        b, _, x = output[0].chunk(3, dim=1)
+        put(index, "conv_bcx", output[0])
+        put(index, "conv_bx", b * x)
+        put(index, "conv_out", module.conv((b * x).T[None])[0, :, : len(x)].T)
+
+    module.in_proj.register_forward_hook(projected)
+    module.out_proj.register_forward_pre_hook(lambda _module, args: put(index, "conv_gated", args[0][0]))
+    module.out_proj.register_forward_hook(lambda _module, _args, output: put(index, "attn_out", output[0]))
+
+
 @contextlib.contextmanager
 def recorded_functions(functions: Any, put: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
     """Record what the functions are given and give that a layer's delta net calls. ``put`` knows the layer."""
@@ -54,7 +68,8 @@ def recorded_functions(functions: Any, put: Callable[[str, torch.Tensor], None])
 
     def conv(*args: Any, **kwargs: Any) -> Any:
         result = own[names[0]](*args, **kwargs)
-        put("conv_silu", result[0].T)
+        if args[3:4] or kwargs.get("activation"):
+            put("conv_silu", result[0].T)
         return result
 
     def rule(query: Any, key: Any, value: Any, *, g: Any, beta: Any, **kwargs: Any) -> Any:

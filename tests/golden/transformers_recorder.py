@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
-from tests.golden.recurrent_recorder import hook_delta_net, in_gguf_order, recorded_functions
+from tests.golden.recurrent_recorder import hook_delta_net, hook_gated_convolution, in_gguf_order, recorded_functions
 from tests.golden.transformers_models import LoadedModel
 
 F64 = npt.NDArray[np.float64]
@@ -22,6 +22,7 @@ _BOTH_SIDES = {
 }  # fmt: skip
 _BEHIND = {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"}
 _ONE = {"attn_norm": "input_layernorm"}
+_LFM = {"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}
 _NORMS_OF = {
     "gemma2": _BOTH_SIDES,
     "gemma3": _BOTH_SIDES,
@@ -29,6 +30,8 @@ _NORMS_OF = {
     "olmo2": _BEHIND,
     "apertus": {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"},
     "phi2": _ONE,
+    "lfm2": _LFM,
+    "lfm2moe": _LFM,
     "gpt2": {"attn_norm": "ln_1", "ffn_norm": "ln_2"},
     "exaone4": _BEHIND,
     "command-r": _ONE,
@@ -61,9 +64,9 @@ class Recorder:
         for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda _module, _inputs, index=index: setattr(self, "layer", index))
             self._hook_attention(index, layer)
-            self._hook_feed_forward(index, layer.mlp)
+            self._hook_feed_forward(index, _first(layer, "mlp", "feed_forward"))
             self._after(layer, index, "post_ffn_residual")
-        self._after(_first(decoder, "norm", "final_layernorm", "ln_f"), None, "final_norm")
+        self._after(_first(decoder, "norm", "final_layernorm", "ln_f", "embedding_norm"), None, "final_norm")
         if loaded.architecture in _CHANGE_LOGITS:
             model.lm_head.register_forward_hook(lambda _module, _inputs, output: self._put(None, "lm_head_raw", output[0, -1]))
 
@@ -159,6 +162,8 @@ class Recorder:
     def _hook_attention(self, index: int, layer: Any) -> None:
         if hasattr(layer, "linear_attn"):
             hook_delta_net(self._put, index, layer.linear_attn)
+        elif hasattr(layer, "conv"):
+            hook_gated_convolution(self._put, index, layer.conv)
         else:
             self._hook_heads(index, _first(layer, "self_attn", "attn"))
         norms = {stage: getattr(layer, name) for stage, name in _NORMS_OF.get(self.loaded.architecture, _NORMS).items()}
@@ -166,14 +171,14 @@ class Recorder:
         for stage, module in norms.items():
             self._after(module, index, stage)
         if "ffn_norm" in norms or "attn_post_norm" in norms:  # else attention and network stand side by side
-            self._before(norms.get("ffn_norm", layer.mlp), index, "post_attn_residual")
+            self._before(norms.get("ffn_norm", _first(layer, "mlp", "feed_forward")), index, "post_attn_residual")
 
     def _hook_heads(self, index: int, attention: Any) -> None:
         if hasattr(attention, "kv_a_proj_with_mqa"):
             hook_latent_attention(attention, index, self.stages, self._put, absorbed=self.loaded.absorbed)
         else:
             self._hook_projections(index, attention)
-        output = _first(attention, "o_proj", "dense", "c_proj")
+        output = _first(attention, "o_proj", "dense", "c_proj", "out_proj")
         self._before(output, index, "attn_gated" if self._is_gated(attention) else "attention")
         self._after(output, index, "attn_out")
 
@@ -228,7 +233,7 @@ class Recorder:
             self._hook_dense(index, mlp)
             return
         router = mlp.router if hasattr(mlp, "router") else mlp.gate
-        router.register_forward_hook(lambda module, _inputs, output: self._record_scores(index, module, output[0].double()))
+        router.register_forward_hook(lambda module, _inputs, output: self._record_scores(index, mlp, module, output[0].double()))
         mlp.experts.register_forward_hook(lambda module, inputs, output: self._record_experts(index, module, inputs, output))
         for name in ("shared_expert", "shared_experts", "shared_mlp"):
             if hasattr(mlp, name):
@@ -236,6 +241,14 @@ class Recorder:
         self._after(mlp, index, "moe_ffn_out")
 
     def _hook_dense(self, index: int, mlp: Any) -> None:
+        if hasattr(mlp, "w1"):
+            for name, stage in (("w1", "ffn_gate"), ("w3", "ffn_up"), ("w2", "ffn_out")):
+                self._after(getattr(mlp, name), index, stage)
+            mlp.w1.register_forward_hook(
+                lambda _module, _args, output: self._put(index, "ffn_silu", torch.nn.functional.silu(_rows(output)))
+            )
+            self._before(mlp.w2, index, "ffn_swigl")
+            return
         if hasattr(mlp, "gate_up_proj"):
 
             def gate_and_up(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
@@ -254,10 +267,12 @@ class Recorder:
         self._before(down, index, "ffn_swigl")
         self._after(down, index, "ffn_out")
 
-    def _record_scores(self, index: int, router: Any, logits: torch.Tensor) -> None:
+    def _record_scores(self, index: int, mlp: Any, router: Any, logits: torch.Tensor) -> None:
         self._put(index, "moe_router_logits", logits)
         if hasattr(router, "e_score_correction_bias"):
             self._put(index, "moe_router_scores", logits.sigmoid() + router.e_score_correction_bias)
+        if hasattr(mlp, "expert_bias"):
+            self._put(index, "moe_router_scores", logits.sigmoid() + mlp.expert_bias)
         if hasattr(router, "moe_statics"):
             self._put(index, "moe_router_scores", logits.softmax(-1) + router.moe_statics.e_score_correction_bias)
 

@@ -70,6 +70,27 @@ def test_fields_of_older_versions(name: str, tmp_path: Path) -> None:
         ("olmo2-f32", lambda config: [config.pop(name) for name in ("rms_norm_eps", "tie_word_embeddings")]),
         ("qwen3-f32", lambda config: config.update(unsloth_version="1", pad_token_id=3)),
         (
+            # As LiquidAI/LFM2-1.2B has them.
+            "lfm2-f32",
+            lambda config: config.update(
+                block_ff_dim=config.pop("intermediate_size"),
+                tie_embedding=config.pop("tie_word_embeddings"),
+                block_dim=24,
+                conv_dim=24,
+                conv_dim_out=24,
+                num_heads=4,
+                block_norm_eps=1e-5,
+                block_use_swiglu=True,
+                block_use_xavier_init=True,
+                use_pos_enc=True,
+                block_mlp_init_scale=1.0,
+                block_out_init_scale=1.0,
+                conv_use_xavier_init=True,
+                full_attn_idxs=[layer for layer, kind in enumerate(config.pop("layer_types")) if kind == "full_attention"],
+            ),
+        ),
+        ("lfm2-f32", lambda config: config.update(intermediate_size=32, block_auto_adjust_ff_dim=False)),
+        (
             "cohere2-f32",
             lambda config: config.update(
                 rotary_pct=1.0,
@@ -228,6 +249,8 @@ def test_what_the_class_does_not_read(name: str, edit: dict[str, Any], words: st
         ("deepseek3-f32", lambda config: config.update(rope_interleave=False), '"interleaved"', '"halves"'),
         ("deepseek3-f32", lambda config: config.update(rope_interleave=None), '"interleaved"', '"halves"'),
         ("gpt2-f32", lambda config: config.update(scale_attn_weights=False), "scale = 0.", "scale = 1.0"),
+        ("lfm2moe-f32", lambda config: config.update(norm_topk_prob=False), "normalise = true", "normalise = false"),
+        ("lfm2moe-f32", lambda config: config.update(routed_scaling_factor=2.5), "scale = 1.0} stage moe_router", "scale = 2.5"),
         (
             "exaone4-f32",
             lambda config: config.update(layer_types=["full_attention"] * len(config["layer_types"])),

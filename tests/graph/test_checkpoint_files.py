@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.errors import AprgraphError, ModelError, ModelFileError, UnsupportedModelError
+from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.checkpoint.names import own_name
 from aprgraph.graph.sources.checkpoint.room import require_room
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.check import check
@@ -388,3 +390,20 @@ def test_every_value_of_config(name: str, tmp_path: Path) -> None:
                 assert "\n" not in str(error)
                 outcomes.add(type(error))
     assert outcomes == {None, ModelError, UnsupportedModelError}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "own"),
+    [
+        ("lfm2", "blk.3.shortconv.in_proj.weight", "model.layers.3.conv.in_proj.weight"),
+        ("lfm2", "token_embd_norm.weight", "model.embedding_norm.weight"),
+        ("lfm2moe", "blk.1.exp_probs_b.bias", "model.layers.1.feed_forward.expert_bias"),
+        ("qwen3next", "blk.0.ssm_a", "model.layers.0.linear_attn.A_log"),
+        ("qwen3next", "blk.0.ssm_dt.bias", "model.layers.0.linear_attn.dt_bias"),
+        ("qwen3next", "blk.0.ssm_conv1d.weight", "model.layers.0.linear_attn.conv1d.weight"),
+        ("llama", "output.weight", "lm_head.weight"),
+        ("llama", "blk.0.something.weight", None),
+    ],
+)
+def test_the_usual_name_of_a_tensor_in_a_checkpoint(architecture: str, name: str, own: str | None) -> None:
+    assert own_name(FAMILIES[architecture], name) == own

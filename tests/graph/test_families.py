@@ -50,6 +50,9 @@ DELTA = [
     "attn_norm", "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_rule",
     "delta_gated",
 ]  # fmt: skip
+CONVOLUTION = [
+    "attn_norm", "conv_bcx", "conv_bx", "conv_out", "conv_gated", "attn_out", "post_attn_residual", *DENSE, "post_ffn_residual",
+]  # fmt: skip
 LAYER: dict[str, list[str]] = {
     "llama": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen2": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
@@ -79,6 +82,13 @@ LAYER: dict[str, list[str]] = {
     ],
     "gemma2": [
         "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
+    ],
+    "lfm2": [
+        "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", *DENSE, "post_ffn_residual",
+    ],
+    "lfm2moe": [
+        "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", "ffn_norm", EXPERTS[0],
+        "moe_router_scores", *EXPERTS[1:], "post_ffn_residual",
     ],
     "gpt-oss": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", "ffn_norm", *EXPERTS, "post_ffn_residual"],
     "glm4moe": [
@@ -135,6 +145,8 @@ FIRST_LAYER: dict[str, list[str]] = {
     "glm4moe": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "deepseek2": [*LATENT, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen3next": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
+    "lfm2": CONVOLUTION,
+    "lfm2moe": CONVOLUTION,
     "qwen35": [*DELTA, "attn_out", "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen35moe": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
     "ernie4_5-moe": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],

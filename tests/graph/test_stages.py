@@ -8,8 +8,8 @@ from aprgraph.graph.stages import HIDDEN, STAGE_ALIASES, STAGE_BY_NAME, STAGES, 
 
 #: As the interchange document gives them.
 ORDER = [
-    "embedding", "attn_norm", "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay",
-    "delta_rule", "delta_gated", "qkv_matmul", "attn_gate", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm",
+    "embedding", "attn_norm", "conv_in", "delta_gate", "delta_beta", "conv_bcx", "conv_bx", "conv_out", "conv_gated", "conv_silu",
+    "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated", "qkv_matmul", "attn_gate", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm",
     "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
     "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
     "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
@@ -20,7 +20,8 @@ RECURRENT = {
     "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated",
     "attn_gate", "attn_gated",
 }  # fmt: skip
-ADDITIONS = LATENT | RECURRENT | {
+CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
+ADDITIONS = LATENT | RECURRENT | CONVOLUTION | {
     "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
     "moe_expert_out", "lm_head_raw",
 }  # fmt: skip
@@ -86,6 +87,7 @@ def test_what_holds_of_single_stages() -> None:
     assert [stage.name for stage in STAGES if stage.is_logits] == ["lm_head_raw", "lm_head"]
     assert [stage.name for stage in STAGES if stage.rows_sum_to_1] == ["attn_softmax"]
     assert [stage.name for stage in STAGES if stage.is_masked] == ["attn_scores", "attn_softmax"]
+    assert [stage.name for stage in STAGES if stage.is_product] == ["conv_bx", "conv_gated"]
     assert [stage.name for stage in STAGES if stage.is_sum] == ["qkv_bias", "post_attn_residual", "moe_router_scores", "post_ffn_residual"]
     assert {stage.name for stage in STAGES if stage.optional} == {
         "qkv_bias",
@@ -97,9 +99,11 @@ def test_what_holds_of_single_stages() -> None:
         "lm_head_raw",
         *LATENT,
         *RECURRENT,
+        *CONVOLUTION,
     }
     assert {stage.name for stage in STAGES if stage.only_with == "latent"} == LATENT
     assert {stage.name for stage in STAGES if stage.only_with == "recurrent"} == RECURRENT
+    assert {stage.name for stage in STAGES if stage.only_with == "convolution"} == CONVOLUTION
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}
     assert not is_logits(None)
     assert not is_logits("no_such_stage")

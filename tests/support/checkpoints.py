@@ -93,7 +93,7 @@ class _Weights:
             return np.float32(self._fields[f"xielu.{number[2]}"].contents()[int(number[1])])
         expert = re.search(r"\.(?:experts|norms)\.(\d+)\.", own_name)
         own_name = re.sub(r"\.norms\.\d+\.", ".", own_name)
-        own_name = own_name.replace("e_score_correction_bias", "e_score_correction.bias")
+        own_name = own_name.replace("e_score_correction_bias", "e_score_correction.bias").replace("expert_bias", "expert_bias.bias")
         name = self._names.get_name(_one_an_expert(own_name), try_suffixes=(".weight", ".bias"))
         if own_name.endswith("self_attn.sinks"):
             name = own_name.replace("model.layers.", "blk.").replace("self_attn.sinks", "attn_sinks.weight")
@@ -166,6 +166,8 @@ def _packed(raw: Values, scales: bool) -> Values:
 
 def _one_an_expert(name: str) -> str:
     """The name under which the gguf package knows a tensor that is one expert's."""
+    if "feed_forward.experts" in name:
+        return re.sub(r"^model\.(.+\.experts)\.\d+", r"\1", name)
     mixtral = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
     found = re.sub(r"\.experts\.\d+\.(\w+)\.", lambda match: f".experts.{mixtral.get(match[1], match[1])}.", name)
     return found.replace("block_sparse_moe.experts", "mlp.experts")

@@ -12,9 +12,19 @@ import numpy as np
 from gguf import GGUFWriter
 
 from aprgraph.graph.families import FAMILIES
+from aprgraph.graph.metadata import ListValue
 from aprgraph.graph.outline import outline
 from tests.support.tiny_blocks import FOREIGN_FORMATS, FORMATS, block_elements, random_blocks, random_weight
-from tests.support.tiny_families import eps_key, keys_of, latent_numbers, other_numbers, tiny_family, usual_experts, usual_window
+from tests.support.tiny_families import (
+    eps_key,
+    has_recurrent_layers,
+    keys_of,
+    latent_numbers,
+    other_numbers,
+    tiny_family,
+    usual_experts,
+    usual_window,
+)
 from tests.support.tiny_tensors import TensorWriter
 from tests.support.tokenizer import add_byte_level_tokenizer
 
@@ -112,6 +122,8 @@ def write_tiny_model(
     numbers[eps_key(kind)] = eps
     if "attention.kv_lora_rank" in keys_of(kind):
         numbers |= latent_numbers(32 if unit == 64 else unit, head_size if value_size is None else value_size)
+    if has_recurrent_layers(kind):
+        numbers["attention.head_count_kv"] = ListValue([kv_heads if layer % 2 else 0 for layer in range(layers)])
     if "ssm.inner_size" in keys_of(kind):
         numbers["ssm.inner_size"] = unit
     numbers |= other_numbers(kind, numbers) | own.numbers
@@ -156,7 +168,7 @@ def _add_number(writer: GGUFWriter, key: str, value: object) -> None:
     elif isinstance(value, int):
         writer.add_uint32(key, value)
     else:
-        writer.add_array(key, value)
+        writer.add_array(key, value.values() if isinstance(value, ListValue) else value)
 
 
 def _long_rope_magnitude(context: int, original: int) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from aprgraph.graph.families import Family
 from aprgraph.graph.families.numbers import Number
+from aprgraph.graph.families.recurrent import RecurrentLayers
 from aprgraph.graph.families.window import Windows
 from aprgraph.graph.outline import SMALL_NUMBERS
 
@@ -76,6 +77,11 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         optional=("moe_router_scores.bias",), tied=True, rope_base=500000.0,
         numbers={"leading_dense_block_count": 1, "expert_shared_count": 1},
     ),
+    # A convolution in the layers without KV heads.
+    "lfm2": TinyFamily(tied=True, rope_base=1e6),
+    "lfm2moe": TinyFamily(
+        optional=("moe_router_scores.bias",), tied=True, rope_base=1e6, numbers={"leading_dense_block_count": 1},
+    ),
     "glm4moe": TinyFamily(
         optional=_QKV_BIASES, rope_dims=True, turned=0.5,
         numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5},
@@ -136,6 +142,11 @@ def latent_numbers(size: int, value_size: int) -> dict[str, int]:
         "attention.value_length": 2 * size, "attention.key_length_mla": size + turned, "attention.value_length_mla": value_size,
         "rope.dimension_count": turned,
     }  # fmt: skip
+
+
+def has_recurrent_layers(kind: type[Family]) -> bool:
+    """Whether the layers of a family without KV heads are recurrent."""
+    return any(isinstance(reading, RecurrentLayers) and reading.period is None for reading in kind.readings().values())
 
 
 def usual_experts(kind: type[Family]) -> int:

@@ -43,6 +43,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     # A hidden size whose root bfloat16 cannot hold.
     "gemma2": {"hidden": 96},
     "gemma3": {"hidden": 96},
+    "lfm2moe": {"seed": 1},  # experts of equal scores are chosen in every layer
     "phi3": {"sliding_window": 5},
 }
 #: The models of the zoo, and the options of each: every family of the package, and Mixtral, which is the family `llama` with experts.
@@ -57,7 +58,7 @@ OVERRIDES: Mapping[str, Mapping[str, int]] = {
     "smollm3": {"smollm3.no_rope_layer_interval": 3},
 }
 #: What writes to the stream of hidden states, after its last norm where there is one.
-_OUTPUTS = ("attn_output.weight", "ffn_down.weight", "ffn_down_exps.weight", "ffn_down_shexp.weight")
+_OUTPUTS = ("attn_output.weight", "shortconv.out_proj.weight", "ffn_down.weight", "ffn_down_exps.weight", "ffn_down_shexp.weight")
 _POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 
 

@@ -22,6 +22,7 @@ _ATTENTION = re.compile(r"blk\.\d+\.attn_(q|k|v|qkv|output)\.bias")
 _INPUTS = re.compile(r"blk\.\d+\.attn_(q|k|v|qkv)\.bias")
 _OUTPUT = re.compile(r"blk\.\d+\.attn_output\.bias")
 _NETWORK = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.bias")
+_CHOICE = re.compile(r"blk\.\d+\.exp_probs_b\.bias")
 _CHUNK = 1 << 24
 _NAMED = 2
 
@@ -42,6 +43,7 @@ _INPUTS_BY_FIELD = _Biases(_INPUTS, "attention_bias", False)
 _OUTPUT_NEVER = _Biases(_OUTPUT, None, False)
 _NETWORK_NEVER = _Biases(_NETWORK, None, False)
 _NETWORK_BY_FIELD = _Biases(_NETWORK, "mlp_bias", False)
+_CONVOLUTION = _Biases(re.compile(r"blk\.\d+\.shortconv\.(in_proj|conv|out_proj)\.bias"), "conv_bias", False)
 _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     **dict.fromkeys(("llama", "granite", "smollm3"), (_BY_FIELD, _NETWORK_BY_FIELD)),
     **dict.fromkeys(
@@ -61,6 +63,8 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
         (_BY_FIELD, _NETWORK_NEVER),
     ),
     **dict.fromkeys(("mistral", "mixtral", "ministral3", "phi3", "exaone4"), (_NEVER, _NETWORK_NEVER)),
+    "lfm2": (_NEVER, _NETWORK_NEVER, _CONVOLUTION),
+    "lfm2_moe": (_NEVER, _NETWORK_NEVER, _CONVOLUTION, _Biases(_CHOICE, "use_expert_bias", True)),
     "seed_oss": (_Biases(_INPUTS, "attention_bias", True, fixed=True), _Biases(_OUTPUT, "attention_out_bias", False), _NETWORK_BY_FIELD),
     "ernie4_5": (_Biases(_ATTENTION, "use_bias", False), _Biases(_NETWORK, "use_bias", False)),
     "glm4": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORK_NEVER),

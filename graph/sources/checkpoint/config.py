@@ -155,8 +155,7 @@ def _declared_fields(family: type[Family]) -> dict[str, str]:
 class _Translator:
     def __init__(self, family: type[Family], config: Mapping[str, Any], where: Path) -> None:
         self._family, self._where = family, where
-        self._given = dict(text_config(config))
-        self._config = dict(self._given)
+        self._config = dict(family.made_fields(text_config(config)))
         self._done = {*HARMLESS}
         self._found = Translated()
         self._defaulted: list[str] = []

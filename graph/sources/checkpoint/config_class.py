@@ -13,6 +13,8 @@ from aprgraph.graph.families.registry import find_family_of_class
 from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 
 _CAUSAL, _WITH_IMAGES = "ForCausalLM", "ForConditionalGeneration"
+#: By ``model_type``: fields that a class goes by before `tie_word_embeddings`.
+_TIED_BY = {"lfm2": "tie_embedding", "lfm2_moe": "tie_embedding"}
 #: Classes with images too, which tie the head of the text model where no field says otherwise.
 _TIED = tuple(f"{name}{_WITH_IMAGES}" for name in ("Mistral3", "Gemma3"))
 #: A ``model_type`` that files bear although they name the class of another.
@@ -75,8 +77,9 @@ def is_tied(config: Mapping[str, Any], *, has_head: bool) -> bool:
     whole = str(names[0]) if isinstance(names, list) and names else ""
     if whole.endswith(_WITH_IMAGES) and "text_config" in config and (name in config or (whole in _TIED and not has_head)):
         return bool(config.get(name, True))
-    default = CLASS_DEFAULTS.get(kind_of(config), {}).get(name, False)
-    return bool(text_config(config).get(name, default))
+    kind, text = kind_of(config), text_config(config)
+    default = CLASS_DEFAULTS.get(kind, {}).get(name, False)
+    return bool(text.get(_TIED_BY.get(kind, name), text.get(name, default)))
 
 
 def _class_of_kind(kind: str) -> str:

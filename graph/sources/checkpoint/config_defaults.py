@@ -11,6 +11,10 @@ from typing import Any
 _GEMMA: dict[str, Any] = {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "sliding_window": 4096}
 _SMALL_EPS: dict[str, Any] = {"rms_norm_eps": 1e-6}
 _COHERE: dict[str, Any] = {"tie_word_embeddings": True, "layer_norm_eps": 1e-5, "max_position_embeddings": 8192, "logit_scale": 0.0625}
+_LFM: dict[str, Any] = {
+    "tie_word_embeddings": True, "max_position_embeddings": 128000, "norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6,
+    "conv_L_cache": 3,
+}  # fmt: skip
 
 _QWEN_3_5: dict[str, Any] = _SMALL_EPS | {
     "max_position_embeddings": 32768, "head_dim": 256, "partial_rotary_factor": 0.25, "linear_conv_kernel_dim": 4,
@@ -81,6 +85,9 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "cohere2": _COHERE | {"sliding_window": 4096},
     "exaone4": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "num_key_value_heads": 32, "sliding_window": 4096},
     "seed_oss": _SMALL_EPS | {"max_position_embeddings": 524288, "num_key_value_heads": 8, "head_dim": 128},
+    "lfm2": _LFM,
+    "lfm2_moe": _LFM | {"num_dense_layers": 2, "num_experts": 32, "num_experts_per_tok": 4, "moe_intermediate_size": 1792,
+                        "intermediate_size": 7168, "norm_topk_prob": True},
     "ernie4_5": {"tie_word_embeddings": True, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 2,
                  "head_dim": 128, "rope_theta": 500000.0},
 }  # fmt: skip
@@ -129,6 +136,7 @@ _HARMLESS = """
     top_p num_beams use_qk_norm qk_layernorm use_qkv_bias residual_dropout embedding_dropout n_ctx attention_head_dim
     summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
     eod_token_id sep_token_id repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
+    conv_bias use_expert_bias block_mlp_init_scale block_out_init_scale block_use_xavier_init conv_use_xavier_init tie_embedding
     model_max_length moe_capacity use_parallel_embedding layer_switch
 """
 HARMLESS = frozenset(_HARMLESS.split())
@@ -143,6 +151,8 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj",), "order_of_interleaved_layers": ("local_attn_first",),
     "use_gated_activation": (True,), "use_parallel_block": (True,), "use_embedding_sharing": (True,),
     "moe_layer_end_index": (-1,), "moe_norm_min": (1e-12,), "moe_gate": ("topk",), "moe_use_aux_free": (True,), "use_rmsnorm": (True,),
+    # What the code that came with LFM2 could be told, and the class does.
+    "block_use_swiglu": (True,), "use_pos_enc": (True,),
     "rope_interleave": (True,), "scoring_func": ("softmax", "sigmoid"), "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
 }  # fmt: skip
 

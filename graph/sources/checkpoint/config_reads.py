@@ -24,7 +24,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "residual_multiplier": ("granite",),
     "logits_scaling": ("granite",),
     "query_pre_attn_scalar": _GEMMA,
-    "routed_scaling_factor": ("glm4_moe", *_LATENT),
+    "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
     "sliding_window": (
         "mistral", "mixtral", *_QWEN, *_GEMMA, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
         "starcoder2",
@@ -44,7 +44,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),
     "rope_local_base_freq": ("gemma3_text",),
-    "norm_topk_prob": ("qwen2_moe", "qwen3_moe", "qwen3_next", "glm4_moe", "deepseek_v3", "glm4_moe_lite"),
+    "norm_topk_prob": ("qwen2_moe", "qwen3_moe", "qwen3_next", "glm4_moe", "deepseek_v3", "glm4_moe_lite", "lfm2_moe"),
     "rope_interleave": ("deepseek_v3", "glm4_moe_lite"),
 }  # fmt: skip
 
@@ -65,7 +65,7 @@ _NOT_NULL: tuple[str, ...] = (
 _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("residual_multiplier", "attention_multiplier", "embedding_multiplier", "logits_scaling"), ("granite",)),
     "logit_scale": ("cohere", "cohere2"),
-    "routed_scaling_factor": ("glm4_moe", *_LATENT),
+    "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
     "sliding_window": ("exaone4",),
 }
 #: What alone is computed here of what a field of a class may say.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aprgraph.graph.families import Family
-from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
+from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES, WITHOUT_END
 
 #: What stands before the decoder's own names, longest first: models with images or sound have the text model inside.
 _PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "")
-_GGUF = re.compile(r"(?:blk\.(\d+)\.)?(\w+)(?:\.(weight|bias))?")
+_GGUF = re.compile(r"(?:blk\.(\d+)\.)?(.+)")
 #: One of the norms of a module that has one for each head.
 _OF_HEAD = re.compile(r"(.+)\.norms\.(\d+)\.(weight|bias)")
 _EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.(\w+)")
@@ -101,15 +101,22 @@ def own_name(family: type[Family], name: str) -> str | None:
     found = _GGUF.fullmatch(name)
     if found is None:
         return None
-    layer, base, part = found.groups()
+    layer, own = found.groups()
     slots = dict.fromkeys((*family.gguf_names, *GGUF_NAMES, *family.hf_names, *HF_NAMES))
-    modules = {module for slot in slots if family.gguf_name(slot) == base and (module := family.hf_name(slot)) is not None}
-    if len(modules) != 1:
+    tensors = {
+        module
+        if family.gguf_name(slot) in WITHOUT_END or module.endswith("bias")
+        else f"{module}.{what}"  # a module's own, or all there is
+        for slot in slots
+        for what in ("weight", "bias")
+        if family.tensor_name(slot, what) == own and (module := family.hf_name(slot)) is not None
+    }
+    if len(tensors) != 1:
         return None
-    (module,) = modules
+    (tensor,) = tensors
     root = f"{family.hf_root}."
-    where = "" if module == "lm_head" else root if layer is None else f"{root}{family.hf_layers}.{layer}."
-    return f"{where}{module}.{part}"
+    where = "" if tensor.startswith("lm_head.") else root if layer is None else f"{root}{family.hf_layers}.{layer}."
+    return f"{where}{tensor}"
 
 
 def _part(end: str) -> Part | None:

@@ -7,7 +7,7 @@ import numpy as np
 from aprgraph.graph.ops import Array, traits_of
 from tests.zoo.faults.patches import left_out, reading
 from tests.zoo.faults.places import each_layer
-from tests.zoo.planting import Call, Fault
+from tests.zoo.planting import Call, Fault, Patch
 from tests.zoo.subjects import Subject
 
 
@@ -24,6 +24,22 @@ def _one_late(call: Call) -> Array:
     """What the convolution reads is a position late."""
     x, *weights = call.operands
     return call.compute([np.concatenate([np.zeros_like(x[:1]), x[:-1]]), *weights])
+
+
+def _one_early(call: Call) -> Array:
+    """What the convolution reads is a position early, and so of later positions."""
+    x, *weights = call.operands
+    return call.compute([np.concatenate([x[1:], np.zeros_like(x[:1])]), *weights])
+
+
+def _other_part(by: int) -> Patch:
+    """Columns of the part so many parts further on."""
+
+    def patch(call: Call) -> Array:
+        start, stop = call.node.attr_int("start"), call.node.attr_int("stop")
+        return call.compute(start=start + by * (stop - start), stop=stop + by * (stop - start))
+
+    return patch
 
 
 def _without_correction(call: Call) -> Array:
@@ -68,6 +84,30 @@ FAULTS = (
         "kernel",
         "A short convolution has its weights in the other order.",
         each_layer({"conv_out": reading(1, lambda call: call.operands[1][:, ::-1])}, "conv_out"),
+    ),
+    Fault(
+        "convolution of what follows",
+        "kernel",
+        "A short convolution reads each position a position early, and so looks at what follows.",
+        each_layer({"conv_out": _one_early}, "conv_out"),
+    ),
+    Fault(
+        "gate before the convolution missing",
+        "graph",
+        "A gated short convolution reads x as it is.",
+        each_layer({"conv_bx": lambda call: call.operands[1]}, "conv_bx"),
+    ),
+    Fault(
+        "gate behind the convolution missing",
+        "graph",
+        "What a gated short convolution gives goes on without its gate.",
+        each_layer({"conv_gated": lambda call: call.operands[1]}, "conv_gated"),
+    ),
+    Fault(
+        "gates of the convolution exchanged",
+        "graph",
+        "A gated short convolution takes the gate of what it gives for that of what it reads, and the reverse.",
+        each_layer({"conv_b": _other_part(1), "conv_c": _other_part(-1)}, "conv_bx", "conv_gated"),
     ),
     Fault(
         "decay missing",

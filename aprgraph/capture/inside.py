@@ -1,0 +1,71 @@
+"""What happens inside a module that is no module of its own: a sum with one of its tensors, or a function of torch that it calls."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_ADDITIONS = ("add", "__add__", "__radd__")
+
+
+class InsideWatch:
+    """Records what ``module`` gets of a function each time that it is called: ``is_it(name, args)`` says of which."""
+
+    def __init__(self, module: Any, is_it: Callable[[str, Any], bool], record: Callable[[torch.Tensor], None]) -> None:
+        self._module, self._is_it, self._record = module, is_it, record
+        self._watching: _Results | None = None
+
+    def open(self, stack: contextlib.ExitStack) -> None:
+        """Record until ``stack`` closes."""
+        stack.callback(self._module.register_forward_pre_hook(self._enter).remove)
+        stack.callback(self._module.register_forward_hook(self._leave, always_call=True).remove)
+
+    def _enter(self, _module: Any, _args: Any) -> None:
+        self._watching = _Results(self._is_it)
+        self._watching.__enter__()
+
+    def _leave(self, _module: Any, _args: Any, output: Any) -> None:
+        watching, self._watching = self._watching, None
+        if watching is None:
+            return
+        watching.__exit__(None, None, None)
+        if output is not None and watching.result is not None:  # without output it raised
+            self._record(watching.result)
+
+
+def sum_with(module: Any, name: str, record: Callable[[torch.Tensor], None]) -> InsideWatch:
+    """Records what a module gets when it adds its tensor ``name``, such as the bias of a router's choice."""
+    return InsideWatch(
+        module, lambda function, args: function in _ADDITIONS and any(_is(getattr(module, name), one) for one in args), record
+    )
+
+
+def called(module: Any, name: str, record: Callable[[torch.Tensor], None]) -> InsideWatch:
+    """Records what a module gets of the function ``name`` of torch, such as an activation."""
+    return InsideWatch(module, lambda function, _args: function == name, record)
+
+
+class _Results(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not known
+    """While inside, ``result`` becomes what a function gives. It changes nothing."""
+
+    def __init__(self, is_it: Callable[[str, Any], bool]) -> None:
+        super().__init__()
+        self.result: torch.Tensor | None = None
+        self._is_it = is_it
+
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if self._is_it(getattr(function, "__name__", ""), args):
+            self.result = result.clone()
+        return result
+
+
+def _is(term: Any, value: Any) -> bool:
+    """Whether a value is a tensor, or it in another shape."""
+    if value is term:
+        return True
+    return isinstance(value, torch.Tensor) and (value.data_ptr(), value.numel()) == (term.data_ptr(), term.numel())

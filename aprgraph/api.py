@@ -12,6 +12,7 @@ from aprgraph.codegen.artifact import Artifact, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
 from aprgraph.codegen.cache.artifacts import OnNotice, compile_artifact, compile_into_cache, find_beside, find_in_cache
 from aprgraph.graph.arguments import STEPS
+from aprgraph.graph.arithmetics import PLAIN
 from aprgraph.graph.errors import NonFiniteError, TokenError, TraceError
 from aprgraph.graph.held_graph import FindHeld
 from aprgraph.graph.ir import Graph
@@ -21,6 +22,7 @@ from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.tap_plan import Plan, parse_plan, parse_steps
 from aprgraph.graph.text import print_graph
 from aprgraph.option_words import in_option_words
+from aprgraph.runs.arithmetic import check_arithmetic, described_arithmetic
 from aprgraph.runs.execute import OnToken, Outcome, execute
 from aprgraph.runs.open_engine import check_remote, open_engine
 from aprgraph.runs.plan import RunOptions, RunPlan, check_room, plan_run
@@ -164,6 +166,7 @@ class CompiledModel:
 
     def plan(self, plan: Plan, tokens: Sequence[int], options: RunOptions = DEFAULT_OPTIONS) -> RunPlan:
         """Check tokens and plan, and run the passes. Raises TokenError or PlanError."""
+        check_arithmetic(options.arithmetic, self.artifact.target)
         return plan_run(self.artifact.graph, self.model, plan, tokens, options)
 
     def run(
@@ -179,6 +182,7 @@ class CompiledModel:
         max_tokens: int = 0,
         steps: str = "0..1",
         prefill_chunk: int | None = None,
+        arithmetic: str = PLAIN,
         stats_only: bool = False,
         force: bool = False,
         on_entry: OnEntry | None = None,
@@ -186,11 +190,11 @@ class CompiledModel:
         """Run the model and record the tensors that ``taps``, ``layers`` and ``steps`` select (as on the command line).
 
         ``tokens`` or ``prompt`` (default "What is 2+2?") is the input; ``directory`` defaults to
-        ``<model-stem>-trace`` beside the model. An earlier run's trace there is replaced whole; what else is there is written over only
-        with ``force``. Raises AprgraphError.
+        ``<model-stem>-trace`` beside the model. An earlier run's trace there is replaced whole; what else is there is written over
+        only with ``force``. ``arithmetic`` is what --arithmetic is on the command line. Raises AprgraphError.
         """
         plan = parse_plan(taps, layers)
-        options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk)
+        options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic)
         run = self.plan(plan, self._input(prompt, tokens), options)
         place = Path(directory) if directory is not None else self.default_trace_directory
         return self.record(run, place, threads=threads, stats_only=stats_only, force=force, on_entry=on_entry)
@@ -280,6 +284,7 @@ class CompiledModel:
             extra={
                 **({"generated": list(generated)} if run.options.max_tokens else {}),
                 **({QK_ROWS: rows} if (rows := order_of_graph(self.artifact.graph)) is not None else {}),
+                **described_arithmetic(run.graph),
                 # A manifest has the same bytes whoever runs, the command line or a Python program.
                 **({"notes": [in_option_words(note) for note in run.notes]} if run.notes else {}),
             },

@@ -55,6 +55,7 @@ class Command(Argument):
         return " ".join(("aprgraph", self.name, *([] if self.value is None else [self.value]), *map(words, self.options)))
 
 
+ARITHMETIC = Argument("arithmetic")
 ARCHITECTURES = Argument("architectures")
 CHAT = Argument("chat", call="encode_chat")
 CPU = Argument("cpu")

@@ -73,6 +73,11 @@ def decode_q4_1(block: BlockReader, first: int, lane: Any) -> Any:
     return block.fma(block.real("d"), block.to_real(_nibble(block, first, lane)), block.real("m"))
 
 
+def minimum_of_block(block: BlockReader) -> Any:
+    """The smallest element that a block of Q4_1 or Q5_1 can have: the one for q = 0, if d is positive."""
+    return block.real("m")
+
+
 def decode_q5_0(block: BlockReader, first: int, lane: Any) -> Any:
     return block.real("d") * block.to_real(_five_bits(block, first, lane) - 16)
 

@@ -60,7 +60,7 @@ class BlockFormat:
 
     ``decode(block, first, lane)`` gives the elements first + lane, for lane in 0 .. RUN - 1. It is None where only the
     `gguf` package knows how; ``fields`` is then one field of a block's bytes. ``scales`` are fields of blocks that lie
-    elsewhere.
+    elsewhere. ``minimum(block)`` gives, where there is one, the field that is added to every element of a block.
     """
 
     name: str
@@ -70,6 +70,7 @@ class BlockFormat:
     decode: Callable[[BlockReader, int, Any], Any] | None
     summary: str
     scales: Scales | None = None
+    minimum: Callable[[BlockReader], Any] | None = None
 
     @property
     def block_bytes(self) -> int:

@@ -36,9 +36,15 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
         BlockFormat("BF16", 30, 1, (Field("x", "bfloat16"),), decoders.decode_plain, "x"),
         BlockFormat("Q8_0", 8, 32, (_D, Field("qs", "int8", 32)), decoders.decode_q8_0, "d · q, q in -128..127"),
         BlockFormat("Q4_0", 2, 32, (_D, Field("qs", _U8, 16)), decoders.decode_q4_0, "d · (q - 8), q in 0..15"),
-        BlockFormat("Q4_1", 3, 32, (_D, _M, Field("qs", _U8, 16)), decoders.decode_q4_1, "d · q + m, q in 0..15"),
+        BlockFormat(
+            "Q4_1", 3, 32, (_D, _M, Field("qs", _U8, 16)),
+            decoders.decode_q4_1, "d · q + m, q in 0..15", minimum=decoders.minimum_of_block,
+        ),
         BlockFormat("Q5_0", 6, 32, (_D, Field("qh", _U8, 4), Field("qs", _U8, 16)), decoders.decode_q5_0, "d · (q - 16), q in 0..31"),
-        BlockFormat("Q5_1", 7, 32, (_D, _M, Field("qh", _U8, 4), Field("qs", _U8, 16)), decoders.decode_q5_1, "d · q + m, q in 0..31"),
+        BlockFormat(
+            "Q5_1", 7, 32, (_D, _M, Field("qh", _U8, 4), Field("qs", _U8, 16)),
+            decoders.decode_q5_1, "d · q + m, q in 0..31", minimum=decoders.minimum_of_block,
+        ),
         BlockFormat("IQ4_NL", 20, 32, (_D, Field("qs", _U8, 16)), decoders.decode_iq4_nl, "d · table[q], 16 values denser around 0"),
         BlockFormat("MXFP4", 39, 32, (Field("e", _U8), Field("qs", _U8, 16)), decoders.decode_mxfp4, "2^(e - 127) · q, q of E2M1"),
         BlockFormat(
@@ -191,6 +197,13 @@ def decode_reference(fmt: BlockFormat, raw: npt.NDArray[np.uint8], shape: tuple[
         plain: npt.NDArray[np.float64] = np.ascontiguousarray(raw).view(fmt.fields[0].numpy_dtype).astype(np.float64)
         return plain.reshape(shape)
     return decode_blocks(fmt, NumpyBlocks(fmt, np.ascontiguousarray(raw).reshape(-1, fmt.block_bytes))).reshape(shape)
+
+
+def decode_minima(fmt: BlockFormat, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The minima of the blocks of rows ``raw`` of bytes, in a format that has some: float64 [rows, blocks of a row]."""
+    assert fmt.minimum is not None
+    minima: npt.NDArray[np.float64] = fmt.minimum(NumpyBlocks(fmt, np.ascontiguousarray(raw).reshape(-1, fmt.block_bytes)))
+    return minima.reshape(len(raw), -1)
 
 
 def decode_blocks(fmt: BlockFormat, blocks: NumpyBlocks) -> npt.NDArray[np.float64]:

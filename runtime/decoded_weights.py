@@ -7,10 +7,11 @@ from collections import OrderedDict
 
 import numpy as np
 
-from aprgraph.graph.block_formats import decode_reference
+from aprgraph.graph.block_formats import decode_minima, decode_reference
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array, traits_of
+from aprgraph.graph.ops.sources import MINIMA
 from aprgraph.graph.weight_pieces import InPieces, decode_piece
 from aprgraph.runtime.weight_scales import row_scales
 
@@ -31,6 +32,8 @@ def decode_rows(model: Model, node: Node, start: int = 0, stop: int | None = Non
     if info.in_pieces is not None:
         return _rows_of_pieces(info.in_pieces, start, stop)
     raw = model.file.tensor_bytes(info)[start:stop]
+    if node.attrs.get("part") == MINIMA:
+        return decode_minima(info.format, raw)
     decoded = decode_reference(info.format, raw, (len(raw), info.dims[-1]))
     scales = row_scales(model, node, start, start + len(raw))
     return decoded if scales is None else decoded * scales
@@ -78,7 +81,7 @@ class DecodedWeights:
     def __init__(self, model: Model, keep: int = 0) -> None:
         self._model = model
         self._keep = keep
-        self._kept: OrderedDict[str, Array] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, object], Array] = OrderedDict()
 
     def read(self, node: Node, user: Node) -> Array:
         """The weight ``node`` in float64 for the node ``user``, or something of its shape that decodes what it is indexed by.
@@ -88,13 +91,13 @@ class DecodedWeights:
         if self._in_parts(node, user):
             parts: Array = _Parts(self._model, node)  # type: ignore[assignment]
             return parts
-        tensor = node.attr_str("tensor")
-        if tensor in self._kept:
-            self._kept.move_to_end(tensor)
-            return self._kept[tensor]
+        kept_as = (node.attr_str("tensor"), node.attrs.get("part"))
+        if kept_as in self._kept:
+            self._kept.move_to_end(kept_as)
+            return self._kept[kept_as]
         value = decode_weight(self._model, node)
         if value.nbytes <= self._keep:
-            self._kept[tensor] = value
+            self._kept[kept_as] = value
             while sum(kept.nbytes for kept in self._kept.values()) > self._keep:
                 self._kept.popitem(last=False)
         return value

@@ -14,6 +14,7 @@ from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import OPS, Array, Role, traits_of
+from aprgraph.graph.passes.apply_arithmetic import OF_GRAPH
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.runtime.decoded_weights import DecodedWeights
 
@@ -28,9 +29,11 @@ def evaluate(
 
     ``inputs`` holds the `input` nodes by name as int64, and the `recorded` ones as float64; ``weight(node, user)`` decodes
     a `weight` node for a node that reads it. ``states`` holds what earlier passes left in each node with a state, and is
-    brought up to date; None for a pass alone. Raises GraphError for an input that is not given.
+    brought up to date; None for a pass alone. In the arithmetic of an engine (the pass apply-arithmetic) the stages are
+    rounded to float32, as they are there: what is rounded to 8 bits depends on it. Raises GraphError for an input that is not given.
     """
     states = {} if states is None else states
+    in_float32 = OF_GRAPH in graph.attrs
     values: dict[str, Array] = {}
     left = {node.name: len(graph.users(node.name)) for node in graph}
     for node in graph:
@@ -46,6 +49,9 @@ def evaluate(
             value: Array = np.asarray(given, dtype=np.int64 if role is Role.INPUT else np.float64)
         else:
             value = _compute(node, [values[name] if name in values else weight(graph[name], node) for name in names], states)
+        if in_float32 and node.stage is not None:
+            with np.errstate(over="ignore"):  # beyond float32 is Inf there
+                value = value.astype(np.float32).astype(np.float64)
         values[node.name] = value
         for name in set(names):
             left[name] -= 1

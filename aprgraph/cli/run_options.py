@@ -59,6 +59,14 @@ Target = Annotated[
     str | None,
     typer.Option("--target", "-t", metavar="TARGET[:N]", help="With a MODEL: llvm, cuda or reference [llvm]. cuda:N is the GPU number N."),
 ]
+Arithmetic = Annotated[
+    str,
+    typer.Option(
+        "--arithmetic",
+        metavar="NAME[,cache=f16|f32][,flash=on|off]",
+        help="Round as an engine does, with --target reference: ggml-avx2 and others (docs/arithmetic.md).",
+    ),
+]
 ModelPlace = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="With an ARTIFACT: where its model lies now.")]
 Rpc = Annotated[
     str | None,

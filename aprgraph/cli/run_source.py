@@ -47,6 +47,13 @@ def open_source(
     return loaded.find_cached(target or "llvm") or loaded
 
 
+def target_of(opened: CompiledModel | LoadedModel, target: str | None) -> str:
+    """The target that a source is, or will be, compiled for."""
+    from aprgraph.api import CompiledModel  # noqa: PLC0415
+
+    return opened.artifact.target if isinstance(opened, CompiledModel) else target or "llvm"
+
+
 def compile_source(opened: CompiledModel | LoadedModel, target: str | None, gpu: int | None) -> CompiledModel:
     """Compiles what is not compiled yet; that takes seconds, so it comes after all else, a GPU here included, has been checked."""
     from aprgraph.api import CompiledModel  # noqa: PLC0415

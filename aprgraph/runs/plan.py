@@ -11,11 +11,13 @@ from functools import cached_property
 from pathlib import Path
 
 from aprgraph.graph.arguments import MAX_TOKENS, PREFILL_CHUNK, STEPS, TAPS
+from aprgraph.graph.arithmetics import PLAIN
 from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.errors import PlanError, TokenError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import taps_of, weights_of
+from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.fix_context import context_choices
 from aprgraph.graph.passes.pipeline import early_graph, executed_graph, recorded_graph
 from aprgraph.graph.stages import is_logits
@@ -33,13 +35,14 @@ class RunOptions:
 
     ``positions`` (last or all) are those whose logits `lm_head` holds. ``max_tokens`` is how many tokens to generate, 0 for
     none. ``steps`` are those that record: step 0 is the prompt, step i the i-th generated token. ``prefill_chunk`` is how many
-    positions of the prompt to run at once, None for all.
+    positions of the prompt to run at once, None for all. ``arithmetic`` names that of an engine (graph/arithmetics.py).
     """
 
     positions: str = "last"
     max_tokens: int = 0
     steps: range = range(1)
     prefill_chunk: int | None = None
+    arithmetic: str = PLAIN
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,9 @@ class RunPlan:
 
 
 def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], options: RunOptions) -> RunPlan:
-    """Check everything and run the passes. Raises TokenError or PlanError."""
+    """Check everything and run the passes. Raises TokenError or PlanError, and GraphError for an arithmetic that cannot be."""
     ids = check_tokens(tokens, model)
+    graph = ApplyArithmetic(options.arithmetic)(graph)
     if options.positions not in POSITIONS:
         raise TokenError(f"positions {options.positions!r}: expected last or all")
     if options.prefill_chunk is not None and options.prefill_chunk < 1:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata
+from aprgraph.graph.ops.rope import EVERY_PAIR
 
 _KINDS = ("none", "linear", "yarn", "longrope")
-_EVERY_PAIR = (-1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Rope:
     dims: int
     base: float
     scale: float = 1.0
-    ramp: tuple[float, float] = _EVERY_PAIR
+    ramp: tuple[float, float] = EVERY_PAIR
     magnitude: float = 1.0
 
 

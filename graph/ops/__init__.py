@@ -25,6 +25,8 @@ from aprgraph.graph.ops.elementwise import (
     XIELU,
 )
 from aprgraph.graph.ops.experts import EXPERT_BIAS_ADD, EXPERT_LINEAR, EXPERT_SUM
+from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
+from aprgraph.graph.ops.gelu_half import GELU_HALF
 from aprgraph.graph.ops.heads import HEAD_LINEAR, JOIN_HEADS
 from aprgraph.graph.ops.kv_cache import CACHE
 from aprgraph.graph.ops.l2_norm import L2_NORM
@@ -34,6 +36,8 @@ from aprgraph.graph.ops.lookup import COLUMNS, EMBED, LAST_ROW
 from aprgraph.graph.ops.query_temperature import QUERY_TEMPERATURE
 from aprgraph.graph.ops.rms_norm import RMS_NORM
 from aprgraph.graph.ops.rope import CONTEXT_CHOICE, ROPE, ROPE_ANGLES
+from aprgraph.graph.ops.rope_chained import ROPE_ANGLES_CHAINED
+from aprgraph.graph.ops.rounding import ROUND, ROUND_SUM_ERRORS
 from aprgraph.graph.ops.router import ROUTER_WEIGHTS, TOP_K
 from aprgraph.graph.ops.scale_columns import SCALE_COLUMNS
 from aprgraph.graph.ops.short_conv import SHORT_CONV
@@ -50,6 +54,7 @@ OPS: dict[str, Op] = {
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
         SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED, XIELU, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE,
         SOFTMAX, TOP_K, ROUTER_WEIGHTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SUM, TAP,
+        ROUND, ROUND_SUM_ERRORS, ROPE_ANGLES_CHAINED, GELU_HALF, FLASH_ATTENTION,
     )
 }  # fmt: skip
 

@@ -111,7 +111,7 @@ ATTN_SCORES = Op(
     attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "cap": float},
     defaults=_SCORE_DEFAULTS,
     numbers=_SCORE_NUMBERS,
-    traits=Traits(attended={"k": 0}),
+    traits=Traits(multiplied="q", attended={"k": 0}),
 )
 
 
@@ -188,7 +188,7 @@ ATTN_MIX = Op(
     attrs={"kv_heads": int, "window": int, "causal": bool, "value_size": int},
     defaults=_MIX_DEFAULTS,
     numbers=_MASK_NUMBERS,
-    traits=Traits(attended={"weights": 2, "v": 0}),
+    traits=Traits(multiplied="weights", attended={"weights": 2, "v": 0}),
 )
 
 

@@ -42,7 +42,7 @@ EXPERT_LINEAR = Op(
     ("x", "ids", "weight"),
     infer=_expert_linear,
     reference=_expert_linear_reference,
-    traits=Traits(weights=("weight",), picks_rows_by="ids", is_matmul=True, is_rowwise=True),
+    traits=Traits(weights=("weight",), picks_rows_by="ids", is_matmul=True, multiplied="x", is_rowwise=True),
 )
 
 

@@ -15,6 +15,15 @@ from aprgraph.graph.ops.traits import Traits
 PAIRINGS = ("interleaved", "halves")
 
 
+#: The ramp that scales every pair, as no scaling and linear scaling do.
+EVERY_PAIR = (-1.0, 0.0)
+
+
+def has_ramp(attrs: Attrs) -> bool:
+    """Whether some pairs are scaled less than others, as by YaRN."""
+    return (number(attrs, "ramp_start"), number(attrs, "ramp_end")) != EVERY_PAIR
+
+
 def _angles(types: Types, attrs: Attrs) -> TensorType:
     positions = types[0]
     dims = integer(attrs, "dims")

@@ -11,6 +11,9 @@ from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Attrs, Op, Types, require
 from aprgraph.graph.ops.traits import Role, Traits
 
+#: The part of a weight that is one number of each block: what is added to all elements of it.
+MINIMA = "minima"
+
 
 def _declared(_types: Types, attrs: Attrs) -> TensorType:
     dims, dtype = attrs["dims"], str(attrs["dtype"])
@@ -22,6 +25,11 @@ def _declared(_types: Types, attrs: Attrs) -> TensorType:
     require(not attrs.get("scale") or fmt.is_decoded_when_bound, f"a weight of {dtype} has the scale {attrs.get('scale')!r}, expected none")
     require(dims[-1] % fmt.elements == 0, f"rows have {dims[-1]} elements, expected a multiple of {fmt.elements} for {dtype}")
     layout = str(attrs.get("layout", ""))
+    part = str(attrs.get("part", ""))
+    if part:
+        require(part == MINIMA, f"part is {part!r}, expected {MINIMA}")
+        require(fmt.minimum is not None and not layout, f"blocks of {layout or dtype} have no minima")
+        return TensorType("f32", (*dims[:-1], dims[-1] // fmt.elements))
     if not layout:
         return TensorType(dtype, dims)
     held = checkpoint_format(layout.upper())
@@ -44,11 +52,12 @@ WEIGHT = Op(
     "weight",
     "A tensor of the model file, in the file's own blocks. `tensor` is its name in the file, dims are elements. If `scale` names another "
     "tensor, what is decoded is multiplied by that: one number, or one for each expert. `layout` is the format that the file has it in, "
-    "where its scales are a tensor of their own; the type is then of that format, and `dtype` what the weight is in GGUF.",
+    "where its scales are a tensor of their own; the type is then of that format, and `dtype` what the weight is in GGUF. The `part` "
+    "minima is not the elements, but of each block in [rows, blocks of a row] what is added to all of them.",
     (),
     infer=_declared,
-    attrs={"tensor": str, "dtype": str, "dims": tuple, "scale": str, "layout": str},
-    defaults={"scale": "", "layout": ""},
+    attrs={"tensor": str, "dtype": str, "dims": tuple, "scale": str, "layout": str, "part": str},
+    defaults={"scale": "", "layout": "", "part": ""},
     traits=Traits(role=Role.WEIGHT),
 )
 

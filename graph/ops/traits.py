@@ -41,6 +41,9 @@ class Traits:
     #: Whether the op multiplies by weight matrices. These may take gigabytes, so its reference reads them in slices
     #: of rows.
     is_matmul: bool = False
+    #: The operand whose rows are multiplied by weight matrices, or by the rows of a KV cache. Engines may round it to
+    #: what the other one is held in, or to something near.
+    multiplied: str | None = None
     #: Whether the result holds ids chosen by comparing values, as in top-k. A rounding error can give another id. An
     #: id is NaN where the values hold a NaN and nothing can be chosen.
     chooses: bool = False

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.passes.all_positions import AllPositions
+from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.base import Pass, run_passes
 from aprgraph.graph.passes.fill_caches import FillCaches
 from aprgraph.graph.passes.fix_context import FixContext
@@ -26,6 +27,7 @@ PASSES: dict[str, type[Pass]] = {
     FuseAttention.name: FuseAttention,
     OnePass.name: OnePass,
     ReplayRecorded.name: ReplayRecorded,
+    ApplyArithmetic.name: ApplyArithmetic,
 }
 
 
@@ -47,6 +49,7 @@ def make_passes(text: str, plan: Plan | None = None) -> list[Pass]:
 __all__ = [
     "PASSES",
     "AllPositions",
+    "ApplyArithmetic",
     "FillCaches",
     "FixContext",
     "FuseAttention",

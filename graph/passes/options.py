@@ -96,4 +96,6 @@ def _value(where: str, kind: object, text: str) -> object:
         if re.fullmatch(r"[0-9]{1,18}", text) is None:
             raise GraphError(f"{where}: expected a whole number")
         return int(text)
+    if kind is str:
+        return text
     return frozenset(text.split(","))

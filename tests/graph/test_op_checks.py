@@ -71,6 +71,19 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "expert_bias_add": ("f32[n,3,5] f32[n,3] f16[8,5]", {}, "f32[n,3,5]"),
     "expert_sum": ("f32[n,3,5] f32[n,3]", {}, "f32[n,5]"),
     "tap": ("f32[4,n,t]", {}, "f32[4,n,t]"),
+    "round": ("f32[n,3,512]", {"scheme": "q8_k"}, "f32[n,3,512]"),
+    "round_sum_errors": ("f32[n,3,64]", {"scheme": "q8_1_avx"}, "f32[n,3,2]"),
+    "rope_angles_chained": (
+        "i32[n] f32[2]",
+        {"base": 1e4, "dims": 4, "scale": 1.0, "ramp_start": -1.0, "ramp_end": 0.0, "magnitude": 1.0},
+        "f32[n,4]",
+    ),
+    "gelu_half": ("f32[n,2,8]", {}, "f32[n,2,8]"),
+    "flash_attention": (
+        "f32[n,12] f32[t,6] f32[t,10] f32[4]",
+        {"heads": 4, "kv_heads": 2, "scale": 0.5, "window": 0, "lanes": 8},
+        "f32[n,20]",
+    ),
 }
 
 
@@ -132,6 +145,13 @@ def test_attributes_missing_added_or_of_another_type_are_rejected(op: str) -> No
         ("weight", "", {"dtype": "q9_0"}, "dtype is 'q9_0', expected one of f32, f16, bf16, q8_0"),
         ("weight", "", {"dtype": "Q8_0"}, "dtype is 'Q8_0', expected one of f32"),
         ("weight", "", {"dims": (4, 40)}, "rows have 40 elements, expected a multiple of 32 for q8_0"),
+        ("weight", "", {"part": "scales"}, "part is 'scales', expected minima"),
+        ("weight", "", {"part": "minima"}, "blocks of q8_0 have no minima"),
+        ("round", "f32[n,512]", {"scheme": "q9"}, "scheme is 'q9', expected one of f16, bf16, q8_0_avx"),
+        ("round", "f32[n,300]", {}, "rows of x have 300 elements, expected a multiple of 256"),
+        ("round", "i32[n]", {}, r"x is i32\[n\], expected f32 of two dims or more"),
+        ("round_sum_errors", "f32[n,64]", {"scheme": "q8_0_avx"}, "scheme is 'q8_0_avx', which has no sums of blocks"),
+        ("gelu_half", "i32[n]", {}, r"x is i32\[n\], expected f32"),
         ("embed", "f32[n] q4_k[9,256]", {}, r"tokens are f32\[n\], expected i32\[n\]"),
         ("embed", "i32[n] f32[9]", {}, r"the embedding table is f32\[9\], expected \[vocabulary, hidden\]"),
         ("columns", "f32[n,7]", {}, r"columns 2\.\.8 do not lie in f32\[n, 7\]"),

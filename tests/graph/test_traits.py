@@ -53,6 +53,7 @@ def test_ops_that_look_at_other_positions_are_not_rowwise() -> None:
         "attn_softmax",
         "attn_mix",
         "attention",
+        "flash_attention",
         "short_conv",
         "delta_rule",
     }

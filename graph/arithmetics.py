@@ -1,0 +1,115 @@
+"""The arithmetics of engines: what each rounds, and where, as data that the pass apply-arithmetic goes by.
+
+Those of ggml are llama.cpp's at 0c1e57098, read in ggml/src; docs/arithmetic.md says what was measured against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from aprgraph.graph.errors import GraphError, shown
+
+#: The arithmetic of a run that names none.
+PLAIN = "plain"
+#: What the KV cache holds.
+CACHES = ("f16", "f32")
+
+
+@dataclass(frozen=True)
+class EngineArithmetic:
+    """How one engine computes.
+
+    ``activations`` names the rounding (graph/roundings.py) of what is multiplied by weights of a block format; "" is
+    none, and a format that is not there is one that the engine lacks. ``instead`` names the op that the engine computes
+    in place of another. ``cache`` is the type of the KV cache, and ``flash`` says whether attention is flash attention:
+    both are options of its user. ``lanes`` is how many elements its vectors have, 0 where it has none. ``was_run``:
+    measured against the engine; otherwise only read in its source.
+    """
+
+    name: str
+    summary: str
+    activations: Mapping[str, str] = field(default_factory=dict)
+    instead: Mapping[str, str] = field(default_factory=dict)
+    cache: str = "f32"
+    flash: bool = False
+    lanes: int = 0
+    was_run: bool = True
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing is rounded but to float32."""
+        return not self.activations
+
+    @property
+    def text(self) -> str:
+        """The name with the user's options: what ``parse_arithmetic`` takes."""
+        return self.name if self.is_exact else f"{self.name},cache={self.cache},flash={'on' if self.flash else 'off'}"
+
+
+#: What ggml multiplies by is rounded to this, by the format of the weights: `vec_dot_type` of ggml-cpu/ggml-cpu.c.
+_VEC_DOT_TYPES = {
+    "": ("F32",),
+    "f16": ("F16",),
+    "bf16": ("BF16",),
+    "q8_0": ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "MXFP4", "NVFP4", "Q1_0", "Q2_0"),
+    "q8_1": ("Q4_1", "Q5_1"),
+    "q8_k": (
+        "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS",
+        "TQ1_0", "TQ2_0",
+    ),
+}  # fmt: skip
+
+#: Ops of which ggml's CPU backend computes another: GELU by a table of float16, RoPE's angles by products in float32.
+_CPU_OPS = {"gelu": "gelu_half", "rope_angles": "rope_angles_chained"}
+
+
+def _ggml(variant: str) -> dict[str, str]:
+    """The roundings by block format, with those of Q8_0 and Q8_1 as ``variant`` has them."""
+    own = {"q8_0", "q8_1"}
+    return {fmt: f"{scheme}_{variant}" if scheme in own else scheme for scheme, formats in _VEC_DOT_TYPES.items() for fmt in formats}
+
+
+ARITHMETICS: dict[str, EngineArithmetic] = {
+    arithmetic.name: arithmetic
+    for arithmetic in (
+        EngineArithmetic(PLAIN, "float32 throughout, nothing rounded to less"),
+        EngineArithmetic(
+            "ggml-avx2", "llama.cpp on x86-64 with AVX2 and FMA", _ggml("avx"), _CPU_OPS, cache="f16", flash=True, lanes=8
+        ),
+        EngineArithmetic(
+            "ggml-avx512", "llama.cpp on x86-64 with AVX-512", _ggml("avx"), _CPU_OPS, cache="f16", flash=True, lanes=16
+        ),
+        EngineArithmetic(
+            "ggml-scalar", "llama.cpp on a CPU for which it has no code of its own", _ggml("scalar"), _CPU_OPS, cache="f16", flash=True
+        ),
+        EngineArithmetic(
+            "ggml-neon", "llama.cpp on ARM with NEON", _ggml("neon"), _CPU_OPS, cache="f16", flash=True, was_run=False
+        ),
+    )
+}  # fmt: skip
+
+#: The options of a user, as in ``ggml-avx2,cache=f32,flash=off``, and the values of each.
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "cache": {cache: cache for cache in CACHES},
+    "flash": {"on": True, "off": False},
+}
+assert set(_OPTIONS) <= {each.name for each in fields(EngineArithmetic)}
+
+
+def parse_arithmetic(text: str) -> EngineArithmetic:
+    """The arithmetic that ``text`` names: ``NAME``, or ``NAME,cache=f32,flash=off``. Raises GraphError."""
+    name, *options = text.split(",")
+    if name not in ARITHMETICS:
+        raise GraphError(f"arithmetic {shown(text)}: there is no {shown(name)}; expected one of {', '.join(ARITHMETICS)}")
+    found = ARITHMETICS[name]
+    for option in options:
+        key, _, value = option.partition("=")
+        if value not in _OPTIONS.get(key, ()):
+            known = ", ".join(f"{key}={'|'.join(values)}" for key, values in _OPTIONS.items())
+            raise GraphError(f"arithmetic {shown(text)}: {shown(option)} is no option of it; expected {known}")
+        if found.is_exact:
+            raise GraphError(f"arithmetic {shown(text)}: {name} rounds nothing, so it has no options; expected {name} alone")
+        found = replace(found, **{key: _OPTIONS[key][value]})
+    return found

@@ -13,9 +13,10 @@ gemma3, phi3, olmo2 (OLMo 3 too), granite, glm4, gpt-oss and arcee.
 What to know of its numbers:
 - Activations are rounded to 8 bits before each matrix that is quantised: a relative error of about 1 % in what follows. The manifest says
   so (``"arithmetic": "q8-activations"``). Before F16 and BF16 matrices they are rounded to these.
-- The KV cache is in float32 here, so that attention can be compared closely; ``--kv f16`` is llama.cpp's own default.
+- The KV cache is in float32 here, and flash attention, which has no scores and no weights, is off, so that attention can be compared
+  closely. ``--kv f16 --flash on`` is what llama.cpp does by itself on a CPU. docs/arithmetic.md says what either rounds.
 - GELU (gemma2, gemma3) is looked up in a table of float16, which leaves an NMSE of 1e-7 in ffn_swigl.
-- Flash attention is off, since it has no scores and no weights. There is no ffn_silu: activation and product are one operation.
+- There is no ffn_silu: activation and product are one operation.
 - YaRN's bounds are rounded to whole pairs in every family, which gpt-oss does not do: `diff` finds it in q_post_rope and k_post_rope.
 - All positions go through one pass, and logits are computed for all of them, since llama.cpp drops the other positions in the last layer.
 """
@@ -24,10 +25,12 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,7 @@ _BY_BIAS = {name: _BY_TENSOR[name] + ("_bias" if len(_BY_TENSOR[name]) == 1 else
 _BY_NAME = {
     ("ROPE", "Qcur"): "q_post_rope", ("ROPE", "Kcur"): "k_post_rope", ("MUL_MAT", "kq"): "attn_scores",
     ("SCALE", "kq_scaled_2"): "attn_scores", ("SOFT_MAX", "kq_soft_max"): "attn_softmax", ("CONT", "kqv_out"): "attention",
+    ("RESHAPE", "kqv_out"): "attention",
     ("ADD", "ffn_inp"): "post_attn_residual", ("ADD", "sa_out"): "post_attn_residual", ("SWIGLU", "ffn_swiglu"): "ffn_swigl",
     ("GEGLU", "ffn_geglu"): "ffn_swigl", ("SQR", "ffn_sqr(relu)"): "ffn_swigl", ("MUL", "ffn_moe_gate_scaled"): "moe_expert_gate",
     ("MUL", "ffn_moe_up_scaled"): "moe_expert_up", ("MUL", "ffn_moe_down_scaled"): "moe_expert_out",
@@ -170,7 +174,6 @@ _DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32}
 #: Whose traces these are.
 _WRITER = "llama-cpp-python"
 _KV_TYPES = {"f32": 0, "f16": 1}
-_NO_FLASH_ATTENTION = 0
 
 
 class _Tensor(ctypes.Structure):
@@ -184,25 +187,40 @@ class _Tensor(ctypes.Structure):
 
 
 class Engine:
-    """A model in llama.cpp, on the CPU, whose passes are recorded."""
+    """A model in llama.cpp whose passes are recorded.
 
-    def __init__(self, path: Path, *, kv: str, threads: int, room: int) -> None:
-        import llama_cpp  # noqa: PLC0415 -- the rest of this file works without it
+    ``flash`` says whether attention is flash attention, ``gpu_layers`` how many layers are on a GPU. ``libraries`` is the
+    folder of libllama and ggml's libraries, if not those that llama-cpp-python brings.
+    """
 
+    def __init__(
+        self,
+        path: Path,
+        *,
+        kv: str,
+        threads: int,
+        room: int,
+        flash: bool = False,
+        gpu_layers: int = 0,
+        libraries: Path | None = None,
+    ) -> None:
+        llama_cpp, libraries = _import_llama_cpp(libraries)
         self._api = llama_cpp
-        self._ggml = ctypes.CDLL(str(next(Path(llama_cpp.__file__).parent.glob("lib/libggml-base.*"))))
+        self._ggml = ctypes.CDLL(str(next(libraries.glob("libggml-base.*"))))
         for name in ("ggml_op_desc", "ggml_type_name"):
             getattr(self._ggml, name).restype = ctypes.c_char_p
         self._ggml.ggml_op_desc.argtypes = [ctypes.c_void_p]
+        self._ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+        self._ggml.ggml_backend_tensor_get.restype = None
         self.nodes: list[Node] = []
         #: The types of the matrices, of the KV cache and of GELU: what values were rounded to.
-        self.types = {kv}
+        self.types = {"f16" if flash else kv}
         self._error: BaseException | None = None
         self._silent = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self._silent, None)
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
-        parameters.n_gpu_layers = 0
+        parameters.n_gpu_layers = gpu_layers
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
             sys.exit(f"{path}: llama.cpp cannot load it")
@@ -212,7 +230,7 @@ class Engine:
         context = llama_cpp.llama_context_default_params()
         context.n_ctx = context.n_batch = context.n_ubatch = (room + 255) // 256 * 256
         context.n_threads = context.n_threads_batch = threads
-        context.flash_attn_type = _NO_FLASH_ATTENTION
+        context.flash_attn_type = int(flash)
         context.type_k = context.type_v = _KV_TYPES[kv]
         context.swa_full = True
         context.cb_eval = self._callback
@@ -253,8 +271,8 @@ class Engine:
             scale, mask = 1.0, None
             if operation == "SOFT_MAX":
                 scale = ctypes.c_float.from_buffer_copy(ctypes.c_int32(tensor.op_params[0])).value
-                mask = self._read(sources[1])
-            self.nodes.append(Node(operation, name, names, self._read(tensor), scale, mask))
+                mask = self._read(tensor.src[1])
+            self.nodes.append(Node(operation, name, names, self._read(address), scale, mask))
         except Exception as error:  # noqa: BLE001 -- through C no exception can pass; `run` raises it
             self._error = error
             return False
@@ -263,12 +281,14 @@ class Engine:
     def _type_name(self, tensor: _Tensor) -> str:
         return str(self._ggml.ggml_type_name(tensor.type).decode())
 
-    def _read(self, tensor: _Tensor) -> Array:
-        """A copy of a tensor, which may be a view with gaps."""
+    def _read(self, address: int) -> Array:
+        """A copy of a tensor, which may be a view with gaps, and lie on a GPU."""
+        tensor = ctypes.cast(address, ctypes.POINTER(_Tensor)).contents
         dtype = np.dtype(_DTYPES[self._type_name(tensor)])
         shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
         size = sum((dim - 1) * stride for dim, stride in zip(shape, strides, strict=True)) + dtype.itemsize
-        raw = (ctypes.c_char * size).from_address(tensor.data)
+        raw = ctypes.create_string_buffer(size)
+        self._ggml.ggml_backend_tensor_get(address, raw, 0, size)
         return np.ndarray(shape, dtype, raw, 0, strides).copy()
 
     def encode(self, prompt: str) -> list[int]:
@@ -281,6 +301,22 @@ class Engine:
     def is_end(self, token: int) -> bool:
         """Whether a text ends with ``token``."""
         return bool(self._api.llama_vocab_is_eog(self._vocabulary, token))
+
+
+@cache  # a backend that is loaded twice crashes
+def _import_llama_cpp(libraries: Path | None) -> tuple[Any, Path]:
+    """llama-cpp-python, which reads LLAMA_CPP_LIB_PATH when it is imported, and where its libraries are."""
+    if libraries is not None:
+        os.environ["LLAMA_CPP_LIB_PATH"] = str(libraries)
+    import llama_cpp  # noqa: PLC0415 -- the rest of this file works without it
+
+    if libraries is None:
+        return llama_cpp, Path(llama_cpp.__file__).parent / "lib"
+    # Backends that are libraries of their own, one for each level of CPU, are loaded by the one that they register with.
+    ggml = ctypes.CDLL(str(next(libraries.glob("libggml.*"))), mode=ctypes.RTLD_GLOBAL)
+    ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
+    ggml.ggml_backend_load_all_from_path(str(libraries).encode())
+    return llama_cpp, libraries
 
 
 def trace(engine: Engine, model: Path, tokens: Sequence[int], directory: Path, max_tokens: int, *, force: bool = False) -> Trace:
@@ -321,12 +357,18 @@ def main() -> None:
         "-n", "--max-tokens", type=int, default=0, help="generate this many tokens, and record a step for each but the last"
     )
     parser.add_argument("--kv", choices=sorted(_KV_TYPES), default="f32", help="the type of the KV cache")
+    parser.add_argument("--flash", choices=("on", "off"), default="off", help="flash attention")
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on a GPU")
+    parser.add_argument("--libraries", type=Path, metavar="DIR", help="the folder of a libllama of your own, and of ggml's libraries")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--force", action="store_true", help="write also where something else is than an earlier trace of llama.cpp")
     given = parser.parse_args()
     check_trace_place(given.output, _WRITER, force=given.force)  # before anything is computed
     size = len(given.tokens.split(",")) if given.tokens else len(given.prompt.encode()) + 1
-    engine = Engine(given.model, kv=given.kv, threads=given.threads, room=size + given.max_tokens)
+    engine = Engine(
+        given.model, kv=given.kv, threads=given.threads, room=size + given.max_tokens, flash=given.flash == "on",
+        gpu_layers=given.gpu_layers, libraries=given.libraries,
+    )  # fmt: skip
     tokens = [int(token) for token in given.tokens.split(",")] if given.tokens else engine.encode(given.prompt)
     written = trace(engine, given.model, tokens, given.output, given.max_tokens, force=given.force)
     print(f"{given.output}: {len(written)} tensors")

@@ -228,10 +228,10 @@ class GraphBuilder:
     def _normalise(
         self, stage: str, x: str, dims: tuple[int, ...], *, groups: int, needs_bias: bool = False, eps: float | None = None
     ) -> str:
-        """An RMSNorm or LayerNorm over each of ``groups`` parts of a row, by a weight of ``dims``. LayerNorms may have a bias,
-        or neither.
+        """An RMSNorm or LayerNorm over each of ``groups`` parts of a row, by a weight of ``dims``, without one if these are
+        empty. LayerNorms may have a bias.
         """
-        weights = [self.weight(stage, *dims)] if self.family.norm_weights else []
+        weights = [self.weight(stage, *dims)] if self.family.norm_weights and dims else []
         if weights and self.family.norm_op == "layer_norm" and (needs_bias or self.has(stage, "bias")):
             weights.append(self.weight(stage, *dims, what="bias"))
         return self.apply(stage, self.family.norm_op, x, *weights, eps=self.family.eps if eps is None else eps, groups=groups)
@@ -327,13 +327,14 @@ class GraphBuilder:
             Heads(y, q + k, kv_heads, value_size, "v"),
         )
 
-    def norm_heads(self, x: Heads, *, own_weights: bool = False) -> Heads:
+    def norm_heads(self, x: Heads, *, own_weights: bool = False, has_weights: bool = True) -> Heads:
         """The family's norm over each head of q or k: the stage `q_norm` or `k_norm`.
 
-        ``own_weights``: each head has weights of its own, a row of a matrix. Only LayerNorms may.
+        ``own_weights``: each head has weights of its own, a row of a matrix. Only LayerNorms may. ``has_weights``: whether
+        there are weights, in a family whose norms have some.
         """
         dims = (x.count, x.size) if own_weights else (x.size,)
-        y = self._normalise(f"{x.name}_norm", self.columns(x), dims, groups=x.count)
+        y = self._normalise(f"{x.name}_norm", self.columns(x), dims if has_weights else (), groups=x.count)
         return Heads(y, 0, x.count, x.size, x.name)
 
     def norm_row(self, x: Heads) -> Heads:
@@ -349,20 +350,21 @@ class GraphBuilder:
         scale: float,
         window: int = 0,
         causal: bool = True,
+        chunked: bool = False,
         cap: float = 0.0,
         sinks: str | None = None,
         stage: str = "attention",
     ) -> str:
         """The stages `attn_scores`, `attn_softmax` and ``stage``. k and v are appended to the KV cache first.
 
-        ``v`` may be a number: the heads of v are then that many elements of the heads of k, the first ones. ``cap`` is
-        the limit of a soft cap on the scores (0: none). ``sinks`` is a weight [H]: one more score for each head, which
-        takes part in the softmax and has no value.
+        ``v`` may be a number: the heads of v are then that many elements of the heads of k, the first ones. ``chunked``:
+        the window is the chunk of positions that a position stands in. ``cap`` is the limit of a soft cap on the scores
+        (0: none). ``sinks`` is a weight [H]: one more score for each head, which takes part in the softmax and has no value.
         """
         own = None if isinstance(v, int) else self.columns(v)
         keys = self.inner("k_cache" if own else "kv_cache", "cache", k)
         values = self.inner("v_cache", "cache", own) if own else keys
-        mask: dict[str, Attr] = {"window": window, "causal": causal}
+        mask: dict[str, Attr] = {"window": window, "causal": causal, "chunked": chunked and window > 0}
         scores = self.apply("attn_scores", "attn_scores", q, keys, heads=q.count, kv_heads=k.count, scale=scale, cap=cap, **mask)
         softmax = self.apply("attn_softmax", "attn_softmax", scores, *([sinks] if sinks else []), **mask)
         mix: dict[str, Attr] = {"kv_heads": k.count, "value_size": v} if isinstance(v, int) else {"kv_heads": v.count}

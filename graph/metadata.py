@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
@@ -195,6 +195,17 @@ class Metadata(Mapping[str, object]):
                 f"{self.path}: {self.described(key)} has {len(values)} elements, expected true or false for each of {layers} layers"
             )
         return tuple(bool(value) for value in values[:layers])
+
+    def whole_numbers(self, key: str, default: Iterable[int]) -> tuple[int, ...]:
+        """The whole numbers that an array holds, each once, in ascending order."""
+        self._read.add(key)
+        if key not in self._values:
+            return tuple(default)
+        values = self.array(key).values()
+        numbers = {value for value in values if type(value) is int}
+        if len(numbers) != len(set(values)):
+            raise ModelError(f"{self.path}: {self.described(key)} holds {shown(tuple(values))}, expected whole numbers")
+        return tuple(sorted(numbers))
 
     def reals(self, key: str, layers: int) -> tuple[float, ...]:
         """A finite number for each layer: one for all of them, or an array of one for each."""

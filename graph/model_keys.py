@@ -9,7 +9,7 @@ Sources: the `gguf` package's constants, llama.cpp's llama-arch.cpp, llama-hpara
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aprgraph.graph.key_conditions import (
     Surroundings,
@@ -39,6 +39,7 @@ class ModelKey:
     says so). ``has_default``: the family's value is taken where it is absent, and numbers depend on that. ``llama_cpp`` is what
     llama.cpp does otherwise, in the families of ``llama_cpp_in`` (all), but not in those of ``llama_cpp_reads_in``, nor where
     the value is ``llama_cpp_takes``, which it takes in any case; and in a file of which ``llama_cpp_when`` holds.
+    ``llama_cpp_of`` says both of a family by itself.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ModelKey:
     llama_cpp_reads_in: tuple[str, ...] = ()
     llama_cpp_takes: object = None
     llama_cpp_when: Callable[[Surroundings], bool] = always
+    llama_cpp_of: Mapping[str, tuple[str, object]] = field(default_factory=dict)
 
 
 _HEADS = ("rope", "attn_scores", "attn_mix", "attention")
@@ -99,20 +101,26 @@ _READ = (
     ModelKey("embedding_scale", "what embeddings are multiplied by", ("embed",), neutral=(0, 1)),
     ModelKey("residual_scale", "what is added to the residual stream is multiplied by", ("scale",), neutral=(0, 1)),
     ModelKey("logit_scale", "what logits are multiplied by, or divided by (granite)", ("scale",), neutral=(0, 1)),
-    ModelKey("attention.temperature_scale", "how queries are scaled by their position", ("query_temperature",), neutral=_OFF),
+    ModelKey(
+        "attention.temperature_scale", "how queries are scaled by their position", ("query_temperature",), neutral=_OFF,
+        llama_cpp_of={"llama4": (f"{_NOT_READ}, and takes 0.1", 0.1)},
+    ),
     ModelKey(
         "attention.temperature_length", "from which position on queries are scaled", ("query_temperature",), neutral=_OFF,
-        matters=with_growing_queries,
+        matters=with_growing_queries, llama_cpp_of={"llama4": (f"{_NOT_READ}, and takes 8192", 8192)},
     ),
-    ModelKey("use_qk_norm", "whether heads of q and k are normalised (config.json)", neutral=_OFF),
+    ModelKey("attn_temperature_tuning", "whether queries are scaled so (config.json)", ("query_temperature",), neutral=(True,)),
+    ModelKey("use_qk_norm", "whether heads of q and k are normalised (config.json; Ollama)", neutral=_OFF),
     ModelKey("rope_interleave", "whether RoPE pairs neighbours (config.json)", ("rope",), neutral=(True,)),
     ModelKey("no_rope_layers", "which layers have RoPE (config.json)", ("rope",)),
     ModelKey("no_rope_layer_interval", "every how many layers one has no RoPE (config.json)", ("rope",), neutral=(0,)),
     ModelKey("attention.causal", "whether positions attend to no later ones", _MASK, neutral=(True,)),
     ModelKey(
-        "attention.sliding_window", "how many positions a layer attends to", _MASK, neutral=(0,), matters=with_window, has_default=True,
+        "attention.sliding_window", "how many positions a layer attends to, the last ones or those of a chunk", _MASK, neutral=(0,),
+        matters=with_window, has_default=True,
         unapplied="every layer attends to all positions, as in llama.cpp: a run of more positions than that may differ from the original",
         llama_cpp="llama.cpp does not apply it: its layers attend to all positions", llama_cpp_in=("phi3",),
+        llama_cpp_of={"llama4": ("llama.cpp takes chunks of 8192 positions, whatever number it is but 0", 8192)},
     ),
     ModelKey(
         "attention.sliding_window_pattern", "which layers have the sliding window", (*_MASK, "rope"), matters=with_window,
@@ -204,6 +212,7 @@ _READ = (
     ModelKey("expert_shared_count", "the number of shared experts", neutral=_OFF, matters=without_shared_expert),
     ModelKey("leading_dense_block_count", "how many layers come before those with experts", neutral=_OFF, matters=with_experts),
     ModelKey("interleave_moe_layer_step", "every how many layers one has experts", neutral=(0, 1), matters=with_experts),
+    ModelKey("moe_layers", "the layers with experts (config.json)", matters=with_experts),
     ModelKey("moe_layer_end_index", "the last layer with experts (config.json)", neutral=(-1,), matters=with_experts),
 )  # fmt: skip
 
@@ -298,6 +307,8 @@ def keys_of_ops(ops: Collection[str]) -> tuple[str, ...]:
 def difference_to_llama_cpp(architecture: str, name: str) -> str | None:
     """What llama.cpp does otherwise with the key ``name``, given without the architecture; None where nothing is known."""
     key = find_model_key(name)
+    if key is not None and architecture in key.llama_cpp_of:
+        return key.llama_cpp_of[architecture][0]
     if key is None or not key.llama_cpp or (key.llama_cpp_in and architecture not in key.llama_cpp_in):
         return None
     if architecture in key.llama_cpp_reads_in:

@@ -61,9 +61,9 @@ class Stage:
     optional: bool = False
     #: Which kind of feed-forward network it belongs to.
     network: Literal["dense", "experts"] | None = None
-    #: What a model must have to have it: multi-head latent attention, recurrent layers, or gated short
-    #: convolutions.
-    only_with: Literal["latent", "recurrent", "convolution"] | None = None
+    #: What a model must have to have it: multi-head latent attention, recurrent layers, gated short convolutions, or
+    #: experts whose inputs are weighed.
+    only_with: Literal["latent", "recurrent", "convolution", "weighed inputs"] | None = None
     #: Those of ``reads`` that earlier passes left too: the keys and values of a KV cache.
     recalls: tuple[str, ...] = ()
     #: Whether it is a sum, whose terms may cancel.
@@ -96,6 +96,7 @@ _EXPERTS: Final = "experts"
 _LATENT: Final = "latent"
 _RECURRENT: Final = "recurrent"
 _CONVOLUTION: Final = "convolution"
+_WEIGHED: Final = "weighed inputs"
 
 # fmt: off
 #: In execution order.
@@ -192,15 +193,17 @@ STAGES: list[Stage] = [
           ("moe_router_logits", "moe_router_indices"), network=_EXPERTS),
     Stage("moe_router_indices", ("n", "k"), _K.INDEX, "ids of the chosen experts, in the same order, as f32",
           ("moe_router_scores",), network=_EXPERTS),
+    Stage("moe_expert_in", ("n", "k", "E"), _K.ELEMENTWISE, "what a chosen expert reads, where its weight goes into that",
+          ("ffn_norm", "moe_router"), addition=True, optional=True, network=_EXPERTS, only_with=_WEIGHED),
     Stage("moe_expert_gate", ("n", "k", "F"), _K.MATMUL, "gate projection inside the chosen experts",
-          ("ffn_norm", "moe_router_indices"), addition=True, network=_EXPERTS),
+          ("ffn_norm", "moe_expert_in", "moe_router_indices"), addition=True, network=_EXPERTS),
     Stage("moe_expert_up", ("n", "k", "F"), _K.MATMUL, "up projection inside the chosen experts",
-          ("ffn_norm", "moe_router_indices"), addition=True, network=_EXPERTS),
+          ("ffn_norm", "moe_expert_in", "moe_router_indices"), addition=True, network=_EXPERTS),
     Stage("moe_expert_swigl", ("n", "k", "F"), _K.ELEMENTWISE, "act(gate) · up inside the chosen experts",
           ("moe_expert_gate", "moe_expert_up"), addition=True, network=_EXPERTS),
-    Stage("moe_expert_out", ("n", "k", "E"), _K.MATMUL, "each chosen expert's output before weighting",
+    Stage("moe_expert_out", ("n", "k", "E"), _K.MATMUL, "each chosen expert's output, before weighting unless its input was weighed",
           ("moe_expert_swigl", "moe_router_indices"), addition=True, network=_EXPERTS),
-    Stage("moe_ffn_out", ("n", "E"), _K.MATMUL, "the weighted sum of the experts, plus the shared expert if there is one",
+    Stage("moe_ffn_out", ("n", "E"), _K.MATMUL, "the sum of the experts, weighted unless their inputs were, plus the shared expert if any",
           ("moe_expert_out", "moe_router", "ffn_out"), network=_EXPERTS),
     Stage("post_ffn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the FFN residual add",
           ("post_attn_residual", "ffn_post_norm"), is_sum=True),

@@ -31,7 +31,7 @@ class AttentionWatch:
     def watch_rope(self, stack: contextlib.ExitStack) -> None:
         """Record q and k after RoPE, of every layer, until ``stack`` closes."""
         for attention in self._layer_of:
-            stack.callback(attention.register_forward_pre_hook(self._enter).remove)
+            stack.callback(attention.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
             stack.callback(attention.register_forward_hook(self._leave, always_call=True).remove)
         for name in self._captured.rope_functions:
             stack.enter_context(watching(self._captured.functions, name, partial(self._around_rope, name == SPLITTING_ROPE_FUNCTION)))
@@ -40,8 +40,9 @@ class AttentionWatch:
         """Record attn_scores and attn_softmax of every layer until ``stack`` closes. Only eager attention has them."""
         stack.enter_context(watching(self._captured.functions, ATTENTION_FUNCTION, self._around_attention))
 
-    def _enter(self, attention: Any, _args: Any) -> None:
+    def _enter(self, attention: Any, args: Any, kwargs: Any) -> None:
         self._running.layer = self._layer_of[attention]
+        self._running.positions = (args[0] if args else kwargs["hidden_states"]).shape[1]
 
     def _leave(self, _attention: Any, _args: Any, _output: Any) -> None:
         self._running.layer = None
@@ -53,7 +54,7 @@ class AttentionWatch:
         result = function(*args, **kwargs)
         layer = getattr(self._running, "layer", None)
         if layer is not None:
-            turned = dict(zip(self._captured.rope_stages, result, strict=True))
+            turned = dict(zip(self._captured.rope_stages, map(self._heads_first, result, args), strict=True))
             if result[0].shape[-1] < self._captured.rope_head_size:  # what is not turned is joined to it afterwards
                 self._running.joins = _Joined(turned, partial(self._of_heads, splits, layer))
                 self._running.joins.__enter__()
@@ -61,6 +62,13 @@ class AttentionWatch:
             for stage, heads in turned.items():
                 self._of_heads(splits, layer, stage, heads)
         return result
+
+    def _heads_first(self, turned: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        """What RoPE has ``turned``, [1, heads, n, D]: some models give it rows of heads, [1, n, heads, D]."""
+        places, positions = turned.shape[1:3], self._running.positions
+        # If n equals heads, the strides of what was given tell.
+        are_rows = places[0] == positions and (places[1] != positions or given.stride(1) > given.stride(2))
+        return turned.transpose(1, 2) if are_rows else turned
 
     def _of_heads(self, splits: bool, layer: int, stage: str, heads: torch.Tensor) -> None:
         heads = heads[0].transpose(0, 1)

@@ -134,6 +134,10 @@ class CapturedModel:
                 found[node.layer] = slot, module
         return found
 
+    def weighs_inputs(self, layer: int) -> bool:
+        """Whether the experts of a layer are given their inputs times their weights."""
+        return any(node.layer == layer for node in self.outline.graph.with_op("expert_inputs"))
+
     @property
     def description(self) -> str:
         """The class and how it computes, for the manifest."""
@@ -159,6 +163,8 @@ def open_model(model: Any) -> CapturedModel:
     _check_not_compiled(model)
     inner, name, family = _find_model(model)
     decoder = next(part for part in inner.modules() if _is_decoder(part, family))
+    # The head may be that of a text model inside.
+    inner = next((part for part in inner.modules() if hasattr(part, "lm_head") and decoder in part.children()), inner)
     head = getattr(inner, "lm_head", None)
     modules = Modules(family, decoder, head)
     functions = sys.modules[type(getattr(decoder, family.hf_layers)[0]).__module__]

@@ -15,6 +15,7 @@ from aprgraph.capture.captured_model import CapturedModel
 from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, ExpertsWatch
 from aprgraph.capture.inside import called, sum_with
 from aprgraph.capture.recurrent import RecurrentWatch
+from aprgraph.capture.weighed_experts import WEIGHED_STAGES, WeighedExpertsWatch
 from aprgraph.graph.ir import Dim, Node
 from aprgraph.graph.ops import complete_attrs, traits_of
 from aprgraph.graph.ops.base import integer
@@ -88,7 +89,7 @@ def find_notes(captured: CapturedModel) -> Iterator[str]:
         yield "attn_scores and attn_softmax are not recorded: only attn_implementation='eager' computes them one after the other"
     if any(node.stage == "qkv_bias" for node in captured.outline.graph):
         yield "qkv_matmul is not recorded: the model adds the bias of q, k and v within the multiplication, which gives qkv_bias"
-    if any(not _can_follow(captured, experts) for _, experts in captured.experts.values()):
+    if any(not _can_follow(captured, layer, experts) for layer, (_, experts) in captured.experts.items()):
         names = ", ".join(FOLLOWED)
         yield (
             f"what goes on inside the experts is not recorded: only experts_implementation {names} can be followed, with an activation "
@@ -96,7 +97,9 @@ def find_notes(captured: CapturedModel) -> Iterator[str]:
         )
 
 
-def _can_follow(captured: CapturedModel, experts: Any) -> bool:
+def _can_follow(captured: CapturedModel, layer: int, experts: Any) -> bool:
+    if captured.weighs_inputs(layer):
+        return hasattr(experts, "act_fn")
     implementation = captured.decoder.config._experts_implementation  # noqa: SLF001 -- there is no public name
     return implementation in FOLLOWED and hasattr(experts, "act_fn")
 
@@ -149,6 +152,8 @@ class _LayerTaps:
         """(slot, module) of each weight that a node reads, in order; empty if the model lacks one of the modules."""
         weights = self._captured.outline.weights
         slots = [weights[name].slot for name in self._graph.operand_names(node.name) if name in weights]
+        if node.stage is not None and self._could_have_weights(node):
+            slots = [node.stage]
         if not traits_of(node).is_matmul and traits_of(node).picks_rows_by:
             return []  # the embedding: the model scales its rows outside the module
         # Logits come from the module of the LM head, also if its weight is the embedding table.
@@ -161,23 +166,43 @@ class _LayerTaps:
         weights = self._captured.outline.weights
         return any(weights[name].what == what for name in self._graph.operand_names(node.name) if name in weights)
 
+    def _could_have_weights(self, node: Node) -> bool:
+        """Whether a node has no weights, of an op that may have some: a norm, whose module has none either."""
+        weights = self._captured.outline.weights
+        return bool(traits_of(node).weights) and not any(name in weights for name in self._graph.operand_names(node.name))
+
+    def _is_of_module(self, node: Node) -> bool:
+        """Whether a node is what a module does with its input."""
+        return self._reads(node, "weight") or self._could_have_weights(node)
+
     def _is_with_bias(self, node: Node) -> bool:
         """Whether the module of a matrix product also adds the bias: then the product alone cannot be recorded."""
         return any(self._reads(user, "bias") for user in self._graph.users(node.name))
 
     def _outputs(self) -> Iterator[Tap]:
         for node in self._nodes:
-            modules = self._modules(node)
-            if not modules or traits_of(node).picks_rows_by or self._is_with_bias(node):
+            modules = self._given_by(node)
+            if not modules:
                 continue
             self._slot_of[node.name] = modules[0][0]
             if node.stage is not None:
-                yield self._after(modules, node.stage)
+                yield self._after(modules, node.stage, turn=self._turn(node, modules))
                 continue
             for part in self._graph.users(node.name):
                 if part.op == "columns" and part.stage is not None:
                     self._slot_of[part.name] = modules[0][0]
                     yield self._after(modules, part.stage, partial(self._put_together, part))
+
+    def _given_by(self, node: Node) -> list[tuple[str, Any]]:
+        """(slot, module) of those whose outputs side by side are a node; empty where there are none."""
+        return [] if traits_of(node).picks_rows_by or self._is_with_bias(node) else self._modules(node)
+
+    def _turn(self, node: Node, modules: Sequence[tuple[str, Any]]) -> tuple[int, int]:
+        """The number of a node among those that its module gives one after the other, and how many these are."""
+        if len(modules) != 1:
+            return 0, 1
+        sharing = [one.name for one in self._nodes if [module for _, module in self._given_by(one)] == [modules[0][1]]]
+        return sharing.index(node.name), len(sharing)
 
     def _moved(self) -> Iterator[Tap]:
         """Stages that are nothing but columns of what modules return, perhaps of several side by side."""
@@ -209,10 +234,20 @@ class _LayerTaps:
         if self._layer is None or self._layer not in self._captured.experts:
             return
         slot, module = self._captured.experts[self._layer]
-        inside = _can_follow(self._captured, module)
-        watch = ExpertsWatch(module, lambda stage, values: self._record(stage, self._layer, values), inside=inside)
-        yield Tap(("moe_router", "moe_router_indices", *(EXPERT_STAGES if inside else ())), self._layer, watch.open)
+        inside = _can_follow(self._captured, self._layer, module)
+        weighed = self._captured.weighs_inputs(self._layer)
+        stages = WEIGHED_STAGES if weighed else EXPERT_STAGES
+        watch = (self._watch_weighed if weighed else ExpertsWatch)(
+            module, lambda stage, values: self._record(stage, self._layer, values), inside=inside
+        )
+        yield Tap(("moe_router", "moe_router_indices", *(stages if inside else ())), self._layer, watch.open)
         yield self._at(self._captured.modules.around(slot, self._layer), "moe_ffn_out")
+
+    def _watch_weighed(self, experts: Any, record: Callable[[str, torch.Tensor], None], *, inside: bool) -> WeighedExpertsWatch:
+        (scores,) = (node for node in self._nodes if node.stage == "moe_router_indices")
+        slot, router = next((slot, module) for node in self._graph.operands(scores.name) for slot, module in self._modules(node))
+        k, logits = scores.attr_int("k"), self._captured.family.hf_outputs.get(slot, 0)
+        return WeighedExpertsWatch(router, experts, record, k=k, logits=logits, inside=inside)
 
     def _sums(self) -> Iterator[Tap]:
         weights = self._captured.outline.weights
@@ -227,7 +262,7 @@ class _LayerTaps:
     def _inputs(self) -> Iterator[Tap]:
         for node in self._nodes:
             # The input of the experts is that of the whole module, and each of them reads it.
-            modules = self._modules(node) if self._reads(node, "weight") and not traits_of(node).picks_rows_by else []
+            modules = self._modules(node) if self._is_of_module(node) and not traits_of(node).picks_rows_by else []
             given = self._graph.operands(node.name)[:1]
             for before in given if modules else ():
                 if before.op == "rope":
@@ -261,12 +296,16 @@ class _LayerTaps:
 
     # -- from modules to rows -------------------------------------------------------------------------------------------
 
-    def _at(self, module: Any, stage: str, shape: Shape = lambda _, output: _rows(output)) -> Tap:
-        """Record the output of ``module``."""
+    def _at(self, module: Any, stage: str, shape: Shape = lambda _, output: _rows(output), turn: tuple[int, int] = (0, 1)) -> Tap:
+        """Record the output of ``module``; of one that is called several times in a pass, that of its ``turn``."""
+        calls = 0
 
         # A hook that returned something would replace the module's output.
         def hook(_module: Any, args: Any, output: Any) -> None:
-            self._record(stage, self._layer, shape(args, output))
+            nonlocal calls
+            if calls % turn[1] == turn[0]:
+                self._record(stage, self._layer, shape(args, output))
+            calls += 1
 
         return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_hook(hook)))
 
@@ -283,11 +322,12 @@ class _LayerTaps:
         modules: Sequence[tuple[str, Any]],
         stage: str,
         made: Callable[[Mapping[str, torch.Tensor]], torch.Tensor] = lambda outputs: torch.cat(list(outputs.values()), dim=-1),
+        turn: tuple[int, int] = (0, 1),
     ) -> Tap:
         """Record what is ``made`` of the outputs of the modules of these slots, by slot: these side by side."""
         if len(modules) == 1:
             slot, module = modules[0]
-            return self._at(module, stage, lambda args, output: made({slot: self._shaped(slot, args, output)}))
+            return self._at(module, stage, lambda args, output: made({slot: self._shaped(slot, args, output)}), turn)
         found: dict[str, torch.Tensor] = {}
 
         def keep(slot: str) -> Callable[[Any, Any, Any], None]:
@@ -308,6 +348,8 @@ class _LayerTaps:
         """The output of the module of ``slot``, in the shape of its stage, with rows in the order of the GGUF file."""
         if slot == "lm_head":
             return self._of_logits(output)
+        if slot in self._captured.family.hf_outputs:
+            output = output[self._captured.family.hf_outputs[slot]]
         if slot not in _OF_HEADS:
             return _rows(output)
         size = self._captured.outline.family.head_size

@@ -82,8 +82,9 @@ def _row(fmt: BlockFormat) -> tuple[str, ...]:
 
 def _key_row(key: ModelKey) -> tuple[str, ...]:
     neutral = ", ".join(str(value).lower() for value in key.neutral)
-    other = key.llama_cpp + (f" ({', '.join(key.llama_cpp_in)})" if key.llama_cpp_in else "")
-    return (key.name, key.what, ", ".join(key.ops), neutral or "-", other or "-")
+    other = [key.llama_cpp + (f" ({', '.join(key.llama_cpp_in)})" if key.llama_cpp_in else "")] if key.llama_cpp else []
+    other += [f"{sentence} ({family})" for family, (sentence, _) in key.llama_cpp_of.items()]
+    return (key.name, key.what, ", ".join(key.ops), neutral or "-", "; ".join(other) or "-")
 
 
 def _page(families: Sequence[Sequence[str]], keys: Sequence[Sequence[str]], formats: Sequence[Sequence[str]]) -> str:

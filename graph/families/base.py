@@ -46,12 +46,14 @@ class Family:
     hf_pairing: ClassVar[Order] = "halves"
     #: What transformers adds to the weights of norms that it multiplies by. GGUF files hold the sum.
     hf_norm_offset: ClassVar[float] = 0.0
-    #: How a checkpoint that has gate and up of all experts as one tensor orders them: the rows of gate, then those of up,
-    #: or, with the rows of x first, in alternating columns.
+    #: How a checkpoint that has gate and up of all experts as one tensor orders them: the rows of gate, then those of up, or
+    #: in alternation.
     hf_gate_up: ClassVar[Order] = "halves"
     #: What the family calls otherwise than most: by slot, see graph/families/weight_names.py.
     #: Which slots a checkpoint holds with the rows of x first.
     hf_transposed: ClassVar[Collection[str]] = ()
+    #: Which of the values that a module of transformers returns is its product, by slot, where it is not the first.
+    hf_outputs: ClassVar[Mapping[str, int]] = {}
     #: Numbers of a layer that a checkpoint holds as tensors, to their keys in GGUF: an array of one for each layer.
     hf_numbers: ClassVar[Mapping[str, str]] = {}
     #: What transformers calls the decoder in the whole model, and the layers in the decoder.
@@ -125,6 +127,12 @@ class Family:
         """n if every n-th layer attends to all positions and the others have a window; 0 if all are alike."""
         windows = self.readings()["windows"]
         return windows.period if isinstance(windows, Windows) else 0
+
+    @classmethod
+    def has_chunks(cls) -> bool:
+        """Whether windows are chunks of positions, which do not slide."""
+        windows = cls.readings()["windows"]
+        return isinstance(windows, Windows) and windows.chunked
 
     def check(self) -> None:
         """Raise ModelError or UnsupportedModelError for numbers that contradict each other."""

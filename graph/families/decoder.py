@@ -92,10 +92,12 @@ class Decoder(Family):
         return g.add("post_ffn_residual", x, self.feed_forward(g, g.norm("ffn_norm", x), layer))
 
     def attention(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """Grouped-query attention (arXiv:2305.13245), with the layer's sliding window."""
+        """Grouped-query attention (arXiv:2305.13245), with the layer's window."""
         q, k, v = self.project(g, x, layer)
         q, k = self.apply_rope(g, q, layer), self.apply_rope(g, k, layer)
-        mixed = g.attend(q, k, v, scale=self.scale, window=self.windows[layer], causal=self.causal, **self.attention_extras(g))
+        window, chunked = self.windows[layer], self.has_chunks()
+        extras = self.attention_extras(g)
+        mixed = g.attend(q, k, v, scale=self.scale, window=window, chunked=chunked, causal=self.causal, **extras)
         return g.linear("attn_out", mixed, self.hidden)
 
     def attention_extras(self, g: GraphBuilder) -> Mapping[str, Any]:

@@ -27,6 +27,7 @@ class GptOss(Mixture):
     gguf_names = {"ffn_norm": "post_attention_norm"}
     hf_names = {"moe_router_logits": "mlp.router"}
     hf_gate_up = "interleaved"
+    hf_transposed = ("moe_expert_gate", "moe_expert_out")
     whole_pairs = False
     qkv_bias = True
     windows = Windows(period=2, default=128)

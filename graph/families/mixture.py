@@ -23,6 +23,8 @@ class Mixture(Decoder):
 
     #: Whether the weights of the chosen experts are divided by their sum, where the file does not say.
     normalises: ClassVar[bool] = True
+    #: Whether the weight of a chosen expert goes into its input, and not into its output.
+    weighs_inputs: ClassVar[bool] = False
     #: How scores become weights, which `expert_gating_func` may say too.
     gating_function: ClassVar[int] = SOFTMAX
     #: What `expert_gating_func` may be, where it is not 0 or the family's own.
@@ -73,18 +75,23 @@ class Mixture(Decoder):
         return self.down(g, gate, up, slot="shared_out")
 
     def mix(self, g: GraphBuilder, x: str, shared: str | None = None) -> str:
-        """The weighted sum of the chosen experts, plus ``shared``, the output of a shared expert, if any."""
+        """The weighted sum of the chosen experts, plus ``shared``, the output of a shared expert, if any.
+
+        Where weights go into the inputs, the sum is without.
+        """
         scores = g.linear("moe_router_logits", x, self.experts)
         # Ids before weights: the weights are of the experts that were chosen.
         ids = self.choose(g, self.choose_by(g, scores))
         gating = _GATINGS[self.gating_of(g)]
         weights = g.apply("moe_router", "router_weights", scores, ids, normalise=self.normalise, scale=self.expert_scale, gating=gating)
-        gate = g.expert_linear("moe_expert_gate", x, ids, self.experts, self.expert_ffn)
-        up = g.expert_linear("moe_expert_up", x, ids, self.experts, self.expert_ffn)
+        given = g.apply("moe_expert_in", "expert_inputs", x, weights) if self.weighs_inputs else x
+        gate = g.expert_linear("moe_expert_gate", given, ids, self.experts, self.expert_ffn)
+        up = g.expert_linear("moe_expert_up", given, ids, self.experts, self.expert_ffn)
         outputs = g.expert_linear("moe_expert_out", self.activate(g, gate, up), ids, self.experts, self.hidden)
+        terms = (outputs,) if self.weighs_inputs else (outputs, weights)
         if shared is None:
-            return g.apply("moe_ffn_out", "expert_sum", outputs, weights)
-        return g.add("moe_ffn_out", g.inner("moe_expert_sum", "expert_sum", outputs, weights), shared)
+            return g.apply("moe_ffn_out", "expert_sum", *terms)
+        return g.add("moe_ffn_out", g.inner("moe_expert_sum", "expert_sum", *terms), shared)
 
     def gating_of(self, g: GraphBuilder) -> int:
         """How scores become weights in the layer at hand, as files number it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
@@ -144,6 +144,15 @@ def flags(gguf: str, hf: str | None, default: Callable[[Any], Sequence[bool]]) -
 
     def get(family: Family, key: str, taken: Sequence[bool]) -> tuple[bool, ...]:
         return family.metadata.flags(key, family.blocks, taken)[: family.layers]
+
+    return Number(get, gguf, hf, default, None)
+
+
+def layer_list(gguf: str, hf: str | None, default: Callable[[Any], Iterable[int]]) -> Number[tuple[int, ...]]:
+    """The numbers of some layers, from 0 on, in ascending order: an array of them."""
+
+    def get(family: Family, key: str, taken: Iterable[int]) -> tuple[int, ...]:
+        return family.metadata.whole_numbers(key, taken)
 
     return Number(get, gguf, hf, default, None)
 

@@ -18,14 +18,14 @@ class Windows(Reading["tuple[int, ...]"]):
     """The sliding window of each layer, in positions; 0 for a layer that attends to all positions.
 
     Every layer has the window if ``period`` is 0; else every ``period``-th layer attends to all positions. Files may
-    say which layers have it. ``default`` is the window of a file that names none.
+    say which layers have it. ``default`` is the window of a file that names none. ``chunked``: windows do not slide;
+    positions come in chunks of as many, and attend to those of their own chunk (Llama 4).
     """
 
-    hf = "sliding_window"
-
-    def __init__(self, period: int, default: int = 0) -> None:
+    def __init__(self, period: int, default: int = 0, *, chunked: bool = False) -> None:
         super().__init__(self.of)
-        self.period, self.default = period, default
+        self.period, self.default, self.chunked = period, default, chunked
+        self.hf = "attention_chunk_size" if chunked else "sliding_window"
 
     def of(self, family: Family) -> tuple[int, ...]:
         """The windows of a family's layers."""
@@ -56,6 +56,8 @@ class CheckpointWindows(Reading["tuple[int, ...]"]):
     """The sliding window of each layer, which transformers applies, and llama.cpp does not: that of a checkpoint is
     read, and in a GGUF file, and of what is computed from it, every layer attends to all positions.
     """
+
+    chunked = False
 
     def __init__(self) -> None:
         super().__init__(self._read)

@@ -24,7 +24,7 @@ from aprgraph.graph.ops.elementwise import (
     SOFTPLUS,
     XIELU,
 )
-from aprgraph.graph.ops.experts import EXPERT_BIAS_ADD, EXPERT_LINEAR, EXPERT_SUM
+from aprgraph.graph.ops.experts import EXPERT_BIAS_ADD, EXPERT_INPUTS, EXPERT_LINEAR, EXPERT_SUM
 from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
 from aprgraph.graph.ops.gelu_half import GELU_HALF
 from aprgraph.graph.ops.heads import HEAD_LINEAR, JOIN_HEADS
@@ -53,7 +53,7 @@ OPS: dict[str, Op] = {
         JOIN_HEADS, HEAD_LINEAR, QUERY_TEMPERATURE, CACHE,
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
         SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED, XIELU, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE,
-        SOFTMAX, TOP_K, ROUTER_WEIGHTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SUM, TAP,
+        SOFTMAX, TOP_K, ROUTER_WEIGHTS, EXPERT_INPUTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SUM, TAP,
         ROUND, ROUND_SUM_ERRORS, ROPE_ANGLES_CHAINED, GELU_HALF, FLASH_ATTENTION,
     )
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
 A query at row i of n stands at position p = t - n + i and attends to the keys 0 .. p, so that the same op serves a
 prefill (t = n) and a later step; with a sliding window of w > 0 to the keys p - w + 1 .. p (Beltagy et al. 2020,
-arXiv:2004.05150). If it is not `causal` (embedding models: BehnamGhader et al. 2024, arXiv:2404.05961), it attends to
+arXiv:2004.05150). If the window is `chunked` (Llama 4), positions come in chunks of w, and a query attends to those of its
+own chunk: the keys p - p mod w .. p. If it is not `causal` (embedding models: BehnamGhader et al. 2024, arXiv:2404.05961), it attends to
 later keys as well, all of them: as in llama.cpp, a window then bounds what lies before alone. Masked positions hold
 exactly 0 and are never read.
 
@@ -27,7 +28,7 @@ from aprgraph.graph.ops.elementwise import SOFT_CAP
 from aprgraph.graph.ops.traits import Traits
 
 #: What an attribute is that a graph does not name: of the mask, and of the scores, where a cap of 0 is none.
-DEFAULTS: Mapping[str, Attr] = {"causal": True}
+DEFAULTS: Mapping[str, Attr] = {"causal": True, "chunked": False}
 _SCORE_DEFAULTS: Mapping[str, Attr] = {**DEFAULTS, "cap": 0.0}
 #: Of the mix, where a `value_size` of 0 stands for whole heads.
 _MIX_DEFAULTS: Mapping[str, Attr] = {**DEFAULTS, "value_size": 0}
@@ -39,6 +40,11 @@ _SCORE_NUMBERS: Mapping[str, float | None] = {"scale": None, "cap": 0.0, **_MASK
 def is_causal(attrs: Attrs) -> bool:
     """Whether no query attends to later keys."""
     return bool(attrs.get("causal", DEFAULTS["causal"]))
+
+
+def is_chunked(attrs: Attrs) -> bool:
+    """Whether the window is the chunk of positions in which a query stands."""
+    return bool(attrs.get("chunked", DEFAULTS["chunked"]))
 
 
 def scores_by_layer(graph: Graph) -> dict[int | None, Node]:
@@ -56,20 +62,30 @@ def value_size_of(attrs: Attrs, size: int) -> int:
     return integer({**_MIX_DEFAULTS, **attrs}, "value_size") or size
 
 
-def attention_mask(n: int, t: int, window: int, *, causal: bool = True) -> Array:
+def first_key(position: int, window: int, *, chunked: bool) -> int:
+    """The first key that the query at ``position`` may attend to."""
+    if not window:
+        return 0
+    return position - position % window if chunked else max(position - window + 1, 0)
+
+
+def attention_mask(n: int, t: int, window: int, *, causal: bool = True, chunked: bool = False) -> Array:
     """bool [n, t]: whether query i may attend to key j."""
     keys, positions = np.arange(t)[None, :], np.arange(n)[:, None] + (t - n)
     seen = (keys <= positions) if causal else np.ones((n, t), bool)
-    return seen & (keys > positions - window) if window else seen
+    if not window:
+        return seen
+    return seen & (keys >= positions - positions % window if chunked else keys > positions - window)
 
 
 def mask_of(n: int, t: int, attrs: Attrs) -> Array:
     """The mask of an attention op with the attributes ``attrs``."""
-    return attention_mask(n, t, integer(attrs, "window"), causal=is_causal(attrs))
+    return attention_mask(n, t, integer(attrs, "window"), causal=is_causal(attrs), chunked=is_chunked(attrs))
 
 
 def _check_window(attrs: Attrs) -> None:
     require(integer(attrs, "window") >= 0, f"window is {attrs['window']}, expected a number of positions, or 0 for none")
+    require(is_causal(attrs) or not is_chunked(attrs), "attention is chunked and not causal; expected one of both")
 
 
 def _heads(columns: Dim, heads: int, what: str) -> int:
@@ -108,7 +124,7 @@ ATTN_SCORES = Op(
     ("q", "k"),
     infer=_scores,
     reference=_scores_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "cap": float},
+    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "chunked": bool, "cap": float},
     defaults=_SCORE_DEFAULTS,
     numbers=_SCORE_NUMBERS,
     traits=Traits(multiplied="q", attended={"k": 0}),
@@ -142,7 +158,7 @@ ATTN_SOFTMAX = Op(
     ("scores", "sinks?"),
     infer=_softmax,
     reference=_softmax_reference,
-    attrs={"window": int, "causal": bool},
+    attrs={"window": int, "causal": bool, "chunked": bool},
     defaults=DEFAULTS,
     numbers=_MASK_NUMBERS,
     traits=Traits(weights=("sinks",), attended={"scores": 2}),
@@ -173,7 +189,7 @@ def _mix_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     mixed = np.zeros((heads, n, values.shape[-1]))
     for i in range(n):
         after = t - n + i + 1
-        start, stop = max(after - window, 0) if window else 0, after if is_causal(attrs) else t
+        start, stop = first_key(after - 1, window, chunked=is_chunked(attrs)), after if is_causal(attrs) else t
         mixed[:, i] = np.einsum("ht,htd->hd", weights[:, i, start:stop], values[:, start:stop])
     return mixed.transpose(1, 0, 2).reshape(n, -1)
 
@@ -185,7 +201,7 @@ ATTN_MIX = Op(
     ("weights", "v"),
     infer=_mix,
     reference=_mix_reference,
-    attrs={"kv_heads": int, "window": int, "causal": bool, "value_size": int},
+    attrs={"kv_heads": int, "window": int, "causal": bool, "chunked": bool, "value_size": int},
     defaults=_MIX_DEFAULTS,
     numbers=_MASK_NUMBERS,
     traits=Traits(multiplied="weights", attended={"weights": 2, "v": 0}),
@@ -210,7 +226,7 @@ ATTENTION = Op(
     ("q", "k", "v", "sinks?"),
     infer=_attention,
     reference=_attention_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "cap": float, "value_size": int},
+    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "chunked": bool, "cap": float, "value_size": int},
     defaults={**_SCORE_DEFAULTS, **_MIX_DEFAULTS},
     numbers=_SCORE_NUMBERS,
     traits=Traits(weights=("sinks",), attended={"k": 0, "v": 0}),

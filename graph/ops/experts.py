@@ -71,17 +71,42 @@ EXPERT_BIAS_ADD = Op(
 )
 
 
+def _expert_inputs(types: Types, _attrs: Attrs) -> TensorType:
+    rows, columns = activation(2, types[0], "x")
+    weight_rows, k = activation(2, types[1], "weights")
+    require(rows == weight_rows, f"x is {types[0]}, but the weights are {types[1]}")
+    return TensorType("f32", (rows, k, columns))
+
+
+EXPERT_INPUTS = Op(
+    "expert_inputs",
+    "What each chosen expert reads where its weight goes into its input: x times that weight (Llama 4): x [n, C], weights [n, k] -> "
+    "[n, k, C].",
+    ("x", "weights"),
+    infer=_expert_inputs,
+    reference=lambda operands, _attrs: operands[0][:, None] * operands[1][..., None],
+    traits=Traits(is_rowwise=True),
+)
+
+
 def _expert_sum(types: Types, _attrs: Attrs) -> TensorType:
     rows, k, columns = activation(3, types[0], "x")
-    require(types[1] == TensorType("f32", (rows, k)), f"x is {types[0]}, but the weights are {types[1]}")
+    for weights in types[1:]:
+        require(weights == TensorType("f32", (rows, k)), f"x is {types[0]}, but the weights are {weights}")
     return TensorType("f32", (rows, columns))
+
+
+def _expert_sum_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
+    x, *weights = operands
+    return np.asarray(np.einsum("nkc,nk->nc", x, weights[0]) if weights else x.sum(axis=1))
 
 
 EXPERT_SUM = Op(
     "expert_sum",
-    "The experts' outputs, each times its weight, summed in the order of the choice: x [n, k, C], weights [n, k] -> [n, C].",
-    ("x", "weights"),
+    "The experts' outputs, each times its weight if there are weights, summed in the order of the choice: x [n, k, C], weights [n, k] "
+    "-> [n, C].",
+    ("x", "weights?"),
     infer=_expert_sum,
-    reference=lambda operands, _attrs: np.einsum("nkc,nk->nc", operands[0], operands[1]),
+    reference=_expert_sum_reference,
     traits=Traits(is_rowwise=True),
 )

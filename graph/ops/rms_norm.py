@@ -13,8 +13,11 @@ from aprgraph.graph.ops.traits import Traits
 
 def _rms_norm(types: Types, attrs: Attrs) -> TensorType:
     rows, columns = activation(2, types[0], "x")
-    weight = types[1]
     groups = integer(attrs, "groups")
+    if len(types) == 1:
+        require(groups >= 1 and width(columns, "columns of x") % groups == 0, f"x is {types[0]}, which has no {groups} equal groups")
+        return TensorType("f32", (rows, columns))
+    weight = types[1]
     require(len(weight.dims) == 1, f"the norm's weight is {weight}, expected one dimension")
     require(
         groups >= 1 and width(weight.dims[0], "length of the norm's weight") * groups == columns,
@@ -24,17 +27,20 @@ def _rms_norm(types: Types, attrs: Attrs) -> TensorType:
 
 
 def _rms_norm_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
-    x, weight = operands
+    x, *weights = operands
     grouped = x.reshape(x.shape[0], integer(attrs, "groups"), -1)
     mean_square = np.mean(np.square(grouped), axis=-1, keepdims=True)
-    return np.asarray(grouped / np.sqrt(mean_square + number(attrs, "eps")) * weight).reshape(x.shape)
+    result = grouped / np.sqrt(mean_square + number(attrs, "eps"))
+    for weight in weights:
+        result = result * weight
+    return np.asarray(result).reshape(x.shape)
 
 
 RMS_NORM = Op(
     "rms_norm",
     "x / sqrt(mean(x²) + eps) · weight, over each of `groups` equal parts of a row (Zhang and Sennrich 2019, "
-    "arXiv:1910.07467): x [n, C], weight [C / groups] -> [n, C].",
-    ("x", "weight"),
+    "arXiv:1910.07467): x [n, C], weight [C / groups], which may be left out -> [n, C].",
+    ("x", "weight?"),
     infer=_rms_norm,
     reference=_rms_norm_reference,
     attrs={"eps": float, "groups": int},

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aprgraph.graph.ir import Attr, Graph, Node, renamed
-from aprgraph.graph.ops.attention import is_causal
+from aprgraph.graph.ops.attention import is_causal, is_chunked
 
 
-def _mask(node: Node) -> tuple[int, bool]:
-    return node.attr_int("window"), is_causal(node.attrs)
+def _mask(node: Node) -> tuple[int, bool, bool]:
+    return node.attr_int("window"), is_causal(node.attrs), is_chunked(node.attrs)
 
 
 @dataclass(frozen=True)

@@ -75,14 +75,18 @@ def _general(evidence: Evidence) -> Iterator[str]:
 
 def _norm_weight(evidence: Evidence) -> Iterator[str]:
     """A norm's output over its normalised input is its weight."""
-    x, weight = evidence.operands
+    x, *weights = evidence.operands
+    weight = _weight_of(evidence)
     rows = evidence.recorded.reshape(-1, weight.size)
     if len(rows) < 2:
         return
-    normed = evidence.reference([x, np.ones_like(weight)]).reshape(rows.shape)
+    normed = evidence.reference([x, *map(np.ones_like, weights)]).reshape(rows.shape)
     with np.errstate(all="ignore"):
         other = (rows * normed).sum(axis=0) / np.square(normed).sum(axis=0)
     if not evidence.explains((normed * other).reshape(evidence.recorded.shape)):
+        return
+    if not weights:
+        yield _in_place_of_none(other)
         return
     scale = max(float(np.abs(weight).max()), 1.0)
     for shift, words in ((-1.0, "1 less"), (1.0, "1 more")):
@@ -106,8 +110,24 @@ def _norm_weight(evidence: Evidence) -> Iterator[str]:
     yield f"it fits a norm with another weight ({ranges[0]}; the file's is {ranges[1]})"
 
 
+def _in_place_of_none(weight: Array) -> str:
+    """What a norm fits that has no weights, where ``weight`` would make it so."""
+    mean = float(weight.mean())
+    if np.abs(weight - mean).max() >= _SAME * abs(mean):
+        return f"it fits a norm with a weight (from {weight.min():.4g} to {weight.max():.4g}), where the model has none"
+    if abs(mean * weight.size**0.5 - 1) < _SAME:
+        return "it fits a norm by the root of the sum of squares in place of that of their mean"
+    return f"it fits the norm times {mean:.4g}"
+
+
+def _weight_of(evidence: Evidence) -> Array:
+    """The weight of a norm; of one without, as many times 1."""
+    x, *weights = evidence.operands
+    return weights[0] if weights else np.ones(x.shape[-1] // evidence.node.attr_int("groups"))
+
+
 def _norm_eps(evidence: Evidence) -> Iterator[str]:
-    x, weight = evidence.operands
+    x, weight = evidence.operands[0], _weight_of(evidence)
     rows, inputs = evidence.recorded.reshape(-1, weight.size), x.reshape(-1, weight.size)
     with np.errstate(all="ignore"):
         scaled = inputs * weight

@@ -68,7 +68,7 @@ def _differences(model: Model) -> Iterator[Finding]:
         difference = difference_to_llama_cpp(architecture, name)
         if difference is None or known is None or key not in model.metadata.keys_read or is_neutral(known, value) or not known.matters(at):
             continue
-        taken = known.llama_cpp_takes
+        _, taken = known.llama_cpp_of.get(architecture, ("", known.llama_cpp_takes))
         if not known.llama_cpp_when(at):
             continue
         if value == taken or (isinstance(value, float) and isinstance(taken, float) and math.isclose(value, taken, rel_tol=1e-6)):

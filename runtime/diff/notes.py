@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from aprgraph.graph.arguments import JSON, NAMES
 from aprgraph.graph.message import Message
 from aprgraph.graph.ops import weights_of
-from aprgraph.graph.ops.attention import scores_by_layer
+from aprgraph.graph.ops.attention import is_chunked, scores_by_layer
 from aprgraph.graph.words import counted, layer_ranges
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.caveats import Aside, Caveat
@@ -60,8 +60,9 @@ def unreached(a: Trace, b: Trace) -> Iterator[str]:
         beyond = sorted({window for window in windows.values() if window >= positions})
         if beyond:
             layers = layer_ranges(layer for layer, window in windows.items() if window >= positions and layer is not None)
+            what = "chunk" if any(is_chunked(node.attrs) for node in scores_by_layer(graph).values()) else "sliding window"
             yield Caveat(
-                f"the sliding window of {' and '.join(map(str, beyond))} positions ({layers}) was not exercised: the run has {positions}, "
+                f"the {what} of {' and '.join(map(str, beyond))} positions ({layers}) was not exercised: the run has {positions}, "
                 "and up to that many a wrong window shows nowhere"
             )
         if any(weight.attr_str("tensor") == _SHORT_FACTORS for weight in weights_of(graph)):

@@ -19,7 +19,7 @@ except ModuleNotFoundError:
 
 TOKENS = (17, 3, 30, 3, 0, 31, 29, 29, 5, 8, 2)
 _CLASSES = {name for family in FAMILIES.values() for name in family.hf_classes.split()}
-_NAMES = [name for name, spec in MODELS.items() if _CLASSES & {f"{spec.name}ForCausalLM", f"{spec.name}LMHeadModel"}]
+_NAMES = [name for name, spec in MODELS.items() if _CLASSES & {f"{spec.name.removesuffix('Text')}ForCausalLM", f"{spec.name}LMHeadModel"}]
 #: Stages of the graph that are not to be seen: there, experts' activation is no module.
 _HIDDEN = {"gpt-oss": {"moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out"}}
 

@@ -37,6 +37,7 @@ LLAMA_CPP_TOLERANCES = {
             "nemotron-f32",
             "ernie4-5-moe-f32",
             "arcee-f32",
+            "llama4-f32-wide",
         ),
         TOLERANCE,
     ),

@@ -69,6 +69,10 @@ _YARN_DEEPSEEK: dict[str, Any] = {
     "original_max_position_embeddings": 4096,
 }  # fmt: skip
 
+_LLAMA4: dict[str, Any] = _SMALL | {
+    "intermediate_size": 10, "intermediate_size_mlp": 20, "head_dim": 8, "num_local_experts": 5,
+    "rope_parameters": _ROPE | {"rope_theta": 500000.0},
+}  # fmt: skip
 _DELTA_NET: dict[str, Any] = {
     "rms_norm_eps": 1e-6, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"], "linear_conv_kernel_dim": 4,
     "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
@@ -217,6 +221,14 @@ MODELS = {
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,
     }),
+    # Chunks of four positions, queries that grow from the fourth on, no RoPE in the last layer, experts in every second one.
+    "llama4-f32": FamilyModel("llama4", "Llama4Text", _LLAMA4 | {
+        "interleave_moe_layer_step": 2, "attention_chunk_size": 4, "floor_scale": 4, "attn_scale": 0.1, "num_experts_per_tok": 1,
+    }),
+    # With the numbers that llama.cpp takes in any case, and experts in every layer, two for each position.
+    "llama4-f32-wide": FamilyModel("llama4", "Llama4Text", _LLAMA4 | {
+        "interleave_moe_layer_step": 1, "num_experts_per_tok": 2, "tie_word_embeddings": True,
+    }),
     "gpt-oss-f32": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {"rope_parameters": _YARN_WHOLE}),
     "gpt-oss-mxfp4": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {
         "hidden_size": 64, "intermediate_size": 32, "rope_parameters": _YARN,
@@ -261,7 +273,9 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
         return np.float32(0.5) * values
     if name in _EMBEDDINGS:
         return values / np.float32(spec.config.get("embedding_multiplier", 1.0))
-    columns = shape[-2] if (".experts." in name and spec.architecture == "gpt-oss") or spec.architecture == "gpt2" else shape[-1]
+    columns = (
+        shape[-2] if (".experts." in name and spec.architecture in ("gpt-oss", "llama4")) or spec.architecture == "gpt2" else shape[-1]
+    )
     values *= np.float32(_deviation(name) * columns**-0.5)
     if ".experts." in name and spec.formats:
         rows = np.ascontiguousarray(values.swapaxes(1, 2))

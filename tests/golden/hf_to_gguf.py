@@ -216,6 +216,14 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
         "leading_dense_block_count": "num_dense_layers", "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID),
     },
+    # A chunk of 8,192 positions and the same step of growing queries are not written: llama.cpp takes them in any case.
+    "llama4_text": {
+        **_HEAD_SIZE, **_ROPE_BASE, "rope.dimension_count": "head_dim", "feed_forward_length": "intermediate_size_mlp",
+        "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
+        "interleave_moe_layer_step": "interleave_moe_layer_step",
+        "attention.sliding_window": lambda config: config.attention_chunk_size if config.attention_chunk_size != 8192 else None,
+        "attention.temperature_length": lambda config: config.floor_scale if config.floor_scale != 8192 else None,
+    },
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
@@ -234,9 +242,10 @@ def _neighbours(rows: F32, heads: int) -> F32:
 
 
 def _experts(architecture: str, name: str, values: F32) -> Iterator[tuple[str, F32]]:
-    """gpt-oss has the gate and the up projection in alternating columns, and matrices of experts with the rows of x first."""
+    """gpt-oss has the gate and the up projection in alternating columns. There and in Llama 4 matrices have the rows of x first."""
     if architecture != "gpt-oss":
         path, _, part = name.rpartition(".")
+        values = values.swapaxes(1, 2) if architecture == "llama4" else values
         halves = np.split(values, 2, axis=1) if part == "gate_up_proj" else [values]
         yield from zip((f"{path}.{one}.weight" for one in (("gate_proj", "up_proj") if len(halves) == 2 else (part,))), halves, strict=True)
         return

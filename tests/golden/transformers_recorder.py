@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
+from tests.golden.llama4_hooks import hook_norm_of_heads, hook_weighed_experts
 from tests.golden.recurrent_recorder import hook_delta_net, hook_gated_convolution, in_gguf_order, recorded_functions
 from tests.golden.transformers_models import LoadedModel
 
@@ -80,7 +81,9 @@ class Recorder:
         def recorded_rope(name: str) -> Callable[..., Any]:
             def turn(*args: Any, **kwargs: Any) -> Any:
                 q, k = originals[name](*args, **kwargs)
-                if name in ROPE_FUNCTIONS:
+                if self.loaded.architecture == "llama4":  # whose function is given [1, n, heads, D]
+                    self._turned(q.transpose(1, 2), k.transpose(1, 2), partial=True)
+                elif name in ROPE_FUNCTIONS:
                     self._put(self.layer, "q_pe", turned(q, ROPE_FUNCTIONS[name]))
                     self._put(self.layer, "k_pe", turned(k, ROPE_FUNCTIONS[name]))
                 else:
@@ -223,6 +226,8 @@ class Recorder:
             return hook
 
         attention.register_forward_pre_hook(projections, with_kwargs=True)
+        if hasattr(attention, "qk_norm"):
+            hook_norm_of_heads(self._put, index, attention.qk_norm)
         for part in ("q", "k"):
             norm = _first(attention, f"{part}_norm", f"{part}_layernorm", "query_layernorm" if part == "q" else "key_layernorm")
             if norm is not None:
@@ -232,13 +237,16 @@ class Recorder:
         if not hasattr(mlp, "experts"):
             self._hook_dense(index, mlp)
             return
-        router = mlp.router if hasattr(mlp, "router") else mlp.gate
-        router.register_forward_hook(lambda module, _inputs, output: self._record_scores(index, mlp, module, output[0].double()))
-        mlp.experts.register_forward_hook(lambda module, inputs, output: self._record_experts(index, module, inputs, output))
         for name in ("shared_expert", "shared_experts", "shared_mlp"):
             if hasattr(mlp, name):
                 self._hook_dense(index, getattr(mlp, name))
         self._after(mlp, index, "moe_ffn_out")
+        if self.loaded.architecture == "llama4":
+            hook_weighed_experts(self._put, index, mlp)
+            return
+        router = mlp.router if hasattr(mlp, "router") else mlp.gate
+        router.register_forward_hook(lambda module, _inputs, output: self._record_scores(index, mlp, module, output[0].double()))
+        mlp.experts.register_forward_hook(lambda module, inputs, output: self._record_experts(index, module, inputs, output))
 
     def _hook_dense(self, index: int, mlp: Any) -> None:
         if hasattr(mlp, "w1"):
@@ -262,7 +270,7 @@ class Recorder:
             self._after(_first(mlp, "up_proj", "c_fc", "fc1"), index, "ffn_up")
             if hasattr(mlp, "gate_proj"):
                 self._after(mlp.gate_proj, index, "ffn_gate")
-                self._after(mlp.act_fn, index, "ffn_silu")
+                self._after(_first(mlp, "act_fn", "activation_fn"), index, "ffn_silu")
         down = _first(mlp, "down_proj", "c_proj", "fc2")
         self._before(down, index, "ffn_swigl")
         self._after(down, index, "ffn_out")

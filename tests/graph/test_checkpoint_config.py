@@ -12,6 +12,7 @@ import pytest
 
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.families import Decoder, open_family
+from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources.checkpoint.config import ConfigMetadata
@@ -505,6 +506,8 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "Qwen3-Next-80B-A3B-Instruct": ("qwen3next", 64, 1e7, (0,) * 6, ""),
     "DeepSeek-V2-Lite": ("deepseek2", 64, 1e4, (0,) * 6, ""),
     "DeepSeek-V3": ("deepseek2", 64, 1e4, (0,) * 6, ""),
+    "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
+    "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
 }
 
 
@@ -540,3 +543,50 @@ def test_factors_of_llama_3() -> None:
     assert (factors[waves > 8192] == 8).all()
     assert (np.diff(factors) >= 0).all()
     assert factors[(waves > 2048) & (waves < 8192)].min() > 1
+    scout = ConfigMetadata(Path("config.json"), golden_json("published_configs.json")["Llama-4-Scout-17B-16E-Instruct"], {})
+    assert (scout.factors["rope_freqs.weight"] == np.where(waves > 8192, 16, 1)).all()  # one bound, and nothing between
+
+
+def _llama4_config(**fields: Any) -> ConfigMetadata:
+    config = golden_json("published_configs.json")["Llama-4-Maverick-17B-128E-Instruct"]
+    return ConfigMetadata(Path("config.json"), {**config, "text_config": {**config["text_config"], **fields}}, {})
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_the_layers_of_llama_4() -> None:
+    """Of Maverick every second has experts, and every fourth no RoPE and no chunks; lists say otherwise, as in the class."""
+    family = open_family(_llama4_config())
+    assert isinstance(family, Llama4)
+    assert [layer for layer in range(8) if family.has_experts(layer)] == [1, 3, 5, 7]
+    assert not family.normalises_heads
+    assert (family.ffn[0], family.expert_ffn, family.growth, family.growth_span) == (16384, 8192, 0.1, 8192)
+    listed = open_family(_llama4_config(moe_layers=[0, 2], no_rope_layers=[1, 0] * 24, use_qk_norm=True))
+    assert isinstance(listed, Llama4)
+    assert [layer for layer in range(8) if listed.has_experts(layer)] == [0, 2]
+    assert (listed.has_rope[:4], listed.windows[:4]) == ((True, False, True, False), (8192, 0, 8192, 0))
+    assert listed.normalises_heads
+    whole = open_family(_llama4_config(attention_chunk_size=None))
+    assert isinstance(whole, Llama4)
+    assert (set(whole.windows), whole.has_rope[:4]) == ({0}, (True, True, True, False))
+    kinds = open_family(_llama4_config(layer_types=["full_attention", "chunked_attention"] * 24))
+    assert isinstance(kinds, Llama4)
+    assert (kinds.windows[:3], kinds.has_rope[:4]) == ((0, 8192, 0), (True, True, True, False))
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"attention_chunk_size": 0}, "attention_chunk_size is 0, which the class of transformers"),
+        (
+            {"attention_chunk_size": None, "layer_types": ["chunked_attention"] * 48},
+            "attention_chunk_size is null, which transformers refuses",
+        ),
+        ({"layer_types": ["sliding_attention"] * 48}, "layer_types holds 'sliding_attention'"),
+        ({"moe_layers": ["two"]}, "moe_layers"),
+        ({"attn_scale": None}, "attn_scale is null"),
+    ],
+)
+def test_what_the_class_of_llama_4_does_not_take(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises((ModelError, UnsupportedModelError), match=words):
+        open_family(_llama4_config(**fields))

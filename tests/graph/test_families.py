@@ -131,6 +131,10 @@ LAYER: dict[str, list[str]] = {
     "seed_oss": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "ernie4_5": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "arcee": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *UNGATED, "post_ffn_residual"],
+    "llama4": [
+        "attn_norm", "qkv_matmul", "q_post_rope", "q_norm", "k_post_rope", "k_norm", *ATTENTION[2:], "post_attn_residual", *DENSE,
+        *EXPERTS[:3], "moe_expert_in", *EXPERTS[3:], "post_ffn_residual",
+    ],
     "ernie4_5-moe": [
         "attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, EXPERTS[0], "moe_router_scores", *EXPERTS[1:],
         "post_ffn_residual",
@@ -437,3 +441,47 @@ def test_ernies_experts_are_chosen_by_a_softmax_with_a_bias_in_every_so_many_lay
     numbers = {"interleave_moe_layer_step": 2, "leading_dense_block_count": 2, "moe_layer_end_index": 6}
     model = outline(FAMILIES["ernie4_5-moe"], {**SMALL_NUMBERS, **numbers, "block_count": 9}, vocabulary=9)
     assert [layer for layer in range(9) if f"layer{layer}.moe_router" in model.graph] == [3, 5]
+
+
+def _llama4(**numbers: Any) -> Graph:
+    whole = {**SMALL_NUMBERS, "block_count": 8, **{key.replace("__", "."): value for key, value in numbers.items()}}
+    return outline(FAMILIES["llama4"], whole, vocabulary=9).graph
+
+
+def test_llama4_attends_within_chunks_and_in_every_fourth_layer_to_all_without_rope() -> None:
+    graph = _llama4()
+    masks = [{name: graph[f"layer{layer}.attn_scores"].attrs.get(name) for name in ("window", "chunked")} for layer in range(8)]
+    chunk, whole = {"window": 8192, "chunked": True}, {"window": 0, "chunked": None}
+    assert masks == [chunk, chunk, chunk, whole] * 2
+    assert [f"layer{layer}.q_post_rope" in graph for layer in range(8)] == [True, True, True, False] * 2
+    assert [f"layer{layer}.q_norm" in graph for layer in range(8)] == [True, True, True, False] * 2
+    assert graph.operand_names("layer0.q_norm") == ("layer0.q_post_rope",)
+    assert graph["query_temperature"].attrs == {"strength": 0.1, "span": 8192, "offset": 1}
+    assert graph.operand_names("layer3.q_scaled")[1] == "query_temperature"
+    assert graph["layer0.q_post_rope"].attrs["pairing"] == "interleaved"
+
+
+def test_llama4_of_a_file_that_says_that_there_are_no_chunks_has_rope_everywhere() -> None:
+    graph = _llama4(attention__sliding_window=0)
+    assert {node.attrs["window"] for node in graph.with_op("attn_scores")} == {0}
+    assert all(f"layer{layer}.q_post_rope" in graph for layer in range(8))
+    assert "query_temperature" not in graph
+
+
+def test_llama4s_experts_read_their_input_times_its_weight() -> None:
+    graph = _llama4(interleave_moe_layer_step=2)
+    assert [layer for layer in range(8) if f"layer{layer}.moe_router" in graph] == [1, 3, 5, 7]
+    assert graph["layer1.moe_router"].attrs == {"normalise": False, "scale": 1.0, "gating": "sigmoid"}
+    assert graph.operand_names("layer1.moe_expert_in") == ("layer1.ffn_norm", "layer1.moe_router")
+    for part in ("gate", "up"):
+        assert graph.operand_names(f"layer1.moe_expert_{part}")[0] == "layer1.moe_expert_in"
+    assert graph.operand_names("layer1.moe_expert_sum") == ("layer1.moe_expert_out",)
+    assert graph.operand_names("layer1.moe_ffn_out") == ("layer1.moe_expert_sum", "layer1.ffn_out")
+    assert [layer for layer in range(8) if f"layer{layer}.moe_router" in _llama4(moe_layers=Sections(0, 5))] == [0, 5]
+    assert not [node for node in _llama4(interleave_moe_layer_step=0) if node.stage == "moe_router"]
+
+
+def test_llama4_of_128_experts_normalises_no_heads() -> None:
+    assert "layer0.q_norm" not in _llama4(expert_count=128)
+    assert "layer0.q_norm" in _llama4(expert_count=128, use_qk_norm=True)
+    assert "layer0.q_norm" not in _llama4(use_qk_norm=False)

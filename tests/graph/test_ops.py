@@ -243,6 +243,44 @@ def test_attention_mask() -> None:
     assert attention_mask(3, 3, 1).tolist() == np.eye(3, dtype=bool).tolist()
 
 
+def test_chunks_of_positions() -> None:
+    """Llama 4: a position sees those of its own chunk, however many of them there are, and no others."""
+    assert attention_mask(5, 5, 3, chunked=True).astype(int).tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1],
+    ]
+    assert attention_mask(2, 7, 3, chunked=True).astype(int).tolist() == [[0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 1]]
+    assert attention_mask(2, 2, 0, chunked=True).tolist() == attention_mask(2, 2, 0).tolist()
+    q, k, v = normal(7, 4), normal(7, 4, seed=1), normal(7, 4, seed=2)
+    attrs: dict[str, Attr] = {"heads": 1, "kv_heads": 1, "scale": 0.5}
+    chunks = [run("attention", *(x[start : start + 3] for x in (q, k, v)), window=0, **attrs) for start in (0, 3, 6)]
+    close(run("attention", q, k, v, window=3, chunked=True, **attrs), np.concatenate(chunks))
+    k[2], v[2] = np.nan, np.inf
+    assert np.isfinite(run("attention", q, k, v, window=3, chunked=True, **attrs)[3:]).all()
+
+
+def test_inputs_of_experts_times_their_weights() -> None:
+    x, weights = normal(3, 4), normal(3, 2, seed=1)
+    got = run("expert_inputs", x, weights)
+    assert got.shape == (3, 2, 4)
+    for n in range(3):
+        for k in range(2):
+            close(got[n, k], x[n] * weights[n, k])
+    outputs = normal(3, 2, 5, seed=2)
+    close(run("expert_sum", outputs), outputs[:, 0] + outputs[:, 1])
+
+
+def test_the_temperature_of_queries_counts_from_an_offset() -> None:
+    """Llama 4's positions count from 1: of chunks of 4, that at 3 is the first to grow."""
+    positions = np.arange(9)
+    got = run("query_temperature", positions, strength=0.5, span=4, offset=1)
+    close(got[:, 0], [1 + 0.5 * math.log(1 + (position + 1) // 4) for position in range(9)])
+    close(run("query_temperature", positions + 1, strength=0.5, span=4), got)
+
+
 def test_softmax_of_large_scores_and_of_shifted_scores() -> None:
     scores = np.array([[[1000.0, 1000.0]], [[-1000.0, -1000.0]], [[5.0, 7.0]]])
     close(run("attn_softmax", scores, window=0)[:2], [[[0.5, 0.5]], [[0.5, 0.5]]])

@@ -12,7 +12,7 @@ ORDER = [
     "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated", "qkv_matmul", "attn_gate", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm",
     "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
     "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
-    "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
+    "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices", "moe_expert_in", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
     "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "lm_head_raw", "lm_head",
 ]  # fmt: skip
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
@@ -22,8 +22,8 @@ RECURRENT = {
 }  # fmt: skip
 CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
 ADDITIONS = LATENT | RECURRENT | CONVOLUTION | {
-    "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
-    "moe_expert_out", "lm_head_raw",
+    "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_in", "moe_expert_gate",
+    "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "lm_head_raw",
 }  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def test_what_holds_of_single_stages() -> None:
         "attn_post_norm",
         "ffn_post_norm",
         "moe_router_scores",
+        "moe_expert_in",
         "lm_head_raw",
         *LATENT,
         *RECURRENT,
@@ -104,6 +105,7 @@ def test_what_holds_of_single_stages() -> None:
     assert {stage.name for stage in STAGES if stage.only_with == "latent"} == LATENT
     assert {stage.name for stage in STAGES if stage.only_with == "recurrent"} == RECURRENT
     assert {stage.name for stage in STAGES if stage.only_with == "convolution"} == CONVOLUTION
+    assert {stage.name for stage in STAGES if stage.only_with == "weighed inputs"} == {"moe_expert_in"}
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}
     assert not is_logits(None)
     assert not is_logits("no_such_stage")

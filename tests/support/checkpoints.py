@@ -79,7 +79,7 @@ class _Weights:
         return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
 
     def of(self, own_name: str) -> Values:
-        fused = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj(_\w+)?", own_name)
+        fused = re.fullmatch(r"model\.layers\.(\d+)\.(?:mlp|feed_forward)\.experts\.(gate_up|down)_proj(_\w+)?", own_name)
         if fused is not None:
             return self._fused(int(fused[1]), fused[2] == "down", fused[3] or "")
         if ".kv_b_proj." in own_name and not any("attn_kv_b" in name for name in self._raw):
@@ -145,13 +145,15 @@ class _Weights:
         return moved(values, size if "in_proj_z" in own_name else 1)
 
     def _fused(self, layer: int, is_down: bool, end: str) -> Values:
-        """gpt-oss: gate and up in alternating rows, or columns where matrices have the rows of x first."""
+        """gpt-oss: gate and up in alternating rows, or columns where matrices have the rows of x first; Llama 4: one behind the other."""
         parts = ("down",) if is_down else ("gate", "up")
         names = [f"blk.{layer}.ffn_{part}_exps.{'bias' if end == '_bias' else 'weight'}" for part in parts]
         if end in ("_blocks", "_scales"):
             rows = [_packed(self._raw[name].data, end == "_scales") for name in names]
             return np.stack(rows, axis=2).reshape(rows[0].shape[0], -1, *rows[0].shape[2:])
         values = [self._decoded(name) for name in names]
+        if self._architecture == "llama4":
+            return np.concatenate(values, axis=1).swapaxes(1, 2)
         return np.stack(values if end == "_bias" else [one.swapaxes(1, 2) for one in values], axis=-1)
 
 

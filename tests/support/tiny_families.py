@@ -82,6 +82,10 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "lfm2moe": TinyFamily(
         optional=("moe_router_scores.bias",), tied=True, rope_base=1e6, numbers={"leading_dense_block_count": 1},
     ),
+    # Queries of the fourth layer grow from the fourth position on.
+    "llama4": TinyFamily(
+        rope_base=500000.0, rope_dims=True, numbers={"interleave_moe_layer_step": 1, "attention.temperature_length": 4},
+    ),
     "glm4moe": TinyFamily(
         optional=_QKV_BIASES, rope_dims=True, turned=0.5,
         numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5},

@@ -73,10 +73,11 @@ def _scores(node: Node, operands: Sequence[Array], generator: np.random.Generato
 
 
 def _norm(node: Node, operands: Sequence[Array], generator: np.random.Generator) -> Array:
-    x, weight = operands
+    x, *weights = operands
     grouped = x.reshape(len(x), node.attr_int("groups"), -1)
     mean_square = np.square(grouped[..., generator.permutation(grouped.shape[-1])]).mean(axis=-1, keepdims=True)
-    return (grouped / np.sqrt(mean_square + np.float32(node.attr_float("eps"))) * weight).reshape(x.shape)
+    normed = grouped / np.sqrt(mean_square + np.float32(node.attr_float("eps")))
+    return (normed * weights[0] if weights else normed).reshape(x.shape)
 
 
 def _layer_norm(node: Node, operands: Sequence[Array], generator: np.random.Generator) -> Array:

@@ -35,6 +35,7 @@ SPARSE_FAULTS = {
     "cohere2": "RMSNorm for LayerNorm",
     "exaone4": "norm before attention in place of behind",
     "gpt-oss": "sinks forgotten",
+    "llama4": "weights on the outputs of experts",
 }
 SPARSE_TAPS = "post_ffn_residual,lm_head"
 #: Seeds of the right runs of a plain model that are compared with each other; of other models, the first two.

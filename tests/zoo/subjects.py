@@ -45,6 +45,8 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "gemma3": {"hidden": 96},
     "lfm2moe": {"seed": 1},  # experts of equal scores are chosen in every layer
     "phi3": {"sliding_window": 5},
+    # A chunk that goes on where tokens are generated.
+    "llama4": {"sliding_window": 4},
 }
 #: The models of the zoo, and the options of each: every family of the package, and Mixtral, which is the family `llama` with experts.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
@@ -56,6 +58,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 OVERRIDES: Mapping[str, Mapping[str, int]] = {
     **{name: {f"{name}.attention.sliding_window_pattern": 3} for name in ("gemma3", "cohere2", "exaone4")},
     "smollm3": {"smollm3.no_rope_layer_interval": 3},
+    "llama4": {"llama4.no_rope_layer_interval": 3, "llama4.attention.sliding_window_pattern": 3},
 }
 #: What writes to the stream of hidden states, after its last norm where there is one.
 _OUTPUTS = ("attn_output.weight", "shortconv.out_proj.weight", "ffn_down.weight", "ffn_down_exps.weight", "ffn_down_shexp.weight")

@@ -131,14 +131,34 @@ def expert_bias_add(request: KernelRequest, cpu: Cpu) -> Any:
     return build_function(request.symbol, emit)
 
 
+def expert_inputs(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C], weights [n, k] -> out [n, k, C]: x times each of the weights."""
+    k, columns = (int(dim) for dim in request.result.dims[1:])
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        x = parameters.buffer("x", ("n", columns), "float32")
+        weights = parameters.buffer("weights", ("n", k), "float32")
+        out = parameters.buffer("out", ("n", k, columns), "float32")
+        with T.parallel(i64(0), parameters.size("n") * k) as pair, block("row"):
+            p, choice = T.floordiv(pair, i64(k)), T.floormod(pair, i64(k))
+
+            def scale(column: Expr) -> None:
+                assign(out, x[p, column] * weights[p, choice], [p, choice, column])
+
+            emitter.chunks(columns, lambda column, width: emitter.vector(width, lambda lane: scale(column + lane)))
+
+    return build_function(request.symbol, emit)
+
+
 def expert_sum(request: KernelRequest, cpu: Cpu) -> Any:
-    """x [n, k, C], weights [n, k] -> out [n, C]: the sum over the choices, in their order."""
+    """x [n, k, C], weights [n, k], which may be left out -> out [n, C]: the sum over the choices, in their order."""
     k, columns = (int(dim) for dim in request.operands[0].dims[1:])
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         x = parameters.buffer("x", ("n", k, columns), "float32")
-        weights = parameters.buffer("weights", ("n", k), "float32")
+        weights = [parameters.buffer("weights", ("n", k), "float32") for _ in request.operands[1:]]
         out = parameters.buffer("out", ("n", columns), "float32")
         with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
             sums = registers(cpu.lanes)
@@ -146,7 +166,10 @@ def expert_sum(request: KernelRequest, cpu: Cpu) -> Any:
             def piece(column: Expr, width: int) -> None:
                 emitter.zero(sums, 0, width)
                 with T.serial(i64(0), i64(k)) as choice:
-                    emitter.dot_step(sums, 0, width, lambda _lane: weights[p, choice], lambda lane: x[p, choice, column + lane])
+                    if weights:
+                        emitter.dot_step(sums, 0, width, lambda _lane: weights[0][p, choice], lambda lane: x[p, choice, column + lane])
+                    else:
+                        emitter.vector(width, lambda lane: assign(sums, sums[lane] + x[p, choice, column + lane], [lane]))
                 emitter.vector(width, lambda lane: assign(out, sums[lane], [p, column + lane]))
 
             emitter.chunks(columns, piece)

@@ -15,8 +15,8 @@ from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function
 
 
 def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
-    """x [n, C], weight [C / groups] -> out [n, C], normalised over each group of columns."""
-    x_type, weight_type = request.operands
+    """x [n, C], weight [C / groups], which may be left out -> out [n, C], normalised over each group of columns."""
+    x_type, *weight_types = request.operands
     columns, groups = int(x_type.dims[1]), request.attr_int("groups")
     size = columns // groups
 
@@ -24,7 +24,7 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
         emitter = Emitter(cpu)
         halves = half_table(parameters, request)
         x = parameters.buffer("x", ("n", columns), "float32")
-        weight = Weight(emitter, parameters, "weight", weight_type, halves)
+        weights = [Weight(emitter, parameters, "weight", kind, halves) for kind in weight_types]
         eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
         with T.parallel(i64(0), parameters.size("n") * groups) as index, block("row"):
@@ -40,9 +40,14 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
             emitter.chunks(size, square)
             mean = emitter.sum_lanes(sums, 0) * f32(1.0 / size)
             assign(factor, f32(1.0) / T.sqrt(mean + eps), [i64(0)])
-            weight.decode_row(
-                i64(0),
-                lambda column, value: assign(out, x[p, start + column] * factor[i64(0)] * value, [p, start + column]),
-            )
+
+            def scale(column: Expr, value: Expr | None = None) -> None:
+                normal = x[p, start + column] * factor[i64(0)]
+                assign(out, normal if value is None else normal * value, [p, start + column])
+
+            for weight in weights:
+                weight.decode_row(i64(0), scale)
+            if not weights:
+                emitter.chunks(size, lambda column, width: emitter.vector(width, lambda lane: scale(column + lane)))
 
     return build_function(request.symbol, emit)

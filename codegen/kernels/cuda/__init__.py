@@ -56,6 +56,7 @@ KERNELS: dict[str, Kernel] = {
     "softmax": softmax.softmax,
     "top_k": router.top_k,
     "router_weights": router.router_weights,
+    "expert_inputs": experts.expert_inputs,
     "expert_linear": experts.expert_linear,
     "expert_bias_add": experts.expert_bias_add,
     "expert_sum": experts.expert_sum,

@@ -11,7 +11,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import WARP, Emitter, ceil_div, get, launch, put, registers, shared, sync_block, zero
 from aprgraph.codegen.kernels.elementwise import soft_capped
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, f32, i64, is_nan
-from aprgraph.graph.ops.attention import is_causal
+from aprgraph.graph.ops.attention import is_causal, is_chunked
 
 #: Keys of a tile, and threads of a block: one has one key of each tile.
 KEYS = 128
@@ -33,6 +33,7 @@ class Block:
     t: Expr
     window: Expr | None
     causal: bool
+    chunked: bool
     queries: int
 
     def position(self, query: int) -> Expr:
@@ -50,7 +51,11 @@ class Block:
     def reaches(self, position: Expr, key: Expr) -> Expr:
         """Whether who stands at ``position`` may attend to a key."""
         seen = key <= position if self.causal else key < self.t
-        return seen if self.window is None else T.And(seen, key > position - self.window)
+        return seen if self.window is None else T.And(seen, key >= self.first_key(position, self.window))
+
+    def first_key(self, position: Expr, window: Expr) -> Expr:
+        """The first key of the window of who stands at ``position``, or of its chunk; below 0 where there are fewer."""
+        return position - T.floormod(position, window) if self.chunked else position - window + 1
 
     @property
     def stop(self) -> Expr:
@@ -60,7 +65,7 @@ class Block:
     def for_tiles(self, body: Callable[[Expr], None]) -> None:
         """Emit ``body(first key)`` for each tile with keys that some query of the block may attend to."""
         stop = ceil_div(self.stop, KEYS)
-        first = i64(0) if self.window is None else T.max(self.position(0) - self.window + 1, i64(0))
+        first = i64(0) if self.window is None else T.max(self.first_key(self.position(0), self.window), i64(0))
         start = T.floordiv(first, i64(KEYS))
         with T.serial(i64(0), stop - start) as tile:
             body((start + tile) * KEYS)
@@ -102,12 +107,12 @@ def for_each_block(
 ) -> None:
     """Emit a kernel whose blocks have ``queries`` queries, and for a position alone one whose blocks have one."""
     n, t = parameters.size("n"), parameters.size("t")
-    window, causal = numbers.get("window"), is_causal(request.attrs)
+    window, causal, chunked = numbers.get("window"), is_causal(request.attrs), is_chunked(request.attrs)
 
     def emit(queries: int) -> None:
         with launch(ceil_div(n, queries) * heads, KEYS) as (index, thread):
             head, group = T.floormod(index, i64(heads)), T.floordiv(index, i64(heads))
-            body(Block(Emitter(), thread, head, group * queries, n, t, window, causal, queries))
+            body(Block(Emitter(), thread, head, group * queries, n, t, window, causal, chunked, queries))
 
     if queries == 1:
         emit(1)

@@ -188,21 +188,38 @@ def expert_bias_add(request: KernelRequest) -> Any:
     return build_function(request.symbol, emit)
 
 
+def expert_inputs(request: KernelRequest) -> Any:
+    """x [n, C], weights [n, k] -> out [n, k, C]: x times each of the weights."""
+    k, columns = (int(dim) for dim in request.result.dims[1:])
+
+    def emit(parameters: Parameters) -> None:
+        x = parameters.buffer("x", ("n", columns), "float32")
+        weights = parameters.buffer("weights", ("n", k), "float32")
+        out = parameters.buffer("out", ("n", k, columns), "float32")
+        with launch_over(parameters.size("n") * (k * columns)) as index:
+            pair, column = T.floordiv(index, i64(columns)), T.floormod(index, i64(columns))
+            p, choice = T.floordiv(pair, i64(k)), T.floormod(pair, i64(k))
+            assign(out, x[p, column] * weights[p, choice], [p, choice, column])
+
+    return build_function(request.symbol, emit)
+
+
 def expert_sum(request: KernelRequest) -> Any:
-    """x [n, k, C], weights [n, k] -> out [n, C]: the sum over the choices, in their order."""
+    """x [n, k, C], weights [n, k], which may be left out -> out [n, C]: the sum over the choices, in their order."""
     k, columns = (int(dim) for dim in request.operands[0].dims[1:])
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter()
         x = parameters.buffer("x", ("n", k, columns), "float32")
-        weights = parameters.buffer("weights", ("n", k), "float32")
+        weights = [parameters.buffer("weights", ("n", k), "float32") for _ in request.operands[1:]]
         out = parameters.buffer("out", ("n", columns), "float32")
         with launch_over(parameters.size("n") * columns) as index:
             p, column = T.floordiv(index, i64(columns)), T.floormod(index, i64(columns))
             total = registers(1)
             put(total, f32(0.0))
             with T.serial(i64(0), i64(k)) as choice:
-                put(total, emitter.fma(weights[p, choice], x[p, choice, column], get(total)))
+                value = x[p, choice, column]
+                put(total, emitter.fma(weights[0][p, choice], value, get(total)) if weights else get(total) + value)
             assign(out, get(total), [p, column])
 
     return build_function(request.symbol, emit)

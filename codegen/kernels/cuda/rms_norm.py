@@ -17,8 +17,8 @@ _SHORT = 512
 
 
 def rms_norm(request: KernelRequest) -> Any:
-    """x [n, C], weight [C / groups] -> out [n, C], normalised over each group of columns."""
-    x_type, weight_type = request.operands
+    """x [n, C], weight [C / groups], which may be left out -> out [n, C], normalised over each group of columns."""
+    x_type, *weight_types = request.operands
     columns, groups = int(x_type.dims[1]), request.attr_int("groups")
     size = columns // groups
     threads = WARP if size <= _SHORT else THREADS
@@ -26,10 +26,11 @@ def rms_norm(request: KernelRequest) -> Any:
     def emit(parameters: Parameters) -> None:
         emitter = Emitter()
         x = parameters.buffer("x", ("n", columns), "float32")
-        weight = Weight(emitter, parameters, "weight", weight_type)
+        weights = [Weight(emitter, parameters, "weight", kind) for kind in weight_types]
         eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
-        weight.open()
+        for weight in weights:
+            weight.open()
         with launch(parameters.size("n") * groups, threads) as (index, thread):
             total, factor = registers(1), registers(1)
             sums = shared(threads // WARP)
@@ -47,9 +48,16 @@ def rms_norm(request: KernelRequest) -> Any:
                 put(total, get(total) + sums[i64(warp)])
             put(factor, f32(1.0) / T.sqrt(get(total) * f32(1.0 / size) + eps))
 
-            def scale(column: Expr, value: Expr) -> None:
-                assign(out, x[p, start + column] * get(factor) * value, [p, start + column])
+            def scale(column: Expr, value: Expr | None = None) -> None:
+                normal = x[p, start + column] * get(factor)
+                assign(out, normal if value is None else normal * value, [p, start + column])
 
-            weight.scan(thread, threads, scale)
+            for weight in weights:
+                weight.scan(thread, threads, scale)
+            if not weights:
+                with T.serial(i64(0), i64(-(-size // threads))) as step:
+                    column = step * threads + thread
+                    with T.If(column < size), T.Then():
+                        scale(column)
 
     return build_function(request.symbol, emit)

@@ -46,6 +46,7 @@ _NETWORK_BY_FIELD = _Biases(_NETWORK, "mlp_bias", False)
 _CONVOLUTION = _Biases(re.compile(r"blk\.\d+\.shortconv\.(in_proj|conv|out_proj)\.bias"), "conv_bias", False)
 _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     **dict.fromkeys(("llama", "granite", "smollm3"), (_BY_FIELD, _NETWORK_BY_FIELD)),
+    "llama4_text": (_BY_FIELD, _NETWORK_NEVER),
     **dict.fromkeys(
         (
             "qwen3",

@@ -37,12 +37,14 @@ from aprgraph.graph.sources.checkpoint.config_defaults import (
 from aprgraph.graph.sources.checkpoint.config_overrides import where_it_lies, with_fields
 from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, reads, require_rope_kind, require_values
 from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
+from aprgraph.graph.sources.checkpoint.config_windows import CHUNK_FIELD, translate_windows
 from aprgraph.graph.sources.checkpoint.config_windows import FIELDS as WINDOW_FIELDS
-from aprgraph.graph.sources.checkpoint.config_windows import translate_windows
 from aprgraph.graph.sources.checkpoint.names import own_name
 
 #: How many elements of a head RoPE turns.
 _TURNED = "qk_rope_head_dim"
+#: Lists of layers, each with the field by which classes make it where there is none.
+_BY_INTERVAL = {"no_rope_layers": "no_rope_layer_interval", "moe_layers": "interleave_moe_layer_step"}
 _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 #: Nobody writes these where they have the class's own value.
 _UNDISPUTED = ("tie_word_embeddings",)
@@ -163,8 +165,11 @@ class _Translator:
         self._declared_names = {name for name, _ in _declared(family)}
         if MLP_KINDS in self._config:
             self._config.pop(ALIASES[MLP_KINDS], None)
-        if isinstance(self._config.get("no_rope_layers"), list):
-            self._config.pop("no_rope_layer_interval", None)  # by which the class makes that list where there is none
+        if self._kind == "llama4_text" and self._config.get("no_rope_layers") == []:
+            self._config.pop("no_rope_layers")  # which the class takes as if it were not there
+        for layers, interval in _BY_INTERVAL.items():
+            if isinstance(self._config.get(layers), list):
+                self._config.pop(interval, None)  # by which the class makes that list where there is none
         if self._kind == "deepseek_v2" and self._config.get("topk_method", "greedy") == "greedy":
             self._config |= dict.fromkeys(("n_group", "topk_group"), 1)  # which the class leaves aside then
         self._ignored = [f"{name} is {shown(self._config.pop(name))}" for name in self._unread()]
@@ -288,12 +293,13 @@ class _Translator:
         self._found.factors = rope.factors
 
     def _windows(self) -> None:
-        """The sliding window, unless it is switched off, and the layers that have it."""
-        self._done |= {*WINDOW_FIELDS}
+        """The window, unless it is switched off, and the layers that have it."""
+        self._done |= {*WINDOW_FIELDS, *([CHUNK_FIELD] if self._family.has_chunks() else [])}
         readings = self._family.readings()
-        has_windows = isinstance(readings.get("windows"), (Windows, CheckpointWindows))
+        windows = readings.get("windows")
+        own = windows if isinstance(windows, (Windows, CheckpointWindows)) else None
         kinds = [kind for reading in readings.values() if isinstance(reading, RecurrentLayers) for kind in reading.kinds]
-        found = translate_windows(self._config, self._kind, self._where, has_windows=has_windows, recurrent=kinds)
+        found = translate_windows(self._config, self._kind, self._where, own, kinds)
         for key, (value, name) in found.items():
             self._put(key, value, name)
 

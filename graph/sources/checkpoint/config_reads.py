@@ -30,15 +30,15 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         "starcoder2",
     ),
     "use_sliding_window": (*_QWEN, "smollm3"),
-    "no_rope_layers": ("smollm3",),
-    "no_rope_layer_interval": ("smollm3",),
-    "use_qk_norm": ("cohere", "glm4_moe"),
+    "no_rope_layers": ("smollm3", "llama4_text"),
+    "no_rope_layer_interval": ("smollm3", "llama4_text"),
+    "use_qk_norm": ("cohere", "glm4_moe", "llama4_text"),
     "use_bidirectional_attention": _GEMMA,
     "hidden_activation": _GEMMA,
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
-        "arcee", "starcoder2", "stablelm", "phi", "nemotron", *_LATENT,
+        "arcee", "starcoder2", "stablelm", "phi", "nemotron", *_LATENT, "llama4_text",
     ),
     "activation_function": ("gpt2",),
     "swiglu_alpha": ("gpt_oss",),
@@ -59,7 +59,8 @@ _ROPE_KINDS: Mapping[str, tuple[str, ...]] = {"phi3": ("default", "longrope", "s
 _NOT_NULL: tuple[str, ...] = (
     "hidden_act", "hidden_activation", "query_pre_attn_scalar", "attention_multiplier", "embedding_multiplier", "residual_multiplier",
     "logits_scaling", "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "n_shared_experts", "use_qk_norm",
-    "swiglu_alpha", "swiglu_limit", "attention_bias", "mlp_bias",
+    "swiglu_alpha", "swiglu_limit", "attention_bias", "mlp_bias", "floor_scale", "attn_scale", "attn_temperature_tuning",
+    "interleave_moe_layer_step", "no_rope_layer_interval",
 )  # fmt: skip
 #: Fields in which 0 is no word for "none", but a number, with the classes that read them.
 _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
@@ -67,6 +68,7 @@ _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
     "logit_scale": ("cohere", "cohere2"),
     "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
     "sliding_window": ("exaone4",),
+    "attention_chunk_size": ("llama4_text",),
 }
 #: What alone is computed here of what a field of a class may say.
 _ONLY: Mapping[str, Mapping[str, object]] = {

@@ -207,14 +207,18 @@ class _Stretch:
         return self._needed("factor") if context is None else context / original
 
     def _llama3(self) -> None:
-        """What each frequency is divided by: 1 for short waves, the factor for long ones, with a ramp between."""
+        """What each frequency is divided by: 1 for short waves, the factor for long ones, with a ramp between.
+
+        Where both bounds are one, as in Llama 4 Scout, there is nothing between.
+        """
         original, factor = self._original(), self._needed("factor")
         low, high = self._needed("low_freq_factor"), self._needed("high_freq_factor")
-        if low >= high:
-            raise ModelError(f"{self._where}: {self._prefix}.low_freq_factor is {low}, expected less than high_freq_factor, {high}")
+        if low > high:
+            raise ModelError(f"{self._where}: {self._prefix}.low_freq_factor is {low}, expected at most high_freq_factor, {high}")
         base = self._keys.values.get("rope.freq_base", 10000.0)
         waves = 2 * math.pi * base ** (np.arange(0, self._dims, 2, dtype=np.float64) / max(self._dims, 1))
-        ramp = np.clip((original / waves - low) / (high - low), 0.0, 1.0)
+        turns = original / waves
+        ramp = np.clip((turns - low) / (high - low), 0.0, 1.0) if low < high else np.where(turns < low, 0.0, 1.0)
         self._keys.factors["rope_freqs.weight"] = (1 / ((1 - ramp) / factor + ramp)).astype(np.float32)
 
     def _longrope(self) -> None:

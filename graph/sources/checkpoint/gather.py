@@ -107,7 +107,7 @@ class _Gathering:
             of_part = group.parts.get(kind)
             if not of_part:
                 continue
-            made = [self._value(slot, kind, tensor, self._scale(group, expert)) for expert, tensor in _by_number(of_part)]
+            made = [self._value(slot, kind, tensor, self._scale(group, expert), expert) for expert, tensor in _by_number(of_part)]
             first = next(tensor for _, tensor in _by_number(of_part))
             whole = made[0] if None in of_part else self._stacked(made, of_part, slot, layer)
             for own_slot, conversion in self._family.conversions(slot, self._fields, kind).items():
@@ -120,7 +120,7 @@ class _Gathering:
     def _scale(self, group: _Group, expert: int | None) -> StoredTensor | None:
         return group.parts.get("scale_inv", {}).get(expert) or group.parts.get("scale", {}).get(expert)
 
-    def _value(self, slot: str, part: Part, tensor: StoredTensor, scale: StoredTensor | None) -> Value:
+    def _value(self, slot: str, part: Part, tensor: StoredTensor, scale: StoredTensor | None, expert: int | None) -> Value:
         where = f"{tensor.file.path}: tensor {shown(tensor.name)}"
         if tensor.dtype in _FP8 and part == "weight":
             if scale is None or values.shared_by(tensor, scale, self._block) is None:
@@ -132,7 +132,7 @@ class _Gathering:
             raise UnsupportedModelError(f"{where} is {tensor.dtype}; supported are F32, F16, BF16, and FP8 and MXFP4 with their scales")
         if scale is not None and part == "weight":
             raise UnsupportedModelError(f"{where} is {tensor.dtype} and has the scale {shown(scale.name)}; expected one of FP8 alone")
-        if slot in self._family.hf_transposed and part == "weight":
+        if slot in self._family.hf_transposed and part == "weight" and expert is None:  # experts by themselves are as others are
             self._require(tensor, "", 2, 1)
             return values.transposed(tensor)
         return values.as_vector(tensor) if part == "bias" else values.as_stored(tensor)
@@ -159,7 +159,7 @@ class _Gathering:
 
     def _fused(self, slot: str, layer: int | None, group: _Group) -> None:
         both = ((0, _GATE), (1, _UP)) if slot == _GATE else ((None, slot),)
-        order = self._family.hf_gate_up
+        order, is_transposed = self._family.hf_gate_up, slot in self._family.hf_transposed
         blocks, scales = group.one("blocks"), group.one("scales")
         if (blocks is None) != (scales is None):
             alone = blocks or scales
@@ -180,8 +180,8 @@ class _Gathering:
                 self._require(tensor, "", 3 if part == "weight" else 2, 1)
                 name = self._names.gguf_name(own_slot, layer, part)
                 if which is not None:
-                    self._put(name, values.half_of(tensor, which, order), tensor)
-                elif part == "weight" and order == "interleaved":
+                    self._put(name, values.half_of(tensor, which, order, is_transposed=is_transposed), tensor)
+                elif part == "weight" and is_transposed:
                     self._put(name, values.transposed(tensor), tensor)
                 else:
                     self._put(name, values.as_stored(tensor), tensor)

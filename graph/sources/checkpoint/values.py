@@ -234,25 +234,24 @@ def _as_piece(tensor: StoredTensor) -> InPieces:
     return InPieces(format_of(tensor.dtype), [lambda: Piece(tensor.view().reshape(tensor.dims[0], -1))])
 
 
-def half_of(tensor: StoredTensor, which: int, order: Order) -> Value:
-    """Gate (0) or up (1) of all experts, [X, F, E] or [X, F]: from rows of gate and then of up, or from alternating
-    columns of matrices with the rows of x first.
+def half_of(tensor: StoredTensor, which: int, order: Order, *, is_transposed: bool = False) -> Value:
+    """Gate (0) or up (1) of all experts, [X, F, E] or [X, F]: from rows of gate and then of up, or from alternating ones.
+
+    ``is_transposed``: matrices have the rows of x first, so that these are columns.
     """
-    is_bias, axis = len(tensor.dims) == 2, -1 if order == "interleaved" or len(tensor.dims) == 2 else 1
+    is_bias = len(tensor.dims) == 2
+    axis = 2 if is_transposed and not is_bias else 1
     half = tensor.dims[axis] // 2
+    taken = slice(which, None, 2) if order == "interleaved" else slice(which * half, (which + 1) * half)
 
     def make() -> Bytes:
         values = elements(tensor)
-        if order == "interleaved":
-            own = values[..., which::2]
-            return _own(own if is_bias else own.swapaxes(1, 2))
-        return _own(values[:, which * half : (which + 1) * half])
+        return _own(values[..., taken].swapaxes(1, 2) if axis == 2 else values[:, taken])
 
-    rest = tensor.dims[1] if order == "interleaved" else tensor.dims[-1]
-    dims = (tensor.dims[0], half) if is_bias else (tensor.dims[0], half, rest)
+    dims = (tensor.dims[0], half) if is_bias else (tensor.dims[0], half, tensor.dims[3 - axis])
     fmt = format_of(tensor.dtype)
     in_place = None
-    if not is_bias and order == "halves" and tensor.offset % fmt.block_bytes == 0:
+    if not is_bias and not is_transposed and order == "halves" and tensor.offset % fmt.block_bytes == 0:
 
         def find(expert: int) -> Piece:
             return Piece(tensor.view().reshape(tensor.dims[0], 2 * half, -1)[expert, which * half : (which + 1) * half])

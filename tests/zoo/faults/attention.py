@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from aprgraph.graph.ops.attention import attention_mask, cap_of, value_size_of
+from aprgraph.graph.ops.attention import cap_of, is_chunked, mask_of, value_size_of
 from tests.zoo.faults.patches import reading, then, with_attrs
 from tests.zoo.faults.places import Condition, Sites, anywhere, each_layer, either, where
 from tests.zoo.planting import Call, Fault, Patch
@@ -22,7 +22,7 @@ Mask = Callable[[Array], Array]
 def _mask_of(call: Call, wrong: Mask) -> Array:
     cache = "kv_cache" if f"layer{call.node.layer}.kv_cache" in call.values else "k_cache"
     n, t = len(call.values["positions"]), call.near(cache).shape[0]
-    return wrong(attention_mask(n, t, call.node.attr_int("window")))
+    return wrong(mask_of(n, t, call.node.attrs))
 
 
 def _exponentials(call: Call, mask: Array, *, largest_subtracted: bool = True) -> tuple[Array, Array]:
@@ -98,6 +98,10 @@ def _has_window(subject: Subject, layer: int) -> bool:
     return subject.graph[f"layer{layer}.attn_scores"].attr_int("window") > 0
 
 
+def _has_chunks(subject: Subject, layer: int) -> bool:
+    return is_chunked(subject.graph[f"layer{layer}.attn_scores"].attrs)
+
+
 def _sees_everything(subject: Subject, layer: int) -> bool:
     """Whether the model has windows, and this layer none."""
     return any(subject.model.family.windows) and not _has_window(subject, layer)
@@ -133,7 +137,9 @@ def _is_capped(subject: Subject, layer: int) -> bool:
 
 
 def _has_large_scores(subject: Subject, layer: int) -> bool:
-    return subject.variant == LARGE_SCORES[layer] and not _is_capped(subject, layer)
+    norm = f"layer{layer}.q_norm"
+    is_bounded = norm in subject.graph and len(subject.graph.operand_names(norm)) == 1  # no weight makes such heads longer
+    return subject.variant == LARGE_SCORES[layer] and not _is_capped(subject, layer) and not is_bounded
 
 
 def _has_sinks(subject: Subject, layer: int) -> bool:
@@ -184,6 +190,12 @@ FAULTS = (
         "A layer with a sliding window sees everything.",
         each_layer(dict.fromkeys(ALL, with_attrs(window=0)), *ALL, when=_has_window),
         seen="keras-team/keras-hub#2186",
+    ),
+    Fault(
+        "window in place of chunks",
+        "graph",
+        "Positions see as many before them as a chunk has, also across its border.",
+        each_layer(dict.fromkeys(ALL, with_attrs(chunked=False)), *ALL, when=_has_chunks),
     ),
     Fault(
         "window in the wrong layer",

@@ -43,8 +43,16 @@ def _one_expert_is_nan(call: Call) -> Array:
 
 
 def _last_expert_forgotten(call: Call) -> Array:
+    return call.compute([operand[:, :-1] for operand in call.operands])
+
+
+def _unweighed(call: Call) -> Array:
     x, weights = call.operands
-    return call.compute([x[:, :-1], weights[:, :-1]])
+    return np.repeat(x[:, None], weights.shape[1], axis=1)
+
+
+def _weighed_sum(call: Call) -> Array:
+    return np.asarray(np.einsum("nkc,nk->nc", call.operands[0], call.near("moe_router")))
 
 
 def _has_sigmoids(subject: Subject, layer: int) -> bool:
@@ -165,9 +173,16 @@ FAULTS = (
         "kernel",
         "Each expert's output gets another one's weight.",
         either(
+            each_layer({"moe_expert_in": reading(1, _weights_in_another_order)}, "moe_expert_in"),
             each_layer({"moe_expert_sum": reading(1, _weights_in_another_order)}, "moe_ffn_out"),
             each_layer({"moe_ffn_out": reading(1, _weights_in_another_order)}, "moe_ffn_out"),
         ),
+    ),
+    Fault(
+        "weights on the outputs of experts",
+        "graph",
+        "The weights of the chosen experts go into their outputs, where they should go into their inputs.",
+        each_layer({"moe_expert_in": _unweighed, "moe_expert_sum": _weighed_sum}, "moe_expert_in", "moe_ffn_out"),
     ),
     Fault(
         "last expert left out",

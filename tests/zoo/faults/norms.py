@@ -65,8 +65,8 @@ def _stands_beside(subject: Subject, layer: int) -> bool:
 
 def _over_the_row(call: Call) -> Array:
     """One root mean square for all heads."""
-    x, weight = call.operands
-    return call.compute([x, np.tile(weight, call.node.attr_int("groups"))], groups=1)
+    x, *weights = call.operands
+    return call.compute([x, *(np.tile(weight, call.node.attr_int("groups")) for weight in weights)], groups=1)
 
 
 def _head_by_head(call: Call) -> Array:
@@ -74,6 +74,15 @@ def _head_by_head(call: Call) -> Array:
     x, weight = call.operands
     heads = call.subject.graph[f"layer{call.node.layer}.attn_scores"].attr_int("heads")
     return call.compute([x, np.ones(len(weight) // heads, np.float32)], groups=heads) * weight
+
+
+def _by_length(call: Call) -> Array:
+    size = call.operands[0].shape[1] // call.node.attr_int("groups")
+    return call.compute() * np.float32(size**-0.5)
+
+
+def _has_no_weights(subject: Subject, layer: int) -> bool:
+    return len(subject.graph.operand_names(f"layer{layer}.q_norm")) == 1
 
 
 def _normalises_heads(subject: Subject, layer: int) -> bool:
@@ -114,6 +123,12 @@ FAULTS = (
         "kernel",
         "The norm of q takes a root mean square for each head.",
         each_layer({"q_norm": _head_by_head}, "q_norm", when=lambda subject, layer: not _normalises_heads(subject, layer)),
+    ),
+    Fault(
+        "norm by length",
+        "kernel",
+        "Heads of q are divided by the root of the sum of their squares, where it should be that of the mean.",
+        each_layer({"q_norm": _by_length}, "q_norm", when=_has_no_weights),
     ),
     Fault(
         "eps ten times too small",

@@ -47,6 +47,10 @@ def _is_without_rope(subject: Subject, layer: int) -> bool:
     return f"layer{layer}.q_post_rope" not in subject.graph and "rope_angles" in subject.graph
 
 
+def _counts_from_1(subject: Subject) -> bool:
+    return "query_temperature" in subject.graph and subject.graph["query_temperature"].attrs.get("offset", 0) == 1
+
+
 def _other_direction(call: Call) -> Array:
     half = call.operands[1].shape[1] // 2
     return np.concatenate([call.operands[1][:, :half], -call.operands[1][:, half:]], axis=1)
@@ -160,7 +164,13 @@ FAULTS = (
         "query temperature from 1",
         "graph",
         "The temperature of queries counts positions from 1, as in Llama 4.",
-        once({"query_temperature": _shifted(1)}, "attn_scores"),
+        where(lambda subject: not _counts_from_1(subject), once({"query_temperature": _shifted(1)}, "attn_scores")),
+    ),
+    Fault(
+        "query temperature from 0",
+        "graph",
+        "The temperature of queries counts positions from 0, as in Mistral 3.",
+        where(_counts_from_1, once({"query_temperature": with_attrs(offset=0)}, "attn_scores")),
     ),
     Fault("RoPE forgotten on k", "graph", "k is not rotated.", _one_rotation(1, _not_rotated)),
     Fault("RoPE the other way", "kernel", "q and k are turned by the negative angle.", _each_rotation(reading(1, _other_direction))),

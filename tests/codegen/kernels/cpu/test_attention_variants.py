@@ -9,7 +9,7 @@ import pytest
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels import KernelRequest
-from aprgraph.graph.ops.attention import attention_mask
+from aprgraph.graph.ops.attention import mask_of
 from tests.support.golden import nmse
 from tests.support.kernels import RUNNABLE, Weight, f32, reference, request, run, set_threads, weight
 
@@ -80,6 +80,7 @@ VARIANTS = {
     "v beyond a piece of registers": variant(2, 1, 16, 288, window=5),
     "v of one": variant(3, 3, 5, 1),
     "cap and window": variant(3, 1, 24, 24, cap=0.5, window=4),
+    "chunks": variant(4, 2, 12, 12, window=5, chunked=True),
     "all": variant(6, 3, 16, 10, cap=1.5, sinks="F16", window=6),
     "all, bidirectional": variant(4, 2, 16, 24, cap=1.5, sinks="F32", causal=False),
 }
@@ -99,7 +100,7 @@ def test_each_kernel_agrees_with_the_reference_and_the_fused_one_with_the_three(
         assert nmse(weights, reference(what.softmax, [scores, *what.sinks])) < 1e-12
         assert nmse(mix, reference(what.mix, [weights, v])) < 1e-12
         assert nmse(mix, reference(what.fused, [q, k, v, *what.sinks])) < 1e-11
-        seen = attention_mask(n, t, what.scores.attr_int("window"), causal=bool(what.scores.attrs.get("causal", True)))
+        seen = mask_of(n, t, what.scores.attrs)
         assert (scores[:, ~seen] == 0).all()
         assert ((weights != 0) == seen).all()
 

@@ -80,6 +80,19 @@ def test_the_weighted_sum(cpu: Cpu) -> None:
 
 
 @each_cpu
+@pytest.mark.parametrize("columns", [1, 21, 64])
+def test_weights_in_the_inputs(columns: int, cpu: Cpu) -> None:
+    what, plain = request("expert_inputs", [f32("n", columns), f32("n", USED)]), request("expert_sum", [f32("n", USED, columns)])
+    for n in (1, 5):
+        x, weights = activations(n, columns), activations(n, USED)
+        given = run(what, [x, weights], (n, USED, columns), cpu)
+        assert nmse(given, reference(what, [x, weights])) < 1e-13
+        assert nmse(run(plain, [given], (n, columns), cpu), reference(plain, [given])) < 1e-12
+    weights[3, 1] = np.nan
+    assert np.argwhere(np.isnan(run(what, [x, weights], (n, USED, columns), cpu)).all(axis=-1)).tolist() == [[3, 1]]
+
+
+@each_cpu
 @pytest.mark.parametrize("fmt", ["F32", "BF16", "Q8_0"])
 def test_biases_of_the_chosen_experts(fmt: str, cpu: Cpu) -> None:
     columns = 32 if fmt == "Q8_0" else 21

@@ -28,6 +28,14 @@ def test_rms_norm(columns: int, groups: int, cpu: Cpu) -> None:
         assert nmse(run(what, [x, w], (n, columns), cpu), reference(what, [x, w])) < 1e-12
 
 
+@pytest.mark.parametrize(("columns", "groups"), [(53, 1), (60, 5), (96, 4)])
+def test_without_weights(columns: int, groups: int) -> None:
+    what = request("rms_norm", [f32("n", columns)], eps=1e-5, groups=groups)
+    for n in (1, 7):
+        x = activations(n, columns)
+        assert nmse(run(what, [x], (n, columns), RUNNABLE[-1]), reference(what, [x])) < 1e-12
+
+
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 def test_rms_norm_of_zeros_and_of_huge_values(cpu: Cpu) -> None:
     w = weight("F32", 40)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aprgraph.codegen.kernels import KernelRequest
-from aprgraph.graph.ops.attention import attention_mask
+from aprgraph.graph.ops.attention import attention_mask, mask_of
 from tests.support.cuda_kernels import CudaKernels, Requests
 from tests.support.golden import nmse
 from tests.support.kernels import Weight, f32, reference, weight
@@ -82,6 +82,8 @@ VARIANTS = {
     "larger v": _variant(2, 1, 12, 150),
     "v of one, sinks of 16 bits": _variant(3, 3, 5, 1, sinks="BF16"),
     "cap and window": _variant(2, 1, 24, 24, cap=0.5, window=4),
+    "chunks": _variant(2, 1, 12, 12, window=5, chunked=True),
+    "chunks of more than a tile": _variant(2, 1, 8, 8, window=135, chunked=True),
     "all": _variant(4, 2, 16, 10, cap=1.5, sinks="F32", window=40),
     "all, bidirectional": _variant(2, 2, 16, 24, cap=1.5, sinks="F16", causal=False),
 }
@@ -104,7 +106,7 @@ def test_each_kernel_agrees_with_the_reference_and_the_fused_one_with_the_three(
         assert nmse(weights, reference(what.softmax, [scores, *what.sinks])) < 1e-12
         assert nmse(mix, reference(what.mix, [weights, v])) < 1e-12
         assert nmse(mix, reference(what.fused, [q, k, v, *what.sinks])) < 1e-11
-        seen = attention_mask(n, t, what.scores.attr_int("window"), causal=what.is_causal)
+        seen = mask_of(n, t, what.scores.attrs)
         assert (scores[:, ~seen] == 0).all()
         assert ((weights != 0) == seen).all()
 

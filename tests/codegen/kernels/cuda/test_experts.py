@@ -53,6 +53,12 @@ BIASES = {
 }
 SUMS = {(k, columns): request("expert_sum", [f32("n", k, columns), f32("n", k)]) for k, columns in ((1, 5), (3, 21), (8, 300))}
 
+#: Where weights go into the inputs, and the sums are without.
+WEIGHED = {
+    (k, columns): (request("expert_inputs", [f32("n", columns), f32("n", k)]), request("expert_sum", [f32("n", k, columns)]))
+    for k, columns in ((1, 5), (3, 21))
+}
+
 
 @pytest.fixture(scope="module")
 def kernels() -> CudaKernels:
@@ -139,6 +145,17 @@ def test_the_weighted_sum(k: int, columns: int, kernels: CudaKernels) -> None:
         assert nmse(kernels.run(what, [x, weights], (n, columns)), reference(what, [x, weights])) < 1e-12
     weights[3] = np.nan
     assert np.isnan(kernels.run(what, [x, weights], (257, columns))).any(axis=1).nonzero()[0].tolist() == [3]
+
+
+@pytest.mark.contract("CUDA-KERNELS-1")
+@pytest.mark.parametrize(("k", "columns"), WEIGHED)
+def test_weights_in_the_inputs(k: int, columns: int, kernels: CudaKernels) -> None:
+    what, plain = WEIGHED[k, columns]
+    for n in (1, 33):
+        x, weights = activations(n, columns), activations(n, k)
+        given = kernels.run(what, [x, weights], (n, k, columns))
+        assert nmse(given, reference(what, [x, weights])) < 1e-13
+        assert nmse(kernels.run(plain, [given], (n, columns)), reference(plain, [given])) < 1e-12
 
 
 @pytest.mark.contract("CUDA-KERNELS-1")

@@ -29,6 +29,7 @@ NORMS = [
     *(_norm("F32", *sizes) for sizes in ((64, 1), (53, 1), (3, 1), (96, 4), (60, 5), (512, 1), (513, 1), (2000, 2))),
     _norm("F16", 70, 2), _norm("BF16", 600, 1), _norm("Q8_0", 96, 1), _norm("Q4_K", 768, 1),
 ]  # fmt: skip
+PLAIN_NORMS = [request("rms_norm", [f32("n", columns)], eps=1e-5, groups=groups) for columns, groups in ((60, 5), (600, 1))]
 EXTREME_NORM = _norm("F32", 40, 1, 1e-6)
 
 
@@ -53,6 +54,15 @@ def test_rms_norm(what: tuple[KernelRequest, Weight], kernels: CudaKernels) -> N
     assert np.isnan(dirty[4, :size]).all()
     dirty[4, :size] = got[4, :size]
     assert dirty.tobytes() == got.tobytes()
+
+
+@pytest.mark.contract("CUDA-KERNELS-1")
+@pytest.mark.parametrize("what", PLAIN_NORMS, ids=["heads", "a row"])
+def test_without_weights(what: KernelRequest, kernels: CudaKernels) -> None:
+    columns = int(what.operands[0].dims[1])
+    for n in (1, 9):
+        x = activations(n, columns)
+        assert nmse(kernels.run(what, [x], (n, columns)), reference(what, [x])) < 1e-12
 
 
 def test_rms_norm_of_zeros_and_of_huge_values(kernels: CudaKernels) -> None:

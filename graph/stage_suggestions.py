@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from functools import lru_cache
 
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME
 
@@ -78,9 +79,15 @@ def nearest_stage(name: str, *, of_layer: bool = False) -> str | None:
         return _STAGE_OF[plain]
     if len(plain) < _SHORTEST:
         return None
-    known = [other for other in (*STAGE_BY_NAME, *_STAGE_OF) if len(other) >= _SHORTEST]
-    near = difflib.get_close_matches(plain, known, n=1, cutoff=_ALIKE)
-    return _STAGE_OF.get(near[0], near[0]) if near else None
+    near = _most_alike(plain, (*STAGE_BY_NAME, *_STAGE_OF))
+    return None if near is None else _STAGE_OF.get(near, near)
+
+
+@lru_cache(maxsize=1000)
+def _most_alike(name: str, known: tuple[str, ...]) -> str | None:
+    """Of the names ``known`` the one that is most like ``name``; None if none is near. Many files of a folder are of one word."""
+    near = difflib.get_close_matches(name, [other for other in known if len(other) >= _SHORTEST], n=1, cutoff=_ALIKE)
+    return near[0] if near else None
 
 
 def is_known_elsewhere(name: str) -> bool:

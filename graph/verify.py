@@ -14,21 +14,17 @@ from aprgraph.graph.text import print_node
 def verify(graph: Graph) -> None:
     """Raise GraphError, showing the node and what it uses, unless every node is well-formed."""
     staged: dict[tuple[bool, int | None, str], str] = {}
-    checked: set[object] = set()
     for node in graph:
-        _verify_in_context(graph, node, staged, checked)
+        _verify_in_context(graph, node, staged)
     for name in graph.outputs:
         if name not in graph:
             raise GraphError(f"graph @{graph.name}: returns %{name}, which is not in it")
 
 
-def _verify_in_context(graph: Graph, node: Node, staged: dict[tuple[bool, int | None, str], str], checked: set[object]) -> None:
-    """Verify one node; the error shows it. ``staged`` maps (is a tap, layer, stage) to the node that has been seen there.
-
-    ``checked`` holds what is known to be a good use of an op: layers are alike.
-    """
+def _verify_in_context(graph: Graph, node: Node, staged: dict[tuple[bool, int | None, str], str]) -> None:
+    """Verify one node; the error shows it. ``staged`` maps (is a tap, layer, stage) to the node that has been seen there."""
     try:
-        _verify_node(graph, node, checked)
+        _verify_node(graph, node)
         _verify_unique(node, staged)
     except GraphError as error:
         operands = "".join(f"\n    {print_node(graph, operand)}" for operand in graph.operands(node.name)) or " none"
@@ -56,17 +52,12 @@ def _gives_weights(op: Op) -> bool:
     return bool(op.operands) and set(op.operands_named(len(op.operands))) <= set(op.traits.weights)
 
 
-def _verify_node(graph: Graph, node: Node, checked: set[object]) -> None:
+def _verify_node(graph: Graph, node: Node) -> None:
     op = OPS.get(node.op)
     if op is None:
         raise GraphError(f"unknown op {node.op!r}; expected one of {', '.join(OPS)}; if a family's file brought it, give that file as well")
     operands = graph.operands(node.name)
-    types = tuple(operand.type for operand in operands)
-    # With the types of the attributes, for 1, 1.0 and True are equal.
-    use = (node.op, types, tuple((name, type(value), value) for name, value in node.attrs.items()), node.type)
-    if use not in checked:
-        op.check(node, types)
-        checked.add(use)
+    op.check(node, tuple(operand.type for operand in operands))
     _verify_weights(op, operands)
     for operand in operands:
         if is_tap(operand):

@@ -4,8 +4,8 @@ A test that runs for every family times every arithmetic grows with both. It say
 those stay in ``make test`` that make an *each-choice* covering: every value of every parameter is in one of them, or in
 ``least`` of them. The others get the marker ``sweep``, which pyproject.toml deselects. Nothing is chosen at random.
 
-What is covered are the parameters of the test, and its class where several inherit it; ``of`` says it otherwise:
-``@pytest.mark.each_choice(of=lambda golden: [golden.family, golden.format])``.
+What is covered are the parameters of the test, and its class where several inherit it. ``of`` says it otherwise, as strings, from
+the parameters, and the class if there is one as ``cls``: ``@pytest.mark.each_choice(of=lambda golden: golden.stages)``.
 
 The part is chosen among what was collected, so one file, or one case by its name, may run more than it adds to `make test`.
 To run all of some files: ``pytest -m "" FILE ...``.
@@ -71,10 +71,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _choices(item: pytest.Function, marker: pytest.Mark) -> list[Hashable]:
     """The values that a case chooses, each with the name of its parameter."""
-    given = item.callspec.params
+    callspec = getattr(item, "callspec", None)  # a test without parameters, which several classes inherit, has none
+    given = {} if callspec is None else callspec.params
     if "of" in marker.kwargs:
-        return sorted(marker.kwargs["of"](**given))  # of a set, in an order that all processes have
-    return [("class", item.cls), *((name, _value(value, item.callspec.indices[name])) for name, value in given.items())]
+        chosen = marker.kwargs["of"](**given, **({} if item.cls is None else {"cls": item.cls}))
+        return sorted(chosen)  # of a set, in an order that all processes have
+    return [("class", item.cls), *((name, _value(value, callspec.indices[name])) for name, value in given.items())]
 
 
 def _value(value: object, index: int) -> Hashable:

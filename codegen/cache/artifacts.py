@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from aprgraph.codegen.artifact import MANIFEST, SUFFIX, Artifact, digest, open_artifact, sources, versions
-from aprgraph.codegen.cache.contents import trim_cache
+from aprgraph.codegen.cache.contents import trim_cache_when_due
 from aprgraph.codegen.cache.folder import COMPILED_FOLDER, FOLDER_VARIABLE, cache_folder
 from aprgraph.codegen.compile_model import compile_model
 from aprgraph.codegen.cpu.levels import find_cpu
@@ -40,11 +40,11 @@ _REMEDY = f"set {FOLDER_VARIABLE} to a folder that can be written"
 def compile_artifact(
     model: Model, target: str, directory: Path | None, cpu: str | None = None, architectures: Sequence[str] = ()
 ) -> Artifact:
-    """Compile as ``compile_model`` does, record the artifact as this user's own, and trim the cache to its limit."""
+    """Compile as ``compile_model`` does, record the artifact as this user's own, and trim the cache to its limit when due."""
     artifact = compile_model(model, target, directory, cpu, architectures)
     if artifact.library_digest is not None:  # else nothing went into the cache
         _remember(artifact)
-        trim_cache()
+        trim_cache_when_due()
     return artifact
 
 
@@ -128,7 +128,7 @@ def compile_into_cache(model: Model, target: str, cpu: str | None, on_notice: On
                 raise
             why = error.place.what
         else:
-            trim_cache()
+            trim_cache_when_due()
             return artifact
     temporary = _temporary_folder(why)
     on_notice(f"{why}; compiled into a temporary folder, so the next run compiles again: {_REMEDY}")

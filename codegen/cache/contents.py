@@ -7,6 +7,7 @@ beyond the limit: a process may be about to load it.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,9 @@ _ARTIFACT = re.compile(r"[^.].*\.(llvm|cuda|reference)\.[0-9a-f]{24}\.aprg")
 _REMAINDER = re.compile(r"\..*\.(tmp|aprg\.(old\.)?\w+)")
 _IN_USE_SECONDS = 600
 _REMAINDER_SECONDS = 3600
+_TRIM_SECONDS = 60
+#: When this process last trimmed each cache, by its monotonic clock.
+_trimmed: dict[Path, float] = {}
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,17 @@ def trim_cache() -> list[Entry]:
                 removed.append(entry)
                 total -= entry.nbytes
     return removed
+
+
+def trim_cache_when_due() -> None:
+    """``trim_cache``, at most once a minute in a process: what it wrote since is spared anyway, and reading the folder takes time.
+
+    Raises AprgraphError for an APRGRAPH_CACHE_SIZE that is not a size.
+    """
+    base, now = cache_folder(), time.monotonic()
+    if base is not None and now - _trimmed.get(base, -math.inf) > _TRIM_SECONDS:
+        trim_cache()
+        _trimmed[base] = now
 
 
 def clear_cache() -> list[Entry]:

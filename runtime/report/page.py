@@ -6,8 +6,10 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from aprgraph.graph.message import Message, Words
 from aprgraph.graph.words import counted, listed, small_number
@@ -65,8 +67,6 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
     and local errors. The traces are read for the one tensor that is shown element by element. Raises TraceError, naming
     the file, if that one has been damaged since.
     """
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
-
     style = _resource("page.css") + class_rules() + graph_rules()
     script = _resource("page.js")
     blame = report.blame
@@ -77,15 +77,7 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
     current = number_of[guilty.row.key] if isinstance(guilty, Guilty) else next(iter(number_of[one.key] for one in report.first), None)
     regions = one_a_stage(suspects(report))
     graph = draw_suspects(report, [one for _, one in regions], trace_a, trace_b)
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: value.text(words) if isinstance(value, Message) else value,
-    )
-    page: str = environment.from_string(_resource("page.html.jinja")).render(
+    page: str = _template(words).render(
         style=style,
         script=script,
         policy=_policy(style, script),
@@ -123,6 +115,22 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
         no_tensor=guilty if isinstance(guilty, str) else "",
     )
     return page
+
+
+@lru_cache(maxsize=4)
+def _template(words: Words) -> Any:
+    """The page's template, which takes longer to compile than to fill in."""
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: value.text(words) if isinstance(value, Message) else value,
+    )
+    return environment.from_string(_resource("page.html.jinja"))
 
 
 def _resource(name: str) -> str:

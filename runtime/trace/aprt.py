@@ -54,9 +54,9 @@ def read_header(path: Path) -> tuple[int | None, int]:
     Raises TraceError for a file that cannot be opened, has another magic, or another size than its header says.
     """
     try:
-        if stat.S_ISFIFO(path.stat().st_mode):  # to open it would wait for whoever writes to it
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # to open it would wait for whoever writes to it
             raise TraceError(f"{path}: is a pipe, expected a file")
-        with path.open("rb") as file:
+        with open(path, "rb", buffering=0) as file:
             head = file.read(HEADER.size)
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
@@ -83,7 +83,8 @@ def read_aprt(path: str | Path) -> tuple[int | None, F32]:
     layer, count = read_header(path)
     if count == 0:
         return layer, np.empty(0, np.float32)
-    return layer, np.memmap(path, dtype="<f4", mode="r", offset=HEADER.size, shape=(count,))
+    # By the path as a string: of a Path, numpy looks up every folder for symbolic links, which is most of what a small tensor costs.
+    return layer, np.memmap(os.fspath(path), dtype="<f4", mode="r", offset=HEADER.size, shape=(count,))
 
 
 def give_back(values: F32) -> None:

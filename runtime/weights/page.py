@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from aprgraph.graph.words import bytes_text, shape_text, small_number
 from aprgraph.runtime.output_file import check_file_place, write_text_atomically
@@ -27,10 +29,7 @@ def check_place(path: Path) -> None:
 
 def render_page(report: WeightsReport) -> str:
     """The comparison as an HTML document."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page: str = environment.from_string(_template()).render(
+    page: str = _template().render(
         report=report,
         outcome={0: "the same", 1: "not the same"}.get(report.exit_code, "cannot be said"),
         counts=[(status.value, len(report.of(status))) for status in Status if report.of(status)],
@@ -41,8 +40,12 @@ def render_page(report: WeightsReport) -> str:
     return page
 
 
-def _template() -> str:
-    return files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8")
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8"))
 
 
 def _row(one: TensorFinding) -> dict[str, str]:

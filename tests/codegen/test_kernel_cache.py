@@ -222,6 +222,20 @@ def test_what_was_unused_for_longest_goes_first(folder: Path, monkeypatch: pytes
     assert used_again.exists()  # a process may be about to link it
 
 
+def test_a_process_trims_at_most_once_a_minute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, trimmed = [1000.0], []
+    monkeypatch.setattr(contents, "_trimmed", {})
+    monkeypatch.setattr(contents, "trim_cache", lambda: trimmed.append(clock[0]))
+    monkeypatch.setattr(contents.time, "monotonic", lambda: clock[0])
+    for moment in (1000.0, 1030.0, 1061.0, 1062.0):
+        clock[0] = moment
+        contents.trim_cache_when_due()
+    assert trimmed == [1000.0, 1061.0]
+    monkeypatch.setenv("APRGRAPH_CACHE", str(folder / "another"))
+    contents.trim_cache_when_due()
+    assert trimmed == [1000.0, 1061.0, 1062.0]
+
+
 def test_what_a_killed_process_left_goes(folder: Path) -> None:
     put("kept", 200)
     left = [folder / "kernels/.add.o.7-8.tmp", folder / ".m.llvm.0123456789abcdef01234567.aprg.x_y1"]

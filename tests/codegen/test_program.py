@@ -41,17 +41,17 @@ def own_stages(model: CompiledModel) -> list[str]:
     return list(dict.fromkeys(str(node.stage) for node in model.artifact.graph.staged()))
 
 
-def test_no_plan_needs_a_kernel_that_was_not_compiled(tiny: CompiledModel) -> None:
-    """Every pair of stages, every layer range, both settings of positions: kernels come before taps."""
+@pytest.mark.parametrize("positions", ["last", pytest.param("all", marks=pytest.mark.sweep)])
+def test_no_plan_needs_a_kernel_that_was_not_compiled(tiny: CompiledModel, positions: str) -> None:
+    """Every pair of stages, every layer range: kernels come before taps."""
     kernels, plans = set(tiny.artifact.kernels), 0
     for stages in [(), *itertools.combinations(own_stages(tiny), 1), *itertools.combinations(own_stages(tiny), 2), ("all",)]:
-        for positions in ("last", "all"):
-            graph = planned(tiny, ",".join(stages) or None, positions=positions, one_pass=plans % 2 == 0)
-            assert set(requests_of([graph])) <= kernels, stages
-            plans += 1
+        graph = planned(tiny, ",".join(stages) or None, positions=positions, one_pass=plans % 2 == 0)
+        assert set(requests_of([graph])) <= kernels, stages
+        plans += 1
     for first, last in itertools.combinations(range(LAYERS + 1), 2):
         assert set(requests_of([planned(tiny, "all", f"{first}..{last}")])) <= kernels
-    assert plans > 400
+    assert plans > 200
 
 
 def test_every_compiled_kernel_is_used_by_some_plan(tiny: CompiledModel) -> None:

@@ -10,8 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from unittest import mock
+
+import typer.main
 
 _MAIN = "from aprgraph.cli import main; main()"
 
@@ -25,6 +28,10 @@ class Result:
     err: str
 
 
+#: What typer makes of an app each time that it is called, with the signatures of all commands: here once.
+_parser_of = cache(typer.main.get_command)
+
+
 def run_cli(*arguments: object) -> Result:
     """Run ``aprgraph ARGUMENTS`` in this process, in the current folder."""
     import tvm.relax  # noqa: F401 -- else `run` loads TVM's runtime alone, and no other test could compile
@@ -36,6 +43,7 @@ def run_cli(*arguments: object) -> Result:
     try:
         with (
             mock.patch.object(sys, "argv", ["aprgraph", *map(str, arguments)]),
+            mock.patch.object(typer.main, "get_command", _parser_of),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):

@@ -1,6 +1,6 @@
 """Gives the tests of a family their faults: the rows of its section, since asking the models would cost every collection seconds.
 
-test_page.py holds that the rows are all the faults that the family can have.
+suite.py holds that the rows are all the faults that the family can have.
 """
 
 from __future__ import annotations

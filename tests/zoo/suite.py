@@ -7,10 +7,16 @@ from typing import ClassVar
 
 import pytest
 
-from tests.zoo.results import noise_results_of, sample_of, sparse_results_of
+from tests.support.graphs import ops_of
+from tests.zoo.results import faults_of, noise_results_of, sample_of, sparse_results_of
+from tests.zoo.subjects import FAMILIES
 from tests.zoo.table import about, parse_rows, parse_sections, section_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bug-zoo.md"
+
+
+def _ops(cls: type[FaultTests]) -> set[str]:
+    return ops_of(FAMILIES[cls.family].get("family", cls.family))
 
 
 class FaultTests:
@@ -38,6 +44,11 @@ class FaultTests:
 
     @pytest.mark.sweep
     @pytest.mark.contract("ZOO-TABLE-1")
+    def test_every_fault_of_the_family_has_a_row(self) -> None:
+        assert [row.fault for row in parse_rows(self._section())] == [fault.name for fault in faults_of(self.family)]
+
+    @pytest.mark.sweep
+    @pytest.mark.contract("ZOO-TABLE-1")
     def test_the_section_is_what_all_cases_give(self) -> None:
         assert section_of(self.family) == self._section()
 
@@ -46,12 +57,14 @@ class FaultTests:
 
 
 class FamilyTests(FaultTests):
-    """Right runs too."""
+    """Right runs too: in `make test` of families that have every op between them."""
 
+    @pytest.mark.each_choice(of=_ops)
     @pytest.mark.contract("ZOO-NOISE-1")
     def test_right_runs_are_not_flagged(self) -> None:
         assert [str(result) for result in noise_results_of(self.family) if not result.passed] == []
 
+    @pytest.mark.each_choice(of=_ops)
     @pytest.mark.contract("ZOO-TABLE-1")
     def test_what_the_section_says_of_right_runs_and_of_few_taps(self) -> None:
         assert about(self.family) in self._section().splitlines()

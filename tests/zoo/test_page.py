@@ -9,7 +9,6 @@ import pytest
 
 from tests.zoo.check import Finding, Result
 from tests.zoo.faults import FAULTS
-from tests.zoo.results import faults_of
 from tests.zoo.subjects import FAMILIES
 from tests.zoo.suite import PAGE
 from tests.zoo.table import parse_rows, parse_sections, row_of, summary_of
@@ -24,10 +23,9 @@ def test_the_page_is_the_sum_of_its_sections() -> None:
 
 
 @pytest.mark.contract("ZOO-TABLE-1")
-def test_every_fault_of_a_family_has_a_row_and_every_fault_a_family() -> None:
+def test_every_fault_has_a_family() -> None:
+    """The rows of each family are looked at in suite.py."""
     sections = parse_sections(PAGE.read_text(encoding="utf-8"))
-    for family, section in sections.items():
-        assert [row.fault for row in parse_rows(section)] == [fault.name for fault in faults_of(family)]
     assert {row.fault for section in sections.values() for row in parse_rows(section)} == {fault.name for fault in FAULTS}
 
 

@@ -25,7 +25,7 @@ from aprgraph.option_words import in_option_words
 from aprgraph.runs.arithmetic import check_arithmetic, described_arithmetic
 from aprgraph.runs.execute import OnToken, Outcome, execute
 from aprgraph.runs.open_engine import check_remote, open_engine
-from aprgraph.runs.plan import RunOptions, RunPlan, check_room, plan_run
+from aprgraph.runs.plan import RunOptions, RunPlan, check_room, gives_logits, plan_run
 from aprgraph.runs.recorder import OnEntry, Recorder
 from aprgraph.runtime.prompts import encode_chat, encode_prompt, end_tokens_of
 from aprgraph.runtime.readings.row_order import order_of_graph
@@ -292,10 +292,23 @@ class CompiledModel:
 
     def logits(self, tokens: Sequence[int], *, positions: str = "last", threads: int | None = None) -> F32:
         """The logits of the last position as f32 [V], or of all as [n, V], with nothing recorded. Raises AprgraphError."""
-        return self.logits_of(self.plan(Plan(), tokens, RunOptions(positions)), threads=threads)
+        if not self.gives_logits:
+            raise TokenError(f"{self.model.path} is an embedding model and gives no logits; use embedding()")
+        return self.output_of(self.plan(Plan(), tokens, RunOptions(positions)), threads=threads)
 
-    def logits_of(self, run: RunPlan, *, threads: int | None = None) -> F32:
-        """The logits of a run without taps and without generation: see ``logits``."""
+    def embedding(self, prompt: str | None = None, *, tokens: Sequence[int] | None = None, threads: int | None = None) -> F32:
+        """The embedding of a text, f32 [Y], of a model that gives one; of one without pooling, f32 [n, E]. Raises AprgraphError."""
+        if self.gives_logits:
+            raise TokenError(f"{self.model.path} gives logits and no embedding; use logits()")
+        return self.output_of(self.plan(Plan(), self._input(prompt, tokens)), threads=threads)
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the model gives logits; one that does not gives embeddings."""
+        return gives_logits(self.artifact.graph)
+
+    def output_of(self, run: RunPlan, *, threads: int | None = None) -> F32:
+        """The logits, or the embedding, of a run without taps and without generation: see ``logits`` and ``embedding``."""
         (value,) = self.execute(run, threads=threads).outputs.values()
         return value.reshape(run.shape(run.graph[run.graph.outputs[0]]))
 

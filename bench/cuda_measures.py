@@ -270,13 +270,13 @@ def model(device: Device, sizes: Sizes, path: Path, scratch: Path, rounds: int) 
                     else:
                         actions[f"{target} trace"] = lambda run=run, engine=engine: _trace(run, engine, scratch, stats_only=False)
                         actions[f"{target} statistics"] = lambda run=run, engine=engine: _trace(run, engine, scratch, stats_only=True)
-                actions[f"{target} logits_of()"] = lambda program=program, run=plain: program.logits_of(run)
+                actions[f"{target} output_of()"] = lambda program=program, run=plain: program.output_of(run)
                 actions[f"{target} record()"] = lambda program=program, run=full: _record(program, run, scratch)
             times = _on_the_wall(actions, rounds)
         label = f"{path.stem}, {count} tokens"
         for measured, peer in (
             ("CUDA trace", "CUDA untapped"), ("CUDA statistics", "CUDA untapped"), ("CUDA untapped", "CPU untapped"),
-            ("CUDA trace", "CPU trace"), ("CUDA record()", "CUDA logits_of()"), ("CUDA logits_of()", "CPU logits_of()"),
+            ("CUDA trace", "CPU trace"), ("CUDA record()", "CUDA output_of()"), ("CUDA output_of()", "CPU output_of()"),
             ("CUDA record()", "CPU record()"),
         ):  # fmt: skip
             yield _compare("model", label, times, measured, peer)

@@ -69,7 +69,7 @@ SECTIONS = {
     "model": Section(
         "A model: time over time",
         "untapped, trace (all stages of all layers, to files) and statistics (the same without files) are passes of an engine that is "
-        "open: kernels are loaded, weights are on the device. logits_of() and record() are whole calls of the API, which open one first.",
+        "open: kernels are loaded, weights are on the device. output_of() and record() are whole calls of the API, which open one first.",
     ),
 }
 _HEADINGS = ["case", "measured", "peer", "ratio", "least .. most"]

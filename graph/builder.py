@@ -351,6 +351,7 @@ class GraphBuilder:
         window: int = 0,
         causal: bool = True,
         chunked: bool = False,
+        symmetric: bool = False,
         cap: float = 0.0,
         sinks: str | None = None,
         stage: str = "attention",
@@ -358,13 +359,16 @@ class GraphBuilder:
         """The stages `attn_scores`, `attn_softmax` and ``stage``. k and v are appended to the KV cache first.
 
         ``v`` may be a number: the heads of v are then that many elements of the heads of k, the first ones. ``chunked``:
-        the window is the chunk of positions that a position stands in. ``cap`` is the limit of a soft cap on the scores
-        (0: none). ``sinks`` is a weight [H]: one more score for each head, which takes part in the softmax and has no value.
+        the window is the chunk of positions that a position stands in; ``symmetric``: it reaches half of its size to either
+        side. ``cap`` is the limit of a soft cap on the scores (0: none). ``sinks`` is a weight [H]: one more score for each
+        head, which takes part in the softmax and has no value.
         """
         own = None if isinstance(v, int) else self.columns(v)
         keys = self.inner("k_cache" if own else "kv_cache", "cache", k)
         values = self.inner("v_cache", "cache", own) if own else keys
-        mask: dict[str, Attr] = {"window": window, "causal": causal, "chunked": chunked and window > 0}
+        mask: dict[str, Attr] = {
+            "window": window, "causal": causal, "chunked": chunked and window > 0, "symmetric": symmetric and window > 0,
+        }  # fmt: skip
         scores = self.apply("attn_scores", "attn_scores", q, keys, heads=q.count, kv_heads=k.count, scale=scale, cap=cap, **mask)
         softmax = self.apply("attn_softmax", "attn_softmax", scores, *([sinks] if sinks else []), **mask)
         mix: dict[str, Attr] = {"kv_heads": k.count, "value_size": v} if isinstance(v, int) else {"kv_heads": v.count}

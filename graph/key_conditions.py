@@ -68,6 +68,11 @@ def without_shared_expert(at: Surroundings) -> bool:
     return with_experts(at) and not (at.shared_expert and at["expert_shared_count"] == 1)
 
 
+def with_pooling(at: Surroundings) -> bool:
+    """A text's positions are made one embedding."""
+    return at["pooling_type"] not in (None, 0)
+
+
 def with_window(at: Surroundings) -> bool:
     """A window that is not as wide as the context."""
     window, context = at["attention.sliding_window"], at["context_length"]

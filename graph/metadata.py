@@ -61,6 +61,11 @@ class Metadata(Mapping[str, object]):
     remedy = "the conversion was incomplete: convert the model again"
 
     @property
+    def has_head(self) -> bool:
+        """Whether the file is of a model that gives logits, as far as it says."""
+        return True
+
+    @property
     def no_tokenizer(self) -> str | None:
         """Where such a file may well have no tokenizer: what to say of one that has none, with what else helps than token ids."""
         return None

@@ -210,7 +210,7 @@ def read_model(file: Source, metadata: Metadata, overrides: Mapping[str, Scalar 
     _check_overrides(metadata, family, overrides)
     _check_ignored(file, metadata, patterns)
     unapplied = account_for_keys(family, patterns)
-    left_out = find_left_out(file.tensors, family.layers, family.extra_layers, patterns)
+    left_out = find_left_out(file.tensors, family.layers, family.extra_layers, patterns, family.unused_tensors)
     return Model(file, metadata, family, dict(overrides), tuple(ignore), tuple(left_out), tuple(unapplied))
 
 

@@ -15,7 +15,8 @@ from aprgraph.graph.words import and_more
 
 
 def build_graph(model: Model) -> Graph:
-    """The computation graph of ``model``, verified; its one output is the logits of the last position, f32[1, V].
+    """The computation graph of ``model``, verified; its one output is the logits of the last position, f32[1, V],
+    of an embedding model the embedding of the text, f32[1, Y], or of a model without either the last stage of all positions.
 
     Raises ModelError for a tensor that is missing or does not fit the metadata, and UnsupportedModelError for one that
     the graph would leave out: numbers traced without it would be silently wrong. A graph that an earlier run left

@@ -21,6 +21,7 @@ from aprgraph.graph.key_conditions import (
     with_expert_groups,
     with_experts,
     with_growing_queries,
+    with_pooling,
     with_softmax,
     with_window,
     with_yarn,
@@ -189,6 +190,11 @@ _READ = (
         )
     ),
     ModelKey("use_parallel_residual", "whether attention and feed-forward network read the same input", neutral=_OFF),
+    ModelKey("pooling_type", "how the positions of a text are made one embedding", ("mean_rows", "first_row", "last_row"), neutral=(0,)),
+    ModelKey("pooling_normalize", "whether that is given length 1 (modules.json)", ("l2_norm",), has_default=True, neutral=(True,),
+             matters=with_pooling),
+    ModelKey("dense_2_feat_out", "the size behind the first dense layer behind the pooling", matters=with_pooling, neutral=_OFF),
+    ModelKey("dense_3_feat_out", "the size behind the second dense layer behind the pooling", matters=with_pooling, neutral=_OFF),
     ModelKey("expert_count", "the number of experts", neutral=(0,)),
     ModelKey("expert_used_count", "how many experts a position uses", ("top_k",), matters=with_experts),
     ModelKey("expert_feed_forward_length", "the size of an expert", neutral=(0,), matters=with_experts),
@@ -222,14 +228,11 @@ _HARMLESS = tuple(
         "vocab_size": "the number of tokens, which the tensors tell",
         "embedding_length_out": "the size of an embedding that is read out",
         "tensor_data_layout": "how the converter laid out rows",
-        "pooling_type": "how embeddings are pooled",
         "classifier.pooling_type": "how embeddings are pooled",
         "classifier.output_labels": "labels of a classifier",
         "decoder_start_token_id": "a token id",
-        "dense_2_feat_in": "a dense layer behind the pooling",
-        "dense_2_feat_out": "a dense layer behind the pooling",
-        "dense_3_feat_in": "a dense layer behind the pooling",
-        "dense_3_feat_out": "a dense layer behind the pooling",
+        "dense_2_feat_in": "a size that the layer before tells",
+        "dense_3_feat_in": "a size that the layer before tells",
     }.items()
 )
 

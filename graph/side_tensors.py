@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aprgraph.graph.arguments import IGNORE
@@ -35,7 +35,8 @@ SIDE_TENSORS = (
         re.compile(rf"(model\.)?({_BLOCK}|layers\.\d+\.)(attn_rot_embd|(attn\.|self_attn\.)?rotary_emb)(\.inv_freq|\.weight)?"),
     ),
     SideTensors("that are masks of attention", re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")),
-    SideTensors("behind the last stage (of a classifier, or of an embedding)", re.compile(r"cls(\..*)?|dense_[23](_out)?\..*")),
+    SideTensors("of a classifier", re.compile(r"cls(\..*)?|((bert|roberta)\.)?pooler\.dense\..*")),
+    SideTensors("that are the numbers of positions", re.compile(r"((bert|roberta)\.)?embeddings\.position_ids")),
     SideTensors("that scale activations before they are rounded, which nothing here does,", re.compile(r".*\.(input|activation)_scale")),
 )
 
@@ -80,8 +81,12 @@ class LeftOut:
         return Message("tensors ", self.why, f" are left out ({len(self.names)}): {some}{', …' if len(self.names) > _NAMED else ''}")
 
 
-def find_left_out(tensors: Collection[str], layers: int, extra_layers: int, ignore: Sequence[re.Pattern[str]]) -> list[LeftOut]:
-    """What is left out of a file's ``tensors``: what cannot touch a text's numbers, and what ``ignore`` names."""
+def find_left_out(
+    tensors: Collection[str], layers: int, extra_layers: int, ignore: Sequence[re.Pattern[str]], unused: Mapping[str, str] | None = None
+) -> list[LeftOut]:
+    """What is left out of a file's ``tensors``: what cannot touch a text's numbers, what ``ignore`` names, and the ``unused``
+    tensors of the model, each with what it is.
+    """
     last = _predicting_layers(tensors, layers, extra_layers)
     found: dict[str, list[str]] = {}
     for name in tensors:
@@ -90,6 +95,8 @@ def find_left_out(tensors: Collection[str], layers: int, extra_layers: int, igno
             why: str = Message("that ", IGNORE, " names")
         elif layer is not None and int(layer[1]) in last:
             why = SIDE_TENSORS[1].what
+        elif unused is not None and name in unused:
+            why = unused[name]
         else:
             side = next((side for side in SIDE_TENSORS if side.pattern.fullmatch(name)), None)
             if side is None:

@@ -46,6 +46,8 @@ _OTHER_NAMES = {
     "moe_ffn_out": "ffn_moe_out moe_out block_sparse_moe sparse_moe",
     "post_ffn_residual": "l_out hidden_states hidden_state layer_out block_output resid_post residual decoder_layer",
     "final_norm": "result_norm output_norm model_norm ln_f final_layernorm final_rms_norm last_hidden_state",
+    "pooled": "pooling pooler_output mean_pooling cls_pooling pooled_output",
+    "pooled_normed": "sentence_embedding text_embedding normalized_embedding embedding_normalized",
     "lm_head": "logits result_output output_logits lm_logits lm_head_output",
 }  # fmt: skip
 

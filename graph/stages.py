@@ -7,7 +7,8 @@ Dimension letters: n = positions in this pass, t = positions attended to, H = qu
 E = hidden size, F = FFN size, V = vocabulary, X = experts, k = experts used per position. In multi-head latent attention
 (DeepSeek-V2, arXiv:2405.04434) L = size of the latent that keys and values are made of, M = size of that of queries,
 R = elements of a head of q and k that RoPE turns, N = the others, D = head size of v. Of recurrent layers: C = channels of
-the short convolution, G = heads of q and k, S = their size, P = heads of v, U = their size.
+the short convolution, G = heads of q and k, S = their size, P = heads of v, U = their size. Of embedding models: Y = size of the
+embedding of a text, Z = size between the two dense layers that some have behind the pooling.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from aprgraph.graph.errors import AprgraphError, shown
 #: What a stage may be called: its files and `--taps` bear the name.
 _NAME = re.compile(r"[a-z][a-z_]*")
 #: A dimension: the letters of the module docstring, and what is computed of them.
-_DIM = re.compile(r"[ntHKDEFVXkLMRNCGSPU0-9()+*]+")
+_DIM = re.compile(r"[ntHKDEFVXkLMRNCGSPUYZ0-9()+*]+")
 
 
 class StageKind(Enum):
@@ -81,6 +82,11 @@ class Stage:
     def is_logits(self) -> bool:
         """Whether it is a number for each token id: of the last position alone, unless all are asked for."""
         return self.dims == ("V",)
+
+    @property
+    def is_of_text(self) -> bool:
+        """Whether it is one row for the whole text, without an axis of positions: an embedding."""
+        return "n" not in self.dims and not self.is_logits
 
     @property
     def is_per_choice(self) -> bool:
@@ -208,6 +214,14 @@ STAGES: list[Stage] = [
     Stage("post_ffn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the FFN residual add",
           ("post_attn_residual", "ffn_post_norm"), is_sum=True),
     Stage("final_norm", ("n", "E"), _K.NORM, "after the output norm", (HIDDEN,), per_layer=False),
+    Stage("pooled", ("E",), _K.MATMUL, "the embedding of the text: final_norm of the first or of the last position, or its mean over all",
+          ("final_norm",), per_layer=False, addition=True, optional=True, quantisable=False, is_sum=True),
+    Stage("pooled_up", ("Z",), _K.MATMUL, "after the first dense layer behind the pooling, where there are two",
+          ("pooled",), per_layer=False, addition=True, optional=True),
+    Stage("pooled_down", ("Y",), _K.MATMUL, "after the last dense layer behind the pooling",
+          ("pooled_up",), per_layer=False, addition=True, optional=True),
+    Stage("pooled_normed", ("Y",), _K.NORM, "the embedding of the text with length 1",
+          ("pooled_down",), per_layer=False, addition=True, optional=True),
     Stage("lm_head_raw", ("V",), _K.MATMUL, "what the head gives, in models that cap or scale it",
           ("final_norm",), per_layer=False, addition=True, optional=True),
     Stage("lm_head", ("V",), _K.MATMUL, "logits of the last position (of all positions, n·V, on request)",
@@ -254,7 +268,7 @@ def add_stage(stage: Stage, before: str, *, of_graph: bool = False) -> None:
     if not stage.dims or not all(isinstance(dim, str) and _DIM.fullmatch(dim) for dim in stage.dims):
         raise AprgraphError(
             f"the stage {stage.name!r} has the dims {shown(stage.dims)}, expected letters of the stage table "
-            "(n t H K D E F V X k L M R N C G S P U), or sums and products of them"
+            "(n t H K D E F V X k L M R N C G S P U Y Z), or sums and products of them"
         )
     if before not in STAGE_BY_NAME or before == stage.name:
         raise AprgraphError(f"the stage {stage.name!r} is to come before {shown(before)}, which is no stage")
@@ -270,6 +284,11 @@ def add_stage(stage: Stage, before: str, *, of_graph: bool = False) -> None:
 def execution_key(layer: int | None, stage: str) -> tuple[int, int]:
     """Sort key that puts (layer, stage) pairs in execution order; whole-model stages come after every layer."""
     return (layer if layer is not None else 1 << 32, _ORDER.get(stage, len(_ORDER)))
+
+
+def is_of_text(stage: str | None) -> bool:
+    """Whether ``stage`` is known to be one row for a whole text; None and names that are no stage's are not."""
+    return stage in STAGE_BY_NAME and STAGE_BY_NAME[stage].is_of_text
 
 
 def is_logits(stage: str | None) -> bool:

@@ -78,7 +78,8 @@ def _in_order(captured: CapturedModel, record: Record) -> Record:
 def find_notes(captured: CapturedModel) -> Iterator[str]:
     """Sentences on the stages that cannot be recorded from this model, and why."""
     if captured.head is None:
-        yield f"lm_head is not recorded: {type(captured.model).__name__} has no head"
+        name = type(captured.model).__name__
+        yield f"what comes behind its last norm, logits or a pooled embedding, is not recorded: {name} has no head"
     if captured.given is not captured.model:
         yield f"captured within {type(captured.given).__name__}"
     adapters = sorted({type(part).__module__ for part in captured.decoder.modules() if type(part).__module__.startswith("peft.")})

@@ -161,13 +161,14 @@ def _check_place(directory: Path, *, force: bool) -> None:
 
 
 def _generate(compiled: CompiledModel, run_plan: RunPlan, threads: int | None, *, quiet: bool) -> None:
-    """Run with nothing recorded: print the text as it comes, or the next token where none is to be generated."""
+    """Run with nothing recorded: print the text as it comes, the next token where none is to be generated, or the embedding."""
     from aprgraph.cli import run_report  # noqa: PLC0415
     from aprgraph.cli.generated_text import GeneratedText  # noqa: PLC0415
 
     text = GeneratedText(compiled.model.metadata, run_plan.tokens, quiet=quiet)
     if not run_plan.options.max_tokens:
-        run_report.report_next(compiled, run_plan, compiled.logits_of(run_plan, threads=threads), quiet)
+        report = run_report.report_next if compiled.gives_logits else run_report.report_embedding
+        report(compiled, run_plan, compiled.output_of(run_plan, threads=threads), quiet)
         return
     outcome = compiled.execute(run_plan, threads=threads, on_token=text.add)
     text.finish()

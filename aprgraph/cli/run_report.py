@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from aprgraph.runtime.trace.reader import Trace
 
 
+#: How many elements of an embedding are printed.
+_SHOWN = 8
+
+
 def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: bool) -> None:
     """What was recorded, and the text if one was generated."""
     from aprgraph.cli.tables import format_number, format_table  # noqa: PLC0415
@@ -104,6 +108,32 @@ def report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: b
     if not finite:
         why = "; record the stages before them with --taps" if source is None else f": {in_option_words(source)}"
         typer.echo(f"NaN or Inf among the logits{why}")
+
+
+def report_embedding(compiled: CompiledModel, run_plan: RunPlan, embedding: F32, json: bool) -> None:
+    """The embedding of the text, or where it is not pooled those of its positions: sizes and first elements."""
+    import numpy as np  # noqa: PLC0415
+
+    graph = compiled.artifact.graph
+    stage = graph[graph.outputs[-1]].stage or graph.outputs[-1]
+    rows = embedding.reshape(-1, embedding.shape[-1])
+    finite = bool(np.isfinite(rows).all())
+    source = None if finite else compiled.source_of_nan(graph.outputs[-1])
+    if json:
+        values = [[float(value) if np.isfinite(value) else None for value in row] for row in rows]
+        document = {"stage": stage, "embedding": values[0] if embedding.ndim == 1 else values, "nonfinite_source": source}
+        _print_json({"tokens": list(run_plan.tokens), "target": compiled.artifact.target_name, **document})
+        return
+    many = embedding.ndim > 1
+    what = "no pooling, an embedding of each position" if many else f"embedding of {len(run_plan.tokens)} positions"
+    typer.echo(f"{what} ({stage}): {rows.shape[-1]} elements")
+    for position, row in enumerate(rows):
+        where = f"position {position}: " if many else ""
+        first = ", ".join(f"{value:.6g}" for value in row[:_SHOWN])
+        typer.echo(f"{where}length {np.linalg.norm(row.astype(np.float64)):.6g}: {first}{', …' if len(row) > _SHOWN else ''}")
+    if not finite:
+        why = "; record the stages before it with --taps" if source is None else f": {in_option_words(source)}"
+        typer.echo(f"NaN or Inf in the embedding{why}")
 
 
 def report_generation(

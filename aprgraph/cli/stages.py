@@ -19,6 +19,7 @@ _LETTERS = (
     "E hidden size, F FFN size, V vocabulary, X experts, k experts used per position;\n"
     "in latent attention L latent of k and v, M latent of q, R elements of a head that RoPE turns, N the others\n"
     "in recurrent layers C channels of the short convolution, G heads of q and k of size S, P heads of v of size U\n"
+    "of embedding models Y size of the embedding of a text, Z size between two dense layers behind the pooling\n"
     "* an addition of this project: other programs that read APRT files may not know it"
 )
 

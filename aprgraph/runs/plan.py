@@ -16,11 +16,11 @@ from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.errors import PlanError, TokenError, TraceError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import taps_of, weights_of
+from aprgraph.graph.ops import taps_of, traits_of, weights_of
 from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.fix_context import context_choices
 from aprgraph.graph.passes.pipeline import early_graph, executed_graph, recorded_graph
-from aprgraph.graph.stages import is_logits
+from aprgraph.graph.stages import is_logits, is_of_text
 from aprgraph.graph.tap_plan import Plan
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.tokens import check_tokens
@@ -111,9 +111,11 @@ class RunPlan:
         return executed_graph(graph, one_pass=self.is_single_pass)
 
     def shape(self, node: Node, step: int = 0) -> tuple[int, ...]:
-        """The shape that a node's tensor is recorded in: logits of one position have one dimension."""
+        """The shape that a node's tensor is recorded in: logits of one position and the embedding of a text have one dimension."""
         count = len(self.tokens)
         shape = node.type.bind(n=count, t=count) if step == 0 else node.type.bind(n=1, t=count + step)
+        if is_of_text(node.stage):
+            return shape[1:]
         return shape[1:] if is_logits(node.stage) and shape[0] == 1 and (self.options.positions == "last" or step) else shape
 
     @property
@@ -157,6 +159,7 @@ def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], opti
     if options.prefill_chunk is not None and options.prefill_chunk < 1:
         raise TokenError(f"prefill chunk {options.prefill_chunk}: expected a number of positions, at least 1")
     options = _check_generation(model, plan, ids, options)
+    _check_outputs(graph, model, len(ids), options)
     _check_causal(model, len(ids), options)
     total = len(ids) + max(options.max_tokens - 1, 0)
     generates = options.max_tokens > 0
@@ -174,6 +177,27 @@ def _context_notes(graph: Graph, prompt: int, total: int) -> list[str]:
         for limit in sorted(limits)
         if prompt <= limit < total
     ]
+
+
+def gives_logits(graph: Graph) -> bool:
+    """Whether the model of a graph gives logits; one that does not gives embeddings."""
+    return any(is_logits(graph[name].stage) for name in graph.outputs)
+
+
+def _check_outputs(graph: Graph, model: Model, count: int, options: RunOptions) -> None:
+    """Raise TokenError for what needs logits, of a model that gives none, and for parts of a text that is pooled."""
+    if gives_logits(graph):
+        return
+    why = f"{model.path} is an embedding model and gives no logits"
+    if options.max_tokens:
+        raise TokenError(MAX_TOKENS.given(options.max_tokens), f": {why}, so no text goes on from it; leave it out to get the embedding")
+    if options.positions == "all":
+        raise TokenError(f"positions all: {why}, of one position or of all; leave it out")
+    if options.prefill_chunk is not None and options.prefill_chunk < count and any(traits_of(node).pools for node in graph):
+        raise TokenError(
+            PREFILL_CHUNK.given(options.prefill_chunk),
+            f": {model.path} makes one embedding of all positions, so the {count} positions run in one pass; leave it out",
+        )
 
 
 def _check_causal(model: Model, count: int, options: RunOptions) -> None:

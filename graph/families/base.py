@@ -134,6 +134,16 @@ class Family:
         windows = cls.readings()["windows"]
         return isinstance(windows, Windows) and windows.chunked
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the model has a head that gives logits. Files of a class of transformers without one have none."""
+        return self.metadata.has_head
+
+    @property
+    def unused_tensors(self) -> Mapping[str, str]:
+        """Tensors that the model with its numbers has no use for, by name, with what they are."""
+        return {}
+
     def check(self) -> None:
         """Raise ModelError or UnsupportedModelError for numbers that contradict each other."""
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aprgraph.graph.errors import ModelError
-from aprgraph.graph.families.base import Family
 from aprgraph.graph.families.numbers import Reading, number, per_layer, real
+from aprgraph.graph.families.pooling import DENSE_SLOTS, Pooled
 from aprgraph.graph.families.rope_scaling import Rope, read_rope
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MAX_HEADS = 1 << 16
 
 
-class Decoder(Family):
+class Decoder(Pooled):
     """A stack of layers over one residual stream.
 
     The layers are those of Llama (arXiv:2302.13971). A family overrides the methods of the parts in which it differs.
@@ -25,6 +25,8 @@ class Decoder(Family):
 
     #: Whether a file must have biases of q, k and v. If it has them, they are always used.
     qkv_bias: ClassVar[bool] = False
+    #: Whether windows of a model that is not causal reach as far behind a position as before it.
+    symmetric_windows: ClassVar[bool] = False
     #: Whether YaRN's bounds are rounded to whole pairs.
     whole_pairs: ClassVar[bool] = True
 
@@ -64,13 +66,28 @@ class Decoder(Family):
     # -- the graph ----------------------------------------------------------------------------------------------------
 
     def graph(self, g: GraphBuilder) -> str:
-        """The whole model: from token ids to the logits of the last position."""
+        """The whole model: from token ids to the logits of the last position, or to the embedding of the text."""
         table = g.embedding_table(self.hidden)
         self.rope_angles(g)
         x = self.embed(g, table)
         for layer in g.layers(self.layers):
             x = self.layer(g, x, layer)
-        return self.logits(g, g.last(g.norm("final_norm", x)))
+        x = self.finish(g, x)
+        if self.pooling:
+            return self.pool(g, x)
+        return self.logits(g, g.last(x)) if self.has_head else x
+
+    def finish(self, g: GraphBuilder, x: str) -> str:
+        """What becomes of the hidden state behind the last layer: the last norm."""
+        return g.norm("final_norm", x)
+
+    @property
+    def unused_tensors(self) -> Mapping[str, str]:
+        """See ``Family.unused_tensors``."""
+        found = {} if self.pooling else dict.fromkeys(map(self.tensor_name, DENSE_SLOTS), "behind a pooling that there is not")
+        if self.pooling or not self.has_head:
+            found[self.tensor_name("lm_head")] = "of the head, which an embedding model has no use for,"
+        return found
 
     def rope_angles(self, g: GraphBuilder) -> None:
         """The RoPE angles of each position, and those of the layers with a sliding window if they differ."""
@@ -95,9 +112,10 @@ class Decoder(Family):
         """Grouped-query attention (arXiv:2305.13245), with the layer's window."""
         q, k, v = self.project(g, x, layer)
         q, k = self.apply_rope(g, q, layer), self.apply_rope(g, k, layer)
-        window, chunked = self.windows[layer], self.has_chunks()
-        extras = self.attention_extras(g)
-        mixed = g.attend(q, k, v, scale=self.scale, window=window, chunked=chunked, causal=self.causal, **extras)
+        mixed = g.attend(
+            q, k, v, scale=self.scale, window=self.windows[layer], causal=self.causal, chunked=self.has_chunks(),
+            symmetric=self.symmetric_windows and not self.causal, **self.attention_extras(g),
+        )  # fmt: skip
         return g.linear("attn_out", mixed, self.hidden)
 
     def attention_extras(self, g: GraphBuilder) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ class Llama(Mixture):
     """
 
     architecture = "llama"
-    hf_classes = "LlamaForCausalLM MistralForCausalLM MixtralForCausalLM"
+    hf_classes = "LlamaForCausalLM MistralForCausalLM MixtralForCausalLM LlamaModel MistralModel"
     checked_against = "transformers 5.24, llama-cpp-python 0.3.36"
     pairing = "interleaved"
     windows = CheckpointWindows()

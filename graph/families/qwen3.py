@@ -15,7 +15,7 @@ class Qwen3(Decoder):
     """Qwen 3 (arXiv:2505.09388): each head of q and k is normalised before RoPE."""
 
     architecture = "qwen3"
-    hf_classes = "Qwen3ForCausalLM"
+    hf_classes = "Qwen3ForCausalLM Qwen3Model"
     windows = CheckpointWindows()
     checked_against = "transformers 5.24, llama-cpp-python 0.3.36"
 

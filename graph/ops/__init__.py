@@ -32,7 +32,7 @@ from aprgraph.graph.ops.kv_cache import CACHE
 from aprgraph.graph.ops.l2_norm import L2_NORM
 from aprgraph.graph.ops.layer_norm import LAYER_NORM
 from aprgraph.graph.ops.linear import LINEAR
-from aprgraph.graph.ops.lookup import COLUMNS, EMBED, LAST_ROW
+from aprgraph.graph.ops.lookup import COLUMNS, EMBED, FIRST_ROW, LAST_ROW, MEAN_ROWS
 from aprgraph.graph.ops.query_temperature import QUERY_TEMPERATURE
 from aprgraph.graph.ops.rms_norm import RMS_NORM
 from aprgraph.graph.ops.rope import CONTEXT_CHOICE, ROPE, ROPE_ANGLES
@@ -49,7 +49,8 @@ from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        INPUT, WEIGHT, RECORDED, EMBED, COLUMNS, LAST_ROW, LINEAR, BIAS_ADD, RMS_NORM, LAYER_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE,
+        INPUT, WEIGHT, RECORDED, EMBED, COLUMNS, LAST_ROW, FIRST_ROW, MEAN_ROWS, LINEAR, BIAS_ADD,
+        RMS_NORM, LAYER_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE,
         JOIN_HEADS, HEAD_LINEAR, QUERY_TEMPERATURE, CACHE,
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
         SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED, XIELU, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE,

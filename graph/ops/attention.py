@@ -4,8 +4,9 @@ A query at row i of n stands at position p = t - n + i and attends to the keys 0
 prefill (t = n) and a later step; with a sliding window of w > 0 to the keys p - w + 1 .. p (Beltagy et al. 2020,
 arXiv:2004.05150). If the window is `chunked` (Llama 4), positions come in chunks of w, and a query attends to those of its
 own chunk: the keys p - p mod w .. p. If it is not `causal` (embedding models: BehnamGhader et al. 2024, arXiv:2404.05961), it attends to
-later keys as well, all of them: as in llama.cpp, a window then bounds what lies before alone. Masked positions hold
-exactly 0 and are never read.
+later keys as well, all of them: as in llama.cpp, a window then bounds what lies before alone, unless it is `symmetric`: a
+window of w then reaches w / 2 positions, rounded down, to either side (EmbeddingGemma, arXiv:2509.20354). Masked positions
+hold exactly 0 and are never read.
 
 Heads of v, and so those of the result, may have another size than those of q and k. They may be the first `value_size`
 elements of each head of what is given as v: where keys and values are one tensor, as in multi-head latent attention
@@ -28,7 +29,7 @@ from aprgraph.graph.ops.elementwise import SOFT_CAP
 from aprgraph.graph.ops.traits import Traits
 
 #: What an attribute is that a graph does not name: of the mask, and of the scores, where a cap of 0 is none.
-DEFAULTS: Mapping[str, Attr] = {"causal": True, "chunked": False}
+DEFAULTS: Mapping[str, Attr] = {"causal": True, "chunked": False, "symmetric": False}
 _SCORE_DEFAULTS: Mapping[str, Attr] = {**DEFAULTS, "cap": 0.0}
 #: Of the mix, where a `value_size` of 0 stands for whole heads.
 _MIX_DEFAULTS: Mapping[str, Attr] = {**DEFAULTS, "value_size": 0}
@@ -47,6 +48,17 @@ def is_chunked(attrs: Attrs) -> bool:
     return bool(attrs.get("chunked", DEFAULTS["chunked"]))
 
 
+def is_symmetric(attrs: Attrs) -> bool:
+    """Whether a window reaches as far behind a position as before it."""
+    return bool(attrs.get("symmetric", DEFAULTS["symmetric"]))
+
+
+def reach_of(attrs: Attrs) -> int:
+    """How many positions a text may have before a window hides any of them from another, 0 where there is no window."""
+    window = integer(attrs, "window")
+    return window // 2 + 1 if window and is_symmetric(attrs) else window
+
+
 def scores_by_layer(graph: Graph) -> dict[int | None, Node]:
     """By layer, the node of the scores: its attributes say how many heads there are, and what they attend to."""
     return {node.layer: node for node in graph.with_op("attn_scores")}
@@ -62,16 +74,11 @@ def value_size_of(attrs: Attrs, size: int) -> int:
     return integer({**_MIX_DEFAULTS, **attrs}, "value_size") or size
 
 
-def first_key(position: int, window: int, *, chunked: bool) -> int:
-    """The first key that the query at ``position`` may attend to."""
-    if not window:
-        return 0
-    return position - position % window if chunked else max(position - window + 1, 0)
-
-
-def attention_mask(n: int, t: int, window: int, *, causal: bool = True, chunked: bool = False) -> Array:
+def attention_mask(n: int, t: int, window: int, *, causal: bool = True, chunked: bool = False, symmetric: bool = False) -> Array:
     """bool [n, t]: whether query i may attend to key j."""
     keys, positions = np.arange(t)[None, :], np.arange(n)[:, None] + (t - n)
+    if window and symmetric:
+        return np.asarray(np.abs(keys - positions) <= window // 2)
     seen = (keys <= positions) if causal else np.ones((n, t), bool)
     if not window:
         return seen
@@ -80,12 +87,14 @@ def attention_mask(n: int, t: int, window: int, *, causal: bool = True, chunked:
 
 def mask_of(n: int, t: int, attrs: Attrs) -> Array:
     """The mask of an attention op with the attributes ``attrs``."""
-    return attention_mask(n, t, integer(attrs, "window"), causal=is_causal(attrs), chunked=is_chunked(attrs))
+    kinds = {"causal": is_causal(attrs), "chunked": is_chunked(attrs), "symmetric": is_symmetric(attrs)}
+    return attention_mask(n, t, integer(attrs, "window"), **kinds)
 
 
 def _check_window(attrs: Attrs) -> None:
     require(integer(attrs, "window") >= 0, f"window is {attrs['window']}, expected a number of positions, or 0 for none")
     require(is_causal(attrs) or not is_chunked(attrs), "attention is chunked and not causal; expected one of both")
+    require(not (is_symmetric(attrs) and is_causal(attrs)), "symmetric is true, and so is causal: expected one of them")
 
 
 def _heads(columns: Dim, heads: int, what: str) -> int:
@@ -124,7 +133,7 @@ ATTN_SCORES = Op(
     ("q", "k"),
     infer=_scores,
     reference=_scores_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "chunked": bool, "cap": float},
+    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "chunked": bool, "symmetric": bool, "cap": float},
     defaults=_SCORE_DEFAULTS,
     numbers=_SCORE_NUMBERS,
     traits=Traits(multiplied="q", attended={"k": 0}),
@@ -158,7 +167,7 @@ ATTN_SOFTMAX = Op(
     ("scores", "sinks?"),
     infer=_softmax,
     reference=_softmax_reference,
-    attrs={"window": int, "causal": bool, "chunked": bool},
+    attrs={"window": int, "causal": bool, "chunked": bool, "symmetric": bool},
     defaults=DEFAULTS,
     numbers=_MASK_NUMBERS,
     traits=Traits(weights=("sinks",), attended={"scores": 2}),
@@ -181,16 +190,14 @@ def _mix(types: Types, attrs: Attrs) -> TensorType:
 def _mix_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     weights, v = operands
     heads, n, t = weights.shape
-    kv_heads, window = integer(attrs, "kv_heads"), integer(attrs, "window")
+    kv_heads, seen = integer(attrs, "kv_heads"), mask_of(n, t, attrs)
     size = v.shape[1] // kv_heads
     taken = v.reshape(t, kv_heads, size)[..., : value_size_of(attrs, size)]
     values = np.repeat(taken.transpose(1, 0, 2), heads // kv_heads, axis=0)
     # A query never reads a masked position, so that an Inf or NaN in a later v stays there (0 · Inf is NaN).
     mixed = np.zeros((heads, n, values.shape[-1]))
     for i in range(n):
-        after = t - n + i + 1
-        start, stop = first_key(after - 1, window, chunked=is_chunked(attrs)), after if is_causal(attrs) else t
-        mixed[:, i] = np.einsum("ht,htd->hd", weights[:, i, start:stop], values[:, start:stop])
+        mixed[:, i] = np.einsum("ht,htd->hd", weights[:, i, seen[i]], values[:, seen[i]])
     return mixed.transpose(1, 0, 2).reshape(n, -1)
 
 
@@ -201,7 +208,7 @@ ATTN_MIX = Op(
     ("weights", "v"),
     infer=_mix,
     reference=_mix_reference,
-    attrs={"kv_heads": int, "window": int, "causal": bool, "chunked": bool, "value_size": int},
+    attrs={"kv_heads": int, "window": int, "causal": bool, "chunked": bool, "symmetric": bool, "value_size": int},
     defaults=_MIX_DEFAULTS,
     numbers=_MASK_NUMBERS,
     traits=Traits(multiplied="weights", attended={"weights": 2, "v": 0}),
@@ -226,7 +233,17 @@ ATTENTION = Op(
     ("q", "k", "v", "sinks?"),
     infer=_attention,
     reference=_attention_reference,
-    attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "chunked": bool, "cap": float, "value_size": int},
+    attrs={
+        "heads": int,
+        "kv_heads": int,
+        "scale": float,
+        "window": int,
+        "causal": bool,
+        "chunked": bool,
+        "symmetric": bool,
+        "cap": float,
+        "value_size": int,
+    },
     defaults={**_SCORE_DEFAULTS, **_MIX_DEFAULTS},
     numbers=_SCORE_NUMBERS,
     traits=Traits(weights=("sinks",), attended={"k": 0, "v": 0}),

@@ -1,4 +1,4 @@
-"""Ops that pick rows or columns without arithmetic of their own."""
+"""Ops that pick rows or columns without arithmetic of their own, and the mean of all rows."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ COLUMNS = Op(
 )
 
 
-def _last_row(types: Types, _attrs: Attrs) -> TensorType:
+def _one_row(types: Types, _attrs: Attrs) -> TensorType:
     _, columns = activation(2, types[0], "x")
     return TensorType("f32", (1, columns))
 
@@ -76,7 +76,25 @@ LAST_ROW = Op(
     "last_row",
     "The last position alone: [n, C] -> [1, C].",
     ("x",),
-    infer=_last_row,
+    infer=_one_row,
     reference=lambda operands, _attrs: operands[0][-1:],
     traits=Traits(keeps_last_position=True),
+)
+
+FIRST_ROW = Op(
+    "first_row",
+    "The first position alone: [n, C] -> [1, C].",
+    ("x",),
+    infer=_one_row,
+    reference=lambda operands, _attrs: operands[0][:1],
+    traits=Traits(pools=True),
+)
+
+MEAN_ROWS = Op(
+    "mean_rows",
+    "The mean of all positions: [n, C] -> [1, C].",
+    ("x",),
+    infer=_one_row,
+    reference=lambda operands, _attrs: operands[0].mean(axis=0, keepdims=True),
+    traits=Traits(pools=True),
 )

@@ -52,6 +52,8 @@ class Traits:
     is_rowwise: bool = False
     #: Whether the result has the last position of the operand and no other.
     keeps_last_position: bool = False
+    #: Whether the result is one row that all positions of a text decide, so that no part of the text gives it.
+    pools: bool = False
     #: By operand, the axis of the keys that are attended to. Its size is t: the positions of earlier passes and of
     #: this one.
     attended: Mapping[str, int] = field(default_factory=dict)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aprgraph.graph.ir import Attr, Graph, Node, renamed
-from aprgraph.graph.ops.attention import is_causal, is_chunked
+from aprgraph.graph.ops.attention import is_causal, is_chunked, is_symmetric
 
 
-def _mask(node: Node) -> tuple[int, bool, bool]:
-    return node.attr_int("window"), is_causal(node.attrs), is_chunked(node.attrs)
+def _mask(node: Node) -> tuple[int, bool, bool, bool]:
+    return node.attr_int("window"), is_causal(node.attrs), is_chunked(node.attrs), is_symmetric(node.attrs)
 
 
 @dataclass(frozen=True)

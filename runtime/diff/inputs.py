@@ -65,8 +65,10 @@ def gain_of(stage: str) -> Gain | None:
     values = [name for name in own if kind_of(name) is not StageKind.INDEX]
     if known.kind is StageKind.ROPE:
         return _TURN
+    if known.is_sum:
+        return _SUM
     if known.kind is StageKind.ELEMENTWISE:
-        return _SUM if known.is_sum else _PRODUCT if known.is_product or len(values) > 1 else _ACTIVATION
+        return _PRODUCT if known.is_product or len(values) > 1 else _ACTIVATION
     if known.kind is not StageKind.MATMUL or len(values) > _TWO:
         return None
     if len(values) < _TWO:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from aprgraph.graph.arguments import JSON, NAMES
 from aprgraph.graph.message import Message
 from aprgraph.graph.ops import weights_of
-from aprgraph.graph.ops.attention import is_chunked, scores_by_layer
+from aprgraph.graph.ops.attention import is_chunked, reach_of, scores_by_layer
 from aprgraph.graph.words import counted, layer_ranges
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.caveats import Aside, Caveat
@@ -56,10 +56,9 @@ def unreached(a: Trace, b: Trace) -> Iterator[str]:
         if graph is None or trace.info is None or not trace.info.tokens:
             continue
         positions = len(trace.info.tokens) + max((entry.step for entry in trace.entries), default=0)
-        windows = {layer: node.attr_int("window") for layer, node in scores_by_layer(graph).items()}
-        beyond = sorted({window for window in windows.values() if window >= positions})
-        if beyond:
-            layers = layer_ranges(layer for layer, window in windows.items() if window >= positions and layer is not None)
+        narrow = {layer: node.attr_int("window") for layer, node in scores_by_layer(graph).items() if reach_of(node.attrs) >= positions}
+        if beyond := sorted(set(narrow.values())):
+            layers = layer_ranges(layer for layer in narrow if layer is not None)
             what = "chunk" if any(is_chunked(node.attrs) for node in scores_by_layer(graph).values()) else "sliding window"
             yield Caveat(
                 f"the {what} of {' and '.join(map(str, beyond))} positions ({layers}) was not exercised: the run has {positions}, "

@@ -44,7 +44,7 @@ def test_the_snippet_for_numpy_arrays_runs(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_classes_are_those_of_the_table() -> None:
-    named = re.findall(r"\w+(?:For(?:CausalLM|ConditionalGeneration)|LMHeadModel)\b", DOCUMENT.read_text(encoding="utf-8"))
+    named = re.findall(r"\w+(?:For(?:CausalLM|ConditionalGeneration)|LMHeadModel)\b|\w+Model\b", DOCUMENT.read_text(encoding="utf-8"))
     assert {name for name in named if not name.startswith("Auto")} - {"AutoModelForCausalLM"} == {
         name for family in FAMILIES.values() for name in family.hf_classes.split()
     }

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from aprgraph.api import CompiledModel
+from aprgraph.graph.stages import execution_key
 from tests.support.compiled import compiled
-from tests.support.golden import GoldenModel, gemma3_golden, golden_models, llama_cpp_logits, nmse, smollm2_golden
+from tests.support.golden import GoldenModel, gemma3_golden, golden_models, llama_cpp_embeddings, llama_cpp_logits, nmse, smollm2_golden
 from tests.support.models import require_gemma3, require_smollm2
 
 #: The project's promise is 1e-9. float32 in any order of summation stays far below this; a wrong kernel does not.
@@ -48,7 +49,8 @@ LLAMA_CPP_TOLERANCES = {
 }
 
 #: Of the families of the others, tests of generation run every stage in parts and step by step.
-_OTHERS = [golden for golden in golden_models() if golden.path.parent.name == "families"]
+_OTHERS = [golden for golden in golden_models() if golden.path.parent.name == "families" and (None, "lm_head") in golden.stages]
+_EMBEDDINGS = [golden for golden in golden_models() if (None, "pooled") in golden.stages]
 
 
 @pytest.mark.contract("FAMILY-NUMBERS-1")
@@ -65,7 +67,8 @@ def test_every_stage_of_a_golden_model(golden: GoldenModel, target: str, tmp_pat
         assert actual.shape == expected.shape, entry.label
         error = nmse(actual, expected)
         assert error <= TOLERANCE, f"{entry.label}: NMSE {error:.1e}"
-    assert trace.tensor("lm_head").argmax() == golden.stages[None, "lm_head"].argmax()
+    if (None, "lm_head") in golden.stages:
+        assert trace.tensor("lm_head").argmax() == golden.stages[None, "lm_head"].argmax()
 
 
 @pytest.mark.contract("STEPS-CHUNK-1", "STEPS-DECODE-1")
@@ -81,6 +84,31 @@ def test_parts_of_a_prompt_and_single_tokens_give_the_bits_of_a_prefill(golden: 
     whole = model.logits([*golden.tokens[:start], *steps.info.extra["generated"][:2]], positions="all")
     for step in range(3):
         assert steps.tensor("lm_head", None, step).tobytes() == whole[start - 1 + step].tobytes(), f"step {step}"
+
+
+@pytest.mark.contract("EMBEDDING-NUMBERS-1")
+@pytest.mark.parametrize("golden", _EMBEDDINGS, ids=lambda golden: golden.name)
+def test_embeddings_against_llama_cpp(golden: GoldenModel) -> None:
+    """llama.cpp looks GELU up in a table of float16, and leaves the length to its caller."""
+    expected, model = llama_cpp_embeddings(), compiled(golden.path)
+    limit = 1e-7 if model.model.family.activation.startswith("gelu") else TOLERANCE
+    theirs = expected[golden.name].astype(np.float64)
+    assert nmse(model.embedding(tokens=golden.tokens), theirs / np.linalg.norm(theirs)) <= limit
+    if (positions := expected.get(f"{golden.name}/positions")) is not None:
+        last = max((key for key, values in golden.stages.items() if values.shape == positions.shape), key=lambda key: execution_key(*key))
+        assert nmse(golden.stages[last], positions) <= limit
+
+
+@pytest.mark.contract("STEPS-CHUNK-1")
+def test_parts_of_a_text_give_the_bits_of_the_whole_where_the_last_position_is_the_embedding(tmp_path: Path) -> None:
+    golden = next(golden for golden in _EMBEDDINGS if golden.name == "qwen3-embedding-f32")
+    model = compiled(golden.path)
+    whole, parts = (
+        model.run("final_norm,pooled_normed", tokens=golden.tokens, directory=tmp_path / f"{chunk}", prefill_chunk=chunk)
+        for chunk in (None, 4)
+    )
+    for stage in ("final_norm", "pooled_normed"):
+        assert parts.tensor(stage).tobytes() == whole.tensor(stage).tobytes()
 
 
 @pytest.mark.each_choice

@@ -18,19 +18,24 @@ from gguf import GGMLQuantizationType
 from tests.golden.hf_to_gguf import F32, ONE_MORE, write_gguf
 from tests.golden.transformers_models import LoadedModel
 
-_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight")
+_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight")
 FAMILIES = Path(__file__).parent / "families"
 
 
 @dataclass(frozen=True)
 class FamilyModel:
-    """``config`` is of transformers' class ``{name}Config``, of a text model perhaps; ``formats`` and ``absorbed`` are as in ``write_gguf``."""
+    """``config`` is of transformers' class ``{name}Config``, of a text model perhaps; ``formats`` and ``absorbed`` are as in ``write_gguf``.
+
+    With ``pooling``, mean, first or last, it is an embedding model: its class has no head, and dense layers of ``dense`` rows may follow.
+    """
 
     architecture: str
     name: str
     config: dict[str, Any]
     formats: dict[str, str] = field(default_factory=dict)
     absorbed: bool = False
+    pooling: str = ""
+    dense: tuple[int, ...] = ()
 
 
 #: Sizes are no multiples of any tile, and heads are not hidden / heads wide where they need not be.
@@ -229,6 +234,15 @@ MODELS = {
     "llama4-f32-wide": FamilyModel("llama4", "Llama4Text", _LLAMA4 | {
         "interleave_moe_layer_step": 1, "num_experts_per_tok": 2, "tie_word_embeddings": True,
     }),
+    # Two of three layers have a window, which reaches two positions to either side.
+    "gemma-embedding-f32": FamilyModel("gemma-embedding", "Gemma3Text", _SIZES | {
+        "hidden_size": 24, "intermediate_size": 28, "head_dim": 8, "num_hidden_layers": 3, "sliding_window": 4,
+        "sliding_window_pattern": 3, "query_pre_attn_scalar": 8, "use_bidirectional_attention": True,
+    }, pooling="mean", dense=(36, 24)),
+    "qwen3-embedding-f32": FamilyModel("qwen3", "Qwen3", _SIZES | {
+        "hidden_size": 24, "intermediate_size": 28, "head_dim": 8, "num_hidden_layers": 2, "rope_parameters": _ROPE | {"rope_theta": 1e6},
+        "tie_word_embeddings": True,
+    }, pooling="last"),
     "gpt-oss-f32": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {"rope_parameters": _YARN_WHOLE}),
     "gpt-oss-mxfp4": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {
         "hidden_size": 64, "intermediate_size": 32, "rope_parameters": _YARN,
@@ -242,14 +256,17 @@ def make_model(name: str, path: Path) -> LoadedModel:
     transformers.logging.set_verbosity_error()
     config = getattr(transformers, f"{spec.name}Config")(**spec.config, attn_implementation="eager", experts_implementation="eager")
     end = "LMHeadModel" if spec.name == "GPT2" else "ForCausalLM"
-    model = getattr(transformers, f"{spec.name.removesuffix('Text')}{end}")(config)
+    model = getattr(transformers, f"{spec.name}Model" if spec.pooling else f"{spec.name.removesuffix('Text')}{end}")(config)
     seed = zlib.crc32(name.encode())
     state = {key: _random(spec, key, tuple(values.shape), seed) for key, values in model.state_dict().items()}
-    if config.tie_word_embeddings:
+    if config.tie_word_embeddings and not spec.pooling:
         state["lm_head.weight"] = next(state[name] for name in _EMBEDDINGS if name in state)
-    write_gguf(path, spec.architecture, config, state, spec.formats, absorbed=spec.absorbed)
+    sizes = (config.hidden_size, *spec.dense) if spec.dense else ()
+    dense = [_random(spec, f"dense_{i + 2}.weight", (rows, sizes[i]), seed) for i, rows in enumerate(sizes[1:])]
+    write_gguf(path, spec.architecture, config, state, spec.formats, absorbed=spec.absorbed, pooling=spec.pooling, dense=dense)
     model.load_state_dict({key: torch.from_numpy(values) for key, values in state.items()})
-    return LoadedModel(spec.architecture, model.double().eval(), sys.modules[type(model).__module__], spec.absorbed)
+    functions = sys.modules[type(model).__module__]
+    return LoadedModel(spec.architecture, model.double().eval(), functions, spec.absorbed, spec.pooling, dense)
 
 
 def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> F32:

@@ -7,7 +7,7 @@ What to do follows from tables. Names of tensors are the gguf package's own; the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,13 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "attention.sliding_window": lambda config: config.attention_chunk_size if config.attention_chunk_size != 8192 else None,
         "attention.temperature_length": lambda config: config.floor_scale if config.floor_scale != 8192 else None,
     },
+    # The window is that of the file, and not what the class makes of it.
+    "gemma3_text": {
+        **_HEAD_SIZE, "rope.freq_base": "rope_parameters.full_attention.rope_theta",
+        "attention.sliding_window": lambda config: (config.sliding_window - 1) * 2,
+        "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
+    },
+    "qwen3": {**_HEAD_SIZE, **_ROPE_BASE},
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
@@ -232,8 +239,10 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
 }  # fmt: skip
 
 
+#: What names of BERT's weights begin with.
+_BERT = ("embeddings.", "encoder.")
 #: Whose norms multiply by 1 + weight.
-ONE_MORE = ("gemma2", "qwen3next", "qwen35", "qwen35moe", "nemotron")
+ONE_MORE = ("gemma2", "gemma-embedding", "qwen3next", "qwen35", "qwen35moe", "nemotron")
 
 
 def _neighbours(rows: F32, heads: int) -> F32:
@@ -365,12 +374,20 @@ def _value(config: Any, source: Source) -> Any:
 
 
 def write_gguf(
-    path: Path, architecture: str, config: Any, state: Mapping[str, F32], formats: Mapping[str, str], *, absorbed: bool = False
+    path: Path,
+    architecture: str,
+    config: Any,
+    state: Mapping[str, F32],
+    formats: Mapping[str, str],
+    *,
+    absorbed: bool = False,
+    pooling: str = "",
+    dense: Sequence[F32] = (),
 ) -> None:
     """Write the model of that configuration and those weights, all F32 but those of ``formats``.
 
     ``formats`` maps parts of GGUF's names to block formats. ``absorbed``: latent attention is over the latent itself, as in files since
-    2025. The file has no vocabulary, and says so.
+    2025. The file has no vocabulary, and says so. ``pooling`` and ``dense`` are those of an embedding model.
     """
     writer = GGUFWriter(path, architecture)
     writer.add_name(path.stem)
@@ -380,6 +397,12 @@ def write_gguf(
         value = _value(config, source)
         if value is not None:
             add[type(value)](f"{architecture}.{key}", value)
+    if pooling:
+        writer.add_pooling_type({"mean": gguf.PoolingType.MEAN, "first": gguf.PoolingType.CLS, "last": gguf.PoolingType.LAST}[pooling])
+        state = {name if "." in name and name.startswith(_BERT) else f"model.{name}": values for name, values in state.items()}
+    for number, matrix in enumerate(dense, start=2):
+        writer.add_dense_features_dims(f"dense_{number}", matrix.shape[1], matrix.shape[0])
+        writer.add_tensor(f"dense_{number}.weight", matrix)
     for key, numbers in _numbers(config, state):
         writer.add_array(key, numbers)
     writer.add_tokenizer_model("none")

@@ -4,8 +4,8 @@
 
 in the repository's root. Of each model: config.json, the header of model.safetensors, and the SHA-256 of that whole
 file. The bytes of the weights are in the model's GGUF file already; tests/support/checkpoints.py puts the file together
-again, and the SHA-256 says that it is what transformers saved. Needs torch, transformers, gguf and llama-cpp-python;
-versions and date are in README.md.
+again, and the SHA-256 says that it is what transformers saved. Needs torch, transformers, gguf and llama-cpp-python, and
+sentence-transformers for embedding models; versions and date are in README.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from tests.golden import family_models, tiny_llama
 from tests.golden.hf_to_gguf import ONE_MORE
-from tests.golden.transformers_models import load
+from tests.golden.transformers_models import LoadedModel, load
 
 HERE = Path(__file__).parent
 CHECKPOINTS = HERE / "checkpoints"
@@ -37,6 +37,7 @@ NAMES = (
     "arcee-f32", "glm4moe-f32", "deepseek2-f32", "deepseek2-lite-f32", "deepseek3-f32",
     "hunyuan-dense-f32", "hunyuan-moe-f32", "apertus-f32", "starcoder2-f32", "stablelm-f32", "stablelm-f32-parallel",
     "phi2-f32", "gpt2-f32", "nemotron-f32", "ernie4-5-moe-f32", "lfm2-f32", "lfm2moe-f32", "olmo-f32", "llama4-f32", "llama4-f32-wide",
+    "gemma-embedding-f32", "qwen3-embedding-f32",
 )  # fmt: skip
 
 
@@ -52,6 +53,8 @@ def make(names: Collection[str]) -> None:
                 path = HERE / f"{name}.gguf"
                 loaded = load(path, llama3.get(name))
             save(loaded.model, path, Path(folder) / "saved")
+            if loaded.pooling:
+                add_modules(loaded, Path(folder) / "saved")
             keep(name, Path(folder) / "saved")
 
 
@@ -69,6 +72,27 @@ def save(model: Any, path: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     if path.stem == "gpt-oss-mxfp4":
         pack_experts(path, folder)
+
+
+def add_modules(loaded: LoadedModel, folder: Path) -> None:
+    """The modules of sentence-transformers behind the transformer, as it saves them."""
+    from sentence_transformers.base.modules import Dense, Normalize
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    hidden = loaded.model.config.hidden_size
+    modes = {"mean": "mean", "first": "cls", "last": "lasttoken"}
+    modules = [Pooling(hidden, pooling_mode=modes[loaded.pooling])]
+    for matrix in loaded.dense:
+        modules.append(Dense(matrix.shape[1], matrix.shape[0], bias=False, activation_function=torch.nn.Identity()))
+        modules[-1].linear.weight.data = torch.from_numpy(matrix)
+    modules.append(Normalize())
+    rows = [{"idx": 0, "name": "0", "path": "", "type": f"{Transformer.__module__}.Transformer"}]
+    for number, module in enumerate(modules, start=1):
+        place = f"{number}_{type(module).__name__}"
+        (folder / place).mkdir()
+        module.save(str(folder / place))
+        rows.append({"idx": number, "name": str(number), "path": place, "type": f"{type(module).__module__}.{type(module).__name__}"})
+    (folder / "modules.json").write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def pack_experts(path: Path, folder: Path) -> None:
@@ -110,6 +134,10 @@ def keep(name: str, saved: Path) -> None:
     (target / "config.json").write_bytes((saved / "config.json").read_bytes())
     (target / "header.json").write_bytes(raw[8 : 8 + length])
     (target / "sha256").write_text(f"{hashlib.sha256(raw).hexdigest()}\n")
+    for path in (*saved.glob("modules.json"), *saved.glob("*_*/config.json")):
+        place = target / path.relative_to(saved)
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(path.read_bytes())
     print(f"{name}: header of {length} bytes")
 
 

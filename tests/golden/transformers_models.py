@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from tests.golden.hf_to_gguf import PERMUTED
+from tests.golden.hf_to_gguf import F32, PERMUTED
 
 F64 = npt.NDArray[np.float64]
 
@@ -48,13 +48,16 @@ _ROPE_BASES = {"qwen3moe": 1_000_000.0}
 class LoadedModel:
     """``model`` is in float64. ``functions``: the module whose functions it calls for RoPE and attention.
 
-    ``absorbed``: its file has latent attention over the latent itself.
+    ``absorbed``: its file has latent attention over the latent itself. With ``pooling`` it is an embedding model, with the
+    matrices of ``dense`` layers behind the pooling.
     """
 
     architecture: str
     model: Any
     functions: Any
     absorbed: bool = False
+    pooling: str = ""
+    dense: Sequence[F32] = ()
 
     @property
     def pairs_neighbours(self) -> bool:

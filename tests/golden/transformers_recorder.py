@@ -27,6 +27,7 @@ _LFM = {"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}
 _NORMS_OF = {
     "gemma2": _BOTH_SIDES,
     "gemma3": _BOTH_SIDES,
+    "gemma-embedding": _BOTH_SIDES,
     "glm4": _NORMS | {"attn_post_norm": "post_self_attn_layernorm", "ffn_post_norm": "post_mlp_layernorm"},
     "olmo2": _BEHIND,
     "apertus": {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"},
@@ -41,7 +42,7 @@ _NORMS_OF = {
 #: Families that cap or scale what the head gives.
 _CHANGE_LOGITS = ("gemma2", "granite", "command-r", "cohere2")
 #: Families that normalise [1, heads, n, D].
-_HEADS_FIRST = ("gemma3", "exaone4", "apertus", "hunyuan-dense", "hunyuan-moe", "stablelm")
+_HEADS_FIRST = ("gemma3", "gemma-embedding", "exaone4", "apertus", "hunyuan-dense", "hunyuan-moe", "stablelm")
 
 
 #: What experts are chosen by, the first that there is.
@@ -58,7 +59,7 @@ class Recorder:
         self.logits: F64 | None = None
         self.layer = -1
         model = loaded.model
-        decoder = model.transformer if loaded.architecture == "gpt2" else model.model
+        decoder = model.transformer if loaded.architecture == "gpt2" else getattr(model, "model", model)
         layers = decoder.h if loaded.architecture == "gpt2" else decoder.layers
         # Some families scale the rows outside of the module that looks them up.
         self._before(layers[0], 0, "embedding")
@@ -111,13 +112,26 @@ class Recorder:
             setattr(functions, name, recorded_attention if name == _ATTENTION_FUNCTION else recorded_rope(name))
         try:
             with torch.no_grad(), recorded_functions(functions, lambda stage, values: self._put(self.layer, stage, values)):
-                logits = self.loaded.model(input_ids=torch.tensor([list(tokens)])).logits[0]
+                output = self.loaded.model(input_ids=torch.tensor([list(tokens)]))
         finally:
             for name, function in originals.items():
                 setattr(functions, name, function)
+        if self.loaded.pooling:
+            self._pool(output.last_hidden_state[0])
+            return self.stages
+        logits = output.logits[0]
         self._put(None, "lm_head", logits[-1])
         self.logits = np.array(logits.numpy())
         return self.stages
+
+    def _pool(self, rows: torch.Tensor) -> None:
+        """As the modules Pooling, Dense and Normalize of sentence-transformers do of a text without padding."""
+        pooled = {"mean": rows.mean(0), "first": rows[0], "last": rows[-1]}[self.loaded.pooling]
+        self._put(None, "pooled", pooled)
+        for stage, matrix in zip(("pooled_up", "pooled_down")[-len(self.loaded.dense) :], self.loaded.dense, strict=False):
+            pooled = torch.from_numpy(matrix).double() @ pooled
+            self._put(None, stage, pooled)
+        self._put(None, "pooled_normed", torch.nn.functional.normalize(pooled, p=2, dim=0))
 
     def _turned(self, q: torch.Tensor, k: torch.Tensor, *, partial: bool) -> None:
         """What RoPE gives; where that is a part of each head, what attention is given says the whole."""

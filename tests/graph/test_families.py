@@ -143,6 +143,7 @@ LAYER: dict[str, list[str]] = {
         "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
     ],
 }  # fmt: skip
+LAYER["gemma-embedding"] = LAYER["gemma3"]
 
 #: Where the first layer is another.
 FIRST_LAYER: dict[str, list[str]] = {

@@ -116,7 +116,7 @@ def test_the_period_of_windows_is_llama_cpps(pattern: int, sliding: list[bool], 
         (("blk.0.attn.rotary_emb.inv_freq",), "tensors that repeat RoPE's frequencies are left out (1): blk.0.attn"),
         (("mtp.layers.0.weight", "blk.1.nextn.eh_proj.weight"), "tensors that predict later tokens are left out (2): mtp.layers.0.weight"),
         (("blk.1.nextn.eh_proj.weight", "blk.1.attn_norm.weight"), "tensors that predict later tokens are left out (2): blk.1.nextn"),
-        (("cls.output.weight",), "tensors behind the last stage (of a classifier, or of an embedding) are left out (1): cls"),
+        (("cls.output.weight",), "tensors of a classifier are left out (1): cls"),
     ],
 )
 def test_what_cannot_touch_a_text_is_left_out_and_said(names: tuple[str, ...], said: str, tmp_path: Path) -> None:

@@ -38,11 +38,14 @@ def test_embed_takes_rows_and_scales_them() -> None:
     close(run("embed", [2, 0, 2], table, scale=10.0), [[60, 70, 80], [0, 10, 20], [60, 70, 80]])
 
 
-def test_columns_and_last_row() -> None:
+def test_columns_and_single_rows() -> None:
     x = np.arange(12.0).reshape(3, 4)
     close(run("columns", x, start=1, stop=3), [[1, 2], [5, 6], [9, 10]])
     close(run("last_row", x), [[8, 9, 10, 11]])
     close(run("last_row", x[:1]), [[0, 1, 2, 3]])
+    close(run("first_row", x), [[0, 1, 2, 3]])
+    close(run("mean_rows", x), [[4, 5, 6, 7]])
+    close(run("mean_rows", x[:1]), [[0, 1, 2, 3]])
 
 
 def test_linear_is_a_dot_product_with_each_row_of_each_weight() -> None:
@@ -241,6 +244,11 @@ def test_attention_mask() -> None:
     assert attention_mask(2, 4, 0).tolist() == [[True, True, True, False], [True, True, True, True]]
     assert attention_mask(2, 4, 2).tolist() == [[False, True, True, False], [False, False, True, True]]
     assert attention_mask(3, 3, 1).tolist() == np.eye(3, dtype=bool).tolist()
+    assert attention_mask(2, 4, 2, causal=False).tolist() == [[False, True, True, True], [False, False, True, True]]
+    to_both_sides = [[abs(i - j) <= 2 for j in range(6)] for i in range(6)]
+    assert attention_mask(6, 6, 4, causal=False, symmetric=True).tolist() == to_both_sides
+    assert attention_mask(6, 6, 5, causal=False, symmetric=True).tolist() == to_both_sides
+    assert attention_mask(2, 6, 5, causal=False, symmetric=True).tolist() == to_both_sides[4:]
 
 
 def test_chunks_of_positions() -> None:

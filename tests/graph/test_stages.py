@@ -13,7 +13,8 @@ ORDER = [
     "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
     "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
     "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices", "moe_expert_in", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
-    "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "lm_head_raw", "lm_head",
+    "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "pooled", "pooled_up", "pooled_down", "pooled_normed",
+    "lm_head_raw", "lm_head",
 ]  # fmt: skip
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
 RECURRENT = {
@@ -21,7 +22,8 @@ RECURRENT = {
     "attn_gate", "attn_gated",
 }  # fmt: skip
 CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
-ADDITIONS = LATENT | RECURRENT | CONVOLUTION | {
+POOLED = ["pooled", "pooled_up", "pooled_down", "pooled_normed"]
+ADDITIONS = LATENT | RECURRENT | CONVOLUTION | {*POOLED} | {
     "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_in", "moe_expert_gate",
     "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "lm_head_raw",
 }  # fmt: skip
@@ -35,7 +37,7 @@ def test_names_and_order() -> None:
 
 @pytest.mark.contract("STAGES-INTERCHANGE-1")
 def test_whole_model_stages_and_additions() -> None:
-    assert [stage.name for stage in STAGES if not stage.per_layer] == ["final_norm", "lm_head_raw", "lm_head"]
+    assert [stage.name for stage in STAGES if not stage.per_layer] == ["final_norm", *POOLED, "lm_head_raw", "lm_head"]
     assert [stage.name for stage in STAGES if stage.first_layer_only] == ["embedding"]
     assert {stage.name for stage in STAGES if stage.addition} == ADDITIONS
 
@@ -80,7 +82,7 @@ def test_stages_read_others_of_their_layer_and_come_after_them() -> None:
         assert per_layer <= {stage.per_layer}
     read = {name for stage in STAGES for name in stage.reads}
     unread = [stage.name for stage in STAGES if stage.name not in read]
-    assert unread == ["embedding", "post_ffn_residual", "lm_head"], "a hidden state is read as such"
+    assert unread == ["embedding", "post_ffn_residual", "pooled_normed", "lm_head"], "a hidden state is read as such"
 
 
 def test_what_holds_of_single_stages() -> None:
@@ -88,7 +90,13 @@ def test_what_holds_of_single_stages() -> None:
     assert [stage.name for stage in STAGES if stage.rows_sum_to_1] == ["attn_softmax"]
     assert [stage.name for stage in STAGES if stage.is_masked] == ["attn_scores", "attn_softmax"]
     assert [stage.name for stage in STAGES if stage.is_product] == ["conv_bx", "conv_gated"]
-    assert [stage.name for stage in STAGES if stage.is_sum] == ["qkv_bias", "post_attn_residual", "moe_router_scores", "post_ffn_residual"]
+    assert [stage.name for stage in STAGES if stage.is_sum] == [
+        "qkv_bias",
+        "post_attn_residual",
+        "moe_router_scores",
+        "post_ffn_residual",
+        "pooled",
+    ]
     assert {stage.name for stage in STAGES if stage.optional} == {
         "qkv_bias",
         "q_norm",
@@ -98,6 +106,7 @@ def test_what_holds_of_single_stages() -> None:
         "moe_router_scores",
         "moe_expert_in",
         "lm_head_raw",
+        *POOLED,
         *LATENT,
         *RECURRENT,
         *CONVOLUTION,

@@ -47,6 +47,8 @@ def test_ops_that_look_at_other_positions_are_not_rowwise() -> None:
     computed = {name for name, op in OPS.items() if op.traits.role is Role.COMPUTED and not op.traits.is_rowwise}
     assert computed == {
         "last_row",
+        "first_row",
+        "mean_rows",
         "context_choice",
         "cache",
         "attn_scores",

@@ -37,6 +37,13 @@ def write_checkpoint(name: str, folder: Path) -> Path:
     content = safetensors_of(name)
     assert hashlib.sha256(content).hexdigest() == (kept / "sha256").read_text().strip()
     (path / "model.safetensors").write_bytes(content)
+    for module in (*kept.glob("modules.json"), *kept.glob("*_*/config.json")):
+        (path / module.relative_to(kept)).parent.mkdir(exist_ok=True)
+        (path / module.relative_to(kept)).write_bytes(module.read_bytes())
+    for tensor in gguf.GGUFReader(gguf_of(name)).tensors:
+        if tensor.name.startswith("dense_"):
+            place = path / f"{tensor.name[len('dense_')]}_Dense" / "model.safetensors"
+            place.write_bytes(_one_tensor("linear.weight", np.asarray(tensor.data)))
     return path
 
 
@@ -60,6 +67,13 @@ def safetensors_of(name: str) -> bytes:
     return len(raw_header).to_bytes(8, "little") + raw_header + bytes(data)
 
 
+def _one_tensor(name: str, values: Values) -> bytes:
+    """A file of safetensors with one tensor in float32."""
+    entry = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, values.size * 4]}
+    header = json.dumps({name: entry}).encode()
+    return len(header).to_bytes(8, "little") + header + values.astype("<f4").tobytes()
+
+
 class _Weights:
     """The weights of a GGUF file under transformers' names."""
 
@@ -79,6 +93,8 @@ class _Weights:
         return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
 
     def of(self, own_name: str) -> Values:
+        if own_name.startswith(("layers.", "embed_tokens.", "norm.")):  # of a class without a head
+            own_name = f"model.{own_name}"
         fused = re.fullmatch(r"model\.layers\.(\d+)\.(?:mlp|feed_forward)\.experts\.(gate_up|down)_proj(_\w+)?", own_name)
         if fused is not None:
             return self._fused(int(fused[1]), fused[2] == "down", fused[3] or "")

@@ -105,6 +105,13 @@ def llama_cpp_logits() -> Mapping[str, F32]:
 
 
 @lru_cache(maxsize=1)
+def llama_cpp_embeddings() -> Mapping[str, F32]:
+    """llama.cpp's embeddings, of any length: f32 [Y] by a model's name, and f32 [n, E] of positions by ``<name>/positions``."""
+    with np.load(FAMILIES / "llama_cpp_embeddings.npz") as arrays:
+        return dict(arrays)
+
+
+@lru_cache(maxsize=1)
 def smollm2_golden() -> SmolLM2Golden:
     """The numbers of SmolLM2."""
     with np.load(GOLDEN / "smollm2_stages.npz") as arrays:

@@ -49,6 +49,11 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         wide_heads=True, rope_base=1e7, rope_dims=True, turned=0.25, numbers={"full_attention_interval": 2},
     )),
     "gemma3": TinyFamily(wide_heads=True, tied=True, rope_base=1e6),
+    # The size between its dense layers is another than those around it.
+    "gemma-embedding": TinyFamily(
+        wide_heads=True, tied=True, rope_base=1e6, optional=("dense_2.weight", "dense_3.weight"),
+        numbers={"pooling_type": 1, "dense_2_feat_out": 256, "dense_3_feat_out": 96},
+    ),
     "phi3": TinyFamily(optional=("qkv_matmul.weight",), rope_dims=True),
     "olmo2": TinyFamily(rope_base=500000.0),
     # Caps that bite.

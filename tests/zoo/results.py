@@ -12,7 +12,7 @@ from tests.zoo.check import Result, Right, check
 from tests.zoo.faults import FAULTS
 from tests.zoo.planting import Fault, Site
 from tests.zoo.runs import Run, run
-from tests.zoo.subjects import FAMILIES, TOKENS, Subject, subject
+from tests.zoo.subjects import FAMILIES, TOKENS, VARIANTS, Subject, generates, subject
 
 #: Families whose right runs, where models are plain, are the compiled kernels'; the others' are float32 NumPy's.
 COMPILED = ("llama", "qwen2moe")
@@ -37,7 +37,7 @@ SPARSE_FAULTS = {
     "gpt-oss": "sinks forgotten",
     "llama4": "weights on the outputs of experts",
 }
-SPARSE_TAPS = "post_ffn_residual,lm_head"
+_SPARSE_TAPS = "post_ffn_residual"
 #: Seeds of the right runs of a plain model that are compared with each other; of other models, the first two.
 _SEEDS = (1, 2, 3, 4, 5)
 
@@ -49,7 +49,7 @@ def cases_of(fault: Fault, family: str) -> tuple[tuple[Subject, Site], ...]:
     """Where a fault can be in a family, and in which model; nowhere if it cannot."""
     if fault.families is not None and family not in fault.families:
         return ()
-    models = [subject(family, variant) for variant in fault.variants]
+    models = [subject(family, variant) for variant in fault.variants if VARIANTS[variant].steps == 1 or generates(family)]
     return tuple((model, site) for model in models for site in fault.sites(model))
 
 
@@ -95,8 +95,14 @@ def _around(model: Subject, site: Site) -> Plan:
     return model.everything if site.layer is None else parse_plan("all", f"{max(site.layer - 1, 0)}..{site.layer + 1}")
 
 
+def sparse_taps_of(model: Subject) -> str:
+    """The few taps: the end of each layer, and what the model gives."""
+    (output,) = model.replayed.graph.outputs
+    return f"{_SPARSE_TAPS},{model.graph[output].stage}"
+
+
 def _few_taps(model: Subject) -> Plan:
-    return parse_plan(SPARSE_TAPS, f"0..{model.model.family.layers}")
+    return parse_plan(sparse_taps_of(model), f"0..{model.model.family.layers}")
 
 
 @dataclass(frozen=True)

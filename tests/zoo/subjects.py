@@ -20,6 +20,7 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.pipeline import recorded_graph
+from aprgraph.graph.stages import is_logits
 from aprgraph.graph.tap_plan import Plan, parse_plan
 from aprgraph.runtime.blame import ReplayedModel
 from aprgraph.runtime.trace.aprt import F32
@@ -44,6 +45,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "gemma2": {"hidden": 96},
     "gemma3": {"hidden": 96},
     "lfm2moe": {"seed": 1},  # experts of equal scores are chosen in every layer
+    "gemma-embedding": {"hidden": 96},
     "phi3": {"sliding_window": 5},
     # A chunk that goes on where tokens are generated.
     "llama4": {"sliding_window": 4},
@@ -56,7 +58,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 #: Metadata in place of a file's own: of Gemma 3's layers every sixth sees everything, of others every fourth, or has no RoPE; here
 #: the last.
 OVERRIDES: Mapping[str, Mapping[str, int]] = {
-    **{name: {f"{name}.attention.sliding_window_pattern": 3} for name in ("gemma3", "cohere2", "exaone4")},
+    **{name: {f"{name}.attention.sliding_window_pattern": 3} for name in ("gemma3", "gemma-embedding", "cohere2", "exaone4")},
     "smollm3": {"smollm3.no_rope_layer_interval": 3},
     "llama4": {"llama4.no_rope_layer_interval": 3, "llama4.attention.sliding_window_pattern": 3},
 }
@@ -188,6 +190,12 @@ def _directory() -> Path:
     temporary = tempfile.TemporaryDirectory(prefix="aprgraph-zoo-")
     atexit.register(temporary.cleanup)
     return Path(temporary.name)
+
+
+@cache
+def generates(family: str) -> bool:
+    """Whether a text can go on from models of a family: those that give logits."""
+    return any(is_logits(node.stage) for node in subject(family).replayed.graph)
 
 
 @cache

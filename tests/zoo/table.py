@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from tests.zoo.check import Result
 from tests.zoo.faults import FAULTS
-from tests.zoo.results import SPARSE_TAPS, faults_of, noise_results_of, results_of, sparse_fault_of, sparse_results_of
-from tests.zoo.subjects import FAMILIES
+from tests.zoo.results import faults_of, noise_results_of, results_of, sparse_fault_of, sparse_results_of, sparse_taps_of
+from tests.zoo.subjects import FAMILIES, subject
 
 _ROW = re.compile(
     r"\| (?P<fault>[^|]+) \| (?P<places>[^|]+) \| (?P<values>\d+)/(?P<cases>\d+) \| (?P<blame>\d+)/\d+ \| (?P<named>[^|]*) \|"
@@ -71,7 +71,7 @@ def about(family: str) -> str:
     quiet = sum(result.passed for result in noise)
     few = row_of(sparse)
     return (
-        f"Without a fault: {quiet} of {len(noise)} comparisons of right runs flag nothing. With `--taps {SPARSE_TAPS}` alone, "
+        f"Without a fault: {quiet} of {len(noise)} comparisons of right runs flag nothing. With `--taps {sparse_taps_of(subject(family))}` alone, "
         f"{sparse_fault_of(family)} ({few.places}): values {few.values}/{few.cases}, blame {few.blame}/{few.cases}, first {few.named}."
     )
 

@@ -14,7 +14,7 @@ from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.elementwise import soft_capped
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block, f32, i64, is_nan, only, registers
 from aprgraph.graph.ir import TensorType
-from aprgraph.graph.ops.attention import is_causal, is_chunked, value_size_of
+from aprgraph.graph.ops.attention import is_causal, is_chunked, is_symmetric, value_size_of
 
 _KEYS_AT_ONCE = 4
 #: Head columns that a register buffer holds at once in the mix.
@@ -45,22 +45,32 @@ class Mask:
     """What a position attends to: keys of its ``window``, unless there is None, and if ``causal`` none after it.
 
     The window is the last positions, or, if ``chunked``, the chunk of as many that the position stands in.
+    A ``symmetric`` one reaches half of its size to either side.
     """
 
     window: Expr | None
     causal: bool
     chunked: bool
+    symmetric: bool
 
     def first_key(self, position: Expr) -> Expr:
         """The first key that is attended to from ``position``."""
         if self.window is None:
             return i64(0)
+        if self.symmetric:
+            return T.max(position - T.floordiv(self.window, i64(2)), i64(0))
         return position - T.floormod(position, self.window) if self.chunked else T.max(position + 1 - self.window, i64(0))
+
+    def stop(self, position: Expr, t: Expr) -> Expr:
+        """Where the keys end that are attended to from ``position``, of ``t`` keys."""
+        if self.window is not None and self.symmetric:
+            return T.min(position + T.floordiv(self.window, i64(2)) + 1, t)
+        return position + 1 if self.causal else t
 
 
 def mask_of(request: KernelRequest, numbers: Mapping[str, Expr]) -> Mask:
     """That of a request, whose numbers are ``numbers``."""
-    return Mask(numbers.get("window"), is_causal(request.attrs), is_chunked(request.attrs))
+    return Mask(numbers.get("window"), is_causal(request.attrs), is_chunked(request.attrs), is_symmetric(request.attrs))
 
 
 def size_of_heads(request: KernelRequest) -> int:
@@ -98,10 +108,8 @@ def for_each_row(parameters: Parameters, heads: Heads, mask: Mask, body: Callabl
         position = T.Select(T.floormod(step, i64(2)) == 0, half, n - 1 - half)
         first_head = T.floormod(index, i64(heads.groups)) * heads.together
         kv_head = T.floordiv(first_head, i64(heads.heads // heads.kv_heads))
-        after = t - n + position + 1
-        stop = after if mask.causal else t
         first_key = mask.first_key(t - n + position)
-        room = stop - first_key
+        room = mask.stop(t - n + position, t) - first_key
         # As variables, for hundreds of indices hold them: written out in each, they are half of the time that TVM takes. But for
         # the size of scratch memory, which TVM declares before any variable.
         position, first_head, kv_head = T.bind(position), T.bind(first_head), T.bind(kv_head)

@@ -1,4 +1,4 @@
-"""Kernels that pick rows or columns: the embedding, columns of every row, the last row."""
+"""Kernels that pick rows or columns: the embedding, columns of every row, the first row, the last row, and the mean of all rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, i64
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, i64, registers
 from aprgraph.graph.ops.lookup import heads_of
 
 
@@ -34,15 +34,23 @@ def embed(request: KernelRequest, cpu: Cpu) -> Any:
 
 
 def copy_kernel(
-    source: int, columns: int, start: int, request: KernelRequest, cpu: Cpu, *, last: bool = False, to_end: bool = False
+    source: int,
+    columns: int,
+    start: int,
+    request: KernelRequest,
+    cpu: Cpu,
+    *,
+    last: bool = False,
+    first: bool = False,
+    to_end: bool = False,
 ) -> Any:
-    """Columns start .. start + columns of every row, or of the ``last``; or to the end of an output that has t rows."""
+    """Columns start .. start + columns of every row, or of the ``last`` or ``first``; or to the end of an output that has t rows."""
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         n = parameters.size("n")
         x = parameters.buffer("x", ("n", source), "float32")
-        out = parameters.buffer("out", (1 if last else "t" if to_end else "n", columns), "float32")
+        out = parameters.buffer("out", (1 if last or first else "t" if to_end else "n", columns), "float32")
 
         def row(to: Expr, from_row: Expr) -> None:
             emitter.chunks(
@@ -52,8 +60,8 @@ def copy_kernel(
                 ),
             )
 
-        if last:
-            row(i64(0), n - 1)
+        if last or first:
+            row(i64(0), n - 1 if last else i64(0))
         else:
             offset = parameters.size("t") - n if to_end else i64(0)
             with T.serial(i64(0), n) as p:
@@ -95,3 +103,32 @@ def last_row(request: KernelRequest, cpu: Cpu) -> Any:
     """x [n, C] -> out [1, C]."""
     width = int(request.operands[0].dims[1])
     return copy_kernel(width, width, 0, request, cpu, last=True)
+
+
+def first_row(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] -> out [1, C]."""
+    width = int(request.operands[0].dims[1])
+    return copy_kernel(width, width, 0, request, cpu, first=True)
+
+
+def mean_rows(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] -> out [1, C]: the sum of all rows in order, divided by their number."""
+    width = int(request.operands[0].dims[1])
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        n = parameters.size("n")
+        x = parameters.buffer("x", ("n", width), "float32")
+        out = parameters.buffer("out", (1, width), "float32")
+        sums = registers(cpu.lanes)
+
+        def columns(column: Expr, count: int) -> None:
+            emitter.zero(sums, 0, count)
+            with T.serial(i64(0), n) as p:
+                emitter.vector(count, lambda lane: assign(sums, sums[lane] + x[p, column + lane], [lane]))
+            emitter.vector(count, lambda lane: assign(out, sums[lane] / T.Cast("float32", n), [i64(0), column + lane]))
+
+        with block("sums"):
+            emitter.chunks(width, columns)
+
+    return build_function(request.symbol, emit)

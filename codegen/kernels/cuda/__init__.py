@@ -46,6 +46,8 @@ KERNELS: dict[str, Kernel] = {
     "query_temperature": query_temperature.query_temperature,
     "columns": lookup.columns,
     "last_row": lookup.last_row,
+    "first_row": lookup.first_row,
+    "mean_rows": lookup.mean_rows,
     "join_heads": heads.join_heads,
     "head_linear": heads.head_linear,
     "cache": kv_cache.cache,

@@ -11,7 +11,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import WARP, Emitter, ceil_div, get, launch, put, registers, shared, sync_block, zero
 from aprgraph.codegen.kernels.elementwise import soft_capped
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, f32, i64, is_nan
-from aprgraph.graph.ops.attention import is_causal, is_chunked
+from aprgraph.graph.ops.attention import is_causal, is_chunked, is_symmetric
 
 #: Keys of a tile, and threads of a block: one has one key of each tile.
 KEYS = 128
@@ -34,6 +34,7 @@ class Block:
     window: Expr | None
     causal: bool
     chunked: bool
+    symmetric: bool
     queries: int
 
     def position(self, query: int) -> Expr:
@@ -51,15 +52,22 @@ class Block:
     def reaches(self, position: Expr, key: Expr) -> Expr:
         """Whether who stands at ``position`` may attend to a key."""
         seen = key <= position if self.causal else key < self.t
-        return seen if self.window is None else T.And(seen, key >= self.first_key(position, self.window))
+        if self.window is None:
+            return seen
+        seen = T.And(seen, key >= self.first_key(position, self.window))
+        return T.And(seen, key <= position + T.floordiv(self.window, i64(2))) if self.symmetric else seen
 
     def first_key(self, position: Expr, window: Expr) -> Expr:
         """The first key of the window of who stands at ``position``, or of its chunk; below 0 where there are fewer."""
+        if self.symmetric:
+            return position - T.floordiv(window, i64(2))
         return position - T.floormod(position, window) if self.chunked else position - window + 1
 
     @property
     def stop(self) -> Expr:
         """Where the keys end that any query of the block may attend to."""
+        if self.window is not None and self.symmetric:
+            return T.min(self.position(self.queries) + T.floordiv(self.window, i64(2)), self.t)
         return T.min(self.position(self.queries), self.t) if self.causal else self.t
 
     def for_tiles(self, body: Callable[[Expr], None]) -> None:
@@ -107,12 +115,13 @@ def for_each_block(
 ) -> None:
     """Emit a kernel whose blocks have ``queries`` queries, and for a position alone one whose blocks have one."""
     n, t = parameters.size("n"), parameters.size("t")
-    window, causal, chunked = numbers.get("window"), is_causal(request.attrs), is_chunked(request.attrs)
+    window, causal = numbers.get("window"), is_causal(request.attrs)
+    chunked, symmetric = is_chunked(request.attrs), is_symmetric(request.attrs)
 
     def emit(queries: int) -> None:
         with launch(ceil_div(n, queries) * heads, KEYS) as (index, thread):
             head, group = T.floormod(index, i64(heads)), T.floordiv(index, i64(heads))
-            body(Block(Emitter(), thread, head, group * queries, n, t, window, causal, chunked, queries))
+            body(Block(Emitter(), thread, head, group * queries, n, t, window, causal, chunked, symmetric, queries))
 
     if queries == 1:
         emit(1)

@@ -1,16 +1,17 @@
-"""Kernels that pick rows or columns: the embedding, columns of every row, the last row."""
+"""Kernels that pick rows or columns: the embedding, columns of every row, the first row, the last row, and the mean of all rows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.kernels.cuda.emitter import Emitter, launch_over, split_index, where
+from aprgraph.codegen.kernels.cuda.emitter import Emitter, get, launch_over, put, registers, split_index, where
 from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 from aprgraph.graph.block_decoders import RUN
 from aprgraph.graph.ops.lookup import heads_of
 
@@ -76,12 +77,40 @@ def columns(request: KernelRequest) -> Any:
 
 def last_row(request: KernelRequest) -> Any:
     """x [n, C] -> out [1, C]."""
+    return _one_row(request, lambda n: n - 1)
+
+
+def first_row(request: KernelRequest) -> Any:
+    """x [n, C] -> out [1, C]."""
+    return _one_row(request, lambda _: i64(0))
+
+
+def _one_row(request: KernelRequest, which: Callable[[Expr], Expr]) -> Any:
+    """A copy of the row ``which`` of n."""
     width = int(request.operands[0].dims[1])
 
     def emit(parameters: Parameters) -> None:
         x = parameters.buffer("x", ("n", width), "float32")
         out = parameters.buffer("out", (1, width), "float32")
         with launch_over(i64(width)) as column:
-            assign(out, x[parameters.size("n") - 1, column], [i64(0), column])
+            assign(out, x[which(parameters.size("n")), column], [i64(0), column])
+
+    return build_function(request.symbol, emit)
+
+
+def mean_rows(request: KernelRequest) -> Any:
+    """x [n, C] -> out [1, C]: the sum of all rows in order, divided by their number; a thread has a column."""
+    width = int(request.operands[0].dims[1])
+
+    def emit(parameters: Parameters) -> None:
+        x = parameters.buffer("x", ("n", width), "float32")
+        out = parameters.buffer("out", (1, width), "float32")
+        n = parameters.size("n")
+        with launch_over(i64(width)) as column:
+            total = registers(1)
+            put(total, f32(0.0))
+            with T.serial(i64(0), n) as p:
+                put(total, get(total) + x[p, column])
+            assign(out, get(total) / T.Cast("float32", n), [i64(0), column])
 
     return build_function(request.symbol, emit)

@@ -26,6 +26,7 @@ from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_c
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
 from aprgraph.graph.sources.checkpoint.room import require_room
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, StoredTensor
+from aprgraph.graph.sources.checkpoint.sentence_transformers import read_modules
 from aprgraph.graph.sources.checkpoint.tokenizer import read_tokenizer
 from aprgraph.graph.sources.checkpoint.values import Value, real
 from aprgraph.graph.sources.source import Part, TensorInfo
@@ -53,10 +54,14 @@ class Checkpoint:
         quantization = read_quantization(config, self._config)
         tokenizer, doubts = read_tokenizer(places.folder, config)
         self._files = [SafetensorsFile(shard) for shard in places.shards]
+        modules = read_modules(places.folder)
+        self._dense = {slot: SafetensorsFile(file) for slot, file in modules.dense.items()}
         stored, decoded = quantization.decode(self._stored())
-        numbers = take_numbers(find_class(config, self._config), stored)
-        self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem, **tokenizer, **numbers})
-        self.notices = (*self.metadata.notices, *quantization.notices, *doubts, *decoded)
+        family = find_class(config, self._config)
+        numbers = take_numbers(family, stored)
+        pooling = {f"{family.architecture}.{key}": value for key, value in modules.values.items()}
+        self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem, **tokenizer, **numbers, **pooling})
+        self.notices = (*self.metadata.notices, *quantization.notices, *doubts, *decoded, *modules.notices)
         found = gather(self.metadata.family, stored, quantization.block, self._config, text_config(config))
         text, table = text_config(config), found.values.get(self.metadata.family.gguf_name("embedding") + ".weight")
         self.notices += require_biases(kind_of(config), text, found.values, self._config)
@@ -87,6 +92,9 @@ class Checkpoint:
                 if name in found:
                     raise ModelFileError(f"{file.path}: tensor {shown(name)} is in {found[name].file.path.name} already; which is right?")
                 found[name] = tensor
+        for slot, file in self._dense.items():
+            found |= {f"{slot}.{name.removeprefix('linear.')}": tensor for name, tensor in file.tensors.items()}
+        self._files += self._dense.values()
         return found
 
     def _with_head(self, found: Gathered, table: Value | None) -> dict[str, Value]:
@@ -98,7 +106,7 @@ class Checkpoint:
             elif head in values:
                 own = f"{found.own_names[head]} differs from the embedding table, to which {CONFIG} ties it (tie_word_embeddings)"
                 self.notices += (f"{own}; it is the head here, as in transformers 5",)
-        elif head not in values:
+        elif head not in values and self.metadata.has_head:
             raise ModelError(f"{self.path}: tensor 'lm_head.weight' is missing, and {CONFIG} does not tie it to the embedding table "
                              "(tie_word_embeddings); the checkpoint is incomplete")  # fmt: skip
         return values | {name: real(factors) for name, factors in self.metadata.factors.items()}

@@ -22,7 +22,7 @@ from aprgraph.graph.families.numbers import Number, names_of_fields, value_of_fi
 from aprgraph.graph.families.recurrent import RecurrentLayers
 from aprgraph.graph.families.window import CheckpointWindows, Windows
 from aprgraph.graph.metadata import ListValue, Metadata, Scalar
-from aprgraph.graph.sources.checkpoint.config_class import MLP_KINDS, find_class, kind_of, leading_dense, text_config
+from aprgraph.graph.sources.checkpoint.config_class import MLP_KINDS, find_class, has_head, kind_of, leading_dense, text_config
 from aprgraph.graph.sources.checkpoint.config_defaults import (
     ALIASES,
     CLASS_CONTEXT,
@@ -76,6 +76,11 @@ class ConfigMetadata(Metadata):
         super().__init__(where, {**more, **translated.values, **(overrides or {})})
         self.factors, self._fields, self.notices = translated.factors, translated.fields, translated.notices
         self._in_vain: frozenset[str] = frozenset()
+
+    @property
+    def has_head(self) -> bool:
+        """See ``Metadata.has_head``: not of the classes of transformers that are called a model, such as Qwen3Model."""
+        return has_head(self.config)
 
     @property
     def no_tokenizer(self) -> str:
@@ -317,7 +322,10 @@ class _Translator:
                 f"{self._where}: is_causal is false; supported is attention to earlier positions alone, as the ways in which transformers "
                 "computes attention differ in what they make of it"
             )
-        if config.get("use_bidirectional_attention"):
+        bidirectional = bool(config.get("use_bidirectional_attention"))
+        if getattr(self._family, "symmetric_windows", False):
+            self._put("attention.causal", not bidirectional, "use_bidirectional_attention")
+        elif bidirectional:
             if self._kind in CLASS_DEFAULTS:
                 raise UnsupportedModelError(
                     f"{self._where}: use_bidirectional_attention is {shown(config['use_bidirectional_attention'])}; supported for "

@@ -15,6 +15,8 @@ from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 _CAUSAL, _WITH_IMAGES = "ForCausalLM", "ForConditionalGeneration"
 #: By ``model_type``: fields that a class goes by before `tie_word_embeddings`.
 _TIED_BY = {"lfm2": "tie_embedding", "lfm2_moe": "tie_embedding"}
+#: Of classes that are the decoder alone, and of some that are not.
+_BARE, _GPT = "Model", "LMHeadModel"
 #: Classes with images too, which tie the head of the text model where no field says otherwise.
 _TIED = tuple(f"{name}{_WITH_IMAGES}" for name in ("Mistral3", "Gemma3"))
 #: A ``model_type`` that files bear although they name the class of another.
@@ -68,6 +70,13 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**{name: config[name] for name in ("architectures", "tie_word_embeddings", "quantization_config") if name in config}, **inner}
 
 
+def has_head(config: Mapping[str, Any]) -> bool:
+    """Whether the class that config.json names has a head that gives logits. A file that names no class is of one that has."""
+    names = config.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    return not name.endswith(_BARE) or name.endswith(_GPT)
+
+
 def is_tied(config: Mapping[str, Any], *, has_head: bool) -> bool:
     """Whether config.json ties the head to the embedding table. Of a model with images too the outer field counts.
 
@@ -96,4 +105,4 @@ def _kind_of_class(name: str) -> str:
 
 def _stem(name: str) -> str:
     """What a class and its ``model_type`` are both called, in small letters: ``qwen2moe`` of ``qwen2_moe`` and ``Qwen2MoeForCausalLM``."""
-    return name.removesuffix(_CAUSAL).removesuffix(_WITH_IMAGES).removesuffix("_text").replace("_", "").lower()
+    return name.removesuffix(_CAUSAL).removesuffix(_WITH_IMAGES).removesuffix(_BARE).removesuffix("_text").replace("_", "").lower()

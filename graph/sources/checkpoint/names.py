@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aprgraph.graph.families import Family
+from aprgraph.graph.families.pooling import DENSE_SLOTS
 from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES, WITHOUT_END
 
 #: What stands before the decoder's own names, longest first: models with images or sound have the text model inside.
@@ -64,6 +65,9 @@ class Names:
         module, _, end = name.rpartition(".")
         if module.endswith("lm_head") and (end in ("weight", "bias") or end in _SCALES):
             return Place("lm_head", _part(end) or "weight")
+        if module in DENSE_SLOTS:  # of modules behind the checkpoint's own
+            part = _part(end)
+            return None if part is None else Place(module, part)
         if not name.startswith(self._prefix):
             return None
         inner = name.removeprefix(self._prefix)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from aprgraph.graph.ops.attention import cap_of, is_chunked, mask_of, value_size_of
+from aprgraph.graph.ops.attention import cap_of, is_causal, is_chunked, is_symmetric, mask_of, value_size_of
 from tests.zoo.faults.patches import reading, then, with_attrs
 from tests.zoo.faults.places import Condition, Sites, anywhere, each_layer, either, where
 from tests.zoo.planting import Call, Fault, Patch
@@ -90,8 +90,9 @@ def _first(patches: dict[str, Patch], *names: str) -> dict[str, Patch]:
     return {name: patches[name] for name in names}
 
 
-def _window(change: Callable[[int], int]) -> Patch:
-    return lambda call: call.compute(window=change(call.node.attr_int("window")))
+def _window(more: int) -> Patch:
+    """A window of ``more`` positions more, to either side where it reaches to both."""
+    return lambda call: call.compute(window=call.node.attr_int("window") + more * (1 + is_symmetric(call.node.attrs)))
 
 
 def _has_window(subject: Subject, layer: int) -> bool:
@@ -100,6 +101,12 @@ def _has_window(subject: Subject, layer: int) -> bool:
 
 def _has_chunks(subject: Subject, layer: int) -> bool:
     return is_chunked(subject.graph[f"layer{layer}.attn_scores"].attrs)
+
+
+def _hides_the_next(subject: Subject, layer: int) -> bool:
+    """Whether a query sees no key beyond some place, so that one more shows."""
+    attrs = subject.graph[f"layer{layer}.attn_scores"].attrs
+    return is_causal(attrs) or is_symmetric(attrs)
 
 
 def _sees_everything(subject: Subject, layer: int) -> bool:
@@ -163,7 +170,7 @@ FAULTS = (
         "mask one ahead",
         "kernel",
         "Every query sees the key after its own.",
-        _of_attention(_masked(_sees_one_ahead), *ALL),
+        _of_attention(_masked(_sees_one_ahead), *ALL, when=_hides_the_next),
     ),
     Fault(
         "mask one behind",
@@ -175,14 +182,14 @@ FAULTS = (
         "window one wider",
         "graph",
         "A sliding window of one position more.",
-        each_layer(dict.fromkeys(ALL, _window(lambda w: w + 1)), *ALL, when=_has_window),
+        each_layer(dict.fromkeys(ALL, _window(1)), *ALL, when=_has_window),
         seen="NVIDIA-NeMo/Megatron-Bridge#2656",
     ),
     Fault(
         "window one narrower",
         "graph",
         "A sliding window of one position less.",
-        each_layer(dict.fromkeys(ALL[:2], _window(lambda w: w - 1)), *ALL[:2], when=_has_window),
+        each_layer(dict.fromkeys(ALL[:2], _window(-1)), *ALL[:2], when=_has_window),
     ),
     Fault(
         "window forgotten",

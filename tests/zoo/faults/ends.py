@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import ml_dtypes
 import numpy as np
 
@@ -47,6 +49,10 @@ def _lookup(patch: Patch, steps: range = range(1)) -> Sites:
 def _given(tokens: tuple[int, ...]) -> Sites:
     """The run has other tokens than the one that it is compared with."""
     return lambda _subject: [Site(None, Plant(), frozenset(), tokens)]
+
+
+def _makes_logits_by(op: str) -> Callable[[Subject], bool]:
+    return lambda subject: any(node.stage == "lm_head" for node in subject.graph.with_op(op))
 
 
 def _scales_embeddings(subject: Subject) -> bool:
@@ -111,13 +117,13 @@ FAULTS = (
         "soft cap of the logits forgotten",
         "graph",
         "The logits are not capped.",
-        where(lambda subject: subject.graph["lm_head"].op == "soft_cap", once({"lm_head": left_out}, "lm_head")),
+        where(_makes_logits_by("soft_cap"), once({"lm_head": left_out}, "lm_head")),
     ),
     Fault(
         "scale of the logits forgotten",
         "graph",
         "The logits are not divided, or multiplied, by their scale.",
-        where(lambda subject: subject.graph["lm_head"].op == "scale", once({"lm_head": left_out}, "lm_head")),
+        where(_makes_logits_by("scale"), once({"lm_head": left_out}, "lm_head")),
     ),
     Fault(
         "final norm forgotten", "graph", "The last hidden state goes to the head as it is.", once({"final_norm": left_out}, "final_norm")

@@ -83,6 +83,8 @@ VARIANTS = {
     "chunks": variant(4, 2, 12, 12, window=5, chunked=True),
     "all": variant(6, 3, 16, 10, cap=1.5, sinks="F16", window=6),
     "all, bidirectional": variant(4, 2, 16, 24, cap=1.5, sinks="F32", causal=False),
+    "bidirectional, to both sides": variant(4, 2, 16, 10, cap=1.5, sinks="F32", window=7, causal=False, symmetric=True),
+    "bidirectional, itself alone": variant(2, 2, 5, 5, window=1, causal=False, symmetric=True),
 }
 
 

@@ -1,4 +1,4 @@
-"""The embedding in every block format; columns of rows, and the last row."""
+"""The embedding in every block format; columns of rows, single rows, and the mean of all."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ def test_copies_are_exact(columns: int) -> None:
     assert run(what, [x], (5, columns), RUNNABLE[-1]).tobytes() == np.ascontiguousarray(x[:, 60 - columns :]).tobytes()
     last = request("last_row", [f32("n", 60)])
     assert run(last, [x], (1, 60), RUNNABLE[-1]).tobytes() == x[-1:].tobytes()
+    first = request("first_row", [f32("n", 60)])
+    assert run(first, [x], (1, 60), RUNNABLE[-1]).tobytes() == x[:1].tobytes()
+
+
+@pytest.mark.parametrize("columns", [1, 16, 53])
+def test_the_mean_of_all_rows(columns: int) -> None:
+    what = request("mean_rows", [f32("n", columns)])
+    for n in (1, 2, 9, 700):
+        x = activations(n, columns)
+        got = run(what, [x], (1, columns), RUNNABLE[-1])
+        assert nmse(got, reference(what, [x])) < 1e-11
+        assert n > 1 or got.tobytes() == x.tobytes()
+    x[3, 0] = np.nan
+    got = run(what, [x], (1, columns), RUNNABLE[-1])
+    assert np.isnan(got[0, 0])
+    assert np.isfinite(got[0, 1:]).all()
 
 
 @pytest.mark.parametrize("fmt", BLOCK_FORMATS)

@@ -86,6 +86,7 @@ VARIANTS = {
     "chunks of more than a tile": _variant(2, 1, 8, 8, window=135, chunked=True),
     "all": _variant(4, 2, 16, 10, cap=1.5, sinks="F32", window=40),
     "all, bidirectional": _variant(2, 2, 16, 24, cap=1.5, sinks="F16", causal=False),
+    "bidirectional, to both sides": _variant(2, 1, 16, 10, cap=1.5, sinks="F32", window=41, causal=False, symmetric=True),
 }
 each = pytest.mark.parametrize("what", VARIANTS.values(), ids=VARIANTS)
 

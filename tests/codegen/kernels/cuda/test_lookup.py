@@ -1,4 +1,4 @@
-"""CUDA's embedding in every block format, columns of rows, and the last row, emulated."""
+"""CUDA's embedding in every block format, columns of rows, single rows, and the mean of all, emulated."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ SCALED = request("embed", [i32("n"), TABLES["Q8_0"].type], scale=3.5)
 COLUMNS = {count: request("columns", [f32("n", 60)], start=60 - count, stop=60) for count in (1, 16, 53)}
 INNER_COLUMNS = request("columns", [f32("n", 60)], start=7, stop=30)
 LAST_ROWS = {columns: request("last_row", [f32("n", columns)]) for columns in (1, 60, 300)}
+FIRST_ROW, MEAN = request("first_row", [f32("n", 60)]), request("mean_rows", [f32("n", 300)])
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +58,13 @@ def test_copies_are_exact(kernels: CudaKernels) -> None:
         for columns, what in LAST_ROWS.items():
             rows = activations(n, columns)
             assert kernels.run(what, [rows], (1, columns)).tobytes() == rows[-1:].tobytes()
+        x = activations(n, 60)
+        assert kernels.run(FIRST_ROW, [x], (1, 60)).tobytes() == x[:1].tobytes()
+
+
+def test_the_mean_of_all_rows(kernels: CudaKernels) -> None:
+    for n in SIZES:
+        x = activations(n, 300)
+        got = kernels.run(MEAN, [x], (1, 300))
+        assert nmse(got, reference(MEAN, [x])) < 1e-11
+        assert n > 1 or got.tobytes() == x.tobytes()

@@ -1,0 +1,73 @@
+"""Faults of embedding models: how positions are pooled, what comes behind, and a mask that is not theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from aprgraph.graph.ops.attention import is_causal, is_symmetric
+from tests.zoo.faults.attention import ALL
+from tests.zoo.faults.patches import left_out, reading, with_attrs
+from tests.zoo.faults.places import Sites, each_layer, once, where
+from tests.zoo.planting import Call, Fault, Patch
+from tests.zoo.subjects import Subject
+
+
+def _pooled(op: str, patch: Patch) -> Sites:
+    """The pooling, where ``op`` does it."""
+    return where(lambda subject: any(node.stage == "pooled" for node in subject.graph.with_op(op)), once({"pooled": patch}, "pooled"))
+
+
+def _with_padding(call: Call) -> Array:
+    """Positions of padding, whose rows are as those of the last token here, take part."""
+    rows = call.operands[0]
+    return np.concatenate([rows, rows[-1:], rows[-1:]])
+
+
+def _is_bidirectional(subject: Subject, layer: int) -> bool:
+    return not is_causal(subject.graph[f"layer{layer}.attn_scores"].attrs)
+
+
+def _reaches_both_ways(subject: Subject, layer: int) -> bool:
+    return is_symmetric(subject.graph[f"layer{layer}.attn_scores"].attrs)
+
+
+FAULTS = (
+    Fault(
+        "causal mask in an embedding model",
+        "graph",
+        "No position attends to later ones, where all should.",
+        each_layer(dict.fromkeys(ALL[:2], with_attrs(causal=True, symmetric=False)), *ALL[:2], when=_is_bidirectional),
+    ),
+    Fault(
+        "window to one side",
+        "graph",
+        "A window that should reach half of its size to either side bounds earlier positions alone, with its whole size.",
+        each_layer(dict.fromkeys(ALL, with_attrs(symmetric=False)), *ALL, when=_reaches_both_ways),
+    ),
+    Fault(
+        "window twice as wide",
+        "graph",
+        "A window reaches its whole size to either side, and not half of it.",
+        each_layer(dict.fromkeys(ALL, lambda call: call.compute(window=2 * call.node.attr_int("window"))), *ALL, when=_reaches_both_ways),
+    ),
+    Fault(
+        "padding in the mean",
+        "graph",
+        "The mean is taken over positions of padding too.",
+        _pooled("mean_rows", reading(0, _with_padding)),
+    ),
+    Fault(
+        "mean without the first position",
+        "graph",
+        "The position of the token that begins the text is left out of the mean.",
+        _pooled("mean_rows", reading(0, lambda call: call.operands[0][1:])),
+    ),
+    Fault(
+        "first position for the mean",
+        "graph",
+        "The embedding is that of the first position, where the mean should be.",
+        _pooled("mean_rows", lambda call: call.compute_as("first_row", call.operands)),
+    ),
+    Fault("length not 1", "graph", "The embedding keeps the length that it has.", once({"pooled_normed": left_out}, "pooled_normed")),
+)

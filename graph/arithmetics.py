@@ -22,10 +22,11 @@ class EngineArithmetic:
     """How one engine computes.
 
     ``activations`` names the rounding (graph/roundings.py) of what is multiplied by weights of a block format; "" is
-    none, and a format that is not there is one that the engine lacks. ``instead`` names the op that the engine computes
-    in place of another. ``cache`` is the type of the KV cache, and ``flash`` says whether attention is flash attention:
-    both are options of its user. ``lanes`` is how many elements its vectors have, 0 where it has none. ``was_run``:
-    measured against the engine; otherwise only read in its source.
+    none, and of a format that is not there nothing is known. ``instead`` names the op that the engine computes in place
+    of another. ``cache`` is the type of the KV cache, and ``flash`` says whether attention is flash attention: both are
+    options of its user. ``rounds_queries``: with a float16 cache, what meets keys and values is rounded to float16 too.
+    ``lanes`` is how many elements its vectors have in flash attention, 0 where it has none, None where that is not
+    known. ``was_run``: measured against the engine; otherwise only read in its source.
     """
 
     name: str
@@ -34,7 +35,8 @@ class EngineArithmetic:
     instead: Mapping[str, str] = field(default_factory=dict)
     cache: str = "f32"
     flash: bool = False
-    lanes: int = 0
+    rounds_queries: bool = True
+    lanes: int | None = None
     was_run: bool = True
 
     @property
@@ -65,6 +67,21 @@ _VEC_DOT_TYPES = {
 _CPU_OPS = {"gelu": "gelu_half", "rope_angles": "rope_angles_chained"}
 
 
+#: ggml's CUDA backend in passes of up to 8 positions: mmvq.cu and vecdotq.cuh of ggml-cuda. Not there: Q4_1, Q5_1 and
+#: IQ1_S, of which products of scales are rounded to float16, and F16 and BF16, which depend on the GPU.
+_CUDA = {
+    "F32": "",
+    **dict.fromkeys(("Q4_0", "Q5_0"), "q8_cuda_sums"),
+    **dict.fromkeys(
+        ("Q8_0", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), "q8_cuda"
+    ),
+}  # fmt: skip
+
+
+def _without(activations: Mapping[str, str], *formats: str) -> dict[str, str]:
+    return {fmt: scheme for fmt, scheme in activations.items() if fmt not in formats}
+
+
 def _ggml(variant: str) -> dict[str, str]:
     """The roundings by block format, with those of Q8_0 and Q8_1 as ``variant`` has them."""
     own = {"q8_0", "q8_1"}
@@ -82,10 +99,14 @@ ARITHMETICS: dict[str, EngineArithmetic] = {
             "ggml-avx512", "llama.cpp on x86-64 with AVX-512", _ggml("avx"), _CPU_OPS, cache="f16", flash=True, lanes=16
         ),
         EngineArithmetic(
-            "ggml-scalar", "llama.cpp on a CPU for which it has no code of its own", _ggml("scalar"), _CPU_OPS, cache="f16", flash=True
+            "ggml-scalar", "llama.cpp on a CPU without code of its own there", _ggml("scalar"), _CPU_OPS, cache="f16", flash=True, lanes=0
         ),
         EngineArithmetic(
-            "ggml-neon", "llama.cpp on ARM with NEON", _ggml("neon"), _CPU_OPS, cache="f16", flash=True, was_run=False
+            "ggml-neon", "llama.cpp on ARM with NEON", _without(_ggml("neon"), "F16"), _CPU_OPS, cache="f16", was_run=False
+        ),
+        EngineArithmetic(
+            "ggml-cuda", "llama.cpp on a GPU of NVIDIA, in passes of up to 8 positions", _CUDA, cache="f16", rounds_queries=False,
+            was_run=False,
         ),
     )
 }  # fmt: skip
@@ -112,4 +133,6 @@ def parse_arithmetic(text: str) -> EngineArithmetic:
         if found.is_exact:
             raise GraphError(f"arithmetic {shown(text)}: {name} rounds nothing, so it has no options; expected {name} alone")
         found = replace(found, **{key: _OPTIONS[key][value]})
+        if found.flash and found.lanes is None:
+            raise GraphError(f"arithmetic {shown(text)}: nothing is known of {name}'s flash attention; expected flash=off")
     return found

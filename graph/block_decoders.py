@@ -78,6 +78,16 @@ def minimum_of_block(block: BlockReader) -> Any:
     return block.real("m")
 
 
+def minimum_of_q4_0(block: BlockReader) -> Any:
+    """What the difference of 8 comes to."""
+    return block.real("d") * -8.0
+
+
+def minimum_of_q5_0(block: BlockReader) -> Any:
+    """What the difference of 16 comes to."""
+    return block.real("d") * -16.0
+
+
 def decode_q5_0(block: BlockReader, first: int, lane: Any) -> Any:
     return block.real("d") * block.to_real(_five_bits(block, first, lane) - 16)
 

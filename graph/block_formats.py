@@ -35,12 +35,18 @@ BLOCK_FORMATS: dict[str, BlockFormat] = {
         BlockFormat("F16", 1, 1, (Field("x", _F16),), decoders.decode_plain, "x"),
         BlockFormat("BF16", 30, 1, (Field("x", "bfloat16"),), decoders.decode_plain, "x"),
         BlockFormat("Q8_0", 8, 32, (_D, Field("qs", "int8", 32)), decoders.decode_q8_0, "d · q, q in -128..127"),
-        BlockFormat("Q4_0", 2, 32, (_D, Field("qs", _U8, 16)), decoders.decode_q4_0, "d · (q - 8), q in 0..15"),
+        BlockFormat(
+            "Q4_0", 2, 32, (_D, Field("qs", _U8, 16)),
+            decoders.decode_q4_0, "d · (q - 8), q in 0..15", minimum=decoders.minimum_of_q4_0,
+        ),
         BlockFormat(
             "Q4_1", 3, 32, (_D, _M, Field("qs", _U8, 16)),
             decoders.decode_q4_1, "d · q + m, q in 0..15", minimum=decoders.minimum_of_block,
         ),
-        BlockFormat("Q5_0", 6, 32, (_D, Field("qh", _U8, 4), Field("qs", _U8, 16)), decoders.decode_q5_0, "d · (q - 16), q in 0..31"),
+        BlockFormat(
+            "Q5_0", 6, 32, (_D, Field("qh", _U8, 4), Field("qs", _U8, 16)),
+            decoders.decode_q5_0, "d · (q - 16), q in 0..31", minimum=decoders.minimum_of_q5_0,
+        ),
         BlockFormat(
             "Q5_1", 7, 32, (_D, _M, Field("qh", _U8, 4), Field("qs", _U8, 16)),
             decoders.decode_q5_1, "d · q + m, q in 0..31", minimum=decoders.minimum_of_block,

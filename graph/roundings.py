@@ -3,7 +3,8 @@
 A scheme takes the rows of x apart into blocks of ``elements`` values, and gives each block whole numbers q and a scale d.
 What the engine multiplies by is then d · q, which ``values`` gives exactly. Computed as there: in float32, rounded after
 every operation. The CPU's are those of ggml (ggml/src/ggml-quants.c and ggml-cpu/arch/x86/quants.c of llama.cpp at
-0c1e57098). docs/arithmetic.md says what was measured.
+0c1e57098), those of CUDA are its CUDA backend's, where quotients may differ in the last bit, since it is built with fast
+division. docs/arithmetic.md says what was measured.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Rounding:
     ``values(x)`` gives what stands for ``x``, f32 [..., blocks, elements], in float64 of that shape. Where the engine
     adds up each block beside it, and rounds the sum, ``sum_errors(x)`` gives by how much that is off the sum of the
     values: float64 [..., blocks]. The sums multiply the minima of the weight's blocks (``BlockFormat.minimum``).
-    ``precision`` is what a trace's manifest calls it.
+    ``precision`` is what a trace's manifest calls it. ``most_rows`` is up to how many rows the engine rounds so.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Rounding:
     values: Callable[[F32], F64]
     sum_errors: Callable[[F32], F64] | None = None
     precision: str = "q8-activations"
+    most_rows: int | None = None
 
 
 def _half(x: F32) -> F64:
@@ -102,6 +104,27 @@ class _Blocks:
         return errors
 
 
+def _cuda(x: F32) -> tuple[F64, F64]:
+    """The scale and q of ggml's CUDA backend: q = x / d, half away from 0, and d as float16 (quantize_q8_1 of quantize.cu)."""
+    scale = np.abs(x).max(axis=-1, keepdims=True) / _MOST
+    return _half(scale), np.where(scale == 0, 0.0, _away(x / scale))
+
+
+def _cuda_values(x: F32) -> F64:
+    scale, q = _cuda(x)
+    return scale * q
+
+
+def _cuda_sum_errors(x: F32) -> F64:
+    """The sum is that of x itself, which the lanes of a warp add up by halves, as float16."""
+    sums = x
+    while sums.shape[-1] > 1:
+        middle = sums.shape[-1] // 2
+        sums = sums[..., :middle] + sums[..., middle:]
+    errors: F64 = _half(sums[..., 0]) - _cuda_values(x).sum(axis=-1)
+    return errors
+
+
 def _q8_k(x: F32) -> F64:
     """Q8_K: the element of the largest |x|, the first of them, becomes -127; d = 1 / (-127 / that) in float32."""
     first = np.abs(x).argmax(axis=-1, keepdims=True)
@@ -126,6 +149,8 @@ ROUNDINGS: dict[str, Rounding] = {
         Rounding("q8_1_avx", 32, "as q8_0_avx, with the sum d · Σq of each block as float16", _AVX.values, _AVX.sum_errors),
         Rounding("q8_1_scalar", 32, "as q8_0_scalar, with the same sum", _SCALAR.values, _SCALAR.sum_errors),
         Rounding("q8_1_neon", 32, "as q8_0_neon, with the same sum", _NEON.values, _NEON.sum_errors),
+        Rounding("q8_cuda", 32, "d = max|x| / 127 as float16, q = x / d, half away from 0", _cuda_values, most_rows=8),
+        Rounding("q8_cuda_sums", 32, "as q8_cuda, with the sum Σx of each block as float16", _cuda_values, _cuda_sum_errors, most_rows=8),
         Rounding("q8_k", 256, "q = x · (-127 / x at the first max|x|), half to even, d = 1 / that in float32", _q8_k),
     )
 }

@@ -24,6 +24,12 @@ def check_arithmetic(arithmetic: str, target: str) -> None:
         )
 
 
+def arithmetic_notes(arithmetic: str) -> tuple[str, ...]:
+    """What whoever reads a run's numbers should know of its arithmetic, in sentences."""
+    found = parse_arithmetic(arithmetic)
+    return () if found.was_run else (f"the arithmetic {found.name} was read in the engine's source, and not tried against it",)
+
+
 def described_arithmetic(graph: Graph) -> dict[str, str]:
     """For the manifest of a run of ``graph``: how coarse the arithmetic is that the graph is in, and its name. Empty for none."""
     if OF_GRAPH not in graph.attrs:

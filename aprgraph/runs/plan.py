@@ -22,6 +22,7 @@ from aprgraph.graph.passes.fix_context import context_choices
 from aprgraph.graph.passes.pipeline import early_graph, executed_graph, recorded_graph
 from aprgraph.graph.stages import is_logits, is_of_text
 from aprgraph.graph.tap_plan import Plan
+from aprgraph.runs.arithmetic import arithmetic_notes
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace.aprt import MAX_ELEMENTS, file_size
@@ -165,7 +166,8 @@ def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], opti
     generates = options.max_tokens > 0
     recorded = recorded_graph(graph, plan, options.positions, total, keep_outputs=generates)
     untapped = recorded_graph(graph, Plan(), options.positions if plan.is_empty else "last", total)
-    return RunPlan(recorded, untapped, plan, ids, options, (*model.notices, *_context_notes(graph, len(ids), total)))
+    notes = (*model.notices, *arithmetic_notes(options.arithmetic), *_context_notes(graph, len(ids), total))
+    return RunPlan(recorded, untapped, plan, ids, options, notes)
 
 
 def _context_notes(graph: Graph, prompt: int, total: int) -> list[str]:

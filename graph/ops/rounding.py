@@ -34,8 +34,17 @@ def _round(types: Types, attrs: Attrs) -> TensorType:
     return types[0]
 
 
+def _checked(x: Array, attrs: Attrs) -> Rounding:
+    rounding = _rounding(attrs)
+    require(
+        rounding.most_rows is None or len(x) <= rounding.most_rows,
+        f"{rounding.name} is how a pass of up to {rounding.most_rows} positions is rounded, and this one has {len(x)}; run fewer at once",
+    )
+    return rounding
+
+
 def _round_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
-    return round_values(operands[0], _rounding(attrs))
+    return round_values(operands[0], _checked(operands[0], attrs))
 
 
 ROUND = Op(
@@ -56,7 +65,7 @@ def _sum_errors(types: Types, attrs: Attrs) -> TensorType:
 
 
 def _sum_errors_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
-    return np.asarray(sum_errors(operands[0], _rounding(attrs)))
+    return np.asarray(sum_errors(operands[0], _checked(operands[0], attrs)))
 
 
 ROUND_SUM_ERRORS = Op(

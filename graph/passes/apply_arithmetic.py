@@ -32,7 +32,7 @@ class ApplyArithmetic:
 
     With flash attention the nodes of scores and softmax go, for the engine does not have them. ``arithmetic`` is what
     ``parse_arithmetic`` takes. Raises GraphError for a graph that is in an arithmetic already, for an arithmetic that there is not,
-    and for weights of a format that the engine lacks.
+    and for weights of a format of which it is not known what the engine rounds.
     """
 
     arithmetic: str
@@ -90,7 +90,7 @@ class _Rewriter:
             self._add_product(node, operands)
         elif is_own_state(node) and self._has_half_cache:
             self._result.add(node, [self._rounded(operands[0], "f16"), *operands[1:]])
-        elif traits.multiplied is not None and self._has_half_cache:
+        elif traits.multiplied is not None and self._has_half_cache and self._arithmetic.rounds_queries:
             index = OPS[node.op].index(traits.multiplied)
             self._result.add(node, [*operands[:index], self._rounded(operands[index], "f16"), *operands[index + 1 :]])
         else:
@@ -102,6 +102,7 @@ class _Rewriter:
         return self._arithmetic.cache == "f16" or self._arithmetic.flash
 
     def _add_flash(self, attention: Attention) -> None:
+        assert self._arithmetic.lanes is not None
         self._result.add(attention.as_one(FLASH_ATTENTION.name, lanes=self._arithmetic.lanes), attention.operands)
 
     # -- matrix products ----------------------------------------------------------------------------------------------
@@ -157,8 +158,8 @@ class _Rewriter:
         dtype = self._graph[weight].attr_str("dtype").upper()
         if dtype not in self._arithmetic.activations:
             raise GraphError(
-                f"apply-arithmetic: %{weight} is {dtype}, and {self._arithmetic.name} multiplies by no such weights; expected one of "
-                f"{', '.join(self._arithmetic.activations)}"
+                f"apply-arithmetic: %{weight} is {dtype}, and it is not known what {self._arithmetic.name} multiplies such weights by; "
+                f"expected one of {', '.join(self._arithmetic.activations)}"
             )
         return self._arithmetic.activations[dtype]
 

@@ -64,3 +64,11 @@ def test_targets_without_the_kernels(model: Path, tiny: CompiledModel, tmp_path:
     assert not (tmp_path / "t").exists()
     message = fails("run", model, "--tokens", "1,2", "--arithmetic", "ggml", "--target", "reference")
     assert message.startswith("arithmetic 'ggml': there is no 'ggml'; expected one of plain, ggml-avx2, ")
+
+
+def test_an_arithmetic_that_was_only_read_says_so(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    path = tiny_model(format="Q8_0", hidden=64, ffn=64, head_size=32, heads=2, kv_heads=1)
+    compiled = aprgraph.load(path).compile("reference", tmp_path / "tiny.aprg")
+    trace = compiled.run("lm_head", tokens=[5, 9], directory=tmp_path / "t", arithmetic="ggml-cuda")
+    assert trace.info is not None
+    assert trace.info.extra["notes"] == ["the arithmetic ggml-cuda was read in the engine's source, and not tried against it"]

@@ -138,10 +138,10 @@ def test_a_graph_is_in_one_arithmetic() -> None:
         run_passes(graph_of(MIXED), make_passes("apply-arithmetic{arithmetic=ggml-avx2},apply-arithmetic{arithmetic=ggml-scalar}"))
 
 
-def test_formats_that_the_engine_lacks_are_refused() -> None:
+def test_formats_of_which_nothing_is_known_are_refused() -> None:
     lacking = MIXED.replace('dtype = "f32", tensor = "router"} : f32', 'dtype = "f64", tensor = "router"} : f64')
     with pytest.raises(GraphError) as caught:
         ApplyArithmetic("ggml-avx2")(parse_graph(dedent(lacking).strip("\n")))
     assert str(caught.value).startswith(
-        "apply-arithmetic: %router is F64, and ggml-avx2 multiplies by no such weights; expected one of F32, "
+        "apply-arithmetic: %router is F64, and it is not known what ggml-avx2 multiplies such weights by; expected one of F32, "
     )

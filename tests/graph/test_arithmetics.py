@@ -78,7 +78,7 @@ def test_products_are_those_of_ggml(golden: Mapping[str, Any], name: str, level:
         scheme: replace(arithmetic, activations={name: scheme})
         for scheme, rounding in ROUNDINGS.items()
         # NEON's differ from the others' where a quotient lies within a rounding of a half; without minima Q8_1 is Q8_0.
-        if scheme != own and "neon" not in scheme and (has_minima or rounding.sum_errors is None)
+        if scheme != own and not {"neon", "cuda"} & set(scheme.split("_")) and (has_minima or rounding.sum_errors is None)
         if rounding.sum_errors is None or has_minima
     }
     if own:
@@ -106,6 +106,30 @@ def test_neon_rounds_as_neither(golden: Mapping[str, Any]) -> None:
         x[:, index] = np.nextafter(largest[differ] * np.float32((2 * index + 1) / 254), np.float32(0 if index % 2 else 9))
     avx, neon = (round_values(x, ROUNDINGS[f"q8_0_{variant}"]) for variant in ("avx", "neon"))
     assert (avx != neon).any()
+
+
+@pytest.mark.parametrize(("name", "middle"), [("Q4_0", 8), ("Q5_0", 16), ("Q8_0", 0)])
+def test_products_as_a_gpu_of_nvidia_has_them(golden: Mapping[str, Any], name: str, middle: int) -> None:
+    """vec_dot_q4_0_q8_1_impl and its like, by hand: d4 · (Σ q4 · q8 · d8 - 8 · s), with s of the x that was not rounded."""
+    blocks, x = golden[f"weights/{name}"], cases.activations(8)
+    fmt = find_format(name)
+    assert fmt is not None
+    cells, rows = x.reshape(8, -1, 32), blocks.reshape(cases.ROWS, -1, fmt.block_bytes)
+    scale = np.abs(cells).max(-1, keepdims=True) / np.float32(127)
+    q8 = np.trunc(cells.astype(np.float64) / scale + np.copysign(0.5, cells))
+    d8, sums = scale.astype(np.float16).astype(np.float64), cells.astype(np.float64).sum(-1).astype(np.float16)
+    d4 = rows[..., :2].copy().view(np.float16)[..., 0].astype(np.float64)
+    decoded = decode_reference(fmt, blocks, (cases.ROWS, cases.COLUMNS)).reshape(cases.ROWS, -1, 32)
+    q4 = decoded / d4[..., None] + middle
+    assert np.array_equal(q4, np.rint(q4))
+    products = np.einsum("nbe,rbe->nrb", q8, q4) * d8[:, None, :, 0] - (middle * sums.astype(np.float64))[:, None]
+    expected = (products * d4).sum(-1)
+    inputs = {"recorded.x": x.astype(np.float64)}
+    assert nmse(expected, run(product(name), ARITHMETICS["ggml-cuda"], inputs, blocks)) <= 1e-9  # where a quotient is a half
+    assert nmse(expected, run(product(name), ARITHMETICS["ggml-scalar"], inputs, blocks)) >= (1e-8 if middle else 0)
+    more = {"recorded.x": cases.activations(9).astype(np.float64)}
+    with pytest.raises(GraphError, match="is how a pass of up to 8 positions is rounded, and this one has 9; run fewer at once"):
+        run(product(name), ARITHMETICS["ggml-cuda"], more, blocks)
 
 
 def test_blocks_that_are_nothing_stay_so() -> None:
@@ -217,9 +241,10 @@ def test_attention_is_that_of_ggml(golden: Mapping[str, Any], name: str, level: 
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("ggml", "arithmetic 'ggml': there is no 'ggml'; expected one of plain, ggml-avx2, ggml-avx512, ggml-scalar, ggml-neon"),
+        ("ggml", "arithmetic 'ggml': there is no 'ggml'; expected one of plain, ggml-avx2, ggml-avx512, ggml-scalar, ggml-neon, ggml-cuda"),
         ("ggml-avx2,cache=q8", "'cache=q8' is no option of it; expected cache=f16|f32, flash=on|off"),
         ("ggml-avx2,kv=f16", "'kv=f16' is no option of it"),
+        ("ggml-cuda,flash=on", "nothing is known of ggml-cuda's flash attention; expected flash=off"),
         ("plain,flash=on", "plain rounds nothing, so it has no options; expected plain alone"),
     ],
 )

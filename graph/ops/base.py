@@ -65,7 +65,7 @@ class Op:
     def check(self, node: Node, operand_types: Types) -> None:
         """Raise GraphError unless ``node`` is a well-formed use of this op: operand count, attributes, result type."""
         # With the types of the attributes, for 1, 1.0 and True are equal.
-        use = (operand_types, tuple((name, type(value), value) for name, value in node.attrs.items()), node.type)
+        use = (tuple(operand_types), tuple((name, type(value), value) for name, value in node.attrs.items()), node.type)
         if use in self._good_uses:
             return
         inferred = self.result(operand_types, node.attrs)

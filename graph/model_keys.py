@@ -64,7 +64,7 @@ _HEADS = ("rope", "attn_scores", "attn_mix", "attention")
 _SCALE = ("attn_scores", "attention")
 _MASK = ("attn_scores", "attn_softmax", "attn_mix", "attention")
 _ANGLES = ("rope_angles",)
-_RECURRENT = ("short_conv", "delta_rule", "l2_norm")
+_RECURRENT = ("short_conv", "delta_rule", "l2_norm", "ssm_scan")
 _OFF: tuple[object, ...] = (0, False)
 #: Families whose routers llama.cpp reads from the file.
 _FREE_ROUTERS = ("glm4moe", "deepseek2")
@@ -75,9 +75,10 @@ _READ = (
     ModelKey("nextn_predict_layers", "how many blocks behind the last layer predict later tokens"),
     ModelKey("context_length", "how many positions the model has room for"),
     ModelKey("embedding_length", "the hidden size", ("embed",)),
-    ModelKey("feed_forward_length", "the size of the feed-forward network"),
-    ModelKey("attention.head_count", "the number of query heads", _HEADS),
-    ModelKey("attention.head_count_kv", "the number of KV heads", _HEADS),
+    # 0 of models without a network, or without attention.
+    ModelKey("feed_forward_length", "the size of the feed-forward network", neutral=(0,)),
+    ModelKey("attention.head_count", "the number of query heads", _HEADS, neutral=(0,)),
+    ModelKey("attention.head_count_kv", "the number of KV heads", _HEADS, neutral=(0,)),
     ModelKey("attention.key_length", "the size of a head of q and k", _HEADS),
     ModelKey("attention.value_length", "the size of a head of v", ("attn_mix", "attention")),
     ModelKey("attention.q_lora_rank", "the size of the latent of queries", neutral=(0,)),
@@ -177,9 +178,9 @@ _READ = (
         # Granite 4's dense models have the settings of those with recurrent layers, and none of these layers.
         ModelKey(f"ssm.{name}", f"{what} of recurrent layers", _RECURRENT, neutral=_OFF, harmless_in=("granite",))
         for name, what in (
-            ("conv_kernel", "the positions of the short convolution"), ("inner_size", "the columns of v"),
-            ("state_size", "the size of a head of q and k"), ("time_step_rank", "the number of heads of v"),
-            ("group_count", "the number of heads of q and k"),
+            ("conv_kernel", "the positions of the short convolution"), ("inner_size", "the columns of v (x in state spaces)"),
+            ("state_size", "the size of a head of q and k (of B and C)"),
+            ("time_step_rank", "the number of heads of v (x)"), ("group_count", "the number of heads of q and k (groups of B and C)"),
         )
     ),
     *(

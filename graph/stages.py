@@ -7,8 +7,9 @@ Dimension letters: n = positions in this pass, t = positions attended to, H = qu
 E = hidden size, F = FFN size, V = vocabulary, X = experts, k = experts used per position. In multi-head latent attention
 (DeepSeek-V2, arXiv:2405.04434) L = size of the latent that keys and values are made of, M = size of that of queries,
 R = elements of a head of q and k that RoPE turns, N = the others, D = head size of v. Of recurrent layers: C = channels of
-the short convolution, G = heads of q and k, S = their size, P = heads of v, U = their size. Of embedding models: Y = size of the
-embedding of a text, Z = size between the two dense layers that some have behind the pooling.
+the short convolution, G = heads of q and k, S = their size, P = heads of v, U = their size; in state spaces B and C stand for k and
+q, and x for v. Of embedding models: Y = size of the embedding of a text, Z = size between the two dense layers that some have behind
+the pooling.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ STAGES: list[Stage] = [
     Stage("embedding", ("n", "E"), _K.LOOKUP, "token embedding rows, scaled where the model scales them",
           first_layer_only=True),
     Stage("attn_norm", ("n", "E"), _K.NORM, "after the norm before attention", (HIDDEN,)),
-    Stage("conv_in", ("n", "C"), _K.MATMUL, "what the short convolution of a recurrent layer reads: q, k, v side by side",
+    Stage("conv_in", ("n", "C"), _K.MATMUL,
+          "what the short convolution of a recurrent layer reads: q, k, v side by side, or x, B, C",
           ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
     Stage("delta_gate", ("n", "P*U"), _K.MATMUL, "the gate of what a gated delta net gives, before its activation",
           ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
@@ -137,6 +139,15 @@ STAGES: list[Stage] = [
           quantisable=False),
     Stage("delta_gated", ("n", "P*U"), _K.NORM, "that after its norm, times act(gate), before the output projection",
           ("delta_rule", "delta_gate"), addition=True, optional=True, only_with=_RECURRENT),
+    Stage("ssm_gate", ("n", "P*U"), _K.MATMUL, "the gate of what a state space gives, before its activation",
+          ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
+    Stage("ssm_step", ("n", "P"), _K.MATMUL, "the time that passes in each head of a state space, 0 or more",
+          ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
+    Stage("ssm_scan", ("n", "P*U"), _K.MATMUL, "what a state space reads from its state along C, plus D · x",
+          ("conv_silu", "ssm_step"), recalls=("conv_silu", "ssm_step"), addition=True, optional=True, only_with=_RECURRENT,
+          quantisable=False),
+    Stage("ssm_norm", ("n", "P*U"), _K.NORM, "that times act(gate), after the norm of each group, before the output projection",
+          ("ssm_scan", "ssm_gate"), addition=True, optional=True, only_with=_RECURRENT),
     Stage("qkv_matmul", ("n", "(H+2K)*D"), _K.MATMUL, "q, k, v projections side by side, before the bias",
           ("attn_norm",)),
     Stage("attn_gate", ("n", "H*D"), _K.MATMUL, "the gate of the attention output, before its sigmoid",
@@ -178,7 +189,8 @@ STAGES: list[Stage] = [
           ("attn_softmax", "qkv_bias", "kv_b", "attn_latent"), recalls=("qkv_bias", "kv_b"), quantisable=False),
     Stage("attn_gated", ("n", "H*D"), _K.ELEMENTWISE, "the attention output times the sigmoid of its gate",
           ("attention", "attn_gate"), addition=True, optional=True, only_with=_RECURRENT),
-    Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection", ("attention", "attn_gated", "delta_gated", "conv_gated")),
+    Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection",
+          ("attention", "attn_gated", "delta_gated", "conv_gated", "ssm_norm")),
     Stage("attn_post_norm", ("n", "E"), _K.NORM, "after the norm of the attention output",
           ("attn_out",), addition=True, optional=True),
     Stage("post_attn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the attention residual add",

@@ -63,8 +63,8 @@ class CapturedModel:
         return self.modules.find(EMBEDDING, None)
 
     @property
-    def of_positions(self) -> Any:
-        """The module that is given the positions: RoPE, or the embedding of positions."""
+    def of_positions(self) -> Any | None:
+        """The module that is given the positions: RoPE, or the embedding of positions. None of a model that knows no positions."""
         return getattr(self.decoder, self.family.hf_rope, None) or self.modules.find("position_embedding", None)
 
     @property
@@ -117,8 +117,8 @@ class CapturedModel:
 
     @property
     def is_eager(self) -> bool:
-        """Whether attention is computed step by step, so that scores and weights exist."""
-        return bool(self.decoder.config._attn_implementation == "eager")  # noqa: SLF001 -- there is no public name
+        """Whether attention, if there is any, is computed step by step, so that scores and weights exist."""
+        return not self.attentions or bool(self.decoder.config._attn_implementation == "eager")  # noqa: SLF001 -- there is no public name
 
     @property
     def experts(self) -> Mapping[int, tuple[str, Any]]:
@@ -144,7 +144,7 @@ class CapturedModel:
         import transformers  # noqa: PLC0415
 
         config = self.decoder.config
-        how = [self.name, str(config._attn_implementation)]  # noqa: SLF001
+        how = [self.name, *([str(config._attn_implementation)] if self.attentions else [])]  # noqa: SLF001
         if self.experts:
             how.append(f"experts {config._experts_implementation}")  # noqa: SLF001
         return f"transformers {transformers.__version__}, {', '.join(how)}"
@@ -168,13 +168,14 @@ def open_model(model: Any) -> CapturedModel:
     head = getattr(inner, "lm_head", None)
     modules = Modules(family, decoder, head)
     functions = sys.modules[type(getattr(decoder, family.hf_layers)[0]).__module__]
+    outline = outline_of(family, decoder, modules)
     missing = [_ROPE_FUNCTION] if hasattr(decoder, family.hf_rope) and not _rope_functions(functions) else []
-    missing += [] if hasattr(functions, ATTENTION_FUNCTION) else [ATTENTION_FUNCTION]
+    missing += [] if hasattr(functions, ATTENTION_FUNCTION) or not outline.graph.with_op("attn_scores") else [ATTENTION_FUNCTION]
     if missing:
         raise UnsupportedModelError(
             f"{functions.__name__} has no {' and no '.join(missing)}, expected as in transformers 5.24: this model has other attention"
         )
-    captured = CapturedModel(model, inner, name, family, decoder, functions, modules, outline_of(family, decoder, modules))
+    captured = CapturedModel(model, inner, name, family, decoder, functions, modules, outline)
     if getattr(decoder.config, _LOGIT_CAP, None) is not None and _LOGIT_CAP not in {one.hf for one in family.readings().values()}:
         raise UnsupportedModelError(f"{name} with {_LOGIT_CAP} cannot be captured: its logits are not what lm_head gives")
     return captured
@@ -237,10 +238,11 @@ def _models_in(model: Any, classes: Mapping[str, type[Family]]) -> list[tuple[st
 
 
 def _is_decoder(part: Any, family: type[Family]) -> bool:
-    """Whether a module has what a decoder of the family has in itself."""
+    """Whether a module has what a decoder of the family has in itself: all that is in no layer, and the layers."""
     names = (family.hf_name("embedding"), family.hf_layers, family.hf_name("final_norm"))
-    positions = (family.hf_rope, family.hf_name("position_embedding") or family.hf_rope)
-    return all(hasattr(part, str(name)) for name in names) and any(hasattr(part, name) for name in positions)
+    embedding = family.hf_name("position_embedding")
+    positions = [*([family.hf_rope] if "rope" in family.readings() else []), *([embedding] if embedding else [])]
+    return all(hasattr(part, str(name)) for name in names) and (not positions or any(hasattr(part, name) for name in positions))
 
 
 def _class_of(part: Any, classes: Mapping[str, type[Family]]) -> str | None:

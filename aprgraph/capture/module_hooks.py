@@ -53,7 +53,7 @@ def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callabl
     watch = AttentionWatch(captured, record, positions_so_far)
     if captured.has_rope:
         yield Tap(captured.rope_stages, None, watch.watch_rope, everywhere=True)
-    if captured.is_eager:
+    if captured.attentions and captured.is_eager:
         gated = ("attention",) if captured.is_gated else ()
         yield Tap(("attn_scores", "attn_softmax", *gated), None, watch.watch_scores, everywhere=True)
     if captured.recurrent:

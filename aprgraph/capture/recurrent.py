@@ -19,7 +19,8 @@ Record = Callable[[str, int, torch.Tensor], None]
 _CONVOLUTIONS = ("causal_conv1d_fn", "causal_conv1d_update")
 _RULES = ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule")
 _LENGTH = "l2norm"
-_STAGES = ("conv_bx", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_beta")
+_SCANS = ("mamba2_chunk_scan", "mamba2_selective_state_update")
+_STAGES = ("conv_bx", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_beta", "ssm_step", "ssm_scan")
 
 
 class RecurrentWatch:
@@ -41,7 +42,11 @@ class RecurrentWatch:
         for mixer in self._layer_of:
             stack.callback(mixer.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
             stack.callback(mixer.register_forward_hook(self._leave, always_call=True).remove)
-        around = {**dict.fromkeys(_CONVOLUTIONS, self._around_convolution), **dict.fromkeys(_RULES, self._around_rule)}
+        around = {
+            **dict.fromkeys(_SCANS, self._around_scan),
+            **dict.fromkeys(_CONVOLUTIONS, self._around_convolution),
+            **dict.fromkeys(_RULES, self._around_rule),
+        }
         for name, function in {**around, _LENGTH: self._around_length}.items():
             if hasattr(self._functions, name):
                 stack.enter_context(watching(self._functions, name, function))
@@ -69,7 +74,7 @@ class RecurrentWatch:
         positions = self._running.positions
         given = args[0] if args else kwargs["hidden_states"]
         self._record("conv_bx", layer, given[0, :, -positions:].T)
-        with _Convolution() as convolution:
+        with _Last("conv1d") as convolution:
             result = function(*args, **kwargs)
         if convolution.value is not None:
             # One function cuts off what the padding behind has added, the other what the state before has.
@@ -98,14 +103,31 @@ class RecurrentWatch:
             self._record("delta_beta", layer, beta[0])
         return function(query, key, value, *args, g=g, beta=beta, **kwargs)
 
+    def _around_scan(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        layer = self._layer
+        if layer is None:
+            return function(*args, **kwargs)
+        with _Last("softplus", "clamp") as step:
+            result = function(*args, **kwargs)
+        read = result[0] if isinstance(result, tuple) else result
+        self._record("ssm_scan", layer, read.reshape(self._running.positions, -1))
+        if step.value is not None:
+            # Of one position it is repeated for the columns of a head.
+            heads = step.value if getattr(function, "__name__", "") == _SCANS[0] else step.value[..., 0]
+            self._record("ssm_step", layer, heads.reshape(self._running.positions, -1))
+        return result
 
-class _Convolution(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not known
-    """While inside, ``value`` becomes what a convolution gives. It changes nothing."""
 
-    value: torch.Tensor | None = None
+class _Last(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not known
+    """While inside, ``value`` becomes what the last call of one of the functions ``names`` gives. It changes nothing."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.value: torch.Tensor | None = None
+        self._names = names
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if getattr(function, "__name__", "") == "conv1d":
+        if getattr(function, "__name__", "") in self._names:
             self.value = result
         return result

@@ -76,7 +76,8 @@ class Capture:
             for module in dict.fromkeys((captured.given, captured.model, captured.decoder)):
                 stack.callback(module.register_forward_pre_hook(self._before_pass, with_kwargs=True).remove)
             stack.callback(captured.embedding.register_forward_hook(self._after_embedding).remove)
-            stack.callback(captured.of_positions.register_forward_pre_hook(self._at_positions, with_kwargs=True).remove)
+            if captured.of_positions is not None:
+                stack.callback(captured.of_positions.register_forward_pre_hook(self._at_positions, with_kwargs=True).remove)
             stack.callback(captured.layers[0].register_forward_pre_hook(self._before_layers, with_kwargs=True).remove)
             for tap in self._taps:
                 if self._wants(tap):
@@ -130,25 +131,35 @@ class Capture:
         self._embedded = (args[0], output)
 
     def _at_positions(self, _module: Any, args: Any, kwargs: Any) -> None:
-        """The positions are known: this pass is the prompt, or one token after all that came before."""
+        """The positions are known."""
+        # RoPE is given rows, positions and perhaps the kind of layer, an embedding of positions them alone.
+        positions = kwargs["position_ids"] if "position_ids" in kwargs else args[min(1, len(args) - 1)]
         if self._embedded is None:
             if self._step < 0 or self._total == 0:
                 raise self._fail("the model was given embeddings, expected input_ids: the trace is to name its tokens")
             return  # a family with several RoPEs asks once for each
+        if self._embedded[0].shape[0] == 1 and positions.dim() == _AXES_APART:
+            if not bool((positions == positions[:1]).all()):
+                raise self._fail("the axes of the positions differ, expected a text without images")
+            positions = positions[0]
+        self._begin(positions[0].tolist())
+
+    def _begin(self, positions: list[int] | None) -> None:
+        """A pass on what was embedded: the prompt, or one token after all that came before.
+
+        ``positions`` is None where nothing says them.
+        """
+        if self._embedded is None:
+            raise self._fail("the model was given embeddings, expected input_ids: the trace is to name its tokens")
         (tokens, rows), self._embedded = self._embedded, None
         if tokens.shape[0] != 1:
             raise self._fail(
                 f"a batch of {tokens.shape[0]} texts, expected one: run them one after the other, each with a capture of its own"
             )
-        # RoPE is given rows, positions and perhaps the kind of layer, an embedding of positions them alone.
-        positions = kwargs["position_ids"] if "position_ids" in kwargs else args[min(1, len(args) - 1)]
-        if positions.dim() == _AXES_APART:
-            if not bool((positions == positions[:1]).all()):
-                raise self._fail("the axes of the positions differ, expected a text without images")
-            positions = positions[0]
-        count, first = tokens.shape[1], int(positions[0, 0])
-        if positions[0].tolist() != list(range(first, first + count)):
-            raise self._fail(f"the positions are {positions[0].tolist()}, expected one after the other")
+        count = tokens.shape[1]
+        first = self._total if positions is None else positions[0]
+        if positions is not None and positions != list(range(first, first + count)):
+            raise self._fail(f"the positions are {positions}, expected one after the other")
         if first != self._total or (self._total > 0 and count != 1):
             expected = "the whole prompt from position 0" if self._total == 0 else f"one token, at position {self._total}"
             raise self._fail(
@@ -162,6 +173,8 @@ class Capture:
 
     def _before_layers(self, _module: Any, args: Any, kwargs: Any) -> None:
         """What the first layer is given is the embedding, scaled by whoever scales it."""
+        if self._captured.of_positions is None:
+            self._begin(None)
         self._record(EMBEDDING, 0, (args[0] if args else kwargs["hidden_states"])[0])
 
     def _after_pass(self, _module: Any, _args: Any, _output: Any) -> None:

@@ -22,6 +22,7 @@ from aprgraph.graph.families.lfm2 import Lfm2
 from aprgraph.graph.families.lfm2moe import Lfm2Moe
 from aprgraph.graph.families.llama import Llama
 from aprgraph.graph.families.llama4 import Llama4
+from aprgraph.graph.families.mamba2 import Mamba2
 from aprgraph.graph.families.mistral3 import Mistral3
 from aprgraph.graph.families.mixture import Mixture
 from aprgraph.graph.families.nemotron import Nemotron
@@ -44,7 +45,7 @@ for _family in (
     Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Qwen3Next, Qwen35, Qwen35Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
-    Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding,
+    Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2,
 ):  # fmt: skip
     register(_family)
 

@@ -43,6 +43,7 @@ from aprgraph.graph.ops.scale_columns import SCALE_COLUMNS
 from aprgraph.graph.ops.short_conv import SHORT_CONV
 from aprgraph.graph.ops.softmax import SOFTMAX
 from aprgraph.graph.ops.sources import INPUT, RECORDED, WEIGHT
+from aprgraph.graph.ops.ssm_scan import SSM_SCAN
 from aprgraph.graph.ops.tap import TAP
 from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits
 
@@ -53,7 +54,7 @@ OPS: dict[str, Op] = {
         RMS_NORM, LAYER_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE,
         JOIN_HEADS, HEAD_LINEAR, QUERY_TEMPERATURE, CACHE,
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
-        SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED, XIELU, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE,
+        SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED, XIELU, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE, SSM_SCAN,
         SOFTMAX, TOP_K, ROUTER_WEIGHTS, EXPERT_INPUTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SUM, TAP,
         ROUND, ROUND_SUM_ERRORS, ROPE_ANGLES_CHAINED, GELU_HALF, FLASH_ATTENTION,
     )

@@ -18,9 +18,9 @@ def _rms_norm(types: Types, attrs: Attrs) -> TensorType:
         require(groups >= 1 and width(columns, "columns of x") % groups == 0, f"x is {types[0]}, which has no {groups} equal groups")
         return TensorType("f32", (rows, columns))
     weight = types[1]
-    require(len(weight.dims) == 1, f"the norm's weight is {weight}, expected one dimension")
+    of_each = width(weight.dims[0], "the weight's rows") == groups if len(weight.dims) == 2 else len(weight.dims) == 1
     require(
-        groups >= 1 and width(weight.dims[0], "length of the norm's weight") * groups == columns,
+        groups >= 1 and of_each and width(weight.dims[-1], "length of the norm's weight") * groups == columns,
         f"the norm's weight is {weight} for {groups} groups, but x is {types[0]}",
     )
     return TensorType("f32", (rows, columns))
@@ -39,7 +39,7 @@ def _rms_norm_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
 RMS_NORM = Op(
     "rms_norm",
     "x / sqrt(mean(x²) + eps) · weight, over each of `groups` equal parts of a row (Zhang and Sennrich 2019, "
-    "arXiv:1910.07467): x [n, C], weight [C / groups], which may be left out -> [n, C].",
+    "arXiv:1910.07467): x [n, C], weight, which may be left out, [C / groups] for all parts, or [groups, C / groups] -> [n, C].",
     ("x", "weight?"),
     infer=_rms_norm,
     reference=_rms_norm_reference,

@@ -51,14 +51,14 @@ class TensorInfo:
         return "" if self.in_pieces is None or self.in_pieces.format == self.format else self.in_pieces.format.name.lower()
 
     def has_dims(self, dims: tuple[int, ...]) -> bool:
-        """Whether the dims are ``dims``, or differ by leading ones: GGUF pads shapes with them, and some writers write these out."""
-        return _without_leading_ones(self.dims) == _without_leading_ones(dims)
+        """Whether the dims are ``dims``, or differ by ones before or behind: GGUF pads shapes so, and converters vectors."""
+        return _without_ones_at_ends(self.dims) == _without_ones_at_ends(dims)
 
 
-def _without_leading_ones(dims: tuple[int, ...]) -> tuple[int, ...]:
+def _without_ones_at_ends(dims: tuple[int, ...]) -> tuple[int, ...]:
     """``dims`` without what does not change how elements lie."""
-    start = next((index for index, dim in enumerate(dims[:-1]) if dim != 1), len(dims) - 1)
-    return dims[start:]
+    there = [index for index, dim in enumerate(dims) if dim != 1]
+    return dims[there[0] : there[-1] + 1] if there else ()
 
 
 @dataclass(frozen=True)

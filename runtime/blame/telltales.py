@@ -81,6 +81,7 @@ def _norm_weight(evidence: Evidence) -> Iterator[str]:
     if len(rows) < 2:
         return
     normed = evidence.reference([x, *map(np.ones_like, weights)]).reshape(rows.shape)
+    weight = weight.reshape(-1)  # of each group a row
     with np.errstate(all="ignore"):
         other = (rows * normed).sum(axis=0) / np.square(normed).sum(axis=0)
     if not evidence.explains((normed * other).reshape(evidence.recorded.shape)):
@@ -128,9 +129,10 @@ def _weight_of(evidence: Evidence) -> Array:
 
 def _norm_eps(evidence: Evidence) -> Iterator[str]:
     x, weight = evidence.operands[0], _weight_of(evidence)
-    rows, inputs = evidence.recorded.reshape(-1, weight.size), x.reshape(-1, weight.size)
+    size = weight.shape[-1]
+    rows, inputs = evidence.recorded.reshape(-1, size), x.reshape(-1, size)
     with np.errstate(all="ignore"):
-        scaled = inputs * weight
+        scaled = (x.reshape(-1, *weight.shape) * weight).reshape(-1, size)
         ratio = (rows * scaled).sum(axis=1) / np.square(scaled).sum(axis=1)
         eps = float(np.median(1.0 / np.square(ratio) - np.square(inputs).mean(axis=1)))
     if eps >= 0 and math.isfinite(eps) and len(rows) > 1 and evidence.explains(evidence.reference(evidence.operands, eps=eps)):

@@ -71,6 +71,8 @@ def gain_of(stage: str) -> Gain | None:
         return _PRODUCT if known.is_product or len(values) > 1 else _ACTIVATION
     if known.kind is not StageKind.MATMUL or len(values) > _TWO:
         return None
+    if len(values) == _TWO and set(values) <= set(known.recalls):
+        return None  # what a state has gathered of products
     if len(values) < _TWO:
         return LINEAR
     return _MIX if StageKind.SOFTMAX in map(kind_of, values) else _SCORES

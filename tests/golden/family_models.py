@@ -18,7 +18,7 @@ from gguf import GGMLQuantizationType
 from tests.golden.hf_to_gguf import F32, ONE_MORE, write_gguf
 from tests.golden.transformers_models import LoadedModel
 
-_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight")
+_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight", "backbone.embeddings.weight")
 FAMILIES = Path(__file__).parent / "families"
 
 
@@ -223,6 +223,12 @@ MODELS = {
         "intermediate_size": 28, "moe_intermediate_size": 12, "num_dense_layers": 1, "num_experts": 6, "num_experts_per_tok": 2,
         "layer_types": ["conv", "full_attention"],
     }),
+    # Two groups of B and C for four heads; no dimension is a multiple of another's.
+    "mamba2-f32": FamilyModel("mamba2", "Mamba2", {
+        "vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 20, "num_heads": 4, "head_dim": 10, "state_size": 6, "n_groups": 2,
+        "conv_kernel": 4, "layer_norm_epsilon": 1e-5, "chunk_size": 8, "residual_in_fp32": False, "pad_token_id": None,
+        "bos_token_id": None, "eos_token_id": None, "use_cache": False,
+    }),
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,
     }),
@@ -272,7 +278,7 @@ def make_model(name: str, path: Path) -> LoadedModel:
 def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> F32:
     """The values of one tensor under transformers' name, which are those that its GGUF file says after decoding."""
     values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape).astype(np.float32)
-    if re.search(r"(norm|ln_.|norms\.\d+)\.weight$", name):
+    if re.search(r"(norm|norm_f|ln_.|norms\.\d+)\.weight$", name):
         # Gemma, Qwen3-Next, Qwen 3.5 and Nemotron multiply by 1 + weight.
         adds = spec.architecture in ONE_MORE and not name.endswith("linear_attn.norm.weight")
         return np.float32(0.2) * values + np.float32(0 if adds else 1)
@@ -282,6 +288,8 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
         return np.full(shape, 0.5, np.float32)
     if name.endswith("act_fn.eps"):
         return np.full(shape, -1e-6, np.float32)
+    if name.endswith(".D"):
+        return np.float32(1) + np.float32(0.5) * values
     if name.endswith("bias"):
         return np.float32(0.2 if name.endswith(("correction_bias", "expert_bias")) else 0.5) * values
     if name.endswith("sinks"):

@@ -231,6 +231,13 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
     },
     "qwen3": {**_HEAD_SIZE, **_ROPE_BASE},
+    # There is no attention and no network, and llama.cpp wants to be told so.
+    "mamba2": {
+        "context_length": lambda _: 1 << 20, "feed_forward_length": lambda _: 0, "attention.head_count": lambda _: 0,
+        "attention.layer_norm_rms_epsilon": "layer_norm_epsilon", "ssm.conv_kernel": "conv_kernel", "ssm.state_size": "state_size",
+        "ssm.inner_size": lambda config: config.num_heads * config.head_dim, "ssm.time_step_rank": "num_heads",
+        "ssm.group_count": "n_groups",
+    },
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
@@ -307,6 +314,21 @@ def _delta_net(config: Any, name: str, values: F32) -> Iterator[tuple[str, F32]]
         yield name, values
 
 
+def _state_space(groups: int, name: str, values: F32) -> Iterator[tuple[str, F32]]:
+    """Those of a state space: the rates of decay themselves, vectors of one number for each head as columns, a row of the norm a group."""
+    path, _, end = name.rpartition(".")
+    if end == "A_log":
+        yield name, (-np.exp(values.astype(np.float64))).astype(np.float32)[:, None]
+    elif end == "D":
+        yield name, values[:, None]
+    elif end == "dt_bias":
+        yield f"{path}.dt_proj.bias", values
+    elif name.endswith("conv1d.weight"):
+        yield name, values[:, 0]
+    else:
+        yield name, values.reshape(groups, -1) if name.endswith(".norm.weight") else values
+
+
 def _absorbed(name: str, config: Any, rows: F32) -> Iterator[tuple[str, F32]]:
     """kv_b_proj as a matrix of k and one of v for each head, that of k the other way round."""
     heads = rows.reshape(config.num_attention_heads, -1, rows.shape[-1])
@@ -328,6 +350,8 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             yield from _absorbed(name, config, values)
         elif ".experts." in name:
             yield from _experts(architecture, name, values)
+        elif ".mixer." in name:
+            yield from _state_space(config.n_groups, name, values)
         elif ".linear_attn." in name:
             yield from _delta_net(config, name, values)
         elif architecture in ONE_MORE and name.endswith("norm.weight"):

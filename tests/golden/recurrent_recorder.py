@@ -60,6 +60,23 @@ def hook_gated_convolution(put: Put, index: int, module: Any) -> None:
     module.out_proj.register_forward_hook(lambda _module, _args, output: put(index, "attn_out", output[0]))
 
 
+def hook_state_space(put: Put, index: int, module: Any) -> None:
+    """Record what goes on in a layer's state space."""
+    inner, heads = module.intermediate_size, module.num_heads
+
+    def projected(_module: Any, _args: Any, output: torch.Tensor) -> None:
+        gate, mixed, step = output[0].split([inner, output.shape[-1] - inner - heads, heads], dim=1)
+        put(index, "ssm_gate", gate)
+        put(index, "conv_in", mixed)
+        put(index, "conv_out", module.conv1d(mixed.T[None])[0, :, : len(mixed)].T)
+        put(index, "ssm_step", torch.nn.functional.softplus(step + module.dt_bias))
+
+    module.in_proj.register_forward_hook(projected)
+    module.norm.register_forward_pre_hook(lambda _module, args: put(index, "ssm_scan", args[0][0].double()))
+    module.out_proj.register_forward_pre_hook(lambda _module, args: put(index, "ssm_norm", args[0][0]))
+    module.out_proj.register_forward_hook(lambda _module, _args, output: put(index, "attn_out", output[0]))
+
+
 @contextlib.contextmanager
 def recorded_functions(functions: Any, put: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
     """Record what the functions are given and give that a layer's delta net calls. ``put`` knows the layer."""

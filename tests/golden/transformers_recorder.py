@@ -11,7 +11,7 @@ import torch
 
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
 from tests.golden.llama4_hooks import hook_norm_of_heads, hook_weighed_experts
-from tests.golden.recurrent_recorder import hook_delta_net, hook_gated_convolution, in_gguf_order, recorded_functions
+from tests.golden.recurrent_recorder import hook_delta_net, hook_gated_convolution, hook_state_space, in_gguf_order, recorded_functions
 from tests.golden.transformers_models import LoadedModel
 
 F64 = npt.NDArray[np.float64]
@@ -34,6 +34,7 @@ _NORMS_OF = {
     "phi2": _ONE,
     "lfm2": _LFM,
     "lfm2moe": _LFM,
+    "mamba2": {"attn_norm": "norm"},
     "gpt2": {"attn_norm": "ln_1", "ffn_norm": "ln_2"},
     "exaone4": _BEHIND,
     "command-r": _ONE,
@@ -59,16 +60,17 @@ class Recorder:
         self.logits: F64 | None = None
         self.layer = -1
         model = loaded.model
-        decoder = model.transformer if loaded.architecture == "gpt2" else getattr(model, "model", model)
+        decoder = _first(model, "transformer", "backbone", "model") or model
         layers = decoder.h if loaded.architecture == "gpt2" else decoder.layers
         # Some families scale the rows outside of the module that looks them up.
         self._before(layers[0], 0, "embedding")
         for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda _module, _inputs, index=index: setattr(self, "layer", index))
             self._hook_attention(index, layer)
-            self._hook_feed_forward(index, _first(layer, "mlp", "feed_forward"))
+            if (network := _first(layer, "mlp", "feed_forward")) is not None:
+                self._hook_feed_forward(index, network)
             self._after(layer, index, "post_ffn_residual")
-        self._after(_first(decoder, "norm", "final_layernorm", "ln_f", "embedding_norm"), None, "final_norm")
+        self._after(_first(decoder, "norm", "final_layernorm", "ln_f", "embedding_norm", "norm_f"), None, "final_norm")
         if loaded.architecture in _CHANGE_LOGITS:
             model.lm_head.register_forward_hook(lambda _module, _inputs, output: self._put(None, "lm_head_raw", output[0, -1]))
 
@@ -77,7 +79,7 @@ class Recorder:
         functions = self.loaded.functions
         names = [name for name in (_ROPE_FUNCTION, *ROPE_FUNCTIONS, _ATTENTION_FUNCTION) if hasattr(functions, name)]
         originals = {name: getattr(functions, name) for name in names}
-        attention = originals[_ATTENTION_FUNCTION]
+        attention = originals.get(_ATTENTION_FUNCTION)
 
         def recorded_rope(name: str) -> Callable[..., Any]:
             def turn(*args: Any, **kwargs: Any) -> Any:
@@ -119,7 +121,7 @@ class Recorder:
         if self.loaded.pooling:
             self._pool(output.last_hidden_state[0])
             return self.stages
-        logits = output.logits[0]
+        logits = output.logits[0].double()  # Mamba 2 rounds them to float32
         self._put(None, "lm_head", logits[-1])
         self.logits = np.array(logits.numpy())
         return self.stages
@@ -179,6 +181,8 @@ class Recorder:
     def _hook_attention(self, index: int, layer: Any) -> None:
         if hasattr(layer, "linear_attn"):
             hook_delta_net(self._put, index, layer.linear_attn)
+        elif hasattr(layer, "mixer"):
+            hook_state_space(self._put, index, layer.mixer)
         elif hasattr(layer, "conv"):
             hook_gated_convolution(self._put, index, layer.conv)
         else:

@@ -92,6 +92,18 @@ def test_fields_of_older_versions(name: str, tmp_path: Path) -> None:
         ),
         ("lfm2-f32", lambda config: config.update(intermediate_size=32, block_auto_adjust_ff_dim=False)),
         (
+            # As Codestral Mamba has them, and as versions before 5 write an infinite number.
+            "mamba2-f32",
+            lambda config: config.update(
+                intermediate_size=40,
+                rms_norm=True,
+                time_step_limit=[0.0, float("inf")],
+                time_step_scale=1.0,
+                time_step_init_scheme="random",
+            ),
+        ),
+        ("mamba2-f32", lambda config: config.pop("expand")),
+        (
             "cohere2-f32",
             lambda config: config.update(
                 rotary_pct=1.0,
@@ -160,6 +172,8 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("glm4moe-f32", lambda config: config.update(routed_scaling_factor=0.0), "routed_scaling_factor is 0, which"),
         ("exaone4-f32", lambda config: config.update(sliding_window=0), "sliding_window is 0, which"),
         ("apertus-f32", lambda config: config.update(hidden_act="silu"), "hidden_act is 'silu'; supported for apertus is 'xielu'"),
+        ("mamba2-f32", lambda config: config.update(time_step_limit=[0.0, 0.5]), "time_step_limit is [0.0, 0.5]; supported for mamba2 is"),
+        ("mamba2-f32", lambda config: config.update(n_groups=3), "num_heads is 4, expected a multiple of n_groups, 3"),
         ("phi2-f32", lambda config: config.update(qk_layernorm=True), "qk_layernorm is True; supported for phi is false"),
         ("qwen3next-f32", lambda config: config.update(attention_bias=True), "attention_bias is True; supported for qwen3_next is false"),
         ("deepseek3-f32", lambda config: config.update(rope_interleave=0), "field 'rope_interleave' is 0, expected true or false"),

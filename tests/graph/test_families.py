@@ -90,6 +90,9 @@ LAYER: dict[str, list[str]] = {
         "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", "ffn_norm", EXPERTS[0],
         "moe_router_scores", *EXPERTS[1:], "post_ffn_residual",
     ],
+    "mamba2": [
+        "attn_norm", "ssm_gate", "conv_in", "conv_out", "conv_silu", "ssm_step", "ssm_scan", "ssm_norm", "attn_out", "post_ffn_residual",
+    ],
     "gpt-oss": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", "ffn_norm", *EXPERTS, "post_ffn_residual"],
     "glm4moe": [
         "attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, EXPERTS[0], "moe_router_scores", *EXPERTS[1:],

@@ -9,8 +9,8 @@ from aprgraph.graph.stages import HIDDEN, STAGE_ALIASES, STAGE_BY_NAME, STAGES, 
 #: As the interchange document gives them.
 ORDER = [
     "embedding", "attn_norm", "conv_in", "delta_gate", "delta_beta", "conv_bcx", "conv_bx", "conv_out", "conv_gated", "conv_silu",
-    "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated", "qkv_matmul", "attn_gate", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm",
-    "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
+    "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "qkv_matmul",
+    "attn_gate", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
     "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
     "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices", "moe_expert_in", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
     "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "pooled", "pooled_up", "pooled_down", "pooled_normed",
@@ -19,7 +19,7 @@ ORDER = [
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
 RECURRENT = {
     "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated",
-    "attn_gate", "attn_gated",
+    "attn_gate", "attn_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm",
 }  # fmt: skip
 CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
 POOLED = ["pooled", "pooled_up", "pooled_down", "pooled_normed"]
@@ -72,7 +72,7 @@ def test_execution_order_of_layers_and_whole_model_stages() -> None:
 
 
 def test_a_stage_that_is_not_known_comes_after_those_that_are() -> None:
-    assert execution_key(0, "ssm_scan") > execution_key(0, "lm_head")
+    assert execution_key(0, "no_such_stage") > execution_key(0, "lm_head")
 
 
 def test_stages_read_others_of_their_layer_and_come_after_them() -> None:

@@ -15,7 +15,7 @@ from aprgraph.runtime.trace.reader import Trace
 from tests.support.compiled import compiled
 from tests.support.golden import GoldenModel, golden_models, nmse
 
-MODELS = [golden for golden in golden_models() if golden.name.startswith(("qwen3next", "qwen35", "lfm2"))]
+MODELS = [golden for golden in golden_models() if golden.name.startswith(("qwen3next", "qwen35", "lfm2", "mamba2"))]
 #: How many tokens follow the prompt, of which the last is read by nothing.
 MORE = 3
 

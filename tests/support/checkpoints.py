@@ -102,7 +102,7 @@ class _Weights:
             layer = own_name.split(".")[2]
             k, v = (self._decoded(f"blk.{layer}.attn_{part}_b.weight") for part in "kv")
             return np.concatenate([k.swapaxes(1, 2), v], axis=1)
-        if ".linear_attn." in own_name:
+        if ".linear_attn." in own_name or ".mixer." in own_name:
             return self._delta_net(own_name)
         number = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.act_fn\.(\w+)", own_name)
         if number is not None:
@@ -129,7 +129,7 @@ class _Weights:
         return values
 
     def _delta_net(self, own_name: str) -> Values:
-        """Of a gated delta net: q, k, v and the gate head by head in one, the logarithms of the rates of decay, kernels with an axis more."""
+        """Of a recurrent layer: q, k, v and the gate head by head in one, the logarithms of the rates of decay, kernels with an axis more."""
         name = self._names.get_name(own_name.replace("dt_bias", "dt_proj.bias"), try_suffixes=(".weight", ".bias"))
         assert name is not None, f"no name in GGUF for {own_name}"
         if own_name.endswith("A_log"):

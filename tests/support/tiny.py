@@ -126,6 +126,10 @@ def write_tiny_model(
         numbers["attention.head_count_kv"] = ListValue([kv_heads if layer % 2 else 0 for layer in range(layers)])
     if "ssm.inner_size" in keys_of(kind):
         numbers["ssm.inner_size"] = unit
+    if "attention.head_count" not in keys_of(kind):  # neither attention nor networks, as converters say it
+        numbers = {key: value for key, value in numbers.items() if not key.startswith(("attention.key", "attention.value", "rope."))}
+        numbers |= {"attention.head_count": 0, "feed_forward_length": 0}
+        del numbers["attention.head_count_kv"]
     numbers |= other_numbers(kind, numbers) | own.numbers
 
     there = {

@@ -91,6 +91,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "llama4": TinyFamily(
         rope_base=500000.0, rope_dims=True, numbers={"interleave_moe_layer_step": 1, "attention.temperature_length": 4},
     ),
+    "mamba2": TinyFamily(optional=("conv_out.bias",)),
     "glm4moe": TinyFamily(
         optional=_QKV_BIASES, rope_dims=True, turned=0.5,
         numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5},

@@ -18,7 +18,9 @@ from tests.support.tiny_blocks import encode, random_values
 #: Always F32, and larger than other matrices, so that the choice of experts is clear.
 _ROUTERS = ("moe_router_logits", "shared_gate_logit")
 #: The weights of short convolutions, always F32, and the rates of decay, which are below 0.
-_KERNELS, _RATES = ("conv_out",), ("delta_decay",)
+_KERNELS, _RATES = ("conv_out",), ("delta_decay", "ssm_decay")
+#: Norms with weights of each group.
+_ROWS_OF_GROUPS = ("ssm_norm",)
 #: Frequency factors, each from its first number to its last.
 _FACTORS = {"rope_freqs": (1.0, 8.0), "rope_factors_long": (1.5, 9.0), "rope_factors_short": (1.0, 1.75)}
 #: These come behind the others of their layer, in this order: so they lie in the files that golden numbers and docs/bug-zoo.md are of.
@@ -51,13 +53,13 @@ class TensorWriter:
             self.given(name, np.linspace(*_FACTORS[weight.slot], *dims, dtype=np.float32))
         elif weight.slot in _ROUTERS and weight.what == "weight":
             self._add(name, (self._generator(name).standard_normal(dims) * 2 * dims[-1] ** -0.5).astype(np.float32), "F32")
-        elif weight.slot in _KERNELS:
+        elif weight.slot in _KERNELS and weight.what == "weight":
             self._add(name, (self._generator(name).standard_normal(dims) * dims[-1] ** -0.5).astype(np.float32), "F32")
         elif weight.slot in _RATES:
             self.given(name, -np.exp(0.5 * self._generator(name).standard_normal(dims)).astype(np.float32))
-        elif len(dims) == 1 or weight.what == "bias":
-            is_norm = any(user.op in ("rms_norm", "layer_norm") for user in graph.users(name))
-            mean = 1.0 if is_norm and weight.what == "weight" else 0.0
+        elif len(dims) == 1 or weight.what == "bias" or weight.slot in _ROWS_OF_GROUPS:
+            is_factor = any(user.op in ("rms_norm", "layer_norm", "ssm_scan") for user in graph.users(name))
+            mean = 1.0 if is_factor and weight.what == "weight" else 0.0
             self.given(name, (mean + 0.2 * self._generator(name).standard_normal(dims)).astype(np.float32))
         else:
             fmt = self._format(name, self.default)

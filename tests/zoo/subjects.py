@@ -63,7 +63,14 @@ OVERRIDES: Mapping[str, Mapping[str, int]] = {
     "llama4": {"llama4.no_rope_layer_interval": 3, "llama4.attention.sliding_window_pattern": 3},
 }
 #: What writes to the stream of hidden states, after its last norm where there is one.
-_OUTPUTS = ("attn_output.weight", "shortconv.out_proj.weight", "ffn_down.weight", "ffn_down_exps.weight", "ffn_down_shexp.weight")
+_OUTPUTS = (
+    "attn_output.weight",
+    "shortconv.out_proj.weight",
+    "ssm_out.weight",
+    "ffn_down.weight",
+    "ffn_down_exps.weight",
+    "ffn_down_shexp.weight",
+)
 _POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
 
 

@@ -26,6 +26,7 @@ from aprgraph.codegen.kernels.cpu import (
     scale_columns,
     short_conv,
     softmax,
+    ssm_scan,
 )
 from aprgraph.graph.arguments import TARGET
 from aprgraph.graph.errors import GraphError
@@ -65,6 +66,7 @@ KERNELS: dict[str, Kernel] = {
     "expert_sum": experts.expert_sum,
     "short_conv": short_conv.short_conv,
     "delta_rule": delta_rule.delta_rule,
+    "ssm_scan": ssm_scan.ssm_scan,
     "l2_norm": l2_norm.l2_norm,
     "scale_columns": scale_columns.scale_columns,
 }

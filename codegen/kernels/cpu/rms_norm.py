@@ -15,7 +15,7 @@ from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function
 
 
 def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
-    """x [n, C], weight [C / groups], which may be left out -> out [n, C], normalised over each group of columns."""
+    """x [n, C], weight [C / groups] or [groups, C / groups], which may be left out -> out [n, C], normalised over each group of columns."""
     x_type, *weight_types = request.operands
     columns, groups = int(x_type.dims[1]), request.attr_int("groups")
     size = columns // groups
@@ -31,7 +31,8 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
             sums = registers(cpu.lanes)
             factor = registers(1)
             p = T.floordiv(index, i64(groups))
-            start = T.floormod(index, i64(groups)) * size
+            group = T.floormod(index, i64(groups))
+            start = group * size
             emitter.zero(sums, 0, cpu.lanes)
 
             def square(column: Expr, width: int) -> None:
@@ -46,7 +47,7 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
                 assign(out, normal if value is None else normal * value, [p, start + column])
 
             for weight in weights:
-                weight.decode_row(i64(0), scale)
+                weight.decode_row(group if len(weight_types[0].dims) > 1 else i64(0), scale)
             if not weights:
                 emitter.chunks(size, lambda column, width: emitter.vector(width, lambda lane: scale(column + lane)))
 

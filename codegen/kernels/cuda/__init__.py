@@ -25,6 +25,7 @@ from aprgraph.codegen.kernels.cuda import (
     scale_columns,
     short_conv,
     softmax,
+    ssm_scan,
 )
 from aprgraph.graph.arguments import TARGET
 from aprgraph.graph.errors import GraphError
@@ -64,6 +65,7 @@ KERNELS: dict[str, Kernel] = {
     "expert_sum": experts.expert_sum,
     "short_conv": short_conv.short_conv,
     "delta_rule": delta_rule.delta_rule,
+    "ssm_scan": ssm_scan.ssm_scan,
     "l2_norm": l2_norm.l2_norm,
     "scale_columns": scale_columns.scale_columns,
 }

@@ -17,7 +17,7 @@ _SHORT = 512
 
 
 def rms_norm(request: KernelRequest) -> Any:
-    """x [n, C], weight [C / groups], which may be left out -> out [n, C], normalised over each group of columns."""
+    """x [n, C], weight [C / groups] or [groups, C / groups], which may be left out -> out [n, C], normalised over each group of columns."""
     x_type, *weight_types = request.operands
     columns, groups = int(x_type.dims[1]), request.attr_int("groups")
     size = columns // groups
@@ -34,7 +34,8 @@ def rms_norm(request: KernelRequest) -> Any:
         with launch(parameters.size("n") * groups, threads) as (index, thread):
             total, factor = registers(1), registers(1)
             sums = shared(threads // WARP)
-            p, start = T.floordiv(index, i64(groups)), T.floormod(index, i64(groups)) * size
+            p, group = T.floordiv(index, i64(groups)), T.floormod(index, i64(groups))
+            start = group * size
             put(total, f32(0.0))
             with T.serial(i64(0), i64(-(-size // threads))) as step:
                 column = step * threads + thread
@@ -53,7 +54,7 @@ def rms_norm(request: KernelRequest) -> Any:
                 assign(out, normal if value is None else normal * value, [p, start + column])
 
             for weight in weights:
-                weight.scan(thread, threads, scale)
+                weight.scan(thread, threads, scale, group)
             if not weights:
                 with T.serial(i64(0), i64(-(-size // threads))) as step:
                     column = step * threads + thread

@@ -66,6 +66,10 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     **dict.fromkeys(("mistral", "mixtral", "ministral3", "phi3", "exaone4"), (_NEVER, _NETWORK_NEVER)),
     "lfm2": (_NEVER, _NETWORK_NEVER, _CONVOLUTION),
     "lfm2_moe": (_NEVER, _NETWORK_NEVER, _CONVOLUTION, _Biases(_CHOICE, "use_expert_bias", True)),
+    "mamba2": (
+        _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "use_conv_bias", True),
+        _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "use_bias", False),
+    ),
     "seed_oss": (_Biases(_INPUTS, "attention_bias", True, fixed=True), _Biases(_OUTPUT, "attention_out_bias", False), _NETWORK_BY_FIELD),
     "ernie4_5": (_Biases(_ATTENTION, "use_bias", False), _Biases(_NETWORK, "use_bias", False)),
     "glm4": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORK_NEVER),

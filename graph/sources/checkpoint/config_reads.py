@@ -5,6 +5,7 @@ By ``model_type``; from the modeling files of transformers 5.24.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
-        "arcee", "starcoder2", "stablelm", "phi", "nemotron", *_LATENT, "llama4_text",
+        "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", *_LATENT, "llama4_text",
     ),
     "activation_function": ("gpt2",),
     "swiglu_alpha": ("gpt_oss",),
@@ -74,6 +75,7 @@ _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
 _ONLY: Mapping[str, Mapping[str, object]] = {
     "apertus": {"hidden_act": "xielu"},
     "phi": {"qk_layernorm": False},
+    "mamba2": {"time_step_limit": [0.0, math.inf]},
     **{kind: {"attention_bias": False} for kind in _DELTA},
 }
 #: Classes with layers that have a sliding window, which therefore need `sliding_window`.

@@ -54,7 +54,9 @@ class Names:
 
     def __init__(self, family: type[Family], tensors: Collection[str]) -> None:
         self._family = family
-        self._prefix = next((prefix for prefix in _PREFIXES if f"{prefix}{family.hf_name('embedding')}.weight" in tensors), "model.")
+        # Codestral Mamba has its own root inside another.
+        prefixes = (*_PREFIXES[:-1], f"model.{family.hf_root}.", f"{family.hf_root}.", "")
+        self._prefix = next((prefix for prefix in prefixes if f"{prefix}{family.hf_name('embedding')}.weight" in tensors), "model.")
         slots = dict.fromkeys((*family.hf_names, *HF_NAMES, *family.gguf_names, *GGUF_NAMES))
         modules = {module: slot for slot in reversed(slots) if (module := family.hf_name(slot)) is not None}
         self._modules = {**_OTHERS, **modules}

@@ -20,6 +20,7 @@ _MOST_JSON = 256 << 20
 #: Lists and objects of a config.json lie no deeper in each other; those of transformers up to 4.
 _MOST_DEPTH = 64
 _NAMED = 4
+_FLOAT = "__float__"
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,20 @@ def read_config(path: Path) -> dict[str, Any]:
     for _ in range(_MOST_DEPTH):
         inner = [part for one in inner for part in (one.values() if isinstance(one, dict) else one) if isinstance(part, (dict, list))]
         if not inner:
-            return config
+            return {name: _with_floats(value) for name, value in config.items()}
     raise ModelFileError(f"{path}: its lists and objects lie more than {_MOST_DEPTH} deep in each other; download the file again")
+
+
+def _with_floats(value: Any) -> Any:
+    """A value with the floats for which JSON has no word, as transformers 5 writes them: ``{"__float__": "Infinity"}``."""
+    if isinstance(value, list):
+        return [_with_floats(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    tagged = value.get(_FLOAT) if len(value) == 1 else None
+    if tagged in ("Infinity", "-Infinity", "NaN"):
+        return float(tagged)
+    return {name: _with_floats(one) for name, one in value.items()}
 
 
 def read_text(path: Path) -> str:

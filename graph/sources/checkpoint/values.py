@@ -109,6 +109,10 @@ def converted(value: Value, conversion: Conversion) -> Value:
             if taken.max() >= dims[axis]:
                 raise IndexError(f"has {dims[axis]} {'rows' if axis == 0 else 'columns'}, expected {taken.max() + 1} or more")
             dims[axis] = len(taken)
+    if conversion.dims is not None:
+        if math.prod(conversion.dims) != math.prod(dims):
+            raise IndexError(f"has {math.prod(dims)} elements, expected {math.prod(conversion.dims)}")
+        dims = list(conversion.dims)
 
     def make() -> Bytes:
         made = value.make().reshape(-1).view(_KINDS[value.format.name]).reshape(value.dims)

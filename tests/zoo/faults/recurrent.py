@@ -6,9 +6,12 @@ import numpy as np
 
 from aprgraph.graph.ops import Array, traits_of
 from tests.zoo.faults.patches import left_out, reading
-from tests.zoo.faults.places import each_layer
+from tests.zoo.faults.places import each_layer, either
 from tests.zoo.planting import Call, Fault, Patch
 from tests.zoo.subjects import Subject
+
+#: The nodes of layers with a state that fades; both have the decay as their fourth operand.
+_SCANS = ("delta_rule", "ssm_scan")
 
 
 def _with_a_state_left_over(call: Call) -> Array:
@@ -55,6 +58,29 @@ def _without_correction(call: Call) -> Array:
     return np.array(rows, np.float32)
 
 
+def _heads_in_turn(call: Call) -> Array:
+    """Heads take their B and C from the groups in turn, in place of neighbours from one."""
+    x, b, c, decay, step, skip = call.operands
+    heads = decay.shape[1]
+    order = np.arange(heads).reshape(-1, call.node.attr_int("groups")).T.reshape(-1)  # those that are to share a group, side by side
+    moved = x.reshape(len(x), heads, -1)[:, order].reshape(x.shape)
+    result = call.compute([moved, b, c, decay[:, order], step[:, order], skip[order]]).reshape(len(x), heads, -1)
+    return np.ascontiguousarray(result[:, np.argsort(order)].reshape(x.shape))
+
+
+def _has_groups(subject: Subject, layer: int) -> bool:
+    node = subject.graph[f"layer{layer}.ssm_scan"]
+    return 1 < node.attr_int("groups") < int(subject.graph.operands(node.name)[3].type.dims[1])
+
+
+def _normalises_groups(subject: Subject, layer: int) -> bool:
+    return subject.graph[f"layer{layer}.ssm_norm"].attr_int("groups") > 1
+
+
+def _has_conv_bias(subject: Subject, layer: int) -> bool:
+    return len(subject.graph.operand_names(f"layer{layer}.conv_out")) > 2
+
+
 def _shares_keys(subject: Subject, layer: int) -> bool:
     node = subject.graph[f"layer{layer}.delta_rule"]
     return 1 < node.attr_int("key_heads") < int(subject.graph.operands(node.name)[3].type.dims[1])
@@ -64,8 +90,8 @@ FAULTS = (
     Fault(
         "state of another text",
         "kernel",
-        "A delta net begins with the state that an earlier text left.",
-        each_layer({"delta_rule": _with_a_state_left_over}, "delta_rule"),
+        "A recurrent layer begins with the state that an earlier text left.",
+        either(*(each_layer({name: _with_a_state_left_over}, name) for name in _SCANS)),
     ),
     Fault(
         "convolution of another text",
@@ -112,8 +138,8 @@ FAULTS = (
     Fault(
         "decay missing",
         "kernel",
-        "A delta net keeps all of its state.",
-        each_layer({"delta_rule": reading(3, lambda call: np.zeros_like(call.operands[3]))}, "delta_rule"),
+        "A recurrent layer keeps all of its state.",
+        either(*(each_layer({name: reading(3, lambda call: np.zeros_like(call.operands[3]))}, name) for name in _SCANS)),
     ),
     Fault(
         "correction missing",
@@ -146,5 +172,75 @@ FAULTS = (
         "graph",
         "What attention gives goes on without its gate.",
         each_layer({"attn_gated": left_out}, "attn_gated"),
+    ),
+    Fault(
+        "bias of the convolution missing",
+        "weights",
+        "A short convolution leaves its bias out.",
+        each_layer({"conv_out": lambda call: call.compute(call.operands[:2])}, "conv_out", when=_has_conv_bias),
+    ),
+    Fault(
+        "activation behind the convolution missing",
+        "graph",
+        "What a short convolution gives goes on as it is.",
+        each_layer({"conv_silu": left_out}, "conv_silu"),
+    ),
+    Fault(
+        "bias of the time step missing",
+        "weights",
+        "The time step of a state space leaves its bias out.",
+        each_layer({"ssm_dt_biased": left_out}, "ssm_step"),
+    ),
+    Fault(
+        "time step without softplus",
+        "graph",
+        "The time step of a state space is taken as it is, also below 0.",
+        each_layer({"ssm_step": left_out}, "ssm_step"),
+    ),
+    Fault(
+        "sign of A",
+        "weights",
+        "The state of a state space grows as fast as it should fade.",
+        each_layer({"ssm_scan": reading(3, lambda call: -call.operands[3])}, "ssm_scan"),
+    ),
+    Fault(
+        "x not scaled by the time step",
+        "kernel",
+        "A state space adds x to its state whatever the time step.",
+        each_layer({"ssm_scan": reading(4, lambda call: np.ones_like(call.operands[4]))}, "ssm_scan"),
+    ),
+    Fault(
+        "D missing",
+        "weights",
+        "What a state space gives lacks x times its own weight.",
+        each_layer({"ssm_scan": reading(5, lambda call: np.zeros_like(call.operands[5]))}, "ssm_scan"),
+    ),
+    Fault(
+        "B and C exchanged",
+        "graph",
+        "A state space writes along C and reads along B.",
+        each_layer({"ssm_scan": lambda call: call.compute([call.operands[index] for index in (0, 2, 1, 3, 4, 5)])}, "ssm_scan"),
+    ),
+    Fault(
+        "groups shared otherwise",
+        "kernel",
+        "Heads of a state space take B and C from the groups in turn, in place of neighbours from one.",
+        each_layer({"ssm_scan": _heads_in_turn}, "ssm_scan", when=_has_groups),
+    ),
+    Fault(
+        "gate of the state space missing",
+        "graph",
+        "What a state space gives is normalised without its gate.",
+        each_layer({"ssm_gated": left_out}, "ssm_norm"),
+    ),
+    Fault(
+        "norm over all groups",
+        "kernel",
+        "The norm behind a state space takes one root mean square for all groups.",
+        each_layer(
+            {"ssm_norm": lambda call: call.compute([call.operands[0], call.operands[1].reshape(-1)], groups=1)},
+            "ssm_norm",
+            when=_normalises_groups,
+        ),
     ),
 )

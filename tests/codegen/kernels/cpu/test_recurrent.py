@@ -1,4 +1,4 @@
-"""Kernels with a state of fixed size, and what goes with them: convolutions, the delta rule, heads of length 1."""
+"""Kernels with a state of fixed size, and what goes with them: convolutions, the delta rule, state spaces, heads of length 1."""
 
 from __future__ import annotations
 
@@ -74,6 +74,19 @@ def test_delta_rule(heads: int, key_heads: int, keys: int, values: int, tiled: b
     q, k, v = activations(n, key_heads * keys), activations(n, key_heads * keys) / 4, activations(n, heads * values)
     decay, beta = -np.abs(activations(n, heads)), np.abs(activations(n, heads)) / 2
     check_state(what, [q, k, v, decay, beta], [], (heads, keys, values), heads * values, cpu)
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize(
+    ("heads", "groups", "keys", "values", "fmt"), [(4, 2, 16, 16, "F32"), (6, 2, 7, 19, "BF16"), (1, 1, 3, 70, "F16"), (3, 3, 1, 1, "F32")]
+)
+def test_ssm_scan(heads: int, groups: int, keys: int, values: int, fmt: str, cpu: Cpu) -> None:
+    skip = weight(fmt, heads)
+    types = [f32("n", heads * values), *[f32("n", groups * keys)] * 2, *[f32("n", heads)] * 2, skip.type]
+    what, n = request("ssm_scan", types, groups=groups), PARTS[-1]
+    x, b, c = activations(n, heads * values), activations(n, groups * keys), activations(n, groups * keys)
+    decay, step = -np.abs(activations(n, heads)), np.abs(activations(n, heads))
+    check_state(what, [x, b, c, decay, step], [skip], (heads, keys, values), heads * values, cpu)
 
 
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)

@@ -21,11 +21,11 @@ def activations(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 @pytest.mark.parametrize(("columns", "groups"), [(64, 1), (53, 1), (3, 1), (96, 4), (60, 5)])
 def test_rms_norm(columns: int, groups: int, cpu: Cpu) -> None:
-    w = weight("F32", columns // groups)
-    what = request("rms_norm", [f32("n", columns), w.type], eps=1e-5, groups=groups)
-    for n in SIZES:
-        x = activations(n, columns)
-        assert nmse(run(what, [x, w], (n, columns), cpu), reference(what, [x, w])) < 1e-12
+    for w in (weight("F32", columns // groups), weight("F32", groups, columns // groups)):
+        what = request("rms_norm", [f32("n", columns), w.type], eps=1e-5, groups=groups)
+        for n in SIZES:
+            x = activations(n, columns)
+            assert nmse(run(what, [x, w], (n, columns), cpu), reference(what, [x, w])) < 1e-12
 
 
 @pytest.mark.parametrize(("columns", "groups"), [(53, 1), (60, 5), (96, 4)])

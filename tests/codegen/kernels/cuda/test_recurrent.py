@@ -29,6 +29,11 @@ RULES = [
     request("delta_rule", [f32("n", 14), f32("n", 14), f32("n", 76), f32("n", 4), f32("n", 4)], key_heads=2, scale=0.3, **tiled)
     for tiled in ({}, {"tiled": True})
 ]
+SKIP = weight("BF16", 6)
+SCANS = [
+    request("ssm_scan", [f32("n", 114), f32("n", 7 * groups), f32("n", 7 * groups), f32("n", 6), f32("n", 6), SKIP.type], groups=groups)
+    for groups in (1, 3)
+]
 NORM = request("l2_norm", [f32("n", 120)], eps=1e-6, groups=2)
 SCALED = request("scale_columns", [f32("n", 60), FACTORS.type])
 
@@ -70,6 +75,15 @@ def test_delta_rule(rule: KernelRequest, kernels: CudaKernels) -> None:
     q, k, v = activations(n, 14), activations(n, 14) / 4, activations(n, 76)
     decay, beta = -np.abs(activations(n, 4)), np.abs(activations(n, 4)) / 2
     check_state(kernels, rule, [q, k, v, decay, beta], [], (4, 7, 19), 76)
+
+
+@pytest.mark.contract("CUDA-KERNELS-1")
+@pytest.mark.parametrize("scan", SCANS, ids=["one group", "three groups"])
+def test_ssm_scan(scan: KernelRequest, kernels: CudaKernels) -> None:
+    n, columns = PARTS[-1], int(scan.operands[1].dims[1])
+    x, b, c = activations(n, 114), activations(n, columns), activations(n, columns)
+    decay, step = -np.abs(activations(n, 6)), np.abs(activations(n, 6))
+    check_state(kernels, scan, [x, b, c, decay, step], [SKIP], (6, 7, 19), 114)
 
 
 @pytest.mark.contract("CUDA-KERNELS-1")

@@ -19,8 +19,8 @@ def activations(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def _norm(fmt: str, columns: int, groups: int, eps: float = 1e-5) -> tuple[KernelRequest, Weight]:
-    w = weight(fmt, columns // groups)
+def _norm(fmt: str, columns: int, groups: int, eps: float = 1e-5, *, of_each: bool = False) -> tuple[KernelRequest, Weight]:
+    w = weight(fmt, *([groups] if of_each else []), columns // groups)
     return request("rms_norm", [f32("n", columns), w.type], eps=eps, groups=groups), w
 
 
@@ -28,6 +28,7 @@ def _norm(fmt: str, columns: int, groups: int, eps: float = 1e-5) -> tuple[Kerne
 NORMS = [
     *(_norm("F32", *sizes) for sizes in ((64, 1), (53, 1), (3, 1), (96, 4), (60, 5), (512, 1), (513, 1), (2000, 2))),
     _norm("F16", 70, 2), _norm("BF16", 600, 1), _norm("Q8_0", 96, 1), _norm("Q4_K", 768, 1),
+    _norm("F32", 60, 5, of_each=True), _norm("F16", 1200, 2, of_each=True),
 ]  # fmt: skip
 PLAIN_NORMS = [request("rms_norm", [f32("n", columns)], eps=1e-5, groups=groups) for columns, groups in ((60, 5), (600, 1))]
 EXTREME_NORM = _norm("F32", 40, 1, 1e-6)
@@ -39,7 +40,7 @@ def kernels() -> CudaKernels:
 
 
 @pytest.mark.contract("CUDA-KERNELS-1")
-@pytest.mark.parametrize("what", NORMS, ids=[f"{w.type.dtype} {r.operands[0].dims[1]}/{r.attrs['groups']}" for r, w in NORMS])
+@pytest.mark.parametrize("what", NORMS, ids=[f"{w.type} of {r.operands[0].dims[1]}/{r.attrs['groups']}" for r, w in NORMS])
 def test_rms_norm(what: tuple[KernelRequest, Weight], kernels: CudaKernels) -> None:
     norm, w = what
     columns = int(norm.operands[0].dims[1])

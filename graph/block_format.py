@@ -60,7 +60,8 @@ class BlockFormat:
 
     ``decode(block, first, lane)`` gives the elements first + lane, for lane in 0 .. RUN - 1. It is None where only the
     `gguf` package knows how; ``fields`` is then one field of a block's bytes. ``scales`` are fields of blocks that lie
-    elsewhere. ``minimum(block)`` gives, where there is one, the field that is added to every element of a block.
+    elsewhere. ``minimum(block)`` gives, where there is one, the field that is added to every element of a block. ``in_columns``: the lines
+    of a matrix are its columns, one after the other.
     """
 
     name: str
@@ -71,6 +72,7 @@ class BlockFormat:
     summary: str
     scales: Scales | None = None
     minimum: Callable[[BlockReader], Any] | None = None
+    in_columns: bool = False
 
     @property
     def block_bytes(self) -> int:

@@ -1,4 +1,5 @@
-"""Formats of checkpoints of Hugging Face transformers: the scales of a weight are a tensor of their own.
+"""Formats of checkpoints of Hugging Face transformers: the scales of a weight are a tensor of their own, or its matrices lie column
+by column.
 
 A graph names one as the ``layout`` of a weight: what the weight is to a model, and in GGUF, is its ``dtype``.
 """
@@ -12,6 +13,8 @@ from aprgraph.graph import block_decoders as decoders
 from aprgraph.graph.block_decoders import RUN
 from aprgraph.graph.block_format import BlockFormat, Field, Scales
 
+_COLUMNS = re.compile(r"(F32|F16|BF16)_COLUMNS")
+_FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _FP8 = re.compile(r"F8_(E4M3|E5M2)_(TENSOR|ROW|([1-9]\d{0,5})X([1-9]\d{0,5}))")
 #: ml_dtypes' names of both kinds of FP8: E4M3 has no infinities in checkpoints.
 _DTYPES = {"E4M3": "float8_e4m3fn", "E5M2": "float8_e5m2"}
@@ -30,11 +33,15 @@ MXFP4_PAIRS = BlockFormat(
 
 @cache
 def checkpoint_format(name: str) -> BlockFormat | None:
-    """The format ``name``, None if there is none: MXFP4_PAIRS, or FP8 as F8_E4M3_TENSOR, F8_E5M2_ROW, F8_E4M3_128X128 after
-    what shares a scale: all of a matrix, a row, or a block of so many rows and columns.
+    """The format ``name``, None if there is none: MXFP4_PAIRS, F32_COLUMNS, F16_COLUMNS or BF16_COLUMNS of matrices that lie
+    column by column, or FP8 as F8_E4M3_TENSOR, F8_E5M2_ROW, F8_E4M3_128X128 after what shares a scale: all of a matrix, a row, or
+    a block of so many rows and columns.
     """
     if name == MXFP4_PAIRS.name:
         return MXFP4_PAIRS
+    if (plain := _COLUMNS.fullmatch(name)) is not None:
+        field = Field("x", _FLOATS[plain[1]])
+        return BlockFormat(name, -1, 1, (field,), decoders.decode_plain, "x, column by column", in_columns=True)
     found = _FP8.fullmatch(name)
     if found is None or (found[4] and int(found[4]) % RUN):
         return None

@@ -26,7 +26,8 @@ _EXPERT_DIMS = 3
 class Piece:
     """One matrix: its rows, u8 [rows, bytes of a row], and the rows of its scales where these lie apart.
 
-    Both are views of a file; rows may lie further apart than they are long.
+    Both are views of a file; rows may lie further apart than they are long. Of a format ``in_columns`` the lines of
+    ``blocks`` are columns, u8 [columns, bytes of a column].
     """
 
     blocks: Bytes
@@ -50,12 +51,13 @@ class InPieces:
 
 def comes_in_pieces(weight: TensorType) -> bool:
     """Whether kernels take a weight of this type with a table of places."""
-    return len(weight.dims) == _EXPERT_DIMS or weight_format(weight).scales is not None
+    fmt = weight_format(weight)
+    return len(weight.dims) == _EXPERT_DIMS or fmt.scales is not None or fmt.in_columns
 
 
 def table_shape(weight: TensorType) -> tuple[int, int]:
-    """Of the table of places: a row for each matrix, of where its blocks begin and how far apart their rows are, and, where
-    they lie apart, the same of its scales. Both in bytes, i64.
+    """Of the table of places: a row for each matrix, of where its blocks begin and how far apart their rows are, or their
+    columns where these are its lines, and, where they lie apart, the same of its scales. Both in bytes, i64.
     """
     return _matrices(weight)[0], 4 if weight_format(weight).scales is not None else 2
 
@@ -78,7 +80,7 @@ def packed_places(weight: TensorType) -> npt.NDArray[np.int64]:
         start, _ = fmt.packed_bytes(count, rows, columns)
         table[:, 3] = across * fmt.scales.group_bytes
         table[:, 2] = start + np.arange(count) * (groups * table[0, 3])
-    table[:, 1] = row_bytes
+    table[:, 1] = rows * fmt.block_bytes if fmt.in_columns else row_bytes
     table[:, 0] = np.arange(count) * (rows * row_bytes)
     return table
 
@@ -107,18 +109,32 @@ def read_pieces(tensor: InPieces, row_bytes: int, start: int, into: Bytes) -> No
 
     What has scales is decoded to f32: of FP8 the product with a scale, rounded once.
     """
-    size, done = len(tensor.finders[0]().blocks) * row_bytes, 0
+    size, done = rows_of(tensor.format, tensor.finders[0]()) * row_bytes, 0
     while done < into.size:
         number, begin = divmod(start + done, size)
         piece, count = tensor.finders[number](), min(size - begin, into.size - done)
         first, stop = begin // row_bytes, -(-(begin + count) // row_bytes)
-        if piece.scales is None:
+        if tensor.format.in_columns:
+            rows = _rows_across(tensor.format, piece, first, stop).reshape(-1)
+        elif piece.scales is None:
             rows = piece.blocks[first:stop].reshape(-1)
         else:
             with np.errstate(over="ignore"):
                 rows = decode_piece(tensor.format, piece, first, stop).astype(np.float32).reshape(-1).view(np.uint8)
         into[done : done + count] = rows[begin - first * row_bytes :][:count]
         done += count
+
+
+def rows_of(fmt: BlockFormat, piece: Piece) -> int:
+    """How many rows a piece has."""
+    return piece.blocks.shape[1] // fmt.block_bytes if fmt.in_columns else len(piece.blocks)
+
+
+def _rows_across(fmt: BlockFormat, piece: Piece, start: int, stop: int) -> Bytes:
+    """The rows ``start`` .. ``stop`` - 1 of a piece whose lines are columns, u8 [rows, bytes of a row]."""
+    size = fmt.block_bytes
+    lines = piece.blocks[:, start * size : stop * size].reshape(len(piece.blocks), -1, size)
+    return np.ascontiguousarray(lines.swapaxes(0, 1)).reshape(lines.shape[1], -1)
 
 
 def split(weight: TensorType, whole: Bytes) -> list[Piece]:
@@ -139,7 +155,7 @@ def places_from(base: int, weight: TensorType, pieces: Sequence[Piece]) -> npt.N
 
 def decode_piece(fmt: BlockFormat, piece: Piece, start: int, stop: int) -> npt.NDArray[np.float64]:
     """The rows ``start`` .. ``stop`` - 1 of a piece in float64."""
-    blocks = piece.blocks[start:stop]
+    blocks = _rows_across(fmt, piece, start, stop) if fmt.in_columns else piece.blocks[start:stop]
     columns = blocks.shape[1] // fmt.block_bytes * fmt.elements
     if fmt.scales is None or piece.scales is None:
         return decode_reference(fmt, blocks, (len(blocks), columns))

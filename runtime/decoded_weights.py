@@ -12,7 +12,7 @@ from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array, traits_of
 from aprgraph.graph.ops.sources import MINIMA
-from aprgraph.graph.weight_pieces import InPieces, decode_piece
+from aprgraph.graph.weight_pieces import InPieces, decode_piece, rows_of
 from aprgraph.runtime.weight_scales import row_scales
 
 #: A matrix of more elements is decoded in the parts that are asked for: the table of a large vocabulary is gigabytes in float64.
@@ -41,7 +41,7 @@ def decode_rows(model: Model, node: Node, start: int = 0, stop: int | None = Non
 
 def _rows_of_pieces(tensor: InPieces, start: int, stop: int | None) -> Array:
     """The rows start .. stop - 1 of all pieces, one after the other."""
-    rows = len(tensor.finders[0]().blocks)
+    rows = rows_of(tensor.format, tensor.finders[0]())
     end = len(tensor.finders) * rows if stop is None else stop
     parts = [
         decode_piece(tensor.format, tensor.finders[number](), max(start - number * rows, 0), min(end - number * rows, rows))

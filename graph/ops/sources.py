@@ -34,7 +34,9 @@ def _declared(_types: Types, attrs: Attrs) -> TensorType:
         return TensorType(dtype, dims)
     held = checkpoint_format(layout.upper())
     if held is None or layout != layout.lower():
-        raise GraphError(f"layout is {layout!r}, expected mxfp4_pairs, or such as f8_e4m3_tensor, f8_e4m3_row, f8_e4m3_128x128")
+        raise GraphError(
+            f"layout is {layout!r}, expected mxfp4_pairs, or such as bf16_columns, f8_e4m3_tensor, f8_e4m3_row, f8_e4m3_128x128"
+        )
     require(len(dims) > 1, f"dims is {dims!r}, expected at least two for the layout {layout}")
     require(dims[-1] % held.elements == 0, f"rows have {dims[-1]} elements, expected a multiple of {held.elements} for {layout}")
     return TensorType(layout, dims)
@@ -52,8 +54,9 @@ WEIGHT = Op(
     "weight",
     "A tensor of the model file, in the file's own blocks. `tensor` is its name in the file, dims are elements. If `scale` names another "
     "tensor, what is decoded is multiplied by that: one number, or one for each expert. `layout` is the format that the file has it in, "
-    "where its scales are a tensor of their own; the type is then of that format, and `dtype` what the weight is in GGUF. The `part` "
-    "minima is not the elements, but of each block in [rows, blocks of a row] what is added to all of them.",
+    "where its scales are a tensor of their own, or its matrices lie column by column; the type is then of that format, and `dtype` what "
+    "the weight is in GGUF. The `part` minima is not the elements, but of each block in [rows, blocks of a row] what is added to all of "
+    "them.",
     (),
     infer=_declared,
     attrs={"tensor": str, "dtype": str, "dims": tuple, "scale": str, "layout": str, "part": str},

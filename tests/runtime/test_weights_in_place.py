@@ -18,6 +18,7 @@ from aprgraph.graph.sources.checkpoint.values import scaled_fp8, shared_by
 from aprgraph.graph.weight_pieces import decode_piece, packed
 from aprgraph.runtime.decoded_weights import DecodedWeights, decode_weight
 from aprgraph.runtime.kernel_values import pieces_in_file, weight_in_memory
+from tests.support.checkpoints import gguf_of, write_checkpoint
 from tests.support.fp8_checkpoint import fp8_checkpoint
 from tests.support.golden import nmse
 
@@ -107,3 +108,36 @@ def test_scales_of_blocks_that_are_as_many_as_there_are_rows() -> None:
     assert np.array_equal(value.make().view(np.float32).reshape(4, 64), wanted)
     assert value.in_pieces is not None
     assert np.array_equal(decode_piece(value.in_pieces.format, value.in_pieces.finders[0](), 0, 4), wanted)
+
+
+@pytest.mark.contract("FILE-HF-7")
+def test_experts_with_the_rows_of_x_first_are_read_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of Llama 4, gate and up in one tensor: nothing is put together, and the numbers are those of the GGUF file."""
+    path = write_checkpoint("llama4-f32", tmp_path)
+    loaded = aprgraph.load(path)
+    model: Model = loaded.model
+    assert isinstance(model.file, Checkpoint)
+    whole = {info.name: model.file.tensor_bytes(info).copy() for info in model.file.tensors.values() if info.in_pieces is not None}
+    assert {name.partition(".ffn_")[2] for name in whole} == {"gate_exps.weight", "up_exps.weight", "down_exps.weight"}
+    mapped = np.frombuffer(model.file._files[0].mapped.mapping, np.uint8)
+    for node in loaded.graph:
+        found = pieces_in_file(model, node) if node.op == "weight" else None
+        if found is None:
+            continue
+        assert node.attr_str("layout") == "f32_columns"
+        held = weight_in_memory(model, node)
+        assert mapped.ctypes.data <= held.span.ctypes.data + held.places[0, 0] < mapped.ctypes.data + mapped.size
+        info = model.tensor(node.attr_str("tensor"))
+        wanted = whole[info.name].reshape(-1).view(np.float32).reshape(info.dims)
+        assert np.array_equal(decode_weight(model, node).astype(np.float32), wanted), node.name
+        one = DecodedWeights(model).read(node, loaded.graph.users(node.name)[0])
+        assert np.array_equal(np.asarray(one[1]).astype(np.float32), wanted[1])
+        for start in (0, 1, info.nbytes // 3, info.nbytes - 5):
+            into = np.empty(min(info.nbytes - start, info.nbytes // 2 + 3), np.uint8)
+            model.file.read(info, start, into)
+            assert np.array_equal(into, whole[info.name].reshape(-1)[start : start + into.size]), info.name
+    made = Checkpoint.tensor_bytes
+    monkeypatch.setattr(Checkpoint, "tensor_bytes", lambda source, info: (never if info.in_pieces else made)(source, info))
+    logits = loaded.compile(directory=tmp_path / "x.aprg").logits(TOKENS, positions="all")
+    ours = aprgraph.load(gguf_of("llama4-f32")).compile("reference", directory=tmp_path / "y.aprg").logits(TOKENS, positions="all")
+    assert nmse(logits, ours) < 1e-11

@@ -122,6 +122,16 @@ def weight_with_scales(layout: str, *dims: int, seed: int = 0) -> Weight:
     return Weight(kind, packed(kind, pieces).view(dtype).reshape(shape), decoded.reshape(dims))
 
 
+def weight_in_columns(layout: str, *dims: int, seed: int = 0) -> Weight:
+    """The same of matrices that lie column by column: [experts, rows, columns]."""
+    kind, generator = TensorType(layout, dims), np.random.default_rng([seed, *dims])
+    field = weight_format(kind).fields[0].numpy_dtype
+    values = generator.standard_normal(dims).astype(field)
+    pieces = [Piece(np.ascontiguousarray(matrix.T).view(np.uint8)) for matrix in values]
+    dtype, shape = weight_storage(kind)
+    return Weight(kind, packed(kind, pieces).view(dtype).reshape(shape), values.astype(np.float64))
+
+
 def columns_of(fmt: str) -> int:
     """Two blocks; for plain formats a width that no vector divides."""
     elements = BLOCK_FORMATS[fmt].elements

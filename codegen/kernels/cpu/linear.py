@@ -22,6 +22,10 @@ from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block,
 
 #: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it.
 _TILE_BYTES = 128 * 1024
+#: A tile of a weight that lies column by column has as many rows as share a line of the cache, each of which is read once.
+_LINE_BYTES = 64
+#: So many columns of one are read together: fewer than ways of the cache, for their lines may all fall into one set.
+_COLUMNS = 8
 
 
 def tile_shape(cpu: Cpu) -> tuple[int, int]:
@@ -68,6 +72,8 @@ class Tiles:
     def groups(self) -> int:
         """How many register tiles of rows one tile holds."""
         _, rows = tile_shape(self.emitter.cpu)
+        if self.weight.format.in_columns:
+            return -(-_LINE_BYTES // (rows * self.weight.format.block_bytes))
         return 2 if 2 * rows * self.weight.columns * 4 <= _TILE_BYTES else 1
 
     @property
@@ -91,6 +97,9 @@ class Tiles:
     def decode(self, tile: Expr, expert: Expr | None = None) -> Buffer:
         """The tile's rows in f32, in scratch memory: [rows, columns]."""
         decoded = scratch((self.rows, self.weight.columns))
+        if self.weight.format.in_columns:
+            self._decode_columns(tile, decoded, expert)
+            return decoded
         with T.serial(i64(0), i64(self.rows)) as r:
             row = tile * self.rows + r
 
@@ -99,6 +108,24 @@ class Tiles:
 
             self._inside(row, decode)
         return decoded
+
+    def _decode_columns(self, tile: Expr, decoded: Buffer, expert: Expr | None) -> None:
+        """Some columns at a time, whose lines of the cache are then there for all rows of the tile."""
+        first, columns = tile * self.rows, self.weight.columns
+        whole = columns // _COLUMNS * _COLUMNS
+
+        def decode(start: Expr, width: int) -> None:
+            with T.serial(i64(0), T.min(i64(self.rows), i64(self.weight.rows) - first)) as r:
+
+                def store(lane: Expr) -> None:
+                    assign(decoded, self.weight.plain(first + r, start + lane, expert), [r, start + lane])
+
+                self.emitter.vector(width, store)
+
+        with T.serial(i64(0), i64(columns // _COLUMNS)) as step:
+            decode(step * _COLUMNS, _COLUMNS)
+        if whole < columns:
+            decode(i64(whole), columns - whole)
 
     def multiply(
         self,

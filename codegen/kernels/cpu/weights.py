@@ -136,6 +136,8 @@ class Weight:
         shift = i64(np.dtype(self._dtype).itemsize.bit_length() - 1)
         matrix = i64(0) if expert is None else expert
         first, stride = (self._places[matrix, i64(2 * table + column)] >> shift for column in (0, 1))
+        if self.format.in_columns:
+            return lambda at: self._buffer[first + (start + at) * stride + row]
         return lambda at: self._buffer[first + row * stride + (start + at)]
 
     def _block(self, row: Expr, index: Expr, expert: Expr | None) -> _KernelBlock:

@@ -171,13 +171,15 @@ class Weight:
             width = math.gcd(self.format.scales.group_bytes, 4)
             self._scales = T.decl_buffer((i64(self._count // width),), f"uint{8 * width}", data=self._buffer.data)
 
-    def _line(self, row: Expr, expert: Expr | None, unit: int, length: int, table: int = 0) -> Expr:
-        """Where a row begins, in units of so many bytes. A weight that does not come in pieces has rows of ``length`` units."""
+    def _line(self, line: Expr, expert: Expr | None, unit: int, length: int, table: int = 0) -> Expr:
+        """Where a row, or a column of a format ``in_columns``, begins, in units of so many bytes. A weight that does not come in
+        pieces has rows of ``length`` units.
+        """
         if self._places is None:
-            return row * length
+            return line * length
         matrix = i64(0) if expert is None else expert
         first, stride = (self._places[matrix, i64(2 * table + column)] >> i64(unit.bit_length() - 1) for column in (0, 1))
-        return first + row * stride
+        return first + line * stride
 
     def _block(self, row: Expr, block: Expr, expert: Expr | None) -> _Block:
         fmt, width = self.format, self._width
@@ -194,7 +196,8 @@ class Weight:
 
     def element(self, row: Expr, column: Expr, expert: Expr | None = None) -> Expr:
         """One element of a weight that does not come in blocks, as f32."""
-        value = self._flat[self._line(row, expert, np.dtype(self._dtype).itemsize, self.columns) + column]
+        line, place = (column, row) if self.format.in_columns else (row, column)
+        value = self._flat[self._line(line, expert, np.dtype(self._dtype).itemsize, self.columns) + place]
         if self._dtype == "uint16":
             return T.reinterpret("float32", T.Cast("uint32", value) << T.uint32(16))
         return value if self._dtype == "float32" else T.Cast("float32", value)

@@ -254,20 +254,38 @@ def half_of(tensor: StoredTensor, which: int, order: Order, *, is_transposed: bo
 
     dims = (tensor.dims[0], half) if is_bias else (tensor.dims[0], half, tensor.dims[3 - axis])
     fmt = format_of(tensor.dtype)
-    in_place = None
-    if not is_bias and not is_transposed and order == "halves" and tensor.offset % fmt.block_bytes == 0:
-
-        def find(expert: int) -> Piece:
-            return Piece(tensor.view().reshape(tensor.dims[0], 2 * half, -1)[expert, which * half : (which + 1) * half])
-
-        in_place = InPieces(fmt, [partial(find, expert) for expert in range(tensor.dims[0])])
+    in_place = (
+        None if is_bias or order != "halves" else _in_lines(tensor, range(which * half, (which + 1) * half), in_columns=is_transposed)
+    )
     return Value(dims, fmt, make, offset=tensor.offset, in_pieces=in_place)
+
+
+def _in_lines(tensor: StoredTensor, rows: range, *, in_columns: bool) -> InPieces | None:
+    """Some rows of the matrices of all experts where they lie; None where that is at no multiple of an element."""
+    fmt = format_of(tensor.dtype)
+    held = checkpoint_format(f"{fmt.name}_COLUMNS") if in_columns else fmt
+    if held is None or tensor.offset % fmt.block_bytes:
+        return None
+
+    def find(expert: int) -> Piece:
+        lines = tensor.view().reshape(*tensor.dims[:2], -1)[expert]
+        size = fmt.block_bytes
+        return Piece(lines[:, rows.start * size : rows.stop * size] if in_columns else lines[rows.start : rows.stop])
+
+    return InPieces(held, [partial(find, expert) for expert in range(tensor.dims[0])])
 
 
 def transposed(tensor: StoredTensor) -> Value:
     """A matrix, or those of all experts, with rows and columns exchanged."""
     *experts, rows, columns = tensor.dims
-    return Value((*experts, columns, rows), format_of(tensor.dtype), lambda: _own(elements(tensor).swapaxes(-2, -1)), offset=tensor.offset)
+    in_place = _in_lines(tensor, range(columns), in_columns=True) if experts else None
+    return Value(
+        (*experts, columns, rows),
+        format_of(tensor.dtype),
+        lambda: _own(elements(tensor).swapaxes(-2, -1)),
+        offset=tensor.offset,
+        in_pieces=in_place,
+    )
 
 
 def mxfp4(blocks: StoredTensor, scales: StoredTensor, which: int | None) -> Value:

@@ -1,4 +1,6 @@
-"""Kernels of weights whose scales lie apart, as checkpoints have them, wherever the pieces lie; ml_dtypes is the witness."""
+"""Kernels of weights as checkpoints have them, with scales that lie apart, or column by column, wherever the pieces lie; ml_dtypes is
+the witness.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from aprgraph.graph.block_formats import find_format
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.weight_pieces import Piece, decode_piece, packed
 from tests.support.golden import nmse
-from tests.support.kernels import RUNNABLE, Weight, f32, i32, reference, request, run, weight_with_scales
+from tests.support.kernels import RUNNABLE, Weight, f32, i32, reference, request, run, weight_in_columns, weight_with_scales
 
 CPU = RUNNABLE[-1]
 RNG = np.random.default_rng(5)
@@ -43,6 +45,21 @@ def test_experts_whose_scales_lie_apart(layout: str) -> None:
     what = request("expert_linear", [f32("n", 96), f32("n", 2), w.type])
     x, ids = RNG.standard_normal((9, 96)).astype(np.float32), np.stack([RNG.permutation(4)[:2] for _ in range(9)]).astype(np.float32)
     assert nmse(run(what, [x, ids, w], (9, 2, 37), CPU), reference(what, [x, ids, w])) < 1e-12
+
+
+@pytest.mark.contract("FILE-HF-7")
+@pytest.mark.parametrize("layout", ["f32_columns", "f16_columns", "bf16_columns"])
+@pytest.mark.parametrize(("rows", "columns"), [(37, 53), (72, 64), (1, 7)])
+def test_experts_that_lie_column_by_column(layout: str, rows: int, columns: int) -> None:
+    """They have the bits of those that lie row by row."""
+    w = weight_in_columns(layout, 4, rows, columns)
+    what = request("expert_linear", [f32("n", columns), f32("n", 2), w.type])
+    x, ids = RNG.standard_normal((9, columns)).astype(np.float32), np.stack([RNG.permutation(4)[:2] for _ in range(9)]).astype(np.float32)
+    found = run(what, [x, ids, w], (9, 2, rows), CPU)
+    assert nmse(found, reference(what, [x, ids, w])) < 1e-12
+    by_rows = Weight(TensorType("f32", w.type.dims), w.decoded.astype(np.float32), w.decoded)
+    plain = request("expert_linear", [f32("n", columns), f32("n", 2), by_rows.type])
+    assert run(plain, [x, ids, by_rows], (9, 2, rows), CPU).tobytes() == found.tobytes()
 
 
 @pytest.mark.contract("FILE-HF-7")

@@ -93,6 +93,8 @@ class Graph:
         self._operands: dict[str, tuple[str, ...]] = {}
         self._users: dict[str, list[str]] = {}
         self._networkx: nx.MultiDiGraph[str] | None = None
+        #: Whether the verifier has found every node well-formed; a change of the nodes unsets it.
+        self.verified = False
 
     # -- building -----------------------------------------------------------------------------------------------------
 
@@ -108,14 +110,14 @@ class Graph:
         self._users[node.name] = []
         for operand in dict.fromkeys(operands):
             self._users[operand].append(node.name)
-        self._networkx = None
+        self._networkx, self.verified = None, False
         return node
 
     def replace_node(self, node: Node) -> None:
         """Put ``node`` in place of the node of its name; operands and users stay."""
         self[node.name]  # raises if it is not there
         self._nodes[node.name] = node
-        self._networkx = None
+        self._networkx, self.verified = None, False
 
     def rebuild(self, nodes: Iterable[Node], outputs: Sequence[str] | None = None) -> Graph:
         """A new graph of ``nodes`` (a subset of this graph's, or replacements of the same names), with their operands."""
@@ -170,6 +172,11 @@ class Graph:
         """The nodes that use ``name``, each once."""
         self[name]  # raises if it is not there
         return tuple(self._nodes[user] for user in self._users[name])
+
+    def unchanged_from(self, earlier: Graph) -> set[str]:
+        """Names of the nodes that ``earlier`` has too: the same objects, and so are their operands."""
+        same = {name for name, node in self._nodes.items() if earlier._nodes.get(name) is node}
+        return {name for name in same if self._operands[name] == earlier._operands[name] and same.issuperset(self._operands[name])}
 
     def ancestors(self, names: Iterable[str]) -> set[str]:
         """Names of everything that ``names`` are computed from, themselves included."""

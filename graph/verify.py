@@ -11,20 +11,31 @@ from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.text import print_node
 
 
-def verify(graph: Graph) -> None:
-    """Raise GraphError, showing the node and what it uses, unless every node is well-formed."""
-    staged: dict[tuple[bool, int | None, str], str] = {}
-    for node in graph:
-        _verify_in_context(graph, node, staged)
+def verify(graph: Graph, earlier: Graph | None = None) -> None:
+    """Raise GraphError, showing the node and what it uses, unless every node is well-formed.
+
+    A graph that has been verified and not changed since is not looked at again, nor are its nodes in another graph if
+    that is given it as ``earlier``.
+    """
+    if not graph.verified:
+        good = graph.unchanged_from(earlier) if earlier is not None and earlier.verified else set()
+        staged: dict[tuple[bool, int | None, str], str] = {}
+        for node in graph:
+            _verify_in_context(graph, node, staged, good)
+        graph.verified = True
     for name in graph.outputs:
         if name not in graph:
             raise GraphError(f"graph @{graph.name}: returns %{name}, which is not in it")
 
 
-def _verify_in_context(graph: Graph, node: Node, staged: dict[tuple[bool, int | None, str], str]) -> None:
-    """Verify one node; the error shows it. ``staged`` maps (is a tap, layer, stage) to the node that has been seen there."""
+def _verify_in_context(graph: Graph, node: Node, staged: dict[tuple[bool, int | None, str], str], good: set[str]) -> None:
+    """Verify one node; the error shows it. ``staged`` maps (is a tap, layer, stage) to the node that has been seen there.
+
+    The nodes named ``good`` have been verified.
+    """
     try:
-        _verify_node(graph, node)
+        if node.name not in good:
+            _verify_node(graph, node)
         _verify_unique(node, staged)
     except GraphError as error:
         operands = "".join(f"\n    {print_node(graph, operand)}" for operand in graph.operands(node.name)) or " none"

@@ -76,13 +76,13 @@ def _choices(item: pytest.Function, marker: pytest.Mark) -> list[Hashable]:
     if "of" in marker.kwargs:
         chosen = marker.kwargs["of"](**given, **({} if item.cls is None else {"cls": item.cls}))
         return sorted(chosen)  # of a set, in an order that all processes have
-    return [("class", item.cls), *((name, _value(value, callspec.indices[name])) for name, value in given.items())]
+    return [("class", item.cls), *((name, _value(value)) for name, value in given.items())]
 
 
-def _value(value: object, index: int) -> Hashable:
-    """The value itself, so that a parameter of several that vary together counts as one; else its place among the values."""
+def _value(value: object) -> Hashable:
+    """The value itself, so that a parameter of several that vary together counts as one; of what has no hash, which object it is."""
     try:
         hash(value)
     except TypeError:
-        return index
+        return id(value)
     return value

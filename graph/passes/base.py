@@ -29,9 +29,9 @@ def run_passes(graph: Graph, passes: Sequence[Pass], observe: Callable[[str, Gra
     """
     done: list[str] = []
     for transform in passes:
-        graph = transform(graph)
+        before_it, graph = graph, transform(graph)
         try:
-            verify(graph)
+            verify(graph, before_it)
         except GraphError as error:
             before = ", ".join(done) or "none"
             raise GraphError(f"pass {transform.name} (after: {before}) left an invalid graph: {error}\n{print_graph(graph)}") from None

@@ -21,6 +21,7 @@ from aprgraph.graph.side_tensors import parse_ignored
 from aprgraph.graph.text import print_graph
 from aprgraph.graph.unread_keys import account_for_keys
 from tests.support.gguf_bytes import F32, small_llama
+from tests.support.tiny_families import keys_of
 
 Tiny = Callable[..., Path]
 
@@ -158,6 +159,7 @@ def test_a_key_that_is_read_cannot_be_ignored(tiny_model: Tiny) -> None:
 
 
 @pytest.mark.contract("LOAD-KEYS-1")
+@pytest.mark.each_choice(of=lambda family: keys_of(FAMILIES[family]).keys())
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_key_of_the_table_passes_unless_it_says_so(family: str, tiny_model: Tiny) -> None:
     """A value that stands for no neutral one; the families decide which keys they read, so none of them is spelt out here."""

@@ -156,3 +156,27 @@ def test_a_node_replaced_by_one_of_another_type_is_found_at_its_user() -> None:
     graph.replace_node(renamed(graph["w"], attrs={**graph["w"].attrs, "dims": (5,)}, type=TensorType("f32", (5,))))
     with pytest.raises(GraphError, match=r"the norm's weight is f32\[5\] for 1 groups, but x is f32\[n, 4\]\n  at  %layer0.attn_norm"):
         verify(graph)
+
+
+def test_what_a_pass_changes_is_looked_at_again_with_what_reads_it() -> None:
+    graph = graph_of(TOY)
+    verify(graph)
+    assert graph.verified
+    narrower = graph.copy()
+    assert not narrower.verified
+    assert narrower.unchanged_from(graph) == {node.name for node in graph}
+    table = narrower["table"]
+    narrower.replace_node(renamed(table, type=TensorType("f32", (9, 3)), attrs={**table.attrs, "dims": (9, 3)}))
+    assert not {"table", "layer0.embedding", "lm_head"} & narrower.unchanged_from(graph)
+    assert "w" in narrower.unchanged_from(graph)
+    with pytest.raises(GraphError, match=r"%layer0\.embedding"):
+        verify(narrower, graph)
+
+
+def test_a_graph_that_was_verified_and_changed_is_verified_again() -> None:
+    graph = graph_of(TOY)
+    verify(graph)
+    verify(graph)
+    graph.replace_node(renamed(graph["lm_head"], stage="final_norm"))
+    with pytest.raises(GraphError, match="final_norm"):
+        verify(graph)

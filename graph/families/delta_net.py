@@ -96,12 +96,18 @@ class DeltaNet(Qwen3):
     # -- gated attention ----------------------------------------------------------------------------------------------
 
     def gated_attention(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """Attention times the sigmoid of a gate, which comes with q: of each head q, then the gate."""
+        """Attention times the sigmoid of a gate, which comes with q, and with its bias if there is one: of each head q, then the gate."""
         heads, kv_heads, size = self.heads[layer], self.kv_heads[layer], self.head_size
-        both = g.inner("q_and_gate", "linear", x, g.weight("q", 2 * heads * size, self.hidden))
-        k_and_v = [g.weight(slot, kv_heads * size, self.hidden) for slot in ("k", "v")]
+        rows = {"q": 2 * heads * size, "k": kv_heads * size, "v": kv_heads * size}
+        both = g.inner("q_and_gate", "linear", x, g.weight("q", rows["q"], self.hidden))
+        others = [g.weight(slot, rows[slot], self.hidden) for slot in "kv"]
         q = g.inner("q_alone", "columns", both, start=0, stop=size, heads=heads)
-        y = g.apply("qkv_matmul", "join_heads", q, g.inner("k_and_v", "linear", x, *k_and_v), heads=1)
+        k_and_v = g.inner("k_and_v", "linear", x, *others)
+        y = g.apply("qkv_matmul", "join_heads", q, k_and_v, heads=1)
+        if biases := g.biases(*rows.items()):
+            both = g.inner("q_and_gate_biased", "bias_add", both, biases[0])
+            q = g.inner("q_biased", "columns", both, start=0, stop=size, heads=heads)
+            y = g.apply("qkv_bias", "join_heads", q, g.inner("k_and_v_biased", "bias_add", k_and_v, *biases[1:]), heads=1)
         gate = g.apply("attn_gate", "columns", both, start=size, stop=2 * size, heads=heads)
         k, v = (Heads(y, (heads + index * kv_heads) * size, kv_heads, size, name) for index, name in enumerate("kv"))
         mixed = g.attend(

@@ -174,6 +174,11 @@ MODELS = {
         "hidden_size": 20, "intermediate_size": 28,
         "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0], "mrope_interleaved": True},
     }),
+    # With biases of attention, its gate's among them, which llama.cpp does not load.
+    "qwen35-f32-biases": FamilyModel("qwen35", "Qwen3_5Text", _SIZES | _DELTA_NET | {
+        "hidden_size": 20, "intermediate_size": 28, "attention_bias": True,
+        "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0], "mrope_interleaved": True},
+    }),
     "qwen35moe-f32": FamilyModel("qwen35moe", "Qwen3_5MoeText", _SIZES | _DELTA_NET | {
         "hidden_size": 20, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2,
         "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0], "mrope_interleaved": True},

@@ -26,7 +26,7 @@ _F32 = 0
 _NO_FLASH_ATTENTION = 0
 #: llama.cpp gives norms of q and k to models of command-r, and windows to those of exaone4, by their number of layers, 64, and chunks
 #: of 8,192 positions to those of llama4.
-_OTHERS = ("command-r-plus-f32", "exaone4-f32", "llama4-f32")
+_OTHERS = ("command-r-plus-f32", "exaone4-f32", "llama4-f32", "qwen35-f32-biases")
 
 
 def logits_of(path: Path, tokens: Sequence[int]) -> F32:

@@ -223,13 +223,15 @@ class Recorder:
                 return torch.cat([*(self._in_file_order(heads[name]) for name in "qk"), values["v"]], dim=1)
 
             products = {name: x @ module.weight.T for name, module in parts.items()}
+            sums = {} if attention.q_proj.bias is None else {name: products[name] + module.bias for name, module in parts.items()}
             if is_gated:
-                q, gate = products["q"].reshape(len(x), -1, 2, attention.head_dim).unbind(2)
-                products["q"] = q.reshape(len(x), -1)
-                self._put(index, "attn_gate", gate.reshape(len(x), -1))
+                q_and_gate = [part["q"].reshape(len(x), -1, 2, attention.head_dim).unbind(2) for part in (products, sums) if part]
+                self._put(index, "attn_gate", q_and_gate[-1][1].reshape(len(x), -1))
+                for part, (q, _) in zip((products, sums), q_and_gate, strict=False):
+                    part["q"] = q.reshape(len(x), -1)
             self._put(index, "qkv_matmul", side_by_side(products))
-            if attention.q_proj.bias is not None:
-                self._put(index, "qkv_bias", side_by_side({name: products[name] + module.bias for name, module in parts.items()}))
+            if sums:
+                self._put(index, "qkv_bias", side_by_side(sums))
 
         def normed_heads(stage: str) -> Any:
             def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> None:

@@ -76,7 +76,6 @@ _ONLY: Mapping[str, Mapping[str, object]] = {
     "apertus": {"hidden_act": "xielu"},
     "phi": {"qk_layernorm": False},
     "mamba2": {"time_step_limit": [0.0, math.inf]},
-    **{kind: {"attention_bias": False} for kind in _DELTA},
 }
 #: Classes with layers that have a sliding window, which therefore need `sliding_window`.
 _NEED_WINDOW = (*_GEMMA, "olmo3", "gpt_oss")

@@ -20,6 +20,11 @@ from tests.support.cuda_runs import command, run_emulated
 from tests.support.golden import GOLDEN, nmse
 from tests.support.own_families import own_families
 
+try:
+    import torch
+except ModuleNotFoundError:
+    torch = None
+
 _PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 _MODEL = GOLDEN / "families" / "olmo-f32.gguf"
 
@@ -84,6 +89,23 @@ def test_on_an_emulated_gpu(family: Path, tmp_path: Path) -> None:
     results = run_emulated([compile_it, run_it], tmp_path)
     assert [(result.code, result.err) for result in results] == [(0, "")] * 2
     _check(aprgraph.Trace.open(tmp_path / "t"))
+
+
+@pytest.mark.contract("FAMILY-WALK-1", "CAPTURE-TRANSFORMERS-1")
+@pytest.mark.skipif(torch is None, reason="torch and transformers are not here")
+def test_the_original_is_captured_whole_though_its_norms_have_no_weights(family: Path, tmp_path: Path) -> None:
+    from tests.golden.family_models import make_model
+
+    load_family_file(family)
+    ours = aprgraph.load(_MODEL)
+    ours.compile("reference", tmp_path / "a.aprg").run("all", "0..2", tokens=_tokens(), directory=tmp_path / "ours")
+    theirs = make_model("olmo-f32", tmp_path / "olmo-f32.gguf").model
+    with torch.no_grad(), aprgraph.capture.transformers(theirs, tmp_path / "theirs") as capture:
+        theirs(torch.tensor([_tokens()]))
+    staged = {(node.layer, node.stage) for node in ours.graph.staged()}
+    assert {(entry.layer, entry.stage) for entry in capture.trace.entries} == staged
+    report = aprgraph.diff(tmp_path / "ours", tmp_path / "theirs", profile="same-graph-f32")
+    assert (report.exit_code, report.compared) == (0, len(staged)), report.verdict
 
 
 def test_a_trace_is_audited_and_drawn_with_the_family(family: Path, tmp_path: Path) -> None:

@@ -82,6 +82,12 @@ _DEEPSEEK_V3 = PreTokenizer((
     "[一-龥぀-ゟ゠-ヿ]+",
     _ASCII_PUNCTUATION + rf"[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_REST}",
 ))  # fmt: skip
+# Chinese characters by themselves. A word does not end where case changes, as it does in the model's own pattern: llama.cpp
+# leaves that out.
+_HAN = r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2EBEF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}]"
+_KIMI_K2 = PreTokenizer((
+    rf"{_HAN}+|[^\r\n\p{{L}}\p{{N}}]?(?:(?!{_HAN})\p{{L}})+{_CONTRACTIONS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_REST}",
+))  # fmt: skip
 _TEKKEN = PreTokenizer((_cased_words("", r"\p{N}"),), ignores_merges=True, adds_bos=True)
 _GPT4O = PreTokenizer((_cased_words(f"{_CONTRACTIONS}?", r"\p{N}{1,3}"),))
 # Groups of three digits, counted from the end of the number.
@@ -105,6 +111,7 @@ _NAMES: dict[PreTokenizer, str] = {
     _DEEPSEEK_LLM: "deepseek-llm",
     _DEEPSEEK_CODER: "deepseek-coder",
     _DEEPSEEK_V3: "deepseek-v3 hunyuan-dense joyai-llm hy_v4",
+    _KIMI_K2: "kimi-k2",
     _TEKKEN: "tekken",
     _GPT4O: "gpt-4o llama4 kanana2 talkie minimax-m2",
     _SUPERBPE: "superbpe",

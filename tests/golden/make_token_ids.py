@@ -36,7 +36,7 @@ NAMES = (
     "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral",
     "midm-2.0", "lfm2", "smaug-bpe", "chatglm-bpe", "glm5", "deepseek-r1-qwen", "kormo", "stablelm2", "megrez", "hunyuan", "solar-open",
     "grok-2", "bailingmoe", "bailingmoe2", "llada-moe", "hunyuan-dense", "joyai-llm", "hy_v4", "llama4", "kanana2", "talkie", "minimax-m2",
-    "poro-chat", "gpt3-finnish",
+    "poro-chat", "gpt3-finnish", "kimi-k2",
 )  # fmt: skip
 _OVERRIDE_TEXT = 3
 

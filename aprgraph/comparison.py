@@ -66,15 +66,18 @@ def audit(
     tokens: Sequence[int] | None = None,
     profile: str | None = None,
     tolerances: Sequence[str] = (),
+    arithmetic: str | None = None,
     progress: OnTensor | None = None,
 ) -> Audit:
     """Replay each stage of one trace in float64 from the inputs that it recorded: where is it wrong? See ``Audit``.
+
+    ``arithmetic`` is that of the engine which wrote it, such as "ggml-avx2", or "find" (default: what the manifest names).
 
     Raises AprgraphError for what cannot be read or is no run of the model.
     """
     opened = open_source(trace)
     loaded = load_model_of([opened], model)
-    return _audit(opened, loaded, tokens=tokens, profile=profile, tolerances=tolerances, progress=progress)
+    return _audit(opened, loaded, tokens=tokens, profile=profile, tolerances=tolerances, arithmetic=arithmetic, progress=progress)
 
 
 def load_model_of(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from aprgraph.graph.errors import GraphError, shown
+from aprgraph.graph.ops.gelu_half import GELU_HALF
+from aprgraph.graph.ops.rope_chained import ROPE_ANGLES_CHAINED
 
 #: The arithmetic of a run that names none.
 PLAIN = "plain"
@@ -64,7 +66,7 @@ _VEC_DOT_TYPES = {
 }  # fmt: skip
 
 #: Ops of which ggml's CPU backend computes another: GELU by a table of float16, RoPE's angles by products in float32.
-_CPU_OPS = {"gelu": "gelu_half", "rope_angles": "rope_angles_chained"}
+_CPU_OPS = {op.traits.variant_of: op.name for op in (GELU_HALF, ROPE_ANGLES_CHAINED) if op.traits.variant_of is not None}
 
 
 #: ggml's CUDA backend in passes of up to 8 positions: mmvq.cu and vecdotq.cuh of ggml-cuda. Not there: Q4_1, Q5_1 and

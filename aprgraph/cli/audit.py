@@ -53,6 +53,17 @@ def audit(
         typer.Option("--profile", help="The arithmetic of what wrote the trace, whatever its manifest says [that of the manifest]."),
     ] = None,
     tolerances: Tolerance = None,
+    arithmetic: Annotated[
+        str | None,
+        typer.Option(
+            "--arithmetic",
+            metavar="NAME[,cache=f16|f32][,flash=on|off]",
+            help="How the engine rounds that wrote the trace: ggml-avx2 and others (docs/arithmetic.md) [what the manifest names].",
+        ),
+    ] = None,
+    explain_arithmetic: Annotated[
+        bool, typer.Option("--explain-arithmetic", help="Find the arithmetic that explains the trace, and hold it to that.")
+    ] = False,
     override_kv: Override = None,
     ignore: Ignore = None,
     names: Map = None,
@@ -72,15 +83,21 @@ def audit(
     Example:
       aprgraph audit theirs --model model.gguf
       aprgraph audit theirs --model model.gguf --profile cross-engine-q8act --tokens 1780,314,216,34,27,34,47
+      aprgraph audit theirs --model model.gguf --explain-arithmetic
       aprgraph audit theirs --model model.gguf --repro guilty; python guilty/repro.py
 
     Exit code: 0 right, 1 wrong, 2 could not be audited, 3 nothing could be replayed.
     """
     from aprgraph import comparison  # noqa: PLC0415
+    from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.runtime.blame.chosen_arithmetic import FIND  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_foreign_sides, open_source  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
+    if arithmetic is not None and explain_arithmetic:
+        raise ComparisonError("--arithmetic and --explain-arithmetic exclude each other; give one of them")
+    chosen = FIND if explain_arithmetic else arithmetic
     check_repro(repro)
     ids = None if tokens is None else parse_tokens(tokens)
     opened = open_source(*open_foreign_sides([trace], names or []))
@@ -90,7 +107,9 @@ def audit(
     loaded = comparison.load_model_of([opened], model, {**recorded, **parse_overrides(override_kv or [])}, ignore or [])
     print_notices(loaded.notices)
     with replaying() as progress:
-        found = comparison.audit(opened, loaded, tokens=ids, profile=profile, tolerances=tolerances or [], progress=progress)
+        found = comparison.audit(
+            opened, loaded, tokens=ids, profile=profile, tolerances=tolerances or [], arithmetic=chosen, progress=progress
+        )
     late = Afterwards()
     if repro is not None:
         with late.written_by("--repro"):

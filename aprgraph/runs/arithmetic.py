@@ -7,11 +7,9 @@ from aprgraph.graph.arithmetics import parse_arithmetic
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.passes.apply_arithmetic import OF_GRAPH, precisions_of
-from aprgraph.runtime.trace.manifest import ARITHMETICS
+from aprgraph.runtime.trace.manifest import ARITHMETICS, ENGINE_ARITHMETIC
 
 _FLOAT32 = "float32"
-#: The key of a manifest: the name of an engine's arithmetic, with its options.
-ENGINE_ARITHMETIC = "engine_arithmetic"
 
 
 def check_arithmetic(arithmetic: str, target: str) -> None:

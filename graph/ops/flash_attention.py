@@ -8,6 +8,7 @@ longer pass is computed in tiles of float32, which is `attention`. Keys and valu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -124,5 +125,5 @@ FLASH_ATTENTION = Op(
     attrs={**ATTENTION.attrs, "lanes": int},
     defaults=ATTENTION.defaults,
     numbers=ATTENTION.numbers,
-    traits=ATTENTION.traits,
+    traits=replace(ATTENTION.traits, variant_of=ATTENTION.name),
 )

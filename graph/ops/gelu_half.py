@@ -37,5 +37,5 @@ GELU_HALF = Op(
     ("x",),
     infer=_gelu_half,
     reference=_gelu_half_reference,
-    traits=Traits(is_rowwise=True),
+    traits=Traits(variant_of="gelu", is_rowwise=True),
 )

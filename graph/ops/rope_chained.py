@@ -7,6 +7,7 @@ divided by the pair's factor and scaled as YaRN says. Far out this is off by mor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -45,5 +46,5 @@ ROPE_ANGLES_CHAINED = Op(
     reference=_chained_reference,
     attrs=ROPE_ANGLES.attrs,
     numbers=ROPE_ANGLES.numbers,
-    traits=ROPE_ANGLES.traits,
+    traits=replace(ROPE_ANGLES.traits, variant_of=ROPE_ANGLES.name),
 )

@@ -44,6 +44,8 @@ class Traits:
     #: The operand whose rows are multiplied by weight matrices, or by the rows of a KV cache. Engines may round it to
     #: what the other one is held in, or to something near.
     multiplied: str | None = None
+    #: The op that this one is in another arithmetic: with the same operands and, but for more of its own, attributes.
+    variant_of: str | None = None
     #: Whether the result holds ids chosen by comparing values, as in top-k. A rounding error can give another id. An
     #: id is NaN where the values hold a NaN and nothing can be chosen.
     chooses: bool = False

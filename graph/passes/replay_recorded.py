@@ -56,7 +56,7 @@ class Origins:
     """What one value of a replay is computed from.
 
     ``sources`` are names of nodes that were recorded, ``region`` of those that are computed, its own last, and ``weights``
-    those that they read; all in execution order.
+    those that they read, whole or a part; all in execution order.
     """
 
     sources: tuple[str, ...]
@@ -68,6 +68,7 @@ def find_origins(replay: Graph, name: str, order: Mapping[str, int]) -> Origins:
     """The origins of one output of a graph that ReplayRecorded made; ``order`` is each node's place in it."""
     found: dict[Role, list[str]] = {role: [] for role in Role}
     for needed in sorted(replay.ancestors([name]), key=order.__getitem__):
-        found[traits_of(replay[needed]).role].append(needed)
+        role = traits_of(replay[needed]).role
+        found[role].append(replay[needed].attr_str("tensor") if role is Role.WEIGHT else needed)
     sources = tuple(source.removeprefix(PREFIX) for source in found[Role.RECORDED])
-    return Origins(sources, tuple(found[Role.COMPUTED]), tuple(found[Role.WEIGHT]))
+    return Origins(sources, tuple(found[Role.COMPUTED]), tuple(dict.fromkeys(found[Role.WEIGHT])))

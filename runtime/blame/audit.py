@@ -13,9 +13,12 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.message import Message
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
+from aprgraph.graph.passes.apply_arithmetic import apply_arithmetic
 from aprgraph.graph.stages import LOGITS, is_logits
 from aprgraph.graph.words import listed
+from aprgraph.runtime.blame.arithmetic_fit import limits_of
 from aprgraph.runtime.blame.broken_model import see_broken_model
+from aprgraph.runtime.blame.chosen_arithmetic import ChosenArithmetic
 from aprgraph.runtime.blame.file_suspect import is_run_of, suspect_file
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.judging import Judge
@@ -29,7 +32,7 @@ from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes, with_repeats
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.overrides import Tolerances
-from aprgraph.runtime.diff.profiles import QUANT_VS_FLOAT, kept_in, overruled, own_profile
+from aprgraph.runtime.diff.profiles import EXACT_PROFILE, QUANT_VS_FLOAT, kept_in, overruled, own_profile
 from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
 from aprgraph.runtime.diff.side_names import name_of
@@ -51,6 +54,7 @@ def audit(
     tolerances: Sequence[str] = (),
     stages: Iterable[str] | None = None,
     progress: Progress | None = None,
+    arithmetic: str | None = None,
 ) -> Audit:
     """Replay every tensor of ``trace`` whose inputs are known. See ``Auditor`` for the arguments and errors.
 
@@ -61,8 +65,10 @@ def audit(
     once, repeated = without_repeats(trace, replayed.graph)
     once, notes = in_order_of_model(once, replayed)
 
+    found_once = ChosenArithmetic(arithmetic)
+
     def audit_unless(one: Trace, hopeless: Hopeless) -> Audit | None:
-        auditor = Auditor(one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages)
+        auditor = Auditor(one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, arithmetic=found_once)
         return auditor.audit_unless(hopeless, progress)
 
     found = audit_unless(once, lambda _: False)
@@ -77,7 +83,8 @@ class Auditor:
     ``tokens`` are the token ids of the prompt, for a trace whose manifest lacks them. ``profile`` names the
     tolerances for the arithmetic that computed the trace, in place of those that the manifest calls for.
     ``tolerances`` set limits for single stages, as in ``diff``; ``stages`` are the stages that they may name
-    (default: those of the trace). Audits of one model may share a ReplayedModel.
+    (default: those of the trace). Audits of one model may share a ReplayedModel. ``arithmetic`` is that which the trace was computed
+    in, as ``chosen_arithmetic.py`` has it (default: the one that the manifest names).
 
     Raises ComparisonError for an unknown profile or tokens that contradict the manifest, TokenError for ids outside
     the vocabulary, TraceError for a damaged file, and ModelError for a model whose graph cannot be built.
@@ -92,6 +99,7 @@ class Auditor:
         profile: str | None = None,
         tolerances: Sequence[str] = (),
         stages: Iterable[str] | None = None,
+        arithmetic: ChosenArithmetic | None = None,
     ) -> None:
         if profile is not None:
             check_profile(profile)
@@ -103,10 +111,18 @@ class Auditor:
             check_tokens(known, model)
         self.graph = _graph_of(trace, replayed, known)
         self.recorded = Recorded(trace, self.graph, known)
-        self.replayer = Replayer(self.graph, self.recorded, replayed.weights.read)
         self._kept = None if profile is not None else kept_in(trace)
         self.profile = profile or own_profile(trace.info, self.graph, self._kept.format if self._kept is not None else None)
-        limits = Tolerances(self.profile, tolerances, [entry.stage for entry in trace.entries] if stages is None else stages)
+        self._arithmetic = arithmetic or ChosenArithmetic()
+        names = [entry.stage for entry in trace.entries] if stages is None else list(stages)
+        if (chosen := self._arithmetic.of(trace.info, self.graph, self.recorded, replayed.weights.read)) is not None:
+            self.graph = apply_arithmetic(self.graph, chosen)
+            self.recorded = Recorded(trace, self.graph, known)
+            tolerances = (*limits_of(self.graph, names), *tolerances)
+            if self._kept is None and self.profile != QUANT_VS_FLOAT:
+                self.profile = profile or EXACT_PROFILE
+        self.replayer = Replayer(self.graph, self.recorded, replayed.weights.read)
+        limits = Tolerances(self.profile, tolerances, names)
         float_weights: FloatWeights | None = None
         if self.profile == QUANT_VS_FLOAT:
             float_weights = FloatWeights.of(trace.info, self.graph, self._kept.format if self._kept is not None else None)
@@ -154,6 +170,7 @@ class Auditor:
 
     def _notes(self) -> Iterator[str]:
         trace, recorded = self.recorded.trace, self.recorded
+        yield from self._arithmetic.notes(name_of(str(trace.directory)))
         fingerprint = trace.info.model.get("fingerprint") if trace.info is not None else None
         if self.model.held is not None:
             yield (
@@ -164,7 +181,7 @@ class Auditor:
             yield Caveat(f"{trace.directory} was recorded from another model file than {self.model.path} (the fingerprints differ)")
         if self._kept is not None:
             yield Caveat(self._kept.describe(name_of(str(trace.directory))))
-        if (other := overruled(self.profile, trace.info, self.graph)) is not None:
+        if self._arithmetic.chosen is None and (other := overruled(self.profile, trace.info, self.graph)) is not None:
             yield f"{trace.directory} is held to {self.profile}, as asked for; {other}"
         if recorded.tokens is None:
             yield Caveat(f"the tokens of {trace.directory} are not known, so its embedding is not checked; give them with ", TOKENS)

@@ -12,6 +12,7 @@ from aprgraph.graph.errors import shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_keys import keys_of_ops
+from aprgraph.graph.ops import traits_of
 from aprgraph.runtime.blame.local_errors import NAMED, FileSuspect, LocalError
 from aprgraph.runtime.check.finding import Level
 from aprgraph.runtime.check.weights import judge_some
@@ -35,7 +36,8 @@ def suspect_file(wrong: Sequence[LocalError], model: Model, graph: Graph) -> Fil
     first = {local.key.stage: local for local in reversed(wrong)}
     firsts = [local for local in wrong if first[local.key.stage] is local]
     weights = dict.fromkeys(name for local in firsts for name in local.weights)
-    ops = {graph[name].op for local in firsts for name in local.region if name in graph}
+    nodes = [graph[name] for local in firsts for name in local.region if name in graph]
+    ops = {traits_of(node).variant_of or node.op for node in nodes}
     seen = (*_look(model, list(weights)[:NAMED]), *_rounded(model, firsts))
     return FileSuspect(model.path.name, tuple(weights), tuple(_keys(ops, model)), seen)
 

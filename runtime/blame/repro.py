@@ -221,7 +221,7 @@ def _identifier(name: str) -> str:
 def _save_weight(part: Path, model: Model, graph: Graph, node: Node) -> None:
     """The weight decoded to f32; of the rows or experts that are read, the others stay zeros, which take no room on the disk."""
     info = model.tensor(node.attr_str("tensor"))
-    columns = info.dims[-1]
+    columns = node.type.bind()[-1]
     rows = math.prod(info.dims[:-1])
     with (part / f"{node.name}.npy").open("wb") as file:  # not mapped: a full disk would end the process
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": node.type.bind()})

@@ -46,6 +46,8 @@ _PROFILE_OF: Mapping[str, str] = {
 }
 
 QUANT_VS_FLOAT = "quant-vs-float"
+#: The profile of two sides that round alike.
+EXACT_PROFILE = _PROFILE_OF[FLOAT32]
 _Q8_K = "cross-engine-q8k"
 _IN_WORDS: Mapping[str, str] = {
     FLOAT64: "computes in float64",

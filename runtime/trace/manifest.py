@@ -27,6 +27,8 @@ FORMAT = "aprgraph-trace"
 VERSION = 1
 #: In ``extra``: which rows of a head of q or k RoPE turns together, "interleaved" (2i, 2i + 1) or "halves" (i, i + D/2).
 QK_ROWS = "qk_rows"
+#: The arithmetic of an engine that a run was computed in, with its options (graph/arithmetics.py).
+ENGINE_ARITHMETIC = "engine_arithmetic"
 #: What a run can say that it computed in; the last: in float32, activations rounded to 8 bits before each quantised matmul.
 ARITHMETICS = ("float64", "float32", "float16", "bfloat16", "q8-activations")
 

@@ -67,6 +67,7 @@ def product(name: str) -> Graph:
     """)
 
 
+@pytest.mark.contract("ARITHMETIC-GGML-1")
 @pytest.mark.parametrize("level", [level for level in cases.LEVELS if level not in cases.ONLY_ATTENTION])
 @pytest.mark.parametrize("name", cases.FORMATS)
 def test_products_are_those_of_ggml(golden: Mapping[str, Any], name: str, level: str) -> None:
@@ -157,6 +158,7 @@ def test_roundings_by_hand() -> None:
 # -- the other operations -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.contract("ARITHMETIC-GGML-1")
 @pytest.mark.parametrize("level", [level for level in cases.LEVELS if level not in cases.ONLY_ATTENTION])
 @pytest.mark.parametrize("name", cases.ROPES)
 def test_rope_is_that_of_ggml(golden: Mapping[str, Any], name: str, level: str) -> None:
@@ -217,6 +219,7 @@ def attention_graph(case: cases.AttentionCase) -> Graph:
     """)
 
 
+@pytest.mark.contract("ARITHMETIC-GGML-1")
 @pytest.mark.parametrize("level", cases.LEVELS)
 @pytest.mark.parametrize("name", cases.ATTENTIONS)
 def test_attention_is_that_of_ggml(golden: Mapping[str, Any], name: str, level: str) -> None:

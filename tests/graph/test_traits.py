@@ -67,6 +67,12 @@ def test_traits_name_operands_that_there_are() -> None:
         traits, names = op.traits, set(op.operands_named(len(op.operands)))
         assert {*traits.weights, *traits.attended, *filter(None, [traits.picks_rows_by])} <= names, op.name
         assert traits.picks_rows_by is None or traits.weights, op.name
+        assert traits.multiplied is None or traits.multiplied in names, op.name
+        assert traits.multiplied is not None or not traits.is_matmul, op.name
+        if traits.variant_of is not None:
+            other = OPS[traits.variant_of]
+            assert other.operands == op.operands
+            assert other.attrs.items() <= op.attrs.items()
 
 
 def test_what_is_asked_of_a_graph() -> None:

@@ -14,6 +14,7 @@ from tests.support.replayed import replayed_errors
 ALIKE = 1e-11
 
 
+@pytest.mark.contract("ARITHMETIC-STAGES-1")
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.key)
 def test_every_stage_is_explained(run: Run, tmp_path: Path) -> None:
     """In prefill and in a decoded token, and by no arithmetic that rounds otherwise: neither exact, nor with another cache."""

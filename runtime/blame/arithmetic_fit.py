@@ -1,0 +1,110 @@
+"""Which arithmetic explains a trace: stages of its first layers computed again as engines round, until one leaves only rounding.
+
+An arithmetic explains a stage to rounding or not at all, so it excuses nothing: what it does not explain is wrong by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from aprgraph.graph.arithmetics import ARITHMETICS, CACHES, EngineArithmetic
+from aprgraph.graph.errors import GraphError
+from aprgraph.graph.ir import Graph
+from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
+from aprgraph.graph.passes.apply_arithmetic import apply_arithmetic
+from aprgraph.graph.passes.prune import part_of
+from aprgraph.runtime.blame.recorded import Recorded
+from aprgraph.runtime.blame.replay import ReadWeight, Replayer, as_recorded_type
+from aprgraph.runtime.trace.aprt import F32
+
+#: A stage of llama.cpp is within an NMSE of 1e-11 of what its arithmetic makes of its inputs, and of no other: docs/arithmetic.md.
+EXPLAINED = 1e-10
+#: What the online softmax of float16 may be off by: where a library's exp gives the neighbour of a float32, a float16 may be another.
+_FLASH_LIMIT = 1e-7
+#: Layers, of those that were recorded, that are tried with every arithmetic.
+_LAYERS = 2
+
+
+@dataclass(frozen=True)
+class ArithmeticFit:
+    """``arithmetics`` explain the same stages of the sample, the one that is nearest first. ``explained`` is how many of them plain
+    float32 does not explain.
+    """
+
+    arithmetics: tuple[EngineArithmetic, ...]
+    explained: int
+
+
+def fit_arithmetic(graph: Graph, recorded: Recorded, read: ReadWeight) -> ArithmeticFit | None:
+    """The arithmetics that explain most of what plain float32 does not, in the prompt's first layers; None where none explains more
+    stages than it spoils.
+
+    ``graph`` is that of the run, with nothing rounded. Raises TraceError for a tensor that cannot be read.
+    """
+    step = next((step for step in recorded.steps if recorded.of_step(step)), None)
+    if step != 0:  # later steps need what earlier ones left
+        return None
+    plain = _errors(graph, recorded, read)
+    tried: list[tuple[int, float, EngineArithmetic]] = []
+    for arithmetic in candidates():
+        try:
+            changed = apply_arithmetic(graph, arithmetic)
+        except GraphError:  # nothing is known of a format of the weights
+            continue
+        errors = _errors(changed, recorded, read)
+        gained = [name for name, error in errors.items() if error <= EXPLAINED < plain.get(name, 0.0)]
+        spoiled = [name for name, error in plain.items() if error <= EXPLAINED < errors.get(name, math.inf)]
+        if len(gained) > len(spoiled):
+            tried.append((len(gained) - len(spoiled), sum(errors[name] for name in gained), arithmetic))
+    if not tried:
+        return None
+    most = max(gain for gain, _, _ in tried)
+    best = sorted((off, index) for index, (gain, off, _) in enumerate(tried) if gain == most)
+    return ArithmeticFit(tuple(tried[index][2] for _, index in best), most)
+
+
+def candidates() -> Iterator[EngineArithmetic]:
+    """The arithmetics that were tried against their engines, with each choice of their users."""
+    for arithmetic in ARITHMETICS.values():
+        if arithmetic.is_exact or not arithmetic.was_run:
+            continue
+        for cache in CACHES:
+            for flash in (True, False):
+                if cache == arithmetic.cache or not flash:  # flash attention rounds what an f32 cache holds too
+                    yield replace(arithmetic, cache=cache, flash=flash)
+
+
+def limits_of(graph: Graph, stages: Collection[str]) -> tuple[str, ...]:
+    """Of ``stages``, the tolerances of those that an engine's arithmetic explains less closely than others, as --tol takes them."""
+    found = {node.stage for node in graph if node.op == FLASH_ATTENTION.name}
+    return tuple(f"{stage}=nmse:{_FLASH_LIMIT}" for stage in sorted(set(stages) & {stage for stage in found if stage is not None}))
+
+
+def _errors(graph: Graph, recorded: Recorded, read: ReadWeight) -> Mapping[str, float]:
+    """By node, the NMSE of each stage of the prompt's first layers that can be computed again."""
+    tensors = recorded.of_step(0)
+    layers = sorted({tensor.node.layer for tensor in tensors.values() if tensor.node.layer is not None})[:_LAYERS]
+    replayer = Replayer(graph, recorded, read)
+    replay = replayer.replay(0, {}, frozenset(), keep_states=False)
+    wanted = [name for name in replay.graph.outputs if name in tensors and tensors[name].node.layer in layers]
+    found = {}
+    for node, value in replayer.run(replay, graph=part_of(replay.graph, wanted)):
+        if node.name in wanted:
+            tensor = tensors[node.name]
+            there: F32 = recorded.value(tensor).astype(np.float32) if tensor.is_whole else recorded.load(tensor)
+            found[node.name] = _nmse(there, as_recorded_type(value, tensor))
+    return found
+
+
+def _nmse(actual: F32, expected: F32) -> float:
+    """The mean square error of ``actual`` relative to ``expected``; inf where that is 0 or either is not finite."""
+    with np.errstate(all="ignore"):
+        wide = expected.astype(np.float64)
+        error, size = float(np.square(actual - wide).sum()), float(np.square(wide).sum())
+    if error == 0:
+        return 0.0
+    return error / size if size > 0 and math.isfinite(error) and math.isfinite(size) else math.inf

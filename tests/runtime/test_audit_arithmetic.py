@@ -1,0 +1,125 @@
+"""An audit in the arithmetic of an engine: what llama.cpp computed is right to rounding, and a small fault shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aprgraph
+from aprgraph import Trace
+from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.sources.gguf_file import GGUFFile
+from tests.golden.make_llama_cpp_arithmetic import RUNS, Run, llama_cpp_trace, write_model
+from tests.support.cli import fails, run_cli
+
+
+@pytest.mark.contract("ARITHMETIC-AUDIT-1")
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.key)
+def test_the_arithmetic_of_a_dump_is_found(run: Run, tmp_path: Path) -> None:
+    model, trace = write_model(run, tmp_path / "tiny.gguf"), llama_cpp_trace(run, tmp_path / "theirs")
+    found = aprgraph.audit(trace, model, arithmetic="find")
+    assert found.exit_code == 0, found.sentence
+    assert found.profile == "same-graph-f32"
+    assert found.replayed == len(trace.entries)
+    note = next(note for note in found.notes if "is held to the arithmetic" in note)
+    assert run.arithmetic in note
+    if run.flash == "on":  # AVX-512 sums otherwise in flash attention alone
+        assert note.startswith(f"theirs is held to the arithmetic {run.arithmetic} (llama.cpp on ")
+
+
+def changed(trace: Trace, directory: Path, stage: str, change: Callable[[Any], Any]) -> Trace:
+    """The trace with one tensor of step 0 changed."""
+    tensors = {(entry.layer, entry.stage, entry.step): np.array(trace.load(entry)) for entry in trace.entries}
+    key = next(key for key in tensors if key[1:] == (stage, 0))
+    tensors[key] = change(tensors[key])
+    assert trace.info is not None
+    return Trace.write(directory, tensors, tokens=trace.info.tokens, generated=[29], target="llama.cpp")
+
+
+@pytest.mark.contract("ARITHMETIC-AUDIT-1")
+def test_a_fault_that_the_noise_of_8_bits_hides_is_found(tmp_path: Path) -> None:
+    """One column of the logits, off by a thousandth: of 272, that is an NMSE of 4e-9, where 8 bits cost 1e-4."""
+    run = RUNS[0]
+    model = write_model(run, tmp_path / "tiny.gguf")
+
+    def spoil(logits: Any) -> Any:
+        column = int(np.abs(logits).argmax())
+        return np.where(np.arange(logits.size) == column, logits * np.float32(1.001), logits)
+
+    trace = changed(llama_cpp_trace(run, tmp_path / "right"), tmp_path / "theirs", "lm_head", spoil)
+    assert aprgraph.audit(trace, model, profile="cross-engine-q8k").exit_code == 0
+    found = aprgraph.audit(trace, model, arithmetic="find")
+    assert found.exit_code == 1
+    assert [local.label for local in found.wrong] == ["lm_head"]
+
+
+@pytest.mark.contract("ARITHMETIC-AUDIT-1")
+def test_a_fault_is_found_where_the_arithmetic_is_named(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """A run with another epsilon: every norm is wrong, and what the rounded products make of it is right."""
+    path = tiny_model(format="Q4_1", hidden=64, ffn=64, vocabulary=288)
+    overrides: dict[str, Any] = {"llama.attention.layer_norm_rms_epsilon": 1e-3}
+    other = aprgraph.load(path, overrides).compile("reference", tmp_path / "other.aprg")
+    trace = other.run("all", "0..2", tokens=[5, 9, 17, 3], directory=tmp_path / "theirs", arithmetic="ggml-scalar,flash=off")
+    for asked, why in ((None, "as its manifest says"), ("ggml-scalar,flash=off", "as asked for"), ("find", "which explains ")):
+        found = aprgraph.audit(trace, path, arithmetic=asked)
+        assert {local.key[2] for local in found.wrong} == {"attn_norm", "ffn_norm", "final_norm"}, asked
+        (note,) = (note for note in found.notes if note.startswith("theirs is held to the arithmetic "))
+        assert "ggml-scalar,cache=f16,flash=off" in note
+        assert why in note
+    plain = aprgraph.audit(trace, path, arithmetic="plain")
+    assert not any("is held to the arithmetic" in note for note in plain.notes)
+
+
+@pytest.mark.contract("ARITHMETIC-AUDIT-1")
+def test_what_rounds_nothing_is_in_none(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    path = tiny_model(format="Q4_1", hidden=64, ffn=64, vocabulary=288)
+    trace = aprgraph.load(path).compile("reference", tmp_path / "tiny.aprg").run("all", tokens=[5, 9], directory=tmp_path / "ours")
+    found = aprgraph.audit(trace, path, arithmetic="find")
+    assert found.exit_code == 0
+    assert "no arithmetic that is known here explains more of ours than float32 does" in found.notes
+
+
+def test_names_that_stand_for_none(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    path = tiny_model(format="Q4_1", hidden=64, ffn=64, vocabulary=288)
+    trace = aprgraph.load(path).compile("reference", tmp_path / "tiny.aprg").run("lm_head", tokens=[5, 9], directory=tmp_path / "ours")
+    with pytest.raises(ComparisonError, match="arithmetic 'ggml': there is no 'ggml'; expected one of plain, ggml-avx2, "):
+        aprgraph.audit(trace, path, arithmetic="ggml")
+    manifest = tmp_path / "ours" / "trace.json"
+    manifest.write_text(manifest.read_text().replace('"tokens":', '"engine_arithmetic": "mine", "tokens":', 1))
+    with pytest.raises(
+        ComparisonError, match=r"ours: its manifest names the engine_arithmetic 'mine': arithmetic 'mine': there is no 'mine'"
+    ):
+        aprgraph.audit(tmp_path / "ours", path)
+    message = fails("audit", tmp_path / "ours", "--model", path, "--arithmetic", "plain", "--explain-arithmetic")
+    assert message == "--arithmetic and --explain-arithmetic exclude each other; give one of them"
+
+
+def test_the_command_line_finds_it(tmp_path: Path) -> None:
+    run = RUNS[-1]
+    model = write_model(run, tmp_path / "tiny.gguf")
+    llama_cpp_trace(run, tmp_path / "theirs")
+    printed = run_cli("audit", tmp_path / "theirs", "--model", model, "--explain-arithmetic").out
+    assert f"note: theirs is held to the arithmetic {run.arithmetic} (llama.cpp on x86-64 with AVX2 and FMA), which explains " in printed
+
+
+@pytest.mark.contract("ARITHMETIC-AUDIT-1")
+def test_a_nibble_of_the_weights_is_found_and_can_be_computed_alone(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """One weight of 4096 was another for the run; what the sums of blocks multiply is a part of its tensor, and not named apart."""
+    path = tiny_model(format="Q4_1", hidden=64, ffn=64, vocabulary=288)
+    tensor, raw = "blk.1.ffn_down.weight", bytearray(path.read_bytes())
+    file = GGUFFile(path)
+    begin = bytes(raw).index(np.ascontiguousarray(file.tensor_bytes(file.tensors[tensor])).tobytes())
+    raw[begin + 4] ^= 1
+    (tmp_path / "other.gguf").write_bytes(raw)
+    compiled = aprgraph.load(tmp_path / "other.gguf").compile("reference", tmp_path / "other.aprg")
+    compiled.run("all", "0..2", tokens=[5, 9, 17, 3], directory=tmp_path / "theirs", arithmetic="ggml-avx2")
+    result = run_cli("audit", tmp_path / "theirs", "--model", path, "--repro", tmp_path / "guilty")
+    assert f"theirs: not a run of {path.name} at layer 1 ffn_out (local error " in result.out
+    assert f"the fault is in the file: {tensor}.\n" in result.out
+    weights = sorted(file.name for file in (tmp_path / "guilty").rglob("*.npy") if "minima" in file.name)
+    assert weights == [f"{tensor}_minima.npy", f"{tensor}_minima.q4_1-blocks.npy"]
+    assert np.load(next((tmp_path / "guilty").rglob(weights[0]))).shape == (64, 2)

@@ -126,7 +126,7 @@ class Auditor:
         float_weights: FloatWeights | None = None
         if self.profile == QUANT_VS_FLOAT:
             float_weights = FloatWeights.of(trace.info, self.graph, self._kept.format if self._kept is not None else None)
-        self._judge = Judge(self.replayer, self.profile, limits, float_weights)
+        self._judge = Judge(replayed, self.replayer, self.profile, limits, float_weights)
 
     def audit_unless(self, hopeless: Hopeless, progress: Progress | None = None) -> Audit | None:
         """The whole audit; None as soon as a tensor is ``hopeless``."""

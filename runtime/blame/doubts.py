@@ -99,7 +99,7 @@ class Doubts:
         if case.tensor.is_whole:
             self._replayer.recorded.readings[case.step, case.tensor.node.name] = reading
         under = self._compare(replace(wrong, state=LocalState.RIGHT), replace(case, recorded=reading.restore(case.recorded)))
-        return replace(under, reason=None, reading=reading.words)
+        return replace(under, reason=None, reading=reading.words, explanation=None)
 
     def as_they_stand(self, wrong: LocalError, case: Case) -> LocalError | None:
         """A tensor that does not follow from the doubtful ones under their readings: does it from some of them as they stand?
@@ -122,6 +122,13 @@ class Doubts:
                     for doubt in standing:
                         doubt.decided = _Decided.RECORDED
         return None
+
+    def standing(self, case: Case) -> list[Replay]:
+        """The replay from the doubtful tensors as they stand, if there are any: what a mistake may have been computed from."""
+        doubts = self._of(case)
+        if not doubts or not isinstance(case.replay.inputs, ReplayInputs):
+            return []
+        return [replace(case.replay, inputs=case.replay.inputs.standing({doubt.tensor.node.name for doubt in doubts}))]
 
     def testify(self, right: LocalError, case: Case) -> None:
         """A tensor that follows from doubtful ones under their readings: they were recorded so, unless it follows from them either way.

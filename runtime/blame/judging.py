@@ -9,16 +9,18 @@ from dataclasses import replace
 import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.ops import Array, is_computed
+from aprgraph.graph.ops import Array, is_computed, is_weight
+from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.passes.replay_recorded import Origins, find_origins
 from aprgraph.graph.stages import StageKind
+from aprgraph.runtime.blame.agreement import agreed
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.doubts import Case, Doubts
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.local_errors import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.blame.replay import Replay, Replayer, as_recorded_type
-from aprgraph.runtime.blame.telltales import Evidence, find_telltale
+from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.ties import NearTies
 from aprgraph.runtime.blame.twins import Twins
 from aprgraph.runtime.diff.indices import compare_indices
@@ -26,6 +28,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
+from aprgraph.runtime.explain import LEFT, Around, Evidence, Explainer, Explanation
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
@@ -34,13 +37,16 @@ from aprgraph.runtime.trace.reader import Trace
 class Judge:
     """Judges the tensors of one trace in execution order; ``settle`` says what came of the doubts."""
 
-    def __init__(self, replayer: Replayer, profile: str, limits: Tolerances, float_weights: FloatWeights | None) -> None:
+    def __init__(
+        self, model: ReplayedModel, replayer: Replayer, profile: str, limits: Tolerances, float_weights: FloatWeights | None
+    ) -> None:
+        self._model, self._weights = model.model, [node for node in model.graph if is_weight(node)]
         self._replayer, self._recorded, self._graph = replayer, replayer.recorded, replayer.graph
         self._profile, self._limits, self._float_weights = profile, limits, float_weights
         self._find = limits.find
         self._ties = NearTies()
         self._doubts = Doubts(replayer, _compare)
-        self._told: set[str] = set()
+        self._explainer = Explainer()
         self._twins = Twins()
 
     def tolerance(self, stage: str, step: int) -> Tolerance:
@@ -83,9 +89,10 @@ class Judge:
             weights=origins.weights,
             inside=tuple(self._key(step, name) for name in origins.region if self._graph[name].stage is not None),
         )
-        if kind_of(node.stage) is StageKind.INDEX:
-            return self._judge_ids(local, recorded, computed, node)
         case = Case(tensor, recorded, computed, replay, origins, tolerance)
+        if kind_of(node.stage) is StageKind.INDEX:
+            found = self._judge_ids(local, recorded, computed, node)
+            return replace(found, explanation=self._explain(found, case)) if found.state is LocalState.WRONG else found
         found = _compare(local, case)
         if found.state is LocalState.WRONG:
             as_it_stands = self._doubts.as_they_stand(found, case)
@@ -93,9 +100,7 @@ class Judge:
                 return as_it_stands
             found = self._excused(found, case)
         if found.state is LocalState.WRONG:
-            found = self._doubts.read_otherwise(found, case)
-        if found.state is LocalState.WRONG:
-            found = replace(found, telltale=self._telltale(case))
+            found = self._doubts.read_otherwise(replace(found, explanation=self._explain(found, case)), case)
         if found.state is LocalState.RIGHT:
             self._doubts.testify(found, case)
         return found
@@ -105,13 +110,13 @@ class Judge:
 
         A wrong tensor that holds what another stage holds says that.
         """
-        return [self._with_twin(self._doubts.settled(local)) for local in found]
+        return agreed([self._with_twin(self._doubts.settled(local)) for local in found], self._graph)
 
     def _with_twin(self, local: LocalError) -> LocalError:
         twin = self._twins.find(local.key) if local.state is LocalState.WRONG else None
         if twin is None:
             return local
-        return replace(local, twin=twin, telltale=local.telltale or f"what was recorded is that of {twin.in_step_label}")
+        return replace(local, twin=twin)
 
     def as_read(self, trace: Trace) -> Trace:
         """``trace`` with the tensors that were recorded otherwise as they are to be read."""
@@ -158,14 +163,42 @@ class Judge:
             reason += ", where the scores tie: of equal scores the lower id comes first"
         return replace(local, state=LocalState.WRONG, reason=reason)
 
-    def _telltale(self, case: Case) -> str | None:
-        """What the error gives away, of the first wrong tensor of each stage: those of later layers are mostly wrong in the same way."""
-        stage = case.tensor.node.stage or ""
-        if stage in self._told or not case.tensor.is_whole:
-            return None
-        self._told.add(stage)
-        operands = self._replayer.operands_of(case.replay, case.tensor.node.name)
-        return find_telltale(Evidence(case.tensor.node, operands, case.recorded.astype(np.float64)))
+    def _explain(self, wrong: LocalError, case: Case) -> Explanation | None:
+        """The mistake under which a wrong tensor is what was recorded."""
+        name, step, recorded = case.tensor.node.name, case.step, self._recorded
+        tensors, start = recorded.of_step(step), recorded.pass_start(step) or 0
+        part = part_of(case.replay.graph, (name,))
+
+        def value(other: str) -> Array | None:
+            tensor = tensors.get(other)
+            return recorded.value(tensor) if tensor is not None and tensor.is_whole else None
+
+        def error(value: Array) -> float | None:
+            found = _compare_any(wrong, replace(case, computed=as_recorded_type(value, case.tensor)))
+            return found.error if found.state is LocalState.RIGHT and (found.error or 0.0) <= most else None
+
+        # Of a tensor with NaN or Inf in other places the error says nothing.
+        nonfinite = isinstance(wrong.metrics, TensorMetrics) and wrong.metrics.mismatched_nonfinite
+        most = math.inf if nonfinite else LEFT * (wrong.error or 0.0)
+
+        around = Around(
+            self._model,
+            self._graph,
+            self._weights,
+            self._replayer.read,
+            value,
+            (*(recorded.tokens or ()), *recorded.generated),
+            np.arange(start, start + (recorded.pass_length(step) or 0)),
+            case.replay.states,
+            self._explainer.left_wrong,
+        )
+        whole = recorded.value(case.tensor) if case.tensor.is_whole else None
+        for replay in (case.replay, *self._doubts.standing(case)):
+            values = {node.name: computed for node, computed in self._replayer.run(replay, graph=part)}
+            found = self._explainer.explain(Evidence(self._graph[name], whole, error, part, values, around))
+            if found is not None:
+                return found
+        return None
 
     def _key(self, step: int, name: str) -> Place:
         node = self._graph[name]
@@ -179,6 +212,17 @@ def _compare(local: LocalError, case: Case) -> LocalError:
     metrics = compare_tensors(case.recorded, case.computed, position_axis=dims.index("n") if "n" in dims else None)
     reason = _nonfinite(metrics) if metrics.mismatched_nonfinite else exceeds(metrics, local.limit, case.tolerance)
     return replace(local, metrics=metrics, state=LocalState.RIGHT if reason is None else LocalState.WRONG, reason=reason)
+
+
+def _compare_any(wrong: LocalError, case: Case) -> LocalError:
+    """The same for what was called wrong, ids among them."""
+    local = replace(wrong, state=LocalState.RIGHT, reason=None)
+    if kind_of(case.tensor.node.stage or "") is not StageKind.INDEX:
+        return _compare(local, case)
+    metrics = compare_indices(case.recorded, case.computed)
+    assert metrics is not None
+    reason = exceeds(metrics, local.limit)
+    return replace(local, metrics=metrics, state=LocalState.RIGHT if reason is None else LocalState.WRONG)
 
 
 def _nonfinite(metrics: TensorMetrics) -> str:

@@ -20,6 +20,7 @@ from aprgraph.runtime.diff.prompt import NOT_KNOWN, Prompt
 from aprgraph.runtime.diff.report import common_to
 from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.diff.side_names import name_of
+from aprgraph.runtime.explain.explanation import Explanation
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
@@ -47,7 +48,7 @@ class LocalError:
     from, ``region`` the graph nodes that it computed, the tensor's own last, ``inside`` the stages among these, and ``weights`` the
     model tensors that it read.
     ``reason`` says why the state is what it is, where that needs words, and ``reading`` how the tensor was recorded, where it is right
-    only if it is read so; ``metrics`` are then those under the reading. ``telltale`` says what a wrong one gives away by itself,
+    only if it is read so; ``metrics`` are then those under the reading. ``explanation`` is the mistake under which a wrong one fits,
     ``twin`` which other stage's values it holds.
     """
 
@@ -61,7 +62,7 @@ class LocalError:
     weights: tuple[str, ...] = ()
     reason: str | None = None
     reading: str | None = None
-    telltale: str | None = None
+    explanation: Explanation | None = None
     twin: Place | None = None
     inside: tuple[Place, ...] = ()
 
@@ -71,6 +72,13 @@ class LocalError:
         if isinstance(self.metrics, IndexMetrics):
             return self.metrics.share
         return None if self.metrics is None else self.metrics.nmse
+
+    @property
+    def telltale(self) -> str | None:
+        """What a wrong tensor gives away, in words that follow its label."""
+        if self.explanation is not None:
+            return self.explanation.sentence
+        return None if self.twin is None else f"what was recorded is that of {self.twin.in_step_label}"
 
     @property
     def excess(self) -> float:
@@ -91,6 +99,7 @@ class LocalError:
             "reason": self.reason,
             "reading": self.reading,
             "telltale": self.telltale,
+            "explanation": None if self.explanation is None else self.explanation.to_json(),
             "metrics": None if self.metrics is None else self.metrics.to_json(),
         }
 

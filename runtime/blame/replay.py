@@ -77,7 +77,7 @@ class Replayer:
     """Replays the steps of one trace: ``recorded`` by the ``graph`` of its model, on weights as ``read`` gives them."""
 
     def __init__(self, graph: Graph, recorded: Recorded, read: ReadWeight) -> None:
-        self.graph, self.recorded, self._read = graph, recorded, read
+        self.graph, self.recorded, self.read = graph, recorded, read
 
     def replay(self, step: int, states: Mapping[str, Array], lost: frozenset[str], *, keep_states: bool) -> Replay:
         """The replay of one step; ``states`` is what the steps before it left, but for those ``lost``."""
@@ -114,7 +114,7 @@ class Replayer:
     def run(self, replay: Replay, states: dict[str, Array] | None = None, *, graph: Graph | None = None) -> Iterator[tuple[Node, Array]]:
         """Every computed node of a replay, or of a part of its graph, with its value in float64; ``states`` is brought up to date."""
         states = dict(replay.states) if states is None else states
-        return evaluate(graph or replay.graph, replay.inputs, self._read, states)
+        return evaluate(graph or replay.graph, replay.inputs, self.read, states)
 
     def lost(self, replay: Replay) -> frozenset[str]:
         """The states that a replay does not bring up to date."""
@@ -134,4 +134,4 @@ class Replayer:
         operands = replay.graph.operands(name)
         graph = part_of(replay.graph, tuple(operand.name for operand in operands if not is_weight(operand)))
         values = {node.name: value for node, value in self.run(replay, graph=graph) if node.name in graph.outputs}
-        return [self._read(operand, replay.graph[name]) if is_weight(operand) else values[operand.name] for operand in operands]
+        return [self.read(operand, replay.graph[name]) if is_weight(operand) else values[operand.name] for operand in operands]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aprgraph.graph.ops import Array, traits_of
+from aprgraph.graph.ops.delta_rule import key_heads_of
 from tests.zoo.faults.patches import left_out, reading
 from tests.zoo.faults.places import each_layer, either
 from tests.zoo.planting import Call, Fault, Patch
@@ -49,7 +50,8 @@ def _without_correction(call: Call) -> Array:
     """Plain linear attention: v is added to the state, whatever the state gives for k already."""
     q, k, v, decay, beta = call.operands
     heads, keys = decay.shape[1], call.node.attr_int("key_heads")
-    q, k = (x.reshape(len(x), keys, -1).repeat(heads // keys, axis=1) for x in (q, k))
+    own = key_heads_of(heads, call.node.attrs)
+    q, k = (x.reshape(len(x), keys, -1)[:, own] for x in (q, k))
     values, state, rows = v.reshape(len(v), heads, -1), 0.0, []
     for position in range(len(v)):
         added = k[position][:, :, None] * (values[position] * beta[position][:, None])[:, None, :]

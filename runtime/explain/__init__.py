@@ -1,0 +1,22 @@
+"""Why a stage is wrong: the mistake under which its recorded values follow from its recorded inputs.
+
+A rule (``any_op.py``, and the files named after what they are of) offers alternatives for a node of some ops; the search
+(``explainer.py``) puts each in the node's place, and keeps those that leave nothing but rounding.
+"""
+
+from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
+    any_op,
+    attention,
+    elementwise,
+    ends,
+    experts,
+    norms,
+    products,
+    recurrent,
+    rope,
+)
+from aprgraph.runtime.explain.explainer import Evidence, Explainer
+from aprgraph.runtime.explain.explanation import Candidate, Explanation
+from aprgraph.runtime.explain.site import LEFT, Around
+
+__all__ = ["LEFT", "Around", "Candidate", "Evidence", "Explainer", "Explanation"]

@@ -1,0 +1,80 @@
+"""Alternatives: other computations of one node, each a mistake that engines make, declared for the ops that it can happen to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aprgraph.graph.ir import Attr
+from aprgraph.graph.ops import Array
+
+if TYPE_CHECKING:
+    from aprgraph.runtime.explain.site import Site
+
+#: What a node gives in place of what it should, from the operands that it has, in float64.
+Compute = Callable[[Sequence[Array]], Array]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """What an engine may have computed at one node.
+
+    ``name`` is the mistake's, one wherever it is made. ``words`` go on "it fits if". ``rank`` says how much they say: of what
+    fits as well, what has a higher one is not named. ``shows_in`` are ops that the same mistake changes where they read the node.
+    """
+
+    name: str
+    words: str
+    compute: Compute
+    rank: int = 0
+    shows_in: tuple[str, ...] = ()
+
+
+#: The rank of what can happen to any op, of what was solved for, and of what says no more than where.
+GENERAL, SOLVED, LOOSE = 1, 2, 3
+
+#: The alternatives of one node, the likelier first. A rule that solves for a number looks at what was recorded.
+Rule = Callable[["Site"], Iterator[Alternative]]
+
+_RULES: dict[str, list[Rule]] = {}
+#: The name under which rules of every op stand.
+_ANY = ""
+
+
+def explains(*ops: str) -> Callable[[Rule], Rule]:
+    """Declare a rule for nodes of ``ops``; of every op where none is named."""
+
+    def register(rule: Rule) -> Rule:
+        for op in ops or (_ANY,):
+            _RULES.setdefault(op, []).append(rule)
+        return rule
+
+    return register
+
+
+def rules_of(op: str) -> Sequence[Rule]:
+    """The rules of an op, its own first."""
+    return (*_RULES.get(op, ()), *_RULES.get(_ANY, ()))
+
+
+def with_operand(site: Site, index: int, change: Callable[[Array], Array]) -> Compute:
+    """The node with one operand changed."""
+    return lambda operands: site.compute([change(operand) if i == index else operand for i, operand in enumerate(operands)])
+
+
+def with_value(site: Site, index: int, value: Array) -> Compute:
+    """The node with another value in place of one operand."""
+    return with_operand(site, index, lambda _: value)
+
+
+def with_attrs(site: Site, **attrs: Attr) -> Compute:
+    """The node with other attributes."""
+    return lambda operands: site.compute(operands, **attrs)
+
+
+def goes_on(index: int) -> Compute:
+    """An operand as it is, in place of the node's value."""
+    return lambda operands: np.asarray(operands[index])

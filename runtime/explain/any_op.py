@@ -1,0 +1,163 @@
+"""Mistakes of any op: it is left out, reads something else, is multiplied by a number, or holds the values of other positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from aprgraph.graph.ir import Node
+from aprgraph.graph.ops import Array, is_computed
+from aprgraph.graph.words import listed, plural
+from aprgraph.runtime.explain.alternative import GENERAL, SOLVED, Alternative, Compute, explains, goes_on, with_attrs, with_value
+from aprgraph.runtime.explain.site import Site, compute
+
+#: So many rows away a value is looked for.
+_SHIFTS = (1, -1)
+_NAMED = 4
+_NORMS = ("rms_norm", "layer_norm")
+
+
+@explains()
+def left_out(site: Site) -> Iterator[Alternative]:
+    """One of its operands goes on as it is."""
+    for index, operand in enumerate(site.operands):
+        if np.shape(operand) == site.due.shape and isinstance(operand, np.ndarray) and site.fits(operand):
+            yield Alternative(
+                "left-out",
+                f"{site.called} is left out: what it reads, {site.label(index)}, goes on as it is",
+                goes_on(index),
+                GENERAL,
+            )
+
+
+@explains()
+def zeros(site: Site) -> Iterator[Alternative]:
+    """All zeros."""
+    if site.recorded is not None and not site.recorded.any():
+        yield Alternative("zeros", "it is all zeros", lambda _: np.zeros_like(site.due), GENERAL)
+
+
+@explains()
+def zero_positions(site: Site) -> Iterator[Alternative]:
+    """Some positions are zero, as where a kernel forgets what does not fill a tile."""
+    if site.recorded is None or site.node.type.dims[:1] != ("n",):
+        return
+    rows = site.recorded.reshape(len(site.recorded), -1)
+    empty: Array = np.asarray(~rows.any(axis=1) & site.due.reshape(rows.shape).any(axis=1))
+    if 0 < empty.sum() < len(rows):
+        which = f"{plural(int(empty.sum()), 'position')} {listed(map(int, np.flatnonzero(empty)), _NAMED)}"
+        words = f"{which} of {site.called} {'is' if empty.sum() == 1 else 'are'} zero"
+        yield Alternative("positions-zero", words, partial(_without_positions, site, empty))
+
+
+@explains("columns")
+def other_columns(site: Site) -> Iterator[Alternative]:
+    """Other columns of the same rows are taken: those of what lies beside, or the first or last of each head."""
+    start, stop = site.node.attr_int("start"), site.node.attr_int("stop")
+    width, size = stop - start, site.operands[0].shape[1] // int(site.node.attrs.get("heads", 1))  # type: ignore[arg-type]
+    beside = [node for node in site.around.graph.users(site.operand_names[0]) if node.op == site.node.op]
+    starts = {0: "the first", size - width: "the last", **{node.attr_int("start"): site.label_of(node) for node in beside}}
+    for other, what in starts.items():
+        if other != start and 0 <= other <= size - width:
+            words = f"{site.called} takes the columns {other} to {other + width - 1} ({what}) in place of {start} to {stop - 1}"
+            yield Alternative("other-columns", words, with_attrs(site, start=other, stop=other + width))
+
+
+@explains()
+def constant_factor(site: Site) -> Iterator[Alternative]:
+    """All of it times a number."""
+    if site.recorded is None or not np.isfinite(site.recorded).all():
+        return
+    energy = float(np.vdot(site.due, site.due))
+    factor = float(np.vdot(site.recorded, site.due)) / energy if energy else 1.0
+    if site.fits(site.due * factor):
+        words = f"{site.called} is multiplied by {factor:.6g}"
+        yield Alternative("factor", words, lambda operands: site.compute(operands) * factor, SOLVED)
+
+
+@explains()
+def other_operand(site: Site) -> Iterator[Alternative]:
+    """It reads another value of the same shape, as of before or behind a norm."""
+    graph = site.around.graph
+    for index, name in enumerate(site.operand_names):
+        own = graph[name]
+        if not is_computed(own):
+            continue
+        for other in _near(site, own):
+            value = site.around.value(other.name)
+            if value is None:
+                continue
+            operands = [value if i == index else operand for i, operand in enumerate(site.operands)]
+            if site.recorded is None or site.fits(site.compute(operands)):
+                words = f"{site.called} reads {site.label_of(other)} in place of {site.label(index)}"
+                yield Alternative("other-input", words, with_value(site, index, value), GENERAL)
+
+
+@explains("linear", "expert_linear")
+def otherwise_normed(site: Site) -> Iterator[Alternative]:
+    """What it reads is the norm of another sum, or was normalised though it should not be."""
+    graph = site.around.graph
+    own = graph[site.operand_names[0]]
+    norms = [node for node in graph if node.layer == site.node.layer and node.op in _NORMS and node.type == own.type]
+    if not is_computed(own) or site.recorded is None:
+        return
+    if own in norms:
+        first, *others = graph.operand_names(own.name)
+        weights = [site.read(graph[name]) for name in others]
+        before = site.around.value(first)
+        for other in _near(site, graph[first]):
+            added = site.around.value(other.name)
+            if before is not None and added is not None:
+                value = compute(own, [before + added, *weights], site.around)
+                words = f"{site.called} reads {site.label(0)} of {site.label_of(graph[first])} + {site.label_of(other)}"
+                yield from _if_it_fits(site, "other-input", words, value)
+        return
+    for norm in norms:
+        weights = [site.read(graph[name]) for name in graph.operand_names(norm.name)[1:]]
+        value = compute(norm, [site.operands[0], *weights], site.around)
+        yield from _if_it_fits(site, "normed-input", f"{site.called} reads {site.label(0)} behind the norm of {site.label_of(norm)}", value)
+
+
+def _if_it_fits(site: Site, name: str, words: str, value: Array) -> Iterator[Alternative]:
+    if site.fits(site.compute([value, *site.operands[1:]])):
+        yield Alternative(name, words, with_value(site, 0, value), GENERAL)
+
+
+@explains()
+def other_positions(site: Site) -> Iterator[Alternative]:
+    """Each position holds what the one before, or behind, should."""
+    if site.recorded is None or site.node.type.dims[:1] != ("n",) or len(site.due) < 3:
+        return
+    for shift in _SHIFTS:
+        inner = slice(1, None) if shift > 0 else slice(None, -1)
+        if site.fits_at(np.roll(site.due, shift, axis=0), inner):
+            where = "before" if shift > 0 else "behind"
+            first = site.recorded[:1] if shift > 0 else site.recorded[-1:]
+            words = f"each position of {site.called} holds what the one {where} it should"
+            yield Alternative("positions-shifted", words, _shifted(site, shift, first), GENERAL)
+
+
+def _near(site: Site, own: Node) -> Iterator[Node]:
+    """Other values of the type of an operand, of the same layer, of the one before, and of no layer."""
+    layer = site.node.layer
+    for node in site.around.graph:
+        near = layer is None or node.layer is None or 0 <= layer - node.layer <= 1
+        if node.stage is not None and node.name not in (own.name, site.node.name) and node.type == own.type and near:
+            yield node
+
+
+def _without_positions(site: Site, empty: Array, operands: Sequence[Array]) -> Array:
+    value = site.compute(operands)
+    value[empty] = 0.0
+    return value
+
+
+def _shifted(site: Site, shift: int, edge: Array) -> Compute:
+    def compute(operands: Sequence[Array]) -> Array:
+        value = np.roll(site.compute(operands), shift, axis=0)
+        value[0 if shift > 0 else -1] = edge[0]
+        return value
+
+    return compute

@@ -1,0 +1,298 @@
+"""Mistakes of attention: masks, scales, heads, the softmax, what the cache holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from aprgraph.graph.ops import OPS, Array, is_computed, traits_of
+from aprgraph.graph.ops.attention import cap_of, mask_of, value_size_of
+from aprgraph.graph.ops.base import integer, number
+from aprgraph.graph.ops.rope import PAIRINGS
+from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, goes_on, with_attrs, with_operand
+from aprgraph.runtime.explain.site import Site, compute
+
+#: From a right mask [n, t] to a wrong one.
+_Mask = Callable[[Array], Array]
+#: Caps that models have, of which one may be taken for another.
+_CAPS = (50.0, 30.0, 20.0)
+#: What has the same mask as a node that it reads.
+_READERS = {"attn_scores": ("attn_softmax",), "attn_softmax": ()}
+#: Of a longer cache not every pair of rows is tried.
+_MOST_ROWS = 32
+#: So many nodes behind a cache its rows are looked for.
+_MOST_BEHIND = 3
+#: Beyond this e^x is no float32.
+_LARGEST_EXPONENT = 88.7
+
+
+def _exponentials(operands: Sequence[Array], mask: Array, *, largest_subtracted: bool = True) -> tuple[Array, Array]:
+    """exp of the scores that a mask [n, t] leaves, 0 elsewhere, and their sums with a head's sink."""
+    scores, *sinks = operands
+    logits = [np.where(mask, scores, -np.inf), *(np.broadcast_to(sink[:, None, None], (*scores.shape[:2], 1)) for sink in sinks)]
+    joined = np.concatenate(logits, axis=-1)
+    weights = np.exp(joined - joined.max(axis=-1, keepdims=True) if largest_subtracted else joined)
+    return weights[..., : scores.shape[-1]], weights.sum(axis=-1, keepdims=True)
+
+
+def _scores(site: Site, operands: Sequence[Array], mask: Array) -> Array:
+    q, k = operands
+    attrs = site.node.attrs
+    heads, kv_heads = integer(attrs, "heads"), integer(attrs, "kv_heads")
+    keys = np.repeat(k.reshape(len(k), kv_heads, -1), heads // kv_heads, axis=1)
+    product = np.einsum("nhd,thd->hnt", q.reshape(len(q), heads, -1), keys) * number(attrs, "scale")
+    cap = cap_of(attrs)
+    return np.where(mask, cap * np.tanh(product / cap) if cap else product, 0.0)
+
+
+def _mix(site: Site, operands: Sequence[Array], mask: Array) -> Array:
+    weights, v = operands
+    kv_heads = integer(site.node.attrs, "kv_heads")
+    size = v.shape[1] // kv_heads
+    taken = v.reshape(len(v), kv_heads, size)[..., : value_size_of(site.node.attrs, size)]
+    values = np.repeat(taken, len(weights) // kv_heads, axis=1)
+    return np.asarray(np.einsum("hnt,thd->nhd", np.where(mask, weights, 0.0), values).reshape(weights.shape[1], -1))
+
+
+def _lengths(site: Site, operands: Sequence[Array]) -> tuple[int, int]:
+    """How many positions the pass has, and how many are attended to."""
+    if site.node.op == "attn_scores":
+        return len(operands[0]), len(operands[1])
+    return operands[0].shape[1], operands[0].shape[2]
+
+
+def _under(site: Site, wrong: _Mask) -> Compute:
+    """The node under another mask."""
+
+    def compute(operands: Sequence[Array]) -> Array:
+        mask = wrong(mask_of(*_lengths(site, operands), site.node.attrs))
+        if site.node.op == "attn_scores":
+            return _scores(site, operands, mask)
+        if site.node.op == "attn_softmax":
+            weights, sums = _exponentials(operands, mask)
+            return np.where(mask, weights / sums, 0.0)
+        return _mix(site, operands, mask)
+
+    return compute
+
+
+def _one_ahead(mask: Array) -> Array:
+    ahead = mask.copy()
+    ahead[:, 1:] |= mask[:, :-1]
+    return ahead
+
+
+def _without_itself(mask: Array) -> Array:
+    """No query sees its own key, but for the first, which would see nothing."""
+    n, t = mask.shape
+    hidden = mask.copy()
+    index = np.arange(n)[np.arange(n) + t - n > 0]
+    hidden[index, index + t - n] = False
+    return hidden
+
+
+@explains("attn_scores", "attn_softmax", "attn_mix")
+def masks(site: Site) -> Iterator[Alternative]:
+    """Other keys are attended to."""
+    window = integer(site.node.attrs, "window")
+    for other in dict.fromkeys(_windows(site)):
+        words = "it has no window" if not other else f"its window is of {other} positions" + (f" in place of {window}" if window else "")
+        yield Alternative("window", words, with_attrs(site, window=other), shows_in=_READERS.get(site.node.op, ()))
+    shown = _READERS.get(site.node.op, ())
+    yield Alternative("mask-ahead", "every query sees the key after its own", _under(site, _one_ahead), shows_in=shown)
+    yield Alternative("mask-itself", "no query sees its own key", _under(site, _without_itself), shows_in=shown)
+    if site.node.attrs.get("causal", True):
+        words = "every query sees all keys, those behind it too"
+        yield Alternative("not-causal", words, with_attrs(site, causal=False), shows_in=shown)
+    else:
+        yield Alternative("causal", "no query sees a key behind it", with_attrs(site, causal=True), shows_in=shown)
+
+
+def _windows(site: Site) -> Iterator[int]:
+    """Windows one wider and one narrower, none, and those of the model's other layers."""
+    own = integer(site.node.attrs, "window")
+    if own:
+        yield from (one for one in (own + 1, own - 1, 0) if one >= 0)
+    yield from (w for node in site.around.graph.with_op(site.node.op) for w in [integer(node.attrs, "window")] if w != own)
+
+
+@explains("attn_scores")
+def scales(site: Site) -> Iterator[Alternative]:
+    """Scores are scaled or capped otherwise."""
+    attrs = site.node.attrs
+    own, cap = number(attrs, "scale"), cap_of(attrs)
+    size = site.operands[0].shape[1] // integer(attrs, "heads")
+    usual = (
+        (1.0, "nothing"),
+        (size**-0.5, f"1 / sqrt({size}), of the head size,"),
+        (1 / size, f"1 / {size}, of the head size,"),
+        (own * own, "the square of their scale"),
+        (math.sqrt(own), "the root of their scale"),
+    )
+    tried = [own]
+    for scale, words in usual:
+        if not any(math.isclose(scale, other, rel_tol=1e-6) for other in tried):
+            tried.append(scale)
+            yield Alternative("score-scale", f"scores are multiplied by {words} in place of {own:.6g}", with_attrs(site, scale=scale))
+    if not cap:
+        yield from _solved_scale(site, own)
+    if cap:
+        yield Alternative("score-cap", f"scores are not capped at {cap:g}", with_attrs(site, cap=0.0))
+    for other in _CAPS:
+        if other != cap:
+            yield Alternative(
+                "score-cap", f"scores are capped at {other:g}" + (f" in place of {cap:g}" if cap else ""), with_attrs(site, cap=other)
+            )
+
+
+def _solved_scale(site: Site, own: float) -> Iterator[Alternative]:
+    if site.recorded is None:
+        return
+    energy = float(np.vdot(site.due, site.due))
+    factor = float(np.vdot(site.recorded, site.due)) / energy if energy else 1.0
+    if site.fits(site.due * factor):
+        words = f"scores are multiplied by {own * factor:.6g} in place of {own:.6g}"
+        yield Alternative("score-scale", words, with_attrs(site, scale=own * factor), SOLVED)
+
+
+@explains("attn_scores", "attn_mix")
+def heads(site: Site) -> Iterator[Alternative]:
+    """Query heads read other KV heads."""
+    kv_heads = integer(site.node.attrs, "kv_heads")
+    count = integer(site.node.attrs, "heads") if site.node.op == "attn_scores" else len(site.operands[0])
+    if kv_heads in (count, 1):
+        return
+
+    def in_turn(operands: Sequence[Array]) -> Array:
+        rows = operands[1].reshape(len(operands[1]), kv_heads, -1)
+        return site.compute([operands[0], rows[:, np.arange(count) % kv_heads].reshape(len(rows), -1)], kv_heads=count)
+
+    words = f"query head h reads KV head h mod {kv_heads}, and not h / {count // kv_heads}"
+    yield Alternative("heads-in-turn", words, in_turn)
+
+
+@explains("attn_softmax")
+def softmax(site: Site) -> Iterator[Alternative]:
+    """The exponentials are not divided by their sum, or the sinks left out."""
+
+    def mask(operands: Sequence[Array]) -> Array:
+        return mask_of(*_lengths(site, operands), site.node.attrs)
+
+    def overflowing(operands: Sequence[Array]) -> Array:
+        single = [operand.astype(np.float32) for operand in operands]
+        with np.errstate(all="ignore"):
+            weights, sums = _exponentials(single, mask(operands), largest_subtracted=False)
+            return np.asarray(weights / sums, np.float64)
+
+    if np.abs(site.operands[0]).max(initial=0.0) > _LARGEST_EXPONENT:
+        yield Alternative("softmax-overflow", "the softmax overflows: the largest score is not subtracted", overflowing)
+    yield Alternative("softmax-sum", "the softmax is not divided by its sum", lambda operands: _exponentials(operands, mask(operands))[0])
+    if len(site.operands) > 1:
+        yield Alternative("sinks", "the softmax is without its sinks", lambda operands: site.compute(operands[:1]))
+
+
+@explains("attn_softmax", "softmax")
+def softmax_left_out(site: Site) -> Iterator[Alternative]:
+    """What comes out is what went in."""
+    yield Alternative("left-out", f"{site.called} is left out", goes_on(0))
+
+
+@explains("attn_scores", "attn_mix")
+def keys_of_other_positions(site: Site) -> Iterator[Alternative]:
+    """The rows of k or v are those of the position before or behind."""
+    if site.operands[1].shape[0] < 3:
+        return
+    what = "keys" if site.node.op == "attn_scores" else "values"
+    for shift, where in ((1, "before"), (-1, "behind")):
+        yield Alternative(
+            "rows-shifted", f"the {what} are those of the position {where}",
+            with_operand(site, 1, partial(np.roll, shift=shift, axis=0)),
+        )  # fmt: skip
+
+
+@explains("cache")
+def cached_rows(site: Site) -> Iterator[Alternative]:
+    """A row of the cache is another one: of another position, never written, or not rotated."""
+    if site.earlier is None:
+        return
+    before = len(site.earlier)
+    unrotated = list(_unrotated(site))
+    for left in site.left_wrong:  # what an earlier step left in the cache is still there
+        earlier = np.concatenate([left.value[:before], site.earlier[len(left.value) :]])
+        yield Alternative(left.name, left.words, partial(_cache_of, site, earlier, None))
+        for _, source in unrotated:
+            yield Alternative(left.name, left.words, partial(_cache_of, site, earlier, source))
+    new = "the new row of the cache"
+    yield Alternative("row-not-written", f"{new} was not written before it was read", partial(_cache_of, site, None, np.zeros(1)))
+    yield Alternative("row-not-written", f"{new} is that of the position before", partial(_cache_of, site, None, site.earlier[-1:]))
+    for last, source in unrotated:
+        yield Alternative("row-unrotated", f"new rows go into the cache as they are before {last}", partial(_cache_of, site, None, source))
+    if before > _MOST_ROWS:
+        return
+    for row in range(before):
+        for other in range(before):
+            if row != other:
+                words = f"row {row} of the cache is that of position {other}"
+                yield Alternative("row-stale", words, partial(_cache_of, site, _taken(site.earlier, {row: other}), None))
+    for row in range(before - 1):
+        words = f"the rows {row} and {row + 1} of the cache have changed places"
+        yield Alternative("rows-exchanged", words, partial(_cache_of, site, _taken(site.earlier, {row: row + 1, row + 1: row}), None))
+
+
+def _taken(rows: Array, other: Mapping[int, int]) -> Array:
+    return rows[[other.get(row, row) for row in range(len(rows))]]
+
+
+def _cache_of(site: Site, earlier: Array | None, own: Array | None, operands: Sequence[Array]) -> Array:
+    """The cache with other rows of earlier passes, or of this one."""
+    assert site.earlier is not None
+    rows = np.broadcast_to(operands[0] if own is None else own, operands[0].shape)
+    return np.concatenate([site.earlier if earlier is None else earlier, rows])
+
+
+def _unrotated(site: Site) -> Iterator[tuple[str, Array]]:
+    """What the rows that go into the cache are made of, where it has the columns for it: heads before RoPE, or before their norm."""
+    graph = site.around.graph
+    node, columns = graph[site.operand_names[0]], site.operands[0].shape[1]
+    for _ in range(_MOST_BEHIND):
+        if not is_computed(node) or not traits_of(node).is_rowwise:
+            return
+        start = int(node.attrs.get("start", 0))  # type: ignore[arg-type]
+        source = graph[graph.operand_names(node.name)[0]]
+        value = site.around.value(source.name)
+        if value is not None and value.ndim == 2 and value.shape[1] >= start + columns:
+            yield site.label_of(node), value[:, start : start + columns]
+        node = source
+
+
+@explains("attn_scores")
+def rotated_though_not_to_be(site: Site) -> Iterator[Alternative]:
+    """q and k are turned by RoPE in a layer that has none."""
+    graph = site.around.graph
+    turned = {node.layer for node in graph.with_op("rope")}
+    tables = graph.with_op("rope_angles")
+    if site.node.layer in turned or not tables:
+        return
+    angles = compute(tables[0], [site.around.positions], site.around) if len(graph.operand_names(tables[0].name)) == 1 else None
+    if angles is None or len(site.operands[1]) != len(angles):
+        return
+    for pairing in PAIRINGS:
+        yield Alternative(
+            "rope-extra",
+            f"q and k are turned by RoPE (pairs: {pairing}), which this layer has not",
+            partial(_turned, site, angles, pairing),
+        )
+
+
+def _turned(site: Site, angles: Array, pairing: str, operands: Sequence[Array]) -> Array:
+    counts = (integer(site.node.attrs, "heads"), integer(site.node.attrs, "kv_heads"))
+    reference = OPS["rope"].reference
+    assert reference is not None
+    turned = [
+        reference([x, angles], {"heads": count, "head_size": x.shape[1] // count, "start": 0, "pairing": pairing})
+        for x, count in zip(operands, counts, strict=True)
+    ]
+    return site.compute(turned)

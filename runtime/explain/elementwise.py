@@ -1,0 +1,148 @@
+"""Mistakes of what works on each element alone: activations, sums of the residual stream, products with gates, scales and caps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from aprgraph.graph.ops import OPS, Array
+from aprgraph.graph.ops.aliases import Attrs
+from aprgraph.graph.ops.formula import Elementwise
+from aprgraph.runtime.explain.alternative import GENERAL, SOLVED, Alternative, Compute, explains, goes_on, with_attrs
+from aprgraph.runtime.explain.site import Site
+
+_ACTIVATIONS = ("silu", "gelu", "relu_squared", "sigmoid", "softplus")
+_NAMES = {"silu": "SiLU", "gelu": "GELU (by tanh)", "relu_squared": "the square of ReLU", "sigmoid": "a sigmoid", "softplus": "softplus"}
+_ERF = np.vectorize(math.erf, otypes=[float])
+#: Numbers that agree to this, relative to their size, are said to be the same.
+_SAME = 1e-3
+
+
+def _gelu_by_erf(x: Array) -> Array:
+    return np.asarray(x / 2 * (1 + _ERF(x / math.sqrt(2))))
+
+
+def _of_first(reference: Callable[[Sequence[Array], Attrs], Array], operands: Sequence[Array]) -> Array:
+    return reference(operands[:1], {})
+
+
+def _others() -> Iterator[tuple[str, str, Compute]]:
+    for op in _ACTIVATIONS:
+        formula = OPS[op]
+        assert isinstance(formula, Elementwise)
+        assert formula.reference is not None
+        yield op, _NAMES[op], partial(_of_first, formula.reference)
+    yield "gelu-erf", "GELU by erf", lambda operands: _gelu_by_erf(np.asarray(operands[0]))
+    yield "quick-gelu", "x · sigmoid(1.702 x)", lambda operands: np.asarray(operands[0] / (1 + np.exp(-1.702 * operands[0])))
+    yield "relu", "ReLU", lambda operands: np.maximum(operands[0], 0)
+
+
+@explains(*_ACTIVATIONS, "xielu")
+def other_activation(site: Site) -> Iterator[Alternative]:
+    """Another activation."""
+    yield Alternative("no-activation", f"{site.called} has no activation", goes_on(0))
+    for op, words, compute in _others():
+        if op != site.node.op:
+            yield Alternative("activation", f"{site.called} is {words}", compute)
+
+
+@explains("xielu", "clamped_swiglu")
+def other_numbers(site: Site) -> Iterator[Alternative]:
+    """Its numbers are left at 1, without limit, or exchanged."""
+    numbers = {name: float(value) for name, value in site.node.attrs.items() if isinstance(value, (int, float))}
+    names = list(numbers)
+    for first, name in enumerate(names):
+        for other in names[first + 1 :]:
+            words = f"{name} and {other} of {site.called} are exchanged"
+            exchanged = {name: numbers[other], other: numbers[name]}
+            yield Alternative("numbers", words, with_attrs(site, **exchanged))
+        for value, words in ((1.0, "is taken for 1"), (1e30, "is left out"), (0.0, "is taken for 0")):
+            if numbers[name] != value:
+                yield Alternative(
+                    "numbers", f"{name} of {site.called}, {numbers[name]:g}, {words}",
+                    with_attrs(site, **{name: value}),
+                )  # fmt: skip
+
+
+@explains("add")
+def sums(site: Site) -> Iterator[Alternative]:
+    """One of the two is left out, or counts by another factor."""
+    for index in (0, 1):
+        yield Alternative("not-added", f"{site.called} is without {site.label(index)}", goes_on(1 - index))
+    if site.recorded is None:
+        return
+    a, b = (np.asarray(operand).reshape(-1) for operand in site.operands)
+    factors = np.linalg.lstsq(np.stack([a, b], axis=1), site.recorded.reshape(-1), rcond=None)[0]
+    if site.fits((factors[0] * a + factors[1] * b).reshape(site.due.shape)):
+        scaled = [index for index in (0, 1) if abs(factors[index] - 1) > _SAME]
+        if len(scaled) == 1:
+            index = scaled[0]
+            words = f"{site.called} adds {factors[index]:.6g} times {site.label(index)}"
+            yield Alternative("scaled-term", words, lambda operands: factors[0] * operands[0] + factors[1] * operands[1], SOLVED)
+
+
+@explains("mul", "scale_rows", "scale_columns")
+def products(site: Site) -> Iterator[Alternative]:
+    """A factor is left out."""
+    for index in range(len(site.operands)):
+        if np.shape(site.operands[1 - index]) == site.due.shape:
+            yield Alternative("not-multiplied", f"{site.called} is without {site.label(index)}", goes_on(1 - index))
+
+
+@explains("scale", "embed", "router_weights")
+def other_factor(site: Site) -> Iterator[Alternative]:
+    """The factor is left out, turned over, or rounded to bfloat16."""
+    name = "factor" if "factor" in site.node.attrs else "scale"
+    own = float(site.node.attrs.get(name, 1.0))  # type: ignore[arg-type]
+    if own == 1.0:
+        return
+    for value, words in (
+        (1.0, "is left out"),
+        (float(bfloat16(np.array(own))), "is rounded to bfloat16"),
+        (1 / own, "divides where it should multiply"),
+    ):
+        if value != own:
+            yield Alternative(
+                "scale", f"the factor of {site.called}, {own:.6g}, {words}",
+                with_attrs(site, **{name: value}),
+            )  # fmt: skip
+
+
+@explains("soft_cap")
+def other_cap(site: Site) -> Iterator[Alternative]:
+    """No cap."""
+    yield Alternative("cap", f"{site.called} is not capped", goes_on(0))
+
+
+@explains()
+def half_precision(site: Site) -> Iterator[Alternative]:
+    """It was rounded to, or overflowed, a half precision."""
+    if site.recorded is None or not site.recorded.size:
+        return
+    recorded, due = site.recorded, site.due
+    for name, rounded, largest in (("float16", float16, 65504.0), ("bfloat16", bfloat16, math.inf)):
+        beyond = np.abs(due) > largest
+        finite = ~beyond & np.isfinite(due)
+        with np.errstate(all="ignore"):
+            is_rounded = np.array_equal(rounded(recorded[finite]), recorded[finite])
+            near = np.abs(recorded[finite] - due[finite]) <= np.abs(due[finite]) * (2.0**-8 if name == "bfloat16" else 2.0**-10) + 1e-7
+        overflowed = np.isinf(recorded[beyond]).all() if beyond.any() else True
+        if is_rounded and near.all() and overflowed and (beyond.any() or np.any(recorded != due)):
+            words = f"{site.called} overflows {name}" if beyond.any() else f"{site.called} is rounded to {name}"
+            yield Alternative("half-precision", words, lambda _: recorded, GENERAL)
+
+
+def float16(x: Array) -> Array:
+    """Rounded to float16."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float16).astype(np.float64)
+
+
+def bfloat16(x: Array) -> Array:
+    """Rounded to bfloat16."""
+    import ml_dtypes  # noqa: PLC0415 -- few audits come here
+
+    return np.asarray(x.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64))

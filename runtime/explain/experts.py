@@ -1,0 +1,115 @@
+"""Mistakes of mixtures of experts: the choice, its weights, another expert, the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from aprgraph.graph.ops.router import GATINGS, groups_of
+from aprgraph.runtime.explain.alternative import Alternative, explains, with_attrs, with_operand
+from aprgraph.runtime.explain.site import Site
+
+
+@explains("top_k")
+def choice(site: Site) -> Iterator[Alternative]:
+    """Other experts are chosen by the same scores."""
+    groups = groups_of(site.node.attrs)
+    if groups.count > 1:
+        yield Alternative("groups", "experts are chosen among all groups", with_attrs(site, groups=1, used_groups=1, best_of_group=1))
+        for best in (1, 2):
+            if best != groups.best:
+                yield Alternative("groups", f"a group of experts counts by its {best} best", with_attrs(site, best_of_group=best))
+    yield Alternative("top-k-smallest", "the experts of the smallest scores are chosen", with_operand(site, 0, np.negative))
+
+    def higher(operands: Sequence[Array]) -> Array:
+        scores = operands[0]
+        return np.asarray(scores.shape[1] - 1 - site.compute([scores[:, ::-1]]))
+
+    yield Alternative("top-k-ties", "of equal scores the higher id comes first", higher)
+
+
+@explains("router_weights")
+def weights(site: Site) -> Iterator[Alternative]:
+    """The weights of the chosen experts are other shares of their scores."""
+    own, gating = bool(site.node.attrs["normalise"]), str(site.node.attrs.get("gating", "softmax"))
+    if own:
+        yield Alternative("router-sum", "the weights of the chosen experts are not divided by their sum", with_attrs(site, normalise=False))
+    else:
+        yield Alternative("router-sum", "the weights of the chosen experts are divided by their sum", with_attrs(site, normalise=True))
+    for other in GATINGS:
+        if other != gating:
+            for normalise in (own, not own):
+                more = "" if normalise is own else f", {'divided' if normalise else 'not divided'} by their sum"
+                words = f"the weights of experts are by {other} and not by {gating}{more}"
+                yield Alternative("router-gating", words, with_attrs(site, gating=other, normalise=normalise))
+    yield from _of_other_scores(site)
+
+
+def _of_other_scores(site: Site) -> Iterator[Alternative]:
+    """The values by which experts were chosen, bias included, serve as weights."""
+    graph, ids = site.around.graph, site.operands[1]
+    scores = graph.operand_names(site.operand_names[1])
+    if not scores or scores[0] == site.operand_names[0] or np.isnan(ids).any():
+        return
+    value = site.around.value(scores[0])
+    if value is None:
+        return
+    scale = float(site.node.attrs.get("scale", 1.0))  # type: ignore[arg-type]
+    taken = np.take_along_axis(value, ids.astype(np.int64), axis=-1)
+    for normalise in (bool(site.node.attrs["normalise"]), not site.node.attrs["normalise"]):
+        shares = taken / taken.sum(axis=-1, keepdims=True) if normalise else taken
+        words = f"the weights are of {site.label_of(graph[scores[0]])}, by which experts are chosen, bias and all"
+        yield Alternative("router-bias", words, partial(_given, shares * scale))
+
+
+@explains("expert_linear", "expert_bias_add")
+def another_expert(site: Site) -> Iterator[Alternative]:
+    """The matrices are those of the expert behind or before."""
+    count = site.operands[2].shape[0]
+    for shift, where in ((1, "behind"), (-1, "before")):
+        yield Alternative(
+            "other-expert", f"the expert {where} the chosen one is used",
+            with_operand(site, 1, partial(_shifted, shift, count)),
+        )  # fmt: skip
+
+
+@explains("expert_sum")
+def sums(site: Site) -> Iterator[Alternative]:
+    """An expert is left out, the weights are in another order, or all of them 1."""
+    k = site.operands[1].shape[1]
+    for left_out in range(k):
+        kept = np.arange(k) != left_out
+        words = f"the sum is without the {'last' if left_out == k - 1 else 'first' if not left_out else f'{left_out + 1}.'} expert"
+        yield Alternative("expert-left-out", words, partial(_some, site, kept))
+    yield Alternative(
+        "expert-weights-order", "the weights of experts are in the reverse order",
+        with_operand(site, 1, lambda weights: weights[:, ::-1]),
+    )  # fmt: skip
+    yield Alternative("expert-weights-missing", "the sum is without its weights", with_operand(site, 1, np.ones_like))
+
+
+@explains("expert_linear", "expert_bias_add")
+def nan_of_one(site: Site) -> Iterator[Alternative]:
+    """One expert gives NaN."""
+    ids = site.operands[1]
+    if site.recorded is None or np.isfinite(site.recorded).all():
+        return
+    bad = np.isnan(site.recorded).all(axis=-1)
+    experts = np.unique(ids[bad])
+    if len(experts) == 1 and (bad == (ids == experts[0])).all():
+        yield Alternative("nan", f"expert {int(experts[0])} gives NaN", lambda _: np.asarray(site.recorded))
+
+
+def _given(value: Array, _operands: Sequence[Array]) -> Array:
+    return value
+
+
+def _shifted(shift: int, count: int, ids: Array) -> Array:
+    return np.asarray((ids + shift) % count)
+
+
+def _some(site: Site, kept: Array, operands: Sequence[Array]) -> Array:
+    return site.compute([operand[:, kept] for operand in operands])

@@ -1,0 +1,166 @@
+"""The search for what explains a wrong stage: each alternative is put in its place, and the stage computed again from what was recorded."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ops import Array, is_computed, traits_of
+from aprgraph.runtime.explain.alternative import Alternative, rules_of
+from aprgraph.runtime.explain.explanation import Candidate, Explanation
+from aprgraph.runtime.explain.inverse import operand_behind
+from aprgraph.runtime.explain.site import Around, LeftWrong, Site, compute
+
+#: Of what fits, what leaves more than this times the least error is no explanation beside it.
+_AS_GOOD = 10.0
+#: Errors below this are rounding, of which one is as good as another.
+_ROUNDING = 1e-13
+#: So many tensors of one stage are searched; of the others only what explained those is tried.
+_SEARCHED = 2
+#: So many nodes between recorded tensors are looked at, from the wrong one on.
+_MOST_NODES = 16
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A wrong stage: the ``node``, what was ``recorded`` of it, and ``error(value)``: the NMSE of a value that it may have had, None where
+    tolerances do not allow what is left.
+
+    ``recorded`` is None where not all positions were.
+    ``part`` is the graph from recorded tensors to the node, ``values`` of its nodes by a right computation; weights are read by ``around``.
+    """
+
+    node: Node
+    recorded: Array | None
+    error: Callable[[Array], float | None]
+    part: Graph
+    values: dict[str, Array]
+    around: Around
+
+
+@dataclass
+class Explainer:
+    """Explains the wrong tensors of one trace, which come in execution order."""
+
+    #: By node with a state, what mistakes that explain earlier steps left there.
+    left_wrong: dict[str, list[LeftWrong]] = field(default_factory=dict)
+    _searched: dict[str, int] = field(default_factory=dict)
+    _names: dict[str, list[str]] = field(default_factory=dict)
+
+    def explain(self, evidence: Evidence) -> Explanation | None:
+        """The simplest mistake that explains a wrong stage; None where none that is known here does."""
+        stage = evidence.node.stage or ""
+        known = self._names.setdefault(stage, [])
+        found = self._best(evidence, lambda name: name in known) if known else None
+        if found is not None or self._searched.get(stage, 0) >= _SEARCHED:
+            return found
+        self._searched[stage] = self._searched.get(stage, 0) + 1
+        found = self._best(evidence, lambda _: True)
+        if found is not None:
+            known += [one.name for one in found.candidates]
+        return found
+
+    def _best(self, evidence: Evidence, wanted: Callable[[str], bool]) -> Explanation | None:
+        fits = list(self._fits(evidence, wanted))
+        if not fits:
+            return None
+        limit = max(_AS_GOOD * min(fit.error for fit in fits), _ROUNDING)
+        good = [fit for fit in fits if fit.error <= limit]
+        rank = min(fit.alternative.rank for fit in good)
+        named = {fit.alternative.words: fit for fit in reversed(good) if fit.alternative.rank == rank}
+        first, *others = reversed(named.values())
+        for fit in (first, *others):
+            self._keep_state(evidence, fit)
+        return Explanation(first.candidate, tuple(other.candidate for other in others))
+
+    def _keep_state(self, evidence: Evidence, fit: _Fit) -> None:
+        """Keep what a mistake leaves in the state of a node, which later steps read."""
+        for name in fit.nodes:
+            state = traits_of(evidence.part[name]).state
+            if state is not None and state.is_result:
+                value = fit.alternative.compute(_operands(evidence, evidence.part[name], evidence.values))
+                left = LeftWrong(fit.alternative.name, fit.alternative.words, value)
+                known = [one for one in self.left_wrong.get(name, ()) if one.words != left.words]
+                self.left_wrong[name] = [*known, left]
+
+    def _fits(self, evidence: Evidence, wanted: Callable[[str], bool]) -> Iterator[_Fit]:
+        """What fits: at one node, and then of what is one mistake at several."""
+        offered: dict[str, list[tuple[Node, Alternative]]] = {}
+        for site in _sites(evidence):
+            for rule in rules_of(site.node.op):
+                for one in rule(site):
+                    if wanted(one.name):
+                        offered.setdefault(one.name, []).append((site.node, one))
+                        yield from _fit(evidence, {site.node.name: one})
+        for places in offered.values():
+            by_node = {node.name: one for node, one in reversed(places)}
+            if len(by_node) > 1:
+                yield from _fit(evidence, by_node)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """An alternative that explains a stage, at some ``nodes``, and the error that it leaves."""
+
+    alternative: Alternative
+    nodes: tuple[str, ...]
+    error: float
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.alternative.name, self.alternative.words, self.error, self.alternative.shows_in)
+
+
+def _fit(evidence: Evidence, instead: Mapping[str, Alternative]) -> Iterator[_Fit]:
+    value = _computed(evidence, instead)
+    error = None if value is None else evidence.error(value)
+    if error is not None:
+        yield _Fit(list(instead.values())[-1], tuple(instead), error)
+
+
+def _sites(evidence: Evidence) -> Iterator[Site]:
+    """The nodes that can be at fault, the wrong one first; with what was recorded of them, or must have been."""
+    part, values = evidence.part, evidence.values
+    recorded = {} if evidence.recorded is None else {evidence.node.name: evidence.recorded}
+    nodes = [node for node in part if is_computed(node)][-_MOST_NODES:]
+    for node in reversed(nodes):
+        operands, held = _operands(evidence, node, values), recorded.get(node.name)
+        yield Site(node, operands, evidence.around, values[node.name], held)
+        if held is None or not np.isfinite(held).all():
+            continue
+        for index, name in enumerate(part.operand_names(node.name)):
+            if is_computed(part[name]) and len(part.users(name)) == 1:
+                behind = operand_behind(node, operands, index, held - values[node.name])
+                if behind is not None:
+                    recorded[name] = behind
+
+
+def _operands(evidence: Evidence, node: Node, values: Mapping[str, Array]) -> Sequence[Array]:
+    part = evidence.part
+    return [values[name] if name in values else evidence.around.read(part[name], node) for name in part.operand_names(node.name)]
+
+
+def _computed(evidence: Evidence, instead: Mapping[str, Alternative]) -> Array | None:
+    """The wrong node's value with ``instead`` at some nodes; what does not depend on these is not computed again."""
+    changed: dict[str, Array] = {}
+    values = ChainMap(changed, evidence.values)
+    for node in evidence.part:
+        if not is_computed(node):
+            continue
+        other = instead.get(node.name)
+        if other is None and changed.keys().isdisjoint(evidence.part.operand_names(node.name)):
+            continue
+        operands = _operands(evidence, node, values)
+        try:
+            with np.errstate(all="ignore"):
+                value = compute(node, operands, evidence.around) if other is None else other.compute(operands)
+        except (ValueError, IndexError):  # shapes that do not go together
+            return None
+        if value.shape != evidence.values[node.name].shape:
+            return None
+        changed[node.name] = value
+    return changed.get(evidence.node.name)

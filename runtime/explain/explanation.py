@@ -1,0 +1,54 @@
+"""What explains a wrong stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aprgraph.graph.words import joined
+
+#: So many mistakes that fit as well as the first are named.
+_OTHERS = 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mistake that explains a stage: its ``name``, ``words`` that go on "it fits if", and the ``error`` that it leaves (NMSE).
+
+    ``shows_in`` are ops that compute otherwise by the same mistake where they read the stage.
+    """
+
+    name: str
+    words: str
+    error: float
+    shows_in: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The mistakes under which a stage is what was recorded, to rounding: the ``first``, and ``others`` that fit as well.
+
+    Where there are others, the trace does not tell them apart.
+    """
+
+    first: Candidate
+    others: tuple[Candidate, ...] = ()
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All of them, the likeliest first."""
+        return (self.first, *self.others)
+
+    @property
+    def sentence(self) -> str:
+        """``it fits to 3e-14 if RoPE pairs neighbours in place of halves``."""
+        first = f"it fits to {self.first.error:.0e} if {self.first.words}"
+        if not self.others:
+            return first
+        more = f", or one of {len(self.others) - _OTHERS} more" if len(self.others) > _OTHERS else ""
+        either = joined([first, *(f"if {other.words}" for other in self.others[:_OTHERS])], "or")
+        return f"{either}{more}; this trace does not tell these apart"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"name": self.first.name, "words": self.first.words, "error": self.first.error, "others": [one.words for one in self.others]}

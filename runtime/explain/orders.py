@@ -1,0 +1,64 @@
+"""Columns of an output in another order: which, from values alone, and what it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from aprgraph.graph.words import listed
+
+#: Columns that agree to this, relative to their size, are the same.
+_SAME = 1e-5
+_FEW = 8
+
+
+def found_order(recorded: Array, due: Array) -> Array | None:
+    """The order in which the columns of ``due`` [m, R] are ``recorded``: recorded[:, j] is due[:, order[j]]. None if there is none.
+
+    One position does not tell columns apart for sure, so it takes two.
+    """
+    if recorded.shape != due.shape or len(due) < 2 or due.shape[1] < 2:
+        return None
+    rank = np.argsort(due[0], kind="stable")
+    places = np.clip(np.searchsorted(due[0][rank], recorded[0]), 0, len(rank) - 1)
+    size = np.abs(due).max()
+    best = np.full(len(rank), -1)
+    least = np.full(len(rank), np.inf)
+    for step in (-2, -1, 0, 1, 2):
+        candidates = rank[np.clip(places + step, 0, len(rank) - 1)]
+        off = np.abs(recorded - due[:, candidates]).max(axis=0)
+        better = off < least
+        best[better], least[better] = candidates[better], off[better]
+    if (least > _SAME * size).any() or (best == np.arange(len(best))).all():
+        return None
+    return best
+
+
+def order_words(order: Array, weight: str, heads: Sequence[int]) -> str:
+    """What an order of rows is called."""
+    moved = np.flatnonzero(order != np.arange(len(order)))
+    if len(moved) <= _FEW:
+        return f"the rows {listed(map(int, moved), _FEW)} of {weight} have changed places"
+    half = len(order) // 2
+    if np.array_equal(order, np.roll(np.arange(len(order)), half)):
+        return f"the two halves of {weight} have changed places"
+    for count in dict.fromkeys(heads):
+        for words, of_head in (("halves (i, i + D/2)", _to_halves), ("neighbours (2i, 2i + 1)", _to_neighbours)):
+            if len(order) % count == 0 and (len(order) // count) % 2 == 0 and _is_by_heads(order, count, of_head(len(order) // count)):
+                return f"the rows of each head of {weight} are in the order of RoPE that pairs {words}"
+    return f"{len(moved)} of {len(order)} rows of {weight} are in another order"
+
+
+def _is_by_heads(order: Array, count: int, of_head: Array) -> bool:
+    size = len(of_head)
+    return np.array_equal(order, (np.arange(count)[:, None] * size + of_head).reshape(-1))
+
+
+def _to_halves(size: int) -> Array:
+    return np.arange(size).reshape(-1, 2).T.reshape(-1)
+
+
+def _to_neighbours(size: int) -> Array:
+    return np.arange(size).reshape(2, -1).T.reshape(-1)

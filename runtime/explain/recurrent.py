@@ -1,0 +1,84 @@
+"""Mistakes of recurrent ops: the state, the order of a convolution's weights, decay and correction of a delta rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from aprgraph.graph.ops import OPS, Array
+from aprgraph.graph.ops.delta_rule import key_heads_of
+from aprgraph.runtime.explain.alternative import Alternative, Compute, explains, with_attrs, with_operand
+from aprgraph.runtime.explain.site import Site
+
+
+@explains(*(name for name, op in OPS.items() if op.traits.state is not None and not op.traits.state.is_result))
+def left_over(site: Site) -> Iterator[Alternative]:
+    """The state begins as what an earlier text left, or at zero where there was an earlier pass."""
+    state = OPS[site.node.op].traits.state
+    assert state is not None
+
+    def of_the_same_text(operands: Sequence[Array]) -> Array:
+        _, after = state.advance(operands, site.node.attrs, site.earlier)
+        return state.advance(operands, site.node.attrs, after)[0]
+
+    yield Alternative("state-left-over", f"the state of {site.called} begins as the same text leaves it", of_the_same_text)
+    if site.earlier is not None:
+        words = f"the state of {site.called} begins at zero, without the earlier steps"
+        yield Alternative("state-reset", words, lambda operands: state.advance(operands, site.node.attrs, None)[0])
+
+
+@explains("short_conv")
+def convolution(site: Site) -> Iterator[Alternative]:
+    """It reads a position late or early, or has its weights in the other order."""
+
+    def late(operands: Sequence[Array]) -> Array:
+        x, *weights = operands
+        return site.compute([np.concatenate([np.zeros_like(x[:1]), x[:-1]]), *weights])
+
+    def early(operands: Sequence[Array]) -> Array:
+        x, *weights = operands
+        return site.compute([np.concatenate([x[1:], np.zeros_like(x[:1])]), *weights])
+
+    yield Alternative("conv-shifted", f"{site.called} reads each position a position late", late)
+    yield Alternative("conv-shifted", f"{site.called} reads each position a position early", early)
+    yield Alternative(
+        "conv-reversed", f"{site.called} has its weights in the other order",
+        with_operand(site, 1, lambda weight: weight[:, ::-1]),
+    )  # fmt: skip
+    if len(site.operands) > 2:
+        yield Alternative("bias-missing", f"{site.label(2)} is left out", lambda operands: site.compute(operands[:2]))
+
+
+@explains("delta_rule")
+def delta_rule(site: Site) -> Iterator[Alternative]:
+    """Decay, correction, the step, or the sharing of keys are otherwise."""
+    yield Alternative("delta-decay", "the state does not fade", with_operand(site, 3, np.zeros_like))
+    yield Alternative("delta-step", "beta is taken for 1", with_operand(site, 4, np.ones_like))
+    yield Alternative("delta-correction", "v is added to the state without taking off what it gives already", _without_correction(site))
+    tiled = bool(site.node.attrs.get("tiled", False))
+    heads = site.operands[3].shape[1]
+    if 1 < site.node.attr_int("key_heads") < heads:
+        words = "heads of v share keys as neighbours" if tiled else "heads of v take keys in turn"
+        yield Alternative("delta-keys", words, with_attrs(site, tiled=not tiled))
+    scale = site.node.attr_float("scale")
+    if scale != 1:
+        yield Alternative("delta-scale", f"q is not multiplied by its scale, {scale:.6g}", with_attrs(site, scale=1.0))
+
+
+def _without_correction(site: Site) -> Compute:
+    def compute(operands: Sequence[Array]) -> Array:
+        q, k, v, decay, beta = operands
+        heads = decay.shape[1]
+        own = key_heads_of(heads, site.node.attrs)
+        queries, keys = (x.reshape(len(x), site.node.attr_int("key_heads"), -1)[:, own] for x in (q, k))
+        values = v.reshape(len(v), heads, -1)
+        state = np.zeros((heads, keys.shape[-1], values.shape[-1])) if site.earlier is None else site.earlier
+        result = np.empty_like(v)
+        for position in range(len(v)):
+            added = keys[position][:, :, None] * (values[position] * beta[position][:, None])[:, None, :]
+            state = state * np.exp(decay[position])[:, None, None] + added
+            result[position] = (state * queries[position][:, :, None]).sum(axis=1).reshape(-1) * site.node.attr_float("scale")
+        return result
+
+    return compute

@@ -1,0 +1,220 @@
+"""Mistakes of rotary position embeddings: pairs, angles, positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from aprgraph.graph.ops.rope import PAIRINGS
+from aprgraph.graph.words import listed, plural
+from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, with_attrs, with_operand, with_value
+from aprgraph.runtime.explain.site import Site
+
+#: Bases that files and engines take where none is said.
+_BASES = (10000.0, 500000.0, 1000000.0)
+_SHIFTS = (1, -1, 2)
+#: Numbers that agree to this, relative to their size, are said to be the same.
+_SAME = 1e-3
+_NAMED = 4
+
+
+@explains("rope")
+def pairs(site: Site) -> Iterator[Alternative]:
+    """RoPE pairs other elements of a head."""
+    size = site.node.attr_int("head_size")
+    dims = site.operands[1].shape[1]
+    words = {"interleaved": "neighbours (2i, 2i + 1)", "halves": f"halves (i, i + {dims // 2})"}
+    own = str(site.node.attrs["pairing"])
+    for pairing in PAIRINGS:
+        if pairing != own:
+            yield Alternative("rope-pairing", f"RoPE pairs {words[pairing]} in place of {words[own]}", with_attrs(site, pairing=pairing))
+    if dims < size:
+        yield Alternative(
+            "rope-first-elements", f"RoPE turns the last {dims} of {size} elements of a head, in place of the first", _last_elements(site)
+        )
+
+
+@explains("rope")
+def angles(site: Site) -> Iterator[Alternative]:
+    """RoPE turns by other angles than the table's."""
+    own = site.node.attrs["pairing"]
+    half = site.operands[1].shape[1] // 2
+
+    def table(change: Callable[[Array], Array]) -> Compute:
+        return with_operand(site, 1, change)
+
+    def negative(angles: Array) -> Array:
+        return np.concatenate([angles[:, :half], -angles[:, half:]], axis=1)
+
+    yield Alternative("rope-backwards", "RoPE turns by the negative angles", table(negative))
+    magnitude = float(np.hypot(site.operands[1][0, :half], site.operands[1][0, half:]).mean())
+    if abs(magnitude - 1) > _SAME:
+        yield Alternative("rope-magnitude", f"cos and sin are taken without the factor {magnitude:.6g}", table(lambda own: own / magnitude))
+    for shift, where in ((-1, "behind"), (1, "before")):
+        if len(site.operands[1]) > 2:
+            words = f"RoPE turns each position by the row of angles {where} its own"
+            yield Alternative("rope-row", words, table(partial(np.roll, shift=shift, axis=0)))
+    if half > 1:
+        kept = half // 2
+        yield Alternative("rope-part", f"RoPE turns {kept} of {half} pairs", table(_part_of(half, kept)))
+        if own == "halves":  # pairs that lie closer together
+            words = f"RoPE turns the first {2 * kept} of {2 * half} elements of a head"
+            yield Alternative("rope-part", words, table(partial(_narrower, half, kept)))
+
+
+@explains("rope")
+def left_out(site: Site) -> Iterator[Alternative]:
+    """The heads go on unturned."""
+
+    def unturned(operands: Sequence[Array]) -> Array:
+        still = np.zeros_like(operands[1])
+        still[:, : still.shape[1] // 2] = 1.0
+        return site.compute([operands[0], still])
+
+    yield Alternative("rope-left-out", "RoPE is left out", unturned)
+
+
+@explains("rope_angles")
+def other_angles(site: Site) -> Iterator[Alternative]:
+    """Other positions, another base, another stretch, other factors."""
+    node = site.node
+    for shift in _SHIFTS:
+        where = f"{abs(shift)} further on" if shift > 0 else f"{-shift} before"
+        words = f"RoPE counts the positions from one that is {where}"
+        yield Alternative("rope-position", words, with_operand(site, 0, partial(np.add, shift)))
+    base = node.attr_float("base")
+    for other in dict.fromkeys((*_bases_of(site), *_BASES)):
+        if other != base:
+            yield Alternative("rope-base", f"RoPE's base is {other:g} in place of {base:g}", with_attrs(site, base=other))
+    scale, magnitude = node.attr_float("scale"), node.attr_float("magnitude")
+    if scale != 1:
+        yield Alternative("rope-scaling", "RoPE's angles are not stretched", with_attrs(site, scale=1.0))
+        yield Alternative("rope-scaling", "RoPE is not stretched at all", with_attrs(site, scale=1.0, magnitude=1.0))
+        yield Alternative("rope-scaling", f"RoPE's angles are stretched at every pair, by {1 / scale:g}", _linear(site, scale))
+    if magnitude != 1:
+        yield Alternative("rope-magnitude", f"cos and sin are taken without the factor {magnitude:.6g}", with_attrs(site, magnitude=1.0))
+    if len(site.operands) > 1:
+        yield Alternative("rope-factors", f"RoPE does without its factors, {site.label(1)}", partial(_without_factors, site))
+        own = site.around.graph[site.operand_names[1]]
+        for weight in site.weights_like(own.name):
+            if "rope" in weight.attr_str("tensor"):
+                words = f"RoPE takes the factors {site.label_of(weight)} in place of {site.label_of(own)}"
+                yield Alternative("rope-factors", words, with_value(site, 1, site.read(weight)))
+
+
+@explains("rope")
+def solved(site: Site) -> Iterator[Alternative]:
+    """The angle of each pair at each position, from what went in and what came out; then the base, stretch or shift behind them."""
+    x, table = site.operands
+    found = _turned(site)
+    n, half = len(table), table.shape[1] // 2
+    if found is None or n < 2:
+        return
+    turned, magnitude = found
+    due = np.arctan2(table[:, half:], table[:, :half])
+
+    def alternative(name: str, words: str, other: Array) -> Iterator[Alternative]:
+        values = magnitude * np.concatenate([np.cos(other), np.sin(other)], axis=1)
+        if site.fits(site.compute([x, values])):
+            yield Alternative(name, words, with_value(site, 1, values), SOLVED)
+
+    own = float(np.hypot(table[0, :half], table[0, half:]).mean())
+    yield from alternative("rope-magnitude", f"cos and sin are multiplied by {magnitude:.4g} in place of {own:.4g}", due)
+    # Pair i turns by f_i from one position to the next, and by as many f_i at the first as that position is.
+    step = np.angle(np.exp(1j * (turned[1:] - turned[:-1])).mean(axis=0))
+    if (step <= 0).any() or half < 2:
+        return
+    positions = np.arange(n)[:, None] + round(float(turned[0, -1] / step[-1]))
+    first = int(positions[0, 0])
+    shift = "" if first == 0 else f" and positions that begin at {first}"
+    for words, frequencies in _frequencies(step, np.angle(np.exp(1j * (due[1:] - due[:-1])).mean(axis=0))):
+        yield from alternative("rope-frequencies", f"RoPE turns by {words}{shift}", positions * frequencies)
+
+
+def _frequencies(found: Array, due: Array) -> Iterator[tuple[str, Array]]:
+    """What the frequencies [pairs] that were found may be, in words, the simplest first; ``due`` are the file's."""
+    half = len(found)
+    exponents = np.arange(half) / half
+    yield "the file's frequencies", due
+    if half > 2:
+        # A small frequency is known less well, by as much as it is smaller.
+        slope, offset = np.polyfit(exponents, np.log(found), 1, w=found)
+        stretches = [1.0, *(float(f"{math.exp(offset):.{digits}g}") for digits in (2, 4))]
+        for stretch in dict.fromkeys(stretches):
+            for base in dict.fromkeys(float(f"{math.exp(-slope):.{digits}g}") for digits in (1, 2, 3, 6)):
+                words = f"a base of {base:g}" + (f" and frequencies times {stretch:g}" if stretch != 1 else "")
+                yield words, stretch * base**-exponents
+    ratio = found / due
+    changed = np.flatnonzero(np.abs(ratio - 1) > 10 * _SAME)
+    if changed.size and half > 2:
+        low, high = float(ratio[changed].min()), float(ratio[changed].max())
+        times = f"{low:.4g}" if high - low < 10 * _SAME else f"{low:.4g} to {high:.4g}"
+        yield f"frequencies {times} times the file's at {plural(len(changed), 'pair')} {listed(map(int, changed), _NAMED)}", found
+
+
+def _turned(site: Site) -> tuple[Array, float] | None:
+    """By which angle each pair of dimensions was turned at each position [n, dims / 2], and what both were multiplied by."""
+    if site.recorded is None:
+        return None
+    x, table = site.operands
+    half = table.shape[1] // 2
+    node = site.node
+    heads, size, start = node.attr_int("heads"), node.attr_int("head_size"), node.attr_int("start")
+    before = x[:, start : start + heads * size].reshape(len(x), heads, size)
+    after = site.recorded.reshape(len(x), heads, size)
+    neighbours = node.attrs["pairing"] == "interleaved"
+    first, second = (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if neighbours else (slice(0, half), slice(half, 2 * half))
+    a, b = (part[..., first] + 1j * part[..., second] for part in (before, after))
+    with np.errstate(all="ignore"):
+        turn = (b * a.conj()).sum(axis=1) / np.square(np.abs(a)).sum(axis=1)
+    if not np.isfinite(turn).all():
+        return None
+    magnitude = float(np.median(np.abs(turn)))
+    return (np.angle(turn), magnitude) if magnitude > 0 else None
+
+
+def _bases_of(site: Site) -> list[float]:
+    """The bases of the model's other angles, as of its layers with a window."""
+    graph = site.around.graph
+    return [node.attr_float("base") for node in graph.with_op(site.node.op) if node.attr_float("base") != site.node.attr_float("base")]
+
+
+def _without_factors(site: Site, operands: Sequence[Array]) -> Array:
+    return site.compute(operands[:1])
+
+
+def _linear(site: Site, scale: float) -> Compute:
+    return lambda operands: site.compute([operands[0] * scale, *operands[1:]], scale=1.0)
+
+
+def _narrower(half: int, kept: int, own: Array) -> Array:
+    """A table of fewer pairs, which lie closer together where these are halves."""
+    return np.concatenate([own[:, :kept], own[:, half : half + kept]], axis=1)
+
+
+def _part_of(half: int, kept: int) -> Callable[[Array], Array]:
+    """A table of which the pairs from ``kept`` on do not turn."""
+
+    def still(own: Array) -> Array:
+        table = own.copy()
+        table[:, kept:half], table[:, half + kept :] = 1.0, 0.0
+        return table
+
+    return still
+
+
+def _last_elements(site: Site) -> Compute:
+    size, heads, start = (site.node.attr_int(name) for name in ("head_size", "heads", "start"))
+
+    def compute(operands: Sequence[Array]) -> Array:
+        x, table = operands
+        dims = table.shape[1]
+        ours = x[:, start : start + heads * size].reshape(len(x), heads, size)
+        turned = site.compute([np.roll(ours, dims, axis=-1).reshape(len(x), -1), table], start=0)
+        return np.roll(turned.reshape(ours.shape), -dims, axis=-1).reshape(len(x), -1)
+
+    return compute

@@ -28,8 +28,9 @@ from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
-from aprgraph.runtime.explain import LEFT, Around, Evidence, Explainer, Explanation
+from aprgraph.runtime.explain import LEFT, Around, Evidence, Explainer, Explanation, extent_of
 from aprgraph.runtime.place import Place
+from aprgraph.runtime.readings import layout_of
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
 
@@ -100,7 +101,9 @@ class Judge:
                 return as_it_stands
             found = self._excused(found, case)
         if found.state is LocalState.WRONG:
-            found = self._doubts.read_otherwise(replace(found, explanation=self._explain(found, case)), case)
+            layout = layout_of(self._graph, node, computed.shape)
+            found = replace(found, explanation=self._explain(found, case), extent=extent_of(layout.axes, recorded, computed))
+            found = self._doubts.read_otherwise(found, case)
         if found.state is LocalState.RIGHT:
             self._doubts.testify(found, case)
         return found

@@ -12,7 +12,7 @@ from typing import Any
 
 from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.graph.ir import Graph
-from aprgraph.graph.words import listed
+from aprgraph.graph.words import joined, listed
 from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -48,7 +48,8 @@ class LocalError:
     from, ``region`` the graph nodes that it computed, the tensor's own last, ``inside`` the stages among these, and ``weights`` the
     model tensors that it read.
     ``reason`` says why the state is what it is, where that needs words, and ``reading`` how the tensor was recorded, where it is right
-    only if it is read so; ``metrics`` are then those under the reading. ``explanation`` is the mistake under which a wrong one fits,
+    only if it is read so; ``metrics`` are then those under the reading. ``explanation`` is the mistake under which a
+    wrong one fits, ``extent`` where along its axes it is wrong,
     ``twin`` which other stage's values it holds.
     """
 
@@ -63,6 +64,7 @@ class LocalError:
     reason: str | None = None
     reading: str | None = None
     explanation: Explanation | None = None
+    extent: tuple[str, ...] = ()
     twin: Place | None = None
     inside: tuple[Place, ...] = ()
 
@@ -78,7 +80,9 @@ class LocalError:
         """What a wrong tensor gives away, in words that follow its label."""
         if self.explanation is not None:
             return self.explanation.sentence
-        return None if self.twin is None else f"what was recorded is that of {self.twin.in_step_label}"
+        if self.twin is not None:
+            return f"what was recorded is that of {self.twin.in_step_label}"
+        return f"wrong are {joined(self.extent)} alone; nothing that is known here explains it" if self.extent else None
 
     @property
     def excess(self) -> float:
@@ -99,6 +103,7 @@ class LocalError:
             "reason": self.reason,
             "reading": self.reading,
             "telltale": self.telltale,
+            "extent": list(self.extent),
             "explanation": None if self.explanation is None else self.explanation.to_json(),
             "metrics": None if self.metrics is None else self.metrics.to_json(),
         }

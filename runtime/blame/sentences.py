@@ -151,15 +151,27 @@ def _cause(audit: Audit, name: str) -> str:
 
 
 def _telltales(audit: Audit) -> list[str]:
-    """What errors give away by themselves, each once, with the tensors that do."""
-    labels: dict[str, list[str]] = {}
+    """What explains wrong tensors, or where they are wrong: each once, with the tensors that it is of."""
+    groups: dict[tuple[str, ...], list[LocalError]] = {}
     for local in audit.wrong:
         if local.telltale is not None:
-            labels.setdefault(local.telltale, []).append(local.label)
-    return [
-        f"At {joined([*found[:NAMED], *([f'{len(found) - NAMED} more'] if len(found) > NAMED else [])])} {telltale}."
-        for telltale, found in labels.items()
-    ]
+            found = local.explanation
+            groups.setdefault((local.telltale,) if found is None else tuple(one.words for one in found.candidates), []).append(local)
+    sentences = [_telltale(group) for group in list(groups.values())[:NAMED]]
+    if len(groups) > NAMED:
+        sentences.append(f"{len(groups) - NAMED} more explanations are in the table.")
+    return sentences
+
+
+def _telltale(group: Sequence[LocalError]) -> str:
+    """One explanation of several tensors, with the largest error that it leaves."""
+    by_stage: dict[tuple[int, str], list[LocalError]] = {}
+    for local in group:
+        by_stage.setdefault((local.key.step, local.key.stage), []).append(local)
+    labels = [named(one) for one in by_stage.values()]
+    where = joined([*labels[:NAMED], *([f"{len(labels) - NAMED} more"] if len(labels) > NAMED else [])])
+    worst = max(group, key=lambda local: 0.0 if local.explanation is None else local.explanation.first.error)
+    return f"At {where} {worst.telltale}."
 
 
 def _cause_of_both(a: Audit, b: Audit) -> str:

@@ -15,8 +15,10 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     recurrent,
     rope,
 )
+from aprgraph.runtime.explain.alternative import known_mistakes
 from aprgraph.runtime.explain.explainer import Evidence, Explainer
 from aprgraph.runtime.explain.explanation import Candidate, Explanation
+from aprgraph.runtime.explain.extent import extent_of
 from aprgraph.runtime.explain.site import LEFT, Around
 
-__all__ = ["LEFT", "Around", "Candidate", "Evidence", "Explainer", "Explanation"]
+__all__ = ["LEFT", "Around", "Candidate", "Evidence", "Explainer", "Explanation", "extent_of", "known_mistakes"]

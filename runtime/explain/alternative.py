@@ -78,3 +78,12 @@ def with_attrs(site: Site, **attrs: Attr) -> Compute:
 def goes_on(index: int) -> Compute:
     """An operand as it is, in place of the node's value."""
     return lambda operands: np.asarray(operands[index])
+
+
+def known_mistakes() -> list[tuple[str, str]]:
+    """What each rule tries, as its docstring says, with the ops that it is for ("any" of a rule for all)."""
+    ops: dict[Rule, list[str]] = {}
+    for op, rules in _RULES.items():
+        for rule in rules:
+            ops.setdefault(rule, []).append(op or "any")
+    return [(", ".join(names), " ".join((rule.__doc__ or "").split())) for rule, names in ops.items()]

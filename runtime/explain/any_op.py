@@ -10,7 +10,7 @@ import numpy as np
 from aprgraph.graph.ir import Node
 from aprgraph.graph.ops import Array, is_computed
 from aprgraph.graph.words import listed, plural
-from aprgraph.runtime.explain.alternative import GENERAL, SOLVED, Alternative, Compute, explains, goes_on, with_attrs, with_value
+from aprgraph.runtime.explain.alternative import GENERAL, LOOSE, Alternative, Compute, explains, goes_on, with_attrs, with_value
 from aprgraph.runtime.explain.site import Site, compute
 
 #: So many rows away a value is looked for.
@@ -74,7 +74,7 @@ def constant_factor(site: Site) -> Iterator[Alternative]:
     factor = float(np.vdot(site.recorded, site.due)) / energy if energy else 1.0
     if site.fits(site.due * factor):
         words = f"{site.called} is multiplied by {factor:.6g}"
-        yield Alternative("factor", words, lambda operands: site.compute(operands) * factor, SOLVED)
+        yield Alternative("factor", words, lambda operands: site.compute(operands) * factor, LOOSE)
 
 
 @explains()

@@ -126,7 +126,7 @@ def scales(site: Site) -> Iterator[Alternative]:
     own, cap = number(attrs, "scale"), cap_of(attrs)
     size = site.operands[0].shape[1] // integer(attrs, "heads")
     usual = (
-        (1.0, "nothing"),
+        (1.0, "1"),
         (size**-0.5, f"1 / sqrt({size}), of the head size,"),
         (1 / size, f"1 / {size}, of the head size,"),
         (own * own, "the square of their scale"),

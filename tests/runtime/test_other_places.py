@@ -162,7 +162,7 @@ def test_a_stage_that_was_skipped_is_no_mistaken_recording(tiny_model: Tiny, tmp
     spoil(trace, "ffn_swigl", 1, lambda _: gate * up)
     found = audit(trace, load_model(model))
     assert found.wrong[0].label == "layer 1 ffn_silu"
-    assert found.wrong[0].telltale == "what was recorded is the stage's unchanged input"
+    assert "ffn_silu has no activation" in (found.wrong[0].telltale or "")
 
 
 @pytest.mark.contract("BLAME-PLACES-2")

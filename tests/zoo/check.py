@@ -17,6 +17,7 @@ from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
 from tests.zoo.expectation import first_of, guilty, wrong_tensors
+from tests.zoo.explained import explained_otherwise
 from tests.zoo.planting import Fault, Site
 from tests.zoo.runs import Run, run
 from tests.zoo.subjects import TOKENS, Subject, recorded
@@ -37,13 +38,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Result:
-    """One fault at one place of one family."""
+    """One fault at one place of one family; ``unexplained`` says what is amiss with its explanation, None if nothing is."""
 
     fault: str
     family: str
     place: str
     values: Finding
     blame: Finding
+    unexplained: str | None = None
 
     @property
     def found(self) -> bool:
@@ -109,7 +111,8 @@ def check(fault: Fault, site: Site, right: Right) -> Result:
     )
     values = [_check_values(subject, report, wrong, culprits) for report, *_ in orders]
     blames = [_check_blame(subject, _blame(right, trace, *order), order[-1], wrong, culprits) for order in orders]
-    return Result(fault.name, subject.family, site.place, _both(values), _both(blames))
+    unexplained = explained_otherwise(fault.name, own.wrong)
+    return Result(fault.name, subject.family, site.place, _both(values), _both(blames), unexplained)
 
 
 def _blame(right: Right, faulty: Trace, report: DiffReport, a: Audit, b: Audit, due: Verdict) -> Blame:

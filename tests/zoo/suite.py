@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from tests.support.graphs import ops_of
-from tests.zoo.results import faults_of, noise_results_of, sample_of, sparse_results_of
+from tests.zoo.results import faults_of, noise_results_of, results_of, sample_of, sparse_results_of
 from tests.zoo.subjects import FAMILIES
 from tests.zoo.table import about, parse_rows, parse_sections, section_of
 
@@ -33,6 +33,7 @@ class FaultTests:
     def test_a_fault_is_found(self, fault: str) -> None:
         result = sample_of(self.family, fault)
         assert result.found, str(result)
+        assert result.unexplained is None, f"{result.fault}, {result.place}: {result.unexplained}"
         row = next(row for row in parse_rows(self._section()) if row.fault == fault)
         assert (row.values, row.blame) == (row.cases, row.cases)
         assert result.place.removeprefix("layer ") in row.places
@@ -51,6 +52,12 @@ class FaultTests:
     @pytest.mark.contract("ZOO-TABLE-1")
     def test_the_section_is_what_all_cases_give(self) -> None:
         assert section_of(self.family) == self._section()
+
+    @pytest.mark.sweep
+    @pytest.mark.contract("ZOO-EXPLAINED-1")
+    def test_every_case_is_explained(self) -> None:
+        results = [result for fault in faults_of(self.family) for result in results_of(self.family, fault.name)]
+        assert [f"{result.fault}, {result.place}: {result.unexplained}" for result in results if result.unexplained is not None] == []
 
     def _section(self) -> str:
         return parse_sections(PAGE.read_text(encoding="utf-8"))[self.family]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.zoo.check import Finding, Result
+from tests.zoo.explained import EXPLAINED_BY, UNEXPLAINED
 from tests.zoo.faults import FAULTS
 from tests.zoo.subjects import FAMILIES
 from tests.zoo.suite import PAGE
@@ -39,6 +40,7 @@ def test_there_are_enough_different_faults() -> None:
     assert len(FAULTS) >= 30
     for texts in ([fault.name for fault in FAULTS], [fault.summary for fault in FAULTS]):
         assert [text for text, count in Counter(texts).items() if count > 1] == []
+    assert {fault.name for fault in FAULTS} - {*EXPLAINED_BY, *UNEXPLAINED} == {"thoughts in the template", "two tokens of beginning"}
     assert {fault.kind for fault in FAULTS} == {"graph", "weights", "kernel", "input"}
 
 

@@ -1,0 +1,147 @@
+"""What explains a wrong stage: planted, and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprgraph.graph.ir import Graph, Node, TensorType
+from aprgraph.graph.ops import OPS, Array
+from aprgraph.runtime.explain import Around, Evidence, Explainer, Explanation, known_mistakes
+
+N, HEADS, D = 7, 3, 16
+RNG = np.random.default_rng(5)
+X = RNG.standard_normal((N, HEADS * D))
+WEIGHT = 1 + 0.1 * RNG.standard_normal(HEADS * D)
+
+
+def rms_norm(weight: Array = WEIGHT, eps: float = 1e-5) -> Array:
+    return OPS["rms_norm"].reference([X, weight], {"eps": eps, "groups": 1})  # type: ignore[misc]
+
+
+def layer_norm(*bias: Array, weight: Array = WEIGHT) -> Array:
+    return OPS["layer_norm"].reference([X, weight, *bias], {"eps": 1e-5, "groups": 1})  # type: ignore[misc]
+
+
+def angles(base: float = 1e4, scale: float = 1.0, magnitude: float = 1.0, first: int = 0, factors: Array | None = None) -> Array:
+    attrs = {"base": base, "dims": D, "scale": scale, "ramp_start": -1.0, "ramp_end": 0.0, "magnitude": magnitude}
+    operands = [np.arange(first, first + N), *([] if factors is None else [factors])]
+    return OPS["rope_angles"].reference(operands, attrs)  # type: ignore[misc]
+
+
+def rope(table: Array, pairing: str = "halves") -> Array:
+    attrs = {"heads": HEADS, "head_size": D, "start": 0, "pairing": pairing}
+    return OPS["rope"].reference([X, table], attrs)  # type: ignore[misc]
+
+
+def nmse(a: Array, b: Array) -> float:
+    return float(np.square(a - b).sum() / np.square(a).sum())
+
+
+def explain(op: str, operands: list[Array], recorded: Array, limit: float = 1e-11) -> Explanation | None:
+    """The explanation of one node that reads ``operands``, each of them an input or a weight of the graph."""
+    attrs = {"eps": 1e-5, "groups": 1} if op.endswith("norm") else {"heads": HEADS, "head_size": D, "start": 0, "pairing": "halves"}
+    graph, names = Graph("alone"), [f"operand{index}" for index in range(len(operands))]
+    for index, (name, operand) in enumerate(zip(names, operands, strict=True)):
+        is_weight = op.endswith("norm") and index > 0
+        kind = TensorType("f32", operand.shape if is_weight else ("n", operand.shape[1]))
+        given = {"tensor": name, "dims": operand.shape, "dtype": "f32"} if is_weight else {"type": str(kind)}
+        graph.add(Node(name, "weight" if is_weight else "recorded", kind, given))  # type: ignore[arg-type]
+    node = graph.add(Node("x", op, TensorType("f32", ("n", operands[0].shape[1])), attrs, "x"), names)  # type: ignore[arg-type]
+    values = dict(zip(names, operands, strict=True))
+    right = OPS[op].reference(operands, attrs)  # type: ignore[misc, arg-type]
+    as_recorded = recorded.astype(np.float32).astype(np.float64)
+
+    def error(value: Array) -> float | None:
+        found = nmse(as_recorded, value) if as_recorded.any() else float(value.any())
+        return found if found <= min(limit, 1e-2 * nmse(right, as_recorded)) else None
+
+    around = Around(None, graph, [], lambda weight, _: values[weight.name], lambda _: None, (), np.arange(N), {})  # type: ignore[arg-type]
+    return Explainer().explain(Evidence(node, as_recorded, error, graph, {**values, "x": right}, around))
+
+
+def words_of(found: Explanation | None) -> str:
+    return "" if found is None else found.first.words
+
+
+def one_off(channel: int) -> Array:
+    weight = WEIGHT.copy()
+    weight[channel] = 0.5
+    return weight
+
+
+NORMS = {
+    "the norm's weight is 1 less than the file's in every channel": rms_norm(WEIGHT - 1),
+    "the norm's weight is 1 more than the file's in every channel": rms_norm(WEIGHT + 1),
+    "the norm is without its weight": rms_norm(np.ones_like(WEIGHT)),
+    "the norm's weight is 0.5 in every channel": rms_norm(np.full_like(WEIGHT, 0.5)),
+    "the norm's weight is 2 times the file's": rms_norm(2 * WEIGHT),
+    "the norm's weight differs from the file's at channel 9 (0.5 for": rms_norm(one_off(9)),
+    "the norm has another weight (from": rms_norm(WEIGHT[::-1].copy()),
+    "epsilon is 1e-06 in place of 1e-05": rms_norm(eps=1e-6),
+    "epsilon is 0.3 in place of 1e-05": rms_norm(eps=0.3),
+    "the norm is a LayerNorm, which takes the mean off": layer_norm(),
+    "it is all zeros": np.zeros_like(X),
+    "x is left out: what it reads, operand0, goes on as it is": X,
+    "positions 2, 3 of x are zero": np.where(np.isin(np.arange(N), (2, 3))[:, None], 0, rms_norm()),
+}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-1")
+@pytest.mark.parametrize("words", NORMS)
+def test_norms(words: str) -> None:
+    assert words_of(explain("rms_norm", [X, WEIGHT], NORMS[words])).startswith(words)
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-1")
+def test_layer_norms() -> None:
+    bias = WEIGHT[::-1] - 1
+    assert words_of(explain("layer_norm", [X, WEIGHT, bias], rms_norm() + bias)) == "the norm leaves the mean in"
+    assert words_of(explain("layer_norm", [X, WEIGHT, bias], layer_norm())) == "operand2 is left out"
+    assert words_of(explain("layer_norm", [X], rms_norm(np.ones_like(WEIGHT)))) == "the norm leaves the mean in"
+
+
+FACTORS = np.repeat([1.0, 8.0], [4, D // 2 - 4])
+TURNS = {
+    "RoPE turns by a base of 1e+06": rope(angles(1e6)),
+    "RoPE turns by a base of 500000": rope(angles(5e5)),
+    "RoPE turns by a base of 10000 and frequencies times 0.25": rope(angles(1e4, scale=0.25)),
+    "RoPE turns by a base of 1e+06 and positions that begin at 1": rope(angles(1e6, first=1)),
+    "RoPE turns by the file's frequencies and positions that begin at 1": rope(angles(first=1)),
+    "cos and sin are multiplied by 1.2 in place of 1": rope(angles(magnitude=1.2)),
+    "RoPE pairs neighbours (2i, 2i + 1) in place of halves (i, i + 8)": rope(angles(), "interleaved"),
+    "RoPE turns by frequencies 0.125 times the file's at pairs 4, 5, 6, 7": rope(angles(factors=FACTORS)),
+    "RoPE is left out": X,
+}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-1")
+@pytest.mark.parametrize("words", TURNS)
+def test_rope(words: str) -> None:
+    assert words_of(explain("rope", [X, angles()], TURNS[words])) == words
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-2")
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("limit", [1e-11, 1e-3, 1.0])
+def test_noise_is_not_explained(seed: int, limit: float) -> None:
+    """However much a tolerance would allow."""
+    rng = np.random.default_rng(seed)
+    for size in (1e-6, 1e-3, 1.0):
+        assert explain("rms_norm", [X, WEIGHT], rms_norm() * (1 + size * rng.standard_normal(X.shape)), limit) is None
+        assert explain("rope", [X, angles()], rope(angles()) + size * rng.standard_normal(X.shape), limit) is None
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-2")
+def test_one_position_explains_everything_and_so_nothing() -> None:
+    x = np.array([[1.0, 2.0, 3.0, 4.0]])
+    assert explain("rms_norm", [x, np.ones(4)], np.array([[4.0, 1.0, 1.0, 1.0]])) is None
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-1")
+def test_the_page_has_all_that_is_tried() -> None:
+    table = [f"| {ops} | {words} |" for ops, words in known_mistakes()]
+    text = (Path(__file__).parents[2] / "docs" / "explanations.md").read_text(encoding="utf-8")
+    assert text.endswith("\n".join(["|---|---|", *table, ""]))

@@ -16,6 +16,8 @@ from aprgraph.runtime.explain.site import Site, compute
 #: So many rows away a value is looked for.
 _SHIFTS = (1, -1)
 _NAMED = 4
+#: What is that much smaller than it should be is what rounding left of zero.
+_NOTHING = 1e-9
 _NORMS = ("rms_norm", "layer_norm")
 
 
@@ -35,7 +37,7 @@ def left_out(site: Site) -> Iterator[Alternative]:
 @explains()
 def zeros(site: Site) -> Iterator[Alternative]:
     """All zeros."""
-    if site.recorded is not None and not site.recorded.any():
+    if site.recorded is not None and np.abs(site.recorded).max(initial=0.0) <= _NOTHING * np.abs(site.due).max(initial=0.0):
         yield Alternative("zeros", "it is all zeros", lambda _: np.zeros_like(site.due), GENERAL)
 
 

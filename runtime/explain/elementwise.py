@@ -17,6 +17,8 @@ from aprgraph.runtime.explain.site import Site
 _ACTIVATIONS = ("silu", "gelu", "relu_squared", "sigmoid", "softplus")
 _NAMES = {"silu": "SiLU", "gelu": "GELU (by tanh)", "relu_squared": "the square of ReLU", "sigmoid": "a sigmoid", "softplus": "softplus"}
 _ERF = np.vectorize(math.erf, otypes=[float])
+#: From here on float16 rounds to Inf.
+_ROUNDS_TO_INF = 65520.0
 #: Numbers that agree to this, relative to their size, are said to be the same.
 _SAME = 1e-3
 
@@ -123,7 +125,7 @@ def half_precision(site: Site) -> Iterator[Alternative]:
     if site.recorded is None or not site.recorded.size:
         return
     recorded, due = site.recorded, site.due
-    for name, rounded, largest in (("float16", float16, 65504.0), ("bfloat16", bfloat16, math.inf)):
+    for name, rounded, largest in (("float16", float16, _ROUNDS_TO_INF), ("bfloat16", bfloat16, math.inf)):
         beyond = np.abs(due) > largest
         finite = ~beyond & np.isfinite(due)
         with np.errstate(all="ignore"):

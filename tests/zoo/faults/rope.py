@@ -44,7 +44,8 @@ def _rotated(call: Call) -> Array:
 
 
 def _is_without_rope(subject: Subject, layer: int) -> bool:
-    return f"layer{layer}.q_post_rope" not in subject.graph and "rope_angles" in subject.graph
+    graph = subject.graph
+    return "rope_angles" in graph and all(node.layer != layer for node in graph.with_op("rope")) and f"layer{layer}.attn_scores" in graph
 
 
 def _counts_from_1(subject: Subject) -> bool:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from aprgraph.graph.ops import OPS, Array, is_computed, traits_of
-from aprgraph.graph.ops.attention import cap_of, mask_of, value_size_of
+from aprgraph.graph.ops.attention import cap_of, is_causal, is_chunked, is_symmetric, mask_of, value_size_of
 from aprgraph.graph.ops.base import integer, number
 from aprgraph.graph.ops.rope import PAIRINGS
 from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, goes_on, with_attrs, with_operand
@@ -73,7 +73,8 @@ def _under(site: Site, wrong: _Mask) -> Compute:
             return _scores(site, operands, mask)
         if site.node.op == "attn_softmax":
             weights, sums = _exponentials(operands, mask)
-            return np.where(mask, weights / sums, 0.0)
+            with np.errstate(invalid="ignore"):  # a query that sees no key has no softmax
+                return np.asarray(weights / sums)
         return _mix(site, operands, mask)
 
     return compute
@@ -97,25 +98,41 @@ def _without_itself(mask: Array) -> Array:
 @explains("attn_scores", "attn_softmax", "attn_mix")
 def masks(site: Site) -> Iterator[Alternative]:
     """Other keys are attended to."""
-    window = integer(site.node.attrs, "window")
-    for other in dict.fromkeys(_windows(site)):
-        words = "it has no window" if not other else f"its window is of {other} positions" + (f" in place of {window}" if window else "")
-        yield Alternative("window", words, with_attrs(site, window=other), shows_in=_READERS.get(site.node.op, ()))
-    shown = _READERS.get(site.node.op, ())
+    attrs = site.node.attrs
+    window, shown = integer(attrs, "window"), _READERS.get(site.node.op, ())
+
+    def other(name: str, words: str, **changed: bool | int) -> Alternative:
+        return Alternative(name, words, with_attrs(site, **changed), shows_in=shown)
+
+    for size in dict.fromkeys(_windows(site)):
+        words = f"its window is of {size} positions" + (f" in place of {window}" if window else "") if size else "it has no window"
+        yield other("window", words, window=size, **({} if size else _ONE_SIDED))
+    if is_chunked(attrs):
+        yield other("chunks", f"its window is the {window} positions before each, across the borders of chunks", chunked=False)
+    if is_symmetric(attrs):
+        yield other("window-sides", f"its window is the {window} positions before each, and all behind", symmetric=False)
+        yield other("window", f"its window reaches {window} positions to either side", window=2 * window)
     yield Alternative("mask-ahead", "every query sees the key after its own", _under(site, _one_ahead), shows_in=shown)
     yield Alternative("mask-itself", "no query sees its own key", _under(site, _without_itself), shows_in=shown)
-    if site.node.attrs.get("causal", True):
-        words = "every query sees all keys, those behind it too"
-        yield Alternative("not-causal", words, with_attrs(site, causal=False), shows_in=shown)
+    if is_causal(attrs):
+        if not is_chunked(attrs):
+            yield other("not-causal", "every query sees all keys, those behind it too", causal=False)
     else:
-        yield Alternative("causal", "no query sees a key behind it", with_attrs(site, causal=True), shows_in=shown)
+        yield other("causal", "no query sees a key behind it", causal=True, symmetric=False)
+        if window:
+            yield other("causal", "no query sees a key behind it, nor has it a window", causal=True, symmetric=False, window=0)
+
+
+#: What a window that is none has no need of.
+_ONE_SIDED = {"chunked": False, "symmetric": False}
 
 
 def _windows(site: Site) -> Iterator[int]:
     """Windows one wider and one narrower, none, and those of the model's other layers."""
     own = integer(site.node.attrs, "window")
+    step = 1 + is_symmetric(site.node.attrs)
     if own:
-        yield from (one for one in (own + 1, own - 1, 0) if one >= 0)
+        yield from (one for one in (own + step, own - step, 0) if one >= 0)
     yield from (w for node in site.around.graph.with_op(site.node.op) for w in [integer(node.attrs, "window")] if w != own)
 
 

@@ -42,6 +42,11 @@ def other_temperature(site: Site) -> Iterator[Alternative]:
     for shift in (1, -1):
         words = f"the temperature of queries counts positions from {shift}"
         yield Alternative("temperature", words, with_operand(site, 0, partial(np.add, shift)))
+    offset = int(site.node.attrs.get("offset", 0))  # type: ignore[arg-type]
+    if offset:
+        yield Alternative(
+            "temperature", f"the temperature of queries counts positions from 0, and not from {offset}", with_attrs(site, offset=0)
+        )
     yield Alternative("temperature", "queries have no temperature", with_attrs(site, strength=0.0))
 
 
@@ -60,13 +65,47 @@ def _tokens_that_fit(site: Site, ids: Array) -> Iterator[Alternative]:
             yield Alternative("other-token", words, with_value(site, 0, changed))
 
 
-@explains("last_row")
+@explains("last_row", "first_row", "mean_rows")
 def other_position(site: Site) -> Iterator[Alternative]:
-    """Another position than the last."""
+    """Another position than the one that should be taken, or the mean."""
     rows = len(site.operands[0])
-    for position in list(range(rows - 2, -1, -1))[:_MOST_POSITIONS]:
-        words = f"the logits are those of position {position} in place of the last, {rows - 1}"
-        yield Alternative("other-position", words, partial(_row, position))
+    own = {"last_row": f"the last, {rows - 1}", "first_row": "the first"}.get(site.node.op, "the mean")
+    right = {"last_row": rows - 1, "first_row": 0}.get(site.node.op)
+    for position in list(range(rows - 1, -1, -1))[:_MOST_POSITIONS]:
+        if position != right:
+            words = f"{site.read_by} is of position {position} in place of {own}"
+            yield Alternative("other-position", words, partial(_row, position))
+    if right is not None:
+        yield Alternative("other-position", f"{site.read_by} is of the mean of all positions in place of {own}", _mean)
+        return
+    for position in (0, rows - 1):
+        kept = np.arange(rows) != position
+        yield Alternative("mean-of-others", f"the mean is without position {position}", partial(_mean_of, kept))
+    if site.recorded is not None and site.fits(_padded(site)):
+        count = _padding(site)
+        words = f"the mean is over {count} positions more, which hold what the last one does"
+        yield Alternative("mean-of-others", words, lambda operands: (_mean(operands) * rows + operands[0][-1:] * count) / (rows + count))
+
+
+def _padding(site: Site) -> int:
+    """How many rows like the last one explain a mean: r = (n m + c x) / (n + c), so r - m = c / (n + c) (x - m)."""
+    assert site.recorded is not None
+    away = site.operands[0][-1:] - site.due
+    share = float(np.vdot(site.recorded - site.due, away)) / max(float(np.vdot(away, away)), 1e-300)
+    return round(share * len(site.operands[0]) / (1 - share)) if 0 < share < 1 else 0
+
+
+def _padded(site: Site) -> Array:
+    rows, count = len(site.operands[0]), _padding(site)
+    return np.asarray((site.due * rows + site.operands[0][-1:] * count) / (rows + count))
+
+
+def _mean(operands: Sequence[Array]) -> Array:
+    return np.asarray(operands[0].mean(axis=0, keepdims=True))
+
+
+def _mean_of(kept: Array, operands: Sequence[Array]) -> Array:
+    return np.asarray(operands[0][kept].mean(axis=0, keepdims=True))
 
 
 def _row(position: int, operands: Sequence[Array]) -> Array:

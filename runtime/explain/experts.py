@@ -78,17 +78,33 @@ def another_expert(site: Site) -> Iterator[Alternative]:
 
 @explains("expert_sum")
 def sums(site: Site) -> Iterator[Alternative]:
-    """An expert is left out, the weights are in another order, or all of them 1."""
-    k = site.operands[1].shape[1]
+    """An expert is left out."""
+    k = site.operands[0].shape[1]
     for left_out in range(k):
         kept = np.arange(k) != left_out
         words = f"the sum is without the {'last' if left_out == k - 1 else 'first' if not left_out else f'{left_out + 1}.'} expert"
         yield Alternative("expert-left-out", words, partial(_some, site, kept))
-    yield Alternative(
-        "expert-weights-order", "the weights of experts are in the reverse order",
-        with_operand(site, 1, lambda weights: weights[:, ::-1]),
-    )  # fmt: skip
-    yield Alternative("expert-weights-missing", "the sum is without its weights", with_operand(site, 1, np.ones_like))
+    if len(site.operands) == 1:
+        for node in site.around.graph.with_op("router_weights"):
+            value = site.around.value(node.name) if node.layer == site.node.layer else None
+            if value is not None:
+                words = f"the sum is weighed by {site.label_of(node)}"
+                yield Alternative("expert-weights-place", words, partial(_weighed, value))
+
+
+@explains("expert_sum", "expert_inputs")
+def other_weights(site: Site) -> Iterator[Alternative]:
+    """The weights are in another order, or left out."""
+    if len(site.operands) < 2:
+        return
+    words = "the weights of experts are in the reverse order"
+    yield Alternative("expert-weights-order", words, with_operand(site, 1, lambda weights: weights[:, ::-1]))
+    words = f"{site.called} is without the weights of experts"
+    yield Alternative("expert-weights-place", words, with_operand(site, 1, np.ones_like))
+
+
+def _weighed(weights: Array, operands: Sequence[Array]) -> Array:
+    return np.asarray(np.einsum("nkc,nk->nc", operands[0], weights))
 
 
 @explains("expert_linear", "expert_bias_add")

@@ -61,6 +61,14 @@ def mean(site: Site) -> Iterator[Alternative]:
 
 
 @explains("rms_norm")
+def by_length(site: Site) -> Iterator[Alternative]:
+    """The sum of the squares is taken where it should be their mean."""
+    size = site.operands[0].shape[1] // site.node.attr_int("groups")
+    words = "the norm divides by the root of the sum of squares, and not of their mean"
+    yield Alternative("norm-sum", words, lambda operands: site.compute(operands) / math.sqrt(size))
+
+
+@explains("rms_norm")
 def other_groups(site: Site) -> Iterator[Alternative]:
     """One norm over the row in place of one for each head, or the reverse."""
     groups = site.node.attr_int("groups")
@@ -101,17 +109,20 @@ def _grouped(site: Site, groups: int) -> Compute:
     own = site.node.attr_int("groups")
 
     def compute(operands: Sequence[Array]) -> Array:
-        x, weight = operands
-        normed = _normed(x, groups, site.node.attr_float("eps"), take_off=False)
-        return np.asarray(normed.reshape(len(x), own, -1) * weight).reshape(x.shape)
+        x, *weights = operands
+        normed = _normed(x, groups, site.node.attr_float("eps"), take_off=False).reshape(len(x), own, -1)
+        for weight in weights:
+            normed = normed * weight
+        return normed.reshape(x.shape)
 
     return compute
 
 
 def _solved_epsilon(site: Site) -> Iterator[Alternative]:
-    if site.recorded is None or len(site.operands) != 2 or site.node.op != "rms_norm":
+    if site.recorded is None or site.node.op != "rms_norm":
         return
-    x, weight = site.operands
+    x, *weights = site.operands
+    weight = weights[0] if weights else np.ones(x.shape[1] // site.node.attr_int("groups"))
     rows, inputs = site.recorded.reshape(-1, weight.size), x.reshape(-1, weight.size)
     with np.errstate(all="ignore"):
         scaled = inputs * weight

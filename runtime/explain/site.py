@@ -90,6 +90,12 @@ class Site:
         """What words call the node: its stage, or what it is within its layer."""
         return self.label_of(self.node)
 
+    @property
+    def read_by(self) -> str:
+        """What words call the stage that reads the node, or the node itself if that is one."""
+        readers = [node for node in self.around.graph.users(self.node.name) if node.stage is not None]
+        return self.called if self.node.stage is not None or not readers else self.label_of(readers[0])
+
     def label(self, index: int) -> str:
         """What words call an operand."""
         return self.label_of(self.around.graph[self.operand_names[index]])

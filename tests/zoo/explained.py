@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from aprgraph.runtime.blame import LocalError
 
-#: By fault. A fault is explained where every tensor that it makes wrong has one of these as the first explanation.
+#: By fault. A fault is explained where every tensor that it makes wrong has one of these, the only one or one
+#: of several that fit as well.
 EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "embedding scale forgotten": ("scale",),
     "embedding scale in bfloat16": ("scale",),
@@ -25,6 +26,7 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "eps ten times too small": ("norm-eps",),
     "LayerNorm for RMSNorm": ("norm-mean",),
     "RMSNorm for LayerNorm": ("norm-mean",),
+    "norm by length": ("norm-sum",),
     "1 + weight twice": ("norm-offset",),
     "norm of another layer": ("other-weight",),
     "norm without weights": ("norm-without-weight",),
@@ -59,6 +61,7 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "RoPE pairing": ("rope-pairing",),
     "RoPE in a layer without it": ("rope-extra",),
     "query temperature forgotten": ("not-multiplied", "temperature"),
+    "query temperature from 0": ("temperature",),
     "query temperature from 1": ("temperature",),
     "RoPE forgotten on k": ("rope-left-out",),
     "RoPE the other way": ("rope-backwards",),
@@ -76,6 +79,7 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "window one wider": ("window",),
     "window one narrower": ("window",),
     "window forgotten": ("window",),
+    "window in place of chunks": ("chunks",),
     "window in the wrong layer": ("window",),
     "scale by D": ("score-scale",),
     "scale forgotten": ("score-scale",),
@@ -136,9 +140,17 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "biases of experts forgotten": ("bias-missing",),
     "NaN from one expert": ("nan",),
     "router weights in another order": ("expert-weights-order",),
+    "weights on the outputs of experts": ("expert-weights-place",),
     "last expert left out": ("expert-left-out",),
     "shared expert forgotten": ("not-added",),
     "shared expert's gate forgotten": ("not-multiplied",),
+    "causal mask in an embedding model": ("causal",),
+    "window to one side": ("window-sides",),
+    "window twice as wide": ("window",),
+    "padding in the mean": ("mean-of-others",),
+    "mean without the first position": ("mean-of-others",),
+    "first position for the mean": ("other-position",),
+    "length not 1": ("left-out",),
 }
 #: Random numbers in place of weights: nothing that is known can explain them, and nothing may.
 UNEXPLAINED = ("tied head taken for untied",)
@@ -148,9 +160,9 @@ def explained_otherwise(fault: str, wrong: Sequence[LocalError]) -> str | None:
     """What is amiss with the explanations of the tensors that a fault made wrong; None if they are the fault's."""
     due = EXPLAINED_BY.get(fault, ())
     for local in wrong:
-        found = None if local.explanation is None else local.explanation.first
-        if found is None and fault not in UNEXPLAINED:
-            return f"{local.label} is not explained"
-        if found is not None and found.name not in due:
-            return f"{local.label} is explained by {found.name}: {found.words}"
+        if local.explanation is None:
+            if fault not in UNEXPLAINED:
+                return f"{local.label} is not explained"
+        elif not {*due} & {one.name for one in local.explanation.candidates}:
+            return f"{local.label} is explained by {local.explanation.first.name}: {local.explanation.first.words}"
     return None

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
 from aprgraph.graph.ir import Node
-from aprgraph.graph.ops import Array, is_computed
+from aprgraph.graph.ops import Array, is_computed, traits_of
 from aprgraph.graph.words import listed, plural
-from aprgraph.runtime.explain.alternative import GENERAL, LOOSE, Alternative, Compute, explains, goes_on, with_attrs, with_value
+from aprgraph.runtime.explain.alternative import (
+    GENERAL,
+    LOOSE,
+    Alternative,
+    Compute,
+    explains,
+    goes_on,
+    with_attrs,
+    with_operand,
+    with_value,
+)
 from aprgraph.runtime.explain.site import Site, compute
 
 #: So many rows away a value is looked for.
@@ -139,6 +149,39 @@ def other_positions(site: Site) -> Iterator[Alternative]:
             first = site.recorded[:1] if shift > 0 else site.recorded[-1:]
             words = f"each position of {site.called} holds what the one {where} it should"
             yield Alternative("positions-shifted", words, _shifted(site, shift, first), GENERAL)
+
+
+@explains()
+def other_values(site: Site) -> Iterator[Alternative]:
+    """One of several operands is taken for 0 or 1, or with the other sign, or in another's place."""
+    if site.recorded is None or len(site.operands) < 2 or traits_of(site.node).is_matmul or traits_of(site.node).chooses:
+        return
+    for index, operand in enumerate(site.operands):
+        if not isinstance(operand, np.ndarray) or operand.dtype.kind != "f":
+            continue
+        label = site.label(index)
+        changes: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
+            ("operand-zero", f"{site.called} takes {label} for 0", np.zeros_like),
+            ("operand-one", f"{site.called} takes {label} for 1", np.ones_like),
+            ("operand-negated", f"{site.called} takes {label} with the other sign", np.negative),
+        )
+        for name, words, change in changes:
+            yield from _unless_far(site, Alternative(name, words, with_operand(site, index, change), GENERAL))
+        for other in range(index + 1, len(site.operands)):
+            if np.shape(site.operands[other]) == operand.shape and site.operand_names[index] != site.operand_names[other]:
+                words = f"{site.called} takes {label} and {site.label(other)} in each other's place"
+                exchanged = partial(_exchanged, site, index, other)
+                yield from _unless_far(site, Alternative("operands-exchanged", words, exchanged, GENERAL))
+
+
+def _unless_far(site: Site, one: Alternative) -> Iterator[Alternative]:
+    if site.fits(one.compute(site.operands)):
+        yield one
+
+
+def _exchanged(site: Site, a: int, b: int, operands: Sequence[Array]) -> Array:
+    places = {a: b, b: a}
+    return site.compute([operands[places.get(index, index)] for index in range(len(operands))])
 
 
 def _near(site: Site, own: Node) -> Iterator[Node]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array, is_computed, traits_of
-from aprgraph.runtime.explain.alternative import Alternative, rules_of
+from aprgraph.runtime.explain.alternative import Alternative, Rule, rules_of
 from aprgraph.runtime.explain.explanation import Candidate, Explanation
 from aprgraph.runtime.explain.inverse import operand_behind
 from aprgraph.runtime.explain.site import Around, LeftWrong, Site, compute
@@ -91,15 +91,22 @@ class Explainer:
         """What fits: at one node, and then of what is one mistake at several."""
         offered: dict[str, list[tuple[Node, Alternative]]] = {}
         for site in _sites(evidence):
-            for rule in rules_of(site.node.op):
-                for one in rule(site):
-                    if wanted(one.name):
-                        offered.setdefault(one.name, []).append((site.node, one))
-                        yield from _fit(evidence, {site.node.name: one})
+            for one in (one for rule in rules_of(site.node.op) for one in _offers(rule, site) if wanted(one.name)):
+                offered.setdefault(one.name, []).append((site.node, one))
+                yield from _fit(evidence, {site.node.name: one})
         for places in offered.values():
             by_node = {node.name: one for node, one in reversed(places)}
             if len(by_node) > 1:
                 yield from _fit(evidence, by_node)
+
+
+def _offers(rule: Rule, site: Site) -> list[Alternative]:
+    """What a rule offers for a site."""
+    try:
+        with np.errstate(all="ignore"):
+            return list(rule(site))
+    except (ArithmeticError, LookupError, ValueError, np.linalg.LinAlgError):
+        return []  # values or shapes that the rule did not foresee: it has nothing to say of them, and the audit goes on
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ def _solved_epsilon(site: Site) -> Iterator[Alternative]:
         return
     x, *weights = site.operands
     weight = weights[0] if weights else np.ones(x.shape[1] // site.node.attr_int("groups"))
+    if weight.ndim > 1:  # of each group its own: then a row of it is no row of the norm
+        return
     rows, inputs = site.recorded.reshape(-1, weight.size), x.reshape(-1, weight.size)
     with np.errstate(all="ignore"):
         scaled = inputs * weight
@@ -145,7 +147,7 @@ def _solved_weight(site: Site, weight: Array) -> Iterator[Alternative]:
         other = (rows * normed).sum(axis=0) / np.square(normed).sum(axis=0)
     if not np.isfinite(other).all() or not site.fits((normed * other).reshape(site.recorded.shape)):
         return
-    yield Alternative("norm-weight", _weight_words(other, weight), with_value(site, 1, other), SOLVED)
+    yield Alternative("norm-weight", _weight_words(other, weight.reshape(-1)), with_value(site, 1, other.reshape(weight.shape)), SOLVED)
 
 
 def _weight_words(other: Array, weight: Array) -> str:

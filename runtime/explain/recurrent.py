@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -64,6 +65,21 @@ def delta_rule(site: Site) -> Iterator[Alternative]:
     scale = site.node.attr_float("scale")
     if scale != 1:
         yield Alternative("delta-scale", f"q is not multiplied by its scale, {scale:.6g}", with_attrs(site, scale=1.0))
+
+
+@explains("ssm_scan")
+def shared_groups(site: Site) -> Iterator[Alternative]:
+    """Heads take b and c from the groups in turn, in place of neighbours from one."""
+    groups, heads = site.node.attr_int("groups"), site.operands[3].shape[1]
+    if 1 < groups < heads:
+        yield Alternative("groups-in-turn", "heads take b and c from the groups in turn", partial(_in_turn, site, groups, heads))
+
+
+def _in_turn(site: Site, groups: int, heads: int, operands: Sequence[Array]) -> Array:
+    x, b, c, *others = operands
+    own = np.arange(heads) % groups
+    b, c = (one.reshape(len(one), groups, -1)[:, own].reshape(len(one), -1) for one in (b, c))
+    return site.compute([x, b, c, *others], groups=heads)
 
 
 def _without_correction(site: Site) -> Compute:

@@ -23,7 +23,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from aprgraph.codegen.cache.sources import sources_digest
 from aprgraph.codegen.cpu.levels import check_runs_here, find_cpu
 from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.kernels.base import requests_of
+from aprgraph.codegen.versions import version
 from aprgraph.graph.arguments import COMPILE, MODEL
 from aprgraph.graph.errors import ArtifactError, GraphError
 from aprgraph.graph.held_graph import HeldGraph, require_known_ops

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from aprgraph.codegen.cache.kernels import key_of, open_kernel_cache
@@ -12,6 +11,7 @@ from aprgraph.codegen.compiler_lock import COMPILER_LOCK
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.linker import link, linker
+from aprgraph.codegen.versions import version
 from aprgraph.graph.calling_convention import STATISTICS_KERNEL
 
 _EMITTER = "aprgraph.codegen.cpu.objects"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from aprgraph.codegen.cache.kernels import key_of, open_kernel_cache
@@ -16,6 +15,7 @@ from aprgraph.codegen.cuda.compiler import compile_fat_binary, find_compiler
 from aprgraph.codegen.cuda.device_code import HOST_CPU
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.linker import link, linker
+from aprgraph.codegen.versions import version
 
 _EMITTERS = ("aprgraph.codegen.cuda.host_code", "aprgraph.codegen.cuda.compiler")
 

@@ -17,7 +17,11 @@ Tensors = dict[str, F32]
 
 def read_tensors(path: Path) -> Tensors:
     """Every tensor of a file in F32, decoded by the gguf package."""
-    return {one.name: np.array(gguf.dequantize(one.data, one.tensor_type), np.float32) for one in gguf.GGUFReader(path).tensors}
+    return _decoded(gguf.GGUFReader(path))
+
+
+def _decoded(reader: gguf.GGUFReader) -> Tensors:
+    return {one.name: np.array(gguf.dequantize(one.data, one.tensor_type), np.float32) for one in reader.tensors}
 
 
 def changed_model(
@@ -41,7 +45,7 @@ def changed_model(
         value = (keys or {}).get(name, field.contents())
         if value is not None:
             writer.add_key_value(name, value, field.types[0], field.types[-1] if len(field.types) > 1 else None)
-    tensors = read_tensors(source)
+    tensors = _decoded(reader)
     if change is not None:
         change(tensors)
     for name, values in tensors.items():

@@ -8,7 +8,7 @@
 llama.cpp calls a function back for each node of its graph, before and after it computes it (``cb_eval`` of llama_context_params). Which
 stage a node is follows from its operation, from the model tensor that it reads, and, where it reads none, from the name that llama.cpp
 gives it. Tried with llama-cpp-python 0.3.36 and the families llama (Mixtral too), qwen2, qwen2moe, qwen3, qwen3moe, gemma2,
-gemma3, phi3, olmo2 (OLMo 3 too), granite, glm4, gpt-oss and arcee.
+gemma3, phi3, olmo2 (OLMo 3 too), granite, glm4, gpt-oss and arcee, and with the library of release 0.5.0 also deepseek2 and llama4.
 
 What to know of its numbers:
 - Activations are rounded to 8 bits before each matrix that is quantised: a relative error of about 1 % in what follows. The manifest says
@@ -70,25 +70,29 @@ _BY_TENSOR = {
     "attn_k_norm": "k_norm", "attn_output": "attn_out", "post_attention_norm": "attn_post_norm", "ffn_norm": "ffn_norm",
     "ffn_gate": "ffn_gate", "ffn_up": "ffn_up", "ffn_down": "ffn_out", "post_ffw_norm": "ffn_post_norm",
     "ffn_gate_shexp": "ffn_gate", "ffn_up_shexp": "ffn_up", "ffn_down_shexp": "ffn_out", "ffn_gate_inp": "moe_router_logits",
+    "attn_q_a": "q_a", "attn_q_a_norm": "q_a_norm", "attn_q_b": "q_matmul", "attn_kv_a_mqa": "kv_a", "attn_kv_a_norm": "kv_a_norm",
+    "attn_kv_b": "kv_b", "attn_k_b": "q_absorbed",
     "ffn_gate_exps": "moe_expert_gate", "ffn_up_exps": "moe_expert_up", "ffn_down_exps": "moe_expert_out",
 }  # fmt: skip
 #: By the bias that a sum reads; the sum is a stage of its own in q, k and v alone.
 _BY_BIAS = {name: _BY_TENSOR[name] + ("_bias" if len(_BY_TENSOR[name]) == 1 else "") for name in (
     "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps",
     "ffn_down_exps",
-)}  # fmt: skip
+)} | {"exp_probs_b": "moe_router_scores"}  # fmt: skip
 #: By operation and name, where no model tensor tells. A later node of the same stage takes the place of an earlier one.
 _BY_NAME = {
     ("ROPE", "Qcur"): "q_post_rope", ("ROPE", "Kcur"): "k_post_rope", ("MUL_MAT", "kq"): "attn_scores",
     ("SCALE", "kq_scaled_2"): "attn_scores", ("SOFT_MAX", "kq_soft_max"): "attn_softmax", ("CONT", "kqv_out"): "attention",
-    ("RESHAPE", "kqv_out"): "attention",
+    ("RESHAPE", "kqv_out"): "attention", ("MUL_MAT", "kqv"): "attn_latent", ("ROPE", "q_pe"): "q_pe", ("ROPE", "k_pe"): "k_pe",
+    ("RMS_NORM", "Qcur_normed"): "q_norm", ("RMS_NORM", "Kcur_normed"): "k_norm",
     ("ADD", "ffn_inp"): "post_attn_residual", ("ADD", "sa_out"): "post_attn_residual", ("SWIGLU", "ffn_swiglu"): "ffn_swigl",
     ("GEGLU", "ffn_geglu"): "ffn_swigl", ("SQR", "ffn_sqr(relu)"): "ffn_swigl", ("MUL", "ffn_moe_gate_scaled"): "moe_expert_gate",
     ("MUL", "ffn_moe_up_scaled"): "moe_expert_up", ("MUL", "ffn_moe_down_scaled"): "moe_expert_out",
     ("SWIGLU", "ffn_moe_swiglu"): "moe_expert_swigl", ("SWIGLU_OAI", "ffn_moe_swiglu_oai"): "moe_expert_swigl",
     ("VIEW", "ffn_moe_topk"): "moe_router_indices", ("GET_ROWS", "ffn_moe_weights"): "moe_router",
     ("RESHAPE", "ffn_moe_weights_softmax"): "moe_router", ("DIV", "ffn_moe_weights_norm"): "moe_router",
-    ("SCALE", "ffn_moe_weights_scaled"): "moe_router", ("ADD", "ffn_moe_out"): "moe_ffn_out", ("ADD", "l_out"): "post_ffn_residual",
+    ("SCALE", "ffn_moe_weights_scaled"): "moe_router", ("ADD", "ffn_moe_out"): "moe_ffn_out",
+    ("ADD", "ffn_moe_out_merged"): "moe_ffn_out", ("MUL", "ffn_moe_weighted"): "moe_expert_in", ("ADD", "l_out"): "post_ffn_residual",
 }  # fmt: skip
 #: Where a family scales embeddings: Gemma's and Granite's.
 _SCALED_EMBEDDING = {("SCALE", "inp_scaled"), ("SCALE", "embd")}
@@ -118,6 +122,8 @@ def find_place(operation: str, name: str, sources: Sequence[str]) -> Place | Non
         return None
     if operation == "ADD" and match[1] == "ffn_out" and sources[0].startswith("ffn_moe_out"):  # with the shared expert
         return (int(match[2]), "moe_ffn_out")
+    if match[1] == "ffn_moe_weighted" and sources[0].startswith("ffn_moe_down"):  # outputs times their weights
+        return None
     stage = _BY_NAME.get((operation, match[1]))
     return None if stage is None else (int(match[2]), stage)
 
@@ -137,6 +143,18 @@ def assemble(nodes: Iterable[Node], positions: int, attended: int) -> dict[tuple
     stages: dict[tuple[int | None, str], Array] = {}
     for (layer, stage), node in found.items():
         values = node.values
+        if stage == "attn_latent" and (layer, "q_absorbed") not in found:
+            continue  # attention itself, where it is not over a latent
+        if stage in ("q_absorbed", "attn_latent"):
+            stages[layer, stage] = np.moveaxis(values.reshape(-1, positions, values.shape[-1]), 0, 1).reshape(positions, -1)
+            continue
+        if stage == "q_post_rope" and (layer, "k_pe") in found:  # of heads that are computed whole, the last elements
+            heads, turned = values.reshape(positions, -1, values.shape[-1]), found[layer, "k_pe"].values.shape[-1]
+            stages[layer, "q_pe"] = heads[..., -turned:].reshape(positions, -1)
+            continue
+        if stage == "q" and (layer, "k") not in found:  # latent attention whose queries have no latent
+            stages[layer, "q_matmul"] = values.reshape(positions, -1)
+            continue
         if stage in ("attn_scores", "attn_softmax"):
             softmax = found[layer, "attn_softmax"]
             assert softmax.mask is not None

@@ -164,6 +164,13 @@ def test_one_changed_node_is_one_divergence(name: str, ours: Callable[[str], Pat
     ("ADD", "ffn_out-3", ("ffn_out-3", "blk.3.ffn_down.bias"), (3, "ffn_out")),
     ("ADD", "Qcur-3", ("Qcur-3", "blk.3.attn_q.bias"), (3, "q_bias")),
     ("ADD", "ffn_out-3", ("ffn_moe_out-3", "ffn_shexp_out-3"), (3, "moe_ffn_out")),
+    ("ADD", "ffn_moe_out_merged-3", ("ffn_moe_out-3", "ffn_moe_shexp-3"), (3, "moe_ffn_out")),
+    ("MUL", "ffn_moe_weighted-3", ("node_9", "ffn_moe_weights-3"), (3, "moe_expert_in")),
+    ("MUL", "ffn_moe_weighted-3", ("ffn_moe_down-3", "ffn_moe_weights-3"), None),
+    ("RMS_NORM", "Qcur_normed-3", ("Qcur-3",), (3, "q_norm")),
+    ("MUL_MAT", "q_nope_absorbed-3", ("blk.3.attn_k_b.weight", "q_nope_perm-3"), (3, "q_absorbed")),
+    ("MUL_MAT", "kqv_mla-3", ("blk.3.attn_v_b.weight", "kqv-3"), None),
+    ("ADD", "ffn_moe_probs_biased-3", ("ffn_moe_probs-3", "blk.3.exp_probs_b.bias"), (3, "moe_router_scores")),
     ("ADD", "ffn_out-3", ("a", "b"), None),
     ("MUL", "ffn_shexp_out-3", ("ffn_shexp-3", "ffn_shexp_gate-3"), None),
     ("MUL_MAT", "ffn_shexp_gate_inp-3", ("blk.3.ffn_gate_inp_shexp.weight", "ffn_norm-3"), None),
@@ -205,3 +212,12 @@ def test_the_script_itself(
     # A text may end before its third token, which makes one step less.
     assert {entry.step for entry in Trace.open(tmp_path / "theirs").entries} == set(range(len(info.extra["generated"])))
     assert len(info.extra["generated"]) == 3 or family == "gemma3"
+
+
+def test_queries_that_are_turned_whole_have_the_elements_that_rope_turns_at_the_end_of_each_head() -> None:
+    """Latent attention over heads: what is recorded is the whole head."""
+    q, k = np.arange(2 * 3 * 5, dtype=np.float32).reshape(1, 2, 3, 5), np.zeros((1, 2, 1, 2), np.float32)
+    nodes = [example.Node("ROPE", "Qcur-0", ("q-0", "inp_pos"), q), example.Node("ROPE", "k_pe-0", ("k_pe-0", "inp_pos"), k)]
+    stages = example.assemble(nodes, 2, 2)
+    assert set(stages) == {(0, "q_pe"), (0, "k_pe")}
+    assert np.array_equal(stages[0, "q_pe"], q[0, :, :, 3:].reshape(2, 6))

@@ -1,12 +1,14 @@
 """Writes llama_cpp_recordings.npz: the nodes that llama.cpp computes for tiny models, as examples/llama_cpp_trace.py gets them.
 
-    python -m tests.golden.make_llama_cpp_recordings [families]
+    python -m tests.golden.make_llama_cpp_recordings [families [NAME ...]] [--libraries DIR]
 
-in the repository's root; with ``families`` those of the models in families/, in that folder. Needs llama-cpp-python; version and date are in README.md.
+in the repository's root; with ``families`` those of the models in families/, in that folder, all or, beside what is there, of those names.
+DIR is as in the example. Needs llama-cpp-python; versions and dates are in README.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import shutil
@@ -37,7 +39,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "phi3": _SIZES | {"layers": 1},
 }
 #: Models of families/.
-FAMILY_MODELS = ("olmo2-f32", "gemma2-f32", "granite-f32", "glm4-f32", "gpt-oss-f32")
+FAMILY_MODELS = (
+    "olmo2-f32", "gemma2-f32", "granite-f32", "glm4-f32", "gpt-oss-f32", "deepseek3-f32", "deepseek2-lite-f32", "llama4-f32-wide",
+)  # fmt: skip
 
 
 def write_model(name: str, path: Path) -> Path:
@@ -59,15 +63,19 @@ def load_example() -> Any:
     return module
 
 
-def main(models: Collection[str], recordings: Path) -> None:
-    """Write the nodes of those models."""
+def main(models: Collection[str], recordings: Path, names: Collection[str], libraries: Path | None) -> None:
+    """Write the nodes of those models; if there are ``names``, of these alone anew."""
     example = load_example()
     arrays: dict[str, Any] = {}
     described: dict[str, Any] = {}
-    for name in models:
+    if names:
+        with np.load(recordings) as there:
+            described = {name: nodes for name, nodes in json.loads(str(there["nodes"])).items() if name not in names}
+            arrays = {label: there[label] for label in there.files if label.partition("/")[0] in described}
+    for name in names or models:
         with tempfile.TemporaryDirectory() as place:
             path = write_model(name, Path(place) / "tiny.gguf")
-            engine = example.Engine(path, kv="f32", threads=1, room=len(TOKENS) + 1)
+            engine = example.Engine(path, kv="f32", threads=1, room=len(TOKENS) + 1, libraries=libraries)
             passes = [engine.run(TOKENS, 0), engine.run([NEXT], len(TOKENS))]
         described[name] = [
             [{"operation": node.operation, "name": node.name, "sources": node.sources, "scale": node.scale} for node in nodes]
@@ -83,4 +91,9 @@ def main(models: Collection[str], recordings: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*((FAMILY_MODELS, FAMILY_RECORDINGS) if sys.argv[1:] == ["families"] else (MODELS, RECORDINGS)))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["families"])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--libraries", type=Path)
+    given = parser.parse_args()
+    main(*((FAMILY_MODELS, FAMILY_RECORDINGS) if given.what else (MODELS, RECORDINGS)), given.names, given.libraries)

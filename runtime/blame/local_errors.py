@@ -82,7 +82,7 @@ class LocalError:
             return self.explanation.sentence
         if self.twin is not None:
             return f"what was recorded is that of {self.twin.in_step_label}"
-        return f"wrong are {joined(self.extent)} alone; nothing that is known here explains it" if self.extent else None
+        return f"the error is at {joined(self.extent)} alone; nothing that is known here explains it" if self.extent else None
 
     @property
     def excess(self) -> float:

@@ -230,7 +230,7 @@ def _factors_of(terms: Array, off: Array) -> Iterator[Array]:
 def damaged_rows(site: Site) -> Iterator[Alternative]:
     """A few rows of a weight are other than the file's: which, and of one row which block."""
     products = list(_products(site))
-    for name, find, rank in (("damaged-blocks", _blocks, SOLVED), ("damaged-rows", _rows, LOOSE)):
+    for name, find, rank in (("damaged-elements", _elements, SOLVED), ("damaged-blocks", _blocks, SOLVED), ("damaged-rows", _rows, LOOSE)):
         yield from _jointly(name, products, find, rank)
 
 
@@ -240,6 +240,35 @@ def _wrong_rows(product: _Product) -> Array | None:
     rows = np.flatnonzero(off > 1e-6 * off.max())
     few = 0 < rows.size <= max(1, product.due.shape[1] // 8)
     return rows if few and len(product.x) > 1 and len(product.weight.type.dims) == 2 else None
+
+
+def _elements(product: _Product) -> Iterator[_Change]:
+    """One element of each wrong row is another number: what is off is that column of x times a number."""
+    rows = _wrong_rows(product)
+    if rows is None or len(product.x) < 3:  # of two positions several columns may do
+        return
+    energy = np.square(product.x).sum(axis=0)
+    found: list[tuple[int, int, float]] = []
+    for row in rows:
+        off = product.recorded[:, row] - product.due[:, row]
+        along = off @ product.x
+        column = int(np.argmax(np.where(energy > 0, np.square(along) / np.where(energy > 0, energy, 1.0), 0.0)))
+        change = float(along[column] / energy[column])
+        if not is_left(off, change * product.x[:, column], np.zeros_like(off)):
+            return
+        found.append((int(row), column, change))
+    row, column, change = found[0]
+    own = float(np.asarray(product.site.operands[product.index][row : row + 1])[0, column])
+    more = f" (and so at {len(found) - 1} more rows)" if len(found) > 1 else ""
+
+    def changed(weight: Array) -> Array:
+        value = np.array(weight)
+        for row, column, change in found:
+            value[row, column] += change
+        return value
+
+    name = product.site.label_of(product.weight)
+    yield f"element ({row}, {column}) of {name} is {own + change:.6g} in place of {own:.6g}{more}", changed
 
 
 def _blocks(product: _Product) -> Iterator[_Change]:

@@ -119,7 +119,8 @@ def test_a_nibble_of_the_weights_is_found_and_can_be_computed_alone(tiny_model: 
     compiled.run("all", "0..2", tokens=[5, 9, 17, 3], directory=tmp_path / "theirs", arithmetic="ggml-avx2")
     result = run_cli("audit", tmp_path / "theirs", "--model", path, "--repro", tmp_path / "guilty")
     assert f"theirs: not a run of {path.name} at layer 1 ffn_out (local error " in result.out
-    assert f"the fault is in the file: {tensor}.\n" in result.out
+    assert f"the fault is in the file: {tensor}. At layer 1 ffn_out it fits to " in result.out
+    assert f" if element (0, 0) of {tensor} is " in result.out
     weights = sorted(file.name for file in (tmp_path / "guilty").rglob("*.npy") if "minima" in file.name)
     assert weights == [f"{tensor}_minima.npy", f"{tensor}_minima.q4_1-blocks.npy"]
     assert np.load(next((tmp_path / "guilty").rglob(weights[0]))).shape == (64, 2)

@@ -96,7 +96,8 @@ _READ = (
     ),
     ModelKey(
         "attention.scale", "what attention scores are multiplied by", _SCALE, neutral=(0,), has_default=True,
-        llama_cpp="llama.cpp does not read it in this family, and takes the family's own scale", llama_cpp_reads_in=("granite",),
+        llama_cpp="llama.cpp does not read it in this family, and takes the family's own scale",
+        llama_cpp_reads_in=("granite", "granitehybrid"),
     ),
     ModelKey("attn_logit_softcapping", "the cap of attention scores", _SCALE, neutral=_OFF, has_default=True),
     ModelKey("final_logit_softcapping", "the cap of logits", ("soft_cap",), neutral=_OFF, has_default=True),

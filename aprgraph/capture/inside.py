@@ -37,6 +37,22 @@ class InsideWatch:
             self._record(watching.result)
 
 
+class SumWithPart(InsideWatch):
+    """Records what ``module`` gets when it adds what its ``part`` gives."""
+
+    def __init__(self, module: Any, part: Any, record: Callable[[torch.Tensor], None]) -> None:
+        super().__init__(module, lambda function, args: function in _ADDITIONS and any(one is self._given for one in args), record)
+        self._part, self._given = part, None
+
+    def open(self, stack: contextlib.ExitStack) -> None:
+        """Record until ``stack`` closes."""
+        super().open(stack)
+        stack.callback(self._part.register_forward_hook(self._keep).remove)
+
+    def _keep(self, _part: Any, _args: Any, output: Any) -> None:
+        self._given = output
+
+
 def sum_with(module: Any, name: str, record: Callable[[torch.Tensor], None]) -> InsideWatch:
     """Records what a module gets when it adds its tensor ``name``, such as the bias of a router's choice."""
     return InsideWatch(

@@ -13,7 +13,7 @@ import torch
 from aprgraph.capture.attention import AttentionWatch, in_file_order
 from aprgraph.capture.captured_model import CapturedModel
 from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, ExpertsWatch
-from aprgraph.capture.inside import called, sum_with
+from aprgraph.capture.inside import SumWithPart, called, sum_with
 from aprgraph.capture.recurrent import RecurrentWatch
 from aprgraph.capture.weighed_experts import WEIGHED_STAGES, WeighedExpertsWatch
 from aprgraph.graph.ir import Dim, Node
@@ -242,7 +242,13 @@ class _LayerTaps:
             module, lambda stage, values: self._record(stage, self._layer, values), inside=inside
         )
         yield Tap(("moe_router", "moe_router_indices", *(stages if inside else ())), self._layer, watch.open)
-        yield self._at(self._captured.modules.around(slot, self._layer), "moe_ffn_out")
+        around, shared = self._captured.modules.around(slot, self._layer), self._captured.modules.find("shared_out", self._layer)
+        assert around is not None
+        if shared is None or any(part is shared for part in around.modules()):
+            yield self._at(around, "moe_ffn_out")
+        else:  # the layer itself adds what a shared expert gives
+            total = SumWithPart(self._captured.layers[self._layer], around, partial(self._record_rows, "moe_ffn_out"))
+            yield Tap(("moe_ffn_out",), self._layer, total.open)
 
     def _watch_weighed(self, experts: Any, record: Callable[[str, torch.Tensor], None], *, inside: bool) -> WeighedExpertsWatch:
         (scores,) = (node for node in self._nodes if node.stage == "moe_router_indices")

@@ -17,6 +17,7 @@ from aprgraph.graph.families.glm4moe import Glm4Moe
 from aprgraph.graph.families.gpt2 import Gpt2
 from aprgraph.graph.families.gpt_oss import GptOss
 from aprgraph.graph.families.granite import Granite
+from aprgraph.graph.families.granitehybrid import GraniteHybrid
 from aprgraph.graph.families.hunyuan import HunyuanDense, HunyuanMoe
 from aprgraph.graph.families.lfm2 import Lfm2
 from aprgraph.graph.families.lfm2moe import Lfm2Moe
@@ -45,7 +46,7 @@ for _family in (
     Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Qwen3Next, Qwen35, Qwen35Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
-    Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2,
+    Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid,
 ):  # fmt: skip
     register(_family)
 

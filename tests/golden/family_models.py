@@ -87,6 +87,11 @@ _LFM: dict[str, Any] = {name: value for name, value in _SIZES.items() if name !=
     "hidden_size": 24, "norm_eps": 1e-5, "conv_L_cache": 3, "rope_parameters": _ROPE | {"rope_theta": 1000000.0},
 }  # fmt: skip
 
+_GRANITE_HYBRID: dict[str, Any] = _SIZES | {
+    "hidden_size": 24, "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.3, "logits_scaling": 8.0,
+    "mamba_n_heads": 4, "mamba_d_state": 6, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_chunk_size": 8,
+}  # fmt: skip
+
 #: The models by the names of their files. Prompts are of 11 tokens, longer than any window.
 MODELS = {
     "olmo2-f32": FamilyModel("olmo2", "Olmo2", _SIZES | {
@@ -233,6 +238,17 @@ MODELS = {
         "vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 20, "num_heads": 4, "head_dim": 10, "state_size": 6, "n_groups": 2,
         "conv_kernel": 4, "layer_norm_epsilon": 1e-5, "chunk_size": 8, "residual_in_fp32": False, "pad_token_id": None,
         "bos_token_id": None, "eos_token_id": None, "use_cache": False,
+    }),
+    # As Granite 4 H Tiny: experts beside a shared one, and no RoPE.
+    "granitehybrid-f32": FamilyModel("granitehybrid", "GraniteMoeHybrid", _GRANITE_HYBRID | {
+        "num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 12, "shared_intermediate_size": 14,
+        "layer_types": ["linear_attention", "full_attention"], "mamba_n_groups": 1,
+    }),
+    # Dense, with RoPE, and two groups of B and C.
+    "granitehybrid-f32-dense": FamilyModel("granitehybrid", "GraniteMoeHybrid", _GRANITE_HYBRID | {
+        "num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 28, "shared_intermediate_size": 28,
+        "layer_types": ["full_attention", "linear_attention"], "mamba_n_groups": 2, "position_embedding_type": "rope",
+        "rope_parameters": _ROPE, "tie_word_embeddings": True,
     }),
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,

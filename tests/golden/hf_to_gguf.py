@@ -32,7 +32,7 @@ _COHERE: dict[str, Source] = {
     "attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale", "rope.scaling.type": lambda _: "none",
 }  # fmt: skip
 #: Families whose rows of q and k are reordered.
-PERMUTED = ("arcee", "granite", "olmo", "mistral3", "smollm3")
+PERMUTED = ("arcee", "granite", "olmo", "mistral3", "smollm3", "granitehybrid")
 
 
 _QWEN_EXPERTS: dict[str, Source] = {
@@ -231,6 +231,20 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
     },
     "qwen3": {**_HEAD_SIZE, **_ROPE_BASE},
+    "granitemoehybrid": {
+        **_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads,
+        "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
+        "logit_scale": "logits_scaling", "expert_shared_feed_forward_length": "shared_intermediate_size",
+        "expert_count": lambda config: config.num_local_experts or None,
+        "expert_used_count": lambda config: config.num_experts_per_tok or None,
+        "ssm.conv_kernel": "mamba_d_conv", "ssm.state_size": "mamba_d_state", "ssm.group_count": "mamba_n_groups",
+        "ssm.inner_size": lambda config: config.mamba_expand * config.hidden_size, "ssm.time_step_rank": "mamba_n_heads",
+        "attention.head_count_kv": lambda config: [
+            config.num_key_value_heads if kind == "full_attention" else 0 for kind in config.layer_types
+        ],
+        "rope.scaling.finetuned": lambda config: config.position_embedding_type == "rope",
+        "context_length": lambda config: config.max_position_embeddings if config.position_embedding_type == "rope" else 1 << 20,
+    },
     # There is no attention and no network, and llama.cpp wants to be told so.
     "mamba2": {
         "context_length": lambda _: 1 << 20, "feed_forward_length": lambda _: 0, "attention.head_count": lambda _: 0,
@@ -314,6 +328,15 @@ def _delta_net(config: Any, name: str, values: F32) -> Iterator[tuple[str, F32]]
         yield name, values
 
 
+def _shared_network(name: str, values: F32, *, has_experts: bool) -> Iterator[tuple[str, F32]]:
+    """Those of Granite's shared network: gate and up apart, under the names of the only network where there are no experts."""
+    path = name.partition("shared_mlp")[0] + ("mlp.shared_expert" if has_experts else "mlp")
+    if "output_linear" in name:
+        yield f"{path}.down_proj.weight", values
+    else:
+        yield from zip((f"{path}.gate_proj.weight", f"{path}.up_proj.weight"), np.split(values, 2), strict=True)
+
+
 def _state_space(groups: int, name: str, values: F32) -> Iterator[tuple[str, F32]]:
     """Those of a state space: the rates of decay themselves, vectors of one number for each head as columns, a row of the norm a group."""
     path, _, end = name.rpartition(".")
@@ -349,9 +372,13 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
         elif absorbed and ".kv_b_proj." in name:
             yield from _absorbed(name, config, values)
         elif ".experts." in name:
-            yield from _experts(architecture, name, values)
-        elif ".mixer." in name:
-            yield from _state_space(config.n_groups, name, values)
+            yield from _experts(architecture, name.replace("block_sparse_moe", "mlp"), values)
+        elif name.endswith("block_sparse_moe.router.weight"):
+            yield name.replace("router", "router.layer"), values
+        elif ".mixer." in name or ".mamba." in name:
+            yield from _state_space(config.n_groups if ".mixer." in name else config.mamba_n_groups, name, values)
+        elif architecture == "granitehybrid" and ".shared_mlp." in name:
+            yield from _shared_network(name, values, has_experts=bool(config.num_local_experts))
         elif ".linear_attn." in name:
             yield from _delta_net(config, name, values)
         elif architecture in ONE_MORE and name.endswith("norm.weight"):

@@ -41,7 +41,7 @@ _NORMS_OF = {
     "cohere2": _ONE,
 }
 #: Families that cap or scale what the head gives.
-_CHANGE_LOGITS = ("gemma2", "granite", "command-r", "cohere2")
+_CHANGE_LOGITS = ("gemma2", "granite", "granitehybrid", "command-r", "cohere2")
 #: Families that normalise [1, heads, n, D].
 _HEADS_FIRST = ("gemma3", "gemma-embedding", "exaone4", "apertus", "hunyuan-dense", "hunyuan-moe", "stablelm")
 
@@ -67,8 +67,7 @@ class Recorder:
         for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda _module, _inputs, index=index: setattr(self, "layer", index))
             self._hook_attention(index, layer)
-            if (network := _first(layer, "mlp", "feed_forward")) is not None:
-                self._hook_feed_forward(index, network)
+            self._hook_networks(index, layer)
             self._after(layer, index, "post_ffn_residual")
         self._after(_first(decoder, "norm", "final_layernorm", "ln_f", "embedding_norm", "norm_f"), None, "final_norm")
         if loaded.architecture in _CHANGE_LOGITS:
@@ -181,8 +180,8 @@ class Recorder:
     def _hook_attention(self, index: int, layer: Any) -> None:
         if hasattr(layer, "linear_attn"):
             hook_delta_net(self._put, index, layer.linear_attn)
-        elif hasattr(layer, "mixer"):
-            hook_state_space(self._put, index, layer.mixer)
+        elif (mixer := getattr(layer, "mixer", None) or getattr(layer, "mamba", None)) is not None:
+            hook_state_space(self._put, index, mixer)
         elif hasattr(layer, "conv"):
             hook_gated_convolution(self._put, index, layer.conv)
         else:
@@ -253,6 +252,21 @@ class Recorder:
             if norm is not None:
                 norm.register_forward_hook(normed_heads(f"{part}_norm"))
 
+    def _hook_networks(self, index: int, layer: Any) -> None:
+        if hasattr(layer, "shared_mlp"):
+            self._hook_beside(index, layer.block_sparse_moe, layer.shared_mlp)
+        elif (network := _first(layer, "mlp", "feed_forward")) is not None:
+            self._hook_feed_forward(index, network)
+
+    def _hook_beside(self, index: int, experts: Any | None, shared: Any) -> None:
+        """A network, and experts beside it if there are some, to which the layer adds what it gives."""
+        self._hook_dense(index, shared)
+        if experts is not None:
+            found: list[torch.Tensor] = []
+            self._hook_experts(index, experts)
+            experts.register_forward_hook(lambda _module, _args, output: found.append(_rows(output)))
+            shared.register_forward_hook(lambda _module, _args, output: self._put(index, "moe_ffn_out", found.pop() + _rows(output)))
+
     def _hook_feed_forward(self, index: int, mlp: Any) -> None:
         if not hasattr(mlp, "experts"):
             self._hook_dense(index, mlp)
@@ -264,11 +278,23 @@ class Recorder:
         if self.loaded.architecture == "llama4":
             hook_weighed_experts(self._put, index, mlp)
             return
+        self._hook_experts(index, mlp)
+
+    def _hook_experts(self, index: int, mlp: Any) -> None:
         router = mlp.router if hasattr(mlp, "router") else mlp.gate
         router.register_forward_hook(lambda module, _inputs, output: self._record_scores(index, mlp, module, output[0].double()))
         mlp.experts.register_forward_hook(lambda module, inputs, output: self._record_experts(index, module, inputs, output))
 
     def _hook_dense(self, index: int, mlp: Any) -> None:
+        if hasattr(mlp, "input_linear"):
+            for place, stage in enumerate(("ffn_gate", "ffn_up")):
+                mlp.input_linear.register_forward_hook(
+                    lambda _module, _args, output, place=place, stage=stage: self._put(index, stage, _rows(output).chunk(2, dim=1)[place])
+                )
+            self._after(mlp.activation, index, "ffn_silu")
+            self._before(mlp.output_linear, index, "ffn_swigl")
+            self._after(mlp.output_linear, index, "ffn_out")
+            return
         if hasattr(mlp, "w1"):
             for name, stage in (("w1", "ffn_gate"), ("w3", "ffn_up"), ("w2", "ffn_out")):
                 self._after(getattr(mlp, name), index, stage)

@@ -104,6 +104,20 @@ def test_fields_of_older_versions(name: str, tmp_path: Path) -> None:
         ),
         ("mamba2-f32", lambda config: config.pop("expand")),
         (
+            # As Granite 4 H has them.
+            "granitehybrid-f32",
+            lambda config: config.update(
+                layer_types=["mamba", "attention"],
+                position_embedding_type="nope",
+                mamba_d_head="auto",
+                init_method="mup",
+                normalization_function="rmsnorm",
+                max_position_embeddings=131072,
+            ),
+        ),
+        ("granitehybrid-f32", lambda config: config.update(layers_block_type=config.pop("layer_types"))),
+        ("granitehybrid-f32-dense", lambda config: config.update(intermediate_size=99)),
+        (
             "cohere2-f32",
             lambda config: config.update(
                 rotary_pct=1.0,

@@ -90,6 +90,9 @@ LAYER: dict[str, list[str]] = {
         "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", "ffn_norm", EXPERTS[0],
         "moe_router_scores", *EXPERTS[1:], "post_ffn_residual",
     ],
+    "granitehybrid": [
+        "attn_norm", "qkv_matmul", *ATTENTION[2:], "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual",
+    ],
     "mamba2": [
         "attn_norm", "ssm_gate", "conv_in", "conv_out", "conv_silu", "ssm_step", "ssm_scan", "ssm_norm", "attn_out", "post_ffn_residual",
     ],
@@ -153,6 +156,21 @@ FIRST_LAYER: dict[str, list[str]] = {
     "glm4moe": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "deepseek2": [*LATENT, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen3next": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
+    "granitehybrid": [
+        "attn_norm",
+        "ssm_gate",
+        "conv_in",
+        "conv_out",
+        "conv_silu",
+        "ssm_step",
+        "ssm_scan",
+        "ssm_norm",
+        "attn_out",
+        "post_attn_residual",
+        *DENSE,
+        *EXPERTS,
+        "post_ffn_residual",
+    ],
     "lfm2": CONVOLUTION,
     "lfm2moe": CONVOLUTION,
     "qwen35": [*DELTA, "attn_out", "post_attn_residual", *DENSE, "post_ffn_residual"],
@@ -230,6 +248,13 @@ def test_granite_scales_four_things(tiny_model: Tiny) -> None:
     assert [graph[f"layer0.{part}_out_scaled"].attrs for part in ("attn", "ffn")] == [{"factor": 0.25}] * 2
     assert (graph["lm_head"].op, graph["lm_head"].attrs) == ("scale", {"factor": 0.25})
     assert graph.operand_names("lm_head") == ("lm_head_raw",)
+
+
+def test_layers_without_kv_heads_are_recurrent(tiny_model: Tiny) -> None:
+    for family in ("lfm2", "granitehybrid"):
+        graph = built(tiny_model(family=family, layers=4))
+        assert [node.layer for node in graph.with_op("short_conv")] == [0, 2]
+        assert [node.layer for node in graph.with_op("attn_scores")] == [1, 3]
 
 
 def test_granite_may_have_no_rope(tiny_model: Tiny) -> None:

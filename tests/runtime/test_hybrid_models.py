@@ -15,7 +15,7 @@ from aprgraph.runtime.trace.reader import Trace
 from tests.support.compiled import compiled
 from tests.support.golden import GoldenModel, golden_models, nmse
 
-MODELS = [golden for golden in golden_models() if golden.name.startswith(("qwen3next", "qwen35", "lfm2", "mamba2"))]
+MODELS = [golden for golden in golden_models() if golden.name.startswith(("qwen3next", "qwen35", "lfm2", "mamba2", "granitehybrid"))]
 #: How many tokens follow the prompt, of which the last is read by nothing.
 MORE = 3
 
@@ -24,7 +24,7 @@ def rows(trace: Trace) -> dict[tuple[int | None, str], np.ndarray]:
     """What has a row for each position, the positions of all steps one after the other."""
     found: dict[tuple[int | None, str], list[np.ndarray]] = {}
     for entry in sorted(trace.entries, key=lambda entry: entry.step):
-        if entry.stage not in ("attn_scores", "attn_softmax", "lm_head"):
+        if entry.stage not in ("attn_scores", "attn_softmax", "lm_head_raw", "lm_head"):
             found.setdefault((entry.layer, entry.stage), []).append(np.asarray(trace.load(entry)))
     return {key: np.concatenate(values) for key, values in found.items()}
 

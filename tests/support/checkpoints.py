@@ -24,7 +24,7 @@ CHECKPOINTS = GOLDEN / "checkpoints"
 #: The checkpoints of families of the package.
 NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir() if path.name != "olmo-f32"))
 _DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
-_PERMUTED = ("llama", "granite", "arcee", "olmo", "mistral3", "smollm3")
+_PERMUTED = ("llama", "granite", "arcee", "olmo", "mistral3", "smollm3", "granitehybrid")
 Values = npt.NDArray[Any]
 
 
@@ -102,8 +102,11 @@ class _Weights:
             layer = own_name.split(".")[2]
             k, v = (self._decoded(f"blk.{layer}.attn_{part}_b.weight") for part in "kv")
             return np.concatenate([k.swapaxes(1, 2), v], axis=1)
-        if ".linear_attn." in own_name or ".mixer." in own_name:
+        if ".linear_attn." in own_name or ".mixer." in own_name or ".mamba." in own_name:
             return self._delta_net(own_name)
+        granite = re.fullmatch(r"model\.layers\.(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear\.weight", own_name)
+        if granite is not None:
+            return self._granite(f"blk.{granite[1]}.ffn", granite[2] == "shared_mlp", granite[3] == "output")
         number = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.act_fn\.(\w+)", own_name)
         if number is not None:
             return np.float32(self._fields[f"xielu.{number[2]}"].contents()[int(number[1])])
@@ -121,6 +124,7 @@ class _Weights:
             return values[int(expert[1])]
         if self._architecture in _PERMUTED and re.search(r"[qk]_proj", own_name):
             heads = self._key("attention.head_count" if "q_proj" in own_name else "attention.head_count_kv")
+            heads = max(heads) if isinstance(heads, list) else heads
             return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
         if self._architecture.startswith(("gemma", "qwen3next", "qwen35", "nemotron")) and own_name.endswith("norm.weight"):
             return values.astype(np.float64) - 1
@@ -142,6 +146,14 @@ class _Weights:
             parts = (*np.split(mixed, [keys, 2 * keys]), gate)
             return np.concatenate([part.reshape(heads, -1, part.shape[1]) for part in parts], axis=1)
         return self._as_neighbours(own_name, self._decoded(name)) if self._architecture.startswith("qwen35") else self._decoded(name)
+
+    def _granite(self, start: str, is_shared: bool, is_down: bool) -> Values:
+        """Gate and up in one, of the experts or of the network beside them, which is the only one where there are none."""
+        has_experts = f"{start}_gate_inp.weight" in self._raw
+        end = "_shexp" if is_shared and has_experts else "" if is_shared else "_exps"
+        return np.concatenate(
+            [self._decoded(f"{start}_{part}{end}.weight") for part in (("down",) if is_down else ("gate", "up"))], axis=-2
+        )
 
     def _as_neighbours(self, own_name: str, values: Values) -> Values:
         """With heads of v that share one of q and k as neighbours, which conversion has put far apart."""

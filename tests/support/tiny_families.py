@@ -91,6 +91,12 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "llama4": TinyFamily(
         rope_base=500000.0, rope_dims=True, numbers={"interleave_moe_layer_step": 1, "attention.temperature_length": 4},
     ),
+    "granitehybrid": TinyFamily(
+        optional=("conv_out.bias",), tied=True, rope_dims=True, experts=True,
+        numbers={
+            "embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 4.0, "rope.scaling.finetuned": False,
+        },
+    ),
     "mamba2": TinyFamily(optional=("conv_out.bias",)),
     "glm4moe": TinyFamily(
         optional=_QKV_BIASES, rope_dims=True, turned=0.5,

@@ -32,6 +32,7 @@ SPARSE_FAULTS = {
     "lfm2": "gate before the convolution missing",
     "lfm2moe": "gate behind the convolution missing",
     "mamba2": "D missing",
+    "granitehybrid": "residual scale forgotten",
     "mistral3": "query temperature forgotten",
     "smollm3": "RoPE in a layer without it",
     "command-r": "FFN behind attention",

@@ -103,6 +103,7 @@ def _with_large_scores(layer: int) -> Variant:
     factors = {"attn_q_norm.weight": 48, "attn_q.weight": 35, "attn_q_b.weight": 35, "attn_q.bias": 35, "attn_qkv.weight": 6.1}
     more = {
         "granite": 2.3,
+        "granitehybrid": 2.3,
         "ernie4_5": 1.1,
         "mistral3": 0.75,
         "exaone4": 0.8,

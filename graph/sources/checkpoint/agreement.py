@@ -35,6 +35,8 @@ class _Biases:
     field: str | None
     default: bool
     fixed: bool = False
+    #: Whether there is no weight beside such a bias.
+    alone: bool = False
 
 
 _BY_FIELD = _Biases(_ATTENTION, "attention_bias", False)
@@ -65,7 +67,13 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     ),
     **dict.fromkeys(("mistral", "mixtral", "ministral3", "phi3", "exaone4"), (_NEVER, _NETWORK_NEVER)),
     "lfm2": (_NEVER, _NETWORK_NEVER, _CONVOLUTION),
-    "lfm2_moe": (_NEVER, _NETWORK_NEVER, _CONVOLUTION, _Biases(_CHOICE, "use_expert_bias", True)),
+    "lfm2_moe": (_NEVER, _NETWORK_NEVER, _CONVOLUTION, _Biases(_CHOICE, "use_expert_bias", True, alone=True)),
+    "granitemoehybrid": (
+        _BY_FIELD,
+        _NETWORK_NEVER,
+        _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "mamba_conv_bias", True),
+        _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "mamba_proj_bias", False),
+    ),
     "mamba2": (
         _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "use_conv_bias", True),
         _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "use_bias", False),
@@ -103,7 +111,8 @@ def require_biases(kind: str, config: Mapping[str, Any], tensors: dict[str, Valu
                 f"{where}: {said}, and the checkpoint has {found} (by its name in GGUF), which transformers drops; expected one of "
                 "both: correct the field, or take the biases out of a copy of the checkpoint"
             )
-        if found is None and value and not biases.fixed:
+        has_weights = biases.alone or any(biases.tensors.fullmatch(f"{name.removesuffix('weight')}bias") for name in tensors)
+        if found is None and value and not biases.fixed and has_weights:
             raise ModelError(f"{where}: {said}, and the checkpoint has no such bias; it is incomplete, or the field is wrong")
     return notices
 

@@ -13,6 +13,7 @@ from typing import Any
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 
+_GRANITE = ("granite", "granitemoehybrid")
 _GEMMA = ("gemma2", "gemma3_text")
 _LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 _QWEN = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
@@ -20,10 +21,10 @@ _DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 
 #: Fields with the classes that read them. A class that is not among those of this package is taken to read all.
 READ_BY: Mapping[str, tuple[str, ...]] = {
-    "attention_multiplier": ("granite",),
-    "embedding_multiplier": ("granite",),
-    "residual_multiplier": ("granite",),
-    "logits_scaling": ("granite",),
+    "attention_multiplier": _GRANITE,
+    "embedding_multiplier": _GRANITE,
+    "residual_multiplier": _GRANITE,
+    "logits_scaling": _GRANITE,
     "query_pre_attn_scalar": _GEMMA,
     "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
     "sliding_window": (
@@ -39,7 +40,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
-        "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", *_LATENT, "llama4_text",
+        "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, "llama4_text",
     ),
     "activation_function": ("gpt2",),
     "swiglu_alpha": ("gpt_oss",),
@@ -65,7 +66,7 @@ _NOT_NULL: tuple[str, ...] = (
 )  # fmt: skip
 #: Fields in which 0 is no word for "none", but a number, with the classes that read them.
 _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("residual_multiplier", "attention_multiplier", "embedding_multiplier", "logits_scaling"), ("granite",)),
+    **dict.fromkeys(("residual_multiplier", "attention_multiplier", "embedding_multiplier", "logits_scaling"), _GRANITE),
     "logit_scale": ("cohere", "cohere2"),
     "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
     "sliding_window": ("exaone4",),
@@ -75,7 +76,7 @@ _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
 _ONLY: Mapping[str, Mapping[str, object]] = {
     "apertus": {"hidden_act": "xielu"},
     "phi": {"qk_layernorm": False},
-    "mamba2": {"time_step_limit": [0.0, math.inf]},
+    **{kind: {"time_step_limit": [0.0, math.inf]} for kind in ("mamba2", "granitemoehybrid")},
 }
 #: Classes with layers that have a sliding window, which therefore need `sliding_window`.
 _NEED_WINDOW = (*_GEMMA, "olmo3", "gpt_oss")

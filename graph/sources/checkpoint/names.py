@@ -17,7 +17,10 @@ _GGUF = re.compile(r"(?:blk\.(\d+)\.)?(.+)")
 #: One of the norms of a module that has one for each head.
 _OF_HEAD = re.compile(r"(.+)\.norms\.(\d+)\.(weight|bias)")
 _EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.(\w+)")
-_FUSED = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(gate_up_proj|down_proj)(_bias|_blocks|_scales|\.weight|\.bias)?")
+_FUSED = re.compile(
+    r"(?:(?:mlp|block_sparse_moe|feed_forward)\.experts\.(gate_up_proj|down_proj)|block_sparse_moe\.(input|output)_linear)"
+    r"(_bias|_blocks|_scales|\.weight|\.bias)?"
+)
 #: Of one expert: the slot of each matrix, and Mixtral's names.
 _EXPERT_SLOTS = {
     "gate_proj": "moe_expert_gate", "up_proj": "moe_expert_up", "down_proj": "moe_expert_out",
@@ -26,6 +29,7 @@ _EXPERT_SLOTS = {
 #: Weights that are no module's, and modules that files call otherwise than transformers does: to the slot.
 _OTHERS = {
     "self_attn.sinks": "attn_sinks", "block_sparse_moe.gate": "moe_router_logits",
+    "block_sparse_moe.router.layer": "moe_router_logits",
     "mlp.moe_statics.e_score_correction_bias": "moe_router_scores",
 }  # fmt: skip
 #: Ends of the names of what belongs to a weight.
@@ -82,8 +86,8 @@ class Names:
             part = _part(expert[3])
             return None if part is None else Place(_EXPERT_SLOTS[expert[2]], part, number, int(expert[1]))
         if fused is not None:
-            slot = "moe_expert_gate" if fused[1] == "gate_up_proj" else "moe_expert_out"
-            return Place(slot, _part((fused[2] or "weight").lstrip("_.")) or "weight", number, fused=True)
+            slot = "moe_expert_gate" if "gate_up_proj" in (fused[1] or "") or fused[2] == "input" else "moe_expert_out"
+            return Place(slot, _part((fused[3] or "weight").lstrip("_.")) or "weight", number, fused=True)
         head = _OF_HEAD.fullmatch(rest)
         if head is not None and head[1] in self._modules:
             return Place(self._modules[head[1]], _part(head[3]) or "weight", number, int(head[2]))

@@ -7,6 +7,9 @@ A rule (``any_op.py``, and the files named after what they are of) offers altern
 from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     any_op,
     attention,
+    biases,
+    caches,
+    damaged_weights,
     elementwise,
     ends,
     experts,

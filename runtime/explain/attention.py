@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
-from aprgraph.graph.ops import OPS, Array, is_computed, traits_of
+from aprgraph.graph.ops import OPS, Array
 from aprgraph.graph.ops.attention import cap_of, is_causal, is_chunked, is_symmetric, mask_of, value_size_of
 from aprgraph.graph.ops.base import integer, number
 from aprgraph.graph.ops.rope import PAIRINGS
@@ -21,10 +21,6 @@ _Mask = Callable[[Array], Array]
 _CAPS = (50.0, 30.0, 20.0)
 #: What has the same mask as a node that it reads.
 _READERS = {"attn_scores": ("attn_softmax",), "attn_softmax": ()}
-#: Of a longer cache not every pair of rows is tried.
-_MOST_ROWS = 32
-#: So many nodes behind a cache its rows are looked for.
-_MOST_BEHIND = 3
 #: Beyond this e^x is no float32.
 _LARGEST_EXPONENT = 88.7
 
@@ -228,61 +224,6 @@ def keys_of_other_positions(site: Site) -> Iterator[Alternative]:
             "rows-shifted", f"the {what} are those of the position {where}",
             with_operand(site, 1, partial(np.roll, shift=shift, axis=0)),
         )  # fmt: skip
-
-
-@explains("cache")
-def cached_rows(site: Site) -> Iterator[Alternative]:
-    """A row of the cache is another one: of another position, never written, or not rotated."""
-    if site.earlier is None:
-        return
-    before = len(site.earlier)
-    unrotated = list(_unrotated(site))
-    for left in site.left_wrong:  # what an earlier step left in the cache is still there
-        earlier = np.concatenate([left.value[:before], site.earlier[len(left.value) :]])
-        yield Alternative(left.name, left.words, partial(_cache_of, site, earlier, None))
-        for _, source in unrotated:
-            yield Alternative(left.name, left.words, partial(_cache_of, site, earlier, source))
-    new = "the new row of the cache"
-    yield Alternative("row-not-written", f"{new} was not written before it was read", partial(_cache_of, site, None, np.zeros(1)))
-    yield Alternative("row-not-written", f"{new} is that of the position before", partial(_cache_of, site, None, site.earlier[-1:]))
-    for last, source in unrotated:
-        yield Alternative("row-unrotated", f"new rows go into the cache as they are before {last}", partial(_cache_of, site, None, source))
-    if before > _MOST_ROWS:
-        return
-    for row in range(before):
-        for other in range(before):
-            if row != other:
-                words = f"row {row} of the cache is that of position {other}"
-                yield Alternative("row-stale", words, partial(_cache_of, site, _taken(site.earlier, {row: other}), None))
-    for row in range(before - 1):
-        words = f"the rows {row} and {row + 1} of the cache have changed places"
-        yield Alternative("rows-exchanged", words, partial(_cache_of, site, _taken(site.earlier, {row: row + 1, row + 1: row}), None))
-
-
-def _taken(rows: Array, other: Mapping[int, int]) -> Array:
-    return rows[[other.get(row, row) for row in range(len(rows))]]
-
-
-def _cache_of(site: Site, earlier: Array | None, own: Array | None, operands: Sequence[Array]) -> Array:
-    """The cache with other rows of earlier passes, or of this one."""
-    assert site.earlier is not None
-    rows = np.broadcast_to(operands[0] if own is None else own, operands[0].shape)
-    return np.concatenate([site.earlier if earlier is None else earlier, rows])
-
-
-def _unrotated(site: Site) -> Iterator[tuple[str, Array]]:
-    """What the rows that go into the cache are made of, where it has the columns for it: heads before RoPE, or before their norm."""
-    graph = site.around.graph
-    node, columns = graph[site.operand_names[0]], site.operands[0].shape[1]
-    for _ in range(_MOST_BEHIND):
-        if not is_computed(node) or not traits_of(node).is_rowwise:
-            return
-        start = int(node.attrs.get("start", 0))  # type: ignore[arg-type]
-        source = graph[graph.operand_names(node.name)[0]]
-        value = site.around.value(source.name)
-        if value is not None and value.ndim == 2 and value.shape[1] >= start + columns:
-            yield site.label_of(node), value[:, start : start + columns]
-        node = source
 
 
 @explains("attn_scores")

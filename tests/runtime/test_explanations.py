@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.ops import OPS, Array
 from aprgraph.runtime.explain import Around, Evidence, Explainer, Explanation, known_mistakes
@@ -36,20 +38,28 @@ def rope(table: Array, pairing: str = "halves") -> Array:
     return OPS["rope"].reference([X, table], attrs)  # type: ignore[misc]
 
 
+ATTRS: dict[str, dict[str, object]] = {
+    "rms_norm": {"eps": 1e-5, "groups": 1},
+    "layer_norm": {"eps": 1e-5, "groups": 1},
+    "rope": {"heads": HEADS, "head_size": D, "start": 0, "pairing": "halves"},
+    "linear": {},
+}
+
+
 def nmse(a: Array, b: Array) -> float:
     return float(np.square(a - b).sum() / np.square(a).sum())
 
 
 def explain(op: str, operands: list[Array], recorded: Array, limit: float = 1e-11) -> Explanation | None:
     """The explanation of one node that reads ``operands``, each of them an input or a weight of the graph."""
-    attrs = {"eps": 1e-5, "groups": 1} if op.endswith("norm") else {"heads": HEADS, "head_size": D, "start": 0, "pairing": "halves"}
+    attrs = ATTRS[op]
     graph, names = Graph("alone"), [f"operand{index}" for index in range(len(operands))]
     for index, (name, operand) in enumerate(zip(names, operands, strict=True)):
-        is_weight = op.endswith("norm") and index > 0
+        is_weight = op != "rope" and index > 0
         kind = TensorType("f32", operand.shape if is_weight else ("n", operand.shape[1]))
         given = {"tensor": name, "dims": operand.shape, "dtype": "f32"} if is_weight else {"type": str(kind)}
         graph.add(Node(name, "weight" if is_weight else "recorded", kind, given))  # type: ignore[arg-type]
-    node = graph.add(Node("x", op, TensorType("f32", ("n", operands[0].shape[1])), attrs, "x"), names)  # type: ignore[arg-type]
+    node = graph.add(Node("x", op, TensorType("f32", ("n", recorded.shape[1])), attrs, "x"), names)  # type: ignore[arg-type]
     values = dict(zip(names, operands, strict=True))
     right = OPS[op].reference(operands, attrs)  # type: ignore[misc, arg-type]
     as_recorded = recorded.astype(np.float32).astype(np.float64)
@@ -58,7 +68,8 @@ def explain(op: str, operands: list[Array], recorded: Array, limit: float = 1e-1
         found = nmse(as_recorded, value) if as_recorded.any() else float(value.any())
         return found if found <= min(limit, 1e-2 * nmse(right, as_recorded)) else None
 
-    around = Around(None, graph, [], lambda weight, _: values[weight.name], lambda _: None, (), np.arange(N), {})  # type: ignore[arg-type]
+    model = SimpleNamespace(tensor=lambda _: SimpleNamespace(in_pieces=None, format=BLOCK_FORMATS["F32"]), vocabulary=0)
+    around = Around(model, graph, [], lambda weight, _: values[weight.name], lambda _: None, (), np.arange(N), {})  # type: ignore[arg-type]
     return Explainer().explain(Evidence(node, as_recorded, error, graph, {**values, "x": right}, around))
 
 
@@ -132,6 +143,30 @@ def test_noise_is_not_explained(seed: int, limit: float) -> None:
     for size in (1e-6, 1e-3, 1.0):
         assert explain("rms_norm", [X, WEIGHT], rms_norm() * (1 + size * rng.standard_normal(X.shape)), limit) is None
         assert explain("rope", [X, angles()], rope(angles()) + size * rng.standard_normal(X.shape), limit) is None
+
+
+ROWS = RNG.standard_normal((4, 2048))
+MATRIX = RNG.standard_normal((64, 2048))
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-1")
+def test_an_element_and_a_block_of_a_weight() -> None:
+    element, block = MATRIX.copy(), MATRIX.copy()
+    element[5, 1000] = 3.0
+    block[7, 64:96] *= -2
+    found = words_of(explain("linear", [ROWS, MATRIX], ROWS @ element.T))
+    assert found == f"element (5, 1000) of operand1 is 3 in place of {MATRIX[5, 1000]:.6g}"
+    assert words_of(explain("linear", [ROWS, MATRIX], ROWS @ block.T)) == "block 2 of row 7 of operand1 is -2 times the file's"
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-2")
+@pytest.mark.parametrize("seed", range(5))
+def test_an_error_that_one_of_thousands_of_weights_might_explain_by_chance(seed: int) -> None:
+    """Of four positions, one column in a few thousand is nearly parallel to any error."""
+    recorded = ROWS @ MATRIX.T
+    recorded[:, 5] += np.random.default_rng(seed).standard_normal(4)
+    for positions in (1, 2, 3, 4):
+        assert explain("linear", [ROWS[:positions], MATRIX], recorded[:positions], limit=1e-2) is None
 
 
 @pytest.mark.contract("BLAME-EXPLAINED-2")

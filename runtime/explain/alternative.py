@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aprgraph.graph.ir import Attr
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, traits_named
 
 if TYPE_CHECKING:
     from aprgraph.runtime.explain.site import Site
@@ -56,8 +56,9 @@ def explains(*ops: str) -> Callable[[Rule], Rule]:
 
 
 def rules_of(op: str) -> Sequence[Rule]:
-    """The rules of an op, its own first."""
-    return (*_RULES.get(op, ()), *_RULES.get(_ANY, ()))
+    """The rules of an op, its own first, then those of the op that it is in another arithmetic."""
+    other = traits_named(op).variant_of
+    return (*_RULES.get(op, ()), *(() if other is None else _RULES.get(other, ())), *_RULES.get(_ANY, ()))
 
 
 def with_operand(site: Site, index: int, change: Callable[[Array], Array]) -> Compute:

@@ -124,3 +124,13 @@ def test_a_nibble_of_the_weights_is_found_and_can_be_computed_alone(tiny_model: 
     weights = sorted(file.name for file in (tmp_path / "guilty").rglob("*.npy") if "minima" in file.name)
     assert weights == [f"{tensor}_minima.npy", f"{tensor}_minima.q4_1-blocks.npy"]
     assert np.load(next((tmp_path / "guilty").rglob(weights[0]))).shape == (64, 2)
+
+
+def test_a_mistake_is_named_in_the_arithmetic_too(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """The rules of `rope_angles` are those of the angles that are multiplied up."""
+    path = tiny_model(format="Q4_1", hidden=64, ffn=64, vocabulary=288)
+    other = aprgraph.load(path, {"llama.rope.freq_base": 1e6}).compile("reference", tmp_path / "other.aprg")
+    trace = other.run("all", "0..2", tokens=[5, 9, 17, 3, 8], directory=tmp_path / "theirs", arithmetic="ggml-avx2")
+    sentence = aprgraph.audit(trace, path).sentence
+    assert "theirs: wrong at q_post_rope of the layers 0 to 1" in sentence
+    assert "if RoPE's base is 1e+06 in place of 10000" in sentence

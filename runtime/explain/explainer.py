@@ -23,6 +23,9 @@ _ROUNDING = 1e-13
 _SEARCHED = 2
 #: So many nodes between recorded tensors are looked at, from the wrong one on.
 _MOST_NODES = 16
+#: Pairs of mistakes are tried of that many at most, and where all values together have no more elements.
+_MOST_PAIRS = 400
+_SMALL = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Explainer:
         self._searched[stage] = self._searched.get(stage, 0) + 1
         found = self._best(evidence, lambda _: True)
         if found is not None:
-            known += [one.name for one in found.candidates]
+            known += [part for one in found.candidates for part in one.name.split(" + ")]
         return found
 
     def _best(self, evidence: Evidence, wanted: Callable[[str], bool]) -> Explanation | None:
@@ -88,16 +91,33 @@ class Explainer:
                 self.left_wrong[name] = [*known, left]
 
     def _fits(self, evidence: Evidence, wanted: Callable[[str], bool]) -> Iterator[_Fit]:
-        """What fits: at one node, and then of what is one mistake at several."""
+        """What fits: at one node; of what is one mistake, at several; and if nothing does, two mistakes at two nodes."""
         offered: dict[str, list[tuple[Node, Alternative]]] = {}
+        found = False
         for site in _sites(evidence):
             for one in (one for rule in rules_of(site.node.op) for one in _offers(rule, site) if wanted(one.name)):
                 offered.setdefault(one.name, []).append((site.node, one))
-                yield from _fit(evidence, {site.node.name: one})
+                for fit in _fit(evidence, {site.node.name: one}):
+                    found = True
+                    yield fit
         for places in offered.values():
             by_node = {node.name: one for node, one in reversed(places)}
-            if len(by_node) > 1:
-                yield from _fit(evidence, by_node)
+            for fit in _fit(evidence, by_node) if len(by_node) > 1 else ():
+                found = True
+                yield fit
+        if not found:
+            yield from _pairs(evidence, [place for places in offered.values() for place in places if place[1].rank == 0])
+
+
+def _pairs(evidence: Evidence, offered: Sequence[tuple[Node, Alternative]]) -> Iterator[_Fit]:
+    """Two mistakes at two nodes, where these are small and not too many."""
+    pairs = [(a, b) for index, a in enumerate(offered) for b in offered[index + 1 :] if a[0].name != b[0].name]
+    if len(pairs) > _MOST_PAIRS or sum(value.size for value in evidence.values.values()) > _SMALL:
+        return
+    for (a, one), (b, other) in pairs:
+        for fit in _fit(evidence, {a.name: one, b.name: other}):
+            both = Alternative(f"{one.name} + {other.name}", f"{one.words}, and {other.words}", other.compute)
+            yield _Fit(both, (), fit.error)
 
 
 def _offers(rule: Rule, site: Site) -> list[Alternative]:

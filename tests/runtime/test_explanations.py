@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,12 @@ import pytest
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.ir import Graph, Node, TensorType
+from aprgraph.graph.model import load_model
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.ops import OPS, Array
+from aprgraph.runtime.blame import audit
 from aprgraph.runtime.explain import Around, Evidence, Explainer, Explanation, known_mistakes
+from tests.support.blame import spoil, traced
 
 N, HEADS, D = 7, 3, 16
 RNG = np.random.default_rng(5)
@@ -173,6 +178,24 @@ def test_an_error_that_one_of_thousands_of_weights_might_explain_by_chance(seed:
 def test_one_position_explains_everything_and_so_nothing() -> None:
     x = np.array([[1.0, 2.0, 3.0, 4.0]])
     assert explain("rms_norm", [x, np.ones(4)], np.array([[4.0, 1.0, 1.0, 1.0]])) is None
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-1")
+def test_two_mistakes_at_once(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """RoPE of another base that pairs other elements: neither alone explains it, and noise has no two mistakes either."""
+    model = tiny_model(layers=1)
+    trace = traced(tmp_path / "trace", model, layers="0..1")
+    other = load_model(model)
+    graph = build_graph(other)
+    node = next(one for one in graph.staged() if one.stage == "k_post_rope")
+    table = graph[graph.operand_names(node.name)[1]]
+    x = np.asarray(trace.tensor("qkv_matmul", 0))
+    angles_of_another = OPS["rope_angles"].reference([np.arange(len(x))], {**table.attrs, "base": 1e6})  # type: ignore[misc]
+    turned = OPS["rope"].reference([x, angles_of_another], {**node.attrs, "pairing": "halves"})  # type: ignore[misc]
+    spoil(trace, "k_post_rope", 0, lambda _: turned)
+    (wrong,) = (local for local in audit(trace, other).wrong if local.key.stage == "k_post_rope")
+    assert wrong.explanation is not None
+    assert wrong.explanation.first.name in ("rope-pairing + rope-base", "rope-base + rope-pairing")
 
 
 @pytest.mark.contract("BLAME-EXPLAINED-1")

@@ -79,7 +79,9 @@ class LocalError:
     def telltale(self) -> str | None:
         """What a wrong tensor gives away, in words that follow its label."""
         if self.explanation is not None:
-            return self.explanation.sentence
+            apart = listed((place.stage for place in self.inside if place != self.key), NAMED)
+            how = f"with {apart} recorded too they may part" if apart else "of a longer prompt they may part"
+            return f"{self.explanation.sentence}; {how}" if self.explanation.others else self.explanation.sentence
         if self.twin is not None:
             return f"what was recorded is that of {self.twin.in_step_label}"
         return f"the error is at {joined(self.extent)} alone; nothing that is known here explains it" if self.extent else None

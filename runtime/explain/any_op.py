@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import takewhile
 
 import numpy as np
 
@@ -185,11 +186,11 @@ def _exchanged(site: Site, a: int, b: int, operands: Sequence[Array]) -> Array:
 
 
 def _near(site: Site, own: Node) -> Iterator[Node]:
-    """Other values of the type of an operand, of the same layer, of the one before, and of no layer."""
+    """Other values of the type of an operand that are there by then: of the same layer, of the one before, and of no layer."""
     layer = site.node.layer
-    for node in site.around.graph:
+    for node in takewhile(lambda one: one.name != site.node.name, site.around.graph):
         near = layer is None or node.layer is None or 0 <= layer - node.layer <= 1
-        if node.stage is not None and node.name not in (own.name, site.node.name) and node.type == own.type and near:
+        if node.stage is not None and node.name != own.name and node.type == own.type and near:
             yield node
 
 

@@ -47,7 +47,7 @@ class Explanation:
             return first
         more = f", or one of {len(self.others) - _OTHERS} more" if len(self.others) > _OTHERS else ""
         either = joined([first, *(f"if {other.words}" for other in self.others[:_OTHERS])], "or")
-        return f"{either}{more}; this trace does not tell these apart"
+        return f"{either}{more}: this trace does not tell these apart"
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -102,6 +102,8 @@ def part_of_the_sum(site: Site) -> Iterator[Alternative]:
         for factors in factors_of(terms, off):
             if is_left(off, factors @ terms, np.zeros_like(off)):
                 wrong = [b for b, factor in enumerate(factors) if abs(factor) > 1e-3]
+                if 2 * len(wrong) > len(factors):  # then it is the whole
+                    continue
                 which = listed((f"{b * BLOCK} to {(b + 1) * BLOCK - 1}" for b in wrong), _NAMED)
                 what = "are left out of every sum" if all(abs(factors[b] + 1) < 1e-3 for b in wrong) else "count otherwise in every sum"
                 scale = np.repeat(1.0 + factors, BLOCK)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import aprgraph
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.model import load_model
@@ -203,3 +204,17 @@ def test_the_page_has_all_that_is_tried() -> None:
     table = [f"| {ops} | {words} |" for ops, words in known_mistakes()]
     text = (Path(__file__).parents[2] / "docs" / "explanations.md").read_text(encoding="utf-8")
     assert text.endswith("\n".join(["|---|---|", *table, ""]))
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-1")
+def test_mistakes_that_a_trace_does_not_tell_apart_are_all_named(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """A window of one position more than four, of a text of five: as good as none."""
+    model = tiny_model(family="phi3", layers=1, sliding_window=4)
+    wider = aprgraph.load(model, {"phi3.attention.sliding_window": 5}).compile("reference", tmp_path / "wider.aprg")
+    trace = wider.run("all", "0..1", tokens=[3, 1, 4, 1, 5], directory=tmp_path / "trace")
+    found = audit(trace, load_model(model))
+    assert {local.key.stage for local in found.wrong} == {"attn_scores", "attn_softmax", "attention"}
+    for local in found.wrong:
+        assert local.explanation is not None
+        assert [one.words for one in local.explanation.candidates] == ["its window is of 5 positions in place of 4", "it has no window"]
+        assert str(local.telltale).endswith(": this trace does not tell these apart; of a longer prompt they may part")

@@ -249,9 +249,9 @@ class GraphBuilder:
             return self.apply(stage, "linear", x, weight)
         return self.apply(stage, "bias_add", self.inner(f"{stage}_matmul", "linear", x, weight), *biases)
 
-    def gate_and_up_in_one(self, x: str, columns: int) -> tuple[str, str]:
+    def gate_and_up_in_one(self, x: str, columns: int, slot: str = "ffn_gate_up") -> tuple[str, str]:
         """The stages `ffn_gate` and `ffn_up`, from one weight: the rows of gate, then the rows of up."""
-        both = self.inner("ffn_gate_up", "linear", x, self.weight("ffn_gate_up", 2 * columns, self.width(x)))
+        both = self.inner(slot, "linear", x, self.weight(slot, 2 * columns, self.width(x)))
         gate = self.apply("ffn_gate", "columns", both, start=0, stop=columns)
         return gate, self.apply("ffn_up", "columns", both, start=columns, stop=2 * columns)
 

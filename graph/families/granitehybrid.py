@@ -23,6 +23,8 @@ _RECURRENT = ("linear_attention",)
 _EXPERTS, _SHARED, _HEADS, _EXPAND = 8, 1024, 128, 2
 #: How many positions converters say that models without RoPE have room for; nothing depends on what config.json says.
 _UNBOUNDED = 1 << 20
+#: The slot of gate and up in one, which no GGUF file has.
+_JOINED = "shared_gate_up"
 _BOTH, _OUT = "shared_mlp.input_linear", "shared_mlp.output_linear"
 
 
@@ -36,7 +38,7 @@ class GraniteHybrid(StateSpace, Granite):
     checked_against = "transformers 5.24, llama.cpp 0.5.0"
     hf_names = {
         **{slot: name.replace("mixer.", "mamba.") for slot, name in StateSpace.hf_names.items()},
-        "shared_gate_up": _BOTH,
+        _JOINED: _BOTH,
         "shared_out": _OUT,
         **dict.fromkeys(("shared_gate", "shared_up", "ffn_gate", "ffn_up"), _BOTH),
         "ffn_out": _OUT,
@@ -87,7 +89,7 @@ class GraniteHybrid(StateSpace, Granite):
         if slot == "shared_out":
             return {f"{prefix}_out": Conversion()}
         size = config.get("shared_intermediate_size", _SHARED)
-        if slot == "shared_gate_up" and isinstance(size, int):
+        if slot == _JOINED and isinstance(size, int):
             return {f"{prefix}_{part}": Conversion(np.arange(size) + start) for part, start in (("gate", 0), ("up", size))}
         return super().conversions(slot, config, what)
 
@@ -97,17 +99,10 @@ class GraniteHybrid(StateSpace, Granite):
 
     def gate_and_up(self, g: GraphBuilder, x: str, layer: int) -> tuple[str, str]:
         """The gate projection and the up projection, in transformers of one weight."""
-        return self.halves(g, x, self.ffn[layer]) or super().gate_and_up(g, x, layer)
+        return g.gate_and_up_in_one(x, self.ffn[layer], _JOINED) if g.has(_JOINED) else super().gate_and_up(g, x, layer)
 
     def shared_expert(self, g: GraphBuilder, x: str) -> str:
         """The output of the expert that every position uses."""
-        both = self.halves(g, x, self.shared_ffn)
-        return super().shared_expert(g, x) if both is None else self.down(g, *both, slot="shared_out")
-
-    def halves(self, g: GraphBuilder, x: str, size: int) -> tuple[str, str] | None:
-        """Gate and up of one weight; None where they have weights of their own."""
-        if not g.has("shared_gate_up"):
-            return None
-        both = g.inner("shared_gate_up", "linear", x, g.weight("shared_gate_up", 2 * size, self.hidden))
-        gate = g.apply("ffn_gate", "columns", both, start=0, stop=size)
-        return gate, g.apply("ffn_up", "columns", both, start=size, stop=2 * size)
+        if not g.has(_JOINED):
+            return super().shared_expert(g, x)
+        return self.down(g, *g.gate_and_up_in_one(x, self.shared_ffn, _JOINED), slot="shared_out")

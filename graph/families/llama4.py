@@ -35,7 +35,7 @@ class Llama4(Mixture):
     }
     hf_outputs = {"moe_router_logits": 1}
     hf_transposed = ("moe_expert_gate", "moe_expert_out")
-    absent_keys = ("attention.sliding_window",)
+    absent_keys = ("attention.sliding_window", "attention.sliding_window_pattern")
     #: What counts is which layers these make.
     form_numbers = ("interval", "rope_interval")
     normalises = False

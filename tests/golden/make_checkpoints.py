@@ -37,8 +37,7 @@ NAMES = (
     "arcee-f32", "glm4moe-f32", "deepseek2-f32", "deepseek2-lite-f32", "deepseek3-f32",
     "hunyuan-dense-f32", "hunyuan-moe-f32", "apertus-f32", "starcoder2-f32", "stablelm-f32", "stablelm-f32-parallel",
     "phi2-f32", "gpt2-f32", "nemotron-f32", "ernie4-5-moe-f32", "lfm2-f32", "lfm2moe-f32", "mamba2-f32", "granitehybrid-f32",
-    "granitehybrid-f32-dense", "olmo-f32", "qwen35-f32-biases", "llama4-f32",
-    "llama4-f32-wide", "gemma-embedding-f32", "qwen3-embedding-f32",
+    "granitehybrid-f32-dense", "olmo-f32", "qwen35-f32-biases", "llama4-f32", "gemma-embedding-f32", "qwen3-embedding-f32",
 )  # fmt: skip
 
 

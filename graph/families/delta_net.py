@@ -105,8 +105,12 @@ class DeltaNet(Qwen3):
         k_and_v = g.inner("k_and_v", "linear", x, *others)
         y = g.apply("qkv_matmul", "join_heads", q, k_and_v, heads=1)
         if biases := g.biases(*rows.items()):
+            # The bias of q lies beside that of the gate; what is added to is the stage before.
+            alone = g.inner("gate_alone", "columns", both, start=size, stop=2 * size, heads=heads)
+            both = g.inner("q_beside_gate", "join_heads", g.inner("q_part", "columns", y, start=0, stop=heads * size), alone, heads=heads)
             both = g.inner("q_and_gate_biased", "bias_add", both, biases[0])
             q = g.inner("q_biased", "columns", both, start=0, stop=size, heads=heads)
+            k_and_v = g.inner("k_and_v_part", "columns", y, start=heads * size, stop=(heads + 2 * kv_heads) * size)
             y = g.apply("qkv_bias", "join_heads", q, g.inner("k_and_v_biased", "bias_add", k_and_v, *biases[1:]), heads=1)
         gate = g.apply("attn_gate", "columns", both, start=size, stop=2 * size, heads=heads)
         k, v = (Heads(y, (heads + index * kv_heads) * size, kv_heads, size, name) for index, name in enumerate("kv"))

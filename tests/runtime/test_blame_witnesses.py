@@ -20,6 +20,7 @@ def write(model: GoldenModel, directory: Path) -> aprgraph.Trace:
 
 
 @pytest.mark.contract("BLAME-WITNESS-1")
+@pytest.mark.each_choice(of=lambda model: {stage for _, stage in model.stages}, least=3)
 @pytest.mark.parametrize("model", golden_models(), ids=lambda model: model.name)
 def test_transformers_is_right_by_the_replay(model: GoldenModel, tmp_path: Path) -> None:
     found = audit(write(model, tmp_path / "theirs"), load_model(model.path))

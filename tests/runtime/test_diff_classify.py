@@ -257,6 +257,7 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.contract("DIFF-FIRST-2")
+@pytest.mark.each_choice(least=2)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("place", ["layer0.attn_norm", "layer1.ffn_up", "layer1.attn_softmax", "final_norm"])
 @pytest.mark.parametrize("swap", [True, False])

@@ -247,6 +247,7 @@ CASES: dict[str, tuple[Change, str, list[str], str]] = {
 
 
 @pytest.mark.contract("WEIGHTS-NAMED-1")
+@pytest.mark.each_choice(least=2)
 @pytest.mark.parametrize("format", ["F32", "BF16", "Q8_0", "Q4_0"])
 @pytest.mark.parametrize("case", [case for case in CASES if case != "layer"])
 def test_a_broken_conversion_is_named(case: str, format: str, tiny_model: Tiny, tmp_path: Path) -> None:  # noqa: A002

@@ -157,6 +157,7 @@ TRAPS: dict[str, tuple[Change, str, list[str], str]] = {
 
 
 @pytest.mark.contract("WEIGHTS-NAMED-1")
+@pytest.mark.each_choice
 @pytest.mark.parametrize("format", ["F32", "Q4_0"])
 @pytest.mark.parametrize("trap", TRAPS)
 def test_a_trap_is_named(trap: str, format: str, tiny_model: Tiny, tmp_path: Path) -> None:  # noqa: A002

@@ -75,6 +75,7 @@ def close(got: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.contract("FORMULAS-KERNELS-1")
+@pytest.mark.each_choice
 @pytest.mark.parametrize("name", [*FORMULAS, "own_shift"])
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=lambda cpu: cpu.name)
 def test_on_the_cpu(name: str, cpu: Any, requests: dict[str, list[KernelRequest]]) -> None:

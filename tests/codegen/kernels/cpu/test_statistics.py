@@ -21,6 +21,7 @@ def activations(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 @pytest.mark.parametrize("count", [1, 7, 8, STATISTICS_CHUNK, STATISTICS_CHUNK + 1, 40_000])
 def test_statistics_kernel_agrees_with_numpy(count: int, cpu: Cpu) -> None:

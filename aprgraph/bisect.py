@@ -21,7 +21,7 @@ from aprgraph.graph.errors import ComparisonError, TraceError
 from aprgraph.graph.message import Message
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.fix_context import fix_context
-from aprgraph.graph.stages import END_OF_LAYER, STAGE_BY_NAME
+from aprgraph.graph.stages import STAGE_BY_NAME, end_of_layer
 from aprgraph.graph.tap_plan import Plan
 from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.blame.suggest import Suspicion, unseen_stages
@@ -138,6 +138,7 @@ class _Search:
         self.left: tuple[str, ...] = ()
         self._graph = fix_context(sides[0].artifact.graph, len(tokens))
         self.whole_model_stages = tuple(node.stage for node in self._graph.staged() if node.layer is None and node.stage is not None)
+        self._end = end_of_layer({node.stage for node in self._graph.staged() if node.stage})
         self._findings: dict[Place, Finding] = {}
 
     def round(self, plan: Plan) -> None:
@@ -165,7 +166,7 @@ class _Search:
         layers = sorted({layer for layer, _ in unseen if layer is not None})
         if len(layers) > 1:
             # Where the suspect is the end of the last of them, that is what differs, and needs no second look.
-            is_end = first.key.in_step == (layers[-1], END_OF_LAYER)
+            is_end = first.key.in_step == (layers[-1], self._end)
             return self.ends(range(layers[0], layers[-1] + (not is_end)), tuple(stage for layer, stage in unseen if layer is None))
         if unseen:
             plan = self._exactly(sorted(unseen, key=self._elements))
@@ -179,7 +180,7 @@ class _Search:
         for step in range(1, len(layers) + 1):
             # From the far end, so that the last one is always among them.
             chosen = range(layers.stop - 1 - (len(layers) - 1) // step * step, layers.stop, step)
-            plan = Plan(_in_order({END_OF_LAYER, *others}), chosen)
+            plan = Plan(_in_order({self._end, *others}), chosen)
             if self._fits(plan):
                 return plan
         raise ComparisonError(

@@ -6,7 +6,8 @@ A slot is a weight's place in a model. It is named after the stage that reads it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 from aprgraph.graph.errors import GraphError, UnsupportedModelError, shown
 from aprgraph.graph.families.base import Family, Order
@@ -57,6 +58,8 @@ class GraphBuilder:
         whole: dict[str, Attr] = {"architecture": family.architecture, "layers": family.layers, "context": family.context}
         self.graph = Graph(name, {**whole, **declare_stages(family.stages)})
         self.vocabulary = tensors.vocabulary
+        #: By layer, the keys and values that it attends to: those of earlier passes, and of this one.
+        self._kept: dict[int | None, tuple[Heads, Heads | int]] = {}
         #: The slots whose tensors were asked for, there or not.
         self.asked: set[str] = set()
         #: By tensor name: the slot, the kind ("weight", "bias" or "scale"), and the layer (None outside the layers).
@@ -189,9 +192,9 @@ class GraphBuilder:
 
         Raises UnsupportedModelError if kernels decode the weight's format: they do not apply a scale.
         """
-        if slot == "embedding" or not self.has(slot, "scale"):
-            return None
         name = self.tensor_name(slot, "scale")
+        if slot == "embedding" or not self.tensors.has(name) or self.family.tensor_name(slot, "scale") in self.family.gguf_names.values():
+            return None  # the last: it is a weight of its own, which the graph applies
         if not info.format.is_decoded_when_bound:
             where = self.family.metadata.path
             raise UnsupportedModelError(
@@ -255,6 +258,13 @@ class GraphBuilder:
         gate = self.apply("ffn_gate", "columns", both, start=0, stop=columns)
         return gate, self.apply("ffn_up", "columns", both, start=columns, stop=2 * columns)
 
+    def expert_gate_and_up_in_one(self, x: str, ids: str, experts: int, columns: int) -> tuple[str, str]:
+        """The stages `moe_expert_gate` and `moe_expert_up`, from one weight: of each expert the rows of gate, then those of up."""
+        weight = self.weight("moe_expert_gate_up", experts, 2 * columns, self.width(x))
+        both = self.inner("moe_expert_gate_up", "expert_linear", x, ids, weight)
+        gate = self.apply("moe_expert_gate", "columns", both, start=0, stop=columns)
+        return gate, self.apply("moe_expert_up", "columns", both, start=columns, stop=2 * columns)
+
     def expert_linear(self, stage: str, x: str, ids: str, experts: int, rows: int) -> str:
         """The matrix products of the chosen experts, ``ids`` [n, k], with their biases if the file has some.
 
@@ -314,21 +324,24 @@ class GraphBuilder:
         self, x: str, heads: int, kv_heads: int, head_size: int, value_size: int, *, needs_bias: bool = False
     ) -> tuple[Heads, Heads, Heads]:
         """The heads of q, k and v, with their biases if the file has some. ``needs_bias``: the file must have them."""
-        q, k, v = heads * head_size, kv_heads * head_size, kv_heads * value_size
-        parts = [("qkv_matmul", q + k + v)] if self.has("qkv_matmul") else [("q", q), ("k", k), ("v", v)]
-        weights = [self.weight(slot, rows, self.width(x)) for slot, rows in parts]
+        wanted = ("q", heads, head_size), ("k", kv_heads, head_size), ("v", kv_heads, value_size)
+        q, k, v = self.side_by_side(x, *wanted, needs_bias=needs_bias)
+        return q, k, v
+
+    def side_by_side(self, x: str, *wanted: tuple[str, int, int], needs_bias: bool = False) -> list[Heads]:
+        """The heads of q, k and v, or of those of them that a layer has: what, how many heads, and their size, of each."""
+        rows = [(name, count * size) for name, count, size in wanted]
+        parts = [("qkv_matmul", sum(count for _, count in rows))] if self.has("qkv_matmul") else rows
+        weights = [self.weight(slot, count, self.width(x)) for slot, count in parts]
         y = self.apply("qkv_matmul", "linear", x, *weights)
         biases = self.biases(*parts, needed=needs_bias)
         if biases:
             y = self.apply("qkv_bias", "bias_add", y, *biases)
-        return (
-            Heads(y, 0, heads, head_size, "q"),
-            Heads(y, q, kv_heads, head_size, "k"),
-            Heads(y, q + k, kv_heads, value_size, "v"),
-        )
+        starts = [sum(count for _, count in rows[:index]) for index in range(len(rows))]
+        return [Heads(y, start, count, size, name) for start, (name, count, size) in zip(starts, wanted, strict=True)]
 
     def norm_heads(self, x: Heads, *, own_weights: bool = False, has_weights: bool = True) -> Heads:
-        """The family's norm over each head of q or k: the stage `q_norm` or `k_norm`.
+        """The family's norm over each head of q, k or v: the stage `q_norm`, `k_norm` or `v_norm`.
 
         ``own_weights``: each head has weights of its own, a row of a matrix. Only LayerNorms may. ``has_weights``: whether
         there are weights, in a family whose norms have some.
@@ -366,6 +379,28 @@ class GraphBuilder:
         own = None if isinstance(v, int) else self.columns(v)
         keys = self.inner("k_cache" if own else "kv_cache", "cache", k)
         values = self.inner("v_cache", "cache", own) if own else keys
+        kept = v if isinstance(v, int) else replace(v, value=values, start=0)
+        self._kept[self.layer] = replace(k, value=keys, start=0), kept
+        mask: dict[str, Any] = {"window": window, "causal": causal, "chunked": chunked, "symmetric": symmetric}
+        return self.attend_again(q, self.layer, scale=scale, cap=cap, sinks=sinks, stage=stage, **mask)
+
+    def attend_again(
+        self,
+        q: Heads,
+        layer: int | None,
+        *,
+        scale: float,
+        window: int = 0,
+        causal: bool = True,
+        chunked: bool = False,
+        symmetric: bool = False,
+        cap: float = 0.0,
+        sinks: str | None = None,
+        stage: str = "attention",
+    ) -> str:
+        """``attend`` over what an earlier ``layer`` attended to, whose KV cache this one shares."""
+        k, v = self._kept[layer]
+        keys, values = k.value, k.value if isinstance(v, int) else v.value
         mask: dict[str, Attr] = {
             "window": window, "causal": causal, "chunked": chunked and window > 0, "symmetric": symmetric and window > 0,
         }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,10 @@ class Heads:
     count: int
     size: int
     name: str
+
+    def named(self, name: str) -> Heads:
+        """The same heads as something else."""
+        return replace(self, name=name)
 
     @property
     def columns(self) -> int:

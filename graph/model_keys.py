@@ -81,6 +81,17 @@ _READ = (
     ModelKey("attention.head_count_kv", "the number of KV heads", _HEADS, neutral=(0,)),
     ModelKey("attention.key_length", "the size of a head of q and k", _HEADS),
     ModelKey("attention.value_length", "the size of a head of v", ("attn_mix", "attention")),
+    ModelKey("attention.key_length_swa", "the size of a head of q and k in layers with a sliding window", _HEADS,
+             matters=differs_in_window("attention.key_length")),
+    ModelKey("attention.value_length_swa", "the size of a head of v in layers with a sliding window", ("attn_mix", "attention"),
+             matters=differs_in_window("attention.value_length")),
+    ModelKey(
+        "attention.shared_kv_layers", "how many layers, the last ones, attend to keys and values of earlier ones", _HEADS, neutral=_OFF
+    ),
+    ModelKey("attention_k_eq_v", "whether layers that see everything have no v of their own (config.json)", neutral=_OFF),
+    ModelKey("per_layer_config", "what layers of one kind have otherwise than the rest (config.json)"),
+    ModelKey("embedding_length_per_layer_input", "the size of what each layer is given of the token", ("columns",), neutral=_OFF),
+    ModelKey("vocab_size_per_layer_input", "how many tokens have embeddings for each layer (config.json)", ("embed",), neutral=(0,)),
     ModelKey("attention.q_lora_rank", "the size of the latent of queries", neutral=(0,)),
     ModelKey("attention.kv_lora_rank", "the size of the latent of keys and values", ("attn_mix", "attention", "head_linear"), neutral=(0,)),
     ModelKey("attention.key_length_mla", "the size of a head of q and k, where that in the cache is another", _HEADS, neutral=(0,)),
@@ -131,6 +142,8 @@ _READ = (
         llama_cpp_in=("phi3",),
     ),
     ModelKey("rope.dimension_count", "how much of a head RoPE turns", (*_ANGLES, "rope"), has_default=True, harmless_in=("gpt2",)),
+    ModelKey("rope.dimension_count_swa", "how much of a head RoPE turns in layers with a sliding window", (*_ANGLES, "rope"),
+             matters=differs_in_window("rope.dimension_count")),
     ModelKey("rope.freq_base", "the base of RoPE", _ANGLES, has_default=True, harmless_in=("gpt2",)),
     ModelKey("rope.global.freq_base", "the base of RoPE (Ollama's name)", _ANGLES, matters=without("rope.freq_base"),
              llama_cpp="llama.cpp knows rope.freq_base alone, and takes 10000 without it"),
@@ -254,16 +267,9 @@ _NEVER_READ = (
         for name in (
             "attention.decay_lora_rank", "attention.iclr_lora_rank",
             "attention.value_residual_mix_lora_rank", "attention.gate_lora_rank", "attention.output_lora_rank",
-            "attention.relative_buckets_count", "attention.shared_kv_layers",
+            "attention.relative_buckets_count",
             "attention.output_group_count", "attention.indexer.head_count", "attention.indexer.key_length", "attention.indexer.top_k",
             "attention.compress_rope_freq_base", "attention.compress_ratios",
-        )
-    ),
-    *(
-        ModelKey(f"{name}_swa", f"{what} in layers with a sliding window", matters=differs_in_window(name))
-        for name, what in (
-            ("attention.key_length", "the size of a head of q and k"), ("attention.value_length", "the size of a head of v"),
-            ("rope.dimension_count", "how much of a head RoPE turns"),
         )
     ),
     ModelKey("rope.scaling.yarn_ext_factor", "how much of YaRN is applied", neutral=(1,), matters=with_yarn),
@@ -284,7 +290,7 @@ _NEVER_READ = (
     *(
         ModelKey(name, "another architecture", neutral=_OFF)
         for name in (
-            "features_length", "embedding_length_per_layer_input", "decoder_block_count", "n_deepstack_layers", "hash_layer_count",
+            "features_length", "decoder_block_count", "n_deepstack_layers", "hash_layer_count",
             "rescale_every_n_layers", "time_mix_extra_dim", "time_decay_extra_dim", "token_shift_count", "wkv.head_size", "kda.head_dim",
             "ssm.dt_b_c_rms", "posnet.embedding_length", "posnet.block_count", "convnext.embedding_length",
             "convnext.block_count", "altup.active_idx", "altup.num_inputs", "activation_sparsity_scale", "hyper_connection.count",

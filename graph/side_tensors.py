@@ -26,7 +26,7 @@ SIDE_TENSORS = (
     SideTensors(
         "of the encoders of images and sounds",
         re.compile(
-            r"(model\.)?(v|a|mm|mm_[a-z_]+|resampler|adapter|vision_(tower|model)|visual|audio_(tower|model)|multi_modal_projector)\..*|model\.image_newline"
+            r"(model\.)?(v|a|mm|mm_[a-z_]+|resampler|adapter|vision_(tower|model)|visual|audio_(tower|model)|embed_(vision|audio)|multi_modal_projector)\..*|model\.image_newline"
         ),
     ),
     SideTensors("that predict later tokens", re.compile(rf"(mtp[a-z_]*|nextn)\..*|{_BLOCK}nextn\..*")),

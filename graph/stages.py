@@ -9,12 +9,13 @@ E = hidden size, F = FFN size, V = vocabulary, X = experts, k = experts used per
 R = elements of a head of q and k that RoPE turns, N = the others, D = head size of v. Of recurrent layers: C = channels of
 the short convolution, G = heads of q and k, S = their size, P = heads of v, U = their size; in state spaces B and C stand for k and
 q, and x for v. Of embedding models: Y = size of the embedding of a text, Z = size between the two dense layers that some have behind
-the pooling.
+the pooling. W = size of what a layer is given of the token beside the hidden state.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
@@ -24,7 +25,7 @@ from aprgraph.graph.errors import AprgraphError, shown
 #: What a stage may be called: its files and `--taps` bear the name.
 _NAME = re.compile(r"[a-z][a-z_]*")
 #: A dimension: the letters of the module docstring, and what is computed of them.
-_DIM = re.compile(r"[ntHKDEFVXkLMRNCGSPUYZ0-9()+*]+")
+_DIM = re.compile(r"[ntHKDEFVXkLMRNCGSPUWYZ0-9()+*]+")
 
 
 class StageKind(Enum):
@@ -63,9 +64,9 @@ class Stage:
     optional: bool = False
     #: Which kind of feed-forward network it belongs to.
     network: Literal["dense", "experts"] | None = None
-    #: What a model must have to have it: multi-head latent attention, recurrent layers, gated short convolutions, or
-    #: experts whose inputs are weighed.
-    only_with: Literal["latent", "recurrent", "convolution", "weighed inputs"] | None = None
+    #: What a model must have to have it: multi-head latent attention, recurrent layers, gated short convolutions, experts whose
+    #: inputs are weighed, embeddings for each layer, or a dense network beside the experts of a layer.
+    only_with: Literal["latent", "recurrent", "convolution", "weighed inputs", "per_layer", "beside"] | None = None
     #: Those of ``reads`` that earlier passes left too: the keys and values of a KV cache.
     recalls: tuple[str, ...] = ()
     #: Whether it is a sum, whose terms may cancel.
@@ -104,6 +105,11 @@ _LATENT: Final = "latent"
 _RECURRENT: Final = "recurrent"
 _CONVOLUTION: Final = "convolution"
 _WEIGHED: Final = "weighed inputs"
+_PER_LAYER: Final = "per_layer"
+_BESIDE: Final = "beside"
+
+#: What a pass begins with, and what the next token is picked from.
+EMBEDDING, LOGITS = "embedding", "lm_head"
 
 # fmt: off
 #: In execution order.
@@ -148,8 +154,8 @@ STAGES: list[Stage] = [
           quantisable=False),
     Stage("ssm_norm", ("n", "P*U"), _K.NORM, "that times act(gate), after the norm of each group, before the output projection",
           ("ssm_scan", "ssm_gate"), addition=True, optional=True, only_with=_RECURRENT),
-    Stage("qkv_matmul", ("n", "(H+2K)*D"), _K.MATMUL, "q, k, v projections side by side, before the bias",
-          ("attn_norm",)),
+    Stage("qkv_matmul", ("n", "(H+2K)*D"), _K.MATMUL,
+          "q, k, v projections side by side, before the bias; those of them that the layer has", ("attn_norm",)),
     Stage("attn_gate", ("n", "H*D"), _K.MATMUL, "the gate of the attention output, before its sigmoid",
           ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
     Stage("qkv_bias", ("n", "(H+2K)*D"), _K.ELEMENTWISE, "after the bias, where the model has one",
@@ -157,6 +163,8 @@ STAGES: list[Stage] = [
     Stage("q_norm", ("n", "H*D"), _K.NORM, "q after its norm",
           ("qkv_bias",), addition=True, optional=True),
     Stage("k_norm", ("n", "K*D"), _K.NORM, "k after its norm",
+          ("qkv_bias",), addition=True, optional=True),
+    Stage("v_norm", ("n", "K*D"), _K.NORM, "v after its norm, which has no weights",
           ("qkv_bias",), addition=True, optional=True),
     Stage("q_post_rope", ("n", "H*D"), _K.ROPE, "q after RoPE", ("q_norm",)),
     Stage("k_post_rope", ("n", "K*D"), _K.ROPE, "k after RoPE", ("k_norm",)),
@@ -186,7 +194,7 @@ STAGES: list[Stage] = [
     Stage("attn_latent", ("n", "H*L"), _K.MATMUL, "softmax · latent of k and v, where that is not made into v before",
           ("attn_softmax", "kv_a_norm"), recalls=("kv_a_norm",), addition=True, optional=True, quantisable=False, only_with=_LATENT),
     Stage("attention", ("n", "H*D"), _K.MATMUL, "softmax · v, before the output projection",
-          ("attn_softmax", "qkv_bias", "kv_b", "attn_latent"), recalls=("qkv_bias", "kv_b"), quantisable=False),
+          ("attn_softmax", "v_norm", "kv_b", "attn_latent"), recalls=("v_norm", "kv_b"), quantisable=False),
     Stage("attn_gated", ("n", "H*D"), _K.ELEMENTWISE, "the attention output times the sigmoid of its gate",
           ("attention", "attn_gate"), addition=True, optional=True, only_with=_RECURRENT),
     Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection",
@@ -201,30 +209,54 @@ STAGES: list[Stage] = [
     Stage("ffn_silu", ("n", "F"), _K.ELEMENTWISE, "act(gate)", ("ffn_gate",), network=_DENSE),
     Stage("ffn_swigl", ("n", "F"), _K.ELEMENTWISE, "act(gate) · up", ("ffn_silu", "ffn_up"), network=_DENSE),
     Stage("ffn_out", ("n", "E"), _K.MATMUL, "after the down projection", ("ffn_swigl",), network=_DENSE),
+    Stage("ffn_out_norm", ("n", "E"), _K.NORM, "the output of a dense network that stands beside experts, after its own norm",
+          ("ffn_out",), addition=True, optional=True, only_with=_BESIDE),
     Stage("ffn_post_norm", ("n", "E"), _K.NORM, "after the norm of the FFN output",
-          ("ffn_out", "moe_ffn_out"), addition=True, optional=True),
+          ("ffn_out", "moe_ffn_out", "ffn_sum"), addition=True, optional=True),
+    Stage("moe_router_norm", ("n", "E"), _K.NORM, "what the router reads, where it has a norm of its own",
+          ("post_attn_residual",), addition=True, optional=True, network=_EXPERTS, only_with=_BESIDE),
     Stage("moe_router_logits", ("n", "X"), _K.MATMUL, "router scores before the softmax",
-          ("ffn_norm",), addition=True, network=_EXPERTS, quantisable=False),
+          ("ffn_norm", "moe_router_norm"), addition=True, network=_EXPERTS, quantisable=False),
     Stage("moe_router_scores", ("n", "X"), _K.ELEMENTWISE, "what experts are chosen by, where a bias is added for the choice alone",
           ("moe_router_logits",), addition=True, optional=True, network=_EXPERTS, is_sum=True),
     Stage("moe_router", ("n", "k"), _K.SOFTMAX, "weights of the chosen experts, largest first, as they are applied",
           ("moe_router_logits", "moe_router_indices"), network=_EXPERTS),
     Stage("moe_router_indices", ("n", "k"), _K.INDEX, "ids of the chosen experts, in the same order, as f32",
           ("moe_router_scores",), network=_EXPERTS),
+    Stage("moe_norm", ("n", "E"), _K.NORM, "what the experts read, where they have a norm of their own",
+          ("post_attn_residual",), addition=True, optional=True, network=_EXPERTS, only_with=_BESIDE),
     Stage("moe_expert_in", ("n", "k", "E"), _K.ELEMENTWISE, "what a chosen expert reads, where its weight goes into that",
           ("ffn_norm", "moe_router"), addition=True, optional=True, network=_EXPERTS, only_with=_WEIGHED),
     Stage("moe_expert_gate", ("n", "k", "F"), _K.MATMUL, "gate projection inside the chosen experts",
-          ("ffn_norm", "moe_expert_in", "moe_router_indices"), addition=True, network=_EXPERTS),
+          ("ffn_norm", "moe_norm", "moe_expert_in", "moe_router_indices"), addition=True, network=_EXPERTS),
     Stage("moe_expert_up", ("n", "k", "F"), _K.MATMUL, "up projection inside the chosen experts",
-          ("ffn_norm", "moe_expert_in", "moe_router_indices"), addition=True, network=_EXPERTS),
+          ("ffn_norm", "moe_norm", "moe_expert_in", "moe_router_indices"), addition=True, network=_EXPERTS),
     Stage("moe_expert_swigl", ("n", "k", "F"), _K.ELEMENTWISE, "act(gate) · up inside the chosen experts",
           ("moe_expert_gate", "moe_expert_up"), addition=True, network=_EXPERTS),
     Stage("moe_expert_out", ("n", "k", "E"), _K.MATMUL, "each chosen expert's output, before weighting unless its input was weighed",
           ("moe_expert_swigl", "moe_router_indices"), addition=True, network=_EXPERTS),
     Stage("moe_ffn_out", ("n", "E"), _K.MATMUL, "the sum of the experts, weighted unless their inputs were, plus the shared expert if any",
           ("moe_expert_out", "moe_router", "ffn_out"), network=_EXPERTS),
+    Stage("moe_post_norm", ("n", "E"), _K.NORM, "the weighted sum of the experts after its own norm",
+          ("moe_ffn_out",), addition=True, optional=True, network=_EXPERTS, only_with=_BESIDE),
+    Stage("ffn_sum", ("n", "E"), _K.ELEMENTWISE, "the dense network and the experts beside it together, each after its norm",
+          ("ffn_out_norm", "moe_post_norm"), addition=True, optional=True, only_with=_BESIDE, is_sum=True),
     Stage("post_ffn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the FFN residual add",
           ("post_attn_residual", "ffn_post_norm"), is_sum=True),
+    Stage("per_layer_input", ("n", "W"), _K.MATMUL,
+          "what the layer is given of the token: its own embedding of it, plus a projection of the embedding after a norm, by sqrt(2)",
+          (EMBEDDING,), addition=True, optional=True, only_with=_PER_LAYER),
+    Stage("per_layer_gate", ("n", "W"), _K.MATMUL, "the gate of what the layer is given of the token, before its activation",
+          ("post_ffn_residual",), addition=True, optional=True, only_with=_PER_LAYER),
+    Stage("per_layer_gated", ("n", "W"), _K.ELEMENTWISE, "act(gate) · what the layer is given of the token",
+          ("per_layer_gate", "per_layer_input"), addition=True, optional=True, only_with=_PER_LAYER),
+    Stage("per_layer_out", ("n", "E"), _K.MATMUL, "that after its projection",
+          ("per_layer_gated",), addition=True, optional=True, only_with=_PER_LAYER),
+    Stage("per_layer_norm", ("n", "E"), _K.NORM, "that after its norm, as it is added to the hidden state",
+          ("per_layer_out",), addition=True, optional=True, only_with=_PER_LAYER),
+    Stage("layer_out", ("n", "E"), _K.ELEMENTWISE,
+          "what the layer gives, where that is not post_ffn_residual: with what it makes of the token, times the layer's scale",
+          ("post_ffn_residual", "per_layer_norm"), addition=True, optional=True, is_sum=True),
     Stage("final_norm", ("n", "E"), _K.NORM, "after the output norm", (HIDDEN,), per_layer=False),
     Stage("pooled", ("E",), _K.MATMUL, "the embedding of the text: final_norm of the first or of the last position, or its mean over all",
           ("final_norm",), per_layer=False, addition=True, optional=True, quantisable=False, is_sum=True),
@@ -243,10 +275,10 @@ STAGES: list[Stage] = [
 #: Those that `apr trace` saves, of whichever model has them.
 APR_STAGES: Final = tuple(stage.name for stage in STAGES if not stage.addition)
 
-#: What a pass begins with, and what the next token is picked from.
-EMBEDDING, LOGITS = "embedding", "lm_head"
-#: What each layer gives to the next, and what is made of what the last one gives.
-END_OF_LAYER, FINAL_NORM = "post_ffn_residual", "final_norm"
+#: What each layer gives to the next, and what is made of what the last one gives. Most models do without the former, see
+#: ``end_of_layer``.
+END_OF_LAYER, FINAL_NORM = "layer_out", "final_norm"
+_USUAL_END: Final = "post_ffn_residual"
 
 STAGE_BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 
@@ -280,7 +312,7 @@ def add_stage(stage: Stage, before: str, *, of_graph: bool = False) -> None:
     if not stage.dims or not all(isinstance(dim, str) and _DIM.fullmatch(dim) for dim in stage.dims):
         raise AprgraphError(
             f"the stage {stage.name!r} has the dims {shown(stage.dims)}, expected letters of the stage table "
-            "(n t H K D E F V X k L M R N C G S P U Y Z), or sums and products of them"
+            "(n t H K D E F V X k L M R N C G S P U W Y Z), or sums and products of them"
         )
     if before not in STAGE_BY_NAME or before == stage.name:
         raise AprgraphError(f"the stage {stage.name!r} is to come before {shown(before)}, which is no stage")
@@ -301,6 +333,11 @@ def execution_key(layer: int | None, stage: str) -> tuple[int, int]:
 def is_of_text(stage: str | None) -> bool:
     """Whether ``stage`` is known to be one row for a whole text; None and names that are no stage's are not."""
     return stage in STAGE_BY_NAME and STAGE_BY_NAME[stage].is_of_text
+
+
+def end_of_layer(stages: Container[str]) -> str:
+    """The stage that a layer gives to the next, in a model that has ``stages``."""
+    return END_OF_LAYER if END_OF_LAYER in stages else _USUAL_END
 
 
 def is_logits(stage: str | None) -> bool:

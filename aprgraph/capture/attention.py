@@ -41,7 +41,7 @@ class AttentionWatch:
         stack.enter_context(watching(self._captured.functions, ATTENTION_FUNCTION, self._around_attention))
 
     def _enter(self, attention: Any, args: Any, kwargs: Any) -> None:
-        self._running.layer = self._layer_of[attention]
+        self._running.layer, self._running.turned = self._layer_of[attention], 0
         self._running.positions = (args[0] if args else kwargs["hidden_states"]).shape[1]
 
     def _leave(self, _attention: Any, _args: Any, _output: Any) -> None:
@@ -53,7 +53,11 @@ class AttentionWatch:
     def _around_rope(self, splits: bool, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
         layer = getattr(self._running, "layer", None)
-        if layer is not None:
+        if layer is not None and isinstance(result, torch.Tensor):  # of q, then of k where the layer has one
+            heads = result if kwargs.get("unsqueeze_dim", 1) == 1 else result.transpose(1, 2)
+            self._of_heads(splits, layer, self._captured.rope_stages[self._running.turned], heads)
+            self._running.turned += 1
+        elif layer is not None:
             turned = dict(zip(self._captured.rope_stages, map(self._heads_first, result, args), strict=True))
             if result[0].shape[-1] < self._captured.rope_head_size:  # what is not turned is joined to it afterwards
                 self._running.joins = _Joined(turned, partial(self._of_heads, splits, layer))

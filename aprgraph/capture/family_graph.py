@@ -10,6 +10,7 @@ from aprgraph.graph.families import Family
 from aprgraph.graph.families.numbers import Number, value_of_fields
 from aprgraph.graph.families.recurrent import RecurrentLayers
 from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES
+from aprgraph.graph.families.window import Windows
 from aprgraph.graph.metadata import ListValue
 from aprgraph.graph.outline import SMALL_NUMBERS, Outline, outline
 from aprgraph.graph.sources.checkpoint.config_class import MLP_KINDS, leading_dense
@@ -35,8 +36,9 @@ class Modules:
 
     def holder(self, slot: str, layer: int | None) -> tuple[Any, str] | None:
         """The module that has the tensor of ``slot`` as an attribute, and its name there; None of a weight of a module's own."""
-        path, module = self._family.hf_name(slot), self.around(slot, layer)
-        name = "" if path is None else path.rpartition(".")[2]
+        path = self._family.hf_name(slot)
+        inside, _, name = (path or "").rpartition(".")
+        module = None if path is None else self._at(inside, layer)
         if module is None or name not in dict((*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))):
             return None
         return module, name
@@ -79,12 +81,19 @@ def outline_of(family: type[Family], decoder: Any, modules: Modules) -> Outline:
     fields = family.made_fields(config.to_dict())
     declared = [reading for reading in family.readings().values() if isinstance(reading, Number)]
     numbers: dict[str, object] = {number.gguf: SMALL_NUMBERS.get(number.gguf, 1) for number in declared if number.is_required}
+
+    def given(name: str) -> Any:
+        return fields[name] if name in fields else getattr(config, name, None)
+
     for number in declared:
-        value = None if number.hf is None else value_of_fields(number.hf, lambda name: fields.get(name, getattr(config, name, None)))
+        value = None if number.hf is None else value_of_fields(number.hf, given)
         if value is not None:
             numbers[number.gguf] = ListValue(value) if isinstance(value, list) else value
     if (dense := leading_dense(getattr(config, MLP_KINDS, None))) is not None:
         numbers["leading_dense_block_count"] = dense
+    if isinstance(family.readings()["windows"], Windows) and (kinds := fields.get("layer_types")) and (window := given("sliding_window")):
+        slides: list[int | float | bool] = [kind == "sliding_attention" for kind in kinds]
+        numbers |= {"attention.sliding_window": window, "attention.sliding_window_pattern": ListValue(slides)}
     for reading in family.readings().values():
         if isinstance(reading, RecurrentLayers) and (kinds := fields.get("layer_types")):
             flags: list[int | float | bool] = [kind in reading.kinds for kind in kinds]

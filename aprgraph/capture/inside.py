@@ -1,4 +1,6 @@
-"""What happens inside a module that is no module of its own: a sum with one of its tensors, or a function of torch that it calls."""
+"""What happens inside a module that is no module of its own: a sum or a product with one of its tensors, or a function of torch that it
+calls.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,23 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-_ADDITIONS = ("add", "__add__", "__radd__")
+_ADDITIONS, _PRODUCTS = ("add", "__add__", "__radd__"), ("mul", "__mul__", "__rmul__", "mul_", "__imul__")
 
 
 class InsideWatch:
-    """Records what ``module`` gets of a function each time that it is called: ``is_it(name, args)`` says of which."""
+    """Records what ``module`` gets of a function each time that it is called: ``is_it(name, args)`` says of which.
 
-    def __init__(self, module: Any, is_it: Callable[[str, Any], bool], record: Callable[[torch.Tensor], None]) -> None:
-        self._module, self._is_it, self._record = module, is_it, record
+    Or what the function is ``given``: one of its arguments, from before it is called.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        is_it: Callable[[str, Any], bool],
+        record: Callable[[torch.Tensor], None],
+        given: Callable[[Any], torch.Tensor] | None = None,
+    ) -> None:
+        self._module, self._is_it, self._record, self._given = module, is_it, record, given
         self._watching: _Results | None = None
 
     def open(self, stack: contextlib.ExitStack) -> None:
@@ -25,7 +36,7 @@ class InsideWatch:
         stack.callback(self._module.register_forward_hook(self._leave, always_call=True).remove)
 
     def _enter(self, _module: Any, _args: Any) -> None:
-        self._watching = _Results(self._is_it)
+        self._watching = _Results(self._is_it, self._given)
         self._watching.__enter__()
 
     def _leave(self, _module: Any, _args: Any, output: Any) -> None:
@@ -60,22 +71,39 @@ def sum_with(module: Any, name: str, record: Callable[[torch.Tensor], None]) -> 
     )
 
 
+def multiplied_by(module: Any, name: str, record: Callable[[torch.Tensor], None]) -> InsideWatch:
+    """Records what a module multiplies by its tensor ``name``, such as the scale of a layer. The product may take its place."""
+
+    def is_factor(value: Any) -> bool:
+        return _is(getattr(module, name), value)
+
+    return InsideWatch(
+        module,
+        lambda function, args: function in _PRODUCTS and any(map(is_factor, args)),
+        record,
+        lambda args: next(value for value in args if not is_factor(value)),
+    )
+
+
 def called(module: Any, name: str, record: Callable[[torch.Tensor], None]) -> InsideWatch:
     """Records what a module gets of the function ``name`` of torch, such as an activation."""
     return InsideWatch(module, lambda function, _args: function == name, record)
 
 
 class _Results(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not known
-    """While inside, ``result`` becomes what a function gives. It changes nothing."""
+    """While inside, ``result`` becomes what a function gives, or is ``given``. It changes nothing."""
 
-    def __init__(self, is_it: Callable[[str, Any], bool]) -> None:
+    def __init__(self, is_it: Callable[[str, Any], bool], given: Callable[[Any], torch.Tensor] | None) -> None:
         super().__init__()
         self.result: torch.Tensor | None = None
-        self._is_it = is_it
+        self._is_it, self._given = is_it, given
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_it = self._is_it(getattr(function, "__name__", ""), args)
+        if is_it and self._given is not None:
+            self.result = self._given(args).clone()
         result = function(*args, **(kwargs or {}))
-        if self._is_it(getattr(function, "__name__", ""), args):
+        if is_it and self._given is None:
             self.result = result.clone()
         return result
 

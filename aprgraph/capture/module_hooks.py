@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 from aprgraph.capture.attention import AttentionWatch, in_file_order
 from aprgraph.capture.captured_model import CapturedModel
 from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, ExpertsWatch
-from aprgraph.capture.inside import SumWithPart, called, sum_with
+from aprgraph.capture.inside import SumWithPart, called, multiplied_by, sum_with
 from aprgraph.capture.recurrent import RecurrentWatch
 from aprgraph.capture.weighed_experts import WEIGHED_STAGES, WeighedExpertsWatch
 from aprgraph.graph.ir import Dim, Node
@@ -26,7 +27,7 @@ Record = Callable[[str, int | None, torch.Tensor], None]
 
 #: Slots whose modules return heads of q or k. Without the batch, the output has three dimensions if heads have an
 #: axis.
-_OF_HEADS = ("q", "k", "q_norm", "k_norm")
+_OF_HEADS = ("q", "k", "q_norm", "k_norm", "v_norm")
 _HEADS_APART = 3
 #: Ops that compute nothing: a torch of their own is all that a capture needs of them.
 _MOVES = ("columns", "join_heads")
@@ -140,6 +141,7 @@ class _LayerTaps:
             *self._experts(),
             *self._inputs(),
             *self._activations(),
+            *self._given(),
             *self._ends(),
         ):
             new = tuple(stage for stage in tap.stages if stage not in self._shown)
@@ -242,8 +244,8 @@ class _LayerTaps:
             module, lambda stage, values: self._record(stage, self._layer, values), inside=inside
         )
         yield Tap(("moe_router", "moe_router_indices", *(stages if inside else ())), self._layer, watch.open)
-        around, shared = self._captured.modules.around(slot, self._layer), self._captured.modules.find("shared_out", self._layer)
-        assert around is not None
+        around = self._captured.modules.around(slot, self._layer) or module
+        shared = self._captured.modules.find("shared_out", self._layer)
         if shared is None or any(part is shared for part in around.modules()):
             yield self._at(around, "moe_ffn_out")
         else:  # the layer itself adds what a shared expert gives
@@ -257,14 +259,18 @@ class _LayerTaps:
         return WeighedExpertsWatch(router, experts, record, k=k, logits=logits, inside=inside)
 
     def _sums(self) -> Iterator[Tap]:
+        """Sums with a tensor that is no module's weight, and what is multiplied by one."""
         weights = self._captured.outline.weights
         for node in self._nodes:
-            if node.op != "bias_add" or node.stage is None:
+            is_factor = node.op == "scale_columns"
+            stage = self._graph.operands(node.name)[0].stage if is_factor else node.stage
+            if node.op not in ("bias_add", "scale_columns") or stage is None:
                 continue
             for operand in self._graph.operand_names(node.name)[1:]:
                 holder = self._captured.modules.holder(weights[operand].slot, self._layer)
                 if holder is not None:
-                    yield Tap((node.stage,), self._layer, sum_with(*holder, partial(self._record, node.stage, self._layer)).open)
+                    watch = (multiplied_by if is_factor else sum_with)(*holder, partial(self._record_rows, stage))
+                    yield Tap((stage,), self._layer, watch.open)
 
     def _inputs(self) -> Iterator[Tap]:
         for node in self._nodes:
@@ -292,6 +298,22 @@ class _LayerTaps:
 
     def _record_rows(self, stage: str, values: torch.Tensor) -> None:
         self._record(stage, self._layer, _rows(values))
+
+    def _given(self) -> Iterator[Tap]:
+        """What the layer is given beside the hidden state."""
+        if self._layer is None:
+            return
+        layer, names = self._captured.layers[self._layer], self._captured.family.hf_layer_inputs
+        for stage in [node.stage for node in self._nodes if node.stage in names]:
+            assert stage is not None
+
+            yield Tap((stage,), self._layer, partial(self._watch_argument, layer, stage, names[stage]))
+
+    def _watch_argument(self, layer: Any, stage: str, name: str, stack: contextlib.ExitStack) -> None:
+        def hook(module: Any, args: Any, kwargs: Any) -> None:
+            self._record_rows(stage, inspect.signature(module.forward).bind(*args, **kwargs).arguments[name])
+
+        _until(stack, layer.register_forward_pre_hook(hook, with_kwargs=True))
 
     def _ends(self) -> Iterator[Tap]:
         """A layer's output, and the model's logits, which with a soft cap are not the output of the LM head."""
@@ -359,7 +381,8 @@ class _LayerTaps:
             output = output[self._captured.family.hf_outputs[slot]]
         if slot not in _OF_HEADS:
             return _rows(output)
-        size = self._captured.outline.family.head_size
+        turned = next((node for node in self._nodes if node.op == "rope"), None)
+        size = self._captured.outline.family.head_size if turned is None else turned.attr_int("head_size")
         heads = output[0]
         if heads.dim() == _HEADS_APART:
             # Some models normalise [1, n, heads, D], others its transpose, [1, heads, n, D].

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from aprgraph.graph.families.capped_logits import CappedLogits
 from aprgraph.graph.families.numbers import real
 from aprgraph.graph.families.sandwich import SandwichNorms
 from aprgraph.graph.families.window import Windows
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _LAYERS_OF_27B = 46
 
 
-class Gemma2(SandwichNorms):
+class Gemma2(CappedLogits, SandwichNorms):
     """Gemma 2 (arXiv:2408.00118): norms on both sides, a window in every second layer, and caps on scores and logits.
 
     The file's norms hold 1 + weight already. The 27B model divides scores by sqrt(E / H), not by the head size; its
@@ -50,9 +51,3 @@ class Gemma2(SandwichNorms):
     def attention_extras(self, g: GraphBuilder) -> Mapping[str, Any]:
         """A soft cap on the scores; 0 is none."""
         return {"cap": self.score_cap}
-
-    def logits(self, g: GraphBuilder, x: str) -> str:
-        """The logits, after a soft cap unless that is 0."""
-        if not self.logit_cap:
-            return g.head("lm_head", x)
-        return g.apply("lm_head", "soft_cap", g.head("lm_head_raw", x), cap=self.logit_cap)

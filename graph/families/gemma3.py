@@ -38,7 +38,7 @@ class Gemma3(Qwen3, SandwichNorms):
     rope_base = 1_000_000.0
     windows = Windows(period=6)
     sliding_rope: Reading[Rope] = Reading(
-        lambda f: read_sliding_rope(f.metadata, f.architecture, f.rope, 10000.0) if any(f.windows) else f.rope
+        lambda f: read_sliding_rope(f.metadata, f.architecture, f.rope.dims, 10000.0) if any(f.windows) else f.rope
     )
     scale = real("attention.scale", None, lambda f: f.default_scale())
 

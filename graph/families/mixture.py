@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.families.decoder import Decoder
@@ -79,19 +79,40 @@ class Mixture(Decoder):
 
         Where weights go into the inputs, the sum is without.
         """
-        scores = g.linear("moe_router_logits", x, self.experts)
+        scores = g.linear("moe_router_logits", self.router_input(g, x), self.experts)
         # Ids before weights: the weights are of the experts that were chosen.
         ids = self.choose(g, self.choose_by(g, scores))
-        gating = _GATINGS[self.gating_of(g)]
-        weights = g.apply("moe_router", "router_weights", scores, ids, normalise=self.normalise, scale=self.expert_scale, gating=gating)
-        given = g.apply("moe_expert_in", "expert_inputs", x, weights) if self.weighs_inputs else x
-        gate = g.expert_linear("moe_expert_gate", given, ids, self.experts, self.expert_ffn)
-        up = g.expert_linear("moe_expert_up", given, ids, self.experts, self.expert_ffn)
+        weights = self.weigh(g, scores, ids)
+        given = g.apply("moe_expert_in", "expert_inputs", x, weights) if self.weighs_inputs else self.expert_input(g, x)
+        gate, up = self.expert_gate_and_up(g, given, ids)
         outputs = g.expert_linear("moe_expert_out", self.activate(g, gate, up), ids, self.experts, self.hidden)
         terms = (outputs,) if self.weighs_inputs else (outputs, weights)
         if shared is None:
             return g.apply("moe_ffn_out", "expert_sum", *terms)
         return g.add("moe_ffn_out", g.inner("moe_expert_sum", "expert_sum", *terms), shared)
+
+    def router_input(self, g: GraphBuilder, x: str) -> str:
+        """What the router reads, of what the layer's experts are given."""
+        return x
+
+    def expert_input(self, g: GraphBuilder, x: str) -> str:
+        """What the experts read, of what they are given."""
+        return x
+
+    def weigh(self, g: GraphBuilder, scores: str, ids: str) -> str:
+        """The weights of the chosen experts."""
+        return g.apply("moe_router", "router_weights", scores, ids, **self.weighing(g))
+
+    def weighing(self, g: GraphBuilder) -> dict[str, Any]:
+        """How scores become weights: the attributes of the op."""
+        return {"normalise": self.normalise, "scale": self.expert_scale, "gating": _GATINGS[self.gating_of(g)]}
+
+    def expert_gate_and_up(self, g: GraphBuilder, x: str, ids: str) -> tuple[str, str]:
+        """The gate projections and the up projections of the chosen experts, whose weights a file may hold as one."""
+        if g.has("moe_expert_gate_up"):
+            return g.expert_gate_and_up_in_one(x, ids, self.experts, self.expert_ffn)
+        gate = g.expert_linear("moe_expert_gate", x, ids, self.experts, self.expert_ffn)
+        return gate, g.expert_linear("moe_expert_up", x, ids, self.experts, self.expert_ffn)
 
     def gating_of(self, g: GraphBuilder) -> int:
         """How scores become weights in the layer at hand, as files number it."""

@@ -28,7 +28,7 @@ class Olmo2(PostNorms):
     absent_keys = ("attention.sliding_window",)
     windows = Windows(period=4)
     sliding_rope: Reading[Rope] = Reading(
-        lambda f: read_sliding_rope(f.metadata, f.architecture, f.rope, f.rope.base) if any(f.windows) else f.rope
+        lambda f: read_sliding_rope(f.metadata, f.architecture, f.rope.dims, f.rope.base) if any(f.windows) else f.rope
     )
 
     def project(self, g: GraphBuilder, x: str, layer: int) -> Sequence[Heads]:

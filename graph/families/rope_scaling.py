@@ -67,10 +67,10 @@ def read_rope(
     return Rope(dims, base, 1.0 / factor, ramp, magnitude)
 
 
-def read_sliding_rope(metadata: Metadata, prefix: str, rope: Rope, default_base: float) -> Rope:
-    """RoPE of the layers with a sliding window: not scaled, and of as many dims as ``rope``. Raises ModelError."""
+def read_sliding_rope(metadata: Metadata, prefix: str, dims: int, default_base: float) -> Rope:
+    """RoPE of the layers with a sliding window: not scaled, of ``dims`` elements of each head. Raises ModelError."""
     key = metadata.first_of(f"{prefix}.rope.freq_base_swa", f"{prefix}.rope.local.freq_base")
-    return Rope(rope.dims, read_base(metadata, key, default_base))
+    return Rope(dims, read_base(metadata, key, default_base))
 
 
 def read_base(metadata: Metadata, key: str, default: float) -> float:

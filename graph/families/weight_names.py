@@ -36,6 +36,7 @@ GGUF_NAMES: Mapping[str, str] = {
     "moe_router_logits": "ffn_gate_inp",
     "moe_expert_gate": "ffn_gate_exps",
     "moe_expert_up": "ffn_up_exps",
+    "moe_expert_gate_up": "ffn_gate_up_exps",
     "moe_expert_out": "ffn_down_exps",
     "shared_gate": "ffn_gate_shexp",
     "shared_up": "ffn_up_shexp",
@@ -44,7 +45,7 @@ GGUF_NAMES: Mapping[str, str] = {
 }
 
 #: Names in GGUF that have no `.weight` behind.
-WITHOUT_END = frozenset(("ssm_a", "ssm_d"))
+WITHOUT_END = frozenset(("ssm_a", "ssm_d", "ffn_gate_inp.scale", "ffn_down_exps.scale"))
 
 #: Slot to the module that holds the weight in transformers, from the decoder on, or from the layer on.
 HF_NAMES: Mapping[str, str] = {

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, require
 from aprgraph.graph.ops.traits import Traits
@@ -86,6 +87,33 @@ EXPERT_INPUTS = Op(
     infer=_expert_inputs,
     reference=lambda operands, _attrs: operands[0][:, None] * operands[1][..., None],
     traits=Traits(is_rowwise=True),
+)
+
+
+def _expert_scale(types: Types, _attrs: Attrs) -> TensorType:
+    x, ids, factors = types
+    rows, k = activation(2, x, "x")
+    require(ids == TensorType("f32", (rows, k)), f"x is {x}, but the ids are {ids}")
+    require(
+        len(factors.dims) == 1 and not weight_format(factors).arrives_in_blocks,
+        f"the experts' factors are {factors}, expected f32, f16 or bf16, one for each expert",
+    )
+    return x
+
+
+def _expert_scale_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
+    x, ids, factors = operands
+    known = ~np.isnan(ids)
+    return np.where(known, x * np.asarray(factors)[np.where(known, ids, 0).astype(np.int64)], np.nan)
+
+
+EXPERT_SCALE = Op(
+    "expert_scale",
+    "x times the factors of each position's experts: x [n, k], ids [n, k], factors [X] -> [n, k].",
+    ("x", "ids", "factors"),
+    infer=_expert_scale,
+    reference=_expert_scale_reference,
+    traits=Traits(weights=("factors",), is_rowwise=True),
 )
 
 

@@ -10,6 +10,9 @@ from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, integer, number, require, width
 from aprgraph.graph.ops.traits import Traits
 
+#: Dims of a tensor with a row for each expert of a position.
+_OF_EXPERTS = 3
+
 
 def _embed(types: Types, _attrs: Attrs) -> TensorType:
     tokens, table = types
@@ -36,8 +39,13 @@ EMBED = Op(
 
 
 def _columns(types: Types, attrs: Attrs) -> TensorType:
-    rows, columns = activation(2, types[0], "x")
     start, stop, heads = integer(attrs, "start"), integer(attrs, "stop"), heads_of(attrs)
+    if len(types[0].dims) == _OF_EXPERTS:
+        rows, k, columns = activation(_OF_EXPERTS, types[0], "x")
+        require(heads == 1, f"x is {types[0]}, whose rows have no heads")
+        require(0 <= start < stop <= width(columns, "columns of x"), f"columns {start}..{stop} do not lie in {types[0]}")
+        return TensorType("f32", (rows, k, stop - start))
+    rows, columns = activation(2, types[0], "x")
     total = width(columns, "columns of x")
     require(heads >= 1 and total % heads == 0, f"the columns of {types[0]} do not divide into {heads} heads")
     where = f"{types[0]}" if heads == 1 else f"{types[0]}, which has {heads} heads of {total // heads} columns"
@@ -47,6 +55,8 @@ def _columns(types: Types, attrs: Attrs) -> TensorType:
 
 def _columns_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     x, heads = operands[0], heads_of(attrs)
+    if x.ndim == _OF_EXPERTS:
+        return x[..., integer(attrs, "start") : integer(attrs, "stop")]
     return x.reshape(len(x), heads, -1)[:, :, integer(attrs, "start") : integer(attrs, "stop")].reshape(len(x), -1)
 
 
@@ -57,7 +67,8 @@ def heads_of(attrs: Attrs) -> int:
 
 COLUMNS = Op(
     "columns",
-    "Columns start..stop of every row, or of each of its `heads` heads: [n, H·C] -> [n, H·(stop - start)].",
+    "Columns start..stop of every row, or of each of its `heads` heads: [n, H·C] -> [n, H·(stop - start)]; or of every row of each "
+    "position's experts: [n, k, C] -> [n, k, stop - start].",
     ("x",),
     infer=_columns,
     reference=_columns_reference,

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from aprgraph.graph.arguments import LAYERS, MAX_TOKENS, STEPS, TAPS, Argument
-from aprgraph.graph.stages import END_OF_LAYER, STAGE_BY_NAME, STAGES
+from aprgraph.graph.stages import STAGE_BY_NAME, STAGES, end_of_layer
 from aprgraph.graph.tap_plan import Plan
 from aprgraph.runtime.blame.local_errors import Blame, LocalError, LocalState, Verdict
 from aprgraph.runtime.diff.report import DiffReport
@@ -58,7 +58,8 @@ def suggest(suspicion: Suspicion, recorded: Collection[Place]) -> Plan | None:
     frame = [suspicion.key, *suspicion.known]
     inside = sorted({layer for layer, _ in unseen if layer is not None})
     if len(inside) > 1:
-        wanted = {END_OF_LAYER, *(key.stage for key in frame), *(stage for layer, stage in unseen if layer is None)}
+        end = end_of_layer({place.stage for place in suspicion.inside})
+        wanted = {end, *(key.stage for key in frame), *(stage for layer, stage in unseen if layer is None)}
     else:
         wanted = {stage for _, stage in unseen} | {key.stage for key in frame}
     of_layers = [*inside, *(key.layer for key in frame if key.layer is not None)]

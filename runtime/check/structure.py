@@ -40,7 +40,7 @@ class Structure:
             self.why_not = "tensors, which were not held against the metadata: these make no model that aprgraph has"
             return
         yield from self._keys()
-        left_out = find_left_out(self._file.tensors, family.layers, family.extra_layers, ())
+        left_out = find_left_out(self._file.tensors, family.layers, family.extra_layers, (), family.unused_tensors)
         self.model = model = LenientModel(self._file, self.metadata, family, {}, left_out=tuple(left_out))
         try:
             build_graph(model)

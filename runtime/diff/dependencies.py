@@ -14,7 +14,7 @@ import networkx as nx
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import has_state, is_input, is_tap, is_weight
 from aprgraph.graph.ops.attention import is_causal
-from aprgraph.graph.stages import EMBEDDING, END_OF_LAYER, HIDDEN, LOGITS, STAGE_BY_NAME, Stage
+from aprgraph.graph.stages import EMBEDDING, END_OF_LAYER, HIDDEN, LOGITS, STAGE_BY_NAME, Stage, end_of_layer
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
@@ -175,15 +175,16 @@ def _add_step(result: Dependencies, now: _Step, layers: list[int], absent: set[s
     )
     of_model = _in_order(stage for stage in STAGE_BY_NAME.values() if not stage.per_layer)
     hidden: tuple[Value, ...] = ()
-    above = 0
+    above, end = 0, end_of_layer(STAGE_BY_NAME.keys() - absent)
     if layers and layers[0] == 0:
         hidden = ((now.number, _name(0, EMBEDDING)),)
         result.add(hidden[0], (), Place(now.number, 0, EMBEDDING))
+    now.values.update(((layer, EMBEDDING), hidden) for layer in layers)
     for layer in layers:
         if layer > above:
             gap = (now.number, f"layers {above}..{layer}")
             result.add(gap, hidden)
-            result.inside[gap] = tuple(Place(now.number, unseen, END_OF_LAYER) for unseen in range(above, layer))
+            result.inside[gap] = tuple(Place(now.number, unseen, end) for unseen in range(above, layer))
             hidden = (gap,)
         _add_stages(result, now, layer, of_layer, hidden, absent, earlier)
         hidden = now.values[layer, END_OF_LAYER]

@@ -12,7 +12,7 @@ from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.rope import PAIRINGS
 from aprgraph.graph.words import listed, plural
 from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, with_attrs, with_operand, with_value
-from aprgraph.runtime.explain.site import Site
+from aprgraph.runtime.explain.site import Site, compute
 
 #: Bases that files and engines take where none is said.
 _BASES = (10000.0, 500000.0, 1000000.0)
@@ -64,6 +64,18 @@ def angles(site: Site) -> Iterator[Alternative]:
         if own == "halves":  # pairs that lie closer together
             words = f"RoPE turns the first {2 * kept} of {2 * half} elements of a head"
             yield Alternative("rope-part", words, table(partial(_narrower, half, kept)))
+
+
+@explains("rope")
+def other_table(site: Site) -> Iterator[Alternative]:
+    """The angles of layers of another kind, for another part of a head."""
+    graph, width = site.around.graph, site.operands[1].shape[1]
+    for node in graph.with_op("rope_angles"):
+        values = [site.read(graph[name]) for name in graph.operand_names(node.name)[1:]]
+        table = compute(node, [site.around.positions, *values], site.around)
+        if width != table.shape[1] <= site.node.attr_int("head_size"):
+            words = f"RoPE turns {table.shape[1]} elements of a head by {site.label_of(node)}, in place of {width} by {site.label(1)}"
+            yield Alternative("rope-base", words, with_value(site, 1, table))
 
 
 @explains("rope")

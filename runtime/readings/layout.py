@@ -41,7 +41,10 @@ def is_turned(stage: str) -> bool:
     known = STAGE_BY_NAME.get(stage)
     if known is None or known.dims[-1] not in (_Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS):
         return False
-    return known.dims[-1] == _QKV_COLUMNS or known.kind is not StageKind.MATMUL
+    turned = {one.name for one in STAGE_BY_NAME.values() if one.kind is StageKind.ROPE}
+    for one in reversed(STAGE_BY_NAME.values()):  # what it reads comes before it
+        turned.update(one.reads if one.name in turned else ())
+    return stage in turned
 
 
 def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
@@ -64,6 +67,8 @@ def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
         columns = graph.operands(scores.name)[0].type.dims[1]
         assert isinstance(columns, int)
         size = columns // heads
+        if shape[-1] == heads * size:  # q alone
+            return Layout(plain, heads=(heads,), head_size=size)
         return Layout(plain, heads=(heads, kv_heads), kv_heads=kv_heads, head_size=size)
     letter, count = ("H", heads) if letters[-1] == _Q_COLUMNS else ("K", kv_heads)
     turned = (count,) if is_turned(stage.name) else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from aprgraph.graph.stages import EMBEDDING, END_OF_LAYER, FINAL_NORM
+from aprgraph.graph.stages import EMBEDDING, FINAL_NORM, end_of_layer
 from aprgraph.graph.words import counted
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
@@ -49,29 +49,30 @@ def other_places(trace: Trace, layers: int) -> Iterator[Places]:
     if numbers and min(numbers) >= 1 and max(numbers) <= layers:
         lower: dict[Place, Place | None] = {key: key._replace(layer=(key.layer or 0) - 1) for key in in_layers}
         yield Places("its layers are counted from 1", lower)
-    hidden = sorted(key for key in keys if key.stage == END_OF_LAYER)
+    end_stage = end_of_layer({key.stage for key in keys})
+    hidden = sorted(key for key in keys if key.stage == end_stage)
     counted = {key.layer for key in hidden}
     for normed in (True, False) if layers in counted else (True,) if 0 in counted else ():
         end = "after the final norm" if normed else "before the final norm"
         words = (
-            f"its {END_OF_LAYER} are hidden states counted from the embedding, as transformers' hidden_states are: number i is the output "
+            f"its {end_stage} are hidden states counted from the embedding, as transformers' hidden_states are: number i is the output "
             f"of layer i - 1, number 0 the embedding, and the last one comes {end}"
         )
         yield Places(words, _without_doubles({key: _hidden_state(key, layers, normed=normed) for key in hidden}, keys))
     last = {key for key in hidden if key.layer == layers - 1}
     if last:
-        words = f"the {END_OF_LAYER} of its last layer comes after the final norm, as transformers' hidden_states[-1] does"
-        around = {key for key in keys if key.layer in (None, layers - 1) or (key.layer == layers - 2 and key.stage == END_OF_LAYER)}
+        words = f"the {end_stage} of its last layer comes after the final norm, as transformers' hidden_states[-1] does"
+        around = {key for key in keys if key.layer in (None, layers - 1) or (key.layer == layers - 2 and key.stage == end_stage)}
         enough = layers == 1 or any(key.layer == layers - 2 for key in around)
         to_norm: dict[Place, Place] = {key: Place(key.step, None, FINAL_NORM) for key in last}
         yield Places(words, _without_doubles(to_norm, keys), frozenset(around) if enough else None)
 
 
 def _hidden_state(key: Place, layers: int, *, normed: bool) -> Place:
-    step, number, _ = key
+    step, number, stage = key
     if number == 0:
         return Place(step, 0, EMBEDDING)
-    return Place(step, None, FINAL_NORM) if normed and number == layers else Place(step, (number or 0) - 1, END_OF_LAYER)
+    return Place(step, None, FINAL_NORM) if normed and number == layers else Place(step, (number or 0) - 1, stage)
 
 
 def _without_doubles(moved: Mapping[Place, Place], keys: set[Place]) -> dict[Place, Place | None]:

@@ -17,11 +17,15 @@ from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.manifest import TraceEntry
 
 Shape = tuple[int, ...]
-#: Letters of the stage table that stand for one number in a whole model, and n and t, that do in a step; F does not, where experts are of
-#: another width.
+#: Letters of the stage table that stand for one number in a whole model, n and t, that do in a step, and widths of heads, that do in a
+#: layer; F does not, where experts are of another width.
 _SHARED = ("E", "V", "X", "k", "H", "H*D", "K*D", "(H+2K)*D", "n", "t")
 #: The heads of a row, by the letter of the row's width.
 _HEADS = {"H*D": "H", "K*D": "K", "(H+2K)*D": "H+2K"}
+
+
+#: A letter, and the step or the layer in which it stands for one number.
+_Scope = tuple[str, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,21 @@ class _Sizes:
     """What is known of the sizes so far: n and t of each step, the rest of the model."""
 
     def __init__(self, tokens: int) -> None:
-        self._known: dict[tuple[str, int | None], _Known] = {}
+        self._known: dict[_Scope, _Known] = {}
         if tokens:
-            self._known["n", 0] = _Known(tokens, "the list of tokens")
+            self._known["n", 0, None] = _Known(tokens, "the list of tokens")
 
-    def get(self, letter: str, step: int) -> _Known | None:
-        """The size of ``letter`` in ``step``."""
-        return self._known.get(_scope(letter, step))
+    def get(self, letter: str, key: Place) -> _Known | None:
+        """The size of ``letter`` in the step, or the layer, of ``key``."""
+        return self._known.get(_scope(letter, key))
 
     def contradiction(self, letters: Sequence[str], shape: Shape, entry: TraceEntry) -> tuple[str, int, _Known] | None:
         """The first letter that is known to be of another size, that of ``shape``, and what is known."""
-        own: dict[tuple[str, int | None], _Known] = {}
+        own: dict[_Scope, _Known] = {}
         for letter, size in zip(letters, shape, strict=True):
             if letter not in _SHARED or _is_one_of_several(letter, size):
                 continue
-            scope = _scope(letter, entry.step)
+            scope = _scope(letter, entry.key)
             known = self._known.get(scope) or own.setdefault(scope, _Known(size, entry.label))
             if known.size != size:
                 return letter, size, known
@@ -60,12 +64,14 @@ class _Sizes:
         """Take the sizes of one tensor for known, unless they are."""
         for letter, size in zip(letters, shape, strict=True):
             if letter in _SHARED and not _is_one_of_several(letter, size):
-                self._known.setdefault(_scope(letter, entry.step), _Known(size, entry.label))
+                self._known.setdefault(_scope(letter, entry.key), _Known(size, entry.label))
 
 
-def _scope(letter: str, step: int) -> tuple[str, int | None]:
+def _scope(letter: str, key: Place) -> _Scope:
     """What a prefill attends to is itself."""
-    return ("n" if letter == "t" and step == 0 else letter, step) if letter in ("n", "t") else (letter, None)
+    if letter in ("n", "t"):
+        return "n" if letter == "t" and key.step == 0 else letter, key.step, None
+    return letter, None, key.layer if letter in _HEADS else None
 
 
 def _is_one_of_several(letter: str, size: int) -> bool:
@@ -109,7 +115,7 @@ def _take(where: str, entry: TraceEntry, given: Shape, readings: Sequence[_Readi
     stage = STAGE_BY_NAME[entry.stage]
     contradictions = [sizes.contradiction(reading.letters, reading.shape, entry) for reading in readings]
     fitting = [reading for reading, against in zip(readings, contradictions, strict=True) if against is None]
-    n = sizes.get("n", entry.step)
+    n = sizes.get("n", entry.key)
     if len(fitting) > 1:
         # A whole tensor rather than the last position alone; a generated token is one position.
         wanted = n.size if n is not None else 1 if entry.step else None

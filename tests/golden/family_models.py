@@ -92,6 +92,13 @@ _GRANITE_HYBRID: dict[str, Any] = _SIZES | {
     "mamba_n_heads": 4, "mamba_d_state": 6, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_chunk_size": 8,
 }  # fmt: skip
 
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+#: The window and the cap bite, and RoPE turns two pairs of eight in layers that see everything.
+_GEMMA_4: dict[str, Any] = _SIZES | {
+    "hidden_size": 20, "intermediate_size": 28, "head_dim": 8, "global_head_dim": 16, "sliding_window": 4, "final_logit_softcapping": 5.0,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
 #: The models by the names of their files. Prompts are of 11 tokens, longer than any window.
 MODELS = {
     "olmo2-f32": FamilyModel("olmo2", "Olmo2", _SIZES | {
@@ -250,6 +257,17 @@ MODELS = {
         "layer_types": ["full_attention", "linear_attention"], "mamba_n_groups": 2, "position_embedding_type": "rope",
         "rope_parameters": _ROPE, "tie_word_embeddings": True,
     }),
+    # As E2B and E4B: embeddings for each layer, and layers that share the keys of the last ones of both kinds, with wide networks.
+    "gemma4-f32": FamilyModel("gemma4", "Gemma4Text", _GEMMA_4 | {
+        "num_hidden_layers": 5, "layer_types": [*(_SLIDING, _SLIDING, _FULL), *(_SLIDING, _FULL)], "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True, "hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": 96,
+    }),
+    # As 26B-A4B: experts beside a dense network, and layers that see everything whose keys are values too, with fewer heads.
+    "gemma4-f32-experts": FamilyModel("gemma4", "Gemma4Text", _GEMMA_4 | {
+        "num_hidden_layers": 2, "layer_types": [_SLIDING, _FULL], "hidden_size_per_layer_input": 0,
+        "attention_k_eq_v": True, "num_global_key_value_heads": 1, "enable_moe_block": True, "num_experts": 6, "top_k_experts": 2,
+        "moe_intermediate_size": 10,
+    }),
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,
     }),
@@ -315,8 +333,12 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
         return np.float32(0.2 if name.endswith(("correction_bias", "expert_bias")) else 0.5) * values
     if name.endswith("sinks"):
         return values
+    if name.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
+        return np.float32(1) + np.float32(0.2) * values
     if name.endswith("wpe.weight"):
         return np.float32(0.5) * values
+    if name.endswith("embed_tokens_per_layer.weight"):
+        return values * np.float32(spec.config["hidden_size_per_layer_input"] ** -0.5)
     if name in _EMBEDDINGS:
         return values / np.float32(spec.config.get("embedding_multiplier", 1.0))
     columns = (
@@ -345,6 +367,7 @@ def _deviation(name: str) -> float:
         "router.weight": 2.0,
         "mlp.gate.weight": 2.0,
         "feed_forward.gate.weight": 2.0,
+        "router.proj.weight": 2.0,
         "gate.wg.weight": 2.0,
         "act_fn.alpha_p": 0.5,
         "act_fn.alpha_n": 0.5,

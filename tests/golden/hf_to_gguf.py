@@ -35,6 +35,33 @@ _COHERE: dict[str, Source] = {
 PERMUTED = ("arcee", "granite", "olmo", "mistral3", "smollm3", "granitehybrid")
 
 
+def _first(config: Any, kind: str) -> Any:
+    """The numbers of the first layer of a kind."""
+    return config.per_layer_config[config.layer_types.index(kind)]
+
+
+def _head_of(kind: str) -> Callable[[Any], Any]:
+    """The size of a head in layers of a kind."""
+    return lambda config: _first(config, kind).head_dim
+
+
+def _wide_networks(config: Any) -> Any:
+    """The sizes of dense networks, which are twice as large in layers that share keys."""
+    size, own = config.intermediate_size, config.num_hidden_layers - config.num_kv_shared_layers
+    return [size * (1 + (layer >= own)) for layer in range(config.num_hidden_layers)] if config.use_double_wide_mlp else size
+
+
+_GEMMA_4: dict[str, Source] = {
+    "rope.freq_base": "rope_parameters.full_attention.rope_theta", "rope.freq_base_swa": "rope_parameters.sliding_attention.rope_theta",
+    "attention.sliding_window": "sliding_window", "final_logit_softcapping": "final_logit_softcapping",
+    "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
+    "attention.shared_kv_layers": "num_kv_shared_layers", "embedding_length_per_layer_input": "hidden_size_per_layer_input",
+    **dict.fromkeys(("attention.key_length", "attention.value_length", "rope.dimension_count"), _head_of("full_attention")),
+    **dict.fromkeys(("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa"), _head_of("sliding_attention")),
+    "feed_forward_length": _wide_networks,
+    "attention.head_count_kv": lambda config: [config.per_layer_config[layer].num_key_value_heads for layer in range(config.num_hidden_layers)],
+    "expert_count": "num_experts", "expert_used_count": "top_k_experts", "expert_feed_forward_length": "moe_intermediate_size",
+}  # fmt: skip
 _QWEN_EXPERTS: dict[str, Source] = {
     "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
     "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
@@ -252,6 +279,7 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "ssm.inner_size": lambda config: config.num_heads * config.head_dim, "ssm.time_step_rank": "num_heads",
         "ssm.group_count": "n_groups",
     },
+    "gemma4_text": _GEMMA_4,
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
@@ -360,6 +388,21 @@ def _absorbed(name: str, config: Any, rows: F32) -> Iterator[tuple[str, F32]]:
     yield name.replace("kv_b_proj", "v_b_proj"), v
 
 
+#: What of a layer is no module's weight, or has a name in GGUF that the package does not give.
+_GEMMA_4_TENSORS = {
+    "router.scale": "ffn_gate_inp.scale", "router.per_expert_scale": "ffn_down_exps.scale", "layer_scalar": "layer_output_scale.weight",
+    "experts.gate_up_proj": "ffn_gate_up_exps.weight", "experts.down_proj": "ffn_down_exps.weight",
+}  # fmt: skip
+
+
+def _still_pairs(config: Any) -> Iterator[tuple[str, F32]]:
+    """What RoPE's frequencies are divided by in layers that see everything: by so much that most pairs do not turn."""
+    if config.model_type == "gemma4_text":
+        size, share = _head_of("full_attention")(config), config.rope_parameters["full_attention"]["partial_rotary_factor"]
+        turned = int(size * share / 2)
+        yield "rope_freqs.weight", np.array([1.0] * turned + [1e30] * (size // 2 - turned), np.float32)
+
+
 def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed: bool) -> Iterator[tuple[str, F32]]:
     """The tensors under transformers' names, each with an end .weight or .bias, as GGUF holds them."""
     for name, values in state.items():
@@ -371,6 +414,8 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             yield name, _neighbours(values, config.num_key_value_heads)
         elif absorbed and ".kv_b_proj." in name:
             yield from _absorbed(name, config, values)
+        elif architecture == "gemma4" and (ours := _GEMMA_4_TENSORS.get(name.split(".", 3)[-1])) is not None:
+            yield f"blk.{name.split('.')[2]}.{ours}", values
         elif ".experts." in name:
             yield from _experts(architecture, name.replace("block_sparse_moe", "mlp"), values)
         elif name.endswith("block_sparse_moe.router.weight"):
@@ -459,8 +504,9 @@ def write_gguf(
     writer.add_tokenizer_model("none")
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    for name, values in (*_tensors(architecture, config, state, absorbed), *_norms_of_heads(config, state)):
-        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    tensors = (*_still_pairs(config), *_tensors(architecture, config, state, absorbed), *_norms_of_heads(config, state))
+    for name, values in tensors:
+        theirs = name if name.startswith(("blk.", "rope_freqs")) else names.get_name(name, try_suffixes=(".weight", ".bias"))
         if name.startswith("attn_gate"):
             theirs = f"blk.{name.split('.')[2]}.attn_gate.weight"
         assert theirs is not None, f"no name in GGUF for {name}"

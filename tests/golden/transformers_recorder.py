@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tests.golden.gemma_recorder import hook_gemma4
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
 from tests.golden.llama4_hooks import hook_norm_of_heads, hook_weighed_experts
 from tests.golden.recurrent_recorder import hook_delta_net, hook_gated_convolution, hook_state_space, in_gguf_order, recorded_functions
@@ -41,7 +42,7 @@ _NORMS_OF = {
     "cohere2": _ONE,
 }
 #: Families that cap or scale what the head gives.
-_CHANGE_LOGITS = ("gemma2", "granite", "granitehybrid", "command-r", "cohere2")
+_CHANGE_LOGITS = ("granite", "granitehybrid", "command-r", "cohere2")
 #: Families that normalise [1, heads, n, D].
 _HEADS_FIRST = ("gemma3", "gemma-embedding", "exaone4", "apertus", "hunyuan-dense", "hunyuan-moe", "stablelm")
 
@@ -66,17 +67,24 @@ class Recorder:
         self._before(layers[0], 0, "embedding")
         for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda _module, _inputs, index=index: setattr(self, "layer", index))
+            if loaded.architecture == "gemma4":
+                hook_gemma4(self._put, index, layer)
+                if hasattr(layer, "experts"):
+                    self._hook_experts(index, layer.experts)
+                continue
             self._hook_attention(index, layer)
             self._hook_networks(index, layer)
             self._after(layer, index, "post_ffn_residual")
         self._after(_first(decoder, "norm", "final_layernorm", "ln_f", "embedding_norm", "norm_f"), None, "final_norm")
-        if loaded.architecture in _CHANGE_LOGITS:
+        if loaded.architecture in _CHANGE_LOGITS or getattr(decoder.config, "final_logit_softcapping", None):
             model.lm_head.register_forward_hook(lambda _module, _inputs, output: self._put(None, "lm_head_raw", output[0, -1]))
 
     def run(self, tokens: Sequence[int], *, causal: bool = True) -> dict[tuple[int | None, str], F64]:
         """Run a prefill of ``tokens`` and return its stages; without a mask if it is not to be ``causal``."""
         functions = self.loaded.functions
-        names = [name for name in (_ROPE_FUNCTION, *ROPE_FUNCTIONS, _ATTENTION_FUNCTION) if hasattr(functions, name)]
+        # Gemma 4 turns q and k one by one: what attention is given says both.
+        rope = () if self.loaded.architecture == "gemma4" else (_ROPE_FUNCTION, *ROPE_FUNCTIONS)
+        names = [name for name in (*rope, _ATTENTION_FUNCTION) if hasattr(functions, name)]
         originals = {name: getattr(functions, name) for name in names}
         attention = originals.get(_ATTENTION_FUNCTION)
 
@@ -98,6 +106,10 @@ class Recorder:
             mask = mask if causal else torch.zeros_like(mask)
             if self.loaded.architecture in ("stablelm", "phi2"):
                 self._turned(query, key, partial=False)
+            if self.loaded.architecture == "gemma4":
+                self._put(self.layer, "q_post_rope", self._in_file_order(query))
+                if not module.is_kv_shared_layer:
+                    self._put(self.layer, "k_post_rope", self._in_file_order(key))
             output, weights = attention(module, query, key, value, mask, scaling=scaling, **kwargs)
             keys = functions.repeat_kv(key, module.num_key_value_groups) if hasattr(functions, "repeat_kv") else key
             scores = query @ keys.transpose(2, 3) * scaling
@@ -285,6 +297,9 @@ class Recorder:
         router.register_forward_hook(lambda module, _inputs, output: self._record_scores(index, mlp, module, output[0].double()))
         mlp.experts.register_forward_hook(lambda module, inputs, output: self._record_experts(index, module, inputs, output))
 
+    def _hook_experts(self, index: int, experts: Any) -> None:
+        experts.register_forward_hook(lambda module, inputs, output: self._record_experts(index, module, inputs, output))
+
     def _hook_dense(self, index: int, mlp: Any) -> None:
         if hasattr(mlp, "input_linear"):
             for place, stage in enumerate(("ffn_gate", "ffn_up")):
@@ -347,7 +362,7 @@ class Recorder:
             out = torch.einsum("nkf,nkfe->nke", product, experts.down_proj[chosen]) + experts.down_proj_bias[chosen]
         else:
             gate, up = torch.einsum("ne,nkfe->nkf", x, experts.gate_up_proj[chosen]).chunk(2, dim=-1)
-            product = torch.nn.functional.silu(gate) * up
+            product = experts.act_fn(gate) * up
             out = torch.einsum("nkf,nkef->nke", product, experts.down_proj[chosen])
         assert torch.allclose((out * weights[..., None]).sum(1), output, rtol=1e-10, atol=1e-10)
         stages = {"gate": gate, "up": up, "swigl": product, "out": out}

@@ -131,6 +131,18 @@ def test_fields_of_older_versions(name: str, tmp_path: Path) -> None:
                 sliding_window_pattern=4,
             ),
         ),
+        # As google's checkpoints have them.
+        (
+            "gemma4-f32",
+            lambda config: [
+                config.pop("per_layer_config"),
+                config.update(global_head_dim=16, num_global_key_value_heads=None, use_bidirectional_attention="vision"),
+            ],
+        ),
+        (
+            "gemma4-f32-experts",
+            lambda config: [config.pop("per_layer_config"), config.update(global_head_dim=16, num_global_key_value_heads=1)],
+        ),
         ("cohere2-f32", lambda config: config.pop("layer_types")),
         ("smollm3-f32", lambda config: config.update(no_rope_layers=None)),
         ("smollm3-f32", lambda config: [config.pop(name) for name in ("no_rope_layer_interval", "architectures")]),
@@ -185,6 +197,10 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("command-r-f32", lambda config: config.update(logit_scale=0), "logit_scale is 0, which"),
         ("glm4moe-f32", lambda config: config.update(routed_scaling_factor=0.0), "routed_scaling_factor is 0, which"),
         ("exaone4-f32", lambda config: config.update(sliding_window=0), "sliding_window is 0, which"),
+        ("gemma4-f32", lambda config: config["per_layer_config"].pop("2"), "(what layers of one kind have otherwise than the rest (config.json))"),
+        ("gemma4-f32", lambda config: config.update(use_bidirectional_attention="all"), "use_bidirectional_attention is 'all'"),
+        ("gemma4-f32", lambda config: config.update(vocab_size_per_layer_input=90), "vocab_size_per_layer_input is 90 of 96 tokens"),
+        ("gemma4-f32", lambda config: config.update(num_kv_shared_layers=4), "num_kv_shared_layers is 4, but no layer before these has attention"),
         ("apertus-f32", lambda config: config.update(hidden_act="silu"), "hidden_act is 'silu'; supported for apertus is 'xielu'"),
         ("mamba2-f32", lambda config: config.update(time_step_limit=[0.0, 0.5]), "time_step_limit is [0.0, 0.5]; supported for mamba2 is"),
         ("mamba2-f32", lambda config: config.update(n_groups=3), "num_heads is 4, expected a multiple of n_groups, 3"),
@@ -377,7 +393,12 @@ def test_overrides_by_the_names_of_fields(tmp_path: Path) -> None:
 
 @pytest.mark.contract("FILE-HF-3")
 @pytest.mark.parametrize(
-    ("name", "kind"), [("gemma3-f32", "Gemma3ForConditionalGeneration"), ("mistral3-f32", "Mistral3ForConditionalGeneration")]
+    ("name", "kind"),
+    [
+        ("gemma3-f32", "Gemma3ForConditionalGeneration"),
+        ("mistral3-f32", "Mistral3ForConditionalGeneration"),
+        ("gemma4-f32", "Gemma4ForConditionalGeneration"),
+    ],
 )
 def test_the_text_model_of_one_with_images(name: str, kind: str, tmp_path: Path) -> None:
     folder = write_checkpoint(name, tmp_path)

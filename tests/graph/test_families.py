@@ -18,6 +18,7 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.outline import SMALL_NUMBERS, outline, small_outline
+from tests.support.changed_model import changed_model
 
 Tiny = Callable[..., Path]
 
@@ -79,6 +80,11 @@ LAYER: dict[str, list[str]] = {
     "gemma3": [
         "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "attn_post_norm", "post_attn_residual", *DENSE,
         "ffn_post_norm", "post_ffn_residual",
+    ],
+    "gemma4": [
+        "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", "k_post_rope", "v_norm", *ATTENTION[2:], "attn_post_norm",
+        "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual", "per_layer_input", "per_layer_gate", "per_layer_gated",
+        "per_layer_out", "per_layer_norm", "layer_out",
     ],
     "gemma2": [
         "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
@@ -212,6 +218,27 @@ def test_the_weights_of_qwen2moes_experts_are_not_normalised_and_its_shared_expe
     assert graph.operand_names("layer0.shared_expert") == ("layer0.ffn_out", "layer0.shared_gate")
     assert graph.operand_names("layer0.ffn_gate") == ("layer0.ffn_norm", "blk.0.ffn_gate_shexp.weight")
     assert graph["layer0.shared_gate_logit"].type.dims == ("n", 1)
+
+
+def test_a_layer_that_shares_keys_reads_the_cache_of_an_earlier_one(tiny_model: Tiny) -> None:
+    path = tiny_model(family="gemma4", layers=2, sliding_window=0)
+    plain, model = load_model(path), load_model(path, {"gemma4.attention.shared_kv_layers": 1})
+    graph = build_graph(model)
+    assert graph.operand_names("layer1.attn_scores") == ("layer1.q_post_rope", "layer0.k_cache")
+    assert graph.operand_names("layer1.attention") == ("layer1.attn_softmax", "layer0.v_cache")
+    assert graph["layer1.qkv_matmul"].type.dims == graph["layer1.q_norm"].type.dims
+    left_out = "tensors of keys and values that a layer shares with an earlier one are left out (3): "
+    assert (left_out in "".join(model.notices), left_out in "".join(plain.notices)) == (True, False)
+    with pytest.raises(ModelError, match=r"shared_kv_layers is 1, but no layer before these has attention to all positions"):
+        built(tiny_model(family="gemma4", layers=2), gemma4__attention__shared_kv_layers=1)
+
+
+def test_gemma4_needs_the_factors_of_its_rope(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = changed_model(tiny_model(family="gemma4"), tmp_path / "other.gguf", lambda tensors: tensors.pop("rope_freqs.weight"))
+    with pytest.raises(ModelError, match=r"tensor 'rope_freqs.weight' of 16 is missing"):
+        built(model)
+    with pytest.raises(ModelError, match=r"value_length_swa is 8; expected the same"):
+        built(tiny_model(family="gemma4"), gemma4__attention__value_length_swa=8)
 
 
 def test_gemmas_layers_slide_but_for_every_sixth(tiny_model: Tiny) -> None:

@@ -73,6 +73,18 @@ def test_rms_norm_gives_unit_rms_and_ignores_the_scale_of_its_input() -> None:
     close(run("rms_norm", 1000 * x, np.ones(16), eps=0.0, groups=1), result)
 
 
+def test_rms_norm_without_weights_is_that_with_ones() -> None:
+    x = normal(3, 12)
+    close(run("rms_norm", x, eps=0.1, groups=3), run("rms_norm", x, np.ones(4), eps=0.1, groups=3))
+
+
+def test_what_is_scaled() -> None:
+    close(run("scale_columns", [[1.0, 2.0]], [3.0, 5.0]), [[3.0, 10.0]])
+    close(run("scale_columns", [[1.0, 2.0]], [3.0]), [[3.0, 6.0]])
+    close(run("expert_scale", [[1.0, 2.0], [4.0, 8.0]], [[2.0, 0.0], [1.0, math.nan]], [3.0, 5.0, 7.0]), [[7.0, 6.0], [20.0, math.nan]])
+    close(run("columns", [[[1.0, 2.0], [3.0, 4.0]]], start=1, stop=2), [[[2.0], [4.0]]])
+
+
 def test_rms_norm_eps_is_added_to_the_mean_square() -> None:
     close(run("rms_norm", [[0.0, 0.0]], [1.0, 1.0], eps=1e-5, groups=1), [[0.0, 0.0]])
     close(run("rms_norm", [[1.0, -1.0]], [1.0, 1.0], eps=3.0, groups=1), [[0.5, -0.5]])

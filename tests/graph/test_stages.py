@@ -10,11 +10,12 @@ from aprgraph.graph.stages import HIDDEN, STAGE_ALIASES, STAGE_BY_NAME, STAGES, 
 ORDER = [
     "embedding", "attn_norm", "conv_in", "delta_gate", "delta_beta", "conv_bcx", "conv_bx", "conv_out", "conv_gated", "conv_silu",
     "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "qkv_matmul",
-    "attn_gate", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
+    "attn_gate", "qkv_bias", "q_norm", "k_norm", "v_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
     "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
-    "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices", "moe_expert_in", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl",
-    "moe_expert_out", "moe_ffn_out", "post_ffn_residual", "final_norm", "pooled", "pooled_up", "pooled_down", "pooled_normed",
-    "lm_head_raw", "lm_head",
+    "ffn_out_norm", "ffn_post_norm", "moe_router_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices",
+    "moe_norm", "moe_expert_in", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "moe_ffn_out", "moe_post_norm", "ffn_sum",
+    "post_ffn_residual", "per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm", "layer_out",
+    "final_norm", "pooled", "pooled_up", "pooled_down", "pooled_normed", "lm_head_raw", "lm_head",
 ]  # fmt: skip
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
 RECURRENT = {
@@ -23,7 +24,9 @@ RECURRENT = {
 }  # fmt: skip
 CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
 POOLED = ["pooled", "pooled_up", "pooled_down", "pooled_normed"]
-ADDITIONS = LATENT | RECURRENT | CONVOLUTION | {*POOLED} | {
+PER_LAYER = {"per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm"}
+BESIDE = {"ffn_out_norm", "moe_router_norm", "moe_norm", "moe_post_norm", "ffn_sum"}
+ADDITIONS = LATENT | RECURRENT | CONVOLUTION | {*POOLED} | PER_LAYER | BESIDE | {"v_norm", "layer_out"} | {
     "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_in", "moe_expert_gate",
     "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "lm_head_raw",
 }  # fmt: skip
@@ -82,7 +85,7 @@ def test_stages_read_others_of_their_layer_and_come_after_them() -> None:
         assert per_layer <= {stage.per_layer}
     read = {name for stage in STAGES for name in stage.reads}
     unread = [stage.name for stage in STAGES if stage.name not in read]
-    assert unread == ["embedding", "post_ffn_residual", "pooled_normed", "lm_head"], "a hidden state is read as such"
+    assert unread == ["layer_out", "pooled_normed", "lm_head"], "a hidden state is read as such"
 
 
 def test_what_holds_of_single_stages() -> None:
@@ -91,16 +94,14 @@ def test_what_holds_of_single_stages() -> None:
     assert [stage.name for stage in STAGES if stage.is_masked] == ["attn_scores", "attn_softmax"]
     assert [stage.name for stage in STAGES if stage.is_product] == ["conv_bx", "conv_gated"]
     assert [stage.name for stage in STAGES if stage.is_sum] == [
-        "qkv_bias",
-        "post_attn_residual",
-        "moe_router_scores",
-        "post_ffn_residual",
-        "pooled",
-    ]
+        "qkv_bias", "post_attn_residual", "moe_router_scores", "ffn_sum", "post_ffn_residual", "layer_out", "pooled",
+    ]  # fmt: skip
     assert {stage.name for stage in STAGES if stage.optional} == {
         "qkv_bias",
         "q_norm",
         "k_norm",
+        "v_norm",
+        "layer_out",
         "attn_post_norm",
         "ffn_post_norm",
         "moe_router_scores",
@@ -110,9 +111,13 @@ def test_what_holds_of_single_stages() -> None:
         *LATENT,
         *RECURRENT,
         *CONVOLUTION,
+        *PER_LAYER,
+        *BESIDE,
     }
     assert {stage.name for stage in STAGES if stage.only_with == "latent"} == LATENT
     assert {stage.name for stage in STAGES if stage.only_with == "recurrent"} == RECURRENT
+    assert {stage.name for stage in STAGES if stage.only_with == "per_layer"} == PER_LAYER
+    assert {stage.name for stage in STAGES if stage.only_with == "beside"} == BESIDE
     assert {stage.name for stage in STAGES if stage.only_with == "convolution"} == CONVOLUTION
     assert {stage.name for stage in STAGES if stage.only_with == "weighed inputs"} == {"moe_expert_in"}
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}

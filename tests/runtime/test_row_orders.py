@@ -17,6 +17,7 @@ from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.diff import Class, DiffReport, diff
+from aprgraph.runtime.readings.layout import is_turned
 from aprgraph.runtime.reference import run_reference
 from aprgraph.runtime.trace.manifest import MANIFEST, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
@@ -209,3 +210,8 @@ def test_projections_of_transformers_as_they_are(tmp_path: Path, tiny_model: Cal
         else:  # neither has a graph
             assert any("no graph tells the heads" in note for note in report.notes)
     assert audit(Trace.open(tmp_path / "hooked"), aprgraph.load(path).model).exit_code == 0
+
+
+def test_what_rope_turns() -> None:
+    assert all(map(is_turned, ("qkv_matmul", "qkv_bias", "q_norm", "k_norm", "q_post_rope", "k_post_rope")))
+    assert not any(map(is_turned, ("v_norm", "attention", "attn_gated", "attn_gate", "attn_out", "mystery")))

@@ -25,7 +25,14 @@ CHECKPOINTS = GOLDEN / "checkpoints"
 NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir() if path.name != "olmo-f32"))
 _DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
 _PERMUTED = ("llama", "granite", "arcee", "olmo", "mistral3", "smollm3", "granitehybrid")
+#: Whose weights of norms are held less one.
+_AROUND_ZERO = ("gemma2", "gemma3", "gemma-embedding", "nemotron")
 Values = npt.NDArray[Any]
+#: Of a layer of Gemma 4 what is no module's weight, or is held as checkpoints have it.
+_GEMMA_4 = {
+    "router.scale": "ffn_gate_inp.scale", "router.per_expert_scale": "ffn_down_exps.scale", "layer_scalar": "layer_output_scale.weight",
+    "experts.gate_up_proj": "ffn_gate_up_exps.weight", "experts.down_proj": "ffn_down_exps.weight",
+}  # fmt: skip
 
 
 def write_checkpoint(name: str, folder: Path) -> Path:
@@ -102,6 +109,8 @@ class _Weights:
             layer = own_name.split(".")[2]
             k, v = (self._decoded(f"blk.{layer}.attn_{part}_b.weight") for part in "kv")
             return np.concatenate([k.swapaxes(1, 2), v], axis=1)
+        if self._architecture == "gemma4" and (theirs := _GEMMA_4.get(own_name.split(".", 3)[-1])) is not None:
+            return self._decoded(f"blk.{own_name.split('.')[2]}.{theirs}")
         if ".linear_attn." in own_name or ".mixer." in own_name or ".mamba." in own_name:
             return self._delta_net(own_name)
         granite = re.fullmatch(r"model\.layers\.(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear\.weight", own_name)
@@ -126,7 +135,8 @@ class _Weights:
             heads = self._key("attention.head_count" if "q_proj" in own_name else "attention.head_count_kv")
             heads = max(heads) if isinstance(heads, list) else heads
             return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
-        if self._architecture.startswith(("gemma", "qwen3next", "qwen35", "nemotron")) and own_name.endswith("norm.weight"):
+        around_zero = self._architecture in _AROUND_ZERO or self._architecture.startswith(("qwen3next", "qwen35"))
+        if around_zero and own_name.endswith("norm.weight"):
             return values.astype(np.float64) - 1
         if self._architecture == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight$", own_name):
             return values.T

@@ -130,6 +130,12 @@ def write_tiny_model(
         numbers = {key: value for key, value in numbers.items() if not key.startswith(("attention.key", "attention.value", "rope."))}
         numbers |= {"attention.head_count": 0, "feed_forward_length": 0}
         del numbers["attention.head_count_kv"]
+    if "attention.key_length_swa" in keys_of(kind):
+        numbers |= dict.fromkeys((f"attention.{part}_length_swa" for part in ("key", "value")), head_size // 2)
+    if "embedding_length_per_layer_input" in keys_of(kind):
+        numbers["embedding_length_per_layer_input"] = unit // 2 if unit == 64 else unit
+    if "attention.shared_kv_layers" in keys_of(kind):  # the last layer shares the keys of the first
+        numbers["attention.shared_kv_layers"] = int(layers > 2)
     numbers |= other_numbers(kind, numbers) | own.numbers
 
     there = {
@@ -141,7 +147,7 @@ def write_tiny_model(
         "lm_head.weight": not (own.tied if tied is None else tied),
         **dict.fromkeys(own.optional, True),
     }
-    names = {f"{kind.gguf_name(slot)}.{what}" for slot, _, what in (key.partition(".") for key, is_there in there.items() if is_there)}
+    names = {kind.tensor_name(slot, what) for slot, _, what in (key.partition(".") for key, is_there in there.items() if is_there)}
     model = outline(kind, numbers, vocabulary=vocabulary, optional=lambda name: re.sub(r"^blk\.\d+\.", "", name) in names)
     writer = GGUFWriter(path, family)
     if alignment is not None:

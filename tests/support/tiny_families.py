@@ -54,6 +54,11 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         wide_heads=True, tied=True, rope_base=1e6, optional=("dense_2.weight", "dense_3.weight"),
         numbers={"pooling_type": 1, "dense_2_feat_out": 256, "dense_3_feat_out": 96},
     ),
+    # Every second layer sees everything.
+    "gemma4": TinyFamily(
+        optional=("v.weight", "layer_out.weight", "moe_router.weight"), wide_heads=True, tied=True, rope_base=1e6,
+        numbers={"attention.sliding_window_pattern": 2, "final_logit_softcapping": 5.0},
+    ),
     "phi3": TinyFamily(optional=("qkv_matmul.weight",), rope_dims=True),
     "olmo2": TinyFamily(rope_base=500000.0),
     # Caps that bite.

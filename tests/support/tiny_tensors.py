@@ -19,6 +19,8 @@ from tests.support.tiny_blocks import encode, random_values
 _ROUTERS = ("moe_router_logits", "shared_gate_logit")
 #: The weights of short convolutions, always F32, and the rates of decay, which are below 0.
 _KERNELS, _RATES = ("conv_out",), ("delta_decay", "ssm_decay")
+#: Whose vectors are factors, around 1.
+_HAVE_FACTORS = ("rms_norm", "layer_norm", "ssm_scan", "scale_columns", "expert_scale")
 #: Norms with weights of each group.
 _ROWS_OF_GROUPS = ("ssm_norm",)
 #: Frequency factors, each from its first number to its last.
@@ -48,7 +50,7 @@ class TensorWriter:
 
     def _weight(self, graph: Graph, weight: AskedWeight) -> None:
         # A matrix of one row is a vector, as conversion leaves it.
-        name, dims = weight.name, weight.dims[1:] if weight.dims[0] == 1 else weight.dims
+        name, dims = weight.name, weight.dims[1:] if weight.dims[0] == 1 and len(weight.dims) > 1 else weight.dims
         if weight.slot in _FACTORS:
             self.given(name, np.linspace(*_FACTORS[weight.slot], *dims, dtype=np.float32))
         elif weight.slot in _ROUTERS and weight.what == "weight":
@@ -58,7 +60,7 @@ class TensorWriter:
         elif weight.slot in _RATES:
             self.given(name, -np.exp(0.5 * self._generator(name).standard_normal(dims)).astype(np.float32))
         elif len(dims) == 1 or weight.what == "bias" or weight.slot in _ROWS_OF_GROUPS:
-            is_factor = any(user.op in ("rms_norm", "layer_norm", "ssm_scan") for user in graph.users(name))
+            is_factor = any(user.op in _HAVE_FACTORS for user in graph.users(name))
             mean = 1.0 if is_factor and weight.what == "weight" else 0.0
             self.given(name, (mean + 0.2 * self._generator(name).standard_normal(dims)).astype(np.float32))
         else:
@@ -78,7 +80,7 @@ class TensorWriter:
 
 def _deviation(graph: Graph, weight: AskedWeight) -> float:
     """So that products with a row of deviation 1 have about that, and the rows of an embedding once they are scaled."""
-    if weight.slot != "embedding":
+    if weight.slot not in ("embedding", "per_layer_embedding"):
         return float(weight.dims[-1] ** -0.5)
     scale = next(user.attr_float("scale") for user in graph.users(weight.name) if user.op == "embed")
     return float((scale**2) ** -0.5)

@@ -162,6 +162,20 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "mean without the first position": ("mean-of-others",),
     "first position for the mean": ("other-position",),
     "length not 1": ("left-out",),
+    "scale where there is none": ("score-scale",),
+    "per-layer embedding of another layer": ("other-columns",),
+    "per-layer embedding not scaled": ("scale",),
+    "projection to the layers forgotten": ("not-added",),
+    "gate of the token not activated": ("no-activation",),
+    "layer's scale forgotten": ("not-multiplied",),
+    "values not normalised": ("left-out",),
+    "shared keys from before RoPE": ("other-input",),
+    "shared keys in place of values": ("other-input",),
+    "router without its scale": ("scale",),
+    "router reads what the experts read": ("other-input",),
+    "factors of experts forgotten": ("left-out",),
+    "norm of the dense network forgotten": ("left-out",),
+    "experts beside the dense network forgotten": ("not-added",),
 }
 #: Random numbers in place of weights: nothing that is known can explain them, and nothing may.
 UNEXPLAINED = ("tied head taken for untied",)

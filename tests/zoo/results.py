@@ -95,8 +95,14 @@ def sparse_results_of(family: str) -> tuple[Result, ...]:
 
 
 def _around(model: Subject, site: Site) -> Plan:
-    """All stages of the layer of a fault and of the one before it; of every layer, where it is in no one layer."""
-    return model.everything if site.layer is None else parse_plan("all", f"{max(site.layer - 1, 0)}..{site.layer + 1}")
+    """All stages of the layer of a fault and of the one before it, or from the one on whose keys it shares; of every layer, where
+    it is in no one layer.
+    """
+    if site.layer is None:
+        return model.everything
+    read = {operand.layer for node in model.graph if node.layer == site.layer for operand in model.graph.operands(node.name)}
+    first = min(layer for layer in (*read, site.layer) if layer is not None)
+    return parse_plan("all", f"{min(first, max(site.layer - 1, 0))}..{site.layer + 1}")
 
 
 def sparse_taps_of(model: Subject) -> str:

@@ -50,10 +50,11 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     # A chunk that goes on where tokens are generated.
     "llama4": {"sliding_window": 4},
 }
-#: The models of the zoo, and the options of each: every family of the package, and Mixtral, which is the family `llama` with experts.
+#: The models of the zoo, and the options of each: every family of the package, and those that have experts of families whose plain models have none.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     **{name: _OPTIONS.get(name, {}) for name, family in KNOWN.items() if family.__module__.startswith("aprgraph.")},
     "mixtral": {"family": "llama", "experts": 8, "ffn": 32},
+    "gemma4-experts": {"family": "gemma4", "experts": 8, "ffn": 32, "expert_ffn": 32},
 }
 #: Metadata in place of a file's own: of Gemma 3's layers every sixth sees everything, of others every fourth, or has no RoPE; here
 #: the last.
@@ -71,7 +72,7 @@ _OUTPUTS = (
     "ffn_down_exps.weight",
     "ffn_down_shexp.weight",
 )
-_POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")
+_POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight", ".post_norm.weight")
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def _with_large_scores(layer: int) -> Variant:
         "mistral3": 0.75,
         "exaone4": 0.8,
         "gpt-oss": 1.25,
+        **dict.fromkeys(("gemma4", "gemma4-experts"), 0.25),
         "nemotron": 1.3,
     }  # whose scores are smaller, or larger
     return Variant({"seed": 13}, {f"blk.{layer}.{ending}": factor for ending, factor in factors.items()}, more)

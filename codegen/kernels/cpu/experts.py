@@ -151,6 +151,24 @@ def expert_inputs(request: KernelRequest, cpu: Cpu) -> Any:
     return build_function(request.symbol, emit)
 
 
+def expert_scale(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, k], ids [n, k], factors [X] -> out [n, k]; NaN for pairs without an expert."""
+    k = int(request.result.dims[1])
+
+    def emit(parameters: Parameters) -> None:
+        x = parameters.buffer("x", ("n", k), "float32")
+        ids = parameters.buffer("ids", ("n", k), "float32")
+        factors = Weight(Emitter(cpu), parameters, "factors", request.operands[2])
+        out = parameters.buffer("out", ("n", k), "float32")
+        with T.serial(i64(0), parameters.size("n")) as p, T.serial(i64(0), i64(k)) as choice:
+            unknown = is_nan(ids[p, choice])
+            expert = T.Cast("int64", T.Select(unknown, f32(0.0), ids[p, choice]))
+            scaled = x[p, choice] * factors.plain(i64(0), expert)
+            assign(out, T.Select(unknown, f32(_NAN), scaled), [p, choice])
+
+    return build_function(request.symbol, emit)
+
+
 def expert_sum(request: KernelRequest, cpu: Cpu) -> Any:
     """x [n, k, C], weights [n, k], which may be left out -> out [n, C]: the sum over the choices, in their order."""
     k, columns = (int(dim) for dim in request.operands[0].dims[1:])

@@ -84,7 +84,9 @@ def copy_columns(emitter: Emitter, count: int, source: tuple[Buffer, Expr, Expr]
 def columns(request: KernelRequest, cpu: Cpu) -> Any:
     """x [n, H·C] -> out [n, H·(stop - start)]: of each head, or of the whole row."""
     start, stop, heads = request.attr_int("start"), request.attr_int("stop"), heads_of(request.attrs)
-    total = int(request.operands[0].dims[1])
+    total = int(request.operands[0].dims[-1])
+    if len(request.operands[0].dims) == len(("n", "k", "C")):
+        return _columns_of_experts(request, cpu)
     if heads == 1:
         return copy_kernel(total, stop - start, start, request, cpu)
     size, taken = total // heads, stop - start
@@ -95,6 +97,26 @@ def columns(request: KernelRequest, cpu: Cpu) -> Any:
         out = parameters.buffer("out", ("n", heads * taken), "float32")
         with T.serial(i64(0), parameters.size("n")) as p, T.serial(i64(0), i64(heads)) as head:
             copy_columns(emitter, taken, (x, p, head * size + start), (out, p, head * taken))
+
+    return build_function(request.symbol, emit)
+
+
+def _columns_of_experts(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, k, C] -> out [n, k, stop - start]."""
+    _, k, total = request.operands[0].dims
+    start, taken = request.attr_int("start"), request.attr_int("stop") - request.attr_int("start")
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        x = parameters.buffer("x", ("n", k, total), "float32")
+        out = parameters.buffer("out", ("n", k, taken), "float32")
+        with T.serial(i64(0), parameters.size("n")) as p, T.serial(i64(0), i64(int(k))) as choice:
+            emitter.chunks(
+                taken,
+                lambda column, width: emitter.vector(
+                    width, lambda lane: assign(out, x[p, choice, start + column + lane], [p, choice, column + lane])
+                ),
+            )
 
     return build_function(request.symbol, emit)
 

@@ -62,6 +62,7 @@ KERNELS: dict[str, Kernel] = {
     "expert_inputs": experts.expert_inputs,
     "expert_linear": experts.expert_linear,
     "expert_bias_add": experts.expert_bias_add,
+    "expert_scale": experts.expert_scale,
     "expert_sum": experts.expert_sum,
     "short_conv": short_conv.short_conv,
     "delta_rule": delta_rule.delta_rule,

@@ -60,7 +60,9 @@ def copy_kernel(source: int, count: int, start: int, request: KernelRequest, *, 
 def columns(request: KernelRequest) -> Any:
     """x [n, H·C] -> out [n, H·(stop - start)]: of each head, or of the whole row."""
     start, stop, heads = request.attr_int("start"), request.attr_int("stop"), heads_of(request.attrs)
-    total = int(request.operands[0].dims[1])
+    total = int(request.operands[0].dims[-1])
+    if len(request.operands[0].dims) == len(("n", "k", "C")):
+        return _columns_of_experts(request)
     if heads == 1:
         return copy_kernel(total, stop - start, start, request)
     size, taken = total // heads, stop - start
@@ -71,6 +73,21 @@ def columns(request: KernelRequest) -> Any:
         with launch_over(parameters.size("n") * (heads * taken)) as index:
             p, head, column = split_index(index, heads, taken)
             assign(out, x[p, head * size + start + column], [p, head * taken + column])
+
+    return build_function(request.symbol, emit)
+
+
+def _columns_of_experts(request: KernelRequest) -> Any:
+    """x [n, k, C] -> out [n, k, stop - start]."""
+    _, k, total = request.operands[0].dims
+    start, taken = request.attr_int("start"), request.attr_int("stop") - request.attr_int("start")
+
+    def emit(parameters: Parameters) -> None:
+        x = parameters.buffer("x", ("n", k, total), "float32")
+        out = parameters.buffer("out", ("n", k, taken), "float32")
+        with launch_over(parameters.size("n") * (int(k) * taken)) as index:
+            p, choice, column = split_index(index, int(k), taken)
+            assign(out, x[p, choice, column + start], [p, choice, column])
 
     return build_function(request.symbol, emit)
 

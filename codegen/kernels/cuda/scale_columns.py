@@ -11,7 +11,7 @@ from aprgraph.codegen.tir import Parameters, assign, build_function, i64
 
 
 def scale_columns(request: KernelRequest) -> Any:
-    """x [n, C], factors [C] -> out [n, C]."""
+    """x [n, C], factors [C] or [1] -> out [n, C]."""
     x_type, factors_type = request.operands
     columns = int(x_type.dims[1])
 
@@ -23,6 +23,6 @@ def scale_columns(request: KernelRequest) -> Any:
         factors.open()
         with launch_over(parameters.size("n") * columns) as index:
             p, column = split_index(index, columns)
-            assign(out, x[p, column] * factors.element(i64(0), column), [p, column])
+            assign(out, x[p, column] * factors.element(i64(0), column if factors.columns == columns else i64(0)), [p, column])
 
     return build_function(request.symbol, emit)

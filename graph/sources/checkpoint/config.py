@@ -280,6 +280,7 @@ class _Translator:
             turned = self._config.get(_TURNED)
             return turned if isinstance(turned, int) else 0
         size, hidden, heads = (self._config.get(name) for name in ("head_dim", "hidden_size", "num_attention_heads"))
+        size = self._config.get("global_head_dim", size)
         if isinstance(size, int):
             return size
         return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else 0
@@ -322,7 +323,7 @@ class _Translator:
                 f"{self._where}: is_causal is false; supported is attention to earlier positions alone, as the ways in which transformers "
                 "computes attention differ in what they make of it"
             )
-        bidirectional = bool(config.get("use_bidirectional_attention"))
+        bidirectional = config.get("use_bidirectional_attention") not in (*_EMPTY, *NEUTRAL["use_bidirectional_attention"])
         if getattr(self._family, "symmetric_windows", False):
             self._put("attention.causal", not bidirectional, "use_bidirectional_attention")
         elif bidirectional:

@@ -45,6 +45,8 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma2": _GEMMA | {"max_position_embeddings": 8192, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
     "gemma3_text": _GEMMA | {"max_position_embeddings": 131072, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
                              "rope_theta": 1e6, "rope_local_base_freq": 10000.0},
+    "gemma4_text": _SMALL_EPS | {"tie_word_embeddings": True, "max_position_embeddings": 131072, "num_attention_heads": 8,
+                                 "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 512, "hidden_size_per_layer_input": 256},
     "phi3": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
     "olmo2": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
     "olmo3": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "sliding_window": 4096, "rope_theta": 500000.0},
@@ -106,6 +108,8 @@ CLASS_KEYS: Mapping[str, Mapping[str, Any]] = {
 
 #: What `rope_parameters` is where there is none.
 CLASS_ROPE: Mapping[str, Mapping[str, Any]] = {
+    "gemma4_text": {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                    "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6}},
     "apertus": {"rope_type": "llama3", "rope_theta": 12000000.0, "factor": 8.0, "original_max_position_embeddings": 8192,
                 "low_freq_factor": 1.0, "high_freq_factor": 4.0},
     "gpt_oss": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
@@ -163,6 +167,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "moe_layer_end_index": (-1,), "moe_norm_min": (1e-12,), "moe_gate": ("topk",), "moe_use_aux_free": (True,), "use_rmsnorm": (True,),
     # What the code that came with LFM2 could be told, and the class does.
     "normalization_function": ("rmsnorm",), "block_use_swiglu": (True,), "use_pos_enc": (True,),
+    "use_bidirectional_attention": ("vision",),  # of images alone
     "rope_interleave": (True,), "scoring_func": ("softmax", "sigmoid"), "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
 }  # fmt: skip
 

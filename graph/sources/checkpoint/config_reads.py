@@ -15,6 +15,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 
 _GRANITE = ("granite", "granitemoehybrid")
 _GEMMA = ("gemma2", "gemma3_text")
+_GEMMA_ALL = (*_GEMMA, "gemma4_text")
 _LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 _QWEN = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 _DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
@@ -28,15 +29,15 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "query_pre_attn_scalar": _GEMMA,
     "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
     "sliding_window": (
-        "mistral", "mixtral", *_QWEN, *_GEMMA, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
+        "mistral", "mixtral", *_QWEN, *_GEMMA_ALL, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
         "starcoder2",
     ),
     "use_sliding_window": (*_QWEN, "smollm3"),
     "no_rope_layers": ("smollm3", "llama4_text"),
     "no_rope_layer_interval": ("smollm3", "llama4_text"),
     "use_qk_norm": ("cohere", "glm4_moe", "llama4_text"),
-    "use_bidirectional_attention": _GEMMA,
-    "hidden_activation": _GEMMA,
+    "use_bidirectional_attention": _GEMMA_ALL,
+    "hidden_activation": _GEMMA_ALL,
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
@@ -79,7 +80,7 @@ _ONLY: Mapping[str, Mapping[str, object]] = {
     **{kind: {"time_step_limit": [0.0, math.inf]} for kind in ("mamba2", "granitemoehybrid")},
 }
 #: Classes with layers that have a sliding window, which therefore need `sliding_window`.
-_NEED_WINDOW = (*_GEMMA, "olmo3", "gpt_oss")
+_NEED_WINDOW = (*_GEMMA_ALL, "olmo3", "gpt_oss")
 
 
 def reads(kind: str, field: str) -> bool:

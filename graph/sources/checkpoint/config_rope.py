@@ -27,6 +27,7 @@ _READ = {
     "yarn": ("factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "attention_factor", "mscale", "mscale_all_dim",
              "truncate"),
     "longrope": ("factor", "long_factor", "short_factor", "original_max_position_embeddings", "attention_factor"),
+    "proportional": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }  # fmt: skip
 #: The context among them is that of the field outside, which is read.
@@ -34,6 +35,8 @@ _IN_ALL = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "llama_4_
 _ORIGINAL = "original_max_position_embeddings"
 #: Numbers outside are slips, and would overflow on the way to float32.
 _LEAST, _MOST = 1e-30, 1e30
+#: What files divide a frequency by that is to be 0.
+_STILL = 1e30
 
 
 @dataclass
@@ -76,8 +79,11 @@ def translate_rope(
     share = given.get("partial_rotary_factor")
     share_name = "partial_rotary_factor" if share is None else f"{prefix}.partial_rotary_factor"
     share = _number(config.get("partial_rotary_factor") if share is None else share, share_name, where)
+    kind = given.get("rope_type", given.get("type"))
+    if kind == "proportional":
+        _proportional(keys, share, _number(given.get("factor"), f"{prefix}.factor", where), head_size)
+        share = None
     if share is not None and share != 1 and not partial:
-        kind = given.get("rope_type", given.get("type"))
         if kind not in (None, "default"):
             raise UnsupportedModelError(
                 f"{where}: {share_name} is {share:g} beside RoPE of the kind {shown(kind)}; supported is 1, as the class of the file "
@@ -90,6 +96,12 @@ def translate_rope(
     stretch = _Stretch(keys, given, prefix, config, where, dims)
     stretch.translate(whole.get("truncate", given.get("truncate")), whole_pairs, log_multiplier)
     return keys
+
+
+def _proportional(keys: RopeKeys, share: float | None, factor: float | None, head_size: int) -> None:
+    """The factors that leave all but the first pairs of a head as they are: as llama.cpp's converter writes them."""
+    pairs, turned = head_size // 2, int((1 if share is None else share) * head_size // 2)
+    keys.factors["rope_freqs.weight"] = np.array([factor or 1.0] * turned + [_STILL] * (pairs - turned), np.float32)
 
 
 def _require_one(new: Mapping[str, Any], config: Mapping[str, Any], where: Path) -> None:
@@ -165,6 +177,7 @@ class _Stretch:
             )
         if kind == "llama3":
             self._llama3()
+        if kind in ("llama3", "proportional"):
             return
         self._put("rope.scaling.type", kind, "rope_type")
         if kind == "linear":

@@ -16,11 +16,9 @@ _PREFIXES = ("model.language_model.", "language_model.model.", "language_model."
 _GGUF = re.compile(r"(?:blk\.(\d+)\.)?(.+)")
 #: One of the norms of a module that has one for each head.
 _OF_HEAD = re.compile(r"(.+)\.norms\.(\d+)\.(weight|bias)")
-_EXPERT = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d+)\.(\w+)\.(\w+)")
-_FUSED = re.compile(
-    r"(?:(?:mlp|block_sparse_moe|feed_forward)\.experts\.(gate_up_proj|down_proj)|block_sparse_moe\.(input|output)_linear)"
-    r"(_bias|_blocks|_scales|\.weight|\.bias)?"
-)
+_IN = r"(?:(?:mlp|block_sparse_moe|feed_forward)\.)?experts"
+_EXPERT = re.compile(rf"{_IN}\.(\d+)\.(\w+)\.(\w+)")
+_FUSED = re.compile(rf"(?:{_IN}\.(gate_up_proj|down_proj)|block_sparse_moe\.(input|output)_linear)(_bias|_blocks|_scales|\.weight|\.bias)?")
 #: Of one expert: the slot of each matrix, and Mixtral's names.
 _EXPERT_SLOTS = {
     "gate_proj": "moe_expert_gate", "up_proj": "moe_expert_up", "down_proj": "moe_expert_out",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.zoo.faults import attention, caches, ends, experts, feed_forward, latent, norms, pooling, recurrent, rope, weights
+from tests.zoo.faults import attention, caches, ends, experts, feed_forward, latent, norms, per_layer, pooling, recurrent, rope, weights
 from tests.zoo.planting import Fault
 
 FAULTS: tuple[Fault, ...] = tuple(
     fault
-    for theme in (ends, norms, weights, rope, attention, latent, caches, recurrent, feed_forward, experts, pooling)
+    for theme in (ends, norms, weights, rope, attention, latent, caches, recurrent, feed_forward, experts, pooling, per_layer)
     for fault in theme.FAULTS
 )

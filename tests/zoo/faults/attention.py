@@ -20,8 +20,8 @@ Mask = Callable[[Array], Array]
 
 
 def _mask_of(call: Call, wrong: Mask) -> Array:
-    cache = "kv_cache" if f"layer{call.node.layer}.kv_cache" in call.values else "k_cache"
-    n, t = len(call.values["positions"]), call.near(cache).shape[0]
+    keys = call.subject.graph.operand_names(f"layer{call.node.layer}.attn_scores")[1]
+    n, t = len(call.values["positions"]), call.values[keys].shape[0]
     return wrong(mask_of(n, t, call.node.attrs))
 
 
@@ -70,6 +70,14 @@ def _of_attention(patches: Mapping[str, Patch], *stages: str, when: Condition = 
 def _has_groups(subject: Subject, layer: int) -> bool:
     """Whether there are several KV heads."""
     return subject.graph[f"layer{layer}.attn_scores"].attr_int("kv_heads") > 1
+
+
+def _is_scaled(subject: Subject, layer: int) -> bool:
+    return subject.graph[f"layer{layer}.attn_scores"].attr_float("scale") != 1.0
+
+
+def _by_root_of_size(call: Call) -> Array:
+    return call.compute(scale=(call.operands[0].shape[1] // call.node.attr_int("heads")) ** -0.5)
 
 
 def _sees_one_ahead(mask: Array) -> Array:
@@ -218,9 +226,20 @@ FAULTS = (
         "scale by D",
         "graph",
         "Scores are divided by D and not by its root.",
-        each_layer({"attn_scores": _scaled(lambda scale: scale * scale)}, "attn_scores"),
+        each_layer({"attn_scores": _scaled(lambda scale: scale * scale)}, "attn_scores", when=_is_scaled),
     ),
-    Fault("scale forgotten", "graph", "Scores are not scaled.", each_layer({"attn_scores": with_attrs(scale=1.0)}, "attn_scores")),
+    Fault(
+        "scale forgotten",
+        "graph",
+        "Scores are not scaled.",
+        each_layer({"attn_scores": with_attrs(scale=1.0)}, "attn_scores", when=_is_scaled),
+    ),
+    Fault(
+        "scale where there is none",
+        "graph",
+        "Scores are divided by the root of D, where the norms of q and k are all that keeps them small.",
+        each_layer({"attn_scores": _by_root_of_size}, "attn_scores", when=lambda subject, layer: not _is_scaled(subject, layer)),
+    ),
     Fault(
         "soft cap of the scores forgotten",
         "graph",

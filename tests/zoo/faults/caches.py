@@ -7,7 +7,7 @@ import numpy as np
 from aprgraph.graph.ops import Array
 from tests.zoo.faults.places import Sites, each_layer, either, having
 from tests.zoo.planting import Call, Fault, Patch
-from tests.zoo.subjects import STEPS, TOKENS
+from tests.zoo.subjects import STEPS, TOKENS, Subject
 
 _DECODED = range(1, STEPS)
 #: The first decoded step alone; what it leaves in the cache is wrong in later ones.
@@ -51,11 +51,18 @@ def _exchanged(call: Call) -> Array:
     return rows
 
 
+def _alone(subject: Subject, layer: int) -> bool:
+    """Whether no other layer reads the cache of this one."""
+    caches = [f"layer{layer}.{name}" for name in ("k_cache", "v_cache", "kv_cache")]
+    readers = {user.layer for name in caches if name in subject.graph for user in subject.graph.users(name)}
+    return readers <= {layer}
+
+
 def _keys(patch: Patch) -> Sites:
     """What the cache of k holds, which in latent attention is that of v too."""
     return either(
-        each_layer({"k_cache": patch}, "attn_scores", steps=_ONCE, wrong_steps=_DECODED),
-        each_layer({"kv_cache": patch}, "attn_scores", "attn_latent", steps=_ONCE, wrong_steps=_DECODED),
+        each_layer({"k_cache": patch}, "attn_scores", when=_alone, steps=_ONCE, wrong_steps=_DECODED),
+        each_layer({"kv_cache": patch}, "attn_scores", "attn_latent", when=_alone, steps=_ONCE, wrong_steps=_DECODED),
     )
 
 
@@ -71,7 +78,7 @@ FAULTS = (
         "stale value",
         "kernel",
         "A decoded step reads another position's value.",
-        each_layer({"v_cache": _stale}, "attention", steps=_ONCE, wrong_steps=_DECODED),
+        each_layer({"v_cache": _stale}, "attention", when=_alone, steps=_ONCE, wrong_steps=_DECODED),
         variants=("generating",),
     ),
     Fault(
@@ -85,14 +92,19 @@ FAULTS = (
         "keys cached before RoPE",
         "graph",
         "Decoded steps leave keys in the cache that were not rotated.",
-        each_layer({"k_cache": _before_rope}, "attn_scores", when=having("k_post_rope"), steps=_DECODED),
+        each_layer(
+            {"k_cache": _before_rope},
+            "attn_scores",
+            when=lambda subject, layer: having("k_post_rope")(subject, layer) and _alone(subject, layer),
+            steps=_DECODED,
+        ),
         variants=("generating",),
     ),
     Fault(
         "values exchanged",
         "kernel",
         "Two rows of the cache of v have changed places.",
-        each_layer({"v_cache": _exchanged}, "attention", steps=_ONCE, wrong_steps=_DECODED),
+        each_layer({"v_cache": _exchanged}, "attention", when=_alone, steps=_ONCE, wrong_steps=_DECODED),
         variants=("generating",),
     ),
 )

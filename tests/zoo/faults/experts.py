@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
+from aprgraph.graph.ir import Node
 from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.router import groups_of
 from tests.zoo.faults.patches import left_out, reading, then, with_attrs
-from tests.zoo.faults.places import MULTIPLICATION, each_layer, either, having
-from tests.zoo.planting import Call, Fault
+from tests.zoo.faults.places import MULTIPLICATION, Condition, Sites, each_layer, either, having
+from tests.zoo.planting import Call, Fault, Patch
 from tests.zoo.subjects import Subject
 
 
+def _weighing(subject: Subject, layer: int) -> Node:
+    """The node that makes weights of scores: that of the stage, or the one before its experts' factors."""
+    graph = subject.graph
+    return next(graph[name] for name in (f"layer{layer}.moe_router_weights", f"layer{layer}.moe_router") if name in graph)
+
+
+def _weights(patch: Patch, when: Condition) -> Sites:
+    return either(*(each_layer({name: patch}, "moe_router", when=when) for name in ("moe_router_weights", "moe_router")))
+
+
 def _normalises(subject: Subject, layer: int) -> bool:
-    return subject.graph[f"layer{layer}.moe_router"].attrs["normalise"] is True
+    return _weighing(subject, layer).attrs["normalise"] is True
 
 
 def _highest_id(call: Call) -> Array:
@@ -56,7 +67,7 @@ def _weighed_sum(call: Call) -> Array:
 
 
 def _has_sigmoids(subject: Subject, layer: int) -> bool:
-    return subject.graph[f"layer{layer}.moe_router"].attrs.get("gating") == "sigmoid"
+    return _weighing(subject, layer).attrs.get("gating") == "sigmoid"
 
 
 def _has_groups(subject: Subject, layer: int) -> bool:
@@ -68,7 +79,7 @@ def _counts_by_two(subject: Subject, layer: int) -> bool:
 
 
 def _has_scale(subject: Subject, layer: int) -> bool:
-    return subject.graph[f"layer{layer}.moe_router"].attrs["scale"] != 1.0
+    return _weighing(subject, layer).attrs["scale"] != 1.0
 
 
 def _biased(call: Call) -> Array:
@@ -88,27 +99,27 @@ FAULTS = (
         "router weights not renormalised",
         "graph",
         "The weights of the chosen experts are left as the softmax over all gives them.",
-        each_layer({"moe_router": with_attrs(normalise=False)}, "moe_router", when=_normalises),
+        _weights(with_attrs(normalise=False), _normalises),
         seen="pytorch/torchtitan#1448",
     ),
     Fault(
         "router softmax after top-k",
         "graph",
         "The softmax runs over the chosen experts alone, which renormalises.",
-        each_layer({"moe_router": with_attrs(normalise=True)}, "moe_router", when=lambda subject, layer: not _normalises(subject, layer)),
+        _weights(with_attrs(normalise=True), lambda subject, layer: not _normalises(subject, layer)),
         seen="lablup/mlxcel#391",
     ),
     Fault(
         "softmax in place of sigmoids",
         "graph",
         "The weights of the chosen experts are shares of a softmax.",
-        each_layer({"moe_router": with_attrs(gating="softmax")}, "moe_router", when=_has_sigmoids),
+        _weights(with_attrs(gating="softmax"), _has_sigmoids),
     ),
     Fault(
         "scale of router weights forgotten",
         "graph",
         "The weights of the chosen experts are not multiplied by the model's factor.",
-        each_layer({"moe_router": with_attrs(scale=1.0)}, "moe_router", when=_has_scale),
+        _weights(with_attrs(scale=1.0), _has_scale),
     ),
     Fault(
         "bias of the choice in the weights",

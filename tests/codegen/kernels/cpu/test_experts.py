@@ -93,6 +93,16 @@ def test_weights_in_the_inputs(columns: int, cpu: Cpu) -> None:
 
 
 @each_cpu
+def test_factors_of_the_chosen_experts(cpu: Cpu) -> None:
+    factors = weight("BF16", EXPERTS)
+    what = request("expert_scale", [f32("n", USED), f32("n", USED), factors.type])
+    x, ids = activations(9, USED), choices(9)
+    assert nmse(run(what, [x, ids, factors], (9, USED), cpu), reference(what, [x, ids, factors])) < 1e-13
+    ids[4, 1] = np.nan
+    assert np.argwhere(np.isnan(run(what, [x, ids, factors], (9, USED), cpu))).tolist() == [[4, 1]]
+
+
+@each_cpu
 @pytest.mark.parametrize("fmt", ["F32", "BF16", "Q8_0"])
 def test_biases_of_the_chosen_experts(fmt: str, cpu: Cpu) -> None:
     columns = 32 if fmt == "Q8_0" else 21

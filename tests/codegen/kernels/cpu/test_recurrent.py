@@ -91,11 +91,12 @@ def test_ssm_scan(heads: int, groups: int, keys: int, values: int, fmt: str, cpu
 
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 def test_l2_norm_and_scaled_columns(cpu: Cpu) -> None:
-    x, factors = activations(7, 60), weight("F16", 60)
+    x, factors, factor = activations(7, 60), weight("F16", 60), weight("F16", 1)
     x[3] = 0
     for what, operands in (
         (request("l2_norm", [f32("n", 60)], eps=1e-6, groups=4), [x]),
         (request("scale_columns", [f32("n", 60), factors.type]), [x, factors]),
+        (request("scale_columns", [f32("n", 60), factor.type]), [x, factor]),
     ):
         assert nmse(run(what, operands, (7, 60), cpu), reference(what, operands)) < 1e-12
 

@@ -51,6 +51,8 @@ BIASES = {
     for fmt, columns in (("F32", 21), ("BF16", 48), ("Q8_0", 64))
     for b in [weight(fmt, 5, columns)]
 }
+FACTORS = weight("BF16", 5)
+SCALED = request("expert_scale", [f32("n", 3), f32("n", 3), FACTORS.type])
 SUMS = {(k, columns): request("expert_sum", [f32("n", k, columns), f32("n", k)]) for k, columns in ((1, 5), (3, 21), (8, 300))}
 
 #: Where weights go into the inputs, and the sums are without.
@@ -169,3 +171,12 @@ def test_biases_of_the_chosen_experts(what: Experts, kernels: CudaKernels) -> No
         assert kernels.run(asked, [x[-1:].copy(), ids[-1:].copy(), b], (1, *x.shape[1:])).tobytes() == got[-1:].tobytes()
     ids[4, 1] = np.nan
     assert np.argwhere(np.isnan(kernels.run(asked, [x, ids, b], x.shape)).any(axis=-1)).tolist() == [[4, 1]]
+
+
+@pytest.mark.contract("CUDA-KERNELS-1")
+def test_factors_of_the_chosen_experts(kernels: CudaKernels) -> None:
+    for n in (1, 9):
+        x, ids = activations(n, 3), choices(n, 3, 5)
+        assert nmse(kernels.run(SCALED, [x, ids, FACTORS], (n, 3)), reference(SCALED, [x, ids, FACTORS])) < 1e-13
+    ids[4, 1] = np.nan
+    assert np.argwhere(np.isnan(kernels.run(SCALED, [x, ids, FACTORS], (n, 3)))).tolist() == [[4, 1]]

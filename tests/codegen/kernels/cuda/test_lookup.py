@@ -24,6 +24,7 @@ EMBED = {fmt: request("embed", [i32("n"), table.type], scale=1.0) for fmt, table
 SCALED = request("embed", [i32("n"), TABLES["Q8_0"].type], scale=3.5)
 COLUMNS = {count: request("columns", [f32("n", 60)], start=60 - count, stop=60) for count in (1, 16, 53)}
 INNER_COLUMNS = request("columns", [f32("n", 60)], start=7, stop=30)
+COLUMNS_OF_EXPERTS = request("columns", [f32("n", 3, 60)], start=7, stop=30)
 LAST_ROWS = {columns: request("last_row", [f32("n", columns)]) for columns in (1, 60, 300)}
 FIRST_ROW, MEAN = request("first_row", [f32("n", 60)]), request("mean_rows", [f32("n", 300)])
 
@@ -55,6 +56,8 @@ def test_copies_are_exact(kernels: CudaKernels) -> None:
         for count, what in COLUMNS.items():
             assert kernels.run(what, [x], (n, count)).tobytes() == x[:, 60 - count :].tobytes()
         assert kernels.run(INNER_COLUMNS, [x], (n, 23)).tobytes() == x[:, 7:30].tobytes()
+        each = activations(n, 3, 60)
+        assert kernels.run(COLUMNS_OF_EXPERTS, [each], (n, 3, 23)).tobytes() == each[..., 7:30].tobytes()
         for columns, what in LAST_ROWS.items():
             rows = activations(n, columns)
             assert kernels.run(what, [rows], (1, columns)).tobytes() == rows[-1:].tobytes()

@@ -23,7 +23,7 @@ def activations(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-KERNEL, BIAS, FACTORS = weight("BF16", 53, 4), weight("F32", 53), weight("F16", 60)
+KERNEL, BIAS, FACTORS, FACTOR = weight("BF16", 53, 4), weight("F32", 53), weight("F16", 60), weight("F16", 1)
 CONV = request("short_conv", [f32("n", 53), KERNEL.type, BIAS.type])
 RULES = [
     request("delta_rule", [f32("n", 14), f32("n", 14), f32("n", 76), f32("n", 4), f32("n", 4)], key_heads=2, scale=0.3, **tiled)
@@ -35,7 +35,7 @@ SCANS = [
     for groups in (1, 3)
 ]
 NORM = request("l2_norm", [f32("n", 120)], eps=1e-6, groups=2)
-SCALED = request("scale_columns", [f32("n", 60), FACTORS.type])
+SCALED, ALL_SCALED = (request("scale_columns", [f32("n", 60), factors.type]) for factors in (FACTORS, FACTOR))
 
 
 @pytest.fixture(scope="module")
@@ -89,5 +89,6 @@ def test_ssm_scan(scan: KernelRequest, kernels: CudaKernels) -> None:
 @pytest.mark.contract("CUDA-KERNELS-1")
 def test_l2_norm_and_scaled_columns(kernels: CudaKernels) -> None:
     for n in (1, 9):
-        for what, operands in ((NORM, [activations(n, 120)]), (SCALED, [activations(n, 60), FACTORS])):
+        x = activations(n, 60)
+        for what, operands in ((NORM, [activations(n, 120)]), (SCALED, [x, FACTORS]), (ALL_SCALED, [x, FACTOR])):
             assert nmse(kernels.run(what, operands, (n, what.operands[0].dims[1])), reference(what, operands)) < 1e-12

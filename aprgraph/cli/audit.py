@@ -126,7 +126,7 @@ def audit(
 
 
 def _print(found: Audit, opened: Trace, show_all: bool) -> None:
-    from aprgraph.runtime.blame.wrong_rows import audit_rows  # noqa: PLC0415
+    from aprgraph.runtime.blame.wrong_rows import audit_rows, axis_lines  # noqa: PLC0415
     from aprgraph.runtime.diff.caveats import by_importance  # noqa: PLC0415
     from aprgraph.runtime.diff.side_facts import trace_fact  # noqa: PLC0415
 
@@ -144,6 +144,8 @@ def _print(found: Audit, opened: Trace, show_all: bool) -> None:
     if shown:
         typer.echo("")
         typer.echo(_local_table(shown))
+        for line in axis_lines(found.wrong):
+            typer.echo(line)
     tensors = sum(len(row.group.keys) for row in shown)
     if tensors < len(found.locals):
         typer.echo(f"{tensors} of {len(found.locals)} tensors shown; --all prints every one")

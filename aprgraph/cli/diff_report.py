@@ -49,6 +49,7 @@ def print_report(report: Comparison, traces: tuple[Trace, Trace], show_all: bool
     """The verdict, what else has to be known, what was compared, and then the tables."""
     from rich.console import Console  # noqa: PLC0415
 
+    from aprgraph.runtime.blame.wrong_rows import axis_lines  # noqa: PLC0415
     from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects  # noqa: PLC0415
 
     watched = sys.stdout.isatty()
@@ -66,6 +67,8 @@ def print_report(report: Comparison, traces: tuple[Trace, Trace], show_all: bool
     if report.blame is not None and report.blame.wrong:
         console.print()
         console.print(_blame_table(report.blame, each=show_all), markup=False)
+        for line in axis_lines(map(report.blame.local_of, report.blame.wrong)):
+            console.print(line, style="dim", markup=False)
     if report.blame is not None and report.blame.other_weights is not None and report.blame.other_weights.shares:
         console.print()
         console.print(_weights_table(report.blame.other_weights, each=show_all), markup=False)

@@ -99,7 +99,7 @@ class Doubts:
         if case.tensor.is_whole:
             self._replayer.recorded.readings[case.step, case.tensor.node.name] = reading
         under = self._compare(replace(wrong, state=LocalState.RIGHT), replace(case, recorded=reading.restore(case.recorded)))
-        return replace(under, reason=None, reading=reading.words, explanation=None, extent=())
+        return replace(under, reason=None, reading=reading.words, explanation=None, by_axis=())
 
     def as_they_stand(self, wrong: LocalError, case: Case) -> LocalError | None:
         """A tensor that does not follow from the doubtful ones under their readings: does it from some of them as they stand?

@@ -28,7 +28,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
-from aprgraph.runtime.explain import LEFT, Around, Evidence, Explainer, Explanation, extent_of
+from aprgraph.runtime.explain import LEFT, Around, Evidence, Explainer, Explanation, axis_errors
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings import layout_of
 from aprgraph.runtime.trace.aprt import F32
@@ -102,7 +102,7 @@ class Judge:
             found = self._excused(found, case)
         if found.state is LocalState.WRONG:
             layout = layout_of(self._graph, node, computed.shape)
-            found = replace(found, explanation=self._explain(found, case), extent=extent_of(layout.axes, recorded, computed))
+            found = replace(found, explanation=self._explain(found, case), by_axis=axis_errors(layout.axes, recorded, computed))
             found = self._doubts.read_otherwise(found, case)
         if found.state is LocalState.RIGHT:
             self._doubts.testify(found, case)

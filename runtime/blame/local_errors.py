@@ -21,6 +21,7 @@ from aprgraph.runtime.diff.report import common_to
 from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.diff.side_names import name_of
 from aprgraph.runtime.explain.explanation import Explanation
+from aprgraph.runtime.explain.extent import AxisErrors
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
@@ -49,7 +50,7 @@ class LocalError:
     model tensors that it read.
     ``reason`` says why the state is what it is, where that needs words, and ``reading`` how the tensor was recorded, where it is right
     only if it is read so; ``metrics`` are then those under the reading. ``explanation`` is the mistake under which a
-    wrong one fits, ``extent`` where along its axes it is wrong,
+    wrong one fits, ``by_axis`` how far off it is along each of its axes,
     ``twin`` which other stage's values it holds.
     """
 
@@ -64,7 +65,7 @@ class LocalError:
     reason: str | None = None
     reading: str | None = None
     explanation: Explanation | None = None
-    extent: tuple[str, ...] = ()
+    by_axis: tuple[AxisErrors, ...] = ()
     twin: Place | None = None
     inside: tuple[Place, ...] = ()
 
@@ -84,7 +85,8 @@ class LocalError:
             return f"{self.explanation.sentence}; {how}" if self.explanation.others else self.explanation.sentence
         if self.twin is not None:
             return f"what was recorded is that of {self.twin.in_step_label}"
-        return f"the error is at {joined(self.extent)} alone; nothing that is known here explains it" if self.extent else None
+        extent = [axis.extent for axis in self.by_axis if axis.extent is not None]
+        return f"the error is at {joined(extent)} alone; nothing that is known here explains it" if extent else None
 
     @property
     def excess(self) -> float:
@@ -105,7 +107,7 @@ class LocalError:
             "reason": self.reason,
             "reading": self.reading,
             "telltale": self.telltale,
-            "extent": list(self.extent),
+            "by_axis": [axis.to_json() for axis in self.by_axis],
             "explanation": None if self.explanation is None else self.explanation.to_json(),
             "metrics": None if self.metrics is None else self.metrics.to_json(),
         }

@@ -39,6 +39,10 @@ def group_keys(keys: Iterable[Place], gist: Callable[[Place], Hashable]) -> list
     return [Group(tuple(group)) for group in found.values()]
 
 
+#: Of so many stages it is said how far off they are along their axes.
+_AXES_OF = 3
+
+
 @dataclass(frozen=True)
 class WrongRow:
     """One row of what a side is wrong at. ``a`` and ``b`` are the local errors, of several layers the least and the largest;
@@ -143,3 +147,12 @@ def reason_of(local: LocalError | None) -> str:
 def _gist(local: LocalError | None) -> Hashable:
     """What is said of a tensor, its numbers aside."""
     return None if local is None else (local.state, local.limit, _NUMBER.sub("#", local.reason or ""))
+
+
+def axis_lines(locals_: Iterable[LocalError | None]) -> list[str]:
+    """How far off the first wrong tensors are along each of their axes, one of each stage: a line for each."""
+    lines: dict[str, str] = {}
+    for local in locals_:
+        if local is not None and local.state is LocalState.WRONG and local.by_axis:
+            lines.setdefault(local.key.stage, f"{local.label}, {'; '.join(axis.words for axis in local.by_axis)}")
+    return list(lines.values())[:_AXES_OF]

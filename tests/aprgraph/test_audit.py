@@ -37,9 +37,10 @@ def test_the_sentence_comes_first_and_then_what_is_wrong(spoilt: tuple[Path, Pat
     assert lines[3] == "tensors: 33 RIGHT, 2 WRONG"
     assert lines[5].split() == ["tensor", "local", "error", "limit", "replayed", "from"]
     assert lines[7].split() == ["WRONG", "layer", "1", "ffn_gate", lines[7].split()[4], "1e-11", "layer", "1", "ffn_norm"]
+    assert lines[9].startswith("layer 1 ffn_gate, by position: ")
     assert lines[-1] == "2 of 35 tensors shown; --all prints every one"
     everything = run_cli("audit", "theirs", "--model", spoilt[0], "--all").out.splitlines()
-    assert len(everything) == 7 + 35
+    assert len(everything) == 7 + 35 + 2
 
 
 def test_json(spoilt: tuple[Path, Path]) -> None:

@@ -80,6 +80,11 @@ _CUDA = {
 }  # fmt: skip
 
 
+def _fused(activations: Mapping[str, str]) -> dict[str, str]:
+    """``activations`` where the compiler fuses a product and a sum in the code for every CPU (-march=native)."""
+    return {fmt: "q8_k_fused" if scheme == "q8_k" else scheme for fmt, scheme in activations.items()}
+
+
 def _without(activations: Mapping[str, str], *formats: str) -> dict[str, str]:
     return {fmt: scheme for fmt, scheme in activations.items() if fmt not in formats}
 
@@ -99,6 +104,14 @@ ARITHMETICS: dict[str, EngineArithmetic] = {
         ),
         EngineArithmetic(
             "ggml-avx512", "llama.cpp on x86-64 with AVX-512", _ggml("avx"), _CPU_OPS, cache="f16", flash=True, lanes=16
+        ),
+        EngineArithmetic(
+            "ggml-avx2-native", "llama.cpp on x86-64 with AVX2, compiled for its own machine", _fused(_ggml("avx")), _CPU_OPS, cache="f16",
+            flash=True, lanes=8,
+        ),
+        EngineArithmetic(
+            "ggml-avx512-native", "llama.cpp on x86-64 with AVX-512, compiled for its own machine", _fused(_ggml("avx")), _CPU_OPS,
+            cache="f16", flash=True, lanes=16,
         ),
         EngineArithmetic(
             "ggml-scalar", "llama.cpp on a CPU without code of its own there", _ggml("scalar"), _CPU_OPS, cache="f16", flash=True, lanes=0

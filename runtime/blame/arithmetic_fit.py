@@ -15,16 +15,18 @@ from aprgraph.graph.arithmetics import ARITHMETICS, CACHES, EngineArithmetic
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
+from aprgraph.graph.ops.gelu_half import GELU_HALF
 from aprgraph.graph.passes.apply_arithmetic import apply_arithmetic
 from aprgraph.graph.passes.prune import part_of
+from aprgraph.graph.text import print_graph
 from aprgraph.runtime.blame.recorded import Recorded
 from aprgraph.runtime.blame.replay import ReadWeight, Replayer, as_recorded_type
 from aprgraph.runtime.trace.aprt import F32
 
 #: A stage of llama.cpp is within an NMSE of 1e-11 of what its arithmetic makes of its inputs, and of no other: docs/arithmetic.md.
 EXPLAINED = 1e-10
-#: What the online softmax of float16 may be off by: where a library's exp gives the neighbour of a float32, a float16 may be another.
-_FLASH_LIMIT = 1e-7
+#: What is made of float16 may be off by as much: where a library's exp or tanh gives the neighbour of a float32, a float16 may be another.
+_HALF_LIMIT = 1e-7
 #: Layers, of those that were recorded, that are tried with every arithmetic.
 _LAYERS = 2
 
@@ -50,11 +52,16 @@ def fit_arithmetic(graph: Graph, recorded: Recorded, read: ReadWeight) -> Arithm
         return None
     plain = _errors(graph, recorded, read)
     tried: list[tuple[int, float, EngineArithmetic]] = []
+    seen: set[str] = set()
     for arithmetic in candidates():
         try:
             changed = apply_arithmetic(graph, arithmetic)
         except GraphError:  # nothing is known of a format of the weights
             continue
+        text = print_graph(changed).partition("\n")[2]
+        if text in seen:  # for this model it is another name of one that was tried
+            continue
+        seen.add(text)
         errors = _errors(changed, recorded, read)
         gained = [name for name, error in errors.items() if error <= EXPLAINED < plain.get(name, 0.0)]
         spoiled = [name for name, error in plain.items() if error <= EXPLAINED < errors.get(name, math.inf)]
@@ -80,8 +87,11 @@ def candidates() -> Iterator[EngineArithmetic]:
 
 def limits_of(graph: Graph, stages: Collection[str]) -> tuple[str, ...]:
     """Of ``stages``, the tolerances of those that an engine's arithmetic explains less closely than others, as --tol takes them."""
-    found = {node.stage for node in graph if node.op == FLASH_ATTENTION.name}
-    return tuple(f"{stage}=nmse:{_FLASH_LIMIT}" for stage in sorted(set(stages) & {stage for stage in found if stage is not None}))
+    halves = [node for node in graph if node.op in (FLASH_ATTENTION.name, GELU_HALF.name)]
+    # Of GELU and product, engines that compute them at once record the product alone.
+    products = [user for node in halves if node.op == GELU_HALF.name for user in graph.users(node.name)]
+    found = {node.stage for node in (*halves, *products)}
+    return tuple(f"{stage}=nmse:{_HALF_LIMIT}" for stage in sorted(set(stages) & {stage for stage in found if stage is not None}))
 
 
 def _errors(graph: Graph, recorded: Recorded, read: ReadWeight) -> Mapping[str, float]:

@@ -65,14 +65,22 @@ def audit(
     once, repeated = without_repeats(trace, replayed.graph)
     once, notes = in_order_of_model(once, replayed)
 
-    found_once = ChosenArithmetic(arithmetic)
+    chosen = ChosenArithmetic(arithmetic)
 
     def audit_unless(one: Trace, hopeless: Hopeless) -> Audit | None:
-        auditor = Auditor(one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, arithmetic=found_once)
+        auditor = Auditor(one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, arithmetic=chosen)
         return auditor.audit_unless(hopeless, progress)
 
     found = audit_unless(once, lambda _: False)
     assert found is not None
+    found_in = {chosen: found}
+    for other in chosen.others() if found.wrong else ():  # the first layers did not tell them apart; what is wrong may
+        chosen = other
+        again = audit_unless(once, lambda _: False)
+        assert again is not None
+        found_in[other] = again
+    chosen = min(found_in, key=lambda one: len(found_in[one].wrong))
+    found = found_in[chosen]
     found = with_repeats(in_other_places(found, once, replayed.model.family.layers, audit_unless), repeated)
     return replace(found, notes=(*found.notes, *notes))
 

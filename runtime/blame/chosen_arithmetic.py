@@ -41,6 +41,13 @@ class ChosenArithmetic:
                 self.chosen = self._parsed(info, recorded)
         return self.chosen
 
+    def others(self) -> Iterator[ChosenArithmetic]:
+        """The other arithmetics that explain what was tried as well, the nearer first."""
+        for arithmetic in () if self._fit is None else self._fit.arithmetics[1:]:
+            other = ChosenArithmetic(self._asked)
+            other.chosen, other._fit, other._is_made = arithmetic, self._fit, True
+            yield other
+
     def _parsed(self, info: TraceInfo | None, recorded: Recorded) -> EngineArithmetic | None:
         named = info.extra.get(ENGINE_ARITHMETIC) if info is not None else None
         text = self._asked if self._asked is not None else named
@@ -63,7 +70,7 @@ class ChosenArithmetic:
             why = "as its manifest says" if self._named_by_manifest else "as asked for"
             if self._fit is not None:
                 why = f"which explains {self._fit.explained} stages of its first layers that float32 does not"
-                others = [other.text for other in self._fit.arithmetics[1:]]
+                others = [other.text for other in self._fit.arithmetics if other != self.chosen]
                 why += f", as {' and '.join(others)} would" if others else ""
             yield f"{name} is held to the arithmetic {self.chosen.text} ({self.chosen.summary}), {why}"
         elif self._asked == FIND:

@@ -25,6 +25,7 @@ MODELS: dict[str, dict[str, Any]] = {**{name: {"family": name} for name in FAMIL
 _PARTS = (
     "attn_qkv", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "ffn_gate_exps", "ffn_up_exps",
     "ffn_down_exps", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp", "attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_k_b", "attn_v_b",
+    "ssm_in", "ssm_out",
 )  # fmt: skip
 
 

@@ -172,6 +172,12 @@ class GraphBuilder:
         is_vector = self.tensors.has(name) and len(self.tensors.tensor(name).dims) == 1
         return self.weight(slot, *((columns,) if is_vector else (1, columns)))
 
+    def table(self, slot: str, columns: int) -> str:
+        """The node of a weight of as many rows as the file has, [rows, columns]: a vector is one row."""
+        name = self.tensor_name(slot)
+        dims = self.tensors.tensor(name).dims if self.tensors.has(name) else ()
+        return self.weight(slot, dims[-2] if len(dims) > 1 else 1, columns)
+
     def biases(self, *wanted: tuple[str, int], needed: bool = False) -> list[str]:
         """The nodes of the biases of slots, each given as ``(slot, length)``.
 
@@ -214,13 +220,24 @@ class GraphBuilder:
         """The embedding of each token times ``scale``. The stage counts as one of layer 0."""
         return self._add(f"layer0.{stage}", "embed", ("tokens", table), {"scale": scale}, stage, 0)
 
-    def embed_with_positions(self, stage: str, table: str, positions: str) -> str:
-        """The embedding of each token plus that of its position, a row of ``positions`` [context, E]."""
+    def embed_with_positions(self, stage: str, table: str, positions: str, types: str | None = None) -> str:
+        """The embedding of each token plus that of its position, a row of ``positions`` [context, E].
+
+        With ``types`` [T, E] its first row too: every token is of the first type.
+        """
         rows = [
             self._add(f"layer0.{stage}_of_{what}", "embed", (what, weight), {"scale": 1.0}, None, 0)
             for what, weight in (("tokens", table), ("positions", positions))
         ]
+        if types is not None:
+            rows[0] = self._add(f"layer0.{stage}_of_types", "row_add", (rows[0], types), {"row": 0}, None, 0)
         return self._add(f"layer0.{stage}", "add", rows, {}, stage, 0)
+
+    def norm_embedding(self, stage: str, x: str) -> str:
+        """The family's norm of the embedding. The stage counts as one of layer 0, the weight is the model's."""
+        weights = [self.weight(stage, self.width(x)), self.weight(stage, self.width(x), what="bias")]
+        attrs: dict[str, Attr] = {"eps": self.family.eps, "groups": 1}
+        return self._add(f"layer0.{stage}", self.family.norm_op, (x, *weights), attrs, stage, 0)
 
     def norm(self, stage: str, x: str | Heads, *, eps: float | None = None) -> str:
         """The family's norm over whole rows; of heads, over all heads of a position together. ``eps``: if not the family's."""

@@ -116,6 +116,8 @@ EMBEDDING, LOGITS = "embedding", "lm_head"
 STAGES: list[Stage] = [
     Stage("embedding", ("n", "E"), _K.LOOKUP, "token embedding rows, scaled where the model scales them",
           first_layer_only=True),
+    Stage("embedding_norm", ("n", "E"), _K.NORM, "embedding after its norm, in models that have one (BERT)",
+          ("embedding",), first_layer_only=True, addition=True, optional=True),
     Stage("attn_norm", ("n", "E"), _K.NORM, "after the norm before attention", (HIDDEN,)),
     Stage("conv_in", ("n", "C"), _K.MATMUL,
           "what the short convolution of a recurrent layer reads: q, k, v side by side, or x, B, C",
@@ -257,8 +259,10 @@ STAGES: list[Stage] = [
     Stage("layer_out", ("n", "E"), _K.ELEMENTWISE,
           "what the layer gives, where that is not post_ffn_residual: with what it makes of the token, times the layer's scale",
           ("post_ffn_residual", "per_layer_norm"), addition=True, optional=True, is_sum=True),
+    Stage("layer_out_norm", ("n", "E"), _K.NORM, "hidden state after the norm that ends a layer, in models that have one (BERT)",
+          ("layer_out",), addition=True, optional=True),
     Stage("final_norm", ("n", "E"), _K.NORM, "after the output norm", (HIDDEN,), per_layer=False),
-    Stage("pooled", ("E",), _K.MATMUL, "the embedding of the text: final_norm of the first or of the last position, or its mean over all",
+    Stage("pooled", ("E",), _K.MATMUL, "the embedding of the text: the last norm at the first or the last position, or its mean over all",
           ("final_norm",), per_layer=False, addition=True, optional=True, quantisable=False, is_sum=True),
     Stage("pooled_up", ("Z",), _K.MATMUL, "after the first dense layer behind the pooling, where there are two",
           ("pooled",), per_layer=False, addition=True, optional=True),
@@ -277,8 +281,10 @@ APR_STAGES: Final = tuple(stage.name for stage in STAGES if not stage.addition)
 
 #: What each layer gives to the next, and what is made of what the last one gives. Most models do without the former, see
 #: ``end_of_layer``.
-END_OF_LAYER, FINAL_NORM = "layer_out", "final_norm"
-_USUAL_END: Final = "post_ffn_residual"
+END_OF_LAYER, FINAL_NORM = "layer_out_norm", "final_norm"
+_ENDS: Final = (END_OF_LAYER, "layer_out", "post_ffn_residual")
+#: The norm of the embedding.
+EMBEDDING_NORM: Final = "embedding_norm"
 
 STAGE_BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 
@@ -337,7 +343,7 @@ def is_of_text(stage: str | None) -> bool:
 
 def end_of_layer(stages: Container[str]) -> str:
     """The stage that a layer gives to the next, in a model that has ``stages``."""
-    return END_OF_LAYER if END_OF_LAYER in stages else _USUAL_END
+    return next((stage for stage in _ENDS if stage in stages), _ENDS[-1])
 
 
 def is_logits(stage: str | None) -> bool:

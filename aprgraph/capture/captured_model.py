@@ -14,7 +14,7 @@ from aprgraph.graph.families import FAMILIES, Family
 from aprgraph.graph.families.registry import load_installed_families
 from aprgraph.graph.ops import traits_of
 from aprgraph.graph.outline import Outline
-from aprgraph.graph.stages import EMBEDDING
+from aprgraph.graph.stages import EMBEDDING, EMBEDDING_NORM
 
 #: The functions of a model's own Python module that every attention layer calls: for RoPE one of several.
 ATTENTION_FUNCTION = "eager_attention_forward"
@@ -50,7 +50,7 @@ class CapturedModel:
     @property
     def layers(self) -> Sequence[Any]:
         """The decoder's layers."""
-        return list(getattr(self.decoder, self.family.hf_layers))
+        return list(self.decoder.get_submodule(self.family.hf_layers))
 
     @property
     def has_rope(self) -> bool:
@@ -63,9 +63,20 @@ class CapturedModel:
         return self.modules.find(EMBEDDING, None)
 
     @property
+    def embedding_norm(self) -> Any | None:
+        """The module that normalises the embedding; None of a model whose first layer is given the embedding itself."""
+        return self.modules.find(EMBEDDING_NORM, None)
+
+    @property
     def of_positions(self) -> Any | None:
         """The module that is given the positions: RoPE, or the embedding of positions. None of a model that knows no positions."""
         return getattr(self.decoder, self.family.hf_rope, None) or self.modules.find("position_embedding", None)
+
+    @property
+    def first_position(self) -> int:
+        """The number of a text's first position: RoBERTa counts from the one after the padding's."""
+        padding = getattr(self.of_positions, "padding_idx", None)
+        return 0 if padding is None else int(padding) + 1
 
     @property
     def attentions(self) -> Mapping[int, Any]:
@@ -86,6 +97,8 @@ class CapturedModel:
             if node.stage != "attn_out" or node.layer is None:
                 continue
             slots = [self.outline.weights[name].slot for name in graph.operand_names(node.name) if name in self.outline.weights]
+            # In BERT the output projection is beside what attends, and q is in it.
+            slots = (["q"] if self.modules.find("q", node.layer) is not None else []) + slots
             module = next((one for slot in slots if (one := self.modules.around(slot, node.layer)) is not None), None)
             if module is None:
                 raise UnsupportedModelError(
@@ -167,7 +180,7 @@ def open_model(model: Any) -> CapturedModel:
     inner = next((part for part in inner.modules() if hasattr(part, "lm_head") and decoder in part.children()), inner)
     head = getattr(inner, "lm_head", None)
     modules = Modules(family, decoder, head)
-    functions = sys.modules[type(getattr(decoder, family.hf_layers)[0]).__module__]
+    functions = sys.modules[type(decoder.get_submodule(family.hf_layers)[0]).__module__]
     outline = outline_of(family, decoder, modules)
     missing = [_ROPE_FUNCTION] if hasattr(decoder, family.hf_rope) and not _rope_functions(functions) else []
     missing += [] if hasattr(functions, ATTENTION_FUNCTION) or not outline.graph.with_op("attn_scores") else [ATTENTION_FUNCTION]
@@ -239,10 +252,19 @@ def _models_in(model: Any, classes: Mapping[str, type[Family]]) -> list[tuple[st
 
 def _is_decoder(part: Any, family: type[Family]) -> bool:
     """Whether a module has what a decoder of the family has in itself: all that is in no layer, and the layers."""
-    names = (family.hf_name("embedding"), family.hf_layers, family.hf_name("final_norm"))
+    names = (family.hf_name("embedding"), family.hf_layers)
     embedding = family.hf_name("position_embedding")
     positions = [*([family.hf_rope] if "rope" in family.readings() else []), *([embedding] if embedding else [])]
-    return all(hasattr(part, str(name)) for name in names) and (not positions or any(hasattr(part, name) for name in positions))
+    return all(_has(part, str(name)) for name in names) and (not positions or any(_has(part, name) for name in positions))
+
+
+def _has(part: Any, path: str) -> bool:
+    """Whether a module has what ``path`` names, perhaps inside others."""
+    for name in path.split("."):
+        if not hasattr(part, name):
+            return False
+        part = getattr(part, name)
+    return True
 
 
 def _class_of(part: Any, classes: Mapping[str, type[Family]]) -> str | None:

@@ -59,7 +59,7 @@ class Modules:
         yield from (slot for slot in slots if self._family.gguf_name(slot) == name)
 
     def _at(self, path: str, layer: int | None) -> Any | None:
-        root = self._decoder if layer is None else getattr(self._decoder, self._family.hf_layers)[layer]
+        root = self._decoder if layer is None else self._decoder.get_submodule(self._family.hf_layers)[layer]
         try:
             return root.get_submodule(path)
         except AttributeError:
@@ -98,7 +98,7 @@ def outline_of(family: type[Family], decoder: Any, modules: Modules) -> Outline:
         if isinstance(reading, RecurrentLayers) and (kinds := fields.get("layer_types")):
             flags: list[int | float | bool] = [kind in reading.kinds for kind in kinds]
             numbers["attention.recurrent_layers"] = ListValue(flags)
-    numbers |= {"block_count": len(getattr(decoder, family.hf_layers)), "nextn_predict_layers": 0}
+    numbers |= {"block_count": len(decoder.get_submodule(family.hf_layers)), "nextn_predict_layers": 0}
     try:
         return outline(family, numbers, vocabulary=config.vocab_size, optional=modules.has)
     except AprgraphError as error:

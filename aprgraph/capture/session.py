@@ -78,7 +78,8 @@ class Capture:
             stack.callback(captured.embedding.register_forward_hook(self._after_embedding).remove)
             if captured.of_positions is not None:
                 stack.callback(captured.of_positions.register_forward_pre_hook(self._at_positions, with_kwargs=True).remove)
-            stack.callback(captured.layers[0].register_forward_pre_hook(self._before_layers, with_kwargs=True).remove)
+            first = captured.layers[0] if captured.embedding_norm is None else captured.embedding_norm
+            stack.callback(first.register_forward_pre_hook(self._before_layers, with_kwargs=True).remove)
             for tap in self._taps:
                 if self._wants(tap):
                     tap.open(stack)
@@ -142,7 +143,7 @@ class Capture:
             if not bool((positions == positions[:1]).all()):
                 raise self._fail("the axes of the positions differ, expected a text without images")
             positions = positions[0]
-        self._begin(positions[0].tolist())
+        self._begin((positions[0] - self._captured.first_position).tolist())
 
     def _begin(self, positions: list[int] | None) -> None:
         """A pass on what was embedded: the prompt, or one token after all that came before.
@@ -172,7 +173,7 @@ class Capture:
         (self._generated if self._step else self._tokens).extend(tokens[0].tolist())
 
     def _before_layers(self, _module: Any, args: Any, kwargs: Any) -> None:
-        """What the first layer is given is the embedding, scaled by whoever scales it."""
+        """What the first layer is given, or the norm before it, is the embedding, scaled by whoever scales it."""
         if self._captured.of_positions is None:
             self._begin(None)
         self._record(EMBEDDING, 0, (args[0] if args else kwargs["hidden_states"])[0])

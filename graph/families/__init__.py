@@ -3,6 +3,7 @@
 from aprgraph.graph.families.apertus import Apertus
 from aprgraph.graph.families.arcee import Arcee
 from aprgraph.graph.families.base import Family
+from aprgraph.graph.families.bert import Bert
 from aprgraph.graph.families.cohere2 import Cohere2
 from aprgraph.graph.families.command_r import CommandR
 from aprgraph.graph.families.decoder import Decoder
@@ -47,7 +48,7 @@ for _family in (
     Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Qwen3Next, Qwen35, Qwen35Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
-    Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4,
+    Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert,
 ):  # fmt: skip
     register(_family)
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 #: Between fields of a configuration whose sum is a number, or whose product.
 SUM, PRODUCT = " + ", " * "
 #: Stands for "no default": the file must have the key.
-_NONE: Any = object()
+REQUIRED: Any = object()
 
 
 class Reading(Generic[T]):
@@ -74,18 +74,18 @@ class Number(Reading[T]):
     def __init__(self, get: Callable[[Any, str, Any], T], gguf: str, hf: str | None, default: Any, given: str | None) -> None:
         def read(family: Family) -> T:
             taken = default(family) if callable(default) else default
-            return get(family, family.key(gguf), None if taken is _NONE else taken)
+            return get(family, family.key(gguf), None if taken is REQUIRED else taken)
 
         super().__init__(read, given)
         self.gguf, self.hf = gguf, hf
         #: Whether every file has to have it.
-        self.is_required = default is _NONE
+        self.is_required = default is REQUIRED
         #: Whether models may do without what the number counts.
         self.is_optional = default == 0
 
 
 def number(
-    gguf: str, hf: str | None = None, default: Any = _NONE, *, least: int = 1, most: int | None = None, given: str | None = None
+    gguf: str, hf: str | None = None, default: Any = REQUIRED, *, least: int = 1, most: int | None = None, given: str | None = None
 ) -> Number[int]:
     """A whole number from ``least`` to ``most``. ``default`` is a number, or a function of the family."""
 
@@ -102,7 +102,7 @@ def number(
 def real(
     gguf: str,
     hf: str | None = None,
-    default: Any = _NONE,
+    default: Any = REQUIRED,
     *,
     least: float | None = None,
     given: str | None = None,
@@ -124,7 +124,7 @@ def flag(gguf: str, hf: str | None, default: Any, *, given: str | None = None) -
     return Number(lambda family, key, taken: family.metadata.flag(key, taken), gguf, hf, default, given)
 
 
-def per_layer(gguf: str, hf: str | None = None, default: Any = _NONE, *, least: int = 1) -> Number[tuple[int, ...]]:
+def per_layer(gguf: str, hf: str | None = None, default: Any = REQUIRED, *, least: int = 1) -> Number[tuple[int, ...]]:
     """A number of at least ``least`` for each layer: one for all, or an array of one for each.
 
     A ``default`` may be the tuple itself.
@@ -159,10 +159,10 @@ def layer_list(gguf: str, hf: str | None, default: Callable[[Any], Iterable[int]
 
 def reals_per_layer(gguf: str) -> Number[tuple[float, ...]]:
     """A finite number for each layer: one for all, or an array of one for each."""
-    return Number(lambda family, key, _: family.metadata.reals(key, family.blocks)[: family.layers], gguf, None, _NONE, None)
+    return Number(lambda family, key, _: family.metadata.reals(key, family.blocks)[: family.layers], gguf, None, REQUIRED, None)
 
 
-def same_in_all(gguf: str, hf: str | None = None, default: Any = _NONE, *, given: str | None = None) -> Number[int]:
+def same_in_all(gguf: str, hf: str | None = None, default: Any = REQUIRED, *, given: str | None = None) -> Number[int]:
     """A number that files give once or for each layer, and that is the same in all.
 
     Reading it raises UnsupportedModelError if it is not.

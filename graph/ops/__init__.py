@@ -8,12 +8,13 @@ from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
 from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
 from aprgraph.graph.ops.base import Array, Op
-from aprgraph.graph.ops.bias_add import BIAS_ADD
+from aprgraph.graph.ops.bias_add import BIAS_ADD, ROW_ADD
 from aprgraph.graph.ops.delta_rule import DELTA_RULE
 from aprgraph.graph.ops.elementwise import (
     ADD,
     CLAMPED_SWIGLU,
     GELU,
+    GELU_ERF,
     MUL,
     RELU_SQUARED,
     SCALE,
@@ -50,10 +51,10 @@ from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        INPUT, WEIGHT, RECORDED, EMBED, COLUMNS, LAST_ROW, FIRST_ROW, MEAN_ROWS, LINEAR, BIAS_ADD,
+        INPUT, WEIGHT, RECORDED, EMBED, COLUMNS, LAST_ROW, FIRST_ROW, MEAN_ROWS, LINEAR, BIAS_ADD, ROW_ADD,
         RMS_NORM, LAYER_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE,
         JOIN_HEADS, HEAD_LINEAR, QUERY_TEMPERATURE, CACHE,
-        ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, SIGMOID, SCALE_ROWS,
+        ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, GELU_ERF, SIGMOID, SCALE_ROWS,
         SCALE, SOFT_CAP, CLAMPED_SWIGLU, RELU_SQUARED, XIELU, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE, SSM_SCAN,
         SOFTMAX, TOP_K, ROUTER_WEIGHTS, EXPERT_INPUTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SCALE, EXPERT_SUM, TAP,
         ROUND, ROUND_SUM_ERRORS, ROPE_ANGLES_CHAINED, GELU_HALF, FLASH_ATTENTION,

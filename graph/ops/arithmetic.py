@@ -7,6 +7,7 @@ three kinds of values: on arrays (``Float64``), on TVM expressions (codegen/kern
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +41,12 @@ class Arithmetic(Protocol):
     def softplus(self, x: Any) -> Any:
         """log(1 + e^x)."""
 
+    def erfc(self, x: Any) -> Any:
+        """1 - erf(x), the complementary error function."""
+
+
+_ERFC = np.vectorize(math.erfc, otypes=[np.float64])
+
 
 class Float64:
     """On NumPy arrays: the reference."""
@@ -50,6 +57,10 @@ class Float64:
     def softplus(self, x: Any) -> Any:
         """See ``Arithmetic.softplus``."""
         return np.logaddexp(0.0, x)
+
+    def erfc(self, x: Any) -> Any:
+        """See ``Arithmetic.erfc``."""
+        return _ERFC(x) if np.size(x) else np.asarray(x, np.float64)
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """See ``Arithmetic.fma``."""
@@ -130,5 +141,5 @@ def _called(function: str) -> Any:
 class Written:
     """On text: the formula as it is computed, whatever names and helpers its function has."""
 
-    exp, tanh, sqrt, softplus = _called("exp"), _called("tanh"), _called("sqrt"), _called("softplus")
+    exp, tanh, sqrt, softplus, erfc = _called("exp"), _called("tanh"), _called("sqrt"), _called("softplus"), _called("erfc")
     minimum, maximum, where, fma = _called("minimum"), _called("maximum"), _called("where"), _called("fma")

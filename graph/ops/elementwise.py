@@ -40,6 +40,11 @@ GELU = declare(
     _gelu,
     "x/2 · (1 + tanh(sqrt(2/π) · (x + 0.044715 x³))), the approximation with tanh (Hendrycks and Gimpel 2016, arXiv:1606.08415).",
 )
+GELU_ERF = declare(
+    "gelu_erf",
+    lambda m, x: m.erfc(x * -math.sqrt(0.5)) * (x * 0.5),
+    "x/2 · (1 + erf(x / √2)), exact (Hendrycks and Gimpel 2016, arXiv:1606.08415).",
+)
 SIGMOID = declare("sigmoid", lambda m, x: 1.0 / (1.0 + m.exp(-x)), "1 / (1 + exp(-x)).")
 SOFTPLUS = declare("softplus", lambda m, x: m.softplus(x), "log(1 + exp(x)) (Dugas et al. 2001).")
 SCALE_ROWS = declare(

@@ -30,6 +30,7 @@ class BytePairEncoder:
     adds_space = False
     default_bos: int | None = None
     default_eos: int | None = None
+    frame: tuple[int, int] | None = None
 
     def __init__(self, metadata: Metadata, vocabulary: Vocabulary) -> None:
         """Raises ModelError for merges that are missing or do not fit, UnsupportedModelError for an unknown pre-tokenizer."""

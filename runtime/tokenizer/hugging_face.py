@@ -15,6 +15,8 @@ from aprgraph.runtime.tokenizer.vocabulary import TokenKind, Vocabulary
 
 JSON_KEY = "tokenizer.huggingface.json"
 _SPACE = "▁"
+#: What tokens of WordPiece begin with that do not begin a word.
+_GOES_ON = "##"
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -64,11 +66,12 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 class _Pieces:
-    """What tokens stand for, by the decoder of tokenizer.json: letters of byte-level BPE, or SentencePiece's marks."""
+    """What tokens stand for, by the decoder of tokenizer.json: letters of byte-level BPE, or marks of SentencePiece or WordPiece."""
 
     adds_bos = False
     default_bos: int | None = None
     default_eos: int | None = None
+    frame: tuple[int, int] | None = None
 
     def __init__(self, vocabulary: Vocabulary, document: dict[str, object], encode: Callable[[str], list[int]]) -> None:
         self._vocabulary, self.encode = vocabulary, encode
@@ -76,7 +79,8 @@ class _Pieces:
         parts = decoder.get("decoders") if isinstance(decoder, dict) and decoder.get("type") == "Sequence" else [decoder]
         known = [part for part in parts or [] if isinstance(part, dict)]
         self._is_byte_level = any(part.get("type") == "ByteLevel" for part in known)
-        self.adds_space = any(
+        self._is_word_piece = any(part.get("type") == "WordPiece" for part in known)
+        self.adds_space = self._is_word_piece or any(
             (part.get("type") == "Strip" and part.get("start") == 1)
             or (part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never")
             for part in known
@@ -88,6 +92,8 @@ class _Pieces:
         if self._is_byte_level:
             letters = byte_letters()
             return b"".join(bytes([letters[letter]]) if letter in letters else letter.encode() for letter in text)
+        if self._is_word_piece:
+            return (text.removeprefix(_GOES_ON) if text.startswith(_GOES_ON) else f" {text}").encode()
         if self._vocabulary.kinds[token] == TokenKind.BYTE:
             return bytes.fromhex(text[3:-1])
         return text.replace(_SPACE, " ").encode()

@@ -23,6 +23,7 @@ class SentencePieceEncoder:
     adds_bos = True
     default_bos: int | None = 1
     default_eos: int | None = 2
+    frame: tuple[int, int] | None = None
 
     def __init__(self, metadata: Metadata, vocabulary: Vocabulary) -> None:
         """Raises ModelError if the scores are missing or do not fit."""

@@ -17,13 +17,15 @@ _SPACES = " \t\n\v\f\r"
 class Encoder(Protocol):
     """What differs between kinds of tokenizers. ``adds_bos`` and the two default ids hold where the metadata is silent.
 
-    ``adds_space``: a text at the start, or after a special token, gets a space before it.
+    ``adds_space``: a text at the start, or after a special token, gets a space before it. ``frame`` are the tokens that every text
+    gets at its start and end, whatever the metadata say; None where they decide.
     """
 
     adds_bos: bool
     adds_space: bool
     default_bos: int | None
     default_eos: int | None
+    frame: tuple[int, int] | None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text without special tokens."""
@@ -42,8 +44,13 @@ class Tokenizer:
         self._special = read_special_tokens(metadata, vocabulary, encoder.default_eos)
         self._special_ids = frozenset(self._special.whole.values())
         self.eos_ids = self._special.ends
-        self.bos_id = _affix(metadata, "bos", encoder.adds_bos, encoder.default_bos, len(vocabulary))
-        self._last = _affix(metadata, "eos", False, encoder.default_eos, len(vocabulary))
+        self.bos_id: int | None
+        self._last: int | None
+        if encoder.frame is not None:
+            self.bos_id, self._last = encoder.frame
+        else:
+            self.bos_id = _affix(metadata, "bos", encoder.adds_bos, encoder.default_bos, len(vocabulary))
+            self._last = _affix(metadata, "eos", False, encoder.default_eos, len(vocabulary))
 
     def __len__(self) -> int:
         return len(self.vocabulary)

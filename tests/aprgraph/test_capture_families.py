@@ -17,7 +17,8 @@ except ModuleNotFoundError:
     torch = None
     MODELS, make_model = {}, None  # type: ignore[assignment]
 
-TOKENS = (17, 3, 30, 3, 0, 31, 29, 29, 5, 8, 2)
+#: None of them is the padding, after which some models count positions.
+TOKENS = (17, 3, 30, 3, 0, 31, 29, 29, 5, 8, 9)
 _CLASSES = {name for family in FAMILIES.values() for name in family.hf_classes.split()}
 _NAMES = [
     name

@@ -18,7 +18,10 @@ from gguf import GGMLQuantizationType
 from tests.golden.hf_to_gguf import F32, ONE_MORE, write_gguf
 from tests.golden.transformers_models import LoadedModel
 
-_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight", "backbone.embeddings.weight")
+_EMBEDDINGS = (
+    "model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight", "backbone.embeddings.weight",
+    "embeddings.word_embeddings.weight",
+)  # fmt: skip
 FAMILIES = Path(__file__).parent / "families"
 
 
@@ -78,6 +81,11 @@ _LLAMA4: dict[str, Any] = _SMALL | {
     "intermediate_size": 10, "intermediate_size_mlp": 20, "head_dim": 8, "num_local_experts": 5,
     "rope_parameters": _ROPE | {"rope_theta": 500000.0},
 }  # fmt: skip
+_BERT: dict[str, Any] = {
+    "vocab_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 64, "hidden_size": 24,
+    "intermediate_size": 36, "layer_norm_eps": 1e-5, "pad_token_id": 1, "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+
 _DELTA_NET: dict[str, Any] = {
     "rms_norm_eps": 1e-6, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"], "linear_conv_kernel_dim": 4,
     "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
@@ -288,6 +296,12 @@ MODELS = {
         "hidden_size": 24, "intermediate_size": 28, "head_dim": 8, "num_hidden_layers": 2, "rope_parameters": _ROPE | {"rope_theta": 1e6},
         "tie_word_embeddings": True,
     }, pooling="last"),
+    # GELU by tanh, as llama.cpp has it in any case.
+    "bert-f32": FamilyModel("bert", "Bert", _BERT | {"hidden_act": "gelu_new"}, pooling="first"),
+    # GELU by erf, as published models have it; positions begin behind the padding, and there is one type of tokens.
+    "xlm-roberta-f32": FamilyModel("bert", "XLMRoberta", _BERT | {
+        "hidden_act": "gelu", "type_vocab_size": 1, "pad_token_id": 2, "max_position_embeddings": 67,
+    }, pooling="mean"),
     "gpt-oss-f32": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {"rope_parameters": _YARN_WHOLE}),
     "gpt-oss-mxfp4": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {
         "hidden_size": 64, "intermediate_size": 32, "rope_parameters": _YARN,
@@ -301,9 +315,12 @@ def make_model(name: str, path: Path) -> LoadedModel:
     transformers.logging.set_verbosity_error()
     config = getattr(transformers, f"{spec.name}Config")(**spec.config, attn_implementation="eager", experts_implementation="eager")
     end = "LMHeadModel" if spec.name == "GPT2" else "ForCausalLM"
-    model = getattr(transformers, f"{spec.name}Model" if spec.pooling else f"{spec.name.removesuffix('Text')}{end}")(config)
+    kind = getattr(transformers, f"{spec.name}Model" if spec.pooling else f"{spec.name.removesuffix('Text')}{end}")
+    model = kind(config, add_pooling_layer=False) if spec.architecture == "bert" else kind(config)
     seed = zlib.crc32(name.encode())
     state = {key: _random(spec, key, tuple(values.shape), seed) for key, values in model.state_dict().items()}
+    if spec.name == "XLMRoberta":  # rows that no position has, and GGUF does not
+        state["embeddings.position_embeddings.weight"][: config.pad_token_id + 1] = 0
     if config.tie_word_embeddings and not spec.pooling:
         state["lm_head.weight"] = next(state[name] for name in _EMBEDDINGS if name in state)
     sizes = (config.hidden_size, *spec.dense) if spec.dense else ()
@@ -317,7 +334,7 @@ def make_model(name: str, path: Path) -> LoadedModel:
 def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> F32:
     """The values of one tensor under transformers' name, which are those that its GGUF file says after decoding."""
     values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape).astype(np.float32)
-    if re.search(r"(norm|norm_f|ln_.|norms\.\d+)\.weight$", name):
+    if re.search(r"(norm|norm_f|ln_.|norms\.\d+|LayerNorm)\.weight$", name):
         # Gemma, Qwen3-Next, Qwen 3.5 and Nemotron multiply by 1 + weight.
         adds = spec.architecture in ONE_MORE and not name.endswith("linear_attn.norm.weight")
         return np.float32(0.2) * values + np.float32(0 if adds else 1)
@@ -335,7 +352,7 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
         return values
     if name.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
         return np.float32(1) + np.float32(0.2) * values
-    if name.endswith("wpe.weight"):
+    if name.endswith(("wpe.weight", "position_embeddings.weight", "token_type_embeddings.weight")):
         return np.float32(0.5) * values
     if name.endswith("embed_tokens_per_layer.weight"):
         return values * np.float32(spec.config["hidden_size_per_layer_input"] ** -0.5)

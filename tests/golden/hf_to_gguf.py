@@ -150,6 +150,9 @@ _LFM: dict[str, Source] = {
     **_ROPE_BASE, "attention.layer_norm_rms_epsilon": "norm_eps", "shortconv.l_cache": "conv_L_cache",
     "attention.head_count_kv": lambda config: [0 if kind == "conv" else config.num_key_value_heads for kind in config.layer_types],
 }  # fmt: skip
+_BERT_KEYS: dict[str, Source] = {
+    **_layer_norm("layer_norm_eps"), "attention.causal": lambda _: False, "attention.head_count_kv": lambda _: None,
+}  # fmt: skip
 #: The same of each of transformers' kinds of model, beside those.
 _KEYS_OF: dict[str, dict[str, Source]] = {
     "olmo2": _ROPE_BASE,
@@ -250,6 +253,12 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "interleave_moe_layer_step": "interleave_moe_layer_step",
         "attention.sliding_window": lambda config: config.attention_chunk_size if config.attention_chunk_size != 8192 else None,
         "attention.temperature_length": lambda config: config.floor_scale if config.floor_scale != 8192 else None,
+    },
+    "bert": _BERT_KEYS,
+    "xlm-roberta": _BERT_KEYS | {
+        "context_length": lambda config: config.max_position_embeddings - config.pad_token_id - 1,
+        # No converter writes it: llama.cpp has GELU by tanh in any case.
+        "hidden_activation": "hidden_act",
     },
     # The window is that of the file, and not what the class makes of it.
     "gemma3_text": {
@@ -408,6 +417,9 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
     for name, values in state.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
+        if name == "embeddings.position_embeddings.weight" and config.model_type == "xlm-roberta":
+            yield name, values[config.pad_token_id + 1 :]
+            continue
         if architecture in PERMUTED and ".q_proj." in name:
             yield name, _neighbours(values, config.num_attention_heads)
         elif architecture in PERMUTED and ".k_proj." in name:
@@ -495,13 +507,15 @@ def write_gguf(
             add[type(value)](f"{architecture}.{key}", value)
     if pooling:
         writer.add_pooling_type({"mean": gguf.PoolingType.MEAN, "first": gguf.PoolingType.CLS, "last": gguf.PoolingType.LAST}[pooling])
-        state = {name if "." in name and name.startswith(_BERT) else f"model.{name}": values for name, values in state.items()}
+        state = {name if name.startswith(_BERT) else f"model.{name}": values for name, values in state.items()}
     for number, matrix in enumerate(dense, start=2):
         writer.add_dense_features_dims(f"dense_{number}", matrix.shape[1], matrix.shape[0])
         writer.add_tensor(f"dense_{number}.weight", matrix)
     for key, numbers in _numbers(config, state):
         writer.add_array(key, numbers)
     writer.add_tokenizer_model("none")
+    if hasattr(config, "type_vocab_size"):
+        writer.add_token_type_count(config.type_vocab_size)
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     tensors = (*_still_pairs(config), *_tensors(architecture, config, state, absorbed), *_norms_of_heads(config, state))

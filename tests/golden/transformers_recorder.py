@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tests.golden.bert_recorder import hook_bert
 from tests.golden.gemma_recorder import hook_gemma4
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
 from tests.golden.llama4_hooks import hook_norm_of_heads, hook_weighed_experts
@@ -61,6 +62,9 @@ class Recorder:
         self.logits: F64 | None = None
         self.layer = -1
         model = loaded.model
+        if loaded.architecture == "bert":
+            hook_bert(model, self._put, lambda layer: setattr(self, "layer", layer))
+            return
         decoder = _first(model, "transformer", "backbone", "model") or model
         layers = decoder.h if loaded.architecture == "gpt2" else decoder.layers
         # Some families scale the rows outside of the module that looks them up.
@@ -103,7 +107,7 @@ class Recorder:
             return turn
 
         def recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **kwargs: Any) -> Any:
-            mask = mask if causal else torch.zeros_like(mask)
+            mask = torch.zeros(()) if mask is None else mask if causal else torch.zeros_like(mask)
             if self.loaded.architecture in ("stablelm", "phi2"):
                 self._turned(query, key, partial=False)
             if self.loaded.architecture == "gemma4":

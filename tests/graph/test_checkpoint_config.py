@@ -205,6 +205,9 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("mamba2-f32", lambda config: config.update(time_step_limit=[0.0, 0.5]), "time_step_limit is [0.0, 0.5]; supported for mamba2 is"),
         ("mamba2-f32", lambda config: config.update(n_groups=3), "num_heads is 4, expected a multiple of n_groups, 3"),
         ("phi2-f32", lambda config: config.update(qk_layernorm=True), "qk_layernorm is True; supported for phi is false"),
+        ("bert-f32", lambda config: config.update(is_decoder=True), "is_decoder is True; supported for bert is false"),
+        ("xlm-roberta-f32", lambda config: config.update(add_cross_attention=True), "supported for xlm-roberta is false"),
+        ("bert-f32", lambda config: config.update(hidden_act="relu"), "hidden_act is 'relu'; supported are gelu_new, "),
         ("qwen3next-f32", lambda config: config.update(attention_bias=True), "attention_bias is true, and the checkpoint has no such bias"),
         ("deepseek3-f32", lambda config: config.update(rope_interleave=0), "field 'rope_interleave' is 0, expected true or false"),
         (

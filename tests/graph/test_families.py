@@ -156,9 +156,13 @@ LAYER: dict[str, list[str]] = {
     ],
 }  # fmt: skip
 LAYER["gemma-embedding"] = LAYER["gemma3"]
+LAYER["bert"] = [
+    "qkv_matmul", "qkv_bias", *ATTENTION[2:], "post_attn_residual", *UNGATED, "post_ffn_residual", "layer_out_norm",
+]  # fmt: skip
 
 #: Where the first layer is another.
 FIRST_LAYER: dict[str, list[str]] = {
+    "bert": ["embedding_norm", *LAYER["bert"]],
     "glm4moe": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "deepseek2": [*LATENT, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen3next": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
@@ -541,3 +545,15 @@ def test_llama4_of_128_experts_normalises_no_heads() -> None:
     assert "layer0.q_norm" not in _llama4(expert_count=128)
     assert "layer0.q_norm" in _llama4(expert_count=128, use_qk_norm=True)
     assert "layer0.q_norm" not in _llama4(use_qk_norm=False)
+
+
+def test_bert_has_gelu_by_tanh_unless_told_and_positions_for_its_context(tiny_model: Tiny) -> None:
+    path = tiny_model(family="bert", layers=1)
+    graph = built(path)
+    assert graph["layer0.ffn_swigl"].op == "gelu"
+    assert built(path, bert__hidden_activation="gelu")["layer0.ffn_swigl"].op == "gelu_erf"
+    assert graph["layer0.embedding_of_types"].attrs == {"row": 0}
+    assert not graph["layer0.attn_scores"].attrs["causal"]
+    assert graph.outputs == ("pooled_normed",)
+    with pytest.raises(UnsupportedModelError, match="bert.hidden_activation is 'relu'; supported are gelu_new, gelu_pytorch_tanh, gelu, "):
+        built(path, bert__hidden_activation="relu")

@@ -33,6 +33,7 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "mean_rows": ("f32[n,8]", {}, "f32[1,8]"),
     "linear": ("f32[n,64] q8_0[4,64] f16[2,64]", {}, "f32[n,6]"),
     "bias_add": ("f32[n,6] f32[4] f32[2]", {}, "f32[n,6]"),
+    "row_add": ("f32[n,64] q8_0[2,64]", {"row": 1}, "f32[n,64]"),
     "rms_norm": ("f32[n,8] f32[4]", {"eps": 1e-5, "groups": 2}, "f32[n,8]"),
     "layer_norm": ("f32[n,8] f32[2,4] f16[2,4]", {"eps": 1e-5, "groups": 2}, "f32[n,8]"),
     "rope_angles": (
@@ -54,6 +55,7 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "mul": ("f32[n,8] f32[n,8]", {}, "f32[n,8]"),
     "silu": ("f32[n,8]", {}, "f32[n,8]"),
     "gelu": ("f32[n,2,8]", {}, "f32[n,2,8]"),
+    "gelu_erf": ("f32[n,2,8]", {}, "f32[n,2,8]"),
     "sigmoid": ("f32[n,1]", {}, "f32[n,1]"),
     "scale_rows": ("f32[n,8] f32[n,1]", {}, "f32[n,8]"),
     "scale": ("f32[n,8]", {"factor": 0.5}, "f32[n,8]"),
@@ -181,6 +183,8 @@ def test_attributes_missing_added_or_of_another_type_are_rejected(op: str) -> No
         ("head_linear", "f32[n,64] q8_0[5,64]", {}, r"the heads' weight is q8_0\[5, 64\], expected \[heads, out, in\]"),
         ("columns", "f32[8,n]", {}, "columns of x is the symbol 'n', expected a number"),
         ("last_row", "f32[8]", {}, r"x is f32\[8\], expected f32 of 2 dims"),
+        ("row_add", "f32[n,8] f32[2,7]", {"row": 0}, r"the table is f32\[2, 7\], but x is f32\[n, 8\]"),
+        ("row_add", "f32[n,8] f32[2,8]", {"row": 2}, "row is 2, expected one of the 2 rows of the table"),
         ("mean_rows", "f32[n,2,8]", {}, r"x is f32\[n, 2, 8\], expected f32 of 2 dims"),
         (
             "attn_softmax",

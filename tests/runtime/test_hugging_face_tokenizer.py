@@ -96,6 +96,30 @@ def sentence_piece() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def word_piece() -> dict[str, Any]:
+    """tokenizer.json of word_piece.gguf's vocabulary, as transformers converts BERT's."""
+    texts = read_texts(GGUFFile(GOLDEN / "word_piece.gguf").metadata, "tokenizer.ggml.tokens")
+    named = [text if token < 5 else text[1:] if text.startswith("▁") else f"##{text}" for token, text in enumerate(texts)]
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [_added(token, texts[token]) for token in range(5)],
+        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
+        "pre_tokenizer": {"type": "BertPreTokenizer"}, "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+            ],
+            "pair": [],
+            "special_tokens": {texts[token]: {"id": texts[token], "ids": [token], "tokens": [texts[token]]} for token in (2, 3)},
+        },
+        "model": {
+            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+            "vocab": {text: token for token, text in enumerate(named)},
+        },
+    }  # fmt: skip
+
+
 def folder_with(tmp_path: Path, document: Any, **settings: Any) -> Path:
     folder = write_checkpoint("llama-f32-linear", tmp_path)
     (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
@@ -132,6 +156,17 @@ def test_sentence_piece(tmp_path: Path) -> None:
             assert tokenizer.encode(text) == ids, repr(text)
             assert tokenizer.decode(ids) == text
     assert tokenizer.bos_id == 1
+
+
+@pytest.mark.contract("FILE-HF-4")
+def test_word_piece(tmp_path: Path) -> None:
+    """As BERT's, with the frame. llama.cpp drops more kinds of characters, and takes letters apart otherwise."""
+    tokenizer, equal = tokenizer_of(folder_with(tmp_path, word_piece())), 0
+    pairs = golden_json("word_piece_ids.json")
+    for text, ids in pairs:
+        equal += tokenizer.encode(text) == ids
+    assert equal == len(pairs) - 2  # U+0085, and letters of Hangul
+    assert tokenizer.decode(tokenizer.encode("Hello, WORLD")) == "hello , world"
 
 
 @pytest.mark.contract("FILE-HF-4")

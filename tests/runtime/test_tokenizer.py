@@ -158,7 +158,7 @@ def test_a_prompt_that_is_not_unicode_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"model": "bert"}, "tokenizer.ggml.model is 'bert'; supported: gpt2, llama"),
+    ({"model": "t5"}, "tokenizer.ggml.model is 't5'; supported: bert, gpt2, llama"),
     ({"pre": "nonesuch"}, "tokenizer.ggml.pre is 'nonesuch'; supported: default"),
 ])  # fmt: skip
 def test_unknown_tokenizers_are_named(change: dict[str, object], message: str) -> None:

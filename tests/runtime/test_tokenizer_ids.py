@@ -79,6 +79,18 @@ def test_sentence_piece() -> None:
     assert tokenizer.eos_ids == {2}
 
 
+def test_word_piece() -> None:
+    """A text is framed by [CLS] and [SEP], and a word that the vocabulary has not is [UNK]."""
+    tokenizer = load_tokenizer(metadata_of(GOLDEN / "word_piece.gguf"))
+    pairs = golden_json("word_piece_ids.json")
+    for text, ids in pairs:
+        assert tokenizer.encode(text) == ids, repr(text)
+    assert {text for text, _ in pairs} > set(PROMPTS)
+    assert [tokenizer.vocabulary.texts[token] for token in pairs[0][1]] == ["[CLS]", "[SEP]"]
+    assert sum(1 in ids for _, ids in pairs) > 5
+    assert tokenizer.decode(tokenizer.encode("Hello, WORLD")) == "hello , world"
+
+
 def test_special_tokens_of_phi_3_strip_the_white_space_after_them() -> None:
     tokenizer = load_tokenizer(metadata_of(GOLDEN / "phi3.gguf"))
     for text, ids in zip(PHI3_PROMPTS, golden_json("phi3_ids.json"), strict=True):

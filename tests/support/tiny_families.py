@@ -124,6 +124,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     ),
     "phi2": TinyFamily(rope_dims=True, turned=0.5, optional=(*_BIASES, "lm_head.bias")),
     "gpt2": TinyFamily(tied=True, optional=("qkv_matmul.weight", "qkv_matmul.bias", *_BIASES)),
+    "bert": TinyFamily(optional=("token_types.weight", *_BIASES), numbers={"pooling_type": 2}),
     "nemotron": TinyFamily(rope_dims=True, turned=0.5),
     "gpt-oss": TinyFamily(
         wide_heads=True, rope_base=150000.0,

@@ -161,6 +161,12 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "padding in the mean": ("mean-of-others",),
     "mean without the first position": ("mean-of-others",),
     "first position for the mean": ("other-position",),
+    "mean for the first position": ("other-position",),
+    "last position for the first": ("other-position",),
+    "token types forgotten": ("left-out",),
+    "positions behind the padding": ("row-shifted",),
+    "norm of the embedding forgotten": ("left-out",),
+    "residual from before the norm": ("other-input",),
     "length not 1": ("left-out",),
     "scale where there is none": ("score-scale",),
     "per-layer embedding of another layer": ("other-columns",),
@@ -177,8 +183,9 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "norm of the dense network forgotten": ("left-out",),
     "experts beside the dense network forgotten": ("not-added",),
 }
-#: Random numbers in place of weights: nothing that is known can explain them, and nothing may.
-UNEXPLAINED = ("tied head taken for untied",)
+#: Random numbers in place of weights: nothing that is known can explain them, and nothing may. Of an order of a norm and
+#: a sum that is turned round no mistake is known.
+UNEXPLAINED = ("tied head taken for untied", "norm before the sum")
 
 
 def explained_otherwise(fault: str, wrong: Sequence[LocalError]) -> str | None:

@@ -41,6 +41,7 @@ KERNELS: dict[str, Kernel] = {
     "embed": lookup.embed,
     "linear": linear.linear,
     "bias_add": bias_add.bias_add,
+    "row_add": bias_add.row_add,
     "rms_norm": rms_norm.rms_norm,
     "layer_norm": layer_norm.layer_norm,
     "rope_angles": rope.rope_angles,

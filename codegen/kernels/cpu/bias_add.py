@@ -1,4 +1,4 @@
-"""The kernel that adds biases."""
+"""The kernels that add biases, and a row of a table."""
 
 from __future__ import annotations
 
@@ -33,5 +33,21 @@ def bias_add(request: KernelRequest, cpu: Cpu) -> Any:
 
                 bias.decode_row(i64(0), add)
                 start += bias.columns
+
+    return build_function(request.symbol, emit)
+
+
+def row_add(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] f32, a row of the table [T, C] -> out [n, C] f32."""
+    columns, row = int(request.operands[0].dims[1]), request.attr_int("row")
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        halves = half_table(parameters, request)
+        x = parameters.buffer("x", ("n", columns), "float32")
+        table = Weight(emitter, parameters, "table", request.operands[1], halves)
+        out = parameters.buffer("out", ("n", columns), "float32")
+        with T.parallel(i64(0), parameters.size("n")) as p:
+            table.decode_row(i64(row), lambda column, value: assign(out, x[p, column] + value, [p, column]))
 
     return build_function(request.symbol, emit)

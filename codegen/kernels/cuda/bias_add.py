@@ -1,4 +1,4 @@
-"""The kernel that adds biases."""
+"""The kernels that add biases, and a row of a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import THREADS, Emitter, launch
 from aprgraph.codegen.kernels.cuda.weights import Weight
-from aprgraph.codegen.tir import Expr, Parameters, assign, build_function
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
 
 
 def bias_add(request: KernelRequest) -> Any:
@@ -31,5 +31,21 @@ def bias_add(request: KernelRequest) -> Any:
 
                 bias.scan(thread, THREADS, add)
                 start += bias.columns
+
+    return build_function(request.symbol, emit)
+
+
+def row_add(request: KernelRequest) -> Any:
+    """x [n, C] f32, a row of the table [T, C] -> out [n, C] f32."""
+    columns, row = int(request.operands[0].dims[1]), request.attr_int("row")
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        x = parameters.buffer("x", ("n", columns), "float32")
+        table = Weight(emitter, parameters, "table", request.operands[1])
+        out = parameters.buffer("out", ("n", columns), "float32")
+        table.open()
+        with launch(parameters.size("n"), THREADS) as (p, thread):
+            table.scan(thread, THREADS, lambda column, value: assign(out, x[p, column] + value, [p, column]), i64(row))
 
     return build_function(request.symbol, emit)

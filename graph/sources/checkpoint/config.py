@@ -156,7 +156,12 @@ def _declared(family: type[Family]) -> list[tuple[str, str]]:
 
 
 def _declared_fields(family: type[Family]) -> dict[str, str]:
-    return {f"{family.architecture}.{key}": name for name, key in _declared(family)}
+    return {_whole(family, key): name for name, key in _declared(family)}
+
+
+def _whole(family: type[Family], key: str) -> str:
+    """A key of GGUF with the architecture in front, where it has that."""
+    return key if key in family.bare_keys else f"{family.architecture}.{key}"
 
 
 class _Translator:
@@ -248,7 +253,7 @@ class _Translator:
     def _put(self, key: str, value: object, name: str) -> None:
         if isinstance(value, list):
             value = ListValue([element.encode() if isinstance(element, str) else element for element in value])
-        whole = f"{self._family.architecture}.{key}"
+        whole = _whole(self._family, key)
         if value is not None and whole not in self._found.values:
             self._found.values[whole], self._found.fields[whole] = value, name
 

@@ -16,6 +16,11 @@ _LFM: dict[str, Any] = {
     "conv_L_cache": 3,
 }  # fmt: skip
 
+_BERT: dict[str, Any] = {
+    "tie_word_embeddings": True, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+    "hidden_act": "gelu", "max_position_embeddings": 512, "layer_norm_eps": 1e-12,
+}  # fmt: skip
+
 _QWEN_3_5: dict[str, Any] = _SMALL_EPS | {
     "max_position_embeddings": 32768, "head_dim": 256, "partial_rotary_factor": 0.25, "linear_conv_kernel_dim": 4,
     "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
@@ -80,6 +85,8 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "starcoder2": {"tie_word_embeddings": True, "max_position_embeddings": 4096, "norm_epsilon": 1e-5, "num_key_value_heads": 2},
     "stablelm": {"max_position_embeddings": 4096, "layer_norm_eps": 1e-5, "num_key_value_heads": 32, "partial_rotary_factor": 0.25},
     "phi": {"max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5},
+    **dict.fromkeys(("roberta", "xlm-roberta"), _BERT | {"pad_token_id": 1}),
+    "bert": _BERT | {"pad_token_id": 0},
     "gpt2": {"tie_word_embeddings": True, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "layer_norm_epsilon": 1e-5},
     "nemotron": {"max_position_embeddings": 4096, "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
     "gpt_oss": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 64,
@@ -103,6 +110,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 #: What a class does that no field says, by GGUF's key: how it makes weights of experts' scores, 1 by softmax and 2 by sigmoids.
 CLASS_KEYS: Mapping[str, Mapping[str, Any]] = {
+    "roberta": {"positions_after_padding": True}, "xlm-roberta": {"positions_after_padding": True},
     "deepseek_v2": {"expert_gating_func": 1}, "deepseek_v3": {"expert_gating_func": 2}, "glm4_moe_lite": {"expert_gating_func": 2},
 }  # fmt: skip
 
@@ -152,6 +160,8 @@ _HARMLESS = """
     time_step_scale time_step_init_scheme chunk_size conv_bias use_expert_bias block_mlp_init_scale block_out_init_scale
     block_use_xavier_init conv_use_xavier_init tie_embedding
     model_max_length moe_capacity use_parallel_embedding layer_switch
+    type_vocab_size hidden_dropout_prob attention_probs_dropout_prob gradient_checkpointing output_past directionality pooler_fc_size
+    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
 """
 HARMLESS = frozenset(_HARMLESS.split())
 
@@ -162,7 +172,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "is_causal": (True,), "attn_output_gate": (True,), "scale_attn_weights": (True,), "mlp_type": ("default",),
     "norm_type": ("layer_norm", "rms"), "use_rotary_pos_emb": (True,), "use_mixed_mlp_moe": (True,), "cla_share_factor": (2,),
     # What the code that came with Command R and Command A could be told, and the class does.
-    "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj",), "order_of_interleaved_layers": ("local_attn_first",),
+    "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj", "absolute"), "order_of_interleaved_layers": ("local_attn_first",),
     "use_gated_activation": (True,), "use_parallel_block": (True,), "use_embedding_sharing": (True,),
     "moe_layer_end_index": (-1,), "moe_norm_min": (1e-12,), "moe_gate": ("topk",), "moe_use_aux_free": (True,), "use_rmsnorm": (True,),
     # What the code that came with LFM2 could be told, and the class does.

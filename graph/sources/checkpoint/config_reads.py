@@ -16,6 +16,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 _GRANITE = ("granite", "granitemoehybrid")
 _GEMMA = ("gemma2", "gemma3_text")
 _GEMMA_ALL = (*_GEMMA, "gemma4_text")
+_BERT = ("bert", "roberta", "xlm-roberta")
 _LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 _QWEN = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 _DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
@@ -41,7 +42,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
-        "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, "llama4_text",
+        "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, *_BERT, "llama4_text",
     ),
     "activation_function": ("gpt2",),
     "swiglu_alpha": ("gpt_oss",),
@@ -78,6 +79,7 @@ _ONLY: Mapping[str, Mapping[str, object]] = {
     "apertus": {"hidden_act": "xielu"},
     "phi": {"qk_layernorm": False},
     **{kind: {"time_step_limit": [0.0, math.inf]} for kind in ("mamba2", "granitemoehybrid")},
+    **{kind: {"is_decoder": False, "add_cross_attention": False} for kind in _BERT},
 }
 #: Classes with layers that have a sliding window, which therefore need `sliding_window`.
 _NEED_WINDOW = (*_GEMMA_ALL, "olmo3", "gpt_oss")

@@ -12,7 +12,7 @@ from aprgraph.graph.families.pooling import DENSE_SLOTS
 from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES, WITHOUT_END
 
 #: What stands before the decoder's own names, longest first: models with images or sound have the text model inside.
-_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "")
+_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "roberta.", "bert.", "")
 _GGUF = re.compile(r"(?:blk\.(\d+)\.)?(.+)")
 #: One of the norms of a module that has one for each head.
 _OF_HEAD = re.compile(r"(.+)\.norms\.(\d+)\.(weight|bias)")
@@ -122,7 +122,7 @@ def own_name(family: type[Family], name: str) -> str | None:
     if len(tensors) != 1:
         return None
     (tensor,) = tensors
-    root = f"{family.hf_root}."
+    root = f"{family.hf_root}." if family.hf_root else ""
     where = "" if tensor.startswith("lm_head.") else root if layer is None else f"{root}{family.hf_layers}.{layer}."
     return f"{where}{tensor}"
 

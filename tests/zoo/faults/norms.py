@@ -23,7 +23,7 @@ def _each_norm(patch: Patch) -> Sites:
         def of(*names: str) -> list[Site]:
             return [*either(*(each_layer({name: patch}, name) for name in names))(subject)]
 
-        attention, ffn = of("attn_norm", "attn_post_norm"), of("ffn_norm", "ffn_post_norm")
+        attention, ffn = of("attn_norm", "attn_post_norm", "layer_out_norm"), of("ffn_norm", "ffn_post_norm")
         return [attention[0], (ffn or attention)[1], attention[2]]
 
     return sites
@@ -35,7 +35,7 @@ def _centred(call: Call) -> Array:
 
 def _has_norms(op: str) -> Callable[[Subject], bool]:
     """Whether the model's norms are ``op``."""
-    return lambda subject: subject.graph["final_norm"].op == op
+    return lambda subject: subject.model.family.norm_op == op
 
 
 def _without_the_mean(call: Call) -> Array:
@@ -56,6 +56,11 @@ def _behind_attention(call: Call) -> Array:
     x, *names = graph.operand_names(norm.name)
     state = call.values[x] + call.near("attn_out")
     return call.compute_as(norm.op, [state, *map(call.subject.weight, names)], **norm.attrs)
+
+
+def _has_norms_before(subject: Subject, layer: int) -> bool:
+    """Whether the network reads a norm of the hidden state to which it is added."""
+    return having("ffn_norm")(subject, layer) and not having("layer_out_norm")(subject, layer)
 
 
 def _stands_beside(subject: Subject, layer: int) -> bool:
@@ -134,7 +139,8 @@ FAULTS = (
         "eps ten times too small",
         "graph",
         "RMSNorm adds 1e-6 (Llama 1) in place of 1e-5 (Llama 2).",
-        _each_norm(with_attrs(eps=1e-6)),
+        # Where norms end layers, what they normalise is never small.
+        where(lambda subject: "layer0.layer_out_norm" not in subject.graph, _each_norm(with_attrs(eps=1e-6))),
         variants=("faint",),
         seen="ggml-org/llama.cpp#2373",
     ),
@@ -187,7 +193,7 @@ FAULTS = (
         "FFN residual after its norm",
         "graph",
         "The FFN's output is added to the normalised hidden state.",
-        each_layer({"post_ffn_residual": _after_its_norm("ffn_norm")}, "post_ffn_residual", when=having("ffn_norm")),
+        each_layer({"post_ffn_residual": _after_its_norm("ffn_norm")}, "post_ffn_residual", when=_has_norms_before),
     ),
     Fault(
         "residual forgotten",
@@ -225,6 +231,6 @@ FAULTS = (
         "FFN beside attention",
         "graph",
         "The FFN's norm reads the hidden state from before attention.",
-        each_layer({"ffn_norm": reading(0, _before_attention)}, "ffn_norm"),
+        each_layer({"ffn_norm": reading(0, _before_attention)}, "ffn_norm", when=having("attn_norm")),
     ),
 )

@@ -8,7 +8,7 @@ from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.attention import is_causal, is_symmetric
 from tests.zoo.faults.attention import ALL
 from tests.zoo.faults.patches import left_out, reading, with_attrs
-from tests.zoo.faults.places import Sites, each_layer, once, where
+from tests.zoo.faults.places import Sites, each_layer, having, once, where
 from tests.zoo.planting import Call, Fault, Patch
 from tests.zoo.subjects import Subject
 
@@ -22,6 +22,11 @@ def _with_padding(call: Call) -> Array:
     """Positions of padding, whose rows are as those of the last token here, take part."""
     rows = call.operands[0]
     return np.concatenate([rows, rows[-1:], rows[-1:]])
+
+
+def _norm_before_the_sum(call: Call) -> Array:
+    out = call.near("attn_out")
+    return call.compute([out, *call.operands[1:]]) + call.operands[0] - out
 
 
 def _is_bidirectional(subject: Subject, layer: int) -> bool:
@@ -68,6 +73,52 @@ FAULTS = (
         "graph",
         "The embedding is that of the first position, where the mean should be.",
         _pooled("mean_rows", lambda call: call.compute_as("first_row", call.operands)),
+    ),
+    Fault(
+        "mean for the first position",
+        "graph",
+        "The embedding is the mean, where the first position should be.",
+        _pooled("first_row", lambda call: call.compute_as("mean_rows", call.operands)),
+    ),
+    Fault(
+        "last position for the first",
+        "graph",
+        "The embedding is that of the last position, where the first should be.",
+        _pooled("first_row", lambda call: call.compute_as("last_row", call.operands)),
+    ),
+    Fault(
+        "token types forgotten",
+        "graph",
+        "The embedding of the first type is not added to that of each token.",
+        once({"layer0.embedding_of_types": left_out}, "embedding"),
+    ),
+    Fault(
+        "positions behind the padding",
+        "input",
+        "Positions are counted from 2, as rows of RoBERTa's checkpoints are, where conversion has taken the first two away.",
+        once({"layer0.embedding_of_positions": reading(0, lambda call: call.operands[0] + 2)}, "embedding"),
+    ),
+    Fault(
+        "norm of the embedding forgotten",
+        "graph",
+        "The first layer is given the embedding as it is.",
+        once({"layer0.embedding_norm": left_out}, "embedding_norm"),
+    ),
+    Fault(
+        "norm before the sum",
+        "graph",
+        "The output of attention is normalised before the hidden state is added to it, and not their sum.",
+        each_layer({"ffn_norm": _norm_before_the_sum}, "ffn_norm", when=having("layer_out_norm")),
+    ),
+    Fault(
+        "residual from before the norm",
+        "graph",
+        "The network's output is added to the sum before its norm, as in models whose norms come first.",
+        each_layer(
+            {"post_ffn_residual": reading(0, lambda call: call.near("post_attn_residual"))},
+            "post_ffn_residual",
+            when=having("layer_out_norm"),
+        ),
     ),
     Fault("length not 1", "graph", "The embedding keeps the length that it has.", once({"pooled_normed": left_out}, "pooled_normed")),
 )

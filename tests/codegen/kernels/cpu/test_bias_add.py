@@ -1,4 +1,4 @@
-"""The kernel that adds biases."""
+"""The kernels that add biases, and a row of a table."""
 
 from __future__ import annotations
 
@@ -28,3 +28,11 @@ def test_biases_in_blocks_beside_plain_ones() -> None:
     what = request("bias_add", [f32("n", 71), *(b.type for b in biases)])
     x = activations(3, 71)
     assert nmse(run(what, [x, *biases], (3, 71), RUNNABLE[-1]), reference(what, [x, *biases])) < 1e-13
+
+
+@pytest.mark.parametrize("fmt", ["F32", "F16", "Q8_0"])
+def test_every_row_gets_the_same_row_of_the_table(fmt: str) -> None:
+    table = weight(fmt, 3, 64)
+    what = request("row_add", [f32("n", 64), table.type], row=1)
+    x = activations(5, 64)
+    assert nmse(run(what, [x, table], (5, 64), RUNNABLE[-1]), reference(what, [x, table])) < 1e-13

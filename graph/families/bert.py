@@ -1,0 +1,113 @@
+"""The `bert` architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from aprgraph.graph.errors import UnsupportedModelError, shown
+from aprgraph.graph.families.conversion import Conversion
+from aprgraph.graph.families.numbers import REQUIRED, Number, Reading, flag, number, real
+from aprgraph.graph.families.rope_scaling import Rope
+from aprgraph.graph.families.ungated import UngatedNetwork
+
+if TYPE_CHECKING:
+    from aprgraph.graph.builder import GraphBuilder, Heads
+
+_POSITIONS = "position_embedding"
+#: The activations by the names that files have for them. llama.cpp has the first in any case; its files name none.
+_ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_erf", "gelu_python": "gelu_erf"}
+
+
+def _activation(family: Bert) -> str:
+    name, key = family.metadata.text(family.key("hidden_activation"), "gelu_new"), family.key("hidden_activation")
+    if name not in _ACTIVATIONS:
+        where = f"{family.metadata.path}: {family.metadata.own_name(key)}"
+        raise UnsupportedModelError(f"{where} is {shown(name)}; supported are {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+class Bert(UngatedNetwork):
+    """BERT, RoBERTa, XLM-RoBERTa (arXiv:1810.04805): a LayerNorm behind each sum, learnt positions, attention to later ones.
+
+    Every token is of the first type. RoBERTa's checkpoints have rows for positions from the number of the padding on;
+    conversion takes those before away.
+    """
+
+    architecture = "bert"
+    hf_classes = "BertModel RobertaModel XLMRobertaModel"
+    checked_against = "transformers 5.24, llama.cpp 0.5.0"
+    hf_root, hf_layers = "", "encoder.layer"
+    hf_names = {
+        "embedding": "embeddings.word_embeddings", _POSITIONS: "embeddings.position_embeddings",
+        "token_types": "embeddings.token_type_embeddings", "embedding_norm": "embeddings.LayerNorm",
+        "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value", "attn_out": "attention.output.dense",
+        "ffn_norm": "attention.output.LayerNorm", "ffn_up": "intermediate.dense", "ffn_out": "output.dense",
+        "layer_out_norm": "output.LayerNorm",
+    }  # fmt: skip
+    gguf_names = {
+        _POSITIONS: "position_embd", "embedding_norm": "token_embd_norm", "ffn_norm": "attn_output_norm",
+        "layer_out_norm": "layer_output_norm",
+    }  # fmt: skip
+    form_numbers = ("padding", "skips_padding", "activation_op")
+    norm_op = "layer_norm"
+    norm_bias = True
+    qkv_bias = True
+    causal = flag("attention.causal", None, False)
+    eps = real("attention.layer_norm_epsilon", "layer_norm_eps", least=0)
+    #: The number of the token of padding, and whether positions count from the one behind it (both of checkpoints alone).
+    padding = number("padding_token_id", "pad_token_id", 0, least=0)
+    skips_padding = flag("positions_after_padding", None, False)
+    context: Number[int] = Number(
+        lambda f, key, taken: f.metadata.positive(key, taken) - f.skipped, "context_length", "max_position_embeddings", REQUIRED, None
+    )
+    activation_op: Reading[str] = Reading(_activation)
+    #: As in gpt2: there is none.
+    rope: Reading[Rope] = Reading(lambda f: Rope(f.head_size, f.rope_base))
+
+    @property
+    def has_head(self) -> bool:
+        """There is none."""
+        return False
+
+    @property
+    def skipped(self) -> int:
+        """How many rows of the embeddings of positions no position has."""
+        return self.padding + 1 if self.skips_padding else 0
+
+    @classmethod
+    def conversions(
+        cls, slot: str, config: Mapping[str, Any], what: Literal["weight", "bias"] = "weight"
+    ) -> Mapping[str, Conversion]:  # fmt: skip
+        """Without the rows of positions that no position has."""
+        if slot == _POSITIONS and config.get("model_type") in ("roberta", "xlm-roberta"):
+            return {slot: Conversion(rows=np.arange(config.get("pad_token_id", 1) + 1, config["max_position_embeddings"]))}
+        return super().conversions(slot, config, what)
+
+    def rope_angles(self, g: GraphBuilder) -> None:
+        """There is no RoPE."""
+
+    def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
+        """As it is."""
+        return x
+
+    def embed(self, g: GraphBuilder, table: str) -> str:
+        """The token's embedding plus that of its position and type, normalised."""
+        types = g.table("token_types", self.hidden) if g.has("token_types") else None
+        positions = g.weight(_POSITIONS, self.context, self.hidden)
+        return g.norm_embedding("embedding_norm", g.embed_with_positions("embedding", table, positions, types))
+
+    def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
+        """Attention, then a feed-forward network, each added to what it was given, and the sum normalised."""
+        x = g.norm("ffn_norm", g.add("post_attn_residual", x, self.attention(g, x, layer)))
+        return g.norm("layer_out_norm", g.add("post_ffn_residual", x, self.feed_forward(g, x, layer)))
+
+    def activate(self, g: GraphBuilder, up: str, layer: int) -> str:
+        """GELU by erf, or by tanh in GGUF files."""
+        return g.apply("ffn_swigl", self.activation_op, up)
+
+    def finish(self, g: GraphBuilder, x: str) -> str:
+        """A norm has ended the last layer."""
+        return x

@@ -60,6 +60,25 @@ def mean(site: Site) -> Iterator[Alternative]:
         yield Alternative("bias-missing", f"{site.label(2)} is left out", partial(_without_bias, site.compute))
 
 
+@explains("rms_norm", "layer_norm")
+def before_the_sum(site: Site) -> Iterator[Alternative]:
+    """One of two is normalised before they are added, where their sum should be."""
+    graph = site.around.graph
+    source = graph[site.operand_names[0]]
+    names = graph.operand_names(source.name)
+    if source.op != "add" or site.recorded is None:
+        return
+    for kept, normed in (names, names[::-1]):
+        a, b = site.around.value(kept), site.around.value(normed)
+        if a is not None and b is not None and a.shape == b.shape == site.due.shape:
+            words = f"{site.label_of(graph[normed])} is normalised before {site.label_of(graph[kept])} is added, and not their sum"
+            yield Alternative("norm-before-sum", words, partial(_added_behind, site, a, b))
+
+
+def _added_behind(site: Site, kept: Array, normed: Array, operands: Sequence[Array]) -> Array:
+    return np.asarray(kept + site.compute([normed, *operands[1:]]))
+
+
 @explains("rms_norm")
 def by_length(site: Site) -> Iterator[Alternative]:
     """The sum of the squares is taken where it should be their mean."""

@@ -27,6 +27,7 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "LayerNorm for RMSNorm": ("norm-mean",),
     "RMSNorm for LayerNorm": ("norm-mean",),
     "norm by length": ("norm-sum",),
+    "norm before the sum": ("norm-before-sum",),
     "1 + weight twice": ("norm-offset",),
     "norm of another layer": ("other-weight",),
     "norm without weights": ("norm-without-weight",),
@@ -183,9 +184,8 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "norm of the dense network forgotten": ("left-out",),
     "experts beside the dense network forgotten": ("not-added",),
 }
-#: Random numbers in place of weights: nothing that is known can explain them, and nothing may. Of an order of a norm and
-#: a sum that is turned round no mistake is known.
-UNEXPLAINED = ("tied head taken for untied", "norm before the sum")
+#: Random numbers in place of weights: nothing that is known can explain them, and nothing may.
+UNEXPLAINED = ("tied head taken for untied",)
 
 
 def explained_otherwise(fault: str, wrong: Sequence[LocalError]) -> str | None:

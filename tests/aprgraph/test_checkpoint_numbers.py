@@ -64,8 +64,9 @@ def test_every_stage_of_a_checkpoint(name: str, target: str, tmp_path: Path) -> 
     assert trace.info is not None
     assert trace.info.model["file"] == "Hugging Face checkpoint"
     neighbours = name.startswith(("glm4-", "command-r", "cohere2", "ernie4", "deepseek", "llama4"))
-    has_none = name.startswith(("gpt2", "mamba2")) or name == "granitehybrid-f32"  # which know no RoPE
-    order = "interleaved" if neighbours else None if has_none else "halves"
+    graph = trace.graph()
+    assert graph is not None
+    order = "interleaved" if neighbours else "halves" if graph.with_op("rope") else None
     assert trace.info.extra.get("qk_rows") == order
 
 

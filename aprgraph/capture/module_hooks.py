@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -153,8 +153,7 @@ class _LayerTaps:
 
     def _modules(self, node: Node) -> list[tuple[str, Any]]:
         """(slot, module) of each weight that a node reads, in order; empty if the model lacks one of the modules."""
-        weights = self._captured.outline.weights
-        slots = [weights[name].slot for name in self._graph.operand_names(node.name) if name in weights]
+        slots = self._slots(node)
         if node.stage is not None and self._could_have_weights(node):
             slots = [node.stage]
         if not traits_of(node).is_matmul and traits_of(node).picks_rows_by:
@@ -163,6 +162,11 @@ class _LayerTaps:
         slots = list(dict.fromkeys("lm_head" if slot == EMBEDDING else slot for slot in slots))  # a norm's weight and bias
         modules = [(slot, self._captured.modules.find(slot, self._layer)) for slot in slots]
         return modules if all(module is not None for _, module in modules) else []
+
+    def _slots(self, node: Node) -> list[str]:
+        """The slots of the weights that a node reads."""
+        weights = self._captured.outline.weights
+        return [weights[name].slot for name in self._graph.operand_names(node.name) if name in weights]
 
     def _reads(self, node: Node, what: str) -> bool:
         """Whether a node reads a tensor of the kind ``what``, "weight" or "bias"."""
@@ -180,7 +184,18 @@ class _LayerTaps:
 
     def _is_with_bias(self, node: Node) -> bool:
         """Whether the module of a matrix product also adds the bias: then the product alone cannot be recorded."""
-        return any(self._reads(user, "bias") for user in self._graph.users(node.name))
+        return any(self._reads(user, "bias") for user in self._graph.users(node.name)) or self._is_biased_behind(node, self._slots(node))
+
+    def _is_biased_behind(self, node: Node, slots: Collection[str]) -> bool:
+        """Whether a bias of ``slots`` is added to columns of a node."""
+        weights = self._captured.outline.weights
+        for user in self._graph.users(node.name):
+            added = (weights[name] for name in self._graph.operand_names(user.name) if name in weights)
+            if any(one.what == "bias" and one.slot in slots for one in added):
+                return True
+            if user.op in _MOVES and self._is_biased_behind(user, slots):
+                return True
+        return False
 
     def _outputs(self) -> Iterator[Tap]:
         for node in self._nodes:
@@ -381,9 +396,7 @@ class _LayerTaps:
             output = output[self._captured.family.hf_outputs[slot]]
         if slot not in _OF_HEADS:
             return _rows(output)
-        turned = next((node for node in self._nodes if node.op == "rope"), None)
-        size = self._captured.outline.family.head_size if turned is None else turned.attr_int("head_size")
-        heads = output[0]
+        size, heads = self._captured.outline.family.size_of(self._layer or 0), output[0]
         if heads.dim() == _HEADS_APART:
             # Some models normalise [1, n, heads, D], others its transpose, [1, heads, n, D].
             # If n equals heads, the strides tell.

@@ -146,6 +146,10 @@ class Family:
         """Tensors that the model with its numbers has no use for, by name, with what they are."""
         return {}
 
+    def size_of(self, layer: int) -> int:
+        """The size of a head of q and k in a layer."""
+        return self.head_size
+
     def check(self) -> None:
         """Raise ModelError or UnsupportedModelError for numbers that contradict each other."""
 

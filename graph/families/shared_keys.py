@@ -48,10 +48,6 @@ class SharedKeys(Decoder):
         shared = {f"blk.{layer}.{name}": "of keys and values that a layer shares with an earlier one" for layer in layers for name in names}
         return {**super().unused_tensors, **shared}
 
-    def size_of(self, layer: int) -> int:
-        """The size of a head of q, k and v."""
-        return self.head_size
-
     def has_values(self, g: GraphBuilder, layer: int) -> bool:
         """Whether a layer has a projection of v. Otherwise v is what k is, before its norm and RoPE."""
         return True

@@ -279,7 +279,7 @@ class Recorder:
         self._hook_dense(index, shared)
         if experts is not None:
             found: list[torch.Tensor] = []
-            self._hook_experts(index, experts)
+            self._hook_mixture(index, experts)
             experts.register_forward_hook(lambda _module, _args, output: found.append(_rows(output)))
             shared.register_forward_hook(lambda _module, _args, output: self._put(index, "moe_ffn_out", found.pop() + _rows(output)))
 
@@ -294,12 +294,12 @@ class Recorder:
         if self.loaded.architecture == "llama4":
             hook_weighed_experts(self._put, index, mlp)
             return
-        self._hook_experts(index, mlp)
+        self._hook_mixture(index, mlp)
 
-    def _hook_experts(self, index: int, mlp: Any) -> None:
+    def _hook_mixture(self, index: int, mlp: Any) -> None:
         router = mlp.router if hasattr(mlp, "router") else mlp.gate
         router.register_forward_hook(lambda module, _inputs, output: self._record_scores(index, mlp, module, output[0].double()))
-        mlp.experts.register_forward_hook(lambda module, inputs, output: self._record_experts(index, module, inputs, output))
+        self._hook_experts(index, mlp.experts)
 
     def _hook_experts(self, index: int, experts: Any) -> None:
         experts.register_forward_hook(lambda module, inputs, output: self._record_experts(index, module, inputs, output))

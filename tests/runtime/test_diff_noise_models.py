@@ -95,7 +95,9 @@ def test_a_whole_model_in_another_arithmetic_is_alike(tmp_path: Path, tiny_model
         assert report.profile == arithmetic.profile
         assert report.exit_code == 0, report.verdict
         assert any(note.startswith(f"tolerances of {arithmetic.profile}: ") for note in report.notes)
-    if name != "float32":
+    graph = a.graph()
+    assert graph is not None
+    if name != "float32" and (name != "float16 cache" or graph.with_op("cache")):
         assert diff(a, b, profile="same-graph-f32").exit_code == 1, "noise of another arithmetic is more than float32 explains"
 
 

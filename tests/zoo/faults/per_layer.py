@@ -16,7 +16,9 @@ def _of_the_next_layer(call: Call) -> Array:
 
 
 def _shares(subject: Subject, layer: int) -> bool:
-    return f"layer{layer}.attn_scores" in subject.graph and f"layer{layer}.k_cache" not in subject.graph
+    """Whether a layer attends to what another one has cached."""
+    graph = subject.graph
+    return f"layer{layer}.attn_scores" in graph and all(node.layer != layer for node in graph.with_op("cache"))
 
 
 def _has_own_norm(subject: Subject, layer: int) -> bool:

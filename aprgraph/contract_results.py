@@ -5,8 +5,10 @@ The pytest plugin beside the tests records the outcomes of real runs in ``build/
 
 from __future__ import annotations
 
+import hashlib
 import json
-import subprocess
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -37,14 +39,22 @@ _WORST_FIRST = (State.FALSIFIED, State.NOT_RUN, State.SKIPPED, State.HELD)
 
 @dataclass(frozen=True)
 class TestResult:
-    """The last outcome (passed, failed or skipped) of one test, the falsifiers it names, and the commit it ran at, if known."""
+    """The last outcome (passed, failed or skipped) of one test, and the falsifiers it names.
+
+    ``commit`` is what the checkout was at, and ``files`` the digest of its files (``digest_of_files``); None where not known.
+    """
 
     __test__ = False  # to pytest the name says otherwise
 
     outcome: str
     falsifiers: tuple[str, ...]
     commit: str | None
+    files: str | None = None
 
+
+#: What decides what tests find: contracts, code and tests. Files of other kinds and other folders do not count.
+_FOLDERS = ("aprgraph", "codegen", "contracts", "graph", "runtime", "tests")
+_SUFFIXES = (".py", ".yaml")
 
 #: Results by pytest's node id.
 Record = dict[str, TestResult]
@@ -67,7 +77,7 @@ def _parse_record(document: dict[str, Any]) -> Record:
     if (document["format"], document["version"]) != (FORMAT, VERSION):
         raise ValueError(f"format {document['format']!r} version {document['version']!r}")
     return {
-        test: TestResult(str(item["outcome"]), tuple(map(str, item["falsifiers"])), item["commit"])
+        test: TestResult(str(item["outcome"]), tuple(map(str, item["falsifiers"])), item["commit"], item.get("files"))
         for test, item in document["tests"].items()
     }
 
@@ -75,7 +85,7 @@ def _parse_record(document: dict[str, Any]) -> Record:
 def write_record(checkout: Path, record: Record) -> None:
     """Replace the record, whole or not at all. Raises AprgraphError."""
     tests = {
-        test: {"outcome": result.outcome, "falsifiers": list(result.falsifiers), "commit": result.commit}
+        test: {"outcome": result.outcome, "falsifiers": list(result.falsifiers), "commit": result.commit, "files": result.files}
         for test, result in sorted(record.items())
     }
     path = checkout / RECORD
@@ -106,11 +116,18 @@ def worst_of(states: Iterable[State]) -> State:
     return min(states, key=_WORST_FIRST.index, default=State.NOT_RUN)
 
 
-def describe_commit(checkout: Path) -> str | None:
-    """The commit that ``checkout`` is at, with ``-dirty`` where files differ from it; None outside git."""
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # no git here
-        return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
+def digest_of_files(checkout: Path) -> str:
+    """A digest of the code, tests and contracts in ``checkout``, which says whether these are as they were.
+
+    They are only read, and no program is started: git would run what the checkout's own configuration names.
+    """
+    found = hashlib.sha256()
+    for top in _FOLDERS:
+        for folder, folders, names in os.walk(checkout / top):
+            folders.sort()
+            for name in sorted(names):
+                path = Path(folder, name)
+                if name.endswith(_SUFFIXES) and stat.S_ISREG(path.lstat().st_mode):
+                    content = hashlib.sha256(path.read_bytes()).hexdigest()
+                    found.update(f"{path.relative_to(checkout).as_posix()}\0{content}\n".encode(errors="surrogateescape"))
+    return found.hexdigest()

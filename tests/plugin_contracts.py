@@ -7,13 +7,14 @@ A test that decides falsifiers of ``contracts/*.yaml`` says so: ``@pytest.mark.c
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from aprgraph.contract_files import FOLDER, SCHEMA
-from aprgraph.contract_results import TestResult, describe_commit, read_record, write_record
+from aprgraph.contract_results import TestResult, digest_of_files, read_record, write_record
 from aprgraph.graph.errors import AprgraphError
 
 _MARKER = "contract"
@@ -31,6 +32,19 @@ class Collection:
 
 
 COLLECTION = pytest.StashKey[Collection]()
+
+
+def describe_commit(checkout: Path) -> str | None:
+    """The commit that ``checkout`` is at, with ``-dirty`` where files differ from it; None outside git.
+
+    Whoever runs the tests of a checkout runs its code anyway; `aprgraph contracts`, which only reads, starts no git.
+    """
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -98,11 +112,11 @@ class _Recorder:
         except AprgraphError:  # damaged; what ran now is worth more
             before = {}
         after = {test: result for test, result in before.items() if not self._is_gone(test)}
-        commit = describe_commit(self._config.rootpath)
+        commit, files = describe_commit(self._config.rootpath), digest_of_files(self._config.rootpath)
         for test, result in after.items():
             if test.partition("::")[0] in self._unreadable:
-                after[test] = TestResult("failed", result.falsifiers, commit)
-        after |= {test: TestResult(outcome, self._falsifiers[test], commit) for test, outcome in self._outcomes.items()}
+                after[test] = TestResult("failed", result.falsifiers, commit, files)
+        after |= {test: TestResult(outcome, self._falsifiers[test], commit, files) for test, outcome in self._outcomes.items()}
         if after != before:
             write_record(self._config.rootpath, after)
 

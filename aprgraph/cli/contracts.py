@@ -43,13 +43,14 @@ def contracts(
     found = load_contracts(checkout)
     if run:
         _run_tests(checkout)
-    document = _describe(found, read_record(checkout))
+    record = read_record(checkout)
+    document = _describe(found, record)
     if json:
         import json as json_module  # noqa: PLC0415
 
         typer.echo(json_module.dumps(document, indent=1, ensure_ascii=False))
     else:
-        _print(document, checkout)
+        _print(document, record, checkout)
     raise typer.Exit(document["exit_code"])
 
 
@@ -112,8 +113,8 @@ def _describe(contracts: tuple[Contract, ...], record: Record) -> dict[str, Any]
     }
 
 
-def _print(document: dict[str, Any], checkout: Path) -> None:
-    from aprgraph.contract_results import describe_commit  # noqa: PLC0415
+def _print(document: dict[str, Any], record: Record, checkout: Path) -> None:
+    from aprgraph.contract_results import digest_of_files  # noqa: PLC0415
 
     commits: set[str | None] = set()
     for contract in document["contracts"]:
@@ -133,8 +134,8 @@ def _print(document: dict[str, Any], checkout: Path) -> None:
         typer.echo("no run is recorded; `aprgraph contracts --run` runs the tests")
         return
     names = sorted(commit or "an unknown commit" for commit in commits)
-    now = describe_commit(checkout)
-    aside = "" if commits == {now} else f"; the checkout is now at {now}"
+    tested = {result.files for result in record.values()}
+    aside = "" if tested == {digest_of_files(checkout)} else "; code, tests or contracts have changed since some of these ran"
     typer.echo(f"recorded at {', '.join(names)}{aside}")
 
 

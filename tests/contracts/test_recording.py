@@ -16,8 +16,9 @@ import typer
 
 from aprgraph.cli.contracts import contracts
 from aprgraph.contract_files import FOLDER, SCHEMA, find_gaps, load_contracts
-from aprgraph.contract_results import RECORD, describe_commit
+from aprgraph.contract_results import RECORD
 from aprgraph.graph.errors import AprgraphError
+from tests.plugin_contracts import describe_commit
 
 PLUGIN = Path(__file__).resolve().parents[1] / "plugin_contracts.py"
 CONTRACT = """
@@ -210,9 +211,30 @@ def test_results_carry_the_commit(project: Project) -> None:
     assert project.pytest("-k", "pair") == 0
     assert f"recorded at {commit}\n" in project.command()[1]
     project.edit("assert 2 + 2 == 4", "assert 4 == 2 + 2")
-    assert f"recorded at {commit}; the checkout is now at {commit}-dirty" in project.command()[1]
+    assert f"recorded at {commit}; code, tests or contracts have changed since some of these ran\n" in project.command()[1]
     (pair, *_others) = project.document()["contracts"][0]["falsifiers"]
     assert pair["tests"] == [{"test": "tests/test_sums.py::test_pair", "outcome": "passed", "commit": commit}]
+
+
+def test_listing_contracts_runs_nothing_that_the_checkout_names(project: Project, tmp_path: Path) -> None:
+    """git would run the programs of a checkout's configuration, to say whether a file has changed."""
+    assert project.pytest("-k", "pair") == 0
+    told = tmp_path / "told"
+    program = tmp_path / "program.sh"
+    program.write_text(f"#!/bin/sh\ntouch {told}\n")
+    program.chmod(0o755)
+    (project.root / ".gitattributes").write_text("* filter=planted\n")
+    for command in (
+        ["init", "-q"], ["add", "tests"], ["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "-m", "tests"],
+        ["config", "core.fsmonitor", str(program)], ["config", "filter.planted.clean", str(program)],
+    ):  # fmt: skip
+        subprocess.run(["git", "-c", "commit.gpgsign=false", *command], cwd=project.root, check=True)
+    project.edit("assert 2 + 2 == 4", "assert 4 == 2 + 2")
+    subprocess.run(["git", "describe", "--always", "--dirty"], cwd=project.root, check=False, capture_output=True)
+    assert told.exists(), "the trap does not work"
+    told.unlink()
+    assert "changed since" in project.command()[1]
+    assert not told.exists()
 
 
 def test_a_folder_above_is_found_and_elsewhere_is_an_error(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

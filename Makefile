@@ -6,7 +6,7 @@
 # `make test-cold` is `make test` with every kernel compiled anew.
 # `make test-gpu`, on a machine with an NVIDIA GPU, tests the CUDA kernels there, and times them.
 # `make zoo` runs every fault of the bug zoo; `make bench` compares with llama.cpp (it compiles llama.cpp, some 10 minutes);
-# `make lock` pins dependencies again.
+# `make lock` pins dependencies again, and `make sbom` lists them in sbom.cdx.json.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
 
-.PHONY: demo test sweep test-cold lint type-check pytest test-gpu zoo bench lock clean
+.PHONY: demo test sweep test-cold lint type-check pytest test-gpu zoo bench lock sbom clean
 
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -82,6 +82,11 @@ lock:
 	$(LOCK) --no-deps --group linker -o requirements-linker.lock
 	$(LOCK) --no-deps --group cuda -o requirements-cuda.lock
 	$(LOCK) --group bench -o bench/requirements.lock
+	@$(MAKE) --no-print-directory sbom
+
+# The bill of materials, from the lock files.
+sbom: $(VENV)/.installed
+	$(BIN)/python .ci/sbom.py
 
 clean:
 	rm -rf $(VENV) build demo .mypy_cache .ruff_cache .pytest_cache

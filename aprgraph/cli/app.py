@@ -20,6 +20,7 @@ from aprgraph.cli.contracts import contracts
 from aprgraph.cli.diff import diff
 from aprgraph.cli.graph import graph
 from aprgraph.cli.inspect import inspect
+from aprgraph.cli.internal_error import report_defect
 from aprgraph.cli.models import models
 from aprgraph.cli.run import run
 from aprgraph.cli.stages import stages
@@ -87,7 +88,7 @@ def _terminate(number: int, _frame: object) -> None:
 
 
 def main() -> None:
-    """The console script: every AprgraphError is one line on stderr and exit code 2."""
+    """The console script: every AprgraphError is one line on stderr and exit code 2, a defect of our own one and 70."""
     # `aprgraph stages | head -1` ends as other programs do there. As an exception it would be exit 1, which is diff's "diverged".
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _terminate)
@@ -109,8 +110,11 @@ def main() -> None:
         print(f"error: {'' if error.filename is None else f'{error.filename}: '}{error.strerror or error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except MemoryError as error:
-        print(f"error: not enough memory{f': {error}' if str(error) else ''}; shorten the prompt", file=sys.stderr)
+        what = f": {printable(str(error))}" if str(error) else ""
+        print(f"error: not enough memory{what}; free some, or give less to do: a shorter prompt, fewer layers", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(_EXIT_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 -- whatever no one foresaw
+        sys.exit(report_defect(error))

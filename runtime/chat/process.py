@@ -45,7 +45,10 @@ class Reply:
 
 
 def run_worker(task: Mapping[str, object], limits: Limits) -> Reply:
-    """Render ``task`` (``template`` and ``variables``, as JSON has them) in a process of its own."""
+    """Render ``task`` (``template`` and ``variables``, as JSON has them) in a process of its own.
+
+    Raises RuntimeError with what the worker said where it failed itself: whatever a template does is a Reply.
+    """
     bounds = {"cpu_seconds": limits.cpu_seconds, "memory": limits.memory, "characters": limits.characters}
     try:
         # The worker is started apart from this process's paths, and then given them: Jinja may lie anywhere in them.
@@ -60,6 +63,8 @@ def run_worker(task: Mapping[str, object], limits: Limits) -> Reply:
         return Reply(reason=f"Python cannot be started ({shown(sys.executable)}: {error.strerror})")
     if done.returncode == -signal.SIGXCPU:
         return Reply(reason=f"it was stopped after {limits.cpu_seconds} s of processor time (a loop without an end?)")
+    if done.returncode > 0:  # Python's own end, with a traceback
+        raise RuntimeError(f"the process that renders templates failed: {done.stderr.decode(errors='replace')}")
     try:
         answer = json.loads(done.stdout)
     except ValueError:

@@ -35,7 +35,6 @@ def main() -> None:
     try:
         reply = {"text": _render(environment, task["template"], task["variables"], limits["characters"])}
     except MemoryError:
-        resource.setrlimit(resource.RLIMIT_AS, memory)  # room for the reply
         reply = {"reason": f"it needs more than {limits['memory'] >> 20} MiB of memory"}
     except TooLongError:
         reply = {"reason": f"it makes a text of more than {limits['characters']} characters"}
@@ -45,6 +44,7 @@ def main() -> None:
         reply = {"reason": str(error), "line": _template_line(error.__traceback__)}
     except Exception as error:  # noqa: BLE001 -- whatever the template does to Python's objects
         reply = {"reason": f"{type(error).__name__}: {error}", "line": _template_line(error.__traceback__)}
+    resource.setrlimit(resource.RLIMIT_AS, memory)  # room for the reply
     sys.stdout.write(json.dumps(reply))
 
 

@@ -25,13 +25,16 @@ _MOST_REPETITIONS, _MOST_CHARACTERS = 3, 256
 
 
 def match_names(pattern: re.Pattern[str], place: str, names: Sequence[str]) -> dict[str, str | None]:
-    """The place of each name, None where the expression does not match. Raises TraceError after SECONDS."""
+    """The place of each name, None where the expression does not match.
+
+    Raises TraceError after SECONDS, and RuntimeError with what the other process said where that failed itself.
+    """
     if _is_quick(pattern.pattern, names):
         return {name: place_in(pattern, place, name) for name in names}
     task = json.dumps({"expression": pattern.pattern, "place": place, "names": list(names)})
     try:
         done = subprocess.run(
-            [sys.executable, "-IS", str(_WORKER)], input=task, capture_output=True, timeout=SECONDS, check=True, encoding="utf-8"
+            [sys.executable, "-IS", str(_WORKER)], input=task, capture_output=True, timeout=SECONDS, check=False, encoding="utf-8"
         )
     except subprocess.TimeoutExpired:
         raise TraceError(
@@ -39,8 +42,12 @@ def match_names(pattern: re.Pattern[str], place: str, names: Sequence[str]) -> d
             f" {shown(pattern.pattern)}: was stopped after {SECONDS:g} s, as it tries too many ways; let no repetition stand in another, "
             r"such as (\w+)*",
         ) from None
-    except (OSError, subprocess.CalledProcessError) as error:
+    except OSError as error:
         raise TraceError(NAMES, f" {shown(pattern.pattern)}: could not be matched ({shown(str(error))})") from None
+    if done.returncode < 0:
+        raise TraceError(NAMES, f" {shown(pattern.pattern)}: the process that matched it was ended by signal {-done.returncode}")
+    if done.returncode:
+        raise RuntimeError(f"the process that matches names failed: {done.stderr}")
     return dict(zip(names, json.loads(done.stdout), strict=True))
 
 

@@ -185,7 +185,7 @@ def test_too_little_memory_is_one_line(reason: tuple[str, ...], expected: str, m
         raise MemoryError(*reason)
 
     monkeypatch.setattr(app_module, "app", fail)
-    assert error_of(run_cli()) == f"not enough memory{expected}; shorten the prompt"
+    assert error_of(run_cli()) == f"not enough memory{expected}; free some, or give less to do: a shorter prompt, fewer layers"
 
 
 def test_errors_go_to_stderr_alone(tmp_path: Path) -> None:
@@ -194,15 +194,36 @@ def test_errors_go_to_stderr_alone(tmp_path: Path) -> None:
     assert error_of(result).startswith("no.gguf: ")
 
 
-def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what users cause becomes one line; the rest needs its traceback."""
+@pytest.mark.contract("ERR-DEFECT-1")
+def test_a_defect_is_exit_70_and_keeps_its_traceback(tmp_path: Path) -> None:
+    """Never 1, which is "diverged"; one line, and the traceback where the line says."""
+    code = "from aprgraph.cli import app\ndef fail(): raise ZeroDivisionError('a\\nb\\x1b')\napp.app = fail\napp.main()"
+    environment = {"APRGRAPH_DEBUG": "0", "TMPDIR": str(tmp_path)}
+    result = run_python(code, cwd=tmp_path, env=environment)
+    assert (result.code, result.out) == (70, "")
+    [line] = result.err.splitlines()
+    assert line.startswith("internal error: ZeroDivisionError: a\\nb\\x1b")
+    assert "report it to" in line
+    [kept] = tmp_path.glob("aprgraph-traceback-*.txt")
+    assert line.endswith(str(kept))
+    assert "Traceback" in kept.read_text()
+    assert kept.stat().st_mode & 0o077 == 0
+    shown = run_python(code, cwd=tmp_path, env=environment | {"APRGRAPH_DEBUG": "1"})
+    assert (shown.code, len(list(tmp_path.glob("aprgraph-*")))) == (70, 1)
+    assert shown.err.startswith("Traceback")
 
+
+@pytest.mark.contract("ERR-DEFECT-1")
+@pytest.mark.parametrize("kind", [RecursionError, AssertionError, KeyError, ValueError, RuntimeError])
+def test_no_exception_is_exit_1(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def defect() -> None:
-        raise ZeroDivisionError
+        raise kind("what")
 
     monkeypatch.setattr(app_module, "app", defect)
-    with pytest.raises(ZeroDivisionError):
-        run_cli()
+    result = run_cli()
+    assert (result.code, result.out) == (70, "")
+    assert kind.__name__ in result.err
+    assert "Traceback" in result.err  # APRGRAPH_DEBUG is set where tests run
 
 
 def test_an_error_class_of_every_kind_is_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:

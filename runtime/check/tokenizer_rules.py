@@ -12,6 +12,7 @@ from aprgraph.runtime.check.describe import text_of
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.tokenizer import load_tokenizer
 from aprgraph.runtime.tokenizer.byte_pair import MERGES_KEY
+from aprgraph.runtime.tokenizer.character_map import CHARACTER_MAP_KEY, read_character_map
 from aprgraph.runtime.tokenizer.pre_tokenizers import read_pre_tokenizer
 from aprgraph.runtime.tokenizer.sentence_piece import SCORES_KEY
 from aprgraph.runtime.tokenizer.vocabulary import KINDS_KEY, MODEL_KEY, TOKENS_KEY, read_numbers, read_texts, read_token_id, read_vocabulary
@@ -39,11 +40,13 @@ def judge_tokenizer(metadata: Metadata, rows: int | None) -> Iterator[Finding]:
         if KINDS_KEY in metadata:
             parts.append((KINDS_KEY, lambda: read_numbers(metadata, KINDS_KEY, count)))
         parts += [(key, _token_id(metadata, key, count)) for key in metadata if key.startswith(_PREFIX) and key.endswith(_ID)]
-        if kind == "llama":
+        if kind in ("llama", "t5"):
             parts.append((SCORES_KEY, lambda: read_numbers(metadata, SCORES_KEY, count)))
     if kind == "gpt2":
         parts.append(("tokenizer.ggml.pre", lambda: read_pre_tokenizer(metadata)))
         parts.append((MERGES_KEY, lambda: read_texts(metadata, MERGES_KEY)))
+    if kind == "t5":
+        parts.append((CHARACTER_MAP_KEY, lambda: read_character_map(metadata)))
     # What takes several parts comes last: it may be wrong where they are right.
     seen: set[str] = set()
     for name, read in (*parts, (TOKENS_KEY, lambda: read_vocabulary(metadata)), (MODEL_KEY, lambda: load_tokenizer(metadata))):

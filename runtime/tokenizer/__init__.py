@@ -14,13 +14,15 @@ from aprgraph.runtime.tokenizer.hugging_face import HuggingFaceTokenizer
 from aprgraph.runtime.tokenizer.sentence_piece import SentencePieceEncoder
 from aprgraph.runtime.tokenizer.stream import TokenStream
 from aprgraph.runtime.tokenizer.tokenizer import Encoder, Tokenizer
+from aprgraph.runtime.tokenizer.unigram import UnigramEncoder
 from aprgraph.runtime.tokenizer.vocabulary import MODEL_KEY, check_embedding_rows, read_vocabulary
 from aprgraph.runtime.tokenizer.word_piece import WordPieceEncoder
 
-_ENCODERS: dict[str, type[BytePairEncoder | SentencePieceEncoder | WordPieceEncoder]] = {
+_ENCODERS: dict[str, type[BytePairEncoder | SentencePieceEncoder | UnigramEncoder | WordPieceEncoder]] = {
     "bert": WordPieceEncoder,
     "gpt2": BytePairEncoder,
     "llama": SentencePieceEncoder,
+    "t5": UnigramEncoder,
 }
 
 

@@ -27,7 +27,7 @@ def byte_letters() -> dict[str, int]:
 class BytePairEncoder:
     """Splits a text into words by the model's pre-tokenizer and merges the bytes of each."""
 
-    adds_space = False
+    adds_eos = adds_space = False
     default_bos: int | None = None
     default_eos: int | None = None
     frame: tuple[int, int] | None = None

@@ -68,7 +68,7 @@ class HuggingFaceTokenizer(Tokenizer):
 class _Pieces:
     """What tokens stand for, by the decoder of tokenizer.json: letters of byte-level BPE, or marks of SentencePiece or WordPiece."""
 
-    adds_bos = False
+    adds_bos = adds_eos = False
     default_bos: int | None = None
     default_eos: int | None = None
     frame: tuple[int, int] | None = None

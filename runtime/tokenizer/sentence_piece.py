@@ -14,13 +14,14 @@ from aprgraph.graph.metadata import Metadata
 from aprgraph.runtime.tokenizer.vocabulary import TokenKind, Vocabulary, read_numbers
 
 SCORES_KEY = "tokenizer.ggml.scores"
-_SPACE = "\u2581"
+SPACE = "\u2581"
 
 
 class SentencePieceEncoder:
     """Joins neighbouring symbols into the token of the highest score until none is left to join."""
 
     adds_bos = True
+    adds_eos = False
     default_bos: int | None = 1
     default_eos: int | None = 2
     frame: tuple[int, int] | None = None
@@ -33,22 +34,17 @@ class SentencePieceEncoder:
         self.adds_space = metadata.flag("tokenizer.ggml.add_space_prefix", True)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text without special tokens; characters without a token become bytes. Raises TokenError."""
+        """See ``Encoder.encode``; characters without a token become bytes. Raises TokenError."""
         tokens: list[int] = []
-        for symbol in self._join(list(text.replace(" ", _SPACE))):
+        text = f" {text}" if self.adds_space else text
+        for symbol in self._join(list(text.replace(" ", SPACE))):
             token = self._vocabulary.ids.get(symbol)
             tokens += [token] if token is not None else [self._byte(byte) for byte in symbol.encode()]
         return tokens
 
     def piece(self, token: int) -> bytes:
         """UTF-8 of a token; a byte token is its byte."""
-        text = self._vocabulary.texts[token]
-        if self._vocabulary.kinds[token] == TokenKind.BYTE and text.startswith("<0x") and text.endswith(">"):
-            try:
-                return bytes([int(text[3:-1], 16)])
-            except ValueError:
-                pass  # not a byte's name after all
-        return text.replace(_SPACE, " ").encode()
+        return piece_of(self._vocabulary, token)
 
     def _join(self, symbols: list[str]) -> list[str]:
         ids, scores = self._vocabulary.ids, self._scores
@@ -83,3 +79,14 @@ class SentencePieceEncoder:
         if token is None:
             raise TokenError(f"{self._path}: the vocabulary has no token for the byte 0x{byte:02X} of the prompt; leave that character out")
         return token
+
+
+def piece_of(vocabulary: Vocabulary, token: int) -> bytes:
+    """UTF-8 of a token of SentencePiece; a byte token is its byte."""
+    text = vocabulary.texts[token]
+    if vocabulary.kinds[token] == TokenKind.BYTE and text.startswith("<0x") and text.endswith(">"):
+        try:
+            return bytes([int(text[3:-1], 16)])
+        except ValueError:
+            pass  # not a byte's name after all
+    return text.replace(SPACE, " ").encode()

@@ -15,20 +15,21 @@ _SPACES = " \t\n\v\f\r"
 
 
 class Encoder(Protocol):
-    """What differs between kinds of tokenizers. ``adds_bos`` and the two default ids hold where the metadata is silent.
+    """What differs between kinds of tokenizers. ``adds_bos``, ``adds_eos`` and the two default ids hold where the metadata is silent.
 
-    ``adds_space``: a text at the start, or after a special token, gets a space before it. ``frame`` are the tokens that every text
+    ``adds_space``: ``encode`` puts a space before a text. ``frame`` are the tokens that every text
     gets at its start and end, whatever the metadata say; None where they decide.
     """
 
     adds_bos: bool
+    adds_eos: bool
     adds_space: bool
     default_bos: int | None
     default_eos: int | None
     frame: tuple[int, int] | None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text without special tokens."""
+        """Token ids of a text between special tokens."""
 
     def piece(self, token: int) -> bytes:
         """What a token that is not special stands for: UTF-8, possibly not whole characters."""
@@ -50,7 +51,7 @@ class Tokenizer:
             self.bos_id, self._last = encoder.frame
         else:
             self.bos_id = _affix(metadata, "bos", encoder.adds_bos, encoder.default_bos, len(vocabulary))
-            self._last = _affix(metadata, "eos", False, encoder.default_eos, len(vocabulary))
+            self._last = _affix(metadata, "eos", encoder.adds_eos, encoder.default_eos, len(vocabulary))
 
     def __len__(self) -> int:
         return len(self.vocabulary)
@@ -67,14 +68,8 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise TokenError(f"the prompt is not valid UTF-8 at character {error.start}; give it in UTF-8") from None
         tokens = [] if self.bos_id is None or not affixes else [self.bos_id]
-        after_special = True
         for part in self._partition(text):
-            if isinstance(part, int):
-                tokens.append(part)
-            else:
-                prefix = " " if self._encoder.adds_space and after_special else ""
-                tokens += self._encoder.encode(prefix + part)
-            after_special = isinstance(part, int)
+            tokens += [part] if isinstance(part, int) else self._encoder.encode(part)
         return tokens if self._last is None or not affixes else [*tokens, self._last]
 
     def encode_chat(self, text: str) -> list[int]:

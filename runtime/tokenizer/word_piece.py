@@ -31,6 +31,7 @@ class WordPieceEncoder:
     """Divides each word into the longest tokens from its start; a word that does not come out even is one unknown token."""
 
     adds_bos = True
+    adds_eos = False
     adds_space = True
     default_bos: int | None = _BOS
     default_eos: int | None = None

@@ -82,3 +82,8 @@ BYTE_PAIR_PROMPTS: tuple[str, ...] = (*PROMPTS, "hell", "a  12\n\n 345")
 
 #: For phi3.gguf.
 PHI3_PROMPTS: tuple[str, ...] = (*PROMPTS, "<|system|>\nBe brief.<|end|>\n<|user|>\n  What is 2+2? <|end|> \t<|assistant|>\n")
+
+#: For unigram.gguf: a token that a user has defined, the mask, what the map replaces at both ends, and a token nobody uses.
+UNIGRAM_PROMPTS: tuple[str, ...] = (
+    *PROMPTS, "a <tag/> b<tag/>c", "the <mask> is </s> here", "\u2026\ufb01ne \u2167\u2026", "qz q zqz", "\u2028\u0085\u2028x", "\u200b \u200b", "\x00a\x00",
+)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,32 @@ def word_piece() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def unigram() -> dict[str, Any]:
+    """tokenizer.json of unigram.gguf's vocabulary, as transformers converts XLM-RoBERTa's."""
+    metadata = GGUFFile(GOLDEN / "unigram.gguf").metadata
+    texts = read_texts(metadata, "tokenizer.ggml.tokens")
+    scores, kinds, characters = (
+        metadata.array(f"tokenizer.ggml.{name}").values() for name in ("scores", "token_type", "precompiled_charsmap")
+    )
+    spaces = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    return {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [_added(token, texts[token]) for token, kind in enumerate(kinds) if kind in (2, 3, 4)],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(bytes(characters)).decode()},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, spaces]}, "decoder": spaces,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "</s>", "type_id": 0}},
+            ],
+            "pair": [],
+            "special_tokens": {texts[token]: {"id": texts[token], "ids": [token], "tokens": [texts[token]]} for token in (0, 2)},
+        },
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": [list(entry) for entry in zip(texts, scores, strict=True)], "byte_fallback": False},
+    }  # fmt: skip
+
+
 def folder_with(tmp_path: Path, document: Any, **settings: Any) -> Path:
     folder = write_checkpoint("llama-f32-linear", tmp_path)
     (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
@@ -167,6 +194,16 @@ def test_word_piece(tmp_path: Path) -> None:
         equal += tokenizer.encode(text) == ids
     assert equal == len(pairs) - 2  # U+0085, and letters of Hangul
     assert tokenizer.decode(tokenizer.encode("Hello, WORLD")) == "hello , world"
+
+
+@pytest.mark.contract("EMBEDDING-TOKENS-1")
+def test_unigram(tmp_path: Path) -> None:
+    """As XLM-RoBERTa's, with the frame. U+0085 is white space here, and an unused token makes what is unknown less likely."""
+    tokenizer, rows = tokenizer_of(folder_with(tmp_path, unigram())), golden_json("unigram_ids.json")
+    others = [text for text, ids, *_ in rows if tokenizer.encode(text) != ids]
+    assert [text for text in others if "\x85" not in text] == ["qz q zqz"]
+    assert len(others) == 3
+    assert tokenizer.decode(tokenizer.encode("Hello, world!")) == "Hello, world!"
 
 
 @pytest.mark.contract("FILE-HF-4")

@@ -158,7 +158,7 @@ def test_a_prompt_that_is_not_unicode_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"model": "t5"}, "tokenizer.ggml.model is 't5'; supported: bert, gpt2, llama"),
+    ({"model": "rwkv"}, "tokenizer.ggml.model is 'rwkv'; supported: bert, gpt2, llama, t5"),
     ({"pre": "nonesuch"}, "tokenizer.ggml.pre is 'nonesuch'; supported: default"),
 ])  # fmt: skip
 def test_unknown_tokenizers_are_named(change: dict[str, object], message: str) -> None:
@@ -214,6 +214,62 @@ def test_sentence_piece_without_byte_tokens_refuses_what_it_cannot_encode() -> N
     assert tokenizer.encode("a") == [1, 3, 4]
     with pytest.raises(TokenError, match="no token for the byte 0x62"):
         tokenizer.encode("b")
+
+
+def unigram(*texts: str, scores: Sequence[float], kinds: Sequence[int], **changes: object) -> Metadata:
+    """A unigram vocabulary in which the third token is what is unknown."""
+    return byte_pair(
+        model="t5", tokens=Values([text.encode() for text in texts]), scores=Values(list(scores)), token_type=Values(list(kinds)),
+        bos_token_id=None, eos_token_id=None, **changes,
+    )  # fmt: skip
+
+
+def test_unigram_takes_t5_s_defaults_and_no_score_of_what_is_no_text() -> None:
+    """What is unused is no measure of what is unlikely: -20 for a character without a token, and not -1010."""
+    texts, kinds = ("<pad>", "</s>", "<unk>", "a", "bc", "ca", "x", "<0x62>"), (3, 3, 2, 1, 1, 5, 5, 6)
+    tokenizer = load_tokenizer(unigram(*texts, scores=(0, 0, 0, -1, -10, -1000, -30, 0), kinds=kinds))
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (None, {1})
+    assert tokenizer.encode("aa") == [3, 3, 1]
+    assert tokenizer.encode("bca") == [4, 3, 1]
+    assert tokenizer.encode("cca") == [2, 3, 1]  # by -1010, "ca" would be likelier
+    assert tokenizer.encode("ax") == [3, 6, 1]
+    assert tokenizer.encode("\u00e9b") == [2, 1]
+    assert tokenizer.decode([3, 7, 2, 1]) == "ab<unk>"
+    with pytest.raises(ModelError, match="unknown_token_id is missing, and the vocabulary has no token 2"):
+        load_tokenizer(unigram("a", "b", scores=(0, 0), kinds=(1, 1)))
+
+
+def _map(*, value: int = 0, child: int = 64) -> list[int]:
+    """A trie of one run, "a", which becomes "bb"; ``child`` leads to where the place of that is, ``value``."""
+    units = [64 << 10, *[0] * 97]
+    units[64 ^ 0x61] = 0x61 | 1 << 8 | child << 10
+    units[64 ^ 0x61 ^ 64] = 1 << 31 | value
+    return [*(4 * len(units)).to_bytes(4, "little"), *b"".join(unit.to_bytes(4, "little") for unit in units), *b"bb\x00\xff\x00"]
+
+
+@pytest.mark.contract("EMBEDDING-TOKENS-1")
+@pytest.mark.parametrize(("content", "message"), [
+    ([1, 2], "holds 2 bytes, expected a trie of 513 bytes and replacements that end with a zero byte"),
+    ([4, 0, 0, 0, 1, 1, 1, 1], "holds 8 bytes, expected a trie of 4 bytes"),
+    ([4, 0, 0, 0, 1, 1, 1, 1, 65], "replacements that end with a zero byte"),
+    (_map(value=9), "refers to byte 9 of 5 of replacements"),
+    (_map(value=3), "holds a replacement at byte 3 that is not valid UTF-8"),
+    (_map(child=500), r"refers to unit \d+ of 98"),
+    ([300], "holds what is no byte, expected an array of bytes"),
+    ("abc", "precompiled_charsmap' is 'abc', expected an array"),
+])  # fmt: skip
+def test_a_map_of_characters_that_is_damaged_is_a_model_error(content: object, message: str) -> None:
+    def tokens(content: object) -> list[int]:
+        given = Values(content) if isinstance(content, list) else content
+        return load_tokenizer(
+            unigram("<pad>", "</s>", "<unk>", "b", scores=(0, 0, 0, -1), kinds=(3, 3, 2, 1), precompiled_charsmap=given)
+        ).encode("a")
+
+    assert tokens(_map()) == [3, 3, 1]
+    assert tokens([byte - 256 if byte > 127 else byte for byte in _map()]) == [3, 3, 1]  # an array of int8
+    with pytest.raises(ModelError, match=message) as error:
+        tokens(content)
+    assert "\n" not in str(error.value)
 
 
 def test_the_tokenizers_of_tiny_models_round_trip(tiny_model: Callable[..., Path]) -> None:

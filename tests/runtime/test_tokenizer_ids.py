@@ -91,6 +91,22 @@ def test_word_piece() -> None:
     assert tokenizer.decode(tokenizer.encode("Hello, WORLD")) == "hello , world"
 
 
+#: add_space_prefix and remove_extra_whitespaces.
+_SPACES = ((True, True), (True, False), (False, False), (False, True))
+
+
+@pytest.mark.contract("EMBEDDING-TOKENS-1")
+@pytest.mark.parametrize("variant", range(len(_SPACES)))
+def test_unigram(variant: int) -> None:
+    """As XLM-RoBERTa's, with a map of characters, and unknown ones that become one token together."""
+    prefix, merge = _SPACES[variant]
+    changes = {"tokenizer.ggml.add_space_prefix": prefix, "tokenizer.ggml.remove_extra_whitespaces": merge}
+    tokenizer = load_tokenizer(metadata_of(GOLDEN / "unigram.gguf").with_overrides(changes))
+    for text, *ids in golden_json("unigram_ids.json"):
+        assert tokenizer.encode(text) == ids[variant], repr(text)
+    assert tokenizer.decode(tokenizer.encode("Hello, world!")) == "Hello, world!"
+
+
 def test_special_tokens_of_phi_3_strip_the_white_space_after_them() -> None:
     tokenizer = load_tokenizer(metadata_of(GOLDEN / "phi3.gguf"))
     for text, ids in zip(PHI3_PROMPTS, golden_json("phi3_ids.json"), strict=True):

@@ -17,7 +17,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -26,14 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aprgraph.codegen.artifact_form import ARTIFACT_FILE, FORMAT, VERSION
 from aprgraph.codegen.cache.sources import sources_digest
 from aprgraph.codegen.cpu.levels import check_runs_here, find_cpu
 from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.kernels.base import requests_of
 from aprgraph.codegen.versions import version
 from aprgraph.graph.arguments import COMPILE, MODEL
-from aprgraph.graph.errors import ArtifactError, GraphError
+from aprgraph.graph.errors import ArtifactError, GraphError, shown
 from aprgraph.graph.held_graph import HeldGraph, require_known_ops
+from aprgraph.graph.input_file import read_input, read_input_text
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.message import message_from_json
 from aprgraph.graph.metadata import Scalar
@@ -42,19 +43,17 @@ from aprgraph.graph.ops.registry import is_own_formula
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.sources.checkpoint import is_checkpoint
 from aprgraph.graph.sources.file_kind import kind_of_folder
-from aprgraph.graph.text import parse_graph, print_graph
+from aprgraph.graph.text import MOST_GRAPH_BYTES, parse_graph, print_graph
 from aprgraph.graph.verify import verify
 from aprgraph.graph.whole_file import write_whole
 
-FORMAT = "aprgraph-artifact"
-#: Raised whenever kernels, programs or the files above change in a way that older artifacts do not follow.
-VERSION = 8
 SUFFIX = ".aprg"
-TARGETS = ("llvm", "cuda", "reference")
 
 MANIFEST = "artifact.json"
 GRAPH = "graph.txt"
 _PROGRAMS = "programs"
+#: More than the graph, the library or the GPU's code of any model has; and characters of a version in a message.
+_MOST_CODE_BYTES, _MOST_VERSION = 1 << 30, 64
 _DIGEST = 24
 
 
@@ -191,15 +190,11 @@ def read_artifact(directory: str | Path) -> Artifact:
         known = ("; make one with `", make, "`") if kind is None else (f" but {kind.what}; ", kind.advice)
         raise ArtifactError(f"{directory}: not an artifact (no {MANIFEST})", *known)
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if document["format"] != FORMAT:
-            raise ArtifactError(f"{path}: format {document['format']!r}, expected {FORMAT!r}")
-        stale = [f"{key} {document.get(key)}, here {value}" for key, value in versions().items() if document.get(key) != value]
-        if document["version"] != VERSION:
-            stale.insert(0, f"artifact format {document['version']}, here {VERSION}")
-        if stale:
-            raise ArtifactError(f"{directory}: compiled with other versions ({'; '.join(stale)}); compile the model again")
-        text = (directory / GRAPH).read_text(encoding="utf-8")
+        document = ARTIFACT_FILE.parse(ARTIFACT_FILE.read_bytes(path), path)
+        _require_versions(document, directory)
+        ARTIFACT_FILE.require_form(document, path)
+        _require_parts(document, path)
+        text = read_input_text(directory / GRAPH, MOST_GRAPH_BYTES)
         if digest(text.encode()) != document["graph"]:
             raise ArtifactError(f"{directory / GRAPH}: not the graph that was compiled; compile the model again")
         graph = parse_graph(text)
@@ -208,32 +203,55 @@ def read_artifact(directory: str | Path) -> Artifact:
         library = document["library"]
         if library is not None:
             _check_formulas(graph, document["kernels"], directory)
-        if library is not None and digest(library_in(directory, str(library)).read_bytes()) != library:
+        if library is not None and digest(read_input(library_in(directory, library), _MOST_CODE_BYTES)) != library:
             raise ArtifactError(f"{library_in(directory, library)}: not the library that was compiled; compile the model again")
         device = None if document["device"] is None else DeviceCode.from_json(document["device"])
-        if device is not None and digest(fat_binary_in(directory, device.digest).read_bytes()) != device.digest:
+        if device is not None and digest(read_input(fat_binary_in(directory, device.digest), _MOST_CODE_BYTES)) != device.digest:
             raise ArtifactError(f"{fat_binary_in(directory, device.digest)}: not the kernels that were compiled; compile the model again")
         return Artifact(
             directory=directory,
-            target=str(document["target"]),
+            target=document["target"],
             cpu=None if document["cpu"] is None else find_cpu(document["cpu"]).name,
             model_path=Path(document["model"]["path"]),
-            fingerprint=str(document["model"]["fingerprint"]),
+            fingerprint=document["model"]["fingerprint"],
             library_digest=library,
             device=device,
             overrides=dict(document["overrides"]),
-            ignore=tuple(map(str, document.get("ignore", ()))),  # absent in artifacts that are older
+            ignore=tuple(document.get("ignore", ())),  # absent in artifacts that are older
             kernels=dict(document["kernels"]),
-            sources=bytes.fromhex(document["sources"]).hex(),
+            sources=document["sources"],
             graph=graph,
             unapplied=tuple(map(message_from_json, document.get("unapplied", ()))),
         )
     except OSError as error:
         raise ArtifactError(f"{error.filename}: cannot be read: {error.strerror}; compile the model again") from None
-    except KeyError as error:
-        raise ArtifactError(f"{directory}: damaged ({error} is missing in {MANIFEST}); compile the model again") from None
-    except (ValueError, TypeError, AttributeError, RecursionError, GraphError) as error:
+    except GraphError as error:
         raise ArtifactError(f"{directory}: damaged ({error}); compile the model again") from None
+
+
+def _require_versions(document: Mapping[str, Any], directory: Path) -> None:
+    """Raise ArtifactError for what is no artifact's manifest, or was made by other versions, whose form may be another."""
+    if document.get("format") != FORMAT:
+        raise ArtifactError(f"{directory / MANIFEST}: format {shown(document.get('format'))}, expected {FORMAT!r}; compile the model again")
+    stale = [f"{key} {_word(document.get(key))}, here {value}" for key, value in versions().items() if document.get(key) != value]
+    if document.get("version") != VERSION:
+        stale.insert(0, f"artifact format {_word(document.get('version'))}, here {VERSION}")
+    if stale:
+        raise ArtifactError(f"{directory}: compiled with other versions ({'; '.join(stale)}); compile the model again")
+
+
+def _word(version: object) -> str:
+    return version if isinstance(version, str) and len(version) <= _MOST_VERSION else shown(version)
+
+
+def _require_parts(document: Mapping[str, Any], path: Path) -> None:
+    """Raise ArtifactError unless there is what the target needs, and nothing of another's."""
+    target = document["target"]
+    for part, needed in (("library", target != "reference"), ("device", target == "cuda"), ("cpu", target == "llvm")):
+        if (document[part] is not None) != needed:
+            expected = "null" if not needed else "what it names"
+            found = "null" if needed else "there"
+            raise ArtifactError(f"{path}: {part} is {found}, expected {expected} for the target {target}; compile the model again")
 
 
 def _check_formulas(graph: Graph, kernels: Mapping[str, str], directory: Path) -> None:

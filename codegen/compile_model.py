@@ -12,12 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aprgraph.codegen.artifact import (
-    FORMAT,
     GRAPH,
     MANIFEST,
     SUFFIX,
-    TARGETS,
-    VERSION,
     Artifact,
     digest,
     fat_binary_in,
@@ -26,6 +23,7 @@ from aprgraph.codegen.artifact import (
     sources,
     versions,
 )
+from aprgraph.codegen.artifact_form import FORMAT, TARGETS, VERSION
 from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.codegen.cpu.library import build_library
 from aprgraph.codegen.cuda.architectures import Architecture, parse_architectures

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from aprgraph.graph.errors import GraphError
+from aprgraph.graph.errors import AprgraphError, GraphError
 from aprgraph.graph.ir import Attr
 from aprgraph.graph.stages import Stage, StageKind, add_stage
 
@@ -19,6 +19,8 @@ _ATTRIBUTE = "stages"
 _FIELDS = {field.name: field for field in fields(Stage)}
 #: Of Stage, the fields that are tuples of text.
 _TUPLES = ("dims", "reads", "recalls")
+#: More than any family brings; for each the table is made anew. What lies behind these is not declared.
+_MOST_STAGES = 256
 _NETWORKS = (None, "dense", "experts")
 
 
@@ -33,11 +35,12 @@ def make_stages_known(attrs: Mapping[str, Attr]) -> None:
     if _ATTRIBUTE not in attrs:
         return
     try:
-        stages = [_stage(document) for document in json.loads(str(attrs[_ATTRIBUTE]))]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        documents = json.loads(str(attrs[_ATTRIBUTE]))
+        stages = [_stage(document) for document in documents[:_MOST_STAGES]]
+        for stage, before in stages:
+            add_stage(stage, before, of_graph=True)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, AprgraphError) as error:
         raise GraphError(f"the graph's attribute {_ATTRIBUTE} declares no stages: {error}") from None
-    for stage, before in stages:
-        add_stage(stage, before, of_graph=True)
 
 
 def _document(stage: Stage, before: str) -> dict[str, Any]:

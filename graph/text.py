@@ -20,6 +20,8 @@ from aprgraph.graph.errors import GraphError, shown
 from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
 from aprgraph.graph.stage_declarations import make_stages_known
 
+#: Far more than the text of any model's graph: 100,000 nodes have 15 MB.
+MOST_GRAPH_BYTES = 256 << 20
 _NAME = r"[A-Za-z0-9_.\-]+"
 #: As many digits as fit into 64 bits; Python's int would take any number of them.
 _NUMBER = r"[0-9]{1,18}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import re
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from aprgraph.graph.arguments import PROMPT, TOKENS
 from aprgraph.graph.errors import TokenError, shown
+from aprgraph.graph.input_file import read_input
 from aprgraph.graph.model import Model
 
 #: Far more than any model's context, and little enough to read at once when the path is a device without an end.
@@ -90,25 +92,29 @@ def _is_id(word: str) -> bool:
 
 
 def _name(path: str | Path) -> str:
-    return "standard input" if str(path) == "-" else str(path)
+    return "standard input" if str(path) == "-" else repr(str(path)) if "\0" in str(path) else str(path)
 
 
 def _read_text(path: str | Path, expected: str) -> str:
     """The whole of a file as UTF-8, line ends as they are. Raises TokenError."""
     try:
-        if str(path) == "-":
-            data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
-        else:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+        data = _standard_input() if str(path) == "-" else read_input(path, MAX_FILE_BYTES, pipes=True)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise TokenError(f"{_name(path)}: more than {MAX_FILE_BYTES >> 20} MiB, expected {expected}; give a shorter one") from None
         raise TokenError(f"{_name(path)}: cannot be read: {error.strerror}; expected a file with {expected}") from None
-    except ValueError as error:  # a path with a NUL in it
-        raise TokenError(f"{str(path)!r}: cannot be read: {error}; expected the path of a file with {expected}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise TokenError(f"{_name(path)}: more than {MAX_FILE_BYTES >> 20} MiB, expected {expected}; give a shorter one")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = data[error.start]
         raise TokenError(f"{_name(path)}: not valid UTF-8: byte 0x{byte:02X} at offset {error.start}; expected {expected}") from None
+
+
+def _standard_input() -> bytes:
+    """All of it. Raises OSError."""
+    if sys.stdin is None:  # closed by the shell (<&-)
+        raise OSError(errno.EBADF, "Is closed")
+    data: bytes = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"Has more than {MAX_FILE_BYTES} bytes")
+    return data

@@ -149,7 +149,7 @@ def _open(loaded: LoadedModel, option: str, text: str) -> CompiledModel:
     """A side: a target to compile the model for, or an artifact. Raises AprgraphError."""
     from aprgraph.api import open_artifact  # noqa: PLC0415
     from aprgraph.cli.target import parse_target  # noqa: PLC0415
-    from aprgraph.codegen.artifact import TARGETS  # noqa: PLC0415
+    from aprgraph.codegen.artifact_form import TARGETS  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
     from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
 

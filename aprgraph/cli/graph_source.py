@@ -50,17 +50,18 @@ def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[
 def _graph_of_artifact(directory: Path) -> Graph:
     """From the text alone, so that an artifact for another CPU, or whose model has gone, can be drawn too."""
     from aprgraph.graph.errors import ArtifactError, GraphError  # noqa: PLC0415
+    from aprgraph.graph.input_file import read_input_text  # noqa: PLC0415
     from aprgraph.graph.ops import OPS  # noqa: PLC0415
-    from aprgraph.graph.text import parse_graph  # noqa: PLC0415
+    from aprgraph.graph.text import MOST_GRAPH_BYTES, parse_graph  # noqa: PLC0415
     from aprgraph.graph.verify import verify  # noqa: PLC0415
 
     path = directory / "graph.txt"
     try:
-        found = parse_graph(path.read_text(encoding="utf-8"))
+        found = parse_graph(read_input_text(path, MOST_GRAPH_BYTES))
         if all(node.op in OPS for node in found):  # those of a family's file may be unknown, and can be drawn all the same
             verify(found)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}; compile the model again") from None
-    except (GraphError, UnicodeDecodeError) as error:
+    except GraphError as error:
         raise ArtifactError(f"{path}: not the graph of an artifact ({error}); compile the model again") from None
     return found

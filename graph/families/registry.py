@@ -15,10 +15,13 @@ from aprgraph.graph.errors import AprgraphError, UnsupportedModelError, shown
 from aprgraph.graph.families.base import Family, Order
 from aprgraph.graph.families.misspelt import check_attributes
 from aprgraph.graph.families.own_code import line_in, own_code, where_is
+from aprgraph.graph.input_file import read_input
 from aprgraph.graph.metadata import Metadata
 from aprgraph.graph.stages import HIDDEN, STAGE_BY_NAME, Stage, add_stage
 
 _F = TypeVar("_F", bound=type[Family])
+#: More than any Python file has.
+_MOST_BYTES = 16 << 20
 
 #: The entry points by which an installed package says which families it brings.
 ENTRY_POINTS = "aprgraph.families"
@@ -112,7 +115,7 @@ def load_family_file(path: str | Path) -> list[type[Family]]:
 
 def _run(file: Path) -> ModuleType:
     try:
-        source = file.read_bytes()
+        source = read_input(file, _MOST_BYTES)
     except OSError as error:
         raise AprgraphError(f"{file}: {error.strerror}; expected a Python file that declares a family") from None
     # By content, so that loading a file twice declares one class, and the file beside it another. Python's own

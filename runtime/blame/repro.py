@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from aprgraph.graph.errors import ComparisonError, TraceError
+from aprgraph.graph.errors import AprgraphError, ComparisonError, TraceError
+from aprgraph.graph.input_file import read_input
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.json_documents import Document, Exactly, MapOf, Record, Text
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array, Role, has_state, is_input, is_own_state, is_weight, operand_named, traits_of
 from aprgraph.graph.passes.prune import Prune
@@ -29,6 +31,27 @@ from aprgraph.runtime.trace.reader import Trace
 SCRIPT = "repro.py"
 #: The digests of what was written.
 _SIGNATURE = "repro.json"
+
+
+class _SignatureError(AprgraphError):
+    """The file of digests is not one."""
+
+
+SIGNATURE_FILE = Document(
+    "list of a repro's files",
+    Record(
+        {
+            "format": Exactly(("aprgraph-repro",)),
+            "version": Exactly((1,)),
+            "files": MapOf(Text(128), about="The SHA-256 of each file, in hexadecimal digits; of large weights the size."),
+        },
+        about="What was written beside it, so that it can be replaced as long as nobody changed it.",
+    ),
+    _SignatureError,
+    "write it somewhere else",
+    "aprgraph-repro",
+    1,
+)
 
 #: What ends the name of a state that earlier passes left, where that is not the node's value.
 _STATE = ".state"
@@ -83,13 +106,13 @@ def check_repro_place(directory: Path) -> None:
         if not names and (directory.is_dir() or not os.path.lexists(directory)):
             probe(directory)
             return
-        signed = json.loads((directory / _SIGNATURE).read_text(encoding="utf-8"))["files"] if _SIGNATURE in names else None
-        if not isinstance(signed, dict):
+        signed = SIGNATURE_FILE.read(directory / _SIGNATURE)["files"] if _SIGNATURE in names else None
+        if signed is None:
             raise TraceError.at_place(f"{directory}: is not an empty folder, nor one that aprgraph wrote")
         changed = sorted(name for name in names - {_SIGNATURE} if signed.get(name) != _digest(directory / name))
     except OSError as error:
         raise TraceError.unwritable(directory, error) from None
-    except (ValueError, KeyError, TypeError):
+    except _SignatureError:
         raise TraceError.at_place(f"{directory / _SIGNATURE}: is not what aprgraph wrote there") from None
     if changed:
         raise TraceError.at_place(f"{directory}: {', '.join(changed[:3])} is not as aprgraph wrote it")
@@ -99,7 +122,7 @@ def check_repro_place(directory: Path) -> None:
 def _sign(part: Path) -> None:
     """Note what is there, so that it can be replaced as long as nobody changed it."""
     files = {path.name: _digest(path) for path in sorted(part.iterdir())}
-    document = {"format": "aprgraph-repro", "version": 1, "files": files}
+    document = {"format": SIGNATURE_FILE.format, "version": SIGNATURE_FILE.version, "files": files}
     (part / _SIGNATURE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
@@ -107,7 +130,7 @@ def _digest(path: Path) -> str:
     """Of the contents; of weights, which nobody edits and which can be of gigabytes, the size."""
     if path.stat().st_size > _MOST_BLOCK_BYTES:
         return f"{path.stat().st_size} bytes"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_input(path, _MOST_BLOCK_BYTES)).hexdigest()
 
 
 def _put_in_place(part: Path, directory: Path) -> None:

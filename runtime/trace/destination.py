@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
+from aprgraph.graph.input_file import read_input
+from aprgraph.graph.json_documents import ListOf, Record, Text, parse_strict_json
 from aprgraph.graph.words import listed
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceInfo, read_manifest
 from aprgraph.runtime.trace.unread_files import list_folder
@@ -25,6 +27,9 @@ OWN = "aprgraph"
 #: What says that a directory is an artifact; compiling again would remove what else is in it.
 _ARTIFACT = "artifact.json"
 _SHOWN = 3
+#: What MARKER holds: the files that were there before the run.
+_MARKER = Record({"kept": ListOf(Text(4096))})
+_MOST_MARKER_BYTES = 64 << 20
 
 
 def author_of(info: TraceInfo) -> str:
@@ -119,9 +124,11 @@ def mark_kept(marker: int, others: Collection[str]) -> None:
 
 def _kept_by(marker: Path) -> frozenset[str]:
     try:
-        return frozenset(map(str, json.loads(marker.read_text(encoding="utf-8"))["kept"]))
-    except (OSError, ValueError, KeyError, TypeError):  # of an older version, or cut off: it is empty
+        found = parse_strict_json(read_input(marker, _MOST_MARKER_BYTES).decode("utf-8"))
+        _MARKER.check(found)
+    except (OSError, ValueError):  # of an older version, or cut off: it is empty
         return frozenset()
+    return frozenset(found["kept"])
 
 
 def remove_old(directory: Path, files: Collection[str]) -> None:

@@ -7,6 +7,7 @@ the same bytes. A manifest of somebody else's tensors has no graph (``null``), a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.errors import GraphError, TraceError, shown
-from aprgraph.graph.json_text import parse_json
-from aprgraph.graph.stages import execution_key
+from aprgraph.graph.stages import STAGE_BY_NAME, execution_key
 from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.place import Place
+from aprgraph.runtime.trace.aprt import MAX_ELEMENTS
+from aprgraph.runtime.trace.manifest_form import FORMAT, TRACE, TRACE_FILE, VERSION
 from aprgraph.runtime.trace.statistics import Statistics
 
 MANIFEST = "trace.json"
 #: There, and locked, while a run writes; what an interrupted run leaves.
 MARKER = "trace.incomplete"
-FORMAT = "aprgraph-trace"
-VERSION = 1
 #: In ``extra``: which rows of a head of q or k RoPE turns together, "interleaved" (2i, 2i + 1) or "halves" (i, i + D/2).
 QK_ROWS = "qk_rows"
 #: The arithmetic of an engine that a run was computed in, with its options (graph/arithmetics.py).
@@ -84,64 +84,54 @@ class TraceInfo:
 def read_manifest(directory: Path, *, with_graph: bool = True) -> tuple[list[TraceEntry], TraceInfo]:
     """What the manifest of ``directory`` says; ``with_graph``: its graph is parsed too, which takes most of the time. Raises TraceError."""
     path = directory / MANIFEST
-    try:
-        document = parse_json(path.read_text(encoding="utf-8"))
-        if document["format"] != FORMAT or document["version"] != VERSION:
-            found = f"format {shown(document['format'])} version {shown(document['version'])}"
-            raise TraceError(f"{path}: {found}, expected {FORMAT!r} version {VERSION}")
-        entries = [_entry_from_json(directory, item) for item in document["tensors"]]
-        if len({entry.key for entry in entries}) < len(entries):
-            raise TraceError(f"{path}: a tensor appears twice; run the trace again")
-        known = {"format", "version", "model", "target", "tokens", "positions", "plan", "tensors", "graph"}
-        info = TraceInfo(
-            model=dict(document["model"]),
-            target=_text(document["target"]),
-            tokens=tuple(_whole(token) for token in document["tokens"]),
-            plan=_text(document["plan"]),
-            positions=_text(document["positions"]),
-            graph_text="" if document["graph"] is None else "\n".join(document["graph"]) + "\n",
-            extra={key: value for key, value in document.items() if key not in known},
-        )
-        if with_graph and info.graph_text:
-            parse_graph(info.graph_text)
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
-    except KeyError as error:
-        raise TraceError(f"{path}: not a whole trace manifest: {error} is missing; run the trace again") from None
-    except (ValueError, TypeError, OverflowError, RecursionError, AttributeError, GraphError) as error:
-        raise TraceError(f"{path}: not a whole trace manifest ({error}); run the trace again") from None
+    document = TRACE_FILE.read(path)
+    info = TraceInfo(
+        model=dict(document["model"]),
+        target=document["target"],
+        tokens=tuple(document["tokens"]),
+        plan=document["plan"],
+        positions=document["positions"],
+        graph_text="" if document["graph"] is None else "\n".join(document["graph"]) + "\n",
+        extra={key: value for key, value in document.items() if key not in TRACE.fields},
+    )
+    if with_graph and info.graph_text:
+        try:
+            parse_graph(info.graph_text)  # which makes the stages known that it declares
+        except GraphError as error:
+            raise TraceError(f"{path}: not a whole trace manifest ({error}); {TRACE_FILE.advice}") from None
+    entries = [_entry_from_json(directory, index, item) for index, item in enumerate(document["tensors"])]
+    if len({entry.key for entry in entries}) < len(entries):
+        raise TraceError(f"{path}: a tensor appears twice; {TRACE_FILE.advice}")
     return entries, info
 
 
-def _entry_from_json(directory: Path, item: Mapping[str, Any]) -> TraceEntry:
-    """The inverse of ``_entry_to_json``. Raises KeyError or TypeError for what is not one."""
+def _entry_from_json(directory: Path, index: int, item: Mapping[str, Any]) -> TraceEntry:
+    """The inverse of ``_entry_to_json``, of what is of the form TENSOR. Raises TraceError for what makes no sense together."""
+    where, stage, layer = f"{directory / MANIFEST}: tensors[{index}]", STAGE_BY_NAME.get(item["stage"]), item["layer"]
+    if stage is not None and (layer is not None) != stage.per_layer:
+        expected = "the number of its layer" if stage.per_layer else "null"
+        raise TraceError(
+            f"{where}.layer is {'null' if layer is None else layer}, expected {expected} for {stage.name}; {TRACE_FILE.advice}"
+        )
+    if stage is not None and stage.first_layer_only and layer:
+        raise TraceError(f"{where}.layer is {layer}, expected 0 for {stage.name}, which is of layer 0 alone; {TRACE_FILE.advice}")
+    if math.prod(item["shape"]) > MAX_ELEMENTS:
+        raise TraceError(f"{where}.shape is {shown(item['shape'])}, expected at most {MAX_ELEMENTS} elements; {TRACE_FILE.advice}")
     return TraceEntry(
-        stage=_text(item["stage"]),
-        layer=None if item["layer"] is None else _whole(item["layer"]),
-        step=_whole(item["step"]),
-        shape=tuple(_whole(dim) for dim in item["shape"]),
-        file=None if item["file"] is None else _inside(directory, _text(item["file"])),
-        node=None if item["node"] is None else _text(item["node"]),
+        stage=item["stage"],
+        layer=layer,
+        step=item["step"],
+        shape=tuple(item["shape"]),
+        file=None if item["file"] is None else _inside(directory, item["file"]),
+        node=item["node"],
         statistics=Statistics.from_json(item["statistics"]),
     )
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise TypeError(f"{shown(value)}, expected a whole number of at least 0")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{shown(value)}, expected text")
-    return value
 
 
 def _inside(directory: Path, file: str) -> str:
     """``file``, which must stay inside the trace directory."""
     if Path(file).is_absolute() or ".." in Path(file).parts:
-        raise TraceError(f"{directory / MANIFEST}: the file {file!r} lies outside the trace directory")
+        raise TraceError(f"{directory / MANIFEST}: the file {shown(file)} lies outside the trace directory")
     return file
 
 

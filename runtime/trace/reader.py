@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typing import Any
 from aprgraph.graph.arguments import LAYERS, RUN, STATS_ONLY, TAPS
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.text import parse_graph
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.place import Place
@@ -72,7 +74,7 @@ class Trace:
             raise TraceError(
                 f"{directory}: a run is writing there, or was interrupted ({MARKER}); its tensors may be of two runs: trace again"
             )
-        if (directory / MANIFEST).is_file():
+        if os.path.lexists(directory / MANIFEST):
             return _open_with_manifest(directory)
         entries, unread = read_without_manifest(directory)
         return Trace(directory, entries, None, unread)
@@ -185,4 +187,14 @@ def _parsed(graph_text: str) -> Graph:
 
 def _open_with_manifest(directory: Path) -> Trace:
     entries, info = read_manifest(directory)
-    return Trace(directory, entries, info, beside_manifest(directory, {entry.file for entry in entries}))
+    known = [entry for entry in entries if entry.stage in STAGE_BY_NAME]
+    # A later version may have stages that this one does not, and a capture those of a family that is not here.
+    unknown = [
+        Unread(
+            entry.file or entry.label,
+            f"the manifest says that it is {entry.stage}, which is no stage here, nor one that its graph declares",
+        )
+        for entry in entries
+        if entry.stage not in STAGE_BY_NAME
+    ]
+    return Trace(directory, known, info, [*unknown, *beside_manifest(directory, {entry.file for entry in entries})])

@@ -135,10 +135,10 @@ def test_long_values_are_cut() -> None:
     (lambda: Path("x").write_bytes(b"APRT" + bytes(9)), "x: 13 bytes, expected 12 for the 0 elements"),
     (lambda: Path("x").write_bytes(b"GGUF" + bytes(4)), "x: GGUF version 0, expected 2 or 3"),
     (lambda: Path("x").mkdir(), "x: holds neither a manifest (trace.json) nor APRT files of known stages"),
-    (lambda: os.mkfifo("x"), "x: not there; expected"),
+    (lambda: os.mkfifo("x"), "x: is a pipe; expected an APRT file"),
     (lambda: Path("x").symlink_to("nowhere"), "x: not there; expected"),
-    (lambda: (Path("x").mkdir(), Path("x/trace.json").write_text("{}")), "x/trace.json: not a whole trace manifest: 'format' is missing; run the trace again"),
-    (lambda: (Path("x").mkdir(), Path("x/artifact.json").write_text("{}")), "x: damaged ('format' is missing in artifact.json); compile the model again"),
+    (lambda: (Path("x").mkdir(), Path("x/trace.json").write_text("{}")), "x/trace.json: not a whole trace manifest (format is missing); run the trace again"),
+    (lambda: (Path("x").mkdir(), Path("x/artifact.json").write_text("{}")), "x/artifact.json: format None, expected 'aprgraph-artifact'; compile the model again"),
 ])  # fmt: skip
 def test_what_is_none_of_them(make: Any, expected: str) -> None:
     make()

@@ -17,7 +17,8 @@ import pytest
 from aprgraph.api import CompiledModel, load, open_artifact
 from aprgraph.codegen import artifact
 from aprgraph.codegen import compile_model as compiling
-from aprgraph.codegen.artifact import VERSION, Artifact, read_artifact
+from aprgraph.codegen.artifact import Artifact, read_artifact
+from aprgraph.codegen.artifact_form import VERSION
 from aprgraph.codegen.compile_model import compile_model, default_directory
 from aprgraph.codegen.cpu import levels
 from aprgraph.graph.errors import AprgraphError, ArtifactError, ModelError, ModelFileError, ToolchainError
@@ -334,7 +335,7 @@ def test_manifests_that_are_none(copy: Path) -> None:
             assert "\n" not in str(error)
     assert refused > len(spoiled) * 0.8
     path.write_text("[" * 100_000)
-    with pytest.raises(ArtifactError, match="damaged"):
+    with pytest.raises(ArtifactError, match="not a whole artifact manifest"):
         read_artifact(copy)
 
 

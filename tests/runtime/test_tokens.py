@@ -104,7 +104,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, read: Callable[[Path | str],
         read(tmp_path / "nonesuch")
     with pytest.raises(TokenError, match="cannot be read: Is a directory; expected a file with"):
         read(tmp_path)
-    with pytest.raises(TokenError, match=r"'a\\x00b': cannot be read: .*; expected the path of a file with"):
+    with pytest.raises(TokenError, match=r"'a\\x00b': cannot be read: .*; expected a file with"):
         read("a\0b")
     with pytest.raises(TokenError, match="ids: not valid UTF-8: byte 0xFF at offset 3; expected"):
         read(written(tmp_path / "ids", b"1 2\xff"))
@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, read: Callable[[Path | str],
 
 @pytest.mark.parametrize("read", [read_prompt_file, read_tokens_file])
 def test_a_file_without_an_end(read: Callable[[Path | str], object]) -> None:
-    with pytest.raises(TokenError, match="/dev/zero: more than 16 MiB, expected .*; give a shorter one"):
+    with pytest.raises(TokenError, match="/dev/zero: cannot be read: Is a device; expected a file with"):
         read("/dev/zero")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
-from aprgraph.graph.json_text import parse_json
+from aprgraph.graph.json_documents import parse_json
 from aprgraph.graph.sources.apr.compressed import Compression, unpack
 from aprgraph.graph.sources.gguf_cursor import Cursor
 from aprgraph.graph.sources.mapped_file import MappedFile

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelFileError, shown
-from aprgraph.graph.json_text import parse_json
+from aprgraph.graph.json_documents import parse_json
 from aprgraph.graph.sources.checkpoint.quantized_modules import Decoding, Reals, require_matrix
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
 from aprgraph.graph.sources.checkpoint.values import elements

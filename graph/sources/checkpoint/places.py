@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.errors import ModelFileError, shown
-from aprgraph.graph.json_text import parse_json
+from aprgraph.graph.input_file import read_input
+from aprgraph.graph.json_documents import parse_json
 from aprgraph.graph.words import listed
 
 CONFIG = "config.json"
@@ -135,11 +137,10 @@ def _with_floats(value: Any) -> Any:
 def read_text(path: Path) -> str:
     """The text of a file of a checkpoint. Raises ModelFileError."""
     try:
-        size = path.stat().st_size
-        if size > _MOST_JSON:
-            raise ModelFileError(f"{path}: has {size} bytes, expected at most {_MOST_JSON}; download the file again")
-        return path.read_bytes().decode("utf-8-sig")
+        return read_input(path, _MOST_JSON).decode("utf-8-sig")
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ModelFileError(f"{path}: {error.strerror}; download the file again") from None
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}; download the file") from None
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{path}: is not valid UTF-8 at byte {error.start}; download the file again") from None

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelFileError, shown
-from aprgraph.graph.json_text import parse_json
+from aprgraph.graph.json_documents import parse_json
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes
 from aprgraph.graph.sources.mapped_file import MappedFile
 from aprgraph.graph.words import shape_text

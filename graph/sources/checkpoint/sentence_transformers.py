@@ -14,7 +14,7 @@ from typing import Any
 
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.families.pooling import DENSE_SLOTS, KEY, Pooling
-from aprgraph.graph.json_text import parse_json
+from aprgraph.graph.json_documents import parse_json
 from aprgraph.graph.sources.checkpoint.places import read_json, read_text
 
 MODULES = "modules.json"

@@ -35,7 +35,7 @@ SIDE_TENSORS = (
         re.compile(rf"(model\.)?({_BLOCK}|layers\.\d+\.)(attn_rot_embd|(attn\.|self_attn\.)?rotary_emb)(\.inv_freq|\.weight)?"),
     ),
     SideTensors("that are masks of attention", re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")),
-    SideTensors("of a classifier", re.compile(r"cls(\..*)?|((bert|roberta)\.)?pooler\.dense\..*")),
+    SideTensors("of a classifier", re.compile(r"cls(\..*)?|(bert|roberta)\.pooler\.dense\..*")),
     SideTensors("that are the numbers of positions", re.compile(r"((bert|roberta)\.)?embeddings\.position_ids")),
     SideTensors("that scale activations before they are rounded, which nothing here does,", re.compile(r".*\.(input|activation)_scale")),
 )

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from aprgraph.graph.errors import UnsupportedModelError, shown
+from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.families.numbers import REQUIRED, Number, Reading, flag, number, real
+from aprgraph.graph.families.pooling import KEY, Pooling, read_pooling
 from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.families.ungated import UngatedNetwork
 
 if TYPE_CHECKING:
     from aprgraph.graph.builder import GraphBuilder, Heads
 
-_POSITIONS = "position_embedding"
+_POSITIONS, _POOLER = "position_embedding", "pooler"
+#: In checkpoints. Conversion leaves it out, or makes it a classifier's.
+_POOLER_NAME = "pooler.dense"
 #: The activations by the names that files have for them. llama.cpp has the first in any case; its files name none.
 _ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_erf", "gelu_python": "gelu_erf"}
 
@@ -27,6 +30,16 @@ def _activation(family: Bert) -> str:
         where = f"{family.metadata.path}: {family.metadata.own_name(key)}"
         raise UnsupportedModelError(f"{where} is {shown(name)}; supported are {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]
+
+
+def _pooling(family: Bert) -> Pooling:
+    said = read_pooling(family)
+    if family.own_pooler and said not in (Pooling.NONE, Pooling.FIRST):
+        key = family.metadata.own_name(family.key(KEY))
+        raise ModelError(
+            f"{family.metadata.path}: {key} is {int(said)}, but BERT's own pooler, which was asked for, reads the first position"
+        )
+    return Pooling.FIRST if family.own_pooler else said
 
 
 class Bert(UngatedNetwork):
@@ -45,11 +58,11 @@ class Bert(UngatedNetwork):
         "token_types": "embeddings.token_type_embeddings", "embedding_norm": "embeddings.LayerNorm",
         "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value", "attn_out": "attention.output.dense",
         "ffn_norm": "attention.output.LayerNorm", "ffn_up": "intermediate.dense", "ffn_out": "output.dense",
-        "layer_out_norm": "output.LayerNorm",
+        "layer_out_norm": "output.LayerNorm", _POOLER: _POOLER_NAME,
     }  # fmt: skip
     gguf_names = {
         _POSITIONS: "position_embd", "embedding_norm": "token_embd_norm", "ffn_norm": "attn_output_norm",
-        "layer_out_norm": "layer_output_norm",
+        "layer_out_norm": "layer_output_norm", _POOLER: _POOLER_NAME,
     }  # fmt: skip
     form_numbers = ("padding", "skips_padding", "activation_op")
     norm_op = "layer_norm"
@@ -60,6 +73,10 @@ class Bert(UngatedNetwork):
     #: The number of the token of padding, and whether positions count from the one behind it (both of checkpoints alone).
     padding = number("padding_token_id", "pad_token_id", 0, least=0)
     skips_padding = flag("positions_after_padding", None, False)
+    #: Whether BERT's own pooler gives the embedding. No file says so: programs for embeddings leave it out.
+    own_pooler = flag("pooler", None, False)
+    pooling: Reading[Pooling] = Reading(_pooling)
+    normalised = flag("pooling_normalize", None, lambda f: not f.own_pooler, given="pooling")
     context: Number[int] = Number(
         lambda f, key, taken: f.metadata.positive(key, taken) - f.skipped, "context_length", "max_position_embeddings", REQUIRED, None
     )
@@ -98,6 +115,18 @@ class Bert(UngatedNetwork):
         types = g.table("token_types", self.hidden) if g.has("token_types") else None
         positions = g.weight(_POSITIONS, self.context, self.hidden)
         return g.norm_embedding("embedding_norm", g.embed_with_positions("embedding", table, positions, types))
+
+    def behind_pooling(self, g: GraphBuilder, y: str) -> str:
+        """A dense layer and tanh, where BERT's own pooler is asked for: transformers' `pooler_output`."""
+        if not self.own_pooler:
+            return super().behind_pooling(g, y)
+        return g.apply("pooled_down_act", "tanh", g.linear("pooled_down", y, self.hidden, slot=_POOLER))
+
+    @property
+    def unused_tensors(self) -> Mapping[str, str]:
+        """See ``Family.unused_tensors``."""
+        own = {} if self.own_pooler else dict.fromkeys((f"{_POOLER_NAME}.weight", f"{_POOLER_NAME}.bias"), "of a classifier")
+        return {**super().unused_tensors, **own}
 
     def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
         """Attention, then a feed-forward network, each added to what it was given, and the sum normalised."""

@@ -84,7 +84,8 @@ class Decoder(Pooled):
     @property
     def unused_tensors(self) -> Mapping[str, str]:
         """See ``Family.unused_tensors``."""
-        found = {} if self.pooling else dict.fromkeys(map(self.tensor_name, DENSE_SLOTS), "behind a pooling that there is not")
+        dense = [self.tensor_name(slot, what) for slot in DENSE_SLOTS for what in ("weight", "bias")]
+        found = {} if self.pooling else dict.fromkeys(dense, "behind a pooling that there is not")
         if self.pooling or not self.has_head:
             found[self.tensor_name("lm_head")] = "of the head, which an embedding model has no use for,"
         return found

@@ -46,6 +46,7 @@ GELU_ERF = declare(
     "x/2 · (1 + erf(x / √2)), exact (Hendrycks and Gimpel 2016, arXiv:1606.08415).",
 )
 SIGMOID = declare("sigmoid", lambda m, x: 1.0 / (1.0 + m.exp(-x)), "1 / (1 + exp(-x)).")
+TANH = declare("tanh", lambda m, x: m.tanh(x), "(exp(x) - exp(-x)) / (exp(x) + exp(-x)).")
 SOFTPLUS = declare("softplus", lambda m, x: m.softplus(x), "log(1 + exp(x)) (Dugas et al. 2001).")
 SCALE_ROWS = declare(
     "scale_rows",

@@ -14,8 +14,11 @@ from aprgraph.graph.ops.formula import Elementwise
 from aprgraph.runtime.explain.alternative import GENERAL, SOLVED, Alternative, Compute, explains, goes_on, with_attrs
 from aprgraph.runtime.explain.site import Site
 
-_ACTIVATIONS = ("silu", "gelu", "relu_squared", "sigmoid", "softplus")
-_NAMES = {"silu": "SiLU", "gelu": "GELU (by tanh)", "relu_squared": "the square of ReLU", "sigmoid": "a sigmoid", "softplus": "softplus"}
+_ACTIVATIONS = ("silu", "gelu", "relu_squared", "sigmoid", "softplus", "tanh")
+_NAMES = {
+    "silu": "SiLU", "gelu": "GELU (by tanh)", "relu_squared": "the square of ReLU", "sigmoid": "a sigmoid", "softplus": "softplus",
+    "tanh": "tanh",
+}  # fmt: skip
 _ERF = np.vectorize(math.erf, otypes=[float])
 #: From here on float16 rounds to Inf.
 _ROUNDS_TO_INF = 65520.0

@@ -62,6 +62,7 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "soft_cap": ("f32[n,8]", {"cap": 30.0}, "f32[n,8]"),
     "clamped_swiglu": ("f32[n,2,8] f32[n,2,8]", {"limit": 7.0, "alpha": 1.702}, "f32[n,2,8]"),
     "relu_squared": ("f32[n,8]", {}, "f32[n,8]"),
+    "tanh": ("f32[n,8]", {}, "f32[n,8]"),
     "xielu": ("f32[n,8]", {"alpha_p": 0.8, "alpha_n": 0.9, "beta": 0.5, "eps": -1e-6}, "f32[n,8]"),
     "softplus": ("f32[n,8]", {}, "f32[n,8]"),
     "scale_columns": ("f32[n,8] f16[8]", {}, "f32[n,8]"),

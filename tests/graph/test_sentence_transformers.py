@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from aprgraph.graph.errors import AprgraphError, ModelFileError, UnsupportedModelError
+import aprgraph
+from aprgraph.graph.errors import AprgraphError, ModelError, ModelFileError, UnsupportedModelError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
-from tests.support.checkpoints import gguf_of, write_checkpoint
+from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile
+from aprgraph.runtime.trace.aprt import F32
+from tests.support.checkpoints import float_tensors, gguf_of, write_checkpoint
 
 #: Poolings of the configurations of earlier versions, and the op that each is.
 _MODES = {
@@ -79,7 +83,12 @@ _REFUSED: list[tuple[str, dict[str, Any], type[AprgraphError], str]] = [
         r"1_Pooling/config.json: pools by 'max'; supported is one of pooling_mode",
     ),
     ("1_Pooling", {"pooling_mode": None}, UnsupportedModelError, "pools by nothing"),
-    ("2_Dense", {"activation_function": "torch.nn.modules.activation.Tanh"}, UnsupportedModelError, "activation_function is 'Tanh'"),
+    (
+        "2_Dense",
+        {"activation_function": "torch.nn.modules.activation.GELU"},
+        UnsupportedModelError,
+        "activation_function is 'GELU'; supported are Identity, Tanh",
+    ),
     ("2_Dense", {"out_features": "36"}, ModelFileError, "out_features is '36', expected a number of features"),
     ("2_Dense", {"module_input_name": "token_embeddings"}, UnsupportedModelError, "module_input_name is 'token_embeddings'"),
 ]
@@ -91,6 +100,60 @@ def test_what_is_not_applied_is_refused(module: str, fields: dict[str, Any], err
     edit(folder / module / "config.json", **fields)
     with pytest.raises(error, match=said):
         load_model(folder)
+
+
+def random_dense(folder: Path, features: int) -> tuple[F32, F32]:
+    """A Dense module as LaBSE has it, with a bias and tanh; its weight and bias."""
+    random = np.random.default_rng(7)
+    weight, bias = (random.standard_normal(shape, np.float32) for shape in ((features, features), (features,)))
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(float_tensors({"linear.weight": weight, "linear.bias": bias}))
+    (folder / "config.json").write_text(
+        json.dumps({"in_features": features, "out_features": features, "activation_function": "torch.nn.modules.activation.Tanh"})
+    )
+    return weight, bias
+
+
+@pytest.mark.contract("EMBEDDING-FOLDER-1")
+@pytest.mark.parametrize("target", ["reference", "llvm"])
+def test_a_dense_module_with_a_bias_and_tanh(target: str, tmp_path: Path) -> None:
+    """As LaBSE has it. Tried once against sentence-transformers 6.2: the same to 1e-7."""
+    folder = write_checkpoint("bert-f32", tmp_path)
+    weight, bias = random_dense(folder / "2_Dense", 24)
+    transformer, pooling, normalize = json.loads((folder / "modules.json").read_text())
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (folder / "modules.json").write_text(json.dumps([transformer, pooling, dense, normalize]))
+    model = aprgraph.load(folder)
+    assert [stage for stage, _ in stages(folder)] == ["pooled", "pooled_down", "pooled_down_act", "pooled_normed"]
+    assert model.model.notices == ()
+    trace = model.compile(target, tmp_path / "m.aprg").run("all", tokens=(17, 3, 88, 41), directory=tmp_path / "t")
+    rows = trace.tensor("pooled")
+    np.testing.assert_allclose(trace.tensor("pooled_down"), weight @ rows + bias, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(trace.tensor("pooled_down_act"), np.tanh(trace.tensor("pooled_down")), rtol=1e-6)
+
+
+def test_bert_s_own_pooler_is_an_embedding_where_it_is_asked_for(tmp_path: Path) -> None:
+    """transformers' pooler_output. Programs for embeddings leave it out, and so does a run."""
+    folder = write_checkpoint("bert-f32", tmp_path)
+    random = np.random.default_rng(7)
+    weight, bias = (random.standard_normal(shape, np.float32) for shape in ((24, 24), (24,)))
+    (folder / "pooler.safetensors").write_bytes(float_tensors({"pooler.dense.weight": weight, "pooler.dense.bias": bias}))
+    places = dict.fromkeys(SafetensorsFile(folder / "model.safetensors").tensors, "model.safetensors")
+    places |= dict.fromkeys(("pooler.dense.weight", "pooler.dense.bias"), "pooler.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(ModelError, match="bert.pooling_type is 1, but BERT's own pooler, which was asked for, reads the first position"):
+        load_model(folder, {"bert.pooler": True, "bert.pooling_type": 1})
+    (folder / "modules.json").unlink()
+    plain = aprgraph.load(folder)
+    assert stages(folder) == []
+    assert any("of a classifier are left out (2): pooler.dense.weight" in notice for notice in map(str, plain.model.notices))
+    model = aprgraph.load(folder, {"bert.pooler": True})
+    assert not any("left out" in notice for notice in map(str, model.model.notices))
+    compiled = model.compile("reference", tmp_path / "m.aprg")
+    trace = compiled.run("all", "0..2", tokens=(17, 3, 88, 41), directory=tmp_path / "t")
+    assert [entry.stage for entry in trace.entries if entry.layer is None] == ["pooled", "pooled_down", "pooled_down_act"]
+    first = trace.tensor("layer_out_norm", 1)[0]
+    np.testing.assert_allclose(compiled.embedding(tokens=(17, 3, 88, 41)), np.tanh(weight @ first + bias), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.contract("EMBEDDING-FOLDER-1")

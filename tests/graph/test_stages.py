@@ -15,7 +15,7 @@ ORDER = [
     "ffn_out_norm", "ffn_post_norm", "moe_router_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices",
     "moe_norm", "moe_expert_in", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "moe_ffn_out", "moe_post_norm", "ffn_sum",
     "post_ffn_residual", "per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm", "layer_out", "layer_out_norm",
-    "final_norm", "pooled", "pooled_up", "pooled_down", "pooled_normed", "lm_head_raw", "lm_head",
+    "final_norm", "pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed", "lm_head_raw", "lm_head",
 ]  # fmt: skip
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
 RECURRENT = {
@@ -23,7 +23,7 @@ RECURRENT = {
     "attn_gate", "attn_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm",
 }  # fmt: skip
 CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
-POOLED = ["pooled", "pooled_up", "pooled_down", "pooled_normed"]
+POOLED = ["pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed"]
 PER_LAYER = {"per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm"}
 BESIDE = {"ffn_out_norm", "moe_router_norm", "moe_norm", "moe_post_norm", "ffn_sum"}
 ADDITIONS = LATENT | RECURRENT | CONVOLUTION | {*POOLED} | PER_LAYER | BESIDE | {"v_norm", "layer_out", "embedding_norm", "layer_out_norm"} | {

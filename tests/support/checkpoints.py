@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def write_checkpoint(name: str, folder: Path) -> Path:
     for tensor in gguf.GGUFReader(gguf_of(name)).tensors:
         if tensor.name.startswith("dense_"):
             place = path / f"{tensor.name[len('dense_')]}_Dense" / "model.safetensors"
-            place.write_bytes(_one_tensor("linear.weight", np.asarray(tensor.data)))
+            place.write_bytes(float_tensors({"linear.weight": np.asarray(tensor.data)}))
     return path
 
 
@@ -77,11 +78,15 @@ def safetensors_of(name: str) -> bytes:
     return len(raw_header).to_bytes(8, "little") + raw_header + bytes(data)
 
 
-def _one_tensor(name: str, values: Values) -> bytes:
-    """A file of safetensors with one tensor in float32."""
-    entry = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, values.size * 4]}
-    header = json.dumps({name: entry}).encode()
-    return len(header).to_bytes(8, "little") + header + values.astype("<f4").tobytes()
+def float_tensors(arrays: Mapping[str, Values]) -> bytes:
+    """A file of safetensors with tensors in float32."""
+    header, data = {}, b""
+    for name, values in arrays.items():
+        raw = values.astype("<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
 
 
 class _Weights:

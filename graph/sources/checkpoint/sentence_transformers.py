@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
-from aprgraph.graph.families.pooling import DENSE_SLOTS, KEY, Pooling
+from aprgraph.graph.families.pooling import ACTIVATIONS, DENSE_SLOTS, KEY, Pooling
 from aprgraph.graph.json_documents import parse_json
 from aprgraph.graph.sources.checkpoint.places import read_json, read_text
 
@@ -102,15 +102,17 @@ def _add_dense(found: SentenceTransformer, place: Path, where: Path) -> None:
     read = config.get("module_input_name", _EMBEDDING)
     if read != _EMBEDDING:
         raise UnsupportedModelError(f"{place / _CONFIG}: module_input_name is {shown(read)}; supported is {_EMBEDDING}")
-    if activation != "Identity":
-        raise UnsupportedModelError(f"{place / _CONFIG}: activation_function is {shown(activation)}; supported is Identity")
+    if activation not in ACTIVATIONS:
+        raise UnsupportedModelError(
+            f"{place / _CONFIG}: activation_function is {shown(activation)}; supported are {', '.join(ACTIVATIONS)}"
+        )
     if type(rows) is not int or rows < 1:
         raise ModelFileError(f"{place / _CONFIG}: out_features is {shown(rows)}, expected a number of features; download the file again")
     if not weights.is_file():
         raise ModelFileError(f"{weights}: is not there, and {where.name} names it; download it (a pytorch_model.bin is not read)")
     slot = DENSE_SLOTS[len(found.dense)]
     found.dense[slot] = weights
-    found.values[f"{slot}_feat_out"] = rows
+    found.values |= {f"{slot}_feat_out": rows, f"{slot}_activation": activation}
 
 
 def _note_prompts(folder: Path, found: SentenceTransformer) -> None:

@@ -18,6 +18,7 @@ FORMULAS = {
     "soft_cap": {"cap": 3.0},
     "clamped_swiglu": {"limit": 2.0, "alpha": 1.702},
     "relu_squared": {},
+    "tanh": {},
     "gelu_erf": {},
     "xielu": {"alpha_p": 0.8, "alpha_n": 0.9, "beta": 0.5, "eps": -1e-6},
 }

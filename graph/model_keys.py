@@ -208,7 +208,7 @@ _READ = (
     ModelKey("pooling_type", "how the positions of a text are made one embedding", ("mean_rows", "first_row", "last_row"), neutral=(0,)),
     ModelKey("pooling_normalize", "whether that is given length 1 (modules.json)", ("l2_norm",), has_default=True, neutral=(True,),
              matters=with_pooling),
-    ModelKey("pooler", "whether BERT's own pooler gives the embedding (--override-kv)", ("first_row",), neutral=_OFF),
+    ModelKey("pooler", "whether BERT's own pooler gives the embedding (no file says it)", ("first_row",), neutral=_OFF),
     ModelKey("dense_2_feat_out", "the size behind the first dense layer behind the pooling", matters=with_pooling, neutral=_OFF),
     ModelKey("dense_3_feat_out", "the size behind the second dense layer behind the pooling", matters=with_pooling, neutral=_OFF),
     ModelKey("dense_2_activation", "what comes behind the first of them (its config.json)", ("tanh",), has_default=True,

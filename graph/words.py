@@ -33,6 +33,17 @@ def listed(names: Iterable[object], most: int) -> str:
     return ", ".join(texts[:most]) + and_more(texts[most:])
 
 
+def runs(numbers: Iterable[int], most: int) -> str:
+    """Ascending numbers: ``0 to 3, 7``; the first ``most`` runs, and how many more there are."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = int(number)
+        else:
+            found.append([int(number), int(number)])
+    return listed((f"{first} to {last}" if last > first else first for first, last in found), most)
+
+
 def and_more(rest: Collection[object]) -> str:
     """`` and 4 more``, to follow what was named; nothing where nothing is left."""
     return f" and {len(rest):,} more" if rest else ""

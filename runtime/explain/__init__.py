@@ -6,7 +6,9 @@ A rule (``any_op.py``, and the files named after what they are of) offers altern
 
 from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     any_op,
+    any_value,
     attention,
+    attention_of_heads,
     biases,
     caches,
     damaged_weights,
@@ -14,9 +16,13 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     ends,
     experts,
     norms,
+    other_experts,
     products,
     recurrent,
+    root_of_norms,
     rope,
+    scaled_weights,
+    turned_positions,
 )
 from aprgraph.runtime.explain.alternative import known_mistakes
 from aprgraph.runtime.explain.explainer import Evidence, Explainer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,9 +61,25 @@ def rules_of(op: str) -> Sequence[Rule]:
     return (*_RULES.get(op, ()), *(() if other is None else _RULES.get(other, ())), *_RULES.get(_ANY, ()))
 
 
+@dataclass(frozen=True)
+class Changed:
+    """A node of which ``operands``, by their places, are changed, or ``attrs``: a Compute that another mistake can go with."""
+
+    site: Site
+    operands: Mapping[int, Callable[[Array], Array]]
+    attrs: Mapping[str, Attr]
+
+    def __call__(self, operands: Sequence[Array]) -> Array:
+        return self.site.compute(self.change(operands), **self.attrs)
+
+    def change(self, operands: Sequence[Array]) -> list[Array]:
+        """What the node reads."""
+        return [self.operands[i](operand) if i in self.operands else operand for i, operand in enumerate(operands)]
+
+
 def with_operand(site: Site, index: int, change: Callable[[Array], Array]) -> Compute:
     """The node with one operand changed."""
-    return lambda operands: site.compute([change(operand) if i == index else operand for i, operand in enumerate(operands)])
+    return Changed(site, {index: change}, {})
 
 
 def with_value(site: Site, index: int, value: Array) -> Compute:
@@ -73,7 +89,7 @@ def with_value(site: Site, index: int, value: Array) -> Compute:
 
 def with_attrs(site: Site, **attrs: Attr) -> Compute:
     """The node with other attributes."""
-    return lambda operands: site.compute(operands, **attrs)
+    return Changed(site, {}, attrs)
 
 
 def goes_on(index: int) -> Compute:

@@ -83,8 +83,7 @@ def constant_factor(site: Site) -> Iterator[Alternative]:
     """All of it times a number."""
     if site.recorded is None or not np.isfinite(site.recorded).all():
         return
-    energy = float(np.vdot(site.due, site.due))
-    factor = float(np.vdot(site.recorded, site.due)) / energy if energy else 1.0
+    factor = site.factor()
     if site.fits(site.due * factor):
         words = f"{site.called} is multiplied by {factor:.6g}"
         yield Alternative("factor", words, lambda operands: site.compute(operands) * factor, LOOSE)

@@ -60,7 +60,7 @@ def _lengths(site: Site, operands: Sequence[Array]) -> tuple[int, int]:
     return operands[0].shape[1], operands[0].shape[2]
 
 
-def _under(site: Site, wrong: _Mask) -> Compute:
+def under(site: Site, wrong: _Mask) -> Compute:
     """The node under another mask."""
 
     def compute(operands: Sequence[Array]) -> Array:
@@ -108,8 +108,8 @@ def masks(site: Site) -> Iterator[Alternative]:
     if is_symmetric(attrs):
         yield other("window-sides", f"its window is the {window} positions before each, and all behind", symmetric=False)
         yield other("window", f"its window reaches {window} positions to either side", window=2 * window)
-    yield Alternative("mask-ahead", "every query sees the key after its own", _under(site, _one_ahead), shows_in=shown)
-    yield Alternative("mask-itself", "no query sees its own key", _under(site, _without_itself), shows_in=shown)
+    yield Alternative("mask-ahead", "every query sees the key after its own", under(site, _one_ahead), shows_in=shown)
+    yield Alternative("mask-itself", "no query sees its own key", under(site, _without_itself), shows_in=shown)
     if is_causal(attrs):
         if not is_chunked(attrs):
             yield other("not-causal", "every query sees all keys, those behind it too", causal=False)
@@ -154,6 +154,7 @@ def scales(site: Site) -> Iterator[Alternative]:
         yield from _solved_scale(site, own)
     if cap:
         yield Alternative("score-cap", f"scores are not capped at {cap:g}", with_attrs(site, cap=0.0))
+        yield Alternative("score-cap", f"scores are capped at {cap:g} before they are multiplied by {own:.6g}", _capped_first(site))
     for other in _CAPS:
         if other != cap:
             yield Alternative(
@@ -161,11 +162,15 @@ def scales(site: Site) -> Iterator[Alternative]:
             )
 
 
+def _capped_first(site: Site) -> Compute:
+    scale = number(site.node.attrs, "scale")
+    return lambda operands: site.compute(operands, scale=1.0) * scale
+
+
 def _solved_scale(site: Site, own: float) -> Iterator[Alternative]:
     if site.recorded is None:
         return
-    energy = float(np.vdot(site.due, site.due))
-    factor = float(np.vdot(site.recorded, site.due)) / energy if energy else 1.0
+    factor = site.factor()
     if site.fits(site.due * factor):
         words = f"scores are multiplied by {own * factor:.6g} in place of {own:.6g}"
         yield Alternative("score-scale", words, with_attrs(site, scale=own * factor), SOLVED)

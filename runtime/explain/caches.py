@@ -27,7 +27,7 @@ def cached_rows(site: Site) -> Iterator[Alternative]:
     for left in site.left_wrong:  # what an earlier step left in the cache is still there
         earlier = np.concatenate([left.value[:before], site.earlier[len(left.value) :]])
         yield Alternative(left.name, left.words, partial(_cache_of, site, earlier, None))
-        for _, source in unrotated:
+        for _, source in (*unrotated, *(_of_other_layers(site) if left.name == "other-input" else ())):
             yield Alternative(left.name, left.words, partial(_cache_of, site, earlier, source))
     new = "the new row of the cache"
     yield Alternative("row-not-written", f"{new} was not written before it was read", partial(_cache_of, site, None, np.zeros(1)))
@@ -55,6 +55,16 @@ def _cache_of(site: Site, earlier: Array | None, own: Array | None, operands: Se
     assert site.earlier is not None
     rows = np.broadcast_to(operands[0] if own is None else own, operands[0].shape)
     return np.concatenate([site.earlier if earlier is None else earlier, rows])
+
+
+def _of_other_layers(site: Site) -> Iterator[tuple[str, Array]]:
+    """What other layers' nodes like that which goes into the cache hold."""
+    graph = site.around.graph
+    own = graph[site.operand_names[0]]
+    for node in graph:
+        value = site.around.value(node.name) if node.stage == own.stage and node.type == own.type and node.name != own.name else None
+        if node.stage is not None and value is not None:
+            yield site.label_of(node), value
 
 
 def _unrotated(site: Site) -> Iterator[tuple[str, Array]]:

@@ -46,6 +46,13 @@ def weights(site: Site) -> Iterator[Alternative]:
                 words = f"the weights of experts are by {other} and not by {gating}{more}"
                 yield Alternative("router-gating", words, with_attrs(site, gating=other, normalise=normalise))
     yield from _of_other_scores(site)
+    if site.operands[1].shape[1] > 1:
+        yield Alternative("expert-unweighted", "the last of the chosen experts has no weight", partial(_one_less, site))
+
+
+def _one_less(site: Site, operands: Sequence[Array]) -> Array:
+    weights = site.compute([operands[0], operands[1][:, :-1]])
+    return np.concatenate([weights, np.zeros_like(weights[:, :1])], axis=1)
 
 
 def _of_other_scores(site: Site) -> Iterator[Alternative]:
@@ -63,17 +70,6 @@ def _of_other_scores(site: Site) -> Iterator[Alternative]:
         shares = taken / taken.sum(axis=-1, keepdims=True) if normalise else taken
         words = f"the weights are of {site.label_of(graph[scores[0]])}, by which experts are chosen, bias and all"
         yield Alternative("router-bias", words, partial(_given, shares * scale))
-
-
-@explains("expert_linear", "expert_bias_add")
-def another_expert(site: Site) -> Iterator[Alternative]:
-    """The matrices are those of the expert behind or before."""
-    count = site.operands[2].shape[0]
-    for shift, where in ((1, "behind"), (-1, "before")):
-        yield Alternative(
-            "other-expert", f"the expert {where} the chosen one is used",
-            with_operand(site, 1, partial(_shifted, shift, count)),
-        )  # fmt: skip
 
 
 @explains("expert_sum")
@@ -121,10 +117,6 @@ def nan_of_one(site: Site) -> Iterator[Alternative]:
 
 def _given(value: Array, _operands: Sequence[Array]) -> Array:
     return value
-
-
-def _shifted(shift: int, count: int, ids: Array) -> Array:
-    return np.asarray((ids + shift) % count)
 
 
 def _some(site: Site, kept: Array, operands: Sequence[Array]) -> Array:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.ir import Graph, Node, renamed
 from aprgraph.graph.ops import Array, is_computed, traits_of
-from aprgraph.runtime.explain.alternative import Alternative, Rule, rules_of
+from aprgraph.runtime.explain.alternative import LOOSE, SOLVED, Alternative, Changed, Compute, Rule, rules_of
 from aprgraph.runtime.explain.explanation import Candidate, Explanation
 from aprgraph.runtime.explain.inverse import operand_behind
+from aprgraph.runtime.explain.parts import parts_of
 from aprgraph.runtime.explain.site import Around, LeftWrong, Site, compute
 
 #: Of what fits, what leaves more than this times the least error is no explanation beside it.
@@ -91,33 +92,89 @@ class Explainer:
                 self.left_wrong[name] = [*known, left]
 
     def _fits(self, evidence: Evidence, wanted: Callable[[str], bool]) -> Iterator[_Fit]:
-        """What fits: at one node; of what is one mistake, at several; and if nothing does, two mistakes at two nodes."""
+        """What fits: at one node; of what is one mistake, at several; if nothing says more than where, in a part; and else two mistakes."""
         offered: dict[str, list[tuple[Node, Alternative]]] = {}
-        found = False
+        ranks: set[int] = set()
+
+        def seen(fits: Iterator[_Fit]) -> Iterator[_Fit]:
+            for fit in fits:
+                ranks.add(fit.alternative.rank)
+                yield fit
+
         for site in _sites(evidence):
             for one in (one for rule in rules_of(site.node.op) for one in _offers(rule, site) if wanted(one.name)):
                 offered.setdefault(one.name, []).append((site.node, one))
-                for fit in _fit(evidence, {site.node.name: one}):
-                    found = True
-                    yield fit
+                yield from seen(_fit(evidence, {site.node.name: one}))
         for places in offered.values():
             by_node = {node.name: one for node, one in reversed(places)}
-            for fit in _fit(evidence, by_node) if len(by_node) > 1 else ():
-                found = True
-                yield fit
-        if not found:
+            if len(by_node) > 1:
+                yield from seen(_fit(evidence, by_node))
+        if not ranks - {LOOSE}:
+            known = bool(ranks)
+            yield from seen(fit for fit in _in_parts(evidence, wanted) if not known or fit.alternative.rank < LOOSE)
+        if not ranks:
             yield from _pairs(evidence, [place for places in offered.values() for place in places if place[1].rank == 0])
 
 
+def _in_parts(evidence: Evidence, wanted: Callable[[str], bool]) -> Iterator[_Fit]:
+    """Mistakes in the part of the tensor that is wrong."""
+    recorded, due = evidence.recorded, evidence.values[evidence.node.name]
+    for part in () if recorded is None else parts_of(evidence.node, recorded, due, evidence.around):
+        for site in _sites(evidence, part.mask):
+            for one in (one for rule in rules_of(site.node.op) for one in _offers(rule, site) if wanted(one.name)):
+                value = _computed(evidence, {site.node.name: one})
+                error = None if value is None else evidence.error(np.where(part.mask, value, due))
+                if error is not None:
+                    there = replace(one, words=f"{one.words}, {part.words}")
+                    yield _Fit(there, (), error)
+
+
 def _pairs(evidence: Evidence, offered: Sequence[tuple[Node, Alternative]]) -> Iterator[_Fit]:
-    """Two mistakes at two nodes, where these are small and not too many."""
-    pairs = [(a, b) for index, a in enumerate(offered) for b in offered[index + 1 :] if a[0].name != b[0].name]
-    if len(pairs) > _MOST_PAIRS or sum(value.size for value in evidence.values.values()) > _SMALL:
+    """Two mistakes at two nodes, or at one, where these are small and not too many."""
+    if sum(value.size for value in evidence.values.values()) > _SMALL:
         return
-    for (a, one), (b, other) in pairs:
+    pairs = [(a, b) for index, a in enumerate(offered) for b in offered[index + 1 :] if a[0].name != b[0].name]
+    for (a, one), (b, other) in pairs if len(pairs) <= _MOST_PAIRS else ():
         for fit in _fit(evidence, {a.name: one, b.name: other}):
-            both = Alternative(f"{one.name} + {other.name}", f"{one.words}, and {other.words}", other.compute)
-            yield _Fit(both, (), fit.error)
+            yield _Fit(_both(one, other, other.compute), (), fit.error)
+    yield from _at_one_node(evidence, [one for node, one in offered if node.name == evidence.node.name])
+
+
+def _at_one_node(evidence: Evidence, offered: Sequence[Alternative]) -> Iterator[_Fit]:
+    """Two mistakes at the wrong node: what the rules offer for it as another mistake leaves it."""
+    site = next(_sites(evidence))
+    seen: set[frozenset[str]] = set()
+    for one in offered if site.recorded is not None and not traits_of(site.node).is_matmul else ():
+        change = one.compute
+        if not isinstance(change, Changed):
+            continue
+        node = renamed(site.node, attrs={**site.node.attrs, **change.attrs})
+        due = _value(node, one, site.operands, evidence.around)
+        if due is None or due.shape != site.due.shape:
+            continue
+        changed = replace(site, node=node, operands=change.change(site.operands), due=due)
+        for other in (other for rule in rules_of(node.op) for other in _offers(rule, changed) if other.rank in (0, SOLVED)):
+            words = frozenset((one.words, other.words))
+            if other.name == one.name or words in seen:
+                continue
+            seen.add(words)
+            value = _value(node, other, changed.operands, evidence.around)
+            error = None if value is None or value.shape != site.due.shape else evidence.error(value)
+            if error is not None:
+                yield _Fit(_both(one, other, other.compute), (), error)
+
+
+def _both(one: Alternative, other: Alternative, compute: Compute) -> Alternative:
+    return Alternative(f"{one.name} + {other.name}", f"{one.words}, and {other.words}", compute, max(one.rank, other.rank))
+
+
+def _value(node: Node, instead: Alternative | None, operands: Sequence[Array], around: Around) -> Array | None:
+    """What a node gives, or what does in its place; None where shapes do not go together."""
+    try:
+        with np.errstate(all="ignore"):
+            return compute(node, operands, around) if instead is None else instead.compute(operands)
+    except (ValueError, IndexError):
+        return None
 
 
 def _offers(rule: Rule, site: Site) -> list[Alternative]:
@@ -149,15 +206,18 @@ def _fit(evidence: Evidence, instead: Mapping[str, Alternative]) -> Iterator[_Fi
         yield _Fit(list(instead.values())[-1], tuple(instead), error)
 
 
-def _sites(evidence: Evidence) -> Iterator[Site]:
-    """The nodes that can be at fault, the wrong one first; with what was recorded of them, or must have been."""
+def _sites(evidence: Evidence, within: Array | None = None) -> Iterator[Site]:
+    """The nodes that can be at fault, the wrong one first; with what was recorded of them, or must have been.
+
+    ``within`` are the elements of the wrong one that a mistake is looked for in.
+    """
     part, values = evidence.part, evidence.values
     recorded = {} if evidence.recorded is None else {evidence.node.name: evidence.recorded}
     nodes = [node for node in part if is_computed(node)][-_MOST_NODES:]
     for node in reversed(nodes):
         operands, held = _operands(evidence, node, values), recorded.get(node.name)
-        yield Site(node, operands, evidence.around, values[node.name], held)
-        if held is None or not np.isfinite(held).all():
+        yield Site(node, operands, evidence.around, values[node.name], held, within if node.name == evidence.node.name else None)
+        if held is None or within is not None or not np.isfinite(held).all():
             continue
         for index, name in enumerate(part.operand_names(node.name)):
             if is_computed(part[name]) and len(part.users(name)) == 1:
@@ -182,12 +242,8 @@ def _computed(evidence: Evidence, instead: Mapping[str, Alternative]) -> Array |
         if other is None and changed.keys().isdisjoint(evidence.part.operand_names(node.name)):
             continue
         operands = _operands(evidence, node, values)
-        try:
-            with np.errstate(all="ignore"):
-                value = compute(node, operands, evidence.around) if other is None else other.compute(operands)
-        except (ValueError, IndexError):  # shapes that do not go together
-            return None
-        if value.shape != evidence.values[node.name].shape:
+        value = _value(node, other, operands, evidence.around)
+        if value is None or value.shape != evidence.values[node.name].shape:
             return None
         changed[node.name] = value
     return changed.get(evidence.node.name)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from aprgraph.graph.words import listed, plural
+from aprgraph.graph.words import plural, runs
 
 #: An index whose error is below this part of the largest one's is right.
 _RIGHT = 1e-6
@@ -36,13 +36,14 @@ class AxisErrors:
     @property
     def extent(self) -> str | None:
         """``positions 24 to 31``; None where most of them are wrong."""
+        return self.places if 0 < 2 * len(self.wrong) <= len(self.errors) else None
+
+    @property
+    def places(self) -> str:
+        """The wrong indices: ``positions 24 to 31``."""
         wrong = np.asarray(self.wrong)
-        if not 0 < 2 * wrong.size <= len(self.errors):
-            return None
-        runs = np.split(wrong, np.flatnonzero(np.diff(wrong) > 1) + 1)
-        texts = [f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
         first, of, rest = self.name.partition(" of")
-        return f"{plural(wrong.size, first)}{of}{rest} {listed(texts, _NAMED)}"
+        return f"{plural(wrong.size, first)}{of}{rest} {runs(wrong, _NAMED)}"
 
     @property
     def words(self) -> str:

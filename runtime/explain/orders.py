@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from aprgraph.graph.words import listed
+from aprgraph.graph.words import and_more, joined, listed
 
 #: Columns that agree to this, relative to their size, are the same.
 _SAME = 1e-5
 _FEW = 8
+_PAIR = 2
 
 
 def found_order(recorded: Array, due: Array) -> Array | None:
@@ -36,11 +37,19 @@ def found_order(recorded: Array, due: Array) -> Array | None:
     return best
 
 
-def order_words(order: Array, weight: str, heads: Sequence[int]) -> str:
-    """What an order of rows is called."""
+def order_words(order: Array, weight: str, heads: Sequence[int], noun: str = "rows") -> str:
+    """What an order of rows, or of what ``noun`` says, is called."""
     moved = np.flatnonzero(order != np.arange(len(order)))
+    if len(moved) <= _FEW and set(order[moved]) <= set(moved):
+        return f"the {noun} {listed(map(int, moved), _FEW)} of {weight} have changed places"
     if len(moved) <= _FEW:
-        return f"the rows {listed(map(int, moved), _FEW)} of {weight} have changed places"
+        which = [f"the {noun.removesuffix('s')} {place}{{}} is that of {order[place]}" for place in moved]
+        return joined([which[0].format(f" of {weight}"), *(one.format("") for one in which[1:])])
+    for count in dict.fromkeys(heads):
+        size = len(order) // count
+        of_heads = order.reshape(count, -1)[:, 0] // size if len(order) % count == 0 else order
+        if len(of_heads) == count and np.array_equal(order, (of_heads[:, None] * size + np.arange(size)).reshape(-1)):
+            return f"the heads of {weight} are in the order {listed(map(int, of_heads), _FEW)}"
     half = len(order) // 2
     if np.array_equal(order, np.roll(np.arange(len(order)), half)):
         return f"the two halves of {weight} have changed places"
@@ -48,7 +57,31 @@ def order_words(order: Array, weight: str, heads: Sequence[int]) -> str:
         for words, of_head in (("halves (i, i + D/2)", _to_halves), ("neighbours (2i, 2i + 1)", _to_neighbours)):
             if len(order) % count == 0 and (len(order) // count) % 2 == 0 and _is_by_heads(order, count, of_head(len(order) // count)):
                 return f"the rows of each head of {weight} are in the order of RoPE that pairs {words}"
-    return f"{len(moved)} of {len(order)} rows of {weight} are in another order"
+    by = int((order[0]) % len(order))
+    if np.array_equal(order, np.roll(np.arange(len(order)), -by)):
+        far = min(by, len(order) - by)
+        return f"the {noun} of {weight} are those {far} {'further on' if far == by else 'before'}"
+    return f"{len(moved)} of {len(order)} {noun} of {weight} are in another order"
+
+
+def positions_in_words(order: Array, noun: str, of: str) -> str:
+    """What an order of whole positions, or heads, is called: ``position 9 of ffn_gate holds what position 8 should``."""
+    moved = [int(place) for place in np.flatnonzero(order != np.arange(len(order)))]
+    if len(moved) > 1 and sorted(order[moved]) == moved:
+        what = "have changed places" if len(moved) == _PAIR else f"hold what {listed(map(int, order[moved]), _FEW)} should"
+        return f"the {noun}s {listed(moved, _FEW)} of {of} {what}"
+    first, *others = [f"{noun} {place}{{}} holds what {noun} {order[place]} should" for place in moved[:_FEW]]
+    return joined([first.format(f" of {of}"), *(other.format("") for other in others)]) + and_more(moved[_FEW:])
+
+
+def axes_in_words(order: Array, axes: Sequence[tuple[str, int]], what: str) -> str | None:
+    """What an order of columns is called that lie along two ``axes`` and are transposed; None where they are not."""
+    if len(axes) != _PAIR:
+        return None
+    (outer, rows), (inner, columns) = axes
+    if np.array_equal(order, np.arange(rows * columns).reshape(rows, columns).T.reshape(-1)):
+        return f"the columns of {what} lie as [{inner}, {outer}] in place of [{outer}, {inner}]"
+    return None
 
 
 def _is_by_heads(order: Array, count: int, of_head: Array) -> bool:

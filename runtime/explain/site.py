@@ -49,7 +49,8 @@ class Around:
 class Site:
     """A ``node``, the values of its ``operands`` by a right computation, and what was ``recorded`` of it, all float64.
 
-    ``recorded`` is None where the node was not, but lies before one that was. ``due`` is what the node should give.
+    ``recorded`` is None where the node was not, but lies before one that was. ``due`` is what the node should give. ``within`` are the
+    elements that a mistake is looked for in, bool of the shape of ``due``, where the others are right.
     """
 
     node: Node
@@ -57,6 +58,7 @@ class Site:
     around: Around
     due: Array
     recorded: Array | None = None
+    within: Array | None = None
 
     def compute(self, operands: Sequence[Array] | None = None, **attrs: Attr) -> Array:
         """What the node gives from other operands or with other attributes."""
@@ -125,9 +127,22 @@ class Site:
         """Whether ``value`` leaves less than a hundredth of what the recorded values are off, if they are known."""
         if self.recorded is None:
             return True
-        if value.shape != self.recorded.shape or not np.isfinite(value).all():
+        if value.shape != self.recorded.shape:
             return False
-        return is_left(self.recorded, value, self.due)
+        if self.within is not None:
+            value = np.where(self.within, value, self.due)
+        return bool(np.isfinite(value).all()) and is_left(self.recorded, value, self.due)
+
+    def seen(self) -> tuple[Array, Array]:
+        """What was recorded, and what should have been, of the elements that a mistake is looked for in: without their shape if not all."""
+        assert self.recorded is not None
+        return (self.recorded, self.due) if self.within is None else (self.recorded[self.within], self.due[self.within])
+
+    def factor(self) -> float:
+        """By what the elements that a mistake is looked for in are multiplied, as nearly as one number says it."""
+        recorded, due = self.seen()
+        energy = float(np.vdot(due, due))
+        return float(np.vdot(recorded, due)) / energy if energy else 1.0
 
     def fits_at(self, value: Array, where: slice) -> bool:
         """The same of some positions."""

@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
 
-.PHONY: demo test sweep test-cold lint type-check pytest test-gpu zoo bench lock sbom clean
+.PHONY: demo test sweep test-cold lint type-check pytest test-gpu zoo interruptions bench lock sbom clean
 
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -70,6 +70,10 @@ test-gpu: $(VENV)/.installed
 # Every fault at every place (about 4 minutes), and the page of the results.
 zoo: $(VENV)/.installed
 	$(BIN)/python -m tests.zoo > docs/bug-zoo.md.new && mv docs/bug-zoo.md.new docs/bug-zoo.md
+
+# Signals at random moments of every command, on the CPU, the emulated GPU and a TVM RPC server (some 20 minutes).
+interruptions: $(VENV)/.installed
+	$(BIN)/python -m tests.interruptions 300
 
 bench: $(VENV)/.installed
 	@sh bench/run.sh

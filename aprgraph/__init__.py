@@ -19,10 +19,13 @@ Everything that goes wrong on account of what was given raises an AprgraphError 
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import os
 
+# What starts is to be ready for an interrupt soon, so that nothing is imported here that takes time.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from aprgraph import capture, families
     from aprgraph.api import CompiledModel, LoadedModel, load, open_artifact
     from aprgraph.comparison import audit, diff
@@ -35,9 +38,9 @@ if TYPE_CHECKING:
 
 # In a checkout the folders graph, codegen and runtime lie beside this one, and Python finds this one first when it is started
 # there; the installed package has them inside.
-_HERE = Path(__file__).parent
-if not (_HERE / "graph").is_dir():
-    __path__.append(str(_HERE.parent))
+_HERE = os.path.dirname(__file__)  # noqa: PTH120
+if not os.path.isdir(f"{_HERE}/graph"):  # noqa: PTH112
+    __path__.append(os.path.dirname(_HERE))  # noqa: PTH120
 
 __all__ = [
     "AprgraphError",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.stages import STAGE_BY_NAME, end_of_layer
 from aprgraph.graph.tap_plan import Plan
+from aprgraph.graph.temporary_files import temporary_folder
 from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.blame.suggest import Suspicion, unseen_stages
 from aprgraph.runtime.comparison import Comparison
@@ -256,5 +256,5 @@ def place_for(directory: Path | None) -> Iterator[Path]:
         directory.mkdir(parents=True, exist_ok=True)
         yield directory
         return
-    with tempfile.TemporaryDirectory(prefix="aprgraph-bisect-") as place:
-        yield Path(place)
+    with temporary_folder("aprgraph-bisect-") as place:
+        yield place

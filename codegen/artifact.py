@@ -14,11 +14,9 @@ TVM's crash on damaged code. It holds no weights. TVM is imported only where som
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +41,7 @@ from aprgraph.graph.ops.registry import is_own_formula
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.sources.checkpoint import is_checkpoint
 from aprgraph.graph.sources.file_kind import kind_of_folder
+from aprgraph.graph.temporary_files import folder_of_this_process
 from aprgraph.graph.text import MOST_GRAPH_BYTES, parse_graph, print_graph
 from aprgraph.graph.verify import verify
 from aprgraph.graph.whole_file import write_whole
@@ -163,9 +162,7 @@ def _compile_program(graph: Graph, target: str) -> bytes:
 def _write_for_this_process(name: str, data: bytes) -> Path:
     """Write a file that is gone when the process ends. Raises ArtifactError."""
     try:
-        place = tempfile.mkdtemp(prefix="aprgraph-")
-        atexit.register(shutil.rmtree, place, ignore_errors=True)
-        return write_whole(Path(place) / name, data)
+        return write_whole(folder_of_this_process("aprgraph-") / name, data)
     except OSError as error:
         raise ArtifactError(
             f"{tempfile.gettempdir()}: cannot be written: {error.strerror}; the plan's program must go there, {len(data):,} bytes"

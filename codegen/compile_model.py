@@ -33,10 +33,12 @@ from aprgraph.codegen.cuda.library import build_cuda_library
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of
 from aprgraph.graph.arguments import ARCHITECTURES, CPU, TARGET
 from aprgraph.graph.errors import ArtifactError
+from aprgraph.graph.interrupts import held
 from aprgraph.graph.message import message_to_json
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes.pipeline import compiled_graphs
+from aprgraph.graph.temporary_files import forget, note
 from aprgraph.graph.text import print_graph
 from aprgraph.graph.words import listed
 
@@ -82,6 +84,7 @@ def compile_model(
         directory.parent.mkdir(parents=True, exist_ok=True)
         _check_room(directory.parent, Path(tempfile.gettempdir()))
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        note(str(temporary))
         temporary.chmod(0o755)
         kernels: dict[str, str] = {}
         library = device = None
@@ -114,12 +117,14 @@ def compile_model(
             "kernels": kernels,
         }
         (temporary / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        _put_in_place(temporary, directory)
+        with held():
+            _put_in_place(temporary, directory)
     except OSError as error:
         raise ArtifactError.unwritable(directory, error) from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+            forget(str(temporary))
     return read_artifact(directory)
 
 

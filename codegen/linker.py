@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.errors import ToolchainError
+from aprgraph.graph.temporary_files import temporary_folder
 
 
 def linker() -> list[str]:
@@ -43,10 +44,10 @@ def object_of(module: Any) -> bytes:
 
 def link(objects: Sequence[bytes], path: Path) -> None:
     """Link object files, given as their bytes, into the shared object ``path``. Raises ToolchainError or OSError."""
-    with tempfile.TemporaryDirectory(prefix="aprgraph-") as folder:
+    with temporary_folder() as folder:
         names = []
         for index, data in enumerate(objects):
-            file = Path(folder, f"{index}.o")
+            file = folder / f"{index}.o"
             file.write_bytes(data)
             names.append(str(file))
         link_files(path, names)

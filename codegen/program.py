@@ -14,7 +14,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.relax import transform
 
-from aprgraph.codegen.compiler_lock import COMPILER_LOCK
+from aprgraph.codegen.compiler_lock import compiling
 from aprgraph.codegen.kernels import request_of
 from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.calling_convention import (
@@ -126,6 +126,6 @@ def _pipeline() -> Any:
 
 def build_program(graph: Graph, path: Path, *, target: str = "llvm") -> None:
     """Compile the program of ``graph`` to VM bytecode in the file ``path``; no linker is needed."""
-    with COMPILER_LOCK:
+    with compiling():
         executable = relax.build(lower(graph, target=target), target="llvm", relax_pipeline=_pipeline())
     executable.mod.write_to_file(str(path), "relax.VMExecutable")

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from aprgraph.graph.temporary_files import noted
+
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str], *, alone: bool = False) -> Iterator[str]:
@@ -17,13 +19,14 @@ def whole_file(path: str | os.PathLike[str], *, alone: bool = False) -> Iterator
     """
     place = os.fspath(path)
     temporary = temporary_name(place)
-    try:
-        yield temporary
-        put_in_place(temporary, place, alone=alone)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with noted(temporary):
+        try:
+            yield temporary
+            put_in_place(temporary, place, alone=alone)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
 
 
 def write_whole(path: Path, data: bytes) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from aprgraph.graph.interrupts import held
+
 _RUNTIME_ALONE = "TVM_USE_RUNTIME_LIB"
 
 
@@ -24,7 +26,8 @@ def load_tvm(*, runtime_alone: bool) -> Any:
     if runtime_alone:
         os.environ[_RUNTIME_ALONE] = "1"
     try:
-        import tvm  # noqa: PLC0415 -- costs half a second
+        with held(may_end=True):  # half-imported, it cannot be imported again
+            import tvm  # noqa: PLC0415 -- costs half a second
     finally:
         # Read at import; processes that this one starts must not inherit it.
         if runtime_alone and said is None:

@@ -28,6 +28,7 @@ from aprgraph.graph.calling_convention import (
     weight_nbytes,
 )
 from aprgraph.graph.errors import AprgraphError, ArtifactError
+from aprgraph.graph.interrupts import held, let_through
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import is_input, is_weight, state_type, states_of
@@ -199,11 +200,14 @@ class Session:
 
     def _used(self, name: str) -> None:
         if self._running is not None:
-            weights = (node for node in self._running.graph.operands(str(name)) if is_weight(node))
-            self._touched += sum(weight_nbytes(node) for node in weights)
-            if self._touched > RESIDENT_WEIGHTS:
-                self._model.file.release()
-                self._touched = 0
+            run, node = self._running, str(name)
+            run.keep_failure(lambda: self._release_used(run.graph, node))
+
+    def _release_used(self, graph: Graph, name: str) -> None:
+        self._touched += sum(weight_nbytes(node) for node in graph.operands(name) if is_weight(node))
+        if self._touched > RESIDENT_WEIGHTS:
+            self._model.file.release()
+            self._touched = 0
 
     # -- statistics ------------------------------------------------------------------------------------------------------
 
@@ -237,8 +241,12 @@ class _Run:
         self.failure: BaseException | None = None
 
     def keep_failure(self, call: Any) -> None:
-        """TVM would turn an exception into one of its own, so it is kept, and raised when the program has ended."""
+        """TVM would turn an exception into one of its own, so it is kept, and raised when the program has ended.
+
+        So is what the handler of an interrupt raises, which ends the program early.
+        """
         try:
+            let_through()
             call()
         except BaseException as error:
             self.failure = error
@@ -270,12 +278,12 @@ class Program:
         arguments.append(session.shape([math.prod(shape) * _ITEMSIZE for shape in shapes]))
         run = _Run(self.graph, start, on_tap)
         session.start(run)
+        outputs: list[F32] = []
         try:
-            results = self._machine[ENTRY](*arguments)
-            outputs: list[F32] = []
-            for value in results:
-                session.fetch([value], lambda array: outputs.append(array.copy()))
-            session.wait()
+            with held(may_end=True):
+                for value in self._machine[ENTRY](*arguments):
+                    session.fetch([value], lambda array: outputs.append(array.copy()))
+                session.wait()
         except Exception as error:
             if run.failure is not None:
                 raise run.failure from None

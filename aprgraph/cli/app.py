@@ -30,7 +30,6 @@ from aprgraph.graph.errors import AprgraphError, GraphError
 from aprgraph.option_words import option_words
 
 EXIT_ERROR = 2
-_EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="aprgraph",
@@ -82,16 +81,10 @@ def _root(
     pass
 
 
-def _terminate(number: int, _frame: object) -> None:
-    """Ends as an interrupt does, so that nothing half-written stays."""
-    sys.exit(128 + number)
-
-
-def main() -> None:
-    """The console script: every AprgraphError is one line on stderr and exit code 2, a defect of our own one and 70."""
+def run_command() -> None:
+    """What the console script runs: every AprgraphError is one line on stderr and exit code 2, a defect of our own one and 70."""
     # `aprgraph stages | head -1` ends as other programs do there. As an exception it would be exit 1, which is diff's "diverged".
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, _terminate)
     for name in ("stdout", "stderr"):  # closed by the shell (>&-)
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 -- until the process ends
@@ -113,8 +106,5 @@ def main() -> None:
         what = f": {printable(str(error))}" if str(error) else ""
         print(f"error: not enough memory{what}; free some, or give less to do: a shorter prompt, fewer layers", file=sys.stderr)
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(_EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 -- whatever no one foresaw
         sys.exit(report_defect(error))

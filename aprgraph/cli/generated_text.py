@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import typer
 
+from aprgraph.cli.leaving import line_begun
 from aprgraph.graph.errors import AprgraphError, TokenError
 from aprgraph.graph.metadata import Metadata
 from aprgraph.runtime.tokenizer import Tokenizer, load_tokenizer
@@ -20,6 +23,7 @@ class GeneratedText:
         self._stream: TokenStream | None = None
         self._parts: list[str] = []
         self._started = False
+        self._line = ExitStack()
 
     @property
     def text(self) -> str:
@@ -30,6 +34,8 @@ class GeneratedText:
         """A token was chosen."""
         if not self._started:
             self._started = True
+            if not self._quiet and sys.stdout.isatty():
+                self._line.enter_context(line_begun())
             tokenizer = self._load()
             self._stream = TokenStream(tokenizer, after=self._prompt[-1]) if tokenizer is not None else None
         try:
@@ -43,6 +49,7 @@ class GeneratedText:
             self._put(self._stream.finish())
         if self._started and not self._quiet:
             typer.echo()
+        self._line.close()
 
     def _load(self) -> Tokenizer | None:
         try:

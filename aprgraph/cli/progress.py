@@ -6,6 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from aprgraph.cli.leaving import line_begun
+
+#: Ends what is drawn: to the begin of its line, clear that, show the cursor again (ECMA-48; DECTCEM).
+_END = b"\r\x1b[2K\x1b[?25h"
+
 
 @contextmanager
 def spinner(text: str) -> Iterator[None]:
@@ -15,7 +20,7 @@ def spinner(text: str) -> Iterator[None]:
         return
     from rich.console import Console  # noqa: PLC0415
 
-    with Console(stderr=True).status(text):
+    with line_begun(_END), Console(stderr=True).status(text):
         yield
 
 
@@ -29,7 +34,7 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with line_begun(_END), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(text, total=total)
         yield lambda: bar.advance(task)
 
@@ -44,7 +49,7 @@ def byte_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with line_begun(_END), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(text, total=total)
         yield lambda count: bar.advance(task, count)
 
@@ -57,5 +62,5 @@ def replaying() -> Iterator[Callable[[str], None]]:
         return
     from rich.console import Console  # noqa: PLC0415
 
-    with Console(stderr=True).status("replaying in float64") as status:
+    with line_begun(_END), Console(stderr=True).status("replaying in float64") as status:
         yield lambda label: status.update(f"replayed {label}")

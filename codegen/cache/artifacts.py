@@ -9,11 +9,9 @@ compiles; the manifest holds the digests of the code.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -28,6 +26,7 @@ from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.families.own_code import is_own_family
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.temporary_files import folder_of_this_process
 from aprgraph.graph.text import print_graph
 from aprgraph.graph.whole_file import write_whole
 
@@ -161,14 +160,12 @@ def _is_own(artifact: Artifact) -> bool:
 
 def _temporary_folder(why: str) -> Path:
     try:
-        return _folder_of_this_process()
+        return _cache_of_this_process()
     except OSError as error:
         raise ArtifactError(f"{why}, nor {tempfile.gettempdir()}: {error.strerror}; {_REMEDY}") from None
 
 
 @cache
-def _folder_of_this_process() -> Path:
-    """A new folder that only this user can read. It is removed when the process ends. Raises OSError."""
-    folder = tempfile.mkdtemp(prefix="aprgraph-cache-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+def _cache_of_this_process() -> Path:
+    """A new folder. Raises OSError."""
+    return folder_of_this_process("aprgraph-cache-")

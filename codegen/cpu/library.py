@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aprgraph.codegen.cache.kernels import key_of, open_kernel_cache
 from aprgraph.codegen.cache.sources import sources_digest
-from aprgraph.codegen.compiler_lock import COMPILER_LOCK
+from aprgraph.codegen.compiler_lock import compiling
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.linker import link, linker
@@ -37,9 +37,9 @@ def find_or_compile(requests: Mapping[str, KernelRequest], cpu: Cpu) -> list[byt
         name = f"{symbol}.{cpu.name}.{key}.o"
         data = cache.find(name)
         if data is None:
-            from aprgraph.codegen.cpu.objects import compile_kernel, compile_statistics  # noqa: PLC0415 -- loads TVM, a second
+            with compiling():
+                from aprgraph.codegen.cpu.objects import compile_kernel, compile_statistics  # noqa: PLC0415 -- loads TVM, a second
 
-            with COMPILER_LOCK:
                 data = compile_statistics(cpu) if request is None else compile_kernel(request, cpu)
             cache.keep(name, data)
         found.append(data)

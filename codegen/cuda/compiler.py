@@ -30,7 +30,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +39,7 @@ from typing import Protocol
 
 from aprgraph.codegen.cuda.architectures import Architecture, ptx_architecture
 from aprgraph.graph.errors import ToolchainError, shown
+from aprgraph.graph.temporary_files import temporary_folder
 
 _ARITHMETIC = ("--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--ptxas-options=-O3", "--std=c++17")
 _SOURCE = "kernels.cu"
@@ -118,13 +118,13 @@ class Nvcc:
         ptx = ptx_architecture(architectures).number
         targets = [f"--generate-code=arch=compute_{a.number},code=sm_{a.number}" for a in architectures]
         targets.append(f"--generate-code=arch=compute_{ptx},code=compute_{ptx}")
-        with tempfile.TemporaryDirectory(prefix="aprgraph-") as directory:
-            Path(directory, _SOURCE).write_text(source, encoding="utf-8")
+        with temporary_folder() as directory:
+            (directory / _SOURCE).write_text(source, encoding="utf-8")
             options = ["--fatbin", *_ARITHMETIC, "--no-compress", "--disable-warnings", "-Wno-deprecated-gpu-targets", "--threads=0"]
-            code, said = _run([self.path, *options, *targets, "-o", "kernels.fatbin", _SOURCE], directory)
+            code, said = _run([self.path, *options, *targets, "-o", "kernels.fatbin", _SOURCE], str(directory))
             if code:
                 raise self._failure(said, code, source, architectures)
-            return Path(directory, "kernels.fatbin").read_bytes()
+            return (directory / "kernels.fatbin").read_bytes()
 
     def _failure(self, said: str, code: int, source: str, architectures: Sequence[Architecture]) -> ToolchainError:
         if "nsupported gpu architecture" in said:

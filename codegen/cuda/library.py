@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aprgraph.codegen.cache.kernels import key_of, open_kernel_cache
 from aprgraph.codegen.cache.sources import sources_digest
-from aprgraph.codegen.compiler_lock import COMPILER_LOCK
+from aprgraph.codegen.compiler_lock import compiling
 from aprgraph.codegen.cuda.architectures import Architecture
 from aprgraph.codegen.cuda.compiler import compile_fat_binary, find_compiler
 from aprgraph.codegen.cuda.device_code import HOST_CPU
@@ -41,9 +41,9 @@ def build_cuda_library(
     name = f"{len(requests)}-kernels.{'-'.join(map(str, architectures))}.{key}.cuda"
     found = kept.find(name)
     if found is None:
-        from aprgraph.codegen.cuda.host_code import build_host_code  # noqa: PLC0415 -- imports TVM's compiler
+        with compiling():
+            from aprgraph.codegen.cuda.host_code import build_host_code  # noqa: PLC0415 -- imports TVM's compiler
 
-        with COMPILER_LOCK:
             host, source = build_host_code(requests)
         found = _join(host, compile_fat_binary(source.code, architectures), source.functions.encode())
         kept.keep(name, found)

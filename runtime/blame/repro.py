@@ -16,12 +16,14 @@ import numpy as np
 
 from aprgraph.graph.errors import AprgraphError, ComparisonError, TraceError
 from aprgraph.graph.input_file import read_input
+from aprgraph.graph.interrupts import held
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.json_documents import Document, Exactly, MapOf, Record, Text
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array, Role, has_state, is_input, is_own_state, is_weight, operand_named, traits_of
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
+from aprgraph.graph.temporary_files import forget, note
 from aprgraph.runtime.blame.audit import Auditor
 from aprgraph.runtime.blame.local_errors import LocalError
 from aprgraph.runtime.decoded_weights import decode_rows
@@ -87,15 +89,18 @@ def write_repro(
         part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     except OSError as error:
         raise TraceError.unwritable(directory, error) from None
+    note(str(part))
     try:
         _write(part, Auditor(trace, model, tokens=tokens, profile=profile), local)
         _sign(part)
         part.chmod(0o777 & ~_umask())
-        _put_in_place(part, directory)
+        with held():
+            _put_in_place(part, directory)
     except OSError as error:
         raise TraceError.unwritable(directory, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        forget(str(part))
     return directory / SCRIPT
 
 

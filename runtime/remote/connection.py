@@ -21,9 +21,10 @@ import numpy.typing as npt
 
 from aprgraph.graph.arguments import COMPILE, CPU, RPC
 from aprgraph.graph.errors import RemoteError
+from aprgraph.graph.interrupts import held, let_through
 from aprgraph.runtime.remote import address as server_address
 from aprgraph.runtime.remote.address import RemoteAddress, find_server, no_answer
-from aprgraph.runtime.remote.signals import SessionSignals
+from aprgraph.runtime.remote.signals import BrokenPipes
 from aprgraph.runtime.tvm_runtime import first_line, load_tvm
 
 _SAME_VERSION = f"expected one of TVM {version('apache-tvm')}, as this side is"
@@ -55,11 +56,11 @@ class Connection:
         numeric = find_server(address)
         self._tvm = load_tvm(runtime_alone=runtime_alone)
         self._closed = self._lost = False
-        self._signals = SessionSignals()
+        self._pipes = BrokenPipes()
         try:
             self._session = _connect(address, numeric)
         except BaseException:
-            self._signals.restore(lost=True)
+            self._pipes.restore(lost=True)
             raise
         self._device = self._session.cpu()
         self._staging: Any = None
@@ -72,15 +73,18 @@ class Connection:
         with suppress(Exception):
             # After this, tensors that are still held are freed without a word to the server.
             self._session.get_function("CloseRPCConnection")()
-        self._signals.restore(lost=self._lost)
+        self._pipes.restore(lost=self._lost)
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """What fails in the block failed while ``what``, a verb in -ing."""
+        """What fails in the block failed while ``what``, a verb in -ing.
+
+        An interrupt waits until the message is through: TVM's server stops serving when a client leaves in the middle of one.
+        """
         from tvm.error import RPCError  # noqa: PLC0415
 
         try:
-            with self._signals.held():
+            with held():
                 yield
         except RPCError as error:
             if "bad_alloc" in str(error) or "out of memory" in str(error).lower():
@@ -203,7 +207,7 @@ class Connection:
 
     def _stage(self, nbytes: int) -> Any:
         """A tensor of its own to send and receive with: TVM's client takes no notice of where in a tensor a view begins."""
-        self._signals.let_through()
+        let_through()
         if self._staging is None:
             self._staging = self.allocate(_PIECE)
         return self.view(self._staging, (nbytes,), "uint8")

@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from aprgraph.graph.errors import TraceError
+from aprgraph.graph.temporary_files import forget, note
 from aprgraph.graph.whole_file import put_in_place, temporary_name
 from aprgraph.runtime.trace.aprt import F32, HEADER, file_size, pack_header
 
@@ -20,6 +21,7 @@ class PartialTensor:
         """Raises TraceError if the file cannot be made."""
         self.path = path
         self._temporary = temporary_name(path)
+        note(self._temporary)
         count = math.prod(shape)
         header = pack_header(layer, count)
         try:
@@ -42,6 +44,7 @@ class PartialTensor:
         """Give the file its name. Raises TraceError."""
         try:
             put_in_place(self._temporary, self.path, alone=True)
+            forget(self._temporary)
         except OSError as error:
             raise TraceError.unwritable(self.path, error) from None
 
@@ -49,3 +52,4 @@ class PartialTensor:
         """Remove the file."""
         with contextlib.suppress(OSError):
             os.unlink(self._temporary)
+        forget(self._temporary)

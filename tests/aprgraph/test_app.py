@@ -197,7 +197,7 @@ def test_errors_go_to_stderr_alone(tmp_path: Path) -> None:
 @pytest.mark.contract("ERR-DEFECT-1")
 def test_a_defect_is_exit_70_and_keeps_its_traceback(tmp_path: Path) -> None:
     """Never 1, which is "diverged"; one line, and the traceback where the line says."""
-    code = "from aprgraph.cli import app\ndef fail(): raise ZeroDivisionError('a\\nb\\x1b')\napp.app = fail\napp.main()"
+    code = "from aprgraph.cli import app\ndef fail(): raise ZeroDivisionError('a\\nb\\x1b')\napp.app = fail\napp.run_command()"
     environment = {"APRGRAPH_DEBUG": "0", "TMPDIR": str(tmp_path)}
     result = run_python(code, cwd=tmp_path, env=environment)
     assert (result.code, result.out) == (70, "")
@@ -299,14 +299,14 @@ def test_closed_standard_streams(tmp_path: Path) -> None:
 def test_termination_leaves_nothing_half_written(tmp_path: Path) -> None:
     code = """
 import os, signal
-from aprgraph.cli import app
+from aprgraph.cli import app, main
 from aprgraph.runtime.trace import aprt
 def terminated(*_):
     os.kill(os.getpid(), signal.SIGTERM)
     raise AssertionError("still here")
 aprt.os.writev = terminated
 app.app = lambda: aprt.write_aprt("x.bin", None, __import__("numpy").ones(3, "f4"))
-app.main()
+main()
 """
     assert run_python(code, cwd=tmp_path).code == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []

@@ -99,13 +99,13 @@ def test_a_user_without_a_home_has_no_cache(model_path: Path, monkeypatch: pytes
     assert stat.S_IMODE(first.artifact.directory.parent.stat().st_mode) == 0o700
     with pytest.warns(UserWarning, match="nothing says where the user's cache is"):
         assert loaded.compile_cached("reference").artifact.directory == first.artifact.directory
-    cache._folder_of_this_process.cache_clear()
+    cache._cache_of_this_process.cache_clear()
 
 
 def test_no_place_at_all(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APRGRAPH_CACHE", "/proc/nope")
-    cache._folder_of_this_process.cache_clear()
-    monkeypatch.setattr(cache.tempfile, "mkdtemp", lambda **_: Path("/proc/nope/below").mkdir())
+    cache._cache_of_this_process.cache_clear()
+    monkeypatch.setattr(cache, "folder_of_this_process", lambda _: Path("/proc/nope/below").mkdir())
     with pytest.raises(
         ArtifactError, match="cannot be written: No such file or directory, nor .*; set APRGRAPH_CACHE to a folder that can be"
     ):

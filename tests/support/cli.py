@@ -16,6 +16,8 @@ from unittest import mock
 
 import typer.main
 
+#: The signals that the command line handles, which tests in its process put back.
+HANDLED = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MAIN = "from aprgraph.cli import main; main()"
 
 
@@ -39,7 +41,7 @@ def run_cli(*arguments: object) -> Result:
     from aprgraph.cli import main
 
     out, err, code = io.StringIO(), io.StringIO(), 0
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
         with (
             mock.patch.object(sys, "argv", ["aprgraph", *map(str, arguments)]),

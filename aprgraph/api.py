@@ -22,7 +22,7 @@ from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.tap_plan import Plan, parse_plan, parse_steps
 from aprgraph.graph.text import print_graph
 from aprgraph.option_words import in_option_words
-from aprgraph.runs.arithmetic import check_arithmetic, described_arithmetic
+from aprgraph.runs.arithmetic import arithmetic_of_run, described_arithmetic
 from aprgraph.runs.execute import OnToken, Outcome, execute
 from aprgraph.runs.open_engine import check_remote, open_engine
 from aprgraph.runs.plan import RunOptions, RunPlan, check_room, gives_logits, plan_run
@@ -62,30 +62,34 @@ class LoadedModel:
         directory: str | Path | None = None,
         cpu: str | None = None,
         architectures: Sequence[str] = (),
+        *,
+        arithmetic: str = PLAIN,
     ) -> CompiledModel:
         """Compile into an artifact (default: ``<stem>.<target>.aprg`` in the current folder). Raises AprgraphError.
 
-        ``cpu`` and ``architectures`` are what --cpu and --arch are on the command line.
+        ``cpu``, ``architectures`` and ``arithmetic`` are what --cpu, --arch and --arithmetic are on the command line.
         """
         place = Path(directory) if directory is not None else None
-        return CompiledModel(compile_artifact(self.model, target, place, cpu, architectures), self.model)
+        return CompiledModel(compile_artifact(self.model, target, place, cpu, architectures, arithmetic), self.model)
 
-    def compile_cached(self, target: str = "llvm", cpu: str | None = None, *, on_notice: OnNotice = _warn) -> CompiledModel:
+    def compile_cached(
+        self, target: str = "llvm", cpu: str | None = None, *, on_notice: OnNotice = _warn, arithmetic: str = PLAIN
+    ) -> CompiledModel:
         """The artifact of this model beside it or in the user's cache, compiled into that if there is none.
 
         Where the cache cannot be written, the artifact lasts as long as this process; ``on_notice`` is told so (default: a warning).
         Raises AprgraphError.
         """
-        found = find_beside(self.model, target, cpu, on_notice) or find_in_cache(self.model, target, cpu)
-        return CompiledModel(found or compile_into_cache(self.model, target, cpu, on_notice), self.model)
+        found = find_beside(self.model, target, cpu, on_notice, arithmetic) or find_in_cache(self.model, target, cpu, arithmetic)
+        return CompiledModel(found or compile_into_cache(self.model, target, cpu, on_notice, arithmetic), self.model)
 
-    def find_cached(self, target: str = "llvm", cpu: str | None = None) -> CompiledModel | None:
+    def find_cached(self, target: str = "llvm", cpu: str | None = None, *, arithmetic: str = PLAIN) -> CompiledModel | None:
         """The artifact of this model beside it (``<stem>.<target>.aprg``) or in the user's cache; None if there is none.
 
-        One beside it counts if it has the same content, overrides, CPU and versions, and was compiled by this user.
+        One beside it counts if it has the same content, overrides, CPU, arithmetic and versions, and was compiled by this user.
         Raises AprgraphError.
         """
-        found = find_beside(self.model, target, cpu) or find_in_cache(self.model, target, cpu)
+        found = find_beside(self.model, target, cpu, arithmetic=arithmetic) or find_in_cache(self.model, target, cpu, arithmetic)
         return None if found is None else CompiledModel(found, self.model)
 
     @property
@@ -165,9 +169,12 @@ class CompiledModel:
         return LoadedModel(self.model).encode_chat(prompt, system)
 
     def plan(self, plan: Plan, tokens: Sequence[int], options: RunOptions = DEFAULT_OPTIONS) -> RunPlan:
-        """Check tokens and plan, and run the passes. Raises TokenError or PlanError."""
-        check_arithmetic(options.arithmetic, self.artifact.target)
-        return plan_run(self.artifact.graph, self.model, plan, tokens, options)
+        """Check tokens and plan, and run the passes. Raises TokenError or PlanError.
+
+        Without an arithmetic among the options the run is in that of the artifact.
+        """
+        arithmetic = arithmetic_of_run(options.arithmetic, self.artifact)
+        return plan_run(self.artifact.graph, self.model, plan, tokens, replace(options, arithmetic=arithmetic))
 
     def run(
         self,
@@ -182,7 +189,7 @@ class CompiledModel:
         max_tokens: int = 0,
         steps: str = "0..1",
         prefill_chunk: int | None = None,
-        arithmetic: str = PLAIN,
+        arithmetic: str | None = None,
         stats_only: bool = False,
         force: bool = False,
         on_entry: OnEntry | None = None,
@@ -191,7 +198,8 @@ class CompiledModel:
 
         ``tokens`` or ``prompt`` (default "What is 2+2?") is the input; ``directory`` defaults to
         ``<model-stem>-trace`` beside the model. An earlier run's trace there is replaced whole; what else is there is written over
-        only with ``force``. ``arithmetic`` is what --arithmetic is on the command line. Raises AprgraphError.
+        only with ``force``. ``arithmetic`` is what --arithmetic is on the command line: the one that was compiled for, or, on the
+        reference target, any. Raises AprgraphError.
         """
         plan = parse_plan(taps, layers)
         options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic)

@@ -136,7 +136,9 @@ class _Search:
         self.rounds: list[Round] = []
         self.traces: tuple[Trace, Trace] | None = None
         self.left: tuple[str, ...] = ()
-        self._graph = fix_context(sides[0].artifact.graph, len(tokens))
+        # Of two arithmetics the one with fewer stages: flash attention has neither scores nor softmax.
+        graph = min((side.artifact.graph_in_arithmetic for side in sides), key=lambda graph: sum(1 for _ in graph.staged()))
+        self._graph = fix_context(graph, len(tokens))
         self.whole_model_stages = tuple(node.stage for node in self._graph.staged() if node.layer is None and node.stage is not None)
         self._end = end_of_layer({node.stage for node in self._graph.staged() if node.stage})
         self._findings: dict[Place, Finding] = {}

@@ -1,6 +1,6 @@
 """Artifacts: what compiling a model leaves on disk, beside which the programs of plans are cached.
 
-    <stem>.<target>.aprg/
+    <stem>.<target>.aprg/, or <stem>.<target>.<arithmetic>.aprg/
         artifact.json   versions, target, CPU, the model's path and fingerprint, the kernels
         graph.txt       the model's graph in its textual form
         kernels-*.so    the kernel library (not for the reference target), named by its digest: the system's loader takes a
@@ -30,6 +30,7 @@ from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.kernels.base import requests_of
 from aprgraph.codegen.versions import version
 from aprgraph.graph.arguments import COMPILE, MODEL
+from aprgraph.graph.arithmetics import PLAIN, parse_arithmetic
 from aprgraph.graph.errors import ArtifactError, GraphError, shown
 from aprgraph.graph.held_graph import HeldGraph, require_known_ops
 from aprgraph.graph.input_file import read_input, read_input_text
@@ -38,6 +39,7 @@ from aprgraph.graph.message import message_from_json
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.ops.registry import is_own_formula
+from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.sources.checkpoint import is_checkpoint
 from aprgraph.graph.sources.file_kind import kind_of_folder
@@ -61,7 +63,8 @@ class Artifact:
     """A compiled model.
 
     ``cpu`` is there for the target llvm, ``device`` for cuda; the reference target has no kernels. ``sources`` is the
-    digest of the files that made it, and ``unapplied`` what had to be said of the model's keys.
+    digest of the files that made it, and ``unapplied`` what had to be said of the model's keys. ``graph`` is the model's own;
+    the kernels are those of it in the arithmetic ``arithmetic`` (graph/arithmetics.py), which runs are in unless they name another.
     """
 
     directory: Path
@@ -77,6 +80,12 @@ class Artifact:
     sources: str
     graph: Graph
     unapplied: tuple[str, ...] = ()
+    arithmetic: str = PLAIN
+
+    @property
+    def graph_in_arithmetic(self) -> Graph:
+        """The graph as its kernels compute it."""
+        return ApplyArithmetic(self.arithmetic)(self.graph)
 
     @property
     def library(self) -> Path:
@@ -197,9 +206,10 @@ def read_artifact(directory: str | Path) -> Artifact:
         graph = parse_graph(text)
         require_known_ops(graph, str(directory), ArtifactError)
         verify(graph)
+        arithmetic = parse_arithmetic(document.get("arithmetic", PLAIN)).text  # absent in artifacts that are older
         library = document["library"]
         if library is not None:
-            _check_formulas(graph, document["kernels"], directory)
+            _check_formulas(ApplyArithmetic(arithmetic)(graph), document["kernels"], directory)
         if library is not None and digest(read_input(library_in(directory, library), _MOST_CODE_BYTES)) != library:
             raise ArtifactError(f"{library_in(directory, library)}: not the library that was compiled; compile the model again")
         device = None if document["device"] is None else DeviceCode.from_json(document["device"])
@@ -219,6 +229,7 @@ def read_artifact(directory: str | Path) -> Artifact:
             sources=document["sources"],
             graph=graph,
             unapplied=tuple(map(message_from_json, document.get("unapplied", ()))),
+            arithmetic=arithmetic,
         )
     except OSError as error:
         raise ArtifactError(f"{error.filename}: cannot be read: {error.strerror}; compile the model again") from None

@@ -44,6 +44,7 @@ ARTIFACT = Record(
         "kernels": MapOf(Text(), about="What each kernel computes, by its symbol."),
     },
     {
+        "arithmetic": Text(256, about="The arithmetic that the kernels round as, such as plain; absent: plain."),
         "ignore": ListOf(Text(), about="Keys that the model was loaded without."),
         "unapplied": ListOf(
             OneOf((Text(), ListOf(OneOf((Text(), _ARGUMENT))))), about="What had to be said of keys that were not applied."

@@ -32,11 +32,13 @@ from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.cuda.library import build_cuda_library
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of
 from aprgraph.graph.arguments import ARCHITECTURES, CPU, TARGET
+from aprgraph.graph.arithmetics import PLAIN, parse_arithmetic
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.interrupts import held
 from aprgraph.graph.message import message_to_json
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.temporary_files import forget, note
 from aprgraph.graph.text import print_graph
@@ -49,19 +51,26 @@ _OWN_FILE = re.compile(r"artifact\.json|graph\.txt|kernels-[^/]+\.(so|fatbin)|pr
 _ROOM = 64 << 20
 
 
-def default_directory(stem: str, target: str) -> Path:
-    """``<stem>.<target>.aprg`` in the current folder."""
-    return Path(f"{stem}.{target}{SUFFIX}")
+def default_directory(stem: str, target: str, arithmetic: str = PLAIN) -> Path:
+    """``<stem>.<target>.aprg`` in the current folder; in an engine's arithmetic ``<stem>.<target>.<arithmetic>.aprg``."""
+    found = parse_arithmetic(arithmetic)
+    return Path(f"{stem}.{target}{SUFFIX}" if found.is_exact else f"{stem}.{target}.{found.label}{SUFFIX}")
 
 
 def compile_model(
-    model: Model, target: str = "llvm", directory: Path | None = None, cpu: str | None = None, architectures: Sequence[str] = ()
+    model: Model,
+    target: str = "llvm",
+    directory: Path | None = None,
+    cpu: str | None = None,
+    architectures: Sequence[str] = (),
+    arithmetic: str = PLAIN,
 ) -> Artifact:
-    """Compile ``model`` into ``directory`` (default: ``<stem>.<target>.aprg`` here), replacing an artifact there.
+    """Compile ``model`` into ``directory`` (default: ``default_directory``), replacing an artifact there.
 
-    ``cpu`` is for the target llvm (default: this machine's), ``architectures`` for cuda (default: sm_80 and sm_90). The
-    directory appears whole or not at all. Raises ArtifactError for an unknown target or a place that cannot be written,
-    ToolchainError where a compiler or linker is missing, and ModelError for a model that cannot be built.
+    ``cpu`` is for the target llvm (default: this machine's), ``architectures`` for cuda (default: sm_80 and sm_90), and
+    ``arithmetic`` that of the kernels. The directory appears whole or not at all. Raises ArtifactError for an unknown target
+    or a place that cannot be written, ToolchainError where a compiler or linker is missing, ModelError for a model that cannot be
+    built, and GraphError for an arithmetic that there is not, or that says nothing of the model's weights.
     """
     if target not in TARGETS:
         raise ArtifactError(f"unknown target {target!r}; expected one of {', '.join(TARGETS)}")
@@ -75,9 +84,10 @@ def compile_model(
             f", and the target is {target}",
         )
     chosen_architectures = parse_architectures(architectures)
-    directory = directory or default_directory(model.stem, target)
+    directory = directory or default_directory(model.stem, target, arithmetic)
     _check_replaceable(directory)
     graph = build_graph(model)
+    rounding = ApplyArithmetic(arithmetic)(graph)
     chosen = find_cpu(cpu) if target == "llvm" else None
     temporary: Path | None = None
     try:
@@ -89,7 +99,7 @@ def compile_model(
         kernels: dict[str, str] = {}
         library = device = None
         if target != "reference":
-            requests = requests_of(compiled_graphs(graph))
+            requests = requests_of(compiled_graphs(rounding))
             kernels = {symbol: request.text for symbol, request in requests.items()}
             new = library_in(temporary, "new")
             if chosen is not None:
@@ -108,6 +118,7 @@ def compile_model(
             "target": target,
             "cpu": chosen.name if chosen else None,
             "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
+            "arithmetic": parse_arithmetic(arithmetic).text,
             "overrides": dict(model.overrides),
             "ignore": list(model.ignore),
             "unapplied": list(map(message_to_json, model.doubts_of_keys)),

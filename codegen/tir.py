@@ -72,6 +72,24 @@ class Arithmetic(ABC):
         sign = T.Cast("uint32", bits & tirx.IntImm("int32", 128)) << tirx.IntImm("uint32", 24)
         return T.reinterpret("float32", T.Cast("uint32", value) | sign)
 
+    def rounded(self, x: Expr) -> Expr:
+        """A product, rounded before anything is added to it. Only for compilers that would fuse the two."""
+        return x
+
+    def half(self, x: Expr) -> Expr:
+        """The nearest float16 of an f32, half to even, as f32; NaN stays. By its bits, which every target has."""
+        bits = T.reinterpret("int32", x)
+        size = bits & tirx.IntImm("int32", 0x7FFFFFFF)
+        odd = (size >> tirx.IntImm("int32", 13)) & tirx.IntImm("int32", 1)
+        normal = (size + (odd + tirx.IntImm("int32", 0xFFF))) & tirx.IntImm("int32", -0x2000)
+        # Below 2^-14 the step is 2^-24, which is that of a float32 from a half to 1: a sum there counts in such steps.
+        steps = T.reinterpret("int32", T.reinterpret("float32", size) + f32(0.5)) - tirx.IntImm("int32", 0x3F000000)
+        small = T.reinterpret("int32", T.Cast("float32", steps) * f32(2.0**-24))
+        rounded = T.Select(size < tirx.IntImm("int32", 0x38800000), small, normal)
+        rounded = T.Select(size >= tirx.IntImm("int32", 0x477FF000), tirx.IntImm("int32", 0x7F800000), rounded)
+        rounded = T.Select(size > tirx.IntImm("int32", 0x7F800000), size, rounded)
+        return T.reinterpret("float32", rounded | (bits ^ size))
+
     def power_of_two(self, exponent: Expr) -> Expr:
         """2^exponent in f32 for an int32 from -149 to 127: in two factors, for what lies below the normal numbers."""
         half = exponent >> tirx.IntImm("int32", 1)

@@ -5,6 +5,7 @@ Those of ggml are llama.cpp's at 0c1e57098, read in ggml/src; docs/arithmetic.md
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -45,6 +46,11 @@ class EngineArithmetic:
     def is_exact(self) -> bool:
         """Whether nothing is rounded but to float32."""
         return not self.activations
+
+    @property
+    def label(self) -> str:
+        """A name for files: that of the arithmetic, with the user's options where they are not the engine's own."""
+        return self.name if self == ARITHMETICS[self.name] else re.sub("[,=]", "-", self.text)
 
     @property
     def text(self) -> str:

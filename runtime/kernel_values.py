@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.block_formats import decode_by_gguf, weight_format, weight_storage
+from aprgraph.graph.block_formats import decode_by_gguf, decode_minima, weight_format, weight_storage
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
+from aprgraph.graph.ops.sources import MINIMA
 from aprgraph.graph.weight_pieces import InPieces, packed, places_from, split
 from aprgraph.runtime.trace.statistics import Statistics, statistics_from_sums
 from aprgraph.runtime.weight_scales import row_scales
@@ -27,13 +28,16 @@ def pieces_in_file(model: Model, node: Node) -> InPieces | None:
 
 def weight_array(model: Model, node: Node) -> npt.NDArray[Any]:
     """The weight of a `weight` node as kernels take it, packed: the file's own pages, unless only the `gguf` package decodes its
-    format, or the file has it in pieces.
+    format, the file has it in pieces, or the node is of a part of each block.
     """
     dtype, dims = weight_storage(node.type)
     pieces = pieces_in_file(model, node)
     if pieces is not None:
         return packed(node.type, pieces.find()).view(dtype).reshape(dims)
-    raw = model.file.tensor_bytes(model.tensor(node.attr_str("tensor")))
+    info = model.tensor(node.attr_str("tensor"))
+    raw = model.file.tensor_bytes(info)
+    if node.attrs.get("part") == MINIMA:
+        return decode_minima(info.format, raw).astype(dtype).reshape(dims)
     fmt = weight_format(node.type)
     if fmt.is_decoded_when_bound:
         decoded = decode_by_gguf(fmt, raw, dims)

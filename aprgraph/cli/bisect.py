@@ -49,6 +49,14 @@ def bisect(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads [all processors].")] = None,
+    arithmetic: Annotated[
+        str,
+        typer.Option(
+            "--arithmetic",
+            metavar="NAME[,cache=f16|f32][,flash=on|off]",
+            help="Sides that are targets round as an engine does (docs/arithmetic.md); an artifact has its own.",
+        ),
+    ] = "plain",
     profile: Annotated[str | None, typer.Option("--profile", help="Tolerances, as for `aprgraph diff` [by what the targets are].")] = None,
     override_kv: Override = None,
     ignore: Ignore = None,
@@ -67,6 +75,7 @@ def bisect(
     Example:
       aprgraph bisect model.gguf --a llvm --b reference --prompt "What is 2+2?"
       aprgraph bisect model.gguf --a reference --b patched.cuda.aprg --repro guilty
+      aprgraph bisect model.gguf --a llvm --b reference --arithmetic ggml-avx2
 
     Exit code: 0 alike, 1 diverged, 2 could not be run or compared.
     """
@@ -94,7 +103,7 @@ def bisect(
     check_comparable(loaded.model, other.model)
     print_notices(tuple(dict.fromkeys((*loaded.model.notices, *other.model.notices))))
     ids = encode(loaded, given, chat=False, system=None)
-    sides, names = (_open(loaded, "--a", a), _open(other, "--b", b)), side_names(a, b)
+    sides, names = (_open(loaded, "--a", a, arithmetic), _open(other, "--b", b, arithmetic)), side_names(a, b)
     with written_by("-o"), place_for(output) as place:
         found = search(
             loaded.model,
@@ -145,7 +154,7 @@ def _held_graph(*sides: str) -> HeldGraph | None:
     return found[0].held if found else None
 
 
-def _open(loaded: LoadedModel, option: str, text: str) -> CompiledModel:
+def _open(loaded: LoadedModel, option: str, text: str, arithmetic: str) -> CompiledModel:
     """A side: a target to compile the model for, or an artifact. Raises AprgraphError."""
     from aprgraph.api import open_artifact  # noqa: PLC0415
     from aprgraph.cli.target import parse_target  # noqa: PLC0415
@@ -161,7 +170,7 @@ def _open(loaded: LoadedModel, option: str, text: str) -> CompiledModel:
     if target == "cuda":  # before anything takes time
         find_gpu(load_driver(), gpu)
     with spinner(f"compiling {loaded.model.path.name} for {text}"):
-        return replace(loaded.compile_cached(target, on_notice=print_notice), gpu=gpu)
+        return replace(loaded.compile_cached(target, on_notice=print_notice, arithmetic=arithmetic), gpu=gpu)
 
 
 def _announce(quiet: bool) -> Callable[[Plan, int], None]:

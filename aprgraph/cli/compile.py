@@ -19,13 +19,27 @@ def compile_command(
         str, typer.Option("--target", "-t", help="llvm (this machine's CPU), cuda (NVIDIA GPUs) or reference (float64 NumPy: slow, exact).")
     ] = "llvm",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to put the artifact [<stem>.<target>.aprg here].")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Where to put the artifact [<stem>.<target>.aprg here, or <stem>.<target>.<arithmetic>.aprg].",
+        ),
     ] = None,
     cpu: Annotated[str | None, typer.Option("--cpu", help="x86-64-v2, -v3 or -v4, to compile for another machine [this one's].")] = None,
     arch: Annotated[
         list[str] | None,
         typer.Option("--arch", metavar="sm_XY", help="With cuda: a GPU architecture to compile for [sm_80, sm_90, PTX]. Repeatable."),
     ] = None,
+    arithmetic: Annotated[
+        str,
+        typer.Option(
+            "--arithmetic",
+            metavar="NAME[,cache=f16|f32][,flash=on|off]",
+            help="Kernels that round as an engine does: ggml-avx2 and others (docs/arithmetic.md).",
+        ),
+    ] = "plain",
     override_kv: Override = None,
     ignore: Ignore = None,
     json: Json = False,
@@ -40,14 +54,16 @@ def compile_command(
     Example:
       aprgraph compile SmolLM2.gguf && aprgraph run --taps all --layers 0..30
       aprgraph compile --target cuda --arch sm_80 --arch sm_89 SmolLM2.gguf
+      aprgraph compile --arithmetic ggml-avx2 SmolLM2.gguf
     """
     from aprgraph.api import load  # noqa: PLC0415
+    from aprgraph.graph.arithmetics import PLAIN  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
 
     loaded = load(model, parse_overrides(override_kv or []), ignore or [])
     print_notices(loaded.model.notices)
     with written_by("-o"), spinner(f"compiling {model.name} for {target}"):
-        artifact = loaded.compile(target, output, cpu, arch or ()).artifact
+        artifact = loaded.compile(target, output, cpu, arch or (), arithmetic=arithmetic).artifact
     if json:
         import json as json_module  # noqa: PLC0415
 
@@ -55,6 +71,7 @@ def compile_command(
             "artifact": str(artifact.directory),
             "target": artifact.target,
             "cpu": artifact.cpu,
+            **({"arithmetic": artifact.arithmetic} if artifact.arithmetic != PLAIN else {}),
             **({"architectures": artifact.architectures} if artifact.device is not None else {}),
             "kernels": dict(artifact.kernels),
         }
@@ -62,4 +79,5 @@ def compile_command(
         return
     kernels = f", {len(artifact.kernels)} kernels" if artifact.kernels else ""
     code = f" {', '.join(artifact.architectures)}" if artifact.architectures else ""
-    typer.echo(f"{artifact.directory}/ ({artifact.target_name}{code}{kernels})")
+    rounding = f", {artifact.arithmetic}" if artifact.arithmetic != PLAIN else ""
+    typer.echo(f"{artifact.directory}/ ({artifact.target_name}{code}{kernels}{rounding})")

@@ -36,7 +36,7 @@ from aprgraph.cli.run_options import (
     Tokens,
     TokensFile,
 )
-from aprgraph.cli.run_source import compile_source, open_source, target_of
+from aprgraph.cli.run_source import compile_source, open_source
 from aprgraph.cli.write_errors import written_by
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(
     force: Force = False,
     stats_only: StatsOnly = False,
     target: Target = None,
-    arithmetic: Arithmetic = "plain",
+    arithmetic: Arithmetic = None,
     model: ModelPlace = None,
     rpc: Rpc = None,
     override_kv: Override = None,
@@ -88,23 +88,20 @@ def run(
       aprgraph run model.apr --apr --layers 0..2
       aprgraph run model.gguf --taps all --target reference --arithmetic ggml-avx2
     """
-    from aprgraph.runs.arithmetic import check_arithmetic  # noqa: PLC0415
-
     target, gpu = _target(target, rpc)
-    open_it = partial(open_source, source, target, model, override_kv or [], ignore or [], elsewhere=rpc is not None)
+    open_it = partial(open_source, source, target, model, override_kv or [], ignore or [], arithmetic, elsewhere=rpc is not None)
     # An artifact first, since it may declare stages of its own, which the taps name.
     artifact = open_it() if source is None or source.is_dir() else None
     plan = _plan("apr" if apr and taps is None else taps, layers, saves=stats_only or output is not None)
     options = _options(positions, max_tokens, steps, prefill_chunk, arithmetic)
     given = read_input(prompt, prompt_file, tokens, tokens_file, chat, system, raw=apr)
     opened = artifact or open_it()
-    check_arithmetic(arithmetic, target_of(opened, target))
     run_plan = opened.plan(plan, encode(opened, given, chat, system, raw=apr), options)
     print_notices(run_plan.notices)
     directory = output or opened.default_trace_directory
     if not plan.is_empty:
         _check_place(directory, force=force)
-    compiled = replace(compile_source(opened, target, None if rpc else gpu), once=True, gpu=gpu)
+    compiled = replace(compile_source(opened, target, None if rpc else gpu, arithmetic), once=True, gpu=gpu)
     compiled = compiled if rpc is None else compiled.on(rpc)
     if plan.is_empty:
         _generate(compiled, run_plan, threads, quiet=json)
@@ -123,7 +120,7 @@ def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
     return plan
 
 
-def _options(positions: str, max_tokens: int, steps: str, prefill_chunk: int | None, arithmetic: str) -> RunOptions:
+def _options(positions: str, max_tokens: int, steps: str, prefill_chunk: int | None, arithmetic: str | None) -> RunOptions:
     """How to run. Raises PlanError for steps that are none, and TokenError for other positions than there are."""
     from aprgraph.graph.errors import TokenError  # noqa: PLC0415
     from aprgraph.graph.tap_plan import parse_steps  # noqa: PLC0415

@@ -46,7 +46,11 @@ Steps = Annotated[
 ]
 PrefillChunk = Annotated[
     int | None,
-    typer.Option("--prefill-chunk", metavar="N", help="Run the prompt N positions at a time; results do not depend on it [all]."),
+    typer.Option(
+        "--prefill-chunk",
+        metavar="N",
+        help="Run the prompt N positions at a time; results do not depend on it, but in an engine's arithmetic they may [all].",
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -60,11 +64,11 @@ Target = Annotated[
     typer.Option("--target", "-t", metavar="TARGET[:N]", help="With a MODEL: llvm, cuda or reference [llvm]. cuda:N is the GPU number N."),
 ]
 Arithmetic = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--arithmetic",
         metavar="NAME[,cache=f16|f32][,flash=on|off]",
-        help="Round as an engine does, with --target reference: ggml-avx2 and others (docs/arithmetic.md).",
+        help="Round as an engine does: ggml-avx2 and others (docs/arithmetic.md) [that of the ARTIFACT; of a MODEL plain].",
     ),
 ]
 ModelPlace = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="With an ARTIFACT: where its model lies now.")]

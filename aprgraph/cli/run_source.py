@@ -14,13 +14,21 @@ if TYPE_CHECKING:
 
 
 def open_source(
-    source: Path | None, target: str | None, model: Path | None, override_kv: list[str], ignore: list[str], *, elsewhere: bool
+    source: Path | None,
+    target: str | None,
+    model: Path | None,
+    override_kv: list[str],
+    ignore: list[str],
+    arithmetic: str | None,
+    *,
+    elsewhere: bool,
 ) -> CompiledModel | LoadedModel:
     """What the arguments name: an artifact, or a model, as the artifact that the cache has of it. Raises AprgraphError.
 
     An artifact may be for another CPU if it is to run ``elsewhere``.
     """
     from aprgraph.api import load, open_artifact  # noqa: PLC0415
+    from aprgraph.graph.arithmetics import PLAIN  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
     from aprgraph.graph.sources.checkpoint import is_checkpoint  # noqa: PLC0415
@@ -44,19 +52,15 @@ def open_source(
     if not os.path.lexists(chosen):
         raise ArtifactError(f"{chosen}: not there; expected a GGUF file, an .apr file, a checkpoint, or the directory of an artifact")
     loaded = load(chosen, overrides, ignore)
-    return loaded.find_cached(target or "llvm") or loaded
+    return loaded.find_cached(target or "llvm", arithmetic=arithmetic or PLAIN) or loaded
 
 
-def target_of(opened: CompiledModel | LoadedModel, target: str | None) -> str:
-    """The target that a source is, or will be, compiled for."""
-    from aprgraph.api import CompiledModel  # noqa: PLC0415
-
-    return opened.artifact.target if isinstance(opened, CompiledModel) else target or "llvm"
-
-
-def compile_source(opened: CompiledModel | LoadedModel, target: str | None, gpu: int | None) -> CompiledModel:
+def compile_source(
+    opened: CompiledModel | LoadedModel, target: str | None, gpu: int | None, arithmetic: str | None = None
+) -> CompiledModel:
     """Compiles what is not compiled yet; that takes seconds, so it comes after all else, a GPU here included, has been checked."""
     from aprgraph.api import CompiledModel  # noqa: PLC0415
+    from aprgraph.graph.arithmetics import PLAIN  # noqa: PLC0415
 
     if isinstance(opened, CompiledModel):
         return opened
@@ -65,7 +69,7 @@ def compile_source(opened: CompiledModel | LoadedModel, target: str | None, gpu:
 
         find_gpu(load_driver(), gpu)
     with spinner(f"compiling {opened.model.path.name}"):
-        return opened.compile_cached(target or "llvm", on_notice=print_notice)
+        return opened.compile_cached(target or "llvm", on_notice=print_notice, arithmetic=arithmetic or PLAIN)
 
 
 def _only_artifact() -> Path:

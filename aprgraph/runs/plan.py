@@ -22,7 +22,7 @@ from aprgraph.graph.passes.fix_context import context_choices
 from aprgraph.graph.passes.pipeline import early_graph, executed_graph, recorded_graph
 from aprgraph.graph.stages import is_logits, is_of_text
 from aprgraph.graph.tap_plan import Plan
-from aprgraph.runs.arithmetic import arithmetic_notes
+from aprgraph.runs.arithmetic import arithmetic_notes, arithmetic_notices
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace.aprt import MAX_ELEMENTS, file_size
@@ -36,14 +36,15 @@ class RunOptions:
 
     ``positions`` (last or all) are those whose logits `lm_head` holds. ``max_tokens`` is how many tokens to generate, 0 for
     none. ``steps`` are those that record: step 0 is the prompt, step i the i-th generated token. ``prefill_chunk`` is how many
-    positions of the prompt to run at once, None for all. ``arithmetic`` names that of an engine (graph/arithmetics.py).
+    positions of the prompt to run at once, None for all. ``arithmetic`` names that of an engine (graph/arithmetics.py), None
+    for what was compiled.
     """
 
     positions: str = "last"
     max_tokens: int = 0
     steps: range = range(1)
     prefill_chunk: int | None = None
-    arithmetic: str = PLAIN
+    arithmetic: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,14 @@ class RunPlan:
             for node in weights_of(graph)
             if weight_format(node.type).is_decoded_when_bound
         }
+        beside = arithmetic_notices(self.graph)
         if not found:
-            return list(self.notes)
+            return [*self.notes, *beside]
         nbytes = sum(4 * math.prod(node.type.bind()) for node in weights_of(self.untapped) if node.name in found)
         names = ", ".join(sorted({fmt.name for fmt in found.values()}))
         return [
             *self.notes,
+            *beside,
             f"{len(found)} weights of type {names} are decoded in memory by the gguf package ({nbytes:,} bytes): no kernel decodes them",
         ]
 
@@ -154,7 +157,8 @@ class RunPlan:
 def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], options: RunOptions) -> RunPlan:
     """Check everything and run the passes. Raises TokenError or PlanError, and GraphError for an arithmetic that cannot be."""
     ids = check_tokens(tokens, model)
-    graph = ApplyArithmetic(options.arithmetic)(graph)
+    arithmetic = options.arithmetic or PLAIN
+    graph = ApplyArithmetic(arithmetic)(graph)
     if options.positions not in POSITIONS:
         raise TokenError(f"positions {options.positions!r}: expected last or all")
     if options.prefill_chunk is not None and options.prefill_chunk < 1:
@@ -166,7 +170,7 @@ def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], opti
     generates = options.max_tokens > 0
     recorded = recorded_graph(graph, plan, options.positions, total, keep_outputs=generates)
     untapped = recorded_graph(graph, Plan(), options.positions if plan.is_empty else "last", total)
-    notes = (*model.notices, *arithmetic_notes(options.arithmetic), *_context_notes(graph, len(ids), total))
+    notes = (*model.notices, *arithmetic_notes(arithmetic), *_context_notes(graph, len(ids), total))
     return RunPlan(recorded, untapped, plan, ids, options, notes)
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from aprgraph.codegen.artifact import MANIFEST, SUFFIX, Artifact, digest, open_artifact, sources, versions
 from aprgraph.codegen.cache.contents import trim_cache_when_due
 from aprgraph.codegen.cache.folder import COMPILED_FOLDER, FOLDER_VARIABLE, cache_folder
-from aprgraph.codegen.compile_model import compile_model
+from aprgraph.codegen.compile_model import compile_model, default_directory
 from aprgraph.codegen.cpu.levels import find_cpu
+from aprgraph.graph.arithmetics import PLAIN, parse_arithmetic
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.families.own_code import is_own_family
 from aprgraph.graph.model import Model
@@ -37,20 +38,25 @@ _REMEDY = f"set {FOLDER_VARIABLE} to a folder that can be written"
 
 
 def compile_artifact(
-    model: Model, target: str, directory: Path | None, cpu: str | None = None, architectures: Sequence[str] = ()
+    model: Model,
+    target: str,
+    directory: Path | None,
+    cpu: str | None = None,
+    architectures: Sequence[str] = (),
+    arithmetic: str = PLAIN,
 ) -> Artifact:
     """Compile as ``compile_model`` does, record the artifact as this user's own, and trim the cache to its limit when due."""
-    artifact = compile_model(model, target, directory, cpu, architectures)
+    artifact = compile_model(model, target, directory, cpu, architectures, arithmetic)
     if artifact.library_digest is not None:  # else nothing went into the cache
         _remember(artifact)
         trim_cache_when_due()
     return artifact
 
 
-def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | None = None) -> Path | None:
+def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | None = None, arithmetic: str = PLAIN) -> Path | None:
     """The folder in which `run model.gguf` keeps its artifact; None if there is no cache.
 
-    It has another name for another file content, path, target, CPU, override or version. For a family that is not in
+    It has another name for another file content, path, target, CPU, arithmetic, override or version. For a family that is not in
     the package, its name depends on the graph too, since the family's file may change. It lies in ``folder``
     (default: the user's cache).
     """
@@ -61,17 +67,18 @@ def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | N
     place = str(model.path.resolve())
     parts = [model.file.fingerprint(), place, target, cpu_name, dict(model.overrides), versions(), sources()]
     parts += [list(model.ignore)] if model.ignore else []
+    parts += [] if arithmetic == PLAIN else [parse_arithmetic(arithmetic).text]
     from_outside = model.held is not None or is_own_family(type(model.family))
     parts += [print_graph(build_graph(model))] if from_outside else []
     return base / f"{model.stem}.{target}.{digest(json.dumps(parts, sort_keys=True).encode())}{SUFFIX}"
 
 
-def find_in_cache(model: Model, target: str, cpu: str | None) -> Artifact | None:
+def find_in_cache(model: Model, target: str, cpu: str | None, arithmetic: str = PLAIN) -> Artifact | None:
     """The artifact of ``model`` in the user's cache; None if it is missing or damaged.
 
-    Raises ArtifactError for a ``cpu`` that is not known.
+    Raises ArtifactError for a ``cpu`` that is not known, and GraphError for such an arithmetic.
     """
-    place = cache_directory(model, target, cpu)
+    place = cache_directory(model, target, cpu, arithmetic=arithmetic)
     if place is None:
         return None
     try:
@@ -83,14 +90,14 @@ def find_in_cache(model: Model, target: str, cpu: str | None) -> Artifact | None
     return found
 
 
-def find_beside(model: Model, target: str, cpu: str | None, on_notice: OnNotice | None = None) -> Artifact | None:
-    """The artifact ``<stem>.<target>.aprg`` beside ``model`` if compiling it here would give the same; else None.
+def find_beside(model: Model, target: str, cpu: str | None, on_notice: OnNotice | None = None, arithmetic: str = PLAIN) -> Artifact | None:
+    """The artifact of the default name beside ``model`` if compiling it here would give the same; else None.
 
-    The file content, overrides, ignored names, graph, CPU, versions and sources must be equal. If it has code that
+    The file content, overrides, ignored names, graph, arithmetic, CPU, versions and sources must be equal. If it has code that
     this user did not compile, the result is None and ``on_notice`` is called. Raises ArtifactError for an unknown
     ``cpu``.
     """
-    place = model.path.with_name(f"{model.stem}.{target}{SUFFIX}")
+    place = model.path.with_name(default_directory(model.stem, target, arithmetic).name)
     chosen = find_cpu(cpu).name if target == "llvm" else None
     try:
         found = open_artifact(place)
@@ -100,6 +107,7 @@ def find_beside(model: Model, target: str, cpu: str | None, on_notice: OnNotice 
         found.fingerprint == model.file.fingerprint()
         and (found.target, found.cpu) == (target, chosen)
         and (dict(found.overrides), found.ignore) == (dict(model.overrides), tuple(model.ignore))
+        and found.arithmetic == parse_arithmetic(arithmetic).text
         and found.sources == sources()
         and found.graph == build_graph(model)
     )
@@ -112,16 +120,16 @@ def find_beside(model: Model, target: str, cpu: str | None, on_notice: OnNotice 
     return found
 
 
-def compile_into_cache(model: Model, target: str, cpu: str | None, on_notice: OnNotice) -> Artifact:
+def compile_into_cache(model: Model, target: str, cpu: str | None, on_notice: OnNotice, arithmetic: str = PLAIN) -> Artifact:
     """Compile ``model`` into the user's cache, or, if that cannot be written, into a temporary folder with a notice.
 
     The temporary folder is removed when this process ends. Raises what ``compile_model`` raises.
     """
-    place = cache_directory(model, target, cpu)
+    place = cache_directory(model, target, cpu, arithmetic=arithmetic)
     why = "nothing says where the user's cache is"
     if place is not None:
         try:
-            artifact = compile_model(model, target, place, cpu)
+            artifact = compile_model(model, target, place, cpu, arithmetic=arithmetic)
         except ArtifactError as error:
             if error.place is None:
                 raise
@@ -131,9 +139,9 @@ def compile_into_cache(model: Model, target: str, cpu: str | None, on_notice: On
             return artifact
     temporary = _temporary_folder(why)
     on_notice(f"{why}; compiled into a temporary folder, so the next run compiles again: {_REMEDY}")
-    place = cache_directory(model, target, cpu, temporary)
+    place = cache_directory(model, target, cpu, temporary, arithmetic)
     assert place is not None
-    return compile_model(model, target, place, cpu)
+    return compile_model(model, target, place, cpu, arithmetic=arithmetic)
 
 
 def _record_of(artifact: Artifact) -> Path | None:

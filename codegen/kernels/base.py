@@ -65,8 +65,17 @@ class KernelRequest:
         return value
 
 
+#: Dims of a square of attention, [H, n, t].
+_SQUARE_DIMS = 3
+
+
 def generalised(kind: TensorType) -> TensorType:
-    """An activation's type with its number of positions left open: kernels serve one position and many."""
+    """An activation's type with its number of positions left open: kernels serve one position and many.
+
+    The keys of a square of attention are t, also in a single pass, where there are as many as positions.
+    """
+    if kind.dtype in ACTIVATION_DTYPES and len(kind.dims) == _SQUARE_DIMS and kind.dims[1:] == ("n", "n"):
+        return TensorType(kind.dtype, (kind.dims[0], "n", "t"))
     if kind.dtype in ACTIVATION_DTYPES and len(kind.dims) <= 2 and "t" not in kind.dims:
         return TensorType(kind.dtype, ("n", *kind.dims[1:]))
     return kind

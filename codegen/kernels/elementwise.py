@@ -12,6 +12,9 @@ from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.ops.elementwise import SOFT_CAP
 from aprgraph.graph.ops.formula import Elementwise
+from aprgraph.graph.ops.gelu_half import BOUND as GELU_BOUND
+from aprgraph.graph.ops.gelu_half import COEFFICIENT as GELU_COEFFICIENT
+from aprgraph.graph.ops.gelu_half import FACTOR as GELU_FACTOR
 
 #: Of Cephes' erff and erfcf: coefficients after the first, from the highest power down.
 _ERF = (
@@ -137,3 +140,12 @@ def inner_dims(request: KernelRequest) -> list[int]:
     if positions != "n" or len(inner) not in (1, 2) or not all(isinstance(dim, int) for dim in inner):
         raise GraphError(f"{request.op} of {request.result}: kernels of elementwise ops compute f32 of [n, C] or [n, k, C]")
     return [int(dim) for dim in inner]
+
+
+def gelu_half(emitter: Arithmetic, x: Expr) -> Expr:
+    """An element as the op gelu_half has it: rounded after every operation, as its table was computed."""
+    entry = emitter.half(x)
+    inner = f32(float(GELU_FACTOR)) * entry * (f32(1.0) + emitter.rounded(f32(float(GELU_COEFFICIENT)) * entry * entry))
+    tanh = T.Cast("float32", T.tanh(T.Cast("float64", inner)))
+    found = emitter.half(f32(0.5) * entry * (f32(1.0) + tanh))
+    return T.Select(x <= f32(-GELU_BOUND), f32(0.0), T.Select(x >= f32(GELU_BOUND), x, found))

@@ -17,9 +17,11 @@ from aprgraph.graph.ops.attention import ATTENTION, cap_of, mask_of, value_size_
 from aprgraph.graph.ops.base import Array, Attrs, Op, integer, number
 
 #: Passes of as many positions are computed in tiles.
-_TILE = 64
+TILE = 64
 #: Vectors of AVX hold as many float32.
-_AVX_LANES = 8
+AVX_LANES = 8
+#: Vectors of partial sums that a dot product keeps.
+SUMS = 4
 _F32 = np.float32
 F32 = npt.NDArray[np.float32]
 
@@ -45,18 +47,18 @@ def _dot(a: F32, b: F32, lanes: int) -> F32:
     no vectors (``lanes`` is 0), is summed in float64.
     """
     products = a * b  # exact: of 11 bits each
-    step = 4 * lanes
+    step = SUMS * lanes
     whole = products.shape[-1] // step * step if step else 0
     total = np.zeros(products.shape[:-1], np.float64)
     if whole:
         sums = np.zeros((*products.shape[:-1], step), _F32)
         for start in range(0, whole, step):
             sums = sums + products[..., start : start + step]
-        while sums.shape[-1] > 4:  # halves upon halves: of the vectors, then of their lanes
+        while sums.shape[-1] > SUMS:  # halves upon halves: of the vectors, then of their lanes
             middle = sums.shape[-1] // 2
             sums = sums[..., :middle] + sums[..., middle:]
         # The last four: neighbours first with vectors of 8 (hadd), halves first with longer ones.
-        order = (0, 1, 2, 3) if lanes <= _AVX_LANES else (0, 2, 1, 3)
+        order = (0, 1, 2, 3) if lanes <= AVX_LANES else (0, 2, 1, 3)
         first, second, third, fourth = (sums[..., index] for index in order)
         total += (first + second) + (third + fourth)
     for index in range(whole, products.shape[-1]):
@@ -109,7 +111,7 @@ def _multiply_add(a: F32, b: F32, c: F32, lanes: int) -> F32:
 
 
 def _flash_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
-    if len(operands[0]) < _TILE:
+    if len(operands[0]) < TILE:
         return _online(operands, attrs)
     assert ATTENTION.reference is not None
     return ATTENTION.reference(operands, attrs)

@@ -11,8 +11,9 @@ from aprgraph.graph.ops.base import Array, Attrs, Op, Types, require
 from aprgraph.graph.ops.traits import Traits
 
 #: Beyond it, the table is not asked: the result is x, or 0.
-_BOUND = 10.0
-_COEFFICIENT, _FACTOR = np.float32(0.044715), np.float32(0.79788456080286535587989211986876)
+BOUND = 10.0
+#: Of the polynomial inside the tanh.
+COEFFICIENT, FACTOR = np.float32(0.044715), np.float32(0.79788456080286535587989211986876)
 
 
 def _gelu_half(types: Types, _attrs: Attrs) -> TensorType:
@@ -24,11 +25,11 @@ def _gelu_half_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
     x = operands[0].astype(np.float32)
     entry = x.astype(np.float16).astype(np.float32)
     half, one = np.float32(0.5), np.float32(1)
-    inner = _FACTOR * entry * (one + _COEFFICIENT * entry * entry)
+    inner = FACTOR * entry * (one + COEFFICIENT * entry * entry)
     # The tanh of float64, rounded, is what a good tanhf gives.
     tanh = np.tanh(inner.astype(np.float64)).astype(np.float32)
     found = (half * entry * (one + tanh)).astype(np.float16)
-    return np.where(x <= -_BOUND, 0.0, np.where(x >= _BOUND, x, found)).astype(np.float64)
+    return np.where(x <= -BOUND, 0.0, np.where(x >= BOUND, x, found)).astype(np.float64)
 
 
 GELU_HALF = Op(

@@ -10,7 +10,7 @@ scores and softmax in scratch memory in place of [H, n, t] buffers. So fusing ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -71,7 +71,7 @@ def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         scores = parameters.buffer("scores", (count, "n", "t"), "float32")
-        sinks = _Sinks(emitter, parameters, request.operands[1:])
+        sinks = Sinks(emitter, parameters, request.operands[1:])
         numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", (count, "n", "t"), "float32")
 
@@ -110,37 +110,48 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
 def attention(request: KernelRequest, cpu: Cpu) -> Any:
     """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, fused row by row."""
     count, kv_heads, size = request.attr_int("heads"), request.attr_int("kv_heads"), size_of_heads(request)
-    values, share = values_of(request, request.operands[2]), count // kv_heads
-    together = min(scores_together(share, cpu), mix_together(share, values.size, cpu))
-    heads = Heads(count, kv_heads, largest_divisor(share, together))
+    values = values_of(request, request.operands[2])
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
         q = parameters.buffer("q", ("n", count * size), "float32")
         k = parameters.buffer("k", ("t", kv_heads * size), "float32")
         v = parameters.buffer("v", ("t", kv_heads * values.pitch), "float32")
-        sinks = _Sinks(emitter, parameters, request.operands[3:])
+        sinks = Sinks(emitter, parameters, request.operands[3:])
         numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", ("n", count * values.size), "float32")
-
-        def body(row: Row) -> None:
-            scores = RowMajor(scratch((heads.together, row.room)).elements, (i64(heads.together), row.seen))
-            emit_scores(emitter, row, q, k, size, numbers, lambda h, key, score: assign(scores, score, [i64(h), key]))
-            for h in range(heads.together):
-                sink = sinks.of(row.first_head + h)
-                emit_softmax(emitter, row, partial(_score_of, scores, h), scores, i64(h), i64(0), sink=sink)
-            emit_mix(emitter, row, values, lambda h, key: scores[i64(h), key], v, out)
-
-        for_each_row(parameters, heads, mask_of(request, numbers), body)
+        rows = AttentionRows(emitter, request, numbers, sinks)
+        for_each_row(parameters, rows.heads, mask_of(request, numbers), lambda row: rows.emit(row, q, k, v, out))
 
     return build_function(request.symbol, emit)
+
+
+class AttentionRows:
+    """Scores, softmax and mix of one row, with what lies between them in scratch memory."""
+
+    def __init__(self, emitter: Emitter, request: KernelRequest, numbers: Mapping[str, Expr], sinks: Sinks) -> None:
+        count, kv_heads, self._size = request.attr_int("heads"), request.attr_int("kv_heads"), size_of_heads(request)
+        self._values, share = values_of(request, request.operands[2]), count // kv_heads
+        together = min(scores_together(share, emitter.cpu), mix_together(share, self._values.size, emitter.cpu))
+        self.heads = Heads(count, kv_heads, largest_divisor(share, together))
+        self._emitter, self._numbers, self._sinks = emitter, numbers, sinks
+
+    def emit(self, row: Row, q: Buffer, k: Buffer, v: Buffer, out: Buffer) -> None:
+        """Emit the row."""
+        emitter = self._emitter
+        scores = RowMajor(scratch((self.heads.together, row.room)).elements, (i64(self.heads.together), row.seen))
+        emit_scores(emitter, row, q, k, self._size, self._numbers, lambda h, key, score: assign(scores, score, [i64(h), key]))
+        for h in range(self.heads.together):
+            sink = self._sinks.of(row.first_head + h)
+            emit_softmax(emitter, row, partial(_score_of, scores, h), scores, i64(h), i64(0), sink=sink)
+        emit_mix(emitter, row, self._values, lambda h, key: scores[i64(h), key], v, out)
 
 
 def _score_of(scores: Buffer, head: int, key: Expr) -> Expr:
     return scores[i64(head), key]
 
 
-class _Sinks:
+class Sinks:
     """The parameter `sinks` [H] of a kernel, if it has one. ``types`` holds its type, or is empty."""
 
     def __init__(self, emitter: Emitter, parameters: Parameters, types: Sequence[TensorType]) -> None:

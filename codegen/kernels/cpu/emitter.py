@@ -23,6 +23,21 @@ class Emitter(Arithmetic):
             return T.call_llvm_pure_intrin("float32", "llvm.fma", a, b, c)
         return a * b + c
 
+    def rounded(self, x: Expr) -> Expr:
+        """See ``Arithmetic.rounded``: TVM lets LLVM fuse a product and a sum where it sees them side by side."""
+        return T.call_llvm_pure_intrin("float32", "llvm.arithmetic.fence", x) if self.cpu.fma else x
+
+    def half(self, x: Expr) -> Expr:
+        """See ``Arithmetic.half``. The levels that have a fused multiply-add convert by an instruction."""
+        return T.Cast("float32", T.Cast("float16", x)) if self.cpu.fma else super().half(x)
+
+    def fused(self, a: Expr, b: Expr, c: Expr) -> Expr:
+        """a · b + c in f32, rounded once on every level: for what an engine computes so."""
+        if self.cpu.fma:
+            return self.fma(a, b, c)
+        a, b, c = (T.Cast("float64", x) for x in (a, b, c))
+        return T.Cast("float32", a * b + c)
+
     def vector(self, count: int, body: Callable[[Expr], None]) -> None:
         """Emit ``body(lane)`` for lane in 0 .. count - 1 as vector instructions."""
         if count == 1:
@@ -57,7 +72,9 @@ class Emitter(Arithmetic):
         """target[row, column + lane] = source[first + lane]."""
         assign(target, source[first + lane], [row, column + lane])
 
-    def _fold(self, acc: Buffer, first: int, width: int) -> None:
+    def fold(self, acc: Buffer, first: int, width: int) -> None:
+        """Add the ``width`` elements behind the ``width`` from ``first`` on to these."""
+
         def step(lane: Expr) -> None:
             assign(acc, acc[i64(first) + lane] + acc[i64(first + width) + lane], [i64(first) + lane])
 
@@ -67,6 +84,6 @@ class Emitter(Arithmetic):
         """Sum ``lanes`` partial sums by halves, always in the same order; the expression of the total."""
         width = self.lanes // 2
         while width:
-            self._fold(acc, first, width)
+            self.fold(acc, first, width)
             width //= 2
         return acc[i64(first)]

@@ -11,8 +11,8 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.kernels.rope import rope_angle
-from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
+from aprgraph.codegen.kernels.rope import chained_step, rope_angle, scaled_chained_angle
+from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, i64, only, registers
 
 
 def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
@@ -32,6 +32,33 @@ def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
                 angle = angle / T.Cast("float64", factors.plain(i64(0), i))
             assign(out, T.Cast("float32", T.cos(angle) * numbers["magnitude"]), [p, i])
             assign(out, T.Cast("float32", T.sin(angle) * numbers["magnitude"]), [p, i + half])
+
+    return build_function(request.symbol, emit)
+
+
+def rope_angles_chained(request: KernelRequest, cpu: Cpu) -> Any:
+    """positions [n] i32, factors [dims/2] -> out [n, dims]: cosines, then sines, of angles multiplied up in float32."""
+    dims = request.attr_int("dims")
+    half = dims // 2
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        positions = parameters.buffer("positions", ("n",), "int32")
+        factors = Weight(emitter, parameters, "factors", request.operands[1]) if len(request.operands) > 1 else None
+        numbers = number_parameters(parameters, request, "float64")
+        out = parameters.buffer("out", ("n", dims), "float32")
+        with T.serial(i64(0), parameters.size("n")) as p, block("position"):
+            chained, step, angle = registers(1), registers(1), registers(1)
+            assign(chained, T.Cast("float32", positions[p]), [i64(0)])
+            assign(step, chained_step(dims, numbers), [i64(0)])
+            with T.serial(i64(0), i64(half)) as i:
+                own = only(chained) if factors is None else only(chained) / factors.plain(i64(0), i)
+                assign(angle, own, [i64(0)])
+                assign(angle, scaled_chained_angle(emitter, numbers, only(angle), i), [i64(0)])
+                for function, column in ((T.cos, i), (T.sin, i + half)):
+                    value = T.Cast("float32", function(T.Cast("float64", only(angle))))
+                    assign(out, value * T.Cast("float32", numbers["magnitude"]), [p, column])
+                assign(chained, only(chained) * only(step), [i64(0)])
 
     return build_function(request.symbol, emit)
 

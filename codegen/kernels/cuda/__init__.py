@@ -12,6 +12,7 @@ from aprgraph.codegen.kernels.cuda import (
     delta_rule,
     elementwise,
     experts,
+    flash_attention,
     heads,
     kv_cache,
     l2_norm,
@@ -21,6 +22,7 @@ from aprgraph.codegen.kernels.cuda import (
     query_temperature,
     rms_norm,
     rope,
+    rounding,
     router,
     scale_columns,
     short_conv,
@@ -70,6 +72,11 @@ KERNELS: dict[str, Kernel] = {
     "ssm_scan": ssm_scan.ssm_scan,
     "l2_norm": l2_norm.l2_norm,
     "scale_columns": scale_columns.scale_columns,
+    "round": rounding.round_values,
+    "round_sum_errors": rounding.round_sum_errors,
+    "rope_angles_chained": rope.rope_angles_chained,
+    "gelu_half": elementwise.gelu_by_table,
+    "flash_attention": flash_attention.flash_attention,
 }
 
 

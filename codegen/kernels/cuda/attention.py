@@ -58,7 +58,7 @@ def attn_softmax(request: KernelRequest) -> Any:
 
     def emit(parameters: Parameters) -> None:
         scores = parameters.buffer("scores", (heads, "n", "t"), "float32")
-        sinks = _Sinks(parameters, request.operands[1:])
+        sinks = Sinks(parameters, request.operands[1:])
         numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", (heads, "n", "t"), "float32")
         sinks.open()
@@ -126,62 +126,74 @@ def attn_mix(request: KernelRequest) -> Any:
     return build_function(request.symbol, emit)
 
 
+class AttentionOperands:
+    """The parameters of a kernel of attention: q [n, H·D], k [t, K·D], v [t, K·V], sinks [H], numbers, out [n, H·V]."""
+
+    def __init__(self, parameters: Parameters, request: KernelRequest) -> None:
+        self.heads, self.kv_heads = request.attr_int("heads"), request.attr_int("kv_heads")
+        self.size = int(request.operands[0].dims[1]) // self.heads
+        self.pitch = int(request.operands[2].dims[1]) // self.kv_heads
+        self.value_size = value_size_of(request.attrs, self.pitch)
+        self.q = parameters.buffer("q", ("n", self.heads * self.size), "float32")
+        self.k = parameters.buffer("k", ("t", self.kv_heads * self.size), "float32")
+        self.v = parameters.buffer("v", ("t", self.kv_heads * self.pitch), "float32")
+        self.sinks = Sinks(parameters, request.operands[3:])
+        self.numbers = number_parameters(parameters, request)
+        self.out = parameters.buffer("out", ("n", self.heads * self.value_size), "float32")
+        self.sinks.open()
+
+
 def attention(request: KernelRequest) -> Any:
     """q [n, H·D], k [t, K·D], v [t, K·V], sinks [H] -> out [n, H·V]: the three above, a tile of scores at a time."""
-    heads, kv_heads = request.attr_int("heads"), request.attr_int("kv_heads")
-    size, pitch = int(request.operands[0].dims[1]) // heads, int(request.operands[2].dims[1]) // kv_heads
-    value_size = value_size_of(request.attrs, pitch)
 
     def emit(parameters: Parameters) -> None:
-        q = parameters.buffer("q", ("n", heads * size), "float32")
-        k = parameters.buffer("k", ("t", kv_heads * size), "float32")
-        v = parameters.buffer("v", ("t", kv_heads * pitch), "float32")
-        sinks = _Sinks(parameters, request.operands[3:])
-        numbers = number_parameters(parameters, request)
-        out = parameters.buffer("out", ("n", heads * value_size), "float32")
-        sinks.open()
-
-        def body(block: Block) -> None:
-            kv_head = _kv_head(block, heads, kv_heads)
-            scores = Scores(block, q, k, size, kv_head, numbers)
-            tile_weights = shared(block.queries, KEYS)
-            softmax = Softmax(block, tile_weights, sinks.of(block.head))
-            mix = Mix(block, v, value_size, kv_head * pitch, tile_weights)
-
-            def where_seen(use: Callable[[int, Expr], None]) -> Callable[[int, Expr, Expr], None]:
-                def store(query: int, key: Expr, score: Expr) -> None:
-                    with T.If(block.sees(query, key)), T.Then():
-                        use(query, score)
-
-                return store
-
-            block.for_tiles(lambda first_key: scores.of_tile(first_key, where_seen(softmax.see)))
-            softmax.seen()
-            block.for_tiles(lambda first_key: scores.of_tile(first_key, where_seen(softmax.add)))
-            softmax.added()
-
-            def keep(query: int, key: Expr, score: Expr) -> None:
-                value = T.if_then_else(block.sees(query, key), softmax.weight(query, score), f32(0.0))
-                assign(tile_weights, value, [i64(query), block.thread])
-
-            def tile(first_key: Expr) -> None:
-                scores.of_tile(first_key, keep)
-                sync_block()
-                mix.add_tile(first_key)
-
-            block.for_tiles(tile)
-            mix.store(out)
-
-        for_each_block(parameters, request, numbers, heads, body)
+        emit_attention(parameters, request, AttentionOperands(parameters, request))
 
     return build_function(request.symbol, emit)
+
+
+def emit_attention(parameters: Parameters, request: KernelRequest, operands: AttentionOperands) -> None:
+    """Emit the launch of it."""
+
+    def body(block: Block) -> None:
+        kv_head = _kv_head(block, operands.heads, operands.kv_heads)
+        scores = Scores(block, operands.q, operands.k, operands.size, kv_head, operands.numbers)
+        tile_weights = shared(block.queries, KEYS)
+        softmax = Softmax(block, tile_weights, operands.sinks.of(block.head))
+        mix = Mix(block, operands.v, operands.value_size, kv_head * operands.pitch, tile_weights)
+
+        def where_seen(use: Callable[[int, Expr], None]) -> Callable[[int, Expr, Expr], None]:
+            def store(query: int, key: Expr, score: Expr) -> None:
+                with T.If(block.sees(query, key)), T.Then():
+                    use(query, score)
+
+            return store
+
+        block.for_tiles(lambda first_key: scores.of_tile(first_key, where_seen(softmax.see)))
+        softmax.seen()
+        block.for_tiles(lambda first_key: scores.of_tile(first_key, where_seen(softmax.add)))
+        softmax.added()
+
+        def keep(query: int, key: Expr, score: Expr) -> None:
+            value = T.if_then_else(block.sees(query, key), softmax.weight(query, score), f32(0.0))
+            assign(tile_weights, value, [i64(query), block.thread])
+
+        def tile(first_key: Expr) -> None:
+            scores.of_tile(first_key, keep)
+            sync_block()
+            mix.add_tile(first_key)
+
+        block.for_tiles(tile)
+        mix.store(operands.out)
+
+    for_each_block(parameters, request, operands.numbers, operands.heads, body)
 
 
 def _kv_head(block: Block, heads: int, kv_heads: int) -> Expr:
     return T.floordiv(block.head, i64(heads // kv_heads))
 
 
-class _Sinks:
+class Sinks:
     """The parameter of the heads' sinks, where there is one: ``types`` holds its type, or nothing."""
 
     def __init__(self, parameters: Parameters, types: Sequence[TensorType]) -> None:

@@ -10,7 +10,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import Emitter, get, launch_over, put, registers, split_index
 from aprgraph.codegen.kernels.cuda.weights import Weight
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.kernels.rope import rope_angle
+from aprgraph.codegen.kernels.rope import chained_step, rope_angle, scaled_chained_angle
 from aprgraph.codegen.tir import Parameters, assign, build_function, i64
 
 
@@ -34,6 +34,36 @@ def rope_angles(request: KernelRequest) -> Any:
             put(angle, value if factors is None else value / T.Cast("float64", factors.element(i64(0), i)))
             assign(out, T.Cast("float32", T.cos(get(angle)) * numbers["magnitude"]), [p, i])
             assign(out, T.Cast("float32", T.sin(get(angle)) * numbers["magnitude"]), [p, i + half])
+
+    return build_function(request.symbol, emit)
+
+
+def rope_angles_chained(request: KernelRequest) -> Any:
+    """positions [n] i32, factors [dims/2] -> out [n, dims]: cosines, then sines, of angles multiplied up in float32."""
+    dims = request.attr_int("dims")
+    half = dims // 2
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter()
+        positions = parameters.buffer("positions", ("n",), "int32")
+        factors = Weight(emitter, parameters, "factors", request.operands[1]) if len(request.operands) > 1 else None
+        numbers = number_parameters(parameters, request, "float64")
+        out = parameters.buffer("out", ("n", dims), "float32")
+        if factors is not None:
+            factors.open()
+        with launch_over(parameters.size("n") * half) as index:
+            p, i = split_index(index, half)
+            angle, step = registers(1), registers(1)
+            put(angle, T.Cast("float32", positions[p]))
+            put(step, chained_step(dims, numbers))
+            with T.serial(i64(0), i):
+                put(angle, get(angle) * get(step))
+            if factors is not None:
+                put(angle, get(angle) / factors.element(i64(0), i))
+            put(angle, scaled_chained_angle(emitter, numbers, get(angle), i))
+            for function, column in ((T.cos, i), (T.sin, i + half)):
+                value = T.Cast("float32", function(T.Cast("float64", get(angle))))
+                assign(out, value * T.Cast("float32", numbers["magnitude"]), [p, column])
 
     return build_function(request.symbol, emit)
 

@@ -85,3 +85,20 @@ def test_formulas_with_attributes(op: str, cpu: Cpu) -> None:
     got, expected = run(what, operands, (5, 3, 21), cpu), reference(what, operands)
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
     assert np.isnan(got[2, 1, 7])
+
+
+@pytest.mark.contract("ARITHMETIC-KERNELS-1")
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+def test_gelu_by_a_table_is_that_table(cpu: Cpu) -> None:
+    """Every float16 between the bounds, what lies between two of them, and what is beyond."""
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = RNG.uniform(-11, 11, 65536).astype(np.float32)
+    x = np.concatenate([halves, between]).reshape(128, 1024)
+    what = request("gelu_half", [f32("n", 1024)])
+    got = run(what, [x], x.shape, cpu)
+    with np.errstate(all="ignore"):
+        wanted = reference(what, [x]).astype(np.float32)
+    np.testing.assert_array_equal(got, wanted)
+    of_experts = request("gelu_half", [f32("n", 2, 19)])
+    rows = x[64:, 500:538].reshape(64, 2, 19).copy()
+    np.testing.assert_array_equal(run(of_experts, [rows], rows.shape, cpu), reference(of_experts, [rows]).astype(np.float32))

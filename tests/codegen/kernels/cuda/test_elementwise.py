@@ -40,6 +40,8 @@ FORMULA_REQUESTS = {
     for op, attrs in FORMULAS.items()
 }
 
+BY_TABLE = [request("gelu_half", [f32("n", *inner)]) for inner in ((1024,), (2, 19))]
+
 
 @pytest.fixture(scope="module")
 def kernels() -> CudaKernels:
@@ -111,3 +113,12 @@ def test_formulas_with_attributes(op: str, kernels: CudaKernels) -> None:
             got = kernels.run(what, operands, operands[0].shape)
             np.testing.assert_allclose(got, reference(what, operands), rtol=1e-6, atol=1e-6)
             assert np.isnan(got.flat[7])
+
+
+@pytest.mark.contract("ARITHMETIC-KERNELS-1")
+def test_gelu_by_a_table_is_that_table(kernels: CudaKernels) -> None:
+    x = np.concatenate([np.linspace(-11, 11, 8180), [np.nan, np.inf, -np.inf, 0.0, -0.0, 10, -10, 65520, -7e4, 1e-8, -1e-8, 1e-30]])
+    for what, shape in zip(BY_TABLE, ((8, 1024), (215, 2, 19)), strict=True):
+        rows = x[-int(np.prod(shape)) :].astype(np.float32).reshape(shape)
+        with np.errstate(all="ignore"):
+            np.testing.assert_array_equal(kernels.run(what, [rows], shape), reference(what, [rows]).astype(np.float32))

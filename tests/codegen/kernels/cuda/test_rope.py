@@ -37,6 +37,8 @@ ANGLES = [
     )
 ]
 
+CHAINED = [(request("rope_angles_chained", what.operands, **what.attrs), factors) for what, factors in ANGLES]
+
 
 @pytest.fixture(scope="module")
 def kernels() -> CudaKernels:
@@ -64,3 +66,14 @@ def test_rope_angles_keep_their_precision_far_out(what: KernelRequest, factors: 
         tokens = np.array(positions, dtype=np.int32)
         got = kernels.run(what, [tokens, *operands], (len(tokens), dims))
         np.testing.assert_allclose(got, reference(what, [tokens, *operands]), atol=8e-8 * what.numbers["magnitude"])
+
+
+@pytest.mark.contract("ARITHMETIC-KERNELS-1")
+@pytest.mark.parametrize(("what", "factors"), CHAINED, ids=["plain", "factors", "ramp", "ramp and factors"])
+def test_chained_angles_have_the_bits_of_their_declaration(what: KernelRequest, factors: bool, kernels: CudaKernels) -> None:
+    dims = what.attr_int("dims")
+    operands = [RNG.uniform(1, 8, dims // 2).astype(np.float32)] if factors else []
+    positions = np.array([0, 1, 2, 77, 4095, 32000], dtype=np.int32)
+    got, wanted = kernels.run(what, [positions, *operands], (6, dims)), reference(what, [positions, *operands]).astype(np.float32)
+    np.testing.assert_array_max_ulp(got, wanted, maxulp=1)
+    assert (got == wanted).mean() > 0.98

@@ -48,7 +48,8 @@ def evaluate(
                 raise GraphError(f"the graph's input %{node.name} is not given") from None
             value: Array = np.asarray(given, dtype=np.int64 if role is Role.INPUT else np.float64)
         else:
-            value = _compute(node, [values[name] if name in values else weight(graph[name], node) for name in names], states)
+            with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+                value = compute_node(node, [values[name] if name in values else weight(graph[name], node) for name in names], states)
         if in_float32 and node.stage is not None:
             with np.errstate(over="ignore"):  # beyond float32 is Inf there
                 value = value.astype(np.float32).astype(np.float64)
@@ -60,15 +61,15 @@ def evaluate(
         yield node, value
 
 
-def _compute(node: Node, operands: Sequence[Array], states: MutableMapping[str, Array]) -> Array:
+def compute_node(node: Node, operands: Sequence[Array], states: MutableMapping[str, Array]) -> Array:
+    """The value of a computed node, in the precision of its operands; ``states`` is brought up to date. Raises GraphError."""
     op = OPS[node.op]
     if op.reference is None:
         raise GraphError(f"the op {node.op!r} of %{node.name} has no reference; run the passes that replace it first")
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        if op.traits.state is None:
-            return op.reference(operands, node.attrs)
-        value, states[node.name] = op.traits.state.advance(operands, node.attrs, states.get(node.name))
-        return value
+    if op.traits.state is None:
+        return op.reference(operands, node.attrs)
+    value, states[node.name] = op.traits.state.advance(operands, node.attrs, states.get(node.name))
+    return value
 
 
 def run_reference(

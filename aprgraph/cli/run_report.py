@@ -23,9 +23,11 @@ _SHOWN = 8
 def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: bool) -> None:
     """What was recorded, and the text if one was generated."""
     from aprgraph.cli.tables import format_number, format_table  # noqa: PLC0415
+    from aprgraph.runtime.element import first_in_words, first_nonfinite  # noqa: PLC0415
 
     bad = next((entry for entry in trace.entries if entry.statistics and not entry.statistics.is_finite), None)
     source = None if bad is None else _source_of_nan(compiled, trace, bad)
+    index = first_nonfinite(trace.load(bad)) if bad is not None and bad.file is not None else None
     if json:
         _print_json(
             {
@@ -33,7 +35,7 @@ def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: 
                 "target": compiled.artifact.target_name,
                 "tokens": list(trace.info.tokens) if trace.info else [],
                 **({} if text is None or trace.info is None else {"generated": trace.info.extra["generated"], "text": text}),
-                "first_nonfinite": None if bad is None else {"stage": bad.stage, "layer": bad.layer, "source": source},
+                "first_nonfinite": None if bad is None else {"stage": bad.stage, "layer": bad.layer, "index": index, "source": source},
                 "tensors": [
                     {
                         "stage": entry.stage,
@@ -64,7 +66,8 @@ def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: 
         )
     typer.echo(format_table(("stage", "layer", "shape", "min", "max", "mean", "rms", "NaN/Inf", "file"), rows, right=(1, 3, 4, 5, 6, 7)))
     if bad is not None and bad.statistics is not None:
-        typer.echo(f"first NaN or Inf: {bad.label} ({bad.statistics.nan} NaN, {bad.statistics.inf} Inf of {bad.statistics.count})")
+        counts = f"{bad.statistics.nan} NaN, {bad.statistics.inf} Inf of {bad.statistics.count}{first_in_words(bad.stage, index)}"
+        typer.echo(f"first NaN or Inf: {bad.label} ({counts})")
         if source is not None:
             typer.echo(in_option_words(source))
 
@@ -95,13 +98,21 @@ def report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: b
     highest = [float(value) if np.isfinite(value) else None for value in rows[np.arange(len(rows)), best]]
     finite = bool(np.isfinite(rows).all())
     source = None if finite else compiled.source_of_nan(compiled.artifact.graph.outputs[-1])
-    predictions = [{"position": first + i, "token": int(token), "logit": highest[i], "text": texts[i]} for i, token in enumerate(best)]
+    predictions = [
+        {"position": first + i, "token": int(token), "logit": highest[i], "text": texts[i]}
+        if not np.isnan(rows[i]).any()  # which NumPy would take for the largest
+        else {"position": first + i, "token": None, "logit": None, "text": None}
+        for i, token in enumerate(best)
+    ]
     if json:
         target = compiled.artifact.target_name
         _print_json({"tokens": list(run_plan.tokens), "target": target, "next": predictions, "nonfinite_source": source})
         return
     for item in predictions:
         where = f"position {item['position']}: " if len(predictions) > 1 else ""
+        if item["token"] is None:
+            typer.echo(f"{where}no next token: its logits hold NaN")
+            continue
         text = "" if item["text"] is None else f" {item['text']!r}"
         logit = "not finite" if item["logit"] is None else f"{item['logit']:.6g}"
         typer.echo(f"{where}next token {item['token']}{text}, logit {logit}")

@@ -136,7 +136,7 @@ ATTN_SCORES = Op(
     attrs={"heads": int, "kv_heads": int, "scale": float, "window": int, "causal": bool, "chunked": bool, "symmetric": bool, "cap": float},
     defaults=_SCORE_DEFAULTS,
     numbers=_SCORE_NUMBERS,
-    traits=Traits(multiplied="q", attended={"k": 0}),
+    traits=Traits(sums=True, multiplied="q", attended={"k": 0}),
 )
 
 
@@ -157,7 +157,8 @@ def _softmax_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     for sink in sinks:
         logits = np.concatenate([logits, np.broadcast_to(sink[:, None, None], (heads, n, 1))], axis=-1)
     exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(np.where(mask, exponents[..., :t], 0.0) / exponents.sum(axis=-1, keepdims=True))
+    # Masked after the division: a sum that is NaN is no other query's, and 0 / NaN would be.
+    return np.where(mask, exponents[..., :t] / exponents.sum(axis=-1, keepdims=True), 0.0)
 
 
 ATTN_SOFTMAX = Op(
@@ -211,7 +212,7 @@ ATTN_MIX = Op(
     attrs={"kv_heads": int, "window": int, "causal": bool, "chunked": bool, "symmetric": bool, "value_size": int},
     defaults=_MIX_DEFAULTS,
     numbers=_MASK_NUMBERS,
-    traits=Traits(multiplied="weights", attended={"weights": 2, "v": 0}),
+    traits=Traits(sums=True, multiplied="weights", attended={"weights": 2, "v": 0}),
 )
 
 
@@ -246,5 +247,5 @@ ATTENTION = Op(
     },
     defaults={**_SCORE_DEFAULTS, **_MIX_DEFAULTS},
     numbers=_SCORE_NUMBERS,
-    traits=Traits(weights=("sinks",), attended={"k": 0, "v": 0}),
+    traits=Traits(weights=("sinks",), sums=True, attended={"k": 0, "v": 0}),
 )

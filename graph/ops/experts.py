@@ -43,7 +43,7 @@ EXPERT_LINEAR = Op(
     ("x", "ids", "weight"),
     infer=_expert_linear,
     reference=_expert_linear_reference,
-    traits=Traits(weights=("weight",), picks_rows_by="ids", is_matmul=True, multiplied="x", is_rowwise=True),
+    traits=Traits(weights=("weight",), picks_rows_by="ids", is_matmul=True, sums=True, multiplied="x", is_rowwise=True),
 )
 
 
@@ -136,5 +136,5 @@ EXPERT_SUM = Op(
     ("x", "weights?"),
     infer=_expert_sum,
     reference=_expert_sum_reference,
-    traits=Traits(is_rowwise=True),
+    traits=Traits(sums=True, is_rowwise=True),
 )

@@ -70,5 +70,5 @@ HEAD_LINEAR = Op(
     ("x", "weight"),
     infer=_head_linear,
     reference=_head_linear_reference,
-    traits=Traits(weights=("weight",), is_matmul=True, multiplied="x", is_rowwise=True),
+    traits=Traits(weights=("weight",), is_matmul=True, sums=True, multiplied="x", is_rowwise=True),
 )

@@ -50,5 +50,5 @@ LAYER_NORM = Op(
     reference=_layer_norm_reference,
     attrs={"eps": float, "groups": int},
     numbers={"eps": None},
-    traits=Traits(weights=("weight", "bias"), is_rowwise=True),
+    traits=Traits(weights=("weight", "bias"), sums=True, is_rowwise=True),
 )

@@ -44,5 +44,5 @@ LINEAR = Op(
     ("x", "weights*"),
     infer=_linear,
     reference=_linear_reference,
-    traits=Traits(weights=("weights",), is_matmul=True, multiplied="x", is_rowwise=True),
+    traits=Traits(weights=("weights",), is_matmul=True, sums=True, multiplied="x", is_rowwise=True),
 )

@@ -107,5 +107,5 @@ MEAN_ROWS = Op(
     ("x",),
     infer=_one_row,
     reference=lambda operands, _attrs: operands[0].mean(axis=0, keepdims=True),
-    traits=Traits(pools=True),
+    traits=Traits(sums=True, pools=True),
 )

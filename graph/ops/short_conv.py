@@ -46,5 +46,5 @@ SHORT_CONV = Op(
     ("x", "weight", "bias?"),
     infer=_infer,
     reference=_STATE.first_pass,
-    traits=Traits(weights=("weight", "bias"), state=_STATE),
+    traits=Traits(weights=("weight", "bias"), sums=True, state=_STATE),
 )

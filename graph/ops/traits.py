@@ -44,6 +44,9 @@ class Traits:
     #: The operand whose rows are multiplied by weight matrices, or by the rows of a KV cache. Engines may round it to
     #: what the other one is held in, or to something near.
     multiplied: str | None = None
+    #: Whether elements are sums of many terms, parts of which may exceed the range of a number where the whole does not. Of
+    #: the operands' magnitudes, the result is no less than any part.
+    sums: bool = False
     #: The op that this one is in another arithmetic: with the same operands and, but for more of its own, attributes.
     variant_of: str | None = None
     #: Whether the result holds ids chosen by comparing values, as in top-k. A rounding error can give another id. An

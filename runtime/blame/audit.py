@@ -32,7 +32,7 @@ from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes, with_repeats
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.overrides import Tolerances
-from aprgraph.runtime.diff.profiles import EXACT_PROFILE, QUANT_VS_FLOAT, kept_in, overruled, own_profile
+from aprgraph.runtime.diff.profiles import EXACT_PROFILE, QUANT_VS_FLOAT, computes_in_float16, kept_in, overruled, own_profile
 from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
 from aprgraph.runtime.diff.side_names import name_of
@@ -134,7 +134,8 @@ class Auditor:
         float_weights: FloatWeights | None = None
         if self.profile == QUANT_VS_FLOAT:
             float_weights = FloatWeights.of(trace.info, self.graph, self._kept.format if self._kept is not None else None)
-        self._judge = Judge(replayed, self.replayer, self.profile, limits, float_weights)
+        in_float16 = computes_in_float16(self.profile, trace.info, self._kept.format if self._kept is not None else None)
+        self._judge = Judge(replayed, self.replayer, self.profile, limits, float_weights, in_float16=in_float16)
 
     def audit_unless(self, hopeless: Hopeless, progress: Progress | None = None) -> Audit | None:
         """The whole audit; None as soon as a tensor is ``hopeless``."""

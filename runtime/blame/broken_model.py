@@ -10,6 +10,7 @@ from aprgraph.graph.sources.source import Source
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
 from aprgraph.runtime.check.nonfinite import NonfiniteWeight, find_nonfinite
 from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.element import first_in_words
 
 
 def see_broken_model(found: Audit, file: Source) -> Audit:
@@ -28,9 +29,9 @@ def see_broken_model(found: Audit, file: Source) -> Audit:
                 looked_at[name] = next(find_nonfinite(file, [name]), None)
         held = [str(weight) for name in local.weights if (weight := looked_at[name]) is not None]
         if held:
-            broken = broken or f"the model file is broken: {', and '.join(held)}, so that {local.label} is NaN or Inf"
+            broken = broken or f"the model file is broken: {', and '.join(held)}, so that {local.label} is NaN or Inf{_first(local)}"
             reason = f"the model file makes it NaN or Inf: {', and '.join(held)}"
-            locals_[index] = replace(local, state=LocalState.UNKNOWN, reason=reason)
+            locals_[index] = replace(local, state=LocalState.UNKNOWN, reason=reason, is_open=True)
     if broken is None:
         return found
     check = CHECK.given(file.path, f"aprgraph.check({str(file.path)!r})")
@@ -42,6 +43,12 @@ def with_broken_model(sentence: str, *audits: Audit) -> str:
     """A sentence about several traces, and after it that their model is broken, if it is."""
     broken = next((audit.broken for audit in audits if audit.broken is not None), None)
     return sentence if broken is None else Message(sentence, f" But {broken}.")
+
+
+def _first(local: LocalError) -> str:
+    """Where the first NaN or Inf is."""
+    assert isinstance(local.metrics, TensorMetrics)
+    return first_in_words(local.key.stage, local.metrics.nonfinite_index)
 
 
 def _begins_here(local: LocalError, found: Audit) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array, is_computed, is_weight
@@ -16,6 +17,7 @@ from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.agreement import agreed
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.doubts import Case, Doubts
+from aprgraph.runtime.blame.float_range import FLOAT16, FLOAT32, Overflow, find_overflow
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.local_errors import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
@@ -28,6 +30,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
+from aprgraph.runtime.element import first_in_words
 from aprgraph.runtime.explain import LEFT, Around, Evidence, Explainer, Explanation, axis_errors
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings import layout_of
@@ -39,12 +42,20 @@ class Judge:
     """Judges the tensors of one trace in execution order; ``settle`` says what came of the doubts."""
 
     def __init__(
-        self, model: ReplayedModel, replayer: Replayer, profile: str, limits: Tolerances, float_weights: FloatWeights | None
+        self,
+        model: ReplayedModel,
+        replayer: Replayer,
+        profile: str,
+        limits: Tolerances,
+        float_weights: FloatWeights | None,
+        *,
+        in_float16: bool = False,
     ) -> None:
         self._model, self._weights = model.model, [node for node in model.graph if is_weight(node)]
         self._replayer, self._recorded, self._graph = replayer, replayer.recorded, replayer.graph
         self._profile, self._limits, self._float_weights = profile, limits, float_weights
         self._find = limits.find
+        self._range = FLOAT16 if in_float16 else FLOAT32
         self._ties = NearTies()
         self._doubts = Doubts(replayer, _compare)
         self._explainer = Explainer()
@@ -130,9 +141,16 @@ class Judge:
     def _excused(self, local: LocalError, case: Case) -> LocalError:
         """A tensor beyond its limit, before anybody is blamed."""
         assert isinstance(local.metrics, TensorMetrics)
+        overflow = self._find_overflow(local.metrics, case)
+        if local.metrics.mismatched_nonfinite and (unclear := self._unclear_source(case)) is not None:
+            tainted = ~np.isfinite(self._replayer.recompute(case.replay, case.tensor, _NanForInf(case.replay.inputs)))
+            return self._but_for(local, case, tainted if overflow is None else tainted | overflow.elements, unclear)
+        if overflow is not None:
+            found = self._but_for(local, case, overflow.elements, overflow.words)
+            if found.state is LocalState.UNKNOWN:
+                return replace(found, overflows=overflow.format.name)
         if local.metrics.mismatched_nonfinite:
-            unclear = self._unclear_source(case.origins, case.step)
-            return local if unclear is None else replace(local, state=LocalState.UNKNOWN, reason=unclear)
+            return local
         tie = self._ties.find(case.origins.region)
         if tie is not None:
             return replace(local, state=LocalState.UNKNOWN, reason=tie)
@@ -143,12 +161,30 @@ class Judge:
         )
         return local if rounding is None else replace(local, state=LocalState.RIGHT, reason=rounding)
 
-    def _unclear_source(self, origins: Origins, step: int) -> str | None:
+    def _but_for(self, local: LocalError, case: Case, elements: npt.NDArray[np.bool_], reason: str) -> LocalError:
+        """``local`` not known for ``reason``, if nothing is wrong but ``elements``."""
+        others = replace(case, recorded=np.where(elements, case.computed, case.recorded))
+        found = _compare(replace(local, state=LocalState.RIGHT), others)
+        return local if found.state is LocalState.WRONG else replace(local, state=LocalState.UNKNOWN, reason=reason, is_open=True)
+
+    def _find_overflow(self, metrics: TensorMetrics, case: Case) -> Overflow | None:
+        """What of a tensor overflows the format of the run; not looked for where nothing is large."""
+        tensors = self._recorded.of_step(case.step)
+        large = metrics.mismatched_nonfinite or any(
+            _exceeds(values, self._range.large)
+            for values in (case.computed, *(self._recorded.load(tensors[name]) for name in case.origins.sources))
+        )
+        return find_overflow(self._replayer, case.replay, case.tensor, case.computed, self._range) if large else None
+
+    def _unclear_source(self, case: Case) -> str | None:
         """Why tensors with NaN or Inf at other places than the replay are neither right nor wrong."""
-        tensors, recorded = self._recorded.of_step(step), self._recorded
-        for name in origins.sources:
+        tensors, recorded = self._recorded.of_step(case.step), self._recorded
+        for name in case.origins.sources:
             if not np.isfinite(recorded.value(tensors[name])).all():
                 return f"{tensors[name].entry.label}, from which it is computed, holds NaN or Inf; what follows from those is not defined"
+        for name in case.origins.region:
+            if name in case.replay.states and not np.isfinite(case.replay.states[name]).all():
+                return f"what earlier steps left in %{name}, from which it is computed, holds NaN or Inf; what follows is not defined"
         return None
 
     def _judge_ids(self, local: LocalError, recorded: F32, computed: F32, node: Node) -> LocalError:
@@ -209,11 +245,28 @@ class Judge:
         return Place(step, node.layer, node.stage)
 
 
+class _NanForInf(Mapping[str, Array]):
+    """Inputs in which NaN stands for Inf too: whatever is computed from it is NaN then, and not 0 as a quotient by Inf."""
+
+    def __init__(self, inputs: Mapping[str, Array]) -> None:
+        self._inputs = inputs
+
+    def __getitem__(self, name: str) -> Array:
+        value = self._inputs[name]
+        return np.where(np.isfinite(value), value, np.nan) if value.dtype.kind == "f" else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inputs)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+
 def _compare(local: LocalError, case: Case) -> LocalError:
     """``local`` with what the recorded and the computed tensor say of each other."""
     dims = case.tensor.node.type.dims
     metrics = compare_tensors(case.recorded, case.computed, position_axis=dims.index("n") if "n" in dims else None)
-    reason = _nonfinite(metrics) if metrics.mismatched_nonfinite else exceeds(metrics, local.limit, case.tolerance)
+    reason = _nonfinite(metrics, local.key.stage) if metrics.mismatched_nonfinite else exceeds(metrics, local.limit, case.tolerance)
     return replace(local, metrics=metrics, state=LocalState.RIGHT if reason is None else LocalState.WRONG, reason=reason)
 
 
@@ -228,6 +281,12 @@ def _compare_any(wrong: LocalError, case: Case) -> LocalError:
     return replace(local, metrics=metrics, state=LocalState.RIGHT if reason is None else LocalState.WRONG)
 
 
-def _nonfinite(metrics: TensorMetrics) -> str:
+def _exceeds(values: F32, size: float) -> bool:
+    """Whether an element is larger than ``size``, or NaN."""
+    with np.errstate(invalid="ignore"):
+        return bool(values.size) and not (float(values.max()) <= size and float(values.min()) >= -size)
+
+
+def _nonfinite(metrics: TensorMetrics, stage: str) -> str:
     held, due = metrics.nonfinite
-    return f"it holds {'no NaN or Inf' if held == 'none' else held}, the replay {due}"
+    return f"it holds {'no NaN or Inf' if held == 'none' else held}, the replay {due}{first_in_words(stage, metrics.nonfinite_index)}"

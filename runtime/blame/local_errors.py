@@ -51,7 +51,8 @@ class LocalError:
     ``reason`` says why the state is what it is, where that needs words, and ``reading`` how the tensor was recorded, where it is right
     only if it is read so; ``metrics`` are then those under the reading. ``explanation`` is the mistake under which a
     wrong one fits, ``by_axis`` how far off it is along each of its axes,
-    ``twin`` which other stage's values it holds.
+    ``twin`` which other stage's values it holds. ``is_open``: it was replayed, but NaN, Inf or the range of numbers leaves open whether
+    it is right, so that no elimination tells either; ``overflows`` is the format that the values run out of, where that is why.
     """
 
     key: Place
@@ -68,6 +69,8 @@ class LocalError:
     by_axis: tuple[AxisErrors, ...] = ()
     twin: Place | None = None
     inside: tuple[Place, ...] = ()
+    is_open: bool = False
+    overflows: str | None = None
 
     @property
     def error(self) -> float | None:
@@ -105,6 +108,7 @@ class LocalError:
             "weights": list(self.weights),
             "sources": [list(key) for key in self.sources],
             "reason": self.reason,
+            "overflows": self.overflows,
             "reading": self.reading,
             "telltale": self.telltale,
             "by_axis": [axis.to_json() for axis in self.by_axis],
@@ -172,6 +176,11 @@ class Audit:
     def wrong(self) -> tuple[LocalError, ...]:
         """The tensors that the model does not explain, in execution order."""
         return tuple(one for one in self.locals if one.state is LocalState.WRONG)
+
+    @property
+    def overflowing(self) -> tuple[LocalError, ...]:
+        """The tensors whose values run out of the range of the trace's numbers, in execution order."""
+        return tuple(one for one in self.locals if one.overflows is not None)
 
     @property
     def misshapen(self) -> tuple[LocalError, ...]:

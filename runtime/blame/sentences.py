@@ -24,7 +24,7 @@ def audit_sentence(audit: Audit) -> str:
     if not audit.replayed:
         why = audit.locals[0].reason if audit.locals else "it holds no stage of the model"
         return Message(f"{audit.name}: nothing could be replayed: ", why or "", ".")
-    aside = Message(_broken(audit), misshapen(audit), _unknown(audit))
+    aside = Message(_broken(audit), misshapen(audit), overflowing(audit), _unknown(audit))
     if not audit.wrong:
         tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
         read = audit.is_read_otherwise
@@ -92,7 +92,7 @@ def _found(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Place, Verd
         theirs = names.of("B" if side == "A" else "A")
         verdict = "wrong" if audit.suspect is None else f"not a run of {audit.suspect.file}"
         where = places(audit.wrong, other, theirs)
-        aside = Message(_tally(verdicts), misshapen(audit), _unknown(audit))
+        aside = Message(_tally(verdicts), misshapen(audit), overflowing(audit), _unknown(audit))
         return Message(f"{names.of(side)} is {verdict} at {where}; ", aside, f".{_cause(audit, names.of(side))}")
     if sides:
         same = [local.key for local in a.wrong] == [local.key for local in b.wrong]
@@ -114,6 +114,9 @@ def _found(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Place, Verd
             _reason_of(a if side == "A" else b, by_elimination[0]),
             ").",
         )
+    overflow = next((one for audit in (a, b) for one in audit.overflowing), None)
+    if overflow is not None and not by_elimination:
+        return Message(report.verdict, f" Neither side is blamed at {overflow.label}: {overflow.reason}.")
     other_graph = next((key for key, verdict in verdicts.items() if verdict is Verdict.OTHER_GRAPH), None)
     if other_graph is not None and graphs is not None:
         row = report.row(other_graph)
@@ -259,8 +262,17 @@ def misshapen(audit: Audit) -> str:
     return f"; of another shape is {first.label} ({first.reason}){more}"
 
 
+def overflowing(audit: Audit) -> str:
+    """What runs out of the range of the trace's numbers, as the rest of a sentence; nothing where nothing does."""
+    if not audit.overflowing:
+        return ""
+    first, others = audit.overflowing[0], len(audit.overflowing) - 1
+    more = f", and {others} more" if others else ""
+    return f"; neither right nor wrong is {first.label} ({first.reason}){more}"
+
+
 def _unknown(audit: Audit) -> str:
-    unknown = [local for local in audit.locals if local.state is LocalState.UNKNOWN]
+    unknown = [local for local in audit.locals if local.state is LocalState.UNKNOWN and local.overflows is None]
     if not unknown:
         return ""
     return Message(f"; {len(unknown)} could not be replayed, the first, {unknown[0].label}, because ", unknown[0].reason or "")

@@ -29,7 +29,8 @@ class NearTies:
             scores = self._scores.pop(graph.operand_names(node.name)[0])
             k = node.attr_int("k")
             ranked = -np.sort(-scores, axis=-1)
-            margin = ranked[:, k - 1] - ranked[:, k] if k < scores.shape[-1] else np.full(len(scores), np.inf)
+            with np.errstate(invalid="ignore"):  # of NaN, or of two Inf: NaN, which is no tie
+                margin = ranked[:, k - 1] - ranked[:, k] if k < scores.shape[-1] else np.full(len(scores), np.inf)
             self._margins[node.name] = margin
             rms = np.sqrt(np.mean(np.square(scores), axis=-1))
             self._noise[node.name] = NOISE_FACTOR * math.sqrt(find(graph[graph.operand_names(node.name)[0]].stage or "").limit) * rms

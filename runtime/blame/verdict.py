@@ -68,7 +68,14 @@ def _verdict(row: DiffRow, a: Audit, b: Audit, behind: bool, behind_unknown: boo
         return Verdict.UNKNOWN if classification is Class.UNMEASURED and LocalState.RIGHT not in states else Verdict.RIGHT
     if behind:
         return Verdict.FOLLOWS
-    if grounded and LocalState.RIGHT in states and LocalState.UNKNOWN in states and classification in (Class.INTRODUCED, Class.NAN):
+    is_open = any(audit.by_key[key].is_open for audit in (a, b) if key in audit.by_key)
+    if (
+        grounded
+        and not is_open
+        and LocalState.RIGHT in states
+        and LocalState.UNKNOWN in states
+        and classification in (Class.INTRODUCED, Class.NAN)
+    ):
         # What both are computed from agrees, and one side is right: the other is not.
         return Verdict.B_WRONG if states[0] is LocalState.RIGHT else Verdict.A_WRONG
     return Verdict.UNKNOWN if behind_unknown or LocalState.UNKNOWN in states else Verdict.ADDS_UP

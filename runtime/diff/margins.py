@@ -138,7 +138,8 @@ def _gap(scores: F64, mine: F32, others: F32) -> float:
     """The best score that this side alone chose less the worst that the other alone did; NaN where that cannot be said."""
     if not (_are_ids(mine, scores.size) and _are_ids(others, scores.size) and mine.size and others.size):
         return math.nan
-    return float(scores[mine.astype(np.int64)].max() - scores[others.astype(np.int64)].min())
+    with np.errstate(invalid="ignore"):  # of two Inf: NaN
+        return float(scores[mine.astype(np.int64)].max() - scores[others.astype(np.int64)].min())
 
 
 def _are_ids(ids: F32, count: int) -> bool:

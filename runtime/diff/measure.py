@@ -20,6 +20,7 @@ from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
+from aprgraph.runtime.element import first_in_words
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, give_back
 
@@ -97,7 +98,7 @@ class Measurer:
         if slots.left_out == slots.taken.size:
             return Measured(State.UNMEASURED, tolerance.limit, "the two sides chose no expert in common")
         blocks = _blocks(a, b, range(len(a)), slots)
-        found = self._judge(compare_blocks(a.shape, blocks, position_axis=pair.position_axis), tolerance)
+        found = self._judge(pair, compare_blocks(a.shape, blocks, position_axis=pair.position_axis), tolerance)
         parts = []
         if slots.reordered:
             parts.append(f"slots put in order by expert at {slots.reordered} positions")
@@ -130,11 +131,11 @@ class Measurer:
 
     def _values(self, pair: Pair, a: F32, b: F32, tolerance: Tolerance) -> Measured:
         metrics = compare_tensors(a, b, structured=pair.structured, position_axis=pair.position_axis)
-        return self._judge(metrics, tolerance, compare_logits(a, b, self._top) if is_logits(pair.key.stage) else None)
+        return self._judge(pair, metrics, tolerance, compare_logits(a, b, self._top) if is_logits(pair.key.stage) else None)
 
-    def _judge(self, metrics: TensorMetrics, tolerance: Tolerance, logits: LogitMetrics | None = None) -> Measured:
+    def _judge(self, pair: Pair, metrics: TensorMetrics, tolerance: Tolerance, logits: LogitMetrics | None = None) -> Measured:
         if metrics.mismatched_nonfinite:
-            return Measured(State.NAN, tolerance.limit, _nonfinite(metrics), metrics, logits)
+            return Measured(State.NAN, tolerance.limit, _nonfinite(metrics, pair.key.stage), metrics, logits)
         reason = exceeds(metrics, tolerance.limit, tolerance)
         state = state_of(metrics.bit_identical, reason)
         return Measured(state, tolerance.limit, reason, metrics, logits, beyond_inputs=reason is not None and bool(metrics.dead_channels))
@@ -183,6 +184,7 @@ def state_of(bit_identical: bool, reason: str | None) -> State:
     return State.NOISE if reason is None else State.EXCEEDS
 
 
-def _nonfinite(metrics: TensorMetrics) -> str:
+def _nonfinite(metrics: TensorMetrics, stage: str) -> str:
     a, b = metrics.nonfinite
-    return f"{a} in A, {b} in B" if a != b else f"{a} on each side, at different places"
+    held = f"{a} in A, {b} in B" if a != b else f"{a} on each side, at different places"
+    return f"{held}{first_in_words(stage, metrics.nonfinite_index)}"

@@ -67,7 +67,8 @@ class TensorMetrics:
 
     None where there is no answer: no element finite on both sides, a cosine with a zero vector, a position or channel
     of a tensor whose shape is unknown. ``mismatched_nonfinite`` counts elements that are NaN or Inf on one side and
-    something else on the other. ``dead_channels`` are 0 at every position on one side alone, of several positions.
+    something else on the other, and ``nonfinite_index`` is the first of these, or where there is none the first that is NaN or Inf on
+    both. ``dead_channels`` are 0 at every position on one side alone, of several positions.
     """
 
     count: int
@@ -86,6 +87,7 @@ class TensorMetrics:
     positions: Concentration | None
     channels: Concentration | None
     dead_channels: tuple[int, ...] = ()
+    nonfinite_index: tuple[int, ...] | None = None
 
     @property
     def nonfinite(self) -> tuple[str, str]:
@@ -116,6 +118,7 @@ class TensorMetrics:
             "inf_a": self.inf_a,
             "inf_b": self.inf_b,
             "mismatched_nonfinite": self.mismatched_nonfinite,
+            "nonfinite_index": None if self.nonfinite_index is None else list(self.nonfinite_index),
             "positions": None if self.positions is None else self.positions.to_json(),
             "channels": None if self.channels is None else self.channels.to_json(),
             "dead_channels": list(self.dead_channels[:8]),
@@ -162,6 +165,7 @@ def _result(sums: Sums, shape: tuple[int, ...], structured: bool, position_axis:
     count = math.prod(shape)
     error, energy_a, energy_b = sums.rows.sum(axis=1).tolist()
     measured = sums.nonfinite < count
+    first = sums.first_nonfinite if sums.first_mismatched is None else sums.first_mismatched
     signal = max(energy_a, energy_b)
     norms = math.sqrt(energy_a) * math.sqrt(energy_b)
     # a · b follows from |a - b|², which is the more accurate of the two when a and b are close.
@@ -183,6 +187,7 @@ def _result(sums: Sums, shape: tuple[int, ...], structured: bool, position_axis:
         positions=_positions(sums.rows, shape, position_axis) if measured and structured else None,
         channels=_channels(sums.columns) if measured and structured else None,
         dead_channels=_dead(sums.columns) if measured and structured and sums.rows.shape[1] >= DEAD_FROM else (),
+        nonfinite_index=None if first is None else tuple(int(i) for i in np.unravel_index(first, shape)),
     )
 
 

@@ -17,6 +17,7 @@ from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffRow
 from aprgraph.runtime.diff.shapes import ShapedTrace
+from aprgraph.runtime.element import first_in_words
 from aprgraph.runtime.trace.reader import Trace
 
 #: The largest number of tensors that a note names.
@@ -90,9 +91,10 @@ def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[Shaped
     yield from (f"{row.label}: {row.remark}" for row in remarked[:NAMED])
     if len(remarked) > NAMED:
         yield Message(f"{len(remarked) - NAMED} more tensors were compared in part, or by expert; ", JSON, " says how")
-    both = [row for row in rows if isinstance(row.metrics, TensorMetrics) and _nonfinite_on_both(row.metrics)]
+    both = [(row, row.metrics) for row in rows if isinstance(row.metrics, TensorMetrics) and _nonfinite_on_both(row.metrics)]
     if both:
-        yield f"both sides hold NaN or Inf, first in {both[0].label}"
+        row, metrics = both[0]
+        yield f"both sides hold NaN or Inf, first in {row.label}{first_in_words(row.key.stage, metrics.nonfinite_index, ' at ')}"
     if rows and all(row.classification.value == "SHAPE" for row in rows):
         yield Caveat("no shape fits: traces of different models, or of a different number of tokens?" + _counts(shaped))
 

@@ -168,6 +168,11 @@ def own_profile(info: TraceInfo | None, graph: Graph, kept: str | None = None) -
     return _PROFILE_OF[arithmetic]
 
 
+def computes_in_float16(profile: str, info: TraceInfo | None, kept: str | None) -> bool:
+    """Whether a trace that is held to ``profile`` was computed in float16, which ends at 65504; ``kept`` is as in ``choose_profile``."""
+    return profile == _PROFILE_OF[FLOAT16] or _named_arithmetic(info, kept) == FLOAT16
+
+
 def overruled(profile: str, info: TraceInfo | None, graph: Graph) -> str | None:
     """What a manifest says that would be another profile than ``profile``, and which, in words; None where it says nothing else.
 
@@ -200,8 +205,12 @@ def states_arithmetic(info: TraceInfo | None) -> bool:
     return info is not None and (ARITHMETIC in info.extra or (info.target.split() or [""])[0] in _OWN_TARGETS)
 
 
+def _named_arithmetic(info: TraceInfo | None, kept: str | None) -> object:
+    return (kept or FLOAT32) if info is None or not states_arithmetic(info) else info.extra.get(ARITHMETIC, FLOAT32)
+
+
 def _arithmetic(info: TraceInfo | None, kept: str | None) -> str:
-    value = (kept or FLOAT32) if info is None or not states_arithmetic(info) else info.extra.get(ARITHMETIC, FLOAT32)
+    value = _named_arithmetic(info, kept)
     if value not in ARITHMETICS:
         raise ComparisonError(
             f"a manifest's {ARITHMETIC} is {shown(value)}, expected one of {', '.join(ARITHMETICS)}; name the tolerances with ",

@@ -31,7 +31,8 @@ class Sums:
     ``rows`` [3, rows] and ``columns`` [3, columns], or [3, 0] where they are not asked for, are sums of squares of the error a - b,
     of a, and of b, over the elements that are finite on both sides. ``elsewhere`` are those of each side's elements that are finite on
     that side only; ``nan`` and ``inf`` count by side, ``nonfinite`` elements that are finite on at most one side, ``mismatched`` those of
-    them that are NaN or Inf on one side and something else on the other. ``largest`` is the largest square of the error, below 0
+    them that are NaN or Inf on one side and something else on the other. ``first_mismatched`` and ``first_nonfinite`` are the indices of
+    the first ones in the flat matrix, None where there is none. ``largest`` is the largest square of the error, below 0
     where nothing was added, and ``largest_index`` its index in the flat matrix, the first of equals.
     """
 
@@ -44,6 +45,8 @@ class Sums:
         self.elsewhere = [0.0, 0.0]
         self.mismatched = 0
         self.nonfinite = 0
+        self.first_mismatched: int | None = None
+        self.first_nonfinite: int | None = None
         self.largest, self.largest_index = -1.0, 0
         self._stride, self._by_column, self._piece = columns, by_column, piece
         self._buffer = np.empty(3 * min(piece, rows * columns))
@@ -75,7 +78,7 @@ class Sums:
         np.subtract(three[1], three[2], out=three[0])
         energies = _by_row(three)
         if not np.isfinite(energies).all():
-            self._take_out_nonfinite(three[1], three[2])
+            self._take_out_nonfinite(three[1], three[2], at)
             np.subtract(three[1], three[2], out=three[0])
             energies = _by_row(three)
         self._put(slice(0, 3), three, energies, at)
@@ -95,7 +98,7 @@ class Sums:
         if square > self.largest or (square == self.largest and index < self.largest_index):
             self.largest, self.largest_index = square, index
 
-    def _take_out_nonfinite(self, a: F64, b: F64) -> None:
+    def _take_out_nonfinite(self, a: F64, b: F64, at: Cut) -> None:
         """Count what is not finite, and set it to 0 on both sides so that it takes no part in the sums."""
         finite = (np.isfinite(a), np.isfinite(b))
         both = finite[0] & finite[1]
@@ -104,10 +107,21 @@ class Sums:
             self.nan[side] += int(nan.sum())
             self.inf[side] += int((~finite[side] & ~nan).sum())
             self.elsewhere[side] += float(np.square(values[finite[side] & ~both]).sum())
-        self.mismatched += int((~both & ~((a == b) | (np.isnan(a) & np.isnan(b)))).sum())
+        mismatched = ~both & ~((a == b) | (np.isnan(a) & np.isnan(b)))
+        self.mismatched += int(mismatched.sum())
         self.nonfinite += int((~both).sum())
+        self.first_mismatched = self._first(mismatched, at, self.first_mismatched)
+        self.first_nonfinite = self._first(~both, at, self.first_nonfinite)
         a[~both] = 0.0
         b[~both] = 0.0
+
+    def _first(self, marked: npt.NDArray[np.bool_], at: Cut, before: int | None) -> int | None:
+        """The least index in the flat matrix of what is ``marked`` in a piece, or that of the pieces ``before``."""
+        if not marked.any():
+            return before
+        row, column = divmod(int(marked.argmax()), marked.shape[1])
+        index = int((at[0].start + row) * self._stride + at[1].start + column)
+        return index if before is None else min(index, before)
 
 
 def cuts(rows: int, columns: int, size: int) -> Iterator[Cut]:

@@ -10,14 +10,13 @@ import numpy as np
 
 from aprgraph.graph.ops import Array
 from aprgraph.graph.words import plural, runs
+from aprgraph.runtime.element import AXIS_NAMES, COLUMN
 
 #: An index whose error is below this part of the largest one's is right.
 _RIGHT = 1e-6
 _NAMED = 4
 #: The errors of more indices are summed up.
 _FEW = 8
-#: What the axes of the stage table are called; columns have many letters.
-_NAMES = {"n": "position", "t": "key", "H": "head", "K": "KV head", "D": "element of a head", "X": "expert", "k": "choice", "V": "token"}
 
 
 @dataclass(frozen=True)
@@ -74,5 +73,5 @@ def axis_errors(axes: Sequence[tuple[str, int]], recorded: Array, due: Array) ->
         energy = off.sum(axis=tuple(other for other in range(len(sizes)) if other != axis)) * size / off.size
         if size > 1:
             errors = energy / signal if signal else np.where(energy > 0, np.inf, 0.0)
-            found.append(AxisErrors(_NAMES.get(letter, "column"), tuple(float(error) for error in errors)))
+            found.append(AxisErrors(AXIS_NAMES.get(letter, COLUMN), tuple(float(error) for error in errors)))
     return tuple(found)

@@ -166,7 +166,7 @@ def test_nan_and_inf(tiny_model: Tiny, tmp_path: Path) -> None:
     spoil(trace, "ffn_up", 1, with_nan)
     found = audit(trace, load_model(model))
     assert wrong(found) == ["layer 1 ffn_up"]
-    assert found.wrong[0].reason == "it holds 1 NaN, the replay none"
+    assert found.wrong[0].reason == "it holds 1 NaN, the replay none, first at position 2, column 3"
     # What is computed from the NaN is not blamed for being right: nor is it called right.
     assert unknown(found) == ["layer 1 ffn_swigl"]
 

@@ -177,7 +177,9 @@ def test_a_nan_is_the_reason_that_is_named(tiny_model: Tiny, tmp_path: Path) -> 
     a, b = traced(tmp_path / "a", path), traced(tmp_path / "b", path)
     spoil(b, "attention", 1, with_nan)
     found = blame(a, b, load_model(path))
-    assert found.sentence.startswith("b (B) is wrong at layer 1 attention (it holds 1 NaN, the replay none; a (A) ")
+    assert found.sentence.startswith(
+        "b (B) is wrong at layer 1 attention (it holds 1 NaN, the replay none, first at position 2, column 3; a (A) "
+    )
 
 
 def test_what_is_not_known_is_said(tiny_model: Tiny, tmp_path: Path) -> None:

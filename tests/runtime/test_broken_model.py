@@ -33,7 +33,7 @@ def test_a_right_trace_of_a_broken_model_is_not_plainly_right(broken: Path, tmp_
     found = audit(traced(tmp_path / "t", broken), load_model(broken))
     assert found.wrong == ()
     assert found.exit_code == 1
-    broken_words = f"the model file is broken: {_HELD}, so that layer 1 ffn_out is NaN or Inf"
+    broken_words = f"the model file is broken: {_HELD}, so that layer 1 ffn_out is NaN or Inf, first at position 0, column 0"
     assert f"tensors that could be replayed, but {broken_words}" in found.sentence
     assert found.notes[0].startswith(f"{broken_words}; ")
     assert f"`aprgraph.check({str(broken)!r})`" in found.notes[0]

@@ -289,7 +289,8 @@ def test_a_nan_or_inf_on_one_side(tmp_path: Path, tiny_model: Callable[..., Path
     assert firsts(report) == [(1, "ffn_gate")]
     assert [key for key, name in classes(report).items() if name is Class.NAN] == [(1, "ffn_gate"), (1, "ffn_silu")]
     what = "1 NaN" if np.isnan(value) else "1 Inf"
-    assert (f"({what} in A, none in B)" if swap else f"(none in A, {what} in B)") in report.verdict
+    held = f"{what} in A, none in B" if swap else f"none in A, {what} in B"
+    assert f"({held}, first at position 2, column 3)" in report.verdict
     assert report.exit_code == 1
 
 
@@ -299,7 +300,7 @@ def test_the_same_nan_on_both_sides_is_alike_and_noted(tmp_path: Path) -> None:
     report = diff(write_trace(tmp_path / "a", {(0, "ffn_up"): x}), write_trace(tmp_path / "b", {(0, "ffn_up"): y}))
     assert report.exit_code == 0
     assert classes(report) == {(0, "ffn_up"): Class.NOISE}
-    assert "both sides hold NaN or Inf, first in layer 0 ffn_up" in report.notes
+    assert "both sides hold NaN or Inf, first in layer 0 ffn_up at position 0, column 0" in report.notes
 
 
 @pytest.mark.contract("DIFF-SETS-1")

@@ -241,7 +241,7 @@ def test_the_first_stage_with_a_nan_is_named(poisoned: Path, here: Path) -> None
     """In execution order, though `attn_…` of later layers and `final_norm` have NaN too."""
     out = run(poisoned, "--tokens", "1,2,3", "--taps", "all", "--layers", "0..2", "--target", "reference", "-o", "t")
     place, source = out.splitlines()[-2:]
-    assert place == "first NaN or Inf: layer 1 ffn_up (3 NaN, 0 Inf of 288)"
+    assert place == "first NaN or Inf: layer 1 ffn_up (3 NaN, 0 Inf of 288, first at position 0, column 5)"
     assert source.startswith("the model file is broken: blk.1.ffn_up.weight holds ")
     assert source.endswith(f"; `aprgraph check {poisoned}` lists all that is wrong with it")
     row = next(line for line in out.splitlines() if line.startswith("ffn_swigl") and line.split()[1] == "1")
@@ -268,10 +268,10 @@ def test_the_first_stage_with_a_nan_as_json(poisoned: Path, here: Path) -> None:
 
 def test_logits_that_are_not_finite(poisoned: Path, here: Path) -> None:
     out = run(poisoned, "--tokens", "1,2", "--target", "reference")
-    assert "logit not finite" in out
+    assert "no next token: its logits hold NaN" in out
     assert "NaN or Inf among the logits: the model file is broken: blk.1.ffn_up.weight holds 1 NaN element" in out
     document = run_json(poisoned, "--tokens", "1,2", "--target", "reference")
-    assert document["next"][0]["logit"] is None
+    assert (document["next"][0]["token"], document["next"][0]["logit"]) == (None, None)
     assert "blk.1.ffn_up.weight" in document["nonfinite_source"]
     assert "; the model file is broken: blk.1.ffn_up.weight holds" in fails(
         "run", poisoned, "--tokens", "1,2", "-n", 2, "--target", "reference"

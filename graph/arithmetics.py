@@ -27,7 +27,8 @@ class EngineArithmetic:
     ``activations`` names the rounding (graph/roundings.py) of what is multiplied by weights of a block format; "" is
     none, and of a format that is not there nothing is known. ``instead`` names the op that the engine computes in place
     of another. ``cache`` is the type of the KV cache, and ``flash`` says whether attention is flash attention: both are
-    options of its user. ``rounds_queries``: with a float16 cache, what meets keys and values is rounded to float16 too.
+    options of its user. ``rounds_queries``: with a float16 cache, what meets keys and values is rounded to float16 too. In models of
+    the families ``scales_queries`` the scale of the scores multiplies the queries, before they are rounded.
     ``lanes`` is how many elements its vectors have in flash attention, 0 where it has none, None where that is not
     known. ``was_run``: measured against the engine; otherwise only read in its source.
     """
@@ -39,6 +40,7 @@ class EngineArithmetic:
     cache: str = "f32"
     flash: bool = False
     rounds_queries: bool = True
+    scales_queries: tuple[str, ...] = ()
     lanes: int | None = None
     was_run: bool = True
 
@@ -75,6 +77,9 @@ _VEC_DOT_TYPES = {
 _CPU_OPS = {op.traits.variant_of: op.name for op in (GELU_HALF, ROPE_ANGLES_CHAINED) if op.traits.variant_of is not None}
 
 
+#: Families in which llama.cpp multiplies the queries by the scale of the scores: `ggml_scale` of Qcur in src/models.
+_SCALED_QUERIES = ("gemma2", "gemma3", "gemma-embedding", "phi2", "phi3")
+
 #: ggml's CUDA backend in passes of up to 8 positions: mmvq.cu and vecdotq.cuh of ggml-cuda. Not there: Q4_1, Q5_1 and
 #: IQ1_S, of which products of scales are rounded to float16, and F16 and BF16, which depend on the GPU.
 _CUDA = {
@@ -102,7 +107,7 @@ def _ggml(variant: str) -> dict[str, str]:
 
 
 ARITHMETICS: dict[str, EngineArithmetic] = {
-    arithmetic.name: arithmetic
+    arithmetic.name: arithmetic if arithmetic.is_exact else replace(arithmetic, scales_queries=_SCALED_QUERIES)
     for arithmetic in (
         EngineArithmetic(PLAIN, "float32 throughout, nothing rounded to less"),
         EngineArithmetic(

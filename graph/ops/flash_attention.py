@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.ops.attention import ATTENTION, cap_of, mask_of, value_size_of
 from aprgraph.graph.ops.base import Array, Attrs, Op, integer, number
+from aprgraph.graph.ops.c_library import expf, tanhf
 
 #: Passes of as many positions are computed in tiles.
 TILE = 64
@@ -27,12 +28,8 @@ F32 = npt.NDArray[np.float32]
 
 
 def _half(x: Array) -> F32:
-    return x.astype(np.float16).astype(_F32)
-
-
-def _exp(x: F32) -> F32:
-    """The exponential of float64, rounded: what a good expf gives."""
-    return np.exp(x.astype(np.float64)).astype(_F32)
+    """The nearest float16 of a float32."""
+    return x.astype(_F32).astype(np.float16).astype(_F32)
 
 
 def _fma(a: F32, b: F32, c: F32) -> F32:
@@ -85,12 +82,12 @@ def _online(operands: Sequence[Array], attrs: Attrs) -> Array:
             continue
         score = _dot(queries[:, rows], keys[key][:, None], lanes) * scale
         if cap:
-            score = cap * np.tanh(score.astype(np.float64)).astype(_F32)
+            score = cap * tanhf(score)
         before = largest[:, rows]
         is_new = score > before
         after = np.where(is_new, score, before)
-        shrink = np.where(is_new, _exp(before - after), _F32(1))
-        share = np.where(is_new, _F32(1), _exp(score - after))
+        shrink = np.where(is_new, expf(before - after), _F32(1))
+        share = np.where(is_new, _F32(1), expf(score - after))
         shrunk = np.where(is_new[..., None], _half(mixed[:, rows] * shrink[..., None]), mixed[:, rows])
         mixed[:, rows] = _half(_multiply_add(values[key][:, None], share[..., None], shrunk, lanes))
         total[:, rows] = _multiply_add(total[:, rows], shrink, share, lanes)
@@ -98,8 +95,8 @@ def _online(operands: Sequence[Array], attrs: Attrs) -> Array:
     if sinks:
         sink = sinks[0].astype(_F32)[:, None]
         is_new = sink > largest
-        shrink = np.where(is_new, _exp(largest - sink), _F32(1))
-        share = np.where(is_new, _F32(1), _exp(sink - largest))
+        shrink = np.where(is_new, expf(largest - sink), _F32(1))
+        share = np.where(is_new, _F32(1), expf(sink - largest))
         mixed, total = mixed * shrink[..., None], _multiply_add(total, shrink, share, lanes)
     mixed = mixed * np.where(total == 0, _F32(0), _F32(1) / total)[..., None]
     return mixed.transpose(1, 0, 2).reshape(n, -1).astype(np.float64)

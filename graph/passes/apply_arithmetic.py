@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
 
+import numpy as np
+
 from aprgraph.graph.arithmetics import EngineArithmetic, parse_arithmetic
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType, renamed
 from aprgraph.graph.ops import OPS, is_own_state, is_weight, traits_of
+from aprgraph.graph.ops.elementwise import SCALE
 from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
 from aprgraph.graph.ops.gelu_half import GELU_HALF
 from aprgraph.graph.ops.rounding import ROUND, ROUND_SUM_ERRORS
@@ -92,7 +95,8 @@ class _Rewriter:
             self._result.add(node, [self._rounded(operands[0], "f16"), *operands[1:]])
         elif traits.multiplied is not None and self._has_half_cache and self._arithmetic.rounds_queries:
             index = OPS[node.op].index(traits.multiplied)
-            self._result.add(node, [*operands[:index], self._rounded(operands[index], "f16"), *operands[index + 1 :]])
+            node, x = self._scaled(node, operands[index])
+            self._result.add(node, [*operands[:index], self._rounded(x, "f16"), *operands[index + 1 :]])
         else:
             self._result.add(renamed(node, op=self._arithmetic.instead.get(node.op, node.op)), operands)
 
@@ -103,7 +107,19 @@ class _Rewriter:
 
     def _add_flash(self, attention: Attention) -> None:
         assert self._arithmetic.lanes is not None
-        self._result.add(attention.as_one(FLASH_ATTENTION.name, lanes=self._arithmetic.lanes), attention.operands)
+        q, *others = attention.operands
+        node, q = self._scaled(attention.as_one(FLASH_ATTENTION.name, lanes=self._arithmetic.lanes), q)
+        self._result.add(node, [q, *others])
+
+    def _scaled(self, node: Node, q: str) -> tuple[Node, str]:
+        """A node of attention and its queries, which are multiplied by its scale in float32 where the engine does that first."""
+        scale = node.attrs.get("scale", 1.0)
+        if self._graph.attrs.get("architecture") not in self._arithmetic.scales_queries or scale == 1.0:
+            return node, q
+        factor: dict[str, Attr] = {"factor": float(np.float32(node.attr_float("scale")))}
+        source = self._result[q]
+        scaled = Node(f"{q}_scaled", SCALE.name, source.type, factor, None, node.layer)
+        return renamed(node, attrs={**node.attrs, "scale": 1.0}), self._result.add(scaled, [q]).name
 
     # -- matrix products ----------------------------------------------------------------------------------------------
 

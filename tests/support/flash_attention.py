@@ -43,10 +43,10 @@ def activations(rng: np.random.Generator, n: int, t: int, what: KernelRequest) -
 
 
 def assert_online(got: npt.NDArray[np.float32], what: KernelRequest, operands: list[npt.NDArray[np.float32]]) -> None:
-    """To the bit but where the C library rounds an exponential to the neighbour."""
+    """To the bit but where glibc's expf is the neighbour of the nearest float32, which kernels take, and its tanhf, as it often is."""
     wanted = reference(what, operands).astype(np.float32)
     same = (got == wanted).mean()
-    assert same == 1 or (same > 0.98 and nmse(got, wanted) < 1e-8), (same, nmse(got, wanted))
+    assert same == 1 or (("cap" in what.attrs or same > 0.98) and nmse(got, wanted) < 1e-8), (same, nmse(got, wanted))
 
 
 def assert_tiles(got: npt.NDArray[np.float32], what: KernelRequest, operands: list[npt.NDArray[np.float32]]) -> None:

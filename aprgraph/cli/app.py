@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -24,7 +23,7 @@ from aprgraph.cli.internal_error import report_defect
 from aprgraph.cli.models import models
 from aprgraph.cli.run import run
 from aprgraph.cli.stages import stages
-from aprgraph.cli.terminal import printable
+from aprgraph.cli.terminal import harmless_streams, printable
 from aprgraph.cli.weights import weights
 from aprgraph.graph.errors import AprgraphError, GraphError
 from aprgraph.option_words import option_words
@@ -88,19 +87,21 @@ def run_command() -> None:
     for name in ("stdout", "stderr"):  # closed by the shell (>&-)
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 -- until the process ends
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a model's tokens and file names may not fit the terminal's encoding
-        sys.stdout.reconfigure(errors="backslashreplace")
+    with harmless_streams():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except AprgraphError as error:
-        # File names may hold line ends and what a terminal takes for commands. What breaks the verifier, a defect of our own, is
-        # shown with the graph that it left.
+        # File names may hold line ends. What breaks the verifier, a defect of our own, is shown with the graph that it left.
         text = error.text(option_words)
         text = text if isinstance(error, GraphError) else printable(text)
         print(f"error: {text}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except OSError as error:  # what the system refused and no one foresaw; a defect of our own would be another exception
-        print(f"error: {'' if error.filename is None else f'{error.filename}: '}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {'' if error.filename is None else f'{printable(str(error.filename))}: '}{error.strerror or error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except MemoryError as error:
         what = f": {printable(str(error))}" if str(error) else ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aprgraph.cli.options import Json
+from aprgraph.cli.terminal import echo_data
 
 if TYPE_CHECKING:
     from aprgraph.contract_files import Contract
@@ -48,7 +49,7 @@ def contracts(
     if json:
         import json as json_module  # noqa: PLC0415
 
-        typer.echo(json_module.dumps(document, indent=1, ensure_ascii=False))
+        echo_data(json_module.dumps(document, indent=1, ensure_ascii=False) + "\n")
     else:
         _print(document, record, checkout)
     raise typer.Exit(document["exit_code"])

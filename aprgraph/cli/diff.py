@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ import typer
 from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
-from aprgraph.cli.progress import replaying
+from aprgraph.cli.progress import comparing, replaying
 from aprgraph.cli.recorded_models import Overrides, model_of_manifest
 from aprgraph.cli.write_errors import Afterwards, written_by
 from aprgraph.option_words import document_in_option_words, option_words
@@ -236,15 +235,5 @@ def _compare(a: Source, b: Source, top: int, profile: str | None, tolerances: li
     """The comparison, with a progress bar where someone is watching."""
     from aprgraph.runtime.diff import diff as compare  # noqa: PLC0415
 
-    if not sys.stderr.isatty():
-        return compare(a, b, top=top, profile=profile, tolerances=tolerances)
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("comparing")
-
-        def progress(done: int, total: int, label: str) -> None:
-            bar.update(task, completed=done, total=total, description=label)
-
+    with comparing() as progress:
         return compare(a, b, top=top, profile=profile, tolerances=tolerances, progress=progress)

@@ -47,13 +47,12 @@ _COLOURS = {
 
 def print_report(report: Comparison, traces: tuple[Trace, Trace], show_all: bool) -> None:
     """The verdict, what else has to be known, what was compared, and then the tables."""
-    from rich.console import Console  # noqa: PLC0415
-
+    from aprgraph.cli.terminal import harmless_console  # noqa: PLC0415
     from aprgraph.runtime.blame.wrong_rows import axis_lines  # noqa: PLC0415
     from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects  # noqa: PLC0415
 
     watched = sys.stdout.isatty()
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
+    console = harmless_console(sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
     console.print(plain(in_option_words(report.headline)), style="bold", markup=False)
     for note in report.all_notes:
         console.print(plain(f"note: {in_option_words(note)}"), markup=False)

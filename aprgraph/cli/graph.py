@@ -10,6 +10,7 @@ import typer
 
 from aprgraph.cli.graph_source import open_graph
 from aprgraph.cli.options import Families, Force, Ignore, Map, Override
+from aprgraph.cli.terminal import echo_data
 from aprgraph.cli.write_errors import written_by
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def graph(
         view = make_view(opened, layers=shown, fold=not unfold, colouring=colouring, suspects=suspects, sides=called)
     text = EXPORTERS[chosen](view)
     if output is None:
-        typer.echo(text, nl=False)
+        echo_data(text)
         return
     from aprgraph.runtime.output_file import write_text_atomically  # noqa: PLC0415
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from aprgraph.cli.leaving import line_begun
+from aprgraph.cli.terminal import harmless_console, printable
 
 #: Ends what is drawn: to the begin of its line, clear that, show the cursor again (ECMA-48; DECTCEM).
 _END = b"\r\x1b[2K\x1b[?25h"
@@ -18,9 +19,9 @@ def spinner(text: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
-    with line_begun(_END), Console(stderr=True).status(text):
+    with line_begun(_END), harmless_console(sys.stderr).status(Text(printable(text))):
         yield
 
 
@@ -30,12 +31,11 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
     if not sys.stderr.isatty() or not total:
         yield lambda: None
         return
-    from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with line_begun(_END), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=total)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with line_begun(_END), Progress(*columns, console=harmless_console(sys.stderr), transient=True) as bar:
+        task = bar.add_task(printable(text), total=total)
         yield lambda: bar.advance(task)
 
 
@@ -45,13 +45,26 @@ def byte_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty() or not total:
         yield lambda _count: None
         return
-    from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with line_begun(_END), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=total)
+    with line_begun(_END), Progress(*columns, console=harmless_console(sys.stderr), transient=True) as bar:
+        task = bar.add_task(printable(text), total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def comparing() -> Iterator[Callable[[int, int, str], None] | None]:
+    """A bar that names the tensor that is compared; the block gets the function of (done, of how many, the next one's label)."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with line_begun(_END), Progress(*columns, console=harmless_console(sys.stderr), transient=True) as bar:
+        task = bar.add_task("comparing", total=None)
+        yield lambda done, total, label: bar.update(task, completed=done, total=total, description=printable(label))
 
 
 @contextmanager
@@ -60,7 +73,7 @@ def replaying() -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
         yield lambda _label: None
         return
-    from rich.console import Console  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
-    with line_begun(_END), Console(stderr=True).status("replaying in float64") as status:
-        yield lambda label: status.update(f"replayed {label}")
+    with line_begun(_END), harmless_console(sys.stderr).status("replaying in float64") as status:
+        yield lambda label: status.update(Text(printable(f"replayed {label}")))

@@ -10,6 +10,7 @@ import typer
 
 from aprgraph.cli.options import Families, Ignore, Json, Override
 from aprgraph.cli.tables import format_table
+from aprgraph.cli.terminal import echo_data
 
 if TYPE_CHECKING:
     from aprgraph.graph.ir import Graph
@@ -48,7 +49,7 @@ def stages(
         import json as json_module  # noqa: PLC0415
 
         head = {"format": "aprgraph-stages", "version": 1}
-        typer.echo(json_module.dumps({**head, "stages": document}, indent=1, ensure_ascii=False))
+        echo_data(json_module.dumps({**head, "stages": document}, indent=1, ensure_ascii=False) + "\n")
     elif model is None:
         rows = [[_name(row), ", ".join(row["dims"]), row["where"], row["summary"]] for row in document]
         typer.echo(format_table(["stage", "shape", "where", "what it holds"], rows))

@@ -27,11 +27,12 @@ def agreed(locals_: Sequence[LocalError], graph: Graph) -> list[LocalError]:
 
     kept = []
     for local in locals_:
-        if local.explanation is not None:
+        if local.explanation is not None and not local.explanation.is_convention:
             candidates = [one for one in local.explanation.candidates if is_borne_out(local, one)]
             local = replace(local, explanation=Explanation(candidates[0], tuple(candidates[1:])) if candidates else None)
         kept.append(local)
-    alone = Counter(local.explanation.first.name for local in kept if local.explanation is not None and not local.explanation.others)
+    mistakes = [local.explanation for local in kept if local.explanation is not None and not local.explanation.is_convention]
+    alone = Counter(one.first.name for one in mistakes if not one.others)
     return [_narrowed(local, alone) for local in kept]
 
 

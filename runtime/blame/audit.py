@@ -27,9 +27,10 @@ from aprgraph.runtime.blame.model_row_order import in_order_of_model
 from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
+from aprgraph.runtime.blame.repeated import with_repeats
 from aprgraph.runtime.blame.replay import Replay, Replayer
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
-from aprgraph.runtime.blame.sentences import audit_sentence, reading_notes, with_repeats
+from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import EXACT_PROFILE, QUANT_VS_FLOAT, computes_in_float16, kept_in, overruled, own_profile
@@ -153,7 +154,7 @@ class Auditor:
         settled = tuple(self._judge.settle(locals_))
         trace = self.recorded.trace
         found = Audit(str(trace.directory), str(self.model.path), self.profile, settled, as_read=self._judge.as_read(trace))
-        found = replace(found, notes=(*reading_notes(settled, found.name), *self._notes()))
+        found = replace(found, notes=tuple(self._notes()))
         found = see_broken_model(found, self.model.file)
         found = replace(found, reservations=tuple(self._reservations(found)))
         if found.wrong and not is_run_of(trace, self._replayed.fingerprint):

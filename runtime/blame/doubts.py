@@ -13,6 +13,7 @@ from enum import Enum
 from itertools import combinations
 
 from aprgraph.graph.passes.replay_recorded import Origins
+from aprgraph.runtime.blame.conventions import recorded
 from aprgraph.runtime.blame.local_errors import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.blame.replay import Replay, Replayer, ReplayInputs
@@ -25,6 +26,8 @@ from aprgraph.runtime.trace.reader import Trace
 
 #: A reading explains a tensor only where it leaves less than this part of the error, whatever the tolerance would allow.
 _LEFT = 1e-2
+#: What bears a reading out, if nothing speaks against it.
+_BORNE_OUT = "read so, it follows from its inputs, and what is computed from it agrees"
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Doubts:
         if case.tensor.is_whole:
             self._replayer.recorded.readings[case.step, case.tensor.node.name] = reading
         under = self._compare(replace(wrong, state=LocalState.RIGHT), replace(case, recorded=reading.restore(case.recorded)))
-        return replace(under, reason=None, reading=reading.words, explanation=None, by_axis=())
+        under = replace(under, reason=None, reading=reading.words, explanation=None, by_axis=())
+        return recorded(under, reading.name, f"it was recorded {reading.words}", _BORNE_OUT)
 
     def as_they_stand(self, wrong: LocalError, case: Case) -> LocalError | None:
         """A tensor that does not follow from the doubtful ones under their readings: does it from some of them as they stand?

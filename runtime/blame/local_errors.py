@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -245,6 +245,18 @@ class Audit:
             "common": list(self.common),
             "tensors": [{**one.key._asdict(), "label": one.label, **one.to_json()} for one in self.locals],
         }
+
+
+def named(group: Sequence[LocalError]) -> str:
+    """Tensors of one step and stage: the label of one, the layers of several."""
+    first = group[0]
+    layers = [local.key.layer for local in group if local.key.layer is not None]
+    if len(layers) < 2:
+        return first.label
+    consecutive = layers == list(range(layers[0], layers[-1] + 1))
+    which = f"{layers[0]} to {layers[-1]}" if consecutive else ", ".join(map(str, layers[:8])) + (" …" if len(layers) > 8 else "")
+    step = f"step {first.key.step} " if first.key.step else ""
+    return f"{step}{first.key.stage} of the layers {which}"
 
 
 class Verdict(str, Enum):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from aprgraph.runtime.blame.conventions import with_convention
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.sentences import audit_sentence
-from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings import TraceAsRead
-from aprgraph.runtime.readings.doubles import are_same, doubles_agree
+from aprgraph.runtime.readings.doubles import are_same, double_of, doubles_agree
 from aprgraph.runtime.readings.places import Places, other_places, places_of_twins
 from aprgraph.runtime.trace.reader import Trace
 
@@ -46,7 +46,7 @@ def in_other_places(found: Audit, trace: Trace, layers: int, audit: AuditUnless)
             best = (again, places)
         if not again.wrong:
             break
-    return found if best is None else _with_note(*best)
+    return found if best is None else _with_note(*best, layers)
 
 
 def _is_borne_out(found: Audit, again: Audit, places: Places) -> bool:
@@ -121,13 +121,10 @@ def _is_right(found: Audit, key: Place) -> bool:
     return key in found.by_key and found.by_key[key].state is LocalState.RIGHT
 
 
-def _with_note(found: Audit, places: Places) -> Audit:
-    moved = [found.by_key[target] for target in places.moved.values() if target is not None and target in found.by_key]
-    wrong = sum(local.state is LocalState.WRONG for local in moved)
-    fits = "is right" if not wrong else f"is right but for {wrong} of {len(moved)} tensors"
-    note = Caveat(
-        f"{found.name}: this looks like the recording, not the computation: {places.words}; read so, what moves {fits}, and nothing else "
-        "is wrong for it"
-    )
-    read = replace(found, notes=(note, *found.notes), moved=True)
+def _with_note(found: Audit, places: Places, layers: int) -> Audit:
+    targets = [target for target in places.moved.values() if target is not None and target in found.by_key]
+    wrong = sum(found.by_key[target].state is LocalState.WRONG for target in targets)
+    fits = "is right" if not wrong else f"is right but for {wrong} of {len(targets)} tensors"
+    there = [double_of(places, key, layers) if target is None else target for key, target in places.moved.items()]
+    read = with_convention(found, there, places.name, places.words, f"read so, what moves {fits}, and nothing else is wrong for it")
     return replace(read, sentence=audit_sentence(read))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from aprgraph.graph.message import Message, join_messages
 from aprgraph.graph.words import as_sentence, joined
-from aprgraph.runtime.blame.local_errors import NAMED, Audit, LocalError, LocalState, Verdict
+from aprgraph.runtime.blame.conventions import convention_sentences
+from aprgraph.runtime.blame.local_errors import NAMED, Audit, LocalError, LocalState, Verdict, named
 from aprgraph.runtime.blame.weight_share import OtherWeights
-from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.readings.repeats import repeats_in_words
 
 
 def audit_sentence(audit: Audit) -> str:
@@ -32,42 +30,15 @@ def audit_sentence(audit: Audit) -> str:
         how_far = f" as far as {joined(extents)}{', which is too little to go by' if audit.is_too_little else ''}" if extents else ""
         verdict = "not of the model's shapes" if audit.misshapen else f"right{how_far}{', by how it was recorded' if read else ''}"
         explains = Message(f"{audit.name}: {verdict}, the model explains {tensors} that could be replayed", aside, ".")
-        return join_messages(" ", [explains, *_known(audit, is_right=True)])
+        return join_messages(" ", [explains, *convention_sentences(audit), *_known(audit, is_right=True)])
     verdict = "wrong" if audit.suspect is None else f"not a run of {audit.suspect.file}"
     wrong = Message(f"{audit.name}: {verdict} at {places(audit.wrong)}; {_rest(audit)}", aside, f".{_cause(audit, audit.name)}")
-    return join_messages(" ", [wrong, *_known(audit, is_right=False)])
+    return join_messages(" ", [wrong, *convention_sentences(audit), *_known(audit, is_right=False)])
 
 
 def _known(audit: Audit, *, is_right: bool) -> list[str]:
     """What else has to be known of the verdict, as sentences."""
     return [as_sentence(one.sentence) for one in audit.reservations if is_right or not one.only_if_alike]
-
-
-def reading_notes(locals_: Sequence[LocalError], name: str) -> list[str]:
-    """What the trace ``name`` recorded otherwise than the stage table says, by stage and reading."""
-    groups: dict[tuple[str, str], list[LocalError]] = {}
-    for local in locals_:
-        if local.reading is not None and local.state is LocalState.RIGHT:
-            groups.setdefault((local.key.stage, local.reading), []).append(local)
-    return [Caveat(_reading_note(group, words, name)) for (_, words), group in groups.items()]
-
-
-def with_repeats(found: Audit, repeated: Sequence[Place]) -> Audit:
-    """``found`` of a trace that recorded the tensors ``repeated`` with each KV head several times, of which one was read."""
-    if not repeated:
-        return found
-    note = Caveat(f"{found.name}: this looks like the recording, not the computation: {repeats_in_words(repeated)}")
-    read = replace(found, notes=(note, *found.notes), moved=True)
-    return replace(read, sentence=audit_sentence(read))
-
-
-def _reading_note(group: Sequence[LocalError], words: str, name: str) -> str:
-    several = len(group) > 1
-    verb, follows = ("are", "they follow from their inputs") if several else ("is", "it follows from its inputs")
-    return Caveat(
-        f"{name}: this looks like the recording, not the computation: {named(group)} {verb} recorded {words}; read so, {follows}, and what "
-        f"is computed from {'them' if several else 'it'} agrees"
-    )
 
 
 def blame_sentence(
@@ -79,8 +50,10 @@ def blame_sentence(
     other_weights: OtherWeights | None = None,
 ) -> str:
     """What blame found."""
-    found = _found(report, a, b, verdicts, graphs)
-    return join_messages(" ", [found, other_weights.sentence]) if other_weights is not None and other_weights.shares else found
+    sides = ((report.names.of("A"), a), (report.names.of("B"), b))
+    conventions = [f"In {name}, {text[:1].lower()}{text[1:]}" for name, audit in sides for text in convention_sentences(audit)]
+    shares = [other_weights.sentence] if other_weights is not None and other_weights.shares else []
+    return join_messages(" ", [_found(report, a, b, verdicts, graphs), *conventions, *shares])
 
 
 def _found(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Place, Verdict], graphs: GraphDifferences | None) -> str:
@@ -139,7 +112,7 @@ def _found(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Place, Verd
 def _read_otherwise(report: DiffReport, a: Audit, b: Audit) -> str:
     """Which sides are right only as they are to be read, as a further sentence."""
     sides = [report.names.of(side) for side, audit in (("A", a), ("B", b)) if audit.is_read_otherwise]
-    return f" This is so by how {' and '.join(sides)} recorded it, which the notes say." if sides else ""
+    return f" This is so by how {' and '.join(sides)} recorded it." if sides else ""
 
 
 def _cause(audit: Audit, name: str) -> str:
@@ -199,18 +172,6 @@ def places(wrong: Sequence[LocalError], other: Audit | None = None, other_name: 
     if len(groups) > NAMED:
         texts.append("1 more stage" if len(groups) == NAMED + 1 else f"{len(groups) - NAMED} more stages")
     return joined(texts)
-
-
-def named(group: Sequence[LocalError]) -> str:
-    """Tensors of one step and stage: the label of one, the layers of several."""
-    first = group[0]
-    layers = [local.key.layer for local in group if local.key.layer is not None]
-    if len(layers) < 2:
-        return first.label
-    consecutive = layers == list(range(layers[0], layers[-1] + 1))
-    which = f"{layers[0]} to {layers[-1]}" if consecutive else ", ".join(map(str, layers[:8])) + (" …" if len(layers) > 8 else "")
-    step = f"step {first.key.step} " if first.key.step else ""
-    return f"{step}{first.key.stage} of the layers {which}"
 
 
 def _place(group: Sequence[LocalError], other: Audit | None, other_name: str) -> str:

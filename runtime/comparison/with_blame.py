@@ -14,8 +14,8 @@ from aprgraph.runtime.blame.model_row_order import in_order_of_model
 from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens
+from aprgraph.runtime.blame.repeated import with_repeats
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
-from aprgraph.runtime.blame.sentences import with_repeats
 from aprgraph.runtime.blame.shared_tokens import tokens_of_sides
 from aprgraph.runtime.blame.verdict import judge
 from aprgraph.runtime.comparison.comparison import Comparison

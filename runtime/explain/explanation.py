@@ -28,11 +28,18 @@ class Candidate:
 class Explanation:
     """The mistakes under which a stage is what was recorded, to rounding: the ``first``, and ``others`` that fit as well.
 
-    Where there are others, the trace does not tell them apart.
+    Where there are others, the trace does not tell them apart. A convention of recording, and no mistake, has words that say what bears
+    it out (``borne_out``): the tensor is right.
     """
 
     first: Candidate
     others: tuple[Candidate, ...] = ()
+    borne_out: str = ""
+
+    @property
+    def is_convention(self) -> bool:
+        """Whether it is how the tensor was recorded, and not what was computed."""
+        return bool(self.borne_out)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -51,4 +58,11 @@ class Explanation:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {"name": self.first.name, "words": self.first.words, "error": self.first.error, "others": [one.words for one in self.others]}
+        return {
+            "kind": "convention" if self.is_convention else "mistake",
+            "name": self.first.name,
+            "words": self.first.words,
+            "error": self.first.error,
+            "others": [one.words for one in self.others],
+            "borne_out": self.borne_out or None,
+        }

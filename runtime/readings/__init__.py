@@ -5,8 +5,9 @@ so or computed so is for what reads the tensor to decide.
 """
 
 from aprgraph.runtime.readings.as_read import TraceAsRead
+from aprgraph.runtime.readings.convention import known_conventions
 from aprgraph.runtime.readings.layout import Layout, layout_of
 from aprgraph.runtime.readings.reading import Reading, Restoration
 from aprgraph.runtime.readings.search import find_reading, is_far
 
-__all__ = ["Layout", "Reading", "Restoration", "TraceAsRead", "find_reading", "is_far", "layout_of"]
+__all__ = ["Layout", "Reading", "Restoration", "TraceAsRead", "find_reading", "is_far", "known_conventions", "layout_of"]

@@ -19,11 +19,16 @@ def doubles_agree(places: Places, trace: Trace, layers: int) -> bool:
     for key, target in places.moved.items():
         if target is not None or key not in keys:
             continue
-        usual = Place(key.step, 0, EMBEDDING) if key.layer == 0 and layers > 1 else Place(key.step, None, FINAL_NORM)
-        other = places.doubles.get(key, usual)
+        other = double_of(places, key, layers)
         if other not in keys or not are_same(trace, key, other):
             return False
     return True
+
+
+def double_of(places: Places, key: Place, layers: int) -> Place:
+    """Where the tensor ``key``, which ``places`` has twice, is once more."""
+    usual = Place(key.step, 0, EMBEDDING) if key.layer == 0 and layers > 1 else Place(key.step, None, FINAL_NORM)
+    return places.doubles.get(key, usual)
 
 
 def are_same(trace: Trace, one: Place, other: Place) -> bool:

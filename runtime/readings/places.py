@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 from aprgraph.graph.stages import EMBEDDING, FINAL_NORM, end_of_layer
 from aprgraph.graph.words import counted
 from aprgraph.runtime.place import Place
+from aprgraph.runtime.readings.convention import convention
 from aprgraph.runtime.trace.reader import Trace
 
 
 @dataclass(frozen=True)
 class Places:
-    """``moved`` maps keys of a trace to those that they may stand for, None where a tensor is there twice; ``words`` say how so.
+    """``moved`` maps keys of a trace to those that they may stand for, None where a tensor is there twice; ``words`` say how so, and
+    ``name`` is the convention's.
 
     ``around`` are the keys that decide, None for all of the trace. ``doubles`` are the places whose tensors those are that are there twice.
     """
 
+    name: str
     words: str
     moved: Mapping[Place, Place | None]
     around: frozenset[Place] | None = None
@@ -25,12 +28,13 @@ class Places:
     far_reaching: bool = True
 
 
+@convention("any, of several layers")
 def places_of_twins(trace: Trace, twins: Mapping[Place, Place]) -> Places:
-    """Tensors that hold what another stage holds, in that stage's place."""
+    """A tensor holds what another stage holds, of the same layer or of another: it is in that one's place."""
     keys = {entry.key for entry in trace.entries}
     words = sorted({f"{key.stage} is {twin.stage}{_apart(key, twin)}" for key, twin in twins.items()})
     doubles = {key: twin for key, twin in twins.items() if twin in keys}
-    return Places(f"its {', '.join(words)}", _without_doubles(twins, keys), doubles=doubles, far_reaching=False)
+    return Places("other-stage", f"its {', '.join(words)}", _without_doubles(twins, keys), doubles=doubles, far_reaching=False)
 
 
 def _apart(key: Place, twin: Place) -> str:
@@ -44,11 +48,24 @@ def _apart(key: Place, twin: Place) -> str:
 def other_places(trace: Trace, layers: int) -> Iterator[Places]:
     """What the places of a trace of a model of ``layers`` layers may mean instead, the most far-reaching first."""
     keys = {entry.key for entry in trace.entries}
+    yield from layers_from_one(keys, layers)
+    yield from hidden_states(keys, layers)
+    yield from normed_last(keys, layers)
+
+
+@convention("all tensors of layers")
+def layers_from_one(keys: set[Place], layers: int) -> Iterator[Places]:
+    """Layers are counted from 1."""
     in_layers = {key for key in keys if key.layer is not None and key.stage != EMBEDDING}
     numbers = {key.layer for key in in_layers if key.layer is not None}
     if numbers and min(numbers) >= 1 and max(numbers) <= layers:
         lower: dict[Place, Place | None] = {key: key._replace(layer=(key.layer or 0) - 1) for key in in_layers}
-        yield Places("its layers are counted from 1", lower)
+        yield Places("layers-from-1", "its layers are counted from 1", lower)
+
+
+@convention("the last stage of each layer")
+def hidden_states(keys: set[Place], layers: int) -> Iterator[Places]:
+    """Hidden states are counted from the embedding, as transformers' hidden_states are; the last one comes behind or before the norm."""
     end_stage = end_of_layer({key.stage for key in keys})
     hidden = sorted(key for key in keys if key.stage == end_stage)
     counted = {key.layer for key in hidden}
@@ -58,14 +75,21 @@ def other_places(trace: Trace, layers: int) -> Iterator[Places]:
             f"its {end_stage} are hidden states counted from the embedding, as transformers' hidden_states are: number i is the output "
             f"of layer i - 1, number 0 the embedding, and the last one comes {end}"
         )
-        yield Places(words, _without_doubles({key: _hidden_state(key, layers, normed=normed) for key in hidden}, keys))
-    last = {key for key in hidden if key.layer == layers - 1}
+        moved = {key: _hidden_state(key, layers, normed=normed) for key in hidden}
+        yield Places("hidden-states", words, _without_doubles(moved, keys))
+
+
+@convention("the last stage of the last layer")
+def normed_last(keys: set[Place], layers: int) -> Iterator[Places]:
+    """It comes after the final norm, as transformers' hidden_states[-1] does."""
+    end_stage = end_of_layer({key.stage for key in keys})
+    last = {key for key in keys if key.stage == end_stage and key.layer == layers - 1}
     if last:
         words = f"the {end_stage} of its last layer comes after the final norm, as transformers' hidden_states[-1] does"
         around = {key for key in keys if key.layer in (None, layers - 1) or (key.layer == layers - 2 and key.stage == end_stage)}
         enough = layers == 1 or any(key.layer == layers - 2 for key in around)
         to_norm: dict[Place, Place] = {key: Place(key.step, None, FINAL_NORM) for key in last}
-        yield Places(words, _without_doubles(to_norm, keys), frozenset(around) if enough else None)
+        yield Places("last-normed", words, _without_doubles(to_norm, keys), frozenset(around) if enough else None)
 
 
 def _hidden_state(key: Place, layers: int, *, normed: bool) -> Place:

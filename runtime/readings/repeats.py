@@ -13,10 +13,14 @@ from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import counted
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.as_read import TraceAsRead
+from aprgraph.runtime.readings.convention import convention
 from aprgraph.runtime.readings.reading import Reading, Restoration
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
+
+#: What the convention is called.
+REPEATS = "repeats"
 
 
 def without_repeats(trace: Trace, graph: Graph) -> tuple[Trace, tuple[Place, ...]]:
@@ -54,7 +58,9 @@ def repeats_in_words(repeated: Sequence[Place]) -> str:
     return f"{stages} hold each KV head as many times as query heads share it ({tensors}), of which one of each is read"
 
 
+@convention("k_post_rope, k_cache and what else has the columns of KV heads")
 def _repeats(trace: Trace, entry: TraceEntry, heads: int, kv_heads: int, size: int) -> Restoration | None:
+    """Each KV head as many times as query heads share it."""
     count, times = math.prod(entry.shape), heads // kv_heads
     if times < 2 or not count or count % (heads * size):
         return None
@@ -69,5 +75,5 @@ def _repeats(trace: Trace, entry: TraceEntry, heads: int, kv_heads: int, size: i
             def restore(recorded: F32, shape: tuple[int, ...] = shape, axis: int = axis) -> F32:
                 return np.ascontiguousarray(recorded.reshape(shape).take(0, axis=axis)).reshape(-1)
 
-            return Restoration("repeats", f"with each KV head {times} times, once for each of its query heads", restore, certain=True)
+            return Restoration(REPEATS, f"with each KV head {times} times, once for each of its query heads", restore, certain=True)
     return None

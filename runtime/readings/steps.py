@@ -8,6 +8,7 @@ from itertools import permutations
 
 import numpy as np
 
+from aprgraph.runtime.readings.convention import convention
 from aprgraph.runtime.readings.layout import Layout
 from aprgraph.runtime.readings.reading import Restoration
 from aprgraph.runtime.trace.aprt import F32
@@ -21,6 +22,7 @@ _CLOSE = 1e-4
 _LEAST_FILL = 1e4
 
 
+@convention("any")
 def axis_orders(_recorded: F32, _expected: F32, layout: Layout) -> Iterator[Restoration]:
     """The same elements with the axes in another order: heads first, transposed, positions first."""
     sizes = layout.sizes
@@ -59,6 +61,7 @@ def _reorder(sizes: Sequence[int], order: Sequence[int]) -> Callable[[F32], F32]
     return restore
 
 
+@convention("qkv_matmul, qkv_bias")
 def fused_heads(_recorded: F32, _expected: F32, layout: Layout) -> Iterator[Restoration]:
     """q, k and v not side by side, but the heads of one KV group after the other: G query heads, their key, their value."""
     if len(layout.heads) != 2 or layout.kv_heads < 2:
@@ -75,6 +78,7 @@ def fused_heads(_recorded: F32, _expected: F32, layout: Layout) -> Iterator[Rest
     yield Restoration("groups", f"as [n, K, {group} q + k + v, D], KV group after KV group", restore)
 
 
+@convention("qkv_matmul, qkv_bias, q_norm, k_norm, q_post_rope, k_post_rope")
 def row_orders(_recorded: F32, _expected: F32, layout: Layout) -> Iterator[Restoration]:
     """The rows of q and k in the other order of RoPE's pairs: converting a llama checkpoint to GGUF permutes them."""
     if not layout.heads or layout.head_size % 2:
@@ -98,6 +102,7 @@ def row_order(layout: Layout, recorded: str, wanted: str) -> Restoration:
     return Restoration("rows", words, restore, transparent=True)
 
 
+@convention("attn_scores")
 def masked_places(recorded: F32, _expected: F32, layout: Layout) -> Iterator[Restoration]:
     """Something else than 0 at masked places: -inf, the least number of a format, scores from before the mask."""
     if layout.mask is None:
@@ -121,6 +126,7 @@ def masked_places(recorded: F32, _expected: F32, layout: Layout) -> Iterator[Res
     yield Restoration("mask", words, restore, transparent=True, certain=fill)
 
 
+@convention("any")
 def factors(recorded: F32, expected: F32, layout: Layout) -> Iterator[Restoration]:
     """All elements times one number: scores before their scale, an embedding before its own."""
     with np.errstate(over="ignore", invalid="ignore"):

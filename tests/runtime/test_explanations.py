@@ -17,6 +17,7 @@ from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.ops import OPS, Array
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.explain import Around, Evidence, Explainer, Explanation, known_mistakes
+from aprgraph.runtime.readings import known_conventions
 from tests.support.blame import spoil, traced
 
 N, HEADS, D = 7, 3, 16
@@ -204,6 +205,8 @@ def test_the_page_has_all_that_is_tried() -> None:
     table = [f"| {ops} | {words} |" for ops, words in known_mistakes()]
     text = (Path(__file__).parents[2] / "docs" / "explanations.md").read_text(encoding="utf-8")
     assert text.endswith("\n".join(["|---|---|", *table, ""]))
+    conventions = [f"| {of} | {words} |" for of, words in known_conventions()]
+    assert "\n".join(["|---|---|", *conventions, ""]) in text
 
 
 @pytest.mark.contract("BLAME-EXPLAINED-1")

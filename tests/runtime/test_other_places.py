@@ -86,14 +86,14 @@ def test_tensors_in_other_places_are_recognised(case: str, model: Path, ours: Tr
     theirs = written(tmp_path / "theirs", write(ours))
     found = audit(theirs, load_model(model))
     assert (found.exit_code, found.wrong) == (0, ())
-    assert words in found.notes[0]
-    assert found.notes[0].startswith("theirs: this looks like the recording, not the computation: ")
+    assert words in found.sentence
+    assert ": this looks like the recording, not the computation; read so, what moves is right" in found.sentence
     assert found.sentence.startswith("theirs: right, by how it was recorded, ")
     for sides in ((ours, theirs), (theirs, ours)):
         report = aprgraph.diff(*sides, model=model)
         assert (report.exit_code, report.diverged) == (0, 0)
         assert report.blame is not None
-        assert words in report.blame.notes[0]
+        assert words in report.blame.sentence
 
 
 @pytest.mark.contract("BLAME-PLACES-1")
@@ -150,7 +150,7 @@ def test_a_tensor_that_holds_another_stage(case: str, model: Path, ours: Trace, 
     theirs = written(tmp_path / "theirs", write(ours))
     found = audit(theirs, load_model(model))
     assert (found.exit_code, found.wrong) == (0, ())
-    assert words in found.notes[0]
+    assert words in found.sentence
 
 
 def test_a_stage_that_was_skipped_is_no_mistaken_recording(tiny_model: Tiny, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_repeated_kv_heads(heads_first: bool, model: Path, ours: Trace, tmp_path
         )
     found = audit(Trace.open(directory), load_model(model), tokens=TOKENS)
     assert (found.exit_code, found.wrong, found.misshapen) == (0, (), ())
-    assert any("k_post_rope hold each KV head as many times as query heads share it (3 tensors)" in note for note in found.notes)
+    assert "k_post_rope hold each KV head as many times as query heads share it (3 tensors)" in found.sentence
     again = traced(tmp_path / "again", model, layers=f"0..{LAYERS}")
     report = aprgraph.diff(again, directory, model=model, tokens=TOKENS)
     assert (report.exit_code, report.diverged) == (0, 0)
@@ -223,4 +223,5 @@ def test_a_fault_beside_layers_from_one_is_located(model: Path, ours: Trace, tmp
     spoil(ours, "attn_out", 1, lambda values: noisy(values, 1e-3))
     found = audit(written(tmp_path / "theirs", counted_from_one(ours)), load_model(model))
     assert [local.label for local in found.wrong] == ["layer 1 attn_out", "layer 1 post_attn_residual"]
-    assert "its layers are counted from 1; read so, what moves is right but for 2 of " in found.notes[0]
+    said = "it fits to 0e+00 if its layers are counted from 1: this looks like the recording, not the computation; read so, what moves"
+    assert said.partition(" if ")[2] + " is right but for 2 of " in found.sentence

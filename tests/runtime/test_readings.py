@@ -98,7 +98,12 @@ def test_a_recording_of_another_form_is_no_fault(case: str, tiny_model: Tiny, tm
     read = {local.key[1:]: local.reading for local in found.locals if local.reading is not None}
     expected = dict.fromkeys([(layer, stage) for layer in (0, 1) for stage in forms], words)
     assert {key: str(text).replace("[K, n, D]", "[H, n, D]") for key, text in read.items()} == expected
-    assert found.notes[0].startswith("trace: this looks like the recording, not the computation: ")
+    assert ": this looks like the recording, not the computation; read so, it follows from its inputs" in found.sentence
+    explained = {local.key[1:]: local.explanation for local in found.locals if local.explanation is not None}
+    assert explained.keys() == read.keys()
+    for key, one in explained.items():
+        assert one.to_json()["kind"] == "convention"
+        assert one.first.words == f"it was recorded {read[key]}"
     assert found.sentence.startswith("trace: right, by how it was recorded, ")
 
 
@@ -115,7 +120,7 @@ def test_scores_that_the_softmax_takes_as_they_stand_were_computed_so(tiny_model
     assert reason is not None
     assert reason.endswith("it is 4 times as large, as before its scale, and layer 0 attn_softmax is computed from it as it stands")
     assert found.by_key[0, 0, "attn_softmax"].state is LocalState.RIGHT
-    assert not any("recording" in note for note in found.notes)
+    assert "recording" not in " ".join((found.sentence, *found.notes))
 
 
 @pytest.mark.contract("BLAME-RECORDING-2")
@@ -215,7 +220,8 @@ def test_two_traces_are_compared_as_they_are_to_be_read(case: str, tiny_model: T
         assert report.blame is not None
         recorded = {key[2] for key, verdict in report.blame.verdicts.items() if verdict is Verdict.RECORDING}
         assert recorded == set(forms)
-        assert report.blame.notes[0].startswith("theirs: this looks like the recording")
+        assert " In theirs" in report.blame.sentence
+        assert ": this looks like the recording, not the computation; " in report.blame.sentence
 
 
 def test_the_guilty_stage_alone_reads_as_the_audit_did(tiny_model: Tiny, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aprgraph import capture, families
-    from aprgraph.api import CompiledModel, LoadedModel, load, open_artifact
+    from aprgraph.api import CompiledModel, LoadedModel, load, open_artifact, trust
     from aprgraph.comparison import audit, diff
     from aprgraph.graph.errors import AprgraphError
     from aprgraph.graph.families import register
@@ -57,6 +57,7 @@ __all__ = [
     "load",
     "open_artifact",
     "register",
+    "trust",
 ]
 
 _HOMES = {

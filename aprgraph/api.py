@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aprgraph.codegen.artifact import Artifact, read_artifact
+from aprgraph.codegen.artifact import Artifact, check_identity, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
 from aprgraph.codegen.cache.artifacts import OnNotice, compile_artifact, compile_into_cache, find_beside, find_in_cache
+from aprgraph.codegen.trust.artifacts import trust_artifact
 from aprgraph.graph.arguments import STEPS
 from aprgraph.graph.arithmetics import PLAIN
 from aprgraph.graph.errors import NonFiniteError, TokenError, TraceError
@@ -35,7 +36,7 @@ from aprgraph.runtime.trace.manifest import QK_ROWS, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter
 
-__all__ = ["CompiledModel", "LoadedModel", "RunOptions", "RunPlan", "check_room", "load", "open_artifact"]
+__all__ = ["CompiledModel", "LoadedModel", "RunOptions", "RunPlan", "check_room", "load", "open_artifact", "trust"]
 
 DEFAULT_PROMPT = "What is 2+2?"
 DEFAULT_OPTIONS = RunOptions()
@@ -64,13 +65,16 @@ class LoadedModel:
         architectures: Sequence[str] = (),
         *,
         arithmetic: str = PLAIN,
+        on_notice: OnNotice = _warn,
     ) -> CompiledModel:
         """Compile into an artifact (default: ``<stem>.<target>.aprg`` in the current folder). Raises AprgraphError.
 
-        ``cpu``, ``architectures`` and ``arithmetic`` are what --cpu, --arch and --arithmetic are on the command line.
+        ``cpu``, ``architectures`` and ``arithmetic`` are what --cpu, --arch and --arithmetic are on the command line. ``on_notice`` is
+        told where no later process will know that this user compiled it (default: a warning).
         """
         place = Path(directory) if directory is not None else None
-        return CompiledModel(compile_artifact(self.model, target, place, cpu, architectures, arithmetic), self.model)
+        made = compile_artifact(self.model, target, place, cpu, architectures, arithmetic, on_notice=on_notice)
+        return CompiledModel(made, self.model)
 
     def compile_cached(
         self, target: str = "llvm", cpu: str | None = None, *, on_notice: OnNotice = _warn, arithmetic: str = PLAIN
@@ -129,10 +133,24 @@ def load(
 def open_artifact(directory: str | Path, model: str | Path | None = None, *, elsewhere: bool = False) -> CompiledModel:
     """Open an artifact and its model (at its recorded place, or at ``model``). Raises AprgraphError.
 
-    It may be for another machine's CPU if it is to run ``elsewhere``: see ``CompiledModel.on``.
+    It may be for another machine's CPU if it is to run ``elsewhere``: see ``CompiledModel.on``. One with machine code that this user
+    did not compile has to be trusted first: see ``trust``.
     """
-    artifact = read_artifact(directory) if elsewhere else _open_artifact(directory)
+    artifact = _open_artifact(directory, elsewhere=elsewhere)
     return CompiledModel(artifact, artifact.load_model(Path(model) if model is not None else None))
+
+
+def trust(directory: str | Path, identity: str | None = None) -> str:
+    """Let the machine code of an artifact that somebody else compiled run here, from now on, for this user.
+
+    Whoever compiled it can then do what this user can do. With ``identity``, the SHA-256 digest of its artifact.json, only the
+    artifact that has it is trusted. Returns the identity. Raises ArtifactError.
+    """
+    artifact = read_artifact(directory)
+    if identity is not None:
+        check_identity(artifact, identity)
+    trust_artifact(artifact.directory, artifact.identity)
+    return artifact.identity
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@
                         library for one that it has loaded already if only the path is the same
         kernels-*.fatbin    for CUDA, the kernels themselves; the library then launches them
         programs/       VM bytecode, one file per tapped and pruned graph, made when first needed
+        trusted/        who vouches for the manifest (trust/artifacts.py)
 
-Kernels are checked against a digest in artifact.json, and programs against one in their names: the system's loader and
-TVM's crash on damaged code. It holds no weights. TVM is imported only where something has to be compiled.
+Whoever can write here could put code here, so none is loaded that this user's key does not vouch for: kernels have their
+digests in artifact.json, and that has a message authentication code; programs have one each, in their names. Code is read
+once, and what was verified in memory is what is loaded. It holds no weights. TVM is imported only where something has to
+be compiled.
 """
 
 from __future__ import annotations
@@ -17,9 +20,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from aprgraph.codegen.cache.sources import sources_digest
 from aprgraph.codegen.cpu.levels import check_runs_here, find_cpu
 from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.kernels.base import requests_of
+from aprgraph.codegen.trust.artifacts import require_trust
+from aprgraph.codegen.trust.key import user_key
 from aprgraph.codegen.versions import version
 from aprgraph.graph.arguments import COMPILE, MODEL
 from aprgraph.graph.arithmetics import PLAIN, parse_arithmetic
@@ -35,6 +39,7 @@ from aprgraph.graph.errors import ArtifactError, GraphError, shown
 from aprgraph.graph.held_graph import HeldGraph, require_known_ops
 from aprgraph.graph.input_file import read_input, read_input_text
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.message import message_from_json
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
@@ -43,7 +48,6 @@ from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.sources.checkpoint import is_checkpoint
 from aprgraph.graph.sources.file_kind import kind_of_folder
-from aprgraph.graph.temporary_files import folder_of_this_process
 from aprgraph.graph.text import MOST_GRAPH_BYTES, parse_graph, print_graph
 from aprgraph.graph.verify import verify
 from aprgraph.graph.whole_file import write_whole
@@ -55,7 +59,8 @@ GRAPH = "graph.txt"
 _PROGRAMS = "programs"
 #: More than the graph, the library or the GPU's code of any model has; and characters of a version in a message.
 _MOST_CODE_BYTES, _MOST_VERSION = 1 << 30, 64
-_DIGEST = 24
+#: Hex digits of a digest that names a file. What is verified is compared with all 64.
+_NAME_DIGITS = 24
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,12 @@ class Artifact:
     ``cpu`` is there for the target llvm, ``device`` for cuda; the reference target has no kernels. ``sources`` is the
     digest of the files that made it, and ``unapplied`` what had to be said of the model's keys. ``graph`` is the model's own;
     the kernels are those of it in the arithmetic ``arithmetic`` (graph/arithmetics.py), which runs are in unless they name another.
+    ``identity`` is the digest of the manifest. ``code`` is what the files of machine code held when they were verified against that,
+    by their digests.
     """
 
     directory: Path
+    identity: str
     target: str
     cpu: str | None
     model_path: Path
@@ -81,11 +89,28 @@ class Artifact:
     graph: Graph
     unapplied: tuple[str, ...] = ()
     arithmetic: str = PLAIN
+    code: Mapping[str, MachineCode] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def graph_in_arithmetic(self) -> Graph:
         """The graph as its kernels compute it."""
         return ApplyArithmetic(self.arithmetic)(self.graph)
+
+    @property
+    def kernel_code(self) -> MachineCode:
+        """The kernel library, to be loaded. Raises ArtifactError unless this user compiled or trusts the artifact."""
+        assert self.library_digest is not None
+        return self._trusted(self.library_digest)
+
+    @property
+    def device_code(self) -> MachineCode:
+        """The kernels for the GPU, to be loaded. Raises ArtifactError as ``kernel_code`` does."""
+        assert self.device is not None
+        return self._trusted(self.device.digest)
+
+    def _trusted(self, digest: str) -> MachineCode:
+        require_trust(self.directory, self.identity)
+        return self.code[digest]
 
     @property
     def library(self) -> Path:
@@ -130,33 +155,38 @@ class Artifact:
             raise ArtifactError(f"{self.directory}: {found} is not the file it was compiled from, or has changed since; compile it again")
         return model
 
-    def program(self, graph: Graph) -> Path:
-        """The program of ``graph`` (this artifact's graph after passes), compiled unless it is there already."""
-        programs, key = self.directory / _PROGRAMS, digest(print_graph(graph).encode())
+    def program(self, graph: Graph) -> bytes:
+        """The VM bytecode of ``graph`` (this artifact's graph after passes), compiled unless this user did that already.
+
+        It has the artifact's identity in its code: one of another version may call kernels in another way.
+        """
+        programs, text, key = self.directory / _PROGRAMS, print_graph(graph).encode(), user_key()
+        name = digest(text)[:_NAME_DIGITS]
         with contextlib.suppress(OSError):
-            for path in programs.glob(f"{key}-*.vm"):
-                if path.stem == f"{key}-{digest(path.read_bytes())}":
-                    return path
+            for path in programs.glob(f"{name}-*.vm"):
+                found = read_input(path, _MOST_CODE_BYTES)
+                if key.made(path.stem.removeprefix(f"{name}-"), "program", self.identity.encode(), text, found):
+                    return found
         program = _compile_program(graph, self.target)
-        name = f"{key}-{digest(program)}.vm"
+        code = key.code("program", self.identity.encode(), text, program)
         with contextlib.suppress(OSError):  # a full disk, or an artifact that belongs to someone else
-            return write_whole(programs / name, program)
-        return _write_for_this_process(name, program)
+            write_whole(programs / f"{name}-{code}.vm", program)
+        return program
 
 
 def library_in(directory: Path, digest: str) -> Path:
     """The path of the kernel library of an artifact."""
-    return directory / f"kernels-{digest}.so"
+    return directory / f"kernels-{digest[:_NAME_DIGITS]}.so"
 
 
 def fat_binary_in(directory: Path, digest: str) -> Path:
     """The path of the kernels for the GPU of an artifact."""
-    return directory / f"kernels-{digest}.fatbin"
+    return directory / f"kernels-{digest[:_NAME_DIGITS]}.fatbin"
 
 
 def digest(data: bytes) -> str:
-    """What names a file by its content."""
-    return hashlib.sha256(data).hexdigest()[:_DIGEST]
+    """What tells a file's content: SHA-256, as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def _compile_program(graph: Graph, target: str) -> bytes:
@@ -168,22 +198,23 @@ def _compile_program(graph: Graph, target: str) -> bytes:
         return file.read()
 
 
-def _write_for_this_process(name: str, data: bytes) -> Path:
-    """Write a file that is gone when the process ends. Raises ArtifactError."""
-    try:
-        return write_whole(folder_of_this_process("aprgraph-") / name, data)
-    except OSError as error:
-        raise ArtifactError(
-            f"{tempfile.gettempdir()}: cannot be written: {error.strerror}; the plan's program must go there, {len(data):,} bytes"
-        ) from None
+def open_artifact(directory: str | Path, *, elsewhere: bool = False) -> Artifact:
+    """Read an artifact that is to run here, or ``elsewhere``: then its CPU may be another.
 
-
-def open_artifact(directory: str | Path) -> Artifact:
-    """Read an artifact that is to run here. Raises ArtifactError as ``read_artifact`` does, and for one for another CPU."""
+    Raises ArtifactError as ``read_artifact`` does, for one for another CPU, and for one that this user did not compile.
+    """
     artifact = read_artifact(directory)
-    if artifact.cpu is not None:
+    if artifact.library_digest is not None:
+        require_trust(artifact.directory, artifact.identity)
+    if artifact.cpu is not None and not elsewhere:
         check_runs_here(find_cpu(artifact.cpu), str(directory))
     return artifact
+
+
+def check_identity(artifact: Artifact, expected: str) -> None:
+    """Raise ArtifactError for an artifact of another identity: its SHA-256 digest, 64 hex digits, perhaps behind "sha256:"."""
+    if expected.lower().removeprefix("sha256:") != artifact.identity:
+        raise ArtifactError(f"{artifact.directory}: its identity is {artifact.identity}, expected {shown(expected)}; do not trust it")
 
 
 def read_artifact(directory: str | Path) -> Artifact:
@@ -196,7 +227,8 @@ def read_artifact(directory: str | Path) -> Artifact:
         known = ("; make one with `", make, "`") if kind is None else (f" but {kind.what}; ", kind.advice)
         raise ArtifactError(f"{directory}: not an artifact (no {MANIFEST})", *known)
     try:
-        document = ARTIFACT_FILE.parse(ARTIFACT_FILE.read_bytes(path), path)
+        manifest = ARTIFACT_FILE.read_bytes(path)
+        document = ARTIFACT_FILE.parse(manifest, path)
         _require_versions(document, directory)
         ARTIFACT_FILE.require_form(document, path)
         _require_parts(document, path)
@@ -210,13 +242,15 @@ def read_artifact(directory: str | Path) -> Artifact:
         library = document["library"]
         if library is not None:
             _check_formulas(ApplyArithmetic(arithmetic)(graph), document["kernels"], directory)
-        if library is not None and digest(read_input(library_in(directory, library), _MOST_CODE_BYTES)) != library:
-            raise ArtifactError(f"{library_in(directory, library)}: not the library that was compiled; compile the model again")
         device = None if document["device"] is None else DeviceCode.from_json(document["device"])
-        if device is not None and digest(read_input(fat_binary_in(directory, device.digest), _MOST_CODE_BYTES)) != device.digest:
-            raise ArtifactError(f"{fat_binary_in(directory, device.digest)}: not the kernels that were compiled; compile the model again")
+        code = {}
+        if library is not None:
+            code[library] = _read_code(library_in(directory, library), library, "library that was")
+        if device is not None:
+            code[device.digest] = _read_code(fat_binary_in(directory, device.digest), device.digest, "kernels that were")
         return Artifact(
             directory=directory,
+            identity=digest(manifest),
             target=document["target"],
             cpu=None if document["cpu"] is None else find_cpu(document["cpu"]).name,
             model_path=Path(document["model"]["path"]),
@@ -230,6 +264,7 @@ def read_artifact(directory: str | Path) -> Artifact:
             graph=graph,
             unapplied=tuple(map(message_from_json, document.get("unapplied", ()))),
             arithmetic=arithmetic,
+            code=code,
         )
     except OSError as error:
         raise ArtifactError(f"{error.filename}: cannot be read: {error.strerror}; compile the model again") from None
@@ -260,6 +295,14 @@ def _require_parts(document: Mapping[str, Any], path: Path) -> None:
             expected = "null" if not needed else "what it names"
             found = "null" if needed else "there"
             raise ArtifactError(f"{path}: {part} is {found}, expected {expected} for the target {target}; compile the model again")
+
+
+def _read_code(place: Path, expected: str, what: str) -> MachineCode:
+    """The file ``place``, whose content has the digest ``expected``. Raises ArtifactError or OSError."""
+    data = read_input(place, _MOST_CODE_BYTES)
+    if digest(data) != expected:
+        raise ArtifactError(f"{place}: not the {what} compiled; compile the model again")
+    return MachineCode(data, place)
 
 
 def _check_formulas(graph: Graph, kernels: Mapping[str, str], directory: Path) -> None:

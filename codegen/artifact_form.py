@@ -7,12 +7,11 @@ from aprgraph.graph.json_documents import Document, Exactly, Flag, ListOf, MapOf
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files of an artifact change in a way that older artifacts do not follow.
-VERSION = 8
+VERSION = 9
 TARGETS = ("llvm", "cuda", "reference")
 
-#: Digests become names of files, so nothing else may stand in their place.
-_HEX = "[0-9a-f]+"
-_DIGEST = Text(64, _HEX)
+#: Digests are SHA-256. The first of their digits become names of files, so nothing else may stand in their place.
+_DIGEST = Text(64, "[0-9a-f]{64}")
 _NAME = Text(4096, r"[^\x00]+")
 _WORD = Text(4096)
 _ARGUMENT = Record({"name": _WORD}, dict.fromkeys(("value", "in_python", "call"), Optional(_WORD)), closed=True)
@@ -38,8 +37,8 @@ ARTIFACT = Record(
         "cpu": Optional(Text(64), about="The CPU level; for the target llvm alone."),
         "model": Record({"path": _NAME, "fingerprint": Text(128)}),
         "overrides": MapOf(OneOf((Flag(), Number(), Text())), about="Metadata keys that the model was loaded with in place of its own."),
-        "graph": Text(64, _HEX, about="The digest of graph.txt."),
-        "library": Optional(_DIGEST, about="The digest, and so the name, of the kernel library; null for the target reference alone."),
+        "graph": Text(64, "[0-9a-f]{64}", about="The digest of graph.txt."),
+        "library": Optional(_DIGEST, about="The digest of the kernel library, which names it; null for the target reference alone."),
         "device": Optional(DEVICE),
         "kernels": MapOf(Text(), about="What each kernel computes, by its symbol."),
     },

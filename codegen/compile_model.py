@@ -31,6 +31,7 @@ from aprgraph.codegen.cuda.compiler import compiler_name
 from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.cuda.library import build_cuda_library
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of
+from aprgraph.codegen.trust.artifacts import vouch
 from aprgraph.graph.arguments import ARCHITECTURES, CPU, TARGET
 from aprgraph.graph.arithmetics import PLAIN, parse_arithmetic
 from aprgraph.graph.errors import ArtifactError
@@ -45,7 +46,7 @@ from aprgraph.graph.text import print_graph
 from aprgraph.graph.words import listed
 
 #: What compiling and running put into an artifact, cut off or not.
-_OWN_FILE = re.compile(r"artifact\.json|graph\.txt|kernels-[^/]+\.(so|fatbin)|programs/[^/]+\.(vm|tmp)|(.*/)?\.[^/]+")
+_OWN_FILE = re.compile(r"artifact\.json|graph\.txt|kernels-[^/]+\.(so|fatbin)|programs/[^/]+\.(vm|tmp)|trusted/[0-9a-f]+|(.*/)?\.[^/]+")
 #: What must be free where objects and the library go: LLVM ends the process when it cannot write. The largest need a
 #: few MB.
 _ROOM = 64 << 20
@@ -127,7 +128,10 @@ def compile_model(
             "device": device.to_json() if device else None,
             "kernels": kernels,
         }
-        (temporary / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        manifest = (json.dumps(document, indent=1) + "\n").encode()
+        (temporary / MANIFEST).write_bytes(manifest)
+        if library is not None:
+            vouch(temporary, digest(manifest))
         with held():
             _put_in_place(temporary, directory)
     except OSError as error:

@@ -6,8 +6,12 @@ import os
 from typing import Any
 
 from aprgraph.graph.interrupts import held
+from aprgraph.graph.machine_code import MachineCode
 
 _RUNTIME_ALONE = "TVM_USE_RUNTIME_LIB"
+_LOAD_LIBRARY = "ffi.Module.load_from_file.so"
+#: Libraries stay loaded as long as the process lives, as with TVM's own load_module: objects may outlive sessions.
+_loaded: list[Any] = []
 
 
 def default_threads() -> int:
@@ -33,6 +37,17 @@ def load_tvm(*, runtime_alone: bool) -> Any:
         if runtime_alone and said is None:
             del os.environ[_RUNTIME_ALONE]
     return tvm
+
+
+def load_library(tvm: Any, library: MachineCode) -> Any:
+    """The module of a kernel library. What TVM raises where it cannot be loaded is as various as its causes.
+
+    TVM's own load_module would want a file with a name, which others could replace after it was verified.
+    """
+    with library.file() as path:
+        module = tvm.get_global_func(_LOAD_LIBRARY)(path, "so")
+    _loaded.append(module)
+    return module
 
 
 def first_line(error: Exception) -> str:

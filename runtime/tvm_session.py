@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from aprgraph.graph.calling_convention import (
 from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.interrupts import held, let_through
 from aprgraph.graph.ir import Graph, Node, TensorType
+from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import is_input, is_weight, state_type, states_of
 from aprgraph.graph.weight_pieces import comes_in_pieces
@@ -37,12 +37,13 @@ from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array, weight_in_memory
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics
-from aprgraph.runtime.tvm_runtime import default_threads, first_line, load_tvm
+from aprgraph.runtime.tvm_runtime import default_threads, first_line, load_library, load_tvm
 
 #: Called with the arrays of tensors that were fetched; they are good until it returns.
 Receive = Callable[..., None]
 
 _ITEMSIZE = 4
+_LOAD_PROGRAM = "ffi.Module.load_from_bytes.relax.VMExecutable"
 #: How many chunks of a tensor in a file are summarised at once: 16 MiB.
 CHUNKS_AT_ONCE = 256
 #: Held while a session's functions have their names, which are the whole process's, and a machine looks them up.
@@ -60,12 +61,14 @@ class Session:
     What depends on where all of it lies is in the methods of the section "on the device", which runtime/cuda replaces.
     """
 
-    def __init__(self, kernels: Path, model: Model, threads: int | None = None, *, capacity: int = 0, runtime_alone: bool = False) -> None:
+    def __init__(
+        self, kernels: MachineCode, model: Model, threads: int | None = None, *, capacity: int = 0, runtime_alone: bool = False
+    ) -> None:
         self._tvm = self._load_tvm(runtime_alone=runtime_alone)
         self.threads = threads or default_threads()
         self.capacity = capacity
         self._model = model
-        self._directory = kernels.parent
+        self._directory = kernels.place.parent
         self.kernels = self._guarded(lambda: self._load_kernels(kernels))
         self._statistics = self.kernels[STATISTICS_KERNEL]
         self.half_table = self._make_half_table()
@@ -86,11 +89,11 @@ class Session:
         except Exception as error:  # noqa: BLE001 -- TVM raises whatever its loader raised
             raise ArtifactError(f"{self._directory}: cannot be loaded ({first_line(error)}); compile the model again") from None
 
-    def load(self, program: Path, graph: Graph) -> Program:
-        """The program of ``graph`` in the file ``program``. Raises ArtifactError if it cannot be loaded."""
+    def load(self, program: bytes, graph: Graph) -> Program:
+        """The program of ``graph``, from its VM bytecode. Raises ArtifactError if it cannot be loaded."""
         from tvm.runtime.vm import VirtualMachine  # noqa: PLC0415
 
-        executable = self._guarded(lambda: self._tvm.get_global_func("relax.ExecutableLoadFromFile")(str(program)))
+        executable = self._guarded(lambda: self._tvm.get_global_func(_LOAD_PROGRAM)(program))
         executable.import_module(self.kernels)
         # The machine looks functions up by name, once, when it is made: no other thread may give them to its session meanwhile.
         with _NAMES_LOCK:
@@ -109,8 +112,8 @@ class Session:
         """The TVM device."""
         return self._tvm.cpu()
 
-    def _load_kernels(self, library: Path) -> Any:
-        return self._tvm.runtime.load_module(str(library))
+    def _load_kernels(self, library: MachineCode) -> Any:
+        return load_library(self._tvm, library)
 
     def _make_half_table(self) -> Any | None:
         """What programs are given for it; None for those that take none."""

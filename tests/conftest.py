@@ -22,6 +22,7 @@ pytest_plugins = ["tests.plugin_contracts", "tests.plugin_order", "tests.plugin_
 
 # Nothing is written into the user's own cache, and processes that tests start share what this one compiled.
 os.environ["APRGRAPH_CACHE"] = str(SHARED_CACHE)
+os.environ["APRGRAPH_TRUST"] = str(SHARED_CACHE / "trust")
 # A defect of our own shows its traceback where a test failed.
 os.environ["APRGRAPH_DEBUG"] = "1"
 

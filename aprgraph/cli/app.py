@@ -24,6 +24,7 @@ from aprgraph.cli.models import models
 from aprgraph.cli.run import run
 from aprgraph.cli.stages import stages
 from aprgraph.cli.terminal import harmless_streams, printable
+from aprgraph.cli.trust import trust
 from aprgraph.cli.weights import weights
 from aprgraph.graph.errors import AprgraphError, GraphError
 from aprgraph.option_words import option_words
@@ -61,6 +62,7 @@ app.command()(inspect)
 app.command()(stages)
 app.command()(models)
 app.command()(weights)
+app.command()(trust)
 app.command()(contracts)
 app.add_typer(cache_commands, name="cache")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aprgraph.cli.notices import print_notices
+from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Families, Ignore, Json, Override
 from aprgraph.cli.progress import spinner
 from aprgraph.cli.write_errors import written_by
@@ -63,12 +63,13 @@ def compile_command(
     loaded = load(model, parse_overrides(override_kv or []), ignore or [])
     print_notices(loaded.model.notices)
     with written_by("-o"), spinner(f"compiling {model.name} for {target}"):
-        artifact = loaded.compile(target, output, cpu, arch or (), arithmetic=arithmetic).artifact
+        artifact = loaded.compile(target, output, cpu, arch or (), arithmetic=arithmetic, on_notice=print_notice).artifact
     if json:
         import json as json_module  # noqa: PLC0415
 
         document = {
             "artifact": str(artifact.directory),
+            "identity": artifact.identity,
             "target": artifact.target,
             "cpu": artifact.cpu,
             **({"arithmetic": artifact.arithmetic} if artifact.arithmetic != PLAIN else {}),

@@ -102,6 +102,7 @@ def _trace(path: Path, names: list[str]) -> dict[str, Any]:
 
 def _artifact(path: Path) -> dict[str, Any]:
     from aprgraph.codegen.artifact import read_artifact  # noqa: PLC0415
+    from aprgraph.codegen.trust.artifacts import is_trusted  # noqa: PLC0415
 
     artifact = read_artifact(path)
     return {
@@ -110,6 +111,8 @@ def _artifact(path: Path) -> dict[str, Any]:
         "model": str(artifact.model_path),
         "fingerprint": artifact.fingerprint,
         "overrides": dict(artifact.overrides),
+        "identity": artifact.identity,
+        "trusted": is_trusted(path, artifact.identity) if artifact.library_digest is not None else "needs none, as it has no machine code",
         "programs": len(list((path / "programs").glob("*.vm"))),
         **(_gpu_code(artifact) if artifact.device is not None else {}),
         "kernels": dict(artifact.kernels),

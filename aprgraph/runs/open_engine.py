@@ -38,7 +38,7 @@ class CompiledEngine:
         programs = {key: artifact.program(executed) for key, (_, executed) in graphs.items()}
         self._session = open_session()
         self._graphs = graphs  # holds what the keys are the ids of
-        self._programs = {key: self._session.load(path, graphs[key][1]) for key, path in programs.items()}
+        self._programs = {key: self._session.load(program, graphs[key][1]) for key, program in programs.items()}
 
     def close(self) -> None:
         """End the session."""
@@ -71,7 +71,7 @@ def open_engine(
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise AprgraphError(f"threads {threads}: expected 1 to {MAX_THREADS}")
     if remote is not None:
-        with closing(_open_remote_engine(remote, artifact, model, run, threads, gpu, once=once)) as engine:
+        with closing(_open_remote_engine(remote, artifact, model, run, threads, gpu)) as engine:
             yield engine
     elif artifact.target == "reference":
         yield ReferenceEngine(model)
@@ -85,7 +85,7 @@ def _open_llvm_engine(artifact: Artifact, model: Model, run: RunPlan, threads: i
     def open_session() -> Session:
         from aprgraph.runtime.tvm_session import Session  # noqa: PLC0415
 
-        return Session(artifact.library, model, threads, capacity=run.total, runtime_alone=once)
+        return Session(artifact.kernel_code, model, threads, capacity=run.total, runtime_alone=once)
 
     return CompiledEngine(artifact, run, open_session, artifact.target_name)
 
@@ -105,7 +105,7 @@ def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: 
 
     def open_session() -> Session:
         return CudaSession(
-            artifact.library, artifact.fat_binary, code.functions, model, driver, gpu, capacity=run.total, runtime_alone=once
+            artifact.kernel_code, artifact.device_code, code.functions, model, driver, gpu, capacity=run.total, runtime_alone=once
         )
 
     major, minor = gpu.compute_capability
@@ -123,7 +123,7 @@ def check_remote(artifact: Artifact) -> None:
 
 
 def _open_remote_engine(
-    remote: RemoteAddress, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, gpu: int, *, once: bool
+    remote: RemoteAddress, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, gpu: int
 ) -> RemoteEngine:
     from aprgraph.codegen.kernels.base import request_of  # noqa: PLC0415
     from aprgraph.runtime.remote.connection import GpuCode  # noqa: PLC0415
@@ -148,10 +148,10 @@ def _open_remote_engine(
         def check(compute_capability: tuple[int, int], name: str) -> None:
             code.check_runs_on(compute_capability, name, str(artifact.directory))
 
-        gpu_code = GpuCode(artifact.fat_binary, code.functions, gpu, check)
+        gpu_code = GpuCode(artifact.device_code, code.functions, gpu, check)
     return RemoteEngine(
         remote,
-        artifact.library,
+        artifact.kernel_code,
         model,
         graphs,
         threads,
@@ -160,5 +160,4 @@ def _open_remote_engine(
         target_name=artifact.target_name,
         cpu=(cpu.name, cpu.flags),
         gpu_code=gpu_code,
-        runtime_alone=once,
     )

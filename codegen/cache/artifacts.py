@@ -2,9 +2,8 @@
 
 They are written into the user's cache. If it cannot be written, they go into a temporary folder of this process.
 
-An artifact beside a model (`model.llvm.aprg`) is used only if this user compiled it. It holds machine code, and the
-folder may have been downloaded. So the cache records the digest of the manifest of every artifact that this user
-compiles; the manifest holds the digests of the code.
+An artifact beside a model (`model.llvm.aprg`) or in the cache is used only if this user compiled or trusts it
+(trust/artifacts.py). It holds machine code, and the folder may have been downloaded, or be one that others can write.
 """
 
 from __future__ import annotations
@@ -17,23 +16,28 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from aprgraph.codegen.artifact import MANIFEST, SUFFIX, Artifact, digest, open_artifact, sources, versions
+from aprgraph.codegen.artifact import SUFFIX, Artifact, digest, open_artifact, read_artifact, sources, versions
 from aprgraph.codegen.cache.contents import trim_cache_when_due
-from aprgraph.codegen.cache.folder import COMPILED_FOLDER, FOLDER_VARIABLE, cache_folder
+from aprgraph.codegen.cache.folder import FOLDER_VARIABLE, cache_folder
 from aprgraph.codegen.compile_model import compile_model, default_directory
 from aprgraph.codegen.cpu.levels import find_cpu
+from aprgraph.codegen.trust.artifacts import is_trusted, trusting
+from aprgraph.codegen.trust.folder import REMEDY
+from aprgraph.codegen.trust.key import user_key
 from aprgraph.graph.arithmetics import PLAIN, parse_arithmetic
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.families.own_code import is_own_family
+from aprgraph.graph.message import Message
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.temporary_files import folder_of_this_process
 from aprgraph.graph.text import print_graph
-from aprgraph.graph.whole_file import write_whole
 
 #: Called with a notice for the user, a sentence.
 OnNotice = Callable[[str], None]
 
+#: What contents.py knows an artifact of the cache by.
+_KEY_DIGITS = 24
 _REMEDY = f"set {FOLDER_VARIABLE} to a folder that can be written"
 
 
@@ -44,11 +48,14 @@ def compile_artifact(
     cpu: str | None = None,
     architectures: Sequence[str] = (),
     arithmetic: str = PLAIN,
+    *,
+    on_notice: OnNotice,
 ) -> Artifact:
-    """Compile as ``compile_model`` does, record the artifact as this user's own, and trim the cache to its limit when due."""
+    """Compile as ``compile_model`` does, and trim the cache to its limit when due."""
     artifact = compile_model(model, target, directory, cpu, architectures, arithmetic)
     if artifact.library_digest is not None:  # else nothing went into the cache
-        _remember(artifact)
+        if (why := user_key().why) is not None:
+            on_notice(f"no key of this user can be kept: {why}; only this process knows that you compiled {artifact.directory}: {REMEDY}")
         trim_cache_when_due()
     return artifact
 
@@ -56,7 +63,8 @@ def compile_artifact(
 def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | None = None, arithmetic: str = PLAIN) -> Path | None:
     """The folder in which `run model.gguf` keeps its artifact; None if there is no cache.
 
-    It has another name for another file content, path, target, CPU, arithmetic, override or version. For a family that is not in
+    It has another name for another file content, path, target, CPU, arithmetic, override, version or user's key. For a family that is
+    not in
     the package, its name depends on the graph too, since the family's file may change. It lies in ``folder``
     (default: the user's cache).
     """
@@ -66,15 +74,16 @@ def cache_directory(model: Model, target: str, cpu: str | None, folder: Path | N
     cpu_name = find_cpu(cpu).name if target == "llvm" else ""
     place = str(model.path.resolve())
     parts = [model.file.fingerprint(), place, target, cpu_name, dict(model.overrides), versions(), sources()]
+    parts += [user_key().name] if target != "reference" else []
     parts += [list(model.ignore)] if model.ignore else []
     parts += [] if arithmetic == PLAIN else [parse_arithmetic(arithmetic).text]
     from_outside = model.held is not None or is_own_family(type(model.family))
     parts += [print_graph(build_graph(model))] if from_outside else []
-    return base / f"{model.stem}.{target}.{digest(json.dumps(parts, sort_keys=True).encode())}{SUFFIX}"
+    return base / f"{model.stem}.{target}.{digest(json.dumps(parts, sort_keys=True).encode())[:_KEY_DIGITS]}{SUFFIX}"
 
 
 def find_in_cache(model: Model, target: str, cpu: str | None, arithmetic: str = PLAIN) -> Artifact | None:
-    """The artifact of ``model`` in the user's cache; None if it is missing or damaged.
+    """The artifact of ``model`` in the user's cache; None if it is missing, damaged, or not this user's.
 
     Raises ArtifactError for a ``cpu`` that is not known, and GraphError for such an arithmetic.
     """
@@ -100,7 +109,7 @@ def find_beside(model: Model, target: str, cpu: str | None, on_notice: OnNotice 
     place = model.path.with_name(default_directory(model.stem, target, arithmetic).name)
     chosen = find_cpu(cpu).name if target == "llvm" else None
     try:
-        found = open_artifact(place)
+        found = read_artifact(place)
     except ArtifactError:
         return None
     same = (
@@ -113,9 +122,10 @@ def find_beside(model: Model, target: str, cpu: str | None, on_notice: OnNotice 
     )
     if not same:
         return None
-    if found.library_digest is not None and not _is_own(found):
+    if found.library_digest is not None and not is_trusted(found.directory, found.identity):
         if on_notice is not None:
-            on_notice(f"{place} was not compiled by this user on this machine, so its code is not run unless you name it")
+            why = f"{place} was not compiled by you, so its code is not run; if you trust where it comes from, `"
+            on_notice(Message(why, trusting(place), "`"))
         return None
     return found
 
@@ -126,8 +136,10 @@ def compile_into_cache(model: Model, target: str, cpu: str | None, on_notice: On
     The temporary folder is removed when this process ends. Raises what ``compile_model`` raises.
     """
     place = cache_directory(model, target, cpu, arithmetic=arithmetic)
-    why = "nothing says where the user's cache is"
-    if place is not None:
+    why, remedy = "nothing says where the user's cache is", _REMEDY
+    if target != "reference" and (key := user_key()).why is not None:
+        why, remedy = f"no key of this user can be kept: {key.why}", REMEDY
+    elif place is not None:
         try:
             artifact = compile_model(model, target, place, cpu, arithmetic=arithmetic)
         except ArtifactError as error:
@@ -138,32 +150,10 @@ def compile_into_cache(model: Model, target: str, cpu: str | None, on_notice: On
             trim_cache_when_due()
             return artifact
     temporary = _temporary_folder(why)
-    on_notice(f"{why}; compiled into a temporary folder, so the next run compiles again: {_REMEDY}")
+    on_notice(f"{why}; compiled into a temporary folder, so the next run compiles again: {remedy}")
     place = cache_directory(model, target, cpu, temporary, arithmetic)
     assert place is not None
     return compile_model(model, target, place, cpu, arithmetic=arithmetic)
-
-
-def _record_of(artifact: Artifact) -> Path | None:
-    """The empty file that records that this user compiled ``artifact``; None without a cache. Raises OSError."""
-    base = cache_folder()
-    return None if base is None else base / COMPILED_FOLDER / digest((artifact.directory / MANIFEST).read_bytes())
-
-
-def _remember(artifact: Artifact) -> None:
-    with contextlib.suppress(OSError):
-        record = _record_of(artifact)
-        if record is not None:
-            record.parent.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(record, b"")
-
-
-def _is_own(artifact: Artifact) -> bool:
-    try:
-        record = _record_of(artifact)
-    except OSError:
-        return False
-    return record is not None and record.is_file()
 
 
 def _temporary_folder(why: str) -> Path:

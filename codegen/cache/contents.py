@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aprgraph.codegen.cache.folder import COMPILED_FOLDER, KERNELS_FOLDER, cache_folder, size_limit
+from aprgraph.codegen.cache.folder import KERNELS_FOLDER, cache_folder, size_limit
 
 Kind = Literal["kernel", "cuda", "artifact", "remainder"]
 
@@ -105,7 +105,6 @@ def clear_cache() -> list[Entry]:
     for entry in entries:
         entry.remove()
     if base is not None:
-        shutil.rmtree(base / COMPILED_FOLDER, ignore_errors=True)
         for folder in (base / KERNELS_FOLDER, base):
             with contextlib.suppress(OSError):  # not there, or it holds something else
                 folder.rmdir()

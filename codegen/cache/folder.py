@@ -10,9 +10,8 @@ from aprgraph.graph.errors import AprgraphError
 
 FOLDER_VARIABLE = "APRGRAPH_CACHE"
 SIZE_VARIABLE = "APRGRAPH_CACHE_SIZE"
-#: Folders in the cache: compiled kernels (kernels.py), and records of artifacts that this user compiled
-#: (artifacts.py).
-KERNELS_FOLDER, COMPILED_FOLDER = "kernels", "compiled"
+#: The folder of compiled kernels in the cache (kernels.py).
+KERNELS_FOLDER = "kernels"
 #: 1 GB: some 30,000 kernels of 15 to 75 KB. A model has 20 to 40.
 DEFAULT_SIZE = 10**9
 

@@ -19,6 +19,7 @@ from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS
 from aprgraph.graph.errors import DeviceError
 from aprgraph.graph.ir import Node
+from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.model import Model
 from aprgraph.graph.weight_pieces import comes_in_pieces, packed_parts, packed_places
 from aprgraph.runtime.cuda.driver import Driver, Gpu
@@ -47,7 +48,16 @@ class CudaSession(Session):
     """
 
     def __init__(
-        self, library: Path, fat_binary: Path, functions: str, model: Model, driver: Driver, gpu: Gpu, *, capacity: int, runtime_alone: bool
+        self,
+        library: MachineCode,
+        fat_binary: MachineCode,
+        functions: str,
+        model: Model,
+        driver: Driver,
+        gpu: Gpu,
+        *,
+        capacity: int,
+        runtime_alone: bool,
     ) -> None:
         self._fat_binary, self._functions, self._driver, self._gpu = fat_binary, functions, driver, gpu
         driver.use(gpu)
@@ -82,9 +92,9 @@ class CudaSession(Session):
     def _device(self) -> Any:
         return self._tvm.cuda(self._gpu.index)
 
-    def _load_kernels(self, library: Path) -> Any:
+    def _load_kernels(self, library: MachineCode) -> Any:
         functions = self._tvm.get_global_func("runtime.LoadMetaDataFromJSON")(self._functions)
-        kernels = self._tvm.get_global_func(_CREATE)(self._fat_binary.read_bytes(), "fatbin", functions, {})
+        kernels = self._tvm.get_global_func(_CREATE)(self._fat_binary.data, "fatbin", functions, {})
         host = super()._load_kernels(library)
         host.import_module(kernels)
         return host

@@ -59,7 +59,7 @@ def find_server(address: RemoteAddress) -> str:
         with socket.create_connection((address.host, address.port), CONNECT_TIMEOUT) as connection:
             with suppress(OSError):  # it may have hung up already
                 numeric = _numeric(connection)
-            connection.sendall(_NO_CLIENT)
+            connection.sendall(_NO_CLIENT, socket.MSG_NOSIGNAL)
             answer = connection.recv(1)
     except socket.gaierror as error:
         raise RemoteError(f"{address}: unknown host ({error.strerror}); give ", RPC, " the HOST:PORT of a TVM RPC server") from None

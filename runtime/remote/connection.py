@@ -1,35 +1,40 @@
 """A session on a TVM RPC server: kernels and tensors there, and its failures in one line each.
 
 Nothing of ours has to be installed there: what is called are functions of TVM's, and of the kernel library that is sent first.
+Nothing of TVM's is needed here: its client would obey the server (protocol.py).
 """
 
 from __future__ import annotations
 
 import math
-import queue
 import re
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.arguments import COMPILE, CPU, RPC
-from aprgraph.graph.errors import RemoteError
+from aprgraph.graph.errors import RemoteError, shown
 from aprgraph.graph.interrupts import held, let_through
+from aprgraph.graph.machine_code import MachineCode
 from aprgraph.runtime.remote import address as server_address
 from aprgraph.runtime.remote.address import RemoteAddress, find_server, no_answer
-from aprgraph.runtime.remote.signals import BrokenPipes
-from aprgraph.runtime.tvm_runtime import first_line, load_tvm
+from aprgraph.runtime.remote.channel import Channel, KeyMismatchError, NoServerError, ServerError
+from aprgraph.runtime.remote.protocol import Code, Device, Handle, ProtocolError, Tensor, Value, ValueType
+from aprgraph.runtime.tvm_runtime import first_line
 
 _SAME_VERSION = f"expected one of TVM {version('apache-tvm')}, as this side is"
-#: Bytes that travel at once: TVM holds them once more on either side.
+#: Bytes that travel at once: TVM holds them once more.
 _PIECE = 16 << 20
+#: Bytes at whose multiples TVM lets tensors begin.
+_ALIGNMENT = 64
+#: DLPack's numbers of devices, and TVM's of what it tells of one.
+_CPU, _CUDA = 1, 2
+_EXISTS, _COMPUTE_VERSION, _DEVICE_NAME = 0, 4, 5
 #: What LLVM calls the instruction sets that have another name in /proc/cpuinfo.
 _LLVM_NAMES = {"abm": "lzcnt", "bmi1": "bmi", "lahf_lm": "sahf", "pni": "sse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2"}
 
@@ -42,38 +47,43 @@ class GpuCode:
     (major, minor), with its name, cannot run them.
     """
 
-    fat_binary: Path
+    fat_binary: MachineCode
     functions: str
     gpu: int
     check: Callable[[tuple[int, int], str], None]
 
 
+@dataclass(eq=False)
+class Space:
+    """Memory on the server. It is given back, before the next is taken, once nobody here has this object any more."""
+
+    data: int
+    device: Device
+    nbytes: int
+    left: list[tuple[int, Device]] = field(repr=False)
+
+    def __del__(self) -> None:
+        self.left.append((self.data, self.device))
+
+
 class Connection:
     """A session, until ``close``. Raises RemoteError, as all methods do."""
 
-    def __init__(self, address: RemoteAddress, *, runtime_alone: bool = False) -> None:
+    def __init__(self, address: RemoteAddress) -> None:
         self.address = address
         numeric = find_server(address)
-        self._tvm = load_tvm(runtime_alone=runtime_alone)
-        self._closed = self._lost = False
-        self._pipes = BrokenPipes()
-        try:
-            self._session = _connect(address, numeric)
-        except BaseException:
-            self._pipes.restore(lost=True)
-            raise
-        self._device = self._session.cpu()
-        self._staging: Any = None
+        self._closed = False
+        self._channel = _connect(address, numeric)
+        self._device = Device(_CPU)
+        self._left: list[tuple[int, Device]] = []
+        self._functions: dict[str, Handle | None] = {}
 
     def close(self) -> None:
         """End the session, which frees all that it holds on the server."""
         if self._closed:
             return
         self._closed = True
-        with suppress(Exception):
-            # After this, tensors that are still held are freed without a word to the server.
-            self._session.get_function("CloseRPCConnection")()
-        self._pipes.restore(lost=self._lost)
+        self._channel.close()
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
@@ -81,20 +91,23 @@ class Connection:
 
         An interrupt waits until the message is through: TVM's server stops serving when a client leaves in the middle of one.
         """
-        from tvm.error import RPCError  # noqa: PLC0415
-
         try:
             with held():
                 yield
-        except RPCError as error:
+        except ServerError as error:
             if "bad_alloc" in str(error) or "out of memory" in str(error).lower():
                 raise RemoteError(f"{self.address}: the server ran out of memory while {what}; trace fewer positions or layers") from None
-            raise RemoteError(f"{self.address}: the server failed while {what}: {first_line(error)}; {_SAME_VERSION}") from None
-        except RuntimeError as error:
-            self._lost = True
+            raise RemoteError(f"{self.address}: the server failed while {what}: {shown(first_line(error))}; {_SAME_VERSION}") from None
+        except TimeoutError:
+            raise RemoteError(f"{self.address}: the server kept silent for too long while {what}; see there, and start it again") from None
+        except OSError as error:
             raise RemoteError(
-                f"{self.address}: the connection was lost while {what} ({first_line(error)}); where the server has crashed, its log "
+                f"{self.address}: the connection was lost while {what} ({error.strerror or error}); where the server has crashed, its log "
                 "says how; start it again"
+            ) from None
+        except ProtocolError as error:
+            raise RemoteError(
+                f"{self.address}: the server sent what is no answer while {what}: {error}; nothing was done by it; {_SAME_VERSION}"
             ) from None
 
     # -- code ------------------------------------------------------------------------------------------------------------
@@ -102,12 +115,10 @@ class Connection:
     def check_cpu(self, name: str, flags: Collection[str]) -> None:
         """Raise RemoteError if the server says that its processor lacks a flag of ``name`` (as in /proc/cpuinfo)."""
         with self.doing("telling its processor"):
-            try:
-                features = self._session.get_function("tvm.codegen.llvm.GetHostCPUFeatures")()
-                text = str(self._session.get_function("ffi.ReprPrint")(features))
-            except AttributeError:  # a server without the compiler
+            if self._function("tvm.codegen.llvm.GetHostCPUFeatures") is None:  # a server without the compiler
                 return
-            del features  # which is a message
+            features = self._object("tvm.codegen.llvm.GetHostCPUFeatures")
+            text = str(self._call("ffi.ReprPrint", features))
         missing = [flag for flag in flags if re.search(rf'"{re.escape(_LLVM_NAMES.get(flag, flag))}": [^,}}]*False', text)]
         if missing:
             raise RemoteError(
@@ -120,97 +131,110 @@ class Connection:
     def use_gpu(self, code: GpuCode) -> tuple[int, int]:
         """Let all tensors lie on the GPU that ``code`` is for. Its compute capability. Raises ArtifactError if it cannot run it."""
         with self.doing("telling its GPU"):
-            device = self._session.cuda(code.gpu)
-            if not device.exist:
+            device = Device(_CUDA, code.gpu)
+            if not self._channel.ask(Code.GET_DEVICE_ATTRIBUTE, device, _EXISTS):
                 raise RemoteError(
                     f"{self.address}: the server has no GPU {code.gpu}, or no driver and CUDA runtime library (libcudart.so.13) that TVM "
                     "finds when it starts"
                 )
-            major, minor = (int(part) for part in str(device.compute_version).split("."))
-            name = str(device.device_name)
-        code.check((major, minor), f"{self.address} GPU {code.gpu} ({name})")
+            told = str(self._channel.ask(Code.GET_DEVICE_ATTRIBUTE, device, _COMPUTE_VERSION))
+            found = re.fullmatch(r"(\d{1,3})\.(\d)", told)
+            if found is None:
+                raise ProtocolError(f"the compute capability {shown(told)}")
+            name = str(self._channel.ask(Code.GET_DEVICE_ATTRIBUTE, device, _DEVICE_NAME))
+        capability = int(found[1]), int(found[2])
+        code.check(capability, f"{self.address} GPU {code.gpu} ({shown(name)[1:-1]})")
         self._device = device
-        return major, minor
+        return capability
 
-    def load(self, library: Path, gpu_code: GpuCode | None = None) -> Callable[[str], Any]:
+    def load(self, library: MachineCode, gpu_code: GpuCode | None = None) -> Callable[[str], Callable[..., None]]:
         """Send a kernel library; gives the function that finds kernels in it by name."""
         with self.doing("loading the kernels"):
-            self._session.upload(bytearray(library.read_bytes()), library.name)
-            module = self._session.load_module(library.name)
+            self._call("tvm.rpc.server.upload", library.place.name, library.data)
+            module = self._object("tvm.rpc.server.load_module", library.place.name, kind=ValueType.MODULE)
             if gpu_code is not None:
-                functions = self._session.get_function("runtime.LoadMetaDataFromJSON")(gpu_code.functions)
-                create = self._session.get_function("ffi.Module.create.cuda")
-                no_sources = self._session.get_function("ffi.Map")()
-                module.import_module(create(gpu_code.fat_binary.read_bytes(), "fatbin", functions, no_sources))
-                del functions, create, no_sources  # each of which is a message
-            find: Callable[[str], Any] = module.get_function
-            return find
+                functions = self._object("runtime.LoadMetaDataFromJSON", gpu_code.functions)
+                no_sources = self._object("ffi.Map")
+                create = "ffi.Module.create.cuda"
+                kernels = self._object(create, gpu_code.fat_binary.data, "fatbin", functions, no_sources, kind=ValueType.MODULE)
+                self._call("tvm.rpc.server.ImportModule", module, kernels)
+
+        def find(name: str) -> Callable[..., None]:
+            kernel = self._object("tvm.rpc.server.ModuleGetFunction", module, name, True, kind=ValueType.FUNCTION)
+
+            def call(*values: Value) -> None:
+                self._channel.call(kernel.number, *values)
+
+            return call
+
+        return find
 
     def set_threads(self, threads: int) -> None:
         """Use no more than ``threads``; the server's own limit stays."""
         with self.doing("setting the number of threads"):
-            self._session.get_function("runtime.config_threadpool")(1, threads)
+            self._call("runtime.config_threadpool", 1, threads)
+
+    def _function(self, name: str) -> Handle | None:
+        """A function of the server's, by its name; None if it has none of it."""
+        if name not in self._functions:
+            found = self._channel.ask(Code.GET_GLOBAL_FUNCTION, name)
+            self._functions[name] = found if isinstance(found, Handle) and found.number else None
+        return self._functions[name]
+
+    def _call(self, name: str, *values: Value) -> Value:
+        function = self._function(name)
+        if function is None:
+            raise ServerError(f"it has no function {name}")
+        return self._channel.call(function.number, *values)[1]
+
+    def _object(self, name: str, *values: Value, kind: ValueType = ValueType.OBJECT) -> Handle:
+        """What a function of the server's returns, to be handed back to it as what it is."""
+        found = self._call(name, *values)
+        if not isinstance(found, Handle) or not found.number:
+            raise ServerError(f"{name} found nothing")
+        return Handle(found.number, kind)
 
     # -- tensors ---------------------------------------------------------------------------------------------------------
 
-    def allocate(self, nbytes: int) -> Any:
+    def allocate(self, nbytes: int) -> Space:
         """Room for ``nbytes``."""
-        return self._tvm.runtime.empty((nbytes,), "uint8", self._device)
+        while self._left:
+            data, device = self._left.pop()
+            self._channel.ask(Code.FREE, device, Handle(data))
+        found = self._channel.ask(Code.ALLOCATE, self._device, nbytes, _ALIGNMENT, np.dtype(np.uint8))
+        if not isinstance(found, Handle):
+            raise ProtocolError("no memory, and no error")
+        return Space(found.number, self._device, nbytes, self._left)
 
     @staticmethod
-    def view(space: Any, shape: Sequence[int], dtype: str, offset: int = 0) -> Any:
+    def view(space: Space, shape: Sequence[int], dtype: str, offset: int = 0) -> Tensor:
         """A tensor in ``space``, from its byte ``offset`` on."""
-        return space._create_view(tuple(shape), dtype, offset)  # noqa: SLF001 -- TVM has no public reshape without a copy
+        tensor = Tensor(space.data, space.device, tuple(map(int, shape)), dtype, offset)
+        assert offset + tensor.nbytes <= space.nbytes
+        return tensor
 
-    def put(self, space: Any, values: npt.NDArray[Any], offset: int = 0) -> None:
+    def put(self, space: Space, values: npt.NDArray[Any], offset: int = 0) -> None:
         """Copy ``values`` into ``space``, from its byte ``offset`` on."""
         flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-        if not offset and flat.size <= _PIECE:
-            self.view(space, flat.shape, "uint8").copyfrom(flat)
-            return
         for start in range(0, flat.size, _PIECE):
             piece = flat[start : start + _PIECE]
-            staged = self._stage(piece.size)
-            staged.copyfrom(piece)
-            staged.copyto(self.view(space, piece.shape, "uint8", offset + start))
+            let_through()
+            self._channel.copy_to(self.view(space, piece.shape, "uint8", offset + start), piece)
 
-    def put_rows(self, space: Any, values: npt.NDArray[Any], rows: Sequence[int]) -> None:
+    def put_rows(self, space: Space, values: npt.NDArray[Any], rows: Sequence[int]) -> None:
         """Copy ``rows`` (ascending) of ``values`` to where they lie in ``space``, which is as large as ``values``."""
         per_row = values.nbytes // len(values)
-        if per_row > _PIECE:
-            for row in rows:
-                self.put(space, values[row], row * per_row)
-            return
-        at_once = _PIECE // per_row
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
-            staged = self._stage(len(part) * per_row)
-            staged.copyfrom(np.ascontiguousarray(values[part]).reshape(-1).view(np.uint8))
-            for first, last in _runs(part):
-                extent = ((last - first) * per_row,)
-                source = self.view(staged, extent, "uint8", first * per_row)
-                source.copyto(self.view(space, extent, "uint8", part[first] * per_row))
+        for first, last in _runs(rows):
+            self.put(space, values[rows[first] : rows[first] + last - first], rows[first] * per_row)
 
-    def get(self, space: Any, shape: Sequence[int], dtype: str) -> npt.NDArray[Any]:
+    def get(self, space: Space, shape: Sequence[int], dtype: str) -> npt.NDArray[Any]:
         """The tensor at the start of ``space``."""
-        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-        if nbytes <= _PIECE:
-            values: npt.NDArray[Any] = self.view(space, shape, dtype).numpy()
-            return values
-        flat = np.empty(nbytes, np.uint8)
-        for start in range(0, nbytes, _PIECE):
+        flat = np.empty(math.prod(shape) * np.dtype(dtype).itemsize, np.uint8)
+        for start in range(0, flat.size, _PIECE):
             piece = flat[start : start + _PIECE]
-            staged = self._stage(piece.size)
-            self.view(space, piece.shape, "uint8", start).copyto(staged)
-            piece[:] = staged.numpy()
+            let_through()
+            self._channel.copy_from(self.view(space, piece.shape, "uint8", start), piece)
         return flat.view(dtype).reshape(shape)
-
-    def _stage(self, nbytes: int) -> Any:
-        """A tensor of its own to send and receive with: TVM's client takes no notice of where in a tensor a view begins."""
-        let_through()
-        if self._staging is None:
-            self._staging = self.allocate(_PIECE)
-        return self.view(self._staging, (nbytes,), "uint8")
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -222,33 +246,20 @@ def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
             first = index
 
 
-def _connect(address: RemoteAddress, numeric: str) -> Any:
-    """A session of TVM's. In a thread, as its handshake knows no time limit. Raises RemoteError."""
-    from tvm import rpc  # noqa: PLC0415
-
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def call() -> None:
-        try:
-            answers.put(rpc.connect(numeric, address.port, address.key))
-        except Exception as error:  # noqa: BLE001 -- handed over
-            answers.put(error)
-
-    threading.Thread(target=call, daemon=True).start()
+def _connect(address: RemoteAddress, numeric: str) -> Channel:
+    """A session. Raises RemoteError."""
     try:
-        answer = answers.get(timeout=server_address.CONNECT_TIMEOUT)
-    except queue.Empty:
-        raise RemoteError(no_answer(address)) from None
-    if not isinstance(answer, Exception):
-        return answer
-    text = str(answer)
-    if "matches key" in text:
+        return Channel(numeric, address.port, address.key, server_address.CONNECT_TIMEOUT)
+    except KeyMismatchError:
         has = f"another key than {address.key!r}" if address.key else "a key"
         raise RemoteError(
             f"{address}: the server has {has}; give ",
             RPC.given(f"{address}/KEY", f"'{address}/KEY'"),
             ", with the KEY it was started with (its own option --key)",
-        )
-    if "is not TVM RPC server" in text:
-        raise RemoteError(f"{address}: what answers there is no TVM RPC server; give ", RPC, " the HOST:PORT of one")
-    raise RemoteError(f"{address}: no session with the server ({first_line(answer)}); {_SAME_VERSION}")
+        ) from None
+    except NoServerError:
+        raise RemoteError(f"{address}: what answers there is no TVM RPC server; give ", RPC, " the HOST:PORT of one") from None
+    except TimeoutError:
+        raise RemoteError(no_answer(address)) from None
+    except (OSError, ProtocolError, ServerError) as error:
+        raise RemoteError(f"{address}: no session with the server ({shown(first_line(error))}); {_SAME_VERSION}") from None

@@ -8,9 +8,8 @@ those of a program, and so are all bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from aprgraph.graph.calling_convention import (
     returned_nodes,
 )
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import has_state, is_input, is_own_state, is_tap, is_weight, operand_named, state_type, traits_of, weights_of
 from aprgraph.runtime.engine import Choices, OnTap
@@ -72,7 +72,7 @@ class RemoteEngine:
     def __init__(
         self,
         address: RemoteAddress,
-        library: Path,
+        library: MachineCode,
         model: Model,
         graphs: Mapping[int, ExecutedGraph],
         threads: int | None,
@@ -82,12 +82,11 @@ class RemoteEngine:
         target_name: str,
         cpu: tuple[str, Collection[str]],
         gpu_code: GpuCode | None = None,
-        runtime_alone: bool = False,
     ) -> None:
         self._graphs, self.drops_weights, self.target_name = graphs, drops_weights, target_name
-        self._kernels: dict[str, Any] = {}
+        self._kernels: dict[str, Callable[..., None]] = {}
         self.choices = Choices()
-        self._connection = Connection(address, runtime_alone=runtime_alone)
+        self._connection = Connection(address)
         self.tensors = RemoteTensors(self._connection, model, capacity)
         self.doing = self._connection.doing
         try:
@@ -113,7 +112,7 @@ class RemoteEngine:
         self.choices.check()
         return outputs
 
-    def kernel(self, symbol: str) -> Any:
+    def kernel(self, symbol: str) -> Callable[..., None]:
         """The kernel ``symbol``."""
         if symbol not in self._kernels:
             self._kernels[symbol] = self._find(symbol)

@@ -17,7 +17,8 @@ from aprgraph.graph.ir import Node, TensorType
 from aprgraph.graph.model import Model
 from aprgraph.graph.weight_pieces import comes_in_pieces, packed_parts, packed_places
 from aprgraph.runtime.kernel_values import pieces_in_file, weight_array
-from aprgraph.runtime.remote.connection import Connection
+from aprgraph.runtime.remote.connection import Connection, Space
+from aprgraph.runtime.remote.protocol import Tensor
 
 _ITEMSIZE = 4
 
@@ -26,10 +27,10 @@ _ITEMSIZE = 4
 class RemoteValue:
     """A tensor on the server, at the start of ``space``."""
 
-    space: Any
+    space: Space
     shape: tuple[int, ...]
     dtype: str
-    tensor: Any
+    tensor: Tensor
     #: How many nodes have yet to read it.
     uses: int = 0
     #: Whether ``space`` is free for another tensor after the last use: not that of a state.
@@ -40,9 +41,11 @@ class RemoteValue:
 class _Weight:
     """A weight on the server; ``rows`` are those of its outermost dimension that are there, None if all."""
 
-    space: Any
-    tensors: list[Any]
+    space: Space
+    tensors: list[Tensor]
     rows: set[int] | None = field(default_factory=set)
+    #: What its table of places lies in, if it comes in pieces.
+    places: Space | None = None
 
 
 class RemoteTensors:
@@ -50,10 +53,10 @@ class RemoteTensors:
 
     def __init__(self, connection: Connection, model: Model, capacity: int) -> None:
         self._connection, self._model, self._capacity = connection, model, capacity
-        self._free: dict[int, list[Any]] = defaultdict(list)  # spaces that hold nothing now, by size
+        self._free: dict[int, list[Space]] = defaultdict(list)  # spaces that hold nothing now, by size
         self.weights: dict[str, _Weight] = {}
-        self._states: dict[str, Any] = {}
-        self._halves: Any = None
+        self._states: dict[str, Space] = {}
+        self._halves: tuple[Space, Tensor] | None = None
         self._touched = 0  # bytes of weights that may be in memory here
 
     def new_value(self, shape: Sequence[int], dtype: str) -> RemoteValue:
@@ -75,20 +78,20 @@ class RemoteTensors:
     def free(self, value: RemoteValue) -> None:
         """The space of ``value`` may hold another tensor from now on."""
         if value.passes_on:
-            self._free[value.space.shape[0]].append(value.space)
+            self._free[value.space.nbytes].append(value.space)
             value.passes_on = False
 
-    def half_table(self) -> Any:
+    def half_table(self) -> Tensor:
         """The half table."""
         if self._halves is None:
-            self._halves = self._keep(half_table())
-        return self._halves
+            self._halves = self._table(half_table())
+        return self._halves[1]
 
-    def _keep(self, table: npt.NDArray[Any]) -> Any:
+    def _table(self, table: npt.NDArray[Any]) -> tuple[Space, Tensor]:
         """A tensor of ``table``, in space of its own."""
         space = self._connection.allocate(table.nbytes)
         self._connection.put(space, table)
-        return self._connection.view(space, table.shape, table.dtype.name)
+        return space, self._connection.view(space, table.shape, table.dtype.name)
 
     def state(self, name: str, kind: TensorType, start: int, total: int) -> RemoteValue:
         """The state of the node ``name`` for a pass from position ``start`` on: of one that grows, the first ``total`` rows."""
@@ -101,7 +104,7 @@ class RemoteTensors:
         assert total <= self._capacity
         return RemoteValue(space, shape, "float32", self._connection.view(space, shape, "float32"), passes_on=False)
 
-    def weight(self, node: Node, rows: npt.NDArray[np.int64] | None) -> list[Any]:
+    def weight(self, node: Node, rows: npt.NDArray[np.int64] | None) -> list[Tensor]:
         """The tensor of a `weight` node, in which at least ``rows`` of its outermost dimension are there (None: all); and the
         table of places of one that comes in pieces.
         """
@@ -111,10 +114,11 @@ class RemoteTensors:
             if node.name not in self.weights:
                 space = self._connection.allocate(nbytes)
                 in_pieces = comes_in_pieces(node.type)
-                tensors = [self._connection.view(space, (math.prod(dims),) if in_pieces else dims, np.dtype(dtype).name)]
+                weight = _Weight(space, [self._connection.view(space, (math.prod(dims),) if in_pieces else dims, np.dtype(dtype).name)])
                 if in_pieces:
-                    tensors.append(self._keep(packed_places(node.type)))
-                self.weights[node.name] = _Weight(space, tensors)
+                    weight.places, places = self._table(packed_places(node.type))
+                    weight.tensors.append(places)
+                self.weights[node.name] = weight
             weight = self.weights[node.name]
             if weight.rows is not None:
                 if rows is None or weight_format(node.type).is_decoded_when_bound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,8 @@ def test_another_machine(model: Path, here: Path, name: str, monkeypatch: pytest
 
 def test_json(model: Path, here: Path) -> None:
     result = run_cli("compile", model, "--target", "reference", "--json", "-o", "m.aprg")
-    assert json.loads(result.out) == {"artifact": "m.aprg", "target": "reference", "cpu": None, "kernels": {}}
+    identity = hashlib.sha256(Path("m.aprg/artifact.json").read_bytes()).hexdigest()
+    assert json.loads(result.out) == {"artifact": "m.aprg", "identity": identity, "target": "reference", "cpu": None, "kernels": {}}
 
 
 def test_compiling_again_replaces(model: Path, here: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from aprgraph import trust
 from aprgraph.codegen.cuda import compiler
 from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.trace.reader import Trace
@@ -483,10 +484,11 @@ def test_kernels_that_the_driver_refuses(runs: Runs, tmp_path: Path) -> None:
     directory = shutil.copytree(runs.place / "qwen2moe.aprg", tmp_path / "m.aprg")
     (kernels,) = directory.glob("kernels-*.fatbin")
     content = b"none" + kernels.read_bytes()[4:]
-    old, new = kernels.stem.removeprefix("kernels-"), hashlib.sha256(content).hexdigest()[:24]
-    (directory / f"kernels-{new}.fatbin").write_bytes(content)
+    old, new = (hashlib.sha256(data).hexdigest() for data in (kernels.read_bytes(), content))
+    (directory / f"kernels-{new[:24]}.fatbin").write_bytes(content)
     manifest = directory / "artifact.json"
     manifest.write_text(manifest.read_text().replace(old, new))
+    trust(directory)
     result = run_process("run", "m.aprg", "--tokens", 1, cwd=tmp_path, env=toolkit().environment())
     emulator, message = result.err.splitlines()
     assert emulator.startswith("CUDA emulator: cuModuleLoadData: ")

@@ -17,6 +17,7 @@ from aprgraph.codegen.cpu import objects
 from aprgraph.codegen.cpu.levels import native_cpu
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.model import load_model
+from aprgraph.option_words import in_option_words
 from tests.support.cli import run_cli, run_process
 from tests.support.compiled import shared_model, use_cache
 
@@ -155,14 +156,14 @@ def test_one_that_is_not_what_compiling_here_would_give_is_passed_over(
 def test_code_that_this_user_did_not_compile_is_not_run_unasked(beside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have been downloaded with the model."""
     place, said = beside.with_name("m.llvm.aprg"), []
-    use_cache(monkeypatch, tmp_path / "another user's")
+    monkeypatch.setenv("APRGRAPH_TRUST", str(tmp_path / "another user's"))
     assert load(beside).find_cached() is None
-    found = load(beside).compile_cached(on_notice=said.append)
-    assert found.artifact.directory.parent == tmp_path / "another user's"
-    assert said == [f"{place} was not compiled by this user on this machine, so its code is not run unless you name it"]
-    assert run_cli("run", place, "--tokens", "1,2,3").code == 0
-    load(beside).compile("reference", beside.with_name("m.reference.aprg"))  # has no code
-    use_cache(monkeypatch, tmp_path / "a third user's")
+    assert cache.find_beside(load_model(beside), "llvm", None, said.append) is None
+    assert list(map(in_option_words, said)) == [
+        f"{place} was not compiled by you, so its code is not run; if you trust where it comes from, `aprgraph trust {place}`"
+    ]
+    assert load(beside).compile("reference", beside.with_name("m.reference.aprg"))  # has no code
+    monkeypatch.setenv("APRGRAPH_TRUST", str(tmp_path / "a third user's"))
     assert load(beside).find_cached("reference").artifact.directory == beside.with_name("m.reference.aprg")
 
 

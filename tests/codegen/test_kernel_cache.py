@@ -20,6 +20,7 @@ from aprgraph.codegen.cpu import library, objects
 from aprgraph.codegen.cpu.levels import CPUS
 from aprgraph.codegen.cpu.library import build_library
 from aprgraph.codegen.kernels import KernelRequest
+from aprgraph.codegen.trust.key import user_key
 from aprgraph.graph.errors import AprgraphError
 from tests.support.cli import fails, run_cli, run_python
 from tests.support.kernels import f32, request
@@ -167,7 +168,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path, folder:
 
 
 def test_a_disk_that_is_full_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = KernelCache(tmp_path)
+    cache = KernelCache(tmp_path, user_key())
 
     def full(self: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
@@ -213,7 +214,7 @@ def put(name: str, minutes_ago: float) -> Path:
 
 def test_what_was_unused_for_longest_goes_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, older, used_again = (put(name, minutes) for name, minutes in (("old", 30), ("older", 60), ("used_again", 90)))
-    assert KernelCache(folder / "kernels").find(used_again.name) == CONTENT
+    assert KernelCache(folder / "kernels", user_key()).find(used_again.name) == CONTENT
     assert trim_cache() == []
     monkeypatch.setenv("APRGRAPH_CACHE_SIZE", str(2 * old.stat().st_size))
     assert [entry.path for entry in trim_cache()] == [older]
@@ -275,8 +276,6 @@ def test_clearing_leaves_what_is_somebodys(folder: Path) -> None:
     artifact = folder / "m.llvm.0123456789abcdef01234567.aprg"
     (artifact / "programs").mkdir(parents=True)
     (artifact / "programs/a.vm").write_text("program")
-    (folder / "compiled").mkdir()
-    (folder / "compiled/0123").write_text("")
     mine = [folder / "notes.txt", folder / "kernels/notes.txt", folder / "mine.aprg/x"]
     mine[2].parent.mkdir()
     for path in mine:
@@ -302,7 +301,7 @@ def test_the_command(folder: Path) -> None:
 
     put("add", 0)
     put("mul", 0)
-    size = len(CONTENT) + 32
+    size = len(CONTENT) + 64
     listed = run_cli("cache")
     assert (listed.code, listed.err) == (0, "")
     lines = listed.out.splitlines()

@@ -21,6 +21,7 @@ from aprgraph.codegen.cuda.host_code import kernel_functions
 from aprgraph.codegen.cuda.source import build_source
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.linker import link, object_of
+from aprgraph.graph.machine_code import MachineCode
 from aprgraph.runtime.cuda.driver import Gpu, load_driver
 from aprgraph.runtime.cuda.session import CudaSession
 from tests.support.cuda_emulator import InOut, Out
@@ -48,10 +49,17 @@ class DeviceKernels:
                 binary = compilers.submit(compile_fat_binary, source.code, [Architecture(*gpu.compute_capability)])
                 waiting.append((functions, library, source.functions, binary))
         for functions, library, described, binary in waiting:
-            fat_binary = library.with_suffix(".fatbin")
-            fat_binary.write_bytes(binary.result())
             # Without a model: it is there for weights alone.
-            session = CudaSession(library, fat_binary, described, None, load_driver(), gpu, capacity=0, runtime_alone=False)  # type: ignore[arg-type]
+            session = CudaSession(
+                MachineCode(library.read_bytes(), library),
+                MachineCode(binary.result(), library),
+                described,
+                None,
+                load_driver(),
+                gpu,
+                capacity=0,
+                runtime_alone=False,
+            )  # type: ignore[arg-type]
             self._kernels.update((symbol, session.kernels[symbol]) for symbol in functions)
 
     def call(self, symbol: str, args: Sequence[Argument]) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ import pytest
 from aprgraph.api import CompiledModel, LoadedModel, RunOptions, load
 from aprgraph.graph.calling_convention import RESIDENT_WEIGHTS
 from aprgraph.graph.errors import NonFiniteError, RemoteError
+from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.model import load_model
 from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runs.execute import execute
@@ -129,7 +130,9 @@ def test_a_weight_that_no_kernel_decodes_is_sent_decoded(tiny_model: Callable[..
     model = load(tiny_model(layers=1, formats={"token_embd.weight": "TQ2_0"}))
     node, connection = model.graph["token_embd.weight"], Connection(parse_remote(server.address))
     try:
-        found = RemoteTensors(connection, model.model, 1).weight(node, np.int64([3, 5]))[0].numpy()
+        tensors = RemoteTensors(connection, model.model, 1)
+        (tensor,) = tensors.weight(node, np.int64([3, 5]))
+        found = connection.get(tensors.weights[node.name].space, tensor.shape, tensor.dtype)
     finally:
         connection.close()
     assert found.dtype == np.float32
@@ -220,8 +223,7 @@ def test_a_server_that_is_busy(tiny: CompiledModel, server: RpcServer, monkeypat
     assert tiny.on(server.address).logits(TOKENS).tobytes() == tiny.logits(TOKENS).tobytes()
 
 
-def test_a_server_without_room_and_what_it_cannot_load(server: RpcServer, tmp_path: Path) -> None:
-    (tmp_path / "kernels.so").write_bytes(b"no code")
+def test_a_server_without_room_and_what_it_cannot_load(server: RpcServer) -> None:
     connection = Connection(parse_remote(server.address))
     try:
         with (
@@ -230,7 +232,7 @@ def test_a_server_without_room_and_what_it_cannot_load(server: RpcServer, tmp_pa
         ):
             connection.allocate(1 << 50)
         with pytest.raises(RemoteError, match="the server failed while loading the kernels: .*file too short.*; expected one of TVM 0"):
-            connection.load(tmp_path / "kernels.so")
+            connection.load(MachineCode(b"no code", Path("kernels.so")))
     finally:
         connection.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def planned(model: CompiledModel, taps: str | None = None, layers: str = f"0..{L
 
 def session(model: CompiledModel, graph: Graph, threads: int | None = None) -> Program:
     program = model.artifact.program(graph)
-    return Session(model.artifact.library, model.model, threads).load(program, graph)
+    return Session(model.artifact.kernel_code, model.model, threads).load(program, graph)
 
 
 class Recorder:
@@ -97,7 +98,7 @@ def test_sessions_of_other_threads_do_not_take_the_taps(tiny: CompiledModel, mon
     """One that is loaded by another thread between the naming of a session's functions and their look-up."""
     graph, recorder = planned(tiny, "ffn_up"), Recorder()
     program = tiny.artifact.program(graph)
-    mine, other = (Session(tiny.artifact.library, tiny.model) for _ in range(2))
+    mine, other = (Session(tiny.artifact.kernel_code, tiny.model) for _ in range(2))
     loading = threading.Thread(target=other.load, args=(program, graph))
 
     def device() -> object:
@@ -159,7 +160,7 @@ def test_weights_are_the_pages_of_the_file(tiny: CompiledModel) -> None:
     """No copy, and wherever they begin: this file's tensors lie at odd multiples of 8 bytes."""
     whole = np.frombuffer(tiny.model.file.mapping, np.uint8)
     first, graph = whole.ctypes.data, planned(tiny)
-    running = Session(tiny.artifact.library, tiny.model)
+    running = Session(tiny.artifact.kernel_code, tiny.model)
     running.load(tiny.artifact.program(graph), graph).run(TOKENS)
     offsets = {info.name: info.offset for info in tiny.model.file.tensors.values()}
     addresses = {name: np.from_dlpack(weight[0]).ctypes.data for name, weight in running._weights.items()}
@@ -178,7 +179,7 @@ def test_pages_of_a_large_model_are_given_back_and_no_bit_changes(
     build_program(graph, tmp_path / "large")
     model = load_model(tiny.model.path)
     monkeypatch.setattr(model.file, "release", lambda release=model.file.release: released.append(release()))
-    running = Session(tiny.artifact.library, model).load(tmp_path / "large", graph)
+    running = Session(tiny.artifact.kernel_code, model).load((tmp_path / "large").read_bytes(), graph)
     assert running.run(TOKENS)["lm_head"].tobytes() == expected.tobytes()
     assert len(released) > LAYERS
 
@@ -186,7 +187,7 @@ def test_pages_of_a_large_model_are_given_back_and_no_bit_changes(
 def test_summaries_of_tensors_that_lie_elsewhere_are_those_of_taps(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bits, at any alignment, over more than one piece: a prompt in parts leaves the manifest of one in one pass."""
     monkeypatch.setattr("aprgraph.runtime.tvm_session.CHUNKS_AT_ONCE", 1)
-    recorder, running = Recorder(), Session(tiny.artifact.library, tiny.model)
+    recorder, running = Recorder(), Session(tiny.artifact.kernel_code, tiny.model)
     graph = planned(tiny, "all", positions="all")
     running.load(tiny.artifact.program(graph), graph).run(list(range(64)), recorder)
     for name, value in recorder.values.items():
@@ -220,7 +221,7 @@ def test_statistics_of_nan_and_inf(tiny: CompiledModel, tmp_path: Path) -> None:
     (tmp_path / "odd.gguf").write_bytes(data)
     recorder, graph = Recorder(), planned(tiny, "embedding", "0..1")
     program = tiny.artifact.program(graph)
-    Session(tiny.artifact.library, load_model(tmp_path / "odd.gguf")).load(program, graph).run([3, 4, 5], recorder)
+    Session(tiny.artifact.kernel_code, load_model(tmp_path / "odd.gguf")).load(program, graph).run([3, 4, 5], recorder)
     found, values = recorder.statistics["tap.layer0.embedding"], recorder.values["tap.layer0.embedding"]
     zeros = int(np.count_nonzero(np.isnan(values[0])))
     assert zeros >= 1
@@ -230,16 +231,15 @@ def test_statistics_of_nan_and_inf(tiny: CompiledModel, tmp_path: Path) -> None:
     assert (found.mean, found.rms) == pytest.approx((expected.mean, expected.rms), rel=1e-12)
 
 
-def test_files_that_cannot_be_loaded(tiny: CompiledModel, tmp_path: Path) -> None:
+def test_code_that_cannot_be_loaded(tiny: CompiledModel) -> None:
     graph = planned(tiny)
-    library, program = tiny.artifact.library, tiny.artifact.program(graph)
-    (tmp_path / "broken").write_bytes(b"no code")
-    for kernels, code in ((tmp_path / "broken", program), (library, tmp_path / "broken"), (tmp_path / "no.so", program)):
+    library, program = tiny.artifact.kernel_code, tiny.artifact.program(graph)
+    for kernels, code in ((replace(library, data=b"no code"), program), (library, b"no code"), (replace(library, data=b""), program)):
         with pytest.raises(ArtifactError, match=r"cannot be loaded \(.*\); compile the model again"):
             Session(kernels, tiny.model).load(code, graph)
 
 
 def test_threads_by_default_are_the_processors_of_this_process(tiny: CompiledModel) -> None:
     assert default_threads() >= 1
-    assert Session(tiny.artifact.library, tiny.model).threads == default_threads()
-    assert Session(tiny.artifact.library, tiny.model, 1).threads == 1
+    assert Session(tiny.artifact.kernel_code, tiny.model).threads == default_threads()
+    assert Session(tiny.artifact.kernel_code, tiny.model, 1).threads == 1

@@ -149,10 +149,15 @@ def _gist(local: LocalError | None) -> Hashable:
     return None if local is None else (local.state, local.limit, _NUMBER.sub("#", local.reason or ""))
 
 
-def axis_lines(locals_: Iterable[LocalError | None]) -> list[str]:
-    """How far off the first wrong tensors are along each of their axes, one of each stage: a line for each."""
-    lines: dict[str, str] = {}
+def first_by_axis(locals_: Iterable[LocalError | None]) -> list[LocalError]:
+    """The first wrong tensors of which it is known how far off they are along each of their axes, one of each stage."""
+    found: dict[str, LocalError] = {}
     for local in locals_:
         if local is not None and local.state is LocalState.WRONG and local.by_axis:
-            lines.setdefault(local.key.stage, f"{local.label}, {'; '.join(axis.words for axis in local.by_axis)}")
-    return list(lines.values())[:_AXES_OF]
+            found.setdefault(local.key.stage, local)
+    return list(found.values())[:_AXES_OF]
+
+
+def axis_lines(locals_: Iterable[LocalError | None]) -> list[str]:
+    """How far off the first wrong tensors are along each of their axes, a line for each."""
+    return [f"{local.label}, {'; '.join(axis.words for axis in local.by_axis)}" for local in first_by_axis(locals_)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from aprgraph.graph.message import Message, Words
 from aprgraph.graph.words import counted, listed, small_number
-from aprgraph.runtime.blame.wrong_rows import Group, axis_lines, wrong_rows
+from aprgraph.runtime.blame.wrong_rows import Group, first_by_axis, wrong_rows
 from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.diff.classify import FirstDivergence
@@ -22,6 +22,7 @@ from aprgraph.runtime.diff.side_facts import side_facts
 from aprgraph.runtime.diff.side_names import SideNames
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 from aprgraph.runtime.output_file import check_file_place, write_text_atomically
+from aprgraph.runtime.report.axis_chart import axis_charts
 from aprgraph.runtime.report.depth_chart import draw_overview, draw_panels
 from aprgraph.runtime.report.guilty import Guilty, find_guilty
 from aprgraph.runtime.report.histogram import make_histograms
@@ -90,7 +91,7 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
         notes=report.all_notes,
         word="class" if blame is None else "verdict",
         wrong=[] if blame is None else wrong_rows(blame),
-        by_axis=[] if blame is None else axis_lines(map(blame.local_of, blame.wrong)),
+        by_axis=[] if blame is None else axis_charts(first_by_axis(map(blame.local_of, blame.wrong))),
         shares=[] if blame is None or blame.other_weights is None else blame.other_weights.largest[:_SHARES],
         small=small_number,
         regions=[_region(report, group, region) for group, region in regions[:_REGIONS]],

@@ -99,7 +99,7 @@ def test_what_merely_follows_is_as_quiet_as_what_is_right(report: Comparison, pa
     for number, row in enumerate(report.rows):
         level = int(re.findall(r"level-(\d)", cells[number].attributes["class"])[0])
         assert (level >= 4) == (report.word(row) == "B WRONG"), row.label
-    overview = page.every("svg")[0].attributes
+    overview = next(one.attributes for one in page.every("svg") if "overview" in one.attributes["class"])
     assert f"All tensors in execution order, local errors: {len(report.rows)} tensors, {2 * LAYERS} of them wrong" in overview["aria-label"]
     heights = {int(number): float(y) for number, _, y in (point.split(",") for point in overview["data-points"].split())}
     wrong = [number for number, row in enumerate(report.rows) if report.word(row) == "B WRONG"]

@@ -6,8 +6,8 @@ Every rounding takes float64 [..., C] and gives float64: what an engine reads th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType
@@ -16,6 +16,7 @@ from gguf.quants import dequantize, quantize
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import OPS, is_input, is_weight, traits_of
+from aprgraph.graph.roundings import ROUNDINGS, round_values
 from aprgraph.runtime.decoded_weights import decode_weight
 
 F64 = npt.NDArray[np.float64]
@@ -28,11 +29,11 @@ def exact(x: F64) -> F64:
 
 
 def to_float16(x: F64) -> F64:
-    return x.astype(np.float16).astype(np.float64)
+    return round_values(x, ROUNDINGS["f16"])
 
 
 def to_bfloat16(x: F64) -> F64:
-    return x.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
+    return round_values(x, ROUNDINGS["bf16"])
 
 
 def to_float32(x: F64) -> F64:
@@ -47,26 +48,15 @@ def to_tf32(x: F64) -> F64:
 
 
 def to_q8_0(x: F64) -> F64:
-    """llama.cpp's activations beside Q4_0, Q5_0 and Q8_0 weights: blocks of 32, a float16 scale, largest value at 127."""
-
-    def rounded(blocks: F64) -> F64:
-        scale = np.abs(blocks).max(axis=-1, keepdims=True) / 127
-        quants = np.round(np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0))
-        return np.asarray(quants * scale.astype(np.float16).astype(np.float64))
-
-    return _by_blocks(x, 32, rounded)
+    """llama.cpp's activations beside Q4_0, Q5_0 and Q8_0 weights: as ``round`` nodes have them, which are held to ggml's own numbers
+    (tests/graph/test_arithmetics.py). A last block that is not full is filled up with zeros.
+    """
+    return _by_blocks(x, 32, partial(round_values, rounding=ROUNDINGS["q8_0_avx"]))
 
 
 def to_q8_k(x: F64) -> F64:
-    """llama.cpp's activations beside K-quants: blocks of 256, a float32 scale, the value of largest magnitude at -127."""
-
-    def rounded(blocks: F64) -> F64:
-        largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1, keepdims=True), axis=-1)
-        inverse = np.divide(-127, largest, out=np.zeros_like(largest), where=largest != 0)
-        quants = np.minimum(np.round(blocks * inverse), 127)
-        return np.asarray(np.divide(quants, inverse, out=np.zeros_like(blocks), where=inverse != 0))
-
-    return _by_blocks(x, 256, rounded)
+    """llama.cpp's activations beside K-quants, in the same way."""
+    return _by_blocks(x, 256, partial(round_values, rounding=ROUNDINGS["q8_k"]))
 
 
 def _by_blocks(x: F64, elements: int, rounded: Rounding) -> F64:

@@ -20,6 +20,7 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.sources.whole_digest import whole_digest
 from aprgraph.graph.tap_plan import Plan, parse_plan, parse_steps
 from aprgraph.graph.text import print_graph
 from aprgraph.option_words import in_option_words
@@ -208,6 +209,7 @@ class CompiledModel:
         steps: str = "0..1",
         prefill_chunk: int | None = None,
         arithmetic: str | None = None,
+        fingerprint: str = "sampled",
         stats_only: bool = False,
         force: bool = False,
         on_entry: OnEntry | None = None,
@@ -217,10 +219,11 @@ class CompiledModel:
         ``tokens`` or ``prompt`` (default "What is 2+2?") is the input; ``directory`` defaults to
         ``<model-stem>-trace`` beside the model. An earlier run's trace there is replaced whole; what else is there is written over
         only with ``force``. ``arithmetic`` is what --arithmetic is on the command line: the one that was compiled for, or, on the
-        reference target, any. Raises AprgraphError.
+        reference target, any. ``fingerprint`` "full" names every byte of the model file in the manifest, not samples of its weights
+        alone. Raises AprgraphError.
         """
         plan = parse_plan(taps, layers)
-        options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic)
+        options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic, fingerprint)
         run = self.plan(plan, self._input(prompt, tokens), options)
         place = Path(directory) if directory is not None else self.default_trace_directory
         return self.record(run, place, threads=threads, stats_only=stats_only, force=force, on_entry=on_entry)
@@ -296,6 +299,7 @@ class CompiledModel:
             "name": self.model.path.name,
             "architecture": self.model.family.architecture,
             "fingerprint": self.artifact.fingerprint,
+            **({"digest": whole_digest(self.model.file)} if run.options.fingerprint == "full" else {}),
             "file": self.model.file.kind,
             "overrides": dict(self.model.overrides),
             **({"ignore": list(self.model.ignore)} if self.model.ignore else {}),

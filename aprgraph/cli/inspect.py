@@ -13,7 +13,10 @@ from aprgraph.cli.terminal import one_line
 from aprgraph.option_words import in_option_words
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aprgraph.codegen.artifact import Artifact
+    from aprgraph.runtime.trace.reader import Trace
 
 _EXPECTED = "an APRT file, a GGUF file, an .apr file, a checkpoint, or the directory of a trace or an artifact"
 
@@ -95,9 +98,24 @@ def _trace(path: Path, names: list[str]) -> dict[str, Any]:
             "plan": trace.info.plan,
         }
     document["tensors"] = {entry.label: f"{'x'.join(map(str, entry.shape))}  {entry.file or 'statistics only'}" for entry in trace.entries}
+    damaged = dict(_damaged(trace))
+    if damaged:
+        document["damaged"] = damaged
     if trace.unread:
         document["unread"] = {one.file: one.sentence.removeprefix(f"{one.file}: ") for one in trace.unread}
     return document
+
+
+def _damaged(trace: Trace) -> Iterator[tuple[str, str]]:
+    """The files that are not the tensors that the manifest describes, each with why. All are read."""
+    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+
+    for entry in trace.entries if trace.has_manifest else ():
+        if entry.file is not None:
+            try:
+                trace.load(entry)
+            except AprgraphError as error:
+                yield entry.file, str(error)
 
 
 def _artifact(path: Path) -> dict[str, Any]:
@@ -143,6 +161,7 @@ def _gpu_code(artifact: Artifact) -> dict[str, Any]:
 def _model(path: Path) -> dict[str, Any]:
     from aprgraph.graph.metadata import ArrayValue  # noqa: PLC0415
     from aprgraph.graph.sources import open_source  # noqa: PLC0415
+    from aprgraph.graph.sources.whole_digest import sampled_share  # noqa: PLC0415
     from aprgraph.runtime.check import check  # noqa: PLC0415
 
     file = open_source(path)
@@ -157,6 +176,7 @@ def _model(path: Path) -> dict[str, Any]:
         **file.details,
         "bytes": file.size,
         "fingerprint": file.fingerprint(),
+        "fingerprint covers": f"the header and {sampled_share(file):.2%} of the weights",
         "metadata": {
             key: f"array of {len(value)}" if isinstance(value, ArrayValue) else _finite(value) for key, value in file.metadata.items()
         },

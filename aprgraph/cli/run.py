@@ -18,6 +18,7 @@ from aprgraph.cli.run_options import (
     Apr,
     Arithmetic,
     Chat,
+    Fingerprint,
     MaxTokens,
     ModelPlace,
     Output,
@@ -63,6 +64,7 @@ def run(
     output: Output = None,
     threads: Threads = None,
     positions: Positions = "last",
+    fingerprint: Fingerprint = "sampled",
     force: Force = False,
     stats_only: StatsOnly = False,
     target: Target = None,
@@ -93,7 +95,7 @@ def run(
     # An artifact first, since it may declare stages of its own, which the taps name.
     artifact = open_it() if source is None or source.is_dir() else None
     plan = _plan("apr" if apr and taps is None else taps, layers, saves=stats_only or output is not None)
-    options = _options(positions, max_tokens, steps, prefill_chunk, arithmetic)
+    options = _options(positions, max_tokens, steps, prefill_chunk, arithmetic, fingerprint)
     given = read_input(prompt, prompt_file, tokens, tokens_file, chat, system, raw=apr)
     opened = artifact or open_it()
     run_plan = opened.plan(plan, encode(opened, given, chat, system, raw=apr), options)
@@ -120,15 +122,19 @@ def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
     return plan
 
 
-def _options(positions: str, max_tokens: int, steps: str, prefill_chunk: int | None, arithmetic: str | None) -> RunOptions:
-    """How to run. Raises PlanError for steps that are none, and TokenError for other positions than there are."""
-    from aprgraph.graph.errors import TokenError  # noqa: PLC0415
+def _options(
+    positions: str, max_tokens: int, steps: str, prefill_chunk: int | None, arithmetic: str | None, fingerprint: str
+) -> RunOptions:
+    """How to run. Raises PlanError for steps and fingerprints that are none, and TokenError for other positions than there are."""
+    from aprgraph.graph.errors import PlanError, TokenError  # noqa: PLC0415
     from aprgraph.graph.tap_plan import parse_steps  # noqa: PLC0415
-    from aprgraph.runs.plan import POSITIONS, RunOptions  # noqa: PLC0415
+    from aprgraph.runs.plan import FINGERPRINTS, POSITIONS, RunOptions  # noqa: PLC0415
 
     if positions not in POSITIONS:
         raise TokenError(f"--positions {positions!r}: expected {' or '.join(POSITIONS)}")
-    return RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic)
+    if fingerprint not in FINGERPRINTS:
+        raise PlanError(f"--fingerprint {fingerprint!r}: expected {' or '.join(FINGERPRINTS)}")
+    return RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic, fingerprint)
 
 
 def _target(target: str | None, rpc: str | None) -> tuple[str | None, int]:

@@ -58,6 +58,14 @@ Output = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads; results do not depend on it [all processors].")]
 Positions = Annotated[str, typer.Option("--positions", metavar="last|all", help="Positions whose logits lm_head holds.")]
+Fingerprint = Annotated[
+    str,
+    typer.Option(
+        "--fingerprint",
+        metavar="sampled|full",
+        help="Name the model file in the manifest by its header and 256 samples of its weights, or by every byte.",
+    ),
+]
 StatsOnly = Annotated[bool, typer.Option("--stats-only", help="Write the manifest with its statistics, and no tensors.")]
 Target = Annotated[
     str | None,

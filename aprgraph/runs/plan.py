@@ -28,6 +28,7 @@ from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace.aprt import MAX_ELEMENTS, file_size
 
 POSITIONS = ("last", "all")
+FINGERPRINTS = ("sampled", "full")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RunOptions:
     ``positions`` (last or all) are those whose logits `lm_head` holds. ``max_tokens`` is how many tokens to generate, 0 for
     none. ``steps`` are those that record: step 0 is the prompt, step i the i-th generated token. ``prefill_chunk`` is how many
     positions of the prompt to run at once, None for all. ``arithmetic`` names that of an engine (graph/arithmetics.py), None
-    for what was compiled.
+    for what was compiled. ``fingerprint`` (sampled or full) is what the manifest names the model file by: full is every byte of it.
     """
 
     positions: str = "last"
@@ -45,6 +46,7 @@ class RunOptions:
     steps: range = range(1)
     prefill_chunk: int | None = None
     arithmetic: str | None = None
+    fingerprint: str = "sampled"
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], opti
     graph = ApplyArithmetic(arithmetic)(graph)
     if options.positions not in POSITIONS:
         raise TokenError(f"positions {options.positions!r}: expected last or all")
+    if options.fingerprint not in FINGERPRINTS:
+        raise PlanError(f"fingerprint {options.fingerprint!r}: expected sampled or full")
     if options.prefill_chunk is not None and options.prefill_chunk < 1:
         raise TokenError(f"prefill chunk {options.prefill_chunk}: expected a number of positions, at least 1")
     options = _check_generation(model, plan, ids, options)

@@ -23,7 +23,7 @@ from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata, Scalar
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes
 from aprgraph.graph.sources.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
-from aprgraph.graph.sources.mapped_file import MappedFile
+from aprgraph.graph.sources.mapped_file import SAMPLES, MappedFile
 from aprgraph.graph.sources.source import Part, TensorFault, TensorInfo
 from aprgraph.graph.words import shape_text
 
@@ -251,6 +251,11 @@ class GGUFFile:
     def release(self) -> None:
         """Give back the memory of all pages that were read; the next touch reads them again, if need be from the disk."""
         self._file.release()
+
+    @property
+    def fingerprint_samples(self) -> int:
+        """See ``Source.fingerprint_samples``."""
+        return SAMPLES
 
     def fingerprint(self) -> str:
         """See ``Source.fingerprint``."""

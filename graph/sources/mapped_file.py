@@ -16,8 +16,8 @@ import numpy.typing as npt
 from aprgraph.graph.errors import ModelFileError
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes
 
-_SAMPLES = 256
-_SAMPLE_BYTES = 4096
+SAMPLES = 256
+SAMPLE_BYTES = 4096
 
 
 def read_head(path: Path) -> bytes:
@@ -92,10 +92,10 @@ class MappedFile:
         """
         digest = hashlib.sha256(struct.pack("<Q", self.size))
         digest.update(self.mapping[:data_start])
-        room = max(self.size - data_start - _SAMPLE_BYTES, 0)
-        for index in range(_SAMPLES):
-            start = data_start + room * index // (_SAMPLES - 1)
-            digest.update(self.mapping[start : start + _SAMPLE_BYTES])
+        room = max(self.size - data_start - SAMPLE_BYTES, 0)
+        for index in range(SAMPLES):
+            start = data_start + room * index // (SAMPLES - 1)
+            digest.update(self.mapping[start : start + SAMPLE_BYTES])
         self.release()
         return digest.hexdigest()
 

@@ -148,3 +148,7 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """An identifier of the content, 64 hex digits: 256 samples of the data, and all that is said of them."""
+
+    @property
+    def fingerprint_samples(self) -> int:
+        """How many samples of the data of 4 KiB each the fingerprint takes; see whole_digest.py for all of it."""

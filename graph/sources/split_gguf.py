@@ -184,6 +184,11 @@ class SplitGGUF:
         for file in self._files:
             file.release()
 
+    @property
+    def fingerprint_samples(self) -> int:
+        """See ``Source.fingerprint_samples``."""
+        return sum(file.fingerprint_samples for file in self._files)
+
     def fingerprint(self) -> str:
         """SHA-256 over the fingerprints of the parts in order: the same whichever part was given."""
         digest = hashlib.sha256(b"split")

@@ -7,19 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from aprgraph.graph.arguments import TOKENS
+from aprgraph.graph.arguments import FINGERPRINT, TOKENS
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.message import Message
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
 from aprgraph.graph.passes.apply_arithmetic import apply_arithmetic
+from aprgraph.graph.sources.whole_digest import sampled_share
 from aprgraph.graph.stages import LOGITS, is_logits
 from aprgraph.graph.words import listed
 from aprgraph.runtime.blame.arithmetic_fit import limits_of
 from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.chosen_arithmetic import ChosenArithmetic
-from aprgraph.runtime.blame.file_suspect import is_run_of, suspect_file
+from aprgraph.runtime.blame.file_suspect import differs_unseen, is_run_of, suspect_file
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.judging import Judge
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
@@ -154,10 +155,10 @@ class Auditor:
         settled = tuple(self._judge.settle(locals_))
         trace = self.recorded.trace
         found = Audit(str(trace.directory), str(self.model.path), self.profile, settled, as_read=self._judge.as_read(trace))
-        found = replace(found, notes=tuple(self._notes()))
+        found = replace(found, notes=(*self._notes(), *self._sampled(found)))
         found = see_broken_model(found, self.model.file)
         found = replace(found, reservations=tuple(self._reservations(found)))
-        if found.wrong and not is_run_of(trace, self._replayed.fingerprint):
+        if found.wrong and not is_run_of(trace, self._replayed):
             suspect = suspect_file(found.wrong, self.model, self.graph)
             # A stage that depends on no weight and no metadata key is not the fault of the file.
             found = replace(found, suspect=suspect if suspect.weights or suspect.keys else None)
@@ -178,6 +179,19 @@ class Auditor:
             if one is not None:
                 yield one
 
+    def _sampled(self, found: Audit) -> Iterator[str]:
+        """How little is known of the file that something wrong is held against."""
+        info, share = self.recorded.trace.info, sampled_share(self.model.file)
+        if not found.wrong or info is None or "digest" in info.model or share == 1.0:
+            return
+        if info.model.get("fingerprint") == self._replayed.fingerprint:
+            yield Caveat(
+                f"that {found.name} is a run of {self.model.path.name} is known by the header and {share:.2%} of the weights: a file "
+                "that was changed since between these samples looks the same; a run with ",
+                FINGERPRINT.given("full", "'full'"),
+                " names every byte",
+            )
+
     def _notes(self) -> Iterator[str]:
         trace, recorded = self.recorded.trace, self.recorded
         yield from self._arithmetic.notes(name_of(str(trace.directory)))
@@ -189,6 +203,11 @@ class Auditor:
             )
         if fingerprint is not None and fingerprint != self._replayed.fingerprint:
             yield Caveat(f"{trace.directory} was recorded from another model file than {self.model.path} (the fingerprints differ)")
+        elif differs_unseen(trace, self._replayed):
+            yield Caveat(
+                f"{trace.directory} was recorded from another model file than {self.model.path}: its weights differ where their common "
+                "fingerprint does not look"
+            )
         if self._kept is not None:
             yield Caveat(self._kept.describe(name_of(str(trace.directory))))
         if self._arithmetic.chosen is None and (other := overruled(self.profile, trace.info, self.graph)) is not None:

@@ -14,6 +14,7 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.model_keys import keys_of_ops
 from aprgraph.graph.ops import traits_of
 from aprgraph.runtime.blame.local_errors import NAMED, FileSuspect, LocalError
+from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.check.finding import Level
 from aprgraph.runtime.check.weights import judge_some
 from aprgraph.runtime.trace.reader import Trace
@@ -26,9 +27,16 @@ _MOST_BYTES = 256 << 20
 _UNCHECKED = ("rope.dimension_count", "attention.sliding_window", "rope.scaling.original_context_length", "expert_used_count")
 
 
-def is_run_of(trace: Trace, fingerprint: str) -> bool:
-    """Whether the manifest says that the trace was computed from the file of this fingerprint."""
-    return trace.info is not None and trace.info.model.get("fingerprint") == fingerprint
+def is_run_of(trace: Trace, model: ReplayedModel) -> bool:
+    """Whether the manifest says that the trace was computed from the file of ``model``: by fingerprint, and by digest if it has one."""
+    return trace.info is not None and trace.info.model.get("fingerprint") == model.fingerprint and not differs_unseen(trace, model)
+
+
+def differs_unseen(trace: Trace, model: ReplayedModel) -> bool:
+    """Whether the file that the manifest names by all of its bytes has the fingerprint of ``model``, and is another."""
+    if trace.info is None or trace.info.model.get("fingerprint") != model.fingerprint:
+        return False
+    return "digest" in trace.info.model and trace.info.model["digest"] != model.digest
 
 
 def suspect_file(wrong: Sequence[LocalError], model: Model, graph: Graph) -> FileSuspect:

@@ -16,7 +16,7 @@ def in_order_of_model(trace: Trace, model: ReplayedModel) -> tuple[Trace, tuple[
     A run of the model's own file has its rows, so that another order there is what the run took them for: a fault, and left.
     """
     recorded, wanted = order_of(trace), order_of_graph(model.graph)
-    if recorded is None or wanted in (None, recorded) or is_run_of(trace, model.fingerprint):
+    if recorded is None or wanted in (None, recorded) or is_run_of(trace, model):
         return trace, ()
     layouts = rows_of(trace, model.graph)
     if not layouts or wanted is None:

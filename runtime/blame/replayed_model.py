@@ -9,6 +9,7 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes.fix_context import context_choices
 from aprgraph.graph.passes.pipeline import recorded_graph
+from aprgraph.graph.sources.whole_digest import whole_digest
 from aprgraph.graph.tap_plan import Plan
 from aprgraph.runtime.decoded_weights import DecodedWeights
 
@@ -50,6 +51,11 @@ class ReplayedModel:
     def fingerprint(self) -> str:
         """The model file's."""
         return self.model.file.fingerprint()
+
+    @cached_property
+    def digest(self) -> str:
+        """That of every byte of the model file, which is read for it."""
+        return whole_digest(self.model.file)
 
     @staticmethod
     def of(model: Model | ReplayedModel) -> ReplayedModel:

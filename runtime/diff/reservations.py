@@ -211,6 +211,12 @@ def graph_reservation(differences: GraphDifferences) -> Reservation | None:
 def file_reservation(a: Trace, b: Trace) -> Reservation | None:
     """Traces of different model files, as far as the manifests say."""
     fingerprints = [None if side.info is None else side.info.model.get("fingerprint") for side in (a, b)]
-    if None in fingerprints or fingerprints[0] == fingerprints[1]:
+    if None in fingerprints:
         return None
+    if fingerprints[0] == fingerprints[1]:
+        digests = [side.info.model.get("digest") for side in (a, b) if side.info is not None]
+        if None in digests or digests[0] == digests[1]:
+            return None
+        sentence = "the traces are of different model files, which differ where their common fingerprint does not look"
+        return Reservation(sentence, answered_by_replay=True)
     return Reservation("the traces are of different model files (their fingerprints differ)", answered_by_replay=True)

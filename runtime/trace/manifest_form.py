@@ -38,7 +38,8 @@ MODEL = Record(
     {},
     {
         "name": Text(_MOST_PATH, about="The file's or folder's name, without its place."),
-        "fingerprint": Text(128),
+        "fingerprint": Text(128, about="Of the file's header and samples of its weights."),
+        "digest": Text(128, about="Of every byte of the file, where the run was asked for it."),
         "overrides": MapOf(OneOf((Flag(), Number(), Text())), about="Metadata keys that the model was loaded with in place of its own."),
     },
     about="What was run, as far as the writer knows it.",

@@ -22,6 +22,7 @@ from aprgraph.graph.text import parse_graph
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, read_aprt, whose
+from aprgraph.runtime.trace.described import why_not_described
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, QK_ROWS, TraceEntry, TraceInfo, read_manifest
 from aprgraph.runtime.trace.unread_files import Unread, beside_manifest
 from aprgraph.runtime.trace.without_manifest import read_without_manifest
@@ -51,6 +52,8 @@ class Trace:
         self.entries = tuple(sorted(entries, key=lambda entry: entry.order))
         self.info = info
         self._by_key = {entry.key: entry for entry in self.entries}
+        #: The files whose statistics were looked at, for all copies of a trace (with_shapes).
+        self._described: set[str] = getattr(self, "_described", set())
 
     @staticmethod
     def open(directory: str | Path, *, names: Sequence[str] = ()) -> Trace:
@@ -141,7 +144,7 @@ class Trace:
         return self.load(self.get(stage, layer, step))
 
     def load(self, entry: TraceEntry) -> F32:
-        """The tensor of ``entry``; see ``tensor``."""
+        """The tensor of ``entry``; see ``tensor``. That it has the statistics that the manifest gives is looked at once."""
         if entry.file is None:
             raise TraceError(f"{self.directory}: {entry.label} has statistics only; run again without ", STATS_ONLY)
         path = self.directory / entry.file
@@ -151,6 +154,14 @@ class Trace:
         if math.prod(entry.shape) != values.size:
             dims = shape_text(entry.shape)
             raise TraceError(f"{path}: {values.size} elements, but the manifest says {dims}; written by another run?")
+        if entry.statistics is not None and entry.file not in self._described:
+            self._described.add(entry.file)
+            why_not = why_not_described(values, entry.statistics)
+            if why_not is not None:
+                raise TraceError(
+                    f"{path} is not the tensor that the manifest describes: {why_not}; it was damaged or exchanged after it was recorded: "
+                    "copy it again, or record it again"
+                )
         return values.reshape(entry.shape)
 
     def with_shapes(self, shapes: Mapping[Place, tuple[int, ...]]) -> Trace:

@@ -16,9 +16,8 @@ from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.model import load_model
 from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.blame import LocalState, audit
-from aprgraph.runtime.trace.aprt import write_aprt
 from aprgraph.runtime.trace.reader import Trace
-from tests.support.blame import TOKENS, bare, spoil, traced
+from tests.support.blame import TOKENS, bare, rerecord, spoil, traced
 from tests.support.compiled import use_cache
 from tests.support.graphs import ops_of
 from tests.support.planted_kernels import kinds
@@ -135,7 +134,7 @@ def test_a_run_in_float16_ends_at_65504(stage: str, tiny_model: Tiny, tmp_path: 
     for entry in trace.entries:
         values = np.array(trace.load(entry))
         with np.errstate(over="ignore"):
-            write_aprt(trace.directory / str(entry.file), entry.layer, values.astype(np.float16).astype(np.float32))
+            rerecord(trace, entry, values.astype(np.float16).astype(np.float32))
     directory = bare(trace)
     found = audit(Trace.open(directory), load_model(model), tokens=TOKENS)
     assert found.profile == "same-graph-f16"

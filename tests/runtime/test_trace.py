@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from aprgraph.runtime.diff import diff
 from aprgraph.runtime.output_file import write_text_atomically
 from aprgraph.runtime.trace import aprt
 from aprgraph.runtime.trace.aprt import write_aprt
+from aprgraph.runtime.trace.described import why_not_described
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.statistics import compute_statistics
 from aprgraph.runtime.trace.writer import TraceWriter
-from tests.support.cli import files_under
+from tests.support.cli import files_under, run_cli
 from tests.support.traces import EMPTY_GRAPH, values, write_bare, write_trace
 
 TENSORS = {
@@ -285,6 +288,40 @@ def test_a_file_of_another_run(tmp_path: Path, layer: int | None, tensor: aprt.F
     write_aprt(tmp_path / "t" / "layer-0" / "embedding.bin", layer, tensor)
     with pytest.raises(TraceError, match=message):
         Trace.open(tmp_path / "t").tensor("embedding", 0)
+
+
+@pytest.mark.contract("APRT-DESCRIBED-1")
+def test_a_damaged_or_exchanged_file_is_not_what_the_manifest_describes(tmp_path: Path) -> None:
+    """Half a page of zeros in a megabyte, the file of another layer, and one NaN: each is named before anything is compared."""
+    large = {(layer, "ffn_out"): values(512, 512, seed=layer) for layer in (0, 1, 2)}
+    trace = write_trace(tmp_path / "t", large)
+    zero, other, nan = (tmp_path / "t" / f"layer-{layer}" / "ffn_out.bin" for layer in (0, 1, 2))
+    data = bytearray(zero.read_bytes())
+    data[300_000:302_048] = bytes(2048)
+    zero.write_bytes(data)
+    write_aprt(other, 1, large[0, "ffn_out"])
+    spoilt = large[2, "ffn_out"].copy()
+    spoilt[3, 4] = np.nan
+    write_aprt(nan, 2, spoilt)
+    for path, why in ((zero, "its mean is "), (other, "its "), (nan, "it holds 1 NaN, there are 0 in the manifest")):
+        with pytest.raises(
+            TraceError, match=rf"{re.escape(str(path))} is not the tensor that the manifest describes: {why}.* copy it again"
+        ):
+            Trace.open(tmp_path / "t").tensor("ffn_out", int(path.parent.name[-1]))
+    damaged = json.loads(run_cli("inspect", tmp_path / "t", "--json").out)["damaged"]
+    assert list(damaged) == [entry.file for entry in trace]
+
+
+@pytest.mark.contract("APRT-DESCRIBED-1")
+@pytest.mark.parametrize("rounded", [lambda x: float(np.float32(x)), lambda x: float(f"{x:.4g}"), lambda x: round(x, 3), lambda _: None])
+def test_statistics_of_other_writers_may_be_rounded(rounded: Callable[[float], float | None]) -> None:
+    tensor = values(64, 64) * np.float32(1e-3)
+    exact = compute_statistics(tensor)
+    given = {name: rounded(value) for name, value in exact.to_json().items() if name in ("min", "max", "mean", "rms") and value is not None}
+    assert why_not_described(tensor, exact) is None
+    assert why_not_described(tensor, replace(exact, **given)) is None
+    another = why_not_described(tensor * np.float32(20), replace(exact, **given))
+    assert (another is None) == (rounded(1.0) is None)  # what says nothing of the values describes any
 
 
 def test_a_file_that_has_gone(tmp_path: Path) -> None:

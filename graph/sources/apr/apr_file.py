@@ -26,7 +26,7 @@ from aprgraph.graph.sources.checkpoint.gather import gather
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
 from aprgraph.graph.sources.checkpoint.values import Value, as_stored
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes
-from aprgraph.graph.sources.mapped_file import MappedFile
+from aprgraph.graph.sources.mapped_file import SAMPLES, MappedFile
 from aprgraph.graph.sources.source import Part, TensorFault, TensorInfo
 from aprgraph.graph.words import counted, listed
 
@@ -209,6 +209,11 @@ class AprFile:
         """See ``Source.release``."""
         self._made = None
         self._file.release()
+
+    @property
+    def fingerprint_samples(self) -> int:
+        """See ``Source.fingerprint_samples``."""
+        return SAMPLES
 
     def fingerprint(self) -> str:
         """See ``Source.fingerprint``."""

@@ -29,10 +29,10 @@ from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, Store
 from aprgraph.graph.sources.checkpoint.sentence_transformers import read_modules
 from aprgraph.graph.sources.checkpoint.tokenizer import read_tokenizer
 from aprgraph.graph.sources.checkpoint.values import Value, real
+from aprgraph.graph.sources.mapped_file import SAMPLE_BYTES, SAMPLES
 from aprgraph.graph.sources.source import Part, TensorInfo
 from aprgraph.graph.weight_pieces import read_pieces
 
-_SAMPLES, _SAMPLE_BYTES = 256, 4096
 #: Bytes of a tensor from which on its making leaves no pages of the file in memory.
 _LARGE = 1 << 26
 
@@ -165,21 +165,26 @@ class Checkpoint:
         for file in self._files:
             file.mapped.release()
 
+    @property
+    def fingerprint_samples(self) -> int:
+        """See ``Source.fingerprint_samples``."""
+        return max(SAMPLES // len(self._files), 1) * len(self._files)
+
     def fingerprint(self) -> str:
         """SHA-256 over config.json, and each file's size, header, and samples of 4 KiB: 256 in all, or one a file."""
         digest = hashlib.sha256(self._config.read_bytes())
         for file in self._files:
-            size, samples = file.mapped.size, max(_SAMPLES // len(self._files), 1)
+            size, samples = file.mapped.size, max(SAMPLES // len(self._files), 1)
             digest.update(struct.pack("<Q", size))
             digest.update(file.mapped.mapping[: file.data_start])
             for start in _places(file.data_start, size, samples):
-                digest.update(file.mapped.mapping[start : start + _SAMPLE_BYTES])
+                digest.update(file.mapped.mapping[start : start + SAMPLE_BYTES])
         self.release()
         return digest.hexdigest()
 
 
 def _places(start: int, size: int, samples: int) -> Iterator[int]:
-    room = max(size - start - _SAMPLE_BYTES, 0)
+    room = max(size - start - SAMPLE_BYTES, 0)
     return (start + room * index // max(samples - 1, 1) for index in range(samples))
 
 

@@ -1,0 +1,68 @@
+"""Whether a tensor is the one that a manifest describes, by its statistics: what finds damaged and exchanged files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from decimal import Decimal
+
+import numpy as np
+
+from aprgraph.runtime.trace.aprt import F32, give_back
+from aprgraph.runtime.trace.statistics import Statistics, compute_statistics, statistics_from_sums
+
+#: Elements of a step, which stay in the cache, and after which pages that were read are given back.
+_STEP, _GIVEN_BACK = 1 << 15, 1 << 20
+#: How far off, relative to the largest element, statistics may be: of sums in float64 in another order, and of what was rounded or added up
+#: in float32, as other writers may have it.
+_EXACT, _ROUGH = 1e-6, 1e-3
+#: A number with no more decimal digits may have been rounded to them.
+_FEW_DIGITS = 9
+
+
+def why_not_described(values: F32, statistics: Statistics) -> str | None:
+    """How ``values`` are not what ``statistics`` say, in words; None where they are, as exactly as the statistics are."""
+    found = _statistics(values.reshape(-1))
+    for what, held, due in (("NaN", found.nan, statistics.nan), ("Inf", found.inf, statistics.inf)):
+        if held != due:
+            return f"it holds {held} {what}, there are {due} in the manifest"
+    largest = max((abs(value) for value in (found.min, found.max) if value is not None), default=0.0)
+    names = ("min", "max", "mean", "rms")
+    due_values = {name: value for name in names if (value := getattr(statistics, name)) is not None}
+    tolerance = largest * (_EXACT if any(_is_of_float64(value) for value in due_values.values()) else _ROUGH)
+    for name, due in due_values.items():
+        held = getattr(found, name)
+        if held is None or not abs(held - due) <= max(tolerance, _last_digit(due)):
+            return f"its {name} is {'not there' if held is None else f'{held:.7g}'}, {due:.7g} in the manifest"
+    return None
+
+
+def _statistics(flat: F32) -> Statistics:
+    low, high, total, squares = math.inf, -math.inf, 0.0, 0.0
+    for values in _steps(flat):
+        wide = values.astype(np.float64)
+        low, high = min(low, float(wide.min())), max(high, float(wide.max()))
+        total += float(wide.sum())
+        squares += float(np.vecdot(wide, wide))
+        if not math.isfinite(squares):
+            return compute_statistics(flat)
+    return statistics_from_sums(flat.size, 0, 0, low, high, total, squares)
+
+
+def _steps(flat: F32) -> Iterator[F32]:
+    for start in range(0, flat.size, _GIVEN_BACK):
+        part = flat[start : start + _GIVEN_BACK]
+        for step in range(0, part.size, _STEP):
+            yield part[step : step + _STEP]
+        give_back(part)
+
+
+def _is_of_float64(value: float) -> bool:
+    """Whether a number has more digits than float32 has."""
+    return len(Decimal(repr(value)).as_tuple().digits) > _FEW_DIGITS and float(np.float32(value)) != value
+
+
+def _last_digit(value: float) -> float:
+    """One of the last decimal digit of a number that may have been rounded to it; else 0."""
+    digits = Decimal(repr(value)).as_tuple()
+    return 10.0**digits.exponent if len(digits.digits) <= _FEW_DIGITS and isinstance(digits.exponent, int) else 0.0

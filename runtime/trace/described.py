@@ -22,7 +22,8 @@ _FEW_DIGITS = 9
 
 def why_not_described(values: F32, statistics: Statistics) -> str | None:
     """How ``values`` are not what ``statistics`` say, in words; None where they are, as exactly as the statistics are."""
-    found = _statistics(values.reshape(-1))
+    with np.errstate(invalid="ignore"):  # Inf and -Inf, whose sum is NaN
+        found = _statistics(values.reshape(-1))
     for what, held, due in (("NaN", found.nan, statistics.nan), ("Inf", found.inf, statistics.inf)):
         if held != due:
             return f"it holds {held} {what}, there are {due} in the manifest"

@@ -18,7 +18,6 @@ from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.prompt import Prompt, prompt_of
 from aprgraph.runtime.report import render_page
-from aprgraph.runtime.trace.aprt import write_aprt
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from tests.runtime.test_report import Element, read_page
@@ -214,9 +213,7 @@ def test_odd_manifests_are_drawn_and_nothing_in_them_is_obeyed_by_a_terminal(tmp
     path = tmp_path / "b" / "trace.json"
     document = json.loads(path.read_text())
     document["target"] = "\x1b[31mred"
-    document["tensors"][1]["layer"] = None
     path.write_text(json.dumps(document))
-    write_aprt(tmp_path / "b" / "layer-1" / "ffn_up.bin", None, values(3, 8))
     result = run_cli("diff", "a", "b", "--html", "page.html")
     assert result.code == 0
     assert "�[31mred" in result.out

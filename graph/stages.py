@@ -287,6 +287,8 @@ APR_STAGES: Final = tuple(stage.name for stage in STAGES if not stage.addition)
 #: ``end_of_layer``.
 END_OF_LAYER, FINAL_NORM = "layer_out_norm", "final_norm"
 _ENDS: Final = (END_OF_LAYER, "layer_out", "post_ffn_residual")
+#: The embedding of a text, as its positions are pooled.
+POOLED: Final = "pooled"
 #: The norm of the embedding.
 EMBEDDING_NORM: Final = "embedding_norm"
 

@@ -20,7 +20,7 @@ from aprgraph.capture.weighed_experts import WEIGHED_STAGES, WeighedExpertsWatch
 from aprgraph.graph.ir import Dim, Node
 from aprgraph.graph.ops import complete_attrs, traits_of
 from aprgraph.graph.ops.base import integer
-from aprgraph.graph.stages import EMBEDDING, STAGE_BY_NAME
+from aprgraph.graph.stages import EMBEDDING, POOLED, STAGE_BY_NAME
 
 #: Called with (stage, layer, tensor). The tensor has the shape of the stage table, on any device, in any dtype.
 Record = Callable[[str, int | None, torch.Tensor], None]
@@ -76,11 +76,14 @@ def _in_order(captured: CapturedModel, record: Record) -> Record:
     return in_order
 
 
-def find_notes(captured: CapturedModel) -> Iterator[str]:
-    """Sentences on the stages that cannot be recorded from this model, and why."""
-    if captured.head is None:
+def find_notes(captured: CapturedModel, seen: Collection[str] = ()) -> Iterator[str]:
+    """Sentences on the stages that cannot be recorded from this model, and why; ``seen`` are those that were."""
+    if captured.head is None and POOLED not in seen:
         name = type(captured.model).__name__
-        yield f"what comes behind its last norm, logits or a pooled embedding, is not recorded: {name} has no head"
+        yield (
+            f"what comes behind its last norm, logits or a pooled embedding, is not recorded: {name} has no head; what a program pools, "
+            "Capture.record takes"
+        )
     if captured.given is not captured.model:
         yield f"captured within {type(captured.given).__name__}"
     adapters = sorted({type(part).__module__ for part in captured.decoder.modules() if type(part).__module__.startswith("peft.")})

@@ -12,8 +12,9 @@ import torch
 from aprgraph.capture.arithmetic import ArithmeticWatch
 from aprgraph.capture.captured_model import CapturedModel, open_model
 from aprgraph.capture.module_hooks import Tap, find_notes, find_taps
-from aprgraph.graph.errors import PlanError, TraceError
-from aprgraph.graph.stages import EMBEDDING, LOGITS, STAGE_BY_NAME
+from aprgraph.capture.sentence_modules import STAGES_OF_TEXT, find_modules
+from aprgraph.graph.errors import PlanError, TraceError, shown
+from aprgraph.graph.stages import EMBEDDING, LOGITS, POOLED, STAGE_BY_NAME
 from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.row_order import order_of_graph
@@ -48,6 +49,7 @@ class Capture:
         self._plan = parse_plan(taps, layers or f"0..{len(self._captured.layers)}")
         self._positions = positions
         self._taps = list(find_taps(self._captured, self._record, lambda: self._total, all_logits=positions == "all"))
+        self._taps += [Tap((stage,), None, watch) for stage, watch in find_modules(self._captured.given, self._record_row)]
         self._check_plan()
         head = [self._captured.head] if self._captured.head is not None else []
         self._arithmetic = ArithmeticWatch([self._captured.decoder, *head])
@@ -62,6 +64,29 @@ class Capture:
         self._embedded: tuple[torch.Tensor, torch.Tensor] | None = None
         self._is_running = False
         self._trace: Trace | None = None
+
+    def record(self, stage: str, values: Any) -> Any:
+        """Record what your program makes of the model's output inside the block, an embedding of the whole text, and return it.
+
+        ``stage`` is `pooled`, `pooled_up`, `pooled_up_act`, `pooled_down`, `pooled_down_act` or `pooled_normed`. ``values`` are the
+        elements of one row, [Y] or [1, Y], of torch or NumPy. Raises TraceError outside the block, before the prompt has run, for
+        another stage or shape, or for a stage that is recorded already.
+        """
+        self._record_row(stage, values)
+        return values
+
+    def _record_row(self, stage: str, values: Any) -> None:
+        if stage not in STAGES_OF_TEXT:
+            raise self._fail(f"record takes {', '.join(STAGES_OF_TEXT)}, not {shown(stage)}: what the model computes is recorded anyway")
+        if self._trace is not None or self._step < 0 or self._is_running:
+            raise self._fail(f"{stage} is recorded inside the block, when the model has run on the text")
+        row = torch.as_tensor(values)
+        if row.numel() != row.shape[-1:].numel() or row.dim() == 0 or not row.numel():
+            raise self._fail(f"{stage} has the shape {list(row.shape)}, expected one row of numbers: one text at a time")
+        width = getattr(self._captured.decoder.config, "hidden_size", row.numel())
+        if stage == POOLED and row.numel() != width:
+            raise self._fail(f"{stage} has {row.numel()} elements, expected {width}, as a position has; is it behind a dense layer?")
+        self._record(stage, None, row.reshape(-1))
 
     @property
     def trace(self) -> Trace:
@@ -96,10 +121,11 @@ class Capture:
     def _check_plan(self) -> None:
         """Raise PlanError if the plan names a stage or a layer that the model does not show."""
         plan, count = self._plan, len(self._captured.layers)
-        shown = {EMBEDDING, *(stage for tap in self._taps for stage in tap.stages)}
-        missing = [stage for stage in plan.stages if stage not in shown]
+        there = {EMBEDDING, *(stage for tap in self._taps for stage in tap.stages)}
+        # What comes behind the model, a program may record itself.
+        missing = [stage for stage in plan.stages if stage not in there and stage not in STAGES_OF_TEXT]
         if missing and not plan.everything:
-            own = ", ".join(stage for stage in STAGE_BY_NAME if stage in shown)
+            own = ", ".join(stage for stage in STAGE_BY_NAME if stage in there)
             why = "".join(f" ({note})" for note in find_notes(self._captured) if any(stage in note for stage in missing))
             raise PlanError(f"taps: this model does not show {', '.join(missing)}{why}; what it shows is: {own}")
         if plan.layers.stop > count and any(STAGE_BY_NAME[stage].per_layer for stage in plan.stages):
@@ -206,6 +232,11 @@ class Capture:
             raise self._fail("the last pass inside the block did not end, so this is no whole trace")
         seen = {stage for _, _, stage in self._recorded}
         missing = [] if self._plan.everything else [stage for stage in self._plan.stages if stage not in seen]
+        if missing and set(missing) <= {*STAGES_OF_TEXT}:
+            raise self._fail(
+                f"{', '.join(missing)} was not recorded: it comes behind the model, so record it inside the block, with "
+                f"record({missing[0]!r}, values) of what the block yields"
+            )
         if missing or not seen:
             raise self._fail(f"{', '.join(missing) or 'nothing'} was not recorded: the passes did not get there")
         captured, config = self._captured, self._captured.decoder.config
@@ -219,7 +250,7 @@ class Capture:
             extra["generated"] = self._generated
         if (rows := order_of_graph(captured.outline.graph)) is not None:
             extra[QK_ROWS] = rows
-        notes = [*found.notes, *find_notes(captured)]
+        notes = [*found.notes, *find_notes(captured, seen)]
         if notes:
             extra["notes"] = notes
         # The last part alone: where a model lies on this machine is nobody's business.

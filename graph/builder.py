@@ -67,9 +67,16 @@ class GraphBuilder(NodeBuilder):
             rows[0] = self._add(f"layer0.{stage}_of_types", "row_add", (rows[0], types), {"row": 0}, None, 0)
         return self._add(f"layer0.{stage}", "add", rows, {}, stage, 0)
 
+    def embed_with_types(self, stage: str, table: str, types: str | None) -> str:
+        """The embedding of each token plus the first row of ``types`` [T, E], where there are some."""
+        if types is None:
+            return self.embed(stage, table)
+        rows = self._add(f"layer0.{stage}_of_tokens", "embed", ("tokens", table), {"scale": 1.0}, None, 0)
+        return self._add(f"layer0.{stage}", "row_add", (rows, types), {"row": 0}, stage, 0)
+
     def norm_embedding(self, stage: str, x: str) -> str:
         """The family's norm of the embedding. The stage counts as one of layer 0, the weight is the model's."""
-        weights = [self.weight(stage, self.width(x)), self.weight(stage, self.width(x), what="bias")]
+        weights = [self.weight(stage, self.width(x), what=what) for what in ("weight", *["bias"] * self.family.norm_bias)]
         attrs: dict[str, Attr] = {"eps": self.family.eps, "groups": 1}
         return self._add(f"layer0.{stage}", self.family.norm_op, (x, *weights), attrs, stage, 0)
 

@@ -99,7 +99,7 @@ _READ = (
     ModelKey(
         "attention.layer_norm_rms_epsilon", "the epsilon of the RMSNorms", ("rms_norm",),
         llama_cpp="llama.cpp takes it for the norms of latents too, where the original takes 1e-06", llama_cpp_in=("deepseek2",),
-        llama_cpp_takes=1e-6, harmless_in=("nemotron",),  # whose norms are LayerNorms, though converters write it for them too
+        llama_cpp_takes=1e-6, harmless_in=("nemotron", "modern-bert"),  # whose norms are LayerNorms, though converters write it too
     ),
     ModelKey(
         "attention.layer_norm_epsilon", "the epsilon of LayerNorms", ("layer_norm",),

@@ -58,8 +58,9 @@ class Capture:
         self._stack = contextlib.ExitStack()
         self._tokens: list[int] = []
         self._generated: list[int] = []
-        #: Positions so far, those of the running pass included; and the step of that pass.
+        #: Positions so far, those of the running pass included; the step of that pass, and its positions.
         self._total, self._step = 0, -1
+        self._last: list[int] = []
         #: What the embedding of the running pass was given and gave, until its positions tell which step it is.
         self._embedded: tuple[torch.Tensor, torch.Tensor] | None = None
         self._is_running = False
@@ -164,7 +165,9 @@ class Capture:
         if self._embedded is None:
             if self._step < 0 or self._total == 0:
                 raise self._fail("the model was given embeddings, expected input_ids: the trace is to name its tokens")
-            return  # a family with several RoPEs asks once for each
+            # A family with several RoPEs asks once for each, and one that normalises its embedding asks when the pass has begun.
+            self._require_positions((positions.reshape(-1, positions.shape[-1])[0] - self._captured.first_position).tolist())
+            return
         if self._embedded[0].shape[0] == 1 and positions.dim() == _AXES_APART:
             if not bool((positions == positions[:1]).all()):
                 raise self._fail("the axes of the positions differ, expected a text without images")
@@ -185,8 +188,9 @@ class Capture:
             )
         count = tokens.shape[1]
         first = self._total if positions is None else positions[0]
-        if positions is not None and positions != list(range(first, first + count)):
-            raise self._fail(f"the positions are {positions}, expected one after the other")
+        self._last = list(range(first, first + count))
+        if positions is not None:
+            self._require_positions(positions)
         if first != self._total or (self._total > 0 and count != 1):
             expected = "the whole prompt from position 0" if self._total == 0 else f"one token, at position {self._total}"
             raise self._fail(
@@ -198,9 +202,13 @@ class Capture:
         self._arithmetic.at_pass(rows.device)
         (self._generated if self._step else self._tokens).extend(tokens[0].tolist())
 
+    def _require_positions(self, positions: list[int]) -> None:
+        if positions != self._last:
+            raise self._fail(f"the positions are {positions}, expected one after the other")
+
     def _before_layers(self, _module: Any, args: Any, kwargs: Any) -> None:
         """What the first layer is given, or the norm before it, is the embedding, scaled by whoever scales it."""
-        if self._captured.of_positions is None:
+        if self._captured.of_positions is None or self._embedded is not None:
             self._begin(None)
         self._record(EMBEDDING, 0, (args[0] if args else kwargs["hidden_states"])[0])
 

@@ -28,7 +28,9 @@ from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.mamba2 import Mamba2
 from aprgraph.graph.families.mistral3 import Mistral3
 from aprgraph.graph.families.mixture import Mixture
+from aprgraph.graph.families.modern_bert import ModernBert
 from aprgraph.graph.families.nemotron import Nemotron
+from aprgraph.graph.families.nomic_bert import NomicBert
 from aprgraph.graph.families.olmo2 import Olmo2
 from aprgraph.graph.families.phi2 import Phi2
 from aprgraph.graph.families.phi3 import Phi3
@@ -48,7 +50,7 @@ for _family in (
     Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Qwen3Next, Qwen35, Qwen35Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
-    Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert,
+    Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert,
 ):  # fmt: skip
     register(_family)
 

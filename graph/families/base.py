@@ -63,6 +63,8 @@ class Family:
     hf_rope: ClassVar[str] = "rotary_emb"
     #: Stages that transformers computes outside of a layer and gives it: to the names of the layer's arguments.
     hf_layer_inputs: ClassVar[Mapping[str, str]] = {}
+    #: Parts of names that checkpoints have otherwise than transformers' modules: to the modules' own.
+    hf_renamed: ClassVar[Mapping[str, str]] = {}
     #: Keys of GGUF that stand without the architecture in front.
     bare_keys: ClassVar[Collection[str]] = ()
     gguf_names: ClassVar[Mapping[str, str]] = {}

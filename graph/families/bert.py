@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
+from aprgraph.graph.errors import ModelError
 from aprgraph.graph.families.conversion import Conversion
-from aprgraph.graph.families.numbers import REQUIRED, Number, Reading, flag, number, real
+from aprgraph.graph.families.encoder import PostNormEncoder, read_activation
+from aprgraph.graph.families.numbers import REQUIRED, Number, Reading, flag, number
 from aprgraph.graph.families.pooling import KEY, Pooling, read_pooling
 from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.families.ungated import UngatedNetwork
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
 _POSITIONS, _POOLER = "position_embedding", "pooler"
 #: In checkpoints. Conversion leaves it out, or makes it a classifier's.
 _POOLER_NAME = "pooler.dense"
-#: The activations by the names that files have for them. llama.cpp has the first in any case; its files name none.
-_ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_erf", "gelu_python": "gelu_erf"}
-
-
-def _activation(family: Bert) -> str:
-    name, key = family.metadata.text(family.key("hidden_activation"), "gelu_new"), family.key("hidden_activation")
-    if name not in _ACTIVATIONS:
-        where = f"{family.metadata.path}: {family.metadata.own_name(key)}"
-        raise UnsupportedModelError(f"{where} is {shown(name)}; supported are {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]
 
 
 def _pooling(family: Bert) -> Pooling:
@@ -42,7 +33,7 @@ def _pooling(family: Bert) -> Pooling:
     return Pooling.FIRST if family.own_pooler else said
 
 
-class Bert(UngatedNetwork):
+class Bert(PostNormEncoder, UngatedNetwork):
     """BERT, RoBERTa, XLM-RoBERTa (arXiv:1810.04805): a LayerNorm behind each sum, learnt positions, attention to later ones.
 
     Every token is of the first type. RoBERTa's checkpoints have rows for positions from the number of the padding on;
@@ -52,24 +43,16 @@ class Bert(UngatedNetwork):
     architecture = "bert"
     hf_classes = "BertModel RobertaModel XLMRobertaModel"
     checked_against = "transformers 5.24, llama.cpp 0.5.0"
-    hf_root, hf_layers = "", "encoder.layer"
+    hf_layers = "encoder.layer"
     hf_names = {
-        "embedding": "embeddings.word_embeddings", _POSITIONS: "embeddings.position_embeddings",
-        "token_types": "embeddings.token_type_embeddings", "embedding_norm": "embeddings.LayerNorm",
+        **PostNormEncoder.hf_names, _POSITIONS: "embeddings.position_embeddings",
         "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value", "attn_out": "attention.output.dense",
         "ffn_norm": "attention.output.LayerNorm", "ffn_up": "intermediate.dense", "ffn_out": "output.dense",
         "layer_out_norm": "output.LayerNorm", _POOLER: _POOLER_NAME,
     }  # fmt: skip
-    gguf_names = {
-        _POSITIONS: "position_embd", "embedding_norm": "token_embd_norm", "ffn_norm": "attn_output_norm",
-        "layer_out_norm": "layer_output_norm", _POOLER: _POOLER_NAME,
-    }  # fmt: skip
+    gguf_names = {**PostNormEncoder.gguf_names, _POSITIONS: "position_embd", _POOLER: _POOLER_NAME}
     form_numbers = ("padding", "skips_padding", "activation_op")
-    norm_op = "layer_norm"
-    norm_bias = True
     qkv_bias = True
-    causal = flag("attention.causal", None, False)
-    eps = real("attention.layer_norm_epsilon", "layer_norm_eps", least=0)
     #: The number of the token of padding, and whether positions count from the one behind it (both of checkpoints alone).
     padding = number("padding_token_id", "pad_token_id", 0, least=0)
     skips_padding = flag("positions_after_padding", None, False)
@@ -80,14 +63,9 @@ class Bert(UngatedNetwork):
     context: Number[int] = Number(
         lambda f, key, taken: f.metadata.positive(key, taken) - f.skipped, "context_length", "max_position_embeddings", REQUIRED, None
     )
-    activation_op: Reading[str] = Reading(_activation)
+    activation_op: Reading[str] = Reading(read_activation)
     #: As in gpt2: there is none.
     rope: Reading[Rope] = Reading(lambda f: Rope(f.head_size, f.rope_base))
-
-    @property
-    def has_head(self) -> bool:
-        """There is none."""
-        return False
 
     @property
     def skipped(self) -> int:
@@ -128,15 +106,6 @@ class Bert(UngatedNetwork):
         own = {} if self.own_pooler else dict.fromkeys((f"{_POOLER_NAME}.weight", f"{_POOLER_NAME}.bias"), "of a classifier")
         return {**super().unused_tensors, **own}
 
-    def layer(self, g: GraphBuilder, x: str, layer: int) -> str:
-        """Attention, then a feed-forward network, each added to what it was given, and the sum normalised."""
-        x = g.norm("ffn_norm", g.add("post_attn_residual", x, self.attention(g, x, layer)))
-        return g.norm("layer_out_norm", g.add("post_ffn_residual", x, self.feed_forward(g, x, layer)))
-
     def activate(self, g: GraphBuilder, up: str, layer: int) -> str:
         """GELU by erf, or by tanh in GGUF files."""
         return g.apply("ffn_swigl", self.activation_op, up)
-
-    def finish(self, g: GraphBuilder, x: str) -> str:
-        """A norm has ended the last layer."""
-        return x

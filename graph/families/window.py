@@ -19,12 +19,13 @@ class Windows(Reading["tuple[int, ...]"]):
 
     Every layer has the window if ``period`` is 0; else every ``period``-th layer attends to all positions. Files may
     say which layers have it. ``default`` is the window of a file that names none. ``chunked``: windows do not slide;
-    positions come in chunks of as many, and attend to those of their own chunk (Llama 4).
+    positions come in chunks of as many, and attend to those of their own chunk (Llama 4). ``first``: the first of each
+    ``period`` layers attends to all positions, and not the last.
     """
 
-    def __init__(self, period: int, default: int = 0, *, chunked: bool = False) -> None:
+    def __init__(self, period: int, default: int = 0, *, chunked: bool = False, first: bool = False) -> None:
         super().__init__(self.of)
-        self.period, self.default, self.chunked = period, default, chunked
+        self.period, self.default, self.chunked, self.first = period, default, chunked, first
         self.hf = "attention_chunk_size" if chunked else "sliding_window"
 
     def of(self, family: Family) -> tuple[int, ...]:
@@ -49,7 +50,7 @@ class Windows(Reading["tuple[int, ...]"]):
             raise ModelError(
                 f"{metadata.path}: {metadata.own_name(pattern_key)} is {period}, expected a number of layers, 0 for a window in all of them"
             )
-        return tuple(window if period == 0 or (layer + 1) % period else 0 for layer in range(layers))
+        return tuple(window if period == 0 or (layer if self.first else layer + 1) % period else 0 for layer in range(layers))
 
 
 class CheckpointWindows(Reading["tuple[int, ...]"]):

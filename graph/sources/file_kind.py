@@ -213,7 +213,7 @@ _OTHER_NETWORKS: Mapping[str, str] = {
         "the network of an image or video diffusion model",
     ),
     **dict.fromkeys(("whisper", "wavtokenizer-dec", "snac-dec", "kokoro", "parler-tts", "dia"), "a network for speech"),
-    **dict.fromkeys(("t5encoder", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert"),
+    **dict.fromkeys(("t5encoder", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert"),
                     "a text encoder of an architecture that is not there yet"),
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from tests.golden.transformers_models import LoadedModel
 
 _EMBEDDINGS = (
     "model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight", "backbone.embeddings.weight",
-    "embeddings.word_embeddings.weight",
+    "embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight",
 )  # fmt: skip
 FAMILIES = Path(__file__).parent / "families"
 
@@ -302,6 +302,15 @@ MODELS = {
     "xlm-roberta-f32": FamilyModel("bert", "XLMRoberta", _BERT | {
         "hidden_act": "gelu", "type_vocab_size": 1, "pad_token_id": 2, "max_position_embeddings": 67,
     }, pooling="mean"),
+    "nomic-bert-f32": FamilyModel("nomic-bert", "NomicBert", _BERT | {
+        "rope_parameters": _ROPE | {"rope_theta": 1000.0}, "type_vocab_size": 2,
+    }, pooling="mean"),
+    # The second and the third layer have windows, which reach two positions to either side. GELU by tanh, as llama.cpp has it in any case.
+    "modern-bert-f32": FamilyModel("modern-bert", "ModernBert", {
+        "vocab_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3, "max_position_embeddings": 64, "hidden_size": 24,
+        "intermediate_size": 28, "local_attention": 4, "hidden_activation": "gelu_pytorch_tanh", "pad_token_id": 1, "bos_token_id": None,
+        "eos_token_id": None, "cls_token_id": None, "sep_token_id": None,
+    }, pooling="first"),
     "gpt-oss-f32": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {"rope_parameters": _YARN_WHOLE}),
     "gpt-oss-mxfp4": FamilyModel("gpt-oss", "GptOss", _GPT_OSS | {
         "hidden_size": 64, "intermediate_size": 32, "rope_parameters": _YARN,

@@ -260,6 +260,14 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         # No converter writes it: llama.cpp has GELU by tanh in any case.
         "hidden_activation": "hidden_act",
     },
+    "nomic_bert": _BERT_KEYS | _ROPE_BASE,
+    # The epsilon is written under both names, as published files of the configuration have it twice.
+    "modernbert": {
+        **_layer_norm("norm_eps"), "attention.layer_norm_rms_epsilon": "norm_eps", "attention.causal": lambda _: False,
+        "attention.head_count_kv": lambda _: None, "attention.sliding_window": "local_attention",
+        "attention.sliding_window_pattern": lambda _: 3, "hidden_activation": "hidden_activation", "rope.scaling.type": lambda _: "none",
+        "rope.freq_base": "rope_parameters.full_attention.rope_theta", "rope.freq_base_swa": "rope_parameters.sliding_attention.rope_theta",
+    },
     # The window is that of the file, and not what the class makes of it.
     "gemma3_text": {
         **_HEAD_SIZE, "rope.freq_base": "rope_parameters.full_attention.rope_theta",
@@ -297,8 +305,11 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
 }  # fmt: skip
 
 
-#: What names of BERT's weights begin with.
-_BERT = ("embeddings.", "encoder.")
+#: What transformers 5 calls otherwise than the published checkpoint, whose names the converter knows.
+_NOMIC = {
+    "embeddings.LayerNorm": "emb_ln", "self_attn.o_proj": "attn.out_proj", "mlp.up_proj": "mlp.fc11", "mlp.gate_proj": "mlp.fc12",
+    "mlp.down_proj": "mlp.fc2", "post_attention_layernorm": "norm1", "post_mlp_layernorm": "norm2",
+}  # fmt: skip
 #: Whose norms multiply by 1 + weight.
 ONE_MORE = ("gemma2", "gemma-embedding", "qwen3next", "qwen35", "qwen35moe", "nemotron")
 
@@ -412,6 +423,18 @@ def _still_pairs(config: Any) -> Iterator[tuple[str, F32]]:
         yield "rope_freqs.weight", np.array([1.0] * turned + [1e30] * (size // 2 - turned), np.float32)
 
 
+def _nomic(name: str, state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
+    """With q, k and v as one tensor."""
+    own = f"encoder.{name}" if name.startswith("layers.") else name
+    if ".q_proj." in name:
+        parts = [state[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+        yield own.replace("self_attn.q_proj", "attn.Wqkv"), np.concatenate(parts)
+    elif ".k_proj." not in name and ".v_proj." not in name:
+        for part, theirs in _NOMIC.items():
+            own = own.replace(part, theirs)
+        yield own, state[name]
+
+
 def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed: bool) -> Iterator[tuple[str, F32]]:
     """The tensors under transformers' names, each with an end .weight or .bias, as GGUF holds them."""
     for name, values in state.items():
@@ -420,7 +443,9 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
         if name == "embeddings.position_embeddings.weight" and config.model_type == "xlm-roberta":
             yield name, values[config.pad_token_id + 1 :]
             continue
-        if architecture in PERMUTED and ".q_proj." in name:
+        if architecture == "nomic-bert":
+            yield from _nomic(name, state)
+        elif architecture in PERMUTED and ".q_proj." in name:
             yield name, _neighbours(values, config.num_attention_heads)
         elif architecture in PERMUTED and ".k_proj." in name:
             yield name, _neighbours(values, config.num_key_value_heads)
@@ -507,7 +532,8 @@ def write_gguf(
             add[type(value)](f"{architecture}.{key}", value)
     if pooling:
         writer.add_pooling_type({"mean": gguf.PoolingType.MEAN, "first": gguf.PoolingType.CLS, "last": gguf.PoolingType.LAST}[pooling])
-        state = {name if name.startswith(_BERT) else f"model.{name}": values for name, values in state.items()}
+        is_encoder = any(name.startswith("embeddings.") for name in state)
+        state = {name if is_encoder else f"model.{name}": values for name, values in state.items()}
     for number, matrix in enumerate(dense, start=2):
         writer.add_dense_features_dims(f"dense_{number}", matrix.shape[1], matrix.shape[0])
         writer.add_tensor(f"dense_{number}.weight", matrix)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tests.golden.bert_recorder import hook_bert
+from tests.golden.bert_recorder import ENCODERS
 from tests.golden.gemma_recorder import hook_gemma4
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
 from tests.golden.llama4_hooks import hook_norm_of_heads, hook_weighed_experts
@@ -62,8 +62,8 @@ class Recorder:
         self.logits: F64 | None = None
         self.layer = -1
         model = loaded.model
-        if loaded.architecture == "bert":
-            hook_bert(model, self._put, lambda layer: setattr(self, "layer", layer))
+        if loaded.architecture in ENCODERS:
+            ENCODERS[loaded.architecture](model, self._put, lambda layer: setattr(self, "layer", layer))
             return
         decoder = _first(model, "transformer", "backbone", "model") or model
         layers = decoder.h if loaded.architecture == "gpt2" else decoder.layers

@@ -149,6 +149,40 @@ def test_fields_of_older_versions(name: str, tmp_path: Path) -> None:
         ("exaone4-f32", lambda config: config.update(sliding_window_pattern="LLLG")),
         ("mistral3-f32", lambda config: config["rope_parameters"].update(max_position_embeddings=32, type="yarn")),
         ("ernie4-5-f32", lambda config: config.update(architectures=None, use_bias=False)),
+        (
+            # As nomic-ai/nomic-embed-text-v1.5 has them.
+            "nomic-bert-f32",
+            lambda config: config.update(
+                n_embd=config.pop("hidden_size"),
+                n_head=config.pop("num_attention_heads"),
+                n_inner=config.pop("intermediate_size"),
+                n_layer=config.pop("num_hidden_layers"),
+                n_positions=config.pop("max_position_embeddings"),
+                layer_norm_epsilon=config.pop("layer_norm_eps"),
+                rotary_emb_base=config.pop("rope_parameters")["rope_theta"],
+                activation_function="swiglu" if config.pop("hidden_act") and config.pop("head_dim") else "",
+                rotary_emb_fraction=1.0,
+                rotary_emb_interleaved=False,
+                rotary_emb_scale_base=None,
+                causal=False,
+                prenorm=False,
+                qkv_proj_bias=False,
+                use_flash_attn=True,
+                max_trained_positions=2048,
+            ),
+        ),
+        (
+            # As answerdotai/ModernBERT-base has them.
+            "modern-bert-f32",
+            lambda config: config.update(
+                global_rope_theta=config.pop("rope_parameters")["full_attention"]["rope_theta"],
+                local_rope_theta=10000.0,
+                global_attn_every_n_layers=len(config.pop("layer_types")) - 1,
+                layer_norm_eps=1e-5,
+                position_embedding_type="absolute",
+                repad_logits_with_grad=False,
+            ),
+        ),
     ],
 )
 def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
@@ -208,6 +242,10 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("bert-f32", lambda config: config.update(is_decoder=True), "is_decoder is True; supported for bert is false"),
         ("xlm-roberta-f32", lambda config: config.update(add_cross_attention=True), "supported for xlm-roberta is false"),
         ("bert-f32", lambda config: config.update(hidden_act="relu"), "hidden_act is 'relu'; supported are gelu_new, "),
+        ("nomic-bert-f32", lambda config: config.update(hidden_act="gelu"), "hidden_act is 'gelu' (the activation)"),
+        ("nomic-bert-f32", lambda config: config.update(prenorm=True), "prenorm is True; supported for nomic_bert is false"),
+        ("modern-bert-f32", lambda config: config.update(hidden_activation="relu"), "hidden_activation is 'relu'; supported are gelu_new, "),
+        ("modern-bert-f32", lambda config: config.update(norm_bias=True), "norm_bias is True; supported for modernbert is false"),
         ("qwen3next-f32", lambda config: config.update(attention_bias=True), "attention_bias is true, and the checkpoint has no such bias"),
         ("deepseek3-f32", lambda config: config.update(rope_interleave=0), "field 'rope_interleave' is 0, expected true or false"),
         (

@@ -160,9 +160,14 @@ LAYER["bert"] = [
     "qkv_matmul", "qkv_bias", *ATTENTION[2:], "post_attn_residual", *UNGATED, "post_ffn_residual", "layer_out_norm",
 ]  # fmt: skip
 
+LAYER["nomic-bert"] = ["qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual", "layer_out_norm"]
+LAYER["modern-bert"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"]
+
 #: Where the first layer is another.
 FIRST_LAYER: dict[str, list[str]] = {
     "bert": ["embedding_norm", *LAYER["bert"]],
+    "nomic-bert": ["embedding_norm", *LAYER["nomic-bert"]],
+    "modern-bert": ["embedding_norm", *LAYER["modern-bert"][1:]],
     "glm4moe": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "deepseek2": [*LATENT, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen3next": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
@@ -545,6 +550,24 @@ def test_llama4_of_128_experts_normalises_no_heads() -> None:
     assert "layer0.q_norm" not in _llama4(expert_count=128)
     assert "layer0.q_norm" in _llama4(expert_count=128, use_qk_norm=True)
     assert "layer0.q_norm" not in _llama4(use_qk_norm=False)
+
+
+def test_modern_bert_has_windows_in_two_of_three_layers_the_first_without(tiny_model: Tiny) -> None:
+    """As converters write it, the first of every three layers sees everything; so do the layers that an array or another period says."""
+    path = tiny_model(family="modern-bert", layers=4)
+
+    def windows(**overrides: Any) -> list[Any]:
+        graph = built(path, **overrides)
+        return [graph[f"layer{layer}.attn_scores"].attrs.get("window", 0) for layer in range(4)]
+
+    assert windows() == [0, 5, 5, 0]
+    graph = built(path)
+    assert graph["layer1.attn_scores"].attrs["symmetric"]
+    assert graph["rope_angles_sliding"].attrs["base"] != graph["rope_angles"].attrs["base"]
+    assert graph.operand_names("layer0.qkv_matmul")[0] == "layer0.embedding_norm"
+    assert windows(**{"modern-bert.attention.sliding_window_pattern": 2}) == [0, 5, 0, 5]
+    for name, op in (("gelu", "gelu_erf"), ("gelu_pytorch_tanh", "gelu"), ("silu", "silu")):
+        assert built(path, **{"modern-bert.hidden_activation": name})["layer0.ffn_silu"].op == op
 
 
 def test_bert_has_gelu_by_tanh_unless_told_and_positions_for_its_context(tiny_model: Tiny) -> None:

@@ -108,7 +108,8 @@ class _Weights:
         return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
 
     def of(self, own_name: str) -> Values:
-        if own_name.startswith(("layers.", "embed_tokens.", "norm.")):  # of a class without a head
+        # Of a class without a head.
+        if own_name.startswith(("layers.", "embed_tokens.", "norm.")) and self._architecture != "modern-bert":
             own_name = f"model.{own_name}"
         fused = re.fullmatch(r"model\.layers\.(\d+)\.(?:mlp|feed_forward)\.experts\.(gate_up|down)_proj(_\w+)?", own_name)
         if fused is not None:

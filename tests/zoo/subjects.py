@@ -96,6 +96,12 @@ def _tie_experts(model: Model, tensors: dict[str, F32]) -> None:
             rows[:] = rows[np.arange(family.experts) // (family.chosen + 1)]
 
 
+def _small_norm_of_embedding(_: Model, tensors: dict[str, F32]) -> None:
+    """What goes into the first norm of a layer is small, where that comes before its sum and the embedding has a norm too."""
+    if "output_norm.weight" in tensors and "token_embd_norm.weight" in tensors:
+        tensors["token_embd_norm.weight"][:] *= 2**-6
+
+
 def _with_large_scores(layer: int) -> Variant:
     """Scores beyond 88.7 in one layer, whose exp a float32 cannot hold.
 
@@ -122,7 +128,7 @@ VARIANTS: Mapping[str, Variant] = {
     "plain": Variant(),
     "generating": Variant(steps=STEPS),
     # Hidden states of trained models are small in the first layers (rms about 0.01): there, eps counts.
-    "faint": Variant(scales={"token_embd.weight": 2**-6, **dict.fromkeys((*_OUTPUTS, *_POST_NORMS), 2**-6)}),
+    "faint": Variant(scales={"token_embd.weight": 2**-6, **dict.fromkeys((*_OUTPUTS, *_POST_NORMS), 2**-6)}, edit=_small_norm_of_embedding),
     # Activations of the FFN beyond 65504, the largest float16.
     "large activations": Variant(scales={"ffn_up.weight": 2**17, "ffn_up_exps.weight": 2**17}),
     # Block scales below 2^-14, float16's smallest normal number.

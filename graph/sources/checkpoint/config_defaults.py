@@ -87,6 +87,10 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "phi": {"max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5},
     **dict.fromkeys(("roberta", "xlm-roberta"), _BERT | {"pad_token_id": 1}),
     "bert": _BERT | {"pad_token_id": 0},
+    "nomic_bert": _BERT | {"hidden_act": "silu", "max_position_embeddings": 2048, "rope_theta": 1000.0},
+    "modernbert": {"tie_word_embeddings": True, "hidden_size": 768, "num_hidden_layers": 22, "num_attention_heads": 12,
+                   "intermediate_size": 1152, "hidden_activation": "gelu", "max_position_embeddings": 8192, "norm_eps": 1e-5,
+                   "sliding_window": 128},
     "gpt2": {"tie_word_embeddings": True, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "layer_norm_epsilon": 1e-5},
     "nemotron": {"max_position_embeddings": 4096, "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
     "gpt_oss": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 64,
@@ -161,6 +165,9 @@ _HARMLESS = """
     block_use_xavier_init conv_use_xavier_init tie_embedding
     model_max_length moe_capacity use_parallel_embedding layer_switch
     type_vocab_size hidden_dropout_prob attention_probs_dropout_prob gradient_checkpointing output_past directionality pooler_fc_size
+    use_flash_attn use_xentropy fused_bias_fc fused_dropout_add_ln max_trained_positions pad_vocab_size_multiple dense_seq_output
+    decoder_bias classifier_bias classifier_activation classifier_pooling deterministic_flash_attn sparse_prediction
+    sparse_pred_ignore_index initializer_cutoff_factor reference_compile repad_logits_with_grad mlp_dropout
     pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
 """
 HARMLESS = frozenset(_HARMLESS.split())
@@ -173,7 +180,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "norm_type": ("layer_norm", "rms"), "use_rotary_pos_emb": (True,), "use_mixed_mlp_moe": (True,), "cla_share_factor": (2,),
     # What the code that came with Command R and Command A could be told, and the class does.
     "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj", "absolute"), "order_of_interleaved_layers": ("local_attn_first",),
-    "use_gated_activation": (True,), "use_parallel_block": (True,), "use_embedding_sharing": (True,),
+    "rotary_emb_fraction": (1.0,), "use_gated_activation": (True,), "use_parallel_block": (True,), "use_embedding_sharing": (True,),
     "moe_layer_end_index": (-1,), "moe_norm_min": (1e-12,), "moe_gate": ("topk",), "moe_use_aux_free": (True,), "use_rmsnorm": (True,),
     # What the code that came with LFM2 could be told, and the class does.
     "normalization_function": ("rmsnorm",), "block_use_swiglu": (True,), "use_pos_enc": (True,),

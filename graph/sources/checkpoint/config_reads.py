@@ -16,7 +16,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 _GRANITE = ("granite", "granitemoehybrid")
 _GEMMA = ("gemma2", "gemma3_text")
 _GEMMA_ALL = (*_GEMMA, "gemma4_text")
-_BERT = ("bert", "roberta", "xlm-roberta")
+_BERT = ("bert", "roberta", "xlm-roberta", "nomic_bert")
 _LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 _QWEN = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 _DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
@@ -31,14 +31,14 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
     "sliding_window": (
         "mistral", "mixtral", *_QWEN, *_GEMMA_ALL, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
-        "starcoder2",
+        "starcoder2", "modernbert",
     ),
     "use_sliding_window": (*_QWEN, "smollm3"),
     "no_rope_layers": ("smollm3", "llama4_text"),
     "no_rope_layer_interval": ("smollm3", "llama4_text"),
     "use_qk_norm": ("cohere", "glm4_moe", "llama4_text"),
-    "use_bidirectional_attention": _GEMMA_ALL,
-    "hidden_activation": _GEMMA_ALL,
+    "use_bidirectional_attention": (*_GEMMA_ALL, "modernbert"),
+    "hidden_activation": (*_GEMMA_ALL, "modernbert"),
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
@@ -80,6 +80,9 @@ _ONLY: Mapping[str, Mapping[str, object]] = {
     "phi": {"qk_layernorm": False},
     **{kind: {"time_step_limit": [0.0, math.inf]} for kind in ("mamba2", "granitemoehybrid")},
     **{kind: {"is_decoder": False, "add_cross_attention": False} for kind in _BERT},
+    # What the code that came with Nomic Embed could be told, and the class does not.
+    "nomic_bert": {"prenorm": False, "causal": False, "parallel_block": False, "rotary_emb_interleaved": False, "moe_every_n_layers": 0},
+    "modernbert": {"norm_bias": False},
 }
 #: Classes with layers that have a sliding window, which therefore need `sliding_window`.
 _NEED_WINDOW = (*_GEMMA_ALL, "olmo3", "gpt_oss")

@@ -75,6 +75,8 @@ class Names:
         if not name.startswith(self._prefix):
             return None
         inner = name.removeprefix(self._prefix)
+        for theirs, module in self._family.hf_renamed.items():
+            inner = inner.replace(theirs, module)
         layer = self._layer.fullmatch(inner)
         if layer is None:
             return self._module(inner, None)

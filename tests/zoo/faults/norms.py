@@ -24,7 +24,7 @@ def _each_norm(patch: Patch) -> Sites:
             return [*either(*(each_layer({name: patch}, name) for name in names))(subject)]
 
         attention, ffn = of("attn_norm", "attn_post_norm", "layer_out_norm"), of("ffn_norm", "ffn_post_norm")
-        return [attention[0], (ffn or attention)[1], attention[2]]
+        return [attention[0], (ffn or attention)[1], attention[-1]]
 
     return sites
 
@@ -98,7 +98,8 @@ def _of_another_layer(call: Call) -> Array:
     name = call.subject.graph.operand_names(call.node.name)[1]
     layers = call.subject.model.family.layers
     assert call.node.layer is not None
-    return call.subject.weight(name.replace(f"blk.{call.node.layer}.", f"blk.{(call.node.layer + 1) % layers}."))
+    others = [name.replace(f"blk.{call.node.layer}.", f"blk.{(call.node.layer + step) % layers}.") for step in range(1, layers)]
+    return call.subject.weight(next(other for other in others if other in call.subject.model.file.tensors))
 
 
 def _after_its_norm(norm: str) -> Patch:

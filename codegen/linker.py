@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aprgraph.codegen.programs import environment, find_program
 from aprgraph.graph.errors import ToolchainError
 from aprgraph.graph.temporary_files import temporary_folder
 
@@ -22,10 +21,13 @@ def linker() -> list[str]:
     Raises ToolchainError.
     """
     for name in ("cc", "gcc", "clang"):
-        if found := shutil.which(name):
+        if found := find_program(name):
             return [found]
-    if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc"]
+    ziglang = importlib.util.find_spec("ziglang")
+    for folder in (ziglang.submodule_search_locations or []) if ziglang is not None else []:
+        # The program itself: `python -m ziglang` would look into the current folder first.
+        if (zig := Path(folder, "zig")).is_file():
+            return [str(zig), "cc"]
     raise ToolchainError(
         "no linker: kernels are compiled by TVM, but linking them needs cc, gcc or clang, or the Python package ziglang; "
         "install one (pip install 'aprgraph[linker]')"
@@ -57,7 +59,7 @@ def link_files(path: Path, objects: Sequence[str]) -> None:
     """Link the object files named ``objects`` into the shared object ``path``. Raises ToolchainError."""
     command = [*linker(), "-shared", "-fPIC", "-o", str(path), *objects, "-lm"]
     with tempfile.TemporaryFile() as log:
-        code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+        code = subprocess.run(command, stdout=log, stderr=log, env=environment(), check=False).returncode
         log.seek(0)
         said = log.read().decode(errors="replace").strip().splitlines()
     if code:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -33,8 +34,21 @@ def write_whole(path: Path, data: bytes) -> Path:
     """Write ``path`` whole or not at all, and return it. Its folder, but not what that lies in, is made. Raises OSError."""
     path.parent.mkdir(exist_ok=True)
     with whole_file(path) as temporary:
+        _make_new(temporary)
         Path(temporary).write_bytes(data)
     return path
+
+
+def _make_new(path: str) -> None:
+    """Make an empty file. What has the name, such as a link that somebody put there to have another file overwritten, goes."""
+    for _ in range(2):
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+        except FileExistsError:  # noqa: PERF203 -- twice at most
+            os.unlink(path)
+        else:
+            return
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
 
 def temporary_name(place: str) -> str:

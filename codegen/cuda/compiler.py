@@ -28,7 +28,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,11 +37,13 @@ from pathlib import Path
 from typing import Protocol
 
 from aprgraph.codegen.cuda.architectures import Architecture, ptx_architecture
+from aprgraph.codegen.programs import environment, find_program
 from aprgraph.graph.errors import ToolchainError, shown
 from aprgraph.graph.temporary_files import temporary_folder
 
 _ARITHMETIC = ("--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--ptxas-options=-O3", "--std=c++17")
 _SOURCE = "kernels.cu"
+_NOT_PASSED_ON = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
 _CONVENTIONAL_TOOLKIT = Path("/usr/local/cuda")
 
 
@@ -137,7 +138,7 @@ class Nvcc:
 def find_nvcc() -> Nvcc | None:
     """nvcc on PATH, in CUDA_HOME/bin or in /usr/local/cuda/bin."""
     for place in (None, *(str(toolkit / "bin") for toolkit in _toolkits())):
-        if found := shutil.which("nvcc", path=place):
+        if found := find_program("nvcc", place):
             return Nvcc(found)
     return None
 
@@ -150,7 +151,7 @@ def _toolkits() -> list[Path]:
 
 def _host_compiler() -> bool:
     """Whether nvcc finds the C++ compiler that it preprocesses with, for device code too."""
-    return bool(os.environ.get("NVCC_CCBIN") or shutil.which("gcc"))
+    return bool(os.environ.get("NVCC_CCBIN") or find_program("gcc"))
 
 
 @cache
@@ -162,10 +163,15 @@ def _nvcc_version(path: str) -> str:
 
 def _run(command: Sequence[str], directory: str | None = None) -> tuple[int, str]:
     """Exit code and output of a program. Raises ToolchainError if it cannot be started."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")}
     try:
         done = subprocess.run(
-            command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            command,
+            cwd=directory,
+            env=environment(without=_NOT_PASSED_ON),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
     except OSError as error:
         raise ToolchainError(f"{command[0]} cannot be started: {error.strerror}; it is taken for nvcc, the CUDA compiler") from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,20 +45,23 @@ def test_the_library_has_the_kernels_of_the_manifest_and_no_others(tiny_model: C
 # -- the linker ---------------------------------------------------------------------------------------------------------
 
 
-def have(monkeypatch: pytest.MonkeyPatch, *programs: str, ziglang: bool = False) -> None:
-    monkeypatch.setattr(linking.shutil, "which", lambda name: f"/bin/{name}" if name in programs else None)
-    monkeypatch.setattr(linking.importlib.util, "find_spec", lambda name: object() if ziglang and name == "ziglang" else None)
+def have(monkeypatch: pytest.MonkeyPatch, *programs: str, ziglang: Path | None = None) -> None:
+    monkeypatch.setattr(linking, "find_program", lambda name: f"/bin/{name}" if name in programs else None)
+    found = None if ziglang is None else SimpleNamespace(submodule_search_locations=[str(ziglang)])
+    monkeypatch.setattr(linking.importlib.util, "find_spec", lambda name: found if name == "ziglang" else None)
 
 
-def test_a_compiler_that_is_installed_links(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_is_installed_links(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "zig").touch()
     for program in ("cc", "gcc", "clang"):
-        have(monkeypatch, program, ziglang=True)
+        have(monkeypatch, program, ziglang=tmp_path)
         assert linker() == [f"/bin/{program}"]
 
 
-def test_else_the_package_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    have(monkeypatch, ziglang=True)
-    assert linker() == [sys.executable, "-m", "ziglang", "cc"]
+def test_else_the_package_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "zig").touch()
+    have(monkeypatch, ziglang=tmp_path)
+    assert linker() == [str(tmp_path / "zig"), "cc"]
 
 
 def test_no_linker(monkeypatch: pytest.MonkeyPatch) -> None:

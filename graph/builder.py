@@ -80,6 +80,10 @@ class GraphBuilder(NodeBuilder):
         attrs: dict[str, Attr] = {"eps": self.family.eps, "groups": 1}
         return self._add(f"layer0.{stage}", self.family.norm_op, (x, *weights), attrs, stage, 0)
 
+    def of_embedding(self, stage: str, op: str, *operands: str, **attrs: Attr) -> str:
+        """Add the node of a stage that is made of the embedding before the first layer. It counts as one of layer 0."""
+        return self._add(f"layer0.{stage}", op, operands, attrs, stage, 0)
+
     def norm(self, stage: str, x: str | Heads, *, eps: float | None = None) -> str:
         """The family's norm over whole rows; of heads, over all heads of a position together. ``eps``: if not the family's."""
         require_stage(stage)

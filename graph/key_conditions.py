@@ -68,6 +68,12 @@ def without_shared_expert(at: Surroundings) -> bool:
     return with_experts(at) and not (at.shared_expert and at["expert_shared_count"] == 1)
 
 
+def shares_otherwise_than_from_the_21st(at: Surroundings) -> bool:
+    """Other layers share keys than all from the 21st on."""
+    layers, shared = at["block_count"], at["attention.shared_kv_layers"]
+    return not (isinstance(layers, int) and isinstance(shared, int)) or shared != max(layers - 20, 0)
+
+
 def with_pooling(at: Surroundings) -> bool:
     """A text's positions are made one embedding."""
     return at["pooling_type"] not in (None, 0)

@@ -16,6 +16,7 @@ from aprgraph.graph.key_conditions import (
     always,
     differs_in_window,
     other_activation,
+    shares_otherwise_than_from_the_21st,
     stretched,
     with_another_magnitude,
     with_expert_groups,
@@ -65,6 +66,7 @@ _SCALE = ("attn_scores", "attention")
 _MASK = ("attn_scores", "attn_softmax", "attn_mix", "attention")
 _ANGLES = ("rope_angles",)
 _RECURRENT = ("short_conv", "delta_rule", "l2_norm", "ssm_scan")
+_STREAMS = ("altup_predict", "altup_correct", "stream_add", "stream_mean")
 _OFF: tuple[object, ...] = (0, False)
 #: Families whose routers llama.cpp reads from the file.
 _FREE_ROUTERS = ("glm4moe", "deepseek2")
@@ -86,11 +88,25 @@ _READ = (
     ModelKey("attention.value_length_swa", "the size of a head of v in layers with a sliding window", ("attn_mix", "attention"),
              matters=differs_in_window("attention.value_length")),
     ModelKey(
-        "attention.shared_kv_layers", "how many layers, the last ones, attend to keys and values of earlier ones", _HEADS, neutral=_OFF
+        "attention.shared_kv_layers", "how many layers, the last ones, attend to keys and values of earlier ones", _HEADS, neutral=_OFF,
+        llama_cpp="llama.cpp does not read it in this family: layers from the 21st on attend to those of earlier ones",
+        llama_cpp_in=("gemma3n",), llama_cpp_when=shares_otherwise_than_from_the_21st,
+    ),
+    ModelKey("altup.num_inputs", "how many streams the hidden state has", _STREAMS, neutral=_OFF, has_default=True,
+             llama_cpp_of={"gemma3n": (f"{_NOT_READ}, and takes 4", 4)}),
+    ModelKey("altup.active_idx", "which stream the layers work on", ("altup_correct", "columns"), neutral=_OFF,
+             llama_cpp_of={"gemma3n": (f"{_NOT_READ}, and takes 0", 0)}),
+    ModelKey("altup_correct_scale", "whether the active stream is scaled before it meets the token (config.json)", ("scale_columns",),
+             neutral=(True,)),
+    ModelKey("laurel_rank", "the rank of the second residual connection (config.json)"),
+    ModelKey(
+        "activation_sparsity_scale", "how many standard deviations above its mean a gate is cut off", ("gaussian_top_k",),
+        llama_cpp_of={"gemma3n": (f"{_NOT_READ}, and takes 1.64485 in the first ten layers; its variance is that of a sample", None)},
     ),
     ModelKey("attention_k_eq_v", "whether layers that see everything have no v of their own (config.json)", neutral=_OFF),
     ModelKey("per_layer_config", "what layers of one kind have otherwise than the rest (config.json)"),
-    ModelKey("embedding_length_per_layer_input", "the size of what each layer is given of the token", ("columns",), neutral=_OFF),
+    ModelKey("embedding_length_per_layer_input", "the size of what each layer is given of the token", ("columns",), neutral=_OFF,
+             llama_cpp_of={"gemma3n": (f"{_NOT_READ}, and takes 256", 256)}),
     ModelKey("vocab_size_per_layer_input", "how many tokens have embeddings for each layer (config.json)", ("embed",), neutral=(0,)),
     ModelKey("attention.q_lora_rank", "the size of the latent of queries", neutral=(0,)),
     ModelKey("attention.kv_lora_rank", "the size of the latent of keys and values", ("attn_mix", "attention", "head_linear"), neutral=(0,)),
@@ -111,7 +127,8 @@ _READ = (
         llama_cpp_reads_in=("granite", "granitehybrid"),
     ),
     ModelKey("attn_logit_softcapping", "the cap of attention scores", _SCALE, neutral=_OFF, has_default=True),
-    ModelKey("final_logit_softcapping", "the cap of logits", ("soft_cap",), neutral=_OFF, has_default=True),
+    ModelKey("final_logit_softcapping", "the cap of logits", ("soft_cap",), neutral=_OFF, has_default=True,
+             llama_cpp_of={"gemma3n": (f"{_NOT_READ}, and takes 30", 30.0)}),
     ModelKey("embedding_scale", "what embeddings are multiplied by", ("embed",), neutral=(0, 1)),
     ModelKey("residual_scale", "what is added to the residual stream is multiplied by", ("scale",), neutral=(0, 1)),
     ModelKey("logit_scale", "what logits are multiplied by, or divided by (granite)", ("scale",), neutral=(0, 1)),
@@ -298,7 +315,7 @@ _NEVER_READ = (
             "features_length", "decoder_block_count", "n_deepstack_layers", "hash_layer_count",
             "rescale_every_n_layers", "time_mix_extra_dim", "time_decay_extra_dim", "token_shift_count", "wkv.head_size", "kda.head_dim",
             "ssm.dt_b_c_rms", "posnet.embedding_length", "posnet.block_count", "convnext.embedding_length",
-            "convnext.block_count", "altup.active_idx", "altup.num_inputs", "activation_sparsity_scale", "hyper_connection.count",
+            "convnext.block_count", "hyper_connection.count",
             "target_layers", "target_hidden_size",
         )
     ),

@@ -151,9 +151,13 @@ class NodeBuilder:
 
     def table(self, slot: str, columns: int) -> str:
         """The node of a weight of as many rows as the file has, [rows, columns]: a vector is one row."""
+        return self.weight(slot, self.rows_of(slot, 1), columns)
+
+    def rows_of(self, slot: str, otherwise: int) -> int:
+        """How many rows a weight has in the file: ``otherwise`` where it is no matrix, or is not there."""
         name = self.tensor_name(slot)
         dims = self.tensors.tensor(name).dims if self.tensors.has(name) else ()
-        return self.weight(slot, dims[-2] if len(dims) > 1 else 1, columns)
+        return dims[-2] if len(dims) > 1 else otherwise
 
     def biases(self, *wanted: tuple[str, int], needed: bool = False) -> list[str]:
         """The nodes of the biases of slots, each given as ``(slot, length)``.

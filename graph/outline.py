@@ -44,6 +44,8 @@ SMALL_NUMBERS: Mapping[str, int | float] = {
     "xielu.alpha_n": -0.75,
     "xielu.beta": 0.5,
     "xielu.eps": -1e-6,
+    "activation_sparsity_scale": 0.5,
+    "embedding_length_per_layer_input": 32,
 }
 
 

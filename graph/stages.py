@@ -9,7 +9,8 @@ E = hidden size, F = FFN size, V = vocabulary, X = experts, k = experts used per
 R = elements of a head of q and k that RoPE turns, N = the others, D = head size of v. Of recurrent layers: C = channels of
 the short convolution, G = heads of q and k, S = their size, P = heads of v, U = their size; in state spaces B and C stand for k and
 q, and x for v. Of embedding models: Y = size of the embedding of a text, Z = size between the two dense layers that some have behind
-the pooling. W = size of what a layer is given of the token beside the hidden state.
+the pooling. W = size of what a layer is given of the token beside the hidden state. A = streams of a hidden state that has several,
+B = size of a projection of low rank beside attention.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from aprgraph.graph.errors import AprgraphError, shown
 #: What a stage may be called: its files and `--taps` bear the name.
 _NAME = re.compile(r"[a-z][a-z_]*")
 #: A dimension: the letters of the module docstring, and what is computed of them.
-_DIM = re.compile(r"[ntHKDEFVXkLMRNCGSPUWYZ0-9()+*]+")
+_DIM = re.compile(r"[ntHKDEFVXkLMRNCGSPUWYZAB0-9()+*]+")
 
 
 class StageKind(Enum):
@@ -65,15 +66,16 @@ class Stage:
     #: Which kind of feed-forward network it belongs to.
     network: Literal["dense", "experts"] | None = None
     #: What a model must have to have it: multi-head latent attention, recurrent layers, gated short convolutions, experts whose
-    #: inputs are weighed, embeddings for each layer, or a dense network beside the experts of a layer.
-    only_with: Literal["latent", "recurrent", "convolution", "weighed inputs", "per_layer", "beside"] | None = None
+    #: inputs are weighed, embeddings for each layer, a dense network beside the experts of a layer, a hidden state of several streams, or a
+    #: second residual connection.
+    only_with: Literal["latent", "recurrent", "convolution", "weighed inputs", "per_layer", "beside", "streams", "laurel"] | None = None
     #: Those of ``reads`` that earlier passes left too: the keys and values of a KV cache.
     recalls: tuple[str, ...] = ()
     #: Whether it is a sum, whose terms may cancel.
     is_sum: bool = False
     #: Whether it is a product of two things that were computed, where ``reads`` does not show it: of two parts of one stage.
     is_product: bool = False
-    #: Whether a product is with weights that files may quantise. Routers' weights are floats in all files.
+    #: Whether a product is with weights that files may quantise. Those of routers, of AltUp and of LAuReL are floats in all files.
     quantisable: bool = True
     #: Whether it is 0 where a position is not attended to.
     is_masked: bool = False
@@ -107,6 +109,8 @@ _CONVOLUTION: Final = "convolution"
 _WEIGHED: Final = "weighed inputs"
 _PER_LAYER: Final = "per_layer"
 _BESIDE: Final = "beside"
+_STREAMS: Final = "streams"
+_LAUREL: Final = "laurel"
 
 #: What a pass begins with, and what the next token is picked from.
 EMBEDDING, LOGITS = "embedding", "lm_head"
@@ -118,7 +122,28 @@ STAGES: list[Stage] = [
           first_layer_only=True),
     Stage("embedding_norm", ("n", "E"), _K.NORM, "embedding after its norm, in models that have one (BERT)",
           ("embedding",), first_layer_only=True, addition=True, optional=True),
-    Stage("attn_norm", ("n", "E"), _K.NORM, "after the norm before attention", (HIDDEN,)),
+    Stage("altup_embedding", ("n", "A*E"), _K.MATMUL,
+          "the streams that layers begin with, side by side: the embedding, and projections of it with its magnitude",
+          ("embedding",), first_layer_only=True, addition=True, optional=True, only_with=_STREAMS, quantisable=False),
+    Stage("altup_predict_norm", ("n", "E"), _K.NORM, "the active stream as the layer is given it, after the norm of the streams' router",
+          (HIDDEN,), addition=True, optional=True, only_with=_STREAMS),
+    Stage("altup_predict_router", ("n", "A"), _K.MATMUL, "what the prediction is made by: tanh of the router's scores",
+          ("altup_predict_norm",), addition=True, optional=True, only_with=_STREAMS, quantisable=False),
+    Stage("altup_predict_coefs", ("n", "A*A"), _K.MATMUL, "how much of each stream goes into each: from stream j to stream i at i * A + j",
+          ("altup_predict_router",), addition=True, optional=True, only_with=_STREAMS, quantisable=False),
+    Stage("altup_predicted", ("n", "A*E"), _K.MATMUL, "the streams as they are predicted, side by side: each plus a sum of all",
+          (HIDDEN, "altup_predict_coefs"), addition=True, optional=True, only_with=_STREAMS, quantisable=False, is_sum=True),
+    Stage("altup_active", ("n", "E"), _K.ELEMENTWISE, "the active one of these, which the layer works on",
+          ("altup_predicted",), addition=True, optional=True, only_with=_STREAMS),
+    Stage("attn_norm", ("n", "E"), _K.NORM, "after the norm before attention", (HIDDEN, "altup_active")),
+    Stage("laurel_left", ("n", "B"), _K.MATMUL, "the projection to a low rank of the second residual connection",
+          ("attn_norm",), addition=True, optional=True, only_with=_LAUREL, quantisable=False),
+    Stage("laurel_right", ("n", "E"), _K.MATMUL, "the projection back",
+          ("laurel_left",), addition=True, optional=True, only_with=_LAUREL, quantisable=False),
+    Stage("laurel_norm", ("n", "E"), _K.NORM, "that after its norm",
+          ("laurel_right",), addition=True, optional=True, only_with=_LAUREL),
+    Stage("laurel_out", ("n", "E"), _K.ELEMENTWISE, "that plus what attention reads",
+          ("attn_norm", "laurel_norm"), addition=True, optional=True, only_with=_LAUREL, is_sum=True),
     Stage("conv_in", ("n", "C"), _K.MATMUL,
           "what the short convolution of a recurrent layer reads: q, k, v side by side, or x, B, C",
           ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
@@ -204,11 +229,15 @@ STAGES: list[Stage] = [
     Stage("attn_post_norm", ("n", "E"), _K.NORM, "after the norm of the attention output",
           ("attn_out",), addition=True, optional=True),
     Stage("post_attn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the attention residual add",
-          (HIDDEN, "attn_post_norm"), is_sum=True),
-    Stage("ffn_norm", ("n", "E"), _K.NORM, "after the norm before the FFN", ("post_attn_residual",)),
+          (HIDDEN, "altup_active", "attn_post_norm"), is_sum=True),
+    Stage("laurel_residual", ("n", "E"), _K.ELEMENTWISE, "that plus the second residual connection, by sqrt(2)",
+          ("post_attn_residual", "laurel_out"), addition=True, optional=True, only_with=_LAUREL, is_sum=True),
+    Stage("ffn_norm", ("n", "E"), _K.NORM, "after the norm before the FFN", ("post_attn_residual", "laurel_residual")),
     Stage("ffn_gate", ("n", "F"), _K.MATMUL, "gate projection", ("ffn_norm",), network=_DENSE),
     Stage("ffn_up", ("n", "F"), _K.MATMUL, "up projection", ("ffn_norm",), network=_DENSE),
-    Stage("ffn_silu", ("n", "F"), _K.ELEMENTWISE, "act(gate)", ("ffn_gate",), network=_DENSE),
+    Stage("ffn_gate_sparse", ("n", "F"), _K.ELEMENTWISE, "what of the gate lies above its mean plus some deviations, and 0 elsewhere",
+          ("ffn_gate",), addition=True, optional=True, network=_DENSE, is_sum=True),
+    Stage("ffn_silu", ("n", "F"), _K.ELEMENTWISE, "act(gate)", ("ffn_gate_sparse",), network=_DENSE),
     Stage("ffn_swigl", ("n", "F"), _K.ELEMENTWISE, "act(gate) · up", ("ffn_silu", "ffn_up"), network=_DENSE),
     Stage("ffn_out", ("n", "E"), _K.MATMUL, "after the down projection", ("ffn_swigl",), network=_DENSE),
     Stage("ffn_out_norm", ("n", "E"), _K.NORM, "the output of a dense network that stands beside experts, after its own norm",
@@ -244,12 +273,23 @@ STAGES: list[Stage] = [
     Stage("ffn_sum", ("n", "E"), _K.ELEMENTWISE, "the dense network and the experts beside it together, each after its norm",
           ("ffn_out_norm", "moe_post_norm"), addition=True, optional=True, only_with=_BESIDE, is_sum=True),
     Stage("post_ffn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the FFN residual add",
-          ("post_attn_residual", "ffn_post_norm"), is_sum=True),
+          ("post_attn_residual", "laurel_residual", "ffn_post_norm"), is_sum=True),
+    Stage("altup_correct_norm", ("n", "E"), _K.NORM, "what the layer made of the active stream, after the norm of the streams' router",
+          ("post_ffn_residual",), addition=True, optional=True, only_with=_STREAMS),
+    Stage("altup_correct_router", ("n", "A"), _K.MATMUL, "what the correction is made by: tanh of the router's scores",
+          ("altup_correct_norm",), addition=True, optional=True, only_with=_STREAMS, quantisable=False),
+    Stage("altup_correct_coefs", ("n", "A"), _K.MATMUL, "how much more than once what the layer changed is added to each stream",
+          ("altup_correct_router",), addition=True, optional=True, only_with=_STREAMS, quantisable=False),
+    Stage("altup_corrected", ("n", "A*E"), _K.ELEMENTWISE,
+          "the streams as they are corrected, side by side: each as predicted, plus (1 + its number) times what the layer changed",
+          ("altup_predicted", "post_ffn_residual", "altup_correct_coefs"), addition=True, optional=True, only_with=_STREAMS, is_sum=True),
+    Stage("altup_scaled", ("n", "E"), _K.ELEMENTWISE, "the active one of these times a vector, of which the gate of the token is made",
+          ("altup_corrected",), addition=True, optional=True, only_with=_STREAMS),
     Stage("per_layer_input", ("n", "W"), _K.MATMUL,
           "what the layer is given of the token: its own embedding of it, plus a projection of the embedding after a norm, by sqrt(2)",
           (EMBEDDING,), addition=True, optional=True, only_with=_PER_LAYER),
     Stage("per_layer_gate", ("n", "W"), _K.MATMUL, "the gate of what the layer is given of the token, before its activation",
-          ("post_ffn_residual",), addition=True, optional=True, only_with=_PER_LAYER),
+          ("post_ffn_residual", "altup_scaled"), addition=True, optional=True, only_with=_PER_LAYER),
     Stage("per_layer_gated", ("n", "W"), _K.ELEMENTWISE, "act(gate) · what the layer is given of the token",
           ("per_layer_gate", "per_layer_input"), addition=True, optional=True, only_with=_PER_LAYER),
     Stage("per_layer_out", ("n", "E"), _K.MATMUL, "that after its projection",
@@ -259,9 +299,15 @@ STAGES: list[Stage] = [
     Stage("layer_out", ("n", "E"), _K.ELEMENTWISE,
           "what the layer gives, where that is not post_ffn_residual: with what it makes of the token, times the layer's scale",
           ("post_ffn_residual", "per_layer_norm"), addition=True, optional=True, is_sum=True),
+    Stage("altup_out", ("n", "A*E"), _K.ELEMENTWISE,
+          "the streams that the layer gives, side by side: to all but the first, what it makes of the token is added",
+          ("altup_corrected", "per_layer_norm"), addition=True, optional=True, only_with=_STREAMS, is_sum=True),
     Stage("layer_out_norm", ("n", "E"), _K.NORM, "hidden state after the norm that ends a layer, in models that have one (BERT)",
-          ("layer_out",), addition=True, optional=True),
-    Stage("final_norm", ("n", "E"), _K.NORM, "after the output norm", (HIDDEN,), per_layer=False),
+          ("layer_out", "altup_out"), addition=True, optional=True),
+    Stage("altup_merged", ("n", "E"), _K.MATMUL,
+          "the mean of the first stream behind the last layer and of projections of the others, with the magnitude of the first",
+          (HIDDEN,), per_layer=False, addition=True, optional=True, only_with=_STREAMS, quantisable=False, is_sum=True),
+    Stage("final_norm", ("n", "E"), _K.NORM, "after the output norm", (HIDDEN, "altup_merged"), per_layer=False),
     Stage("pooled", ("E",), _K.MATMUL, "the embedding of the text: the last norm at the first or the last position, or its mean over all",
           ("final_norm",), per_layer=False, addition=True, optional=True, quantisable=False, is_sum=True),
     Stage("pooled_up", ("Z",), _K.MATMUL, "after the first dense layer behind the pooling, where there are two",
@@ -286,11 +332,12 @@ APR_STAGES: Final = tuple(stage.name for stage in STAGES if not stage.addition)
 #: What each layer gives to the next, and what is made of what the last one gives. Most models do without the former, see
 #: ``end_of_layer``.
 END_OF_LAYER, FINAL_NORM = "layer_out_norm", "final_norm"
-_ENDS: Final = (END_OF_LAYER, "layer_out", "post_ffn_residual")
+_ENDS: Final = (END_OF_LAYER, "altup_out", "layer_out", "post_ffn_residual")
 #: The embedding of a text, as its positions are pooled.
 POOLED: Final = "pooled"
-#: The norm of the embedding.
+#: The norm of the embedding; and all that may be made of the embedding before the first layer, in order.
 EMBEDDING_NORM: Final = "embedding_norm"
+OF_EMBEDDING: Final = (EMBEDDING_NORM, "altup_embedding")
 
 STAGE_BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 
@@ -324,7 +371,7 @@ def add_stage(stage: Stage, before: str, *, of_graph: bool = False) -> None:
     if not stage.dims or not all(isinstance(dim, str) and _DIM.fullmatch(dim) for dim in stage.dims):
         raise AprgraphError(
             f"the stage {stage.name!r} has the dims {shown(stage.dims)}, expected letters of the stage table "
-            "(n t H K D E F V X k L M R N C G S P U W Y Z), or sums and products of them"
+            "(n t H K D E F V X k L M R N C G S P U W Y Z A B), or sums and products of them"
         )
     if before not in STAGE_BY_NAME or before == stage.name:
         raise AprgraphError(f"the stage {stage.name!r} is to come before {shown(before)}, which is no stage")

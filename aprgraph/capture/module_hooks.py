@@ -16,6 +16,7 @@ from aprgraph.capture.captured_model import CapturedModel
 from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, ExpertsWatch
 from aprgraph.capture.inside import SumWithPart, called, multiplied_by, sum_with
 from aprgraph.capture.recurrent import RecurrentWatch
+from aprgraph.capture.streams import METHODS, MethodWatch, side_by_side
 from aprgraph.capture.weighed_experts import WEIGHED_STAGES, WeighedExpertsWatch
 from aprgraph.graph.ir import Dim, Node
 from aprgraph.graph.ops import complete_attrs, traits_of
@@ -115,6 +116,15 @@ def _rows(values: Any) -> torch.Tensor:
     return values.reshape(-1, values.shape[-1])
 
 
+def _of_stage(stage: str, values: Any) -> torch.Tensor:
+    """What a module takes or gives as a stage has it: rows, or rows of streams side by side."""
+    return side_by_side(values) if STAGE_BY_NAME[stage].dims[-1] == "A*E" else _rows(values)
+
+
+def _end_of_layer(stage: str, _args: Any, output: Any) -> torch.Tensor:
+    return _of_stage(stage, output)
+
+
 #: Makes the tensor of a stage from the arguments and the output of a module.
 Shape = Callable[[Any, Any], torch.Tensor]
 
@@ -144,8 +154,10 @@ class _LayerTaps:
             *self._experts(),
             *self._inputs(),
             *self._activations(),
+            *self._methods(),
             *self._given(),
             *self._ends(),
+            *self._added(),
         ):
             new = tuple(stage for stage in tap.stages if stage not in self._shown)
             if new == tap.stages:
@@ -223,7 +235,7 @@ class _LayerTaps:
         if len(modules) != 1:
             return 0, 1
         sharing = [one.name for one in self._nodes if [module for _, module in self._given_by(one)] == [modules[0][1]]]
-        return sharing.index(node.name), len(sharing)
+        return (sharing.index(node.name), len(sharing)) if node.name in sharing else (0, 1)  # a product whose bias the module adds
 
     def _moved(self) -> Iterator[Tap]:
         """Stages that are nothing but columns of what modules return, perhaps of several side by side."""
@@ -299,7 +311,7 @@ class _LayerTaps:
                 if before.op == "rope":
                     continue  # where heads are normalised after RoPE
                 if before.stage is not None and before.layer == self._layer and before.name not in self._slot_of:
-                    yield self._before(modules[0][1], before.stage, before.type.dims[-1])
+                    yield self._before(modules[0][1], before.stage, before.type.dims[-1], self._turn(node, modules))
 
     def _activations(self) -> Iterator[Tap]:
         for node in self._nodes:
@@ -308,14 +320,47 @@ class _LayerTaps:
                 continue
             around = self._captured.modules.around(self._slot_of[operands[0]], self._layer)
             found = [getattr(around, name) for name in _ACTIVATIONS if hasattr(around, name)]
-            if found:
+            if node.op == "gaussian_top_k" and found:  # what the activation is given
+                self._slot_of[node.name] = self._slot_of[operands[0]]
+                yield self._before(found[0], node.stage, node.type.dims[-1])
+            elif found:
                 yield self._at(found[0], node.stage)
             elif around is not None and STAGE_BY_NAME[node.stage].network == "dense" and hasattr(torch.nn.functional, node.op):
                 watch = called(around, node.op, partial(self._record_rows, node.stage))
                 yield Tap((node.stage,), self._layer, watch.open)
 
+    def _methods(self) -> Iterator[Tap]:
+        """What methods of modules give, and what one of them is given."""
+        for node in self._nodes:
+            if node.op not in METHODS or node.stage is None:
+                continue
+            name, given = METHODS[node.op]
+            operands = self._graph.operands(node.name)
+            slot = next(
+                slot for one in operands for slot in self._slots(one) if self._captured.modules.around(slot, self._layer) is not None
+            )
+            module = self._captured.modules.around(slot, self._layer)
+            wanted = [(node.stage, "")] + [(one.stage, given) for one in operands[1:2] if given]
+            for stage, argument in wanted:
+                if stage is not None:
+                    watch = MethodWatch(module, name, partial(self._record_rows, stage), argument)
+                    yield Tap((stage,), self._layer, watch.open)
+
+    def _added(self) -> Iterator[Tap]:
+        """Sums with what a module gives, computed in the module that this is a part of, or in the layer."""
+        for node in self._nodes:
+            if node.op != "add" or node.stage is None or self._layer is None:
+                continue
+            for operand in self._graph.operands(node.name):
+                modules = self._given_by(operand)
+                if len(modules) == 1 and operand.stage is not None:
+                    (slot, part), layer = modules[0], self._captured.layers[self._layer]
+                    whole = self._captured.modules.around(slot, self._layer) or layer
+                    watch = SumWithPart(whole, part, partial(self._record_rows, node.stage))
+                    yield Tap((node.stage,), self._layer, watch.open)
+
     def _record_rows(self, stage: str, values: torch.Tensor) -> None:
-        self._record(stage, self._layer, _rows(values))
+        self._record(stage, self._layer, _of_stage(stage, values))
 
     def _given(self) -> Iterator[Tap]:
         """What the layer is given beside the hidden state."""
@@ -337,7 +382,7 @@ class _LayerTaps:
         """A layer's output, and the model's logits, which with a soft cap are not the output of the LM head."""
         last = [node.stage for node in self._nodes if node.stage is not None][-1:]
         if self._layer is not None:
-            yield from (self._at(self._captured.layers[self._layer], stage) for stage in last)
+            yield from (self._at(self._captured.layers[self._layer], stage, partial(_end_of_layer, stage)) for stage in last)
         elif self._captured.head is not None:
             yield from (self._at(self._captured.model, stage, lambda _, output: self._of_logits(output.logits)) for stage in last)
 
@@ -356,11 +401,18 @@ class _LayerTaps:
 
         return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_hook(hook)))
 
-    def _before(self, module: Any, stage: str, width: Dim) -> Tap:
-        """Record the input of ``module``, which may have heads of the ``width`` columns as rows, as a norm of heads has."""
+    def _before(self, module: Any, stage: str, width: Dim, turn: tuple[int, int] = (0, 1)) -> Tap:
+        """Record the input of ``module``, which may have heads of the ``width`` columns as rows, as a norm of heads has.
+
+        Of one that is called several times in a pass, that of its ``turn``.
+        """
+        calls = 0
 
         def hook(_module: Any, args: Any) -> None:
-            self._record(stage, self._layer, _rows(args).reshape(-1, int(width)))
+            nonlocal calls
+            if calls % turn[1] == turn[0]:
+                self._record(stage, self._layer, _rows(args).reshape(-1, int(width)))
+            calls += 1
 
         return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_pre_hook(hook)))
 

@@ -34,6 +34,8 @@ def _is_training(captured: CapturedModel) -> bool:
 
 #: The dims of positions that are given for each axis of an image.
 _AXES_APART = 3
+#: The dims of what a layer works on, without a batch.
+_ROWS = 2
 
 
 class Capture:
@@ -210,7 +212,8 @@ class Capture:
         """What the first layer is given, or the norm before it, is the embedding, scaled by whoever scales it."""
         if self._captured.of_positions is None or self._embedded is not None:
             self._begin(None)
-        self._record(EMBEDDING, 0, (args[0] if args else kwargs["hidden_states"])[0])
+        given = args[0] if args else kwargs["hidden_states"]
+        self._record(EMBEDDING, 0, given[(0,) * (given.dim() - _ROWS)])  # the first of several streams
 
     def _after_pass(self, _module: Any, _args: Any, _output: Any) -> None:
         self._is_running = False

@@ -12,6 +12,7 @@ from aprgraph.graph.families.ernie4_5 import Ernie45, Ernie45Moe
 from aprgraph.graph.families.exaone4 import Exaone4
 from aprgraph.graph.families.gemma2 import Gemma2
 from aprgraph.graph.families.gemma3 import Gemma3
+from aprgraph.graph.families.gemma3n import Gemma3n
 from aprgraph.graph.families.gemma4 import Gemma4
 from aprgraph.graph.families.gemma_embedding import GemmaEmbedding
 from aprgraph.graph.families.glm4 import Glm4
@@ -50,7 +51,7 @@ for _family in (
     Llama, Qwen2, Qwen2Moe, Qwen3, Qwen3Moe, Qwen3Next, Qwen35, Qwen35Moe, Gemma2, Gemma3, Phi3, Olmo2, Granite, Glm4, Glm4Moe, GptOss,
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
-    Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert,
+    Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
 ):  # fmt: skip
     register(_family)
 

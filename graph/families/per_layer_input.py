@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from aprgraph.graph.errors import UnsupportedModelError
 from aprgraph.graph.families.decoder import Decoder
@@ -23,6 +23,8 @@ class PerLayerInputs(Decoder):
     per_layer = number("embedding_length_per_layer_input", "hidden_size_per_layer_input", 0, least=0)
     #: How many tokens have such embeddings, 0 for all.
     per_layer_tokens = number("vocab_size_per_layer_input", "vocab_size_per_layer_input", 0, least=0)
+    #: Whether tokens without such an embedding have that of token 0, in models with fewer.
+    others_take_first: ClassVar[bool] = False
     gguf_names = {
         "per_layer_embedding": "per_layer_token_embd",
         "per_layer_projection": "per_layer_model_proj",
@@ -50,14 +52,16 @@ class PerLayerInputs(Decoder):
 
     def per_layer_inputs(self, g: GraphBuilder, x: str) -> None:
         """What all layers are given, side by side: their embeddings scaled by sqrt(W), and the projection of ``x`` after a norm."""
-        if self.per_layer_tokens not in (0, g.vocabulary):
+        count = self.per_layer_tokens or g.vocabulary
+        if count > g.vocabulary or (count < g.vocabulary and not self.others_take_first):
             raise UnsupportedModelError(
                 f"{self.metadata.path}: {self.named('vocab_size_per_layer_input')} is {self.per_layer_tokens} of "
                 f"{g.vocabulary} tokens; supported are embeddings for each layer of all of them"
             )
         columns = self.layers * self.per_layer
-        table = g.weight("per_layer_embedding", g.vocabulary, columns)
-        rows = g.inner("per_layer_embedding", "embed", "tokens", table, scale=math.sqrt(self.per_layer))
+        table = g.weight("per_layer_embedding", count, columns)
+        how = {"scale": math.sqrt(self.per_layer), "first_for_others": count < g.vocabulary}
+        rows = g.inner("per_layer_embedding", "embed", "tokens", table, **how)
         product = g.inner("per_layer_product", "linear", x, g.weight("per_layer_projection", columns, self.hidden))
         scaled = g.inner("per_layer_projection", "scale", product, factor=1 / math.sqrt(self.hidden))
         norm = g.weight("per_layer_projection_norm", self.per_layer)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Attr, Graph, Node, TensorType
+from aprgraph.graph.ops.altup import ALTUP_CORRECT, ALTUP_PREDICT, MATCH_RMS, STREAM_ADD, STREAM_MEAN
 from aprgraph.graph.ops.attention import ATTENTION, ATTN_MIX, ATTN_SCORES, ATTN_SOFTMAX
 from aprgraph.graph.ops.base import Array, Op
 from aprgraph.graph.ops.bias_add import BIAS_ADD, ROW_ADD
@@ -28,6 +29,7 @@ from aprgraph.graph.ops.elementwise import (
 )
 from aprgraph.graph.ops.experts import EXPERT_BIAS_ADD, EXPERT_INPUTS, EXPERT_LINEAR, EXPERT_SCALE, EXPERT_SUM
 from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
+from aprgraph.graph.ops.gaussian_top_k import GAUSSIAN_TOP_K
 from aprgraph.graph.ops.gelu_half import GELU_HALF
 from aprgraph.graph.ops.heads import HEAD_LINEAR, JOIN_HEADS
 from aprgraph.graph.ops.kv_cache import CACHE
@@ -57,6 +59,7 @@ OPS: dict[str, Op] = {
         JOIN_HEADS, HEAD_LINEAR, QUERY_TEMPERATURE, CACHE,
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, GELU_ERF, SIGMOID, SCALE_ROWS,
         SCALE, SOFT_CAP, TANH, CLAMPED_SWIGLU, RELU_SQUARED, XIELU, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE, SSM_SCAN,
+        ALTUP_PREDICT, ALTUP_CORRECT, STREAM_ADD, STREAM_MEAN, MATCH_RMS, GAUSSIAN_TOP_K,
         SOFTMAX, TOP_K, ROUTER_WEIGHTS, EXPERT_INPUTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SCALE, EXPERT_SUM, TAP,
         ROUND, ROUND_SUM_ERRORS, ROPE_ANGLES_CHAINED, GELU_HALF, FLASH_ATTENTION,
     )

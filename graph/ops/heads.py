@@ -15,7 +15,7 @@ from aprgraph.graph.ops.traits import Traits
 
 
 def is_shared(attrs: Attrs) -> bool:
-    """Whether the second parts of all heads are one."""
+    """Whether all heads have one operand: the second parts that are joined to them, or what they are multiplied with."""
     return bool(attrs.get("shared", False))
 
 
@@ -49,26 +49,30 @@ JOIN_HEADS = Op(
 )
 
 
-def _head_linear(types: Types, _attrs: Attrs) -> TensorType:
+def _head_linear(types: Types, attrs: Attrs) -> TensorType:
     rows, columns = activation(2, types[0], "x")
     weight = types[1]
     require(len(weight.dims) == 3, f"the heads' weight is {weight}, expected [heads, out, in]")
     heads, out, size = (width(dim, "a dimension of the heads' weight") for dim in weight.dims)
-    require(columns == heads * size, f"the heads' weight is {weight}, but x is {types[0]}: expected {heads * size} columns")
+    expected = size if is_shared(attrs) else heads * size
+    require(columns == expected, f"the heads' weight is {weight}, but x is {types[0]}: expected {expected} columns")
     return TensorType("f32", (rows, heads * out))
 
 
-def _head_linear_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
+def _head_linear_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     x, weight = operands
     heads, _, size = weight.shape
+    x = np.tile(x, heads) if is_shared(attrs) else x
     return np.concatenate([x[:, head * size : (head + 1) * size] @ np.asarray(weight[head]).T for head in range(heads)], axis=1)
 
 
 HEAD_LINEAR = Op(
     "head_linear",
-    "Each head times the transpose of its own matrix: x [n, H·C], W [H, R, C] -> [n, H·R].",
+    "Each head times the transpose of its own matrix, or all of x where that is `shared`: x [n, H·C] or [n, C], W [H, R, C] -> [n, H·R].",
     ("x", "weight"),
     infer=_head_linear,
     reference=_head_linear_reference,
+    attrs={"shared": bool},
+    defaults={"shared": False},
     traits=Traits(weights=("weight",), is_matmul=True, sums=True, multiplied="x", is_rowwise=True),
 )

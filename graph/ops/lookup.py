@@ -21,18 +21,30 @@ def _embed(types: Types, _attrs: Attrs) -> TensorType:
     return TensorType("f32", (tokens.dims[0], table.dims[1]))
 
 
+def first_for_others(attrs: Attrs) -> bool:
+    """Whether a token id that the table has no row for takes the first row."""
+    return bool(attrs.get("first_for_others", False))
+
+
+def rows_taken(attrs: Attrs, ids: Array, count: int) -> Array:
+    """The rows of a table of ``count`` rows that ``ids`` take."""
+    return np.where(ids < count, ids, 0) if first_for_others(attrs) else ids
+
+
 def _embed_reference(operands: Sequence[Array], attrs: Attrs) -> Array:
     tokens, table = operands
-    return np.asarray(table[tokens]) * number(attrs, "scale")
+    return np.asarray(table[rows_taken(attrs, tokens, table.shape[0])]) * number(attrs, "scale")
 
 
 EMBED = Op(
     "embed",
-    "Rows of the table, one per token id, times `scale`: tokens [n], table [V, E] -> [n, E].",
+    "Rows of the table, one per token id, times `scale`: tokens [n], table [V, E] -> [n, E]. With `first_for_others` an id that the table "
+    "has no row for takes the first row.",
     ("tokens", "table"),
     infer=_embed,
     reference=_embed_reference,
-    attrs={"scale": float},
+    attrs={"scale": float, "first_for_others": bool},
+    defaults={"first_for_others": False},
     numbers={"scale": 1.0},
     traits=Traits(weights=("table",), picks_rows_by="tokens", is_rowwise=True),
 )

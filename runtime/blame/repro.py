@@ -21,6 +21,7 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.json_documents import Document, Exactly, MapOf, Record, Text
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array, Role, has_state, is_input, is_own_state, is_weight, operand_named, traits_of
+from aprgraph.graph.ops.lookup import rows_taken
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.graph.temporary_files import forget, note
@@ -275,8 +276,9 @@ def _rows_read(part: Path, graph: Graph, node: Node, rows: int) -> Iterator[tupl
     ids = None if picked_by is None else operand_named(graph, users[0], picked_by)
     if ids is not None and _is_saved(ids):
         chosen = np.load(part / f"{ids.name.removeprefix(PREFIX)}.npy")
-        each = rows // node.type.bind()[0]
-        for one in np.unique(chosen[np.isfinite(chosen)]).astype(int):
+        count = node.type.bind()[0]
+        each = rows // count
+        for one in np.unique(rows_taken(users[0].attrs, chosen[np.isfinite(chosen)], count)).astype(int):
             yield int(one) * each, (int(one) + 1) * each
         return
     for start in range(0, rows, _ROWS):

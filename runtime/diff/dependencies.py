@@ -14,7 +14,7 @@ import networkx as nx
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import has_state, is_input, is_tap, is_weight
 from aprgraph.graph.ops.attention import is_causal
-from aprgraph.graph.stages import EMBEDDING, EMBEDDING_NORM, END_OF_LAYER, HIDDEN, LOGITS, STAGE_BY_NAME, Stage, end_of_layer
+from aprgraph.graph.stages import EMBEDDING, END_OF_LAYER, HIDDEN, LOGITS, OF_EMBEDDING, STAGE_BY_NAME, Stage, end_of_layer
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
@@ -179,10 +179,11 @@ def _add_step(result: Dependencies, now: _Step, layers: list[int], absent: set[s
     if layers and layers[0] == 0:
         hidden = ((now.number, _name(0, EMBEDDING)),)
         result.add(hidden[0], (), Place(now.number, 0, EMBEDDING))
-        if EMBEDDING_NORM not in absent:
-            normed = (now.number, _name(0, EMBEDDING_NORM))
-            result.add(normed, hidden, Place(now.number, 0, EMBEDDING_NORM))
-            hidden = (normed,)
+        for stage in OF_EMBEDDING:
+            if stage not in absent:
+                made = (now.number, _name(0, stage))
+                result.add(made, hidden, Place(now.number, 0, stage))
+                hidden = (made,)
     now.values.update(((layer, EMBEDDING), hidden) for layer in layers)
     for layer in layers:
         if layer > above:

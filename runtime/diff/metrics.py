@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ BLOCK = 1 << 22
 #: The least number of rows that make a channel of zeros more than chance, and the part of its mean energy that the other side has in it.
 DEAD_FROM = 4
 DEAD_PART = 0.01
+#: Where such a part of all elements is 0 on both sides, a channel of zeros says nothing.
+SPARSE = 0.25
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class TensorMetrics:
     None where there is no answer: no element finite on both sides, a cosine with a zero vector, a position or channel
     of a tensor whose shape is unknown. ``mismatched_nonfinite`` counts elements that are NaN or Inf on one side and
     something else on the other, and ``nonfinite_index`` is the first of these, or where there is none the first that is NaN or Inf on
-    both. ``dead_channels`` are 0 at every position on one side alone, of several positions.
+    both. ``dead_channels`` are 0 at every position on one side alone, of several positions; none are
+    named where zeros are common, as behind a gate that is cut off.
     """
 
     count: int
@@ -142,7 +145,9 @@ def compare_tensors(a: F32, b: F32, *, structured: bool = True, position_axis: i
         sums.add(part_a, part_b, cut)
         give_back(part_a)
         give_back(part_b)
-    return _result(sums, a.shape, structured, position_axis)
+    found = _result(sums, a.shape, structured, position_axis)
+    is_sparse = found.dead_channels and all(side.size - np.count_nonzero(side) > SPARSE * side.size for side in (a, b))
+    return replace(found, dead_channels=()) if is_sparse else found
 
 
 def compare_blocks(shape: tuple[int, ...], blocks: Iterable[tuple[F32, F32]], *, position_axis: int | None = 0) -> TensorMetrics:

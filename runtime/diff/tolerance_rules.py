@@ -18,7 +18,7 @@ The rules; breaking any makes a tensor divergent:
    ``CROWD`` elements, and twice as much where it is below ``WRONG_ROW``, which no wrong row is. A position or channel
    of fewer than ``CROWDED_FROM`` elements is not judged so.
 4. A channel that is 0 at all of several positions on one side alone, and no small one on the other, is a lost row,
-   whatever the limit.
+   whatever the limit. Not so where a quarter of both tensors is 0, as behind a gate that is cut off above a bound.
 
 Ids are compared as sets (indices.py). Where the router's logits were recorded, a choice may differ at a near-tie
 alone; where they were not, at the share ``limit`` of the positions, and three standard deviations of chance.

@@ -22,6 +22,7 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     root_of_norms,
     rope,
     scaled_weights,
+    streams,
     turned_positions,
 )
 from aprgraph.runtime.explain.alternative import known_mistakes

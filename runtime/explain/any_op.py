@@ -27,6 +27,8 @@ from aprgraph.runtime.explain.site import Site, compute
 #: So many rows away a value is looked for.
 _SHIFTS = (1, -1)
 _NAMED = 4
+#: Of more parts not each is tried.
+_PARTS = 8
 #: What is that much smaller than it should be is what rounding left of zero.
 _NOTHING = 1e-9
 _NORMS = ("rms_norm", "layer_norm")
@@ -67,11 +69,12 @@ def zero_positions(site: Site) -> Iterator[Alternative]:
 
 @explains("columns")
 def other_columns(site: Site) -> Iterator[Alternative]:
-    """Other columns of the same rows are taken: those of what lies beside, or the first or last of each head."""
+    """Other columns of the same rows are taken: those of what lies beside, as many further on, or the first or last of each head."""
     start, stop = site.node.attr_int("start"), site.node.attr_int("stop")
     width, size = stop - start, site.operands[0].shape[1] // int(site.node.attrs.get("heads", 1))  # type: ignore[arg-type]
     beside = [node for node in site.around.graph.users(site.operand_names[0]) if node.op == site.node.op]
-    starts = {0: "the first", size - width: "the last", **{node.attr_int("start"): site.label_of(node) for node in beside}}
+    parts = {start: f"part {start // width}" for start in range(0, size, width)} if size // width <= _PARTS and size % width == 0 else {}
+    starts = {**parts, 0: "the first", size - width: "the last", **{node.attr_int("start"): site.label_of(node) for node in beside}}
     for other, what in starts.items():
         if other != start and 0 <= other <= size - width:
             words = f"{site.called} takes the columns {other} to {other + width - 1} ({what}) in place of {start} to {stop - 1}"

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from aprgraph.graph.ops import Array, is_computed, traits_of
-from aprgraph.runtime.explain.alternative import Alternative, explains
-from aprgraph.runtime.explain.site import Site
+from aprgraph.runtime.explain.alternative import Alternative, explains, with_value
+from aprgraph.runtime.explain.site import Site, compute
 
 #: Of a longer cache not every pair of rows is tried.
 _MOST_ROWS = 32
@@ -44,6 +44,23 @@ def cached_rows(site: Site) -> Iterator[Alternative]:
     for row in range(before - 1):
         words = f"the rows {row} and {row + 1} of the cache have changed places"
         yield Alternative("rows-exchanged", words, partial(_cache_of, site, _taken(site.earlier, {row: row + 1, row + 1: row}), None))
+
+
+@explains("attn_scores", "attn_mix")
+def other_cache(site: Site) -> Iterator[Alternative]:
+    """The keys, or the values, are those of another layer."""
+    graph = site.around.graph
+    own = graph[site.operand_names[1]]
+    if own.op != "cache" or site.recorded is None:
+        return
+    for other in graph.with_op("cache"):
+        new = site.around.value(graph.operand_names(other.name)[0])
+        if other.layer == own.layer or other.type != own.type or new is None:
+            continue
+        rows = compute(other, [new], site.around)
+        if site.fits(site.compute([site.operands[0], rows])):
+            words = f"{site.called} reads the cache of layer {other.layer} in place of layer {own.layer}"
+            yield Alternative("other-layer", words, with_value(site, 1, rows))
 
 
 def _taken(rows: Array, other: Mapping[int, int]) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from aprgraph.graph.ir import Node
 from aprgraph.graph.ops import Array, traits_of
+from aprgraph.graph.ops.heads import is_shared
 from aprgraph.runtime.explain.alternative import Alternative
 from aprgraph.runtime.explain.site import LEFT, Site, is_left
 
@@ -68,7 +69,8 @@ def products_of(site: Site) -> Iterator[Product]:
         off = np.square(site.recorded - site.due).reshape(-1, heads, rows).sum(axis=(0, 2))
         head = int(off.argmax())
         ours = slice(head * rows, (head + 1) * rows)
-        x = site.operands[0][:, head * columns : (head + 1) * columns]
+        x = site.operands[0]
+        x = x if is_shared(site.node.attrs) else x[:, head * columns : (head + 1) * columns]
         yield Product(site, 1, x, site.recorded[:, ours], site.due[:, ours], head)
         return
     if picks is None:

@@ -25,6 +25,7 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import has_state, is_input, is_own_state, is_tap, is_weight, operand_named, state_type, traits_of, weights_of
+from aprgraph.graph.ops.lookup import rows_taken
 from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import statistics_from_rows
 from aprgraph.runtime.place import Place
@@ -213,6 +214,7 @@ class _Pass:
         ids = traits_of(node).picks_rows_by
         if ids is not None and all(traits_of(user).picks_rows_by is not None for user in self._graph.users(name)):
             rows = self._rows.get(operand_named(self._graph, node, ids).name)
+            rows = None if rows is None else rows_taken(node.attrs, rows, weight.type.bind()[0])
         return self._tensors.weight(weight, rows)
 
     def _forget_operands(self, node: Node) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import aprgraph
 from aprgraph.api import CompiledModel
+from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.stages import execution_key
 from tests.support.compiled import compiled
 from tests.support.golden import GoldenModel, gemma3_golden, golden_models, llama_cpp_embeddings, llama_cpp_logits, nmse, smollm2_golden
@@ -122,6 +123,23 @@ def test_logits_of_all_positions_against_llama_cpp(name: str, target: str, tmp_p
     expected = llama_cpp_logits()[name]
     assert trace.tensor("lm_head").shape == expected.shape
     assert nmse(trace.tensor("lm_head"), expected) <= LLAMA_CPP_TOLERANCES[name]
+
+
+@pytest.mark.parametrize("target", ["llvm", "reference"])
+def test_logits_of_gemma3n_against_llama_cpp(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp divides the variance of gates by one less than their number, and looks GELU up in a table of float16."""
+    golden = next(golden for golden in golden_models() if golden.name == "gemma3n-f32-wide")
+    expected = llama_cpp_logits()[golden.name]
+    monkeypatch.setattr(FAMILIES["gemma3n"], "of_sample", True)
+    model = aprgraph.load(golden.path)
+    assert [node.attrs["sample"] for node in model.graph.with_op("gaussian_top_k")] == [True]
+    trace = model.compile(target, tmp_path / "model.aprg").run(
+        "lm_head", tokens=golden.tokens, directory=tmp_path / "trace", positions="all"
+    )
+    assert nmse(trace.tensor("lm_head"), expected) <= 1e-8
+    monkeypatch.undo()
+    trace = compiled(golden.path, target).run("lm_head", tokens=golden.tokens, directory=tmp_path / "original", positions="all")
+    assert 1e-6 < nmse(trace.tensor("lm_head"), expected) < 1e-3
 
 
 def test_the_two_targets_agree(tiny: CompiledModel, reference: CompiledModel, tmp_path: Path) -> None:

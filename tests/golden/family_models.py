@@ -107,6 +107,12 @@ _GEMMA_4: dict[str, Any] = _SIZES | {
     "tie_word_embeddings": True,
 }  # fmt: skip
 
+#: Of the four streams each has its own weights.
+_GEMMA_3N: dict[str, Any] = _SIZES | {
+    "hidden_size": 20, "intermediate_size": 28, "head_dim": 8, "sliding_window": 4, "final_logit_softcapping": 30.0, "laurel_rank": 64,
+    "hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": 96, "tie_word_embeddings": True,
+}  # fmt: skip
+
 #: The models by the names of their files. Prompts are of 11 tokens, longer than any window.
 MODELS = {
     "olmo2-f32": FamilyModel("olmo2", "Olmo2", _SIZES | {
@@ -276,6 +282,16 @@ MODELS = {
         "attention_k_eq_v": True, "num_global_key_value_heads": 1, "enable_moe_block": True, "num_experts": 6, "top_k_experts": 2,
         "moe_intermediate_size": 10,
     }),
+    # The last layers share keys; gates of the first and the third are cut, at other bounds; the second stream is the active one.
+    "gemma3n-f32": FamilyModel("gemma3n", "Gemma3nText", _GEMMA_3N | {
+        "num_hidden_layers": 5, "layer_types": [*(_SLIDING, _SLIDING, _FULL), *(_SLIDING, _FULL)], "num_kv_shared_layers": 2,
+        "activation_sparsity_pattern": [0.6, 0.0, 0.9, 0.0, 0.0], "laurel_rank": 6, "final_logit_softcapping": 5.0, "altup_active_idx": 1,
+    }),
+    # With the numbers that llama.cpp takes in any case.
+    "gemma3n-f32-wide": FamilyModel("gemma3n", "Gemma3nText", _GEMMA_3N | {
+        "num_hidden_layers": 1, "layer_types": [_SLIDING], "num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.95],
+        "hidden_size_per_layer_input": 256,
+    }),
     "arcee-f32": FamilyModel("arcee", "Arcee", _SIZES | {
         "hidden_size": 40, "intermediate_size": 52, "head_dim": 12, "rope_parameters": _ROPE,
     }),
@@ -359,7 +375,7 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
         return np.float32(0.2 if name.endswith(("correction_bias", "expert_bias")) else 0.5) * values
     if name.endswith("sinks"):
         return values
-    if name.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
+    if name.endswith(("layer_scalar", "router.scale", "per_expert_scale", "correct_output_scale")):
         return np.float32(1) + np.float32(0.2) * values
     if name.endswith(("wpe.weight", "position_embeddings.weight", "token_type_embeddings.weight")):
         return np.float32(0.5) * values
@@ -370,7 +386,7 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
     columns = (
         shape[-2] if (".experts." in name and spec.architecture in ("gpt-oss", "llama4")) or spec.architecture == "gpt2" else shape[-1]
     )
-    values *= np.float32(_deviation(name) * columns**-0.5)
+    values *= np.float32(_deviation(spec, name) * columns**-0.5)
     if ".experts." in name and spec.formats:
         rows = np.ascontiguousarray(values.swapaxes(1, 2))
         fmt = GGMLQuantizationType[spec.formats["_exps.weight"]]
@@ -385,11 +401,14 @@ def _logarithms(values: F32) -> F32:
     return values
 
 
-def _deviation(name: str) -> float:
+def _deviation(spec: FamilyModel, name: str) -> float:
     """That of a matrix's products with a row of deviation 1: neither a flat softmax nor a step, a clear choice of experts."""
     ends = {
         "q_proj.weight": 1.5,
         "k_proj.weight": 1.5,
+        "modality_router.weight": float(spec.config.get("hidden_size", 1)),  # what it reads is divided by that
+        "prediction_coefs.weight": 0.5,
+        "correction_coefs.weight": 0.5,
         "router.weight": 2.0,
         "mlp.gate.weight": 2.0,
         "feed_forward.gate.weight": 2.0,

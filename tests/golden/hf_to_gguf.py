@@ -14,6 +14,7 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+import torch
 from gguf import GGMLQuantizationType, GGUFWriter
 
 F32 = npt.NDArray[np.float32]
@@ -61,6 +62,15 @@ _GEMMA_4: dict[str, Source] = {
     "feed_forward_length": _wide_networks,
     "attention.head_count_kv": lambda config: [config.per_layer_config[layer].num_key_value_heads for layer in range(config.num_hidden_layers)],
     "expert_count": "num_experts", "expert_used_count": "top_k_experts", "expert_feed_forward_length": "moe_intermediate_size",
+}  # fmt: skip
+_GEMMA_3N: dict[str, Source] = {
+    **_HEAD_SIZE, "rope.freq_base": "rope_parameters.full_attention.rope_theta",
+    **{key: _GEMMA_4[key] for key in (
+        "rope.freq_base_swa", "attention.sliding_window", "attention.sliding_window_pattern", "final_logit_softcapping",
+        "attention.shared_kv_layers", "embedding_length_per_layer_input",
+    )},
+    "altup.active_idx": "altup_active_idx", "altup.num_inputs": "altup_num_inputs",
+    "activation_sparsity_scale": lambda config: torch.distributions.Normal(0, 1).icdf(torch.tensor(config.activation_sparsity_pattern)).tolist(),
 }  # fmt: skip
 _QWEN_EXPERTS: dict[str, Source] = {
     "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
@@ -297,6 +307,7 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "ssm.group_count": "n_groups",
     },
     "gemma4_text": _GEMMA_4,
+    "gemma3n_text": _GEMMA_3N,
     "gpt_oss": {
         **_HEAD_SIZE, **_ROPE_BASE, "attention.sliding_window": "sliding_window", "expert_count": "num_local_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
@@ -435,6 +446,12 @@ def _nomic(name: str, state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
         yield own, state[name]
 
 
+def _of_streams(state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
+    """The projections of Gemma 3n's streams, each kind in one."""
+    for name in [name.removesuffix(".0.weight") for name in state if name.endswith("projections.0.weight")]:
+        yield f"{name}.weight", np.stack([state[part] for part in state if part.startswith(f"{name}.")])
+
+
 def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed: bool) -> Iterator[tuple[str, F32]]:
     """The tensors under transformers' names, each with an end .weight or .bias, as GGUF holds them."""
     for name, values in state.items():
@@ -453,6 +470,10 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             yield from _absorbed(name, config, values)
         elif architecture == "gemma4" and (ours := _GEMMA_4_TENSORS.get(name.split(".", 3)[-1])) is not None:
             yield f"blk.{name.split('.')[2]}.{ours}", values
+        elif architecture == "gemma3n" and "projections." in name:
+            continue  # see _of_streams
+        elif name.endswith("correct_output_scale"):
+            yield f"{name}.weight", values
         elif ".experts." in name:
             yield from _experts(architecture, name.replace("block_sparse_moe", "mlp"), values)
         elif name.endswith("block_sparse_moe.router.weight"):
@@ -544,7 +565,9 @@ def write_gguf(
         writer.add_token_type_count(config.type_vocab_size)
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    tensors = (*_still_pairs(config), *_tensors(architecture, config, state, absorbed), *_norms_of_heads(config, state))
+    tensors = (
+        *_still_pairs(config), *_of_streams(state), *_tensors(architecture, config, state, absorbed), *_norms_of_heads(config, state),
+    )  # fmt: skip
     for name, values in tensors:
         theirs = name if name.startswith(("blk.", "rope_freqs")) else names.get_name(name, try_suffixes=(".weight", ".bias"))
         if name.startswith("attn_gate"):

@@ -38,7 +38,7 @@ NAMES = (
     "hunyuan-dense-f32", "hunyuan-moe-f32", "apertus-f32", "starcoder2-f32", "stablelm-f32", "stablelm-f32-parallel",
     "phi2-f32", "gpt2-f32", "nemotron-f32", "ernie4-5-moe-f32", "lfm2-f32", "lfm2moe-f32", "mamba2-f32", "granitehybrid-f32",
     "granitehybrid-f32-dense", "olmo-f32", "qwen35-f32-biases", "llama4-f32", "gemma-embedding-f32", "qwen3-embedding-f32",
-    "gemma4-f32", "gemma4-f32-experts",
+    "gemma4-f32", "gemma4-f32-experts", "gemma3n-f32",
 )  # fmt: skip
 
 

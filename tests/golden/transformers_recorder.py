@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from tests.golden.bert_recorder import ENCODERS
-from tests.golden.gemma_recorder import hook_gemma4
+from tests.golden.gemma_recorder import hook_gemma3n, hook_gemma4
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
 from tests.golden.llama4_hooks import hook_norm_of_heads, hook_weighed_experts
 from tests.golden.recurrent_recorder import hook_delta_net, hook_gated_convolution, hook_state_space, in_gguf_order, recorded_functions
@@ -44,6 +44,8 @@ _NORMS_OF = {
 }
 #: Families that cap or scale what the head gives.
 _CHANGE_LOGITS = ("granite", "granitehybrid", "command-r", "cohere2")
+#: Families that call RoPE for q and for k.
+_TURN_APART = ("gemma3n", "gemma4")
 #: Families that normalise [1, heads, n, D].
 _HEADS_FIRST = ("gemma3", "gemma-embedding", "exaone4", "apertus", "hunyuan-dense", "hunyuan-moe", "stablelm")
 
@@ -67,10 +69,14 @@ class Recorder:
             return
         decoder = _first(model, "transformer", "backbone", "model") or model
         layers = decoder.h if loaded.architecture == "gpt2" else decoder.layers
-        # Some families scale the rows outside of the module that looks them up.
-        self._before(layers[0], 0, "embedding")
+        if loaded.architecture == "gemma3n":
+            hook_gemma3n(self._put, decoder)
+        else:  # some families scale the rows outside of the module that looks them up
+            self._before(layers[0], 0, "embedding")
         for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(lambda _module, _inputs, index=index: setattr(self, "layer", index))
+            if loaded.architecture == "gemma3n":
+                continue
             if loaded.architecture == "gemma4":
                 hook_gemma4(self._put, index, layer)
                 if hasattr(layer, "experts"):
@@ -86,8 +92,8 @@ class Recorder:
     def run(self, tokens: Sequence[int], *, causal: bool = True) -> dict[tuple[int | None, str], F64]:
         """Run a prefill of ``tokens`` and return its stages; without a mask if it is not to be ``causal``."""
         functions = self.loaded.functions
-        # Gemma 4 turns q and k one by one: what attention is given says both.
-        rope = () if self.loaded.architecture == "gemma4" else (_ROPE_FUNCTION, *ROPE_FUNCTIONS)
+        # Gemma 3n and Gemma 4 turn q and k one by one: what attention is given says both.
+        rope = () if self.loaded.architecture in _TURN_APART else (_ROPE_FUNCTION, *ROPE_FUNCTIONS)
         names = [name for name in (*rope, _ATTENTION_FUNCTION) if hasattr(functions, name)]
         originals = {name: getattr(functions, name) for name in names}
         attention = originals.get(_ATTENTION_FUNCTION)
@@ -110,7 +116,7 @@ class Recorder:
             mask = torch.zeros(()) if mask is None else mask if causal else torch.zeros_like(mask)
             if self.loaded.architecture in ("stablelm", "phi2"):
                 self._turned(query, key, partial=False)
-            if self.loaded.architecture == "gemma4":
+            if self.loaded.architecture in _TURN_APART:
                 self._put(self.layer, "q_post_rope", self._in_file_order(query))
                 if not module.is_kv_shared_layer:
                     self._put(self.layer, "k_post_rope", self._in_file_order(key))

@@ -143,6 +143,11 @@ def test_fields_of_older_versions(name: str, tmp_path: Path) -> None:
             "gemma4-f32-experts",
             lambda config: [config.pop("per_layer_config"), config.update(global_head_dim=16, num_global_key_value_heads=1)],
         ),
+        # As google's checkpoints have them.
+        (
+            "gemma3n-f32",
+            lambda config: config.update(rope_theta=1e6, rope_local_base_freq=10000.0, rope_parameters=None, attn_logit_softcapping=None),
+        ),
         ("cohere2-f32", lambda config: config.pop("layer_types")),
         ("smollm3-f32", lambda config: config.update(no_rope_layers=None)),
         ("smollm3-f32", lambda config: [config.pop(name) for name in ("no_rope_layer_interval", "architectures")]),
@@ -234,6 +239,10 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("gemma4-f32", lambda config: config["per_layer_config"].pop("2"), "(what layers of one kind have otherwise than the rest (config.json))"),
         ("gemma4-f32", lambda config: config.update(use_bidirectional_attention="all"), "use_bidirectional_attention is 'all'"),
         ("gemma4-f32", lambda config: config.update(vocab_size_per_layer_input=90), "vocab_size_per_layer_input is 90 of 96 tokens"),
+        ("gemma3n-f32", lambda config: config["activation_sparsity_pattern"].pop(), "activation_sparsity_pattern has 4 elements, expected a "),
+        ("gemma3n-f32", lambda config: config.update(activation_sparsity_pattern=[1.0] * 5), "for each of 5 layers, from 0 to below 1"),
+        ("gemma3n-f32", lambda config: config.update(activation_sparsity_pattern=0.95), "activation_sparsity_pattern' is 0.95, expected an array"),
+        ("gemma3n-f32", lambda config: config.update(altup_active_idx=4), "altup_active_idx is 4, but there are 4 streams (altup_num_inputs)"),
         ("gemma4-f32", lambda config: config.update(num_kv_shared_layers=4), "num_kv_shared_layers is 4, but no layer before these has attention"),
         ("apertus-f32", lambda config: config.update(hidden_act="silu"), "hidden_act is 'silu'; supported for apertus is 'xielu'"),
         ("mamba2-f32", lambda config: config.update(time_step_limit=[0.0, 0.5]), "time_step_limit is [0.0, 0.5]; supported for mamba2 is"),
@@ -439,6 +448,7 @@ def test_overrides_by_the_names_of_fields(tmp_path: Path) -> None:
         ("gemma3-f32", "Gemma3ForConditionalGeneration"),
         ("mistral3-f32", "Mistral3ForConditionalGeneration"),
         ("gemma4-f32", "Gemma4ForConditionalGeneration"),
+        ("gemma3n-f32", "Gemma3nForConditionalGeneration"),
     ],
 )
 def test_the_text_model_of_one_with_images(name: str, kind: str, tmp_path: Path) -> None:
@@ -586,6 +596,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "gemma-3-1b": ("gemma3", 256, 1e6, (512,) * 5 + (0,), ""),
     "gemma-3-4b": ("gemma3", 256, 1e6, (1024,) * 5 + (0,), "num_attention_heads = 8, num_key_value_heads = 4, head_dim = 256"),
     "gemma-3-27b": ("gemma3", 128, 1e6, (1024,) * 5 + (0,), "rope_local_base_freq = 10000"),
+    "gemma-3n-E4B": ("gemma3n", 256, 1e6, (512,) * 4 + (0, 512), ""),
     "Phi-3.5-mini": ("phi3", 96, 1e4, (262144,) * 6, ""),
     "Phi-4-mini": ("phi3", 96, 1e4, (262144,) * 6, ""),
     "OLMo-2-7B": ("olmo2", 128, 5e5, (0,) * 6, ""),

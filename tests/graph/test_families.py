@@ -86,6 +86,13 @@ LAYER: dict[str, list[str]] = {
         "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual", "per_layer_input", "per_layer_gate", "per_layer_gated",
         "per_layer_out", "per_layer_norm", "layer_out",
     ],
+    "gemma3n": [
+        "altup_predict_norm", "altup_predict_router", "altup_predict_coefs", "altup_predicted", "altup_active", "attn_norm", "laurel_left",
+        "laurel_right", "laurel_norm", "laurel_out", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", "k_post_rope", "v_norm",
+        *ATTENTION[2:], "attn_post_norm", "post_attn_residual", "laurel_residual", *DENSE,
+        "ffn_post_norm", "post_ffn_residual", "altup_correct_norm", "altup_correct_router", "altup_correct_coefs", "altup_corrected",
+        "altup_scaled", "per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm", "altup_out",
+    ],
     "gemma2": [
         "attn_norm", "qkv_matmul", *ATTENTION, "attn_post_norm", "post_attn_residual", *DENSE, "ffn_post_norm", "post_ffn_residual",
     ],
@@ -168,6 +175,10 @@ FIRST_LAYER: dict[str, list[str]] = {
     "bert": ["embedding_norm", *LAYER["bert"]],
     "nomic-bert": ["embedding_norm", *LAYER["nomic-bert"]],
     "modern-bert": ["embedding_norm", *LAYER["modern-bert"][1:]],
+    "gemma3n": [
+        "altup_embedding",
+        *(stage for one in LAYER["gemma3n"] for stage in (("ffn_gate_sparse", one) if one == "ffn_silu" else (one,))),
+    ],
     "glm4moe": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "deepseek2": [*LATENT, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen3next": [*DELTA, "attn_out", "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"],
@@ -248,6 +259,23 @@ def test_gemma4_needs_the_factors_of_its_rope(tiny_model: Tiny, tmp_path: Path) 
         built(model)
     with pytest.raises(ModelError, match=r"value_length_swa is 8; expected the same"):
         built(tiny_model(family="gemma4"), gemma4__attention__value_length_swa=8)
+
+
+def test_gemma3n_takes_from_files_what_no_key_says(tiny_model: Tiny) -> None:
+    """The rank of the second residual connection are the rows of a weight; a gate is cut off where its number is no infinity."""
+    path = tiny_model(family="gemma3n")
+    graph = build_graph(load_model(path))
+    assert graph["layer0.laurel_left"].type.dims == ("n", 8)
+    assert [node.layer for node in graph.with_op("gaussian_top_k")] == [0]
+    everywhere = small_outline(FAMILIES["gemma3n"], activation_sparsity_scale=1.5).graph
+    assert [node.attrs for node in everywhere.with_op("gaussian_top_k")] == [{"factor": 1.5}] * 2
+    second = built(path, gemma3n__altup__active_idx=1)
+    assert (second["layer0.altup_active"].attrs, second["layer0.altup_corrected"].attrs) == ({"start": 64, "stop": 128}, {"active": 1})
+    assert second["altup_first"].attrs == {"start": 0, "stop": 64}
+    with pytest.raises(ModelError, match=r"altup.active_idx is 4, but there are 4 streams \(gemma3n.altup.num_inputs\), from 0 on"):
+        built(path, gemma3n__altup__active_idx=4)
+    with pytest.raises(ModelError, match=r"tensor 'altup_proj.weight' is 3 x 64 x 64, expected 4 x 64 x 64"):
+        built(path, gemma3n__altup__num_inputs=5)
 
 
 def test_gemmas_layers_slide_but_for_every_sixth(tiny_model: Tiny) -> None:

@@ -85,6 +85,25 @@ def test_what_is_scaled() -> None:
     close(run("columns", [[[1.0, 2.0], [3.0, 4.0]]], start=1, stop=2), [[[2.0], [4.0]]])
 
 
+def test_streams() -> None:
+    """Two streams of two columns; what goes from stream j to stream i stands at i · 2 + j."""
+    x = [[1.0, 2.0, 10.0, 20.0]]
+    close(run("altup_predict", x, [[0.0, 1.0, 0.5, 0.0]]), [[11.0, 22.0, 10.5, 21.0]])
+    close(run("altup_correct", x, [[4.0, 4.0]], [[0.0, 1.0]], active=0), [[4.0, 4.0, 16.0, 24.0]])
+    close(run("altup_correct", x, [[4.0, 4.0]], [[0.0, 1.0]], active=1), [[-5.0, -14.0, -2.0, -12.0]])
+    close(run("stream_add", x, [[1.0, 1.0]], streams=2, start=1), [[1.0, 2.0, 11.0, 21.0]])
+    close(run("stream_mean", x, streams=2), [[5.5, 11.0]])
+    close(run("match_rms", [[3.0, 3.0, 0.0, 0.1]], [[2.0, 2.0]], least=0.04), [[2.0, 2.0, 0.0, 1.0]])
+
+
+def test_what_lies_above_a_bound_is_left() -> None:
+    """Mean 4; the variance is 5 of the whole row, and 20 / 3 of a sample."""
+    row = [[1.0, 3.0, 5.0, 7.0]]
+    close(run("gaussian_top_k", row, factor=0.5), [[0.0, 0.0, 0.0, 3.0 - math.sqrt(5) / 2]])
+    close(run("gaussian_top_k", row, factor=0.5, sample=True), [[0.0, 0.0, 0.0, 3.0 - math.sqrt(20 / 3) / 2]])
+    close(run("gaussian_top_k", row, factor=-0.5), [[0.0, math.sqrt(5) / 2 - 1.0, math.sqrt(5) / 2 + 1.0, math.sqrt(5) / 2 + 3.0]])
+
+
 def test_rms_norm_eps_is_added_to_the_mean_square() -> None:
     close(run("rms_norm", [[0.0, 0.0]], [1.0, 1.0], eps=1e-5, groups=1), [[0.0, 0.0]])
     close(run("rms_norm", [[1.0, -1.0]], [1.0, 1.0], eps=3.0, groups=1), [[0.5, -0.5]])

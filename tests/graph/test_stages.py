@@ -8,14 +8,17 @@ from aprgraph.graph.stages import HIDDEN, STAGE_ALIASES, STAGE_BY_NAME, STAGES, 
 
 #: As the interchange document gives them.
 ORDER = [
-    "embedding", "embedding_norm", "attn_norm", "conv_in", "delta_gate", "delta_beta", "conv_bcx", "conv_bx", "conv_out", "conv_gated", "conv_silu",
+    "embedding", "embedding_norm", "altup_embedding", "altup_predict_norm", "altup_predict_router", "altup_predict_coefs", "altup_predicted",
+    "altup_active", "attn_norm", "laurel_left", "laurel_right", "laurel_norm", "laurel_out", "conv_in", "delta_gate", "delta_beta", "conv_bcx", "conv_bx", "conv_out", "conv_gated", "conv_silu",
     "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "qkv_matmul",
     "attn_gate", "qkv_bias", "q_norm", "k_norm", "v_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
-    "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out",
+    "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "laurel_residual", "ffn_norm", "ffn_gate", "ffn_up",
+    "ffn_gate_sparse", "ffn_silu", "ffn_swigl", "ffn_out",
     "ffn_out_norm", "ffn_post_norm", "moe_router_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices",
     "moe_norm", "moe_expert_in", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "moe_ffn_out", "moe_post_norm", "ffn_sum",
-    "post_ffn_residual", "per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm", "layer_out", "layer_out_norm",
-    "final_norm", "pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed", "lm_head_raw", "lm_head",
+    "post_ffn_residual", "altup_correct_norm", "altup_correct_router", "altup_correct_coefs", "altup_corrected", "altup_scaled",
+    "per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm", "layer_out", "altup_out", "layer_out_norm",
+    "altup_merged", "final_norm", "pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed", "lm_head_raw", "lm_head",
 ]  # fmt: skip
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
 RECURRENT = {
@@ -26,7 +29,13 @@ CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
 POOLED = ["pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed"]
 PER_LAYER = {"per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm"}
 BESIDE = {"ffn_out_norm", "moe_router_norm", "moe_norm", "moe_post_norm", "ffn_sum"}
-ADDITIONS = LATENT | RECURRENT | CONVOLUTION | {*POOLED} | PER_LAYER | BESIDE | {"v_norm", "layer_out", "embedding_norm", "layer_out_norm"} | {
+STREAMS = {
+    "altup_embedding", "altup_predict_norm", "altup_predict_router", "altup_predict_coefs", "altup_predicted", "altup_active",
+    "altup_correct_norm", "altup_correct_router", "altup_correct_coefs", "altup_corrected", "altup_scaled", "altup_out", "altup_merged",
+}  # fmt: skip
+LAUREL = {"laurel_left", "laurel_right", "laurel_norm", "laurel_out", "laurel_residual"}
+ADDITIONS = LATENT | RECURRENT | CONVOLUTION | {*POOLED} | PER_LAYER | BESIDE | STREAMS | LAUREL | {
+    "v_norm", "layer_out", "embedding_norm", "layer_out_norm", "ffn_gate_sparse",
     "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_in", "moe_expert_gate",
     "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "lm_head_raw",
 }  # fmt: skip
@@ -40,8 +49,8 @@ def test_names_and_order() -> None:
 
 @pytest.mark.contract("STAGES-INTERCHANGE-1")
 def test_whole_model_stages_and_additions() -> None:
-    assert [stage.name for stage in STAGES if not stage.per_layer] == ["final_norm", *POOLED, "lm_head_raw", "lm_head"]
-    assert [stage.name for stage in STAGES if stage.first_layer_only] == ["embedding", "embedding_norm"]
+    assert [stage.name for stage in STAGES if not stage.per_layer] == ["altup_merged", "final_norm", *POOLED, "lm_head_raw", "lm_head"]
+    assert [stage.name for stage in STAGES if stage.first_layer_only] == ["embedding", "embedding_norm", "altup_embedding"]
     assert {stage.name for stage in STAGES if stage.addition} == ADDITIONS
 
 
@@ -85,7 +94,7 @@ def test_stages_read_others_of_their_layer_and_come_after_them() -> None:
         assert per_layer <= {stage.per_layer}
     read = {name for stage in STAGES for name in stage.reads}
     unread = [stage.name for stage in STAGES if stage.name not in read]
-    assert unread == ["embedding_norm", "layer_out_norm", "pooled_normed", "lm_head"], "a hidden state is read as such"
+    assert unread == ["embedding_norm", "altup_embedding", "layer_out_norm", "pooled_normed", "lm_head"], "a hidden state is read as such"
 
 
 def test_what_holds_of_single_stages() -> None:
@@ -94,7 +103,8 @@ def test_what_holds_of_single_stages() -> None:
     assert [stage.name for stage in STAGES if stage.is_masked] == ["attn_scores", "attn_softmax"]
     assert [stage.name for stage in STAGES if stage.is_product] == ["conv_bx", "conv_gated"]
     assert [stage.name for stage in STAGES if stage.is_sum] == [
-        "qkv_bias", "post_attn_residual", "moe_router_scores", "ffn_sum", "post_ffn_residual", "layer_out", "pooled",
+        "altup_predicted", "laurel_out", "qkv_bias", "post_attn_residual", "laurel_residual", "ffn_gate_sparse", "moe_router_scores", "ffn_sum",
+        "post_ffn_residual", "altup_corrected", "layer_out", "altup_out", "altup_merged", "pooled",
     ]  # fmt: skip
     assert {stage.name for stage in STAGES if stage.optional} == {
         "qkv_bias",
@@ -109,6 +119,9 @@ def test_what_holds_of_single_stages() -> None:
         "lm_head_raw",
         "embedding_norm",
         "layer_out_norm",
+        "ffn_gate_sparse",
+        *STREAMS,
+        *LAUREL,
         *POOLED,
         *LATENT,
         *RECURRENT,
@@ -120,6 +133,8 @@ def test_what_holds_of_single_stages() -> None:
     assert {stage.name for stage in STAGES if stage.only_with == "recurrent"} == RECURRENT
     assert {stage.name for stage in STAGES if stage.only_with == "per_layer"} == PER_LAYER
     assert {stage.name for stage in STAGES if stage.only_with == "beside"} == BESIDE
+    assert {stage.name for stage in STAGES if stage.only_with == "streams"} == STREAMS
+    assert {stage.name for stage in STAGES if stage.only_with == "laurel"} == LAUREL
     assert {stage.name for stage in STAGES if stage.only_with == "convolution"} == CONVOLUTION
     assert {stage.name for stage in STAGES if stage.only_with == "weighed inputs"} == {"moe_expert_in"}
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}

@@ -94,6 +94,17 @@ def test_nothing_finite_gives_no_number() -> None:
     assert found.max_abs is None
 
 
+def test_a_channel_of_zeros_is_a_lost_one_unless_zeros_are_common() -> None:
+    whole = values(8, 40)
+    lost = whole.copy()
+    lost[:, 3] = 0.0
+    assert compare_tensors(whole, lost).dead_channels == (3,)
+    whole[np.arange(8) != 2] *= values(7, 40) > 0.5  # as behind a gate that is cut off
+    lost = whole.copy()
+    lost[:, 3] = 0.0
+    assert compare_tensors(whole, lost).dead_channels == ()
+
+
 def test_against_zeros() -> None:
     zeros, other = np.zeros((2, 3), np.float32), values(2, 3)
     assert compare_tensors(zeros, zeros.copy()).nmse == 0.0

@@ -128,8 +128,9 @@ class _Weights:
         number = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.act_fn\.(\w+)", own_name)
         if number is not None:
             return np.float32(self._fields[f"xielu.{number[2]}"].contents()[int(number[1])])
-        expert = re.search(r"\.(?:experts|norms)\.(\d+)\.", own_name)
-        own_name = re.sub(r"\.norms\.\d+\.", ".", own_name)
+        expert = re.search(r"\.(?:experts|norms|altup_\w+)\.(\d+)\.", own_name)
+        own_name = re.sub(r"(\.norms|(altup_\w+))\.\d+\.", r"\2.", own_name)
+        own_name = own_name.replace("correct_output_scale", "correct_output_scale.weight")
         own_name = own_name.replace("e_score_correction_bias", "e_score_correction.bias").replace("expert_bias", "expert_bias.bias")
         name = self._names.get_name(_one_an_expert(own_name), try_suffixes=(".weight", ".bias"))
         if own_name.endswith("self_attn.sinks"):

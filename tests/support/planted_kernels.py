@@ -157,8 +157,21 @@ def _rows() -> Iterator[Case]:
         yield _of(op, x)
     yield _of("join_heads", _activations(N, 3 * 7), _activations(N, 3 * 2), heads=3)
     yield _of("head_linear", _activations(N, 3 * 16), weight("F32", 3, 11, 16))
+    yield _of("head_linear", _activations(N, 16), weight("F32", 3, 11, 16), shared=True)
+    yield _of("gaussian_top_k", x, factor=0.5)
+    yield _of("gaussian_top_k", x, factor=-0.5, sample=True)
     yield _of("cache", x)
     yield _of("softmax", x)
+
+
+def _streams() -> Iterator[Case]:
+    streams, size = 3, 13
+    x, one = _activations(N, streams * size), _activations(N, size)
+    yield _of("altup_predict", x, _activations(N, streams**2))
+    yield _of("altup_correct", x, one, _activations(N, streams), active=1)
+    yield _of("stream_add", x, one, streams=streams, start=1)
+    yield _of("stream_mean", x, streams=streams)
+    yield _of("match_rms", x, one, least=1e-5)
 
 
 def _experts() -> Iterator[Case]:
@@ -195,7 +208,7 @@ def _elementwise() -> Iterator[Case]:
             yield _of(name, *operands, **attrs)
 
 
-_MAKERS: tuple[Callable[[], Iterator[Case]], ...] = (_rows, _attentions, _experts, _recurrent, _elementwise)
+_MAKERS: tuple[Callable[[], Iterator[Case]], ...] = (_rows, _streams, _attentions, _experts, _recurrent, _elementwise)
 
 
 CASES = [case for make in _MAKERS for case in make()]

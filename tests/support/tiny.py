@@ -136,6 +136,8 @@ def write_tiny_model(
         numbers["embedding_length_per_layer_input"] = unit // 2 if unit == 64 else unit
     if "attention.shared_kv_layers" in keys_of(kind):  # the last layer shares the keys of the first
         numbers["attention.shared_kv_layers"] = int(layers > 2)
+    if "activation_sparsity_scale" in keys_of(kind):  # in the first layer alone
+        numbers["activation_sparsity_scale"] = ListValue([0.5, *[-math.inf] * (layers - 1)])
     numbers |= other_numbers(kind, numbers) | own.numbers
 
     there = {

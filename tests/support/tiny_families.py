@@ -59,6 +59,11 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         optional=("v.weight", "layer_out.weight", "moe_router.weight"), wide_heads=True, tied=True, rope_base=1e6,
         numbers={"attention.sliding_window_pattern": 2, "final_logit_softcapping": 5.0},
     ),
+    # A cap that bites; every second layer sees everything.
+    "gemma3n": TinyFamily(
+        wide_heads=True, tied=True, rope_base=1e6,
+        numbers={"attention.sliding_window_pattern": 2, "final_logit_softcapping": 5.0, "laurel_rank": 8},
+    ),
     "phi3": TinyFamily(optional=("qkv_matmul.weight",), rope_dims=True),
     "olmo2": TinyFamily(rope_base=500000.0),
     # Caps that bite.

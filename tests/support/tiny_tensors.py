@@ -17,6 +17,8 @@ from tests.support.tiny_blocks import encode, random_values
 
 #: Always F32, and larger than other matrices, so that the choice of experts is clear.
 _ROUTERS = ("moe_router_logits", "shared_gate_logit")
+#: Of streams and of projections of low rank, which no program quantises; and the router of streams, whose input is divided by its length.
+_SMALL, _STEERS = ("altup_", "laurel_"), "altup_router"
 #: The weights of short convolutions, always F32, and the rates of decay, which are below 0.
 _KERNELS, _RATES = ("conv_out",), ("delta_decay", "ssm_decay")
 #: Whose vectors are factors, around 1.
@@ -57,6 +59,9 @@ class TensorWriter:
             self._add(name, (self._generator(name).standard_normal(dims) * 2 * dims[-1] ** -0.5).astype(np.float32), "F32")
         elif weight.slot in _KERNELS and weight.what == "weight":
             self._add(name, (self._generator(name).standard_normal(dims) * dims[-1] ** -0.5).astype(np.float32), "F32")
+        elif weight.slot.startswith(_SMALL) and len(dims) > 1:
+            deviation = dims[-1] ** -0.5 * (dims[-1] if weight.slot == _STEERS else 1)
+            self._add(name, (self._generator(name).standard_normal(dims) * deviation).astype(np.float32), "F32")
         elif weight.slot in _RATES:
             self.given(name, -np.exp(0.5 * self._generator(name).standard_normal(dims)).astype(np.float32))
         elif len(dims) == 1 or weight.what == "bias" or weight.slot in _ROWS_OF_GROUPS:

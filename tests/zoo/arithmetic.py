@@ -14,6 +14,7 @@ import numpy as np
 
 from aprgraph.graph.ir import Node
 from aprgraph.graph.ops import OPS, Array
+from aprgraph.graph.ops.heads import is_shared
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ def _expert_linear(_node: Node, operands: Sequence[Array], generator: np.random.
     return np.where(known[..., None], product, np.nan)
 
 
-def _head_linear(_node: Node, operands: Sequence[Array], generator: np.random.Generator) -> Array:
+def _head_linear(node: Node, operands: Sequence[Array], generator: np.random.Generator) -> Array:
     x, weight = operands
     heads, _, size = weight.shape
-    product = _product(x.reshape(len(x), heads, 1, size), weight[None], generator.permutation(size))
+    inputs = x.reshape(len(x), 1 if is_shared(node.attrs) else heads, 1, size)
+    product = _product(inputs, weight[None], generator.permutation(size))
     return product.reshape(len(x), -1)
 
 

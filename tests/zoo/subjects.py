@@ -46,6 +46,8 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "gemma3": {"hidden": 96},
     "lfm2moe": {"seed": 1},  # experts of equal scores are chosen in every layer
     "gemma-embedding": {"hidden": 96},
+    # What a layer adds to its stream is never small, as what attention reads is part of it.
+    "gemma3n": {"eps": 0.01},
     "phi3": {"sliding_window": 5},
     # A chunk that goes on where tokens are generated.
     "llama4": {"sliding_window": 4},

@@ -8,12 +8,14 @@ from typing import Any
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu import (
+    altup,
     attention,
     bias_add,
     delta_rule,
     elementwise,
     experts,
     flash_attention,
+    gaussian_top_k,
     heads,
     kv_cache,
     l2_norm,
@@ -78,6 +80,12 @@ KERNELS: dict[str, Kernel] = {
     "rope_angles_chained": rope.rope_angles_chained,
     "gelu_half": elementwise.gelu_by_table,
     "flash_attention": flash_attention.flash_attention,
+    "altup_predict": altup.altup_predict,
+    "altup_correct": altup.altup_correct,
+    "stream_add": altup.stream_add,
+    "stream_mean": altup.stream_mean,
+    "match_rms": altup.match_rms,
+    "gaussian_top_k": gaussian_top_k.gaussian_top_k,
 }
 
 

@@ -10,6 +10,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.kernels.lookup import row_of
 from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, i64, registers
 from aprgraph.graph.ops.lookup import heads_of
@@ -27,7 +28,7 @@ def embed(request: KernelRequest, cpu: Cpu) -> Any:
         scale = number_parameters(parameters, request).get("scale")
         out = parameters.buffer("out", ("n", table.columns), "float32")
         with T.parallel(i64(0), parameters.size("n")) as p:
-            row = T.Cast("int64", tokens[p])
+            row = row_of(request, tokens[p])
             table.decode_row(row, lambda column, value: assign(out, value if scale is None else value * scale, [p, column]))
 
     return build_function(request.symbol, emit)

@@ -36,9 +36,9 @@ def join_heads(request: KernelRequest) -> Any:
 
 
 def head_linear(request: KernelRequest) -> Any:
-    """x [n, H·C], W [H, R, C] -> out [n, H·R]; sums are those of the linear kernel."""
+    """x [n, H·C], or [n, C] if it is shared, W [H, R, C] -> out [n, H·R]; sums are those of the linear kernel."""
     x_type, weight_type = request.operands
-    heads, columns = int(weight_type.dims[0]), int(weight_type.dims[2])
+    heads, columns = int(weight_type.dims[0]), 0 if is_shared(request.attrs) else int(weight_type.dims[2])
 
     def emit(parameters: Parameters) -> None:
         n = parameters.size("n")

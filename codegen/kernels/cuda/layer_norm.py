@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.kernels.cuda.emitter import THREADS, WARP, Emitter, get, launch, put, registers, shared, sync_block
+from aprgraph.codegen.kernels.cuda.emitter import Emitter, get, launch, put, registers, sync_block
+from aprgraph.codegen.kernels.cuda.row_mean import RowMean, threads_for
 from aprgraph.codegen.kernels.cuda.weights import Weight
 from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
-
-#: Rows up to this long are summed by one warp.
-_SHORT = 512
 
 
 def layer_norm(request: KernelRequest) -> Any:
@@ -22,7 +19,7 @@ def layer_norm(request: KernelRequest) -> Any:
     x_type, *weight_types = request.operands
     columns, groups = int(x_type.dims[1]), request.attr_int("groups")
     size = columns // groups
-    threads = WARP if size <= _SHORT else THREADS
+    threads = threads_for(size)
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter()
@@ -36,29 +33,14 @@ def layer_norm(request: KernelRequest) -> Any:
             mean, factor = registers(1), registers(1)
             p, group = T.floordiv(index, i64(groups)), T.floormod(index, i64(groups))
             start = group * size
-
-            def average(term: Callable[[Expr, Expr], Expr]) -> Expr:
-                """The mean over a row, of what ``term(column, total)`` adds. In buffers of its own: others may be read still."""
-                total, sums = registers(1), shared(threads // WARP)
-                put(total, f32(0.0))
-                with T.serial(i64(0), i64(-(-size // threads))) as step:
-                    column = step * threads + thread
-                    with T.If(column < size), T.Then():
-                        put(total, term(column, get(total)))
-                emitter.warp_sum(total)
-                assign(sums, get(total), [T.floordiv(thread, i64(WARP))])
-                sync_block()
-                put(total, f32(0.0))
-                for warp in range(threads // WARP):
-                    put(total, get(total) + sums[i64(warp)])
-                return get(total) * f32(1.0 / size)
+            row = RowMean(emitter, thread, size)
 
             def centred(column: Expr) -> Expr:
                 return x[p, start + column] - get(mean)
 
-            put(mean, average(lambda column, total: total + x[p, start + column]))
+            put(mean, row.of(lambda column, total: total + x[p, start + column]))
             # The squares of what is left: the difference of two sums loses digits where the mean is large.
-            variance = average(lambda column, total: emitter.fma(centred(column), centred(column), total))
+            variance = row.of(lambda column, total: emitter.fma(centred(column), centred(column), total))
             put(factor, f32(1.0) / T.sqrt(variance + eps))
 
             def scale(column: Expr, value: Expr | None = None) -> None:

@@ -10,6 +10,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cuda.emitter import Emitter, get, launch_over, put, registers, split_index, where
 from aprgraph.codegen.kernels.cuda.weights import QUAD, Weight
+from aprgraph.codegen.kernels.lookup import row_of
 from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64
 from aprgraph.graph.block_decoders import RUN
@@ -31,7 +32,7 @@ def embed(request: KernelRequest) -> Any:
             p, rest = T.floordiv(index, i64(threads)), T.floormod(index, i64(threads))
             block, quad = T.floordiv(rest, i64(RUN // QUAD)), T.floormod(rest, i64(RUN // QUAD))
             for first in range(0, table.elements, RUN):
-                for j, value in enumerate(table.quad(T.Cast("int64", tokens[p]), block, first, quad)):
+                for j, value in enumerate(table.quad(row_of(request, tokens[p]), block, first, quad)):
                     column = block * table.elements + quad * QUAD + (first + j)
 
                     def store(column: Expr = column, value: Expr = value) -> None:

@@ -18,7 +18,7 @@ _TIED_BY = {"lfm2": "tie_embedding", "lfm2_moe": "tie_embedding"}
 #: Of classes that are the decoder alone, and of some that are not.
 _BARE, _GPT = "Model", "LMHeadModel"
 #: Classes with images too, which tie the head of the text model where no field says otherwise.
-_TIED = tuple(f"{name}{_WITH_IMAGES}" for name in ("Mistral3", "Gemma3", "Gemma4"))
+_TIED = tuple(f"{name}{_WITH_IMAGES}" for name in ("Mistral3", "Gemma3", "Gemma3n", "Gemma4"))
 #: A ``model_type`` that files bear although they name the class of another.
 _SAME_CLASS = {"kimi_k2": "deepseek_v3"}
 #: The field that says of each layer which kind of feed-forward network it has.

@@ -50,6 +50,10 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma2": _GEMMA | {"max_position_embeddings": 8192, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
     "gemma3_text": _GEMMA | {"max_position_embeddings": 131072, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
                              "rope_theta": 1e6, "rope_local_base_freq": 10000.0},
+    "gemma3n_text": _SMALL_EPS | {"tie_word_embeddings": True, "max_position_embeddings": 32768, "num_attention_heads": 8,
+                                  "num_key_value_heads": 2, "head_dim": 256, "sliding_window": 512, "rope_theta": 1e6,
+                                  "rope_local_base_freq": 10000.0, "hidden_size_per_layer_input": 256,
+                                  "vocab_size_per_layer_input": 262144, "num_kv_shared_layers": 15, "final_logit_softcapping": 30.0},
     "gemma4_text": _SMALL_EPS | {"tie_word_embeddings": True, "max_position_embeddings": 131072, "num_attention_heads": 8,
                                  "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 512, "hidden_size_per_layer_input": 256},
     "phi3": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
@@ -168,7 +172,7 @@ _HARMLESS = """
     use_flash_attn use_xentropy fused_bias_fc fused_dropout_add_ln max_trained_positions pad_vocab_size_multiple dense_seq_output
     decoder_bias classifier_bias classifier_activation classifier_pooling deterministic_flash_attn sparse_prediction
     sparse_pred_ignore_index initializer_cutoff_factor reference_compile repad_logits_with_grad mlp_dropout
-    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
+    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type altup_coef_clip
 """
 HARMLESS = frozenset(_HARMLESS.split())
 

@@ -15,7 +15,7 @@ from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 
 _GRANITE = ("granite", "granitemoehybrid")
 _GEMMA = ("gemma2", "gemma3_text")
-_GEMMA_ALL = (*_GEMMA, "gemma4_text")
+_GEMMA_ALL = (*_GEMMA, "gemma3n_text", "gemma4_text")
 _BERT = ("bert", "roberta", "xlm-roberta", "nomic_bert")
 _LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 _QWEN = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
@@ -37,7 +37,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "no_rope_layers": ("smollm3", "llama4_text"),
     "no_rope_layer_interval": ("smollm3", "llama4_text"),
     "use_qk_norm": ("cohere", "glm4_moe", "llama4_text"),
-    "use_bidirectional_attention": (*_GEMMA_ALL, "modernbert"),
+    "use_bidirectional_attention": (*_GEMMA, "gemma4_text", "modernbert"),
     "hidden_activation": (*_GEMMA_ALL, "modernbert"),
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
@@ -47,7 +47,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "activation_function": ("gpt2",),
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),
-    "rope_local_base_freq": ("gemma3_text",),
+    "rope_local_base_freq": ("gemma3_text", "gemma3n_text"),
     "norm_topk_prob": ("qwen2_moe", "qwen3_moe", "qwen3_next", "glm4_moe", "deepseek_v3", "glm4_moe_lite", "lfm2_moe"),
     "rope_interleave": ("deepseek_v3", "glm4_moe_lite"),
 }  # fmt: skip

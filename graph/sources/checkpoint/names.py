@@ -14,8 +14,8 @@ from aprgraph.graph.families.weight_names import GGUF_NAMES, HF_NAMES, WITHOUT_E
 #: What stands before the decoder's own names, longest first: models with images or sound have the text model inside.
 _PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "roberta.", "bert.", "")
 _GGUF = re.compile(r"(?:blk\.(\d+)\.)?(.+)")
-#: One of the norms of a module that has one for each head.
-_OF_HEAD = re.compile(r"(.+)\.norms\.(\d+)\.(weight|bias)")
+#: One of several modules that GGUF holds as one tensor: norms of heads, projections of streams.
+_ONE_OF = re.compile(r"(.+?)(?:\.norms)?\.(\d+)\.(weight|bias)")
 _IN = r"(?:(?:mlp|block_sparse_moe|feed_forward)\.)?experts"
 _EXPERT = re.compile(rf"{_IN}\.(\d+)\.(\w+)\.(\w+)")
 _FUSED = re.compile(rf"(?:{_IN}\.(gate_up_proj|down_proj)|block_sparse_moe\.(input|output)_linear)(_bias|_blocks|_scales|\.weight|\.bias)?")
@@ -88,12 +88,12 @@ class Names:
         if fused is not None:
             slot = "moe_expert_gate" if "gate_up_proj" in (fused[1] or "") or fused[2] == "input" else "moe_expert_out"
             return Place(slot, _part((fused[3] or "weight").lstrip("_.")) or "weight", number, fused=True)
-        head = _OF_HEAD.fullmatch(rest)
-        if head is not None and head[1] in self._modules:
-            return Place(self._modules[head[1]], _part(head[3]) or "weight", number, int(head[2]))
         return self._module(rest, number)
 
     def _module(self, name: str, layer: int | None) -> Place | None:
+        one = _ONE_OF.fullmatch(name)
+        if one is not None and one[1] in self._modules:
+            return Place(self._modules[one[1]], _part(one[3]) or "weight", layer, int(one[2]))
         if name in self._modules:
             return Place(self._modules[name], "bias" if name.endswith("bias") else "weight", layer)
         module, _, end = name.rpartition(".")

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from tests.zoo.faults import attention, caches, ends, experts, feed_forward, latent, norms, per_layer, pooling, recurrent, rope, weights
+from tests.zoo.faults import (
+    attention,
+    caches,
+    ends,
+    experts,
+    feed_forward,
+    latent,
+    norms,
+    per_layer,
+    pooling,
+    recurrent,
+    rope,
+    streams,
+    weights,
+)
 from tests.zoo.planting import Fault
 
 FAULTS: tuple[Fault, ...] = tuple(
     fault
-    for theme in (ends, norms, weights, rope, attention, latent, caches, recurrent, feed_forward, experts, pooling, per_layer)
+    for theme in (ends, norms, weights, rope, attention, latent, caches, recurrent, feed_forward, experts, pooling, per_layer, streams)
     for fault in theme.FAULTS
 )

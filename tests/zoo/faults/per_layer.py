@@ -34,6 +34,21 @@ def _source(call: Call) -> str:
     return call.subject.graph.operand_names(call.node.name)[1].partition(".")[0]
 
 
+def _layer(call: Call) -> int:
+    assert call.node.layer is not None
+    return call.node.layer
+
+
+def _has_one_between(subject: Subject, layer: int) -> bool:
+    """Whether a layer shares keys, and the one before it has others of the same sizes."""
+    graph = subject.graph
+    names = f"layer{layer - 1}.k_cache", f"layer{layer}.attn_scores"
+    if not _shares(subject, layer) or names[0] not in graph:
+        return False
+    (_, shared) = graph.operands(names[1])
+    return shared.name != names[0] and shared.type == graph[names[0]].type
+
+
 FAULTS = (
     Fault(
         "per-layer embedding of another layer",
@@ -82,6 +97,16 @@ FAULTS = (
         "kernel",
         "A layer that shares keys and values of an earlier one mixes the keys.",
         each_layer({"attention": reading(1, lambda call: call.values[f"{_source(call)}.k_post_rope"])}, "attention", when=_shares),
+    ),
+    Fault(
+        "keys of another layer shared",
+        "graph",
+        "A layer that shares the keys of an earlier one takes those of the layer before it, which sees other positions.",
+        each_layer(
+            {"attn_scores": reading(1, lambda call: call.values[f"layer{_layer(call) - 1}.k_post_rope"])},
+            "attn_scores",
+            when=_has_one_between,
+        ),
     ),
     Fault(
         "router without its scale",

@@ -5,6 +5,7 @@
 # runs these (tests/plugin_sweep.py).
 # `make test-cold` is `make test` with every kernel compiled anew.
 # `make test-gpu`, on a machine with an NVIDIA GPU, tests the CUDA kernels there, and times them.
+# `make fuzz MINUTES=10` reads damaged inputs of every kind (tests/fuzz); `make test` reads a few.
 # `make zoo` runs every fault of the bug zoo; `make bench` compares with llama.cpp (it compiles llama.cpp, some 10 minutes);
 # `make lock` pins dependencies again, and `make sbom` lists them in sbom.cdx.json.
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
 
-.PHONY: demo test sweep test-cold lint type-check pytest test-gpu zoo interruptions bench lock sbom clean
+.PHONY: demo test sweep test-cold lint type-check pytest fuzz test-gpu zoo interruptions bench lock sbom clean
 
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -61,6 +62,11 @@ sweep: $(VENV)/.installed
 # cannot meet an older object, since the object's name holds the digest of the sources; this proves it.
 test-cold: $(VENV)/.installed
 	APRGRAPH_CACHE_SIZE=0 $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+
+# KINDS="trace gguf": those alone. What it finds comes with the command that runs the case again.
+MINUTES ?= 10
+fuzz: $(VENV)/.installed
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(KINDS)
 
 # On an NVIDIA GPU; without one both say so.
 test-gpu: $(VENV)/.installed

@@ -200,7 +200,8 @@ def decode_reference(fmt: BlockFormat, raw: npt.NDArray[np.uint8], shape: tuple[
     if fmt.decode is None:
         return decode_by_gguf(fmt, raw, shape).astype(np.float64)
     if fmt.is_plain:
-        plain: npt.NDArray[np.float64] = np.ascontiguousarray(raw).view(fmt.fields[0].numpy_dtype).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            plain: npt.NDArray[np.float64] = np.ascontiguousarray(raw).view(fmt.fields[0].numpy_dtype).astype(np.float64)
         return plain.reshape(shape)
     return decode_blocks(fmt, NumpyBlocks(fmt, np.ascontiguousarray(raw).reshape(-1, fmt.block_bytes))).reshape(shape)
 

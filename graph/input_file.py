@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+_CHUNK = 1 << 20
 _KINDS = (
     (stat.S_ISDIR, "is a directory"),
     (stat.S_ISFIFO, "is a pipe"),
@@ -34,7 +35,9 @@ def read_input(path: str | os.PathLike[str], most: int, *, pipes: bool = False) 
         _require_regular(status, path, pipes=pipes)
         if status.st_size > most:
             raise _too_large(path, most, f"has {status.st_size} bytes")
-        data = file.read(most + 1)  # files of /proc say that they have none
+        data = file.read(status.st_size + 1)
+        while len(data) <= most and (more := file.read(_CHUNK)):  # it has grown, or is of /proc, where files say that they have none
+            data += more
     if len(data) > most:
         raise _too_large(path, most, f"has more than {most} bytes")
     return data

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
-from aprgraph.graph.errors import GraphError
+from aprgraph.graph.errors import GraphError, shown
 
 #: A dimension: a number, or a symbol ("n" positions in this pass, "t" positions attended to).
 Dim = int | str
@@ -60,25 +60,30 @@ class Node:
     stage: str | None = None
     layer: int | None = None
 
+    def _attr(self, name: str) -> Attr:
+        if name not in self.attrs:
+            raise GraphError(f"%{self.name}: {self.op} needs the attribute {name}")
+        return self.attrs[name]
+
     def attr_int(self, name: str) -> int:
         """The integer attribute ``name``."""
-        value = self.attrs[name]
+        value = self._attr(name)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise GraphError(f"%{self.name}: attribute {name} is {value!r}, expected a whole number")
+            raise GraphError(f"%{self.name}: attribute {name} is {shown(value)}, expected a whole number")
         return value
 
     def attr_float(self, name: str) -> float:
         """The number attribute ``name``."""
-        value = self.attrs[name]
+        value = self._attr(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise GraphError(f"%{self.name}: attribute {name} is {value!r}, expected a number")
+            raise GraphError(f"%{self.name}: attribute {name} is {shown(value)}, expected a number")
         return float(value)
 
     def attr_str(self, name: str) -> str:
         """The text attribute ``name``."""
-        value = self.attrs[name]
+        value = self._attr(name)
         if not isinstance(value, str):
-            raise GraphError(f"%{self.name}: attribute {name} is {value!r}, expected text")
+            raise GraphError(f"%{self.name}: attribute {name} is {shown(value)}, expected text")
         return value
 
 

@@ -244,13 +244,13 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Scalar | str]:
         kind, colon, value = typed.partition(":")
         if not key or not equals or not colon:
             raise AprgraphError(
-                OVERRIDES.given(repr(item)),
+                OVERRIDES.given(shown(item)),
                 ": expected KEY=TYPE:VALUE with TYPE int, float, bool or str, such as llama.rope.freq_base=float:10000",
             )
         try:
             overrides[key] = _parse_value(kind, value)
         except ValueError as error:
-            raise AprgraphError(OVERRIDES.given(repr(item)), f": {error}") from None
+            raise AprgraphError(OVERRIDES.given(shown(item)), f": {error}") from None
     return overrides
 
 

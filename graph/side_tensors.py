@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aprgraph.graph.arguments import IGNORE
 from aprgraph.graph.errors import AprgraphError, shown
 from aprgraph.graph.message import Message
+from aprgraph.graph.regular_expression import compile_expression
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def pattern_of(name: str) -> str:
 
 def _compile(pattern: str) -> re.Pattern[str]:
     try:
-        return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
+        return compile_expression(pattern)
+    except ValueError as error:
         raise AprgraphError(
             IGNORE.given(shown(pattern), f"[{shown(pattern)}]"),
             f": not a regular expression ({error}); expected one such as 'blk\\.0\\.extra.*'",

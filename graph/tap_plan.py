@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from aprgraph.graph.arguments import LAYERS, STEPS, TAPS, Argument
-from aprgraph.graph.errors import PlanError
+from aprgraph.graph.errors import PlanError, shown
 from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import APR_STAGES, STAGE_ALIASES, STAGE_BY_NAME, STAGES
 
@@ -67,16 +67,16 @@ def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:
     if names in ([ALL], [APR]):
         return APR_STAGES if names == [APR] else tuple(stage.name for stage in STAGES), True
     if "" in names:
-        raise PlanError(TAPS.given(repr(text)), f": empty stage name; expected a comma list of stage names, or 'all'. Stages: {valid}")
+        raise PlanError(TAPS.given(shown(text)), f": empty stage name; expected a comma list of stage names, or 'all'. Stages: {valid}")
     chosen: set[str] = set()
     for name in names:
         canonical = STAGE_ALIASES.get(name, name)
         if name in (ALL, APR):
             raise PlanError(
-                TAPS.given(repr(text)), f": '{name}' stands alone; drop the other names, or list stages by name. Stages: {valid}"
+                TAPS.given(shown(text)), f": '{name}' stands alone; drop the other names, or list stages by name. Stages: {valid}"
             )
         if canonical not in STAGE_BY_NAME:
-            raise PlanError(TAPS, f": unknown stage {name!r}{did_you_mean(name)}; expected one of: {valid}, or 'all'")
+            raise PlanError(TAPS, f": unknown stage {shown(name)}{did_you_mean(name)}; expected one of: {valid}, or 'all'")
         chosen.add(canonical)
     return tuple(stage.name for stage in STAGES if stage.name in chosen), False
 
@@ -89,11 +89,11 @@ def parse_layers(text: str) -> range:
 def _parse_range(text: str, argument: Argument, what: str, example: str) -> range:
     match = _RANGE.fullmatch(text.strip())
     if match is None or not match[1].isascii() or not match[2].isascii() or len(match[0]) > 20:
-        raise PlanError(argument.given(repr(text)), f": expected START..END with two whole numbers, END exclusive, {example}")
+        raise PlanError(argument.given(shown(text)), f": expected START..END with two whole numbers, END exclusive, {example}")
     start, end = int(match[1]), int(match[2])
     if start >= end:
         raise PlanError(
-            argument.given(repr(text)),
+            argument.given(shown(text)),
             f": no {what} in it; END is exclusive, so START must be below END, such as {start}..{start + 1}",
         )
     return range(start, end)

@@ -22,15 +22,15 @@ from aprgraph.graph.stage_declarations import make_stages_known
 
 #: Far more than the text of any model's graph: 100,000 nodes have 15 MB.
 MOST_GRAPH_BYTES = 256 << 20
-_NAME = r"[A-Za-z0-9_.\-]+"
+_NAME = r"[A-Za-z0-9_.\-]{1,256}"
 #: As many digits as fit into 64 bits; Python's int would take any number of them.
 _NUMBER = r"[0-9]{1,18}"
 _NODE = re.compile(
-    rf"%(?P<name>{_NAME}) = (?P<op>[a-z_0-9]+)(?:\((?P<operands>[^)]*)\))?(?: (?P<attrs>\{{.*\}}))?"
-    rf"(?: stage (?P<stage>[a-z_]+))?(?: layer (?P<layer>{_NUMBER}))? : (?P<dtype>[a-z0-9_]+)\[(?P<dims>[^\]]*)\]"
+    rf"%(?P<name>{_NAME}) = (?P<op>[a-z_0-9]{{1,64}})(?:\((?P<operands>[^)]*)\))?(?: (?P<attrs>\{{.*\}}))?"
+    rf"(?: stage (?P<stage>[a-z_]{{1,64}}))?(?: layer (?P<layer>{_NUMBER}))? : (?P<dtype>[a-z0-9_]+)\[(?P<dims>[^\]]*)\]"
 )
 _HEADER = re.compile(rf"graph @(?P<name>{_NAME})(?: (?P<attrs>\{{.*\}}))? \{{")
-_ATTR = re.compile(r"(?P<name>[a-z_0-9]+) = ")
+_ATTR = re.compile(r"(?P<name>[a-z_0-9]{1,64}) = ")
 
 
 def _print_attr(value: Attr) -> str:

@@ -62,7 +62,7 @@ def parse_tokens(text: str) -> list[int]:
     """Parse ``--tokens 1,2,3``. Raises TokenError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(map(_is_id, parts)):
-        raise TokenError(TOKENS.given(repr(text)), ": expected token ids separated by commas, such as 1,2,3")
+        raise TokenError(TOKENS.given(shown(text)), ": expected token ids separated by commas, such as 1,2,3")
     return [int(part) for part in parts]
 
 

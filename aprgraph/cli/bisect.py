@@ -130,11 +130,11 @@ def bisect(
 
 
 def _parse_room(text: str) -> int:
-    from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
+    from aprgraph.graph.errors import ComparisonError, shown  # noqa: PLC0415
 
     match = re.fullmatch(r"(\d{1,15})([KMG]?)B?", text.strip().upper(), re.ASCII)
     if match is None or not int(match[1]):
-        raise ComparisonError(f"--room {text!r}: expected a number of bytes, such as 500M or 2G")
+        raise ComparisonError(f"--room {shown(text)}: expected a number of bytes, such as 500M or 2G")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -159,14 +159,14 @@ def _open(loaded: LoadedModel, option: str, text: str, arithmetic: str) -> Compi
     from aprgraph.api import open_artifact  # noqa: PLC0415
     from aprgraph.cli.target import parse_target  # noqa: PLC0415
     from aprgraph.codegen.artifact_form import TARGETS  # noqa: PLC0415
-    from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
+    from aprgraph.graph.errors import ArtifactError, shown  # noqa: PLC0415
     from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
 
     if Path(text).is_dir():
         return open_artifact(text)
     target, gpu = parse_target(text)
     if target not in TARGETS:
-        raise ArtifactError(f"{option} {text!r}: expected {', '.join(TARGETS)}, or the directory of an artifact")
+        raise ArtifactError(f"{option} {shown(text)}: expected {', '.join(TARGETS)}, or the directory of an artifact")
     if target == "cuda":  # before anything takes time
         find_gpu(load_driver(), gpu)
     with spinner(f"compiling {loaded.model.path.name} for {text}"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprgraph.graph.errors import ArtifactError
+from aprgraph.graph.errors import ArtifactError, shown
 
 
 def parse_target(text: str) -> tuple[str, int]:
@@ -10,6 +10,6 @@ def parse_target(text: str) -> tuple[str, int]:
     target, colon, number = text.partition(":")
     if not colon:
         return target, 0
-    if target != "cuda" or not (number.isascii() and number.isdigit()):
-        raise ArtifactError(f"--target {text!r}: expected a target alone, or cuda:N with N the number of a GPU, from 0 on")
+    if target != "cuda" or not (number.isascii() and number.isdigit() and len(number) <= 6):
+        raise ArtifactError(f"--target {shown(text)}: expected a target alone, or cuda:N with N the number of a GPU, from 0 on")
     return target, int(number)

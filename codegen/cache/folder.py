@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from aprgraph.graph.errors import AprgraphError
+from aprgraph.graph.errors import AprgraphError, shown
 
 FOLDER_VARIABLE = "APRGRAPH_CACHE"
 SIZE_VARIABLE = "APRGRAPH_CACHE_SIZE"
@@ -43,5 +43,5 @@ def size_limit() -> int:
         return DEFAULT_SIZE
     found = _SIZE.fullmatch(text)
     if found is None:
-        raise AprgraphError(f"{SIZE_VARIABLE}={text!r} is no size; expected bytes, such as 500M or 2G, or 0 to keep no kernels")
+        raise AprgraphError(f"{SIZE_VARIABLE}={shown(text)} is no size; expected bytes, such as 500M or 2G, or 0 to keep no kernels")
     return int(found[1]) * _UNITS[found[2].upper()]

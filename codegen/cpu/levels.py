@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from aprgraph.graph.arguments import TARGET
-from aprgraph.graph.errors import ArtifactError, UnsupportedModelError
+from aprgraph.graph.errors import ArtifactError, UnsupportedModelError, shown
 
 _V2 = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
 _V3 = (*_V2, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave")
@@ -72,7 +72,7 @@ def find_cpu(name: str | None) -> Cpu:
     if name is None:
         return native_cpu()
     if name not in CPUS:
-        raise ArtifactError(f"unknown CPU {name!r}; expected one of {', '.join(CPUS)}")
+        raise ArtifactError(f"unknown CPU {shown(name)}; expected one of {', '.join(CPUS)}")
     return CPUS[name]
 
 

@@ -63,7 +63,9 @@ class GraniteHybrid(StateSpace, Granite):
         kinds = made.pop("layers_block_type", None) or made.get("layer_types")
         if kinds is None and isinstance(made.get("num_hidden_layers"), int):
             kinds = list(_RECURRENT) * made["num_hidden_layers"]
-        made["layer_types"] = [_KINDS.get(kind, kind) for kind in kinds] if isinstance(kinds, list) else kinds
+        if isinstance(kinds, list):
+            kinds = [_KINDS.get(kind, kind) if isinstance(kind, str) else kind for kind in kinds]
+        made["layer_types"] = kinds
         made["position_embedding_type"] = made.get("position_embedding_type") == "rope"
         if not made["position_embedding_type"]:
             made["max_position_embeddings"] = _UNBOUNDED

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aprgraph.graph.errors import GraphError
+from aprgraph.graph.errors import GraphError, shown
 from aprgraph.graph.ir import Attr, Dim, Node, TensorType
 from aprgraph.graph.ops.aliases import Array, Attrs, Types
 from aprgraph.graph.ops.traits import NO_TRAITS, Traits
@@ -90,9 +90,9 @@ class Op:
             kind = self.attrs[name]
             ok = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
             if not ok:
-                raise GraphError(f"{self.name}: attribute {name} is {value!r}, expected {kind.__name__}")
+                raise GraphError(f"{self.name}: attribute {name} is {shown(value)}, expected {kind.__name__}")
             if isinstance(value, float) and not math.isfinite(value):
-                raise GraphError(f"{self.name}: attribute {name} is {value!r}, expected a finite number")
+                raise GraphError(f"{self.name}: attribute {name} is {shown(value)}, expected a finite number")
         return self.infer(operand_types, attrs)
 
 

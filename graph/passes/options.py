@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, replace
 from typing import Any, get_type_hints
 
-from aprgraph.graph.errors import GraphError
+from aprgraph.graph.errors import GraphError, shown
 from aprgraph.graph.passes.base import Pass
 from aprgraph.graph.tap_plan import Plan, parse_layers, parse_plan, parse_taps
 
@@ -27,12 +27,14 @@ _TRUTH = {"true": True, "false": False}
 def split_passes(text: str) -> list[tuple[str, dict[str, str]]]:
     """The passes that ``text`` names, in order, each with its options as text; names in lower case. Raises GraphError."""
     if not text.strip():
-        raise GraphError(f"passes {text!r}: names no pass; expected such as insert-taps,prune")
+        raise GraphError(f"passes {shown(text)}: names no pass; expected such as insert-taps,prune")
     found: list[tuple[str, dict[str, str]]] = []
     for part in _COMMA.split(text):
         match = _PASS.fullmatch(part)
         if match is None or not match["name"]:
-            raise GraphError(f"passes {text!r}: expected names with commas between, and options as in NAME{{OPTION=VALUE OPTION=VALUE}}")
+            raise GraphError(
+                f"passes {shown(text)}: expected names with commas between, and options as in NAME{{OPTION=VALUE OPTION=VALUE}}"
+            )
         found.append((match["name"].lower(), _split_options(text, match["options"] or "")))
     return found
 
@@ -42,9 +44,9 @@ def _split_options(text: str, options: str) -> dict[str, str]:
     for option in options.split():
         name, equals, value = option.partition("=")
         if not name or (equals and not value):
-            raise GraphError(f"passes {text!r}: {option!r} is no option, expected OPTION=VALUE")
+            raise GraphError(f"passes {shown(text)}: {shown(option)} is no option, expected OPTION=VALUE")
         if name in found:
-            raise GraphError(f"passes {text!r}: the option {name} appears twice")
+            raise GraphError(f"passes {shown(text)}: the option {name} appears twice")
         found[name] = value if equals else "true"
     return found
 
@@ -59,7 +61,7 @@ def build_pass(kind: type[Pass], given: Mapping[str, str], plan: Plan | None) ->
     known = [option for field in declared for option in _options_of(field, types[field.name])]
     for option in given:
         if option not in known:
-            raise GraphError(f"pass {kind.name}: no option {option!r}; expected {', '.join(known) or 'none'}")
+            raise GraphError(f"pass {kind.name}: no option {shown(option)}; expected {', '.join(known) or 'none'}")
     values: dict[str, Any] = {}
     for field in declared:
         if types[field.name] is Plan:

@@ -230,7 +230,7 @@ class Auditor:
         last = max(self.recorded.steps, default=-1)
         states: dict[str, Array] = {}
         lost: frozenset[str] = frozenset()
-        for step in range(last + 1):
+        for step in self.recorded.passes():
             tensors = self.recorded.of_step(step)
             replay = self.replayer.replay(step, states, lost, keep_states=step < last)
             evaluated, computed = self._evaluate(step, replay, tensors, states), frozenset(replay.graph.outputs)
@@ -281,7 +281,8 @@ def _graph_of(trace: Trace, replayed: ReplayedModel, tokens: Sequence[int] | Non
     """
     model = replayed.model
     generated = trace.info.extra.get("generated", []) if trace.info is not None else []
-    total = len(tokens or ()) + max(len(generated) - 1, 0)
+    steps = max(len(generated) - 1, max((entry.step for entry in trace), default=0))
+    total = len(tokens or ()) + steps
     if total > model.family.context:
         raise ComparisonError(
             f"{trace.directory}: {total} positions, but {model.path} has room for {model.family.context}; another model's trace?"

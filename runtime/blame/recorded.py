@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,6 +85,19 @@ class Recorded:
     def steps(self) -> tuple[int, ...]:
         """The recorded steps."""
         return tuple(sorted(self._tensors))
+
+    def passes(self) -> Iterator[int]:
+        """The steps that a replay goes through, from 0 to the last recorded one.
+
+        One that recorded nothing, and whose token is not known, leaves no keys and values; behind it recorded ones alone tell something.
+        """
+        last, step = max(self.steps, default=-1), 0
+        while step <= last:
+            yield step
+            if step not in self._tensors and self.pass_tokens(step) is None:
+                break
+            step += 1
+        yield from (behind for behind in self.steps if behind > step)
 
     def of_step(self, step: int) -> Mapping[str, RecordedTensor]:
         """The tensors of one step by node name, in execution order."""

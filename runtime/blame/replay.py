@@ -104,7 +104,9 @@ class Replayer:
         """The replay of one step, with the states that the steps before it leave."""
         states: dict[str, Array] = {}
         lost: frozenset[str] = frozenset()
-        for earlier in range(step):
+        for earlier in self.recorded.passes():
+            if earlier >= step:
+                break
             replay = self.replay(earlier, states, lost, keep_states=True)
             for _ in self.run(replay, states):
                 pass

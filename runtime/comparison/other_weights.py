@@ -95,7 +95,7 @@ class _Crossed:
         last = max(self._recorded.steps, default=-1)
         states: dict[str, Array] = {}
         lost: frozenset[str] = frozenset()
-        for step in range(last + 1):
+        for step in self._recorded.passes():
             tensors = self._recorded.of_step(step)
             replay = self._replayer.replay(step, states, lost, keep_states=step < last)
             outputs = frozenset(replay.graph.outputs)

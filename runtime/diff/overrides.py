@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import ComparisonError, shown
+from aprgraph.graph.regular_expression import compile_expression
 from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.diff.tolerances import Tolerance, find_tolerance, kind_of
@@ -36,9 +37,9 @@ def parse_override(text: str) -> Override:
     if not (equals and pattern and colon) or measure not in ("nmse", "ids"):
         raise ComparisonError(f"tolerance {shown(text)}: {EXPECTED}")
     try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ComparisonError(f"tolerance {shown(text)}: {pattern!r} is not a regular expression ({error}); {EXPECTED}") from None
+        compiled = compile_expression(pattern)
+    except ValueError as error:
+        raise ComparisonError(f"tolerance {shown(text)}: {shown(pattern)} is not a regular expression ({error}); {EXPECTED}") from None
     try:
         value = float(number)
     except ValueError:

@@ -17,10 +17,10 @@ from aprgraph.graph.block_formats import find_format
 from aprgraph.graph.errors import ComparisonError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import weights_of
-from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.diff.tolerances import PROFILES
 from aprgraph.runtime.readings.precision import RecordedPrecision, recorded_precision
 from aprgraph.runtime.trace.manifest import ARITHMETICS, TraceInfo
+from aprgraph.runtime.trace.manifest_graph import graph_of_text
 from aprgraph.runtime.trace.reader import Trace
 
 #: The keys of a manifest.
@@ -131,7 +131,7 @@ def _dtypes(info: TraceInfo | None) -> Mapping[str, str]:
 
 @lru_cache(maxsize=8)  # one trace is compared with several
 def _dtypes_in(graph_text: str) -> Mapping[str, str]:
-    return {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in weights_of(parse_graph(graph_text))}
+    return {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in weights_of(graph_of_text(graph_text))}
 
 
 def arithmetic_profiles(infos: Sequence[TraceInfo | None], kept: Sequence[str | None] = (None, None)) -> tuple[str, ...]:
@@ -239,11 +239,11 @@ def _is_plain(info: TraceInfo | None) -> bool:
     """Whether the model file of a trace holds no quantised weight, as the graph in the manifest says: nothing was lost then."""
     if info is None or not info.graph_text or info.extra.get(WEIGHTS) == QUANTISED_WEIGHTS:
         return False
-    return _has_plain_weights(parse_graph(info.graph_text))
+    return _has_plain_weights(graph_of_text(info.graph_text))
 
 
 def _multiplies_super_blocks(info: TraceInfo | None) -> bool:
-    return info is not None and bool(info.graph_text) and _has_super_blocks(parse_graph(info.graph_text))
+    return info is not None and bool(info.graph_text) and _has_super_blocks(graph_of_text(info.graph_text))
 
 
 def _formats(graph: Graph) -> list[BlockFormat]:

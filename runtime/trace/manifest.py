@@ -16,10 +16,10 @@ from typing import Any
 
 from aprgraph.graph.errors import GraphError, TraceError, shown
 from aprgraph.graph.stages import STAGE_BY_NAME, execution_key
-from aprgraph.graph.text import parse_graph
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import MAX_ELEMENTS
 from aprgraph.runtime.trace.manifest_form import FORMAT, TRACE, TRACE_FILE, VERSION
+from aprgraph.runtime.trace.manifest_graph import graph_of_text
 from aprgraph.runtime.trace.statistics import Statistics
 
 MANIFEST = "trace.json"
@@ -96,9 +96,10 @@ def read_manifest(directory: Path, *, with_graph: bool = True) -> tuple[list[Tra
     )
     if with_graph and info.graph_text:
         try:
-            parse_graph(info.graph_text)  # which makes the stages known that it declares
+            graph_of_text(info.graph_text)  # which makes the stages known that it declares
         except GraphError as error:
-            raise TraceError(f"{path}: not a whole trace manifest ({error}); {TRACE_FILE.advice}") from None
+            first = str(error).partition("\n")[0]
+            raise TraceError(f"{path}: not a whole trace manifest ({first}); {TRACE_FILE.advice}") from None
     entries = [_entry_from_json(directory, index, item) for index, item in enumerate(document["tensors"])]
     if len({entry.key for entry in entries}) < len(entries):
         raise TraceError(f"{path}: a tensor appears twice; {TRACE_FILE.advice}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from aprgraph.graph.arguments import NAMES
 from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.regular_expression import compile_expression
 from aprgraph.graph.words import listed
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.bounded_match import match_names
@@ -81,9 +82,9 @@ def _parse(text: str) -> _Rule:
     if not equals or not expression or not place:
         raise TraceError(NAMES, f" {shown(text)}: expected REGEX=PLACE, such as {EXAMPLE}")
     try:
-        pattern = re.compile(expression)
+        pattern = compile_expression(expression)
         pattern.sub(place, "")  # complains of groups that are not there
-    except (re.error, IndexError, OverflowError, RecursionError) as error:
+    except (re.error, ValueError, IndexError, OverflowError, RecursionError) as error:
         raise TraceError(NAMES, f" {shown(text)}: no regular expression and place ({error}); expected such as {EXAMPLE}") from None
     return _Rule(text, pattern, place)
 

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ from aprgraph.graph.arguments import LAYERS, RUN, STATS_ONLY, TAPS
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.graph.text import parse_graph
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, read_aprt, whose
 from aprgraph.runtime.trace.described import why_not_described
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, QK_ROWS, TraceEntry, TraceInfo, read_manifest
+from aprgraph.runtime.trace.manifest_graph import graph_of_text
 from aprgraph.runtime.trace.unread_files import Unread, beside_manifest
 from aprgraph.runtime.trace.without_manifest import read_without_manifest
 
@@ -179,7 +178,7 @@ class Trace:
 
     def graph(self) -> Graph | None:
         """The graph that was run, with its taps; None where there is no manifest, or none in it. Not to be changed."""
-        return _parsed(self.info.graph_text) if self.info is not None and self.info.graph_text else None
+        return graph_of_text(self.info.graph_text) if self.info is not None and self.info.graph_text else None
 
     def __iter__(self) -> Any:
         return iter(self.entries)
@@ -189,11 +188,6 @@ class Trace:
 
     def __contains__(self, key: object) -> bool:
         return key in self._by_key
-
-
-@lru_cache(maxsize=4)  # a comparison asks for both sides' several times
-def _parsed(graph_text: str) -> Graph:
-    return parse_graph(graph_text)
 
 
 def _open_with_manifest(directory: Path) -> Trace:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import Family
+from aprgraph.graph.families.base import MAX_LAYERS
 from aprgraph.graph.families.numbers import Number, names_of_fields, value_of_fields
 from aprgraph.graph.families.recurrent import RecurrentLayers
 from aprgraph.graph.families.window import CheckpointWindows, Windows
@@ -38,6 +39,8 @@ from aprgraph.graph.sources.checkpoint.config_windows import FIELDS as WINDOW_FI
 _TURNED = "qk_rope_head_dim"
 #: Lists of layers, each with the field by which classes make it where there is none.
 _BY_INTERVAL = {"no_rope_layers": "no_rope_layer_interval", "moe_layers": "interleave_moe_layer_step"}
+#: The number of layers, and lists with an entry for each are made of it.
+_LAYERS = ("num_hidden_layers", "n_layer")
 _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 #: Nobody writes these where they have the class's own value.
 _UNDISPUTED = ("tie_word_embeddings",)
@@ -78,12 +81,22 @@ def _whole(family: type[Family], key: str) -> str:
     return key if key in family.bare_keys else f"{family.architecture}.{key}"
 
 
+def _require_few_layers(config: Mapping[str, Any], where: Path) -> None:
+    """Raise ModelError for more layers than any model has: families make lists as long."""
+    for name in _LAYERS:
+        layers = config.get(name)
+        if isinstance(layers, int) and layers > MAX_LAYERS:
+            raise ModelError(f"{where}: field {name!r} is {shown(layers)}, expected at most {MAX_LAYERS}; download the file again")
+
+
 class Translator:
     """Translates a config.json of a family: ``translate`` once."""
 
     def __init__(self, family: type[Family], config: Mapping[str, Any], where: Path) -> None:
         self._family, self._where = family, where
-        self._config = dict(family.made_fields(text_config(config)))
+        text = text_config(config)
+        _require_few_layers(text, where)
+        self._config = dict(family.made_fields(text))
         self._done = {*HARMLESS}
         self._found = Translated()
         self._defaulted: list[str] = []

@@ -22,6 +22,8 @@ _MOST_JSON = 256 << 20
 #: Lists and objects of a config.json lie no deeper in each other; those of transformers up to 4.
 _MOST_DEPTH = 64
 _NAMED = 4
+#: Characters of the name of a file, which systems bound at 255 bytes.
+_MOST_NAME = 200
 _FLOAT = "__float__"
 
 
@@ -106,7 +108,7 @@ def _indexed(folder: Path) -> list[str]:
     if not isinstance(weights, dict) or not weights:
         raise ModelFileError(f"{where}: weight_map is {shown(weights)}, expected the file of each tensor; download it again")
     for name in weights.values():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(_SUFFIX):
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(_SUFFIX) or "\0" in name or len(name) > _MOST_NAME:
             raise ModelFileError(f"{where}: names the file {shown(name)}, expected one such as model-00001-of-00002.safetensors beside it")
     return list(dict.fromkeys(weights.values()))
 

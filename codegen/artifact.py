@@ -241,7 +241,7 @@ def read_artifact(directory: str | Path) -> Artifact:
         arithmetic = parse_arithmetic(document.get("arithmetic", PLAIN)).text  # absent in artifacts that are older
         library = document["library"]
         if library is not None:
-            _check_formulas(ApplyArithmetic(arithmetic)(graph), document["kernels"], directory)
+            _check_formulas(ApplyArithmetic(arithmetic)(graph), document["target"], document["kernels"], directory)
         device = None if document["device"] is None else DeviceCode.from_json(document["device"])
         code = {}
         if library is not None:
@@ -305,11 +305,11 @@ def _read_code(place: Path, expected: str, what: str) -> MachineCode:
     return MachineCode(data, place)
 
 
-def _check_formulas(graph: Graph, kernels: Mapping[str, str], directory: Path) -> None:
+def _check_formulas(graph: Graph, target: str, kernels: Mapping[str, str], directory: Path) -> None:
     """Raise ArtifactError if an op has another formula now than ``kernels``, by symbol, were made of."""
     if not any(is_own_formula(node.op) for node in graph):
         return
-    for symbol, request in requests_of(compiled_graphs(graph)).items():
+    for symbol, request in requests_of(compiled_graphs(graph, target)).items():
         if is_own_formula(request.op) and symbol not in kernels:
             raise ArtifactError(f"{directory}: compiled with another formula of the op {request.op!r}; compile the model again")
 

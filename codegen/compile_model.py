@@ -100,7 +100,7 @@ def compile_model(
         kernels: dict[str, str] = {}
         library = device = None
         if target != "reference":
-            requests = requests_of(compiled_graphs(rounding))
+            requests = requests_of(compiled_graphs(rounding, target))
             kernels = {symbol: request.text for symbol, request in requests.items()}
             new = library_in(temporary, "new")
             if chosen is not None:

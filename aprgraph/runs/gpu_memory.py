@@ -16,11 +16,12 @@ from aprgraph.runtime.cuda.memory import states_nbytes, summaries_nbytes, values
 
 #: What the driver keeps for itself, the kernels and the buffers of copies beside what is counted.
 _RESERVE = 256 << 20
+_TARGET = "cuda"
 
 
 def check_gpu_memory(run: RunPlan, gpu: Gpu, free: int, total: int) -> None:
     """Raise DeviceError that says what would fit, if ``run`` needs more than the ``free`` bytes of the GPU's ``total``."""
-    graphs = [run.executed(graph) for graph in run.graphs()]
+    graphs = [run.executed(graph, _TARGET) for graph in run.graphs()]
     weights = weights_nbytes(graphs)
     states = states_nbytes(graphs, run.total)
     longest = max(part.stop - part.start for part in run.parts)
@@ -45,7 +46,7 @@ def _summaries(run: RunPlan) -> int:
 
 
 def _what_fits(run: RunPlan, graphs: list[Graph], available: int, weights: int, longest: int) -> tuple[str | Argument, ...]:
-    in_parts = [executed_graph(graph, one_pass=False) for graph in run.graphs()]
+    in_parts = [executed_graph(graph, one_pass=False, target=_TARGET) for graph in run.graphs()]
     fixed, chunk = weights + states_nbytes(in_parts, run.total) + _summaries(run), longest // 2
     while chunk:
         if fixed + max(values_nbytes(graph, chunk, run.total) for graph in in_parts) <= available:

@@ -34,7 +34,7 @@ class CompiledEngine:
     def __init__(self, artifact: Artifact, run: RunPlan, open_session: Callable[[], Session], target_name: str) -> None:
         self.target_name = target_name
         # Programs first: where one must be compiled, the session then shares the TVM that the compiler has loaded.
-        graphs = {id(graph): (graph, run.executed(graph)) for graph in run.graphs()}
+        graphs = {id(graph): (graph, run.executed(graph, artifact.target)) for graph in run.graphs()}
         programs = {key: artifact.program(executed) for key, (_, executed) in graphs.items()}
         self._session = open_session()
         self._graphs = graphs  # holds what the keys are the ids of
@@ -137,7 +137,7 @@ def _open_remote_engine(
 
     graphs = {}
     for graph in run.graphs():
-        executed = run.executed(graph)
+        executed = run.executed(graph, artifact.target)
         kernels = {node.name: kernel_of(executed, node) for node in executed if is_computed(node)}
         graphs[id(graph)] = ExecutedGraph(graph, executed, kernels)
     cpu = find_cpu(artifact.cpu or HOST_CPU)

@@ -110,9 +110,9 @@ class RunPlan:
         wanted += [self.graph_of(step) for step in range(1, self.options.max_tokens)]
         yield from {id(graph): graph for graph in wanted}.values()
 
-    def executed(self, graph: Graph) -> Graph:
+    def executed(self, graph: Graph, target: str) -> Graph:
         """What runs on a compiled target for one of ``graphs``."""
-        return executed_graph(graph, one_pass=self.is_single_pass)
+        return executed_graph(graph, one_pass=self.is_single_pass, target=target)
 
     def shape(self, node: Node, step: int = 0) -> tuple[int, ...]:
         """The shape that a node's tensor is recorded in: logits of one position and the embedding of a text have one dimension."""

@@ -26,8 +26,9 @@ _BELOW_HALF = 0x3EFFFFFF
 
 @dataclass(frozen=True)
 class Quantised:
-    """A block: x stands as ``kept`` · ``quantise(x)``. ``scale`` is what ``kept`` was before the engine rounded it."""
+    """A block: x stands as ``kept`` · ``quantise(x)``. ``scale`` is what ``kept`` was before the engine rounded it, ``peak`` its peak."""
 
+    peak: Expr
     scale: Expr
     kept: Expr
     quantise: Callable[[Expr], Expr]
@@ -83,7 +84,7 @@ def _q8(
     scale = _scale_of(hold, peak)
     factor = hold(T.Select(tirx.EQ(scale, f32(0.0)), f32(0.0), inverse(peak, scale)))
     factor = hold(_finite_or_zero(factor))
-    return Quantised(scale, hold(arithmetic.half(scale)), lambda x: nearest(arithmetic.rounded(x * factor)))
+    return Quantised(peak, scale, hold(arithmetic.half(scale)), lambda x: nearest(arithmetic.rounded(x * factor)))
 
 
 def _of_peak(peak: Expr, _scale: Expr) -> Expr:
@@ -97,7 +98,7 @@ def _of_scale(_peak: Expr, scale: Expr) -> Expr:
 def _q8_cuda(arithmetic: Arithmetic, hold: Hold, peak: Expr) -> Quantised:
     scale = _scale_of(hold, peak)
     return Quantised(
-        scale, hold(arithmetic.half(scale)), lambda x: T.Select(tirx.EQ(scale, f32(0.0)), f32(0.0), _away(x / scale))
+        peak, scale, hold(arithmetic.half(scale)), lambda x: T.Select(tirx.EQ(scale, f32(0.0)), f32(0.0), _away(x / scale))
     )  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def _q8_k(_arithmetic: Arithmetic, hold: Hold, peak: Expr, *, fused: bool) -> Qu
         return T.nearbyint(x * inverse)
 
     # Not T.min, which loses a NaN: a comparison with one is false.
-    return Quantised(scale, scale, lambda x: T.Select(whole(x) > f32(127.0), f32(127.0), whole(x)))
+    return Quantised(peak, scale, scale, lambda x: T.Select(whole(x) > f32(127.0), f32(127.0), whole(x)))
 
 
 _AVX = BlockScheme(partial(_q8, inverse=_of_peak, nearest=_to_even))

@@ -41,6 +41,7 @@ from aprgraph.graph.ops.query_temperature import QUERY_TEMPERATURE
 from aprgraph.graph.ops.rms_norm import RMS_NORM
 from aprgraph.graph.ops.rope import CONTEXT_CHOICE, ROPE, ROPE_ANGLES
 from aprgraph.graph.ops.rope_chained import ROPE_ANGLES_CHAINED
+from aprgraph.graph.ops.rounded_linear import ROUNDED_LINEAR
 from aprgraph.graph.ops.rounding import ROUND, ROUND_SUM_ERRORS
 from aprgraph.graph.ops.router import ROUTER_WEIGHTS, TOP_K
 from aprgraph.graph.ops.scale_columns import SCALE_COLUMNS
@@ -61,7 +62,7 @@ OPS: dict[str, Op] = {
         SCALE, SOFT_CAP, TANH, CLAMPED_SWIGLU, RELU_SQUARED, XIELU, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE, SSM_SCAN,
         ALTUP_PREDICT, ALTUP_CORRECT, STREAM_ADD, STREAM_MEAN, MATCH_RMS, GAUSSIAN_TOP_K,
         SOFTMAX, TOP_K, ROUTER_WEIGHTS, EXPERT_INPUTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SCALE, EXPERT_SUM, TAP,
-        ROUND, ROUND_SUM_ERRORS, ROPE_ANGLES_CHAINED, GELU_HALF, FLASH_ATTENTION,
+        ROUND, ROUND_SUM_ERRORS, ROUNDED_LINEAR, ROPE_ANGLES_CHAINED, GELU_HALF, FLASH_ATTENTION,
     )
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from aprgraph.graph.passes.base import Pass, run_passes
 from aprgraph.graph.passes.fill_caches import FillCaches
 from aprgraph.graph.passes.fix_context import FixContext
 from aprgraph.graph.passes.fuse_attention import FuseAttention
+from aprgraph.graph.passes.fuse_rounding import FuseRounding
 from aprgraph.graph.passes.insert_taps import InsertTaps
 from aprgraph.graph.passes.one_pass import OnePass
 from aprgraph.graph.passes.options import build_pass, split_passes
@@ -25,6 +26,7 @@ PASSES: dict[str, type[Pass]] = {
     Prune.name: Prune,
     FillCaches.name: FillCaches,
     FuseAttention.name: FuseAttention,
+    FuseRounding.name: FuseRounding,
     OnePass.name: OnePass,
     ReplayRecorded.name: ReplayRecorded,
     ApplyArithmetic.name: ApplyArithmetic,

@@ -87,6 +87,7 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "tap": ("f32[4,n,t]", {}, "f32[4,n,t]"),
     "round": ("f32[n,3,512]", {"scheme": "q8_k"}, "f32[n,3,512]"),
     "round_sum_errors": ("f32[n,3,64]", {"scheme": "q8_1_avx"}, "f32[n,3,2]"),
+    "rounded_linear": ("f32[n,256] q4_k[7,256] q6_k[2,256]", {"scheme": "q8_k"}, "f32[n,9]"),
     "rope_angles_chained": (
         "i32[n] f32[2]",
         {"base": 1e4, "dims": 4, "scale": 1.0, "ramp_start": -1.0, "ramp_end": 0.0, "magnitude": 1.0},
@@ -165,6 +166,13 @@ def test_attributes_missing_added_or_of_another_type_are_rejected(op: str) -> No
         ("round", "f32[n,300]", {}, "rows of x have 300 elements, expected a multiple of 256"),
         ("round", "i32[n]", {}, r"x is i32\[n\], expected f32 of two dims or more"),
         ("round_sum_errors", "f32[n,64]", {"scheme": "q8_0_avx"}, "scheme is 'q8_0_avx', which has no sums of blocks"),
+        ("rounded_linear", "f32[n,256] q4_k[7,256]", {"scheme": "q9"}, "scheme is 'q9', expected one of f16, bf16, q8_0_avx"),
+        (
+            "rounded_linear",
+            "f32[n,256] q4_k[7,256]",
+            {"scheme": "q8_0_avx"},
+            r"a weight is q4_k\[7, 256\], and x is rounded by q8_0_avx, expected one of",
+        ),
         ("gelu_half", "i32[n]", {}, r"x is i32\[n\], expected f32"),
         ("embed", "f32[n] q4_k[9,256]", {}, r"tokens are f32\[n\], expected i32\[n\]"),
         ("embed", "i32[n] f32[9]", {}, r"the embedding table is f32\[9\], expected \[vocabulary, hidden\]"),

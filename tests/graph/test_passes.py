@@ -337,8 +337,8 @@ NEEDED = {
 
 def test_every_pass_has_a_name_and_can_be_made() -> None:
     assert list(PASSES) == [
-        "fix-context", "all-positions", "insert-taps", "prune", "fill-caches", "fuse-attention", "one-pass", "replay-recorded",
-        "apply-arithmetic",
+        "fix-context", "all-positions", "insert-taps", "prune", "fill-caches", "fuse-attention", "fuse-rounding", "one-pass",
+        "replay-recorded", "apply-arithmetic",
     ]  # fmt: skip
     assert [make_pass(name, NEEDED.get(name, {})).name for name in PASSES] == list(PASSES)
     with pytest.raises(GraphError, match="unknown pass 'fold'; expected one of fix-context, all-positions, insert-taps, prune"):

@@ -25,6 +25,7 @@ from aprgraph.codegen.kernels.cpu import (
     query_temperature,
     rms_norm,
     rope,
+    rounded_linear,
     rounding,
     router,
     scale_columns,
@@ -88,11 +89,16 @@ KERNELS: dict[str, Kernel] = {
     "gaussian_top_k": gaussian_top_k.gaussian_top_k,
 }
 
+#: Those of ops that passes put together for CPUs alone (graph/passes/fuse_rounding.py).
+FUSED_KERNELS: dict[str, Kernel] = {"rounded_linear": rounded_linear.rounded_linear}
+
 
 def find_kernel(op: str) -> Kernel:
     """The kernel of the op ``op``. Raises GraphError that lists those there are."""
     if isinstance(OPS.get(op), Elementwise):
         return elementwise.elementwise
+    if op in FUSED_KERNELS:
+        return FUSED_KERNELS[op]
     if op not in KERNELS:
         raise GraphError(
             f"no kernel for the op {op!r}; there are kernels for {', '.join(KERNELS)}, and for elementwise ops; none is needed with ",
@@ -101,4 +107,4 @@ def find_kernel(op: str) -> Kernel:
     return KERNELS[op]
 
 
-__all__ = ["KERNELS", "Kernel", "find_kernel"]
+__all__ = ["FUSED_KERNELS", "KERNELS", "Kernel", "find_kernel"]

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.base import KernelRequest
@@ -140,7 +141,7 @@ class Weight:
             return lambda at: self._buffer[first + (start + at) * stride + row]
         return lambda at: self._buffer[first + row * stride + (start + at)]
 
-    def _block(self, row: Expr, index: Expr, expert: Expr | None) -> _KernelBlock:
+    def block(self, row: Expr, index: Expr, expert: Expr | None = None) -> _KernelBlock:
         """The block ``index`` of a row."""
         fmt, scales = self.format, None
         if fmt.scales is not None:
@@ -148,6 +149,12 @@ class Weight:
             line = T.floordiv(row, i64(fmt.scales.rows)) if fmt.scales.rows else i64(0)
             scales = self._line(line, expert, group * fmt.scales.group_bytes, table=1)
         return _KernelBlock(self._emitter, fmt, self._halves, self._line(row, expert, index * fmt.block_bytes), scales)
+
+    def bytes(self, row: Expr, start: Expr, count: int) -> Expr:
+        """``count`` bytes of a row from one on, as a vector; of a weight that is not in pieces."""
+        assert self._places is None
+        first = self._buffer.place((row, start))
+        return self._buffer.elements[first if count == 1 else tirx.Ramp(first, i64(1), count)]
 
     def plain(self, row: Expr, column: Expr, expert: Expr | None = None) -> Expr:
         """One element of a weight that does not come in blocks, as f32."""
@@ -171,6 +178,6 @@ class Weight:
             return
         fmt = self.format
         with T.serial(i64(0), i64(self.columns // fmt.elements)) as index:
-            reader = self._block(row, index, expert)
+            reader = self.block(row, index, expert)
             for first in range(0, fmt.elements, RUN):
                 emitter.vector(RUN, partial(self._store_run, store, reader, index * fmt.elements, first))

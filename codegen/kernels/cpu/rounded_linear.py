@@ -1,0 +1,202 @@
+"""The linear kernel of rounded activations: integer dot products of 32 elements, as ggml's vec_dot functions have them.
+
+Every output is eight partial sums, lane l of elements 4l to 4l + 3 of each 32: where a block has scales inside, of whole numbers first.
+Blocks follow each other in order, and the eight are added by halves. That is ggml's order with AVX2 for one position; here it is
+that of every CPU level and of any number of positions, and threads do not change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import tvm_ffi
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.cpu.levels import Cpu
+from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.cpu.integer_blocks import IntegerBlock, Run
+from aprgraph.codegen.kernels.cpu.integer_dot import LANES, WIDTH, IntegerDot, joined, lanes_of, load_vector, store_vector, vector_of
+from aprgraph.codegen.kernels.cpu.quantised_rows import QuantisedRows
+from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, registers
+from aprgraph.graph.block_decoders import RUN
+from aprgraph.graph.roundings import ROUNDINGS
+
+#: Positions that a row of the weights meets at once.
+_POSITIONS = 4
+#: Rows of a tile, which one thread computes.
+_ROWS = 16
+_RUNS_OF_DOT = WIDTH // RUN
+
+#: Takes a position, a row of the weight and the output there.
+Store = Callable[[Expr, Expr, Expr], None]
+
+
+def rounded_linear(request: KernelRequest, cpu: Cpu) -> Any:
+    """x [n, C] f32, weights [R, C] each -> out [n, sum of R] f32, the results side by side."""
+    x_type, *weight_types = request.operands
+    columns, scheme = int(x_type.dims[1]), str(request.attrs["scheme"])
+    keeps_sums = ROUNDINGS[scheme].sum_errors is not None
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        n = parameters.size("n")
+        halves = half_table(parameters, request)
+        x = parameters.buffer("x", ("n", columns), "float32")
+        weights = [Weight(emitter, parameters, f"w{index}", kind, halves) for index, kind in enumerate(weight_types)]
+        out = parameters.buffer("out", ("n", sum(weight.rows for weight in weights)), "float32")
+
+        def store(start: int, position: Expr, row: Expr, value: Expr) -> None:
+            assign(out, value, [position, row + start])
+
+        with block("product"):
+            each = () if keeps_sums else sorted({found for weight in weights if (found := _elements_of_minima(weight))})
+            rows = QuantisedRows(emitter, scheme, x, n, columns, each, keeps_sums=keeps_sums)
+            start = 0
+            for weight in weights:
+                _Segment(emitter, weight, rows).emit(n, partial(store, start))
+                start += weight.rows
+
+    return build_function(request.symbol, emit)
+
+
+def _elements_of_minima(weight: Weight) -> int:
+    """How many elements of a block share a minimum, 16 or 32; 0 where none is added."""
+    runs = IntegerBlock(weight, i64(0), i64(0)).runs()
+    minima = [run.minimum.whole for run in runs if run.minimum is not None]
+    if not minima:
+        return 0
+    return WIDTH if all(map(_are_alike, minima[::2], minima[1::2])) else RUN
+
+
+def _are_alike(a: Expr | None, b: Expr | None) -> bool:
+    """Whether two expressions are one."""
+    return a is b or bool(tvm_ffi.structural_equal(a, b))
+
+
+class _Segment:
+    """One weight: tiles of its rows in parallel; a row meets positions in groups."""
+
+    def __init__(self, emitter: Emitter, weight: Weight, rows: QuantisedRows) -> None:
+        self._emitter, self._weight, self._x = emitter, weight, rows
+        self._dot = IntegerDot(emitter.cpu)
+        self._each = _elements_of_minima(weight)
+
+    def emit(self, n: Expr, store: Store) -> None:
+        """Emit the product of all rows with all positions."""
+        count = self._weight.rows
+        with T.parallel(i64(0), i64(-(-count // _ROWS))) as tile, block("tile"):
+            self._sums = registers(_POSITIONS * LANES)
+            self._minima = registers(_POSITIONS * LANES)
+            self._whole = registers(_POSITIONS * LANES, "int32")
+            first, those = tile * _ROWS, T.min(i64(_ROWS), i64(count) - tile * _ROWS)
+            # A group of positions meets all rows of the tile while its quants are in the first-level cache.
+            with T.serial(i64(0), T.floordiv(n, i64(_POSITIONS))) as group, T.serial(i64(0), those) as r:
+                self._products(first + r, group * _POSITIONS, _POSITIONS, store)
+            rest = T.floormod(n, i64(_POSITIONS))
+            for together in range(1, _POSITIONS):
+                with T.If(rest == together), T.Then(), T.serial(i64(0), those) as r:
+                    self._products(first + r, n - together, together, store)
+
+    def _products(self, row: Expr, first: Expr, together: int, store: Store) -> None:
+        positions = [first + p for p in range(together)]
+        for p in range(together):
+            for buffer in (self._sums, self._minima):
+                store_vector(buffer, p * LANES, tirx.Broadcast(f32(0.0), LANES))
+        with T.serial(i64(0), i64(self._x.blocks)) as index:
+            runs = IntegerBlock(self._weight, row, index).runs()
+            self._add_products(runs, positions, index)
+            if runs[0].minimum is not None:
+                self._add_minima(runs, positions, index)
+        for p, position in enumerate(positions):
+            total = self._folded(self._sums, p, LANES)
+            if self._each:
+                total = total + self._folded(self._minima, p, 1 if self._x.kept_sums is not None else self._lanes)
+            store(position, row, total)
+
+    @property
+    def _lanes(self) -> int:
+        """Partial sums of the minima: two neighbours each."""
+        return self._x.elements // self._each // 2
+
+    def _folded(self, sums: Buffer, p: int, lanes: int) -> Expr:
+        """The partial sums of a position, added by halves."""
+        first = p * LANES
+        while lanes > 1:
+            lanes //= 2
+            low, high = (load_vector(sums, first + part * lanes, lanes) for part in (0, 1))
+            store_vector(sums, first, low + high)
+        return sums[i64(first)]
+
+    def _add_products(self, runs: Sequence[Run], positions: Sequence[Expr], index: Expr) -> None:
+        dots = [runs[at : at + _RUNS_OF_DOT] for at in range(0, len(runs), _RUNS_OF_DOT)]
+        for number, (low, high) in enumerate(dots):
+            assert low.scaled.quants is not None
+            assert high.scaled.quants is not None
+            weights = _hold(joined(low.scaled.quants.bits, high.scaled.quants.bits), "uint8")
+            signed = low.scaled.quants.signed
+            magnitude = _hold(self._dot.magnitude(weights), "int8") if signed else weights
+            scales = _scales(low.scaled.whole, high.scaled.whole)
+            scales = None if scales is None else _hold(scales, "int16")
+            for p, position in enumerate(positions):
+                x = self._x.vector(position, index * self._x.elements + number * WIDTH, WIDTH)
+                found = self._dot.fours(self._dot.pairs(magnitude, x, weights if signed else None), scales)
+                if number:
+                    found = load_vector(self._whole, p * LANES, LANES) + found
+                store_vector(self._whole, p * LANES, found)
+        for p, position in enumerate(positions):
+            scale = self._scale(runs[0].scaled.real, position, index, negative=runs[0].scaled.negative)
+            whole = T.Cast(f"float32x{LANES}", load_vector(self._whole, p * LANES, LANES))
+            self._multiply_add(self._sums, p, scale, whole)
+
+    def _add_minima(self, runs: Sequence[Run], positions: Sequence[Expr], index: Expr) -> None:
+        minima = [run.minimum for run in runs if run.minimum is not None]
+        real, negative = minima[0].real, minima[0].negative
+        if self._x.kept_sums is not None:
+            for p, position in enumerate(positions):
+                at, kept = i64(p * LANES), self._x.kept_sums[position, index]
+                assign(self._minima, self._emitter.fma(real, -kept if negative else kept, self._minima[at]), [at])
+            return
+        step = self._each // RUN
+        count = self._x.elements // self._each
+        whole = _hold(vector_of([T.Cast("int16", minimum.whole) for minimum in minima[::step]]), "int16")
+        for p, position in enumerate(positions):
+            scale = self._scale(real, position, index, negative=negative)
+            found = self._dot.multiply_pairs(whole, self._x.vector_of_sums(self._each, position, index * count, count))
+            self._multiply_add(self._minima, p, scale, T.Cast(f"float32x{count // 2}", found))
+
+    def _scale(self, real: Expr, position: Expr, index: Expr, *, negative: bool) -> Expr:
+        """What whole numbers of a block are multiplied by."""
+        x = self._x.scales[position, index]
+        return real * (-x if negative else x)
+
+    def _multiply_add(self, sums: Buffer, p: int, scale: Expr, whole: Expr) -> None:
+        lanes = lanes_of(whole)
+        before = load_vector(sums, p * LANES, lanes)
+        factor = tirx.Broadcast(scale, lanes)
+        if self._emitter.cpu.fma:
+            after = T.call_llvm_pure_intrin(f"float32x{lanes}", "llvm.fma", factor, whole, before)
+        else:
+            after = factor * whole + before
+        store_vector(sums, p * LANES, after)
+
+
+def _scales(low: Expr | None, high: Expr | None) -> Expr | None:
+    """The whole numbers that the two runs of a dot product are multiplied by, for pairs of neighbours: i16 [16]."""
+    if low is None or high is None:
+        return None
+    if _are_alike(low, high):
+        return tirx.Broadcast(T.Cast("int16", low), RUN)
+    return joined(*(tirx.Broadcast(T.Cast("int16", scale), RUN // 2) for scale in (low, high)))
+
+
+def _hold(vector: Expr, dtype: str) -> Expr:
+    """A vector in a register, for those who read it several times."""
+    lanes = lanes_of(vector)
+    kept = registers(lanes, dtype)
+    store_vector(kept, 0, vector)
+    return load_vector(kept, 0, lanes)

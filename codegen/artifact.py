@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from aprgraph.codegen.artifact_form import ARTIFACT_FILE, FORMAT, VERSION
 from aprgraph.codegen.cache.sources import sources_digest
 from aprgraph.codegen.cpu.levels import check_runs_here, find_cpu
 from aprgraph.codegen.cuda.device_code import DeviceCode
+from aprgraph.codegen.file_in_memory import file_in_memory
 from aprgraph.codegen.kernels.base import requests_of
 from aprgraph.codegen.trust.artifacts import require_trust
 from aprgraph.codegen.trust.key import user_key
@@ -190,12 +190,10 @@ def digest(data: bytes) -> str:
 
 
 def _compile_program(graph: Graph, target: str) -> bytes:
-    """Through a file in memory: TVM does not notice when a disk is full."""
+    """The program's bytecode. Raises ToolchainError."""
     from aprgraph.codegen.program import build_program  # noqa: PLC0415 -- imports the compiler
 
-    with os.fdopen(os.memfd_create("program"), "rb") as file:
-        build_program(graph, Path(f"/proc/self/fd/{file.fileno()}"), target=target)
-        return file.read()
+    return file_in_memory(lambda name: build_program(graph, Path(name), target=target))
 
 
 def open_artifact(directory: str | Path, *, elsewhere: bool = False) -> Artifact:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from aprgraph.codegen.artifact import (
     versions,
 )
 from aprgraph.codegen.artifact_form import FORMAT, TARGETS, VERSION
-from aprgraph.codegen.cpu.levels import find_cpu
+from aprgraph.codegen.cpu.levels import Cpu, find_cpu
 from aprgraph.codegen.cpu.library import build_library
 from aprgraph.codegen.cuda.architectures import Architecture, parse_architectures
 from aprgraph.codegen.cuda.compiler import compiler_name
@@ -33,16 +32,16 @@ from aprgraph.codegen.cuda.library import build_cuda_library
 from aprgraph.codegen.kernels.base import KernelRequest, requests_of
 from aprgraph.codegen.trust.artifacts import vouch
 from aprgraph.graph.arguments import ARCHITECTURES, CPU, TARGET
-from aprgraph.graph.arithmetics import PLAIN, parse_arithmetic
+from aprgraph.graph.arithmetics import PLAIN, EngineArithmetic, parse_arithmetic
 from aprgraph.graph.errors import ArtifactError
-from aprgraph.graph.interrupts import held
+from aprgraph.graph.ir import Graph
 from aprgraph.graph.message import message_to_json
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.pipeline import compiled_graphs
-from aprgraph.graph.temporary_files import forget, note
 from aprgraph.graph.text import print_graph
+from aprgraph.graph.whole_folder import whole_folder
 from aprgraph.graph.words import listed
 
 #: What compiling and running put into an artifact, cut off or not.
@@ -90,57 +89,62 @@ def compile_model(
     graph = build_graph(model)
     rounding = ApplyArithmetic(arithmetic)(graph)
     chosen = find_cpu(cpu) if target == "llvm" else None
-    temporary: Path | None = None
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         _check_room(directory.parent, Path(tempfile.gettempdir()))
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        note(str(temporary))
-        temporary.chmod(0o755)
-        kernels: dict[str, str] = {}
-        library = device = None
-        if target != "reference":
-            requests = requests_of(compiled_graphs(rounding, target))
-            kernels = {symbol: request.text for symbol, request in requests.items()}
-            new = library_in(temporary, "new")
-            if chosen is not None:
-                build_library(requests, chosen, new)
-            else:
-                device = _build_for_cuda(requests, chosen_architectures, temporary)
-            library = digest(new.read_bytes())
-            new.rename(library_in(temporary, library))
-        text = print_graph(graph)
-        (temporary / GRAPH).write_text(text, encoding="utf-8")
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            **versions(),
-            "sources": sources(),
-            "target": target,
-            "cpu": chosen.name if chosen else None,
-            "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
-            "arithmetic": parse_arithmetic(arithmetic).text,
-            "overrides": dict(model.overrides),
-            "ignore": list(model.ignore),
-            "unapplied": list(map(message_to_json, model.doubts_of_keys)),
-            "graph": digest(text.encode()),
-            "library": library,
-            "device": device.to_json() if device else None,
-            "kernels": kernels,
-        }
-        manifest = (json.dumps(document, indent=1) + "\n").encode()
-        (temporary / MANIFEST).write_bytes(manifest)
-        if library is not None:
-            vouch(temporary, digest(manifest))
-        with held():
-            _put_in_place(temporary, directory)
+        with whole_folder(directory) as temporary:
+            _write(temporary, model, (graph, rounding), target, chosen, chosen_architectures, parse_arithmetic(arithmetic))
     except OSError as error:
         raise ArtifactError.unwritable(directory, error) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-            forget(str(temporary))
     return read_artifact(directory)
+
+
+def _write(
+    directory: Path,
+    model: Model,
+    graphs: tuple[Graph, Graph],
+    target: str,
+    chosen: Cpu | None,
+    architectures: Sequence[Architecture],
+    arithmetic: EngineArithmetic,
+) -> None:
+    """Write the artifact's files into ``directory``: of the model's graph, and of the one that rounds as ``arithmetic`` does."""
+    graph, rounding = graphs
+    kernels: dict[str, str] = {}
+    library = device = None
+    if target != "reference":
+        requests = requests_of(compiled_graphs(rounding, target))
+        kernels = {symbol: request.text for symbol, request in requests.items()}
+        new = library_in(directory, "new")
+        if chosen is not None:
+            build_library(requests, chosen, new)
+        else:
+            device = _build_for_cuda(requests, architectures, directory)
+        library = digest(new.read_bytes())
+        new.rename(library_in(directory, library))
+    text = print_graph(graph)
+    (directory / GRAPH).write_text(text, encoding="utf-8")
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        **versions(),
+        "sources": sources(),
+        "target": target,
+        "cpu": chosen.name if chosen else None,
+        "model": {"path": str(model.path.resolve()), "fingerprint": model.file.fingerprint()},
+        "arithmetic": arithmetic.text,
+        "overrides": dict(model.overrides),
+        "ignore": list(model.ignore),
+        "unapplied": list(map(message_to_json, model.doubts_of_keys)),
+        "graph": digest(text.encode()),
+        "library": library,
+        "device": device.to_json() if device else None,
+        "kernels": kernels,
+    }
+    manifest = (json.dumps(document, indent=1) + "\n").encode()
+    (directory / MANIFEST).write_bytes(manifest)
+    if library is not None:
+        vouch(directory, digest(manifest))
 
 
 def _check_replaceable(directory: Path) -> None:
@@ -174,23 +178,3 @@ def _check_room(*directories: Path) -> None:
             raise ArtifactError.at_place(
                 f"{directory}: only {free:,} bytes are free there, expected {_ROOM:,} to compile in", "free some space"
             )
-
-
-def _put_in_place(temporary: Path, directory: Path) -> None:
-    """Rename ``temporary`` to ``directory``; an artifact that was there is removed after the new one has its name."""
-    try:
-        temporary.rename(directory)  # fails if one is there, perhaps since a moment ago and by another process
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-    else:
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
-    directory.rename(old / directory.name)
-    try:
-        temporary.rename(directory)
-    except OSError:
-        (old / directory.name).rename(directory)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)

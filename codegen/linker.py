@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aprgraph.codegen.file_in_memory import OBJECT_ROOM, file_in_memory
 from aprgraph.codegen.programs import environment, find_program
 from aprgraph.graph.errors import ToolchainError
 from aprgraph.graph.temporary_files import temporary_folder
@@ -35,13 +35,8 @@ def linker() -> list[str]:
 
 
 def object_of(module: Any) -> bytes:
-    """The object file of a module that TVM compiled by LLVM.
-
-    Through a file in memory: LLVM ends the process when it cannot write.
-    """
-    with os.fdopen(os.memfd_create("object"), "rb") as file:
-        module.write_to_file(f"/proc/self/fd/{file.fileno()}", "o")
-        return file.read()
+    """The object file of a module that TVM compiled by LLVM. Raises ToolchainError."""
+    return file_in_memory(lambda name: module.write_to_file(name, "o"), room=OBJECT_ROOM)
 
 
 def link(objects: Sequence[bytes], path: Path) -> None:

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from aprgraph.graph.claimed_names import new_file, remove_leftovers
+from aprgraph.graph.durable import sync_file, sync_folder
 from aprgraph.graph.temporary_files import noted
 
 
@@ -28,6 +30,23 @@ def whole_file(path: str | os.PathLike[str], *, alone: bool = False) -> Iterator
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+@contextlib.contextmanager
+def durable_file(path: str | os.PathLike[str]) -> Iterator[str]:
+    """As ``whole_file``, and the file is on the disk afterwards, for what is reported as done. Leftovers of killed processes go.
+
+    Missing folders are made. A link stays one, and what it points to is written. Raises OSError.
+    """
+    place = os.path.realpath(path)
+    folder = os.path.dirname(place)
+    os.makedirs(folder, exist_ok=True)
+    remove_leftovers(place)
+    with new_file(place) as temporary:
+        yield temporary
+        sync_file(temporary)
+        os.replace(temporary, place)
+        sync_folder(folder)
 
 
 def write_whole(path: Path, data: bytes) -> Path:

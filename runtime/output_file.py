@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.graph.whole_file import whole_file
+from aprgraph.graph.whole_file import durable_file
 
 #: What says that a directory is an artifact; compiling again would remove what else is in it.
 _ARTIFACT = "artifact.json"
@@ -44,6 +44,26 @@ def check_file_place(path: Path, is_ours: Callable[[bytes], bool], what: str, *,
     probe(path.parent)
 
 
+def refuse_input(path: Path, inputs: Iterable[Path], is_ours: Callable[[bytes], bool]) -> None:
+    """Raise TraceError where ``path`` is one of the files ``inputs``, by whatever name, or lies in one of the folders, or is a GGUF file.
+
+    What this program has written into such a folder beside what is read (``is_ours``, of the first bytes) is none of it.
+    """
+    try:
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        for one in inputs:
+            inside = not is_ours(head) and one.is_dir() and any(path.samefile(file) for file in one.rglob("*") if file.is_file())
+            if inside or (one.is_file() and path.samefile(one)):
+                raise TraceError.at_place(f"{path}: is what is to be read")
+        if head.startswith(b"GGUF"):  # such as another part of it
+            raise TraceError.at_place(f"{path}: is a model")
+    except OSError as error:
+        raise TraceError.unwritable(path, error) from None
+
+
 def probe(directory: Path) -> None:
     """Raise TraceError unless a file can be made in ``directory``, whose missing parents would be made; all is gone again afterwards."""
     missing = []
@@ -66,8 +86,8 @@ def probe(directory: Path) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Write ``text`` to a temporary name beside ``path``, then rename. Raises TraceError; nothing is left behind then.
 
-    Missing folders are made. A link stays one, and what it points to is written; devices and pipes, which no file may replace, are
-    written as they are.
+    When it returns, the file is on the disk. Missing folders are made. A link stays one, and what it points to is written; devices
+    and pipes, which no file may replace, are written as they are.
     """
     if os.path.isdir(path):
         raise TraceError.at_place(f"{path}: cannot be written: it is a folder, expected the name of a file")
@@ -78,9 +98,7 @@ def write_text_atomically(path: Path, text: str) -> None:
             raise TraceError.unwritable(path, error) from None
         return
     try:
-        place = Path(os.path.realpath(path))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(place) as temporary:
+        with durable_file(path) as temporary:
             Path(temporary).write_text(text, encoding="utf-8")
     except OSError as error:
         raise TraceError.unwritable(path, error) from None

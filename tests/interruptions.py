@@ -214,8 +214,7 @@ def main() -> None:
                 continue
             slowest = max(slowest, ending.seconds if ending.code not in (0, 1) else 0)
             outcomes[subject.name, signal.Signals(number).name, ending.code] += 1
-            if ending.seconds > 3 and ending.code not in (0, 1):
-                print(f"{subject.name}, after {delay:.3f} s: took {ending.seconds:.2f} s to end", flush=True)
+            print(f"{index + 1}: {subject.name}, {signal.Signals(number).name} after {delay:.2f} s: {ending.code}", flush=True)
         for subject in subjects:
             run_to_end(folder, subject)
     totals: Counter[int] = Counter()

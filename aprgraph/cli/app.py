@@ -77,9 +77,12 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     _version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    pass
+    from aprgraph.cli.lost_pages import lost_pages_are_errors  # noqa: PLC0415
+
+    context.with_resource(lost_pages_are_errors())
 
 
 def run_command() -> None:

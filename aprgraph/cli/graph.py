@@ -106,7 +106,7 @@ def graph(
 
     chosen = _choose_format(output_format, output)
     if output is not None:
-        _check_place(output, [one for one in (source, *(diff or ())) if one is not None], force=force)
+        _check_place(output, [one for one in (source, *(diff or ()), model, model_a, model_b) if one is not None], force=force)
     chosen_passes = _choose_passes(passes, taps, layers)
     shown = parse_layers(layers) if layers is not None else None
     if print_ir_after is not None:
@@ -138,13 +138,11 @@ def graph(
 
 def _check_place(output: Path, inputs: list[Path], *, force: bool) -> None:
     """Raise TraceError for a file that is there and is no graph, unless ``force`` is given, and for one of ``inputs`` in any case."""
-    from aprgraph.graph.errors import TraceError  # noqa: PLC0415
     from aprgraph.graph.export import is_export  # noqa: PLC0415
-    from aprgraph.runtime.output_file import check_file_place  # noqa: PLC0415
+    from aprgraph.runtime.output_file import check_file_place, refuse_input  # noqa: PLC0415
 
     with written_by("-o", force=True):
-        if output.is_file() and any(one.exists() and output.samefile(one) for one in inputs):
-            raise TraceError.at_place(f"{output}: is what the graph is to be read from")
+        refuse_input(output, inputs, is_export)
         check_file_place(output, lambda head: force or is_export(head), "graph", forcible=True)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from aprgraph.codegen.cache.folder import KERNELS_FOLDER, cache_folder, size_limit
+from aprgraph.graph.claimed_names import is_abandoned
 
 Kind = Literal["kernel", "cuda", "artifact", "remainder"]
 
@@ -79,7 +80,7 @@ def trim_cache() -> list[Entry]:
         entries = list_cache()
         total = sum(entry.nbytes for entry in entries)
         for entry in entries:
-            abandoned = entry.kind == "remainder" and now - entry.used > _REMAINDER_SECONDS
+            abandoned = entry.kind == "remainder" and now - entry.used > _REMAINDER_SECONDS and is_abandoned(str(entry.path))
             if abandoned or (total > limit and now - entry.used > _IN_USE_SECONDS):
                 entry.remove()
                 removed.append(entry)

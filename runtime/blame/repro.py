@@ -7,8 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import numpy as np
 
 from aprgraph.graph.errors import AprgraphError, ComparisonError, TraceError
 from aprgraph.graph.input_file import read_input
-from aprgraph.graph.interrupts import held
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.json_documents import Document, Exactly, MapOf, Record, Text
 from aprgraph.graph.model import Model
@@ -24,7 +21,7 @@ from aprgraph.graph.ops import Array, Role, has_state, is_input, is_own_state, i
 from aprgraph.graph.ops.lookup import rows_taken
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
-from aprgraph.graph.temporary_files import forget, note
+from aprgraph.graph.whole_folder import whole_folder
 from aprgraph.runtime.blame.audit import Auditor
 from aprgraph.runtime.blame.local_errors import LocalError
 from aprgraph.runtime.decoded_weights import decode_rows
@@ -86,22 +83,11 @@ def write_repro(
         raise ComparisonError(f"{local.label} of {trace.directory} was not replayed, so there is nothing to show: ", local.reason or "")
     check_repro_place(directory)
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        with whole_folder(directory) as part:
+            _write(part, Auditor(trace, model, tokens=tokens, profile=profile), local)
+            _sign(part)
     except OSError as error:
         raise TraceError.unwritable(directory, error) from None
-    note(str(part))
-    try:
-        _write(part, Auditor(trace, model, tokens=tokens, profile=profile), local)
-        _sign(part)
-        part.chmod(0o777 & ~_umask())
-        with held():
-            _put_in_place(part, directory)
-    except OSError as error:
-        raise TraceError.unwritable(directory, error) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        forget(str(part))
     return directory / SCRIPT
 
 
@@ -137,28 +123,6 @@ def _digest(path: Path) -> str:
     if path.stat().st_size > _MOST_BLOCK_BYTES:
         return f"{path.stat().st_size} bytes"
     return hashlib.sha256(read_input(path, _MOST_BLOCK_BYTES)).hexdigest()
-
-
-def _put_in_place(part: Path, directory: Path) -> None:
-    """Give the new folder its name; what was there goes once that is done."""
-    old = None
-    if directory.is_dir() and any(directory.iterdir()):
-        old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
-        directory.replace(old)
-    try:
-        part.replace(directory)
-    except OSError:
-        if old is not None:
-            old.replace(directory)
-        raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write(part: Path, auditor: Auditor, local: LocalError) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ OWN = "aprgraph"
 #: What says that a directory is an artifact; compiling again would remove what else is in it.
 _ARTIFACT = "artifact.json"
 _SHOWN = 3
+#: The folders of a trace, and the temporary files that a writer has in them (graph/whole_file.py).
+_FOLDER = re.compile(r"(layer|step)-\d+", re.ASCII)
+_TEMPORARY = re.compile(r"\.(?P<file>[^/]+)\.\d+-\d+\.tmp", re.ASCII)
 #: What MARKER holds: the files that were there before the run.
 _MARKER = Record({"kept": ListOf(Text(4096))})
 _MOST_MARKER_BYTES = 64 << 20
@@ -58,6 +62,7 @@ def look_at(directory: Path, author: str) -> TracePlace:
         raise TraceError.at_place(f"{directory}: is no folder, which a trace is")
     if (directory / _ARTIFACT).is_file():
         raise TraceError.at_place(f"{directory}: holds an artifact")
+    refuse_links(directory)
     folder = list_folder(directory)
     names = [file for file in (*folder.files, *folder.apart) if file not in (MARKER, MANIFEST)]
     tensors = [file for file in names if is_place_of_stage(file)]
@@ -82,6 +87,17 @@ def look_at(directory: Path, author: str) -> TracePlace:
     elif unlisted := [file for file in tensors if file not in recorded]:
         problem = f"tensors that its {MANIFEST} does not list ({listed(unlisted, _SHOWN)})"
     return TracePlace(tuple(sorted(recorded)), others, problem)
+
+
+def refuse_links(directory: Path) -> None:
+    """Raise TraceError for a folder of a trace that is a link: what is written into it would lie elsewhere."""
+    try:
+        for place in (directory, *directory.glob("step-*")):
+            for folder in place.glob("*-*"):
+                if _FOLDER.fullmatch(folder.name) and folder.is_symlink():
+                    raise TraceError.at_place(f"{folder}: is a link, and a trace is written into folders of its own", "remove it")
+    except OSError as error:
+        raise TraceError.unwritable(directory, error) from None
 
 
 def check_trace_place(directory: Path, author: str = OWN, *, force: bool = False) -> TracePlace:
@@ -147,3 +163,14 @@ def remove_old(directory: Path, files: Collection[str]) -> None:
     for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
         with contextlib.suppress(OSError):  # not empty, or not there
             folder.rmdir()
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files of runs that were killed. For who has the lock of MARKER: nobody else is writing there."""
+    for place, folders, files in os.walk(directory):
+        folders[:] = [name for name in folders if _FOLDER.fullmatch(name)]
+        for name in files:
+            temporary = _TEMPORARY.fullmatch(name)
+            if temporary and is_place_of_stage((Path(place) / temporary["file"]).relative_to(directory).as_posix()):
+                with contextlib.suppress(OSError):
+                    (Path(place) / name).unlink()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from aprgraph.graph.durable import sync_files, sync_folder
 from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.output_file import write_text_atomically
 from aprgraph.runtime.trace.aprt import F32, relative_path, write_aprt
-from aprgraph.runtime.trace.destination import OWN, check_trace_place, mark_kept, remove_old
+from aprgraph.runtime.trace.destination import OWN, check_trace_place, mark_kept, remove_leftovers, remove_old
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceEntry, TraceInfo, manifest_text
 from aprgraph.runtime.trace.partial_tensor import PartialTensor
 from aprgraph.runtime.trace.reader import Trace
@@ -39,6 +41,7 @@ class TraceWriter:
         self.entries: list[TraceEntry] = []
         self._made: set[str] = set()
         self._partial: list[PartialTensor] = []
+        self._files: list[str] = []
 
     def write(self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None) -> TraceEntry:
         """Write one tensor (f32, in its shape), with its statistics if the caller has them. Raises TraceError."""
@@ -46,7 +49,7 @@ class TraceWriter:
         file = None
         if not self.stats_only:
             file = relative_path(stage, layer, step)
-            write_aprt(self._place(file), layer, values)
+            write_aprt(self._noted(self._place(file)), layer, values)
         entry = TraceEntry(stage, layer, step, values.shape, file, node, statistics or compute_statistics(values))
         self.entries.append(entry)
         return entry
@@ -65,6 +68,7 @@ class TraceWriter:
         statistics, shape = summarise(partial.values), partial.values.shape
         if not self.stats_only:
             partial.keep()
+            self._noted(partial.path)
             self._partial.remove(partial)
         file = None if self.stats_only else relative_path(stage, layer, step)
         entry = TraceEntry(stage, layer, step, shape, file, node, statistics)
@@ -72,11 +76,14 @@ class TraceWriter:
         return entry
 
     def finish(self, info: TraceInfo) -> Trace:
-        """Write the manifest and return the trace. Raises TraceError."""
+        """Write the manifest and return the trace, all of which is on the disk then. Raises TraceError."""
         self._begin()
+        self._sync()
         trace = Trace(self.directory, self.entries, info, beside_manifest(self.directory, {entry.file for entry in self.entries}))
         write_text_atomically(self.directory / MANIFEST, manifest_text(trace.entries, info))
         (self.directory / MARKER).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # at worst it says after a power cut that the run was interrupted
+            sync_folder(self.directory)
         self.close()
         return trace
 
@@ -86,6 +93,25 @@ class TraceWriter:
             partial.discard()
         self._partial.clear()
         self._unlock()
+
+    def _sync(self) -> None:
+        """Have the tensors on the disk, all at once, before a manifest names them. Raises TraceError."""
+        try:
+            folders = {folder for made in self._made for folder in self._folders_to(made)}
+            sync_files(self.directory, self._files, [str(self.directory), *sorted(folders)])
+            sync_folder(self.directory.absolute().parent)
+        except OSError as error:
+            raise TraceError.unwritable(error.filename or self.directory, error) from None
+
+    def _folders_to(self, directory: str) -> list[str]:
+        """The folders of the trace, but its own, that lead to ``directory``, which is the last."""
+        root = f"{self.directory}{os.sep}"
+        names = directory.removeprefix(root).split(os.sep) if directory.startswith(root) else []
+        return [root + os.sep.join(names[: count + 1]) for count in range(len(names))]
+
+    def _noted(self, path: str) -> str:
+        self._files.append(path)
+        return path
 
     def _place(self, file: str) -> str:
         """The path of ``file``, whose folder is made."""
@@ -108,6 +134,7 @@ class TraceWriter:
         except OSError as error:
             raise TraceError.unwritable(self.directory, error) from None
         remove_old(self.directory, place.old)
+        remove_leftovers(self.directory)
 
     def _take_marker(self) -> int:
         """Create MARKER and lock it, and return it, open. The lock ends with this process; who removed the file meanwhile had finished."""
@@ -135,6 +162,8 @@ class TraceWriter:
         if directory in self._made:
             return
         try:
+            if link := next(filter(os.path.islink, self._folders_to(directory)), None):
+                raise TraceError.at_place(f"{link}: is a link, and a trace is written into folders of its own", "remove it")
             os.makedirs(directory, exist_ok=True)
         except OSError as error:
             raise TraceError.at_place(f"{directory}: cannot be created: {error.strerror}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -22,6 +23,7 @@ from aprgraph.codegen.artifact_form import VERSION
 from aprgraph.codegen.compile_model import compile_model, default_directory
 from aprgraph.codegen.cpu import levels
 from aprgraph.codegen.trust.artifacts import TRUSTED, vouch
+from aprgraph.graph import whole_folder
 from aprgraph.graph.errors import AprgraphError, ArtifactError, ModelError, ModelFileError, ToolchainError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
@@ -366,14 +368,14 @@ def test_an_older_artifact_is_replaced(tiny_model: Callable[..., Path], model_pa
 
 def test_two_processes_that_compile_into_one_place(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one is done between our look and our rename."""
-    put_in_place = compiling._put_in_place
+    put_in_place = whole_folder.put_in_place
 
-    def late(temporary: Path, directory: Path) -> None:
-        monkeypatch.setattr(compiling, "_put_in_place", put_in_place)
-        compile_reference(model_path, directory)
-        put_in_place(temporary, directory)
+    def late(temporary: str, place: str) -> None:
+        monkeypatch.setattr(whole_folder, "put_in_place", put_in_place)
+        compile_reference(model_path, Path(place))
+        put_in_place(temporary, place)
 
-    monkeypatch.setattr(compiling, "_put_in_place", late)
+    monkeypatch.setattr(whole_folder, "put_in_place", late)
     assert compile_reference(model_path, tmp_path / "m.aprg").target == "reference"
     assert [path.name for path in tmp_path.iterdir()] == ["m.aprg"]
 
@@ -382,15 +384,8 @@ def test_a_new_artifact_that_cannot_be_put_in_place_leaves_the_old_one(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_reference(model_path, tmp_path / "m.aprg")
-    before, rename, calls = files_under(tmp_path), Path.rename, []
-
-    def fail_third(self: Path, target: Path) -> Path:
-        calls.append(target)
-        if len(calls) == 3:  # the first finds the old one there, the second moves it away
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail_third)
+    before = files_under(tmp_path)
+    monkeypatch.setattr(whole_folder, "_renameat2", lambda: lambda *_: ctypes.set_errno(errno.EIO) or -1)
     with pytest.raises(ArtifactError, match="cannot be written: Input/output error"):
         compile_reference(model_path, tmp_path / "m.aprg")
     assert files_under(tmp_path) == before

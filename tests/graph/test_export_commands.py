@@ -23,6 +23,7 @@ from aprgraph.graph.text import parse_graph, print_graph
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter
+from tests.support.cli import files_under, run_cli
 
 Models = Callable[..., Path]
 
@@ -177,13 +178,34 @@ def test_a_file_of_somebody_else_is_written_over_only_by_force(tiny_model: Model
     assert path.read_text() == (tmp_path / "ours/g.svg").read_text()
 
 
+@pytest.mark.contract("ERR-INPUT-1")
 def test_a_graph_does_not_go_over_what_it_is_read_from(tiny_model: Models, tmp_path: Path) -> None:
     source = tmp_path / "m.gguf"
     source.write_bytes(tiny_model().read_bytes())
     before = source.read_bytes()
-    with pytest.raises(TraceError, match="is what the graph is to be read from; give another place with -o"):
-        graph(source, output=source, output_format="svg", force=True)
-    assert source.read_bytes() == before
+    (tmp_path / "hard").hardlink_to(source)
+    (tmp_path / "soft").symlink_to(source)
+    (tmp_path / "folder").mkdir()
+    for name in ("m.gguf", "hard", "soft", "folder/../m.gguf"):
+        with pytest.raises(TraceError, match="is what is to be read; give another place with -o"):
+            graph(source, output=tmp_path / name, output_format="svg", force=True)
+    (tmp_path / "other.gguf").write_bytes(before)
+    with pytest.raises(TraceError, match="other.gguf: is a model; give another place with -o"):
+        graph(source, output=tmp_path / "other.gguf", output_format="svg", force=True)
+    assert source.read_bytes() == (tmp_path / "other.gguf").read_bytes() == before
+
+
+@pytest.mark.contract("ERR-INPUT-1")
+def test_nor_over_the_files_of_a_trace(tiny_model: Models, tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    assert run_cli("run", tiny_model(), "--tokens", "1,2", "--taps", "all", "--target", "reference", "-o", trace).code == 0
+    before = files_under(trace)
+    for name in ("trace.json", "layer-0/attn_norm.bin"):
+        with pytest.raises(TraceError, match=f"{name}: is what is to be read; give another place with -o"):
+            graph(trace, output=trace / name, output_format="svg", force=True)
+    assert files_under(trace) == before
+    for _ in range(2):  # what was drawn beside them is not read
+        graph(trace, output=trace / "g.svg", force=True)
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:

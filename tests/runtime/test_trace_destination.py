@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,12 +165,47 @@ def write_trace_by_force(place: Path) -> None:
     writer.close()
 
 
-def test_a_link_that_leads_out_is_not_followed_to_remove(tmp_path: Path) -> None:
+@pytest.mark.contract("ERR-WRITE-2")
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("place", ["layer-0", "step-1", "step-1/layer-0"])
+def test_a_folder_that_is_a_link_is_not_written_through(place: str, force: bool, tmp_path: Path) -> None:
     write_trace(tmp_path / "t", FEW)
-    (tmp_path / "t" / "layer-0").rename(tmp_path / "elsewhere")
-    (tmp_path / "t" / "layer-0").symlink_to(tmp_path / "elsewhere")
-    write_trace(tmp_path / "t", {(None, "lm_head"): values(9)})
-    assert set(files_under(tmp_path / "elsewhere")) == {"embedding.bin"}
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.bin").write_bytes(b"mine")
+    link = tmp_path / "t" / place
+    shutil.rmtree(link, ignore_errors=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    before = files_under(tmp_path)
+    with pytest.raises(TraceError, match=f"t/{place}: is a link, and a trace is written into folders of its own; remove it"):
+        TraceWriter(tmp_path / "t", force=force)
+    assert files_under(tmp_path) == before
+
+
+def test_a_folder_that_becomes_a_link_while_it_runs(tmp_path: Path) -> None:
+    writer = TraceWriter(tmp_path / "t")
+    writer.write("x", "embedding", None, 0, values(3, 4))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "t" / "step-1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TraceError, match="t/step-1: is a link"):
+        writer.write("x", "attn_norm", 0, 1, values(3, 4))
+    writer.close()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.contract("ERR-LEFT-1")
+def test_what_a_killed_run_left_goes_with_the_next_and_nothing_else_does(tmp_path: Path) -> None:
+    write_trace(tmp_path / "t", FEW)
+    leftovers = ("layer-0/.attn_norm.bin.7-8.tmp", "step-1/layer-0/.attn_norm.bin.7-8.tmp", ".lm_head.bin.7-8.tmp")
+    others = (".notes.7-8.tmp", "layer-0/.attn_norm.bin.tmp", "mine/.attn_norm.bin.7-8.tmp")
+    for file in (*leftovers, *others):
+        (tmp_path / "t" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "t" / file).write_bytes(b"cut off")
+    TraceWriter(tmp_path / "t")  # one that only looks removes nothing
+    assert all((tmp_path / "t" / file).exists() for file in leftovers)
+    write_trace(tmp_path / "t", FEW)
+    assert not any((tmp_path / "t" / file).exists() for file in leftovers)
+    assert all((tmp_path / "t" / file).exists() for file in others)
 
 
 # -- files --------------------------------------------------------------------------------------------------------------

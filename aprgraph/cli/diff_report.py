@@ -75,9 +75,10 @@ def print_report(report: Comparison, traces: tuple[Trace, Trace], show_all: bool
     if rows:
         console.print()
         _print_table(console, report, rows, {first.key for first in pointed})
-    for row in rows:
-        if row.logits is not None:
-            console.print(plain(row.logits_sentence), markup=False)
+    from aprgraph.runtime.diff.report import outcomes  # noqa: PLC0415
+
+    for row in outcomes(rows):
+        console.print(plain(row.outcome_sentence), markup=False)
     if len(rows) < len(report.rows):
         more = "the others are of layers that one side lacks" if show_all else "--all prints every one"
         console.print(f"{len(rows)} of {len(report.rows)} tensors shown; {more}", markup=False)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from aprgraph.graph.message import join_messages
+from aprgraph.graph.stages import is_of_text
 from aprgraph.graph.words import as_sentence, counted, joined
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.classify import Class, FirstDivergence
@@ -57,10 +58,16 @@ class DiffRow:
         return None if self.metrics is None else self.metrics.nmse
 
     @property
-    def logits_sentence(self) -> str:
-        """What a difference of logits comes to."""
+    def outcome_sentence(self) -> str:
+        """What a difference of logits, or of two embeddings of a text, comes to."""
         logits = self.logits
-        assert logits is not None
+        if logits is None:
+            assert isinstance(self.metrics, TensorMetrics)
+            if self.metrics.bit_identical:
+                return f"{self.label}: the two embeddings are the same, bit for bit"
+            cosine = self.metrics.cosine
+            known = "no cosine, as one is all zeros or not finite" if cosine is None else f"a cosine of {cosine:.6f} (1 - {1 - cosine:.1e})"
+            return f"{self.label}: the two embeddings have {known}"
         best = f"token {logits.argmax_a} on both sides"
         if logits.argmax_a != logits.argmax_b:
             best = f"token {logits.argmax_a} in A, {logits.argmax_b} in B"
@@ -81,6 +88,12 @@ class DiffRow:
             "metrics": None if self.metrics is None else self.metrics.to_json(),
             "logits": None if self.logits is None else self.logits.to_json(),
         }
+
+
+def outcomes(rows: Sequence[DiffRow]) -> list[DiffRow]:
+    """What the models are run for: the logits, and the last of the stages of a whole text, its embedding, where values were compared."""
+    of_text = [row for row in rows if is_of_text(row.key.stage) and isinstance(row.metrics, TensorMetrics)][-1:]
+    return [row for row in rows if row.logits is not None] + of_text
 
 
 @dataclass(frozen=True)
@@ -235,17 +248,17 @@ class DiffReport:
         return common_to([(*first.region, *first.weights) for first in self.first])
 
     def rows_that_matter(self) -> list[DiffRow]:
-        """The first divergences, the nearest measured tensors before and after them, and the logits; else the worst five."""
+        """The first divergences, the nearest measured tensors before and after them, and the outcomes; else the worst five, and these."""
         if not self.first:
             compared = sorted(self.rows_compared, key=lambda row: -((row.error or 0.0) / row.limit if row.limit else 0.0))
-            keys = {row.key for row in compared[:5]} | {row.key for row in self.rows if row.logits is not None}
+            keys = {row.key for row in (*compared[:5], *outcomes(self.rows))}
             return [row for row in self.rows if row.key in keys]
         return self.rows_around(self.first)
 
     def rows_around(self, firsts: Sequence[FirstDivergence]) -> list[DiffRow]:
-        """The first six of ``firsts``, the nearest measured tensors before and after them, and the logits."""
+        """The first six of ``firsts``, the nearest measured tensors before and after them, and the outcomes."""
         keys = {key for first in firsts[:6] for key in (*first.good[-3:], first.key, *first.following[:3])}
-        keys |= {row.key for row in self.rows if row.logits is not None}
+        keys |= {row.key for row in outcomes(self.rows)}
         return [row for row in self.rows if row.key in keys]
 
     def to_json(self) -> dict[str, Any]:

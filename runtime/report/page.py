@@ -18,6 +18,7 @@ from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects
 from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.diff.report import outcomes
 from aprgraph.runtime.diff.side_facts import side_facts
 from aprgraph.runtime.diff.side_names import SideNames
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
@@ -97,7 +98,7 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
         regions=[_region(report, group, region) for group, region in regions[:_REGIONS]],
         regions_left=max(0, len(regions) - _REGIONS),
         common=listed(report.suspects, _NAMED),
-        logits=[row.logits_sentence for row in report.rows if row.logits is not None],
+        logits=[row.outcome_sentence for row in outcomes(report.rows)],
         columns=columns,
         short=[index for index, column in enumerate(columns) if column.short],
         rows=rows,

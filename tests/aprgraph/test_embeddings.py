@@ -66,6 +66,7 @@ def test_what_needs_logits_or_the_text_in_parts_is_refused(path: Path, given: tu
             compiled(path, "reference").logits([1, 2])
 
 
+@pytest.mark.contract("EMBEDDING-DIFF-1")
 def test_two_embeddings_are_compared(tmp_path: Path) -> None:
     """A pooling that leaves out the first position, with its dense layers and length, is found with the model and without."""
     model = compiled(MODEL, "reference")
@@ -82,4 +83,27 @@ def test_two_embeddings_are_compared(tmp_path: Path) -> None:
     assert values.exit_code == 1
     found = run_cli("diff", tmp_path / "ours", tmp_path / "theirs", "--model", MODEL)
     assert found.out.startswith("theirs (B) is wrong at pooled (local error ")
-    assert "cosine" in found.out
+    vectors = [np.float64(one) for one in (ours.tensor("pooled_normed"), arrays["pooled_normed"])]
+    cosine = vectors[0] @ vectors[1] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[1])
+    said = f"pooled_normed: the two embeddings have a cosine of {cosine:.6f} (1 - {1 - cosine:.1e})"
+    assert said in found.out
+    assert said in run_cli("diff", tmp_path / "ours", tmp_path / "theirs").out
+
+
+@pytest.mark.contract("EMBEDDING-DIFF-1")
+def test_embeddings_that_are_alike_or_zero_have_their_cosine_said_too(tmp_path: Path) -> None:
+    row = np.float32([0.6, 0.8, 0.0])
+    for name, values in (("a", row), ("b", row + np.float32(1e-7)), ("c", 0 * row), ("d", np.float32([0.8, 0.6, 0.0]))):
+        aprgraph.Trace.write(tmp_path / name, {"pooled_normed": values}, tokens=(1, 2), model="m", target="t")
+
+    def said(other: str) -> str:
+        lines = run_cli("diff", tmp_path / "a", tmp_path / other).out.splitlines()
+        return next(line for line in lines if line.startswith("pooled_normed: the two embeddings "))
+
+    assert said("a").endswith(" are the same, bit for bit")
+    assert re.search(r" a cosine of 1\.000000 \(1 - \d\.\de-1\d\)$", said("b"))
+    assert said("c").endswith(" no cosine, as one is all zeros or not finite")
+    assert said("d").endswith(" a cosine of 0.960000 (1 - 4.0e-02)")
+    page = tmp_path / "page.html"
+    run_cli("diff", tmp_path / "a", tmp_path / "d", "--html", page)
+    assert "a cosine of 0.960000" in page.read_text(encoding="utf-8")

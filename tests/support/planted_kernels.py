@@ -208,7 +208,20 @@ def _elementwise() -> Iterator[Case]:
             yield _of(name, *operands, **attrs)
 
 
-_MAKERS: tuple[Callable[[], Iterator[Case]], ...] = (_rows, _streams, _attentions, _experts, _recurrent, _elementwise)
+def _of_engines() -> Iterator[Case]:
+    """Ops of an engine's arithmetic."""
+    yield _of("gelu_half", _activations(N, 43))
+    ramp = {"base": 1e4, "dims": 20, "scale": 0.25, "ramp_start": 2.0, "ramp_end": 6.5, "magnitude": 1.0}
+    yield _of("rope_angles_chained", np.arange(N, dtype=np.int32), weight("F32", 10), **ramp)
+    for scheme in ("f16", "bf16", "q8_0_avx", "q8_k"):
+        yield _of("round", _activations(N, 512), scheme=scheme)
+    yield _of("round_sum_errors", _activations(N, 512), scheme="q8_1_avx")
+    q, k, v = _activations(N, HEADS * 16), _activations(T, KV_HEADS * 16), _activations(T, KV_HEADS * 16)
+    types = [f32("n", HEADS * 16), f32("t", KV_HEADS * 16), f32("t", KV_HEADS * 16)]
+    yield _attention("flash_attention", [q, k, v], types, heads=HEADS, kv_heads=KV_HEADS, scale=0.3, window=0, lanes=8)
+
+
+_MAKERS: tuple[Callable[[], Iterator[Case]], ...] = (_rows, _streams, _attentions, _experts, _recurrent, _elementwise, _of_engines)
 
 
 CASES = [case for make in _MAKERS for case in make()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +12,9 @@ from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.message import Message
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, has_state
 from aprgraph.graph.passes.apply_arithmetic import apply_arithmetic
+from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.sources.whole_digest import sampled_share
 from aprgraph.graph.stages import LOGITS, is_logits
 from aprgraph.graph.words import listed
@@ -39,6 +40,7 @@ from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
 from aprgraph.runtime.diff.side_names import name_of
 from aprgraph.runtime.diff.tolerances import check_profile
+from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.repeats import without_repeats
 from aprgraph.runtime.tokens import check_tokens
 from aprgraph.runtime.trace.reader import Trace
@@ -77,6 +79,10 @@ def audit(
     assert found is not None
     found_in = {chosen: found}
     for other in chosen.others() if found.wrong else ():  # the first layers did not tell them apart; what is wrong may
+        auditor = Auditor(once, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, arithmetic=other)
+        # One that explains none of what is wrong leaves no less. How something was recorded is known of a whole audit alone.
+        if not found.is_read_otherwise and not auditor.explains_some({local.key for local in found.wrong}):
+            continue
         chosen = other
         again = audit_unless(once, lambda _: False)
         assert again is not None
@@ -225,15 +231,27 @@ class Auditor:
 
     # -- replaying ------------------------------------------------------------------------------------------------------
 
-    def locals(self) -> Iterator[LocalError]:
-        """Yield the local error of each tensor of the trace that is a stage of the model, in execution order."""
-        last = max(self.recorded.steps, default=-1)
+    def explains_some(self, keys: Collection[Place]) -> bool:
+        """Whether one of the tensors ``keys`` is right; no more is computed than they need."""
+        return any(local.state is LocalState.RIGHT for local in self.locals(only=keys))
+
+    def locals(self, only: Collection[Place] | None = None) -> Iterator[LocalError]:
+        """Yield the local error of each tensor of the trace that is a stage of the model, in execution order.
+
+        Of those ``only``, without an explanation, where these are given.
+        """
+        last = max(self.recorded.steps if only is None else (key.step for key in only), default=-1)
         states: dict[str, Array] = {}
         lost: frozenset[str] = frozenset()
-        for step in self.recorded.passes():
+        for step in (step for step in self.recorded.passes() if step <= last):
             tensors = self.recorded.of_step(step)
             replay = self.replayer.replay(step, states, lost, keep_states=step < last)
-            evaluated, computed = self._evaluate(step, replay, tensors, states), frozenset(replay.graph.outputs)
+            graph = replay.graph
+            if only is not None:
+                tensors = {name: tensor for name, tensor in tensors.items() if tensor.entry.key in only and name in graph.outputs}
+                graph = part_of(graph, [name for name in graph.outputs if name in tensors or has_state(graph[name])])
+            evaluated = self._evaluate(step, replay, tensors, states, graph, explain=only is None)
+            computed = frozenset(graph.outputs)
             found: dict[str, LocalError] = {}
             for name, tensor in tensors.items():
                 if name not in computed:
@@ -247,14 +265,21 @@ class Auditor:
             lost |= self.replayer.lost(replay)
 
     def _evaluate(
-        self, step: int, replay: Replay, tensors: Mapping[str, RecordedTensor], states: dict[str, Array]
+        self,
+        step: int,
+        replay: Replay,
+        tensors: Mapping[str, RecordedTensor],
+        states: dict[str, Array],
+        graph: Graph,
+        *,
+        explain: bool,
     ) -> Iterator[tuple[str, LocalError]]:
-        """The local errors of one step by node, in the order of the graph."""
-        targets = tensors.keys() & set(replay.graph.outputs)
-        for node, value in self.replayer.run(replay, states):
+        """The local errors of one step by node, in the order of ``graph``, which is that of the replay or a part of it."""
+        targets = tensors.keys() & set(graph.outputs)
+        for node, value in self.replayer.run(replay, states, graph=graph):
             self._judge.see(step, replay.graph, node, value)
             if node.name in targets:
-                yield node.name, self._judge.judge(step, tensors[node.name], value, replay)
+                yield node.name, self._judge.judge(step, tensors[node.name], value, replay, explain=explain)
 
     def _unknown(self, tensor: RecordedTensor, reason: str) -> LocalError:
         assert tensor.node.stage is not None

@@ -82,8 +82,8 @@ class Judge:
             self._twins.see(Place(step, node.layer, node.stage), recorded, value)
         self._ties.see(graph, node, value, lambda stage: self._find(stage, 0))
 
-    def judge(self, step: int, tensor: RecordedTensor, value: Array, replay: Replay) -> LocalError:
-        """Compare what was recorded with its replay ``value``."""
+    def judge(self, step: int, tensor: RecordedTensor, value: Array, replay: Replay, *, explain: bool = True) -> LocalError:
+        """Compare what was recorded with its replay ``value``, and ``explain`` what is wrong."""
         node = tensor.node
         assert node.stage is not None
         recorded, computed = self._recorded.load(tensor), as_recorded_type(value, tensor)
@@ -104,7 +104,7 @@ class Judge:
         case = Case(tensor, recorded, computed, replay, origins, tolerance)
         if kind_of(node.stage) is StageKind.INDEX:
             found = self._judge_ids(local, recorded, computed, node)
-            return replace(found, explanation=self._explain(found, case)) if found.state is LocalState.WRONG else found
+            return replace(found, explanation=self._explain(found, case)) if explain and found.state is LocalState.WRONG else found
         found = _compare(local, case)
         if found.state is LocalState.WRONG:
             as_it_stands = self._doubts.as_they_stand(found, case)
@@ -112,8 +112,9 @@ class Judge:
                 return as_it_stands
             found = self._excused(found, case)
         if found.state is LocalState.WRONG:
-            layout = layout_of(self._graph, node, computed.shape)
-            found = replace(found, explanation=self._explain(found, case), by_axis=axis_errors(layout.axes, recorded, computed))
+            if explain:
+                layout = layout_of(self._graph, node, computed.shape)
+                found = replace(found, explanation=self._explain(found, case), by_axis=axis_errors(layout.axes, recorded, computed))
             found = self._doubts.read_otherwise(found, case)
         if found.state is LocalState.RIGHT:
             self._doubts.testify(found, case)

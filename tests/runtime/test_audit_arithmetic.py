@@ -13,7 +13,11 @@ import aprgraph
 from aprgraph import Trace
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.sources.gguf_file import GGUFFile
+from aprgraph.runtime.blame.audit import Auditor
+from aprgraph.runtime.blame.chosen_arithmetic import ChosenArithmetic
+from aprgraph.runtime.place import Place
 from tests.golden.make_llama_cpp_arithmetic import RUNS, Run, llama_cpp_trace, write_model
+from tests.support.blame import spoil
 from tests.support.cli import fails, run_cli
 
 
@@ -134,3 +138,48 @@ def test_a_mistake_is_named_in_the_arithmetic_too(tiny_model: Callable[..., Path
     sentence = aprgraph.audit(trace, path).sentence
     assert "theirs: wrong at q_post_rope of the layers 0 to 1" in sentence
     assert "if RoPE's base is 1e+06 in place of 10000" in sentence
+
+
+@pytest.fixture
+def k_quants(tiny_model: Callable[..., Path], tmp_path: Path) -> tuple[Path, Trace]:
+    """A model of K-quants, and a run of it in an arithmetic that none of its numbers tells from another one."""
+    path = tiny_model(format="Q4_K", layers=3, hidden=256, ffn=256, vocabulary=288)
+    compiled = aprgraph.load(path).compile("reference", tmp_path / "m.aprg")
+    run = compiled.run("all", "0..3", tokens=[5, 9, 17, 3, 8], directory=tmp_path / "run", arithmetic="ggml-avx2")
+    return path, run
+
+
+def audits_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The arithmetic of each whole audit from here on."""
+    seen: list[str] = []
+    whole = Auditor.audit_unless
+
+    def counted(self: Auditor, *arguments: Any) -> Any:
+        seen.append(str(self.graph.attrs["arithmetic"]).partition(",")[0])
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Auditor, "audit_unless", counted)
+    return seen
+
+
+@pytest.mark.contract("ARITHMETIC-AUDIT-1")
+def test_a_fault_that_no_arithmetic_explains_takes_one_audit(k_quants: tuple[Path, Trace], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, run = k_quants
+    spoil(run, "ffn_up", 2, lambda values: values * np.where(np.arange(256) == 7, -1, 1))
+    audits = audits_of(monkeypatch)
+    found = aprgraph.audit(run, path, arithmetic="find")
+    assert audits == ["ggml-avx2"]
+    assert found.wrong[0].label == "layer 2 ffn_up"
+    assert any("ggml-avx2-native" in note for note in found.notes)
+
+
+@pytest.mark.contract("ARITHMETIC-AUDIT-1")
+def test_what_another_arithmetic_explains_of_the_wrong_is_found(k_quants: tuple[Path, Trace]) -> None:
+    """By replaying these alone: then it is audited whole."""
+    path, run = k_quants
+    spoil(run, "ffn_up", 2, lambda values: values * np.where(np.arange(256) == 7, -1, 1))
+    spoiled, others = Place(0, 2, "ffn_up"), [Place(0, 2, "attn_out"), Place(0, 1, "ffn_gate")]
+    for arithmetic, explained in (("ggml-avx2", True), ("plain", False)):
+        auditor = Auditor(run, aprgraph.load(path).model, profile="same-graph-f32", arithmetic=ChosenArithmetic(arithmetic))
+        assert not auditor.explains_some([spoiled])
+        assert auditor.explains_some([spoiled, *others]) is explained

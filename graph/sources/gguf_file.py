@@ -32,6 +32,9 @@ _VERSIONS = (2, 3)
 _MAX_DIMS = 4
 #: Bytes of a metadata key and of a tensor name: the first is the format's own limit; ggml refuses names of 64 bytes and more.
 _MAX_KEY, _MAX_NAME = 65535, 63
+#: Bytes of a text in the metadata, the longest of which is a whole tokenizer.json (33 MB for 256,000 tokens), and numbers of keys and
+#: tensors: more than any model has, and few enough to be read in seconds.
+_MAX_TEXT, _MAX_KEYS, _MAX_TENSORS = 256 << 20, 1 << 16, 1 << 17
 _DEFAULT_ALIGNMENT = 32
 
 
@@ -66,6 +69,9 @@ class GGUFFile:
         key_count = cursor.u64("the metadata count")
         cursor.count(tensor_count, 32, "the tensor count")
         cursor.count(key_count, 13, "the metadata count")
+        for what, count, most in (("tensors", tensor_count, _MAX_TENSORS), ("metadata keys", key_count, _MAX_KEYS)):
+            if count > most:
+                raise ModelFileError(f"{self.path}: has {count} {what}, expected at most {most}; the file is damaged, or made to take long")
         self.metadata = Metadata(self.path, self._read_metadata(cursor, key_count))
         self.tensors = self._read_tensors(cursor, tensor_count)
 
@@ -83,7 +89,7 @@ class GGUFFile:
     def _read_value(self, cursor: Cursor, code: int, key: str) -> object:
         what = f"the value of {shown(key)}"
         if code == STRING:
-            return cursor.text(what)
+            return cursor.text(what, _MAX_TEXT)
         if code in SCALARS:
             return cursor.scalar(code, what)
         if code == ARRAY:

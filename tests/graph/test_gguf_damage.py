@@ -17,7 +17,7 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources.gguf_file import GGUFFile
 from tests.support.damage import failure, with_odd_keys, write
-from tests.support.gguf_bytes import ARRAY, STRING, U8, RawGGUF, RawTensor, array, small_llama
+from tests.support.gguf_bytes import ARRAY, STRING, U8, U32, RawGGUF, RawTensor, array, small_llama
 
 HUGE = (2**31, 2**32, 2**62, 2**63, 2**64 - 1)
 
@@ -177,3 +177,27 @@ def test_a_key_longer_than_the_format_allows(tmp_path: Path) -> None:
     file = small_llama()
     file.set("x" * 65536, U8, 1)
     assert "has 65536 bytes, expected at most 65535" in str(failure(write(tmp_path, file)))
+
+
+@pytest.mark.contract("ERR-COUNTS-1")
+@pytest.mark.parametrize(("what", "count", "most"), [("metadata keys", 65_537, 65_536), ("tensors", 131_073, 131_072)])
+def test_more_keys_or_tensors_than_any_model_has(tmp_path: Path, what: str, count: int, most: int) -> None:
+    """They are all there; a million took a minute."""
+    file = small_llama()
+    if what == "tensors":
+        file.tensors |= {f"t{index}": RawTensor((1,)) for index in range(count - len(file.tensors))}
+    else:
+        file.keys |= {f"k{index}": (U32, bytes(4)) for index in range(count - len(file.keys))}
+    assert str(failure(write(tmp_path, file))).endswith(
+        f"has {count} {what}, expected at most {most}; the file is damaged, or made to take long"
+    )
+
+
+@pytest.mark.contract("ERR-COUNTS-1")
+def test_a_text_of_gigabytes(tmp_path: Path) -> None:
+    """It is refused by its length; the file has no blocks on the disk for it."""
+    file = small_llama()
+    file.keys["long"] = (STRING, struct.pack("<Q", 1 << 31))
+    path = write(tmp_path, file)
+    os.truncate(path, 3 << 30)
+    assert "the value of 'long' has 2147483648 bytes, expected at most 268435456" in str(failure(path))

@@ -12,6 +12,8 @@ import pytest
 
 from aprgraph.graph.errors import TokenError
 from aprgraph.graph.model import Model, load_model
+from aprgraph.runtime.prompts import encode_chat, encode_prompt
+from aprgraph.runtime.tokenizer import Tokenizer
 from aprgraph.runtime.tokens import MAX_FILE_BYTES, check_tokens, parse_tokens, read_prompt_file, read_tokens_file
 
 
@@ -151,3 +153,17 @@ def test_ids_become_python_integers(model: Model, tokens: Sequence[int]) -> None
 def test_ids_that_cannot_be_run(model: Model, tokens: Sequence[int], message: str) -> None:
     with pytest.raises(TokenError, match=message):
         check_tokens(tokens, model)
+
+
+@pytest.mark.contract("ERR-TOKENS-1")
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_encoded(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(tiny_model())
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_args, **_options: [7])
+    with pytest.raises(
+        TokenError, match=r"^the prompt has 16,777,216 bytes that are no blanks, more than the context of .* holds: 64 tokens of at most"
+    ):
+        encode_prompt(model, "x" * (16 << 20))
+    with pytest.raises(TokenError, match="shorten the prompt"):
+        encode_chat(model, "x " * (8 << 20), "be brief")
+    assert encode_prompt(model, " " * (1 << 20)) == [7]
+    assert encode_prompt(model, "short") == [7]

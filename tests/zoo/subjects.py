@@ -56,12 +56,14 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     **{name: _OPTIONS.get(name, {}) for name, family in KNOWN.items() if family.__module__.startswith("aprgraph.")},
     "mixtral": {"family": "llama", "experts": 8, "ffn": 32},
+    "qwen3-embedding": {"family": "qwen3"},
     "gemma4-experts": {"family": "gemma4", "experts": 8, "ffn": 32, "expert_ffn": 32},
 }
 #: Metadata in place of a file's own: of Gemma 3's layers every sixth sees everything, of others every fourth, or has no RoPE; here
 #: the last.
 OVERRIDES: Mapping[str, Mapping[str, int]] = {
     **{name: {f"{name}.attention.sliding_window_pattern": 3} for name in ("gemma3", "gemma-embedding", "cohere2", "exaone4")},
+    "qwen3-embedding": {"qwen3.pooling_type": 3},
     "smollm3": {"smollm3.no_rope_layer_interval": 3},
     "llama4": {"llama4.no_rope_layer_interval": 3, "llama4.attention.sliding_window_pattern": 3},
 }

@@ -87,6 +87,24 @@ FAULTS = (
         _pooled("first_row", lambda call: call.compute_as("last_row", call.operands)),
     ),
     Fault(
+        "first position for the last",
+        "graph",
+        "The embedding is that of the first position, where the last should be.",
+        _pooled("last_row", lambda call: call.compute_as("first_row", call.operands)),
+    ),
+    Fault(
+        "mean for the last position",
+        "graph",
+        "The embedding is the mean, where the last position should be.",
+        _pooled("last_row", lambda call: call.compute_as("mean_rows", call.operands)),
+    ),
+    Fault(
+        "token of the end forgotten",
+        "graph",
+        "The last position is not that of the token that ends the text, but the one before: a padding counted from the wrong side.",
+        _pooled("last_row", reading(0, lambda call: call.operands[0][:-1])),
+    ),
+    Fault(
         "token types forgotten",
         "graph",
         "The embedding of the first type is not added to that of each token.",

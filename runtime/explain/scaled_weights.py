@@ -10,7 +10,7 @@ import numpy as np
 from aprgraph.graph.ops import Array
 from aprgraph.graph.words import plural, runs
 from aprgraph.runtime.explain.alternative import LOOSE, SOLVED, Alternative, explains
-from aprgraph.runtime.explain.one_weight import Change, Product, jointly, products_of
+from aprgraph.runtime.explain.one_weight import Change, Product, is_no_chance, jointly, products_of
 from aprgraph.runtime.explain.site import Site, is_left
 
 #: Factors that agree to this are the same.
@@ -22,6 +22,8 @@ _SPARE = 2
 #: A singular value below this part of the largest one is rounding.
 _ROUNDING = 1e-4
 _NAMED = 4
+#: A factor is no noise that is so many times the usual one, and nothing is said where that is more than this.
+_ABOVE_NOISE, _MOST_NOISE = 10.0, 0.25
 
 
 @explains("linear")
@@ -34,7 +36,12 @@ def factors_of_rows(site: Site) -> Iterator[Alternative]:
         energy = np.square(product.due).sum(axis=0)
         with np.errstate(all="ignore"):
             factors = np.where(energy > 0, (product.recorded * product.due).sum(axis=0) / energy, 1.0)
-        changed = np.flatnonzero(np.abs(factors - 1) > _SAME)
+        off = product.recorded - product.due
+        more = product.due * (factors - 1)
+        # Rows that are off by noise alone count as they should: a factor says nothing of these.
+        known = [abs(factors[row] - 1) > _SAME and is_no_chance(off[:, row], more[:, row], len(factors)) for row in range(len(factors))]
+        factors = np.where(known, factors, 1.0)
+        changed = np.flatnonzero(known)
         if len(changed) < 2 or not is_left(product.recorded, product.due * factors, product.due):
             return
         low, high = factors[changed].min(), factors[changed].max()
@@ -63,7 +70,11 @@ def columns_of_sums(site: Site) -> Iterator[Alternative]:
         gram = (product.x.T @ product.x) * (matrix.T @ matrix)
         along = ((off @ matrix) * product.x).sum(axis=0)
         factors = np.linalg.solve(gram + 1e-14 * np.trace(gram) / columns * np.eye(columns), along)
-        factors = np.where(np.abs(factors - np.rint(factors)) < _SAME, np.rint(factors), factors)
+        # Most columns count as they should: what their factors are off by is noise.
+        noise = max(_SAME, _ABOVE_NOISE * float(np.median(np.abs(factors))))
+        if noise > _MOST_NOISE:
+            return
+        factors = np.where(np.abs(factors - np.rint(factors)) < noise, np.rint(factors), factors)
         changed = np.flatnonzero(factors)
         if not 0 < 2 * changed.size <= columns or not is_left(off, (product.x * factors) @ matrix.T, np.zeros_like(off)):
             return

@@ -10,6 +10,7 @@ import pytest
 from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.attention import mask_of
 from aprgraph.runtime.blame import audit
+from tests.support.arithmetic import to_q8_0
 from tests.zoo.faults.patches import then
 from tests.zoo.planting import Call, Misreading, Patch, Plant, Stored
 from tests.zoo.runs import run
@@ -209,7 +210,32 @@ def test_the_cache_of_another_layer_explains_every_step() -> None:
     plant = Plant({LAYER + "attn_scores": lambda call: call.compute([call.operands[0], call.values[keys]])})
     found = explanations("llama", plant, "generating")
     assert list(found) == [f"{step}layer 1 attn_scores" for step in ("", "step 1 ", "step 2 ")]
-    assert {tuple(said) for said in found.values()} == {("k_cache reads layer 0's k_post_rope in place of k_post_rope",)}
+    assert {tuple(said) for said in found.values()} == {("attn_scores reads the cache of layer 0 in place of layer 1",)}
+
+
+def in_8_bits(call: Call) -> Array:
+    """A product of activations that were rounded to 8 bits."""
+    return call.compute([to_q8_0(call.operands[0].astype(np.float64)).astype(np.float32), *call.operands[1:]])
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-2")
+def test_noise_beside_a_fault_is_no_part_of_it() -> None:
+    """Of one row with the other sign, in a run that rounds activations to 8 bits: nothing is said of the rows that are right."""
+    model = subject("llama")
+    products = {node.name: in_8_bits for node in model.graph if node.op == "linear"}
+
+    def faulty(call: Call) -> Array:
+        return at((..., 7), np.negative, in_8_bits(call))
+
+    def overlapping(call: Call) -> Array:
+        x = to_q8_0(call.operands[0].astype(np.float64)).astype(np.float32)
+        return call.compute([at((..., slice(24)), lambda part: 2 * part, x), *call.operands[1:]])
+
+    plant = Plant({**products, LAYER + "ffn_up": faulty, "layer2.ffn_out": overlapping})
+    found = audit(run(model, 1000, plant).trace("faulty", model.everything), model.replayed, profile="cross-engine-q8act")
+    said = {local.label: [] if local.explanation is None else [one.words for one in local.explanation.candidates] for local in found.wrong}
+    assert said["layer 1 ffn_up"] == []
+    assert said["layer 2 ffn_out"] in ([], ["the columns 0 to 23 of blk.2.ffn_down.weight are counted twice in every sum"])
 
 
 def noisy_row(stored: Stored) -> Array:

@@ -25,6 +25,7 @@ from aprgraph.codegen.kernels.cuda.emitter import THREADS, Emitter, ceil_div, ge
 from aprgraph.codegen.linker import link, object_of
 from aprgraph.codegen.tir import Parameters, build_function, f32, i64
 from aprgraph.graph.errors import DeviceError
+from aprgraph.graph.machine_code import MachineCode
 from aprgraph.runtime.cuda.driver import Driver, Gpu
 from aprgraph.runtime.cuda.session import CudaSession
 
@@ -114,12 +115,12 @@ class Device:
         """A session with the kernels of ``requests``, and the loop of FMAs."""
         host, source = build_source({**kernel_functions(requests), _FMA_LOOP: _fma_loop()}, _HOST_CPU)
         number = len(list(self._scratch.glob("kernels-*.so")))
-        library, fat_binary = (self._scratch / f"kernels-{number}.{suffix}" for suffix in ("so", "fatbin"))
-        fat_binary.write_bytes(compile_fat_binary(source.code, [self.architecture]))
+        library = self._scratch / f"kernels-{number}.so"
         link([object_of(host)], library)
+        code = [MachineCode(data, library) for data in (library.read_bytes(), compile_fat_binary(source.code, [self.architecture]))]
         # Without a model: nothing here is a weight of one.
         no_model: Any = None
-        return CudaSession(library, fat_binary, source.functions, no_model, self.driver, self.gpu, capacity=0, runtime_alone=False)
+        return CudaSession(*code, source.functions, no_model, self.driver, self.gpu, capacity=0, runtime_alone=False)
 
     def empty(self, shape: Sequence[int], dtype: str = "float32") -> Any:
         return self.session._empty(shape, dtype)

@@ -43,7 +43,7 @@ def main() -> None:
         layers = compiled.model.family.layers
         run = compiled.plan(parse_plan("all", f"0..{layers}"), TOKENS)
         graph = executed_graph(run.graph, one_pass=True)
-        program = Session(compiled.artifact.library, compiled.model).load(compiled.artifact.program(graph), graph)
+        program = Session(compiled.artifact.kernel_code, compiled.model).load(compiled.artifact.program(graph), graph)
         cli = [sys.executable, "-c", "from aprgraph.cli import main; main()"]
         text = [
             "run",

@@ -31,7 +31,7 @@ def main() -> None:
             run: RunPlan = compiled.plan(parse_plan("all" if dump else None, f"0..{layers}"), tokens)
             if dump not in programs:
                 graph = executed_graph(run.graph, one_pass=True)
-                session = Session(compiled.artifact.library, compiled.model, threads)
+                session = Session(compiled.artifact.kernel_code, compiled.model, threads)
                 programs[dump] = session.load(compiled.artifact.program(graph), graph)
             directory = scratch / "dump"
             shutil.rmtree(directory, ignore_errors=True)

@@ -19,6 +19,7 @@ import aprgraph
 from aprgraph.api import CompiledModel, load, open_artifact
 from aprgraph.codegen import compile_model
 from aprgraph.codegen.artifact import digest, library_in, read_artifact
+from aprgraph.codegen.cache import artifacts
 from aprgraph.codegen.cache.artifacts import cache_directory
 from aprgraph.codegen.trust import folder, key
 from aprgraph.codegen.trust.artifacts import TRUSTED, is_trusted
@@ -304,7 +305,7 @@ def test_a_key_that_others_may_know_is_none(fault: str, another_user: Path, monk
 
 @pytest.mark.contract("SAFE-KEY-1")
 def test_without_a_key_a_model_runs_and_an_artifact_says_why_not(
-    tiny_model: Callable[..., Path], copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Callable[..., Path], copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("APRGRAPH_TRUST", "/proc/nope/trust")
     why, remedy = (
@@ -318,6 +319,7 @@ def test_without_a_key_a_model_runs_and_an_artifact_says_why_not(
     assert "cannot be trusted for longer than this process lives" in fails("trust", copy, "--yes")
     monkeypatch.setattr(compile_model, "build_library", lambda _requests, _cpu, path: path.write_text("code"))
     said: list[str] = []
+    request.addfinalizer(artifacts._cache_of_this_process.cache_clear)  # the end of a command removes the folder
     made = load(tiny_model(layers=1)).compile_cached(on_notice=said.append).artifact
     assert said == [f"no key of this user can be kept: {why}; compiled into a temporary folder, so the next run compiles again: {remedy}"]
     assert made.kernel_code.data == b"code"  # it may run in this process

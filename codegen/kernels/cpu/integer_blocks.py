@@ -22,10 +22,15 @@ from aprgraph.graph.errors import GraphError
 
 @dataclass(frozen=True)
 class Quants:
-    """A vector of ``RUN`` elements of 8 bits; ``signed`` says how they are to be read."""
+    """A vector of ``RUN`` elements of 8 bits; ``signed`` says how they are to be read.
+
+    Where a number was taken off unsigned ones, these are ``unsigned`` and the number is ``offset``.
+    """
 
     bits: Expr
     signed: bool = False
+    unsigned: Expr | None = None
+    offset: int = 0
 
     def __rshift__(self, count: int) -> Quants:
         return Quants(self.bits >> _same(count))
@@ -40,7 +45,7 @@ class Quants:
         return Quants(self.bits | other.bits)
 
     def __sub__(self, number: int) -> Quants:
-        return Quants(self.bits - _same(number), signed=True)
+        return Quants(self.bits - _same(number), signed=True, unsigned=self.bits, offset=number)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The linear kernel of rounded activations: integer dot products of 32 elements, as ggml's vec_dot functions have them.
 
-Every output is eight partial sums, lane l of elements 4l to 4l + 3 of each 32: where a block has scales inside, of whole numbers first.
-Blocks follow each other in order, and the eight are added by halves. That is ggml's order with AVX2 for one position; here it is
-that of every CPU level and of any number of positions, and threads do not change it.
+Every output is eight partial sums, lane l of elements 4l to 4l + 3 of each 32: where a block has scales inside, of whole numbers
+first. What is added to all elements has sums of its own, or is among these, as ggml has it for each format. Blocks follow each other
+in order, and the eight are added by halves. That is ggml's order with AVX2 for one position; here it is that of every CPU level and
+of any number of positions, and threads do not change it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ _POSITIONS = 4
 _ROWS = 16
 _RUNS_OF_DOT = WIDTH // RUN
 
+#: Formats of which ggml takes the offset of elements off by sums of x, and multiplies unsigned numbers.
+_OFFSET_BY_SUMS = ("Q6_K",)
+#: Formats of which ggml adds the minima of a block up to one whole number.
+_MINIMA_AS_ONE = ("Q5_K",)
+
 #: Takes a position, a row of the weight and the output there.
 Store = Callable[[Expr, Expr, Expr], None]
 
@@ -54,7 +60,7 @@ def rounded_linear(request: KernelRequest, cpu: Cpu) -> Any:
             assign(out, value, [position, row + start])
 
         with block("product"):
-            each = () if keeps_sums else sorted({found for weight in weights if (found := _elements_of_minima(weight))})
+            each = () if keeps_sums else sorted({found for weight in weights if (found := _elements_of_sums(weight))})
             rows = QuantisedRows(emitter, scheme, x, n, columns, each, keeps_sums=keeps_sums)
             start = 0
             for weight in weights:
@@ -73,6 +79,11 @@ def _elements_of_minima(weight: Weight) -> int:
     return WIDTH if all(map(_are_alike, minima[::2], minima[1::2])) else RUN
 
 
+def _elements_of_sums(weight: Weight) -> int:
+    """How many quants of x are summed for a weight; 0 for none."""
+    return RUN if weight.format.name in _OFFSET_BY_SUMS else _elements_of_minima(weight)
+
+
 def _are_alike(a: Expr | None, b: Expr | None) -> bool:
     """Whether two expressions are one."""
     return a is b or bool(tvm_ffi.structural_equal(a, b))
@@ -85,6 +96,8 @@ class _Segment:
         self._emitter, self._weight, self._x = emitter, weight, rows
         self._dot = IntegerDot(emitter.cpu)
         self._each = _elements_of_minima(weight)
+        # Minima of 16 elements have as many partial sums as products, and are among these.
+        self._has_sums_of_minima = self._each > RUN
 
     def emit(self, n: Expr, store: Store) -> None:
         """Emit the product of all rows with all positions."""
@@ -109,19 +122,20 @@ class _Segment:
                 store_vector(buffer, p * LANES, tirx.Broadcast(f32(0.0), LANES))
         with T.serial(i64(0), i64(self._x.blocks)) as index:
             runs = IntegerBlock(self._weight, row, index).runs()
-            self._add_products(runs, positions, index)
             if runs[0].minimum is not None:
                 self._add_minima(runs, positions, index)
+            self._add_products(runs, positions, index)
         for p, position in enumerate(positions):
             total = self._folded(self._sums, p, LANES)
-            if self._each:
-                total = total + self._folded(self._minima, p, 1 if self._x.kept_sums is not None else self._lanes)
+            if self._has_sums_of_minima:
+                total = total + self._folded(self._minima, p, self._lanes)
             store(position, row, total)
 
     @property
     def _lanes(self) -> int:
-        """Partial sums of the minima: two neighbours each."""
-        return self._x.elements // self._each // 2
+        """Partial sums of the minima: of two neighbours each, or of all."""
+        is_one = self._x.kept_sums is not None or self._weight.format.name in _MINIMA_AS_ONE
+        return 1 if is_one else self._x.elements // self._each // 2
 
     def _folded(self, sums: Buffer, p: int, lanes: int) -> Expr:
         """The partial sums of a position, added by halves."""
@@ -134,11 +148,11 @@ class _Segment:
 
     def _add_products(self, runs: Sequence[Run], positions: Sequence[Expr], index: Expr) -> None:
         dots = [runs[at : at + _RUNS_OF_DOT] for at in range(0, len(runs), _RUNS_OF_DOT)]
+        by_sums = self._weight.format.name in _OFFSET_BY_SUMS
         for number, (low, high) in enumerate(dots):
-            assert low.scaled.quants is not None
-            assert high.scaled.quants is not None
-            weights = _hold(joined(low.scaled.quants.bits, high.scaled.quants.bits), "uint8")
-            signed = low.scaled.quants.signed
+            quants = [run.scaled.quants for run in (low, high) if run.scaled.quants is not None]
+            weights = _hold(joined(*(each.unsigned if by_sums else each.bits for each in quants)), "uint8")
+            signed = quants[0].signed and not by_sums
             magnitude = _hold(self._dot.magnitude(weights), "int8") if signed else weights
             scales = _scales(low.scaled.whole, high.scaled.whole)
             scales = None if scales is None else _hold(scales, "int16")
@@ -148,10 +162,22 @@ class _Segment:
                 if number:
                     found = load_vector(self._whole, p * LANES, LANES) + found
                 store_vector(self._whole, p * LANES, found)
+        if by_sums:
+            self._take_offset_off(runs, positions, index)
         for p, position in enumerate(positions):
             scale = self._scale(runs[0].scaled.real, position, index, negative=runs[0].scaled.negative)
             whole = T.Cast(f"float32x{LANES}", load_vector(self._whole, p * LANES, LANES))
             self._multiply_add(self._sums, p, scale, whole)
+
+    def _take_offset_off(self, runs: Sequence[Run], positions: Sequence[Expr], index: Expr) -> None:
+        """From whole numbers, for each run the sum of x there times its scale and the offset."""
+        quants, count = runs[0].scaled.quants, len(runs)
+        assert quants is not None
+        scales = _hold(vector_of([T.Cast("int16", run.scaled.whole) for run in runs]), "int16")
+        for p, position in enumerate(positions):
+            found = self._dot.multiply_pairs(scales, self._x.vector_of_sums(RUN, position, index * count, count))
+            offset = tirx.Broadcast(tirx.IntImm("int32", quants.offset), LANES)
+            store_vector(self._whole, p * LANES, load_vector(self._whole, p * LANES, LANES) - found * offset)
 
     def _add_minima(self, runs: Sequence[Run], positions: Sequence[Expr], index: Expr) -> None:
         minima = [run.minimum for run in runs if run.minimum is not None]
@@ -167,7 +193,15 @@ class _Segment:
         for p, position in enumerate(positions):
             scale = self._scale(real, position, index, negative=negative)
             found = self._dot.multiply_pairs(whole, self._x.vector_of_sums(self._each, position, index * count, count))
-            self._multiply_add(self._minima, p, scale, T.Cast(f"float32x{count // 2}", found))
+            if self._lanes == 1:
+                store_vector(self._whole, p * LANES, found)
+                parts = [self._whole[i64(p * LANES + part)] for part in range(count // 2)]
+                total = T.Cast("float32", sum(parts[1:], start=parts[0]))
+                at = i64(p * LANES)
+                assign(self._minima, self._emitter.fma(scale, total, self._minima[at]), [at])
+                continue
+            sums = self._minima if self._has_sums_of_minima else self._sums
+            self._multiply_add(sums, p, scale, T.Cast(f"float32x{count // 2}", found))
 
     def _scale(self, real: Expr, position: Expr, index: Expr, *, negative: bool) -> Expr:
         """What whole numbers of a block are multiplied by."""

@@ -1,6 +1,6 @@
-"""Sends signals at random moments to commands in processes of their own: `python -m tests.interruptions COUNT [SEED]`.
+"""Sends signals at random moments to commands in processes of their own: `python -m tests.interruptions COUNT [SEED [SECONDS]]`.
 
-A command either ends as it does without, or with 128 and the signal's number and at most one line, and leaves nothing half-written.
+The moments lie within SECONDS, or without it in the time that a command took when it was measured before. A command either ends as it does without, or with 128 and the signal's number and at most one line, and leaves nothing half-written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from tests.support.cli import run_cli
 from tests.support.tiny import write_tiny_model
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_MAIN = [sys.executable, "-c", "from aprgraph.cli import main; main()"]
+#: Whoever started this in the background may have it ignore signals.
+_MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from aprgraph.cli import main
+main()
+"""
 _TOKENS = "5,200,17,3,9"
 #: Until a process has a handler for SIGTERM, which Python itself has not, it is the interpreter's own start.
 _TERM_BIT = 1 << (signal.SIGTERM - 1)
@@ -163,7 +170,7 @@ def _start(folder: Path, subject: Subject, temporary: Path) -> subprocess.Popen[
         environment["APRGRAPH_CACHE"] = str(folder / "cold")
         shutil.rmtree(folder / "cold", ignore_errors=True)
     process = subprocess.Popen(
-        [*_MAIN, *subject.arguments], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        [sys.executable, "-c", _MAIN, *subject.arguments], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True, errors="replace",
     )  # fmt: skip
     status = Path(f"/proc/{process.pid}/status")
@@ -195,6 +202,9 @@ def main() -> None:
         print(len(subjects), "commands", flush=True)
         seconds = {}
         for subject in subjects:
+            if len(sys.argv) > 3:
+                seconds[subject.name] = float(sys.argv[3])
+                continue
             run_to_end(folder, subject)
             clean(folder)
             seconds[subject.name] = run_to_end(folder, subject).seconds

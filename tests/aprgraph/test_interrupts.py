@@ -96,3 +96,30 @@ def test_from_python_it_comes_out_of_the_call(tiny_model: Callable[..., Path], t
         "TimeoutError [15] True True",
         "whole [15] False True",  # a handler that raises nothing ends nothing
     ]
+
+
+#: A program that compiles a model, and is interrupted while TVM compiles the first kernel.
+_COMPILING_HOST = """
+import os, signal, sys
+import aprgraph
+from aprgraph.codegen.cpu import objects
+
+def build(*arguments, **named):
+    os.kill(os.getpid(), signal.SIGINT)
+    built.append("whole")
+    return build_it(*arguments, **named)
+
+built, build_it, objects.tirx.build = [], objects.tirx.build, build
+try:
+    aprgraph.load(sys.argv[1]).compile(directory="m.aprg")
+except KeyboardInterrupt:
+    print(built, os.listdir(), signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.contract("ERR-SIGNAL-2")
+def test_compiling_ends_between_two_kernels(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    environment = {"APRGRAPH_CACHE": str(tmp_path / "cache")}
+    result = run_python(_COMPILING_HOST, tiny_model(), cwd=tmp_path / "work", env=environment)
+    assert (result.code, result.err, result.out) == (0, "", "['whole'] [] True\n")

@@ -18,6 +18,7 @@ from aprgraph.runtime.blame.repro import write_repro
 from aprgraph.runtime.blame.stage_alone import StageAlone
 from aprgraph.runtime.cuda.memory import states_nbytes
 from aprgraph.runtime.trace.reader import Trace
+from tests.support.blame import rerecord
 from tests.support.compiled import compiled
 from tests.support.cuda_emulator import host_compiler
 from tests.support.cuda_runs import command, run_emulated
@@ -143,8 +144,9 @@ def test_a_script_of_one_stage_begins_with_the_state_of_earlier_steps(model: Pat
     trace = compiled(model).run("all", LAYERS, tokens=TOKENS, directory=tmp_path / "t", max_tokens=3, steps="0..3")
     entry = next(entry for entry in trace.entries if (entry.step, entry.layer, entry.stage) == (2, 1, "ffn_swigl"))
     wrong = Trace.open(trace.directory)
-    path = trace.directory / str(entry.file)
-    path.write_bytes(path.read_bytes()[:-4] + np.float32(3).tobytes())
+    values = np.array(trace.load(entry))
+    values.flat[-1] = 3
+    rerecord(wrong, entry, values)
     (local,) = (local for local in audit(wrong, model).wrong if local.key == entry.key)
     script = write_repro(tmp_path / "alone", wrong, load(model).model, local)
     assert "earlier=stage.load('layer1.ffn_swigl.state')" in script.read_text()

@@ -71,5 +71,5 @@ DELTA_RULE = Op(
     reference=_STATE.first_pass,
     attrs={"key_heads": int, "scale": float, "tiled": bool},
     defaults={"tiled": False},
-    traits=Traits(state=_STATE),
+    traits=Traits(sums=True, state=_STATE),
 )

@@ -63,5 +63,5 @@ SSM_SCAN = Op(
     infer=_infer,
     reference=_STATE.first_pass,
     attrs={"groups": int},
-    traits=Traits(weights=("skip",), state=_STATE),
+    traits=Traits(weights=("skip",), sums=True, state=_STATE),
 )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.ir import Node
-from aprgraph.graph.ops import Array, Role, traits_of
+from aprgraph.graph.ops import OPS, Array, Role, traits_of
 from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.runtime.blame.recorded import RecordedTensor
@@ -115,7 +115,7 @@ class _Narrow:
             return value
         # Engines add in float32, whatever they keep the sum in.
         with np.errstate(all="ignore"):
-            parts = compute_node(_uncapped(node), [_magnitude(operand) for operand in operands], before).astype(np.float32)
+            parts = compute_node(_uncapped(node), _magnitudes(node, operands), before).astype(np.float32)
         if np.isfinite(parts).all():
             return value
         self.overflowed = True
@@ -155,6 +155,12 @@ class _Changed:
 def _in_float32(weight: Array) -> Array:
     with np.errstate(all="ignore"):
         return weight.astype(np.float32) if isinstance(weight, np.ndarray) else _Changed(weight, _in_float32)
+
+
+def _magnitudes(node: Node, operands: list[Array]) -> list[Array]:
+    """Of all operands but a decay, whose sign says that a state fades."""
+    names = [name.rstrip("*?") for name in OPS[node.op].operands]
+    return [operand if names[min(index, len(names) - 1)] == "decay" else _magnitude(operand) for index, operand in enumerate(operands)]
 
 
 def _magnitude(value: Array) -> Array:

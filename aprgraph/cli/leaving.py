@@ -66,8 +66,8 @@ class _Process:
             time.sleep(60)
 
     def watch(self, pipe: int) -> None:
-        """The second thread: until the other end of ``pipe`` is closed."""
-        while numbers := os.read(pipe, 64):
+        """The second thread: until a zero comes through ``pipe``, whose other end a process that was forked may keep open."""
+        while 0 not in (numbers := os.read(pipe, 64)):
             for number in numbers:
                 if number in _WORDS:
                     self._wait_for_main_thread(number)
@@ -167,9 +167,11 @@ def own_process() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
         interrupts.own_process(None)
         signal.set_wakeup_fd(before)
-        os.close(writing)
         if thread.ident is not None:
-            thread.join()
+            with contextlib.suppress(BlockingIOError):  # full of signals
+                os.write(writing, b"\0")
+                thread.join()
+        os.close(writing)
         os.close(reading)
         _process = earlier
 

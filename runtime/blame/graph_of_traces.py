@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aprgraph.graph.arguments import FAMILY
-from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.errors import ComparisonError, ModelError
 from aprgraph.graph.held_graph import HeldGraph, require_known_ops
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import is_tap
 from aprgraph.graph.passes.all_positions import AllPositions
 from aprgraph.runtime.diff.graph_differences import compare_graphs
+from aprgraph.runtime.trace.manifest_graph import why_no_graph
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.recorded_model import recorded_overrides
 
@@ -18,8 +19,13 @@ from aprgraph.runtime.trace.recorded_model import recorded_overrides
 def graph_of_traces(traces: Sequence[Trace], architecture: str) -> HeldGraph | None:
     """What ``traces`` hold of the graph of a model of ``architecture``, put together; None if they hold nothing.
 
-    Raises UnsupportedModelError for an op that is not known, and ComparisonError if the graphs are not of one model.
+    Raises UnsupportedModelError for an op that is not known, ModelError for a graph that does not hold together, and ComparisonError if
+    the graphs are not of one model.
     """
+    for trace in traces:
+        fault = why_no_graph(trace.info.graph_text) if trace.info is not None and trace.info.graph_text else None
+        if fault is not None:
+            raise ModelError(f"{trace.directory}: its graph does not hold together: {fault}; run it again")
     holding = [
         (trace, graph) for trace in traces if (graph := trace.graph()) is not None and graph.attrs.get("architecture") == architecture
     ]

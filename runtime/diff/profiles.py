@@ -131,7 +131,8 @@ def _dtypes(info: TraceInfo | None) -> Mapping[str, str]:
 
 @lru_cache(maxsize=8)  # one trace is compared with several
 def _dtypes_in(graph_text: str) -> Mapping[str, str]:
-    return {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in weights_of(graph_of_text(graph_text))}
+    graph = graph_of_text(graph_text)
+    return {} if graph is None else {weight.attr_str("tensor"): weight.attr_str("dtype").upper() for weight in weights_of(graph)}
 
 
 def arithmetic_profiles(infos: Sequence[TraceInfo | None], kept: Sequence[str | None] = (None, None)) -> tuple[str, ...]:
@@ -239,11 +240,13 @@ def _is_plain(info: TraceInfo | None) -> bool:
     """Whether the model file of a trace holds no quantised weight, as the graph in the manifest says: nothing was lost then."""
     if info is None or not info.graph_text or info.extra.get(WEIGHTS) == QUANTISED_WEIGHTS:
         return False
-    return _has_plain_weights(graph_of_text(info.graph_text))
+    graph = graph_of_text(info.graph_text)
+    return graph is not None and _has_plain_weights(graph)
 
 
 def _multiplies_super_blocks(info: TraceInfo | None) -> bool:
-    return info is not None and bool(info.graph_text) and _has_super_blocks(graph_of_text(info.graph_text))
+    graph = graph_of_text(info.graph_text) if info is not None and info.graph_text else None
+    return graph is not None and _has_super_blocks(graph)
 
 
 def _formats(graph: Graph) -> list[BlockFormat]:

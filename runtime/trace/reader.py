@@ -177,7 +177,7 @@ class Trace:
         return changed
 
     def graph(self) -> Graph | None:
-        """The graph that was run, with its taps; None where there is no manifest, or none in it. Not to be changed."""
+        """The graph that was run, with its taps; None where there is no manifest, or none in it that holds together. Not to be changed."""
         return graph_of_text(self.info.graph_text) if self.info is not None and self.info.graph_text else None
 
     def __iter__(self) -> Any:

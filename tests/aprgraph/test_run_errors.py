@@ -33,7 +33,7 @@ def common(tiny: CompiledModel) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize(("taps", "expected"), [
-    ("nonsense", "--taps: unknown stage 'nonsense'; expected one of: embedding, embedding_norm, attn_norm, "),
+    ("nonsense", "--taps: unknown stage 'nonsense'; expected one of: embedding, embedding_norm, altup_embedding, "),
     ("ffn_up,,ffn_out", "--taps 'ffn_up,,ffn_out': empty stage name; expected a comma list of stage names, or 'all'."),
     ("", "empty stage name"),
     (",", "empty stage name"),

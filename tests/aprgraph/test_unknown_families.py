@@ -17,6 +17,8 @@ from aprgraph.graph import stages
 from aprgraph.graph.errors import ArtifactError, ComparisonError, ModelError, UnsupportedModelError
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.stages import STAGE_BY_NAME, Stage, StageKind
+from aprgraph.runtime.trace.reader import Trace
+from tests.support.blame import rerecord
 from tests.support.cli import run_cli
 from tests.support.own_families import own_families
 
@@ -93,10 +95,12 @@ def trace(known: Known, model: Path, place: Path, taps: str = "all", layers: str
     return place
 
 
-def damage(file: Path) -> None:
-    values = bytearray(file.read_bytes())
-    values[-400:] = np.ones(100, np.float32).tobytes()
-    file.write_bytes(values)
+def damage(directory: Path, file: str) -> None:
+    wrong = Trace.open(directory)
+    (entry,) = (entry for entry in wrong if entry.file == file)
+    values = np.array(wrong.load(entry))
+    values.flat[-100:] = 1
+    rerecord(wrong, entry, values)
 
 
 @pytest.mark.contract("FAMILY-HELD-1")
@@ -115,7 +119,7 @@ def test_a_wrong_stage_is_found_and_written_out(known: Known, model: Path, tmp_p
         if file.is_file():
             (bad / file.relative_to(good)).parent.mkdir(exist_ok=True)
             (bad / file.relative_to(good)).write_bytes(file.read_bytes())
-    damage(bad / "layer-1" / "ffn_out.bin")
+    damage(bad, "layer-1/ffn_out.bin")
     run = run_cli("audit", bad, "--model", model, "--repro", tmp_path / "guilty")
     assert run.code == 1
     assert "ffn_out" in run.out.partition("\n")[0]
@@ -232,7 +236,7 @@ def test_a_graph_is_drawn_whose_ops_are_not_known(with_op: Known, model: Path, t
 
 def test_the_script_of_a_stage_alone_takes_the_file_of_its_op(with_op: Known, model: Path, tmp_path: Path) -> None:
     found, script = trace(with_op, model, tmp_path / "t"), tmp_path / "guilty" / "repro.py"
-    damage(found / "lm_head.bin")
+    damage(found, "lm_head.bin")
     assert run_cli("audit", found, "--model", model, "--family", with_op.path, "--repro", script.parent).code == 1
     without, given = (
         subprocess.run([sys.executable, str(script), *files], capture_output=True, text=True, check=False)

@@ -138,7 +138,7 @@ AFTER = """graph @norms_after {
   %tokens = input : i32[n]
   %table = weight {dims = [9, 4], dtype = "f32", tensor = "table"} : f32[9, 4]
   %w = weight {dims = [4, 4], dtype = "f32", tensor = "w"} : f32[4, 4]
-  %x = embed(%tokens, %table) stage embedding layer 0 : f32[n, 4]
+  %x = embed(%tokens, %table) {scale = 1.0} stage embedding layer 0 : f32[n, 4]
   %gate = linear(%x, %w) stage ffn_gate layer 0 : f32[n, 4]
   %up = linear(%x, %w) stage ffn_up layer 0 : f32[n, 4]
   %norm = mul(%gate, %up) stage ffn_norm layer 0 : f32[n, 4]

@@ -22,6 +22,7 @@ from aprgraph.runtime.reference import run_reference
 from aprgraph.runtime.trace.manifest import MANIFEST, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter
+from tests.support.blame import rerecord
 from tests.support.traces import Tensor, noisy, trace_model, values
 
 try:
@@ -120,11 +121,11 @@ def test_a_checkpoint_and_its_gguf_file_are_alike(tmp_path: Path, model: Path, o
 @pytest.mark.contract("DIFF-ROWS-1")
 def test_a_fault_in_q_is_found_in_either_order(tmp_path: Path, ours: Trace) -> None:
     theirs = rewritten(tmp_path / "theirs", ours, {"qk_rows": "halves"}, halves=True, noise=1e-7)
-    path = theirs / "layer-1/q_post_rope.bin"
-    data = np.fromfile(path, np.uint8)
-    numbers = data[12:].view("<f4")
-    numbers[: SIZE // 2] += values(SIZE // 2)
-    data.tofile(path)
+    wrong = Trace.open(theirs)
+    (entry,) = (entry for entry in wrong if entry.key[1:] == (1, "q_post_rope"))
+    numbers = np.array(wrong.load(entry))
+    numbers.flat[: SIZE // 2] += values(SIZE // 2)
+    rerecord(wrong, entry, numbers)
     report = both_ways(ours.directory, theirs)
     assert [first.key for first in report.first] == [(0, 1, "q_post_rope")]
 

@@ -28,7 +28,7 @@ from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.statistics import compute_statistics
 from aprgraph.runtime.trace.writer import TraceWriter
 from tests.support.cli import files_under, run_cli
-from tests.support.traces import EMPTY_GRAPH, values, write_bare, write_trace
+from tests.support.traces import EMPTY_GRAPH, trace_model, values, write_bare, write_trace
 
 TENSORS = {
     (0, "embedding"): values(3, 4),
@@ -510,3 +510,18 @@ def test_arrays_that_are_no_trace(tmp_path: Path, tensors: Any, options: Any, me
         assert "\n" not in str(raised.value)
         assert files_under(tmp_path) == before
         write_trace(place, TENSORS)
+
+
+def test_a_graph_of_ops_with_other_attributes_is_not_used_and_the_numbers_are(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    """As a version writes it whose ops have other attributes than here."""
+    trace = trace_model(tmp_path / "a", tiny_model())
+    manifest = trace.directory / MANIFEST
+    text = manifest.read_text()
+    assert " {scale = 1.0}" in text
+    manifest.write_text(text.replace(" {scale = 1.0}", ""))
+    found = Trace.open(trace.directory)
+    assert found.graph() is None
+    assert [entry.key for entry in found] == [entry.key for entry in trace]
+    report = diff(found, trace)
+    assert report.exit_code == 0
+    assert any("does not hold together here, and is not used (" in note for note in report.notes), report.notes

@@ -101,8 +101,13 @@ class Quantised:
             fault = (faults or {}).get(node.attr_str("tensor"))
             return value if fault is None else fault(value)
 
-        nodes = [replace(node, attrs={**node.attrs, "dtype": fmt.lower()}) if self._is_quantised(node) else node for node in self.graph]
+        nodes = [self._in_format(node, fmt) if self._is_quantised(node) else node for node in self.graph]
         return self._trace("quantised", self.graph.rebuild(nodes), tokens, weight, says or {})
+
+    @staticmethod
+    def _in_format(node: Node, fmt: str) -> Node:
+        dtype = fmt.lower()
+        return replace(node, attrs={**node.attrs, "dtype": dtype}, type=replace(node.type, dtype=dtype))
 
     @staticmethod
     def _is_quantised(node: Node) -> bool:

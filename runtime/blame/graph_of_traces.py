@@ -11,7 +11,6 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import is_tap
 from aprgraph.graph.passes.all_positions import AllPositions
 from aprgraph.runtime.diff.graph_differences import compare_graphs
-from aprgraph.runtime.trace.manifest_graph import why_no_graph
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.recorded_model import recorded_overrides
 
@@ -23,8 +22,7 @@ def graph_of_traces(traces: Sequence[Trace], architecture: str) -> HeldGraph | N
     the graphs are not of one model.
     """
     for trace in traces:
-        fault = why_no_graph(trace.info.graph_text) if trace.info is not None and trace.info.graph_text else None
-        if fault is not None:
+        if (fault := trace.why_no_graph()) is not None:
             raise ModelError(f"{trace.directory}: its graph does not hold together: {fault}; run it again")
     holding = [
         (trace, graph) for trace in traces if (graph := trace.graph()) is not None and graph.attrs.get("architecture") == architecture

@@ -38,6 +38,8 @@ def differences(a: Trace, b: Trace, graphs: GraphDifferences) -> Iterator[str]:
         elif trace.unread:
             files = "1 file" if len(trace.unread) == 1 else f"{len(trace.unread)} files"
             yield Caveat(f"{files} beside the manifest of {side} not read, the first {trace.unread[0].sentence}")
+        if (fault := trace.why_no_graph()) is not None:
+            yield Caveat(f"the graph in the manifest of {side} does not hold together here, and is not used: {fault}")
     if a.info is None or b.info is None:
         return
     if a.info.target != b.info.target:

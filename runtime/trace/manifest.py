@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ from aprgraph.runtime.trace.manifest_graph import why_no_graph
 from aprgraph.runtime.trace.statistics import Statistics
 
 MANIFEST = "trace.json"
-#: The key of sentences that a reader should know.
-NOTES = "notes"
 #: There, and locked, while a run writes; what an interrupted run leaves.
 MARKER = "trace.incomplete"
 #: In ``extra``: which rows of a head of q or k RoPE turns together, "interleaved" (2i, 2i + 1) or "halves" (i, i + D/2).
@@ -98,21 +96,14 @@ def read_manifest(directory: Path, *, with_graph: bool = True) -> tuple[list[Tra
     )
     if with_graph and info.graph_text:
         try:
-            fault = why_no_graph(info.graph_text)  # which makes the stages known that it declares
+            why_no_graph(info.graph_text)  # which makes the stages known that it declares
         except GraphError as error:
             first = str(error).partition("\n")[0]
             raise TraceError(f"{path}: not a whole trace manifest ({first}); {TRACE_FILE.advice}") from None
-        if fault is not None:
-            info = _noted(info, f"the graph in {path} does not hold together here, and is not used ({fault})")
     entries = [_entry_from_json(directory, index, item) for index, item in enumerate(document["tensors"])]
     if len({entry.key for entry in entries}) < len(entries):
         raise TraceError(f"{path}: a tensor appears twice; {TRACE_FILE.advice}")
     return entries, info
-
-
-def _noted(info: TraceInfo, note: str) -> TraceInfo:
-    notes = info.extra.get(NOTES, [])
-    return replace(info, extra={**info.extra, NOTES: notes if note in notes else [*notes, note]})
 
 
 def _entry_from_json(directory: Path, index: int, item: Mapping[str, Any]) -> TraceEntry:

@@ -22,7 +22,7 @@ from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, read_aprt, whose
 from aprgraph.runtime.trace.described import why_not_described
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, QK_ROWS, TraceEntry, TraceInfo, read_manifest
-from aprgraph.runtime.trace.manifest_graph import graph_of_text
+from aprgraph.runtime.trace.manifest_graph import graph_of_text, why_no_graph
 from aprgraph.runtime.trace.unread_files import Unread, beside_manifest
 from aprgraph.runtime.trace.without_manifest import read_without_manifest
 
@@ -179,6 +179,10 @@ class Trace:
     def graph(self) -> Graph | None:
         """The graph that was run, with its taps; None where there is no manifest, or none in it that holds together. Not to be changed."""
         return graph_of_text(self.info.graph_text) if self.info is not None and self.info.graph_text else None
+
+    def why_no_graph(self) -> str | None:
+        """Why the graph in the manifest does not hold together here; None where it does, or where there is none."""
+        return why_no_graph(self.info.graph_text) if self.info is not None and self.info.graph_text else None
 
     def __iter__(self) -> Any:
         return iter(self.entries)

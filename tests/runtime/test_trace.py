@@ -524,4 +524,4 @@ def test_a_graph_of_ops_with_other_attributes_is_not_used_and_the_numbers_are(tm
     assert [entry.key for entry in found] == [entry.key for entry in trace]
     report = diff(found, trace)
     assert report.exit_code == 0
-    assert any("does not hold together here, and is not used (" in note for note in report.notes), report.notes
+    assert any("the graph in the manifest of A does not hold together here, and is not used: " in note for note in report.notes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import shutil
-import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,9 @@ import pytest
 
 import aprgraph
 from aprgraph.api import CompiledModel
-from aprgraph.cli import main
 from aprgraph.graph.errors import AprgraphError, TokenError, TraceError
 from aprgraph.runtime.trace.reader import Trace
+from tests.support.cli import error_of, run_main
 from tests.support.traces import values, write_trace
 
 Tiny = Callable[..., Path]
@@ -79,19 +78,13 @@ def folder(compiled: CompiledModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.contract("ERR-LINE-1")
 @pytest.mark.parametrize("case", COMMANDS)
-def test_an_error_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_an_error_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     command, message = COMMANDS[case]
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["aprgraph", *command.split()])
     before = read(folder)
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    out, err = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert message in err
-    assert out == ""
+    result = run_main(*command.split())
+    assert message in error_of(result)
+    assert result.out == ""
     assert read(folder) == before
 
 
@@ -104,14 +97,9 @@ def test_an_error_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, cap
         ("--taps all --layers 0..1", "nowhere.gguf"),
     ],
 )
-def test_a_plan_is_checked_before_a_model_is_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plan: str, message: str
-) -> None:
+def test_a_plan_is_checked_before_a_model_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["aprgraph", "run", "nowhere.gguf", *plan.split()])
-    with pytest.raises(SystemExit):
-        main()
-    err = capsys.readouterr().err
+    err = run_main("run", "nowhere.gguf", *plan.split()).err
     assert message in err
     assert ("nowhere.gguf" in err) is (message == "nowhere.gguf")
 

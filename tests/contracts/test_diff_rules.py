@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from aprgraph.cli import main
 from aprgraph.runtime.diff import Class, diff
+from tests.support.cli import run_main
 from tests.support.traces import Tensor, noisy, values, write_bare, write_trace
 
 
@@ -36,9 +35,7 @@ def test_identical_means_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.contract("DIFF-EXIT-1")
 @pytest.mark.parametrize(("b", "code"), [("a", 0), ("noise", 0), ("fault", 1), ("tokens", 2), ("nowhere", 2), ("elsewhere", 3)])
-def test_exit_codes_of_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], b: str, code: int
-) -> None:
+def test_exit_codes_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, b: str, code: int) -> None:
     x = values(3, 96)
     write_trace(tmp_path / "a", {(0, "ffn_up"): x})
     write_trace(tmp_path / "noise", {(0, "ffn_up"): noisy(x, 1e-7)})
@@ -46,9 +43,7 @@ def test_exit_codes_of_the_command(
     write_trace(tmp_path / "tokens", {(0, "ffn_up"): x}, tokens=(1, 2, 4))
     write_trace(tmp_path / "elsewhere", {(1, "ffn_up"): x})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["aprgraph", "diff", "a", b])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == code
+    result = run_main("diff", "a", b)
+    assert result.code == code
     first = {0: "Alike", 1: "Diverged", 2: "", 3: "Nothing was measured"}[code]
-    assert capsys.readouterr().out.startswith(first)
+    assert result.out.startswith(first)

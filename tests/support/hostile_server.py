@@ -31,6 +31,13 @@ def start_program(command: Sequence[str]) -> bytes:
     return packet(2, struct.pack("<Q", len(version)) + version + texts("rpc.CreatePipeClient", *command))
 
 
+class _Connection(socket.socket):
+    """One whose other end may be gone: where a command runs in this process too, the system's SIGPIPE would end it."""
+
+    def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
+        super().sendall(data, flags | socket.MSG_NOSIGNAL)
+
+
 @contextlib.contextmanager
 def hostile_server(answer: Answer) -> Iterator[str]:
     """The address of a server that calls ``answer``; clients that do not begin as TVM's are left, as TVM's server does."""
@@ -39,7 +46,8 @@ def hostile_server(answer: Answer) -> Iterator[str]:
         def serve() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
+                    accepted = _Connection(fileno=listener.accept()[0].detach())
+                    threading.Thread(target=one, args=(accepted,), daemon=True).start()
 
         def one(connection: socket.socket) -> None:
             with contextlib.suppress(OSError, struct.error), connection:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +138,18 @@ def columns_of(fmt: str) -> int:
     return 2 * elements if elements > 1 else 53
 
 
-def run(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], shape: Sequence[int], cpu: Cpu) -> npt.NDArray[np.float32]:
-    """Run the kernel of ``what``; every element of the output must have been written."""
+def zeros(*shape: int) -> npt.NDArray[np.float32]:
+    """A state, which sessions allocate at multiples of 64 bytes."""
+    size = 4 * math.prod(shape)
+    room = np.zeros(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size].view(np.float32).reshape(shape)
+
+
+def prepared(
+    what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], shape: Sequence[int], cpu: Cpu
+) -> tuple[Callable[[], object], Any]:
+    """A call of the kernel of ``what``, and TVM's tensor that it writes."""
     result = tvm.runtime.tensor(np.full(shape, POISON, dtype=np.float32))
     # Activations are TVM's own tensors, aligned to 64 bytes; weights lie as they are.
     arguments: list[Any] = []
@@ -152,8 +162,14 @@ def run(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], shap
             arguments += [from_dlpack(operand.stored.reshape(-1)), tvm.runtime.tensor(operand.places)]
     if what.needs_half_table:
         arguments.insert(0, tvm.runtime.tensor(half_table()))
-    _compiled(what.content, cpu, _Key(what))(*arguments, *what.numbers.values(), result)
-    out = result.numpy()
+    return partial(_compiled(what.content, cpu, _Key(what)), *arguments, *what.numbers.values(), result), result
+
+
+def run(what: KernelRequest, operands: Sequence[npt.NDArray[Any] | Weight], shape: Sequence[int], cpu: Cpu) -> npt.NDArray[np.float32]:
+    """Run the kernel of ``what``; every element of the output must have been written."""
+    call, result = prepared(what, operands, shape, cpu)
+    call()
+    out: npt.NDArray[np.float32] = result.numpy()
     assert not (out == POISON).any(), f"{what.text}: elements were not written"
     return out
 

@@ -12,7 +12,7 @@ import pytest
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels import KernelRequest
 from tests.support.golden import nmse
-from tests.support.kernels import RUNNABLE, Weight, f32, reference, request, run, weight
+from tests.support.kernels import RUNNABLE, Weight, f32, reference, request, run, weight, zeros
 
 CPU_IDS = [cpu.name for cpu in RUNNABLE]
 RNG = np.random.default_rng(3)
@@ -22,14 +22,6 @@ PARTS = (0, 1, 4, 13)
 
 def activations(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def zeros(*shape: int) -> np.ndarray:
-    """A state, which sessions allocate at multiples of 64 bytes."""
-    size = 4 * int(np.prod(shape))
-    room = np.zeros(size + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    return room[start : start + size].view(np.float32).reshape(shape)
 
 
 def check_state(

@@ -158,14 +158,11 @@ def trust(directory: str | Path, identity: str | None = None) -> str:
 class CompiledModel:
     """A compiled model with its weights at hand.
 
-    ``once`` promises that this process runs one plan and ends, as the command line does: TVM is then loaded without its
-    compiler where that is not needed, which halves the time to start. ``remote`` is the TVM RPC server that runs it: see ``on``.
-    ``gpu`` is the number of the GPU that a CUDA artifact runs on.
+    ``remote`` is the TVM RPC server that runs it: see ``on``. ``gpu`` is the number of the GPU that a CUDA artifact runs on.
     """
 
     artifact: Artifact
     model: Model
-    once: bool = False
     remote: RemoteAddress | None = None
     gpu: int = 0
 
@@ -268,9 +265,7 @@ class CompiledModel:
             check_room(directory, run.nbytes)
         # Closed also when the run fails: an exception may keep this frame, and with it the lock, for as long as the process lives.
         with contextlib.closing(writer), contextlib.ExitStack() as stack:
-            engine = stack.enter_context(
-                open_engine(self.artifact, self.model, run, threads, once=self.once, remote=self.remote, gpu=self.gpu)
-            )
+            engine = stack.enter_context(open_engine(self.artifact, self.model, run, threads, remote=self.remote, gpu=self.gpu))
             chosen: list[int] = []
 
             def keep(token: int) -> None:
@@ -344,7 +339,7 @@ class CompiledModel:
 
     def execute(self, run: RunPlan, *, threads: int | None = None, on_token: OnToken | None = None) -> Outcome:
         """Run with nothing recorded. Raises AprgraphError."""
-        with open_engine(self.artifact, self.model, run, threads, once=self.once, remote=self.remote, gpu=self.gpu) as engine:
+        with open_engine(self.artifact, self.model, run, threads, remote=self.remote, gpu=self.gpu) as engine:
             try:
                 return execute(run, engine, None, self._end_tokens(run), on_token)
             except NonFiniteError as error:

@@ -120,7 +120,7 @@ class Device:
         code = [MachineCode(data, library) for data in (library.read_bytes(), compile_fat_binary(source.code, [self.architecture]))]
         # Without a model: nothing here is a weight of one.
         no_model: Any = None
-        return CudaSession(*code, source.functions, no_model, self.driver, self.gpu, capacity=0, runtime_alone=False)
+        return CudaSession(*code, source.functions, no_model, self.driver, self.gpu, capacity=0)
 
     def empty(self, shape: Sequence[int], dtype: str = "float32") -> Any:
         return self.session._empty(shape, dtype)

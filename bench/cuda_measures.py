@@ -264,7 +264,7 @@ def model(device: Device, sizes: Sizes, path: Path, scratch: Path, rounds: int) 
             for target, program in compiled.items():
                 plain, full = (program.plan(plan, tokens) for plan in (Plan(), parse_plan("all", f"0..{layers}")))
                 for what, run in (("untapped", plain), ("trace", full)):
-                    engine = stack.enter_context(open_engine(program.artifact, program.model, run, None, once=False, gpu=program.gpu))
+                    engine = stack.enter_context(open_engine(program.artifact, program.model, run, None, gpu=program.gpu))
                     if what == "untapped":
                         actions[f"{target} untapped"] = lambda run=run, engine=engine: execute(run, engine, None)
                     else:

@@ -10,7 +10,6 @@ without (NumPy, networkx, tokenizers, TVM's runtime): the floor. Prints medians 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ TOKENS = [1780, 314, 216, 34, 27, 34, 47]  # "What is 2+2?" in SmolLM2's vocabul
 
 def seconds(command: list[str]) -> float:
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"})
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 

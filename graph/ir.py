@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from aprgraph.graph.errors import GraphError, shown
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 #: A dimension: a number, or a symbol ("n" positions in this pass, "t" positions attended to).
 Dim = int | str
@@ -207,6 +209,8 @@ class Graph:
     def networkx(self) -> nx.MultiDiGraph[str]:
         """The graph for networkx: nodes carry ``node``, edges are keyed by operand index. Do not change it."""
         if self._networkx is None:
+            import networkx as nx  # noqa: PLC0415 -- costs a fifth of a second, and a run asks for no layout
+
             self._networkx = nx.MultiDiGraph()
             for node in self:
                 self._networkx.add_node(node.name, node=node)

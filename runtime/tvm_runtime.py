@@ -1,15 +1,33 @@
-"""TVM's runtime: loaded without its compiler where that is not needed, its threads, and what its errors say."""
+"""TVM's runtime, loaded without the Python package `tvm`; its threads, and what its errors say.
+
+`import tvm` reads the compiler's Python side, or at least half a second of it. What runs compiled code is one C++ library, whose functions
+are reached by name through `tvm_ffi`. The package may be imported before or after in the same process: both use that library.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import importlib.util
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.interrupts import held
 from aprgraph.graph.machine_code import MachineCode
 
-_RUNTIME_ALONE = "TVM_USE_RUNTIME_LIB"
+_LIBRARY = "tvm_runtime"
 _LOAD_LIBRARY = "ffi.Module.load_from_file.so"
+_LOAD_EXECUTABLE = "ffi.Module.load_from_bytes.relax.VMExecutable"
+#: TVM's virtual machine reuses the memory of values that are let go (AllocatorType::kPooled, memory_manager.h).
+_POOLED = 2
+#: kDLCPU of DLPack: the machine needs a CPU beside the device, for shapes.
+_CPU = 1
 #: Libraries stay loaded as long as the process lives, as with TVM's own load_module: objects may outlive sessions.
 _loaded: list[Any] = []
 
@@ -19,35 +37,112 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def load_tvm(*, runtime_alone: bool) -> Any:
-    """TVM. Its runtime alone halves the time to start, but then this process cannot load the compiler any more.
+class TvmRuntime:
+    """TVM's C++ runtime. Functions raise what TVM raises. ``load_tvm_runtime`` gives the one of this process."""
 
-    It has no effect where the compiler is loaded already.
-    """
+    def __init__(self, ffi: Any, library: Path) -> None:
+        self._ffi = ffi
+        #: The shared library; those of devices lie beside it.
+        self.library = library
+        self._alloc = self.function("runtime.TVMTensorAllocWithScope")
+        self._view = self.function("runtime.TVMTensorCreateView")
+        self._fill = self.function("runtime.TVMTensorCopyFromBytes")
+
+    def function(self, name: str) -> Any:
+        """TVM's function ``name``."""
+        return self._ffi.get_global_func(name)
+
+    def has_function(self, name: str) -> bool:
+        """Whether TVM has a function ``name``, which it may have of a device alone."""
+        return self._ffi.get_global_func(name, allow_missing=True) is not None
+
+    def register(self, name: str, function: Callable[..., Any]) -> None:
+        """Let compiled code call ``function`` by ``name``."""
+        self._ffi.register_global_func(name, function, override=True)
+
+    def device(self, kind: str, index: int = 0) -> Any:
+        """The device number ``index`` of a ``kind``, "cpu" or "cuda"."""
+        return self._ffi.device(kind, index)
+
+    def shape(self, values: Sequence[int]) -> Any:
+        """A TVM shape."""
+        return self._ffi.Shape(values)
+
+    # -- tensors ---------------------------------------------------------------------------------------------------------
+
+    def empty(self, shape: Sequence[int], dtype: str, device: Any) -> Any:
+        """A tensor on ``device`` whose elements are whatever was there."""
+        return self._alloc(self._ffi.Shape(shape), self._ffi.dtype(dtype), device, None)
+
+    def tensor(self, values: npt.NDArray[Any], device: Any) -> Any:
+        """A tensor on ``device`` with a copy of ``values``."""
+        return self.fill(self.empty(values.shape, values.dtype.name, device), values)
+
+    def fill(self, tensor: Any, values: npt.NDArray[Any]) -> Any:
+        """``tensor``, with ``values`` of its shape and dtype copied into it."""
+        assert tuple(tensor.shape) == values.shape
+        assert str(tensor.dtype) == values.dtype.name
+        values = np.ascontiguousarray(values)
+        self._fill(tensor, values.ctypes.data_as(ctypes.c_void_p), values.nbytes)
+        return tensor
+
+    def view(self, tensor: Any, shape: Sequence[int]) -> Any:
+        """The first elements of ``tensor`` in another shape, in the same memory."""
+        return self._view(tensor, self._ffi.Shape(shape), tensor.dtype, 0)
+
+    def from_dlpack(self, values: npt.NDArray[Any]) -> Any:
+        """A tensor in the memory of ``values``, which must be writable."""
+        return self._ffi.from_dlpack(values)
+
+    # -- compiled code ---------------------------------------------------------------------------------------------------
+
+    def load_library(self, library: MachineCode) -> Any:
+        """The module of a kernel library. What TVM raises where it cannot be loaded is as various as its causes.
+
+        TVM's own load_module would want a file with a name, which others could replace after it was verified.
+        """
+        with library.file() as path:
+            module = self.function(_LOAD_LIBRARY)(path, "so")
+        _loaded.append(module)
+        return module
+
+    def load_executable(self, program: bytes) -> Any:
+        """The program of VM bytecode. Raises what TVM raises for bytes that are none."""
+        return self.function(_LOAD_EXECUTABLE)(program)
+
+    def machine(self, executable: Any, device: Any) -> Any:
+        """A virtual machine that runs ``executable`` on ``device``. It looks up, once, what is registered now."""
+        machine = executable["vm_load_executable"]()
+        devices = [(int(device.dlpack_device_type()), device.index)]
+        if devices[0][0] != _CPU:
+            devices.append((_CPU, 0))
+        machine["vm_initialization"](*(value for kind, index in devices for value in (kind, index, _POOLED)))
+        return machine
+
+
+@functools.cache
+def load_tvm_runtime() -> TvmRuntime:
+    """TVM's runtime in this process. Raises ArtifactError where the package is there without its library."""
     # Otherwise TVM takes half of the processors, on the assumption that every other one is a second hardware thread.
     os.environ.setdefault("TVM_NUM_THREADS", str(default_threads()))
-    said = os.environ.get(_RUNTIME_ALONE)
-    if runtime_alone:
-        os.environ[_RUNTIME_ALONE] = "1"
-    try:
-        with held(may_end=True):  # half-imported, it cannot be imported again
-            import tvm  # noqa: PLC0415 -- costs half a second
-    finally:
-        # Read at import; processes that this one starts must not inherit it.
-        if runtime_alone and said is None:
-            del os.environ[_RUNTIME_ALONE]
-    return tvm
+    with held(may_end=True):  # half-imported, it cannot be imported again
+        import tvm_ffi  # noqa: PLC0415 -- costs a tenth of a second
+        from tvm_ffi.libinfo import load_lib_ctypes  # noqa: PLC0415
+
+        try:
+            library = load_lib_ctypes("tvm", _LIBRARY, "RTLD_GLOBAL", extra_lib_paths=_places())
+        except (RuntimeError, OSError) as error:
+            raise ArtifactError(f"TVM's runtime cannot be loaded: {first_line(error)}; install apache-tvm again") from None
+        return TvmRuntime(tvm_ffi, Path(library._name).resolve())  # noqa: SLF001 -- ctypes has no other
 
 
-def load_library(tvm: Any, library: MachineCode) -> Any:
-    """The module of a kernel library. What TVM raises where it cannot be loaded is as various as its causes.
-
-    TVM's own load_module would want a file with a name, which others could replace after it was verified.
-    """
-    with library.file() as path:
-        module = tvm.get_global_func(_LOAD_LIBRARY)(path, "so")
-    _loaded.append(module)
-    return module
+def _places() -> list[Path]:
+    """Where TVM's own package looks for its libraries (tvm/libinfo.py), found without an import of the package."""
+    told = os.environ.get("TVM_LIBRARY_PATH")
+    found = importlib.util.find_spec("tvm")
+    packages = [Path(place) for place in (found.submodule_search_locations or () if found is not None else ())]
+    beside = [place / folder for place in packages for folder in ("lib", "../../build/lib", "../../lib")]
+    return [*([Path(told)] if told else []), *beside]
 
 
 def first_line(error: Exception) -> str:

@@ -37,13 +37,12 @@ from aprgraph.runtime.engine import Choices, OnTap
 from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array, weight_in_memory
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics
-from aprgraph.runtime.tvm_runtime import default_threads, first_line, load_library, load_tvm
+from aprgraph.runtime.tvm_runtime import TvmRuntime, default_threads, first_line, load_tvm_runtime
 
 #: Called with the arrays of tensors that were fetched; they are good until it returns.
 Receive = Callable[..., None]
 
 _ITEMSIZE = 4
-_LOAD_PROGRAM = "ffi.Module.load_from_bytes.relax.VMExecutable"
 #: How many chunks of a tensor in a file are summarised at once: 16 MiB.
 CHUNKS_AT_ONCE = 256
 #: Held while a session's functions have their names, which are the whole process's, and a machine looks them up.
@@ -61,10 +60,8 @@ class Session:
     What depends on where all of it lies is in the methods of the section "on the device", which runtime/cuda replaces.
     """
 
-    def __init__(
-        self, kernels: MachineCode, model: Model, threads: int | None = None, *, capacity: int = 0, runtime_alone: bool = False
-    ) -> None:
-        self._tvm = self._load_tvm(runtime_alone=runtime_alone)
+    def __init__(self, kernels: MachineCode, model: Model, threads: int | None = None, *, capacity: int = 0) -> None:
+        self._tvm = self._load_tvm()
         self.threads = threads or default_threads()
         self.capacity = capacity
         self._model = model
@@ -91,55 +88,52 @@ class Session:
 
     def load(self, program: bytes, graph: Graph) -> Program:
         """The program of ``graph``, from its VM bytecode. Raises ArtifactError if it cannot be loaded."""
-        from tvm.runtime.vm import VirtualMachine  # noqa: PLC0415
-
-        executable = self._guarded(lambda: self._tvm.get_global_func(_LOAD_PROGRAM)(program))
+        executable = self._guarded(lambda: self._tvm.load_executable(program))
         executable.import_module(self.kernels)
         # The machine looks functions up by name, once, when it is made: no other thread may give them to its session meanwhile.
         with _NAMES_LOCK:
-            self._tvm.register_global_func(TAP_FUNCTION, self._tap, override=True)
-            self._tvm.register_global_func(CHOICE_FUNCTION, self._choice, override=True)
-            self._tvm.register_global_func(USED_FUNCTION, self._used, override=True)
-            machine = VirtualMachine(executable, self._device())
+            self._tvm.register(TAP_FUNCTION, self._tap)
+            self._tvm.register(CHOICE_FUNCTION, self._choice)
+            self._tvm.register(USED_FUNCTION, self._used)
+            machine = self._tvm.machine(executable, self._device())
         return Program(self, machine, graph)
 
     # -- on the device -----------------------------------------------------------------------------------------------------
 
-    def _load_tvm(self, *, runtime_alone: bool) -> Any:
-        return load_tvm(runtime_alone=runtime_alone)
+    def _load_tvm(self) -> TvmRuntime:
+        return load_tvm_runtime()
 
     def _device(self) -> Any:
         """The TVM device."""
-        return self._tvm.cpu()
+        return self._tvm.device("cpu")
 
     def _load_kernels(self, library: MachineCode) -> Any:
-        return load_library(self._tvm, library)
+        return self._tvm.load_library(library)
 
     def _make_half_table(self) -> Any | None:
         """What programs are given for it; None for those that take none."""
-        return self._tvm.runtime.tensor(half_table())
+        return self._tvm.tensor(half_table(), self._device())
 
     def _bind(self, node: Node) -> list[Any]:
         """The weight of a `weight` node, as kernels take it."""
-        from tvm_ffi import from_dlpack  # noqa: PLC0415
-
         if comes_in_pieces(node.type):
             weight = weight_in_memory(self._model, node)
             self._held[node.name] = weight.held
-            return [from_dlpack(weight.span), self._tvm.runtime.tensor(weight.places)]
+            return [self._tvm.from_dlpack(weight.span), self.tensor(weight.places)]
         array = weight_array(self._model, node)
-        return [self._tvm.runtime.tensor(array) if weight_format(node.type).is_decoded_when_bound else from_dlpack(exportable(array))]
+        decoded = weight_format(node.type).is_decoded_when_bound
+        return [self.tensor(array) if decoded else self._tvm.from_dlpack(exportable(array))]
 
     def tensor(self, values: npt.NDArray[Any]) -> Any:
         """A TVM tensor of ``values``."""
-        return self._tvm.runtime.tensor(values, self._device())
+        return self._tvm.tensor(values, self._device())
 
     def _empty(self, shape: Sequence[int], dtype: str) -> Any:
-        return self._tvm.runtime.empty(tuple(shape), dtype, self._device())
+        return self._tvm.empty(shape, dtype, self._device())
 
     def _clear(self, tensor: Any) -> None:
         """Fill a tensor of f32 with zeros."""
-        tensor.copyfrom(np.zeros(tensor.shape, np.float32))
+        self._tvm.fill(tensor, np.zeros(tensor.shape, np.float32))
 
     def fetch(self, tensors: Sequence[Any], receive: Receive) -> None:
         """Call ``receive`` with the tensors as arrays, now or soon; in the order of the calls, and before ``wait`` returns."""
@@ -170,18 +164,18 @@ class Session:
                 self._clear(self._states[name])
             return self._states[name]
         assert total <= self.capacity
-        return self._states[name]._create_view(kind.bind(t=total))  # noqa: SLF001 -- TVM has no public reshape without a copy
+        return self._tvm.view(self._states[name], kind.bind(t=total))
 
     def shape(self, values: Sequence[int]) -> Any:
         """A TVM shape."""
-        return self._tvm.runtime.ShapeTuple(values)
+        return self._tvm.shape(values)
 
     # -- what programs call ----------------------------------------------------------------------------------------------
 
     def start(self, run: _Run) -> None:
         """From now on, taps and choices belong to ``run``."""
         self._running = run
-        self._tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
+        self._tvm.function("runtime.config_threadpool")(1, self.threads)
 
     def stop(self) -> None:
         """The run is over: no taps or choices are expected."""
@@ -232,7 +226,7 @@ class Session:
     def _rows(self, value: Any, count: int) -> Any:
         """What the statistics kernel says of a tensor."""
         rows = self._empty((-(-count // STATISTICS_CHUNK), STATISTICS_COLUMNS), "float64")
-        self._statistics(value._create_view((count,)), rows)  # noqa: SLF001
+        self._statistics(self._tvm.view(value, (count,)), rows)
         return rows
 
 

@@ -103,7 +103,7 @@ def run(
     directory = output or opened.default_trace_directory
     if not plan.is_empty:
         _check_place(directory, force=force)
-    compiled = replace(compile_source(opened, target, None if rpc else gpu, arithmetic), once=True, gpu=gpu)
+    compiled = replace(compile_source(opened, target, None if rpc else gpu, arithmetic), gpu=gpu)
     compiled = compiled if rpc is None else compiled.on(rpc)
     if plan.is_empty:
         _generate(compiled, run_plan, threads, quiet=json)

@@ -33,7 +33,6 @@ class CompiledEngine:
 
     def __init__(self, artifact: Artifact, run: RunPlan, open_session: Callable[[], Session], target_name: str) -> None:
         self.target_name = target_name
-        # Programs first: where one must be compiled, the session then shares the TVM that the compiler has loaded.
         graphs = {id(graph): (graph, run.executed(graph, artifact.target)) for graph in run.graphs()}
         programs = {key: artifact.program(executed) for key, (_, executed) in graphs.items()}
         self._session = open_session()
@@ -60,7 +59,6 @@ def open_engine(
     run: RunPlan,
     threads: int | None,
     *,
-    once: bool,
     remote: RemoteAddress | None = None,
     gpu: int = 0,
 ) -> Iterator[Engine]:
@@ -77,20 +75,20 @@ def open_engine(
         yield ReferenceEngine(model)
     else:
         open_here = _open_cuda_engine if artifact.target == "cuda" else _open_llvm_engine
-        with closing(open_here(artifact, model, run, threads, gpu, once=once)) as engine:
+        with closing(open_here(artifact, model, run, threads, gpu)) as engine:
             yield engine
 
 
-def _open_llvm_engine(artifact: Artifact, model: Model, run: RunPlan, threads: int | None, _gpu: int, *, once: bool) -> CompiledEngine:
+def _open_llvm_engine(artifact: Artifact, model: Model, run: RunPlan, threads: int | None, _gpu: int) -> CompiledEngine:
     def open_session() -> Session:
         from aprgraph.runtime.tvm_session import Session  # noqa: PLC0415
 
-        return Session(artifact.kernel_code, model, threads, capacity=run.total, runtime_alone=once)
+        return Session(artifact.kernel_code, model, threads, capacity=run.total)
 
     return CompiledEngine(artifact, run, open_session, artifact.target_name)
 
 
-def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: int | None, index: int, *, once: bool) -> CompiledEngine:
+def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: int | None, index: int) -> CompiledEngine:
     from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
     from aprgraph.runtime.cuda.session import CudaSession, release_pool  # noqa: PLC0415
 
@@ -104,9 +102,7 @@ def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: 
     check_gpu_memory(run, gpu, *driver.memory())
 
     def open_session() -> Session:
-        return CudaSession(
-            artifact.kernel_code, artifact.device_code, code.functions, model, driver, gpu, capacity=run.total, runtime_alone=once
-        )
+        return CudaSession(artifact.kernel_code, artifact.device_code, code.functions, model, driver, gpu, capacity=run.total)
 
     major, minor = gpu.compute_capability
     return CompiledEngine(artifact, run, open_session, f"{artifact.target} sm_{major}{minor}")

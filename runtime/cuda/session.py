@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from aprgraph.runtime.cuda.driver import Driver, Gpu
 from aprgraph.runtime.cuda.transfers import PENDING, Transfers
 from aprgraph.runtime.kernel_values import pieces_in_file, weight_array
 from aprgraph.runtime.trace.aprt import F32
-from aprgraph.runtime.tvm_runtime import first_line, load_tvm
+from aprgraph.runtime.tvm_runtime import TvmRuntime, first_line, load_tvm_runtime
 from aprgraph.runtime.tvm_session import Receive, Session
 
 _CREATE = "ffi.Module.create.cuda"
@@ -36,8 +35,8 @@ _INPUTS = 2
 
 def release_pool() -> None:
     """Give back the memory that TVM keeps for values to come: it would count as taken."""
-    if "tvm" in sys.modules:
-        load_tvm(runtime_alone=False).get_global_func("vm.builtin.memory_manager.clear")()
+    if "tvm_ffi" in sys.modules:
+        load_tvm_runtime().function("vm.builtin.memory_manager.clear")()
 
 
 class CudaSession(Session):
@@ -57,14 +56,13 @@ class CudaSession(Session):
         gpu: Gpu,
         *,
         capacity: int,
-        runtime_alone: bool,
     ) -> None:
         self._fat_binary, self._functions, self._driver, self._gpu = fat_binary, functions, driver, gpu
         driver.use(gpu)
         self._transfers = Transfers(driver)
         self._kept: dict[tuple[tuple[int, ...], str], tuple[list[Any], Iterator[int]]] = {}
         self._pieces: Any = None
-        super().__init__(library, model, capacity=capacity, runtime_alone=runtime_alone)
+        super().__init__(library, model, capacity=capacity)
 
     def close(self) -> None:
         """See ``Session.close``: all that lies on the GPU, for TVM still knows this session by its taps, and the buffers of copies."""
@@ -76,25 +74,21 @@ class CudaSession(Session):
 
     # -- on the device -----------------------------------------------------------------------------------------------------
 
-    def _load_tvm(self, *, runtime_alone: bool) -> Any:
-        tvm = load_tvm(runtime_alone=runtime_alone)
-        if tvm.get_global_func(_CREATE, allow_missing=True) is None:
-            # TVM loads it by itself where it finds the driver and the runtime library, which may lie in a package.
-            from tvm.base import _LOADED_LIBS  # noqa: PLC0415
-
-            place = Path(_LOADED_LIBS["tvm_runtime"]._name).resolve().parent / "libtvm_runtime_cuda.so"  # noqa: SLF001
+    def _load_tvm(self) -> TvmRuntime:
+        tvm = load_tvm_runtime()
+        if not tvm.has_function(_CREATE):
             try:
-                ctypes.CDLL(str(place), mode=ctypes.RTLD_GLOBAL)
+                ctypes.CDLL(str(tvm.library.parent / "libtvm_runtime_cuda.so"), mode=ctypes.RTLD_GLOBAL)
             except OSError as error:
                 raise DeviceError(f"TVM's CUDA runtime cannot be loaded: {error}; install apache-tvm again") from None
         return tvm
 
     def _device(self) -> Any:
-        return self._tvm.cuda(self._gpu.index)
+        return self._tvm.device("cuda", self._gpu.index)
 
     def _load_kernels(self, library: MachineCode) -> Any:
-        functions = self._tvm.get_global_func("runtime.LoadMetaDataFromJSON")(self._functions)
-        kernels = self._tvm.get_global_func(_CREATE)(self._fat_binary.data, "fatbin", functions, {})
+        functions = self._tvm.function("runtime.LoadMetaDataFromJSON")(self._functions)
+        kernels = self._tvm.function(_CREATE)(self._fat_binary.data, "fatbin", functions, {})
         host = super()._load_kernels(library)
         host.import_module(kernels)
         return host
@@ -113,7 +107,7 @@ class CudaSession(Session):
             for _, start, part in packed_parts(node.type, (find() for find in pieces.finders)):
                 self._transfers.upload(part, weight.data_ptr() + start)
         self._model.file.release()
-        return [weight, self._tvm.runtime.tensor(packed_places(node.type), self._device())] if in_pieces else [weight]
+        return [weight, self._tvm.tensor(packed_places(node.type), self._device())] if in_pieces else [weight]
 
     def _empty(self, shape: Sequence[int], dtype: str) -> Any:
         try:
@@ -137,11 +131,11 @@ class CudaSession(Session):
             self._pieces = None
             self._pieces = self._empty(values.shape, "float32")
         self._transfers.upload(values, self._pieces.data_ptr())
-        return self._pieces._create_view(values.shape)  # noqa: SLF001
+        return self._tvm.view(self._pieces, values.shape)
 
     def _rows(self, value: Any, count: int) -> Any:
         rows = self._one_of(PENDING + 1, (-(-count // STATISTICS_CHUNK), STATISTICS_COLUMNS), "float64")
-        self._statistics(value._create_view((count,)), rows)  # noqa: SLF001
+        self._statistics(self._tvm.view(value, (count,)), rows)
         return rows
 
     def _one_of(self, count: int, shape: Sequence[int], dtype: str) -> Any:

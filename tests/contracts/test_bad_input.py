@@ -15,7 +15,7 @@ import aprgraph
 from aprgraph.api import CompiledModel
 from aprgraph.graph.errors import AprgraphError, TokenError, TraceError
 from aprgraph.runtime.trace.reader import Trace
-from tests.support.cli import error_of, run_main
+from tests.support.cli import error_of, run_cli
 from tests.support.traces import values, write_trace
 
 Tiny = Callable[..., Path]
@@ -82,7 +82,7 @@ def test_an_error_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, cas
     command, message = COMMANDS[case]
     monkeypatch.chdir(folder)
     before = read(folder)
-    result = run_main(*command.split())
+    result = run_cli(*command.split())
     assert message in error_of(result)
     assert result.out == ""
     assert read(folder) == before
@@ -99,7 +99,7 @@ def test_an_error_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, cas
 )
 def test_a_plan_is_checked_before_a_model_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
-    err = run_main("run", "nowhere.gguf", *plan.split()).err
+    err = run_cli("run", "nowhere.gguf", *plan.split()).err
     assert message in err
     assert ("nowhere.gguf" in err) is (message == "nowhere.gguf")
 

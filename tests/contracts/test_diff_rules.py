@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aprgraph.runtime.diff import Class, diff
-from tests.support.cli import run_main
+from tests.support.cli import run_cli
 from tests.support.traces import Tensor, noisy, values, write_bare, write_trace
 
 
@@ -43,7 +43,7 @@ def test_exit_codes_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write_trace(tmp_path / "tokens", {(0, "ffn_up"): x}, tokens=(1, 2, 4))
     write_trace(tmp_path / "elsewhere", {(1, "ffn_up"): x})
     monkeypatch.chdir(tmp_path)
-    result = run_main("diff", "a", b)
+    result = run_cli("diff", "a", b)
     assert result.code == code
     first = {0: "Alike", 1: "Diverged", 2: "", 3: "Nothing was measured"}[code]
     assert result.out.startswith(first)

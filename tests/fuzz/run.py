@@ -21,7 +21,7 @@ from random import Random
 
 from aprgraph.graph.errors import AprgraphError
 from tests.fuzz.target import Target
-from tests.support.cli import run_main
+from tests.support.cli import run_cli
 
 #: Seconds of processor time and bytes of memory that a case may take, seconds after which a process is ended that does not end itself,
 #: and characters of an error.
@@ -59,7 +59,7 @@ def check(target: Target, number: int, *, always: bool = False) -> str | None:
     commands = list(target.commands)
     if commands and (always or number % target.each == 0):
         for command in commands if always else [commands[number // target.each % len(commands)]]:
-            result = run_main(*command.split())
+            result = run_cli(*command.split())
             if result.code not in (0, 1, 2, 3):
                 raise AssertionError(f"aprgraph {command}: exit code {result.code}\n{result.err}")
             if result.code == 2:

@@ -58,7 +58,6 @@ class DeviceKernels:
                 load_driver(),
                 gpu,
                 capacity=0,
-                runtime_alone=False,
             )  # type: ignore[arg-type]
             self._kernels.update((symbol, session.kernels[symbol]) for symbol in functions)
 

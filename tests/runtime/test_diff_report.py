@@ -18,7 +18,7 @@ import aprgraph
 from aprgraph.cli.diff import diff as command
 from aprgraph.graph.errors import AprgraphError
 from aprgraph.runtime.diff import PROFILES, Class, diff
-from tests.support.cli import run_main
+from tests.support.cli import run_cli
 from tests.support.traces import noisy, trace_model, values, write_trace
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -145,7 +145,7 @@ def test_the_command_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_the_help_names_every_profile_and_how_to_set_a_limit() -> None:
-    shown = run_main("diff", "--help")
+    shown = run_cli("diff", "--help")
     assert shown.code == 0
     text = "".join(shown.out.split())  # a narrow terminal breaks words
     for name in (*PROFILES, "--profile", "--tol", "--top", "--json", "--all", "nmse:1e-6", "ids:0.05", "docs/tolerances.md"):

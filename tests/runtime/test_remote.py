@@ -111,7 +111,7 @@ def test_large_tensors_travel_in_pieces(
 def test_only_what_the_plan_needs_is_sent(tiny: CompiledModel, tiny_model: Callable[..., Path], server: RpcServer) -> None:
     def sent(model: LoadedModel, taps: str, options: RunOptions) -> tuple[set[str], dict[str, set[int] | None]]:
         run = model.plan(parse_plan(taps, "0..1"), TOKENS, options)
-        with open_engine(tiny.artifact, model.model, run, None, once=False, remote=parse_remote(server.address)) as engine:
+        with open_engine(tiny.artifact, model.model, run, None, remote=parse_remote(server.address)) as engine:
             assert isinstance(engine, RemoteEngine)
             execute(run, engine, lambda *_: None)
             needed = {node.name for graph in run.graphs() for node in graph.with_op("weight")}
@@ -144,7 +144,7 @@ def test_only_experts_that_were_chosen_are_sent(models: dict[str, CompiledModel]
     model = models["qwen2moe"]
     run = model.plan(parse_plan("moe_router_indices,moe_ffn_out", "0..1"), TOKENS[:2], RunOptions(prefill_chunk=1))
     chosen: set[int] = set()
-    with open_engine(model.artifact, model.model, run, None, once=False, remote=parse_remote(server.address)) as engine:
+    with open_engine(model.artifact, model.model, run, None, remote=parse_remote(server.address)) as engine:
         assert isinstance(engine, RemoteEngine)
         execute(run, engine, lambda _step, _part, node, value, _: chosen.update(value.flat) if node.stage == "moe_router_indices" else None)
         rows = {str(run.graph[name].attrs["tensor"]): weight.rows for name, weight in engine.tensors.weights.items()}
@@ -175,7 +175,7 @@ def test_memory_on_the_server_does_not_grow_with_the_text(tiny: CompiledModel, s
     allocate = Connection.allocate
     monkeypatch.setattr(Connection, "allocate", lambda self, nbytes: (allocated.append(nbytes), allocate(self, nbytes))[1])
     run = tiny.plan(parse_plan("all", "0..1"), TOKENS, RunOptions(max_tokens=24, steps=range(24)))
-    with open_engine(tiny.artifact, tiny.model, run, None, once=False, remote=parse_remote(server.address)) as engine:
+    with open_engine(tiny.artifact, tiny.model, run, None, remote=parse_remote(server.address)) as engine:
         counts: list[int] = []
         execute(run, engine, lambda *_: None, on_token=lambda _: counts.append(len(allocated)))
     assert counts[1] == counts[-1]

@@ -36,13 +36,6 @@ _parser_of = cache(typer.main.get_command)
 
 def run_cli(*arguments: object) -> Result:
     """Run ``aprgraph ARGUMENTS`` in this process, in the current folder."""
-    import tvm.relax  # noqa: F401 -- else `run` loads TVM's runtime alone, and no other test could compile
-
-    return run_main(*arguments)
-
-
-def run_main(*arguments: object) -> Result:
-    """As ``run_cli``, where nothing is compiled later."""
     from aprgraph.cli import main
 
     out, err, code = io.StringIO(), io.StringIO(), 0

@@ -25,6 +25,7 @@ from aprgraph.graph.tap_plan import Plan, parse_plan, parse_steps
 from aprgraph.graph.text import print_graph
 from aprgraph.option_words import in_option_words
 from aprgraph.runs.arithmetic import arithmetic_of_run, described_arithmetic
+from aprgraph.runs.default_place import default_trace_directory
 from aprgraph.runs.execute import OnToken, Outcome, execute
 from aprgraph.runs.open_engine import check_remote, open_engine
 from aprgraph.runs.plan import RunOptions, RunPlan, check_room, gives_logits, plan_run
@@ -99,8 +100,8 @@ class LoadedModel:
 
     @property
     def default_trace_directory(self) -> Path:
-        """``<model-stem>-trace`` beside the model."""
-        return self.model.path.with_name(f"{self.model.stem}-trace")
+        """``<model-stem>-trace`` beside the model; in the current folder for a model in an installed package or a cache."""
+        return default_trace_directory(self.model.path, self.model.stem)
 
     def encode(self, prompt: str, *, affixes: bool = True) -> list[int]:
         """Token ids of ``prompt`` by the model's own tokenizer; without BOS and EOS if ``affixes`` is False, as `apr trace`
@@ -173,7 +174,7 @@ class CompiledModel:
 
     @property
     def default_trace_directory(self) -> Path:
-        """``<model-stem>-trace`` beside the model."""
+        """See ``LoadedModel.default_trace_directory``."""
         return LoadedModel(self.model).default_trace_directory
 
     def encode(self, prompt: str, *, affixes: bool = True) -> list[int]:
@@ -214,7 +215,7 @@ class CompiledModel:
         """Run the model and record the tensors that ``taps``, ``layers`` and ``steps`` select (as on the command line).
 
         ``tokens`` or ``prompt`` (default "What is 2+2?") is the input; ``directory`` defaults to
-        ``<model-stem>-trace`` beside the model. An earlier run's trace there is replaced whole; what else is there is written over
+        ``default_trace_directory``. An earlier run's trace there is replaced whole; what else is there is written over
         only with ``force``. ``arithmetic`` is what --arithmetic is on the command line: the one that was compiled for, or, on the
         reference target, any. ``fingerprint`` "full" names every byte of the model file in the manifest, not samples of its weights
         alone. Raises AprgraphError.

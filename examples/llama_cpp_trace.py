@@ -2,7 +2,7 @@
 
     pip install llama-cpp-python
     python llama_cpp_trace.py model.gguf --prompt "What is 2+2?" -o theirs
-    aprgraph run model.gguf --prompt "What is 2+2?" --taps all --layers 0..30 -o ours
+    aprgraph run model.gguf --prompt "What is 2+2?" --taps all --layers all -o ours
     aprgraph diff ours theirs
 
 llama.cpp calls a function back for each node of its graph, before and after it computes it (``cb_eval`` of llama_context_params). Which

@@ -12,13 +12,13 @@ say() { printf '\n$ %s\n' "$*"; }
 say aprgraph compile "$(basename "$model")"
 aprgraph compile "$model"
 
-say 'aprgraph run --taps all --layers 0..30 --prompt "What is 2+2?" -o good'
-aprgraph run --taps all --layers 0..30 --prompt "What is 2+2?" -o good > good.txt
+say 'aprgraph run --taps all --layers all --prompt "What is 2+2?" -o good'
+aprgraph run --taps all --layers all --prompt "What is 2+2?" -o good > good.txt
 head -8 good.txt
 echo "..."
 
-say 'aprgraph run MODEL --taps all --layers 0..30 -o bad --override-kv llama.rope.freq_base=float:10000'
-aprgraph run "$model" --taps all --layers 0..30 --prompt "What is 2+2?" -o bad --override-kv llama.rope.freq_base=float:10000 > bad.txt
+say 'aprgraph run MODEL --taps all --layers all -o bad --override-kv llama.rope.freq_base=float:10000'
+aprgraph run "$model" --taps all --layers all --prompt "What is 2+2?" -o bad --override-kv llama.rope.freq_base=float:10000 > bad.txt
 head -1 bad.txt
 
 say 'aprgraph diff good bad'

@@ -17,6 +17,7 @@ from aprgraph.graph.held_graph import FindHeld, HeldGraph, check_same_overrides
 from aprgraph.graph.message import Message
 from aprgraph.graph.metadata import ArrayValue, Metadata, Scalar
 from aprgraph.graph.model_keys import find_model_key
+from aprgraph.graph.near_names import did_you_mean_one_of
 from aprgraph.graph.side_tensors import LeftOut, find_left_out, parse_ignored
 from aprgraph.graph.sources import Source, TensorInfo, open_source
 from aprgraph.graph.sources.file_kind import kind_of_gguf
@@ -223,10 +224,11 @@ def _check_overrides(metadata: Metadata, family: Family, overrides: Mapping[str,
         known = find_model_key(key.removeprefix(f"{family.architecture}.")) if key.startswith(f"{family.architecture}.") else None
         is_read = metadata.is_read(key) or key.startswith(_READ_LATER)
         if not is_read and (known is None or not known.neutral):
-            names = ", ".join(sorted(map(metadata.own_name, metadata.keys_read)))
+            names = sorted(map(metadata.own_name, metadata.keys_read))
             raise ModelError(
                 OVERRIDES.given(key, f"{{{key!r}: …}}"),
-                f": nothing reads this key of {metadata.path}; those that change the graph are {names}",
+                f": nothing reads this key of {metadata.path}{did_you_mean_one_of(key, names)}; those that change the graph are ",
+                ", ".join(names),
             )
 
 

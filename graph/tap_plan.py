@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from aprgraph.graph.arguments import LAYERS, STEPS, TAPS, Argument
 from aprgraph.graph.errors import PlanError, shown
@@ -12,7 +15,11 @@ from aprgraph.graph.stages import APR_STAGES, STAGE_ALIASES, STAGE_BY_NAME, STAG
 
 #: The words for every stage, and for those of them that `apr trace` saves.
 ALL, APR = "all", "apr"
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d+)(?:(\.\.)(\d+)?)?")
+#: What makes a name of --taps a pattern, in the syntax of a shell.
+_WILD = re.compile(r"[*?\[]")
+#: The END of a range that goes on to the last layer, or step, there is: how many there are is known when the model is open.
+OPEN_END = sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -21,14 +28,17 @@ class Plan:
 
     ``stages`` are canonical names in execution order; ``everything`` says that the user wrote ``all`` or ``apr``, under
     which a stage that the model lacks is simply not there. ``layers`` filters per-layer stages only; the command line
-    gives ranges without a step, a bisection every n-th layer. ``only`` are the tensors to save of those, by (layer, stage), where
-    that is not all of them.
+    gives ranges without a step, a bisection every n-th layer; a range up to OPEN_END goes on to the last. ``only`` are the
+    tensors to save of those, by (layer, stage), where that is not all of them. ``patterns`` were written in place of names, and
+    ``optional`` are the stages that these alone select: a model need not have all of them.
     """
 
     stages: tuple[str, ...] = ()
     layers: range = range(1)
     everything: bool = False
     only: frozenset[tuple[int | None, str]] | None = None
+    patterns: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
 
     @property
     def is_empty(self) -> bool:
@@ -40,6 +50,26 @@ class Plan:
         chosen = stage in self.stages and (not STAGE_BY_NAME[stage].per_layer or layer in self.layers)
         return chosen and (self.only is None or (layer, stage) in self.only)
 
+    @property
+    def selects_layers(self) -> bool:
+        """Whether ``layers`` bears on what is saved."""
+        return any(STAGE_BY_NAME[stage].per_layer for stage in self.stages)
+
+    def within(self, there: Collection[str], layers: int) -> Plan:
+        """The plan on a model that has the stages ``there`` and so many ``layers``: no open end, and of patterns what there is.
+
+        Raises PlanError for a pattern that none of the stages matches, and for layers that begin behind the last.
+        """
+        for pattern in self.patterns:
+            if not any(stage in there for stage in _matching(pattern)):
+                own = ", ".join(stage for stage in STAGE_BY_NAME if stage in there)
+                raise PlanError(TAPS, f": no stage of this model matches {shown(pattern)}; its stages are: {own}")
+        if self.layers.stop == OPEN_END and self.layers.start >= layers and self.selects_layers:
+            given = f"{self.layers.start}.."
+            raise PlanError(LAYERS.given(given, repr(given)), f": the model has the layers 0 to {layers - 1}; begin at one of them")
+        stages = tuple(stage for stage in self.stages if stage in there or stage not in self.optional)
+        return replace(self, stages=stages, layers=closed(self.layers, layers), patterns=(), optional=frozenset())
+
     def describe(self) -> str:
         """The plan in one canonical form: as the command line would spell it, if it can."""
         if self.is_empty:
@@ -47,7 +77,7 @@ class Plan:
         names = self._word if self.everything else ",".join(self.stages)
         every = f" every {self.layers.step}" if self.layers.step > 1 else ""
         only = "" if self.only is None else f", {len(self.only)} tensors of these"
-        return f"{names} {self.layers.start}..{self.layers.stop}{every}{only}"
+        return f"{names} {range_text(self.layers)}{every}{only}"
 
     @property
     def _word(self) -> str:
@@ -55,42 +85,80 @@ class Plan:
         return APR if self.stages == APR_STAGES else ALL
 
 
-def parse_taps(text: str) -> tuple[tuple[str, ...], bool]:
-    """Parse taps: a comma list of stage names, ``all``, or ``apr`` for the stages that `apr trace` saves; case and blanks
-    around names do not matter.
+def parse_taps(text: str) -> Plan:
+    """Parse taps: a comma list of stage names and of patterns such as ``attn_*``, or ``all``, or ``apr`` for the stages that
+    `apr trace` saves; case and blanks around names do not matter.
 
-    Returns the canonical names in execution order, and whether the text was ``all`` or ``apr``.
-    Raises PlanError for an empty or unknown name, listing the valid ones.
+    Returns the plan for the first layer. Raises PlanError for an empty or unknown name, and for a pattern that nothing matches,
+    listing the valid ones.
     """
     valid = ", ".join(stage.name for stage in STAGES)
     names = [name.strip().lower() for name in text.split(",")]
     if names in ([ALL], [APR]):
-        return APR_STAGES if names == [APR] else tuple(stage.name for stage in STAGES), True
+        return Plan(APR_STAGES if names == [APR] else tuple(stage.name for stage in STAGES), everything=True)
     if "" in names:
         raise PlanError(TAPS.given(shown(text)), f": empty stage name; expected a comma list of stage names, or 'all'. Stages: {valid}")
     chosen: set[str] = set()
+    matched: set[str] = set()
     for name in names:
         canonical = STAGE_ALIASES.get(name, name)
         if name in (ALL, APR):
             raise PlanError(
                 TAPS.given(shown(text)), f": '{name}' stands alone; drop the other names, or list stages by name. Stages: {valid}"
             )
-        if canonical not in STAGE_BY_NAME:
+        if _WILD.search(name):
+            found = _matching(name)
+            if not found:
+                raise PlanError(TAPS, f": no stage matches {shown(name)}; the stages are: {valid}")
+            matched |= found
+        elif canonical not in STAGE_BY_NAME:
             raise PlanError(TAPS, f": unknown stage {shown(name)}{did_you_mean(name)}; expected one of: {valid}, or 'all'")
-        chosen.add(canonical)
-    return tuple(stage.name for stage in STAGES if stage.name in chosen), False
+        else:
+            chosen.add(canonical)
+    return Plan(
+        tuple(stage.name for stage in STAGES if stage.name in chosen | matched),
+        patterns=tuple(name for name in names if _WILD.search(name)),
+        optional=frozenset(matched - chosen),
+    )
+
+
+def _matching(pattern: str) -> set[str]:
+    """The stages whose name, or another name of theirs, ``pattern`` matches as a shell's does."""
+    names = {**{stage.name: stage.name for stage in STAGES}, **STAGE_ALIASES}
+    return {stage for name, stage in names.items() if fnmatchcase(name, pattern)}
 
 
 def parse_layers(text: str) -> range:
-    """Parse layers, ``START..END`` (END exclusive). Raises PlanError that says what was expected."""
+    """Parse layers: ``START..END`` (END exclusive), ``START..`` to the last, one number, or ``all``.
+
+    Raises PlanError that says what was expected.
+    """
     return _parse_range(text, LAYERS, "layer", "such as 0..1 for the first layer")
 
 
+def closed(numbers: range, count: int) -> range:
+    """``numbers``, where they have an open end, up to ``count``."""
+    return range(numbers.start, max(numbers.start, count), numbers.step) if numbers.stop == OPEN_END else numbers
+
+
+def range_text(numbers: range) -> str:
+    """``0..2``, as an option takes it; ``2..`` with an open end."""
+    return f"{numbers.start}..{'' if numbers.stop == OPEN_END else numbers.stop}"
+
+
 def _parse_range(text: str, argument: Argument, what: str, example: str) -> range:
+    if text.strip().lower() == ALL:
+        return range(OPEN_END)
     match = _RANGE.fullmatch(text.strip())
-    if match is None or not match[1].isascii() or not match[2].isascii() or len(match[0]) > 20:
-        raise PlanError(argument.given(shown(text)), f": expected START..END with two whole numbers, END exclusive, {example}")
-    start, end = int(match[1]), int(match[2])
+    if match is None or not match[0].isascii() or len(match[0]) > 20:
+        raise PlanError(
+            argument.given(shown(text)),
+            f": expected START..END with two whole numbers, END exclusive, {example}; or START.. up to the last {what}, one {what}, or all",
+        )
+    start = int(match[1])
+    if match[3] is None:
+        return range(start, OPEN_END if match[2] else start + 1)
+    end = int(match[3])
     if start >= end:
         raise PlanError(
             argument.given(shown(text)),
@@ -100,14 +168,11 @@ def _parse_range(text: str, argument: Argument, what: str, example: str) -> rang
 
 
 def parse_steps(text: str) -> range:
-    """Parse steps, ``A..B`` (B exclusive); step 0 is the prompt. Raises PlanError that says what was expected."""
+    """Parse steps, in the forms of ``parse_layers``; step 0 is the prompt. Raises PlanError that says what was expected."""
     return _parse_range(text, STEPS, "step", "such as 0..3 for the prompt and two generated tokens")
 
 
 def parse_plan(taps: str | None, layers: str = "0..1") -> Plan:
     """Parse both options into a Plan; ``taps`` None means that nothing is saved. Raises PlanError."""
     layer_range = parse_layers(layers)
-    if taps is None:
-        return Plan(layers=layer_range)
-    stages, everything = parse_taps(taps)
-    return Plan(stages, layer_range, everything)
+    return replace(Plan() if taps is None else parse_taps(taps), layers=layer_range)

@@ -123,15 +123,17 @@ class Capture:
 
     def _check_plan(self) -> None:
         """Raise PlanError if the plan names a stage or a layer that the model does not show."""
-        plan, count = self._plan, len(self._captured.layers)
+        count = len(self._captured.layers)
         there = {EMBEDDING, *(stage for tap in self._taps for stage in tap.stages)}
         # What comes behind the model, a program may record itself.
+        self._optional = self._plan.optional
+        plan = self._plan = self._plan.within({*there, *STAGES_OF_TEXT}, count)
         missing = [stage for stage in plan.stages if stage not in there and stage not in STAGES_OF_TEXT]
         if missing and not plan.everything:
             own = ", ".join(stage for stage in STAGE_BY_NAME if stage in there)
             why = "".join(f" ({note})" for note in find_notes(self._captured) if any(stage in note for stage in missing))
             raise PlanError(f"taps: this model does not show {', '.join(missing)}{why}; what it shows is: {own}")
-        if plan.layers.stop > count and any(STAGE_BY_NAME[stage].per_layer for stage in plan.stages):
+        if plan.layers.stop > count and plan.selects_layers:
             raise PlanError(
                 f"layers {plan.layers.start}..{plan.layers.stop}: the model has {count} layers, expected END of at most {count}"
             )
@@ -242,7 +244,7 @@ class Capture:
         if self._is_running or self._embedded is not None:
             raise self._fail("the last pass inside the block did not end, so this is no whole trace")
         seen = {stage for _, _, stage in self._recorded}
-        missing = [] if self._plan.everything else [stage for stage in self._plan.stages if stage not in seen]
+        missing = [] if self._plan.everything else [stage for stage in self._plan.stages if stage not in {*seen, *self._optional}]
         if missing and set(missing) <= {*STAGES_OF_TEXT}:
             raise self._fail(
                 f"{', '.join(missing)} was not recorded: it comes behind the model, so record it inside the block, with "

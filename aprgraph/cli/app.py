@@ -78,7 +78,7 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def _root(
     context: typer.Context,
-    _version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")] = False,
+    _version: Annotated[bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     from aprgraph.cli.lost_pages import lost_pages_are_errors  # noqa: PLC0415
 

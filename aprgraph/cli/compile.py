@@ -52,7 +52,7 @@ def compile_command(
 
     \b
     Example:
-      aprgraph compile SmolLM2.gguf && aprgraph run --taps all --layers 0..30
+      aprgraph compile SmolLM2.gguf && aprgraph run --taps all --layers all
       aprgraph compile --target cuda --arch sm_80 --arch sm_89 SmolLM2.gguf
       aprgraph compile --arithmetic ggml-avx2 SmolLM2.gguf
     """

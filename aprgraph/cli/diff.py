@@ -100,8 +100,8 @@ def diff(
 
     \b
     Example:
-      aprgraph run model.gguf --taps all --layers 0..30 -o good
-      aprgraph run model.gguf --taps all --layers 0..30 -o bad --override-kv llama.rope.freq_base=float:10000
+      aprgraph run model.gguf --taps all --layers all -o good
+      aprgraph run model.gguf --taps all --layers all -o bad --override-kv llama.rope.freq_base=float:10000
       aprgraph diff good bad
       aprgraph diff good bad --model model.gguf --html report.html --repro guilty
       aprgraph diff quantised original --model-a model.gguf --model-b checkpoint/

@@ -38,7 +38,7 @@ def graph(
         str | None,
         typer.Option(
             "--layers",
-            metavar="A..B",
+            metavar="A..B|A..|A|all",
             help="Show these layers only, unfolded, B exclusive; with --taps, also the layers to tap (default 0..1).",
         ),
     ] = None,

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aprgraph.cli.notices import print_notice
+
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel
+    from aprgraph.graph.model import Model
 
 
 def read_input(
@@ -51,3 +54,36 @@ def encode(
     if not isinstance(given, str):
         return given
     return opened.encode_chat(given, system) if chat else opened.encode(given, affixes=not raw)
+
+
+def chat_by_default(model: Model) -> bool:
+    """Whether a prompt that nobody gave goes through the chat template, for a text that is to go on: if there is one; and says so.
+
+    As a raw text, a question ends a chat model at once.
+    """
+    from aprgraph.api import DEFAULT_PROMPT  # noqa: PLC0415
+    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+    from aprgraph.runtime.prompts import encode_chat  # noqa: PLC0415
+
+    if not _has_chat_template(model):
+        return False
+    try:
+        encode_chat(model, DEFAULT_PROMPT)
+    except AprgraphError:  # a template that does not work is no reason for the default not to
+        return False
+    print_notice(f"no prompt is given: {DEFAULT_PROMPT!r} goes through the model's chat template; --prompt runs a text as it is")
+    return True
+
+
+def say_ended_at_once(model: Model, generated: Sequence[int]) -> None:
+    """Where a raw text ended a chat model at its first token: that there is a template."""
+    from aprgraph.runtime.prompts import end_tokens_of  # noqa: PLC0415
+
+    if len(generated) == 1 and generated[0] in end_tokens_of(model) and _has_chat_template(model):
+        print_notice("the model ended the text at once: it was trained on chats; --chat puts the prompt through its template")
+
+
+def _has_chat_template(model: Model) -> bool:
+    from aprgraph.runtime.chat import TEMPLATE_KEY  # noqa: PLC0415
+
+    return TEMPLATE_KEY in model.metadata

@@ -46,8 +46,13 @@ Ignore = Annotated[
     ),
 ]
 Layers = Annotated[
-    str,
-    typer.Option("--layers", metavar="A..B", help="Layers to save, B exclusive. Whole-model stages are saved whenever they are named."),
+    str | None,
+    typer.Option(
+        "--layers",
+        metavar="A..B|A..|A|all",
+        help="Layers to save, B exclusive. Whole-model stages are saved whenever they are named [0..1].",
+        show_default=False,
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Write there also where something else is than an earlier one of this program.")]
 TRACE_HELP = "A trace directory, one APRT file (.bin), or what another program left: .npz, .npy, .pt and more (docs/captures.md)."

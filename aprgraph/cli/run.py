@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from aprgraph.cli.input import encode, read_input
+from aprgraph.cli.input import chat_by_default, encode, read_input, say_ended_at_once
 from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Families, Force, Ignore, Json, Layers, Override
 from aprgraph.cli.progress import progress_bar
@@ -39,18 +39,25 @@ from aprgraph.cli.run_options import (
 )
 from aprgraph.cli.run_source import compile_source, open_source
 from aprgraph.cli.write_errors import written_by
+from aprgraph.graph.words import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aprgraph.api import CompiledModel, RunOptions, RunPlan
     from aprgraph.cli.generated_text import GeneratedText
     from aprgraph.graph.tap_plan import Plan
     from aprgraph.runtime.trace.reader import Trace
 
 
+#: The layers that are recorded where none are named, as `apr trace` has it.
+FIRST_LAYER = "0..1"
+
+
 def run(
     source: Source = None,
     taps: Taps = None,
-    layers: Layers = "0..1",
+    layers: Layers = None,
     apr: Apr = False,
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
@@ -90,25 +97,35 @@ def run(
       aprgraph run model.apr --apr --layers 0..2
       aprgraph run model.gguf --taps all --target reference --arithmetic ggml-avx2
     """
+    from aprgraph.runs.default_place import somebody_elses_place  # noqa: PLC0415
+
     target, gpu = _target(target, rpc)
     open_it = partial(open_source, source, target, model, override_kv or [], ignore or [], arithmetic, elsewhere=rpc is not None)
     # An artifact first, since it may declare stages of its own, which the taps name.
     artifact = open_it() if source is None or source.is_dir() else None
-    plan = _plan("apr" if apr and taps is None else taps, layers, saves=stats_only or output is not None)
+    plan = _plan("apr" if apr and taps is None else taps, FIRST_LAYER if layers is None else layers, saves=stats_only or output is not None)
     options = _options(positions, max_tokens, steps, prefill_chunk, arithmetic, fingerprint)
     given = read_input(prompt, prompt_file, tokens, tokens_file, chat, system, raw=apr)
     opened = artifact or open_it()
+    if max_tokens and not chat and not apr and all(one is None for one in (prompt, prompt_file, tokens, tokens_file)):
+        chat = chat_by_default(opened.model)
     run_plan = opened.plan(plan, encode(opened, given, chat, system, raw=apr), options)
     print_notices(run_plan.notices)
     directory = output or opened.default_trace_directory
     if not plan.is_empty:
+        if output is None and (what := somebody_elses_place(opened.model.path)) is not None:
+            print_notice(f"the model lies in {what}, so the trace goes into this folder; -o gives another place")
         _check_place(directory, force=force)
     compiled = replace(compile_source(opened, target, None if rpc else gpu, arithmetic), gpu=gpu)
     compiled = compiled if rpc is None else compiled.on(rpc)
     if plan.is_empty:
-        _generate(compiled, run_plan, threads, quiet=json)
+        generated = _generate(compiled, run_plan, threads, quiet=json)
     else:
-        _trace(compiled, run_plan, directory, threads, stats_only, force=force, quiet=json)
+        generated = _trace(compiled, run_plan, directory, threads, stats_only, force=force, quiet=json)
+        if layers is None:
+            _say_left_out(run_plan)
+    if not chat:
+        say_ended_at_once(compiled.model, generated)
 
 
 def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
@@ -120,6 +137,15 @@ def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
     if plan.is_empty and saves:
         raise PlanError("nothing is saved without --taps; add --taps LIST or --taps all")
     return plan
+
+
+def _say_left_out(run_plan: RunPlan) -> None:
+    """That the first layer alone is recorded, where that was not asked for and there are others."""
+    from aprgraph.graph.passes.insert_taps import layer_count  # noqa: PLC0415
+
+    others = layer_count(run_plan.untapped.staged()) - 1
+    if run_plan.plan.selects_layers and others > 0:
+        print_notice(f"layer 0 is recorded, and {counted(others, 'layer')} left out; --layers all records every one")
 
 
 def _options(
@@ -163,8 +189,11 @@ def _check_place(directory: Path, *, force: bool) -> None:
         print_notice(describe_others(directory, others))
 
 
-def _generate(compiled: CompiledModel, run_plan: RunPlan, threads: int | None, *, quiet: bool) -> None:
-    """Run with nothing recorded: print the text as it comes, the next token where none is to be generated, or the embedding."""
+def _generate(compiled: CompiledModel, run_plan: RunPlan, threads: int | None, *, quiet: bool) -> Sequence[int]:
+    """Run with nothing recorded: print the text as it comes, the next token where none is to be generated, or the embedding.
+
+    Returns what was generated.
+    """
     from aprgraph.cli import run_report  # noqa: PLC0415
     from aprgraph.cli.generated_text import GeneratedText  # noqa: PLC0415
 
@@ -172,16 +201,17 @@ def _generate(compiled: CompiledModel, run_plan: RunPlan, threads: int | None, *
     if not run_plan.options.max_tokens:
         report = run_report.report_next if compiled.gives_logits else run_report.report_embedding
         report(compiled, run_plan, compiled.output_of(run_plan, threads=threads), quiet)
-        return
+        return ()
     outcome = compiled.execute(run_plan, threads=threads, on_token=text.add)
     text.finish()
     run_report.report_generation(compiled, run_plan, outcome.generated, outcome.ended_by, text.text, quiet)
+    return outcome.generated
 
 
 def _trace(
     compiled: CompiledModel, run_plan: RunPlan, directory: Path, threads: int | None, stats_only: bool, *, force: bool, quiet: bool
-) -> None:
-    """Run and record."""
+) -> Sequence[int]:
+    """Run and record. Returns what was generated."""
     from aprgraph.cli import run_report  # noqa: PLC0415
     from aprgraph.cli.generated_text import GeneratedText  # noqa: PLC0415
 
@@ -189,6 +219,7 @@ def _trace(
     with written_by("-o", force=True):
         trace = _record(compiled, run_plan, directory, threads, stats_only, text, force=force, quiet=quiet)
     run_report.report_trace(compiled, trace, text.text if run_plan.options.max_tokens else None, quiet)
+    return () if trace.info is None else trace.info.extra.get("generated", ())
 
 
 def _record(

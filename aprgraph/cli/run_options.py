@@ -11,7 +11,7 @@ Source = Annotated[
     Path | None,
     typer.Argument(
         metavar="[ARTIFACT|MODEL]",
-        help="An artifact, or a model (run by its artifact beside it, or compiled into a cache first) [the one artifact here].",
+        help="An artifact, or a model (run by its artifact beside it, or compiled into a cache first) [the artifact here].",
         show_default=False,
     ),
 ]
@@ -20,13 +20,20 @@ Taps = Annotated[
     typer.Option(
         "--taps",
         metavar="LIST|all|apr",
-        help="Stages to save, separated by commas; `aprgraph stages` lists them; apr are those that `apr trace` saves. "
+        help="Stages to save, separated by commas, also as patterns such as 'attn_*'; `aprgraph stages` lists them; apr are those that "
+        "`apr trace` saves. "
         "Without it nothing is saved, and the next token is printed.",
     ),
 ]
 Apr = Annotated[bool, typer.Option("--apr", help="As `apr trace` runs a model: --taps apr, and the prompt raw, without BOS.")]
 Prompt = Annotated[
-    str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The input, tokenized by the model's own tokenizer [What is 2+2?].")
+    str | None,
+    typer.Option(
+        "--prompt",
+        "-p",
+        metavar="TEXT",
+        help="The input, tokenized by the model's own tokenizer [What is 2+2?, with -n through the chat template].",
+    ),
 ]
 PromptFile = Annotated[Path | None, typer.Option("--prompt-file", "-f", metavar="FILE", help="The input from a file; - is standard input.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Put the input through the model's own chat template.")]
@@ -42,7 +49,9 @@ MaxTokens = Annotated[
 ]
 Steps = Annotated[
     str,
-    typer.Option("--steps", metavar="A..B", help="Steps that the taps record, B exclusive: 0 is the prompt, i the i-th generated token."),
+    typer.Option(
+        "--steps", metavar="A..B|A..|A|all", help="Steps that the taps record, B exclusive: 0 is the prompt, i the i-th generated token."
+    ),
 ]
 PrefillChunk = Annotated[
     int | None,
@@ -54,7 +63,12 @@ PrefillChunk = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Where to write the trace [<model-stem>-trace beside the model]."),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="Where to write the trace [<model-stem>-trace beside the model; here, if that lies in a package or a cache].",
+    ),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads; results do not depend on it [all processors].")]
 Positions = Annotated[str, typer.Option("--positions", metavar="last|all", help="Positions whose logits lm_head holds.")]

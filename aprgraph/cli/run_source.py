@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aprgraph.cli.artifact_here import artifact_here
 from aprgraph.cli.notices import print_notice
 from aprgraph.cli.progress import spinner
 
@@ -34,7 +35,7 @@ def open_source(
     from aprgraph.graph.sources.checkpoint import is_checkpoint  # noqa: PLC0415
 
     overrides = parse_overrides(override_kv)
-    chosen = source if source is not None else _only_artifact()
+    chosen = source if source is not None else artifact_here(target, arithmetic)
     if chosen.is_dir() and not is_checkpoint(chosen):
         compiled = open_artifact(chosen, model, elsewhere=elsewhere)
         if overrides or ignore:
@@ -70,16 +71,3 @@ def compile_source(
         find_gpu(load_driver(), gpu)
     with spinner(f"compiling {opened.model.path.name}"):
         return opened.compile_cached(target or "llvm", on_notice=print_notice, arithmetic=arithmetic or PLAIN)
-
-
-def _only_artifact() -> Path:
-    """The one artifact in this folder. Raises ArtifactError that names the candidates."""
-    from aprgraph.codegen.artifact import SUFFIX  # noqa: PLC0415
-    from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
-
-    found = sorted(path for path in Path().glob(f"*{SUFFIX}") if path.is_dir())
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ArtifactError(f"several artifacts in this folder: {', '.join(map(str, found))}; name one of them: aprgraph run {found[0]}")
-    raise ArtifactError("no artifact in this folder; name one, or a model: aprgraph run model.gguf, or aprgraph compile model.gguf first")

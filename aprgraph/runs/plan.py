@@ -19,9 +19,10 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.ops import taps_of, traits_of, weights_of
 from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.fix_context import context_choices
+from aprgraph.graph.passes.insert_taps import layer_count
 from aprgraph.graph.passes.pipeline import early_graph, executed_graph, recorded_graph
 from aprgraph.graph.stages import is_logits, is_of_text
-from aprgraph.graph.tap_plan import Plan
+from aprgraph.graph.tap_plan import Plan, closed, range_text
 from aprgraph.runs.arithmetic import arithmetic_notes, arithmetic_notices
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.tokens import check_tokens
@@ -172,6 +173,8 @@ def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], opti
     _check_causal(model, len(ids), options)
     total = len(ids) + max(options.max_tokens - 1, 0)
     generates = options.max_tokens > 0
+    staged = graph.staged()
+    plan = plan.within({node.stage for node in staged if node.stage is not None}, layer_count(staged))
     recorded = recorded_graph(graph, plan, options.positions, total, keep_outputs=generates)
     untapped = recorded_graph(graph, Plan(), options.positions if plan.is_empty else "last", total)
     notes = (*model.notices, *arithmetic_notes(arithmetic), *_context_notes(graph, len(ids), total))
@@ -229,17 +232,18 @@ def _check_generation(model: Model, plan: Plan, ids: tuple[int, ...], options: R
         raise PlanError(f"steps {options.steps.start}..{options.steps.stop}: expected A..B with A below B; step 0 is the prompt")
     if options.steps != range(1) and plan.is_empty:
         raise PlanError(STEPS, " says which steps the taps record; add ", TAPS.given("LIST"), " or ", TAPS.given("all", "'all'"))
+    # A generation ends where the context does, as it ends at an end token.
+    most = min(options.max_tokens, context - len(ids) + 1)
     last = max(options.max_tokens, 1)
-    if options.steps.stop > last:
-        named = f"{options.steps.start}..{options.steps.stop}"
+    steps = closed(options.steps, max(most, 1))
+    if not steps or steps.stop > last:
+        named = range_text(options.steps)
         raise PlanError(
             STEPS.given(named, repr(named)),
             *((f": {options.max_tokens} tokens are generated",) if options.max_tokens else (": nothing is generated without ", MAX_TOKENS)),
             f", so the run has the steps 0..{last} (END exclusive; step 0 is the prompt)",
         )
-    # A generation ends where the context does, as it ends at an end token.
-    room = context - len(ids) + 1
-    return replace(options, max_tokens=min(options.max_tokens, room))
+    return replace(options, max_tokens=most, steps=steps)
 
 
 def check_room(directory: Path, nbytes: int) -> None:

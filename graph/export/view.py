@@ -15,6 +15,7 @@ from aprgraph.graph.export.divergence import Colouring, Divergence, DivergenceCl
 from aprgraph.graph.export.fold import drawn_layer, equal_runs, local_name, tensor_pattern
 from aprgraph.graph.ir import Attr, Dim, Graph, Node, TensorType
 from aprgraph.graph.ops import is_tap, is_weight, taps_of
+from aprgraph.graph.tap_plan import closed
 
 #: The ``op`` of a box that stands for layers which were left out.
 ELIDED = "elided"
@@ -146,7 +147,8 @@ class _Viewer:
                 self.by_layer.setdefault(layer, []).append(node)
         if shown is not None:
             there = {node.layer for node in self.drawn if node.layer is not None}
-            if not set(shown) <= there:
+            self.shown = shown = closed(shown, 1 + max(there, default=-1))
+            if not shown or not there.issuperset(shown):
                 last = max(there, default=-1)
                 raise PlanError(
                     LAYERS.given(f"{shown.start}..{shown.stop}", f"'{shown.start}..{shown.stop}'"),

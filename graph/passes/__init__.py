@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aprgraph.graph.errors import GraphError, shown
+from aprgraph.graph.near_names import did_you_mean_one_of
 from aprgraph.graph.passes.all_positions import AllPositions
 from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.base import Pass, run_passes
@@ -36,7 +37,7 @@ PASSES: dict[str, type[Pass]] = {
 def make_pass(name: str, options: Mapping[str, str], plan: Plan | None = None) -> Pass:
     """The pass ``name`` with ``options`` as text; see graph/passes/options.py. Raises GraphError, or PlanError for its taps."""
     if name not in PASSES:
-        raise GraphError(f"unknown pass {shown(name)}; expected one of {', '.join(PASSES)}")
+        raise GraphError(f"unknown pass {shown(name)}{did_you_mean_one_of(name, PASSES)}; expected one of {', '.join(PASSES)}")
     return build_pass(PASSES[name], options, plan)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from aprgraph.graph.errors import PlanError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import is_tap
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.graph.tap_plan import Plan
+from aprgraph.graph.tap_plan import Plan, range_text
 
 
 @dataclass(frozen=True)
@@ -30,28 +31,34 @@ class InsertTaps:
         if self.plan.is_empty:
             return graph
         staged = graph.staged()
-        _check(self.plan, staged)
+        plan = self.plan.within({node.stage for node in staged if node.stage is not None}, layer_count(staged))
+        _check(plan, staged)
         result = Graph(graph.name, graph.attrs)
         taps = []
         for node in graph:
             result.add(node, graph.operand_names(node.name))
-            if not is_tap(node) and node.stage is not None and self.plan.selects(node.stage, node.layer):
+            if not is_tap(node) and node.stage is not None and plan.selects(node.stage, node.layer):
                 tap = Node(f"tap.{node.name}", "tap", node.type, {}, node.stage, node.layer)
                 taps.append(result.add(tap, [node.name]).name)
         result.outputs = (*taps, *graph.outputs) if self.keep_outputs else tuple(taps)
         return result
 
 
+def layer_count(staged: Iterable[Node]) -> int:
+    """How many layers there are, by the stages of a graph."""
+    return 1 + max((node.layer for node in staged if node.layer is not None), default=-1)
+
+
 def _check(plan: Plan, staged: list[Node]) -> None:
-    stages, span = ",".join(plan.stages), f"{plan.layers.start}..{plan.layers.stop}"
+    stages, span = ",".join(plan.stages), range_text(plan.layers)
     there = {node.stage for node in staged}
-    layers = 1 + max((node.layer for node in staged if node.layer is not None), default=-1)
+    layers = layer_count(staged)
     if not plan.everything:
         missing = [stage for stage in plan.stages if stage not in there]
         if missing:
             own = ", ".join(stage for stage in STAGE_BY_NAME if stage in there)
             raise PlanError(TAPS, f": this model has no stage {', '.join(missing)}; its stages are: {own}")
-    if plan.layers.stop > layers and any(STAGE_BY_NAME[stage].per_layer for stage in plan.stages):
+    if plan.layers.stop > layers and plan.selects_layers:
         raise PlanError(
             LAYERS.given(span, repr(span)), f": the model has {layers} layers, expected END of at most {layers} (END is exclusive)"
         )

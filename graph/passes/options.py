@@ -84,8 +84,7 @@ def _plan(given: Mapping[str, str], plan: Plan | None) -> Plan:
     if plan is None:
         return parse_plan(given.get("taps", "all"), given.get("layers", "0..1"))
     if "taps" in given:
-        stages, everything = parse_taps(given["taps"])
-        plan = replace(plan, stages=stages, everything=everything)
+        plan = replace(parse_taps(given["taps"]), layers=plan.layers)
     return replace(plan, layers=parse_layers(given["layers"])) if "layers" in given else plan
 
 

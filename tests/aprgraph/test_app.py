@@ -49,9 +49,18 @@ def test_help_of_each_command_has_an_example_that_parses(command: str) -> None:
     assert all(option in result.out.replace(line, "") for option in options)
 
 
-def test_version() -> None:
-    result = run_cli("--version")
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(option: str) -> None:
+    result = run_cli(option)
     assert (result.code, result.out, result.err) == (0, f"aprgraph {version('aprgraph')}\n", "")
+
+
+def test_the_package_is_the_program(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "aprgraph", "stages", "nothing.gguf"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: nothing.gguf: not there")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +115,7 @@ def test_what_needs_no_kernels_does_not_import_tvm(tiny_model: Callable[..., Pat
     commands = [
         ["stages"], ["stages", model], ["graph", model], ["diff", "a", "b"], ["inspect", model], ["inspect", "a"],
         ["inspect", "a/layer-0/ffn_up.bin"], ["compile", model, "--target", "reference"], ["--version"],
-        ["run", model, "--tokens", "1,2", "--taps", "ffn_out", "--target", "reference", "-o", "c"],
+        ["run", model, "--tokens", "1,2", "--taps", "ffn_out", "--layers", "0", "--target", "reference", "-o", "c"],
     ]  # fmt: skip
     for command, modules in zip(commands, imported_by(commands, tmp_path), strict=True):
         assert "tvm" not in modules, command

@@ -68,10 +68,28 @@ def test_a_system_message_changes_the_prompt(smollm2: Path) -> None:
 # -- tiny models --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.contract("PLAN-PROMPT-1")
+def test_without_a_prompt_a_chat_model_is_asked_and_a_text_that_ends_at_once_is_said(smollm2: Path) -> None:
+    asked = run_cli("run", smollm2, "-n", 2, "--json")
+    assert json.loads(asked.out)["tokens"] == golden_json("smollm2_generation.json")["prompt"]
+    assert asked.err == "note: no prompt is given: 'What is 2+2?' goes through the model's chat template; --prompt runs a text as it is\n"
+    raw = run_cli("run", smollm2, "-n", 2, "--json", "--prompt", CHAT)
+    assert len(json.loads(raw.out)["generated"]) == 1
+    assert raw.err == "note: the model ended the text at once: it was trained on chats; --chat puts the prompt through its template\n"
+
+
+@pytest.mark.contract("PLAN-PROMPT-1")
+def test_a_template_that_does_not_work_leaves_the_default_raw(tiny_model: Callable[..., Path]) -> None:
+    override = "tokenizer.chat_template=str:{{ raise_exception('no') }}"
+    done = run_cli("run", tiny_model(), "--target", "reference", "-n", 1, "--json", "--override-kv", override)
+    assert (done.code, "chat template" in done.err) == (0, False), done.err
+
+
 def test_a_trace_of_chosen_steps(tiny: CompiledModel, tmp_path: Path) -> None:
     found = printed(
-        tiny.artifact.directory, "--tokens", "5,6,7", "-n", 4, "--taps", "attn_scores,lm_head", "--steps", "1..3", "-o", tmp_path / "t"
-    )
+        tiny.artifact.directory, "--tokens", "5,6,7", "-n", 4, "--taps", "attn_scores,lm_head", "--layers", 0,
+        "--steps", "1..3", "-o", tmp_path / "t",
+    )  # fmt: skip
     assert {row["file"] for row in found["tensors"]} == {
         f"step-{step}/{name}" for step in (1, 2) for name in ("layer-0/attn_scores.bin", "lm_head.bin")
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -29,9 +30,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: object) -> str:
-    """What a run that must succeed prints."""
+    """What a run that must succeed prints; that layers nobody asked about are left out is no news here."""
     result = run_cli("run", *arguments)
-    assert (result.code, result.err) == (0, ""), result.err
+    assert (result.code, re.sub(r"note: layer 0 is recorded, and .*\n", "", result.err)) == (0, ""), result.err
     return result.out
 
 
@@ -144,10 +145,57 @@ def test_the_default_place_is_beside_the_model(tiny_model: Callable[..., Path], 
     assert sorted(files_under(here / "my.model-trace")) == ["layer-0/embedding.bin", "trace.json"]
 
 
+@pytest.mark.contract("PLAN-PLACE-1")
+@pytest.mark.parametrize(("folder", "what"), [("lib/site-packages/models", "an installed package"), (".cache/hub", "a cache")])
+def test_no_trace_goes_into_a_package_or_a_cache(folder: str, what: str, tiny_model: Callable[..., Path], here: Path) -> None:
+    (here / folder).mkdir(parents=True)
+    shutil.copyfile(tiny_model(), here / folder / "my.gguf")
+    done = run_cli("run", here / folder / "my.gguf", "--tokens", "1", "--taps", "embedding", "--target", "reference")
+    assert f"the model lies in {what}, so the trace goes into this folder; -o gives another place" in done.err
+    assert "will be written to my-trace/" in done.out
+    assert sorted(files_under(here / "my-trace")) == ["layer-0/embedding.bin", "trace.json"]
+    assert sorted(files_under(here / folder)) == ["my.gguf"]
+
+
+@pytest.mark.contract("PLAN-LAYERS-5")
+def test_layers_that_nobody_asked_about_are_counted(tiny: CompiledModel, here: Path) -> None:
+    for options, said in (
+        (["--taps", "ffn_up"], True), (["--taps", "ffn_up", "--layers", "0..1"], False), (["--taps", "lm_head"], False),
+        (["--taps", "ffn_up", "--layers", "all"], False), ([], False),
+    ):  # fmt: skip
+        done = run_cli("run", tiny.artifact.directory, "--tokens", TOKENS, *options, *(["-o", "t"] if options else []))
+        assert done.code == 0, done.err
+        assert ("note: layer 0 is recorded, and 2 layers left out; --layers all records every one" in done.err) == said
+
+
+def test_patterns_and_open_ends(tiny: CompiledModel, here: Path) -> None:
+    run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "ffn_*,lm_head", "--layers", "1..", "-o", "t")
+    trace = Trace.open(here / "t")
+    assert trace.info is not None
+    assert trace.info.plan == "ffn_norm,ffn_gate,ffn_up,ffn_silu,ffn_swigl,ffn_out,lm_head 1..3"
+    assert {entry.layer for entry in trace.entries} == {1, 2, None}
+    run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "ffn_up", "--layers", "1", "-n", "3", "--steps", "1..", "-o", "t")
+    assert {entry.step for entry in Trace.open(here / "t").entries} == {1, 2}
+
+
+def test_the_last_of_several_artifacts_is_run_and_said(tiny: CompiledModel, here: Path) -> None:
+    for name in ("old.aprg", "new.aprg", "damaged.aprg"):
+        shutil.copytree(tiny.artifact.directory, here / name)
+    for name, time in (("new.aprg", 2_000_000_000), ("old.aprg", 1_000_000_000)):
+        os.utime(here / name / "artifact.json", (time, time))
+    (here / "damaged.aprg" / "artifact.json").write_text("{")
+    done = run_cli("run", "--tokens", TOKENS)
+    assert done.code == 0, done.err
+    assert (
+        f"note: of the artifacts in this folder new.aprg is run, the last compiled for {tiny.artifact.target}; "
+        "the others are damaged.aprg, old.aprg"
+    ) in done.err
+
+
 def test_another_run_into_the_same_place_replaces_the_trace_alone(tiny: CompiledModel, here: Path) -> None:
     run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "ffn_up,ffn_out", "-o", "t")
     (here / "t" / "notes.txt").write_text("mine")
-    again = run_cli("run", tiny.artifact.directory, "--tokens", "9,9", "--taps", "ffn_up", "-o", "t")
+    again = run_cli("run", tiny.artifact.directory, "--tokens", "9,9", "--taps", "ffn_up", "--layers", "0", "-o", "t")
     assert (again.code, again.err) == (0, "note: t also holds what is not of this trace, and stays: notes.txt\n")
     assert sorted(files_under(here / "t")) == ["layer-0/ffn_up.bin", "notes.txt", "trace.json"]
     trace = Trace.open(here / "t")
@@ -160,7 +208,7 @@ def test_a_trace_of_somebody_else_is_written_over_only_by_force(tiny: CompiledMo
     """Refused before anything is compiled or computed, also in the default place."""
     write_bare(here / "t", {(0, "ffn_out"): values(3, 4)})
     before = files_under(here / "t")
-    common = ("run", tiny.artifact.directory, "--tokens", TOKENS, "--taps", "ffn_up", "-o", "t")
+    common = ("run", tiny.artifact.directory, "--tokens", TOKENS, "--taps", "ffn_up", "--layers", "0", "-o", "t")
     assert fails(*common) == (
         "t: holds tensors without a trace.json, as another program leaves them (layer-0/ffn_out.bin); add --force to write there all the same, "
         "or give another place with -o"

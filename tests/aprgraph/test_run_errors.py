@@ -47,7 +47,7 @@ def test_taps(taps: str, expected: str, here: Path) -> None:
     assert files_under(here) == {}
 
 
-@pytest.mark.parametrize("layers", ["5..5", "7..3", "0-3", "-1..2", "0..x", "..", "3", "", "0..1..2", "0.5..1", "0..99999999999999999999"])
+@pytest.mark.parametrize("layers", ["5..5", "7..3", "0-3", "-1..2", "0..x", "..", "3,", "", "0..1..2", "0.5..1", "0..99999999999999999999"])
 def test_layers(layers: str, here: Path) -> None:
     message = fails("run", "no.gguf", "--taps", "all", "--layers", layers)
     assert message.startswith(f"--layers {layers!r}: ")
@@ -185,7 +185,14 @@ def test_several_artifacts_here(here: Path) -> None:
     for name in ("b.aprg", "a.aprg"):
         (here / name).mkdir()
     message = fails("run", "--tokens", "1")
-    assert message == "several artifacts in this folder: a.aprg, b.aprg; name one of them: aprgraph run a.aprg"
+    assert message == ("several artifacts in this folder, and none can be read: a.aprg, b.aprg; name one of them, which says why not")
+
+
+def test_of_several_artifacts_none_for_the_target(common: tuple[object, ...], here: Path) -> None:
+    shutil.copytree(common[0], here / "a.aprg")
+    shutil.copytree(common[0], here / "b.aprg")
+    message = fails("run", "--tokens", "1", "--target", "cuda")
+    assert message == "several artifacts in this folder, none of them for cuda: a.aprg, b.aprg; name one of them"
 
 
 def test_an_artifact_with_options_that_belong_to_models(common: tuple[object, ...]) -> None:

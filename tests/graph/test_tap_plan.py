@@ -8,31 +8,31 @@ import pytest
 
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.stages import STAGES
-from aprgraph.graph.tap_plan import Plan, parse_layers, parse_plan, parse_taps
+from aprgraph.graph.tap_plan import OPEN_END, Plan, parse_layers, parse_plan, parse_taps
 
 NAMES = tuple(stage.name for stage in STAGES)
 
 
 @pytest.mark.contract("PLAN-SPELLING-1")
 def test_names_come_back_in_execution_order_each_once() -> None:
-    assert parse_taps("lm_head,embedding,ffn_gate,embedding") == (("embedding", "ffn_gate", "lm_head"), False)
+    assert parse_taps("lm_head,embedding,ffn_gate,embedding") == Plan(("embedding", "ffn_gate", "lm_head"))
 
 
 @pytest.mark.contract("PLAN-SPELLING-1")
 @pytest.mark.parametrize("text", ["QKV_MATMUL,Attn_Out", " qkv_matmul , attn_out ", "\tattn_out,\tqkv_matmul\n"])
 def test_case_and_blanks_do_not_matter(text: str) -> None:
-    assert parse_taps(text) == (("qkv_matmul", "attn_out"), False)
+    assert parse_taps(text) == Plan(("qkv_matmul", "attn_out"))
 
 
 @pytest.mark.contract("PLAN-ALL-1")
 @pytest.mark.parametrize("text", ["all", "ALL", " All "])
 def test_all_is_every_stage(text: str) -> None:
-    assert parse_taps(text) == (NAMES, True)
+    assert parse_taps(text) == Plan(NAMES, everything=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_stage_can_be_named(name: str) -> None:
-    assert parse_taps(name.upper()) == ((name,), False)
+    assert parse_taps(name.upper()) == Plan((name,))
 
 
 def test_layer_output_is_an_alias() -> None:
@@ -48,7 +48,7 @@ def test_an_empty_name_is_an_error_that_lists_the_valid_ones(text: str) -> None:
 
 
 @pytest.mark.contract("PLAN-NAMES-1")
-@pytest.mark.parametrize("text", ["qkv", "embedding,bogus", "attn-norm", "all layers", "none", "*", "lm_head\nx"])
+@pytest.mark.parametrize("text", ["qkv", "embedding,bogus", "attn-norm", "all layers", "none", "lm_head\nx"])
 def test_an_unknown_name_is_an_error_that_lists_the_valid_ones(text: str) -> None:
     with pytest.raises(PlanError, match="unknown stage") as caught:
         parse_taps(text)
@@ -63,7 +63,11 @@ def test_all_stands_alone(text: str) -> None:
 
 
 @pytest.mark.contract("PLAN-LAYERS-1")
-@pytest.mark.parametrize(("text", "layers"), [("0..1", range(1)), ("3..17", range(3, 17)), (" 5..6 ", range(5, 6)), ("00..02", range(2))])
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("0..1", range(1)), ("3..17", range(3, 17)), (" 5..6 ", range(5, 6)), ("00..02", range(2)), ("3", range(3, 4)),
+     ("5..", range(5, OPEN_END)), ("all", range(OPEN_END)), (" ALL ", range(OPEN_END))],
+)  # fmt: skip
 def test_layers(text: str, layers: range) -> None:
     assert parse_layers(text) == layers
 
@@ -71,7 +75,7 @@ def test_layers(text: str, layers: range) -> None:
 @pytest.mark.contract("PLAN-LAYERS-2")
 @pytest.mark.parametrize(
     "text",
-    ["", "..", "0-3", "-1..2", "0..-2", "0..x", "x..1", "0..", "..3", "0...3", "0.0..1", "3", "0..1..2", "1e1..20", "+0..1", "0 ..1",
+    ["", "..", "0-3", "-1..2", "0..-2", "0..x", "x..1", "..3", "0...3", "0.0..1", "0..1..2", "3,4", "٣", "0.. 1", "first", "1e1..20", "+0..1", "0 ..1",
      "0..1,2..3", "٠..١", "²..3", "0.." + "9" * 5000],
 )  # fmt: skip
 def test_layers_that_do_not_parse_say_what_was_expected(text: str) -> None:
@@ -130,3 +134,34 @@ def test_layers_filter_per_layer_stages_only() -> None:
 )
 def test_one_canonical_spelling(taps: str | None, layers: str, text: str) -> None:
     assert parse_plan(taps, layers).describe() == text
+
+
+@pytest.mark.contract("PLAN-PATTERN-1")
+def test_a_pattern_selects_what_matches_it() -> None:
+    plan = parse_taps("Q_*,lm_head")
+    assert plan.stages == tuple(name for name in NAMES if name.startswith("q_") or name == "lm_head")
+    assert parse_taps("*").stages == NAMES
+    assert parse_taps("ffn_g??e,ffn_[uv]?").stages == ("ffn_gate", "ffn_up")
+    with pytest.raises(PlanError, match=re.escape("no stage matches 'attn-*'; the stages are: embedding")):
+        parse_taps("attn-*")
+
+
+@pytest.mark.contract("PLAN-PATTERN-2")
+def test_of_a_pattern_the_stages_that_a_model_has_and_of_names_all() -> None:
+    there = {"embedding", "qkv_matmul", "q_post_rope", "lm_head"}
+    assert parse_plan("q*", "0..1").within(there, 2) == Plan(("qkv_matmul", "q_post_rope"))
+    named = parse_plan("q*,q_norm", "0..1").within(there, 2)
+    assert named.stages == ("qkv_matmul", "q_norm", "q_post_rope")  # and insert-taps refuses q_norm, as it was named
+    with pytest.raises(PlanError, match=re.escape("no stage of this model matches 'moe_*'; its stages are: embedding, qkv_matmul")):
+        parse_plan("q*,moe_*").within(there, 2)
+
+
+@pytest.mark.contract("PLAN-LAYERS-4")
+def test_an_open_end_is_that_of_the_model() -> None:
+    there = {"attn_norm", "lm_head"}
+    assert parse_plan("attn_norm", "all").within(there, 3) == Plan(("attn_norm",), range(3))
+    assert parse_plan("attn_norm", "1..").within(there, 3).describe() == "attn_norm 1..3"
+    assert parse_plan("attn_norm", "1..").describe() == "attn_norm 1.."
+    assert parse_plan("lm_head", "7..").within(there, 3).selects("lm_head", None)
+    with pytest.raises(PlanError, match=re.escape("layers='3..': the model has the layers 0 to 2; begin at one of them")):
+        parse_plan("attn_norm", "3..").within(there, 3)

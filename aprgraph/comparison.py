@@ -47,7 +47,7 @@ def diff(
     tolerances, progress. The report's ``headline`` is the sentence to read first. Raises AprgraphError for what cannot
     be compared or read.
     """
-    a, b = open_foreign_sides([a, b])
+    a, b = open_pair(*open_foreign_sides([a, b]))
     report = Comparison.of(replace(_diff(a, b, **options), called=names))
     models = load_models_of(a, b, model, model_a, model_b)
     if models is None:
@@ -56,7 +56,7 @@ def diff(
         return report
     given = {name: options[name] for name in ("profile", "tolerances", "top") if name in options}
     ours, theirs = models
-    return with_blame(report, *open_pair(a, b), ours, model_b=theirs, tokens=tokens, progress=on_replay, **given)
+    return with_blame(report, a, b, ours, model_b=theirs, tokens=tokens, progress=on_replay, **given)
 
 
 def audit(

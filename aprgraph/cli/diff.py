@@ -136,10 +136,10 @@ def diff(
         )
         return
     _check_places(html, repro)
-    one, other = sides = open_foreign_sides([a, b], names or [])
+    one, other = sides = open_pair(*open_foreign_sides([a, b], names or []))
     recorded: tuple[Overrides, Overrides] = ({}, {})
     if replay:
-        given = zip("AB", open_pair(one, other), (model_a or model, model_b or model), strict=True)
+        given = zip("AB", sides, (model_a or model, model_b or model), strict=True)
         (model_a, of_a), (model_b, of_b) = (model_of_manifest(trace, side, chosen) for side, trace, chosen in given)
         recorded = of_a, of_b
     truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro, recorded)
@@ -150,7 +150,7 @@ def diff(
         with replaying() as progress:
             report = with_blame(
                 report,
-                *open_pair(one, other),
+                *sides,
                 truth[0],
                 model_b=truth[1],
                 tokens=ids,
@@ -160,21 +160,21 @@ def diff(
                 progress=progress,
             )
         if repro is not None:
-            guilty = comparison.guilty_of_diff(report, *open_pair(one, other))
+            guilty = comparison.guilty_of_diff(report, *sides)
             with late.written_by("--repro"):
                 write_guilty(repro, guilty, truth[guilty is not None and guilty.is_b], ids)
     if html is not None:
         from aprgraph.runtime.report import write_page  # noqa: PLC0415
 
         with late.written_by("--html"):
-            write_page(html, report, *(report.traces or open_pair(one, other)), option_words)
+            write_page(html, report, *(report.traces or sides), option_words)
     if suggest:
-        arguments = comparison.suggested_arguments(report, open_pair(one, other))
+        arguments = comparison.suggested_arguments(report, sides)
         print_suggestion(arguments, "what differs is one stage" if report.exit_code == 1 else "nothing differs", as_json=as_json)
     elif as_json:
         typer.echo(json.dumps(document_in_option_words(report.to_json()), indent=1, allow_nan=False))
     else:
-        print_report(report, open_pair(one, other), show_all)
+        print_report(report, sides, show_all)
     late.finish()
     raise typer.Exit(report.exit_code)
 

@@ -149,14 +149,13 @@ def _check_place(output: Path, inputs: list[Path], *, force: bool) -> None:
 def _sides(diff: tuple[Path, Path] | None, names: list[str]) -> tuple[Source, Source] | None:
     """The two sides, what other programs left opened and its arrays placed by ``names``. Raises AprgraphError."""
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
-    from aprgraph.runtime.diff.sources import open_foreign_sides  # noqa: PLC0415
+    from aprgraph.runtime.diff.sources import open_foreign_sides, open_pair  # noqa: PLC0415
 
     if diff is None:
         if names:
             raise AprgraphError("--map: it names arrays of a side of --diff, and there is none; give both, or leave it out")
         return None
-    a, b = open_foreign_sides(diff, names)
-    return a, b
+    return open_pair(*open_foreign_sides(diff, names))
 
 
 def _truth(

@@ -277,19 +277,17 @@ class Record(Form):
     def check(self, value: object) -> None:
         if not isinstance(value, dict):
             raise FormError(value, self.expected)
-        for name, form in self.fields.items():
-            if name not in value:
-                raise FormError(_MISSING, form.expected).under(f".{name}")
-            try:
+        name = next((name for name in self.fields if name not in value), None)
+        if name is not None:
+            raise FormError(_MISSING, self.fields[name].expected).under(f".{name}")
+        try:
+            for name, form in self.fields.items():
                 form.check(value[name])
-            except FormError as error:
-                raise error.under(f".{name}") from None
-        for name, form in self.optional.items():
-            if name in value:
-                try:
+            for name, form in self.optional.items():
+                if name in value:
                     form.check(value[name])
-                except FormError as error:
-                    raise error.under(f".{name}") from None
+        except FormError as error:
+            raise error.under(f".{name}") from None
         if self.closed and (strange := next((name for name in value if name not in self.fields and name not in self.optional), None)):
             raise FormError(value[strange], "no such name").under(f"[{shown(strange)}]")
 

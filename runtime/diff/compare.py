@@ -28,7 +28,7 @@ from aprgraph.runtime.diff.reservations import Reservation, find_reservations
 from aprgraph.runtime.diff.row_orders import in_one_row_order
 from aprgraph.runtime.diff.shapes import find_shapes
 from aprgraph.runtime.diff.side_names import name_of, side_names
-from aprgraph.runtime.diff.sources import Source, is_file, open_pair
+from aprgraph.runtime.diff.sources import Source, is_file, open_pair, path_of
 from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.diff.weight_noise import WeightNoise, find_weight_noise
 from aprgraph.runtime.trace.reader import Trace
@@ -60,7 +60,7 @@ def diff(
     if top < 1:
         raise ComparisonError(f"top is {top}, expected at least 1")
     trace_a, trace_b = open_pair(a, b)
-    asked = _Asked((_name(a), _name(b)), is_file(a), top, profile, tuple(tolerances))
+    asked = _Asked((str(path_of(a)), str(path_of(b))), is_file(a), top, profile, tuple(tolerances))
     report = _compare(trace_a, trace_b, asked, progress)
     if asked.single or not report.diverged:
         return report
@@ -155,7 +155,3 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     )
     found = find_reservations(report, (trace_a, trace_b), (shaped_a, shaped_b), pairs, graphs)
     return replace(report, reservations=(*repeated, *found))
-
-
-def _name(side: Source) -> str:
-    return str(side.directory if isinstance(side, Trace) else side)

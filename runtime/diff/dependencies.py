@@ -96,19 +96,17 @@ def _with_all(found: Dependencies, keys: Iterable[Place]) -> Dependencies:
 def from_graph(graph: Graph, steps: Iterable[int] = (0,)) -> Dependencies:
     """The dependencies of ``graph``, run once per step."""
     result = Dependencies(causal=all(is_causal(node.attrs) for node in graph))
+    nodes = [(node, graph.operand_names(node.name), has_state(node)) for node in graph if not (is_tap(node) or is_input(node))]
     previous: int | None = None
     for step in steps:
-        for node in graph:
-            if is_tap(node) or is_input(node):
-                continue
+        for node, names, keeps in nodes:
             value = (step, node.name)
             key = Place(step, node.layer, node.stage) if node.stage is not None else None
-            operands = [(step, name) for name in graph.operand_names(node.name)]
-            if previous is not None and has_state(node):  # it holds the earlier positions too
+            operands = [(step, name) for name in names]
+            if previous is not None and keeps:  # it holds the earlier positions too
                 operands.append((previous, node.name))
             result.add(value, operands, key)
-            if is_weight(node):
-                result.weights.add(value)
+        result.weights.update((step, node.name) for node, _, _ in nodes if is_weight(node))
         if previous is not None:
             result.link(Place(previous, None, LOGITS), Place(step, 0, EMBEDDING))
         previous = step

@@ -183,7 +183,7 @@ def _result(sums: Sums, shape: tuple[int, ...], structured: bool, position_axis:
         rms_a=_rms(energy_a + sums.elsewhere[0], count - sums.nan[0] - sums.inf[0]),
         rms_b=_rms(energy_b + sums.elsewhere[1], count - sums.nan[1] - sums.inf[1]),
         max_abs=math.sqrt(sums.largest) if measured else None,
-        max_index=tuple(int(i) for i in np.unravel_index(sums.largest_index, shape)) if measured else None,
+        max_index=_index(sums.largest_index, shape) if measured else None,
         nan_a=sums.nan[0],
         nan_b=sums.nan[1],
         inf_a=sums.inf[0],
@@ -192,8 +192,17 @@ def _result(sums: Sums, shape: tuple[int, ...], structured: bool, position_axis:
         positions=_positions(sums.rows, shape, position_axis) if measured and structured else None,
         channels=_channels(sums.columns) if measured and structured else None,
         dead_channels=_dead(sums.columns) if measured and structured and sums.rows.shape[1] >= DEAD_FROM else (),
-        nonfinite_index=None if first is None else tuple(int(i) for i in np.unravel_index(first, shape)),
+        nonfinite_index=None if first is None else _index(first, shape),
     )
+
+
+def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The place of an element in row-major order, axis by axis."""
+    found: list[int] = []
+    for dim in reversed(shape):
+        flat, at = divmod(flat, dim)
+        found.append(at)
+    return tuple(reversed(found))
 
 
 def _channels(columns: F64) -> Concentration:
@@ -224,7 +233,7 @@ def _rms(energy: float, count: int) -> float | None:
 
 
 def _concentration(error: F64, signal: F64, count: int) -> Concentration:
-    total, total_signal = float(error.sum()), float(signal.sum())
+    total, total_signal = float(np.add.reduce(error)), float(np.add.reduce(signal))
     floor = total_signal / signal.size
     # Without any signal there is no error either: both sides are 0 everywhere.
     local = error / np.maximum(signal, floor) if floor else np.zeros_like(error)

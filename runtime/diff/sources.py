@@ -16,8 +16,15 @@ Source: TypeAlias = str | Path | Trace
 
 
 def is_file(side: Source) -> bool:
-    """Whether ``side`` names a single APRT file."""
-    return not isinstance(side, Trace) and Path(side).is_file() and not is_foreign_file(Path(side))
+    """Whether ``side`` is a single APRT file."""
+    if isinstance(side, Trace):
+        return side.file is not None
+    return Path(side).is_file() and not is_foreign_file(Path(side))
+
+
+def path_of(side: Source) -> Path:
+    """What ``side`` was, or is to be, opened by."""
+    return (side.file or side.directory) if isinstance(side, Trace) else Path(side)
 
 
 def open_foreign_sides(sides: Sequence[Source], names: Sequence[str] = ()) -> list[Source]:
@@ -38,7 +45,7 @@ def open_pair(a: Source, b: Source) -> tuple[Trace, Trace]:
     opened = open_source(a), open_source(b)
     if is_file(a) != is_file(b):
         file, other = (a, opened[1]) if is_file(a) else (b, opened[0])
-        raise ComparisonError(f"{file} is a file and {other.directory} {_what(other)}; compare two directories, or two files")
+        raise ComparisonError(f"{path_of(file)} is a file and {other.directory} {_what(other)}; compare two directories, or two files")
     return opened
 
 
@@ -68,6 +75,6 @@ def _open_file(path: Path) -> Trace:
             name = inside.relative_to(directory).as_posix()
             listed = [entry for entry in trace.entries if entry.file == name]
             if listed:
-                return Trace(list(path.parents)[depth] if depth < len(path.parents) else directory, listed, trace.info)
+                return Trace.of_file(path, list(path.parents)[depth] if depth < len(path.parents) else directory, listed[0], trace.info)
     layer, count = read_header(path)
-    return Trace(path.parent, [TraceEntry(path.stem, layer, 0, (count,), path.name)], None)
+    return Trace.of_file(path, path.parent, TraceEntry(path.stem, layer, 0, (count,), path.name), None)

@@ -29,6 +29,9 @@ HEADER = struct.Struct("<4sII")
 WHOLE_MODEL = 0xFFFFFFFF
 MAX_ELEMENTS = 0xFFFFFFFF
 
+#: Bytes of a file that is read in one piece: to map it into memory would cost ten times that.
+SMALL = 1 << 16
+
 F32 = npt.NDArray[np.float32]
 
 
@@ -53,19 +56,33 @@ def read_header(path: Path) -> tuple[int | None, int]:
 
     Raises TraceError for a file that cannot be opened, has another magic, or another size than its header says.
     """
+    head, size = _read_start(os.fspath(path), HEADER.size)
+    return _checked_header(path, head, size)
+
+
+def _read_start(path: str, count: int) -> tuple[bytes, int]:
+    """The first ``count`` bytes of a file, fewer where it has no more, and its size. Raises TraceError for what cannot be read."""
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):  # to open it would wait for whoever writes to it
-            raise TraceError(f"{path}: is a pipe, expected a file")
-        with open(path, "rb", buffering=0) as file:
-            head = file.read(HEADER.size)
-            size = os.fstat(file.fileno()).st_size
+        # A trace has thousands of small files, and Python's own files cost more than what these hold. Not to wait, for a pipe's writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            state = os.fstat(descriptor)
+            if stat.S_ISFIFO(state.st_mode):
+                raise TraceError(f"{path}: is a pipe, expected a file")
+            return os.read(descriptor, count), state.st_size
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name, which a damaged manifest can hold
-        raise TraceError(f"{str(path)!r}: cannot be read: {error}") from None
+        raise TraceError(f"{path!r}: cannot be read: {error}") from None
+
+
+def _checked_header(path: str | Path, head: bytes, size: int) -> tuple[int | None, int]:
+    """As ``read_header``, of a file of ``size`` bytes that begins with ``head``."""
     if len(head) < HEADER.size:
         raise TraceError(f"{path}: {len(head)} bytes, too short for an APRT file, whose header alone has {HEADER.size}; dump it again")
-    magic, layer, count = HEADER.unpack(head)
+    magic, layer, count = HEADER.unpack_from(head)
     if magic != MAGIC:
         arrays = "; it looks like a file of NumPy or torch: aprgraph.Trace.write makes a trace of arrays" if magic in _ARRAYS else ""
         raise TraceError(f"{path}: begins with {magic!r}, expected {MAGIC!r}; not an APRT file{arrays}")
@@ -78,13 +95,14 @@ def read_header(path: Path) -> tuple[int | None, int]:
 
 
 def read_aprt(path: str | Path) -> tuple[int | None, F32]:
-    """The layer and the elements, flat and memory-mapped read-only. Raises TraceError."""
-    path = Path(path)
-    layer, count = read_header(path)
-    if count == 0:
-        return layer, np.empty(0, np.float32)
-    # By the path as a string: of a Path, numpy looks up every folder for symbolic links, which is most of what a small tensor costs.
-    return layer, np.memmap(os.fspath(path), dtype="<f4", mode="r", offset=HEADER.size, shape=(count,))
+    """The layer and the elements, flat and read-only: memory-mapped, but of files of at most SMALL bytes. Raises TraceError."""
+    path = os.fspath(path)
+    head, size = _read_start(path, SMALL)
+    layer, count = _checked_header(path, head, size)
+    if len(head) == size:
+        return layer, np.frombuffer(head, "<f4", count, HEADER.size)
+    # By the path as a string: of a Path, numpy looks up every folder for symbolic links.
+    return layer, np.memmap(path, dtype="<f4", mode="r", offset=HEADER.size, shape=(count,))
 
 
 def give_back(values: F32) -> None:

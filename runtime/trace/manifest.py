@@ -108,16 +108,21 @@ def read_manifest(directory: Path, *, with_graph: bool = True) -> tuple[list[Tra
 
 def _entry_from_json(directory: Path, index: int, item: Mapping[str, Any]) -> TraceEntry:
     """The inverse of ``_entry_to_json``, of what is of the form TENSOR. Raises TraceError for what makes no sense together."""
-    where, stage, layer = f"{directory / MANIFEST}: tensors[{index}]", STAGE_BY_NAME.get(item["stage"]), item["layer"]
+    stage, layer = STAGE_BY_NAME.get(item["stage"]), item["layer"]
     if stage is not None and (layer is not None) != stage.per_layer:
         expected = "the number of its layer" if stage.per_layer else "null"
         raise TraceError(
-            f"{where}.layer is {'null' if layer is None else layer}, expected {expected} for {stage.name}; {TRACE_FILE.advice}"
+            f"{_where(directory, index)}.layer is {'null' if layer is None else layer}, expected {expected} for {stage.name}; "
+            f"{TRACE_FILE.advice}"
         )
     if stage is not None and stage.first_layer_only and layer:
-        raise TraceError(f"{where}.layer is {layer}, expected 0 for {stage.name}, which is of layer 0 alone; {TRACE_FILE.advice}")
+        raise TraceError(
+            f"{_where(directory, index)}.layer is {layer}, expected 0 for {stage.name}, which is of layer 0 alone; {TRACE_FILE.advice}"
+        )
     if math.prod(item["shape"]) > MAX_ELEMENTS:
-        raise TraceError(f"{where}.shape is {shown(item['shape'])}, expected at most {MAX_ELEMENTS} elements; {TRACE_FILE.advice}")
+        raise TraceError(
+            f"{_where(directory, index)}.shape is {shown(item['shape'])}, expected at most {MAX_ELEMENTS} elements; {TRACE_FILE.advice}"
+        )
     return TraceEntry(
         stage=item["stage"],
         layer=layer,
@@ -129,9 +134,13 @@ def _entry_from_json(directory: Path, index: int, item: Mapping[str, Any]) -> Tr
     )
 
 
+def _where(directory: Path, index: int) -> str:
+    return f"{directory / MANIFEST}: tensors[{index}]"
+
+
 def _inside(directory: Path, file: str) -> str:
     """``file``, which must stay inside the trace directory."""
-    if Path(file).is_absolute() or ".." in Path(file).parts:
+    if file.startswith("/") or ".." in file.split("/"):
         raise TraceError(f"{directory / MANIFEST}: the file {shown(file)} lies outside the trace directory")
     return file
 

@@ -35,6 +35,9 @@ class Trace:
     that no entry is of, each with why: misnamed, in another form, of another run.
     """
 
+    #: The APRT file that it was opened by, where it is of that alone.
+    file: Path | None = None
+
     def __init__(
         self,
         directory: Path,
@@ -46,6 +49,8 @@ class Trace:
     ) -> None:
         """``has_manifest`` where it does not follow from ``info``, of which other forms than ours tell a part."""
         self.directory = directory
+        #: Before the names of files: to put paths together as paths costs more than to read a small tensor.
+        self._prefix = "" if directory == Path() else f"{directory}/".replace("//", "/")
         self.has_manifest = info is not None if has_manifest is None else has_manifest
         self.unread = tuple(unread)
         self.entries = tuple(sorted(entries, key=lambda entry: entry.order))
@@ -80,6 +85,13 @@ class Trace:
             return _open_with_manifest(directory)
         entries, unread = read_without_manifest(directory)
         return Trace(directory, entries, None, unread)
+
+    @staticmethod
+    def of_file(file: Path, directory: Path, entry: TraceEntry, info: TraceInfo | None) -> Trace:
+        """A trace of the one APRT file that ``entry`` is of, in ``directory``; ``info`` where a manifest lists it."""
+        trace = Trace(directory, [entry], info)
+        trace.file = file
+        return trace
 
     @staticmethod
     def write(
@@ -139,14 +151,14 @@ class Trace:
             raise TraceError(f"{self.directory}: {label} was not recorded; tap it with ", TAPS, " and ", LAYERS) from None
 
     def tensor(self, stage: str, layer: int | None = None, step: int = 0) -> F32:
-        """One tensor as f32 in its shape, memory-mapped read-only (flat where the shape is unknown). Raises TraceError."""
+        """One tensor as f32 in its shape, read-only, a large one memory-mapped (flat where its shape is unknown). Raises TraceError."""
         return self.load(self.get(stage, layer, step))
 
     def load(self, entry: TraceEntry) -> F32:
         """The tensor of ``entry``; see ``tensor``. That it has the statistics that the manifest gives is looked at once."""
         if entry.file is None:
             raise TraceError(f"{self.directory}: {entry.label} has statistics only; run again without ", STATS_ONLY)
-        path = self.directory / entry.file
+        path = self._prefix + entry.file
         layer, values = read_aprt(path)
         if layer != entry.layer:
             raise TraceError(f"{path}: its header names {whose(layer)}, expected {whose(entry.layer)}; written by another run?")

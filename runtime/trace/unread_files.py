@@ -65,13 +65,13 @@ class Folder:
 
 def list_folder(directory: Path) -> Folder:
     """What lies below ``directory``. Links to folders are followed, each folder once. Raises TraceError for what cannot be read."""
-    found, seen = Folder(), set()
+    found, seen, top = Folder(), set(), os.fspath(directory)
 
     def fail(error: OSError) -> None:
         raise TraceError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
-    for place, folders, files in os.walk(directory, onerror=fail, followlinks=True):
-        state, inside = Path(place).stat(), os.path.relpath(place, directory)
+    for place, folders, files in os.walk(top, onerror=fail, followlinks=True):
+        state, inside = Path(place).stat(), place[len(top) :].lstrip("/") or os.curdir
         own = next((what for name, what in _OWN.items() if name in files), None)
         if (state.st_dev, state.st_ino) in seen:
             folders.clear()
@@ -83,7 +83,8 @@ def list_folder(directory: Path) -> Folder:
             continue
         depth = 0 if inside == os.curdir else inside.count(os.sep) + 1
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEPTH else []
-        found.files += [Path(inside, name).as_posix() for name in sorted(files) if not name.startswith(".")]
+        prefix = "" if inside == os.curdir else f"{inside}/"
+        found.files += [prefix + name for name in sorted(files) if not name.startswith(".")]
     return found
 
 

@@ -31,7 +31,7 @@ def test_the_worked_example_of_the_module(tiny_model: Callable[..., Path], tmp_p
     assert trace.directory == Path("model-trace")
     count = len(compiled.encode("What is 2+2?"))
     assert trace.tensor("attn_scores", layer=0).shape == (4, count, count)
-    assert isinstance(trace.tensor("attn_scores", layer=0), np.memmap)
+    assert not trace.tensor("attn_scores", layer=0).flags.writeable
     report = aprgraph.diff("model-trace", "model-trace")
     assert report.exit_code == 0
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["model-trace", "model.gguf", "model.reference.aprg"]

@@ -12,7 +12,17 @@ import pytest
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.trace import aprt
-from aprgraph.runtime.trace.aprt import MAX_ELEMENTS, WHOLE_MODEL, file_size, pack_header, read_aprt, read_header, relative_path, write_aprt
+from aprgraph.runtime.trace.aprt import (
+    MAX_ELEMENTS,
+    SMALL,
+    WHOLE_MODEL,
+    file_size,
+    pack_header,
+    read_aprt,
+    read_header,
+    relative_path,
+    write_aprt,
+)
 
 ODD_BITS = [0x7FC00000, 0x7FC00001, 0x7F800001, 0xFFC12345, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0x80000000, 0x00000001, 0x00000000]
 
@@ -59,10 +69,16 @@ def test_memory_layout_does_not_matter(tmp_path: Path, layout: str) -> None:
     assert read_aprt(tmp_path / "a.bin")[1].tolist() == [float(value) for row in values for value in row]
 
 
-def test_a_tensor_is_mapped_and_read_only(tmp_path: Path) -> None:
-    write_aprt(tmp_path / "a.bin", 0, np.ones(4, np.float32))
+@pytest.mark.parametrize("count", [0, 1, SMALL // 4 - 4, SMALL // 4 - 3, SMALL // 4 - 2, SMALL])
+def test_a_tensor_is_read_only_and_a_large_one_mapped(tmp_path: Path, count: int) -> None:
+    """A file of SMALL bytes (3 of its words are the header) is read in one piece; one of a word more is not."""
+    write_aprt(tmp_path / "a.bin", 0, np.arange(count, dtype=np.float32))
     _, values = read_aprt(tmp_path / "a.bin")
-    assert isinstance(values, np.memmap)
+    assert isinstance(values, np.memmap) == (count > SMALL // 4 - 3)
+    assert values.tobytes() == np.arange(count, dtype=np.float32).tobytes()
+    assert not values.flags.writeable
+    if not count:
+        return
     with pytest.raises(ValueError, match="read-only"):
         values[0] = 2.0
 

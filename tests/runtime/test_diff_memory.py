@@ -14,6 +14,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from aprgraph.runtime.diff import diff, measure, metrics
 from aprgraph.runtime.diff.metrics import compare_blocks, compare_tensors
+from aprgraph.runtime.trace import aprt
 from aprgraph.runtime.trace.aprt import give_back, pack_header, read_aprt, write_aprt
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
@@ -105,6 +106,7 @@ class _Destroyer:
 def test_each_element_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: str) -> None:
     monkeypatch.setattr(metrics, "BLOCK", 1000)
     monkeypatch.setattr(measure, "BLOCK", 1000)
+    monkeypatch.setattr(aprt, "SMALL", aprt.HEADER.size)  # so that these are mapped into memory
     shape = (50, 4, 30)
     stage = "moe_expert_out"
     a = values(*shape)

@@ -25,6 +25,8 @@ from aprgraph.runtime.trace.aprt import F32
 
 #: A finite element that is further than this from the exact one, relative to it, is not what rounding makes of it.
 _FAR = 1e-2
+#: What was recorded follows from an overflow if it is nearer to what does, by this factor, than to the exact value.
+_NEARER = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,21 @@ class Overflow:
     words: str
 
 
-def find_overflow(replayer: Replayer, replay: Replay, tensor: RecordedTensor, computed: F32, within: FloatRange) -> Overflow | None:
-    """What of ``computed``, the exact replay of ``tensor``, overflows ``within``; None if nothing does."""
+def find_overflow(
+    replayer: Replayer, replay: Replay, tensor: RecordedTensor, recorded: F32, computed: F32, within: FloatRange
+) -> Overflow | None:
+    """What of ``computed``, the exact replay of ``tensor``, overflows ``within``; None if nothing does.
+
+    Where something overflows on the way, the elements of ``recorded`` that follow from that do too.
+    """
     graph = part_of(replay.graph, (tensor.node.name,))
     part = replace(replay, graph=graph)
     narrow = _Narrow(replayer, part, within)
     got = as_recorded_type(narrow.run(), tensor)
     with np.errstate(all="ignore"):
         far = np.abs(got - computed) > _FAR * np.abs(computed)
-    elements: npt.NDArray[np.bool_] = ~np.isfinite(got) | far if narrow.overflowed else ~np.isfinite(got)
+        follows = np.abs(recorded - got) < _NEARER * np.abs(recorded - computed)
+    elements: npt.NDArray[np.bool_] = ~np.isfinite(got) | far | follows if narrow.overflowed else ~np.isfinite(got)
     if not elements.any():
         return None
     return Overflow(within, elements, f"{within.name} overflows here: {_largest(replayer, part)}")

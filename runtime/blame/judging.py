@@ -175,7 +175,7 @@ class Judge:
             _exceeds(values, self._range.large)
             for values in (case.computed, *(self._recorded.load(tensors[name]) for name in case.origins.sources))
         )
-        return find_overflow(self._replayer, case.replay, case.tensor, case.computed, self._range) if large else None
+        return find_overflow(self._replayer, case.replay, case.tensor, case.recorded, case.computed, self._range) if large else None
 
     def _unclear_source(self, case: Case) -> str | None:
         """Why tensors with NaN or Inf at other places than the replay are neither right nor wrong."""

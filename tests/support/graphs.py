@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from textwrap import dedent
 
 import numpy as np
@@ -111,6 +112,7 @@ def random_graph(seed: int, length: int = 25) -> Graph:
     return graph
 
 
-def ops_of(family: str) -> set[str]:
+@cache
+def ops_of(family: str) -> frozenset[str]:
     """The ops of a small model of the family, by the architecture's name."""
-    return {node.op for node in small_outline(FAMILIES[family]).graph}
+    return frozenset(node.op for node in small_outline(FAMILIES[family]).graph)

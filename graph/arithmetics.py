@@ -29,6 +29,8 @@ class EngineArithmetic:
     of another. ``cache`` is the type of the KV cache, and ``flash`` says whether attention is flash attention: both are
     options of its user. ``rounds_queries``: with a float16 cache, what meets keys and values is rounded to float16 too. In models of
     the families ``scales_queries`` the scale of the scores multiplies the queries, before they are rounded.
+    With flash attention ``ubatch`` is how many positions a pass has at most, and ``threads`` how many threads share the keys
+    of one position: options of the user too, and None where he says nothing of them.
     ``lanes`` is how many elements its vectors have in flash attention, 0 where it has none, None where that is not
     known. ``was_run``: measured against the engine; otherwise only read in its source.
     """
@@ -39,6 +41,8 @@ class EngineArithmetic:
     instead: Mapping[str, str] = field(default_factory=dict)
     cache: str = "f32"
     flash: bool = False
+    threads: int | None = None
+    ubatch: int | None = None
     rounds_queries: bool = True
     scales_queries: tuple[str, ...] = ()
     lanes: int | None = None
@@ -57,7 +61,10 @@ class EngineArithmetic:
     @property
     def text(self) -> str:
         """The name with the user's options: what ``parse_arithmetic`` takes."""
-        return self.name if self.is_exact else f"{self.name},cache={self.cache},flash={'on' if self.flash else 'off'}"
+        if self.is_exact:
+            return self.name
+        counts = "".join(f",{key}={getattr(self, key)}" for key in _COUNTS if getattr(self, key) is not None)
+        return f"{self.name},cache={self.cache},flash={'on' if self.flash else 'off'}{counts}"
 
 
 #: What ggml multiplies by is rounded to this, by the format of the weights: `vec_dot_type` of ggml-cpu/ggml-cpu.c.
@@ -142,23 +149,36 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "cache": {cache: cache for cache in CACHES},
     "flash": {"on": True, "off": False},
 }
-assert set(_OPTIONS) <= {each.name for each in fields(EngineArithmetic)}
+#: Those that are numbers, of flash attention alone, and the largest that is taken.
+_COUNTS: Mapping[str, int] = {"threads": 1 << 10, "ubatch": 1 << 20}
+assert {*_OPTIONS, *_COUNTS} <= {each.name for each in fields(EngineArithmetic)}
 
 
 def parse_arithmetic(text: str) -> EngineArithmetic:
-    """The arithmetic that ``text`` names: ``NAME``, or ``NAME,cache=f32,flash=off``. Raises GraphError."""
+    """The arithmetic that ``text`` names: ``NAME``, or ``NAME,cache=f32,flash=on,threads=4,ubatch=512``. Raises GraphError."""
     name, *options = text.split(",")
     if name not in ARITHMETICS:
         raise GraphError(f"arithmetic {shown(text)}: there is no {shown(name)}; expected one of {', '.join(ARITHMETICS)}")
     found = ARITHMETICS[name]
     for option in options:
-        key, _, value = option.partition("=")
-        if value not in _OPTIONS.get(key, ()):
-            known = ", ".join(f"{key}={'|'.join(values)}" for key, values in _OPTIONS.items())
-            raise GraphError(f"arithmetic {shown(text)}: {shown(option)} is no option of it; expected {known}")
+        key, value = _parsed(text, option)
         if found.is_exact:
             raise GraphError(f"arithmetic {shown(text)}: {name} rounds nothing, so it has no options; expected {name} alone")
-        found = replace(found, **{key: _OPTIONS[key][value]})
+        found = replace(found, **{key: value})
         if found.flash and found.lanes is None:
             raise GraphError(f"arithmetic {shown(text)}: nothing is known of {name}'s flash attention; expected flash=off")
+    for key in _COUNTS:
+        if getattr(found, key) is not None and not found.flash:
+            raise GraphError(f"arithmetic {shown(text)}: {key} changes flash attention alone; expected flash=on, or no {key}")
     return found
+
+
+def _parsed(text: str, option: str) -> tuple[str, Any]:
+    """An option of ``text``, as KEY=VALUE: the field that it sets, and to what."""
+    key, _, value = option.partition("=")
+    if value in _OPTIONS.get(key, ()):
+        return key, _OPTIONS[key][value]
+    if key in _COUNTS and re.fullmatch(r"[1-9][0-9]{0,9}", value) and int(value) <= _COUNTS[key]:
+        return key, int(value)
+    known = [*(f"{key}={'|'.join(values)}" for key, values in _OPTIONS.items()), *(f"{key}=1 to {most}" for key, most in _COUNTS.items())]
+    raise GraphError(f"arithmetic {shown(text)}: {shown(option)} is no option of it; expected {', '.join(known)}")

@@ -106,9 +106,12 @@ class _Rewriter:
         return self._arithmetic.cache == "f16" or self._arithmetic.flash
 
     def _add_flash(self, attention: Attention) -> None:
-        assert self._arithmetic.lanes is not None
+        arithmetic = self._arithmetic
+        assert arithmetic.lanes is not None
         q, *others = attention.operands
-        node, q = self._scaled(attention.as_one(FLASH_ATTENTION.name, lanes=self._arithmetic.lanes), q)
+        counts = {"threads": arithmetic.threads, "ubatch": arithmetic.ubatch}
+        said: dict[str, Attr] = {key: count for key, count in counts.items() if count is not None}
+        node, q = self._scaled(attention.as_one(FLASH_ATTENTION.name, lanes=arithmetic.lanes, **said), q)
         self._result.add(node, [q, *others])
 
     def _scaled(self, node: Node, q: str) -> tuple[Node, str]:

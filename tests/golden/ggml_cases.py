@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aprgraph.graph.ops.flash_attention import CELLS
 from aprgraph.graph.ops.rope import EVERY_PAIR
 
 GOLDEN = Path(__file__).parent / "ggml_arithmetic.npz"
@@ -25,24 +26,34 @@ FORMATS = (
 )  # fmt: skip
 COUNTS = (1, 2, 7, 20, 64)
 ROWS, COLUMNS = 6, 768
+#: Longer passes, with other numbers; of these the file holds some rows. They are the same bits on as many threads.
+LONG_COUNTS, THREADS = (65, 129, 300), (1, 2, 3)
+#: Formats that ggml lays out in an order of its own with AVX2, if there are eight rows or a multiple, and the counts that are tried.
+REPACKED, REPACKED_ROWS, REPACKED_COUNTS = ("Q4_0", "IQ4_NL", "MXFP4", "Q4_K"), 8, (1, 2, 65, 300)
+
+
+def kept_rows(count: int) -> list[int]:
+    """The rows of the product of a longer pass that the file holds."""
+    return sorted({row for row in (0, 62, 63, 64, 128, 255, 256, count - 1) if row < count})
 
 
 def activations(count: int) -> Any:
     """f32 [count, COLUMNS]: normal numbers and outliers, and in every second block of 32 numbers that lie between two whole
     ones when they are divided by the block's scale, so that it matters which way a half is rounded.
     """
-    rng = np.random.default_rng(11)
-    x = rng.standard_normal((max(COUNTS), COLUMNS))
+    most, seed = (max(COUNTS), 11) if count <= max(COUNTS) else (max(LONG_COUNTS), 21)
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((most, COLUMNS))
     x[rng.random(x.shape) < 0.005] *= 40
-    halves = rng.integers(-253, 254, (max(COUNTS), COLUMNS // 32, 32)) / 2
+    halves = rng.integers(-253, 254, (most, COLUMNS // 32, 32)) / 2
     halves[..., 0] = 127
-    x.reshape(max(COUNTS), -1, 32)[:, ::2] = halves[:, ::2] / 128
+    x.reshape(most, -1, 32)[:, ::2] = halves[:, ::2] / 128
     return x.astype(np.float32)[:count]
 
 
-def weights() -> Any:
-    """f32 [ROWS, COLUMNS], which ggml quantises."""
-    return np.random.default_rng(12).normal(0, 0.05, (ROWS, COLUMNS)).astype(np.float32)
+def weights(rows: int = ROWS) -> Any:
+    """f32 [rows, COLUMNS], which ggml quantises."""
+    return np.random.default_rng(12).normal(0, 0.05, (rows, COLUMNS)).astype(np.float32)
 
 
 # -- RoPE -----------------------------------------------------------------------------------------------------------------
@@ -103,7 +114,9 @@ def gelu_input() -> Any:
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """``n`` queries after ``t - n`` earlier positions; four query heads to two of keys."""
+    """``n`` queries after ``t - n`` earlier positions; four query heads to two of keys. With several ``threads`` there are as many cells
+    for keys as llama.cpp has, the last of them masked.
+    """
 
     n: int
     t: int
@@ -112,6 +125,12 @@ class AttentionCase:
     cap: float = 0.0
     with_sinks: bool = False
     flash: bool = True
+    threads: int = 1
+
+    @property
+    def cells(self) -> int:
+        """How many keys ggml is given."""
+        return self.t if self.threads == 1 else -(-self.t // CELLS) * CELLS
 
     @property
     def kept(self) -> slice:
@@ -136,6 +155,14 @@ ATTENTIONS = {
     "cap": AttentionCase(20, 45, 128, cap=5.0),
     "sinks": AttentionCase(20, 45, with_sinks=True),
     "sinks-off": AttentionCase(20, 45, with_sinks=True, flash=False),
+    "2-threads": AttentionCase(1, 300, threads=2),
+    "3-threads": AttentionCase(1, 600, 80, threads=3),
+    "7-threads": AttentionCase(1, 257, 20, threads=7),
+    "3-threads-few": AttentionCase(1, 256, threads=3),
+    "3-threads-2-positions": AttentionCase(2, 300, threads=3),
+    "2-threads-window": AttentionCase(1, 600, window=400, threads=2),
+    "3-threads-cap": AttentionCase(1, 400, cap=5.0, threads=3),
+    "3-threads-sinks": AttentionCase(1, 400, with_sinks=True, threads=3),
 }
 
 

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.golden.hf_to_gguf import F32
+from aprgraph.graph.roundings import F32
 
 _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 _TYPES = {"float32": 0, "float16": 1, "int32": 26}
@@ -35,6 +36,12 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_build_forward_expand": (None, [_P, _P]),
     "ggml_row_size": (ctypes.c_size_t, [_I, _L]),
     "ggml_quantize_chunk": (ctypes.c_size_t, [_I, _P, _P, _L, _L, _L, _P]),
+    "ggml_backend_buft_get_alloc_size": (ctypes.c_size_t, [_P, _P]),
+    "ggml_backend_buft_alloc_buffer": (_P, [_P, ctypes.c_size_t]),
+    "ggml_backend_buffer_get_base": (_P, [_P]),
+    "ggml_backend_buffer_free": (None, [_P]),
+    "ggml_backend_tensor_alloc": (_I, [_P, _P, _P]),
+    "ggml_backend_tensor_set": (None, [_P, _P, ctypes.c_size_t, ctypes.c_size_t]),
     "ggml_mul_mat": (_P, [_P, _P, _P]),
     "ggml_gelu": (_P, [_P, _P]),
     "ggml_rope_ext": (_P, [_P, _P, _P, _P, _I, _I, _I, _F, _F, _F, _F, _F, _F]),
@@ -58,6 +65,9 @@ class GgmlCpu:
         self._compute = cpu.ggml_graph_compute_with_ctx
         self._compute.restype, self._compute.argtypes = _I, [_P, _P, _I]
         cpu.ggml_cpu_init()
+        repack = cpu._Z35ggml_backend_cpu_repack_buffer_typev
+        repack.restype, repack.argtypes = _P, []
+        self._repack = repack()
         self.context: Any = None
 
     def __getattr__(self, name: str) -> Any:
@@ -80,15 +90,30 @@ class GgmlCpu:
         ctypes.memmove(self.ggml_get_data(address), values.ctypes.data, values.nbytes)
         return address
 
-    def compute(self, tensor: int, shape: Sequence[int]) -> F32:
-        """The value of an f32 tensor, on one thread."""
+    def compute(self, tensor: int, shape: Sequence[int], threads: int = 1) -> F32:
+        """The value of an f32 tensor."""
         graph = self.ggml_new_graph(self.context)
         self.ggml_build_forward_expand(graph, tensor)
-        code = self._compute(self.context, graph, 1)
+        code = self._compute(self.context, graph, threads)
         assert code == 0, code
         count = int(np.prod(shape))
         found: F32 = np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.ggml_get_data(tensor))).reshape(shape).copy()
         return found
+
+    @contextmanager
+    def repacked(self, kind: int, blocks: Any, columns: int) -> Iterator[int]:
+        """A matrix of ``blocks`` [rows, bytes] in the order that ggml has for this level, where it has one, as llama.cpp lays weights out."""
+        context = self.ggml_init(_Parameters(_MEMORY, None, True))
+        tensor: int = self.ggml_new_tensor_4d(context, kind, columns, len(blocks), 1, 1)
+        buffer = self.ggml_backend_buft_alloc_buffer(self._repack, self.ggml_backend_buft_get_alloc_size(self._repack, tensor))
+        base = self.ggml_backend_buffer_get_base(buffer)
+        assert self.ggml_backend_tensor_alloc(buffer, tensor, base) == 0
+        blocks = np.ascontiguousarray(blocks)
+        self.ggml_backend_tensor_set(tensor, blocks.ctypes.data, 0, blocks.nbytes)
+        assert ctypes.string_at(base, blocks.nbytes) != blocks.tobytes(), "ggml leaves these as they are"
+        yield tensor
+        self.ggml_backend_buffer_free(buffer)
+        self.ggml_free(context)
 
     def quantise(self, kind: int, weights: F32) -> Any:
         """The rows ``weights`` in blocks of the ggml type ``kind``: u8, with all columns of equal importance."""

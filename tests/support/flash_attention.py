@@ -25,14 +25,25 @@ SHAPES: dict[str, tuple[int, int, int, dict[str, Attr]]] = {
     "sinks": (8, 32, 32, {}),
     "a window": (8, 32, 32, {"window": 5}),
 }
+#: Passes of 70 positions at most, and keys that are divided among three threads, with what else there is. Positions and keys of each
+#: run, and the first that is computed from key to key.
+DIVIDED: dict[str, tuple[int, int, int, dict[str, Attr]]] = {
+    "threads": (8, 64, 64, {"threads": 3, "ubatch": 70}),
+    "threads, a window": (0, 20, 20, {"threads": 3, "ubatch": 70, "window": 150}),
+    "threads, sinks": (16, 64, 64, {"threads": 3, "ubatch": 70}),
+    "short passes": (8, 32, 32, {"threads": 3, "ubatch": 9}),
+}
+ALWAYS = "threads, a window"
+FEW_RUNS = ((1, 300, 0), (71, 80, 70))
+DIVIDED_RUNS = ((1, 300, 0), (1, 256, 0), (3, 300, 0), (71, 300, 70), (71, 71, 70), (100, 100, 70), (140, 140, 140), (135, 150, 135))
 
 
 def flash(name: str, request: Callable[..., KernelRequest]) -> KernelRequest:
-    """The request of one of ``SHAPES``, as ``request`` makes it."""
-    lanes, size, values, attrs = SHAPES[name]
+    """The request of one of ``SHAPES`` or ``DIVIDED``, as ``request`` makes it."""
+    lanes, size, values, attrs = (SHAPES | DIVIDED)[name]
     q, k, v = f32("n", HEADS * size), f32("t", KV_HEADS * size), f32("t", KV_HEADS * values)
     given: dict[str, Attr] = {"heads": HEADS, "kv_heads": KV_HEADS, "scale": size**-0.5, "lanes": lanes, "window": 0, **attrs}
-    return request("flash_attention", [q, k, v, *([f32(HEADS)] if name == "sinks" else [])], **given)
+    return request("flash_attention", [q, k, v, *([f32(HEADS)] if "sinks" in name else [])], **given)
 
 
 def activations(rng: np.random.Generator, n: int, t: int, what: KernelRequest) -> list[npt.NDArray[np.float32]]:
@@ -42,9 +53,25 @@ def activations(rng: np.random.Generator, n: int, t: int, what: KernelRequest) -
     return found + [rng.standard_normal(HEADS).astype(np.float32) for _ in what.operands[3:]]
 
 
+def assert_divided(name: str, what: KernelRequest, run: Callable[..., npt.NDArray[np.float32]]) -> None:
+    """What ``run(request, operands, shape)`` computes, each position as it is in its pass: in few runs of the case that is always tested."""
+    rng, values = np.random.default_rng(6), DIVIDED[name][2]
+    for n, t, first in FEW_RUNS if name == ALWAYS else DIVIDED_RUNS:
+        online = 0 if name == "short passes" else first
+        operands = activations(rng, n, t, what)
+        wanted, got = reference(what, operands).astype(np.float32), run(what, operands, (n, HEADS * values))
+        _assert_same(got[online:], wanted[online:], what)
+        assert online == 0 or nmse(got[:online], wanted[:online]) < 1e-12
+
+
 def assert_online(got: npt.NDArray[np.float32], what: KernelRequest, operands: list[npt.NDArray[np.float32]]) -> None:
     """To the bit but where glibc's expf is the neighbour of the nearest float32, which kernels take, and its tanhf, as it often is."""
-    wanted = reference(what, operands).astype(np.float32)
+    _assert_same(got, reference(what, operands).astype(np.float32), what)
+
+
+def _assert_same(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32], what: KernelRequest) -> None:
+    if not got.size:
+        return
     same = (got == wanted).mean()
     assert same == 1 or (("cap" in what.attrs or same > 0.98) and nmse(got, wanted) < 1e-8), (same, nmse(got, wanted))
 

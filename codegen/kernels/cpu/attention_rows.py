@@ -96,16 +96,20 @@ class Row:
     room: Expr
 
 
-def for_each_row(parameters: Parameters, heads: Heads, mask: Mask, body: Callable[[Row], None]) -> None:
-    """Emit ``body`` for every position and group of heads, in parallel.
+def for_each_row(
+    parameters: Parameters, heads: Heads, mask: Mask, body: Callable[[Row], None], *, first: Expr | None = None, count: Expr | None = None
+) -> None:
+    """Emit ``body`` for every position and group of heads, in parallel; of ``count`` positions from ``first`` on, where these are given.
 
     Positions come from both ends in turn: threads take contiguous halves of the loop, and late positions see more keys.
     """
     n, t = parameters.size("n"), parameters.size("t")
-    with T.parallel(i64(0), n * heads.groups) as index:
+    count = n if count is None else count
+    with T.parallel(i64(0), count * heads.groups) as index:
         step = T.floordiv(index, i64(heads.groups))
         half = T.floordiv(step, i64(2))
-        position = T.Select(T.floormod(step, i64(2)) == 0, half, n - 1 - half)
+        position = T.Select(T.floormod(step, i64(2)) == 0, half, count - 1 - half)
+        position = position if first is None else first + position
         first_head = T.floormod(index, i64(heads.groups)) * heads.together
         kv_head = T.floordiv(first_head, i64(heads.heads // heads.kv_heads))
         first_key = mask.first_key(t - n + position)

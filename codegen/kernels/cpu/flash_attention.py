@@ -16,9 +16,10 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.attention import AttentionRows, Sinks
 from aprgraph.codegen.kernels.cpu.attention_rows import Heads, Row, Values, for_each_row, mask_of, size_of_heads, values_of
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.flash_passes import FlashPasses
 from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64, only, registers, scratch
-from aprgraph.graph.ops.flash_attention import AVX_LANES, SUMS, TILE
+from aprgraph.graph.ops.flash_attention import AVX_LANES, SUMS
 
 
 def flash_attention(request: KernelRequest, cpu: Cpu) -> Any:
@@ -34,70 +35,125 @@ def flash_attention(request: KernelRequest, cpu: Cpu) -> Any:
         sinks = Sinks(emitter, parameters, request.operands[3:])
         numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", ("n", count * values.size), "float32")
-        online = _OnlineRows(emitter, request.attr_int("lanes"), numbers, size, values)
+        passes = FlashPasses(request, parameters.size("n"), parameters.size("t"))
+        online = _OnlineRows(emitter, request.attr_int("lanes"), numbers, size, values, passes)
         tiles = AttentionRows(emitter, request, numbers, sinks)
         mask = mask_of(request, numbers)
-        with T.If(parameters.size("n") < i64(TILE)):
-            with T.Then():
-                for_each_row(parameters, Heads(count, kv_heads, 1), mask, lambda row: online.emit(row, q, k, v, sinks, out))
-            with T.Else():
-                for_each_row(parameters, tiles.heads, mask, lambda row: tiles.emit(row, q, k, v, out))
+        first, n = passes.first_online, parameters.size("n")
+        with T.If(first > 0), T.Then():
+            for_each_row(parameters, tiles.heads, mask, lambda row: tiles.emit(row, q, k, v, out), count=first)
+        with T.If(first < n), T.Then():
+            one = Heads(count, kv_heads, 1)
+            for_each_row(parameters, one, mask, lambda row: online.emit(row, q, k, v, sinks, out), first=first, count=n - first)
 
     return build_function(request.symbol, emit)
 
 
-class _OnlineRows:
-    """One position of one head: keys in order, with a running maximum, sum and mix."""
+class _Sums:
+    """What has been summed of the keys of one row."""
 
-    def __init__(self, emitter: Emitter, lanes: int, numbers: Mapping[str, Expr], size: int, values: Values) -> None:
-        self._emitter, self._lanes, self._size, self._values = emitter, lanes, size, values
+    def __init__(self, size: int) -> None:
+        self.mixed, self.largest, self.total = scratch((size,)), registers(1), registers(1)
+
+
+class _OnlineRows:
+    """One position of one head: keys in order, with a running maximum, sum and mix, for each thread that has some of them."""
+
+    def __init__(self, emitter: Emitter, lanes: int, numbers: Mapping[str, Expr], size: int, values: Values, passes: FlashPasses) -> None:
+        self._emitter, self._lanes, self._size, self._values, self._passes = emitter, lanes, size, values, passes
         self._scale, self._cap = numbers["scale"], numbers.get("cap")
 
     def emit(self, row: Row, q: Buffer, k: Buffer, v: Buffer, sinks: Sinks, out: Buffer) -> None:
+        """Emit the row."""
         emitter, size, values = self._emitter, self._size, self._values
-        query, mixed = scratch((size,)), scratch((values.size,))
-        score, largest, total, shrink, share = (registers(1) for _ in range(5))
+        query, sums = scratch((size,)), _Sums(values.size)
+        shrink, share = registers(1), registers(1)
         dot = _Dot(emitter, self._lanes, size)
         self._each(size, lambda column: assign(query, emitter.half(q[row.position, row.first_head * size + column]), [column]))
-        self._each(values.size, lambda column: assign(mixed, f32(0.0), [column]))
-        assign(largest, f32(float("-inf")), [i64(0)])
-        assign(total, f32(0.0), [i64(0)])
 
-        def weigh(value: Expr) -> None:
-            """Set what the sums so far are worth beside ``value``, and what it is worth itself."""
-            is_new = value > only(largest)
-            assign(shrink, T.Select(is_new, self._exp(only(largest) - value), f32(1.0)), [i64(0)])
-            assign(share, T.Select(is_new, f32(1.0), self._exp(value - only(largest))), [i64(0)])
+        def keys(first: Expr, count: Expr) -> None:
+            self._clear(sums)
+            with T.serial(i64(0), count) as number:
+                key = first + number
+                dot.emit(lambda column: query[column], lambda column: emitter.half(k[key, row.kv_head * size + column]))
+                self._add_key(sums, shrink, share, dot.result, lambda column: v[key, row.kv_head * values.pitch + column])
 
-        def count() -> None:
-            assign(total, self._multiply_add(only(total), only(shrink), only(share)), [i64(0)])
+        def sink() -> None:
+            value = sinks.of(row.first_head)
+            if value is not None:
+                self._weigh(sums, shrink, share, value)
+                self._each(values.size, lambda column: assign(sums.mixed, sums.mixed[column] * only(shrink), [column]))
+                self._count(sums, only(shrink), only(share))
+                assign(sums.largest, T.max(only(sums.largest), value), [i64(0)])
 
-        scale = self._scale if self._cap is None else self._scale / self._cap
-        with T.serial(i64(0), row.seen) as number:
-            key = row.first_key + number
-            dot.emit(lambda column: query[column], lambda column: emitter.half(k[key, row.kv_head * size + column]))
-            assign(score, dot.result * scale, [i64(0)])
-            if self._cap is not None:
-                assign(score, self._cap * self._tanh(only(score)), [i64(0)])
-            weigh(only(score))
-            with T.If(only(score) > only(largest)), T.Then():
-                self._each(values.size, lambda column: assign(mixed, emitter.half(mixed[column] * only(shrink)), [column]))
-                assign(largest, only(score), [i64(0)])
-
-            def add(column: Expr) -> None:
-                value = emitter.half(v[key, row.kv_head * values.pitch + column])
-                assign(mixed, emitter.half(self._multiply_add(value, only(share), mixed[column])), [column])
-
-            self._each(values.size, add)
-            count()
-        sink = sinks.of(row.first_head)
-        if sink is not None:
-            weigh(sink)
-            self._each(values.size, lambda column: assign(mixed, mixed[column] * only(shrink), [column]))
-            count()
+        if self._passes.threads == 1:
+            keys(row.first_key, row.seen)
+            sink()
+        else:
+            whole = sums
+            sums = _Sums(values.size)
+            self._clear(whole)
+            threads, each = self._passes.keys_of_thread(row.position)
+            with T.serial(i64(0), threads) as thread:
+                first = T.max(row.first_key, thread * each)
+                keys(first, T.max(T.min(row.first_key + row.seen, (thread + 1) * each) - first, i64(0)))
+                with T.If(thread == 0), T.Then():
+                    sink()
+                with T.If(only(sums.total) != f32(0.0)), T.Then():
+                    self._merge(whole, sums, shrink, share)
+            sums = whole
+        total = sums.total
         assign(share, T.Select(only(total) == f32(0.0), f32(0.0), f32(1.0) / only(total)), [i64(0)])
         at = row.first_head * values.size
-        self._each(values.size, lambda column: assign(out, mixed[column] * only(share), [row.position, at + column]))
+        self._each(values.size, lambda column: assign(out, sums.mixed[column] * only(share), [row.position, at + column]))
+
+    def _clear(self, sums: _Sums) -> None:
+        self._each(self._values.size, lambda column: assign(sums.mixed, f32(0.0), [column]))
+        assign(sums.largest, f32(float("-inf")), [i64(0)])
+        assign(sums.total, f32(0.0), [i64(0)])
+
+    def _weigh(self, sums: _Sums, shrink: Buffer, share: Buffer, value: Expr) -> None:
+        """Set what the sums so far are worth beside ``value``, and what it is worth itself."""
+        is_new = value > only(sums.largest)
+        assign(shrink, T.Select(is_new, self._exp(only(sums.largest) - value), f32(1.0)), [i64(0)])
+        assign(share, T.Select(is_new, f32(1.0), self._exp(value - only(sums.largest))), [i64(0)])
+
+    def _count(self, sums: _Sums, shrink: Expr, share: Expr) -> None:
+        assign(sums.total, self._multiply_add(only(sums.total), shrink, share), [i64(0)])
+
+    def _add_key(self, sums: _Sums, shrink: Buffer, share: Buffer, product: Expr, value: Callable[[Expr], Expr]) -> None:
+        """One key, of which q · k is ``product``."""
+        emitter, size, score, mixed = self._emitter, self._values.size, registers(1), sums.mixed
+        assign(score, product * (self._scale if self._cap is None else self._scale / self._cap), [i64(0)])
+        if self._cap is not None:
+            assign(score, self._cap * self._tanh(only(score)), [i64(0)])
+        self._weigh(sums, shrink, share, only(score))
+        with T.If(only(score) > only(sums.largest)), T.Then():
+            self._each(size, lambda column: assign(mixed, emitter.half(mixed[column] * only(shrink)), [column]))
+            assign(sums.largest, only(score), [i64(0)])
+
+        def add(column: Expr) -> None:
+            added = self._multiply_add(emitter.half(value(column)), only(share), mixed[column])
+            assign(mixed, emitter.half(added), [column])
+
+        self._each(size, add)
+        self._count(sums, only(shrink), only(share))
+
+    def _merge(self, whole: _Sums, part: _Sums, before: Buffer, new: Buffer) -> None:
+        """Add the sums of a thread to those of the threads before it, in float32."""
+        rounded = self._emitter.rounded
+        largest = registers(1)
+        assign(largest, T.max(only(whole.largest), only(part.largest)), [i64(0)])
+        assign(before, self._exp(only(whole.largest) - only(largest)), [i64(0)])
+        assign(new, self._exp(only(part.largest) - only(largest)), [i64(0)])
+
+        def add(column: Expr) -> None:
+            added = self._multiply_add(whole.mixed[column], only(before), rounded(part.mixed[column] * only(new)))
+            assign(whole.mixed, added, [column])
+
+        self._each(self._values.size, add)
+        self._count(whole, only(before), rounded(only(part.total) * only(new)))
+        assign(whole.largest, only(largest), [i64(0)])
 
     def _each(self, count: int, body: Callable[[Expr], None]) -> None:
         emitter = self._emitter

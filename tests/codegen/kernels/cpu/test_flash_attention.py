@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from aprgraph.codegen.cpu.levels import Cpu
-from tests.support.flash_attention import HEADS, SHAPES, activations, assert_online, assert_tiles, flash
+from tests.support.flash_attention import ALWAYS, DIVIDED, HEADS, SHAPES, activations, assert_divided, assert_online, assert_tiles, flash
 from tests.support.kernels import RUNNABLE, request, run, set_threads
 
 CPU_IDS = [cpu.name for cpu in RUNNABLE]
@@ -24,6 +26,12 @@ def test_flash_attention(name: str, cpu: Cpu) -> None:
     for n, t in ((64, 64), (70, 75)):
         operands = activations(RNG, n, t, what)
         assert_tiles(run(what, operands, (n, HEADS * values), cpu), what, operands)
+
+
+@pytest.mark.contract("ARITHMETIC-KERNELS-1")
+@pytest.mark.parametrize("name", [name if name == ALWAYS else pytest.param(name, marks=pytest.mark.sweep) for name in DIVIDED])
+def test_passes_and_keys_that_are_divided(name: str) -> None:
+    assert_divided(name, flash(name, request), partial(run, cpu=RUNNABLE[-1]))
 
 
 def test_threads_and_a_nan_of_another_position_change_nothing() -> None:

@@ -143,7 +143,8 @@ class Auditor:
         if self.profile == QUANT_VS_FLOAT:
             float_weights = FloatWeights.of(trace.info, self.graph, self._kept.format if self._kept is not None else None)
         in_float16 = computes_in_float16(self.profile, trace.info, self._kept.format if self._kept is not None else None)
-        self._judge = Judge(replayed, self.replayer, self.profile, limits, float_weights, in_float16=in_float16)
+        division = self._arithmetic.division
+        self._judge = Judge(replayed, self.replayer, self.profile, limits, float_weights, in_float16=in_float16, division=division)
 
     def audit_unless(self, hopeless: Hopeless, progress: Progress | None = None) -> Audit | None:
         """The whole audit; None as soon as a tensor is ``hopeless``."""

@@ -8,6 +8,7 @@ from aprgraph.graph.arithmetics import EngineArithmetic, parse_arithmetic
 from aprgraph.graph.errors import ComparisonError, GraphError, shown
 from aprgraph.graph.ir import Graph
 from aprgraph.runtime.blame.arithmetic_fit import ArithmeticFit, fit_arithmetic
+from aprgraph.runtime.blame.flash_division import FlashDivision, find_division
 from aprgraph.runtime.blame.recorded import Recorded
 from aprgraph.runtime.blame.replay import ReadWeight
 from aprgraph.runtime.trace.manifest import ENGINE_ARITHMETIC, TraceInfo
@@ -29,6 +30,9 @@ class ChosenArithmetic:
         #: None for plain float32, and before the choice.
         self.chosen: EngineArithmetic | None = None
         self._is_made = False
+        #: How flash attention took positions and keys apart; None before the choice, and for plain float32.
+        self.division: FlashDivision | None = None
+        self._undivided: EngineArithmetic | None = None
 
     def of(self, info: TraceInfo | None, graph: Graph, recorded: Recorded, read: ReadWeight) -> EngineArithmetic | None:
         """The arithmetic; None for plain float32. Raises ComparisonError for a name that stands for none, and TraceError."""
@@ -39,6 +43,10 @@ class ChosenArithmetic:
                 self.chosen = None if self._fit is None else self._fit.arithmetics[0]
             else:
                 self.chosen = self._parsed(info, recorded)
+        if self.chosen is not None and self.division is None:
+            self._undivided = self.chosen
+            self.division = find_division(graph, self.chosen, recorded, read)
+            self.chosen = self.division.arithmetic
         return self.chosen
 
     def others(self) -> Iterator[ChosenArithmetic]:
@@ -70,8 +78,11 @@ class ChosenArithmetic:
             why = "as its manifest says" if self._named_by_manifest else "as asked for"
             if self._fit is not None:
                 why = f"which explains {self._fit.explained} stages of its first layers that float32 does not"
-                others = [other.text for other in self._fit.arithmetics if other != self.chosen]
+                others = [other.text for other in self._fit.arithmetics if other != self._undivided]
                 why += f", as {' and '.join(others)} would" if others else ""
             yield f"{name} is held to the arithmetic {self.chosen.text} ({self.chosen.summary}), {why}"
+            if self.division is not None and self.division.found:
+                named = " and ".join(f"{key}={getattr(self.chosen, key)}" for key in self.division.found)
+                yield f"{named} of {name}'s arithmetic is what explains its flash attention: nothing in it says how many there were"
         elif self._asked == FIND:
             yield f"no arithmetic that is known here explains more of {name} than float32 does"

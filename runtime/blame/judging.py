@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array, is_computed, is_weight
+from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
 from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.passes.replay_recorded import Origins, find_origins
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.agreement import agreed
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.doubts import Case, Doubts
+from aprgraph.runtime.blame.flash_division import FlashDivision, near_positions
 from aprgraph.runtime.blame.float_range import FLOAT16, FLOAT32, Overflow, find_overflow
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.local_errors import LocalError, LocalState
@@ -50,11 +52,13 @@ class Judge:
         float_weights: FloatWeights | None,
         *,
         in_float16: bool = False,
+        division: FlashDivision | None = None,
     ) -> None:
         self._model, self._weights = model.model, [node for node in model.graph if is_weight(node)]
         self._replayer, self._recorded, self._graph = replayer, replayer.recorded, replayer.graph
         self._profile, self._limits, self._float_weights = profile, limits, float_weights
         self._find = limits.find
+        self._division = division
         self._range = FLOAT16 if in_float16 else FLOAT32
         self._ties = NearTies()
         self._doubts = Doubts(replayer, _compare)
@@ -152,6 +156,8 @@ class Judge:
                 return replace(found, overflows=overflow.format.name)
         if local.metrics.mismatched_nonfinite:
             return local
+        if self._division is not None and (found := self._in_doubt(local, case, self._division)).state is LocalState.UNKNOWN:
+            return found
         tie = self._ties.find(case.origins.region)
         if tie is not None:
             return replace(local, state=LocalState.UNKNOWN, reason=tie)
@@ -167,6 +173,22 @@ class Judge:
         others = replace(case, recorded=np.where(elements, case.computed, case.recorded))
         found = _compare(replace(local, state=LocalState.RIGHT), others)
         return local if found.state is LocalState.WRONG else replace(local, state=LocalState.UNKNOWN, reason=reason, is_open=True)
+
+    def _in_doubt(self, local: LocalError, case: Case, division: FlashDivision) -> LocalError:
+        """A tensor of flash attention that is near the replay, if nothing is wrong but positions of which it is not known what they get."""
+        node, start = case.tensor.node, self._recorded.pass_start(case.step)
+        length = self._recorded.pass_length(case.step)
+        if start is None or not length or "n" not in node.type.dims:
+            return local
+        doubt = division.open_rows(length, start + length)
+        if doubt is None or not any(case.replay.graph[name].op == FLASH_ATTENTION.name for name in case.origins.region):
+            return local
+        rows, reason = doubt
+        axis = node.type.dims.index("n")
+        shape = [1] * case.computed.ndim
+        shape[axis] = case.computed.shape[axis]
+        near = rows[-shape[axis] :] & near_positions(case.recorded, case.computed, axis, start + length)
+        return self._but_for(local, case, np.broadcast_to(near.reshape(shape), case.computed.shape), reason)
 
     def _find_overflow(self, metrics: TensorMetrics, case: Case) -> Overflow | None:
         """What of a tensor overflows the format of the run; not looked for where nothing is large."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
+from aprgraph.graph.sources.open import is_of_model
 from aprgraph.graph.whole_file import durable_file
 
 #: What says that a directory is an artifact; compiling again would remove what else is in it.
@@ -45,7 +46,7 @@ def check_file_place(path: Path, is_ours: Callable[[bytes], bool], what: str, *,
 
 
 def refuse_input(path: Path, inputs: Iterable[Path], is_ours: Callable[[bytes], bool]) -> None:
-    """Raise TraceError where ``path`` is one of the files ``inputs``, by whatever name, or lies in one of the folders, or is a GGUF file.
+    """Raise TraceError where ``path`` is one of the files ``inputs``, by whatever name, or lies in one of the folders, or is of a model.
 
     What this program has written into such a folder beside what is read (``is_ours``, of the first bytes) is none of it.
     """
@@ -58,8 +59,8 @@ def refuse_input(path: Path, inputs: Iterable[Path], is_ours: Callable[[bytes], 
             inside = not is_ours(head) and one.is_dir() and any(path.samefile(file) for file in one.rglob("*") if file.is_file())
             if inside or (one.is_file() and path.samefile(one)):
                 raise TraceError.at_place(f"{path}: is what is to be read")
-        if head.startswith(b"GGUF"):  # such as another part of it
-            raise TraceError.at_place(f"{path}: is a model")
+        if not is_ours(head) and is_of_model(path, head):  # such as another part of it
+            raise TraceError.at_place(f"{path}: is a model, or a part of one")
     except OSError as error:
         raise TraceError.unwritable(path, error) from None
 

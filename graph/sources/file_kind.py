@@ -20,6 +20,12 @@ from aprgraph.graph.message import Message
 #: Bytes of a file's beginning that suffice to know it.
 HEAD_BYTES = 1024
 
+#: The names of kinds that hold a model's weights.
+KINDS_WITH_WEIGHTS = frozenset((
+    "safetensors", "pytorch", "pickle", "onnx", "hdf5", "tflite", "ggml", "ggjt", "ggla", "apr-1", "aprn", "llamafile",
+    "big-endian", "gguf-1",
+))  # fmt: skip
+
 #: What a text of ASCII holds, and how long one is at least.
 _TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
 _LEAST_TEXT = 8

@@ -190,9 +190,33 @@ def test_a_graph_does_not_go_over_what_it_is_read_from(tiny_model: Models, tmp_p
         with pytest.raises(TraceError, match="is what is to be read; give another place with -o"):
             graph(source, output=tmp_path / name, output_format="svg", force=True)
     (tmp_path / "other.gguf").write_bytes(before)
-    with pytest.raises(TraceError, match="other.gguf: is a model; give another place with -o"):
+    with pytest.raises(TraceError, match="other.gguf: is a model, or a part of one; give another place with -o"):
         graph(source, output=tmp_path / "other.gguf", output_format="svg", force=True)
     assert source.read_bytes() == (tmp_path / "other.gguf").read_bytes() == before
+
+
+@pytest.mark.contract("ERR-INPUT-1")
+def test_nor_over_a_model_of_another_kind(tiny_model: Models, tmp_path: Path) -> None:
+    """--force is for a file that somebody wrote, not for what a model or a checkpoint is made of."""
+    held = {
+        "a.safetensors": b"\x02\0\0\0\0\0\0\0{}" + bytes(8),
+        "a.apr": b"APR\0" + bytes(60),
+        "a.bin": b"PK\x03\x04" + bytes(26) + b"archive/data.pkl" + bytes(8),
+        "checkpoint/config.json": b"{}",
+        "checkpoint/tokenizer.json": b"{}",
+        "checkpoint/model.safetensors": b"\x02\0\0\0\0\0\0\0{}",
+        "notes.json": b"{}",
+    }
+    for name, data in held.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    for name, data in held.items():
+        if name != "notes.json":
+            with pytest.raises(TraceError, match="is a model, or a part of one; give another place with -o"):
+                graph(tiny_model(), output=tmp_path / name, output_format="json", force=True)
+            assert (tmp_path / name).read_bytes() == data
+    graph(tiny_model(), output=tmp_path / "notes.json", force=True)
+    assert (tmp_path / "notes.json").read_bytes() != b"{}"
 
 
 @pytest.mark.contract("ERR-INPUT-1")

@@ -36,9 +36,10 @@ def compare_logits(a: F32, b: F32, top: int) -> LogitMetrics | None:
 
     Among equal logits the smaller token id counts as the better one.
     """
-    row_a, row_b = (np.asarray(side[-1] if side.ndim > 1 else side, dtype=np.float64) for side in (a, b))
-    if not (np.isfinite(row_a).all() and np.isfinite(row_b).all()):
+    last = [side[-1] if side.ndim > 1 else side for side in (a, b)]
+    if not all(np.isfinite(row).all() for row in last):
         return None
+    row_a, row_b = (np.asarray(row, dtype=np.float64) for row in last)
     top = min(top, row_a.size)
     best_a, best_b = (np.argsort(-row, kind="stable") for row in (row_a, row_b))
     log_a, log_b = _log_softmax(row_a), _log_softmax(row_b)

@@ -33,8 +33,8 @@ def judge_choices(
     rows_a, rows_b = (np.ascontiguousarray(side).reshape(-1, side.shape[-1]) for side in (ids_a, ids_b))
     sorted_bits = [np.sort(rows.view(np.uint32), axis=1) for rows in (rows_a, rows_b)]  # a NaN equals itself
     differing = np.flatnonzero((sorted_bits[0] != sorted_bits[1]).any(axis=1))
-    sides = [None if side is None else np.asarray(side, np.float64) for side in scores]
     with np.errstate(invalid="ignore", over="ignore"):
+        sides = [None if side is None else np.asarray(side, np.float64) for side in scores]
         noise = _noise(sides, limit)
     choices = [_judge(int(position), rows_a[position], rows_b[position], sides, noise, groups) for position in differing]
     judged = any(side is not None for side in sides)

@@ -58,9 +58,11 @@ def _distance(a: Trace, b: Trace, keys: Collection[Place]) -> float:
     """The sum of squared differences of some tensors; of those of different shapes, of the last position."""
     total = 0.0
     for step, layer, stage in keys:
-        one, other = (np.asarray(trace.tensor(stage, layer, step), np.float64) for trace in (a, b))
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            one, other = (np.asarray(trace.tensor(stage, layer, step), np.float64) for trace in (a, b))
         count = min(len(one), len(other))
         if one.ndim == other.ndim and one.shape[1:] == other.shape[1:]:
-            difference = one[-count:] - other[-count:]
+            with np.errstate(invalid="ignore"):  # of two Inf: NaN
+                difference = one[-count:] - other[-count:]
             total += float(np.square(difference[np.isfinite(difference)]).sum())
     return total

@@ -104,7 +104,8 @@ def _wrapped(a: F32, b: F32) -> TensorMap:
     else:
         cells = np.zeros(_size(lines, width))
     if whole < lines:
-        rest = np.abs(difference(*(side[whole * width :].astype(np.float64) for side in (a, b))))
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            rest = np.abs(difference(*(side[whole * width :].astype(np.float64) for side in (a, b))))
         starts = _starts(width, cells.shape[1])
         padded = np.pad(rest, (0, width - rest.size))
         cells[-1] = np.maximum(cells[-1], np.maximum.reduceat(padded, starts))

@@ -59,7 +59,8 @@ def compute_statistics(values: F32) -> Statistics:
     nan = inf = 0
     low, high, total, squares = math.inf, -math.inf, 0.0, 0.0
     for start in range(0, flat.size, _CHUNK):
-        chunk = flat[start : start + _CHUNK].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            chunk = flat[start : start + _CHUNK].astype(np.float64)
         finite = np.isfinite(chunk)
         if not finite.all():
             nan += int(np.isnan(chunk).sum())

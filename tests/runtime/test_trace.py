@@ -525,3 +525,18 @@ def test_a_graph_of_ops_with_other_attributes_is_not_used_and_the_numbers_are(tm
     report = diff(found, trace)
     assert report.exit_code == 0
     assert any("the graph in the manifest of A does not hold together here, and is not used: " in note for note in report.notes)
+
+
+@pytest.mark.contract("NONFINITE-TRACES-1")
+def test_nan_that_signals_warns_of_nothing(tmp_path: Path) -> None:
+    """To widen one raises a flag of the processor, of which NumPy would make a line on the terminal."""
+    signalling = np.array([0x3F800000, 0x7F800001, 0x40000000, 0x3F000000], np.uint32).view(np.float32)
+    found = compute_statistics(signalling)
+    assert (found.nan, found.max) == (1, 2.0)
+    tensors = {(None, "lm_head"): signalling, (0, "q_post_rope"): np.stack([signalling] * 3), (0, "ffn_out"): np.stack([signalling] * 3)}
+    other = {key: np.nan_to_num(tensor, nan=1.0) for key, tensor in tensors.items()}
+    sides = [
+        write_trace(tmp_path / name, held, extra={"qk_rows": order}).directory
+        for name, held, order in (("a", tensors, "halves"), ("b", other, "interleaved"))
+    ]
+    assert diff(*sides).exit_code == 1

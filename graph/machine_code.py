@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 # Linux's numbers (fcntl.h, memfd.h), which Python's fcntl lacks in 3.10: nobody may write, grow or shrink the file any more.
 _ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
 _SEALS = 0x1 | 0x2 | 0x4 | 0x8
+#: The descriptors of what was loaded, by digest, the latest last; at most so many: of more, the oldest is hardly in use any more.
+_OPEN: dict[bytes, int] = {}
+_MOST_OPEN = 64
+_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -22,18 +25,34 @@ class MachineCode:
     data: bytes = field(repr=False)
     place: Path
 
-    @contextlib.contextmanager
-    def file(self) -> Iterator[str]:
+    def path(self) -> str:
         """The path of a file in memory that holds ``data``, for the system's loader. Raises OSError.
 
-        The loader takes a library for one that is loaded already if only the path is the same, and numbers of descriptors come
+        It stays open: whoever writes a backtrace, as TVM for each of its errors, opens the library by its path again, and maps what is
+        there into memory. Another file, of another size, would end the process (SIGBUS).
+
+        The loader takes a library for one that is loaded already if only the path is the same, and numbers of descriptors may come
         again. So the path is written with a detour ("/." or "//.") for each bit of a digest: other content, another path.
         """
-        bits = int.from_bytes(hashlib.sha256(self.data).digest()[:12], "big")
+        digest = hashlib.sha256(self.data).digest()
+        bits = int.from_bytes(digest[:12], "big")
         detours = "".join("//." if bits >> bit & 1 else "/." for bit in range(96))
+        with _LOCK:
+            descriptor = _OPEN.pop(digest) if digest in _OPEN else self._in_memory()
+            _OPEN[digest] = descriptor
+            if len(_OPEN) > _MOST_OPEN:
+                os.close(_OPEN.pop(next(iter(_OPEN))))
+        return f"/proc/self/fd{detours}/{descriptor}"
+
+    def _in_memory(self) -> int:
+        """The descriptor of a sealed file with the data. Raises OSError."""
         descriptor = os.memfd_create(self.place.name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(self.data)
-            file.flush()
+        try:
+            rest = memoryview(self.data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
             fcntl.fcntl(descriptor, _ADD_SEALS, _SEALS)
-            yield f"/proc/self/fd{detours}/{descriptor}"
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor

@@ -101,8 +101,7 @@ class TvmRuntime:
 
         TVM's own load_module would want a file with a name, which others could replace after it was verified.
         """
-        with library.file() as path:
-            module = self.function(_LOAD_LIBRARY)(path, "so")
+        module = self.function(_LOAD_LIBRARY)(library.path(), "so")
         _loaded.append(module)
         return module
 

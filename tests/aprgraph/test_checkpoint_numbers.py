@@ -13,7 +13,7 @@ import pytest
 
 import aprgraph
 from tests.support.checkpoints import NAMES, gguf_of, write_checkpoint
-from tests.support.golden import GoldenModel, golden_models, nmse
+from tests.support.golden import GoldenModel, golden_models, nmse, whole_by_reference_ops_by_others
 
 TOLERANCE = 1e-11
 #: The stages whose rows are q's, k's, or q's, k's and v's.
@@ -38,8 +38,13 @@ def in_halves(values: npt.NDArray[Any], parts: str, config: dict[str, Any]) -> n
     return out
 
 
+def _format(name: str, target: str) -> set[str]:
+    """What the checkpoint's name says beside its family, such as bf16."""
+    return {f"{target} {word}" for word in name.split("-")[1:]}
+
+
 @pytest.mark.contract("FILE-HF-1")
-@pytest.mark.each_choice
+@pytest.mark.each_choice(of=lambda name, target: {*whole_by_reference_ops_by_others(golden(name), target), *_format(name, target)})
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("target", ["llvm", "reference"])
 def test_every_stage_of_a_checkpoint(name: str, target: str, tmp_path: Path) -> None:

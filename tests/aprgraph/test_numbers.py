@@ -12,7 +12,17 @@ from aprgraph.api import CompiledModel
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.stages import execution_key
 from tests.support.compiled import compiled
-from tests.support.golden import GoldenModel, gemma3_golden, golden_models, llama_cpp_embeddings, llama_cpp_logits, nmse, smollm2_golden
+from tests.support.golden import (
+    GoldenModel,
+    gemma3_golden,
+    golden_models,
+    llama_cpp_embeddings,
+    llama_cpp_logits,
+    nmse,
+    ops_of_golden,
+    smollm2_golden,
+    whole_by_reference_ops_by_others,
+)
 from tests.support.models import require_gemma3, require_smollm2
 
 #: The project's promise is 1e-9. float32 in any order of summation stays far below this; a wrong kernel does not.
@@ -52,11 +62,12 @@ LLAMA_CPP_TOLERANCES = {
 
 #: Of the families of the others, tests of generation run every stage in parts and step by step.
 _OTHERS = [golden for golden in golden_models() if golden.path.parent.name == "families" and (None, "lm_head") in golden.stages]
+_WITH_LOGITS = [golden for golden in golden_models() if golden.name in LLAMA_CPP_TOLERANCES]
 _EMBEDDINGS = [golden for golden in golden_models() if (None, "pooled") in golden.stages]
 
 
 @pytest.mark.contract("FAMILY-NUMBERS-1")
-@pytest.mark.each_choice
+@pytest.mark.each_choice(of=whole_by_reference_ops_by_others)
 @pytest.mark.parametrize("golden", golden_models(), ids=lambda golden: golden.name)
 @pytest.mark.parametrize("target", ["llvm", "reference"])
 def test_every_stage_of_a_golden_model(golden: GoldenModel, target: str, tmp_path: Path) -> None:
@@ -74,6 +85,7 @@ def test_every_stage_of_a_golden_model(golden: GoldenModel, target: str, tmp_pat
 
 
 @pytest.mark.contract("STEPS-CHUNK-1", "STEPS-DECODE-1")
+@pytest.mark.each_choice(of=lambda golden: ops_of_golden(golden.path))
 @pytest.mark.parametrize("golden", _OTHERS, ids=lambda golden: golden.name)
 def test_parts_of_a_prompt_and_single_tokens_give_the_bits_of_a_prefill(golden: GoldenModel, tmp_path: Path) -> None:
     """At every position, in every family: what turns, masks or looks up by position does it by where the position is."""
@@ -114,11 +126,11 @@ def test_parts_of_a_text_give_the_bits_of_the_whole_where_the_last_position_is_t
         assert parts.tensor(stage).tobytes() == whole.tensor(stage).tobytes()
 
 
-@pytest.mark.each_choice
-@pytest.mark.parametrize("name", LLAMA_CPP_TOLERANCES)
+@pytest.mark.each_choice(of=whole_by_reference_ops_by_others)
+@pytest.mark.parametrize("golden", _WITH_LOGITS, ids=lambda golden: golden.name)
 @pytest.mark.parametrize("target", ["llvm", "reference"])
-def test_logits_of_all_positions_against_llama_cpp(name: str, target: str, tmp_path: Path) -> None:
-    golden = next(golden for golden in golden_models() if golden.name == name)
+def test_logits_of_all_positions_against_llama_cpp(golden: GoldenModel, target: str, tmp_path: Path) -> None:
+    name = golden.name
     trace = compiled(golden.path, target).run("lm_head", tokens=golden.tokens, directory=tmp_path / "trace", positions="all")
     expected = llama_cpp_logits()[name]
     assert trace.tensor("lm_head").shape == expected.shape

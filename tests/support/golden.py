@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import aprgraph
+
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 FAMILIES = GOLDEN / "families"
 #: Models of families that are not in the package.
@@ -95,6 +97,17 @@ def golden_models() -> tuple[GoldenModel, ...]:
             stages = {_key(label): arrays[label] for label in arrays.files if label != "tokens"}
             models.append(GoldenModel(path.stem, path, tuple(arrays["tokens"].tolist()), stages))
     return tuple(models)
+
+
+@lru_cache
+def ops_of_golden(path: Path) -> frozenset[str]:
+    """The ops of a golden model's graph."""
+    return frozenset(node.op for node in aprgraph.load(path).graph)
+
+
+def whole_by_reference_ops_by_others(golden: GoldenModel, target: str) -> frozenset[object]:
+    """For ``each_choice``: every golden model by the reference, whose numbers they are, and every op by each other target."""
+    return frozenset([golden.name] if target == "reference" else [f"{target} {op}" for op in ops_of_golden(golden.path)])
 
 
 @lru_cache(maxsize=1)

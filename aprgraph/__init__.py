@@ -6,15 +6,18 @@
     model = aprgraph.load("model.gguf")
     compiled = model.compile(target="llvm")
     trace = compiled.run(taps="all", layers="0..2", prompt="What is 2+2?")
-    trace.tensor("attn_scores", layer=0)            # a memory-mapped float32 array
+    trace["layer0.attn_scores"]                     # a float32 array, read-only
     report = aprgraph.diff("trace-a", "trace-b")
-    report.verdict, report.exit_code
-    aprgraph.compare_weights("a.gguf", "b.gguf").sentence    # are these the same model?
+    report.headline, report.exit_code
+    report.frame()                                  # columns: pandas.DataFrame and polars.DataFrame take them
+    aprgraph.audit({"layer0.attn_norm": array, ...}, "model.gguf", tokens=tokens).sentence
+    aprgraph.weights("a.gguf", "b.gguf").sentence   # are these the same model?
     aprgraph.Trace.write("theirs", {"layer0.attn_norm": array}, tokens=tokens)
     with aprgraph.capture.transformers(hf_model, "theirs"): ...
     aprgraph.register(MyFamily)                     # a model family of your own: docs/families.md
 
-Everything that goes wrong on account of what was given raises an AprgraphError (see aprgraph.graph.errors).
+Models, traces, reports, audits and graphs show themselves in a notebook. For tests of an engine there is aprgraph.testing
+(docs/testing.md). Everything that goes wrong on account of what was given raises an AprgraphError (see aprgraph.graph.errors).
 """
 
 from __future__ import annotations
@@ -26,15 +29,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from aprgraph import capture, families
+    from aprgraph import capture, families, testing
     from aprgraph.api import CompiledModel, LoadedModel, load, open_artifact, trust
     from aprgraph.comparison import audit, diff
     from aprgraph.graph.errors import AprgraphError
     from aprgraph.graph.families import register
     from aprgraph.graph.tap_plan import Plan
-    from aprgraph.runtime.check import check
+    from aprgraph.model_files import check, compare_weights, weights
     from aprgraph.runtime.trace.reader import Trace
-    from aprgraph.weights import compare_weights
+
+    __version__: str
 
 # In a checkout the folders graph, codegen and runtime lie beside this one, and Python finds this one first when it is started
 # there; the installed package has them inside.
@@ -57,7 +61,9 @@ __all__ = [
     "load",
     "open_artifact",
     "register",
+    "testing",
     "trust",
+    "weights",
 ]
 
 _HOMES = {
@@ -65,19 +71,29 @@ _HOMES = {
     "Plan": "aprgraph.graph.tap_plan",
     "Trace": "aprgraph.runtime.trace.reader",
     "audit": "aprgraph.comparison",
-    "check": "aprgraph.runtime.check",
-    "compare_weights": "aprgraph.weights",
+    "check": "aprgraph.model_files",
+    "compare_weights": "aprgraph.model_files",
     "diff": "aprgraph.comparison",
     "register": "aprgraph.graph.families",
+    "weights": "aprgraph.model_files",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Imports on first use: the command line starts without what it does not need."""
-    if name not in __all__:
+    if name not in (*__all__, "__version__"):
         raise AttributeError(f"module 'aprgraph' has no attribute {name!r}")
     import importlib  # noqa: PLC0415
 
-    if name in ("capture", "families"):
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415
+
+        return version("aprgraph")
+    if name in ("capture", "families", "testing"):
         return importlib.import_module(f"aprgraph.{name}")
     return getattr(importlib.import_module(_HOMES.get(name, "aprgraph.api")), name)
+
+
+def __dir__() -> list[str]:
+    """What there is to complete: the public names, though most are not imported yet."""
+    return [*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"]

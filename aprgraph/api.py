@@ -20,10 +20,12 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.shown import Shown
 from aprgraph.graph.sources.whole_digest import whole_digest
 from aprgraph.graph.tap_plan import Plan, parse_plan, parse_steps
 from aprgraph.graph.text import print_graph
 from aprgraph.option_words import in_option_words
+from aprgraph.progress import progress_line
 from aprgraph.runs.arithmetic import arithmetic_of_run, described_arithmetic
 from aprgraph.runs.default_place import default_trace_directory
 from aprgraph.runs.execute import OnToken, Outcome, execute
@@ -49,10 +51,13 @@ def _warn(notice: str) -> None:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A GGUF model. ``graph`` is built when asked for."""
+class LoadedModel(Shown):
+    """A model file, understood. ``graph`` is built when asked for."""
 
     model: Model
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel of {self.model!r}>"
 
     @property
     def graph(self) -> Graph:
@@ -68,26 +73,41 @@ class LoadedModel:
         *,
         arithmetic: str = PLAIN,
         on_notice: OnNotice = _warn,
+        progress: bool | None = None,
     ) -> CompiledModel:
         """Compile into an artifact (default: ``<stem>.<target>.aprg`` in the current folder). Raises AprgraphError.
 
         ``cpu``, ``architectures`` and ``arithmetic`` are what --cpu, --arch and --arithmetic are on the command line. ``on_notice`` is
-        told where no later process will know that this user compiled it (default: a warning).
+        told where no later process will know that this user compiled it (default: a warning). Where somebody watches, in a terminal
+        or a notebook, stderr says what it does; ``progress`` False shows nothing.
         """
         place = Path(directory) if directory is not None else None
-        made = compile_artifact(self.model, target, place, cpu, architectures, arithmetic, on_notice=on_notice)
+        with progress_line(progress, self._compiling(target)):
+            made = compile_artifact(self.model, target, place, cpu, architectures, arithmetic, on_notice=on_notice)
         return CompiledModel(made, self.model)
 
     def compile_cached(
-        self, target: str = "llvm", cpu: str | None = None, *, on_notice: OnNotice = _warn, arithmetic: str = PLAIN
+        self,
+        target: str = "llvm",
+        cpu: str | None = None,
+        *,
+        on_notice: OnNotice = _warn,
+        arithmetic: str = PLAIN,
+        progress: bool | None = None,
     ) -> CompiledModel:
         """The artifact of this model beside it or in the user's cache, compiled into that if there is none.
 
         Where the cache cannot be written, the artifact lasts as long as this process; ``on_notice`` is told so (default: a warning).
-        Raises AprgraphError.
+        ``progress`` is as of ``compile``. Raises AprgraphError.
         """
         found = find_beside(self.model, target, cpu, on_notice, arithmetic) or find_in_cache(self.model, target, cpu, arithmetic)
-        return CompiledModel(found or compile_into_cache(self.model, target, cpu, on_notice, arithmetic), self.model)
+        if found is None:
+            with progress_line(progress, self._compiling(target)):
+                found = compile_into_cache(self.model, target, cpu, on_notice, arithmetic)
+        return CompiledModel(found, self.model)
+
+    def _compiling(self, target: str) -> str:
+        return f"compiling {self.model.path.name} for {target}"
 
     def find_cached(self, target: str = "llvm", cpu: str | None = None, *, arithmetic: str = PLAIN) -> CompiledModel | None:
         """The artifact of this model beside it (``<stem>.<target>.aprg``) or in the user's cache; None if there is none.
@@ -156,7 +176,7 @@ def trust(directory: str | Path, identity: str | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class CompiledModel:
+class CompiledModel(Shown):
     """A compiled model with its weights at hand.
 
     ``remote`` is the TVM RPC server that runs it: see ``on``. ``gpu`` is the number of the GPU that a CUDA artifact runs on.
@@ -166,6 +186,9 @@ class CompiledModel:
     model: Model
     remote: RemoteAddress | None = None
     gpu: int = 0
+
+    def __repr__(self) -> str:
+        return f"<CompiledModel of {self.model!r}, for {self.artifact.target_name}>"
 
     def on(self, rpc: str) -> CompiledModel:
         """The same, to be run on the TVM RPC server ``rpc``, HOST:PORT[/KEY] (docs/remote.md). Raises RemoteError or ArtifactError."""
@@ -211,6 +234,7 @@ class CompiledModel:
         stats_only: bool = False,
         force: bool = False,
         on_entry: OnEntry | None = None,
+        progress: bool | None = None,
     ) -> Trace:
         """Run the model and record the tensors that ``taps``, ``layers`` and ``steps`` select (as on the command line).
 
@@ -218,13 +242,16 @@ class CompiledModel:
         ``default_trace_directory``. An earlier run's trace there is replaced whole; what else is there is written over
         only with ``force``. ``arithmetic`` is what --arithmetic is on the command line: the one that was compiled for, or, on the
         reference target, any. ``fingerprint`` "full" names every byte of the model file in the manifest, not samples of its weights
-        alone. Raises AprgraphError.
+        alone. ``on_entry`` is called with each tensor's entry as it is written; without it, where somebody watches, stderr says which was
+        written last, and ``progress`` False shows nothing. Raises AprgraphError.
         """
         plan = parse_plan(taps, layers)
         options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic, fingerprint)
         run = self.plan(plan, self._input(prompt, tokens), options)
         place = Path(directory) if directory is not None else self.default_trace_directory
-        return self.record(run, place, threads=threads, stats_only=stats_only, force=force, on_entry=on_entry)
+        with progress_line(False if on_entry is not None else progress, f"running {self.model.path.name}") as say:
+            on_entry = on_entry or (lambda entry: say(entry.label))
+            return self.record(run, place, threads=threads, stats_only=stats_only, force=force, on_entry=on_entry)
 
     def generate(
         self,

@@ -197,7 +197,7 @@ class _Search:
         assert self.traces is not None
         report = self.rounds[-1].report
         if report.diverged or any(entry.statistics and not entry.statistics.is_finite for entry in self.traces[0].entries):
-            report = diff(*self.traces, model_a=self.models[0], model_b=self.models[1], profile=self.profile, names=self.names)
+            report = diff(*self.traces, model_a=self.models[0], model_b=self.models[1], profile=self.profile, called=self.names)
         return Bisection(tuple(self.rounds), report, *self.traces, self.left)
 
     def _first(self) -> FirstDivergence | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from aprgraph.api import CompiledModel, LoadedModel
 from aprgraph.graph.arguments import MODEL, MODEL_A, MODEL_B, Argument
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
+from aprgraph.progress import progress_line
 from aprgraph.runtime.blame import Audit, LocalError
 from aprgraph.runtime.blame import audit as _audit
 from aprgraph.runtime.blame.graph_of_traces import graph_of_traces
@@ -23,61 +25,107 @@ from aprgraph.runtime.trace.reader import Trace
 
 #: Called before each tensor with what it is called.
 OnTensor = Callable[[str], None]
+#: Called before each tensor: how many are done, of how many, and what this one is called.
+OnProgress = Callable[[int, int, str], None]
+#: What may stand for a model: a file, what ``aprgraph.load`` gave, or a compiled model.
+ModelSource: TypeAlias = str | Path | Model | LoadedModel | CompiledModel
 
 
 def diff(
     a: Source,
     b: Source,
     *,
-    model: str | Path | Model | None = None,
-    model_a: str | Path | Model | None = None,
-    model_b: str | Path | Model | None = None,
+    model: ModelSource | None = None,
+    model_a: ModelSource | None = None,
+    model_b: ModelSource | None = None,
     tokens: Sequence[int] | None = None,
+    top: int = 10,
+    profile: str | None = None,
+    tolerances: Sequence[str] = (),
+    names: Sequence[str] = (),
+    called: SideNames | None = None,
+    progress: OnProgress | bool | None = None,
     on_replay: OnTensor | None = None,
-    names: SideNames | None = None,
-    **options: Any,
 ) -> Comparison:
-    """Compare two traces, and with ``model`` (the file that both are to be runs of) say which side is wrong.
+    """Compare two traces, and with ``model`` (that both are to be runs of) say which side is wrong.
+
+    A side is a path, an open Trace, or a dict of arrays (of NumPy, torch or another library) under the names that ``Trace.write`` takes,
+    with the prompt's ids under ``"tokens"``, where they are known. ``names`` are rules for arrays that are called otherwise, as of
+    ``Trace.open``.
 
     ``model_a`` and ``model_b`` are the models of one side each, in place of ``model``: two files of one model, such as a
     checkpoint and its quantised GGUF file. Each side is then replayed by its own, and what the weights of the two make the
     sides differ by stands in ``blame.other_weights``.
-    ``tokens`` are those of the prompt, for traces whose manifests do not name them. ``names`` are what sentences call
-    the sides (default: by their paths). ``options`` are those of ``aprgraph.runtime.diff.diff``: top, profile,
-    tolerances, progress. The report's ``headline`` is the sentence to read first. Raises AprgraphError for what cannot
+    ``tokens`` are those of the prompt, for traces that do not name them. ``top`` is the K of the top-K overlap of logits; ``profile`` names
+    a column of the tolerance table (default: as the manifests say) and ``tolerances`` set limits for some stages, such as
+    ``"ffn_.*=nmse:1e-6"`` (docs/tolerances.md). ``called`` is what sentences call the sides (default: by their paths).
+
+    Where somebody watches, in a terminal or a notebook, stderr says which tensor it is at; ``progress`` False shows nothing, and
+    functions are called in its place: ``progress`` before each tensor, ``on_replay`` after each that was replayed.
+
+    The report's ``headline`` is the sentence to read first. Raises AprgraphError for what cannot
     be compared or read.
     """
-    a, b = open_pair(*open_foreign_sides([a, b]))
-    report = Comparison.of(replace(_diff(a, b, **options), called=names))
-    models = load_models_of(a, b, model, model_a, model_b)
+    a, b = open_pair(*open_foreign_sides([a, b], names))
+    with progress_line(_is_shown(progress), "comparing") as say:
+
+        def on_tensor(done: int, total: int, label: str) -> None:
+            say(f"{done} of {total}, {label}")
+
+        report = _diff(a, b, top=top, profile=profile, tolerances=tolerances, progress=progress if callable(progress) else on_tensor)
+    found = Comparison.of(replace(report, called=called))
+    models = load_models_of(a, b, *map(_model_or_path, (model, model_a, model_b)))
     if models is None:
         if tokens is not None:
             raise ComparisonError("tokens are for the replay of a model; give the model too")
-        return report
-    given = {name: options[name] for name in ("profile", "tolerances", "top") if name in options}
+        return found
     ours, theirs = models
-    return with_blame(report, a, b, ours, model_b=theirs, tokens=tokens, progress=on_replay, **given)
+    given: dict[str, Any] = {"tokens": tokens, "profile": profile, "tolerances": tolerances, "top": top}
+    with progress_line(_is_shown(progress), "replaying in float64") as say:
+        return with_blame(found, a, b, ours, model_b=theirs, progress=on_replay or say, **given)
 
 
 def audit(
     trace: Source,
-    model: str | Path | Model,
+    model: ModelSource,
     *,
     tokens: Sequence[int] | None = None,
     profile: str | None = None,
     tolerances: Sequence[str] = (),
     arithmetic: str | None = None,
-    progress: OnTensor | None = None,
+    names: Sequence[str] = (),
+    progress: OnTensor | bool | None = None,
 ) -> Audit:
     """Replay each stage of one trace in float64 from the inputs that it recorded: where is it wrong? See ``Audit``.
 
+    ``trace``, ``names``, ``tokens``, ``profile`` and ``tolerances`` are as of ``diff``.
     ``arithmetic`` is that of the engine which wrote it, such as "ggml-avx2", or "find" (default: what the manifest names).
+    Where somebody watches, stderr says which tensor was replayed last; ``progress`` False shows nothing, a function is called with it.
 
     Raises AprgraphError for what cannot be read or is no run of the model.
     """
-    opened = open_source(trace)
-    loaded = load_model_of([opened], model)
-    return _audit(opened, loaded, tokens=tokens, profile=profile, tolerances=tolerances, arithmetic=arithmetic, progress=progress)
+    opened = open_source(*open_foreign_sides([trace], names))
+    loaded = load_model_of([opened], _model_or_path(model))
+    with progress_line(_is_shown(progress), "replaying in float64") as say:
+        return _audit(
+            opened,
+            loaded,
+            tokens=tokens,
+            profile=profile,
+            tolerances=tolerances,
+            arithmetic=arithmetic,
+            progress=progress if callable(progress) else say,
+        )
+
+
+def _is_shown(progress: Callable[..., None] | bool | None) -> bool | None:
+    """Whether a line is to be shown, None where that is as somebody watches: not beside a function of the caller's."""
+    return False if callable(progress) else progress
+
+
+def _model_or_path(model: Any) -> Any:
+    """What ``load_model_of`` takes."""
+    return model.model if isinstance(model, LoadedModel | CompiledModel) else model
 
 
 def load_model_of(

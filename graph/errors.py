@@ -13,6 +13,7 @@
     ├── RemoteError               a TVM RPC server that cannot be reached, or that failed
     ├── NonFiniteError           NaN where a choice has to be made: among experts, or among tokens
     ├── TraceError                APRT files, manifests and trace directories that cannot be read or written
+    │   └── NotRecordedError      a tensor that a trace does not hold; a KeyError too
     └── ComparisonError           two traces that cannot be compared
 
 Each message says what is wrong, where, what was expected, and what to do.
@@ -25,7 +26,7 @@ import reprlib
 from dataclasses import dataclass
 
 from aprgraph.graph.arguments import Argument
-from aprgraph.graph.message import Message, Words
+from aprgraph.graph.message import Message, Words, join_messages
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
@@ -48,10 +49,11 @@ class PlaceProblem:
     remedies: tuple[str, ...] = ()
     forcible: bool = False
 
-    def text(self, another: str = "give another place", force: str = "give force=True") -> str:
+    def text(self, another: str = "give another place", force: str = "give force=True") -> Message:
         """The message. ``another`` says how to give another place, ``force`` how to write over what is there."""
         remedies = [*self.remedies, *([f"{force} to write there all the same"] if self.forcible else []), another]
-        return f"{self.what}; " + ", or ".join(filter(None, (", ".join(remedies[:-1]), remedies[-1])))
+        others = join_messages(", ", remedies[:-1])
+        return Message(self.what, "; ", others, ", or " if others else "", remedies[-1])
 
 
 class AprgraphError(Exception):
@@ -132,6 +134,14 @@ class NonFiniteError(AprgraphError):
 
 class TraceError(AprgraphError):
     """A trace file or directory that cannot be read or written."""
+
+
+class NotRecordedError(TraceError, KeyError):
+    """A tensor that a trace does not hold: ``trace["layer3.ffn_out"]``, or ``trace.tensor("ffn_out", 3)``."""
+
+    def __str__(self) -> str:
+        """The message; a KeyError would quote it."""
+        return str(self.message)
 
 
 class ComparisonError(AprgraphError):

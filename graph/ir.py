@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from aprgraph.graph.errors import GraphError, shown
+from aprgraph.graph.shown import Shown
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -89,7 +90,7 @@ class Node:
         return value
 
 
-class Graph:
+class Graph(Shown):
     """A computation graph. Iteration gives nodes in execution order, which is the order they were added in."""
 
     def __init__(self, name: str, attrs: Mapping[str, Attr] | None = None) -> None:
@@ -155,6 +156,9 @@ class Graph:
     def __iter__(self) -> Iterator[Node]:
         # A node is added after its operands: the order is a topological one.
         return iter(self._nodes.values())
+
+    def __repr__(self) -> str:
+        return f"<Graph @{self.name}: {len(self)} nodes, {len(self.staged())} of them stages>"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):

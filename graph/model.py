@@ -22,6 +22,7 @@ from aprgraph.graph.side_tensors import LeftOut, find_left_out, parse_ignored
 from aprgraph.graph.sources import Source, TensorInfo, open_source
 from aprgraph.graph.sources.file_kind import kind_of_gguf
 from aprgraph.graph.unread_keys import account_for_keys
+from aprgraph.graph.words import counted
 
 #: Keys that the tokenizer reads, when there is a prompt.
 _READ_LATER = "tokenizer."
@@ -47,6 +48,9 @@ class Model:
     left_out: tuple[LeftOut, ...] = ()
     unapplied: tuple[str, ...] = ()
     held: HeldGraph | None = None
+
+    def __repr__(self) -> str:
+        return f"<Model {self.path}: {self.family.architecture}, {counted(self.family.layers, 'layer')}>"
 
     @property
     def path(self) -> Path:

@@ -56,6 +56,12 @@ def as_sentence(text: str) -> str:
     return Message(begun, *rest, "" if text.endswith(("?", ".")) else ".")
 
 
+def shortened(text: str, most: int = 300) -> str:
+    """``text`` in one line of at most ``most`` characters."""
+    text = plain(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def shape_text(dims: Iterable[object]) -> str:
     """``7 x 576``."""
     return " x ".join(map(str, dims))

@@ -23,6 +23,12 @@ class Place(NamedTuple):
         return self.stage if self.layer is None else f"layer {self.layer} {self.stage}"
 
     @property
+    def name(self) -> str:
+        """What a program calls it, as ``Trace.write`` takes it: ``layer3.ffn_gate``, ``lm_head``, ``step2.layer0.attn_out``."""
+        in_step = self.stage if self.layer is None else f"layer{self.layer}.{self.stage}"
+        return in_step if self.step == 0 else f"step{self.step}.{in_step}"
+
+    @property
     def label(self) -> str:
         """What a person calls it: ``layer 3 ffn_gate``, ``lm_head``, ``step 2 layer 0 attn_out``."""
         return self.in_step_label if self.step == 0 else f"step {self.step} {self.in_step_label}"

@@ -170,7 +170,7 @@ def _open(loaded: LoadedModel, option: str, text: str, arithmetic: str) -> Compi
     if target == "cuda":  # before anything takes time
         find_gpu(load_driver(), gpu)
     with spinner(f"compiling {loaded.model.path.name} for {text}"):
-        return replace(loaded.compile_cached(target, on_notice=print_notice, arithmetic=arithmetic), gpu=gpu)
+        return replace(loaded.compile_cached(target, on_notice=print_notice, progress=False, arithmetic=arithmetic), gpu=gpu)
 
 
 def _announce(quiet: bool) -> Callable[[Plan, int], None]:

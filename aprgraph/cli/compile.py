@@ -63,7 +63,7 @@ def compile_command(
     loaded = load(model, parse_overrides(override_kv or []), ignore or [])
     print_notices(loaded.model.notices)
     with written_by("-o"), spinner(f"compiling {model.name} for {target}"):
-        artifact = loaded.compile(target, output, cpu, arch or (), arithmetic=arithmetic, on_notice=print_notice).artifact
+        artifact = loaded.compile(target, output, cpu, arch or (), arithmetic=arithmetic, on_notice=print_notice, progress=False).artifact
     if json:
         import json as json_module  # noqa: PLC0415
 

@@ -70,4 +70,4 @@ def compile_source(
 
         find_gpu(load_driver(), gpu)
     with spinner(f"compiling {opened.model.path.name}"):
-        return opened.compile_cached(target or "llvm", on_notice=print_notice, arithmetic=arithmetic or PLAIN)
+        return opened.compile_cached(target or "llvm", on_notice=print_notice, progress=False, arithmetic=arithmetic or PLAIN)

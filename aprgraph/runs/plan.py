@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from aprgraph.graph.arguments import MAX_TOKENS, PREFILL_CHUNK, STEPS, TAPS
+from aprgraph.graph.arguments import MAX_TOKENS, PREFILL_CHUNK, STATS_ONLY, STEPS, TAPS
 from aprgraph.graph.arithmetics import PLAIN
 from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.errors import PlanError, TokenError, TraceError
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.message import Message
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import taps_of, traits_of, weights_of
 from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
@@ -256,5 +257,5 @@ def check_room(directory: Path, nbytes: int) -> None:
         raise TraceError.at_place(
             f"{directory}: the plan writes {nbytes:,} bytes, but only {free:,} are free there",
             "tap fewer stages or layers",
-            "keep statistics alone (--stats-only)",
+            Message("keep statistics alone (", STATS_ONLY, ")"),
         )

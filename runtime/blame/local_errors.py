@@ -12,7 +12,8 @@ from typing import Any
 
 from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.graph.ir import Graph
-from aprgraph.graph.words import joined, listed
+from aprgraph.graph.shown import Shown
+from aprgraph.graph.words import joined, listed, shortened
 from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -22,6 +23,7 @@ from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.diff.side_names import name_of
 from aprgraph.runtime.explain.explanation import Explanation
 from aprgraph.runtime.explain.extent import AxisErrors
+from aprgraph.runtime.frame import frame_of, real
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.reader import Trace
 
@@ -139,7 +141,7 @@ class FileSuspect:
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Shown):
     """One trace against the model: a local error for each tensor, in execution order, and the sentence to read first.
 
     ``as_read`` is the trace as its tensors are to be read, ``moved`` says that some of them are in other places there.
@@ -225,6 +227,13 @@ class Audit:
             return ()
         return common_to([(*one.region, *one.weights) for one in self.wrong])
 
+    def frame(self) -> dict[str, list[Any]]:
+        """A row for each tensor, as columns of one length, which pandas and polars take: its state, and what its replay left."""
+        return frame_of_locals(self.locals)
+
+    def __repr__(self) -> str:
+        return f"<Audit of {self.name}: {shortened(self.sentence)}>"
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {
@@ -245,6 +254,20 @@ class Audit:
             "common": list(self.common),
             "tensors": [{**one.key._asdict(), "label": one.label, **one.to_json()} for one in self.locals],
         }
+
+
+def frame_of_locals(locals_: Sequence[LocalError]) -> dict[str, list[Any]]:
+    """A row for each local error; see ``Audit.frame``."""
+    return {
+        **frame_of([one.key for one in locals_]),
+        "state": [one.state.value for one in locals_],
+        "local_error": [real(one.error) for one in locals_],
+        "limit": [real(one.limit) for one in locals_],
+        "replayed_from": [", ".join(source.name for source in one.sources) for one in locals_],
+        "telltale": [None if one.telltale is None else str(one.telltale) for one in locals_],
+        "reading": [one.reading for one in locals_],
+        "reason": [None if one.reason is None else str(one.reason) for one in locals_],
+    }
 
 
 def named(group: Sequence[LocalError]) -> str:
@@ -323,6 +346,9 @@ class Blame:
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of the two replays, each once."""
         return tuple(dict.fromkeys((*self.a.notes, *self.b.notes)))
+
+    def __repr__(self) -> str:
+        return f"<Blame: {shortened(self.sentence)}>"
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aprgraph.graph.words import counted, listed
+from aprgraph.graph.shown import Shown
+from aprgraph.graph.words import counted, listed, shortened
 from aprgraph.runtime.check.finding import Finding, Level
 
 FORMAT = "aprgraph-check"
@@ -20,7 +21,7 @@ _KINDS_NAMED = 3
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Shown):
     """``kind`` is what the file is; ``read`` counts tensors and bytes whose values were looked at."""
 
     path: Path
@@ -70,6 +71,9 @@ class CheckReport:
         kinds = [_brief(group) for group in serious[:_KINDS_NAMED]]
         more = f"; and {len(serious) - _KINDS_NAMED} more" if len(serious) > _KINDS_NAMED else ""
         return f"{self.path.name}: {' and '.join(counts)}: {'; '.join(kinds)}{more}."
+
+    def __repr__(self) -> str:
+        return f"<CheckReport: {shortened(self.sentence)}>"
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -6,14 +6,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from aprgraph.graph.message import join_messages
-from aprgraph.graph.words import as_sentence
+from aprgraph.graph.shown import Shown, front
+from aprgraph.graph.words import as_sentence, shortened
 from aprgraph.runtime.blame.local_errors import Blame
+from aprgraph.runtime.comparison.frame import frame_of_rows
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 
 
 @dataclass(frozen=True)
-class Comparison(DiffReport):
+class Comparison(DiffReport, Shown):
     """Two traces compared, and ``blame``: what a replay of each says, None where there was no model to replay.
 
     With blame, words and errors of rows, counts, suspects and the headline are those of blame; without, those of the DiffReport.
@@ -71,6 +73,18 @@ class Comparison(DiffReport):
     def suspects(self) -> tuple[str, ...]:
         """The nodes and weights that can explain at once all that is wrong; without blame, all first divergences."""
         return super().suspects if self.blame is None or not self.blame.wrong else self.blame.common
+
+    def frame(self) -> dict[str, list[Any]]:
+        """A row for each tensor, as columns of one length, which pandas and polars take: see ``frame_of_rows``."""
+        return frame_of_rows(self)
+
+    def to_html(self) -> str:
+        """The report as one HTML page that opens offline, as a string. Raises TraceError where a tensor to show cannot be read."""
+        page: str = front().page_of(self)
+        return page
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {' and '.join(self.names.both)}: {shortened(self.headline)}>"
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as a JSON object, free of NaN and Infinity; its form is what ``format`` and ``version`` name."""

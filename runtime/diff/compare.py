@@ -46,7 +46,7 @@ def diff(
     tolerances: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> DiffReport:
-    """Compare two traces: directories (with or without a manifest), two APRT files, or open traces.
+    """Compare two traces: directories (with or without a manifest), two APRT files, open traces, or arrays by their names.
 
     ``top`` is the K of the top-K overlap of logits; ``profile`` names a column of the tolerance table (None: the one that
     fits what the manifests say); ``tolerances`` set limits for some stages, as ``--tol`` does: ``ffn_.*=nmse:1e-6``. The verdict

@@ -10,7 +10,7 @@ from typing import Any
 
 from aprgraph.graph.message import join_messages
 from aprgraph.graph.stages import is_of_text
-from aprgraph.graph.words import as_sentence, counted, joined
+from aprgraph.graph.words import as_sentence, counted, joined, shortened
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.classify import Class, FirstDivergence
 from aprgraph.runtime.diff.indices import IndexMetrics
@@ -260,6 +260,9 @@ class DiffReport:
         keys = {key for first in firsts[:6] for key in (*first.good[-3:], first.key, *first.following[:3])}
         keys |= {row.key for row in outcomes(self.rows)}
         return [row for row in self.rows if row.key in keys]
+
+    def __repr__(self) -> str:
+        return f"<DiffReport of {' and '.join(self.names.both)}: {shortened(self.headline)}>"
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object, free of NaN and Infinity; its form is what ``format`` and ``version`` name."""

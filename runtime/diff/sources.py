@@ -1,38 +1,44 @@
-"""What the two arguments of a comparison may be: traces, what other programs leave (runtime/trace/foreign.py), APRT files, open traces."""
+"""What the two arguments of a comparison may be: traces, what other programs leave, APRT files, open traces, arrays by their names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from aprgraph.graph.errors import ComparisonError, TraceError
+from aprgraph.graph.errors import ComparisonError, TraceError, shown
 from aprgraph.runtime.trace.aprt import read_header
-from aprgraph.runtime.trace.foreign import is_foreign_file, open_with_names
+from aprgraph.runtime.trace.foreign import ARRAYS, is_foreign_file, open_with_names
 from aprgraph.runtime.trace.manifest import MANIFEST, TraceEntry
 from aprgraph.runtime.trace.reader import Trace
 
-Source: TypeAlias = str | Path | Trace
+#: Arrays are those of any library, under the names that ``Trace.write`` takes.
+Source: TypeAlias = str | Path | Trace | Mapping[Any, Any]
 
 
 def is_file(side: Source) -> bool:
     """Whether ``side`` is a single APRT file."""
     if isinstance(side, Trace):
         return side.file is not None
-    return Path(side).is_file() and not is_foreign_file(Path(side))
+    return not isinstance(side, Mapping) and Path(side).is_file() and not is_foreign_file(Path(side))
 
 
 def path_of(side: Source) -> Path:
-    """What ``side`` was, or is to be, opened by."""
+    """What ``side`` was, or is to be, opened by; of arrays what they are called."""
+    if isinstance(side, Mapping):
+        return Path(ARRAYS)
     return (side.file or side.directory) if isinstance(side, Trace) else Path(side)
 
 
 def open_foreign_sides(sides: Sequence[Source], names: Sequence[str] = ()) -> list[Source]:
-    """``sides`` with what other programs left opened, once, its arrays placed by ``names`` (see NameMap); the others as they are.
+    """``sides`` with what other programs left, and arrays, opened, once, and placed by ``names`` (see NameMap); the others as they are.
 
-    Raises TraceError.
+    Raises TraceError, also for what is none of these.
     """
-    closed = [Path(side) for side in sides if not isinstance(side, Trace)]
+    for side in sides:
+        if not isinstance(side, str | Path | Trace | Mapping):
+            raise TraceError(f"{shown(side)}: expected a trace: a path, an open Trace, or a dict of arrays")
+    closed = [side if isinstance(side, Mapping) else Path(side) for side in sides if not isinstance(side, Trace)]
     opened = iter(open_with_names(closed, names) if closed else [])
     return [side if isinstance(side, Trace) else next(opened) for side in sides]
 
@@ -54,9 +60,12 @@ def _what(trace: Trace) -> str:
 
 
 def open_source(side: Source) -> Trace:
-    """Open one side. Raises TraceError for a path that cannot be read."""
+    """Open one side. Raises TraceError for a path that cannot be read, and for arrays that fit no stage."""
+    if not isinstance(side, str | Path):
+        [side] = open_foreign_sides([side])
     if isinstance(side, Trace):
         return side
+    assert not isinstance(side, Mapping)
     path = Path(side)
     if is_file(path):
         return _open_file(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from aprgraph.runtime.comparison.comparison import Comparison
@@ -44,14 +45,20 @@ def make_maps(report: Comparison, current: int | None) -> list[StageMap]:
 
 def _make_map(report: Comparison, step: int, *, is_first: bool) -> StageMap:
     numbers = {row.key: number for number, row in enumerate(report.rows) if row.key.step == step}
-    layers = sorted({layer for _, layer, _ in numbers if layer is not None})
-    whole = any(layer is None for _, layer, _ in numbers)
-    columns: list[int | None] = [*layers, *([None] if whole else [])]
-    # Rows stand in execution order layer by layer; a stage that only later layers have stands where it is first seen there.
-    stages = _merge([[stage for _, of, stage in numbers if of == layer] for layer in columns])
+    columns, stages = lay_out(numbers)
     lines = tuple(MapLine(stage, tuple(numbers.get(Place(step, layer, stage)) for layer in columns)) for stage in stages)
     names = tuple(WHOLE_MODEL if layer is None else str(layer) for layer in columns)
     return StageMap(step, "the prompt" if step == 0 else f"step {step}", names, lines, is_first)
+
+
+def lay_out(places: Collection[Place]) -> tuple[list[int | None], list[str]]:
+    """The columns of a map, layers and None for the whole model, and its lines, of places of one step in execution order."""
+    by_layer: dict[int | None, list[str]] = {}
+    for place in places:
+        by_layer.setdefault(place.layer, []).append(place.stage)
+    columns: list[int | None] = [*sorted(layer for layer in by_layer if layer is not None), *([None] if None in by_layer else [])]
+    # Rows stand in execution order layer by layer; a stage that only later layers have stands where it is first seen there.
+    return columns, _merge([by_layer[layer] for layer in columns])
 
 
 def _merge(orders: list[list[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files of arrays read as a trace, where they lie: each array that has a place, in the shape of the stage table."""
+"""Arrays read as a trace, where they lie, in files or in memory: each array that has a place, in the shape of the stage table."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aprgraph.graph.arguments import NAMES
 from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.stage_suggestions import remark_on
 from aprgraph.graph.words import counted
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
-from aprgraph.runtime.trace.array_files import TORCH, ArrayFiles
-from aprgraph.runtime.trace.from_arrays import f32_of, fit_arrays
+from aprgraph.runtime.trace.array_files import TORCH
+from aprgraph.runtime.trace.array_values import to_numpy
+from aprgraph.runtime.trace.from_arrays import f32_of, fit_arrays, read_name
 from aprgraph.runtime.trace.manifest import TraceEntry, TraceInfo
 from aprgraph.runtime.trace.name_map import EXAMPLE, NameMap
 from aprgraph.runtime.trace.reader import Trace
@@ -29,7 +28,7 @@ _MOST_TOKENS = 1 << 24
 class ArrayTrace(Trace):
     """The arrays of ``path`` that have places. An entry's ``file`` is the array's name; what has no place stands in ``unread``."""
 
-    def __init__(self, path: Path, arrays: ArrayFiles, names: NameMap, strangers: Sequence[Unread] = ()) -> None:
+    def __init__(self, path: Path, arrays: Mapping[str, Any], names: NameMap, strangers: Sequence[Unread] = ()) -> None:
         """``strangers`` are files beside the ``arrays``. Raises TraceError for arrays that do not fit the stage table, and where none
         has a place.
         """
@@ -51,6 +50,17 @@ class ArrayTrace(Trace):
         """The array of ``entry``, each element rounded to float32; see ``Trace.load``."""
         assert entry.file is not None
         return f32_of(self._arrays[entry.file], entry.shape)
+
+
+def by_name(where: str, arrays: Mapping[Any, Any]) -> dict[str, Any]:
+    """``arrays`` whose keys are strings or tuples, as ``Trace.write`` takes them, by names. Raises TraceError for other keys."""
+    found: dict[str, Any] = {}
+    for key, value in arrays.items():
+        name = key if isinstance(key, str) else read_name(where, key).name
+        if name in found:
+            raise TraceError(f"{where}: {name} is given twice, once as {shown(key)}; drop one of them")
+        found[name] = value
+    return found
 
 
 class _Renamed(Mapping[Any, Any]):
@@ -96,7 +106,10 @@ def _tokens(where: str, arrays: Mapping[str, Any], places: Mapping[Place, str]) 
     name = next((name for name in _TOKENS if name in arrays and name not in places.values()), None)
     if name is None:
         return None, ()
-    ids = np.asarray(arrays[name])
+    try:
+        ids, _ = to_numpy(arrays[name])
+    except TraceError as error:
+        raise TraceError(f"{where}: {shown(name)} {error}") from None
     flat = ids.reshape(-1)
     one_text = ids.shape in ((flat.size,), (1, flat.size)) and 0 < flat.size < _MOST_TOKENS
     if ids.dtype.kind not in "iu" or not one_text or flat.min() < 0:

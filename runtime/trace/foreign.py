@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aprgraph.graph.arguments import NAMES
 from aprgraph.graph.errors import TraceError
@@ -20,6 +20,8 @@ from aprgraph.runtime.trace.without_manifest import is_place_of_stage
 if TYPE_CHECKING:
     from aprgraph.runtime.trace.reader import Trace
 
+#: What sentences call arrays that no file holds.
+ARRAYS = "arrays"
 #: What says that a folder is something else: a trace, an artifact, a stage alone, a model.
 _OTHERS = (MANIFEST, MARKER, "artifact.json", "repro.py", "config.json")
 
@@ -65,22 +67,29 @@ def is_foreign_file(path: Path) -> bool:
     return path.is_file() and (holds_arrays(path) or (is_saved_logits(path) and not _is_aprt(path)))
 
 
-def open_with_names(paths: Sequence[Path], names: Sequence[str]) -> list[Trace | Path]:
-    """Each of ``paths`` that another program left, opened, its arrays named by ``names``; the others as they are.
+def open_with_names(places: Sequence[Path | Mapping[Any, Any]], names: Sequence[str]) -> list[Trace | Path]:
+    """Each of ``places`` that another program left, or that holds arrays itself, opened; the others as they are.
 
-    Raises TraceError for what cannot be read, and for names that are of no array.
+    ``names`` are the rules of a NameMap. Raises TraceError for what cannot be read, and for names that are of no array.
     """
-    opened = [open_foreign(path, names) or path for path in paths]
+    opened = [_open_arrays(one, names) if isinstance(one, Mapping) else open_foreign(one, names) or one for one in places]
     if names:
         from aprgraph.runtime.trace.array_trace import ArrayTrace  # noqa: PLC0415
         from aprgraph.runtime.trace.name_map import NameMap  # noqa: PLC0415
 
         dumps = [one for one in opened if isinstance(one, ArrayTrace)]
         if not dumps:
-            one, is_no = " and ".join(map(str, paths)), "are no such" if len(paths) > 1 else "is no such"
+            one, is_no = " and ".join(map(str, opened)), "are no such" if len(opened) > 1 else "is no such"
             raise TraceError(NAMES, f" names arrays of .npz, .npy and .pt files; {one} {is_no}: leave it out")
         NameMap(names).check_used([(str(dump.directory), dump.names) for dump in dumps])
     return opened
+
+
+def _open_arrays(arrays: Mapping[Any, Any], names: Sequence[str]) -> Trace:
+    from aprgraph.runtime.trace.array_trace import ArrayTrace, by_name  # noqa: PLC0415
+    from aprgraph.runtime.trace.name_map import NameMap  # noqa: PLC0415
+
+    return ArrayTrace(Path(ARRAYS), by_name(ARRAYS, arrays), NameMap(names))
 
 
 def _is_aprt(path: Path) -> bool:

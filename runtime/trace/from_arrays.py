@@ -157,8 +157,8 @@ def is_place_of_array(name: str) -> bool:
     return stage is not None and stage.per_layer == (layer is not None) and not (stage.first_layer_only and layer)
 
 
-def read_name(where: str, name: str) -> Place:
-    """The place that a name such as ``layer3.ffn_gate`` is of. Raises TraceError."""
+def read_name(where: str, name: object) -> Place:
+    """The place that a name such as ``layer3.ffn_gate``, or a tuple such as ``(3, "ffn_gate")``, is of. Raises TraceError."""
     return _read_key(where, name).key
 
 

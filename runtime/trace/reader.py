@@ -14,25 +14,30 @@ from pathlib import Path
 from typing import Any
 
 from aprgraph.graph.arguments import LAYERS, RUN, STATS_ONLY, TAPS
-from aprgraph.graph.errors import TraceError
+from aprgraph.graph.errors import NotRecordedError, TraceError
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.shown import Shown
 from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.graph.words import shape_text
+from aprgraph.graph.words import counted, shape_text
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, read_aprt, whose
 from aprgraph.runtime.trace.described import why_not_described
+from aprgraph.runtime.trace.entry_frame import frame_of_entries
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, QK_ROWS, TraceEntry, TraceInfo, read_manifest
 from aprgraph.runtime.trace.manifest_graph import graph_of_text, why_no_graph
+from aprgraph.runtime.trace.names import find_place, place_in
 from aprgraph.runtime.trace.unread_files import Unread, beside_manifest
 from aprgraph.runtime.trace.without_manifest import read_without_manifest
 
 
-class Trace:
+class Trace(Shown):
     """A trace directory, or what another program left in place of one, which ``directory`` then is the path of.
 
     ``entries`` are in execution order; ``info`` is None where nothing is known of the run. ``has_manifest`` says whether
     a manifest lists what was recorded; else the files alone tell. ``unread`` are the files that look like tensors and
     that no entry is of, each with why: misnamed, in another form, of another run.
+
+    ``trace["layer3.ffn_out"]`` is a tensor, and ``trace.keys()`` are the names of all of them. Iteration gives entries.
     """
 
     #: The APRT file that it was opened by, where it is of that alone.
@@ -143,12 +148,12 @@ class Trace:
         return write_arrays(directory, tensors, () if tokens is None else tokens, described, target, given, force=force)
 
     def get(self, stage: str, layer: int | None = None, step: int = 0) -> TraceEntry:
-        """The entry of one tensor. Raises TraceError if it was not recorded."""
+        """The entry of one tensor. Raises NotRecordedError, which is a TraceError and a KeyError, if it was not recorded."""
         try:
             return self._by_key[Place(step, layer, stage)]
         except KeyError:
             label = Place(step, layer, stage).label
-            raise TraceError(f"{self.directory}: {label} was not recorded; tap it with ", TAPS, " and ", LAYERS) from None
+            raise NotRecordedError(f"{self.directory}: {label} was not recorded; tap it with ", TAPS, " and ", LAYERS) from None
 
     def tensor(self, stage: str, layer: int | None = None, step: int = 0) -> F32:
         """One tensor as f32 in its shape, read-only, a large one memory-mapped (flat where its shape is unknown). Raises TraceError."""
@@ -196,6 +201,24 @@ class Trace:
         """Why the graph in the manifest does not hold together here; None where it does, or where there is none."""
         return why_no_graph(self.info.graph_text) if self.info is not None and self.info.graph_text else None
 
+    def keys(self) -> tuple[str, ...]:
+        """The names of the tensors in execution order: ``layer3.ffn_out``, ``lm_head``, ``step2.layer0.attn_out``."""
+        return tuple(entry.key.name for entry in self.entries)
+
+    def __getitem__(self, key: str | tuple[Any, ...]) -> F32:
+        """The tensor that ``Trace.write`` would take under ``key``: see ``tensor``. Raises NotRecordedError."""
+        return self.load(self._by_key[place_in(str(self.directory), self._by_key, key)])
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.keys())
+
+    def frame(self) -> dict[str, list[Any]]:
+        """A row for each tensor, as columns of one length, which pandas and polars take: place, shape, file and statistics.
+
+        Statistics are None where the files alone tell of the trace.
+        """
+        return frame_of_entries(self.entries)
+
     def __iter__(self) -> Any:
         return iter(self.entries)
 
@@ -203,7 +226,10 @@ class Trace:
         return len(self.entries)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._by_key
+        return find_place(key) in self._by_key
+
+    def __repr__(self) -> str:
+        return f"<Trace {self.directory}: {counted(len(self), 'tensor')}>"
 
 
 def _open_with_manifest(directory: Path) -> Trace:

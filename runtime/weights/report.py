@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aprgraph.graph.words import counted, joined, layer_ranges, listed, small_number
+from aprgraph.graph.shown import Shown
+from aprgraph.graph.words import counted, joined, layer_ranges, listed, shortened, small_number
 from aprgraph.runtime.weights.finding import SAME, Status, TensorFinding
 from aprgraph.runtime.weights.metadata_differences import KeyDifference
 
@@ -52,7 +53,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class WeightsReport:
+class WeightsReport(Shown):
     """``paths`` and ``kinds`` of files are of A and of B."""
 
     paths: tuple[Path, Path]
@@ -135,6 +136,9 @@ class WeightsReport:
         if len(parts) == 1:
             return f"{counted(count, 'tensor')} {'is' if count == 1 else 'are'} {parts[0][1]}"
         return f"{counted(count, 'tensor')}: {', '.join(f'{number:,} {what}' for number, what in parts)}"
+
+    def __repr__(self) -> str:
+        return f"<WeightsReport: {shortened(self.sentence)}>"
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object (docs/weights.schema.json)."""

@@ -173,7 +173,7 @@ def test_statistics_only(tmp_path: Path) -> None:
     assert sorted(files_under(tmp_path / "t")) == [MANIFEST]
     opened = Trace.open(tmp_path / "t")
     assert [entry.statistics for entry in opened.entries] == [entry.statistics for entry in trace.entries]
-    with pytest.raises(TraceError, match="layer 0 embedding has statistics only; run again without stats_only="):
+    with pytest.raises(TraceError, match="layer 0 embedding has statistics only; run again without stats_only=True"):
         opened.tensor("embedding", 0)
 
 

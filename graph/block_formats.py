@@ -146,6 +146,7 @@ class NumpyBlocks:
     """
 
     def __init__(self, fmt: BlockFormat, blocks: npt.NDArray[np.uint8], scales: npt.NDArray[np.uint8] | None = None) -> None:
+        self.count = len(blocks)
         self._columns: dict[str, npt.NDArray[Any]] = {}
         for field in (*fmt.fields, *(fmt.scales.fields if fmt.scales is not None else ())):
             source = scales if fmt.lies_apart(field.name) else blocks
@@ -217,6 +218,7 @@ def decode_blocks(fmt: BlockFormat, blocks: NumpyBlocks) -> npt.NDArray[np.float
     """Decode blocks of a format that is not plain, to float64 [blocks, elements]."""
     assert fmt.decode is not None
     lane = np.arange(RUN)
-    runs = [fmt.decode(blocks, first, lane) for first in range(0, fmt.elements, RUN)]
-    decoded: npt.NDArray[np.float64] = np.concatenate(runs, axis=1)
+    decoded = np.empty((blocks.count, fmt.elements))
+    for first in range(0, fmt.elements, RUN):
+        decoded[:, first : first + RUN] = fmt.decode(blocks, first, lane)
     return decoded

@@ -79,7 +79,7 @@ def run_reference(
     ids = np.asarray(tokens, dtype=np.int64)
     inputs: dict[str, Any] = {"tokens": ids, "positions": np.arange(start, start + len(ids))}
     weights = DecodedWeights(model)
-    return evaluate(graph, inputs, weights.read, states)
+    return evaluate(graph, inputs, weights.read_in_parts, states)
 
 
 def interpret(graph: Graph, model: Model, tokens: Sequence[int]) -> dict[str, Array]:

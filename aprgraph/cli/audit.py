@@ -106,7 +106,7 @@ def audit(
         model, recorded = model_of_manifest(opened, str(trace), None)
     loaded = comparison.load_model_of([opened], model, {**recorded, **parse_overrides(override_kv or [])}, ignore or [])
     print_notices(loaded.notices)
-    with replaying() as progress:
+    with replaying(len(opened.entries)) as progress:
         found = comparison.audit(
             opened, loaded, tokens=ids, profile=profile, tolerances=tolerances or [], arithmetic=chosen, progress=progress
         )

@@ -147,7 +147,7 @@ def diff(
     late = Afterwards()
     report = Comparison.of(_compare(one, other, top, profile, tolerances or []))
     if truth is not None:
-        with replaying() as progress:
+        with replaying(len(one.entries) + len(other.entries)) as progress:
             report = with_blame(
                 report,
                 *sides,

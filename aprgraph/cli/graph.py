@@ -201,7 +201,7 @@ def _compare(a: Source, b: Source, truth: tuple[Model, Model] | None) -> Compari
     from aprgraph.cli.progress import replaying  # noqa: PLC0415
     from aprgraph.comparison import diff as compare  # noqa: PLC0415
 
-    with replaying() as progress:
+    with replaying(None) as progress:
         ours, theirs = (None, None) if truth is None else truth
         return compare(a, b, model_a=ours, model_b=theirs, on_replay=progress)
 

@@ -68,12 +68,17 @@ def comparing() -> Iterator[Callable[[int, int, str], None] | None]:
 
 
 @contextmanager
-def replaying() -> Iterator[Callable[[str], None]]:
-    """A line that names the tensor that has been replayed last; the block gets the function that changes it."""
+def replaying(total: int | None) -> Iterator[Callable[[str], None]]:
+    """A bar that names the tensor that has been replayed last, of ``total`` if that is known; the block gets what is told of each.
+
+    What is wrong may be replayed again in other ways: the bar stands full meanwhile, and the names go on.
+    """
     if not sys.stderr.isatty():
         yield lambda _label: None
         return
-    from rich.text import Text  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    with line_begun(_END), harmless_console(sys.stderr).status("replaying in float64") as status:
-        yield lambda label: status.update(Text(printable(f"replayed {label}")))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with line_begun(_END), Progress(*columns, console=harmless_console(sys.stderr), transient=True) as bar:
+        task = bar.add_task("replaying in float64", total=total)
+        yield lambda label: bar.update(task, advance=1, description=printable(f"replayed {label}"))

@@ -13,6 +13,7 @@ from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, require
 from aprgraph.graph.ops.traits import Traits
+from aprgraph.graph.threads import in_threads
 
 
 def _expert_linear(types: Types, _attrs: Attrs) -> TensorType:
@@ -30,9 +31,13 @@ def _expert_linear_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
     n, k = ids.shape
     inputs = x if x.ndim == 3 else np.repeat(x[:, None], k, axis=1)
     result = np.full((n, k, weight.shape[1]), np.nan)
-    for expert in np.unique(ids[~np.isnan(ids)]).astype(np.int64):
+
+    def multiply(expert: int) -> None:
         chosen = ids == expert
         result[chosen] = inputs[chosen] @ np.asarray(weight[expert]).T
+
+    for _ in in_threads(multiply, np.unique(ids[~np.isnan(ids)]).astype(np.int64).tolist()):
+        pass
     return result
 
 

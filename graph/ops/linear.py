@@ -9,6 +9,7 @@ import numpy as np
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.base import Array, Attrs, Op, Types, activation, require, width
 from aprgraph.graph.ops.traits import Traits
+from aprgraph.graph.threads import in_threads
 
 
 def _linear(types: Types, _attrs: Attrs) -> TensorType:
@@ -21,20 +22,25 @@ def _linear(types: Types, _attrs: Attrs) -> TensorType:
     return TensorType("f32", (rows, total))
 
 
-#: Elements of a weight that the reference multiplies by at once: a weight that decodes the rows it is asked for is
-#: never whole in memory, where 150,000 rows of 4096 would be 5 GB in float64.
-_BLOCK = 1 << 23
+#: Elements of a weight that the reference multiplies by at once: with what decoding makes on the way they stay in the cache of a
+#: processor, and a weight that decodes the rows it is asked for is never whole in memory.
+_TILE = 1 << 17
+#: Of long prompts a tile has so many rows all the same, or each would cost as much to go through the positions as to multiply.
+_LEAST_ROWS = 256
+
+
+def multiplied(x: Array, weight: Array) -> Array:
+    """x [n, C] · Wᵀ of a weight [R, C], which may decode the rows that it is asked for -> [n, R]. By all processors, tile by tile:
+    what comes out does not depend on how many there are.
+    """
+    rows = max(1, _TILE // x.shape[1], min(len(x), _LEAST_ROWS))
+    starts = range(0, weight.shape[0], rows)
+    return np.concatenate(list(in_threads(lambda start: x @ np.asarray(weight[start : start + rows]).T, starts)), axis=1)
 
 
 def _linear_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
     x, *weights = operands
-    rows = max(1, _BLOCK // x.shape[1])
-    products = []
-    for weight in weights:
-        if len(weight.shape) == 1:
-            products.append(x @ weight[:, None])
-        else:
-            products += [x @ np.asarray(weight[start : start + rows]).T for start in range(0, weight.shape[0], rows)]
+    products = [x @ weight[:, None] if len(weight.shape) == 1 else multiplied(x, weight) for weight in weights]
     return np.concatenate(products, axis=1)
 
 

@@ -137,7 +137,7 @@ class Auditor:
             tolerances = (*limits_of(self.graph, names), *tolerances)
             if self._kept is None and self.profile != QUANT_VS_FLOAT:
                 self.profile = profile or EXACT_PROFILE
-        self.replayer = Replayer(self.graph, self.recorded, replayed.weights.read)
+        self.replayer = Replayer(self.graph, self.recorded, replayed.weights.read, replayed.weights.read_in_parts)
         limits = Tolerances(self.profile, tolerances, names)
         float_weights: FloatWeights | None = None
         if self.profile == QUANT_VS_FLOAT:

@@ -74,10 +74,14 @@ def as_recorded_type(value: Array, tensor: RecordedTensor) -> F32:
 
 
 class Replayer:
-    """Replays the steps of one trace: ``recorded`` by the ``graph`` of its model, on weights as ``read`` gives them."""
+    """Replays the steps of one trace: ``recorded`` by the ``graph`` of its model, on weights as ``read`` gives them.
 
-    def __init__(self, graph: Graph, recorded: Recorded, read: ReadWeight) -> None:
+    ``read_in_parts`` gives them to the references of ops, which may have them decoded as they go (default: ``read``).
+    """
+
+    def __init__(self, graph: Graph, recorded: Recorded, read: ReadWeight, read_in_parts: ReadWeight | None = None) -> None:
         self.graph, self.recorded, self.read = graph, recorded, read
+        self._read_in_parts = read_in_parts or read
 
     def replay(self, step: int, states: Mapping[str, Array], lost: frozenset[str], *, keep_states: bool) -> Replay:
         """The replay of one step; ``states`` is what the steps before it left, but for those ``lost``."""
@@ -116,7 +120,7 @@ class Replayer:
     def run(self, replay: Replay, states: dict[str, Array] | None = None, *, graph: Graph | None = None) -> Iterator[tuple[Node, Array]]:
         """Every computed node of a replay, or of a part of its graph, with its value in float64; ``states`` is brought up to date."""
         states = dict(replay.states) if states is None else states
-        return evaluate(graph or replay.graph, replay.inputs, self.read, states)
+        return evaluate(graph or replay.graph, replay.inputs, self._read_in_parts, states)
 
     def lost(self, replay: Replay) -> frozenset[str]:
         """The states that a replay does not bring up to date."""

@@ -13,8 +13,8 @@ from aprgraph.graph.sources.whole_digest import whole_digest
 from aprgraph.graph.tap_plan import Plan
 from aprgraph.runtime.decoded_weights import DecodedWeights
 
-#: Bytes of decoded weights that stay for the other side, which reads them next.
-_KEEP = 1 << 29
+#: Bytes of decoded weights that stay for the other side, which reads them next, or for another explanation.
+_KEEP = 1 << 27
 
 
 class ReplayedModel:

@@ -70,8 +70,9 @@ def with_blame(
     ``Auditor`` do, and ComparisonError for models that are not one in two files.
     """
     ours = ReplayedModel.of(model)
-    theirs = ours if model_b is None or model_b is model else ReplayedModel.of(model_b)  # mostly one, which decodes weights once
+    theirs = ours if model_b is None or model_b is model else ReplayedModel.of(model_b)
     models, has_two = (ours, theirs), theirs is not ours
+    ours.weights.keep_parts = not has_two  # decoded once for both sides
     if has_two:
         check_comparable(ours.model, theirs.model)
     stages = {row.key.stage for row in report.rows}

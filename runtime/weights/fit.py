@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
+from aprgraph.graph.threads import in_threads
 from aprgraph.runtime.weights.decoded import Decoded
 from aprgraph.runtime.weights.measures import Measures
 from aprgraph.runtime.weights.rows import Index, Rows, pieces
-from aprgraph.runtime.weights.threads import in_threads
 
 #: Rows that a candidate is tried on, and the fewest elements of them: at first, and if these are alike.
 _FIRST, _THEN = (4, 4096), (64, 4096)

@@ -28,6 +28,9 @@ _LOAD_EXECUTABLE = "ffi.Module.load_from_bytes.relax.VMExecutable"
 _POOLED = 2
 #: kDLCPU of DLPack: the machine needs a CPU beside the device, for shapes.
 _CPU = 1
+#: How often a thread of TVM's yields while it waits for work, about a millisecond in all, before it sleeps (thread_pool.cc). TVM's
+#: own 300,000 keep every processor busy between two runs; fewer than this, and threads fall asleep between two kernels.
+_YIELDS = 2000
 #: Libraries stay loaded as long as the process lives, as with TVM's own load_module: objects may outlive sessions.
 _loaded: list[Any] = []
 
@@ -124,6 +127,7 @@ def load_tvm_runtime() -> TvmRuntime:
     """TVM's runtime in this process. Raises ArtifactError where the package is there without its library."""
     # Otherwise TVM takes half of the processors, on the assumption that every other one is a second hardware thread.
     os.environ.setdefault("TVM_NUM_THREADS", str(default_threads()))
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(_YIELDS))
     with held(may_end=True):  # half-imported, it cannot be imported again
         import tvm_ffi  # noqa: PLC0415 -- costs a tenth of a second
         from tvm_ffi.libinfo import load_lib_ctypes  # noqa: PLC0415

@@ -23,6 +23,7 @@ from aprgraph.graph.calling_convention import half_table
 from aprgraph.graph.ir import Attr, TensorType
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.weight_pieces import Piece, comes_in_pieces, decode_piece, packed, packed_places
+from aprgraph.runtime.tvm_runtime import load_tvm_runtime
 from tests.support.tiny import random_weight
 
 #: What outputs hold before a kernel runs; no kernel computes it.
@@ -47,6 +48,7 @@ def request(op: str, operands: Sequence[TensorType], **attrs: Attr) -> KernelReq
 @cache
 def _compiled(text: str, cpu: Cpu, key: _Key) -> Any:
     del text
+    load_tvm_runtime()  # which decides how threads wait
     with tempfile.TemporaryDirectory(prefix="aprgraph-tests-") as folder:  # the system's loader keeps what it has loaded
         path = Path(folder) / f"{key.request.symbol}.so"
         build_library({key.request.symbol: key.request}, cpu, path)

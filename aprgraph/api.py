@@ -79,7 +79,7 @@ class LoadedModel(Shown):
 
         ``cpu``, ``architectures`` and ``arithmetic`` are what --cpu, --arch and --arithmetic are on the command line. ``on_notice`` is
         told where no later process will know that this user compiled it (default: a warning). Where somebody watches, in a terminal
-        or a notebook, stderr says what it does; ``progress`` False shows nothing.
+        or a notebook, a line says what it does; ``progress`` False shows nothing.
         """
         place = Path(directory) if directory is not None else None
         with progress_line(progress, self._compiling(target)):
@@ -242,7 +242,7 @@ class CompiledModel(Shown):
         ``default_trace_directory``. An earlier run's trace there is replaced whole; what else is there is written over
         only with ``force``. ``arithmetic`` is what --arithmetic is on the command line: the one that was compiled for, or, on the
         reference target, any. ``fingerprint`` "full" names every byte of the model file in the manifest, not samples of its weights
-        alone. ``on_entry`` is called with each tensor's entry as it is written; without it, where somebody watches, stderr says which was
+        alone. ``on_entry`` is called with each tensor's entry as it is written; without it, where somebody watches, a line says which was
         written last, and ``progress`` False shows nothing. Raises AprgraphError.
         """
         plan = parse_plan(taps, layers)

@@ -60,7 +60,7 @@ def diff(
     a column of the tolerance table (default: as the manifests say) and ``tolerances`` set limits for some stages, such as
     ``"ffn_.*=nmse:1e-6"`` (docs/tolerances.md). ``called`` is what sentences call the sides (default: by their paths).
 
-    Where somebody watches, in a terminal or a notebook, stderr says which tensor it is at; ``progress`` False shows nothing, and
+    Where somebody watches, in a terminal or a notebook, a line says which tensor it is at; ``progress`` False shows nothing, and
     functions are called in its place: ``progress`` before each tensor, ``on_replay`` after each that was replayed.
 
     The report's ``headline`` is the sentence to read first. Raises AprgraphError for what cannot
@@ -100,7 +100,7 @@ def audit(
 
     ``trace``, ``names``, ``tokens``, ``profile`` and ``tolerances`` are as of ``diff``.
     ``arithmetic`` is that of the engine which wrote it, such as "ggml-avx2", or "find" (default: what the manifest names).
-    Where somebody watches, stderr says which tensor was replayed last; ``progress`` False shows nothing, a function is called with it.
+    Where somebody watches, a line says which tensor was replayed last; ``progress`` False shows nothing, a function is called with it.
 
     Raises AprgraphError for what cannot be read or is no run of the model.
     """

@@ -1,7 +1,8 @@
-"""What a person sees while a call takes long: one line on stderr, in a terminal or a notebook, which is gone at the end."""
+"""What a person sees while a call takes long: one line, on stderr in a terminal, below the cell in a notebook; it is gone at the end."""
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
 import time
@@ -16,9 +17,12 @@ _LEAST_WIDTH = 20
 
 
 def is_watched() -> bool:
-    """Whether somebody sees stderr as it is written: a terminal, or the output of a notebook's cell."""
-    stream = sys.stderr
-    return stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel."))
+    """Whether somebody sees stderr as it is written: a terminal, or a notebook."""
+    return sys.stderr is not None and (sys.stderr.isatty() or _is_notebook())
+
+
+def _is_notebook() -> bool:
+    return type(sys.stderr).__module__.startswith("ipykernel.")
 
 
 @contextmanager
@@ -30,7 +34,7 @@ def progress_line(shown: bool | None, text: str) -> Iterator[Callable[[str], Non
     if not (is_watched() if shown is None else shown):
         yield lambda _where: None
         return
-    line = _Line(text)
+    line = _Cell(text) if _is_notebook() else _Line(text)
     try:
         yield line.at
     finally:
@@ -55,22 +59,42 @@ def progress_bytes(progress: Callable[[int], None] | bool | None, text: str) -> 
 
 
 class _Line:
-    """The line: what was there is written over, and blanks at the end, which every terminal and notebook can."""
+    """A line of a terminal: what was there is written over, and blanks at the end."""
 
     def __init__(self, text: str) -> None:
-        self._text, self._length, self._last = text, 0, 0.0
-        self._write(text)
+        self._text, self._length, self._last = text, 0, time.monotonic()
+        self._show(text)
 
     def at(self, where: str) -> None:
         if time.monotonic() - self._last >= _EVERY:
-            self._write(f"{self._text}: {where}")
+            self._last = time.monotonic()
+            self._show(f"{self._text}: {where}")
 
     def clear(self) -> None:
-        self._write("")
+        self._show("")
         print("\r", end="", file=sys.stderr, flush=True)
 
-    def _write(self, text: str) -> None:
+    def _show(self, text: str) -> None:
         width = max(_LEAST_WIDTH, shutil.get_terminal_size().columns - 1)
         text = plain(text)[:width]
         print(f"\r{text.ljust(self._length)}", end="", file=sys.stderr, flush=True)
-        self._length, self._last = len(text), time.monotonic()
+        self._length = len(text)
+
+
+class _Cell(_Line):
+    """An output of a notebook's cell that changes, and is empty at the end: of lines on stderr a saved notebook would keep every one."""
+
+    def __init__(self, text: str) -> None:
+        display = importlib.import_module("IPython.display").display
+        self._handle = display(_output(text), raw=True, display_id=True)
+        super().__init__(text)
+
+    def clear(self) -> None:
+        self._show("")
+
+    def _show(self, text: str) -> None:
+        self._handle.update(_output(text), raw=True)
+
+
+def _output(text: str) -> dict[str, str]:
+    return {"text/plain": plain(text)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pydoc
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,29 @@ def test_a_line_of_progress_fits_and_is_gone_at_the_end(monkeypatch: pytest.Monk
     assert "\x1b" not in watched.getvalue()
     assert all(len(line) < 30 for line in lines)
     assert lines[-2:] == [" " * 29, ""]
+
+
+def test_in_a_notebook_progress_is_an_output_that_is_empty_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    class Display(types.ModuleType):
+        def display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> Display:
+            assert raw
+            assert display_id
+            self.update(data, raw=raw)
+            return self
+
+        def update(self, data: dict[str, str], *, raw: bool) -> None:
+            assert raw
+            shown.append(data["text/plain"])
+
     stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
     monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setitem(sys.modules, "IPython.display", Display("IPython.display"))
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setattr("aprgraph.progress._EVERY", 0)
     assert is_watched()
+    with progress_line(None, "replaying") as say:
+        say("layer 0 ffn_up\x1b")
+    assert shown == ["replaying", "replaying", "replaying: layer 0 ffn_up\ufffd", ""]
+    assert stream.getvalue() == ""

@@ -185,9 +185,12 @@ def scratch(shape: Sequence[int | Expr], dtype: str = "float32") -> Buffer:
 
 
 def registers(count: int, dtype: str = "float32") -> Buffer:
-    """A small buffer that the compiler keeps in registers. TVM moves more than 1024 bytes to the heap."""
+    """A small buffer that the compiler keeps in registers.
+
+    TVM has those of its scope "local", and those of more than 1024 bytes, allocated by a call each time, as ``scratch`` is.
+    """
     assert count * 4 <= 1024
-    return T.sblock_alloc_buffer((i64(count),), dtype, scope="local")
+    return T.sblock_alloc_buffer((i64(count),), dtype)
 
 
 class Parameters:

@@ -100,8 +100,7 @@ def expert_linear(request: KernelRequest, cpu: Cpu) -> Any:
                 def store(i: Expr, row: Expr, value: Expr) -> None:
                     assign(out, value, [*place(grouping.pairs[start + i]), row])
 
-                decoded = tiles.decode(tile, expert)
-                tiles.multiply(tile, decoded, grouping.first[expert + 1] - start, element, store)
+                tiles.products(tile, grouping.first[expert + 1] - start, element, store, expert)
 
     return build_function(request.symbol, emit)
 

@@ -55,6 +55,6 @@ def head_linear(request: KernelRequest, cpu: Cpu) -> Any:
             def store(i: Expr, row: Expr, value: Expr) -> None:
                 assign(out, value, [i, head * weight.rows + row])
 
-            tiles.multiply(tile, tiles.decode(tile, head), n, element, store)
+            tiles.products(tile, n, element, store, head)
 
     return build_function(request.symbol, emit)

@@ -1,4 +1,4 @@
-"""The linear kernel: decode a tile of weight rows into the cache, then dot products in registers.
+"""The linear kernel: decode a tile of weight rows into the cache, then dot products in registers; few positions without the former.
 
 Every output is ``lanes`` partial sums over the columns (lane l sums columns l, l + lanes, … in order), added by halves
 at the end. That order depends neither on how many positions there are nor on the tile an output falls into, so a
@@ -17,6 +17,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.cpu.few_positions import Row, dot_rows, few_positions, rows_together
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block, build_function, i64, registers, scratch
 
@@ -57,8 +58,7 @@ def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buf
     """One weight: tiles of its rows in parallel; in each, positions in groups."""
     tiles = Tiles(emitter, weight)
     with T.parallel(i64(0), i64(tiles.count)) as tile, block("tile"):
-        decoded = tiles.decode(tile)
-        tiles.multiply(tile, decoded, n, partial(along, x), lambda p, row, value: assign(out, value, [p, row + start]))
+        tiles.products(tile, n, partial(along, x), lambda p, row, value: assign(out, value, [p, row + start]))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,47 @@ class Tiles:
         with T.If(row < self.weight.rows), T.Then():
             body()
 
-    def decode(self, tile: Expr, expert: Expr | None = None) -> Buffer:
+    def products(
+        self,
+        tile: Expr,
+        count: Expr,
+        x: Callable[[Expr, Expr], Callable[[Expr], Expr]],
+        store: Callable[[Expr, Expr, Expr], None],
+        expert: Expr | None = None,
+    ) -> None:
+        """``store(index, weight row, x(index) · row)`` for index in 0 .. count - 1 and all rows of the tile.
+
+        ``x(index, column)`` gives the elements of a row of x from ``column`` on, by lane.
+        """
+        few = few_positions(self.weight.format)
+
+        def rest() -> None:
+            self._multiply(tile, self._decode(tile, expert), count, x, store)
+
+        if not few:
+            rest()
+            return
+        with T.If(count <= few):
+            with T.Then():
+                for positions in range(1, few + 1):
+                    with T.If(count == positions), T.Then():
+                        self._products_of_few(tile, [partial(x, i64(p)) for p in range(positions)], store, expert)
+            with T.Else(), block("decoded"):
+                rest()
+
+    def _products_of_few(self, tile: Expr, positions: list[Row], store: Callable[[Expr, Expr, Expr], None], expert: Expr | None) -> None:
+        together = rows_together(self.weight.format, len(positions), tile_shape(self.emitter.cpu)[1])
+        together = min(together, self.rows)
+        with T.serial(i64(0), i64(self.rows // together)) as part, block("few"):
+            first = tile * self.rows + part * together
+            # Of the last tile, which is perhaps not full, the last row that there is goes along several times.
+            last = i64(self.weight.rows - 1)
+            rows = [first + j if self.weight.rows % self.rows == 0 else T.min(first + j, last) for j in range(together)]
+            for p, line in enumerate(dot_rows(self.emitter, self.weight, rows, positions, expert)):
+                for row, total in zip(rows, line, strict=True):
+                    store(i64(p), row, total())
+
+    def _decode(self, tile: Expr, expert: Expr | None) -> Buffer:
         """The tile's rows in f32, in scratch memory: [rows, columns]."""
         decoded = scratch((self.rows, self.weight.columns))
         if self.weight.format.in_columns:
@@ -127,7 +167,7 @@ class Tiles:
         if whole < columns:
             decode(i64(whole), columns - whole)
 
-    def multiply(
+    def _multiply(
         self,
         tile: Expr,
         decoded: Buffer,
@@ -135,10 +175,6 @@ class Tiles:
         x: Callable[[Expr, Expr], Callable[[Expr], Expr]],
         store: Callable[[Expr, Expr, Expr], None],
     ) -> None:
-        """``store(index, weight row, x(index) · row)`` for index in 0 .. count - 1 and all rows of the tile.
-
-        ``x(index, column)`` gives the elements of a row of x from ``column`` on, by lane.
-        """
         emitter = self.emitter
         positions, rows = tile_shape(emitter.cpu)
         sums = [registers(rows * emitter.lanes) for _ in range(positions)]

@@ -40,6 +40,8 @@ _MINIMA_AS_ONE = ("Q5_K",)
 
 #: Takes a position, a row of the weight and the output there.
 Store = Callable[[Expr, Expr, Expr], None]
+#: Where the sums of a row with a position lie, and the position.
+Meeting = tuple[int, Expr]
 
 
 def rounded_linear(request: KernelRequest, cpu: Cpu) -> Any:
@@ -109,27 +111,37 @@ class _Segment:
             first, those = tile * _ROWS, T.min(i64(_ROWS), i64(count) - tile * _ROWS)
             # A group of positions meets all rows of the tile while its quants are in the first-level cache.
             with T.serial(i64(0), T.floordiv(n, i64(_POSITIONS))) as group, T.serial(i64(0), those) as r:
-                self._products(first + r, group * _POSITIONS, _POSITIONS, store)
+                self._products([first + r], group * _POSITIONS, _POSITIONS, store)
             rest = T.floormod(n, i64(_POSITIONS))
             for together in range(1, _POSITIONS):
-                with T.If(rest == together), T.Then(), T.serial(i64(0), those) as r:
-                    self._products(first + r, n - together, together, store)
+                count = self._rows_together(together)
+                with T.If(rest == together), T.Then(), T.serial(i64(0), T.floordiv(those + (count - 1), i64(count))) as group:
+                    # At an odd end the last row goes along twice.
+                    rows = [first + T.min(group * count + r, those - 1) if count > 1 else first + group for r in range(count)]
+                    self._products(rows, n - together, together, store)
 
-    def _products(self, row: Expr, first: Expr, together: int, store: Store) -> None:
-        positions = [first + p for p in range(together)]
-        for p in range(together):
+    def _rows_together(self, positions: int) -> int:
+        """How many rows meet so many positions at once: of short blocks, sums of one row and position wait for each other."""
+        return _POSITIONS if positions == 1 and self._x.elements == WIDTH else 1
+
+    def _products(self, rows: Sequence[Expr], first: Expr, together: int, store: Store) -> None:
+        # Where the sums of a row and a position lie, and the position.
+        meetings = [[(r * together + p, first + p) for p in range(together)] for r in range(len(rows))]
+        for p in range(len(rows) * together):
             for buffer in (self._sums, self._minima):
                 store_vector(buffer, p * LANES, tirx.Broadcast(f32(0.0), LANES))
         with T.serial(i64(0), i64(self._x.blocks)) as index:
-            runs = IntegerBlock(self._weight, row, index).runs()
-            if runs[0].minimum is not None:
-                self._add_minima(runs, positions, index)
-            self._add_products(runs, positions, index)
-        for p, position in enumerate(positions):
-            total = self._folded(self._sums, p, LANES)
-            if self._has_sums_of_minima:
-                total = total + self._folded(self._minima, p, self._lanes)
-            store(position, row, total)
+            for row, positions in zip(rows, meetings, strict=True):
+                runs = IntegerBlock(self._weight, row, index).runs()
+                if runs[0].minimum is not None:
+                    self._add_minima(runs, positions, index)
+                self._add_products(runs, positions, index)
+        for row, positions in zip(rows, meetings, strict=True):
+            for p, position in positions:
+                total = self._folded(self._sums, p, LANES)
+                if self._has_sums_of_minima:
+                    total = total + self._folded(self._minima, p, self._lanes)
+                store(position, row, total)
 
     @property
     def _lanes(self) -> int:
@@ -146,7 +158,7 @@ class _Segment:
             store_vector(sums, first, low + high)
         return sums[i64(first)]
 
-    def _add_products(self, runs: Sequence[Run], positions: Sequence[Expr], index: Expr) -> None:
+    def _add_products(self, runs: Sequence[Run], positions: Sequence[Meeting], index: Expr) -> None:
         dots = [runs[at : at + _RUNS_OF_DOT] for at in range(0, len(runs), _RUNS_OF_DOT)]
         by_sums = self._weight.format.name in _OFFSET_BY_SUMS
         for number, (low, high) in enumerate(dots):
@@ -156,7 +168,7 @@ class _Segment:
             magnitude = _hold(self._dot.magnitude(weights), "int8") if signed else weights
             scales = _scales(low.scaled.whole, high.scaled.whole)
             scales = None if scales is None else _hold(scales, "int16")
-            for p, position in enumerate(positions):
+            for p, position in positions:
                 x = self._x.vector(position, index * self._x.elements + number * WIDTH, WIDTH)
                 found = self._dot.fours(self._dot.pairs(magnitude, x, weights if signed else None), scales)
                 if number:
@@ -164,33 +176,33 @@ class _Segment:
                 store_vector(self._whole, p * LANES, found)
         if by_sums:
             self._take_offset_off(runs, positions, index)
-        for p, position in enumerate(positions):
+        for p, position in positions:
             scale = self._scale(runs[0].scaled.real, position, index, negative=runs[0].scaled.negative)
             whole = T.Cast(f"float32x{LANES}", load_vector(self._whole, p * LANES, LANES))
             self._multiply_add(self._sums, p, scale, whole)
 
-    def _take_offset_off(self, runs: Sequence[Run], positions: Sequence[Expr], index: Expr) -> None:
+    def _take_offset_off(self, runs: Sequence[Run], positions: Sequence[Meeting], index: Expr) -> None:
         """From whole numbers, for each run the sum of x there times its scale and the offset."""
         quants, count = runs[0].scaled.quants, len(runs)
         assert quants is not None
         scales = _hold(vector_of([T.Cast("int16", run.scaled.whole) for run in runs]), "int16")
-        for p, position in enumerate(positions):
+        for p, position in positions:
             found = self._dot.multiply_pairs(scales, self._x.vector_of_sums(RUN, position, index * count, count))
             offset = tirx.Broadcast(tirx.IntImm("int32", quants.offset), LANES)
             store_vector(self._whole, p * LANES, load_vector(self._whole, p * LANES, LANES) - found * offset)
 
-    def _add_minima(self, runs: Sequence[Run], positions: Sequence[Expr], index: Expr) -> None:
+    def _add_minima(self, runs: Sequence[Run], positions: Sequence[Meeting], index: Expr) -> None:
         minima = [run.minimum for run in runs if run.minimum is not None]
         real, negative = minima[0].real, minima[0].negative
         if self._x.kept_sums is not None:
-            for p, position in enumerate(positions):
+            for p, position in positions:
                 at, kept = i64(p * LANES), self._x.kept_sums[position, index]
                 assign(self._minima, self._emitter.fma(real, -kept if negative else kept, self._minima[at]), [at])
             return
         step = self._each // RUN
         count = self._x.elements // self._each
         whole = _hold(vector_of([T.Cast("int16", minimum.whole) for minimum in minima[::step]]), "int16")
-        for p, position in enumerate(positions):
+        for p, position in positions:
             scale = self._scale(real, position, index, negative=negative)
             found = self._dot.multiply_pairs(whole, self._x.vector_of_sums(self._each, position, index * count, count))
             if self._lanes == 1:

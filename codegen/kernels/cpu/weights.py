@@ -163,6 +163,17 @@ class Weight:
             return T.reinterpret("float32", T.Cast("uint32", value) << T.uint32(16))
         return value if self._dtype == "float32" else T.Cast("float32", value)
 
+    def vectors(self) -> list[tuple[int, int]]:
+        """The elements of a block as vectors of the CPU: where each begins, and its width."""
+        width = min(RUN, self._emitter.lanes)
+        return [(first, width) for first in range(0, self.format.elements, width)]
+
+    def element(self, reader: _KernelBlock, first: int, lane: Expr) -> Expr:
+        """The element ``first + lane`` of a block, as f32; all lanes are of one run."""
+        assert self.format.decode is not None
+        inside = first % RUN
+        return self.format.decode(reader, first - inside, lane + inside if inside else lane)
+
     def _store_run(self, store: Store, reader: _KernelBlock, column: Expr, first: int, lane: Expr) -> None:
         assert self.format.decode is not None
         store(column + first + lane, self.format.decode(reader, first, lane))

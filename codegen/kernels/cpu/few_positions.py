@@ -1,0 +1,81 @@
+"""A linear kernel's products with few rows of x: blocks are decoded in registers and multiplied at once.
+
+Where an element of the weight meets one or two of x, writing it into the cache and reading it back is most of the work. Here some
+rows of the weight go along together, since the multiply-adds of one wait for each other. Values and the order of sums are those of
+the tiles (linear.py), so that a position has the same bits alone and among others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from tvm.tirx.script import builder as T
+
+from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.cpu.weights import Weight
+from aprgraph.codegen.tir import Expr, i64, registers
+from aprgraph.graph.block_format import BlockFormat
+
+#: Gives the elements of a row of x from a column on, by lane.
+Row = Callable[[Expr], Callable[[Expr], Expr]]
+
+#: Blocks of at most so many elements are short: decoding one takes few instructions.
+_SHORT = 32
+#: Up to so many rows of x leave registers for twice as many rows of the weight.
+_FEWEST = 2
+
+
+def few_positions(fmt: BlockFormat) -> int:
+    """Up to how many rows of x are few: beyond, decoding each row of the weight once, into the cache, is faster.
+
+    Measured at 4096 rows of 14,336 elements. The code of a long block is long, and there is some for each number of rows.
+    """
+    if fmt.in_columns:
+        return 0
+    if not fmt.arrives_in_blocks:
+        return 4
+    return 2 if fmt.elements <= _SHORT else 1
+
+
+def rows_together(fmt: BlockFormat, positions: int, tile: int) -> int:
+    """How many rows of the weight go along together: as a ``tile`` of registers has, or twice as many.
+
+    The latter where elements lie apart already, so that there is room in the registers.
+    """
+    return 2 * tile if positions <= _FEWEST and fmt.block_bytes >= fmt.elements else tile
+
+
+def dot_rows(
+    emitter: Emitter, weight: Weight, rows: Sequence[Expr], positions: Sequence[Row], expert: Expr | None = None
+) -> list[list[Callable[[], Expr]]]:
+    """Emit the products of ``rows`` of the weight with rows of x, by position and row: what emits the last sums of one, its expression."""
+    lanes = emitter.lanes
+    sums = [registers(len(rows) * lanes) for _ in positions]
+    for those in sums:
+        for j in range(len(rows)):
+            emitter.zero(those, j * lanes, lanes)
+
+    def step(row: int, width: int, x: Sequence[Callable[[Expr], Expr]], element: Callable[[Expr], Expr]) -> None:
+        for those, a in zip(sums, x, strict=True):
+            emitter.dot_step(those, row * lanes, width, a, element)
+
+    def apart(start: Expr, width: int) -> None:
+        x = [position(start) for position in positions]
+        for j, row in enumerate(rows):
+            step(j, width, x, partial(_element_apart, weight, row, start, expert))
+
+    if weight.format.arrives_in_blocks:
+        with T.serial(i64(0), i64(weight.columns // weight.format.elements)) as index:
+            blocks = [weight.block(row, index, expert) for row in rows]
+            for first, width in weight.vectors():
+                x = [position(index * weight.format.elements + first) for position in positions]
+                for j, block in enumerate(blocks):
+                    step(j, width, x, partial(weight.element, block, first))
+    else:
+        emitter.chunks(weight.columns, apart)
+    return [[partial(emitter.sum_lanes, those, j * lanes) for j in range(len(rows))] for those in sums]
+
+
+def _element_apart(weight: Weight, row: Expr, start: Expr, expert: Expr | None, lane: Expr) -> Expr:
+    return weight.plain(row, start + lane, expert)

@@ -10,46 +10,17 @@ the ratio; only the ratio means something on a shared machine.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from worker import Worker
+
 SIZES = (7, 32, 256)
 #: Between two measurements, so that the idle side's threads have gone to sleep.
 _PAUSE_SECONDS = 0.02
-
-
-class Worker:
-    """A process that answers requests, one JSON line each."""
-
-    def __init__(self, python: str, script: str, *arguments: str) -> None:
-        self.process = subprocess.Popen([python, str(HERE / script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.info = self.read()
-
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"error: {self.process.args} ended with exit code {self.process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def ask(self, tokens: list[int], *, dump: bool) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"tokens": tokens, "dump": dump}) + "\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def main() -> None:

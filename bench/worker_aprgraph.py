@@ -1,4 +1,4 @@
-"""The other side of bench/prefill.py: aprgraph. Reads requests as JSON lines, answers with seconds."""
+"""One side of bench/prefill.py and bench/decode.py: aprgraph. Reads requests as JSON lines, answers with seconds."""
 
 from __future__ import annotations
 
@@ -7,26 +7,39 @@ import shutil
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import aprgraph
-from aprgraph.api import RunPlan
+from aprgraph.api import CompiledModel, RunPlan
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runtime.trace.writer import TraceWriter
 from aprgraph.runtime.tvm_session import Program, Session
 
 
+def decode(compiled: CompiledModel, tokens: list[int], count: int, threads: int) -> dict[str, list[float]]:
+    """Seconds from token to token, and those of processors; the first ones are left out. A text may end sooner."""
+    seen = [(time.perf_counter(), time.process_time())]
+    compiled.generate(count, tokens=tokens, threads=threads, on_token=lambda *_: seen.append((time.perf_counter(), time.process_time())))
+    gaps = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(seen[3:])]
+    return {"seconds": [gap[0] for gap in gaps], "processors": [gap[1] for gap in gaps]}
+
+
 def main() -> None:
     model_path, threads = sys.argv[1], int(sys.argv[2])
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=sys.argv[3]))
-    compiled = aprgraph.load(model_path).compile(directory=scratch / "model.aprg")
+    arithmetic = sys.argv[4] if len(sys.argv) > 4 else "plain"
+    compiled = aprgraph.load(model_path).compile(directory=scratch / "model.aprg", arithmetic=arithmetic)
     layers = compiled.model.family.layers
     programs: dict[bool, Program] = {}
     print(json.dumps({"name": "aprgraph", "system": compiled.artifact.target_name}), flush=True)
     try:
         for line in sys.stdin:
             request = json.loads(line)
+            if "decode" in request:
+                print(json.dumps(decode(compiled, request["tokens"], request["decode"], threads)), flush=True)
+                continue
             tokens, dump = request["tokens"], request["dump"]
             run: RunPlan = compiled.plan(parse_plan("all" if dump else None, f"0..{layers}"), tokens)
             if dump not in programs:

@@ -1,4 +1,4 @@
-"""One side of bench/prefill.py: llama.cpp through llama-cpp-python. Reads requests as JSON lines, answers with seconds."""
+"""One side of bench/prefill.py and bench/decode.py: llama.cpp through llama-cpp-python. JSON lines in, answers with seconds out."""
 
 from __future__ import annotations
 
@@ -38,8 +38,13 @@ class Context:
         self.handle = low.llama_init_from_model(model, parameters)
 
     def prefill(self, tokens: list[int]) -> float:
-        memory = low.llama_get_memory(self.handle)
-        low.llama_memory_clear(memory, True)
+        self.clear()
+        return self.decode(tokens)
+
+    def clear(self) -> None:
+        low.llama_memory_clear(low.llama_get_memory(self.handle), True)
+
+    def decode(self, tokens: list[int]) -> float:
         array = (low.llama_token * len(tokens))(*tokens)
         batch = low.llama_batch_get_one(array, len(tokens))  # logits of the last position alone
         start = time.perf_counter()
@@ -51,6 +56,17 @@ class Context:
         return seconds
 
 
+def decode(context: Context, tokens: list[int], count: int) -> dict[str, list[float]]:
+    """Seconds of each token after ``tokens``, and those of processors; the first two are left out."""
+    context.prefill(tokens)
+    found: dict[str, list[float]] = {"seconds": [], "processors": []}
+    for index in range(count):
+        before = time.process_time()
+        found["seconds"].append(context.decode([200 + index]))
+        found["processors"].append(time.process_time() - before)
+    return {name: values[2:] for name, values in found.items()}
+
+
 def main() -> None:
     model_path, threads = sys.argv[1], int(sys.argv[2])
     quiet = low.llama_log_callback(lambda *_: None)
@@ -58,15 +74,23 @@ def main() -> None:
     low.llama_backend_init()
     model = low.llama_model_load_from_file(model_path.encode(), low.llama_model_default_params())
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=sys.argv[3]))
-    library = dumper(scratch)
-    callback = ctypes.cast(library.dump_node, low.ggml_backend_sched_eval_callback)
-    library.dump_bytes.restype = ctypes.c_size_t
+    library: ctypes.CDLL | None = None  # which tokens alone do not need
     contexts: dict[tuple[int, bool], Context] = {}
     print(json.dumps({"name": "llama.cpp", "system": low.llama_print_system_info().decode()}), flush=True)
     try:
         for line in sys.stdin:
             request = json.loads(line)
+            if "decode" in request:
+                key = (0, False)
+                if key not in contexts:
+                    contexts[key] = Context(model, 256, threads, None)
+                print(json.dumps(decode(contexts[key], request["tokens"], request["decode"])), flush=True)
+                continue
             tokens, dump = request["tokens"], request["dump"]
+            if library is None:
+                library = dumper(scratch)
+                callback = ctypes.cast(library.dump_node, low.ggml_backend_sched_eval_callback)
+                library.dump_bytes.restype = ctypes.c_size_t
             key = (len(tokens), dump)
             if key not in contexts:
                 contexts[key] = Context(model, len(tokens), threads, callback if dump else None)

@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
 
-.PHONY: demo test sweep test-cold lint type-check pytest fuzz test-gpu zoo interruptions bench lock sbom clean
+.PHONY: demo test sweep test-cold lint type-check pytest fuzz test-gpu zoo interruptions disk-faults bench lock sbom clean
 
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -80,6 +80,10 @@ zoo: $(VENV)/.installed
 # Signals at random moments of every command, on the CPU, the emulated GPU and a TVM RPC server (some 20 minutes).
 interruptions: $(VENV)/.installed
 	$(BIN)/python -m tests.interruptions 300
+
+# Failing calls that write, at random places of every command that writes (some 20 minutes), on Linux with a C compiler.
+disk-faults: $(VENV)/.installed
+	$(BIN)/python -m tests.disk_faults 150
 
 bench: $(VENV)/.installed
 	@sh bench/run.sh

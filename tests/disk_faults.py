@@ -25,7 +25,7 @@ from tests.interruptions import Subject, clean, prepare
 ERRORS = (errno.ENOSPC, errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE)
 #: The commands that write.
 NAMES = (
-    "run", "run -n", "run cold", "run an artifact", "run, interpreted", "compile", "compile cold", "bisect", "diff", "audit", "weights",
+    "run", "run in parts", "run cold", "run an artifact", "run, interpreted", "compile", "compile cold", "bisect", "diff", "audit", "weights",
     "graph",
 )  # fmt: skip
 _SOURCE = Path(__file__).parent / "support" / "disk_faults.c"

@@ -29,10 +29,10 @@ class PartialTensor:
                 file.write(header)
                 # Zeros are what masked positions hold; they take room on the disk all the same, so that a full one shows here.
                 os.posix_fallocate(file.fileno(), 0, file_size(count))
+            self.values: F32 = np.memmap(self._temporary, dtype="<f4", mode="r+", offset=HEADER.size, shape=shape)
         except OSError as error:
             self.discard()
             raise TraceError.unwritable(path, error) from None
-        self.values: F32 = np.memmap(self._temporary, dtype="<f4", mode="r+", offset=HEADER.size, shape=shape)
 
     def put(self, values: F32, axis: int, start: int) -> None:
         """Put a part there: along ``axis`` from ``start`` on, along the others from 0 on."""

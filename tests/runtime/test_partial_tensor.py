@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,3 +49,14 @@ def test_a_run_that_fails_leaves_no_part(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"no/x\.bin: cannot be written: No such file or directory"):
         PartialTensor(str(tmp_path / "no" / "x.bin"), 0, (3,))
+
+
+@pytest.mark.contract("ERR-WRITE-1")
+def test_a_tensor_in_parts_that_cannot_be_mapped_is_named_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_given: Any, **_named: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory", "hidden.tmp")
+
+    monkeypatch.setattr(np, "memmap", fail)
+    with pytest.raises(TraceError, match=r"ffn_out\.bin: cannot be written: Cannot allocate memory"):
+        PartialTensor(str(tmp_path / "ffn_out.bin"), 0, (3, 4))
+    assert list(tmp_path.iterdir()) == []

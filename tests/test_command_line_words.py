@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMAND_LINE = ROOT / "aprgraph/cli"
 #: File -> the words that it may hold, and why.
 ALLOWED = {
+    "graph/export/html_page.py": {"aprgraph graph"},  # what the page says it is, and is known by
     "aprgraph/option_words.py": {"--override-kv", "--arch", "--map"},  # where the words of the command line are
     "codegen/cuda/compiler.py": {"--threads"},  # an option of nvcc
     "runtime/diff/tolerance_table.py": {"--model", "--profile", "--tol", "aprgraph diff"},  # text of docs/tolerances.md

@@ -15,6 +15,7 @@ from aprgraph.cli.bisect import bisect
 from aprgraph.cli.cache import cache_commands
 from aprgraph.cli.check import check
 from aprgraph.cli.compile import compile_command
+from aprgraph.cli.completion import completion
 from aprgraph.cli.contracts import contracts
 from aprgraph.cli.diff import diff
 from aprgraph.cli.graph import graph
@@ -22,9 +23,11 @@ from aprgraph.cli.inspect import inspect
 from aprgraph.cli.internal_error import report_defect
 from aprgraph.cli.models import models
 from aprgraph.cli.run import run
+from aprgraph.cli.settings import default_map, find_settings
 from aprgraph.cli.stages import stages
 from aprgraph.cli.terminal import harmless_streams, printable
 from aprgraph.cli.trust import trust
+from aprgraph.cli.verbosity import command_said, note_unless_quiet
 from aprgraph.cli.weights import weights
 from aprgraph.graph.errors import AprgraphError, GraphError
 from aprgraph.option_words import option_words
@@ -63,6 +66,7 @@ app.command()(stages)
 app.command()(models)
 app.command()(weights)
 app.command()(trust)
+app.command()(completion)
 app.command()(contracts)
 app.add_typer(cache_commands, name="cache")
 
@@ -82,7 +86,16 @@ def _root(
 ) -> None:
     from aprgraph.cli.lost_pages import lost_pages_are_errors  # noqa: PLC0415
 
+    context.with_resource(command_said())
     context.with_resource(lost_pages_are_errors())
+    found = find_settings(Path.cwd())
+    command = context.invoked_subcommand
+    if found is not None and command is not None:
+        file, table = found
+        commands = getattr(context.command, "commands", {})
+        context.default_map = {command: default_map(commands, command, file, table)}
+        if context.default_map[command]:
+            note_unless_quiet(f"options that are not given are those of [tool.aprgraph] in {file}")
 
 
 def run_command() -> None:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
+from aprgraph.cli.follow_up import check_page, check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Families, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.recorded_models import Overrides, model_of_manifest
 from aprgraph.cli.tables import format_table
+from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
 from aprgraph.cli.write_errors import Afterwards
 from aprgraph.graph.words import plain
-from aprgraph.option_words import document_in_option_words, in_option_words
+from aprgraph.option_words import document_in_option_words, in_option_words, option_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,9 +70,12 @@ def audit(
     names: Map = None,
     suggest: Suggest = False,
     repro: Repro = None,
+    html: Html = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole audit as JSON.")] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print every tensor, not only those that are wrong.")] = False,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Check one trace against the model, whoever wrote it: which stages are wrong, given what they were computed from?
 
@@ -84,7 +88,7 @@ def audit(
       aprgraph audit theirs --model model.gguf
       aprgraph audit theirs --model model.gguf --profile cross-engine-q8act --tokens 1780,314,216,34,27,34,47
       aprgraph audit theirs --model model.gguf --explain-arithmetic
-      aprgraph audit theirs --model model.gguf --repro guilty; python guilty/repro.py
+      aprgraph audit theirs --model model.gguf --html where.html --repro guilty; python guilty/repro.py
 
     Exit code: 0 right, 1 wrong, 2 could not be audited, 3 nothing could be replayed.
     """
@@ -98,6 +102,7 @@ def audit(
     if arithmetic is not None and explain_arithmetic:
         raise ComparisonError("--arithmetic and --explain-arithmetic exclude each other; give one of them")
     chosen = FIND if explain_arithmetic else arithmetic
+    check_page(html)
     check_repro(repro)
     ids = None if tokens is None else parse_tokens(tokens)
     opened = open_source(*open_foreign_sides([trace], names or []))
@@ -114,6 +119,11 @@ def audit(
     if repro is not None:
         with late.written_by("--repro"):
             write_guilty(repro, comparison.guilty_of_audit(found, opened), loaded, ids)
+    if html is not None:
+        from aprgraph.runtime.report.audit_page import write_audit_page  # noqa: PLC0415
+
+        with late.written_by("--html"):
+            write_audit_page(html, found, opened, option_words)
     if suggest:
         arguments = comparison.suggested_arguments_of(found, opened)
         print_suggestion(arguments, "what is wrong is one stage" if found.wrong else "nothing is wrong", as_json=as_json)
@@ -131,6 +141,8 @@ def _print(found: Audit, opened: Trace, show_all: bool) -> None:
     from aprgraph.runtime.diff.side_facts import trace_fact  # noqa: PLC0415
 
     typer.echo(plain(in_option_words(found.sentence)))
+    if is_quiet():
+        return
     for note in by_importance(found.notes):
         typer.echo(plain(f"note: {in_option_words(note)}"))
     typer.echo(trace_fact(found.name, found.trace, opened))

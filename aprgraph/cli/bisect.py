@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aprgraph.cli.follow_up import check_repro, write_guilty
+from aprgraph.cli.follow_up import check_page, check_repro, write_guilty
 from aprgraph.cli.input import encode, read_input
 from aprgraph.cli.notices import print_notice, print_notices
-from aprgraph.cli.options import Families, Ignore, Override, Repro
+from aprgraph.cli.options import Families, Html, Ignore, Override, Repro
 from aprgraph.cli.progress import spinner
+from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
 from aprgraph.cli.write_errors import Afterwards, written_by
 from aprgraph.graph.words import plain
-from aprgraph.option_words import document_in_option_words, in_option_words
+from aprgraph.option_words import document_in_option_words, in_option_words, option_words
 
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel
@@ -61,8 +62,11 @@ def bisect(
     override_kv: Override = None,
     ignore: Ignore = None,
     repro: Repro = None,
+    html: Html = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rounds and the last comparison as JSON.")] = False,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Find the first stage at which a model's runs on two targets part, in rounds of few taps, and say which side is wrong.
 
@@ -91,6 +95,7 @@ def bisect(
     limit = _parse_room(room)
     if profile is not None:
         check_profile(profile)
+    check_page(html)
     check_repro(repro)
     if output is not None:
         with written_by("-o"):
@@ -115,8 +120,13 @@ def bisect(
             profile=profile,
             threads=threads,
             names=names,
-            on_round=_announce(as_json),
+            on_round=_announce(as_json or is_quiet()),
         )
+        if html is not None:
+            from aprgraph.runtime.report import write_page  # noqa: PLC0415
+
+            with late.written_by("--html"):
+                write_page(html, found.report, found.a, found.b, option_words)
         if repro is not None:
             with late.written_by("--repro"):
                 guilty = guilty_of_diff(found.report, found.a, found.b)
@@ -190,6 +200,8 @@ def _layers(layers: range) -> str:
 
 def _print(found: Bisection, output: Path | None) -> None:
     typer.echo(plain(in_option_words(found.sentence)))
+    if is_quiet():
+        return
     for note in found.report.all_notes:
         typer.echo(plain(f"note: {in_option_words(note)}"))
     if output is not None:

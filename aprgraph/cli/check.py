@@ -12,6 +12,7 @@ import typer
 from aprgraph.cli.options import Families
 from aprgraph.cli.progress import byte_bar
 from aprgraph.cli.terminal import printable
+from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
 from aprgraph.option_words import document_in_option_words, in_option_words
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print every finding as JSON (docs/check.schema.json).")] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print each finding on a line of its own, however many are alike.")] = False,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Say what is wrong with a model file, before anybody runs it.
 
@@ -58,6 +61,8 @@ def check(
 
 def _print(report: CheckReport, show_all: bool) -> None:
     typer.echo(printable(report.sentence))
+    if is_quiet():
+        return
     for group in report.by_rule.values():
         for line in _lines(group, show_all):
             typer.echo(printable(line))

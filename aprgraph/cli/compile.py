@@ -10,6 +10,7 @@ import typer
 from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Families, Ignore, Json, Override
 from aprgraph.cli.progress import spinner
+from aprgraph.cli.verbosity import Quiet, Verbose
 from aprgraph.cli.write_errors import written_by
 
 
@@ -44,6 +45,8 @@ def compile_command(
     ignore: Ignore = None,
     json: Json = False,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Compile a model's kernels into an artifact directory.
 

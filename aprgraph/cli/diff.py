@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aprgraph.cli.follow_up import check_repro, print_suggestion, write_guilty
+from aprgraph.cli.follow_up import check_page, check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Families, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
 from aprgraph.cli.progress import comparing, replaying
 from aprgraph.cli.recorded_models import Overrides, model_of_manifest
-from aprgraph.cli.write_errors import Afterwards, written_by
-from aprgraph.option_words import document_in_option_words, option_words
+from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
+from aprgraph.cli.write_errors import Afterwards
+from aprgraph.graph.words import plain
+from aprgraph.option_words import document_in_option_words, in_option_words, option_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,9 +79,7 @@ def diff(
     names: Map = None,
     suggest: Suggest = False,
     repro: Repro = None,
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page that opens offline.", show_default=False)
-    ] = None,
+    html: Html = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
     apr_json: Annotated[
         bool,
@@ -87,6 +87,8 @@ def diff(
     ] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print every tensor, not only those around the first divergence.")] = False,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Compare two traces stage by stage, and name the first stage that differs.
 
@@ -135,7 +137,8 @@ def diff(
             },
         )
         return
-    _check_places(html, repro)
+    check_page(html)
+    check_repro(repro)
     one, other = sides = open_pair(*open_foreign_sides([a, b], names or []))
     recorded: tuple[Overrides, Overrides] = ({}, {})
     if replay:
@@ -173,6 +176,8 @@ def diff(
         print_suggestion(arguments, "what differs is one stage" if report.exit_code == 1 else "nothing differs", as_json=as_json)
     elif as_json:
         typer.echo(json.dumps(document_in_option_words(report.to_json()), indent=1, allow_nan=False))
+    elif is_quiet():
+        typer.echo(plain(in_option_words(report.headline)))
     else:
         print_report(report, sides, show_all)
     late.finish()
@@ -191,16 +196,6 @@ def _print_as_apr(a: Path, b: Path, top: int, others: dict[str, object]) -> None
         if path.is_dir():
             raise ComparisonError(f"{path}: a directory, and --apr-json is of two APRT files (.bin); --json is the report of two traces")
     typer.echo(json.dumps(apr_stage_diff(a, b, top), indent=2, allow_nan=False))
-
-
-def _check_places(html: Path | None, repro: Path | None) -> None:
-    """Raise TraceError for places that cannot be written, before anything takes time."""
-    if html is not None:
-        from aprgraph.runtime.report import check_place  # noqa: PLC0415
-
-        with written_by("--html"):
-            check_place(html)
-    check_repro(repro)
 
 
 def _load(

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 
 def print_suggestion(arguments: Sequence[Argument] | None, why_none: str, *, as_json: bool) -> None:
-    """What to tap next, as options of ``aprgraph run``, or why there is nothing."""
+    """What to tap next, as options of ``aprgraph run``: these alone on standard output, and why there are none on standard error."""
     options = None if arguments is None else " ".join(map(option_words, arguments))
     if as_json:
         typer.echo(json.dumps({"options": options, "why_none": why_none if options is None else None}))
+    elif options is None:
+        print(f"nothing to tap: {why_none}", file=sys.stderr)
     else:
-        typer.echo(options if options is not None else f"nothing: {why_none}")
+        typer.echo(options)
 
 
 def check_repro(directory: Path | None) -> None:
@@ -47,3 +49,12 @@ def write_guilty(directory: Path, guilty: Guilty | None, model: Model, tokens: S
     script = write_repro(directory, guilty.trace, model, guilty.local, profile=guilty.profile, tokens=tokens)
     whose = f" of {guilty.side}" if guilty.side is not None else ""
     print(f"{guilty.local.label}{whose} alone: python {script}", file=sys.stderr)
+
+
+def check_page(html: Path | None) -> None:
+    """Raise TraceError for a place of --html that cannot be written, before anything takes time."""
+    if html is not None:
+        from aprgraph.runtime.report import check_place  # noqa: PLC0415
+
+        with written_by("--html"):
+            check_place(html)

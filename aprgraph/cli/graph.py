@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,11 @@ import typer
 from aprgraph.cli.graph_source import open_graph
 from aprgraph.cli.options import Families, Force, Ignore, Map, Override
 from aprgraph.cli.terminal import echo_data
+from aprgraph.cli.verbosity import Quiet, Verbose
 from aprgraph.cli.write_errors import written_by
 
 if TYPE_CHECKING:
+    from aprgraph.graph.export import View
     from aprgraph.graph.ir import Graph
     from aprgraph.graph.model import Model
     from aprgraph.graph.passes import Pass
@@ -31,7 +34,10 @@ def graph(
     output_format: Annotated[
         str | None,
         typer.Option(
-            "--format", "-f", metavar="FORMAT", help="text, dot, svg, json, graphml or mermaid (default: by the ending of -o, else text)."
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="text, dot, svg, html, json, graphml, mermaid or model-explorer (default: by the ending of -o, else text).",
         ),
     ] = None,
     layers: Annotated[
@@ -81,12 +87,25 @@ def graph(
     ] = None,
     model_b: Annotated[Path | None, typer.Option("--model-b", metavar="MODEL", help="The model of B.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="As -f html -o FILE: a page to search and fold, which opens offline.")
+    ] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option("--beside", metavar="MODEL|ARTIFACT|TRACE", help="With html: another graph side by side, and what differs."),
+    ] = None,
+    node_data: Annotated[
+        Path | None,
+        typer.Option("--node-data", metavar="FILE", help="With --diff: write the errors there, as node data of Model Explorer, too."),
+    ] = None,
     force: Force = False,
     unfold: Annotated[bool, typer.Option("--unfold", help="Draw every layer; otherwise equal neighbours are drawn once.")] = False,
     override_kv: Override = None,
     ignore: Ignore = None,
     names: Map = None,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Print or draw the graph of a model, an artifact or a trace.
 
@@ -96,17 +115,27 @@ def graph(
       aprgraph graph model.gguf --taps qkv_matmul --passes insert-taps,prune
       aprgraph graph model.gguf --passes "insert-taps{taps=attn_out layers=0..2},prune,one-pass"
       aprgraph graph --diff good bad -o where.svg
+      aprgraph graph ours --html model.html --beside theirs
+      aprgraph graph --diff good bad -f model-explorer -o graph.json --node-data errors.json
       aprgraph graph --diff good bad --model model.gguf -o whose.svg
       aprgraph graph --diff quantised original --model-a model.gguf --model-b checkpoint/ -o whose.svg
 
     With --diff, stages have the classes of `aprgraph diff`, and with models its verdicts; of several steps the prompt's is drawn.
     """
     from aprgraph.graph.export import EXPORTERS, make_view  # noqa: PLC0415
+    from aprgraph.graph.export.model_explorer import export_node_data  # noqa: PLC0415
     from aprgraph.graph.tap_plan import parse_layers  # noqa: PLC0415
+    from aprgraph.runtime.output_file import write_text_atomically  # noqa: PLC0415
 
+    if html is not None:
+        output, output_format = _only_html(html, output, output_format)
     chosen = _choose_format(output_format, output)
+    inputs = [one for one in (source, *(diff or ()), model, model_a, model_b, beside) if one is not None]
     if output is not None:
-        _check_place(output, [one for one in (source, *(diff or ()), model, model_a, model_b) if one is not None], force=force)
+        _check_place(output, inputs, "-o" if html is None else "--html", force=force)
+    if node_data is not None:
+        _check_place(node_data, inputs, "--node-data", force=force)
+    _check_together(chosen, beside, node_data, diff)
     chosen_passes = _choose_passes(passes, taps, layers)
     shown = parse_layers(layers) if layers is not None else None
     if print_ir_after is not None:
@@ -126,22 +155,56 @@ def graph(
     else:
         colouring, suspects, called = report.colouring(), report.suspects, report.names.both
         view = make_view(opened, layers=shown, fold=not unfold, colouring=colouring, suspects=suspects, sides=called)
-    text = EXPORTERS[chosen](view)
+    text = _page(view, source, report, beside, shown, fold=not unfold) if chosen == "html" else EXPORTERS[chosen](view)
+    if node_data is not None:
+        with written_by("--node-data"):
+            write_text_atomically(node_data, export_node_data(view))
     if output is None:
         echo_data(text)
         return
-    from aprgraph.runtime.output_file import write_text_atomically  # noqa: PLC0415
-
-    with written_by("-o"):
+    with written_by("-o" if html is None else "--html"):
         write_text_atomically(output, text)
 
 
-def _check_place(output: Path, inputs: list[Path], *, force: bool) -> None:
+def _only_html(html: Path, output: Path | None, output_format: str | None) -> tuple[Path, str]:
+    """The file and the format of --html. Raises AprgraphError where another file or format is asked for beside it."""
+    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+
+    if output is not None or output_format is not None:
+        raise AprgraphError(f"--html {html}: says both what is written and where; leave out {'-o' if output is not None else '--format'}")
+    return html, "html"
+
+
+def _check_together(chosen: str, beside: Path | None, node_data: Path | None, diff: tuple[Path, Path] | None) -> None:
+    """Raise AprgraphError for options that bear on nothing."""
+    from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
+
+    if beside is not None and chosen != "html":
+        raise AprgraphError(f"--beside {beside}: two graphs stand side by side in a page alone; give --html FILE")
+    if node_data is not None and diff is None:
+        raise AprgraphError(f"--node-data {node_data}: it holds the errors of two traces, and there is no --diff; give both")
+
+
+def _page(view: View, source: Path | None, report: Comparison | None, beside: Path | None, shown: range | None, *, fold: bool) -> str:
+    """The page, with what is known of the values, and the other graph. Raises AprgraphError."""
+    from aprgraph.cli.graph_facts import facts_of_comparison, facts_of_trace  # noqa: PLC0415
+    from aprgraph.graph.export import make_view  # noqa: PLC0415
+    from aprgraph.graph.export.html_page import render  # noqa: PLC0415
+
+    facts = facts_of_comparison(report) if report is not None else facts_of_trace(source) if source is not None else {}
+    views, called = [replace(view, facts=facts)], None
+    if beside is not None:
+        views.append(replace(make_view(open_graph(beside), layers=shown, fold=fold), facts=facts_of_trace(beside)))
+        called = [view.graph.name if source is None else str(source), str(beside)]
+    return render(views, called)
+
+
+def _check_place(output: Path, inputs: list[Path], option: str, *, force: bool) -> None:
     """Raise TraceError for a file that is there and is no graph, unless ``force`` is given, and for one of ``inputs`` in any case."""
     from aprgraph.graph.export import is_export  # noqa: PLC0415
     from aprgraph.runtime.output_file import check_file_place, refuse_input  # noqa: PLC0415
 
-    with written_by("-o", force=True):
+    with written_by(option, force=True):
         refuse_input(output, inputs, is_export)
         check_file_place(output, lambda head: force or is_export(head), "graph", forcible=True)
 

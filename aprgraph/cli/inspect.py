@@ -10,6 +10,7 @@ import typer
 
 from aprgraph.cli.options import Families, Json, Map
 from aprgraph.cli.terminal import one_line
+from aprgraph.cli.verbosity import Quiet, Verbose
 from aprgraph.option_words import in_option_words
 
 if TYPE_CHECKING:
@@ -18,21 +19,33 @@ if TYPE_CHECKING:
     from aprgraph.codegen.artifact import Artifact
     from aprgraph.runtime.trace.reader import Trace
 
-_EXPECTED = "an APRT file, a GGUF file, an .apr file, a checkpoint, or the directory of a trace or an artifact"
+_EXPECTED = "an APRT or .npy file, a GGUF file, an .apr file, a checkpoint, or the directory of a trace or an artifact"
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="An APRT file, a trace, an artifact, or a model.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="An APRT or .npy file, a trace, an artifact, or a model.")],
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", metavar="I,J,…", help="Of one tensor, print the element there, an index for each axis. Repeatable."),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, max=100_000, metavar="N", help="Of one tensor, print the N elements of largest magnitude.")
+    ] = None,
     names: Map = None,
     json: Json = False,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Say what a file or directory is, and what is in it.
 
     \b
     Example:
       aprgraph inspect model-trace/layer-0/qkv_matmul.bin
+      aprgraph inspect model-trace/layer-0/qkv_matmul.bin --at 3,17 --top 5
+      aprgraph inspect guilty/actual.npy --top 5
     """
+    from aprgraph.cli.inspect_elements import describe_aprt, describe_npy  # noqa: PLC0415
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
     from aprgraph.graph.input_file import special_kind  # noqa: PLC0415
     from aprgraph.graph.message import Message  # noqa: PLC0415
@@ -41,6 +54,9 @@ def inspect(
     from aprgraph.graph.sources.open import begins_a_model  # noqa: PLC0415
     from aprgraph.runtime.trace.foreign import is_foreign_file  # noqa: PLC0415
 
+    elements = at is not None or top is not None
+    if elements and (path.is_dir() or not _holds_one_tensor(path)):
+        raise AprgraphError(f"{path}: --at and --top are of one tensor; give an APRT file (.bin) or a .npy file")
     if is_checkpoint(path):
         document = _model(path)
     elif path.is_dir():
@@ -57,7 +73,9 @@ def inspect(
         if begins_a_model(head):
             document = _model(path)
         elif head.startswith(b"APRT"):
-            document = _aprt(path)
+            document = describe_aprt(path, at or [], top)
+        elif path.suffix.lower() == ".npy" and not names:
+            document = describe_npy(path, at or [], top)
         elif is_foreign_file(path):
             document = _trace(path, names or [])
         else:
@@ -74,13 +92,13 @@ def inspect(
         typer.echo(_as_text(document))
 
 
-def _aprt(path: Path) -> dict[str, Any]:
-    from aprgraph.runtime.trace.aprt import read_aprt  # noqa: PLC0415
-    from aprgraph.runtime.trace.statistics import compute_statistics  # noqa: PLC0415
-
-    layer, values = read_aprt(path)
-    where = "whole model" if layer is None else layer
-    return {"kind": "APRT file", "stage": path.stem, "layer": where, **compute_statistics(values).to_json()}
+def _holds_one_tensor(path: Path) -> bool:
+    """Whether a file is of one tensor, by its beginning or its name; one that is not there may be."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"APRT" or path.suffix.lower() == ".npy"
+    except OSError:
+        return True
 
 
 def _trace(path: Path, names: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 
 from aprgraph.cli.options import Families
 from aprgraph.cli.tables import format_table
+from aprgraph.cli.verbosity import Quiet, Verbose
 
 if TYPE_CHECKING:
     from aprgraph.graph.block_format import BlockFormat
@@ -23,6 +24,8 @@ _FORMAT_COLUMNS = ("format", "elements", "bytes", "bits each", "value of an elem
 def models(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page for the documentation.")] = False,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """List the model families and the block formats that are supported.
 

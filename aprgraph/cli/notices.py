@@ -7,12 +7,13 @@ from collections.abc import Iterable
 import typer
 
 from aprgraph.cli.terminal import printable
+from aprgraph.cli.verbosity import is_quiet
 from aprgraph.option_words import in_option_words
 
 
 def print_notices(notices: Iterable[str]) -> None:
-    """One line each."""
-    for notice in notices:
+    """One line each; none of a quiet command."""
+    for notice in () if is_quiet() else notices:
         typer.echo(f"note: {printable(in_option_words(notice))}", err=True)
 
 

@@ -74,6 +74,9 @@ ReplayTokens = Annotated[
     ),
 ]
 Suggest = Annotated[bool, typer.Option("--suggest", help="Print only what to tap next: options of `aprgraph run`.")]
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page that opens offline.", show_default=False)
+]
 Repro = Annotated[
     Path | None,
     typer.Option(

@@ -8,15 +8,21 @@ from contextlib import contextmanager
 
 from aprgraph.cli.leaving import line_begun
 from aprgraph.cli.terminal import harmless_console, printable
+from aprgraph.cli.verbosity import is_quiet
 
 #: Ends what is drawn: to the begin of its line, clear that, show the cursor again (ECMA-48; DECTCEM).
 _END = b"\r\x1b[2K\x1b[?25h"
 
 
+def _is_watched() -> bool:
+    """Whether somebody is there to see it, and wants to."""
+    return sys.stderr.isatty() and not is_quiet()
+
+
 @contextmanager
 def spinner(text: str) -> Iterator[None]:
     """Show ``text`` with a spinner while the block runs."""
-    if not sys.stderr.isatty():
+    if not _is_watched():
         yield
         return
     from rich.text import Text  # noqa: PLC0415
@@ -28,7 +34,7 @@ def spinner(text: str) -> Iterator[None]:
 @contextmanager
 def progress_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar of ``total`` steps; the block gets the function that advances it by one."""
-    if not sys.stderr.isatty() or not total:
+    if not _is_watched() or not total:
         yield lambda: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
@@ -42,7 +48,7 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
 @contextmanager
 def byte_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar of ``total`` bytes with their rate; the block gets the function that advances it by some."""
-    if not sys.stderr.isatty() or not total:
+    if not _is_watched() or not total:
         yield lambda _count: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
@@ -56,7 +62,7 @@ def byte_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def comparing() -> Iterator[Callable[[int, int, str], None] | None]:
     """A bar that names the tensor that is compared; the block gets the function of (done, of how many, the next one's label)."""
-    if not sys.stderr.isatty():
+    if not _is_watched():
         yield None
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
@@ -73,7 +79,7 @@ def replaying(total: int | None) -> Iterator[Callable[[str], None]]:
 
     What is wrong may be replayed again in other ways: the bar stands full meanwhile, and the names go on.
     """
-    if not sys.stderr.isatty():
+    if not _is_watched():
         yield lambda _label: None
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415

@@ -38,6 +38,7 @@ from aprgraph.cli.run_options import (
     TokensFile,
 )
 from aprgraph.cli.run_source import compile_source, open_source
+from aprgraph.cli.verbosity import Quiet, Verbose, explain, is_quiet
 from aprgraph.cli.write_errors import written_by
 from aprgraph.graph.words import counted
 
@@ -82,6 +83,8 @@ def run(
     ignore: Ignore = None,
     json: Json = False,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Run a model on a prompt, dump the tensors that the plan selects, and go on with the text if asked for.
 
@@ -118,6 +121,8 @@ def run(
         _check_place(directory, force=force)
     compiled = replace(compile_source(opened, target, None if rpc else gpu, arithmetic), gpu=gpu)
     compiled = compiled if rpc is None else compiled.on(rpc)
+    explain(f"the artifact is {compiled.artifact.directory}, for {compiled.artifact.target_name}, of {compiled.model.path}")
+    explain(f"{len(run_plan.tokens)} tokens; recorded: {run_plan.plan.describe()}")
     if plan.is_empty:
         generated = _generate(compiled, run_plan, threads, quiet=json)
     else:
@@ -218,7 +223,8 @@ def _trace(
     text = GeneratedText(compiled.model.metadata, run_plan.tokens, quiet=quiet)
     with written_by("-o", force=True):
         trace = _record(compiled, run_plan, directory, threads, stats_only, text, force=force, quiet=quiet)
-    run_report.report_trace(compiled, trace, text.text if run_plan.options.max_tokens else None, quiet)
+    if quiet or not is_quiet():
+        run_report.report_trace(compiled, trace, text.text if run_plan.options.max_tokens else None, quiet)
     return () if trace.info is None else trace.info.extra.get("generated", ())
 
 
@@ -243,7 +249,7 @@ def _record(
     else:
         announcement = f"{tensors}, {bytes_text(run_plan.nbytes)}, will be written to {directory}{os.sep}"
         check_room(directory, run_plan.nbytes)
-    if not quiet:
+    if not quiet and not is_quiet():
         typer.echo(announcement)
     if run_plan.options.max_tokens:  # the text shows how far it is
         trace = compiled.record(run_plan, directory, threads=threads, stats_only=stats_only, force=force, on_token=text.add)

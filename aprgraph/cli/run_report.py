@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from aprgraph.cli.verbosity import is_quiet
 from aprgraph.option_words import document_in_option_words, in_option_words
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ def report_generation(
     if json:
         target = compiled.artifact.target_name
         _print_json({"tokens": list(run_plan.tokens), "target": target, "generated": list(generated), "ended_by": ended_by, "text": text})
+        return
+    if is_quiet():
         return
     count = len(generated)
     typer.echo(f"{count} token{'' if count == 1 else 's'}, ended by {ended_by}", err=True)

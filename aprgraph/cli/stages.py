@@ -11,6 +11,7 @@ import typer
 from aprgraph.cli.options import Families, Ignore, Json, Override
 from aprgraph.cli.tables import format_table
 from aprgraph.cli.terminal import echo_data
+from aprgraph.cli.verbosity import Quiet, Verbose
 
 if TYPE_CHECKING:
     from aprgraph.graph.ir import Graph
@@ -34,6 +35,8 @@ def stages(
     override_kv: Override = None,
     ignore: Ignore = None,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """List the stages: the names that --taps takes, in execution order.
 

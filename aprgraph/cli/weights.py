@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.freed_memory import keep_freed_memory
-from aprgraph.cli.options import Families
+from aprgraph.cli.options import Families, Html
 from aprgraph.cli.progress import byte_bar
 from aprgraph.cli.terminal import printable
+from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
 from aprgraph.cli.write_errors import Afterwards, written_by
 from aprgraph.option_words import document_in_option_words
 
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 def weights(
     a: Annotated[Path, typer.Argument(metavar="A", help="A model file.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another.", show_default=False)],
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page that opens offline.", show_default=False)
-    ] = None,
+    html: Html = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON (docs/weights.schema.json).")] = False,
     show_all: Annotated[bool, typer.Option("--all", help="Print every tensor, not only those that are not the same.")] = False,
     _family: Families = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Say whether two model files hold the same model, and if not, what was done to it.
 
@@ -73,6 +74,8 @@ def _print(report: WeightsReport, show_all: bool) -> None:
     from aprgraph.runtime.weights.report import key_lines, measures_in_words  # noqa: PLC0415
 
     typer.echo(printable(report.sentence))
+    if is_quiet():
+        return
     if show_all:
         for one in report.findings:
             text = f": {one.text}" if one.text else ""

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from aprgraph.graph.export.divergence import Colouring
 from aprgraph.graph.export.dot import export_dot
 from aprgraph.graph.export.graphml import export_graphml
+from aprgraph.graph.export.html_page import MARK, export_html
 from aprgraph.graph.export.json_document import export_json
 from aprgraph.graph.export.mermaid import export_mermaid
+from aprgraph.graph.export.model_explorer import export_model_explorer
 from aprgraph.graph.export.svg import export_svg
 from aprgraph.graph.export.textual import export_text
 from aprgraph.graph.export.view import View, make_view
@@ -17,17 +19,20 @@ EXPORTERS: dict[str, Callable[[View], str]] = {
     "text": export_text,
     "dot": export_dot,
     "svg": export_svg,
+    "html": export_html,
     "json": export_json,
     "graphml": export_graphml,
     "mermaid": export_mermaid,
+    "model-explorer": export_model_explorer,
 }
 
-#: The format that a file name's ending asks for.
+#: The format that a file name's ending asks for; that of Model Explorer is JSON too, and has to be named.
 FORMAT_BY_SUFFIX: dict[str, str] = {
     ".txt": "text",
     ".dot": "dot",
     ".gv": "dot",
     ".svg": "svg",
+    ".html": "html",
     ".json": "json",
     ".graphml": "graphml",
     ".mmd": "mermaid",
@@ -42,6 +47,9 @@ _MARKS = (
     b'"format": "aprgraph-graph"',
     b'<key id="repeat" for="edge" attr.name="repeat" attr.type="boolean" />',
     b"---\nflowchart TB\n",
+    MARK.encode(),
+    b'"graphs": [\n  {\n   "id"',
+    b'{\n  "results": {',
 )
 
 

@@ -7,7 +7,7 @@ folded into one cluster. All exporters draw the same view.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aprgraph.graph.arguments import LAYERS
 from aprgraph.graph.errors import PlanError
@@ -85,7 +85,7 @@ class View:
     """A drawable graph. ``nodes`` are in execution order. ``shown`` are the layers it was restricted to, None for all.
 
     ``legend`` has the classes of a coloured view, the least severe first, with the number of (layer, stage) pairs in each, also of layers
-    that are not shown; it is empty otherwise.
+    that are not shown; it is empty otherwise. ``facts`` are what is known of the tensors of a stage in a layer, by name.
     """
 
     graph: Graph
@@ -95,6 +95,7 @@ class View:
     shown: range | None = None
     colouring: Colouring | None = None
     legend: tuple[tuple[DivergenceClass, int], ...] = ()
+    facts: Mapping[tuple[int | None, str], Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def subtitle(self) -> str:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from aprgraph.graph.message import Message, Words
+from aprgraph.graph.message import Words
 from aprgraph.graph.words import counted, listed, small_number
 from aprgraph.runtime.blame.wrong_rows import Group, first_by_axis, wrong_rows
 from aprgraph.runtime.comparison.comparison import Comparison
@@ -34,11 +29,10 @@ from aprgraph.runtime.report.png import data_uri
 from aprgraph.runtime.report.rows import make_columns, table_rows
 from aprgraph.runtime.report.stage_map import make_maps
 from aprgraph.runtime.report.suspect_graph import SuspectGraph, draw_suspects, graph_rules
+from aprgraph.runtime.report.template import NAMED, policy, resource, template
 from aprgraph.runtime.report.tensor_map import make_tensor_map, scale_png
 from aprgraph.runtime.trace.reader import Trace
 
-#: The largest number of names that a list of the page has.
-_NAMED = 12
 #: Stages of which it is shown what the weights of two models make.
 _SHARES = 12
 #: Tensors of which the page says in words where their cause can lie.
@@ -69,8 +63,8 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
     and local errors. The traces are read for the one tensor that is shown element by element. Raises TraceError, naming
     the file, if that one has been damaged since.
     """
-    style = _resource("page.css") + class_rules() + graph_rules()
-    script = _resource("page.js")
+    style = resource("page.css") + class_rules() + graph_rules()
+    script = resource("page.js")
     blame = report.blame
     columns = make_columns(report)
     rows = table_rows(report, columns)
@@ -79,10 +73,10 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
     current = number_of[guilty.row.key] if isinstance(guilty, Guilty) else next(iter(number_of[one.key] for one in report.first), None)
     regions = one_a_stage(suspects(report))
     graph = draw_suspects(report, [one for _, one in regions], trace_a, trace_b)
-    page: str = _template(words).render(
+    page: str = template("page.html.jinja", words).render(
         style=style,
         script=script,
-        policy=_policy(style, script),
+        policy=policy(style, script),
         headline=report.headline,
         verdict=None if blame is None else report.parting,
         outcome=_outcome(report),
@@ -97,7 +91,7 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
         small=small_number,
         regions=[_region(report, group, region) for group, region in regions[:_REGIONS]],
         regions_left=max(0, len(regions) - _REGIONS),
-        common=listed(report.suspects, _NAMED),
+        common=listed(report.suspects, NAMED),
         logits=[row.outcome_sentence for row in outcomes(report.rows)],
         columns=columns,
         short=[index for index, column in enumerate(columns) if column.short],
@@ -118,35 +112,6 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
         no_tensor=guilty if isinstance(guilty, str) else "",
     )
     return page
-
-
-@lru_cache(maxsize=4)
-def _template(words: Words) -> Any:
-    """The page's template, which takes longer to compile than to fill in."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
-
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: value.text(words) if isinstance(value, Message) else value,
-    )
-    return environment.from_string(_resource("page.html.jinja"))
-
-
-def _resource(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Nothing from anywhere but this page's own style and script, known by their hashes, and pictures within the page."""
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") for text in (style, script)]
-    return (
-        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def _facts(report: Comparison, trace_a: Trace, trace_b: Trace) -> Iterator[tuple[str, str]]:
@@ -183,10 +148,10 @@ def _region(report: Comparison, group: Group, found: FirstDivergence) -> _Region
     labels = {row.key: row.label for row in report.rows}
     return _Region(
         labels[found.key] if len(group.keys) == 1 else f"{group.label}; below, of {labels[found.key]}",
-        listed(found.region[::-1], _NAMED),
-        listed(found.weights[::-1], _NAMED),
-        listed((labels.get(key, key.stage) for key in found.good[::-1]), _NAMED),
-        listed((labels.get(key, key.stage) for key in found.following), _NAMED),
+        listed(found.region[::-1], NAMED),
+        listed(found.weights[::-1], NAMED),
+        listed((labels.get(key, key.stage) for key in found.good[::-1]), NAMED),
+        listed((labels.get(key, key.stage) for key in found.following), NAMED),
     )
 
 

@@ -55,7 +55,7 @@ def test_json(spoilt: tuple[Path, Path]) -> None:
 def test_suggest_and_repro(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
     model, _ = spoilt
     result = run_cli("audit", "theirs", "--model", model, "--suggest")
-    assert (result.code, result.out) == (1, "nothing: what is wrong is one stage\n")
+    assert (result.code, result.out, result.err) == (1, "", "nothing to tap: what is wrong is one stage\n")
     result = run_cli("audit", "theirs", "--model", model, "--repro", "guilty")
     assert (result.code, result.err) == (1, "layer 1 ffn_gate alone: python guilty/repro.py\n")
     assert (tmp_path / "guilty/repro.py").is_file()
@@ -69,6 +69,20 @@ def test_suggest_and_repro(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
     spoil(few, "ffn_out", 1, lambda values: noisy(values, 1e-2))
     result = run_cli("audit", "few", "--model", model, "--suggest")
     assert (result.code, result.out) == (1, "--taps ffn_norm,ffn_gate,ffn_up,ffn_silu,ffn_swigl,ffn_out --layers 1..2\n")
+
+
+def test_the_page(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
+    result = run_cli("audit", "theirs", "--model", spoilt[0], "--html", "where.html", "--quiet")
+    assert (result.code, result.err, len(result.out.splitlines())) == (1, "", 1)
+    page = (tmp_path / "where.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert f'<h1 class="exit-1">{result.out.strip()}</h1>' in page
+    assert "script-src &#39;none&#39;" in page
+    assert page.count('<th scope="row">layer 1 ffn_gate</th>') == 2  # what is wrong, and all tensors
+    assert page.count('<tr><td class="class">') == 2 + 35
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    (tmp_path / "mine.html").write_text("mine")
+    assert "give another place with --html" in fails("audit", "theirs", "--model", spoilt[0], "--html", "mine.html")
 
 
 def test_a_trace_without_a_manifest(spoilt: tuple[Path, Path]) -> None:

@@ -43,6 +43,41 @@ def test_an_aprt_file() -> None:
     assert lines[:4] == ["kind: APRT file", "stage: ffn_up", "layer: 7", "count: 4"]
 
 
+def test_elements_of_an_aprt_file_in_a_trace_by_its_shape() -> None:
+    write_trace(Path("t"), {(0, "ffn_up"): np.arange(12, dtype=np.float32).reshape(3, 4) - 4})
+    document = json.loads(run_cli("inspect", "t/layer-0/ffn_up.bin", "--at", "2,1", "--at=-1,-1", "--top", 2, "--json").out)
+    assert (document["shape"], document["elements"]) == ([3, 4], {"[2, 1]": 5.0, "[2, 3]": 7.0})
+    assert document["largest"] == {"[2, 3]": 7.0, "[2, 2]": 6.0}
+    assert "  [2, 1]: 5.0" in run_cli("inspect", "t/layer-0/ffn_up.bin", "--at", "2,1").out.splitlines()
+    for at, expected in (("3,0", "axis 0 has 3 elements, expected -3 to 2 there"), ("5", "the shape is 3 x 4; expected 2 whole numbers")):
+        assert expected in fails("inspect", "t/layer-0/ffn_up.bin", "--at", at)
+    assert "--at and --top are of one tensor" in fails("inspect", "t", "--at", "0")
+
+
+def test_elements_without_a_manifest_are_a_row_and_nan_is_the_largest() -> None:
+    write_aprt("ffn_up.bin", 7, np.array([1.0, -3.0, np.nan, 2.0], np.float32))
+    document = json.loads(run_cli("inspect", "ffn_up.bin", "--at", "1", "--top", 2, "--json").out)
+    assert (document["elements"], document["largest"]) == ({"[1]": -3.0}, {"[2]": "nan", "[1]": -3.0})
+
+
+def test_a_damaged_manifest_does_not_keep_a_tensor_from_being_read() -> None:
+    write_trace(Path("t"), {(0, "ffn_up"): values(3, 4)})
+    Path("t/trace.json").write_text("{")
+    document, _ = inspect("t/layer-0/ffn_up.bin")
+    assert (document["count"], "shape" in document) == (12, False)
+
+
+def test_a_npy_file() -> None:
+    np.save("guilty.npy", np.array([[1, -9], [3, 4]], np.int64))
+    document = json.loads(run_cli("inspect", "guilty.npy", "--top", 1, "--at", "1,0", "--json").out)
+    assert (document["kind"], document["dtype"], document["shape"], document["max"]) == (".npy file", "int64", [2, 2], 4.0)
+    assert (document["largest"], document["elements"]) == ({"[0, 1]": -9}, {"[1, 0]": 3})
+    np.save("words.npy", np.array(["a"]))
+    assert "expected numbers" in fails("inspect", "words.npy")
+    Path("broken.npy").write_bytes(b"\x93NUMPY\x01")
+    assert "broken.npy: " in fails("inspect", "broken.npy")
+
+
 def test_an_aprt_file_of_the_whole_model() -> None:
     write_aprt("lm_head.bin", None, np.empty(0, np.float32))
     document, _ = inspect("lm_head.bin")
@@ -126,16 +161,16 @@ def test_long_values_are_cut() -> None:
 
 
 @pytest.mark.parametrize(("make", "expected"), [
-    (lambda: None, "x: not there; expected an APRT file, a GGUF file, an .apr file, a checkpoint, or the directory of a trace or an artifact"),
-    (lambda: Path("x").write_bytes(b"abcdef"), "x: begins with b'abcd'; expected an APRT file, a GGUF file, "),
+    (lambda: None, "x: not there; expected an APRT or .npy file, a GGUF file, an .apr file, a checkpoint, or the directory of a trace or an artifact"),
+    (lambda: Path("x").write_bytes(b"abcdef"), "x: begins with b'abcd'; expected an APRT or .npy file, a GGUF file, "),
     (lambda: Path("x").write_bytes(b""), "x: an empty file; "),
-    (lambda: Path("x").write_bytes(b"PK\x03\x04 and so on"), "x: a ZIP archive; unpack it first; expected an APRT file"),
+    (lambda: Path("x").write_bytes(b"PK\x03\x04 and so on"), "x: a ZIP archive; unpack it first; expected an APRT or .npy file"),
     (lambda: (Path("x").mkdir(), Path("x/config.json").write_text("{}")), "x: a Hugging Face folder; aprgraph reads config.json with *.safetensors beside it"),
     (lambda: Path("x").write_bytes(b"APRT"), "x: 4 bytes, too short for an APRT file"),
     (lambda: Path("x").write_bytes(b"APRT" + bytes(9)), "x: 13 bytes, expected 12 for the 0 elements"),
     (lambda: Path("x").write_bytes(b"GGUF" + bytes(4)), "x: GGUF version 0, expected 2 or 3"),
     (lambda: Path("x").mkdir(), "x: holds neither a manifest (trace.json) nor APRT files of known stages"),
-    (lambda: os.mkfifo("x"), "x: is a pipe; expected an APRT file"),
+    (lambda: os.mkfifo("x"), "x: is a pipe; expected an APRT or .npy file"),
     (lambda: Path("x").symlink_to("nowhere"), "x: not there; expected"),
     (lambda: (Path("x").mkdir(), Path("x/trace.json").write_text("{}")), "x/trace.json: not a whole trace manifest (format is missing); run the trace again"),
     (lambda: (Path("x").mkdir(), Path("x/artifact.json").write_text("{}")), "x/artifact.json: format None, expected 'aprgraph-artifact'; compile the model again"),

@@ -55,7 +55,7 @@ def test_the_same_view_gives_the_same_text(name: str, view: View) -> None:
 
 
 def test_every_format_has_a_suffix() -> None:
-    assert set(FORMAT_BY_SUFFIX.values()) == set(EXPORTERS)
+    assert set(FORMAT_BY_SUFFIX.values()) | {"model-explorer"} == set(EXPORTERS)
 
 
 def test_text_parses_back_coloured_or_not() -> None:

@@ -185,7 +185,9 @@ def kind_of_folder(folder: Path) -> FileKind | None:
         return None
     models = [name for name in names if name.endswith(".gguf")]
     if "trace.json" in names or any(name.startswith("layer-") for name in names):
-        return FileKind("trace", "a trace", Message("give the model's .gguf file; `", INSPECT, "` shows a trace"))
+        return FileKind(
+            "trace", "a trace", Message("give the model's .gguf file; `", INSPECT, "` reads all of a trace, and says what of it is damaged")
+        )
     if "artifact.json" in names:
         return FileKind(
             "artifact",

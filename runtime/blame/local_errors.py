@@ -12,7 +12,7 @@ from typing import Any
 
 from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.graph.ir import Graph
-from aprgraph.graph.shown import Shown
+from aprgraph.graph.shown import Shown, front
 from aprgraph.graph.words import joined, listed, shortened
 from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.indices import IndexMetrics
@@ -230,6 +230,11 @@ class Audit(Shown):
     def frame(self) -> dict[str, list[Any]]:
         """A row for each tensor, as columns of one length, which pandas and polars take: its state, and what its replay left."""
         return frame_of_locals(self.locals)
+
+    def to_html(self) -> str:
+        """The audit as one HTML page that opens offline, as a string."""
+        page: str = front().page_of(self)
+        return page
 
     def __repr__(self) -> str:
         return f"<Audit of {self.name}: {shortened(self.sentence)}>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -17,10 +18,11 @@ import aprgraph
 from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.notebook.cell import LARGEST
-from aprgraph.notebook.stage_map import Mark, stage_map
+from aprgraph.notebook.stage_map import Mark, map_rules, stage_map
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.report.marks import GLYPHS
 from aprgraph.runtime.trace.reader import Trace
+from tests.runtime.test_report_colours import READABLE, contrast
 from tests.support.blame import TOKENS, spoil, traced
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -144,11 +146,21 @@ def test_every_word_has_a_look() -> None:
     assert {one.value for one in GLYPHS} <= set(CLASS_BY_NAME)
 
 
+def test_words_are_readable_on_their_marks() -> None:
+    rules = re.findall(r"background: light-dark\((#\w+), (#\w+)\); color: light-dark\((#\w+), (#\w+)\)", map_rules())
+    assert len(rules) == len(CLASS_BY_NAME)
+    for light, dark, word, word_dark in rules:
+        assert contrast(light, word) >= READABLE, (light, word)
+        assert contrast(dark, word_dark) >= READABLE, (dark, word_dark)
+
+
 def test_a_page_of_a_comparison(traces: tuple[Trace, Trace], model: Path) -> None:
     report = aprgraph.diff(*traces, model=model)
     page = report.to_html()
     assert page.startswith("<!DOCTYPE html>")
     assert report.headline[:60] in page
+    audited = aprgraph.audit(traces[1], model)
+    assert audited.sentence[:60] in audited.to_html()
     assert aprgraph.diff(*(str(one.directory) for one in traces), model=model, tokens=TOKENS).to_html() == page
 
 

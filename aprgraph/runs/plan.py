@@ -18,7 +18,7 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.message import Message
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import taps_of, traits_of, weights_of
-from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
+from aprgraph.graph.passes.apply_arithmetic import OF_GRAPH, ApplyArithmetic, most_positions_of
 from aprgraph.graph.passes.fix_context import context_choices
 from aprgraph.graph.passes.insert_taps import layer_count
 from aprgraph.graph.passes.pipeline import early_graph, executed_graph, recorded_graph
@@ -172,6 +172,7 @@ def plan_run(graph: Graph, model: Model, plan: Plan, tokens: Sequence[int], opti
     options = _check_generation(model, plan, ids, options)
     _check_outputs(graph, model, len(ids), options)
     _check_causal(model, len(ids), options)
+    _check_passes(graph, len(ids), options)
     total = len(ids) + max(options.max_tokens - 1, 0)
     generates = options.max_tokens > 0
     staged = graph.staged()
@@ -223,6 +224,16 @@ def _check_causal(model: Model, count: int, options: RunOptions) -> None:
         raise TokenError(MAX_TOKENS.given(options.max_tokens), f": {why}, so no text goes on from it; leave it out to run the prompt alone")
     if options.prefill_chunk is not None and options.prefill_chunk < count:
         raise TokenError(PREFILL_CHUNK.given(options.prefill_chunk), f": {why}, so the {count} positions run in one pass; leave it out")
+
+
+def _check_passes(graph: Graph, count: int, options: RunOptions) -> None:
+    """Raise PlanError for longer passes than those in which the graph's arithmetic is that of its engine."""
+    most, longest = most_positions_of(graph), min(options.prefill_chunk or count, count)
+    if most is not None and longest > most:
+        raise PlanError(
+            f"arithmetic {graph.attrs[OF_GRAPH]}: known of passes of up to {most} positions, and this run has one of {longest}; give ",
+            PREFILL_CHUNK.given(most),
+        )
 
 
 def _check_generation(model: Model, plan: Plan, ids: tuple[int, ...], options: RunOptions) -> RunOptions:

@@ -58,6 +58,12 @@ def precisions_of(graph: Graph) -> set[str]:
     return found | ({"float16"} if any(node.op in _HALF_OPS for node in graph) else set())
 
 
+def most_positions_of(graph: Graph) -> int | None:
+    """Up to how many positions of a pass the arithmetic of a graph is that of its engine; None where any number are."""
+    schemes = {node.attr_str("scheme") for node in graph if node.op in _ROUNDING_OPS}
+    return min((most for scheme in schemes if (most := ROUNDINGS[scheme].most_rows) is not None), default=None)
+
+
 class _Rewriter:
     """One application of the pass."""
 

@@ -14,8 +14,9 @@ from aprgraph.codegen.kernels.base import requests_of
 from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.runtime.trace.reader import Trace
-from tests.support.cli import fails, run_cli
+from tests.support.cli import fails, files_under, run_cli
 from tests.support.replayed import replayed_errors
+from tests.support.rpc_server import rpc_server
 
 #: Rows of both: each kind of block, and what is not rounded.
 FORMATS = {"ffn_down": "Q8_0", "attn_v": "Q4_K", "attn_output": "F16", "output": "BF16", "ffn_up": "Q5_1", "attn_q": "F32"}
@@ -163,3 +164,27 @@ def test_an_arithmetic_that_was_only_read_says_so(tiny_model: Callable[..., Path
     trace = compiled.run("lm_head", tokens=[5, 9], directory=tmp_path / "t", arithmetic="ggml-cuda")
     assert trace.info is not None
     assert trace.info.extra["notes"] == ["the arithmetic ggml-cuda was read in the engine's source, and not tried against it"]
+
+
+@pytest.mark.contract("ARITHMETIC-COMPILED-1")
+def test_passes_of_which_an_arithmetic_knows_nothing_are_refused(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Before anything runs, for kernels do not ask."""
+    path = tiny_model(format="Q8_0", hidden=64, ffn=64, head_size=32, heads=2, kv_heads=1)
+    run = ("run", path, "--target", "reference", "--arithmetic", "ggml-cuda", "--tokens", "1,2,3,4,5,6,7,8,9", "--taps", "all")
+    assert fails(*run, "-o", tmp_path / "t") == (
+        "arithmetic ggml-cuda,cache=f16,flash=off: known of passes of up to 8 positions, and this run has one of 9; give --prefill-chunk 8"
+    )
+    assert not (tmp_path / "t").exists()
+    assert run_cli(*run, "--prefill-chunk", "8", "-o", tmp_path / "t").code == 0
+
+
+@pytest.mark.contract("REMOTE-BITS-1")
+def test_a_run_on_another_machine_has_the_same_bits(rounding: CompiledModel, tmp_path: Path) -> None:
+    run = ("run", rounding.artifact.directory, "--tokens", "5,9,17,2,5", "--taps", "all", "-n", 3, "--steps", "0..3", "-o", tmp_path / "t")
+    here = run_cli(*run)
+    expected = files_under(tmp_path / "t")
+    (tmp_path / "t").rename(tmp_path / "here")
+    with rpc_server(tmp_path / "log", runtime_alone=True) as server:
+        there = run_cli(*run, "--rpc", server.address)
+    assert there == here
+    assert files_under(tmp_path / "t") == expected

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from aprgraph.graph.errors import ModelError, ModelFileError, shown
 from aprgraph.graph.sources.checkpoint.agreement import doubt_vocabulary, is_same, require_biases
 from aprgraph.graph.sources.checkpoint.config import ConfigMetadata
-from aprgraph.graph.sources.checkpoint.config_class import find_class, is_tied, kind_of, text_config
+from aprgraph.graph.sources.checkpoint.config_class import find_class, is_tied, kind_of, named_class, text_config
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
 from aprgraph.graph.sources.checkpoint.numbers_in_tensors import take_numbers
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
@@ -116,7 +116,7 @@ class Checkpoint:
     @property
     def details(self) -> Mapping[str, object]:
         """The class of transformers, and how many files there are."""
-        return {"class": str((self.metadata.config.get("architectures") or ["?"])[0]), "files": len(self._files)}
+        return {"class": named_class(self.metadata.config) or "?", "files": len(self._files)}
 
     @property
     def size(self) -> int:

@@ -27,18 +27,23 @@ MLP_KINDS = "mlp_layer_types"
 
 def leading_dense(kinds: object) -> int | None:
     """How many layers come before those with experts, by the kinds of all; None where that is not how they are ordered."""
-    if not isinstance(kinds, list) or not set(kinds) <= {"dense", "sparse"}:
+    if not isinstance(kinds, list) or not all(kind in ("dense", "sparse") for kind in kinds):
         return None
     count = kinds.count("dense")
     return count if "dense" not in kinds[count:] else None
 
 
+def named_class(config: Mapping[str, Any]) -> str | None:
+    """The class of transformers that a config.json names first; None for none, and for what is no list of names."""
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+
+
 def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
     """The family of the class of transformers that a config.json names. Raises ModelError or UnsupportedModelError."""
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
+    name = named_class(config)
     kind = text_config(config).get("model_type")
-    if not isinstance(name, str):
+    if name is None:
         if not isinstance(kind, str):
             raise ModelError(f"{where}: names neither architectures nor model_type; expected the config.json of a model of transformers")
         name = _class_of_kind(kind)
@@ -55,11 +60,11 @@ def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
 
 def kind_of(config: Mapping[str, Any]) -> str:
     """The ``model_type`` of the text model, by the name of its class where the file leaves it out; "" for none."""
-    text, names = text_config(config), config.get("architectures")
-    kind = text.get("model_type")
+    kind = text_config(config).get("model_type")
     if isinstance(kind, str):
         return _SAME_CLASS.get(kind, kind)
-    return _kind_of_class(str(names[0])) if isinstance(names, list) and names else ""
+    name = named_class(config)
+    return "" if name is None else _kind_of_class(name)
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -72,8 +77,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def has_head(config: Mapping[str, Any]) -> bool:
     """Whether the class that config.json names has a head that gives logits. A file that names no class is of one that has."""
-    names = config.get("architectures")
-    name = str(names[0]) if isinstance(names, list) and names else ""
+    name = named_class(config) or ""
     return not name.endswith(_BARE) or name.endswith(_GPT)
 
 
@@ -82,8 +86,7 @@ def is_tied(config: Mapping[str, Any], *, has_head: bool) -> bool:
 
     Where that is left out, a class that ties by default still has the head of a file that holds one (``has_head``).
     """
-    name, names = "tie_word_embeddings", config.get("architectures")
-    whole = str(names[0]) if isinstance(names, list) and names else ""
+    name, whole = "tie_word_embeddings", named_class(config) or ""
     if whole.endswith(_WITH_IMAGES) and "text_config" in config and (name in config or (whole in _TIED and not has_head)):
         return bool(config.get(name, True))
     kind, text = kind_of(config), text_config(config)

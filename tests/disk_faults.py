@@ -146,7 +146,9 @@ def main() -> None:
                 clean(disk.work)
                 disk.run(subject)
                 ending = disk.run(subject)
-                assert ending.code in (0, 1) and ending.calls and "Traceback" not in ending.err, ending
+                assert ending.code in (0, 1), ending
+                assert ending.calls, ending
+                assert "Traceback" not in ending.err, ending
                 usual[subject.name] = ending, disk.outputs()
                 print(f"{subject.name}: {ending.calls} calls, {len(usual[subject.name][1])} files", flush=True)
             without, wanted = usual[subject.name]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from aprgraph.graph.blas_threads import one_blas_thread
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.runtime.diff.align import align_shaped, align_single
 from aprgraph.runtime.diff.caveats import Aside, Caveat
@@ -37,6 +38,7 @@ from aprgraph.runtime.trace.reader import Trace
 Progress = Callable[[int, int, str], None]
 
 
+@one_blas_thread()  # of sums over values in memory a second thread has nothing but the waiting
 def diff(
     a: Source,
     b: Source,

@@ -24,13 +24,15 @@ def evaluate(
     inputs: Mapping[str, Array],
     weight: Callable[[Node, Node], Array],
     states: MutableMapping[str, Array] | None = None,
+    change: Callable[[Node, Array], Array] | None = None,
 ) -> Iterator[tuple[Node, Array]]:
     """Yield every computed node with its value (float64), in execution order; values are dropped after their last use.
 
     ``inputs`` holds the `input` nodes by name as int64, and the `recorded` ones as float64; ``weight(node, user)`` decodes
     a `weight` node for a node that reads it. ``states`` holds what earlier passes left in each node with a state, and is
-    brought up to date; None for a pass alone. In the arithmetic of an engine (the pass apply-arithmetic) the stages are
-    rounded to float32, as they are there: what is rounded to 8 bits depends on it. Raises GraphError for an input that is not given.
+    brought up to date; None for a pass alone. ``change`` gives what others read in the place of a computed node's value. In
+    the arithmetic of an engine (the pass apply-arithmetic) the stages are rounded to float32, as they are there: what is
+    rounded to 8 bits depends on it. Raises GraphError for an input that is not given.
     """
     states = {} if states is None else states
     in_float32 = OF_GRAPH in graph.attrs
@@ -53,6 +55,8 @@ def evaluate(
         if in_float32 and node.stage is not None:
             with np.errstate(over="ignore"):  # beyond float32 is Inf there
                 value = value.astype(np.float32).astype(np.float64)
+        if change is not None and role not in (Role.INPUT, Role.RECORDED):
+            value = change(node, value)
         values[node.name] = value
         for name in set(names):
             left[name] -= 1

@@ -1,7 +1,8 @@
 """How much of a local error rounding alone explains: the replay of the same inputs, each changed by a rounding error.
 
 The tolerance table holds for sums as they usually are. Where large terms cancel, the same rounding is a larger part of what is
-left, and no table knows that beforehand; so a tensor beyond its limit is computed once more before anybody is blamed.
+left, and no table knows that beforehand; so a tensor beyond its limit is computed once more before anybody is blamed. Of a replay
+across stages that were not recorded, each of these is rounded too: what the first of thirty layers rounds, the others may amplify.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
 
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ir import Node
+from aprgraph.graph.ops import Array, is_computed, traits_of
+from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.recorded import RecordedTensor
@@ -52,9 +55,24 @@ def explained_by_rounding(
     """
     stage = tensor.node.stage
     assert stage is not None
-    unit = max(min(_UNIT[profile], most), _UNIT["same-graph-f32"]) if kind_of(stage) is StageKind.MATMUL else _UNIT["same-graph-f32"]
+    smallest = _UNIT["same-graph-f32"]
+    of_products = max(min(_UNIT[profile], most), smallest)
+    unit = of_products if kind_of(stage) is StageKind.MATMUL else smallest
+    part = part_of(replay.graph, (tensor.node.name,))
+    inside = {
+        node.name
+        for node in part.staged()
+        if is_computed(node) and node.name != tensor.node.name and kind_of(node.stage or "") is not StageKind.INDEX
+    }
     ids = {f"{PREFIX}{node.name}" for node in replayer.graph.staged() if kind_of(node.stage or "") is StageKind.INDEX}
-    other = replayer.recompute(replay, tensor, _Rounded(replay.inputs, unit, ids))
+    multiplied = {name for node in part if traits_of(node).is_matmul for name in part.operand_names(node.name)}
+
+    def rounded(node: Node, value: Array) -> Array:
+        if node.name not in inside:
+            return value
+        return _with_errors(value, node.name, of_products if node.name in multiplied else smallest)
+
+    other = replayer.recompute(replay, tensor, _Rounded(replay.inputs, unit, ids), rounded)
     floor = compare_tensors(computed, other)
     if (
         not floor.max_abs
@@ -62,12 +80,19 @@ def explained_by_rounding(
         or (metrics.max_abs or 0.0) > 2 * math.sqrt(_FACTOR) * floor.max_abs
     ):
         return None
-    return f"large terms cancel here: rounding its inputs alone gives an NMSE of {floor.nmse:.1e}"
+    what = "what it is computed from, and each stage on the way," if inside else "its inputs alone"
+    return f"large terms cancel here: rounding {what} gives an NMSE of {floor.nmse:.1e}"
 
 
 def _energy(metrics: TensorMetrics) -> float:
     """The energy of the error, per element. Relative to the values it would say nothing where these are rounding errors themselves."""
     return (metrics.nmse or 0.0) * max(metrics.rms_a or 0.0, metrics.rms_b or 0.0) ** 2
+
+
+def _with_errors(value: Array, name: str, unit: float) -> Array:
+    """``value`` with a rounding error of at most ``unit`` in each element, the same for the same ``name`` every time."""
+    errors = np.random.default_rng(zlib.crc32(name.encode())).uniform(-unit, unit, value.shape)
+    return np.asarray(value * (1.0 + errors))
 
 
 class _Rounded(Mapping[str, Array]):
@@ -82,8 +107,7 @@ class _Rounded(Mapping[str, Array]):
         value = self._inputs[name]
         if not name.startswith(PREFIX) or name in self._ids:
             return value
-        errors = np.random.default_rng(zlib.crc32(name.encode())).uniform(-self._unit, self._unit, value.shape)
-        return np.asarray(value * (1.0 + errors))
+        return _with_errors(value, name, self._unit)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._inputs)

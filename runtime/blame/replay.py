@@ -117,20 +117,36 @@ class Replayer:
             lost |= self.lost(replay)
         return self.replay(step, states, lost, keep_states=False)
 
-    def run(self, replay: Replay, states: dict[str, Array] | None = None, *, graph: Graph | None = None) -> Iterator[tuple[Node, Array]]:
-        """Every computed node of a replay, or of a part of its graph, with its value in float64; ``states`` is brought up to date."""
+    def run(
+        self,
+        replay: Replay,
+        states: dict[str, Array] | None = None,
+        *,
+        graph: Graph | None = None,
+        change: Callable[[Node, Array], Array] | None = None,
+    ) -> Iterator[tuple[Node, Array]]:
+        """Every computed node of a replay, or of a part of its graph, with its value in float64; ``states`` is brought up to date.
+
+        ``change`` gives what others read in the place of a computed node's value.
+        """
         states = dict(replay.states) if states is None else states
-        return evaluate(graph or replay.graph, replay.inputs, self._read_in_parts, states)
+        return evaluate(graph or replay.graph, replay.inputs, self._read_in_parts, states, change)
 
     def lost(self, replay: Replay) -> frozenset[str]:
         """The states that a replay does not bring up to date."""
         return frozenset(node.name for node in states_of(self.graph) if node.name not in replay.graph)
 
-    def recompute(self, replay: Replay, tensor: RecordedTensor, inputs: Mapping[str, Array]) -> F32:
-        """The value of one tensor alone, computed once more on other ``inputs``."""
+    def recompute(
+        self,
+        replay: Replay,
+        tensor: RecordedTensor,
+        inputs: Mapping[str, Array],
+        change: Callable[[Node, Array], Array] | None = None,
+    ) -> F32:
+        """The value of one tensor alone, computed once more on other ``inputs``, with what ``change`` makes of values on the way."""
         graph = part_of(replay.graph, (tensor.node.name,))
         value: Array | None = None
-        for _, value in self.run(replace(replay, inputs=inputs), graph=graph):  # noqa: B007 -- the last one is the tensor
+        for _, value in self.run(replace(replay, inputs=inputs), graph=graph, change=change):  # noqa: B007 -- the last one is the tensor
             pass
         assert value is not None
         return as_recorded_type(value, tensor)

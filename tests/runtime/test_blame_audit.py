@@ -17,7 +17,9 @@ from aprgraph.runtime.blame import Audit, LocalState, audit
 from aprgraph.runtime.trace.aprt import write_aprt
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced, with_nan
+from tests.support.compiled import compiled
 from tests.support.graphs import ops_of
+from tests.support.models import require_smollm2
 from tests.support.traces import Tensor, noisy
 
 Tiny = Callable[..., Path]
@@ -255,6 +257,20 @@ def test_where_large_terms_cancel_rounding_is_no_fault(tiny_model: Tiny, tmp_pat
     assert local.reason.startswith("large terms cancel here")
     spoil(trace, "ffn_out", 0, lambda values: values + np.float32(0.01))
     assert audit(trace, load_model(model)).by_key[0, 0, "ffn_out"].state is LocalState.WRONG
+
+
+@pytest.mark.contract("BLAME-ROUNDING-1")
+def test_what_layers_round_that_were_not_recorded_is_no_fault(tmp_path: Path) -> None:
+    """29 layers of SmolLM2 on tokens that no text has: one position is off by ten times its limit, by rounding alone. The zoo's faults with few taps stay faults."""
+    model = compiled(require_smollm2())
+    trace = model.run("post_ffn_residual,final_norm", "0..1", tokens=(1, 2, 3, 4, 5, 6, 7), directory=tmp_path / "trace")
+    found = audit(trace, model.model)
+    local = found.by_key[0, None, "final_norm"]
+    assert (wrong(found), local.state) == ([], LocalState.RIGHT)
+    assert local.error is not None
+    assert local.error > 1e-10
+    assert local.reason is not None
+    assert "each stage on the way" in local.reason
 
 
 def test_ids_are_not_rounded(tiny_model: Tiny, tmp_path: Path) -> None:

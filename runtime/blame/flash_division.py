@@ -172,6 +172,22 @@ class _Search:
         return states, lost
 
 
+def windowed_rows(graph: Graph, names: Iterable[str], n: int, t: int) -> tuple[npt.NDArray[np.bool_], str] | None:
+    """As ``FlashDivision.open_rows``, of the nodes ``names``: where a window has hidden keys, others may lie in their places.
+
+    So it is in llama.cpp (llama-kv-cache-iswa.cpp), and no trace says in what order the keys were summed.
+    """
+    windows = [graph[name].attrs["window"] for name in names if graph[name].op == FLASH_ATTENTION.name]
+    hidden = [window for window in windows if isinstance(window, int) and 0 < window < t]
+    if not hidden:
+        return None
+    reason = (
+        f"beyond a window of {hidden[0]} llama.cpp puts new keys in the places of hidden ones, so that the order in which it sums them "
+        "is not known; run it with --swa-full"
+    )
+    return np.ones(n, np.bool_), reason
+
+
 def near_positions(there: Any, expected: Any, axis: int, keys: int) -> npt.NDArray[np.bool_]:
     """Which positions along ``axis`` are as near as two orders of sums of as many ``keys`` in float16 are: bool [n].
 

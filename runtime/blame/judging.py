@@ -18,7 +18,7 @@ from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.agreement import agreed
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.doubts import Case, Doubts
-from aprgraph.runtime.blame.flash_division import FlashDivision, near_positions
+from aprgraph.runtime.blame.flash_division import FlashDivision, near_positions, windowed_rows
 from aprgraph.runtime.blame.float_range import FLOAT16, FLOAT32, Overflow, find_overflow
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.local_errors import LocalError, LocalState
@@ -180,8 +180,11 @@ class Judge:
         length = self._recorded.pass_length(case.step)
         if start is None or not length or "n" not in node.type.dims:
             return local
+        if not any(case.replay.graph[name].op == FLASH_ATTENTION.name for name in case.origins.region):
+            return local
         doubt = division.open_rows(length, start + length)
-        if doubt is None or not any(case.replay.graph[name].op == FLASH_ATTENTION.name for name in case.origins.region):
+        doubt = doubt or windowed_rows(case.replay.graph, case.origins.region, length, start + length)
+        if doubt is None:
             return local
         rows, reason = doubt
         axis = node.type.dims.index("n")

@@ -100,3 +100,22 @@ def test_passes_that_nothing_explains(traced: Callable[..., tuple[Path, Trace]],
     found = aprgraph.audit(trace.directory, path)
     assert {local.state for local in found.locals if local.key.stage == "attention"} == {state}
     assert bool(found.wrong) is (state is LocalState.WRONG)
+
+
+@pytest.mark.contract("ARITHMETIC-DIVISION-1")
+def test_in_what_order_keys_lie_beyond_a_window_is_not_known(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Of two layers the first has a window. Noise as of another order is open there, and an error in the other."""
+    path = tiny_model(family="gemma2", format="Q4_1", sliding_window=8)
+    compiled = aprgraph.load(path).compile("reference", tmp_path / "m.aprg")
+    windows = {node.layer: node.attrs["window"] for node in aprgraph.load(path).graph if "window" in node.attrs}
+    trace = compiled.run(STAGES, "0..2", tokens=range(3, 23), directory=tmp_path / "t", arithmetic="ggml-avx2")
+    rng = np.random.default_rng(5)
+    for layer in windows:
+        spoil(trace, "attention", layer, lambda values: values * (1 + 1e-3 * rng.standard_normal(values.shape)))
+    found = aprgraph.audit(trace.directory, path)
+    states = {layer: found.by_key[0, layer, "attention"].state for layer in windows}
+    assert states == {layer: LocalState.UNKNOWN if window else LocalState.WRONG for layer, window in windows.items()}
+    assert {bool(window) for window in windows.values()} == {True, False}
+    reason = next(local.reason for local in found.locals if local.state is LocalState.UNKNOWN)
+    assert reason is not None
+    assert reason.startswith("beyond a window of 8 llama.cpp puts new keys")

@@ -135,6 +135,11 @@ def own_process(leave: Callable[[], None] | None) -> None:
     _interrupts.leave = leave
 
 
+def is_own_process() -> bool:
+    """Whether this process is the command line's, with nobody else's code in it but what the user named."""
+    return _interrupts.leave is not None
+
+
 def is_held() -> bool:
     """Whether the main thread is in a block that is to be waited for."""
     return _interrupts.depth > 0

@@ -6,11 +6,13 @@ are reached by name through `tvm_ffi`. The package may be imported before or aft
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ArtifactError
-from aprgraph.graph.interrupts import held
+from aprgraph.graph.interrupts import held, is_own_process
 from aprgraph.graph.machine_code import MachineCode
 
 _LIBRARY = "tvm_runtime"
@@ -128,7 +130,7 @@ def load_tvm_runtime() -> TvmRuntime:
     # Otherwise TVM takes half of the processors, on the assumption that every other one is a second hardware thread.
     os.environ.setdefault("TVM_NUM_THREADS", str(default_threads()))
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(_YIELDS))
-    with held(may_end=True):  # half-imported, it cannot be imported again
+    with held(may_end=True), _torch_left_out():  # half-imported, it cannot be imported again
         import tvm_ffi  # noqa: PLC0415 -- costs a tenth of a second
         from tvm_ffi.libinfo import load_lib_ctypes  # noqa: PLC0415
 
@@ -137,6 +139,19 @@ def load_tvm_runtime() -> TvmRuntime:
         except (RuntimeError, OSError) as error:
             raise ArtifactError(f"TVM's runtime cannot be loaded: {first_line(error)}; install apache-tvm again") from None
         return TvmRuntime(tvm_ffi, Path(library._name).resolve())  # noqa: SLF001 -- ctypes has no other
+
+
+@contextlib.contextmanager
+def _torch_left_out() -> Iterator[None]:
+    """In a command's process `tvm_ffi` finds no torch, which it imports where there is one, for two seconds. A host's may want both."""
+    if "torch" in sys.modules or not is_own_process():
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # so an import of it fails
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def _places() -> list[Path]:

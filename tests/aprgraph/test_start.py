@@ -15,7 +15,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-print("loaded:", *sorted(name for name in ("tvm", "networkx", "gguf", "rich", "multiprocessing", "tvm_ffi") if name in sys.modules))
+print("loaded:", *sorted(name for name in ("tvm", "networkx", "gguf", "rich", "multiprocessing", "torch", "tvm_ffi") if name in sys.modules))
 """
 
 

@@ -530,7 +530,7 @@ def test_passes_that_are_no_single_text(
     ({"taps": "q_norm"}, PlanError, "this model does not show q_norm; what it shows is: embedding, attn_norm, qkv_matmul, q_post_rope"),
     ({"taps": "attn_scores"}, PlanError, r"does not show attn_scores \(attn_scores and attn_softmax are not recorded: only attn_imp"),
     ({"layers": "1..4"}, PlanError, r"layers 1\.\.4: the model has 3 layers, expected END of at most 3"),
-    ({"layers": "2"}, PlanError, "expected START..END"),
+    ({"layers": "2-3"}, PlanError, "expected START..END"),
     ({"positions": "first"}, PlanError, "positions 'first': expected 'last' or 'all'"),
 ])  # fmt: skip
 def test_plans_that_do_not_fit(

@@ -28,7 +28,7 @@ class FaultTests:
 
     family: ClassVar[str]
 
-    @pytest.mark.each_choice(least=3)
+    @pytest.mark.each_choice(least=2)
     @pytest.mark.contract("ZOO-VALUES-1", "ZOO-BLAME-1", "ZOO-VISIBLE-1")
     def test_a_fault_is_found(self, fault: str) -> None:
         result = sample_of(self.family, fault)
@@ -39,6 +39,7 @@ class FaultTests:
         assert result.place.removeprefix("layer ") in row.places
         assert set(result.values.named) <= set(row.named.split(", "))
 
+    @pytest.mark.each_choice(of=_ops)
     @pytest.mark.contract("ZOO-SPARSE-1")
     def test_a_fault_is_found_with_few_taps(self) -> None:
         assert [str(result) for result in sparse_results_of(self.family) if not result.found] == []

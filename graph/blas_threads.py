@@ -52,6 +52,13 @@ def one_blas_thread() -> Iterator[None]:
                 set_to(_limit.before)
 
 
+def keep_one_blas_thread() -> None:
+    """Have NumPy multiply in the thread that calls it, for as long as this process lives: it is one of several on its machine."""
+    found = _functions()
+    if found is not None:
+        found[1](1)
+
+
 @cache
 def _functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     """OpenBLAS's functions that get and set the number of its threads, in the library that NumPy is linked with."""

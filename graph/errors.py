@@ -11,6 +11,7 @@
     ├── ToolchainError            something outside the package is missing or fails (a linker, a CUDA compiler)
     ├── DeviceError               a GPU or its driver that is missing, fails, or has not the memory
     ├── RemoteError               a TVM RPC server that cannot be reached, or that failed
+    ├── ExecutorError             worker processes that cannot be started, or that were lost again and again
     ├── NonFiniteError           NaN where a choice has to be made: among experts, or among tokens
     ├── TraceError                APRT files, manifests and trace directories that cannot be read or written
     │   └── NotRecordedError      a tensor that a trace does not hold; a KeyError too
@@ -126,6 +127,10 @@ class DeviceError(AprgraphError):
 
 class RemoteError(AprgraphError):
     """A TVM RPC server that cannot be reached, or that failed."""
+
+
+class ExecutorError(AprgraphError):
+    """Worker processes, here or on other machines, that cannot be started, or that were lost again and again."""
 
 
 class NonFiniteError(AprgraphError):

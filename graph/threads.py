@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 #: Each thread has the memory of a piece, and beyond so many Python's own lock is what they wait for.
 _MOST = 8
 _NAME = "aprgraph-pieces"
+#: Of a process that is one of several on its machine: its share (``limit_threads``).
+_shares: list[int] = []
 
 
 @cache
@@ -29,7 +31,12 @@ def _pool(_process: int) -> ThreadPoolExecutor:
 
 def threads() -> int:
     """How many pieces are worked on at once."""
-    return max(1, min(_MOST, len(os.sched_getaffinity(0))))
+    return max(1, min(_MOST, len(os.sched_getaffinity(0)), *_shares))
+
+
+def limit_threads(share: int) -> None:
+    """Work on at most ``share`` pieces at once from now on. To be called before the first of them."""
+    _shares[:] = [share]
 
 
 def in_threads(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[Result]:

@@ -1,0 +1,10 @@
+"""Calls that run in other processes.
+
+Each is a ``concurrent.futures.Executor``, whose futures end though workers die: see ``workers``. ``open_executor`` makes one of the
+words that the command line takes.
+"""
+
+from aprgraph.runtime.executors.open import open_executor
+from aprgraph.runtime.executors.workers import WorkersExecutor
+
+__all__ = ["WorkersExecutor", "open_executor"]

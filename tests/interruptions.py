@@ -5,6 +5,7 @@ The moments lie within SECONDS, or without it in the time that a command took wh
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -91,20 +92,21 @@ def prepare(folder: Path) -> list[Subject]:
 
 @contextmanager
 def on_devices(folder: Path) -> Iterator[list[Subject]]:
-    """The commands on the emulated GPU, where there is a CUDA compiler, and on a TVM RPC server."""
+    """The commands on the emulated GPU, whose toolkit has a compiler of its own, and on a TVM RPC server."""
     from tests.support.cuda_emulator import toolkit
     from tests.support.rpc_server import rpc_server
 
-    gpu = {**toolkit().environment(), "TVM_NUM_THREADS": "1"}
     run = ["--taps", "all", "--layers", "0..2", "--tokens", _TOKENS, "-o", "out"]
     with rpc_server(folder / "server.log") as server:
         found = [Subject("run --rpc", ["run", "m.aprg", *run, "--max-tokens", "4", "--steps", "0..4", "--rpc", server.address])]
-        if shutil.which("nvcc"):
-            compile_ = ["compile", "m.gguf", "--target", "cuda", "--arch", "sm_80", "-o"]
-            run_to_end(folder, Subject("", [*compile_, "gpu.aprg"], gpu))
-            found.append(Subject("run on a GPU", ["run", "gpu.aprg", *run], gpu))
-            found.append(Subject("compile for a GPU", [*compile_, "out.aprg"], gpu, cold=True))
-        yield found
+        gpu = {**toolkit().environment(), "TVM_NUM_THREADS": "1"}
+        compile_ = ["compile", "m.gguf", "--target", "cuda", "--arch", "sm_80", "-o"]
+        on_gpu = Subject("run on a GPU", ["run", "gpu.aprg", *run], gpu)
+        run_to_end(folder, Subject("", [*compile_, "gpu.aprg"], gpu))
+        run_to_end(folder, on_gpu)
+        target = json.loads((folder / "out" / MANIFEST).read_text(encoding="utf-8"))["target"]
+        assert target == "cuda sm_80", target
+        yield [*found, on_gpu, Subject("compile for a GPU", [*compile_, "out.aprg"], gpu, cold=True)]
 
 
 def run_to_end(folder: Path, subject: Subject) -> Ending:

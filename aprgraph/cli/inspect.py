@@ -44,6 +44,9 @@ def inspect(
       aprgraph inspect model-trace/layer-0/qkv_matmul.bin
       aprgraph inspect model-trace/layer-0/qkv_matmul.bin --at 3,17 --top 5
       aprgraph inspect guilty/actual.npy --top 5
+
+    Exit code: 0, 1 where files of a trace are damaged, 2 could not be looked at. Of a model only `aprgraph check` says by
+    its exit code what is wrong with it.
     """
     from aprgraph.cli.inspect_elements import describe_aprt, describe_npy  # noqa: PLC0415
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
@@ -90,6 +93,8 @@ def inspect(
         typer.echo(json_module.dumps(document, indent=1, allow_nan=False))
     else:
         typer.echo(_as_text(document))
+    if document.get("damaged"):
+        raise typer.Exit(1)
 
 
 def _holds_one_tensor(path: Path) -> bool:
@@ -119,15 +124,21 @@ def _trace(path: Path, names: list[str]) -> dict[str, Any]:
     damaged = dict(_damaged(trace))
     if damaged:
         document["damaged"] = damaged
-    if trace.unread:
-        document["unread"] = {one.file: one.sentence.removeprefix(f"{one.file}: ") for one in trace.unread}
+    unread = [one for one in trace.unread if not one.damaged]
+    if unread:
+        document["unread"] = {one.file: one.sentence.removeprefix(f"{one.file}: ") for one in unread}
     return document
 
 
 def _damaged(trace: Trace) -> Iterator[tuple[str, str]]:
-    """The files that are not the tensors that the manifest describes, each with why. All are read."""
+    """The files that are not the tensors that the manifest describes, each with why, and all are read for that; without one, those
+    at the place of a stage whose header is not that of an APRT file of their length.
+    """
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
 
+    for one in trace.unread:
+        if one.damaged:
+            yield one.file, one.why
     for entry in trace.entries if trace.has_manifest else ():
         if entry.file is not None:
             try:

@@ -41,13 +41,14 @@ _RESULT = re.compile(r"[._/-](?:output|out|result|activations?|act|tensor|0)$", 
 @dataclass(frozen=True)
 class Unread:
     """A file that was not read, or an array of one. ``file``, and ``suggestion``, where it would have been read, are relative to the
-    directory, or names of arrays; ``kind`` is the noun for it.
+    directory, or names of arrays; ``kind`` is the noun for it. ``damaged``: it lies where a tensor does, and its header cannot be read.
     """
 
     file: str
     why: str
     suggestion: str | None = None
     kind: str = "file"
+    damaged: bool = False
 
     @property
     def sentence(self) -> str:

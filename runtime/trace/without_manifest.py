@@ -24,15 +24,15 @@ def read_without_manifest(directory: Path) -> tuple[list[TraceEntry], list[Unrea
     folder = list_folder(directory)
     for file in folder.files:
         entry = _entry_of(file)
-        problem = None
+        problem, damaged = None, False
         if entry is not None:
-            entry, problem = _with_size(directory, entry)
+            entry, problem, damaged = _with_size(directory, entry)
         if entry is not None and problem is None and entry.key in entries:
             problem = f"{entries[entry.key].file} is the same tensor"
         if entry is not None and problem is None:
             entries[entry.key] = entry
         elif (one := explain(directory, file, problem)) is not None:
-            unread.append(one)
+            unread.append(replace(one, damaged=damaged))
     unread += [Unread(name, f"{what}, which is read by itself alone") for name, what in folder.apart.items()]
     if not entries:
         strangers = describe_strangers(directory, unread, folder.apart)
@@ -62,14 +62,16 @@ def is_place_of_stage(file: str) -> bool:
     return _entry_of(file) is not None
 
 
-def _with_size(directory: Path, entry: TraceEntry) -> tuple[TraceEntry, str | None]:
-    """``entry`` with the number of elements that its header names; and what is wrong with that header, if anything is."""
+def _with_size(directory: Path, entry: TraceEntry) -> tuple[TraceEntry, str | None, bool]:
+    """``entry`` with the number of elements that its header names; what is wrong with that header, if anything is, and whether it is
+    damaged.
+    """
     assert entry.file is not None
     path = directory / entry.file
     try:
         layer, count = read_header(path)
     except TraceError as error:
-        return entry, str(error).removeprefix(f"{path}: ")
+        return entry, str(error).removeprefix(f"{path}: "), True
     if layer != entry.layer:
-        return entry, f"its header names {whose(layer)}, its folder {whose(entry.layer)}"
-    return replace(entry, shape=(count,)), None
+        return entry, f"its header names {whose(layer)}, its folder {whose(entry.layer)}", False
+    return replace(entry, shape=(count,)), None, False

@@ -98,6 +98,29 @@ def test_a_trace_without_a_manifest() -> None:
     assert document == {"kind": "trace", "manifest": False, "tensors": {"layer 0 ffn_up": "12  layer-0/ffn_up.bin"}}
 
 
+@pytest.mark.parametrize("write", [write_trace, write_bare])
+def test_a_damaged_trace_is_shown_whole_and_the_exit_code_says_so(write: Callable[..., Any]) -> None:
+    """A file that is cut off, and one that has gone where a manifest lists it: 1, as `aprgraph check` has for what it finds."""
+    write(Path("t"), {(0, "ffn_up"): values(3, 4), (0, "ffn_gate"): values(3, 4), (None, "lm_head"): values(9)})
+    Path("t/layer-0/ffn_up.bin").write_bytes(Path("t/layer-0/ffn_up.bin").read_bytes()[:-1])
+    Path("t/lm_head.bin").unlink()
+    text, data = run_cli("inspect", "t"), run_cli("inspect", "t", "--json")
+    assert (text.code, data.code, text.err, data.err) == (1, 1, "", "")
+    document = json.loads(data.out)
+    assert "layer 0 ffn_gate" in document["tensors"]
+    assert "59 bytes" in document["damaged"]["layer-0/ffn_up.bin"]
+    assert list(document["damaged"]) == ["layer-0/ffn_up.bin", *(["lm_head.bin"] if write is write_trace else [])]
+    assert "unread" not in document
+    assert any(line.startswith("  layer-0/ffn_up.bin: ") for line in text.out.splitlines())
+
+
+def test_a_file_of_another_name_is_no_damage() -> None:
+    write_bare(Path("t"), {(0, "ffn_up"): values(3, 4)})
+    write_aprt("t/layer-0/ffn_upp.bin", 0, values(3, 4))
+    document, _ = inspect("t")
+    assert (list(document["unread"]), "damaged" in document) == (["layer-0/ffn_upp.bin"], False)
+
+
 def test_an_artifact(tiny: CompiledModel) -> None:
     document, lines = inspect(tiny.artifact.directory)
     assert (document["kind"], document["target"]) == ("artifact", tiny.artifact.target_name)

@@ -12,11 +12,12 @@ from aprgraph.codegen.artifact import Artifact, check_identity, read_artifact
 from aprgraph.codegen.artifact import open_artifact as _open_artifact
 from aprgraph.codegen.cache.artifacts import OnNotice, compile_artifact, compile_into_cache, find_beside, find_in_cache
 from aprgraph.codegen.trust.artifacts import trust_artifact
-from aprgraph.graph.arguments import STEPS
+from aprgraph.graph.arguments import SPLIT, STEPS
 from aprgraph.graph.arithmetics import PLAIN
 from aprgraph.graph.errors import NonFiniteError, TokenError, TraceError
 from aprgraph.graph.held_graph import FindHeld
 from aprgraph.graph.ir import Graph
+from aprgraph.graph.layer_split import LayerRange, parse_split, split_of_model
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.model_graph import build_graph
@@ -179,13 +180,15 @@ def trust(directory: str | Path, identity: str | None = None) -> str:
 class CompiledModel(Shown):
     """A compiled model with its weights at hand.
 
-    ``remote`` is the TVM RPC server that runs it: see ``on``. ``gpu`` is the number of the GPU that a CUDA artifact runs on.
+    ``remote`` is the TVM RPC server that runs it: see ``on``. ``split`` says which layers run where: see ``across``. ``gpu`` is the
+    number of the GPU that a CUDA artifact runs on.
     """
 
     artifact: Artifact
     model: Model
     remote: RemoteAddress | None = None
     gpu: int = 0
+    split: tuple[LayerRange, ...] = ()
 
     def __repr__(self) -> str:
         return f"<CompiledModel of {self.model!r}, for {self.artifact.target_name}>"
@@ -193,7 +196,19 @@ class CompiledModel(Shown):
     def on(self, rpc: str) -> CompiledModel:
         """The same, to be run on the TVM RPC server ``rpc``, HOST:PORT[/KEY] (docs/remote.md). Raises RemoteError or ArtifactError."""
         check_remote(self.artifact)
-        return replace(self, remote=parse_remote(rpc))
+        return replace(self, remote=parse_remote(rpc), split=())
+
+    def across(self, split: str) -> CompiledModel:
+        """The same, to be run on several TVM RPC servers, each with some of the layers: ``0..16@one:9090,16..32@two:9090``.
+
+        Each layer is in one range, the embedding belongs to the first, and what comes after the layers to the last
+        (docs/many-machines.md). Raises PlanError, RemoteError or ArtifactError.
+        """
+        check_remote(self.artifact, SPLIT)
+        ranges = split_of_model(parse_split(split), self.model.family.layers)
+        for one in ranges:
+            parse_remote(one.place, SPLIT)
+        return replace(self, remote=None, split=ranges)
 
     @property
     def default_trace_directory(self) -> Path:
@@ -293,7 +308,9 @@ class CompiledModel(Shown):
             check_room(directory, run.nbytes)
         # Closed also when the run fails: an exception may keep this frame, and with it the lock, for as long as the process lives.
         with contextlib.closing(writer), contextlib.ExitStack() as stack:
-            engine = stack.enter_context(open_engine(self.artifact, self.model, run, threads, remote=self.remote, gpu=self.gpu))
+            engine = stack.enter_context(
+                open_engine(self.artifact, self.model, run, threads, remote=self.remote, gpu=self.gpu, split=self.split)
+            )
             chosen: list[int] = []
 
             def keep(token: int) -> None:
@@ -367,7 +384,7 @@ class CompiledModel(Shown):
 
     def execute(self, run: RunPlan, *, threads: int | None = None, on_token: OnToken | None = None) -> Outcome:
         """Run with nothing recorded. Raises AprgraphError."""
-        with open_engine(self.artifact, self.model, run, threads, remote=self.remote, gpu=self.gpu) as engine:
+        with open_engine(self.artifact, self.model, run, threads, remote=self.remote, gpu=self.gpu, split=self.split) as engine:
             try:
                 return execute(run, engine, None, self._end_tokens(run), on_token)
             except NonFiniteError as error:

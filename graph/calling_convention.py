@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.ir import Graph, Node, TensorType
-from aprgraph.graph.ops import has_state, is_computed, is_input, is_own_state, is_tap, is_weight, weights_of
+from aprgraph.graph.ops import has_state, is_computed, is_input, is_own_state, is_received, is_tap, is_weight, weights_of
 
-#: The one function of a program. It takes the inputs and weights that ``program_parameters`` lists, in that order, each weight
+#: The one function of a program. It takes what ``program_parameters`` lists, in that order, each weight
 #: in pieces (graph/weight_pieces.py) followed by its table of places, then
 #: the states of ``graph.ops.states_of``, of those that grow the first t rows, then on a CPU the half table, then the sizes
 #: of ``computed_types``, and returns the tuple of those outputs that have no state and are no taps.
@@ -63,8 +63,8 @@ def is_large(graph: Graph) -> bool:
 
 
 def program_parameters(graph: Graph) -> list[Node]:
-    """The inputs and weights that the program of ``graph`` takes, in the order of its parameters."""
-    return [node for node in graph if is_input(node) or is_weight(node)]
+    """The inputs, received values and weights that the program of ``graph`` takes, in the order of its parameters."""
+    return [node for node in graph if is_input(node) or is_received(node) or is_weight(node)]
 
 
 def returned_nodes(graph: Graph) -> list[Node]:

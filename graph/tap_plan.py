@@ -133,7 +133,7 @@ def parse_layers(text: str) -> range:
 
     Raises PlanError that says what was expected.
     """
-    return _parse_range(text, LAYERS, "layer", "such as 0..1 for the first layer")
+    return parse_range(text, LAYERS, "layer", "such as 0..1 for the first layer")
 
 
 def closed(numbers: range, count: int) -> range:
@@ -146,7 +146,8 @@ def range_text(numbers: range) -> str:
     return f"{numbers.start}..{'' if numbers.stop == OPEN_END else numbers.stop}"
 
 
-def _parse_range(text: str, argument: Argument, what: str, example: str) -> range:
+def parse_range(text: str, argument: Argument, what: str, example: str) -> range:
+    """Parse a range in the forms of ``parse_layers``. Raises PlanError that names the ``argument`` and says what was expected."""
     if text.strip().lower() == ALL:
         return range(OPEN_END)
     match = _RANGE.fullmatch(text.strip())
@@ -169,7 +170,7 @@ def _parse_range(text: str, argument: Argument, what: str, example: str) -> rang
 
 def parse_steps(text: str) -> range:
     """Parse steps, in the forms of ``parse_layers``; step 0 is the prompt. Raises PlanError that says what was expected."""
-    return _parse_range(text, STEPS, "step", "such as 0..3 for the prompt and two generated tokens")
+    return parse_range(text, STEPS, "step", "such as 0..3 for the prompt and two generated tokens")
 
 
 def parse_plan(taps: str | None, layers: str = "0..1") -> Plan:

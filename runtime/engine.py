@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -50,6 +51,10 @@ class Choices:
             if rows.size:
                 self._first = (node, start + int(rows[0]))
 
+    def see_of(self, others: Choices) -> None:
+        """Note what ``others`` have noted, in a later part of the pass."""
+        self._first = self._first or others._first
+
     def check(self) -> None:
         """Raise NonFiniteError if there was a choice that could not be made since the last check."""
         first, self._first = self._first, None
@@ -59,6 +64,26 @@ class Choices:
                 f"layer {node.layer} moe_router_logits: the router's scores at position {position} hold a NaN, so no expert can be "
                 "chosen there, and all that follows is NaN; tap the stages before it to see where it comes from"
             )
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a part of a split graph is given: the ``values`` of its `received` nodes, f32 by name.
+
+    In ``choices`` it notes what could not be chosen, for the end of the whole pass, and raises no error itself.
+    """
+
+    values: Mapping[str, F32]
+    choices: Choices
+
+
+class PartEngine(Engine, Protocol):
+    """Runs parts of split graphs too."""
+
+    def run(
+        self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None, received: Received | None = None
+    ) -> dict[str, F32]:
+        """See ``Engine.run``; ``received`` is there for a part of a graph."""
 
 
 class ReferenceEngine:

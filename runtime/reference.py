@@ -18,6 +18,9 @@ from aprgraph.graph.passes.apply_arithmetic import OF_GRAPH
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.runtime.decoded_weights import DecodedWeights
 
+#: The roles of nodes whose values a caller gives.
+_GIVEN = (Role.INPUT, Role.RECORDED, Role.RECEIVED)
+
 
 def evaluate(
     graph: Graph,
@@ -28,7 +31,7 @@ def evaluate(
 ) -> Iterator[tuple[Node, Array]]:
     """Yield every computed node with its value (float64), in execution order; values are dropped after their last use.
 
-    ``inputs`` holds the `input` nodes by name as int64, and the `recorded` ones as float64; ``weight(node, user)`` decodes
+    ``inputs`` holds the `input` nodes by name as int64, and the `recorded` and `received` ones as float64; ``weight(node, user)`` decodes
     a `weight` node for a node that reads it. ``states`` holds what earlier passes left in each node with a state, and is
     brought up to date; None for a pass alone. ``change`` gives what others read in the place of a computed node's value. In
     the arithmetic of an engine (the pass apply-arithmetic) the stages are rounded to float32, as they are there: what is
@@ -43,7 +46,7 @@ def evaluate(
         if role is Role.WEIGHT:
             continue
         names = graph.operand_names(node.name)
-        if role in (Role.INPUT, Role.RECORDED):
+        if role in _GIVEN:
             try:
                 given = inputs[node.name]  # once: each may be a file that is read
             except KeyError:
@@ -55,7 +58,7 @@ def evaluate(
         if in_float32 and node.stage is not None:
             with np.errstate(over="ignore"):  # beyond float32 is Inf there
                 value = value.astype(np.float32).astype(np.float64)
-        if change is not None and role not in (Role.INPUT, Role.RECORDED):
+        if change is not None and role not in _GIVEN:
             value = change(node, value)
         values[node.name] = value
         for name in set(names):

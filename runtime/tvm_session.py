@@ -31,9 +31,9 @@ from aprgraph.graph.interrupts import held, let_through
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import is_input, is_weight, state_type, states_of
+from aprgraph.graph.ops import is_weight, state_type, states_of
 from aprgraph.graph.weight_pieces import comes_in_pieces
-from aprgraph.runtime.engine import Choices, OnTap
+from aprgraph.runtime.engine import Choices, OnTap, Received
 from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array, weight_in_memory
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics
@@ -233,8 +233,8 @@ class Session:
 class _Run:
     """One pass of a program: who is told of its taps, and what went wrong in them."""
 
-    def __init__(self, graph: Graph, first: int, on_tap: OnTap | None) -> None:
-        self.graph, self.first, self.on_tap, self.choices = graph, first, on_tap, Choices()
+    def __init__(self, graph: Graph, first: int, on_tap: OnTap | None, choices: Choices) -> None:
+        self.graph, self.first, self.on_tap, self.choices = graph, first, on_tap, choices
         self.failure: BaseException | None = None
 
     def keep_failure(self, call: Any) -> None:
@@ -261,19 +261,21 @@ class Program:
         self._states = {node.name: state_type(graph, node) for node in states_of(graph)}
         self._types = computed_types(graph)
 
-    def run(self, tokens: Sequence[int], on_tap: OnTap | None = None, start: int = 0) -> dict[str, F32]:
-        """See ``Engine.run``."""
+    def run(self, tokens: Sequence[int], on_tap: OnTap | None = None, start: int = 0, received: Received | None = None) -> dict[str, F32]:
+        """See ``PartEngine.run``."""
         session, total = self._session, start + len(tokens)
+        found = received or Received({}, Choices())
         inputs = {
+            **{name: session.tensor(value) for name, value in found.values.items()},
             "tokens": session.tensor(np.asarray(tokens, dtype=np.int32)),
             "positions": session.tensor(np.arange(start, total, dtype=np.int32)),
         }
-        arguments = [value for node in self._parameters for value in ([inputs[node.name]] if is_input(node) else session.weight(node))]
+        arguments = [value for node in self._parameters for value in (session.weight(node) if is_weight(node) else [inputs[node.name]])]
         arguments += [session.state(name, kind, start, total) for name, kind in self._states.items()]
         shapes = [kind.bind(n=len(tokens), t=total) for kind in self._types]
         arguments += [] if session.half_table is None else [session.half_table]
         arguments.append(session.shape([math.prod(shape) * _ITEMSIZE for shape in shapes]))
-        run = _Run(self.graph, start, on_tap)
+        run = _Run(self.graph, start, on_tap, found.choices)
         session.start(run)
         outputs: list[F32] = []
         try:
@@ -288,5 +290,6 @@ class Program:
             raise
         finally:
             session.stop()
-        run.choices.check()
+        if received is None:
+            found.choices.check()
         return {node.name: output for node, output in zip(returned_nodes(self.graph), outputs, strict=True)}

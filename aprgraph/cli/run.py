@@ -28,6 +28,7 @@ from aprgraph.cli.run_options import (
     PromptFile,
     Rpc,
     Source,
+    Split,
     StatsOnly,
     Steps,
     System,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from aprgraph.api import CompiledModel, RunOptions, RunPlan
     from aprgraph.cli.generated_text import GeneratedText
+    from aprgraph.graph.layer_split import LayerRange
     from aprgraph.graph.tap_plan import Plan
     from aprgraph.runtime.trace.reader import Trace
 
@@ -79,6 +81,7 @@ def run(
     arithmetic: Arithmetic = None,
     model: ModelPlace = None,
     rpc: Rpc = None,
+    split: Split = None,
     override_kv: Override = None,
     ignore: Ignore = None,
     json: Json = False,
@@ -97,13 +100,17 @@ def run(
       aprgraph run model.gguf --chat --prompt "What is 2+2?" --max-tokens 64
       aprgraph run model.gguf --prompt "What is 2+2?" --max-tokens 3 --taps all --steps 1..3
       aprgraph run model.gguf --prompt "What is 2+2?" --taps all --rpc board:9090
+      aprgraph run model.gguf --taps all --layers all --split 0..16@one:9090,16..32@two:9090
       aprgraph run model.apr --apr --layers 0..2
       aprgraph run model.gguf --taps all --target reference --arithmetic ggml-avx2
     """
+    from aprgraph.graph.layer_split import parse_split, split_of_model  # noqa: PLC0415
     from aprgraph.runs.default_place import somebody_elses_place  # noqa: PLC0415
 
-    target, gpu = _target(target, rpc)
-    open_it = partial(open_source, source, target, model, override_kv or [], ignore or [], arithmetic, elsewhere=rpc is not None)
+    target, gpu = _target(target, rpc, split)
+    open_it = partial(
+        open_source, source, target, model, override_kv or [], ignore or [], arithmetic, elsewhere=rpc is not None or split is not None
+    )
     # An artifact first, since it may declare stages of its own, which the taps name.
     artifact = open_it() if source is None or source.is_dir() else None
     plan = _plan("apr" if apr and taps is None else taps, FIRST_LAYER if layers is None else layers, saves=stats_only or output is not None)
@@ -114,13 +121,18 @@ def run(
         chat = chat_by_default(opened.model)
     run_plan = opened.plan(plan, encode(opened, given, chat, system, raw=apr), options)
     print_notices(run_plan.notices)
+    if split is not None:
+        _say_who_computes(split_of_model(parse_split(split), opened.model.family.layers), run_plan)
     directory = output or opened.default_trace_directory
     if not plan.is_empty:
         if output is None and (what := somebody_elses_place(opened.model.path)) is not None:
             print_notice(f"the model lies in {what}, so the trace goes into this folder; -o gives another place")
         _check_place(directory, force=force)
-    compiled = replace(compile_source(opened, target, None if rpc else gpu, arithmetic), gpu=gpu)
-    compiled = compiled if rpc is None else compiled.on(rpc)
+    compiled = replace(compile_source(opened, target, None if rpc or split else gpu, arithmetic), gpu=gpu)
+    if split is not None:
+        compiled = compiled.across(split)
+    elif rpc is not None:
+        compiled = compiled.on(rpc)
     explain(f"the artifact is {compiled.artifact.directory}, for {compiled.artifact.target_name}, of {compiled.model.path}")
     explain(f"{len(run_plan.tokens)} tokens; recorded: {run_plan.plan.describe()}")
     if plan.is_empty:
@@ -142,6 +154,20 @@ def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
     if plan.is_empty and saves:
         raise PlanError("nothing is saved without --taps; add --taps LIST or --taps all")
     return plan
+
+
+def _say_who_computes(split: Sequence[LayerRange], run_plan: RunPlan) -> None:
+    """Which layers are computed where, and which nowhere, since no tap needs them."""
+    from aprgraph.graph.passes.insert_taps import layer_count  # noqa: PLC0415
+    from aprgraph.graph.tap_plan import range_text  # noqa: PLC0415
+
+    needed = max(layer_count(graph.staged()) for graph in run_plan.graphs())
+    for one in split:
+        layers = range_text(one.layers)
+        if one.layers.start < needed:
+            explain(f"the layers {layers} are computed at {one.place}")
+        else:
+            print_notice(f"nothing of the layers {layers} is needed, so {one.place} is not asked")
 
 
 def _say_left_out(run_plan: RunPlan) -> None:
@@ -168,17 +194,24 @@ def _options(
     return RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic, fingerprint)
 
 
-def _target(target: str | None, rpc: str | None) -> tuple[str | None, int]:
-    """The target and the number of the GPU; ``rpc`` is looked at too, before anything that takes time. Raises AprgraphError."""
+def _target(target: str | None, rpc: str | None, split: str | None) -> tuple[str | None, int]:
+    """The target and the number of the GPU; where to run is looked at too, before anything that takes time. Raises AprgraphError."""
     from aprgraph.cli.target import parse_target  # noqa: PLC0415
-    from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
+    from aprgraph.graph.arguments import SPLIT  # noqa: PLC0415
+    from aprgraph.graph.errors import ArtifactError, PlanError  # noqa: PLC0415
+    from aprgraph.graph.layer_split import parse_split  # noqa: PLC0415
     from aprgraph.runtime.remote.address import parse_remote  # noqa: PLC0415
 
     named, gpu = (None, 0) if target is None else parse_target(target)
+    if rpc is not None and split is not None:
+        raise PlanError("--rpc runs all layers on one server, and --split names the server of each; leave out one of them")
     if rpc is not None:
         parse_remote(rpc)
-        if named == "reference":
-            raise ArtifactError("--rpc runs compiled kernels, and --target reference has none; leave out one of them")
+    for one in () if split is None else parse_split(split):
+        parse_remote(one.place, SPLIT)
+    if named == "reference" and (rpc is not None or split is not None):
+        option = "--split" if rpc is None else "--rpc"
+        raise ArtifactError(f"{option} runs compiled kernels, and --target reference has none; leave out one of them")
     return named, gpu
 
 

@@ -94,6 +94,14 @@ Arithmetic = Annotated[
     ),
 ]
 ModelPlace = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="With an ARTIFACT: where its model lies now.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="RANGE@HOST:PORT,…",
+        help="Run some layers on each of several TVM RPC servers: 0..16@one:9090,16..32@two:9090.",
+    ),
+]
 Rpc = Annotated[
     str | None,
     typer.Option("--rpc", metavar="HOST:PORT[/KEY]", help="Run on the TVM RPC server there; the trace is that of a run here."),

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from aprgraph.codegen.artifact import Artifact
 from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.codegen.cuda.device_code import HOST_CPU
-from aprgraph.graph.arguments import RPC
+from aprgraph.graph.arguments import RPC, SPLIT, Argument
 from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.ir import Graph, Node
+from aprgraph.graph.layer_split import LayerRange
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import is_computed
+from aprgraph.graph.passes.split_layers import computes, split_graphs
 from aprgraph.runs.gpu_memory import check_gpu_memory
 from aprgraph.runs.plan import RunPlan
-from aprgraph.runtime.engine import Engine, OnTap, ReferenceEngine
-from aprgraph.runtime.remote.address import RemoteAddress
+from aprgraph.runtime.engine import Engine, OnTap, PartEngine, Received, ReferenceEngine
+from aprgraph.runtime.remote.address import RemoteAddress, parse_remote
+from aprgraph.runtime.split_engine import SplitEngine
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics
 
@@ -26,14 +29,15 @@ if TYPE_CHECKING:
     from aprgraph.runtime.tvm_session import Session
 
 MAX_THREADS = 1024
+#: Graphs that an engine is given to run, each with what is executed for it, by id of the first.
+Graphs = Mapping[int, tuple[Graph, Graph]]
 
 
 class CompiledEngine:
-    """Runs the programs of an artifact, in the session that ``open_session`` gives."""
+    """Runs the programs of an artifact, in the session that ``open_session`` gives. ``graphs`` is what ``executed_graphs`` gives."""
 
-    def __init__(self, artifact: Artifact, run: RunPlan, open_session: Callable[[], Session], target_name: str) -> None:
+    def __init__(self, artifact: Artifact, graphs: Graphs, open_session: Callable[[], Session], target_name: str) -> None:
         self.target_name = target_name
-        graphs = {id(graph): (graph, run.executed(graph, artifact.target)) for graph in run.graphs()}
         programs = {key: artifact.program(executed) for key, (_, executed) in graphs.items()}
         self._session = open_session()
         self._graphs = graphs  # holds what the keys are the ids of
@@ -43,13 +47,20 @@ class CompiledEngine:
         """End the session."""
         self._session.close()
 
-    def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
-        """See ``Engine.run``."""
-        return self._programs[id(graph)].run(tokens, on_tap, start)
+    def run(
+        self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None, received: Received | None = None
+    ) -> dict[str, F32]:
+        """See ``PartEngine.run``."""
+        return self._programs[id(graph)].run(tokens, on_tap, start, received)
 
     def summarise(self, values: F32) -> Statistics:
         """See ``Engine.summarise``."""
         return self._session.summarise(values)
+
+
+def executed_graphs(run: RunPlan, artifact: Artifact) -> Graphs:
+    """Every graph that a run may need, and what runs for it, by its id."""
+    return {id(graph): (graph, run.executed(graph, artifact.target)) for graph in run.graphs()}
 
 
 @contextmanager
@@ -61,22 +72,31 @@ def open_engine(
     *,
     remote: RemoteAddress | None = None,
     gpu: int = 0,
+    split: Sequence[LayerRange] = (),
 ) -> Iterator[Engine]:
-    """What runs ``run`` on the artifact's target, here (for CUDA on the GPU number ``gpu``) or on a TVM RPC server.
+    """What runs ``run`` on the artifact's target, here (for CUDA on the GPU number ``gpu``), on a TVM RPC server, or ``split`` on several.
 
     Raises ArtifactError, DeviceError, RemoteError, or AprgraphError for a number of threads that cannot be.
     """
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise AprgraphError(f"threads {threads}: expected 1 to {MAX_THREADS}")
-    if remote is not None:
-        with closing(_open_remote_engine(remote, artifact, model, run, threads, gpu)) as engine:
+    if split:
+        with ExitStack() as stack:
+
+            def open_part(one: LayerRange, graphs: Graphs) -> PartEngine:
+                remote = parse_remote(one.place, SPLIT)
+                return stack.enter_context(closing(_open_remote_engine(remote, artifact, model, run, graphs, threads, gpu)))
+
+            yield _split_engine(split, executed_graphs(run, artifact), open_part)
+    elif remote is not None:
+        with closing(_open_remote_engine(remote, artifact, model, run, executed_graphs(run, artifact), threads, gpu)) as engine:
             yield engine
     elif artifact.target == "reference":
         yield ReferenceEngine(model)
     else:
         open_here = _open_cuda_engine if artifact.target == "cuda" else _open_llvm_engine
-        with closing(open_here(artifact, model, run, threads, gpu)) as engine:
-            yield engine
+        with closing(open_here(artifact, model, run, threads, gpu)) as compiled:
+            yield compiled
 
 
 def _open_llvm_engine(artifact: Artifact, model: Model, run: RunPlan, threads: int | None, _gpu: int) -> CompiledEngine:
@@ -85,7 +105,7 @@ def _open_llvm_engine(artifact: Artifact, model: Model, run: RunPlan, threads: i
 
         return Session(artifact.kernel_code, model, threads, capacity=run.total)
 
-    return CompiledEngine(artifact, run, open_session, artifact.target_name)
+    return CompiledEngine(artifact, executed_graphs(run, artifact), open_session, artifact.target_name)
 
 
 def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: int | None, index: int) -> CompiledEngine:
@@ -105,21 +125,33 @@ def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: 
         return CudaSession(artifact.kernel_code, artifact.device_code, code.functions, model, driver, gpu, capacity=run.total)
 
     major, minor = gpu.compute_capability
-    return CompiledEngine(artifact, run, open_session, f"{artifact.target} sm_{major}{minor}")
+    return CompiledEngine(artifact, executed_graphs(run, artifact), open_session, f"{artifact.target} sm_{major}{minor}")
 
 
-def check_remote(artifact: Artifact) -> None:
-    """Raise ArtifactError for an artifact that a TVM RPC server cannot run."""
+def check_remote(artifact: Artifact, argument: Argument = RPC) -> None:
+    """Raise ArtifactError, which names the ``argument``, for an artifact that a TVM RPC server cannot run."""
     if artifact.target == "reference":
         raise ArtifactError(
             f"{artifact.directory}: the reference target runs on this machine alone; leave out ",
-            RPC,
+            argument,
             ", or compile the model for llvm or cuda",
         )
 
 
+def _split_engine(split: Sequence[LayerRange], graphs: Graphs, open_part: Callable[[LayerRange, Graphs], PartEngine]) -> SplitEngine:
+    """``open_part`` is asked for the engines of ranges in which a graph has something to compute, and no others."""
+    ranges = split_graphs([executed for _, executed in graphs.values()], [one.layers for one in split])
+    parts: dict[int, list[tuple[Graph, PartEngine]]] = {key: [] for key in graphs}
+    for one, those in zip(split, ranges, strict=True):
+        if any(map(computes, those)):
+            engine = open_part(one, {id(part): (part, part) for part in those})
+            for key, part in zip(graphs, those, strict=True):
+                parts[key] += [(part, engine)] if computes(part) else []
+    return SplitEngine(parts)
+
+
 def _open_remote_engine(
-    remote: RemoteAddress, artifact: Artifact, model: Model, run: RunPlan, threads: int | None, gpu: int
+    remote: RemoteAddress, artifact: Artifact, model: Model, run: RunPlan, graphs: Graphs, threads: int | None, gpu: int
 ) -> RemoteEngine:
     from aprgraph.codegen.kernels.base import request_of  # noqa: PLC0415
     from aprgraph.runtime.remote.connection import GpuCode  # noqa: PLC0415
@@ -131,11 +163,10 @@ def _open_remote_engine(
         request = request_of(graph, node)
         return KernelCall(request.symbol, tuple(request.numbers.values()), artifact.target == "llvm" and request.needs_half_table)
 
-    graphs = {}
-    for graph in run.graphs():
-        executed = run.executed(graph, artifact.target)
+    to_run = {}
+    for key, (graph, executed) in graphs.items():
         kernels = {node.name: kernel_of(executed, node) for node in executed if is_computed(node)}
-        graphs[id(graph)] = ExecutedGraph(graph, executed, kernels)
+        to_run[key] = ExecutedGraph(graph, executed, kernels)
     cpu = find_cpu(artifact.cpu or HOST_CPU)
     code = artifact.device
     gpu_code = None
@@ -149,7 +180,7 @@ def _open_remote_engine(
         remote,
         artifact.kernel_code,
         model,
-        graphs,
+        to_run,
         threads,
         capacity=run.total,
         drops_weights=run.is_single_pass,

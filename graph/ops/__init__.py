@@ -47,7 +47,7 @@ from aprgraph.graph.ops.router import ROUTER_WEIGHTS, TOP_K
 from aprgraph.graph.ops.scale_columns import SCALE_COLUMNS
 from aprgraph.graph.ops.short_conv import SHORT_CONV
 from aprgraph.graph.ops.softmax import SOFTMAX
-from aprgraph.graph.ops.sources import INPUT, RECORDED, WEIGHT
+from aprgraph.graph.ops.sources import INPUT, RECEIVED, RECORDED, WEIGHT
 from aprgraph.graph.ops.ssm_scan import SSM_SCAN
 from aprgraph.graph.ops.tap import TAP
 from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits
@@ -55,7 +55,7 @@ from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        INPUT, WEIGHT, RECORDED, EMBED, COLUMNS, LAST_ROW, FIRST_ROW, MEAN_ROWS, LINEAR, BIAS_ADD, ROW_ADD,
+        INPUT, WEIGHT, RECORDED, RECEIVED, EMBED, COLUMNS, LAST_ROW, FIRST_ROW, MEAN_ROWS, LINEAR, BIAS_ADD, ROW_ADD,
         RMS_NORM, LAYER_NORM, CONTEXT_CHOICE, ROPE_ANGLES, ROPE,
         JOIN_HEADS, HEAD_LINEAR, QUERY_TEMPERATURE, CACHE,
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, GELU_ERF, SIGMOID, SCALE_ROWS,
@@ -91,6 +91,11 @@ def is_weight(node: Node) -> bool:
 def is_input(node: Node) -> bool:
     """Whether the node is something that a run is given: token ids or positions."""
     return traits_of(node).role is Role.INPUT
+
+
+def is_received(node: Node) -> bool:
+    """Whether another part of a split graph computes the node's value."""
+    return traits_of(node).role is Role.RECEIVED
 
 
 def is_tap(node: Node) -> bool:
@@ -153,6 +158,7 @@ __all__ = [
     "is_computed",
     "is_input",
     "is_own_state",
+    "is_received",
     "is_tap",
     "is_weight",
     "operand_named",

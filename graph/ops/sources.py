@@ -1,4 +1,4 @@
-"""Ops without operands: what a run is given, the weights, which stay in the model file, and what a trace holds."""
+"""Ops without operands: what a run is given, weights, which stay in the model file, what a trace holds, what comes from elsewhere."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ WEIGHT = Op(
 _TYPE = re.compile(r"f32\[((?:n|t|[1-9]\d*)(?:, (?:n|t|[1-9]\d*))*)\]")
 
 
-def _recorded(_types: Types, attrs: Attrs) -> TensorType:
+def _typed(_types: Types, attrs: Attrs) -> TensorType:
     match = _TYPE.fullmatch(str(attrs["type"]))
     if match is None:
         raise GraphError(f"type is {attrs['type']!r}, expected such as 'f32[n, 576]'")
@@ -78,7 +78,16 @@ RECORDED = Op(
     "recorded",
     "A tensor that a trace recorded: in a replay it stands where the tensor that the model would have computed is read.",
     (),
-    infer=_recorded,
+    infer=_typed,
     attrs={"type": str},
     traits=Traits(role=Role.RECORDED),
+)
+
+RECEIVED = Op(
+    "received",
+    "A value that another part of a split graph computed: it stands where that value is read.",
+    (),
+    infer=_typed,
+    attrs={"type": str},
+    traits=Traits(role=Role.RECEIVED),
 )

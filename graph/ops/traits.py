@@ -18,6 +18,8 @@ class Role(Enum):
     WEIGHT = auto()
     #: A source: a tensor that a trace recorded.
     RECORDED = auto()
+    #: A source: a value that another part of a split graph computed.
+    RECEIVED = auto()
     #: Computed from its operands.
     COMPUTED = auto()
     #: A sink: it saves its operand, and nothing reads it.

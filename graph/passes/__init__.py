@@ -18,6 +18,7 @@ from aprgraph.graph.passes.one_pass import OnePass
 from aprgraph.graph.passes.options import build_pass, split_passes
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import ReplayRecorded
+from aprgraph.graph.passes.split_layers import SplitLayers
 from aprgraph.graph.tap_plan import Plan
 
 PASSES: dict[str, type[Pass]] = {
@@ -31,6 +32,7 @@ PASSES: dict[str, type[Pass]] = {
     OnePass.name: OnePass,
     ReplayRecorded.name: ReplayRecorded,
     ApplyArithmetic.name: ApplyArithmetic,
+    SplitLayers.name: SplitLayers,
 }
 
 
@@ -61,6 +63,7 @@ __all__ = [
     "Pass",
     "Prune",
     "ReplayRecorded",
+    "SplitLayers",
     "make_pass",
     "make_passes",
     "run_passes",

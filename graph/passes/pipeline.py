@@ -10,6 +10,7 @@
 7. fuse-rounding     on a CPU: in an engine's arithmetic, roundings and the products that they are for
 8. one-pass          if the run is one pass: no KV caches
    = the executed graph: lowered to the program that runs on a compiled target
+9. split-layers      for a run on several machines: the part of one
 """
 
 from __future__ import annotations

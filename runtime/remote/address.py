@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from aprgraph.graph.arguments import RPC
+from aprgraph.graph.arguments import RPC, Argument
 from aprgraph.graph.errors import RemoteError, shown
 
 #: Seconds to wait for each answer until a session is there.
@@ -21,31 +21,32 @@ _NO_CLIENT = bytes(4)
 
 @dataclass(frozen=True)
 class RemoteAddress:
-    """A TVM RPC server. ``key`` is what it was started with (--key), empty for none."""
+    """A TVM RPC server. ``key`` is what it was started with (--key), empty for none; ``argument`` is where it was given."""
 
     host: str
     port: int
     key: str = ""
+    argument: Argument = field(default=RPC, compare=False)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_remote(text: str) -> RemoteAddress:
-    """The address in ``text``, HOST:PORT[/KEY]; an IPv6 address stands in brackets. Raises RemoteError."""
+def parse_remote(text: str, argument: Argument = RPC) -> RemoteAddress:
+    """The address in ``text``, HOST:PORT[/KEY]; an IPv6 address stands in brackets. Raises RemoteError, which names the ``argument``."""
     place, slash, key = text.partition("/")
     host, colon, port = place.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise RemoteError(RPC.given(shown(text)), f": an IPv6 address goes into brackets; {_FORM}")
+        raise RemoteError(argument.given(shown(text)), f": an IPv6 address goes into brackets; {_FORM}")
     if not colon or not host or set("[] \t").intersection(host):
-        raise RemoteError(RPC.given(shown(text)), f": {_FORM}")
+        raise RemoteError(argument.given(shown(text)), f": {_FORM}")
     if not (port.isascii() and port.isdigit() and len(port) <= len(str(_MAX_PORT)) and 1 <= int(port) <= _MAX_PORT):
-        raise RemoteError(RPC.given(shown(text)), f": port {shown(port)}, expected a number from 1 to {_MAX_PORT}; {_FORM}")
+        raise RemoteError(argument.given(shown(text)), f": port {shown(port)}, expected a number from 1 to {_MAX_PORT}; {_FORM}")
     if slash and (not key or len(key.split()) != 1 or key != key.strip()):
-        raise RemoteError(RPC.given(shown(text)), f": key {shown(key)}, expected a word without blanks; {_FORM}")
-    return RemoteAddress(host, int(port), key)
+        raise RemoteError(argument.given(shown(text)), f": key {shown(key)}, expected a word without blanks; {_FORM}")
+    return RemoteAddress(host, int(port), key, argument)
 
 
 def find_server(address: RemoteAddress) -> str:
@@ -62,9 +63,11 @@ def find_server(address: RemoteAddress) -> str:
             connection.sendall(_NO_CLIENT, socket.MSG_NOSIGNAL)
             answer = connection.recv(1)
     except socket.gaierror as error:
-        raise RemoteError(f"{address}: unknown host ({error.strerror}); give ", RPC, " the HOST:PORT of a TVM RPC server") from None
+        raise RemoteError(
+            f"{address}: unknown host ({error.strerror}); give ", address.argument, " the HOST:PORT of a TVM RPC server"
+        ) from None
     except UnicodeError:
-        raise RemoteError(f"{address}: no host can have this name; give ", RPC, " the HOST:PORT of a TVM RPC server") from None
+        raise RemoteError(f"{address}: no host can have this name; give ", address.argument, " the HOST:PORT of a TVM RPC server") from None
     except TimeoutError:
         raise RemoteError(no_answer(address)) from None
     except (ConnectionResetError, BrokenPipeError):
@@ -77,7 +80,7 @@ def find_server(address: RemoteAddress) -> str:
             ) from None
         raise RemoteError(f"{address}: cannot be reached ({error.strerror or error}); expected a TVM RPC server there") from None
     if answer:
-        raise RemoteError(f"{address}: what answers there is no TVM RPC server; give ", RPC, " the HOST:PORT of one")
+        raise RemoteError(f"{address}: what answers there is no TVM RPC server; give ", address.argument, " the HOST:PORT of one")
     return numeric
 
 

@@ -254,11 +254,11 @@ def _connect(address: RemoteAddress, numeric: str) -> Channel:
         has = f"another key than {address.key!r}" if address.key else "a key"
         raise RemoteError(
             f"{address}: the server has {has}; give ",
-            RPC.given(f"{address}/KEY", f"'{address}/KEY'"),
+            *((RPC.given(f"{address}/KEY", f"'{address}/KEY'"),) if address.argument is RPC else (address.argument, f" {address}/KEY")),
             ", with the KEY it was started with (its own option --key)",
         ) from None
     except NoServerError:
-        raise RemoteError(f"{address}: what answers there is no TVM RPC server; give ", RPC, " the HOST:PORT of one") from None
+        raise RemoteError(f"{address}: what answers there is no TVM RPC server; give ", address.argument, " the HOST:PORT of one") from None
     except TimeoutError:
         raise RemoteError(no_answer(address)) from None
     except (OSError, ProtocolError, ServerError) as error:

@@ -24,9 +24,20 @@ from aprgraph.graph.calling_convention import (
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import has_state, is_input, is_own_state, is_tap, is_weight, operand_named, state_type, traits_of, weights_of
+from aprgraph.graph.ops import (
+    has_state,
+    is_input,
+    is_own_state,
+    is_received,
+    is_tap,
+    is_weight,
+    operand_named,
+    state_type,
+    traits_of,
+    weights_of,
+)
 from aprgraph.graph.ops.lookup import rows_taken
-from aprgraph.runtime.engine import Choices, OnTap
+from aprgraph.runtime.engine import Choices, OnTap, Received
 from aprgraph.runtime.kernel_values import statistics_from_rows
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.remote.address import RemoteAddress
@@ -86,7 +97,6 @@ class RemoteEngine:
     ) -> None:
         self._graphs, self.drops_weights, self.target_name = graphs, drops_weights, target_name
         self._kernels: dict[str, Callable[..., None]] = {}
-        self.choices = Choices()
         self._connection = Connection(address)
         self.tensors = RemoteTensors(self._connection, model, capacity)
         self.doing = self._connection.doing
@@ -106,11 +116,14 @@ class RemoteEngine:
         """End the session, and with it what it holds on the server."""
         self._connection.close()
 
-    def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
-        """See ``Engine.run``."""
-        executed = self._graphs[id(graph)]
-        outputs = _Pass(self, executed, tokens, start, on_tap).run()
-        self.choices.check()
+    def run(
+        self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None, received: Received | None = None
+    ) -> dict[str, F32]:
+        """See ``PartEngine.run``."""
+        found = received or Received({}, Choices())
+        outputs = _Pass(self, self._graphs[id(graph)], tokens, start, on_tap, found).run()
+        if received is None:
+            found.choices.check()
         return outputs
 
     def kernel(self, symbol: str) -> Callable[..., None]:
@@ -146,8 +159,16 @@ class RemoteEngine:
 class _Pass:
     """One pass over a graph."""
 
-    def __init__(self, engine: RemoteEngine, executed: ExecutedGraph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> None:
-        self._engine, self._tensors, self._on_tap = engine, engine.tensors, on_tap
+    def __init__(
+        self,
+        engine: RemoteEngine,
+        executed: ExecutedGraph,
+        tokens: Sequence[int],
+        start: int,
+        on_tap: OnTap | None,
+        received: Received,
+    ) -> None:
+        self._engine, self._tensors, self._on_tap, self._received = engine, engine.tensors, on_tap, received
         self._graph, self._kernels = executed.graph, executed.kernels
         self._start, self._count, self._total = start, len(tokens), start + len(tokens)
         self._inputs = {"tokens": np.asarray(tokens, np.int32), "positions": np.arange(start, self._total, dtype=np.int32)}
@@ -188,6 +209,8 @@ class _Pass:
         if is_input(node):
             self._rows[node.name] = self._inputs[node.name].astype(np.int64)
             return tensors.send(self._inputs[node.name])
+        if is_received(node):
+            return tensors.send(self._received.values[node.name])
         results = []
         if has_state(node):
             results.append(tensors.state(node.name, state_type(self._graph, node), self._start, self._total))
@@ -201,7 +224,7 @@ class _Pass:
         kernel(*given, *operands, *call.numbers, *(result.tensor for result in results))
         if traits_of(node).chooses:
             ids = tensors.fetch(value)
-            engine.choices.see(node, ids, self._start)
+            self._received.choices.see(node, ids, self._start)
             self._rows[node.name] = ids[~np.isnan(ids)].astype(np.int64)
         return value
 

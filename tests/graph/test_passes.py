@@ -332,13 +332,14 @@ def test_taps_beside_the_outputs_of_a_run_that_goes_on() -> None:
 NEEDED = {
     "replay-recorded": {"sources": "layer0.embedding", "targets": "lm_head"},
     "apply-arithmetic": {"arithmetic": "ggml-avx2"},
+    "split-layers": {"first": "0", "end": "1"},
 }
 
 
 def test_every_pass_has_a_name_and_can_be_made() -> None:
     assert list(PASSES) == [
         "fix-context", "all-positions", "insert-taps", "prune", "fill-caches", "fuse-attention", "fuse-rounding", "one-pass",
-        "replay-recorded", "apply-arithmetic",
+        "replay-recorded", "apply-arithmetic", "split-layers",
     ]  # fmt: skip
     assert [make_pass(name, NEEDED.get(name, {})).name for name in PASSES] == list(PASSES)
     with pytest.raises(GraphError, match="unknown pass 'fold'; expected one of fix-context, all-positions, insert-taps, prune"):

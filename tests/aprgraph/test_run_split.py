@@ -1,0 +1,128 @@
+"""`aprgraph run --split`: layers on several servers, what it leaves, and its errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aprgraph.api import CompiledModel, RunOptions
+from aprgraph.graph.tap_plan import parse_plan
+from aprgraph.runs.execute import execute
+from aprgraph.runs.open_engine import open_engine
+from aprgraph.runtime.remote.tensors import RemoteTensors
+from tests.support.cli import error_of, fails, files_under, run_cli, run_python
+from tests.support.compiled import compiled
+from tests.support.golden import golden_models
+from tests.support.rpc_server import RpcServer, rpc_server
+
+#: Ends the second server's processes at its third tap.
+_KILL_THE_SECOND = """
+import os, signal, sys
+from aprgraph.cli import main
+from aprgraph.runtime.remote.engine import RemoteEngine
+
+summarise, taps = RemoteEngine.summarise_value, []
+def summarise_or_kill(self, value):
+    if str(self._connection.address) == os.environ["ADDRESS"]:
+        taps.append(value)
+    if len(taps) == 3:
+        os.killpg(int(os.environ["SERVER"]), signal.SIGKILL)
+    return summarise(self, value)
+RemoteEngine.summarise_value = summarise_or_kill
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RpcServer, RpcServer]]:
+    place = tmp_path_factory.mktemp("servers")
+    with rpc_server(place / "one", runtime_alone=True) as one, rpc_server(place / "two", runtime_alone=True) as two:
+        yield one, two
+
+
+def _model(name: str, tiny: CompiledModel) -> CompiledModel:
+    return tiny if name == "tiny" else compiled(next(golden.path for golden in golden_models() if golden.name == name))
+
+
+@pytest.mark.contract("SPLIT-BITS-1")
+@pytest.mark.parametrize("name", ["tiny", "gemma3n-f32", "qwen2moe-f32"])
+def test_it_prints_and_leaves_what_a_run_here_does(
+    name: str, tiny: CompiledModel, servers: tuple[RpcServer, RpcServer], tmp_path: Path
+) -> None:
+    model = _model(name, tiny)
+    cut = model.model.family.layers - 1  # behind the layer whose keys the last one of gemma3n attends to
+    split = f"0..{cut}@{servers[0].address},{cut}..@{servers[1].address}"
+    kinds: list[tuple[str, ...]] = [("--json",), ("--max-tokens", "3", "--steps", "1..3", "--prefill-chunk", "2"), ("--stats-only",)]
+    for options in kinds:
+        run = ("run", model.artifact.directory, "--tokens", "5,20,17", "--taps", "all", "--layers", "all", "-o", tmp_path / "t", *options)
+        here = run_cli(*run)
+        expected = files_under(tmp_path / "t")
+        there = run_cli(*run, "--split", split, "--force")
+        assert (there.code, there.err, there.out) == (0, here.err, here.out)
+        assert files_under(tmp_path / "t") == expected
+    text = ("run", model.artifact.directory, "--tokens", "5,20,17", "--max-tokens", "4")
+    assert run_cli(*text, "--split", split) == run_cli(*text)
+    whole = model.logits((5, 20, 17), positions="all")
+    assert model.across(split).logits((5, 20, 17), positions="all").tobytes() == whole.tobytes()
+
+
+@pytest.mark.contract("SPLIT-NEEDED-1")
+def test_each_server_is_sent_the_weights_of_its_layers(
+    tiny: CompiledModel, servers: tuple[RpcServer, RpcServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, set[str]] = {}
+    weight = RemoteTensors.weight
+
+    def note(self: RemoteTensors, node: Any, rows: Any) -> Any:
+        sent.setdefault(str(self._connection.address), set()).add(node.attr_str("tensor"))
+        return weight(self, node, rows)
+
+    monkeypatch.setattr(RemoteTensors, "weight", note)
+    split = f"0..2@{servers[0].address},2..3@{servers[1].address}"
+    tiny.across(split).logits((5, 20, 17))
+    first, second = (sent[server.address] for server in servers)
+    assert {name.split(".")[1] for name in first if name.startswith("blk.")} == {"0", "1"}
+    assert {name for name in first if not name.startswith("blk.")} == {"token_embd.weight"}
+    assert {name.split(".")[1] for name in second if name.startswith("blk.")} == {"2"}
+    assert {name for name in second if not name.startswith("blk.")} == {"output_norm.weight", "output.weight"}
+
+
+def test_a_server_whose_layers_no_tap_needs_is_not_asked(tiny: CompiledModel, servers: tuple[RpcServer, RpcServer], tmp_path: Path) -> None:
+    there = tiny.across(f"0..1@{servers[0].address},1..@127.0.0.1:1")
+    run = there.plan(parse_plan("attn_*", "0..1"), (5, 20, 17), RunOptions())
+    with open_engine(there.artifact, there.model, run, None, split=there.split) as engine:
+        taps: list[str] = []
+        execute(run, engine, lambda _step, _part, node, *_: taps.append(node.name))
+    assert len(taps) == len(run.taps) > 3
+    result = run_cli("run", tiny.artifact.directory, "--tokens", "5", "--taps", "attn_out", "--layers", "0", "-o", tmp_path / "t",
+                     "--split", f"0..1@{servers[0].address},1..@127.0.0.1:1")  # fmt: skip
+    assert result.code == 0
+    assert "nothing of the layers 1..3 is needed, so 127.0.0.1:1 is not asked" in result.err
+
+
+def test_errors(tiny: CompiledModel, model_path: Path, tmp_path: Path) -> None:
+    run = ("run", model_path, "--tokens", "5,200,17", "--taps", "all", "-o", tmp_path / "t")
+    assert "--split board: expected HOST:PORT or HOST:PORT/KEY" in fails(*run, "--split", "0..9@board").replace("'", "")
+    assert "no range has the layers 1 to" in fails(*run, "--split", "0..1@a:1")
+    assert "--rpc runs all layers on one server" in fails(*run, "--split", "0..@a:1", "--rpc", "a:1")
+    assert "--split runs compiled kernels" in fails(*run, "--split", "0..@a:1", "--target", "reference")
+    assert "127.0.0.1:1: connection refused, no server is there" in fails(*run, "--split", "0..@127.0.0.1:1")
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.contract("SPLIT-LOST-1")
+def test_a_server_that_dies_in_the_middle(tiny: CompiledModel, servers: tuple[RpcServer, RpcServer], tmp_path: Path) -> None:
+    """The last test with these servers. The other one takes the next client."""
+    one, two = servers
+    result = run_python(
+        _KILL_THE_SECOND, "run", tiny.artifact.directory, "--tokens", "5,200,17", "--taps", "all", "--layers", "all", "-o", "t",
+        "--split", f"0..2@{one.address},2..@{two.address}", cwd=tmp_path, env={"SERVER": str(two.process.pid), "ADDRESS": two.address},
+    )  # fmt: skip
+    assert re.match(rf"{two.address}: the connection was lost while fetching layer 2 [a-z_]+ \(.*\); ", error_of(result))
+    assert (tmp_path / "t" / "trace.incomplete").exists()
+    assert not (tmp_path / "t" / "trace.json").exists()
+    assert tiny.on(one.address).logits((5,)).tobytes() == tiny.logits((5,)).tobytes()

@@ -25,6 +25,7 @@ from aprgraph.cli.models import models
 from aprgraph.cli.run import run
 from aprgraph.cli.settings import default_map, find_settings
 from aprgraph.cli.stages import stages
+from aprgraph.cli.sweep import sweep
 from aprgraph.cli.terminal import harmless_streams, printable
 from aprgraph.cli.trust import trust
 from aprgraph.cli.verbosity import command_said, note_unless_quiet
@@ -60,6 +61,7 @@ app.command()(run)
 app.command()(diff)
 app.command()(audit)
 app.command()(bisect)
+app.command()(sweep)
 app.command()(graph)
 app.command()(inspect)
 app.command()(stages)

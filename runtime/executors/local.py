@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -60,4 +61,20 @@ def open_local(
     if not 1 <= workers <= MAX_WORKERS:
         raise ExecutorError(f"{workers} workers: expected 1 to {MAX_WORKERS}")
     share = max(1, processors // workers) if threads is None else threads
-    return WorkersExecutor(lambda _lane: LocalWorker(share), workers, attempts=attempts, on_notice=on_notice)
+    return WorkersExecutor(lambda _lane: LocalWorker(share), workers, attempts=attempts, on_notice=on_notice, on_close=_pipes_are_errors())
+
+
+def _pipes_are_errors() -> Callable[[], None] | None:
+    """Where a broken pipe ends this process, as the command line has it, ignore that: a pipe to a worker breaks when that dies.
+
+    Returns what puts it back as it was.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGPIPE) != signal.SIG_DFL:
+        return None
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def restore() -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+    return restore

@@ -1,0 +1,93 @@
+"""Models in a worker: found by path or among those that were sent, known by their fingerprints, and open from cell to cell."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from aprgraph.api import CompiledModel, LoadedModel, load
+from aprgraph.graph.errors import AprgraphError, DeviceError, ToolchainError
+from aprgraph.graph.metadata import parse_overrides
+from aprgraph.runtime.blame.replayed_model import ReplayedModel
+from aprgraph.runtime.executors.workers import NotOnThisMachineError
+from aprgraph.sweep.cells import ModelOf
+
+#: How many models, and how many compiled ones, a worker keeps open: files that are mapped, and what was decoded of them.
+_OPEN = 8
+
+
+class ModelMissingError(NotOnThisMachineError):
+    """The machine has not the file of a model, or has another one in its place."""
+
+    def __init__(self, fingerprint: str, why: str) -> None:
+        super().__init__(fingerprint, why)
+        self.fingerprint = fingerprint
+
+    def __str__(self) -> str:
+        """Why, in a sentence."""
+        return str(self.args[1])
+
+
+def sent_models() -> Path:
+    """Where a worker keeps the models that it was sent, for this user alone."""
+    return Path(tempfile.gettempdir()) / f"aprgraph-models-{os.geteuid()}"
+
+
+@lru_cache(maxsize=_OPEN)
+def model_here(model: ModelOf) -> LoadedModel:
+    """The model, opened. Raises ModelMissingError where this machine does not have it, and AprgraphError."""
+    why = ""
+    for path in (Path(model.path), sent_models() / model.fingerprint / model.name):
+        if not os.path.lexists(path):
+            why = why or f"{path} is not there"
+            continue
+        try:
+            opened = load(path, parse_overrides(list(model.overrides)), model.ignore)
+        except AprgraphError as error:
+            why = f"{path}: {error}"
+            continue
+        if opened.model.file.fingerprint() == model.fingerprint:
+            return opened
+        why = f"{path} is another file: its fingerprint is not {model.fingerprint[:12]}…"
+    raise ModelMissingError(model.fingerprint, f"the model {model.name} is missing on {os.uname().nodename}: {why}")
+
+
+@lru_cache(maxsize=2 * _OPEN)
+def compiled_here(model: ModelOf, target: str, cpu: str, arithmetic: str) -> CompiledModel:
+    """The model compiled for a target of a matrix: reference, llvm, cuda:N, or rpc:HOST:PORT. Raises as ``model_here``.
+
+    What this machine lacks is a NotOnThisMachineError.
+    """
+    kind, _, rest = target.partition(":")
+    name = "llvm" if kind == "rpc" else kind
+    try:
+        opened = model_here(model).compile_cached(
+            name, cpu if name == "llvm" else None, on_notice=lambda _: None, arithmetic=arithmetic, progress=False
+        )
+    except (DeviceError, ToolchainError) as error:
+        raise NotOnThisMachineError(str(error)) from None
+    if kind == "rpc":
+        return opened.on(rest)
+    return CompiledModel(opened.artifact, opened.model, gpu=int(rest)) if rest else opened
+
+
+@lru_cache(maxsize=_OPEN)
+def replayed_here(model: ModelOf) -> ReplayedModel:
+    """The model as replays read it, with what they decoded. Raises as ``model_here``."""
+    return ReplayedModel(model_here(model).model)
+
+
+def receive_model(model: ModelOf, content: bytes) -> None:
+    """Keep a model file that the head sent. Raises OSError."""
+    place = sent_models()
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.stat().st_uid != os.geteuid():
+        raise NotOnThisMachineError(f"{place} is another user's")
+    folder = place / model.fingerprint
+    folder.mkdir(exist_ok=True)
+    temporary = folder / f".{model.name}.{os.getpid()}.{hashlib.sha256(os.urandom(8)).hexdigest()[:8]}"
+    temporary.write_bytes(content)
+    temporary.replace(folder / model.name)

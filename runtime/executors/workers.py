@@ -80,6 +80,7 @@ class WorkersExecutor(Executor):
         self._open_worker, self._attempts, self._on_notice, self._on_close = open_worker, attempts, on_notice, on_close
         self._waiting: deque[_Task] = deque()
         self._changed = threading.Condition()
+        self._idle = 0  # lanes that wait for work
         self._is_closed = self._is_killed = False
         self._open: dict[int, Worker] = {}
         self._lanes: list[threading.Thread] = []
@@ -92,7 +93,7 @@ class WorkersExecutor(Executor):
                 raise RuntimeError("the executor was shut down, so nothing more can be submitted to it")
             self._waiting.append(_Task(future, fn, args, kwargs))
             self._changed.notify_all()
-            if len(self._lanes) < min(self.workers, len(self._waiting)):
+            if len(self._lanes) < self.workers and len(self._waiting) > self._idle:
                 self._begin_lane()
         return future
 
@@ -159,7 +160,9 @@ class WorkersExecutor(Executor):
                 else:
                     if self._is_closed and not self._waiting:
                         return None
+                    self._idle += 1
                     self._changed.wait()
+                    self._idle -= 1
 
     def _run(self, task: _Task, lane: int) -> None:
         task.tried.append(lane)

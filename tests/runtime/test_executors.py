@@ -89,7 +89,7 @@ def test_an_exception_in_the_block_ends_the_workers_at_once() -> None:
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "x"), MemoryError(), NotOnThisMachineError("no model")])
 def test_what_one_machine_lacks_is_tried_on_another(error: Exception) -> None:
-    both = threading.Barrier(2)
+    both = threading.Barrier(2, timeout=30)
 
     def lacks(lane: int) -> int:
         if lane == 0:

@@ -99,7 +99,8 @@ def audit(
     """Replay each stage of one trace in float64 from the inputs that it recorded: where is it wrong? See ``Audit``.
 
     ``trace``, ``names``, ``tokens``, ``profile`` and ``tolerances`` are as of ``diff``.
-    ``arithmetic`` is that of the engine which wrote it, such as "ggml-avx2", or "find" (default: what the manifest names).
+    ``arithmetic`` is that of the engine which wrote it, such as "ggml-avx2", or "find" (default: what the
+    manifest names; where nothing says how the trace was computed, "find").
     Where somebody watches, a line says which tensor was replayed last; ``progress`` False shows nothing, a function is called with it.
 
     Raises AprgraphError for what cannot be read or is no run of the model.

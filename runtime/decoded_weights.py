@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -27,6 +27,8 @@ _SMALL = 1 << 20
 _ITEMSIZE = 8
 #: So many elements are decoded at once: what is made on the way is several times as much, and stays in the cache of a processor.
 _TILE = 1 << 17
+#: Bytes of decoded weights that are held while one stage is computed again and again.
+_HELD = 1 << 28
 #: Bytes of the file that are read before its pages are given back; the system keeps them in its cache while there is room.
 _RESIDENT = 1 << 28
 
@@ -91,6 +93,22 @@ def _rows_of_pieces(tensor: InPieces, start: int, stop: int | None) -> Array:
         for number in range(start // rows, -(-end // rows))
     ]
     return np.concatenate(parts)
+
+
+def held(read: Callable[[Node, Node], Array], names: Collection[str]) -> Callable[[Node, Node], Array]:
+    """``read`` with what it gives of the weights ``names`` held as long as the function is, up to _HELD bytes in all."""
+    values: dict[tuple[str, str], Array] = {}
+
+    def reading(node: Node, user: Node) -> Array:
+        key = (node.name, user.name)
+        if key in values:
+            return values[key]
+        value = read(node, user)
+        if node.name in names and isinstance(value, np.ndarray) and value.nbytes + sum(one.nbytes for one in values.values()) <= _HELD:
+            values[key] = value
+        return value
+
+    return reading
 
 
 class _Parts:

@@ -59,7 +59,7 @@ def audit(
         typer.Option(
             "--arithmetic",
             metavar="NAME[,cache=f16|f32][,flash=on|off]",
-            help="How the engine rounds that wrote the trace: ggml-avx2 and others (docs/arithmetic.md) [what the manifest names].",
+            help="How the engine rounds that wrote the trace: ggml-avx2 and others (docs/arithmetic.md) [the manifest's, else found].",
         ),
     ] = None,
     explain_arithmetic: Annotated[

@@ -16,7 +16,7 @@ from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
 from aprgraph.graph.ops.gelu_half import GELU_HALF
-from aprgraph.graph.passes.apply_arithmetic import apply_arithmetic
+from aprgraph.graph.passes.apply_arithmetic import OF_GRAPH, apply_arithmetic
 from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.blame.recorded import Recorded
@@ -50,19 +50,22 @@ def fit_arithmetic(graph: Graph, recorded: Recorded, read: ReadWeight) -> Arithm
     step = next((step for step in recorded.steps if recorded.of_step(step)), None)
     if step != 0:  # later steps need what earlier ones left
         return None
-    plain = _errors(graph, recorded, read)
+    sample = _Sample(graph, recorded, read)
+    plain = sample.errors(sample.graph)
+    if all(error <= EXPLAINED for error in plain.values()):
+        return None
     tried: list[tuple[int, float, EngineArithmetic]] = []
     seen: set[str] = set()
     for arithmetic in candidates():
         try:
-            changed = apply_arithmetic(graph, arithmetic)
+            changed = apply_arithmetic(sample.graph, arithmetic)
         except GraphError:  # nothing is known of a format of the weights
             continue
         text = print_graph(changed).partition("\n")[2]
         if text in seen:  # for this model it is another name of one that was tried
             continue
         seen.add(text)
-        errors = _errors(changed, recorded, read)
+        errors = sample.errors(changed)
         gained = [name for name, error in errors.items() if error <= EXPLAINED < plain.get(name, 0.0)]
         spoiled = [name for name, error in plain.items() if error <= EXPLAINED < errors.get(name, math.inf)]
         if len(gained) > len(spoiled):
@@ -94,20 +97,54 @@ def limits_of(graph: Graph, stages: Collection[str]) -> tuple[str, ...]:
     return tuple(f"{stage}=nmse:{_HALF_LIMIT}" for stage in sorted(set(stages) & {stage for stage in found if stage is not None}))
 
 
-def _errors(graph: Graph, recorded: Recorded, read: ReadWeight) -> Mapping[str, float]:
-    """By node, the NMSE of each stage of the prompt's first layers that can be computed again."""
-    tensors = recorded.of_step(0)
-    layers = sorted({tensor.node.layer for tensor in tensors.values() if tensor.node.layer is not None})[:_LAYERS]
-    replayer = Replayer(graph, recorded, read)
-    replay = replayer.replay(0, {}, frozenset(), keep_states=False)
-    wanted = [name for name in replay.graph.outputs if name in tensors and tensors[name].node.layer in layers]
-    found = {}
-    for node, value in replayer.run(replay, graph=part_of(replay.graph, wanted)):
-        if node.name in wanted:
-            tensor = tensors[node.name]
-            there: F32 = recorded.value(tensor).astype(np.float32) if tensor.is_whole else recorded.load(tensor)
-            found[node.name] = _nmse(there, as_recorded_type(value, tensor))
-    return found
+class _Sample:
+    """The stages of the prompt's first layers, and their errors in one arithmetic after the other.
+
+    ``graph`` is what these layers are computed by, with nothing rounded. What arithmetics have in common is computed once.
+    """
+
+    def __init__(self, graph: Graph, recorded: Recorded, read: ReadWeight) -> None:
+        self._recorded, self._read = recorded, read
+        self._tensors = recorded.of_step(0)
+        layers = sorted({tensor.node.layer for tensor in self._tensors.values() if tensor.node.layer is not None})[:_LAYERS]
+        self._wanted = frozenset(name for name, tensor in self._tensors.items() if tensor.node.layer in layers)
+        self.graph = _ending_in(graph, self._wanted)
+        self._known: dict[int, float] = {}
+        self._numbers: dict[tuple[object, ...], int] = {}
+
+    def errors(self, graph: Graph) -> Mapping[str, float]:
+        """By node, the NMSE of each stage of the sample that can be computed again; ``graph`` is the sample's, in an arithmetic."""
+        replayer = Replayer(graph, self._recorded, self._read)
+        replay = replayer.replay(0, {}, frozenset(), keep_states=False)
+        numbers = self._numbered(replay.graph)
+        wanted = {name: numbers[name] for name in replay.graph.outputs if name in self._wanted}
+        unknown = [name for name, number in wanted.items() if number not in self._known]
+        for node, value in replayer.run(replay, graph=part_of(replay.graph, unknown)):
+            if node.name in unknown:
+                tensor = self._tensors[node.name]
+                there: F32 = self._recorded.value(tensor).astype(np.float32) if tensor.is_whole else self._recorded.load(tensor)
+                self._known[numbers[node.name]] = _nmse(there, as_recorded_type(value, tensor))
+        return {name: self._known[number] for name, number in wanted.items()}
+
+    def _numbered(self, graph: Graph) -> Mapping[str, int]:
+        """By node of a replay a number, the same in two graphs where the same is computed from the same."""
+        numbers: dict[str, int] = {}
+        for node in graph:
+            # Evaluation rounds the stages of a graph that is in an arithmetic, and those of a plain one not.
+            rounded = OF_GRAPH in graph.attrs and node.stage is not None
+            operands = tuple(numbers[name] for name in graph.operand_names(node.name))
+            told = (node.op, str(node.type), tuple(sorted((key, repr(value)) for key, value in node.attrs.items())), rounded, operands)
+            # What has no operands is told from others by its name, as are stages, whose errors are kept by it.
+            own = node.name if not operands or node.stage is not None else ""
+            numbers[node.name] = self._numbers.setdefault((own, *told), len(self._numbers))
+        return numbers
+
+
+def _ending_in(graph: Graph, wanted: Collection[str]) -> Graph:
+    """The nodes ``wanted`` and what they are computed from; outputs are those that nothing else of it reads."""
+    needed = graph.ancestors(list(wanted))
+    ends = [node.name for node in graph if node.name in needed and not any(user.name in needed for user in graph.users(node.name))]
+    return part_of(graph, ends)
 
 
 def _nmse(actual: F32, expected: F32) -> float:

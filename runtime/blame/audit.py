@@ -35,7 +35,15 @@ from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.overrides import Tolerances
-from aprgraph.runtime.diff.profiles import EXACT_PROFILE, QUANT_VS_FLOAT, computes_in_float16, kept_in, overruled, own_profile
+from aprgraph.runtime.diff.profiles import (
+    EXACT_PROFILE,
+    QUANT_VS_FLOAT,
+    computes_in_float16,
+    kept_in,
+    overruled,
+    own_profile,
+    states_arithmetic,
+)
 from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
 from aprgraph.runtime.diff.side_names import name_of
@@ -100,7 +108,7 @@ class Auditor:
     tolerances for the arithmetic that computed the trace, in place of those that the manifest calls for.
     ``tolerances`` set limits for single stages, as in ``diff``; ``stages`` are the stages that they may name
     (default: those of the trace). Audits of one model may share a ReplayedModel. ``arithmetic`` is that which the trace was computed
-    in, as ``chosen_arithmetic.py`` has it (default: the one that the manifest names).
+    in, as ``chosen_arithmetic.py`` has it (default: the one that the manifest names, or, without a manifest, that explains the trace).
 
     Raises ComparisonError for an unknown profile or tokens that contradict the manifest, TokenError for ids outside
     the vocabulary, TraceError for a damaged file, and ModelError for a model whose graph cannot be built.
@@ -131,7 +139,8 @@ class Auditor:
         self.profile = profile or own_profile(trace.info, self.graph, self._kept.format if self._kept is not None else None)
         self._arithmetic = arithmetic or ChosenArithmetic()
         names = [entry.stage for entry in trace.entries] if stages is None else list(stages)
-        if (chosen := self._arithmetic.of(trace.info, self.graph, self.recorded, replayed.weights.read)) is not None:
+        is_open = profile is None and self._kept is None and self.profile != QUANT_VS_FLOAT and not states_arithmetic(trace.info)
+        if (chosen := self._arithmetic.of(trace.info, self.graph, self.recorded, replayed.weights.read, is_open=is_open)) is not None:
             self.graph = apply_arithmetic(self.graph, chosen)
             self.recorded = Recorded(trace, self.graph, known)
             tolerances = (*limits_of(self.graph, names), *tolerances)

@@ -18,7 +18,8 @@ FIND = "find"
 
 
 class ChosenArithmetic:
-    """``asked`` is the name of an arithmetic with its options, ``find``, or None for what the manifest says.
+    """``asked`` is the name of an arithmetic with its options, ``find``, or None for what the manifest says; of a trace for which nothing
+    says how it was computed, the one that explains it.
 
     The choice is made once, for the first trace that is asked about.
     """
@@ -34,11 +35,17 @@ class ChosenArithmetic:
         self.division: FlashDivision | None = None
         self._undivided: EngineArithmetic | None = None
 
-    def of(self, info: TraceInfo | None, graph: Graph, recorded: Recorded, read: ReadWeight) -> EngineArithmetic | None:
-        """The arithmetic; None for plain float32. Raises ComparisonError for a name that stands for none, and TraceError."""
+    def of(
+        self, info: TraceInfo | None, graph: Graph, recorded: Recorded, read: ReadWeight, *, is_open: bool = False
+    ) -> EngineArithmetic | None:
+        """The arithmetic; None for plain float32. Raises ComparisonError for a name that stands for none, and TraceError.
+
+        ``is_open``: nothing but what is asked for says how the trace was computed.
+        """
         if not self._is_made:
             self._is_made = True
-            if self._asked == FIND:
+            named = info.extra.get(ENGINE_ARITHMETIC) if info is not None else None
+            if self._asked == FIND or (self._asked is None and named is None and is_open):
                 self._fit = fit_arithmetic(graph, recorded, read)
                 self.chosen = None if self._fit is None else self._fit.arithmetics[0]
             else:

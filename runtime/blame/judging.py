@@ -27,6 +27,7 @@ from aprgraph.runtime.blame.replay import Replay, Replayer, as_recorded_type
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.ties import NearTies
 from aprgraph.runtime.blame.twins import Twins
+from aprgraph.runtime.decoded_weights import held
 from aprgraph.runtime.diff.indices import compare_indices
 from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
@@ -250,7 +251,7 @@ class Judge:
             self._model,
             self._graph,
             self._weights,
-            self._replayer.read,
+            held(self._replayer.read, {node.name for node in part if is_weight(node)}),
             value,
             (*(recorded.tokens or ()), *recorded.generated),
             np.arange(start, start + (recorded.pass_length(step) or 0)),

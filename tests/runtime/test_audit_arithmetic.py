@@ -16,7 +16,7 @@ from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.blame.audit import Auditor
 from aprgraph.runtime.blame.chosen_arithmetic import ChosenArithmetic
 from aprgraph.runtime.place import Place
-from tests.golden.make_llama_cpp_arithmetic import RUNS, Run, llama_cpp_trace, write_model
+from tests.golden.make_llama_cpp_arithmetic import RUNS, TOKENS, Run, llama_cpp_trace, write_model
 from tests.support.blame import spoil
 from tests.support.cli import fails, run_cli
 
@@ -33,6 +33,27 @@ def test_the_arithmetic_of_a_dump_is_found(run: Run, tmp_path: Path) -> None:
     assert run.arithmetic in note
     if run.flash == "on":  # AVX-512 sums otherwise in flash attention alone
         assert note.startswith(f"theirs is held to the arithmetic {run.arithmetic} (llama.cpp on ")
+
+
+@pytest.mark.contract("ARITHMETIC-AUDIT-1")
+@pytest.mark.parametrize("run", RUNS[:1], ids=lambda run: run.key)
+def test_where_nothing_says_how_a_dump_was_computed_it_is_found_unasked(run: Run, tmp_path: Path) -> None:
+    model, trace = write_model(run, tmp_path / "tiny.gguf"), llama_cpp_trace(run, tmp_path / "theirs")
+    ours = aprgraph.load(model).compile("reference", tmp_path / "m.aprg").run("all", "all", tokens=TOKENS, directory=tmp_path / "ours")
+    assert trace.info is not None
+    (tmp_path / "theirs" / "trace.json").unlink()
+    found = aprgraph.audit(tmp_path / "theirs", model, tokens=TOKENS)
+    assert found.exit_code == 0, found.sentence
+    assert any(note.startswith(f"theirs is held to the arithmetic {run.arithmetic}") for note in found.notes)
+    both = aprgraph.diff(tmp_path / "theirs", ours.directory, model=model, tokens=TOKENS)
+    assert both.headline.startswith("Neither side is wrong: each is right by its own graph")
+    assert aprgraph.audit(tmp_path / "theirs", model, tokens=TOKENS, arithmetic="plain").wrong
+    # What is asked for counts; a mistake of float32 is no arithmetic.
+    spoil(ours, "attn_out", 0, lambda values: values + np.square(values))
+    (tmp_path / "ours" / "trace.json").unlink()
+    wrong = aprgraph.audit(tmp_path / "ours", model, tokens=TOKENS)
+    assert [local.label for local in wrong.wrong] == ["layer 0 attn_out", "layer 0 post_attn_residual"]
+    assert not any("is held to the arithmetic" in note for note in wrong.notes)
 
 
 def changed(trace: Trace, directory: Path, stage: str, change: Callable[[Any], Any]) -> Trace:

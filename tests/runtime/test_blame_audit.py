@@ -261,14 +261,16 @@ def test_where_large_terms_cancel_rounding_is_no_fault(tiny_model: Tiny, tmp_pat
 
 @pytest.mark.contract("BLAME-ROUNDING-1")
 def test_what_layers_round_that_were_not_recorded_is_no_fault(tmp_path: Path) -> None:
-    """29 layers of SmolLM2 on tokens that no text has: one position is off by ten times its limit, by rounding alone. The zoo's faults with few taps stay faults."""
+    """29 layers of SmolLM2 on tokens that no text has: rounding alone leaves 4e-11 to 4e-10, by the vectors of the processor, beyond a
+    limit of 1e-11. The zoo's faults with few taps stay faults.
+    """
     model = compiled(require_smollm2())
     trace = model.run("post_ffn_residual,final_norm", "0..1", tokens=(1, 2, 3, 4, 5, 6, 7), directory=tmp_path / "trace")
-    found = audit(trace, model.model)
+    found = audit(trace, model.model, tolerances=["final_norm=nmse:1e-11"])
     local = found.by_key[0, None, "final_norm"]
     assert (wrong(found), local.state) == ([], LocalState.RIGHT)
     assert local.error is not None
-    assert local.error > 1e-10
+    assert local.error > 1e-11
     assert local.reason is not None
     assert "each stage on the way" in local.reason
 

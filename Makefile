@@ -49,7 +49,8 @@ type-check: $(VENV)/.installed
 
 # Two processes, each with whole files, since tests of a file share what took long to make. The longest files come first
 # (tests/plugin_order.py), so that both end together. NumPy's products take one thread each, because the threads of two processes wait
-# for each other. Bytecode is kept even where the environment says otherwise: hundreds of processes are started.
+# for each other. Bytecode is kept even where the environment says otherwise: hundreds of processes are started. Temporary files lie in
+# memory where there is room (tests/plugin_memory.py).
 PYTEST := PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 pytest: $(VENV)/.installed
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder

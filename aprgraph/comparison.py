@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from aprgraph.runtime.comparison import Comparison, with_blame
 from aprgraph.runtime.diff import diff as _diff
 from aprgraph.runtime.diff.side_names import SideNames
 from aprgraph.runtime.diff.sources import Source, open_foreign_sides, open_pair, open_source
+from aprgraph.runtime.executors.workers import WorkersExecutor
 from aprgraph.runtime.trace.reader import Trace
 
 #: Called before each tensor with what it is called.
@@ -46,6 +48,7 @@ def diff(
     called: SideNames | None = None,
     progress: OnProgress | bool | None = None,
     on_replay: OnTensor | None = None,
+    workers: int | None = None,
 ) -> Comparison:
     """Compare two traces, and with ``model`` (that both are to be runs of) say which side is wrong.
 
@@ -63,6 +66,8 @@ def diff(
     Where somebody watches, in a terminal or a notebook, a line says which tensor it is at; ``progress`` False shows nothing, and
     functions are called in its place: ``progress`` before each tensor, ``on_replay`` after each that was replayed.
 
+    ``workers`` is in how many processes a model is replayed (default: in this one); results do not depend on how many they are.
+
     The report's ``headline`` is the sentence to read first. Raises AprgraphError for what cannot
     be compared or read.
     """
@@ -78,11 +83,13 @@ def diff(
     if models is None:
         if tokens is not None:
             raise ComparisonError("tokens are for the replay of a model; give the model too")
+        if workers is not None:
+            raise ComparisonError("workers are for the replay of a model; give the model too")
         return found
     ours, theirs = models
     given: dict[str, Any] = {"tokens": tokens, "profile": profile, "tolerances": tolerances, "top": top}
-    with progress_line(_is_shown(progress), "replaying in float64") as say:
-        return with_blame(found, a, b, ours, model_b=theirs, progress=on_replay or say, **given)
+    with progress_line(_is_shown(progress), "replaying in float64") as say, workers_or_none(workers) as executor:
+        return with_blame(found, a, b, ours, model_b=theirs, progress=on_replay or say, executor=executor, **given)
 
 
 def audit(
@@ -95,10 +102,11 @@ def audit(
     arithmetic: str | None = None,
     names: Sequence[str] = (),
     progress: OnTensor | bool | None = None,
+    workers: int | None = None,
 ) -> Audit:
     """Replay each stage of one trace in float64 from the inputs that it recorded: where is it wrong? See ``Audit``.
 
-    ``trace``, ``names``, ``tokens``, ``profile`` and ``tolerances`` are as of ``diff``.
+    ``trace``, ``names``, ``tokens``, ``profile``, ``tolerances`` and ``workers`` are as of ``diff``.
     ``arithmetic`` is that of the engine which wrote it, such as "ggml-avx2", or "find" (default: what the
     manifest names; where nothing says how the trace was computed, "find").
     Where somebody watches, a line says which tensor was replayed last; ``progress`` False shows nothing, a function is called with it.
@@ -107,7 +115,7 @@ def audit(
     """
     opened = open_source(*open_foreign_sides([trace], names))
     loaded = load_model_of([opened], _model_or_path(model))
-    with progress_line(_is_shown(progress), "replaying in float64") as say:
+    with progress_line(_is_shown(progress), "replaying in float64") as say, workers_or_none(workers) as executor:
         return _audit(
             opened,
             loaded,
@@ -116,7 +124,17 @@ def audit(
             tolerances=tolerances,
             arithmetic=arithmetic,
             progress=progress if callable(progress) else say,
+            executor=executor,
         )
+
+
+def workers_or_none(workers: int | None) -> AbstractContextManager[WorkersExecutor | None]:
+    """An executor of so many processes on this machine, as long as the block lasts; None where none are asked for. Raises ExecutorError."""
+    if workers is None:
+        return nullcontext()
+    from aprgraph.runtime.executors import open_executor  # noqa: PLC0415
+
+    return open_executor(workers=workers)
 
 
 def _is_shown(progress: Callable[..., None] | bool | None) -> bool | None:

@@ -12,12 +12,11 @@ import numpy as np
 from aprgraph.graph.block_formats import decode_minima, decode_reference
 from aprgraph.graph.calling_convention import weight_nbytes
 from aprgraph.graph.ir import Node
-from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array, traits_of
 from aprgraph.graph.ops.sources import MINIMA
 from aprgraph.graph.threads import in_threads
 from aprgraph.graph.weight_pieces import InPieces, decode_piece, rows_of
-from aprgraph.runtime.weight_scales import row_scales
+from aprgraph.runtime.weight_scales import Tensors, row_scales
 
 #: A matrix of more elements is decoded in the parts that are asked for: the table of a large vocabulary is gigabytes in float64.
 _WHOLE = 1 << 26
@@ -33,7 +32,7 @@ _HELD = 1 << 28
 _RESIDENT = 1 << 28
 
 
-def decode_weight(model: Model, node: Node) -> Array:
+def decode_weight(model: Tensors, node: Node) -> Array:
     """The weight of a `weight` node, decoded to float64 in its dims, by all processors."""
     value = np.empty(_matrix(model, node))
     for _ in in_threads(lambda tile: _decode_into(value[tile], model, node, tile), _tiles(0, *value.shape)):
@@ -41,7 +40,7 @@ def decode_weight(model: Model, node: Node) -> Array:
     return value.reshape(node.type.bind())
 
 
-def decode_rows(model: Model, node: Node, start: int = 0, stop: int | None = None) -> Array:
+def decode_rows(model: Tensors, node: Node, start: int = 0, stop: int | None = None) -> Array:
     """The rows start .. stop - 1 of the weight of a `weight` node in float64; of experts, the rows of all, one after the other."""
     rows, columns = _matrix(model, node)
     stop = rows if stop is None else stop
@@ -54,7 +53,7 @@ def decode_rows(model: Model, node: Node, start: int = 0, stop: int | None = Non
     return value
 
 
-def _matrix(model: Model, node: Node) -> tuple[int, int]:
+def _matrix(model: Tensors, node: Node) -> tuple[int, int]:
     """The rows of a weight as the file has them, which may be other dims than the node's, and the elements of each."""
     *outer, columns = model.tensor(node.attr_str("tensor")).dims
     return math.prod(outer), node.type.bind()[-1] if node.attrs.get("part") == MINIMA else columns
@@ -65,14 +64,14 @@ def _tiles(start: int, stop: int, columns: int) -> Iterator[slice]:
     return (slice(first, min(first + rows, stop)) for first in range(start, stop, rows))
 
 
-def _decode_into(value: Array, model: Model, node: Node, rows: slice) -> None:
+def _decode_into(value: Array, model: Tensors, node: Node, rows: slice) -> None:
     """Some rows of a weight."""
     decoded = _decode_tile(model, node, rows)
     assert decoded.shape == value.shape  # nothing is to be repeated
     value[...] = decoded
 
 
-def _decode_tile(model: Model, node: Node, rows: slice) -> Array:
+def _decode_tile(model: Tensors, node: Node, rows: slice) -> Array:
     info = model.tensor(node.attr_str("tensor"))
     if info.in_pieces is not None:
         return _rows_of_pieces(info.in_pieces, rows.start, rows.stop)
@@ -114,7 +113,7 @@ def held(read: Callable[[Node, Node], Array], names: Collection[str]) -> Callabl
 class _Parts:
     """A weight [R, C] or [X, R, C] of which rows, by slice or by ids, or one expert, are decoded when they are asked for."""
 
-    def __init__(self, model: Model, node: Node, decode: Callable[[Node, int, int], Array]) -> None:
+    def __init__(self, model: Tensors, node: Node, decode: Callable[[Node, int, int], Array]) -> None:
         self._model, self._node, self._decode = model, node, decode
         self.shape = tuple(node.type.bind())
 
@@ -142,7 +141,7 @@ class DecodedWeights:
     ``keep_parts``: so do the parts of larger ones, for traces that are replayed side by side.
     """
 
-    def __init__(self, model: Model, keep: int = 0) -> None:
+    def __init__(self, model: Tensors, keep: int = 0) -> None:
         self._model = model
         self._keep = keep
         self.keep_parts = False

@@ -6,15 +6,28 @@ decoded is multiplied, which is the same but for rounding.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.block_formats import decode_reference
 from aprgraph.graph.ir import Node
-from aprgraph.graph.model import Model
+from aprgraph.graph.sources import Source, TensorInfo
 
 
-def row_scales(model: Model, node: Node, start: int, stop: int) -> npt.NDArray[np.float64] | None:
+class Tensors(Protocol):
+    """The tensors of a model file by name: a Model's, or a file's of which no more is known."""
+
+    @property
+    def file(self) -> Source:
+        """The file."""
+
+    def tensor(self, name: str) -> TensorInfo:
+        """A tensor."""
+
+
+def row_scales(model: Tensors, node: Node, start: int, stop: int) -> npt.NDArray[np.float64] | None:
     """What the rows start .. stop - 1 of the weight of a `weight` node are multiplied by, [rows, 1]; None where nothing is.
 
     Rows are those of all experts, one after the other.

@@ -10,7 +10,7 @@ import typer
 
 from aprgraph.cli.follow_up import check_page, check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance, Workers
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.recorded_models import Overrides, model_of_manifest
 from aprgraph.cli.tables import format_table
@@ -68,6 +68,7 @@ def audit(
     override_kv: Override = None,
     ignore: Ignore = None,
     names: Map = None,
+    workers: Workers = None,
     suggest: Suggest = False,
     repro: Repro = None,
     html: Html = None,
@@ -113,7 +114,14 @@ def audit(
     print_notices(loaded.notices)
     with replaying(len(opened.entries)) as progress:
         found = comparison.audit(
-            opened, loaded, tokens=ids, profile=profile, tolerances=tolerances or [], arithmetic=chosen, progress=progress
+            opened,
+            loaded,
+            tokens=ids,
+            profile=profile,
+            tolerances=tolerances or [],
+            arithmetic=chosen,
+            progress=progress,
+            workers=workers,
         )
     late = Afterwards()
     if repro is not None:

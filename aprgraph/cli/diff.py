@@ -10,7 +10,7 @@ import typer
 
 from aprgraph.cli.follow_up import check_page, check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance
+from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance, Workers
 from aprgraph.cli.progress import comparing, replaying
 from aprgraph.cli.recorded_models import Overrides, model_of_manifest
 from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
@@ -77,6 +77,7 @@ def diff(
     override_kv: Override = None,
     ignore: Ignore = None,
     names: Map = None,
+    workers: Workers = None,
     suggest: Suggest = False,
     repro: Repro = None,
     html: Html = None,
@@ -145,12 +146,12 @@ def diff(
         given = zip("AB", sides, (model_a or model, model_b or model), strict=True)
         (model_a, of_a), (model_b, of_b) = (model_of_manifest(trace, side, chosen) for side, trace, chosen in given)
         recorded = of_a, of_b
-    truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro, recorded)
+    truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro, recorded, workers)
     ids = None if tokens is None else parse_tokens(tokens)
     late = Afterwards()
     report = Comparison.of(_compare(one, other, top, profile, tolerances or []))
     if truth is not None:
-        with replaying(len(one.entries) + len(other.entries)) as progress:
+        with replaying(len(one.entries) + len(other.entries)) as progress, comparison.workers_or_none(workers) as executor:
             report = with_blame(
                 report,
                 *sides,
@@ -161,6 +162,7 @@ def diff(
                 tolerances=tolerances or [],
                 top=top,
                 progress=progress,
+                executor=executor,
             )
         if repro is not None:
             guilty = comparison.guilty_of_diff(report, *sides)
@@ -206,6 +208,7 @@ def _load(
     ignore: list[str],
     repro: Path | None,
     recorded: tuple[Overrides, Overrides],
+    workers: int | None,
 ) -> tuple[Model, Model] | None:
     """The models to replay A and B by, if any is named: of both, of A, of B. Raises AprgraphError, also for options that need one.
 
@@ -220,7 +223,13 @@ def _load(
     if loaded is not None:
         print_notices(tuple(dict.fromkeys(notice for model in loaded for notice in model.notices)))
         return loaded
-    for option, given in (("--tokens", tokens), ("--override-kv", override_kv), ("--ignore", ignore), ("--repro", repro)):
+    for option, given in (
+        ("--tokens", tokens),
+        ("--override-kv", override_kv),
+        ("--ignore", ignore),
+        ("--repro", repro),
+        ("--workers", workers),
+    ):
         if given:
             raise ComparisonError(f"{option} is for the replay of a model; name it with --model")
     return None

@@ -73,6 +73,12 @@ ReplayTokens = Annotated[
         "--tokens", metavar="1,2,3,…", help="With a model: the prompt's token ids, for a trace whose manifest does not name them."
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, max=1024, metavar="N", help="With a model: replay in N processes; results do not depend on N [in this]."
+    ),
+]
 Suggest = Annotated[bool, typer.Option("--suggest", help="Print only what to tap next: options of `aprgraph run`.")]
 Html = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page that opens offline.", show_default=False)

@@ -22,6 +22,8 @@ from aprgraph.graph.stages import HIDDEN, STAGE_BY_NAME, Stage, add_stage
 _F = TypeVar("_F", bound=type[Family])
 #: More than any Python file has.
 _MOST_BYTES = 16 << 20
+#: What the names of modules begin with that are such files.
+_MODULE = "aprgraph_family_"
 
 #: The entry points by which an installed package says which families it brings.
 ENTRY_POINTS = "aprgraph.families"
@@ -113,6 +115,11 @@ def load_family_file(path: str | Path) -> list[type[Family]]:
     return found
 
 
+def loaded_family_files() -> list[str]:
+    """The files that ``load_family_file`` has run, for another process that is to know the same families and ops."""
+    return [str(module.__file__) for name, module in sys.modules.items() if name.startswith(_MODULE)]
+
+
 def _run(file: Path) -> ModuleType:
     try:
         source = read_input(file, _MOST_BYTES)
@@ -121,7 +128,7 @@ def _run(file: Path) -> ModuleType:
     # By content, so that loading a file twice declares one class, and the file beside it another. Python's own
     # importing goes by the file's suffix, keeps compiled code beside it, and takes a file of the same size and second
     # to be the same.
-    name = f"aprgraph_family_{hashlib.sha256(source).hexdigest()[:16]}"
+    name = f"{_MODULE}{hashlib.sha256(source).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     module = sys.modules[name] = ModuleType(name)

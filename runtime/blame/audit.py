@@ -31,6 +31,7 @@ from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
 from aprgraph.runtime.blame.repeated import with_repeats
 from aprgraph.runtime.blame.replay import Replay, Replayer
+from aprgraph.runtime.blame.replay_workers import ReplayWorkers
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.diff.caveats import Caveat
@@ -48,6 +49,7 @@ from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
 from aprgraph.runtime.diff.side_names import name_of
 from aprgraph.runtime.diff.tolerances import check_profile
+from aprgraph.runtime.executors.workers import WorkersExecutor
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.repeats import without_repeats
 from aprgraph.runtime.tokens import check_tokens
@@ -67,6 +69,7 @@ def audit(
     stages: Iterable[str] | None = None,
     progress: Progress | None = None,
     arithmetic: str | None = None,
+    executor: WorkersExecutor | None = None,
 ) -> Audit:
     """Replay every tensor of ``trace`` whose inputs are known. See ``Auditor`` for the arguments and errors.
 
@@ -80,14 +83,18 @@ def audit(
     chosen = ChosenArithmetic(arithmetic)
 
     def audit_unless(one: Trace, hopeless: Hopeless) -> Audit | None:
-        auditor = Auditor(one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, arithmetic=chosen)
+        auditor = Auditor(
+            one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, arithmetic=chosen, executor=executor
+        )
         return auditor.audit_unless(hopeless, progress)
 
     found = audit_unless(once, lambda _: False)
     assert found is not None
     found_in = {chosen: found}
     for other in chosen.others() if found.wrong else ():  # the first layers did not tell them apart; what is wrong may
-        auditor = Auditor(once, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, arithmetic=other)
+        auditor = Auditor(
+            once, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, arithmetic=other, executor=executor
+        )
         # One that explains none of what is wrong leaves no less. How something was recorded is known of a whole audit alone.
         if not found.is_read_otherwise and not auditor.explains_some({local.key for local in found.wrong}):
             continue
@@ -109,6 +116,7 @@ class Auditor:
     ``tolerances`` set limits for single stages, as in ``diff``; ``stages`` are the stages that they may name
     (default: those of the trace). Audits of one model may share a ReplayedModel. ``arithmetic`` is that which the trace was computed
     in, as ``chosen_arithmetic.py`` has it (default: the one that the manifest names, or, without a manifest, that explains the trace).
+    The workers of ``executor`` compute the values (default: this process).
 
     Raises ComparisonError for an unknown profile or tokens that contradict the manifest, TokenError for ids outside
     the vocabulary, TraceError for a damaged file, and ModelError for a model whose graph cannot be built.
@@ -124,6 +132,7 @@ class Auditor:
         tolerances: Sequence[str] = (),
         stages: Iterable[str] | None = None,
         arithmetic: ChosenArithmetic | None = None,
+        executor: WorkersExecutor | None = None,
     ) -> None:
         if profile is not None:
             check_profile(profile)
@@ -147,6 +156,7 @@ class Auditor:
             if self._kept is None and self.profile != QUANT_VS_FLOAT:
                 self.profile = profile or EXACT_PROFILE
         self.replayer = Replayer(self.graph, self.recorded, replayed.weights.read, replayed.weights.read_in_parts)
+        self._workers = None if executor is None else ReplayWorkers(executor, model)
         limits = Tolerances(self.profile, tolerances, names)
         float_weights: FloatWeights | None = None
         if self.profile == QUANT_VS_FLOAT:
@@ -286,7 +296,11 @@ class Auditor:
     ) -> Iterator[tuple[str, LocalError]]:
         """The local errors of one step by node, in the order of ``graph``, which is that of the replay or a part of it."""
         targets = tensors.keys() & set(graph.outputs)
-        for node, value in self.replayer.run(replay, states, graph=graph):
+        if self._workers is None:
+            computed = self.replayer.run(replay, states, graph=graph)
+        else:
+            computed = self._workers.run(self.recorded, step, replay, states, graph)
+        for node, value in computed:
             self._judge.see(step, replay.graph, node, value)
             if node.name in targets:
                 yield node.name, self._judge.judge(step, tensors[node.name], value, replay, explain=explain)

@@ -129,9 +129,12 @@ class Recorded:
 
     def value(self, tensor: RecordedTensor, *, as_it_stands: bool = False) -> Array:
         """The values in float64, of all positions, by the tensor's reading if it has one. Raises TraceError."""
+        return self.value_by(tensor, None if as_it_stands else self.readings.get((tensor.entry.step, tensor.node.name)))
+
+    def value_by(self, tensor: RecordedTensor, reading: Reading | None) -> Array:
+        """The values in float64, of all positions, as a reading has them. Raises TraceError."""
         assert tensor.is_whole
         values = self.load(tensor)
-        reading = None if as_it_stands else self.readings.get((tensor.entry.step, tensor.node.name))
         with np.errstate(invalid="ignore"):  # signalling NaNs
             return (values if reading is None else reading.restore(values)).astype(np.float64)
 

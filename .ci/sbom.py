@@ -18,7 +18,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "sbom.cdx.json"
-LOCKS = ("requirements.lock", "requirements-model.lock", "requirements-linker.lock", "requirements-cuda.lock", "bench/requirements.lock")
+LOCKS = (
+    "requirements.lock", "requirements-model.lock", "requirements-linker.lock", "requirements-cuda.lock", "requirements-docs.lock",
+    "bench/requirements.lock",
+)  # fmt: skip
 
 _PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)(?:\s*;\s*(.*?))?\s*\\?$", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")

@@ -100,6 +100,11 @@ class Graph(Shown):
         self._nodes: dict[str, Node] = {}
         self._operands: dict[str, tuple[str, ...]] = {}
         self._users: dict[str, list[str]] = {}
+        #: Each node's place in execution order.
+        self._order: dict[str, int] = {}
+        #: The nodes of each op that was asked for.
+        self._by_op: dict[str, list[Node]] = {}
+        self._by_layer: dict[str, dict[int | None, Node]] = {}
         self._networkx: nx.MultiDiGraph[str] | None = None
         #: Whether the verifier has found every node well-formed; a change of the nodes unsets it.
         self.verified = False
@@ -113,19 +118,25 @@ class Graph(Shown):
         for operand in operands:
             if operand not in self._nodes:
                 raise GraphError(f"%{node.name} uses %{operand}, which is not defined before it")
+        self._order[node.name] = len(self._nodes)
         self._nodes[node.name] = node
         self._operands[node.name] = tuple(operands)
         self._users[node.name] = []
         for operand in dict.fromkeys(operands):
             self._users[operand].append(node.name)
-        self._networkx, self.verified = None, False
+        self._changed()
         return node
 
     def replace_node(self, node: Node) -> None:
         """Put ``node`` in place of the node of its name; operands and users stay."""
         self[node.name]  # raises if it is not there
         self._nodes[node.name] = node
+        self._changed()
+
+    def _changed(self) -> None:
         self._networkx, self.verified = None, False
+        self._by_op.clear()
+        self._by_layer.clear()
 
     def rebuild(self, nodes: Iterable[Node], outputs: Sequence[str] | None = None) -> Graph:
         """A new graph of ``nodes`` (a subset of this graph's, or replacements of the same names), with their operands."""
@@ -200,9 +211,21 @@ class Graph(Shown):
                 waiting.extend(self._operands[name])
         return found
 
+    def in_order(self, names: Iterable[str]) -> list[Node]:
+        """The nodes of these names, in execution order; takes no longer for being a part of a large graph."""
+        return [self._nodes[name] for name in sorted(names, key=self._order.__getitem__)]
+
     def with_op(self, op: str) -> list[Node]:
         """The nodes of one op, in execution order."""
-        return [node for node in self if node.op == op]
+        if op not in self._by_op:
+            self._by_op[op] = [node for node in self if node.op == op]
+        return list(self._by_op[op])
+
+    def by_layer(self, op: str) -> Mapping[int | None, Node]:
+        """By layer, the last node of one op; not to be changed."""
+        if op not in self._by_layer:
+            self._by_layer[op] = {node.layer: node for node in self.with_op(op)}
+        return self._by_layer[op]
 
     def staged(self) -> list[Node]:
         """The nodes that are a stage of the model, in execution order (taps are not stages)."""

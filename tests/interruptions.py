@@ -228,6 +228,7 @@ def main() -> None:
             outcomes[subject.name, signal.Signals(number).name, ending.code] += 1
             print(f"{index + 1}: {subject.name}, {signal.Signals(number).name} after {delay:.2f} s: {ending.code}", flush=True)
         for subject in subjects:
+            clean(folder)  # two commands write pages of different kinds, and neither over the other's
             run_to_end(folder, subject)
     totals: Counter[int] = Counter()
     for (name, number_name, code), times in sorted(outcomes.items()):

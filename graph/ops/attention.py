@@ -59,9 +59,9 @@ def reach_of(attrs: Attrs) -> int:
     return window // 2 + 1 if window and is_symmetric(attrs) else window
 
 
-def scores_by_layer(graph: Graph) -> dict[int | None, Node]:
+def scores_by_layer(graph: Graph) -> Mapping[int | None, Node]:
     """By layer, the node of the scores: its attributes say how many heads there are, and what they attend to."""
-    return {node.layer: node for node in graph.with_op("attn_scores")}
+    return graph.by_layer("attn_scores")
 
 
 def cap_of(attrs: Attrs) -> float:

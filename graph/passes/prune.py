@@ -21,5 +21,4 @@ class Prune:
 
 def part_of(graph: Graph, outputs: Sequence[str]) -> Graph:
     """A new graph of the nodes ``outputs`` and what they are computed from."""
-    needed = graph.ancestors(outputs)
-    return graph.rebuild((node for node in graph if node.name in needed), outputs)
+    return graph.rebuild(graph.in_order(graph.ancestors(outputs)), outputs)

@@ -64,7 +64,8 @@ def explained_by_rounding(
         for node in part.staged()
         if is_computed(node) and node.name != tensor.node.name and kind_of(node.stage or "") is not StageKind.INDEX
     }
-    ids = {f"{PREFIX}{node.name}" for node in replayer.graph.staged() if kind_of(node.stage or "") is StageKind.INDEX}
+    recorded = ((node.name, replayer.graph[node.name.removeprefix(PREFIX)]) for node in part if node.name.startswith(PREFIX))
+    ids = {name for name, node in recorded if kind_of(node.stage or "") is StageKind.INDEX}
     multiplied = {name for node in part if traits_of(node).is_matmul for name in part.operand_names(node.name)}
 
     def rounded(node: Node, value: Array) -> Array:

@@ -21,9 +21,11 @@ class Twins:
     def __init__(self) -> None:
         self._recorded: dict[Place, tuple[int, Array]] = {}
         self._computed: dict[Place, tuple[int, Array]] = {}
+        self._alike: list[dict[tuple[int, int], _Samples]] = []
 
     def see(self, key: Place, recorded: Array | None, computed: Array) -> None:
         """Take both values of a tensor, or the computed one of a stage that was not recorded."""
+        self._alike = []
         self._computed[key] = _sample(computed)
         if recorded is not None:
             self._recorded[key] = _sample(recorded)
@@ -33,19 +35,46 @@ class Twins:
         mine = self._recorded.get(key)
         if mine is None or not mine[1].any():
             return None
-        for others in (self._recorded, self._computed):
-            found = _nearest(key, mine, others)
+        if not self._alike:  # all are seen before the first is looked for
+            self._alike = [_by_step_and_size(self._recorded), _by_step_and_size(self._computed)]
+        size, values = mine
+        for groups in self._alike:
+            found = groups[key.step, size].nearest(key, values) if (key.step, size) in groups else None
             if found is not None:
                 return found
         return None
 
 
-def _nearest(key: Place, mine: tuple[int, Array], others: Mapping[Place, tuple[int, Array]]) -> Place | None:
-    size, values = mine
-    for other, (count, sample) in others.items():
-        if other != key and other.step == key.step and count == size and np.abs(values - sample).max() <= _SAME * np.abs(values).max():
-            return other
-    return None
+class _Samples:
+    """The samples of tensors of one step and size, which are found by one of their elements: each against each takes hours where there
+    are thousands.
+    """
+
+    def __init__(self, samples: Mapping[Place, Array]) -> None:
+        self._places = list(samples)
+        self._values = np.stack(list(samples.values()))
+        self._sorted: dict[int, tuple[Array, Array]] = {}
+
+    def nearest(self, key: Place, values: Array) -> Place | None:
+        """The first other one whose sample is ``values``, but for rounding."""
+        element = int(np.abs(values).argmax())
+        if element not in self._sorted:
+            order = np.argsort(self._values[:, element], kind="stable")
+            self._sorted[element] = order, self._values[order, element].astype(np.float64)
+        order, column = self._sorted[element]
+        most = _SAME * float(np.abs(values[element]))
+        # A little more than may be, which is looked at in float32.
+        low, high = np.searchsorted(column, [float(values[element]) - 2 * most, float(values[element]) + 2 * most])
+        near = np.sort(order[low:high])
+        alike = near[np.abs(values - self._values[near]).max(axis=1) <= _SAME * np.abs(values).max()]
+        return next((self._places[index] for index in alike if self._places[index] != key), None)
+
+
+def _by_step_and_size(samples: Mapping[Place, tuple[int, Array]]) -> dict[tuple[int, int], _Samples]:
+    groups: dict[tuple[int, int], dict[Place, Array]] = {}
+    for place, (size, values) in samples.items():
+        groups.setdefault((place.step, size), {})[place] = values
+    return {which: _Samples(group) for which, group in groups.items()}
 
 
 def _sample(values: Array) -> tuple[int, Array]:

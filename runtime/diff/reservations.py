@@ -156,8 +156,11 @@ def _tensors(rows: Sequence[DiffRow]) -> str:
 
 def shard_reservations(pairs: Sequence[Pair], shaped: Sequence[ShapedTrace], names: Sequence[str]) -> Iterator[Reservation]:
     """A side that looks like one rank of a tensor-parallel run, where the other is whole."""
+    whole = [pair for pair in pairs if pair.a and pair.b and pair.last_of is None]
+    if all(pair.a and pair.b and pair.a.shape == pair.b.shape for pair in whole):
+        return  # nobody holds a part
     for side, name in enumerate(names):
-        found = find_shard(_held(pair, side, shaped) for pair in pairs if pair.a and pair.b and pair.last_of is None)
+        found = find_shard(_held(pair, side, shaped) for pair in whole)
         if found is not None:
             yield Reservation(found.sentence(name))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -54,7 +54,20 @@ def statistics_from_sums(count: int, nan: int, inf: int, low: float, high: float
 
 
 def compute_statistics(values: F32) -> Statistics:
-    """The statistics of ``values`` (any shape), in chunks, so that memory stays bounded."""
+    """The statistics of ``values`` (any shape, float64 of other programs too), in chunks, so that memory stays bounded."""
+    found = _statistics(values, 1.0)
+    if found.rms is not None and not math.isfinite(found.rms + abs(found.mean or 0.0)):
+        # Squares and sums of float64 end where float64 does.
+        scale = max(abs(value) for value in (found.min, found.max) if value is not None)
+        parts = _statistics(values, scale)
+        assert parts.mean is not None
+        assert parts.rms is not None
+        return replace(found, mean=parts.mean * scale, rms=parts.rms * scale)
+    return found
+
+
+def _statistics(values: F32, scale: float) -> Statistics:
+    """Those of ``values`` over ``scale``."""
     flat = values.reshape(-1)
     nan = inf = 0
     low, high, total, squares = math.inf, -math.inf, 0.0, 0.0
@@ -67,7 +80,9 @@ def compute_statistics(values: F32) -> Statistics:
             inf += int(np.isinf(chunk).sum())
             chunk = chunk[finite]
         if chunk.size:
+            chunk /= scale
             low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
-            total += float(chunk.sum())
-            squares += float(np.square(chunk).sum())
+            with np.errstate(over="ignore"):
+                total += float(chunk.sum())
+                squares += float(np.square(chunk).sum())
     return statistics_from_sums(flat.size, nan, inf, low, high, total, squares)

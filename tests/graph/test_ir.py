@@ -7,6 +7,7 @@ import pytest
 
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ir import Graph, Node, TensorType, renamed
+from aprgraph.graph.passes.prune import part_of
 
 F32 = TensorType("f32", ("n", 4))
 
@@ -164,3 +165,26 @@ def test_typed_attributes(value: object, getter: str, expected: str) -> None:
     assert (item.attr_int("i"), item.attr_float("i"), item.attr_float("f"), item.attr_str("s")) == (3, 3.0, 0.5, "t")
     with pytest.raises(GraphError, match=f"%x: attribute a is {value!r}, expected {expected}"):
         getattr(item, getter)("a")
+
+
+def test_nodes_by_op_and_layer_are_those_of_now() -> None:
+    """What was asked for before does not stay when a node comes or is replaced."""
+    graph = diamond()
+    assert [one.name for one in graph.with_op("silu")] == ["a", "c", "b", "d", "e"]
+    assert graph.by_layer("silu")[None].name == "e"
+    graph.add(node("f", layer=2), ["d"])
+    graph.replace_node(node("e", op="relu"))
+    graph.with_op("silu").clear()  # the caller's own
+    assert [one.name for one in graph.with_op("silu")] == ["a", "c", "b", "d", "f"]
+    assert {layer: one.name for layer, one in graph.by_layer("silu").items()} == {None: "d", 2: "f"}
+    assert [one.name for one in graph.with_op("relu")] == ["e"]
+
+
+def test_a_part_is_made_without_a_look_at_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay makes one of every stage: of a thousand layers, a look at each node each time took minutes."""
+    graph = diamond()
+    with monkeypatch.context() as patch:
+        patch.setattr(Graph, "__iter__", lambda _: pytest.fail("every node was looked at"))
+        part = part_of(graph, ("b",))
+    assert [one.name for one in part] == ["a", "b"]
+    assert part.outputs == ("b",)

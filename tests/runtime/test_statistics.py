@@ -58,3 +58,13 @@ def test_json_keeps_everything() -> None:
 def test_from_sums() -> None:
     assert statistics_from_sums(5, 1, 2, -1.0, 3.0, 2.0, 10.0) == Statistics(5, -1.0, 3.0, 1.0, math.sqrt(5), 1, 2)
     assert statistics_from_sums(3, 1, 2, math.inf, -math.inf, 0.0, 0.0) == Statistics(3, None, None, None, None, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "rms"), [([1e200, -1e200, 2e200], 2e200 / 3, 2**0.5 * 1e200), ([1.5e308, 1.5e308], 1.5e308, 1.5e308)]
+)
+def test_squares_and_sums_beyond_float64(values: list[float], mean: float, rms: float) -> None:
+    """Arrays of other programs may be float64: no warning, and numbers that JSON can hold."""
+    found = compute_statistics(np.array(values))
+    assert (found.min, found.max) == (min(values), max(values))
+    assert (found.mean, found.rms) == (pytest.approx(mean), pytest.approx(rms))

@@ -11,8 +11,8 @@
 
 Whoever can write here could put code here, so none is loaded that this user's key does not vouch for: kernels have their
 digests in artifact.json, and that has a message authentication code; programs have one each, in their names. Code is read
-once, and what was verified in memory is what is loaded. It holds no weights. TVM is imported only where something has to
-be compiled.
+once, and what was verified in memory is what is loaded. It holds no weights. TVM's Python package is imported only where a
+kernel has to be compiled.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def digest(data: bytes) -> str:
 
 def _compile_program(graph: Graph, target: str) -> bytes:
     """The program's bytecode. Raises ToolchainError."""
-    from aprgraph.codegen.program import build_program  # noqa: PLC0415 -- imports the compiler
+    from aprgraph.codegen.program import build_program  # noqa: PLC0415 -- most runs find theirs compiled
 
     return file_in_memory(lambda name: build_program(graph, Path(name), target=target))
 

@@ -1,6 +1,6 @@
 """TVM's compiler serves one thread at a time: what it builds on is kept in variables of the process.
 
-Relax keeps a stack of builders there, and CUDA source is caught by replacing a global function. A thread that compiles
+TensorIR's builder keeps a stack of frames there, and CUDA source is caught by replacing a global function. A thread that compiles
 holds a lock, so that several threads can use the API.
 """
 

@@ -1,21 +1,23 @@
-"""The program of a plan: the tapped, pruned graph as a small Relax function that calls kernels compiled before.
+"""The program of a plan: the tapped, pruned graph as bytecode of TVM's virtual machine, which calls kernels compiled before.
 
-What a tap can change is which buffers are copied out, never a kernel. TVM's memory planner is left out of the pipeline:
-it has reused storage through an alias (apache/tvm issue 20134), and a tap that reads an overwritten buffer is fatal
-for a tracer. Every value has storage of its own until its last use; the allocator's pool hands it on after that.
+What a tap can change is which buffers are copied out, never a kernel. Every value has storage of its own until its last use; the
+allocator's pool hands it on after that. (TVM's memory planner has reused storage through an alias, apache/tvm issue 20134, and
+a tap that reads an overwritten buffer is fatal for a tracer.)
+
+The instructions are those that Relax emits for such a function (relax/backend/vm), through the same builder of executables. A program
+holds no loop and no arithmetic, so there is nothing for a compiler to do, and the import of TVM's is a second of every new plan.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import tvm
-from tvm import relax, tirx
-from tvm.relax import transform
-
-from aprgraph.codegen.compiler_lock import compiling
-from aprgraph.codegen.kernels import request_of
+from aprgraph.codegen.kernels.base import request_of
 from aprgraph.graph.block_formats import weight_storage
 from aprgraph.graph.calling_convention import (
     CHOICE_FUNCTION,
@@ -28,104 +30,251 @@ from aprgraph.graph.calling_convention import (
     program_parameters,
     returned_nodes,
 )
+from aprgraph.graph.errors import ToolchainError
 from aprgraph.graph.ir import Dim, Graph, Node, TensorType
 from aprgraph.graph.ops import is_own_state, is_tap, is_weight, state_type, states_of, traits_of
+from aprgraph.graph.tvm_libraries import COMPILER, load_tvm_library
 from aprgraph.graph.weight_pieces import comes_in_pieces, table_shape
 
 _DTYPES = {"f32": "float32", "i32": "int32"}
+#: The register that a call without a result writes to, and the one that holds the machine (Instruction::kVoidRegister, kVMRegister).
+_VOID, _MACHINE = 1 << 54, (1 << 54) + 1
+#: VMFuncInfo::FuncKind::kPackedFunc.
+_PACKED = 0
+
+
+class _Match(IntEnum):
+    """What is done with one dim of a shape: MatchShapeCode of relax/backend/vm."""
+
+    IS = 0
+    STORE = 1
+    IS_STORED = 3
+
+
+class _Make(IntEnum):
+    """Where one dim of a shape comes from: MakeShapeCode of relax/backend/vm."""
+
+    NUMBER = 0
+    STORED = 1
+
+
+@dataclass(frozen=True)
+class Register:
+    """A place for one value in a frame of the machine."""
+
+    index: int
+
+
+Argument = Register | int | float | str
+
+
+class _Instructions:
+    """The instructions of one function of ``parameters``, which begin with a heap for dims."""
+
+    def __init__(self, name: str, parameters: Sequence[str], dims: int) -> None:
+        ffi = _builder_functions()
+        self._function, self._dtype = ffi.get_global_func, ffi.dtype
+        self._name = name
+        self._builder = self._exec("Create")()
+        self._exec("EmitFunction")(self._builder, name, len(parameters), list(parameters))
+        self._free: list[int] = []
+        self._registers = len(parameters)
+        self._declared: set[str] = set()
+        self._heap = self.register()
+        self.call("vm.builtin.alloc_shape_heap", [Register(_MACHINE), dims], self._heap)
+
+    def _exec(self, name: str) -> Callable[..., Any]:
+        function: Callable[..., Any] = self._function(f"relax.ExecBuilder{name}")
+        return function
+
+    def register(self) -> Register:
+        """One that holds nothing that is read later."""
+        if self._free:
+            return Register(self._free.pop())
+        self._registers += 1
+        return Register(self._registers - 1)
+
+    def dtype(self, name: str) -> Any:
+        """A dtype as an argument."""
+        return self._dtype(name)
+
+    def call(self, function: str, arguments: Iterable[Argument | Any], result: Register | None = None) -> None:
+        """Call a function of the process or of the library by its name."""
+        if function not in self._declared:
+            self._declared.add(function)
+            self._exec("DeclareFunction")(self._builder, function, _PACKED)
+        given = [self._argument(one) for one in arguments]
+        self._exec("EmitCall")(self._builder, function, given, _VOID if result is None else result.index)
+
+    def _argument(self, value: Argument | Any) -> int:
+        if isinstance(value, Register):
+            return int(self._exec("R")(self._builder, value.index))
+        if isinstance(value, int):
+            return int(self._exec("Imm")(self._builder, value))
+        return int(self._exec("ConvertConstant")(self._builder, value))
+
+    def let_go(self, register: Register) -> None:
+        """Nothing reads what a register holds any more."""
+        self.call("vm.builtin.null_value", [], register)
+        self._free.append(register.index)
+
+    def check(self, value: Register, rank: int, dtype: str, what: str) -> None:
+        """Require a tensor of so many dims."""
+        self.call("vm.builtin.check_tensor_info", [value, rank, self.dtype(dtype), what])
+
+    def match(self, value: Register, codes: Iterable[int], rank: int, what: str) -> None:
+        """Require, or store, the dims of a tensor or a shape."""
+        self.call("vm.builtin.match_shape", [value, self._heap, rank, *codes, what])
+
+    def shape(self, codes: Sequence[int]) -> Register:
+        """A shape of numbers and stored dims."""
+        made = self.register()
+        self.call("vm.builtin.make_shape", [self._heap, len(codes) // 2, *codes], made)
+        return made
+
+    def executable(self, results: Sequence[Register]) -> Any:
+        """The executable whose function returns the tuple of ``results``."""
+        made = self.register()
+        self.call("vm.builtin.make_tuple", results, made)
+        self._exec("EmitRet")(self._builder, self._argument(made))
+        self._exec("EndFunction")(self._builder, self._name)
+        return self._exec("Get")(self._builder)
+
+
+@cache
+def _builder_functions() -> Any:
+    """The module `tvm_ffi`, through which the builder of executables is reached."""
+    try:
+        return load_tvm_library(COMPILER)[0]
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()
+        raise ToolchainError(f"TVM's compiler cannot be loaded: {reason[-1] if reason else error}; install apache-tvm again") from None
+
+
+class _Program:
+    """The lowering of one graph."""
+
+    def __init__(self, graph: Graph, target: str) -> None:
+        self._graph = graph
+        self._reads_file = target == "llvm"
+        self._last_use = _last_uses(graph)
+        #: Symbols of dims, then the sizes of types in bytes, by their places in the heap.
+        self._dims: dict[object, int] = {}
+        self._names: list[str] = []
+        self._values: dict[str, list[Register]] = {}
+        self._states: dict[str, Register] = {}
+
+    def executable(self) -> Any:
+        """The executable of the graph."""
+        graph, matches = self._graph, list[tuple[Register, str | None, Sequence[Dim] | None, str]]()
+
+        def parameter(name: str, dtype: str | None, dims: Sequence[Dim] | None) -> Register:
+            self._names.append(name)
+            register = Register(len(self._names) - 1)
+            matches.append((register, dtype, dims, f"program, {name}"))
+            return register
+
+        for node in program_parameters(graph):
+            dtype, dims = weight_storage(node.type) if is_weight(node) else (_DTYPES[node.type.dtype], node.type.dims)
+            in_pieces = is_weight(node) and comes_in_pieces(node.type)
+            # In a file the pieces of a weight lie wherever they do: the buffer is as long as the memory that they lie in.
+            self._values[node.name] = [parameter(f"%{node.name}", dtype, None if in_pieces else dims)]
+            if in_pieces:
+                self._values[node.name].append(parameter(f"the places of %{node.name}", "int64", table_shape(node.type)))
+        for node in states_of(graph):
+            kind = state_type(graph, node)
+            self._states[node.name] = parameter(f"the state of %{node.name}", _DTYPES[kind.dtype], kind.dims)
+        halves = parameter("the half table", "float32", [HALF_TABLE_SIZE]) if self._reads_file else None
+        types = computed_types(graph)
+        sizes = parameter("the sizes of values", None, None)
+
+        symbols = {dim for _, _, dims, _ in matches for dim in dims or () if isinstance(dim, str)}
+        self._code = _Instructions(ENTRY, self._names, len(symbols) + len(types))
+        for register, held_as, shape, what in matches:
+            if held_as is not None:
+                self._code.check(register, 1 if shape is None else len(shape), held_as, f"{what}: another dtype or rank")
+            if shape is not None:
+                self._code.match(register, [code for dim in shape for code in self._match_of(dim)], len(shape), f"{what}: another shape")
+        stored = [self._dims.setdefault(kind, len(self._dims)) for kind in types]
+        self._code.match(sizes, [code for place in stored for code in (_Match.STORE, place)], len(types), "program: other sizes of values")
+        self._sizes = {kind: self._code.shape([_Make.STORED, self._dims[kind]]) for kind in types}
+        self._shapes = {kind: self._code.shape([code for dim in kind.dims for code in self._make_of(dim)]) for kind in types}
+
+        large = self._reads_file and is_large(graph)
+        for index, node in enumerate(graph):
+            if node.name not in self._values:
+                self._emit(node, halves, large=large)
+            self._let_go(index)
+        return self._code.executable([self._values[node.name][0] for node in returned_nodes(graph)])
+
+    def _match_of(self, dim: Dim) -> tuple[int, int]:
+        if isinstance(dim, int):
+            return _Match.IS, dim
+        known = dim in self._dims
+        return _Match.IS_STORED if known else _Match.STORE, self._dims.setdefault(dim, len(self._dims))
+
+    def _make_of(self, dim: Dim) -> tuple[int, int]:
+        return (_Make.NUMBER, dim) if isinstance(dim, int) else (_Make.STORED, self._dims[dim])
+
+    def _emit(self, node: Node, halves: Register | None, *, large: bool) -> None:
+        """The instructions of one node."""
+        operands = [register for name in self._graph.operand_names(node.name) for register in self._values[name]]
+        if is_tap(node):
+            self._code.call(TAP_FUNCTION, [operands[0], node.name])
+            self._values[node.name] = operands[:1]
+            return
+        traits, request = traits_of(node), request_of(self._graph, node)
+        state = [self._states[node.name]] if node.name in self._states else []
+        result = state.pop() if is_own_state(node) else self._allocate(node.type)
+        self._values[node.name] = [result]
+        given: list[Argument] = [halves] if halves is not None and request.needs_half_table else []
+        self._code.call(request.symbol, [*given, *operands, *request.numbers.values(), *state, result])
+        if traits.chooses:
+            self._code.call(CHOICE_FUNCTION, [result, node.name])
+        if large and traits.is_matmul:
+            self._code.call(USED_FUNCTION, [node.name])
+
+    def _allocate(self, kind: TensorType) -> Register:
+        """A tensor of ``kind`` with storage of its own, which it keeps alive."""
+        code, dtype = self._code, self._code.dtype
+        storage, value = code.register(), code.register()
+        code.call("vm.builtin.alloc_storage", [Register(_MACHINE), self._sizes[kind], 0, dtype("uint8"), "global"], storage)
+        code.call("vm.builtin.alloc_tensor", [storage, 0, self._shapes[kind], dtype(_DTYPES[kind.dtype])], value)
+        code.let_go(storage)
+        return value
+
+    def _let_go(self, index: int) -> None:
+        for name in self._last_use.get(index, ()):
+            self._code.let_go(self._values[name][0])
+
+
+def _last_uses(graph: Graph) -> dict[int, list[str]]:
+    """By place in the graph, the values that nothing behind it reads: neither the caller's nor returned."""
+    given = {node.name for node in program_parameters(graph)}
+    behind: dict[str, str] = {}  # a tap is the value that it reads
+    last: dict[str, int] = {}
+    for index, node in enumerate(graph):
+        operands = graph.operand_names(node.name)
+        behind[node.name] = behind[operands[0]] if is_tap(node) else node.name
+        for name in (node.name, *operands):
+            last[behind[name]] = index
+    kept = {behind[node.name] for node in returned_nodes(graph)}
+    found: dict[int, list[str]] = {}
+    for name, index in last.items():
+        if name not in given and name not in kept and not is_own_state(graph[name]):
+            found.setdefault(index, []).append(name)
+    return found
 
 
 def lower(graph: Graph, *, target: str = "llvm") -> Any:
-    """The Relax module of ``graph``: one function of its inputs, weights and states that returns its outputs.
+    """The executable of ``graph``: one function of its inputs, weights and states that returns its outputs.
 
     Tap nodes become calls of TAP_FUNCTION. Half tables and the giving back of pages are for kernels that read the file
-    itself, those of the ``target`` llvm.
+    itself, those of the ``target`` llvm. Raises ToolchainError where TVM's compiler is not there.
     """
-    symbols: dict[str, Any] = {}
-
-    def dim(value: Dim) -> Any:
-        if isinstance(value, int):
-            return tirx.IntImm("int64", value)
-        return symbols.setdefault(value, tirx.Var(value, "int64"))
-
-    def tensor(kind: TensorType) -> Any:
-        return relax.TensorType([dim(d) for d in kind.dims], _DTYPES[kind.dtype])
-
-    def parameter(node: Node) -> Any:
-        if not is_weight(node):
-            return tensor(node.type)
-        dtype, dims = weight_storage(node.type)
-        # In a file the pieces of a weight lie wherever they do: the buffer is as long as the memory that they lie in.
-        return relax.TensorType(ndim=1, dtype=dtype) if comes_in_pieces(node.type) else relax.TensorType([dim(d) for d in dims], dtype)
-
-    def call(function: str, *arguments: Any) -> Any:
-        return builder.emit(relax.Call(relax.ExternFunc(function), list(arguments), None, [relax.ObjectType()]))
-
-    def constant(value: float) -> Any:
-        return relax.prim_value(tirx.IntImm("int64", value) if isinstance(value, int) else tirx.FloatImm("float64", value))
-
-    def allocate(node: Node) -> Any:
-        size, shape = relax.ShapeExpr([sizes[node.type]]), relax.ShapeExpr([dim(d) for d in node.type.dims])
-        place = builder.emit(relax.op.memory.alloc_storage(size, 0, "global", "uint8"))
-        return builder.emit(relax.op.memory.alloc_tensor(place, 0, shape, _DTYPES[node.type.dtype]))
-
-    def given_for(name: str) -> list[Any]:
-        """What a kernel is given for an operand: its value, and the table of places of a weight in pieces."""
-        return [values[name], places[name]] if name in places else [values[name]]
-
-    reads_file = target == "llvm"
-    large = reads_file and is_large(graph)
-    parameters = program_parameters(graph)
-    values: dict[str, Any] = {node.name: relax.Var(f"p{index}", parameter(node)) for index, node in enumerate(parameters)}
-    places = {
-        node.name: relax.Var(f"places{index}", relax.TensorType([dim(d) for d in table_shape(node.type)], "int64"))
-        for index, node in enumerate(parameters)
-        if is_weight(node) and comes_in_pieces(node.type)
-    }
-    states = {node.name: relax.Var(f"s{index}", tensor(state_type(graph, node))) for index, node in enumerate(states_of(graph))}
-    sizes = {kind: tirx.Var(f"bytes{index}", "int64") for index, kind in enumerate(computed_types(graph))}
-    halves = relax.Var("halves", relax.TensorType([dim(HALF_TABLE_SIZE)], "float32"))
-    shapes = relax.Var("sizes", relax.ShapeType(list(sizes.values())))
-    arguments = [*(var for name in values for var in given_for(name)), *states.values(), *([halves] if reads_file else []), shapes]
-    builder = relax.BlockBuilder()
-    with builder.function(ENTRY, arguments):
-        for node in graph:
-            if node.name in values:
-                continue
-            operands = [var for name in graph.operand_names(node.name) for var in given_for(name)]
-            if is_tap(node):
-                call(TAP_FUNCTION, operands[0], tvm.ir.StringImm(node.name))
-                values[node.name] = operands[0]
-                continue
-            traits, request = traits_of(node), request_of(graph, node)
-            state = [states[node.name]] if node.name in states else []
-            values[node.name] = state.pop() if is_own_state(node) else allocate(node)
-            given = [halves] if reads_file and request.needs_half_table else []
-            given += [*operands, *map(constant, request.numbers.values()), *state, values[node.name]]
-            builder.emit(relax.Call(relax.ExternFunc(request.symbol), given, None, [relax.TupleType([])]))
-            if traits.chooses:
-                call(CHOICE_FUNCTION, values[node.name], tvm.ir.StringImm(node.name))
-            if large and traits.is_matmul:
-                call(USED_FUNCTION, tvm.ir.StringImm(node.name))
-        builder.emit_func_output(relax.Tuple([values[node.name] for node in returned_nodes(graph)]))
-    return builder.get()
-
-
-def _pipeline() -> Any:
-    """Of TVM's own build pipeline what this program needs: no legalisation, no fusion, no memory planning."""
-    return tvm.transform.Sequential(
-        [
-            transform.RemovePurityChecking(),
-            transform.KillAfterLastUse(),
-            transform.LowerRuntimeBuiltin(),
-            transform.VMShapeLower(),
-            transform.AttachGlobalSymbol(),
-        ]
-    )
+    return _Program(graph, target).executable()
 
 
 def build_program(graph: Graph, path: Path, *, target: str = "llvm") -> None:
-    """Compile the program of ``graph`` to VM bytecode in the file ``path``; no linker is needed."""
-    with compiling():
-        executable = relax.build(lower(graph, target=target), target="llvm", relax_pipeline=_pipeline())
-    executable.mod.write_to_file(str(path), "relax.VMExecutable")
+    """Write the program of ``graph`` as VM bytecode into the file ``path``; no linker is needed."""
+    lower(graph, target=target).write_to_file(str(path), "relax.VMExecutable")

@@ -1,18 +1,10 @@
-"""TVM's runtime, loaded without the Python package `tvm`; its threads, and what its errors say.
-
-`import tvm` reads the compiler's Python side, or at least half a second of it. What runs compiled code is one C++ library, whose functions
-are reached by name through `tvm_ffi`. The package may be imported before or after in the same process: both use that library.
-"""
+"""TVM's runtime, without the Python package `tvm` (graph/tvm_libraries.py): its tensors, its machine, and what its errors say."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import importlib.util
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ArtifactError
-from aprgraph.graph.interrupts import held, is_own_process
 from aprgraph.graph.machine_code import MachineCode
+from aprgraph.graph.tvm_libraries import RUNTIME, load_tvm_library
 
-_LIBRARY = "tvm_runtime"
 _LOAD_LIBRARY = "ffi.Module.load_from_file.so"
 _LOAD_EXECUTABLE = "ffi.Module.load_from_bytes.relax.VMExecutable"
 #: TVM's virtual machine reuses the memory of values that are let go (AllocatorType::kPooled, memory_manager.h).
 _POOLED = 2
 #: kDLCPU of DLPack: the machine needs a CPU beside the device, for shapes.
 _CPU = 1
-#: How often a thread of TVM's yields while it waits for work, about a millisecond in all, before it sleeps (thread_pool.cc). TVM's
-#: own 300,000 keep every processor busy between two runs; fewer than this, and threads fall asleep between two kernels.
-_YIELDS = 2000
 #: Libraries stay loaded as long as the process lives, as with TVM's own load_module: objects may outlive sessions.
 _loaded: list[Any] = []
-
-
-def default_threads() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class TvmRuntime:
@@ -127,40 +110,10 @@ class TvmRuntime:
 @functools.cache
 def load_tvm_runtime() -> TvmRuntime:
     """TVM's runtime in this process. Raises ArtifactError where the package is there without its library."""
-    # Otherwise TVM takes half of the processors, on the assumption that every other one is a second hardware thread.
-    os.environ.setdefault("TVM_NUM_THREADS", str(default_threads()))
-    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(_YIELDS))
-    with held(may_end=True), _torch_left_out():  # half-imported, it cannot be imported again
-        import tvm_ffi  # noqa: PLC0415 -- costs a tenth of a second
-        from tvm_ffi.libinfo import load_lib_ctypes  # noqa: PLC0415
-
-        try:
-            library = load_lib_ctypes("tvm", _LIBRARY, "RTLD_GLOBAL", extra_lib_paths=_places())
-        except (RuntimeError, OSError) as error:
-            raise ArtifactError(f"TVM's runtime cannot be loaded: {first_line(error)}; install apache-tvm again") from None
-        return TvmRuntime(tvm_ffi, Path(library._name).resolve())  # noqa: SLF001 -- ctypes has no other
-
-
-@contextlib.contextmanager
-def _torch_left_out() -> Iterator[None]:
-    """In a command's process `tvm_ffi` finds no torch, which it imports where there is one, for two seconds. A host's may want both."""
-    if "torch" in sys.modules or not is_own_process():
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # so an import of it fails
     try:
-        yield
-    finally:
-        del sys.modules["torch"]
-
-
-def _places() -> list[Path]:
-    """Where TVM's own package looks for its libraries (tvm/libinfo.py), found without an import of the package."""
-    told = os.environ.get("TVM_LIBRARY_PATH")
-    found = importlib.util.find_spec("tvm")
-    packages = [Path(place) for place in (found.submodule_search_locations or () if found is not None else ())]
-    beside = [place / folder for place in packages for folder in ("lib", "../../build/lib", "../../lib")]
-    return [*([Path(told)] if told else []), *beside]
+        return TvmRuntime(*load_tvm_library(RUNTIME))
+    except (RuntimeError, OSError) as error:
+        raise ArtifactError(f"TVM's runtime cannot be loaded: {first_line(error)}; install apache-tvm again") from None
 
 
 def first_line(error: Exception) -> str:

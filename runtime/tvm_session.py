@@ -32,12 +32,13 @@ from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import is_weight, state_type, states_of
+from aprgraph.graph.tvm_libraries import default_threads
 from aprgraph.graph.weight_pieces import comes_in_pieces
 from aprgraph.runtime.engine import Choices, OnTap, Received
 from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array, weight_in_memory
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics
-from aprgraph.runtime.tvm_runtime import TvmRuntime, default_threads, first_line, load_tvm_runtime
+from aprgraph.runtime.tvm_runtime import TvmRuntime, first_line, load_tvm_runtime
 
 #: Called with the arrays of tensors that were fetched; they are good until it returns.
 Receive = Callable[..., None]

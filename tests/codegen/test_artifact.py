@@ -107,22 +107,25 @@ import sys
 from aprgraph import open_artifact
 model = open_artifact(sys.argv[1], sys.argv[2])
 model.run("ffn_up", tokens=eval(sys.argv[3]), directory="t")
-print("tvm" in sys.modules, "tvm.relax" in sys.modules)
+print("tvm" in sys.modules)
+from tvm import relax
+print(type(relax.ExecBuilder()).__name__)
 """
 
 
-def test_another_process_opens_it_and_a_plan_seen_before_needs_no_compiler(
+def test_another_process_opens_it_and_no_plan_needs_the_compilers_python_side(
     tiny: CompiledModel, model_path: Path, copy: Path, tmp_path: Path
 ) -> None:
+    """Its import takes a second. It can come later: TVM's builder of executables is the one that was used without it."""
     shutil.rmtree(copy / "programs", ignore_errors=True)
     tiny.run("ffn_up", tokens=TOKENS, directory=tmp_path / "here")
     first = run_python(_RUN, copy, model_path, TOKENS, cwd=tmp_path)
-    assert (first.err, first.out.split()) == ("", ["True", "True"])
+    assert (first.err, first.out.split()) == ("", ["False", "ExecBuilder"])
     assert files_under(tmp_path / "t") == files_under(tmp_path / "here")
     (program,) = (copy / "programs").iterdir()
     written = program.stat().st_mtime_ns
     second = run_python(_RUN, copy, model_path, TOKENS, cwd=tmp_path)
-    assert (second.err, second.out.split()) == ("", ["False", "False"])
+    assert (second.err, second.out.split()) == ("", ["False", "ExecBuilder"])
     assert files_under(tmp_path / "t") == files_under(tmp_path / "here")
     assert [(path, path.stat().st_mtime_ns) for path in (copy / "programs").iterdir()] == [(program, written)]
 

@@ -18,9 +18,9 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.tap_plan import Plan, parse_plan
+from aprgraph.graph.tvm_libraries import default_threads
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
-from aprgraph.runtime.tvm_runtime import default_threads
 from aprgraph.runtime.tvm_session import Program, Session
 from tests.support.compiled import LAYERS, compiled, shared_model
 

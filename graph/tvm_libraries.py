@@ -1,0 +1,63 @@
+"""TVM's C++ libraries, loaded without the Python package `tvm`, whose import reads the compiler's Python side for a second.
+
+What they hold is reached by name through `tvm_ffi`. The package may be imported before or after in the same process: both use the
+same libraries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aprgraph.graph.interrupts import held, is_own_process
+
+#: The library that runs compiled code, and the one that compiles, which needs the first.
+RUNTIME, COMPILER = "tvm_runtime", "tvm_compiler"
+#: How often a thread of TVM's yields while it waits for work, about a millisecond in all, before it sleeps (thread_pool.cc). TVM's
+#: own 300,000 keep every processor busy between two runs; fewer than this, and threads fall asleep between two kernels.
+_YIELDS = 2000
+
+
+def default_threads() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def load_tvm_library(name: str) -> tuple[Any, Path]:
+    """The module `tvm_ffi`, and the file of TVM's library ``name``, loaded. Raises RuntimeError or OSError where that is not there."""
+    # Otherwise TVM takes half of the processors, on the assumption that every other one is a second hardware thread.
+    os.environ.setdefault("TVM_NUM_THREADS", str(default_threads()))
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(_YIELDS))
+    with held(may_end=True), _torch_left_out():  # half-imported, it cannot be imported again
+        import tvm_ffi  # noqa: PLC0415 -- costs a tenth of a second
+        from tvm_ffi.libinfo import load_lib_ctypes  # noqa: PLC0415
+
+        library = load_lib_ctypes("tvm", name, "RTLD_GLOBAL", extra_lib_paths=_places())
+        return tvm_ffi, Path(library._name).resolve()  # noqa: SLF001 -- ctypes has no other
+
+
+@contextlib.contextmanager
+def _torch_left_out() -> Iterator[None]:
+    """In a command's process `tvm_ffi` finds no torch, which it imports where there is one, for two seconds. A host's may want both."""
+    if "torch" in sys.modules or not is_own_process():
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # so an import of it fails
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+def _places() -> list[Path]:
+    """Where TVM's own package looks for its libraries (tvm/libinfo.py), found without an import of the package."""
+    told = os.environ.get("TVM_LIBRARY_PATH")
+    found = importlib.util.find_spec("tvm")
+    packages = [Path(place) for place in (found.submodule_search_locations or () if found is not None else ())]
+    beside = [place / folder for place in packages for folder in ("lib", "../../build/lib", "../../lib")]
+    return [*([Path(told)] if told else []), *beside]

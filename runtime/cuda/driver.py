@@ -188,5 +188,5 @@ def _packaged() -> list[Path]:
     """Where the runtime library lies if it comes from PyPI (the package nvidia-cuda-runtime), or from a toolkit in its usual place."""
     spec = importlib.util.find_spec("nvidia")
     roots = [Path(place) for place in (spec.submodule_search_locations or [])] if spec is not None else []
-    found = [path for root in roots for path in root.glob(f"**/lib/{_RUNTIME}")]
+    found = [path for root in roots for path in sorted(root.glob(f"**/lib/{_RUNTIME}"))]
     return [*found, Path("/usr/local/cuda/lib64") / _RUNTIME]

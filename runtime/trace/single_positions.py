@@ -124,7 +124,7 @@ def _shape(stage: Stage, sizes: Mapping[int, int], folders: Sequence[str]) -> tu
 
 def _children(folder: Path) -> list[Path]:
     try:
-        return [child for child in folder.iterdir() if child.is_dir()]
+        return sorted(child for child in folder.iterdir() if child.is_dir())  # file systems list in orders of their own
     except OSError as error:
         raise TraceError(f"{folder}: cannot be read: {error.strerror}") from None
 

@@ -31,16 +31,17 @@ def find_or_compile(requests: Mapping[str, KernelRequest], cpu: Cpu) -> list[byt
     cache = open_kernel_cache()
     code_depends_on = (cpu.name, version("apache-tvm"), sources_digest(_EMITTER))
     wanted: dict[str, KernelRequest | None] = {STATISTICS_KERNEL: None, **requests}
-    found = []
+    names = {}
     for symbol, request in sorted(wanted.items()):
         key = key_of(symbol, "" if request is None else request.content, *code_depends_on)
-        name = f"{symbol}.{cpu.name}.{key}.o"
-        data = cache.find(name)
-        if data is None:
-            with compiling():
-                from aprgraph.codegen.cpu.objects import compile_kernel, compile_statistics  # noqa: PLC0415 -- loads TVM, a second
+        names[symbol] = f"{symbol}.{cpu.name}.{key}.o"
+    found = {symbol: data for symbol, name in names.items() if (data := cache.find(name)) is not None}
+    missing = {symbol: wanted[symbol] for symbol in names if symbol not in found}
+    if missing:
+        with compiling():
+            from aprgraph.codegen.cpu.objects import compile_kernels  # noqa: PLC0415 -- loads TVM, a second
 
-                data = compile_statistics(cpu) if request is None else compile_kernel(request, cpu)
-            cache.keep(name, data)
-        found.append(data)
-    return found
+            for symbol, data in compile_kernels(missing, cpu):
+                cache.keep(names[symbol], data)
+                found[symbol] = data
+    return [found[symbol] for symbol in names]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import tvm
@@ -14,7 +16,8 @@ from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cpu import find_kernel
 from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
 from aprgraph.codegen.linker import object_of
-from aprgraph.graph.calling_convention import STATISTICS_KERNEL
+from aprgraph.graph.ops import OPS
+from aprgraph.graph.tvm_libraries import default_threads
 
 _PIPELINE = "aprgraph-cpu"
 
@@ -29,18 +32,37 @@ def llvm_target(cpu: Cpu) -> Any:
     return Target({"kind": "llvm", "mcpu": cpu.name, "opt-level": 1})
 
 
-def compile_kernel(request: KernelRequest, cpu: Cpu) -> bytes:
-    """The object file of the kernel that computes ``request``. Raises GraphError for an op that has none."""
-    return _compile(request.symbol, find_kernel(request.op)(request, cpu), cpu)
+def compile_kernels(requests: Mapping[str, KernelRequest | None], cpu: Cpu) -> Iterator[tuple[str, bytes]]:
+    """Each symbol of ``requests`` with the object file of its kernel, as they are done; None asks for the statistics kernel.
+
+    What a kernel does is written by Python here, one after the other. LLVM takes nine tenths of the time, and works on as many at
+    once as there are processors. The bytes are those of one at a time. Raises GraphError for an op that has no kernel.
+    """
+    compilation_pipeline.register_tir_pipeline(_PIPELINE, _pipeline)
+    with ThreadPoolExecutor(default_threads(), "aprgraph-kernels") as pool:
+        begun = {}
+        try:
+            # The largest first, so that none of them is left alone at the end.
+            for symbol, request in sorted(requests.items(), key=lambda item: -_work(item[1])):
+                function = tensor_statistics(cpu) if request is None else find_kernel(request.op)(request, cpu)
+                begun[pool.submit(_compile, symbol, function, cpu)] = symbol
+            for future in as_completed(begun):
+                yield begun[future], future.result()
+        finally:
+            for future in begun:  # one has failed
+                future.cancel()
 
 
-def compile_statistics(cpu: Cpu) -> bytes:
-    """The object file of the statistics kernel."""
-    return _compile(STATISTICS_KERNEL, tensor_statistics(cpu), cpu)
+def _work(request: KernelRequest | None) -> int:
+    """Roughly how much code a kernel is: matrix products come first, by how many weights they read, then attention."""
+    op = None if request is None else OPS.get(request.op)
+    if request is None or op is None:
+        return 0
+    traits = op.traits
+    return 1 + len(request.operands) * (10 if traits.is_matmul else 5 if traits.attended else 0)
 
 
 def _compile(symbol: str, function: Any, cpu: Cpu) -> bytes:
-    compilation_pipeline.register_tir_pipeline(_PIPELINE, _pipeline)
     return object_of(tirx.build(tvm.IRModule({symbol: function}), llvm_target(cpu), pipeline=_PIPELINE))
 
 

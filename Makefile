@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml $(shell find aprgraph graph codegen runtime -name '*.py')
 
-.PHONY: demo test sweep test-cold lint type-check pytest fuzz test-gpu zoo interruptions disk-faults docs bench lock sbom clean
+.PHONY: demo test sweep test-cold lint type-check pytest fuzz test-gpu zoo interruptions disk-faults sweep-acceptance docs bench lock sbom clean
 
 $(VENV)/.dependencies: requirements.lock requirements-model.lock requirements-linker.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -97,6 +97,12 @@ $(DOCS)/.installed: requirements-docs.lock
 docs: $(DOCS)/.installed
 	@PATH="$(CURDIR)/$(DOCS)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	@echo "the site is in build/site; to read it: python -m http.server -d build/site"
+
+# The same store from every executor, also with workers killed and the head lost (some 10 minutes; 4 prompts and 6 kills take two).
+PROMPTS ?= 20
+KILLS ?= 30
+sweep-acceptance: $(VENV)/.installed
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/sweep_acceptance.py --prompts $(PROMPTS) --kills $(KILLS)
 
 bench: $(VENV)/.installed
 	@sh bench/run.sh

@@ -34,7 +34,12 @@ def sweep(
         typer.Option("--store", metavar="DIR", help="Where the cells are kept [what the matrix says, else <matrix-stem>-store beside it]."),
     ] = None,
     executor: Annotated[
-        str, typer.Option("--executor", metavar="WHERE", help="Where the workers are: local, or others (docs/many-machines.md).")
+        str,
+        typer.Option(
+            "--executor",
+            metavar="WHERE",
+            help="Where the workers are: local, ray, ray://HOST:PORT, slurm:partition=NAME[,…] (docs/many-machines.md).",
+        ),
     ] = "local",
     workers: Annotated[
         int | None,

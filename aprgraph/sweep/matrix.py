@@ -106,11 +106,9 @@ def read_matrix(path: Path) -> Matrix:
 def _toml() -> Any:
     try:
         import tomllib  # noqa: PLC0415
-    except ModuleNotFoundError:
-        try:
-            import tomli  # noqa: PLC0415
-        except ModuleNotFoundError:
-            raise AprgraphError("`aprgraph sweep` reads TOML, which needs Python 3.11 or later, or `pip install tomli`") from None
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli  # noqa: PLC0415
+
         return tomli
     return tomllib
 

@@ -1,4 +1,4 @@
-"""Calls that run in other processes.
+"""Calls that run in other processes: on this machine, in a Ray cluster, or in jobs of Slurm.
 
 Each is a ``concurrent.futures.Executor``, whose futures end though workers die: see ``workers``. ``open_executor`` makes one of the
 words that the command line takes.

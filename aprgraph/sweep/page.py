@@ -32,7 +32,7 @@ def check_page_folder(path: Path) -> None:
     if path.is_dir() and any(path.iterdir()):
         index = path / _INDEX
         if not index.is_file() or _GENERATOR not in index.read_bytes()[:4096]:
-            raise TraceError.at_place(f"{path}: is there, and holds no pages of `aprgraph sweep`")
+            raise TraceError.at_place(f"{path}: is there, and holds no pages of a sweep")
     probe(path.absolute().parent)
 
 

@@ -40,7 +40,7 @@ class Store:
                 if not isinstance(document, dict) or (document.get("format"), document.get("version")) != (FORMAT, VERSION):
                     raise TraceError(f"{mark}: not the mark of a store of this version; give another place with store")
             elif path.is_dir() and any(path.iterdir()):
-                raise TraceError(f"{path}: is there, is not empty, and is no store of `aprgraph sweep`; give another place with store")
+                raise TraceError(f"{path}: is there, is not empty, and is no store of a sweep; give another place with store")
             else:
                 with durable_file(mark) as temporary:
                     Path(temporary).write_text(json.dumps({"format": FORMAT, "version": VERSION}) + "\n", encoding="utf-8")

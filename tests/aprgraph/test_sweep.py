@@ -172,5 +172,5 @@ def test_a_store_or_a_page_does_not_go_over_what_is_somebodys(model: Path) -> No
     mine.mkdir()
     (mine / "thesis.txt").write_text("x")
     assert "is there, is not empty, and is no store" in error_of(run_cli("sweep", matrix, "--store", mine))
-    assert "holds no pages of `aprgraph sweep`" in error_of(run_cli("sweep", matrix, "--html", mine))
+    assert "holds no pages of a sweep" in error_of(run_cli("sweep", matrix, "--html", mine))
     assert files_under(mine).keys() == {"thesis.txt"}

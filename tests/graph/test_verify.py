@@ -52,7 +52,7 @@ def test_a_node_without_operands_says_so() -> None:
 
 
 CASES: dict[str, tuple[str, str, str]] = {
-    "unknown op": ("= last_row(", "= second_row(", "unknown op 'second_row'; expected one of input, weight, recorded, embed"),
+    "unknown op": ("= last_row(", "= second_row(", "unknown op 'second_row'; expected one of input, weight, recorded, received, embed"),
     "unknown stage": ("stage lm_head", "stage lm_feet", "unknown stage 'lm_feet'"),
     "per-layer stage without layer": ("stage attn_norm layer 1", "stage attn_norm", "stage attn_norm needs a layer"),
     "whole-model stage in a layer": ("stage final_norm", "stage final_norm layer 0", "stage final_norm has no layer"),

@@ -11,6 +11,7 @@
     report.headline, report.exit_code
     report.frame()                                  # columns: pandas.DataFrame and polars.DataFrame take them
     aprgraph.audit({"layer0.attn_norm": array, ...}, "model.gguf", tokens=tokens).sentence
+    aprgraph.bisect("model.gguf", "llvm", "cuda").sentence  # where do two targets part?
     aprgraph.weights("a.gguf", "b.gguf").sentence   # are these the same model?
     aprgraph.Trace.write("theirs", {"layer0.attn_norm": array}, tokens=tokens)
     with aprgraph.capture.transformers(hf_model, "theirs"): ...
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from aprgraph import capture, families, testing
     from aprgraph.api import CompiledModel, LoadedModel, load, open_artifact, trust
+    from aprgraph.bisection import bisect
     from aprgraph.comparison import audit, diff
     from aprgraph.graph.errors import AprgraphError
     from aprgraph.graph.families import register
@@ -53,6 +55,7 @@ __all__ = [
     "Plan",
     "Trace",
     "audit",
+    "bisect",
     "capture",
     "check",
     "compare_weights",
@@ -71,6 +74,7 @@ _HOMES = {
     "Plan": "aprgraph.graph.tap_plan",
     "Trace": "aprgraph.runtime.trace.reader",
     "audit": "aprgraph.comparison",
+    "bisect": "aprgraph.bisection",
     "check": "aprgraph.model_files",
     "compare_weights": "aprgraph.model_files",
     "diff": "aprgraph.comparison",

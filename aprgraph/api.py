@@ -47,7 +47,8 @@ DEFAULT_PROMPT = "What is 2+2?"
 DEFAULT_OPTIONS = RunOptions()
 
 
-def _warn(notice: str) -> None:
+def warn(notice: str) -> None:
+    """A notice as a warning of the call that gave rise to it."""
     warnings.warn(notice, stacklevel=3)
 
 
@@ -73,7 +74,7 @@ class LoadedModel(Shown):
         architectures: Sequence[str] = (),
         *,
         arithmetic: str = PLAIN,
-        on_notice: OnNotice = _warn,
+        on_notice: OnNotice = warn,
         progress: bool | None = None,
     ) -> CompiledModel:
         """Compile into an artifact (default: ``<stem>.<target>.aprg`` in the current folder). Raises AprgraphError.
@@ -92,7 +93,7 @@ class LoadedModel(Shown):
         target: str = "llvm",
         cpu: str | None = None,
         *,
-        on_notice: OnNotice = _warn,
+        on_notice: OnNotice = warn,
         arithmetic: str = PLAIN,
         progress: bool | None = None,
     ) -> CompiledModel:

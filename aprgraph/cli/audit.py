@@ -131,7 +131,7 @@ def audit(
         from aprgraph.runtime.report.audit_page import write_audit_page  # noqa: PLC0415
 
         with late.written_by("--html"):
-            write_audit_page(html, found, opened, option_words)
+            write_audit_page(html, found, option_words)
     if suggest:
         arguments = comparison.suggested_arguments_of(found, opened)
         print_suggestion(arguments, "what is wrong is one stage" if found.wrong else "nothing is wrong", as_json=as_json)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +22,7 @@ from aprgraph.option_words import document_in_option_words, in_option_words, opt
 
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel
-    from aprgraph.bisect import Bisection
+    from aprgraph.bisection import Bisection
     from aprgraph.graph.held_graph import HeldGraph
     from aprgraph.graph.tap_plan import Plan
 
@@ -84,8 +83,7 @@ def bisect(
     Exit code: 0 alike, 1 diverged, 2 could not be run or compared.
     """
     from aprgraph.api import load  # noqa: PLC0415
-    from aprgraph.bisect import bisect as search  # noqa: PLC0415
-    from aprgraph.bisect import check_place, place_for  # noqa: PLC0415
+    from aprgraph.bisection import bisect_compiled, check_place, open_side, place_for  # noqa: PLC0415
     from aprgraph.comparison import guilty_of_diff  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
     from aprgraph.runtime.comparison.other_weights import check_comparable  # noqa: PLC0415
@@ -108,9 +106,14 @@ def bisect(
     check_comparable(loaded.model, other.model)
     print_notices(tuple(dict.fromkeys((*loaded.model.notices, *other.model.notices))))
     ids = encode(loaded, given, chat=False, system=None)
-    sides, names = (_open(loaded, "--a", a, arithmetic), _open(other, "--b", b, arithmetic)), side_names(a, b)
+
+    def opened(of: LoadedModel, option: str, text: str) -> CompiledModel:
+        with spinner(f"compiling {of.model.path.name} for {text}"):
+            return open_side(of, option, text, arithmetic, print_notice)
+
+    sides, names = (opened(loaded, "--a", a), opened(other, "--b", b)), side_names(a, b)
     with written_by("-o"), place_for(output) as place:
-        found = search(
+        found = bisect_compiled(
             loaded.model,
             *sides,
             ids,
@@ -162,25 +165,6 @@ def _held_graph(*sides: str) -> HeldGraph | None:
             "which one is the model's: give --family FILE.py"
         )
     return found[0].held if found else None
-
-
-def _open(loaded: LoadedModel, option: str, text: str, arithmetic: str) -> CompiledModel:
-    """A side: a target to compile the model for, or an artifact. Raises AprgraphError."""
-    from aprgraph.api import open_artifact  # noqa: PLC0415
-    from aprgraph.cli.target import parse_target  # noqa: PLC0415
-    from aprgraph.codegen.artifact_form import TARGETS  # noqa: PLC0415
-    from aprgraph.graph.errors import ArtifactError, shown  # noqa: PLC0415
-    from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: PLC0415
-
-    if Path(text).is_dir():
-        return open_artifact(text)
-    target, gpu = parse_target(text)
-    if target not in TARGETS:
-        raise ArtifactError(f"{option} {shown(text)}: expected {', '.join(TARGETS)}, or the directory of an artifact")
-    if target == "cuda":  # before anything takes time
-        find_gpu(load_driver(), gpu)
-    with spinner(f"compiling {loaded.model.path.name} for {text}"):
-        return replace(loaded.compile_cached(target, on_notice=print_notice, progress=False, arithmetic=arithmetic), gpu=gpu)
 
 
 def _announce(quiet: bool) -> Callable[[Plan, int], None]:

@@ -196,11 +196,11 @@ def _options(
 
 def _target(target: str | None, rpc: str | None, split: str | None) -> tuple[str | None, int]:
     """The target and the number of the GPU; where to run is looked at too, before anything that takes time. Raises AprgraphError."""
-    from aprgraph.cli.target import parse_target  # noqa: PLC0415
     from aprgraph.graph.arguments import SPLIT  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError, PlanError  # noqa: PLC0415
     from aprgraph.graph.layer_split import parse_split  # noqa: PLC0415
     from aprgraph.runtime.remote.address import parse_remote  # noqa: PLC0415
+    from aprgraph.target_words import parse_target  # noqa: PLC0415
 
     named, gpu = (None, 0) if target is None else parse_target(target)
     if rpc is not None and split is not None:

@@ -6,7 +6,6 @@ takes the notebook's own text colour and page, light or dark; whatever a file or
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,23 +16,6 @@ if TYPE_CHECKING:
     from aprgraph.runtime.comparison import Comparison
 
 __all__ = ["LARGEST", "cell_of", "page_of", "write_page"]
-
-#: A page around a cell, whose generator is the one by which pages are known (runtime/report).
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="generator" content="aprgraph">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}: audit by aprgraph</title>
-</head>
-<body>
-{cell}
-</body>
-</html>
-"""
 
 
 def cell_of(value: Any) -> str:
@@ -51,10 +33,11 @@ def page_of(found: Audit | Comparison) -> str:
     from aprgraph.runtime.comparison import Comparison  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_pair  # noqa: PLC0415
     from aprgraph.runtime.report import render_page  # noqa: PLC0415
+    from aprgraph.runtime.report.audit_page import render_audit  # noqa: PLC0415
 
     if isinstance(found, Comparison):
         return render_page(found, *(found.traces or open_pair(found.a, found.b)))
-    return _PAGE.format(title=escape(found.name), cell=cell_of(found))
+    return render_audit(found)
 
 
 def write_page(path: Path, found: Audit | Comparison) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from aprgraph.graph.words import listed, small_number
-from aprgraph.notebook.cell import LEVELS, cell, facts, line, notes, says, table
+from aprgraph.bisection import Bisection
+from aprgraph.graph.words import bytes_text, listed, small_number
+from aprgraph.notebook.cell import LARGEST, LEVELS, cell, facts, line, notes, says, table
 from aprgraph.notebook.stage_map import Mark, map_rules, stage_map
 from aprgraph.runtime.blame import Audit, LocalState
 from aprgraph.runtime.blame.wrong_rows import audit_rows, axis_lines, wrong_rows
@@ -65,6 +66,21 @@ def comparison_cell(report: Comparison) -> str:
         stage_map(marks, meanings),
         rules=map_rules(),
     )
+
+
+def bisection_cell(found: Bisection) -> str:
+    """The rounds, and the last comparison where it goes beside them."""
+    layers = [one.plan.layers for one in found.rounds]
+    every = ["" if one.step == 1 else f", one in {one.step}" for one in layers]
+    rows = [
+        [", ".join(one.plan.stages), f"{span.start}..{span.stop}{step}", bytes_text(one.nbytes), one.report.verdict]
+        for one, span, step in zip(found.rounds, layers, every, strict=True)
+    ]
+    rounds = cell(
+        says(found.sentence, LEVELS.get(found.exit_code, "")), table(["taps", "layers", "both traces", "said"], rows, ".rounds has all")
+    )
+    last = comparison_cell(found.report)
+    return rounds + last if len(rounds) + len(last) <= LARGEST else rounds
 
 
 def audit_cell(found: Audit) -> str:

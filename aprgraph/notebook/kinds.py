@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from aprgraph.api import CompiledModel, LoadedModel
+from aprgraph.bisection import Bisection
 from aprgraph.graph.ir import Graph
-from aprgraph.notebook.findings import audit_cell, check_cell, comparison_cell, weights_cell
+from aprgraph.notebook.findings import audit_cell, bisection_cell, check_cell, comparison_cell, weights_cell
 from aprgraph.notebook.models import compiled_cell, graph_cell, model_cell
 from aprgraph.notebook.traces import trace_cell
 from aprgraph.runtime.blame import Audit
@@ -19,6 +20,7 @@ from aprgraph.runtime.weights import WeightsReport
 CELLS: tuple[tuple[type, Callable[[Any], str]], ...] = (
     (Comparison, comparison_cell),
     (Audit, audit_cell),
+    (Bisection, bisection_cell),
     (Trace, trace_cell),
     (Graph, graph_cell),
     (LoadedModel, model_cell),

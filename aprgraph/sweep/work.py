@@ -182,7 +182,7 @@ class _Work:
             if wrong:
                 from aprgraph.runtime.report.audit_page import render_audit  # noqa: PLC0415
 
-                files["audit.html"] = neutral(render_audit(found, trace, option_words).encode())
+                files["audit.html"] = neutral(render_audit(found, option_words).encode())
         outcome["counts"] = {} if found is None else {state.value: count for state, count in found.counts.items()}
         outcome["stages"] = [[one.key.layer, one.key.stage, one.key.step] for one in wrong[:_NAMED]]
         document = {"kind": RUN, "slot": cell.slot, "of": cell.document, "label": cell.label, "tensors": len(entries), **outcome}

@@ -47,6 +47,7 @@ from aprgraph.runtime.diff.profiles import (
 )
 from aprgraph.runtime.diff.prompt import prompt_of
 from aprgraph.runtime.diff.reservations import Reservation, one_position, unread_reservation
+from aprgraph.runtime.diff.side_facts import trace_fact
 from aprgraph.runtime.diff.side_names import name_of
 from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.executors.workers import WorkersExecutor
@@ -105,7 +106,7 @@ def audit(
     chosen = min(found_in, key=lambda one: len(found_in[one].wrong))
     found = found_in[chosen]
     found = with_repeats(in_other_places(found, once, replayed.model.family.layers, audit_unless), repeated)
-    return replace(found, notes=(*found.notes, *notes))
+    return replace(found, notes=(*found.notes, *notes), about=trace_fact(found.name, found.trace, trace))
 
 
 class Auditor:

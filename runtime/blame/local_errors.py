@@ -145,7 +145,7 @@ class Audit(Shown):
     """One trace against the model: a local error for each tensor, in execution order, and the sentence to read first.
 
     ``as_read`` is the trace as its tensors are to be read, ``moved`` says that some of them are in other places there.
-    ``reservations`` are what keeps "right" from being a plain one.
+    ``reservations`` are what keeps "right" from being a plain one. ``about`` says in a line what the trace is, by its manifest.
 
     ``broken`` says which of the model's own weights hold NaN or Inf, if the replay met any. ``suspect`` is what of the model file may be
     at fault in place of the trace, where something is wrong and nobody knows that the trace was computed from that file.
@@ -163,6 +163,7 @@ class Audit(Shown):
     moved: bool = False
     reservations: tuple[Reservation, ...] = ()
     prompt: Prompt = NOT_KNOWN
+    about: str = ""
 
     @property
     def name(self) -> str:

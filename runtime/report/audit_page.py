@@ -9,24 +9,22 @@ from aprgraph.graph.words import listed
 from aprgraph.runtime.blame.local_errors import Audit
 from aprgraph.runtime.blame.wrong_rows import audit_rows, first_by_axis
 from aprgraph.runtime.diff.caveats import by_importance
-from aprgraph.runtime.diff.side_facts import trace_fact
 from aprgraph.runtime.output_file import write_text_atomically
 from aprgraph.runtime.report.axis_chart import axis_charts
 from aprgraph.runtime.report.page import check_place
 from aprgraph.runtime.report.template import NAMED, policy, resource, template
-from aprgraph.runtime.trace.reader import Trace
 
 _OUTCOMES = {0: "right", 1: "wrong", 3: "nothing replayed"}
 
 
-def write_audit_page(path: Path, audit: Audit, trace: Trace, words: Words = str) -> None:
+def write_audit_page(path: Path, audit: Audit, words: Words = str) -> None:
     """Write the page that ``render_audit`` makes to ``path``, whole or not at all. Raises TraceError."""
     check_place(path)
-    write_text_atomically(path, render_audit(audit, trace, words))
+    write_text_atomically(path, render_audit(audit, words))
 
 
-def render_audit(audit: Audit, trace: Trace, words: Words = str) -> str:
-    """The ``audit`` of ``trace`` as an HTML document: the same bytes for the same audit. ``words`` say how arguments are named."""
+def render_audit(audit: Audit, words: Words = str) -> str:
+    """The ``audit`` as an HTML document: the same bytes for the same audit. ``words`` say how arguments are named."""
     style = resource("page.css")
     off = {local.key for local in (*audit.wrong, *audit.misshapen)}
     page: str = template("audit.html.jinja", words).render(
@@ -35,7 +33,7 @@ def render_audit(audit: Audit, trace: Trace, words: Words = str) -> str:
         outcome=_OUTCOMES[audit.exit_code],
         audit=audit,
         facts=[
-            ("trace", trace_fact(audit.name, audit.trace, trace)),
+            ("trace", audit.about),
             ("model", audit.model),
             ("prompt", str(audit.prompt)),
             ("profile", audit.profile),

@@ -12,10 +12,11 @@ import pytest
 
 import aprgraph
 from aprgraph.api import CompiledModel
-from aprgraph.bisect import Bisection, bisect
-from aprgraph.graph.errors import ComparisonError
+from aprgraph.bisection import Bisection, bisect_compiled
+from aprgraph.graph.errors import AprgraphError, ComparisonError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.tap_plan import Plan
+from aprgraph.notebook import LARGEST
 from tests.support.blame import TOKENS
 from tests.support.cli import fails, files_under, run_cli
 
@@ -52,8 +53,31 @@ def models(tiny_model: Tiny, tmp_path: Path) -> Callable[..., tuple[Path, Compil
 
 def search(path: Path, a: CompiledModel, b: CompiledModel, place: Path, room: int = 1 << 30) -> tuple[Bisection, list[tuple[Plan, int]]]:
     announced: list[tuple[Plan, int]] = []
-    found = bisect(load_model(path), a, b, TOKENS, place, room=room, on_round=lambda plan, nbytes: announced.append((plan, nbytes)))
+    found = bisect_compiled(
+        load_model(path), a, b, TOKENS, place, room=room, on_round=lambda plan, nbytes: announced.append((plan, nbytes))
+    )
     return found, announced
+
+
+@pytest.mark.contract("BLAME-BISECT-1")
+def test_from_python_by_the_names_of_targets(models: Callable[..., object], tmp_path: Path) -> None:
+    """A side is a target, an artifact's directory, or a compiled model; the traces stay where a directory is given."""
+    path, right, wrong = models("blk.2.ffn_down.weight")  # type: ignore[misc]
+    found = aprgraph.bisect(path, "reference", wrong.artifact.directory, tokens=TOKENS, directory=tmp_path / "rounds")
+    assert found.exit_code == 1
+    assert "is not a run of" in found.sentence
+    assert "at layer 2 ffn_out" in found.sentence
+    assert found.sentence == aprgraph.bisect(right, right, wrong, tokens=TOKENS).sentence.replace("right.aprg", "reference")
+    cell = found._repr_html_()
+    assert "layer 2 ffn_out" in cell
+    assert len(cell) <= LARGEST
+    assert "layer 2 ffn_out" in found.to_html()
+    alike = aprgraph.bisect(path, right, "reference", tokens=TOKENS)
+    assert (alike.exit_code, len(alike.rounds)) == (0, 1)
+    with pytest.raises(AprgraphError, match="side a 'metal': expected llvm, cuda, reference, or the directory of an artifact"):
+        aprgraph.bisect(path, "metal", tokens=TOKENS)
+    with pytest.raises(AprgraphError, match="a prompt and tokens: expected one of them"):
+        aprgraph.bisect(path, prompt="a", tokens=TOKENS)
 
 
 @pytest.mark.contract("BLAME-BISECT-1")
@@ -134,7 +158,7 @@ def test_command(tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("arguments", "message"),
     [
         (["--a", "llvm", "--b", "vulkan"], "--b 'vulkan': expected llvm, cuda, reference, or the directory of an artifact"),
-        (["--a", "cuda:x", "--b", "llvm"], "--target 'cuda:x': expected a target alone, or cuda:N"),
+        (["--a", "cuda:x", "--b", "llvm"], "--a 'cuda:x': expected a target alone, or cuda:N"),
         (["--a", "llvm", "--b", "reference", "--room", "0"], "--room '0': expected a number of bytes, such as 500M or 2G"),
         (["--a", "llvm", "--b", "reference", "--room", "many"], "--room 'many': expected a number of bytes, such as 500M or 2G"),
         (["--a", "llvm", "--b", "reference", "--room", "1K", "--tokens", "1,2"], "more than the room of 1,000"),

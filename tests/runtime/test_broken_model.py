@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import aprgraph
-from aprgraph.bisect import bisect
+from aprgraph.bisection import bisect_compiled
 from aprgraph.comparison import diff
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
@@ -80,7 +80,7 @@ def test_a_nan_of_the_trace_is_not_the_model_s(tiny_model: Tiny, tmp_path: Path)
 def test_a_bisection_of_a_broken_model(broken: Path, tmp_path: Path) -> None:
     """Both sides are NaN alike."""
     side = aprgraph.load(broken).compile("reference", tmp_path / "m.aprg")
-    found = bisect(side.model, side, side, TOKENS, tmp_path / "bisection")
+    found = bisect_compiled(side.model, side, side, TOKENS, tmp_path / "bisection")
     assert f"But the model file is broken: {_HELD}" in found.sentence
     assert found.report.exit_code == 1
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from aprgraph.api import RunOptions, load
-from aprgraph.cli.target import parse_target
 from aprgraph.graph.errors import ArtifactError, DeviceError
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.tap_plan import Plan, parse_plan
 from aprgraph.runs.gpu_memory import check_gpu_memory
 from aprgraph.runtime.cuda.driver import Gpu
 from aprgraph.runtime.cuda.memory import states_nbytes, values_nbytes, weights_nbytes
+from aprgraph.target_words import parse_target
 from tests.support.compiled import shared_model
 
 GPU = Gpu(0, "a GPU", (8, 0))

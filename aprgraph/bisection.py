@@ -10,31 +10,39 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aprgraph.api import CompiledModel, RunOptions
-from aprgraph.comparison import diff
+from aprgraph.api import DEFAULT_PROMPT, CompiledModel, LoadedModel, RunOptions, load, open_artifact, warn
+from aprgraph.codegen.artifact_form import TARGETS
+from aprgraph.comparison import ModelSource, diff
 from aprgraph.graph.arguments import ROOM
-from aprgraph.graph.errors import ComparisonError, TraceError
+from aprgraph.graph.arithmetics import PLAIN
+from aprgraph.graph.errors import ArtifactError, ComparisonError, TraceError, shown
 from aprgraph.graph.message import Message
 from aprgraph.graph.model import Model
 from aprgraph.graph.passes.fix_context import fix_context
+from aprgraph.graph.shown import Shown
 from aprgraph.graph.stages import STAGE_BY_NAME, end_of_layer
 from aprgraph.graph.tap_plan import Plan
 from aprgraph.graph.temporary_files import temporary_folder
+from aprgraph.graph.words import counted, shortened
+from aprgraph.progress import progress_line
 from aprgraph.runs.plan import RunPlan
 from aprgraph.runtime.blame.suggest import Suspicion, unseen_stages
 from aprgraph.runtime.comparison import Comparison
+from aprgraph.runtime.comparison.other_weights import check_comparable
+from aprgraph.runtime.cuda.driver import find_gpu, load_driver
 from aprgraph.runtime.diff import Class, FirstDivergence
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import from_graph
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.side_names import SideNames
+from aprgraph.runtime.diff.side_names import SideNames, side_names
 from aprgraph.runtime.output_file import probe
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.destination import check_trace_place
 from aprgraph.runtime.trace.reader import Trace
+from aprgraph.target_words import parse_target
 
 #: Bytes that the two traces of a round may take together.
 DEFAULT_ROOM = 1 << 30
@@ -63,7 +71,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Bisection:
+class Bisection(Shown):
     """``rounds`` in order. ``report`` is the last comparison, with blame; ``a`` and ``b`` are its traces.
 
     ``left`` are stages of the region that there was no room for.
@@ -85,8 +93,92 @@ class Bisection:
             return Message(self.report.headline, f" Not tapped for want of room: {', '.join(self.left)}; give more with ", ROOM, ".")
         return self.report.headline
 
+    @property
+    def exit_code(self) -> int:
+        """That of the last comparison."""
+        return self.report.exit_code
+
+    def to_html(self) -> str:
+        """The last comparison as one HTML page, as a string. Raises TraceError where its traces are gone, which ``directory`` keeps."""
+        return self.report.to_html()
+
+    def __repr__(self) -> str:
+        return f"<Bisection in {counted(len(self.rounds), 'round')}: {shortened(self.sentence)}>"
+
 
 def bisect(
+    model: ModelSource,
+    a: str | Path | CompiledModel = "llvm",
+    b: str | Path | CompiledModel = "reference",
+    *,
+    prompt: str | None = None,
+    tokens: Sequence[int] | None = None,
+    model_b: ModelSource | None = None,
+    directory: str | Path | None = None,
+    arithmetic: str = PLAIN,
+    room: int = DEFAULT_ROOM,
+    profile: str | None = None,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> Bisection:
+    """Find the first stage at which two targets part on one prompt, and which of them is wrong there.
+
+    ``a`` and ``b`` are targets ("llvm", "cuda", "cuda:1", "reference"), which the model is compiled for into the user's cache, the
+    directories of artifacts, or compiled models. ``prompt`` (default: "What is 2+2?") or ``tokens`` is the input. ``model_b`` is
+    another file of the model, for ``b``: each side is then judged by its own. ``directory`` keeps the traces of the last round, in
+    ``a`` and ``b`` (default: none stays). ``arithmetic`` is what sides that are targets round as (docs/arithmetic.md); ``room`` is how
+    many bytes of disk the traces of a round may take. Where somebody watches, a line says what is tapped; ``progress`` False shows nothing.
+
+    Raises AprgraphError for what cannot be read, run or compared.
+    """
+    if prompt is not None and tokens is not None:
+        raise ComparisonError("a prompt and tokens: expected one of them")
+    loaded = _loaded(model)
+    other = loaded if model_b is None else _loaded(model_b)
+    check_comparable(loaded.model, other.model)
+    ids = list(tokens) if tokens is not None else loaded.encode(DEFAULT_PROMPT if prompt is None else prompt)
+    sides = [
+        side if isinstance(side, CompiledModel) else open_side(of, f"side {which}", str(side), arithmetic)
+        for of, which, side in ((loaded, "a", a), (other, "b", b))
+    ]
+    called = [str(side.artifact.directory) if isinstance(side, CompiledModel) else str(side) for side in (a, b)]
+    with progress_line(progress, "bisecting") as say, place_for(None if directory is None else Path(directory)) as place:
+        return bisect_compiled(
+            loaded.model,
+            sides[0],
+            sides[1],
+            ids,
+            place,
+            model_b=other.model,
+            room=room,
+            profile=profile,
+            threads=threads,
+            names=side_names(called[0], called[1]),
+            on_round=lambda plan, _nbytes: say(f"taps {','.join(plan.stages)}"),
+        )
+
+
+def _loaded(model: ModelSource) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    if isinstance(model, CompiledModel):
+        return LoadedModel(model.model)
+    return LoadedModel(model) if isinstance(model, Model) else load(model)
+
+
+def open_side(loaded: LoadedModel, called: str, text: str, arithmetic: str, on_notice: Callable[[str], None] = warn) -> CompiledModel:
+    """A side: a target to compile the model for, or the directory of an artifact. ``called`` is who names it. Raises AprgraphError."""
+    if Path(text).is_dir():
+        return open_artifact(text)
+    target, gpu = parse_target(text, called)
+    if target not in TARGETS:
+        raise ArtifactError(f"{called} {shown(text)}: expected {', '.join(TARGETS)}, or the directory of an artifact")
+    if target == "cuda":  # before anything takes time
+        find_gpu(load_driver(), gpu)
+    return replace(loaded.compile_cached(target, on_notice=on_notice, progress=False, arithmetic=arithmetic), gpu=gpu)
+
+
+def bisect_compiled(
     model: Model,
     a: CompiledModel,
     b: CompiledModel,

@@ -26,6 +26,7 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "input": ("", {}, "i32[n]"),
     "weight": ("", {"tensor": "w", "dtype": "q8_0", "dims": (4, 64)}, "q8_0[4,64]"),
     "recorded": ("", {"type": "f32[4, n, t]"}, "f32[4,n,t]"),
+    "received": ("", {"type": "f32[4, n, t]"}, "f32[4,n,t]"),
     "embed": ("i32[n] q4_k[9,256]", {"scale": 1.0}, "f32[n,256]"),
     "columns": ("f32[n,8]", {"start": 2, "stop": 8}, "f32[n,6]"),
     "last_row": ("f32[n,8]", {}, "f32[1,8]"),

@@ -400,5 +400,5 @@ def test_tap_gives_its_operand() -> None:
 
 
 def test_every_op_but_the_sources_has_reference_semantics_and_a_summary() -> None:
-    assert [op.name for op in OPS.values() if op.reference is None] == ["input", "weight", "recorded", "context_choice"]
+    assert [op.name for op in OPS.values() if op.reference is None] == ["input", "weight", "recorded", "received", "context_choice"]
     assert all(op.summary and name == op.name for name, op in OPS.items())

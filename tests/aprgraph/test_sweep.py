@@ -36,6 +36,8 @@ def model(tiny_model: Tiny, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.contract("SWEEP-SAME-1")
+@pytest.mark.contract("SWEEP-SOME-1")
 def test_a_fault_that_only_long_prompts_show_is_found_and_said(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(model.parent)
     matrix = write_window_matrix(model, more="keep = ['lm_head']\nroom = '64 kB'")
@@ -119,6 +121,7 @@ def test_a_model_that_a_machine_lacks_is_sent_or_said(model: Path, tmp_path: Pat
     assert files_under(store.path).keys() == {"store.json"}
 
 
+@pytest.mark.contract("SWEEP-DEATH-1")
 def test_workers_that_are_killed_lose_nothing(model: Path, tmp_path: Path) -> None:
     matrix = write_window_matrix(model, (5, 6, 7, 8))
     plan = plan_sweep(read_matrix(matrix))
@@ -137,6 +140,35 @@ def test_workers_that_are_killed_lose_nothing(model: Path, tmp_path: Path) -> No
     assert len(kills) == 2
     assert files_under(killed.path) == files_under(first.path)
     assert find(plan, killed).exit_code == 0
+
+
+def test_a_version_is_beside_the_last_and_what_is_off_has_a_since(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = write_window_matrix(model, (5, 25), along=("overrides", "versions"))
+    found, _ = swept(matrix)
+    (off,) = found.off
+    began = off.since
+    assert [cell.sentence for cell in found.cells if cell.along == "versions"] == ["the store has no run of another version"] * 4
+
+    for module in ("plan", "work"):
+        monkeypatch.setattr(f"aprgraph.sweep.{module}.identity_here", lambda: ("aprgraph 9", "other sources"))
+    store = read_matrix(matrix).store
+    found, done = swept(matrix)
+    assert done.computed == 6
+    assert [cell.state for cell in found.cells if cell.along == "versions"] == ["ALIKE"] * 4
+    assert found.off[0].since == began
+    # What the version before had recorded, had it been another number.
+    first = next(cell for cell in found.cells if cell.along == "versions")
+    others = [key for key in set(Store(store).keys()) if key != first.key and Store(store).read(key)["kind"] == "run"]
+    slot = Store(store).read(first.key)["slot"]
+    (before,) = [key for key in others if Store(store).read(key)["slot"] == slot]
+    manifest = Store(store).place(before) / "trace.json"
+    document = json.loads(manifest.read_text())
+    document["tensors"][3]["statistics"]["mean"] = 1.0
+    manifest.write_text(json.dumps(document))
+    found, _ = swept(matrix)
+    (changed,) = [cell for cell in found.cells if cell.along == "versions" and cell.state == "DIVERGED"]
+    assert changed.sentence.startswith("1 tensor of ")
+    assert changed.key == first.key
 
 
 @pytest.mark.parametrize(

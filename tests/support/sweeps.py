@@ -34,14 +34,16 @@ class WorkerHere:
     kill = close
 
 
-def write_window_matrix(model: Path, lengths: Sequence[int] = (*SHORT, *LONG), more: str = "", name: str = "matrix") -> Path:
+def write_window_matrix(
+    model: Path, lengths: Sequence[int] = (*SHORT, *LONG), more: str = "", name: str = "matrix", along: Sequence[str] = ("overrides",)
+) -> Path:
     """A matrix beside a model of the family gemma3: as the file has it, and with a window of 24 positions."""
     prompts = "".join(f"[[prompts]]\ntokens = {[number % 7 + 1 for number in range(length)]}\n" for length in lengths)
     path = model.with_name(f"{name}.toml")
     path.write_text(
         f"{more}\nmodels = ['{model.name}']\n{prompts}"
         "[[overrides]]\nname = 'right'\n[[overrides]]\nname = 'window of 24'\nset = ['gemma3.attention.sliding_window=int:24']\n"
-        "[[compare]]\nalong = 'overrides'\n"
+        + "".join(f"[[compare]]\nalong = '{axis}'\n" for axis in along)
     )
     return path
 

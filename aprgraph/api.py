@@ -30,7 +30,7 @@ from aprgraph.progress import progress_line
 from aprgraph.runs.arithmetic import arithmetic_of_run, described_arithmetic
 from aprgraph.runs.default_place import default_trace_directory
 from aprgraph.runs.execute import OnToken, Outcome, execute
-from aprgraph.runs.open_engine import check_remote, open_engine
+from aprgraph.runs.open_engine import LOCAL, check_remote, check_split, open_engine
 from aprgraph.runs.plan import RunOptions, RunPlan, check_room, gives_logits, plan_run
 from aprgraph.runs.recorder import OnEntry, Recorder
 from aprgraph.runtime.prompts import encode_chat, encode_prompt, end_tokens_of
@@ -181,7 +181,8 @@ def trust(directory: str | Path, identity: str | None = None) -> str:
 class CompiledModel(Shown):
     """A compiled model with its weights at hand.
 
-    ``remote`` is the TVM RPC server that runs it: see ``on``. ``split`` says which layers run where: see ``across``. ``gpu`` is the
+    ``remote`` is the TVM RPC server that runs it: see ``on``. ``split`` says which layers run where, and ``executor`` who runs
+    those without a server: see ``across``. ``gpu`` is the
     number of the GPU that a CUDA artifact runs on.
     """
 
@@ -190,6 +191,7 @@ class CompiledModel(Shown):
     remote: RemoteAddress | None = None
     gpu: int = 0
     split: tuple[LayerRange, ...] = ()
+    executor: str = LOCAL
 
     def __repr__(self) -> str:
         return f"<CompiledModel of {self.model!r}, for {self.artifact.target_name}>"
@@ -199,17 +201,17 @@ class CompiledModel(Shown):
         check_remote(self.artifact)
         return replace(self, remote=parse_remote(rpc), split=())
 
-    def across(self, split: str) -> CompiledModel:
+    def across(self, split: str, executor: str | None = None) -> CompiledModel:
         """The same, to be run on several TVM RPC servers, each with some of the layers: ``0..16@one:9090,16..32@two:9090``.
 
-        Each layer is in one range, the embedding belongs to the first, and what comes after the layers to the last
-        (docs/many-machines.md). Raises PlanError, RemoteError or ArtifactError.
+        Without servers, as in ``0..16,16..32``, each range is run by a worker of the ``executor`` (default: "local", processes on this
+        machine). Each layer is in one range, the embedding belongs to the first, and what comes after the layers to the last
+        (docs/many-machines.md). Raises PlanError, RemoteError, ExecutorError or ArtifactError.
         """
         check_remote(self.artifact, SPLIT)
         ranges = split_of_model(parse_split(split), self.model.family.layers)
-        for one in ranges:
-            parse_remote(one.place, SPLIT)
-        return replace(self, remote=None, split=ranges)
+        check_split(ranges, executor, self.artifact.target)
+        return replace(self, remote=None, split=ranges, executor=executor or LOCAL)
 
     @property
     def default_trace_directory(self) -> Path:
@@ -310,7 +312,9 @@ class CompiledModel(Shown):
         # Closed also when the run fails: an exception may keep this frame, and with it the lock, for as long as the process lives.
         with contextlib.closing(writer), contextlib.ExitStack() as stack:
             engine = stack.enter_context(
-                open_engine(self.artifact, self.model, run, threads, remote=self.remote, gpu=self.gpu, split=self.split)
+                open_engine(
+                    self.artifact, self.model, run, threads, remote=self.remote, gpu=self.gpu, split=self.split, executor=self.executor
+                )
             )
             chosen: list[int] = []
 
@@ -385,7 +389,9 @@ class CompiledModel(Shown):
 
     def execute(self, run: RunPlan, *, threads: int | None = None, on_token: OnToken | None = None) -> Outcome:
         """Run with nothing recorded. Raises AprgraphError."""
-        with open_engine(self.artifact, self.model, run, threads, remote=self.remote, gpu=self.gpu, split=self.split) as engine:
+        with open_engine(
+            self.artifact, self.model, run, threads, remote=self.remote, gpu=self.gpu, split=self.split, executor=self.executor
+        ) as engine:
             try:
                 return execute(run, engine, None, self._end_tokens(run), on_token)
             except NonFiniteError as error:

@@ -42,22 +42,22 @@ class Choices:
     """Notes the first place where a NaN kept a router from choosing, for one error at the end of the pass."""
 
     def __init__(self) -> None:
-        self._first: tuple[Node, int] | None = None
+        #: The node and the position.
+        self.first: tuple[Node, int] | None = None
 
     def see(self, node: Node, ids: Array, start: int) -> None:
         """``ids`` [n, k] is what a node chose at the positions from ``start`` on."""
-        if self._first is None:
-            rows = np.flatnonzero(np.isnan(ids[:, 0]))
-            if rows.size:
-                self._first = (node, start + int(rows[0]))
+        rows = np.flatnonzero(np.isnan(ids[:, 0]))
+        if rows.size:
+            self.note(node, start + int(rows[0]))
 
-    def see_of(self, others: Choices) -> None:
-        """Note what ``others`` have noted, in a later part of the pass."""
-        self._first = self._first or others._first
+    def note(self, node: Node, position: int) -> None:
+        """A node could not choose at a position."""
+        self.first = self.first or (node, position)
 
     def check(self) -> None:
         """Raise NonFiniteError if there was a choice that could not be made since the last check."""
-        first, self._first = self._first, None
+        first, self.first = self.first, None
         if first is not None:
             node, position = first
             raise NonFiniteError(

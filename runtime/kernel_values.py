@@ -10,23 +10,22 @@ import numpy.typing as npt
 
 from aprgraph.graph.block_formats import decode_by_gguf, decode_minima, weight_format, weight_storage
 from aprgraph.graph.ir import Node
-from aprgraph.graph.model import Model
 from aprgraph.graph.ops.sources import MINIMA
 from aprgraph.graph.weight_pieces import InPieces, packed, places_from, split
 from aprgraph.runtime.trace.statistics import Statistics, statistics_from_sums
-from aprgraph.runtime.weight_scales import row_scales
+from aprgraph.runtime.weight_scales import Tensors, row_scales
 
 #: TVM's buffers begin at multiples of so many bytes.
 _ALIGNMENT = 64
 
 
-def pieces_in_file(model: Model, node: Node) -> InPieces | None:
+def pieces_in_file(model: Tensors, node: Node) -> InPieces | None:
     """Where the matrices of a `weight` node lie, if not one after the other in the format of the tensor."""
     found = model.tensor(node.attr_str("tensor")).in_pieces
     return found if found is not None and found.format == weight_format(node.type) else None
 
 
-def weight_array(model: Model, node: Node) -> npt.NDArray[Any]:
+def weight_array(model: Tensors, node: Node) -> npt.NDArray[Any]:
     """The weight of a `weight` node as kernels take it, packed: the file's own pages, unless only the `gguf` package decodes its
     format, the file has it in pieces, or the node is of a part of each block.
     """
@@ -57,7 +56,7 @@ class InMemory:
     held: object
 
 
-def weight_in_memory(model: Model, node: Node) -> InMemory:
+def weight_in_memory(model: Tensors, node: Node) -> InMemory:
     """The weight of a `weight` node that comes in pieces, each where it lies."""
     dtype, _ = weight_storage(node.type)
     found = pieces_in_file(model, node)

@@ -30,7 +30,6 @@ from aprgraph.graph.errors import AprgraphError, ArtifactError
 from aprgraph.graph.interrupts import held, let_through
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.machine_code import MachineCode
-from aprgraph.graph.model import Model
 from aprgraph.graph.ops import is_weight, state_type, states_of
 from aprgraph.graph.tvm_libraries import default_threads
 from aprgraph.graph.weight_pieces import comes_in_pieces
@@ -39,6 +38,7 @@ from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, wei
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics
 from aprgraph.runtime.tvm_runtime import TvmRuntime, first_line, load_tvm_runtime
+from aprgraph.runtime.weight_scales import Tensors
 
 #: Called with the arrays of tensors that were fetched; they are good until it returns.
 Receive = Callable[..., None]
@@ -61,7 +61,7 @@ class Session:
     What depends on where all of it lies is in the methods of the section "on the device", which runtime/cuda replaces.
     """
 
-    def __init__(self, kernels: MachineCode, model: Model, threads: int | None = None, *, capacity: int = 0) -> None:
+    def __init__(self, kernels: MachineCode, model: Tensors, threads: int | None = None, *, capacity: int = 0) -> None:
         self._tvm = self._load_tvm()
         self.threads = threads or default_threads()
         self.capacity = capacity
@@ -211,6 +211,10 @@ class Session:
 
     def summarise(self, values: F32) -> Statistics:
         """The statistics of a tensor that lies anywhere, as in a file: those that a tap is given, in bounded memory."""
+        return statistics_from_rows(values.size, self.summary_rows(values))
+
+    def summary_rows(self, values: F32) -> npt.NDArray[np.float64]:
+        """What the statistics kernel says of such a tensor."""
         flat = values.reshape(-1)
         step = CHUNKS_AT_ONCE * STATISTICS_CHUNK
         found: list[npt.NDArray[np.float64]] = []
@@ -218,7 +222,7 @@ class Session:
             piece = flat[start : start + step]
             self.fetch([self._rows(self._piece(np.ascontiguousarray(piece)), piece.size)], lambda rows: found.append(rows.copy()))
         self.wait()
-        return statistics_from_rows(flat.size, np.concatenate(found))
+        return np.concatenate(found)
 
     def _piece(self, values: F32) -> Any:
         """A TVM tensor of ``values``, for the statistics kernel alone."""

@@ -18,6 +18,7 @@ from aprgraph.cli.run_options import (
     Apr,
     Arithmetic,
     Chat,
+    Executor,
     Fingerprint,
     MaxTokens,
     ModelPlace,
@@ -82,6 +83,7 @@ def run(
     model: ModelPlace = None,
     rpc: Rpc = None,
     split: Split = None,
+    executor: Executor = None,
     override_kv: Override = None,
     ignore: Ignore = None,
     json: Json = False,
@@ -107,7 +109,7 @@ def run(
     from aprgraph.graph.layer_split import parse_split, split_of_model  # noqa: PLC0415
     from aprgraph.runs.default_place import somebody_elses_place  # noqa: PLC0415
 
-    target, gpu = _target(target, rpc, split)
+    target, gpu = _target(target, rpc, split, executor)
     open_it = partial(
         open_source, source, target, model, override_kv or [], ignore or [], arithmetic, elsewhere=rpc is not None or split is not None
     )
@@ -122,7 +124,7 @@ def run(
     run_plan = opened.plan(plan, encode(opened, given, chat, system, raw=apr), options)
     print_notices(run_plan.notices)
     if split is not None:
-        _say_who_computes(split_of_model(parse_split(split), opened.model.family.layers), run_plan)
+        _say_who_computes(split_of_model(parse_split(split), opened.model.family.layers), run_plan, executor)
     directory = output or opened.default_trace_directory
     if not plan.is_empty:
         if output is None and (what := somebody_elses_place(opened.model.path)) is not None:
@@ -130,7 +132,7 @@ def run(
         _check_place(directory, force=force)
     compiled = replace(compile_source(opened, target, None if rpc or split else gpu, arithmetic), gpu=gpu)
     if split is not None:
-        compiled = compiled.across(split)
+        compiled = compiled.across(split, executor)
     elif rpc is not None:
         compiled = compiled.on(rpc)
     explain(f"the artifact is {compiled.artifact.directory}, for {compiled.artifact.target_name}, of {compiled.model.path}")
@@ -156,18 +158,18 @@ def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
     return plan
 
 
-def _say_who_computes(split: Sequence[LayerRange], run_plan: RunPlan) -> None:
+def _say_who_computes(split: Sequence[LayerRange], run_plan: RunPlan, executor: str | None) -> None:
     """Which layers are computed where, and which nowhere, since no tap needs them."""
     from aprgraph.graph.passes.insert_taps import layer_count  # noqa: PLC0415
     from aprgraph.graph.tap_plan import range_text  # noqa: PLC0415
 
     needed = max(layer_count(graph.staged()) for graph in run_plan.graphs())
     for one in split:
-        layers = range_text(one.layers)
+        layers, place = range_text(one.layers), one.place or f"a worker ({executor or 'local'})"
         if one.layers.start < needed:
-            explain(f"the layers {layers} are computed at {one.place}")
+            explain(f"the layers {layers} are computed at {place}")
         else:
-            print_notice(f"nothing of the layers {layers} is needed, so {one.place} is not asked")
+            print_notice(f"nothing of the layers {layers} is needed, so {place} is not asked")
 
 
 def _say_left_out(run_plan: RunPlan) -> None:
@@ -194,11 +196,11 @@ def _options(
     return RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic, fingerprint)
 
 
-def _target(target: str | None, rpc: str | None, split: str | None) -> tuple[str | None, int]:
+def _target(target: str | None, rpc: str | None, split: str | None, executor: str | None) -> tuple[str | None, int]:
     """The target and the number of the GPU; where to run is looked at too, before anything that takes time. Raises AprgraphError."""
-    from aprgraph.graph.arguments import SPLIT  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError, PlanError  # noqa: PLC0415
     from aprgraph.graph.layer_split import parse_split  # noqa: PLC0415
+    from aprgraph.runs.open_engine import check_split  # noqa: PLC0415
     from aprgraph.runtime.remote.address import parse_remote  # noqa: PLC0415
     from aprgraph.target_words import parse_target  # noqa: PLC0415
 
@@ -207,8 +209,10 @@ def _target(target: str | None, rpc: str | None, split: str | None) -> tuple[str
         raise PlanError("--rpc runs all layers on one server, and --split names the server of each; leave out one of them")
     if rpc is not None:
         parse_remote(rpc)
-    for one in () if split is None else parse_split(split):
-        parse_remote(one.place, SPLIT)
+    if split is not None:
+        check_split(parse_split(split), executor, named)
+    elif executor is not None:
+        raise PlanError("--executor is for --split, and says where workers are that run ranges of layers; give both")
     if named == "reference" and (rpc is not None or split is not None):
         option = "--split" if rpc is None else "--rpc"
         raise ArtifactError(f"{option} runs compiled kernels, and --target reference has none; leave out one of them")

@@ -98,9 +98,13 @@ Split = Annotated[
     str | None,
     typer.Option(
         "--split",
-        metavar="RANGE@HOST:PORT,…",
-        help="Run some layers on each of several TVM RPC servers: 0..16@one:9090,16..32@two:9090.",
+        metavar="RANGE[@HOST:PORT],…",
+        help="Run some layers on each of several TVM RPC servers, 0..16@one:9090,16..32@two:9090, or in workers: 0..16,16..32.",
     ),
+]
+Executor = Annotated[
+    str | None,
+    typer.Option("--executor", metavar="WHERE", help="With --split without servers: where the workers are [local]."),
 ]
 Rpc = Annotated[
     str | None,

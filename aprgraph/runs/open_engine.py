@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from aprgraph.codegen.artifact import Artifact
 from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.codegen.cuda.device_code import HOST_CPU
-from aprgraph.graph.arguments import RPC, SPLIT, Argument
-from aprgraph.graph.errors import AprgraphError, ArtifactError
+from aprgraph.graph.arguments import EXECUTOR, RPC, SPLIT, Argument
+from aprgraph.graph.errors import AprgraphError, ArtifactError, ExecutorError, PlanError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.layer_split import LayerRange
 from aprgraph.graph.model import Model
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from aprgraph.runtime.tvm_session import Session
 
 MAX_THREADS = 1024
+#: The words of the executor that runs workers on this machine.
+LOCAL = "local"
 #: Graphs that an engine is given to run, each with what is executed for it, by id of the first.
 Graphs = Mapping[int, tuple[Graph, Graph]]
 
@@ -73,8 +76,10 @@ def open_engine(
     remote: RemoteAddress | None = None,
     gpu: int = 0,
     split: Sequence[LayerRange] = (),
+    executor: str = LOCAL,
 ) -> Iterator[Engine]:
-    """What runs ``run`` on the artifact's target, here (for CUDA on the GPU number ``gpu``), on a TVM RPC server, or ``split`` on several.
+    """What runs ``run`` on the artifact's target, here (for CUDA on the GPU number ``gpu``), on a TVM RPC server, or ``split`` on several,
+    or, where it names none, in workers of the ``executor``.
 
     Raises ArtifactError, DeviceError, RemoteError, or AprgraphError for a number of threads that cannot be.
     """
@@ -83,11 +88,12 @@ def open_engine(
     if split:
         with ExitStack() as stack:
 
-            def open_part(one: LayerRange, graphs: Graphs) -> PartEngine:
+            def open_server(one: LayerRange, graphs: Graphs) -> PartEngine:
                 remote = parse_remote(one.place, SPLIT)
                 return stack.enter_context(closing(_open_remote_engine(remote, artifact, model, run, graphs, threads, gpu)))
 
-            yield _split_engine(split, executed_graphs(run, artifact), open_part)
+            opener = open_server if split[0].place else _worker_opener(stack, executor, len(split), artifact, model, run, threads)
+            yield _split_engine(split, executed_graphs(run, artifact), opener)
     elif remote is not None:
         with closing(_open_remote_engine(remote, artifact, model, run, executed_graphs(run, artifact), threads, gpu)) as engine:
             yield engine
@@ -128,6 +134,17 @@ def _open_cuda_engine(artifact: Artifact, model: Model, run: RunPlan, _threads: 
     return CompiledEngine(artifact, executed_graphs(run, artifact), open_session, f"{artifact.target} sm_{major}{minor}")
 
 
+def check_split(split: Sequence[LayerRange], executor: str | None, target: str | None) -> None:
+    """Raise PlanError or RemoteError for ranges that cannot be run as they are given, before anything takes time."""
+    has_places = bool(split[0].place)
+    for one in split if has_places else ():
+        parse_remote(one.place, SPLIT)
+    if has_places and executor is not None:
+        raise PlanError("", EXECUTOR.given(executor, repr(executor)), ": the ranges name the servers that run them; leave out one of them")
+    if not has_places and target == "cuda":
+        raise PlanError("", SPLIT, ": workers of an executor run on CPUs; for CUDA name a server for each range, as in 0..16@one:9090")
+
+
 def check_remote(artifact: Artifact, argument: Argument = RPC) -> None:
     """Raise ArtifactError, which names the ``argument``, for an artifact that a TVM RPC server cannot run."""
     if artifact.target == "reference":
@@ -148,6 +165,42 @@ def _split_engine(split: Sequence[LayerRange], graphs: Graphs, open_part: Callab
             for key, part in zip(graphs, those, strict=True):
                 parts[key] += [(part, engine)] if computes(part) else []
     return SplitEngine(parts)
+
+
+def _worker_opener(
+    stack: ExitStack, words: str, count: int, artifact: Artifact, model: Model, run: RunPlan, threads: int | None
+) -> Callable[[LayerRange, Graphs], PartEngine]:
+    """What opens the engine of a range in a worker of its own, which is ended with ``stack``. Raises ExecutorError."""
+    from aprgraph.runtime.executors import open_executor  # noqa: PLC0415
+    from aprgraph.runtime.executors.workers import WorkerLostError, available_processors  # noqa: PLC0415
+    from aprgraph.runtime.model_place import ModelPlace  # noqa: PLC0415
+    from aprgraph.runtime.split_worker import PartCode  # noqa: PLC0415
+    from aprgraph.runtime.worker_engine import WorkerEngine  # noqa: PLC0415
+
+    # One range computes while the others wait, so on one machine each may have all processors.
+    threads = available_processors() if threads is None and words == LOCAL else threads
+    executor = stack.enter_context(open_executor(words, count, threads=threads))
+    lanes = iter(range(count))
+
+    def open_part(one: LayerRange, graphs: Graphs) -> PartEngine:
+        what = f"the layers {one}"
+        try:
+            worker = executor.open_worker(next(lanes))
+        except WorkerLostError as error:
+            raise ExecutorError(f"{what}: {error}") from None
+
+        @stack.push
+        def end(kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+            if kind is not None:  # it may be in the middle of a pass
+                worker.kill()
+            worker.close()
+
+        parts = tuple(executed for _, executed in graphs.values())
+        programs = tuple(artifact.program(part) for part in parts)
+        code = PartCode(artifact.kernel_code, parts, programs, ModelPlace.of(model), run.total, threads)
+        return WorkerEngine(worker, what, code, list(graphs), artifact.target_name)
+
+    return open_part
 
 
 def _open_remote_engine(

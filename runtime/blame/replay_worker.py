@@ -3,37 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
-from aprgraph.graph.errors import AprgraphError
-from aprgraph.graph.families import load_family_file
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import Array
-from aprgraph.graph.sources import Source, TensorInfo, open_source
 from aprgraph.runtime.decoded_weights import DecodedWeights
-from aprgraph.runtime.executors.workers import NotOnThisMachineError
+from aprgraph.runtime.model_place import ModelPlace
 from aprgraph.runtime.reference import evaluate
-
-
-@dataclass(frozen=True)
-class ModelPlace:
-    """A model file as a worker finds it: its ``path``, its ``fingerprint``, and the files that declare what its graph may name."""
-
-    path: str
-    fingerprint: str
-    families: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """The tensors of a file, without the model that they make."""
-
-    file: Source
-
-    def tensor(self, name: str) -> TensorInfo:
-        """The tensor ``name``."""
-        return self.file.tensors[name]
 
 
 def compute_part(
@@ -47,12 +23,4 @@ def compute_part(
 
 @lru_cache(maxsize=2)  # two sides may each have a model
 def _weights(place: ModelPlace) -> DecodedWeights:
-    try:
-        for file in place.families:
-            load_family_file(file)
-        source = open_source(place.path)
-    except AprgraphError as error:
-        raise NotOnThisMachineError(str(error)) from None
-    if source.fingerprint() != place.fingerprint:
-        raise NotOnThisMachineError(f"{place.path}: not the model that is replayed, or it has changed since")
-    return DecodedWeights(_Weights(source), keep=1 << 27)
+    return DecodedWeights(place.open(), keep=1 << 27)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aprgraph.graph.families.registry import loaded_family_files
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array, Role, has_state, is_computed, is_weight, traits_of
@@ -21,8 +20,9 @@ from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.runtime.blame.recorded import Recorded
 from aprgraph.runtime.blame.replay import Replay
-from aprgraph.runtime.blame.replay_worker import ModelPlace, compute_part
+from aprgraph.runtime.blame.replay_worker import compute_part
 from aprgraph.runtime.executors.workers import WorkersExecutor
+from aprgraph.runtime.model_place import ModelPlace
 from aprgraph.runtime.readings import Reading
 
 #: So many elements of weights make a part: enough that decoding them takes longer than sending what they are multiplied by.
@@ -36,7 +36,7 @@ class ReplayWorkers:
 
     def __init__(self, executor: WorkersExecutor, model: Model) -> None:
         self.executor = executor
-        self.place = ModelPlace(str(model.path.absolute()), model.file.fingerprint(), tuple(loaded_family_files()))
+        self.place = ModelPlace.of(model)
 
     def run(self, recorded: Recorded, step: int, replay: Replay, states: dict[str, Array], graph: Graph) -> Iterator[tuple[Node, Array]]:
         """The values of ``graph``, which is that of the replay of a step or a part of it, as ``Replayer.run`` gives them.

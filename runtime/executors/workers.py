@@ -97,6 +97,10 @@ class WorkersExecutor(Executor):
                 self._begin_lane()
         return future
 
+    def open_worker(self, lane: int) -> Worker:
+        """The worker of a lane for the caller alone, who closes it: nobody else's calls come between. Raises WorkerLostError."""
+        return self._open_worker(lane)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers when all is done that was submitted, or, with ``cancel_futures``, when what has begun is done."""
         with self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from aprgraph.api import CompiledModel, RunOptions
+from aprgraph.graph.errors import ExecutorError, NonFiniteError
+from aprgraph.graph.model import load_model
 from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runs.execute import execute
 from aprgraph.runs.open_engine import open_engine
@@ -104,12 +107,72 @@ def test_a_server_whose_layers_no_tap_needs_is_not_asked(tiny: CompiledModel, se
     assert "nothing of the layers 1..3 is needed, so 127.0.0.1:1 is not asked" in result.err
 
 
+@pytest.mark.contract("SPLIT-BITS-1")
+def test_workers_leave_what_a_run_here_does(tiny: CompiledModel, tmp_path: Path) -> None:
+    run = ("run", tiny.artifact.directory, "--tokens", "5,20,17", "--taps", "all", "--layers", "all", "-o", tmp_path / "t",
+           "--max-tokens", "3", "--steps", "0..3", "--prefill-chunk", "2")  # fmt: skip
+    here = run_cli(*run)
+    expected = files_under(tmp_path / "t")
+    there = run_cli(*run, "--split", "0..2,2..", "--force")
+    assert (there.code, there.err, there.out) == (0, here.err, here.out)
+    assert files_under(tmp_path / "t") == expected
+
+
+def test_a_router_with_nan_in_a_worker(tmp_path: Path, tiny: CompiledModel) -> None:
+    """Token 7 has NaN in its embedding. The error and the trace are those of a run here."""
+    model = _model("qwen2moe-f32", tiny)
+    table = model.model.file.tensors["token_embd.weight"]
+    data = bytearray(model.model.path.read_bytes())
+    start = table.offset + 7 * table.row_bytes
+    data[start : start + table.row_bytes] = b"\xff" * table.row_bytes
+    (tmp_path / "nan.gguf").write_bytes(data)
+    broken = CompiledModel(model.artifact, load_model(tmp_path / "nan.gguf"))
+    messages = []
+    for place, run in (("here", broken), ("there", broken.across("0..1,1..2"))):
+        with pytest.raises(NonFiniteError, match="hold a NaN") as caught:
+            run.run("all", "0..2", tokens=(11, 7, 90), directory=tmp_path / place)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert files_under(tmp_path / "here") == files_under(tmp_path / "there")
+
+
+@pytest.mark.contract("SPLIT-LOST-1")
+def test_a_worker_that_dies_or_has_not_the_model(tiny: CompiledModel, tmp_path: Path) -> None:
+    there = tiny.across("0..2,2..3")
+    with pytest.raises(ExecutorError, match=r"^the layers 0..2: worker process \d+ ended in the middle of its work .*; run it again$"):
+        there.run("all", "0..3", tokens=(5, 20, 17) * 20, directory=tmp_path / "t", on_entry=lambda _: _kill_children())
+    assert (tmp_path / "t" / "trace.incomplete").exists()
+    assert not (tmp_path / "t" / "trace.json").exists()
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(tiny.model.path.read_bytes())
+    gone = CompiledModel(tiny.artifact, load_model(copy)).across("0..2,2..3")
+    copy.unlink()
+    with pytest.raises(ExecutorError, match=r"^the layers 0..2: .*copy.gguf"):
+        gone.logits((5, 20, 17))
+    with pytest.raises(RuntimeError, match="^no more$"):  # what a tap raises ends workers that are in the middle of a pass
+        there.run("all", "0..3", tokens=(5, 20, 17), directory=tmp_path / "u", on_entry=_refuse)
+
+
+def _kill_children() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+
+
+def _refuse(_entry: object) -> None:
+    raise RuntimeError("no more")
+
+
 def test_errors(tiny: CompiledModel, model_path: Path, tmp_path: Path) -> None:
     run = ("run", model_path, "--tokens", "5,200,17", "--taps", "all", "-o", tmp_path / "t")
     assert "--split board: expected HOST:PORT or HOST:PORT/KEY" in fails(*run, "--split", "0..9@board").replace("'", "")
     assert "no range has the layers 1 to" in fails(*run, "--split", "0..1@a:1")
     assert "--rpc runs all layers on one server" in fails(*run, "--split", "0..@a:1", "--rpc", "a:1")
     assert "--split runs compiled kernels" in fails(*run, "--split", "0..@a:1", "--target", "reference")
+    assert "--executor local: the ranges name the servers that run them" in fails(*run, "--split", "0..@a:1", "--executor", "local")
+    assert "--executor is for --split" in fails(*run, "--executor", "local")
+    assert "workers of an executor run on CPUs" in fails(*run, "--split", "0..", "--target", "cuda")
+    assert "no executor 'lokal' (did you mean 'local'?)" in fails(*run, "--split", "0..", "--executor", "lokal")
     assert "127.0.0.1:1: connection refused, no server is there" in fails(*run, "--split", "0..@127.0.0.1:1")
     assert not (tmp_path / "t").exists()
 

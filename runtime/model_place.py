@@ -1,0 +1,49 @@
+"""A model file as another process finds it: by its path, and known by its fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aprgraph.graph.errors import AprgraphError
+from aprgraph.graph.families import load_family_file
+from aprgraph.graph.families.registry import loaded_family_files
+from aprgraph.graph.model import Model
+from aprgraph.graph.sources import Source, TensorInfo, open_source
+from aprgraph.runtime.executors.workers import NotOnThisMachineError
+
+
+@dataclass(frozen=True)
+class FileTensors:
+    """The tensors of a file, without the model that they make."""
+
+    file: Source
+
+    def tensor(self, name: str) -> TensorInfo:
+        """The tensor ``name``."""
+        return self.file.tensors[name]
+
+
+@dataclass(frozen=True)
+class ModelPlace:
+    """A model file's ``path`` and ``fingerprint``, and the files that declare what its graph may name."""
+
+    path: str
+    fingerprint: str
+    families: tuple[str, ...]
+
+    @staticmethod
+    def of(model: Model) -> ModelPlace:
+        """Where a model lies."""
+        return ModelPlace(str(model.path.absolute()), model.file.fingerprint(), tuple(loaded_family_files()))
+
+    def open(self) -> FileTensors:
+        """What is there. Raises NotOnThisMachineError where that is not the model."""
+        try:
+            for file in self.families:
+                load_family_file(file)
+            source = open_source(self.path)
+        except AprgraphError as error:
+            raise NotOnThisMachineError(str(error)) from None
+        if source.fingerprint() != self.fingerprint:
+            raise NotOnThisMachineError(f"{self.path}: not the model that is run here, or it has changed since")
+        return FileTensors(source)

@@ -118,7 +118,8 @@ class _Head:
                 continue
             if one.files is not None:
                 self._store.put(one.key, one.files)
-            self._log.write("done", cell=one.key, slot=slots[one.key], seconds=round(one.seconds, 4), overhead=round(one.overhead, 4))
+            facts = {"worker": one.worker, "seconds": round(one.seconds, 4), "overhead": round(one.overhead, 4)}
+            self._log.write("done", cell=one.key, slot=slots[one.key], **facts)
 
     def _fail(self, group: Group, why: str) -> None:
         for cell in group.cells:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import fnmatch
 import html
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,9 +19,9 @@ from typing import Any
 
 from aprgraph.codegen.artifact import versions
 from aprgraph.codegen.cache.sources import sources_digest
+from aprgraph.graph.claimed_names import new_folder, remove_leftovers
 from aprgraph.graph.errors import AprgraphError, ComparisonError, DeviceError, NonFiniteError
 from aprgraph.graph.tap_plan import parse_plan, parse_steps
-from aprgraph.graph.temporary_files import temporary_folder
 from aprgraph.option_words import document_in_option_words, in_option_words, option_words
 from aprgraph.runs.plan import RunOptions
 from aprgraph.runtime.blame import audit
@@ -49,6 +51,7 @@ class Done:
     """What came of one cell: how long it took, and the processor time beside what its run, audit and comparison took.
 
     ``files`` are there if they are to be kept by whoever asked, None where they are in the store; ``error`` where there is no cell.
+    ``worker`` is the process that did it.
     """
 
     key: str
@@ -56,6 +59,7 @@ class Done:
     overhead: float = 0.0
     files: Files | None = None
     error: str | None = None
+    worker: str = ""
 
 
 def identity_here() -> tuple[str, ...]:
@@ -85,8 +89,11 @@ def work_on(group: Group, store: str, probe: str, offered: Collection[str], sent
     missing = [cell for cell in group.cells if here is None or not here.has(cell.key)]
     needed = {side.key for cell in missing for side in ((cell.a, cell.b) if isinstance(cell, PairCell) else (cell,))}
     done: list[Done] = []
-    with temporary_folder("aprgraph-sweep-") as scratch:
-        work = _Work(scratch)
+    # By a name that the next worker knows, which removes what a killed one left.
+    place = os.path.join(tempfile.gettempdir(), f"aprgraph-sweep-{os.geteuid()}")  # noqa: PTH118 -- claimed_names works on texts
+    remove_leftovers(place)
+    with new_folder(place) as scratch:
+        work = _Work(Path(scratch))
         for cell in group.cells:
             try:
                 if cell.key in needed and isinstance(cell, RunCell):
@@ -103,7 +110,8 @@ def work_on(group: Group, store: str, probe: str, offered: Collection[str], sent
             if here is not None:
                 here.put(cell.key, files)
             overhead = time.process_time() - at_first - (work.useful - useful)
-            done.append(Done(cell.key, time.monotonic() - began, overhead, None if here is not None else files))
+            worker = f"process {os.getpid()} on {os.uname().nodename}"
+            done.append(Done(cell.key, time.monotonic() - began, overhead, None if here is not None else files, worker=worker))
     return done
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,20 @@ def test_a_version_is_beside_the_last_and_what_is_off_has_a_since(model: Path, m
     (changed,) = [cell for cell in found.cells if cell.along == "versions" and cell.state == "DIVERGED"]
     assert changed.sentence.startswith("1 tensor of ")
     assert changed.key == first.key
+
+
+def test_two_that_put_one_cell_leave_it_whole(tmp_path: Path) -> None:
+    store, key = Store(tmp_path / "store"), "ab" * 32
+    files = {"cell.json": b"{}", "layer-0/attn_out.bin": bytes(4096)}
+    with ThreadPoolExecutor(8) as threads:
+        for future in [threads.submit(store.put, key, files) for _ in range(32)]:
+            future.result()
+    assert files_under(store.place(key)) == files
+    assert [*store.keys()] == [key]
+    leftover = store.path / "cells" / "ab" / f".{key}.0123abcd"
+    leftover.mkdir()
+    store.remove_leftovers()
+    assert not leftover.exists()
 
 
 @pytest.mark.parametrize(

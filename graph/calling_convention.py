@@ -23,7 +23,7 @@ CHOICE_FUNCTION = "aprgraph.choice"
 
 #: The packed function that is given the names of nodes whose weights have just been read, in programs of ``is_large`` graphs.
 USED_FUNCTION = "aprgraph.used"
-#: How many bytes of weights a run may have read before their pages are given back, which then cost no memory of its own.
+#: How many bytes of weights the first pass of a run may have read before their pages are given back, which then cost no memory of its own.
 RESIDENT_WEIGHTS = 1 << 30
 
 #: A CPU kernel that decodes blocks takes, before its operands, the f32 value of every half-precision bit pattern.

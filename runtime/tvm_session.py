@@ -197,7 +197,8 @@ class Session:
             run.keep_failure(lambda: self.fetch([value], lambda ids: run.choices.see(node, ids, run.first)))
 
     def _used(self, name: str) -> None:
-        if self._running is not None:
+        # What comes behind a first pass reads all weights again for each token: their pages stay, as long as the system has room.
+        if self._running is not None and self._running.first == 0:
             run, node = self._running, str(name)
             run.keep_failure(lambda: self._release_used(run.graph, node))
 

@@ -182,6 +182,9 @@ def test_pages_of_a_large_model_are_given_back_and_no_bit_changes(
     running = Session(tiny.artifact.kernel_code, model).load((tmp_path / "large").read_bytes(), graph)
     assert running.run(TOKENS)["lm_head"].tobytes() == expected.tobytes()
     assert len(released) > LAYERS
+    released.clear()  # each token that is decoded reads all weights again
+    running.run([5], start=len(TOKENS))
+    assert released == []
 
 
 def test_summaries_of_tensors_that_lie_elsewhere_are_those_of_taps(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ def diff(
     progress: OnProgress | bool | None = None,
     on_replay: OnTensor | None = None,
     workers: int | None = None,
+    executor: str | None = None,
 ) -> Comparison:
     """Compare two traces, and with ``model`` (that both are to be runs of) say which side is wrong.
 
@@ -66,7 +67,8 @@ def diff(
     Where somebody watches, in a terminal or a notebook, a line says which tensor it is at; ``progress`` False shows nothing, and
     functions are called in its place: ``progress`` before each tensor, ``on_replay`` after each that was replayed.
 
-    ``workers`` is in how many processes a model is replayed (default: in this one); results do not depend on how many they are.
+    ``workers`` is in how many processes a model is replayed (default: in this one), and ``executor`` where they are, such as "ray"
+    (default: on this machine; docs/many-machines.md); results do not depend on either.
 
     The report's ``headline`` is the sentence to read first. Raises AprgraphError for what cannot
     be compared or read.
@@ -83,13 +85,13 @@ def diff(
     if models is None:
         if tokens is not None:
             raise ComparisonError("tokens are for the replay of a model; give the model too")
-        if workers is not None:
+        if workers is not None or executor is not None:
             raise ComparisonError("workers are for the replay of a model; give the model too")
         return found
     ours, theirs = models
     given: dict[str, Any] = {"tokens": tokens, "profile": profile, "tolerances": tolerances, "top": top}
-    with progress_line(_is_shown(progress), "replaying in float64") as say, workers_or_none(workers) as executor:
-        return with_blame(found, a, b, ours, model_b=theirs, progress=on_replay or say, executor=executor, **given)
+    with progress_line(_is_shown(progress), "replaying in float64") as say, workers_or_none(workers, executor) as where:
+        return with_blame(found, a, b, ours, model_b=theirs, progress=on_replay or say, executor=where, **given)
 
 
 def audit(
@@ -103,10 +105,11 @@ def audit(
     names: Sequence[str] = (),
     progress: OnTensor | bool | None = None,
     workers: int | None = None,
+    executor: str | None = None,
 ) -> Audit:
     """Replay each stage of one trace in float64 from the inputs that it recorded: where is it wrong? See ``Audit``.
 
-    ``trace``, ``names``, ``tokens``, ``profile``, ``tolerances`` and ``workers`` are as of ``diff``.
+    ``trace``, ``names``, ``tokens``, ``profile``, ``tolerances``, ``workers`` and ``executor`` are as of ``diff``.
     ``arithmetic`` is that of the engine which wrote it, such as "ggml-avx2", or "find" (default: what the
     manifest names; where nothing says how the trace was computed, "find").
     Where somebody watches, a line says which tensor was replayed last; ``progress`` False shows nothing, a function is called with it.
@@ -115,7 +118,7 @@ def audit(
     """
     opened = open_source(*open_foreign_sides([trace], names))
     loaded = load_model_of([opened], _model_or_path(model))
-    with progress_line(_is_shown(progress), "replaying in float64") as say, workers_or_none(workers) as executor:
+    with progress_line(_is_shown(progress), "replaying in float64") as say, workers_or_none(workers, executor) as where:
         return _audit(
             opened,
             loaded,
@@ -124,17 +127,17 @@ def audit(
             tolerances=tolerances,
             arithmetic=arithmetic,
             progress=progress if callable(progress) else say,
-            executor=executor,
+            executor=where,
         )
 
 
-def workers_or_none(workers: int | None) -> AbstractContextManager[WorkersExecutor | None]:
-    """An executor of so many processes on this machine, as long as the block lasts; None where none are asked for. Raises ExecutorError."""
-    if workers is None:
+def workers_or_none(workers: int | None, executor: str | None) -> AbstractContextManager[WorkersExecutor | None]:
+    """An executor of so many processes, as long as the block lasts; None where none are asked for. Raises ExecutorError."""
+    if workers is None and executor is None:
         return nullcontext()
     from aprgraph.runtime.executors import open_executor  # noqa: PLC0415
 
-    return open_executor(workers=workers)
+    return open_executor(executor or "local", workers)
 
 
 def _is_shown(progress: Callable[..., None] | bool | None) -> bool | None:

@@ -10,7 +10,7 @@ import typer
 
 from aprgraph.cli.follow_up import check_page, check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance, Workers
+from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayExecutor, ReplayTokens, Repro, Suggest, Tolerance, Workers
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.recorded_models import Overrides, model_of_manifest
 from aprgraph.cli.tables import format_table
@@ -69,6 +69,7 @@ def audit(
     ignore: Ignore = None,
     names: Map = None,
     workers: Workers = None,
+    executor: ReplayExecutor = None,
     suggest: Suggest = False,
     repro: Repro = None,
     html: Html = None,
@@ -122,6 +123,7 @@ def audit(
             arithmetic=chosen,
             progress=progress,
             workers=workers,
+            executor=executor,
         )
     late = Afterwards()
     if repro is not None:

@@ -10,7 +10,7 @@ import typer
 
 from aprgraph.cli.follow_up import check_page, check_repro, print_suggestion, write_guilty
 from aprgraph.cli.notices import print_notices
-from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayTokens, Repro, Suggest, Tolerance, Workers
+from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayExecutor, ReplayTokens, Repro, Suggest, Tolerance, Workers
 from aprgraph.cli.progress import comparing, replaying
 from aprgraph.cli.recorded_models import Overrides, model_of_manifest
 from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
@@ -78,6 +78,7 @@ def diff(
     ignore: Ignore = None,
     names: Map = None,
     workers: Workers = None,
+    executor: ReplayExecutor = None,
     suggest: Suggest = False,
     repro: Repro = None,
     html: Html = None,
@@ -146,12 +147,12 @@ def diff(
         given = zip("AB", sides, (model_a or model, model_b or model), strict=True)
         (model_a, of_a), (model_b, of_b) = (model_of_manifest(trace, side, chosen) for side, trace, chosen in given)
         recorded = of_a, of_b
-    truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro, recorded, workers)
+    truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro, recorded, workers, executor)
     ids = None if tokens is None else parse_tokens(tokens)
     late = Afterwards()
     report = Comparison.of(_compare(one, other, top, profile, tolerances or []))
     if truth is not None:
-        with replaying(len(one.entries) + len(other.entries)) as progress, comparison.workers_or_none(workers) as executor:
+        with replaying(len(one.entries) + len(other.entries)) as progress, comparison.workers_or_none(workers, executor) as where:
             report = with_blame(
                 report,
                 *sides,
@@ -162,7 +163,7 @@ def diff(
                 tolerances=tolerances or [],
                 top=top,
                 progress=progress,
-                executor=executor,
+                executor=where,
             )
         if repro is not None:
             guilty = comparison.guilty_of_diff(report, *sides)
@@ -209,6 +210,7 @@ def _load(
     repro: Path | None,
     recorded: tuple[Overrides, Overrides],
     workers: int | None,
+    executor: str | None,
 ) -> tuple[Model, Model] | None:
     """The models to replay A and B by, if any is named: of both, of A, of B. Raises AprgraphError, also for options that need one.
 
@@ -229,6 +231,7 @@ def _load(
         ("--ignore", ignore),
         ("--repro", repro),
         ("--workers", workers),
+        ("--executor", executor),
     ):
         if given:
             raise ComparisonError(f"{option} is for the replay of a model; name it with --model")

@@ -79,6 +79,15 @@ Workers = Annotated[
         "--workers", min=1, max=1024, metavar="N", help="With a model: replay in N processes; results do not depend on N [in this]."
     ),
 ]
+ReplayExecutor = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        metavar="WHERE",
+        help="With a model: where the processes of --workers are: local, ray, ray://HOST:PORT, slurm:partition=NAME[,…] [local].",
+        show_default=False,
+    ),
+]
 Suggest = Annotated[bool, typer.Option("--suggest", help="Print only what to tap next: options of `aprgraph run`.")]
 Html = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page that opens offline.", show_default=False)

@@ -24,7 +24,7 @@ from aprgraph.runtime.diff import diff
 from aprgraph.runtime.executors.workers import WorkersExecutor
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import spoil, traced
-from tests.support.cli import run_cli
+from tests.support.cli import fails, run_cli
 from tests.support.graphs import ops_of
 from tests.support.traces import noisy
 
@@ -162,6 +162,9 @@ def test_processes_of_the_command_line(tiny_model: Tiny, tmp_path: Path) -> None
     alone = run_cli("diff", tmp_path / "a", tmp_path / "b", "--model", path, "--json")
     assert run_cli("diff", tmp_path / "a", tmp_path / "b", "--model", path, "--json", "--workers", "2") == alone
     assert alone.code == 1
+    assert run_cli("audit", b.directory, "--model", path, "--quiet", "--executor", "local").code == 1
+    assert "no executor 'lokal' (did you mean 'local'?)" in fails("audit", b.directory, "--model", path, "--executor", "lokal")
+    assert "--executor is for the replay of a model" in fails("diff", b.directory, b.directory, "--executor", "local")
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(path.read_bytes())
     model = load_model(copy)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from aprgraph.graph.errors import ArtifactError, shown
 from aprgraph.graph.interrupts import held, is_own_process
 
 #: The library that runs compiled code, and the one that compiles, which needs the first.
@@ -21,6 +22,7 @@ RUNTIME, COMPILER = "tvm_runtime", "tvm_compiler"
 #: How often a thread of TVM's yields while it waits for work, about a millisecond in all, before it sleeps (thread_pool.cc). TVM's
 #: own 300,000 keep every processor busy between two runs; fewer than this, and threads fall asleep between two kernels.
 _YIELDS = 2000
+_THREADS, _MOST_THREADS = "TVM_NUM_THREADS", 1024
 
 
 def default_threads() -> int:
@@ -29,15 +31,27 @@ def default_threads() -> int:
 
 
 def load_tvm_library(name: str) -> tuple[Any, Path]:
-    """The module `tvm_ffi`, and the file of TVM's library ``name``, loaded. Raises RuntimeError or OSError where that is not there."""
+    """The module `tvm_ffi`, and the file of TVM's library ``name``, loaded. Raises RuntimeError or OSError where that is not there, and
+    ArtifactError for a number of threads in the environment that is none.
+    """
     # Otherwise TVM takes half of the processors, on the assumption that every other one is a second hardware thread.
-    os.environ.setdefault("TVM_NUM_THREADS", str(default_threads()))
+    threads = os.environ.setdefault(_THREADS, str(default_threads()))
+    # TVM makes room for each before the first begins: for 99,999,999 that is more memory than there is.
+    if not (threads.isascii() and threads.isdigit() and len(threads) < 9 and 1 <= int(threads) <= _MOST_THREADS):
+        raise ArtifactError(
+            f"{_THREADS} is {shown(threads)}, expected a number of threads from 1 to {_MOST_THREADS}; set that, or unset it"
+        )
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(_YIELDS))
     with held(may_end=True), _torch_left_out():  # half-imported, it cannot be imported again
         import tvm_ffi  # noqa: PLC0415 -- costs a tenth of a second
         from tvm_ffi.libinfo import load_lib_ctypes  # noqa: PLC0415
 
-        library = load_lib_ctypes("tvm", name, "RTLD_GLOBAL", extra_lib_paths=_places())
+        try:
+            library = load_lib_ctypes("tvm", name, "RTLD_GLOBAL", extra_lib_paths=_places())
+        except OSError as error:
+            if "failed to map" in str(error):  # by the system's loader, which says no more
+                raise MemoryError(f"TVM's library {name} cannot be mapped") from None
+            raise
         return tvm_ffi, Path(library._name).resolve()  # noqa: SLF001 -- ctypes has no other
 
 

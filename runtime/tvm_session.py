@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -85,6 +86,9 @@ class Session:
         except AprgraphError:
             raise
         except Exception as error:  # noqa: BLE001 -- TVM raises whatever its loader raised
+            if isinstance(error, OSError) and error.errno == errno.EFBIG:  # a file in memory is one too
+                why = "cannot be loaded, as it is larger than files may be here"
+                raise ArtifactError(f"{self._directory}: {why}; raise the limit (`ulimit -f` of the shell)") from None
             raise ArtifactError(f"{self._directory}: cannot be loaded ({first_line(error)}); compile the model again") from None
 
     def load(self, program: bytes, graph: Graph) -> Program:

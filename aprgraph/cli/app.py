@@ -24,9 +24,10 @@ from aprgraph.cli.internal_error import report_defect
 from aprgraph.cli.models import models
 from aprgraph.cli.run import run
 from aprgraph.cli.settings import default_map, find_settings
+from aprgraph.cli.short_of_memory import why_short_of_memory
 from aprgraph.cli.stages import stages
 from aprgraph.cli.sweep import sweep
-from aprgraph.cli.terminal import harmless_streams, printable
+from aprgraph.cli.terminal import harmless_streams, printable, say_error
 from aprgraph.cli.trust import trust
 from aprgraph.cli.verbosity import command_said, note_unless_quiet
 from aprgraph.cli.weights import weights
@@ -118,14 +119,15 @@ def _run() -> None:
         # File names may hold line ends. What breaks the verifier, a defect of our own, is shown with the graph that it left.
         text = error.text(option_words)
         text = text if isinstance(error, GraphError) else printable(text)
-        print(f"error: {text}", file=sys.stderr)
+        say_error(f"error: {text}")
         sys.exit(EXIT_ERROR)
     except OSError as error:  # what the system refused and no one foresaw; a defect of our own would be another exception
-        print(f"error: {'' if error.filename is None else f'{printable(str(error.filename))}: '}{error.strerror or error}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
-    except MemoryError as error:
-        what = f": {printable(str(error))}" if str(error) else ""
-        print(f"error: not enough memory{what}; free some, or give less to do: a shorter prompt, fewer layers", file=sys.stderr)
+        say_error(f"error: {'' if error.filename is None else f'{printable(str(error.filename))}: '}{error.strerror or error}")
         sys.exit(EXIT_ERROR)
     except Exception as error:  # noqa: BLE001 -- whatever no one foresaw
-        sys.exit(report_defect(error))
+        short = why_short_of_memory(error)
+        if short is None:
+            sys.exit(report_defect(error))
+        what = f": {printable(short)}" if short else ""
+        say_error(f"error: not enough memory{what}; free some, or give less to do: a shorter prompt, fewer layers")
+        sys.exit(EXIT_ERROR)

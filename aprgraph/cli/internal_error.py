@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 
-from aprgraph.cli.terminal import one_line
+from aprgraph.cli.terminal import one_line, say_error
 
 EXIT_INTERNAL = 70
 #: Set to anything but nothing or 0: tracebacks come on stderr, and no file is made.
@@ -24,10 +24,9 @@ def report_defect(error: BaseException) -> int:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, RecursionError):
         what = f"something is nested deeper than Python's stack ({what})"
-    print(
+    say_error(
         f"internal error: {one_line(what, 400)}{where}; this is a defect of aprgraph{_version()}, whatever it was given: "
-        f"please report it to {_address()}, with the command{_kept(error)}",
-        file=sys.stderr,
+        f"please report it to {_address()}, with the command{_kept(error)}"
     )
     return EXIT_INTERNAL
 
@@ -66,7 +65,7 @@ def _kept(error: BaseException) -> str:
     """Where the traceback is, in words that end the sentence. It names files and lines, and holds no tensors."""
     text = "".join(traceback.format_exception(error))
     if os.environ.get(DEBUG, "0") not in ("", "0"):
-        print(text, file=sys.stderr, end="")
+        say_error(text.rstrip("\n"))
         return " and the traceback above"
     try:
         descriptor, path = tempfile.mkstemp(prefix="aprgraph-traceback-", suffix=".txt")

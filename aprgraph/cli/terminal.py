@@ -9,6 +9,7 @@ are data, and go to a file or a pipe as they are.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -80,6 +81,17 @@ def harmless_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def say_error(text: str) -> None:
+    """Print the last line of a command that fails on stderr. Where nothing takes it (a full disk), its exit code tells all the same."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        # What is left in the stream would fail again when Python ends, with an exit code of its own.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
 
 
 def echo_data(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aprgraph.graph.errors import ArtifactError, shown
 
 
-def parse_target(text: str, called: str = "--target") -> tuple[str, int]:
+def parse_target(text: str, called: str) -> tuple[str, int]:
     """``TARGET`` or ``cuda:N`` -> the target and the number of the GPU (0 if none is given). Raises ArtifactError.
 
     ``called`` is what an error calls the place where it was said.

@@ -204,7 +204,7 @@ def _target(target: str | None, rpc: str | None, split: str | None, executor: st
     from aprgraph.runtime.remote.address import parse_remote  # noqa: PLC0415
     from aprgraph.target_words import parse_target  # noqa: PLC0415
 
-    named, gpu = (None, 0) if target is None else parse_target(target)
+    named, gpu = (None, 0) if target is None else parse_target(target, "--target")
     if rpc is not None and split is not None:
         raise PlanError("--rpc runs all layers on one server, and --split names the server of each; leave out one of them")
     if rpc is not None:

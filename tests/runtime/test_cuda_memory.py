@@ -70,10 +70,10 @@ def test_a_run_that_fits_says_nothing_and_one_that_does_not_says_what_would(tiny
 
 @pytest.mark.parametrize(("text", "target"), [("llvm", ("llvm", 0)), ("cuda", ("cuda", 0)), ("cuda:3", ("cuda", 3))])
 def test_targets(text: str, target: tuple[str, int]) -> None:
-    assert parse_target(text) == target
+    assert parse_target(text, "--target") == target
 
 
 @pytest.mark.parametrize("text", ["cuda:", "cuda:-1", "cuda:x", "llvm:1", ":1", "cuda:1:2", "cuda:¹"])
 def test_what_is_no_target(text: str) -> None:
     with pytest.raises(ArtifactError, match="expected a target alone, or cuda:N"):
-        parse_target(text)
+        parse_target(text, "--target")

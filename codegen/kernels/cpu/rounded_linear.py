@@ -128,10 +128,14 @@ class _Segment:
         # Where the sums of a row and a position lie, and the position.
         meetings = [[(r * together + p, first + p) for p in range(together)] for r in range(len(rows))]
         for p in range(len(rows) * together):
-            for buffer in (self._sums, self._minima):
-                store_vector(buffer, p * LANES, tirx.Broadcast(f32(0.0), LANES))
+            store_vector(self._sums, p * LANES, tirx.Broadcast(f32(0.0), LANES))
+            if self._has_sums_of_minima:
+                zero = f32(0.0) if self._lanes == 1 else tirx.Broadcast(f32(0.0), self._lanes)
+                store_vector(self._minima, p * LANES, zero)
         with T.serial(i64(0), i64(self._x.blocks)) as index:
             for row, positions in zip(rows, meetings, strict=True):
+                if together < _POSITIONS:  # with more, products take longer than reading
+                    self._weight.prefetch(row, index)
                 runs = IntegerBlock(self._weight, row, index).runs()
                 if runs[0].minimum is not None:
                     self._add_minima(runs, positions, index)

@@ -35,6 +35,19 @@ _AT_FIRST = {
     "tests/aprgraph/test_checkpoint_numbers.py": 8,
     "tests/runtime/test_hybrid_models.py": 8,
     "tests/contracts/test_steps.py": 8,
+    "tests/aprgraph/test_run_split.py": 10,
+    "tests/aprgraph/test_sweep.py": 10,
+    "tests/aprgraph/test_interrupts.py": 10,
+    "tests/runtime/test_blame_audit.py": 10,
+    "tests/contracts/test_recording.py": 9,
+    "tests/runtime/test_readings.py": 8,
+    "tests/zoo/test_gemma3n.py": 8,
+    "tests/codegen/test_kernel_cache.py": 7,
+    "tests/runtime/test_blame_two_models.py": 6,
+    "tests/runtime/test_float_range.py": 6,
+    "tests/runtime/test_weights.py": 6,
+    "tests/runtime/test_check.py": 6,
+    "tests/runtime/test_blame_repro.py": 6,
 }
 _ZOO = ("tests/zoo/test_", 3)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.follow_up import check_page, check_repro, print_suggestion, write_guilty
+from aprgraph.cli.freed_memory import look_seldom_for_cycles
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayExecutor, ReplayTokens, Repro, Suggest, Tolerance, Workers
 from aprgraph.cli.progress import comparing, replaying
@@ -124,6 +125,7 @@ def diff(
     from aprgraph.runtime.diff.sources import open_foreign_sides, open_pair  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
+    look_seldom_for_cycles()
     if apr_json:
         _print_as_apr(
             a,

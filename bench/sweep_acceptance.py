@@ -72,7 +72,7 @@ class Killer:
         self._thread.join()
 
     def _run(self) -> None:
-        while self.killed < self._left and not self._over.wait(self._random.uniform(0.1, 1.0)):
+        while self.killed < self._left and not self._over.wait(self._random.uniform(0.2, 3.0)):
             if self.killed >= self._half and self._once is not None:
                 once, self._once = self._once, None
                 once()
@@ -158,22 +158,28 @@ def main() -> None:
         os.chdir(folder)
         matrix = write_matrix(folder, asked.prompts)
         first = sweep(matrix, folder / "one", "local", 1)
-        others: dict[str, dict[str, bytes]] = {}
+        unlike: list[str] = []
+
+        def compare(name: str, files: dict[str, bytes]) -> None:
+            """At once, so that what fails later takes nothing with it."""
+            print(f"  {name}: {'the same' if files == first else 'NOT the same'} {len(first)} files as one worker's", flush=True)
+            if files != first:
+                unlike.append(name)
+
         if asked.only in ("", "local"):
-            others["two workers"] = sweep(matrix, folder / "two", "local", 2)
-            others["two workers, killed"] = sweep(matrix, folder / "killed", "local", 2, asked.kills)
-            others["head killed"] = sweep_whose_head_is_killed(matrix, folder / "head")
+            compare("two workers", sweep(matrix, folder / "two", "local", 2))
+            compare("two workers, killed", sweep(matrix, folder / "killed", "local", 2, asked.kills))
+            compare("head killed", sweep_whose_head_is_killed(matrix, folder / "head"))
         if asked.only in ("", "submitit"):
             if importlib.util.find_spec("submitit") is None:
                 print("submitit is not installed: not tried")
             else:
-                others["submitit"] = sweep(matrix, folder / "jobs", "submitit-local", 2)
+                compare("submitit", sweep(matrix, folder / "jobs", "submitit-local", 2))
         if asked.only in ("", "ray"):
             with cluster() as nodes:
                 if nodes is not None:
-                    others["ray"] = sweep(matrix, folder / "ray", nodes.address, 2)
-                    others["ray, killed"] = sweep(matrix, folder / "ray-killed", nodes.address, 2, asked.kills, nodes.restart)
-        unlike = [name for name, files in others.items() if files != first]
+                    compare("ray", sweep(matrix, folder / "ray", nodes.address, 2))
+                    compare("ray, killed", sweep(matrix, folder / "ray-killed", nodes.address, 2, asked.kills, nodes.restart))
         print(f"{len(first)} files, {sum(map(len, first.values())):,} bytes: {'all alike' if not unlike else f'UNLIKE: {unlike}'}")
         sys.exit(bool(unlike))
 

@@ -19,6 +19,7 @@ from aprgraph.runtime.executors.workers import ATTEMPTS, OnNotice, WorkerLostErr
 
 #: Seconds for a cluster whose head is gone to come back, and for a free place in it. Another attempt waits as long again.
 _PATIENCE = 60.0
+_CONNECTIONS = 3
 _AGAIN = 1.0
 
 
@@ -52,12 +53,15 @@ class RayCluster:
         self._ray: Any = ray
         self._address = address
         self._lock = threading.Lock()
-        try:
-            _within(_PATIENCE, self._connect)
-        except Exception as error:  # noqa: BLE001 -- Ray raises whatever its transport does
-            raise ExecutorError(
-                f"no Ray cluster at {address or 'this machine'}: {_first_line(error)}; start one with `ray start`"
-            ) from None
+        for attempt in range(_CONNECTIONS):  # a client server on a busy machine may be too late for the first
+            try:
+                _within(_PATIENCE, self._again if attempt else self._connect)
+            except Exception as error:  # noqa: BLE001, PERF203 -- Ray raises whatever its transport does
+                if attempt + 1 == _CONNECTIONS:
+                    where = address or "this machine"
+                    raise ExecutorError(f"no Ray cluster at {where}: {_first_line(error)}; start one with `ray start`") from None
+            else:
+                return
 
     def processors(self) -> int:
         """How many the nodes have together."""

@@ -66,8 +66,10 @@ def fit_arithmetic(graph: Graph, recorded: Recorded, read: ReadWeight) -> Arithm
             continue
         seen.add(text)
         errors = sample.errors(changed)
+        if not plain.keys() <= errors.keys():  # what an engine has not, such as the scores of flash attention, it has not recorded
+            continue
         gained = [name for name, error in errors.items() if error <= EXPLAINED < plain.get(name, 0.0)]
-        spoiled = [name for name, error in plain.items() if error <= EXPLAINED < errors.get(name, math.inf)]
+        spoiled = [name for name, error in plain.items() if error <= EXPLAINED < errors[name]]
         if len(gained) > len(spoiled):
             tried.append((len(gained) - len(spoiled), sum(errors[name] for name in gained), arithmetic))
     if not tried:

@@ -208,7 +208,7 @@ class Metadata(Mapping[str, object]):
             return tuple(default)
         values = self.array(key).values()
         numbers = {value for value in values if type(value) is int}
-        if len(numbers) != len(set(values)):
+        if any(type(value) is not int for value in values):  # of lists and objects no set can be made
             raise ModelError(f"{self.path}: {self.described(key)} holds {shown(tuple(values))}, expected whole numbers")
         return tuple(sorted(numbers))
 

@@ -29,7 +29,7 @@ class Mamba2(StateSpace):
         """Without what repeats the sizes of the heads."""
         inner, hidden, expand = cls.inner_of(fields), fields.get("hidden_size"), fields.get("expand", 2)
         made = {name: value for name, value in fields.items() if name != "intermediate_size" or value != inner}
-        if isinstance(hidden, int) and expand * hidden == inner:
+        if isinstance(hidden, int) and isinstance(expand, (int, float)) and expand * hidden == inner:
             made.pop("expand", None)
         return made
 

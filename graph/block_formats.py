@@ -219,6 +219,7 @@ def decode_blocks(fmt: BlockFormat, blocks: NumpyBlocks) -> npt.NDArray[np.float
     assert fmt.decode is not None
     lane = np.arange(RUN)
     decoded = np.empty((blocks.count, fmt.elements))
-    for first in range(0, fmt.elements, RUN):
-        decoded[:, first : first + RUN] = fmt.decode(blocks, first, lane)
+    with np.errstate(invalid="ignore"):  # a scale that is Inf, times 0
+        for first in range(0, fmt.elements, RUN):
+            decoded[:, first : first + RUN] = fmt.decode(blocks, first, lane)
     return decoded

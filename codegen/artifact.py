@@ -26,7 +26,7 @@ from typing import Any
 
 from aprgraph.codegen.artifact_form import ARTIFACT_FILE, FORMAT, VERSION
 from aprgraph.codegen.cache.sources import sources_digest
-from aprgraph.codegen.cpu.levels import check_runs_here, find_cpu
+from aprgraph.codegen.cpu.levels import check_machine, check_runs_here, find_cpu
 from aprgraph.codegen.cuda.device_code import DeviceCode
 from aprgraph.codegen.file_in_memory import file_in_memory
 from aprgraph.codegen.kernels.base import requests_of
@@ -204,6 +204,8 @@ def open_artifact(directory: str | Path, *, elsewhere: bool = False) -> Artifact
     artifact = read_artifact(directory)
     if artifact.library_digest is not None:
         require_trust(artifact.directory, artifact.identity)
+        if not elsewhere:  # of another machine the system's loader only says that the file is not there
+            check_machine(artifact.code[artifact.library_digest].machine, str(directory), artifact.cpu)
     if artifact.cpu is not None and not elsewhere:
         check_runs_here(find_cpu(artifact.cpu), str(directory))
     return artifact

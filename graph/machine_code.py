@@ -16,6 +16,9 @@ _SEALS = 0x1 | 0x2 | 0x4 | 0x8
 _OPEN: dict[bytes, int] = {}
 _MOST_OPEN = 64
 _LOCK = threading.Lock()
+#: The start of every ELF file of 64 bits, little-endian; where the number of its machine stands; and those that are known (elf.h).
+_ELF, _MACHINE_AT = b"\x7fELF\x02\x01", 18
+_MACHINES = {62: "x86_64", 183: "aarch64"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,13 @@ class MachineCode:
 
     data: bytes = field(repr=False)
     place: Path
+
+    @property
+    def machine(self) -> str | None:
+        """The machine that a library is for, as uname(2) names it; None for what is no library, or of another machine."""
+        if not self.data.startswith(_ELF):
+            return None
+        return _MACHINES.get(int.from_bytes(self.data[_MACHINE_AT : _MACHINE_AT + 2], "little"))
 
     def path(self) -> str:
         """The path of a file in memory that holds ``data``, for the system's loader. Raises OSError.

@@ -28,7 +28,9 @@ def compile_command(
             help="Where to put the artifact [<stem>.<target>.aprg here, or <stem>.<target>.<arithmetic>.aprg].",
         ),
     ] = None,
-    cpu: Annotated[str | None, typer.Option("--cpu", help="x86-64-v2, -v3 or -v4, to compile for another machine [this one's].")] = None,
+    cpu: Annotated[
+        str | None, typer.Option("--cpu", help="x86-64-v2, -v3, -v4, aarch64 or aarch64-dotprod, for another machine [this one's].")
+    ] = None,
     arch: Annotated[
         list[str] | None,
         typer.Option("--arch", metavar="sm_XY", help="With cuda: a GPU architecture to compile for [sm_80, sm_90, PTX]. Repeatable."),

@@ -238,6 +238,6 @@ def _open_remote_engine(
         capacity=run.total,
         drops_weights=run.is_single_pass,
         target_name=artifact.target_name,
-        cpu=(cpu.name, cpu.flags),
+        cpu=(cpu.name, cpu.machine, cpu.flags),
         gpu_code=gpu_code,
     )

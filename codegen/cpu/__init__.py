@@ -1,1 +1,1 @@
-"""CPUs: the x86-64 microarchitecture levels that a kernel library may be for, and what compiles and links one."""
+"""CPUs: the levels of x86-64 and aarch64 that a kernel library may be for, and what compiles and links one."""

@@ -22,8 +22,8 @@ def build_library(requests: Mapping[str, KernelRequest], cpu: Cpu, path: Path) -
 
     Those that the user's cache lacks are compiled, and kept there. Raises ToolchainError, GraphError or OSError.
     """
-    linker()  # says that there is none before the seconds that compiling takes
-    link(find_or_compile(requests, cpu), path)
+    linker(cpu.machine)  # says that there is none before the seconds that compiling takes
+    link(find_or_compile(requests, cpu), path, cpu.machine)
 
 
 def find_or_compile(requests: Mapping[str, KernelRequest], cpu: Cpu) -> list[bytes]:

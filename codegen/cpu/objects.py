@@ -29,7 +29,8 @@ def llvm_target(cpu: Cpu) -> Any:
     not there. Kernels gave the same bits, and models were as fast (linear layers to the percent, a softmax took an eighth longer,
     scores a tenth less), with up to a third less time to compile.
     """
-    return Target({"kind": "llvm", "mcpu": cpu.name, "opt-level": 1})
+    told = {"mattr": [f"+{name}" for name in cpu.features]} if cpu.features else {"mcpu": cpu.name}
+    return Target({"kind": "llvm", "mtriple": f"{cpu.machine}-linux-gnu", "opt-level": 1, **told})
 
 
 def compile_kernels(requests: Mapping[str, KernelRequest | None], cpu: Cpu) -> Iterator[tuple[str, bytes]]:

@@ -35,6 +35,8 @@ _ALIGNMENT = 64
 #: DLPack's numbers of devices, and TVM's of what it tells of one.
 _CPU, _CUDA = 1, 2
 _EXISTS, _COMPUTE_VERSION, _DEVICE_NAME = 0, 4, 5
+#: What TVM's compiler tells: the machine in LLVM's way, such as x86_64-linux-gnu, and what its processor has.
+_TRIPLE, _FEATURES = "tvm.codegen.llvm.GetProcessTriple", "tvm.codegen.llvm.GetHostCPUFeatures"
 #: What LLVM calls the instruction sets that have another name in /proc/cpuinfo.
 _LLVM_NAMES = {"abm": "lzcnt", "bmi1": "bmi", "lahf_lm": "sahf", "pni": "sse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2"}
 
@@ -112,18 +114,21 @@ class Connection:
 
     # -- code ------------------------------------------------------------------------------------------------------------
 
-    def check_cpu(self, name: str, flags: Collection[str]) -> None:
-        """Raise RemoteError if the server says that its processor lacks a flag of ``name`` (as in /proc/cpuinfo)."""
+    def check_cpu(self, name: str, machine: str, flags: Collection[str]) -> None:
+        """Raise RemoteError if the server says that it is another machine, or that its processor lacks a flag of ``name``.
+
+        ``machine`` is named as uname(2) does, and flags as in /proc/cpuinfo.
+        """
         with self.doing("telling its processor"):
-            if self._function("tvm.codegen.llvm.GetHostCPUFeatures") is None:  # a server without the compiler
+            if self._function(_FEATURES) is None:  # a server without the compiler
                 return
-            features = self._object("tvm.codegen.llvm.GetHostCPUFeatures")
-            text = str(self._call("ffi.ReprPrint", features))
+            there = machine if self._function(_TRIPLE) is None else str(self._call(_TRIPLE)).partition("-")[0]
+            text = str(self._call("ffi.ReprPrint", self._object(_FEATURES)))
         missing = [flag for flag in flags if re.search(rf'"{re.escape(_LLVM_NAMES.get(flag, flag))}": [^,}}]*False', text)]
-        if missing:
+        if there != machine or missing:
+            what = f"the server's processor lacks {', '.join(missing)}" if there == machine else f"the server is {shown(there)[1:-1]}"
             raise RemoteError(
-                f"{self.address}: the kernels are built for {name}, but the server's processor lacks {', '.join(missing)}; "
-                "compile for it with `",
+                f"{self.address}: the kernels are built for {name}, but {what}; compile for it with `",
                 COMPILE.with_options(CPU, in_python="LoadedModel.compile(cpu=…)"),
                 "`, and run that artifact",
             )

@@ -76,8 +76,8 @@ class RemoteEngine:
 
     ``graphs`` holds what is to be run, by id of the graph that ``run`` is given. ``capacity`` is the number of rows of
     states that grow. Where ``drops_weights``, a weight is dropped after its last use in a pass: no later one reads it.
-    ``target_name`` is what traces name the target; ``cpu`` is the processor that the kernels are built for, and the flags
-    in its /proc/cpuinfo. ``gpu_code`` is there for CUDA: traces then name the server's architecture too.
+    ``target_name`` is what traces name the target; ``cpu`` is the processor that the kernels are built for, its machine, and
+    the flags in its /proc/cpuinfo. ``gpu_code`` is there for CUDA: traces then name the server's architecture too.
     Raises RemoteError, here and in each method.
     """
 
@@ -92,7 +92,7 @@ class RemoteEngine:
         capacity: int,
         drops_weights: bool,
         target_name: str,
-        cpu: tuple[str, Collection[str]],
+        cpu: tuple[str, str, Collection[str]],
         gpu_code: GpuCode | None = None,
     ) -> None:
         self._graphs, self.drops_weights, self.target_name = graphs, drops_weights, target_name

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "cuda-trace": "test_cuda_run.py",
     "--rpc": "test_run_rpc.py",
     "--split": "test_run_split.py",
+    "--cpu": "test_compile.py, test_run_aarch64.py: for another machine it takes a cross linker",
     "checkpoint/": "tests/runtime/test_blame_two_models.py: it and the files beside it are of one model",
     "1780,314,216,34,27,34,47": "tests/runtime/test_blame_audit.py: ids of a real model",
     "--workers": "tests/runtime, test_sweep.py: it starts processes",

@@ -29,7 +29,7 @@ _PARTS = (
 )  # fmt: skip
 
 
-def _formats() -> dict[str, str]:
+def all_formats() -> dict[str, str]:
     """For each layer's matrices another order of all formats."""
     names = list(BLOCK_FORMATS)
     tensors = ["token_embd.weight", "output.weight", *(f"blk.{layer}.{part}.weight" for part in _PARTS for layer in range(LAYERS))]
@@ -44,7 +44,7 @@ def _kinds(name: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def paths(tiny_model: Callable[..., Path]) -> dict[str, Path]:
-    return {name: tiny_model(layers=LAYERS, formats=_formats(), hidden=256, ffn=256, **options) for name, options in MODELS.items()}
+    return {name: tiny_model(layers=LAYERS, formats=all_formats(), hidden=256, ffn=256, **options) for name, options in MODELS.items()}
 
 
 def test_every_format_is_in_every_kind_of_tensor(paths: dict[str, Path]) -> None:

@@ -70,16 +70,32 @@ def test_no_linker(monkeypatch: pytest.MonkeyPatch) -> None:
         linker()
 
 
+def test_for_another_machine_a_cross_compiler_links(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "zig").touch()
+    for here, other, package in (("x86_64", "aarch64", "aarch64"), ("aarch64", "x86_64", "x86-64")):
+        monkeypatch.setattr(linking.platform, "machine", lambda here=here: here)
+        have(monkeypatch, "cc", f"{other}-linux-gnu-gcc", ziglang=tmp_path)
+        assert linker(other) == [f"/bin/{other}-linux-gnu-gcc"]
+        assert linker(here) == linker() == ["/bin/cc"]
+        have(monkeypatch, "cc", ziglang=tmp_path)
+        assert linker(other) == [str(tmp_path / "zig"), "cc", "-target", f"{other}-linux-gnu"]
+        have(monkeypatch, "cc", "gcc", "clang")
+        with pytest.raises(
+            ToolchainError, match=rf"^no linker for {other}: .* \(Debian's package gcc-{package}-linux-gnu\), or the Python "
+        ):
+            linker(other)
+
+
 def test_a_linker_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "cc"
     program.write_text("#!/bin/sh\necho first >&2\necho 'cannot find -lm' >&2\nexit 3\n")
     program.chmod(0o755)
-    monkeypatch.setattr(linking, "linker", lambda: [str(program)])
+    monkeypatch.setattr(linking, "linker", lambda _machine: [str(program)])
     with pytest.raises(ToolchainError, match=r"linking the kernels failed \(.*cc, exit 3\): cannot find -lm"):
         linking.link_files(tmp_path / "out.so", [str(tmp_path / "a.o")])
 
 
 def test_a_linker_that_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(linking, "linker", lambda: ["false"])
+    monkeypatch.setattr(linking, "linker", lambda _machine: ["false"])
     with pytest.raises(ToolchainError, match=r"linking the kernels failed \(false, exit 1\): no message"):
         linking.link_files(tmp_path / "out.so", [str(tmp_path / "a.o")])

@@ -26,6 +26,17 @@ def test_what_is_loaded_can_be_opened_again_by_its_path(tmp_path: Path) -> None:
             os.close(descriptor)
 
 
+@pytest.mark.parametrize(("start", "machine"), [
+    (b"\x7fELF\x02\x01" + bytes(12) + b"\x3e\0", "x86_64"),
+    (b"\x7fELF\x02\x01" + bytes(12) + b"\xb7\0", "aarch64"),
+    (b"\x7fELF\x02\x01" + bytes(12) + b"\xf3\0", None),  # RISC-V
+    (b"\x7fELF\x01\x01" + bytes(12) + b"\x28\0", None),  # 32 bits
+    (b"\x7fELF\x02\x01", None), (b"", None),
+])  # fmt: skip
+def test_the_machine_of_a_library(start: bytes, machine: str | None) -> None:
+    assert MachineCode(start, Path("kernels.so")).machine == machine
+
+
 def test_descriptors_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_code, "_OPEN", {})
     monkeypatch.setattr(machine_code, "_MOST_OPEN", 3)

@@ -240,11 +240,13 @@ def test_a_server_without_room_and_what_it_cannot_load(server: RpcServer) -> Non
 def test_a_processor_that_lacks_something(server: RpcServer) -> None:
     connection = Connection(parse_remote(server.address))
     try:
-        connection.check_cpu("x86-64-v1", ("pni", "sse4_2", "no such flag"))
+        connection.check_cpu("x86-64-v1", "x86_64", ("pni", "sse4_2", "no such flag"))
         with pytest.raises(
             RemoteError, match=r"built for x, but the server's processor lacks xop; compile for it with `LoadedModel.compile\(cpu=…\)`"
         ):
-            connection.check_cpu("x", ("pni", "xop"))  # an instruction set of processors that are no longer made
+            connection.check_cpu("x", "x86_64", ("pni", "xop"))  # an instruction set of processors that are no longer made
+        with pytest.raises(RemoteError, match="the kernels are built for aarch64, but the server is x86_64; compile for it with"):
+            connection.check_cpu("aarch64", "aarch64", ("fp", "asimd"))
     finally:
         connection.close()
 

@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.kernels.cpu.integer_dot import joined, vector_of
+from aprgraph.codegen.kernels.cpu.integer_dot import IntegerDot, joined, vector_of
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.tir import Expr
 from aprgraph.graph.block_decoders import RUN
@@ -102,10 +102,10 @@ def bytes_of(values: Sequence[int]) -> Expr:
 
 
 class IntegerBlock:
-    """BlockReader of block ``index`` of a row of ``weight``, whose values stay apart."""
+    """BlockReader of block ``index`` of a row of ``weight``, whose values stay apart; ``dot`` is what will take them."""
 
-    def __init__(self, weight: Weight, row: Expr, index: Expr) -> None:
-        self._weight, self._row, self._start = weight, row, index * weight.format.block_bytes
+    def __init__(self, dot: IntegerDot, weight: Weight, row: Expr, index: Expr) -> None:
+        self._dot, self._weight, self._row, self._start = dot, weight, row, index * weight.format.block_bytes
         self._scalars = weight.block(row, index)
 
     def runs(self) -> list[Run]:
@@ -144,10 +144,7 @@ class IntegerBlock:
         return Run(a * b, c)
 
     def lookup(self, table: tuple[int, ...], index: Quants) -> Quants:
-        kind = f"int8x{RUN}"
-        operands = [T.reinterpret(kind, vector) for vector in (bytes_of(table), index.bits)]
-        found = T.call_llvm_pure_intrin(kind, "llvm.x86.ssse3.pshuf.b.128", *operands)
-        return Quants(T.reinterpret(f"uint8x{RUN}", found), signed=True)
+        return Quants(self._dot.look_up(bytes_of(table), index.bits), signed=True)
 
     def power_of_two(self, exponent: Expr) -> Product:
         return Product("e", self._scalars.power_of_two(exponent))

@@ -20,7 +20,18 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.integer_blocks import IntegerBlock, Run
-from aprgraph.codegen.kernels.cpu.integer_dot import LANES, WIDTH, IntegerDot, joined, lanes_of, load_vector, store_vector, vector_of
+from aprgraph.codegen.kernels.cpu.integer_dot import (
+    LANES,
+    WIDTH,
+    IntegerDot,
+    dtype_of,
+    integer_dot,
+    joined,
+    lanes_of,
+    load_vector,
+    store_vector,
+    vector_of,
+)
 from aprgraph.codegen.kernels.cpu.quantised_rows import QuantisedRows
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, registers
@@ -61,29 +72,30 @@ def rounded_linear(request: KernelRequest, cpu: Cpu) -> Any:
         def store(start: int, position: Expr, row: Expr, value: Expr) -> None:
             assign(out, value, [position, row + start])
 
+        dot = integer_dot(cpu)
         with block("product"):
-            each = () if keeps_sums else sorted({found for weight in weights if (found := _elements_of_sums(weight))})
+            each = () if keeps_sums else sorted({found for weight in weights if (found := _elements_of_sums(dot, weight))})
             rows = QuantisedRows(emitter, scheme, x, n, columns, each, keeps_sums=keeps_sums)
             start = 0
             for weight in weights:
-                _Segment(emitter, weight, rows).emit(n, partial(store, start))
+                _Segment(emitter, dot, weight, rows).emit(n, partial(store, start))
                 start += weight.rows
 
     return build_function(request.symbol, emit)
 
 
-def _elements_of_minima(weight: Weight) -> int:
+def _elements_of_minima(dot: IntegerDot, weight: Weight) -> int:
     """How many elements of a block share a minimum, 16 or 32; 0 where none is added."""
-    runs = IntegerBlock(weight, i64(0), i64(0)).runs()
+    runs = IntegerBlock(dot, weight, i64(0), i64(0)).runs()
     minima = [run.minimum.whole for run in runs if run.minimum is not None]
     if not minima:
         return 0
     return WIDTH if all(map(_are_alike, minima[::2], minima[1::2])) else RUN
 
 
-def _elements_of_sums(weight: Weight) -> int:
+def _elements_of_sums(dot: IntegerDot, weight: Weight) -> int:
     """How many quants of x are summed for a weight; 0 for none."""
-    return RUN if weight.format.name in _OFFSET_BY_SUMS else _elements_of_minima(weight)
+    return RUN if weight.format.name in _OFFSET_BY_SUMS else _elements_of_minima(dot, weight)
 
 
 def _are_alike(a: Expr | None, b: Expr | None) -> bool:
@@ -94,10 +106,9 @@ def _are_alike(a: Expr | None, b: Expr | None) -> bool:
 class _Segment:
     """One weight: tiles of its rows in parallel; a row meets positions in groups."""
 
-    def __init__(self, emitter: Emitter, weight: Weight, rows: QuantisedRows) -> None:
-        self._emitter, self._weight, self._x = emitter, weight, rows
-        self._dot = IntegerDot(emitter.cpu)
-        self._each = _elements_of_minima(weight)
+    def __init__(self, emitter: Emitter, dot: IntegerDot, weight: Weight, rows: QuantisedRows) -> None:
+        self._emitter, self._dot, self._weight, self._x = emitter, dot, weight, rows
+        self._each = _elements_of_minima(dot, weight)
         # Minima of 16 elements have as many partial sums as products, and are among these.
         self._has_sums_of_minima = self._each > RUN
 
@@ -136,7 +147,7 @@ class _Segment:
             for row, positions in zip(rows, meetings, strict=True):
                 if together < _POSITIONS:  # with more, products take longer than reading
                     self._weight.prefetch(row, index)
-                runs = IntegerBlock(self._weight, row, index).runs()
+                runs = IntegerBlock(self._dot, self._weight, row, index).runs()
                 if runs[0].minimum is not None:
                     self._add_minima(runs, positions, index)
                 self._add_products(runs, positions, index)
@@ -167,14 +178,14 @@ class _Segment:
         by_sums = self._weight.format.name in _OFFSET_BY_SUMS
         for number, (low, high) in enumerate(dots):
             quants = [run.scaled.quants for run in (low, high) if run.scaled.quants is not None]
-            weights = _hold(joined(*(each.unsigned if by_sums else each.bits for each in quants)), "uint8")
+            weights = _hold(joined(*(each.unsigned if by_sums else each.bits for each in quants)))
             signed = quants[0].signed and not by_sums
-            magnitude = _hold(self._dot.magnitude(weights), "int8") if signed else weights
-            scales = _scales(low.scaled.whole, high.scaled.whole)
-            scales = None if scales is None else _hold(scales, "int16")
+            prepared = self._dot.prepared(weights, signed=signed)
+            prepared = prepared if prepared is weights else _hold(prepared)
+            scales = self._scales(low.scaled.whole, high.scaled.whole)
             for p, position in positions:
                 x = self._x.vector(position, index * self._x.elements + number * WIDTH, WIDTH)
-                found = self._dot.fours(self._dot.pairs(magnitude, x, weights if signed else None), scales)
+                found = self._dot.fours(prepared, weights if signed else None, x, scales)
                 if number:
                     found = load_vector(self._whole, p * LANES, LANES) + found
                 store_vector(self._whole, p * LANES, found)
@@ -189,7 +200,7 @@ class _Segment:
         """From whole numbers, for each run the sum of x there times its scale and the offset."""
         quants, count = runs[0].scaled.quants, len(runs)
         assert quants is not None
-        scales = _hold(vector_of([T.Cast("int16", run.scaled.whole) for run in runs]), "int16")
+        scales = _hold(vector_of([T.Cast("int16", run.scaled.whole) for run in runs]))
         for p, position in positions:
             found = self._dot.multiply_pairs(scales, self._x.vector_of_sums(RUN, position, index * count, count))
             offset = tirx.Broadcast(tirx.IntImm("int32", quants.offset), LANES)
@@ -205,7 +216,7 @@ class _Segment:
             return
         step = self._each // RUN
         count = self._x.elements // self._each
-        whole = _hold(vector_of([T.Cast("int16", minimum.whole) for minimum in minima[::step]]), "int16")
+        whole = _hold(vector_of([T.Cast("int16", minimum.whole) for minimum in minima[::step]]))
         for p, position in positions:
             scale = self._scale(real, position, index, negative=negative)
             found = self._dot.multiply_pairs(whole, self._x.vector_of_sums(self._each, position, index * count, count))
@@ -224,6 +235,13 @@ class _Segment:
         x = self._x.scales[position, index]
         return real * (-x if negative else x)
 
+    def _scales(self, low: Expr | None, high: Expr | None) -> Expr | None:
+        """What the two runs of a dot product are multiplied by, in a register; None for 1."""
+        if low is None or high is None:
+            return None
+        scales = self._dot.scales(low, high, alike=_are_alike(low, high))
+        return _hold(scales)
+
     def _multiply_add(self, sums: Buffer, p: int, scale: Expr, whole: Expr) -> None:
         lanes = lanes_of(whole)
         before = load_vector(sums, p * LANES, lanes)
@@ -235,18 +253,9 @@ class _Segment:
         store_vector(sums, p * LANES, after)
 
 
-def _scales(low: Expr | None, high: Expr | None) -> Expr | None:
-    """The whole numbers that the two runs of a dot product are multiplied by, for pairs of neighbours: i16 [16]."""
-    if low is None or high is None:
-        return None
-    if _are_alike(low, high):
-        return tirx.Broadcast(T.Cast("int16", low), RUN)
-    return joined(*(tirx.Broadcast(T.Cast("int16", scale), RUN // 2) for scale in (low, high)))
-
-
-def _hold(vector: Expr, dtype: str) -> Expr:
+def _hold(vector: Expr) -> Expr:
     """A vector in a register, for those who read it several times."""
     lanes = lanes_of(vector)
-    kept = registers(lanes, dtype)
+    kept = registers(lanes, dtype_of(vector))
     store_vector(kept, 0, vector)
     return load_vector(kept, 0, lanes)

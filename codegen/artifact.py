@@ -204,10 +204,11 @@ def open_artifact(directory: str | Path, *, elsewhere: bool = False) -> Artifact
     artifact = read_artifact(directory)
     if artifact.library_digest is not None:
         require_trust(artifact.directory, artifact.identity)
-        if not elsewhere:  # of another machine the system's loader only says that the file is not there
-            check_machine(artifact.code[artifact.library_digest].machine, str(directory), artifact.cpu)
     if artifact.cpu is not None and not elsewhere:
         check_runs_here(find_cpu(artifact.cpu), str(directory))
+    if artifact.library_digest is not None and not elsewhere:
+        # Whatever the manifest says: of another machine the system's loader only says that the file is not there.
+        check_machine(artifact.code[artifact.library_digest].machine, str(directory))
     return artifact
 
 

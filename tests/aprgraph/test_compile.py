@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.codegen import compile_model
+from aprgraph.codegen import compile_model, linker
 from aprgraph.codegen.artifact import read_artifact
 from aprgraph.codegen.cpu import levels
 from tests.support.cli import fails, files_under, run_cli
@@ -82,6 +82,15 @@ def test_a_place_that_is_taken(model: Path, here: Path) -> None:
     message = fails("compile", model, "-o", "thesis")
     assert message == "thesis: is there, and is no artifact; remove it, or give another place with -o"
     assert files_under(here) == {"thesis/chapter.txt": b"text"}
+
+
+def test_without_a_linker_for_another_machine(model: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linker, "find_program", lambda _name: None)
+    monkeypatch.setattr(linker.importlib.util, "find_spec", lambda _name: None)
+    message = fails("compile", model, "--cpu", "aarch64", "-o", "m.aprg")
+    assert message.startswith("no linker for aarch64: ")
+    assert "(Debian's package gcc-aarch64-linux-gnu)" in message
+    assert files_under(here) == {}
 
 
 @pytest.mark.parametrize(("options", "expected"), [

@@ -18,7 +18,7 @@ import pytest
 from aprgraph.api import CompiledModel, load, open_artifact
 from aprgraph.codegen import artifact
 from aprgraph.codegen import compile_model as compiling
-from aprgraph.codegen.artifact import Artifact, digest, read_artifact
+from aprgraph.codegen.artifact import Artifact, digest, library_in, read_artifact
 from aprgraph.codegen.artifact_form import VERSION
 from aprgraph.codegen.compile_model import compile_model, default_directory
 from aprgraph.codegen.cpu import levels
@@ -264,6 +264,15 @@ def test_another_cpu(copy: Path, model_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ArtifactError, match="built for x86-64-v4, but this machine lacks avx512f.*; compile it here again"):
         open_artifact(copy, model_path)
     assert read_artifact(copy).cpu == "x86-64-v4"  # to look at, it is sound
+
+
+def test_a_library_for_another_machine(copy: Path, model_path: Path) -> None:
+    """Although the manifest says otherwise, as that of an artifact for CUDA says nothing of the machine."""
+    other = b"\x7fELF\x02\x01" + bytes(12) + (183).to_bytes(2, "little") + bytes(44)
+    edit(copy, lambda document: document.update(library=digest(other)))
+    library_in(copy, digest(other)).write_bytes(other)
+    with pytest.raises(ArtifactError, match="built for aarch64, but this machine is x86_64; run it on such a machine with"):
+        open_artifact(copy, model_path)
 
 
 def test_compiling_for_another_cpu(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

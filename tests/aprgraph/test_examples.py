@@ -42,6 +42,6 @@ def test_examples_name_options_that_the_commands_have(path: Path) -> None:
     from aprgraph.cli.app import app
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for command, rest in re.findall(r"^(?:    |\$ )*aprgraph (\w+)([^#\n]*)", path.read_text(encoding="utf-8"), re.MULTILINE):
+    for command, rest in re.findall(r"^(?:    |\$ )+aprgraph (\w+)([^#\n]*)", path.read_text(encoding="utf-8"), re.MULTILINE):
         known = {option for parameter in commands[command].params for option in parameter.opts}
         assert set(re.findall(r"(?<!\S)(--?[a-z][\w-]*)", rest)) <= known, (command, rest)

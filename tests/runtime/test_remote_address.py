@@ -81,7 +81,9 @@ def fails(address: str) -> str:
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert f"start one there: python -m tvm.exec.rpc_server --host 127.0.0.1 --port {port}" in fails(f"127.0.0.1:{port}")
+    assert f"start one there: python -m tvm.exec.rpc_server --host 127.0.0.1 --port {port} --port-end {port + 1}" in fails(
+        f"127.0.0.1:{port}"
+    )
     assert "unknown host" in fails("no-such-host.invalid:9090")
     assert "no host can have this name" in fails(f"{'a' * 64}.b:9090")
 

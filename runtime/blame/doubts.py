@@ -95,9 +95,11 @@ class Doubts:
 
     def read_otherwise(self, wrong: LocalError, case: Case) -> LocalError:
         """The tensor under the reading that explains it to rounding, if there is one; then what is computed from it has to decide."""
-        reading = self._find_reading(wrong, case)
-        if reading is None:
-            return wrong
+        reading = self.reading_of(wrong, case)
+        return wrong if reading is None else self.take(wrong, case, reading)
+
+    def take(self, wrong: LocalError, case: Case, reading: Reading) -> LocalError:
+        """The tensor under ``reading``, until what is computed from it has decided."""
         self._doubts[wrong.key] = _Doubt(case.tensor, reading, case.recorded.shape, wrong)
         if case.tensor.is_whole:
             self._replayer.recorded.readings[case.step, case.tensor.node.name] = reading
@@ -168,7 +170,8 @@ class Doubts:
         readings = {key: (doubt.reading, doubt.shape) for key, doubt in self._doubts.items() if doubt.was_recorded}
         return TraceAsRead(trace, readings=readings) if readings else trace
 
-    def _find_reading(self, wrong: LocalError, case: Case) -> Reading | None:
+    def reading_of(self, wrong: LocalError, case: Case) -> Reading | None:
+        """The reading under which a wrong tensor is right to rounding; None where there is none."""
         assert isinstance(wrong.metrics, TensorMetrics)
         most = _LEFT * (1.0 if wrong.metrics.nmse is None or wrong.metrics.mismatched_nonfinite else wrong.metrics.nmse)
 
@@ -181,7 +184,7 @@ class Doubts:
         return find_reading(case.recorded, case.computed, layout_of(self._replayer.graph, case.tensor.node, case.computed.shape), fits)
 
     def _is_regrouped(self, wrong: LocalError, case: Case) -> bool:
-        own = self._find_reading(wrong, case)
+        own = self.reading_of(wrong, case)
         return own is not None and own.only_regroups
 
     def _of(self, case: Case) -> list[_Doubt]:

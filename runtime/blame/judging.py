@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array, is_computed, is_weight
+from aprgraph.graph.ops.attention import scores_by_layer
 from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
 from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.passes.replay_recorded import Origins, find_origins
@@ -36,7 +37,7 @@ from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
 from aprgraph.runtime.element import first_in_words
 from aprgraph.runtime.explain import LEFT, Around, Evidence, Explainer, Explanation, axis_errors
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.readings import layout_of
+from aprgraph.runtime.readings import layout_of, unmasked
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
 
@@ -83,7 +84,7 @@ class Judge:
         """Take a node's value as it appears, before the tensors that it decides are judged."""
         if node.stage is not None and is_computed(node):
             tensor = self._recorded.of_step(step).get(node.name)
-            recorded = self._recorded.load(tensor) if tensor is not None and tensor.is_whole else None
+            recorded = self._unmasked(node, self._recorded.load(tensor)) if tensor is not None and tensor.is_whole else None
             self._twins.see(Place(step, node.layer, node.stage), recorded, value)
         self._ties.see(graph, node, value, lambda stage: self._find(stage, 0))
 
@@ -117,13 +118,36 @@ class Judge:
                 return as_it_stands
             found = self._excused(found, case)
         if found.state is LocalState.WRONG:
-            if explain:
-                layout = layout_of(self._graph, node, computed.shape)
-                found = replace(found, explanation=self._explain(found, case), by_axis=axis_errors(layout.axes, recorded, computed))
-            found = self._doubts.read_otherwise(found, case)
+            found = self._looked_into(found, case) if explain else self._doubts.read_otherwise(found, case)
         if found.state is LocalState.RIGHT:
             self._doubts.testify(found, case)
         return found
+
+    def _looked_into(self, wrong: LocalError, case: Case) -> LocalError:
+        """A wrong tensor with its explanation; or as it is read, where it was recorded otherwise."""
+        reading = self._doubts.reading_of(wrong, case)
+        if reading is not None and reading.certain:
+            return self._doubts.take(wrong, case, reading)  # nobody asks why it is wrong as it stands
+        layout = layout_of(self._graph, case.tensor.node, case.computed.shape)
+        as_read = replace(case, recorded=self._unmasked(case.tensor.node, case.recorded))
+        seen = _compare(wrong, as_read) if as_read.recorded is not case.recorded else wrong
+        if seen.state is not LocalState.WRONG:
+            seen = wrong
+        elif seen is not wrong:
+            seen = replace(seen, reason=f"{seen.reason}, but for what stands at masked places")
+        by_axis = axis_errors(layout.axes, as_read.recorded, case.computed)
+        explanation = self._explain(seen, as_read, doubtful=reading is not None)
+        if explanation is not None and as_read.recorded is not case.recorded:
+            explanation = explanation.where_values_hide()
+        found = replace(seen, explanation=explanation, by_axis=by_axis)
+        return found if reading is None else self._doubts.take(found, case, reading)
+
+    def _unmasked(self, node: Node, recorded: Array) -> Array:
+        """Scores without the numbers that stand at masked places; others as they are."""
+        if scores_by_layer(self._graph).get(node.layer) is not node:
+            return recorded
+        found = unmasked(recorded)
+        return recorded if found is None else found
 
     def settle(self, found: Iterable[LocalError]) -> list[LocalError]:
         """``found`` with the doubts decided: those that nothing decides are wrong, or were recorded otherwise, and say so.
@@ -229,8 +253,8 @@ class Judge:
             reason += ", where the scores tie: of equal scores the lower id comes first"
         return replace(local, state=LocalState.WRONG, reason=reason)
 
-    def _explain(self, wrong: LocalError, case: Case) -> Explanation | None:
-        """The mistake under which a wrong tensor is what was recorded."""
+    def _explain(self, wrong: LocalError, case: Case, *, doubtful: bool = False) -> Explanation | None:
+        """The mistake under which a wrong tensor is what was recorded; ``doubtful``: it may only have been recorded otherwise."""
         name, step, recorded = case.tensor.node.name, case.step, self._recorded
         tensors, start = recorded.of_step(step), recorded.pass_start(step) or 0
         part = part_of(case.replay.graph, (name,))
@@ -258,10 +282,10 @@ class Judge:
             case.replay.states,
             self._explainer.left_wrong,
         )
-        whole = recorded.value(case.tensor) if case.tensor.is_whole else None
+        whole = self._unmasked(case.tensor.node, recorded.value(case.tensor)) if case.tensor.is_whole else None
         for replay in (case.replay, *self._doubts.standing(case)):
             values = {node.name: computed for node, computed in self._replayer.run(replay, graph=part)}
-            found = self._explainer.explain(Evidence(self._graph[name], whole, error, part, values, around))
+            found = self._explainer.explain(Evidence(self._graph[name], whole, error, part, values, around), doubtful=doubtful)
             if found is not None:
                 return found
         return None

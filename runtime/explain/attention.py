@@ -119,17 +119,29 @@ def masks(site: Site) -> Iterator[Alternative]:
             yield other("causal", "no query sees a key behind it, nor has it a window", causal=True, symmetric=False, window=0)
 
 
+#: Dims of scores: heads, queries, keys.
+_SQUARE = 3
 #: What a window that is none has no need of.
 _ONE_SIDED = {"chunked": False, "symmetric": False}
 
 
 def _windows(site: Site) -> Iterator[int]:
-    """Windows one wider and one narrower, none, and those of the model's other layers."""
+    """Windows one wider and one narrower, none, those of the model's other layers, and as many keys as the last query sees."""
     own = integer(site.node.attrs, "window")
+    yield from (seen for seen in [_seen_by_last(site)] if seen not in (0, own))
     step = 1 + is_symmetric(site.node.attrs)
     if own:
         yield from (one for one in (own + step, own - step, 0) if one >= 0)
     yield from (w for node in site.around.graph.with_op(site.node.op) for w in [integer(node.attrs, "window")] if w != own)
+
+
+def _seen_by_last(site: Site) -> int:
+    """Before how many keys, its own among them, the last query was given none; 0 where it sees the first, or that does not show."""
+    recorded = site.recorded
+    if recorded is None or recorded.ndim != _SQUARE or is_symmetric(site.node.attrs) or is_chunked(site.node.attrs):
+        return 0
+    seen = np.flatnonzero((recorded[:, -1] != 0).any(axis=0))
+    return recorded.shape[-1] - int(seen[0]) if seen.size and seen[0] else 0
 
 
 @explains("attn_scores")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -13,6 +14,10 @@ from aprgraph.runtime.explain.site import Site
 
 #: Of a longer run not every position is tried.
 _MOST_POSITIONS = 64
+#: Of tables of no more elements the rows are looked through, so many at once, by so many of their columns.
+_LARGEST_TABLE, _ROWS_AT_ONCE, _SEEN_COLUMNS = 1 << 26, 4096, 8
+#: So many tokens are named.
+_NAMED_TOKENS = 8
 
 
 @explains("embed")
@@ -31,9 +36,8 @@ def other_rows(site: Site) -> Iterator[Alternative]:
             "tokens-shifted", "every position but the first has the token before its own",
             with_operand(site, 0, lambda ids: np.concatenate([ids[:1], ids[:-1]])),
         )  # fmt: skip
-    if site.recorded is None:
-        return
-    yield from _tokens_that_fit(site, ids)
+    if site.recorded is not None and site.operand_names[0] != "positions":
+        yield from _tokens_that_fit(site, ids)
 
 
 @explains("query_temperature")
@@ -51,18 +55,42 @@ def other_temperature(site: Site) -> Iterator[Alternative]:
 
 
 def _tokens_that_fit(site: Site, ids: Array) -> Iterator[Alternative]:
-    """One position has another token's row."""
+    """Some positions have other tokens' rows: the prompt may be another."""
     assert site.recorded is not None
     off = np.square(site.recorded - site.due).sum(axis=1)
     wrong = np.flatnonzero(off > 1e-9 * np.square(site.due).sum(axis=1))
-    if len(wrong) != 1:
+    if not len(wrong) or len(wrong) > _MOST_POSITIONS or math.prod(site.operands[1].shape) > _LARGEST_TABLE:
         return
-    for other in dict.fromkeys(site.around.tokens):
-        changed = np.where(np.arange(len(ids)) == wrong[0], other, ids)
-        if other != ids[wrong[0]] and site.fits(site.compute([changed, site.operands[1]])):
-            where = f"position {wrong[0]}" if len(ids) > 1 else "this step"
-            words = f"{where} has token {int(other)} in place of {int(ids[wrong[0]])}"
-            yield Alternative("other-token", words, with_value(site, 0, changed))
+    changed = ids.copy()
+    changed[wrong] = _nearest_rows(site, site.recorded[wrong])
+    if (changed == ids).all() or not site.fits(site.compute([changed, site.operands[1]])):
+        return
+    if len(wrong) == 1:
+        where = f"position {wrong[0]}" if len(ids) > 1 else "this step"
+        words = f"{where} has token {int(changed[wrong[0]])} in place of {int(ids[wrong[0]])}"
+    else:
+        words = f"the tokens are {_first(changed)} in place of {_first(ids)}, as of another prompt"
+    yield Alternative("other-token", words, with_value(site, 0, changed))
+
+
+def _nearest_rows(site: Site, recorded: Array) -> Array:
+    """For each row the id whose row is the nearest, by some of the columns: int64 [rows]."""
+    count, columns = site.operands[1].shape
+    seen = np.unique(np.linspace(0, columns - 1, _SEEN_COLUMNS).astype(np.int64))
+    nearest, least = np.zeros(len(recorded), np.int64), np.full(len(recorded), np.inf)
+    for start in range(0, count, _ROWS_AT_ONCE):
+        some = np.arange(start, min(start + _ROWS_AT_ONCE, count))
+        values = site.compute([some, site.operands[1]])[:, seen]
+        away = np.square(recorded[:, None, seen] - values[None]).sum(axis=2)
+        best = away.argmin(axis=1)
+        found = away[np.arange(len(recorded)), best]
+        nearest, least = np.where(found < least, some[best], nearest), np.minimum(found, least)
+    return nearest
+
+
+def _first(ids: Array) -> str:
+    more = f" and {len(ids) - _NAMED_TOKENS} more" if len(ids) > _NAMED_TOKENS else ""
+    return ", ".join(str(int(one)) for one in ids[:_NAMED_TOKENS]) + more
 
 
 @explains("last_row", "first_row", "mean_rows")

@@ -55,14 +55,18 @@ class Explainer:
     _searched: dict[str, int] = field(default_factory=dict)
     _names: dict[str, list[str]] = field(default_factory=dict)
 
-    def explain(self, evidence: Evidence) -> Explanation | None:
-        """The simplest mistake that explains a wrong stage; None where none that is known here does."""
+    def explain(self, evidence: Evidence, *, doubtful: bool = False) -> Explanation | None:
+        """The simplest mistake that explains a wrong stage; None where none that is known here does.
+
+        ``doubtful`` ones, which may only have been recorded otherwise, are not counted among those of a stage that are searched.
+        """
         stage = evidence.node.stage or ""
         known = self._names.setdefault(stage, [])
         found = self._best(evidence, lambda name: name in known) if known else None
-        if found is not None or self._searched.get(stage, 0) >= _SEARCHED:
+        count = f"{stage}, in doubt" if doubtful else stage
+        if found is not None or self._searched.get(count, 0) >= _SEARCHED:
             return found
-        self._searched[stage] = self._searched.get(stage, 0) + 1
+        self._searched[count] = self._searched.get(count, 0) + 1
         found = self._best(evidence, lambda _: True)
         if found is not None:
             known += [part for one in found.candidates for part in one.name.split(" + ")]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aprgraph.graph.words import joined
 
 #: So many mistakes that fit as well as the first are named.
 _OTHERS = 3
+#: Mistakes by which queries do not see keys that they should see.
+HIDING = ("window", "mask-itself")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Explanation:
     def candidates(self) -> tuple[Candidate, ...]:
         """All of them, the likeliest first."""
         return (self.first, *self.others)
+
+    def where_values_hide(self) -> Explanation:
+        """The same of scores that hold -inf where a mistake hides keys: what reads them hides these too, by the values alone."""
+        first, *others = (replace(one, shows_in=()) if one.name in HIDING else one for one in self.candidates)
+        return replace(self, first=first, others=tuple(others))
 
     @property
     def sentence(self) -> str:

@@ -9,5 +9,6 @@ from aprgraph.runtime.readings.convention import known_conventions
 from aprgraph.runtime.readings.layout import Layout, layout_of
 from aprgraph.runtime.readings.reading import Reading, Restoration
 from aprgraph.runtime.readings.search import find_reading, is_far
+from aprgraph.runtime.readings.steps import unmasked
 
-__all__ = ["Layout", "Reading", "Restoration", "TraceAsRead", "find_reading", "is_far", "known_conventions", "layout_of"]
+__all__ = ["Layout", "Reading", "Restoration", "TraceAsRead", "find_reading", "is_far", "known_conventions", "layout_of", "unmasked"]

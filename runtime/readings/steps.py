@@ -8,6 +8,7 @@ from itertools import permutations
 
 import numpy as np
 
+from aprgraph.graph.ops import Array
 from aprgraph.runtime.readings.convention import convention
 from aprgraph.runtime.readings.layout import Layout
 from aprgraph.runtime.readings.reading import Restoration
@@ -124,6 +125,16 @@ def masked_places(recorded: F32, _expected: F32, layout: Layout) -> Iterator[Res
     else:
         words = "masked places holding scores too, as before the mask"
     yield Restoration("mask", words, restore, transparent=True, certain=fill)
+
+
+def unmasked(scores: Array) -> Array | None:
+    """Scores with 0 for every number that stands at masked places, -inf or far below any score; None where there is none.
+
+    For what is wrong: those numbers say where the mask is, and are else so large, or not finite, that they hide all others.
+    """
+    with np.errstate(invalid="ignore"):
+        fill = scores <= -_LEAST_FILL
+    return np.where(fill, scores.dtype.type(0), scores) if fill.any() else None
 
 
 @convention("any")

@@ -358,3 +358,65 @@ def test_the_other_sides_tokens_are_taken_where_the_embedding_bears_them_out(tin
     other = aprgraph.diff(ours, bare(Trace.open(tmp_path / "other")), model=model)
     assert other.blame is not None
     assert other.blame.b.wrong == ()
+
+
+def _soft(scores: Tensor) -> Tensor:
+    spread = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return (spread / spread.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+#: What stands at masked places, given the scores there.
+_FILLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "-inf": lambda scores: np.full_like(scores, -np.inf),
+    "the least float32": lambda scores: np.full_like(scores, np.finfo(np.float32).min),
+    "-1e9 added": lambda scores: scores + np.float32(-1e9),
+}
+#: How an engine computes scores wrong, of q [N, H, D] and k [N, H, D], and what it hides; and what is said of it.
+_WRONG_SCORES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int, bool]] = {
+    "scores are multiplied by 1 / 16, of the head size, in place of 0.25": (lambda q, k: q @ k / D, N, False),
+    "query head h reads KV head h mod 2, and not h / 2": (lambda q, k: q @ k / math.sqrt(D), N, True),
+    "its window is of 3 positions": (lambda q, k: q @ k / math.sqrt(D), 3, False),
+}
+
+
+@pytest.mark.contract("BLAME-RECORDING-1")
+@pytest.mark.each_choice
+@pytest.mark.parametrize("fill", _FILLS)
+@pytest.mark.parametrize("words", _WRONG_SCORES)
+def test_a_mistake_in_scores_is_named_whatever_stands_at_masked_places(words: str, fill: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """-inf is no error beside which others do not show, nor a constant by which the scores of two layers are the same."""
+    model = tiny_model()
+    trace, (compute, window, tiled) = traced(tmp_path / "right", model), _WRONG_SCORES[words]
+    dump: dict[str, Tensor] = {}
+    for layer in (0, 1):
+        q, k = (trace[f"layer{layer}.{stage}"].reshape(N, -1, D).transpose(1, 0, 2) for stage in ("q_post_rope", "k_post_rope"))
+        keys = (np.tile(k, (H // K, 1, 1)) if tiled else np.repeat(k, H // K, axis=0)).swapaxes(1, 2)
+        scores = compute(q.astype(np.float64), keys.astype(np.float64)).astype(np.float32)
+        hidden = ABOVE | np.tri(N, k=-window, dtype=bool)
+        scores = np.where(hidden, _FILLS[fill](scores), scores)
+        dump |= {f"layer{layer}.{stage}": trace[f"layer{layer}.{stage}"] for stage in ("q_post_rope", "k_post_rope")}
+        dump |= {f"layer{layer}.attn_scores": scores, f"layer{layer}.attn_softmax": _soft(scores)}
+    found = aprgraph.audit(dump, model, tokens=TOKENS)
+    wrong = [local for local in found.wrong if local.key.stage == "attn_scores"]
+    assert [local.key.layer for local in wrong] == [0, 1]
+    for local in wrong:
+        assert local.explanation is not None, found.sentence
+        assert local.explanation.first.words == words
+        assert local.twin is None
+        assert local.by_axis
+        assert local.error is not None
+        assert 0.01 < local.error < 10
+
+
+@pytest.mark.contract("BLAME-EXPLAIN-1")
+def test_the_rows_of_another_prompt_are_recognised(tiny_model: Tiny, tmp_path: Path) -> None:
+    model, other = tiny_model(), [7, 3, 11, *TOKENS[3:]]
+    trace = (
+        aprgraph.load(model)
+        .compile("reference", tmp_path / "m.aprg")
+        .run("embedding,attn_norm", "0", tokens=other, directory=tmp_path / "t")
+    )
+    found = aprgraph.audit({name: trace[name] for name in trace.keys()}, model, tokens=TOKENS)  # noqa: SIM118 -- a trace yields entries
+    assert [local.label for local in found.wrong] == ["layer 0 embedding"]
+    given, were = (", ".join(map(str, ids[:8])) for ids in (TOKENS, other))
+    assert f"if the tokens are {were} in place of {given}, as of another prompt" in found.sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from aprgraph.codegen.cache.kernels import key_of, open_kernel_cache
@@ -40,8 +41,8 @@ def find_or_compile(requests: Mapping[str, KernelRequest], cpu: Cpu) -> list[byt
     if missing:
         with compiling():
             from aprgraph.codegen.cpu.objects import compile_kernels  # noqa: PLC0415 -- loads TVM, a second
-
-            for symbol, data in compile_kernels(missing, cpu):
+        with closing(compile_kernels(missing, cpu)) as compiled:  # an interrupt ends it here
+            for symbol, data in compiled:
                 cache.keep(names[symbol], data)
                 found[symbol] = data
     return [found[symbol] for symbol in names]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -11,6 +11,7 @@ from tvm import s_tir, tirx
 from tvm.target import Target
 from tvm.tirx import compilation_pipeline
 
+from aprgraph.codegen.compiler_lock import compiling
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cpu import find_kernel
@@ -33,11 +34,12 @@ def llvm_target(cpu: Cpu) -> Any:
     return Target({"kind": "llvm", "mtriple": f"{cpu.machine}-linux-gnu", "opt-level": 1, **told})
 
 
-def compile_kernels(requests: Mapping[str, KernelRequest | None], cpu: Cpu) -> Iterator[tuple[str, bytes]]:
+def compile_kernels(requests: Mapping[str, KernelRequest | None], cpu: Cpu) -> Generator[tuple[str, bytes], None, None]:
     """Each symbol of ``requests`` with the object file of its kernel, as they are done; None asks for the statistics kernel.
 
     What a kernel does is written by Python here, one after the other. LLVM takes nine tenths of the time, and works on as many at
-    once as there are processors. The bytes are those of one at a time. Raises GraphError for an op that has no kernel.
+    once as there are processors. The bytes are those of one at a time. After an interrupt those under way are ended, and no other is
+    begun. Raises GraphError for an op that has no kernel.
     """
     compilation_pipeline.register_tir_pipeline(_PIPELINE, _pipeline)
     with ThreadPoolExecutor(default_threads(), "aprgraph-kernels") as pool:
@@ -45,12 +47,13 @@ def compile_kernels(requests: Mapping[str, KernelRequest | None], cpu: Cpu) -> I
         try:
             # The largest first, so that none of them is left alone at the end.
             for symbol, request in sorted(requests.items(), key=lambda item: -_work(item[1])):
-                function = tensor_statistics(cpu) if request is None else find_kernel(request.op)(request, cpu)
-                begun[pool.submit(_compile, symbol, function, cpu)] = symbol
+                with compiling():  # a thread that is begun is known to the pool, which waits for it
+                    function = tensor_statistics(cpu) if request is None else find_kernel(request.op)(request, cpu)
+                    begun[pool.submit(_compile, symbol, function, cpu)] = symbol
             for future in as_completed(begun):
                 yield begun[future], future.result()
         finally:
-            for future in begun:  # one has failed
+            for future in begun:  # one has failed, or there was an interrupt
                 future.cancel()
 
 

@@ -122,7 +122,8 @@ class Connection:
         with self.doing("telling its processor"):
             if self._function(_FEATURES) is None:  # a server without the compiler
                 return
-            there = machine if self._function(_TRIPLE) is None else str(self._call(_TRIPLE)).partition("-")[0]
+            triple = None if self._function(_TRIPLE) is None else self._call(_TRIPLE)
+            there = triple.partition("-")[0] if isinstance(triple, str) else machine
             text = str(self._call("ffi.ReprPrint", self._object(_FEATURES)))
         missing = [flag for flag in flags if re.search(rf'"{re.escape(_LLVM_NAMES.get(flag, flag))}": [^,}}]*False', text)]
         if there != machine or missing:

@@ -15,6 +15,7 @@ import pytest
 import aprgraph
 from tests.support.cli import run_cli
 from tests.support.compiled import use_cache
+from tests.support.own_families import own_families
 
 ROOT = Path(__file__).parents[2]
 #: What a command needs that is not here, by a word of it, and where the command is run instead.
@@ -89,7 +90,8 @@ def run(words: list[str], folder: Path) -> None:
         if option in ("-o", "--html", "--repro") and (folder / place).is_dir():
             shutil.rmtree(folder / place)
     template = ("--override-kv", TEMPLATE) if "--chat" in words else ()
-    done = run_cli(*words, *template)
+    with own_families():
+        done = run_cli(*words, *template)
     assert done.code in DONE, (words, done)
     assert "Traceback" not in done.err, (words, done)
 

@@ -164,10 +164,11 @@ def _child(target: Target, seed: int, start: int, stop: int, until: float, writi
 def _listen(reading: int, child: int) -> tuple[int, list[Finding]]:
     """The last case that a child began, and what it found; one that is silent for too long is ended."""
     reached, findings, rest = -1, [], b""
+    ready = select.poll()  # select takes no descriptor from 1024 on, which a process of many tests has
+    ready.register(reading, select.POLLIN)
     try:
         while True:
-            ready, _, _ = select.select([reading], [], [], SECONDS)
-            if not ready:
+            if not ready.poll(1000 * SECONDS):
                 os.kill(child, signal.SIGABRT)
             data = os.read(reading, 1 << 16)
             if not data:

@@ -23,6 +23,7 @@ from aprgraph.runtime.diff import diff as _diff
 from aprgraph.runtime.diff.side_names import SideNames
 from aprgraph.runtime.diff.sources import Source, open_foreign_sides, open_pair, open_source
 from aprgraph.runtime.executors.workers import WorkersExecutor
+from aprgraph.runtime.trace.names import NameRules
 from aprgraph.runtime.trace.reader import Trace
 
 #: Called before each tensor with what it is called.
@@ -44,7 +45,7 @@ def diff(
     top: int = 10,
     profile: str | None = None,
     tolerances: Sequence[str] = (),
-    names: Sequence[str] = (),
+    names: NameRules = (),
     called: SideNames | None = None,
     progress: OnProgress | bool | None = None,
     on_replay: OnTensor | None = None,
@@ -55,7 +56,7 @@ def diff(
 
     A side is a path, an open Trace, or a dict of arrays (of NumPy, torch or another library) under the names that ``Trace.write`` takes,
     with the prompt's ids under ``"tokens"``, where they are known. ``names`` are rules for arrays that are called otherwise, as of
-    ``Trace.open``.
+    ``Trace.open``, or a mapping of their expressions to places.
 
     ``model_a`` and ``model_b`` are the models of one side each, in place of ``model``: two files of one model, such as a
     checkpoint and its quantised GGUF file. Each side is then replayed by its own, and what the weights of the two make the
@@ -102,7 +103,7 @@ def audit(
     profile: str | None = None,
     tolerances: Sequence[str] = (),
     arithmetic: str | None = None,
-    names: Sequence[str] = (),
+    names: NameRules = (),
     progress: OnTensor | bool | None = None,
     workers: int | None = None,
     executor: str | None = None,

@@ -21,6 +21,8 @@ _SHAPING = re.compile(
     r"|only_layers|swiglu|no_rope|rotary|chunk_size|qk_(layer_?)?norm"
 )
 #: No key of a model has more elements than there may be layers; a longer array is not decoded.
+#: Characters of a key's name in a sentence.
+_MOST_OF_KEY = 120
 _MOST_ELEMENTS = 4096
 
 
@@ -60,10 +62,14 @@ def unread_keys(family: Family, ignore: Sequence[re.Pattern[str]] = ()) -> Itera
     metadata, at, prefix = family.metadata, surroundings_of(family), f"{family.architecture}."
     for key, value in metadata.items():
         if not key.startswith(prefix) and key.partition(".")[0] in FAMILIES:
-            sentence = f"{key} is {shown(_plain(value))}: a key of another architecture than {family.architecture}, which nothing reads"
+            sentence = (
+                f"{_named(key)} is {shown(_plain(value))}: a key of another architecture than {family.architecture}, which nothing reads"
+            )
             yield UnreadKey(key, sentence)
         elif (bare := find_model_key(key)) is not None and not bare.harmless and key not in metadata.keys_read:
-            yield UnreadKey(key, f"{key} stands without its architecture, and nothing reads it so: was {prefix}{key} meant?")
+            yield UnreadKey(
+                key, f"{_named(key)} stands without its architecture, and nothing reads it so: was {_named(prefix + key)} meant?"
+            )
     for name, value in at.values.items():
         key = prefix + name
         if key in metadata.keys_read:
@@ -74,11 +80,11 @@ def unread_keys(family: Family, ignore: Sequence[re.Pattern[str]] = ()) -> Itera
             continue
         own = metadata.own_name(key)
         if any(pattern.fullmatch(name) for pattern in ignore for name in (key, own)):
-            yield UnreadKey(key, Message(f"{own} is {shown(value)}: left out, as ", IGNORE, " asks"))
+            yield UnreadKey(key, Message(f"{_named(own)} is {shown(value)}: left out, as ", IGNORE, " asks"))
         elif known is None and (value == 0 or _SHAPING.search(name) is None):
-            yield UnreadKey(key, f"{own} is {shown(value)}: nothing here knows or reads this key")
+            yield UnreadKey(key, f"{_named(own)} is {shown(value)}: nothing here knows or reads this key")
         elif known is not None and known.unapplied:
-            yield UnreadKey(key, f"{own} is {shown(value)} and is not applied: {known.unapplied}")
+            yield UnreadKey(key, f"{_named(own)} is {shown(value)} and is not applied: {known.unapplied}")
         else:
             yield _refusal(key, value, known, family)
 
@@ -98,7 +104,7 @@ def is_neutral(key: ModelKey, value: object) -> bool:
 def _refusal(key: str, value: object, known: ModelKey | None, family: Family) -> UnreadKey:
     """What is wrong with a key that would change numbers, and the way on."""
     own = family.metadata.own_name(key)
-    name = own if own.isprintable() else shown(own)
+    name = _named(own) if own.isprintable() else shown(own)
     what = "a key that is not known here, and whose name says that it changes numbers" if known is None else known.what
     pattern = f"'{pattern_of(own)}'"
     ways = [IGNORE.given(pattern, f"[r{pattern}]")]
@@ -111,6 +117,11 @@ def _refusal(key: str, value: object, known: ModelKey | None, family: Family) ->
         "wrong"
     )
     return UnreadKey(key, sentence, tuple(ways))
+
+
+def _named(key: str) -> str:
+    """A key in a sentence; a file may have one without end."""
+    return key if len(key) <= _MOST_OF_KEY else f"{key[: _MOST_OF_KEY - 1]}…"
 
 
 def _plain(value: object) -> object:

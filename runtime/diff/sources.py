@@ -10,6 +10,7 @@ from aprgraph.graph.errors import ComparisonError, TraceError, shown
 from aprgraph.runtime.trace.aprt import read_header
 from aprgraph.runtime.trace.foreign import ARRAYS, is_foreign_file, open_with_names
 from aprgraph.runtime.trace.manifest import MANIFEST, TraceEntry
+from aprgraph.runtime.trace.names import NameRules
 from aprgraph.runtime.trace.reader import Trace
 
 #: Arrays are those of any library, under the names that ``Trace.write`` takes.
@@ -30,7 +31,7 @@ def path_of(side: Source) -> Path:
     return (side.file or side.directory) if isinstance(side, Trace) else Path(side)
 
 
-def open_foreign_sides(sides: Sequence[Source], names: Sequence[str] = ()) -> list[Source]:
+def open_foreign_sides(sides: Sequence[Source], names: NameRules = ()) -> list[Source]:
     """``sides`` with what other programs left, and arrays, opened, once, and placed by ``names`` (see NameMap); the others as they are.
 
     Raises TraceError, also for what is none of these.

@@ -11,6 +11,9 @@ from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.convention import convention
 from aprgraph.runtime.trace.reader import Trace
 
+#: A product, and the stage behind it, which other programs compute at once.
+_PRODUCT, _BIASED = "qkv_matmul", "qkv_bias"
+
 
 @dataclass(frozen=True)
 class Places:
@@ -51,6 +54,7 @@ def other_places(trace: Trace, layers: int) -> Iterator[Places]:
     yield from layers_from_one(keys, layers)
     yield from hidden_states(keys, layers)
     yield from normed_last(keys, layers)
+    yield from with_biases(keys)
 
 
 @convention("all tensors of layers")
@@ -90,6 +94,15 @@ def normed_last(keys: set[Place], layers: int) -> Iterator[Places]:
         enough = layers == 1 or any(key.layer == layers - 2 for key in around)
         to_norm: dict[Place, Place] = {key: Place(key.step, None, FINAL_NORM) for key in last}
         yield Places("last-normed", words, _without_doubles(to_norm, keys), frozenset(around) if enough else None)
+
+
+@convention("qkv_matmul")
+def with_biases(keys: set[Place]) -> Iterator[Places]:
+    """A product with its bias in it, as a linear layer of PyTorch gives it: the stage behind."""
+    moved: dict[Place, Place | None] = {key: key._replace(stage=_BIASED) for key in keys if key.stage == _PRODUCT}
+    if moved and not any(key.stage == _BIASED for key in keys):
+        words = f"its {_PRODUCT} are {_BIASED}: the biases are in them, as in what a linear layer of PyTorch gives"
+        yield Places("with-biases", words, moved)
 
 
 def _hidden_state(key: Place, layers: int, *, normed: bool) -> Place:

@@ -12,6 +12,7 @@ from aprgraph.graph.words import and_more
 from aprgraph.runtime.trace.aprt import HEADER, MAGIC
 from aprgraph.runtime.trace.array_files import is_array_file, open_array_file, open_array_folder
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER
+from aprgraph.runtime.trace.names import NameRules
 from aprgraph.runtime.trace.saved_logits import SavedLogits, is_saved_logits
 from aprgraph.runtime.trace.single_positions import SinglePositions, check_device, is_single_positions
 from aprgraph.runtime.trace.unread_files import list_folder
@@ -26,7 +27,7 @@ ARRAYS = "arrays"
 _OTHERS = (MANIFEST, MARKER, "artifact.json", "repro.py", "config.json")
 
 
-def open_foreign(path: Path, names: Sequence[str] = ()) -> Trace | None:
+def open_foreign(path: Path, names: NameRules = ()) -> Trace | None:
     """What is at ``path`` as a trace; None for trace directories, APRT files and what is nothing of the kind. Raises TraceError.
 
     ``names`` are the rules of a NameMap, for arrays.
@@ -67,7 +68,7 @@ def is_foreign_file(path: Path) -> bool:
     return path.is_file() and (holds_arrays(path) or (is_saved_logits(path) and not _is_aprt(path)))
 
 
-def open_with_names(places: Sequence[Path | Mapping[Any, Any]], names: Sequence[str]) -> list[Trace | Path]:
+def open_with_names(places: Sequence[Path | Mapping[Any, Any]], names: NameRules) -> list[Trace | Path]:
     """Each of ``places`` that another program left, or that holds arrays itself, opened; the others as they are.
 
     ``names`` are the rules of a NameMap. Raises TraceError for what cannot be read, and for names that are of no array.
@@ -85,7 +86,7 @@ def open_with_names(places: Sequence[Path | Mapping[Any, Any]], names: Sequence[
     return opened
 
 
-def _open_arrays(arrays: Mapping[Any, Any], names: Sequence[str]) -> Trace:
+def _open_arrays(arrays: Mapping[Any, Any], names: NameRules) -> Trace:
     from aprgraph.runtime.trace.array_trace import ArrayTrace, by_name  # noqa: PLC0415
     from aprgraph.runtime.trace.name_map import NameMap  # noqa: PLC0415
 

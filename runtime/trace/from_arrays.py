@@ -175,8 +175,9 @@ def _read_key(where: str, key: object) -> TraceEntry:
         )
     name = STAGE_ALIASES.get(name, name)
     if name not in STAGE_BY_NAME:
-        valid = ", ".join(stage.name for stage in STAGES)
-        raise TraceError(f"{where}: {shown(key)}: unknown stage {shown(name)}{did_you_mean(name)}; expected one of: {valid}")
+        near = did_you_mean(name)  # otherwise all that there are, of all families
+        valid = "" if near else f"; expected one of: {', '.join(stage.name for stage in STAGES)}"
+        raise TraceError(f"{where}: {shown(key)}: unknown stage {shown(name)}{near}{valid}")
     stage, layer, step = STAGE_BY_NAME[name], _whole(given), _whole(when)
     if step is None:
         raise TraceError(f"{where}: {shown(key)}: step {shown(when)}, expected a whole number of at least 0")

@@ -3,7 +3,7 @@ r"""Which place in a trace an array of another program has: rules such as ``laye
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aprgraph.graph.arguments import NAMES
@@ -13,6 +13,7 @@ from aprgraph.graph.words import listed
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.bounded_match import match_names
 from aprgraph.runtime.trace.from_arrays import is_place_of_array, read_name
+from aprgraph.runtime.trace.names import NameRules
 
 #: How a rule is written, for messages.
 EXAMPLE = r"'layers\.(\d+)\.mlp=layer\1.ffn_out'"
@@ -41,15 +42,17 @@ class _Rule:
 
 
 class NameMap:
-    r"""Rules ``REGEX=PLACE``: the place is a name as ``Trace.write`` takes it, in which ``\1`` stands for the first group.
+    r"""Rules ``REGEX=PLACE``, or a mapping of regular expressions to places: the place is a name as ``Trace.write`` takes it, in
+    which ``\1`` stands for the first group.
 
     A regular expression matches the whole of a name, or all of it behind a dot or slash, so that ``layers\.(\d+)\.mlp`` matches
     ``model.layers.3.mlp`` but not ``model.layers.3.mlp.up_proj``. Names that are stages' own need no rule.
     """
 
-    def __init__(self, rules: Sequence[str] = ()) -> None:
+    def __init__(self, rules: NameRules = ()) -> None:
         """Raises TraceError for rules that cannot be read."""
-        self.rules = tuple(map(_parse, rules))
+        texts = [f"{expression}={place}" for expression, place in rules.items()] if isinstance(rules, Mapping) else rules
+        self.rules = tuple(map(_parse, texts))
 
     def look_up(self, names: Collection[str]) -> None:
         """Match all ``names``, which is quicker than one by one. Raises TraceError where that takes too long."""

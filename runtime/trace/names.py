@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from aprgraph.graph.arguments import LAYERS, TAPS
 from aprgraph.graph.errors import NotRecordedError, TraceError, shown
@@ -12,6 +12,8 @@ from aprgraph.graph.words import listed
 from aprgraph.runtime.place import Place
 
 _NAMED = 3
+#: Where arrays of other names belong: rules ``REGEX=PLACE``, or a mapping of regular expressions to places (name_map.py).
+NameRules: TypeAlias = Sequence[str] | Mapping[str, str]
 
 
 def find_place(key: object) -> Place | None:

@@ -25,7 +25,7 @@ from aprgraph.runtime.trace.described import why_not_described
 from aprgraph.runtime.trace.entry_frame import frame_of_entries
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, QK_ROWS, TraceEntry, TraceInfo, read_manifest
 from aprgraph.runtime.trace.manifest_graph import graph_of_text, why_no_graph
-from aprgraph.runtime.trace.names import find_place, place_in
+from aprgraph.runtime.trace.names import NameRules, find_place, place_in
 from aprgraph.runtime.trace.unread_files import Unread, beside_manifest
 from aprgraph.runtime.trace.without_manifest import read_without_manifest
 
@@ -65,7 +65,7 @@ class Trace(Shown):
         self._described: set[str] = getattr(self, "_described", set())
 
     @staticmethod
-    def open(directory: str | Path, *, names: Sequence[str] = ()) -> Trace:
+    def open(directory: str | Path, *, names: NameRules = ()) -> Trace:
         r"""Open a directory with or without a manifest, or what another program left. Raises TraceError.
 
         That is a file of arrays (.npz, .npy, and .pt or .pth where torch is installed), a folder of such files, a tree

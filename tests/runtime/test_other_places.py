@@ -106,6 +106,21 @@ def test_a_fault_beside_them_is_found_all_the_same(case: str, model: Path, ours:
     assert found.wrong
 
 
+def test_products_with_their_biases_are_no_fault(tiny_model: Tiny, tmp_path: Path) -> None:
+    """A linear layer of PyTorch adds its bias itself. Beside them another fault is found."""
+    model = tiny_model(family="qwen2", layers=LAYERS)
+    ours = traced(tmp_path / "ours", model, layers=f"0..{LAYERS}")
+    dump = {name: ours[name] for name in ours.keys() if not name.endswith(".qkv_matmul")}  # noqa: SIM118 -- a trace yields entries
+    rules = {r"(layer\d+)\.linear": r"\1.qkv_matmul"}
+    dump = {name.replace("qkv_bias", "linear"): values for name, values in dump.items()}
+    found = aprgraph.audit(dump, model, tokens=TOKENS, names=rules)
+    assert found.exit_code == 0, found.sentence
+    assert "its qkv_matmul are qkv_bias: the biases are in them" in found.sentence
+    dump["layer1.ffn_norm"] = dump["layer1.ffn_norm"] + np.square(dump["layer1.ffn_norm"])
+    wrong = aprgraph.audit(dump, model, tokens=TOKENS, names=rules).wrong
+    assert {local.key[1:] for local in wrong} == {(1, "ffn_norm"), (1, "ffn_gate"), (1, "ffn_up")}
+
+
 def test_a_last_layer_that_is_wrong_is_not_explained_away(model: Path, ours: Trace) -> None:
     spoil(ours, "post_ffn_residual", LAYERS - 1, lambda values: values + np.float32(0.5))
     found = audit(ours, load_model(model))

@@ -173,7 +173,7 @@ def test_what_has_no_place_is_said_and_counts(tmp_path: Path) -> None:
     (["(=lm_head"], "'(=lm_head': no regular expression and place (missing ), unterminated subpattern at position 0)"),
     ([r"a=layer\1.ffn_out"], "no regular expression and place (invalid group reference 1"),
     (["zzz=lm_head"], "'zzz=lm_head' matches no array: "),
-    (["a.b=ffn_outt"], "unknown stage 'ffn_outt' (did you mean 'ffn_out'?); expected one of: "),
+    (["a.b=ffn_outt"], "unknown stage 'ffn_outt' (did you mean 'ffn_out'?)"),
     (["a.b=ffn_out"], "ffn_out belongs to a layer, expected its number, from 0; --map 'a.b=ffn_out' makes that of 'a.b'"),
     (["a.b=layer1.ffn_out", "b=layer2.ffn_out"], "'a.b' is layer 1 ffn_out by 'a.b=layer1.ffn_out' and layer 2 ffn_out by 'b=layer2.ffn_out'"),
     (["a.b=layer0.attn_norm"], "'layer0.attn_norm' and 'a.b' are both layer 0 attn_norm; take one of them, by a narrower --map"),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from aprgraph.codegen.artifact import Artifact
     from aprgraph.runtime.trace.reader import Trace
 
+#: So many shapes of arrays whose names are alike are told.
+_SHAPES = 3
 _EXPECTED = "an APRT or .npy file, a GGUF file, an .apr file, a checkpoint, or the directory of a trace or an artifact"
 
 
@@ -80,7 +82,7 @@ def inspect(
         elif path.suffix.lower() == ".npy" and not names:
             document = describe_npy(path, at or [], top)
         elif is_foreign_file(path):
-            document = _trace(path, names or [])
+            document = _trace(path, names) if names else _dump(path)
         else:
             kind = kind_of_bytes(head)
             what = f"begins with {head[:4]!r}" if kind is None else Message(f"{kind.what}; ", kind.advice)
@@ -104,6 +106,28 @@ def _holds_one_tensor(path: Path) -> bool:
             return file.read(4) == b"APRT" or path.suffix.lower() == ".npy"
     except OSError:
         return True
+
+
+def _dump(path: Path) -> dict[str, Any]:
+    """Another program's file; where its arrays have no place yet, what they are called, and the rules that give them one."""
+    from aprgraph.graph.errors import TraceError  # noqa: PLC0415
+    from aprgraph.runtime.trace.array_files import is_array_file, open_array_file  # noqa: PLC0415
+    from aprgraph.runtime.trace.array_names import survey_names  # noqa: PLC0415
+
+    try:
+        return _trace(path, [])
+    except TraceError:
+        if not is_array_file(path.name):
+            raise
+        found = survey_names(open_array_file(path))
+        if not found:
+            raise
+    shapes = {one.pattern: " or ".join("x".join(map(str, shape)) or "one number" for shape in one.shapes[:_SHAPES]) for one in found}
+    return {
+        "kind": "arrays, none of which is called as a stage is: rules (--map) say where they belong",
+        "arrays": {one.pattern: f"{one.count} of {shapes[one.pattern]}{f' ({one.remark})' if one.remark else ''}" for one in found},
+        "rules that their names suggest": {f"--map '{one.rule}'": one.pattern for one in found if one.rule is not None},
+    }
 
 
 def _trace(path: Path, names: list[str]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import aprgraph
+from aprgraph import Trace
 from aprgraph.api import CompiledModel
 from aprgraph.runtime.trace.aprt import write_aprt
 from tests.support.cli import fails, run_cli
@@ -216,3 +218,37 @@ def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_empty_graph_is_no_obstacle() -> None:
     write_trace(Path("t"), {}, graph=EMPTY_GRAPH)
     assert inspect("t")[0]["tensors"] == {}
+
+
+def test_arrays_of_other_names_are_listed_with_the_rules_that_place_them(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """As a new user needs them: what is in a file, and options to copy."""
+    model = tiny_model(layers=2)
+    trace = (
+        aprgraph.load(model)
+        .compile("reference", tmp_path / "m.aprg")
+        .run("all", "all", tokens=[3, 1, 4, 1, 5], directory=tmp_path / "ours", max_tokens=2, steps="0..2")
+    )
+    called = {"attn_norm": "norm1", "ffn_norm": "norm2", "ffn_gate": "gate", "ffn_up": "up", "ffn_out": "mlp"}
+    dump: dict[str, Any] = {"tokens": np.array([3, 1, 4, 1, 5])}
+    for entry in trace.entries:
+        step = f"step{entry.step}." if entry.step else ""
+        if entry.stage in called:
+            dump[f"{step}blocks.{entry.layer}.{called[entry.stage]}"] = trace.load(entry)
+        elif entry.stage == "lm_head":
+            dump[f"{step}logits"] = trace.load(entry)
+    dump["blocks.0.q"] = np.ones((5, 64), np.float32)
+    np.savez("dump.npz", **dump)
+    document, lines = inspect("dump.npz")
+    assert document["arrays"]["blocks.{}.norm2"] == "2 of 5x64"
+    assert document["arrays"]["step{}.blocks.{}.mlp"] == "2 of 1x64"
+    assert document["arrays"]["blocks.{}.q"].startswith("1 of 5x64 (one of three parts of qkv_matmul")
+    options = list(document["rules that their names suggest"])
+    assert r"--map '^blocks\.(\d+)\.gate=layer\1.ffn_gate'" in options
+    assert r"--map 'step(\d+)\.blocks\.(\d+)\.gate=step\1.layer\2.ffn_gate'" in options
+    assert f"  {options[0]}: {document['rules that their names suggest'][options[0]]}" in lines
+    rules = [option.removeprefix("--map '").removesuffix("'") for option in options]
+    placed = Trace.open("dump.npz", names=rules)
+    assert {entry.key for entry in placed.entries} == {entry.key for entry in trace.entries if entry.stage in (*called, "lm_head")}
+    for entry in placed.entries:
+        assert np.array_equal(placed.load(entry).reshape(-1), trace.load(trace.get(entry.stage, entry.layer, entry.step)).reshape(-1))
+    assert [one.file for one in placed.unread] == ["blocks.0.q"]

@@ -408,7 +408,7 @@ def test_a_mistake_in_scores_is_named_whatever_stands_at_masked_places(words: st
         assert 0.01 < local.error < 10
 
 
-@pytest.mark.contract("BLAME-EXPLAIN-1")
+@pytest.mark.contract("BLAME-EXPLAINED-1")
 def test_the_rows_of_another_prompt_are_recognised(tiny_model: Tiny, tmp_path: Path) -> None:
     model, other = tiny_model(), [7, 3, 11, *TOKENS[3:]]
     trace = (

@@ -95,7 +95,8 @@ def problem_of(disk: Disk, ending: Ending, usual: Ending, wanted: Mapping[str, b
     """What is wrong with how a command ended of which a call failed: ``usual`` and ``wanted`` are without, ``before`` was there."""
     if "Traceback" in ending.err:
         return "a traceback"
-    lines = [line for line in ending.err.splitlines() if not line.startswith("note: ")]
+    # What was written whole beside the file that failed is said too: the stage alone, and how to run it.
+    lines = [line for line in ending.err.splitlines() if not line.startswith("note: ") and " alone: python " not in line]
     found = disk.outputs()
     if ending.code == usual.code:
         missing = [name for name in wanted if name not in found]

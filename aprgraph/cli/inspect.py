@@ -113,15 +113,17 @@ def _dump(path: Path) -> dict[str, Any]:
     from aprgraph.graph.errors import TraceError  # noqa: PLC0415
     from aprgraph.runtime.trace.array_files import is_array_file, open_array_file  # noqa: PLC0415
     from aprgraph.runtime.trace.array_names import survey_names  # noqa: PLC0415
+    from aprgraph.runtime.trace.from_arrays import is_place_of_array  # noqa: PLC0415
 
     try:
         return _trace(path, [])
     except TraceError:
         if not is_array_file(path.name):
             raise
-        found = survey_names(open_array_file(path))
-        if not found:
-            raise
+        arrays = open_array_file(path)
+        if not arrays or any(is_place_of_array(name) or name.endswith(".weight") for name in arrays):
+            raise  # something else is wrong, or it is a model
+        found = survey_names(arrays)
     shapes = {one.pattern: " or ".join("x".join(map(str, shape)) or "one number" for shape in one.shapes[:_SHAPES]) for one in found}
     return {
         "kind": "arrays, none of which is called as a stage is: rules (--map) say where they belong",

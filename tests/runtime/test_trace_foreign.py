@@ -209,7 +209,8 @@ def test_what_a_rule_matches() -> None:
     ({}, "holds no arrays"),
 ])  # fmt: skip
 def test_bad_arrays(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
-    assert message in fails("inspect", save(tmp_path / "a.npz", arrays))
+    path = save(tmp_path / "a.npz", arrays)
+    assert message in fails("diff", path, path)
 
 
 @pytest.mark.contract("CAPTURE-FILES-2")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import AprgraphError
-from aprgraph.graph.families import load_family_file
-from aprgraph.graph.families.registry import loaded_family_files
+from aprgraph.graph.families.registry import FamilyFile, loaded_family_files
 from aprgraph.graph.model import Model
 from aprgraph.graph.sources import Source, TensorInfo, open_source
 from aprgraph.runtime.executors.workers import NotOnThisMachineError
@@ -25,22 +24,22 @@ class FileTensors:
 
 @dataclass(frozen=True)
 class ModelPlace:
-    """A model file's ``path`` and ``fingerprint``, and the files that declare what its graph may name."""
+    """A model file's ``path`` and ``fingerprint``, and the families' files that declare what its graph may name."""
 
     path: str
     fingerprint: str
-    families: tuple[str, ...]
+    families: tuple[FamilyFile, ...]
 
     @staticmethod
     def of(model: Model) -> ModelPlace:
         """Where a model lies."""
-        return ModelPlace(str(model.path.absolute()), model.file.fingerprint(), tuple(loaded_family_files()))
+        return ModelPlace(str(model.path.absolute()), model.file.fingerprint(), loaded_family_files())
 
     def open(self) -> FileTensors:
         """What is there. Raises NotOnThisMachineError where that is not the model."""
         try:
             for file in self.families:
-                load_family_file(file)
+                file.load()
             source = open_source(self.path)
         except AprgraphError as error:
             raise NotOnThisMachineError(str(error)) from None

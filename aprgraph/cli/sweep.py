@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.notices import print_notice, print_notices
+from aprgraph.cli.options import Families
 from aprgraph.cli.progress import spinner
 from aprgraph.cli.tables import format_table
 from aprgraph.cli.verbosity import Quiet, Verbose, explain, is_quiet
@@ -57,6 +58,7 @@ def sweep(
         typer.Option("--html", metavar="DIR", help="Write one page over all cells, and one for each, into a folder that opens offline."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
+    _family: Families = None,
     show_all: Annotated[bool, typer.Option("--all", help="Print every cell, not only those that are off.")] = False,
     _quiet: Quiet = False,
     _verbose: Verbose = False,

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from aprgraph.graph.arithmetics import PLAIN
+from aprgraph.graph.families.registry import FamilyFile
 
 #: Of the form of what a cell holds: another form is another cell.
 FORM = 1
@@ -23,17 +24,23 @@ def digest_of(document: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class ModelOf:
-    """A model as a worker finds it: a file ``path`` whose content has the ``fingerprint``, with ``overrides`` (KEY=TYPE:VALUE)."""
+    """A model as a worker finds it: a file ``path`` whose content has the ``fingerprint``, with ``overrides`` (KEY=TYPE:VALUE).
+
+    ``families`` are the files that bring its family, where this package has none, and ``sources`` the SHA-256 of what that consists of.
+    """
 
     path: str
     name: str
     fingerprint: str
     overrides: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    families: tuple[FamilyFile, ...] = ()
+    sources: tuple[str, ...] = ()
 
     def named(self) -> dict[str, Any]:
         """What of it bears on a cell. The file's name stands in manifests; where it lies does not."""
-        return {"name": self.name, "fingerprint": self.fingerprint, "overrides": list(self.overrides), "ignore": list(self.ignore)}
+        own = {"family": list(self.sources)} if self.sources else {}
+        return {"name": self.name, "fingerprint": self.fingerprint, "overrides": list(self.overrides), "ignore": list(self.ignore), **own}
 
 
 @dataclass(frozen=True)

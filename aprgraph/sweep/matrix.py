@@ -85,6 +85,7 @@ class Matrix:
     compare: tuple[Compare, ...]
     cpu: str | None = None
     upload: int = 0
+    families: tuple[Path, ...] = ()
 
 
 def read_matrix(path: Path) -> Matrix:
@@ -120,7 +121,7 @@ class _Reader:
         self._path = path
 
     def matrix(self, document: Mapping[str, Any]) -> Matrix:
-        known = (*_OPTIONS, "store", "cpu", "upload", "models", "targets", "arithmetics", "overrides", "prompts", "compare")
+        known = (*_OPTIONS, "store", "cpu", "upload", "families", "models", "targets", "arithmetics", "overrides", "prompts", "compare")
         self._check_keys("", document, known)
         store = self._text("", document, "store", f"{self._path.stem}-store")
         models = tuple(self._model(where, entry) for where, entry in self._entries(document, "models"))
@@ -154,13 +155,11 @@ class _Reader:
             compare=compare,
             cpu=self._text("", document, "cpu", None),
             upload=self._size("", document, "upload", 0),
+            families=tuple(self._path.parent / one for one in self._texts(document, "families", '["olmo.py"]')),
         )
 
     def _recording(self, document: Mapping[str, Any]) -> Recording:
         usual = Recording()
-        keep = document.get("keep", [])
-        if not isinstance(keep, list) or not all(isinstance(one, str) for one in keep):
-            raise self._error("keep", keep, 'a list of stages or patterns, such as ["lm_head", "attn_*"]')
         chunk = document.get("prefill_chunk")
         return Recording(
             taps=self._text("", document, "taps", usual.taps),
@@ -170,7 +169,7 @@ class _Reader:
             max_tokens=self._number("", document, "max_tokens", usual.max_tokens),
             prefill_chunk=None if chunk is None else self._number("", document, "prefill_chunk", 0),
             audit=self._flag("", document, "audit", usual.audit),
-            keep=tuple(keep),
+            keep=self._texts(document, "keep", '["lm_head", "attn_*"]'),
             room=self._size("", document, "room", usual.room),
         )
 
@@ -295,6 +294,12 @@ class _Reader:
 
     def _text(self, where: str, table: Mapping[str, Any], key: str, usual: Any) -> Any:
         return usual if key not in table else self._required(where, table, key)
+
+    def _texts(self, document: Mapping[str, Any], key: str, such_as: str) -> tuple[str, ...]:
+        found = document.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(one, str) and one for one in found):
+            raise self._error(key, found, f"a list of texts, such as {such_as}")
+        return tuple(found)
 
     def _flag(self, where: str, table: Mapping[str, Any], key: str, usual: bool) -> bool:
         value = table.get(key, usual)

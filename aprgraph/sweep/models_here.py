@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aprgraph.api import CompiledModel, LoadedModel, load
 from aprgraph.graph.errors import AprgraphError, DeviceError, ToolchainError
+from aprgraph.graph.families.registry import own_sources
 from aprgraph.graph.metadata import parse_overrides
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.executors.workers import NotOnThisMachineError
@@ -39,6 +40,8 @@ def sent_models() -> Path:
 @lru_cache(maxsize=_OPEN)
 def model_here(model: ModelOf) -> LoadedModel:
     """The model, opened. Raises ModelMissingError where this machine does not have it, and AprgraphError."""
+    for file in model.families:
+        file.load()
     why = ""
     for path in (Path(model.path), sent_models() / model.fingerprint / model.name):
         if not os.path.lexists(path):
@@ -50,9 +53,18 @@ def model_here(model: ModelOf) -> LoadedModel:
             why = f"{path}: {error}"
             continue
         if opened.model.file.fingerprint() == model.fingerprint:
+            _check_family(opened, model)
             return opened
         why = f"{path} is another file: its fingerprint is not {model.fingerprint[:12]}…"
     raise ModelMissingError(model.fingerprint, f"the model {model.name} is missing on {os.uname().nodename}: {why}")
+
+
+def _check_family(opened: LoadedModel, model: ModelOf) -> None:
+    family = type(opened.model.family)
+    if own_sources(family)[1] != model.sources:
+        raise NotOnThisMachineError(
+            f"the family {family.__name__} on {os.uname().nodename} is another than the head has: install there the package that brings it"
+        )
 
 
 @lru_cache(maxsize=2 * _OPEN)

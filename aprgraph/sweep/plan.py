@@ -10,6 +10,7 @@ from pathlib import Path
 from aprgraph.api import LoadedModel, load
 from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.graph.errors import AprgraphError, PlanError
+from aprgraph.graph.families.registry import load_family_file, own_sources
 from aprgraph.graph.metadata import parse_overrides
 from aprgraph.graph.tap_plan import parse_plan, parse_steps
 from aprgraph.runs.plan import RunOptions
@@ -76,6 +77,8 @@ def plan_sweep(matrix: Matrix, say: Callable[[str], None] = lambda _: None) -> S
     cpu = find_cpu(matrix.cpu).name
     loaded: dict[tuple[str, str], tuple[LoadedModel, ModelOf]] = {}
     notices: dict[str, None] = {}
+    for file in matrix.families:
+        load_family_file(file)
     for entry, variant in product(matrix.models, matrix.overrides):
         say(f"{entry.name}, {variant.name}")
         opened = load(entry.path, parse_overrides(list(variant.set)), entry.ignore)
@@ -103,7 +106,8 @@ def plan_sweep(matrix: Matrix, say: Callable[[str], None] = lambda _: None) -> S
 
 def _named(opened: LoadedModel, entry: ModelEntry, variant: Variant) -> ModelOf:
     path = Path(entry.path).absolute()
-    return ModelOf(str(path), path.name, opened.model.file.fingerprint(), variant.set, entry.ignore)
+    files, sources = own_sources(type(opened.model.family))
+    return ModelOf(str(path), path.name, opened.model.file.fingerprint(), variant.set, entry.ignore, files, sources)
 
 
 def _encode(opened: LoadedModel, prompt: PromptOf, matrix: Matrix) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar, get_args
@@ -24,6 +25,10 @@ _F = TypeVar("_F", bound=type[Family])
 _MOST_BYTES = 16 << 20
 #: What the names of modules begin with that are such files.
 _MODULE = "aprgraph_family_"
+#: Where such a module has the text that was run, for the file may have changed since.
+_SOURCE = "__aprgraph_source__"
+#: Packages whose classes are the same wherever this version of the program is.
+_OF_THE_PROGRAM = ("aprgraph", "builtins")
 
 #: The entry points by which an installed package says which families it brings.
 ENTRY_POINTS = "aprgraph.families"
@@ -99,7 +104,15 @@ def load_family_file(path: str | Path) -> list[type[Family]]:
     file is not there, raises an error itself, or declares no family with an architecture of its own.
     """
     file = Path(path)
-    module = _run(file)
+    try:
+        source = read_input(file, _MOST_BYTES)
+    except OSError as error:
+        raise AprgraphError(f"{file}: {error.strerror}; expected a Python file that declares a family") from None
+    return _declared_in(file, source)
+
+
+def _declared_in(file: Path, source: bytes) -> list[type[Family]]:
+    module = _run(file, source)
     # A family that the file only derives from is another's, or has no architecture itself.
     declared = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Family)]
     declared = [value for value in declared if value.__module__ == module.__name__]
@@ -108,23 +121,47 @@ def load_family_file(path: str | Path) -> list[type[Family]]:
     found = [kind for kind in declared if "architecture" in vars(kind)]
     if not found:
         raise AprgraphError(
-            f"{path}: declares no family; expected a class that derives from aprgraph.families.Family and names its architecture"
+            f"{file}: declares no family; expected a class that derives from aprgraph.families.Family and names its architecture"
         )
     for family in found:
         register(family)
     return found
 
 
-def loaded_family_files() -> list[str]:
-    """The files that ``load_family_file`` has run, for another process that is to know the same families and ops."""
-    return [str(module.__file__) for name, module in sys.modules.items() if name.startswith(_MODULE)]
+@dataclass(frozen=True)
+class FamilyFile:
+    """A family's file as another process gets it: its ``path`` here, and its ``text``, which is all that is run."""
+
+    path: str
+    text: bytes = field(repr=False)
+
+    def load(self) -> None:
+        """Make its families known, whether the file is there or not. Raises AprgraphError as ``load_family_file``."""
+        _declared_in(Path(self.path), self.text)
 
 
-def _run(file: Path) -> ModuleType:
-    try:
-        source = read_input(file, _MOST_BYTES)
-    except OSError as error:
-        raise AprgraphError(f"{file}: {error.strerror}; expected a Python file that declares a family") from None
+def loaded_family_files() -> tuple[FamilyFile, ...]:
+    """The files that were run, in that order, for another process that is to know the same families and ops."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(_MODULE)]
+    return tuple(FamilyFile(str(module.__file__), vars(module)[_SOURCE]) for module in modules)
+
+
+def own_sources(family: type[Family]) -> tuple[tuple[FamilyFile, ...], tuple[str, ...]]:
+    """(the files, the SHA-256 of the sources) that a family of none of this package's modules comes from; else nothing.
+
+    Of one that a file brings they are all files that were run, for another one may declare its ops.
+    """
+    modules = [kind.__module__ for kind in family.__mro__ if kind.__module__.partition(".")[0] not in _OF_THE_PROGRAM]
+    files = loaded_family_files() if any(name.startswith(_MODULE) for name in modules) else ()
+    texts = [file.text for file in files]
+    for name in dict.fromkeys(modules):
+        place = getattr(sys.modules.get(name), "__file__", None)
+        if not name.startswith(_MODULE) and place is not None and Path(place).is_file():
+            texts.append(Path(place).read_bytes())
+    return files, tuple(hashlib.sha256(text).hexdigest() for text in texts)
+
+
+def _run(file: Path, source: bytes) -> ModuleType:
     # By content, so that loading a file twice declares one class, and the file beside it another. Python's own
     # importing goes by the file's suffix, keeps compiled code beside it, and takes a file of the same size and second
     # to be the same.
@@ -133,6 +170,7 @@ def _run(file: Path) -> ModuleType:
         return sys.modules[name]
     module = sys.modules[name] = ModuleType(name)
     module.__file__ = str(file.absolute())
+    vars(module)[_SOURCE] = source
     try:
         exec(compile(source, module.__file__, "exec"), vars(module))  # noqa: S102  what the user named, and asked to run
     except AprgraphError:

@@ -76,12 +76,15 @@ _STAGE_OF = {name: stage for stage, names in _OTHER_NAMES.items() for name in na
 #: What these mean depends on whether they are of a layer: (of a layer, of the whole model).
 _BY_PLACE = {"output": ("post_ffn_residual", "lm_head"), "norm": (None, "final_norm")}
 
+#: Those of them that are parts of a stage (stage_parts.py), and which.
+_PARTS = {
+    name: part
+    for part, names in {"q": "q_proj attn_q wq q query", "k": "k_proj attn_k wk k key", "v": "v_proj attn_v wv vcur v value"}.items()
+    for name in names.split()
+}
 #: What else to know of some of them.
 _REMARKS = {
-    **dict.fromkeys(
-        ["q_proj", "k_proj", "v_proj", "attn_q", "attn_k", "attn_v", "wq", "wk", "wv", "vcur", "q", "k", "v", "query", "key", "value"],
-        "one of three parts of qkv_matmul, which holds q, k and v side by side in each row",
-    ),
+    **dict.fromkeys(_PARTS, "one of three parts of qkv_matmul, which holds q, k and v side by side in each row"),
     "gate_up_proj": "holds ffn_gate and ffn_up side by side; give each its own file",
     "hidden_states": "transformers' hidden_states[i] is what layer i is given, and so the output of layer i - 1",
     "post_attention_layernorm": "in gemma3 it is attn_post_norm",
@@ -122,6 +125,11 @@ def is_known_elsewhere(name: str) -> bool:
 def remark_on(name: str) -> str | None:
     """What to know of a name of another program, in words; None where the suggestion says it all."""
     return _REMARKS.get(_plain(name))
+
+
+def nearest_part(name: str) -> str | None:
+    """Which part of the nearest stage ``name`` stands for, such as q; None where that is the whole stage."""
+    return _PARTS.get(_plain(name))
 
 
 def did_you_mean(name: str) -> str:

@@ -153,6 +153,8 @@ def _trace(path: Path, names: list[str]) -> dict[str, Any]:
     unread = [one for one in trace.unread if not one.damaged]
     if unread:
         document["unread"] = {one.file: one.sentence.removeprefix(f"{one.file}: ") for one in unread}
+    if trace.left_out:
+        document["left out"] = list(trace.left_out)
     return document
 
 

@@ -62,7 +62,8 @@ Map = Annotated[
         "--map",
         metavar="REGEX=PLACE",
         help=r"Where arrays of .npz, .npy and .pt files belong that are not called as stages are, such as "
-        r"'layers\.(\d+)\.mlp=layer\1.ffn_out'. The name has to match from its beginning, or from a dot or slash, to its end. Repeatable.",
+        r"'layers\.(\d+)\.mlp=ffn_out'. The name has to match from its beginning, or from a dot or slash, to its end. The place of "
+        "q alone is qkv_matmul[q], and `ignore` is that of what to leave out. Repeatable.",
         show_default=False,
     ),
 ]

@@ -8,7 +8,7 @@ from aprgraph.graph.arguments import JSON, NAMES
 from aprgraph.graph.message import Message
 from aprgraph.graph.ops import weights_of
 from aprgraph.graph.ops.attention import is_chunked, reach_of, scores_by_layer
-from aprgraph.graph.words import counted, layer_ranges
+from aprgraph.graph.words import counted, layer_ranges, listed
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Class
@@ -29,6 +29,7 @@ _SHORT_FACTORS = "rope_factors_short.weight"
 def differences(a: Trace, b: Trace, graphs: GraphDifferences) -> Iterator[str]:
     """What the manifests say about the two runs that differs, in sentences; such traces are comparable all the same."""
     for side, trace in (("A", a), ("B", b)):
+        yield from left_out(trace, side)
         if trace.info is None:
             yield Caveat(f"{side} has no manifest: its tokens are not known, and its shapes only where they are certain")
         elif not trace.has_manifest:
@@ -50,6 +51,14 @@ def differences(a: Trace, b: Trace, graphs: GraphDifferences) -> Iterator[str]:
         yield Caveat("the graphs differ at further nodes")
     if graphs.formats_sentence is not None:
         yield graphs.formats_sentence
+
+
+def left_out(trace: Trace, who: str) -> Iterator[str]:
+    """Which arrays are not compared because whoever opened the trace left them out."""
+    if trace.left_out:
+        yield Caveat(
+            f"{counted(len(trace.left_out), 'array')} of {who} left out, as asked for by ", NAMES, f": {listed(trace.left_out, NAMED)}"
+        )
 
 
 def unreached(a: Trace, b: Trace) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aprgraph.graph.arguments import MODEL
 from aprgraph.graph.message import Message
+from aprgraph.graph.stage_parts import split_part
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import joined, plural
 from aprgraph.runtime.diff.align import Pair
@@ -74,7 +75,7 @@ def unread_reservation(trace: Trace, who: str, compared: int) -> Reservation | N
     and what lies beside a manifest is of something else.
     """
     read = {entry.file for entry in trace.entries}
-    missing = [one for one in trace.unread if one.suggestion is None or one.suggestion not in read]
+    missing = [one for one in trace.unread if one.suggestion is None or split_part(one.suggestion)[0] not in read]
     if trace.has_manifest or not missing:
         return None
     what = missing[0].kind

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from aprgraph.graph.stage_suggestions import remark_on
-from aprgraph.runtime.trace.unread_files import suggest_place
+from aprgraph.graph.stage_suggestions import nearest_part, remark_on
+from aprgraph.runtime.trace.unread_files import name_of_place, suggest_place
 
 #: Numbers that count something: a whole part of a name, or behind a word for what is counted. Others, as in `norm2`, are of the name.
 _NUMBER = re.compile(r"(?:(?<=[./])|^|(?<=step)|(?<=layers)|(?<=layer)|(?<=layer[-_])|(?<=blocks)|(?<=block))\d+(?=[./]|$)")
@@ -53,9 +53,9 @@ def _rule(name: str) -> tuple[str | None, str | None]:
     if place is None or word is None:
         return None, None
     remark = remark_on(word)
-    if remark is not None:  # no array like this one has the place alone
+    if remark is not None and nearest_part(word) is None:  # no array like this one has the place alone
         return None, remark
-    target = place.removesuffix(".bin").replace("-", "").replace("/", ".")
+    target = name_of_place(place, word)
     numbers = [int(found) for found in _NUMBER.findall(name)]
     expression = r"(\d+)".join(re.escape(part) for part in _NUMBER.split(name))
     written = ""
@@ -67,4 +67,4 @@ def _rule(name: str) -> tuple[str | None, str | None]:
         group = len(numbers) - numbers[::-1].index(int(match[1])) if first and counted == "layer" else first
         written += f"{counted}\\{group}." if group else match[0]
         target = target[match.end() :]
-    return f"{expression}={written}{target}", None
+    return f"{expression}={written}{target}", remark

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.graph.stages import STAGE_BY_NAME, Stage
+from aprgraph.graph.stage_parts import stage_or_part
+from aprgraph.graph.stages import Stage
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.manifest import TraceEntry
@@ -89,7 +90,7 @@ class _Reading:
 
 
 def fit_shapes(where: str, entries: Sequence[TraceEntry], given: Mapping[Place, Shape], tokens: int) -> dict[Place, Shape]:
-    """The shape in which each array, of the shape ``given``, is recorded.
+    """The shape in which each array, of the shape ``given``, is recorded. Entries may be of parts of stages.
 
     Raises TraceError for those that fit neither the stage table nor each other.
     """
@@ -97,9 +98,10 @@ def fit_shapes(where: str, entries: Sequence[TraceEntry], given: Mapping[Place, 
     pending: list[tuple[TraceEntry, list[_Reading]]] = []
     for entry in entries:
         shape = given[entry.key]
-        readings = list(_readings(STAGE_BY_NAME[entry.stage], shape))
+        stage = _stage_of(entry)
+        readings = list(_readings(stage, shape))
         if not readings:
-            raise TraceError(f"{where}: {entry.label} has the shape {_dims(shape)}, expected {_expected(STAGE_BY_NAME[entry.stage])}")
+            raise TraceError(f"{where}: {entry.label} has the shape {_dims(shape)}, expected {_expected(stage)}")
         if len(readings) > 1:
             pending.append((entry, readings))
             continue
@@ -112,7 +114,7 @@ def fit_shapes(where: str, entries: Sequence[TraceEntry], given: Mapping[Place, 
 
 def _take(where: str, entry: TraceEntry, given: Shape, readings: Sequence[_Reading], sizes: _Sizes) -> Shape:
     """The shape of the one reading that fits what is known."""
-    stage = STAGE_BY_NAME[entry.stage]
+    stage = _stage_of(entry)
     contradictions = [sizes.contradiction(reading.letters, reading.shape, entry) for reading in readings]
     fitting = [reading for reading, against in zip(readings, contradictions, strict=True) if against is None]
     n = sizes.get("n", entry.key)
@@ -133,6 +135,12 @@ def _take(where: str, entry: TraceEntry, given: Shape, readings: Sequence[_Readi
         )
     sizes.learn(fitting[0].letters, fitting[0].shape, entry)
     return fitting[0].shape
+
+
+def _stage_of(entry: TraceEntry) -> Stage:
+    stage = stage_or_part(entry.stage)
+    assert stage is not None, entry.stage
+    return stage
 
 
 def _readings(stage: Stage, shape: Shape) -> Iterator[_Reading]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.array_files import TORCH
 from aprgraph.runtime.trace.array_values import to_numpy
-from aprgraph.runtime.trace.from_arrays import f32_of, fit_arrays, read_name
+from aprgraph.runtime.trace.from_arrays import fit_arrays, read_fitted, read_name
+from aprgraph.runtime.trace.joined_parts import Parts, whole_of, why_not_whole
 from aprgraph.runtime.trace.manifest import TraceEntry, TraceInfo
-from aprgraph.runtime.trace.name_map import EXAMPLE, NameMap
+from aprgraph.runtime.trace.name_map import EXAMPLE, LEFT_OUT, NameMap
 from aprgraph.runtime.trace.reader import Trace
-from aprgraph.runtime.trace.unread_files import Unread, suggest_place
+from aprgraph.runtime.trace.unread_files import Unread, name_of_place, suggest_place
 
 #: Names under which people keep the token ids of the prompt beside its tensors.
 _TOKENS = ("tokens", "token_ids", "input_ids")
@@ -26,7 +27,9 @@ _MOST_TOKENS = 1 << 24
 
 
 class ArrayTrace(Trace):
-    """The arrays of ``path`` that have places. An entry's ``file`` is the array's name; what has no place stands in ``unread``."""
+    """The arrays of ``path`` that have places. An entry's ``file`` is the array's name, or those of its parts; what has no place stands
+    in ``unread``, and what a rule leaves out in ``left_out``.
+    """
 
     def __init__(self, path: Path, arrays: Mapping[str, Any], names: NameMap, strangers: Sequence[Unread] = ()) -> None:
         """``strangers`` are files beside the ``arrays``. Raises TraceError for arrays that do not fit the stage table, and where none
@@ -34,14 +37,24 @@ class ArrayTrace(Trace):
         """
         where = str(path)
         self.names = tuple(arrays)
-        places = _places(where, arrays, names)
-        tokens = _tokens(where, arrays, places)
+        every, self.left_out = _places(where, arrays, names)
+        lacking = why_not_whole(every)
+        places = {place: name for place, name in every.items() if whole_of(place) not in lacking}
+        if not places:
+            raise TraceError(f"{where}: {next(iter(lacking.values()))}")
+        tokens = _tokens(where, arrays, {*every.values(), *self.left_out})
         given: dict[tuple[int | None, str, int], Any] = {(place.layer, place.stage, place.step): name for place, name in places.items()}
-        fitted = fit_arrays(where, _Renamed(arrays, given), len(tokens[1]))
-        self._arrays = arrays
-        entries = [TraceEntry(one.stage, one.layer, one.step, one.shape, given[key]) for one, key in fitted.entries]
-        read = {*places.values(), tokens[0]}
-        unread = [_unread(name) for name in arrays if name not in read]
+        self._arrays = _Renamed(arrays, given)
+        fitted = fit_arrays(where, self._arrays, len(tokens[1]))
+        self._keys: dict[str, Any] = {}
+        entries = []
+        for one, key in fitted.entries:
+            file = " + ".join(given[part] for part, _ in key.keys) if isinstance(key, Parts) else given[key]
+            self._keys[file] = key
+            entries.append(TraceEntry(one.stage, one.layer, one.step, one.shape, file))
+        alone = {name: lacking[whole] for place, name in every.items() if (whole := whole_of(place)) in lacking}
+        read = {*places.values(), *self.left_out, tokens[0]}
+        unread = [Unread(name, alone[name], kind="array") if name in alone else _unread(name) for name in arrays if name not in read]
         by = "torch" if path.suffix.lower() in TORCH else "numpy"
         info = TraceInfo({}, by, tokens[1], fitted.plan, fitted.positions, "", {})
         super().__init__(path, entries, info, [*unread, *strangers], has_manifest=False)
@@ -49,7 +62,7 @@ class ArrayTrace(Trace):
     def load(self, entry: TraceEntry) -> F32:
         """The array of ``entry``, each element rounded to float32; see ``Trace.load``."""
         assert entry.file is not None
-        return f32_of(self._arrays[entry.file], entry.shape)
+        return read_fitted(self._arrays, self._keys[entry.file], entry.shape)
 
 
 def by_name(where: str, arrays: Mapping[Any, Any]) -> dict[str, Any]:
@@ -79,13 +92,17 @@ class _Renamed(Mapping[Any, Any]):
         return len(self._names)
 
 
-def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> dict[Place, str]:
-    """The names of the arrays that have places, by place."""
+def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> tuple[dict[Place, str], tuple[str, ...]]:
+    """The names of the arrays that have places, by place, and of those that are to be left out."""
     places: dict[Place, str] = {}
+    left_out = []
     names.look_up(list(arrays))
     for name in arrays:
         place = names.place_of(where, name)
         if place is None:
+            continue
+        if place == LEFT_OUT:
+            left_out.append(name)
             continue
         if place in places:
             raise TraceError(
@@ -93,17 +110,17 @@ def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> dict[Place
             )
         places[place] = name
     if not places:
-        first = next((_unread(name).sentence for name in arrays), None)
+        first = next((_unread(name).sentence for name in arrays if name not in left_out), None)
         weights = " (they seem to be a model's weights)" if any(name.endswith(".weight") for name in arrays) else ""
         none = f"none of its {counted(len(arrays), 'array')} is called as a stage is{weights}"
-        held = "holds no arrays" if first is None else f"{none}; {first}"
+        held = "holds no arrays" if not arrays else "all of its arrays are left out" if first is None else f"{none}; {first}"
         raise TraceError(f"{where}: {held}; name places with ", NAMES.given(EXAMPLE, in_python=f"[{EXAMPLE}]"))
-    return places
+    return places, tuple(left_out)
 
 
-def _tokens(where: str, arrays: Mapping[str, Any], places: Mapping[Place, str]) -> tuple[str | None, tuple[int, ...]]:
-    """The prompt's token ids, and the name of the array that they stand in; (None, ()) where there is none."""
-    name = next((name for name in _TOKENS if name in arrays and name not in places.values()), None)
+def _tokens(where: str, arrays: Mapping[str, Any], taken: Collection[str]) -> tuple[str | None, tuple[int, ...]]:
+    """The prompt's token ids, and the name of the array that they stand in, none of those ``taken``; (None, ()) where there is none."""
+    name = next((name for name in _TOKENS if name in arrays and name not in taken), None)
     if name is None:
         return None, ()
     try:
@@ -121,5 +138,5 @@ def _unread(name: str) -> Unread:
     """An array without a place, and where it would have one if its name means what names like it mean."""
     place, word = suggest_place(name)
     remark = None if word is None else remark_on(word)
-    suggestion = None if word is None or place is None else place.removesuffix(".bin").replace("-", "").replace("/", ".")
+    suggestion = None if word is None or place is None else name_of_place(place, word)
     return Unread(name, "no stage has this name" + (f" ({remark})" if remark else ""), suggestion, kind="array")

@@ -13,18 +13,21 @@ import numpy as np
 
 from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.ops.rope import PAIRINGS
+from aprgraph.graph.stage_parts import PARTS, split_part, stage_or_part
 from aprgraph.graph.stage_suggestions import did_you_mean
-from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME, STAGES, StageKind, is_logits
+from aprgraph.graph.stages import STAGES, Stage, StageKind, is_logits
+from aprgraph.graph.words import joined
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, WHOLE_MODEL
 from aprgraph.runtime.trace.array_shapes import fit_shapes
 from aprgraph.runtime.trace.array_values import arithmetic_of, check_values, to_f32, to_numpy
 from aprgraph.runtime.trace.destination import author_of
+from aprgraph.runtime.trace.joined_parts import Parts, by_execution, join_parts
 from aprgraph.runtime.trace.manifest import ARITHMETICS, QK_ROWS, TraceEntry, TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter
 
-_NAME = re.compile(r"(?:step-?(\d+)[./])?(?:layer-?(\d+)[./])?(\w+)", re.ASCII)
+_NAME = re.compile(r"(?:step-?(\d+)[./])?(?:layer-?(\d+)[./])?(\w+(?:\[\w*\])?)", re.ASCII)
 
 
 def write_arrays(
@@ -55,15 +58,15 @@ def write_arrays(
     with contextlib.closing(writer):
         for entry, key in fitted.entries:
             name = entry.stage if entry.layer is None else f"layer{entry.layer}.{entry.stage}"
-            writer.write(name, entry.stage, entry.layer, entry.step, f32_of(tensors[key], entry.shape))
+            writer.write(name, entry.stage, entry.layer, entry.step, read_fitted(tensors, key, entry.shape))
         return writer.finish(info)
 
 
 @dataclass(frozen=True)
 class FittedArrays:
-    """Arrays in their places and shapes: ``entries``, in execution order, each with its key among the arrays.
+    """Arrays in their places and shapes: ``entries``, in execution order, each with its key among the arrays, or with those of its Parts.
 
-    ``types`` names the type of each one's elements.
+    ``types`` names the type of each array's elements.
     """
 
     entries: tuple[tuple[TraceEntry, Any], ...]
@@ -90,9 +93,17 @@ def fit_arrays(where: str, tensors: Mapping[Any, Any], tokens: int) -> FittedArr
     given, types = {}, {}
     for key, entry in entries:
         given[entry.key], types[entry.key] = _check_array(where, entry, tensors[key])
-    ordered = sorted(entries, key=lambda item: item[1].order)
+    ordered = sorted(entries, key=lambda item: by_execution(item[1]))
     shapes = fit_shapes(where, [entry for _, entry in ordered], given, tokens)
-    return FittedArrays(tuple((replace(entry, shape=shapes[entry.key]), key) for key, entry in ordered), types)
+    fitted = join_parts(where, [(replace(entry, shape=shapes[entry.key]), key) for key, entry in ordered])
+    return FittedArrays(tuple(fitted), types)
+
+
+def read_fitted(tensors: Mapping[Any, Any], key: Any, shape: tuple[int, ...]) -> F32:
+    """The array of a key of FittedArrays in ``shape``, each element rounded to float32; parts side by side in each row."""
+    if isinstance(key, Parts):
+        return np.concatenate([f32_of(tensors[one], own) for one, own in key.keys], axis=-1)
+    return f32_of(tensors[key], shape)
 
 
 def f32_of(value: Any, shape: tuple[int, ...]) -> F32:
@@ -104,7 +115,8 @@ def _check_array(where: str, entry: TraceEntry, value: Any) -> tuple[tuple[int, 
     """The shape of one tensor, and the name of its elements' type. Raises TraceError."""
     try:
         array, name = to_numpy(value)
-        stage = STAGE_BY_NAME[entry.stage]
+        stage = stage_or_part(entry.stage)
+        assert stage is not None
         check_values(array, name, can_be_masked=stage.is_masked and not stage.rows_sum_to_1)  # a softmax makes weights of 0 of them
     except TraceError as error:
         raise TraceError(f"{where}: {entry.label} {error}") from None
@@ -113,7 +125,8 @@ def _check_array(where: str, entry: TraceEntry, value: Any) -> tuple[tuple[int, 
 
 def _with_arithmetic(extra: Mapping[str, Any], types: Mapping[Place, str]) -> Mapping[str, Any]:
     """``extra`` with the arithmetic that the types of the tensors show, where none was given."""
-    shown_by = arithmetic_of(name for (_, _, stage), name in types.items() if STAGE_BY_NAME[stage].kind is not StageKind.INDEX)
+    kinds = {stage: found.kind for _, _, stage in types if (found := stage_or_part(stage)) is not None}
+    shown_by = arithmetic_of(name for (_, _, stage), name in types.items() if kinds[stage] is not StageKind.INDEX)
     if "arithmetic" in extra or shown_by is None:
         return extra
     arithmetic, note = shown_by
@@ -142,7 +155,7 @@ def _read_keys(where: str, tensors: Mapping[Any, Any]) -> list[tuple[Any, TraceE
 
 
 def split_name(name: str) -> tuple[int, int | None, str] | None:
-    """The step, the layer and the stage of a name such as ``step2.layer3.ffn_gate``, known or not; None for other names."""
+    """The step, the layer and the stage, or part of one, of a name such as ``step2.layer3.ffn_gate``, known or not; None for others."""
     match = _NAME.fullmatch(name)
     return None if match is None else (int(match[1] or 0), None if match[2] is None else int(match[2]), match[3])
 
@@ -153,12 +166,14 @@ def is_place_of_array(name: str) -> bool:
     if step_layer_stage is None:
         return False
     _, layer, word = step_layer_stage
-    stage = STAGE_BY_NAME.get(STAGE_ALIASES.get(word, word))
+    stage = stage_or_part(word)
     return stage is not None and stage.per_layer == (layer is not None) and not (stage.first_layer_only and layer)
 
 
 def read_name(where: str, name: object) -> Place:
-    """The place that a name such as ``layer3.ffn_gate``, or a tuple such as ``(3, "ffn_gate")``, is of. Raises TraceError."""
+    """The place that a name such as ``layer3.ffn_gate``, or a tuple such as ``(3, "ffn_gate")``, is of; its stage may be a part of one,
+    ``qkv_matmul[q]``. Raises TraceError.
+    """
     return _read_key(where, name).key
 
 
@@ -173,12 +188,8 @@ def _read_key(where: str, key: object) -> TraceEntry:
         raise TraceError(
             f"{where}: {shown(key)} names no tensor, expected (layer, stage), (layer, stage, step) or a name such as 'layer3.ffn_gate'"
         )
-    name = STAGE_ALIASES.get(name, name)
-    if name not in STAGE_BY_NAME:
-        near = did_you_mean(name)  # otherwise all that there are, of all families
-        valid = "" if near else f"; expected one of: {', '.join(stage.name for stage in STAGES)}"
-        raise TraceError(f"{where}: {shown(key)}: unknown stage {shown(name)}{near}{valid}")
-    stage, layer, step = STAGE_BY_NAME[name], _whole(given), _whole(when)
+    stage, layer, step = _known_stage(where, key, name), _whole(given), _whole(when)
+    name = stage.name
     if step is None:
         raise TraceError(f"{where}: {shown(key)}: step {shown(when)}, expected a whole number of at least 0")
     if not stage.per_layer and given is not None:
@@ -188,6 +199,22 @@ def _read_key(where: str, key: object) -> TraceEntry:
     if stage.first_layer_only and layer != 0:
         raise TraceError(f"{where}: {shown(key)}: {name} is in layer 0 alone")
     return TraceEntry(name, layer, step, (), None)
+
+
+def _known_stage(where: str, key: object, name: str) -> Stage:
+    """The stage, or the part of one, called ``name``. Raises TraceError, naming those that there are."""
+    stage = stage_or_part(name)
+    if stage is not None:
+        return stage
+    word, part = split_part(name)
+    whole = stage_or_part(word)
+    if whole is None:
+        near = did_you_mean(word)  # otherwise all that there are, of all families
+        valid = "" if near else f"; expected one of: {', '.join(stage.name for stage in STAGES)}"
+        raise TraceError(f"{where}: {shown(key)}: unknown stage {shown(word)}{near}{valid}")
+    parts = PARTS.get(whole.name)
+    expected = f"{whole.name} alone" if parts is None else joined([f"{whole.name}[{one}]" for one in parts], "or")
+    raise TraceError(f"{where}: {shown(key)}: {whole.name} has no part {shown(part)}, expected {expected}")
 
 
 def _whole(value: object) -> int | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from aprgraph.graph.arguments import NAMES
 from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.regular_expression import compile_expression
+from aprgraph.graph.stage_parts import stage_or_part
 from aprgraph.graph.words import listed
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.bounded_match import match_names
@@ -18,6 +20,10 @@ from aprgraph.runtime.trace.names import NameRules
 #: How a rule is written, for messages.
 EXAMPLE = r"'layers\.(\d+)\.mlp=layer\1.ffn_out'"
 _SHOWN = 4
+#: In place of a place: leave the arrays out.
+IGNORE: Final = "ignore"
+#: Where such an array belongs: nowhere.
+LEFT_OUT: Final = Place(0, None, "left out")
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class _Rule:
 
 class NameMap:
     r"""Rules ``REGEX=PLACE``, or a mapping of regular expressions to places: the place is a name as ``Trace.write`` takes it, in
-    which ``\1`` stands for the first group.
+    which ``\1`` stands for the first group, or ``ignore``. Where a stage of a layer is named without one, as in
+    ``layers\.(\d+)\.mlp=ffn_out``, the one group of the expression is the layer.
 
     A regular expression matches the whole of a name, or all of it behind a dot or slash, so that ``layers\.(\d+)\.mlp`` matches
     ``model.layers.3.mlp`` but not ``model.layers.3.mlp.up_proj``. Names that are stages' own need no rule.
@@ -60,7 +67,10 @@ class NameMap:
             rule.look_up(names)
 
     def place_of(self, where: str, name: str) -> Place | None:
-        """The place of an array of this name; None if nothing tells. Raises TraceError where the rules give no stage, or several."""
+        """The place of an array of this name; None if nothing tells, and LEFT_OUT if a rule says so.
+
+        Raises TraceError where the rules give no stage, or several.
+        """
         places = {rule.text: _read(where, rule, name, place) for rule in self.rules if (place := rule.place_in(name)) is not None}
         if len(set(places.values())) > 1:
             ways = " and ".join(f"{place.label} by {shown(text)}" for text, place in places.items())
@@ -82,10 +92,13 @@ class NameMap:
 
 def _parse(text: str) -> _Rule:
     expression, equals, place = text.rpartition("=")
+    expression, place = expression.strip(), place.strip()
     if not equals or not expression or not place:
         raise TraceError(NAMES, f" {shown(text)}: expected REGEX=PLACE, such as {EXAMPLE}")
     try:
         pattern = compile_expression(expression)
+        if pattern.groups == 1 and (stage := stage_or_part(place)) is not None and stage.per_layer:
+            place = rf"layer\1.{place}"
         pattern.sub(place, "")  # complains of groups that are not there
     except (re.error, ValueError, IndexError, OverflowError, RecursionError) as error:
         raise TraceError(NAMES, f" {shown(text)}: no regular expression and place ({error}); expected such as {EXAMPLE}") from None
@@ -94,6 +107,8 @@ def _parse(text: str) -> _Rule:
 
 def _read(where: str, rule: _Rule, name: str, place: str) -> Place:
     """The place that a rule gives an array."""
+    if place == IGNORE:
+        return LEFT_OUT
     try:
         return read_name(where, place)
     except TraceError as error:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from aprgraph.graph.arguments import LAYERS, TAPS
 from aprgraph.graph.errors import NotRecordedError, TraceError, shown
+from aprgraph.graph.stage_parts import split_part
 from aprgraph.graph.words import listed
 from aprgraph.runtime.place import Place
 
@@ -25,9 +26,10 @@ def find_place(key: object) -> Place | None:
     if isinstance(key, tuple) and len(key) == 3 and isinstance(key[2], str):
         return Place(*key)
     try:
-        return read_name("", key)
+        place = read_name("", key)
     except TraceError:
         return None
+    return place if split_part(place.stage)[1] is None else None  # what is recorded are whole stages
 
 
 def place_in(where: str, recorded: Collection[Place], key: Any) -> Place:

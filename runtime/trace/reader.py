@@ -42,6 +42,8 @@ class Trace(Shown):
 
     #: The APRT file that it was opened by, where it is of that alone.
     file: Path | None = None
+    #: The names of arrays that are not to be read, as whoever opened it said.
+    left_out: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class Trace(Shown):
         That is a file of arrays (.npz, .npy, and .pt or .pth where torch is installed), a folder of such files, a tree
         of one folder a position as `apr parity --per-op` leaves it, or the logits of llama.cpp's
         `llama-debug --save-logits`. ``names`` tell of arrays that are not called as stages are where they belong:
-        ``r"layers\.(\d+)\.mlp=layer\1.ffn_out"`` (see NameMap).
+        ``r"layers\.(\d+)\.mlp=layer\1.ffn_out"``, or that they are to be left out: ``r"debug\..*=ignore"`` (see NameMap).
         """
         from aprgraph.runtime.trace.foreign import open_with_names  # noqa: PLC0415 -- it needs this module
 
@@ -123,7 +125,8 @@ class Trace(Shown):
 
         Shapes are those of the stage table; axes of 1 may stand beside them (1 x n x E), and heads may have an axis of their own
         behind the positions (n x H x D). Heads first is refused where n tells it, and where H = n it is read as positions first. A tensor
-        of one position among others of n is that of the last position.
+        of one position among others of n is that of the last position. ``"layer3.qkv_matmul[q]"`` names a part of a stage; all its parts
+        together are the one tensor.
 
         ``tokens`` are those of step 0 and ``generated`` those of the steps after it, where they are known. ``model`` is
         the model's name, or what the manifest is to say of it. Where ``arithmetic`` is not given and some tensors are float16,

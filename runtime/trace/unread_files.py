@@ -11,7 +11,7 @@ from pathlib import Path
 from aprgraph.graph.arguments import REPRO, RUN
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.message import Message
-from aprgraph.graph.stage_suggestions import is_known_elsewhere, nearest_stage, remark_on
+from aprgraph.graph.stage_suggestions import is_known_elsewhere, nearest_part, nearest_stage, remark_on
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import and_more, listed
 from aprgraph.runtime.trace.aprt import HEADER, MAGIC, WHOLE_MODEL, relative_path
@@ -159,6 +159,12 @@ def suggest_place(name: str) -> tuple[str | None, str | None]:
                 if stage is not None and (is_known_elsewhere(word) or not must_be_known):
                     return _place(stage, number, step or 0), word
     return None, None
+
+
+def name_of_place(place: str, word: str) -> str:
+    """What an array is called that belongs to ``place``, which ``word`` told, as ``suggest_place`` has both: ``layer0.qkv_matmul[q]``."""
+    part = nearest_part(word)
+    return place.removesuffix(SUFFIX).replace("-", "").replace("/", ".") + (f"[{part}]" if part else "")
 
 
 def _take(pattern: re.Pattern[str], name: str) -> tuple[str, int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from aprgraph.runtime.blame.conventions import with_convention
@@ -37,9 +37,9 @@ def in_other_places(found: Audit, trace: Trace, layers: int, audit: AuditUnless)
     for places in (*other_places(trace, layers), *([places_of_twins(trace, twins)] if twins else [])):
         if unexplained.isdisjoint(places.moved) or not doubles_agree(places, trace, layers):
             continue
-        if places.around is not None and _explained(places, _part(trace, places), unexplained, audit) is None:
+        if places.around is not None and _explained(places, _part(trace, places), found, unexplained, audit) is None:
             continue
-        again = _explained(places, trace, unexplained, audit)
+        again = _explained(places, trace, found, unexplained, audit)
         if again is None or not (places.far_reaching or _is_borne_out(found, again, places)):
             continue
         if best is None or len(again.wrong) < len(best[0].wrong):
@@ -85,7 +85,7 @@ def _part(trace: Trace, places: Places) -> Trace:
     return TraceAsRead(trace, places={entry.key: None for entry in trace.entries if entry.key not in places.around})
 
 
-def _explained(places: Places, trace: Trace, unexplained: frozenset[Place], audit: AuditUnless) -> Audit | None:
+def _explained(places: Places, trace: Trace, found: Audit, unexplained: frozenset[Place], audit: AuditUnless) -> Audit | None:
     """The audit of ``trace`` with its tensors in ``places``, where these explain it."""
     there = {entry.key for entry in trace.entries}
     moved = {key: target for key, target in places.moved.items() if key in there}
@@ -93,22 +93,39 @@ def _explained(places: Places, trace: Trace, unexplained: frozenset[Place], audi
     # A real fault may lie beside the convention: it is wrong in either place.
     most = len(moved) * _WRONG_BESIDE if places.far_reaching else 0
 
-    def explains(rest: set[Place]) -> bool:
-        return rest <= unexplained and len(rest & moved.keys()) <= most
+    def explains(rest: set[Place], witnesses: frozenset[Place] = frozenset()) -> bool:
+        unsettled = rest - witnesses
+        return unsettled <= unexplained and len(unsettled & moved.keys()) <= most
 
     wrong: set[Place] = set()
 
     def hopeless(local: LocalError) -> bool:
         if _stays_wrong(local):
             wrong.add(back.get(local.key, local.key))
-        return not explains(wrong)
+        # Of what is witnessed the readers come later.
+        return not explains(wrong, frozenset(moved if places.witnessed else ()))
 
     again = audit(TraceAsRead(trace, places=moved), hopeless)
-    if again is None or not explains({back.get(key, key) for key in _unexplained(again, again.as_read or trace)}):
+    if again is None:
+        return None
+    witnessed = _witnessed(found, again, moved) if places.witnessed else frozenset()
+    if not explains({back.get(key, key) for key in _unexplained(again, again.as_read or trace)}, witnessed):
         return None
     # What is there twice is right where the other one is, which is not wrong then.
     right = {key for key, target in moved.items() if target is None or _is_right(again, target)}
-    return again if right & unexplained else None
+    return again if (right | witnessed) & unexplained else None
+
+
+def _witnessed(found: Audit, again: Audit, moved: Mapping[Place, Place | None]) -> frozenset[Place]:
+    """The tensors of ``moved`` from which something does not follow where they are, and does where they go."""
+    followed = {
+        source
+        for local in found.wrong
+        if _is_right(again, local.key)
+        for source in local.sources
+        if source in moved and source != local.key
+    }
+    return frozenset(followed)
 
 
 def _stays_wrong(local: LocalError) -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from aprgraph.graph.ops import Array, traits_of
+from aprgraph.graph.words import joined
 from aprgraph.runtime.explain.alternative import GENERAL, LOOSE, Alternative, explains
 from aprgraph.runtime.explain.orders import axes_in_words, found_order, order_words, positions_in_words
 from aprgraph.runtime.explain.site import Site
@@ -66,6 +67,9 @@ def same_added(site: Site) -> Iterator[Alternative]:
     dims = site.node.type.dims
     if site.recorded is None or site.due.ndim != 2 or dims[0] != "n" or len(site.due) < _LEAST_POSITIONS:
         return
+    adders = [node for node in site.around.graph.users(site.node.name) if node.op == "bias_add"]
+    if adders and site.around.value(site.node.name) is None:
+        return  # then what adds biases to it may have added these
     added = (site.recorded - site.due).mean(axis=0)
     if not np.isfinite(added).all() or not site.fits(site.due + added):
         return
@@ -76,31 +80,20 @@ def same_added(site: Site) -> Iterator[Alternative]:
             if _is_close(added, sign * value):
                 yield Alternative("bias-added", f"{words} {site.called}", partial(_added, site, sign * value), GENERAL)
                 return
+    for adder in adders:
+        biases = [site.read(site.around.graph[name]) for name in site.around.graph.operand_names(adder.name)[1:]]
+        if _is_close(added, np.concatenate(biases)):
+            its = [site.label_of(site.around.graph[name]) for name in site.around.graph.operand_names(adder.name)[1:]]
+            words = f"{joined(its)} {'is' if len(its) == 1 else 'are'} in {site.called} already"
+            yield Alternative("bias-added", words, compute, GENERAL)
+            return
+    if site.node.op == "bias_add":  # of whose biases is said which one is another
+        return
     if _is_close(added, np.full_like(added, added.mean())):
         words = f"{added.mean():.4g} is added to each element of {site.called}"
-    elif (other := _other_bias(site, added)) is not None:
-        words = other
     else:
         words = f"the same numbers, {added.min():.4g} to {added.max():.4g}, are added at every position of {site.called}, as a bias is"
     yield Alternative("same-added", words, compute, LOOSE)
-
-
-def _other_bias(site: Site, added: Array) -> str | None:
-    """Of a node that adds biases side by side, which one is another; None where there is no one."""
-    start, found = 0, []
-    for index, _ in site.weight_names() if site.node.op == "bias_add" else ():
-        own = np.asarray(site.operands[index])
-        more = added[start : start + own.size]
-        start += own.size
-        if np.abs(more).max() > _SAME * np.abs(added).max():
-            found.append((index, own, own + more))
-    if len(found) != 1:
-        return None
-    index, own, other = found[0]
-    if _is_close(np.sort(other), np.sort(own)):
-        return f"{site.label(index)} has its elements in another order"
-    ranges = [f"from {one.min():.4g} to {one.max():.4g}" for one in (other, own)]
-    return f"{site.label(index)} is another one ({ranges[0]}; the file's is {ranges[1]})"
 
 
 def _is_close(a: Array, b: Array) -> bool:

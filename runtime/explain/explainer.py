@@ -83,7 +83,7 @@ class Explainer:
         first, *others = reversed(named.values())
         for fit in (first, *others):
             self._keep_state(evidence, fit)
-        return Explanation(first.candidate, tuple(other.candidate for other in others))
+        return Explanation(_candidate(evidence, first), tuple(_candidate(evidence, other) for other in others))
 
     def _keep_state(self, evidence: Evidence, fit: _Fit) -> None:
         """Keep what a mistake leaves in the state of a node, which later steps read."""
@@ -198,9 +198,14 @@ class _Fit:
     nodes: tuple[str, ...]
     error: float
 
-    @property
-    def candidate(self) -> Candidate:
-        return Candidate(self.alternative.name, self.alternative.words, self.error, self.alternative.shows_in)
+
+def _candidate(evidence: Evidence, fit: _Fit) -> Candidate:
+    changes = 0
+    for name in fit.nodes:
+        node = evidence.part[name]
+        value = _value(node, fit.alternative, _operands(evidence, node, evidence.values), evidence.around)
+        changes += 0 if value is None else int((value != evidence.values[name]).sum())
+    return Candidate(fit.alternative.name, fit.alternative.words, fit.error, fit.alternative.shows_in, fit.nodes, changes)
 
 
 def _fit(evidence: Evidence, instead: Mapping[str, Alternative]) -> Iterator[_Fit]:

@@ -17,13 +17,16 @@ HIDING = ("window", "mask-itself")
 class Candidate:
     """A mistake that explains a stage: its ``name``, ``words`` that go on "it fits if", and the ``error`` that it leaves (NMSE).
 
-    ``shows_in`` are ops that compute otherwise by the same mistake where they read the stage.
+    ``shows_in`` are ops that compute otherwise by the same mistake where they read the stage. ``nodes`` are the graph's nodes that
+    it is made at, where that is known, and ``changes`` is how many elements of their values it changes.
     """
 
     name: str
     words: str
     error: float
     shows_in: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    changes: int = 0
 
 
 @dataclass(frozen=True)

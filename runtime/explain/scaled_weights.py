@@ -99,6 +99,8 @@ def low_rank(site: Site) -> Iterator[Alternative]:
         most = min(positions, product.x.shape[1], rows) // 3
         if not most or len(product.weight.type.dims) != 2 or _is_local(off) or not np.isfinite(off).all():
             return
+        if is_left(off, np.broadcast_to(off.mean(axis=0), off.shape), np.zeros_like(off)):
+            return  # the same at every position, whatever that reads: a bias
         left, values, right = np.linalg.svd(off, full_matrices=False)
         rank = int((values > _ROUNDING * values[0]).sum())
         if not 0 < rank <= most:

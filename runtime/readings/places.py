@@ -21,6 +21,7 @@ class Places:
     ``name`` is the convention's.
 
     ``around`` are the keys that decide, None for all of the trace. ``doubles`` are the places whose tensors those are that are there twice.
+    ``witnessed``: what reads a tensor tells where it belongs, whether it is right there or not.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Places:
     around: frozenset[Place] | None = None
     doubles: Mapping[Place, Place] = field(default_factory=dict)
     far_reaching: bool = True
+    witnessed: bool = False
 
 
 @convention("any, of several layers")
@@ -102,7 +104,7 @@ def with_biases(keys: set[Place]) -> Iterator[Places]:
     moved: dict[Place, Place | None] = {key: key._replace(stage=_BIASED) for key in keys if key.stage == _PRODUCT}
     if moved and not any(key.stage == _BIASED for key in keys):
         words = f"its {_PRODUCT} are {_BIASED}: the biases are in them, as in what a linear layer of PyTorch gives"
-        yield Places("with-biases", words, moved)
+        yield Places("with-biases", words, moved, witnessed=True)
 
 
 def _hidden_state(key: Place, layers: int, *, normed: bool) -> Place:

@@ -114,10 +114,10 @@ NODES: dict[str, tuple[str, str, Patch]] = {
     "scores are multiplied by 0.75 in place of 0.25, at head 1 alone": ("llama", "attn_scores", then(lambda v: at(1, lambda head: 3 * head, v))),
     "ffn_gate is multiplied by -1, at column 7 alone": ("llama", "ffn_gate", then(lambda v: at((..., 7), np.negative, v))),
     "ffn_norm is multiplied by 2, at positions 2 to 4 alone": ("llama", "ffn_norm", then(lambda v: at(slice(2, 5), lambda x: 2 * x, v))),
-    "the biases are added twice, at columns 0 to 31 alone": (
+    "blk.1.attn_q.bias is added twice at its elements 0 to 31": (
         "qwen2", "qkv_bias", lambda call: np.concatenate([2 * call.compute()[:, :32] - call.operands[0][:, :32], call.compute()[:, 32:]], 1),
     ),
-    "blk.1.attn_q.bias has its elements in another order": ("qwen2", "qkv_bias", changed(1, lambda bias: bias[::-1])),
+    "blk.1.attn_q.bias is added with its elements in another order": ("qwen2", "qkv_bias", changed(1, lambda bias: bias[::-1])),
     "0.01 is added to each element of attention": ("llama", "attention", then(lambda v: v + np.float32(0.01))),
     "0.01 is added to the root, and not epsilon, 1e-05, under it": ("llama", "ffn_norm", norm_by(lambda square, _: np.sqrt(square) + 1e-2)),
     "the expert 2 behind the chosen one is used": ("mixtral", "moe_expert_gate", changed(1, lambda ids: (ids + 2) % 8)),

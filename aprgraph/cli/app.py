@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,7 @@ from aprgraph.cli.stages import stages
 from aprgraph.cli.sweep import sweep
 from aprgraph.cli.terminal import harmless_streams, printable, say_error
 from aprgraph.cli.trust import trust
+from aprgraph.cli.usage_error import PARSING_ERROR, show
 from aprgraph.cli.verbosity import command_said, note_unless_quiet
 from aprgraph.cli.weights import weights
 from aprgraph.graph.errors import AprgraphError, GraphError
@@ -56,22 +58,27 @@ app = typer.Typer(
       aprgraph weights model.gguf other.gguf        are these two the same model?
     """,
 )
-app.command()(check)
-app.command("compile")(compile_command)
-app.command()(run)
-app.command()(diff)
-app.command()(audit)
-app.command()(bisect)
-app.command()(sweep)
-app.command()(graph)
-app.command()(inspect)
-app.command()(stages)
-app.command()(models)
-app.command()(weights)
-app.command()(trust)
-app.command()(completion)
-app.command()(contracts)
-app.add_typer(cache_commands, name="cache")
+#: The commands, each with what the list of them says of it: whole, in a terminal of 80 columns.
+_COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "check": (check, "Say what is wrong with a model file, before anybody runs it."),
+    "compile": (compile_command, "Compile a model's kernels into an artifact directory."),
+    "run": (run, "Run a model on a prompt, record tensors, generate text."),
+    "diff": (diff, "Compare two traces: where they part, and which is wrong."),
+    "audit": (audit, "Check one trace against the model: where it is wrong."),
+    "bisect": (bisect, "Find the first stage at which two targets differ."),
+    "sweep": (sweep, "Run and audit many prompts, models and targets."),
+    "graph": (graph, "Print or draw a model's graph, or what two traces part at."),
+    "inspect": (inspect, "Say what a file or directory is, and what is in it."),
+    "stages": (stages, "List the stages, the names that --taps takes."),
+    "models": (models, "List the model families and block formats there are."),
+    "weights": (weights, "Say whether two model files hold the same model."),
+    "trust": (trust, "Let the machine code of somebody else's artifact run."),
+    "completion": (completion, "Print the script that completes words in a shell."),
+    "contracts": (contracts, "List what must hold, and the tests that would show it."),
+}
+for _name, (_command, _summary) in _COMMANDS.items():
+    app.command(_name, short_help=_summary)(_command)
+app.add_typer(cache_commands, name="cache", short_help="List what the cache of kernels holds, or clear it.")
 
 
 def _show_version(value: bool) -> None:
@@ -114,7 +121,13 @@ def run_command() -> None:
 
 def _run() -> None:
     try:
-        app()
+        code = app(standalone_mode=False, prog_name="aprgraph")
+        if isinstance(code, int) and code:
+            sys.exit(code)
+    except PARSING_ERROR as error:
+        sys.exit(show(error, typer.main.get_command(app)))
+    except typer.Abort:  # the end of standard input where something was asked
+        sys.exit(1)
     except AprgraphError as error:
         # File names may hold line ends. What breaks the verifier, a defect of our own, is shown with the graph that it left.
         text = error.text(option_words)

@@ -63,14 +63,33 @@ def test_the_package_is_the_program(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: nothing.gguf: not there")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["run", "--nonsense"], ["run", "--threads", "0"], ["run", "--threads", "x"], ["diff", "a"]]
-)
-def test_what_the_command_line_cannot_parse(arguments: list[str]) -> None:
-    result = run_cli(*arguments)
+@pytest.mark.parametrize(("arguments", "message"), [
+    ("nonsense", "there is no command 'nonsense'; see `aprgraph --help`"),
+    ("dif a b", "there is no command 'dif' (did you mean 'diff'?); see `aprgraph --help`"),
+    ("cache cleer", "there is no command 'cleer' (did you mean 'clear'?); see `aprgraph cache --help`"),
+    ("run --nonsense", "there is no option --nonsense; see `aprgraph run --help`"),
+    ("run --tap all", "there is no option --tap (did you mean '--taps'?); see `aprgraph run --help`"),
+    ("check m.gguf --beside x", "there is no option --beside here; `aprgraph graph` takes it; see `aprgraph check --help`"),
+    ("run --threads 0", "--threads: expected at least 1; see `aprgraph run --help`"),
+    ("run --threads x", "--threads: expected a whole number; see `aprgraph run --help`"),
+    ("run --threads", "--threads needs a value; see `aprgraph run --help`"),
+    ("run --chat=yes", "--chat takes no value; see `aprgraph run --help`"),
+    ("diff a", "B is missing; see `aprgraph diff --help`"),
+    ("inspect a b", "b is more than it takes; see `aprgraph inspect --help`"),
+    ("completion tcsh", "shell: 'tcsh' is not one of 'bash', 'zsh', 'fish'; see `aprgraph completion --help`"),
+])  # fmt: skip
+def test_what_the_command_line_cannot_parse(arguments: str, message: str) -> None:
+    """One line, as of all other errors, and where the right form stands."""
+    result = run_cli(*arguments.split())
     assert (result.code, result.out) == (2, "")
-    assert "Error: " in result.err
-    assert "Traceback" not in result.err
+    assert result.err == f"error: {message}\n"
+
+
+def test_the_list_of_commands_is_whole_in_80_columns(tmp_path: Path) -> None:
+    result = run_process("--help", cwd=tmp_path, env={"COLUMNS": "80"})
+    commands = result.out.partition("Commands:\n")[2].splitlines()
+    assert len(commands) > len(COMMANDS)
+    assert all(line.endswith(".") and not line.endswith("..") for line in commands), commands
 
 
 # -- what is imported ---------------------------------------------------------------------------------------------------
@@ -181,7 +200,7 @@ def test_overrides_that_are_refused(
 
 
 def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused() -> None:
+    def refused(**_: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/some/where")
 
     monkeypatch.setattr(app_module, "app", refused)
@@ -190,7 +209,7 @@ def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("reason", "expected"), [((), ""), (("9 positions do not fit",), ": 9 positions do not fit")])
 def test_too_little_memory_is_one_line(reason: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise MemoryError(*reason)
 
     monkeypatch.setattr(app_module, "app", fail)
@@ -206,7 +225,7 @@ def test_errors_go_to_stderr_alone(tmp_path: Path) -> None:
 @pytest.mark.contract("ERR-DEFECT-1")
 def test_a_defect_is_exit_70_and_keeps_its_traceback(tmp_path: Path) -> None:
     """Never 1, which is "diverged"; one line, and the traceback where the line says."""
-    code = "from aprgraph.cli import app\ndef fail(): raise ZeroDivisionError('a\\nb\\x1b')\napp.app = fail\napp.run_command()"
+    code = "from aprgraph.cli import app\ndef fail(**_): raise ZeroDivisionError('a\\nb\\x1b')\napp.app = fail\napp.run_command()"
     environment = {"APRGRAPH_DEBUG": "0", "TMPDIR": str(tmp_path)}
     result = run_python(code, cwd=tmp_path, env=environment)
     assert (result.code, result.out) == (70, "")
@@ -225,7 +244,7 @@ def test_a_defect_is_exit_70_and_keeps_its_traceback(tmp_path: Path) -> None:
 @pytest.mark.contract("ERR-DEFECT-1")
 @pytest.mark.parametrize("kind", [RecursionError, AssertionError, KeyError, ValueError, RuntimeError])
 def test_no_exception_is_exit_1(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    def defect() -> None:
+    def defect(**_: object) -> None:
         raise kind("what")
 
     monkeypatch.setattr(app_module, "app", defect)
@@ -243,7 +262,7 @@ def test_an_error_class_of_every_kind_is_exit_2(monkeypatch: pytest.MonkeyPatch)
     assert len(found) > 8
     for kind in found:
 
-        def fail(kind: type[AprgraphError] = kind) -> None:
+        def fail(kind: type[AprgraphError] = kind, **_: object) -> None:
             raise kind("what, where")
 
         monkeypatch.setattr(app_module, "app", fail)
@@ -314,7 +333,7 @@ def terminated(*_):
     os.kill(os.getpid(), signal.SIGTERM)
     raise AssertionError("still here")
 aprt.os.writev = terminated
-app.app = lambda: aprt.write_aprt("x.bin", None, __import__("numpy").ones(3, "f4"))
+app.app = lambda **_: aprt.write_aprt("x.bin", None, __import__("numpy").ones(3, "f4"))
 main()
 """
     assert run_python(code, cwd=tmp_path).code == 128 + signal.SIGTERM

@@ -52,7 +52,7 @@ from aprgraph.cli import app, main
 numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 for number in numbers:
     signal.signal(number, signal.SIG_IGN)
-app.app = lambda: [os.kill(os.getpid(), number) for number in numbers]
+app.app = lambda **_: [os.kill(os.getpid(), number) for number in numbers]
 main()
 print("on")
 """

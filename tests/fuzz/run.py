@@ -63,7 +63,7 @@ def check(target: Target, number: int, *, always: bool = False) -> str | None:
             if result.code not in (0, 1, 2, 3):
                 raise AssertionError(f"aprgraph {command}: exit code {result.code}\n{result.err}")
             if result.code == 2:
-                require_one_line(next((line for line in result.err.splitlines()[::-1] if line), ""), "error: ", "Error: ")
+                require_one_line(next((line for line in result.err.splitlines()[::-1] if line), ""), "error: ")
                 if "Traceback" in result.err:
                     raise AssertionError(f"aprgraph {command}:\n{result.err}")
     return said

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aprgraph.cli.options import Families
-from aprgraph.cli.tables import format_table
+from aprgraph.cli.tables import columns, format_table
 from aprgraph.cli.verbosity import Quiet, Verbose
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ _FORMAT_COLUMNS = ("format", "elements", "bytes", "bits each", "value of an elem
 
 
 def models(
+    family: Annotated[
+        str | None, typer.Argument(metavar="[FAMILY]", help="Say all of one: an architecture, a class of transformers, or a model's name.")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page for the documentation.")] = False,
     _family: Families = None,
     _quiet: Quiet = False,
@@ -29,7 +33,11 @@ def models(
 ) -> None:
     """List the model families and the block formats that are supported.
 
-    Example: aprgraph models
+    \b
+    Example:
+      aprgraph models
+      aprgraph models Mixtral
+      aprgraph models Qwen3ForCausalLM
     """
     from aprgraph.graph.block_formats import BLOCK_FORMATS  # noqa: PLC0415
     from aprgraph.graph.families import FAMILIES  # noqa: PLC0415
@@ -37,17 +45,20 @@ def models(
 
     if not markdown:  # docs/models.md is of the package alone
         load_installed_families()
-    families = [_family_row(family) for family in FAMILIES.values()]
     formats = [_row(fmt) for fmt in BLOCK_FORMATS.values()]
     if markdown:
         from aprgraph.graph.model_keys import MODEL_KEYS  # noqa: PLC0415
 
+        families = [_family_row(family) for family in FAMILIES.values()]
         typer.echo(_page(families, [_key_row(key) for key in MODEL_KEYS.values() if key.ops], formats), nl=False)
         return
-    typer.echo(format_table(_FAMILY_COLUMNS, families))
-    typer.echo()
-    typer.echo(format_table(_FORMAT_COLUMNS, formats, right=(1, 2, 3)))
-    typer.echo(f"\n{_REST}")
+    if family is not None:
+        typer.echo("\n\n".join(_facts(found) for found in _meant(family, list(FAMILIES.values()))))
+        return
+    typer.echo(format_table(_FAMILY_COLUMNS[:2], [(family.architecture, family.about()[0]) for family in FAMILIES.values()], fold=True))
+    typer.echo("\n`aprgraph models FAMILY` says what sets one apart.\n")
+    typer.echo(format_table(_FORMAT_COLUMNS[:-1], [row[:-1] for row in formats], right=(1, 2, 3), fold=True))
+    typer.echo(f"\n{_REST if columns() is None else textwrap.fill(_REST, columns() or 0)}")
 
 
 _REST = (
@@ -61,6 +72,31 @@ def _family_row(family: type[Family]) -> tuple[str, ...]:
     models, source, what = family.about()
     checked = vars(family).get("checked_against") or "-"
     return (family.architecture, models, source, what, ", ".join(_own_stages(family)) or "-", checked)
+
+
+def _facts(family: type[Family]) -> str:
+    """A family, a line for each thing that there is to say of it."""
+    rows = [*zip(_FAMILY_COLUMNS, _family_row(family), strict=True), ("classes of transformers", ", ".join(family.own_hf_classes()) or "-")]
+    return format_table(("", ""), rows, fold=True).partition("\n")[2].partition("\n")[2]
+
+
+def _meant(word: str, families: Sequence[type[Family]]) -> list[type[Family]]:
+    """The families that somebody means by ``word``: an architecture, a class of transformers, or a part of models' names.
+
+    Raises AprgraphError where there is none.
+    """
+    from aprgraph.graph.errors import AprgraphError, shown  # noqa: PLC0415
+    from aprgraph.graph.near_names import did_you_mean_one_of  # noqa: PLC0415
+
+    found = [family for family in families if word == family.architecture or word in family.own_hf_classes()]
+    found = found or [family for family in families if word.lower() in f"{family.architecture} {family.about()[0]}".lower()]
+    if found:
+        return found
+    known = [name for family in families for name in (family.architecture, *family.own_hf_classes())]
+    raise AprgraphError(
+        f"no family, and no model of one, is called {shown(word)}{did_you_mean_one_of(word, known)}; `aprgraph models` lists them, and "
+        "docs/families.md says how to bring one"
+    )
 
 
 def _own_stages(family: type[Family]) -> list[str]:

@@ -55,13 +55,13 @@ def stages(
         echo_data(json_module.dumps({**head, "stages": document}, indent=1, ensure_ascii=False) + "\n")
     elif model is None:
         rows = [[_name(row), ", ".join(row["dims"]), row["where"], row["summary"]] for row in document]
-        typer.echo(format_table(["stage", "shape", "where", "what it holds"], rows))
+        typer.echo(format_table(["stage", "shape", "where", "what it holds"], rows, fold=True))
         typer.echo(f"\n{_LETTERS}")
     else:
         rows = [
             [_name(row), ", ".join(map(str, row["dims"])), _layers(row["layers"]), row["op"], ", ".join(row["weights"])] for row in document
         ]
-        typer.echo(format_table(["stage", "shape", "layers", "op", "weights"], rows))
+        typer.echo(format_table(["stage", "shape", "layers", "op", "weights"], rows, fold=True))
 
 
 def _all_stages() -> list[dict[str, Any]]:

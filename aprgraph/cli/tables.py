@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 
 from aprgraph.graph.words import plain
 
+#: A last column is not made narrower than this.
+_NARROWEST = 20
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, drop_empty: bool = False) -> str:
-    """Aligned columns; ``right`` lists those to align to the right; ``drop_empty`` leaves out those that no row has anything in."""
+
+def columns() -> int | None:
+    """How wide the lines of a person's terminal are; None where a pipe or a file takes them, and they are whole."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def format_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, drop_empty: bool = False, fold: bool = False
+) -> str:
+    """Aligned columns; ``right`` lists those to align to the right; ``drop_empty`` leaves out those that no row has anything in.
+
+    ``fold``: where a terminal is narrower, the last column goes on in lines below.
+    """
     if drop_empty:
         kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
         header, rows = [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
         right = [kept.index(index) for index in right if index in kept]
     rows = [[plain(cell) for cell in row] for row in rows]
+    if fold and (width := columns()) is not None:
+        before = sum(max(map(len, column)) + 2 for column in list(zip(header, *rows, strict=True))[:-1])
+        rows = [line for row in rows for line in _folded(row, max(_NARROWEST, width - before))]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -21,6 +43,12 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Se
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def _folded(row: Sequence[str], width: int) -> list[list[str]]:
+    """``row`` as one or more, in which the last column is at most so wide."""
+    parts = textwrap.wrap(row[-1], width, break_on_hyphens=False) or [""]
+    return [[*row[:-1], parts[0]], *([*[""] * (len(row) - 1), part] for part in parts[1:])]
 
 
 def format_number(value: float | None) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import pytest
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.families import FAMILIES
-from tests.support.cli import run_cli
+from tests.support.cli import fails, run_cli
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
@@ -16,8 +19,31 @@ def test_every_family_and_format_is_listed() -> None:
     assert (result.code, result.err) == (0, "")
     words = set(result.out.split())
     assert {*FAMILIES, *BLOCK_FORMATS} <= words
-    assert "a shared expert" in result.out
-    assert "attn_post_norm, ffn_post_norm" in result.out
+
+
+@pytest.mark.parametrize("command", [["models"], ["models", "llama4"], ["stages"]], ids=" ".join)
+def test_the_lists_fit_a_terminal(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is folded there is whole in a pipe."""
+    piped = run_cli(*command).out
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run_cli(*command).out
+    assert max(map(len, shown.splitlines())) <= (113 if command == ["stages"] else 80)  # of the letters below it
+    assert max(map(len, piped.splitlines())) > 80
+    assert sorted(re.sub(r"-{2,}", "", shown).split()) == sorted(re.sub(r"-{2,}", "", piped).split())
+
+
+@pytest.mark.parametrize("word", ["gemma3", "Gemma3ForCausalLM", "gemma 3"])
+def test_all_of_one_family(word: str) -> None:
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in run_cli("models", word).out.partition("\n\n")[0].splitlines())
+    assert (facts["family"], facts["models"], facts["described in"]) == ("gemma3", "Gemma 3", "arXiv:2503.19786")
+    assert "attn_post_norm, ffn_post_norm" in facts["stages of its own"]
+    assert "Gemma3ForConditionalGeneration" in facts["classes of transformers"]
+
+
+def test_a_family_that_is_not_there() -> None:
+    assert fails("models", "Qwen3ForCasualLM").startswith(
+        "no family, and no model of one, is called 'Qwen3ForCasualLM' (did you mean 'Qwen3ForCausalLM'?); `aprgraph models` lists them"
+    )
 
 
 def test_the_page_is_as_the_declarations_are() -> None:

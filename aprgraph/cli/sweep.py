@@ -18,7 +18,7 @@ from aprgraph.cli.progress import spinner
 from aprgraph.cli.tables import format_table
 from aprgraph.cli.verbosity import Quiet, Verbose, explain, is_quiet
 from aprgraph.cli.write_errors import Afterwards
-from aprgraph.graph.words import counted, plain
+from aprgraph.graph.words import bytes_text, counted, plain
 
 if TYPE_CHECKING:
     from aprgraph.sweep.findings import Finding, Findings
@@ -124,8 +124,8 @@ def _compute(plan: SweepPlan, opened: object, executor: str, workers: int | None
 
     with open_executor(executor, workers, threads=threads, attempts=attempts, on_notice=tell) as opened_executor:
         explain(f"{counted(opened_executor.workers, 'worker')}, {counted(len(plan.groups), 'group')} of cells")
-        with _progress() as progress:
-            done = run_sweep(plan, opened, opened_executor, on_progress=progress, log=log)
+        with _progress() as say:
+            done = run_sweep(plan, opened, opened_executor, on_progress=say and _cells(say), on_sent=say and _bytes(say), log=log)
     explain(f"{counted(done.computed, 'cell')} computed, {done.found:,} found in the store")
     for why in dict.fromkeys(done.failures.values()):
         print_notice(f"no cell: {why}")
@@ -133,15 +133,25 @@ def _compute(plan: SweepPlan, opened: object, executor: str, workers: int | None
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int, float | None], None] | None]:
-    """A line with how many cells are done and how long the rest takes, where somebody watches."""
+def _progress() -> Iterator[Callable[[str], None] | None]:
+    """A line that says how far the sweep is, where somebody watches."""
     from aprgraph.progress import is_watched, progress_line  # noqa: PLC0415
 
     if is_quiet() or not is_watched():
         yield None
         return
     with progress_line(None, "sweep") as say:
-        yield lambda done, total, left: say(f"{done:,} of {total:,} cells" + (f", {_duration(left)} left" if left is not None else ""))
+        yield say
+
+
+def _cells(say: Callable[[str], None]) -> Callable[[int, int, float | None], None]:
+    """How many cells are done and how long the rest takes."""
+    return lambda done, total, left: say(f"{done:,} of {total:,} cells" + (f", {_duration(left)} left" if left is not None else ""))
+
+
+def _bytes(say: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """How much of a model is with a worker that lacked it."""
+    return lambda name, sent, total: say(f"{name} to a worker: {bytes_text(sent)} of {bytes_text(total)}")
 
 
 def _duration(seconds: float) -> str:

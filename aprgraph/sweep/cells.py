@@ -125,6 +125,11 @@ class PairCell:
         """Its name in the store."""
         return digest_of(self.document)
 
+    @property
+    def label(self) -> str:
+        """What sentences call it."""
+        return f"{self.a.label} | {self.b.label}"
+
     @cached_property
     def slot(self) -> str:
         """What it shares with the same cell of other versions of the program."""
@@ -140,10 +145,15 @@ class Group:
 
     cells: tuple[Cell, ...]
 
+    @property
+    def runs(self) -> list[RunCell]:
+        """Those that are no comparisons."""
+        return [cell for cell in self.cells if isinstance(cell, RunCell)]
+
     @cached_property
-    def key(self) -> str:
-        """A name, for logs."""
-        return digest_of({"cells": [cell.key for cell in self.cells]})
+    def servers(self) -> frozenset[str]:
+        """The TVM RPC servers that compute some of it, each of which serves one client at a time."""
+        return frozenset(run.target for run in self.runs if run.target.startswith("rpc:"))
 
 
 def group_cells(runs: Iterable[RunCell], pairs: Iterable[PairCell]) -> list[Group]:

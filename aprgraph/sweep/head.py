@@ -6,17 +6,18 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from aprgraph.graph.errors import AprgraphError, TraceError
 from aprgraph.option_words import in_option_words
 from aprgraph.runtime.executors import WorkersExecutor
-from aprgraph.runtime.executors.workers import NotOnThisMachineError
-from aprgraph.sweep.cells import Group, RunCell
+from aprgraph.runtime.executors.workers import Call, NotNowError, NotOnThisMachineError
+from aprgraph.sweep.cells import Group
 from aprgraph.sweep.log import Log
 from aprgraph.sweep.plan import SweepPlan
 from aprgraph.sweep.store import Store
-from aprgraph.sweep.work import Done, Lacks, work_on
+from aprgraph.sweep.uploads import OnSent, Uploads
+from aprgraph.sweep.work import Absent, Done, Lacks, Worked, work_on
 
 #: Called after each group: how many cells are done, of how many, and how many seconds the rest takes at this rate (None: not known).
 OnProgress = Callable[[int, int, float | None], None]
@@ -34,9 +35,18 @@ class Swept:
 
 
 def run_sweep(
-    plan: SweepPlan, store: Store, executor: WorkersExecutor, *, on_progress: OnProgress | None = None, log: Log | None = None
+    plan: SweepPlan,
+    store: Store,
+    executor: WorkersExecutor,
+    *,
+    on_progress: OnProgress | None = None,
+    on_sent: OnSent | None = None,
+    log: Log | None = None,
 ) -> Swept:
-    """Compute what of ``plan`` the ``store`` lacks. Raises TraceError where the store cannot be written."""
+    """Compute what of ``plan`` the ``store`` lacks. Raises TraceError where the store cannot be written.
+
+    ``on_sent`` is called in threads of the workers'.
+    """
     log = log or Log(store.log)
     groups = plan.groups
     cells = {cell.key: cell for group in groups for cell in group.cells}
@@ -45,19 +55,13 @@ def run_sweep(
     log.write("begun", matrix=str(plan.matrix.path), cells=len(cells), missing=len(missing))
     try:
         with log.probe() as probe:
-            failures = _Head(store, executor, log, probe, _offered(waiting, plan.matrix.upload), on_progress, missing).all(waiting)
+            uploads = Uploads([run.cell for run in plan.runs], plan.matrix.upload, on_sent)
+            failures = _Head(store, executor, log, probe, uploads, on_progress, missing).all(waiting)
     except OSError as error:
         raise TraceError.unwritable(error.filename or store.path, error) from None
     store.remove_leftovers()
     log.write("ended", computed=len(missing) - len(failures), failed=len(failures))
     return Swept(len(missing) - len(failures), len(cells) - len(missing), failures)
-
-
-def _offered(groups: list[Group], most: int) -> dict[str, Path]:
-    """The models' files that can be sent, by fingerprint: those that are single files of at most ``most`` bytes."""
-    models = {cell.model.fingerprint: cell.model for group in groups for cell in group.cells if isinstance(cell, RunCell)}
-    paths = {fingerprint: Path(model.path) for fingerprint, model in models.items()}
-    return {fingerprint: path for fingerprint, path in paths.items() if path.is_file() and path.stat().st_size <= most}
 
 
 class _Head:
@@ -67,44 +71,72 @@ class _Head:
         executor: WorkersExecutor,
         log: Log,
         probe: str,
-        offered: Mapping[str, Path],
+        uploads: Uploads,
         on_progress: OnProgress | None,
         missing: set[str],
     ) -> None:
-        self._store, self._executor, self._log, self._probe, self._offered = store, executor, log, probe, offered
+        self._store, self._executor, self._log, self._probe, self._uploads = store, executor, log, probe, uploads
         self._on_progress, self._missing, self._finished = on_progress, missing, 0
         self._began = time.monotonic()
         self._failures: dict[str, str] = {}
-        self._running: dict[Future[list[Done] | Lacks], Group] = {}
+        self._absent: dict[str, str] = {}
+        self._unwritable: OSError | None = None
+        self._running: dict[Future[None], Group] = {}
 
     def all(self, groups: list[Group]) -> dict[str, str]:
         """Have all done, a few ahead of the workers. Returns why there is none of some cells."""
         waiting = groups[::-1]
         while waiting or self._running:
-            while waiting and len(self._running) < _AHEAD * self._executor.workers:
-                self._submit(waiting.pop(), {})
+            while len(self._running) < _AHEAD * self._executor.workers and (group := self._next(waiting)) is not None:
+                self._running[self._executor.converse(partial(self._have_done, group))] = group
             for future in wait(self._running, return_when=FIRST_COMPLETED).done:
                 self._take(self._running.pop(future), future)
         return self._failures
 
-    def _submit(self, group: Group, sent: Mapping[str, bytes]) -> None:
-        store, offered = str(self._store.path.absolute()), frozenset(self._offered) - sent.keys()
-        self._running[self._executor.submit(work_on, group, store, self._probe, offered, sent)] = group
+    def _next(self, waiting: list[Group]) -> Group | None:
+        """The next group, taken from the end of ``waiting``, that needs no server that another one is using."""
+        busy = {server for group in self._running.values() for server in group.servers}
+        for index in reversed(range(len(waiting))):
+            if busy.isdisjoint(waiting[index].servers):
+                return waiting.pop(index)
+        return None
 
-    def _take(self, group: Group, future: Future[list[Done] | Lacks]) -> None:
+    def _have_done(self, group: Group, call: Call) -> None:
+        """Have a worker compute a group, and keep what comes of it; in a thread of that worker's."""
+        worked = self._ask(group, call)
         try:
-            done = future.result()
-        except AprgraphError as error:
+            self._keep(group, worked.done)
+        except OSError as error:
+            self._unwritable = error
+            raise TraceError.unwritable(error.filename or self._store.path, error) from None
+        slots = {cell.key: cell.slot for cell in group.cells}
+        absent = {key: one for key, one in worked.absent.items() if not self._store.has(key)}
+        for key in [key for key, one in absent.items() if self._executor.one_machine and not one.may_come]:
+            self._note_failure(key, slots[key], absent.pop(key).why)
+        if absent:
+            self._absent |= {key: one.why if one.place in one.why else f"{one.place}: {one.why}" for key, one in absent.items()}
+            raise _lacking(absent)
+
+    def _ask(self, group: Group, call: Call) -> Worked:
+        """Have a worker compute a group, and send it what it lacks."""
+        settled = {cell.key for cell in group.cells if cell.key in self._failures or self._store.has(cell.key)}
+        unsent = {} if self._uploads.most else {run.model.fingerprint: "" for run in group.runs}
+        while isinstance(worked := call(work_on, group, str(self._store.path.absolute()), self._probe, settled, unsent), Lacks):
+            sent = self._uploads.send(worked, call)
+            if isinstance(sent, int):
+                self._log.write("sent", model=worked.fingerprint, bytes=sent)
+            else:
+                unsent[worked.fingerprint] = sent
+        return worked
+
+    def _take(self, group: Group, future: Future[None]) -> None:
+        if self._unwritable is not None:
+            raise self._unwritable
+        error = future.exception()
+        if isinstance(error, AprgraphError):
             self._fail(group, in_option_words(error.message))
-        except NotOnThisMachineError as error:
-            self._fail(group, str(error))
-        else:
-            if isinstance(done, Lacks):  # with all that it may lack, since another worker may take it
-                wanted = {cell.model.fingerprint for cell in group.cells if isinstance(cell, RunCell)}
-                self._log.write("sent", model=done.fingerprint)
-                self._submit(group, {one: path.read_bytes() for one, path in self._offered.items() if one in wanted})
-                return
-            self._keep(group, done)
+        elif error is not None:
+            raise error
         self._finished += sum(cell.key in self._missing for cell in group.cells)
         if self._on_progress is not None:
             spent, total = time.monotonic() - self._began, len(self._missing)
@@ -122,10 +154,17 @@ class _Head:
             self._log.write("done", cell=one.key, slot=slots[one.key], **facts)
 
     def _fail(self, group: Group, why: str) -> None:
+        """Note why there are none of the cells of a group that are not there: each for its own reason, if that is known."""
         for cell in group.cells:
-            if not self._store.has(cell.key):
-                self._note_failure(cell.key, cell.slot, why)
+            if cell.key not in self._failures and not self._store.has(cell.key):
+                self._note_failure(cell.key, cell.slot, self._absent.get(cell.key, why))
 
     def _note_failure(self, key: str, slot: str, why: str) -> None:
         self._failures[key] = why
         self._log.write("failed", cell=key, slot=slot, why=why)
+
+
+def _lacking(absent: Mapping[str, Absent]) -> Exception:
+    """What has a group begun again, where that may help."""
+    whys = "; ".join(dict.fromkeys(one.why for one in absent.values()))
+    return NotNowError(whys) if any(one.may_come for one in absent.values()) else NotOnThisMachineError(whys)

@@ -21,6 +21,7 @@ from aprgraph.graph.arithmetics import PLAIN, parse_arithmetic
 from aprgraph.graph.errors import AprgraphError, PlanError, shown
 from aprgraph.graph.metadata import parse_overrides
 from aprgraph.graph.near_names import did_you_mean_one_of
+from aprgraph.runtime.remote.address import parse_remote
 from aprgraph.sweep.cells import Recording
 
 #: The versions of this program are an axis too: each cell beside the same one of the version before.
@@ -188,6 +189,8 @@ class _Reader:
     def _target(self, where: str, entry: Any) -> str:
         if not isinstance(entry, str) or _TARGET.fullmatch(entry) is None:
             raise self._error(where, entry, "llvm, reference, cuda, cuda:N or rpc:HOST:PORT", ("llvm", "reference", "cuda"))
+        if entry.startswith("rpc:"):
+            self._within(where, lambda: parse_remote(entry.removeprefix("rpc:")))
         return entry
 
     def _arithmetic(self, where: str, entry: Any) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,9 +10,12 @@ from aprgraph.api import CompiledModel, LoadedModel, load
 from aprgraph.graph.errors import AprgraphError, DeviceError, ToolchainError
 from aprgraph.graph.families.registry import own_sources
 from aprgraph.graph.metadata import parse_overrides
+from aprgraph.option_words import in_option_words
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
+from aprgraph.runtime.cuda.driver import find_gpu, load_driver
 from aprgraph.runtime.executors.workers import NotOnThisMachineError
 from aprgraph.sweep.cells import ModelOf
+from aprgraph.sweep.received import received_model
 
 #: How many models, and how many compiled ones, a worker keeps open: files that are mapped, and what was decoded of them.
 _OPEN = 8
@@ -32,27 +33,23 @@ class ModelMissingError(NotOnThisMachineError):
         return str(self.args[1])
 
 
-def sent_models() -> Path:
-    """Where a worker keeps the models that it was sent, for this user alone."""
-    return Path(tempfile.gettempdir()) / f"aprgraph-models-{os.geteuid()}"
-
-
 @lru_cache(maxsize=_OPEN)
 def model_here(model: ModelOf) -> LoadedModel:
     """The model, opened. Raises ModelMissingError where this machine does not have it, and AprgraphError."""
     for file in model.families:
         file.load()
     why = ""
-    for path in (Path(model.path), sent_models() / model.fingerprint / model.name):
+    for path in filter(None, (Path(model.path), received_model(model.fingerprint))):
         if not os.path.lexists(path):
             why = why or f"{path} is not there"
             continue
         try:
             opened = load(path, parse_overrides(list(model.overrides)), model.ignore)
+            fingerprint = opened.model.file.fingerprint()
         except AprgraphError as error:
             why = f"{path}: {error}"
             continue
-        if opened.model.file.fingerprint() == model.fingerprint:
+        if fingerprint == model.fingerprint:
             _check_family(opened, model)
             return opened
         why = f"{path} is another file: its fingerprint is not {model.fingerprint[:12]}…"
@@ -76,11 +73,13 @@ def compiled_here(model: ModelOf, target: str, cpu: str, arithmetic: str) -> Com
     kind, _, rest = target.partition(":")
     name = "llvm" if kind == "rpc" else kind
     try:
+        if kind == "cuda":
+            find_gpu(load_driver(), int(rest or 0))  # before a minute of compiling for nothing
         opened = model_here(model).compile_cached(
             name, cpu if name == "llvm" else None, on_notice=lambda _: None, arithmetic=arithmetic, progress=False
         )
     except (DeviceError, ToolchainError) as error:
-        raise NotOnThisMachineError(str(error)) from None
+        raise NotOnThisMachineError(in_option_words(error.message)) from None
     if kind == "rpc":
         return opened.on(rest)
     return CompiledModel(opened.artifact, opened.model, gpu=int(rest)) if rest else opened
@@ -92,14 +91,7 @@ def replayed_here(model: ModelOf) -> ReplayedModel:
     return ReplayedModel(model_here(model).model)
 
 
-def receive_model(model: ModelOf, content: bytes) -> None:
-    """Keep a model file that the head sent. Raises OSError."""
-    place = sent_models()
-    place.mkdir(mode=0o700, exist_ok=True)
-    if place.stat().st_uid != os.geteuid():
-        raise NotOnThisMachineError(f"{place} is another user's")
-    folder = place / model.fingerprint
-    folder.mkdir(exist_ok=True)
-    temporary = folder / f".{model.name}.{os.getpid()}.{hashlib.sha256(os.urandom(8)).hexdigest()[:8]}"
-    temporary.write_bytes(content)
-    temporary.replace(folder / model.name)
+def forget_models() -> None:
+    """Open each anew when it is asked for next."""
+    for opened in (model_here, compiled_here, replayed_here):
+        opened.cache_clear()

@@ -1,49 +1,26 @@
-"""What a worker does: it computes the cells of a group that are not in the store, one after the other.
-
-A cell of a run has trace.json (each tensor's statistics), the kept tensors, audit.json, and audit.html where something is wrong; one of
-a pair has diff.json, and diff.html where the two part. Both have cell.json: what it was computed from, and what came of it.
-"""
+"""What a worker does: it computes the cells of a group that are not in the store, one after the other."""
 
 from __future__ import annotations
 
-import fnmatch
-import html
-import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aprgraph.codegen.artifact import versions
 from aprgraph.codegen.cache.sources import sources_digest
 from aprgraph.graph.claimed_names import new_folder, remove_leftovers
-from aprgraph.graph.errors import AprgraphError, ComparisonError, DeviceError, NonFiniteError
-from aprgraph.graph.tap_plan import parse_plan, parse_steps
-from aprgraph.option_words import document_in_option_words, in_option_words, option_words
-from aprgraph.runs.plan import RunOptions
-from aprgraph.runtime.blame import audit
-from aprgraph.runtime.blame.local_errors import Audit
-from aprgraph.runtime.comparison import Comparison
-from aprgraph.runtime.diff import diff
-from aprgraph.runtime.diff.classify import Class
-from aprgraph.runtime.diff.side_names import SideNames
+from aprgraph.graph.errors import AprgraphError, DeviceError, RemoteError
+from aprgraph.graph.sources.pieces import refused
+from aprgraph.option_words import in_option_words
 from aprgraph.runtime.executors.workers import NotOnThisMachineError
-from aprgraph.runtime.place import Place
-from aprgraph.runtime.trace.manifest import MANIFEST, TraceEntry, manifest_text
-from aprgraph.runtime.trace.reader import Trace
-from aprgraph.sweep.cells import PAIR, RUN, Cell, Group, ModelOf, PairCell, RunCell
-from aprgraph.sweep.models_here import ModelMissingError, compiled_here, model_here, receive_model, replayed_here
-from aprgraph.sweep.store import CELL, Store
-
-#: The classes that name where two runs part; what follows from them would fill the room.
-_KEPT_CLASSES = (Class.INTRODUCED, Class.NAN, Class.SHAPE)
-#: How many stages a cell's document names; its own page has all.
-_NAMED = 24
-
-Files = dict[str, bytes]
+from aprgraph.sweep.cell_files import CellFiles, Files
+from aprgraph.sweep.cells import Cell, Group, ModelOf, PairCell, RunCell
+from aprgraph.sweep.models_here import ModelMissingError, forget_models, model_here
+from aprgraph.sweep.received import Ranges, name_in_model
+from aprgraph.sweep.store import Store
 
 
 @dataclass(frozen=True)
@@ -68,64 +45,127 @@ def identity_here() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Absent:
+    """Why a cell cannot be computed at a ``place``; ``may_come``: it may be later, such as by a server that serves somebody else."""
+
+    why: str
+    place: str
+    may_come: bool = False
+
+
+@dataclass(frozen=True)
+class Worked:
+    """What came of a group: cells that are done, and those that this machine cannot compute, by key."""
+
+    done: list[Done]
+    absent: dict[str, Absent]
+
+
+@dataclass(frozen=True)
 class Lacks:
-    """In place of what was done: the machine lacks a model, which the head can send."""
+    """In place of what was done: the machine lacks a model, or, where it was sent, ``ranges`` of its files that nobody knew to be read."""
 
     fingerprint: str
+    ranges: Ranges = field(default_factory=dict)
 
 
-def work_on(group: Group, store: str, probe: str, offered: Collection[str], sent: Mapping[str, bytes]) -> list[Done] | Lacks:
-    """Compute what of ``group`` the store lacks. Raises NotOnThisMachineError, and OSError where the store cannot be written.
+def work_on(group: Group, store: str, probe: str, settled: Collection[str], unsent: Mapping[str, str]) -> Worked | Lacks:
+    """Compute what of ``group`` is neither in the store nor ``settled``, by key. Raises OSError where the store cannot be written.
 
     ``probe`` is a file that is there where the head's disk is: then cells go into the store as they are done; else they are returned.
-    ``offered`` are the fingerprints of models that the head can send, ``sent`` the files of those that were asked for.
+    ``unsent`` says of models that the head does not send, by their fingerprints, why, if it has to be said. Raises NotOnThisMachineError
+    for another version of the program.
     """
     runs = {cell.key: cell for cell in group.cells if isinstance(cell, RunCell)}
     _check_identity(runs.values())
+    refused()
     for run in runs.values():
-        if (lacks := _have_model(run.model, offered, sent)) is not None:
-            return lacks
+        if run.model.fingerprint not in unsent and not _is_here(run.model):
+            return _lacks(refused()) or Lacks(run.model.fingerprint)
     here = Store(Path(store)) if Path(probe).is_file() else None
-    missing = [cell for cell in group.cells if here is None or not here.has(cell.key)]
-    needed = {side.key for cell in missing for side in ((cell.a, cell.b) if isinstance(cell, PairCell) else (cell,))}
-    done: list[Done] = []
     # By a name that the next worker knows, which removes what a killed one left.
     place = os.path.join(tempfile.gettempdir(), f"aprgraph-sweep-{os.geteuid()}")  # noqa: PTH118 -- claimed_names works on texts
     remove_leftovers(place)
     with new_folder(place) as scratch:
-        work = _Work(Path(scratch))
-        for cell in group.cells:
-            try:
-                if cell.key in needed and isinstance(cell, RunCell):
-                    work.run(cell)
-                if cell not in missing:
-                    continue
-                began, at_first, useful = time.monotonic(), time.process_time(), work.useful
-                files = work.cell(cell)
-            except DeviceError as error:
-                raise NotOnThisMachineError(str(error)) from None
-            except AprgraphError as error:
-                done.append(Done(cell.key, error=in_option_words(error.message)))
+        return _Work(group, here, settled, unsent, Path(scratch)).all()
+
+
+class _Work:
+    """The cells of one group."""
+
+    def __init__(self, group: Group, here: Store | None, settled: Collection[str], unsent: Mapping[str, str], scratch: Path) -> None:
+        self._cells, self._here, self._unsent, self._files = group.cells, here, unsent, CellFiles(scratch)
+        missing = [cell for cell in group.cells if cell.key not in settled and (here is None or not here.has(cell.key))]
+        self._missing = {cell.key for cell in missing}
+        self._needed = self._missing | {side.key for cell in missing for side in _sides(cell)}
+        self._worked = Worked([], {})
+
+    def all(self) -> Worked | Lacks:
+        """Compute them, but for what a model lacks that was sent."""
+        for cell in self._cells:
+            if cell.key not in self._needed:
                 continue
-            if here is not None:
-                here.put(cell.key, files)
-            overhead = time.process_time() - at_first - (work.useful - useful)
-            worker = f"process {os.getpid()} on {os.uname().nodename}"
-            done.append(Done(cell.key, time.monotonic() - began, overhead, None if here is not None else files, worker=worker))
-    return done
+            began, at_first, useful = time.monotonic(), time.process_time(), self._files.useful
+            found = self._compute(cell)
+            # Whatever came of it: what looks for explanations goes on without what it cannot read.
+            if (lacks := _lacks(refused())) is not None:
+                forget_models()
+                if lacks.fingerprint not in self._unsent:
+                    return lacks
+                found = Absent(f"{cell.label} reads more than was sent; {self._unsent[lacks.fingerprint]}", os.uname().nodename)
+            if isinstance(found, Absent):
+                self._worked.absent[cell.key] = found
+            elif isinstance(found, Done):
+                self._worked.done.append(found)
+            elif found is not None:
+                if self._here is not None:
+                    self._here.put(cell.key, found)
+                overhead = time.process_time() - at_first - (self._files.useful - useful)
+                worker = f"process {os.getpid()} on {os.uname().nodename}"
+                kept = None if self._here is not None else found
+                self._worked.done.append(Done(cell.key, time.monotonic() - began, overhead, kept, worker=worker))
+        return self._worked
+
+    def _compute(self, cell: Cell) -> Files | Absent | Done | None:
+        """The files of a cell, or why there are none; None of one that others alone need."""
+        for side in _sides(cell):
+            if side.key in self._worked.absent:
+                return self._worked.absent[side.key]
+        try:
+            if isinstance(cell, RunCell):
+                self._files.run(cell)
+            return self._files.of(cell) if cell.key in self._missing else None
+        except ModelMissingError as error:
+            why = self._unsent.get(error.fingerprint)
+            return Absent(f"{error}; {why}" if why else str(error), os.uname().nodename)
+        except NotOnThisMachineError as error:
+            return Absent(str(error), os.uname().nodename)
+        except (DeviceError, RemoteError) as error:
+            return Absent(in_option_words(error.message), os.uname().nodename, may_come=True)
+        except AprgraphError as error:
+            return Done(cell.key, error=in_option_words(error.message))
 
 
-def _have_model(model: ModelOf, offered: Collection[str], sent: Mapping[str, bytes]) -> Lacks | None:
+def _lacks(ranges: Iterable[tuple[Path, int, int]]) -> Lacks | None:
+    found: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for path, start, end in ranges:
+        if (named := name_in_model(path)) is not None:
+            found.setdefault(named[0], {}).setdefault(named[1], []).append((start, end))
+    return next((Lacks(*one) for one in found.items()), None)
+
+
+def _sides(cell: Cell) -> tuple[RunCell, ...]:
+    return (cell.a, cell.b) if isinstance(cell, PairCell) else ()
+
+
+def _is_here(model: ModelOf) -> bool:
     try:
         model_here(model)
     except ModelMissingError:
-        if model.fingerprint in sent:
-            receive_model(model, sent[model.fingerprint])
-        elif model.fingerprint in offered:
-            return Lacks(model.fingerprint)
-        else:
-            raise
-    return None
+        return False
+    except (AprgraphError, NotOnThisMachineError):
+        return True  # it is, and what is wrong with it is said of its cells
+    return True
 
 
 def _check_identity(runs: Iterable[RunCell]) -> None:
@@ -136,146 +176,3 @@ def _check_identity(runs: Iterable[RunCell]) -> None:
                 f"the worker has {', '.join(here[:-1])}, sources {here[-1][:8]}; expected {', '.join(run.identity[:-1])}, "
                 f"sources {run.identity[-1][:8]}: install there what is here"
             )
-
-
-class _Work:
-    """The cells of one group, whose traces lie in ``scratch`` until all are compared."""
-
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
-        self._audits: dict[str, Audit | None] = {}
-        self._traces: dict[str, Trace] = {}
-        self._failures: dict[str, str] = {}
-        #: Processor seconds that runs, audits and comparisons took.
-        self.useful = 0.0
-
-    def run(self, cell: RunCell) -> None:
-        """Trace and audit, as `aprgraph run` and `aprgraph audit` do, into the scratch folder."""
-        compiled = compiled_here(cell.model, cell.target, cell.cpu, cell.arithmetic)
-        asked = cell.recording
-        options = RunOptions(asked.positions, asked.max_tokens, parse_steps(asked.steps), asked.prefill_chunk, cell.arithmetic)
-        began = time.process_time()
-        plan = compiled.plan(parse_plan(asked.taps, asked.layers), cell.tokens, options)
-        place = self._scratch / f"cell-{cell.key[:8]}"
-        try:
-            trace = compiled.record(plan, place)
-        except NonFiniteError as error:
-            self._failures[cell.key] = in_option_words(error.message)
-            trace = Trace.open(place)
-        self._traces[cell.key] = trace
-        self._audits[cell.key] = audit(trace, replayed_here(cell.model)) if asked.audit else None
-        self.useful += time.process_time() - began
-
-    def cell(self, cell: Cell) -> Files:
-        """The files of a cell."""
-        return self._run_files(cell) if isinstance(cell, RunCell) else self._pair_files(cell)
-
-    def _run_files(self, cell: RunCell) -> Files:
-        trace, found = self._traces[cell.key], self._audits[cell.key]
-        neutral = self._neutral(cell)
-        wrong = [] if found is None else [one for one in found.locals if one.key in {w.key for w in (*found.wrong, *found.misshapen)}]
-        wanted = [place for one in wrong for place in (one.key, *one.sources)]
-        kept, left_out = _choose(trace, wanted, cell.recording.keep, cell.recording.room)
-        files = {entry.file: (trace.directory / entry.file).read_bytes() for entry in kept if entry.file is not None}
-        names = {entry.key for entry in kept}
-        assert trace.info is not None
-        entries = [entry if entry.key in names else replace(entry, file=None) for entry in trace.entries]
-        files[MANIFEST] = manifest_text(entries, trace.info).encode()
-        failure = self._failures.get(cell.key)
-        outcome: dict[str, Any] = {"exit_code": 1 if failure else 0, "sentence": failure or "recorded, and not audited"}
-        if found is not None:
-            files["audit.json"] = neutral(_json(document_in_option_words(found.to_json())))
-            code = 1 if failure else found.exit_code
-            outcome = {"exit_code": code, "sentence": failure or in_option_words(found.sentence)}
-            if wrong:
-                from aprgraph.runtime.report.audit_page import render_audit  # noqa: PLC0415
-
-                files["audit.html"] = neutral(render_audit(found, option_words).encode())
-        outcome["counts"] = {} if found is None else {state.value: count for state, count in found.counts.items()}
-        outcome["stages"] = [[one.key.layer, one.key.stage, one.key.step] for one in wrong[:_NAMED]]
-        document = {"kind": RUN, "slot": cell.slot, "of": cell.document, "label": cell.label, "tensors": len(entries), **outcome}
-        files[CELL] = neutral(_json({**document, "kept": len(kept), "left_out": left_out}))
-        return files
-
-    def _pair_files(self, pair: PairCell) -> Files:
-        for run in (pair.a, pair.b):
-            if run.key not in self._traces:
-                raise ComparisonError(f"there is no run of {run.label} to compare with")
-        a, b = self._traces[pair.a.key], self._traces[pair.b.key]
-        neutral = self._neutral(pair.a, pair.b)
-        document: dict[str, Any] = {"kind": PAIR, "slot": pair.slot, "of": pair.document, "label": f"{pair.a.label} | {pair.b.label}"}
-        began = time.process_time()
-        try:
-            report = Comparison.of(diff(a, b))
-        except ComparisonError as error:
-            self.useful += time.process_time() - began
-            message = in_option_words(error.message)
-            outcome = {"exit_code": 2, "sentence": message, "counts": {}, "stages": [], "kept": 0, "left_out": 0, "tensors": 0}
-            return {CELL: neutral(_json({**document, **outcome}))}
-        report = replace(report, called=SideNames(pair.a.label, pair.b.label))
-        self.useful += time.process_time() - began
-        files: Files = {"diff.json": neutral(_json(document_in_option_words(report.to_json())))}
-        parted = [one.key for one in report.first]
-        parted += [row.key for row in report.rows if row.classification in _KEPT_CLASSES and row.key not in parted]
-        left_out = 0
-        kept: list[TraceEntry] = []
-        for side, trace in (("a", a), ("b", b)):
-            chosen, left = _choose(trace, parted, (), pair.a.recording.room // 2)
-            kept += chosen
-            left_out += left
-            files |= {f"{side}/{entry.file}": (trace.directory / entry.file).read_bytes() for entry in chosen if entry.file is not None}
-        if report.diverged:
-            from aprgraph.runtime.report.page import render_page  # noqa: PLC0415
-
-            files["diff.html"] = neutral(render_page(report, *(report.traces or (a, b)), option_words).encode())
-        outcome = {
-            "exit_code": report.exit_code,
-            "sentence": in_option_words(report.headline),
-            "counts": report.tally,
-            "stages": [[key.layer, key.stage, key.step] for key in parted[:_NAMED]],
-            "tensors": len(report.rows),
-            "kept": len(kept),
-            "left_out": left_out,
-        }
-        files[CELL] = neutral(_json({**document, **outcome}))
-        return files
-
-    def _neutral(self, *cells: RunCell) -> Callable[[bytes], bytes]:
-        """What takes this machine's paths out of a text: the same cell has the same bytes wherever it was computed."""
-        changes: list[tuple[bytes, bytes]] = []
-        for path, name in ((f"{self._scratch}/", ""), *(pair for cell in cells for pair in _paths_of(cell))):
-            changes += [(form.encode(), name.encode()) for form in (path, json.dumps(path)[1:-1], html.escape(path))]
-
-        def neutral(text: bytes) -> bytes:
-            for old, new in changes:
-                text = text.replace(old, new)
-            return text
-
-        return neutral
-
-
-def _paths_of(cell: RunCell) -> list[tuple[str, str]]:
-    path = model_here(cell.model).model.path
-    return [(str(path), cell.model.name), (str(path.resolve()), cell.model.name)]
-
-
-def _choose(trace: Trace, wanted: Collection[Place], patterns: Collection[str], room: int) -> tuple[list[TraceEntry], int]:
-    """(the entries whose tensors are kept, how many more were to be): ``wanted`` in their order, then those that ``patterns`` name."""
-    by_key = {entry.key: entry for entry in trace.entries}
-    keys = list(dict.fromkeys(key for key in wanted if key in by_key))
-    keys += [entry.key for entry in trace.entries if entry.key not in keys and any(fnmatch.fnmatch(entry.stage, one) for one in patterns)]
-    kept: list[TraceEntry] = []
-    left = room
-    for key in keys:
-        entry = by_key[key]
-        if entry.file is None:
-            continue
-        size = (trace.directory / entry.file).stat().st_size
-        if size <= left:
-            left -= size
-            kept.append(entry)
-    return kept, len(keys) - len(kept)
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()

@@ -9,12 +9,14 @@ import stat
 import struct
 import weakref
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelFileError
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes
+from aprgraph.graph.sources.pieces import note_read, pieces_of, refuse
 
 SAMPLES = 256
 SAMPLE_BYTES = 4096
@@ -30,6 +32,12 @@ def read_head(path: Path) -> bytes:
             return file.read(HEAD_BYTES)
     except (OSError, ValueError):
         return b""
+
+
+class Digest(Protocol):
+    """What bytes are added to: a hash of hashlib."""
+
+    def update(self, data: bytes, /) -> None: ...
 
 
 class MappedFile:
@@ -58,6 +66,10 @@ class MappedFile:
             raise ModelFileError(f"{path}: cannot be opened: {error.strerror}; give the path of {expected}") from None
         except ValueError as error:  # a path with a NUL in it, or a file that was emptied meanwhile
             raise ModelFileError(f"{str(path)!r}: cannot be opened: {error}; give the path of {expected}") from None
+        self._is_another = descriptor is not None
+        self._there = None if self._is_another else pieces_of(path)
+        if self._is_another:  # it is made of all of it
+            note_read(path, 0, path.stat().st_size)
 
     @property
     def size(self) -> int:
@@ -65,7 +77,8 @@ class MappedFile:
         return len(self.mapping)
 
     def view(self, offset: int, count: int) -> npt.NDArray[np.uint8]:
-        """``count`` bytes from ``offset`` on, without copying."""
+        """``count`` bytes from ``offset`` on, without copying. Raises ModelFileError for what is not in a copy of pieces."""
+        self._require(offset, count)
         return np.frombuffer(self.mapping, dtype=np.uint8, count=count, offset=offset)
 
     def read(self, offset: int, into: npt.NDArray[np.uint8]) -> None:
@@ -74,6 +87,7 @@ class MappedFile:
         Not through the mapping: of a disk that fails, or a file that becomes shorter, this tells by a ModelFileError.
         """
         view, done = into.data.cast("B"), 0
+        self._require(offset, len(view))
         while done < len(view):
             try:
                 count = os.preadv(self._descriptor, [view[done:]], offset + done)
@@ -84,20 +98,35 @@ class MappedFile:
                 raise ModelFileError(f"{self.path}: became shorter while it was read; let whatever writes it finish")
             done += count
 
+    def _require(self, start: int, count: int) -> None:
+        """Raise ModelFileError for bytes that are not in a copy of pieces, and let whoever notes what is read know of them."""
+        if not self._is_another:
+            note_read(self.path, start, start + count)
+        if self._there is None or self._there.holds(start, start + count):
+            return
+        self._there = pieces_of(self.path)  # more may have come
+        if self._there is not None and not self._there.holds(start, start + count):
+            raise refuse(self.path, start, start + count)
+
     def fingerprint(self, data_start: int) -> str:
         """SHA-256 over the size, everything before the data, and 256 samples of 4 KiB of the data; 64 hex digits.
 
         Samples, because reading a 30 GB file to name it would take longer than tracing a layer of it. Two files that
         differ only between samples share a fingerprint; a model quantised or trained again does not.
         """
-        digest = hashlib.sha256(struct.pack("<Q", self.size))
-        digest.update(self.mapping[:data_start])
-        room = max(self.size - data_start - SAMPLE_BYTES, 0)
-        for index in range(SAMPLES):
-            start = data_start + room * index // (SAMPLES - 1)
-            digest.update(self.mapping[start : start + SAMPLE_BYTES])
+        digest = hashlib.sha256()
+        self.sample(digest, data_start, SAMPLES)
         self.release()
         return digest.hexdigest()
+
+    def sample(self, digest: Digest, data_start: int, samples: int) -> None:
+        """Add the size, everything before the data, and ``samples`` samples of 4 KiB of the data to a digest."""
+        digest.update(struct.pack("<Q", self.size))
+        room = max(self.size - data_start - SAMPLE_BYTES, 0)
+        places = [data_start + room * index // max(samples - 1, 1) for index in range(samples)]
+        for start, end in ((0, data_start), *((place, min(place + SAMPLE_BYTES, self.size)) for place in places)):
+            self._require(start, end - start)
+            digest.update(self.mapping[start:end])
 
     def release(self) -> None:
         """Give back the memory of all pages that were read; the next touch reads them again, if need be from the disk."""

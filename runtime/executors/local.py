@@ -61,7 +61,14 @@ def open_local(
     if not 1 <= workers <= MAX_WORKERS:
         raise ExecutorError(f"{workers} workers: expected 1 to {MAX_WORKERS}")
     share = max(1, processors // workers) if threads is None else threads
-    return WorkersExecutor(lambda _lane: LocalWorker(share), workers, attempts=attempts, on_notice=on_notice, on_close=_pipes_are_errors())
+    return WorkersExecutor(
+        lambda _lane: LocalWorker(share),
+        workers,
+        attempts=attempts,
+        on_notice=on_notice,
+        on_close=_pipes_are_errors(),
+        one_machine=True,
+    )
 
 
 def _pipes_are_errors() -> Callable[[], None] | None:

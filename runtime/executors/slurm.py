@@ -151,7 +151,12 @@ def open_slurm(
     share = threads or 1
     jobs = Jobs("local" if kind == "submitit-local" else "slurm", _parameters(words, rest), share)
     return WorkersExecutor(
-        lambda _lane: JobWorker(jobs), workers or _USUAL_WORKERS, attempts=attempts, on_notice=on_notice, on_close=jobs.close
+        lambda _lane: JobWorker(jobs),
+        workers or _USUAL_WORKERS,
+        attempts=attempts,
+        on_notice=on_notice,
+        on_close=jobs.close,
+        one_machine=kind == "submitit-local",
     )
 
 

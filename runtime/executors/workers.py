@@ -33,6 +33,16 @@ class NotOnThisMachineError(Exception):
     """Raised by a call that may succeed on another machine, such as one that has the model's file; the message says why."""
 
 
+class NotNowError(Exception):
+    """Raised by a call that may succeed later, or on another machine, such as one whose server is busy; the message says why."""
+
+
+class Call(Protocol):
+    """Calls a function in a worker: what it returns, or what it raises, and WorkerLostError."""
+
+    def __call__(self, function: Callable[..., Result], /, *arguments: Any) -> Result: ...
+
+
 class Worker(Protocol):
     """A process that runs calls, one after the other. It is used by one thread, but for ``kill``."""
 
@@ -52,9 +62,7 @@ class Worker(Protocol):
 @dataclass
 class _Task:
     future: Future[Any]
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    keywords: Mapping[str, Any]
+    talk: Callable[[Worker], Any]
     tried: list[int] = field(default_factory=list)  # the lanes that began it
 
 
@@ -63,7 +71,8 @@ class WorkersExecutor(Executor):
 
     ``open_worker`` gives the worker of a lane, 0 to ``workers`` - 1, or raises WorkerLostError. A call whose worker dies, or whose
     machine lacks memory, room or the file that it reads, is begun again, where there are several lanes by another one, until it
-    was begun ``attempts`` times: then its future has an ExecutorError of one line. What else a call raises, its future has.
+    was begun ``attempts`` times: then its future has an ExecutorError of one line. So it has at once where the workers are all on
+    ``one_machine`` that lacks what it needs. What else a call raises, its future has.
     Leaving the ``with`` block by an exception ends all workers at once.
     """
 
@@ -75,8 +84,9 @@ class WorkersExecutor(Executor):
         attempts: int = ATTEMPTS,
         on_notice: OnNotice | None = None,
         on_close: Callable[[], None] | None = None,
+        one_machine: bool = False,
     ) -> None:
-        self.workers = workers
+        self.workers, self.one_machine = workers, one_machine
         self._open_worker, self._attempts, self._on_notice, self._on_close = open_worker, attempts, on_notice, on_close
         self._waiting: deque[_Task] = deque()
         self._changed = threading.Condition()
@@ -87,11 +97,21 @@ class WorkersExecutor(Executor):
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """A future of ``fn(*args, **kwargs)``; the three are pickled. Raises RuntimeError after ``shutdown``."""
+        return self._begin(lambda worker: worker.call(fn, args, kwargs))
+
+    def converse(self, talk: Callable[[Call], Result]) -> Future[Result]:
+        """A future of what ``talk`` returns, which runs here, in a thread, and is given what calls functions in one worker.
+
+        It is begun again, with another worker, where one of its calls would be. Raises RuntimeError after ``shutdown``.
+        """
+        return self._begin(lambda worker: talk(lambda function, /, *arguments: worker.call(function, arguments, {})))
+
+    def _begin(self, talk: Callable[[Worker], Result]) -> Future[Result]:
         future: Future[Result] = Future()
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the executor was shut down, so nothing more can be submitted to it")
-            self._waiting.append(_Task(future, fn, args, kwargs))
+            self._waiting.append(_Task(future, talk))
             self._changed.notify_all()
             if len(self._lanes) < self.workers and len(self._waiting) > self._idle:
                 self._begin_lane()
@@ -175,13 +195,18 @@ class WorkersExecutor(Executor):
                 self._open[lane] = self._open_worker(lane)
                 if self._is_killed:
                     self._open[lane].kill()
-            result = self._open[lane].call(task.function, task.arguments, task.keywords)
+            result = task.talk(self._open[lane])
         except WorkerLostError as error:
             worker = self._open.pop(lane, None)
             if worker is not None:
                 worker.close()
             self._again(task, str(error))
         except NotOnThisMachineError as error:
+            if self.one_machine:
+                task.future.set_exception(ExecutorError(plain(str(error))))
+            else:
+                self._again(task, str(error))
+        except NotNowError as error:
             self._again(task, str(error))
         except MemoryError as error:
             self._again(task, f"not enough memory{f': {error}' if str(error) else ''}")

@@ -15,7 +15,7 @@ from aprgraph.runtime.executors import WorkersExecutor, open_executor
 from aprgraph.sweep.findings import find
 from aprgraph.sweep.head import run_sweep
 from aprgraph.sweep.matrix import read_matrix
-from aprgraph.sweep.models_here import compiled_here, model_here, replayed_here
+from aprgraph.sweep.models_here import forget_models
 from aprgraph.sweep.plan import SweepPlan, plan_sweep
 from aprgraph.sweep.store import Store
 from tests.support.cli import error_of, files_under, run_cli
@@ -48,8 +48,7 @@ layers = 'all'
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    for opened in (model_here, compiled_here, replayed_here):
-        opened.cache_clear()
+    forget_models()
     with own_families():
         yield
 
@@ -71,7 +70,7 @@ def executor() -> Iterator[WorkersExecutor]:
 
 def planned(model: Path) -> SweepPlan:
     """Planned as in a new process."""
-    model_here.cache_clear()
+    forget_models()
     with own_families():
         return plan_sweep(read_matrix(model.with_name("matrix.toml")))
 

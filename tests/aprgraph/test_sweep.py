@@ -17,10 +17,9 @@ from aprgraph.runtime.executors import WorkersExecutor, open_executor
 from aprgraph.sweep.findings import find
 from aprgraph.sweep.head import run_sweep
 from aprgraph.sweep.matrix import read_matrix
-from aprgraph.sweep.models_here import compiled_here, model_here, replayed_here, sent_models
+from aprgraph.sweep.models_here import forget_models
 from aprgraph.sweep.plan import plan_sweep
 from aprgraph.sweep.store import Store
-from aprgraph.sweep.work import Lacks, work_on
 from tests.support.cli import error_of, files_under, run_cli
 from tests.support.sweeps import LONG, SHORT, WorkerHere, swept, write_window_matrix
 
@@ -32,8 +31,7 @@ def model(tiny_model: Tiny, tmp_path: Path) -> Path:
     """A model with a window of 32 positions, in a folder of its own."""
     path = tmp_path / "win.gguf"
     path.write_bytes(tiny_model(family="gemma3", sliding_window=32).read_bytes())
-    for opened in (model_here, compiled_here, replayed_here):
-        opened.cache_clear()
+    forget_models()
     return path
 
 
@@ -88,7 +86,7 @@ def test_what_was_not_computed_is_said(model: Path) -> None:
 
 def test_a_model_that_changed_since_is_not_run_and_that_is_said(model: Path) -> None:
     plan = plan_sweep(read_matrix(write_window_matrix(model, (5,))))
-    model_here.cache_clear()
+    forget_models()
     data = bytearray(model.read_bytes())
     data[-64:] = bytes(64)
     model.write_bytes(data)
@@ -97,29 +95,9 @@ def test_a_model_that_changed_since_is_not_run_and_that_is_said(model: Path) -> 
         done = run_sweep(plan, store, executor)
     assert (done.computed, len(done.failures)) == (0, 3)
     (why,) = set(done.failures.values())
-    assert re.match(r"given up after 2 attempts: the model win\.gguf is missing on .*: .* is another file: its fingerprint is not", why)
+    assert re.match(r"the model win\.gguf is missing on .*: .* is another file: its fingerprint is not", why)
     found = find(plan, store, done.failures)
     assert (found.exit_code, found.counts) == (2, {"FAILED": 3})
-
-
-def test_a_model_that_a_machine_lacks_is_sent_or_said(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    matrix = write_window_matrix(model, (5,))
-    plan = plan_sweep(read_matrix(matrix))
-    store = Store(plan.matrix.store)
-    (group,) = plan.groups
-    content, fingerprint = model.read_bytes(), plan.runs[0].cell.model.fingerprint
-    model.unlink()
-    with pytest.raises(Exception, match=r"the model win\.gguf is missing on .*: .* is not there"):
-        work_on(group, str(store.path), "", (), {})
-    assert work_on(group, str(store.path), "", {fingerprint}, {}) == Lacks(fingerprint)
-    done = work_on(group, str(store.path), "", (), {fingerprint: content})
-    assert [one.error for one in done] == [None] * 3
-    assert (sent_models() / fingerprint / "win.gguf").read_bytes() == content
-    # The store is out of reach there (there is no probe), so the cells come back.
-    assert all("cell.json" in one.files for one in done)
-    assert files_under(store.path).keys() == {"store.json"}
 
 
 @pytest.mark.contract("SWEEP-DEATH-1")
@@ -194,6 +172,8 @@ def test_two_that_put_one_cell_leave_it_whole(tmp_path: Path) -> None:
         ("models = []", r"models is \[\]; expected a list of models, not empty"),
         ("models = ['win.gguf']", "there is no prompts; expected a list of them"),
         ("models = ['win.gguf']\ntargets = ['lvm']\nprompts = ['x']", r"targets\[0\] is 'lvm' \(did you mean 'llvm'\?\); expected llvm, reference"),
+        ("models = ['win.gguf']\ntargets = ['cuda:x']", r"targets\[0\] is 'cuda:x' \(did you mean 'cuda'\?\); expected llvm, reference"),
+        ("models = ['win.gguf']\ntargets = ['rpc:board']", r"targets\[0\]: .*'board': expected HOST:PORT or HOST:PORT/KEY"),
         ("models = ['win.gguf']\n[[prompts]]\ntxt = 'x'", r"there is no key prompts\[0\]\.txt \(did you mean 'text'\?\)"),
         ("models = ['win.gguf']\n[[prompts]]\ntext = 'x'\ntokens = [1]", r"prompts\[0\] has text and tokens; expected one of"),
         ("models = ['win.gguf']\nprompts = ['x']\n[[compare]]\nalong = 'model'", r"compare\[0\]\.along is 'model' \(did you mean 'models'\?\)"),

@@ -9,8 +9,7 @@ do not ask for bytes of what they can read where it lies (``TensorInfo.in_pieces
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, Store
 from aprgraph.graph.sources.checkpoint.sentence_transformers import read_modules
 from aprgraph.graph.sources.checkpoint.tokenizer import read_tokenizer
 from aprgraph.graph.sources.checkpoint.values import Value, real
-from aprgraph.graph.sources.mapped_file import SAMPLE_BYTES, SAMPLES
+from aprgraph.graph.sources.mapped_file import SAMPLES
 from aprgraph.graph.sources.source import Part, TensorInfo
 from aprgraph.graph.weight_pieces import read_pieces
 
@@ -174,18 +173,9 @@ class Checkpoint:
         """SHA-256 over config.json, and each file's size, header, and samples of 4 KiB: 256 in all, or one a file."""
         digest = hashlib.sha256(self._config.read_bytes())
         for file in self._files:
-            size, samples = file.mapped.size, max(SAMPLES // len(self._files), 1)
-            digest.update(struct.pack("<Q", size))
-            digest.update(file.mapped.mapping[: file.data_start])
-            for start in _places(file.data_start, size, samples):
-                digest.update(file.mapped.mapping[start : start + SAMPLE_BYTES])
+            file.mapped.sample(digest, file.data_start, max(SAMPLES // len(self._files), 1))
         self.release()
         return digest.hexdigest()
-
-
-def _places(start: int, size: int, samples: int) -> Iterator[int]:
-    room = max(size - start - SAMPLE_BYTES, 0)
-    return (start + room * index // max(samples - 1, 1) for index in range(samples))
 
 
 def _part(file: SafetensorsFile) -> Part:

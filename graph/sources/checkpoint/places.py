@@ -11,6 +11,7 @@ from typing import Any
 from aprgraph.graph.errors import ModelFileError, shown
 from aprgraph.graph.input_file import read_input
 from aprgraph.graph.json_documents import parse_json
+from aprgraph.graph.sources.pieces import note_read
 from aprgraph.graph.words import listed
 
 CONFIG = "config.json"
@@ -139,7 +140,9 @@ def _with_floats(value: Any) -> Any:
 def read_text(path: Path) -> str:
     """The text of a file of a checkpoint. Raises ModelFileError."""
     try:
-        return read_input(path, _MOST_JSON).decode("utf-8-sig")
+        data = read_input(path, _MOST_JSON)
+        note_read(path, 0, len(data))
+        return data.decode("utf-8-sig")
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise ModelFileError(f"{path}: {error.strerror}; download the file again") from None

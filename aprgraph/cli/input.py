@@ -75,12 +75,13 @@ def chat_by_default(model: Model) -> bool:
     return True
 
 
-def say_ended_at_once(model: Model, generated: Sequence[int]) -> None:
-    """Where a raw text ended a chat model at its first token: that there is a template."""
+def say_ended_at_once(model: Model, generated: Sequence[int], *, is_next: bool = False) -> None:
+    """Where a raw text ended a chat model at its first token: that there is a template. ``is_next``: the token is what would come next."""
     from aprgraph.runtime.prompts import end_tokens_of  # noqa: PLC0415
 
     if len(generated) == 1 and generated[0] in end_tokens_of(model) and _has_chat_template(model):
-        print_notice("the model ended the text at once: it was trained on chats; --chat puts the prompt through its template")
+        what = "the next token ends this raw text: the model" if is_next else "the model ended the text at once: it"
+        print_notice(f"{what} was trained on chats; --chat puts the prompt through its template")
 
 
 def _has_chat_template(model: Model) -> bool:

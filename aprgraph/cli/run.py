@@ -144,7 +144,7 @@ def run(
         if layers is None:
             _say_left_out(run_plan)
     if not chat:
-        say_ended_at_once(compiled.model, generated)
+        say_ended_at_once(compiled.model, generated, is_next=not max_tokens)
 
 
 def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
@@ -234,16 +234,18 @@ def _check_place(directory: Path, *, force: bool) -> None:
 def _generate(compiled: CompiledModel, run_plan: RunPlan, threads: int | None, *, quiet: bool) -> Sequence[int]:
     """Run with nothing recorded: print the text as it comes, the next token where none is to be generated, or the embedding.
 
-    Returns what was generated.
+    Returns what was generated, or would be: the next token.
     """
     from aprgraph.cli import run_report  # noqa: PLC0415
     from aprgraph.cli.generated_text import GeneratedText  # noqa: PLC0415
 
     text = GeneratedText(compiled.model.metadata, run_plan.tokens, quiet=quiet)
     if not run_plan.options.max_tokens:
-        report = run_report.report_next if compiled.gives_logits else run_report.report_embedding
-        report(compiled, run_plan, compiled.output_of(run_plan, threads=threads), quiet)
-        return ()
+        output = compiled.output_of(run_plan, threads=threads)
+        if not compiled.gives_logits:
+            run_report.report_embedding(compiled, run_plan, output, quiet)
+            return ()
+        return [token for token in run_report.report_next(compiled, run_plan, output, quiet)[-1:] if token is not None]
     outcome = compiled.execute(run_plan, threads=threads, on_token=text.add)
     text.finish()
     run_report.report_generation(compiled, run_plan, outcome.generated, outcome.ended_by, text.text, quiet)

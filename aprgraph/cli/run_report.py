@@ -81,8 +81,8 @@ def _source_of_nan(compiled: CompiledModel, trace: Trace, bad: TraceEntry) -> st
     return compiled.source_of_nan(nodes[bad.layer, bad.stage], known)
 
 
-def report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: bool) -> None:
-    """The next token of each position whose logits were asked for, the last one in words."""
+def report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: bool) -> list[int | None]:
+    """The next token of each position whose logits were asked for, the last one in words; returns them, None for one of NaN."""
     import numpy as np  # noqa: PLC0415
 
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
@@ -99,16 +99,17 @@ def report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: b
     highest = [float(value) if np.isfinite(value) else None for value in rows[np.arange(len(rows)), best]]
     finite = bool(np.isfinite(rows).all())
     source = None if finite else compiled.source_of_nan(compiled.artifact.graph.outputs[-1])
-    predictions = [
+    predictions: list[dict[str, Any]] = [
         {"position": first + i, "token": int(token), "logit": highest[i], "text": texts[i]}
         if not np.isnan(rows[i]).any()  # which NumPy would take for the largest
         else {"position": first + i, "token": None, "logit": None, "text": None}
         for i, token in enumerate(best)
     ]
+    found = [item["token"] for item in predictions]
     if json:
         target = compiled.artifact.target_name
         _print_json({"tokens": list(run_plan.tokens), "target": target, "next": predictions, "nonfinite_source": source})
-        return
+        return found
     for item in predictions:
         where = f"position {item['position']}: " if len(predictions) > 1 else ""
         if item["token"] is None:
@@ -120,6 +121,7 @@ def report_next(compiled: CompiledModel, run_plan: RunPlan, logits: F32, json: b
     if not finite:
         why = "; record the stages before them with --taps" if source is None else f": {in_option_words(source)}"
         typer.echo(f"NaN or Inf among the logits{why}")
+    return found
 
 
 def report_embedding(compiled: CompiledModel, run_plan: RunPlan, embedding: F32, json: bool) -> None:

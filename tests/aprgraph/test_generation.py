@@ -76,6 +76,10 @@ def test_without_a_prompt_a_chat_model_is_asked_and_a_text_that_ends_at_once_is_
     raw = run_cli("run", smollm2, "-n", 2, "--json", "--prompt", CHAT)
     assert len(json.loads(raw.out)["generated"]) == 1
     assert raw.err == "note: the model ended the text at once: it was trained on chats; --chat puts the prompt through its template\n"
+    told = "note: the next token ends this raw text: the model was trained on chats; --chat puts the prompt through its template\n"
+    for more in ((), ("--prompt", CHAT), ("--positions", "all", "--json")):
+        assert run_cli("run", smollm2, *more).err == told
+    assert run_cli("run", smollm2, "--chat").err == run_cli("run", smollm2, "--prompt", "Once upon a").err == ""
 
 
 @pytest.mark.contract("PLAN-PROMPT-1")

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,11 +44,12 @@ from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.message import message_from_json
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
+from aprgraph.graph.near_names import did_you_mean_path
 from aprgraph.graph.ops.registry import is_own_formula
 from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.sources.checkpoint import is_checkpoint
-from aprgraph.graph.sources.file_kind import kind_of_folder
+from aprgraph.graph.sources.path_kind import TAKEN, kind_of_path
 from aprgraph.graph.text import MOST_GRAPH_BYTES, parse_graph, print_graph
 from aprgraph.graph.verify import verify
 from aprgraph.graph.whole_file import write_whole
@@ -223,10 +225,14 @@ def read_artifact(directory: str | Path) -> Artifact:
     directory = Path(directory)
     path = directory / MANIFEST
     if not path.is_file():
-        kind = kind_of_folder(directory)
         make = COMPILE.given("MODEL.gguf", "aprgraph.load('MODEL.gguf').compile()")
-        known = ("; make one with `", make, "`") if kind is None else (f" but {kind.what}; ", kind.advice)
-        raise ArtifactError(f"{directory}: not an artifact (no {MANIFEST})", *known)
+        if not os.path.lexists(directory):
+            meant = did_you_mean_path(directory)
+            raise ArtifactError(f"{directory}: not there{meant}; expected the directory of an artifact, which `", make, "` makes")
+        kind = kind_of_path(directory)
+        what = "" if kind is None else f" but {kind.what}"
+        advice = ("make one with `", make, "`") if kind is None or kind.name not in TAKEN else (kind.advice,)
+        raise ArtifactError(f"{directory}: not an artifact (no {MANIFEST}){what}; ", *advice)
     try:
         manifest = ARTIFACT_FILE.read_bytes(path)
         document = ARTIFACT_FILE.parse(manifest, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import operator
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,11 @@ def parse_tokens(text: str) -> list[int]:
     """Parse ``--tokens 1,2,3``. Raises TokenError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(map(_is_id, parts)):
+        if os.path.isfile(text):  # noqa: PTH113 -- a text of any length, which Path.is_file refuses
+            from aprgraph.runtime.trace.array_files import is_array_file  # noqa: PLC0415 -- for one message
+
+            named = "; an array `tokens` in a file of arrays is the prompt's without being named" if is_array_file(text) else ""
+            raise TokenError(TOKENS.given(shown(text)), f": is a file, expected the token ids themselves, such as 1,2,3{named}")
         raise TokenError(TOKENS.given(shown(text)), ": expected token ids separated by commas, such as 1,2,3")
     return [int(part) for part in parts]
 

@@ -15,6 +15,7 @@ def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[
     """The graph of a model, whose notices are printed, an artifact directory or a trace directory. Raises AprgraphError."""
     from aprgraph.graph.errors import AprgraphError, TraceError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.graph.near_names import did_you_mean_path  # noqa: PLC0415
     from aprgraph.graph.sources.checkpoint import is_checkpoint  # noqa: PLC0415
     from aprgraph.graph.sources.file_kind import kind_of_folder  # noqa: PLC0415
 
@@ -36,7 +37,8 @@ def open_graph(source: Path, override_kv: list[str] | None = None, ignore: list[
         return found
     if not source.exists():
         raise AprgraphError(
-            f"{source}: not there; expected a GGUF file, an .apr file, a checkpoint, or the directory of an artifact or a trace"
+            f"{source}: not there{did_you_mean_path(source)}; "
+            "expected a GGUF file, an .apr file, a checkpoint, or the directory of an artifact or a trace"
         )
     from aprgraph.graph.model import load_model  # noqa: PLC0415
     from aprgraph.graph.model_graph import build_graph  # noqa: PLC0415

@@ -54,6 +54,7 @@ def inspect(
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
     from aprgraph.graph.input_file import special_kind  # noqa: PLC0415
     from aprgraph.graph.message import Message  # noqa: PLC0415
+    from aprgraph.graph.near_names import did_you_mean_path  # noqa: PLC0415
     from aprgraph.graph.sources.checkpoint import is_checkpoint  # noqa: PLC0415
     from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes, kind_of_folder  # noqa: PLC0415
     from aprgraph.graph.sources.open import begins_a_model  # noqa: PLC0415
@@ -88,7 +89,7 @@ def inspect(
             what = f"begins with {head[:4]!r}" if kind is None else Message(f"{kind.what}; ", kind.advice)
             raise AprgraphError(f"{path}: ", what, f"; expected {_EXPECTED}")
     else:
-        raise AprgraphError(f"{path}: {special_kind(path) or 'not there'}; expected {_EXPECTED}")
+        raise AprgraphError(f"{path}: {special_kind(path) or f'not there{did_you_mean_path(path)}'}; expected {_EXPECTED}")
     if json:
         import json as json_module  # noqa: PLC0415
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aprgraph.cli import tables
 from aprgraph.cli.options import Families
-from aprgraph.cli.tables import columns, format_table
+from aprgraph.cli.tables import format_table
 from aprgraph.cli.verbosity import Quiet, Verbose
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def models(
     typer.echo(format_table(_FAMILY_COLUMNS[:2], [(family.architecture, family.about()[0]) for family in FAMILIES.values()], fold=True))
     typer.echo("\n`aprgraph models FAMILY` says what sets one apart.\n")
     typer.echo(format_table(_FORMAT_COLUMNS[:-1], [row[:-1] for row in formats], right=(1, 2, 3), fold=True))
-    typer.echo(f"\n{_REST if columns() is None else textwrap.fill(_REST, columns() or 0)}")
+    width = tables.columns()
+    typer.echo(f"\n{_REST if width is None else textwrap.fill(_REST, width)}")
 
 
 _REST = (

@@ -32,6 +32,7 @@ def open_source(
     from aprgraph.graph.arithmetics import PLAIN  # noqa: PLC0415
     from aprgraph.graph.errors import ArtifactError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
+    from aprgraph.graph.near_names import did_you_mean_path  # noqa: PLC0415
     from aprgraph.graph.sources.checkpoint import is_checkpoint  # noqa: PLC0415
 
     overrides = parse_overrides(override_kv)
@@ -51,7 +52,10 @@ def open_source(
     if model is not None:
         raise ArtifactError(f"{chosen}: --model goes with an artifact directory, and this is none")
     if not os.path.lexists(chosen):
-        raise ArtifactError(f"{chosen}: not there; expected a GGUF file, an .apr file, a checkpoint, or the directory of an artifact")
+        raise ArtifactError(
+            f"{chosen}: not there{did_you_mean_path(chosen)}; "
+            "expected a GGUF file, an .apr file, a checkpoint, or the directory of an artifact"
+        )
     loaded = load(chosen, overrides, ignore)
     return loaded.find_cached(target or "llvm", arithmetic=arithmetic or PLAIN) or loaded
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import textwrap
@@ -16,9 +15,7 @@ _NARROWEST = 20
 
 def columns() -> int | None:
     """How wide the lines of a person's terminal are; None where a pipe or a file takes them, and they are whole."""
-    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
-        return None
-    return shutil.get_terminal_size().columns
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def format_table(

@@ -20,7 +20,8 @@ from typing import Any
 from aprgraph.graph.arithmetics import PLAIN, parse_arithmetic
 from aprgraph.graph.errors import AprgraphError, PlanError, shown
 from aprgraph.graph.metadata import parse_overrides
-from aprgraph.graph.near_names import did_you_mean_one_of
+from aprgraph.graph.near_names import did_you_mean_one_of, did_you_mean_path
+from aprgraph.graph.sources.path_kind import TAKEN, kind_of_path
 from aprgraph.runtime.remote.address import parse_remote
 from aprgraph.sweep.cells import Recording
 
@@ -99,8 +100,15 @@ def read_matrix(path: Path) -> Matrix:
             )
         document = toml.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
-        raise PlanError(f"{path}: cannot be read ({error.strerror}); expected a matrix, such as docs/many-machines.md shows") from None
+        kind = kind_of_path(path)
+        if kind is not None and path.is_dir():
+            raise PlanError(f"{path}: not a matrix but {kind.what}; ", kind.advice) from None
+        why = f"{error.strerror}{did_you_mean_path(path)}"
+        raise PlanError(f"{path}: cannot be read ({why}); expected a matrix, such as docs/many-machines.md shows") from None
     except (toml.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        kind = kind_of_path(path)
+        if kind is not None and kind.name in TAKEN:
+            raise PlanError(f"{path}: not a matrix but {kind.what}; ", kind.advice) from None
         raise PlanError(f"{path}: no TOML ({shown(str(error))}); correct the file") from None
     return _Reader(path).matrix(document)
 

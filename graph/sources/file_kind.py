@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aprgraph.graph.arguments import INSPECT, MODELS
+from aprgraph.graph.arguments import AUDIT, DIFF, INSPECT, MODELS, RUN, Command
 from aprgraph.graph.errors import shown
 from aprgraph.graph.message import Message
+from aprgraph.graph.words import listed
 
 #: Bytes of a file's beginning that suffice to know it.
 HEAD_BYTES = 1024
@@ -29,12 +30,27 @@ KINDS_WITH_WEIGHTS = frozenset((
 #: What a text of ASCII holds, and how long one is at least.
 _TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
 _LEAST_TEXT = 8
+#: So many files of a folder are named.
+_NAMED = 3
 
 _CONVERT = "convert the model with llama.cpp's convert_hf_to_gguf.py"
 _OLD_GGML = "llama.cpp's format before GGUF (August 2023), which nothing reads any more; download or convert the model as GGUF"
 _AGAIN = "download the file again"
 _TEXT_ONLY = "aprgraph traces text models: give the file of one"
 _OTHER = "aprgraph reads GGUF: convert the model that it was made from"
+
+
+def taken_by(*commands: Command, what: str = "it") -> Message:
+    """``it is for `aprgraph diff` and `aprgraph inspect```."""
+    parts: list[str | Command] = [f"{what} is for `", commands[0]]
+    for index, command in enumerate(commands[1:], 2):
+        parts += ["` and `" if index == len(commands) else "`, `", command]
+    return Message(*parts, "`")
+
+
+#: What to do with what is no model, where a model belongs.
+_GIVE = "give the model's .gguf file; "
+OF_TRACES, OF_TENSORS, OF_ARTIFACTS = (DIFF, AUDIT, INSPECT), (INSPECT, DIFF, AUDIT), (RUN, INSPECT)
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,12 @@ def _begins(*magics: bytes) -> Callable[[bytes], bool]:
 def _is_safetensors(head: bytes) -> bool:
     """Eight bytes of length, then a JSON object."""
     return len(head) > 9 and 2 <= int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{"
+
+
+def _is_npz(head: bytes) -> bool:
+    """A ZIP archive whose first member is a .npy file (the length of its name is at byte 26, and the name at 30)."""
+    length = int.from_bytes(head[26:28], "little")
+    return head.startswith(b"PK\x03\x04") and head[30 : 30 + length].endswith(b".npy")
 
 
 def _is_torch_zip(head: bytes) -> bool:
@@ -121,6 +143,10 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
         _is_torch_zip,
         FileKind("pytorch", "a PyTorch checkpoint", f"aprgraph does not read checkpoints: {_CONVERT} from the folder that it lies in"),
     ),
+    (
+        _is_npz,
+        FileKind("npz", "an archive of NumPy arrays (.npz)", Message(_GIVE, taken_by(*OF_TRACES, what="what another program recorded"))),
+    ),
     (_begins(b"PK\x03\x04", b"PK\x05\x06"), FileKind("zip", "a ZIP archive", "unpack it first")),
     (
         lambda head: _is_gguf_of(2, "big")(head) or _is_gguf_of(3, "big")(head),
@@ -145,7 +171,7 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (_is_old_imatrix, _IMATRIX),
     (
         _begins(b"APRT"),
-        FileKind("aprt", "an APRT file, one tensor of a trace", Message("give the model's .gguf file; `", INSPECT, "` shows a tensor")),
+        FileKind("aprt", "an APRT file, one tensor of a trace", Message(_GIVE, taken_by(*OF_TENSORS, what="a tensor"))),
     ),
     (
         _begins(b"APR1"),
@@ -158,7 +184,7 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
         ),
     ),
     (_begins(b"MZqFpD"), FileKind("llamafile", "a llamafile, a program with a model in it", "unpack the .gguf from it with `unzip`")),
-    (_begins(b"\x93NUMPY"), FileKind("npy", "a NumPy array", "give the model's .gguf file")),
+    (_begins(b"\x93NUMPY"), FileKind("npy", "a NumPy array", Message(_GIVE, taken_by(*OF_TENSORS, what="a tensor")))),
     (_begins(b"\x89HDF\r\n"), FileKind("hdf5", "an HDF5 file", _OTHER)),
     (lambda head: head[4:8] == b"TFL3", FileKind("tflite", "a TensorFlow Lite model", _OTHER)),
     (_is_pickle, FileKind("pickle", "a Python pickle, as older PyTorch checkpoints are", f"aprgraph reads GGUF: {_CONVERT}")),
@@ -185,15 +211,9 @@ def kind_of_folder(folder: Path) -> FileKind | None:
         return None
     models = [name for name in names if name.endswith(".gguf")]
     if "trace.json" in names or any(name.startswith("layer-") for name in names):
-        return FileKind(
-            "trace", "a trace", Message("give the model's .gguf file; `", INSPECT, "` reads all of a trace, and says what of it is damaged")
-        )
+        return FileKind("trace", "a trace", Message(_GIVE, taken_by(*OF_TRACES, what="a trace")))
     if "artifact.json" in names:
-        return FileKind(
-            "artifact",
-            "an artifact, which holds no weights",
-            Message("give the model's .gguf file; `", INSPECT, "` shows an artifact"),
-        )
+        return FileKind("artifact", "an artifact, which holds no weights", Message(_GIVE, taken_by(*OF_ARTIFACTS, what="an artifact")))
     if models:
         more = " …" if len(models) > 3 else ""
         return FileKind("folder", "a folder", f"give one of its files: {', '.join(shown(name) for name in models[:3])}{more}")
@@ -209,7 +229,18 @@ def kind_of_folder(folder: Path) -> FileKind | None:
 def folder_in_words(folder: Path) -> str:
     """What a folder is that is given for a model, and what to do, for messages."""
     kind = kind_of_folder(folder)
-    return "a folder; give the path of a .gguf file" if kind is None else Message(f"{kind.what}, not a GGUF file; ", kind.advice)
+    if kind is None:
+        return f"{what_is_in(folder)}; give the path of a .gguf file"
+    return Message(f"{kind.what}, not a GGUF file; ", kind.advice)
+
+
+def what_is_in(folder: Path) -> str:
+    """A folder in which nothing is known, in words: ``a folder with 'a.txt', 'b.txt'``."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        return f"a folder that cannot be read ({error.strerror})"
+    return f"a folder with {listed(map(shown, names), _NAMED)}" if names else "an empty folder"
 
 
 # -- GGUF files that are no whole model ---------------------------------------------------------------------------------------

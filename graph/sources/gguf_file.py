@@ -55,7 +55,7 @@ class GGUFFile:
         self.path = Path(path)
         self.faults = faults
         if self.path.is_dir():
-            raise ModelFileError(f"{self.path}: {folder_in_words(self.path)}")
+            raise ModelFileError(f"{self.path}: ", folder_in_words(self.path))
         self._file = MappedFile(self.path, "a GGUF file", "a .gguf file")
         head = self.mapping[:HEAD_BYTES]
         if not head.startswith(MAGIC) or kind_of_bytes(head) is not None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelFileError
+from aprgraph.graph.near_names import did_you_mean_path
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes
 from aprgraph.graph.sources.pieces import note_read, pieces_of, refuse
 
@@ -63,7 +64,9 @@ class MappedFile:
                 raise ModelFileError(f"{path}: not {what} but {kind.what}; {kind.advice}")
             self.mapping = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise ModelFileError(f"{path}: cannot be opened: {error.strerror}; give the path of {expected}") from None
+            raise ModelFileError(
+                f"{path}: cannot be opened: {error.strerror}{did_you_mean_path(path)}; give the path of {expected}"
+            ) from None
         except ValueError as error:  # a path with a NUL in it, or a file that was emptied meanwhile
             raise ModelFileError(f"{str(path)!r}: cannot be opened: {error}; give the path of {expected}") from None
         self._is_another = descriptor is not None

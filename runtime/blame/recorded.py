@@ -213,5 +213,6 @@ def tokens_of(trace: Trace, given: Sequence[int] | None) -> tuple[int, ...] | No
     if given is None:
         return known
     if known is not None and known != tuple(given):
-        raise ComparisonError(f"{trace.directory}: its manifest names other tokens than those that were given; leave them out")
+        holder = "its manifest" if trace.has_manifest else "its array of token ids"
+        raise ComparisonError(f"{trace.directory}: {holder} names other tokens than those that were given; leave them out")
     return tuple(given)

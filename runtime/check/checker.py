@@ -10,8 +10,9 @@ from pathlib import Path
 from aprgraph.graph.arguments import QUICK
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError
 from aprgraph.graph.message import Message
+from aprgraph.graph.near_names import did_you_mean_path
 from aprgraph.graph.sources.checkpoint import Checkpoint, is_checkpoint
-from aprgraph.graph.sources.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf
+from aprgraph.graph.sources.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf, what_is_in
 from aprgraph.graph.sources.open import begins_a_model, open_source
 from aprgraph.graph.sources.source import Source, TensorFault
 from aprgraph.graph.sources.split_gguf import SplitError
@@ -145,10 +146,11 @@ def _other_kind(path: Path) -> FileKind | None:
         if path.is_dir():
             kind = kind_of_folder(path)
             if kind is None:
-                raise ModelFileError(f"{path}: a folder; give the path of a .gguf file")
+                raise ModelFileError(f"{path}: {what_is_in(path)}; give the path of a .gguf file")
             return kind
         if not path.is_file():
-            raise ModelFileError(f"{path}: {'not a regular file' if path.exists() else 'not there'}; give the path of a .gguf file")
+            what = "not a regular file" if path.exists() else f"not there{did_you_mean_path(path)}"
+            raise ModelFileError(f"{path}: {what}; give the path of a .gguf file")
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:

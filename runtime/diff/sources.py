@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from aprgraph.graph.errors import ComparisonError, TraceError, shown
+from aprgraph.graph.near_names import did_you_mean_path
+from aprgraph.graph.sources.path_kind import TAKEN, kind_of_path
 from aprgraph.runtime.trace.aprt import read_header
 from aprgraph.runtime.trace.foreign import ARRAYS, is_foreign_file, open_with_names
-from aprgraph.runtime.trace.manifest import MANIFEST, TraceEntry
+from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceEntry
 from aprgraph.runtime.trace.names import NameRules
 from aprgraph.runtime.trace.reader import Trace
 
@@ -71,12 +73,28 @@ def open_source(side: Source) -> Trace:
     if is_file(path):
         return _open_file(path)
     if not path.exists():
-        raise TraceError(f"{path}: no such file or directory; expected a trace directory, or an APRT file (.bin)")
+        meant = did_you_mean_path(path)
+        raise TraceError(f"{path}: no such file or directory{meant}; expected a trace directory, or an APRT file (.bin)")
     return Trace.open(path)
+
+
+def _require_tensor(path: Path) -> None:
+    """Raise TraceError for a file that is something else, as far as that is known."""
+    kind = kind_of_path(path)
+    if path.name in (MANIFEST, MARKER):
+        raise TraceError(f"{path}: is what a trace says of itself; give its folder, {path.parent}")
+    if kind is None or kind.name in ("aprt", "empty", "text"):
+        return
+    if kind.name in ("npz", "npy"):  # under another name, or it would have been read
+        advice = f"it is read where its name ends in .{kind.name}"
+    else:
+        advice = kind.advice if kind.name in TAKEN else "docs/captures.md lists what is read, such as .npz files of arrays"
+    raise TraceError(f"{path}: not a trace, nor an APRT file, but {kind.what}; ", advice)
 
 
 def _open_file(path: Path) -> Trace:
     """A trace of this one file. The manifest above it, if it lists the file, tells its shape, tokens and graph."""
+    _require_tensor(path)
     inside = path.absolute()
     # A file lies at most two folders deep: step-<i>/layer-<N>/<stage>.bin.
     for depth, directory in enumerate(list(inside.parents)[:3]):

@@ -11,6 +11,7 @@ from pathlib import Path
 from aprgraph.graph.arguments import REPRO, RUN
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.message import Message
+from aprgraph.graph.sources.file_kind import what_is_in
 from aprgraph.graph.stage_suggestions import is_known_elsewhere, nearest_part, nearest_stage, remark_on
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import and_more, listed
@@ -193,7 +194,7 @@ def _place(stage: str, layer: int | None, step: int) -> str:
 
 
 def describe_strangers(directory: Path, unread: Collection[Unread], apart: dict[str, str]) -> str:
-    """What a directory holds of which nothing could be read, in words for an error; empty for an empty one."""
+    """What a directory holds of which nothing could be read, in words for an error."""
     names = {path.name for path in directory.iterdir()}
     if "artifact.json" in names:
         return Message("it is an artifact; give the directory of a trace, which `", RUN, "` writes")
@@ -205,4 +206,4 @@ def describe_strangers(directory: Path, unread: Collection[Unread], apart: dict[
         return f"found {'; '.join(one.sentence for one in list(unread)[:_SHOWN])}{and_more(list(unread)[_SHOWN:])}"
     if names & {"config.json", "tokenizer.json"} or any(name.endswith(".gguf") for name in names):
         return Message("it holds a model; run it first, with `", RUN, "` or in your own engine")
-    return ""
+    return f"it is {what_is_in(directory)}"

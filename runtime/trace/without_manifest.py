@@ -38,7 +38,8 @@ def read_without_manifest(directory: Path) -> tuple[list[TraceEntry], list[Unrea
         strangers = describe_strangers(directory, unread, folder.apart)
         raise TraceError(
             f"{directory}: holds neither a manifest ({MANIFEST}) nor APRT files of known stages (layer-<N>/<stage>.bin)",
-            *(("; ", strangers) if strangers else ()),
+            "; ",
+            strangers,
         )
     return list(entries.values()), unread
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aprgraph.cli import tables
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.families import FAMILIES
 from tests.support.cli import fails, run_cli
@@ -25,7 +26,7 @@ def test_every_family_and_format_is_listed() -> None:
 def test_the_lists_fit_a_terminal(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is folded there is whole in a pipe."""
     piped = run_cli(*command).out
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(tables, "columns", lambda: 80)
     shown = run_cli(*command).out
     assert max(map(len, shown.splitlines())) <= (113 if command == ["stages"] else 80)  # of the letters below it
     assert max(map(len, piped.splitlines())) > 80

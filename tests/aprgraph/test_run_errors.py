@@ -214,7 +214,9 @@ def test_a_target_that_there_is_not(model_path: Path) -> None:
 
 def test_a_folder_that_is_no_artifact(here: Path) -> None:
     (here / "d").mkdir()
-    assert fails("run", "d").startswith("d: not an artifact (no artifact.json); make one with `aprgraph compile MODEL.gguf`")
+    assert fails("run", "d").startswith(
+        "d: not an artifact (no artifact.json) but an empty folder; make one with `aprgraph compile MODEL.gguf`"
+    )
 
 
 def test_the_model_of_an_artifact(tiny: CompiledModel, here: Path) -> None:

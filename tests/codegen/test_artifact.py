@@ -341,11 +341,11 @@ def test_manifests_that_are_none(copy: Path) -> None:
 
 
 def test_what_is_no_artifact(tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "no"):
-        with pytest.raises(
-            ArtifactError, match=r"not an artifact \(no artifact\.json\); make one with `aprgraph\.load\('MODEL\.gguf'\)\.compile\(\)`"
-        ):
-            read_artifact(place)
+    make = r"`aprgraph\.load\('MODEL\.gguf'\)\.compile\(\)`"
+    with pytest.raises(ArtifactError, match=rf"not an artifact \(no artifact\.json\) but an empty folder; make one with {make}$"):
+        read_artifact(tmp_path)
+    with pytest.raises(ArtifactError, match=rf"no: not there; expected the directory of an artifact, which {make} makes$"):
+        read_artifact(tmp_path / "no")
 
 
 # -- compiling into a place ---------------------------------------------------------------------------------------------

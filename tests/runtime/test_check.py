@@ -392,7 +392,7 @@ def test_of_an_adapter_the_numbers_alone_are_judged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("make", "message"), [
     (lambda path: None, "not there"),
-    (lambda path: path.mkdir(), "a folder; give the path"),
+    (lambda path: path.mkdir(), "an empty folder; give the path"),
     (lambda path: path.write_bytes(b"\1\2\3\4\5"), r"nor anything else that is known here: begins with b'\\x01\\x02\\x03\\x04'"),
 ])  # fmt: skip
 def test_what_cannot_be_checked(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:

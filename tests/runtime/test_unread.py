@@ -125,7 +125,8 @@ def test_a_trace_inside_is_one_by_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("files", "message"), [
-    ([], r"\(layer-<N>/<stage>\.bin\)$"),
+    ([], r"\(layer-<N>/<stage>\.bin\); it is an empty folder$"),
+    (["a.txt", "b.md", "c.md", "d.md"], r"; it is a folder with 'a\.txt', 'b\.md', 'c\.md' and 1 more$"),
     (["layer_0/ffn_swiglu.bin"], r"; found layer_0/ffn_swiglu\.bin: no APRT file, and no place of a stage; did you mean layer-0/ffn_swigl\.bin\?$"),
     ([f"layer_{i}/mlp.dat" for i in range(9)], "and 5 more$"),
     (["artifact.json"], "; it is an artifact; give the directory of a trace, which `CompiledModel.run` writes$"),
@@ -156,7 +157,7 @@ def test_a_file_of_arrays_in_place_of_an_aprt_file(tmp_path: Path) -> None:
     for name in ("a.npy", "a.npz"):
         path = (tmp_path / name).rename(tmp_path / f"{name}.bin")
         message = fails("diff", path, path)
-        assert message.endswith("not an APRT file; it looks like a file of NumPy or torch: aprgraph.Trace.write makes a trace of arrays")
+        assert message.endswith(f"; it is read where its name ends in {name[1:]}")
 
 
 def test_names_that_tell_nothing() -> None:

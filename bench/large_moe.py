@@ -16,91 +16,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter
+from random_model import SHAPES, write_model
 
-# The repository behind the installed package: its folder `aprgraph` is the front door alone, and `tests` lies nowhere else.
-_HERE = Path(__file__).resolve().parent
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (_HERE, _HERE.parent)] + [str(_HERE.parent)]
+import aprgraph
 
-import aprgraph  # noqa: E402 -- with the path above
-from aprgraph.graph.block_formats import BLOCK_FORMATS  # noqa: E402
-from tests.support.tiny_blocks import random_blocks  # noqa: E402
-
-HIDDEN, HEADS, KV_HEADS, HEAD = 2048, 32, 4, 128
-EXPERTS, USED, EXPERT_FFN, VOCABULARY = 128, 8, 768, 151936
 TOKENS = [9707, 11, 1879, 0, 3555, 374, 220, 17, 10, 17, 30]
-_POOL_BYTES = 64 << 20
-
-
-def shapes(layers: int) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {"token_embd.weight": (VOCABULARY, HIDDEN)}
-    for layer in range(layers):
-        own = {
-            "attn_norm": (HIDDEN,), "attn_q": (HEADS * HEAD, HIDDEN), "attn_k": (KV_HEADS * HEAD, HIDDEN),
-            "attn_v": (KV_HEADS * HEAD, HIDDEN),
-            "attn_q_norm": (HEAD,), "attn_k_norm": (HEAD,), "attn_output": (HIDDEN, HEADS * HEAD), "ffn_norm": (HIDDEN,),
-            "ffn_gate_inp": (EXPERTS, HIDDEN), "ffn_gate_exps": (EXPERTS, EXPERT_FFN, HIDDEN), "ffn_up_exps": (EXPERTS, EXPERT_FFN, HIDDEN),
-            "ffn_down_exps": (EXPERTS, HIDDEN, EXPERT_FFN),
-        }  # fmt: skip
-        found |= {f"blk.{layer}.{name}.weight": dims for name, dims in own.items()}
-    return found | {"output_norm.weight": (HIDDEN,), "output.weight": (VOCABULARY, HIDDEN)}
-
-
-def write_model(path: Path, fmt: str, layers: int) -> None:
-    writer = GGUFWriter(path, "qwen3moe")
-    writer.add_block_count(layers)
-    writer.add_context_length(32768)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_feed_forward_length(6144)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_key_length(HEAD)
-    writer.add_value_length(HEAD)
-    writer.add_expert_count(EXPERTS)
-    writer.add_expert_used_count(USED)
-    writer.add_expert_feed_forward_length(EXPERT_FFN)
-    writer.add_layer_norm_rms_eps(1e-6)
-    random = np.random.default_rng(0)
-    kinds: dict[str, str] = {}
-    for name, dims in shapes(layers).items():
-        kinds[name] = "F32" if len(dims) == 1 or "gate_inp" in name else fmt
-        kind, block = GGMLQuantizationType[kinds[name]], BLOCK_FORMATS[kinds[name]]
-        nbytes = math.prod(dims[:-1]) * block.row_bytes(dims[-1])
-        raw_dims = dims if kinds[name] == "F32" else (*dims[:-1], block.row_bytes(dims[-1]))
-        writer.add_tensor_info(name, raw_dims, np.dtype(np.float32 if kinds[name] == "F32" else np.uint8), nbytes, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    pools: dict[int, np.ndarray] = {}
-    assert writer.fout is not None
-    file = writer.fout[0]
-    for name, dims in shapes(layers).items():
-        writer.write_padding(file, file.tell())
-        deviation = dims[-1] ** -0.5
-        if kinds[name] == "F32":
-            values = random.standard_normal(dims) * deviation * 2 if len(dims) > 1 else 1 + 0.1 * random.standard_normal(dims)
-            file.write(values.astype("<f4").tobytes())
-            continue
-        block = BLOCK_FORMATS[fmt]
-        left = math.prod(dims[:-1]) * block.row_bytes(dims[-1])
-        if dims[-1] not in pools:
-            pools[dims[-1]] = random_blocks(fmt, _POOL_BYTES // block.block_bytes * block.elements, deviation, random)
-        pool = pools[dims[-1]]
-        start = int(random.integers(0, len(pool) // block.block_bytes)) * block.block_bytes
-        while left:
-            piece = pool[start : start + left]
-            file.write(piece.data)
-            left, start = left - len(piece), 0
-    writer.close()
-
 
 _MEASURED = """
 import json, resource, sys, time
@@ -133,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.model.exists():
         start = time.perf_counter()
-        write_model(options.model, options.format, options.layers)
+        write_model(options.model, SHAPES["qwen3-30b-a3b"], options.format, options.layers)
         print(f"wrote {options.model}, {options.model.stat().st_size / 1e9:.1f} GB, in {time.perf_counter() - start:.0f} s")
     last = options.layers - 1
     with tempfile.TemporaryDirectory() as scratch:

@@ -30,17 +30,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--scratch", default=tempfile.gettempdir(), help="where both sides write")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="prompts of so many tokens")
+    parser.add_argument("--arithmetic", default="plain", help="of aprgraph")
+    parser.add_argument("--modes", default="plain,dump")
     options = parser.parse_args()
     common = (options.model, str(options.threads), options.scratch)
-    ours, theirs = Worker(sys.executable, "worker_aprgraph.py", *common), Worker(options.llama_python, "worker_llama.py", *common)
+    ours, theirs = (
+        Worker(sys.executable, "worker_aprgraph.py", *common, options.arithmetic),
+        Worker(options.llama_python, "worker_llama.py", *common),
+    )
     print(f"{options.threads} threads, {options.rounds} rounds")
     for worker in (ours, theirs):
         print(f"{worker.info['name']}: {worker.info['system']}")
     print(
         f"{'tokens':>6}  {'mode':5}  {'aprgraph ms':>11}  {'llama.cpp ms':>12}  {'ratio':>6}  {'spread of ratios':>16}  {'MB written':>16}"
     )
-    for dump in (False, True):
-        for count in SIZES:
+    for dump in (mode == "dump" for mode in options.modes.split(",")):
+        for count in map(int, options.sizes.split(",")):
             tokens = [100 + i for i in range(count)]
             pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
             for _ in range(options.rounds + 2):

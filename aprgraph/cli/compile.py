@@ -29,7 +29,8 @@ def compile_command(
         ),
     ] = None,
     cpu: Annotated[
-        str | None, typer.Option("--cpu", help="x86-64-v2, -v3, -v4, aarch64 or aarch64-dotprod, for another machine [this one's].")
+        str | None,
+        typer.Option("--cpu", help="x86-64-v2, -v3, -v4, -v4-vnni, aarch64, aarch64-dotprod, for another machine [this one's]."),
     ] = None,
     arch: Annotated[
         list[str] | None,

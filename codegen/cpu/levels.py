@@ -20,7 +20,11 @@ from aprgraph.graph.errors import ArtifactError, UnsupportedModelError, shown
 _V2 = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
 _V3 = (*_V2, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_V4_VNNI = (*_V4, "avx512_vnni")
 _NEON = ("fp", "asimd")
+
+#: What LLVM calls a CPU of which nothing is known but the machine.
+_ANY = "generic"
 
 #: The machines, as uname(2) and LLVM name them.
 X86_64, AARCH64 = "x86_64", "aarch64"
@@ -32,7 +36,7 @@ class Cpu:
 
     ``lanes`` is how many f32 a vector holds: sums over a row are kept in that many partial sums, so it is part of the
     arithmetic. ``registers`` is the number of vectors that there are registers for. ``flags`` are names in /proc/cpuinfo.
-    ``features`` are what LLVM calls those that it is to use; where there are none, ``name`` is a CPU of LLVM's.
+    ``features`` are what LLVM calls those that it is to use beside those of its CPU ``model``, where that is not ``name``.
     """
 
     name: str
@@ -42,11 +46,17 @@ class Cpu:
     flags: tuple[str, ...]
     machine: str = X86_64
     features: tuple[str, ...] = ()
+    model: str = ""
 
     @property
     def has_sdot(self) -> bool:
         """Whether it multiplies and adds four bytes by one instruction of ARM's."""
         return "dotprod" in self.features
+
+    @property
+    def has_vnni(self) -> bool:
+        """Whether it multiplies and adds four bytes by one instruction of AVX-512."""
+        return "avx512vnni" in self.features
 
 
 CPUS: dict[str, Cpu] = {
@@ -55,8 +65,9 @@ CPUS: dict[str, Cpu] = {
         Cpu("x86-64-v2", 4, 16, fma=False, flags=_V2),
         Cpu("x86-64-v3", 8, 16, fma=True, flags=_V3),
         Cpu("x86-64-v4", 16, 32, fma=True, flags=_V4),
-        Cpu("aarch64", 8, 16, fma=True, flags=_NEON, machine=AARCH64, features=("neon",)),
-        Cpu("aarch64-dotprod", 8, 16, fma=True, flags=(*_NEON, "asimddp"), machine=AARCH64, features=("neon", "dotprod")),
+        Cpu("x86-64-v4-vnni", 16, 32, fma=True, flags=_V4_VNNI, features=("avx512vnni",), model="x86-64-v4"),
+        Cpu("aarch64", 8, 16, fma=True, flags=_NEON, machine=AARCH64, features=("neon",), model=_ANY),
+        Cpu("aarch64-dotprod", 8, 16, fma=True, flags=(*_NEON, "asimddp"), machine=AARCH64, features=("neon", "dotprod"), model=_ANY),
     )
 }
 

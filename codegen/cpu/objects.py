@@ -30,7 +30,7 @@ def llvm_target(cpu: Cpu) -> Any:
     not there. Kernels gave the same bits, and models were as fast (linear layers to the percent, a softmax took an eighth longer,
     scores a tenth less), with up to a third less time to compile.
     """
-    told = {"mattr": [f"+{name}" for name in cpu.features]} if cpu.features else {"mcpu": cpu.name}
+    told = {"mcpu": cpu.model or cpu.name, "mattr": [f"+{name}" for name in cpu.features]}
     return Target({"kind": "llvm", "mtriple": f"{cpu.machine}-linux-gnu", "opt-level": 1, **told})
 
 

@@ -95,7 +95,7 @@ def test_without_a_linker_for_another_machine(model: Path, here: Path, monkeypat
 
 @pytest.mark.parametrize(("options", "expected"), [
     (["--target", "vulkan"], "unknown target 'vulkan'; expected one of llvm, cuda, reference"),
-    (["--cpu", "z80"], "unknown CPU 'z80'; expected one of x86-64-v2, x86-64-v3, x86-64-v4"),
+    (["--cpu", "z80"], "unknown CPU 'z80'; expected one of x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni"),
     (["-o", "file"], "file: is there, and is no artifact"),
     (["-o", "file/m.aprg"], "file/m.aprg: cannot be written: "),
     (["-o", "x" * 300], "cannot be written: File name too long"),

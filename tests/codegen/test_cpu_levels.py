@@ -11,7 +11,7 @@ from aprgraph.codegen.cpu import levels
 from aprgraph.codegen.cpu.levels import CPUS, check_machine, check_runs_here, find_cpu, machine_flags, native_cpu
 from aprgraph.graph.errors import ArtifactError, UnsupportedModelError
 
-V2, V3, V4, A64, A64_DOTPROD = CPUS.values()
+V2, V3, V4, V4_VNNI, A64, A64_DOTPROD = CPUS.values()
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +27,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch, flags: Iterable[str]) -> None:
 
 
 def test_levels_build_on_each_other() -> None:
-    assert [*CPUS] == ["x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "aarch64-dotprod"]
-    assert set(V2.flags) < set(V3.flags) < set(V4.flags)
+    assert [*CPUS] == ["x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4-vnni", "aarch64", "aarch64-dotprod"]
+    assert set(V2.flags) < set(V3.flags) < set(V4.flags) < set(V4_VNNI.flags)
     assert set(A64.flags) < set(A64_DOTPROD.flags)
-    assert (V2.lanes, V3.lanes, V4.lanes) == (4, 8, 16)
+    assert (V2.lanes, V3.lanes, V4.lanes, V4_VNNI.lanes) == (4, 8, 16, 16)
     assert A64.lanes == A64_DOTPROD.lanes == V3.lanes  # so that sums have the same order
 
 
@@ -61,7 +61,7 @@ def test_names() -> None:
     assert find_cpu("x86-64-v3") is V3
     for name in ("x86-64-v5", "", "skylake", "X86-64-V3"):
         with pytest.raises(
-            ArtifactError, match="unknown CPU .*; expected one of x86-64-v2, x86-64-v3, x86-64-v4, aarch64, aarch64-dotprod"
+            ArtifactError, match="unknown CPU .*; expected one of x86-64-v2, x86-64-v3, x86-64-v4, x86-64-v4-vnni, aarch64, aarch64-dotprod"
         ):
             find_cpu(name)
 

@@ -1,56 +1,90 @@
-"""Integer dot products of 32 elements of 8 bits, by the instructions that every CPU level has for them."""
+"""Dot products of bytes, four at a time, for several rows of a weight side by side: by the instructions of each CPU level."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import AARCH64, Cpu
-from aprgraph.codegen.tir import Buffer, Expr, i64
+from aprgraph.codegen.tir import Buffer, Expr, i64, registers
 
-#: Elements of a dot product, and the sums that it gives: each of four elements.
-WIDTH, LANES = 32, 8
-#: Elements that share a whole number: half of a dot product.
-_HALF = WIDTH // 2
+#: Bytes of one row in a vector: what one 32-bit lane holds.
+FOUR = 4
+#: Bytes of a register of SSE and NEON, and of one table that is looked up in.
+_SIXTEEN = 16
 #: f32 in a vector from which on an x86-64 level has these instructions for 32 bytes, and not for 16.
 _WIDE = 8
-#: Bytes of a register of NEON.
-_NEON = 16
+
+#: A vector of weights, as the instructions take it; the last of them is that of the weights themselves.
+Weights = tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Word:
+    """Four elements of x, as an i32; and, where weights have an ``offset``, their sum times that, taken off."""
+
+    elements: Expr
+    offset: Expr | None = None
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """``scales`` as the dot product made them, and ``sums``, i32 [rows], that products are added to.
+
+    ``is_short``: four products are less than 2^15.
+    """
+
+    scales: Expr
+    sums: Expr
+    is_short: bool
 
 
 class IntegerDot(ABC):
-    """Emits the expressions of one CPU level. Whole numbers are exact, so that all levels give the same."""
+    """Emits expressions for ``rows`` rows side by side: i32 [rows], or u8 [4 · rows], of which lane r holds four elements of row r.
+
+    Whole numbers are exact, so that all levels give the same. x is from -127 on.
+    """
+
+    rows = 8
 
     @abstractmethod
-    def prepared(self, weights: Expr, *, signed: bool) -> Expr:
-        """What ``fours`` takes of u8 [32], which are ``signed`` numbers of 8 bits or unsigned ones of 7: for all that they meet."""
+    def prepared(self, weights: Expr, *, signed: bool) -> Weights:
+        """What ``products`` takes of u8 [4 · rows], ``signed`` numbers of 8 bits or unsigned ones (of 7, where offset() is 0)."""
 
-    @abstractmethod
-    def scales(self, low: Expr, high: Expr, *, alike: bool) -> Expr:
-        """What ``fours`` takes of the whole numbers for the first 16 and the last 16 elements; ``alike``: they are the same."""
+    def offset(self, signed: bool, offset: int, scaled: bool) -> int:
+        """By how much weights are to be more than they are, so that they are unsigned; 0 to take them as they are.
 
-    @abstractmethod
-    def fours(self, prepared: Expr, signs: Expr | None, x: Expr, scales: Expr | None) -> Expr:
-        """The products with x, i8 [32], of what is ``prepared``, four of them added, and times ``scales`` if there are some: i32 [8].
-
-        ``signs`` are the weights themselves where they are signed. x is from -127 on.
+        ``offset`` is by how much they are more as they lie in memory, and ``scaled`` whether their products are multiplied by ``scales``.
         """
+        del signed, offset, scaled
+        return 0
+
+    @abstractmethod
+    def scales(self, whole: Expr) -> Expr:
+        """What ``products`` takes of a whole number of 16 bits for each row, i32 [rows]."""
+
+    @abstractmethod
+    def products(self, weights: Weights, x: Word, *, signed: bool, scaled: Scaled | None) -> Expr:
+        """The products of each row with x, four of them added: i32 [rows]. With ``scaled`` times its scales, and added to its sums."""
 
     @abstractmethod
     def multiply_pairs(self, a: Expr, b: Expr) -> Expr:
-        """The products of i16 [16] or [8], two of them added: i32 of half as many."""
+        """The products of two i16 of each row, in i32 [rows], with those of one i32, added: i32 [rows]."""
 
     @abstractmethod
-    def look_up(self, table: Expr, index: Expr) -> Expr:
-        """The bytes of ``table``, u8 [16], at u8 [16], each below 16."""
+    def look_up(self, table: Sequence[int], index: Expr) -> Expr:
+        """The bytes of a table of 16 at u8 [4 · rows], each below 16."""
 
 
 def integer_dot(cpu: Cpu) -> IntegerDot:
     """That of a CPU."""
-    return _Neon(has_sdot=cpu.has_sdot) if cpu.machine == AARCH64 else _X86(is_wide=cpu.lanes >= _WIDE)
+    if cpu.machine == AARCH64:
+        return _Neon(has_sdot=cpu.has_sdot)
+    return _Vnni() if cpu.has_vnni else _X86(is_wide=cpu.lanes >= _WIDE)
 
 
 class _X86(IntegerDot):
@@ -59,37 +93,99 @@ class _X86(IntegerDot):
     def __init__(self, *, is_wide: bool) -> None:
         self._is_wide = is_wide
 
-    def prepared(self, weights: Expr, *, signed: bool) -> Expr:
-        """See ``IntegerDot.prepared``: the absolute values, as unsigned numbers."""
-        return self._call("psign.b", "int8", weights, weights) if signed else weights
+    def prepared(self, weights: Expr, *, signed: bool) -> Weights:
+        """See ``IntegerDot.prepared``: the absolute values, as unsigned numbers, and what has the signs."""
+        return (self._call("psign.b", "uint8", weights, weights), weights) if signed else (weights,)
 
-    def scales(self, low: Expr, high: Expr, *, alike: bool) -> Expr:
-        """See ``IntegerDot.scales``: i16 [16], for pairs of neighbours."""
-        return _spread(low, high, "int16", _HALF, alike=alike)
+    def scales(self, whole: Expr) -> Expr:
+        """See ``IntegerDot.scales``: i16 [2 · rows], for pairs of neighbours."""
+        return T.reinterpret(f"int16x{2 * self.rows}", whole & 0xFFFF | whole << 16)
 
-    def fours(self, prepared: Expr, signs: Expr | None, x: Expr, scales: Expr | None) -> Expr:
-        """See ``IntegerDot.fours``."""
-        pairs = self._call("pmadd.ub.sw", "int16", prepared, x if signs is None else self._call("psign.b", "int8", x, signs))
-        return self.multiply_pairs(pairs, tirx.Broadcast(tirx.IntImm("int16", 1), _HALF) if scales is None else scales)
+    def offset(self, signed: bool, offset: int, scaled: bool) -> int:
+        """See ``IntegerDot.offset``: signs cost more than a sum, if there is no factor before it."""
+        return offset if signed and not scaled else 0
+
+    def products(self, weights: Weights, x: Word, *, signed: bool, scaled: Scaled | None) -> Expr:
+        """See ``IntegerDot.products``."""
+        numbers = same_word(x.elements, self.rows, "int8")
+        if signed:
+            numbers = self._call("psign.b", "int8", numbers, weights[-1])
+        pairs = self._call("pmadd.ub.sw", "int16", weights[0], numbers)
+        if scaled is not None:
+            assert x.offset is None
+            return scaled.sums + self._call("pmadd.wd", "int32", pairs, scaled.scales)
+        fours = self._call("pmadd.wd", "int32", pairs, tirx.Broadcast(tirx.IntImm("int16", 1), 2 * self.rows))
+        return fours if x.offset is None else fours + tirx.Broadcast(x.offset, self.rows)
 
     def multiply_pairs(self, a: Expr, b: Expr) -> Expr:
         """See ``IntegerDot.multiply_pairs``."""
-        return self._call("pmadd.wd", "int32", a, b)
+        return self._call("pmadd.wd", "int32", T.reinterpret(f"int16x{2 * self.rows}", a), same_word(b, self.rows, "int16"))
 
-    def look_up(self, table: Expr, index: Expr) -> Expr:
+    def look_up(self, table: Sequence[int], index: Expr) -> Expr:
         """See ``IntegerDot.look_up``."""
-        kind = f"int8x{_HALF}"
-        operands = [T.reinterpret(kind, vector) for vector in (table, index)]
-        return T.reinterpret(f"u{kind}", T.call_llvm_pure_intrin(kind, "llvm.x86.ssse3.pshuf.b.128", *operands))
+        return self._call("pshuf.b", "uint8", bytes_of(list(table) * (lanes_of(index) // _SIXTEEN)), index)
 
     def _call(self, name: str, dtype: str, *operands: Expr) -> Expr:
         nbytes = lanes_of(operands[0]) * (1 if name != "pmadd.wd" else 2)
-        if nbytes == WIDTH and not self._is_wide:
-            return _by_parts(2, lambda *parts: self._call(name, dtype, *parts), *operands)
-        lanes = nbytes // {"int8": 1, "int16": 2, "int32": 4}[dtype]
-        short = {"psign.b": "ssse3.psign.b.128", "pmadd.ub.sw": "ssse3.pmadd.ub.sw.128", "pmadd.wd": "sse2.pmadd.wd"}[name]
-        intrinsic = f"llvm.x86.avx2.{name}" if nbytes == WIDTH else f"llvm.x86.{short}"
-        return T.call_llvm_pure_intrin(f"{dtype}x{lanes}", intrinsic, *operands)
+        if nbytes > _SIXTEEN and not self._is_wide:
+            return _by_parts(nbytes // _SIXTEEN, lambda *parts: self._call(name, dtype, *parts), *operands)
+        lanes = nbytes // {"uint8": 1, "int8": 1, "int16": 2, "int32": 4}[dtype]
+        short, wide = _INTRINSICS[name]
+        return T.call_llvm_pure_intrin(f"{dtype}x{lanes}", f"llvm.x86.{wide if nbytes > _SIXTEEN else short}", *operands)
+
+
+#: Names of LLVM's, for 16 bytes and for 32.
+_INTRINSICS = {
+    "psign.b": ("ssse3.psign.b.128", "avx2.psign.b"),
+    "pmadd.ub.sw": ("ssse3.pmadd.ub.sw.128", "avx2.pmadd.ub.sw"),
+    "pmadd.wd": ("sse2.pmadd.wd", "avx2.pmadd.wd"),
+    "pshuf.b": ("ssse3.pshuf.b.128", "avx2.pshuf.b"),
+}
+
+
+class _Vnni(IntegerDot):
+    """By one instruction of AVX-512 VNNI, which adds four products of unsigned bytes with signed ones, those of x."""
+
+    rows = 16
+
+    def offset(self, signed: bool, offset: int, scaled: bool) -> int:
+        """See ``IntegerDot.offset``: x is what has the signs."""
+        del scaled
+        return (offset or 128) if signed else 0
+
+    def prepared(self, weights: Expr, *, signed: bool) -> Weights:
+        """See ``IntegerDot.prepared``: as they are."""
+        assert not signed
+        return (weights,)
+
+    def scales(self, whole: Expr) -> Expr:
+        """See ``IntegerDot.scales``: as numbers of 16 bits, beside 0."""
+        return whole & 0xFFFF
+
+    def products(self, weights: Weights, x: Word, *, signed: bool, scaled: Scaled | None) -> Expr:
+        """See ``IntegerDot.products``."""
+        del signed
+        before = tirx.Broadcast(tirx.IntImm("int32", 0) if x.offset is None else x.offset, self.rows)
+        fours = self._call("vpdpbusd", before, weights[0], same_word(x.elements, self.rows, "int8"))
+        if scaled is None:
+            return fours
+        if not scaled.is_short:
+            return scaled.sums + fours * (scaled.scales << 16 >> 16)
+        # The upper halves of the four, which have their signs, meet the zeros.
+        return self._call("vpdpwssd", scaled.sums, *(T.reinterpret(f"int16x{2 * self.rows}", each) for each in (fours, scaled.scales)))
+
+    def multiply_pairs(self, a: Expr, b: Expr) -> Expr:
+        """See ``IntegerDot.multiply_pairs``."""
+        pairs = T.reinterpret(f"int16x{2 * self.rows}", a), same_word(b, self.rows, "int16")
+        return self._call("pmaddw.d", *pairs)
+
+    def look_up(self, table: Sequence[int], index: Expr) -> Expr:
+        """See ``IntegerDot.look_up``."""
+        whole = bytes_of(list(table) * (lanes_of(index) // _SIXTEEN))
+        return T.call_llvm_pure_intrin(f"uint8x{FOUR * self.rows}", "llvm.x86.avx512.pshuf.b.512", whole, index)
+
+    def _call(self, name: str, *operands: Expr) -> Expr:
+        return T.call_llvm_pure_intrin(f"int32x{self.rows}", f"llvm.x86.avx512.{name}.512", *operands)
 
 
 class _Neon(IntegerDot):
@@ -98,20 +194,21 @@ class _Neon(IntegerDot):
     def __init__(self, *, has_sdot: bool) -> None:
         self._has_sdot = has_sdot
 
-    def prepared(self, weights: Expr, *, signed: bool) -> Expr:
+    def prepared(self, weights: Expr, *, signed: bool) -> Weights:
         """See ``IntegerDot.prepared``: as they are."""
         del signed
-        return weights
+        return (weights,)
 
-    def scales(self, low: Expr, high: Expr, *, alike: bool) -> Expr:
-        """See ``IntegerDot.scales``: i32 [8], for four neighbours."""
-        return _spread(low, high, "int32", LANES, alike=alike)
+    def scales(self, whole: Expr) -> Expr:
+        """See ``IntegerDot.scales``: as they are."""
+        return whole
 
-    def fours(self, prepared: Expr, signs: Expr | None, x: Expr, scales: Expr | None) -> Expr:
-        """See ``IntegerDot.fours``."""
-        del signs
-        sums = _by_parts(WIDTH // _NEON, self._fours, T.reinterpret(f"int8x{WIDTH}", prepared), x)
-        return sums if scales is None else sums * scales
+    def products(self, weights: Weights, x: Word, *, signed: bool, scaled: Scaled | None) -> Expr:
+        """See ``IntegerDot.products``."""
+        del signed
+        numbers = T.reinterpret(f"int8x{FOUR * self.rows}", weights[0]), same_word(x.elements, self.rows, "int8")
+        fours = _by_parts(FOUR * self.rows // _SIXTEEN, self._fours, *numbers)
+        return fours if scaled is None else scaled.sums + fours * scaled.scales
 
     def _fours(self, w: Expr, x: Expr) -> Expr:
         """The same of i8 [16]: i32 [4]."""
@@ -129,30 +226,44 @@ class _Neon(IntegerDot):
             low, high = (_call_neon("smull", "int32x4", *(_part(vector, 2, part) for vector in (a, b))) for part in (0, 1))
             return _call_neon("addp", "int32x4", low, high)
 
-        return _by_parts(lanes_of(a) * 2 // _NEON, pairs, a, b)
+        numbers = T.reinterpret(f"int16x{2 * self.rows}", a), same_word(b, self.rows, "int16")
+        return _by_parts(FOUR * self.rows // _SIXTEEN, pairs, *numbers)
 
-    def look_up(self, table: Expr, index: Expr) -> Expr:
+    def look_up(self, table: Sequence[int], index: Expr) -> Expr:
         """See ``IntegerDot.look_up``."""
-        return _call_neon("tbl1", f"uint8x{_NEON}", table, index)
+        whole = bytes_of(list(table))
+        return _by_parts(lanes_of(index) // _SIXTEEN, lambda part: _call_neon("tbl1", f"uint8x{_SIXTEEN}", whole, part), index)
 
 
 def _call_neon(name: str, kind: str, *operands: Expr) -> Expr:
     return T.call_llvm_pure_intrin(kind, f"llvm.aarch64.neon.{name}", *operands)
 
 
-def _spread(low: Expr, high: Expr, dtype: str, lanes: int, *, alike: bool) -> Expr:
-    """Two whole numbers in the halves of a vector."""
-    if alike:
-        return tirx.Broadcast(T.Cast(dtype, low), lanes)
-    return joined(*(tirx.Broadcast(T.Cast(dtype, scale), lanes // 2) for scale in (low, high)))
+def total(parts: Sequence[Expr]) -> Expr:
+    """Their sum, from the first on."""
+    first, *others = parts
+    for each in others:
+        first = first + each
+    return first
 
 
-def _by_parts(count: int, function: Callable[..., Expr], *vectors: Expr) -> Expr:
-    """What ``function`` gives of each of ``count`` parts of ``vectors``, side by side."""
-    if count == 1:
-        return function(*vectors)
-    found = [function(*(_part(vector, count, part) for vector in vectors)) for part in range(count)]
-    return joined(*found)
+def same_word(word: Expr, rows: int, dtype: str) -> Expr:
+    """An i32 in every lane, as numbers of 8 or 16 bits."""
+    lanes = rows * FOUR // (1 if dtype.endswith("8") else 2)
+    return T.reinterpret(f"{dtype}x{lanes}", tirx.Broadcast(word, rows))
+
+
+def bytes_of(values: Sequence[int]) -> Expr:
+    """A vector of these bytes."""
+    return tirx.Shuffle([tirx.IntImm("uint8", value & 255) for value in values], _lanes(range(len(values))))
+
+
+def hold(vector: Expr) -> Expr:
+    """A vector in a register, for those who read it several times."""
+    lanes = lanes_of(vector)
+    kept = registers(lanes, dtype_of(vector))
+    store_vector(kept, 0, vector)
+    return load_vector(kept, 0, lanes)
 
 
 def lanes_of(vector: Expr) -> int:
@@ -166,20 +277,31 @@ def dtype_of(vector: Expr) -> str:
     return str(vector.ty).partition("x")[0]
 
 
-def joined(low: Expr, high: Expr) -> Expr:
-    """Two vectors as one."""
-    return tirx.Shuffle([low, high], [tirx.IntImm("int32", lane) for lane in range(2 * lanes_of(low))])
+def shuffled(vectors: Sequence[Expr], lanes: Sequence[int]) -> Expr:
+    """These lanes of vectors side by side."""
+    return tirx.Shuffle(list(vectors), _lanes(lanes))
+
+
+def joined(*vectors: Expr) -> Expr:
+    """Vectors side by side."""
+    return shuffled(vectors, range(sum(map(lanes_of, vectors))))
 
 
 def _part(vector: Expr, count: int, part: int) -> Expr:
     """One of ``count`` equal parts of a vector."""
     lanes = lanes_of(vector) // count
-    return tirx.Shuffle([vector], [tirx.IntImm("int32", part * lanes + lane) for lane in range(lanes)])
+    return shuffled([vector], range(part * lanes, (part + 1) * lanes))
 
 
-def vector_of(values: list[Expr]) -> Expr:
-    """Scalars as a vector."""
-    return tirx.Shuffle(values, [tirx.IntImm("int32", lane) for lane in range(len(values))])
+def _lanes(numbers: Sequence[int]) -> list[Expr]:
+    return [tirx.IntImm("int32", number) for number in numbers]
+
+
+def _by_parts(count: int, function: Callable[..., Expr], *vectors: Expr) -> Expr:
+    """What ``function`` gives of each of ``count`` parts of ``vectors``, side by side."""
+    if count == 1:
+        return function(*vectors)
+    return joined(*(function(*(_part(vector, count, part) for vector in vectors)) for part in range(count)))
 
 
 def load_vector(buffer: Buffer, at: int, lanes: int) -> Expr:

@@ -28,9 +28,8 @@ Store = Callable[[Expr, Expr], None]
 #: Gives the element of a buffer of bytes that is so many behind the first one of something.
 Bytes = Callable[[Expr], Expr]
 
-#: Bytes ahead of what is read that are asked for, and those of a line of the cache. The processor follows rows by itself, but not from one
-#: page to the next, and not where little else is computed.
-_AHEAD, _LINE = 2048, 64
+#: Bytes of a line of the cache.
+_LINE = 64
 #: A GGUF file aligns tensors to `general.alignment`, which may be as little as 8 bytes.
 _WEIGHT_ALIGNMENT = 8
 
@@ -159,15 +158,18 @@ class Weight:
         first = self._buffer.place((row, start))
         return self._buffer.elements[first if count == 1 else tirx.Ramp(first, i64(1), count)]
 
-    def prefetch(self, row: Expr, index: Expr) -> None:
-        """Ask the memory for what lies behind block ``index`` of a row, perhaps of the next one. Not of a weight in pieces."""
+    @property
+    def lines(self) -> int:
+        """Lines of the cache that a block touches at least."""
+        return -(-self.format.block_bytes // _LINE)
+
+    def prefetch(self, row: Expr, index: Expr, line: int = 0) -> None:
+        """Ask the memory for a line of block ``index`` of a row, which need not be there. Not of a weight in pieces."""
         if self._places is not None:
             return
-        size = self.format.block_bytes
-        for line in range(0, size, _LINE):
-            place = self._buffer.place((row, index * size)) + i64(_AHEAD + line)
-            read, stays, data = (tirx.IntImm("int32", value) for value in (0, 3, 1))
-            T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(self._buffer.elements[place]), read, stays, data))
+        place = self._buffer.place((row, index * self.format.block_bytes)) + line * _LINE
+        read, near, data = (tirx.IntImm("int32", value) for value in (0, 2, 1))
+        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(self._buffer.elements[place]), read, near, data))
 
     def plain(self, row: Expr, column: Expr, expert: Expr | None = None) -> Expr:
         """One element of a weight that does not come in blocks, as f32."""

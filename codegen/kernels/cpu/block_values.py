@@ -67,10 +67,11 @@ class FreshBlock(BlockValues):
 
     def prefetch(self, group: Expr, number: int) -> None:
         """See ``BlockValues.prefetch``: what the next tile reads here. The processor follows a few rows by itself, but not so many."""
-        lines = [(row, line) for line in range(self._plan.weight.lines) for row in self._rows]
+        count = len(self._rows)
+        lines = [(self._rows[0] + (count + r), line) for line in range(self._plan.weight.lines) for r in range(count)]
         upto = (int(group) * SUMS + number + 1) * len(lines) // (self._plan.groups * SUMS)
         for row, line in lines[self._asked : upto]:
-            self._plan.weight.prefetch(row + self._dot.rows, self._index, line)
+            self._plan.weight.prefetch(row, self._index, line)
         self._asked = upto
 
     def begin(self, index: Expr) -> None:

@@ -12,8 +12,10 @@ from functools import partial
 
 from tvm.tirx.script import builder as T
 
+from aprgraph.codegen.kernels.cpu.decoded_table import TableBlock, fused, has_tables
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.weights import Weight
+from aprgraph.codegen.kernels.cpu.integer_dot import hold, load_vector, store_vector
+from aprgraph.codegen.kernels.cpu.weights import Weight, side_by_side
 from aprgraph.codegen.tir import Expr, i64, registers
 from aprgraph.graph.block_format import BlockFormat
 
@@ -26,16 +28,19 @@ _SHORT = 32
 _FEWEST = 2
 
 
-def few_positions(fmt: BlockFormat) -> int:
+def few_positions(emitter: Emitter, weight: Weight) -> int:
     """Up to how many rows of x are few: beyond, decoding each row of the weight once, into the cache, is faster.
 
     Measured at 4096 rows of 14,336 elements. The code of a long block is long, and there is some for each number of rows.
     """
+    fmt = weight.format
     if fmt.in_columns:
         return 0
     if not fmt.arrives_in_blocks:
         return 4
-    return 2 if fmt.elements <= _SHORT else 1
+    if fmt.elements > _SHORT:
+        return 1
+    return 3 if has_tables(emitter, weight) else 2
 
 
 def rows_together(fmt: BlockFormat, positions: int, tile: int) -> int:
@@ -60,6 +65,11 @@ def dot_rows(
         for those, a in zip(sums, x, strict=True):
             emitter.dot_step(those, row * lanes, width, a, element)
 
+    def look_up(row: int, x: Sequence[Callable[[Expr], Expr]], elements: Expr) -> None:
+        for those, a in zip(sums, x, strict=True):
+            before = load_vector(those, row * lanes, lanes)
+            store_vector(those, row * lanes, fused(side_by_side(a(i64(0)), lanes), elements, before))
+
     def apart(start: Expr, width: int) -> None:
         x = [position(start) for position in positions]
         for j, row in enumerate(rows):
@@ -68,10 +78,18 @@ def dot_rows(
     if weight.format.arrives_in_blocks:
         with T.serial(i64(0), i64(weight.columns // weight.format.elements)) as index:
             blocks = [weight.block(row, index, expert) for row in rows]
+            # Before anything is read: between two vectors it would keep the compiler from reading a scale once for both.
+            for line in range(weight.lines):
+                for j in range(len(rows)):
+                    weight.prefetch(rows[0] + (len(rows) + j), index, line)
+            tables = [TableBlock(block, weight) for block in blocks] if has_tables(emitter, weight) else []
             for first, width in weight.vectors():
                 x = [position(index * weight.format.elements + first) for position in positions]
                 for j, block in enumerate(blocks):
-                    step(j, width, x, partial(weight.element, block, first))
+                    if tables:
+                        look_up(j, x, hold(tables[j].elements(first)))
+                    else:
+                        step(j, width, x, partial(weight.element, block, first))
     else:
         emitter.chunks(weight.columns, apart)
     return [[partial(emitter.sum_lanes, those, j * lanes) for j in range(len(rows))] for those in sums]

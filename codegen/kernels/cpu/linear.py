@@ -16,6 +16,7 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
+from aprgraph.codegen.kernels.cpu.decoded_table import has_tables, look_up_row
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.few_positions import Row, dot_rows, few_positions, rows_together
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
@@ -106,7 +107,7 @@ class Tiles:
 
         ``x(index, column)`` gives the elements of a row of x from ``column`` on, by lane.
         """
-        few = few_positions(self.weight.format)
+        few = few_positions(self.emitter, self.weight)
 
         def rest() -> None:
             self._multiply(tile, self._decode(tile, expert), count, x, store)
@@ -144,7 +145,10 @@ class Tiles:
             row = tile * self.rows + r
 
             def decode(row: Expr = row, r: Expr = r) -> None:
-                self.weight.decode_row(row, lambda column, value: assign(decoded, value, [r, column]), expert)
+                if has_tables(self.emitter, self.weight):
+                    look_up_row(self.weight, row, decoded, r, expert)
+                else:
+                    self.weight.decode_row(row, lambda column, value: assign(decoded, value, [r, column]), expert)
 
             self._inside(row, decode)
         return decoded

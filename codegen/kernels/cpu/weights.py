@@ -43,7 +43,13 @@ def half_table(parameters: Parameters, request: KernelRequest) -> Buffer | None:
     return parameters.buffer("halves", (HALF_TABLE_SIZE,), "float32") if request.needs_half_table else None
 
 
-class _KernelBlock:
+def side_by_side(element: Expr, count: int) -> Expr:
+    """``count`` elements of a buffer of one dimension from ``element`` on, as a vector."""
+    (place,) = element.indices
+    return element.source[tirx.Ramp(place, i64(1), count)]
+
+
+class KernelBlock:
     """BlockReader whose values are TVM expressions. ``block`` gives the block's bytes, ``scales`` those that lie apart."""
 
     def __init__(self, emitter: Emitter, fmt: BlockFormat, halves: Buffer, block: Bytes, scales: Bytes | None) -> None:
@@ -71,6 +77,10 @@ class _KernelBlock:
         for byte in range(1, kind.itemsize):
             value = value | (T.Cast("int32", self._byte(field, index, byte)) << 8 * byte)
         return value
+
+    def bytes(self, field: str, first: int, count: int) -> Expr:
+        """``count`` bytes of a field side by side, as a vector."""
+        return side_by_side(self._byte(field, first), count)
 
     def bit(self, field: str, first: int, lane: Expr) -> Expr:
         # A run lies within one 32-bit word, which all of its lanes share.
@@ -143,14 +153,14 @@ class Weight:
             return lambda at: self._buffer[first + (start + at) * stride + row]
         return lambda at: self._buffer[first + row * stride + (start + at)]
 
-    def block(self, row: Expr, index: Expr, expert: Expr | None = None) -> _KernelBlock:
+    def block(self, row: Expr, index: Expr, expert: Expr | None = None) -> KernelBlock:
         """The block ``index`` of a row."""
         fmt, scales = self.format, None
         if fmt.scales is not None:
             group = T.floordiv(index, i64(fmt.scales.blocks)) if fmt.scales.blocks else i64(0)
             line = T.floordiv(row, i64(fmt.scales.rows)) if fmt.scales.rows else i64(0)
             scales = self._line(line, expert, group * fmt.scales.group_bytes, table=1)
-        return _KernelBlock(self._emitter, fmt, self._halves, self._line(row, expert, index * fmt.block_bytes), scales)
+        return KernelBlock(self._emitter, fmt, self._halves, self._line(row, expert, index * fmt.block_bytes), scales)
 
     def bytes(self, row: Expr, start: Expr, count: int) -> Expr:
         """``count`` bytes of a row from one on, as a vector; of a weight that is not in pieces."""
@@ -183,13 +193,13 @@ class Weight:
         width = min(RUN, self._emitter.lanes)
         return [(first, width) for first in range(0, self.format.elements, width)]
 
-    def element(self, reader: _KernelBlock, first: int, lane: Expr) -> Expr:
+    def element(self, reader: KernelBlock, first: int, lane: Expr) -> Expr:
         """The element ``first + lane`` of a block, as f32; all lanes are of one run."""
         assert self.format.decode is not None
         inside = first % RUN
         return self.format.decode(reader, first - inside, lane + inside if inside else lane)
 
-    def _store_run(self, store: Store, reader: _KernelBlock, column: Expr, first: int, lane: Expr) -> None:
+    def _store_run(self, store: Store, reader: KernelBlock, column: Expr, first: int, lane: Expr) -> None:
         assert self.format.decode is not None
         store(column + first + lane, self.format.decode(reader, first, lane))
 

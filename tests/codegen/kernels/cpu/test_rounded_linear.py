@@ -137,3 +137,14 @@ def test_hard_rows_and_what_is_no_number(fmt: str) -> None:
     for row in tame:
         np.testing.assert_allclose(got[row], wanted[row], rtol=1e-4, atol=1e-6 * (np.abs(wanted[row]).max() + 1e-30))
     assert run(what, [x[tame].copy(), w], (len(tame), 12), RUNNABLE[-1]).tobytes() == got[tame].tobytes()
+
+
+@pytest.mark.contract("ARITHMETIC-KERNELS-2")
+@pytest.mark.each_choice
+@pytest.mark.parametrize("fmt", WHOLE_FORMATS)
+def test_levels_that_fuse_products_and_sums_give_the_same_bits(fmt: str) -> None:
+    """Whatever their instructions, and however many rows lie side by side."""
+    columns = columns_of(fmt)
+    w, x = weight(fmt, 21, columns, seed=3), activations(5, columns)
+    found = {run(product(SCHEMES[fmt], w), [x, w], (5, 21), cpu).tobytes() for cpu in RUNNABLE if cpu.fma}
+    assert len(found) <= 1

@@ -39,7 +39,7 @@ class TwoNodes:
             assert done.returncode == 0, done.stdout + done.stderr
 
     def stop(self) -> None:
-        """Kill all that was started, which is known by its environment."""
+        """Kill all that was started, which is known by its environment, or by the files that it has open."""
         while processes := [*self._processes()]:
             for number in processes:
                 with contextlib.suppress(ProcessLookupError):
@@ -54,9 +54,19 @@ class TwoNodes:
     def _processes(self) -> Iterator[int]:
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                is_ours = f"RAY_TMPDIR={self._temporary}\0".encode() in (place / "environ").read_bytes()
-                if is_ours and int(place.name) != os.getpid() and (place / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                is_there = int(place.name) != os.getpid() and (place / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+                if is_there and (self._was_started_with(place) or self._has_open(place)):
                     yield int(place.name)
+
+    def _was_started_with(self, place: Path) -> bool:
+        return f"RAY_TMPDIR={self._temporary}\0".encode() in (place / "environ").read_bytes()
+
+    def _has_open(self, place: Path) -> bool:
+        """Ray's agents write their titles over their environments, and outlive their node for minutes on a busy machine."""
+        title = (place / "cmdline").read_bytes()
+        return title.startswith(b"ray::") and any(
+            str(link.readlink()).startswith(f"{self._temporary}/") for link in (place / "fd").iterdir()
+        )
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 The form is that of `GraphCollection` in google-ai-edge/model-explorer (src/ui/src/components/visualizer/common/input_graph.ts), whose
 loader takes an object with ``label`` and ``graphs`` (src/ui/src/common/utils.ts). Every value of an attribute is a string there. Node data,
-which colours nodes by numbers, is a second file in the form of its `ModelNodeData` (node_data_builder.py).
+which colours nodes by numbers, is a second file in the form of its `ModelNodeData` (node_data_builder.py). Both were opened in
+ai-edge-model-explorer 0.1.34 (docs/pictures.md).
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from aprgraph.graph.export.describe import SUSPECT
 from aprgraph.graph.export.json_document import finite
 from aprgraph.graph.export.view import NodeView, View
 from aprgraph.graph.words import shape_text
+
+#: The colour of a suspect's border, as in the picture (svg_style.py).
+_SUSPECT = "#a83f00"
+_DIGITS = 4
 
 
 def export_model_explorer(view: View) -> str:
@@ -39,15 +44,17 @@ def export_node_data(view: View) -> str:
     for node in view.nodes:
         if node.divergence is not None and node.divergence.nmse is not None:
             value = finite(node.divergence.nmse)
-            # NaN and Inf have no number in JSON; the largest float stands for them, and the attribute says what they are.
-            results[node.id] = {"value": 1.7976931348623157e308 if value is None else value, "bgColor": node.divergence.cls.light}
+            # NaN and Inf have no number in JSON; the largest float stands for them, and the attribute says what they are. Of the others its
+            # table shows every digit that there is.
+            shown = 1.7976931348623157e308 if value is None else float(f"{value:.{_DIGITS}g}")
+            results[node.id] = {"value": shown, "bgColor": node.divergence.cls.light}
     return json.dumps({view.graph.name: {"results": results}}, indent=1, ensure_ascii=False) + "\n"
 
 
 def _node(node: NodeView, namespace: str, incoming: list[dict[str, str]]) -> dict[str, Any]:
     document: dict[str, Any] = {
         "id": node.id,
-        "label": node.label,
+        "label": f"{node.label} (suspect)" if node.suspect else node.label,
         "namespace": namespace,
         "attrs": [{"key": key, "value": value} for key, value in _attributes(node)],
         "incomingEdges": incoming,
@@ -55,8 +62,11 @@ def _node(node: NodeView, namespace: str, incoming: list[dict[str, str]]) -> dic
     if node.type is not None:
         shape = [{"key": "tensor_shape", "value": f"{node.type.dtype}[{shape_text(node.type.dims)}]"}]
         document["outputsMetadata"] = [{"id": "0", "attrs": shape}]
-    if node.divergence is not None:
-        document["style"] = {"backgroundColor": node.divergence.cls.light, "borderColor": node.divergence.cls.bar}
+    style = {} if node.divergence is None else {"backgroundColor": node.divergence.cls.light, "borderColor": node.divergence.cls.bar}
+    if node.suspect:  # a mark beside the name; there are no dashed lines
+        style["borderColor"] = _SUSPECT
+    if style:
+        document["style"] = style
     return document
 
 
@@ -71,6 +81,6 @@ def _attributes(node: NodeView) -> Iterator[tuple[str, str]]:
     if node.tapped:
         yield "tapped", "true"
     if node.suspect:
-        yield "suspect", SUSPECT
+        yield "suspect", SUSPECT.partition(": ")[2]
     if node.divergence is not None:
         yield "error", node.divergence.label + (f" ({node.divergence.note})" if node.divergence.note else "")

@@ -72,6 +72,7 @@ def material(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[...,
         shutil.rmtree(folder / f"{side}.aprg")
     dump = {"layers.0.mlp": trace["layer0.ffn_out"], "layers.0.self_attn": trace["layer0.attn_out"]}
     np.savez(folder / "dump.npz", **{name: np.array(values) for name, values in dump.items()})
+    np.savez(folder / "mine.npz", **{entry.key.name: trace.load(entry) for entry in trace}, tokens=np.array(model.encode("What is 2+2?")))
     aprgraph.load(folder / "model.gguf").compile("llvm", folder / "patched.llvm.aprg")
     return folder
 

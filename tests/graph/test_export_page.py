@@ -89,6 +89,18 @@ def test_model_explorer_gets_a_graph_and_its_errors() -> None:
     assert set(data[graph.name]["results"]) <= set(nodes)
 
 
+def test_model_explorer_marks_suspects_and_shows_few_digits() -> None:
+    """As it was seen there: its labels and borders are all that tells a suspect, and its table has room for few digits."""
+    graph = stack(3)
+    view = make_view(graph, colouring=colours(graph, layer1_attn_out=("INTRODUCED", 0.012345678)), suspects=["layer0.attn_norm"])
+    nodes = {node["id"]: node for node in json.loads(EXPORTERS["model-explorer"](view))["graphs"][0]["nodes"]}
+    assert nodes["layer0.attn_norm"]["label"] == "attn_norm (suspect)"
+    assert nodes["layer0.attn_norm"]["style"]["borderColor"] == "#a83f00"
+    assert {"key": "suspect", "value": "can explain all that is wrong"} in nodes["layer0.attn_norm"]["attrs"]
+    assert all("suspect" not in node["label"] for name, node in nodes.items() if name != "layer0.attn_norm")
+    assert json.loads(export_node_data(view))[graph.name]["results"]["layer1.attn_out"]["value"] == 0.01235
+
+
 def test_commands(tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model, other = tiny_model(), "llama.rope.freq_base=float:77"

@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--model")
     parser.add_argument("--llama-python", help="a Python that has llama-cpp-python")
+    parser.add_argument("--cpu", default="", help="what whole tokens are compiled for [this machine's]")
     parser.add_argument("--threads", type=int, default=1, help="of whole tokens")
     parser.add_argument("--tokens", type=int, default=24, help="decoded in a round")
     options = parser.parse_args()
@@ -113,8 +114,8 @@ def whole_tokens(options: argparse.Namespace, scratch: str) -> None:
     """Print what a token takes on each side, and how many times as fast as llama.cpp ours is."""
     common = (options.model, str(options.threads), scratch)
     workers = {
-        "aprgraph": Worker(sys.executable, "worker_aprgraph.py", *common),
-        "ggml-avx2": Worker(sys.executable, "worker_aprgraph.py", *common, "ggml-avx2"),
+        "aprgraph": Worker(sys.executable, "worker_aprgraph.py", *common, "plain", options.cpu),
+        "ggml-avx2": Worker(sys.executable, "worker_aprgraph.py", *common, "ggml-avx2", options.cpu),
         "llama.cpp": Worker(options.llama_python, "worker_llama.py", *common),
     }
     key = "processors" if options.threads == 1 else "seconds"

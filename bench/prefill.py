@@ -32,11 +32,12 @@ def main() -> None:
     parser.add_argument("--scratch", default=tempfile.gettempdir(), help="where both sides write")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="prompts of so many tokens")
     parser.add_argument("--arithmetic", default="plain", help="of aprgraph")
+    parser.add_argument("--cpu", default="", help="what aprgraph compiles for [this machine's]")
     parser.add_argument("--modes", default="plain,dump")
     options = parser.parse_args()
     common = (options.model, str(options.threads), options.scratch)
     ours, theirs = (
-        Worker(sys.executable, "worker_aprgraph.py", *common, options.arithmetic),
+        Worker(sys.executable, "worker_aprgraph.py", *common, options.arithmetic, options.cpu),
         Worker(options.llama_python, "worker_llama.py", *common),
     )
     print(f"{options.threads} threads, {options.rounds} rounds")

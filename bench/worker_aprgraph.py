@@ -29,8 +29,8 @@ def decode(compiled: CompiledModel, tokens: list[int], count: int, threads: int)
 def main() -> None:
     model_path, threads = sys.argv[1], int(sys.argv[2])
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=sys.argv[3]))
-    arithmetic = sys.argv[4] if len(sys.argv) > 4 else "plain"
-    compiled = aprgraph.load(model_path).compile(directory=scratch / "model.aprg", arithmetic=arithmetic)
+    arithmetic, cpu = sys.argv[4], sys.argv[5] or None
+    compiled = aprgraph.load(model_path).compile(directory=scratch / "model.aprg", arithmetic=arithmetic, cpu=cpu)
     layers = compiled.model.family.layers
     programs: dict[bool, Program] = {}
     print(json.dumps({"name": "aprgraph", "system": compiled.artifact.target_name}), flush=True)

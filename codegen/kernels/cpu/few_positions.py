@@ -12,18 +12,17 @@ from functools import partial
 
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.kernels.cpu.decoded_table import TableBlock, fused, has_tables
+from aprgraph.codegen.kernels.cpu.element_vectors import VALUES, ElementVectors, fused, has_tables, has_vectors
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.integer_dot import hold, load_vector, store_vector
-from aprgraph.codegen.kernels.cpu.weights import Weight, side_by_side
+from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, blocks_of_rows
+from aprgraph.codegen.kernels.cpu.weights import KernelBlock, Weight, side_by_side
 from aprgraph.codegen.tir import Expr, i64, registers
 from aprgraph.graph.block_format import BlockFormat
 
 #: Gives the elements of a row of x from a column on, by lane.
 Row = Callable[[Expr], Callable[[Expr], Expr]]
 
-#: Blocks of at most so many elements are short: decoding one takes few instructions.
-_SHORT = 32
 #: Up to so many rows of x leave registers for twice as many rows of the weight.
 _FEWEST = 2
 
@@ -38,7 +37,7 @@ def few_positions(emitter: Emitter, weight: Weight) -> int:
         return 0
     if not fmt.arrives_in_blocks:
         return 4
-    if fmt.elements > _SHORT:
+    if fmt.elements > SHORT:
         return 1
     return 3 if has_tables(emitter, weight) else 2
 
@@ -65,7 +64,7 @@ def dot_rows(
         for those, a in zip(sums, x, strict=True):
             emitter.dot_step(those, row * lanes, width, a, element)
 
-    def look_up(row: int, x: Sequence[Callable[[Expr], Expr]], elements: Expr) -> None:
+    def whole(row: int, x: Sequence[Callable[[Expr], Expr]], elements: Expr) -> None:
         for those, a in zip(sums, x, strict=True):
             before = load_vector(those, row * lanes, lanes)
             store_vector(those, row * lanes, fused(side_by_side(a(i64(0)), lanes), elements, before))
@@ -75,24 +74,43 @@ def dot_rows(
         for j, row in enumerate(rows):
             step(j, width, x, partial(_element_apart, weight, row, start, expert))
 
+    by_vectors = has_vectors(emitter, weight)
     if weight.format.arrives_in_blocks:
         with T.serial(i64(0), i64(weight.columns // weight.format.elements)) as index:
-            blocks = [weight.block(row, index, expert) for row in rows]
-            # Before anything is read: between two vectors it would keep the compiler from reading a scale once for both.
-            for line in range(weight.lines):
-                for j in range(len(rows)):
-                    weight.prefetch(rows[0] + (len(rows) + j), index, line)
-            tables = [TableBlock(block, weight) for block in blocks] if has_tables(emitter, weight) else []
-            for first, width in weight.vectors():
+            read = blocks_of_rows if by_vectors else _blocks
+            blocks = read(emitter, weight, rows, index, expert)
+            vectors = [ElementVectors(emitter, weight, block) for block in blocks] if by_vectors else []
+            asked = _lines_ahead(emitter, weight, rows, len(weight.vectors()) if by_vectors else 1)
+            for number, (first, width) in enumerate(weight.vectors()):
+                for row, line in asked[number] if number < len(asked) else ():
+                    weight.prefetch(row, index, line)
                 x = [position(index * weight.format.elements + first) for position in positions]
                 for j, block in enumerate(blocks):
-                    if tables:
-                        look_up(j, x, hold(tables[j].elements(first)))
+                    if vectors:
+                        whole(j, x, hold(vectors[j].elements(first, width)))
                     else:
                         step(j, width, x, partial(weight.element, block, first))
     else:
         emitter.chunks(weight.columns, apart)
     return [[partial(emitter.sum_lanes, those, j * lanes) for j in range(len(rows))] for those in sums]
+
+
+def _blocks(_emitter: Emitter, weight: Weight, rows: Sequence[Expr], index: Expr, expert: Expr | None) -> list[KernelBlock]:
+    return [weight.block(row, index, expert) for row in rows]
+
+
+def _lines_ahead(emitter: Emitter, weight: Weight, rows: Sequence[Expr], parts: int) -> list[list[tuple[Expr, int]]]:
+    """What to ask the memory for beforehand, in as many parts: lines of the rows that are next.
+
+    The processor follows a few rows by itself, but not so many that lie so close. With one part all is asked for before anything is read,
+    for between two vectors it would keep the compiler from reading a scale once for both. Where decoding takes longer than reading, asking
+    costs more than it saves.
+    """
+    if weight.format.elements > SHORT and emitter.lanes < VALUES:
+        return []
+    lines = [(rows[0] + (len(rows) + j), line) for line in range(weight.lines) for j in range(len(rows))]
+    each = -(-len(lines) // parts)
+    return [lines[start : start + each] for start in range(0, len(lines), each)]
 
 
 def _element_apart(weight: Weight, row: Expr, start: Expr, expert: Expr | None, lane: Expr) -> Expr:

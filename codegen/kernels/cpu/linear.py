@@ -16,7 +16,7 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.kernels.cpu.decoded_table import has_tables, look_up_row
+from aprgraph.codegen.kernels.cpu.element_vectors import has_tables, look_up_row
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.few_positions import Row, dot_rows, few_positions, rows_together
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
@@ -146,7 +146,7 @@ class Tiles:
 
             def decode(row: Expr = row, r: Expr = r) -> None:
                 if has_tables(self.emitter, self.weight):
-                    look_up_row(self.weight, row, decoded, r, expert)
+                    look_up_row(self.emitter, self.weight, row, decoded, r, expert)
                 else:
                     self.weight.decode_row(row, lambda column, value: assign(decoded, value, [r, column]), expert)
 

@@ -109,19 +109,70 @@ def same_byte(vector: Expr, value: int) -> Expr:
     return tirx.Broadcast(tirx.IntImm("uint8", value), lanes_of(vector))
 
 
-class RowsOfBlock:
-    """BlockReader of block ``index`` of ``rows`` of ``weight``, whose values stay apart; ``dot`` is what will take them.
+class WordsOfRows:
+    """The bytes of block ``index`` of ``rows`` of ``weight``, four or a multiple of it, as words: a row in each 32-bit lane.
 
     ``hold`` is given what is read several times.
     """
 
-    def __init__(
-        self, emitter: Emitter, dot: IntegerDot, weight: Weight, rows: Sequence[Expr], index: Expr, hold: Callable[[Expr], Expr]
-    ) -> None:
-        self._emitter, self._dot, self._weight, self._rows, self._index, self._hold = emitter, dot, weight, rows, index, hold
+    def __init__(self, emitter: Emitter, weight: Weight, rows: Sequence[Expr], index: Expr, hold: Callable[[Expr], Expr]) -> None:
+        self.count, self.weight = len(rows), weight
+        self._emitter, self._rows, self._hold = emitter, rows, hold
         self._start = index * weight.format.block_bytes
         #: Vectors of words, i32, by the byte of the block that the first of them begins at.
         self._windows: dict[int, list[Expr]] = {}
+
+    def window(self, at: int) -> list[Expr]:
+        """The 16 bytes of the block from ``at`` on: four words of each row."""
+        if at not in self._windows:
+            lines = [T.reinterpret(f"int32x{_WORDS}", self.weight.bytes(row, self._start + at, _WINDOW)) for row in self._rows]
+            self._windows[at] = [self._hold(word) for word in _turned(lines, self._hold)]
+        return self._windows[at]
+
+    def word(self, at: int) -> tuple[Expr, int]:
+        """A word of each row that has byte ``at`` of the block in it, and the bit where that begins."""
+        first = next((start for start in self._windows if start <= at < start + _WINDOW), None)
+        if first is None:
+            first = min(at // _WINDOW * _WINDOW, self.weight.format.block_bytes - _WINDOW)
+        return self.window(first)[(at - first) // FOUR], (at - first) % FOUR * 8
+
+    def integer(self, field: str, index: int = 0) -> Expr:
+        """Element ``index`` of an integer field, i32."""
+        kind = self.weight.format.field(field)
+        first = self.weight.format.offset(field) + index * kind.itemsize
+        value = self._byte(first, signed=kind.dtype == "int8")
+        for byte in range(1, kind.itemsize):
+            value = value | self._byte(first + byte) << 8 * byte
+        return value
+
+    def _byte(self, at: int, *, signed: bool = False) -> Expr:
+        word, bit = self.word(at)
+        return word << (24 - bit) >> 24 if signed else word >> bit & 255
+
+    def half(self, field: str, index: int = 0) -> Expr | None:
+        """Element ``index`` of a field of float16, f32; None where the CPU converts none, or of another field."""
+        if not self._emitter.cpu.fma or self.weight.format.field(field).dtype != "float16":
+            return None
+        word, bit = self.word(self.weight.format.offset(field) + 2 * index)
+        bits = T.reinterpret(f"float16x{self.count}", T.Cast(f"uint16x{self.count}", word >> bit))
+        return T.Cast(f"float32x{self.count}", bits)
+
+
+def power_of_two(exponent: Expr) -> Expr:
+    """2^exponent, f32, of a vector of i32 from -149 to 127: see ``Arithmetic.power_of_two``."""
+    half = exponent >> 1
+    low, high = (T.reinterpret(f"float32x{lanes_of(exponent)}", part + 127 << 23) for part in (half, exponent - half))
+    return low * high
+
+
+class RowsOfBlock:
+    """BlockReader of block ``index`` of ``rows`` of ``weight``, whose values stay apart; ``dot`` is what will take them."""
+
+    def __init__(
+        self, emitter: Emitter, dot: IntegerDot, weight: Weight, rows: Sequence[Expr], index: Expr, hold: Callable[[Expr], Expr]
+    ) -> None:
+        self._dot, self._weight, self._rows, self._index = dot, weight, rows, index
+        self._words = WordsOfRows(emitter, weight, rows, index, hold)
 
     def runs(self) -> list[Run]:
         """The whole block, in order."""
@@ -130,39 +181,12 @@ class RowsOfBlock:
         found = [decode(self, first, _Lane()) for first in range(0, self._weight.format.elements, RUN)]
         return [run if isinstance(run, Run) else Run(run) for run in found]
 
-    def _window(self, at: int) -> list[Expr]:
-        """The 16 bytes of the block from ``at`` on: four words of each row."""
-        if at not in self._windows:
-            lines = [T.reinterpret(f"int32x{_WORDS}", self._weight.bytes(row, self._start + at, _WINDOW)) for row in self._rows]
-            self._windows[at] = [self._hold(word) for word in _turned(lines, self._hold)]
-        return self._windows[at]
-
-    def _word(self, at: int) -> tuple[Expr, int]:
-        """A word of each row that has byte ``at`` of the block in it, and the bit where that begins."""
-        first = next((start for start in self._windows if start <= at < start + _WINDOW), None)
-        if first is None:
-            size = self._weight.format.block_bytes
-            first = min(at // _WINDOW * _WINDOW, size - _WINDOW)
-        return self._window(first)[(at - first) // FOUR], (at - first) % FOUR * 8
-
-    def _byte(self, at: int, *, signed: bool = False) -> Expr:
-        word, bit = self._word(at)
-        if signed:
-            return word << (24 - bit) >> 24
-        return word >> bit & 255
-
-    def _quants(self, at: int) -> tuple[Expr, ...]:
-        return tuple(T.reinterpret(f"uint8x{FOUR * self._dot.rows}", word) for word in self._window(at))
-
     def integer(self, field: str, index: Any = 0) -> Any:
-        kind, at = self._weight.format.field(field), self._weight.format.offset(field)
-        if isinstance(index, _Lane):
-            return Quants(self._quants(at + index.offset), signed=kind.dtype == "int8", most=128 if kind.dtype == "int8" else 255)
-        first = at + index * kind.itemsize
-        value = self._byte(first, signed=kind.dtype == "int8")
-        for byte in range(1, kind.itemsize):
-            value = value | self._byte(first + byte) << 8 * byte
-        return value
+        if not isinstance(index, _Lane):
+            return self._words.integer(field, index)
+        kind, at = self._weight.format.field(field), self._weight.format.offset(field) + index.offset
+        quants = tuple(T.reinterpret(f"uint8x{FOUR * self._dot.rows}", word) for word in self._words.window(at))
+        return Quants(quants, signed=kind.dtype == "int8", most=128 if kind.dtype == "int8" else 255)
 
     def bit(self, field: str, first: int, lane: _Lane) -> Quants:
         # A byte of each row has the bits of eight elements: it comes into four lanes, and in each its own bit is left.
@@ -170,7 +194,7 @@ class RowsOfBlock:
         found = []
         for step in range(STEPS):
             element = first + lane.offset + FOUR * step
-            word, bit = self._word(at + element // 8)
+            word, bit = self._words.word(at + element // 8)
             each = T.reinterpret(f"uint8x{FOUR * self._dot.rows}", word)
             spread = shuffled([each], [row * FOUR + bit // 8 for row in range(self._dot.rows) for _ in range(FOUR)])
             mask = bytes_of([1 << element % 8 + number for number in range(FOUR)] * self._dot.rows)
@@ -181,12 +205,8 @@ class RowsOfBlock:
         raise GraphError(f"{field}: nibbles in order are not known as whole numbers")
 
     def real(self, field: str, index: Any = 0) -> Product:
-        if self._emitter.cpu.fma and self._weight.format.field(field).dtype == "float16":
-            word, bit = self._word(self._weight.format.offset(field) + 2 * index)
-            rows = self._dot.rows
-            half = T.reinterpret(f"float16x{rows}", T.Cast(f"uint16x{rows}", word >> bit))
-            return Product(field, T.Cast(f"float32x{rows}", half))
-        return Product(field, self._by_rows(lambda block: block.real(field, index)))
+        half = self._words.half(field, index)
+        return Product(field, self._by_rows(lambda block: block.real(field, index)) if half is None else half)
 
     def _by_rows(self, read: Callable[[Any], Expr]) -> Expr:
         """A number of each row, one after the other."""
@@ -202,9 +222,7 @@ class RowsOfBlock:
         return Quants(tuple(self._dot.look_up(table, vector) for vector in index.bits), signed=True, most=max(map(abs, table)))
 
     def power_of_two(self, exponent: Expr) -> Product:
-        half = exponent >> 1
-        powers = [T.reinterpret(f"float32x{self._dot.rows}", part + 127 << 23) for part in (half, exponent - half)]
-        return Product("e", powers[0] * powers[1])
+        return Product("e", power_of_two(exponent))
 
 
 def _turned(lines: Sequence[Expr], hold: Callable[[Expr], Expr]) -> list[Expr]:

@@ -173,6 +173,11 @@ class Weight:
         """Lines of the cache that a block touches at least."""
         return -(-self.format.block_bytes // _LINE)
 
+    @property
+    def comes_in_pieces(self) -> bool:
+        """Whether it is two parameters."""
+        return self._places is not None
+
     def prefetch(self, row: Expr, index: Expr, line: int = 0) -> None:
         """Ask the memory for a line of block ``index`` of a row, which need not be there. Not of a weight in pieces."""
         if self._places is not None:

@@ -98,11 +98,11 @@ docs: $(DOCS)/.installed
 	@PATH="$(CURDIR)/$(DOCS)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	@echo "the site is in build/site; to read it: python -m http.server -d build/site"
 
-# The same store from every executor, also with workers killed and the head lost (some 10 minutes; 4 prompts and 6 kills take two).
+# The same store from every executor, also with workers killed and the head lost; parts by name with ONLY (see the file).
 PROMPTS ?= 20
 KILLS ?= 30
 sweep-acceptance: $(VENV)/.installed
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/sweep_acceptance.py --prompts $(PROMPTS) --kills $(KILLS)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/sweep_acceptance.py --prompts $(PROMPTS) --kills $(KILLS) $(if $(ONLY),--only $(ONLY))
 
 bench: $(VENV)/.installed
 	@sh bench/run.sh

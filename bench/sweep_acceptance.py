@@ -1,17 +1,21 @@
 """Whether a sweep leaves the same store whoever computes it: `make sweep-acceptance`.
 
-20 prompts × 3 block formats × 2 targets, each on the llvm target beside the reference, on one local worker, on two, in two jobs of
-submitit's local executor and on a Ray cluster of two nodes; then again while workers are killed at random moments and the head of the
-cluster, and of the sweep, is lost once each. The stores are compared byte for byte. Executors that are not installed are named.
+20 prompts × 3 block formats × 2 targets, each on the llvm target beside the reference: by one local worker, and then, in parts of which
+each is compared with that store byte for byte, by others, while workers are killed at random moments, and while the head is lost.
 
-    python bench/sweep_acceptance.py [--prompts 20] [--kills 30]
+    python bench/sweep_acceptance.py [--prompts 20] [--kills 30] [--only local2,ray] [--folder DIR]
+
+A part is a process of its own that has `--minutes`; what came of it stands in FOLDER/parts.json, so parts may be run one at a time, and one
+that is done with these sources is not run again. Executors that are not installed are named.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import importlib.util
+import json
 import os
 import random
 import resource
@@ -21,11 +25,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from aprgraph.graph.claimed_names import remove_leftovers
+from aprgraph.graph.temporary_files import remove
 from aprgraph.runtime.executors import WorkersExecutor, open_executor
 from aprgraph.sweep.findings import find
 from aprgraph.sweep.head import run_sweep
@@ -33,24 +41,81 @@ from aprgraph.sweep.log import Log
 from aprgraph.sweep.matrix import read_matrix
 from aprgraph.sweep.plan import plan_sweep
 from aprgraph.sweep.store import Store
+from aprgraph.sweep.work import identity_here
 from tests.support.cli import files_under
-from tests.support.ray_nodes import TwoNodes, two_nodes
+from tests.support.ray_nodes import two_nodes
 from tests.support.tiny import write_tiny_model
 
+ROOT = Path(__file__).resolve().parents[1]
 FORMATS = ("F32", "Q8_0", "Q4_0")
 ATTEMPTS = 40
+#: Sweeps in which as many workers as asked for are to be killed.
+ROUNDS = 8
+#: Processor time of a worker for each cell beside its run, audit and comparison: the median has to be below.
+OVERHEAD = 0.05
+#: Seconds for a part that is told to end, such as for its cluster.
+PATIENCE = 60
 
 
-def write_matrix(folder: Path, prompts: int) -> Path:
-    for name in FORMATS:
-        write_tiny_model(folder / f"{name}.gguf", format=name, layers=2, context=128)
-    texts = "".join(f"  {('count ' * (number + 1) + str(number))!r},\n" for number in range(prompts))
-    matrix = folder / "matrix.toml"
-    models = ", ".join(f"'{name}.gguf'" for name in FORMATS)
-    matrix.write_text(
-        f"models = [{models}]\ntargets = ['llvm', 'reference']\n[[prompts]]\ntexts = [\n{texts}]\n[[compare]]\nalong = 'targets'\n"
-    )
-    return matrix
+@dataclass
+class Part:
+    """What a part does with: the folder of the matrix, where its own stores go, and how many workers are to be killed."""
+
+    matrix: Path
+    place: Path
+    kills: int
+
+    def sweep(self, words: str, workers: int, kills: int = 0, once: Callable[[], None] | None = None) -> dict[str, Any]:
+        """Run the matrix. With ``kills``, again into new stores until so many workers were killed."""
+        plan = plan_sweep(read_matrix(self.matrix))
+        killed, rounds = 0, 0
+        digests: set[str] = set()
+        overheads: list[float] = []
+        while rounds == 0 or (killed < kills and rounds < ROUNDS):
+            rounds += 1
+            store = Store(self.place / f"round-{rounds}")
+            with open_executor(words, workers, threads=1, attempts=ATTEMPTS) as executor:
+                with Killer(executor, kills - killed, once if rounds == 1 else None) if kills else contextlib.nullcontext() as killer:
+                    done = run_sweep(plan, store, executor)
+                killed += killer.killed if killer else 0
+            assert not done.failures, done.failures
+            assert find(plan, store).exit_code == 0
+            digests.add(digest_of(store.path))
+            overheads += [line["overhead"] for line in Log(store.log).lines() if line.get("event") == "done"]
+        assert killed >= kills, f"{killed} of {kills} workers killed in {rounds} rounds"
+        return {"cells": done.computed, "killed": killed, "rounds": rounds, "digests": sorted(digests), **milliseconds(overheads)}
+
+    def lose_the_head(self) -> dict[str, Any]:
+        """`aprgraph sweep`, killed when it is half-way, and started again."""
+        store = self.place / "store"
+        command = [sys.executable, "-m", "aprgraph", "sweep", str(self.matrix), "--store", str(store), "--workers", "2", "--quiet"]
+        cells = sum(len(group.cells) for group in plan_sweep(read_matrix(self.matrix)).groups)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # which says what it leaked
+        while process.poll() is None and there(store) < cells // 3:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        before = there(store)
+        assert before < cells, "the sweep was done before its head was killed"
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return {"cells": there(store), "before": before, "digests": [digest_of(store)]}
+
+    def ray(self, kills: int = 0) -> dict[str, Any]:
+        """On a cluster of two nodes; with ``kills``, which is lost and started again as well."""
+        with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary, two_nodes(temporary) as nodes:
+            return self.sweep(nodes.address, 2, kills, nodes.restart if kills else None)
+
+
+#: By name: what it is, the package that it needs, and what it does.
+PARTS: dict[str, tuple[str, str | None, Callable[[Part], dict[str, Any]]]] = {
+    "one": ("one worker", None, lambda part: part.sweep("local", 1)),
+    "local2": ("two workers", None, lambda part: part.sweep("local", 2)),
+    "killed": ("two workers, killed at random", None, lambda part: part.sweep("local", 2, part.kills)),
+    "head": ("the head killed, and started again", None, Part.lose_the_head),
+    "submitit": ("two jobs of submitit's local executor", "submitit", lambda part: part.sweep("submitit-local", 2)),
+    "ray": ("a Ray cluster of two nodes", "ray", Part.ray),
+    "ray-killed": ("that cluster, workers killed, and both nodes lost", "ray", lambda part: part.ray(part.kills)),
+}
 
 
 class Killer:
@@ -84,38 +149,33 @@ class Killer:
                 self.killed += 1
 
 
-def sweep(matrix: Path, store: Path, words: str, workers: int, kills: int = 0, once: Callable[[], None] | None = None) -> dict[str, bytes]:
-    """Run the matrix; the files of its store. With ``kills``, again into new stores until so many workers were killed."""
-    plan = plan_sweep(read_matrix(matrix))
-    killed, rounds = 0, 0
-    began, used = time.monotonic(), processor_seconds()
-    files: dict[str, bytes] = {}
-    while True:
-        rounds += 1
-        opened = Store(store.with_name(f"{store.name}-{rounds}"))
-        with open_executor(words, workers, threads=1, attempts=ATTEMPTS) as executor:
-            if kills:
-                with Killer(executor, kills - killed, once if rounds == 1 else None) as killer:
-                    done = run_sweep(plan, opened, executor)
-                killed += killer.killed
-            else:
-                done = run_sweep(plan, opened, executor)
-        assert not done.failures, done.failures
-        assert find(plan, opened).exit_code == 0
-        now = files_under(opened.path)
-        assert not files or now == files, "another round left another store"
-        files = now
-        if killed >= kills:
-            break
-    overheads = sorted(line["overhead"] for line in Log(opened.log).lines() if line.get("event") == "done")
-    print(
-        f"{words}, {workers} workers: {done.computed} cells, {time.monotonic() - began:.1f} s, "
-        f"{processor_seconds() - used:.1f} s of processors here"
-        + (f", {killed} workers killed in {rounds} rounds" if kills else "")
-        + f"; beside its run a cell took {overheads[len(overheads) // 2] * 1000:.0f} ms (median), {overheads[-1] * 1000:.0f} ms (most)",
-        flush=True,
+def write_matrix(folder: Path, prompts: int) -> Path:
+    for name in FORMATS:
+        write_tiny_model(folder / f"{name}.gguf", format=name, layers=2, context=128)
+    texts = "".join(f"  {('count ' * (number + 1) + str(number))!r},\n" for number in range(prompts))
+    matrix = folder / "matrix.toml"
+    models = ", ".join(f"'{name}.gguf'" for name in FORMATS)
+    matrix.write_text(
+        f"models = [{models}]\ntargets = ['llvm', 'reference']\n[[prompts]]\ntexts = [\n{texts}]\n[[compare]]\nalong = 'targets'\n"
     )
-    return files
+    return matrix
+
+
+def there(store: Path) -> int:
+    return sum(1 for _ in store.glob("cells/??/[0-9a-f]*/cell.json"))
+
+
+def digest_of(store: Path) -> str:
+    """Of the names and bytes of all its files."""
+    digest = hashlib.sha256()
+    for name, data in sorted(files_under(store).items()):
+        digest.update(f"{name}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
+def milliseconds(overheads: list[float]) -> dict[str, int]:
+    ordered = sorted(overheads)
+    return {"median_ms": round(ordered[len(ordered) // 2] * 1000), "most_ms": round(ordered[-1] * 1000)}
 
 
 def processor_seconds() -> float:
@@ -123,65 +183,99 @@ def processor_seconds() -> float:
     return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
-def sweep_whose_head_is_killed(matrix: Path, store: Path) -> dict[str, bytes]:
-    """`aprgraph sweep`, killed when it is half-way, and started again."""
-    command = [sys.executable, "-m", "aprgraph", "sweep", str(matrix), "--store", str(store), "--workers", "2", "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while process.poll() is None and sum(1 for _ in store.glob("cells/??/[0-9a-f]*/cell.json")) < 40:
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    there = sum(1 for _ in store.glob("cells/??/[0-9a-f]*/cell.json"))
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    print(f"a head that was killed with {there} cells in the store, and started again", flush=True)
-    return files_under(store)
+def do_part(name: str, folder: Path, kills: int) -> None:
+    """In a process of its own: prints what came of it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what it started ends with it
+    place = folder / name
+    remove_leftovers(str(place))
+    remove(str(place))
+    place.mkdir()
+    os.chdir(place)
+    began, used = time.monotonic(), processor_seconds()
+    found = PARTS[name][2](Part(folder / "matrix.toml", place, kills))
+    took = {"seconds": round(time.monotonic() - began, 1), "processor_seconds": round(processor_seconds() - used, 1)}
+    print(json.dumps({**took, **found}), flush=True)
 
 
-@contextlib.contextmanager
-def cluster() -> Iterator[TwoNodes | None]:
-    if importlib.util.find_spec("ray") is None:
-        print("Ray is not installed: not tried")
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary, two_nodes(temporary) as nodes:
-        yield nodes
+def have_done(name: str, folder: Path, kills: int, minutes: float) -> dict[str, Any]:
+    """What came of a part, or why nothing did."""
+    package = PARTS[name][1]
+    if package is not None and importlib.util.find_spec(package) is None:
+        return {"why": f"{package} is not installed"}
+    command = [sys.executable, __file__, "--part", name, "--folder", str(folder), "--kills", str(kills)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        out, _ = process.communicate(timeout=minutes * 60)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return {"why": f"took longer than {minutes:g} minutes"}
+    if process.returncode:
+        return {"why": f"ended with {process.returncode}; its error is above"}
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def said_of(name: str, found: dict[str, Any], first: str | None) -> tuple[str, bool]:
+    """What a part came to, and whether it is as it should be."""
+    what = f"{name}: {PARTS[name][0]}"
+    if "why" in found:
+        return f"{what}: not done, {found['why']}", found["why"].endswith("is not installed")
+    is_same, is_quick = found["digests"] == [first], found.get("median_ms", 0) < OVERHEAD * 1000
+    lines = [f"{what}: {'the same bytes' if is_same else 'OTHER BYTES'}"]
+    lines.append(f"{found['cells']} cells in {found['seconds']:.0f} s, {found['processor_seconds']:.0f} s of processors here")
+    if found.get("killed"):
+        lines.append(f"{found['killed']} workers killed in {found['rounds']} sweeps")
+    if "before" in found:
+        lines.append(f"killed with {found['before']} cells in the store")
+    if "median_ms" in found:
+        most = f"{found['median_ms']} ms (median), {found['most_ms']} ms (most)"
+        lines.append(f"beside its run a cell took {most}{'' if is_quick else ', which is too much'}")
+    return "\n    ".join(lines), is_same and is_quick
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--only", default="", help="local, submitit or ray")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "build" / "sweep-acceptance", help="where parts and what came of them are kept"
+    )
+    parser.add_argument("--minutes", type=float, default=5, help="what each part has")
+    parser.add_argument("--again", action="store_true", help="run also what is done")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        os.chdir(folder)
-        matrix = write_matrix(folder, asked.prompts)
-        first = sweep(matrix, folder / "one", "local", 1)
-        unlike: list[str] = []
-
-        def compare(name: str, files: dict[str, bytes]) -> None:
-            """At once, so that what fails later takes nothing with it."""
-            print(f"  {name}: {'the same' if files == first else 'NOT the same'} {len(first)} files as one worker's", flush=True)
-            if files != first:
-                unlike.append(name)
-
-        if asked.only in ("", "local"):
-            compare("two workers", sweep(matrix, folder / "two", "local", 2))
-            compare("two workers, killed", sweep(matrix, folder / "killed", "local", 2, asked.kills))
-            compare("head killed", sweep_whose_head_is_killed(matrix, folder / "head"))
-        if asked.only in ("", "submitit"):
-            if importlib.util.find_spec("submitit") is None:
-                print("submitit is not installed: not tried")
-            else:
-                compare("submitit", sweep(matrix, folder / "jobs", "submitit-local", 2))
-        if asked.only in ("", "ray"):
-            with cluster() as nodes:
-                if nodes is not None:
-                    compare("ray", sweep(matrix, folder / "ray", nodes.address, 2))
-                    compare("ray, killed", sweep(matrix, folder / "ray-killed", nodes.address, 2, asked.kills, nodes.restart))
-        print(f"{len(first)} files, {sum(map(len, first.values())):,} bytes: {'all alike' if not unlike else f'UNLIKE: {unlike}'}")
-        sys.exit(bool(unlike))
+    folder = asked.folder.absolute()
+    if asked.part:
+        do_part(asked.part, folder, asked.kills)
+        return
+    names = ["one", *(name for name in filter(None, asked.only.split(",")) if name != "one")]
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f"no part {unknown[0]!r}; expected some of {', '.join(PARTS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_matrix(folder, asked.prompts)
+    record = folder / "parts.json"
+    of = {"prompts": asked.prompts, "kills": asked.kills, "program": list(identity_here())}
+    known = json.loads(record.read_text()) if record.is_file() else {}
+    done: dict[str, Any] = known["parts"] if known.get("of") == of and not asked.again else {}
+    is_well = True
+    began = time.monotonic()
+    for name in names:
+        if "digests" not in done.get(name, {}):
+            done[name] = have_done(name, folder, asked.kills, asked.minutes)
+            record.write_text(json.dumps({"of": of, "parts": done}, indent=1) + "\n")
+        first = done["one"].get("digests", [None])[0]
+        said, is_as_it_should_be = said_of(name, done[name], first)
+        is_well &= is_as_it_should_be
+        print(said, flush=True)
+    left = [name for name in PARTS if name not in done]
+    print(f"{time.monotonic() - began:.0f} s; {record}" + (f"; not asked for: {', '.join(left)}" if left else ""))
+    sys.exit(not is_well)
 
 
 if __name__ == "__main__":

@@ -76,10 +76,10 @@ def work_on(group: Group, store: str, probe: str, settled: Collection[str], unse
     ``unsent`` says of models that the head does not send, by their fingerprints, why, if it has to be said. Raises NotOnThisMachineError
     for another version of the program.
     """
-    runs = {cell.key: cell for cell in group.cells if isinstance(cell, RunCell)}
-    _check_identity(runs.values())
+    entered = time.process_time()
+    _check_identity(group.runs)
     refused()
-    for run in runs.values():
+    for run in group.runs:
         if run.model.fingerprint not in unsent and not _is_here(run.model):
             return _lacks(refused()) or Lacks(run.model.fingerprint)
     here = Store(Path(store)) if Path(probe).is_file() else None
@@ -87,7 +87,7 @@ def work_on(group: Group, store: str, probe: str, settled: Collection[str], unse
     place = os.path.join(tempfile.gettempdir(), f"aprgraph-sweep-{os.geteuid()}")  # noqa: PTH118 -- claimed_names works on texts
     remove_leftovers(place)
     with new_folder(place) as scratch:
-        return _Work(group, here, settled, unsent, Path(scratch)).all()
+        return _Work(group, here, settled, unsent, Path(scratch)).all(entered)
 
 
 class _Work:
@@ -100,12 +100,12 @@ class _Work:
         self._needed = self._missing | {side.key for cell in missing for side in _sides(cell)}
         self._worked = Worked([], {})
 
-    def all(self) -> Worked | Lacks:
-        """Compute them, but for what a model lacks that was sent."""
+    def all(self, entered: float) -> Worked | Lacks:
+        """Compute them, but for what a model lacks that was sent. ``entered`` is the processor's time when the group came."""
         for cell in self._cells:
             if cell.key not in self._needed:
                 continue
-            began, at_first, useful = time.monotonic(), time.process_time(), self._files.useful
+            began, useful = time.monotonic(), self._files.useful
             found = self._compute(cell)
             # Whatever came of it: what looks for explanations goes on without what it cannot read.
             if (lacks := _lacks(refused())) is not None:
@@ -120,10 +120,11 @@ class _Work:
             elif found is not None:
                 if self._here is not None:
                     self._here.put(cell.key, found)
-                overhead = time.process_time() - at_first - (self._files.useful - useful)
+                overhead = time.process_time() - entered - (self._files.useful - useful)
                 worker = f"process {os.getpid()} on {os.uname().nodename}"
                 kept = None if self._here is not None else found
                 self._worked.done.append(Done(cell.key, time.monotonic() - began, overhead, kept, worker=worker))
+            entered = time.process_time()
         return self._worked
 
     def _compute(self, cell: Cell) -> Files | Absent | Done | None:

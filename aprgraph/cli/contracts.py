@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from aprgraph.contract_files import Contract
     from aprgraph.contract_results import Record
 
-_COLOURS = {"held": "green", "FALSIFIED": "red"}
 _EXIT_CODES = {"held": 0, "FALSIFIED": 1}
 #: Some rules were not put to the test: neither success nor failure.
 _EXIT_UNDECIDED = 3
@@ -121,8 +120,7 @@ def _print(document: dict[str, Any], record: Record, checkout: Path) -> None:
     for contract in document["contracts"]:
         typer.echo(f"{contract['id']}: {contract['title']} ({contract['source']})")
         for falsifier in contract["falsifiers"]:
-            state = typer.style(f"{falsifier['state']:9}", fg=_COLOURS.get(falsifier["state"], "yellow"))
-            typer.echo(f"  {state}  {falsifier['id']}: {falsifier['rule']}")
+            typer.echo(f"  {falsifier['state']:9}  {falsifier['id']}: {falsifier['rule']}")
             if falsifier["state"] == "FALSIFIED":
                 typer.echo(f"             predicted: {falsifier['prediction']}")
             for test in _tests(falsifier["tests"]):

@@ -19,20 +19,30 @@ def columns() -> int | None:
 
 
 def format_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, drop_empty: bool = False, fold: bool = False
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[int] = (),
+    *,
+    drop_empty: bool = False,
+    fold: bool = False,
+    spare: bool = False,
 ) -> str:
     """Aligned columns; ``right`` lists those to align to the right; ``drop_empty`` leaves out those that no row has anything in.
 
-    ``fold``: where a terminal is narrower, the last column goes on in lines below.
+    Where a terminal is narrower, the last column goes on in lines below if ``fold``, and is left out if ``spare``.
     """
     if drop_empty:
         kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
         header, rows = [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
         right = [kept.index(index) for index in right if index in kept]
     rows = [[plain(cell) for cell in row] for row in rows]
-    if fold and (width := columns()) is not None:
-        before = sum(max(map(len, column)) + 2 for column in list(zip(header, *rows, strict=True))[:-1])
-        rows = [line for row in rows for line in _folded(row, max(_NARROWEST, width - before))]
+    if (fold or spare) and (width := columns()) is not None:
+        *before, last = (max(map(len, column)) for column in zip(header, *rows, strict=True))
+        left = width - sum(before) - 2 * len(before)
+        if fold:
+            rows = [line for row in rows for line in _folded(row, max(_NARROWEST, left))]
+        elif left < last:
+            header, rows = header[:-1], [row[:-1] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

@@ -33,6 +33,14 @@ def test_the_lists_fit_a_terminal(command: list[str], monkeypatch: pytest.Monkey
     assert sorted(re.sub(r"-{2,}", "", shown).split()) == sorted(re.sub(r"-{2,}", "", piped).split())
 
 
+def test_a_table_spares_its_last_column_where_there_is_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tables.format_table(("stage", "file"), [("attn_out", "layer-0/attn_out.bin")], spare=True)
+    assert whole.endswith("attn_out  layer-0/attn_out.bin")
+    for width, expected in ((30, whole), (29, tables.format_table(("stage",), [("attn_out",)]))):
+        monkeypatch.setattr(tables, "columns", lambda width=width: width)
+        assert tables.format_table(("stage", "file"), [("attn_out", "layer-0/attn_out.bin")], spare=True) == expected
+
+
 @pytest.mark.parametrize("word", ["gemma3", "Gemma3ForCausalLM", "gemma 3"])
 def test_all_of_one_family(word: str) -> None:
     facts = dict(re.split(r"  +", line, maxsplit=1) for line in run_cli("models", word).out.partition("\n\n")[0].splitlines())

@@ -137,6 +137,15 @@ def test_streams_and_consoles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.getvalue() == "\x1b[31m\\x1b[8mx\x1b[0m\n"
 
 
+@pytest.mark.parametrize("command", [["contracts"], ["models"], ["stages"], ["cache"], ["--help"]], ids=" ".join)
+def test_what_a_terminal_shows_holds_no_code_in_letters(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A colour that a command gave itself would be shown as an escape, since what it prints may be of a file."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    shown = quiet(run_cli(*command, terminal=True)).out
+    assert shown.count("\n") >= 1
+    assert "\\x1b" not in shown
+
+
 def test_data_is_exact_where_no_terminal_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for is_terminal, expected in ((False, "a\u202e"), (True, "a\\u202e")):
         raw = io.StringIO()

@@ -34,11 +34,18 @@ class Result:
 _parser_of = cache(typer.main.get_command)
 
 
-def run_cli(*arguments: object) -> Result:
-    """Run ``aprgraph ARGUMENTS`` in this process, in the current folder."""
+class _Terminal(io.StringIO):
+    """What a command takes for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def run_cli(*arguments: object, terminal: bool = False) -> Result:
+    """Run ``aprgraph ARGUMENTS`` in this process, in the current folder; ``terminal``: standard output is taken for one."""
     from aprgraph.cli import main
 
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out, err, code = _Terminal() if terminal else io.StringIO(), io.StringIO(), 0
     handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
         with (

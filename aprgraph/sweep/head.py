@@ -120,13 +120,18 @@ class _Head:
     def _ask(self, group: Group, call: Call) -> Worked:
         """Have a worker compute a group, and send it what it lacks."""
         settled = {cell.key for cell in group.cells if cell.key in self._failures or self._store.has(cell.key)}
-        unsent = {} if self._uploads.most else {run.model.fingerprint: "" for run in group.runs}
+        none = "" if self._executor.one_machine else "the matrix has no upload, so it is not sent"
+        there: Lacks | None = None
+        unsent = {} if self._uploads.most else {run.model.fingerprint: none for run in group.runs}
         while isinstance(worked := call(work_on, group, str(self._store.path.absolute()), self._probe, settled, unsent), Lacks):
             sent = self._uploads.send(worked, call)
-            if isinstance(sent, int):
-                self._log.write("sent", model=worked.fingerprint, bytes=sent)
-            else:
+            if isinstance(sent, str):
                 unsent[worked.fingerprint] = sent
+            elif sent:
+                self._log.write("sent", model=worked.fingerprint, bytes=sent)
+            elif worked == there:
+                unsent[worked.fingerprint] = "all that its runs read of it was sent, and is there"
+            there = worked if sent == 0 else None
         return worked
 
     def _take(self, group: Group, future: Future[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -38,14 +39,19 @@ class Uploads:
         self._runs, self.most, self._on_sent = tuple(runs), most, on_sent
         self._found: dict[str, _Upload] = {}
         self._lock = threading.Lock()
+        self._sending: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
 
     def send(self, lacks: Lacks, call: Call) -> int | str:
         """Send what the worker of ``call`` says that it lacks: how many bytes there were, or why they are not sent.
 
-        Raises what calls of the worker raise.
+        Raises what calls of the worker raise. Where another worker of the same machine was sent the same meanwhile, there were none.
         """
         try:
-            return self._send(self._upload(lacks), call)
+            upload = self._upload(lacks)
+            with self._lock:
+                sending = self._sending[lacks.fingerprint, lacks.place]
+            with sending:
+                return self._send(upload, call)
         except _UnsentError as error:
             return str(error)
 
@@ -75,8 +81,6 @@ class Uploads:
                     if self._on_sent is not None:
                         self._on_sent(upload.model.name, sent, total)
         call(end_receiving, fingerprint, upload.opens)
-        if not sent:
-            raise _UnsentError("all that its runs read of it was sent, and is there")
         return sent
 
 

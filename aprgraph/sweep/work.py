@@ -63,10 +63,11 @@ class Worked:
 
 @dataclass(frozen=True)
 class Lacks:
-    """In place of what was done: the machine lacks a model, or, where it was sent, ``ranges`` of its files that nobody knew to be read."""
+    """In place of what was done: the machine ``place`` lacks a model, or ``ranges`` of one that it was sent, not known to be read."""
 
     fingerprint: str
     ranges: Ranges = field(default_factory=dict)
+    place: str = field(default_factory=lambda: os.uname().nodename)
 
 
 def work_on(group: Group, store: str, probe: str, settled: Collection[str], unsent: Mapping[str, str]) -> Worked | Lacks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -44,12 +45,13 @@ def test_what_installs_is_what_continuous_integration_runs() -> None:
 
 
 def test_from_the_first_run_to_the_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    require_smollm2()
+    if not require_smollm2().is_relative_to(sys.prefix):
+        pytest.skip(f"SmolLM2 does not come from the package in {sys.prefix}")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     install, link = lines("A model")
     assert install.split()[-1] in (ROOT / "requirements-model.lock").read_text(encoding="utf-8")
-    subprocess.run(["bash", "-c", link.replace("python -c", f"{shlex.quote(sys.executable)} -c")], check=True, cwd=tmp_path)
+    subprocess.run(["bash", "-c", link], check=True, cwd=tmp_path, env={**os.environ, "VIRTUAL_ENV": sys.prefix})
     commands = lines("First run")
     for command in commands:
         follow(command)

@@ -153,8 +153,8 @@ DOCUMENTED = {
 def test_the_rules_of_the_documents() -> None:
     """Each does to the names that it is for what the table says, and together they do not contradict each other."""
     text = (Path(__file__).parents[2] / "docs/captures.md").read_text(encoding="utf-8")
-    table = text[text.index("| Rule | Says |") :].split("\n\n")[0].replace(r"\|", "\0")
-    rules = [rule.replace("\0", "|") for line in table.splitlines()[2:] for rule in re.findall(r"`([^`]*=[^`]*)`", line)]
+    table = text[text.index("| Rule | Says |") :].split("\n\n")[0]
+    rules = [rule for line in table.splitlines()[2:] for rule in re.findall(r"`([^`]*=[^`]*)`", line)]
     assert len(rules) == 7
     names = NameMap(rules)
     places = {name: names.place_of("", name) for name in DOCUMENTED}

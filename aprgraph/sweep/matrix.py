@@ -87,7 +87,6 @@ class Matrix:
     compare: tuple[Compare, ...]
     cpu: str | None = None
     upload: int = 0
-    families: tuple[Path, ...] = ()
 
 
 def read_matrix(path: Path) -> Matrix:
@@ -130,7 +129,7 @@ class _Reader:
         self._path = path
 
     def matrix(self, document: Mapping[str, Any]) -> Matrix:
-        known = (*_OPTIONS, "store", "cpu", "upload", "families", "models", "targets", "arithmetics", "overrides", "prompts", "compare")
+        known = (*_OPTIONS, "store", "cpu", "upload", "models", "targets", "arithmetics", "overrides", "prompts", "compare")
         self._check_keys("", document, known)
         store = self._text("", document, "store", f"{self._path.stem}-store")
         models = tuple(self._model(where, entry) for where, entry in self._entries(document, "models"))
@@ -164,7 +163,6 @@ class _Reader:
             compare=compare,
             cpu=self._text("", document, "cpu", None),
             upload=self._size("", document, "upload", 0),
-            families=tuple(self._path.parent / one for one in self._texts(document, "families", '["olmo.py"]')),
         )
 
     def _recording(self, document: Mapping[str, Any]) -> Recording:

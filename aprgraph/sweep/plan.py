@@ -10,7 +10,7 @@ from pathlib import Path
 from aprgraph.api import LoadedModel, load
 from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.graph.errors import AprgraphError, PlanError
-from aprgraph.graph.families.registry import load_family_file, own_sources
+from aprgraph.graph.families.registry import own_sources
 from aprgraph.graph.metadata import parse_overrides
 from aprgraph.graph.tap_plan import parse_plan, parse_steps
 from aprgraph.runs.plan import RunOptions
@@ -77,8 +77,6 @@ def plan_sweep(matrix: Matrix, say: Callable[[str], None] = lambda _: None) -> S
     cpu = find_cpu(matrix.cpu).name
     loaded: dict[tuple[str, str], tuple[LoadedModel, ModelOf]] = {}
     notices: dict[str, None] = {}
-    for file in matrix.families:
-        load_family_file(file)
     for entry, variant in product(matrix.models, matrix.overrides):
         say(f"{entry.name}, {variant.name}")
         opened = load(entry.path, parse_overrides(list(variant.set)), entry.ignore)

@@ -38,7 +38,6 @@ class Mine(Llama):
         return g.apply("lm_head", times, g.head("my_logits", x), factor=0.5)
 """
 MATRIX = """
-families = ['mine.py']
 models = ['mine.gguf']
 prompts = [{ tokens = [5, 6, 7] }]
 taps = 'ffn_out,my_logits,lm_head'
@@ -68,10 +67,11 @@ def executor() -> Iterator[WorkersExecutor]:
         yield made
 
 
-def planned(model: Path) -> SweepPlan:
+def planned(model: Path, family: str = "mine.py") -> SweepPlan:
     """Planned as in a new process."""
     forget_models()
     with own_families():
+        load_family_file(model.with_name(family))
         return plan_sweep(read_matrix(model.with_name("matrix.toml")))
 
 
@@ -85,6 +85,7 @@ def test_workers_of_a_sweep_and_of_an_audit_get_its_text(model: Path, tmp_path: 
     assert find(plan, there).exit_code == 0
     assert "mymod" not in FAMILIES
     file.write_text(FILE)
+    load_family_file(file)
     assert swept(tmp_path / "matrix.toml", tmp_path / "here")[0].exit_code == 0
     assert files_under(tmp_path / "here") == files_under(tmp_path / "there")
 
@@ -99,15 +100,14 @@ def test_its_content_is_part_of_a_cells_name_and_its_place_is_not(model: Path, t
     file = model.with_suffix(".py")
     (first,) = planned(model).runs
     file.rename(model.with_name("moved.py"))
-    model.with_name("matrix.toml").write_text(MATRIX.replace("mine.py", "moved.py"))
-    (moved,) = planned(model).runs
+    (moved,) = planned(model, "moved.py").runs
     model.with_name("moved.py").write_text(FILE.replace("0.5", "0.25"))
-    (changed,) = planned(model).runs
+    (changed,) = planned(model, "moved.py").runs
     assert first.cell.key == moved.cell.key != changed.cell.key
     # A model of another family has nothing of the file in its name.
     model.write_bytes(tiny_model(layers=2).read_bytes())
-    model.with_name("matrix.toml").write_text(MATRIX.replace("mine.py", "moved.py").replace("my_logits,", ""))
-    (other,) = planned(model).runs
+    model.with_name("matrix.toml").write_text(MATRIX.replace("my_logits,", ""))
+    (other,) = planned(model, "moved.py").runs
     assert (other.cell.model.families, "family" in other.cell.document["model"]) == ((), False)
 
 
@@ -123,8 +123,11 @@ def test_workers_that_run_layers_get_its_text(model: Path, tmp_path: Path) -> No
 
 def test_the_option_and_what_a_sweep_says_without_it(model: Path) -> None:
     matrix, file = model.with_name("matrix.toml"), model.with_suffix(".py")
-    matrix.write_text(MATRIX.replace("families", "#"))
     assert "general.architecture is 'mymod'" in error_of(run_cli("sweep", matrix, "--status"))
     assert run_cli("sweep", matrix, "--status", "--quiet", "--family", file).out == "Nothing is computed yet of 1 cell.\n"
-    matrix.write_text(MATRIX.replace("mine.py", "gone.py"))
-    assert error_of(run_cli("sweep", matrix)).endswith("gone.py: No such file or directory; expected a Python file that declares a family")
+    file.unlink()
+    error = error_of(run_cli("sweep", matrix, "--family", file))
+    assert error.endswith("mine.py: No such file or directory; expected a Python file that declares a family")
+    # A matrix is read as data: it names no code.
+    matrix.write_text(f"families = ['mine.py']\n{MATRIX}")
+    assert "there is no key families; expected taps, " in error_of(run_cli("sweep", matrix))

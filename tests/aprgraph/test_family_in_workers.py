@@ -61,10 +61,15 @@ def model(tmp_path: Path, tiny_model: Tiny) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def executor() -> Iterator[WorkersExecutor]:
-    with open_executor("local", 1, threads=1) as made:
-        yield made
+@pytest.fixture(scope="module", params=["local", "submitit-local"])
+def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkersExecutor]:
+    """Of Ray: tests/runtime/test_executor_ray.py."""
+    if request.param != "local":
+        pytest.importorskip("submitit", reason="submitit is optional: aprgraph[slurm]; .ci/run installs it")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("jobs"))
+        with open_executor(request.param, 1, threads=1) as made:
+            yield made
 
 
 def planned(model: Path, family: str = "mine.py") -> SweepPlan:

@@ -118,6 +118,16 @@ def test_workers_leave_what_a_run_here_does(tiny: CompiledModel, tmp_path: Path)
     assert files_under(tmp_path / "t") == expected
 
 
+@pytest.mark.contract("SPLIT-BITS-1")
+def test_jobs_leave_what_a_run_here_does(tiny: CompiledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Ray: tests/runtime/test_executor_ray.py."""
+    pytest.importorskip("submitit", reason="submitit is optional: aprgraph[slurm]; .ci/run installs it")
+    monkeypatch.chdir(tmp_path)
+    for run, place in ((tiny, "here"), (tiny.across("0..2,2..", "submitit-local"), "there")):
+        run.run("attn_out,lm_head", "all", tokens=(5, 20, 17), directory=tmp_path / place)
+    assert files_under(tmp_path / "there") == files_under(tmp_path / "here")
+
+
 def test_a_router_with_nan_in_a_worker(tmp_path: Path, tiny: CompiledModel) -> None:
     """Token 7 has NaN in its embedding. The error and the trace are those of a run here."""
     model = _model("qwen2moe-f32", tiny)

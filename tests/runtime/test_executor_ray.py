@@ -1,4 +1,4 @@
-"""Workers in a real Ray cluster of two nodes on loopback: calls, layers of a run, an audit. Sweeps: `make sweep-acceptance`."""
+"""Workers in a real Ray cluster of two nodes on loopback: calls, layers, an audit, cells. Stores: `make sweep-acceptance`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,19 @@ with open_executor(sys.argv[1], attempts=2, on_notice=notices.append) as executo
 """
 
 
-#: What runs and audits leave on the cluster beside what they leave here; the family's file is on none of its nodes.
-_LAYERS_AND_REPLAYS = """
+#: What runs, audits and sweeps leave on the cluster beside what they leave here; the family's file is on none of its nodes.
+_OF_A_FAMILY = """
 import sys
 from pathlib import Path
 import aprgraph
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.executors import open_executor
+from aprgraph.sweep.findings import find
+from aprgraph.sweep.head import run_sweep
+from aprgraph.sweep.matrix import read_matrix
+from aprgraph.sweep.plan import plan_sweep
+from aprgraph.sweep.store import Store
 aprgraph.families.load_family_file("mine.py")
 Path("mine.py").unlink()
 compiled = aprgraph.load("mine.gguf").compile("llvm", "mine.aprg")
@@ -50,6 +55,9 @@ for run, place in ((compiled, "here"), (compiled.across("0..1,1..", sys.argv[1])
 alone = audit(trace, load_model("mine.gguf")).to_json()
 with open_executor(sys.argv[1], 2) as executor:
     print(audit(trace, load_model("mine.gguf"), executor=executor).to_json() == alone, alone["exit_code"])
+    plan = plan_sweep(read_matrix(Path("matrix.toml")))
+    store = Store(plan.matrix.store)
+    print(run_sweep(plan, store, executor).failures, find(plan, store).counts)
 """
 
 
@@ -69,9 +77,13 @@ def test_calls_are_done_on_two_nodes_and_a_dead_worker_is_seen(tmp_path: Path, n
 
 @pytest.mark.contract("SPLIT-BITS-1")
 @pytest.mark.contract("BLAME-WORKERS-1")
-def test_layers_and_replays_on_two_nodes(tiny_model: Callable[..., Path], tmp_path: Path, nodes: TwoNodes) -> None:
+@pytest.mark.contract("SWEEP-FAMILY-1")
+def test_layers_replays_and_cells_on_two_nodes(tiny_model: Callable[..., Path], tmp_path: Path, nodes: TwoNodes) -> None:
     (tmp_path / "mine.gguf").write_bytes(tiny_model(layers=2).read_bytes().replace(b"llama", b"mined"))
     (tmp_path / "mine.py").write_text("from aprgraph.families import Llama\n\nclass Mine(Llama):\n    architecture = 'mined'\n")
-    done = run_python(_LAYERS_AND_REPLAYS, nodes.address, cwd=tmp_path, env={"PYTHONWARNINGS": "ignore"})
-    assert (done.code, done.out) == (0, "True 0\n"), done.err
+    (tmp_path / "matrix.toml").write_text(
+        "models = ['mine.gguf']\ntargets = ['llvm', 'reference']\nprompts = [{ tokens = [5, 6] }]\n[[compare]]\nalong = 'targets'\n"
+    )
+    done = run_python(_OF_A_FAMILY, nodes.address, cwd=tmp_path, env={"PYTHONWARNINGS": "ignore"})
+    assert (done.code, done.out) == (0, "True 0\n{} {'RIGHT': 2, 'ALIKE': 1}\n"), done.err
     assert files_under(tmp_path / "there") == files_under(tmp_path / "here")

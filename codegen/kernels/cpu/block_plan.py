@@ -7,8 +7,8 @@ from typing import Any
 import tvm_ffi
 
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.integer_dot import IntegerDot
-from aprgraph.codegen.kernels.cpu.rows_of_block import RowsOfBlock, Run
+from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot
+from aprgraph.codegen.kernels.cpu.rows_of_block import Quants, RowsOfBlock, Run
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.tir import Expr, i64
 from aprgraph.graph.block_decoders import RUN
@@ -19,8 +19,14 @@ WIDTH, SUMS = 32, 8
 
 #: Formats of which ggml takes the offset of elements off by sums of x, and multiplies unsigned numbers.
 _OFFSET_BY_SUMS = ("Q6_K",)
+#: Formats that llama.cpp lays out by eight rows, with AVX2, when it loads a weight that has so many or a multiple. Products of a block
+#: are then one whole number.
+_REPACKED, _REPACKED_ROWS = ("Q4_0", "IQ4_NL", "MXFP4", "Q4_K"), 8
 #: Formats of which ggml adds the minima of a block up to one whole number.
 _MINIMA_AS_ONE = ("Q5_K",)
+
+#: Positions that meet a tile at once where they have one sum each: the tile is read once for them.
+_POSITIONS_OF_ONE_SUM = 4
 
 
 class BlockPlan:
@@ -48,17 +54,30 @@ class BlockPlan:
         self.signed = signed and not self.offset
         self.takes_unsigned = bool(first.quants.unsigned) and first.quants.offset in (self.offset, self.offset_of_runs)
         #: The sum of four products, with x of 7 bits.
-        self.is_short = 4 * 127 * max(first.quants.most, first.quants.offset + first.quants.most if self.takes_unsigned else 0) < 1 << 15
+        self.is_short = 4 * 127 * self._most(first.quants) < 1 << 15
         self.has_minima = runs[0].minimum is not None
         self.minima_negative = runs[0].minimum is not None and runs[0].minimum.negative
         self.keeps_sums = ROUNDINGS[scheme].sum_errors is not None
         each = self._elements_of_minima(runs)
+        self.is_one_sum = name in _REPACKED and weight.rows % _REPACKED_ROWS == 0
+        self.elements_of_offset = WIDTH if self.is_one_sum else FOUR
+        #: How many partial sums an output has.
+        self.sums = 1 if self.is_one_sum else SUMS
+        #: Whether all products of 32 elements add up to less than 2^15, by pairs.
+        self.is_tiny = 2 * SUMS * 127 * self._most(first.quants) < 1 << 15 and not self.signed
         self.elements_of_sums = RUN if self.offset_of_runs else 0 if self.keeps_sums else each
         # Minima of 16 elements have as many partial sums as products, and are among these.
         self.has_sums_of_minima = self.has_minima and each > RUN
-        self.sums_of_minima = 1 if self.keeps_sums or name in _MINIMA_AS_ONE or not each else weight.format.elements // each // 2
+        self.sums_of_minima = (
+            1 if self.keeps_sums or self.is_one_sum or name in _MINIMA_AS_ONE or not each else weight.format.elements // each // 2
+        )
         #: As many as leave their partial sums in registers.
         self.positions_together = max(1, (emitter.cpu.registers - 8) // (SUMS * max(1, dot.rows // emitter.lanes)))
+        if self.is_one_sum:
+            self.positions_together = _POSITIONS_OF_ONE_SUM
+
+    def _most(self, quants: Quants) -> int:
+        return quants.most + quants.offset if self.takes_unsigned else quants.most
 
     @staticmethod
     def _elements_of_minima(runs: list[Run]) -> int:

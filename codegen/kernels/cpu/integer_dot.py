@@ -72,6 +72,18 @@ class IntegerDot(ABC):
         """The products of each row with x, four of them added: i32 [rows]. With ``scaled`` times its scales, and added to its sums."""
 
     @abstractmethod
+    def none(self, offset: Expr | None, *, is_tiny: bool) -> Expr:
+        """The sum of no products for ``more``; ``offset`` as in ``Word``, of all that will be added."""
+
+    @abstractmethod
+    def more(self, sums: Expr, weights: Weights, x: Expr, *, signed: bool, scales: Expr | None) -> Expr:
+        """``sums``, and the products with four elements of x; times ``scales``, where the sums are not of 16 bits."""
+
+    @abstractmethod
+    def whole(self, sums: Expr, scales: Expr | None, offset: Expr | None) -> Expr:
+        """What ``more`` added up, times ``scales``: i32 [rows]."""
+
+    @abstractmethod
     def multiply_pairs(self, a: Expr, b: Expr) -> Expr:
         """The products of two i16 of each row, in i32 [rows], with those of one i32, added: i32 [rows]."""
 
@@ -114,8 +126,32 @@ class _X86(IntegerDot):
         if scaled is not None:
             assert x.offset is None
             return scaled.sums + self._call("pmadd.wd", "int32", pairs, scaled.scales)
-        fours = self._call("pmadd.wd", "int32", pairs, tirx.Broadcast(tirx.IntImm("int16", 1), 2 * self.rows))
+        fours = self._call("pmadd.wd", "int32", pairs, self._ones())
         return fours if x.offset is None else fours + tirx.Broadcast(x.offset, self.rows)
+
+    def _ones(self) -> Expr:
+        return tirx.Broadcast(tirx.IntImm("int16", 1), 2 * self.rows)
+
+    def none(self, offset: Expr | None, *, is_tiny: bool) -> Expr:
+        """See ``IntegerDot.none``: sums of pairs, if they remain within 16 bits."""
+        del offset
+        return tirx.Broadcast(tirx.IntImm("int16" if is_tiny else "int32", 0), self.rows * (2 if is_tiny else 1))
+
+    def more(self, sums: Expr, weights: Weights, x: Expr, *, signed: bool, scales: Expr | None) -> Expr:
+        """See ``IntegerDot.more``."""
+        numbers = same_word(x, self.rows, "int8")
+        if signed:
+            numbers = self._call("psign.b", "int8", numbers, weights[-1])
+        pairs = self._call("pmadd.ub.sw", "int16", weights[0], numbers)
+        return sums + (
+            pairs if dtype_of(sums) == "int16" else self._call("pmadd.wd", "int32", pairs, self._ones() if scales is None else scales)
+        )
+
+    def whole(self, sums: Expr, scales: Expr | None, offset: Expr | None) -> Expr:
+        """See ``IntegerDot.whole``."""
+        if dtype_of(sums) == "int16":
+            sums = self._call("pmadd.wd", "int32", sums, self._ones() if scales is None else scales)
+        return sums if offset is None else sums + tirx.Broadcast(offset, self.rows)
 
     def multiply_pairs(self, a: Expr, b: Expr) -> Expr:
         """See ``IntegerDot.multiply_pairs``."""
@@ -174,6 +210,21 @@ class _Vnni(IntegerDot):
         # The upper halves of the four, which have their signs, meet the zeros.
         return self._call("vpdpwssd", scaled.sums, *(T.reinterpret(f"int16x{2 * self.rows}", each) for each in (fours, scaled.scales)))
 
+    def none(self, offset: Expr | None, *, is_tiny: bool) -> Expr:
+        """See ``IntegerDot.none``."""
+        del is_tiny
+        return tirx.Broadcast(tirx.IntImm("int32", 0) if offset is None else offset, self.rows)
+
+    def more(self, sums: Expr, weights: Weights, x: Expr, *, signed: bool, scales: Expr | None) -> Expr:
+        """See ``IntegerDot.more``."""
+        del signed, scales
+        return self._call("vpdpbusd", sums, weights[0], same_word(x, self.rows, "int8"))
+
+    def whole(self, sums: Expr, scales: Expr | None, offset: Expr | None) -> Expr:
+        """See ``IntegerDot.whole``."""
+        del offset
+        return sums if scales is None else sums * (scales << 16 >> 16)
+
     def multiply_pairs(self, a: Expr, b: Expr) -> Expr:
         """See ``IntegerDot.multiply_pairs``."""
         pairs = T.reinterpret(f"int16x{2 * self.rows}", a), same_word(b, self.rows, "int16")
@@ -209,6 +260,22 @@ class _Neon(IntegerDot):
         numbers = T.reinterpret(f"int8x{FOUR * self.rows}", weights[0]), same_word(x.elements, self.rows, "int8")
         fours = _by_parts(FOUR * self.rows // _SIXTEEN, self._fours, *numbers)
         return fours if scaled is None else scaled.sums + fours * scaled.scales
+
+    def none(self, offset: Expr | None, *, is_tiny: bool) -> Expr:
+        """See ``IntegerDot.none``."""
+        del offset, is_tiny
+        return tirx.Broadcast(tirx.IntImm("int32", 0), self.rows)
+
+    def more(self, sums: Expr, weights: Weights, x: Expr, *, signed: bool, scales: Expr | None) -> Expr:
+        """See ``IntegerDot.more``."""
+        del signed, scales
+        numbers = T.reinterpret(f"int8x{FOUR * self.rows}", weights[0]), same_word(x, self.rows, "int8")
+        return sums + _by_parts(FOUR * self.rows // _SIXTEEN, self._fours, *numbers)
+
+    def whole(self, sums: Expr, scales: Expr | None, offset: Expr | None) -> Expr:
+        """See ``IntegerDot.whole``."""
+        del offset
+        return sums if scales is None else sums * scales
 
     def _fours(self, w: Expr, x: Expr) -> Expr:
         """The same of i8 [16]: i32 [4]."""

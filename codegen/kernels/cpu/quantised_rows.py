@@ -8,7 +8,6 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.integer_dot import Word
 from aprgraph.codegen.kernels.cpu.rounding import BlockOfRow
 from aprgraph.codegen.kernels.roundings import BLOCK_SCHEMES, Quantised, magnitude_bits
 from aprgraph.codegen.tir import Buffer, Expr, assign, block, f32, i64, only, registers, scratch
@@ -21,8 +20,8 @@ class QuantisedRows:
     """x [n, C] rounded by a scheme, in the workspace of the kernel.
 
     ``quants`` is i8 [n, C]; ``scales`` f32 [n, blocks] is what they are multiplied by, NaN for a block with NaN or Inf. ``kept_sums`` f32
-    [n, blocks] are those that the engine keeps. Beside them are sums of as many quants as ``each`` says, i16, and sums of four times
-    each of ``offsets``, negative, i32.
+    [n, blocks] are those that the engine keeps. Beside them are sums of as many quants as ``each`` says, i16, and for each (offset,
+    count) of ``offsets`` sums of so many times the offset, negative, i32.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class QuantisedRows:
         n: Expr,
         columns: int,
         each: Sequence[int],
-        offsets: Sequence[int],
+        offsets: Sequence[tuple[int, int]],
         *,
         keeps_sums: bool,
     ) -> None:
@@ -44,7 +43,7 @@ class QuantisedRows:
         self.scales = scratch((n, self.blocks))
         self.kept_sums = scratch((n, self.blocks)) if keeps_sums else None
         self._sums = {count: scratch((n, columns // count), "int16") for count in each}
-        self._offsets = {offset: scratch((n, columns // 4), "int32") for offset in offsets}
+        self._offsets = {(offset, count): scratch((n, columns // count), "int32") for offset, count in offsets}
         with T.parallel(i64(0), n) as p, block("row"), T.serial(i64(0), i64(self.blocks)) as number, block("block"):
             self._emit_block(p, number)
 
@@ -67,11 +66,10 @@ class QuantisedRows:
             with T.serial(i64(0), i64(self.elements // count)) as part:
                 self._add(total, p, first + part * count, count)
                 assign(sums, T.Cast("int16", only(total)), [p, number * (self.elements // count) + part])
-        if self._offsets:
-            with T.serial(i64(0), i64(self.elements // 4)) as part:
-                self._add(total, p, first + part * 4, 4)
-                for offset, sums in self._offsets.items():
-                    assign(sums, only(total) * -offset, [p, number * (self.elements // 4) + part])
+        for (offset, count), sums in self._offsets.items():
+            with T.serial(i64(0), i64(self.elements // count)) as part:
+                self._add(total, p, first + part * count, count)
+                assign(sums, only(total) * -offset, [p, number * (self.elements // count) + part])
         if self.kept_sums is not None:
             self._add(total, p, first, self.elements)
             assign(self.kept_sums, emitter.half(found.scale * T.Cast("float32", only(total))), [p, number])
@@ -86,10 +84,13 @@ class QuantisedRows:
         """The scale; where the block has a NaN or an Inf, what its quants are is not defined, and nothing of it is a number."""
         return T.Select(magnitude_bits(found.peak) >= tirx.IntImm("int32", 0x7F800000), f32(_NAN), found.kept)
 
-    def word(self, p: Expr, number: Expr, offset: int) -> Word:
-        """Quants 4 · ``number`` to 4 · ``number`` + 3 of a row, for weights of such an offset."""
-        elements = _word(self.quants, p, number * 4, 4)
-        return Word(elements, self._offsets[offset][p, number] if offset else None)
+    def word(self, p: Expr, number: Expr) -> Expr:
+        """Quants 4 · ``number`` to 4 · ``number`` + 3 of a row, i32."""
+        return _word(self.quants, p, number * 4, 4)
+
+    def offset(self, p: Expr, number: Expr, offset: int, count: int) -> Expr | None:
+        """What the products of so many quants, the ``number``-th of a row, have too much where weights are ``offset`` more; negative."""
+        return self._offsets[offset, count][p, number] if offset else None
 
     def pair_of_sums(self, each: int, p: Expr, first: Expr) -> Expr:
         """Two sums of ``each`` quants of a row, i32."""

@@ -1,12 +1,12 @@
 """The linear kernel of rounded activations: integer dot products, of several rows of the weight side by side.
 
-Every output is eight partial sums, number l of elements 4l to 4l + 3 of each 32: where a block has scales inside, of whole numbers
-first. What is added to all elements has sums of its own, or is among these, as ggml has it for each format. Blocks follow each other
-in order, and the eight are added by halves. That is ggml's order with AVX2 for one position; here it is that of every CPU level and
-of any number of positions, and threads do not change it.
+The orders of sums are llama.cpp's, on every CPU level and for any number of positions; threads do not change them. Weights that it lays out
+by eight rows have one sum: the products of a block are whole numbers first, and blocks follow each other in order. Every other output is
+eight partial sums, number l of elements 4l to 4l + 3 of each 32, as ggml's functions for AVX2 have it for one position: where a block has
+scales inside, of whole numbers first; what is added to all elements has sums of its own, or is among these; the eight are added by halves.
 
-One position meets blocks as they are read. For several, a tile of rows is laid out once as the dot products take it, and its partial
-sums with some positions at once stay in registers.
+One position meets blocks as they are read. For several, a tile of rows is laid out once as the dot products take it, and its sums with
+some positions at once stay in registers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.kernels.cpu.block_plan import SUMS, BlockPlan
+from aprgraph.codegen.kernels.cpu.block_plan import SUMS, WIDTH, BlockPlan
 from aprgraph.codegen.kernels.cpu.block_values import BlockValues, FreshBlock, KeptBlocks
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.integer_dot import IntegerDot, Scaled, hold, integer_dot, load_vector, store_vector, total
+from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, Scaled, Word, hold, integer_dot, load_vector, store_vector, total
 from aprgraph.codegen.kernels.cpu.quantised_rows import QuantisedRows
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, registers
@@ -53,7 +53,7 @@ def rounded_linear(request: KernelRequest, cpu: Cpu) -> Any:
         with block("product"):
             each = sorted({plan.elements_of_sums for plan in plans if plan.elements_of_sums})
             keeps_sums = any(plan.keeps_sums for plan in plans)
-            offsets = sorted({plan.offset for plan in plans if plan.offset})
+            offsets = sorted({(plan.offset, plan.elements_of_offset) for plan in plans if plan.offset})
             rows = QuantisedRows(emitter, scheme, x, n, columns, each, offsets, keeps_sums=keeps_sums)
             start = 0
             for plan in plans:
@@ -94,7 +94,7 @@ class _Segment:
     def _products(self, values: BlockValues, positions: Sequence[Expr], first: Expr, store: Store) -> None:
         """Emit the product of the tile's rows, from ``first`` on, with some positions."""
         plan, lanes = self._plan, self._rows
-        sums = [self._zeros(SUMS) for _ in positions]
+        sums = [self._zeros(plan.sums) for _ in positions]
         minima = [self._zeros(plan.sums_of_minima) if plan.has_sums_of_minima else those for those in sums]
         with T.serial(i64(0), i64(self._x.blocks)) as index, block("block"):
             values.begin(index)
@@ -102,12 +102,14 @@ class _Segment:
             scales = [hold(self._scaled(real, self._x.scales[p, index], negative=plan.negative)) for p in positions]
             if plan.has_minima:
                 self._add_minima(values, positions, index, minima)
-            if plan.groups == 1:
+            if plan.is_one_sum:
+                self._add_whole(values, positions, index, sums, scales)
+            elif plan.groups == 1:
                 self._add_block(values, positions, index, sums, scales)
             else:
                 self._add_runs(values, positions, index, sums, scales)
         for position, those, beside in zip(positions, sums, minima, strict=True):
-            found = self._folded(those, SUMS)
+            found = self._folded(those, plan.sums)
             if plan.has_sums_of_minima:
                 found = found + self._folded(beside, plan.sums_of_minima)
             outputs = registers(lanes)
@@ -130,9 +132,42 @@ class _Segment:
             values.prefetch(i64(0), number)
             weights = values.weights(i64(0), number)
             for position, those, scale in zip(positions, sums, scales, strict=True):
-                word = self._x.word(position, index * SUMS + number, self._plan.offset)
+                word = self._word(position, index * SUMS + number)
                 found = self._dot.products(weights, word, signed=self._plan.signed, scaled=None)
                 self._multiply_add(those[number], scale, found)
+
+    def _word(self, position: Expr, number: Expr) -> Word:
+        return Word(self._x.word(position, number), self._x.offset(position, number, self._plan.offset, FOUR))
+
+    def _add_whole(
+        self, values: BlockValues, positions: Sequence[Expr], index: Expr, sums: Sequence[Sequence[Buffer]], scales: Sequence[Expr]
+    ) -> None:
+        """Emit the products of a block, which add up to one whole number."""
+        plan, dot = self._plan, self._dot
+        whole = [registers(self._rows, "int32") for _ in positions]
+
+        def add(group: Expr) -> None:
+            place = index * plan.groups + group
+            offsets = [self._x.offset(position, place, plan.offset, WIDTH) for position in positions]
+            scale = values.scale(group, 0) if plan.scales_in_group else None
+            found = [hold(dot.none(offset, is_tiny=plan.is_tiny)) for offset in offsets]
+            for number in range(SUMS):
+                values.prefetch(group, number)
+                weights = values.weights(group, number)
+                words = [self._x.word(position, place * SUMS + number) for position in positions]
+                found = [
+                    hold(dot.more(one, weights, word, signed=plan.signed, scales=scale)) for one, word in zip(found, words, strict=True)
+                ]
+            for those, one, offset in zip(whole, found, offsets, strict=True):
+                products = dot.whole(one, scale, offset)
+                store_vector(those, 0, self._load(those) + products if plan.groups > 1 else products)
+
+        if plan.groups > 1:
+            for those in whole:
+                store_vector(those, 0, tirx.Broadcast(tirx.IntImm("int32", 0), self._rows))
+        values.each_group(add)
+        for those, (into,), scale in zip(whole, sums, scales, strict=True):
+            self._multiply_add(into, scale, self._load(those))
 
     def _add_runs(
         self, values: BlockValues, positions: Sequence[Expr], index: Expr, sums: Sequence[Sequence[Buffer]], scales: Sequence[Expr]
@@ -146,7 +181,7 @@ class _Segment:
                 values.prefetch(group, number)
                 weights, scale = values.weights(group, number), values.scale(group, number)
                 for position, those in zip(positions, whole, strict=True):
-                    word = self._x.word(position, (index * plan.groups + group) * SUMS + number, plan.offset)
+                    word = self._word(position, (index * plan.groups + group) * SUMS + number)
                     scaled = Scaled(scale, self._load(those[number]), plan.is_short)
                     store_vector(those[number], 0, self._dot.products(weights, word, signed=plan.signed, scaled=scaled))
 

@@ -87,6 +87,24 @@ def test_products_are_those_of_ggml(fmt: str) -> None:
         assert got.tobytes() == wanted.tobytes() or fmt in BY_TWOS, count
 
 
+@pytest.mark.contract("ARITHMETIC-KERNELS-2")
+@pytest.mark.parametrize("cpu", [cpu for cpu in RUNNABLE if cpu.fma], ids=lambda cpu: cpu.name)
+@pytest.mark.parametrize("fmt", cases.REPACKED)
+def test_products_are_those_of_llama_cpp_where_it_lays_weights_out_by_eight_rows(fmt: str, cpu: Cpu) -> None:
+    """To the bit: it adds the products of a block up to one whole number. Of Q4_K those of 64 elements, if four rows of x go along."""
+    kind = TensorType(fmt.lower(), (cases.REPACKED_ROWS, cases.COLUMNS))
+    dtype, shape = weight_storage(kind)
+    with np.load(cases.GOLDEN) as golden:
+        blocks = np.ascontiguousarray(golden[f"repacked-weights/{fmt}"]).reshape(-1).view(dtype).reshape(shape)
+        measured = {count: golden[f"repacked/{fmt}/{count}"] for count in cases.REPACKED_COUNTS}
+    w = Weight(kind, blocks, np.zeros(0))
+    for count, wanted in measured.items():
+        got = run(product(SCHEMES[fmt], w), [cases.activations(count), w], (count, cases.REPACKED_ROWS), cpu)
+        got = got[cases.kept_rows(count)]
+        assert nmse(got, wanted) < 2e-13  # two orders of sums, each of which is 1e-13 from the exact one
+        assert got.tobytes() == wanted.tobytes() or (fmt == "Q4_K" and count >= 4), count
+
+
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 def test_segments_may_have_different_formats(cpu: Cpu) -> None:
     weights = [weight("Q4_K", 7, 256), weight("Q2_K", 5, 256), weight("Q6_K", 3, 256)]

@@ -49,7 +49,7 @@ from aprgraph.graph.ops.registry import is_own_formula
 from aprgraph.graph.passes.apply_arithmetic import ApplyArithmetic
 from aprgraph.graph.passes.pipeline import compiled_graphs
 from aprgraph.graph.sources.checkpoint import is_checkpoint
-from aprgraph.graph.sources.path_kind import TAKEN, kind_of_path
+from aprgraph.graph.sources.path_kind import kind_of_path
 from aprgraph.graph.text import MOST_GRAPH_BYTES, parse_graph, print_graph
 from aprgraph.graph.verify import verify
 from aprgraph.graph.whole_file import write_whole
@@ -231,7 +231,7 @@ def read_artifact(directory: str | Path) -> Artifact:
             raise ArtifactError(f"{directory}: not there{meant}; expected the directory of an artifact, which `", make, "` makes")
         kind = kind_of_path(directory)
         what = "" if kind is None else f" but {kind.what}"
-        advice = ("make one with `", make, "`") if kind is None or kind.name not in TAKEN else (kind.advice,)
+        advice = ("make one with `", make, "`") if kind is None or kind.name == "other-folder" else (kind.advice,)
         raise ArtifactError(f"{directory}: not an artifact (no {MANIFEST}){what}; ", *advice)
     try:
         manifest = ARTIFACT_FILE.read_bytes(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -12,11 +13,13 @@ import typer
 #: What typer raises where it cannot parse, and all that it says itself. typer has click inside since 0.26, and used the package before.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 PARSING_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+_TOO_MUCH = " is more than it takes"
 #: The parser's sentences, and what is said in place of them.
 _WORDS = (
     (r"No such option: (\S+)(?: \(Possible options: (.*)\))?", r"there is no option \1"),
-    (r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", r"\1 is more than it takes"),
-    (r"Missing (argument|option|parameter) '(.*)'", r"\2 is missing"),
+    (r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", rf"\1{_TOO_MUCH}"),
+    (r"Missing (?:argument|option|parameter) '([^']*)'", r"\1 is missing"),
+    (r"Missing (?:argument|option|parameter) '([^']*)'. Choose from: (.*)", r"\1 is missing, expected one of \2"),
     (r"Invalid value for '?([^:']*)'?: (.*)", r"\1: \2"),
     (r"(.*)Input should be a valid (?:integer|int).*", r"\1expected a whole number"),
     (r"(.*)Input should be greater than or equal to (.*)", r"\1expected at least \2"),
@@ -57,10 +60,12 @@ def _said(message: str, parser: Any, commands: Mapping[str, Any]) -> str:
     options = [name for parameter in getattr(parser, "params", ()) for name in getattr(parameter, "opts", ())]
     message = " ".join(message.split()).removesuffix(".")
     if (unknown := _COMMAND.fullmatch(message)) is not None:
-        return f"there is no command {unknown[1]!r}{did_you_mean_one_of(unknown[1], inside)}"
+        return f"there is no command {unknown[1]!r}{did_you_mean_one_of(unknown[1], inside)}{_what_is(unknown[1])}"
     said = message
     for pattern, words in _WORDS:
         said = re.sub(f"^{pattern}$", words, said)
+    if said.endswith(_TOO_MUCH) and getattr(parser, "name", None) == "run":
+        said += "; a prompt goes behind --prompt"
     if (option := _OPTION.match(message)) is not None:
         takers = list(_takers(option[1], commands))
         if takers and len(takers) <= _NAMED:
@@ -68,6 +73,15 @@ def _said(message: str, parser: Any, commands: Mapping[str, Any]) -> str:
         else:
             said += did_you_mean_one_of(option[1], options)
     return said[:1].lower() + said[1:] if said[1:2].islower() else said
+
+
+def _what_is(word: str) -> str:
+    """What lies at the path that was given in place of a command, and what takes it; empty where nothing does, or nobody knows."""
+    from aprgraph.graph.sources.path_kind import TAKEN, kind_of_path  # noqa: PLC0415
+    from aprgraph.option_words import in_option_words  # noqa: PLC0415
+
+    kind = kind_of_path(Path(word))
+    return f"; {word} is {kind.what}: {in_option_words(kind.advice)}" if kind is not None and kind.name in TAKEN else ""
 
 
 def _takers(option: str, commands: Mapping[str, Any]) -> Iterator[str]:

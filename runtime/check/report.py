@@ -60,17 +60,21 @@ class CheckReport(Shown):
         return f"{self.tensors_read}{of_all} {'tensor' if self.tensors == 1 else 'tensors'}, {_megabytes(self.bytes_read)} read"
 
     @property
+    def _called(self) -> str:
+        return self.path.name or str(self.path)  # "." has no name
+
+    @property
     def sentence(self) -> str:
         """The sentence to read first."""
         if not self.exit_code:
             notes = self.count(Level.NOTE)
             aside = f"; {counted(notes, 'note')}" if notes else ""
-            return f"{self.path.name}: nothing wrong found: {self.extent}{aside}."
+            return f"{self._called}: nothing wrong found: {self.extent}{aside}."
         counts = [counted(self.count(level), level.value) for level in (Level.ERROR, Level.WARNING) if self.count(level)]
         serious = [group for group in self.by_rule.values() if group[0].rule.level is not Level.NOTE]
         kinds = [_brief(group) for group in serious[:_KINDS_NAMED]]
         more = f"; and {len(serious) - _KINDS_NAMED} more" if len(serious) > _KINDS_NAMED else ""
-        return f"{self.path.name}: {' and '.join(counts)}: {'; '.join(kinds)}{more}."
+        return f"{self._called}: {' and '.join(counts)}: {'; '.join(kinds)}{more}."
 
     def __repr__(self) -> str:
         return f"<CheckReport: {shortened(self.sentence)}>"

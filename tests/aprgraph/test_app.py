@@ -76,6 +76,7 @@ def test_the_package_is_the_program(tmp_path: Path) -> None:
     ("run --chat=yes", "--chat takes no value; see `aprgraph run --help`"),
     ("diff a", "B is missing; see `aprgraph diff --help`"),
     ("inspect a b", "b is more than it takes; see `aprgraph inspect --help`"),
+    ("completion", "shell is missing, expected one of bash, zsh, fish; see `aprgraph completion --help`"),
     ("completion tcsh", "shell: 'tcsh' is not one of 'bash', 'zsh', 'fish'; see `aprgraph completion --help`"),
 ])  # fmt: skip
 def test_what_the_command_line_cannot_parse(arguments: str, message: str) -> None:

@@ -71,6 +71,10 @@ def things(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., P
     ("weights tiny.gguf trace", f"trace: a trace, not a GGUF file; give the model's .gguf file; {A_TRACE}"),
     ("sweep tiny.gguf", f"tiny.gguf: not a matrix but {MODEL}"),
     ("sweep trace", f"trace: not a matrix but a trace; {TRACE}"),
+    ("tiny.gguf", f"there is no command 'tiny.gguf'; tiny.gguf is {MODEL.replace(';', ':', 1)}; see `aprgraph --help`"),
+    ("trace", f"there is no command 'trace'; trace is a trace: {TRACE}; see `aprgraph --help`"),
+    ("run tiny.gguf hello", "hello is more than it takes; a prompt goes behind --prompt; see `aprgraph run --help`"),
+    ("run models", "models: not an artifact (no artifact.json) but a folder; give one of its files: 'tiny.gguf'"),
     ("inspect models", "models: a folder; give one of its files: 'tiny.gguf'; expected "),
 ])  # fmt: skip
 def test_what_was_given_is_said(things: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str) -> None:
@@ -88,3 +92,8 @@ def test_check_says_it_as_a_finding(things: Path, monkeypatch: pytest.MonkeyPatc
     result = run_cli("check", given)
     assert result.code == 1
     assert f"error: this is no whole model: this is {advice}\n" in result.out
+
+
+def test_the_current_folder_has_a_name(things: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(things)
+    assert run_cli("check", ".").out.startswith(".: 1 error: this is a folder.\n")

@@ -112,7 +112,8 @@ def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> tuple[dict
     if not places:
         first = next((_unread(name).sentence for name in arrays if name not in left_out), None)
         weights = " (they seem to be a model's weights)" if any(name.endswith(".weight") for name in arrays) else ""
-        none = f"none of its {counted(len(arrays), 'array')} is called as a stage is{weights}"
+        which = "its one array is not" if len(arrays) == 1 else f"none of its {counted(len(arrays), 'array')} is"
+        none = f"{which} called as a stage is{weights}"
         held = "holds no arrays" if not arrays else "all of its arrays are left out" if first is None else f"{none}; {first}"
         raise TraceError(f"{where}: {held}; name places with ", NAMES.given(EXAMPLE, in_python=f"[{EXAMPLE}]"))
     return places, tuple(left_out)

@@ -17,6 +17,7 @@ from aprgraph.graph.arguments import LAYERS, RUN, STATS_ONLY, TAPS
 from aprgraph.graph.errors import NotRecordedError, TraceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.shown import Shown
+from aprgraph.graph.sources.path_kind import TAKEN, kind_of_path
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import counted, shape_text
 from aprgraph.runtime.place import Place
@@ -82,6 +83,9 @@ class Trace(Shown):
         if isinstance(foreign, Trace):
             return foreign
         if not directory.is_dir():
+            kind = kind_of_path(directory)
+            if kind is not None and kind.name in TAKEN:
+                raise TraceError(f"{directory}: not a trace's directory but {kind.what}; ", kind.advice)
             run = RUN.with_options(TAPS.given("all", "'all'"), in_python="CompiledModel.run(taps='all')")
             raise TraceError(f"{directory}: not a directory; expected a trace directory, such as `", run, "` writes")
         if (directory / MARKER).exists():

@@ -99,7 +99,7 @@ def test_a_dict_of_arrays_is_a_side(ours: Trace, dump: dict[str, np.ndarray], mo
 def test_what_is_no_side(ours: Trace) -> None:
     cases = [
         (3, "3: expected a trace: a path, an open Trace, or a dict of arrays"),
-        ({"weights": np.zeros(3)}, "arrays: none of its 1 array is called as a stage is; "),
+        ({"weights": np.zeros(3)}, "arrays: its one array is not called as a stage is; "),
         ({"layer0.ffn_up": object()}, "arrays: layer 0 ffn_up is a object, expected float16"),
         ({3: np.zeros(3)}, "arrays: 3 names no tensor, expected (layer, stage)"),
         ({"layer0.ffn_up": np.zeros((3, 96)), (0, "ffn_up"): np.zeros((3, 96))}, "arrays: layer0.ffn_up is given twice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 import aprgraph
+from aprgraph.graph.errors import ArtifactError, ModelFileError, TraceError
+from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import fails, run_cli
 
 #: What is said of each thing that lies in the folder, and of what takes it.
@@ -97,3 +100,15 @@ def test_check_says_it_as_a_finding(things: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_current_folder_has_a_name(things: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(things)
     assert run_cli("check", ".").out.startswith(".: 1 error: this is a folder.\n")
+
+
+def test_python_is_told_the_same_in_its_own_words(things: Path) -> None:
+    made = "`CompiledModel.run` records a trace of it, and `LoadedModel.compile` makes an artifact"
+    for call in (Trace.open, lambda path: aprgraph.audit(path, path)):
+        with pytest.raises(TraceError, match=f"not a trace.* but a model; {re.escape(made)}$"):
+            call(things / "tiny.gguf")
+    for place in ("trace", "x.npz"):
+        with pytest.raises(ArtifactError, match="it is for `aprgraph.diff`, `aprgraph.audit` and `aprgraph inspect`$"):
+            aprgraph.open_artifact(things / place)
+    with pytest.raises(ModelFileError, match=r"cannot be opened: No such file or directory \(did you mean .*tiny\.gguf"):
+        aprgraph.load(things / "tinny.gguf")

@@ -40,6 +40,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.side_names import SideNames, side_names
 from aprgraph.runtime.output_file import probe
 from aprgraph.runtime.place import Place
+from aprgraph.runtime.summary import Summary
 from aprgraph.runtime.trace.destination import check_trace_place
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.target_words import parse_target
@@ -92,6 +93,19 @@ class Bisection(Shown):
         if self.left:
             return Message(self.report.headline, f" Not tapped for want of room: {', '.join(self.left)}; give more with ", ROOM, ".")
         return self.report.headline
+
+    @property
+    def summary(self) -> Summary:
+        """The verdict in parts: those of the last comparison, and what it leaves open."""
+        last = self.report.summary
+        if not self.report.diverged and self.rounds[0].report.diverged:
+            first = self.rounds[0].report.summary
+            outcome = "Not the same twice: the first round finds a difference, and the last one, which tapped that again, none."
+            return replace(last, outcome=outcome, where=first.where)
+        if self.left:
+            left = Message(f"not tapped for want of room: {', '.join(self.left)}; give more with ", ROOM)
+            return replace(last, notes=(left, *last.notes))
+        return last
 
     @property
     def exit_code(self) -> int:

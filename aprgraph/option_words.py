@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Any
 
-from aprgraph.graph.arguments import Argument, Command
+from aprgraph.graph.arguments import Again, Argument, Command
 from aprgraph.graph.message import Message, text_in
 
 #: The others are called as the argument is.
@@ -13,6 +15,8 @@ _OPTIONS = {"overrides": "--override-kv", "architectures": "--arch", "names": "-
 
 def option_words(argument: Argument) -> str:
     """``--taps``, ``--layers 0..2``, ``aprgraph check model.gguf``."""
+    if isinstance(argument, Again):
+        return " ".join((shlex.join(["aprgraph", *sys.argv[1:]]), *map(option_words, argument.options)))
     if isinstance(argument, Command):
         return argument.line(option_words)
     option = _OPTIONS.get(argument.name, f"--{argument.name.replace('_', '-')}")

@@ -91,7 +91,8 @@ def _keep(item: pytest.Item, judgement: Judgement) -> None:
         except AprgraphError as error:  # the verdict is worth more than its page
             left_open.append(f"its page could not be kept: {error}")
             page = None
-    item.user_properties += Record(item.nodeid, judgement.sentence, judgement.exit_code, tuple(left_open), page).properties
+    found = Record(item.nodeid, judgement.sentence, judgement.exit_code, tuple(left_open), page, judgement.parts)
+    item.user_properties += found.properties
 
 
 class _Summary:

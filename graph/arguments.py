@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # Python 3.10 has no Self
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Argument:
     in_python: str | None = None
     call: str | None = None
 
-    def given(self, value: object, in_python: str | None = None) -> Argument:
+    def given(self, value: object, in_python: str | None = None) -> Self:
         """The argument with a value, and how a Python program writes that, where it is not the same."""
         return replace(self, value=str(value), in_python=in_python)
 
@@ -53,6 +57,11 @@ class Command(Argument):
     def line(self, words: Callable[[Argument], str]) -> str:
         """``aprgraph check model.gguf``, with options in ``words``."""
         return " ".join(("aprgraph", self.name, *([] if self.value is None else [self.value]), *map(words, self.options)))
+
+
+@dataclass(frozen=True)
+class Again(Command):
+    """The command that somebody gave, once more with ``options`` beside those that it had."""
 
 
 ARITHMETIC = Argument("arithmetic")
@@ -85,6 +94,7 @@ TAPS = Argument("taps")
 TARGET = Argument("target")
 TOKENS = Argument("tokens")
 
+AGAIN = Again("again")
 AUDIT = Command("audit", in_python="aprgraph.audit")
 CHECK = Command("check", in_python="aprgraph.check")
 COMPILE = Command("compile", in_python="LoadedModel.compile")

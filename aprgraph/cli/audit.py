@@ -13,10 +13,10 @@ from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayExecutor, ReplayTokens, Repro, Suggest, Tolerance, Workers
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.recorded_models import Overrides, model_of_manifest
-from aprgraph.cli.tables import format_table
+from aprgraph.cli.tables import columns, format_table
 from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
+from aprgraph.cli.verdict import echo_wrapped, print_verdict
 from aprgraph.cli.write_errors import Afterwards
-from aprgraph.graph.words import plain
 from aprgraph.option_words import document_in_option_words, in_option_words, option_words
 
 if TYPE_CHECKING:
@@ -146,34 +146,37 @@ def audit(
 
 
 def _print(found: Audit, opened: Trace, show_all: bool) -> None:
+    from aprgraph.runtime.blame.sentences import is_explained  # noqa: PLC0415
     from aprgraph.runtime.blame.wrong_rows import audit_rows, axis_lines  # noqa: PLC0415
-    from aprgraph.runtime.diff.caveats import by_importance  # noqa: PLC0415
     from aprgraph.runtime.diff.side_facts import trace_fact  # noqa: PLC0415
 
-    typer.echo(plain(in_option_words(found.sentence)))
+    print_verdict(found.summary, found.sentence)
     if is_quiet():
         return
-    for note in by_importance(found.notes):
-        typer.echo(plain(f"note: {in_option_words(note)}"))
-    typer.echo(trace_fact(found.name, found.trace, opened))
-    typer.echo(f"prompt: {found.prompt}")
-    typer.echo("tensors: " + (", ".join(f"{count} {state.value}" for state, count in found.counts.items()) or "none"))
-    if found.common:
-        typer.echo(plain(f"common to all of them: {', '.join(found.common)}"))
+    typer.echo("")
+    echo_wrapped(trace_fact(found.name, found.trace, opened))
+    echo_wrapped(f"prompt: {found.prompt}")
+    echo_wrapped("tensors: " + (", ".join(f"{count} {state.value}" for state, count in found.counts.items()) or "none"))
+    if found.common and (show_all or not is_explained(found)):
+        echo_wrapped(f"common to all of them: {', '.join(found.common)}")
     off = {local.key for local in (*found.wrong, *found.misshapen)}
     rows = audit_rows(found, found.locals if show_all else [local for local in found.locals if local.key in off], each=show_all)
-    shown = rows if show_all else rows[:_SHOWN]
+    shown = rows if show_all else [] if found.other_model is not None else rows[:_SHOWN]
     if shown:
         typer.echo("")
-        typer.echo(_local_table(shown))
-        for line in axis_lines(found.wrong):
-            typer.echo(line)
+        typer.echo(_local_table(shown, with_why=show_all or not found.wrong))
+        for line in axis_lines(one for one in found.wrong if show_all or one.explanation is None):
+            echo_wrapped(line)
     tensors = sum(len(row.group.keys) for row in shown)
     if tensors < len(found.locals):
         typer.echo(f"{tensors} of {len(found.locals)} tensors shown; --all prints every one")
 
 
-def _local_table(rows: Sequence[AuditRow]) -> str:
-    """A table of local errors."""
-    cells = [[row.state, row.group.label, row.error, row.limit, row.worst, row.sources, in_option_words(row.why)] for row in rows]
-    return format_table(("", "tensor", "local error", "limit", "largest at", "replayed from", "why"), cells, right=(2, 3), drop_empty=True)
+def _local_table(rows: Sequence[AuditRow], *, with_why: bool) -> str:
+    """A table of local errors; ``with_why`` where that does not stand above."""
+    cells = [
+        [row.state, row.group.label, row.error, row.limit, row.worst, row.sources, in_option_words(row.why) if with_why else ""]
+        for row in rows
+    ]
+    header = ("", "tensor", "local error", "limit", "largest at", "replayed from", "why")
+    return format_table(header, cells, right=(2, 3), drop_empty=True, width=None if with_why else columns(), spare=(5, 4))

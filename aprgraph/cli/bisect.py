@@ -16,9 +16,9 @@ from aprgraph.cli.notices import print_notice, print_notices
 from aprgraph.cli.options import Families, Html, Ignore, Override, Repro
 from aprgraph.cli.progress import spinner
 from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
+from aprgraph.cli.verdict import echo_wrapped, print_verdict
 from aprgraph.cli.write_errors import Afterwards, written_by
-from aprgraph.graph.words import plain
-from aprgraph.option_words import document_in_option_words, in_option_words, option_words
+from aprgraph.option_words import document_in_option_words, option_words
 
 if TYPE_CHECKING:
     from aprgraph.api import CompiledModel, LoadedModel
@@ -183,13 +183,9 @@ def _layers(layers: range) -> str:
 
 
 def _print(found: Bisection, output: Path | None) -> None:
-    typer.echo(plain(in_option_words(found.sentence)))
-    if is_quiet():
-        return
-    for note in found.report.all_notes:
-        typer.echo(plain(f"note: {in_option_words(note)}"))
-    if output is not None:
-        typer.echo(f"the last round's traces: {output / 'a'} and {output / 'b'}")
+    print_verdict(found.summary, found.sentence)
+    if not is_quiet() and output is not None:
+        echo_wrapped(f"the last round's traces: {output / 'a'} and {output / 'b'}")
 
 
 def _document(found: Bisection) -> dict[str, object]:

@@ -13,6 +13,7 @@ from aprgraph.cli.options import Families
 from aprgraph.cli.progress import byte_bar
 from aprgraph.cli.terminal import printable
 from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
+from aprgraph.cli.verdict import echo_wrapped
 from aprgraph.option_words import document_in_option_words, in_option_words
 
 if TYPE_CHECKING:
@@ -60,14 +61,14 @@ def check(
 
 
 def _print(report: CheckReport, show_all: bool) -> None:
-    typer.echo(printable(report.sentence))
+    echo_wrapped(printable(report.sentence))
     if is_quiet():
         return
     for group in report.by_rule.values():
         for line in _lines(group, show_all):
-            typer.echo(printable(line))
+            echo_wrapped(printable(line))
     for what in report.not_looked_at:
-        typer.echo(printable(f"not looked at: {in_option_words(what)}"))
+        echo_wrapped(printable(f"not looked at: {in_option_words(what)}"))
     if report.exit_code and report.tensors_read:
         typer.echo(report.extent)
 

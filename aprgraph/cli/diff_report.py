@@ -1,10 +1,11 @@
-"""A comparison in the terminal: the verdict, what else has to be known, what was compared, and then the tables."""
+"""A comparison in the terminal: the verdict in its parts, what was compared, and then the tables."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
+from aprgraph.cli.verdict import echo_wrapped, print_verdict
 from aprgraph.graph.words import listed, plain, shape_text, small_number
 from aprgraph.option_words import in_option_words
 
@@ -46,28 +47,28 @@ _COLOURS = {
 
 
 def print_report(report: Comparison, traces: tuple[Trace, Trace], show_all: bool) -> None:
-    """The verdict, what else has to be known, what was compared, and then the tables."""
+    """The verdict in its parts, what was compared, and then the tables; all of what is wrong, where ``show_all`` asks for it."""
     from aprgraph.cli.terminal import harmless_console  # noqa: PLC0415
-    from aprgraph.runtime.blame.wrong_rows import axis_lines  # noqa: PLC0415
     from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects  # noqa: PLC0415
+    from aprgraph.runtime.diff.report import outcomes  # noqa: PLC0415
 
     watched = sys.stdout.isatty()
     console = harmless_console(sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
-    console.print(plain(in_option_words(report.headline)), style="bold", markup=False)
-    for note in report.all_notes:
-        console.print(plain(f"note: {in_option_words(note)}"), markup=False)
+    print_verdict(report.summary, report.headline)
+    console.print()
     for line in _head(report, traces):
-        console.print(line, style="dim", markup=False)
+        echo_wrapped(line)
     pointed = suspects(report)
-    for group, first in one_a_stage(pointed)[:_NAMES_SHOWN]:
-        console.print(plain(_suspects(report, group, first)), markup=False)
-    if report.suspects:
-        console.print(plain(f"common to all of them: {listed(report.suspects, _NAMES_SHOWN)}"), markup=False)
-    if report.blame is not None and report.blame.wrong:
+    if show_all:
+        for group, first in one_a_stage(pointed):
+            echo_wrapped(_suspects(report, group, first))
+    if report.suspects and (show_all or not _is_explained(report)):
+        echo_wrapped(f"common to all of them: {listed(report.suspects, _NAMES_SHOWN)}")
+    if report.blame is not None and report.blame.wrong and (show_all or not _is_of_another_model(report.blame)):
         console.print()
         console.print(_blame_table(report.blame, each=show_all), markup=False)
-        for line in axis_lines(map(report.blame.local_of, report.blame.wrong)):
-            console.print(line, style="dim", markup=False)
+        for line in _axis_lines(report.blame, show_all=show_all):
+            echo_wrapped(line)
     if report.blame is not None and report.blame.other_weights is not None and report.blame.other_weights.shares:
         console.print()
         console.print(_weights_table(report.blame.other_weights, each=show_all), markup=False)
@@ -75,13 +76,31 @@ def print_report(report: Comparison, traces: tuple[Trace, Trace], show_all: bool
     if rows:
         console.print()
         _print_table(console, report, rows, {first.key for first in pointed})
-    from aprgraph.runtime.diff.report import outcomes  # noqa: PLC0415
-
     for row in outcomes(rows):
-        console.print(plain(row.outcome_sentence), markup=False)
+        echo_wrapped(row.outcome_sentence)
     if len(rows) < len(report.rows):
         more = "the others are of layers that one side lacks" if show_all else "--all prints every one"
         console.print(f"{len(rows)} of {len(report.rows)} tensors shown; {more}", markup=False)
+
+
+def _is_explained(report: Comparison) -> bool:
+    """Whether mistakes explain all that a side is wrong at."""
+    from aprgraph.runtime.blame.sentences import is_explained  # noqa: PLC0415
+
+    return report.blame is not None and bool(report.blame.wrong) and is_explained(report.blame.a) and is_explained(report.blame.b)
+
+
+def _is_of_another_model(blame: Blame) -> bool:
+    """Whether a side is a trace of another model: what is wrong by this one says nothing then."""
+    return blame.a.other_model is not None or blame.b.other_model is not None
+
+
+def _axis_lines(blame: Blame, *, show_all: bool) -> list[str]:
+    """How far off wrong tensors are along their axes: those that nothing explains, or all."""
+    from aprgraph.runtime.blame.wrong_rows import axis_lines  # noqa: PLC0415
+
+    found = [blame.local_of(key) for key in blame.wrong]
+    return axis_lines(one for one in found if one is not None and (show_all or one.explanation is None))
 
 
 def _head(report: Comparison, traces: tuple[Trace, Trace]) -> Iterator[str]:
@@ -107,13 +126,16 @@ def _rows_of_common_layers(report: Comparison) -> list[DiffRow]:
 
 def _blame_table(blame: Blame, *, each: bool) -> str:
     """The stages that a side is wrong at, or ``each`` tensor, with both sides' local errors."""
-    from aprgraph.cli.tables import format_table  # noqa: PLC0415
+    from aprgraph.cli.tables import columns, format_table  # noqa: PLC0415
     from aprgraph.runtime.blame.wrong_rows import wrong_rows  # noqa: PLC0415
 
     rows = wrong_rows(blame, each=each)
     shown = rows if each else rows[:_WRONG_SHOWN]
-    cells = [[row.verdict, row.group.label, row.a, row.b, row.limit, row.worst, in_option_words(row.why)] for row in shown]
-    table = format_table(("", "tensor", "local A", "local B", "limit", "largest at", "why"), cells, right=(2, 3, 4), drop_empty=True)
+    # Why it is so stands above, of each stage once.
+    cells = [[row.verdict, row.group.label, row.a, row.b, row.limit, row.worst, in_option_words(row.why) if each else ""] for row in shown]
+    header = ("", "tensor", "local A", "local B", "limit", "largest at", "why")
+    width = None if each else columns()
+    table = format_table(header, cells, right=(2, 3, 4), drop_empty=True, width=width, spare=(5, 4))
     hidden = len(rows) - len(shown)
     return table + (f"\n{hidden} more stages that a side is wrong at; --all prints every tensor" if hidden else "")
 

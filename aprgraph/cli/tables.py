@@ -25,24 +25,26 @@ def format_table(
     *,
     drop_empty: bool = False,
     fold: bool = False,
-    spare: bool = False,
+    spare: Sequence[int] = (),
+    width: int | None = None,
 ) -> str:
     """Aligned columns; ``right`` lists those to align to the right; ``drop_empty`` leaves out those that no row has anything in.
 
-    Where a terminal is narrower, the last column goes on in lines below if ``fold``, and is left out if ``spare``.
+    Where ``width`` (default: that of a terminal) is less, the last column goes on in lines below if ``fold``, and the columns ``spare``
+    are left out, in this order, as far as it takes.
     """
-    if drop_empty:
-        kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
-        header, rows = [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
-        right = [kept.index(index) for index in right if index in kept]
+    width = columns() if width is None else width
     rows = [[plain(cell) for cell in row] for row in rows]
-    if (fold or spare) and (width := columns()) is not None:
-        *before, last = (max(map(len, column)) for column in zip(header, *rows, strict=True))
-        left = width - sum(before) - 2 * len(before)
-        if fold:
-            rows = [line for row in rows for line in _folded(row, max(_NARROWEST, left))]
-        elif left < last:
-            header, rows = header[:-1], [row[:-1] for row in rows]
+    kept = [index for index in range(len(header)) if not drop_empty or any(row[index] for row in rows)]
+    for index in spare:
+        if width is None or sum(max(len(header[i]), *(len(row[i]) for row in rows)) + 2 for i in kept) - 2 <= width:
+            break
+        kept = [i for i in kept if i != index]
+    header, rows = [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
+    right = [kept.index(index) for index in right if index in kept]
+    if fold and width is not None:
+        before = sum(max(map(len, column)) + 2 for column in list(zip(header, *rows, strict=True))[:-1])
+        rows = [line for row in rows for line in _folded(row, max(_NARROWEST, width - before))]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

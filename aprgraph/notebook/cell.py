@@ -8,6 +8,7 @@ from html import escape
 from importlib.resources import files
 
 from aprgraph.graph.words import counted, shortened
+from aprgraph.runtime.summary import Summary, is_command
 
 #: Characters of a cell; a notebook that holds larger ones is slow to open and to send.
 LARGEST = 120_000
@@ -17,6 +18,7 @@ _ROWS, _NOTES = 15, 6
 
 #: Columns that hold names, and those whose texts may take several lines.
 _NAMES, _WIDE = ("tensor", "stage", "weight"), ("why", "what", "where", "replayed from", "in A", "in B", "type")
+_CODE = ' class="name"'
 #: What an exit code says at a glance.
 LEVELS = {0: "good", 1: "bad"}
 
@@ -39,6 +41,18 @@ def text(value: object, most: int = _CELL) -> str:
 def says(sentence: str, level: str = "") -> str:
     """What is to be read first; ``level`` is one of LEVELS."""
     return f'<p class="says {level}">{text(sentence, _SENTENCE)}</p>'
+
+
+def summary(parts: Summary, level: str = "") -> str:
+    """A verdict: what came out, and its parts, each with its label."""
+    rows = "".join(f'<tr><th class="label">{name}<td>{_lines(lines)}' for name, lines in parts.parts)
+    return says(parts.outcome, level) + (f'<table class="parts">{rows}</table>' if rows else "")
+
+
+def _lines(lines: Sequence[str]) -> str:
+    shown = [f"<p{_CODE if is_command(one) else ''}>{text(one, _SENTENCE)}</p>" for one in lines[:_NOTES]]
+    left = len(lines) - len(shown)
+    return "".join([*shown, line(f"{left} more") if left else ""])
 
 
 def line(sentence: str) -> str:

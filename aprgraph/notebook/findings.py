@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from aprgraph.bisection import Bisection
 from aprgraph.graph.words import bytes_text, listed, small_number
-from aprgraph.notebook.cell import LARGEST, LEVELS, cell, facts, line, notes, says, table
+from aprgraph.notebook.cell import LARGEST, LEVELS, cell, facts, line, notes, says, summary, table
 from aprgraph.notebook.stage_map import Mark, map_rules, stage_map
 from aprgraph.runtime.blame import Audit, LocalState
 from aprgraph.runtime.blame.wrong_rows import audit_rows, axis_lines, wrong_rows
 from aprgraph.runtime.check import CheckReport
 from aprgraph.runtime.comparison import Comparison
 from aprgraph.runtime.comparison.pointed import matter
-from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.report import DIVERGED, outcomes
 from aprgraph.runtime.diff.side_facts import side_facts
 from aprgraph.runtime.report.marks import finding, glyph
@@ -49,8 +48,7 @@ def comparison_cell(report: Comparison) -> str:
         marks[row.key] = Mark(found.value, mark, title, is_off)
         meanings[found.value] = meaning
     return cell(
-        says(report.headline, LEVELS.get(report.exit_code, "")),
-        notes(report.all_notes),
+        summary(report.summary, LEVELS.get(report.exit_code, "")),
         facts(
             [
                 *sides,
@@ -92,8 +90,7 @@ def audit_cell(found: Audit) -> str:
         look, mark, _ = _STATES[local.state]
         marks[local.key] = Mark(look, mark, f"{local.label}: {local.state.value} {small_number(local.error)}", local.state in _OFF)
     return cell(
-        says(found.sentence, LEVELS.get(found.exit_code, "")),
-        notes(by_importance(found.notes)),
+        summary(found.summary, LEVELS.get(found.exit_code, "")),
         facts(
             [
                 ("trace", found.trace),

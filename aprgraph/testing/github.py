@@ -24,7 +24,8 @@ def annotation(record: Record, path: Path, line: int, environment: Mapping[str, 
     place = os.path.relpath(path, workspace) if workspace and path.is_relative_to(workspace) else str(path)
     title = f"aprgraph: {record.test.rpartition('::')[2]} {record.outcome}"
     parameters = ",".join(f"{name}={_parameter(str(value))}" for name, value in (("file", place), ("line", line), ("title", title)))
-    return f"::error {parameters}::{_data(shortened(record.sentence, _LONGEST))}"
+    lines = [f"{name.upper()} {shortened(line, _LONGEST)}" for name, line in record.parts] or [shortened(record.sentence, _LONGEST)]
+    return f"::error {parameters}::{_data(chr(10).join(lines)[:_LONGEST])}"
 
 
 def _data(text: str) -> str:
@@ -45,7 +46,8 @@ def summary(records: Sequence[Record]) -> str:
     for one in rows[:_ROWS]:
         aside = "".join(f"<br>{_markdown(text)}" for text in one.left_open)
         page = f"<br>page: {_markdown(one.page)}" if one.page is not None else ""
-        lines.append(f"| {one.outcome} | {_markdown(one.test)} | {_markdown(one.sentence)}{aside}{page} |")
+        parts = "<br>".join(f"**{name}** {_markdown(line)}" for name, line in one.parts) if one.exit_code else ""
+        lines.append(f"| {one.outcome} | {_markdown(one.test)} | {parts or _markdown(one.sentence)}{aside}{page} |")
     left = len(rows) - _ROWS
     return "\n".join([*lines, *(["", f"{left} more that hold" if not failed[_ROWS:] else f"{left} more"] if left > 0 else []), "", ""])
 

@@ -26,6 +26,11 @@ class Judgement:
         return self.found.headline if isinstance(self.found, Comparison) else self.found.sentence
 
     @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """The verdict in parts: ("where", a line of it) and so on, in order."""
+        return tuple((name.lower(), str(line)) for name, lines in self.found.summary.parts for line in lines)
+
+    @property
     def exit_code(self) -> int:
         """As of ``aprgraph diff`` and ``aprgraph audit``: 0 holds, 1 does not, 3 too little was measured to say."""
         return self.found.exit_code

@@ -1,18 +1,25 @@
-"""What an assertion says when it fails: the verdict with its explanation, then what makes it less certain, then the tables."""
+"""What an assertion says when it fails: the verdict in its parts, what was compared, and then the tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from aprgraph.cli.tables import format_table
-from aprgraph.graph.words import counted, listed, plain, small_number
-from aprgraph.runtime.blame import Audit, LocalState
+from aprgraph.graph.arguments import Again, Command
+from aprgraph.graph.message import Message
+from aprgraph.graph.words import counted, small_number
+from aprgraph.runtime.blame import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.wrong_rows import audit_rows, axis_lines, wrong_rows
 from aprgraph.runtime.comparison import Comparison
-from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects
-from aprgraph.runtime.diff.caveats import by_importance
+from aprgraph.runtime.comparison.pointed import matter
+from aprgraph.runtime.summary import wrapped
 
-_ROWS, _NAMES = 12, 8
+_ROWS = 12
+#: Columns of a verdict: pytest puts a few before each line.
+_WIDTH = 76
 
 
 def explain(found: Audit | Comparison) -> str:
@@ -30,45 +37,54 @@ def left_open(found: Audit | Comparison) -> tuple[str, ...]:
 
 
 def _of_audit(found: Audit) -> Iterator[str]:
-    yield plain(found.sentence)
-    yield from _notes(by_importance(found.notes))
-    yield f"prompt: {plain(str(found.prompt))}"
+    yield _verdict(found)
+    yield ""
+    yield from wrapped(f"prompt: {found.prompt}", _WIDTH, "", "  ")
     yield "tensors: " + (", ".join(f"{count} {state.value}" for state, count in found.counts.items()) or "none")
-    if found.common:
-        yield f"common to all of them: {listed(found.common, _NAMES)}"
-    off = [local for local in found.locals if local.state in (LocalState.WRONG, LocalState.SHAPE)]
-    rows = [[row.state, row.group.label, row.error, row.limit, row.worst, row.sources, row.why] for row in audit_rows(found, off)]
-    yield from _table(("", "tensor", "local error", "limit", "largest at", "replayed from", "why"), rows, (2, 3))
-    yield from axis_lines(found.wrong)
+    off = [one for one in found.locals if one.state in (LocalState.WRONG, LocalState.SHAPE) and found.other_model is None]
+    rows = [[row.state, row.group.label, row.error, row.limit, row.worst, row.sources] for row in audit_rows(found, off)]
+    yield from _table(("", "tensor", "local error", "limit", "largest at", "replayed from"), rows, (2, 3))
+    if found.other_model is None:
+        yield from _axes(found.wrong)
 
 
 def _of_comparison(report: Comparison) -> Iterator[str]:
     blame = report.blame
-    yield plain(report.headline)
-    yield from _notes(report.all_notes)
-    yield f"A is {plain(report.a)}, B is {plain(report.b)}"
-    yield f"prompt: {plain(str(report.prompt))}"
+    yield _verdict(report)
+    yield ""
+    yield from wrapped(f"A is {report.a}, B is {report.b}", _WIDTH, "", "  ")
+    yield from wrapped(f"prompt: {report.prompt}", _WIDTH, "", "  ")
     yield "tensors: " + (", ".join(f"{count} {word}" for word, count in report.tally.items()) or "none")
-    for group, first in one_a_stage(suspects(report))[:_NAMES]:
-        weights = f", or in the weights {listed(first.weights[::-1], _NAMES)}" if first.weights else ""
-        yield plain(f"{group.label}: the cause lies in {listed(first.region[::-1], _NAMES)}{weights}")
     if blame is not None and blame.wrong:
-        rows = [[row.verdict, row.group.label, row.a, row.b, row.limit, row.worst, row.why] for row in wrong_rows(blame)]
-        yield from _table(("", "tensor", "local A", "local B", "limit", "largest at", "why"), rows, (2, 3, 4))
-        yield from axis_lines(map(blame.local_of, blame.wrong))
+        rows = [[row.verdict, row.group.label, row.a, row.b, row.limit, row.worst] for row in wrong_rows(blame)]
+        yield from _table(("", "tensor", "local A", "local B", "limit", "largest at"), rows, (2, 3, 4))
+        yield from _axes(map(blame.local_of, blame.wrong))
         return
-    near = [[report.word(row), row.label, small_number(row.error), small_number(row.limit), row.reason or ""] for row in matter(report)]
-    yield from _table(("", "tensor", "error", "limit", "why"), near, (2, 3))
+    near = [[report.word(row), row.label, small_number(row.error), small_number(row.limit)] for row in matter(report)]
+    yield from _table(("", "tensor", "error", "limit"), near, (2, 3))
 
 
-def _notes(notes: tuple[str, ...] | list[str]) -> Iterator[str]:
-    yield from (plain(f"note: {note}") for note in notes)
+def _axes(locals_: Iterable[LocalError | None]) -> Iterator[str]:
+    """How far off along their axes those are that nothing explains."""
+    for line in axis_lines(one for one in locals_ if one is not None and one.explanation is None):
+        yield from wrapped(line, _WIDTH, "", "  ")
+
+
+def _verdict(found: Audit | Comparison) -> str:
+    """The parts of the verdict. What to do next is what a test can do: record more, or keep a page of what was found."""
+    summary = found.summary
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    again = [line for line in summary.next if isinstance(line, Message) and isinstance(line.parts[0], Again)]
+    if test and (again or not summary.next):
+        page = Command("pytest", in_python=f"pytest --aprgraph-html=pages {shlex.quote(test)}")
+        summary = replace(summary, next=("all of it as a page that opens offline:", Message(page)))
+    return summary.text(_WIDTH)
 
 
 def _table(header: tuple[str, ...], rows: list[list[str]], right: tuple[int, ...]) -> Iterator[str]:
     """The first rows, after an empty line, and how many more there are."""
     if rows:
         yield ""
-        yield format_table(header, rows[:_ROWS], right, drop_empty=True)
+        yield format_table(header, rows[:_ROWS], right, drop_empty=True, width=_WIDTH, spare=range(len(header) - 1, 4, -1))
     if len(rows) > _ROWS:
         yield f"{len(rows) - _ROWS} more rows"

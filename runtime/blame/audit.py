@@ -26,6 +26,7 @@ from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.judging import Judge
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.model_row_order import in_order_of_model
+from aprgraph.runtime.blame.other_model import check_sizes, find_other_model, named_models
 from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
@@ -145,6 +146,7 @@ class Auditor:
         if known is not None:
             check_tokens(known, model)
         self.graph = _graph_of(trace, replayed, known)
+        check_sizes(trace, replayed, self.graph)
         self.recorded = Recorded(trace, self.graph, known)
         self._kept = None if profile is not None else kept_in(trace)
         self.profile = profile or own_profile(trace.info, self.graph, self._kept.format if self._kept is not None else None)
@@ -183,10 +185,11 @@ class Auditor:
         settled = tuple(self._judge.settle(locals_))
         trace = self.recorded.trace
         found = Audit(str(trace.directory), str(self.model.path), self.profile, settled, as_read=self._judge.as_read(trace))
-        found = replace(found, notes=(*self._notes(), *self._sampled(found)))
+        other = find_other_model(trace, settled, self._replayed)
+        found = replace(found, other_model=other, notes=(*self._notes(is_other=other is not None), *self._sampled(found)))
         found = see_broken_model(found, self.model.file)
         found = replace(found, reservations=tuple(self._reservations(found)))
-        if found.wrong and not is_run_of(trace, self._replayed):
+        if found.wrong and other is None and not is_run_of(trace, self._replayed):
             suspect = suspect_file(found.wrong, self.model, self.graph)
             # A stage that depends on no weight and no metadata key is not the fault of the file.
             found = replace(found, suspect=suspect if suspect.weights or suspect.keys else None)
@@ -220,7 +223,7 @@ class Auditor:
                 " names every byte",
             )
 
-    def _notes(self) -> Iterator[str]:
+    def _notes(self, *, is_other: bool) -> Iterator[str]:
         trace, recorded = self.recorded.trace, self.recorded
         yield from self._arithmetic.notes(name_of(str(trace.directory)))
         yield from left_out(trace, name_of(str(trace.directory)))
@@ -230,8 +233,10 @@ class Auditor:
                 f"the family {self.model.family.architecture!r} is not known here: stages are judged by the graph that "
                 f"{self.model.held.holder} holds, and the metadata of {self.model.path} is not looked at"
             )
-        if fingerprint is not None and fingerprint != self._replayed.fingerprint:
-            yield Caveat(f"{trace.directory} was recorded from another model file than {self.model.path} (the fingerprints differ)")
+        if fingerprint is not None and fingerprint != self._replayed.fingerprint and not is_other:
+            named, given = named_models(trace, self.model)
+            from_file = f"{named}, " if named else ""
+            yield Caveat(f"{trace.directory} was recorded from {from_file}another model file than {given} (the fingerprints differ)")
         elif differs_unseen(trace, self._replayed):
             yield Caveat(
                 f"{trace.directory} was recorded from another model file than {self.model.path}: its weights differ where their common "

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from aprgraph.graph.words import listed
-from aprgraph.runtime.blame.local_errors import NAMED, Audit, LocalError, LocalState, named
+from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState, named
+from aprgraph.runtime.blame.suspects import NAMED
 from aprgraph.runtime.explain.explanation import Candidate, Explanation
 from aprgraph.runtime.place import Place
 
@@ -28,19 +29,19 @@ def with_convention(found: Audit, keys: Iterable[Place], name: str, words: str, 
     return replace(found, locals=tuple(locals_), moved=True)
 
 
-def convention_sentences(audit: Audit) -> list[str]:
-    """A sentence for each convention of what is right: which tensors, how they were recorded, what bears it out."""
+def convention_clauses(audit: Audit) -> list[str]:
+    """For each convention of what is right: at which tensors, how they were recorded, what bears it out."""
     groups: dict[tuple[str, str], list[LocalError]] = {}
     for local in audit.locals:
         if local.state is LocalState.RIGHT and local.explanation is not None and local.explanation.is_convention:
             groups.setdefault((local.explanation.first.words, local.explanation.borne_out), []).append(local)
-    return [_sentence(group) for group in groups.values()]
+    return [_clause(group) for group in groups.values()]
 
 
-def _sentence(group: Sequence[LocalError]) -> str:
+def _clause(group: Sequence[LocalError]) -> str:
     by_stage: dict[tuple[int, str], list[LocalError]] = {}
     for local in group:
         by_stage.setdefault((local.key.step, local.key.stage), []).append(local)
     where = listed((named(one) for one in by_stage.values()), NAMED)
     worst = max((local.explanation for local in group if local.explanation is not None), key=lambda one: one.first.error)
-    return f"At {where} {worst.sentence}: this looks like the recording, not the computation; {worst.borne_out}."
+    return f"at {where} {worst.sentence}: this looks like the recording, not the computation; {worst.borne_out}"

@@ -13,8 +13,9 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_keys import keys_of_ops
 from aprgraph.graph.ops import traits_of
-from aprgraph.runtime.blame.local_errors import NAMED, FileSuspect, LocalError
+from aprgraph.runtime.blame.local_errors import LocalError
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
+from aprgraph.runtime.blame.suspects import NAMED, FileSuspect
 from aprgraph.runtime.check.finding import Level
 from aprgraph.runtime.check.weights import judge_some
 from aprgraph.runtime.trace.reader import Trace
@@ -47,7 +48,9 @@ def suspect_file(wrong: Sequence[LocalError], model: Model, graph: Graph) -> Fil
     nodes = [graph[name] for local in firsts for name in local.region if name in graph]
     ops = {traits_of(node).variant_of or node.op for node in nodes}
     seen = (*_look(model, list(weights)[:NAMED]), *_rounded(model, firsts))
-    return FileSuspect(model.path.name, tuple(weights), tuple(_keys(ops, model)), seen)
+    absent, there = _keys(ops, model)
+    guessed = tuple(words for words, value in absent if isinstance(value, float))
+    return FileSuspect(model.path.name, tuple(weights), (*(words for words, _ in absent), *there), seen, guessed)
 
 
 def _rounded(model: Model, wrong: Sequence[LocalError]) -> Iterator[str]:
@@ -72,20 +75,24 @@ def _look(model: Model, names: Sequence[str]) -> Iterator[str]:
             yield f"{finding.name}: {finding.rule.title}: {finding.text}"
 
 
-def _keys(ops: set[str], model: Model) -> list[str]:
-    """The keys that shape ops, absent ones first: what a file does not say is guessed more often than misread."""
+def _keys(ops: set[str], model: Model) -> tuple[list[tuple[str, object]], list[str]]:
+    """The keys that shape ops, in words: absent ones with what was taken in their place, and those that are there.
+
+    What a file does not say is guessed more often than misread.
+    """
     prefix = model.family.architecture
-    absent, there = [], []
+    absent: list[tuple[str, object]] = []
+    there = []
     # Real numbers first: a size that is wrong contradicts the tensors, a base of RoPE nothing.
     keys = sorted(keys_of_ops(ops), key=lambda suffix: not isinstance(model.defaults.get(f"{prefix}.{suffix}"), float))
     for suffix in keys:
         key = f"{prefix}.{suffix}"
         value = model.metadata.get(key)
         if key in model.defaults:
-            absent.append(f"{key} (absent: {_shown(model.defaults, key)} was taken)")
+            absent.append((f"{key} (absent: {_shown(model.defaults, key)} was taken)", model.defaults[key]))
         elif isinstance(value, (float, str, bool)) or (value is not None and suffix in _UNCHECKED):
             there.append(f"{key} = {_shown(model.metadata, key)}")
-    return absent + there
+    return absent, there
 
 
 def _shown(values: Mapping[str, object], key: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.ops import Array, is_computed, is_weight
+from aprgraph.graph.ops import Array, is_computed, is_weight, traits_of
 from aprgraph.graph.ops.attention import scores_by_layer
 from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
 from aprgraph.graph.passes.prune import part_of
@@ -106,6 +106,7 @@ class Judge:
             region=origins.region,
             weights=origins.weights,
             inside=tuple(self._key(step, name) for name in origins.region if self._graph[name].stage is not None),
+            ops=tuple(dict.fromkeys(traits_of(self._graph[name]).variant_of or self._graph[name].op for name in origins.region)),
         )
         case = Case(tensor, recorded, computed, replay, origins, tolerance)
         if kind_of(node.stage) is StageKind.INDEX:

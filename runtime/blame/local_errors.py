@@ -14,6 +14,7 @@ from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.shown import Shown, front
 from aprgraph.graph.words import joined, listed, shortened
+from aprgraph.runtime.blame.suspects import NAMED, FileSuspect, OtherModel
 from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -25,13 +26,11 @@ from aprgraph.runtime.explain.explanation import Explanation
 from aprgraph.runtime.explain.extent import AxisErrors
 from aprgraph.runtime.frame import frame_of, real
 from aprgraph.runtime.place import Place
+from aprgraph.runtime.summary import Summary
 from aprgraph.runtime.trace.reader import Trace
 
 FORMAT = "aprgraph-audit"
 VERSION = 2
-
-#: The largest number of stages that a sentence names.
-NAMED = 4
 
 
 class LocalState(str, Enum):
@@ -48,8 +47,8 @@ class LocalError:
     """What the replay of one tensor, from the inputs that its own trace recorded, leaves unexplained.
 
     ``metrics`` compare what was recorded (A) with the replay (B). ``sources`` are the recorded tensors that the replay started
-    from, ``region`` the graph nodes that it computed, the tensor's own last, ``inside`` the stages among these, and ``weights`` the
-    model tensors that it read.
+    from, ``region`` the graph nodes that it computed, the tensor's own last, ``inside`` the stages among these, ``ops`` what ops these
+    are, and ``weights`` the model tensors that it read.
     ``reason`` says why the state is what it is, where that needs words, and ``reading`` how the tensor was recorded, where it is right
     only if it is read so; ``metrics`` are then those under the reading. ``explanation`` is the mistake under which a
     wrong one fits, ``by_axis`` how far off it is along each of its axes,
@@ -73,6 +72,7 @@ class LocalError:
     inside: tuple[Place, ...] = ()
     is_open: bool = False
     overflows: str | None = None
+    ops: tuple[str, ...] = ()
 
     @property
     def error(self) -> float | None:
@@ -85,13 +85,23 @@ class LocalError:
     def telltale(self) -> str | None:
         """What a wrong tensor gives away, in words that follow its label."""
         if self.explanation is not None:
-            apart = listed((place.stage for place in self.inside if place != self.key), NAMED)
-            how = f"with {apart} recorded too they may part" if apart else "of a longer prompt they may part"
-            return f"{self.explanation.sentence}; {how}" if self.explanation.others else self.explanation.sentence
+            return f"{self.explanation.sentence}{self._how_to_tell_apart}"
         if self.twin is not None:
             return f"what was recorded is that of {self.twin.in_step_label}"
         extent = [axis.extent for axis in self.by_axis if axis.extent is not None]
         return f"the error is at {joined(extent)} alone; nothing that is known here explains it" if extent else None
+
+    @property
+    def cause(self) -> str | None:
+        """The mistake that explains a wrong tensor, without how well it fits; None where none does."""
+        return None if self.explanation is None else f"{self.explanation.cause}{self._how_to_tell_apart}"
+
+    @property
+    def _how_to_tell_apart(self) -> str:
+        if self.explanation is None or not self.explanation.others:
+            return ""
+        apart = listed((place.stage for place in self.inside if place != self.key), NAMED)
+        return f"; with {apart} recorded too they may part" if apart else "; of a longer prompt they may part"
 
     @property
     def excess(self) -> float:
@@ -120,27 +130,6 @@ class LocalError:
 
 
 @dataclass(frozen=True)
-class FileSuspect:
-    """What of the model file can be at fault: ``weights`` by name, and ``keys`` as the file has them, in words.
-
-    ``seen`` is what a look at those weights found.
-    """
-
-    file: str
-    weights: tuple[str, ...]
-    keys: tuple[str, ...]
-    seen: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        """``blk.0.attn_norm.weight and 3 more, or llama.rope.freq_base (absent: 10000 was taken)``."""
-        return ", or ".join(listed(names, NAMED) for names in (self.weights, self.keys) if names)
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {"file": self.file, "weights": list(self.weights), "keys": list(self.keys), "seen": list(self.seen)}
-
-
-@dataclass(frozen=True)
 class Audit(Shown):
     """One trace against the model: a local error for each tensor, in execution order, and the sentence to read first.
 
@@ -148,7 +137,8 @@ class Audit(Shown):
     ``reservations`` are what keeps "right" from being a plain one. ``about`` says in a line what the trace is, by its manifest.
 
     ``broken`` says which of the model's own weights hold NaN or Inf, if the replay met any. ``suspect`` is what of the model file may be
-    at fault in place of the trace, where something is wrong and nobody knows that the trace was computed from that file.
+    at fault in place of the trace, where something is wrong and nobody knows that the trace was computed from that file; ``other_model``
+    says so where the trace is of another model altogether.
     """
 
     trace: str
@@ -159,6 +149,7 @@ class Audit(Shown):
     sentence: str = ""
     broken: str | None = None
     suspect: FileSuspect | None = None
+    other_model: OtherModel | None = None
     as_read: Trace | None = None
     moved: bool = False
     reservations: tuple[Reservation, ...] = ()
@@ -222,6 +213,13 @@ class Audit(Shown):
         return any(one.decisive for one in self.reservations)
 
     @property
+    def summary(self) -> Summary:
+        """The verdict in parts."""
+        from aprgraph.runtime.blame.summary import summary_of_audit  # noqa: PLC0415 -- which is made of this
+
+        return summary_of_audit(self)
+
+    @property
     def common(self) -> tuple[str, ...]:
         """The nodes and weights that the replays of all wrong tensors read, where there are several of different stages."""
         if len({one.key.stage for one in self.wrong}) < 2:
@@ -252,6 +250,7 @@ class Audit(Shown):
             "text": self.prompt.text,
             "profile": self.profile,
             "sentence": self.sentence,
+            "summary": self.summary.to_json(),
             "exit_code": self.exit_code,
             "broken": self.broken,
             "suspect": None if self.suspect is None else self.suspect.to_json(),
@@ -315,7 +314,8 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class Blame:
-    """Both sides' audits, a verdict on each tensor, and the sentence to read first; ``graph`` is what A was replayed by.
+    """Both sides' audits, a verdict on each tensor, and the sentence to read first; ``whose`` is the part of it that says whose fault
+    it is, and ``graph`` what A was replayed by.
 
     ``other_weights`` is what the weights of two models make the sides differ by, None where both were replayed by one.
     """
@@ -326,6 +326,7 @@ class Blame:
     sentence: str
     graph: Graph | None = None
     other_weights: OtherWeights | None = None
+    whose: str = ""
 
     @property
     def wrong(self) -> tuple[Place, ...]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from aprgraph.graph.message import Message, join_messages
 from aprgraph.graph.words import as_sentence, joined
-from aprgraph.runtime.blame.conventions import convention_sentences
-from aprgraph.runtime.blame.local_errors import NAMED, Audit, LocalError, LocalState, Verdict, named
+from aprgraph.runtime.blame.conventions import convention_clauses
+from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState, Verdict, named
+from aprgraph.runtime.blame.suspects import NAMED
+from aprgraph.runtime.blame.telltales import telltales
 from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -18,22 +20,34 @@ from aprgraph.runtime.place import Place
 def audit_sentence(audit: Audit) -> str:
     """What an audit found."""
     if not audit.replayed and audit.misshapen:
-        return Message(f"{audit.name}: not of the model's shapes, and nothing could be replayed{misshapen(audit)}", _unknown(audit), ".")
+        return Message(f"{audit.name}: not of the model's shapes, and nothing could be replayed", _asides(audit), ".")
     if not audit.replayed:
         why = audit.locals[0].reason if audit.locals else "it holds no stage of the model"
         return Message(f"{audit.name}: nothing could be replayed: ", why or "", ".")
-    aside = Message(_broken(audit), misshapen(audit), overflowing(audit), _unknown(audit))
+    aside = Message(_broken(audit), _asides(audit))
     if not audit.wrong:
-        tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
-        read = audit.is_read_otherwise
-        extents = [one.extent for one in audit.reservations if one.extent is not None]
-        how_far = f" as far as {joined(extents)}{', which is too little to go by' if audit.is_too_little else ''}" if extents else ""
-        verdict = "not of the model's shapes" if audit.misshapen else f"right{how_far}{', by how it was recorded' if read else ''}"
-        explains = Message(f"{audit.name}: {verdict}, the model explains {tensors} that could be replayed", aside, ".")
-        return join_messages(" ", [explains, *convention_sentences(audit), *_known(audit, is_right=True)])
+        explains = Message(f"{audit.name}: {extent_of_right(audit)}, {explained(audit)}", aside, ".")
+        return join_messages(" ", [explains, *map(as_sentence, convention_clauses(audit)), *_known(audit, is_right=True)])
+    if audit.other_model is not None:
+        other = Message(f"{audit.name}: {audit.other_model.sentence}", aside, ".")
+        return join_messages(" ", [other, *_known(audit, is_right=False)])
     verdict = "wrong" if audit.suspect is None else f"not a run of {audit.suspect.file}"
-    wrong = Message(f"{audit.name}: {verdict} at {places(audit.wrong)}; {_rest(audit)}", aside, f".{_cause(audit, audit.name)}")
-    return join_messages(" ", [wrong, *convention_sentences(audit), *_known(audit, is_right=False)])
+    wrong = Message(f"{audit.name}: {verdict} at {places(audit.wrong)}; {rest_of(audit)}", aside, f".{_cause(audit, audit.name)}")
+    return join_messages(" ", [wrong, *map(as_sentence, convention_clauses(audit)), *_known(audit, is_right=False)])
+
+
+def extent_of_right(audit: Audit) -> str:
+    """``right``, and how far that goes."""
+    extents = [one.extent for one in audit.reservations if one.extent is not None]
+    how_far = f" as far as {joined(extents)}{', which is too little to go by' if audit.is_too_little else ''}" if extents else ""
+    verdict = "not of the model's shapes" if audit.misshapen else f"right{how_far}"
+    return f"{verdict}, by how it was recorded" if audit.is_read_otherwise and not audit.misshapen else verdict
+
+
+def explained(audit: Audit) -> str:
+    """``the model explains all 51 tensors that could be replayed``."""
+    tensors = "the one tensor" if audit.replayed == 1 else f"all {audit.replayed} tensors"
+    return f"the model explains {tensors} that could be replayed"
 
 
 def _known(audit: Audit, *, is_right: bool) -> list[str]:
@@ -45,68 +59,87 @@ def blame_sentence(
     report: DiffReport,
     a: Audit,
     b: Audit,
-    verdicts: Mapping[Place, Verdict],
-    graphs: GraphDifferences | None = None,
+    whose: str,
+    *,
+    needs_verdict: bool,
     other_weights: OtherWeights | None = None,
 ) -> str:
-    """What blame found."""
+    """What blame found: ``whose`` fault it is, after what the two say of each other where that is to be said before."""
     sides = ((report.names.of("A"), a), (report.names.of("B"), b))
-    conventions = [f"In {name}, {text[:1].lower()}{text[1:]}" for name, audit in sides for text in convention_sentences(audit)]
+    conventions = [f"In {name}, {text}." for name, audit in sides for text in convention_clauses(audit)]
     shares = [other_weights.sentence] if other_weights is not None and other_weights.shares else []
-    return join_messages(" ", [_found(report, a, b, verdicts, graphs), *conventions, *shares])
+    return join_messages(" ", [*([report.verdict] if needs_verdict else []), whose, *conventions, *shares])
 
 
-def _found(report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Place, Verdict], graphs: GraphDifferences | None) -> str:
-    """Who is wrong and where, or why nobody is."""
+def whose_fault(
+    report: DiffReport, a: Audit, b: Audit, verdicts: Mapping[Place, Verdict], graphs: GraphDifferences | None = None
+) -> tuple[str, bool]:
+    """Who is wrong and where, or why nobody is; and whether what the two say of each other is to be said before."""
     names = report.names
     sides = [(side, audit, other) for side, audit, other in (("A", a, b), ("B", b, a)) if audit.wrong]
+    strangers = [(side, audit) for side, audit, _ in sides if audit.other_model is not None]
+    if strangers:
+        return _of_another_model(report, strangers), False
     if len(sides) == 1:
         (side, audit, other) = sides[0]
         theirs = names.of("B" if side == "A" else "A")
         verdict = "wrong" if audit.suspect is None else f"not a run of {audit.suspect.file}"
         where = places(audit.wrong, other, theirs)
-        aside = Message(_tally(verdicts), misshapen(audit), overflowing(audit), _unknown(audit))
-        return Message(f"{names.of(side)} is {verdict} at {where}; ", aside, f".{_cause(audit, names.of(side))}")
+        aside = Message(tally_in_words(verdicts), _asides(audit))
+        return Message(f"{names.of(side)} is {verdict} at {where}; ", aside, f".{_cause(audit, names.of(side))}"), False
     if sides:
-        same = [local.key for local in a.wrong] == [local.key for local in b.wrong]
-        if same and not report.diverged:
+        if agree_and_are_wrong(report, a, b):
             both = f"{names.of('A')} and {names.of('B')}"
-            return f"{both} agree, and both are wrong at {places(a.wrong)}: neither is what the model computes.{_cause_of_both(a, b)}"
-        return f"Both are wrong: {names.of('A')} at {places(a.wrong)}; {names.of('B')} at {places(b.wrong)}.{_cause_of_both(a, b)}"
+            agree = f"{both} agree, and both are wrong at {places(a.wrong)}: neither is what the model computes."
+            return f"{agree}{_cause_of_both(a, b)}", False
+        where = f"{names.of('A')} at {places(a.wrong)}; {names.of('B')} at {places(b.wrong)}"
+        return f"Both are wrong: {where}.{_cause_of_both(a, b)}", False
     if not a.replayed and not b.replayed:
-        return Message(report.verdict, " Which side is wrong cannot be said: ", _why(a), ".")
+        return Message("Which side is wrong cannot be said: ", _why(a), "."), True
     if not report.diverged:
-        return Message(report.verdict, f" The model explains {_counts(report, a, b)}.{_read_otherwise(report, a, b)}")
+        return f"The model explains {_counts(report, a, b)}.{_read_otherwise(report, a, b)}", True
     by_elimination = [key for key, verdict in verdicts.items() if verdict in (Verdict.A_WRONG, Verdict.B_WRONG)]
     if by_elimination:
         side = "A" if verdicts[by_elimination[0]] is Verdict.A_WRONG else "B"
         label = report.row(by_elimination[0]).label
-        return Message(
-            f"{names.of(side)} is wrong at {label}: the other side is right there, and what both are computed from agrees "
-            "(it could not be replayed: ",
-            _reason_of(a if side == "A" else b, by_elimination[0]),
-            ").",
-        )
+        right = f"{names.of(side)} is wrong at {label}: the other side is right there, and what both are computed from agrees "
+        return Message(right, "(it could not be replayed: ", _reason_of(a if side == "A" else b, by_elimination[0]), ")."), False
     overflow = next((one for audit in (a, b) for one in audit.overflowing), None)
-    if overflow is not None and not by_elimination:
-        return Message(report.verdict, f" Neither side is blamed at {overflow.label}: {overflow.reason}.")
+    if overflow is not None:
+        return f"Neither side is blamed at {overflow.label}: {overflow.reason}.", True
     other_graph = next((key for key, verdict in verdicts.items() if verdict is Verdict.OTHER_GRAPH), None)
     if other_graph is not None and graphs is not None:
         row = report.row(other_graph)
         return (
             f"Neither side is wrong: each is right by its own graph, and the two ran different ones. They part at {row.label} "
             f"({row.reason}), where {'; '.join(difference.sentence for difference in graphs.computed[:NAMED])}."
-        )
+        ), False
     if Verdict.OTHER_WEIGHTS in verdicts.values() and Verdict.UNKNOWN not in verdicts.values():
-        return Message(report.verdict, f" Neither side is wrong: each is right by its own model, {_counts(report, a, b)}.")
+        return f"Neither side is wrong: each is right by its own model, {_counts(report, a, b)}.", True
     first = next((key for key, verdict in verdicts.items() if verdict in (Verdict.ADDS_UP, Verdict.UNKNOWN) and _is_off(report, key)), None)
     if first is not None and verdicts[first] is Verdict.ADDS_UP:
         row = report.row(first)
         return (
             f"Neither side is wrong at any stage: each is within the tolerance of its own arithmetic, given its inputs, and the "
             f"differences add up to more than the limit at {row.label} ({row.reason})."
-        )
-    return Message(report.verdict, " Which side is wrong cannot be said: ", _why(a, b), ".")
+        ), False
+    return Message("Which side is wrong cannot be said: ", _why(a, b), "."), True
+
+
+def agree_and_are_wrong(report: DiffReport, a: Audit, b: Audit) -> bool:
+    """Whether both sides are wrong at the same tensors, and do not differ."""
+    return [local.key for local in a.wrong] == [local.key for local in b.wrong] and not report.diverged
+
+
+def _of_another_model(report: DiffReport, strangers: Sequence[tuple[str, Audit]]) -> str:
+    """Which sides are traces of another model than that of the replay; what the two say of each other stands all the same."""
+    names = " and ".join(report.names.of(side) for side, _ in strangers)
+    found = list(dict.fromkeys(audit.other_model.sentence for _, audit in strangers if audit.other_model is not None))
+    if len(strangers) == 2 and len(found) == 1:
+        said = [f"Of both, {names}: {found[0]}."]
+    else:
+        said = [f"{report.names.of(side)}: {one.other_model.sentence}." for side, one in strangers if one.other_model is not None]
+    return join_messages(" ", [*said, report.parting])
 
 
 def _read_otherwise(report: DiffReport, a: Audit, b: Audit) -> str:
@@ -115,51 +148,51 @@ def _read_otherwise(report: DiffReport, a: Audit, b: Audit) -> str:
     return f" This is so by how {' and '.join(sides)} recorded it." if sides else ""
 
 
+def is_explained(audit: Audit) -> bool:
+    """Whether mistakes explain all that is wrong: what else could be at fault is then superfluous."""
+    return all(one.explanation is not None for one in audit.wrong)
+
+
 def _cause(audit: Audit, name: str) -> str:
-    """Whose fault it may be, and what the error gives away, as further sentences."""
-    text = ""
-    if audit.suspect is not None:
-        text = (
-            f" Either {name} computes that otherwise, or, if it has the original checkpoint, the fault is in the file: "
-            f"{audit.suspect.describe()}.{_seen(audit)}"
-        )
-    return text + "".join(f" {sentence}" for sentence in _telltales(audit))
+    """What the error gives away, and what of the file may be at fault in place of the trace, as further sentences."""
+    said = "".join(f" {sentence}" for sentence in _telltales(audit))
+    if audit.suspect is None:
+        return said
+    if is_explained(audit):
+        return f"{said}{_guessed(audit)}{_seen(audit)}"
+    return (
+        f" Either {name} computes that otherwise, or, if it has the original checkpoint, the fault is in the file: "
+        f"{audit.suspect.describe()}.{_seen(audit)}{said}"
+    )
 
 
 def _telltales(audit: Audit) -> list[str]:
-    """What explains wrong tensors, or where they are wrong: each once, with the tensors that it is of."""
-    groups: dict[tuple[str, ...], list[LocalError]] = {}
-    for local in audit.wrong:
-        if local.telltale is not None:
-            found = local.explanation
-            groups.setdefault((local.telltale,) if found is None else tuple(one.words for one in found.candidates), []).append(local)
-    sentences = [_telltale(group) for group in list(groups.values())[:NAMED]]
-    if len(groups) > NAMED:
-        sentences.append(f"{len(groups) - NAMED} more explanations are in the table.")
+    """What explains wrong tensors, or where they are wrong, as sentences."""
+    found = telltales(audit.wrong)
+    sentences = [one.sentence for one in found[:NAMED]]
+    if len(found) > NAMED:
+        sentences.append(f"{len(found) - NAMED} more explanations are in the table.")
     return sentences
-
-
-def _telltale(group: Sequence[LocalError]) -> str:
-    """One explanation of several tensors, with the largest error that it leaves."""
-    by_stage: dict[tuple[int, str], list[LocalError]] = {}
-    for local in group:
-        by_stage.setdefault((local.key.step, local.key.stage), []).append(local)
-    labels = [named(one) for one in by_stage.values()]
-    where = joined([*labels[:NAMED], *([f"{len(labels) - NAMED} more"] if len(labels) > NAMED else [])])
-    worst = max(group, key=lambda local: 0.0 if local.explanation is None else local.explanation.first.error)
-    return f"At {where} {worst.telltale}."
 
 
 def _cause_of_both(a: Audit, b: Audit) -> str:
     suspect = a.suspect or b.suspect
     if suspect is None:
         return ""
-    return f" If they have the original checkpoint, the fault is in {suspect.file}: {suspect.describe()}.{_seen(a if a.suspect else b)}"
+    owner = a if a.suspect else b
+    said = "".join(f" {sentence}" for sentence in _telltales(owner)) if is_explained(owner) else ""
+    return f"{said} If they have the original checkpoint, the fault is in {suspect.file}: {suspect.describe()}.{_seen(owner)}"
 
 
 def _seen(audit: Audit) -> str:
     """What a look at the suspected weights found, as further sentences."""
     return "" if audit.suspect is None else "".join(f" In the file, {found}." for found in audit.suspect.seen)
+
+
+def _guessed(audit: Audit) -> str:
+    """Which numbers the file does not say, as a further sentence: an explanation by another number may be of one of them."""
+    guessed = () if audit.suspect is None else audit.suspect.guessed
+    return f" The file does not say {joined(guessed)}." if guessed else ""
 
 
 def places(wrong: Sequence[LocalError], other: Audit | None = None, other_name: str = "") -> str:
@@ -187,7 +220,7 @@ def _place(group: Sequence[LocalError], other: Audit | None, other_name: str) ->
     return f"{text} ({'; '.join(fact for fact in facts if fact)})"
 
 
-def _rest(audit: Audit) -> str:
+def rest_of(audit: Audit) -> str:
     """What becomes of the tensors after the first wrong ones."""
     first = audit.wrong[0].key
     after = [local for local in audit.locals[[local.key for local in audit.locals].index(first) + 1 :] if local.state is LocalState.RIGHT]
@@ -200,7 +233,7 @@ def _rest(audit: Audit) -> str:
     )
 
 
-def _tally(verdicts: Mapping[Place, Verdict]) -> str:
+def tally_in_words(verdicts: Mapping[Place, Verdict]) -> str:
     """How many tensors are wrong, and how many more differ for it; the same numbers as in tables, page and graph."""
     wrong = sum(verdict.is_wrong for verdict in verdicts.values())
     follows = sum(verdict is Verdict.FOLLOWS for verdict in verdicts.values())
@@ -214,29 +247,36 @@ def _broken(audit: Audit) -> str:
     return "" if audit.broken is None else f", but {audit.broken}"
 
 
+def _asides(audit: Audit) -> Message:
+    """What has another shape, overflows or could not be replayed, to follow a clause."""
+    found = (misshapen(audit), overflowing(audit), unknown(audit))
+    return Message(*(part for one in found if one for part in ("; ", one)))
+
+
 def misshapen(audit: Audit) -> str:
-    """Which tensors are of another size than the model's, as the rest of a sentence; nothing where there is none."""
+    """Which tensors are of another size than the model's, in a clause; nothing where there is none."""
     if not audit.misshapen:
         return ""
     first, others = audit.misshapen[0], len(audit.misshapen) - 1
     more = f", and {others} more" if others else ""
-    return f"; of another shape is {first.label} ({first.reason}){more}"
+    return f"of another shape is {first.label} ({first.reason}){more}"
 
 
 def overflowing(audit: Audit) -> str:
-    """What runs out of the range of the trace's numbers, as the rest of a sentence; nothing where nothing does."""
+    """What runs out of the range of the trace's numbers, in a clause; nothing where nothing does."""
     if not audit.overflowing:
         return ""
     first, others = audit.overflowing[0], len(audit.overflowing) - 1
     more = f", and {others} more" if others else ""
-    return f"; neither right nor wrong is {first.label} ({first.reason}){more}"
+    return f"neither right nor wrong is {first.label} ({first.reason}){more}"
 
 
-def _unknown(audit: Audit) -> str:
-    unknown = [local for local in audit.locals if local.state is LocalState.UNKNOWN and local.overflows is None]
-    if not unknown:
+def unknown(audit: Audit) -> str:
+    """What could not be replayed, and why, in a clause; nothing where all could."""
+    left = [local for local in audit.locals if local.state is LocalState.UNKNOWN and local.overflows is None]
+    if not left:
         return ""
-    return Message(f"; {len(unknown)} could not be replayed, the first, {unknown[0].label}, because ", unknown[0].reason or "")
+    return Message(f"{len(left)} could not be replayed, the first, {left[0].label}, because ", left[0].reason or "")
 
 
 def _why(*audits: Audit) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aprgraph.runtime.blame.broken_model import with_broken_model
 from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalState, Verdict
-from aprgraph.runtime.blame.sentences import blame_sentence
+from aprgraph.runtime.blame.sentences import blame_sentence, whose_fault
 from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.dependencies import Dependencies
@@ -46,8 +46,9 @@ def judge(
         elif verdict is Verdict.ADDS_UP and row.key in by_weights:
             verdict = Verdict.OTHER_WEIGHTS
         verdicts[row.key] = verdict
-    sentence = blame_sentence(report, a, b, verdicts, graphs, other_weights)
-    return Blame(a, b, verdicts, with_broken_model(sentence, a, b), other_weights=other_weights)
+    whose, needs_verdict = whose_fault(report, a, b, verdicts, graphs)
+    sentence = blame_sentence(report, a, b, whose, needs_verdict=needs_verdict, other_weights=other_weights)
+    return Blame(a, b, verdicts, with_broken_model(sentence, a, b), other_weights=other_weights, whose=whose)
 
 
 def _region(audit: Audit, key: Place) -> tuple[str, ...]:

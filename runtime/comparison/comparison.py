@@ -12,6 +12,7 @@ from aprgraph.runtime.blame.local_errors import Blame
 from aprgraph.runtime.comparison.frame import frame_of_rows
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
+from aprgraph.runtime.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class Comparison(DiffReport, Shown):
             return super().headline
         known = [as_sentence(one.sentence) for one in self.reservations if not one.only_if_alike]
         return join_messages(" ", [self.blame.sentence, *(sentence for sentence in known if sentence not in self.blame.sentence)])
+
+    @property
+    def summary(self) -> Summary:
+        """The verdict in parts: by blame, where there is some."""
+        from aprgraph.runtime.comparison.summary import summary_with_blame  # noqa: PLC0415 -- which is made of this
+
+        return super().summary if self.blame is None else summary_with_blame(self, self.blame)
 
     @property
     def all_notes(self) -> tuple[str, ...]:

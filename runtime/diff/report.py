@@ -21,6 +21,7 @@ from aprgraph.runtime.diff.reservations import Reservation
 from aprgraph.runtime.diff.side_names import SideNames, side_names
 from aprgraph.runtime.diff.tolerances import TABLE_VERSION
 from aprgraph.runtime.place import Place
+from aprgraph.runtime.summary import Summary
 from aprgraph.runtime.trace.reader import Trace
 
 FORMAT = "aprgraph-diff"
@@ -170,6 +171,13 @@ class DiffReport:
         return self.verdict
 
     @property
+    def summary(self) -> Summary:
+        """The verdict in parts."""
+        from aprgraph.runtime.diff.summary import summary_of_diff  # noqa: PLC0415 -- which is made of this
+
+        return summary_of_diff(self)
+
+    @property
     def all_notes(self) -> tuple[str, ...]:
         """The notes, those first that make the verdict less certain."""
         return by_importance(self.notes)
@@ -281,6 +289,7 @@ class DiffReport:
             "tolerances": TABLE_VERSION,
             "exit_code": self.exit_code,
             "headline": self.headline,
+            "summary": self.summary.to_json(),
             "verdict": self.verdict,
             "reservations": [one.sentence for one in self.reservations],
             "notes": list(self.notes),

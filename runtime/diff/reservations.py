@@ -36,7 +36,7 @@ class Reservation:
     """``sentence`` without its full stop. ``extent`` is how far "alike" goes (as far as "was read"), None where it is no matter of that.
 
     ``only_if_alike``: it says nothing of what was found to differ. ``decisive``: so little is left that being alike is no result.
-    ``answered_by_replay``: it is no question where each side was replayed by the model of its own.
+    ``answered_by_replay``: it is no question where each side was replayed by the model of its own. ``is_cause``: it says why they differ.
     """
 
     sentence: str
@@ -44,6 +44,7 @@ class Reservation:
     only_if_alike: bool = False
     decisive: bool = False
     answered_by_replay: bool = False
+    is_cause: bool = False
 
 
 def find_reservations(
@@ -209,7 +210,7 @@ def graph_reservation(differences: GraphDifferences) -> Reservation | None:
     if not differences.computed:
         return None
     more = len(differences.computed) - 1
-    return Reservation(differences.computed[0].sentence + (f", and in {more} more {plural(more, 'way')}" if more else ""))
+    return Reservation(differences.computed[0].sentence + (f", and in {more} more {plural(more, 'way')}" if more else ""), is_cause=True)
 
 
 def file_reservation(a: Trace, b: Trace) -> Reservation | None:
@@ -222,5 +223,5 @@ def file_reservation(a: Trace, b: Trace) -> Reservation | None:
         if None in digests or digests[0] == digests[1]:
             return None
         sentence = "the traces are of different model files, which differ where their common fingerprint does not look"
-        return Reservation(sentence, answered_by_replay=True)
-    return Reservation("the traces are of different model files (their fingerprints differ)", answered_by_replay=True)
+        return Reservation(sentence, answered_by_replay=True, is_cause=True)
+    return Reservation("the traces are of different model files (their fingerprints differ)", answered_by_replay=True, is_cause=True)

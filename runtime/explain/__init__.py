@@ -25,10 +25,10 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     streams,
     turned_positions,
 )
-from aprgraph.runtime.explain.alternative import known_mistakes
+from aprgraph.runtime.explain.alternative import known_mistakes, tried_of
 from aprgraph.runtime.explain.explainer import Evidence, Explainer
 from aprgraph.runtime.explain.explanation import Candidate, Explanation
 from aprgraph.runtime.explain.extent import AxisErrors, axis_errors
 from aprgraph.runtime.explain.site import LEFT, Around
 
-__all__ = ["LEFT", "Around", "AxisErrors", "Candidate", "Evidence", "Explainer", "Explanation", "axis_errors", "known_mistakes"]
+__all__ = ["LEFT", "Around", "AxisErrors", "Candidate", "Evidence", "Explainer", "Explanation", "axis_errors", "known_mistakes", "tried_of"]

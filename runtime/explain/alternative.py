@@ -61,6 +61,11 @@ def rules_of(op: str) -> Sequence[Rule]:
     return (*_RULES.get(op, ()), *(() if other is None else _RULES.get(other, ())), *_RULES.get(_ANY, ()))
 
 
+def tried_of(ops: Sequence[str]) -> int:
+    """How many kinds of mistakes are tried of nodes of these ops."""
+    return len({rule for op in ops for rule in rules_of(op)})
+
+
 @dataclass(frozen=True)
 class Changed:
     """A node of which ``operands``, by their places, are changed, or ``attrs``: a Compute that another mistake can go with."""

@@ -59,11 +59,18 @@ class Explanation:
     @property
     def sentence(self) -> str:
         """``it fits to 3e-14 if RoPE pairs neighbours in place of halves``."""
-        first = f"it fits to {self.first.error:.0e} if {self.first.words}"
+        return f"it fits to {self.first.error:.0e} if {self._joined('if ')}"
+
+    @property
+    def cause(self) -> str:
+        """The same without how well it fits: ``RoPE pairs neighbours in place of halves``."""
+        return self._joined("")
+
+    def _joined(self, conjunction: str) -> str:
         if not self.others:
-            return first
+            return self.first.words
         more = f", or one of {len(self.others) - _OTHERS} more" if len(self.others) > _OTHERS else ""
-        either = joined([first, *(f"if {other.words}" for other in self.others[:_OTHERS])], "or")
+        either = joined([self.first.words, *(f"{conjunction}{other.words}" for other in self.others[:_OTHERS])], "or")
         return f"{either}{more}: this trace does not tell these apart"
 
     def to_json(self) -> dict[str, Any]:

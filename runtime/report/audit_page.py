@@ -8,7 +8,6 @@ from aprgraph.graph.message import Words
 from aprgraph.graph.words import listed
 from aprgraph.runtime.blame.local_errors import Audit
 from aprgraph.runtime.blame.wrong_rows import audit_rows, first_by_axis
-from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.output_file import write_text_atomically
 from aprgraph.runtime.report.axis_chart import axis_charts
 from aprgraph.runtime.report.page import check_place
@@ -32,6 +31,7 @@ def render_audit(audit: Audit, words: Words = str) -> str:
         policy=policy(style),
         outcome=_OUTCOMES[audit.exit_code],
         audit=audit,
+        summary=audit.summary,
         facts=[
             ("trace", audit.about),
             ("model", audit.model),
@@ -40,7 +40,6 @@ def render_audit(audit: Audit, words: Words = str) -> str:
             ("tensors", ", ".join(f"{count:,} {state.value}" for state, count in audit.counts.items()) or "none"),
             ("exit code", f"{audit.exit_code}, {_OUTCOMES[audit.exit_code]}"),
         ],
-        notes=list(by_importance(audit.notes)),
         wrong=audit_rows(audit, [local for local in audit.locals if local.key in off]),
         common=listed(audit.common, NAMED),
         by_axis=axis_charts(first_by_axis(audit.wrong)),

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from aprgraph.graph.message import Message, Words
+from aprgraph.runtime.summary import is_command
 
 #: The largest number of names that a list of a page has.
 NAMED = 12
@@ -17,9 +18,10 @@ NAMED = 12
 @lru_cache(maxsize=8)
 def template(name: str, words: Words) -> Any:
     """A page's template, which takes longer to compile than to fill in."""
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
+    from jinja2 import Environment, FunctionLoader, StrictUndefined  # noqa: PLC0415 -- a tenth of a second that only pages need
 
     environment = Environment(
+        loader=FunctionLoader(resource),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -27,7 +29,8 @@ def template(name: str, words: Words) -> Any:
         keep_trailing_newline=True,
         finalize=lambda value: value.text(words) if isinstance(value, Message) else value,
     )
-    return environment.from_string(resource(name))
+    environment.globals["is_command"] = is_command
+    return environment.get_template(name)
 
 
 def resource(name: str) -> str:

@@ -31,16 +31,23 @@ def test_the_sentence_comes_first_and_then_what_is_wrong(spoilt: tuple[Path, Pat
     result = run_cli("audit", "theirs", "--model", spoilt[0])
     assert (result.code, result.err) == (1, "")
     lines = result.out.splitlines()
-    assert lines[0].startswith("theirs: wrong at layer 1 ffn_gate (local error 1.0e-04) and layer 1 ffn_silu (local error ")
-    assert lines[1].endswith(", reference, 35 tensors")
-    assert lines[2].startswith("prompt: 7 tokens: 3, 1, 4, 1, 5, 9, 2 (")
-    assert lines[3] == "tensors: 33 RIGHT, 2 WRONG"
-    assert lines[5].split() == ["tensor", "local", "error", "limit", "replayed", "from"]
-    assert lines[7].split() == ["WRONG", "layer", "1", "ffn_gate", lines[7].split()[4], "1e-11", "layer", "1", "ffn_norm"]
-    assert lines[9].startswith("layer 1 ffn_gate, by position: ")
-    assert lines[-1] == "2 of 35 tensors shown; --all prints every one"
+    assert lines[0] == "theirs: wrong at 2 of 35 tensors."
+    assert lines[1] == "WHERE  layer 1 ffn_gate: local error 1.0e-04 (limit 1e-11)"
+    assert lines[2].startswith("       layer 1 ffn_silu: local error ")
+    parts = {line[:7].strip(): line[7:] for line in lines[3 : lines.index("")] if line[:7].strip()}
+    assert parts["WHOSE"] == "theirs, and not the model file"
+    assert parts["WHY"].startswith("no explanation fits layer 1 ffn_gate and ffn_silu: none of the ")
+    assert parts["NEXT"] == "layer 1 ffn_gate alone, with its inputs and weights, as a script:"
+    facts = lines[lines.index("") + 1 :]
+    assert facts[0].endswith(", reference, 35 tensors")
+    assert facts[1].startswith("prompt: 7 tokens: 3, 1, 4, 1, 5, 9, 2 (")
+    assert facts[2] == "tensors: 33 RIGHT, 2 WRONG"
+    assert facts[4].split() == ["tensor", "local", "error", "limit", "replayed", "from"]
+    assert facts[6].split() == ["WRONG", "layer", "1", "ffn_gate", facts[6].split()[4], "1e-11", "layer", "1", "ffn_norm"]
+    assert facts[8].startswith("layer 1 ffn_gate, by position: ")
+    assert facts[-1] == "2 of 35 tensors shown; --all prints every one"
     everything = run_cli("audit", "theirs", "--model", spoilt[0], "--all").out.splitlines()
-    assert len(everything) == 7 + 35 + 2
+    assert len(everything) == lines.index("") + 1 + 6 + 35 + 2
 
 
 def test_json(spoilt: tuple[Path, Path]) -> None:
@@ -76,7 +83,8 @@ def test_the_page(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
     assert (result.code, result.err, len(result.out.splitlines())) == (1, "", 1)
     page = (tmp_path / "where.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
-    assert f'<h1 class="exit-1">{result.out.strip()}</h1>' in page
+    assert '<h1 class="exit-1">theirs: wrong at 2 of 35 tensors.</h1>' in page
+    assert "<dt>WHY</dt><dd><p>no explanation fits layer 1 ffn_gate and ffn_silu: " in page
     assert "script-src &#39;none&#39;" in page
     assert page.count('<th scope="row">layer 1 ffn_gate</th>') == 2  # what is wrong, and all tensors
     assert page.count('<tr><td class="class">') == 2 + 35
@@ -90,7 +98,7 @@ def test_a_trace_without_a_manifest(spoilt: tuple[Path, Path]) -> None:
     bare(aprgraph.Trace.open(directory))
     assert "the tokens of theirs are not known" in run_cli("audit", "theirs", "--model", model).out
     result = run_cli("audit", "theirs", "--model", model, "--tokens", ",".join(map(str, TOKENS)))
-    assert "note:" not in result.out
+    assert "not known, so its embedding" not in result.out
     assert result.code == 1
 
 
@@ -106,7 +114,7 @@ def test_hyperparameters_can_be_put_right(tiny_model: Tiny, tmp_path: Path, monk
 
 def test_a_limit_that_is_set(spoilt: tuple[Path, Path]) -> None:
     result = run_cli("audit", "theirs", "--model", spoilt[0], "--tol", "ffn_gate=nmse:1e-3")
-    assert result.out.startswith("theirs: wrong at layer 1 ffn_silu (local error ")
+    assert result.out.startswith("theirs: wrong at 1 of 35 tensors.\nWHERE  layer 1 ffn_silu: local error ")
     assert run_cli("audit", "theirs", "--model", spoilt[0], "--tol", "ffn_.*=nmse:1e-3").code == 0
     assert "applies to no stage" in fails("audit", "theirs", "--model", spoilt[0], "--tol", "q_norm=nmse:1e-3")
 

@@ -93,7 +93,7 @@ def test_the_stage_is_found(layer: int, tensor: str, stage: str, room: int, mode
     assert first.key == (0, layer, stage)
     assert found.report.blame.a.wrong == ()
     assert found.sentence.startswith(f"b (B) is not a run of {path.name} at layer {layer} {stage}")
-    assert f"the fault is in the file: blk.{layer}.{tensor}" in found.sentence
+    assert any(f"the fault is in {path.name}: blk.{layer}.{tensor}" in note for note in found.summary.notes)
     assert all(nbytes <= room for _, nbytes in announced)
     assert sum(len(data) for name, data in files_under(tmp_path / "rounds").items() if name.endswith(".bin")) <= room
     assert [one.plan for one in found.rounds] == [plan for plan, _ in announced]
@@ -139,7 +139,8 @@ def test_command(tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert result.code == 1
     lines = result.out.splitlines()
     assert lines[0].startswith("taps post_ffn_residual,final_norm,lm_head, layers 0..7: ")
-    assert lines[2].startswith(f"wrong.aprg (A) is not a run of {path.name} at layer 4 attn_out (local error ")
+    assert lines[2] == f"wrong.aprg (A) is not a run of {path.name}; llvm (B) is right."
+    assert lines[3].startswith("WHERE  layer 4 attn_out, at columns 0 to 1: local error ")
     assert "the last round's traces: kept/a and kept/b" in lines
     assert result.err == "layer 4 attn_out of wrong.aprg (A) alone: python guilty/repro.py\n"
     assert (tmp_path / "guilty/repro.py").is_file()

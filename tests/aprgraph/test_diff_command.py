@@ -36,9 +36,10 @@ def test_the_sentence_and_the_errors_of_both_sides(sides: tuple[str, str], guilt
     result = run_cli("diff", *sides, "--model", model)
     lines = result.out.splitlines()
     assert (result.code, result.err) == (1, "")
-    assert lines[0].startswith(
-        f"theirs ({guilty}) is wrong at layer 1 attn_out (local error 9.6e-05; ours ({'B' if guilty == 'A' else 'A'}) 1e-15) and layer 1 post_attn"
-    )
+    other = "B" if guilty == "A" else "A"
+    assert lines[0] == f"theirs ({guilty}) is wrong; ours ({other}) is right."
+    assert lines[1] == "WHERE  layer 1 attn_out: local error 9.6e-05 (limit 1e-11)"
+    assert f"WHOSE  theirs ({guilty}); ours ({other}) is right there (1e-15)" in lines
     header = next(index for index, line in enumerate(lines) if "local A" in line)
     errors = ["1e-15", "9.6e-05"] if guilty == "B" else ["9.6e-05", "1e-15"]
     assert lines[header + 2].split() == [guilty, "WRONG", "layer", "1", "attn_out", *errors, "1e-11"]
@@ -70,13 +71,13 @@ def test_suggest_repro_html_and_json(model: Path, tmp_path: Path) -> None:
     document = json.loads(result.out)
     assert document["headline"] == document["blame"]["sentence"] != document["verdict"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "theirs (B) is wrong at layer 1 attn_out" in page
+    assert "theirs (B) is wrong; ours (A) is right." in page
     assert (tmp_path / "guilty/repro.py").is_file()
 
 
 def test_a_page_without_a_model(model: Path, tmp_path: Path) -> None:
     assert run_cli("diff", "ours", "theirs", "--html", "report.html").code == 1
-    assert "Diverged: first at layer 1 attn_out" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<dt>WHERE</dt><dd><p>layer 1 attn_out: NMSE " in (tmp_path / "report.html").read_text(encoding="utf-8")
     # Two files of different stages are compared because they were named.
     assert run_cli("diff", "ours/layer-0/attn_out.bin", "theirs/layer-1/attn_out.bin", "--html", "files.html").code == 1
     assert (tmp_path / "files.html").is_file()
@@ -92,7 +93,8 @@ def test_a_side_that_is_wrong_by_elimination(guilty: str, model: Path, tmp_path:
     result = run_cli("diff", *sides, "--model", model, "--html", "report.html", "--repro", "guilty")
     assert (result.code, result.err) == (1, "nothing to reproduce: no replay found anything wrong\n")
     sentence = f"part ({guilty}) is wrong at layer 1 ffn_gate: the other side is right there, and what both are computed from agrees (it could not be replayed: "
-    assert result.out.startswith(sentence)
+    assert result.out.startswith(f"part ({guilty}) is wrong.\n")
+    assert f"WHOSE  {sentence}" in result.out
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"part ({guilty}) is wrong at layer 1 ffn_gate" in page
     assert "blk.1.ffn_gate.weight" in page
@@ -131,7 +133,7 @@ def test_a_verdict_is_printed_also_where_what_comes_with_it_cannot_be_written(mo
     monkeypatch.setattr("aprgraph.runtime.blame.repro.write_repro", full)
     result = run_cli("diff", "ours", "theirs", "--model", model, "--html", "page.html", "--repro", "guilty")
     assert result.code == 2
-    assert "is wrong at layer 1 attn_out" in result.out
+    assert "theirs (B) is wrong; ours (A) is right." in result.out
     advice = "x: cannot be written: No space left on device; free some space, or give another place with"
     assert result.err == f"error: {advice} --repro; {advice} --html\n"
     assert json.loads(run_cli("diff", "ours", "theirs", "--html", "page.html", "--json").out)["exit_code"] == 1
@@ -178,8 +180,10 @@ def test_errors(arguments: list[str], message: str, model: Path, tmp_path: Path)
 def test_a_model_that_it_is_not_a_run_of(tiny_model: Tiny, model: Path) -> None:
     result = run_cli("diff", "ours", "theirs", "--model", tiny_model(seed=5))
     assert result.code == 1
-    assert result.out.startswith("Both are wrong: ours (A) at layer 0 embedding")
-    assert "note: ours was recorded from another model file than" in result.out
+    lines = result.out.splitlines()
+    assert lines[0].startswith("ours (A) and theirs (B) are traces of another model than ")
+    assert f"WHOSE  neither: its manifest names {model.name}, not " in result.out
+    assert f"       aprgraph diff ours theirs --model {model.name}" in lines
 
 
 def test_large_traces_are_not_searched_for_cycles_all_the_time(tmp_path: Path) -> None:

@@ -83,9 +83,9 @@ def test_each_kind_shows_itself(model: Path, traces: tuple[Trace, Trace]) -> Non
     blamed = aprgraph.diff(*traces, model=loaded)
     audited = aprgraph.audit(traces[1], loaded)
     for value, first in (
-        (blamed, blamed.headline),
-        (aprgraph.diff(*traces), aprgraph.diff(*traces).headline),
-        (audited, audited.sentence),
+        (blamed, blamed.summary.outcome),
+        (aprgraph.diff(*traces), aprgraph.diff(*traces).summary.outcome),
+        (audited, audited.summary.outcome),
         (traces[0], "Trace ours: "),
         (loaded, f"Model {model.name}: llama, 2 layers"),
         (loaded.compile("reference", traces[0].directory.parent / "m.aprg"), f"Compiled model {model.name}: llama"),
@@ -158,9 +158,9 @@ def test_a_page_of_a_comparison(traces: tuple[Trace, Trace], model: Path) -> Non
     report = aprgraph.diff(*traces, model=model)
     page = report.to_html()
     assert page.startswith("<!DOCTYPE html>")
-    assert report.headline[:60] in page
+    assert report.summary.outcome in page
     audited = aprgraph.audit(traces[1], model)
-    assert audited.sentence[:60] in audited.to_html()
+    assert audited.summary.outcome in audited.to_html()
     assert aprgraph.diff(*(str(one.directory) for one in traces), model=model, tokens=TOKENS).to_html() == page
 
 

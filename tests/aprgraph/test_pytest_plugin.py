@@ -55,20 +55,24 @@ def test_the_example_is_red_and_names_its_bug_and_green_without_it(
     result = run(pytester, f"--aprgraph-model={model}", "--aprgraph-html=pages", "--aprgraph-summary=summary.md", "--junitxml=junit.xml")
     result.assert_outcomes(failed=1)
     said = result.stdout.str()
-    assert "if RoPE's base is 10000 in place of 100000" in said
+    assert "E       WHY    RoPE's base is 10000 in place of 100000: fits to " in said
+    assert all(len(line) <= 84 for line in said.splitlines() if line.startswith("E  ") and "pytest --aprgraph-html" not in line)
+    assert "E              pytest --aprgraph-html=pages test_engine.py::test_two_layers" in said
     assert "E       WRONG  q_post_rope, layers 0..1" in said
     assert "assertions.py" not in said  # the test is at fault, not what tells
     page = "pages/test_engine.py-test_two_layers.html"
     assert "1 page in pages" in said
     assert "in place of 100000" in (pytester.path / page).read_text(encoding="utf-8")
-    assert "::error file=test_engine.py,line=12,title=aprgraph%3A test_two_layers does not hold::arrays: not a run of" in said
+    assert "::error file=test_engine.py,line=12,title=aprgraph%3A test_two_layers does not hold::WHERE q_post_rope and " in said
     written = (pytester.path / "summary.md").read_text(encoding="utf-8")
     assert "### aprgraph: 0 assertions of 1 hold" in written
-    assert "| does not hold | test\\_engine.py::test\\_two\\_layers | arrays: not a run of" in written
+    assert "| does not hold | test\\_engine.py::test\\_two\\_layers | **where** q\\_post\\_rope and " in written
     properties = {one.get("name"): one.get("value") for one in ET.parse(pytester.path / "junit.xml").iter("property")}
     assert properties["aprgraph.page"] == page
     assert properties["aprgraph.exit_code"] == "1"
     assert "in place of 100000" in str(properties["aprgraph.verdict"])
+    assert str(properties["aprgraph.why"]).startswith("RoPE's base is 10000 in place of 100000: fits to ")
+    assert str(properties["aprgraph.whose"]).startswith("arrays, or ")
     assert LISTENERS == []
 
     bug = engine.read_text(encoding="utf-8")
@@ -117,11 +121,11 @@ def test_what_assertions_return_and_say(traces: tuple[Any, Any], model: Path) ->
     assert assert_right(ours, model).exit_code == 0
     with pytest.raises(AssertionError) as alike:
         assert_alike(ours, theirs)
-    assert str(alike.value).startswith("Diverged: first at layer 1 ffn_up (")
+    assert str(alike.value).startswith("Diverged: 1 of 35 compared tensors differs.\nWHERE  layer 1 ffn_up: ")
     assert "INTRODUCED  layer 1 ffn_up" in str(alike.value)
     with pytest.raises(AssertionError) as blamed:
         assert_alike(ours, theirs, model=model)
-    assert str(blamed.value).startswith("theirs (B) is wrong at layer 1 ffn_up")
+    assert str(blamed.value).startswith("theirs (B) is wrong; ours (A) is right.\nWHERE  layer 1 ffn_up")
     with pytest.raises(AssertionError, match="nothing could be replayed"):
         assert_right({"layer1.ffn_up": ours["layer1.ffn_up"]}, model)
     with pytest.raises(aprgraph.AprgraphError, match="lost: no such file"):

@@ -72,9 +72,11 @@ def test_the_verdict_comes_first_and_the_rows_that_matter_after(traces: Path) ->
     code, output = run(traces / "a", traces / "other")
     lines = output.splitlines()
     assert code == 1
-    assert lines[0] == diff(traces / "a", traces / "other").verdict
+    summary = diff(traces / "a", traces / "other").summary
+    assert lines[0] == summary.outcome == "Diverged: 32 of 35 compared tensors differ."
+    assert lines[1].startswith("WHERE  layer 0 q_post_rope: NMSE ")
+    assert "WHY    the graphs differ at %rope_angles: base = 10000.0 in A, 500000.0 in B" in lines or summary.why[0] in output
     assert "\x1b" not in output
-    assert "layer 0 q_post_rope: the cause lies in layer0.q_post_rope, rope_angles; still good: layer 0 qkv_matmul" in lines
     assert sum(line.startswith("▶  INTRODUCED") for line in lines) == 2
     assert "tensors: 3 IDENTICAL, 30 PROPAGATED, 2 INTRODUCED" in lines
     shown = next(line for line in lines if line.endswith("--all prints every one"))
@@ -160,7 +162,7 @@ def test_a_limit_that_is_set_is_marked(tmp_path: Path) -> None:
     assert run(tmp_path / "a", tmp_path / "b")[0] == 1
     code, output = run(tmp_path / "a", tmp_path / "b", "--tol", "ffn_.*=nmse:2.5e-5", "--all")
     assert code == 0
-    assert "note: limits marked * (1 tensor) are set by 'ffn_.*=nmse:2.5e-5'" in output
+    assert "limits marked * (1 tensor) are set by 'ffn_.*=nmse:2.5e-5'" in output
     lines = output.splitlines()
     assert "2.5e-05*" in next(line for line in lines if "layer 0 ffn_up" in line)
     assert "*" not in next(line for line in lines if "layer 0 attn_out" in line)
@@ -171,8 +173,8 @@ def test_a_limit_that_is_set_is_marked(tmp_path: Path) -> None:
 
 
 def test_the_profile_and_why_are_a_note(traces: Path) -> None:
-    assert "note: tolerances of same-graph-f32: both sides compute in float32" in run(traces / "a", traces / "alike")[1]
-    assert "note: tolerances of same-graph-f16: as asked for" in run(traces / "a", traces / "alike", "--profile", "same-graph-f16")[1]
+    assert "NOTES  tolerances of same-graph-f32: both sides compute in float32" in run(traces / "a", traces / "alike")[1]
+    assert "NOTES  tolerances of same-graph-f16: as asked for" in run(traces / "a", traces / "alike", "--profile", "same-graph-f16")[1]
 
 
 def test_layers_that_one_side_lacks_are_a_note_and_no_rows(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
@@ -181,7 +183,7 @@ def test_layers_that_one_side_lacks_are_a_note_and_no_rows(tmp_path: Path, tiny_
     trace_model(tmp_path / "b", path, layers=1)
     code, output = run(tmp_path / "a", tmp_path / "b", "--all")
     assert code == 0
-    assert "note: B has layer 0 of the 4 recorded; layers 1..3, which A has, are not compared" in output
+    assert "B has layer 0 of the 4 recorded; layers 1..3, which A has, are not compared" in output
     assert "layer 0 ffn_up" in output
     assert "layer 2 ffn_up" not in output
     assert "the others are of layers that one side lacks" in output.splitlines()[-1]

@@ -57,7 +57,10 @@ def test_where_more_was_not_read_than_compared_that_is_no_result(tmp_path: Path,
 def test_the_command_line_says_so_first(tmp_path: Path, ours: Path) -> None:
     result = run_cli("diff", ours, misnamed(tmp_path / "theirs", 4, right=2))
     assert result.code == 3
-    assert "did you mean layer-2/ffn_gate.bin?" in result.out.splitlines()[0]
+    lines = result.out.splitlines()
+    assert lines[0].startswith("Alike as far as was read, which is too little to go by: ")
+    assert lines[1].startswith("NOTES  ")
+    assert "did you mean layer-2/ffn_gate.bin?" in lines[1]
 
 
 def test_a_tensor_that_was_read_is_not_missing_in_another_form(tmp_path: Path, ours: Path) -> None:

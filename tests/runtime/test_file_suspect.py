@@ -50,8 +50,11 @@ def test_a_norm_that_holds_one_more(tiny_model: Tiny, tmp_path: Path) -> None:
     report = aprgraph.diff(ours, theirs, model=file)
     assert report.exit_code == 1
     assert report.headline.startswith("theirs (B) is not a run of broken.gguf at layer 1 attn_norm (local error ")
-    assert "if it has the original checkpoint, the fault is in the file: blk.1.attn_norm.weight, or " in report.headline
-    assert "gemma3.attention.layer_norm_rms_epsilon = 1e-05" in report.headline
+    (note,) = [one for one in report.summary.notes if "original checkpoint" in one]
+    assert note.startswith("if theirs (B) has the original checkpoint, the fault is in broken.gguf: blk.1.attn_norm.weight, or ")
+    assert "gemma3.attention.layer_norm_rms_epsilon = 1e-05" in note
+    assert report.summary.whose[0].startswith("theirs (B), or broken.gguf: nothing says that it was computed from that very file")
+    assert "checkpoint" not in report.headline  # what explains it names what is superfluous then
     assert re.search(
         r"At layer 1 attn_norm it fits to \de-1\d if the norm's weight is 1 less than the file's in every channel\.", report.headline
     )
@@ -67,8 +70,9 @@ def test_a_base_that_is_not_in_the_file(tiny_model: Tiny, tmp_path: Path) -> Non
     file = tiny_model(family="qwen2", rope_base=None)
     report = aprgraph.diff(traced(tmp_path / "ours", file), theirs, model=file)
     assert "is not a run of" in report.headline
-    assert "the fault is in the file: qwen2.rope.freq_base (absent: 10000 was taken)" in report.headline
-    where = "At q_post_rope of the layers 0 to 1 and k_post_rope of the layers 0 to 1"
+    assert "The file does not say qwen2.rope.freq_base (absent: 10000 was taken)." in report.headline
+    assert "the file does not say qwen2.rope.freq_base (absent: 10000 was taken)" in report.summary.why
+    where = "At q_post_rope and k_post_rope of the layers 0 to 1"
     assert re.search(rf"{where} it fits to \de-1\d if RoPE's base is 1e\+06 in place of 10000\.", report.headline)
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from aprgraph.graph.arguments import Command
+from aprgraph.graph.arguments import Again, Command
 from aprgraph.graph.message import Message, Words, text_in
 from aprgraph.graph.words import plain
 
@@ -40,6 +40,12 @@ class Summary:
         named = ((one.name.upper(), getattr(self, one.name)) for one in fields(self) if one.name != "outcome")
         return tuple((name, lines) for name, lines in named if lines)
 
+    @property
+    def for_others(self) -> Summary:
+        """The parts for a page, which others read too: without a command that is to be given once more, for they gave none."""
+        again = any(isinstance(part, Again) for line in self.next if isinstance(line, Message) for part in line.parts)
+        return replace(self, next=()) if again else self
+
     def lines(self, width: int | None = None, words: Words = str) -> list[str]:
         """The parts as lines of text, each label before its first line; as long as they are, or wrapped at ``width`` columns."""
         return [line for name, part in self.parts for line in _labelled(name, part, width, words)]
@@ -49,8 +55,9 @@ class Summary:
         return "\n".join([*wrapped(text_in(words, self.outcome), width), *self.lines(width, words)])
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {"outcome": self.outcome, **{one.name: list(getattr(self, one.name)) for one in fields(self) if one.name != "outcome"}}
+        """As a JSON object, without what is next: that is a command of whoever asked, and the same finding is to have the same document."""
+        told = [one.name for one in fields(self) if one.name not in ("outcome", "next")]
+        return {"outcome": self.outcome, **{name: list(getattr(self, name)) for name in told}}
 
 
 def is_command(line: str) -> bool:

@@ -31,7 +31,7 @@ def render_audit(audit: Audit, words: Words = str) -> str:
         policy=policy(style),
         outcome=_OUTCOMES[audit.exit_code],
         audit=audit,
-        summary=audit.summary,
+        summary=audit.summary.for_others,
         facts=[
             ("trace", audit.about),
             ("model", audit.model),

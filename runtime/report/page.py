@@ -77,7 +77,7 @@ def render_page(report: Comparison, trace_a: Trace, trace_b: Trace, words: Words
         style=style,
         script=script,
         policy=policy(style, script),
-        summary=report.summary,
+        summary=report.summary.for_others,
         outcome=_outcome(report),
         report=report,
         names=report.names,

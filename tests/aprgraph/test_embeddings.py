@@ -82,7 +82,7 @@ def test_two_embeddings_are_compared(tmp_path: Path) -> None:
     assert [row.label for row in values.rows_compared if row.error and row.label.startswith("pooled")][:1] == ["pooled"]
     assert values.exit_code == 1
     found = run_cli("diff", tmp_path / "ours", tmp_path / "theirs", "--model", MODEL)
-    assert found.out.startswith("theirs (B) is wrong at pooled (local error ")
+    assert found.out.startswith("theirs (B) is wrong; ours (A) is right.\nWHERE  pooled: local error ")
     vectors = [np.float64(one) for one in (ours.tensor("pooled_normed"), arrays["pooled_normed"])]
     cosine = vectors[0] @ vectors[1] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[1])
     said = f"pooled_normed: the two embeddings have a cosine of {cosine:.6f} (1 - {1 - cosine:.1e})"

@@ -257,7 +257,7 @@ def test_an_override_is_another_model(tiny_model: Callable[..., Path], here: Pat
     assert not np.array_equal(a.tensor("q_post_rope", 0), b.tensor("q_post_rope", 0))
     result = run_cli("diff", here / "a", here / "b")
     assert result.code == 1
-    assert "layer 0 q_post_rope" in result.out.splitlines()[0]
+    assert result.out.splitlines()[1].startswith("WHERE  layer 0 q_post_rope: ")
 
 
 def test_another_process_writes_the_same_bytes(tiny: CompiledModel, here: Path) -> None:

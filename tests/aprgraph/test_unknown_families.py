@@ -122,12 +122,12 @@ def test_a_wrong_stage_is_found_and_written_out(known: Known, model: Path, tmp_p
     damage(bad, "layer-1/ffn_out.bin")
     run = run_cli("audit", bad, "--model", model, "--repro", tmp_path / "guilty")
     assert run.code == 1
-    assert "ffn_out" in run.out.partition("\n")[0]
+    assert "WHERE  layer 1 ffn_out" in run.out
     assert (tmp_path / "guilty" / "repro.py").is_file()
     run = run_cli("diff", good, bad, "--model", model)
     assert run.code == 1
     assert "B" in run.out.partition("\n")[0]
-    assert "ffn_out" in run.out.partition("\n")[0]
+    assert "WHERE  layer 1 ffn_out" in run.out
 
 
 @pytest.mark.contract("FAMILY-HELD-1")

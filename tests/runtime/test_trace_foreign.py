@@ -142,7 +142,7 @@ def test_a_side_of_a_comparison(tmp_path: Path, tiny_model: Callable[..., Path])
     save(tmp_path / "theirs.npz", moved)
     result = run_cli("diff", tmp_path / "ours", tmp_path / "theirs.npz", *rules)
     assert result.code == 1
-    assert "first at layer 1 ffn_out" in result.out
+    assert "WHERE  layer 1 ffn_out: " in result.out
     assert "B is theirs.npz: numpy, at " in result.out
     result = run_cli("audit", tmp_path / "theirs.npz", "--model", model, *rules, "--tokens", "3,1,4,1,5")
     assert result.code == 1
@@ -158,7 +158,7 @@ def test_what_has_no_place_is_said_and_counts(tmp_path: Path) -> None:
         "2 arrays of b.npz (B) were not read, the first model.layers.0.mlp: no stage has this name; did you mean layer0.ffn_out?"
         in result.out
     )
-    assert "note: 2 arrays of B without a place; give places with --map\n" in result.out
+    assert "2 arrays of B without a place; give places with --map\n" in result.out
     assert run_cli("diff", ours, theirs, "--map", MLP, "--map", "other=layer1.ffn_out").code == 0
     document = json.loads(run_cli("inspect", theirs, "--map", MLP, "--json").out)
     assert (document["manifest"], list(document["tensors"]), list(document["unread"])) == (

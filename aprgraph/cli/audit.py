@@ -13,7 +13,7 @@ from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayExecutor, ReplayTokens, Repro, Suggest, Tolerance, Workers
 from aprgraph.cli.progress import replaying
 from aprgraph.cli.recorded_models import Overrides, model_of_manifest
-from aprgraph.cli.tables import columns, format_table
+from aprgraph.cli.tables import format_table
 from aprgraph.cli.verbosity import Quiet, Verbose, is_quiet
 from aprgraph.cli.verdict import echo_wrapped, print_verdict
 from aprgraph.cli.write_errors import Afterwards
@@ -179,4 +179,4 @@ def _local_table(rows: Sequence[AuditRow], *, with_why: bool) -> str:
         for row in rows
     ]
     header = ("", "tensor", "local error", "limit", "largest at", "replayed from", "why")
-    return format_table(header, cells, right=(2, 3), drop_empty=True, width=None if with_why else columns(), spare=(5, 4))
+    return format_table(header, cells, right=(2, 3), drop_empty=True, spare=() if with_why else (5, 4))

@@ -126,7 +126,7 @@ def _rows_of_common_layers(report: Comparison) -> list[DiffRow]:
 
 def _blame_table(blame: Blame, *, each: bool) -> str:
     """The stages that a side is wrong at, or ``each`` tensor, with both sides' local errors."""
-    from aprgraph.cli.tables import columns, format_table  # noqa: PLC0415
+    from aprgraph.cli.tables import format_table  # noqa: PLC0415
     from aprgraph.runtime.blame.wrong_rows import wrong_rows  # noqa: PLC0415
 
     rows = wrong_rows(blame, each=each)
@@ -134,8 +134,7 @@ def _blame_table(blame: Blame, *, each: bool) -> str:
     # Why it is so stands above, of each stage once.
     cells = [[row.verdict, row.group.label, row.a, row.b, row.limit, row.worst, in_option_words(row.why) if each else ""] for row in shown]
     header = ("", "tensor", "local A", "local B", "limit", "largest at", "why")
-    width = None if each else columns()
-    table = format_table(header, cells, right=(2, 3, 4), drop_empty=True, width=width, spare=(5, 4))
+    table = format_table(header, cells, right=(2, 3, 4), drop_empty=True, spare=() if each else (5, 4))
     hidden = len(rows) - len(shown)
     return table + (f"\n{hidden} more stages that a side is wrong at; --all prints every tensor" if hidden else "")
 

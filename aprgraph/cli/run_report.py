@@ -66,7 +66,7 @@ def report_trace(compiled: CompiledModel, trace: Trace, text: str | None, json: 
             )
         )
     header = ("stage", "layer", "shape", "min", "max", "mean", "rms", "NaN/Inf", "file")
-    typer.echo(format_table(header, rows, right=(1, 3, 4, 5, 6, 7), spare=True))
+    typer.echo(format_table(header, rows, right=(1, 3, 4, 5, 6, 7), spare=(len(header) - 1,)))
     if bad is not None and bad.statistics is not None:
         counts = f"{bad.statistics.nan} NaN, {bad.statistics.inf} Inf of {bad.statistics.count}{first_in_words(bad.stage, index)}"
         typer.echo(f"first NaN or Inf: {bad.label} ({counts})")

@@ -34,11 +34,11 @@ def test_the_lists_fit_a_terminal(command: list[str], monkeypatch: pytest.Monkey
 
 
 def test_a_table_spares_its_last_column_where_there_is_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tables.format_table(("stage", "file"), [("attn_out", "layer-0/attn_out.bin")], spare=True)
+    whole = tables.format_table(("stage", "file"), [("attn_out", "layer-0/attn_out.bin")], spare=(1,))
     assert whole.endswith("attn_out  layer-0/attn_out.bin")
     for width, expected in ((30, whole), (29, tables.format_table(("stage",), [("attn_out",)]))):
         monkeypatch.setattr(tables, "columns", lambda width=width: width)
-        assert tables.format_table(("stage", "file"), [("attn_out", "layer-0/attn_out.bin")], spare=True) == expected
+        assert tables.format_table(("stage", "file"), [("attn_out", "layer-0/attn_out.bin")], spare=(1,)) == expected
 
 
 @pytest.mark.parametrize("word", ["gemma3", "Gemma3ForCausalLM", "gemma 3"])

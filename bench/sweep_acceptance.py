@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ from tests.support.tiny import write_tiny_model
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = ("F32", "Q8_0", "Q4_0")
 ATTEMPTS = 40
-#: Sweeps in which as many workers as asked for are to be killed.
+#: Sweeps in which as many workers as asked for are to be killed, beside one for each.
 ROUNDS = 8
 #: Processor time of a worker for each cell beside its run, audit and comparison: the median has to be below.
 OVERHEAD = 0.05
@@ -67,23 +67,20 @@ class Part:
 
     def sweep(self, words: str, workers: int, kills: int = 0, once: Callable[[], None] | None = None) -> dict[str, Any]:
         """Run the matrix. With ``kills``, again into new stores until so many workers were killed."""
-        plan = plan_sweep(read_matrix(self.matrix))
-        killed, rounds = 0, 0
+        plan, rounds, killer = plan_sweep(read_matrix(self.matrix)), 0, Killer(kills, once)
         digests: set[str] = set()
         overheads: list[float] = []
-        while rounds == 0 or (killed < kills and rounds < ROUNDS):
+        while rounds == 0 or (killer.left and rounds < ROUNDS + kills):
             rounds += 1
             store = Store(self.place / f"round-{rounds}")
-            with open_executor(words, workers, threads=1, attempts=ATTEMPTS) as executor:
-                with Killer(executor, kills - killed, once if rounds == 1 else None) if kills else contextlib.nullcontext() as killer:
-                    done = run_sweep(plan, store, executor)
-                killed += killer.killed if killer else 0
+            with open_executor(words, workers, threads=1, attempts=ATTEMPTS) as executor, killer.among(executor):
+                done = run_sweep(plan, store, executor)
             assert not done.failures, done.failures
             assert find(plan, store).exit_code == 0
             digests.add(digest_of(store.path))
             overheads += [line["overhead"] for line in Log(store.log).lines() if line.get("event") == "done"]
-        assert killed >= kills, f"{killed} of {kills} workers killed in {rounds} rounds"
-        return {"cells": done.computed, "killed": killed, "rounds": rounds, "digests": sorted(digests), **milliseconds(overheads)}
+        assert not killer.left, f"{killer.left} of {kills} workers were still to be killed after {rounds} sweeps"
+        return {"cells": done.computed, "killed": kills, "rounds": rounds, "digests": sorted(digests), **milliseconds(overheads)}
 
     def lose_the_head(self) -> dict[str, Any]:
         """`aprgraph sweep`, killed when it is half-way, and started again."""
@@ -119,34 +116,34 @@ PARTS: dict[str, tuple[str, str | None, Callable[[Part], dict[str, Any]]]] = {
 
 
 class Killer:
-    """Kills workers of an executor at random moments, so many in all, and calls ``once`` half-way."""
+    """Kills so many workers at random moments, ``left`` still, and calls ``once`` when half of them are dead."""
 
-    def __init__(self, executor: WorkersExecutor, kills: int, once: Callable[[], None] | None) -> None:
-        self._executor, self._left, self._once, self._half = executor, kills, once, kills // 2
-        self.killed = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+    def __init__(self, kills: int, once: Callable[[], None] | None) -> None:
+        self.left, self._half, self._once = kills, kills // 2, once
         self._random = random.Random(0)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
+    @contextlib.contextmanager
+    def among(self, executor: WorkersExecutor) -> Iterator[None]:
+        """Kill workers of an executor during the block."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._kill, args=(executor, over), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while self.killed < self._left and not self._over.wait(self._random.uniform(0.2, 3.0)):
-            if self.killed >= self._half and self._once is not None:
+    def _kill(self, executor: WorkersExecutor, over: threading.Event) -> None:
+        while self.left and not over.wait(self._random.uniform(0.2, 3.0)):
+            if self.left <= self._half and self._once is not None:
                 once, self._once = self._once, None
                 once()
-            places = [place for place in self._executor.places() if place.startswith("process ")]
-            if not places:
-                continue
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(self._random.choice(places).split()[1]), signal.SIGKILL)
-                self.killed += 1
+            places = [place for place in executor.places() if place.startswith("process ")]
+            if places:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(self._random.choice(places).split()[1]), signal.SIGKILL)
+                    self.left -= 1
 
 
 def write_matrix(folder: Path, prompts: int) -> Path:

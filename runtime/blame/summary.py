@@ -17,7 +17,7 @@ from aprgraph.runtime.blame.suspects import NAMED
 from aprgraph.runtime.blame.telltales import listed_and, named_together, telltales
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.explain import tried_of
+from aprgraph.runtime.explain import how_well, tried_of
 from aprgraph.runtime.summary import Summary
 
 #: Names of what lies between recorded tensors.
@@ -125,7 +125,7 @@ def why_wrong(audit: Audit) -> Iterator[str]:
     fits = [one for one in found if one.cause is not None]
     for one in fits[:NAMED]:
         is_all = ", which is all that is wrong" if len(one.of) == len(audit.wrong) > 1 else ""
-        yield f"{one.cause}: fits to {one.error:.0e} at {one.where}{is_all}"
+        yield f"{one.cause}: fits {how_well(one.error or 0.0)} at {one.where}{is_all}"
     if len(fits) > NAMED:
         yield f"{counted(len(fits) - NAMED, 'more explanation')}, in the table"
     yield from _unexplained([one for one in audit.wrong if one.explanation is None])

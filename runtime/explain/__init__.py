@@ -27,8 +27,20 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
 )
 from aprgraph.runtime.explain.alternative import known_mistakes, tried_of
 from aprgraph.runtime.explain.explainer import Evidence, Explainer
-from aprgraph.runtime.explain.explanation import Candidate, Explanation
+from aprgraph.runtime.explain.explanation import Candidate, Explanation, how_well
 from aprgraph.runtime.explain.extent import AxisErrors, axis_errors
 from aprgraph.runtime.explain.site import LEFT, Around
 
-__all__ = ["LEFT", "Around", "AxisErrors", "Candidate", "Evidence", "Explainer", "Explanation", "axis_errors", "known_mistakes", "tried_of"]
+__all__ = [
+    "LEFT",
+    "Around",
+    "AxisErrors",
+    "Candidate",
+    "Evidence",
+    "Explainer",
+    "Explanation",
+    "axis_errors",
+    "how_well",
+    "known_mistakes",
+    "tried_of",
+]

@@ -29,6 +29,11 @@ class Candidate:
     changes: int = 0
 
 
+def how_well(error: float) -> str:
+    """How well something fits that leaves the NMSE ``error``: ``to 3e-14``."""
+    return f"to {error:.0e}" if error else "exactly"
+
+
 @dataclass(frozen=True)
 class Explanation:
     """The mistakes under which a stage is what was recorded, to rounding: the ``first``, and ``others`` that fit as well.
@@ -59,7 +64,7 @@ class Explanation:
     @property
     def sentence(self) -> str:
         """``it fits to 3e-14 if RoPE pairs neighbours in place of halves``."""
-        return f"it fits to {self.first.error:.0e} if {self._joined('if ')}"
+        return f"it fits {how_well(self.first.error)} if {self._joined('if ')}"
 
     @property
     def cause(self) -> str:

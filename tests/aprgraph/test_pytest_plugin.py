@@ -55,7 +55,7 @@ def test_the_example_is_red_and_names_its_bug_and_green_without_it(
     result = run(pytester, f"--aprgraph-model={model}", "--aprgraph-html=pages", "--aprgraph-summary=summary.md", "--junitxml=junit.xml")
     result.assert_outcomes(failed=1)
     said = result.stdout.str()
-    assert "E       WHY    RoPE's base is 10000 in place of 100000: fits to " in said
+    assert "E       WHY    RoPE's base is 10000 in place of 100000: fits exactly at " in said
     assert all(len(line) <= 84 for line in said.splitlines() if line.startswith("E  ") and "pytest --aprgraph-html" not in line)
     assert "E              pytest --aprgraph-html=pages test_engine.py::test_two_layers" in said
     assert "E       WRONG  q_post_rope, layers 0..1" in said
@@ -71,7 +71,7 @@ def test_the_example_is_red_and_names_its_bug_and_green_without_it(
     assert properties["aprgraph.page"] == page
     assert properties["aprgraph.exit_code"] == "1"
     assert "in place of 100000" in str(properties["aprgraph.verdict"])
-    assert str(properties["aprgraph.why"]).startswith("RoPE's base is 10000 in place of 100000: fits to ")
+    assert str(properties["aprgraph.why"]).startswith("RoPE's base is 10000 in place of 100000: fits exactly at ")
     assert str(properties["aprgraph.whose"]).startswith("arrays, or ")
     assert LISTENERS == []
 

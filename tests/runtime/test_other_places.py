@@ -238,5 +238,5 @@ def test_a_fault_beside_layers_from_one_is_located(model: Path, ours: Trace, tmp
     spoil(ours, "attn_out", 1, lambda values: noisy(values, 1e-3))
     found = audit(written(tmp_path / "theirs", counted_from_one(ours)), load_model(model))
     assert [local.label for local in found.wrong] == ["layer 1 attn_out", "layer 1 post_attn_residual"]
-    said = "it fits to 0e+00 if its layers are counted from 1: this looks like the recording, not the computation; read so, what moves"
+    said = "it fits exactly if its layers are counted from 1: this looks like the recording, not the computation; read so, what moves"
     assert said.partition(" if ")[2] + " is right but for 2 of " in found.sentence

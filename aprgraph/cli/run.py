@@ -59,6 +59,7 @@ FIRST_LAYER = "0..1"
 
 
 def run(
+    context: typer.Context,
     source: Source = None,
     taps: Taps = None,
     layers: Layers = None,
@@ -116,6 +117,8 @@ def run(
     # An artifact first, since it may declare stages of its own, which the taps name.
     artifact = open_it() if source is None or source.is_dir() else None
     plan = _plan("apr" if apr and taps is None else taps, FIRST_LAYER if layers is None else layers, saves=stats_only or output is not None)
+    if plan.is_empty:
+        _say_idle(context)
     options = _options(positions, max_tokens, steps, prefill_chunk, arithmetic, fingerprint)
     given = read_input(prompt, prompt_file, tokens, tokens_file, chat, system, raw=apr)
     opened = artifact or open_it()
@@ -156,6 +159,13 @@ def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
     if plan.is_empty and saves:
         raise PlanError("nothing is saved without --taps; add --taps LIST or --taps all")
     return plan
+
+
+def _say_idle(context: typer.Context) -> None:
+    """That layers are named where nothing is recorded of them; those of a settings file are for other runs."""
+    source = context.get_parameter_source("layers")
+    if source is not None and source.name == "COMMANDLINE":
+        print_notice("nothing is recorded without --taps, so --layers changes nothing; --taps all records every stage")
 
 
 def _say_who_computes(split: Sequence[LayerRange], run_plan: RunPlan, executor: str | None) -> None:

@@ -168,6 +168,18 @@ def test_layers_that_nobody_asked_about_are_counted(tiny: CompiledModel, here: P
         assert ("note: layer 0 is recorded, and 2 layers left out; --layers all records every one" in done.err) == said
 
 
+def test_layers_where_nothing_is_recorded_are_said(tiny: CompiledModel, here: Path) -> None:
+    """Those of a settings file are for other runs."""
+    run = ("run", tiny.artifact.directory, "--tokens", TOKENS)
+    note = "note: nothing is recorded without --taps, so --layers changes nothing; --taps all records every stage\n"
+    assert run_cli(*run, "--layers", "all").err == note
+    assert run_cli(*run, "--layers", "all", "--taps", "ffn_up", "-o", "t").err == run_cli(*run).err == ""
+    (here / "pyproject.toml").write_text("[tool.aprgraph.run]\nlayers = 'all'\n", encoding="utf-8")
+    said = run_cli(*run).err
+    assert "[tool.aprgraph]" in said
+    assert "nothing is recorded" not in said
+
+
 def test_patterns_and_open_ends(tiny: CompiledModel, here: Path) -> None:
     run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "ffn_*,lm_head", "--layers", "1..", "-o", "t")
     trace = Trace.open(here / "t")

@@ -102,6 +102,9 @@ class Arrays(Target):
         super().__init__(folder)
         self.tensors = {
             "layer0.ffn_up": values(3, 8),
+            "layer0.qkv_matmul[q]": values(3, 2, 4),
+            "layer0.qkv_matmul[k]": values(1, 3, 4),
+            "layer0.qkv_matmul[v]": values(3, 4),
             "layer0.attn_scores": values(2, 3, 3),
             "lm_head": values(9),
             "tokens": np.array([1, 2, 3]),
@@ -156,10 +159,20 @@ class Names(Target):
 
     def mutate(self, random: Random) -> None:
         seed = random.choice(
-            (r"layers\.(\d+)\.mlp=layer\1.ffn_out", r"(lm)_(head)=\1_\2", r"([a-z]+\.)*(\d+)\.mlp=layer\2.ffn_out", r"h=lm_head")
+            (
+                r"layers\.(\d+)\.mlp=layer\1.ffn_out",
+                r"(lm)_(head)=\1_\2",
+                r"([a-z]+\.)*(\d+)\.mlp=layer\2.ffn_out",
+                r"h=lm_head",
+                r"layers\.(\d+)\.mlp = qkv_matmul[q]",
+                r"mlp.*=ignore",
+            )
         )
         rule = mutate_text(
-            random, seed, 3, (r"(\w+)*", r"\1", r"\99", "(?P<a>.)", r"\g<a>", "(?i)", "{9,}", "[", "=", "step2.", ".*?", "(?=a)", "layer")
+            random,
+            seed,
+            3,
+            (r"(\w+)*", r"\1", r"\99", "(?P<a>.)", r"\g<a>", "(?i)", "{9,}", "[", "=", "step2.", ".*?", "(?=a)", "layer", "[k]", "[", "]"),
         )
         self.path.write_text(rule, encoding="utf-8", errors="surrogatepass")
 

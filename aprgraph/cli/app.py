@@ -127,7 +127,8 @@ def _run() -> None:
     except PARSING_ERROR as error:
         sys.exit(show(error, typer.main.get_command(app)))
     except typer.Abort:  # the end of standard input where something was asked
-        sys.exit(1)
+        say_error("error: nothing was answered, and nothing was done")
+        sys.exit(EXIT_ERROR)
     except AprgraphError as error:
         # File names may hold line ends. What breaks the verifier, a defect of our own, is shown with the graph that it left.
         text = error.text(option_words)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from aprgraph.cli import app as app_module
 from aprgraph.graph.errors import AprgraphError
@@ -215,6 +216,16 @@ def test_too_little_memory_is_one_line(reason: tuple[str, ...], expected: str, m
 
     monkeypatch.setattr(app_module, "app", fail)
     assert error_of(run_cli()) == f"not enough memory{expected}; free some, or give less to do: a shorter prompt, fewer layers"
+
+
+def test_a_question_that_nobody_answers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard input ended where `aprgraph trust` asked."""
+
+    def asks(**_: object) -> None:
+        raise typer.Abort
+
+    monkeypatch.setattr(app_module, "app", asks)
+    assert error_of(run_cli()) == "nothing was answered, and nothing was done"
 
 
 def test_errors_go_to_stderr_alone(tmp_path: Path) -> None:

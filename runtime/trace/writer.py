@@ -11,13 +11,14 @@ from pathlib import Path
 from aprgraph.graph.durable import sync_files, sync_folder
 from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.output_file import write_text_atomically
-from aprgraph.runtime.trace.aprt import F32, relative_path, write_aprt
+from aprgraph.runtime.trace.aprt import F32, relative_path
 from aprgraph.runtime.trace.destination import OWN, check_trace_place, mark_kept, remove_leftovers, remove_old
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceEntry, TraceInfo, manifest_text
 from aprgraph.runtime.trace.partial_tensor import PartialTensor
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
 from aprgraph.runtime.trace.unread_files import beside_manifest
+from aprgraph.runtime.trace.writing_behind import WritingBehind
 
 
 class TraceWriter:
@@ -42,14 +43,18 @@ class TraceWriter:
         self._made: set[str] = set()
         self._partial: list[PartialTensor] = []
         self._files: list[str] = []
+        self._behind = WritingBehind()
 
     def write(self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None) -> TraceEntry:
-        """Write one tensor (f32, in its shape), with its statistics if the caller has them. Raises TraceError."""
+        """Write one tensor (f32, in its shape), with its statistics if the caller has them.
+
+        A large one is copied, and written until ``finish``. Raises TraceError, perhaps of an earlier tensor.
+        """
         self._begin()
         file = None
         if not self.stats_only:
             file = relative_path(stage, layer, step)
-            write_aprt(self._noted(self._place(file)), layer, values)
+            self._behind.write(self._noted(self._place(file)), layer, values)
         entry = TraceEntry(stage, layer, step, values.shape, file, node, statistics or compute_statistics(values))
         self.entries.append(entry)
         return entry
@@ -78,6 +83,7 @@ class TraceWriter:
     def finish(self, info: TraceInfo) -> Trace:
         """Write the manifest and return the trace, all of which is on the disk then. Raises TraceError."""
         self._begin()
+        self._behind.wait()
         self._sync()
         trace = Trace(self.directory, self.entries, info, beside_manifest(self.directory, {entry.file for entry in self.entries}))
         write_text_atomically(self.directory / MANIFEST, manifest_text(trace.entries, info))
@@ -89,6 +95,7 @@ class TraceWriter:
 
     def close(self) -> None:
         """Give the directory free, finished or not; MARKER stays there if not."""
+        self._behind.stop()
         for partial in self._partial:
             partial.discard()
         self._partial.clear()

@@ -10,8 +10,9 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.cpu.block_plan import SUMS, BlockPlan
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, Weights, dtype_of, hold, lanes_of
+from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, Weights
 from aprgraph.codegen.kernels.cpu.rows_of_block import STEPS, Product, RowsOfBlock, Run, same_byte
+from aprgraph.codegen.kernels.cpu.vectors import dtype_of, hold, lanes_of
 from aprgraph.codegen.tir import Buffer, Expr, block, i64, scratch
 
 

@@ -15,8 +15,8 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import X86_64
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.integer_dot import hold, lanes_of
 from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, Across, met
+from aprgraph.codegen.kernels.cpu.vectors import fused, hold, lanes_of
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.tir import Buffer, Expr, i64
 from aprgraph.graph.block_decoders import RUN
@@ -198,8 +198,3 @@ def look_up_row(emitter: Emitter, weight: Weight, row: Expr, decoded: Buffer, r:
         for first in range(0, elements, VALUES):
             place = decoded.place((r, index * elements + first))
             T.buffer_store(decoded.elements, block.elements(first, VALUES), [tirx.Ramp(place, i64(1), VALUES)])
-
-
-def fused(a: Expr, b: Expr, c: Expr) -> Expr:
-    """a · b + c of vectors of f32, rounded once."""
-    return T.call_llvm_pure_intrin(f"float32x{lanes_of(a)}", "llvm.fma", a, b, c)

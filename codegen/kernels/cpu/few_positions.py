@@ -12,10 +12,10 @@ from functools import partial
 
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.kernels.cpu.element_vectors import VALUES, ElementVectors, fused, has_tables, has_vectors
+from aprgraph.codegen.kernels.cpu.element_vectors import VALUES, ElementVectors, has_tables, has_vectors
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.integer_dot import hold, load_vector, store_vector
 from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, blocks_of_rows
+from aprgraph.codegen.kernels.cpu.vectors import fused, hold, load_vector, store_vector
 from aprgraph.codegen.kernels.cpu.weights import KernelBlock, Weight, side_by_side
 from aprgraph.codegen.tir import Expr, i64, registers
 from aprgraph.graph.block_format import BlockFormat

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import AARCH64, Cpu
-from aprgraph.codegen.tir import Buffer, Expr, i64, registers
+from aprgraph.codegen.kernels.cpu.vectors import by_parts, bytes_of, dtype_of, lanes_of, part_of, same_word
+from aprgraph.codegen.tir import Expr
 
 #: Bytes of one row in a vector: what one 32-bit lane holds.
 FOUR = 4
@@ -164,7 +165,7 @@ class _X86(IntegerDot):
     def _call(self, name: str, dtype: str, *operands: Expr) -> Expr:
         nbytes = lanes_of(operands[0]) * (1 if name != "pmadd.wd" else 2)
         if nbytes > _SIXTEEN and not self._is_wide:
-            return _by_parts(nbytes // _SIXTEEN, lambda *parts: self._call(name, dtype, *parts), *operands)
+            return by_parts(nbytes // _SIXTEEN, lambda *parts: self._call(name, dtype, *parts), *operands)
         lanes = nbytes // {"uint8": 1, "int8": 1, "int16": 2, "int32": 4}[dtype]
         short, wide = _INTRINSICS[name]
         return T.call_llvm_pure_intrin(f"{dtype}x{lanes}", f"llvm.x86.{wide if nbytes > _SIXTEEN else short}", *operands)
@@ -258,7 +259,7 @@ class _Neon(IntegerDot):
         """See ``IntegerDot.products``."""
         del signed
         numbers = T.reinterpret(f"int8x{FOUR * self.rows}", weights[0]), same_word(x.elements, self.rows, "int8")
-        fours = _by_parts(FOUR * self.rows // _SIXTEEN, self._fours, *numbers)
+        fours = by_parts(FOUR * self.rows // _SIXTEEN, self._fours, *numbers)
         return fours if scaled is None else scaled.sums + fours * scaled.scales
 
     def none(self, offset: Expr | None, *, is_tiny: bool) -> Expr:
@@ -270,7 +271,7 @@ class _Neon(IntegerDot):
         """See ``IntegerDot.more``."""
         del signed, scales
         numbers = T.reinterpret(f"int8x{FOUR * self.rows}", weights[0]), same_word(x, self.rows, "int8")
-        return sums + _by_parts(FOUR * self.rows // _SIXTEEN, self._fours, *numbers)
+        return sums + by_parts(FOUR * self.rows // _SIXTEEN, self._fours, *numbers)
 
     def whole(self, sums: Expr, scales: Expr | None, offset: Expr | None) -> Expr:
         """See ``IntegerDot.whole``."""
@@ -282,7 +283,7 @@ class _Neon(IntegerDot):
         if self._has_sdot:
             zero = tirx.Broadcast(tirx.IntImm("int32", 0), 4)
             return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot", zero, w, x)
-        low, high = (_call_neon("smull", "int16x8", *(_part(vector, 2, part) for vector in (w, x))) for part in (0, 1))
+        low, high = (_call_neon("smull", "int16x8", *(part_of(vector, 2, part) for vector in (w, x))) for part in (0, 1))
         # Two products are at most 2 * 128 * 127, which 16 bits hold.
         return _call_neon("saddlp", "int32x4", _call_neon("addp", "int16x8", low, high))
 
@@ -290,93 +291,17 @@ class _Neon(IntegerDot):
         """See ``IntegerDot.multiply_pairs``."""
 
         def pairs(a: Expr, b: Expr) -> Expr:
-            low, high = (_call_neon("smull", "int32x4", *(_part(vector, 2, part) for vector in (a, b))) for part in (0, 1))
+            low, high = (_call_neon("smull", "int32x4", *(part_of(vector, 2, part) for vector in (a, b))) for part in (0, 1))
             return _call_neon("addp", "int32x4", low, high)
 
         numbers = T.reinterpret(f"int16x{2 * self.rows}", a), same_word(b, self.rows, "int16")
-        return _by_parts(FOUR * self.rows // _SIXTEEN, pairs, *numbers)
+        return by_parts(FOUR * self.rows // _SIXTEEN, pairs, *numbers)
 
     def look_up(self, table: Sequence[int], index: Expr) -> Expr:
         """See ``IntegerDot.look_up``."""
         whole = bytes_of(list(table))
-        return _by_parts(lanes_of(index) // _SIXTEEN, lambda part: _call_neon("tbl1", f"uint8x{_SIXTEEN}", whole, part), index)
+        return by_parts(lanes_of(index) // _SIXTEEN, lambda part: _call_neon("tbl1", f"uint8x{_SIXTEEN}", whole, part), index)
 
 
 def _call_neon(name: str, kind: str, *operands: Expr) -> Expr:
     return T.call_llvm_pure_intrin(kind, f"llvm.aarch64.neon.{name}", *operands)
-
-
-def total(parts: Sequence[Expr]) -> Expr:
-    """Their sum, from the first on."""
-    first, *others = parts
-    for each in others:
-        first = first + each
-    return first
-
-
-def same_word(word: Expr, rows: int, dtype: str) -> Expr:
-    """An i32 in every lane, as numbers of 8 or 16 bits."""
-    lanes = rows * FOUR // (1 if dtype.endswith("8") else 2)
-    return T.reinterpret(f"{dtype}x{lanes}", tirx.Broadcast(word, rows))
-
-
-def bytes_of(values: Sequence[int]) -> Expr:
-    """A vector of these bytes."""
-    return tirx.Shuffle([tirx.IntImm("uint8", value & 255) for value in values], _lanes(range(len(values))))
-
-
-def hold(vector: Expr) -> Expr:
-    """A vector in a register, for those who read it several times."""
-    lanes = lanes_of(vector)
-    kept = registers(lanes, dtype_of(vector))
-    store_vector(kept, 0, vector)
-    return load_vector(kept, 0, lanes)
-
-
-def lanes_of(vector: Expr) -> int:
-    """How many elements a vector has."""
-    _, _, lanes = str(vector.ty).partition("x")
-    return int(lanes or 1)
-
-
-def dtype_of(vector: Expr) -> str:
-    """The dtype of its elements."""
-    return str(vector.ty).partition("x")[0]
-
-
-def shuffled(vectors: Sequence[Expr], lanes: Sequence[int]) -> Expr:
-    """These lanes of vectors side by side."""
-    return tirx.Shuffle(list(vectors), _lanes(lanes))
-
-
-def joined(*vectors: Expr) -> Expr:
-    """Vectors side by side."""
-    return shuffled(vectors, range(sum(map(lanes_of, vectors))))
-
-
-def _part(vector: Expr, count: int, part: int) -> Expr:
-    """One of ``count`` equal parts of a vector."""
-    lanes = lanes_of(vector) // count
-    return shuffled([vector], range(part * lanes, (part + 1) * lanes))
-
-
-def _lanes(numbers: Sequence[int]) -> list[Expr]:
-    return [tirx.IntImm("int32", number) for number in numbers]
-
-
-def _by_parts(count: int, function: Callable[..., Expr], *vectors: Expr) -> Expr:
-    """What ``function`` gives of each of ``count`` parts of ``vectors``, side by side."""
-    if count == 1:
-        return function(*vectors)
-    return joined(*(function(*(_part(vector, count, part) for vector in vectors)) for part in range(count)))
-
-
-def load_vector(buffer: Buffer, at: int, lanes: int) -> Expr:
-    """``lanes`` elements of a small buffer."""
-    return buffer[i64(at) if lanes == 1 else tirx.Ramp(i64(at), i64(1), lanes)]
-
-
-def store_vector(buffer: Buffer, at: int, value: Expr) -> None:
-    """Write a vector into a small buffer."""
-    lanes = lanes_of(value)
-    T.buffer_store(buffer, value, [i64(at) if lanes == 1 else tirx.Ramp(i64(at), i64(1), lanes)])

@@ -23,8 +23,9 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.block_plan import SUMS, WIDTH, BlockPlan
 from aprgraph.codegen.kernels.cpu.block_values import BlockValues, FreshBlock, KeptBlocks
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, Scaled, Word, hold, integer_dot, load_vector, store_vector, total
+from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, Scaled, Word, integer_dot
 from aprgraph.codegen.kernels.cpu.quantised_rows import QuantisedRows
+from aprgraph.codegen.kernels.cpu.vectors import hold, load_vector, store_vector, total
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, registers
 

@@ -15,7 +15,8 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, bytes_of, joined, lanes_of, shuffled
+from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot
+from aprgraph.codegen.kernels.cpu.vectors import bytes_of, joined, lanes_of, shuffled
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.tir import Expr
 from aprgraph.graph.block_decoders import RUN

@@ -14,8 +14,8 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.integer_dot import hold, lanes_of
 from aprgraph.codegen.kernels.cpu.rows_of_block import WordsOfRows, power_of_two
+from aprgraph.codegen.kernels.cpu.vectors import hold, lanes_of
 from aprgraph.codegen.kernels.cpu.weights import KernelBlock, Weight
 from aprgraph.codegen.tir import Expr
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from aprgraph.graph.stage_suggestions import nearest_part, remark_on
+from aprgraph.runtime.trace.array_trace import TOKENS
 from aprgraph.runtime.trace.unread_files import name_of_place, suggest_place
 
 #: Numbers that count something: a whole part of a name, or behind a word for what is counted. Others, as in `norm2`, are of the name.
@@ -39,7 +40,7 @@ def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
         groups.setdefault(_NUMBER.sub("{}", name), []).append(name)
     found = []
     for pattern, names in groups.items():
-        rule, remark = _rule(names[0])
+        rule, remark = (None, "the prompt's token ids") if pattern in TOKENS else _rule(names[0])
         # A rule is for what stands behind a dot too: here that is something else.
         if rule is not None and any(other.endswith((f".{pattern}", f"/{pattern}")) for other in groups):
             rule = f"^{rule}"

@@ -22,7 +22,7 @@ from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.unread_files import Unread, name_of_place, suggest_place
 
 #: Names under which people keep the token ids of the prompt beside its tensors.
-_TOKENS = ("tokens", "token_ids", "input_ids")
+TOKENS = ("tokens", "token_ids", "input_ids")
 _MOST_TOKENS = 1 << 24
 
 
@@ -121,7 +121,7 @@ def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> tuple[dict
 
 def _tokens(where: str, arrays: Mapping[str, Any], taken: Collection[str]) -> tuple[str | None, tuple[int, ...]]:
     """The prompt's token ids, and the name of the array that they stand in, none of those ``taken``; (None, ()) where there is none."""
-    name = next((name for name in _TOKENS if name in arrays and name not in taken), None)
+    name = next((name for name in TOKENS if name in arrays and name not in taken), None)
     if name is None:
         return None, ()
     try:

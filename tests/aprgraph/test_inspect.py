@@ -229,7 +229,7 @@ def test_arrays_of_other_names_are_listed_with_the_rules_that_place_them(tiny_mo
         .run("all", "all", tokens=[3, 1, 4, 1, 5], directory=tmp_path / "ours", max_tokens=2, steps="0..2")
     )
     called = {"attn_norm": "norm1", "ffn_norm": "norm2", "ffn_gate": "gate", "ffn_up": "up", "ffn_out": "mlp"}
-    dump: dict[str, Any] = {"tokens": np.array([3, 1, 4, 1, 5])}
+    dump: dict[str, Any] = {"token_ids": np.array([3, 1, 4, 1, 5])}
     for entry in trace.entries:
         step = f"step{entry.step}." if entry.step else ""
         if entry.stage in called:
@@ -242,7 +242,9 @@ def test_arrays_of_other_names_are_listed_with_the_rules_that_place_them(tiny_mo
     assert document["arrays"]["blocks.{}.norm2"] == "2 of 5x64"
     assert document["arrays"]["step{}.blocks.{}.mlp"] == "2 of 1x64"
     assert document["arrays"]["blocks.{}.q"].startswith("1 of 5x64 (one of three parts of qkv_matmul")
+    assert document["arrays"]["token_ids"] == "1 of 5 (the prompt's token ids)"
     options = list(document["rules that their names suggest"])
+    assert not any("token_ids" in option for option in options)
     assert r"--map '^blocks\.(\d+)\.gate=layer\1.ffn_gate'" in options
     assert r"--map 'step(\d+)\.blocks\.(\d+)\.gate=step\1.layer\2.ffn_gate'" in options
     assert f"  {options[0]}: {document['rules that their names suggest'][options[0]]}" in lines

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from aprgraph.graph.words import listed
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState, named
-from aprgraph.runtime.blame.suspects import NAMED
 from aprgraph.runtime.explain.explanation import Candidate, Explanation
 from aprgraph.runtime.place import Place
+from aprgraph.runtime.place_names import NAMED
 
 
 def recorded(local: LocalError, name: str, words: str, borne_out: str) -> LocalError:

@@ -15,9 +15,10 @@ from aprgraph.graph.model_keys import keys_of_ops
 from aprgraph.graph.ops import traits_of
 from aprgraph.runtime.blame.local_errors import LocalError
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
-from aprgraph.runtime.blame.suspects import NAMED, FileSuspect
+from aprgraph.runtime.blame.suspects import FileSuspect
 from aprgraph.runtime.check.finding import Level
 from aprgraph.runtime.check.weights import judge_some
+from aprgraph.runtime.place_names import NAMED
 from aprgraph.runtime.trace.reader import Trace
 
 #: The NMSE of a stage whose weights were rounded to a format, with some room.

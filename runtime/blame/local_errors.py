@@ -14,7 +14,7 @@ from aprgraph.graph.export.divergence import CLASS_BY_NAME
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.shown import Shown, front
 from aprgraph.graph.words import joined, listed, shortened
-from aprgraph.runtime.blame.suspects import NAMED, FileSuspect, OtherModel
+from aprgraph.runtime.blame.suspects import FileSuspect, OtherModel
 from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -26,6 +26,7 @@ from aprgraph.runtime.explain.explanation import Explanation
 from aprgraph.runtime.explain.extent import AxisErrors
 from aprgraph.runtime.frame import frame_of, real
 from aprgraph.runtime.place import Place
+from aprgraph.runtime.place_names import NAMED, named_stage
 from aprgraph.runtime.summary import Summary
 from aprgraph.runtime.trace.reader import Trace
 
@@ -277,14 +278,7 @@ def frame_of_locals(locals_: Sequence[LocalError]) -> dict[str, list[Any]]:
 
 def named(group: Sequence[LocalError]) -> str:
     """Tensors of one step and stage: the label of one, the layers of several."""
-    first = group[0]
-    layers = [local.key.layer for local in group if local.key.layer is not None]
-    if len(layers) < 2:
-        return first.label
-    consecutive = layers == list(range(layers[0], layers[-1] + 1))
-    which = f"{layers[0]} to {layers[-1]}" if consecutive else ", ".join(map(str, layers[:8])) + (" …" if len(layers) > 8 else "")
-    step = f"step {first.key.step} " if first.key.step else ""
-    return f"{step}{first.key.stage} of the layers {which}"
+    return named_stage([local.key for local in group])
 
 
 class Verdict(str, Enum):

@@ -8,13 +8,13 @@ from aprgraph.graph.message import Message, join_messages
 from aprgraph.graph.words import as_sentence, joined
 from aprgraph.runtime.blame.conventions import convention_clauses
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState, Verdict, named
-from aprgraph.runtime.blame.suspects import NAMED
 from aprgraph.runtime.blame.telltales import telltales
 from aprgraph.runtime.blame.weight_share import OtherWeights
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.place import Place
+from aprgraph.runtime.place_names import NAMED
 
 
 def audit_sentence(audit: Audit) -> str:

@@ -13,11 +13,11 @@ from aprgraph.runtime.blame.conventions import convention_clauses
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.sentences import explained, extent_of_right, is_explained, misshapen, overflowing, rest_of, unknown
 from aprgraph.runtime.blame.suggest import Suspicion, arguments_for, suggest
-from aprgraph.runtime.blame.suspects import NAMED
-from aprgraph.runtime.blame.telltales import listed_and, named_together, telltales
+from aprgraph.runtime.blame.telltales import telltales
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.explain import how_well, tried_of
+from aprgraph.runtime.place_names import NAMED, listed_and, named_together
 from aprgraph.runtime.summary import Summary
 
 #: Names of what lies between recorded tensors.
@@ -29,6 +29,10 @@ _FOLDER = "guilty"
 def summary_of_audit(audit: Audit) -> Summary:
     """The parts of an audit."""
     notes = tuple(notes_of(audit, is_right=not audit.wrong))
+    if not audit.replayed and not audit.misshapen:
+        first = next(iter(audit.locals), None)
+        why = "it holds no stage of the model" if first is None else Message(f"{first.label}: ", first.reason or "")
+        return Summary(_outcome(audit), why=(why,), notes=notes)
     if not audit.wrong:
         where = tuple(filter(None, (misshapen(audit),)))
         return Summary(_outcome(audit), where, why=why_broken(audit), next=tuple(next_of_right(audit)), notes=notes)
@@ -64,7 +68,8 @@ def _outcome(audit: Audit) -> str:
     if audit.wrong:
         what = "wrong" if audit.suspect is None else f"not a run of {audit.suspect.file}"
         return f"{name}: {what} at {len(audit.wrong):,} of {counted(audit.replayed, 'tensor')}."
-    return f"{name}: {extent_of_right(audit)}, {explained(audit)}."
+    but = ", but the model file is broken" if audit.broken is not None else ""
+    return f"{name}: {extent_of_right(audit)}, {explained(audit)}{but}."
 
 
 def where_wrong(audit: Audit) -> Iterator[str]:
@@ -76,10 +81,10 @@ def where_wrong(audit: Audit) -> Iterator[str]:
         groups.setdefault((first.key.step, layers, first.limit, _extent(first), _replayed_from(first)), []).append(group)
     stages = list(groups.values())
     for alike in stages[:NAMED]:
-        yield f"{named_together([one for of_stage in alike for one in of_stage])}{_how_far_off(alike)}"
+        yield f"{named_together(one.key for of_stage in alike for one in of_stage)}{_how_far_off(alike)}"
     if len(stages) > NAMED:
         rest = [one for alike in stages[NAMED:] for of_stage in alike for one in of_stage]
-        yield f"{counted(len(rest), 'more tensor')}: {named_together(rest)}"
+        yield f"{counted(len(rest), 'more tensor')}: {named_together(one.key for one in rest)}"
 
 
 def by_stage(wrong: Sequence[LocalError]) -> list[list[LocalError]]:
@@ -141,7 +146,7 @@ def _unexplained(wrong: Sequence[LocalError]) -> Iterator[str]:
         return
     first, ops = wrong[0], list(dict.fromkeys(op for one in wrong for op in one.ops))
     known = f"none of the {counted(tried_of(ops), 'kind')} of mistakes that are known of {listed_and(ops, NAMED)} (docs/explanations.md)"
-    yield f"no explanation fits {named_together(wrong)}: {known}"
+    yield f"no explanation fits {named_together(one.key for one in wrong)}: {known}"
     yield from (f"at {one.where} {one.words}" for one in telltales(wrong)[:NAMED] if one.of[0].twin is not None)
     if first.region:
         reads = f", which {'reads' if len(first.region) == 1 else 'read'} {listed(first.weights[::-1], NAMED)}" if first.weights else ""
@@ -192,7 +197,10 @@ def notes_of(audit: Audit, *, is_right: bool) -> Iterator[str]:
     yield from why_broken(audit) if audit.wrong else ()
     left = [one for one in audit.locals if one.state is LocalState.UNKNOWN]
     is_embedding = [one.key.stage for one in left] == [EMBEDDING] and not audit.prompt.tokens  # of which a note says how to know it
-    yield from filter(None, (misshapen(audit) if audit.wrong else "", overflowing(audit), "" if is_embedding else unknown(audit)))
+    yield from filter(
+        None, (misshapen(audit) if audit.wrong else "", overflowing(audit), "" if is_embedding or not audit.replayed else unknown(audit))
+    )
     yield from convention_clauses(audit)
     yield from (one.sentence for one in audit.reservations if is_right or not one.only_if_alike)
-    yield from by_importance(audit.notes)
+    # That the model is broken stands in what is why.
+    yield from (note for note in by_importance(audit.notes) if audit.broken is None or not note.startswith(audit.broken))

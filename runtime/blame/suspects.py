@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aprgraph.graph.words import counted, listed
-
-#: The largest number of stages, weights or keys that a sentence names.
-NAMED = 4
+from aprgraph.runtime.place_names import NAMED
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from aprgraph.graph.words import joined, listed
-from aprgraph.runtime.blame.local_errors import LocalError, named
-from aprgraph.runtime.blame.suspects import NAMED
+from aprgraph.runtime.blame.local_errors import LocalError
+from aprgraph.runtime.place_names import named_together
 
 _NUMBER = re.compile(r"[0-9][0-9.e+-]*")
 
@@ -28,7 +27,7 @@ class Telltale:
     @property
     def where(self) -> str:
         """The tensors, in words."""
-        return named_together(self.of)
+        return named_together(one.key for one in self.of)
 
     @property
     def sentence(self) -> str:
@@ -43,33 +42,6 @@ def telltales(wrong: Iterable[LocalError]) -> list[Telltale]:
         if local.telltale is not None:
             groups.setdefault(_gist(local), []).append(local)
     return [_telltale(group) for group in groups.values()]
-
-
-def named_together(locals_: Sequence[LocalError]) -> str:
-    """Tensors in words: ``q_post_rope and k_post_rope of the layers 0 to 2``, ``layer 3 ffn_gate and lm_head``."""
-    by_stage: dict[tuple[int, str], list[LocalError]] = {}
-    for local in locals_:
-        by_stage.setdefault((local.key.step, local.key.stage), []).append(local)
-    by_layers: dict[tuple[int, tuple[int | None, ...]], list[list[LocalError]]] = {}
-    for (step, _), group in by_stage.items():
-        by_layers.setdefault((step, tuple(one.key.layer for one in group)), []).append(group)
-    texts = []
-    for (step, layers), groups in by_layers.items():
-        if len(layers) > 1:
-            stages = listed_and((group[0].key.stage for group in groups), NAMED)
-            texts.append(named(groups[0]).replace(groups[0][0].key.stage, stages, 1))
-        elif len(groups) > 1 and layers[0] is not None:
-            at = f"step {step} layer {layers[0]}" if step else f"layer {layers[0]}"
-            texts.append(f"{at} {listed_and((group[0].key.stage for group in groups), NAMED)}")
-        else:
-            texts += [group[0].label for group in groups]
-    return listed_and(texts, NAMED)
-
-
-def listed_and(names: Iterable[str], most: int) -> str:
-    """``a, b and c``; of more than ``most``, how many more there are."""
-    texts = list(names)
-    return joined(texts) if len(texts) <= most else listed(texts, most)
 
 
 def _gist(local: LocalError) -> tuple[str, ...]:

@@ -126,12 +126,17 @@ def _of_another_model(report: Comparison, strangers: Sequence[tuple[str, Audit]]
 
 def _notes(report: Comparison, blame: Blame) -> Iterator[str]:
     """What each replay leaves open, and what the comparison does."""
+    said: dict[str, list[str]] = {}
     for side, audit in (("A", blame.a), ("B", blame.b)):
         own = set(audit.notes)
-        yield from (Message(f"{report.names.of(side)}: ", line) for line in notes_of(audit, is_right=True) if line not in own)
+        for line in notes_of(audit, is_right=True):
+            if line not in own:
+                said.setdefault(line, []).append(report.names.of(side))
+    yield from (Message(f"{' and '.join(sides)}: ", line) for line, sides in said.items())
     is_alike = not report.diverged
     yield from (one.sentence for one in report.reservations if not one.is_cause and (is_alike or not one.only_if_alike))
-    yield from by_importance(report.all_notes)
+    broken = next((audit.broken for audit in (blame.a, blame.b) if audit.broken is not None), None)
+    yield from (note for note in by_importance(report.all_notes) if broken is None or not note.startswith(broken))
 
 
 def _shares(blame: Blame) -> Iterator[str]:
@@ -148,6 +153,8 @@ def _of_neither(report: Comparison, blame: Blame, causes: tuple[str, ...], notes
     if eliminated is not None:
         outcome = f"{report.names.of('A' if eliminated is Verdict.A_WRONG else 'B')} is wrong."
     broken = next((audit for audit in audits.values() if audit.broken is not None), None)
+    if broken is not None:
+        outcome = f"{outcome.removesuffix('.')}, but the model file is broken."
     return Summary(
         outcome,
         where=(*(where_they_part(report) if report.diverged else ()), *shapes),

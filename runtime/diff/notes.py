@@ -18,6 +18,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffRow
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.element import first_in_words
+from aprgraph.runtime.place_names import named_together
 from aprgraph.runtime.trace.reader import Trace
 
 #: The largest number of tensors that a note names.
@@ -98,10 +99,16 @@ def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[Shaped
     yield from (Aside(f"limits marked * ({counted(count, 'tensor')}) are set by {text!r}") for text, count in overridden.items())
     yield from _choices(rows)
     # Other forms of recording stand in the verdict.
-    remarked = [row for row in rows if row.remark is not None and row.classification is not Class.OTHER_FORM]
-    yield from (f"{row.label}: {row.remark}" for row in remarked[:NAMED])
-    if len(remarked) > NAMED:
-        yield Message(f"{len(remarked) - NAMED} more tensors were compared in part, or by expert; ", JSON, " says how")
+    remarked: dict[str, list[DiffRow]] = {}
+    for row in rows:
+        if row.remark is not None and row.classification is not Class.OTHER_FORM:
+            remarked.setdefault(row.remark, []).append(row)
+    yield from (f"{named_together(row.key for row in group)}: {remark}" for remark, group in list(remarked.items())[:NAMED])
+    rest = sum(len(group) for group in list(remarked.values())[NAMED:])
+    if rest:
+        yield Message(
+            f"{counted(rest, 'more tensor')} {'was' if rest == 1 else 'were'} compared in part, or by expert; ", JSON, " says how"
+        )
     both = [(row, row.metrics) for row in rows if isinstance(row.metrics, TensorMetrics) and _nonfinite_on_both(row.metrics)]
     if both:
         row, metrics = both[0]

@@ -170,3 +170,12 @@ def test_what_is_no_other_model(folder: Path, model: Path, tiny_model: Tiny, tmp
     tokens = aprgraph.audit(bare(traced(tmp_path / "tokens", model, layers="0..3")), model, tokens=TOKENS[::-1])
     assert {local.label for local in tokens.wrong} == {"layer 0 embedding"}
     assert tokens.other_model is None
+
+
+def test_nothing_that_could_be_replayed(folder: Path, model: Path) -> None:
+    """Why not is said once."""
+    arrays = {"layer1.ffn_up": np.array(Trace.open(folder / "ours")["layer1.ffn_up"])}
+    found = aprgraph.audit(arrays, model).summary
+    assert found.outcome == "arrays: nothing could be replayed."
+    assert found.why == ("layer 1 ffn_up: what it is computed from was not recorded, and the tokens are not known; give them with tokens=",)
+    assert [line for line in found.notes if "replayed" in line] == []

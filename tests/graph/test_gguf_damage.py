@@ -34,7 +34,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_directory(tmp_path: Path) -> None:
-    assert "a folder; give the path of a .gguf file" in str(failure(tmp_path))
+    assert "an empty folder; give the path of a .gguf file" in str(failure(tmp_path))
 
 
 def test_file_as_a_directory(tmp_path: Path) -> None:

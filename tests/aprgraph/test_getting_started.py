@@ -58,15 +58,18 @@ def test_from_the_first_run_to_the_bug(tmp_path: Path, monkeypatch: pytest.Monke
     assert {entry.layer for entry in Trace.open("ours")} == {0, 1, None}
     (code,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-    for command in lines("My logits differ"):
-        follow(command)
+    said = [" ".join(follow(command).split()) for command in lines("My logits differ")]
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    assert " ".join(shown.split()) in said[1]  # however the lines were broken
     assert "RoPE" in (tmp_path / "where.html").read_text(encoding="utf-8")
 
 
-def follow(command: str) -> None:
+def follow(command: str) -> str:
+    """Run a line of the page; what it printed."""
     program, *words = shlex.split(command, comments=True)
     assert program == "aprgraph"
     result = run_cli(*words)
     code, said = SAID[words[0]]
     assert result.code == code, (command, result)
     assert said in result.out, (command, result)
+    return result.out

@@ -87,11 +87,14 @@ def write_matrix(model: Path, upload: str = "1 GB", more: str = "") -> Path:
     return path
 
 
-def swept_elsewhere(matrix: Path, store: Path, worker: Elsewhere | None = None, attempts: int = 1) -> tuple[Findings, Elsewhere]:
-    """Run a matrix in one worker elsewhere."""
+def swept_elsewhere(matrix: Path, store: Path, worker: Elsewhere | None = None) -> tuple[Findings, Elsewhere]:
+    """Run a matrix in one worker elsewhere; what is said of each upload is what the worker was sent."""
     plan, opened, worker = plan_sweep(read_matrix(matrix)), Store(store), worker or Elsewhere(0)
-    with WorkersExecutor(lambda _lane: worker, 1, attempts=attempts) as executor:
-        done = run_sweep(plan, opened, executor)
+    said: list[tuple[str, int, int]] = []
+    with WorkersExecutor(lambda _lane: worker, 1, attempts=1) as executor:
+        done = run_sweep(plan, opened, executor, on_sent=lambda *of: said.append(of))
+    assert sum(sent for _, sent, total in said if sent == total) == worker.sent or done.failures
+    assert {name for name, *_ in said} <= {run.cell.model.name for run in plan.runs}
     return find(plan, opened, done.failures), worker
 
 
@@ -140,6 +143,9 @@ def test_what_its_runs_read_is_sent_and_the_store_is_the_same(kind: Callable[[Pa
     assert files_under(tmp_path / "there") == files_under(tmp_path / "here")
     whole = sum(part.size for part in open_source(model).parts)
     assert 1000 < worker.sent < 0.7 * whole, (worker.sent, whole)
+    names = {path.name for path in received_models().rglob("*")}
+    if kind is checkpoint:
+        assert ({"config.json", "tokenizer_config.json"} <= names, "README.md" in names) == (True, False)
     # It is there now.
     matrix.write_text(matrix.read_text().replace("5, 6, 7", "5, 6"))
     found, again = swept_elsewhere(matrix, tmp_path / "more")

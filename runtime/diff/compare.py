@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from aprgraph.graph.blas_threads import one_blas_thread
 from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.threads import in_threads
 from aprgraph.runtime.diff.align import align_shaped, align_single
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Finding, classify, computed_from_identical
@@ -36,6 +38,9 @@ from aprgraph.runtime.trace.reader import Trace
 
 #: Called before each tensor: how many are done, of how many, and what this one is called.
 Progress = Callable[[int, int, str], None]
+
+#: Elements of one side from which on tensors are measured several at once: of small ones Python's own lock is what threads wait for.
+_LARGE = 1 << 24
 
 
 @one_blas_thread()  # of sums over values in memory a second thread has nothing but the waiting
@@ -112,10 +117,13 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
         shaped_a, shaped_b, limits, asked.top, None if weights is None else partial(weights.tolerance, arithmetics=arithmetics)
     )
     measured = {}
+    is_large = sum(math.prod(pair.shape or ()) for pair in pairs) > _LARGE
+    # Limits of weights may decode some, which is done in threads already.
+    results = in_threads(measurer.measure, pairs) if is_large and weights is None else map(measurer.measure, pairs)
     for done, pair in enumerate(pairs):
         if progress is not None:
             progress(done, len(pairs), pair.entry.label)
-        measured[pair.key] = measurer.measure(pair)
+        measured[pair.key] = next(results)
     strict = computed_from_identical({key: one.state for key, one in measured.items()}, dependencies)
     if weights is not None:
         strict = {key for key in strict if gain_of(key.stage) is None}  # what their weights cost is for the rule of inputs

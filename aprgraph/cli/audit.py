@@ -140,17 +140,17 @@ def audit(
     elif as_json:
         typer.echo(json.dumps(document_in_option_words(found.to_json()), indent=1, allow_nan=False))
     else:
-        _print(found, opened, show_all)
+        _print(found, opened, show_all=show_all, is_done=repro is not None)
     late.finish()
     raise typer.Exit(found.exit_code)
 
 
-def _print(found: Audit, opened: Trace, show_all: bool) -> None:
+def _print(found: Audit, opened: Trace, *, show_all: bool, is_done: bool) -> None:
     from aprgraph.runtime.blame.sentences import is_explained  # noqa: PLC0415
     from aprgraph.runtime.blame.wrong_rows import audit_rows, axis_lines  # noqa: PLC0415
     from aprgraph.runtime.diff.side_facts import trace_fact  # noqa: PLC0415
 
-    print_verdict(found.summary, found.sentence)
+    print_verdict(found.summary, found.sentence, is_done=is_done)
     if is_quiet():
         return
     typer.echo("")

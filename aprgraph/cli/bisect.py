@@ -137,7 +137,7 @@ def bisect(
         if as_json:
             typer.echo(json.dumps(document_in_option_words(_document(found)), indent=1, allow_nan=False))
         else:
-            _print(found, output)
+            _print(found, output, is_done=repro is not None)
     late.finish()
     raise typer.Exit(found.report.exit_code)
 
@@ -182,8 +182,8 @@ def _layers(layers: range) -> str:
     return f"{layers.start}..{layers.stop}{every}"
 
 
-def _print(found: Bisection, output: Path | None) -> None:
-    print_verdict(found.summary, found.sentence)
+def _print(found: Bisection, output: Path | None, *, is_done: bool) -> None:
+    print_verdict(found.summary, found.sentence, is_done=is_done)
     if not is_quiet() and output is not None:
         echo_wrapped(f"the last round's traces: {output / 'a'} and {output / 'b'}")
 

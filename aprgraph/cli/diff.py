@@ -184,7 +184,7 @@ def diff(
     elif is_quiet():
         typer.echo(plain(in_option_words(report.headline)))
     else:
-        print_report(report, sides, show_all)
+        print_report(report, sides, show_all=show_all, is_done=repro is not None)
     late.finish()
     raise typer.Exit(report.exit_code)
 

@@ -46,15 +46,18 @@ _COLOURS = {
 }
 
 
-def print_report(report: Comparison, traces: tuple[Trace, Trace], show_all: bool) -> None:
-    """The verdict in its parts, what was compared, and then the tables; all of what is wrong, where ``show_all`` asks for it."""
+def print_report(report: Comparison, traces: tuple[Trace, Trace], *, show_all: bool, is_done: bool = False) -> None:
+    """The verdict in its parts, what was compared, and then the tables; all of what is wrong, where ``show_all`` asks for it.
+
+    ``is_done`` as of ``print_verdict``.
+    """
     from aprgraph.cli.terminal import harmless_console  # noqa: PLC0415
     from aprgraph.runtime.comparison.pointed import matter, one_a_stage, suspects  # noqa: PLC0415
     from aprgraph.runtime.diff.report import outcomes  # noqa: PLC0415
 
     watched = sys.stdout.isatty()
     console = harmless_console(sys.stdout, highlight=False, soft_wrap=True, force_terminal=watched, width=None if watched else _WIDE)
-    print_verdict(report.summary, report.headline)
+    print_verdict(report.summary, report.headline, is_done=is_done)
     console.print()
     for line in _head(report, traces):
         echo_wrapped(line)

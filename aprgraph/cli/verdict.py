@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from aprgraph.runtime.summary import Summary
 
 
-def print_verdict(summary: Summary, sentence: str) -> None:
-    """The parts; of a quiet command the one ``sentence`` in their place. In a terminal lines are broken between words."""
+def print_verdict(summary: Summary, sentence: str, *, is_done: bool = False) -> None:
+    """The parts; of a quiet command the one ``sentence`` in their place. In a terminal lines are broken between words.
+
+    ``is_done``: the guilty stage was written, so that nobody is told to give the command again for it.
+    """
     from aprgraph.runtime.summary import LABEL, wrapped  # noqa: PLC0415
 
     if is_quiet():
         typer.echo(plain(in_option_words(sentence)))
         return
+    summary = summary.for_others if is_done else summary
     width = columns()
     outcome, lines = wrapped(in_option_words(summary.outcome), width), summary.lines(width, option_words)
     if width is None:

@@ -46,6 +46,14 @@ def test_the_sentence_and_the_errors_of_both_sides(sides: tuple[str, str], guilt
     assert any(line.split()[:6] == ["▶", guilty, "WRONG", "layer", "1", "attn_out"] for line in lines)
 
 
+def test_what_to_do_next_is_the_command_that_was_given_with_one_option_more(model: Path) -> None:
+    given = ("diff", "ours", "theirs", "--model", str(model))
+    lines = run_cli(*given, "--profile", "same-graph-f32").out.splitlines()
+    assert f"       aprgraph {' '.join(given)} --profile same-graph-f32 --repro guilty" in lines
+    assert "NEXT   which side is wrong, and the mistake that explains it:" in run_cli("diff", "ours", "theirs").out.splitlines()
+    assert "NEXT" not in run_cli(*given, "--repro", "guilty").out
+
+
 def test_nothing_to_blame(model: Path, tmp_path: Path) -> None:
     traced(tmp_path / "again", model)
     result = run_cli("diff", "ours", "again", "--model", model, "--repro", "guilty")

@@ -7,7 +7,7 @@ position has the same bits alone and among others, on one thread and on two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,8 @@ from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block,
 
 #: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it.
 _TILE_BYTES = 128 * 1024
+#: So many columns of a tile stay in the first-level cache while rows of x pass by.
+_PART = 1024
 #: A tile of a weight that lies column by column has as many rows as share a line of the cache, each of which is read once.
 _LINE_BYTES = 64
 #: So many columns of one are read together: fewer than ways of the cache, for their lines may all fall into one set.
@@ -180,34 +182,66 @@ class Tiles:
         store: Callable[[Expr, Expr, Expr], None],
     ) -> None:
         emitter = self.emitter
+        lanes = emitter.lanes
         positions, rows = tile_shape(emitter.cpu)
-        sums = [registers(rows * emitter.lanes) for _ in range(positions)]
+        sums = [registers(rows * lanes) for _ in range(positions)]
+        parts = _parts(self.weight.columns, lanes)
+        width = self.weight.columns // parts
+        # What the parts before have added up: taken up again as it was, so that the bits are those of one part.
+        kept = scratch((count, self.rows * lanes)) if parts > 1 else None
 
-        def products(first: Expr, together: int) -> None:
+        def products(first: Expr, together: int, part: Expr) -> None:
             with T.serial(i64(0), i64(self.groups)) as group:
-                for i in range(together):
-                    for j in range(rows):
-                        emitter.zero(sums[i], j * emitter.lanes, emitter.lanes)
+                places = [(i, j, [first + i, (group * rows + j) * lanes]) for i in range(together) for j in range(rows)]
+                for i, j, _ in places:
+                    emitter.zero(sums[i], j * lanes, lanes)
+                if kept is not None:
+                    with T.If(part > 0), T.Then():
+                        for i, j, place in places:
+                            emitter.vector(lanes, partial(_copy, kept, place, sums[i], [i64(j * lanes)]))
 
-                def step(column: Expr, width: int) -> None:
-                    for i in range(together):
-                        for j in range(rows):
-                            a, b = x(first + i, column), along(decoded, group * rows + j, column)
-                            emitter.dot_step(sums[i], j * emitter.lanes, width, a, b)
+                def step(column: Expr, width_of_step: int) -> None:
+                    at = part * width + column
+                    for i, j, _ in places:
+                        emitter.dot_step(sums[i], j * lanes, width_of_step, x(first + i, at), along(decoded, group * rows + j, at))
 
-                emitter.chunks(self.weight.columns, step)
-                for i in range(together):
-                    for j in range(rows):
+                emitter.chunks(width, step)
+
+                def finish() -> None:
+                    for i, j, _ in places:
                         row = tile * self.rows + group * rows + j
-                        total = partial(emitter.sum_lanes, sums[i], j * emitter.lanes)
-                        self._inside(row, partial(_store_total, store, first + i, row, total))
+                        self._inside(row, partial(_store_total, store, first + i, row, partial(emitter.sum_lanes, sums[i], j * lanes)))
 
-        with T.serial(i64(0), T.floordiv(count, i64(positions))) as index:
-            products(index * positions, positions)
-        rest = T.floormod(count, i64(positions))
-        for together in range(1, positions):
-            with T.If(rest == together), T.Then():
-                products(count - together, together)
+                if kept is None:
+                    finish()
+                    return
+                with T.If(part == parts - 1):
+                    with T.Then():
+                        finish()
+                    with T.Else():
+                        for i, j, place in places:
+                            emitter.vector(lanes, partial(_copy, sums[i], [i64(j * lanes)], kept, place))
+
+        with T.serial(i64(0), i64(parts)) as part:
+            with T.serial(i64(0), T.floordiv(count, i64(positions))) as index:
+                products(index * positions, positions, part)
+            rest = T.floormod(count, i64(positions))
+            for together in range(1, positions):
+                with T.If(rest == together), T.Then():
+                    products(count - together, together, part)
+
+
+def _parts(columns: int, lanes: int) -> int:
+    """Into how many equal parts of whole vectors columns are taken; 1 where none are near ``_PART`` columns."""
+    least = -(-columns // _PART)
+    return next((parts for parts in range(least, 2 * least) if columns % (parts * lanes) == 0), 1)
+
+
+def _copy(source: Buffer, start: Sequence[Expr], target: Buffer, place: Sequence[Expr], lane: Expr) -> None:
+    *rows, column = start
+    *into, first = place
+    found = source[(*rows, column + lane)] if rows else source[column + lane]
+    assign(target, found, [*into, first + lane])
 
 
 def _store_total(store: Callable[[Expr, Expr, Expr], None], index: Expr, row: Expr, total: Callable[[], Expr]) -> None:

@@ -83,3 +83,17 @@ def test_nan_in_one_position_stays_there() -> None:
     dirty = run(what, [x, w], (6, 12), RUNNABLE[-1])
     assert np.isnan(dirty[2]).all()
     assert np.delete(dirty, 2, axis=0).tobytes() == np.delete(clean, 2, axis=0).tobytes()
+
+
+@pytest.mark.contract("DET-POSITION-1")
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("columns", [1056, 3072])
+def test_long_rows_are_taken_in_parts_for_the_same_bits(columns: int, cpu: Cpu) -> None:
+    """One position meets a whole row, many its parts."""
+    w, x = weight("Q8_0", 29, columns), activations(9, columns)
+    what = request("linear", [f32("n", columns), w.type])
+    together = run(what, [x, w], (9, 29), cpu)
+    np.testing.assert_allclose(together, x.astype(np.float64) @ w.decoded.T, rtol=1e-4, atol=1e-4)
+    for position in range(9):
+        alone = run(what, [x[position : position + 1].copy(), w], (1, 29), cpu)
+        assert alone.tobytes() == together[position : position + 1].tobytes()

@@ -16,6 +16,8 @@ from aprgraph.graph.words import plain
 
 #: Columns of the labels.
 LABEL = 7
+#: Columns of a text that nobody says the width of.
+_WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Summary:
         """The outcome, and the ``lines`` below it."""
         return "\n".join([*wrapped(text_in(words, self.outcome), width), *self.lines(width, words)])
 
+    def __str__(self) -> str:
+        """The ``text`` in lines of 80 columns, as a Python program names arguments."""
+        return self.text(_WIDTH)
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object, without what is next: that is a command of whoever asked, and the same finding is to have the same document."""
         told = [one.name for one in fields(self) if one.name not in ("outcome", "next")]
@@ -72,7 +78,9 @@ def wrapped(text: str, width: int | None, first: str = "", rest: str = "") -> li
         return [first + text]
     own = text[: len(text) - len(text.lstrip())]  # a line that is indented goes on so
     first, rest = first + own, rest + own
-    broken = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
+    broken = textwrap.wrap(
+        text.lstrip(), width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
     return broken or [first.rstrip()]
 
 

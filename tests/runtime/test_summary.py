@@ -82,6 +82,7 @@ def test_lines_are_no_longer_than_they_may_be(folder: Path, model: Path, tmp_pat
     texts = [text for _, part in found.parts for text in part]
     begun = [line for line in lines[1:] if line[7] != " "]
     assert len(begun) == len(texts)
+    assert str(found).splitlines()[0] == found.outcome
     assert "".join("".join(lines[1:]).split()).startswith("WHERElayer1ffn_out:itholds1NaN")
     assert found.lines() == [f"{name if index == 0 else '':<7}{line}" for name, part in found.parts for index, line in enumerate(part)]
 

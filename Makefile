@@ -7,7 +7,7 @@
 # `make test-gpu`, on a machine with an NVIDIA GPU, tests the CUDA kernels there, and times them.
 # `make fuzz MINUTES=10` reads damaged inputs of every kind (tests/fuzz); `make test` reads a few.
 # `make docs` builds the documentation as a site, in build/site.
-# `make zoo` runs every fault of the bug zoo; `make bench` compares with llama.cpp (it compiles llama.cpp, some 10 minutes);
+# `make zoo` runs every fault of the bug zoo; `make bench` measures (it compiles llama.cpp first, some 10 minutes);
 # `make lock` pins dependencies again, and `make sbom` lists them in sbom.cdx.json.
 
 PYTHON ?= python3
@@ -104,8 +104,10 @@ KILLS ?= 30
 sweep-acceptance: $(VENV)/.installed
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/sweep_acceptance.py --prompts $(PROMPTS) --kills $(KILLS) $(if $(ONLY),--only $(ONLY))
 
+# All of it, or some groups with ONLY (see bench/all.py); tables in bench/results.
+ROUNDS ?= 9
 bench: $(VENV)/.installed
-	@sh bench/run.sh
+	@sh bench/run.sh --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
 # Needs uv. Hashes, and no registry's address.
 LOCK := uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header --no-annotate

@@ -21,13 +21,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import repository  # noqa: F401 -- before what it makes importable
 from gguf import GGMLQuantizationType, GGUFWriter
-from measuring import Cost, empty_cache, measure
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS
+from bench.measuring import APRGRAPH, Cost, empty_cache, measure
 
 _ROWS, _COLUMNS = 4096, 4096
-_CHECK = (sys.executable, "-c", "from aprgraph.cli import main; main()", "check")
+_CHECK = (*APRGRAPH, "check")
 
 
 def write_model(path: Path, name: str, size: int) -> int:

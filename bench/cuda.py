@@ -20,14 +20,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-# Run as a script, this folder is in front, where this very file passes for NVIDIA's package `cuda`; and the repository has folders
-# that must not be taken for those of the installed package.
-_HERE = Path(__file__).resolve().parent
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (_HERE, _HERE.parent)] + [str(_HERE.parent)]
+import repository  # noqa: F401 -- before what it makes importable
 
-from aprgraph.graph.errors import AprgraphError, DeviceError  # noqa: E402 -- with the path above
-from aprgraph.runtime.cuda.driver import find_gpu, load_driver  # noqa: E402
-from bench.cuda_report import Row, markdown, show  # noqa: E402
+from aprgraph.graph.errors import AprgraphError, DeviceError
+from aprgraph.runtime.cuda.driver import find_gpu, load_driver
+from bench.cuda_report import Row, markdown, show
 
 MEASURES = ("bandwidth", "prefill", "attention", "model")
 

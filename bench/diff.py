@@ -14,27 +14,27 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
-import platform
 import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measuring import Cost, empty_cache, measure
+import repository  # noqa: F401 -- before what it makes importable
 
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.writer import TraceWriter
+from bench.measuring import APRGRAPH, PROCESSORS, Cost, Failure, Row, empty_cache, measure, show, tried
 
 _POSITIONS, _HIDDEN, _FFN = 2048, 4096, 14336
 #: The tensors of one layer, and their widths.
 _STAGES = {"attn_norm": _HIDDEN, "attn_out": _HIDDEN, "ffn_norm": _HIDDEN, "ffn_gate": _FFN, "ffn_up": _FFN}
 #: Relative rms of the error of the noisy trace, about that of float32 in another order of additions.
 _NOISE = np.float32(1e-6)
-_DIFF = (sys.executable, "-c", "from aprgraph.cli import main; main()", "diff")
 
 
 def write_traces(directory: Path, noisy: Path, size: int) -> int:
@@ -61,52 +61,54 @@ def files_of(*directories: Path) -> list[Path]:
     return [path for directory in directories for path in directory.rglob("*.bin")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", type=float, default=10e9, help="of each trace (default 10e9)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scratch", default=tempfile.gettempdir(), help="where the traces are written")
-    parser.add_argument("--cold", action="store_true", help="empty the page cache of the files before each measurement")
-    options = parser.parse_args()
-    needed, free = 3 * options.bytes, shutil.disk_usage(options.scratch).free
+def shares(size: int, rounds: int, scratch: Path, *, cold: bool = False) -> Iterator[Row | Failure]:
+    """A row for an exact copy and one for the noisy trace, of about ``size`` bytes each; three times as many are needed in ``scratch``."""
+    yield from tried("diff", f"traces of {size / 1e9:g} GB", partial(_both, size, rounds, scratch, cold=cold))
+
+
+def _both(size: int, rounds: int, scratch: Path, *, cold: bool) -> Iterator[Row]:
+    needed, free = 3 * size, shutil.disk_usage(scratch).free
     if needed > 0.9 * free:
-        sys.exit(f"error: {needed / 1e9:.1f} GB are needed in {options.scratch}, where {free / 1e9:.1f} GB are free; give fewer --bytes")
-    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        a, copy, noisy = (Path(scratch) / name for name in ("a", "copy", "noisy"))
+        sys.exit(f"error: {needed / 1e9:.1f} GB are needed in {scratch}, where {free / 1e9:.1f} GB are free; give fewer --bytes")
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        a, copy, noisy = (Path(folder) / name for name in ("a", "copy", "noisy"))
         # In another process: the system counts the memory of this one, at the time of the fork, among the peak memory of its children.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            size = pool.submit(write_traces, a, noisy, int(options.bytes)).result()
+            written = pool.submit(write_traces, a, noisy, size).result()
         shutil.copytree(a, copy)
         empty_cache(files_of(a, copy, noisy))  # what is still to be written would slow the first round
         names = sorted(path.relative_to(a) for path in a.rglob("*.bin"))
         runs = {
-            "cmp, exact copy": [("cmp", str(a / name), str(copy / name)) for name in names],
-            "diff, exact copy": [(*_DIFF, str(a), str(copy))],
-            "diff, noisy": [(*_DIFF, str(a), str(noisy))],
+            "cmp": [("cmp", str(a / name), str(copy / name)) for name in names],
+            "identical": [(*APRGRAPH, "diff", str(a), str(copy))],
+            "noisy": [(*APRGRAPH, "diff", str(a), str(noisy))],
         }
-        sides = dict(zip(runs, ((a, copy), (a, copy), (a, noisy)), strict=True))
+        sides = {"cmp": (a, copy), "identical": (a, copy), "noisy": (a, noisy)}
         costs: dict[str, list[Cost]] = {name: [] for name in runs}
-        for _ in range(options.rounds + 1):
+        for _ in range(rounds + 1):
             for name, commands in runs.items():
-                if options.cold:
+                if cold:
                     empty_cache(files_of(*sides[name]))
                 costs[name].append(measure(commands))
-    yardstick, *_ = costs.values()
-    print(
-        f"two traces of {size / 1e9:.2f} GB, {len(names)} tensors each; {options.rounds} rounds, page cache "
-        f"{'emptied before each measurement' if options.cold else 'as the round before left it'}; "
-        f"{len(os.sched_getaffinity(0))} processors ({platform.machine()}), load {os.getloadavg()[0]:.1f}"
-    )
-    for name, found in costs.items():
-        found = found[1:]
-        shares = sorted(base.seconds / one.seconds for base, one in zip(yardstick[1:], found, strict=True))
-        seconds, disk = (statistics.median(getattr(one, what) for one in found) for what in ("seconds", "disk"))
-        print(
-            f"{name:16}  {seconds:7.2f} s  {2 * size / seconds / 1e9:5.2f} GB/s  share of cmp {statistics.median(shares):5.2f}"
-            f"  ({shares[0]:.2f} .. {shares[-1]:.2f})  peak {max(one.memory for one in found) / 1e6:4.0f} MB"
-            f"  from disk {disk / 1e9:5.2f} GB"
-        )
+    seconds = {name: [cost.seconds for cost in those[1:]] for name, those in costs.items()}
+    for name in ("identical", "noisy"):
+        rate = 2 * written / statistics.median(seconds[name]) / 1e9
+        disk = statistics.median(cost.disk for cost in costs[name][1:])
+        note = f"{rate:.2f} GB/s, {disk / 1e9:.2f} GB from the disk"
+        memory = max(cost.memory for cost in costs[name][1:])
+        what = f"diff of {name} traces of {written / 1e9:.2f} GB each{', cold' if cold else ''}"
+        yield Row.of("diff", what, "cmp of identical ones", seconds[name], seconds["cmp"], PROCESSORS, memory, note)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bytes", type=float, default=10e9, help="of each trace (default 10e9)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where the traces are written")
+    parser.add_argument("--cold", action="store_true", help="empty the page cache of the files before each measurement")
+    options = parser.parse_args()
+    return show(shares(int(options.bytes), options.rounds, options.scratch, cold=options.cold))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,81 +9,104 @@ one shape share their random bytes, but for where they begin in them. Then, as w
     a trace of all stages of layer 0 and of the whole model, and of the last layer, which need all layers
     the resident memory at its highest, of which the pages of the file are part, and without them
 
-and beside it, as the peer, the time that reading the weights which the trace of layer 0 needs takes by itself.
+and beside each, in turns, the peer: reading all weights of layer 0, whose experts the tokens choose from.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from random_model import SHAPES, write_model
+import numpy as np
+import repository  # noqa: F401 -- before what it makes importable
 
 import aprgraph
+from bench.measuring import APRGRAPH, PROCESSORS, Failure, Row, in_turns, show, tried
+from bench.random_model import SHAPES, write_model
 
 TOKENS = [9707, 11, 1879, 0, 3555, 374, 220, 17, 10, 17, 30]
 
+#: Memory as the process itself sees it: what the system tells its parent may be the parent's.
 _MEASURED = """
-import json, resource, sys, time
+import sys
 from aprgraph.cli import main
 sys.argv = ["aprgraph", *sys.argv[1:]]
-start = time.perf_counter()
 try:
     main()
 except SystemExit as exit_:
     assert not exit_.code, exit_.code
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-anonymous = int(status["RssAnon"].split()[0]) / 1024
-print(json.dumps([time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, anonymous]), file=sys.stderr)
+print(*(int(status[name].split()[0]) * 1024 for name in ("VmHWM", "RssAnon")), file=sys.stderr)
 """
 
 
-def measure(artifact: Path, taps: str, layers: str, output: Path) -> tuple[float, float, float]:
-    """Seconds, MiB resident at the highest, MiB that are not pages of files, at the end."""
-    text = ["run", artifact, "--taps", taps, "--layers", layers, "--tokens", ",".join(map(str, TOKENS)), "-o", output]
-    done = subprocess.run([sys.executable, "-c", _MEASURED, *map(str, text)], check=True, capture_output=True, text=True)
-    seconds, resident, anonymous = json.loads(done.stderr.splitlines()[-1])
-    return seconds, resident, anonymous
+class Traced:
+    """A trace as a whole process; keeps the bytes that each run had resident, at most and, at the end, without pages of files."""
+
+    def __init__(self, artifact: Path, taps: str, layers: str, output: Path) -> None:
+        text = ["run", artifact, "--taps", taps, "--layers", layers, "--tokens", ",".join(map(str, TOKENS)), "-o", output]
+        self._command = [sys.executable, "-c", _MEASURED, *map(str, text)]
+        self.resident: list[int] = []
+        self.anonymous: list[int] = []
+
+    def __call__(self) -> None:
+        done = subprocess.run(self._command, check=True, capture_output=True, text=True)
+        resident, anonymous = map(int, done.stderr.splitlines()[-1].split())
+        self.resident.append(resident)
+        self.anonymous.append(anonymous)
 
 
-def main() -> None:
+def one_layer(path: Path, layers: int, rounds: int, *, whole: bool) -> Iterator[Row | Failure]:
+    """A row for layer 0 alone of a model of so many layers; ``whole``: and for layer 0 and the last layer, each with the whole model's."""
+    model = aprgraph.load(path)
+    own = ",".join(dict.fromkeys(str(node.stage) for node in model.graph.staged() if node.layer == 0))
+    traced = {"layer 0 alone": (own, "0..1")}
+    if whole:
+        last = f"{layers - 1}..{layers}"
+        traced |= {"layer 0 and the whole model's stages": ("all", "0..1"), "the last layer and the whole model's stages": ("all", last)}
+    file = model.model.file
+    tensors = [info for name, info in file.tensors.items() if name.startswith("blk.0.")]
+
+    def read() -> None:
+        for info in tensors:
+            np.memmap(path, np.uint8, "r", info.offset, info.nbytes).max()
+
+    size = sum(info.nbytes for info in tensors)
+    peer = f"reading layer 0's {size / 1e6:.0f} MB"
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        artifact, output = Path(folder) / "model.aprg", Path(folder) / "out"
+        subprocess.run([*APRGRAPH, "compile", "--quiet", "-o", str(artifact), str(path)], check=True, stdout=subprocess.DEVNULL)
+        for name, (taps, which) in traced.items():
+            what = f"{layers} layers of Qwen3-30B-A3B, {len(TOKENS)} tokens, {name}"
+            yield from tried("moe", what, partial(_traced, what, Traced(artifact, taps, which, output), peer, read, rounds))
+
+
+def _traced(what: str, traced: Traced, peer: str, read: Callable[[], None], rounds: int) -> Iterator[Row]:
+    taken = in_turns({"ours": traced, "peer": read}, rounds, time.perf_counter)  # the first round compiles the plan's program
+    note = f"{statistics.median(traced.anonymous[1:]) / 1e6:.0f} MB without the file's pages"
+    yield Row.of("moe", what, peer, taken["ours"], taken["peer"], PROCESSORS, max(traced.resident[1:]), note)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--format", default="Q4_K")
     parser.add_argument("--layers", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if not options.model.exists():
         start = time.perf_counter()
         write_model(options.model, SHAPES["qwen3-30b-a3b"], options.format, options.layers)
         print(f"wrote {options.model}, {options.model.stat().st_size / 1e9:.1f} GB, in {time.perf_counter() - start:.0f} s")
-    last = options.layers - 1
-    with tempfile.TemporaryDirectory() as scratch:
-        start = time.perf_counter()
-        model = aprgraph.load(options.model)
-        artifact = model.compile(directory=Path(scratch) / "model.aprg").artifact.directory
-        print(f"compiled in {time.perf_counter() - start:.1f} s")
-        own = ",".join(dict.fromkeys(str(node.stage) for node in model.graph.staged() if node.layer == 0))
-        for taps, layers in ((own, "0..1"), ("all", "0..1"), ("all", f"{last}..{last + 1}")):
-            what = "own stages" if taps == own else "stages and the whole model's"
-            for _ in range(2):  # the first compiles the plan's program
-                seconds, resident, anonymous = measure(artifact, taps, layers, Path(scratch) / "out")
-            print(
-                f"layers {layers}, {what}: {seconds:.2f} s, at most {resident:.0f} MiB resident; "
-                f"{anonymous:.0f} MiB without the file's pages"
-            )
-        file = model.model.file
-        names = [name for name in file.tensors if name.startswith("blk.0.")]
-        start = time.perf_counter()
-        for name in names:
-            file.tensor_bytes(file.tensors[name]).max()
-        total = sum(file.tensors[name].nbytes for name in names)
-        print(f"reading all {total / 1e6:.0f} MB of layer 0 by itself: {time.perf_counter() - start:.2f} s")
+    return show(one_layer(options.model, options.layers, options.rounds, whole=True))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

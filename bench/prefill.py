@@ -10,63 +10,55 @@ the ratio; only the ratio means something on a shared machine.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 
-from worker import Worker
+import repository  # noqa: F401 -- before what it makes importable
+
+from bench.measuring import PROCESSORS, Failure, Row, show, tried
+from bench.worker import LLAMA, Sides
 
 SIZES = (7, 32, 256)
-#: Between two measurements, so that the idle side's threads have gone to sleep.
-_PAUSE_SECONDS = 0.02
 
 
-def main() -> None:
+def prefill(sides: Sides, model: str, sizes: Iterable[int], rounds: int, *, dump: bool) -> Iterator[Row | Failure]:
+    """For each number of tokens a row for each arithmetic. ``model`` is what to call it; ``dump``: with every tensor written."""
+    for count in sizes:
+        what = f"{model}, {count} tokens, {'every tensor written' if dump else 'nothing recorded'}"
+        yield from tried("prefill", what, partial(_one_size, sides, what, count, rounds, dump=dump))
+
+
+def _one_size(sides: Sides, what: str, count: int, rounds: int, *, dump: bool) -> Iterator[Row]:
+    request = {"tokens": [100 + i for i in range(count)], "dump": dump}
+    answers, peaks = sides.ask_in_turns((*sides.arithmetics, LLAMA), request, rounds)
+    seconds = {name: [answer["seconds"] for answer in those] for name, those in answers.items()}
+    written = {name: f"{those[0]['bytes'] / 1e6:.0f}" for name, those in answers.items()}
+    for name in sides.arithmetics:
+        note = f"{written[name]} MB written, llama.cpp {written[LLAMA]}" if dump else ""
+        yield Row.of("prefill", f"{what}, {name}", LLAMA, seconds[name], seconds[LLAMA], sides.threads, peaks[name], note)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--llama-python", required=True, help="a Python that has llama-cpp-python")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=PROCESSORS)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--scratch", default=tempfile.gettempdir(), help="where both sides write")
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where both sides write")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="prompts of so many tokens")
-    parser.add_argument("--arithmetic", default="plain", help="of aprgraph")
+    parser.add_argument("--arithmetic", default="plain", help="of aprgraph; several as plain,ggml-avx2")
     parser.add_argument("--cpu", default="", help="what aprgraph compiles for [this machine's]")
     parser.add_argument("--modes", default="plain,dump")
     options = parser.parse_args()
-    common = (options.model, str(options.threads), options.scratch)
-    ours, theirs = (
-        Worker(sys.executable, "worker_aprgraph.py", *common, options.arithmetic, options.cpu),
-        Worker(options.llama_python, "worker_llama.py", *common),
-    )
-    print(f"{options.threads} threads, {options.rounds} rounds")
-    for worker in (ours, theirs):
-        print(f"{worker.info['name']}: {worker.info['system']}")
-    print(
-        f"{'tokens':>6}  {'mode':5}  {'aprgraph ms':>11}  {'llama.cpp ms':>12}  {'ratio':>6}  {'spread of ratios':>16}  {'MB written':>16}"
-    )
-    for dump in (mode == "dump" for mode in options.modes.split(",")):
-        for count in map(int, options.sizes.split(",")):
-            tokens = [100 + i for i in range(count)]
-            pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
-            for _ in range(options.rounds + 2):
-                pair = []
-                for worker in (ours, theirs):
-                    time.sleep(_PAUSE_SECONDS)
-                    pair.append(worker.ask(tokens, dump=dump))
-                pairs.append((pair[0], pair[1]))
-            pairs = pairs[2:]
-            ratios = sorted(b["seconds"] / a["seconds"] for a, b in pairs)
-            mine, peer = (statistics.median(pair[i]["seconds"] for pair in pairs) * 1e3 for i in (0, 1))
-            written = " / ".join(f"{pairs[0][i]['bytes'] / 1e6:.0f}" for i in (0, 1)) if dump else "-"
-            print(
-                f"{count:6}  {'dump' if dump else 'plain':5}  {mine:11.1f}  {peer:12.1f}  {statistics.median(ratios):6.2f}"
-                f"  {ratios[0]:7.2f} .. {ratios[-1]:.2f}  {written:>16}"
-            )
-    ours.close()
-    theirs.close()
+    sizes, arithmetics = [int(size) for size in options.sizes.split(",")], options.arithmetic.split(",")
+    with closing(Sides.on(options.model, options.llama_python, options.scratch, options.threads, arithmetics, options.cpu)) as sides:
+        modes = options.modes.split(",")
+        return max(show(prefill(sides, options.model.stem, sizes, options.rounds, dump=mode == "dump")) for mode in modes)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

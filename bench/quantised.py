@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import repository  # noqa: F401 -- before what it makes importable
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from aprgraph.graph.ops import weights_of
 from aprgraph.runtime.diff import DiffReport, diff
 from aprgraph.runtime.diff.metrics import compare_tensors

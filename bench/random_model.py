@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import repository  # noqa: F401 -- before what it makes importable
 from gguf import GGMLQuantizationType, GGUFWriter
 
-# The repository behind the installed package: its folder `aprgraph` is the front door alone, and `tests` lies nowhere else.
-_HERE = Path(__file__).resolve().parent
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (_HERE, _HERE.parent)] + [str(_HERE.parent)]
-
-from aprgraph.graph.block_formats import BLOCK_FORMATS  # noqa: E402 -- with the path above
-from tests.support.tiny_blocks import random_values  # noqa: E402
+from aprgraph.graph.block_formats import BLOCK_FORMATS
+from tests.support.tiny_blocks import random_values
 
 #: Elements that are made; the rest repeats them.
 _POOL = 1 << 24

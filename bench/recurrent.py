@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+import repository  # noqa: F401 -- before what it makes importable
 
-# The repository behind the installed package: its folder `aprgraph` is the front door alone, and `tests` lies nowhere else.
-_HERE = Path(__file__).resolve().parent
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in (_HERE, _HERE.parent)] + [str(_HERE.parent)]
-
-from aprgraph.codegen.kernels import KernelRequest  # noqa: E402 -- with the path above
-from tests.support.kernels import RUNNABLE, Weight, f32, prepared, request, set_threads, weight, zeros  # noqa: E402
+from aprgraph.codegen.kernels import KernelRequest
+from tests.support.kernels import RUNNABLE, Weight, f32, prepared, request, set_threads, weight, zeros
 
 _LENGTHS = (1, 16, 128, 512)
 

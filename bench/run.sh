@@ -1,5 +1,5 @@
 #!/bin/sh
-# `make bench`: prefill against llama.cpp, which is compiled here from llama-cpp-python's source for this machine's CPU.
+# `make bench`: bench/all.py, after llama.cpp has been compiled here from llama-cpp-python's source for this machine's CPU.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -33,5 +33,4 @@ if ! works; then
     install
     works || { cat "$scratch/smoke" >&2; exit 1; }
 fi
-"$ours" bench/overhead.py --model "$model"
-"$ours" bench/prefill.py --model "$model" --llama-python "$venv/bin/python" --scratch "$scratch" "$@"
+"$ours" bench/all.py --model "$model" --llama-python "$venv/bin/python" --scratch "$scratch" "$@"

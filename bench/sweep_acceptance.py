@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import repository  # noqa: F401 -- before what it makes importable
 
 from aprgraph.graph.claimed_names import remove_leftovers
 from aprgraph.graph.temporary_files import remove

@@ -21,12 +21,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import repository  # noqa: F401 -- before what it makes importable
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
-from measuring import Cost, empty_cache, measure
+
+from bench.measuring import APRGRAPH, Cost, empty_cache, measure
 
 _ROWS, _COLUMNS = 4096, 4096
-_WEIGHTS = (sys.executable, "-c", "from aprgraph.cli import main; main()", "weights")
+_WEIGHTS = (*APRGRAPH, "weights")
 
 
 def write_model(path: Path, name: str, matrices: int) -> int:

@@ -67,6 +67,10 @@ def decode(context: Context, tokens: list[int], count: int) -> dict[str, list[fl
     return {name: values[2:] for name, values in found.items()}
 
 
+def _version() -> str:
+    return f"{low.llama_version().decode()} (llama-cpp-python {llama_cpp.__version__})"
+
+
 def main() -> None:
     model_path, threads = sys.argv[1], int(sys.argv[2])
     quiet = low.llama_log_callback(lambda *_: None)
@@ -76,7 +80,7 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=sys.argv[3]))
     library: ctypes.CDLL | None = None  # which tokens alone do not need
     contexts: dict[tuple[int, bool], Context] = {}
-    print(json.dumps({"name": "llama.cpp", "system": low.llama_print_system_info().decode()}), flush=True)
+    print(json.dumps({"name": "llama.cpp", "system": low.llama_print_system_info().decode(), "version": _version()}), flush=True)
     try:
         for line in sys.stdin:
             request = json.loads(line)

@@ -113,7 +113,7 @@ def markdown(document: Document) -> str:
         "",
         "Written by `make bench`. Times are medians. Ratios are what is to be read: how many times as fast as the peer, in turns with it.",
         "",
-        f"- {document['date']}, commit {document['commit']}, load {load}",
+        f"- last run: {document['date']}, commit {document['commit']}, load {load}",
         f"- {document['processor']}",
         f"- {versions}",
         f"- llama.cpp: {document['llama.cpp']}",

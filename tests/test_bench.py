@@ -133,7 +133,7 @@ def test_the_table_is_made_from_the_json() -> None:
     old = merged(None, ABOUT, FIRST, [row("prefill", "7 tokens"), replace(row(), memory=None, note="a note")], ())
     table = markdown(json.loads(json.dumps(old)))
     assert "# Measured on x86-64-v3, 2 processors" in table
-    assert "- 2026-01-01 00:00 UTC, commit aaa, load 0.2 before and 1.5 after" in table
+    assert "- last run: 2026-01-01 00:00 UTC, commit aaa, load 0.2 before and 1.5 after" in table
     assert "| a token | 20 ms | llama.cpp | 20 ms | 1 | 0.9 to 1.2, 9 |  | 2 | a note |\n" in table
     assert "| 7 tokens | 20 ms | llama.cpp | 20 ms | 1 | 0.9 to 1.2, 9 | 50 | 2 |  |\n" in table
     assert "| measured |" not in table

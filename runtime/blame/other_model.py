@@ -29,6 +29,7 @@ def find_other_model(trace: Trace, locals_: Sequence[LocalError], replayed: Repl
         return None  # an engine that computes nothing of the very file is wrong by itself
     family = known.get("architecture")
     is_other_family = isinstance(family, str) and family != replayed.model.family.architecture
+    is_other_family = is_other_family and len({one.key.stage for one in wrong}) >= _STAGES  # fewer may be a fault of one
     matrices = {name for name, info in replayed.model.file.tensors.items() if len(info.dims) > 1}
     judged = [one for one in locals_ if one.state in (LocalState.RIGHT, LocalState.WRONG) and matrices.intersection(one.weights)]
     unrelated = [one for one in judged if _is_unrelated(one)]

@@ -26,6 +26,8 @@ from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block,
 _TILE_BYTES = 128 * 1024
 #: So many columns of a tile stay in the first-level cache while rows of x pass by.
 _PART = 1024
+#: Rows of x that pass by all tiles, again and again, should stay in the last cache; each such pass decodes the weight.
+_PASS_BYTES = 8 << 20
 #: A tile of a weight that lies column by column has as many rows as share a line of the cache, each of which is read once.
 _LINE_BYTES = 64
 #: So many columns of one are read together: fewer than ways of the cache, for their lines may all fall into one set.
@@ -58,10 +60,18 @@ def linear(request: KernelRequest, cpu: Cpu) -> Any:
 
 
 def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buffer, start: int) -> None:
-    """One weight: tiles of its rows in parallel; in each, positions in groups."""
+    """One weight: some positions after the other; for them tiles of its rows in parallel."""
     tiles = Tiles(emitter, weight)
-    with T.parallel(i64(0), i64(tiles.count)) as tile, block("tile"):
-        tiles.products(tile, n, partial(along, x), lambda p, row, value: assign(out, value, [p, row + start]))
+    together = max(64, _PASS_BYTES // (4 * weight.columns) // 4 * 4)
+    with T.serial(i64(0), T.floordiv(n + (together - 1), i64(together))) as number, block("pass"):
+        first = number * together
+        with T.parallel(i64(0), i64(tiles.count)) as tile, block("tile"):
+            tiles.products(
+                tile,
+                T.min(i64(together), n - first),
+                lambda p, column: along(x, first + p, column),
+                lambda p, row, value: assign(out, value, [first + p, row + start]),
+            )
 
 
 @dataclass(frozen=True)

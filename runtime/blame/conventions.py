@@ -30,18 +30,30 @@ def with_convention(found: Audit, keys: Iterable[Place], name: str, words: str, 
 
 
 def convention_clauses(audit: Audit) -> list[str]:
-    """For each convention of what is right: at which tensors, how they were recorded, what bears it out."""
+    """For each convention of what is right: at which tensors, how recorded, what bears it out; then of what is wrong beside it."""
     groups: dict[tuple[str, str], list[LocalError]] = {}
     for local in audit.locals:
         if local.state is LocalState.RIGHT and local.explanation is not None and local.explanation.is_convention:
             groups.setdefault((local.explanation.first.words, local.explanation.borne_out), []).append(local)
-    return [_clause(group) for group in groups.values()]
+    wrong: dict[str, list[LocalError]] = {}
+    for local in audit.locals:
+        if local.state is LocalState.WRONG and local.reading is not None:
+            wrong.setdefault(local.reading, []).append(local)
+    beside = [f"{_stages(group)} {_was(group)} recorded {words}; what is wrong there is so beside that" for words, group in wrong.items()]
+    return [*map(_clause, groups.values()), *beside]
+
+
+def _was(group: Sequence[LocalError]) -> str:
+    return "was" if len(group) == 1 else "were"
 
 
 def _clause(group: Sequence[LocalError]) -> str:
+    worst = max((local.explanation for local in group if local.explanation is not None), key=lambda one: one.first.error)
+    return f"at {_stages(group)} {worst.sentence}: this looks like the recording, not the computation; {worst.borne_out}"
+
+
+def _stages(group: Sequence[LocalError]) -> str:
     by_stage: dict[tuple[int, str], list[LocalError]] = {}
     for local in group:
         by_stage.setdefault((local.key.step, local.key.stage), []).append(local)
-    where = listed((named(one) for one in by_stage.values()), NAMED)
-    worst = max((local.explanation for local in group if local.explanation is not None), key=lambda one: one.first.error)
-    return f"at {where} {worst.sentence}: this looks like the recording, not the computation; {worst.borne_out}"
+    return listed((named(one) for one in by_stage.values()), NAMED)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,13 @@ from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.passes.replay_recorded import Origins, find_origins
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.agreement import agreed
+from aprgraph.runtime.blame.compare_case import compare_any, compare_case
 from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.doubts import Case, Doubts
 from aprgraph.runtime.blame.flash_division import FlashDivision, near_positions, windowed_rows
 from aprgraph.runtime.blame.float_range import FLOAT16, FLOAT32, Overflow, find_overflow
 from aprgraph.runtime.blame.float_weights import FloatWeights
+from aprgraph.runtime.blame.hypotheses import Hypothesis, likeliest_of, turned_rows
 from aprgraph.runtime.blame.local_errors import LocalError, LocalState
 from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.blame.replay import Replay, Replayer, as_recorded_type
@@ -30,14 +33,13 @@ from aprgraph.runtime.blame.ties import NearTies
 from aprgraph.runtime.blame.twins import Twins
 from aprgraph.runtime.decoded_weights import held
 from aprgraph.runtime.diff.indices import compare_indices
-from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
+from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
-from aprgraph.runtime.element import first_in_words
 from aprgraph.runtime.explain import LEFT, Around, Evidence, Explainer, Explanation, axis_errors
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.readings import layout_of, unmasked
+from aprgraph.runtime.readings import Reading, layout_of, unmasked
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
 
@@ -63,7 +65,7 @@ class Judge:
         self._division = division
         self._range = FLOAT16 if in_float16 else FLOAT32
         self._ties = NearTies()
-        self._doubts = Doubts(replayer, _compare)
+        self._doubts = Doubts(replayer, compare_case)
         self._explainer = Explainer()
         self._twins = Twins()
 
@@ -108,15 +110,17 @@ class Judge:
             inside=tuple(self._key(step, name) for name in origins.region if self._graph[name].stage is not None),
             ops=tuple(dict.fromkeys(traits_of(self._graph[name]).variant_of or self._graph[name].op for name in origins.region)),
         )
-        case = Case(tensor, recorded, computed, replay, origins, tolerance)
+        case = self._doubts.as_decided(Case(tensor, recorded, computed, replay, origins, tolerance))
         if kind_of(node.stage) is StageKind.INDEX:
-            found = self._judge_ids(local, recorded, computed, node)
-            return replace(found, explanation=self._explain(found, case)) if explain and found.state is LocalState.WRONG else found
-        found = _compare(local, case)
+            found = self._judge_ids(local, recorded, case.computed, node)
+            return replace(found, explanation=self._explain(found, case, "")) if explain and found.state is LocalState.WRONG else found
+        found = compare_case(local, case)
         if found.state is LocalState.WRONG:
             as_it_stands = self._doubts.as_they_stand(found, case)
             if as_it_stands is not None:
-                return as_it_stands
+                found, case = as_it_stands
+                if found.state is LocalState.RIGHT:
+                    return found
             found = self._excused(found, case)
         if found.state is LocalState.WRONG:
             found = self._looked_into(found, case) if explain else self._doubts.read_otherwise(found, case)
@@ -129,19 +133,53 @@ class Judge:
         reading = self._doubts.reading_of(wrong, case)
         if reading is not None and reading.certain:
             return self._doubts.take(wrong, case, reading)  # nobody asks why it is wrong as it stands
-        layout = layout_of(self._graph, case.tensor.node, case.computed.shape)
         as_read = replace(case, recorded=self._unmasked(case.tensor.node, case.recorded))
-        seen = _compare(wrong, as_read) if as_read.recorded is not case.recorded else wrong
+        seen = compare_case(wrong, as_read) if as_read.recorded is not case.recorded else wrong
         if seen.state is not LocalState.WRONG:
             seen = wrong
         elif seen is not wrong:
             seen = replace(seen, reason=f"{seen.reason}, but for what stands at masked places")
-        by_axis = axis_errors(layout.axes, as_read.recorded, case.computed)
-        explanation = self._explain(seen, as_read, doubtful=reading is not None)
-        if explanation is not None and as_read.recorded is not case.recorded:
+        standing = self._doubts.standing(as_read)
+        first = [Hypothesis(seen, as_read), *([] if standing is None else [self._hypothesis(seen, standing, standing=True)])]
+        if reading is not None:
+            fits = next((one for one in map(partial(self._explained, apart=", in doubt"), first) if one.explanation), first[0])
+            return self._doubts.take(self._described(replace(first[0], explanation=fits.explanation), case), case, reading)
+        explained = self._hypotheses(first)
+        best = likeliest_of(explained, reads_row_order=self._doubts.reads_row_order(as_read))
+        if standing is not None:
+            ways = {one.standing for one in best}
+            self._doubts.decide(as_read, standing, recorded=not ways.pop() if len(ways) == 1 else None)
+        likeliest = self._described(best[0], case)
+        if best[0].turned is None:
+            return likeliest
+        return self._doubts.turn(likeliest, self._described(explained[0], case), case, best[0].turned)
+
+    def _hypotheses(self, found: Sequence[Hypothesis]) -> list[Hypothesis]:
+        """The hypotheses ``found``, explained, and the same with a wrong tensor's own rows in the other order."""
+        explained = list(map(self._explained, found))
+        rows = turned_rows(self._graph, found[0].case)
+        if rows is not None and min(one.mistakes for one in explained) > (1, 0):  # one that is known leaves nothing to look for
+            for one in found:
+                case = replace(one.case, recorded=rows.restore(one.case.recorded))
+                turned = self._hypothesis(one.wrong, case, standing=one.standing, turned=rows)
+                if turned.wrong.state is LocalState.WRONG:
+                    explained.append(self._explained(turned))
+        return explained
+
+    def _hypothesis(self, wrong: LocalError, case: Case, *, standing: bool, turned: Reading | None = None) -> Hypothesis:
+        return Hypothesis(compare_case(replace(wrong, state=LocalState.RIGHT, reason=None), case), case, standing, turned)
+
+    def _explained(self, one: Hypothesis, apart: str = "") -> Hypothesis:
+        return replace(one, explanation=self._explain(one.wrong, one.case, f"{apart}{one.words}"))
+
+    def _described(self, one: Hypothesis, case: Case) -> LocalError:
+        """What is wrong under a hypothesis: its explanation, and where it is off."""
+        layout = layout_of(self._graph, case.tensor.node, case.computed.shape)
+        explanation = one.explanation
+        if explanation is not None and one.turned is None and one.case.recorded is not case.recorded:
             explanation = explanation.where_values_hide()
-        found = replace(seen, explanation=explanation, by_axis=by_axis)
-        return found if reading is None else self._doubts.take(found, case, reading)
+        by_axis = axis_errors(layout.axes, one.case.recorded, one.case.computed)
+        return replace(one.wrong, explanation=explanation, by_axis=by_axis)
 
     def _unmasked(self, node: Node, recorded: Array) -> Array:
         """Scores without the numbers that stand at masked places; others as they are."""
@@ -197,7 +235,7 @@ class Judge:
     def _but_for(self, local: LocalError, case: Case, elements: npt.NDArray[np.bool_], reason: str) -> LocalError:
         """``local`` not known for ``reason``, if nothing is wrong but ``elements``."""
         others = replace(case, recorded=np.where(elements, case.computed, case.recorded))
-        found = _compare(replace(local, state=LocalState.RIGHT), others)
+        found = compare_case(replace(local, state=LocalState.RIGHT), others)
         return local if found.state is LocalState.WRONG else replace(local, state=LocalState.UNKNOWN, reason=reason, is_open=True)
 
     def _in_doubt(self, local: LocalError, case: Case, division: FlashDivision) -> LocalError:
@@ -254,8 +292,8 @@ class Judge:
             reason += ", where the scores tie: of equal scores the lower id comes first"
         return replace(local, state=LocalState.WRONG, reason=reason)
 
-    def _explain(self, wrong: LocalError, case: Case, *, doubtful: bool = False) -> Explanation | None:
-        """The mistake under which a wrong tensor is what was recorded; ``doubtful``: it may only have been recorded otherwise."""
+    def _explain(self, wrong: LocalError, case: Case, apart: str) -> Explanation | None:
+        """The mistake under which a wrong tensor is what was recorded; ``apart``: see ``Explainer.explain``."""
         name, step, recorded = case.tensor.node.name, case.step, self._recorded
         tensors, start = recorded.of_step(step), recorded.pass_start(step) or 0
         part = part_of(case.replay.graph, (name,))
@@ -265,7 +303,7 @@ class Judge:
             return recorded.value(tensor) if tensor is not None and tensor.is_whole else None
 
         def error(value: Array) -> float | None:
-            found = _compare_any(wrong, replace(case, computed=as_recorded_type(value, case.tensor)))
+            found = compare_any(wrong, replace(case, computed=as_recorded_type(value, case.tensor)))
             return found.error if found.state is LocalState.RIGHT and (found.error or 0.0) <= most else None
 
         # Of a tensor with NaN or Inf in other places the error says nothing.
@@ -283,13 +321,10 @@ class Judge:
             case.replay.states,
             self._explainer.left_wrong,
         )
-        whole = self._unmasked(case.tensor.node, recorded.value(case.tensor)) if case.tensor.is_whole else None
-        for replay in (case.replay, *self._doubts.standing(case)):
-            values = {node.name: computed for node, computed in self._replayer.run(replay, graph=part)}
-            found = self._explainer.explain(Evidence(self._graph[name], whole, error, part, values, around), doubtful=doubtful)
-            if found is not None:
-                return found
-        return None
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            whole = case.recorded.astype(np.float64) if case.tensor.is_whole else None
+        values = {node.name: computed for node, computed in self._replayer.run(case.replay, graph=part)}
+        return self._explainer.explain(Evidence(self._graph[name], whole, error, part, values, around), apart=apart)
 
     def _key(self, step: int, name: str) -> Place:
         node = self._graph[name]
@@ -314,31 +349,7 @@ class _NanForInf(Mapping[str, Array]):
         return len(self._inputs)
 
 
-def _compare(local: LocalError, case: Case) -> LocalError:
-    """``local`` with what the recorded and the computed tensor say of each other."""
-    dims = case.tensor.node.type.dims
-    metrics = compare_tensors(case.recorded, case.computed, position_axis=dims.index("n") if "n" in dims else None)
-    reason = _nonfinite(metrics, local.key.stage) if metrics.mismatched_nonfinite else exceeds(metrics, local.limit, case.tolerance)
-    return replace(local, metrics=metrics, state=LocalState.RIGHT if reason is None else LocalState.WRONG, reason=reason)
-
-
-def _compare_any(wrong: LocalError, case: Case) -> LocalError:
-    """The same for what was called wrong, ids among them."""
-    local = replace(wrong, state=LocalState.RIGHT, reason=None)
-    if kind_of(case.tensor.node.stage or "") is not StageKind.INDEX:
-        return _compare(local, case)
-    metrics = compare_indices(case.recorded, case.computed)
-    assert metrics is not None
-    reason = exceeds(metrics, local.limit)
-    return replace(local, metrics=metrics, state=LocalState.RIGHT if reason is None else LocalState.WRONG)
-
-
 def _exceeds(values: F32, size: float) -> bool:
     """Whether an element is larger than ``size``, or NaN."""
     with np.errstate(invalid="ignore"):
         return bool(values.size) and not (float(values.max()) <= size and float(values.min()) >= -size)
-
-
-def _nonfinite(metrics: TensorMetrics, stage: str) -> str:
-    held, due = metrics.nonfinite
-    return f"it holds {'no NaN or Inf' if held == 'none' else held}, the replay {due}{first_in_words(stage, metrics.nonfinite_index)}"

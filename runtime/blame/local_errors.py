@@ -51,7 +51,7 @@ class LocalError:
     from, ``region`` the graph nodes that it computed, the tensor's own last, ``inside`` the stages among these, ``ops`` what ops these
     are, and ``weights`` the model tensors that it read.
     ``reason`` says why the state is what it is, where that needs words, and ``reading`` how the tensor was recorded, where it is right
-    only if it is read so; ``metrics`` are then those under the reading. ``explanation`` is the mistake under which a
+    only if it is read so, or wrong by less; ``metrics`` are then those under the reading. ``explanation`` is the mistake under which a
     wrong one fits, ``by_axis`` how far off it is along each of its axes,
     ``twin`` which other stage's values it holds. ``is_open``: it was replayed, but NaN, Inf or the range of numbers leaves open whether
     it is right, so that no elimination tells either; ``overflows`` is the format that the values run out of, where that is why.
@@ -74,6 +74,7 @@ class LocalError:
     is_open: bool = False
     overflows: str | None = None
     ops: tuple[str, ...] = ()
+    either: str | None = None
 
     @property
     def error(self) -> float | None:
@@ -176,6 +177,11 @@ class Audit(Shown):
     def overflowing(self) -> tuple[LocalError, ...]:
         """The tensors whose values run out of the range of the trace's numbers, in execution order."""
         return tuple(one for one in self.locals if one.overflows is not None)
+
+    @property
+    def undecided(self) -> tuple[LocalError, ...]:
+        """The tensors that were recorded otherwise or computed otherwise, and nothing tells which, in execution order."""
+        return tuple(one for one in self.locals if one.either is not None)
 
     @property
     def misshapen(self) -> tuple[LocalError, ...]:

@@ -14,7 +14,7 @@ from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.report import DiffReport
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.place_names import NAMED
+from aprgraph.runtime.place_names import NAMED, named_together
 
 
 def audit_sentence(audit: Audit) -> str:
@@ -249,7 +249,7 @@ def _broken(audit: Audit) -> str:
 
 def _asides(audit: Audit) -> Message:
     """What has another shape, overflows or could not be replayed, to follow a clause."""
-    found = (misshapen(audit), overflowing(audit), unknown(audit))
+    found = (misshapen(audit), overflowing(audit), undecided(audit), unknown(audit))
     return Message(*(part for one in found if one for part in ("; ", one)))
 
 
@@ -271,9 +271,17 @@ def overflowing(audit: Audit) -> str:
     return f"neither right nor wrong is {first.label} ({first.reason}){more}"
 
 
+def undecided(audit: Audit) -> str:
+    """What was recorded otherwise or computed otherwise, in a clause; nothing where that is known of all."""
+    if not audit.undecided:
+        return ""
+    first, where = audit.undecided[0], named_together(one.key for one in audit.undecided)
+    return f"neither right nor wrong {'is' if len(audit.undecided) == 1 else 'are'} {where} ({first.reason})"
+
+
 def unknown(audit: Audit) -> str:
     """What could not be replayed, and why, in a clause; nothing where all could."""
-    left = [local for local in audit.locals if local.state is LocalState.UNKNOWN and local.overflows is None]
+    left = [local for local in audit.locals if local.state is LocalState.UNKNOWN and not (local.overflows or local.either)]
     if not left:
         return ""
     return Message(f"{len(left)} could not be replayed, the first, {left[0].label}, because ", left[0].reason or "")

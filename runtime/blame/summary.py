@@ -11,7 +11,7 @@ from aprgraph.graph.stages import EMBEDDING
 from aprgraph.graph.words import counted, joined, listed
 from aprgraph.runtime.blame.conventions import convention_clauses
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
-from aprgraph.runtime.blame.sentences import explained, extent_of_right, is_explained, misshapen, overflowing, rest_of, unknown
+from aprgraph.runtime.blame.sentences import explained, extent_of_right, is_explained, misshapen, overflowing, rest_of, undecided, unknown
 from aprgraph.runtime.blame.suggest import Suspicion, arguments_for, suggest
 from aprgraph.runtime.blame.telltales import telltales
 from aprgraph.runtime.diff.caveats import by_importance
@@ -198,7 +198,13 @@ def notes_of(audit: Audit, *, is_right: bool) -> Iterator[str]:
     left = [one for one in audit.locals if one.state is LocalState.UNKNOWN]
     is_embedding = [one.key.stage for one in left] == [EMBEDDING] and not audit.prompt.tokens  # of which a note says how to know it
     yield from filter(
-        None, (misshapen(audit) if audit.wrong else "", overflowing(audit), "" if is_embedding or not audit.replayed else unknown(audit))
+        None,
+        (
+            misshapen(audit) if audit.wrong else "",
+            overflowing(audit),
+            undecided(audit),
+            "" if is_embedding or not audit.replayed else unknown(audit),
+        ),
     )
     yield from convention_clauses(audit)
     yield from (one.sentence for one in audit.reservations if is_right or not one.only_if_alike)

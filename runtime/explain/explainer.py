@@ -55,15 +55,15 @@ class Explainer:
     _searched: dict[str, int] = field(default_factory=dict)
     _names: dict[str, list[str]] = field(default_factory=dict)
 
-    def explain(self, evidence: Evidence, *, doubtful: bool = False) -> Explanation | None:
+    def explain(self, evidence: Evidence, *, apart: str = "") -> Explanation | None:
         """The simplest mistake that explains a wrong stage; None where none that is known here does.
 
-        ``doubtful`` ones, which may only have been recorded otherwise, are not counted among those of a stage that are searched.
+        Those of a stage that are searched are counted ``apart`` where they may only have been recorded otherwise, or are tried so.
         """
         stage = evidence.node.stage or ""
         known = self._names.setdefault(stage, [])
         found = self._best(evidence, lambda name: name in known) if known else None
-        count = f"{stage}, in doubt" if doubtful else stage
+        count = f"{stage}{apart}"
         if found is not None or self._searched.get(count, 0) >= _SEARCHED:
             return found
         self._searched[count] = self._searched.get(count, 0) + 1
@@ -87,10 +87,10 @@ class Explainer:
 
     def _keep_state(self, evidence: Evidence, fit: _Fit) -> None:
         """Keep what a mistake leaves in the state of a node, which later steps read."""
-        for name in fit.nodes:
+        for name, one in fit.made.items():
             state = traits_of(evidence.part[name]).state
             if state is not None and state.is_result:
-                value = fit.alternative.compute(_operands(evidence, evidence.part[name], evidence.values))
+                value = one.compute(_operands(evidence, evidence.part[name], evidence.values))
                 left = LeftWrong(fit.alternative.name, fit.alternative.words, value)
                 known = [one for one in self.left_wrong.get(name, ()) if one.words != left.words]
                 self.left_wrong[name] = [*known, left]
@@ -130,7 +130,7 @@ def _in_parts(evidence: Evidence, wanted: Callable[[str], bool]) -> Iterator[_Fi
                 error = None if value is None else evidence.error(np.where(part.mask, value, due))
                 if error is not None:
                     there = replace(one, words=f"{one.words}, {part.words}")
-                    yield _Fit(there, (), error)
+                    yield _Fit(there, {}, error)
 
 
 def _pairs(evidence: Evidence, offered: Sequence[tuple[Node, Alternative]]) -> Iterator[_Fit]:
@@ -140,7 +140,7 @@ def _pairs(evidence: Evidence, offered: Sequence[tuple[Node, Alternative]]) -> I
     pairs = [(a, b) for index, a in enumerate(offered) for b in offered[index + 1 :] if a[0].name != b[0].name]
     for (a, one), (b, other) in pairs if len(pairs) <= _MOST_PAIRS else ():
         for fit in _fit(evidence, {a.name: one, b.name: other}):
-            yield _Fit(_both(one, other, other.compute), (), fit.error)
+            yield _Fit(_both(one, other, other.compute), {}, fit.error)
     yield from _at_one_node(evidence, [one for node, one in offered if node.name == evidence.node.name])
 
 
@@ -165,7 +165,7 @@ def _at_one_node(evidence: Evidence, offered: Sequence[Alternative]) -> Iterator
             value = _value(node, other, changed.operands, evidence.around)
             error = None if value is None or value.shape != site.due.shape else evidence.error(value)
             if error is not None:
-                yield _Fit(_both(one, other, other.compute), (), error)
+                yield _Fit(_both(one, other, other.compute), {}, error)
 
 
 def _both(one: Alternative, other: Alternative, compute: Compute) -> Alternative:
@@ -192,27 +192,28 @@ def _offers(rule: Rule, site: Site) -> list[Alternative]:
 
 @dataclass(frozen=True)
 class _Fit:
-    """An alternative that explains a stage, at some ``nodes``, and the error that it leaves."""
+    """An alternative that explains a stage, and the error that it leaves; ``made`` is what it is at each of the nodes it is made at."""
 
     alternative: Alternative
-    nodes: tuple[str, ...]
+    made: Mapping[str, Alternative]
     error: float
 
 
 def _candidate(evidence: Evidence, fit: _Fit) -> Candidate:
     changes = 0
-    for name in fit.nodes:
+    for name, made in fit.made.items():
         node = evidence.part[name]
-        value = _value(node, fit.alternative, _operands(evidence, node, evidence.values), evidence.around)
+        value = _value(node, made, _operands(evidence, node, evidence.values), evidence.around)
         changes += 0 if value is None else int((value != evidence.values[name]).sum())
-    return Candidate(fit.alternative.name, fit.alternative.words, fit.error, fit.alternative.shows_in, fit.nodes, changes)
+    one = fit.alternative
+    return Candidate(one.name, one.words, fit.error, one.shows_in, tuple(fit.made), changes, one.rank)
 
 
 def _fit(evidence: Evidence, instead: Mapping[str, Alternative]) -> Iterator[_Fit]:
     value = _computed(evidence, instead)
     error = None if value is None else evidence.error(value)
     if error is not None:
-        yield _Fit(list(instead.values())[-1], tuple(instead), error)
+        yield _Fit(list(instead.values())[-1], instead, error)
 
 
 def _sites(evidence: Evidence, within: Array | None = None) -> Iterator[Site]:

@@ -54,6 +54,16 @@ class Reading:
         """Whether elements change places alone."""
         return not any(step.name in ("mask", "factor") for step in self.steps)
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of its steps."""
+        return frozenset(step.name for step in self.steps)
+
+    @property
+    def is_row_order(self) -> bool:
+        """Whether it is of the order of the rows of q and k, and of nothing that changes a number."""
+        return self.has("rows") and self.only_regroups
+
     def has(self, name: str) -> bool:
         """Whether one of the steps is of the kind ``name``."""
         return any(step.name == name for step in self.steps)

@@ -99,8 +99,7 @@ def row_order(layout: Layout, recorded: str, wanted: str) -> Restoration:
         return np.concatenate([turned, values[:, columns:]], axis=1)
 
     words = f"with RoPE's pairs as {PAIRS_IN_WORDS[recorded]}, where the file has {PAIRS_IN_WORDS[wanted]}"
-    # Both q and k in the same other order give the same scores, so what reads them cannot tell.
-    return Restoration("rows", words, restore, transparent=True)
+    return Restoration("rows", words, restore)
 
 
 @convention("attn_scores")

@@ -11,7 +11,8 @@ from aprgraph.runtime.blame.wrong_rows import audit_rows, axis_lines, wrong_rows
 from aprgraph.runtime.check import CheckReport
 from aprgraph.runtime.comparison import Comparison
 from aprgraph.runtime.comparison.pointed import matter
-from aprgraph.runtime.diff.report import DIVERGED, outcomes
+from aprgraph.runtime.diff.classify import DIVERGED
+from aprgraph.runtime.diff.report import outcomes
 from aprgraph.runtime.diff.side_facts import side_facts
 from aprgraph.runtime.report.marks import finding, glyph
 from aprgraph.runtime.weights import WeightsReport

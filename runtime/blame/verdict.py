@@ -6,10 +6,10 @@ from aprgraph.runtime.blame.broken_model import with_broken_model
 from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalState, Verdict
 from aprgraph.runtime.blame.sentences import blame_sentence, whose_fault
 from aprgraph.runtime.blame.weight_share import OtherWeights
-from aprgraph.runtime.diff.classify import Class
+from aprgraph.runtime.diff.classify import DIVERGED, Class
 from aprgraph.runtime.diff.dependencies import Dependencies
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
-from aprgraph.runtime.diff.report import DIVERGED, DiffReport, DiffRow
+from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.place import Place
 
 

@@ -39,6 +39,8 @@ class State(Enum):
     UNMEASURED = "unmeasured"
 
 
+#: Classes that say that two tensors differ, and states that do.
+DIVERGED = frozenset({Class.PROPAGATED, Class.INTRODUCED, Class.ACCUMULATED, Class.NAN, Class.SHAPE})
 DIVERGENT = frozenset({State.EXCEEDS, State.NAN, State.SHAPE})
 
 

@@ -15,8 +15,10 @@ from aprgraph.runtime.diff.experts import Slots, find_scores, find_slots, groups
 from aprgraph.runtime.diff.indices import IndexMetrics, compare_indices
 from aprgraph.runtime.diff.logits import LogitMetrics, compare_logits
 from aprgraph.runtime.diff.margins import judge_choices
+from aprgraph.runtime.diff.masked_places import SCORES, WithoutFills, hidden_places, may_hold_fills
 from aprgraph.runtime.diff.metrics import BLOCK, TensorMetrics, compare_blocks, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
+from aprgraph.runtime.diff.reservations import RECORDED
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
@@ -94,7 +96,7 @@ class Measurer:
             return self._ids(pair, a, b, tolerance)
         slots = find_slots(self._a, self._b, pair)
         if slots is None:
-            return self._values(pair, a, b, tolerance)
+            return self._without_fills(pair, a, b, self._values(pair, a, b, tolerance), tolerance)
         if slots.left_out == slots.taken.size:
             return Measured(State.UNMEASURED, tolerance.limit, "the two sides chose no expert in common")
         blocks = _blocks(a, b, range(len(a)), slots)
@@ -132,6 +134,26 @@ class Measurer:
     def _values(self, pair: Pair, a: F32, b: F32, tolerance: Tolerance) -> Measured:
         metrics = compare_tensors(a, b, structured=pair.structured, position_axis=pair.position_axis)
         return self._judge(pair, metrics, tolerance, compare_logits(a, b, self._top) if is_logits(pair.key.stage) else None)
+
+    def _without_fills(self, pair: Pair, a: F32, b: F32, found: Measured, tolerance: Tolerance) -> Measured:
+        """``found``, or what is found without the numbers that stand for masks in scores."""
+        if pair.key.stage != SCORES or not isinstance(found.metrics, TensorMetrics) or not may_hold_fills(found.metrics):
+            return found
+        hidden = hidden_places(pair, (self._a.trace, self._b.trace), a.shape)
+        if hidden is None:
+            return found
+        without = WithoutFills(hidden)
+        blocks = without.blocks(_blocks(a, b, range(len(a)), None))
+        metrics = compare_blocks(a.shape, blocks, position_axis=pair.position_axis)
+        remark = without.remark()
+        if remark is None:
+            # The same numbers on both sides: they are so large that the scores beside them were nothing.
+            return self._judge(pair, metrics, tolerance)
+        said = RECORDED.join(remark)
+        judged = self._judge(pair, replace(metrics, bit_identical=False), tolerance)
+        if judged.state is State.NOISE:
+            return replace(judged, state=State.OTHER_FORM, remark=said)
+        return replace(judged, remark=f"{said}, which is no error, and is compared as 0")
 
     def _judge(self, pair: Pair, metrics: TensorMetrics, tolerance: Tolerance, logits: LogitMetrics | None = None) -> Measured:
         if metrics.mismatched_nonfinite:

@@ -12,7 +12,7 @@ from aprgraph.graph.message import join_messages
 from aprgraph.graph.stages import is_of_text
 from aprgraph.graph.words import as_sentence, counted, joined, shortened
 from aprgraph.runtime.diff.caveats import by_importance
-from aprgraph.runtime.diff.classify import Class, FirstDivergence
+from aprgraph.runtime.diff.classify import DIVERGED, Class, FirstDivergence
 from aprgraph.runtime.diff.indices import IndexMetrics
 from aprgraph.runtime.diff.logits import LogitMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -26,9 +26,6 @@ from aprgraph.runtime.trace.reader import Trace
 
 FORMAT = "aprgraph-diff"
 VERSION = 3
-
-#: Classes that say that two tensors differ.
-DIVERGED = frozenset({Class.PROPAGATED, Class.INTRODUCED, Class.ACCUMULATED, Class.NAN, Class.SHAPE})
 
 
 @dataclass(frozen=True)

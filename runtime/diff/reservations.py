@@ -13,11 +13,12 @@ from aprgraph.graph.stage_parts import split_part
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import joined, plural
 from aprgraph.runtime.diff.align import Pair
-from aprgraph.runtime.diff.classify import Class
+from aprgraph.runtime.diff.classify import DIVERGED, Class
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.diff.shards import Held, find_shard
+from aprgraph.runtime.readings.steps import AT_MASKED
 from aprgraph.runtime.trace.reader import Trace
 
 if TYPE_CHECKING:
@@ -199,9 +200,11 @@ def recording_reservations(rows: Sequence[DiffRow], names: Sequence[str]) -> Ite
             where = group[0].label
         elif layers:
             where += f" of {len(layers)} layers" if len(layers) > 1 else f" of layer {min(layers)}"
+        agrees = f"and what is computed from {'it' if len(group) == 1 else 'them'} agrees"
+        if words.endswith(AT_MASKED) and any(row.classification in DIVERGED for row in rows):
+            agrees = "which is no error"  # it needs nothing to bear it out, and what follows may differ by a fault
         yield Reservation(
-            f"this looks like the recording, not the computation: {names['AB'.index(side)]} has {where} recorded {words}, and what is "
-            f"computed from {'it' if len(group) == 1 else 'them'} agrees"
+            f"this looks like the recording, not the computation: {names['AB'.index(side)]} has {where} recorded {words}, {agrees}"
         )
 
 

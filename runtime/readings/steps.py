@@ -19,8 +19,10 @@ PAIRS_IN_WORDS = {"interleaved": "neighbours (2i, 2i + 1)", "halves": "halves (i
 #: Natural factors, by how they are called; the scale of a stage comes first.
 _LOG2_E = math.log2(math.e)
 _CLOSE = 1e-4
-#: What stands at masked places in other programs: no score of a model comes near it.
-_LEAST_FILL = 1e4
+#: What stands at masked places in other programs, negative: no score of a model comes near it.
+LEAST_FILL = 1e4
+#: What the words of a reading that is of such numbers alone end with.
+AT_MASKED = " at masked places"
 
 
 @convention("any")
@@ -116,14 +118,20 @@ def masked_places(recorded: F32, _expected: F32, layout: Layout) -> Iterator[Res
         return np.where(mask, scores.reshape(-1, *mask.shape), np.float32(0)).reshape(scores.shape)
 
     with np.errstate(invalid="ignore"):
-        fill = bool((np.isnan(values) | (values <= -_LEAST_FILL) | (values == 0)).all())
+        fill = bool((np.isnan(values) | (values <= -LEAST_FILL) | (values == 0)).all())
     unusual = values[values != 0]
     if fill:
         first = float(unusual.flat[0])
-        words = f"{'NaN' if math.isnan(first) else f'{first:.4g}'} at masked places"
+        words = f"{'NaN' if math.isnan(first) else f'{first:.4g}'}{AT_MASKED}"
     else:
         words = "masked places holding scores too, as before the mask"
     yield Restoration("mask", words, restore, transparent=True, certain=fill)
+
+
+def is_fill(scores: Array) -> Array:
+    """bool of the shape of ``scores``: where a number can only stand for a mask, -inf or far below any score."""
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return np.asarray(scores <= -LEAST_FILL)
 
 
 def unmasked(scores: Array) -> Array | None:
@@ -131,8 +139,7 @@ def unmasked(scores: Array) -> Array | None:
 
     For what is wrong: those numbers say where the mask is, and are else so large, or not finite, that they hide all others.
     """
-    with np.errstate(invalid="ignore"):
-        fill = scores <= -_LEAST_FILL
+    fill = is_fill(scores)
     return np.where(fill, scores.dtype.type(0), scores) if fill.any() else None
 
 

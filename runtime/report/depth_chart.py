@@ -14,8 +14,8 @@ from aprgraph.graph.export.svg_style import class_name
 from aprgraph.graph.words import counted, small_number
 from aprgraph.runtime.blame import Audit, Blame, Verdict
 from aprgraph.runtime.comparison.comparison import Comparison
-from aprgraph.runtime.diff.classify import Class
-from aprgraph.runtime.diff.report import DIVERGED, DiffRow
+from aprgraph.runtime.diff.classify import DIVERGED, Class
+from aprgraph.runtime.diff.report import DiffRow
 from aprgraph.runtime.report.drawing import LogScale
 from aprgraph.runtime.report.marks import finding, is_guilty, judged_error
 from aprgraph.runtime.report.numbers import place

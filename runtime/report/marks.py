@@ -12,9 +12,9 @@ from aprgraph.graph.export.divergence import CLASS_BY_NAME, LOOKS, named
 from aprgraph.graph.export.svg_style import class_name
 from aprgraph.runtime.blame import Verdict
 from aprgraph.runtime.comparison.comparison import Comparison
-from aprgraph.runtime.diff.classify import Class
+from aprgraph.runtime.diff.classify import DIVERGED, Class
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.diff.report import DIVERGED, DiffRow
+from aprgraph.runtime.diff.report import DiffRow
 
 GLYPHS: dict[Class | Verdict, str] = {
     Class.IDENTICAL: "=",

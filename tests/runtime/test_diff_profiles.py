@@ -14,9 +14,9 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.diff import diff
+from aprgraph.runtime.diff.classify import DIVERGED
 from aprgraph.runtime.diff.overrides import Tolerances, parse_override
 from aprgraph.runtime.diff.profiles import ARITHMETICS, choose_profile, own_profile
-from aprgraph.runtime.diff.report import DIVERGED
 from aprgraph.runtime.diff.tolerances import PROFILES, find_tolerance
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace

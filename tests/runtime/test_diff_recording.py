@@ -10,6 +10,7 @@ import pytest
 
 from aprgraph.comparison import diff as compare
 from aprgraph.runtime.diff import Class, DiffReport, diff
+from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.cli import run_cli
 from tests.support.traces import Tensor, noisy, trace_model, values, write_bare, write_trace
@@ -338,3 +339,55 @@ def test_two_bare_traces_are_read_by_the_letters_of_the_table(tmp_path: Path) ->
     report = diff(tmp_path / "a", tmp_path / "b")
     assert report.row((0, 0, "ffn_gate")).classification is Class.OTHER_FORM
     assert report.row((0, 0, "ffn_gate")).remark == "B is recorded transposed"
+
+
+def _at_hidden(x: Tensor, fill: float) -> Tensor:
+    return np.where(causal(x.shape[-1]), x, fill)
+
+
+@pytest.mark.contract("DIFF-RECORDING-1")
+@pytest.mark.parametrize("fills", [(0.0, -np.inf), (-1e9, -np.inf), (0.0, -1e4), (-1e9, -1e9)])
+@pytest.mark.parametrize("graphs", [True, False])
+def test_what_stands_for_the_mask_is_no_error_beside_a_fault(tmp_path: Path, ours: Trace, fills: tuple[float, float], graphs: bool) -> None:
+    """Whatever else differs: before the scores (k), in them, or after them."""
+    first = {(e.layer, e.stage): _at_hidden(ours.load(e), fills[0]) if e.stage == "attn_scores" else ours.load(e) for e in ours.entries}
+    graph = ours.info.graph_text if graphs and ours.info is not None else ""
+    one = write_trace(tmp_path / "one", first, tokens=TOKENS, graph=graph).directory
+    for at in ("k_post_rope", "attn_scores", "ffn_gate"):
+
+        def change(layer: int | None, stage: str, x: Tensor, at: str = at) -> Tensor:
+            x = noisy(x, 0.1, seed=5) if stage == at and layer == 1 else x
+            return _at_hidden(x, fills[1]) if stage == "attn_scores" else x
+
+        other = theirs(tmp_path / at, ours, change, manifest=True)
+        for swap in (False, True):
+            report = diff(*((other, one) if swap else (one, other)))
+            assert report.verdict.startswith(f"Diverged: first at layer 1 {at}"), report.verdict
+            assert not any(row.classification is Class.NAN for row in report.rows)
+            scores = report.row((0, 1, "attn_scores")).classification
+            if at == "attn_scores":
+                assert scores is Class.INTRODUCED
+            if fills[0] != fills[1]:
+                assert at == "attn_scores" or scores is Class.OTHER_FORM
+                words = [*map(str, report.notes), report.verdict]
+                assert any(f"{fills[1]:.4g}" in text and "at masked places" in text for text in words)
+
+
+@pytest.mark.contract("DIFF-RECORDING-1")
+@pytest.mark.parametrize("fill", [-np.inf, -1e9])
+def test_what_stands_for_a_mask_where_none_is_stays_an_error(tmp_path: Path, ours: Trace, fill: float) -> None:
+    def hidden_too_much(layer: int | None, stage: str, x: Tensor) -> Tensor:
+        if stage == "attn_scores":
+            x = _at_hidden(x, fill)
+            if layer == 1:
+                x[:, 3, 2] = fill
+        return x
+
+    report = diff(ours, theirs(tmp_path / "theirs", ours, hidden_too_much))
+    row = report.row((0, 1, "attn_scores"))
+    assert row.classification is (Class.NAN if np.isinf(fill) else Class.INTRODUCED)
+    assert report.exit_code == 1
+    assert isinstance(row.metrics, TensorMetrics)
+    assert row.metrics.inf_b == (4 if np.isinf(fill) else 0)
+    if np.isinf(fill):
+        assert "none in A, 4 Inf in B, first at head 0, position 3, key 2" in str(row.reason)

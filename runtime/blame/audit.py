@@ -53,6 +53,7 @@ from aprgraph.runtime.diff.side_facts import trace_fact
 from aprgraph.runtime.diff.side_names import name_of
 from aprgraph.runtime.diff.tolerances import check_profile
 from aprgraph.runtime.executors.workers import WorkersExecutor
+from aprgraph.runtime.explain.explanation import ANOTHER_PROMPT
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings.repeats import without_repeats
 from aprgraph.runtime.tokens import check_tokens
@@ -190,7 +191,9 @@ class Auditor:
         found = see_broken_model(found, self.model.file)
         found = replace(found, reservations=tuple(self._reservations(found)))
         if found.wrong and other is None and not is_run_of(trace, self._replayed):
-            suspect = suspect_file(found.wrong, self.model, self.graph)
+            # Rows of other tokens are in the file, and right: the prompt is another.
+            wrong = [one for one in found.wrong if one.explanation is None or one.explanation.first.name != ANOTHER_PROMPT]
+            suspect = suspect_file(wrong, self.model, self.graph)
             # A stage that depends on no weight and no metadata key is not the fault of the file.
             found = replace(found, suspect=suspect if suspect.weights or suspect.keys else None)
         prompt = with_text(prompt_of([trace.info]), self.model, self.recorded.tokens)

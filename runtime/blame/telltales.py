@@ -58,7 +58,12 @@ def _said(local: LocalError, *, every_layer: bool = True, every_stage: bool = Fa
 def _general(text: str, local: LocalError, *, every_layer: bool, every_stage: bool) -> str:
     if every_layer and local.key.layer is not None:
         text = text.replace(f"blk.{local.key.layer}.", "blk.*.")
-    return re.sub(rf"\b{re.escape(local.key.stage)}\b", "each", text) if every_stage else text
+    if not every_stage:
+        return text
+    stage = re.escape(local.key.stage)
+    # A weight is called as its stage is.
+    text = re.sub(rf"\bblk\.(?:\*|\d+)\.{stage}\.(weight|bias)\b", r"the \1 of each", text)
+    return re.sub(rf"\b{stage}\b", "each", text)
 
 
 def _telltale(group: Sequence[LocalError]) -> Telltale:

@@ -87,7 +87,7 @@ def _wrong_row(blame: Blame, group: Group) -> WrongRow:
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One row of an audit; as ``WrongRow``."""
+    """One row of an audit; as ``WrongRow``. ``is_off``: it is wrong, or of another size than the model's."""
 
     group: Group
     state: str
@@ -96,6 +96,7 @@ class AuditRow:
     worst: str
     sources: str
     why: str
+    is_off: bool
 
 
 def audit_rows(audit: Audit, locals_: Sequence[LocalError], *, each: bool = False) -> list[AuditRow]:
@@ -117,6 +118,7 @@ def _audit_row(locals_: Sequence[LocalError], group: Group) -> AuditRow:
         "" if alone or worst.error is None else f"layer {worst.key.layer}",
         ", ".join(sources),
         why_of(locals_, worst.key),
+        worst.state in (LocalState.WRONG, LocalState.SHAPE),
     )
 
 

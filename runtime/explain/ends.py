@@ -10,6 +10,7 @@ import numpy as np
 
 from aprgraph.graph.ops import Array
 from aprgraph.runtime.explain.alternative import Alternative, explains, with_attrs, with_operand, with_value
+from aprgraph.runtime.explain.explanation import ANOTHER_PROMPT
 from aprgraph.runtime.explain.site import Site
 
 #: Of a longer run not every position is tried.
@@ -70,7 +71,7 @@ def _tokens_that_fit(site: Site, ids: Array) -> Iterator[Alternative]:
         words = f"{where} has token {int(changed[wrong[0]])} in place of {int(ids[wrong[0]])}"
     else:
         words = f"the tokens are {_first(changed)} in place of {_first(ids)}, as of another prompt"
-    yield Alternative("other-token", words, with_value(site, 0, changed))
+    yield Alternative(ANOTHER_PROMPT, words, with_value(site, 0, changed))
 
 
 def _nearest_rows(site: Site, recorded: Array) -> Array:

@@ -11,6 +11,8 @@ from aprgraph.graph.words import joined
 _OTHERS = 3
 #: Mistakes by which queries do not see keys that they should see.
 HIDING = ("window", "mask-itself")
+#: The rows of other tokens: right ones, so that no weight is to blame.
+ANOTHER_PROMPT = "other-token"
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,9 @@ def test_the_page(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
     assert "<dt>WHY</dt><dd><p>no explanation fits layer 1 ffn_gate and ffn_silu: " in page
     assert "script-src &#39;none&#39;" in page
     assert page.count('<th scope="row">layer 1 ffn_gate</th>') == 2  # what is wrong, and all tensors
-    assert page.count('<tr><td class="class">') == 2 + 35
+    assert page.count('<td class="class off">WRONG</td>') == 2 + 2
+    assert page.count('<td class="class">RIGHT</td>') == 33  # what is right stands out nowhere
+    assert page.count('class="class') == 2 + 35
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     (tmp_path / "mine.html").write_text("mine")
     assert "give another place with --html" in fails("audit", "theirs", "--model", spoilt[0], "--html", "mine.html")

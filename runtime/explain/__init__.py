@@ -15,6 +15,7 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     elementwise,
     ends,
     experts,
+    half_precision,
     norms,
     other_experts,
     products,

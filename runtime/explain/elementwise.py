@@ -11,7 +11,8 @@ import numpy as np
 from aprgraph.graph.ops import OPS, Array
 from aprgraph.graph.ops.aliases import Attrs
 from aprgraph.graph.ops.formula import Elementwise
-from aprgraph.runtime.explain.alternative import GENERAL, SOLVED, Alternative, Compute, explains, goes_on, with_attrs
+from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, goes_on, with_attrs
+from aprgraph.runtime.explain.half_precision import bfloat16
 from aprgraph.runtime.explain.site import Site
 
 _ACTIVATIONS = ("silu", "gelu", "relu_squared", "sigmoid", "softplus", "tanh")
@@ -20,8 +21,6 @@ _NAMES = {
     "tanh": "tanh",
 }  # fmt: skip
 _ERF = np.vectorize(math.erf, otypes=[float])
-#: From here on float16 rounds to Inf.
-_ROUNDS_TO_INF = 65520.0
 #: Numbers that agree to this, relative to their size, are said to be the same.
 _SAME = 1e-3
 
@@ -120,34 +119,3 @@ def other_factor(site: Site) -> Iterator[Alternative]:
 def other_cap(site: Site) -> Iterator[Alternative]:
     """No cap."""
     yield Alternative("cap", f"{site.called} is not capped", goes_on(0))
-
-
-@explains()
-def half_precision(site: Site) -> Iterator[Alternative]:
-    """It was rounded to, or overflowed, a half precision."""
-    if site.recorded is None or not site.recorded.size:
-        return
-    recorded, due = site.recorded, site.due
-    for name, rounded, largest in (("float16", float16, _ROUNDS_TO_INF), ("bfloat16", bfloat16, math.inf)):
-        beyond = np.abs(due) > largest
-        finite = ~beyond & np.isfinite(due)
-        with np.errstate(all="ignore"):
-            is_rounded = np.array_equal(rounded(recorded[finite]), recorded[finite])
-            near = np.abs(recorded[finite] - due[finite]) <= np.abs(due[finite]) * (2.0**-8 if name == "bfloat16" else 2.0**-10) + 1e-7
-        overflowed = np.isinf(recorded[beyond]).all() if beyond.any() else True
-        if is_rounded and near.all() and overflowed and (beyond.any() or np.any(recorded != due)):
-            words = f"{site.called} overflows {name}" if beyond.any() else f"{site.called} is rounded to {name}"
-            yield Alternative("half-precision", words, lambda _: recorded, GENERAL)
-
-
-def float16(x: Array) -> Array:
-    """Rounded to float16."""
-    with np.errstate(over="ignore"):
-        return x.astype(np.float16).astype(np.float64)
-
-
-def bfloat16(x: Array) -> Array:
-    """Rounded to bfloat16."""
-    import ml_dtypes  # noqa: PLC0415 -- few audits come here
-
-    return np.asarray(x.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64))

@@ -14,6 +14,7 @@ from aprgraph.runtime.explain.alternative import LOOSE, SOLVED, Alternative, Cha
 from aprgraph.runtime.explain.explanation import Candidate, Explanation
 from aprgraph.runtime.explain.inverse import operand_behind
 from aprgraph.runtime.explain.parts import parts_of
+from aprgraph.runtime.explain.roughly import CLEARLY, SAYS_ENOUGH, beside_16_bits, but_for_16_bits
 from aprgraph.runtime.explain.site import Around, LeftWrong, Site, compute
 
 #: Of what fits, what leaves more than this times the least error is no explanation beside it.
@@ -64,10 +65,12 @@ class Explainer:
         known = self._names.setdefault(stage, [])
         found = self._best(evidence, lambda name: name in known) if known else None
         count = f"{stage}{apart}"
-        if found is not None or self._searched.get(count, 0) >= _SEARCHED:
+        if found is None and self._searched.get(count, 0) >= _SEARCHED:
+            return _roughly(evidence, lambda name: name in known) if known else None
+        if found is not None:
             return found
         self._searched[count] = self._searched.get(count, 0) + 1
-        found = self._best(evidence, lambda _: True)
+        found = self._best(evidence, lambda _: True) or _roughly(evidence, lambda _: True)
         if found is not None:
             known += [part for one in found.candidates for part in one.name.split(" + ")]
         return found
@@ -96,7 +99,7 @@ class Explainer:
                 self.left_wrong[name] = [*known, left]
 
     def _fits(self, evidence: Evidence, wanted: Callable[[str], bool]) -> Iterator[_Fit]:
-        """What fits: at one node; of what is one mistake, at several; if nothing says more than where, in a part; and else two mistakes."""
+        """What fits: one mistake; if nothing says more than where, in a part; and else two mistakes."""
         offered: dict[str, list[tuple[Node, Alternative]]] = {}
         ranks: set[int] = set()
 
@@ -105,19 +108,38 @@ class Explainer:
                 ranks.add(fit.alternative.rank)
                 yield fit
 
-        for site in _sites(evidence):
-            for one in (one for rule in rules_of(site.node.op) for one in _offers(rule, site) if wanted(one.name)):
-                offered.setdefault(one.name, []).append((site.node, one))
-                yield from seen(_fit(evidence, {site.node.name: one}))
-        for places in offered.values():
-            by_node = {node.name: one for node, one in reversed(places)}
-            if len(by_node) > 1:
-                yield from seen(_fit(evidence, by_node))
+        yield from seen(_singly(evidence, wanted, offered))
         if not ranks - {LOOSE}:
             known = bool(ranks)
             yield from seen(fit for fit in _in_parts(evidence, wanted) if not known or fit.alternative.rank < LOOSE)
         if not ranks:
             yield from _pairs(evidence, [place for places in offered.values() for place in places if place[1].rank == 0])
+
+
+def _singly(evidence: Evidence, wanted: Callable[[str], bool], offered: dict[str, list[tuple[Node, Alternative]]]) -> Iterator[_Fit]:
+    """One mistake, at one node or at several; whatever was ``offered`` is kept by its name."""
+    for site in _sites(evidence):
+        for one in (one for rule in rules_of(site.node.op) for one in _offers(rule, site) if wanted(one.name)):
+            offered.setdefault(one.name, []).append((site.node, one))
+            yield from _fit(evidence, {site.node.name: one})
+    for places in offered.values():
+        by_node = {node.name: one for node, one in reversed(places)}
+        if len(by_node) > 1:
+            yield from _fit(evidence, by_node)
+
+
+def _roughly(evidence: Evidence, wanted: Callable[[str], bool]) -> Explanation | None:
+    """The mistake that explains a stage but for 16-bit rounding, if it does so by far better than any other."""
+    but_for = but_for_16_bits(evidence)
+    fits = [] if but_for is None else list(_singly(but_for, wanted, {}))
+    limit = CLEARLY * min((fit.error for fit in fits), default=0.0)
+    good = [fit for fit in fits if fit.error <= limit]
+    rank = min((fit.alternative.rank for fit in good), default=LOOSE)
+    best = [fit for fit in good if fit.alternative.rank == rank]
+    if rank > SAYS_ENOUGH or len({fit.alternative.name for fit in best}) != 1:
+        return None
+    first = min(best, key=lambda fit: fit.error)
+    return Explanation(_candidate(evidence, replace(first, alternative=beside_16_bits(first.alternative))))
 
 
 def _in_parts(evidence: Evidence, wanted: Callable[[str], bool]) -> Iterator[_Fit]:

@@ -1,0 +1,104 @@
+"""Mistakes of half precisions: a value that was rounded to one, weights that are kept in one, a KV cache that holds one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from aprgraph.graph.ops import Array, traits_of
+from aprgraph.runtime.explain.alternative import GENERAL, Alternative, Changed, explains
+from aprgraph.runtime.explain.one_weight import Product, products_of
+from aprgraph.runtime.explain.site import Site, is_left
+
+#: From here on float16 rounds to Inf.
+_ROUNDS_TO_INF = 65520.0
+#: A table [V, E] has as many dims.
+_MATRIX = 2
+
+
+def float16(x: Array) -> Array:
+    """Rounded to float16."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float16).astype(np.float64)
+
+
+def bfloat16(x: Array) -> Array:
+    """Rounded to bfloat16."""
+    import ml_dtypes  # noqa: PLC0415 -- few audits come here
+
+    return np.asarray(x.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64))
+
+
+_FORMATS: tuple[tuple[str, Callable[[Array], Array]], ...] = (("float16", float16), ("bfloat16", bfloat16))
+
+
+@explains()
+def half_precision(site: Site) -> Iterator[Alternative]:
+    """It was rounded to, or overflowed, a half precision."""
+    if site.recorded is None or not site.recorded.size:
+        return
+    recorded, due = site.recorded, site.due
+    for name, rounded in _FORMATS:
+        beyond = np.abs(due) > (_ROUNDS_TO_INF if name == "float16" else math.inf)
+        finite = ~beyond & np.isfinite(due)
+        with np.errstate(all="ignore"):
+            is_rounded = np.array_equal(rounded(recorded[finite]), recorded[finite])
+            near = np.abs(recorded[finite] - due[finite]) <= np.abs(due[finite]) * (2.0**-8 if name == "bfloat16" else 2.0**-10) + 1e-7
+        overflowed = np.isinf(recorded[beyond]).all() if beyond.any() else True
+        if is_rounded and near.all() and overflowed and (beyond.any() or np.any(recorded != due)):
+            words = f"{site.called} overflows {name}" if beyond.any() else f"{site.called} is rounded to {name}"
+            yield Alternative("half-precision", words, lambda _: recorded, GENERAL)
+
+
+@explains("attn_scores", "attn_mix", "attention")
+def half_cache(site: Site) -> Iterator[Alternative]:
+    """The KV cache is a half precision: what attention reads of it is rounded."""
+    places = (2,) if site.node.op == "attention" else ()
+    for name, rounded in _FORMATS:
+        change = Changed(site, dict.fromkeys((1, *places), rounded), {})
+        if site.fits(change(site.operands)):
+            yield Alternative(f"cache-{name}", f"k and v of the KV cache are {name}", change, GENERAL)
+
+
+class _Rounded:
+    """A weight [R, C] or [X, R, C] of which each part is rounded when it is asked for: a large one is decoded in parts."""
+
+    def __init__(self, rounded: Callable[[Array], Array], weight: Array) -> None:
+        self._weight, self._rounded = weight, rounded
+        self.shape = weight.shape
+
+    def __getitem__(self, part: int | slice | Array) -> Array:
+        return self._rounded(np.asarray(self._weight[part]))
+
+
+def _rounding(rounded: Callable[[Array], Array], weight: Array) -> Array:
+    if hasattr(weight, "astype"):
+        return rounded(weight)
+    parts: Array = _Rounded(rounded, weight)  # type: ignore[assignment]
+    return parts
+
+
+@explains("linear", "expert_linear", "head_linear", "embed", "rms_norm", "layer_norm", "bias_add")
+def half_weights(site: Site) -> Iterator[Alternative]:
+    """Weights are kept in a half precision."""
+    places = [index for index, _ in site.weight_names()]
+    if not places or site.recorded is None or not np.isfinite(site.recorded).all():
+        return
+    products = list(products_of(site)) if traits_of(site.node).is_matmul else []
+    for name, rounded in _FORMATS:
+        change = Changed(site, dict.fromkeys(places, partial(_rounding, rounded)), {})
+        if any(_fits(product, rounded) for product in products) or (not products and site.fits(change(site.operands))):
+            yield Alternative(f"weights-{name}", f"the weights are rounded to {name}", change, GENERAL)
+
+
+def _fits(product: Product, rounded: Callable[[Array], Array]) -> bool:
+    """Whether a rounded weight explains some rows of a product: a cheaper question than all of it."""
+    rows = product.probes()
+    matrix = product.matrix(product.site.operands[product.index])
+    if len(matrix.shape) != _MATRIX:
+        return False
+    value = product.x @ rounded(np.asarray(matrix[rows])).T
+    return is_left(product.recorded[:, rows], value, product.due[:, rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from aprgraph.runtime.trace.unread_files import name_of_place, suggest_place
 
 #: Numbers that count something: a whole part of a name, or behind a word for what is counted. Others, as in `norm2`, are of the name.
 _NUMBER = re.compile(r"(?:(?<=[./])|^|(?<=step)|(?<=layers)|(?<=layer)|(?<=layer[-_])|(?<=blocks)|(?<=block))\d+(?=[./]|$)")
+#: What some call steps, in front of names that are the same in each.
+_CALLED_STEPS = re.compile(r"(s|t|it|iter|pass|call|forward|token|tok)(\d+)(?=[./])")
 _STEP, _LAYER = re.compile(r"step(\d+)\."), re.compile(r"layer(\d+)\.")
 
 
@@ -35,12 +37,16 @@ class ArrayNames:
 
 def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
     """The arrays by pattern, in their order. Raises TraceError for a file that cannot be read."""
+    word = _word_for_steps(arrays)
     groups: dict[str, list[str]] = {}
     for name in arrays:
-        groups.setdefault(_NUMBER.sub("{}", name), []).append(name)
+        pattern = _NUMBER.sub("{}", _with_steps(name, word))
+        groups.setdefault(word + pattern.removeprefix("step") if word and pattern.startswith("step{}") else pattern, []).append(name)
     found = []
     for pattern, names in groups.items():
-        rule, remark = (None, "the prompt's token ids") if pattern in TOKENS else _rule(names[0])
+        rule, remark = (None, "the prompt's token ids") if pattern in TOKENS else _rule([_with_steps(name, word) for name in names])
+        if rule is not None and word and pattern.startswith(f"{word}{{}}"):
+            rule = word + rule.removeprefix("step")
         # A rule is for what stands behind a dot too: here that is something else.
         if rule is not None and any(other.endswith((f".{pattern}", f"/{pattern}")) for other in groups):
             rule = f"^{rule}"
@@ -48,10 +54,27 @@ def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
     return found
 
 
-def _rule(name: str) -> tuple[str | None, str | None]:
-    """The rule for names like ``name``, of which steps and layers are taken up, and what is to be known of it."""
+def _word_for_steps(names: Collection[str]) -> str:
+    """What stands before the number of a step in place of ``step``; empty where no such word counts from 0."""
+    counted: dict[str, set[int]] = {}
+    for name in names:
+        if (match := _CALLED_STEPS.match(name)) is not None:
+            counted.setdefault(match[1], set()).add(int(match[2]))
+    return next((word for word, numbers in counted.items() if numbers == set(range(len(numbers))) and len(numbers) > 1), "")
+
+
+def _with_steps(name: str, word: str) -> str:
+    """``name`` with ``step`` for the ``word`` before the number of a step."""
+    match = _CALLED_STEPS.match(name)
+    return "step" + name[len(word) :] if word and match is not None and match[1] == word else name
+
+
+def _rule(names: Sequence[str]) -> tuple[str | None, str | None]:
+    """The rule for names that differ in numbers alone, of which steps and layers are taken up, and what is to be known of it."""
+    # Step 0 is the one that places do not name.
+    name = next((name for name in names if not re.match(r"step0+[./]", name)), names[0])
     place, word = suggest_place(name)
-    if place is None or word is None:
+    if place is None or word is None or "<N>" in place:  # of a layer, and the name has no number
         return None, None
     remark = remark_on(word)
     if remark is not None and nearest_part(word) is None:  # no array like this one has the place alone

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aprgraph.graph.arguments import NAMES
+from aprgraph.graph.arguments import INSPECT, NAMES, Argument
 from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.stage_suggestions import remark_on
 from aprgraph.graph.words import counted
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
-from aprgraph.runtime.trace.array_files import TORCH
+from aprgraph.runtime.trace.array_files import TORCH, is_array_file
 from aprgraph.runtime.trace.array_values import to_numpy
 from aprgraph.runtime.trace.from_arrays import fit_arrays, read_fitted, read_name
 from aprgraph.runtime.trace.joined_parts import Parts, whole_of, why_not_whole
@@ -110,12 +111,15 @@ def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> tuple[dict
             )
         places[place] = name
     if not places:
-        first = next((_unread(name).sentence for name in arrays if name not in left_out), None)
+        first = next((_unread(name).sentence for name in arrays if name not in (*left_out, *TOKENS)), None)
         weights = " (they seem to be a model's weights)" if any(name.endswith(".weight") for name in arrays) else ""
         which = "its one array is not" if len(arrays) == 1 else f"none of its {counted(len(arrays), 'array')} is"
         none = f"{which} called as a stage is{weights}"
         held = "holds no arrays" if not arrays else "all of its arrays are left out" if first is None else f"{none}; {first}"
-        raise TraceError(f"{where}: {held}; name places with ", NAMES.given(EXAMPLE, in_python=f"[{EXAMPLE}]"))
+        advice: tuple[str | Argument, ...] = ()
+        if arrays and not weights and first is not None and is_array_file(where):
+            advice = "; `", INSPECT.given(shlex.quote(where)), "` suggests rules"
+        raise TraceError(f"{where}: {held}; name places with ", NAMES.given(EXAMPLE, in_python=f"[{EXAMPLE}]"), *advice)
     return places, tuple(left_out)
 
 

@@ -254,3 +254,16 @@ def test_arrays_of_other_names_are_listed_with_the_rules_that_place_them(tiny_mo
     for entry in placed.entries:
         assert np.array_equal(placed.load(entry).reshape(-1), trace.load(trace.get(entry.stage, entry.layer, entry.step)).reshape(-1))
     assert [one.file for one in placed.unread] == ["blocks.0.q"]
+    # The first step is step 0 here, under the name that another program has for steps.
+    words = {name if name in ("token_ids", "blocks.0.q") else f"s0.{name}" if name[:4] != "step" else f"s{name[4:]}": name for name in dump}
+    np.savez(
+        "steps.npz", **{word: dump[name] for word, name in words.items()}, norm_f=np.ones((5, 64), np.float32), mlp_norm=dump["blocks.0.q"]
+    )
+    document, _ = inspect("steps.npz")
+    options = list(document["rules that their names suggest"])
+    assert r"--map 's(\d+)\.blocks\.(\d+)\.gate=step\1.layer\2.ffn_gate'" in options
+    assert r"--map 's(\d+)\.logits=step\1.lm_head'" in options
+    assert "--map 'norm_f=final_norm'" in options
+    assert not any("mlp_norm" in option for option in options)  # it is of a layer that nothing names
+    again = Trace.open("steps.npz", names=[option.removeprefix("--map '").removesuffix("'") for option in options])
+    assert {entry.key for entry in again.entries if entry.stage != "final_norm"} == {entry.key for entry in placed.entries}

@@ -202,6 +202,7 @@ def test_what_a_rule_matches() -> None:
 @pytest.mark.contract("CAPTURE-FILES-2")
 @pytest.mark.parametrize(("arrays", "message"), [
     ({"a": NORM}, "its one array is not called as a stage is; a: no stage has this name; name places with --map"),
+    ({"tokens": np.arange(3), "a": NORM}, r"is; a: no stage has this name; name places with --map 'layers\.(\d+)\.mlp=layer\1.ffn_out'; `aprgraph inspect "),
     ({"blk.0.attn_q.weight": NORM}, "its one array is not called as a stage is (they seem to be a model's weights); "),
     ({"layer0.attn_norm": NORM, "layer1.attn_norm": values(3, 7)}, "layer 1 attn_norm has the shape 3 x 7, with E = 7, but layer 0 attn_norm says 6"),
     ({"layer0.attn_norm": np.array(["a"])}, "layer 0 attn_norm is <U1, expected float16"),

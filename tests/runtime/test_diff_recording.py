@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import aprgraph
 from aprgraph.comparison import diff as compare
 from aprgraph.runtime.diff import Class, DiffReport, diff
 from aprgraph.runtime.diff.metrics import TensorMetrics
@@ -391,3 +392,28 @@ def test_what_stands_for_a_mask_where_none_is_stays_an_error(tmp_path: Path, our
     assert row.metrics.inf_b == (4 if np.isinf(fill) else 0)
     if np.isinf(fill):
         assert "none in A, 4 Inf in B, first at head 0, position 3, key 2" in str(row.reason)
+
+
+@pytest.mark.contract("DIFF-RECORDING-1")
+def test_a_window_hides_places_by_the_graph_alone(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    """Layer 0 of gemma3 has a window, and decoded tokens lie beyond it; without its graph nothing says that it has one."""
+    tokens = tuple(range(1, 7))
+    model = aprgraph.load(tiny_model(family="gemma3", layers=2, sliding_window=3)).compile("reference", tmp_path / "m.aprg")
+    ours = model.run("attn_scores,ffn_out", "all", tokens=tokens, directory=tmp_path / "ours", max_tokens=2, steps="0..2")
+    windowed = {entry.key for entry in ours.entries if entry.stage == "attn_scores" and (ours.load(entry)[:, -1, 0] == 0).all()}
+    assert {key.step for key in windowed} == {0, 1}
+
+    def with_fills(at_window: float) -> dict[str, Tensor]:
+        dump: dict[str, Tensor] = {"tokens": np.array(tokens)}
+        for entry in ours.entries:
+            dump[entry.key.name] = noisy(ours.load(entry), 0.1 if entry.key.layer == 1 and entry.stage == "ffn_out" else 2e-7)
+            if entry.stage == "attn_scores":
+                dump[entry.key.name] = np.where(ours.load(entry) == 0, at_window, dump[entry.key.name])
+        return dump
+
+    report = aprgraph.diff(ours, with_fills(-np.inf))
+    assert report.verdict.startswith("Diverged: first at layer 1 ffn_out"), report.verdict
+    assert all(report.row(key).classification is Class.OTHER_FORM for key in windowed)
+    bare = {entry.key.name: ours.load(entry) for entry in ours.entries}
+    alone = aprgraph.diff(bare | {"tokens": np.array(tokens)}, with_fills(-np.inf))
+    assert {row.classification for row in alone.rows if row.key in windowed} == {Class.NAN}

@@ -43,6 +43,7 @@ def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
         pattern = _NUMBER.sub("{}", _with_steps(name, word))
         groups.setdefault(word + pattern.removeprefix("step") if word and pattern.startswith("step{}") else pattern, []).append(name)
     found = []
+    taken: dict[str, str] = {}
     for pattern, names in groups.items():
         rule, remark = (None, "the prompt's token ids") if pattern in TOKENS else _rule([_with_steps(name, word) for name in names])
         if rule is not None and word and pattern.startswith(f"{word}{{}}"):
@@ -50,8 +51,22 @@ def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
         # A rule is for what stands behind a dot too: here that is something else.
         if rule is not None and any(other.endswith((f".{pattern}", f"/{pattern}")) for other in groups):
             rule = f"^{rule}"
+        if rule is not None:
+            places = _places(rule, names)
+            if (other := next((taken[place] for place in places if place in taken), None)) is not None:
+                expression, _, at = rule.rpartition("=")
+                rule, remark = None, f"its place would be that of {other}; if it is of step 1, the rule is {expression}=step1.{at}"
+            else:
+                taken.update(dict.fromkeys(places, pattern))
         found.append(ArrayNames(pattern, len(names), tuple(dict.fromkeys(np.shape(arrays[name]) for name in names)), rule, remark))
     return found
+
+
+def _places(rule: str, names: Sequence[str]) -> list[str]:
+    """The places that a rule gives its own names."""
+    expression, _, place = rule.rpartition("=")
+    matches = (re.fullmatch(expression, name) for name in names)
+    return [match.expand(place) for match in matches if match is not None]
 
 
 def _word_for_steps(names: Collection[str]) -> str:

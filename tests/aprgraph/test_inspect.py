@@ -267,3 +267,12 @@ def test_arrays_of_other_names_are_listed_with_the_rules_that_place_them(tiny_mo
     assert not any("mlp_norm" in option for option in options)  # it is of a layer that nothing names
     again = Trace.open("steps.npz", names=[option.removeprefix("--map '").removesuffix("'") for option in options])
     assert {entry.key for entry in again.entries if entry.stage != "final_norm"} == {entry.key for entry in placed.entries}
+    # Counted from 1 or apart, no one rule has the steps; those that would clash are not suggested.
+    np.savez(
+        "apart.npz", **{f"{step}.blocks.{layer}.gate": dump[f"blocks.{layer}.gate"] for step in ("s1", "s2", "later") for layer in (0, 1)}
+    )
+    document, _ = inspect("apart.npz")
+    assert list(document["rules that their names suggest"]) == [r"--map 's1\.blocks\.(\d+)\.gate=layer\1.ffn_gate'"]
+    said = r"(its place would be that of s1.blocks.{}.gate; if it is of step 1, the rule is s2\.blocks\.(\d+)\.gate=step1.layer\1.ffn_gate)"
+    assert list(document["arrays"].values())[1].endswith(said)
+    assert list(document["arrays"].values())[2].endswith(said.replace("s2", "later"))

@@ -101,17 +101,16 @@ def for_each_row(
 ) -> None:
     """Emit ``body`` for every position and group of heads, in parallel; of ``count`` positions from ``first`` on, where these are given.
 
-    All positions of one group come after each other, while its keys and values are near; from both ends in turn, for threads take
-    contiguous parts of the loop, and late positions see more keys.
+    Positions come from both ends in turn: threads take contiguous halves of the loop, and late positions see more keys.
     """
     n, t = parameters.size("n"), parameters.size("t")
     count = n if count is None else count
     with T.parallel(i64(0), count * heads.groups) as index:
-        step = T.floormod(index, count)
+        step = T.floordiv(index, i64(heads.groups))
         half = T.floordiv(step, i64(2))
         position = T.Select(T.floormod(step, i64(2)) == 0, half, count - 1 - half)
         position = position if first is None else first + position
-        first_head = T.floordiv(index, count) * heads.together
+        first_head = T.floormod(index, i64(heads.groups)) * heads.together
         kv_head = T.floordiv(first_head, i64(heads.heads // heads.kv_heads))
         first_key = mask.first_key(t - n + position)
         room = mask.stop(t - n + position, t) - first_key

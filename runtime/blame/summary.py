@@ -11,6 +11,7 @@ from aprgraph.graph.stages import EMBEDDING
 from aprgraph.graph.words import counted, joined, listed
 from aprgraph.runtime.blame.conventions import convention_clauses
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
+from aprgraph.runtime.blame.meant import perhaps_meant
 from aprgraph.runtime.blame.sentences import explained, extent_of_right, is_explained, misshapen, overflowing, rest_of, undecided, unknown
 from aprgraph.runtime.blame.suggest import Suspicion, arguments_for, suggest
 from aprgraph.runtime.blame.telltales import telltales
@@ -172,6 +173,7 @@ def next_of_wrong(audit: Audit) -> Iterator[str]:
                 REPRO.given(_FOLDER), in_python=f"aprgraph.runtime.blame.repro.write_repro(Path({_FOLDER!r}), trace, model, local)"
             )
         )
+    yield from perhaps_meant(audit)
 
 
 def why_broken(audit: Audit) -> tuple[str, ...]:

@@ -72,6 +72,21 @@ def test_a_cache_in_a_half_precision(trace: Trace, model: Model, name: str) -> N
         assert [one.words for one in found.candidates] == [f"k and v of the KV cache are {name}"], stage
 
 
+@pytest.mark.contract("BLAME-PARTS-1")
+@pytest.mark.parametrize(("name", "profile"), [("float16", "same-graph-f16"), ("bfloat16", "same-graph-bf16")])
+def test_what_may_be_meant_is_right_by_its_own_rounding(trace: Trace, model: Model, name: str, profile: str) -> None:
+    """The profile that comes next leaves nothing wrong; beside another mistake there is none."""
+    weight = build_graph(model)[build_graph(model).operand_names(node_of(model, "lm_head").name)[1]]
+    product = recorded(trace, "final_norm", None)[-1] @ half(decode_weight(model, weight), name).T
+    spoil(trace, "lm_head", None, lambda _: product)
+    said = " ".join(map(str, audit(trace, model).summary.next))
+    assert f"if {name} is meant there" in said
+    assert f"profile={profile!r}" in said
+    assert not audit(trace, model, profile=profile).wrong
+    spoil(trace, "ffn_norm", 0, np.cos)
+    assert "is meant there" not in " ".join(map(str, audit(trace, model).summary.next))
+
+
 @pytest.mark.contract("BLAME-EXPLAINED-1")
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("stage", ["ffn_out", "lm_head"])

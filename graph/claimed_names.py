@@ -40,14 +40,25 @@ def remove_leftovers(place: str) -> None:
     left = re.compile(rf"\.{re.escape(name)}\.(old\.)?[0-9a-f]{{8}}(\.tmp|\.[0-9a-f]{{8}})?")
     with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
         for entry in entries:
-            if left.fullmatch(entry.name) is None or not is_abandoned(entry.path):
-                continue
-            if ".old." in entry.name[len(name) + 1 :] and not os.path.lexists(place):
-                # It was moved away for one that never came.
-                with contextlib.suppress(OSError):
-                    os.rename(entry.path, place)
-            else:
-                remove(entry.path)
+            if left.fullmatch(entry.name) is not None:
+                _remove_leftover(entry.path, place if ".old." in entry.name[len(name) + 1 :] else None)
+
+
+def _remove_leftover(path: str, place: str | None) -> None:
+    """Remove ``path`` if nobody has its lock; what was moved away from ``place`` for one that never came goes back there."""
+    with _with_lock(path) as is_ours:
+        if not is_ours:
+            return
+        if place is not None and not os.path.lexists(place):
+            with contextlib.suppress(OSError):
+                os.rename(path, place)
+        else:
+            remove(path)
+
+
+def remove_if_abandoned(path: str) -> None:
+    """Remove a temporary file or folder of this user's, if nobody has its lock."""
+    _remove_leftover(path, None)
 
 
 def name_for_old(place: str) -> str:
@@ -57,15 +68,25 @@ def name_for_old(place: str) -> str:
 
 def is_abandoned(path: str) -> bool:
     """Whether nobody has the lock of ``path``, a temporary file or folder of this user's."""
+    with _with_lock(path) as is_ours:
+        return is_ours
+
+
+@contextlib.contextmanager
+def _with_lock(path: str) -> Iterator[bool]:
+    """Whether nobody had the lock of ``path``, of this user's. It is held during the block: whoever makes ``path`` does not get it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return False
+        yield False
+        return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_uid == os.geteuid()
-    except OSError:
-        return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = os.fstat(descriptor).st_uid == os.geteuid()
+        except OSError:
+            is_ours = False
+        yield is_ours
     finally:
         os.close(descriptor)
 

@@ -17,9 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aprgraph.graph.claimed_names import is_abandoned
+from aprgraph.graph.claimed_names import remove_if_abandoned
 from aprgraph.graph.errors import TraceError
-from aprgraph.graph.temporary_files import remove
 from aprgraph.graph.whole_file import durable_file
 from aprgraph.graph.whole_folder import whole_folder
 
@@ -93,6 +92,5 @@ class Store:
     def remove_leftovers(self) -> None:
         """Remove what workers that were killed left half-written."""
         for place in self.path.glob("cells/??/.*"):
-            if is_abandoned(os.fspath(place)):
-                with contextlib.suppress(OSError):
-                    remove(os.fspath(place))
+            with contextlib.suppress(OSError):
+                remove_if_abandoned(os.fspath(place))

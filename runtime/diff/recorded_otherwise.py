@@ -31,8 +31,6 @@ from aprgraph.runtime.trace.reader import Trace
 _LEFT = 1e-2
 #: A factor that has no name is one from here on, and from its inverse down.
 _PLAIN = 1.9
-#: The states of what bears a reading out.
-_AGREE = frozenset({State.IDENTICAL, State.NOISE, State.OTHER_FORM})
 #: Larger tensors are not read otherwise: that takes them into memory several times.
 _LARGEST = 1 << 23
 
@@ -132,7 +130,13 @@ class OtherForms:
         for key in sorted(read, key=lambda key: self._pairs[key].entry.order, reverse=True):
             one = read[key]
             witnesses = self._witnesses.of(key, one.reading, measured)
-            agree = all(current[near].state in _AGREE or near in confirmed for near in witnesses)
+            # Scores that hold numbers for the mask were measured without these: they agree, and were not read otherwise.
+            agree = all(
+                current[near].state in (State.IDENTICAL, State.NOISE)
+                or near in confirmed
+                or (current[near].state is State.OTHER_FORM and near not in read)
+                for near in witnesses
+            )
             if one.reading.certain or (witnesses and agree and not _is_odd(one.reading)):
                 confirmed.add(key)
         return confirmed

@@ -78,7 +78,7 @@ def test_a_pooling_that_is_another_is_named(model: _Model, tmp_path: Path) -> No
         capture.record("pooled", _pool(hidden, "first" if _POOLINGS[model.name] == "last" else "last"))
     found = run_cli("diff", model.directory, tmp_path / "theirs", "--model", model.path)
     assert found.code == 1
-    assert found.out.startswith("theirs (B) is wrong at pooled (local error ")
+    assert found.out.startswith("theirs (B) is wrong; ours (A) is right.\nWHERE  pooled: local error ")
 
 
 def _module(kind: str, forward: Any, **parts: Any) -> Any:

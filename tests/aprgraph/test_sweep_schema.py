@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +38,13 @@ def test_findings_of_every_state_validate(tiny_model: Tiny, tmp_path: Path, monk
     found, _ = swept(matrix)
     documents = [json.loads(run_cli("sweep", matrix, "--status", "--json").out), found.to_json()]
     # What the audit of a run, and the comparison of two, found of another day.
+    # Runs and pairs are counted apart: the order of keys among both is another with each version of the code.
     store = Store(read_matrix(matrix).store)
-    for number, key in enumerate(sorted(store.keys())):
+    codes = {"pair": itertools.cycle((0, 1, 2)), "run": itertools.cycle((0, 1, 3))}
+    for key in sorted(store.keys()):
         path = store.place(key) / "cell.json"
         cell = json.loads(path.read_text())
-        cell["exit_code"] = number % 3 if cell["kind"] == "pair" else (0, 1, 3)[number % 3]
+        cell["exit_code"] = next(codes[cell["kind"]])
         path.write_text(json.dumps(cell))
     documents += [json.loads(run_cli("sweep", matrix, "--status", "--json").out)]
     monkeypatch.chdir(tmp_path)

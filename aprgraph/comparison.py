@@ -6,32 +6,33 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aprgraph.api import CompiledModel, LoadedModel
 from aprgraph.graph.arguments import MODEL, MODEL_A, MODEL_B, Argument
 from aprgraph.graph.errors import ComparisonError
-from aprgraph.graph.metadata import Scalar
-from aprgraph.graph.model import Model, load_model
 from aprgraph.progress import progress_line
-from aprgraph.runtime.blame import Audit, LocalError
-from aprgraph.runtime.blame import audit as _audit
-from aprgraph.runtime.blame.graph_of_traces import graph_of_traces
-from aprgraph.runtime.blame.suggest import Suspicion, arguments_for, guilty_of, suggest, suspicion_of
-from aprgraph.runtime.comparison import Comparison, with_blame
+from aprgraph.runtime.comparison import Comparison
 from aprgraph.runtime.diff import diff as _diff
-from aprgraph.runtime.diff.side_names import SideNames
-from aprgraph.runtime.diff.sources import Source, open_foreign_sides, open_pair, open_source
-from aprgraph.runtime.executors.workers import WorkersExecutor
-from aprgraph.runtime.trace.names import NameRules
-from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.diff.sources import open_foreign_sides, open_pair, open_source
+
+if TYPE_CHECKING:  # two traces are compared without what loads, compiles and replays a model
+    from aprgraph.api import CompiledModel, LoadedModel
+    from aprgraph.graph.metadata import Scalar
+    from aprgraph.graph.model import Model
+    from aprgraph.runtime.blame import Audit, LocalError
+    from aprgraph.runtime.blame.suggest import Suspicion
+    from aprgraph.runtime.diff.side_names import SideNames
+    from aprgraph.runtime.diff.sources import Source
+    from aprgraph.runtime.executors.workers import WorkersExecutor
+    from aprgraph.runtime.trace.names import NameRules
+    from aprgraph.runtime.trace.reader import Trace
 
 #: Called before each tensor with what it is called.
 OnTensor = Callable[[str], None]
 #: Called before each tensor: how many are done, of how many, and what this one is called.
 OnProgress = Callable[[int, int, str], None]
 #: What may stand for a model: a file, what ``aprgraph.load`` gave, or a compiled model.
-ModelSource: TypeAlias = str | Path | Model | LoadedModel | CompiledModel
+ModelSource: TypeAlias = "str | Path | Model | LoadedModel | CompiledModel"
 
 
 def diff(
@@ -89,6 +90,8 @@ def diff(
         if workers is not None or executor is not None:
             raise ComparisonError("workers are for the replay of a model; give the model too")
         return found
+    from aprgraph.runtime.comparison.with_blame import with_blame  # noqa: PLC0415
+
     ours, theirs = models
     given: dict[str, Any] = {"tokens": tokens, "profile": profile, "tolerances": tolerances, "top": top}
     with progress_line(_is_shown(progress), "replaying in float64") as say, workers_or_none(workers, executor) as where:
@@ -117,6 +120,8 @@ def audit(
 
     Raises AprgraphError for what cannot be read or is no run of the model.
     """
+    from aprgraph.runtime.blame import audit as _audit  # noqa: PLC0415
+
     opened = open_source(*open_foreign_sides([trace], names))
     loaded = load_model_of([opened], _model_or_path(model))
     with progress_line(_is_shown(progress), "replaying in float64") as say, workers_or_none(workers, executor) as where:
@@ -148,6 +153,10 @@ def _is_shown(progress: Callable[..., None] | bool | None) -> bool | None:
 
 def _model_or_path(model: Any) -> Any:
     """What ``load_model_of`` takes."""
+    if model is None or isinstance(model, str | Path):
+        return model
+    from aprgraph.api import CompiledModel, LoadedModel  # noqa: PLC0415
+
     return model.model if isinstance(model, LoadedModel | CompiledModel) else model
 
 
@@ -159,6 +168,9 @@ def load_model_of(
     Where its family is not known, the graph is the one that the traces hold. Raises what ``load_model`` does, and
     ComparisonError for traces that hold different graphs.
     """
+    from aprgraph.graph.model import Model, load_model  # noqa: PLC0415
+    from aprgraph.runtime.blame.graph_of_traces import graph_of_traces  # noqa: PLC0415
+
     if isinstance(model, Model):
         return model
     return load_model(model, overrides, ignore, lambda architecture: graph_of_traces([*map(open_source, traces)], architecture))
@@ -208,6 +220,8 @@ class Guilty:
 
 def guilty_of_diff(report: Comparison, a: Trace, b: Trace) -> Guilty | None:
     """The first stage that a replay found a side to be wrong at; None where there is none."""
+    from aprgraph.runtime.blame.suggest import guilty_of  # noqa: PLC0415
+
     guilty = None if report.blame is None else guilty_of(report.blame)
     if report.blame is None or guilty is None:
         return None
@@ -223,12 +237,16 @@ def guilty_of_audit(found: Audit, trace: Trace) -> Guilty | None:
 
 def suggested_arguments(report: Comparison, recorded: Sequence[Trace]) -> tuple[Argument, ...] | None:
     """What to give a run that narrows a comparison down; None where nothing does."""
+    from aprgraph.runtime.blame.suggest import suspicion_of  # noqa: PLC0415
+
     suspicion = suspicion_of(report, report.blame)
     return None if suspicion is None else _arguments(suspicion, recorded)
 
 
 def suggested_arguments_of(found: Audit, trace: Trace) -> tuple[Argument, ...] | None:
     """The same, of an audit."""
+    from aprgraph.runtime.blame.suggest import Suspicion  # noqa: PLC0415
+
     if not found.wrong:
         return None
     first = found.wrong[0]
@@ -236,6 +254,8 @@ def suggested_arguments_of(found: Audit, trace: Trace) -> tuple[Argument, ...] |
 
 
 def _arguments(suspicion: Suspicion, traces: Sequence[Trace]) -> tuple[Argument, ...] | None:
+    from aprgraph.runtime.blame.suggest import arguments_for, suggest  # noqa: PLC0415
+
     recorded = set.intersection(*({entry.key for entry in trace.entries} for trace in traces))
     plan = suggest(suspicion, recorded)
     return None if plan is None else arguments_for(plan, suspicion.key.step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.open import open_source
 from aprgraph.progress import progress_bytes
 from aprgraph.runtime.check import CheckReport
 from aprgraph.runtime.check import check as check_file

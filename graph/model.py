@@ -19,8 +19,9 @@ from aprgraph.graph.metadata import ArrayValue, Metadata, Scalar
 from aprgraph.graph.model_keys import find_model_key
 from aprgraph.graph.near_names import did_you_mean_one_of
 from aprgraph.graph.side_tensors import LeftOut, find_left_out, parse_ignored
-from aprgraph.graph.sources import Source, TensorInfo, open_source
 from aprgraph.graph.sources.file_kind import kind_of_gguf
+from aprgraph.graph.sources.open import open_source
+from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.graph.unread_keys import account_for_keys
 from aprgraph.graph.words import counted
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.families.registry import FamilyFile, loaded_family_files
 from aprgraph.graph.model import Model
-from aprgraph.graph.sources import Source, TensorInfo, open_source
+from aprgraph.graph.sources.open import open_source
+from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.runtime.executors.workers import NotOnThisMachineError
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.graph.sources.open import is_of_model
 from aprgraph.graph.whole_file import durable_file
 
 #: What says that a directory is an artifact; compiling again would remove what else is in it.
@@ -59,6 +58,8 @@ def refuse_input(path: Path, inputs: Iterable[Path], is_ours: Callable[[bytes], 
             inside = not is_ours(head) and one.is_dir() and any(path.samefile(file) for file in one.rglob("*") if file.is_file())
             if inside or (one.is_file() and path.samefile(one)):
                 raise TraceError.at_place(f"{path}: is what is to be read")
+        from aprgraph.graph.sources.open import is_of_model  # noqa: PLC0415 -- which knows all model files
+
         if not is_ours(head) and is_of_model(path, head):  # such as another part of it
             raise TraceError.at_place(f"{path}: is a model, or a part of one")
     except OSError as error:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.block_formats import decode_reference
 from aprgraph.graph.ir import Node
-from aprgraph.graph.sources import Source, TensorInfo
+from aprgraph.graph.sources.source import Source, TensorInfo
 
 
 class Tensors(Protocol):

@@ -15,6 +15,9 @@ def main() -> None:
     from aprgraph.cli.leaving import own_process  # noqa: PLC0415
 
     with own_process():
+        from aprgraph.cli.freed_memory import look_seldom_for_cycles  # noqa: PLC0415
+
+        look_seldom_for_cycles()
         from aprgraph.cli.app import run_command  # noqa: PLC0415
 
         run_command()

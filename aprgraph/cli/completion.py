@@ -68,7 +68,7 @@ def _words_of(option: str) -> tuple[tuple[str, ...], bool]:
     """What an option takes by name, and whether several, apart by commas."""
     from aprgraph.codegen.artifact_form import TARGETS  # noqa: PLC0415
     from aprgraph.graph.arithmetics import ARITHMETICS  # noqa: PLC0415
-    from aprgraph.graph.export import EXPORTERS  # noqa: PLC0415
+    from aprgraph.graph.export.formats import EXPORTERS  # noqa: PLC0415
     from aprgraph.graph.passes import PASSES  # noqa: PLC0415
     from aprgraph.graph.stages import STAGES  # noqa: PLC0415
     from aprgraph.runs.plan import FINGERPRINTS, POSITIONS  # noqa: PLC0415

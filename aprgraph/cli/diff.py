@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aprgraph.cli.follow_up import check_page, check_repro, print_suggestion, write_guilty
-from aprgraph.cli.freed_memory import look_seldom_for_cycles
 from aprgraph.cli.notices import print_notices
 from aprgraph.cli.options import Families, Html, Ignore, Map, Override, ReplayExecutor, ReplayTokens, Repro, Suggest, Tolerance, Workers
 from aprgraph.cli.progress import comparing, replaying
@@ -121,11 +120,9 @@ def diff(
     """
     from aprgraph import comparison  # noqa: PLC0415
     from aprgraph.cli.diff_report import print_report  # noqa: PLC0415
-    from aprgraph.runtime.comparison import Comparison, with_blame  # noqa: PLC0415
+    from aprgraph.runtime.comparison import Comparison  # noqa: PLC0415
     from aprgraph.runtime.diff.sources import open_foreign_sides, open_pair  # noqa: PLC0415
-    from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
-    look_seldom_for_cycles()
     if apr_json:
         _print_as_apr(
             a,
@@ -150,10 +147,16 @@ def diff(
         (model_a, of_a), (model_b, of_b) = (model_of_manifest(trace, side, chosen) for side, trace, chosen in given)
         recorded = of_a, of_b
     truth = _load(sides, (model, model_a, model_b), tokens, override_kv or [], ignore or [], repro, recorded, workers, executor)
-    ids = None if tokens is None else parse_tokens(tokens)
+    ids = None
+    if tokens is not None:
+        from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
+
+        ids = parse_tokens(tokens)
     late = Afterwards()
     report = Comparison.of(_compare(one, other, top, profile, tolerances or []))
     if truth is not None:
+        from aprgraph.runtime.comparison.with_blame import with_blame  # noqa: PLC0415
+
         with replaying(len(one.entries) + len(other.entries)) as progress, comparison.workers_or_none(workers, executor) as where:
             report = with_blame(
                 report,

@@ -88,9 +88,11 @@ def print_report(report: Comparison, traces: tuple[Trace, Trace], *, show_all: b
 
 def _is_explained(report: Comparison) -> bool:
     """Whether mistakes explain all that a side is wrong at."""
+    if report.blame is None or not report.blame.wrong:
+        return False
     from aprgraph.runtime.blame.sentences import is_explained  # noqa: PLC0415
 
-    return report.blame is not None and bool(report.blame.wrong) and is_explained(report.blame.a) and is_explained(report.blame.b)
+    return is_explained(report.blame.a) and is_explained(report.blame.b)
 
 
 def _is_of_another_model(blame: Blame) -> bool:

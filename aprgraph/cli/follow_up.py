@@ -32,9 +32,9 @@ def print_suggestion(arguments: Sequence[Argument] | None, why_none: str, *, as_
 
 def check_repro(directory: Path | None) -> None:
     """Raise TraceError for a place of --repro that cannot be written, before anything takes time."""
-    from aprgraph.runtime.blame.repro import check_repro_place  # noqa: PLC0415
-
     if directory is not None:
+        from aprgraph.runtime.blame.repro import check_repro_place  # noqa: PLC0415
+
         with written_by("--repro"):
             check_repro_place(directory)
 

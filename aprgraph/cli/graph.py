@@ -16,7 +16,7 @@ from aprgraph.cli.verbosity import Quiet, Verbose
 from aprgraph.cli.write_errors import written_by
 
 if TYPE_CHECKING:
-    from aprgraph.graph.export import View
+    from aprgraph.graph.export.view import View
     from aprgraph.graph.ir import Graph
     from aprgraph.graph.model import Model
     from aprgraph.graph.passes import Pass
@@ -122,8 +122,9 @@ def graph(
 
     With --diff, stages have the classes of `aprgraph diff`, and with models its verdicts; of several steps the prompt's is drawn.
     """
-    from aprgraph.graph.export import EXPORTERS, make_view  # noqa: PLC0415
+    from aprgraph.graph.export.formats import EXPORTERS  # noqa: PLC0415
     from aprgraph.graph.export.model_explorer import export_node_data  # noqa: PLC0415
+    from aprgraph.graph.export.view import make_view  # noqa: PLC0415
     from aprgraph.graph.tap_plan import parse_layers  # noqa: PLC0415
     from aprgraph.runtime.output_file import write_text_atomically  # noqa: PLC0415
 
@@ -188,8 +189,8 @@ def _check_together(chosen: str, beside: Path | None, node_data: Path | None, di
 def _page(view: View, source: Path | None, report: Comparison | None, beside: Path | None, shown: range | None, *, fold: bool) -> str:
     """The page, with what is known of the values, and the other graph. Raises AprgraphError."""
     from aprgraph.cli.graph_facts import facts_of_comparison, facts_of_trace  # noqa: PLC0415
-    from aprgraph.graph.export import make_view  # noqa: PLC0415
     from aprgraph.graph.export.html_page import render  # noqa: PLC0415
+    from aprgraph.graph.export.view import make_view  # noqa: PLC0415
 
     facts = facts_of_comparison(report) if report is not None else facts_of_trace(source) if source is not None else {}
     views, called = [replace(view, facts=facts)], None
@@ -201,7 +202,7 @@ def _page(view: View, source: Path | None, report: Comparison | None, beside: Pa
 
 def _check_place(output: Path, inputs: list[Path], option: str, *, force: bool) -> None:
     """Raise TraceError for a file that is there and is no graph, unless ``force`` is given, and for one of ``inputs`` in any case."""
-    from aprgraph.graph.export import is_export  # noqa: PLC0415
+    from aprgraph.graph.export.formats import is_export  # noqa: PLC0415
     from aprgraph.runtime.output_file import check_file_place, refuse_input  # noqa: PLC0415
 
     with written_by(option, force=True):
@@ -271,7 +272,7 @@ def _compare(a: Source, b: Source, truth: tuple[Model, Model] | None) -> Compari
 
 def _choose_format(output_format: str | None, output: Path | None) -> str:
     from aprgraph.graph.errors import AprgraphError  # noqa: PLC0415
-    from aprgraph.graph.export import EXPORTERS, FORMAT_BY_SUFFIX  # noqa: PLC0415
+    from aprgraph.graph.export.formats import EXPORTERS, FORMAT_BY_SUFFIX  # noqa: PLC0415
 
     if output_format is not None:
         if output_format.lower() not in EXPORTERS:

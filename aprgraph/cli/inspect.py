@@ -218,7 +218,7 @@ def _gpu_code(artifact: Artifact) -> dict[str, Any]:
 
 def _model(path: Path) -> dict[str, Any]:
     from aprgraph.graph.metadata import ArrayValue  # noqa: PLC0415
-    from aprgraph.graph.sources import open_source  # noqa: PLC0415
+    from aprgraph.graph.sources.open import open_source  # noqa: PLC0415
     from aprgraph.graph.sources.whole_digest import sampled_share  # noqa: PLC0415
     from aprgraph.runtime.check import check  # noqa: PLC0415
 

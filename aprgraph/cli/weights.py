@@ -44,7 +44,7 @@ def weights(
 
     Exit code: 0 the same model, 1 different, 2 could not be compared, 3 it cannot be said.
     """
-    from aprgraph.graph.sources import open_source  # noqa: PLC0415
+    from aprgraph.graph.sources.open import open_source  # noqa: PLC0415
     from aprgraph.runtime.weights import bytes_to_read, compare_files  # noqa: PLC0415
 
     if html is not None:

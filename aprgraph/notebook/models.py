@@ -7,8 +7,8 @@ from collections import Counter
 
 from aprgraph.api import CompiledModel, LoadedModel
 from aprgraph.graph.errors import AprgraphError
-from aprgraph.graph.export import make_view
 from aprgraph.graph.export.svg import export_svg
+from aprgraph.graph.export.view import make_view
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
 from aprgraph.graph.words import bytes_text, counted

@@ -12,8 +12,8 @@ from aprgraph.api import load
 from aprgraph.graph.errors import AprgraphError, ModelError
 from aprgraph.graph.metadata import parse_overrides
 from aprgraph.graph.ops import weights_of
-from aprgraph.graph.sources import Source, TensorInfo
 from aprgraph.graph.sources.pieces import Pieces, noted_reads
+from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.graph.tap_plan import parse_plan, parse_steps
 from aprgraph.graph.words import bytes_text
 from aprgraph.runs.plan import RunOptions

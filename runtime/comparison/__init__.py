@@ -6,6 +6,5 @@ diff of the two -> audit of each -> where one was recorded in another form, diff
 from __future__ import annotations
 
 from aprgraph.runtime.comparison.comparison import Comparison
-from aprgraph.runtime.comparison.with_blame import blame, with_blame
 
-__all__ = ["Comparison", "blame", "with_blame"]
+__all__ = ["Comparison"]

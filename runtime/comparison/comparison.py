@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aprgraph.graph.message import join_messages
 from aprgraph.graph.shown import Shown, front
 from aprgraph.graph.words import as_sentence, shortened
-from aprgraph.runtime.blame.local_errors import Blame
 from aprgraph.runtime.comparison.frame import frame_of_rows
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.report import DiffReport, DiffRow
 from aprgraph.runtime.summary import Summary
+
+if TYPE_CHECKING:  # two traces are compared without what replays a model
+    from aprgraph.runtime.blame.local_errors import Blame
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,11 @@ class Comparison(DiffReport, Shown):
     @property
     def summary(self) -> Summary:
         """The verdict in parts: by blame, where there is some."""
+        if self.blame is None:
+            return super().summary
         from aprgraph.runtime.comparison.summary import summary_with_blame  # noqa: PLC0415 -- which is made of this
 
-        return super().summary if self.blame is None else summary_with_blame(self, self.blame)
+        return summary_with_blame(self, self.blame)
 
     @property
     def all_notes(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from aprgraph.graph.sources import Source
+from aprgraph.graph.sources.source import Source
 from aprgraph.runtime.blame.weight_share import WeightShare
 from aprgraph.runtime.weights.compare_tensor import compare_tensor
 from aprgraph.runtime.weights.finding import SAME, Status

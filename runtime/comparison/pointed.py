@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from aprgraph.runtime.blame.local_errors import Verdict
-from aprgraph.runtime.blame.wrong_rows import Group, group_keys
+from typing import TYPE_CHECKING
+
 from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.classify import FirstDivergence
 from aprgraph.runtime.diff.report import DiffRow
+
+if TYPE_CHECKING:
+    from aprgraph.runtime.blame.wrong_rows import Group
 
 
 def suspects(report: Comparison) -> list[FirstDivergence]:
@@ -14,6 +17,8 @@ def suspects(report: Comparison) -> list[FirstDivergence]:
     blame = report.blame
     if blame is None or not blame.wrong:
         return list(report.first)
+    from aprgraph.runtime.blame.local_errors import Verdict  # noqa: PLC0415 -- two traces are compared without what replays a model
+
     firsts = {first.key: first for first in report.first}
     found = []
     for key in blame.wrong:
@@ -28,6 +33,8 @@ def suspects(report: Comparison) -> list[FirstDivergence]:
 
 def one_a_stage(suspects: list[FirstDivergence]) -> list[tuple[Group, FirstDivergence]]:
     """The first of each stage, with all tensors that it stands for."""
+    from aprgraph.runtime.blame.wrong_rows import group_keys  # noqa: PLC0415
+
     by_key = {one.key: one for one in suspects}
     return [(group, by_key[group.keys[0]]) for group in group_keys(by_key, lambda key: len(by_key[key].region))]
 

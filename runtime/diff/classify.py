@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -82,7 +82,7 @@ def classify(findings: Mapping[Place, Finding], dependencies: Dependencies) -> t
     divergent = {key for key, finding in findings.items() if finding.state in DIVERGENT}
     behind = dependencies.behind({dependencies.value_of[key] for key in divergent})
     measured = {value for value, key in key_of.items() if findings[key].state is not State.UNMEASURED}
-    order = {value: index for index, value in enumerate(dependencies.graph)}
+    order = {value: index for index, value in enumerate(dependencies.operands)}
     classes: dict[Place, Class] = {}
     firsts: list[FirstDivergence] = []
     for key, finding in findings.items():
@@ -116,14 +116,14 @@ def computed_from_identical(states: Mapping[Place, State], dependencies: Depende
 
 def own_computation(value: Value, dependencies: Dependencies, stages: Container[Value]) -> tuple[set[Value], set[Value]]:
     """What a stage computes by itself, from the nearest of ``stages``; and those."""
-    return _reach(value, dependencies.graph.predecessors, stages)
+    return _reach(value, dependencies.operands, stages)
 
 
-def _reach(start: Value, neighbours: Callable[[Value], Iterable[Value]], stop: Container[Value]) -> tuple[set[Value], set[Value]]:
+def _reach(start: Value, neighbours: Mapping[Value, Iterable[Value]], stop: Container[Value]) -> tuple[set[Value], set[Value]]:
     """What lies between ``start`` and the nearest of ``stop``, ``start`` included; and those nearest ones."""
     between, nearest, todo = {start}, set(), [start]
     while todo:
-        for value in neighbours(todo.pop()):
+        for value in neighbours[todo.pop()]:
             if value in stop:
                 nearest.add(value)
             elif value not in between:
@@ -136,8 +136,8 @@ def _first(
     key: Place, dependencies: Dependencies, measured: set[Value], key_of: Mapping[Value, Place], order: Mapping[Value, int]
 ) -> FirstDivergence:
     value = dependencies.value_of[key]
-    region, good = _reach(value, dependencies.graph.predecessors, measured)
-    _, following = _reach(value, dependencies.graph.successors, measured)
+    region, good = _reach(value, dependencies.operands, measured)
+    _, following = _reach(value, dependencies.readers, measured)
     steps = {step for step, _ in region}
     names: dict[bool, list[str]] = {False: [], True: []}
     values = sorted(region, key=order.__getitem__)

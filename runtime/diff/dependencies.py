@@ -6,10 +6,9 @@ that the next token was picked from.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-
-import networkx as nx
 
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import has_state, is_input, is_tap, is_weight
@@ -24,23 +23,26 @@ Value = tuple[int, str]
 
 @dataclass
 class Dependencies:
-    """``graph`` has an edge from every value to those computed from it; ``value_of`` finds the value of a tensor.
+    """``operands`` has what each value is computed from, in a topological order, ``readers`` what is computed from it.
 
-    Graph inputs (tokens, positions) are left out: two runs that are compared have the same. ``weights`` are values
-    that come from the model file. ``inside`` are the stages that a value is, or stands for. ``causal``: no position depends on later
-    ones, as far as is known.
+    ``value_of`` finds the value of a tensor. Graph inputs (tokens, positions) are left out: two runs that are compared have the same.
+    ``weights`` are values that come from the model file. ``inside`` are the stages that a value is, or stands for. ``causal``: no
+    position depends on later ones, as far as is known.
     """
 
-    graph: nx.DiGraph[Value] = field(default_factory=nx.DiGraph)
+    operands: dict[Value, list[Value]] = field(default_factory=dict)
+    readers: dict[Value, list[Value]] = field(default_factory=dict)
     value_of: dict[Place, Value] = field(default_factory=dict)
     weights: set[Value] = field(default_factory=set)
     inside: dict[Value, tuple[Place, ...]] = field(default_factory=dict)
     causal: bool = True
 
     def add(self, value: Value, operands: Iterable[Value], key: Place | None = None) -> None:
-        """Add a value, after its operands: so the order of ``graph`` is a topological one."""
-        self.graph.add_node(value)
-        self.graph.add_edges_from((operand, value) for operand in operands if operand in self.graph)
+        """Add a value, after its operands: so the order of ``operands`` is a topological one."""
+        self.operands.setdefault(value, [])
+        self.readers.setdefault(value, [])
+        for operand in operands:
+            self._connect(operand, value)
         if key is not None:
             self.value_of[key] = value
             self.inside[value] = (key,)
@@ -48,13 +50,18 @@ class Dependencies:
     def link(self, source: Place, target: Place) -> None:
         """Add an edge between two tensors, the first of which was added first, if both are there."""
         if source in self.value_of and target in self.value_of:
-            self.graph.add_edge(self.value_of[source], self.value_of[target])
+            self._connect(self.value_of[source], self.value_of[target])
+
+    def _connect(self, operand: Value, value: Value) -> None:
+        if operand in self.operands and operand not in self.operands[value]:
+            self.operands[value].append(operand)
+            self.readers[operand].append(value)
 
     def behind(self, sources: Container[Value]) -> set[Value]:
         """Every value with one of ``sources`` among its proper ancestors."""
         found: set[Value] = set()
-        for value in self.graph:
-            if any(operand in sources or operand in found for operand in self.graph.predecessors(value)):
+        for value, operands in self.operands.items():
+            if any(operand in sources or operand in found for operand in operands):
                 found.add(value)
         return found
 
@@ -152,12 +159,20 @@ def _absent(seen: Container[str]) -> set[str]:
 
 def _in_order(stages: Iterable[Stage]) -> list[Stage]:
     """Stages after what they read; ties in the order of the table."""
-    by_name = {stage.name: stage for stage in stages}
-    index = {name: number for number, name in enumerate(by_name)}
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    graph.add_nodes_from(by_name)
-    graph.add_edges_from((read, name) for name, stage in by_name.items() for read in stage.reads if read in by_name)
-    return [by_name[name] for name in nx.lexicographical_topological_sort(graph, key=index.__getitem__)]
+    given = list(stages)
+    index = {stage.name: number for number, stage in enumerate(given)}
+    unread = [{read for read in stage.reads if read in index} for stage in given]
+    ready = [number for number, reads in enumerate(unread) if not reads]
+    found = []
+    while ready:
+        done = given[heapq.heappop(ready)]
+        found.append(done)
+        for number, reads in enumerate(unread):
+            if done.name in reads:
+                reads.remove(done.name)
+                if not reads:
+                    heapq.heappush(ready, number)
+    return found
 
 
 def _name(layer: int | None, stage: str) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import networkx as nx
-
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.classify import State
 from aprgraph.runtime.diff.dependencies import Dependencies
@@ -32,7 +30,7 @@ def set_aside(
     flipped = {key: tuple(position - _positions(one) for position in one.near_ties) for key, one in measured.items() if one.near_ties}
     if not flipped:
         return result
-    behind = {key: nx.descendants(dependencies.graph, dependencies.value_of[key]) for key in flipped}
+    behind = {key: dependencies.behind({dependencies.value_of[key]}) for key in flipped}
     for pair in pairs:
         one = measured[pair.key]
         sources = [key for key in flipped if dependencies.value_of[pair.key] in behind[key]]

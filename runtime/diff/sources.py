@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 from aprgraph.graph.errors import ComparisonError, TraceError, shown
 from aprgraph.graph.near_names import did_you_mean_path
-from aprgraph.graph.sources.path_kind import TAKEN, kind_of_path
 from aprgraph.runtime.trace.aprt import read_header
 from aprgraph.runtime.trace.foreign import ARRAYS, is_foreign_file, open_with_names
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceEntry
@@ -80,6 +79,8 @@ def open_source(side: Source) -> Trace:
 
 def _require_tensor(path: Path) -> None:
     """Raise TraceError for a file that is something else, as far as that is known."""
+    from aprgraph.graph.sources.path_kind import TAKEN, kind_of_path  # noqa: PLC0415 -- which knows all model files
+
     kind = kind_of_path(path)
     if path.name in (MANIFEST, MARKER):
         raise TraceError(f"{path}: is what a trace says of itself; give its folder, {path.parent}")

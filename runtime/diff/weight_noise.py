@@ -133,8 +133,8 @@ def find_weight_noise(a: Trace, b: Trace, dependencies: Dependencies, float_side
         of_weight[value] = sum(format_noise(name) for name in names)
         formats |= {name for name in names if not is_plain(name)}
     if formats:
-        graph = dependencies.graph
-        own = {value: max((of_weight.get(operand, 0.0) for operand in graph.predecessors(value)), default=0.0) for value in graph}
+        operands_of = dependencies.operands.items()
+        own = {value: max((of_weight.get(operand, 0.0) for operand in operands), default=0.0) for value, operands in operands_of}
     else:
         own = {value: UNKNOWN_FORMAT for (_, _, stage), value in dependencies.value_of.items() if _is_of_weights(stage)}
     return WeightNoise(dependencies.value_of, own, _upstream(dependencies, own), tuple(sorted(formats, key=format_noise, reverse=True)))
@@ -159,6 +159,6 @@ def is_plain(name: str) -> bool:
 
 def _upstream(dependencies: Dependencies, own: Mapping[Value, float]) -> Mapping[Value, float]:
     found: dict[Value, float] = {}
-    for value in dependencies.graph:
-        found[value] = max([own.get(value, 0.0), *(found[operand] for operand in dependencies.graph.predecessors(value))])
+    for value, operands in dependencies.operands.items():
+        found[value] = max([own.get(value, 0.0), *(found[operand] for operand in operands)])
     return found

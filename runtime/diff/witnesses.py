@@ -35,7 +35,7 @@ class Witnesses:
         start = self._dependencies.value_of[key]
         seen, todo = {start}, [start]
         while todo:
-            for value in self._dependencies.graph.successors(todo.pop()):
+            for value in self._dependencies.readers[todo.pop()]:
                 if value in seen:
                     continue
                 seen.add(value)

@@ -45,7 +45,13 @@ class TraceAsRead(Trace):
 
     def load(self, entry: TraceEntry) -> F32:
         """The tensor of ``entry`` as it is to be read, in the entry's shape; see ``Trace.load``."""
-        values = self._trace.load(self._originals[entry.key])
+        return self._as_read(self._trace.load(self._originals[entry.key]), entry)
+
+    def load_unverified(self, entry: TraceEntry) -> F32:
+        """As ``load``; see ``Trace.load_unverified``."""
+        return self._as_read(self._trace.load_unverified(self._originals[entry.key]), entry)
+
+    def _as_read(self, values: F32, entry: TraceEntry) -> F32:
         if entry.key not in self._readings:
             return values.reshape(entry.shape)
         reading, shape = self._readings[entry.key]

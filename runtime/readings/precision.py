@@ -39,7 +39,7 @@ class RecordedPrecision:
 def recorded_precision(trace: Trace) -> RecordedPrecision | None:
     """The format that half of the tensors or more were kept in, the coarser if there are two; None if that is float32.
 
-    Raises TraceError that names a damaged file.
+    Raises TraceError that names a file which cannot be read.
     """
     if trace not in _FOUND:
         _FOUND[trace] = _find(trace)
@@ -51,7 +51,7 @@ _FOUND: WeakKeyDictionary[Trace, RecordedPrecision | None] = WeakKeyDictionary()
 
 
 def _find(trace: Trace) -> RecordedPrecision | None:
-    formats = [found for entry in trace.entries if _holds_reals(entry) and (found := format_of(trace.load(entry))) is not None]
+    formats = [found for entry in trace.entries if _holds_reals(entry) and (found := format_of(trace.load_unverified(entry))) is not None]
     coarse = [found for found in formats if found != "float32"]
     if not coarse or 2 * len(coarse) < len(formats):
         return None

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from aprgraph.graph.export import make_view
 from aprgraph.graph.export.svg import export_svg
 from aprgraph.graph.export.svg_style import style_sheet
+from aprgraph.graph.export.view import make_view
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.ops import is_tap
 from aprgraph.runtime.comparison.comparison import Comparison

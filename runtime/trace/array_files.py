@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from aprgraph.graph.errors import TraceError, shown
-from aprgraph.graph.sources.checkpoint.room import available_memory
+from aprgraph.graph.sources.room import available_memory
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.trace.unread_files import Unread, explain, list_folder
 

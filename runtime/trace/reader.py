@@ -17,7 +17,6 @@ from aprgraph.graph.arguments import LAYERS, RUN, STATS_ONLY, TAPS
 from aprgraph.graph.errors import NotRecordedError, TraceError
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.shown import Shown
-from aprgraph.graph.sources.path_kind import TAKEN, kind_of_path
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import counted, shape_text
 from aprgraph.runtime.place import Place
@@ -83,6 +82,8 @@ class Trace(Shown):
         if isinstance(foreign, Trace):
             return foreign
         if not directory.is_dir():
+            from aprgraph.graph.sources.path_kind import TAKEN, kind_of_path  # noqa: PLC0415 -- which knows all model files
+
             kind = kind_of_path(directory)
             if kind is not None and kind.name in TAKEN:
                 raise TraceError(f"{directory}: not a trace's directory but {kind.what}; ", kind.advice)
@@ -168,6 +169,19 @@ class Trace(Shown):
 
     def load(self, entry: TraceEntry) -> F32:
         """The tensor of ``entry``; see ``tensor``. That it has the statistics that the manifest gives is looked at once."""
+        values = self.load_unverified(entry)
+        if entry.statistics is not None and entry.file is not None and entry.file not in self._described:
+            self._described.add(entry.file)
+            why_not = why_not_described(values, entry.statistics)
+            if why_not is not None:
+                raise TraceError(
+                    f"{self._prefix + entry.file} is not the tensor that the manifest describes: {why_not}; it was damaged or exchanged "
+                    "after it was recorded: copy it again, or record it again"
+                )
+        return values
+
+    def load_unverified(self, entry: TraceEntry) -> F32:
+        """As ``load``, whatever the tensor's statistics are: for those who look at a few of its elements."""
         if entry.file is None:
             raise TraceError(f"{self.directory}: {entry.label} has statistics only; run again without ", STATS_ONLY)
         path = self._prefix + entry.file
@@ -177,14 +191,6 @@ class Trace(Shown):
         if math.prod(entry.shape) != values.size:
             dims = shape_text(entry.shape)
             raise TraceError(f"{path}: {values.size} elements, but the manifest says {dims}; written by another run?")
-        if entry.statistics is not None and entry.file not in self._described:
-            self._described.add(entry.file)
-            why_not = why_not_described(values, entry.statistics)
-            if why_not is not None:
-                raise TraceError(
-                    f"{path} is not the tensor that the manifest describes: {why_not}; it was damaged or exchanged after it was recorded: "
-                    "copy it again, or record it again"
-                )
         return values.reshape(entry.shape)
 
     def with_shapes(self, shapes: Mapping[Place, tuple[int, ...]]) -> Trace:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aprgraph.graph.arguments import MODEL
 from aprgraph.graph.errors import AprgraphError, ComparisonError
-from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.trace.reader import Trace
 
 

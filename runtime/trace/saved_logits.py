@@ -49,7 +49,7 @@ class SavedLogits(Trace):
         info = TraceInfo({"name": match["model"]}, program, tokens, f"{LOGITS} 0..1", "last", "", {"writer": program})
         super().__init__(path, [TraceEntry(LOGITS, None, 0, (size // 4,), path.name)], info, has_manifest=False)
 
-    def load(self, entry: TraceEntry) -> F32:
+    def load_unverified(self, entry: TraceEntry) -> F32:
         """The logits, memory-mapped read-only."""
         if _size(self.directory) != 4 * entry.shape[0]:
             raise TraceError(f"{self.directory}: has changed since it was opened")

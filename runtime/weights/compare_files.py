@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from aprgraph.graph.sources import Source, TensorInfo
+from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.graph.words import counted
 from aprgraph.runtime.weights.compare_tensor import Progress, compare_tensor
 from aprgraph.runtime.weights.finding import SAME, Status, TensorFinding

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from aprgraph.graph.sources import Source, TensorInfo
+from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.graph.words import joined
 from aprgraph.runtime.weights.fit import sample_of
 from aprgraph.runtime.weights.model_numbers import head_counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from aprgraph.graph.metadata import ArrayValue
-from aprgraph.graph.sources import Source
+from aprgraph.graph.sources.source import Source
 from aprgraph.runtime.weights.own_order import family_of
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from aprgraph.graph.block_decoders import RUN
 from aprgraph.graph.block_format import BlockFormat
 from aprgraph.graph.block_formats import decode_by_gguf
-from aprgraph.graph.sources import TensorInfo
+from aprgraph.graph.sources.source import TensorInfo
 from aprgraph.runtime.check.scan_blocks import E8M0_SCALES
 from aprgraph.runtime.check.surveyed_matrix import NONFINITE
 from aprgraph.runtime.weights.block_codes import CodeReader, Codes, Scaled

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.sources import Source, TensorInfo
+from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.runtime.weights.decoded import Decoded
 from aprgraph.runtime.weights.rounding import as_stored, decode_rows, unit_of
 

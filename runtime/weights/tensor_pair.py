@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from aprgraph.graph.sources import Source, TensorInfo
+from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.runtime.weights.rows import RememberedRows, StackedRows, rows_of
 from aprgraph.runtime.weights.tensor_names import layer_and_slot
 from aprgraph.runtime.weights.two_files import TwoFiles

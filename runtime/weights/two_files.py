@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.sources import Source, TensorInfo
+from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.runtime.weights.own_order import RowAlignment
 from aprgraph.runtime.weights.rows import ReorderedRows, Rows, rows_of
 

@@ -101,7 +101,7 @@ def test_the_list_of_commands_is_whole_in_80_columns(tmp_path: Path) -> None:
 _IMPORTED = """
 import contextlib, io, json, sys
 from aprgraph.cli import main
-heavy = ("tvm", "numpy", "networkx", "rich", "tokenizers", "gguf")
+heavy = ("tvm", "numpy", "networkx", "rich", "tokenizers", "gguf", "aprgraph.runtime.blame", "aprgraph.graph.model")
 for arguments in map(json.loads, sys.argv[1:]):
     sys.argv[1:], out, code = arguments, io.StringIO(), 0
     try:
@@ -134,11 +134,13 @@ def test_what_needs_no_kernels_does_not_import_tvm(tiny_model: Callable[..., Pat
     for name in ("a", "b"):
         assert run_cli("run", model, "--tokens", "1,2", "--taps", "ffn_up", "--target", "reference", "-o", tmp_path / name).code == 0
     commands = [
-        ["stages"], ["stages", model], ["graph", model], ["diff", "a", "b"], ["inspect", model], ["inspect", "a"],
+        ["diff", "a", "b"], ["stages"], ["stages", model], ["graph", model], ["inspect", model], ["inspect", "a"],
         ["inspect", "a/layer-0/ffn_up.bin"], ["compile", model, "--target", "reference"], ["--version"],
         ["run", model, "--tokens", "1,2", "--taps", "ffn_out", "--layers", "0", "--target", "reference", "-o", "c"],
     ]  # fmt: skip
-    for command, modules in zip(commands, imported_by(commands, tmp_path), strict=True):
+    imported = imported_by(commands, tmp_path)
+    assert imported[0] == ["numpy", "rich"], "two traces are compared without what loads and replays a model"
+    for command, modules in zip(commands, imported, strict=True):
         assert "tvm" not in modules, command
 
 

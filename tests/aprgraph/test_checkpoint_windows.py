@@ -13,7 +13,7 @@ import pytest
 import aprgraph
 from aprgraph.graph.errors import ModelError
 from aprgraph.graph.model import load_model
-from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.weights.compare_files import compare_files
 from tests.support.checkpoints import gguf_of, write_checkpoint
 from tests.support.golden import GOLDEN, golden_models, nmse

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aprgraph.graph.errors import AprgraphError, ModelFileError
-from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.executors import WorkersExecutor
 from aprgraph.runtime.executors.workers import WorkerLostError
 from aprgraph.sweep import cell_files, uploads

@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType
 
 from aprgraph.graph.errors import ModelError, UnsupportedModelError
 from aprgraph.graph.model import load_model
-from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.tokenizer import load_tokenizer
 from tests.support.apr_bytes import AprBytes, AprTensor, from_gguf
 from tests.support.cli import files_under, run_cli

@@ -16,8 +16,8 @@ import pytest
 
 from aprgraph.graph.errors import AprgraphError, ModelError, ModelFileError, UnsupportedModelError
 from aprgraph.graph.model import load_model
-from aprgraph.graph.sources import open_source
 from aprgraph.graph.sources.apr import compressed as compressed_module
+from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.check import check
 from tests.support.apr_bytes import ROW_MAJOR, AprBytes, AprTensor, floats
 from tests.support.cli import fails

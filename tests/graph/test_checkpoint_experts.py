@@ -12,7 +12,7 @@ import pytest
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
-from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.check import check
 from tests.graph.test_checkpoint_files import packed, unpacked
 from tests.support.checkpoints import write_checkpoint

@@ -15,9 +15,9 @@ from aprgraph.graph.errors import AprgraphError, ModelError, ModelFileError, Uns
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
-from aprgraph.graph.sources import open_source
 from aprgraph.graph.sources.checkpoint.names import own_name
-from aprgraph.graph.sources.checkpoint.room import require_room
+from aprgraph.graph.sources.open import open_source
+from aprgraph.graph.sources.room import require_room
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.check import check
 from tests.support.checkpoints import write_checkpoint

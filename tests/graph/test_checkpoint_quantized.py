@@ -14,7 +14,6 @@ import aprgraph
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
-from aprgraph.graph.sources import open_source
 from aprgraph.graph.sources.checkpoint.awq import Awq
 from aprgraph.graph.sources.checkpoint.bitsandbytes import EightBits, FourBits
 from aprgraph.graph.sources.checkpoint.compressed_tensors import IntQuantized, PackQuantized
@@ -22,6 +21,7 @@ from aprgraph.graph.sources.checkpoint.gptq import Gptq
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
 from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat, with_decoded_modules
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile
+from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.weights import Status
 from tests.graph.test_checkpoint_files import packed, unpacked
 from tests.support.checkpoints import write_checkpoint

@@ -9,7 +9,8 @@ import xml.etree.ElementTree as ET
 import networkx as nx
 import pytest
 
-from aprgraph.graph.export import EXPORTERS, FORMAT_BY_SUFFIX, View, make_view
+from aprgraph.graph.export.formats import EXPORTERS, FORMAT_BY_SUFFIX
+from aprgraph.graph.export.view import View, make_view
 from aprgraph.graph.ir import Graph, Node, TensorType
 from aprgraph.graph.passes import InsertTaps
 from aprgraph.graph.tap_plan import parse_plan

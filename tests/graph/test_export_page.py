@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.graph.export import EXPORTERS, make_view
+from aprgraph.graph.export.formats import EXPORTERS
 from aprgraph.graph.export.html_page import render
 from aprgraph.graph.export.model_explorer import export_node_data
+from aprgraph.graph.export.view import make_view
 from tests.graph.test_export_formats import nasty
 from tests.graph.test_export_view import colours, stack
 from tests.support.cli import fails, run_cli

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aprgraph.graph.export import View, make_view
 from aprgraph.graph.export.divergence import LOOKS
 from aprgraph.graph.export.svg import export_svg
+from aprgraph.graph.export.view import View, make_view
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from aprgraph.graph.errors import PlanError
-from aprgraph.graph.export import Colouring, make_view
-from aprgraph.graph.export.view import ELIDED, NodeView, View, WeightView
+from aprgraph.graph.export.divergence import Colouring
+from aprgraph.graph.export.view import ELIDED, NodeView, View, WeightView, make_view
 from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph

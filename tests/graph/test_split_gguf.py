@@ -12,7 +12,7 @@ import pytest
 from aprgraph.graph.errors import AprgraphError, ModelFileError
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
-from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.check import check
 from tests.support.cli import fails, files_under, run_cli
 from tests.support.damage import EXPECTED

@@ -17,7 +17,7 @@ from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.passes.fix_context import fix_context
 from aprgraph.graph.text import print_graph
 from aprgraph.runtime.blame import Verdict, audit
-from aprgraph.runtime.comparison import blame
+from aprgraph.runtime.comparison.with_blame import blame
 from aprgraph.runtime.trace.manifest import TraceInfo
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter

@@ -19,7 +19,8 @@ from aprgraph.graph.passes.replay_recorded import ReplayRecorded
 from aprgraph.runtime.blame import audit, replay_workers
 from aprgraph.runtime.blame.replay_workers import parts_of_replay
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
-from aprgraph.runtime.comparison import Comparison, with_blame
+from aprgraph.runtime.comparison import Comparison
+from aprgraph.runtime.comparison.with_blame import with_blame
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.executors.workers import WorkersExecutor
 from aprgraph.runtime.trace.reader import Trace

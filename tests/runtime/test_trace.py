@@ -313,6 +313,19 @@ def test_a_damaged_or_exchanged_file_is_not_what_the_manifest_describes(tmp_path
 
 
 @pytest.mark.contract("APRT-DESCRIBED-1")
+def test_of_two_runs_alike_the_damaged_one_is_told() -> None:
+    """What is equal to a tensor that was as described is not added up again; what is nearly equal is."""
+    tensor = values(512, 512)
+    exact = compute_statistics(tensor)
+    damaged = tensor.copy()
+    damaged[-1, -1] += 1
+    assert [why_not_described(one, exact) for one in (tensor, tensor.copy())] == [None, None]
+    assert str(why_not_described(damaged, exact)).startswith("its mean is ")
+    assert why_not_described(tensor[:-1], exact) is not None
+    assert why_not_described(tensor, exact) is None
+
+
+@pytest.mark.contract("APRT-DESCRIBED-1")
 @pytest.mark.parametrize("rounded", [lambda x: float(np.float32(x)), lambda x: float(f"{x:.4g}"), lambda x: round(x, 3), lambda _: None])
 def test_statistics_of_other_writers_may_be_rounded(rounded: Callable[[float], float | None]) -> None:
     tensor = values(64, 64) * np.float32(1e-3)

@@ -11,10 +11,10 @@ import pytest
 
 import aprgraph
 from aprgraph.graph.model import Model
-from aprgraph.graph.sources import open_source
 from aprgraph.graph.sources.checkpoint.checkpoint import Checkpoint
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
 from aprgraph.graph.sources.checkpoint.values import scaled_fp8, shared_by
+from aprgraph.graph.sources.open import open_source
 from aprgraph.graph.weight_pieces import decode_piece, packed
 from aprgraph.runtime.decoded_weights import DecodedWeights, decode_weight
 from aprgraph.runtime.kernel_values import pieces_in_file, weight_in_memory

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 import aprgraph
-from aprgraph.graph.sources import open_source
+from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.weights import Status, WeightsReport
 from tests.graph.test_checkpoint_files import change, packed, unpacked
 from tests.support.changed_model import F32, Tensors, changed_model

@@ -12,8 +12,8 @@ import aprgraph
 from aprgraph.comparison import diff
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.model import load_model
-from aprgraph.graph.sources import open_source
 from aprgraph.graph.sources.gguf_file import GGUFFile
+from aprgraph.graph.sources.open import open_source
 from aprgraph.graph.sources.whole_digest import sampled_share, whole_digest
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.trace.reader import Trace

@@ -9,7 +9,7 @@ from functools import cached_property
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.tap_plan import Plan
 from aprgraph.runtime.blame import Audit, Blame, Verdict, audit, judge
-from aprgraph.runtime.comparison import blame
+from aprgraph.runtime.comparison.with_blame import blame
 from aprgraph.runtime.diff import diff
 from aprgraph.runtime.diff.dependencies import Dependencies, from_graph
 from aprgraph.runtime.diff.report import DiffReport

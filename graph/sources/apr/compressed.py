@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import IO, Any, Literal
 
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
-from aprgraph.graph.sources.checkpoint.room import available_memory
 from aprgraph.graph.sources.mapped_file import MappedFile
+from aprgraph.graph.sources.room import available_memory
 
 Compression = Literal["LZ4", "zstd"]
 _PACKAGES: dict[Compression, tuple[str, str]] = {"LZ4": ("lz4", "lz4.block"), "zstd": ("zstandard", "zstandard")}

@@ -23,12 +23,12 @@ from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
 from aprgraph.graph.sources.checkpoint.numbers_in_tensors import take_numbers
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
-from aprgraph.graph.sources.checkpoint.room import require_room
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, StoredTensor
 from aprgraph.graph.sources.checkpoint.sentence_transformers import read_modules
 from aprgraph.graph.sources.checkpoint.tokenizer import read_tokenizer
 from aprgraph.graph.sources.checkpoint.values import Value, real
 from aprgraph.graph.sources.mapped_file import SAMPLES
+from aprgraph.graph.sources.room import require_room
 from aprgraph.graph.sources.source import Part, TensorInfo
 from aprgraph.graph.weight_pieces import read_pieces
 

@@ -318,7 +318,7 @@ def test_of_two_runs_alike_the_damaged_one_is_told() -> None:
     tensor = values(512, 512)
     exact = compute_statistics(tensor)
     damaged = tensor.copy()
-    damaged[-1, -1] += 1
+    damaged[-1] = 0.5
     assert [why_not_described(one, exact) for one in (tensor, tensor.copy())] == [None, None]
     assert str(why_not_described(damaged, exact)).startswith("its mean is ")
     assert why_not_described(tensor[:-1], exact) is not None

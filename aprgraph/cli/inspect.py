@@ -58,7 +58,7 @@ def inspect(
     from aprgraph.graph.sources.checkpoint import is_checkpoint  # noqa: PLC0415
     from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes, kind_of_folder  # noqa: PLC0415
     from aprgraph.graph.sources.open import begins_a_model  # noqa: PLC0415
-    from aprgraph.runtime.trace.foreign import is_foreign_file  # noqa: PLC0415
+    from aprgraph.runtime.trace.foreign import holds_arrays, is_foreign_file  # noqa: PLC0415
 
     elements = at is not None or top is not None
     if elements and (path.is_dir() or not _holds_one_tensor(path)):
@@ -67,9 +67,13 @@ def inspect(
         document = _model(path)
     elif path.is_dir():
         folder = kind_of_folder(path)
-        if folder is not None and folder.name not in ("trace", "artifact"):
+        is_dump = holds_arrays(path)
+        if folder is not None and folder.name not in ("trace", "artifact") and not (is_dump and not _holds_weights(path)):
             raise AprgraphError(f"{path}: {folder.what}; ", folder.advice, f"; expected {_EXPECTED}")
-        document = _artifact(path) if (path / "artifact.json").is_file() else _trace(path, names or [])
+        if (path / "artifact.json").is_file():
+            document = _artifact(path)
+        else:
+            document = _dump(path) if is_dump and not names else _trace(path, names or [])
     elif path.is_file():
         try:
             with path.open("rb") as file:
@@ -82,7 +86,7 @@ def inspect(
             document = describe_aprt(path, at or [], top)
         elif path.suffix.lower() == ".npy" and not names:
             document = describe_npy(path, at or [], top)
-        elif is_foreign_file(path):
+        elif is_foreign_file(path) and not (path.suffix.lower() == ".safetensors" and not names and _holds_weights(path)):
             document = _trace(path, names) if names else _dump(path)
         else:
             kind = kind_of_bytes(head)
@@ -109,19 +113,31 @@ def _holds_one_tensor(path: Path) -> bool:
         return True
 
 
+def _holds_weights(path: Path) -> bool:
+    """Whether the arrays of a file or folder are called as a model's weights are; so are those that cannot be read."""
+    from aprgraph.graph.errors import TraceError  # noqa: PLC0415
+    from aprgraph.runtime.trace.array_files import open_array_file, open_array_folder  # noqa: PLC0415
+
+    try:
+        arrays = open_array_folder(path)[0] if path.is_dir() else open_array_file(path)
+    except TraceError:
+        return True
+    return any(name.endswith(".weight") for name in arrays)
+
+
 def _dump(path: Path) -> dict[str, Any]:
     """Another program's file; where its arrays have no place yet, what they are called, and the rules that give them one."""
     from aprgraph.graph.errors import TraceError  # noqa: PLC0415
-    from aprgraph.runtime.trace.array_files import is_array_file, open_array_file  # noqa: PLC0415
+    from aprgraph.runtime.trace.array_files import is_array_file, open_array_file, open_array_folder  # noqa: PLC0415
     from aprgraph.runtime.trace.array_names import survey_names  # noqa: PLC0415
     from aprgraph.runtime.trace.from_arrays import is_place_of_array  # noqa: PLC0415
 
     try:
         return _trace(path, [])
     except TraceError:
-        if not is_array_file(path.name):
+        if not path.is_dir() and not is_array_file(path.name):
             raise
-        arrays = open_array_file(path)
+        arrays = open_array_folder(path)[0] if path.is_dir() else open_array_file(path)
         if not arrays or any(is_place_of_array(name) or name.endswith(".weight") for name in arrays):
             raise  # something else is wrong, or it is a model
         found = survey_names(arrays)
@@ -154,6 +170,8 @@ def _trace(path: Path, names: list[str]) -> dict[str, Any]:
     unread = [one for one in trace.unread if not one.damaged]
     if unread:
         document["unread"] = {one.file: one.sentence.removeprefix(f"{one.file}: ") for one in unread}
+    if trace.read_as:
+        document["read as"] = list(trace.read_as)
     if trace.left_out:
         document["left out"] = list(trace.left_out)
     return document

@@ -55,13 +55,15 @@ Layers = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Write there also where something else is than an earlier one of this program.")]
-TRACE_HELP = "A trace directory, one APRT file (.bin), or what another program left: .npz, .npy, .pt and more (docs/captures.md)."
+TRACE_HELP = (
+    "A trace directory, one APRT file (.bin), or what another program left: .npz, .npy, .pt, .safetensors and more (docs/captures.md)."
+)
 Map = Annotated[
     list[str] | None,
     typer.Option(
         "--map",
         metavar="REGEX=PLACE",
-        help=r"Where arrays of .npz, .npy and .pt files belong that are not called as stages are, such as "
+        help=r"Where arrays of .npz, .npy, .pt and .safetensors files belong that are not called as stages are, such as "
         r"'layers\.(\d+)\.mlp=ffn_out'. The name has to match from its beginning, or from a dot or slash, to its end. The place of "
         "q alone is qkv_matmul[q], and `ignore` is that of what to leave out. Repeatable.",
         show_default=False,

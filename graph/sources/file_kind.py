@@ -120,6 +120,11 @@ def _is_gguf_of(version: int, order: Literal["little", "big"]) -> Callable[[byte
     return _begins(b"GGUF" + version.to_bytes(4, order))
 
 
+def _is_eval_log(head: bytes) -> bool:
+    """What llama.cpp's eval-callback prints of each tensor: its name, its type, the op, and some elements (common/debug.cpp)."""
+    return re.search(rb"(ggml_debug|common_debug_cb_eval):\s+\S+ = \(\w+\)", head) is not None
+
+
 _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (lambda head: not head, FileKind("empty", "an empty file", "the download or the conversion never began: get the file again")),
     (
@@ -189,6 +194,14 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
     (lambda head: head[4:8] == b"TFL3", FileKind("tflite", "a TensorFlow Lite model", _OTHER)),
     (_is_pickle, FileKind("pickle", "a Python pickle, as older PyTorch checkpoints are", f"aprgraph reads GGUF: {_CONVERT}")),
     (_is_onnx, FileKind("onnx", "an ONNX model", _OTHER)),
+    (
+        _is_eval_log,
+        FileKind(
+            "eval-callback",
+            "what llama.cpp's eval-callback prints, which is a few elements of each tensor",
+            "record whole tensors, as examples/llama_cpp_trace.py does through the same callback (docs/captures.md)",
+        ),
+    ),
     (_is_json, FileKind("json", "JSON text: a configuration, or a server's error message", f"give the model's .gguf file, or {_AGAIN}")),
 )
 

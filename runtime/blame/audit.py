@@ -36,7 +36,7 @@ from aprgraph.runtime.blame.replay_workers import ReplayWorkers
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import audit_sentence
 from aprgraph.runtime.diff.caveats import Caveat
-from aprgraph.runtime.diff.notes import left_out
+from aprgraph.runtime.diff.notes import as_opened
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import (
     EXACT_PROFILE,
@@ -229,7 +229,7 @@ class Auditor:
     def _notes(self, *, is_other: bool) -> Iterator[str]:
         trace, recorded = self.recorded.trace, self.recorded
         yield from self._arithmetic.notes(name_of(str(trace.directory)))
-        yield from left_out(trace, name_of(str(trace.directory)))
+        yield from as_opened(trace, name_of(str(trace.directory)))
         fingerprint = trace.info.model.get("fingerprint") if trace.info is not None else None
         if self.model.held is not None:
             yield (

@@ -30,7 +30,7 @@ _SHORT_FACTORS = "rope_factors_short.weight"
 def differences(a: Trace, b: Trace, graphs: GraphDifferences) -> Iterator[str]:
     """What the manifests say about the two runs that differs, in sentences; such traces are comparable all the same."""
     for side, trace in (("A", a), ("B", b)):
-        yield from left_out(trace, side)
+        yield from as_opened(trace, side)
         if trace.info is None:
             yield Caveat(f"{side} has no manifest: its tokens are not known, and its shapes only where they are certain")
         elif not trace.has_manifest:
@@ -54,8 +54,9 @@ def differences(a: Trace, b: Trace, graphs: GraphDifferences) -> Iterator[str]:
         yield graphs.formats_sentence
 
 
-def left_out(trace: Trace, who: str) -> Iterator[str]:
-    """Which arrays are not compared because whoever opened the trace left them out."""
+def as_opened(trace: Trace, who: str) -> Iterator[str]:
+    """How arrays were read that could be read otherwise, and which are not compared because whoever opened the trace left them out."""
+    yield from (Caveat(f"{who}: {sentence}") for sentence in trace.read_as)
     if trace.left_out:
         yield Caveat(
             f"{counted(len(trace.left_out), 'array')} of {who} left out, as asked for by ", NAMES, f": {listed(trace.left_out, NAMED)}"

@@ -89,7 +89,9 @@ def _require_tensor(path: Path) -> None:
     if kind.name in ("npz", "npy"):  # under another name, or it would have been read
         advice = f"it is read where its name ends in .{kind.name}"
     else:
-        advice = kind.advice if kind.name in TAKEN else "docs/captures.md lists what is read, such as .npz files of arrays"
+        advice = (
+            kind.advice if kind.name in (*TAKEN, "eval-callback") else "docs/captures.md lists what is read, such as .npz files of arrays"
+        )
     raise TraceError(f"{path}: not a trace, nor an APRT file, but {kind.what}; ", advice)
 
 

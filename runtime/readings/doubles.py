@@ -37,4 +37,7 @@ def are_same(trace: Trace, one: Place, other: Place) -> bool:
     if any(entry.file is None for entry in entries):
         return False
     a, b = (np.asarray(trace.load(entry)).reshape(-1) for entry in entries)
-    return a.size == b.size and bool(np.allclose(a, b, rtol=0, atol=_SAME * float(np.abs(b).max(initial=0))))
+    largest = float(np.abs(b).max(initial=0))
+    if a.size != b.size or not np.isfinite(largest):
+        return a.size == b.size and np.array_equal(a, b, equal_nan=True)
+    return bool(np.allclose(a, b, rtol=0, atol=_SAME * largest))

@@ -1,6 +1,6 @@
-"""Files of arrays that other programs leave: NumPy's .npz and .npy, torch's .pt and .pth, and folders of them, by name.
+"""Files of arrays that other programs leave: NumPy's .npz and .npy, torch's .pt and .pth, .safetensors, and folders of them, by name.
 
-NumPy and torch read them, without running what a pickle in them says. Arrays stay in the file until they are asked for.
+NumPy and torch read theirs, without running what a pickle in them says. Arrays stay in the file until they are asked for.
 """
 
 from __future__ import annotations
@@ -12,17 +12,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
-from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.errors import ModelFileError, TraceError, shown
 from aprgraph.graph.sources.room import available_memory
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.trace.unread_files import Unread, explain, list_folder
 
-NUMPY, TORCH = (".npz", ".npy"), (".pt", ".pth")
+if TYPE_CHECKING:
+    from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
+
+NUMPY, TORCH, SAFETENSORS = (".npz", ".npy"), (".pt", ".pth"), (".safetensors",)
+#: What a tensor of each dtype of a safetensors file is to NumPy.
+_STORED: dict[str, Any] = {
+    "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32, "I32": np.int32,
+    "U64": np.uint64, "I64": np.int64, "F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+}  # fmt: skip
 #: How NumPy writes bfloat16, which is no type of its own: elements of two bytes of no type.
 _BFLOAT16_AS_WRITTEN = np.dtype("V2")
 #: Of a container in a torch file, how many others it may lie in.
@@ -54,7 +63,7 @@ class ArrayFiles(Mapping[str, Any]):
 
 def is_array_file(name: str) -> bool:
     """Whether a file of this name holds arrays, by its ending."""
-    return PurePosixPath(name).suffix.lower() in (*NUMPY, *TORCH)
+    return PurePosixPath(name).suffix.lower() in (*NUMPY, *TORCH, *SAFETENSORS)
 
 
 def open_array_file(path: Path) -> ArrayFiles:
@@ -92,6 +101,9 @@ def _readers_of(path: Path, alone: str, before: str) -> dict[str, Callable[[], A
     if suffix in TORCH:
         held = _load_torch(path)
         return {before + name if name else alone: _constant(value) for name, value in _flatten(held, "", path, 0)}
+    if suffix in SAFETENSORS:
+        tensors = _open_safetensors(path)
+        return {before + name: _stored(tensor) for name, tensor in tensors.items()}
     _require_beginning(path, suffix)
     if suffix == ".npy":
         array = _guarded(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
@@ -103,6 +115,24 @@ def _readers_of(path: Path, alone: str, before: str) -> dict[str, Callable[[], A
     if twice is not None:
         raise TraceError(f"{path}: holds two arrays of the name {shown(twice)}; save it again")
     return {before + name: _member(path, archive, name) for name in archive.files}
+
+
+def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file, which stay in it. Raises TraceError."""
+    from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile  # noqa: PLC0415 -- readers of models are not needed for others
+
+    try:
+        return SafetensorsFile(path).tensors
+    except ModelFileError as error:
+        raise TraceError(str(error)) from None
+
+
+def _stored(tensor: StoredTensor) -> Callable[[], Any]:
+    """The array of a tensor; of what NumPy has no type for, a description, which is refused where it is read."""
+    kind = _STORED.get(tensor.dtype)
+    if kind is None:
+        return _constant(f"elements of the dtype {tensor.dtype}")
+    return lambda: tensor.view().view(kind).reshape(tensor.dims)
 
 
 def _require_beginning(path: Path, suffix: str) -> None:
@@ -134,7 +164,7 @@ def _member(path: Path, archive: Any, name: str) -> Callable[[], Any]:
         _require_size(path, archive, name)
         return archive[name]
 
-    return lambda: _as_numbers(_guarded(path, read, f", array {shown(name)},"))
+    return lambda: _as_numbers(_guarded(path, read, f" array {shown(name)}"))
 
 
 def _require_size(path: Path, archive: Any, name: str) -> None:
@@ -171,8 +201,12 @@ def _guarded(path: Path, read: Callable[[], Any], what: str = "") -> Any:
     except TraceError:
         raise
     except Exception as error:  # noqa: BLE001 -- a damaged file makes NumPy raise anything
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+        if any(words in str(error) for words in ("allow_pickle", "Object arrays", "Python objects")):
             raise TraceError(f"{path}:{what} holds Python objects, which are not read; save plain arrays of numbers") from None
+        if "dtype descriptor" in str(error):  # as ml_dtypes writes float8_e5m2
+            raise TraceError(
+                f"{path}:{what} holds elements of a type that NumPy does not know, such as float8; save it as float32"
+            ) from None
         reason = shown(str(error).partition("\n")[0]) if str(error) else type(error).__name__
         raise TraceError(f"{path}:{what} is damaged, or no {path.suffix} file ({reason}); save it again") from None
 

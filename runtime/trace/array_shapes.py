@@ -94,6 +94,28 @@ def fit_shapes(where: str, entries: Sequence[TraceEntry], given: Mapping[Place, 
 
     Raises TraceError for those that fit neither the stage table nor each other.
     """
+    try:
+        return _fit(where, entries, given, tokens)
+    except TraceError as error:
+        turned = {key: shape[::-1] for key, shape in given.items()}
+        if sum(len(_without_ones(shape)) > 1 for shape in given.values()) > 1 and _fits(entries, turned, tokens):
+            told = str(error).partition("; it looks ")[0]
+            raise TraceError(
+                f"{told}; all {len(given)} arrays fit with their axes in the other order, as GGML counts them: give array.T, or, where "
+                "the numbers alone are in that order and each position's elements lie side by side, array.reshape(array.shape[::-1])"
+            ) from None
+        raise
+
+
+def _fits(entries: Sequence[TraceEntry], given: Mapping[Place, Shape], tokens: int) -> bool:
+    try:
+        _fit("", entries, given, tokens)
+    except TraceError:
+        return False
+    return True
+
+
+def _fit(where: str, entries: Sequence[TraceEntry], given: Mapping[Place, Shape], tokens: int) -> dict[Place, Shape]:
     sizes, found = _Sizes(tokens), {}
     pending: list[tuple[TraceEntry, list[_Reading]]] = []
     for entry in entries:
@@ -101,7 +123,8 @@ def fit_shapes(where: str, entries: Sequence[TraceEntry], given: Mapping[Place, 
         stage = _stage_of(entry)
         readings = list(_readings(stage, shape))
         if not readings:
-            raise TraceError(f"{where}: {entry.label} has the shape {_dims(shape)}, expected {_expected(stage)}")
+            batch = "; a batch? give one text of it" if len(_without_ones(shape)) == len(stage.dims) + 1 else ""
+            raise TraceError(f"{where}: {entry.label} has the shape {_dims(shape)}, expected {_expected(stage)}{batch}")
         if len(readings) > 1:
             pending.append((entry, readings))
             continue
@@ -172,9 +195,13 @@ def _squeeze(shape: Shape, rank: int) -> Shape | None:
     return tuple(rest) if len(rest) == rank else None
 
 
+def _without_ones(shape: Shape) -> Shape:
+    return tuple(size for size in shape if size != 1)
+
+
 def _looks_like(stage: Stage, shape: Shape, n: _Known | None) -> str:
     """What an array seems to be whose positions are not where they belong."""
-    squeezed = tuple(size for size in shape if size != 1)
+    squeezed = _without_ones(shape)
     if n is None or n.size in squeezed[:1]:
         return ""
     if stage.dims[-1] in _HEADS and len(squeezed) == 3 and squeezed[1] == n.size:

@@ -9,12 +9,15 @@ from typing import Any
 
 from aprgraph.graph.arguments import INSPECT, NAMES, Argument
 from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.stage_parts import stage_or_part
 from aprgraph.graph.stage_suggestions import remark_on
+from aprgraph.graph.stages import StageKind
 from aprgraph.graph.words import counted
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
-from aprgraph.runtime.trace.array_files import TORCH, is_array_file
+from aprgraph.runtime.trace.array_files import SAFETENSORS, TORCH, is_array_file
 from aprgraph.runtime.trace.array_values import to_numpy
+from aprgraph.runtime.trace.float_bits import floats_of, format_of_bits, may_be_bits
 from aprgraph.runtime.trace.from_arrays import fit_arrays, read_fitted, read_name
 from aprgraph.runtime.trace.joined_parts import Parts, whole_of, why_not_whole
 from aprgraph.runtime.trace.manifest import TraceEntry, TraceInfo
@@ -45,6 +48,7 @@ class ArrayTrace(Trace):
             raise TraceError(f"{where}: {next(iter(lacking.values()))}")
         tokens = _tokens(where, arrays, {*every.values(), *self.left_out})
         given: dict[tuple[int | None, str, int], Any] = {(place.layer, place.stage, place.step): name for place, name in places.items()}
+        arrays, self.read_as = _with_floats(where, arrays, places)
         self._arrays = _Renamed(arrays, given)
         fitted = fit_arrays(where, self._arrays, len(tokens[1]))
         self._keys: dict[str, Any] = {}
@@ -56,7 +60,7 @@ class ArrayTrace(Trace):
         alone = {name: lacking[whole] for place, name in every.items() if (whole := whole_of(place)) in lacking}
         read = {*places.values(), *self.left_out, tokens[0]}
         unread = [Unread(name, alone[name], kind="array") if name in alone else _unread(name) for name in arrays if name not in read]
-        by = "torch" if path.suffix.lower() in TORCH else "numpy"
+        by = {**dict.fromkeys(TORCH, "torch"), **dict.fromkeys(SAFETENSORS, "safetensors")}.get(path.suffix.lower(), "numpy")
         info = TraceInfo({}, by, tokens[1], fitted.plan, fitted.positions, "", {})
         super().__init__(path, entries, info, [*unread, *strangers], has_manifest=False)
 
@@ -75,6 +79,50 @@ def by_name(where: str, arrays: Mapping[Any, Any]) -> dict[str, Any]:
             raise TraceError(f"{where}: {name} is given twice, once as {shown(key)}; drop one of them")
         found[name] = value
     return found
+
+
+def _with_floats(where: str, arrays: Mapping[str, Any], places: Mapping[Place, str]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """``arrays`` with floats where whole numbers of 16 bits hold the bits of stages' floats, and a sentence that says so.
+
+    Raises TraceError where it cannot be told of which format the bits are.
+    """
+    names = []
+    for place, name in places.items():
+        stage = stage_or_part(place.stage)
+        if stage is not None and stage.kind is not StageKind.INDEX:
+            try:
+                array, _ = to_numpy(arrays[name])
+            except TraceError:  # it is said where the array is put in its place
+                continue
+            if may_be_bits(array):
+                names.append(name)
+    if not names:
+        return arrays, ()
+    found = format_of_bits(to_numpy(arrays[name])[0] for name in names)
+    kind = to_numpy(arrays[names[0]])[0].dtype
+    if found is None:
+        raise TraceError(
+            f"{where}: {shown(names[0])} is {kind}, whole numbers where real ones belong, and bits neither of bfloat16 nor of float16 for "
+            "certain; save it as float32"
+        )
+    return _Floats(arrays, frozenset(names), found), (f"{counted(len(names), 'array')} of {kind} are read as the bits of {found}",)
+
+
+class _Floats(Mapping[str, Any]):
+    """``arrays``, of which ``names`` hold the bits of floats of the format ``kind``."""
+
+    def __init__(self, arrays: Mapping[str, Any], names: Collection[str], kind: str) -> None:
+        self._arrays, self._names, self._kind = arrays, names, kind
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._arrays[name]
+        return floats_of(to_numpy(value)[0], self._kind) if name in self._names else value
+
+    def __iter__(self) -> Any:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 class _Renamed(Mapping[Any, Any]):

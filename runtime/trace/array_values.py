@@ -15,6 +15,8 @@ from aprgraph.runtime.trace.aprt import F32
 
 Array = npt.NDArray[Any]
 
+#: What NumPy reads of types of one byte that are not its own.
+_ONE_BYTE = np.dtype("V1")
 #: What the recorded types say of the arithmetic, the coarsest last. Of float8, activations in 8 bits come nearest.
 _COARSE = (("float16", "float16"), ("bfloat16", "bfloat16"), ("float8", "q8-activations"))
 
@@ -96,12 +98,22 @@ def is_float(array: Array) -> bool:
     return array.dtype.kind != "c"
 
 
-def check_values(array: Array, name: str, *, can_be_masked: bool = False) -> None:
+def check_values(array: Array, name: str, *, can_be_masked: bool = False, is_index: bool = False) -> None:
     """Raise TraceError, as ``to_numpy`` does, unless the elements are numbers that float32 can hold; ``name`` is their type's.
 
+    Where they are no index (``is_index``), whole numbers of 8 or 16 bits are none of a stage: they stand for something else.
     Where they ``can_be_masked``, the lowest float64 stands for a masked element, and becomes -inf.
     """
     floats = is_float(array)
+    if array.dtype == _ONE_BYTE:
+        raise TraceError(
+            "holds elements of one byte and no type, as NumPy writes float8; save it as float32, with numpy.asarray(…, numpy.float32)"
+        )
+    if not is_index and array.dtype.kind in "iu" and array.dtype.itemsize <= 2:
+        raise TraceError(
+            f"is {name}, whole numbers of {8 * array.dtype.itemsize} bits, expected real ones: are they the bits of floats? "
+            f"give array.view(ml_dtypes.{'bfloat16' if array.dtype.itemsize == 2 else 'float8_e4m3fn'}), or whatever they are of"
+        )
     if not floats and array.dtype.kind not in "iu":
         raise TraceError(
             f"is {name}, expected float16, float32, float64, bfloat16, float8 or whole numbers, of NumPy, torch or another library; "

@@ -81,7 +81,7 @@ def open_with_names(places: Sequence[Path | Mapping[Any, Any]], names: NameRules
         dumps = [one for one in opened if isinstance(one, ArrayTrace)]
         if not dumps:
             one, is_no = " and ".join(map(str, opened)), "are no such" if len(opened) > 1 else "is no such"
-            raise TraceError(NAMES, f" names arrays of .npz, .npy and .pt files; {one} {is_no}: leave it out")
+            raise TraceError(NAMES, f" names arrays of .npz, .npy, .pt and .safetensors files; {one} {is_no}: leave it out")
         NameMap(names).check_used([(str(dump.directory), dump.names) for dump in dumps])
     return opened
 

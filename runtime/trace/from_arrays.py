@@ -117,7 +117,8 @@ def _check_array(where: str, entry: TraceEntry, value: Any) -> tuple[tuple[int, 
         array, name = to_numpy(value)
         stage = stage_or_part(entry.stage)
         assert stage is not None
-        check_values(array, name, can_be_masked=stage.is_masked and not stage.rows_sum_to_1)  # a softmax makes weights of 0 of them
+        can_be_masked = stage.is_masked and not stage.rows_sum_to_1  # a softmax makes weights of 0 of them
+        check_values(array, name, can_be_masked=can_be_masked, is_index=stage.kind is StageKind.INDEX)
     except TraceError as error:
         raise TraceError(f"{where}: {entry.label} {error}") from None
     return array.shape, name

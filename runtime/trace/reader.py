@@ -44,6 +44,8 @@ class Trace(Shown):
     file: Path | None = None
     #: The names of arrays that are not to be read, as whoever opened it said.
     left_out: tuple[str, ...] = ()
+    #: How something was read that could be read otherwise, in sentences.
+    read_as: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -70,8 +72,8 @@ class Trace(Shown):
     def open(directory: str | Path, *, names: NameRules = ()) -> Trace:
         r"""Open a directory with or without a manifest, or what another program left. Raises TraceError.
 
-        That is a file of arrays (.npz, .npy, and .pt or .pth where torch is installed), a folder of such files, a tree
-        of one folder a position as `apr parity --per-op` leaves it, or the logits of llama.cpp's
+        That is a file of arrays (.npz, .npy, .safetensors, and .pt or .pth where torch is installed), a folder of such files,
+        a tree of one folder a position as `apr parity --per-op` leaves it, or the logits of llama.cpp's
         `llama-debug --save-logits`. ``names`` tell of arrays that are not called as stages are where they belong:
         ``r"layers\.(\d+)\.mlp=layer\1.ffn_out"``, or that they are to be left out: ``r"debug\..*=ignore"`` (see NameMap).
         """

@@ -155,11 +155,18 @@ def test_what_is_no_array(tmp_path: Path, value: Any, message: str) -> None:
 
 
 @with_torch
-@pytest.mark.parametrize("name", ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int64", "uint8"])
+@pytest.mark.parametrize("name", ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int64"])
 def test_tensors_of_torch(tmp_path: Path, name: str) -> None:
     tensor = torch.from_numpy(values(1, 3, 6) * 4).to(getattr(torch, name))
     found = write(tmp_path, {(0, "ffn_out"): tensor}).tensor("ffn_out", 0)
     assert np.array_equal(found, tensor[0].to(torch.float32).numpy())
+
+
+@with_torch
+def test_whole_numbers_of_few_bits_are_no_numbers_of_a_stage(tmp_path: Path) -> None:
+    """They are the bits of something, or were quantised."""
+    with pytest.raises(TraceError, match="layer 0 ffn_out is uint16, whole numbers of 16 bits, expected real ones: are they the bits of"):
+        write(tmp_path, {(0, "ffn_out"): torch.from_numpy(values(3, 6)).bfloat16().view(torch.uint16)})
 
 
 @with_torch

@@ -22,6 +22,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.trace.aprt import write_aprt
 from aprgraph.runtime.trace.name_map import NameMap
 from aprgraph.runtime.trace.reader import Trace
+from tests.graph.test_checkpoint_files import packed
 from tests.support.cli import run_cli
 from tests.support.traces import trace_model, values, write_bare
 
@@ -41,6 +42,10 @@ def save(path: Path, arrays: dict[str, Any]) -> Path:
     """``arrays`` in the form that the ending of ``path`` says; a folder of .npy files where there is none."""
     if path.suffix == ".npz":
         np.savez(path, **arrays)
+    elif path.suffix == ".safetensors":
+        kinds = {"float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "BF16", "int64": "I64"}
+        entries = {name: (kinds[str(array.dtype)], list(array.shape), array.tobytes()) for name, array in arrays.items()}
+        path.write_bytes(packed(entries))
     elif path.suffix == ".pt":
         torch.save({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, path)
     else:
@@ -62,7 +67,7 @@ def fails(*arguments: object) -> str:
 
 
 @pytest.mark.contract("CAPTURE-FILES-1")
-@pytest.mark.parametrize("name", ["a.npz", "folder", pytest.param("a.pt", marks=with_torch)])
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors", "folder", pytest.param("a.pt", marks=with_torch)])
 def test_arrays_are_read_where_they_lie(tmp_path: Path, name: str) -> None:
     """By stages' names and by a map, in any of the shapes and types that Trace.write takes."""
     path = save(
@@ -86,6 +91,91 @@ def test_arrays_are_read_where_they_lie(tmp_path: Path, name: str) -> None:
 def test_bfloat16_as_numpy_writes_it(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", lm_head=LOGITS.astype(ml_dtypes.bfloat16))
     assert np.array_equal(Trace.open(tmp_path / "a.npz").tensor("lm_head"), LOGITS.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+@pytest.mark.contract("CAPTURE-FILES-1")
+def test_a_folder_of_safetensors_is_a_dump_unless_it_holds_weights(tmp_path: Path) -> None:
+    """As other programs save one file a pass; a checkpoint's shards without their config.json are told what they lack."""
+    (tmp_path / "f").mkdir()
+    save(tmp_path / "f/pass0.safetensors", {"model.layers.0.mlp": OUT.astype(ml_dtypes.bfloat16), "input_ids": np.array([3, 1, 4])})
+    trace = Trace.open(tmp_path / "f", names=[MLP])
+    assert np.array_equal(trace.tensor("ffn_out", 0), OUT.astype(ml_dtypes.bfloat16).astype(np.float32))
+    document = json.loads(run_cli("inspect", tmp_path / "f", "--json").out)
+    assert document["arrays"]["pass0.model.layers.{}.mlp"] == "1 of 3x6"
+    save(tmp_path / "f/pass0.safetensors", {"model.layers.0.mlp.up_proj.weight": OUT})
+    assert fails("inspect", tmp_path / "f").startswith(f"{tmp_path}/f: a Hugging Face folder; ")
+    assert "put the config.json of its checkpoint beside it" in fails("inspect", tmp_path / "f/pass0.safetensors")
+    assert "(they seem to be a model's weights)" in fails("diff", tmp_path / "f", tmp_path / "f")
+
+
+@pytest.mark.contract("CAPTURE-FILES-1")
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+@pytest.mark.parametrize("whole", ["<u2", "<i2", ">u2"])
+def test_floats_that_were_saved_as_their_bits(tmp_path: Path, kind: str, whole: str) -> None:
+    """``tensor.view(torch.uint16).numpy()``: the numbers tell of which format they are, and a note says so."""
+    rounded = {
+        name: array.astype(kind) for name, array in {"layer0.attn_norm": NORM, "layer0.ffn_out": 50 * OUT, "lm_head": LOGITS}.items()
+    }
+    path = save(tmp_path / "a.npz", {name: array.view(f"<{whole[1:]}").astype(whole) for name, array in rounded.items()})
+    trace = Trace.open(path)
+    for entry in trace:
+        assert np.array_equal(trace.load(entry), rounded[entry.file or ""].astype(np.float32))
+    sentence = f"3 arrays of {np.dtype(whole)} are read as the bits of {kind}"
+    assert trace.read_as == (sentence,)
+    assert f"A: {sentence}" in run_cli("diff", path, path).out
+    assert json.loads(run_cli("inspect", path, "--json").out)["read as"] == [sentence]
+
+
+@pytest.mark.contract("CAPTURE-FILES-2")
+@pytest.mark.parametrize(("array", "message"), [
+    (np.arange(18, dtype=np.uint16), "is uint16, whole numbers where real ones belong, and bits neither of bfloat16 nor of float16 for certain"),
+    (np.array([-900, 17, 300] * 6, np.int16), "is int16, whole numbers where real ones belong"),
+    (np.zeros(18, np.int16), "is int16, whole numbers where real ones belong"),
+    (np.arange(18, dtype=np.uint8), "is uint8, whole numbers of 8 bits, expected real ones: are they the bits of floats? give array.view(ml_dtypes.float8"),
+    (NORM.astype(ml_dtypes.float8_e5m2), "array 'layer0.attn_norm' holds elements of a type that NumPy does not know, such as float8; save it as"),
+    (NORM.astype(ml_dtypes.float8_e4m3fn), "holds elements of one byte and no type, as NumPy writes float8; save it as float32"),
+])  # fmt: skip
+def test_whole_numbers_that_are_no_floats(tmp_path: Path, array: Any, message: str) -> None:
+    path = save(tmp_path / "a.npz", {"layer0.attn_norm": array.reshape(3, 6)})
+    assert message in fails("diff", path, path)
+
+
+def test_choices_of_experts_are_whole_numbers(tmp_path: Path) -> None:
+    """Of any width; they are no bits."""
+    path = save(tmp_path / "a.npz", {"layer0.moe_router_indices": np.array([[3, 1], [0, 2], [7, 5]], np.uint8)})
+    assert Trace.open(path).tensor("moe_router_indices", 0).tolist() == [[3, 1], [0, 2], [7, 5]]
+    path = save(tmp_path / "a.npz", {"layer0.moe_router_indices": np.array([[3, 1], [0, 2], [7, 5]], np.int16)})
+    assert Trace.open(path).tensor("moe_router_indices", 0).tolist() == [[3, 1], [0, 2], [7, 5]]
+
+
+@pytest.mark.contract("CAPTURE-FILES-2")
+def test_axes_in_ggml_s_order_are_told(tmp_path: Path) -> None:
+    """Where all arrays are so; one alone is not."""
+    arrays = {"layer0.attn_norm": NORM, "layer0.ffn_gate": values(3, 8), "lm_head": LOGITS}
+    for turned in (
+        {name: array.T for name, array in arrays.items()},
+        {name: array.reshape((*array.shape[::-1], 1, 1)) for name, array in arrays.items()},
+    ):
+        path = save(tmp_path / "a.npz", turned | {"tokens": np.array([3, 1, 4])})
+        message = fails("inspect", path)
+        assert "; all 3 arrays fit with their axes in the other order, as GGML counts them: give array.T, or, " in message
+    message = fails("inspect", save(path, arrays | {"layer0.attn_norm": NORM.T, "tokens": np.array([3, 1, 4])}))
+    assert message.endswith("expected n x E; it looks transposed: give array.T")
+    message = fails("inspect", save(path, {"layer0.attn_norm": values(2, 3, 6)}))
+    assert message.endswith("expected n x E; a batch? give one text of it")
+
+
+def test_what_eval_callback_prints_is_named(tmp_path: Path) -> None:
+    """llama.cpp's llama-eval-callback, also behind what it says before."""
+    line = "ggml_debug:              attn_norm-0 = (f32)        MUL(norm-0{64, 5, 1, 1}, blk.0.attn_norm.weight{64, 1, 1, 1}}) = {64, 5, 1, 1}\n"
+    for before in ("", "build: 4000 (abc)\nmain: loading\n"):
+        (tmp_path / "a.log").write_text(before + line)
+        write_bare(tmp_path / "t", {(0, "attn_norm"): NORM})
+        message = fails("diff", tmp_path / "t", tmp_path / "a.log")
+        assert (
+            "but what llama.cpp's eval-callback prints, which is a few elements of each tensor; record whole tensors, as examples/"
+            in message
+        )
 
 
 @with_torch
@@ -187,7 +277,9 @@ def test_bad_maps(tmp_path: Path, rules: list[str], message: str) -> None:
 def test_a_map_without_arrays(tmp_path: Path) -> None:
     write_bare(tmp_path / "t", {(0, "attn_norm"): NORM})
     message = fails("diff", tmp_path / "t", tmp_path / "t", "--map", MLP)
-    assert message == f"--map names arrays of .npz, .npy and .pt files; {tmp_path}/t and {tmp_path}/t are no such: leave it out"
+    assert (
+        message == f"--map names arrays of .npz, .npy, .pt and .safetensors files; {tmp_path}/t and {tmp_path}/t are no such: leave it out"
+    )
 
 
 def test_what_a_rule_matches() -> None:
@@ -215,7 +307,7 @@ def test_bad_arrays(tmp_path: Path, arrays: dict[str, Any], message: str) -> Non
 
 
 @pytest.mark.contract("CAPTURE-FILES-2")
-@pytest.mark.parametrize("name", ["a.npz", "lm_head.npy", pytest.param("a.pt", marks=with_torch)])
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors", "lm_head.npy", pytest.param("a.pt", marks=with_torch)])
 def test_damaged_files_are_one_sentence(tmp_path: Path, name: str) -> None:
     """Cut off anywhere, and with bytes changed: an error, or arrays of the file, and never anything else."""
     path = tmp_path / name
